@@ -1,0 +1,1 @@
+"""Encoders: what turns pictures, sound and class names into features."""

@@ -1,0 +1,93 @@
+"""Checkpoints: one safetensors file holds weights, configuration, clip specification, recipe and seed.
+
+The frozen visual encoder is not stored; it comes from its own package. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.config import ModelConfig
+from icf_avs.contracts import ClipSpec
+from icf_avs.errors import UserError
+from icf_avs.model.icf import ICF
+
+FORMAT = "icf-avs/1"
+FROZEN = "visual."
+
+
+def trained_state(model: ICF) -> dict[str, Tensor]:
+    """The state dict without the frozen visual encoder."""
+    return {key: value for key, value in model.state_dict().items() if not key.startswith(FROZEN)}
+
+
+def save_checkpoint(model: ICF, path: Path, recipe: dict[str, Any]) -> None:
+    """Write atomically. `recipe` (name, seed, steps, data, revision, ...) is kept as it is, as JSON."""
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(model.config.to_dict()),
+        "spec": json.dumps(vars(model.spec)),
+        "recipe": json.dumps(recipe),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file({key: value.contiguous() for key, value in trained_state(model).items()}, partial, metadata)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """What the checkpoint says of its making. Raises UserError as `load_checkpoint` does."""
+    return json.loads(_metadata(path)["recipe"])
+
+
+def load_checkpoint(path: Path) -> ICF:
+    """Build the model a checkpoint describes and load its weights.
+
+    Raises UserError for a missing file, a file that is no checkpoint of ours, another version, or one that is damaged.
+    """
+    metadata = _metadata(path)
+    try:
+        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+        spec = ClipSpec(**json.loads(metadata["spec"]))
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}
+        names = state.get("implicit_text.vocabulary.names", torch.zeros(len(config.classes), 1))
+        model = ICF(config, spec, load_efficientnet_lite0(), names)
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        missing = [key for key in missing if not key.startswith(FROZEN)]
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{path}: damaged checkpoint ({error}); get it again") from error
+    if missing or unexpected:
+        raise UserError(
+            f"{path}: its weights do not fit this version of icf-avs "
+            f"({len(missing)} missing, {len(unexpected)} unknown); train or download it anew"
+        )
+    return model.eval()
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; give a .safetensors file or the name of a shipped one")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a safetensors file ({error}); checkpoints end in .safetensors") from error
+    found = metadata.get("format")
+    if found != FORMAT:
+        kind = f"a checkpoint of another version ({found})" if found else "not a checkpoint of icf-avs"
+        raise UserError(f"{path}: {kind}, this version reads {FORMAT}; train it anew with `icf train`")
+    return metadata

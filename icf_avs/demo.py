@@ -1,0 +1,84 @@
+"""`icf demo`: make a few videos whose answer is known, segment them as `icf segment` does, show scores and paths."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from icf_avs.data.avsbench import SIZE, ClipRecord, read_set
+from icf_avs.metrics import StrictMetric
+
+CLIPS = 6
+PICTURE_PHASE = 15 / 16  # AVSBench layouts hold the picture and mask at 15/16 of each second
+
+
+def demo_command(out: Path) -> None:
+    """Write `CLIPS` videos of Stamps into `out`/stamps, segment them into `out`/segmented, and print the scores."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from icf_avs import load
+    from icf_avs.data.stamps import write_stamps
+    from icf_avs.segment import segment_video
+
+    started = time.perf_counter()
+    console = Console()
+    console.print(f"1/3 making {CLIPS} videos of unseen scenes in {out / 'stamps'}")
+    workers = min(os.cpu_count() or 1, CLIPS)
+    write_stamps(out / "stamps", seed=0, test=CLIPS, video=True, workers=workers)
+    records = read_set(out / "stamps" / "Multi-sources", "test")[:CLIPS]
+
+    console.print("2/3 loading the model")
+    model = load(None).model
+    model.spec = replace(model.spec, phase=PICTURE_PHASE)  # look where the known masks are
+
+    table = Table(title="what was marked, against the known masks")
+    for heading in ("video", "sounding", "heard", "mIoU", "marked while silent"):
+        table.add_column(heading)
+    overall = StrictMetric()
+    for number, record in enumerate(records, 1):
+        assert record.video_path is not None  # written above
+        console.print(f"3/3 segmenting {record.video_path} ({number} of {len(records)})", soft_wrap=True)
+        found = segment_video(model, record.video_path, out / "segmented")
+        words = _heard(found.heard)
+        alone = StrictMetric()
+        for metric in (alone, overall):
+            _score(metric, found.masks, record)
+        table.add_row(record.video_path.name, ", ".join(sorted(record.sounding or ())), words, *_cells(alone))
+    table.add_section()
+    table.add_row("all", "", "", *_cells(overall), style="bold")
+    console.print(table)
+    console.print(
+        f"The overlay videos, contact sheets and masks are in {out / 'segmented'}, for example", soft_wrap=True
+    )
+    for name in ("overlay.mp4", "sheet.png", "segmentation.json"):
+        console.print(f"  {next((out / 'segmented').glob(f'*/{name}'))}", soft_wrap=True)
+    console.print(f"Done in {time.perf_counter() - started:.0f} s. Your own video: icf segment VIDEO --out DIR")
+
+
+def _score(metric: StrictMetric, masks: np.ndarray, record: ClipRecord) -> None:
+    truth = torch.from_numpy(record.load().masks)
+    squashed = [np.asarray(Image.fromarray(mask).resize((SIZE, SIZE), Image.Resampling.NEAREST)) for mask in masks]
+    marked = torch.from_numpy(np.stack(squashed[: len(truth)])).float()
+    metric.update(marked, truth[: len(marked)])
+
+
+def _cells(metric: StrictMetric) -> list[str]:
+    scores = metric.compute()
+    return [f"{scores[key]:.2f}" if scores[key] == scores[key] else "-" for key in ("miou", "fpr_empty")]
+
+
+def _heard(frames: Iterable[Iterable[tuple[str, float]]]) -> str:
+    """The words heard in a video, by their mean presence, at most three."""
+    total: dict[str, float] = {}
+    for frame in frames:
+        for word, presence in frame:
+            total[word] = total.get(word, 0) + presence
+    return ", ".join(sorted(total, key=total.get, reverse=True)[:3])

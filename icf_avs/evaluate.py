@@ -1,0 +1,181 @@
+"""Score a model on test sets with the true sound and with three negative sounds, into a CSV table.
+
+The model sees each clip four times with the same pictures: with its `true` sound, with `silence`, with white `noise`
+as loud as the clip, and with an `offscreen` sound, that of another clip none of whose sounding kinds is in the picture.
+Under a negative sound nothing should be marked; mIoU and F are still taken against the original mask (lower is better).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from icf_avs.data.avsbench import SIZE, ClipRecord, LoadedClip, read_set
+from icf_avs.errors import UserError
+from icf_avs.metrics import ReferenceMetric, StrictMetric
+from icf_avs.results import Row, Scores, save_notes, save_rows, score_rows, show
+
+if TYPE_CHECKING:
+    from icf_avs.contracts import ClipSpec
+
+Audio = Literal["true", "silence", "noise", "offscreen"]
+AUDIOS: tuple[Audio, ...] = ("true", "silence", "noise", "offscreen")
+BATCH_SIZE = 4  # of the reference protocol
+DEFAULT_SETS = ("s4", "ms3", "cross")  # AVSS holds the scenes of the first two again
+FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources", "avss": "AVSS", "cross": "Cross"}
+
+
+def evaluate(
+    model,
+    records: Sequence[ClipRecord],
+    audio: Audio = "true",
+    seed: int = 0,
+    clips: int | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Score `model` at 224x224 on the labelled frames of `records`, all with the same kind of `audio`.
+
+    model     has `.spec` (ClipSpec) and `.predict(frames uint8 [T, S, S, 3], waves [T, window]) -> Prediction`
+    clips     score only the first so many; donors of off-screen sounds still come from all records
+    progress  called after each clip
+
+    Returns {"reference": {...}, "strict": {...}} with the scores of `ReferenceMetric` and `StrictMetric`, each with
+    `fpr` added: the share of pixels marked where nothing should be, which is over the frames with empty ground truth
+    for the true sound (NaN if there are none) and over all frames for a negative one.
+    Raises UserError if no off-screen donor can be told.
+    """
+    if audio not in AUDIOS:
+        raise ValueError(f"audio is {audio!r}; it must be one of {AUDIOS}")
+    reference, strict = ReferenceMetric(BATCH_SIZE), StrictMetric()
+    for index, record in enumerate(records[:clips]):
+        clip = record.load()
+        wave = heard(clip, records, index, audio, seed)
+        probabilities = predict(model, clip.frames, wave)[torch.from_numpy(clip.labelled)]
+        truth = torch.from_numpy(clip.masks[clip.labelled] > 0)
+        reference.update(probabilities, truth)
+        strict.update(probabilities, truth)
+        progress()
+    scores = {"reference": reference.compute(), "strict": strict.compute()}
+    fpr = scores["strict"]["fpr_empty" if audio == "true" else "active"]
+    return {protocol: {**values, "fpr": fpr} for protocol, values in scores.items()}
+
+
+def heard(clip: LoadedClip, records: Sequence[ClipRecord], index: int, audio: Audio, seed: int) -> np.ndarray:
+    """The wave that stands for the sound of `records[index]`: float32 [n], 16 kHz; the same for the same seed."""
+    rng = np.random.default_rng([seed, index])
+    if audio == "true":
+        return clip.wave
+    if audio == "silence":
+        return np.zeros_like(clip.wave)
+    if audio == "noise":
+        loudness = np.sqrt(np.mean(np.square(clip.wave))) if len(clip.wave) else 0.0
+        return (loudness * rng.standard_normal(len(clip.wave))).astype(np.float32)
+    return records[rng.choice(donors(records, index))].load().wave
+
+
+def donors(records: Sequence[ClipRecord], index: int) -> list[int]:
+    """Indices of the clips whose sound is off-screen in clip `index`. Raises UserError if that leaves none."""
+    onscreen = records[index].onscreen
+    if onscreen is None:
+        raise UserError(
+            f"clip {records[index].name}: its set does not say what is in the picture, so no sound is known to be "
+            "off-screen; add a scenes.csv, or use the same clips in the AVSS layout"
+        )
+    found = [i for i, other in enumerate(records) if other.sounding and not other.sounding & onscreen]
+    if not found:
+        raise UserError(f"clip {records[index].name}: every sound of the split is on screen; use a larger test set")
+    return found
+
+
+def predict(model, frames: np.ndarray, wave: np.ndarray) -> Tensor:
+    """Probabilities [T, 224, 224] of pictures uint8 [T, H, W, 3] and their sound, in clips of `spec.frames`."""
+    spec: ClipSpec = model.spec
+    pictures = torch.from_numpy(frames)
+    if pictures.shape[1:3] != (spec.image_size, spec.image_size):
+        planes = pictures.permute(0, 3, 1, 2).float()
+        planes = F.interpolate(planes, (spec.image_size,) * 2, mode="bilinear", antialias=True)
+        pictures = planes.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
+    waves = windows(wave, spec, len(frames))
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(frames), spec.frames):
+            part = slice(start, start + spec.frames)
+            logits = model.predict(pictures[part], waves[part]).logits.float().cpu()
+            parts.append(F.interpolate(logits[:, None], (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0])
+    return torch.cat(parts).sigmoid()
+
+
+def windows(wave: np.ndarray, spec: ClipSpec, count: int) -> Tensor:
+    """The windows of masks 0..count-1 of a wave [n], zeros beyond its ends: float32 [count, spec.window]."""
+    cut = torch.zeros(count, spec.window)
+    for index in range(count):
+        start = spec.window_start(index)
+        piece = torch.from_numpy(wave[max(start, 0) : max(start + spec.window, 0)])
+        offset = max(-start, 0)
+        cut[index, offset : offset + len(piece)] = piece
+    return cut
+
+
+def evaluate_command(
+    checkpoint: str | None,
+    data: Path | None,
+    sets: Sequence[str] | None,
+    out: Path | None,
+    clips: int | None,
+    seed: int,
+) -> None:
+    """Score `checkpoint` on the test split of each set, write the table and its sidecar, print a summary.
+
+    data  folder of the sets (None: the default Stamps test sets); sets  names of `FOLDERS` (None: all in the folder,
+    of the default ones `DEFAULT_SETS`). Raises UserError for sets that are not there or cannot be read.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from icf_avs import load
+
+    loaded = load(checkpoint)
+    root = data or default_sets()
+    if sets is None:
+        sets = DEFAULT_SETS if data is None else [name for name in FOLDERS if (root / FOLDERS[name]).is_dir()]
+    if not sets:
+        raise UserError(f"{root} holds none of {', '.join(FOLDERS.values())}; give the folder above them as --data")
+    is_stamps = data is None or any((root / FOLDERS[name] / "scenes.csv").is_file() for name in sets)
+    out = out or Path("results") / ("stamps.csv" if is_stamps else "avsbench.csv")
+    records = {name: read_set(root / FOLDERS[name], "test") for name in sets}
+    written: list[Row] = []
+    with Progress(console=Console(stderr=True)) as bar:
+        for name in sets:
+            total = len(records[name][:clips])
+            scores: dict[str, Scores] = {}
+            for audio in AUDIOS:
+                if audio == "offscreen" and any(record.onscreen is None for record in records[name]):
+                    bar.console.print(f"{name}: no off-screen row, its clips do not say what is in the picture")
+                    continue
+                task = bar.add_task(f"{name}, {audio}", total=total)
+                advance = partial(bar.advance, task)
+                scores[audio] = evaluate(loaded.model, records[name], audio, seed, clips, advance)
+            rows = score_rows(scores, loaded.name, name, total, seed)
+            save_rows(out, rows)  # set by set: what is finished outlives an interruption
+            save_notes(out.with_suffix(".json"), loaded.name, name, BATCH_SIZE, scores)
+            written += rows
+    show(written)
+    print(f"wrote {out} and {out.with_suffix('.json')}")
+
+
+def default_sets() -> Path:
+    """Folder of the Stamps test sets in the cache, 120 clips each, seed 0; written on first use or when outdated."""
+    from icf_avs.data.packages import cache_dir
+    from icf_avs.data.stamps import write_stamps
+
+    root = cache_dir() / "stamps-test"
+    write_stamps(root, seed=0, test=120, cross=120, video=False, workers=os.cpu_count() or 1)
+    return root

@@ -1,0 +1,120 @@
+"""SC, semantic counterfactual: sounds that were not heard, orthogonal to the one that was.
+
+    c = z - m,  w_k = u_k - m                                  m running mean of the factual semantics
+    w_k <- w_k - <w_k,c>/<c,c> c - sum_{j<k} <w_k,w_j>/<w_j,w_j> w_j          Gram-Schmidt
+    z~_k = m + s_k w_k / |w_k|                                  s_k drawn from the factual |c|
+
+Proposals u_k are plausible sounds: another clip's semantic, or words of the vocabulary turned into a semantic by a
+generator that learns that from the factual pairs (reading of z, z). Orthogonality is taken around the mean: all audio
+tokens share a large common part, and without centring only that would be removed. Ours; the paper gives that
+representations are orthogonal, latent, diverse, and need no edits of text.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.model.vocabulary import Vocabulary
+
+
+class Rivals(NamedTuple):
+    """sounds [K,B,T,D]; kinds [K,B,C] bool, what a rival sounds like where `known` [K,B]; fit: the generator's loss."""
+
+    sounds: Tensor
+    kinds: Tensor
+    known: Tensor
+    fit: Tensor
+
+
+def orthogonal(factual: Tensor, proposals: Tensor, mean: Tensor, norms: Tensor) -> Tensor:
+    """Gram-Schmidt around the mean, in float32.
+
+    factual [...,D], proposals [K,...,D], mean [D], norms [K,...] -> [K,...,D] with z~_k - mean orthogonal to
+    factual - mean and to each other, of the given norms. Raises ValueError when K > D - 1.
+    """
+    count, dim = proposals.shape[0], factual.shape[-1]
+    if count > dim - 1:
+        raise ValueError(f"{count} counterfactuals cannot be orthogonal to a factual one in {dim} dimensions")
+    mean32 = mean.float()
+    basis = [F.normalize(factual.float() - mean32, dim=-1)]
+    for proposal in proposals.float() - mean32:
+        vector = _without(proposal, basis)
+        # A proposal inside the span (a copy of the factual, say) leaves nothing: take a random direction instead.
+        lost = vector.norm(dim=-1, keepdim=True) < 1e-3 * proposal.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        vector = torch.where(lost, _without(torch.randn_like(vector), basis), vector)
+        vector = _without(F.normalize(vector, dim=-1), basis)  # twice is enough (Kahan)
+        basis.append(F.normalize(vector, dim=-1))
+    return (mean32 + torch.stack(basis[1:]) * norms.float()[..., None]).to(factual.dtype)
+
+
+def _without(vector: Tensor, basis: list[Tensor]) -> Tensor:
+    for direction in basis:
+        vector = vector - (vector * direction).sum(-1, keepdim=True) * direction
+    return vector
+
+
+class SemanticCounterfactual(nn.Module):
+    """Draws K rivals for every clip: donors, and with a vocabulary every second one generated from words."""
+
+    def __init__(self, dim: int, count: int, words: bool, momentum: float = 0.05) -> None:
+        super().__init__()
+        self.count, self.momentum = count, momentum
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self.generator = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)) if words else None
+
+    def forward(self, sound: Tensor, kinds: Tensor, vocabulary: Vocabulary | None = None) -> Rivals:
+        """sound z [B,T,D]; kinds [B,C] bool, those known to sound in the clip (all False where unknown).
+
+        The vocabulary must be given when the part was built with words.
+        """
+        if self.training:
+            self._follow(sound.detach())
+        clips, frames, dim = sound.shape
+        proposals, rival_kinds, known = [], [], []
+        fit = sound.new_zeros(())
+        for index in range(self.count):
+            if self.generator is not None and index % 2:
+                proposal, kind, sure = self._words(sound, kinds, vocabulary)
+            else:
+                proposal, kind, sure = self._donors(sound, kinds)
+            proposals.append(proposal)
+            rival_kinds.append(kind)
+            known.append(sure)
+        if self.generator is not None:
+            reading = vocabulary.similarity(sound).softmax(-1).detach()
+            fit = F.mse_loss(self.generator(reading @ vocabulary.words().detach()), sound.detach())
+        lengths = (sound.detach() - self.mean).norm(dim=-1).flatten()
+        norms = lengths[torch.randint(lengths.numel(), (self.count, clips, frames), device=sound.device)]
+        # The rivals carry no gradient to what made them: the decoder learns to refuse, they do not learn to be refused.
+        sounds = orthogonal(sound.detach(), torch.stack(proposals).detach(), self.mean, norms)
+        return Rivals(sounds, torch.stack(rival_kinds), torch.stack(known), fit)
+
+    def _follow(self, sound: Tensor) -> None:
+        mean = sound.float().mean((0, 1))
+        self.mean.copy_(torch.where(self.started, torch.lerp(self.mean, mean, self.momentum), mean))
+        self.started.fill_(True)
+
+    def _donors(self, sound: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Another clip's semantic, of a clip that shares no kind; a random direction where the batch has none."""
+        clips = sound.shape[0]
+        foreign = (kinds.float() @ kinds.float().T) == 0
+        foreign.fill_diagonal_(False)
+        donor = (torch.rand(clips, clips, device=sound.device) + foreign).argmax(1)
+        found = foreign.any(1)
+        proposal = torch.where(found[:, None, None], sound[donor], self.mean + torch.randn_like(sound))
+        return proposal, kinds[donor] & found[:, None], found & kinds[donor].any(1)
+
+    def _words(self, sound: Tensor, kinds: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
+        """A semantic generated from one or two names that do not sound in the clip."""
+        chance = torch.rand(kinds.shape, device=sound.device).masked_fill(kinds, -1)
+        first, second = chance.topk(2, dim=1).indices.unbind(1) if kinds.shape[1] > 1 else (chance.argmax(1),) * 2
+        share = (torch.rand(len(kinds), 1, device=sound.device) - 0.5).clamp(min=0)  # mostly one word
+        words = vocabulary.words()
+        mixed = words[first] * (1 - share) + words[second] * share
+        picked = F.one_hot(first, kinds.shape[1]).bool() | (F.one_hot(second, kinds.shape[1]).bool() & (share > 0))
+        return self.generator(mixed)[:, None].expand_as(sound), picked & ~kinds, ~(picked & kinds).any(1)

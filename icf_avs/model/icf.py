@@ -1,0 +1,151 @@
+"""ICF, the whole method, top to bottom.
+
+pyramid -> pixels                                   once per picture
+wave -> audio token a -> semantic z = a + text(a)   once per sound
+z, pixels -> implicit text -> decoder -> mask       for the factual sound and, in training, its rivals
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from icf_avs.backbones.audio import AudioEncoder
+from icf_avs.config import ModelConfig
+from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual
+from icf_avs.model.decoder import Decoded, MaskDecoder, SemanticHead
+from icf_avs.model.implicit_text import ImplicitText
+from icf_avs.model.pixels import PixelDecoder, Pixels
+from icf_avs.model.shared_space import SharedSpace
+from icf_avs.model.vocabulary import Vocabulary
+
+
+@dataclass
+class Output:
+    """Everything the losses and probes read, by name. None (or empty) where the part is absent or not in training.
+
+    logits [B,T,h,w] | prior [B,T,h',w'] | classes [B,T,C+1,h,w] | reading [B,T,M] logits in the vocabulary
+    pixel_reading [B,T,M,h',w'] | text: level -> tokens
+    sound [B,T,D] the semantic z | tokens [B,T,L,D] audio in time | patches [B,T,h'w',D]
+    rivals | rival_logits [K,B,T,h,w] | rival_text [K,B,T,n,D]
+    foreign_logits [B,T,h,w]: this sound over another clip's picture, which is `foreign` [B]
+    """
+
+    logits: Tensor
+    sound: Tensor
+    tokens: Tensor
+    patches: Tensor
+    prior: Tensor | None = None
+    classes: Tensor | None = None
+    reading: Tensor | None = None
+    pixel_reading: Tensor | None = None
+    text: dict[str, Tensor] = field(default_factory=dict)
+    rivals: Rivals | None = None
+    rival_logits: Tensor | None = None
+    rival_text: Tensor | None = None
+    foreign_logits: Tensor | None = None
+    foreign: Tensor | None = None
+
+
+class ICF(nn.Module):
+    """visual: frozen encoder, frames uint8 [N,H,W,3] -> pyramid; names: [C,E] text embeddings of config.classes."""
+
+    def __init__(self, config: ModelConfig, spec: ClipSpec, visual: nn.Module, names: Tensor) -> None:
+        super().__init__()
+        if len(names) != len(config.classes):
+            raise ValueError(f"{len(names)} name embeddings for {len(config.classes)} classes")
+        dim, text = config.dim, config.implicit_text
+        self.config, self.spec, self.classes = config, spec, config.classes
+        self.visual = visual
+        self.audio = AudioEncoder(dim)
+        self.pixels = PixelDecoder(visual.channels, dim, config.pixel_dim)
+        vocabulary = Vocabulary(names, text.free_words, dim) if text else None
+        self.implicit_text = ImplicitText(vocabulary, dim, config.heads, text.tokens, text.segment) if text else None
+        queries = 1 + (text.tokens if text else 0)
+        self.decoder = MaskDecoder(dim, config.pixel_dim, config.heads, config.layers, queries, prior=text is not None)
+        self.semantic = SemanticHead(len(config.classes), dim, config.pixel_dim) if config.semantic else None
+        rivals, contrast = config.counterfactual, config.contrastive
+        self.counterfactual = SemanticCounterfactual(dim, rivals.count, words=text is not None) if rivals else None
+        self.shared_space = (
+            SharedSpace(dim, contrast.dim, contrast.floor, contrast.temperature, text is not None) if contrast else None
+        )
+
+    def forward(self, pyramid: list[Tensor], waves: Tensor, valid: Tensor, kinds: Tensor | None = None) -> Output:
+        """pyramid of [B,T,c,h,w], waves [B,T,N], valid [B,T] bool; kinds [B,C] bool, training only, switches SC on."""
+        clips, frames = valid.shape
+        pixels = self.pixels([level.flatten(0, 1) for level in pyramid])
+        audio, tokens = self.hear(waves)
+        sound = self.semantic_of(audio)
+        sounds, rivals = sound[None], None
+        if kinds is not None and self.counterfactual is not None:
+            vocabulary = self.implicit_text.vocabulary if self.implicit_text is not None else None
+            rivals = self.counterfactual(sound, kinds, vocabulary)
+            sounds = torch.cat([sounds, rivals.sounds])
+        text, decoded = self.answer(pixels, sounds, valid)
+
+        def split(x: Tensor) -> Tensor:
+            return x.unflatten(0, (len(sounds), clips, frames))
+
+        logits = split(decoded.logits)
+        patches = pixels.tokens.flatten(2).transpose(1, 2).unflatten(0, (clips, frames))
+        output = Output(logits[0], sound, tokens, patches, text={name: level[0] for name, level in text.items()})
+        if decoded.prior is not None:
+            output.prior = split(decoded.prior)[0]
+            output.reading = self.implicit_text.vocabulary.similarity(audio)
+        if self.semantic is not None:
+            query = split(decoded.query)[0].flatten(0, 1)
+            output.classes = self.semantic(query, pixels.fine).unflatten(0, (clips, frames))
+        if kinds is None:
+            return output
+        if self.decoder.prior is not None:
+            keys = self.decoder.prior.key(pixels.tokens).permute(0, 2, 3, 1)
+            output.pixel_reading = (
+                self.implicit_text.vocabulary.similarity(keys).permute(0, 3, 1, 2).unflatten(0, (clips, frames))
+            )
+        if rivals is not None:
+            output.rivals, output.rival_logits = rivals, logits[1:]
+            output.rival_text = text["frame"][1:] if text else None
+            output.foreign, output.foreign_logits = self._foreign_picture(pixels, sound, valid, kinds)
+        return output
+
+    def hear(self, waves: Tensor) -> tuple[Tensor, Tensor]:
+        """waves [B,T,N] -> audio tokens a [B,T,D] and their parts in time [B,T,L,D]."""
+        audio, tokens = self.audio(waves.flatten(0, 1))
+        return audio.unflatten(0, waves.shape[:2]), tokens.unflatten(0, waves.shape[:2])
+
+    def semantic_of(self, audio: Tensor) -> Tensor:
+        """z: the audio token, with MIT joined by its reading in the vocabulary. It drives all that follows."""
+        return audio if self.implicit_text is None else audio + self.implicit_text.vocabulary.read(audio)
+
+    def answer(self, pixels: Pixels, sounds: Tensor, valid: Tensor) -> tuple[dict[str, Tensor], Decoded]:
+        """What the picture answers to R sounds [R,B,T,D]: implicit text by level [R,B,...] and masks over R*B*T."""
+        repeats, clips, frames, _ = sounds.shape
+        text: dict[str, Tensor] = {}
+        if self.implicit_text is not None:
+            pooled = pixels.pooled.unflatten(0, (clips, frames))
+            levels = self.implicit_text(sounds.flatten(0, 1), pooled.repeat(repeats, 1, 1, 1), valid.repeat(repeats, 1))
+            text = {name: level.unflatten(0, (repeats, clips)) for name, level in levels.items()}
+        frame_text = text["frame"].flatten(1, 2) if text else None
+        return text, self.decoder(pixels, sounds.flatten(1, 2), frame_text)
+
+    def _foreign_picture(self, pixels: Pixels, sound: Tensor, valid: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+        """do(vision): every sound over the picture of the next clip. Returns (whose picture [B], logits [B,T,h,w])."""
+        clips, frames = valid.shape
+        whose = torch.arange(clips, device=valid.device).roll(1)
+        frame = (whose[:, None] * frames + torch.arange(frames, device=valid.device)).flatten()
+        _, decoded = self.answer(Pixels(*(part[frame] for part in pixels)), sound[None], valid & valid[whose])
+        return whose, decoded.logits.unflatten(0, (clips, frames))
+
+    @torch.inference_mode()
+    def predict(self, frames: Tensor, waves: Tensor) -> Prediction:
+        """One clip: frames uint8 [T,S,S,3], waves [T,N] at spec.sample_rate -> Prediction."""
+        self.eval()
+        pyramid = [level[None] for level in self.visual(frames)]
+        output = self(pyramid, waves[None], torch.ones(1, len(frames), dtype=torch.bool, device=frames.device))
+        heard = output.reading.softmax(-1)[0, :, : len(self.classes)] if output.reading is not None else None
+        if heard is None:
+            return Prediction(output.logits[0], output.logits.new_zeros(len(frames), 0), ())
+        return Prediction(output.logits[0], heard, self.classes)

@@ -1,0 +1,73 @@
+"""MIT, multi-granularity implicit text: video, segment and frame level, each reading in one vocabulary.
+
+    H_g = Q_g + attention(Q_g + mean z, evidence of the scope, text of the coarser level)      g = video, segment, frame
+    T_g = text(H_g)                                                                            (vocabulary.py)
+
+The evidence of a scope is its sound tokens z and its visual tokens v. Queries start from the sound, so that what is
+read is what was heard. Ours; the paper gives the three granularities and that they stay implicit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from icf_avs.model.attention import CrossBlock
+from icf_avs.model.vocabulary import Vocabulary
+
+
+class ImplicitText(nn.Module):
+    """(z [B,T,D], v [B,T,P,D], valid [B,T]) -> frame-level text [B,T,n,D]; levels by name in `levels`."""
+
+    def __init__(self, vocabulary: Vocabulary, dim: int, heads: int, tokens: int, segment: int) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.segment = segment
+        self.queries = nn.ParameterDict(
+            {level: nn.Parameter(torch.randn(tokens, dim) * 0.1) for level in ("video", "segment", "frame")}
+        )
+        self.read = nn.ModuleDict({level: CrossBlock(dim, heads) for level in ("video", "segment", "frame")})
+
+    def forward(self, sound: Tensor, visual: Tensor, valid: Tensor) -> dict[str, Tensor]:
+        """Returns the implicit text of each level: video [B,n,D], segment [B,S,n,D], frame [B,T,n,D].
+
+        valid [B,T] is False on padding frames, which no real frame attends to.
+        """
+        clips, frames, patches, dim = visual.shape
+        # At the coarse levels a picture is its mean and its sound: enough for "what is this video about".
+        evidence = torch.stack([sound, visual.mean(2)], dim=2)  # B T 2 D
+        video = self._level("video", sound, evidence, valid, [])
+
+        segments = -(-frames // self.segment)
+        pad = segments * self.segment - frames  # a last short segment is padded and masked
+
+        def split(x: Tensor) -> Tensor:
+            x = torch.cat([x, x.new_zeros(clips, pad, *x.shape[2:])], dim=1) if pad else x
+            return x.reshape(clips * segments, self.segment, *x.shape[2:])
+
+        above = video.repeat_interleave(segments, 0)  # (B S) n D
+        segment = self._level("segment", split(sound), split(evidence), split(valid), [above])
+        segment = segment.reshape(clips, segments, *segment.shape[1:])  # B S n D
+
+        owner = torch.arange(frames, device=sound.device) // self.segment
+        above = segment[:, owner].flatten(0, 1)  # (B T) n D
+        evidence = torch.cat([sound[:, :, None], visual], dim=2).flatten(0, 1)[:, None]  # (B T) 1 1+P D
+        frame = self._level(
+            "frame", sound.flatten(0, 1)[:, None], evidence, torch.ones_like(valid).flatten()[:, None], [above]
+        )
+        return {"video": video, "segment": segment, "frame": frame.reshape(clips, frames, *frame.shape[1:])}
+
+    def _level(self, level: str, sound: Tensor, evidence: Tensor, valid: Tensor, above: list[Tensor]) -> Tensor:
+        """One granularity over N scopes of t frames: sound [N,t,D], evidence [N,t,e,D], valid [N,t] -> [N,n,D]."""
+        scopes, frames, each, dim = evidence.shape
+        weights = valid.to(sound.dtype)[..., None]
+        mean = (sound * weights).sum(1) / weights.sum(1).clamp(min=1)
+        queries = self.queries[level] + mean[:, None]
+        keys = evidence.reshape(scopes, frames * each, dim)
+        allowed = valid[..., None].expand(scopes, frames, each).reshape(scopes, frames * each)
+        for tokens in above:
+            keys = torch.cat([keys, tokens], dim=1)
+            allowed = torch.cat([allowed, allowed.new_ones(scopes, tokens.shape[1])], dim=1)
+        if not above:  # a scope of padding alone must still attend to something
+            allowed = allowed | ~allowed.any(1, keepdim=True)
+        return self.vocabulary.read(self.read[level](queries, keys, allowed[:, None, None]))

@@ -1,0 +1,55 @@
+"""The pixel decoder: a light FPN with GroupNorm over the frozen pyramid. It never hears anything, so it runs once for
+the factual sound and all its counterfactuals.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Pixels(NamedTuple):
+    """tokens [N,D,h/16,w/16] for attention, prior; fine [N,P,h/4,w/4] for masks; pooled [N,49,D] for implicit text."""
+
+    tokens: Tensor
+    fine: Tensor
+    pooled: Tensor
+
+
+def _separable(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(width, width, 3, 1, 1, groups=width, bias=False),
+        nn.Conv2d(width, width, 1, bias=False),
+        nn.GroupNorm(8, width),
+        nn.ReLU(),
+    )
+
+
+class PixelDecoder(nn.Module):
+    """pyramid of [N,c_l,h_l,w_l] at strides 4, 8, 16, 32 -> Pixels."""
+
+    def __init__(self, channels: tuple[int, int, int, int], dim: int, pixel_dim: int) -> None:
+        super().__init__()
+        widths = (pixel_dim, pixel_dim, dim, dim)
+        # No norm on these paths: GroupNorm's backward pass crashes (torch 2.13, CPU) on channels-last input that
+        # needs no gradient, which frozen features are.
+        self.lateral = nn.ModuleList(nn.Conv2d(c, w, 1) for c, w in zip(channels, widths, strict=True))
+        self.mix16 = nn.Sequential(nn.Conv2d(dim, dim, 3, 1, 1, bias=False), nn.GroupNorm(8, dim), nn.ReLU())
+        self.down16 = nn.Conv2d(dim, pixel_dim, 1)
+        self.mix8 = _separable(pixel_dim)
+        self.mix4 = _separable(pixel_dim)
+
+    def forward(self, pyramid: list[Tensor]) -> Pixels:
+        p4, p8, p16, p32 = (layer(level) for layer, level in zip(self.lateral, pyramid, strict=True))
+        tokens = self.mix16(p16 + _to(p32, p16))
+        p8 = p8 + _to(self.down16(tokens), p8)
+        p8 = p8 + self.mix8(p8)
+        p4 = p4 + _to(p8, p4)
+        fine = p4 + self.mix4(p4)
+        return Pixels(tokens, fine, F.adaptive_avg_pool2d(tokens, 7).flatten(2).transpose(1, 2))
+
+
+def _to(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)

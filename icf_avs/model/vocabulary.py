@@ -1,0 +1,46 @@
+"""The implicit vocabulary of MIT: the words in which every implicit text is read.
+
+    W = [E P ; F]            E [C,384] frozen embeddings of the class names, P a projection, F free words
+    r(h) = softmax(h W^T / (|h| |W| tau))                                        reading of a token h
+    text(h) = r(h) W + R h                                                       a token near the text manifold
+
+Ours (docs/METHOD.md): the paper says only that the text stays implicit. The first free word means "nothing sounds".
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Vocabulary(nn.Module):
+    """names: [C, E] embeddings of the class names, kept as a buffer."""
+
+    def __init__(self, names: Tensor, free_words: int, dim: int, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.register_buffer("names", names)
+        self.project = nn.Linear(names.shape[1], dim)
+        self.free = nn.Parameter(torch.randn(free_words, dim) * 0.5)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.residual = nn.Linear(dim, dim)
+
+    @property
+    def silence(self) -> int:
+        """Index of the free word for "nothing sounds"."""
+        return self.names.shape[0]
+
+    def words(self) -> Tensor:
+        """W [M, D]: names first, free words after."""
+        # MiniLM vectors of related names share most of their length; the mean taken away, they can be told apart.
+        return torch.cat([self.project(F.normalize(self.names - self.names.mean(0), dim=-1)), self.free])
+
+    def similarity(self, tokens: Tensor) -> Tensor:
+        """tokens [..., D] -> [..., M] logits of the reading."""
+        return F.normalize(tokens, dim=-1) @ F.normalize(self.words(), dim=-1).T / self.log_temperature.exp()
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """tokens [..., D] -> implicit text [..., D]."""
+        return self.similarity(tokens).softmax(-1) @ self.words() + self.residual(tokens)

@@ -1,0 +1,126 @@
+"""overlay.mp4: the video with its masks drawn in and its own sound, H.264 and AAC, written as it is decoded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.codec.context import Flags
+from av.video.reformatter import VideoReformatter
+
+from icf_avs.data.audio_windows import sound_blocks
+from icf_avs.data.media import MediaInfo, video_frames
+from icf_avs.output.overlay import Overlay
+
+_CLOCK = Fraction(1, 90_000)  # fine enough for pictures at irregular times
+_MAX_RATE = 30  # pictures a second; faster video is thinned
+_BT601 = 5  # the matrix that RGB video (0) is converted with, in FFmpeg's numbering
+_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+
+
+def write_film(
+    info: MediaInfo, path: Path, interval_at: Callable[[float], int], mask_of: Callable[[int], np.ndarray],
+    progress: Callable[[int], None],
+) -> None:  # fmt: skip
+    """Decode the video again and write it with its masks.
+
+    interval_at(seconds) -> number of the mask that is shown then; mask_of(number) -> bool [H, W];
+    progress(number) is called at each new mask. Raises UserError if the video breaks in the middle.
+    """
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        # Even sizes are what 4:2:0 asks for; the last row and column of an odd picture are doubled.
+        width, height = info.width + info.width % 2, info.height + info.height % 2
+        rate = min(Fraction(info.frame_rate).limit_denominator(1001), Fraction(_MAX_RATE))
+        video = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "23"})
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        video.codec_context.time_base = _CLOCK
+        video.codec_context.sample_aspect_ratio = info.pixel_aspect
+        video.codec_context.flags |= Flags.frame_duration  # or the encoder guesses how long the last picture lasts
+        sound = _Sound(container, info)
+        reformatter = VideoReformatter()
+        current, overlay = -1, None
+        for time, frame, until in _kept(info):
+            number = interval_at(time)
+            if overlay is None or number != current:
+                current, overlay = number, Overlay(mask_of(number))
+                progress(number)
+            drawn = _drawn(frame, reformatter, info, overlay, width, height)
+            if not video.codec_context.is_open:
+                video.codec_context.colorspace, video.codec_context.color_range = drawn.colorspace, drawn.color_range
+                video.codec_context.color_primaries = frame.color_primaries
+                video.codec_context.color_trc = frame.color_trc
+            drawn.time_base, drawn.pts = _CLOCK, round(time / _CLOCK)
+            drawn.duration = max(1, round(until / _CLOCK) - drawn.pts)
+            container.mux(video.encode(drawn))
+            sound.write_until(time)
+        container.mux(video.encode(None))
+        sound.write_until(math.inf)
+
+
+def _kept(info: MediaInfo) -> Iterator[tuple[float, av.VideoFrame, float]]:
+    """Pictures as (from, picture, until), strictly forward in time, at most one in a 30th of a second."""
+    # An ordinary 30 Hz video is not thinned: its time stamps may be rounded to milliseconds.
+    slots = _MAX_RATE if info.frame_rate > 1.02 * _MAX_RATE else 1 / _CLOCK
+    held = None
+    for time, frame in video_frames(info):
+        if held is not None:
+            if int(time * slots + 1e-6) == int(held[0] * slots + 1e-6):
+                continue
+            yield *held, time
+        held = time, frame
+    if held is not None:
+        yield *held, max(info.duration, held[0])
+
+
+def _drawn(
+    frame: av.VideoFrame, reformatter: VideoReformatter, info: MediaInfo, overlay: Overlay, width: int, height: int
+) -> av.VideoFrame:
+    """A new yuv420p picture: turned as it is shown, padded to even sizes, with the overlay on it."""
+    shown = info.width, info.height
+    stored = shown[::-1] if info.orientation.transposed else shown
+    source = reformatter.reformat(frame, *stored, "yuv420p")
+    picture = av.VideoFrame(width, height, "yuv420p")
+    picture.color_range, picture.colorspace = source.color_range, source.colorspace or _BT601
+    planes = []
+    for number, (old, new) in enumerate(zip(source.planes, picture.planes, strict=True)):
+        plane = np.frombuffer(new, np.uint8).reshape(new.height, new.line_size)[:, : new.width]
+        turned = info.orientation.apply(
+            np.frombuffer(old, np.uint8).reshape(-1, old.line_size)[: old.height, : old.width]
+        )
+        rows, columns = turned.shape
+        plane[:rows, :columns] = turned
+        if number == 0:
+            plane[rows:, :columns] = plane[rows - 1 : rows, :columns]
+            plane[:, columns:] = plane[:, columns - 1 : columns]
+        planes.append(plane)
+    overlay.draw_yuv420(*planes)
+    return picture
+
+
+class _Sound:
+    """The video's sound as AAC, always at the second it belongs to: holes are filled, late sound stays late."""
+
+    def __init__(self, container: av.container.OutputContainer, info: MediaInfo) -> None:
+        self._container = container
+        rate = info.audio_rate if info.audio_rate in _AAC_RATES else 48_000
+        self._stream = container.add_stream("aac", rate=rate, layout="stereo")
+        self._blocks = sound_blocks(info, rate, "stereo")
+        self._samples = 0
+
+    def write_until(self, time: float) -> None:
+        """Encode blocks until the sound reaches `time` seconds or its end."""
+        rate = self._stream.rate
+        while self._samples < time * rate:
+            block = next(self._blocks, None)
+            if block is None:
+                if time == math.inf:
+                    self._container.mux(self._stream.encode(None))
+                return
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), "fltp", "stereo")
+            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), self._samples
+            self._container.mux(self._stream.encode(frame))
+            self._samples += block.shape[1]

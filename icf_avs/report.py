@@ -1,0 +1,89 @@
+"""Fill the tables of README.md and docs/*.md from results/*.csv, so that no number is typed by hand.
+
+`<!-- results:stamps protocol=strict -->` ... `<!-- /results -->` is filled from results/stamps.csv, from the rows
+whose columns have the values named. A table of scores gets one line a checkpoint, test set and protocol, with the
+four sounds side by side; any other CSV is shown as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from pathlib import Path
+
+from icf_avs.errors import UserError
+from icf_avs.results import COLUMNS, Row, write_whole
+
+OPENING = re.compile(r"^<!-- results:", re.M)  # only at the start of a line, so that prose may speak of marks
+MARKED = re.compile(
+    r"^(<!-- results:(?P<name>[\w-]+)(?P<filters>(?: [\w-]+=[^\s]+)*) -->\n).*?^(<!-- /results -->)", re.S | re.M
+)
+SOUNDS = ("true", "silence", "noise", "offscreen")
+HEADINGS = ("checkpoint", "test set", "protocol", "clips", "mIoU", "F", "FPR")
+
+
+def report_command(root: Path, check: bool = False) -> int:
+    """Renew all tables below `root`, or with `check` only name the stale files. Returns 1 if `check` found one."""
+    if not (root / "README.md").is_file() or not (root / "results").is_dir():
+        raise UserError(f"no README.md and results folder in {root}; run this in the project's folder")
+    stale = 0
+    for path in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+        text = path.read_text(encoding="utf-8")
+        renewed = fill(text, root / "results", path)
+        if renewed == text:
+            continue
+        stale += 1
+        if check:
+            print(f"{path.relative_to(root)} is stale: run `icf report`", file=sys.stderr)
+        else:
+            write_whole(path, renewed)
+            print(f"renewed {path.relative_to(root)}")
+    return 1 if check and stale else 0
+
+
+def fill(text: str, results: Path, where: Path) -> str:
+    """`text` with the tables between its marks made anew. UserError, naming `where`, if one cannot be filled."""
+    if len(OPENING.findall(text)) != len(MARKED.findall(text)):
+        raise UserError(f"{where}: a malformed `<!-- results:NAME -->`, or one without `<!-- /results -->`; mend it")
+
+    def table(match: re.Match[str]) -> str:
+        path = results / f"{match['name']}.csv"
+        if not path.is_file():
+            raise UserError(f"{where}: no {path}; write it with `icf evaluate`, or take the mark out")
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), tuple(reader.fieldnames or ())
+        for column, value in (item.split("=", 1) for item in match["filters"].split()):
+            if column not in columns:
+                raise UserError(f"{where}: {path} has no column {column!r}; it has {', '.join(columns)}")
+            rows = [row for row in rows if row[column] == value]
+        if not rows:
+            raise UserError(f"{where}: {path} has no row for {match[1].strip()}; mend the mark or run `icf evaluate`")
+        lines = _scores(rows) if columns == COLUMNS else _plain(columns, rows)
+        return match[1] + lines + match[4]
+
+    return MARKED.sub(table, text)
+
+
+def _scores(rows: list[Row]) -> str:
+    negatives = [f"{score}, {sound}" for sound in SOUNDS[1:] for score in ("mIoU", "FPR")]
+    groups: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in rows:
+        groups.setdefault((row["checkpoint"], row["test_set"], row["protocol"], row["clips"]), {})[row["audio"]] = row
+    lines = []
+    for key, by_sound in groups.items():
+        cells = [by_sound.get("true", {}).get(score, "") for score in ("miou", "f", "fpr")]
+        cells += [by_sound.get(sound, {}).get(score, "") for sound in SOUNDS[1:] for score in ("miou", "fpr")]
+        lines.append((*key, *(f"{float(cell):.3f}" if cell else "-" for cell in cells)))
+    return _markdown((*HEADINGS, *negatives), lines, left=3)
+
+
+def _plain(columns: tuple[str, ...], rows: list[Row]) -> str:
+    return _markdown(columns, [tuple(row[column] for column in columns) for row in rows], left=1)
+
+
+def _markdown(headings: tuple[str, ...], lines: list[tuple[str, ...]], left: int) -> str:
+    rule = ("---",) * left + ("---:",) * (len(headings) - left)
+    rows = (headings, rule, *lines)
+    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |\n" for row in rows)

@@ -1,0 +1,146 @@
+"""The table of scores (CSV) that `icf evaluate` keeps, and beside it a JSON file that says on what they came about.
+
+One row a checkpoint, test set, audio and protocol; scores are shares in [0, 1], empty where none exists. `fpr` is the
+share of pixels marked where nothing should be: over the frames with empty ground truth for the true sound, over all
+frames for silence, noise and off-screen sound. `revision` is that of the code that scored.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from icf_avs.errors import UserError
+
+COLUMNS = ("checkpoint", "test_set", "audio", "protocol", "miou", "f", "fpr", "clips", "seed", "revision")
+Row = dict[str, str]
+Scores = dict[str, dict[str, float]]  # protocol -> score -> value
+
+
+def score_rows(scores: dict[str, Scores], checkpoint: str, test_set: str, clips: int, seed: int) -> list[Row]:
+    """Rows of one test set from the scores of each kind of audio."""
+    code = revision()
+    rows = []
+    for audio, protocols in scores.items():
+        for protocol, values in protocols.items():
+            cells = ("" if math.isnan(values[key]) else f"{values[key]:.4f}" for key in ("miou", "f", "fpr"))
+            row = (checkpoint, test_set, audio, protocol, *cells, str(clips), str(seed), code)
+            rows.append(dict(zip(COLUMNS, row, strict=True)))
+    return rows
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of the table at `path`. Raises UserError if it has other columns."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise UserError(f"{path} is no table of scores (columns {','.join(COLUMNS)}); name another --out")
+        return list(reader)
+
+
+def save_rows(path: Path, rows: list[Row]) -> None:
+    """Put `rows` in place of those of the same checkpoint and test set in the table at `path`; keep all others."""
+    replaced = {(row["checkpoint"], row["test_set"]) for row in rows}
+    old = read_rows(path) if path.exists() else []
+    kept = [row for row in old if (row["checkpoint"], row["test_set"]) not in replaced]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(kept + rows)
+    write_whole(path, text.getvalue())
+
+
+def save_notes(path: Path, checkpoint: str, test_set: str, batch_size: int, scores: dict[str, Scores]) -> None:
+    """Note in the JSON file at `path` how the rows came about, with all strict scores: {"CHECKPOINT SET": {...}}."""
+    try:
+        notes = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON file: {error}; move it away") from error
+    notes[f"{checkpoint} {test_set}"] = {
+        "command": shlex.join(["icf", *sys.argv[1:]]),
+        "reference_batch_size": batch_size,
+        "hardware": hardware(),
+        "strict": {
+            audio: {key: None if math.isnan(value) else round(value, 4) for key, value in protocols["strict"].items()}
+            for audio, protocols in scores.items()
+        },
+    }
+    write_whole(path, json.dumps(notes, indent=1, sort_keys=True) + "\n")
+
+
+def hardware() -> dict[str, str | int | None]:
+    """What this process runs on."""
+    import torch
+
+    return {
+        "system": platform.platform(terse=True),
+        "processor": f"{os.cpu_count()} x {_processor()}",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on Linux
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def revision() -> str:
+    """Short git hash of the code, with -dirty if the package was changed since; outside a checkout "unversioned"."""
+    package = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", package, *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if not git("ls-files", Path(__file__).name):  # installed into a folder of some other repository
+            return "unversioned"
+        return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unversioned"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that it is either the old one or all of the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)  # mkstemp keeps others from reading
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def show(rows: list[Row]) -> None:
+    """Print `rows` as a table."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        box=SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
+        title="scores (under silence, noise and offscreen lower is better)",
+    )
+    for column in COLUMNS[:-2]:
+        table.add_column(column, justify="right" if column in ("miou", "f", "fpr", "clips") else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[column] for column in COLUMNS[:-2]))
+    Console().print(table)

@@ -1,0 +1,271 @@
+"""Training on composed scenes: teach the audio encoder to name sounds, then train the whole model.
+
+Every random choice follows from (seed, step), so a run that is resumed continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.backbones.text import embed_names
+from icf_avs.checkpoint import save_checkpoint, trained_state
+from icf_avs.config import ModelConfig, TrainConfig
+from icf_avs.contracts import Batch
+from icf_avs.data.batches import make_batch
+from icf_avs.data.catalog import load_catalog
+from icf_avs.data.features import SceneSet, scene_features
+from icf_avs.data.scenes import TRAIN
+from icf_avs.data.sounds import SoundBank
+from icf_avs.errors import UserError
+from icf_avs.model.icf import ICF
+from icf_avs.objective.naming import sound_reading
+from icf_avs.objective.objective import Weights, objective
+from icf_avs.results import hardware, revision
+
+Report = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total, latest values
+
+
+class Data:
+    """Where the batches of a run come from."""
+
+    def __init__(self, config: TrainConfig, stamps: Path | None, workers: int, report: Report) -> None:
+        self.config = config
+        self.catalog = load_catalog(stamps)
+        self.classes = self.catalog.class_names
+        self.bank = SoundBank(self.catalog, "train")
+        self.bank.warm()
+        self.clip_spec = config.spec
+        self.picture_spec = replace(config.spec, frames=1)
+        seed, sizes = config.data.seed, config.data
+        self.pictures = scene_features(
+            self.catalog,
+            SceneSet("train", sizes.pictures, seed, TRAIN, self.picture_spec),
+            workers,
+            lambda *at: report("pictures", *at, {}),
+        )
+        self.clips = scene_features(
+            self.catalog,
+            SceneSet("train", sizes.clips, seed + 1, TRAIN, self.clip_spec),
+            workers,
+            lambda *at: report("clips", *at, {}),
+        )
+
+    def batch(self, step: int, teaching: bool) -> Batch:
+        """The batch of a step."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, int(teaching), step])
+        as_clips = not teaching and rng.random() < config.clip_share
+        features, spec = (self.clips, self.clip_spec) if as_clips else (self.pictures, self.picture_spec)
+        size = config.teach_batch if teaching else max(2, config.batch // spec.frames)
+        indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
+        return make_batch(
+            features,
+            np.sort(indices),
+            self.bank,
+            spec,
+            len(self.classes),
+            variation=int(rng.integers(1, 2**31)),
+            pictures=not teaching,
+        )
+
+
+def build_model(config: TrainConfig, classes: tuple[str, ...]) -> ICF:
+    """A fresh model of a run, its weights drawn from the run's seed."""
+    torch.manual_seed(config.seed)
+    model = ModelConfig.from_dict({"classes": classes, **config.model})
+    names = embed_names(classes) if model.implicit_text else torch.zeros(len(classes), 1)
+    return ICF(model, config.spec, load_efficientnet_lite0(), names)
+
+
+class Trainer:
+    """State of a run: model, naming head of the teaching stage, optimizer, step."""
+
+    def __init__(self, config: TrainConfig, data: Data, model: ICF, folder: Path) -> None:
+        self.config, self.data, self.model, self.folder = config, data, model, folder
+        self.teacher = nn.Linear(model.config.dim, len(data.classes) + 1)
+        self.step = 0
+        self.seconds = 0.0
+        self.optimizer = self._optimizer()
+
+    @property
+    def teaching(self) -> bool:
+        return self.step < self.config.teach_steps
+
+    @property
+    def total(self) -> int:
+        return self.config.teach_steps + self.config.steps
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        rate = self.config.learning_rate
+        if self.teaching:
+            groups = [{"params": [*self.model.audio.parameters(), *self.teacher.parameters()], "scale": 1.0}]
+        else:  # the taught encoder moves on slowly, or the decoder's first noise would undo it
+            audio = list(self.model.audio.parameters())
+            known = {id(parameter) for parameter in audio}
+            rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in known]
+            groups = [{"params": audio, "scale": 0.3}, {"params": rest, "scale": 1.0}]
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=self.config.weight_decay, betas=(0.9, 0.98))
+
+    def advance(self, batch: Batch) -> dict[str, float]:
+        """One optimizer step. Raises UserError when the loss is no longer a number."""
+        config = self.config
+        torch.manual_seed(config.seed * 1_000_003 + self.step)
+        terms = self._teach(batch) if self.teaching else self._learn(batch)
+        if not torch.isfinite(terms["loss"]):
+            raise UserError(
+                f"the loss is {terms['loss'].item()} at step {self.step}; the last good checkpoint is in "
+                f"{self.folder}: resume from it with a lower learning rate"
+            )
+        stage, length = (
+            (self.step, config.teach_steps) if self.teaching else (self.step - config.teach_steps, config.steps)
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * group["scale"] * schedule(stage, length, config.warmup)
+        self.optimizer.step()
+        self.step += 1
+        if self.step == config.teach_steps:
+            self.optimizer = self._optimizer()
+        return {name: float(value.detach()) for name, value in terms.items()} | {"gradient": float(norm)}
+
+    def _teach(self, batch: Batch) -> dict[str, Tensor]:
+        audio, _ = self.model.hear(batch.waves)
+        named = self.teacher(audio)
+        loss = sound_reading(named, batch.sounding, batch.valid)
+        guess = named[..., :-1].argmax(-1, keepdim=True)
+        heard = batch.sounding.any(-1)
+        right = (batch.sounding.gather(-1, guess)[..., 0] & heard).sum() / heard.sum().clamp(min=1)
+        return {"naming": loss, "top1": right, "loss": loss}
+
+    def _learn(self, batch: Batch) -> dict[str, Tensor]:
+        self.model.train()
+        output = self.model(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1))
+        return objective(output, batch, self.model.shared_space, Weights())
+
+    def save(self) -> None:
+        """Write last.pt atomically: on a full disk the file before it stays."""
+        state = {
+            "config": json.dumps(asdict(self.config)),
+            "classes": list(self.data.classes),
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": trained_state(self.model),
+            "teacher": self.teacher.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        partial = self.folder / ".last.pt.partial"
+        try:
+            with open(partial, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self.folder / "last.pt")
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"{self.folder}: cannot save the checkpoint of step {self.step} ({error}); make room and resume "
+                "from the one before with --resume"
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def restore(self) -> None:
+        """Continue from last.pt. Raises UserError when it is missing, damaged or of another run."""
+        path = self.folder / "last.pt"
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            same = json.loads(state["config"]) == json.loads(json.dumps(asdict(self.config)))
+            same = same and tuple(state["classes"]) == self.data.classes
+            if same:
+                self.step, self.seconds = state["step"], state["seconds"]
+                self.model.load_state_dict(state["model"], strict=False)
+                self.teacher.load_state_dict(state["teacher"])
+                self.optimizer = self._optimizer()
+                self.optimizer.load_state_dict(state["optimizer"])
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: nothing to resume from; start without --resume") from error
+        except Exception as error:  # whatever a damaged file makes torch raise
+            raise UserError(f"{path}: damaged ({type(error).__name__}); start anew without --resume") from error
+        if not same:
+            raise UserError(f"{path}: belongs to a run with other settings; resume with those, or choose another --out")
+
+
+def schedule(step: int, steps: int, warmup: int) -> float:
+    """Share of the learning rate: linear warm-up, then a cosine to 2 %."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def train(
+    config: TrainConfig,
+    folder: Path,
+    *,
+    stamps: Path | None = None,
+    resume: bool = False,
+    workers: int = 2,
+    report: Report = lambda *_: None,
+) -> Path:
+    """Run (or go on with) a training run; returns the path of its checkpoint, folder/NAME.safetensors.
+
+    `folder` also gets last.pt (for resume) and metrics.jsonl (all terms, every tenth step). Raises UserError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be created ({error.strerror}); choose another --out") from error
+    if not resume and (folder / "last.pt").exists():
+        raise UserError(f"{folder}: holds a run already; go on with it with --resume, or choose another --out")
+    begun = time.monotonic()
+    data = Data(config, stamps, workers, report)
+    trainer = Trainer(config, data, build_model(config, data.classes), folder)
+    if resume:
+        trainer.restore()
+    spent = trainer.seconds
+    with ThreadPoolExecutor(1) as loader, open(folder / "metrics.jsonl", "a", encoding="utf-8") as log:
+        upcoming = loader.submit(data.batch, trainer.step, trainer.teaching)
+        while trainer.step < trainer.total:
+            batch, at, teaching = upcoming.result(), trainer.step, trainer.teaching
+            following = at + 1
+            upcoming = loader.submit(data.batch, following, following < config.teach_steps)
+            values = trainer.advance(batch)
+            trainer.seconds = spent + time.monotonic() - begun
+            report("teach" if teaching else "learn", trainer.step, trainer.total, values)
+            if at % 10 == 0:
+                row = {"step": at, "seconds": round(trainer.seconds, 1), **{k: round(v, 5) for k, v in values.items()}}
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+            if trainer.step % config.checkpoint_every == 0 or trainer.step == trainer.total:
+                trainer.save()
+    path = folder / f"{config.name}.safetensors"
+    save_checkpoint(trainer.model, path, recipe_of(config, trainer))
+    return path
+
+
+def recipe_of(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint says of its making."""
+    return {
+        "command": f"icf train {config.name}",
+        "config": asdict(config),
+        "weights": asdict(Weights()),
+        "minutes": round(trainer.seconds / 60, 1),
+        "hardware": hardware(),
+        "revision": revision(),
+        "data": "composed Stamps scenes (tuxpaint-stamps-default), not natural video",
+        "licence": "weights Apache-2.0; learnt from Tux Paint stamps (GPL-2 and the licences of single items)",
+    }

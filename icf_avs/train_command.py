@@ -1,0 +1,58 @@
+"""`icf train`: a recipe by name, a progress bar, and the run's scores on validation scenes at the end."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from icf_avs.errors import UserError
+from icf_avs.recipes import RECIPES
+from icf_avs.train import train
+
+STAGES = {
+    "pictures": "rendering pictures",
+    "clips": "rendering clips",
+    "teach": "naming sounds",
+    "learn": "learning masks",
+}
+
+
+def train_command(args: argparse.Namespace) -> None:
+    """Run the recipe that the command line names."""
+    if args.recipe not in RECIPES:
+        raise UserError(f"no recipe {args.recipe!r}; there are: {', '.join(RECIPES)}")
+    config = RECIPES[args.recipe]()
+    if args.seed is not None:
+        config = replace(config, seed=args.seed)
+    if args.steps is not None:
+        config = replace(config, steps=args.steps)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    folder = args.out or Path("runs") / config.name
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[values]}"),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console) as bar:
+        tasks: dict[str, int] = {}
+
+        def report(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(STAGES[stage], total=total, values="")
+            shown = " ".join(
+                f"{name} {values[name]:.3f}" for name in ("loss", "top1", "bce", "dice", "rivals") if name in values
+            )
+            bar.update(tasks[stage], completed=done, total=total, values=shown)
+
+        path = train(config, folder, stamps=args.stamps, resume=args.resume, report=report)
+    console.print(f"checkpoint: {path}\nnext: icf evaluate {path}")

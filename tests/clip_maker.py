@@ -1,0 +1,87 @@
+"""Small videos made for the tests: every picture carries its number, the sound is given sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+WIDTH, HEIGHT, RATE = 160, 120, 48_000
+_BITS, _BLOCK = 8, 20  # the number is a row of black and white blocks at the top
+
+
+def picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+    """RGB uint8 [height, width, 3]: the number in bits on top, a red square that moves, blue at the lower left."""
+    image = np.full((height, width, 3), 90, np.uint8)
+    for bit in range(_BITS):
+        image[:_BLOCK, bit * _BLOCK : (bit + 1) * _BLOCK] = 255 * (number >> bit & 1)
+    x = 20 + number % 50
+    image[50:80, x : x + 30] = 230, 20, 20
+    image[-20:, :20] = 20, 20, 230
+    return image
+
+
+def number_in(image: np.ndarray) -> int:
+    """The number that picture() wrote."""
+    centres = image[_BLOCK // 2, _BLOCK // 2 : _BITS * _BLOCK : _BLOCK].mean(axis=-1)
+    return sum(1 << bit for bit in range(_BITS) if centres[bit] > 128)
+
+
+def tone(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
+    """A 440 Hz tone: float32 [channels, samples]."""
+    wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
+    return np.tile(wave.astype(np.float32), (channels, 1))
+
+
+def click(seconds: float, at: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
+    """Silence but for 5 ms of a loud tone that begins `at` seconds in."""
+    wave = np.zeros((channels, round(seconds * rate)), np.float32)
+    first, length = round(at * rate), round(0.005 * rate)
+    wave[:, first : first + length] = 0.9 * np.sin(2 * np.pi * 1500 * np.arange(length) / rate)
+    return wave
+
+
+def make_clip(
+    path: Path, *, seconds: float = 2.0, fps: int = 25, size: tuple[int, int] = (WIDTH, HEIGHT),
+    times: Sequence[float] | None = None,
+    sound: np.ndarray | None = None, sound_rate: int = RATE, sound_at: float = 0.0, hole: tuple[float, float] = (0, 0),
+    codec: str = "libx264", sound_codec: str = "aac", pix_fmt: str = "yuv420p", rotation: int = 0, flip: bool = False,
+    options: dict[str, str] | None = None, movie_options: dict[str, str] | None = None,
+) -> Path:  # fmt: skip
+    """Write a video of numbered pictures (at `times`, or at `fps`) and `sound` (float32 [channels, n]) if given.
+
+    `hole` (seconds) is a stretch whose sound is not written at all.
+    """
+    times = [n / fps for n in range(round(seconds * fps))] if times is None else times
+    clock = Fraction(1, 1000) if codec != "gif" else Fraction(1, 100)
+    with av.open(str(path), "w", options=movie_options or {}) as container:
+        video = container.add_stream(codec, rate=fps, options=options or {})
+        video.width, video.height, video.pix_fmt = *size, pix_fmt
+        video.codec_context.time_base = Fraction(1, fps) if path.suffix == ".avi" else clock
+        if rotation or flip:
+            video.set_display_rotation(rotation, hflip=flip)
+        audio = None
+        if sound is not None:
+            layout = "stereo" if len(sound) == 2 else "mono"
+            audio = container.add_stream(sound_codec, rate=sound_rate, layout=layout)
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(picture(number, *size), "rgb24").reformat(format=pix_fmt)
+            frame.time_base = video.codec_context.time_base
+            frame.pts = round(time / frame.time_base)
+            container.mux(video.encode(frame))
+            last = number == len(times) - 1
+            if audio is not None:  # as long as the picture lasts, so that the file is interleaved as usual
+                until = sound.shape[1] if last else min(round(times[number + 1] * sound_rate), sound.shape[1])
+                begin = 0 if number == 0 else min(round(time * sound_rate), sound.shape[1])
+                if until > begin and not hole[0] <= time < hole[1]:
+                    block = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[:, begin:until]), "fltp", layout)
+                    block.sample_rate, block.time_base = sound_rate, Fraction(1, sound_rate)
+                    block.pts = begin + round(sound_at * sound_rate)
+                    container.mux(audio.encode(block))
+        container.mux(video.encode(None))
+        if audio is not None:
+            container.mux(audio.encode(None))
+    return path

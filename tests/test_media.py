@@ -1,0 +1,235 @@
+"""Pictures and sound of real files, made with PyAV, come out at the right second; broken files give one line."""
+
+from __future__ import annotations
+
+import os
+
+import av
+import numpy as np
+import pytest
+from clip_maker import HEIGHT, RATE, WIDTH, click, make_clip, number_in, picture, tone
+
+from icf_avs.data.audio_windows import AudioWindows
+from icf_avs.data.media import probe, read_frames
+from icf_avs.errors import UserError
+
+CONTAINERS = [
+    ("a.mp4", "libx264", "aac"),
+    ("a.mov", "libx264", "pcm_s16le"),
+    ("a.mkv", "libx264", "mp3"),
+    ("a.webm", "libvpx", "libopus"),
+    ("a.avi", "mjpeg", "pcm_s16le"),
+    ("a.ts", "libx264", "aac"),
+]
+
+
+def numbers_at(path, times):
+    return [number_in(image) for _, image in read_frames(path, times)]
+
+
+@pytest.mark.parametrize(("name", "codec", "sound_codec"), CONTAINERS)
+def test_every_container_is_probed_and_read_on_one_clock(tmp_path, name, codec, sound_codec):
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = make_clip(tmp_path / name, codec=codec, sound_codec=sound_codec, sound=click(2, at=1.0), pix_fmt=pix_fmt)
+    info = probe(path)
+    assert (info.width, info.height, info.has_audio, info.audio_rate) == (WIDTH, HEIGHT, True, RATE)
+    assert info.duration == pytest.approx(2.0, abs=0.05)
+    assert info.frame_rate == pytest.approx(25, rel=0.03)
+    times = [0.0, 0.5, 0.999, 1.0, 1.5, 1.97, 5.0]
+    assert numbers_at(info, [t + 0.01 for t in times]) == [0, 12, 25, 25, 37, 49, 49]
+    wave = AudioWindows(info).read(0, 32_000)
+    assert np.abs(wave).argmax() / 16_000 == pytest.approx(1.0, abs=0.03)
+
+
+def test_picture_on_display_at_irregular_times(tmp_path):
+    shown = [0.0, 0.1, 0.15, 0.9, 1.0, 2.5]
+    path = make_clip(tmp_path / "vfr.mp4", times=shown, options={"bf": "2"})
+    asked = [-1.0, 0.0, 0.0999, 0.1, 0.149, 0.5, 0.8999, 0.9, 2.4, 2.5, 9.0]
+    assert numbers_at(path, asked) == [0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 5]
+
+
+def test_stream_without_time_stamps(tmp_path):
+    path = make_clip(tmp_path / "raw.h264")
+    info = probe(path)
+    assert info.duration == pytest.approx(2.0)
+    assert numbers_at(info, [0.0, 0.41, 1.99]) == [0, 10, 49]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
+def test_turned_and_mirrored_video_is_read_as_shown(tmp_path, rotation, flip):
+    path = make_clip(tmp_path / "turned.mp4", seconds=0.2, rotation=rotation, flip=flip)
+    expected = np.rot90(picture(0), rotation // 90)
+    if flip:  # the display matrix mirrors after it turns
+        expected = expected[:, ::-1]
+    info = probe(path)
+    assert (info.height, info.width) == expected.shape[:2]
+    ((_, image),) = read_frames(info, [0.0])
+    assert np.abs(image.astype(int) - expected).mean() < 6
+    assert image.flags["C_CONTIGUOUS"]
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "size"),
+    [("libx264", "yuv444p", (161, 121)), ("ffv1", "yuv420p10le", (160, 120)), ("ffv1", "yuv420p", (161, 121))],
+)
+def test_odd_sizes_and_ten_bits(tmp_path, codec, pix_fmt, size):
+    path = make_clip(tmp_path / "a.mkv", codec=codec, pix_fmt=pix_fmt, size=size, seconds=0.4)
+    ((_, image),) = read_frames(path, [0.2])
+    assert image.shape == (size[1], size[0], 3)
+    assert number_in(image) == 5
+    assert np.abs(image.astype(int) - picture(5, *size)).mean() < 6
+
+
+def test_interlaced_video_keeps_its_times(tmp_path):
+    path = make_clip(tmp_path / "fields.mp4", options={"x264-params": "tff=1"})
+    with av.open(str(path)) as container:
+        assert next(container.decode(video=0)).interlaced_frame
+    assert numbers_at(path, [0.0, 0.5, 1.3, 1.99]) == [0, 12, 32, 49]
+
+
+def test_gif_is_read_and_has_no_sound(tmp_path):
+    path = make_clip(tmp_path / "a.gif", codec="gif", pix_fmt="rgb8", fps=10, times=[0, 0.1, 0.5, 0.8])
+    info = probe(path)
+    assert not info.has_audio
+    assert numbers_at(info, [0.0, 0.3, 0.6, 0.9]) == [0, 1, 2, 3]
+    with pytest.raises(UserError, match=r"a\.gif: has no sound"):
+        AudioWindows(info)
+
+
+def test_times_and_windows_that_go_back_are_a_programmers_mistake(tmp_path):
+    path = make_clip(tmp_path / "a.mp4", seconds=1, sound=tone(1))
+    with pytest.raises(ValueError, match="go back"):
+        list(read_frames(path, [0.5, 0.4]))
+    windows = AudioWindows(path)
+    windows.read(100, 10)
+    with pytest.raises(ValueError, match="forward"):
+        windows.read(99, 10)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 48_000])
+def test_windows_hold_the_samples_they_name(tmp_path, rate):
+    path = make_clip(tmp_path / "a.mkv", sound_codec="pcm_s16le", sound=click(2, 1.0, rate, 2), sound_rate=rate)
+    windows = AudioWindows(path)
+    before, around, after = (windows.read(start, 1_600) for start in (-800, 15_200, 31_200))
+    assert not before.any()
+    assert after[800:].max() == after[800:].min() == 0
+    begins = np.flatnonzero(np.abs(around) > 0.3)[0]
+    assert begins == pytest.approx(800, abs=8)  # half a millisecond
+    assert np.abs(around).max() == pytest.approx(0.9, abs=0.1)
+
+
+def test_any_chain_of_windows_equals_one_long_window(tmp_path):
+    path = make_clip(tmp_path / "a.mp4", sound=tone(2))
+    whole = AudioWindows(path).read(-2_000, 40_000)
+    for step, length in [(400, 15_600), (9_000, 1_000), (15_600, 15_600)]:
+        windows = AudioWindows(path)
+        for start in range(-2_000, 22_000, step):
+            np.testing.assert_array_equal(windows.read(start, length), whole[start + 2_000 : start + 2_000 + length])
+
+
+def test_mono_is_the_mean_of_the_channels(tmp_path):
+    sound = tone(1, channels=2)
+    sound[1] *= -0.5
+    path = make_clip(tmp_path / "a.mkv", seconds=1, sound=sound, sound_codec="pcm_s16le")
+    wave = AudioWindows(path, rate=RATE).read(0, RATE)
+    np.testing.assert_allclose(wave, sound.mean(axis=0), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["late.mp4", "late.mkv"])
+def test_late_sound_is_late(tmp_path, name):
+    path = make_clip(tmp_path / name, seconds=3, sound=click(2, at=1.0), sound_at=0.7)
+    wave = AudioWindows(path).read(0, 48_000)
+    assert np.abs(wave).argmax() / 16_000 == pytest.approx(1.7, abs=0.03)
+
+
+def test_late_pictures_set_the_clock(tmp_path):
+    times = [0.5 + n / 25 for n in range(50)]
+    path = make_clip(tmp_path / "late_pictures.mkv", times=times, sound=click(2.5, at=1.5))
+    info = probe(path)
+    assert (info.start, info.duration) == (pytest.approx(0.5, abs=0.03), pytest.approx(2.0, abs=0.05))
+    assert numbers_at(info, [0.0, 1.01]) == [0, 25]
+    wave = AudioWindows(info).read(0, 32_000)
+    assert np.abs(wave).argmax() / 16_000 == pytest.approx(1.0, abs=0.04)
+
+
+def test_a_hole_in_the_sound_is_silence(tmp_path):
+    sound = click(2, at=1.5) + 0.01
+    path = make_clip(tmp_path / "hole.mkv", sound=sound, sound_codec="pcm_s16le", hole=(0.4, 1.0))
+    wave = AudioWindows(path).read(0, 32_000)
+    assert np.abs(wave).argmax() / 16_000 == pytest.approx(1.5, abs=0.01)
+    assert not wave[8_000:15_000].any()
+    assert wave[1_000:6_000].mean() == pytest.approx(0.01, abs=0.002)
+
+
+def test_windows_hold_little_of_a_long_sound(tmp_path):
+    path = make_clip(tmp_path / "long.mkv", seconds=60, fps=1, sound=tone(60, 16_000), sound_rate=16_000)
+    windows = AudioWindows(path)
+    for second in range(60):
+        assert np.abs(windows.read(second * 16_000, 16_000)).max() > 0.25 or second == 59
+        assert len(windows._held) < 3 * 16_000
+
+
+def raises(path, words):
+    with pytest.raises(UserError, match=words) as caught:
+        info = probe(path)
+        list(read_frames(info, [0.0, 1e9]))
+        AudioWindows(info)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_a_video_gives_one_line(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("this is not a video\n" * 50)
+    (tmp_path / "noise.mkv").write_bytes(os.urandom(50_000))
+    raises(tmp_path / "none.mp4", "no such file")
+    raises(tmp_path, "is a folder")
+    raises(tmp_path / "empty.mp4", "0 bytes")
+    raises(tmp_path / "text.mp4", "not a video")
+    raises(tmp_path / "noise.mkv", "not a video|cannot be read|can be decoded")
+
+
+def test_sound_without_pictures_and_pictures_without_sound(tmp_path):
+    wav = tmp_path / "a.wav"
+    with av.open(str(wav), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone(1), "fltp", "mono")
+        frame.sample_rate = RATE
+        container.mux(stream.encode(frame))
+    raises(wav, "no video stream")
+    raises(make_clip(tmp_path / "silent.mp4", seconds=0.4), "has no sound")
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        *[("index_last.mp4", share) for share in (0.2, 0.5, 0.9, 0.99)],
+        *[("index_first.mp4", share) for share in (0.2, 0.5, 0.9, 0.99)],
+        *[("a.mkv", share) for share in (0.2, 0.5, 0.9)],
+        *[("a.avi", share) for share in (0.2, 0.5, 0.9)],
+    ],
+)
+def test_a_file_that_breaks_off_is_refused(tmp_path, name, share):
+    codec = {"codec": "mjpeg", "sound_codec": "mp3", "pix_fmt": "yuvj420p"} if name.endswith("avi") else {}
+    movie = {"movflags": "faststart"} if name == "index_first.mp4" else {}
+    noise = np.random.default_rng(0).normal(0, 0.1, (1, 4 * RATE)).astype(np.float32)
+    path = make_clip(tmp_path / name, seconds=4, sound=noise, movie_options=movie, **codec)
+    probe(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    raises(path, "cut short")
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+def test_a_packet_of_zeros_is_found_while_decoding(tmp_path, kind):
+    path = make_clip(tmp_path / "a.mkv", sound=tone(2))
+    data = path.read_bytes()
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux() if packet.stream.type == kind and packet.size]
+    path.write_bytes(data.replace(packets[25], bytes(len(packets[25]))))
+    info = probe(path)
+    with pytest.raises(UserError, match="broken inside"):
+        windows = AudioWindows(info)
+        for second, _ in read_frames(info, [0.0, 0.5, 1.0, 1.5, 1.9]):
+            windows.read(round(second * 16_000), 15_600)

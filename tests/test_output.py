@@ -1,0 +1,167 @@
+"""Drawing, run lengths, the contact sheet and the film of unusual videos."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from clip_maker import click, make_clip, number_in, picture, tone
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from icf_avs.data.audio_windows import AudioWindows
+from icf_avs.data.media import probe, read_frames
+from icf_avs.output.coco import decode, encode
+from icf_avs.output.film import write_film
+from icf_avs.output.folder import result_folder
+from icf_avs.output.overlay import CONTOUR, Overlay, inner_edge
+from icf_avs.output.sheet import Tile, caption, contact_sheet, tile_numbers
+
+MASKS = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
+
+
+@given(MASKS)
+@settings(deadline=None)
+def test_run_lengths_are_exact(mask):
+    np.testing.assert_array_equal(decode(encode(mask)), mask)
+
+
+@given(MASKS)
+@settings(deadline=None)
+def test_drawing_touches_the_mask_and_nothing_else(mask):
+    rgb = np.full((*mask.shape, 3), 90, np.uint8)
+    Overlay(mask).draw_rgb(rgb)
+    np.testing.assert_array_equal((rgb != 90).any(axis=-1), mask)
+    half = [-(-side // 2) for side in mask.shape]
+    y, u, v = np.full(mask.shape, 90, np.uint8), np.full(half, 128, np.uint8), np.full(half, 128, np.uint8)
+    Overlay(mask).draw_yuv420(y, u, v)
+    np.testing.assert_array_equal(y != 90, mask)
+    padded = np.zeros((half[0] * 2, half[1] * 2), bool)
+    padded[: mask.shape[0], : mask.shape[1]] = mask
+    np.testing.assert_array_equal(v != 128, padded.reshape(half[0], 2, half[1], 2).any(axis=(1, 3)))
+
+
+def test_contour_is_the_border_of_the_mask_and_opaque():
+    mask = np.zeros((20, 30), bool)
+    mask[5:15, 8:25] = True
+    edge = inner_edge(mask, 1)
+    assert edge.sum() == 2 * 10 + 2 * 17 - 4
+    assert inner_edge(np.ones((5, 5), bool), 2).sum() == 0  # the frame of the picture is no contour
+    rgb = np.zeros((20, 30, 3), np.uint8)
+    Overlay(mask).draw_rgb(rgb)
+    assert (rgb[edge] == CONTOUR).all()
+    inside = rgb[mask & ~edge]
+    assert (inside == inside[0]).all() and 100 < inside[0][0] < 130
+
+
+def film(source, path, mask_of):
+    info = probe(source)
+    write_film(info, path, lambda time: min(int(time), 9), mask_of, lambda number: None)
+    return info
+
+
+def nothing(size):
+    return lambda number: np.zeros(size[::-1], bool)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "size"),
+    [
+        ("libx264", "yuv444p", (161, 121)),
+        ("ffv1", "yuv420p", (161, 121)),
+        ("ffv1", "yuv420p10le", (160, 120)),
+        ("ffv1", "bgr0", (160, 120)),
+        ("libx264rgb", "rgb24", (160, 120)),
+        ("mjpeg", "yuvj420p", (160, 120)),
+        ("ffv1", "gray", (160, 120)),
+    ],
+)
+def test_film_of_any_pixel_format_and_size_keeps_its_colours(tmp_path, codec, pix_fmt, size):
+    source = make_clip(tmp_path / "a.mkv", codec=codec, pix_fmt=pix_fmt, size=size, seconds=0.4, sound=tone(0.4))
+    film(source, tmp_path / "film.mp4", nothing(size))
+    (_, old), (_, new) = next(read_frames(source, [0.2])), next(read_frames(tmp_path / "film.mp4", [0.2]))
+    assert new.shape == (size[1] + size[1] % 2, size[0] + size[0] % 2, 3)
+    assert number_in(new) == 5
+    assert np.abs(new[: size[1], : size[0]].astype(int) - old).mean() < 6
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        assert container.streams.video[0].pix_fmt in ("yuv420p", "yuvj420p")
+        assert container.streams.video[0].colorspace != 0  # RGB: players would show YUV in false colours
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_film_of_a_turned_video_stands_upright(tmp_path, rotation):
+    source = make_clip(tmp_path / "a.mp4", rotation=rotation, seconds=0.4, sound=tone(0.4))
+    expected = np.rot90(picture(5), rotation // 90)
+    mask = np.zeros(expected.shape[:2], bool)
+    mask[100:110, 30:60] = True
+    film(source, tmp_path / "film.mp4", lambda number: mask)
+    _, image = next(read_frames(tmp_path / "film.mp4", [0.2]))
+    difference = np.abs(image.astype(int) - expected).sum(axis=-1)
+    assert difference[~mask].mean() < 25
+    assert difference[mask].mean() > 100
+
+
+def test_film_keeps_irregular_times_and_late_sound(tmp_path):
+    shown = [0.0, 0.1, 0.15, 0.9, 1.0, 2.5]
+    source = make_clip(tmp_path / "a.mkv", times=shown, sound=click(2, at=1.0), sound_at=0.7)
+    info = film(source, tmp_path / "film.mp4", nothing((160, 120)))
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    np.testing.assert_allclose(times, shown, atol=0.002)
+    assert probe(tmp_path / "film.mp4").duration == pytest.approx(info.duration, abs=0.02)
+    wave = AudioWindows(tmp_path / "film.mp4").read(0, 48_000)
+    assert np.abs(wave).argmax() / 16_000 == pytest.approx(1.7, abs=0.03)
+
+
+@pytest.mark.parametrize(("fps", "expected"), [(60, 30), (50, 30), (30, 30), (24, 24)])
+def test_fast_video_is_thinned_to_thirty(tmp_path, fps, expected):
+    source = make_clip(tmp_path / "a.mkv", fps=fps, seconds=2, sound=tone(2))
+    film(source, tmp_path / "film.mp4", nothing((160, 120)))
+    result = probe(tmp_path / "film.mp4")
+    assert result.frame_rate == pytest.approx(expected, abs=0.6)
+    assert result.duration == pytest.approx(2, abs=0.03)
+    for time, image in read_frames(result, [0.5, 1.0, 1.5]):
+        assert abs(number_in(image) - time * fps) <= 1
+
+
+def test_film_keeps_the_shape_of_pixels(tmp_path):
+    path = tmp_path / "wide.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 160, 120, "yuv420p"
+        video.codec_context.sample_aspect_ratio = Fraction(16, 11)
+        audio = container.add_stream("aac", rate=48_000, layout="mono")
+        for number in range(10):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture(number), "rgb24")))
+        block = av.AudioFrame.from_ndarray(tone(0.4), "fltp", "mono")
+        block.sample_rate = 48_000
+        container.mux(audio.encode(block))
+        container.mux(video.encode(None))
+        container.mux(audio.encode(None))
+    film(path, tmp_path / "film.mp4", nothing((160, 120)))
+    assert probe(tmp_path / "film.mp4").pixel_aspect == Fraction(16, 11)
+
+
+def test_sheet_shows_at_most_twelve_evenly_spaced(tmp_path):
+    assert tile_numbers(1) == {0}
+    assert tile_numbers(12) == set(range(12))
+    chosen = sorted(tile_numbers(100))
+    assert len(chosen) == 12 and (chosen[0], chosen[-1]) == (0, 99)
+    assert set(np.diff(chosen)) == {9}
+    tile = Tile(np.full((90, 160, 3), 200, np.uint8), caption(65.25, (("dog", 0.8), ("w" * 99, 0.4)), 160))
+    assert tile.caption == "1:05.2  dog 80%"
+    sheet = np.asarray(contact_sheet([tile] * 5))
+    assert (sheet == 200).all(axis=-1).sum() == 5 * 90 * 160
+    assert (sheet[96:116] > 220).any()  # the line below
+
+
+def test_folder_names_that_mean_something_else(tmp_path):
+    assert result_folder(tmp_path, Path("a/dog.mp4")) == tmp_path / "dog"
+    assert result_folder(tmp_path, Path("b/DOG.avi"), {tmp_path / "dog"}) == tmp_path / "DOG_2"
+    (tmp_path / "cat").mkdir()
+    assert result_folder(tmp_path, Path("cat.mp4")) == tmp_path / "cat_2"
+    assert result_folder(tmp_path, Path("...mp4")).name == ".._2"

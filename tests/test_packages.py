@@ -1,0 +1,73 @@
+"""Fetching packages: a made-up Debian package and a stand-in for apt-get, so that no network is needed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from icf_avs.data import packages
+from icf_avs.errors import UserError
+
+NAME, INNER = "tuxpaint-stamps-default", "usr/share/tuxpaint/stamps"
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in front of PATH whose apt-get notes its calls in `calls` and downloads a tiny package."""
+    if not shutil.which("dpkg-deb"):
+        pytest.skip("dpkg-deb is not on this system")
+    tree = tmp_path / "build"
+    (tree / INNER / "animals").mkdir(parents=True)
+    (tree / INNER / "animals" / "a.txt").write_text("a")
+    (tree / "DEBIAN").mkdir()
+    (tree / "DEBIAN" / "control").write_text(
+        f"Package: {NAME}\nVersion: 1\nArchitecture: all\nMaintainer: N <n@example.org>\nDescription: x\n"
+    )
+    subprocess.run(["dpkg-deb", "--build", tree, tmp_path / "x.deb"], check=True, capture_output=True)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "apt-get").write_text(f'#!/bin/sh\necho "$@" >> {tools}/calls\ncp {tmp_path}/x.deb .\n')
+    (tools / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
+    return tools
+
+
+def test_a_package_is_fetched_once(apt: Path) -> None:
+    root = packages._fetch_debian(NAME, INNER)
+    assert root == packages.cache_dir() / "packages" / NAME / INNER
+    assert (root / "animals" / "a.txt").read_text() == "a"
+    assert packages.stamps_root() == root
+    assert (apt / "calls").read_text().splitlines() == [f"download {NAME}"]
+    assert [path.name for path in (packages.cache_dir() / "packages").iterdir()] == [NAME]
+
+
+def test_missing_lists_are_refreshed(apt: Path) -> None:
+    once = f'if [ ! -e {apt}/refreshed ]; then case "$*" in *update*) touch {apt}/refreshed;; *) exit 100;; esac; fi\n'
+    script = (apt / "apt-get").read_text().splitlines(keepends=True)
+    (apt / "apt-get").write_text("".join([*script[:2], once, *script[2:]]))
+    packages._fetch_debian(NAME, INNER)
+    calls = (apt / "calls").read_text().splitlines()
+    assert len(calls) == 3 and calls[1].endswith("update") and calls[2].endswith(f"download {NAME}")
+
+
+def test_a_failed_fetch_leaves_nothing_and_says_why(apt: Path) -> None:
+    (apt / "apt-get").write_text("#!/bin/sh\necho E: no such host >&2\nexit 100\n")
+    with pytest.raises(UserError, match="no such host"):
+        packages._fetch_debian(NAME, INNER)
+    assert list((packages.cache_dir() / "packages").iterdir()) == []
+
+
+def test_without_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="mate-backgrounds: apt-get and dpkg-deb"):
+        packages._fetch_debian("mate-backgrounds", "usr")
+
+
+def test_a_package_without_what_we_need(apt: Path) -> None:
+    with pytest.raises(UserError, match="no longer holds usr/none"):
+        packages._fetch_debian(NAME, "usr/none")

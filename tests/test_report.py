@@ -1,0 +1,87 @@
+"""Tables in the documents come from results/*.csv."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from icf_avs.errors import UserError
+from icf_avs.report import fill, report_command
+from icf_avs.results import COLUMNS, read_rows, save_rows
+
+ROOT = Path(__file__).parents[1]
+TABLE = ",".join(COLUMNS) + (
+    "\na,s4,true,strict,0.7014,0.8,,120,0,abc"
+    "\na,s4,silence,strict,0.0301,0.02,0.0052,120,0,abc"
+    "\na,s4,true,reference,0.7,0.81,,120,0,abc\n"
+)
+PAGE = "# Page\n<!-- results:stamps protocol=strict -->\nold\n<!-- /results -->\nend\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "results/stamps.csv").write_text(TABLE)
+    (tmp_path / "README.md").write_text(PAGE)
+    (tmp_path / "docs/more.md").write_text("no marks, but prose about `<!-- results:stamps -->`\n")
+    return tmp_path
+
+
+def test_the_documents_of_this_project_are_up_to_date():
+    assert report_command(ROOT, check=True) == 0, "run `icf report`"
+
+
+def test_check_finds_a_stale_table_and_report_renews_it(project, capsys):
+    assert report_command(project, check=True) == 1
+    assert "README.md is stale" in capsys.readouterr().err
+    assert (project / "README.md").read_text() == PAGE
+    assert report_command(project) == 0
+    renewed = (project / "README.md").read_text()
+    assert "| a | s4 | strict | 120 | 0.701 | 0.800 | - | 0.030 | 0.005 | - | - | - | - |" in renewed
+    assert "reference" not in renewed and "old" not in renewed
+    assert renewed.startswith("# Page\n") and renewed.endswith("<!-- /results -->\nend\n")
+    assert report_command(project, check=True) == 0
+    (project / "results/stamps.csv").write_text(TABLE.replace("0.7014", "0.6004"))
+    assert report_command(project, check=True) == 1
+
+
+def test_any_other_table_is_shown_as_it_is(project):
+    (project / "results/speed.csv").write_text("what,ms\nframe,8.5\n")
+    text = fill("<!-- results:speed -->\n<!-- /results -->", project / "results", Path("x.md"))
+    assert text.splitlines()[1:4] == ["| what | ms |", "| --- | ---: |", "| frame | 8.5 |"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- results:none -->\n<!-- /results -->", "no .*none.csv"),
+        ("<!-- results:stamps -->\nnever closed", "x.md"),
+        ("<!-- results:stamps -->\n<!-- results:stamps -->\n<!-- /results -->", "x.md"),
+        ("<!-- results:stamps protocol=lax -->\n<!-- /results -->", "no row"),
+        ("<!-- results:stamps color=red -->\n<!-- /results -->", "no column 'color'"),
+    ],
+)
+def test_marks_that_cannot_be_filled(project, text, message):
+    with pytest.raises(UserError, match=message):
+        fill(text, project / "results", Path("x.md"))
+
+
+def test_report_outside_the_project(tmp_path):
+    with pytest.raises(UserError, match=r"README\.md"):
+        report_command(tmp_path)
+
+
+def test_rows_of_the_same_checkpoint_and_set_are_replaced(project):
+    path = project / "results/stamps.csv"
+    row = dict.fromkeys(COLUMNS, "") | {"checkpoint": "a", "test_set": "ms3", "audio": "true", "miou": "0.5"}
+    save_rows(path, [row])
+    assert len(read_rows(path)) == 4
+    save_rows(path, [row | {"test_set": "s4", "miou": "0.1"}])
+    assert [(r["test_set"], r["miou"]) for r in read_rows(path)] == [("ms3", "0.5"), ("s4", "0.1")]
+    assert [p.name for p in path.parent.iterdir()] == ["stamps.csv"]  # no temporary file stays
+    (project / "results/other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="no table of scores"):
+        save_rows(project / "results/other.csv", [row])
+    assert (project / "results/other.csv").read_text() == "a,b\n1,2\n"

@@ -1,0 +1,258 @@
+"""Scenes: determinism, disjoint splits, what is visible, who sounds, and that the ground truth follows the sound."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icf_avs.contracts import ClipSpec
+from icf_avs.data.backgrounds import draw_background, photographs
+from icf_avs.data.catalog import Catalog, load_catalog
+from icf_avs.data.rendering import load_sprite, render_slots, visible_shares
+from icf_avs.data.scenes import (
+    BALANCED,
+    TRAIN,
+    Scene,
+    SceneStyle,
+    classes,
+    masks,
+    plan_scene,
+    render_audio,
+    render_clip,
+    render_frame,
+)
+from icf_avs.data.sounds import RATE, SoundBank
+from icf_avs.data.soundtrack import activity, render_tracks
+
+CLIPS = 40
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load_catalog()
+
+
+@pytest.fixture(scope="module")
+def bank(catalog: Catalog) -> SoundBank:
+    return SoundBank(catalog)
+
+
+@pytest.fixture(scope="module")
+def scenes(catalog: Catalog) -> dict[str, list[Scene]]:
+    styles = {"train": TRAIN, "val": BALANCED, "test": BALANCED, "cross": BALANCED}
+    return {
+        split: [plan_scene(catalog, split, index, 0, style) for index in range(CLIPS)]
+        for split, style in styles.items()
+    }
+
+
+def test_the_same_numbers_give_the_same_scene(catalog: Catalog, scenes: dict[str, list[Scene]]) -> None:
+    assert plan_scene(catalog, "test", 7, 0, BALANCED) == scenes["test"][7]
+    assert plan_scene(catalog, "test", 7, 1, BALANCED) != scenes["test"][7]
+    assert pickle.loads(pickle.dumps(scenes["test"][7])) == scenes["test"][7]
+    rgb, slots = render_frame(scenes["test"][7], 1.5, (96, 64))
+    again, slots_again = render_frame(pickle.loads(pickle.dumps(scenes["test"][7])), 1.5, (96, 64))
+    assert rgb.shape == (64, 96, 3) and rgb.dtype == np.uint8 and slots.shape == (64, 96)
+    np.testing.assert_array_equal(rgb, again)
+    np.testing.assert_array_equal(slots, slots_again)
+
+
+def test_no_composition_and_no_background_is_in_two_splits(scenes: dict[str, list[Scene]]) -> None:
+    compositions = {
+        split: {tuple(sorted(placed.stem for placed in scene.stamps)) for scene in scenes[split]}
+        for split in ("train", "val", "test")
+    }
+    backgrounds = {split: {scene.background for scene in scenes[split]} for split in ("train", "val", "test")}
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        assert not compositions[one] & compositions[other]
+        assert not backgrounds[one] & backgrounds[other]
+    assert len(compositions["train"]) > 0.9 * CLIPS
+
+
+def test_few_stamps_still_give_disjoint_compositions(catalog: Catalog) -> None:
+    """With six kinds there are few compositions, so that any leak between the splits would show."""
+    few = replace(catalog, kinds=catalog.kinds[:6], distractors=catalog.distractors[:4])
+    drawn = {
+        split: {frozenset(placed.stem for placed in plan_scene(few, split, i, 0, TRAIN, 1).stamps) for i in range(80)}
+        for split in ("train", "val", "test")
+    }
+    assert not drawn["train"] & drawn["val"] and not drawn["train"] & drawn["test"] and not drawn["val"] & drawn["test"]
+
+
+def test_every_photograph_has_one_split() -> None:
+    rng = np.random.default_rng(0)
+    drawn = {
+        split: {draw_background(split, rng, generated=0.0) for _ in range(600)} for split in ("train", "val", "test")
+    }
+    assert set.union(*drawn.values()) == set(photographs())
+    assert sum(map(len, drawn.values())) == len(photographs())
+    assert min(map(len, drawn.values())) >= 3
+
+
+def test_heldout_pictures_are_in_cross_only(catalog: Catalog, scenes: dict[str, list[Scene]]) -> None:
+    heldout = {stem for kind in catalog.kinds for stem in kind.heldout_pictures}
+    shown = {split: {placed.stem for scene in scenes[split] for placed in scene.stamps} for split in scenes}
+    for split in ("train", "val", "test"):
+        assert not shown[split] & heldout
+    assert shown["cross"] & heldout
+    for scene in scenes["cross"]:
+        for placed in scene.stamps:
+            assert not placed.spans or catalog.kind(placed.kind).cross_recordings
+            assert not placed.kind or placed.stem in heldout or not catalog.kind(placed.kind).heldout_pictures
+
+
+def test_casts(scenes: dict[str, list[Scene]]) -> None:
+    for split, planned in scenes.items():
+        for scene in planned:
+            kinds = [placed.kind for placed in scene.stamps if placed.kind]
+            assert 2 <= len(scene.stamps) <= 5
+            assert len(kinds) == len(set(kinds)), "a kind may not both sound and be silent"
+            assert sum(bool(placed.spans) for placed in scene.stamps) in range(0 if split == "train" else 1, 4)
+
+
+def test_what_could_sound_stays_visible(scenes: dict[str, list[Scene]]) -> None:
+    for scene in scenes["train"][:15] + scenes["test"][:15]:
+        shares = visible_shares(scene, [t + 0.5 for t in range(5)])
+        able = [bool(placed.kind) for placed in scene.stamps]
+        assert shares[:, able].min() >= 0.4
+        assert shares.max() < 1.25  # more than all of it cannot be seen; the rest is rounding at a low resolution
+
+
+def _largest_sounds(planned: list[Scene]) -> float:
+    return float(np.mean([bool(max(scene.stamps, key=lambda placed: placed.size).spans) for scene in planned]))
+
+
+def test_training_is_biased_and_the_test_is_not(scenes: dict[str, list[Scene]]) -> None:
+    assert _largest_sounds(scenes["train"]) > 0.7
+    assert _largest_sounds(scenes["test"]) < 0.68
+    able = [placed for scene in scenes["test"] for placed in scene.stamps if placed.kind]
+    sizes = [np.mean([placed.size for placed in able if bool(placed.spans) == sounds]) for sounds in (True, False)]
+    assert abs(sizes[0] - sizes[1]) < 0.05  # sounding things are not larger than silent ones
+    rivals = [any(placed.kind and not placed.spans for placed in scene.stamps) for scene in scenes["test"]]
+    assert np.mean(rivals) > 0.75
+
+
+def test_one_source_throughout(catalog: Catalog) -> None:
+    style = replace(BALANCED, sources=(1.0,), throughout=1.0)
+    for index in range(10):
+        spans = [placed.spans for placed in plan_scene(catalog, "val", index, 3, style).stamps if placed.spans]
+        assert len(spans) == 1 and len(spans[0]) == 1 and spans[0][0][0] < 0 and spans[0][0][1] > 5
+
+
+def test_activity_is_the_plan_but_measured(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
+    counts: Counter[bool] = Counter()
+    changing = 0
+    for scene in scenes["test"]:
+        wave, active = render_audio(scene, bank)
+        assert wave.dtype == np.float32 and wave.shape == (5 * RATE,) and np.abs(wave).max() <= 0.991
+        assert active.any(), "a test clip must not be blank throughout"
+        changing += bool((active.any(0) != active.any(0)[0]).any() or (active != active[:, :1]).any())
+        for placed, row in zip(scene.stamps, active, strict=True):
+            for second, measured in enumerate(row):
+                counts[measured == any(a < second + 0.2 and b > second + 0.8 for a, b in placed.spans)] += 1
+    assert counts[False] <= 0.01 * counts[True]
+    assert changing > 0.3 * CLIPS
+
+
+def test_a_window_in_which_nobody_sounds_is_quieter(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
+    spec = ClipSpec()
+    differences = []
+    for scene in scenes["test"]:
+        wave, active = render_audio(scene, bank)
+        heard = active.any(axis=0)
+        if heard.all():
+            continue
+        level = [np.std(wave[spec.window_start(t) :][: spec.window]) for t in range(5)]
+        differences.append(20 * np.log10(np.median(np.array(level)[heard]) / np.median(np.array(level)[~heard])))
+    assert len(differences) >= 5 and np.median(differences) > 8
+
+
+def test_variations_keep_the_plan_and_change_the_sound(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
+    (one, active), (two, other) = (render_audio(scenes["test"][0], bank, variation) for variation in (0, 1))
+    np.testing.assert_array_equal(active, other)
+    assert np.abs(one - two).max() > 0.01
+    np.testing.assert_array_equal(one, render_audio(scenes["test"][0], bank)[0])
+
+
+def test_the_mixture_holds_the_tracks(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
+    wave, tracks = render_tracks(scenes["test"][1], bank)
+    rest = wave - tracks.sum(axis=0)
+    assert np.std(rest) < 0.5 * np.std(wave)  # noise, at least 10 dB below a source
+    for placed, track in zip(scenes["test"][1].stamps, tracks, strict=True):
+        assert track.any() == bool(placed.spans)
+
+
+def test_activity_by_hand() -> None:
+    spec = ClipSpec(frames=3)
+    loud = np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32)
+    silent, sliver, quiet = (loud.copy() for _ in range(3))
+    silent[RATE : 2 * RATE] = 0
+    sliver[RATE + 1600 : 2 * RATE] = 0  # a tenth of the second window is left
+    quiet[RATE : 2 * RATE] *= 0.02  # -34 dB
+    found = activity(np.stack([loud, silent, sliver, quiet, 0 * loud]), spec)
+    assert found.tolist() == [[True] * 3, *[[True, False, True]] * 3, [False] * 3]
+
+
+def test_masks_and_classes_by_hand(scenes: dict[str, list[Scene]]) -> None:
+    scene = next(scene for scene in scenes["test"] if scene.stamps[0].kind and scene.stamps[1].kind)
+    scene = replace(scene, stamps=scene.stamps[:2])
+    slots = np.array([[[0, 1, 2]], [[0, 1, 2]]], dtype=np.uint8)
+    active = np.array([[True, False], [True, True]])
+    assert masks(slots, active).tolist() == [[[0, 1, 1]], [[0, 0, 1]]]
+    first, second = (placed.class_id for placed in scene.stamps)
+    assert classes(slots, active, scene).tolist() == [[[0, first, second]], [[0, 0, second]]]
+
+
+def test_the_picture_squashes(scenes: dict[str, list[Scene]]) -> None:
+    """The same moment at another size shows the same things in the same places."""
+    for scene in scenes["train"][:8]:
+        _, small = render_frame(scene, 2.5, (112, 112))
+        _, large = render_frame(scene, 2.5, (448, 224))
+        assert np.mean(small != large[1::2, 2::4]) < 0.06
+
+
+def test_a_flipped_stamp_is_the_mirror_image(scenes: dict[str, list[Scene]]) -> None:
+    still = {"x": 0.5, "y": 0.5, "sway": 0.0, "size": 0.5, "drift_x": 0.0, "drift_y": 0.0, "spin": 0.0}
+    placed = replace(scenes["test"][0].stamps[0], **still, angle=20.0, flip=False)
+    scene = replace(scenes["test"][0], aspect=1.0, stamps=(placed,))
+    mirrored = replace(scene, stamps=(replace(placed, angle=-20.0, flip=True),))
+    one, other = (render_slots(shown, 2.5, (128, 128)) for shown in (scene, mirrored))
+    assert one.any() and np.mean(one != one[:, ::-1]) > 0.02
+    assert np.mean(one != other[:, ::-1]) < 0.002
+
+
+def test_a_mask_is_the_alpha_channel(catalog: Catalog, scenes: dict[str, list[Scene]]) -> None:
+    still = {"x": 0.5, "y": 0.5, "sway": 0.0, "drift_x": 0.0, "drift_y": 0.0, "angle": 0.0, "spin": 0.0, "growth": 0.0}
+    alpha = np.asarray(Image.open(catalog.picture_path("animals/birds/owl")).convert("RGBA"))[..., 3]
+    height, width = alpha.shape
+    placed = replace(scenes["test"][0].stamps[0], stem="animals/birds/owl", **still, flip=False, feather=0.0)
+    sprite = load_sprite(catalog.picture_path("animals/birds/owl"))
+    size = (sprite.width * sprite.height) ** 0.5 / 256  # one picture pixel for each pixel of the stamp
+    scene = replace(scenes["test"][0], aspect=1.0, stamps=(replace(placed, size=size),))
+    slots = render_slots(scene, 2.5, (256, 256))
+    assert width <= 256 and height <= 256
+    assert np.count_nonzero(slots) == pytest.approx(np.count_nonzero(alpha > 127), rel=0.01)
+
+
+def test_render_clip(catalog: Catalog, bank: SoundBank, scenes: dict[str, list[Scene]]) -> None:
+    clip = render_clip(scenes["val"][0], bank, ClipSpec(phase=15 / 16), (64, 48))
+    assert clip.frames.shape == (5, 48, 64, 3) and clip.slots.shape == (5, 48, 64)
+    assert clip.active.shape == (len(clip.kinds), 5) and clip.masks.max() == 1
+    short = plan_scene(catalog, "train", 0, 0, TRAIN, 1)
+    one = render_clip(short, bank, ClipSpec(frames=1, image_size=32))
+    assert one.frames.shape == (1, 32, 32, 3) and one.wave.shape == (RATE,)
+    with pytest.raises(ValueError, match="5"):
+        render_clip(short, bank, ClipSpec())
+
+
+def test_programmers_mistakes(catalog: Catalog) -> None:
+    for wrong in ({"split": "dev"}, {"split": "val", "seconds": 0}, {"split": "val", "seconds": 1.5}):
+        with pytest.raises(ValueError, match="is"):
+            plan_scene(catalog, index=0, **wrong)
+    with pytest.raises(ValueError, match="weights"):
+        SceneStyle(sources=())

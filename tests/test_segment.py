@@ -1,0 +1,244 @@
+"""From a video file to its folder of results, with a small model whose right answer is known."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+
+import av
+import numpy as np
+import pytest
+import torch
+from clip_maker import HEIGHT, RATE, WIDTH, click, make_clip, number_in, picture, tone
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+import icf_avs
+from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.data.audio_windows import AudioWindows
+from icf_avs.data.media import probe, read_frames
+from icf_avs.errors import UserError
+from icf_avs.segment import mask_count, segment_command, segment_video, stream_masks
+
+
+class RedWhenLoud:
+    """Marks what is red, if its window holds sound; notes what it was given."""
+
+    classes = ("noise", "square", "silence")
+
+    def __init__(self, **spec):
+        self.spec = ClipSpec(**spec)
+        self.calls = []
+
+    def predict(self, frames, waves):
+        assert frames.dtype == torch.uint8 and frames.shape[1:] == (self.spec.image_size, self.spec.image_size, 3)
+        assert waves.dtype == torch.float32 and waves.shape == (len(frames), self.spec.window)
+        assert len(frames) <= self.spec.frames
+        self.calls.append((frames, waves))
+        red = frames[..., 0].float() - frames[..., 1:].float().mean(-1)
+        loud = (waves.abs().amax(1) > 0.1).float()
+        logits = torch.where(loud[:, None, None] > 0, (red - 60) / 20, torch.full_like(red, -9))
+        return Prediction(logits, torch.stack([loud * 0.5, loud * 0.9, 0.1 * loud], 1), self.classes)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Five seconds; a click at 2.5 s only, so only the third mask is not empty."""
+    return make_clip(tmp_path_factory.mktemp("clip") / "square.mp4", seconds=5, sound=click(5, at=2.5))
+
+
+def test_pictures_and_windows_are_those_of_the_clip_specification(clip):
+    model = RedWhenLoud(frames=2)
+    result = segment_video(model, clip)
+    assert [len(frames) for frames, _ in model.calls] == [2, 2, 1]
+    seen = [image for frames, _ in model.calls for image in frames]
+    for index, image in enumerate(seen):
+        expected = round(model.spec.frame_time(index) * 25 - 0.5)
+        number = number_in(np.asarray(Image.fromarray(image.numpy()).resize((WIDTH, HEIGHT))))
+        assert number == expected
+    waves = torch.cat([waves for _, waves in model.calls])
+    assert [bool(wave.abs().max() > 0.1) for wave in waves] == [False, False, True, False, False]
+    assert waves[2].abs().argmax() == pytest.approx(7_800, abs=200)  # the middle of its window
+    np.testing.assert_allclose(result.times, [0.5, 1.5, 2.5, 3.5, 4.5], atol=0.01)
+
+
+def test_masks_scores_and_words(clip):
+    result = segment_video(RedWhenLoud(), clip)
+    masks = result.masks
+    assert masks.shape == (5, HEIGHT, WIDTH) and masks.dtype == bool
+    assert [mask.any() for mask in masks] == [False, False, True, False, False]
+    truth = picture(62)[..., 0].astype(int) - picture(62)[..., 1] > 60
+    overlap = (masks[2] & truth).sum() / (masks[2] | truth).sum()
+    assert overlap > 0.85
+    assert result.areas[2] == pytest.approx(masks[2].mean(), abs=1e-6)
+    assert result.scores[0] == 0 and 0.5 < result.scores[2] <= 1
+    assert result.heard[0] == () and [word for word, _ in result.heard[2]] == ["square", "noise"]
+    assert result.folder is None
+
+
+@pytest.mark.parametrize(
+    ("duration", "fps", "count"),
+    [(5.0, 1, 5), (5.04, 1, 5), (5.2, 1, 6), (0.3, 1, 1), (0.01, 1, 1), (10, 0.1, 1), (2.0, 4, 8), (2.1, 4, 9)],
+)
+def test_number_of_masks(duration, fps, count):
+    assert mask_count(duration, fps) == count
+
+
+@pytest.mark.parametrize("fps", [0.4, 4.0])
+def test_other_rates_keep_time(clip, fps):
+    model = RedWhenLoud(frames=3)
+    frames = [frame for frame, _ in stream_masks(model, probe(clip), fps=fps)]
+    assert len(frames) == math.ceil(5 * fps)
+    assert frames[-1].end == pytest.approx(5, abs=0.02)
+    for frame in frames:
+        middle = (frame.index + 0.5) / fps
+        heard = middle - 0.4875 < 2.5 < middle + 0.4875
+        assert bool(frame.area) == heard, frame.index
+
+
+def test_a_video_shorter_than_an_interval(tmp_path):
+    path = make_clip(tmp_path / "short.mp4", seconds=0.2, sound=tone(0.2))
+    result = segment_video(RedWhenLoud(), path)
+    assert len(result) == 1 and result.masks.any()
+
+
+def test_threshold_is_a_probability(clip):
+    areas = [segment_video(RedWhenLoud(), clip, threshold=t).areas[2] for t in (0.01, 0.5, 0.99)]
+    assert areas[0] > areas[1] > areas[2]
+
+
+@pytest.mark.parametrize("setting", [{"fps": 0}, {"fps": -1}, {"fps": math.nan}, {"fps": math.inf}, {"threshold": 1.0}])
+def test_unusable_settings(clip, setting):
+    with pytest.raises(UserError, match=next(iter(setting))):
+        segment_video(RedWhenLoud(), clip, **setting)
+
+
+def test_results_on_disk_agree_with_each_other(clip, tmp_path):
+    told = []
+    result = segment_video(
+        RedWhenLoud(), clip, tmp_path / "out", progress=lambda done, total: told.append(done / total), checkpoint="tiny"
+    )
+    folder = tmp_path / "out" / "square"
+    assert result.folder == folder
+    assert sorted(os.listdir(folder)) == ["masks", "overlay.mp4", "segmentation.json", "sheet.png"]
+    assert os.listdir(tmp_path / "out") == ["square"]
+    assert told == sorted(told) and told[-1] == 1
+    document = json.loads((folder / "segmentation.json").read_text())
+    assert document["video"] == {"file": "square.mp4", "width": WIDTH, "height": HEIGHT, "duration": 5, "fps": 25}
+    assert document["checkpoint"] == "tiny" and document["clip"]["frames"] == 5 and len(document["frames"]) == 5
+    for index, frame in enumerate(document["frames"]):
+        stored = np.asarray(Image.open(folder / "masks" / f"{index:06d}.png"))
+        assert set(np.unique(stored)) <= {0, 255}
+        np.testing.assert_array_equal(coco_mask.decode(frame["segmentation"]) * 255, stored)
+        np.testing.assert_array_equal(result.masks[index] * 255, stored)
+        assert (frame["start"], frame["end"]) == (index, pytest.approx(index + 1, abs=0.01))
+    assert document["frames"][2]["heard"][0] == {"word": "square", "probability": 0.9}
+
+
+def test_overlay_shows_each_mask_in_its_interval_and_has_the_sound(clip, tmp_path):
+    folder = segment_video(RedWhenLoud(), clip, tmp_path).folder
+    info, source = probe(folder / "overlay.mp4"), probe(clip)
+    assert (info.video_codec, info.audio_codec) == ("h264", "aac")
+    assert info.duration == pytest.approx(source.duration, abs=0.02)
+    assert info.frame_rate == pytest.approx(25, abs=0.1)
+    mask = np.asarray(Image.open(folder / "masks" / "000002.png")) > 0
+    times = [1.97, 2.01, 2.5, 2.99, 3.01]
+    for time, image in read_frames(info, times):
+        number = int(time * 25 + 1e-6)
+        assert number_in(image) == number
+        changed = np.abs(image.astype(int) - picture(number)).sum(axis=-1) > 150
+        assert changed[mask].mean() > 0.2 if 2 <= time < 3 else changed.mean() < 0.01
+        assert changed[~mask].mean() < 0.02
+    wave = AudioWindows(info).read(0, 80_000)
+    assert np.abs(wave).argmax() / 16_000 == pytest.approx(2.5, abs=0.02)
+
+
+def test_two_videos_of_one_name_and_folders_of_others(tmp_path, clip):
+    out = tmp_path / "out"
+    (out / "square_2").mkdir(parents=True)
+    (out / "square_2" / "mine.txt").write_text("keep")
+    first = segment_video(RedWhenLoud(), clip, out).folder
+    second = segment_video(RedWhenLoud(), clip, out, taken=[first]).folder
+    again = segment_video(RedWhenLoud(), clip, out).folder
+    assert [path.name for path in (first, second, again)] == ["square", "square_3", "square"]
+    assert (out / "square_2" / "mine.txt").read_text() == "keep"
+
+
+def test_an_earlier_result_survives_a_failure(tmp_path, clip):
+    class Failing(RedWhenLoud):
+        def predict(self, frames, waves):
+            if self.calls:
+                raise RuntimeError("in the middle")
+            return super().predict(frames, waves)
+
+    folder = segment_video(RedWhenLoud(), clip, tmp_path).folder
+    before = (folder / "segmentation.json").stat()
+    with pytest.raises(RuntimeError):
+        segment_video(Failing(frames=2), clip, tmp_path)
+    assert (folder / "segmentation.json").stat() == before
+    assert os.listdir(tmp_path) == ["square"]
+
+
+def test_nothing_is_left_of_a_video_that_breaks(tmp_path):
+    path = make_clip(tmp_path / "broken.mkv", seconds=3, sound=tone(3))
+    with av.open(str(path)) as container:
+        packet = [bytes(p) for p in container.demux(video=0)][60]
+    path.write_bytes(path.read_bytes().replace(packet, bytes(len(packet))))
+    with pytest.raises(UserError, match="broken inside"):
+        segment_video(RedWhenLoud(frames=1), path, tmp_path / "new" / "out")
+    assert os.listdir(tmp_path) == ["broken.mkv"]
+
+
+def test_places_that_cannot_be_written(tmp_path, clip):
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(UserError, match="is a file"):
+        segment_video(RedWhenLoud(), clip, file)
+    with pytest.raises(UserError, match="cannot be written"):
+        segment_video(RedWhenLoud(), clip, file / "below")
+    if os.path.isdir("/proc"):
+        with pytest.raises(UserError, match="cannot be written"):
+            segment_video(RedWhenLoud(), clip, "/proc/none")
+    if os.geteuid():  # the superuser may write anywhere
+        (tmp_path / "locked").mkdir(mode=0o500)
+        with pytest.raises(UserError, match="cannot be written"):
+            segment_video(RedWhenLoud(), clip, tmp_path / "locked")
+
+
+@pytest.mark.parametrize("limit", [300, 2_000, 20_000])
+def test_a_full_disk_leaves_nothing(tmp_path, clip, limit):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # as on a full disk: writes fail from some byte on
+    try:
+        with pytest.raises(UserError, match="cannot be written"):
+            segment_video(RedWhenLoud(), clip, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == []
+
+
+def test_command_goes_on_after_a_bad_video(tmp_path, clip, capsys, monkeypatch):
+    class Loaded:
+        model = RedWhenLoud()
+
+    monkeypatch.setattr(icf_avs, "load", lambda checkpoint: Loaded, raising=False)
+    with pytest.raises(UserError, match="1 of 3"):
+        segment_command([clip, tmp_path / "none.mp4", clip], tmp_path / "out", None, 1.0, 0.5)
+    output = capsys.readouterr()
+    assert output.out.count("5 masks, 1 with") == 2
+    assert "none.mp4: no such file" in output.err
+    assert sorted(os.listdir(tmp_path / "out")) == ["square", "square_2"]
+
+
+def test_sound_that_outlasts_the_pictures(tmp_path):
+    """It is kept in the overlay, and the masks end with the pictures."""
+    path = make_clip(tmp_path / "a.mp4", seconds=1, sound=tone(2))
+    with av.open(str(path), "r") as container:
+        longest = container.duration / av.time_base
+    result = segment_video(RedWhenLoud(), path, tmp_path / "out")
+    assert len(result) == 1
+    with av.open(str(result.folder / "overlay.mp4")) as container:
+        assert container.duration / av.time_base == pytest.approx(longest, abs=0.05)
+        assert container.streams.audio[0].rate == RATE
