@@ -1,8 +1,8 @@
 """ICF-AVS: marks, in every frame of a video, the pixels of the objects that make the sound.
 
-    import icf_avs
-    result = icf_avs.load().segment("my.mp4")
-    result.masks          # bool [n, H, W], one a second
+import icf_avs
+result = icf_avs.load().segment("my.mp4")
+result.masks          # bool [n, H, W], one a second
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from icf_avs.data.avsbench import SIZE, ClipRecord, LoadedClip, read_set
+from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
 from icf_avs.metrics import ReferenceMetric, StrictMetric
 from icf_avs.results import Row, Scores, save_notes, save_rows, score_rows, show
@@ -103,7 +104,7 @@ def predict(model, frames: np.ndarray, wave: np.ndarray) -> Tensor:
         planes = pictures.permute(0, 3, 1, 2).float()
         planes = F.interpolate(planes, (spec.image_size,) * 2, mode="bilinear", antialias=True)
         pictures = planes.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
-    waves = windows(wave, spec, len(frames))
+    waves = torch.from_numpy(windows(wave, spec, len(frames)))
     parts = []
     with torch.inference_mode():
         for start in range(0, len(frames), spec.frames):
@@ -111,17 +112,6 @@ def predict(model, frames: np.ndarray, wave: np.ndarray) -> Tensor:
             logits = model.predict(pictures[part], waves[part]).logits.float().cpu()
             parts.append(F.interpolate(logits[:, None], (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0])
     return torch.cat(parts).sigmoid()
-
-
-def windows(wave: np.ndarray, spec: ClipSpec, count: int) -> Tensor:
-    """The windows of masks 0..count-1 of a wave [n], zeros beyond its ends: float32 [count, spec.window]."""
-    cut = torch.zeros(count, spec.window)
-    for index in range(count):
-        start = spec.window_start(index)
-        piece = torch.from_numpy(wave[max(start, 0) : max(start + spec.window, 0)])
-        offset = max(-start, 0)
-        cut[index, offset : offset + len(piece)] = piece
-    return cut
 
 
 def evaluate_command(

@@ -277,7 +277,7 @@ def segment_command(videos: list[Path], out: Path, checkpoint: str | None, fps: 
 
     import icf_avs
 
-    loaded = icf_avs.load(checkpoint)
+    segmenter = icf_avs.load(checkpoint)
     taken: list[Path] = []
     failures: list[UserError] = []
     for path in videos:
@@ -285,9 +285,9 @@ def segment_command(videos: list[Path], out: Path, checkpoint: str | None, fps: 
             with Progress(console=Console(stderr=True), transient=True) as bar:
                 task = bar.add_task(path.name, total=None)
                 result = segment_video(
-                    loaded.model, path, out, fps, threshold,
+                    segmenter.model, path, out, fps, threshold,
                     progress=lambda done, total, bar=bar, task=task: bar.update(task, completed=done, total=total),
-                    checkpoint=loaded.name, taken=taken,
+                    checkpoint=segmenter.name, taken=taken,
                 )  # fmt: skip
         except UserError as error:
             failures.append(error)

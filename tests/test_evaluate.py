@@ -12,8 +12,9 @@ import torch
 import icf_avs.evaluate as evaluation
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.avsbench import read_set
+from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
-from icf_avs.evaluate import AUDIOS, donors, evaluate, evaluate_command, heard, windows
+from icf_avs.evaluate import AUDIOS, donors, evaluate, evaluate_command, heard
 from icf_avs.results import COLUMNS, read_rows, revision
 
 

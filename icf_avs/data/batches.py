@@ -11,22 +11,15 @@ from icf_avs.data.features import SceneFeatures
 from icf_avs.data.scenes import Scene, classes
 from icf_avs.data.sounds import SoundBank
 from icf_avs.data.soundtrack import render_audio
+from icf_avs.data.windows import windows
 
 MASK_STRIDE = 4
-
-
-def windows(wave: np.ndarray, spec: ClipSpec) -> np.ndarray:
-    """wave [n] -> the windows of spec.frames masks [T, spec.window], zeros where the wave has not begun or is over."""
-    starts = [spec.window_start(index) for index in range(spec.frames)]
-    before = max(0, -starts[0])
-    padded = np.pad(wave, (before, max(0, starts[-1] + spec.window - len(wave))))
-    return np.stack([padded[start + before : start + before + spec.window] for start in starts])
 
 
 def sound_of(scene: Scene, bank: SoundBank, spec: ClipSpec, variation: int) -> tuple[np.ndarray, np.ndarray]:
     """Mix a scene's sound: windows [T,N] float32 and which stamp is heard in which frame [n,T] bool."""
     wave, active = render_audio(scene, bank, variation)
-    return windows(wave, spec), active
+    return windows(wave, spec, spec.frames), active
 
 
 def kinds_of(scene: Scene, active: np.ndarray, classes: int) -> np.ndarray:

@@ -1,0 +1,18 @@
+"""The audio windows of a clip's masks, cut from a wave that is whole in memory (audio_windows.py streams a video's)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from icf_avs.contracts import ClipSpec
+
+
+def windows(wave: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
+    """wave [n] float32 -> the windows of masks 0..count-1, [count, spec.window], zeros beyond its ends."""
+    cut = np.zeros((count, spec.window), dtype=np.float32)
+    for index in range(count):
+        start = spec.window_start(index)
+        piece = wave[max(start, 0) : max(start + spec.window, 0)]
+        offset = max(-start, 0)
+        cut[index, offset : offset + len(piece)] = piece
+    return cut
