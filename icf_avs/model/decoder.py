@@ -5,7 +5,7 @@
     prior = max_n cos(k(p), T_n) / tau + b            MIT's coarse map, without MIT absent
     logits = sum_i S_i + sharpen([P', S, up(prior)])
 
-Everything here runs once per sound (factual or counterfactual); `pixels.py` holds what does not depend on sound.
+Factual and counterfactual sounds of a picture are decoded together: all their queries look at one set of keys.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from icf_avs.model.pixels import Pixels
 
 
 class Decoded(NamedTuple):
-    """logits [N,h/4,w/4]; prior [N,h/16,w/16] or None; query [N,D], the sound's query after it has looked."""
+    """logits [R,N,h/4,w/4]; prior [R,N,h/16,w/16] or None; query [R,N,D], the sound's query after it has looked."""
 
     logits: Tensor
     prior: Tensor | None
@@ -39,9 +39,9 @@ class Prior(nn.Module):
         self.offset = nn.Parameter(torch.tensor(-3.0))
 
     def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
-        """tokens [N,D,h,w], text [N,n,D] -> logits [N,h,w]."""
+        """tokens [N,D,h,w], text [R,N,n,D] -> logits [R,N,h,w]."""
         keys, queries = F.normalize(self.key(tokens), dim=1), F.normalize(self.query(text), dim=-1)
-        return torch.einsum("nqd,ndhw->nqhw", queries, keys).amax(1) * self.scale + self.offset
+        return torch.einsum("rnqd,ndhw->rnqhw", queries, keys).amax(2) * self.scale + self.offset
 
 
 class MaskDecoder(nn.Module):
@@ -61,27 +61,28 @@ class MaskDecoder(nn.Module):
         self.scale = pixel_dim**-0.5
 
     def forward(self, pixels: Pixels, sound: Tensor, text: Tensor | None) -> Decoded:
-        """sound [R,N,D], text [R,N,n,D] or None, for R sounds of the same N pictures -> Decoded over R*N."""
+        """sound [R,N,D], text [R,N,n,D] or None, for R sounds of the same N pictures."""
         repeats, count, _ = sound.shape
-        queries = sound[:, :, None] if text is None else torch.cat([sound[:, :, None], text], dim=2)  # R N q D
+        queries = sound[:, :, None] if text is None else torch.cat([sound[:, :, None], text], dim=2)
+        queries = queries + self.role  # R N q D
         number = queries.shape[2]
-        queries = (queries + self.role).flatten(0, 1)  # (R N) q D
-        tokens = _repeat(pixels.tokens, repeats)
         prior, bias = None, None
         if self.prior is not None and text is not None:
-            prior = self.prior(tokens, text.flatten(0, 1))
-            bias = F.logsigmoid(prior).clamp(min=-4).flatten(1)[:, None, None]  # a nudge, never a veto
-        keys = _repeat((pixels.tokens + self.position(pixels.tokens)).flatten(2).transpose(1, 2), repeats)
+            prior = self.prior(pixels.tokens, text)
+            bias = F.logsigmoid(prior).clamp(min=-4).flatten(2)  # R N k; a nudge, never a veto
+            bias = bias.transpose(0, 1).repeat_interleave(number, 1)[:, None]  # N 1 (R q) k
+        keys = (pixels.tokens + self.position(pixels.tokens)).flatten(2).transpose(1, 2)  # N k D
         for cross, mix in zip(self.cross, self.self_attention, strict=True):
-            queries = mix(cross(queries, keys, bias))
-        embedded = self.embed(queries).reshape(repeats, count, number, -1)
-        maps = torch.einsum("rnqc,nchw->rnqhw", embedded, pixels.fine).flatten(0, 1) * self.scale
-        stack = [_repeat(self.context(pixels.fine), repeats), maps]
+            together = queries.transpose(0, 1).flatten(1, 2)  # N (R q) D
+            apart = cross(together, keys, bias).unflatten(1, (repeats, number)).transpose(0, 1)
+            queries = mix(apart.flatten(0, 1)).unflatten(0, (repeats, count))
+        maps = torch.einsum("rnqc,nchw->rnqhw", self.embed(queries), pixels.fine) * self.scale
+        stack = [self.context(pixels.fine).expand(repeats, -1, -1, -1, -1), maps]
         if prior is not None:
-            stack.append(F.interpolate(prior[:, None], maps.shape[-2:], mode="bilinear", align_corners=False))
-        stacked = torch.cat(stack, dim=1).contiguous(memory_format=torch.channels_last)
-        logits = maps.sum(1) + self.sharpen(stacked)[:, 0]
-        return Decoded(logits, prior, queries[:, 0])
+            stack.append(F.interpolate(prior, maps.shape[-2:], mode="bilinear", align_corners=False)[:, :, None])
+        stacked = torch.cat(stack, dim=2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        logits = maps.sum(2) + self.sharpen(stacked)[:, 0].unflatten(0, (repeats, count))
+        return Decoded(logits, prior, queries[:, :, 0])
 
 
 class SemanticHead(nn.Module):
@@ -97,8 +98,3 @@ class SemanticHead(nn.Module):
         """query [N,D], fine [N,P,h,w] -> class logits [N, C+1, h, w]."""
         embedded = self.embed(query[:, None] + self.kinds)
         return torch.einsum("ncp,nphw->nchw", embedded, fine) * self.scale
-
-
-def _repeat(x: Tensor, repeats: int) -> Tensor:
-    """[N,...] -> [repeats*N,...], the whole batch after itself."""
-    return x if repeats == 1 else x.expand(repeats, *x.shape).flatten(0, 1)

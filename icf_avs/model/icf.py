@@ -31,7 +31,7 @@ class Output:
     pixel_reading [B,T,M,h',w'] | text: level -> tokens
     sound [B,T,D] the semantic z | tokens [B,T,L,D] audio in time | patches [B,T,h'w',D]
     rivals | rival_logits [K,B,T,h,w] | rival_text [K,B,T,n,D]
-    foreign_logits [B,T,h,w]: this sound over another clip's picture, which is `foreign` [B]
+    foreign_logits [B,T,h,w]: this picture under the sound of the clip before it in the batch
     """
 
     logits: Tensor
@@ -47,7 +47,6 @@ class Output:
     rival_logits: Tensor | None = None
     rival_text: Tensor | None = None
     foreign_logits: Tensor | None = None
-    foreign: Tensor | None = None
 
 
 class ICF(nn.Module):
@@ -83,21 +82,18 @@ class ICF(nn.Module):
         if kinds is not None and self.counterfactual is not None:
             vocabulary = self.implicit_text.vocabulary if self.implicit_text is not None else None
             rivals = self.counterfactual(sound, kinds, vocabulary)
-            sounds = torch.cat([sounds, rivals.sounds])
+            # do(vision): every picture under the sound of the clip before is every sound over the picture of the next.
+            sounds = torch.cat([sounds, rivals.sounds, sound.roll(1, 0)[None]])
         text, decoded = self.answer(pixels, sounds, valid)
 
-        def split(x: Tensor) -> Tensor:
-            return x.unflatten(0, (len(sounds), clips, frames))
-
-        logits = split(decoded.logits)
+        logits = decoded.logits.unflatten(1, (clips, frames))
         patches = pixels.tokens.flatten(2).transpose(1, 2).unflatten(0, (clips, frames))
         output = Output(logits[0], sound, tokens, patches, text={name: level[0] for name, level in text.items()})
         if decoded.prior is not None:
-            output.prior = split(decoded.prior)[0]
+            output.prior = decoded.prior[0].unflatten(0, (clips, frames))
             output.reading = self.implicit_text.vocabulary.similarity(audio)
         if self.semantic is not None:
-            query = split(decoded.query)[0].flatten(0, 1)
-            output.classes = self.semantic(query, pixels.fine).unflatten(0, (clips, frames))
+            output.classes = self.semantic(decoded.query[0], pixels.fine).unflatten(0, (clips, frames))
         if kinds is None:
             return output
         if self.decoder.prior is not None:
@@ -106,9 +102,8 @@ class ICF(nn.Module):
                 self.implicit_text.vocabulary.similarity(keys).permute(0, 3, 1, 2).unflatten(0, (clips, frames))
             )
         if rivals is not None:
-            output.rivals, output.rival_logits = rivals, logits[1:]
-            output.rival_text = text["frame"][1:] if text else None
-            output.foreign, output.foreign_logits = self._foreign_picture(pixels, sound, valid, kinds)
+            output.rivals, output.rival_logits, output.foreign_logits = rivals, logits[1:-1], logits[-1]
+            output.rival_text = text["frame"][1:-1] if text else None
         return output
 
     def hear(self, waves: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,7 +116,7 @@ class ICF(nn.Module):
         return audio if self.implicit_text is None else audio + self.implicit_text.vocabulary.read(audio)
 
     def answer(self, pixels: Pixels, sounds: Tensor, valid: Tensor) -> tuple[dict[str, Tensor], Decoded]:
-        """What the picture answers to R sounds [R,B,T,D]: implicit text by level [R,B,...] and masks over R*B*T."""
+        """What the picture answers to R sounds [R,B,T,D]: implicit text by level [R,B,...] and masks [R,B*T,...]."""
         repeats, clips, frames, _ = sounds.shape
         text: dict[str, Tensor] = {}
         if self.implicit_text is not None:
@@ -130,14 +125,6 @@ class ICF(nn.Module):
             text = {name: level.unflatten(0, (repeats, clips)) for name, level in levels.items()}
         frame_text = text["frame"].flatten(1, 2) if text else None
         return text, self.decoder(pixels, sounds.flatten(1, 2), frame_text)
-
-    def _foreign_picture(self, pixels: Pixels, sound: Tensor, valid: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
-        """do(vision): every sound over the picture of the next clip. Returns (whose picture [B], logits [B,T,h,w])."""
-        clips, frames = valid.shape
-        whose = torch.arange(clips, device=valid.device).roll(1)
-        frame = (whose[:, None] * frames + torch.arange(frames, device=valid.device)).flatten()
-        _, decoded = self.answer(Pixels(*(part[frame] for part in pixels)), sound[None], valid & valid[whose])
-        return whose, decoded.logits.unflatten(0, (clips, frames))
 
     @torch.inference_mode()
     def predict(self, frames: Tensor, waves: Tensor) -> Prediction:

@@ -39,7 +39,10 @@ class PixelDecoder(nn.Module):
         self.mix16 = nn.Sequential(nn.Conv2d(dim, dim, 3, 1, 1, bias=False), nn.GroupNorm(8, dim), nn.ReLU())
         self.down16 = nn.Conv2d(dim, pixel_dim, 1)
         self.mix8 = _separable(pixel_dim)
-        self.mix4 = _separable(pixel_dim)
+        # No GroupNorm at the finest level: there it would cost as much as all the rest.
+        self.mix4 = nn.Sequential(
+            nn.Conv2d(pixel_dim, pixel_dim, 3, 1, 1, groups=pixel_dim), nn.Conv2d(pixel_dim, pixel_dim, 1), nn.ReLU()
+        )
 
     def forward(self, pyramid: list[Tensor]) -> Pixels:
         p4, p8, p16, p32 = (layer(level) for layer, level in zip(self.lateral, pyramid, strict=True))

@@ -71,14 +71,14 @@ def _rivals(output: Output, batch: Batch, frames: Tensor) -> Tensor:
 
 def _foreign(output: Output, batch: Batch, frames: Tensor) -> Tensor:
     """do(vision := another picture), sound kept: nothing in a picture that lacks what sounds."""
-    whose, heard = output.foreign, batch.sounding.any(1)
-    frames = frames[whose] & batch.valid
+    own = batch.sounding.any(1)
+    heard = own.roll(1, 0)
     known = heard.any(-1)
-    other = known & ~(heard & heard[whose]).any(-1)
+    other = known & ~(heard & own).any(-1)
     absent = torch.zeros_like(other)
     if batch.onscreen is not None:
-        absent = known & ~(heard & batch.onscreen[whose]).any(-1)
-    return mask.blank(output.foreign_logits, batch.masks[whose], absent[:, None] & frames, other[:, None] & frames)
+        absent = known & ~(heard & batch.onscreen).any(-1)
+    return mask.blank(output.foreign_logits, batch.masks, absent[:, None] & frames, other[:, None] & frames)
 
 
 def _contrast(output: Output, batch: Batch, frames: Tensor, space: SharedSpace) -> Tensor:

@@ -1,0 +1,66 @@
+"""A small ICF with a stand-in for the frozen pyramid, and random batches for it: for tests of arithmetic, not of learning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import torch
+from torch import nn
+
+from icf_avs.config import ContrastiveConfig, CounterfactualConfig, ImplicitTextConfig, ModelConfig
+from icf_avs.contracts import Batch, ClipSpec
+from icf_avs.model.icf import ICF
+
+NAMES = ("bell", "cat", "dog", "drum", "train")
+SIZE = 64  # pixels of a picture
+WIDTHS = (6, 8, 10, 12)  # channels of the pyramid
+PARTS = {
+    "implicit_text": ImplicitTextConfig(free_words=3, tokens=2, segment=2),
+    "counterfactual": CounterfactualConfig(count=2),
+    "contrastive": ContrastiveConfig(dim=16),
+}
+COMBINATIONS = [dict(zip(PARTS, switches, strict=True)) for switches in product((False, True), repeat=3)]
+
+
+class NoPictures(nn.Module):
+    """Stands where the visual encoder is; the batches bring the pyramid along."""
+
+    channels = WIDTHS
+
+
+def small_model(seed: int = 0, names: tuple[str, ...] = NAMES, semantic: bool = False, **switches: bool) -> ICF:
+    """dim 32, 16 channels of pixels; a part is built unless switched off by its name."""
+    torch.manual_seed(seed)
+    parts: dict[str, Any] = {name: part if switches.get(name, True) else None for name, part in PARTS.items()}
+    config = ModelConfig(names, dim=32, pixel_dim=16, semantic=semantic, **parts)
+    return ICF(config, ClipSpec(image_size=SIZE), NoPictures(), torch.randn(len(names), 24))
+
+
+def random_batch(clips: int = 3, frames: int = 2, seed: int = 0, kinds: int = len(NAMES)) -> Batch:
+    """Clip i sounds kind i (modulo `kinds`) in each frame, a rectangle of its own; the next kind is silent beside it."""
+    generator = torch.Generator().manual_seed(seed)
+    lead = (clips, frames)
+    pyramid = [
+        torch.randn(*lead, width, SIZE // stride, SIZE // stride, generator=generator)
+        for width, stride in zip(WIDTHS, (4, 8, 16, 32), strict=True)
+    ]
+    waves = 0.1 * torch.randn(*lead, ClipSpec().window, generator=generator)
+    side = SIZE // 4
+    masks = torch.zeros(*lead, side, side)
+    sounding = torch.zeros(*lead, kinds, dtype=torch.bool)
+    onscreen = torch.zeros(clips, kinds, dtype=torch.bool)
+    for clip in range(clips):
+        masks[clip, :, : 4 + 2 * (clip % 4), :8] = 1
+        sounding[clip, :, clip % kinds] = True
+        onscreen[clip, [clip % kinds, (clip + 1) % kinds]] = True
+    kinds_map = (masks * (torch.arange(clips) % kinds + 1)[:, None, None, None]).long()
+    every = torch.ones(lead, dtype=torch.bool)
+    return Batch(pyramid, waves, masks, kinds_map, every, every.clone(), sounding, onscreen)
+
+
+def chosen(batch: Batch, clips: torch.Tensor) -> Batch:
+    """The clips of that order."""
+    parts = {name: value[clips] for name, value in vars(batch).items() if torch.is_tensor(value)}
+    return replace(batch, pyramid=[level[clips] for level in batch.pyramid], **parts)

@@ -1,0 +1,242 @@
+"""SC: orthogonal around the mean, of the asked norms, never a kind that sounds; and why the mean must be taken away."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual, orthogonal
+from icf_avs.model.vocabulary import Vocabulary
+
+
+def cosines(factual: Tensor, rivals: Tensor, mean: Tensor) -> Tensor:
+    """|cos| around the mean between every two of factual and rivals, [..., pairs]; in float64, to measure and not to add."""
+    every = torch.cat([factual[None], rivals]).double() - mean.double()
+    every = torch.nn.functional.normalize(every, dim=-1).movedim(0, -2)
+    gram = (every @ every.transpose(-1, -2)).abs()
+    upper = torch.triu_indices(len(rivals) + 1, len(rivals) + 1, 1)
+    return gram[..., upper[0], upper[1]]
+
+
+def draw(seed: int, lead: tuple[int, ...], dim: int, count: int, common: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """factual, proposals, mean, norms around a common part of that size per channel."""
+    generator = torch.Generator().manual_seed(seed)
+    mean = common * torch.randn(dim, generator=generator)
+    factual = mean + torch.randn(*lead, dim, generator=generator)
+    proposals = mean + torch.randn(count, *lead, dim, generator=generator)
+    norms = (0.5 + torch.rand(count, *lead, generator=generator)) * dim**0.5
+    return factual, proposals, mean, norms
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), dim=st.integers(2, 40), seed=st.integers(0, 2**20), common=st.sampled_from([0.0, 1.0, 4.0]))
+def test_orthogonal_and_of_the_asked_norms(data: st.DataObject, dim: int, seed: int, common: float) -> None:
+    count = data.draw(st.integers(1, dim - 1))
+    lead = data.draw(st.sampled_from([(), (3,), (2, 3)]))
+    factual, proposals, mean, norms = draw(seed, lead, dim, count, common)
+    torch.manual_seed(seed)
+    rivals = orthogonal(factual, proposals, mean, norms)
+    assert rivals.shape == proposals.shape and rivals.dtype == torch.float32
+    assert cosines(factual, rivals, mean).max() < 1e-5
+    assert torch.allclose((rivals - mean).norm(dim=-1), norms, rtol=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**20), count=st.integers(1, 6))
+def test_bfloat16_within_its_resolution(seed: int, count: int) -> None:
+    parts = [part.bfloat16() for part in draw(seed, (4,), 32, count, 1.0)]
+    torch.manual_seed(seed)
+    rivals = orthogonal(*parts)
+    assert rivals.dtype == torch.bfloat16
+    assert cosines(parts[0], rivals, parts[2]).max() < 0.02  # float32 inside: only the result is rounded, by 2^-9
+    assert torch.allclose((rivals - parts[2]).float().norm(dim=-1), parts[3].float(), rtol=0.02)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_more_than_fit_are_refused(dim: int) -> None:
+    with pytest.raises(ValueError, match=f"{dim} counterfactuals.*{dim} dimensions"):
+        orthogonal(torch.randn(dim), torch.randn(dim, dim), torch.zeros(dim), torch.ones(dim))
+
+
+@pytest.mark.parametrize("case", ["copies of the factual", "its opposites", "duplicates", "zeros", "the mean"])
+@pytest.mark.parametrize("count", [3, 7])
+def test_degenerate_proposals(case: str, count: int) -> None:
+    factual, proposals, mean, norms = draw(0, (5,), 8, count, 2.0)
+    proposals = {
+        "copies of the factual": factual.expand_as(proposals),
+        "its opposites": (2 * mean - factual).expand_as(proposals),
+        "duplicates": proposals[:1].expand_as(proposals),
+        "zeros": torch.zeros_like(proposals),
+        "the mean": mean.expand_as(proposals),
+    }[case]
+    torch.manual_seed(0)
+    rivals = orthogonal(factual, proposals.clone(), mean, norms)
+    assert torch.isfinite(rivals).all() and cosines(factual, rivals, mean).max() < 1e-5
+    assert torch.allclose((rivals - mean).norm(dim=-1), norms, rtol=1e-4)
+
+
+def test_a_factual_that_is_the_mean_itself() -> None:
+    factual, proposals, mean, norms = draw(1, (4,), 8, 3, 1.0)
+    rivals = orthogonal(mean.expand_as(factual), proposals, mean, norms)
+    assert torch.isfinite(rivals).all() and cosines(proposals[0], rivals[1:], mean).isfinite().all()
+
+
+def test_diverse() -> None:
+    """Apart by at least the longer of the two, from each other and from the factual one; anew with every draw."""
+    factual, proposals, mean, norms = draw(2, (6,), 16, 5, 3.0)
+    rivals = orthogonal(factual, proposals, mean, norms)
+    for i in range(5):
+        assert ((rivals[i] - factual).norm(dim=-1) >= norms[i] * 0.999).all()
+        for j in range(i):
+            assert ((rivals[i] - rivals[j]).norm(dim=-1) >= torch.maximum(norms[i], norms[j]) * 0.999).all()
+    part = SemanticCounterfactual(16, 2, words=False)
+    sound = torch.randn(6, 2, 16)
+    kinds = torch.eye(6, dtype=torch.bool)
+    first, second = part(sound, kinds), part(sound, kinds)
+    assert (first.sounds - second.sounds).norm(dim=-1).mean() > 1
+
+
+# The centring.
+
+
+def with_common_part(seed: int) -> tuple[Tensor, Tensor]:
+    """Semantics [8,2,32] that share a part eight times as long as what tells them apart, and that part's direction."""
+    generator = torch.Generator().manual_seed(seed)
+    common = torch.nn.functional.normalize(torch.randn(32, generator=generator), dim=0)
+    return 8 * 32**0.5 * common + torch.randn(8, 2, 32, generator=generator), common
+
+
+def test_rivals_keep_the_common_part() -> None:
+    """Fails when the centring is taken out: a rival would then be what no sound ever is, and easy to refuse."""
+    sound, common = with_common_part(0)
+    part = SemanticCounterfactual(32, 3, words=False)
+    torch.manual_seed(0)
+    rivals = part(sound, torch.eye(8, dtype=torch.bool)).sounds
+    along = (rivals @ common) / (sound @ common)
+    assert along.min() > 0.8 and along.max() < 1.2
+    offset = (rivals - sound.mean((0, 1))).norm(dim=-1)
+    assert offset.max() < 2 * (sound - sound.mean((0, 1))).norm(dim=-1).max()  # on the manifold, as far out as sounds are
+
+
+def test_without_centring_the_common_part_is_lost() -> None:
+    """The control of the test above: Gram-Schmidt of the raw tokens removes just what all sounds share."""
+    sound, common = with_common_part(0)
+    donors, norms = sound.roll(1, 0)[None], sound.norm(dim=-1)[None]
+    raw = orthogonal(sound, donors, torch.zeros(32), norms)[0]
+    assert ((raw @ common) / (sound @ common)).abs().max() < 0.3
+    centred = orthogonal(sound, donors, sound.mean((0, 1)), torch.ones_like(norms) * 32**0.5)[0]
+    assert ((centred @ common) / (sound @ common)).min() > 0.8
+
+
+# Who may be a rival.
+
+
+def rivals_of(kinds: Tensor, seed: int, words: bool, count: int = 2) -> Rivals:
+    torch.manual_seed(seed)
+    part = SemanticCounterfactual(16, count, words=words)
+    vocabulary = Vocabulary(torch.randn(kinds.shape[1], 8), 2, 16) if words else None
+    return part(torch.randn(kinds.shape[0], 3, 16), kinds, vocabulary)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**20), words=st.booleans())
+def test_a_rival_never_shares_a_kind_with_the_clip(data: st.DataObject, seed: int, words: bool) -> None:
+    clips, number = data.draw(st.integers(1, 5)), data.draw(st.integers(2, 6))
+    kinds = torch.rand(clips, number, generator=torch.Generator().manual_seed(seed)) < data.draw(st.sampled_from([0, 0.3, 0.8]))
+    rivals = rivals_of(kinds, seed, words, count=3)
+    assert rivals.sounds.shape == (3, clips, 3, 16) and torch.isfinite(rivals.sounds).all()
+    assert not (rivals.kinds & kinds).any()
+    assert not (rivals.known & ~rivals.kinds.any(-1)).any(), "a rival that is known must be of some kind"
+
+
+def test_a_donor_is_what_the_rival_is_made_of() -> None:
+    """Around the mean, a rival lies in the plane of the factual sound and of just one other clip that shares no kind."""
+    kinds = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 0]], dtype=torch.bool)
+    sound = torch.randn(4, 2, 16, generator=torch.Generator().manual_seed(0))
+    part = SemanticCounterfactual(16, 1, words=False)
+    seen: list[set[int]] = [set() for _ in kinds]
+    for seed in range(30):
+        torch.manual_seed(seed)
+        rivals = part(sound, kinds)
+        for clip in range(4):
+            distance = []
+            for donor in range(4):
+                plane = torch.stack([sound[clip, 0] - part.mean, sound[donor, 0] - part.mean], dim=1).double()
+                basis, _ = torch.linalg.qr(plane)
+                rest = (rivals.sounds[0, clip, 0] - part.mean).double()
+                distance.append(float((rest - basis @ (basis.T @ rest)).norm() / rest.norm()))
+            donor = min((d for d in range(4) if d != clip), key=lambda d: distance[d])
+            assert distance[donor] < 1e-4
+            assert rivals.kinds[0, clip].equal(kinds[donor]) and rivals.known[0, clip]
+            seen[clip].add(donor)
+    assert seen == [{2, 3}, {2}, {0, 1, 3}, {0, 2}]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**20), number=st.integers(2, 6))
+def test_words_never_name_a_sounding_kind(seed: int, number: int) -> None:
+    """Seen at the generator's input, not only in what it reports: the mixture has no share of a sounding kind's word."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = torch.rand(6, number, generator=generator) < 0.6
+    kinds[:, 0] &= ~kinds.all(1)  # one at least must be left to choose
+    torch.manual_seed(seed)
+    part = SemanticCounterfactual(16, 2, words=True)
+    vocabulary = Vocabulary(torch.randn(number, 8), 2, 16)
+    part.generator = Keep()
+    rivals = part(torch.randn(6, 1, 16), kinds, vocabulary)
+    shares = torch.linalg.lstsq(vocabulary.words()[:number].T, part.generator.inputs[0].T).solution.T  # [6, number]
+    assert torch.allclose(shares.sum(1), torch.ones(6), atol=1e-3)
+    assert (shares * kinds).abs().max() < 1e-3
+    assert ((shares > 1e-3) == rivals.kinds[1]).all() and rivals.known[1].all()
+
+
+class Keep(nn.Module):
+    """Hands on and keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.inputs.append(x.detach())
+        return x
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_a_batch_of_one(words: bool) -> None:
+    rivals = rivals_of(torch.tensor([[True, False, False]]), 0, words)
+    assert torch.isfinite(rivals.sounds).all()
+    assert not rivals.known[0].any()  # no donor: a random direction, of no kind
+    assert rivals.known[1].all() == words
+
+
+def test_unknown_kinds_make_rivals_of_no_known_kind() -> None:
+    rivals = rivals_of(torch.zeros(4, 3, dtype=torch.bool), 0, words=False)
+    assert not rivals.known.any() and not rivals.kinds.any()
+
+
+def test_the_mean_moves_in_training_only() -> None:
+    part = SemanticCounterfactual(4, 1, words=False, momentum=0.25)
+    kinds = torch.eye(3, dtype=torch.bool)
+    part.eval()(torch.ones(3, 2, 4), kinds)
+    assert not part.mean.any() and not part.started
+    part.train()(torch.full((3, 2, 4), 2.0), kinds)
+    assert torch.allclose(part.mean, torch.tensor(2.0))  # the first batch sets it
+    part(torch.full((3, 2, 4), 6.0), kinds)
+    assert torch.allclose(part.mean, torch.tensor(3.0))
+    part.eval()(torch.full((3, 2, 4), 100.0), kinds)
+    assert torch.allclose(part.mean, torch.tensor(3.0))
+
+
+def test_rivals_carry_no_gradient_and_the_generator_learns() -> None:
+    torch.manual_seed(0)
+    part, vocabulary = SemanticCounterfactual(16, 2, words=True), Vocabulary(torch.randn(3, 8), 2, 16)
+    sound = torch.randn(4, 2, 16, requires_grad=True)
+    rivals = part(sound, torch.eye(4, 3, dtype=torch.bool), vocabulary)
+    assert not rivals.sounds.requires_grad
+    rivals.fit.backward()
+    assert sound.grad is None and all(parameter.grad is None for parameter in vocabulary.parameters())
+    assert all(parameter.grad.abs().sum() > 0 for parameter in part.parameters())
