@@ -185,7 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write")
     _stamps(part)
     part.add_argument("--seed", type=count, default=0, help="seed of all scenes (default: 0)")
-    for split, clips in (("train", 0), ("val", 0), ("test", 120), ("cross", 120)):
+    for split, clips in (("train", 200), ("val", 40), ("test", 120), ("cross", 120)):
         part.add_argument(f"--{split}", metavar="N", type=count, default=clips, help=f"clips a set (default: {clips})")
     part.add_argument("--no-video", action="store_true", help="leave out the MP4 files, which take most of the time")
     part.add_argument("--workers", metavar="N", type=positive, default=os.cpu_count() or 1, help="processes")

@@ -49,7 +49,11 @@ def save_checkpoint(model: ICF, path: Path, recipe: dict[str, Any]) -> None:
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """What the checkpoint says of its making. Raises UserError as `load_checkpoint` does."""
-    return json.loads(_metadata(path)["recipe"])
+    metadata = _metadata(path)
+    try:
+        return json.loads(metadata["recipe"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: damaged checkpoint (no readable recipe in it); get it again") from error
 
 
 def load_checkpoint(path: Path) -> ICF:
@@ -68,7 +72,7 @@ def load_checkpoint(path: Path) -> ICF:
         missing, unexpected = model.load_state_dict(state, strict=False)
         missing = [key for key in missing if not key.startswith(FROZEN)]
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{path}: damaged checkpoint ({error}); get it again") from error
+        raise UserError(f"{path}: damaged checkpoint ({str(error).partition(chr(10))[0]}); get it again") from error
     if missing or unexpected:
         raise UserError(
             f"{path}: its weights do not fit this version of icf-avs "

@@ -114,6 +114,7 @@ class SemanticCounterfactual(nn.Module):
         chance = torch.rand(kinds.shape, device=sound.device).masked_fill(kinds, -1)
         first, second = chance.topk(2, dim=1).indices.unbind(1) if kinds.shape[1] > 1 else (chance.argmax(1),) * 2
         share = (torch.rand(len(kinds), 1, device=sound.device) - 0.5).clamp(min=0)  # mostly one word
+        share = share.masked_fill(kinds.gather(1, second[:, None]), 0)  # only one word is left that does not sound
         words = vocabulary.words()
         mixed = words[first] * (1 - share) + words[second] * share
         picked = F.one_hot(first, kinds.shape[1]).bool() | (F.one_hot(second, kinds.shape[1]).bool() & (share > 0))

@@ -24,7 +24,7 @@ def sound_reading(logits: Tensor, sounding: Tensor, frames: Tensor) -> Tensor:
 
 def pixel_reading(logits: Tensor, kinds_map: Tensor, frames: Tensor) -> Tensor:
     """Cross-entropy of the reading of sounding positions with their kind: logits [B,T,M,h,w], kinds_map [B,T,H,W]."""
-    ids = F.interpolate(kinds_map.to(logits.dtype), logits.shape[-2:], mode="nearest").long()
+    ids = F.interpolate(kinds_map.to(logits.dtype), logits.shape[-2:], mode="nearest-exact").long()
     nothing = -100
     target = torch.where((ids > 0) & frames[..., None, None], ids - 1, nothing).flatten(0, 1)
     cost = F.cross_entropy(logits.flatten(0, 1), target, ignore_index=nothing, reduction="none")

@@ -1,0 +1,181 @@
+"""CDCL: the distance and the loss by hand, and who may be a negative of whom."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_icf import chosen, random_batch, small_model
+from torch import Tensor
+
+from icf_avs.model.shared_space import Gaussian, gaussian
+from icf_avs.objective.contrastive import info_nce, negatives, wasserstein
+from icf_avs.objective.objective import Weights, objective
+
+ONE = torch.ones(())
+
+
+def draw(*shape: int, seed: int = 0) -> Gaussian:
+    generator = torch.Generator().manual_seed(seed)
+    return Gaussian(torch.randn(*shape, generator=generator), 0.1 + torch.rand(*shape, generator=generator))
+
+
+def test_distance_by_hand() -> None:
+    p = Gaussian(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]))
+    q = Gaussian(torch.tensor([3.0, 1.0]), torch.tensor([1.0, 4.0]))
+    assert float(wasserstein(p, q)) == 9 + 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), dim=st.integers(1, 12))
+def test_distance_is_that_of_gaussians(seed: int, dim: int) -> None:
+    """|mu|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), written with whole matrices."""
+    p, q = draw(dim, seed=seed), draw(dim, seed=seed + 1)
+    a, b = torch.diag(p.deviation.double() ** 2), torch.diag(q.deviation.double() ** 2)
+    values, vectors = torch.linalg.eigh(a)
+    root = vectors @ torch.diag(values.sqrt()) @ vectors.T
+    middle = torch.linalg.eigvalsh(root @ b @ root).clamp(min=0).sqrt().sum()
+    expected = (p.mean - q.mean).double().square().sum() + a.trace() + b.trace() - 2 * middle
+    assert float(wasserstein(p, q)) == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
+    assert float(wasserstein(p, q)) == float(wasserstein(q, p)) and float(wasserstein(p, p)) == 0
+
+
+def test_distances_broadcast() -> None:
+    p, q = draw(3, 1, 4), draw(1, 5, 4, seed=1)
+    every = wasserstein(p, q)
+    assert every.shape == (3, 5)
+    one = wasserstein(Gaussian(p.mean[2, 0], p.deviation[2, 0]), Gaussian(q.mean[0, 4], q.deviation[0, 4]))
+    assert torch.allclose(every[2, 4], one)
+
+
+def test_gaussian_of_weighted_tokens() -> None:
+    tokens = torch.tensor([[1.0], [3.0], [99.0]])
+    found = gaussian(tokens, torch.tensor([1.0, 3.0, 0.0]), floor=0.5)
+    assert float(found.mean) == 2.5
+    assert float(found.deviation) == pytest.approx(math.sqrt(0.75 + 0.25))
+    nothing = gaussian(tokens.requires_grad_(), torch.zeros(3), floor=0.5)
+    assert float(nothing.mean) == 0 and float(nothing.deviation) == 0.5
+    nothing.deviation.sum().backward()
+    assert torch.isfinite(tokens.grad).all()
+
+
+def loss(anchor: Gaussian, positive: Gaussian, allowed: Tensor, extra=(), temperature: Tensor = ONE, present=None) -> float:
+    present = torch.ones(len(allowed), dtype=torch.bool) if present is None else present
+    return float(info_nce(anchor, positive, allowed, list(extra), temperature, present))
+
+
+def test_loss_by_hand() -> None:
+    """One dimension: anchors 0 and 10, positives 1 and 10, a rival of each at 0.5 and far away."""
+    flat = torch.full((2, 1), 0.1)
+    anchor, positive = (Gaussian(torch.tensor([[a], [b]]), flat) for a, b in ((0.0, 10.0), (1.0, 10.0)))
+    rival = Gaussian(torch.tensor([[[0.5]], [[50.0]]]), flat[:, None])
+    allowed = ~torch.eye(2, dtype=torch.bool)
+    tau = 2.0
+
+    def one(own: float, others: list[float]) -> float:
+        return -math.log(math.exp(-own / tau) / sum(math.exp(-x / tau) for x in [own, *others]))
+
+    found = loss(anchor, positive, allowed, [(rival, torch.ones(2, 1, dtype=torch.bool))], torch.tensor(tau))
+    assert found == pytest.approx((one(1, [100, 0.25]) + one(0, [81, 1600])) / 2, rel=1e-5)
+    masked = loss(anchor, positive, allowed, [(rival, torch.tensor([[False], [True]]))], torch.tensor(tau))
+    assert masked == pytest.approx((one(1, [100]) + one(0, [81])) / 2, rel=1e-4)
+
+
+def test_clips_that_share_a_kind_are_never_negatives() -> None:
+    sounding = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
+    present = torch.ones(4, dtype=torch.bool)
+    expected = [[0, 0, 0, 1], [0, 0, 1, 1], [0, 1, 0, 1], [1, 1, 1, 0]]
+    assert negatives(sounding, present).int().tolist() == expected
+    present[3] = False
+    found = negatives(sounding, present)
+    assert not found[3].any() and not found[:, 3].any() and found[1, 2]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), clips=st.integers(1, 6), kinds=st.integers(1, 4))
+def test_negatives_are_mutual(seed: int, clips: int, kinds: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sounding = torch.rand(clips, kinds, generator=generator) < 0.4
+    present = torch.rand(clips, generator=generator) < 0.7
+    found = negatives(sounding, present)
+    assert found.equal(found.T) and not found.diagonal().any()
+    for i, j in found.nonzero().tolist():
+        assert present[i] and present[j] and not (sounding[i] & sounding[j]).any()
+
+
+def test_what_is_no_negative_does_not_matter() -> None:
+    anchor, positive = draw(3, 4), draw(3, 4, seed=1)
+    allowed = torch.tensor([[0, 0, 1], [0, 0, 1], [1, 1, 0]], dtype=torch.bool)  # 0 and 1 share a kind
+    before = loss(anchor, positive, allowed, present=torch.tensor([True, False, False]))
+    positive.mean[1] = anchor.mean[0]  # as near as can be
+    assert loss(anchor, positive, allowed, present=torch.tensor([True, False, False])) == before
+    positive.mean[2] = anchor.mean[0]
+    assert loss(anchor, positive, allowed, present=torch.tensor([True, False, False])) > before
+
+
+def test_zero_when_there_is_nothing_to_be_told_from() -> None:
+    anchor = Gaussian(torch.randn(1, 4, requires_grad=True), torch.ones(1, 4))
+    nobody = torch.zeros(1, 1, dtype=torch.bool)
+    value = info_nce(anchor, draw(1, 4), nobody, [], ONE, torch.ones(1, dtype=torch.bool))
+    value.backward()
+    assert float(value) == 0 and not anchor.mean.grad.any()
+    assert loss(draw(3, 4), draw(3, 4), torch.ones(3, 3, dtype=torch.bool), present=torch.zeros(3, dtype=torch.bool)) == 0
+
+
+def contrast(batch, **switches: bool) -> dict[str, Tensor]:
+    model = small_model(**switches).eval()
+    torch.manual_seed(0)
+    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1))
+    return objective(output, batch, model.shared_space, Weights())
+
+
+def test_a_pair_of_one_kind_alone_leaves_only_silent_regions() -> None:
+    """Two clips of one kind contrast with nobody; of two kinds they do, which adds to the loss."""
+    same, different = random_batch(2, kinds=5), random_batch(2, kinds=5)
+    same.sounding[1] = same.sounding[0]
+    assert 0 < float(contrast(same, counterfactual=False)["contrast"]) < float(
+        contrast(different, counterfactual=False)["contrast"]
+    )
+    for each in (same, different):
+        each.masks.fill_(1)  # no silent region
+    assert float(contrast(same, counterfactual=False)["contrast"]) == 0
+    assert float(contrast(different, counterfactual=False)["contrast"]) > 0
+
+
+def test_counterfactuals_stand_in_the_denominators() -> None:
+    batch = random_batch(3)
+    batch.masks.fill_(1)
+    batch.sounding.zero_()
+    batch.sounding[..., 0] = True  # no clip is a negative of another: what is left are the rivals from words
+    assert float(contrast(batch, counterfactual=False)["contrast"]) == 0
+    assert float(contrast(batch)["contrast"]) > 0
+
+
+def test_a_frame_without_a_mask_takes_no_part() -> None:
+    batch, other = random_batch(2, frames=3), random_batch(2, frames=3)
+    for each in (batch, other):
+        each.masks[:, 2] = 0
+        each.kinds_map[:, 2] = 0
+    other.waves[:, 2] = 0
+    for level in other.pyramid:
+        level[:, 2] += 1
+    found = [float(contrast(each, implicit_text=False, counterfactual=False)["contrast"]) for each in (batch, other)]
+    assert found[0] == pytest.approx(found[1], rel=1e-4) and found[0] > 0
+
+
+def test_the_order_of_clips_does_not_matter() -> None:
+    batch = random_batch(4)
+    moved = chosen(batch, torch.tensor([3, 1, 0, 2]))
+    assert float(contrast(moved, counterfactual=False)["loss"]) == pytest.approx(
+        float(contrast(batch, counterfactual=False)["loss"]), rel=1e-4
+    )
+
+
+def test_the_temperature_is_one_parameter_and_learns() -> None:
+    batch, model = random_batch(3), small_model()
+    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1))
+    objective(output, batch, model.shared_space, Weights())["contrast"].backward()
+    assert model.shared_space.log_temperature.shape == () and model.shared_space.log_temperature.grad != 0

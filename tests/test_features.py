@@ -1,0 +1,177 @@
+"""Cached features: the same from any number of workers, found again, never half there; and batches made of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.contracts import ClipSpec
+from icf_avs.data import features as module
+from icf_avs.data import packages
+from icf_avs.data.batches import make_batch
+from icf_avs.data.catalog import Catalog, load_catalog
+from icf_avs.data.features import SceneFeatures, SceneSet, scene_features
+from icf_avs.data.scenes import TRAIN, render_clip
+from icf_avs.data.sounds import SoundBank
+from icf_avs.errors import UserError
+
+SPEC = ClipSpec(frames=2, image_size=64)
+WANTED = SceneSet("train", 18, 3, TRAIN, SPEC)  # more than one chunk
+FEW = replace(WANTED, count=2)
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load_catalog()
+
+
+@pytest.fixture(scope="module")
+def bank(catalog: Catalog) -> SoundBank:
+    return SoundBank(catalog)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that holds the packages and no features; returns where those will be."""
+    here = packages.cache_dir() / "packages"
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    if here.is_dir():
+        (folder / "packages").symlink_to(here.resolve())
+    monkeypatch.setenv("ICF_CACHE", str(folder))
+    return folder / "features"
+
+
+@pytest.fixture(scope="module")
+def made(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> SceneFeatures:
+    """One worker's set, in a cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        here, folder = packages.cache_dir() / "packages", tmp_path_factory.mktemp("cache")
+        if here.is_dir():
+            (folder / "packages").symlink_to(here.resolve())
+        patch.setenv("ICF_CACHE", str(folder))
+        return scene_features(catalog, WANTED, workers=1)
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_shapes(made: SceneFeatures) -> None:
+    assert len(made.scenes) == 18 and made.slots.shape == (18, 2, 32, 32)
+    assert [level.shape for level in made.pyramid] == [
+        (18, 2, 16, 16, 24), (18, 2, 8, 8, 40), (18, 2, 4, 4, 112), (18, 2, 2, 2, 320),
+    ]  # fmt: skip
+    assert [scene.index for scene in made.scenes] == list(range(18))
+
+
+def test_any_number_of_workers(catalog: Catalog, cache: Path, made: SceneFeatures) -> None:
+    found = scene_features(catalog, WANTED, workers=2)
+    assert found.scenes == made.scenes
+    np.testing.assert_array_equal(found.slots, made.slots)
+    for one, other in zip(found.pyramid, made.pyramid, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(contents(cache)) == 1
+
+
+def test_the_second_call_finds_them(catalog: Catalog, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = scene_features(catalog, FEW, workers=1)
+    kept = contents(cache)
+
+    def again() -> None:
+        raise AssertionError("encoded a second time")
+
+    monkeypatch.setattr(module, "_encoder", again)
+    calls: list[tuple[int, int]] = []
+    second = scene_features(catalog, FEW, 1, lambda done, total: calls.append((done, total)))
+    assert contents(cache) == kept and calls == [(2, 2)] and second.scenes == first.scenes
+    np.testing.assert_array_equal(first.pyramid[1], second.pyramid[1])
+
+
+@pytest.mark.parametrize("change", ["seed", "count", "style", "spec", "split", "distractors", "kinds", "photographs"])
+def test_other_scenes_are_other_features(change: str, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by all that planning draws from: pictures that do not belong to the scenes would be labelled wrongly."""
+    before, wanted = module._digest(catalog, FEW), FEW
+    if change == "distractors":
+        catalog = replace(catalog, distractors=catalog.distractors[:-1])
+    elif change == "kinds":
+        catalog = replace(catalog, kinds=catalog.kinds[:-1])
+    elif change == "photographs":
+        monkeypatch.setattr(module, "photographs", lambda: ())
+    else:
+        other = {"seed": 4, "count": 3, "style": replace(TRAIN, blank=0.5), "spec": ClipSpec(), "split": "val"}
+        wanted = replace(FEW, **{change: other[change]})
+    assert module._digest(catalog, wanted) != before
+
+
+def test_a_full_disk(catalog: Catalog, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
+    with pytest.raises(UserError, match="ICF_CACHE") as raised:
+        scene_features(catalog, FEW, workers=1)
+    assert "\n" not in str(raised.value) and not contents(cache)
+
+
+def test_an_interrupted_set_leaves_nothing(catalog: Catalog, cache: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        assert len(contents(cache)) == 1  # it was being made
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scene_features(catalog, FEW, 1, interrupt)
+    assert not contents(cache)
+
+
+def test_a_cache_that_cannot_be_written(catalog: Catalog, cache: Path) -> None:
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="ICF_CACHE"):
+        scene_features(catalog, FEW, workers=1)
+
+
+def test_features_are_those_of_the_rendered_pictures(made: SceneFeatures, bank: SoundBank) -> None:
+    clip = render_clip(made.scenes[17], bank, SPEC)
+    np.testing.assert_array_equal(made.slots[17], clip.slots[:, 1::2, 1::2])
+    for cached, level in zip(made.pyramid, load_efficientnet_lite0()(torch.from_numpy(clip.frames)), strict=True):
+        expected = level.permute(0, 2, 3, 1).numpy()
+        np.testing.assert_allclose(cached[17], expected, rtol=5e-3, atol=5e-3 * np.abs(expected).max())
+
+
+def test_batches_agree_with_rendered_clips(catalog: Catalog, bank: SoundBank, made: SceneFeatures) -> None:
+    indices = np.array([1, 4, 17])
+    number = len(catalog.class_names)
+    batch = make_batch(made, indices, bank, SPEC, number, variation=7)
+    assert batch.masks.shape == batch.kinds_map.shape == (3, 2, 16, 16)
+    assert batch.masks.max() == 1 and batch.labelled.all() and batch.valid.all()
+    for row, index in enumerate(indices):
+        scene = made.scenes[index]
+        clip = render_clip(scene, bank, SPEC, variation=7)
+        marks = torch.from_numpy(clip.masks).float()
+        assert batch.masks[row].equal(F.avg_pool2d(marks[:, 1::2, 1::2], 2))
+        assert (batch.masks[row] - F.avg_pool2d(marks, 4)).abs().mean() < 0.02
+        middle = torch.from_numpy(clip.masks[:, 3::4, 3::4]).bool()
+        assert (batch.kinds_map[row] > 0).equal(middle)
+        for placed, active in zip(scene.stamps, clip.active, strict=True):
+            if placed.class_id:
+                assert batch.sounding[row, :, placed.class_id - 1].tolist() == active.tolist()
+                assert batch.onscreen[row, placed.class_id - 1]
+        assert batch.onscreen[row].sum() == sum(bool(placed.class_id) for placed in scene.stamps)
+        start = SPEC.window_start(1)
+        np.testing.assert_array_equal(batch.waves[row, 1].numpy(), clip.wave[start : start + SPEC.window])
+        for level, cached in zip(batch.pyramid, made.pyramid, strict=True):
+            assert level.dtype == torch.float32
+            np.testing.assert_array_equal(level[row].permute(0, 2, 3, 1).numpy(), cached[index].astype(np.float32))
+
+
+def test_variations_mix_the_sound_anew(catalog: Catalog, bank: SoundBank, made: SceneFeatures) -> None:
+    indices, number = np.array([1, 4]), len(catalog.class_names)
+    one, same, other = (make_batch(made, indices, bank, SPEC, number, v, pictures=False) for v in (1, 1, 2))
+    assert one.waves.equal(same.waves) and not one.waves.equal(other.waves)
+    assert one.onscreen.equal(other.onscreen) and one.pyramid == []

@@ -1,0 +1,206 @@
+"""The whole method: every combination of its parts trains, and no clip or padding frame leaks into another."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from small_icf import COMBINATIONS, NAMES, PARTS, SIZE, chosen, random_batch, small_model
+
+from icf_avs.config import ModelConfig
+from icf_avs.contracts import Batch
+from icf_avs.model.icf import ICF, Output
+from icf_avs.objective.objective import Weights, objective
+
+TERMS = {
+    "implicit_text": {"prior", "sound_reading", "pixel_reading"},
+    "counterfactual": {"rivals", "foreign"},
+    "contrastive": {"contrast"},
+}
+HOMES = {
+    "implicit_text": ("implicit_text.", "decoder.prior."),
+    "counterfactual": ("counterfactual.",),
+    "contrastive": ("shared_space.",),
+}
+
+
+def named(switches: dict[str, bool]) -> str:
+    return "+".join(name for name, on in switches.items() if on) or "none"
+
+
+def run(model: ICF, batch: Batch, training: bool = True) -> Output:
+    return model(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1) if training else None)
+
+
+def step(model: ICF, optimizer: torch.optim.Optimizer, batch: Batch, seed: int = 0) -> dict[str, float]:
+    torch.manual_seed(seed)
+    terms = objective(run(model, batch), batch, model.shared_space, Weights())
+    optimizer.zero_grad(set_to_none=True)
+    terms["loss"].backward()
+    optimizer.step()
+    return {name: float(value.detach()) for name, value in terms.items()}
+
+
+@pytest.mark.parametrize("switches", COMBINATIONS, ids=named)
+def test_every_combination_learns(switches: dict[str, bool]) -> None:
+    model, batch = small_model(**switches), random_batch()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    values = [step(model, optimizer, batch) for _ in range(8)]
+    assert values[-1]["loss"] < 0.9 * values[0]["loss"]
+    for part, on in switches.items():
+        assert TERMS[part] <= values[0].keys() if on else not TERMS[part] & values[0].keys()
+
+
+@pytest.mark.parametrize("switches", COMBINATIONS, ids=named)
+def test_every_parameter_of_what_is_built_gets_a_gradient(switches: dict[str, bool]) -> None:
+    model = small_model(semantic=True, **switches)
+    moved = {name: 0.0 for name, _ in model.named_parameters()}
+    for seed in range(3):
+        model.zero_grad(set_to_none=True)
+        batch = random_batch(3, frames=3, seed=seed)
+        objective(run(model, batch), batch, model.shared_space, Weights())["loss"].backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            moved[name] += float(parameter.grad.abs().sum())
+    still = {name for name, size in moved.items() if size == 0}
+    # A lone query attends to itself whatever its query and key say.
+    lone = {name for name in still if ".self_attention." in name and (".query." in name or ".key." in name)}
+    assert still == lone and (not lone or not switches["implicit_text"])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_an_ablated_part_leaves_nothing_behind(part: str) -> None:
+    whole, without = small_model(), small_model(**{part: False})
+    assert any(key.startswith(HOMES[part]) for key in whole.state_dict())
+    assert not any(key.startswith(HOMES[part]) for key in without.state_dict())
+    assert sum(p.numel() for p in without.parameters()) < sum(p.numel() for p in whole.parameters())
+    output = run(without, random_batch())
+    absent = {
+        "implicit_text": (output.prior, output.reading, output.pixel_reading, output.rival_text),
+        "counterfactual": (output.rivals, output.rival_logits, output.foreign_logits, output.foreign),
+        "contrastive": (without.shared_space,),
+    }[part]
+    assert all(value is None for value in absent)
+    assert bool(output.text) == (part != "implicit_text")
+
+
+def test_the_baseline_has_the_parameters_that_all_share() -> None:
+    """What a combination has beyond the baseline belongs to its parts."""
+    plain = {name: value.shape for name, value in small_model(**dict.fromkeys(PARTS, False)).state_dict().items()}
+    homes = tuple(home for part in HOMES.values() for home in part)
+    shared = {name for name in small_model().state_dict() if not name.startswith(homes)}
+    assert shared == plain.keys()
+
+
+def test_shapes() -> None:
+    model, batch = small_model(semantic=True), random_batch(3, frames=5)
+    output, side = run(model, batch), SIZE // 4
+    assert output.logits.shape == output.foreign_logits.shape == (3, 5, side, side)
+    assert output.classes.shape == (3, 5, len(NAMES) + 1, side, side)
+    assert output.prior.shape == (3, 5, side // 4, side // 4)
+    assert output.reading.shape == (3, 5, 8) and output.pixel_reading.shape == (3, 5, 8, side // 4, side // 4)
+    assert output.sound.shape == (3, 5, 32) and output.tokens.shape == (3, 5, 6, 32)
+    assert output.patches.shape == (3, 5, (side // 4) ** 2, 32)
+    assert output.rival_logits.shape == (2, 3, 5, side, side) and output.rivals.sounds.shape == (2, 3, 5, 32)
+    assert output.rival_text.shape == (2, 3, 5, 2, 32)
+    assert {level: text.shape[1] for level, text in output.text.items()} == {"video": 2, "segment": 3, "frame": 5}
+    assert output.foreign.tolist() == [2, 0, 1]
+
+
+def test_the_semantic_head_learns() -> None:
+    model, batch = small_model(semantic=True), random_batch()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    values = [step(model, optimizer, batch)["semantic"] for _ in range(8)]
+    assert values[-1] < 0.95 * values[0]
+
+
+def maps(output: Output) -> dict[str, torch.Tensor]:
+    """All that is answered frame by frame."""
+    names = ("logits", "classes", "prior", "reading", "sound", "tokens", "patches")
+    found = {name: getattr(output, name) for name in names if getattr(output, name) is not None}
+    return found | ({"text": output.text["frame"]} if output.text else {})
+
+
+@pytest.mark.parametrize("switches", COMBINATIONS[::7], ids=named)
+def test_permuting_clips_permutes_outputs(switches: dict[str, bool]) -> None:
+    model, batch = small_model(semantic=True, **switches).eval(), random_batch(4, frames=3)
+    order = torch.tensor([2, 0, 3, 1])
+    plain, permuted = (maps(run(model, each, training=False)) for each in (batch, chosen(batch, order)))
+    for name in plain:
+        assert torch.allclose(permuted[name], plain[name][order], atol=1e-4), name
+    alone = maps(run(model, chosen(batch, order[:1]), training=False))
+    for name in plain:
+        assert torch.allclose(alone[name][0], plain[name][2], atol=1e-4), name
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_padding_changes_nothing(frames: int) -> None:
+    model, batch = small_model(semantic=True).eval(), random_batch(2, frames=frames)
+    rest = random_batch(2, frames=2, seed=9)
+    padded = replace(
+        batch,
+        pyramid=[torch.cat([a, 20 * b], dim=1) for a, b in zip(batch.pyramid, rest.pyramid, strict=True)],
+        waves=torch.cat([batch.waves, 5 * rest.waves], dim=1),
+        valid=torch.cat([batch.valid, torch.zeros(2, 2, dtype=torch.bool)], dim=1),
+    )
+    plain, found = (maps(run(model, each, training=False)) for each in (batch, padded))
+    for name in plain:
+        assert torch.allclose(found[name][:, :frames], plain[name], atol=1e-4), name
+
+
+def test_training_outputs_leave_the_factual_answer_alone() -> None:
+    """The same mask whether or not rivals are drawn beside it; and nothing of training is computed at inference."""
+    model, batch = small_model(semantic=True).eval(), random_batch()
+    trained, plain = run(model, batch), run(model, batch, training=False)
+    for name, value in maps(plain).items():
+        assert torch.allclose(maps(trained)[name], value, atol=1e-4), name
+    assert plain.rivals is plain.rival_logits is plain.foreign_logits is plain.pixel_reading is None
+
+
+def test_the_foreign_picture_is_the_other_clips() -> None:
+    """do(vision): its logits are what the sound alone, put over that picture, would give."""
+    model, batch = small_model().eval(), random_batch(3)
+    output = run(model, batch)
+    swapped = replace(batch, pyramid=[level[output.foreign] for level in batch.pyramid])
+    assert torch.allclose(output.foreign_logits, run(model, swapped, training=False).logits, atol=1e-4)
+
+
+def test_rivals_are_answered_with_their_own_text() -> None:
+    """do(audio): a rival's logits are what the decoder gives for its semantic and the picture of its clip."""
+    model, batch = small_model().eval(), random_batch(3)
+    output = run(model, batch)
+    pixels = model.pixels([level.flatten(0, 1) for level in batch.pyramid])
+    for index, sound in enumerate(output.rivals.sounds):
+        text, decoded = model.answer(pixels, sound[None], batch.valid)
+        assert torch.allclose(decoded.logits.unflatten(0, (3, 2)), output.rival_logits[index], atol=1e-4)
+        assert torch.allclose(text["frame"][0], output.rival_text[index], atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_step() -> None:
+    batch, found = random_batch(), []
+    for _ in range(2):
+        model = small_model()
+        values = step(model, torch.optim.Adam(model.parameters(), 1e-3), batch, seed=3)
+        found.append((values, [parameter.detach().clone() for parameter in model.parameters()]))
+    assert found[0][0] == found[1][0]
+    assert all(a.equal(b) for a, b in zip(found[0][1], found[1][1], strict=True))
+
+
+def test_configuration_survives_json() -> None:
+    for switches in COMBINATIONS:
+        config = small_model(**switches).config
+        assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize("wrong", [{"dim": 30}, {"dim": 4, "counterfactual": PARTS["counterfactual"].__class__(4)}])
+def test_configurations_that_cannot_be(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="dim"):
+        ModelConfig(NAMES, **wrong)
+
+
+def test_a_name_for_every_class() -> None:
+    model = small_model()
+    with pytest.raises(ValueError, match="4 name embeddings for 5"):
+        ICF(model.config, model.spec, model.visual, torch.randn(4, 24))

@@ -1,0 +1,236 @@
+"""Mask losses, readings and the terms of the objective: hand-worked values, and frames that must not take part."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+import pytest
+import torch
+from small_icf import NAMES, random_batch, small_model
+
+from icf_avs.contracts import Batch
+from icf_avs.objective import mask, naming
+from icf_avs.objective.objective import Weights, objective
+
+NO = torch.zeros(1, 1, dtype=torch.bool)
+YES = ~NO
+
+
+def test_bce_by_hand() -> None:
+    logits = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 1/2 and 3/4
+    target = torch.tensor([[[[1.0, 0.0]]]])
+    assert float(mask.bce(logits, target, YES)) == pytest.approx((math.log(2) + math.log(4)) / 2)
+
+
+def test_dice_by_hand() -> None:
+    logits = torch.tensor([[[[0.0, math.log(3)]]]])
+    target = torch.tensor([[[[1.0, 0.0]]]])
+    assert float(mask.dice(logits, target, YES)) == pytest.approx(1 - 2 * 0.5 / (1.25 + 1))
+
+
+def test_frames_weigh_the_same() -> None:
+    logits, target = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4).round()
+    frames = torch.tensor([[True, False, True], [False, False, True]])
+    for loss in (mask.bce, mask.dice):
+        single = [loss(logits[b : b + 1, t : t + 1], target[b : b + 1, t : t + 1], YES) for b, t in ((0, 0), (0, 2), (1, 2))]
+        assert torch.allclose(loss(logits, target, frames), torch.stack(single).mean())
+
+
+def test_dice_does_not_ask_overlap_of_an_empty_mask() -> None:
+    logits = torch.randn(1, 2, 4, 4, requires_grad=True)
+    loss = mask.dice(logits, torch.zeros(1, 2, 4, 4), torch.ones(1, 2, dtype=torch.bool))
+    loss.backward()
+    assert float(loss) == 0 and not logits.grad.any()
+
+
+def test_blank_by_hand() -> None:
+    logits = torch.tensor([[[[0.0, 10.0]]]])
+    factual = torch.tensor([[[[1.0, 0.0]]]])
+    zero, ten = math.log(2), math.log1p(math.exp(10))
+    assert float(mask.blank(logits, factual, NO, YES)) == pytest.approx(zero)
+    assert float(mask.blank(logits, factual, YES, NO)) == pytest.approx((zero + ten) / 2)
+    assert float(mask.blank(logits, factual, YES, YES)) == pytest.approx(zero + (zero + ten) / 2)
+    assert float(mask.blank(logits, factual, NO, NO)) == 0
+    assert float(mask.blank(logits, 0 * factual, NO, YES)) == 0  # nothing to vanish
+
+
+def test_semantic_by_hand() -> None:
+    logits = torch.tensor([2.0, 0.0, 1.0]).reshape(1, 1, 3, 1, 1)
+    probability = logits.flatten().softmax(0)
+    target = torch.full((1, 1, 1, 1), 2)
+    expected = -probability[2].log() + 1 - 2 * probability[2] / (probability[2] + 1)
+    assert torch.allclose(mask.semantic(logits, target, YES), expected)
+    background = mask.semantic(logits, 0 * target, YES)
+    assert torch.allclose(background, -probability[0].log())  # no class is present, so no overlap is asked for
+
+
+@pytest.mark.parametrize("loss", [mask.bce, mask.dice])
+def test_an_unlabelled_frame_gets_no_gradient(loss) -> None:
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    frames = torch.tensor([[True, False, True], [False, True, False]])
+    loss(logits, torch.rand(2, 3, 4, 4), frames).backward()
+    assert logits.grad.flatten(2).any(-1).equal(frames)
+
+
+def test_semantic_of_an_unlabelled_frame_gets_no_gradient() -> None:
+    logits = torch.randn(2, 3, 5, 4, 4, requires_grad=True)
+    frames = torch.tensor([[True, False, True], [False, True, False]])
+    mask.semantic(logits, torch.randint(0, 5, (2, 3, 4, 4)), frames).backward()
+    assert logits.grad.flatten(2).any(-1).equal(frames)
+
+
+# Readings.
+
+
+def test_sound_reading_by_hand() -> None:
+    logits = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 4)  # two names, "nothing sounds", a free word
+    cost = -logits.log_softmax(-1).flatten()
+    for sounding, expected in (
+        ([True, False], cost[0]),
+        ([True, True], (cost[0] + cost[1]) / 2),
+        ([False, False], cost[2]),
+    ):
+        assert torch.allclose(naming.sound_reading(logits, torch.tensor([[sounding]]), YES), expected)
+    assert float(naming.sound_reading(logits, torch.tensor([[[True, False]]]), NO)) == 0
+
+
+def test_pixel_reading_by_hand() -> None:
+    """Positions without a sounding kind take no part; a coarse position is named by the kind at its middle."""
+    logits = torch.randn(1, 1, 3, 2, 2)
+    kinds = torch.zeros(1, 1, 8, 8, dtype=torch.long)
+    kinds[..., 2, 2] = 2  # the middle (of an even number, the later one) of the first 4x4 cell
+    kinds[..., 4:, :4] = 1
+    cost = -logits.log_softmax(2)
+    expected = (cost[0, 0, 1, 0, 0] + cost[0, 0, 0, 1, 0]) / 2
+    assert torch.allclose(naming.pixel_reading(logits, kinds, YES), expected)
+    assert float(naming.pixel_reading(logits, kinds, NO)) == 0
+    assert float(naming.pixel_reading(logits, 0 * kinds, YES)) == 0
+
+
+# The objective as a whole.
+
+
+def terms_of(batch: Batch, semantic: bool = False, **switches: bool) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
+    model = small_model(semantic=semantic, **switches)
+    torch.manual_seed(1)
+    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1))
+    return objective(output, batch, model.shared_space, Weights()), model
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
+    terms, _ = terms_of(random_batch(), semantic=True)
+    weights = asdict(Weights())
+    assert set(terms) == {*weights, "loss"}
+    total = sum(weights[name] * float(value) for name, value in terms.items() if name != "loss")
+    assert float(terms["loss"]) == pytest.approx(total, rel=1e-5)
+
+
+def empty_masks(batch: Batch) -> None:
+    batch.masks.zero_()
+    batch.kinds_map.zero_()
+
+
+def nothing_labelled(batch: Batch) -> None:
+    batch.labelled.zero_()
+
+
+def nobody_sounds(batch: Batch) -> None:
+    empty_masks(batch)
+    batch.sounding.zero_()
+
+
+def kinds_unknown(batch: Batch) -> None:
+    batch.sounding.zero_()
+    batch.kinds_map.zero_()
+    batch.onscreen = None
+
+
+def everything_sounds(batch: Batch) -> None:
+    batch.masks.fill_(1)
+    batch.sounding.fill_(True)
+    batch.onscreen.fill_(True)
+
+
+def only_padding(batch: Batch) -> None:
+    batch.valid.zero_()
+
+
+CASES = [empty_masks, nothing_labelled, nobody_sounds, kinds_unknown, everything_sounds, only_padding, lambda batch: None]
+
+
+@pytest.mark.parametrize("clips", [1, 3])
+@pytest.mark.parametrize("spoil", CASES, ids=lambda case: case.__name__)
+def test_finite_whatever_the_batch(spoil, clips: int) -> None:
+    batch = random_batch(clips)
+    spoil(batch)
+    terms, model = terms_of(batch, semantic=True)
+    assert all(torch.isfinite(value) for value in terms.values()), terms
+    terms["loss"].backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    if spoil is nothing_labelled:
+        for name in ("bce", "dice", "semantic", "prior", "pixel_reading", "rivals", "foreign", "contrast"):
+            assert float(terms[name]) == 0, name
+    if spoil is everything_sounds:
+        assert float(terms["rivals"]) == float(terms["foreign"]) == 0  # nothing is known to be wrong
+
+
+def test_one_clip_has_nothing_to_be_told_from_but_its_own_rivals() -> None:
+    terms, _ = terms_of(random_batch(1), counterfactual=False)
+    batch = random_batch(1)
+    batch.masks.fill_(1)
+    whole, _ = terms_of(batch, counterfactual=False)
+    assert float(terms["contrast"]) > 0  # against the silent region of its own picture
+    assert float(whole["contrast"]) == 0  # which a full mask does not leave
+
+
+@pytest.mark.parametrize("name", ["logits", "prior", "rival_logits", "foreign_logits", "pixel_reading"])
+def test_an_unlabelled_frame_gets_no_mask_gradient(name: str) -> None:
+    batch = random_batch(3, frames=3)
+    batch.labelled[:, 1] = False
+    batch.masks[:, 1] = 1  # whatever stands there
+    model = small_model()
+    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1))
+    maps = getattr(output, name)
+    maps.retain_grad()
+    objective(output, batch, model.shared_space, Weights())["loss"].backward()
+    time = {"rival_logits": 2}.get(name, 1)
+    frames = maps.grad.abs().sum([axis for axis in range(maps.dim()) if axis != time])
+    assert frames[0] > 0 and frames[2] > 0 and frames[1] == 0
+
+
+def test_the_mask_of_an_unlabelled_frame_does_not_matter() -> None:
+    batch, other = random_batch(3, frames=3), random_batch(3, frames=3)
+    for each in (batch, other):
+        each.labelled[:, 1] = False
+    other.masks[:, 1] = 1 - other.masks[:, 1]
+    other.kinds_map[:, 1] = 3
+    assert float(terms_of(batch, semantic=True)[0]["loss"]) == float(terms_of(other, semantic=True)[0]["loss"])
+
+
+def test_a_rival_that_sounds_in_the_picture_is_not_suppressed() -> None:
+    """All clips sound the same kind: no rival and no foreign picture may be called wrong, but words of absent kinds may."""
+    batch = random_batch(3)
+    batch.sounding.zero_()
+    batch.sounding[..., 0] = True
+    batch.onscreen[:, 0] = True
+    terms, _ = terms_of(batch, implicit_text=False)
+    assert float(terms["foreign"]) == 0
+    with_words, _ = terms_of(batch)
+    assert float(with_words["rivals"]) > 0
+
+
+def test_what_is_on_screen_is_not_suppressed_everywhere() -> None:
+    """The same batch with every kind in every picture: rivals answer for the factual mask alone."""
+    batch, crowded = random_batch(3), random_batch(3)
+    crowded.onscreen.fill_(True)
+    unknown = random_batch(3)
+    unknown.onscreen = None
+    few, many, none = (float(terms_of(each)[0]["rivals"]) for each in (batch, crowded, unknown))
+    assert few > many == none > 0
+
+
+def test_names_of_the_vocabulary_are_class_ids_less_one() -> None:
+    batch = random_batch(len(NAMES))
+    sounding = batch.sounding[:, 0].float().argmax(1)
+    assert batch.kinds_map.flatten(1).amax(1).equal(sounding + 1)

@@ -1,0 +1,69 @@
+"""The shipped checkpoint: real weights on real photographs with real sounds, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import icf_avs
+from icf_avs.__main__ import main
+from icf_avs.checkpoint import read_recipe
+from icf_avs.data.avsbench import read_set
+from icf_avs.data.backgrounds import load_background, photographs
+from icf_avs.data.clip_files import write_mp4
+from icf_avs.data.packages import stamps_root
+from icf_avs.data.sounds import decode
+from icf_avs.data.stamps import write_stamps
+from icf_avs.evaluate import evaluate
+
+CHECKPOINTS = sorted((Path(icf_avs.__file__).parent / "checkpoints").glob("*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    root = tmp_path_factory.mktemp("stamps")
+    write_stamps(root, seed=5, test=10, video=False, workers=1)
+    return read_set(root / "Multi-sources", "test")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return icf_avs.load().model
+
+
+def test_they_fit_the_size_limit_and_say_how_they_were_made():
+    assert CHECKPOINTS
+    assert sum(path.stat().st_size for path in CHECKPOINTS) < 20e6
+    for path in CHECKPOINTS:
+        recipe = read_recipe(path)
+        assert recipe["command"].startswith("icf train") and recipe["licence"] and "seed" in recipe["config"]
+
+
+def test_it_listens(model, records):
+    """Ten unseen scenes: far above what a deaf model could reach under both sounds."""
+    heard, offscreen = (evaluate(model, records, audio)["strict"] for audio in ("true", "offscreen"))
+    assert heard["miou"] > 0.5
+    assert offscreen["miou"] < 0.2
+    assert evaluate(model, records, "silence")["strict"]["fpr"] < 0.02
+
+
+def test_a_photograph_with_real_speech_runs_through_the_command(tmp_path):
+    """Natural content: a photograph of a place and a person who speaks, neither composed by us."""
+    speech = decode(sorted(stamps_root().glob("animals/mammals/dogs/*_desc*.ogg"))[0])
+    picture = np.asarray(load_background(photographs()[0]).resize((640, 360)))
+    seconds = max(1, round(len(speech) / 16_000))
+    samples = np.resize(speech, seconds * 16_000)
+    video = tmp_path / "speech.mp4"
+    write_mp4(video, [picture] * 25 * seconds, (640, 360), np.round(samples * 32767).astype(np.int16))
+    assert main(["segment", str(video), "--out", str(tmp_path / "out"), "--fps", "2"]) == 0
+    result = tmp_path / "out" / "speech"
+    told = json.loads((result / "segmentation.json").read_text())
+    masks = sorted((result / "masks").glob("*.png"))
+    assert len(masks) == len(told["frames"]) == 2 * seconds
+    assert np.asarray(Image.open(masks[0])).shape == (360, 640)
+    assert (result / "overlay.mp4").stat().st_size and (result / "sheet.png").stat().st_size
+    assert told["checkpoint"] == "stamps"
