@@ -102,9 +102,9 @@ class TrainConfig:
     model: dict[str, Any]  # arguments of ModelConfig but for the classes, which the data decide
     data: DataConfig = field(default_factory=DataConfig)
     spec: ClipSpec = field(default_factory=ClipSpec)
-    teach_steps: int = 1_500  # the audio encoder learns to name the sounds
+    teach_steps: int = 1_200  # the audio encoder learns to name the sounds
     teach_batch: int = 64
-    steps: int = 3_000
+    steps: int = 3_200
     batch: int = 32  # frames of a step: so many pictures, or a fifth as many clips
     clip_share: float = 0.25  # share of the steps that see clips of five frames
     learning_rate: float = 1e-3

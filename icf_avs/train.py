@@ -112,11 +112,11 @@ class Trainer:
         rate = self.config.learning_rate
         if self.teaching:
             groups = [{"params": [*self.model.audio.parameters(), *self.teacher.parameters()], "scale": 1.0}]
-        else:  # the taught encoder moves on slowly, or the decoder's first noise would undo it
+        else:  # the taught encoder moves on more slowly, or the decoder's first noise would undo it
             audio = list(self.model.audio.parameters())
             known = {id(parameter) for parameter in audio}
             rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in known]
-            groups = [{"params": audio, "scale": 0.3}, {"params": rest, "scale": 1.0}]
+            groups = [{"params": audio, "scale": 0.6}, {"params": rest, "scale": 1.0}]
         return torch.optim.AdamW(groups, lr=rate, weight_decay=self.config.weight_decay, betas=(0.9, 0.98))
 
     def advance(self, batch: Batch) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A small ICF with a stand-in for the frozen pyramid, and random batches for it: for tests of arithmetic, not of learning."""
+"""A small ICF without a visual encoder, and random batches for it: for tests of arithmetic, not of learning."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def small_model(seed: int = 0, names: tuple[str, ...] = NAMES, semantic: bool = 
 
 
 def random_batch(clips: int = 3, frames: int = 2, seed: int = 0, kinds: int = len(NAMES)) -> Batch:
-    """Clip i sounds kind i (modulo `kinds`) in each frame, a rectangle of its own; the next kind is silent beside it."""
+    """Clip i sounds kind i (modulo `kinds`) in every frame, a rectangle; the next kind is silent beside it."""
     generator = torch.Generator().manual_seed(seed)
     lead = (clips, frames)
     pyramid = [

@@ -104,7 +104,10 @@ SPOILT = {
     "text": (lambda path: path.write_text("weights\n" * 99), "not a safetensors file"),
     "truncated": (truncated, "not a safetensors file"),
     "no metadata": (rewritten(lambda metadata, state: metadata.clear()), "not a checkpoint of icf-avs"),
-    "another version": (rewritten(lambda metadata, state: metadata.update(format="icf-avs/99")), r"icf-avs/99.*icf-avs/1"),
+    "another version": (
+        rewritten(lambda metadata, state: metadata.update(format="icf-avs/99")),
+        r"icf-avs/99.*icf-avs/1",
+    ),
     "no configuration": (rewritten(lambda metadata, state: metadata.pop("config")), "damaged"),
     "configuration is no JSON": (rewritten(lambda metadata, state: metadata.update(config="{")), "damaged"),
     "no specification": (rewritten(lambda metadata, state: metadata.pop("spec")), "damaged"),

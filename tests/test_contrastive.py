@@ -62,7 +62,9 @@ def test_gaussian_of_weighted_tokens() -> None:
     assert torch.isfinite(tokens.grad).all()
 
 
-def loss(anchor: Gaussian, positive: Gaussian, allowed: Tensor, extra=(), temperature: Tensor = ONE, present=None) -> float:
+def loss(
+    anchor: Gaussian, positive: Gaussian, allowed: Tensor, extra=(), temperature: Tensor = ONE, present=None
+) -> float:
     present = torch.ones(len(allowed), dtype=torch.bool) if present is None else present
     return float(info_nce(anchor, positive, allowed, list(extra), temperature, present))
 
@@ -122,7 +124,9 @@ def test_zero_when_there_is_nothing_to_be_told_from() -> None:
     value = info_nce(anchor, draw(1, 4), nobody, [], ONE, torch.ones(1, dtype=torch.bool))
     value.backward()
     assert float(value) == 0 and not anchor.mean.grad.any()
-    assert loss(draw(3, 4), draw(3, 4), torch.ones(3, 3, dtype=torch.bool), present=torch.zeros(3, dtype=torch.bool)) == 0
+    assert (
+        loss(draw(3, 4), draw(3, 4), torch.ones(3, 3, dtype=torch.bool), present=torch.zeros(3, dtype=torch.bool)) == 0
+    )
 
 
 def contrast(batch, **switches: bool) -> dict[str, Tensor]:
@@ -136,8 +140,10 @@ def test_a_pair_of_one_kind_alone_leaves_only_silent_regions() -> None:
     """Two clips of one kind contrast with nobody; of two kinds they do, which adds to the loss."""
     same, different = random_batch(2, kinds=5), random_batch(2, kinds=5)
     same.sounding[1] = same.sounding[0]
-    assert 0 < float(contrast(same, counterfactual=False)["contrast"]) < float(
-        contrast(different, counterfactual=False)["contrast"]
+    assert (
+        0
+        < float(contrast(same, counterfactual=False)["contrast"])
+        < float(contrast(different, counterfactual=False)["contrast"])
     )
     for each in (same, different):
         each.masks.fill_(1)  # no silent region

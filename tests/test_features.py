@@ -96,15 +96,11 @@ def test_the_second_call_finds_them(catalog: Catalog, cache: Path, monkeypatch: 
     np.testing.assert_array_equal(first.pyramid[1], second.pyramid[1])
 
 
-@pytest.mark.parametrize("change", ["seed", "count", "style", "spec", "split", "distractors", "kinds", "photographs"])
+@pytest.mark.parametrize("change", ["seed", "count", "style", "spec", "split", "photographs"])
 def test_other_scenes_are_other_features(change: str, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found by all that planning draws from: pictures that do not belong to the scenes would be labelled wrongly."""
     before, wanted = module._digest(catalog, FEW), FEW
-    if change == "distractors":
-        catalog = replace(catalog, distractors=catalog.distractors[:-1])
-    elif change == "kinds":
-        catalog = replace(catalog, kinds=catalog.kinds[:-1])
-    elif change == "photographs":
+    if change == "photographs":
         monkeypatch.setattr(module, "photographs", lambda: ())
     else:
         other = {"seed": 4, "count": 3, "style": replace(TRAIN, blank=0.5), "spec": ClipSpec(), "split": "val"}
@@ -155,7 +151,7 @@ def test_batches_agree_with_rendered_clips(catalog: Catalog, bank: SoundBank, ma
         clip = render_clip(scene, bank, SPEC, variation=7)
         marks = torch.from_numpy(clip.masks).float()
         assert batch.masks[row].equal(F.avg_pool2d(marks[:, 1::2, 1::2], 2))
-        assert (batch.masks[row] - F.avg_pool2d(marks, 4)).abs().mean() < 0.02
+        assert (batch.masks[row] - F.avg_pool2d(marks, 4)).abs().mean() < 0.04  # of 64 pixels
         middle = torch.from_numpy(clip.masks[:, 3::4, 3::4]).bool()
         assert (batch.kinds_map[row] > 0).equal(middle)
         for placed, active in zip(scene.stamps, clip.active, strict=True):

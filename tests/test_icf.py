@@ -79,7 +79,7 @@ def test_an_ablated_part_leaves_nothing_behind(part: str) -> None:
     output = run(without, random_batch())
     absent = {
         "implicit_text": (output.prior, output.reading, output.pixel_reading, output.rival_text),
-        "counterfactual": (output.rivals, output.rival_logits, output.foreign_logits, output.foreign),
+        "counterfactual": (output.rivals, output.rival_logits, output.foreign_logits),
         "contrastive": (without.shared_space,),
     }[part]
     assert all(value is None for value in absent)
@@ -106,14 +106,13 @@ def test_shapes() -> None:
     assert output.rival_logits.shape == (2, 3, 5, side, side) and output.rivals.sounds.shape == (2, 3, 5, 32)
     assert output.rival_text.shape == (2, 3, 5, 2, 32)
     assert {level: text.shape[1] for level, text in output.text.items()} == {"video": 2, "segment": 3, "frame": 5}
-    assert output.foreign.tolist() == [2, 0, 1]
 
 
 def test_the_semantic_head_learns() -> None:
     model, batch = small_model(semantic=True), random_batch()
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    values = [step(model, optimizer, batch)["semantic"] for _ in range(8)]
-    assert values[-1] < 0.95 * values[0]
+    values = [step(model, optimizer, batch)["semantic"] for _ in range(26)]
+    assert values[-1] < 0.7 * values[0]
 
 
 def maps(output: Output) -> dict[str, torch.Tensor]:
@@ -159,11 +158,11 @@ def test_training_outputs_leave_the_factual_answer_alone() -> None:
     assert plain.rivals is plain.rival_logits is plain.foreign_logits is plain.pixel_reading is None
 
 
-def test_the_foreign_picture_is_the_other_clips() -> None:
-    """do(vision): its logits are what the sound alone, put over that picture, would give."""
+def test_the_foreign_sound_is_that_of_the_clip_before() -> None:
+    """do(vision): its logits are what that sound alone, put under this picture, would give."""
     model, batch = small_model().eval(), random_batch(3)
     output = run(model, batch)
-    swapped = replace(batch, pyramid=[level[output.foreign] for level in batch.pyramid])
+    swapped = replace(batch, waves=batch.waves[[2, 0, 1]])
     assert torch.allclose(output.foreign_logits, run(model, swapped, training=False).logits, atol=1e-4)
 
 
@@ -174,7 +173,7 @@ def test_rivals_are_answered_with_their_own_text() -> None:
     pixels = model.pixels([level.flatten(0, 1) for level in batch.pyramid])
     for index, sound in enumerate(output.rivals.sounds):
         text, decoded = model.answer(pixels, sound[None], batch.valid)
-        assert torch.allclose(decoded.logits.unflatten(0, (3, 2)), output.rival_logits[index], atol=1e-4)
+        assert torch.allclose(decoded.logits[0].unflatten(0, (3, 2)), output.rival_logits[index], atol=1e-4)
         assert torch.allclose(text["frame"][0], output.rival_text[index], atol=1e-4)
 
 

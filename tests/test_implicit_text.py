@@ -81,7 +81,7 @@ def test_levels_see_their_scope() -> None:
     before, after = network(sound, visual, valid), network(other, visual, valid)
     moved = {level: (after[level] - before[level]).abs().amax((-1, -2))[0] for level in before}
     assert moved["video"] > 1e-3 and moved["segment"][1] > 1e-3 and moved["frame"][3] > 1e-3
-    assert moved["frame"][3] > moved["frame"][0] and moved["segment"][1] > moved["segment"][0]
+    assert moved["frame"][3] > moved["frame"][2] > moved["frame"][0] and moved["segment"][1] > moved["segment"][0]
 
 
 def test_permuting_clips_permutes_texts() -> None:

@@ -24,7 +24,8 @@ def reference(wave: np.ndarray) -> np.ndarray:
             for k in range(1, 257):
                 at = mel(k * 16000 / 512)
                 if low < at < high:
-                    total += spectrum[k] * ((at - low) / (middle - low) if at < middle else (high - at) / (high - middle))
+                    height = (at - low) / (middle - low) if at < middle else (high - at) / (high - middle)
+                    total += spectrum[k] * height
             row.append(np.log(total + 0.01))
         rows.append(row)
     return np.array(rows)

@@ -24,8 +24,8 @@ class Weights:
     prior: float = 0.5
     sound_reading: float = 0.3
     pixel_reading: float = 0.3
-    rivals: float = 0.5
-    foreign: float = 0.5
+    rivals: float = 0.3
+    foreign: float = 0.3
     generator: float = 0.2
     contrast: float = 0.1
 

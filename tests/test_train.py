@@ -1,0 +1,261 @@
+"""Training on a handful of real scenes: golden losses, exact resumption, one line for what goes wrong, and learning.
+
+After a wanted change of the numbers:  ICF_REGENERATE=1 python -m pytest tests/test_train.py -k golden
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from icf_avs import train as module
+from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
+from icf_avs.backbones.text import TEXT_DIM
+from icf_avs.checkpoint import load_checkpoint, read_recipe
+from icf_avs.config import DataConfig, TrainConfig
+from icf_avs.data.batches import make_batch
+from icf_avs.errors import UserError
+from icf_avs.model.icf import ICF
+from icf_avs.objective.objective import Weights, objective
+from icf_avs.train import Data, Trainer, build_model, schedule, train
+
+GOLDEN = Path(__file__).parent / "golden" / "ten_steps.json"
+TINY = TrainConfig(
+    name="tiny",
+    model={"dim": 32, "pixel_dim": 16},
+    data=DataConfig(pictures=16, clips=4),
+    teach_steps=4,
+    teach_batch=8,
+    steps=6,
+    batch=10,
+    clip_share=0.4,
+    warmup=2,
+    checkpoint_every=1000,
+)
+PARTS = ("implicit_text", "counterfactual", "contrastive")
+PLAIN = {**TINY.model, **dict.fromkeys(PARTS)}
+
+
+@lru_cache
+def frozen_encoder() -> EfficientNetLite0:
+    return load_efficientnet_lite0()
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    frozen_encoder()  # now, because building it draws random numbers
+    return Data(TINY, None, 1, lambda *_: None)
+
+
+def stand_ins(data: Data, patch: pytest.MonkeyPatch) -> None:
+    """Scenes and frozen encoder are loaded once; random vectors stand for the text encoder, which takes ten seconds."""
+
+    def loaded(config: TrainConfig, *_: object) -> Data:
+        again = copy.copy(data)
+        again.config = config
+        return again
+
+    def names(classes: tuple[str, ...]) -> torch.Tensor:
+        vectors = torch.randn(len(classes), TEXT_DIM, generator=torch.Generator().manual_seed(0))
+        return torch.nn.functional.normalize(vectors, dim=-1)
+
+    patch.setattr(module, "Data", loaded)
+    patch.setattr(module, "embed_names", names)
+    patch.setattr(module, "load_efficientnet_lite0", frozen_encoder)
+
+
+@pytest.fixture(autouse=True)
+def prepared(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_ins(data, monkeypatch)
+
+
+@pytest.mark.parametrize("row", ["full", "baseline"])
+def test_golden_losses(row: str, data: Data, tmp_path: Path) -> None:
+    config = TINY if row == "full" else replace(TINY, model=PLAIN)
+    trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
+    found = [trainer.advance(data.batch(step, trainer.teaching))["loss"] for step in range(trainer.total)]
+    kept = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    if os.environ.get("ICF_REGENERATE"):
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(json.dumps(kept | {row: [round(value, 5) for value in found]}, indent=1) + "\n")
+        pytest.skip("regenerated")
+    assert found == pytest.approx(kept[row], rel=1e-3)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def straight(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run without a break."""
+    folder = tmp_path_factory.mktemp("straight")
+    with pytest.MonkeyPatch.context() as patch:
+        stand_ins(data, patch)
+        train(TINY, folder)
+    return folder
+
+
+def broken_off(folder: Path, config: TrainConfig, after: int) -> None:
+    def report(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+        if done == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, folder, report=report)
+
+
+@pytest.mark.parametrize(("every", "after"), [(2, 4), (4, 6), (5, 9)])
+def test_a_resumed_run_ends_bit_for_bit_the_same(every: int, after: int, straight: Path, tmp_path: Path) -> None:
+    """Broken off while the sounds are named, right after, and while the masks are learnt."""
+    config = replace(TINY, checkpoint_every=every)
+    broken_off(tmp_path, config, after)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == every
+    train(config, tmp_path, resume=True)
+    expected, found = weights(straight), weights(tmp_path)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert value.equal(found[name]), name
+
+
+def test_what_a_run_leaves(straight: Path, data: Data) -> None:
+    assert sorted(path.name for path in straight.iterdir()) == ["last.pt", "metrics.jsonl", "tiny.safetensors"]
+    rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0] and {"loss", "naming", "top1", "seconds"} <= rows[0].keys()
+    model = load_checkpoint(straight / "tiny.safetensors")
+    assert model.classes == data.classes and model.config.dim == 32 and model.counterfactual.started
+    recipe = read_recipe(straight / "tiny.safetensors")
+    assert recipe["config"]["seed"] == 0 and recipe["command"] == "icf train tiny"
+
+
+def test_a_finished_run_resumes_to_itself(straight: Path) -> None:
+    before = weights(straight)
+    train(TINY, straight, resume=True)
+    assert all(value.equal(before[name]) for name, value in weights(straight).items())
+
+
+def test_another_seed_is_another_run(data: Data, tmp_path: Path) -> None:
+    losses = []
+    for seed in (0, 1):
+        config = replace(TINY, seed=seed)
+        other = module.Data(config)
+        trainer = Trainer(config, other, build_model(config, data.classes), tmp_path)
+        losses.append(trainer.advance(other.batch(0, True))["loss"])
+    assert losses[0] != losses[1]
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to resume from"):
+        train(TINY, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 7}, {"model": PLAIN}])
+def test_resumption_with_other_settings(change: dict, straight: Path) -> None:
+    with pytest.raises(UserError, match="other settings") as raised:
+        train(replace(TINY, **change), straight, resume=True)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("spoil", ["truncated", "text", "empty", "another dictionary"])
+def test_resumption_from_a_damaged_file(spoil: str, straight: Path, tmp_path: Path) -> None:
+    whole = (straight / "last.pt").read_bytes()
+    content = {"truncated": whole[: len(whole) // 2], "text": b"weights\n" * 99, "empty": b""}.get(spoil)
+    if content is None:
+        torch.save({"step": 3}, tmp_path / "last.pt")
+    else:
+        (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(UserError, match="damaged") as raised:
+        train(TINY, tmp_path, resume=True)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_that_holds_a_run(straight: Path) -> None:
+    with pytest.raises(UserError, match="holds a run already"):
+        train(TINY, straight)
+
+
+def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the loss is (nan|inf|-inf) at step") as raised:
+        train(replace(TINY, learning_rate=1e30), tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(
+    data: Data, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "last.pt").write_bytes((straight / "last.pt").read_bytes())
+    trainer = Trainer(TINY, data, build_model(TINY, data.classes), tmp_path)
+    trainer.restore()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        trainer.save()
+    assert (tmp_path / "last.pt").read_bytes() == (straight / "last.pt").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_schedule() -> None:
+    rates = [schedule(step, 100, 10) for step in range(101)]
+    assert rates[0] == 0.1 and rates[9] == rates[10] == 1.0
+    assert all(a >= b for a, b in pairwise(rates[10:])) and rates[100] == pytest.approx(0.02)
+
+
+def test_batches_follow_from_seed_and_step(data: Data) -> None:
+    one, same, other = data.batch(7, False), data.batch(7, False), data.batch(8, False)
+    assert one.waves.equal(same.waves) and one.masks.equal(same.masks)
+    assert one.waves.shape != other.waves.shape or not one.waves.equal(other.waves)
+    shapes = {data.batch(step, False).masks.shape[:2] for step in range(12)}
+    assert shapes == {(10, 1), (2, 5)}  # ten frames: so many pictures, or two clips of five
+    assert data.batch(0, True).waves.shape[:2] == (8, 1)
+
+
+def overfitted(data: Data, model: dict, steps: int) -> tuple[ICF, object, list[float]]:
+    """A model trained on one batch of four pictures, that batch, and its losses."""
+    config = replace(TINY, model=model, teach_steps=0)
+    torch.manual_seed(0)
+    network = build_model(config, data.classes)
+    indices = np.array([0, 3, 5, 9])
+    batch = make_batch(data.pictures, indices, data.bank, data.picture_spec, len(data.classes), variation=1)
+    optimizer = torch.optim.AdamW(network.parameters(), 4e-3)
+    losses = []
+    for _ in range(steps):
+        output = network(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1))
+        loss = objective(output, batch, network.shared_space, Weights())["loss"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return network.eval(), batch, losses
+
+
+@torch.inference_mode()
+def marked(network: ICF, batch, waves: torch.Tensor) -> tuple[float, float]:
+    """Share of the true masks that is marked, and IoU over the batch."""
+    found = network(batch.pyramid, waves, batch.valid).logits > 0
+    true = batch.masks > 0.5
+    return float((found & true).sum() / true.sum()), float((found & true).sum() / (found | true).sum())
+
+
+@pytest.mark.parametrize("row", ["full", "baseline"])
+def test_it_learns(row: str, data: Data) -> None:
+    network, batch, losses = overfitted(data, TINY.model if row == "full" else PLAIN, 50)
+    assert losses[-1] < (0.5 if row == "full" else 0.35) * losses[0]
+    share, iou = marked(network, batch, batch.waves)
+    assert iou > 0.6
+    if row == "full":
+        silence, _ = marked(network, batch, torch.zeros_like(batch.waves))
+        assert silence < 0.5 * share
