@@ -53,7 +53,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "scene.mp4"
         times = np.arange(scene.seconds * FRAMES_A_SECOND) / FRAMES_A_SECOND
-        write_mp4(video, (render_frame(scene, time, SIZE)[0] for time in times), SIZE, np.round(clip.wave * 32767).astype(np.int16))
+        write_mp4(
+            video,
+            (render_frame(scene, time, SIZE)[0] for time in times),
+            SIZE,
+            np.round(clip.wave * 32767).astype(np.int16),
+        )
         marked = segmenter.segment(video).masks
     sheet = Image.new("RGB", (SIZE[0] * len(SHOWN) + 4 * (len(SHOWN) - 1), SIZE[1] * 2 + 4), "white")
     for column, second in enumerate(SHOWN):

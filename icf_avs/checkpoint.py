@@ -31,18 +31,23 @@ def trained_state(model: ICF) -> dict[str, Tensor]:
 
 
 def save_checkpoint(model: ICF, path: Path, recipe: dict[str, Any]) -> None:
-    """Write atomically. `recipe` (name, seed, steps, data, revision, ...) is kept as it is, as JSON."""
+    """Write atomically. `recipe` (name, seed, steps, data, revision, ...) is kept as it is, as JSON.
+
+    Raises UserError when it cannot be written.
+    """
     metadata = {
         "format": FORMAT,
         "config": json.dumps(model.config.to_dict()),
         "spec": json.dumps(vars(model.spec)),
         "recipe": json.dumps(recipe),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file({key: value.contiguous() for key, value in trained_state(model).items()}, partial, metadata)
         os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot write the checkpoint ({error}); make room or choose another folder") from error
     finally:
         partial.unlink(missing_ok=True)
 

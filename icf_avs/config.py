@@ -61,6 +61,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        if self.dim % 8 or self.pixel_dim % 8:
+            raise ValueError(
+                f"dim {self.dim} and pixel_dim {self.pixel_dim} must be multiples of 8, the groups of GroupNorm"
+            )
+        if self.implicit_text and self.implicit_text.tokens > 12:
+            raise ValueError(f"{self.implicit_text.tokens} tokens a frame are too many for the mask head: at most 12")
         if self.counterfactual and self.counterfactual.count > self.dim - 1:
             raise ValueError(
                 f"{self.counterfactual.count} counterfactuals cannot be orthogonal in {self.dim} dimensions"

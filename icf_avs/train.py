@@ -33,7 +33,7 @@ from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF
 from icf_avs.objective.naming import sound_reading
 from icf_avs.objective.objective import Weights, objective
-from icf_avs.results import hardware, revision
+from icf_avs.results import hardware, revision, write_whole
 
 Report = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total, latest values
 
@@ -84,10 +84,11 @@ class Data:
 
 def build_model(config: TrainConfig, classes: tuple[str, ...]) -> ICF:
     """A fresh model of a run, its weights drawn from the run's seed."""
-    torch.manual_seed(config.seed)
+    visual = load_efficientnet_lite0()
     model = ModelConfig.from_dict({"classes": classes, **config.model})
     names = embed_names(classes) if model.implicit_text else torch.zeros(len(classes), 1)
-    return ICF(model, config.spec, load_efficientnet_lite0(), names)
+    torch.manual_seed(config.seed)  # here, where no loading draws from it any more
+    return ICF(model, config.spec, visual, names)
 
 
 class Trainer:
@@ -120,22 +121,22 @@ class Trainer:
         return torch.optim.AdamW(groups, lr=rate, weight_decay=self.config.weight_decay, betas=(0.9, 0.98))
 
     def advance(self, batch: Batch) -> dict[str, float]:
-        """One optimizer step. Raises UserError when the loss is no longer a number."""
+        """One optimizer step. Raises UserError, before it, when loss or gradient is no longer a number."""
         config = self.config
         torch.manual_seed(config.seed * 1_000_003 + self.step)
         terms = self._teach(batch) if self.teaching else self._learn(batch)
-        if not torch.isfinite(terms["loss"]):
-            raise UserError(
-                f"the loss is {terms['loss'].item()} at step {self.step}; the last good checkpoint is in "
-                f"{self.folder}: resume from it with a lower learning rate"
-            )
-        stage, length = (
-            (self.step, config.teach_steps) if self.teaching else (self.step - config.teach_steps, config.steps)
-        )
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+        if not (torch.isfinite(terms["loss"]) and torch.isfinite(norm)):
+            raise UserError(
+                f"the loss is {terms['loss'].item()} and its gradient {norm.item()} at step {self.step}; the last good "
+                f"checkpoint is in {self.folder}: lower the learning rate and train anew"
+            )
+        stage, length = (
+            (self.step, config.teach_steps) if self.teaching else (self.step - config.teach_steps, config.steps)
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * group["scale"] * schedule(stage, length, config.warmup)
         self.optimizer.step()
@@ -236,6 +237,7 @@ def train(
     trainer = Trainer(config, data, build_model(config, data.classes), folder)
     if resume:
         trainer.restore()
+        _forget_after(folder / "metrics.jsonl", trainer.step)
     spent = trainer.seconds
     with ThreadPoolExecutor(1) as loader, open(folder / "metrics.jsonl", "a", encoding="utf-8") as log:
         upcoming = loader.submit(data.batch, trainer.step, trainer.teaching)
@@ -255,6 +257,13 @@ def train(
     path = folder / f"{config.name}.safetensors"
     save_checkpoint(trainer.model, path, recipe_of(config, trainer))
     return path
+
+
+def _forget_after(log: Path, step: int) -> None:
+    """Take out the rows of steps that a resumed run does again."""
+    rows = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
+    kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] < step]
+    write_whole(log, "".join(kept))
 
 
 def recipe_of(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:

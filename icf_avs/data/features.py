@@ -61,11 +61,11 @@ def scene_features(
     """
     folder = cache_dir() / "features" / _digest(catalog, wanted)
     found = folder.is_dir()
-    target = folder if found else folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    target = folder if found else folder.with_name(f"{folder.name}.partial")
     shapes = _shapes(wanted)
-    if not found:
-        _allocate(target, shapes)
     try:
+        if not found:
+            _allocate(target, shapes)
         jobs = [(catalog, wanted, None if found else target, start) for start in range(0, wanted.count, CHUNK)]
         scenes: list[Scene] = []
         for part in _map(_do_chunk, jobs, workers):
@@ -97,22 +97,26 @@ def _shapes(wanted: SceneSet) -> dict[str, tuple[tuple[int, ...], type]]:
 def _allocate(folder: Path, shapes: dict[str, tuple[tuple[int, ...], type]]) -> None:
     need = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
+        folder.mkdir(parents=True)
         free = shutil.disk_usage(folder).free
         if free < need * 1.05:
-            shutil.rmtree(folder)
             raise UserError(
                 f"{folder.parent}: {need / 2**30:.1f} GB are needed for cached features and {free / 2**30:.1f} "
                 "are free; make room or set ICF_CACHE to another folder"
             )
         for name, (shape, kind) in shapes.items():
             np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
+            if hasattr(os, "posix_fallocate"):  # a disk that fills later would end the process with a bus error
+                with open(folder / f"{name}.npy", "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise UserError(f"{folder.parent}: cannot write ({error.strerror}); set ICF_CACHE to another folder") from error
 
 
 def _digest(catalog: Catalog, wanted: SceneSet) -> str:
-    facts = [VERSION, str(catalog.root), catalog.class_names, sorted(photographs()), asdict(wanted)]
+    kinds = [asdict(kind) for kind in catalog.kinds]
+    facts = [VERSION, str(catalog.root), kinds, catalog.distractors, sorted(photographs()), asdict(wanted)]
     content = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 

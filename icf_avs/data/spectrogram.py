@@ -26,8 +26,8 @@ def _mel(hertz: Tensor) -> Tensor:
 def _filters() -> Tensor:
     """[257, 64] triangular filters; the row of 0 Hz is zero, as in VGGish."""
     bins = _mel(torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64))[:, None]
-    edges = torch.linspace(*_mel(torch.tensor([LOW_HZ, HIGH_HZ], dtype=torch.float64)).tolist(), BANDS + 2)
-    edges = edges.to(torch.float64)
+    low, high = _mel(torch.tensor([LOW_HZ, HIGH_HZ], dtype=torch.float64)).tolist()
+    edges = torch.linspace(low, high, BANDS + 2, dtype=torch.float64)
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     rising, falling = (bins - lower) / (centre - lower), (upper - bins) / (upper - centre)
     filters = torch.minimum(rising, falling).clamp(min=0)

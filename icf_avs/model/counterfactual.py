@@ -22,12 +22,14 @@ from icf_avs.model.vocabulary import Vocabulary
 
 
 class Rivals(NamedTuple):
-    """sounds [K,B,T,D]; kinds [K,B,C] bool, what a rival sounds like where `known` [K,B]; fit: the generator's loss."""
+    """sounds [K,B,T,D]; kinds [K,B,C] bool, what a rival sounds like where `known` [K,B]; fit: the generator's loss, or
+    None without one.
+    """
 
     sounds: Tensor
     kinds: Tensor
     known: Tensor
-    fit: Tensor
+    fit: Tensor | None
 
 
 def orthogonal(factual: Tensor, proposals: Tensor, mean: Tensor, norms: Tensor) -> Tensor:
@@ -65,6 +67,7 @@ class SemanticCounterfactual(nn.Module):
         self.count, self.momentum = count, momentum
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        words = words and count > 1  # a single rival is a donor
         self.generator = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)) if words else None
 
     def forward(self, sound: Tensor, kinds: Tensor, vocabulary: Vocabulary | None = None) -> Rivals:
@@ -76,7 +79,7 @@ class SemanticCounterfactual(nn.Module):
             self._follow(sound.detach())
         clips, frames, dim = sound.shape
         proposals, rival_kinds, known = [], [], []
-        fit = sound.new_zeros(())
+        fit = None
         for index in range(self.count):
             if self.generator is not None and index % 2:
                 proposal, kind, sure = self._words(sound, kinds, vocabulary)
@@ -88,7 +91,8 @@ class SemanticCounterfactual(nn.Module):
         if self.generator is not None:
             reading = vocabulary.similarity(sound).softmax(-1).detach()
             fit = F.mse_loss(self.generator(reading @ vocabulary.words().detach()), sound.detach())
-        lengths = (sound.detach() - self.mean).norm(dim=-1).flatten()
+        # At least 1: in a first batch of one frame the mean is that frame, and a rival must still differ from it.
+        lengths = (sound.detach() - self.mean).norm(dim=-1).flatten().clamp(min=1)
         norms = lengths[torch.randint(lengths.numel(), (self.count, clips, frames), device=sound.device)]
         # The rivals carry no gradient to what made them: the decoder learns to refuse, they do not learn to be refused.
         sounds = orthogonal(sound.detach(), torch.stack(proposals).detach(), self.mean, norms)
@@ -118,4 +122,4 @@ class SemanticCounterfactual(nn.Module):
         words = vocabulary.words()
         mixed = words[first] * (1 - share) + words[second] * share
         picked = F.one_hot(first, kinds.shape[1]).bool() | (F.one_hot(second, kinds.shape[1]).bool() & (share > 0))
-        return self.generator(mixed)[:, None].expand_as(sound), picked & ~kinds, ~(picked & kinds).any(1)
+        return self.generator(mixed)[:, None].expand_as(sound), picked, ~(picked & kinds).any(1)

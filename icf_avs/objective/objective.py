@@ -43,7 +43,8 @@ def objective(output: Output, batch: Batch, space: SharedSpace | None, weights: 
         terms["pixel_reading"] = naming.pixel_reading(output.pixel_reading, batch.kinds_map, frames)
     if output.rivals is not None:
         terms["rivals"], terms["foreign"] = _rivals(output, batch, frames), _foreign(output, batch, frames)
-        terms["generator"] = output.rivals.fit
+        if output.rivals.fit is not None:
+            terms["generator"] = output.rivals.fit
     if space is not None:
         terms["contrast"] = _contrast(output, batch, frames, space)
     scale = asdict(weights)
@@ -102,11 +103,14 @@ def _contrast(output: Output, batch: Batch, frames: Tensor, space: SharedSpace) 
     rival_text: list[tuple[Gaussian, Tensor]] = []
     if output.rivals is not None:
         distinct = ~(output.rivals.kinds & batch.sounding.any(1)).any(-1).T  # B K
-        rivals = [(space.of_audio(output.rivals.sounds.transpose(0, 1), _each(sounds, output.rivals.sounds)), distinct)]
+        # A rival takes the factual parts in time along, or its spread alone would tell it from the factual sound.
+        moved = (output.rivals.sounds - output.sound.detach())[:, :, :, None] + output.tokens.detach()  # K B T L D
+        tokens, of_parts = moved.flatten(2, 3).transpose(0, 1), sounds.repeat_interleave(length, 1)
+        rivals = [(space.of_audio(tokens, _each(of_parts, len(moved))), distinct)]
         if output.rival_text is not None:
             tokens = output.rival_text.flatten(2, 3).transpose(0, 1)  # B K (T n) D
             of_frames = sounds.repeat_interleave(output.rival_text.shape[3], 1)
-            rival_text = [(space.of_text(tokens, _each(of_frames, tokens.transpose(0, 1))), distinct)]
+            rival_text = [(space.of_text(tokens, _each(of_frames, len(moved))), distinct)]
 
     def term(anchor: Gaussian, positive: Gaussian, extra: list[tuple[Gaussian, Tensor]]) -> Tensor:
         return contrastive.info_nce(anchor, positive, others, extra, temperature, present)
@@ -135,6 +139,6 @@ def _patch_share(masks: Tensor, output: Output) -> Tensor:
     return F.adaptive_avg_pool2d(masks, side).flatten(1)
 
 
-def _each(frames: Tensor, rivals: Tensor) -> Tensor:
-    """Weights [B,n] of a clip's tokens, for each of its K rivals [K,B,n,D]: [B,K,n]."""
-    return frames.float()[:, None].expand(-1, len(rivals), -1)
+def _each(frames: Tensor, count: int) -> Tensor:
+    """Weights [B,n] of a clip's tokens, for each of its K rivals: [B,K,n]."""
+    return frames.float()[:, None].expand(-1, count, -1)
