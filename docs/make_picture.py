@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image
 
 import icf_avs
-from icf_avs.data.catalog import load_catalog
-from icf_avs.data.clip_files import write_mp4
-from icf_avs.data.clips import render_clip
-from icf_avs.data.rendering import render_frame
-from icf_avs.data.scenes import Placed, Scene
-from icf_avs.data.sounds import SoundBank
 from icf_avs.output.overlay import Overlay
+from icf_avs.stamps.catalog import load_catalog
+from icf_avs.stamps.clip_files import write_mp4
+from icf_avs.stamps.clips import render_clip
+from icf_avs.stamps.rendering import render_frame
+from icf_avs.stamps.scenes import Placed, Scene
+from icf_avs.stamps.sounds import SoundBank
 
 SIZE = (426, 240)
 FRAMES_A_SECOND = 25

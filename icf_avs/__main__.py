@@ -33,7 +33,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _data_stamps(args: argparse.Namespace) -> None:
-    from icf_avs.data.stamps import write_stamps
+    from icf_avs.stamps.benchmark import write_stamps
 
     counts = {split: getattr(args, split) for split in ("train", "val", "test", "cross")}
     write_stamps(args.out, stamps=args.stamps, seed=args.seed, video=not args.no_video, workers=args.workers, **counts)
@@ -41,7 +41,7 @@ def _data_stamps(args: argparse.Namespace) -> None:
 
 
 def _data_fetch(args: argparse.Namespace) -> None:
-    from icf_avs.data.packages import fetch_all
+    from icf_avs.stamps.packages import fetch_all
 
     fetch_all()
 

@@ -25,8 +25,8 @@ def demo_command(out: Path) -> None:
     from rich.table import Table
 
     from icf_avs import load
-    from icf_avs.data.stamps import write_stamps
     from icf_avs.segment import segment_video
+    from icf_avs.stamps.benchmark import write_stamps
 
     started = time.perf_counter()
     console = Console()

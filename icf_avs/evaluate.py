@@ -163,8 +163,8 @@ def evaluate_command(
 
 def default_sets() -> Path:
     """Folder of the Stamps test sets in the cache, 120 clips each, seed 0; written on first use or when outdated."""
-    from icf_avs.data.packages import cache_dir
-    from icf_avs.data.stamps import write_stamps
+    from icf_avs.stamps.benchmark import write_stamps
+    from icf_avs.stamps.packages import cache_dir
 
     root = cache_dir() / "stamps-test"
     write_stamps(root, seed=0, test=120, cross=120, video=False, workers=os.cpu_count() or 1)

@@ -24,16 +24,16 @@ from icf_avs.backbones.text import embed_names
 from icf_avs.checkpoint import save_checkpoint, trained_state
 from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.contracts import Batch
-from icf_avs.data.batches import make_batch
-from icf_avs.data.catalog import load_catalog
-from icf_avs.data.features import SceneSet, scene_features
-from icf_avs.data.scenes import TRAIN
-from icf_avs.data.sounds import SoundBank
 from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF
 from icf_avs.objective.naming import sound_reading
 from icf_avs.objective.objective import Weights, objective
 from icf_avs.results import hardware, revision, write_whole
+from icf_avs.stamps.batches import make_batch
+from icf_avs.stamps.catalog import load_catalog
+from icf_avs.stamps.features import SceneSet, scene_features
+from icf_avs.stamps.scenes import TRAIN
+from icf_avs.stamps.sounds import SoundBank
 
 Report = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total, latest values
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from icf_avs.data.avsbench import read_set
-from icf_avs.data.stamps import write_stamps
 from icf_avs.errors import UserError
+from icf_avs.stamps.benchmark import write_stamps
 
 
 def test_s4(tiny):

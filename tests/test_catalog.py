@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icf_avs.data import packages
-from icf_avs.data.catalog import SUPER_CATEGORIES, Catalog, load_catalog
-from icf_avs.data.rendering import load_sprite
-from icf_avs.data.sounds import decode, resample
 from icf_avs.errors import UserError
+from icf_avs.stamps import packages
+from icf_avs.stamps.catalog import SUPER_CATEGORIES, Catalog, load_catalog
+from icf_avs.stamps.rendering import load_sprite
+from icf_avs.stamps.sounds import decode, resample
 
 SAME = 0.5  # correlation from which on two recordings count as one; the known doubles have 0.7 and more
 

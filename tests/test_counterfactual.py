@@ -154,7 +154,7 @@ def test_a_rival_never_shares_a_kind_with_the_clip(data: st.DataObject, seed: in
     assert rivals.sounds.shape == (3, clips, 3, 16) and torch.isfinite(rivals.sounds).all()
     shared = (rivals.kinds & kinds).any(-1)
     assert not (shared & ~kinds.all(1)).any()
-    assert not (shared & rivals.known).any(), "where every kind sounds, a word must be one of them: then it is not known"
+    assert not (shared & rivals.known).any(), "where all kinds sound, a word is one of them: not known"
     assert not (rivals.known & ~rivals.kinds.any(-1)).any(), "a rival that is known must be of some kind"
 
 

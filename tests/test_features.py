@@ -14,14 +14,14 @@ from torch.nn import functional as F
 
 from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.contracts import ClipSpec
-from icf_avs.data import features as module
-from icf_avs.data import packages
-from icf_avs.data.batches import make_batch
-from icf_avs.data.catalog import Catalog, load_catalog
-from icf_avs.data.features import SceneFeatures, SceneSet, scene_features
-from icf_avs.data.scenes import TRAIN, render_clip
-from icf_avs.data.sounds import SoundBank
 from icf_avs.errors import UserError
+from icf_avs.stamps import features as module
+from icf_avs.stamps import packages
+from icf_avs.stamps.batches import make_batch
+from icf_avs.stamps.catalog import Catalog, load_catalog
+from icf_avs.stamps.features import SceneFeatures, SceneSet, scene_features
+from icf_avs.stamps.scenes import TRAIN, render_clip
+from icf_avs.stamps.sounds import SoundBank
 
 SPEC = ClipSpec(frames=2, image_size=64)
 WANTED = SceneSet("train", 18, 3, TRAIN, SPEC)  # more than one chunk

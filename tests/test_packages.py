@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from icf_avs.data import packages
 from icf_avs.errors import UserError
+from icf_avs.stamps import packages
 
 NAME, INNER = "tuxpaint-stamps-default", "usr/share/tuxpaint/stamps"
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icf_avs.data import packages
-from icf_avs.data.rcc import read_rcc
 from icf_avs.errors import UserError
+from icf_avs.stamps import packages
+from icf_avs.stamps.rcc import read_rcc
 
 FILES = {"a.txt": (0, b"raw bytes"), "ö.bin": (1, b"packed " * 100)}
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from icf_avs.contracts import ClipSpec
-from icf_avs.data.backgrounds import draw_background, photographs
-from icf_avs.data.catalog import Catalog, load_catalog
-from icf_avs.data.rendering import load_sprite, render_slots, visible_shares
-from icf_avs.data.scenes import (
+from icf_avs.stamps.backgrounds import draw_background, photographs
+from icf_avs.stamps.catalog import Catalog, load_catalog
+from icf_avs.stamps.rendering import load_sprite, render_slots, visible_shares
+from icf_avs.stamps.scenes import (
     BALANCED,
     TRAIN,
     Scene,
@@ -26,8 +26,8 @@ from icf_avs.data.scenes import (
     render_clip,
     render_frame,
 )
-from icf_avs.data.sounds import RATE, SoundBank
-from icf_avs.data.soundtrack import activity, render_tracks
+from icf_avs.stamps.sounds import RATE, SoundBank
+from icf_avs.stamps.soundtrack import activity, render_tracks
 
 CLIPS = 40
 

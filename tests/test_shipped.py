@@ -13,12 +13,12 @@ import icf_avs
 from icf_avs.__main__ import main
 from icf_avs.checkpoint import read_recipe
 from icf_avs.data.avsbench import read_set
-from icf_avs.data.backgrounds import load_background, photographs
-from icf_avs.data.clip_files import write_mp4
-from icf_avs.data.packages import stamps_root
-from icf_avs.data.sounds import decode
-from icf_avs.data.stamps import write_stamps
 from icf_avs.evaluate import evaluate
+from icf_avs.stamps.backgrounds import load_background, photographs
+from icf_avs.stamps.benchmark import write_stamps
+from icf_avs.stamps.clip_files import write_mp4
+from icf_avs.stamps.packages import stamps_root
+from icf_avs.stamps.sounds import decode
 
 CHECKPOINTS = sorted((Path(icf_avs.__file__).parent / "checkpoints").glob("*.safetensors"))
 

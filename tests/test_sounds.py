@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icf_avs.data.catalog import Catalog, load_catalog
-from icf_avs.data.sounds import NOISES, RATE, SPEEDS, SoundBank, coloured, decode, frame_rms, noise, prepare, resample
 from icf_avs.errors import UserError
+from icf_avs.stamps.catalog import Catalog, load_catalog
+from icf_avs.stamps.sounds import NOISES, RATE, SPEEDS, SoundBank, coloured, decode, frame_rms, noise, prepare, resample
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,10 @@ from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, load_efficien
 from icf_avs.backbones.text import TEXT_DIM
 from icf_avs.checkpoint import load_checkpoint, read_recipe
 from icf_avs.config import DataConfig, TrainConfig
-from icf_avs.data.batches import make_batch
 from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF
 from icf_avs.objective.objective import Weights, objective
+from icf_avs.stamps.batches import make_batch
 from icf_avs.train import Data, Trainer, build_model, schedule, train
 
 GOLDEN = Path(__file__).parent / "golden" / "ten_steps.json"

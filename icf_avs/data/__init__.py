@@ -1,1 +1,1 @@
-"""Data: the embedded benchmark (packages, catalog, sounds, scenes, stamps), the public layouts, and media files."""
+"""What comes from outside: pictures and sound of any video, and the public sets on disk."""

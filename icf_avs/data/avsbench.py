@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from icf_avs.data.sounds import decode
 from icf_avs.errors import UserError
+from icf_avs.stamps.sounds import decode
 
 SIZE = 224
 CLASSES = 71  # of AVSS, with background

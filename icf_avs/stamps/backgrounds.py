@@ -14,9 +14,9 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from icf_avs.data import packages
-from icf_avs.data.rcc import Resources, read_rcc
 from icf_avs.errors import UserError
+from icf_avs.stamps import packages
+from icf_avs.stamps.rcc import Resources, read_rcc
 
 _LONGEST = 640  # pixels
 _NOISES = 1 << 30  # how many generated backgrounds there are

@@ -14,9 +14,9 @@ from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 
-from icf_avs.data import packages
-from icf_avs.data.rcc import Resources, read_rcc
 from icf_avs.errors import UserError
+from icf_avs.stamps import packages
+from icf_avs.stamps.rcc import Resources, read_rcc
 
 SUPER_CATEGORIES = ("music", "human", "animal", "device")
 

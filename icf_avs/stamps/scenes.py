@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from icf_avs.data.backgrounds import draw_background
-from icf_avs.data.catalog import Catalog, Kind
-from icf_avs.data.clips import Clip, classes, masks, render_clip
-from icf_avs.data.rendering import canvas, load_sprite, render_frame, visible_shares
-from icf_avs.data.soundtrack import render_audio
+from icf_avs.stamps.backgrounds import draw_background
+from icf_avs.stamps.catalog import Catalog, Kind
+from icf_avs.stamps.clips import Clip, classes, masks, render_clip
+from icf_avs.stamps.rendering import canvas, load_sprite, render_frame, visible_shares
+from icf_avs.stamps.soundtrack import render_audio
 
 __all__ = [
     "BALANCED", "SPLITS", "TRAIN", "Clip", "Placed", "Scene", "SceneStyle", "classes", "masks", "plan_scene",

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icf_avs.contracts import ClipSpec
-from icf_avs.data.rendering import render_frame
-from icf_avs.data.sounds import SoundBank
-from icf_avs.data.soundtrack import activity, render_tracks
+from icf_avs.stamps.rendering import render_frame
+from icf_avs.stamps.sounds import SoundBank
+from icf_avs.stamps.soundtrack import activity, render_tracks
 
 if TYPE_CHECKING:
-    from icf_avs.data.scenes import Scene
+    from icf_avs.stamps.scenes import Scene
 
 
 @dataclass(frozen=True)

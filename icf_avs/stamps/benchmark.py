@@ -25,15 +25,15 @@ import numpy as np
 from PIL import Image
 
 from icf_avs.contracts import ClipSpec
-from icf_avs.data import packages
-from icf_avs.data.backgrounds import photographs
-from icf_avs.data.catalog import Catalog, load_catalog
-from icf_avs.data.clip_files import VIDEO_FPS, write_bytes, write_image, write_mp4, write_wav
-from icf_avs.data.rendering import canvas
-from icf_avs.data.scenes import BALANCED, TRAIN, Clip, Scene, classes, plan_scene, render_clip, render_frame
-from icf_avs.data.sounds import SoundBank
-from icf_avs.data.stamps_tables import CROSS, MULTI, SEMANTIC, SINGLE, semantic_uid, write_tables
 from icf_avs.errors import UserError
+from icf_avs.stamps import packages
+from icf_avs.stamps.backgrounds import photographs
+from icf_avs.stamps.catalog import Catalog, load_catalog
+from icf_avs.stamps.clip_files import VIDEO_FPS, write_bytes, write_image, write_mp4, write_wav
+from icf_avs.stamps.rendering import canvas
+from icf_avs.stamps.scenes import BALANCED, TRAIN, Clip, Scene, classes, plan_scene, render_clip, render_frame
+from icf_avs.stamps.sounds import SoundBank
+from icf_avs.stamps.tables import CROSS, MULTI, SEMANTIC, SINGLE, semantic_uid, write_tables
 
 SPEC = ClipSpec(phase=15 / 16)  # five seconds, pictures where AVSBench cut them
 SHORT_SIDE = 240  # pixels of videos and of AVSS frames
@@ -47,7 +47,7 @@ _FIRST = {SINGLE: 0, MULTI: 1_000_000, CROSS: 2_000_000}
 _SOURCES = (
     "stamps.csv",
     *(f"{name}.py" for name in ("backgrounds", "catalog", "clip_files", "clips", "rendering", "scenes")),
-    *(f"{name}.py" for name in ("sounds", "soundtrack", "spectrogram", "stamps", "stamps_tables")),
+    *(f"{name}.py" for name in ("sounds", "soundtrack", "benchmark", "tables", "../data/spectrogram")),
 )
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from icf_avs.data.clip_files import write_bytes, write_table
+from icf_avs.stamps.clip_files import write_bytes, write_table
 
 SINGLE, MULTI, CROSS, SEMANTIC = "Single-source", "Multi-sources", "Cross", "AVSS"
 

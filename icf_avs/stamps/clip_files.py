@@ -14,7 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from icf_avs.data.sounds import RATE
+from icf_avs.stamps.sounds import RATE
 
 VIDEO_FPS = 25
 

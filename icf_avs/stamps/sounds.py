@@ -13,8 +13,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from icf_avs.data.catalog import Catalog
 from icf_avs.errors import UserError
+from icf_avs.stamps.catalog import Catalog
 
 RATE = 16_000
 SPEEDS = tuple(float(speed) for speed in np.geomspace(0.85, 1.18, 9))

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from icf_avs.data.avsbench import read_set
-from icf_avs.data.catalog import load_catalog
-from icf_avs.data.clip_files import write_mp4
-from icf_avs.data.scenes import plan_scene, render_frame
 from icf_avs.data.spectrogram import log_mel
-from icf_avs.data.stamps import palette, write_stamps
 from icf_avs.errors import UserError
+from icf_avs.stamps.benchmark import palette, write_stamps
+from icf_avs.stamps.catalog import load_catalog
+from icf_avs.stamps.clip_files import write_mp4
+from icf_avs.stamps.scenes import plan_scene, render_frame
 
 COUNTS = {"train": 1, "val": 1, "test": 1, "cross": 1}
 

@@ -21,11 +21,11 @@ import torch
 
 from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.contracts import ClipSpec
-from icf_avs.data.backgrounds import photographs
-from icf_avs.data.catalog import Catalog
-from icf_avs.data.packages import cache_dir
-from icf_avs.data.scenes import Scene, SceneStyle, plan_scene, render_frame
 from icf_avs.errors import UserError
+from icf_avs.stamps.backgrounds import photographs
+from icf_avs.stamps.catalog import Catalog
+from icf_avs.stamps.packages import cache_dir
+from icf_avs.stamps.scenes import Scene, SceneStyle, plan_scene, render_frame
 
 VERSION = 1  # raise when rendering or encoding changes
 SLOT_STRIDE = 2  # slots are kept at half the picture's size

@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from icf_avs.contracts import Batch, ClipSpec
-from icf_avs.data.features import SceneFeatures
-from icf_avs.data.scenes import Scene, classes
-from icf_avs.data.sounds import SoundBank
-from icf_avs.data.soundtrack import render_audio
 from icf_avs.data.windows import windows
+from icf_avs.stamps.features import SceneFeatures
+from icf_avs.stamps.scenes import Scene, classes
+from icf_avs.stamps.sounds import SoundBank
+from icf_avs.stamps.soundtrack import render_audio
 
 MASK_STRIDE = 4
 
