@@ -18,7 +18,7 @@ from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.clip_files import write_mp4
 from icf_avs.stamps.clips import render_clip
 from icf_avs.stamps.rendering import render_frame
-from icf_avs.stamps.scenes import Placed, Scene
+from icf_avs.stamps.scene import Placed, Scene
 from icf_avs.stamps.sounds import SoundBank
 
 SIZE = (426, 240)

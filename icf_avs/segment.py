@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import MediaInfo, probe, read_frames
 from icf_avs.errors import UserError
 from icf_avs.output import coco
+from icf_avs.output.coco import FrameMask
 from icf_avs.output.film import write_film
 from icf_avs.output.folder import replaced_when_complete, result_folder
 from icf_avs.output.overlay import Overlay
@@ -44,30 +45,6 @@ class Model(Protocol):
 
     def predict(self, frames: torch.Tensor, waves: torch.Tensor) -> Prediction:
         """frames uint8 [T, S, S, 3], waves float32 [T, window], T at most spec.frames."""
-
-
-@dataclass(frozen=True)
-class FrameMask:
-    """One mask of a video and what goes with it."""
-
-    index: int
-    start: float  # seconds; the mask stands for [start, end)
-    end: float
-    picture_time: float  # seconds, of the picture that the model saw
-    area: float  # share of the picture, 0 to 1
-    score: float  # mean probability inside the mask, 0 if it is empty
-    heard: tuple[tuple[str, float], ...]  # words and probabilities, the likeliest first
-    run_lengths: dict[str, Any]  # the mask as COCO RLE
-
-    @property
-    def time(self) -> float:
-        """Middle of the interval, in seconds."""
-        return (self.start + self.end) / 2
-
-    @property
-    def mask(self) -> np.ndarray:
-        """Bool [H, W] at the video's own size."""
-        return coco.decode(self.run_lengths)
 
 
 @dataclass(frozen=True)

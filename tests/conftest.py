@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, and tiny sets on disk in the three public layouts."""
+"""Shared by all tests: one thread, the real stamps, and tiny sets on disk in the three public layouts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from icf_avs.stamps.catalog import Catalog, load_catalog
+from icf_avs.stamps.sounds import SoundBank
 
 torch.set_num_threads(1)  # so that timings and sums do not depend on the machine
 
@@ -94,6 +97,17 @@ class TinySets:
             rows = list(csv.reader(file))
         change(rows)
         (self.root / name).write_text("\n".join(",".join(row) for row in rows) + "\n")
+
+
+@pytest.fixture(scope="session")
+def catalog() -> Catalog:
+    """The real stamps, found or fetched as for a user."""
+    return load_catalog()
+
+
+@pytest.fixture(scope="session")
+def bank(catalog: Catalog) -> SoundBank:
+    return SoundBank(catalog)
 
 
 @pytest.fixture

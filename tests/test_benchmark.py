@@ -19,7 +19,8 @@ from icf_avs.errors import UserError
 from icf_avs.stamps.benchmark import palette, write_stamps
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.clip_files import write_mp4
-from icf_avs.stamps.scenes import plan_scene, render_frame
+from icf_avs.stamps.rendering import render_frame
+from icf_avs.stamps.scenes import plan_scene
 
 COUNTS = {"train": 1, "val": 1, "test": 1, "cross": 1}
 

@@ -19,13 +19,8 @@ SAME = 0.5  # correlation from which on two recordings count as one; the known d
 
 
 @pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return load_catalog()
-
-
-@pytest.fixture(scope="module")
 def rows() -> list[dict[str, str]]:
-    with resources.files("icf_avs.data").joinpath("stamps.csv").open(encoding="utf-8", newline="") as file:
+    with resources.files("icf_avs.stamps").joinpath("stamps.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -18,24 +18,15 @@ from icf_avs.errors import UserError
 from icf_avs.stamps import features as module
 from icf_avs.stamps import packages
 from icf_avs.stamps.batches import make_batch
-from icf_avs.stamps.catalog import Catalog, load_catalog
+from icf_avs.stamps.catalog import Catalog
+from icf_avs.stamps.clips import render_clip
 from icf_avs.stamps.features import SceneFeatures, SceneSet, scene_features
-from icf_avs.stamps.scenes import TRAIN, render_clip
+from icf_avs.stamps.scenes import TRAIN
 from icf_avs.stamps.sounds import SoundBank
 
 SPEC = ClipSpec(frames=2, image_size=64)
 WANTED = SceneSet("train", 18, 3, TRAIN, SPEC)  # more than one chunk
 FEW = replace(WANTED, count=2)
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return load_catalog()
-
-
-@pytest.fixture(scope="module")
-def bank(catalog: Catalog) -> SoundBank:
-    return SoundBank(catalog)
 
 
 @pytest.fixture

@@ -12,34 +12,15 @@ from PIL import Image
 
 from icf_avs.contracts import ClipSpec
 from icf_avs.stamps.backgrounds import draw_background, photographs
-from icf_avs.stamps.catalog import Catalog, load_catalog
-from icf_avs.stamps.rendering import load_sprite, render_slots, visible_shares
-from icf_avs.stamps.scenes import (
-    BALANCED,
-    TRAIN,
-    Scene,
-    SceneStyle,
-    classes,
-    masks,
-    plan_scene,
-    render_audio,
-    render_clip,
-    render_frame,
-)
+from icf_avs.stamps.catalog import Catalog
+from icf_avs.stamps.clips import classes, masks, render_clip
+from icf_avs.stamps.rendering import load_sprite, render_frame, render_slots, visible_shares
+from icf_avs.stamps.scene import Scene
+from icf_avs.stamps.scenes import BALANCED, TRAIN, SceneStyle, plan_scene
 from icf_avs.stamps.sounds import RATE, SoundBank
-from icf_avs.stamps.soundtrack import activity, render_tracks
+from icf_avs.stamps.soundtrack import activity, render_audio, render_tracks
 
 CLIPS = 40
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return load_catalog()
-
-
-@pytest.fixture(scope="module")
-def bank(catalog: Catalog) -> SoundBank:
-    return SoundBank(catalog)
 
 
 @pytest.fixture(scope="module")

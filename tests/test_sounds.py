@@ -10,18 +10,8 @@ import numpy as np
 import pytest
 
 from icf_avs.errors import UserError
-from icf_avs.stamps.catalog import Catalog, load_catalog
+from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.sounds import NOISES, RATE, SPEEDS, SoundBank, coloured, decode, frame_rms, noise, prepare, resample
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return load_catalog()
-
-
-@pytest.fixture(scope="module")
-def bank(catalog: Catalog) -> SoundBank:
-    return SoundBank(catalog)
 
 
 def tone(hertz: float, seconds: float) -> np.ndarray:

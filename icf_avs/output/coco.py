@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from icf_avs.contracts import ClipSpec
     from icf_avs.data.media import MediaInfo
-    from icf_avs.segment import FrameMask
 
 JSON_VERSION = 1
 
@@ -27,6 +26,30 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
 def decode(run_lengths: dict[str, Any]) -> np.ndarray:
     """The inverse of encode: bool [H, W]."""
     return coco_mask.decode(run_lengths).astype(bool)
+
+
+@dataclass(frozen=True)
+class FrameMask:
+    """One mask of a video, as run lengths, and what goes with it."""
+
+    index: int
+    start: float  # seconds; the mask stands for [start, end)
+    end: float
+    picture_time: float  # seconds, of the picture that the model saw
+    area: float  # share of the picture, 0 to 1
+    score: float  # mean probability inside the mask, 0 if it is empty
+    heard: tuple[tuple[str, float], ...]  # words and probabilities, the likeliest first
+    run_lengths: dict[str, Any]  # the mask as COCO RLE
+
+    @property
+    def time(self) -> float:
+        """Middle of the interval, in seconds."""
+        return (self.start + self.end) / 2
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Bool [H, W] at the video's own size."""
+        return decode(self.run_lengths)
 
 
 def document(info: MediaInfo, spec: ClipSpec, checkpoint: str, frames: Sequence[FrameMask]) -> dict[str, Any]:

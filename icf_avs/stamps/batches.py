@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from icf_avs.contracts import Batch, ClipSpec
 from icf_avs.data.windows import windows
+from icf_avs.stamps.clips import classes
 from icf_avs.stamps.features import SceneFeatures
-from icf_avs.stamps.scenes import Scene, classes
+from icf_avs.stamps.scene import Scene
 from icf_avs.stamps.sounds import SoundBank
 from icf_avs.stamps.soundtrack import render_audio
 

@@ -30,8 +30,10 @@ from icf_avs.stamps import packages
 from icf_avs.stamps.backgrounds import photographs
 from icf_avs.stamps.catalog import Catalog, load_catalog
 from icf_avs.stamps.clip_files import VIDEO_FPS, write_bytes, write_image, write_mp4, write_wav
-from icf_avs.stamps.rendering import canvas
-from icf_avs.stamps.scenes import BALANCED, TRAIN, Clip, Scene, classes, plan_scene, render_clip, render_frame
+from icf_avs.stamps.clips import Clip, classes, render_clip
+from icf_avs.stamps.rendering import canvas, render_frame
+from icf_avs.stamps.scene import Scene
+from icf_avs.stamps.scenes import BALANCED, TRAIN, plan_scene
 from icf_avs.stamps.sounds import SoundBank
 from icf_avs.stamps.tables import CROSS, MULTI, SEMANTIC, SINGLE, semantic_uid, write_tables
 
@@ -46,7 +48,7 @@ _STYLES = {  # set -> what training scenes change, what all of its scenes change
 _FIRST = {SINGLE: 0, MULTI: 1_000_000, CROSS: 2_000_000}
 _SOURCES = (
     "stamps.csv",
-    *(f"{name}.py" for name in ("backgrounds", "catalog", "clip_files", "clips", "rendering", "scenes")),
+    *(f"{name}.py" for name in ("backgrounds", "catalog", "clip_files", "clips", "rendering", "scene", "scenes")),
     *(f"{name}.py" for name in ("sounds", "soundtrack", "benchmark", "tables", "../data/spectrogram")),
 )
 

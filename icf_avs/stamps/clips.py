@@ -13,7 +13,7 @@ from icf_avs.stamps.sounds import SoundBank
 from icf_avs.stamps.soundtrack import activity, render_tracks
 
 if TYPE_CHECKING:
-    from icf_avs.stamps.scenes import Scene
+    from icf_avs.stamps.scene import Scene
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,9 @@ from icf_avs.errors import UserError
 from icf_avs.stamps.backgrounds import photographs
 from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.packages import cache_dir
-from icf_avs.stamps.scenes import Scene, SceneStyle, plan_scene, render_frame
+from icf_avs.stamps.rendering import render_frame
+from icf_avs.stamps.scene import Scene
+from icf_avs.stamps.scenes import SceneStyle, plan_scene
 
 VERSION = 1  # raise when rendering or encoding changes
 SLOT_STRIDE = 2  # slots are kept at half the picture's size

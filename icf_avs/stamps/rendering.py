@@ -21,7 +21,7 @@ from icf_avs.errors import UserError
 from icf_avs.stamps.backgrounds import load_background
 
 if TYPE_CHECKING:
-    from icf_avs.stamps.scenes import Placed, Scene
+    from icf_avs.stamps.scene import Placed, Scene
 
 _LONGEST = 384  # pixels of a stamp kept in memory
 _BORDER = 2  # transparent pixels around a stamp, so that its edge is interpolated

@@ -1,7 +1,6 @@
 """Scenes of the embedded benchmark: who is in the picture, who sounds when, and how everything moves.
 
-`plan_scene` is pure: the same catalog, split, index, seed and style give the same scene, whatever draws the others. A
-`Scene` is a small picklable description; `render_frame`, `render_audio` and `render_clip` turn it into media.
+`plan_scene` is pure: the same catalog, split, index, seed and style give the same scene, whatever draws the others.
 
 Training scenes are biased as real data are: the salient thing (largest, most central, on top) mostly sounds. Balanced
 scenes draw the sounding things uniformly among all that could sound, so that only the audio tells.
@@ -11,22 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from icf_avs.stamps.backgrounds import draw_background
 from icf_avs.stamps.catalog import Catalog, Kind
-from icf_avs.stamps.clips import Clip, classes, masks, render_clip
-from icf_avs.stamps.rendering import canvas, load_sprite, render_frame, visible_shares
-from icf_avs.stamps.soundtrack import render_audio
+from icf_avs.stamps.rendering import canvas, load_sprite, visible_shares
+from icf_avs.stamps.scene import SPLITS, Placed, Scene
 
-__all__ = [
-    "BALANCED", "SPLITS", "TRAIN", "Clip", "Placed", "Scene", "SceneStyle", "classes", "masks", "plan_scene",
-    "render_audio", "render_clip", "render_frame",
-]  # fmt: skip
-
-SPLITS = ("train", "val", "test", "cross")
 _TENTHS = {"train": range(8), "val": range(8, 9), "test": range(9, 10), "cross": range(9, 10)}
 _ASPECTS = (1.0, 4 / 3, 16 / 9, 9 / 16)
 _VISIBLE = 0.4  # least share of a thing that could sound which stays visible at all times
@@ -52,58 +43,6 @@ class SceneStyle:
 
 TRAIN = SceneStyle(rivals=(0.35, 0.45, 0.2), salient_sounds=0.85, blank=0.03)
 BALANCED = SceneStyle()
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A stamp in a scene. Lengths are in shorter sides of the canvas, angles in degrees, rates per second."""
-
-    stem: str
-    kind: str  # empty for a distractor
-    class_id: int  # 0 for a distractor
-    spans: tuple[tuple[float, float], ...]  # seconds in which it sounds; empty: silent
-    x: float
-    y: float
-    size: float  # square root of the area of its box
-    angle: float
-    flip: bool
-    drift_x: float
-    drift_y: float
-    growth: float
-    spin: float
-    sway: float
-    sway_frequency: float
-    sway_phase: float
-    gains: tuple[float, float, float]
-    offset: float
-    feather: float  # pixels of blur at 224
-
-
-@dataclass(frozen=True)
-class Scene:
-    """All that is needed to render a clip. `stamps` are in drawing order: the last one lies on top."""
-
-    root: Path
-    split: str
-    index: int
-    seed: int
-    seconds: int
-    aspect: float
-    background: str
-    zoom: float
-    pan_x: float
-    pan_y: float
-    pan_speed_x: float
-    pan_speed_y: float
-    gains: tuple[float, float, float]
-    offset: float
-    jpeg_quality: int  # 0: none
-    stamps: tuple[Placed, ...]
-
-    @property
-    def key(self) -> list[int]:
-        """Seed of everything random in this scene."""
-        return [self.seed, SPLITS.index(self.split), self.index]
 
 
 def plan_scene(

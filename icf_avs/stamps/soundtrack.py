@@ -13,7 +13,7 @@ from icf_avs.contracts import ClipSpec
 from icf_avs.stamps.sounds import NOISES, RATE, SoundBank, coloured, frame_rms, noise
 
 if TYPE_CHECKING:
-    from icf_avs.stamps.scenes import Scene
+    from icf_avs.stamps.scene import Scene
 
 _QUIET_DB = -30.0  # a window this far below the track's loudest one counts as silent
 _QUIET_FRAME_DB = -35.0  # the same for the frames of 25 ms inside a window
