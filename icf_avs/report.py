@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from icf_avs.errors import UserError
+from icf_avs.model_card import checkpoint_table
 from icf_avs.results import COLUMNS, Row, write_whole
 
 OPENING = re.compile(r"^<!-- results:", re.M)  # only at the start of a line, so that prose may speak of marks
@@ -24,10 +25,20 @@ HEADINGS = ("checkpoint", "test set", "protocol", "clips", "mIoU", "F", "FPR")
 
 
 def report_command(root: Path, check: bool = False) -> int:
-    """Renew all tables below `root`, or with `check` only name the stale files. Returns 1 if `check` found one."""
+    """Renew results/checkpoints.csv and all tables below `root`, or with `check` only name what is stale.
+
+    Returns 1 if `check` found something.
+    """
     if not (root / "README.md").is_file() or not (root / "results").is_dir():
         raise UserError(f"no README.md and results folder in {root}; run this in the project's folder")
     stale = 0
+    card, facts = root / "results" / "checkpoints.csv", checkpoint_table(root / "icf_avs" / "checkpoints")
+    if not card.is_file() or card.read_text(encoding="utf-8") != facts:
+        stale += 1
+        if check:
+            print("results/checkpoints.csv is stale: run `icf report`", file=sys.stderr)
+        else:
+            write_whole(card, facts)
     for path in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
         text = path.read_text(encoding="utf-8")
         renewed = fill(text, root / "results", path)
@@ -80,6 +91,8 @@ def _scores(rows: list[Row]) -> str:
 
 
 def _plain(columns: tuple[str, ...], rows: list[Row]) -> str:
+    if len(rows) == 1 and len(columns) > 6:  # one thing with many facts reads better downwards
+        return _markdown(("", rows[0][columns[0]]), [(column, rows[0][column]) for column in columns[1:]], left=2)
     return _markdown(columns, [tuple(row[column] for column in columns) for row in rows], left=1)
 
 

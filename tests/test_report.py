@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,18 @@ def test_any_other_table_is_shown_as_it_is(project):
     (project / "results/speed.csv").write_text("what,ms\nframe,8.5\n")
     text = fill("<!-- results:speed -->\n<!-- /results -->", project / "results", Path("x.md"))
     assert text.splitlines()[1:4] == ["| what | ms |", "| --- | ---: |", "| frame | 8.5 |"]
+
+
+def test_facts_of_the_shipped_checkpoints_come_from_themselves(project, capsys):
+    (project / "icf_avs").mkdir()
+    (project / "icf_avs/checkpoints").symlink_to(ROOT / "icf_avs/checkpoints")
+    assert report_command(project, check=True) == 1
+    assert "checkpoints.csv is stale" in capsys.readouterr().err
+    report_command(project)
+    with (project / "results/checkpoints.csv").open() as file:
+        (row, *_) = csv.DictReader(file)
+    size = (ROOT / "icf_avs/checkpoints" / f"{row['checkpoint']}.safetensors").stat().st_size
+    assert float(row["MB"]) == round(size / 1e6, 1) and int(row["kinds"]) > 1 and float(row["minutes"]) > 0
 
 
 @pytest.mark.parametrize(

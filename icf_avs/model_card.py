@@ -1,0 +1,38 @@
+"""results/checkpoints.csv: what the shipped checkpoints say of their making, one row each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+from safetensors import safe_open
+
+from icf_avs.checkpoint import read_recipe
+
+COLUMNS = (
+    "checkpoint", "command", "seed", "kinds", "trained parameters", "MB", "pictures", "clips", "steps", "minutes",
+    "processor", "gpu", "threads", "torch", "revision", "data", "licence",
+)  # fmt: skip
+
+
+def checkpoint_table(folder: Path) -> str:
+    """The CSV text for all *.safetensors of a folder. Raises UserError for a file that is no checkpoint."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for path in sorted(folder.glob("*.safetensors")):
+        recipe = read_recipe(path)
+        run, machine = recipe["config"], recipe["hardware"]
+        with safe_open(path, framework="np") as file:
+            kinds = len(json.loads(file.metadata()["config"])["classes"])
+            parameters = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())
+        writer.writerow((
+            path.stem, recipe["command"], run["seed"], kinds, parameters, f"{path.stat().st_size / 1e6:.1f}",
+            run["data"]["pictures"], run["data"]["clips"], f"{run['teach_steps']} + {run['steps']}", recipe["minutes"],
+            machine["processor"], machine["gpu"] or "none", machine["threads"], machine["torch"], recipe["revision"],
+            recipe["data"], recipe["licence"],
+        ))  # fmt: skip
+    return text.getvalue()
