@@ -97,6 +97,7 @@ class DataConfig:
 
     pictures: int = 8_000  # scenes of one frame
     clips: int = 1_000  # scenes of five frames
+    validation: int = 96  # balanced scenes of five frames, for the calibration after training
     seed: int = 0
 
 

@@ -21,7 +21,13 @@ def stamps_baseline() -> TrainConfig:
 
 def stamps_quick() -> TrainConfig:
     """A few minutes: to see that training works on a machine, not for a score."""
-    return replace(stamps(), name="stamps-quick", data=DataConfig(pictures=400, clips=40), teach_steps=150, steps=200)
+    return replace(
+        stamps(),
+        name="stamps-quick",
+        data=DataConfig(pictures=400, clips=40, validation=24),
+        teach_steps=150,
+        steps=200,
+    )
 
 
 RECIPES = {config.__name__.replace("_", "-"): config for config in (stamps, stamps_baseline, stamps_quick)}

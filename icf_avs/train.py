@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.backbones.text import embed_names
+from icf_avs.calibrate import Calibration, calibrate
 from icf_avs.checkpoint import save_checkpoint, trained_state
 from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.contracts import Batch
@@ -32,7 +33,7 @@ from icf_avs.results import hardware, revision, write_whole
 from icf_avs.stamps.batches import make_batch
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.features import SceneSet, scene_features
-from icf_avs.stamps.scenes import TRAIN
+from icf_avs.stamps.scenes import BALANCED, TRAIN
 from icf_avs.stamps.sounds import SoundBank
 
 Report = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total, latest values
@@ -80,6 +81,14 @@ class Data:
             variation=int(rng.integers(1, 2**31)),
             pictures=not teaching,
         )
+
+    def validation(self, workers: int, report: Report) -> Iterator[Batch]:
+        """Balanced scenes of the validation split, eight at a time."""
+        wanted = SceneSet("val", self.config.data.validation, self.config.data.seed, BALANCED, self.clip_spec)
+        features = scene_features(self.catalog, wanted, workers, lambda *at: report("validation", *at, {}))
+        for start in range(0, wanted.count, 8):
+            indices = np.arange(start, min(start + 8, wanted.count))
+            yield make_batch(features, indices, self.bank, self.clip_spec, len(self.classes), variation=0)
 
 
 def build_model(config: TrainConfig, classes: tuple[str, ...]) -> ICF:
@@ -254,8 +263,10 @@ def train(
                 log.flush()
             if trainer.step % config.checkpoint_every == 0 or trainer.step == trainer.total:
                 trainer.save()
+    calibration = calibrate(trainer.model, data.validation(workers, report))
+    trainer.seconds = spent + time.monotonic() - begun
     path = folder / f"{config.name}.safetensors"
-    save_checkpoint(trainer.model, path, recipe_of(config, trainer))
+    save_checkpoint(trainer.model, path, recipe_of(config, trainer, calibration))
     return path
 
 
@@ -266,12 +277,13 @@ def _forget_after(log: Path, step: int) -> None:
     write_whole(log, "".join(kept))
 
 
-def recipe_of(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
+def recipe_of(config: TrainConfig, trainer: Trainer, calibration: Calibration) -> dict[str, Any]:
     """What a checkpoint says of its making."""
     return {
         "command": f"icf train {config.name}",
         "config": asdict(config),
         "weights": asdict(Weights()),
+        "validation": asdict(calibration),
         "minutes": round(trainer.seconds / 60, 1),
         "hardware": hardware(),
         "revision": revision(),

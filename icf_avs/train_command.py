@@ -17,6 +17,7 @@ from icf_avs.train import train
 STAGES = {
     "pictures": "rendering pictures",
     "clips": "rendering clips",
+    "validation": "calibrating",
     "teach": "naming sounds",
     "learn": "learning masks",
 }

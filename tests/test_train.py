@@ -33,7 +33,7 @@ GOLDEN = Path(__file__).parent / "golden" / "ten_steps.json"
 TINY = TrainConfig(
     name="tiny",
     model={"dim": 32, "pixel_dim": 16},
-    data=DataConfig(pictures=16, clips=4),
+    data=DataConfig(pictures=16, clips=4, validation=8),
     teach_steps=4,
     teach_batch=8,
     steps=6,

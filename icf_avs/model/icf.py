@@ -63,6 +63,7 @@ class ICF(nn.Module):
         self.pixels = PixelDecoder(visual.channels, dim, config.pixel_dim)
         vocabulary = Vocabulary(names, text.free_words, dim) if text else None
         self.implicit_text = ImplicitText(vocabulary, dim, config.heads, text.tokens, text.segment) if text else None
+        self.register_buffer("offset", torch.zeros(()))  # of all mask logits, set by calibrate.py after training
         queries = 1 + (text.tokens if text else 0)
         self.decoder = MaskDecoder(dim, config.pixel_dim, config.heads, config.layers, queries, prior=text is not None)
         self.semantic = SemanticHead(len(config.classes), dim, config.pixel_dim) if config.semantic else None
@@ -86,7 +87,7 @@ class ICF(nn.Module):
             sounds = torch.cat([sounds, rivals.sounds, sound.roll(1, 0)[None]])
         text, decoded = self.answer(pixels, sounds, valid)
 
-        logits = decoded.logits.unflatten(1, (clips, frames))
+        logits = decoded.logits.unflatten(1, (clips, frames)) + self.offset
         patches = pixels.tokens.flatten(2).transpose(1, 2).unflatten(0, (clips, frames))
         output = Output(logits[0], sound, tokens, patches, text={name: level[0] for name, level in text.items()})
         if decoded.prior is not None:
