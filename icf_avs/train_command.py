@@ -54,6 +54,8 @@ def train_command(args: argparse.Namespace) -> None:
                 f"{name} {values[name]:.3f}" for name in ("loss", "top1", "bce", "dice", "rivals") if name in values
             )
             bar.update(tasks[stage], completed=done, total=total, values=shown)
+            if not console.is_terminal and (done % 100 == 0 or done == total):  # a log file shows no bar
+                console.print(f"{STAGES[stage]} {done}/{total} {shown}", soft_wrap=True)
 
         path = train(config, folder, stamps=args.stamps, resume=args.resume, report=report)
     console.print(f"checkpoint: {path}\nnext: icf evaluate {path}")
