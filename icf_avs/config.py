@@ -114,6 +114,8 @@ class TrainConfig:
     steps: int = 3_200
     batch: int = 32  # frames of a step: so many pictures, or a fifth as many clips
     clip_share: float = 0.25  # share of the steps that see clips of five frames
+    finish: int = 0  # steps after these, at half the learning rate
+    finish_clip_share: float = 0.5
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     warmup: int = 100

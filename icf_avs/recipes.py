@@ -9,7 +9,7 @@ from icf_avs.config import DataConfig, TrainConfig
 
 def stamps() -> TrainConfig:
     """Full ICF on the embedded benchmark: the shipped checkpoint. Scores and time: README, from results/*.csv."""
-    return TrainConfig(name="stamps", model={})
+    return TrainConfig(name="stamps", model={}, finish=1_200)
 
 
 def stamps_baseline() -> TrainConfig:
@@ -27,6 +27,7 @@ def stamps_quick() -> TrainConfig:
         data=DataConfig(pictures=400, clips=40, validation=24),
         teach_steps=150,
         steps=200,
+        finish=0,
     )
 
 

@@ -68,7 +68,8 @@ class Data:
         """The batch of a step."""
         config = self.config
         rng = np.random.default_rng([config.seed, int(teaching), step])
-        as_clips = not teaching and rng.random() < config.clip_share
+        finishing = not teaching and step >= config.teach_steps + config.steps
+        as_clips = not teaching and rng.random() < (config.finish_clip_share if finishing else config.clip_share)
         features, spec = (self.clips, self.clip_spec) if as_clips else (self.pictures, self.picture_spec)
         size = config.teach_batch if teaching else max(2, config.batch // spec.frames)
         indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
@@ -116,7 +117,7 @@ class Trainer:
 
     @property
     def total(self) -> int:
-        return self.config.teach_steps + self.config.steps
+        return self.config.teach_steps + self.config.steps + self.config.finish
 
     def _optimizer(self) -> torch.optim.AdamW:
         rate = self.config.learning_rate
@@ -143,16 +144,22 @@ class Trainer:
                 f"the loss is {terms['loss'].item()} and its gradient {norm.item()} at step {self.step}; the last good "
                 f"checkpoint is in {self.folder}: lower the learning rate and train anew"
             )
-        stage, length = (
-            (self.step, config.teach_steps) if self.teaching else (self.step - config.teach_steps, config.steps)
-        )
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * group["scale"] * schedule(stage, length, config.warmup)
+            group["lr"] = config.learning_rate * group["scale"] * self._rate()
         self.optimizer.step()
         self.step += 1
         if self.step == config.teach_steps:
             self.optimizer = self._optimizer()
         return {name: float(value.detach()) for name, value in terms.items()} | {"gradient": float(norm)}
+
+    def _rate(self) -> float:
+        """Share of the learning rate at this step: each of the three stages has a schedule of its own."""
+        config, learning = self.config, self.step - self.config.teach_steps
+        if learning < 0:
+            return schedule(self.step, config.teach_steps, config.warmup)
+        if learning < config.steps:
+            return schedule(learning, config.steps, config.warmup)
+        return 0.5 * schedule(learning - config.steps, config.finish, config.warmup)
 
     def _teach(self, batch: Batch) -> dict[str, Tensor]:
         audio, _ = self.model.hear(batch.waves)
