@@ -73,8 +73,8 @@ def positive(text: str) -> int:
 
 
 def rate(text: str) -> float:
-    """argparse type: masks a second, in (0, 100]."""
-    return _within(text, 100, "masks a second, above 0 and at most 100")
+    """argparse type: masks a second, in (0, 60]."""
+    return _within(text, 60, "masks a second, above 0 and at most 60")
 
 
 def probability(text: str) -> float:
