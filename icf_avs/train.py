@@ -28,7 +28,7 @@ from icf_avs.contracts import Batch
 from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF
 from icf_avs.objective.naming import sound_reading
-from icf_avs.objective.objective import Weights, objective
+from icf_avs.objective.objective import FINISHING, Weights, objective
 from icf_avs.results import hardware, revision, write_whole
 from icf_avs.stamps.batches import make_batch
 from icf_avs.stamps.catalog import load_catalog
@@ -173,7 +173,8 @@ class Trainer:
     def _learn(self, batch: Batch) -> dict[str, Tensor]:
         self.model.train()
         output = self.model(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1))
-        return objective(output, batch, self.model.shared_space, Weights())
+        finishing = self.step >= self.config.teach_steps + self.config.steps
+        return objective(output, batch, self.model.shared_space, FINISHING if finishing else Weights())
 
     def save(self) -> None:
         """Write last.pt atomically: on a full disk the file before it stays."""
@@ -290,6 +291,7 @@ def recipe_of(config: TrainConfig, trainer: Trainer, calibration: Calibration) -
         "command": f"icf train {config.name}",
         "config": asdict(config),
         "weights": asdict(Weights()),
+        "finishing weights": asdict(FINISHING),
         "validation": asdict(calibration),
         "minutes": round(trainer.seconds / 60, 1),
         "hardware": hardware(),

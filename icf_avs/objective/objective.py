@@ -30,6 +30,10 @@ class Weights:
     contrast: float = 0.1
 
 
+# The finishing stage starts from a model that already leaves blank what it does not hear: there, suppression is eased.
+FINISHING = Weights(rivals=0.1, foreign=0.1)
+
+
 def objective(output: Output, batch: Batch, space: SharedSpace | None, weights: Weights) -> dict[str, Tensor]:
     """Named terms, unweighted, and their weighted sum as "loss". A part that is absent contributes no term."""
     frames = batch.labelled & batch.valid
