@@ -5,7 +5,7 @@ A part that is None is not built: no parameters, no cost.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from icf_avs.contracts import ClipSpec
@@ -97,6 +97,8 @@ class DataConfig:
 
     pictures: int = 8_000  # scenes of one frame
     clips: int = 1_000  # scenes of five frames
+    finish_pictures: int = 2_400  # the same for the finishing stage, at its size
+    finish_clips: int = 400
     validation: int = 96  # balanced scenes of five frames, for the calibration after training
     seed: int = 0
 
@@ -114,7 +116,8 @@ class TrainConfig:
     steps: int = 3_200
     batch: int = 32  # frames of a step: so many pictures, or a fifth as many clips
     clip_share: float = 0.25  # share of the steps that see clips of five frames
-    finish: int = 0  # steps after these, at half the learning rate
+    finish: int = 0  # steps after these, at half the learning rate, on larger pictures
+    finish_size: int = 320  # of a picture there, and ever after: things look larger to a network tested above its size
     finish_clip_share: float = 0.5
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
@@ -122,3 +125,14 @@ class TrainConfig:
     clip_norm: float = 1.0
     checkpoint_every: int = 250
     seed: int = 0
+
+    def stage(self, step: int) -> str:
+        """Which stage a step belongs to: "teach", "learn" or "finish"."""
+        if step < self.teach_steps:
+            return "teach"
+        return "finish" if self.finish and step >= self.teach_steps + self.steps else "learn"
+
+    @property
+    def final_spec(self) -> ClipSpec:
+        """The clip specification of the finished model."""
+        return replace(self.spec, image_size=self.finish_size) if self.finish else self.spec

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from icf_avs.data.avsbench import SIZE, ClipRecord, LoadedClip, read_set
+from icf_avs.data.resize import resized
 from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
 from icf_avs.metrics import ReferenceMetric, StrictMetric
@@ -99,11 +100,7 @@ def donors(records: Sequence[ClipRecord], index: int) -> list[int]:
 def predict(model, frames: np.ndarray, wave: np.ndarray) -> Tensor:
     """Probabilities [T, 224, 224] of pictures uint8 [T, H, W, 3] and their sound, in clips of `spec.frames`."""
     spec: ClipSpec = model.spec
-    pictures = torch.from_numpy(frames)
-    if pictures.shape[1:3] != (spec.image_size, spec.image_size):
-        planes = pictures.permute(0, 3, 1, 2).float()
-        planes = F.interpolate(planes, (spec.image_size,) * 2, mode="bilinear", antialias=True)
-        pictures = planes.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
+    pictures = resized(torch.from_numpy(frames), spec.image_size)
     waves = torch.from_numpy(windows(wave, spec, len(frames)))
     parts = []
     with torch.inference_mode():

@@ -9,13 +9,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,66 +28,7 @@ from icf_avs.model.icf import ICF
 from icf_avs.objective.naming import sound_reading
 from icf_avs.objective.objective import FINISHING, Weights, objective
 from icf_avs.results import hardware, revision, write_whole
-from icf_avs.stamps.batches import make_batch
-from icf_avs.stamps.catalog import load_catalog
-from icf_avs.stamps.features import SceneSet, scene_features
-from icf_avs.stamps.scenes import BALANCED, TRAIN
-from icf_avs.stamps.sounds import SoundBank
-
-Report = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total, latest values
-
-
-class Data:
-    """Where the batches of a run come from."""
-
-    def __init__(self, config: TrainConfig, stamps: Path | None, workers: int, report: Report) -> None:
-        self.config = config
-        self.catalog = load_catalog(stamps)
-        self.classes = self.catalog.class_names
-        self.bank = SoundBank(self.catalog, "train")
-        self.bank.warm()
-        self.clip_spec = config.spec
-        self.picture_spec = replace(config.spec, frames=1)
-        seed, sizes = config.data.seed, config.data
-        self.pictures = scene_features(
-            self.catalog,
-            SceneSet("train", sizes.pictures, seed, TRAIN, self.picture_spec),
-            workers,
-            lambda *at: report("pictures", *at, {}),
-        )
-        self.clips = scene_features(
-            self.catalog,
-            SceneSet("train", sizes.clips, seed + 1, TRAIN, self.clip_spec),
-            workers,
-            lambda *at: report("clips", *at, {}),
-        )
-
-    def batch(self, step: int, teaching: bool) -> Batch:
-        """The batch of a step."""
-        config = self.config
-        rng = np.random.default_rng([config.seed, int(teaching), step])
-        finishing = not teaching and step >= config.teach_steps + config.steps
-        as_clips = not teaching and rng.random() < (config.finish_clip_share if finishing else config.clip_share)
-        features, spec = (self.clips, self.clip_spec) if as_clips else (self.pictures, self.picture_spec)
-        size = config.teach_batch if teaching else max(2, config.batch // spec.frames)
-        indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
-        return make_batch(
-            features,
-            np.sort(indices),
-            self.bank,
-            spec,
-            len(self.classes),
-            variation=int(rng.integers(1, 2**31)),
-            pictures=not teaching,
-        )
-
-    def validation(self, workers: int, report: Report) -> Iterator[Batch]:
-        """Balanced scenes of the validation split, eight at a time."""
-        wanted = SceneSet("val", self.config.data.validation, self.config.data.seed, BALANCED, self.clip_spec)
-        features = scene_features(self.catalog, wanted, workers, lambda *at: report("validation", *at, {}))
-        for start in range(0, wanted.count, 8):
-            indices = np.arange(start, min(start + 8, wanted.count))
-            yield make_batch(features, indices, self.bank, self.clip_spec, len(self.classes), variation=0)
+from icf_avs.stamps.training_data import Report, TrainingData
 
 
 def build_model(config: TrainConfig, classes: tuple[str, ...]) -> ICF:
@@ -104,7 +43,7 @@ def build_model(config: TrainConfig, classes: tuple[str, ...]) -> ICF:
 class Trainer:
     """State of a run: model, naming head of the teaching stage, optimizer, step."""
 
-    def __init__(self, config: TrainConfig, data: Data, model: ICF, folder: Path) -> None:
+    def __init__(self, config: TrainConfig, data: TrainingData, model: ICF, folder: Path) -> None:
         self.config, self.data, self.model, self.folder = config, data, model, folder
         self.teacher = nn.Linear(model.config.dim, len(data.classes) + 1)
         self.step = 0
@@ -113,7 +52,7 @@ class Trainer:
 
     @property
     def teaching(self) -> bool:
-        return self.step < self.config.teach_steps
+        return self.config.stage(self.step) == "teach"
 
     @property
     def total(self) -> int:
@@ -173,8 +112,8 @@ class Trainer:
     def _learn(self, batch: Batch) -> dict[str, Tensor]:
         self.model.train()
         output = self.model(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1))
-        finishing = self.step >= self.config.teach_steps + self.config.steps
-        return objective(output, batch, self.model.shared_space, FINISHING if finishing else Weights())
+        weights = FINISHING if self.config.stage(self.step) == "finish" else Weights()
+        return objective(output, batch, self.model.shared_space, weights)
 
     def save(self) -> None:
         """Write last.pt atomically: on a full disk the file before it stays."""
@@ -250,28 +189,28 @@ def train(
     if not resume and (folder / "last.pt").exists():
         raise UserError(f"{folder}: holds a run already; go on with it with --resume, or choose another --out")
     begun = time.monotonic()
-    data = Data(config, stamps, workers, report)
+    data = TrainingData(config, stamps, workers, report)
     trainer = Trainer(config, data, build_model(config, data.classes), folder)
     if resume:
         trainer.restore()
         _forget_after(folder / "metrics.jsonl", trainer.step)
     spent = trainer.seconds
     with ThreadPoolExecutor(1) as loader, open(folder / "metrics.jsonl", "a", encoding="utf-8") as log:
-        upcoming = loader.submit(data.batch, trainer.step, trainer.teaching)
+        upcoming = loader.submit(data.batch, trainer.step)
         while trainer.step < trainer.total:
-            batch, at, teaching = upcoming.result(), trainer.step, trainer.teaching
-            following = at + 1
-            upcoming = loader.submit(data.batch, following, following < config.teach_steps)
+            batch, at, stage = upcoming.result(), trainer.step, config.stage(trainer.step)
+            upcoming = loader.submit(data.batch, at + 1)
             values = trainer.advance(batch)
             trainer.seconds = spent + time.monotonic() - begun
-            report("teach" if teaching else "learn", trainer.step, trainer.total, values)
+            report("teach" if stage == "teach" else "learn", trainer.step, trainer.total, values)
             if at % 10 == 0:
                 row = {"step": at, "seconds": round(trainer.seconds, 1), **{k: round(v, 5) for k, v in values.items()}}
                 log.write(json.dumps(row) + "\n")
                 log.flush()
             if trainer.step % config.checkpoint_every == 0 or trainer.step == trainer.total:
                 trainer.save()
-    calibration = calibrate(trainer.model, data.validation(workers, report))
+    trainer.model.spec = config.final_spec
+    calibration = calibrate(trainer.model, data.validation())
     trainer.seconds = spent + time.monotonic() - begun
     path = folder / f"{config.name}.safetensors"
     save_checkpoint(trainer.model, path, recipe_of(config, trainer, calibration))

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from icf_avs.allocator import keep_freed_memory
 from icf_avs.errors import UserError
 from icf_avs.recipes import RECIPES
 from icf_avs.train import train
@@ -17,6 +18,8 @@ from icf_avs.train import train
 STAGES = {
     "pictures": "rendering pictures",
     "clips": "rendering clips",
+    "finish_pictures": "rendering large pictures",
+    "finish_clips": "rendering large clips",
     "validation": "calibrating",
     "teach": "naming sounds",
     "learn": "learning masks",
@@ -34,6 +37,7 @@ def train_command(args: argparse.Namespace) -> None:
         config = replace(config, steps=args.steps)
     if args.threads:
         torch.set_num_threads(args.threads)
+    keep_freed_memory()
     folder = args.out or Path("runs") / config.name
     columns = (
         TextColumn("{task.description}"),

@@ -21,11 +21,12 @@ import torch
 
 from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.contracts import ClipSpec
+from icf_avs.data.resize import resized
 from icf_avs.errors import UserError
 from icf_avs.stamps.backgrounds import photographs
 from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.packages import cache_dir
-from icf_avs.stamps.rendering import render_frame
+from icf_avs.stamps.rendering import render_frame, render_slots
 from icf_avs.stamps.scene import Scene
 from icf_avs.stamps.scenes import SceneStyle, plan_scene
 
@@ -36,13 +37,18 @@ CHUNK = 16  # scenes that a worker does at a time
 
 @dataclass(frozen=True)
 class SceneSet:
-    """`count` scenes of one split and style, seen at the frames of `spec`."""
+    """`count` scenes of one split and style, seen at the frames of `spec`.
+
+    `detail`: pictures are rendered with this many pixels a side and then enlarged to the size of `spec`, as pictures
+    from stored files are; None: rendered at that size.
+    """
 
     split: str
     count: int
     seed: int
     style: SceneStyle
     spec: ClipSpec
+    detail: int | None = None
 
 
 @dataclass
@@ -147,11 +153,13 @@ def _do_chunk(job: tuple[Catalog, SceneSet, Path | None, int]) -> list[Scene]:
     ]
     if folder is None:
         return scenes
-    size = (wanted.spec.image_size,) * 2
-    rendered = [
-        render_frame(scene, wanted.spec.frame_time(t), size) for scene in scenes for t in range(wanted.spec.frames)
-    ]
-    frames = torch.from_numpy(np.stack([rgb for rgb, _ in rendered]))
+    side, detail = wanted.spec.image_size, wanted.detail or wanted.spec.image_size
+    moments = [(scene, wanted.spec.frame_time(t)) for scene in scenes for t in range(wanted.spec.frames)]
+    rendered = [render_frame(scene, moment, (detail, detail)) for scene, moment in moments]
+    frames = resized(torch.from_numpy(np.stack([rgb for rgb, _ in rendered])), side)
+    maps = [slots for _, slots in rendered]
+    if detail != side:
+        maps = [render_slots(scene, moment, (side, side)) for scene, moment in moments]
     with torch.inference_mode():
         levels = [torch.cat(parts) for parts in zip(*(_encoder()(some) for some in frames.split(16)), strict=True)]
     lead = (len(scenes), wanted.spec.frames)
@@ -159,7 +167,7 @@ def _do_chunk(job: tuple[Catalog, SceneSet, Path | None, int]) -> list[Scene]:
         array = np.load(folder / f"{name}.npy", mmap_mode="r+")
         array[start:stop] = level.permute(0, 2, 3, 1).unflatten(0, lead).half().numpy()
     array = np.load(folder / "slots.npy", mmap_mode="r+")
-    slots = np.stack([slots[SLOT_STRIDE // 2 :: SLOT_STRIDE, SLOT_STRIDE // 2 :: SLOT_STRIDE] for _, slots in rendered])
+    slots = np.stack([slots[SLOT_STRIDE // 2 :: SLOT_STRIDE, SLOT_STRIDE // 2 :: SLOT_STRIDE] for slots in maps])
     array[start:stop] = slots.reshape(*lead, *slots.shape[1:])
     return scenes
 

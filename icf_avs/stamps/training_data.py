@@ -1,0 +1,72 @@
+"""Where the batches of a run on composed scenes come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from icf_avs.config import TrainConfig
+from icf_avs.contracts import Batch, ClipSpec
+from icf_avs.stamps.batches import make_batch
+from icf_avs.stamps.catalog import load_catalog
+from icf_avs.stamps.features import SceneFeatures, SceneSet, scene_features
+from icf_avs.stamps.scenes import BALANCED, TRAIN
+from icf_avs.stamps.sounds import SoundBank
+
+Report = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total, latest values
+
+STORED_SIZE = 224  # of a picture in files of the S4 and MS3 layouts
+
+
+class TrainingData:
+    """Pictures and clips of each stage, and clips for validation. All is rendered, or found in the cache, at once."""
+
+    def __init__(self, config: TrainConfig, stamps: Path | None, workers: int, report: Report) -> None:
+        self.config = config
+        self.catalog = load_catalog(stamps)
+        self.classes = self.catalog.class_names
+        self.bank = SoundBank(self.catalog, "train")
+        self.bank.warm()
+        self._workers, self._report = workers, report
+        sizes, spec, final = config.data, config.spec, config.final_spec
+        self.pictures = self._train("pictures", sizes.pictures, 0, replace(spec, frames=1))
+        self.clips = self._train("clips", sizes.clips, 1, spec)
+        if config.finish:
+            # Half of what the last stage sees is as sharp as its size, half is enlarged from the size of stored files.
+            self.finish_pictures = self._train("finish_pictures", sizes.finish_pictures, 2, replace(final, frames=1))
+            self.finish_clips = self._train("finish_clips", sizes.finish_clips, 3, final, STORED_SIZE)
+
+    def _train(self, name: str, count: int, number: int, spec: ClipSpec, detail: int | None = None) -> SceneFeatures:
+        return self._scenes(name, SceneSet("train", count, self.config.data.seed + number, TRAIN, spec, detail))
+
+    def _scenes(self, name: str, wanted: SceneSet) -> SceneFeatures:
+        return scene_features(self.catalog, wanted, self._workers, lambda *at: self._report(name, *at, {}))
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step: a function of the run's seed and the step."""
+        config, stage = self.config, self.config.stage(step)
+        teaching, finishing = stage == "teach", stage == "finish"
+        rng = np.random.default_rng([config.seed, int(teaching), step])
+        as_clips = not teaching and rng.random() < (config.finish_clip_share if finishing else config.clip_share)
+        spec = config.final_spec if finishing else config.spec
+        if as_clips:
+            features = self.finish_clips if finishing else self.clips
+        else:
+            features, spec = self.finish_pictures if finishing else self.pictures, replace(spec, frames=1)
+        size = config.teach_batch if teaching else max(2, config.batch // spec.frames)
+        indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
+        variation = int(rng.integers(1, 2**31))
+        return make_batch(
+            features, np.sort(indices), self.bank, spec, len(self.classes), variation, pictures=not teaching
+        )
+
+    def validation(self) -> Iterator[Batch]:
+        """Balanced scenes of the validation split as stored files show them, eight at a time."""
+        data, spec = self.config.data, self.config.final_spec
+        features = self._scenes("validation", SceneSet("val", data.validation, data.seed, BALANCED, spec, STORED_SIZE))
+        for start in range(0, data.validation, 8):
+            indices = np.arange(start, min(start + 8, data.validation))
+            yield make_batch(features, indices, self.bank, spec, len(self.classes), variation=0)
