@@ -97,8 +97,8 @@ class DataConfig:
 
     pictures: int = 8_000  # scenes of one frame
     clips: int = 1_000  # scenes of five frames
-    finish_pictures: int = 2_400  # the same for the finishing stage, at its size
-    finish_clips: int = 400
+    finish_pictures: int = 1_600  # the same for the finishing stage, at its size
+    finish_clips: int = 300
     validation: int = 96  # balanced scenes of five frames, for the calibration after training
     seed: int = 0
 
@@ -113,10 +113,10 @@ class TrainConfig:
     spec: ClipSpec = field(default_factory=ClipSpec)
     teach_steps: int = 1_200  # the audio encoder learns to name the sounds
     teach_batch: int = 64
-    steps: int = 3_200
+    steps: int = 2_600
     batch: int = 32  # frames of a step: so many pictures, or a fifth as many clips
     clip_share: float = 0.25  # share of the steps that see clips of five frames
-    finish: int = 0  # steps after these, at half the learning rate, on larger pictures
+    finish: int = 1_000  # steps after these, at half the learning rate, on larger pictures
     finish_size: int = 320  # of a picture there, and ever after: things look larger to a network tested above its size
     finish_clip_share: float = 0.5
     learning_rate: float = 1e-3

@@ -9,7 +9,7 @@ from icf_avs.config import DataConfig, TrainConfig
 
 def stamps() -> TrainConfig:
     """Full ICF on the embedded benchmark: the shipped checkpoint. Scores and time: README, from results/*.csv."""
-    return TrainConfig(name="stamps", model={}, finish=1_000)
+    return TrainConfig(name="stamps", model={})
 
 
 def stamps_baseline() -> TrainConfig:

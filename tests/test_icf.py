@@ -20,7 +20,7 @@ TERMS = {
     "contrastive": {"contrast"},
 }
 HOMES = {
-    "implicit_text": ("implicit_text.", "decoder.prior."),
+    "implicit_text": ("implicit_text.", "prior."),
     "counterfactual": ("counterfactual.",),
     "contrastive": ("shared_space.",),
 }
@@ -172,7 +172,7 @@ def test_rivals_are_answered_with_their_own_text() -> None:
     output = run(model, batch)
     pixels = model.pixels([level.flatten(0, 1) for level in batch.pyramid])
     for index, sound in enumerate(output.rivals.sounds):
-        text, decoded = model.answer(pixels, sound[None], batch.valid)
+        decoded, text, *_ = model.answer(pixels, sound[None], batch.valid)
         assert torch.allclose(decoded.logits[0].unflatten(0, (3, 2)), output.rival_logits[index], atol=1e-4)
         assert torch.allclose(text["frame"][0], output.rival_text[index], atol=1e-4)
 

@@ -38,6 +38,7 @@ TINY = TrainConfig(
     teach_steps=4,
     teach_batch=8,
     steps=6,
+    finish=0,
     batch=10,
     clip_share=0.4,
     warmup=2,

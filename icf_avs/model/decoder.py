@@ -1,8 +1,7 @@
 """The mask decoder: queries from sound and implicit text look at the picture, each draws a map, a small head sharpens.
 
-    q = [z_t, T_frame]; q <- L layers of cross-attention to the 1/16 tokens (biased by the prior) and self-attention
+    q = [z_t, T_frame]; q <- L layers of cross-attention to the 1/16 tokens (biased by MIT's prior) and self-attention
     S_i = <e(q_i), P>                                 similarity maps of the pixel embedding P at 1/4
-    prior = max_n cos(k(p), T_n) / tau + b            MIT's coarse map, without MIT absent
     logits = sum_i S_i + sharpen([P', S, up(prior)])
 
 Factual and counterfactual sounds of a picture are decoded together: all their queries look at one set of keys.
@@ -21,27 +20,10 @@ from icf_avs.model.pixels import Pixels
 
 
 class Decoded(NamedTuple):
-    """logits [R,N,h/4,w/4]; prior [R,N,h/16,w/16] or None; query [R,N,D], the sound's query after it has looked."""
+    """logits [R,N,h/4,w/4]; query [R,N,D], the sound's query after it has looked."""
 
     logits: Tensor
-    prior: Tensor | None
     query: Tensor
-
-
-class Prior(nn.Module):
-    """MIT's prior guidance: agreement of the frame's implicit text with every position of the picture."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.key = nn.Conv2d(dim, dim, 1)
-        self.query = nn.Linear(dim, dim)
-        self.scale = nn.Parameter(torch.tensor(10.0))
-        self.offset = nn.Parameter(torch.tensor(-3.0))
-
-    def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
-        """tokens [N,D,h,w], text [R,N,n,D] -> logits [R,N,h,w]."""
-        keys, queries = F.normalize(self.key(tokens), dim=1), F.normalize(self.query(text), dim=-1)
-        return torch.einsum("rnqd,ndhw->rnqhw", queries, keys).amax(2) * self.scale + self.offset
 
 
 class MaskDecoder(nn.Module):
@@ -49,7 +31,6 @@ class MaskDecoder(nn.Module):
 
     def __init__(self, dim: int, pixel_dim: int, heads: int, layers: int, queries: int, prior: bool) -> None:
         super().__init__()
-        self.prior = Prior(dim) if prior else None
         self.role = nn.Parameter(torch.randn(queries, dim) * 0.1)
         self.cross = nn.ModuleList(CrossBlock(dim, heads) for _ in range(layers))
         self.self_attention = nn.ModuleList(SelfBlock(dim, heads) for _ in range(layers))
@@ -60,15 +41,14 @@ class MaskDecoder(nn.Module):
         self.sharpen = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 1, 1))
         self.scale = pixel_dim**-0.5
 
-    def forward(self, pixels: Pixels, sound: Tensor, text: Tensor | None) -> Decoded:
-        """sound [R,N,D], text [R,N,n,D] or None, for R sounds of the same N pictures."""
+    def forward(self, pixels: Pixels, sound: Tensor, text: Tensor | None, prior: Tensor | None) -> Decoded:
+        """sound [R,N,D], text [R,N,n,D] and prior [R,N,h/16,w/16] or None, for R sounds of the same N pictures."""
         repeats, count, _ = sound.shape
         queries = sound[:, :, None] if text is None else torch.cat([sound[:, :, None], text], dim=2)
         queries = queries + self.role  # R N q D
         number = queries.shape[2]
-        prior, bias = None, None
-        if self.prior is not None and text is not None:
-            prior = self.prior(pixels.tokens, text)
+        bias = None
+        if prior is not None:
             bias = F.logsigmoid(prior).clamp(min=-4).flatten(2)  # R N k; a nudge, never a veto
             bias = bias.transpose(0, 1).repeat_interleave(number, 1)[:, None]  # N 1 (R q) k
         keys = (pixels.tokens + self.position(pixels.tokens)).flatten(2).transpose(1, 2)  # N k D
@@ -82,7 +62,7 @@ class MaskDecoder(nn.Module):
             stack.append(F.interpolate(prior, maps.shape[-2:], mode="bilinear", align_corners=False)[:, :, None])
         stacked = torch.cat(stack, dim=2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         logits = maps.sum(2) + self.sharpen(stacked)[:, 0].unflatten(0, (repeats, count))
-        return Decoded(logits, prior, queries[:, :, 0])
+        return Decoded(logits, queries[:, :, 0])
 
 
 class SemanticHead(nn.Module):

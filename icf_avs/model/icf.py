@@ -8,6 +8,7 @@ z, pixels -> implicit text -> decoder -> mask       for the factual sound and, i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual
 from icf_avs.model.decoder import Decoded, MaskDecoder, SemanticHead
 from icf_avs.model.implicit_text import ImplicitText
 from icf_avs.model.pixels import PixelDecoder, Pixels
+from icf_avs.model.prior import Prior
 from icf_avs.model.shared_space import SharedSpace
 from icf_avs.model.vocabulary import Vocabulary
 
@@ -49,6 +51,18 @@ class Output:
     foreign_logits: Tensor | None = None
 
 
+class Answer(NamedTuple):
+    """R sounds over N = B*T pictures; without MIT only `decoded`.
+
+    text: level -> [R,B,...,n,D]; prior [R,N,h,w]; seen [N,M,h,w], the reading of every position.
+    """
+
+    decoded: Decoded
+    text: dict[str, Tensor]
+    prior: Tensor | None
+    seen: Tensor | None
+
+
 class ICF(nn.Module):
     """visual: frozen encoder, frames uint8 [N,H,W,3] -> pyramid; names: [C,E] text embeddings of config.classes."""
 
@@ -63,6 +77,7 @@ class ICF(nn.Module):
         self.pixels = PixelDecoder(visual.channels, dim, config.pixel_dim)
         vocabulary = Vocabulary(names, text.free_words, dim) if text else None
         self.implicit_text = ImplicitText(vocabulary, dim, config.heads, text.tokens, text.segment) if text else None
+        self.prior = Prior(dim) if text else None
         self.register_buffer("offset", torch.zeros(()))  # of all mask logits, set by calibrate.py after training
         queries = 1 + (text.tokens if text else 0)
         self.decoder = MaskDecoder(dim, config.pixel_dim, config.heads, config.layers, queries, prior=text is not None)
@@ -85,23 +100,20 @@ class ICF(nn.Module):
             rivals = self.counterfactual(sound, kinds, vocabulary)
             # do(vision): every picture under the sound of the clip before is every sound over the picture of the next.
             sounds = torch.cat([sounds, rivals.sounds, sound.roll(1, 0)[None]])
-        text, decoded = self.answer(pixels, sounds, valid)
+        decoded, text, prior, seen = self.answer(pixels, sounds, valid)
 
         logits = decoded.logits.unflatten(1, (clips, frames)) + self.offset
         patches = pixels.tokens.flatten(2).transpose(1, 2).unflatten(0, (clips, frames))
         output = Output(logits[0], sound, tokens, patches, text={name: level[0] for name, level in text.items()})
-        if decoded.prior is not None:
-            output.prior = decoded.prior[0].unflatten(0, (clips, frames))
+        if prior is not None:
+            output.prior = prior[0].unflatten(0, (clips, frames))
             output.reading = self.implicit_text.vocabulary.similarity(audio)
         if self.semantic is not None:
             output.classes = self.semantic(decoded.query[0], pixels.fine).unflatten(0, (clips, frames))
         if kinds is None:
             return output
-        if self.decoder.prior is not None:
-            keys = self.decoder.prior.key(pixels.tokens).permute(0, 2, 3, 1)
-            output.pixel_reading = (
-                self.implicit_text.vocabulary.similarity(keys).permute(0, 3, 1, 2).unflatten(0, (clips, frames))
-            )
+        if seen is not None:
+            output.pixel_reading = seen.unflatten(0, (clips, frames))
         if rivals is not None:
             output.rivals, output.rival_logits, output.foreign_logits = rivals, logits[1:-1], logits[-1]
             output.rival_text = text["frame"][1:-1] if text else None
@@ -116,16 +128,17 @@ class ICF(nn.Module):
         """z: the audio token, with MIT joined by its reading in the vocabulary. It drives all that follows."""
         return audio if self.implicit_text is None else audio + self.implicit_text.vocabulary.read(audio)
 
-    def answer(self, pixels: Pixels, sounds: Tensor, valid: Tensor) -> tuple[dict[str, Tensor], Decoded]:
-        """What the picture answers to R sounds [R,B,T,D]: implicit text by level [R,B,...] and masks [R,B*T,...]."""
+    def answer(self, pixels: Pixels, sounds: Tensor, valid: Tensor) -> Answer:
+        """What B*T pictures answer to R sounds [R,B,T,D]."""
         repeats, clips, frames, _ = sounds.shape
-        text: dict[str, Tensor] = {}
-        if self.implicit_text is not None:
-            pooled = pixels.pooled.unflatten(0, (clips, frames))
-            levels = self.implicit_text(sounds.flatten(0, 1), pooled.repeat(repeats, 1, 1, 1), valid.repeat(repeats, 1))
-            text = {name: level.unflatten(0, (repeats, clips)) for name, level in levels.items()}
-        frame_text = text["frame"].flatten(1, 2) if text else None
-        return text, self.decoder(pixels, sounds.flatten(1, 2), frame_text)
+        if self.implicit_text is None:
+            return Answer(self.decoder(pixels, sounds.flatten(1, 2), None, None), {}, None, None)
+        pooled = pixels.pooled.unflatten(0, (clips, frames))
+        levels = self.implicit_text(sounds.flatten(0, 1), pooled.repeat(repeats, 1, 1, 1), valid.repeat(repeats, 1))
+        text = {name: level.unflatten(0, (repeats, clips)) for name, level in levels.items()}
+        sounds, frame_text = sounds.flatten(1, 2), text["frame"].flatten(1, 2)
+        prior, seen = self.prior(pixels.tokens, sounds, frame_text, self.implicit_text.vocabulary)
+        return Answer(self.decoder(pixels, sounds, frame_text, prior), text, prior, seen)
 
     @torch.inference_mode()
     def predict(self, frames: Tensor, waves: Tensor) -> Prediction:

@@ -3,6 +3,7 @@
     W = [E P ; F]            E [C,384] frozen embeddings of the class names, P a projection, F free words
     r(h) = softmax(h W^T / (|h| |W| tau))                                        reading of a token h
     text(h) = r(h) W + R h                                                       a token near the text manifold
+    agreement(z, p) = log sum_w r_w(z) r_w(k(p))                                 a sound and a position p, word by word
 
 Ours (docs/METHOD.md): the paper says only that the text stays implicit. The first free word means "nothing sounds".
 """
@@ -44,3 +45,12 @@ class Vocabulary(nn.Module):
     def read(self, tokens: Tensor) -> Tensor:
         """tokens [..., D] -> implicit text [..., D]."""
         return self.similarity(tokens).softmax(-1) @ self.words() + self.residual(tokens)
+
+    def agreement(self, heard: Tensor, seen: Tensor) -> Tensor:
+        """Log-probability that a sound and a position of the picture are read as the same word, "nothing" excepted.
+
+        Logits of readings, heard [R,N,M] and seen [N,h,w,M] -> [R,N,h,w], at least -7. Several sources agree each with
+        its own places: no mixture of their words has to resemble them all.
+        """
+        audible = torch.arange(heard.shape[-1], device=heard.device) != self.silence
+        return (torch.einsum("rnm,nhwm->rnhw", heard.softmax(-1) * audible, seen.softmax(-1)) + math.exp(-7)).log()
