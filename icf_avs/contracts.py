@@ -6,10 +6,11 @@ M words in the implicit vocabulary | K counterfactuals | C classes (kinds of sou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -63,6 +64,8 @@ class Batch:
     the sounding pixel, 0 for background.  labelled, valid: [B,T] bool (a padding frame is not valid).
     sounding: [B,T,C] bool, kinds that sound in each frame.  onscreen: [B,C] bool, kinds that are in the picture at all,
     or None where nobody knows (public benchmarks label what sounds, not what is silent).
+    frames: uint8 [B,T,S,S,3] where the pyramid is left empty, for the model's encoder to make.  log_mel: [B,T,96,64]
+    where the set releases that in place of waves.
     """
 
     pyramid: list[Tensor]
@@ -73,6 +76,22 @@ class Batch:
     valid: Tensor
     sounding: Tensor
     onscreen: Tensor | None = None
+    frames: Tensor | None = None
+    log_mel: Tensor | None = None
+
+    @property
+    def sound(self) -> Tensor:
+        """What the audio encoder takes: log-mel where there is one, waves else."""
+        return self.waves if self.log_mel is None else self.log_mel
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+
+        def moved(value: Any) -> Any:
+            return [moved(level) for level in value] if isinstance(value, list) else value.to(device)
+
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: value if value is None else moved(value) for name, value in values.items()})
 
 
 @dataclass
@@ -82,8 +101,12 @@ class Prediction:
     logits: [T, h, w] float, mask logits at the model's own resolution (upsample, then sigmoid > 0.5).
     heard:  [T, M'] float in [0, 1], how present each word of `words` is in the sound of each frame.
     words:  the M' words, in that order.
+    classes: [T, C+1, h, w] float, class logits, background first; None without a class head (see class_labels.py).
+    class_names: the C+1 names in that order, the first is "background"; empty without a class head.
     """
 
     logits: Tensor
     heard: Tensor
     words: tuple[str, ...]
+    classes: Tensor | None = None
+    class_names: tuple[str, ...] = ()

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from icf_avs.data.avsbench import SIZE, ClipRecord, read_set
+from icf_avs.avsbench.layouts import read_set
+from icf_avs.avsbench.pictures import SIZE
+from icf_avs.avsbench.record import ClipRecord
 from icf_avs.metrics import StrictMetric
 
 CLIPS = 6

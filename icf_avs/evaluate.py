@@ -11,24 +11,28 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from icf_avs.data.avsbench import SIZE, ClipRecord, LoadedClip, read_set
+from icf_avs.avsbench.layouts import read_set
+from icf_avs.avsbench.names import read_labels
+from icf_avs.avsbench.pictures import SIZE
+from icf_avs.avsbench.record import ClipRecord
 from icf_avs.data.resize import resized
 from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
+from icf_avs.evaluate_semantic import evaluate_semantic
 from icf_avs.metrics import ReferenceMetric, StrictMetric
+from icf_avs.probe.sounds import Audio, heard
 from icf_avs.results import Row, Scores, save_notes, save_rows, score_rows, show
 
 if TYPE_CHECKING:
     from icf_avs.contracts import ClipSpec
 
-Audio = Literal["true", "silence", "noise", "offscreen"]
 AUDIOS: tuple[Audio, ...] = ("true", "silence", "noise", "offscreen")
 BATCH_SIZE = 4  # of the reference protocol
 DEFAULT_SETS = ("s4", "ms3", "cross")  # AVSS holds the scenes of the first two again
@@ -68,33 +72,6 @@ def evaluate(
     scores = {"reference": reference.compute(), "strict": strict.compute()}
     fpr = scores["strict"]["fpr_empty" if audio == "true" else "active"]
     return {protocol: {**values, "fpr": fpr} for protocol, values in scores.items()}
-
-
-def heard(clip: LoadedClip, records: Sequence[ClipRecord], index: int, audio: Audio, seed: int) -> np.ndarray:
-    """The wave that stands for the sound of `records[index]`: float32 [n], 16 kHz; the same for the same seed."""
-    rng = np.random.default_rng([seed, index])
-    if audio == "true":
-        return clip.wave
-    if audio == "silence":
-        return np.zeros_like(clip.wave)
-    if audio == "noise":
-        loudness = np.sqrt(np.mean(np.square(clip.wave))) if len(clip.wave) else 0.0
-        return (loudness * rng.standard_normal(len(clip.wave))).astype(np.float32)
-    return records[rng.choice(donors(records, index))].load().wave
-
-
-def donors(records: Sequence[ClipRecord], index: int) -> list[int]:
-    """Indices of the clips whose sound is off-screen in clip `index`. Raises UserError if that leaves none."""
-    onscreen = records[index].onscreen
-    if onscreen is None:
-        raise UserError(
-            f"clip {records[index].name}: its set does not say what is in the picture, so no sound is known to be "
-            "off-screen; add a scenes.csv, or use the same clips in the AVSS layout"
-        )
-    found = [i for i, other in enumerate(records) if other.sounding and not other.sounding & onscreen]
-    if not found:
-        raise UserError(f"clip {records[index].name}: every sound of the split is on screen; use a larger test set")
-    return found
 
 
 def predict(model, frames: np.ndarray, wave: np.ndarray) -> Tensor:
@@ -150,6 +127,12 @@ def evaluate_command(
                 task = bar.add_task(f"{name}, {audio}", total=total)
                 advance = partial(bar.advance, task)
                 scores[audio] = evaluate(loaded.model, records[name], audio, seed, clips, advance)
+            if name == "avss" and loaded.model.config.semantic:
+                task = bar.add_task(f"{name}, classes", total=total)
+                names = read_labels(root / FOLDERS[name] / "label2idx.json")
+                found = evaluate_semantic(loaded.model, records[name], names, clips, partial(bar.advance, task))
+                classes = {f"classes-{rule}": {**values, "fpr": float("nan")} for rule, values in found.items()}
+                scores["true"] = {**scores["true"], **classes}
             rows = score_rows(scores, loaded.name, name, total, seed)
             save_rows(out, rows)  # set by set: what is finished outlives an interruption
             save_notes(out.with_suffix(".json"), loaded.name, name, BATCH_SIZE, scores)

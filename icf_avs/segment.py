@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -20,16 +21,20 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from icf_avs.class_labels import class_labels
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import MediaInfo, probe, read_frames
 from icf_avs.errors import UserError
 from icf_avs.output import coco
-from icf_avs.output.coco import FrameMask
+from icf_avs.output.class_overlay import ClassOverlay
+from icf_avs.output.coco import ClassMask, FrameMask, class_masks
 from icf_avs.output.film import write_film
 from icf_avs.output.folder import replaced_when_complete, result_folder
 from icf_avs.output.overlay import Overlay
-from icf_avs.output.sheet import Tile, caption, contact_sheet, tile_numbers
+from icf_avs.output.palette import indexed
+from icf_avs.output.sheet import classes_of, contact_sheet, frame_tile, tile_numbers
+from icf_avs.segmentation import Segmentation
 
 HEARD_WORDS, HEARD_PROBABILITY = 5, 0.2  # which words are told: at most so many, at least so likely
 _SLIVER = 0.1  # a rest of less than this share of an interval belongs to the last whole one
@@ -38,7 +43,7 @@ _MAX_FPS = 60.0
 
 
 class Model(Protocol):
-    """What segmentation needs of a model."""
+    """What segmentation needs of a model. With a class head, `semantic` is there and not None."""
 
     spec: ClipSpec
     classes: tuple[str, ...]
@@ -47,53 +52,16 @@ class Model(Protocol):
         """frames uint8 [T, S, S, 3], waves float32 [T, window], T at most spec.frames."""
 
 
-@dataclass(frozen=True)
-class Segmentation:
-    """All masks of a video. They are held as run lengths and unpacked when asked for."""
-
-    video: MediaInfo
-    spec: ClipSpec
-    frames: tuple[FrameMask, ...]
-    folder: Path | None  # where the results lie, None if nothing was written
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    @property
-    def times(self) -> np.ndarray:
-        """[n] seconds, the middle of each interval."""
-        return np.array([frame.time for frame in self.frames])
-
-    @property
-    def masks(self) -> np.ndarray:
-        """Bool [n, H, W]; for a long video go through `frames` instead."""
-        return np.stack([frame.mask for frame in self.frames])
-
-    @property
-    def scores(self) -> np.ndarray:
-        """[n] mean probability inside each mask."""
-        return np.array([frame.score for frame in self.frames])
-
-    @property
-    def areas(self) -> np.ndarray:
-        """[n] share of the picture."""
-        return np.array([frame.area for frame in self.frames])
-
-    @property
-    def heard(self) -> tuple[tuple[tuple[str, float], ...], ...]:
-        """Of each frame the likeliest words with their probabilities."""
-        return tuple(frame.heard for frame in self.frames)
-
-
 def mask_count(duration: float, fps: float) -> int:
     """How many masks a video gets: one an interval, where a rest below a tenth of one is no interval of its own."""
     return max(1, math.ceil(duration * fps - _SLIVER))
 
 
 def stream_masks(
-    model: Model, info: MediaInfo, fps: float = 1.0, threshold: float = 0.5
+    model: Model, info: MediaInfo, fps: float = 1.0, threshold: float = 0.5, semantic: bool = False
 ) -> Iterator[tuple[FrameMask, np.ndarray]]:
-    """Masks in order, each with a small copy of its picture (RGB uint8, long side at most 320).
+    """Masks in order, with their classes if `semantic`, each with a small copy of its picture (RGB uint8, long side at
+    most 320).
 
     Raises UserError for a video without sound or one that breaks in the middle, and for an unusable setting.
     """
@@ -110,10 +78,13 @@ def stream_masks(
         clip.append(_Shot(index, min(time, info.duration), np.asarray(squashed), wave, np.asarray(image)))
         if len(clip) == spec.frames or index == count - 1:
             prediction = _predict(model, clip)
-            for shot, logits, presence in zip(clip, prediction.logits, prediction.heard, strict=True):
+            names = prediction.class_names if semantic else ()
+            classes = prediction.classes if semantic else [None] * len(clip)
+            for shot, logits, kinds, presence in zip(clip, prediction.logits, classes, prediction.heard, strict=True):
                 end = info.duration if shot.index == count - 1 else (shot.index + 1) / fps
                 heard = _heard(presence, prediction.words)
-                yield _frame_mask(shot, shot.index / fps, end, logits, heard, info, threshold), shot.preview
+                frame = _frame_mask(shot, shot.index / fps, end, logits, heard, info, threshold, kinds, names)
+                yield frame, shot.preview
             clip = []
 
 
@@ -143,12 +114,16 @@ def _predict(model: Model, clip: list[_Shot]) -> Prediction:
 
 
 def _frame_mask(
-    shot: _Shot, start: float, end: float, logits: torch.Tensor, heard: tuple, info: MediaInfo, threshold: float
-) -> FrameMask:
+    shot: _Shot, start: float, end: float, logits: torch.Tensor, heard: tuple, info: MediaInfo, threshold: float,
+    kinds: torch.Tensor | None, names: tuple[str, ...],
+) -> FrameMask:  # fmt: skip
     size = info.height, info.width
     native = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
     probability = native.sigmoid()
     mask = probability > threshold
+    classes: tuple[ClassMask, ...] = ()
+    if kinds is not None:
+        classes = class_masks(class_labels(kinds, size, mask).cpu().numpy(), probability.cpu().numpy())
     return FrameMask(
         index=shot.index,
         start=start,
@@ -158,6 +133,8 @@ def _frame_mask(
         score=probability[mask].mean().item() if mask.any() else 0.0,
         heard=heard,
         run_lengths=coco.encode(mask.cpu().numpy()),
+        classes=classes,
+        class_names=names,
     )
 
 
@@ -175,60 +152,70 @@ def segment_video(
     threshold: float = 0.5,
     progress: Callable[[int, int], None] | None = None,
     *,
+    semantic: bool = False,
     checkpoint: str = "",
     taken: Iterable[Path] = (),
 ) -> Segmentation:
     """Segment a video at `fps` masks a second; with `out`, write out/STEM/ (overlay.mp4, masks/, ...) as well.
 
-    progress(done, total) is called as the work goes on; `checkpoint` is the name written to segmentation.json;
-    `taken` are result folders of the same run that must not be replaced. Results appear complete or not at all.
-    Raises UserError for whatever is wrong with the video, the settings or the output folder.
+    `semantic` asks for the class of each marked pixel: classes/ is added, the overlay and the sheet are in the colours
+    of the classes. progress(done, total) is called as the work goes on; `checkpoint` is the name written to
+    segmentation.json; `taken` are result folders of the same run that must not be replaced. Results appear complete or
+    not at all. Raises UserError for whatever is wrong with the video, the settings or the output folder, and for a
+    model without a class head if `semantic`.
     """
     _check(fps, threshold)
+    if semantic:
+        check_class_head(model, checkpoint)
     info = probe(path)
     count = mask_count(info.duration, fps)
     if out is None:
         frames = []
-        for frame, _ in stream_masks(model, info, fps, threshold):
+        for frame, _ in stream_masks(model, info, fps, threshold, semantic):
             frames.append(frame)
             _tell(progress, len(frames), count)
         return Segmentation(info, replace(model.spec, fps=fps), tuple(frames), None)
 
     folder = result_folder(Path(out), info.path, set(taken))
     with replaced_when_complete(folder) as new:
-        (new / "masks").mkdir()
+        for name in ("masks", "classes") if semantic else ("masks",):
+            (new / name).mkdir()
         frames, tiles, shown = [], [], tile_numbers(count)
-        for frame, preview in stream_masks(model, info, fps, threshold):
+        for frame, preview in stream_masks(model, info, fps, threshold, semantic):
             frames.append(frame)
-            mask = Image.fromarray(frame.mask)
-            mask.convert("L").save(new / "masks" / f"{frame.index:06d}.png")
+            Image.fromarray(frame.mask).convert("L").save(new / "masks" / f"{frame.index:06d}.png")
+            if semantic:
+                indexed(frame.class_ids).save(new / "classes" / f"{frame.index:06d}.png")
             if frame.index in shown:
-                tiles.append(_tile(frame, preview, mask))
+                tiles.append(frame_tile(frame, preview))
             _tell(progress, len(frames), 2 * count)
         spec = replace(model.spec, fps=fps)
         text = json.dumps(coco.document(info, spec, checkpoint, frames), indent=1, ensure_ascii=False)
         (new / "segmentation.json").write_text(text + "\n", encoding="utf-8")
-        contact_sheet(tiles).save(new / "sheet.png")
+        contact_sheet(tiles, classes_of(frames[index] for index in sorted(shown))).save(new / "sheet.png")
         write_film(
             info,
             new / "overlay.mp4",
             interval_at=lambda time: min(int(time * fps + 1e-6), count - 1),
-            mask_of=lambda index: frames[index].mask,
+            mask_of=lambda index: frames[index].class_ids if semantic else frames[index].mask,
             progress=lambda index: _tell(progress, count + index + 1, 2 * count),
+            overlay_of=partial(ClassOverlay, names=frames[0].class_names) if semantic else Overlay,
         )
     return Segmentation(info, spec, tuple(frames), folder)
+
+
+def check_class_head(model: Model, name: str) -> None:
+    """Raise UserError unless the model of that name tells classes."""
+    if getattr(model, "semantic", None) is None:
+        raise UserError(
+            f"{name or 'the model'} was trained without a class head; leave --semantic (semantic=True) out, or give a "
+            "checkpoint that was trained with one (ModelConfig semantic=True)"
+        )
 
 
 def _tell(progress: Callable[[int, int], None] | None, done: int, total: int) -> None:
     if progress is not None:
         progress(done, total)
-
-
-def _tile(frame: FrameMask, preview: np.ndarray, mask: Image.Image) -> Tile:
-    height, width = preview.shape[:2]
-    picture = preview.copy()
-    Overlay(np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))).draw_rgb(picture)
-    return Tile(picture, caption(frame.picture_time, frame.heard, width))
 
 
 class Segmenter:
@@ -238,13 +225,20 @@ class Segmenter:
         self.model, self.name = model, name
 
     def segment(
-        self, path: str | Path, out: str | Path | None = None, fps: float = 1.0, threshold: float = 0.5
+        self,
+        path: str | Path,
+        out: str | Path | None = None,
+        fps: float = 1.0,
+        threshold: float = 0.5,
+        semantic: bool = False,
     ) -> Segmentation:
         """Segment a video at `fps` masks a second; see `segment_video`. With `out`, files are written as well."""
-        return segment_video(self.model, path, out, fps, threshold, checkpoint=self.name)
+        return segment_video(self.model, path, out, fps, threshold, semantic=semantic, checkpoint=self.name)
 
 
-def segment_command(videos: list[Path], out: Path, checkpoint: str | None, fps: float, threshold: float) -> None:
+def segment_command(
+    videos: list[Path], out: Path, checkpoint: str | None, fps: float, threshold: float, semantic: bool = False
+) -> None:
     """Segment videos from the command line: a progress bar while it runs, one line a video when it is done.
 
     A video that fails gets its line on standard error and the others go on; then UserError.
@@ -255,6 +249,8 @@ def segment_command(videos: list[Path], out: Path, checkpoint: str | None, fps: 
     import icf_avs
 
     segmenter = icf_avs.load(checkpoint)
+    if semantic:
+        check_class_head(segmenter.model, segmenter.name)
     taken: list[Path] = []
     failures: list[UserError] = []
     for path in videos:
@@ -264,7 +260,7 @@ def segment_command(videos: list[Path], out: Path, checkpoint: str | None, fps: 
                 result = segment_video(
                     segmenter.model, path, out, fps, threshold,
                     progress=lambda done, total, bar=bar, task=task: bar.update(task, completed=done, total=total),
-                    checkpoint=segmenter.name, taken=taken,
+                    semantic=semantic, checkpoint=segmenter.name, taken=taken,
                 )  # fmt: skip
         except UserError as error:
             failures.append(error)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icf_avs.data.avsbench import read_set
+from icf_avs.avsbench.layouts import read_set
 from icf_avs.errors import UserError
 from icf_avs.stamps.benchmark import write_stamps
 

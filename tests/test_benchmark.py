@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from icf_avs.data.avsbench import read_set
+from icf_avs.avsbench.layouts import read_set
 from icf_avs.data.spectrogram import log_mel
 from icf_avs.errors import UserError
 from icf_avs.stamps.benchmark import palette, write_stamps

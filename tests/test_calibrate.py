@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from icf_avs.calibrate import OFFSETS, calibrate, frame_ious
 from icf_avs.contracts import Batch
+from icf_avs.training.calibrate import OFFSETS, calibrate, frame_ious
 
 
 def test_iou_of_each_offset_by_hand():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,11 @@ from torch import Tensor, nn
 
 from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual, orthogonal
 from icf_avs.model.vocabulary import Vocabulary
+
+
+def every(sound: Tensor) -> Tensor:
+    """No frame is padding."""
+    return torch.ones(sound.shape[:2], dtype=torch.bool)
 
 
 def cosines(factual: Tensor, rivals: Tensor, mean: Tensor) -> Tensor:
@@ -97,7 +104,7 @@ def test_diverse() -> None:
     part = SemanticCounterfactual(16, 2, words=False)
     sound = torch.randn(6, 2, 16)
     kinds = torch.eye(6, dtype=torch.bool)
-    first, second = part(sound, kinds), part(sound, kinds)
+    first, second = part(sound, kinds, every(sound)), part(sound, kinds, every(sound))
     assert (first.sounds - second.sounds).norm(dim=-1).mean() > 1
 
 
@@ -116,7 +123,7 @@ def test_rivals_keep_the_common_part() -> None:
     sound, common = with_common_part(0)
     part = SemanticCounterfactual(32, 3, words=False)
     torch.manual_seed(0)
-    rivals = part(sound, torch.eye(8, dtype=torch.bool)).sounds
+    rivals = part(sound, torch.eye(8, dtype=torch.bool), every(sound)).sounds
     along = (rivals @ common) / (sound @ common)
     assert along.min() > 0.8 and along.max() < 1.2
     offset = (rivals - sound.mean((0, 1))).norm(dim=-1)
@@ -141,7 +148,8 @@ def rivals_of(kinds: Tensor, seed: int, words: bool, count: int = 2) -> Rivals:
     torch.manual_seed(seed)
     part = SemanticCounterfactual(16, count, words=words)
     vocabulary = Vocabulary(torch.randn(kinds.shape[1], 8), 2, 16) if words else None
-    return part(torch.randn(kinds.shape[0], 3, 16), kinds, vocabulary)
+    sound = torch.randn(kinds.shape[0], 3, 16)
+    return part(sound, kinds, every(sound), vocabulary)
 
 
 @settings(max_examples=40, deadline=None)
@@ -166,7 +174,7 @@ def test_a_donor_is_what_the_rival_is_made_of() -> None:
     seen: list[set[int]] = [set() for _ in kinds]
     for seed in range(30):
         torch.manual_seed(seed)
-        rivals = part(sound, kinds)
+        rivals = part(sound, kinds, every(sound))
         for clip in range(4):
             distance = []
             for donor in range(4):
@@ -193,7 +201,8 @@ def test_words_never_name_a_sounding_kind(seed: int, number: int) -> None:
     vocabulary = Vocabulary(torch.randn(number, 8), 2, 16)
     part.generator = Keep()
     vocabulary.words = lambda: torch.eye(number + 2, 16)  # so that a mixture of words is its shares
-    rivals = part(torch.randn(6, 1, 16), kinds, vocabulary)
+    sound = torch.randn(6, 1, 16)
+    rivals = part(sound, kinds, every(sound), vocabulary)
     shares = part.generator.inputs[0][:, :number]
     assert torch.allclose(shares.sum(1), torch.ones(6))
     assert not shares[kinds].any()
@@ -227,14 +236,14 @@ def test_unknown_kinds_make_rivals_of_no_known_kind() -> None:
 
 def test_the_mean_moves_in_training_only() -> None:
     part = SemanticCounterfactual(4, 1, words=False, momentum=0.25)
-    kinds = torch.eye(3, dtype=torch.bool)
-    part.eval()(torch.ones(3, 2, 4), kinds)
+    kinds, valid = torch.eye(3, dtype=torch.bool), torch.ones(3, 2, dtype=torch.bool)
+    part.eval()(torch.ones(3, 2, 4), kinds, valid)
     assert not part.mean.any() and not part.started
-    part.train()(torch.full((3, 2, 4), 2.0), kinds)
+    part.train()(torch.full((3, 2, 4), 2.0), kinds, valid)
     assert torch.allclose(part.mean, torch.tensor(2.0))  # the first batch sets it
-    part(torch.full((3, 2, 4), 6.0), kinds)
+    part(torch.full((3, 2, 4), 6.0), kinds, valid)
     assert torch.allclose(part.mean, torch.tensor(3.0))
-    part.eval()(torch.full((3, 2, 4), 100.0), kinds)
+    part.eval()(torch.full((3, 2, 4), 100.0), kinds, valid)
     assert torch.allclose(part.mean, torch.tensor(3.0))
 
 
@@ -242,8 +251,23 @@ def test_rivals_carry_no_gradient_and_the_generator_learns() -> None:
     torch.manual_seed(0)
     part, vocabulary = SemanticCounterfactual(16, 2, words=True), Vocabulary(torch.randn(3, 8), 2, 16)
     sound = torch.randn(4, 2, 16, requires_grad=True)
-    rivals = part(sound, torch.eye(4, 3, dtype=torch.bool), vocabulary)
+    rivals = part(sound, torch.eye(4, 3, dtype=torch.bool), every(sound), vocabulary)
     assert not rivals.sounds.requires_grad
     rivals.fit.backward()
     assert sound.grad is None and all(parameter.grad is None for parameter in vocabulary.parameters())
     assert all(parameter.grad.abs().sum() > 0 for parameter in part.parameters())
+
+
+def test_padding_counts_for_nothing() -> None:
+    """The mean, the lengths that are drawn and the generator's fit do not change with what padding holds."""
+    part, found = SemanticCounterfactual(16, 2, words=True).train(), []
+    vocabulary, kinds = Vocabulary(torch.randn(5, 8), 2, 16), torch.eye(3, 5, dtype=torch.bool)
+    sound, valid = torch.randn(3, 4, 16), torch.arange(4) < torch.tensor([4, 2, 3])[:, None]
+    for padding in (0.0, 1e3):
+        again, mended = copy.deepcopy(part), sound.clone()
+        mended[~valid] = padding
+        torch.manual_seed(0)
+        rivals = again(mended, kinds, valid, vocabulary)
+        found.append((again.mean, rivals.fit, (rivals.sounds - again.mean).norm(dim=-1)))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4)

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import torch
 
 import icf_avs.demo as demo
+from icf_avs.avsbench.layouts import read_set
 from icf_avs.contracts import ClipSpec, Prediction
-from icf_avs.data.avsbench import read_set
 
 
 class MarksEverything:

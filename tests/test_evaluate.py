@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import icf_avs.evaluate as evaluation
+from icf_avs.avsbench.layouts import read_set
 from icf_avs.contracts import ClipSpec, Prediction
-from icf_avs.data.avsbench import read_set
 from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
-from icf_avs.evaluate import AUDIOS, donors, evaluate, evaluate_command, heard
+from icf_avs.evaluate import AUDIOS, evaluate, evaluate_command
+from icf_avs.probe.sounds import donors, heard
 from icf_avs.results import COLUMNS, read_rows, revision
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 import icf_avs
 from icf_avs.__main__ import main
+from icf_avs.avsbench.layouts import read_set
 from icf_avs.checkpoint import read_recipe
-from icf_avs.data.avsbench import read_set
 from icf_avs.evaluate import evaluate
 from icf_avs.stamps.backgrounds import load_background, photographs
 from icf_avs.stamps.benchmark import write_stamps

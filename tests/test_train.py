@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from icf_avs import train as module
 from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.backbones.text import TEXT_DIM
 from icf_avs.checkpoint import load_checkpoint, read_recipe
@@ -27,8 +26,11 @@ from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF
 from icf_avs.objective.objective import Weights, objective
 from icf_avs.stamps.batches import make_batch
-from icf_avs.stamps.training_data import TrainingData
-from icf_avs.train import Trainer, build_model, schedule, train
+from icf_avs.stamps.training_data import StampsData
+from icf_avs.training import run
+from icf_avs.training import trainer as trainer_module
+from icf_avs.training.run import train
+from icf_avs.training.trainer import Trainer, build_model, schedule
 
 GOLDEN = Path(__file__).parent / "golden" / "ten_steps.json"
 TINY = TrainConfig(
@@ -54,35 +56,35 @@ def frozen_encoder() -> EfficientNetLite0:
 
 
 @pytest.fixture(scope="module")
-def data() -> TrainingData:
+def data() -> StampsData:
     frozen_encoder()  # now, because building it draws random numbers
-    return TrainingData(TINY, None, 1, lambda *_: None)
+    return StampsData(TINY, None, 1, lambda *_: None)
 
 
-def stand_ins(data: TrainingData, patch: pytest.MonkeyPatch) -> None:
+def stand_ins(data: StampsData, patch: pytest.MonkeyPatch) -> None:
     """Scenes and frozen encoder are loaded once; random vectors stand for the text encoder, which takes ten seconds."""
 
-    def loaded(config: TrainConfig, *_: object) -> TrainingData:
+    def loaded(config: TrainConfig, *_: object) -> StampsData:
         again = copy.copy(data)
         again.config = config
         return again
 
-    def names(classes: tuple[str, ...]) -> torch.Tensor:
+    def names(encoder: str, classes: tuple[str, ...]) -> torch.Tensor:
         vectors = torch.randn(len(classes), TEXT_DIM, generator=torch.Generator().manual_seed(0))
         return torch.nn.functional.normalize(vectors, dim=-1)
 
-    patch.setattr(module, "TrainingData", loaded)
-    patch.setattr(module, "embed_names", names)
-    patch.setattr(module, "load_efficientnet_lite0", frozen_encoder)
+    patch.setattr(run, "training_data", loaded)
+    patch.setattr(trainer_module, "embed_names", names)
+    patch.setattr(trainer_module, "build_visual", lambda *_, **__: frozen_encoder())
 
 
 @pytest.fixture(autouse=True)
-def prepared(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+def prepared(data: StampsData, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_ins(data, monkeypatch)
 
 
 @pytest.mark.parametrize("row", ["full", "baseline"])
-def test_golden_losses(row: str, data: TrainingData, tmp_path: Path) -> None:
+def test_golden_losses(row: str, data: StampsData, tmp_path: Path) -> None:
     config = TINY if row == "full" else replace(TINY, model=PLAIN)
     trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
     found = [trainer.advance(data.batch(step))["loss"] for step in range(trainer.total)]
@@ -99,7 +101,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def straight(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def straight(data: StampsData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run without a break."""
     folder = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as patch:
@@ -130,7 +132,7 @@ def test_a_resumed_run_ends_bit_for_bit_the_same(every: int, after: int, straigh
         assert value.equal(found[name]), name
 
 
-def test_what_a_run_leaves(straight: Path, data: TrainingData) -> None:
+def test_what_a_run_leaves(straight: Path, data: StampsData) -> None:
     assert sorted(path.name for path in straight.iterdir()) == ["last.pt", "metrics.jsonl", "tiny.safetensors"]
     rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0] and {"loss", "naming", "top1", "seconds"} <= rows[0].keys()
@@ -146,11 +148,11 @@ def test_a_finished_run_resumes_to_itself(straight: Path) -> None:
     assert all(value.equal(before[name]) for name, value in weights(straight).items())
 
 
-def test_another_seed_is_another_run(data: TrainingData, tmp_path: Path) -> None:
+def test_another_seed_is_another_run(data: StampsData, tmp_path: Path) -> None:
     losses = []
     for seed in (0, 1):
         config = replace(TINY, seed=seed)
-        other = module.TrainingData(config)
+        other = run.training_data(config, None, 1, lambda *_: None)
         trainer = Trainer(config, other, build_model(config, data.classes), tmp_path)
         losses.append(trainer.advance(other.batch(0))["loss"])
     assert losses[0] != losses[1]
@@ -193,7 +195,7 @@ def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(
-    data: TrainingData, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: StampsData, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "last.pt").write_bytes((straight / "last.pt").read_bytes())
     trainer = Trainer(TINY, data, build_model(TINY, data.classes), tmp_path)
@@ -202,7 +204,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(trainer_module.os, "fsync", full)
     with pytest.raises(UserError, match="No space left"):
         trainer.save()
     assert (tmp_path / "last.pt").read_bytes() == (straight / "last.pt").read_bytes()
@@ -215,7 +217,7 @@ def test_schedule() -> None:
     assert all(a >= b for a, b in pairwise(rates[10:])) and rates[100] == pytest.approx(0.02)
 
 
-def test_batches_follow_from_seed_and_step(data: TrainingData) -> None:
+def test_batches_follow_from_seed_and_step(data: StampsData) -> None:
     one, same, other = data.batch(7), data.batch(7), data.batch(8)
     assert one.waves.equal(same.waves) and one.masks.equal(same.masks)
     assert one.waves.shape != other.waves.shape or not one.waves.equal(other.waves)
@@ -227,7 +229,7 @@ def test_batches_follow_from_seed_and_step(data: TrainingData) -> None:
 def test_the_finishing_stage_sees_larger_pictures() -> None:
     sizes = DataConfig(pictures=2, clips=2, finish_pictures=4, finish_clips=2, validation=2)
     config = replace(TINY, data=sizes, finish=8, finish_size=256, finish_clip_share=0.5)
-    data = TrainingData(config, None, 1, lambda *_: None)
+    data = StampsData(config, None, 1, lambda *_: None)
     assert [config.stage(step) for step in (3, 4, 9, 10, 17)] == ["teach", "learn", "learn", "finish", "finish"]
     assert data.batch(9).masks.shape[-2:] == (56, 56)
     shapes = {data.batch(step).masks.shape for step in range(10, 18)}
@@ -237,7 +239,7 @@ def test_the_finishing_stage_sees_larger_pictures() -> None:
     assert config.final_spec.image_size == 256 and TINY.final_spec.image_size == 224
 
 
-def overfitted(data: TrainingData, model: dict, steps: int) -> tuple[ICF, object, list[float]]:
+def overfitted(data: StampsData, model: dict, steps: int) -> tuple[ICF, object, list[float]]:
     """A model trained on one batch of four pictures, that batch, and its losses."""
     config = replace(TINY, model=model, teach_steps=0)
     torch.manual_seed(0)
@@ -266,7 +268,7 @@ def marked(network: ICF, batch, waves: torch.Tensor) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("row", ["full", "baseline"])
-def test_it_learns(row: str, data: TrainingData) -> None:
+def test_it_learns(row: str, data: StampsData) -> None:
     network, batch, losses = overfitted(data, TINY.model if row == "full" else PLAIN, 50)
     assert losses[-1] < (0.5 if row == "full" else 0.35) * losses[0]
     share, iou = marked(network, batch, batch.waves)

@@ -26,8 +26,16 @@ class Residual(nn.Module):
         return x + self.block(x)
 
 
+def as_log_mel(sound: Tensor) -> Tensor:
+    """waves [..., 15600], or log-mel [..., 96, 64] as some data sets release it -> log-mel [..., 96, 64].
+
+    The two cannot be confused: a wave of 64 samples is too short for a single spectrogram frame.
+    """
+    return sound if sound.shape[-2:] == (WINDOW_FRAMES, BANDS) else log_mel(sound)
+
+
 class AudioEncoder(nn.Module):
-    """waves [N, 15600] -> (token [N, D], tokens [N, 6, D])."""
+    """sound, waves [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D])."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -44,8 +52,8 @@ class AudioEncoder(nn.Module):
         self.attend = nn.Linear(dim, 1)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, waves: Tensor) -> tuple[Tensor, Tensor]:
-        mel = (log_mel(waves) - LEVEL_MEAN) / LEVEL_SCALE  # N 96 64
+    def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
+        mel = (as_log_mel(sound) - LEVEL_MEAN) / LEVEL_SCALE  # N 96 64
         maps = self.features(mel[:, None])  # N C 6 4
         tokens = self.project(maps.permute(0, 2, 1, 3).flatten(2))  # N 6 D
         weights = self.attend(tokens.tanh()).softmax(dim=1)  # N 6 1

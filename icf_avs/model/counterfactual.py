@@ -70,13 +70,14 @@ class SemanticCounterfactual(nn.Module):
         words = words and count > 1  # a single rival is a donor
         self.generator = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)) if words else None
 
-    def forward(self, sound: Tensor, kinds: Tensor, vocabulary: Vocabulary | None = None) -> Rivals:
-        """sound z [B,T,D]; kinds [B,C] bool, those known to sound in the clip (all False where unknown).
+    def forward(self, sound: Tensor, kinds: Tensor, valid: Tensor, vocabulary: Vocabulary | None = None) -> Rivals:
+        """sound z [B,T,D]; kinds [B,C] bool, those known to sound in the clip (all False where unknown); valid [B,T]
+        bool, False on padding, whose sound counts for nothing.
 
         The vocabulary must be given when the part was built with words.
         """
         if self.training:
-            self._follow(sound.detach())
+            self._follow(sound.detach()[valid])
         clips, frames, dim = sound.shape
         proposals, rival_kinds, known = [], [], []
         fit = None
@@ -90,16 +91,17 @@ class SemanticCounterfactual(nn.Module):
             known.append(sure)
         if self.generator is not None:
             reading = vocabulary.similarity(sound).softmax(-1).detach()
-            fit = F.mse_loss(self.generator(reading @ vocabulary.words().detach()), sound.detach())
+            error = self.generator(reading @ vocabulary.words().detach()) - sound.detach()
+            fit = error[valid].square().mean()
         # At least 1: in a first batch of one frame the mean is that frame, and a rival must still differ from it.
-        lengths = (sound.detach() - self.mean).norm(dim=-1).flatten().clamp(min=1)
+        lengths = (sound.detach()[valid] - self.mean).norm(dim=-1).clamp(min=1)
         norms = lengths[torch.randint(lengths.numel(), (self.count, clips, frames), device=sound.device)]
         # The rivals carry no gradient to what made them: the decoder learns to refuse, they do not learn to be refused.
         sounds = orthogonal(sound.detach(), torch.stack(proposals).detach(), self.mean, norms)
         return Rivals(sounds, torch.stack(rival_kinds), torch.stack(known), fit)
 
     def _follow(self, sound: Tensor) -> None:
-        mean = sound.float().mean((0, 1))
+        mean = sound.float().mean(0)
         self.mean.copy_(torch.where(self.started, torch.lerp(self.mean, mean, self.momentum), mean))
         self.started.fill_(True)
 

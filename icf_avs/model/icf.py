@@ -64,40 +64,47 @@ class Answer(NamedTuple):
 
 
 class ICF(nn.Module):
-    """visual: frozen encoder, frames uint8 [N,H,W,3] -> pyramid; names: [C,E] text embeddings of config.classes."""
+    """visual: encoder, frames uint8 [N,H,W,3] -> pyramid; names: [C,E] text embeddings of config.classes;
+    audio: encoder, sound [N,...] -> (token [N,D], tokens [N,L,D]), None: the small one that is trained from scratch.
+    """
 
-    def __init__(self, config: ModelConfig, spec: ClipSpec, visual: nn.Module, names: Tensor) -> None:
+    def __init__(
+        self, config: ModelConfig, spec: ClipSpec, visual: nn.Module, names: Tensor, audio: nn.Module | None = None
+    ) -> None:
         super().__init__()
         if len(names) != len(config.classes):
             raise ValueError(f"{len(names)} name embeddings for {len(config.classes)} classes")
         dim, text = config.dim, config.implicit_text
         self.config, self.spec, self.classes = config, spec, config.classes
         self.visual = visual
-        self.audio = AudioEncoder(dim)
+        self.audio = AudioEncoder(dim) if audio is None else audio
         self.pixels = PixelDecoder(visual.channels, dim, config.pixel_dim)
         vocabulary = Vocabulary(names, text.free_words, dim) if text else None
         self.implicit_text = ImplicitText(vocabulary, dim, config.heads, text.tokens, text.segment) if text else None
         self.prior = Prior(dim) if text else None
-        self.register_buffer("offset", torch.zeros(()))  # of all mask logits, set by calibrate.py after training
+        self.register_buffer("offset", torch.zeros(()))  # of all mask logits, set by training/calibrate.py
         queries = 1 + (text.tokens if text else 0)
         self.decoder = MaskDecoder(dim, config.pixel_dim, config.heads, config.layers, queries, prior=text is not None)
         self.semantic = SemanticHead(len(config.classes), dim, config.pixel_dim) if config.semantic else None
         rivals, contrast = config.counterfactual, config.contrastive
-        self.counterfactual = SemanticCounterfactual(dim, rivals.count, words=text is not None) if rivals else None
+        words = text is not None and len(config.classes) > 0
+        self.counterfactual = SemanticCounterfactual(dim, rivals.count, words) if rivals else None
         self.shared_space = (
             SharedSpace(dim, contrast.dim, contrast.floor, contrast.temperature, text is not None) if contrast else None
         )
 
-    def forward(self, pyramid: list[Tensor], waves: Tensor, valid: Tensor, kinds: Tensor | None = None) -> Output:
-        """pyramid of [B,T,c,h,w], waves [B,T,N], valid [B,T] bool; kinds [B,C] bool, training only, switches SC on."""
+    def forward(self, pyramid: list[Tensor], sound: Tensor, valid: Tensor, kinds: Tensor | None = None) -> Output:
+        """pyramid of [B,T,c,h,w]; sound, waves [B,T,N] or log-mel [B,T,96,64]; valid [B,T] bool; kinds [B,C] bool,
+        training only, switches SC on.
+        """
         clips, frames = valid.shape
         pixels = self.pixels([level.flatten(0, 1) for level in pyramid])
-        audio, tokens = self.hear(waves)
+        audio, tokens = self.hear(sound)
         sound = self.semantic_of(audio)
         sounds, rivals = sound[None], None
         if kinds is not None and self.counterfactual is not None:
             vocabulary = self.implicit_text.vocabulary if self.implicit_text is not None else None
-            rivals = self.counterfactual(sound, kinds, vocabulary)
+            rivals = self.counterfactual(sound, kinds, valid, vocabulary)
             # do(vision): every picture under the sound of the clip before is every sound over the picture of the next.
             sounds = torch.cat([sounds, rivals.sounds, sound.roll(1, 0)[None]])
         decoded, text, prior, seen = self.answer(pixels, sounds, valid)
@@ -119,10 +126,16 @@ class ICF(nn.Module):
             output.rival_text = text["frame"][1:-1] if text else None
         return output
 
-    def hear(self, waves: Tensor) -> tuple[Tensor, Tensor]:
-        """waves [B,T,N] -> audio tokens a [B,T,D] and their parts in time [B,T,L,D]."""
-        audio, tokens = self.audio(waves.flatten(0, 1))
-        return audio.unflatten(0, waves.shape[:2]), tokens.unflatten(0, waves.shape[:2])
+    def look(self, frames: Tensor) -> list[Tensor]:
+        """frames uint8 [B,T,S,S,3] -> pyramid of [B,T,c,h,w]; with a gradient only where the encoder is trained."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_visual):
+            levels = self.visual(frames.flatten(0, 1))
+        return [level.unflatten(0, frames.shape[:2]) for level in levels]
+
+    def hear(self, sound: Tensor) -> tuple[Tensor, Tensor]:
+        """waves [B,T,N] or log-mel [B,T,96,64] -> audio tokens a [B,T,D] and their parts in time [B,T,L,D]."""
+        audio, tokens = self.audio(sound.flatten(0, 1))
+        return audio.unflatten(0, sound.shape[:2]), tokens.unflatten(0, sound.shape[:2])
 
     def semantic_of(self, audio: Tensor) -> Tensor:
         """z: the audio token, with MIT joined by its reading in the vocabulary. It drives all that follows."""
@@ -146,7 +159,9 @@ class ICF(nn.Module):
         self.eval()
         pyramid = [level[None] for level in self.visual(frames)]
         output = self(pyramid, waves[None], torch.ones(1, len(frames), dtype=torch.bool, device=frames.device))
-        heard = output.reading.softmax(-1)[0, :, : len(self.classes)] if output.reading is not None else None
-        if heard is None:
-            return Prediction(output.logits[0], output.logits.new_zeros(len(frames), 0), ())
-        return Prediction(output.logits[0], heard, self.classes)
+        heard, words = output.logits.new_zeros(len(frames), 0), ()
+        if output.reading is not None:
+            heard, words = output.reading.softmax(-1)[0, :, : len(self.classes)], self.classes
+        if output.classes is None:
+            return Prediction(output.logits[0], heard, words)
+        return Prediction(output.logits[0], heard, words, output.classes[0], ("background", *self.classes))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from icf_avs.output.palette import palette
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -29,6 +31,16 @@ def decode(run_lengths: dict[str, Any]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class ClassMask:
+    """The part of a mask that is of one class."""
+
+    category_id: int  # 1 is the first class; 0, background, has no mask
+    area: float  # share of the picture, 0 to 1
+    score: float  # mean probability, in it, that the pixel sounds
+    run_lengths: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class FrameMask:
     """One mask of a video, as run lengths, and what goes with it."""
 
@@ -40,6 +52,8 @@ class FrameMask:
     score: float  # mean probability inside the mask, 0 if it is empty
     heard: tuple[tuple[str, float], ...]  # words and probabilities, the likeliest first
     run_lengths: dict[str, Any]  # the mask as COCO RLE
+    classes: tuple[ClassMask, ...] = ()  # its parts by class, in the order of the ids
+    class_names: tuple[str, ...] = ()  # of all ids, background first; empty unless classes were asked for
 
     @property
     def time(self) -> float:
@@ -51,9 +65,35 @@ class FrameMask:
         """Bool [H, W] at the video's own size."""
         return decode(self.run_lengths)
 
+    @property
+    def class_ids(self) -> np.ndarray:
+        """uint8 [H, W] at the video's own size, 0 where nothing sounds.
+
+        Raises ValueError unless segmented with semantic=True.
+        """
+        if not self.class_names:
+            raise ValueError("there are no classes; segment with semantic=True")
+        ids = np.zeros(self.run_lengths["size"], np.uint8)
+        for part in self.classes:
+            ids[decode(part.run_lengths)] = part.category_id
+        return ids
+
+
+def class_masks(ids: np.ndarray, probability: np.ndarray) -> tuple[ClassMask, ...]:
+    """Class ids, uint8 [H, W], and the probability that each pixel sounds -> one mask for each class that occurs."""
+    found = []
+    for index in np.unique(ids[ids > 0]).tolist():
+        part = ids == index
+        found.append(ClassMask(index, float(part.mean()), float(probability[part].mean()), encode(part)))
+    return tuple(found)
+
 
 def document(info: MediaInfo, spec: ClipSpec, checkpoint: str, frames: Sequence[FrameMask]) -> dict[str, Any]:
-    """The content of segmentation.json. Times in seconds from the first picture, areas as a share of the picture."""
+    """The content of segmentation.json. Times in seconds from the first picture, areas as a share of the picture.
+
+    With classes it has the list of all `categories` as well, and each frame its `classes`.
+    """
+    names = frames[0].class_names
     return {
         "version": JSON_VERSION,
         "video": {
@@ -65,18 +105,37 @@ def document(info: MediaInfo, spec: ClipSpec, checkpoint: str, frames: Sequence[
         },
         "checkpoint": checkpoint,
         "clip": asdict(spec),
-        "frames": [
-            {
-                "index": frame.index,
-                "time": round(frame.time, 6),
-                "start": round(frame.start, 6),
-                "end": round(frame.end, 6),
-                "picture_time": round(frame.picture_time, 6),
-                "area": round(frame.area, 6),
-                "score": round(frame.score, 6),
-                "heard": [{"word": word, "probability": round(value, 4)} for word, value in frame.heard],
-                "segmentation": frame.run_lengths,
-            }
-            for frame in frames
-        ],
+        **({"categories": _categories(names)} if names else {}),
+        "frames": [_frame(frame) for frame in frames],
     }
+
+
+def _categories(names: tuple[str, ...]) -> list[dict[str, Any]]:
+    colours = palette(len(names)).tolist()
+    return [{"id": index, "name": names[index], "color": colours[index]} for index in range(1, len(names))]
+
+
+def _frame(frame: FrameMask) -> dict[str, Any]:
+    values = {
+        "index": frame.index,
+        "time": round(frame.time, 6),
+        "start": round(frame.start, 6),
+        "end": round(frame.end, 6),
+        "picture_time": round(frame.picture_time, 6),
+        "area": round(frame.area, 6),
+        "score": round(frame.score, 6),
+        "heard": [{"word": word, "probability": round(value, 4)} for word, value in frame.heard],
+        "segmentation": frame.run_lengths,
+    }
+    if frame.class_names:
+        values["classes"] = [
+            {
+                "category_id": part.category_id,
+                "name": frame.class_names[part.category_id],
+                "area": round(part.area, 6),
+                "score": round(part.score, 6),
+                "segmentation": part.run_lengths,
+            }
+            for part in frame.classes
+        ]
+    return values

@@ -14,6 +14,7 @@ from av.video.reformatter import VideoReformatter
 
 from icf_avs.data.audio_windows import sound_blocks
 from icf_avs.data.media import MediaInfo, video_frames
+from icf_avs.output.class_overlay import ClassOverlay
 from icf_avs.output.overlay import Overlay
 
 _CLOCK = Fraction(1, 90_000)  # fine enough for pictures at irregular times
@@ -24,12 +25,13 @@ _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 def write_film(
     info: MediaInfo, path: Path, interval_at: Callable[[float], int], mask_of: Callable[[int], np.ndarray],
-    progress: Callable[[int], None],
+    progress: Callable[[int], None], overlay_of: Callable[[np.ndarray], Overlay | ClassOverlay] = Overlay,
 ) -> None:  # fmt: skip
     """Decode the video again and write it with its masks.
 
-    interval_at(seconds) -> number of the mask that is shown then; mask_of(number) -> bool [H, W];
-    progress(number) is called at each new mask. Raises UserError if the video breaks in the middle.
+    interval_at(seconds) -> number of the mask that is shown then; mask_of(number) -> bool [H, W], or whatever
+    overlay_of takes, which makes it ready to be drawn; progress(number) is called at each new mask. Raises UserError if
+    the video breaks in the middle.
     """
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         # Even sizes are what 4:2:0 asks for; the last row and column of an odd picture are doubled.
@@ -46,7 +48,7 @@ def write_film(
         for time, frame, until in _kept(info):
             number = interval_at(time)
             if overlay is None or number != current:
-                current, overlay = number, Overlay(mask_of(number))
+                current, overlay = number, overlay_of(mask_of(number))
                 progress(number)
             drawn = _drawn(frame, reformatter, info, overlay, width, height)
             if not video.codec_context.is_open:
@@ -77,8 +79,9 @@ def _kept(info: MediaInfo) -> Iterator[tuple[float, av.VideoFrame, float]]:
 
 
 def _drawn(
-    frame: av.VideoFrame, reformatter: VideoReformatter, info: MediaInfo, overlay: Overlay, width: int, height: int
-) -> av.VideoFrame:
+    frame: av.VideoFrame, reformatter: VideoReformatter, info: MediaInfo, overlay: Overlay | ClassOverlay,
+    width: int, height: int,
+) -> av.VideoFrame:  # fmt: skip
     """A new yuv420p picture: turned as it is shown, padded to even sizes, with the overlay on it."""
     shown = info.width, info.height
     stored = shown[::-1] if info.orientation.transposed else shown

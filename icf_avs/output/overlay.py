@@ -1,4 +1,4 @@
-"""Draw a mask on a picture: a tint inside, a contour around. Plane by plane, so that YUV video stays YUV.
+"""Draw masks on a picture: a tint inside, a contour around. Plane by plane, so that YUV video stays YUV.
 
 out = (keep * plane + add) / 256, inside the bounding box of the mask only
 """
@@ -14,12 +14,21 @@ _OPACITY = 112  # of the tint, out of 256; the contour is opaque
 
 
 def inner_edge(mask: np.ndarray, width: int) -> np.ndarray:
-    """The pixels of a mask (bool [H, W]) that lie within `width` steps of its outside; the frame is not an edge."""
-    inside = mask
-    for _ in range(width):
-        padded = np.pad(inside, 1, mode="edge")
-        inside = inside & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inside
+    """Where a mask (bool [H, W], or uint8 ids with a mask each) lies within `width` steps of its outside: bool [H, W].
+
+    The frame of the picture is not an edge.
+    """
+    up, down, left, right = _neighbours(mask)
+    inside = (mask == up) & (mask == down) & (mask == left) & (mask == right)
+    for _ in range(width - 1):
+        up, down, left, right = _neighbours(inside)
+        inside = inside & up & down & left & right
+    return (mask != 0) & ~inside
+
+
+def _neighbours(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    padded = np.pad(values, 1, mode="edge")
+    return padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,10 @@ class _Layer:
     mixed: np.ndarray  # uint16, room to work in: a new array for every picture costs as much as the sum
 
     @classmethod
-    def of(cls, box: tuple[slice, slice], mask: np.ndarray, edge: np.ndarray, tint: int, contour: int) -> _Layer:
+    def of(
+        cls, box: tuple[slice, slice], mask: np.ndarray, edge: np.ndarray,
+        tint: int | np.ndarray, contour: int | np.ndarray,
+    ) -> _Layer:  # fmt: skip
         weight = np.where(edge, 256, np.where(mask, _OPACITY, 0)).astype(np.uint16)
         add = weight * np.where(edge, contour, tint).astype(np.uint16)
         return cls(box, 256 - weight, add, np.empty_like(add))
@@ -46,10 +58,10 @@ class _Layer:
 
 
 class Overlay:
-    """One mask, made ready to be drawn on many pictures of its size."""
+    """One mask, or one of each class, made ready to be drawn on many pictures of its size."""
 
-    def __init__(self, mask: np.ndarray) -> None:
-        """mask: bool [H, W]."""
+    def __init__(self, mask: np.ndarray, colours: np.ndarray | None = None) -> None:
+        """mask: bool [H, W]; with colours (uint8 [n, 2, 3], tint and contour of each id) class ids, uint8 [H, W]."""
         self.is_empty = not mask.any()
         if self.is_empty:
             return
@@ -62,14 +74,14 @@ class Overlay:
         self._half_box = slice(top // 2, (bottom + 1) // 2), slice(left // 2, (right + 1) // 2)
         edge = inner_edge(mask, width)
         self._mask, self._edge = mask[self._box], edge[self._box]
+        self._rgb = np.array((TINT, CONTOUR)) if colours is None else colours
         self._yuv: list[_Layer] | None = None
 
     def draw_rgb(self, picture: np.ndarray) -> None:
         """Draw on uint8 [H, W, 3], in place."""
         if not self.is_empty:
             for channel in range(3):
-                layer = _Layer.of(self._box, self._mask, self._edge, TINT[channel], CONTOUR[channel])
-                layer.draw(picture[..., channel])
+                self._layer(self._box, self._mask, self._edge, self._rgb[..., channel]).draw(picture[..., channel])
 
     def draw_yuv420(self, y: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
         """Draw on the planes of a yuv420p picture: uint8 [H, W] and two of [ceil(H/2), ceil(W/2)], in place."""
@@ -77,21 +89,28 @@ class Overlay:
             return
         if self._yuv is None:
             half_mask, half_edge = _halved(self._mask), _halved(self._edge)
-            tint, contour = _yuv(TINT), _yuv(CONTOUR)
-            self._yuv = [_Layer.of(self._box, self._mask, self._edge, tint[0], contour[0])]
-            self._yuv += [_Layer.of(self._half_box, half_mask, half_edge, tint[i], contour[i]) for i in (1, 2)]
+            yuv = limited_yuv(self._rgb)
+            self._yuv = [self._layer(self._box, self._mask, self._edge, yuv[..., 0])]
+            self._yuv += [self._layer(self._half_box, half_mask, half_edge, yuv[..., i]) for i in (1, 2)]
         for layer, plane in zip(self._yuv, (y, u, v), strict=True):
             layer.draw(plane)
 
+    def _layer(self, box: tuple[slice, slice], mask: np.ndarray, edge: np.ndarray, colours: np.ndarray) -> _Layer:
+        """colours of one channel: [2], tint and contour, or [n, 2], those of each id in `mask`."""
+        tint, contour = colours if colours.ndim == 1 else (colours[mask, 0], colours[mask, 1])
+        return _Layer.of(box, mask, edge, tint, contour)
+
 
 def _halved(mask: np.ndarray) -> np.ndarray:
-    """Bool [H, W] -> [ceil(H/2), ceil(W/2)], true where any of the 2 x 2 pixels is."""
+    """[H, W] -> [ceil(H/2), ceil(W/2)], true where any of the 2 x 2 pixels is; of several ids the highest."""
     padded = np.pad(mask, ((0, mask.shape[0] % 2), (0, mask.shape[1] % 2)))
-    return padded.reshape(padded.shape[0] // 2, 2, -1, 2).any(axis=(1, 3))
+    return padded.reshape(padded.shape[0] // 2, 2, -1, 2).max(axis=(1, 3))
 
 
-def _yuv(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
-    """BT.601 in the limited range: exact enough for a marker, whatever the matrix of the video."""
-    r, g, b = rgb
+def limited_yuv(rgb: np.ndarray) -> np.ndarray:
+    """RGB to YUV, int [..., 3]. BT.601 in the limited range: exact enough for a marker, whatever the matrix of the
+    video."""
+    r, g, b = np.moveaxis(np.asarray(rgb, dtype=float), -1, 0)
     y = 0.299 * r + 0.587 * g + 0.114 * b
-    return round(16 + y * 219 / 255), round(128 + (b - y) * 0.564 * 224 / 255), round(128 + (r - y) * 0.713 * 224 / 255)
+    planes = 16 + y * 219 / 255, 128 + (b - y) * 0.564 * 224 / 255, 128 + (r - y) * 0.713 * 224 / 255
+    return np.stack(planes, axis=-1).round().astype(int)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,14 +16,20 @@ from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.features import SceneFeatures, SceneSet, scene_features
 from icf_avs.stamps.scenes import BALANCED, TRAIN
 from icf_avs.stamps.sounds import SoundBank
+from icf_avs.training.calibrate import calibrate
+from icf_avs.training.data import Report
 
-Report = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total, latest values
+if TYPE_CHECKING:
+    from icf_avs.model.icf import ICF
 
 STORED_SIZE = 224  # of a picture in files of the S4 and MS3 layouts
 
 
-class TrainingData:
+class StampsData:
     """Pictures and clips of each stage, and clips for validation. All is rendered, or found in the cache, at once."""
+
+    origin = "composed Stamps scenes (tuxpaint-stamps-default), not natural video"
+    licence = "weights Apache-2.0; learnt from Tux Paint stamps (GPL-2 and the licences of single items)"
 
     def __init__(self, config: TrainConfig, stamps: Path | None, workers: int, report: Report) -> None:
         self.config = config
@@ -45,8 +52,8 @@ class TrainingData:
     def _scenes(self, name: str, wanted: SceneSet) -> SceneFeatures:
         return scene_features(self.catalog, wanted, self._workers, lambda *at: self._report(name, *at, {}))
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step: a function of the run's seed and the step."""
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
         config, stage = self.config, self.config.stage(step)
         teaching, finishing = stage == "teach", stage == "finish"
         rng = np.random.default_rng([config.seed, int(teaching), step])
@@ -59,9 +66,12 @@ class TrainingData:
         size = config.teach_batch if teaching else max(2, config.batch // spec.frames)
         indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
         variation = int(rng.integers(1, 2**31))
-        return make_batch(
-            features, np.sort(indices), self.bank, spec, len(self.classes), variation, pictures=not teaching
-        )
+        mine = np.sort(indices)[part::parts]
+        return make_batch(features, mine, self.bank, spec, len(self.classes), variation, pictures=not teaching)
+
+    def validate(self, model: ICF) -> dict[str, float]:
+        """Calibrate the model on the validation scenes; its scores there."""
+        return asdict(calibrate(model, self.validation()))
 
     def validation(self) -> Iterator[Batch]:
         """Balanced scenes of the validation split as stored files show them, eight at a time."""

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from icf_avs.allocator import keep_freed_memory
 from icf_avs.errors import UserError
-from icf_avs.recipes import RECIPES
-from icf_avs.train import train
+from icf_avs.training.recipes import RECIPES, with_encoders
+from icf_avs.training.run import train
 
 STAGES = {
     "pictures": "rendering pictures",
@@ -30,7 +30,7 @@ def train_command(args: argparse.Namespace) -> None:
     """Run the recipe that the command line names."""
     if args.recipe not in RECIPES:
         raise UserError(f"no recipe {args.recipe!r}; there are: {', '.join(RECIPES)}")
-    config = RECIPES[args.recipe]()
+    config = with_encoders(RECIPES[args.recipe](), args.visual, args.audio, args.text)
     if args.seed is not None:
         config = replace(config, seed=args.seed)
     if args.steps is not None:
@@ -38,6 +38,8 @@ def train_command(args: argparse.Namespace) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory()
+    if config.benchmark is None and args.data:
+        raise UserError(f"recipe {config.name} trains on Stamps scenes and takes no --data; name stamps with --stamps")
     folder = args.out or Path("runs") / config.name
     columns = (
         TextColumn("{task.description}"),
@@ -48,6 +50,8 @@ def train_command(args: argparse.Namespace) -> None:
         TextColumn("{task.fields[values]}"),
     )
     console = Console(stderr=True)
+    if config.estimate:
+        console.print(f"{config.name}: {config.estimate}", soft_wrap=True)
     with Progress(*columns, console=console) as bar:
         tasks: dict[str, int] = {}
 
@@ -61,5 +65,6 @@ def train_command(args: argparse.Namespace) -> None:
             if not console.is_terminal and (done % 100 == 0 or done == total):  # a log file shows no bar
                 console.print(f"{STAGES[stage]} {done}/{total} {shown}", soft_wrap=True)
 
-        path = train(config, folder, stamps=args.stamps, resume=args.resume, report=report)
+        source = args.data if config.benchmark else args.stamps
+        path = train(config, folder, source=source, init=args.init, resume=args.resume, report=report)
     console.print(f"checkpoint: {path}\nnext: icf evaluate {path}")

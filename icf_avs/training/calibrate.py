@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from icf_avs.contracts import Batch
     from icf_avs.model.icf import ICF
 
-OFFSETS = torch.linspace(-1.0, 2.0, 25)
+OFFSETS = torch.linspace(-2.0, 2.0, 33)
 
 
 @dataclass(frozen=True)

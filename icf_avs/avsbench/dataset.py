@@ -1,0 +1,158 @@
+"""Clips of the public sets as tensors, and batches of them: partial labels, 5 and 10 frames, class ids where known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from icf_avs.avsbench.record import Audio, ClipRecord, LoadedClip
+from icf_avs.contracts import Batch, ClipSpec
+from icf_avs.data.windows import windows
+from icf_avs.errors import UserError
+
+MASK_STRIDE = 4
+
+
+@dataclass(frozen=True)
+class ClipTensors:
+    """One clip, shapes as in `Batch` without B; `log_mel` or `onscreen` is None where `Batch` has None."""
+
+    frames: Tensor
+    waves: Tensor
+    log_mel: Tensor | None
+    masks: Tensor
+    kinds_map: Tensor
+    labelled: Tensor
+    sounding: Tensor
+    onscreen: Tensor | None
+
+
+class ClipDataset(Dataset[ClipTensors]):
+    """Clips in the order of `records`, one item a clip."""
+
+    def __init__(
+        self, records: Sequence[ClipRecord], names: Sequence[str], spec: ClipSpec, audio: Audio = "auto"
+    ) -> None:
+        """names  of the classes, id 1 first (`names.class_names` of the set); may be empty
+        spec   size of the pictures, and the windows cut from waves; its number of frames does not matter
+        audio  form of the sound; "auto": the first of wav, log_mel and video that every clip has
+
+        Raises UserError if the clips have no form of sound in common.
+        """
+        if spec.image_size % MASK_STRIDE:
+            raise ValueError(f"image_size {spec.image_size} is no multiple of the masks' stride {MASK_STRIDE}")
+        self.records, self.names, self.spec = records, tuple(names), spec
+        self.audio = common_audio(records) if audio == "auto" else audio
+        self._ids = {name: number for number, name in enumerate(self.names, 1)}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> ClipTensors:
+        """Load one clip. Raises UserError as `ClipRecord.load`, and for a class id without a name."""
+        record = self.records[index]
+        clip = record.load(self.spec.image_size, self.audio)
+        frames = len(clip.frames)
+        heard = self._kinds_by_frame(record, clip)
+        shown = torch.from_numpy(clip.masks)
+        stride = MASK_STRIDE
+        if clip.class_ids is None:
+            only = torch.tensor([ids[0] if len(ids) == 1 else 0 for ids in heard])
+            kinds_map = shown.long() * only[:, None, None]
+        else:
+            kinds_map = shown.long()
+        sounding = torch.zeros(frames, len(self.names), dtype=torch.bool)
+        for frame, ids in enumerate(heard):
+            sounding[frame, [number - 1 for number in ids]] = True
+        onscreen = None
+        if record.complete:
+            onscreen = torch.tensor([name in record.onscreen for name in self.names], dtype=torch.bool)
+        if clip.log_mel is None:
+            waves, log_mel = torch.from_numpy(windows(clip.wave, self.spec, frames)), None
+        else:
+            waves, log_mel = torch.zeros(frames, 0), torch.from_numpy(clip.log_mel)
+        return ClipTensors(
+            frames=torch.from_numpy(clip.frames),
+            waves=waves,
+            log_mel=log_mel,
+            masks=F.avg_pool2d((shown > 0).float(), stride),
+            kinds_map=kinds_map[:, stride // 2 :: stride, stride // 2 :: stride].contiguous(),
+            labelled=torch.from_numpy(clip.labelled),
+            sounding=sounding,
+            onscreen=onscreen,
+        )
+
+    def _kinds_by_frame(self, record: ClipRecord, clip: LoadedClip) -> list[list[int]]:
+        """Ids of the kinds that sound in each frame.
+
+        By the second where scenes.csv says. Else a labelled frame has the kinds of its class ids, or, in a binary
+        layout, all kinds of the clip if it marks anything; an unlabelled one has all kinds of the clip.
+        """
+        if record.seconds is not None and len(record.seconds) == len(clip.frames):
+            return [self._known(names) for names in record.seconds]
+        of_clip = self._known(record.sounding or ())
+        found = []
+        for mask, labelled in zip(clip.masks, clip.labelled, strict=True):
+            if not labelled:
+                found.append(of_clip)
+            elif clip.class_ids is None:
+                found.append(of_clip if mask.any() else [])
+            else:
+                ids = [int(number) for number in np.unique(mask) if number]
+                if self.names and ids and ids[-1] > len(self.names):
+                    raise UserError(
+                        f"clip {record.name}: class id {ids[-1]} is out of range, label2idx.json names 0 to "
+                        f"{len(self.names)}; take both from the same set"
+                    )
+                found.append(ids if self.names else [])
+        return found
+
+    def _known(self, names: Sequence[str]) -> list[int]:
+        return sorted(self._ids[name] for name in names if name in self._ids)
+
+
+def common_audio(records: Sequence[ClipRecord]) -> Audio:
+    """The preferred form of sound that every clip has. Raises UserError if there is none."""
+    common: list[Audio] = ["wav", "log_mel", "video"]
+    for record in records:
+        left = [source for source in common if source in record.sources()]
+        if not left:
+            raise UserError(
+                f"clip {record.name} has no {' or '.join(common)} as the clips before it; unpack all of one of "
+                "audio_wav, audio_log_mel and raw_videos"
+            )
+        common = left
+    return common[0]
+
+
+def collate(clips: Sequence[ClipTensors]) -> Batch:
+    """Join clips of any numbers of frames; shorter ones get blank frames, neither valid nor labelled, at their end."""
+    frames = max(len(clip.frames) for clip in clips)
+
+    def stacked(name: str) -> Tensor:
+        values = [getattr(clip, name) for clip in clips]
+        joined = values[0].new_zeros(len(values), frames, *values[0].shape[1:])
+        for row, value in zip(joined, values, strict=True):
+            row[: len(value)] = value
+        return joined
+
+    valid = torch.arange(frames) < torch.tensor([len(clip.frames) for clip in clips])[:, None]
+    onscreen = [clip.onscreen for clip in clips]
+    return Batch(
+        pyramid=[],
+        waves=stacked("waves"),
+        masks=stacked("masks"),
+        kinds_map=stacked("kinds_map"),
+        labelled=stacked("labelled"),
+        valid=valid,
+        sounding=stacked("sounding"),
+        onscreen=None if any(row is None for row in onscreen) else torch.stack(onscreen),
+        frames=stacked("frames"),
+        log_mel=None if any(clip.log_mel is None for clip in clips) else stacked("log_mel"),
+    )

@@ -1,0 +1,147 @@
+"""Reader of the three public layouts: S4, MS3 and AVSS.
+
+A set is a folder that holds `s4_meta_data.csv`, `ms3_meta_data.csv` or `metadata.csv`; which one says its layout. A
+`scenes.csv` beside it (only our own Stamps sets have one) adds which kinds are in the picture and which of them sound.
+S4 and MS3 are v1s and v1m of AVSS, so an AVSS set in a folder beside them names their kinds.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from icf_avs.avsbench.names import SEMANTIC_COLUMNS, SEMANTIC_TABLE, semantic_kinds
+from icf_avs.avsbench.pictures import Layout
+from icf_avs.avsbench.record import ClipRecord
+from icf_avs.avsbench.tables import Scene, kinds, read_scenes, read_table
+from icf_avs.errors import UserError
+
+SPLITS = ("train", "val", "test")
+TABLES: dict[str, tuple[Layout, tuple[str, ...]]] = {
+    "s4_meta_data.csv": ("S4", ("name", "category", "split")),
+    "ms3_meta_data.csv": ("MS3", ("video_id", "split")),
+    SEMANTIC_TABLE: ("AVSS", SEMANTIC_COLUMNS),
+}
+
+
+def find_table(root: Path) -> Path:
+    """The table of the set in folder `root`. Raises UserError if it holds none or several."""
+    if not root.is_dir():
+        raise UserError(f"no folder {root}: name the folder of an S4, MS3 or AVSS set (it holds {', '.join(TABLES)})")
+    tables = [name for name in TABLES if (root / name).is_file()]
+    if len(tables) != 1:
+        raise UserError(f"{root} holds {len(tables)} of {', '.join(TABLES)}; want the folder of exactly one set")
+    return root / tables[0]
+
+
+def read_set(root: Path, split: str) -> list[ClipRecord]:
+    """List the clips of one split of the set in folder `root`, in the order of its table; opens no media file.
+
+    Raises UserError if `root` is no such set, its table lacks a column, or the split is empty.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; it must be one of {SPLITS}")
+    records = [record for record in read_all(root) if record.split == split]
+    if not records:
+        raise UserError(f"{find_table(root)} has no clip of split {split!r}; ask for another split")
+    return records
+
+
+def read_all(root: Path) -> list[ClipRecord]:
+    """List the clips of all splits, as `read_set`. Raises UserError for an unknown split, too."""
+    table = find_table(root)
+    layout, columns = TABLES[table.name]
+    rows = read_table(table, columns)
+    for number, row in enumerate(rows, 2):
+        if any(row[column] in ("", ".", "..") or "/" in row[column] or "\\" in row[column] for column in columns):
+            raise UserError(f"{table}, line {number}: an empty cell or no plain name; mend the table")
+        if row["split"] not in SPLITS:
+            raise UserError(f"{table}, line {number}: split {row['split']!r}; want {', '.join(SPLITS)}")
+    scenes = read_scenes(root)
+    if layout == "AVSS":
+        make = partial(_avss_record, root)
+    elif layout == "S4":
+        make = partial(_s4_record, root, semantic_kinds(root, "v1s"))
+    else:
+        make = partial(_ms3_record, root, semantic_kinds(root, "v1m"))
+    return [make(row, scenes) for row in rows]
+
+
+Named = dict[str, frozenset[str]] | None  # kinds of clips from AVSS metadata
+
+
+def _s4_record(root: Path, named: Named, row: dict[str, str], scenes: dict[str, Scene]) -> ClipRecord:
+    name, split, category = row["name"], row["split"], row["category"]
+    data = root / "s4_data"
+
+    def path(kind: str, ending: str) -> Path:
+        return data / kind / split / category / (name + ending)
+
+    labelled = 1 if split == "train" else 5
+    # Categories are other words than the names of AVSS, so the two are never mixed in one set.
+    known = frozenset({category}) if named is None else named.get(_uid(name, row.get("start", "")))
+    return ClipRecord(
+        name,
+        split,
+        "S4",
+        tuple(path("visual_frames", "") / f"{name}_{i}.png" for i in range(1, 6)),
+        tuple(path("gt_masks", "") / f"{name}_{i}.png" if i <= labelled else None for i in range(1, 6)),
+        path("audio_wav", ".wav"),
+        _if_there(root / "raw_videos" / split / category / f"{name}.mp4"),
+        log_mel_stem=path("audio_log_mel", ""),
+        **_kinds(scenes.get(name), known),
+    )
+
+
+def _uid(name: str, start: str) -> str:
+    """The name of an S4 clip in AVSS, which counts milliseconds."""
+    try:
+        begin = round(float(start) * 1000)
+    except ValueError:
+        return name
+    return f"{name}_{begin}_{begin + 5000}"
+
+
+def _ms3_record(root: Path, named: Named, row: dict[str, str], scenes: dict[str, Scene]) -> ClipRecord:
+    name, split = row["video_id"], row["split"]
+    data = root / "ms3_data"
+    return ClipRecord(
+        name,
+        split,
+        "MS3",
+        tuple(data / "visual_frames" / name / f"{name}.mp4_{i}.png" for i in range(1, 6)),
+        tuple(data / "gt_masks" / split / name / f"{name}_{i}.png" for i in range(1, 6)),
+        data / "audio_wav" / split / f"{name}.wav",
+        _if_there(root / "raw_videos" / f"{name}.mp4"),
+        log_mel_stem=data / "audio_log_mel" / split / name,
+        **_kinds(scenes.get(name), None if named is None else named.get(name)),
+    )
+
+
+def _avss_record(root: Path, row: dict[str, str], scenes: dict[str, Scene]) -> ClipRecord:
+    name, split, part = row["uid"], row["split"], row["label"]
+    if part not in ("v1s", "v1m", "v2"):
+        raise UserError(f"{root / SEMANTIC_TABLE}: clip {name} has label {part!r}; want v1s, v1m or v2")
+    clip = root / part / name
+    frames = 10 if part == "v2" else 5
+    labelled = 1 if (part, split) == ("v1s", "train") else frames
+    return ClipRecord(
+        name,
+        split,
+        "AVSS",
+        tuple(clip / "frames" / f"{i}.jpg" for i in range(frames)),
+        tuple(clip / "labels_semantic" / f"{i}.png" if i < labelled else None for i in range(frames)),
+        clip / "audio.wav",
+        None,
+        **_kinds(scenes.get(name), kinds(row["a_obj"])),
+    )
+
+
+def _kinds(scene: Scene | None, known: frozenset[str] | None) -> dict:
+    if scene is None:
+        return {"sounding": known, "onscreen": known}
+    return {"sounding": scene.sounding, "onscreen": scene.onscreen, "seconds": scene.seconds, "complete": True}
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None

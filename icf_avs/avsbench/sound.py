@@ -1,0 +1,71 @@
+"""The sound of a clip from disk: a wave of any rate and channels, a raw video, or log-mel windows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+
+from icf_avs.avsbench.log_mel_pickle import read_log_mel_pickle
+from icf_avs.data.audio_windows import sound_blocks
+from icf_avs.data.media import probe
+from icf_avs.errors import UserError
+
+RATE = 16_000
+BANDS, STEPS = 64, 96  # of a log-mel window
+
+
+def read_wave(path: Path) -> np.ndarray:
+    """Mean of the channels, float32 [n] at 16 kHz, whatever the file's rate. Raises UserError if it holds no sound."""
+    return decode(path)[0]
+
+
+def decode(path: Path) -> tuple[np.ndarray, int]:
+    """A sound file as `read_wave` gives it, and the rate it is stored at (Hz)."""
+    try:
+        with av.open("file:" + os.path.abspath(path), options={"protocol_whitelist": "file"}) as container:
+            if not container.streams.audio:
+                raise UserError(f"{path}: no sound in it; unpack the set again")
+            rate = container.streams.audio[0].rate
+            # Channels are kept here: the resampler's own mixing does not take their mean.
+            resampler = av.AudioResampler("fltp", None, RATE)
+            parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+            parts += resampler.resample(None) if parts else []
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be decoded as sound ({reason}); unpack the set again") from error
+    if not parts:
+        raise UserError(f"{path}: its sound is empty; unpack the set again")
+    return np.concatenate([part.to_ndarray() for part in parts], 1).mean(0).astype(np.float32), rate
+
+
+def read_video_wave(path: Path) -> np.ndarray:
+    """The sound of a video on the clock of its pictures, as `read_wave`. Raises UserError if it has none."""
+    blocks = [block.mean(0) for block in sound_blocks(probe(path), RATE)]
+    if not blocks:
+        raise UserError(f"{path}: its sound is empty; copy or download it again")
+    return np.concatenate(blocks).astype(np.float32)
+
+
+def read_log_mel(path: Path, frames: int) -> np.ndarray:
+    """Log-mel windows of a clip of so many frames, float32 [frames, 96, 64].
+
+    `path` is a released pickle, read without executing anything in it, or a .npy file that `icf data prepare` wrote.
+    Fewer windows than frames: the last one is repeated, as in the released files. More: the first ones are taken.
+    Raises UserError for anything else.
+    """
+    if path.suffix == ".pkl":
+        windows = read_log_mel_pickle(path)
+    else:
+        try:
+            windows = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path}: no log-mel array ({error}); delete it and run `icf data prepare`") from error
+    if windows.dtype != np.float32 or windows.ndim != 4 or windows.shape[1:] != (1, STEPS, BANDS) or not len(windows):
+        raise UserError(
+            f"{path}: want float32 log-mel [n, 1, {STEPS}, {BANDS}], got {windows.dtype} {[*windows.shape]}; "
+            "unpack the set again"
+        )
+    return windows[np.minimum(np.arange(frames), len(windows) - 1), 0]

@@ -1,0 +1,64 @@
+"""Encoders by name, as recipes and checkpoints write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from icf_avs.backbones import clip_text, text
+from icf_avs.backbones.audio import AudioEncoder
+from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
+from icf_avs.backbones.pyramids import FAMILIES, load_pyramid
+from icf_avs.backbones.vggish import load_vggish_audio
+from icf_avs.errors import UserError
+
+
+def _efficientnet_lite0(weights: str | Path | None = None, random: bool = False, frozen: bool = True) -> nn.Module:
+    if not frozen:
+        raise UserError("efficientnet-lite0 does not train, its normalisation is folded; choose resnet-50 instead")
+    return EfficientNetLite0() if random else load_efficientnet_lite0(Path(weights) if weights else None)
+
+
+def _log_mel(dim: int, weights: None = None, random: bool = False, frozen: bool = False) -> nn.Module:
+    if weights is not None or frozen:
+        raise UserError("the log-mel encoder is trained from scratch: it takes no weights; choose vggish instead")
+    return AudioEncoder(dim)
+
+
+VISUAL: dict[str, Callable[..., nn.Module]] = {
+    "efficientnet-lite0": _efficientnet_lite0,
+    **{name: partial(load_pyramid, name) for name in FAMILIES},
+}
+AUDIO: dict[str, Callable[..., nn.Module]] = {"log-mel": _log_mel, "vggish": load_vggish_audio}
+TEXT: dict[str, Callable[..., Tensor]] = {"minilm": text.embed_names, "clip": clip_text.embed_names}
+
+
+def build_visual(name: str, **options: Any) -> nn.Module:
+    """A visual encoder, frames uint8 [N,H,W,3] -> four levels; it has `channels` and `strides`.
+
+    options: weights, random, frozen (see load_pyramid). Raises UserError for an unknown name or missing weights.
+    """
+    return _find(VISUAL, name, "visual")(**options)
+
+
+def build_audio(name: str, dim: int, **options: Any) -> nn.Module:
+    """An audio encoder, waves [N,15600] or log-mel [N,96,64] -> (token [N,dim], tokens [N,6,dim]).
+
+    options: weights, random, frozen (see load_vggish_audio). Raises UserError as `build_visual` does.
+    """
+    return _find(AUDIO, name, "audio")(dim, **options)
+
+
+def embed_names(name: str, names: tuple[str, ...], **options: Any) -> Tensor:
+    """Class names -> [len(names), E] unit vectors by the text encoder `name`. Raises UserError as above."""
+    return _find(TEXT, name, "text")(names, **options)
+
+
+def _find(table: dict[str, Callable[..., Any]], name: str, kind: str) -> Callable[..., Any]:
+    if name not in table:
+        raise UserError(f"no {kind} encoder is called {name}; there are {', '.join(table)}")
+    return table[name]

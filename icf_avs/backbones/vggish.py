@@ -1,0 +1,106 @@
+"""VGGish (Hershey et al., arXiv 1609.09430), the audio encoder of the field's tables, and its place in ICF.
+
+Source: PROTOCOLS, audio front end. The final ReLU is kept and there is no PCA, as in AVSBench's public code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from icf_avs.backbones.audio import as_log_mel
+from icf_avs.backbones.weights import vggish_file
+from icf_avs.data.spectrogram import BANDS, WINDOW_FRAMES
+from icf_avs.errors import UserError
+
+CONVOLUTIONS = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M")  # widths of 3 x 3 convolutions; M: 2 x 2 maximum
+EMBEDDING = 128
+
+
+class VGGish(nn.Module):
+    """log-mel [N, 96, 64] -> embedding [N, 128]; 72.14 M parameters, named as in the public weights file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 1
+        for width in CONVOLUTIONS:
+            if width == "M":
+                layers.append(nn.MaxPool2d(2, 2))
+            else:
+                layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
+                inputs = width
+        self.features = nn.Sequential(*layers)
+        self.cell = inputs * (BANDS // 16)  # numbers of one of the 6 time steps of the last map
+        self.embeddings = nn.Sequential(
+            nn.Linear(self.cell * (WINDOW_FRAMES // 16), 4096),
+            nn.ReLU(),
+            nn.Linear(4096, 4096),
+            nn.ReLU(),
+            nn.Linear(4096, EMBEDDING),
+            nn.ReLU(),
+        )
+
+    def forward(self, mel: Tensor) -> Tensor:
+        return self.embed(self.steps(mel))
+
+    def steps(self, mel: Tensor) -> Tensor:
+        """log-mel [N, 96, 64] -> the last map in time [N, 6, 2048]: in each step bands, then channels."""
+        if mel.shape[-2:] != (WINDOW_FRAMES, BANDS):
+            raise ValueError(f"VGGish takes windows of {WINDOW_FRAMES} x {BANDS}, not {tuple(mel.shape)}")
+        return self.features(mel[:, None]).permute(0, 2, 3, 1).flatten(2)
+
+    def embed(self, steps: Tensor) -> Tensor:
+        """The last map -> embedding [N, 128]. Flattened in the order of height, width, channel."""
+        return self.embeddings(steps.flatten(1))
+
+
+class VGGishAudio(nn.Module):
+    """sound, waves [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D]), as AudioEncoder.
+
+    The token is the embedding projected, the tokens are the time steps of the last map projected. The projections
+    train; VGGish itself does not unless `frozen` is off.
+    """
+
+    def __init__(self, dim: int, vggish: VGGish, frozen: bool = True) -> None:
+        super().__init__()
+        self.vggish = vggish.requires_grad_(not frozen)
+        self.project_token = nn.Sequential(nn.Linear(EMBEDDING, dim), nn.LayerNorm(dim))
+        self.project_tokens = nn.Sequential(nn.Linear(vggish.cell, dim), nn.LayerNorm(dim))
+
+    def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
+        steps = self.vggish.steps(as_log_mel(sound))
+        return self.project_token(self.vggish.embed(steps)), self.project_tokens(steps)
+
+
+def load_vggish(weights: str | Path | None = None) -> VGGish:
+    """VGGish with the weights of `vggish-10086976.pth`, or of a safetensors file with the same names.
+
+    Raises UserError when there are none (see weights.vggish_file) or they are of another network.
+    """
+    path = vggish_file(weights)
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.device("meta"):
+            network = VGGish()
+        network.load_state_dict({key: value.float().contiguous() for key, value in state.items()}, assign=True)
+    except (OSError, RuntimeError, AttributeError, EOFError, SafetensorError, UnpicklingError) as error:
+        raise UserError(
+            f"{path}: not the weights of VGGish ({type(error).__name__}); delete it and get it again"
+        ) from error
+    return network
+
+
+def load_vggish_audio(
+    dim: int, weights: str | Path | None = None, random: bool = False, frozen: bool = True
+) -> VGGishAudio:
+    """The adapter with pretrained VGGish inside; random: no weights, for a checkpoint that brings its own."""
+    return VGGishAudio(dim, VGGish() if random else load_vggish(weights), frozen)

@@ -1,0 +1,160 @@
+"""Where the weights of the full-size encoders are: an explicit path, a folder of weights, a cache, or a hub.
+
+ICF_WEIGHTS_DIR names a folder with one folder for each hub model, by the last part of its name, and VGGish's file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+from pickle import UnpicklingError
+from shlex import quote
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from safetensors import SafetensorError
+
+from icf_avs.errors import UserError
+
+FOLDER_VARIABLE = "ICF_WEIGHTS_DIR"
+TENSORS = ("model.safetensors", "pytorch_model.bin")  # the second, where a hub lacks the first, is read weights_only
+VGGISH_FILE = "vggish-10086976.pth"
+VGGISH_URL = f"https://github.com/harritaylor/torchvggish/releases/download/v0.1/{VGGISH_FILE}"
+
+
+def require_transformers(what: str) -> None:
+    """Raises UserError when the library that `what` is built with is not installed."""
+    if importlib.util.find_spec("transformers") is None:
+        raise UserError(f"{what} needs the library transformers; install it with: pip install 'transformers>=5'")
+
+
+def model_folder(repo: str, weights: str | Path | None = None, files: tuple[str, ...] = ("config.json",)) -> Path:
+    """The folder with `files` and the tensors of a hub model.
+
+    repo: its hub id, as "owner/name". weights: a folder to take instead, or another hub id.
+    Raises UserError when the folder is missing or incomplete, or the model is neither here nor to be downloaded.
+    """
+    if weights is not None:
+        if Path(weights).is_dir():
+            return _complete(Path(weights), repo, files)
+        named = isinstance(weights, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", weights)
+        if not named or Path(weights).parent.is_dir():  # next to real folders it is a path misspelt
+            raise UserError(f"{weights}: no such folder of weights; get them with: {download_command(repo)}")
+        repo = weights
+    if (own := _own_folder()) and (own / Path(repo).name).is_dir():
+        return _complete(own / Path(repo).name, repo, files)
+    return _complete(_from_hub(repo, files), repo, files)
+
+
+def download_command(repo: str) -> str:
+    """What to type where there is a network, and how to use what it brings."""
+    folder = _own_folder() or Path("weights")
+    return f"hf download {repo} --local-dir {quote(str(folder / Path(repo).name))} && {_export(folder)}"
+
+
+def vggish_file(weights: str | Path | None = None) -> Path:
+    """The file with VGGish's weights: `weights`, or in ICF_WEIGHTS_DIR, or in torch's hub cache, or downloaded there.
+
+    Raises UserError when it is missing and cannot be downloaded.
+    """
+    folder = _own_folder() or Path("weights")
+    command = f"curl -L --create-dirs -o {quote(str(folder / VGGISH_FILE))} {VGGISH_URL} && {_export(folder)}"
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise UserError(f"{weights}: no such file of VGGish weights; get them with: {command}")
+        return Path(weights)
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / VGGISH_FILE
+    own = [folder / VGGISH_FILE, (folder / VGGISH_FILE).with_suffix(".safetensors")] if _own_folder() else []
+    for path in (*own, cached):
+        if path.is_file():
+            return path
+    try:
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+            raise URLError("HF_HUB_OFFLINE is set")
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(VGGISH_URL, str(cached))
+    except OSError as error:  # URLError is one
+        raise UserError(
+            f"the weights of VGGish are not here and cannot be downloaded ({getattr(error, 'reason', error)}); "
+            f"get them with: {command}"
+        ) from error
+    return cached
+
+
+def read_pretrained(architecture: Any, folder: Path, repo: str, **options: Any) -> tuple[Any, list[str]]:
+    """A transformers model in float32 from a folder, and the names of the tensors it lacks.
+
+    Raises UserError when the files are damaged, of other shapes, or hold pickled code (which never runs).
+    """
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a table of tensors not used (a classifier's, say); what lacks is told below
+    try:
+        model, report = architecture.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            weights_only=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, RuntimeError, ValueError, TypeError, SafetensorError, UnpicklingError) as error:
+        # The error of torch would recommend to load unsafely.
+        line = "more in it than tensors" if isinstance(error, UnpicklingError) else _first_line(error)
+        raise UserError(
+            f"{folder}: cannot read the weights ({line}); get the right ones with: {download_command(repo)}"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    return model, sorted(report["missing_keys"])
+
+
+def _own_folder() -> Path | None:
+    value = os.environ.get(FOLDER_VARIABLE)
+    return Path(value) if value else None
+
+
+def _export(folder: Path) -> str:
+    return f"export {FOLDER_VARIABLE}={quote(str(folder))}"
+
+
+def _complete(folder: Path, repo: str, files: tuple[str, ...]) -> Path:
+    missing = [name for name in files if not (folder / name).is_file()]
+    if not any((folder / name).is_file() for name in TENSORS):
+        missing.append(TENSORS[0])
+    if missing:
+        raise UserError(f"{folder}: lacks {' and '.join(missing)}; get the weights with: {download_command(repo)}")
+    return folder
+
+
+def _from_hub(repo: str, files: tuple[str, ...]) -> Path:
+    """One revision of a hub model in the hub's own cache; progress bars go to stderr."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        for tensors in TENSORS:
+            folder = Path(snapshot_download(repo, allow_patterns=[*files, tensors]))
+            if (folder / tensors).is_file():
+                break
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"{repo}: the hub has no such model, or it is private; give another name or a local folder"
+        ) from error
+    except HFValidationError as error:
+        raise UserError(f"{repo}: not the name of a hub model (owner/name), nor a folder") from error
+    except Exception as error:  # of the network, whose exceptions belong to an HTTP library the hub's client may change
+        reason = "no answer from the hub" if isinstance(error, LocalEntryNotFoundError) else _first_line(error)
+        raise UserError(
+            f"the weights of {repo} are not here (no such folder, nor cached) and cannot be downloaded ({reason}); "
+            f"get them with: {download_command(repo)}"
+        ) from error
+    return folder
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

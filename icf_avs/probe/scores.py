@@ -1,0 +1,139 @@
+"""Scores of a model under one kind of sound, against the ORIGINAL masks: under a negative sound lower is better.
+
+FPR        share of the pixels marked, mean over the frames in which nothing should be (AVSBench-Robust): those with
+           empty truth for the true sound, those whose new sound is nobody's for a shifted one, all others' all frames
+null       S = sqrt(marked / pixels), mean over the same frames (the null score of Ref-AVS)
+G          2 m+ (1 - m-) / (m+ + 1 - m-), m+ with the true sound and m- with the other, of mIoU and of F; it is high
+           only for a model that marks what sounds AND stays silent when nothing does
+drop       m+ - m-, both on the same clips or frames
+F takes the best of 255 thresholds, the first of which marks every pixel; so even a blank prediction has some F, and
+a drop in F is bounded by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from icf_avs.metrics import ReferenceMetric, StrictMetric, g_score
+from icf_avs.probe.sounds import NEGATIVES, SOUND_NAMES
+
+ALL, CHANGED = "all", "changed"  # subsets: every clip, and frames whose sounding set a shift of the sound changes
+BATCH_SIZE = 4  # of the reference protocol
+DEAF_ABOVE = 0.5
+BLIND_BELOW = 0.05
+NAN = float("nan")
+
+Scores = dict[str, float]
+Key = tuple[str, str]  # kind of sound, subset
+
+
+class Tally:
+    """Collects the predictions of one kind of sound, clip by clip."""
+
+    def __init__(self) -> None:
+        self._reference, self._strict = ReferenceMetric(BATCH_SIZE), StrictMetric()
+        self._clips = self._frames = self._silent = 0
+        self._marked = self._null = 0.0
+
+    def update(self, probabilities: Tensor, truth: Tensor, silent: Tensor) -> None:
+        """Add frames of one clip: probabilities [n, H, W] in [0, 1], truth [n, H, W] bool, the original mask.
+
+        silent: bool [n], in which frames nothing should be marked.
+        """
+        if not len(probabilities):
+            return
+        self._reference.update(probabilities, truth)
+        self._strict.update(probabilities, truth)
+        share = (probabilities[silent] > 0.5).double().mean((1, 2))
+        self._clips += 1
+        self._frames += len(probabilities)
+        self._silent += len(share)
+        self._marked += share.sum().item()
+        self._null += share.sqrt().sum().item()
+
+    def compute(self) -> Scores:
+        """clips, frames, miou, f (strict), reference_miou, reference_f, fpr, null; NaN where no frame decides."""
+        counts = {"clips": self._clips, "frames": self._frames}
+        if not self._frames:
+            return counts | dict.fromkeys(("miou", "f", "reference_miou", "reference_f", "fpr", "null"), NAN)
+        strict, reference = self._strict.compute(), self._reference.compute()
+        return counts | {
+            "miou": float(strict["miou"]),
+            "f": float(strict["f"]),
+            "reference_miou": float(reference["miou"]),
+            "reference_f": float(reference["f"]),
+            "fpr": self._marked / self._silent if self._silent else NAN,
+            "null": self._null / self._silent if self._silent else NAN,
+        }
+
+
+def compared(scores: Mapping[Key, Scores]) -> dict[Key, Scores]:
+    """`scores` with drop_miou, drop_f, g_miou and g_f against the true sound on the same subset; else NaN.
+
+    G only under negative sounds: a shifted sound calls for a mask, and a blank picture is no sound.
+    """
+    whole = {}
+    for (audio, subset), values in scores.items():
+        true = scores["true", subset]
+        whole[audio, subset] = dict(values)
+        for of in ("miou", "f"):
+            whole[audio, subset][f"drop_{of}"] = NAN if audio == "true" else true[of] - values[of]
+            whole[audio, subset][f"g_{of}"] = g_score(true[of], values[of]) if audio in NEGATIVES else NAN
+    return whole
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a model listens, and the numbers that decided: mIoU with the true sound and with `audio`."""
+
+    label: Literal["deaf", "listens", "undecided"]
+    test_set: str
+    audio: str
+    true: float
+    negative: float
+    clips: int
+
+    @property
+    def ratio(self) -> float:
+        return self.negative / self.true if self.true else NAN
+
+    def sentence(self, name: str) -> str:
+        """One sentence about the model of that name."""
+        where = f"on {self.test_set} ({self.clips} clips)"
+        if self.label == "undecided":
+            return (
+                f"It cannot be told whether {name} listens: {where} its mIoU is only {self.true:.3f} with the true "
+                f"sound, below {BLIND_BELOW}."
+            )
+        means = "listens" if self.label == "listens" else "is deaf: it marks much the same whatever it hears"
+        return (
+            f"{name} {means}. {where[0].upper() + where[1:]} its mIoU against the original mask is {self.true:.3f} "
+            f"with the true sound and {self.negative:.3f} under {SOUND_NAMES[self.audio]}, {self.ratio:.2f} of it; "
+            f"above {DEAF_ABOVE} a model counts as deaf."
+        )
+
+
+def judge(scores: Mapping[Key, Scores], test_set: str) -> Verdict:
+    """The verdict on one test set.
+
+    Off-screen sound decides; noise does where a set knows no off-screen sound. A deaf model keeps its whole mIoU
+    (ratio 1), an oracle keeps nothing (0); half way lies `DEAF_ABOVE`. A model that marks next to nothing even with
+    the true sound (mIoU below `BLIND_BELOW`) is neither.
+    """
+    audio = "offscreen" if ("offscreen", ALL) in scores else "noise"
+    true, negative = scores["true", ALL], scores[audio, ALL]
+    label: Literal["deaf", "listens", "undecided"] = "undecided"
+    if true["miou"] >= BLIND_BELOW and not math.isnan(negative["miou"]):
+        label = "deaf" if negative["miou"] > DEAF_ABOVE * true["miou"] else "listens"
+    return Verdict(label, test_set, audio, true["miou"], negative["miou"], int(negative["clips"]))
+
+
+def worst(verdicts: list[Verdict]) -> Verdict:
+    """The verdict on all sets: that of the highest ratio among those that are decided."""
+    decided = [verdict for verdict in verdicts if verdict.label != "undecided"]
+    return max(decided, key=lambda verdict: verdict.ratio) if decided else verdicts[0]

@@ -1,0 +1,44 @@
+"""A forward pass with its losses, as one module: what is wrapped for several GPUs and run at lower precision."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import torch
+from accelerate.utils import convert_to_fp32
+from torch import Tensor, nn
+
+from icf_avs.contracts import Batch
+from icf_avs.model.icf import ICF
+from icf_avs.objective.naming import sound_reading
+from icf_avs.objective.objective import FINISHING, Weights, objective
+
+
+class Learner(nn.Module):
+    """The model, and the naming head of the teaching stage, which no checkpoint keeps."""
+
+    def __init__(self, model: ICF) -> None:
+        super().__init__()
+        self.model = model
+        self.teacher = nn.Linear(model.config.dim, len(model.classes) + 1)
+
+    def forward(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        """Terms of the loss of a stage ("teach", "learn", "finish"), and "loss", their weighted sum."""
+        return self._teach(batch) if stage == "teach" else self._learn(batch, stage)
+
+    def _teach(self, batch: Batch) -> dict[str, Tensor]:
+        audio, _ = self.model.hear(batch.sound)
+        named = self.teacher(audio).float()
+        loss = sound_reading(named, batch.sounding, batch.valid)
+        guess = named[..., :-1].argmax(-1, keepdim=True)
+        heard = batch.sounding.any(-1)
+        right = (batch.sounding.gather(-1, guess)[..., 0] & heard).sum() / heard.sum().clamp(min=1)
+        return {"naming": loss, "top1": right, "loss": loss}
+
+    def _learn(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        pyramid = batch.pyramid or self.model.look(batch.frames)
+        output = self.model(pyramid, batch.sound, batch.valid, batch.sounding.any(1))
+        weights = FINISHING if stage == "finish" else Weights()
+        with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
+            whole = {field.name: convert_to_fp32(getattr(output, field.name)) for field in fields(output)}
+            return objective(replace(output, **whole), batch, self.model.shared_space, weights)

@@ -1,0 +1,185 @@
+"""A run's state and its steps. All chance follows from (seed, step), so a resumed run continues bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import nn
+
+from icf_avs.backbones.registry import build_audio, build_visual, embed_names
+from icf_avs.checkpoint import load_checkpoint, trained_state
+from icf_avs.config import ModelConfig, TrainConfig
+from icf_avs.contracts import Batch
+from icf_avs.errors import UserError
+from icf_avs.model.icf import ICF
+from icf_avs.training.data import Data
+from icf_avs.training.learner import Learner
+
+
+def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None = None) -> ICF:
+    """The model of a run, its weights drawn from the run's seed, or those of the checkpoint `init`.
+
+    Raises UserError when `init` is another model: other parts, widths, encoders or classes.
+    """
+    model = ModelConfig.from_dict({"classes": classes, **config.model})
+    visual = build_visual(model.visual, frozen=not model.train_visual)
+    audio = build_audio(model.audio, model.dim) if model.audio != "log-mel" else None
+    names = embed_names(config.text, classes) if model.implicit_text and classes else torch.zeros(len(classes), 1)
+    torch.manual_seed(config.seed)  # here, where no loading draws from it any more
+    fresh = ICF(model, config.spec, visual, names, audio)
+    if init is not None:
+        taken = load_checkpoint(init)
+        if taken.config != fresh.config:
+            raise UserError(f"{init}: another model than recipe {config.name} builds; start from one of its own kind")
+        fresh.load_state_dict(taken.state_dict())
+    return fresh
+
+
+class Trainer:
+    """State of a run: model, naming head of the teaching stage, optimizer, step. Every process of a run has one."""
+
+    def __init__(self, config: TrainConfig, data: Data, model: ICF, folder: Path) -> None:
+        self.config, self.data, self.model, self.folder = config, data, model, folder
+        lower = config.benchmark is not None and config.benchmark.bf16 and torch.cuda.is_available()
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # teaching reaches the audio encoder alone
+        self.accelerator = Accelerator(mixed_precision="bf16" if lower else "no", kwargs_handlers=[unused])
+        self.learner = Learner(model)
+        self.wrapped = self.accelerator.prepare(self.learner)
+        self.step = 0
+        self.seconds = 0.0
+        self.optimizer = self._optimizer()
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts a batch is split: processes, and turns of each."""
+        return self.accelerator.num_processes * self.turns
+
+    @property
+    def turns(self) -> int:
+        return self.config.benchmark.accumulate if self.config.benchmark else 1
+
+    def batches(self, step: int) -> list[Batch]:
+        """This process's parts of the batch of a step."""
+        first = self.accelerator.process_index * self.turns
+        return [self.data.batch(step, part, self.parts) for part in range(first, first + self.turns)]
+
+    @property
+    def teaching(self) -> bool:
+        return self.config.stage(self.step) == "teach"
+
+    @property
+    def total(self) -> int:
+        return self.config.teach_steps + self.config.steps + self.config.finish
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        """The taught audio encoder moves on more slowly, or the decoder's first noise would undo it; so does a visual
+        encoder that comes with weights.
+        """
+        model, rate = self.model, self.config.learning_rate
+        audio = [parameter for parameter in model.audio.parameters() if parameter.requires_grad]
+        if self.teaching:
+            groups = [{"params": [*audio, *self.learner.teacher.parameters()], "scale": 1.0}]
+        else:
+            visual = [parameter for parameter in model.visual.parameters() if parameter.requires_grad]
+            known = {id(parameter) for parameter in (*audio, *visual)}
+            rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+            groups = [{"params": audio, "scale": 0.6}, {"params": rest, "scale": 1.0}]
+            groups += [{"params": visual, "scale": 0.1}] if visual else []
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=self.config.weight_decay, betas=(0.9, 0.98))
+
+    def advance(self, *parts: Batch) -> dict[str, float]:
+        """One optimizer step on the parts of a batch. Raises UserError, before it, when the gradient is no number."""
+        config, accelerator = self.config, self.accelerator
+        torch.manual_seed(config.seed * 1_000_003 + self.step + 7_919 * accelerator.process_index)
+        self.wrapped.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        terms: dict[str, float] = {}
+        for turn, batch in enumerate(parts, 1):
+            with nullcontext() if turn == len(parts) else accelerator.no_sync(self.wrapped):
+                found = self.wrapped(batch.to(accelerator.device), config.stage(self.step))
+                accelerator.backward(found["loss"] / len(parts))
+            for name, value in found.items():
+                terms[name] = terms.get(name, 0.0) + float(value.detach()) / len(parts)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(parameters, config.clip_norm))
+        if not math.isfinite(norm):  # of all processes together, so all of them stop here
+            raise UserError(
+                f"the loss is {terms['loss']} and its gradient {norm} at step {self.step}; the last good "
+                f"checkpoint is in {self.folder}: lower the learning rate and train anew"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * group["scale"] * self._rate()
+        self.optimizer.step()
+        self.step += 1
+        if self.step == config.teach_steps:
+            self.optimizer = self._optimizer()
+        return terms | {"gradient": norm}
+
+    def _rate(self) -> float:
+        """Share of the learning rate at this step: each of the three stages has a schedule of its own."""
+        config, learning = self.config, self.step - self.config.teach_steps
+        if learning < 0:
+            return schedule(self.step, config.teach_steps, config.warmup)
+        if learning < config.steps:
+            return schedule(learning, config.steps, config.warmup)
+        return 0.5 * schedule(learning - config.steps, config.finish, config.warmup)
+
+    def save(self) -> None:
+        """Write last.pt atomically: on a full disk the file before it stays."""
+        state = {
+            "config": json.dumps(asdict(self.config)),
+            "classes": list(self.data.classes),
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": trained_state(self.model),
+            "teacher": self.learner.teacher.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        partial = self.folder / ".last.pt.partial"
+        try:
+            with open(partial, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self.folder / "last.pt")
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"{self.folder}: cannot save the checkpoint of step {self.step} ({error}); make room and resume "
+                "from the one before with --resume"
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def restore(self) -> None:
+        """Continue from last.pt. Raises UserError when it is missing, damaged or of another run."""
+        path = self.folder / "last.pt"
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            same = json.loads(state["config"]) == json.loads(json.dumps(asdict(self.config)))
+            same = same and tuple(state["classes"]) == self.data.classes
+            if same:
+                self.step, self.seconds = state["step"], state["seconds"]
+                self.model.load_state_dict(state["model"], strict=False)
+                self.learner.teacher.load_state_dict(state["teacher"])
+                self.optimizer = self._optimizer()
+                self.optimizer.load_state_dict(state["optimizer"])
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: nothing to resume from; start without --resume") from error
+        except Exception as error:  # whatever a damaged file makes torch raise
+            raise UserError(f"{path}: damaged ({type(error).__name__}); start anew without --resume") from error
+        if not same:
+            raise UserError(f"{path}: belongs to a run with other settings; resume with those, or choose another --out")
+
+
+def schedule(step: int, steps: int, warmup: int) -> float:
+    """Share of the learning rate: linear warm-up, then a cosine to 2 %."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

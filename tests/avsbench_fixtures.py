@@ -1,0 +1,193 @@
+"""Writer of tiny sets in exactly the layouts of the public ones (PROTOCOLS, layouts on disk).
+
+It shares no code with the reader. Each clip is a shape on a shaded ground, or a picture with alpha that is given, and a
+tone; what was written is returned, so that a test knows the truth.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+import wave
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+
+NAMES = ("background", *(f"class-{i:02d}" for i in range(1, 70)), "woman")  # as many as the public 71
+
+
+@dataclass
+class Written:
+    """One clip as it was written."""
+
+    name: str
+    split: str
+    frames: list[np.ndarray]  # uint8 [H, W, 3]
+    masks: list[np.ndarray]  # uint8 [H, W], class id or 0
+    samples: np.ndarray  # int16 [n]
+
+
+def draw(seed: int, second: int, size: tuple[int, int], sprite: Image.Image | None = None):
+    """RGB uint8 [H, W, 3] and bool [H, W] of an object that moves to the right by the second."""
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    frame = np.stack([x * 150 // width, y * 150 // height, np.full_like(x, 20 * seed % 200)], -1).astype(np.uint8)
+    if sprite is not None:
+        picture = sprite.convert("RGBA").resize((width // 3, height // 3))
+        image = Image.fromarray(frame)
+        place = (width // 10 + second * width // 20, height // 4)
+        image.paste(picture, place, picture)
+        mask = Image.new("L", size)
+        mask.paste(picture.getchannel("A").point(lambda alpha: 255 * (alpha > 127)), place)
+        return np.asarray(image), np.asarray(mask) > 0
+    centre, radius = width * (0.25 + 0.05 * second), height * (0.1 + 0.02 * (seed % 5))
+    mask = (x - centre) ** 2 + (y - height / 2) ** 2 < radius**2
+    frame[mask] = (250, 40 * (seed % 6), 10 * second)
+    return frame, mask
+
+
+def tone(seed: int, seconds: float, rate: int = 16_000) -> np.ndarray:
+    """int16 [n] of a tone of 300 * (seed + 1) Hz."""
+    time = np.arange(round(seconds * rate)) / rate
+    return np.round(9000 * np.sin(2 * np.pi * 300 * (seed + 1) * time)).astype(np.int16)
+
+
+def log_mel(samples: np.ndarray) -> np.ndarray:
+    """The audio front end of PROTOCOLS in NumPy: int16 [n] -> float32 [windows, 1, 96, 64]."""
+    signal = samples / 32768
+    count = 1 + (len(signal) - 400) // 160
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    spectrum = np.abs(np.fft.rfft(np.stack([signal[160 * i :][:400] * hann for i in range(count)]), 512))
+    mel = 1127 * np.log(1 + np.linspace(0, 8000, 257) / 700)
+    edges = np.linspace(*(1127 * np.log(1 + np.array([125, 7500]) / 700)), 66)
+    weights = np.zeros((257, 64))
+    for band in range(64):
+        low, middle, high = edges[band : band + 3]
+        weights[:, band] = np.maximum(0, np.minimum((mel - low) / (middle - low), (high - mel) / (high - middle)))
+    weights[0] = 0
+    steps = np.log(spectrum @ weights + 0.01)
+    return steps[: count // 96 * 96].reshape(-1, 1, 96, 64).astype(np.float32)
+
+
+def write_pickle(path: Path, samples: np.ndarray, windows: int = 5) -> None:
+    """A log-mel feature as released: a pickled tensor that requires grad, the last window repeated if need be."""
+    features = log_mel(samples)[:windows]
+    features = np.concatenate([features, np.repeat(features[-1:], windows - len(features), 0)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        pickle.dump(torch.tensor(features[:, 0], requires_grad=True)[:, None].float(), file)
+
+
+def write_wav(path: Path, samples: np.ndarray, rate: int = 16_000, channels: int = 1) -> None:
+    """samples int16 [n], or [n, channels]."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((channels, 2, rate, 0, "NONE", ""))
+        file.writeframes(samples.astype("<i2").tobytes())
+
+
+def write_picture(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
+
+
+def write_table(path: Path, header: str, rows: list[tuple]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header.split(","))
+        writer.writerows(rows)
+
+
+def write_video(path: Path, frames: list[np.ndarray], fps: Fraction, samples: np.ndarray | None, rate=16_000) -> None:
+    """An mp4 of these pictures, with AAC sound [n] or [n, 2] if there is any."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=fps, options={"crf": "8", "preset": "ultrafast"})
+        video.height, video.width, video.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        layout = "stereo" if samples is not None and samples.ndim == 2 else "mono"
+        sound = None if samples is None else container.add_stream("aac", rate=rate, layout=layout)
+        for picture in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode(None))
+        if sound is not None:
+            frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout=layout)
+            frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+            container.mux(sound.encode(frame))
+            container.mux(sound.encode(None))
+
+
+def _content(seed: int, name: str, split: str, seconds: int, size, sprite, silent: tuple[int, ...], value: int):
+    drawn = [draw(seed, second, size, sprite) for second in range(seconds)]
+    masks = [np.uint8(value) * (mask & (second not in silent)) for second, (_, mask) in enumerate(drawn)]
+    return Written(name, split, [frame for frame, _ in drawn], masks, tone(seed, seconds))
+
+
+def write_s4(root: Path, clips: list[tuple[str, int, str, str]], sprite: Image.Image | None = None) -> list[Written]:
+    """clips: rows of the table (name, start, category, split)."""
+    write_table(root / "s4_meta_data.csv", "name,start,category,split", clips)
+    written = []
+    for seed, (name, _, category, split) in enumerate(clips):
+        clip = _content(seed, name, split, 5, (224, 224), sprite, (), 1)
+        data, inner = root / "s4_data", f"{split}/{category}"
+        for k in range(5):
+            write_picture(data / f"visual_frames/{inner}/{name}/{name}_{k + 1}.png", clip.frames[k])
+            if k == 0 or split != "train":
+                write_picture(data / f"gt_masks/{inner}/{name}/{name}_{k + 1}.png", clip.masks[k] * np.uint8(255))
+        write_pickle(data / f"audio_log_mel/{inner}/{name}.pkl", clip.samples)
+        write_wav(data / f"audio_wav/{inner}/{name}.wav", clip.samples)
+        written.append(clip)
+    return written
+
+
+def write_ms3(root: Path, clips: list[tuple[str, str]], sprite: Image.Image | None = None) -> list[Written]:
+    """clips: rows of the table (video_id, split); the last mask of each is empty."""
+    write_table(root / "ms3_meta_data.csv", "video_id,split", clips)
+    written = []
+    for seed, (name, split) in enumerate(clips):
+        clip = _content(seed, name, split, 5, (224, 224), sprite, (4,), 1)
+        data = root / "ms3_data"
+        for k in range(5):
+            write_picture(data / f"visual_frames/{name}/{name}.mp4_{k + 1}.png", clip.frames[k])
+            write_picture(data / f"gt_masks/{split}/{name}/{name}_{k + 1}.png", clip.masks[k] * np.uint8(255))
+        write_pickle(data / f"audio_log_mel/{split}/{name}.pkl", clip.samples)
+        write_wav(data / f"audio_wav/{split}/{name}.wav", clip.samples)
+        written.append(clip)
+    return written
+
+
+def write_avss(
+    root: Path, clips: list[tuple], names: tuple[str, ...] = NAMES, first: int = 1, sprite: Image.Image | None = None
+) -> list[Written]:
+    """clips: rows of the table (vid, uid, s_min, s_sec, a_obj, split, label), the class the first of a_obj's names.
+
+    first: number of background in label2idx.json, 1 as redistributed. Pictures are of native size, 256x144.
+    """
+    write_table(root / "metadata.csv", "vid,uid,s_min,s_sec,a_obj,split,label", clips)
+    (root / "label2idx.json").write_text(json.dumps({name: first + i for i, name in enumerate(names)}))
+    written = []
+    for seed, (_, uid, _, _, a_obj, split, label) in enumerate(clips):
+        value = names.index(a_obj.split("_")[0])
+        clip = _content(seed, uid, split, 10 if label == "v2" else 5, (256, 144), sprite, (), value)
+        for k, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
+            write_picture(root / f"{label}/{uid}/frames/{k}.jpg", frame)
+            if k == 0 or (label, split) != ("v1s", "train"):
+                write_picture(root / f"{label}/{uid}/labels_semantic/{k}.png", mask)
+                colours = np.zeros((*mask.shape, 3), np.uint8)
+                colours[mask > 0] = colour(value)
+                write_picture(root / f"{label}/{uid}/labels_rgb/{k}.png", colours)
+        write_wav(root / f"{label}/{uid}/audio.wav", clip.samples)
+        written.append(clip)
+    return written
+
+
+def colour(number: int) -> list[int]:
+    """PASCAL VOC's colour of a class id: its bits dealt to red, green and blue in turn, from their high bits down."""
+    digits = f"{number:024b}"[::-1]
+    return [int(digits[channel::3].ljust(8, "0"), 2) for channel in range(3)]

@@ -1,0 +1,127 @@
+"""Scores of a class head on a small AVSS set, against the formulas written out with NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from icf_avs.avsbench.layouts import read_set
+from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.errors import UserError
+from icf_avs.evaluate_semantic import class_order, evaluate_semantic
+
+NAMES = ("background", "ant", "bee", "cow", "dog")
+PARTS = ["v1s", "v1m", "v2"]
+
+
+class Guesser:
+    """Draws coarse maps at random; keeps them. Its classes are in another order than the set's."""
+
+    classes = ("dog", "ant", "cow", "bee")
+    semantic = True
+
+    def __init__(self) -> None:
+        self.spec, self.made = ClipSpec(), []
+        self.generator = torch.Generator().manual_seed(0)
+
+    def predict(self, frames, waves):
+        assert waves.shape == (len(frames), self.spec.window)
+        logits = torch.randn(len(frames), 7, 7, generator=self.generator)
+        classes = torch.randn(len(frames), 5, 7, 7, generator=self.generator)
+        self.made.append((logits, classes))
+        return Prediction(logits, torch.zeros(len(frames), 0), (), classes, ("background", *self.classes))
+
+
+def reference(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """mIoU and F over all five classes of the set, ids [n, H, W], as PROTOCOLS section 2 has it."""
+    ious, fs, counts = np.zeros(5), np.zeros(5), np.zeros(5)
+    for p, t in zip(predicted, truth, strict=True):
+        for c in range(5):
+            inter, own, true = ((p == c) & (t == c)).sum(), (p == c).sum(), (t == c).sum()
+            if own + true == 0:
+                continue
+            counts[c] += 1
+            ious[c] += inter / (own + true - inter + 2.2e-16)
+            if inter:
+                precision, recall = inter / own, inter / true
+                fs[c] += 1.3 * precision * recall / (0.3 * precision + recall)
+    seen = np.maximum(counts, 1)
+    return float((ious / seen).mean()), float((fs / seen).mean())
+
+
+def test_both_rules_against_the_formula(tiny):
+    root, model = tiny.avss("test", PARTS), Guesser()
+    ticks = []
+    records = read_set(root, "test")
+    scores = evaluate_semantic(model, records, NAMES, progress=lambda: ticks.append(1))
+    assert len(ticks) == 3 and [len(logits) for logits, _ in model.made] == [5, 5, 5, 5]  # v2 has ten frames
+    truth = np.stack(
+        [
+            np.asarray(Image.open(path).resize((224, 224), Image.Resampling.NEAREST))
+            for record in records
+            for path in record.mask_paths
+        ]
+    )
+    logits, classes = (torch.cat(maps) for maps in zip(*model.made, strict=True))
+    marked = F.interpolate(logits[:, None], (224, 224), mode="bilinear")[:, 0].numpy() > 0
+    values = F.interpolate(classes, (224, 224), mode="bilinear").numpy()
+    to_set = np.array([NAMES.index(name) for name in ("background", *model.classes)])
+    argmax = to_set[values.argmax(1)]
+    masked = to_set[values[:, 1:].argmax(1) + 1] * marked
+    assert (argmax != masked).any()
+    for rule, predicted in (("argmax", argmax), ("masked", masked)):
+        miou, f = reference(predicted, truth)
+        assert scores[rule]["miou"] == pytest.approx(miou, abs=1e-5)
+        assert scores[rule]["f"] == pytest.approx(f, abs=1e-5)
+
+
+def test_a_model_that_knows_scores_one_on_what_occurs(tiny):
+    root = tiny.avss("test", ["v1s", "v1m"])
+    records = read_set(root, "test")
+
+    class Oracle(Guesser):
+        calls = 0
+
+        def predict(self, frames, waves):
+            made = super().predict(frames, waves)
+            truth = torch.from_numpy(records[self.calls].load().masks).long()
+            self.calls += 1
+            own = torch.tensor([("background", *self.classes).index(name) for name in NAMES])
+            made.classes = 20.0 * F.one_hot(own[truth], 5).permute(0, 3, 1, 2)
+            made.logits = torch.where(truth > 0, 9.0, -9.0)
+            return made
+
+    for rule, scores in evaluate_semantic(Oracle(), records, NAMES).items():
+        assert scores["miou_strict"] == pytest.approx(1), rule
+        assert scores["miou"] == pytest.approx(3 / 5), rule  # two classes never occur
+    assert evaluate_semantic(Oracle(), records, NAMES, clips=1)["argmax"]["miou"] == pytest.approx(2 / 5)
+
+
+def test_unlabelled_frames_are_not_scored(tiny):
+    """Of a v1s training clip only the first frame is labelled."""
+    records, model = read_set(tiny.avss("train", ["v1s"]), "train"), Guesser()
+    scores = evaluate_semantic(model, records, NAMES)
+    truth = np.asarray(Image.open(records[0].mask_paths[0]).resize((224, 224), Image.Resampling.NEAREST))
+    to_set = np.array([NAMES.index(name) for name in ("background", *model.classes)])
+    predicted = to_set[F.interpolate(model.made[0][1][:1], (224, 224), mode="bilinear").numpy().argmax(1)]
+    assert scores["argmax"]["miou"] == pytest.approx(reference(predicted, truth[None])[0], abs=1e-5)
+
+
+def test_what_cannot_be_scored(tiny, tmp_path):
+    records = read_set(tiny.avss("test", ["v1s"]), "test")
+    with pytest.raises(UserError, match=r"do not match.* only the checkpoint has cow, only the set has cat, eel"):
+        evaluate_semantic(Guesser(), records, ("background", "ant", "bee", "cat", "dog", "eel"))
+    blind = Guesser()
+    blind.semantic = None
+    with pytest.raises(UserError, match="without a class head"):
+        evaluate_semantic(blind, records, NAMES)
+    assert class_order(("b", "a"), ("background", "a", "b")) == [0, 2, 1]
+
+
+def test_sets_without_class_ids(tiny):
+    records = read_set(tiny.s4("test", ["ant"]), "test")
+    with pytest.raises(UserError, match="S4 set, whose masks tell no classes"):
+        evaluate_semantic(Guesser(), records, NAMES)

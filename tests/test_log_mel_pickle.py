@@ -1,0 +1,230 @@
+"""Released log-mel pickles are read exactly, and a pickle with anything else in it is refused before it runs."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from avsbench_fixtures import log_mel, tone, write_pickle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icf_avs.avsbench import log_mel_pickle
+from icf_avs.avsbench.log_mel_pickle import read_log_mel_pickle
+from icf_avs.avsbench.sound import read_log_mel
+from icf_avs.errors import UserError
+
+
+def released(windows: int) -> torch.Tensor:
+    """As the public tool makes it: not a leaf, a view, requires grad."""
+    return torch.randn(windows, 96, 64, requires_grad=True)[:, None, :, :].float()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("windows", [5, 10])
+def test_a_released_pickle(tmp_path: Path, windows: int, protocol: int) -> None:
+    tensor = released(windows)
+    with (tmp_path / "x.pkl").open("wb") as file:
+        pickle.dump(tensor, file, protocol=protocol)
+    found = read_log_mel_pickle(tmp_path / "x.pkl")
+    assert found.dtype == np.float32 and found.shape == (windows, 1, 96, 64)
+    np.testing.assert_array_equal(found, tensor.detach().numpy())
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        released(12)[3:8],  # starts within its storage
+        released(10)[::2],  # has gaps
+        torch.randn(5, 1, 64, 96).transpose(2, 3),  # other strides
+        torch.randn(1, 1, 96, 64).expand(5, 1, 96, 64),  # one window five times
+    ],
+)
+def test_views_are_unrolled(tmp_path: Path, tensor: torch.Tensor) -> None:
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(tensor))
+    np.testing.assert_array_equal(read_log_mel_pickle(tmp_path / "x.pkl"), tensor.detach().numpy())
+
+
+def test_missing_windows_repeat_the_last(tmp_path: Path) -> None:
+    samples = tone(1, 3.2)
+    write_pickle(tmp_path / "x.pkl", samples)  # as released: repeated in the file
+    windows = read_log_mel(tmp_path / "x.pkl", 5)
+    assert len(log_mel(samples)) == 3
+    np.testing.assert_array_equal(windows[:3], log_mel(samples)[:, 0])
+    assert (windows[3:] == windows[2]).all()
+    (tmp_path / "y.pkl").write_bytes(pickle.dumps(released(3)))
+    assert read_log_mel(tmp_path / "y.pkl", 5).shape == (5, 96, 64)
+    assert read_log_mel(tmp_path / "y.pkl", 2).shape == (2, 96, 64)
+
+
+def canary(path: Path) -> str:
+    return f"touch '{path}'"
+
+
+class Calls:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *arguments) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def attacks(mark: Path) -> dict[str, bytes]:
+    """Pickles that would make `mark`, each by another way."""
+    good = pickle.dumps(released(5))
+    command = f'(S"{canary(mark)}"\n'
+    blob = b"\x80\x02" + f'cposix\nsystem\n(S"{canary(mark)}"\ntR.'.encode()
+    inner = pickle.dumps(Calls(torch.storage._load_from_bytes, blob))
+    hooks = pickle.dumps(
+        Calls(torch._utils._rebuild_tensor_v2, None, 0, (1,), (1,), False, Calls(os.system, canary(mark)))
+    )
+    return {
+        "os.system": pickle.dumps(Calls(os.system, canary(mark))),
+        "eval": pickle.dumps(Calls(eval, f"open({str(mark)!r}, 'w')")),
+        "exec": pickle.dumps(Calls(exec, f"open({str(mark)!r}, 'w')")),
+        "open": pickle.dumps(Calls(open, str(mark), "w")),
+        "subprocess": b"csubprocess\ngetoutput\n" + command.encode() + b"tR.",
+        "getattr": b"cbuiltins\ngetattr\n(cos\nsystem\nS'__call__'\ntR" + command.encode() + b"tR.",
+        "getattr of a known function": b"cbuiltins\ngetattr\n(ctorch\ntensor\nS'__class__'\ntR.",
+        "the operation INST": command.encode() + b"ios\nsystem\n.",
+        "the operation OBJ": b"(cos\nsystem\n" + command.encode()[1:] + b"o.",
+        "after a good tensor": good[:-1] + b"0" + pickle.dumps(Calls(os.system, canary(mark)), 2)[2:],
+        "before a good tensor": pickle.dumps(Calls(os.system, canary(mark)), 2)[:-1] + b"0" + good,
+        "within the storage": inner,
+        "among the hooks": hooks,
+        "partial of system": b"cfunctools\npartial\n(cos\nsystem\n" + command.encode()[1:] + b"tR(tR.",
+        "torch.load": pickle.dumps(Calls(torch.load, str(mark))),
+        "codecs": b"c_codecs\nlookup\n(S'x'\ntR.",
+        "numpy": pickle.dumps(np.zeros(3)),
+        "a class with a method": pickle.dumps(collections.Counter("x")),
+    }
+
+
+@pytest.mark.parametrize("name", attacks(Path("x")))
+def test_a_pickle_with_code_is_refused_and_never_run(tmp_path: Path, name: str) -> None:
+    mark = tmp_path / "ran"
+    (tmp_path / "x.pkl").write_bytes(attacks(mark)[name])
+    with pytest.raises(UserError, match=r"x\.pkl: (refused|no log-mel pickle)") as caught:
+        read_log_mel_pickle(tmp_path / "x.pkl")
+    assert "\n" not in str(caught.value)
+    assert not mark.exists()
+
+
+def test_the_canary_sings_when_it_is_run(tmp_path: Path) -> None:
+    for name in ("os.system", "eval", "before a good tensor", "after a good tensor", "among the hooks"):
+        mark = tmp_path / name.replace(" ", "_").replace(".", "_")
+        with contextlib.suppress(Exception):
+            pickle.loads(attacks(mark)[name])  # our own file
+        assert mark.exists(), name
+
+
+def test_which_function_was_asked_for_is_said(tmp_path: Path) -> None:
+    (tmp_path / "x.pkl").write_bytes(attacks(tmp_path / "ran")["eval"])
+    with pytest.raises(UserError, match=r"asks for (builtins|__builtin__)\.eval"):
+        read_log_mel_pickle(tmp_path / "x.pkl")
+
+
+def test_the_stand_ins_cannot_be_changed(tmp_path: Path) -> None:
+    before = dict(vars(log_mel_pickle))
+    for state in (b"}S'a'\nI1\ns", b"(NS'__call__'\nI1\ntN", b"(N}S'__call__'\nI1\nst"):
+        (tmp_path / "x.pkl").write_bytes(b"ctorch._utils\n_rebuild_tensor_v2\n" + state + b"b.")
+        with pytest.raises(UserError):
+            read_log_mel_pickle(tmp_path / "x.pkl")
+    assert vars(log_mel_pickle).keys() - {"__builtins__"} == before.keys() - {"__builtins__"}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(released(5)))
+    read_log_mel_pickle(tmp_path / "x.pkl")
+
+
+def storage(values: bytes, claimed: int, written: int) -> bytes:
+    """torch's legacy format of a float storage, by hand."""
+    pieces = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+    pieces.append(b"\x80\x02(U\x07storagectorch\nFloatStorage\nU\x011U\x03cpu" + f"I{claimed}\nNtQ.".encode())
+    return b"".join([*pieces, pickle.dumps(["1"], 2), struct.pack("<q", written), values])
+
+
+class Tensor:
+    def __init__(self, blob: bytes, offset: int, size: tuple, stride: tuple) -> None:
+        self.parts = blob, offset, size, stride
+
+    def __reduce__(self):
+        blob, offset, size, stride = self.parts
+        blob = Calls(torch.storage._load_from_bytes, blob)
+        return torch._utils._rebuild_tensor_v2, (blob, offset, size, stride, False, collections.OrderedDict())
+
+
+def test_a_storage_made_by_hand_is_read(tmp_path: Path) -> None:
+    values = np.arange(6144, dtype="<f4")
+    tensor = Tensor(storage(values.tobytes(), 6144, 6144), 0, (1, 1, 96, 64), (6144, 6144, 64, 1))
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(tensor))
+    np.testing.assert_array_equal(read_log_mel_pickle(tmp_path / "x.pkl").ravel(), values)
+
+
+@pytest.mark.parametrize(
+    ("claimed", "written", "offset", "size", "stride"),
+    [
+        (6145, 6145, 0, (1, 1, 96, 64), (6144, 6144, 64, 1)),  # more than is there
+        (6144, 6143, 0, (1, 1, 96, 64), (6144, 6144, 64, 1)),
+        (6144, 6144, 1, (1, 1, 96, 64), (6144, 6144, 64, 1)),  # reaches beyond
+        (6144, 6144, -1, (1, 1, 96, 64), (6144, 6144, 64, 1)),
+        (6144, 6144, 0, (1, 1, 96, 64), (6144, 6144, 64, 2)),
+        (6144, 6144, 0, (1, 1, 96, 64), (6144, 6144, 64, -1)),
+        (6144, 6144, 0, (2**40, 1, 96, 64), (0, 0, 0, 0)),  # would fill the memory
+        (6144, 6144, 0, (1, 1, 96, 64), (64, 1)),
+        (6144, 6144, 0, (1.0, 1, 96, 64), (6144, 6144, 64, 1)),
+        (6144, 6144, 0, (0, 1, 96, 64), (6144, 6144, 64, 1)),
+    ],
+)
+def test_a_tensor_never_reaches_beyond_its_storage(tmp_path, claimed, written, offset, size, stride) -> None:
+    blob = storage(np.zeros(6144, "<f4").tobytes(), claimed, written)
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(Tensor(blob, offset, size, stride)))
+    with pytest.raises(UserError, match=r"x\.pkl: (no log-mel pickle|holds no tensor)"):
+        read_log_mel_pickle(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no log-mel pickle"),
+        (b"\x80\x04garbage", "no log-mel pickle"),
+        (pickle.dumps(released(5))[:-4000], "no log-mel pickle"),
+        (pickle.dumps([1, 2]), "holds no tensor"),
+        (pickle.dumps(torch.zeros(5, 96, 64)), "holds no tensor"),
+        (pickle.dumps(torch.zeros(5, 1, 96, 64, dtype=torch.float64)), "DoubleStorage"),
+        (pickle.dumps(torch.full((5, 1, 96, 64), torch.nan)), "not all finite"),
+        (b"\x80\x02Nr\xff\xff\xff\xff.", "memo"),  # would make the unpickler allocate 64 GB
+        (bytes(9 << 20), "more than log-mel windows take"),
+    ],
+)
+def test_broken_files_are_said_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.pkl").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_log_mel_pickle(tmp_path / "x.pkl")
+    with pytest.raises(UserError, match=r"missing"):
+        read_log_mel_pickle(tmp_path / "y.pkl")
+
+
+GOOD = pickle.dumps(torch.zeros(5, 1, 96, 64, requires_grad=True))
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_spoilt_pickle_is_read_or_refused(tmp_path_factory, data) -> None:
+    content = bytearray(GOOD)
+    positions = st.one_of(st.integers(0, 700), st.integers(len(content) - 200, len(content) - 1))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(positions)] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "spoilt.pkl"
+    path.write_bytes(content)
+    try:
+        assert read_log_mel_pickle(path).shape[1:] == (1, 96, 64)
+    except UserError as error:
+        assert "\n" not in str(error)

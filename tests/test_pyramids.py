@@ -1,0 +1,149 @@
+"""PVTv2-B5, ResNet-50 and Swin-B as pyramids: published sizes, input statistics, loading, freezing. Random weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from icf_avs.backbones import pyramids
+from icf_avs.backbones.pyramids import FAMILIES, load_pyramid
+from icf_avs.errors import UserError
+
+transformers = pytest.importorskip("transformers")
+SHALLOW = (1, 1, 2, 1)
+CLASSIFIERS = {
+    "pvt-v2-b5": "PvtV2ForImageClassification",
+    "resnet-50": "ResNetForImageClassification",
+    "swin-b": "SwinForImageClassification",
+}
+every_name = pytest.mark.parametrize("name", FAMILIES)
+
+
+def frames(height: int, width: int, count: int = 1) -> Tensor:
+    return torch.randint(
+        0, 256, (count, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(7)
+    )
+
+
+def saved(name: str, folder: Path) -> nn.Module:
+    """A shallow classifier as the hub has them: its tensors carry a prefix and it has a classifier head."""
+    family = FAMILIES[name]
+    torch.manual_seed(1)
+    config = getattr(transformers, family.config)(**{**family.architecture, "depths": list(SHALLOW)})
+    classifier = getattr(transformers, CLASSIFIERS[name])(config)
+    classifier.save_pretrained(folder)
+    return classifier.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "published"), [("pvt-v2-b5", 81.4, 82.0), ("resnet-50", 23.5, 25.6), ("swin-b", 86.7, 87.8)]
+)
+def test_full_size_has_the_published_number_of_parameters(name: str, millions: float, published: float) -> None:
+    """Papers count the classifier of 1000 kinds too, and for Swin one norm at the end where we have one a level."""
+    with torch.device("meta"):
+        network = load_pyramid(name, random=True).network
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert round(count / 1e6, 1) == millions
+    *others, last = FAMILIES[name].channels
+    norms = 2 * sum(others) if name == "swin-b" else 0
+    assert round((count - norms + 1000 * (last + 1)) / 1e6, 1) == published
+
+
+@every_name
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 91), (33, 224)])
+def test_levels_of_any_picture_round_up(name: str, height: int, width: int) -> None:
+    encoder = load_pyramid(name, random=True, depths=SHALLOW)
+    levels = encoder(frames(height, width, 2))
+    expected = [(2, c, -(-height // s), -(-width // s)) for c, s in zip(encoder.channels, (4, 8, 16, 32), strict=True)]
+    assert [tuple(level.shape) for level in levels] == expected
+    assert all(level.isfinite().all() for level in levels)
+
+
+@every_name
+def test_the_network_sees_pictures_in_imagenets_statistics(name: str) -> None:
+    encoder = load_pyramid(name, random=True, depths=SHALLOW)
+    seen: list[Tensor] = []
+    encoder.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    pictures = frames(64, 64)
+    encoder(pictures)
+    values = pictures.numpy().astype(np.float64) / 255
+    values = (values - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    assert np.allclose(seen[0].numpy(), values.transpose(0, 3, 1, 2), atol=1e-5)
+
+
+@every_name
+def test_a_classifiers_folder_gives_its_features(name: str, tmp_path: Path) -> None:
+    classifier = saved(name, tmp_path)
+    pictures = frames(224, 224)
+    normal = ((pictures / 255.0 - torch.tensor(pyramids.MEAN)) / torch.tensor(pyramids.SCALE)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        last = classifier.base_model(normal).last_hidden_state
+        level = load_pyramid(name, tmp_path, depths=SHALLOW)(pictures)[-1]
+    if name == "swin-b":  # both end in a normalisation whose scale and offset are still one and zero
+        last = last.transpose(1, 2).unflatten(2, (7, 7))
+    assert torch.allclose(level, last, atol=1e-4), (level - last).abs().max()
+
+
+@every_name
+def test_frozen_never_trains_and_trained_leaves_no_parameter_out(name: str) -> None:
+    frozen = load_pyramid(name, random=True, depths=SHALLOW).train()
+    assert not any(module.training for module in frozen.modules())
+    assert not frozen(frames(64, 64))[-1].requires_grad
+    trained = load_pyramid(name, random=True, frozen=False, depths=SHALLOW).train()
+    before = {key: value.clone() for key, value in trained.named_buffers()}
+    # Stochastic depth may skip a block in a step; it is no part of this.
+    for module in trained.modules():
+        if "DropPath" in type(module).__name__:
+            module.eval()
+    sum(level.square().mean() for level in trained(frames(64, 64, 2))).backward()
+    assert [key for key, value in trained.named_parameters() if value.grad is None] == []
+    assert trained.network.training
+    assert all(torch.equal(value, before[key]) for key, value in trained.named_buffers())
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    saved("resnet-50", tmp_path)
+    with pytest.raises(UserError, match=r"holds a model of type resnet, not pvt-v2-b5; .*hf download OpenGVLab/pvt_v2"):
+        load_pyramid("pvt-v2-b5", tmp_path)
+    with pytest.raises(UserError, match=r"depths is \[1, 1, 2, 1\], but resnet-50 has \[3, 4, 6, 3\]"):
+        load_pyramid("resnet-50", tmp_path)
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    saved("resnet-50", tmp_path)
+    tensors = tmp_path / "model.safetensors"
+    whole = tensors.read_bytes()
+    tensors.write_bytes(whole[:-1000])
+    with pytest.raises(UserError, match=r"cannot read the weights \(.*hf download microsoft/resnet-50"):
+        load_pyramid("resnet-50", tmp_path, depths=SHALLOW)
+    from safetensors.torch import load, save_file
+
+    save_file({k: v for k, v in load(whole).items() if "stages.2.layers.1" not in k}, tensors, {"format": "pt"})
+    with pytest.raises(UserError, match=r"18 tensors of resnet-50 are missing, as encoder.stages.2.layers.1"):
+        load_pyramid("resnet-50", tmp_path, depths=SHALLOW)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"config.json is not a model's configuration"):
+        load_pyramid("resnet-50", tmp_path, depths=SHALLOW)
+
+
+class Code:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("executed",)
+
+
+def test_pickled_tensors_load_and_pickled_code_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = saved("resnet-50", tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(classifier.state_dict(), tmp_path / "pytorch_model.bin")
+    level = load_pyramid("resnet-50", tmp_path, depths=SHALLOW).network.embedder.embedder.convolution.weight
+    assert torch.equal(level, classifier.resnet.embedder.embedder.convolution.weight)
+    torch.save({"a": Code()}, tmp_path / "pytorch_model.bin")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"cannot read the weights \(more in it than tensors\)"):
+        load_pyramid("resnet-50", tmp_path, depths=SHALLOW)
+    assert not (tmp_path / "executed").exists()

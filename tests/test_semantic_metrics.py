@@ -1,0 +1,180 @@
+"""Semantic scores against a slow NumPy oracle, hand-worked cases for every quirk, and properties."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icf_avs.errors import UserError
+from icf_avs.metrics import SemanticMetric
+
+
+def oracle(prediction: np.ndarray, truth: np.ndarray, classes: int) -> dict[str, float]:
+    """All scores of labels [n, H, W], class by class and frame by frame."""
+    iou, f, count, in_truth = np.zeros(classes), np.zeros(classes), np.zeros(classes), np.zeros(classes, bool)
+    whole = []
+    for c in range(classes):
+        for p, g in zip(prediction == c, truth == c, strict=True):
+            inter, union = (p & g).sum(), (p | g).sum()
+            iou[c] += inter / (union + 2.2e-16)
+            count[c] += union > 0
+            in_truth[c] |= g.any()
+            if inter:
+                precision, recall = inter / p.sum(), inter / g.sum()
+                f[c] += 1.3 * precision * recall / (0.3 * precision + recall)
+        if ((prediction == c) | (truth == c)).any():
+            whole.append(((prediction == c) & (truth == c)).sum() / ((prediction == c) | (truth == c)).sum())
+    found = {"dataset_miou": np.mean(whole)}
+    for name, sums in (("miou", iou), ("f", f)):
+        means = np.divide(sums, count, out=np.zeros(classes), where=count > 0)
+        found[name] = means.sum() / classes
+        found[f"{name}_reference_nobg"] = np.delete(means, classes - 1).mean()
+        found[f"{name}_nobg"] = np.delete(means, 0).mean()
+        found[f"{name}_strict"] = means[in_truth].mean()
+    return found
+
+
+@st.composite
+def labels(draw) -> tuple[np.ndarray, np.ndarray, int]:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    classes = draw(st.sampled_from([2, 5, 71]))
+    shape = tuple(draw(st.integers(1, 5)) for _ in range(3))
+    truth = rng.integers(0, rng.integers(1, classes + 1), shape)
+    other = rng.integers(0, rng.integers(1, classes + 1), shape)
+    return np.where(rng.random(shape) < 0.5, truth, other), truth, classes
+
+
+def score(prediction, truth, classes: int = 71, valid=None) -> dict[str, float]:
+    metric = SemanticMetric(classes)
+    metric.update(torch.as_tensor(prediction), torch.as_tensor(truth), valid)
+    return metric.compute()
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=labels())
+def test_equals_oracle(case):
+    assert score(*case) == pytest.approx(oracle(*case), abs=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(case=labels(), seed=st.integers(0, 99))
+def test_frames_may_come_in_any_order_and_portions(case, seed):
+    prediction, truth, classes = case
+    metric = SemanticMetric(classes)
+    for i in np.random.default_rng(seed).permutation(len(truth)):
+        metric.update(torch.as_tensor(prediction[i : i + 1]), torch.as_tensor(truth[i : i + 1]))
+    assert metric.compute() == pytest.approx(score(*case), abs=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(case=labels())
+def test_a_perfect_answer_scores_one_where_the_reference_cannot(case):
+    _, truth, classes = case
+    scores = score(truth, truth, classes)
+    assert scores["miou_strict"] == scores["f_strict"] == pytest.approx(1)
+    assert scores["dataset_miou"] == 1
+    assert scores["miou"] == scores["f"] == pytest.approx(len(np.unique(truth)) / classes)
+
+
+def test_hand_worked_frames():
+    # class 0: IoU 1/2, precision 1, recall 1/2; class 1: IoU 2/3, precision 2/3, recall 1; classes 2 and 3: never seen
+    prediction, truth = [[[0, 1, 1, 1]]], [[[0, 0, 1, 1]]]
+    scores = score(prediction, truth, 4)
+    f0, f1 = 1.3 * 0.5 / (0.3 + 0.5), 1.3 * (2 / 3) / (0.3 * 2 / 3 + 1)
+    assert scores["miou"] == pytest.approx((1 / 2 + 2 / 3) / 4)
+    assert scores["f"] == pytest.approx((f0 + f1) / 4)
+    assert scores["miou_strict"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert scores["f_strict"] == pytest.approx((f0 + f1) / 2)
+    # a second frame: class 0 has IoU 3/4, and class 2 is marked where it is not
+    scores = score([*prediction, [[0, 0, 0, 2]]], [*truth, [[0, 0, 0, 0]]], 4)
+    mean0 = (1 / 2 + 3 / 4) / 2  # class 1 is in neither part of the second frame, which does not count for it
+    assert scores["miou"] == pytest.approx((mean0 + 2 / 3) / 4)
+    assert scores["miou_strict"] == pytest.approx((mean0 + 2 / 3) / 2)
+    assert scores["dataset_miou"] == pytest.approx((4 / 6 + 2 / 3 + 0) / 3)
+
+
+def test_a_false_class_counts_in_its_frame():
+    right_once = score([[[1, 0]], [[1, 0]]], [[[1, 0]], [[0, 0]]], 2)
+    assert right_once["miou_nobg"] == pytest.approx(1 / 2)
+
+
+def test_without_background_drops_class_70_in_reference_and_class_0_rightly():
+    truth = np.zeros((1, 2, 2), int)
+    truth[0, 0] = 70
+    scores = score(truth, truth)  # background and class 70 are right, the other 69 never seen
+    assert scores["miou"] == pytest.approx(2 / 71)
+    assert scores["miou_reference_nobg"] == scores["f_reference_nobg"] == pytest.approx(1 / 70)
+    only_background = score(np.zeros_like(truth), truth)
+    assert only_background["miou_reference_nobg"] == pytest.approx(0.5 / 70)  # all of it from background
+    assert only_background["miou_nobg"] == only_background["f_nobg"] == 0
+    only_the_last = score(np.full_like(truth, 70), truth)
+    assert only_the_last["miou_reference_nobg"] == only_the_last["f_reference_nobg"] == 0
+    assert only_the_last["miou_nobg"] == pytest.approx(0.5 / 70)
+
+
+def test_never_seen_classes_bound_the_reference_from_above():
+    truth = np.arange(67).reshape(1, 1, 67)  # as in the test split, where four classes never occur
+    scores = score(truth, truth)
+    assert scores["miou"] == pytest.approx(67 / 71)  # the ceiling of 94.4 %
+    assert scores["miou_strict"] == 1
+
+
+def test_padding_is_not_scored():
+    rng = np.random.default_rng(0)
+    prediction, truth = torch.from_numpy(rng.integers(0, 5, (2, 10, 6, 6)))
+    truth[5:] = 0
+    valid = torch.arange(10) < 5
+    assert score(prediction, truth, 5, valid) == score(prediction[:5], truth[:5], 5)
+    padded = truth.clone()
+    padded[:5] = prediction[:5]  # blank answers to padding are free background frames
+    assert score(padded, truth, 5)["miou"] > score(padded, truth, 5, valid)["miou"]
+    metric = SemanticMetric(5)
+    metric.update(prediction, truth, torch.zeros(10, dtype=torch.bool))
+    with pytest.raises(ValueError, match="no frames"):
+        metric.compute()
+
+
+def test_logits_count_by_their_softmax():
+    truth = torch.zeros(1, 1, 1, dtype=torch.long)
+    near = torch.tensor([0.1, 0.1, 0.0])
+    near[1] = torch.nextafter(near[1], torch.tensor(1.0))  # the largest logit, but equal to the first after softmax
+    assert score(near.view(1, 3, 1, 1), truth, 3)["miou_strict"] == 1
+    assert score(torch.eye(3)[1].view(1, 3, 1, 1), truth, 3)["miou_strict"] == 0
+
+
+def test_reference_sums_round_as_float32():
+    metric, total = SemanticMetric(2), np.float32(0)
+    prediction, truth = torch.zeros(1, 10, 10, dtype=torch.long), torch.zeros(1, 10, 10, dtype=torch.long)
+    prediction[0, 0, :3] = 1
+    for _ in range(700):
+        metric.update(prediction, truth)
+        total += np.float32(97) / np.float32(100)
+    scores = metric.compute()
+    assert scores["miou_reference_nobg"] == float(total / np.float32(700))
+    assert scores["miou_strict"] == pytest.approx(0.97, abs=1e-7)
+    assert abs(scores["miou_reference_nobg"] - 0.97) > 1e-6  # so much does it matter
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_mistakes():
+    metric = SemanticMetric(5)
+    ids = torch.zeros(1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="no frames"):
+        metric.compute()
+    for bad in (5, 255):
+        with pytest.raises(UserError, match=rf"truth holds class ids 0\.\.{bad}; they must lie in 0\.\.4$"):
+            metric.update(ids, torch.tensor([[[0, bad], [0, 0]]]))
+        with pytest.raises(ValueError, match=rf"prediction holds class ids 0\.\.{bad}"):
+            metric.update(torch.tensor([[[0, bad], [0, 0]]]), ids)
+    with pytest.raises(UserError, match=r"-1\.\.0"):
+        metric.update(ids, torch.tensor([[[0, -1], [0, 0]]]))
+    for prediction, truth in ((ids[0], ids[0]), (ids.float(), ids), (torch.zeros(1, 4, 2, 2), ids), (ids, ids[:, :1])):
+        with pytest.raises(ValueError, match="want class ids"):
+            metric.update(prediction, truth)
+    with pytest.raises(ValueError, match=r"want bool \[1\]"):
+        metric.update(ids, ids, torch.ones(2, dtype=torch.bool))
+    with pytest.raises(ValueError, match="classes is 1"):
+        SemanticMetric(1)

@@ -1,0 +1,148 @@
+"""Where weights are looked for, what a machine without a network is told, and the registry of encoders."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import hub
+
+from icf_avs.backbones import registry, weights
+from icf_avs.errors import UserError
+
+REPO = "OpenGVLab/pvt_v2_b5"
+
+
+@pytest.fixture(autouse=True)
+def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(weights.FOLDER_VARIABLE, raising=False)
+
+
+def filled(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).write_text("{}")
+    return folder
+
+
+def offline(tmp_path: Path, code: str) -> str:
+    """What a fresh process prints whose hub is out of reach and whose caches are below tmp_path."""
+    places = {"HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path / "torch")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1]), **places},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_offline_and_missing_is_one_line_with_the_command(tmp_path: Path) -> None:
+    said = offline(
+        tmp_path,
+        "from icf_avs.backbones.registry import build_audio, build_visual, embed_names\n"
+        "from icf_avs.errors import UserError\n"
+        "calls = [(build_visual, n) for n in ('pvt-v2-b5', 'resnet-50', 'swin-b')]\n"
+        "for call, *arguments in [*calls, (build_audio, 'vggish', 8), (embed_names, 'clip', ('dog',))]:\n"
+        "    try: call(*arguments)\n"
+        "    except UserError as error: print(error)\n",
+    )
+    lines = said.splitlines()
+    assert len(lines) == 5
+    hubs = ("OpenGVLab/pvt_v2_b5", "microsoft/resnet-50", "microsoft/swin-base-patch4-window7-224-in22k")
+    for line, repo in zip([*lines[:3], lines[4]], [*hubs, "openai/clip-vit-base-patch32"], strict=True):
+        folder = f"weights/{repo.partition('/')[2]}"
+        assert f"hf download {repo} --local-dir {folder} && export ICF_WEIGHTS_DIR=weights" in line
+    assert "curl -L --create-dirs -o weights/vggish-10086976.pth https://" in lines[3]
+
+
+def test_offline_the_hubs_cache_will_do(tmp_path: Path) -> None:
+    """The cache as the hub's client lays it out, written by hand; these weights are not safetensors."""
+    model = tmp_path / "hf" / "hub" / "models--OpenGVLab--pvt_v2_b5"
+    snapshot = filled(model / "snapshots" / ("0" * 40), "config.json", "pytorch_model.bin")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("0" * 40)
+    code = f"from icf_avs.backbones.weights import model_folder\nprint(model_folder({REPO!r}))"
+    assert offline(tmp_path, code).strip() == str(snapshot)
+
+
+def test_a_folder_of_weights_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = filled(tmp_path / "all" / "pvt_v2_b5", "config.json", "model.safetensors")
+    other = filled(tmp_path / "other", "config.json", "model.safetensors")
+    monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "all"))
+    assert weights.model_folder(REPO) == own
+    assert weights.model_folder(REPO, str(other)) == other
+    (own / "config.json").unlink()
+    with pytest.raises(UserError, match=r"pvt_v2_b5: lacks config.json; .* hf download OpenGVLab/pvt_v2_b5"):
+        weights.model_folder(REPO)
+
+
+def test_a_misspelt_folder_is_not_taken_for_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path / "weights")
+    monkeypatch.chdir(tmp_path)
+    for given in ("weights/pvt", tmp_path / "weights" / "pvt", "weights/pvt/b5"):
+        with pytest.raises(UserError, match="no such folder of weights"):
+            weights.model_folder(REPO, given)
+    with pytest.raises(UserError, match=r"lacks config.json and model.safetensors"):
+        weights.model_folder(REPO, "weights")
+
+
+def test_vggish_is_found_in_the_folder_then_in_torchs_cache_then_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = filled(tmp_path / "web", weights.VGGISH_FILE) / weights.VGGISH_FILE
+    monkeypatch.setattr(hub, "_hub_dir", str(tmp_path / "hub"))
+    monkeypatch.setattr(weights, "VGGISH_URL", source.as_uri())
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    cached = tmp_path / "hub" / "checkpoints" / weights.VGGISH_FILE
+    assert weights.vggish_file() == cached and cached.read_text() == "{}"
+    source.unlink()
+    assert weights.vggish_file() == cached
+    monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "own"))
+    own = filled(tmp_path / "own", "vggish-10086976.safetensors") / "vggish-10086976.safetensors"
+    assert weights.vggish_file() == own
+    cached.unlink()
+    own.unlink()
+    with pytest.raises(UserError, match=r"VGGish are not here .*curl -L --create-dirs -o .*own/vggish-10086976.pth"):
+        weights.vggish_file()
+    with pytest.raises(UserError, match=r"x.pth: no such file of VGGish weights"):
+        weights.vggish_file(tmp_path / "x.pth")
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="resnet-50 needs the library transformers; install it with: pip install"):
+        registry.build_visual("resnet-50", random=True)
+    with pytest.raises(UserError, match="CLIP needs the library transformers"):
+        registry.embed_names("clip", ("dog",))
+
+
+def test_the_registry_builds_by_name() -> None:
+    frames = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    for name in registry.VISUAL:
+        reduced = {} if name == "efficientnet-lite0" else {"depths": (1, 1, 1, 1)}
+        encoder = registry.build_visual(name, random=True, **reduced)
+        levels = encoder(frames)
+        assert [level.shape[1] for level in levels] == list(encoder.channels), name
+        assert [64 // level.shape[2] for level in levels] == list(encoder.strides), name
+    token, tokens = registry.build_audio("log-mel", 16)(torch.zeros(2, 15_600))
+    assert token.shape == (2, 16) and tokens.shape == (2, 6, 16)
+
+
+@pytest.mark.parametrize("call", [registry.build_visual, lambda name: registry.build_audio(name, 8)])
+def test_an_unknown_name_lists_the_known(call) -> None:
+    with pytest.raises(UserError, match=r"no (visual|audio) encoder is called vgg16; there are .*(swin-b|vggish)"):
+        call("vgg16")
+
+
+def test_what_cannot_train_or_load_says_so() -> None:
+    with pytest.raises(UserError, match="efficientnet-lite0 does not train"):
+        registry.build_visual("efficientnet-lite0", frozen=False)
+    with pytest.raises(UserError, match="takes no weights"):
+        registry.build_audio("log-mel", 8, weights="x.pth")
