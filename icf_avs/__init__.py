@@ -16,11 +16,14 @@ __version__ = "0.1.0"
 
 
 def load(checkpoint: str | None = None) -> Segmenter:
-    """A model ready to segment: a shipped checkpoint by name (default "stamps") or a .safetensors file by path.
+    """A model ready to segment: a shipped checkpoint by name (default "stamps") or a .safetensors file by path. It runs
+    on an NVIDIA GPU where there is one.
 
     Raises icf_avs.errors.UserError when there is no such checkpoint or it does not fit this version.
     """
     from pathlib import Path
+
+    import torch
 
     from icf_avs.checkpoint import load_checkpoint
     from icf_avs.segment import Segmenter
@@ -28,4 +31,5 @@ def load(checkpoint: str | None = None) -> Segmenter:
     name = checkpoint or "stamps"
     shipped = Path(__file__).parent / "checkpoints" / f"{name}.safetensors"
     path = shipped if shipped.is_file() else Path(name)
-    return Segmenter(load_checkpoint(path), name=path.stem)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Segmenter(load_checkpoint(path).to(device), name=path.stem)

@@ -21,7 +21,10 @@ def _segment(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from icf_avs.training.command import train_command
+    try:
+        from icf_avs.training.command import train_command
+    except ModuleNotFoundError as error:
+        raise UserError(f"training needs {error.name}: pip install {error.name}") from error
 
     train_command(args)
 
@@ -29,7 +32,7 @@ def _train(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from icf_avs.evaluate import evaluate_command
 
-    evaluate_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed)
+    evaluate_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed, args.native)
 
 
 def _probe(args: argparse.Namespace) -> None:
@@ -200,6 +203,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="table (default: results/stamps.csv; with --data of another origin results/avsbench.csv)",
     )
     part.add_argument("--clips", metavar="N", type=positive, help="score only the first N clips of each set")
+    part.add_argument("--native", action="store_true", help="score at the size of the pictures instead of 224x224")
     part.add_argument("--seed", type=count, default=0, help="seed of noise and off-screen donors (default: 0)")
 
     part = command(

@@ -46,12 +46,14 @@ def evaluate(
     seed: int = 0,
     clips: int | None = None,
     progress: Callable[[], None] = lambda: None,
+    native: bool = False,
 ) -> Scores:
     """Score `model` at 224x224 on the labelled frames of `records`, all with the same kind of `audio`.
 
     model     has `.spec` (ClipSpec) and `.predict(frames uint8 [T, S, S, 3], waves [T, window]) -> Prediction`
     clips     score only the first so many; donors of off-screen sounds still come from all records
     progress  called after each clip
+    native    score at the size of the pictures instead
 
     Returns {"reference": {...}, "strict": {...}} with the scores of `ReferenceMetric` and `StrictMetric`, each with
     `fpr` added: the share of pixels marked where nothing should be, which is over the frames with empty ground truth
@@ -62,9 +64,10 @@ def evaluate(
         raise ValueError(f"audio is {audio!r}; it must be one of {AUDIOS}")
     reference, strict = ReferenceMetric(BATCH_SIZE), StrictMetric()
     for index, record in enumerate(records[:clips]):
-        clip = record.load()
+        clip = record.load(None if native else SIZE)
         wave = heard(clip, records, index, audio, seed)
-        probabilities = predict(model, clip.frames, wave)[torch.from_numpy(clip.labelled)]
+        size = clip.masks.shape[1:]
+        probabilities = predict(model, clip.frames, wave, size)[torch.from_numpy(clip.labelled)]
         truth = torch.from_numpy(clip.masks[clip.labelled] > 0)
         reference.update(probabilities, truth)
         strict.update(probabilities, truth)
@@ -74,8 +77,8 @@ def evaluate(
     return {protocol: {**values, "fpr": fpr} for protocol, values in scores.items()}
 
 
-def predict(model, frames: np.ndarray, wave: np.ndarray) -> Tensor:
-    """Probabilities [T, 224, 224] of pictures uint8 [T, H, W, 3] and their sound, in clips of `spec.frames`."""
+def predict(model, frames: np.ndarray, wave: np.ndarray, size: tuple[int, int] = (SIZE, SIZE)) -> Tensor:
+    """Probabilities [T, *size] of pictures uint8 [T, H, W, 3] and their sound, in clips of `spec.frames`."""
     spec: ClipSpec = model.spec
     pictures = resized(torch.from_numpy(frames), spec.image_size)
     waves = torch.from_numpy(windows(wave, spec, len(frames)))
@@ -84,7 +87,7 @@ def predict(model, frames: np.ndarray, wave: np.ndarray) -> Tensor:
         for start in range(0, len(frames), spec.frames):
             part = slice(start, start + spec.frames)
             logits = model.predict(pictures[part], waves[part]).logits.float().cpu()
-            parts.append(F.interpolate(logits[:, None], (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0])
+            parts.append(F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0])
     return torch.cat(parts).sigmoid()
 
 
@@ -95,11 +98,13 @@ def evaluate_command(
     out: Path | None,
     clips: int | None,
     seed: int,
+    native: bool = False,
 ) -> None:
     """Score `checkpoint` on the test split of each set, write the table and its sidecar, print a summary.
 
     data  folder of the sets (None: the default Stamps test sets); sets  names of `FOLDERS` (None: all in the folder,
-    of the default ones `DEFAULT_SETS`). Raises UserError for sets that are not there or cannot be read.
+    of the default ones `DEFAULT_SETS`); native  at the size of the pictures, in rows
+    of their own (test set NAME-native). Raises UserError for sets that are not there or cannot be read.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -126,19 +131,31 @@ def evaluate_command(
                     continue
                 task = bar.add_task(f"{name}, {audio}", total=total)
                 advance = partial(bar.advance, task)
-                scores[audio] = evaluate(loaded.model, records[name], audio, seed, clips, advance)
-            if name == "avss" and loaded.model.config.semantic:
+                scores[audio] = evaluate(loaded.model, records[name], audio, seed, clips, advance, native)
+            if name == "avss" and loaded.model.config.semantic and not native:
                 task = bar.add_task(f"{name}, classes", total=total)
                 names = read_labels(root / FOLDERS[name] / "label2idx.json")
                 found = evaluate_semantic(loaded.model, records[name], names, clips, partial(bar.advance, task))
-                classes = {f"classes-{rule}": {**values, "fpr": float("nan")} for rule, values in found.items()}
-                scores["true"] = {**scores["true"], **classes}
-            rows = score_rows(scores, loaded.name, name, total, seed)
+                scores["true"] = {**scores["true"], **class_protocols(found)}
+            label = f"{name}-native" if native else name
+            rows = score_rows(scores, loaded.name, label, total, seed)
             save_rows(out, rows)  # set by set: what is finished outlives an interruption
-            save_notes(out.with_suffix(".json"), loaded.name, name, BATCH_SIZE, scores)
+            save_notes(out.with_suffix(".json"), loaded.name, label, BATCH_SIZE, scores)
             written += rows
     show(written)
     print(f"wrote {out} and {out.with_suffix('.json')}")
+
+
+def class_protocols(scores: Scores) -> Scores:
+    """The scores of `evaluate_semantic` as protocols of the table: each rule, as the reference averages it and as it
+    leaves out the background, the right way to leave it out, and over classes that occur alone.
+    """
+    averages = {"": "", "-reference-nobg": "_reference_nobg", "-nobg": "_nobg", "-strict": "_strict"}
+    return {
+        f"classes-{rule}{name}": {"miou": values["miou" + key], "f": values["f" + key], "fpr": float("nan")}
+        for rule, values in scores.items()
+        for name, key in averages.items()
+    }
 
 
 def default_sets() -> Path:

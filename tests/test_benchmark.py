@@ -16,7 +16,8 @@ from PIL import Image
 from icf_avs.avsbench.layouts import read_set
 from icf_avs.data.spectrogram import log_mel
 from icf_avs.errors import UserError
-from icf_avs.stamps.benchmark import palette, write_stamps
+from icf_avs.output.palette import palette
+from icf_avs.stamps.benchmark import write_stamps
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.clip_files import write_mp4
 from icf_avs.stamps.rendering import render_frame
@@ -102,11 +103,6 @@ def test_the_semantic_set(root: Path) -> None:
             found |= set(np.unique(ids).tolist()) - {0}
         assert found <= {names[kind] for kind in row["a_obj"].split("_")}
         assert found
-
-
-def test_palette() -> None:
-    assert palette()[[0, 1, 2, 70]].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [32, 128, 128]]
-    assert len({tuple(colour) for colour in palette().tolist()}) == 71
 
 
 def test_scenes_table_agrees_with_the_masks(root: Path) -> None:

@@ -120,15 +120,17 @@ def test_sound_from_the_first_form_that_is_there(tmp_path) -> None:
     stereo = np.stack([truth.samples, np.zeros_like(truth.samples)], 1)
     fixtures.write_video(tmp_path / "raw_videos/video______.mp4", frames, Fraction(10), stereo)
     (record,) = read_set(tmp_path, "test")
-    assert record.sources() == ["wav", "log_mel", "video"]
+    assert record.sources() == ["wav", "video", "log_mel"]
     from_wav, from_video = record.load().wave, record.load(audio="video").wave
     assert abs(len(from_video) - 80_000) < 2048  # AAC pads its last frame
     tail = slice(8000, 72_000)
     np.testing.assert_allclose(from_video[tail], from_wav[tail] / 2, atol=0.01)  # the mean of two channels
     record.wave_path.unlink()
+    assert record.load().log_mel is None and record.load().samples is not None, "waves of the video before log-mel"
+    record.video_path.unlink()
+    (record,) = read_set(tmp_path, "test")
     assert record.load().samples is None and record.load().log_mel is not None
     record.log_mel_path.unlink()
-    assert record.load().samples is not None
     with pytest.raises(UserError, match=r"audio_wav/test is missing|______\.wav is missing"):
         record.load(audio="wav")
     with pytest.raises(UserError, match=r"video______\.pkl is missing"):

@@ -41,7 +41,7 @@ class ClipDataset(Dataset[ClipTensors]):
     ) -> None:
         """names  of the classes, id 1 first (`names.class_names` of the set); may be empty
         spec   size of the pictures, and the windows cut from waves; its number of frames does not matter
-        audio  form of the sound; "auto": the first of wav, log_mel and video that every clip has
+        audio  form of the sound; "auto": the first of wav, video and log_mel that every clip has
 
         Raises UserError if the clips have no form of sound in common.
         """
@@ -119,7 +119,7 @@ class ClipDataset(Dataset[ClipTensors]):
 
 def common_audio(records: Sequence[ClipRecord]) -> Audio:
     """The preferred form of sound that every clip has. Raises UserError if there is none."""
-    common: list[Audio] = ["wav", "log_mel", "video"]
+    common: list[Audio] = ["wav", "video", "log_mel"]
     for record in records:
         left = [source for source in common if source in record.sources()]
         if not left:

@@ -71,7 +71,7 @@ class ClipRecord:
 
     def sources(self) -> list[Audio]:
         """Which forms of its sound are there, the preferred first."""
-        there = {"wav": self.wave_path.is_file(), "log_mel": self.log_mel_path, "video": self.video_path}
+        there = {"wav": self.wave_path.is_file(), "video": self.video_path, "log_mel": self.log_mel_path}
         return [source for source, path in there.items() if path]
 
     def load(self, size: int | None = SIZE, audio: Audio = "auto") -> LoadedClip:

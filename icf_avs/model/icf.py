@@ -155,13 +155,13 @@ class ICF(nn.Module):
 
     @torch.inference_mode()
     def predict(self, frames: Tensor, waves: Tensor) -> Prediction:
-        """One clip: frames uint8 [T,S,S,3], waves [T,N] at spec.sample_rate -> Prediction."""
+        """One clip: frames uint8 [T,S,S,3], waves [T,N] at spec.sample_rate -> Prediction, on the CPU."""
         self.eval()
-        pyramid = [level[None] for level in self.visual(frames)]
-        output = self(pyramid, waves[None], torch.ones(1, len(frames), dtype=torch.bool, device=frames.device))
-        heard, words = output.logits.new_zeros(len(frames), 0), ()
+        device, valid = self.offset.device, torch.ones(1, len(frames), dtype=torch.bool)
+        output = self(self.look(frames[None].to(device)), waves[None].to(device), valid.to(device))
+        heard, words = torch.zeros(len(frames), 0), ()
         if output.reading is not None:
-            heard, words = output.reading.softmax(-1)[0, :, : len(self.classes)], self.classes
+            heard, words = output.reading.softmax(-1)[0, :, : len(self.classes)].cpu(), self.classes
         if output.classes is None:
-            return Prediction(output.logits[0], heard, words)
-        return Prediction(output.logits[0], heard, words, output.classes[0], ("background", *self.classes))
+            return Prediction(output.logits[0].cpu(), heard, words)
+        return Prediction(output.logits[0].cpu(), heard, words, output.classes[0].cpu(), ("background", *self.classes))

@@ -26,6 +26,7 @@ from PIL import Image
 
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
+from icf_avs.output.palette import palette
 from icf_avs.stamps import packages
 from icf_avs.stamps.backgrounds import photographs
 from icf_avs.stamps.catalog import Catalog, load_catalog
@@ -272,14 +273,3 @@ def _write_semantic(job: _Job, scene: Scene, clip: Clip, size: tuple[int, int], 
             write_image(folder / "labels_semantic" / f"{t}.png", Image.fromarray(ids))
             write_image(folder / "labels_rgb" / f"{t}.png", Image.fromarray(palette()[ids]))
     write_wav(folder / "audio.wav", samples)
-
-
-@lru_cache(maxsize=1)
-def palette() -> np.ndarray:
-    """Colours of the class ids, uint8 [71, 3]: the bits of an id dealt to the channels' bits, high ones first."""
-    ids = np.arange(71)
-    colours = np.zeros((71, 3), dtype=np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((ids >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
-    return colours

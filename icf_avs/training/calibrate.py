@@ -50,7 +50,7 @@ def calibrate(model: ICF, batches: Iterable[Batch]) -> Calibration:
     model.eval()
     model.offset.zero_()
     own, foreign = [], []
-    for batch in batches:
+    for batch in (batch.to(model.offset.device) for batch in batches):
         shown = batch.labelled & batch.valid & ((batch.masks > 0.5).sum((-2, -1)) > 0)
         own.append(frame_ious(model(batch.pyramid, batch.waves, batch.valid).logits[shown], batch.masks[shown]))
         other = batch.sounding.any(1).roll(1, 0)

@@ -1,0 +1,188 @@
+"""Runs on sets in the public layouts: every recipe, small encoders end to end, full-size widths at reduced depth."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from avsbench_fixtures import NAMES, write_avss, write_ms3, write_s4
+from safetensors.torch import load_file
+
+from icf_avs.__main__ import main
+from icf_avs.avsbench.training_data import BenchmarkData
+from icf_avs.backbones import registry
+from icf_avs.backbones.pyramids import load_pyramid
+from icf_avs.backbones.vggish import load_vggish_audio
+from icf_avs.checkpoint import load_checkpoint, read_recipe
+from icf_avs.config import BenchmarkConfig, ModelConfig, TrainConfig
+from icf_avs.errors import UserError
+from icf_avs.training.recipes import RECIPES
+from icf_avs.training.run import train
+from icf_avs.training.trainer import build_model
+
+SMALL = ["--visual", "efficientnet-lite0", "--audio", "log-mel", "--text", "minilm"]
+SPLITS = ("train", "train", "train", "val", "test")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few clips of each layout; those of AVSS beside them are of two classes by turns."""
+    root = tmp_path_factory.mktemp("AVSBench")
+    write_s4(root / "Single-source", [(f"clip-{i:06d}", 3, "dog", split) for i, split in enumerate(SPLITS)])
+    write_ms3(root / "Multi-sources", [(f"many-{i:06d}", split) for i, split in enumerate(SPLITS)])
+    rows = [
+        (f"v{i}", f"v{i}_0_5000", 0, 0, NAMES[1 + i % 2], split, label)
+        for i, (split, label) in enumerate(zip((*SPLITS, "test"), ("v1s", "v1m", "v2", "v2", "v2", "v1m"), strict=True))
+    ]
+    write_avss(root / "AVSS", rows, names=NAMES)
+    return root
+
+
+FOLDER = {"S4": "Single-source", "MS3": "Multi-sources", "AVSS": "AVSS"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_what_its_name_says(name: str) -> None:
+    config = RECIPES[name]()
+    assert config.name == name
+    model = ModelConfig.from_dict({"classes": ("dog", "cat"), **config.model})
+    kept = {part for part, field in {"mit": "implicit_text", "sc": "counterfactual", "cdcl": "contrastive"}.items()
+            if getattr(model, field)}  # fmt: skip
+    named = set(name.split("-")) & {"mit", "sc", "cdcl"}
+    assert kept == (set() if name.endswith("baseline") else named or {"mit", "sc", "cdcl"})
+    encoders = {"pvt": "pvt-v2-b5", "r50": "resnet-50", "swin": "swin-b"}
+    if name.split("-")[1:2] and name.split("-")[1] in encoders:
+        assert model.visual == encoders[name.split("-")[1]]
+    assert bool(config.estimate) == (config.benchmark is not None), "unmeasured runs say what is expected of them"
+
+
+def short(config: TrainConfig, **changes: object) -> TrainConfig:
+    model = {**config.model, "dim": 32, "pixel_dim": 16, "heads": 4}
+    spec = replace(config.spec, image_size=64)
+    return replace(config, model=model, spec=spec, steps=2, batch=2 * spec.frames, **changes)
+
+
+def reduced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of the published widths with one block a stage and random weights: the real ones are elsewhere."""
+    for name in ("pvt-v2-b5", "resnet-50", "swin-b"):
+
+        def build(name: str = name, **options: object) -> torch.nn.Module:
+            return load_pyramid(name, **{**options, "random": True, "depths": (1, 1, 1, 1)})
+
+        monkeypatch.setitem(registry.VISUAL, name, build)
+    torch.manual_seed(0)
+    heard = load_vggish_audio(32, random=True)  # frozen, so no checkpoint has it: the same for all
+    monkeypatch.setitem(registry.AUDIO, "vggish", lambda dim, **_: copy.deepcopy(heard))
+    monkeypatch.setitem(registry.TEXT, "clip", lambda names: torch.nn.functional.normalize(_random(len(names)), dim=-1))
+
+
+def _random(count: int) -> torch.Tensor:
+    return torch.randn(count, 512, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("visual", ["pvt", "r50", "swin"])
+@pytest.mark.parametrize("layout", ["s4", "ms3", "avss"])
+def test_a_full_size_recipe_trains_saves_and_loads(
+    layout: str, visual: str, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reduced(monkeypatch)
+    config = short(RECIPES[f"{layout}-{visual}"]())
+    path = train(config, tmp_path, source=sets / FOLDER[config.benchmark.layout])
+    state = load_file(path)
+    assert any(key.startswith("visual.") for key in state), "a trained encoder is kept"
+    assert not any(key.startswith("audio.vggish.") for key in state), "a frozen one is not"
+    model = load_checkpoint(path)
+    assert model.config.semantic == (layout == "avss")
+    assert read_recipe(path)["validation"].keys() == {"miou", "f", "fpr_empty"}
+    frames = torch.zeros(5, 64, 64, 3, dtype=torch.uint8)
+    predicted = model.predict(frames, torch.zeros(5, model.spec.window))
+    assert predicted.logits.shape == (5, 16, 16) and torch.isfinite(predicted.logits).all()
+    fresh = build_model(config, model.classes).state_dict()
+    moved = [key for key, value in state.items() if key.startswith("visual.") and not value.equal(fresh[key])]
+    assert moved, "the visual encoder has learnt"
+
+
+def test_ms3_goes_on_from_s4(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside AVSS both sets have its class names, so the weights fit; a model of other parts is refused."""
+    reduced(monkeypatch)
+    first = train(short(RECIPES["s4-pvt"]()), tmp_path / "s4", source=sets / "Single-source")
+    config = replace(short(RECIPES["ms3-from-s4"]()), steps=1, learning_rate=0.0)
+    then = train(config, tmp_path / "ms3", source=sets / "Multi-sources", init=first)
+    expected, found = load_file(first), load_file(then)
+    learnt = [key for key in expected if not key.startswith("counterfactual.")]  # its running mean is no weight
+    assert all(expected[key].equal(found[key]) for key in learnt), "without a learning rate nothing moves"
+    with pytest.raises(UserError, match="another model"):
+        train(short(RECIPES["ms3-pvt-baseline"]()), tmp_path / "no", source=sets / "Multi-sources", init=first)
+
+
+def test_small_encoders_from_the_command_line(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The S4 recipe on a CPU: train, resume, evaluate, and the same weights from a run without a break."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TrainConfig, "teach_steps", 2)
+    data = ["--data", str(sets / "Single-source")]
+    assert main(["train", "s4-pvt", *data, *SMALL, "--steps", "2", "--out", "run"]) == 0
+    assert main(["evaluate", "run/s4-pvt.safetensors", "--data", str(sets), "--sets", "s4", "--out", "scores.csv"]) == 0
+    with open("scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["audio"], row["protocol"]) for row in rows} >= {("true", "reference"), ("true", "strict")}
+    assert main(["train", "s4-pvt", *SMALL, "--out", "elsewhere"]) == 2
+    assert "--data" in capsys.readouterr().err
+    assert main(["train", "ms3-pvt", *data, *SMALL, "--out", "elsewhere"]) == 2
+    assert "is a S4 set" in capsys.readouterr().err
+
+
+def test_classes_are_scored_in_the_avss_layout(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TrainConfig, "teach_steps", 0)
+    options = ["--data", str(sets / "AVSS"), *SMALL, "--steps", "1", "--out", "run"]
+    assert main(["train", "avss-pvt", *options]) == 0
+    assert main(["evaluate", "run/avss-pvt.safetensors", "--data", str(sets), "--sets", "avss", "--out", "s.csv"]) == 0
+    with open("s.csv", newline="") as file:
+        protocols = {row["protocol"] for row in csv.DictReader(file)}
+    assert protocols >= {"classes-argmax", "classes-argmax-reference-nobg", "classes-argmax-nobg", "classes-masked"}
+
+
+def test_every_clip_is_seen_once_an_epoch(sets: Path) -> None:
+    config = replace(TrainConfig("x", {}), benchmark=BenchmarkConfig("S4"), batch=10, seed=3)
+    data = BenchmarkData(config, sets / "Single-source", 1)
+    assert data.size == 2 and len(data.clips) == 3
+    clips = [frames.float().mean().item() for step in range(3) for frames in data.batch(step).frames]
+    assert sorted(clips[:3]) == sorted(clips[3:]) and len(set(clips)) == 3
+    whole, parts = data.batch(5), [data.batch(5, part, 2) for part in range(2)]
+    assert torch.equal(whole.waves[0], parts[0].waves[0]) and torch.equal(whole.waves[1], parts[1].waves[0])
+
+
+def test_two_processes_learn_as_one_that_takes_two_turns(sets: Path, tmp_path: Path) -> None:
+    """Both split a batch into the same two parts; gradients are averaged between processes or added up in one."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\nfrom dataclasses import replace\nfrom pathlib import Path\nimport torch\n"
+        "from icf_avs.config import BenchmarkConfig\nfrom icf_avs.contracts import ClipSpec\n"
+        "from icf_avs.training.recipes import RECIPES, with_encoders\nfrom icf_avs.training.run import train\n"
+        "torch.set_num_threads(1)\nout, source, turns = sys.argv[1:]\n"
+        "config = with_encoders(RECIPES['s4-pvt-baseline'](), 'efficientnet-lite0', 'log-mel', 'minilm')\n"
+        "model = {**config.model, 'dim': 32, 'pixel_dim': 16, 'heads': 4}\n"
+        "config = replace(config, model=model, teach_steps=1, steps=2, batch=10, spec=ClipSpec(image_size=64),\n"
+        "                 benchmark=BenchmarkConfig('S4', accumulate=int(turns)))\n"
+        "if __name__ == '__main__':\n    train(config, Path(out), source=Path(source))\n"
+    )
+    root = Path(__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    found = []
+    for name, command, turns in (("two", launch, "1"), ("one", [sys.executable], "2")):
+        line = [*command, str(script), str(tmp_path / name), str(sets / "Single-source"), turns]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(load_file(tmp_path / name / "s4-pvt-baseline.safetensors"))
+    for key, value in found[0].items():
+        assert torch.allclose(value, found[1][key], atol=2e-4), key
