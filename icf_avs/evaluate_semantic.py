@@ -47,7 +47,7 @@ def evaluate_semantic(
     """
     check_class_head(model, "the checkpoint")
     order = torch.tensor(class_order(model.classes, names))
-    metrics = {rule: SemanticMetric(len(names)) for rule in ("argmax", "masked")}
+    metrics = {rule: SemanticMetric(len(names), sync_on_compute=False) for rule in ("argmax", "masked")}
     for record in records[:clips]:
         if record.layout != "AVSS":
             raise UserError(f"clip {record.name} is of an {record.layout} set, whose masks tell no classes; give AVSS")

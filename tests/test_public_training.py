@@ -171,7 +171,7 @@ def test_two_processes_learn_as_one_that_takes_two_turns(sets: Path, tmp_path: P
         "torch.set_num_threads(1)\nout, source, turns = sys.argv[1:]\n"
         "config = with_encoders(RECIPES['s4-pvt-baseline'](), 'efficientnet-lite0', 'log-mel', 'minilm')\n"
         "model = {**config.model, 'dim': 32, 'pixel_dim': 16, 'heads': 4}\n"
-        "config = replace(config, model=model, teach_steps=1, steps=2, batch=10, spec=ClipSpec(image_size=64),\n"
+        "config = replace(config, model=model, teach_steps=1, steps=2, batch=10, learning_rate=1e-2, warmup=1, spec=ClipSpec(image_size=64),\n"
         "                 benchmark=BenchmarkConfig('S4', accumulate=int(turns)))\n"
         "if __name__ == '__main__':\n    train(config, Path(out), source=Path(source))\n"
     )
@@ -182,7 +182,9 @@ def test_two_processes_learn_as_one_that_takes_two_turns(sets: Path, tmp_path: P
     for name, command, turns in (("two", launch, "1"), ("one", [sys.executable], "2")):
         line = [*command, str(script), str(tmp_path / name), str(sets / "Single-source"), turns]
         done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr[-2000:]
-        found.append(load_file(tmp_path / name / "s4-pvt-baseline.safetensors"))
-    for key, value in found[0].items():
-        assert torch.allclose(value, found[1][key], atol=2e-4), key
+        assert done.returncode == 0, done.stderr
+        path = tmp_path / name / "s4-pvt-baseline.safetensors"
+        assert read_recipe(path)["processes"] == {"two": 2, "one": 1}[name]
+        found.append(load_file(path))
+    differences = torch.cat([(value - found[1][key]).abs().float().flatten() for key, value in found[0].items()])
+    assert differences.mean() < 1e-4, "a hundredth of what one step moves a weight"

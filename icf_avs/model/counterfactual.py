@@ -76,6 +76,7 @@ class SemanticCounterfactual(nn.Module):
 
         The vocabulary must be given when the part was built with words.
         """
+        valid = valid | ~valid.any()  # a batch of padding alone is taken as it is
         if self.training:
             self._follow(sound.detach()[valid])
         clips, frames, dim = sound.shape

@@ -49,7 +49,9 @@ class Trainer:
         self.config, self.data, self.model, self.folder = config, data, model, folder
         lower = config.benchmark is not None and config.benchmark.bf16 and torch.cuda.is_available()
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # teaching reaches the audio encoder alone
-        self.accelerator = Accelerator(mixed_precision="bf16" if lower else "no", kwargs_handlers=[unused])
+        self.accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(), mixed_precision="bf16" if lower else "no", kwargs_handlers=[unused]
+        )
         self.learner = Learner(model)
         self.wrapped = self.accelerator.prepare(self.learner)
         self.step = 0
