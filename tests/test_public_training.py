@@ -171,7 +171,8 @@ def test_two_processes_learn_as_one_that_takes_two_turns(sets: Path, tmp_path: P
         "torch.set_num_threads(1)\nout, source, turns = sys.argv[1:]\n"
         "config = with_encoders(RECIPES['s4-pvt-baseline'](), 'efficientnet-lite0', 'log-mel', 'minilm')\n"
         "model = {**config.model, 'dim': 32, 'pixel_dim': 16, 'heads': 4}\n"
-        "config = replace(config, model=model, teach_steps=1, steps=2, batch=10, learning_rate=1e-2, warmup=1, spec=ClipSpec(image_size=64),\n"
+        "config = replace(config, model=model, teach_steps=1, steps=2, batch=10, learning_rate=1e-2, warmup=1,\n"
+        "                 spec=ClipSpec(image_size=64),\n"
         "                 benchmark=BenchmarkConfig('S4', accumulate=int(turns)))\n"
         "if __name__ == '__main__':\n    train(config, Path(out), source=Path(source))\n"
     )
