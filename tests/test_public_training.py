@@ -89,13 +89,24 @@ def _random(count: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("visual", ["pvt", "r50", "swin"])
 @pytest.mark.parametrize("layout", ["s4", "ms3", "avss"])
-def test_a_full_size_recipe_trains_saves_and_loads(
+def test_a_full_size_recipe_trains_saves_resumes_and_loads(
     layout: str, visual: str, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reduced(monkeypatch)
-    config = short(RECIPES[f"{layout}-{visual}"]())
-    path = train(config, tmp_path, source=sets / FOLDER[config.benchmark.layout])
+    config = short(RECIPES[f"{layout}-{visual}"](), checkpoint_every=1)
+    source = sets / FOLDER[config.benchmark.layout]
+
+    def report(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # after its second step, of which nothing is kept yet
+        train(config, tmp_path, source=source, report=report)
+    path = train(config, tmp_path, source=source, resume=True)
     state = load_file(path)
+    if (layout, visual) == ("s4", "pvt"):
+        for key, value in load_file(train(config, tmp_path / "straight", source=source)).items():
+            assert value.equal(state[key]), key
     assert any(key.startswith("visual.") for key in state), "a trained encoder is kept"
     assert not any(key.startswith("audio.vggish.") for key in state), "a frozen one is not"
     model = load_checkpoint(path)
@@ -145,9 +156,13 @@ def test_classes_are_scored_in_the_avss_layout(sets: Path, tmp_path: Path, monke
     monkeypatch.setattr(TrainConfig, "teach_steps", 0)
     options = ["--data", str(sets / "AVSS"), *SMALL, "--steps", "1", "--out", "run"]
     assert main(["train", "avss-pvt", *options]) == 0
-    assert main(["evaluate", "run/avss-pvt.safetensors", "--data", str(sets), "--sets", "avss", "--out", "s.csv"]) == 0
+    scores = ["evaluate", "run/avss-pvt.safetensors", "--data", str(sets), "--sets", "avss", "--out", "s.csv"]
+    assert main(scores) == 0
     with open("s.csv", newline="") as file:
         protocols = {row["protocol"] for row in csv.DictReader(file)}
+    assert main([*scores, "--native"]) == 0
+    with open("s.csv", newline="") as file:
+        assert {row["test_set"] for row in csv.DictReader(file)} == {"avss", "avss-native"}
     assert protocols >= {"classes-argmax", "classes-argmax-reference-nobg", "classes-argmax-nobg", "classes-masked"}
 
 

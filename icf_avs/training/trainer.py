@@ -29,10 +29,11 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
     Raises UserError when `init` is another model: other parts, widths, encoders or classes.
     """
     model = ModelConfig.from_dict({"classes": classes, **config.model})
+    torch.manual_seed(config.seed)
     visual = build_visual(model.visual, frozen=not model.train_visual)
     audio = build_audio(model.audio, model.dim) if model.audio != "log-mel" else None
     names = embed_names(config.text, classes) if model.implicit_text and classes else torch.zeros(len(classes), 1)
-    torch.manual_seed(config.seed)  # here, where no loading draws from it any more
+    torch.manual_seed(config.seed)  # again: how much loading drew depends on what was at hand
     fresh = ICF(model, config.spec, visual, names, audio)
     if init is not None:
         taken = load_checkpoint(init)
