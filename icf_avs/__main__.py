@@ -192,19 +192,14 @@ def build_parser() -> argparse.ArgumentParser:
         "Rows of the same checkpoint and test set are replaced in the table, all others are kept.",
     )
     _checkpoint(part, "checkpoint")
-    part.add_argument("--data", metavar="DIR", type=Path, help="folder of the sets (default: small Stamps test sets)")
-    part.add_argument(
-        "--sets", nargs="+", choices=SETS, help="test sets (default: s4 ms3 cross; with --data, all there)"
-    )
+    _test_sets(part)
     part.add_argument(
         "--out",
         metavar="CSV",
         type=Path,
         help="table (default: results/stamps.csv; with --data of another origin results/avsbench.csv)",
     )
-    part.add_argument("--clips", metavar="N", type=positive, help="score only the first N clips of each set")
     part.add_argument("--native", action="store_true", help="score at the size of the pictures instead of 224x224")
-    part.add_argument("--seed", type=count, default=0, help="seed of noise and off-screen donors (default: 0)")
 
     part = command(
         commands,
@@ -217,13 +212,8 @@ def build_parser() -> argparse.ArgumentParser:
         "Writes DIR/probe.csv and one page, DIR/probe-CHECKPOINT.html (probe-avsbench... for other sets than Stamps).",
     )
     _checkpoint(part, "checkpoint")
-    part.add_argument("--data", metavar="DIR", type=Path, help="folder of the sets (default: small Stamps test sets)")
-    part.add_argument(
-        "--sets", nargs="+", choices=SETS, help="test sets (default: s4 ms3 cross; with --data, all there)"
-    )
+    _test_sets(part)
     part.add_argument("--out", metavar="DIR", type=Path, help="folder for the table and the page (default: results)")
-    part.add_argument("--clips", metavar="N", type=positive, help="probe only the first N clips of each set")
-    part.add_argument("--seed", type=count, default=0, help="seed of noise and off-screen donors (default: 0)")
 
     data = commands.add_parser("data", help="check or prepare a public set, fetch the embedded data, write Stamps")
     data = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -293,6 +283,15 @@ def _checkpoint(part: argparse.ArgumentParser, name: str) -> None:
     optional = {} if name.startswith("-") else {"nargs": "?"}
     text = "name of a shipped model or a .safetensors file (default: the shipped model)"
     part.add_argument(name, metavar="CHECKPOINT", help=text, **optional)
+
+
+def _test_sets(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--data", metavar="DIR", type=Path, help="folder of the sets (default: small Stamps test sets)")
+    part.add_argument(
+        "--sets", nargs="+", choices=SETS, help="test sets (default: s4 ms3 cross; with --data, all there)"
+    )
+    part.add_argument("--clips", metavar="N", type=positive, help="take only the first N clips of each set")
+    part.add_argument("--seed", type=count, default=0, help="seed of noise and off-screen donors (default: 0)")
 
 
 def _stamps(part: argparse.ArgumentParser) -> None:

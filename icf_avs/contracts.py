@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+MASK_STRIDE = 4  # pixels of a picture per cell of the masks in a Batch
+
 
 @dataclass(frozen=True)
 class ClipSpec:

@@ -113,12 +113,7 @@ def evaluate_command(
     from icf_avs import load
 
     loaded = load(checkpoint)
-    root = data or default_sets()
-    if sets is None:
-        sets = DEFAULT_SETS if data is None else [name for name in FOLDERS if (root / FOLDERS[name]).is_dir()]
-    if not sets:
-        raise UserError(f"{root} holds none of {', '.join(FOLDERS.values())}; give the folder above them as --data")
-    is_stamps = data is None or any((root / FOLDERS[name] / "scenes.csv").is_file() for name in sets)
+    root, sets, is_stamps = choose_sets(data, sets)
     out = out or Path("results") / ("stamps.csv" if is_stamps else "avsbench.csv")
     records = {name: read_set(root / FOLDERS[name], "test") for name in sets}
     written: list[Row] = []
@@ -145,6 +140,20 @@ def evaluate_command(
             written += rows
     show(written)
     print(f"wrote {out} and {out.with_suffix('.json')}")
+
+
+def choose_sets(data: Path | None, sets: Sequence[str] | None) -> tuple[Path, Sequence[str], bool]:
+    """The folder of the sets, the names of those asked for, and whether they are Stamps.
+
+    data  None: the default Stamps test sets; sets  None: all in the folder, of the default ones `DEFAULT_SETS`.
+    Raises UserError if the folder holds none.
+    """
+    root = data or default_sets()
+    if sets is None:
+        sets = DEFAULT_SETS if data is None else [name for name in FOLDERS if (root / FOLDERS[name]).is_dir()]
+    if not sets:
+        raise UserError(f"{root} holds none of {', '.join(FOLDERS.values())}; give the folder above them as --data")
+    return root, sets, any((root / FOLDERS[name] / "scenes.csv").is_file() for name in sets)
 
 
 def class_protocols(scores: Scores) -> Scores:

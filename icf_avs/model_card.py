@@ -26,13 +26,14 @@ def checkpoint_table(folder: Path) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         recipe = read_recipe(path)
         run, machine = recipe["config"], recipe["hardware"]
+        data = run["data"]
         steps = " + ".join(str(run[stage]) for stage in ("teach_steps", "steps", "finish"))
         with safe_open(path, framework="np") as file:
             kinds = len(json.loads(file.metadata()["config"])["classes"])
             parameters = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())
         writer.writerow((
             path.stem, recipe["command"], run["seed"], kinds, parameters, f"{path.stat().st_size / 1e6:.1f}",
-            run["data"]["pictures"], run["data"]["clips"], steps, recipe["minutes"],
+            *(f"{data[kind]} + {data[f'finish_{kind}']}" for kind in ("pictures", "clips")), steps, recipe["minutes"],
             machine["processor"], machine["gpu"] or "none", machine["threads"], machine["torch"], recipe["revision"],
             recipe["data"], recipe["licence"],
         ))  # fmt: skip

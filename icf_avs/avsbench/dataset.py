@@ -12,11 +12,9 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from icf_avs.avsbench.record import Audio, ClipRecord, LoadedClip
-from icf_avs.contracts import Batch, ClipSpec
+from icf_avs.contracts import MASK_STRIDE, Batch, ClipSpec
 from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
-
-MASK_STRIDE = 4
 
 
 @dataclass(frozen=True)

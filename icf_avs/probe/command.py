@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from icf_avs.avsbench.layouts import read_set
-from icf_avs.errors import UserError
-from icf_avs.evaluate import DEFAULT_SETS, FOLDERS, default_sets
+from icf_avs.evaluate import FOLDERS, choose_sets
 from icf_avs.probe.report import page
 from icf_avs.probe.runner import CONDITIONS, SetProbe, probe_set
 from icf_avs.probe.scores import ALL, Verdict, judge, worst
@@ -28,8 +27,7 @@ def probe_command(
 ) -> None:
     """Probe `checkpoint` on the test split of each set; write OUT/probe.csv and OUT/probe-CHECKPOINT.html.
 
-    data  folder of the sets (None: the default Stamps test sets); sets  names of `FOLDERS` (None: all in the folder,
-    of the default ones `DEFAULT_SETS`); out  folder (None: results). The files of sets of another origin than Stamps
+    data, sets  as in `choose_sets`; out  folder (None: results). The files of sets of another origin than Stamps
     are named probe-avsbench. Raises UserError for sets that are not there or cannot be read.
     """
     from rich.console import Console
@@ -38,12 +36,7 @@ def probe_command(
     from icf_avs import load
 
     loaded = load(checkpoint)
-    root = data or default_sets()
-    if sets is None:
-        sets = DEFAULT_SETS if data is None else [name for name in FOLDERS if (root / FOLDERS[name]).is_dir()]
-    if not sets:
-        raise UserError(f"{root} holds none of {', '.join(FOLDERS.values())}; give the folder above them as --data")
-    is_stamps = any((root / FOLDERS[name] / "scenes.csv").is_file() for name in sets)
+    root, sets, is_stamps = choose_sets(data, sets)
     stem = "probe" if is_stamps else "probe-avsbench"
     folder = out or Path("results")
     table, report = folder / f"{stem}.csv", folder / f"{stem}-{loaded.name}.html"

@@ -6,15 +6,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from icf_avs.contracts import Batch, ClipSpec
+from icf_avs.contracts import MASK_STRIDE, Batch, ClipSpec
 from icf_avs.data.windows import windows
 from icf_avs.stamps.clips import classes
 from icf_avs.stamps.features import SceneFeatures
 from icf_avs.stamps.scene import Scene
 from icf_avs.stamps.sounds import SoundBank
 from icf_avs.stamps.soundtrack import render_audio
-
-MASK_STRIDE = 4
 
 
 def sound_of(scene: Scene, bank: SoundBank, spec: ClipSpec, variation: int) -> tuple[np.ndarray, np.ndarray]:
