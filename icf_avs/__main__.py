@@ -306,7 +306,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()  # so that a closed pipe shows here and not while Python shuts down
         return code
     except UserError as error:
-        return _complain(str(error))
+        return _complain(error)
     except KeyboardInterrupt:
         print("icf: interrupted", file=sys.stderr)
         return 130
@@ -315,9 +315,11 @@ def main(argv: list[str] | None = None) -> int:
         return 141
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _complain(f"no space left on the disk{_where(error)}; free some, or name another --out or ICF_CACHE")
+            return _complain(
+                UserError(f"no space left on the disk{_where(error)}; free some, or name another --out or ICF_CACHE")
+            )
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return _complain(f"not permitted to write or read{_where(error)}; choose another folder")
+            return _complain(UserError(f"not permitted to write or read{_where(error)}; choose another folder"))
         raise
 
 
@@ -325,8 +327,8 @@ def _where(error: OSError) -> str:
     return f" ({error.filename})" if error.filename else ""
 
 
-def _complain(line: str) -> int:
-    print(f"icf: error: {' '.join(line.split())}", file=sys.stderr)
+def _complain(error: UserError) -> int:
+    print(f"icf: error: {error}", file=sys.stderr)
     return 2
 
 

@@ -5,5 +5,9 @@ class UserError(Exception):
     """Something the user can mend: one line that says what, where and what to do.
 
     The command line prints it without a traceback and exits with code 2; in Python it is an ordinary
-    exception whose text is that line.
+    exception whose text is that line. Names out of broken or hostile files get into such lines, so whatever
+    a terminal would not print as one character (line breaks, escape codes) is shown as an escape.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))

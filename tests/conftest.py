@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from icf_avs.stamps.catalog import Catalog, load_catalog
 from icf_avs.stamps.sounds import SoundBank
 
 torch.set_num_threads(1)  # so that timings and sums do not depend on the machine
+# The same examples every time, so that a change is judged by what it changes; `--hypothesis-profile=default` searches
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 
 class TinySets:

@@ -77,7 +77,7 @@ def test_a_user_error_is_one_line_and_code_2(tmp_path: Path):
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (UserError("two\nlines"), 2, "two lines"),
+        (UserError("two\nlines"), 2, r"two\nlines"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(errno.ENOSPC, "No space left on device", "x.png"), 2, "no space left on the disk (x.png)"),
         (PermissionError(errno.EACCES, "Permission denied", "/o"), 2, "not permitted to write or read (/o)"),
