@@ -41,6 +41,15 @@ def _probe(args: argparse.Namespace) -> None:
     probe_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed)
 
 
+def _ablation(args: argparse.Namespace) -> None:
+    try:
+        from icf_avs.study.command import study_command
+    except ModuleNotFoundError as error:
+        raise UserError(f"the study needs {error.name}: pip install {error.name}") from error
+
+    study_command(args)
+
+
 def _data_check(args: argparse.Namespace) -> int:
     from icf_avs.avsbench.check import check_command
 
@@ -214,6 +223,30 @@ def build_parser() -> argparse.ArgumentParser:
     _checkpoint(part, "checkpoint")
     _test_sets(part)
     part.add_argument("--out", metavar="DIR", type=Path, help="folder for the table and the page (default: results)")
+
+    study = commands.add_parser("study", help="take the method apart: rows, controls, seeds")
+    study = study.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    part = command(
+        study,
+        "ablation",
+        _ablation,
+        "train and score every row of the ablation, as many at a time as there are cores",
+        "  icf study ablation                            all that results/ablation.csv lacks\n"
+        "  icf study ablation --rows baseline all --seeds 1 --steps 100 --clips 10 --results try.csv\n\n"
+        "Rows: baseline, all, each part and pair of mit, sc, cdcl; and stand-ins (icf_avs/study/rows.py).\n"
+        "Interrupted, it goes on where each run stopped. Each finished run is a line of the table.",
+    )
+    part.add_argument("--rows", metavar="ROW", nargs="+", help="only these rows (default: all)")
+    part.add_argument("--seeds", metavar="N", type=positive, default=3, help="seeds 0 to N-1 of each row (default: 3)")
+    part.add_argument("--steps", metavar="N", type=positive, default=600, help="steps of a run (default: 600)")
+    part.add_argument("--clips", metavar="N", type=positive, help="score only the first N clips of each test set")
+    part.add_argument("--jobs", metavar="N", type=positive, help="processes (default: cores, or 1 with a GPU)")
+    part.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("runs/ablation"), help="folder of the runs (runs/ablation)"
+    )
+    part.add_argument(
+        "--results", metavar="CSV", type=Path, default=Path("results/ablation.csv"), help="table (results/ablation.csv)"
+    )
 
     data = commands.add_parser("data", help="check or prepare a public set, fetch the embedded data, write Stamps")
     data = data.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -98,8 +98,12 @@ class SemanticCounterfactual(nn.Module):
         lengths = (sound.detach()[valid] - self.mean).norm(dim=-1).clamp(min=1)
         norms = lengths[torch.randint(lengths.numel(), (self.count, clips, frames), device=sound.device)]
         # The rivals carry no gradient to what made them: the decoder learns to refuse, they do not learn to be refused.
-        sounds = orthogonal(sound.detach(), torch.stack(proposals).detach(), self.mean, norms)
+        sounds = self.place(sound.detach(), torch.stack(proposals).detach(), norms)
         return Rivals(sounds, torch.stack(rival_kinds), torch.stack(known), fit)
+
+    def place(self, factual: Tensor, proposals: Tensor, norms: Tensor) -> Tensor:
+        """Where the rivals lie: factual [B,T,D], proposals [K,B,T,D], norms [K,B,T] -> [K,B,T,D]."""
+        return orthogonal(factual, proposals, self.mean, norms)
 
     def _follow(self, sound: Tensor) -> None:
         mean = sound.float().mean(0)

@@ -33,11 +33,23 @@ class ImplicitText(nn.Module):
 
         valid [B,T] is False on padding frames, which no real frame attends to.
         """
-        clips, frames, patches, dim = visual.shape
-        # At the coarse levels a picture is its mean and its sound: enough for "what is this video about".
-        evidence = torch.stack([sound, visual.mean(2)], dim=2)  # B T 2 D
-        video = self._level("video", sound, evidence, valid, [])
+        clips, frames = valid.shape
+        video = self.of_video(sound, visual, valid)
+        segment = self.of_segments(sound, visual, valid, [video.repeat_interleave(-(-frames // self.segment), 0)])
+        above = segment[:, self.owner(frames, sound.device)].flatten(0, 1)
+        return {"video": video, "segment": segment, "frame": self.of_frames(sound, visual, valid, [above])}
 
+    def owner(self, frames: int, device: torch.device) -> Tensor:
+        """[T], which segment a frame belongs to."""
+        return torch.arange(frames, device=device) // self.segment
+
+    def of_video(self, sound: Tensor, visual: Tensor, valid: Tensor) -> Tensor:
+        """-> [B,n,D]"""
+        return self._level("video", sound, _summary(sound, visual), valid, [])
+
+    def of_segments(self, sound: Tensor, visual: Tensor, valid: Tensor, above: list[Tensor]) -> Tensor:
+        """above: coarser tokens [B*S,n,D] -> [B,S,n,D]"""
+        clips, frames = valid.shape
         segments = -(-frames // self.segment)
         pad = segments * self.segment - frames  # a last short segment is padded and masked
 
@@ -45,17 +57,14 @@ class ImplicitText(nn.Module):
             x = torch.cat([x, x.new_zeros(clips, pad, *x.shape[2:])], dim=1) if pad else x
             return x.reshape(clips * segments, self.segment, *x.shape[2:])
 
-        above = video.repeat_interleave(segments, 0)  # (B S) n D
-        segment = self._level("segment", split(sound), split(evidence), split(valid), [above])
-        segment = segment.reshape(clips, segments, *segment.shape[1:])  # B S n D
+        evidence = split(_summary(sound, visual))
+        return self._level("segment", split(sound), evidence, split(valid), above).unflatten(0, (clips, segments))
 
-        owner = torch.arange(frames, device=sound.device) // self.segment
-        above = segment[:, owner].flatten(0, 1)  # (B T) n D
+    def of_frames(self, sound: Tensor, visual: Tensor, valid: Tensor, above: list[Tensor]) -> Tensor:
+        """above: coarser tokens [B*T,n,D] -> [B,T,n,D]"""
         evidence = torch.cat([sound[:, :, None], visual], dim=2).flatten(0, 1)[:, None]  # (B T) 1 1+P D
-        frame = self._level(
-            "frame", sound.flatten(0, 1)[:, None], evidence, torch.ones_like(valid).flatten()[:, None], [above]
-        )
-        return {"video": video, "segment": segment, "frame": frame.reshape(clips, frames, *frame.shape[1:])}
+        every = torch.ones_like(valid).flatten()[:, None]
+        return self._level("frame", sound.flatten(0, 1)[:, None], evidence, every, above).unflatten(0, valid.shape)
 
     def _level(self, level: str, sound: Tensor, evidence: Tensor, valid: Tensor, above: list[Tensor]) -> Tensor:
         """One granularity over N scopes of t frames: sound [N,t,D], evidence [N,t,e,D], valid [N,t] -> [N,n,D]."""
@@ -71,3 +80,8 @@ class ImplicitText(nn.Module):
         if not above:  # a scope of padding alone must still attend to something
             allowed = allowed | ~allowed.any(1, keepdim=True)
         return self.vocabulary.read(self.read[level](queries, keys, allowed[:, None, None]))
+
+
+def _summary(sound: Tensor, visual: Tensor) -> Tensor:
+    """At the coarse levels a picture is its mean and its sound: enough for "what is this video about". [B,T,2,D]"""
+    return torch.stack([sound, visual.mean(2)], dim=2)

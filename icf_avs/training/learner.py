@@ -21,6 +21,7 @@ class Learner(nn.Module):
         super().__init__()
         self.model = model
         self.teacher = nn.Linear(model.config.dim, len(model.classes) + 1)
+        self.weights = {"learn": Weights(), "finish": FINISHING}
 
     def forward(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         """Terms of the loss of a stage ("teach", "learn", "finish"), and "loss", their weighted sum."""
@@ -38,7 +39,6 @@ class Learner(nn.Module):
     def _learn(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         pyramid = batch.pyramid or self.model.look(batch.frames)
         output = self.model(pyramid, batch.sound, batch.valid, batch.sounding.any(1))
-        weights = FINISHING if stage == "finish" else Weights()
         with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
             whole = {field.name: convert_to_fp32(getattr(output, field.name)) for field in fields(output)}
-            return objective(replace(output, **whole), batch, self.model.shared_space, weights)
+            return objective(replace(output, **whole), batch, self.model.shared_space, self.weights[stage])

@@ -48,10 +48,25 @@ def train(
     trainer = Trainer(config, data, build_model(config, data.classes, init), folder)
     if resume:
         trainer.restore()
-    leads = trainer.accelerator.is_main_process
-    if resume and leads:
+    trainer.seconds += time.monotonic() - begun
+    fit(trainer, report)
+    path = folder / f"{config.name}.safetensors"
+    if trainer.accelerator.is_main_process:
+        begun = time.monotonic()
+        trainer.model.spec = config.final_spec
+        scores = data.validate(trainer.model)
+        trainer.seconds += time.monotonic() - begun
+        save_checkpoint(trainer.model, path, recipe_of(config, trainer, scores))
+    trainer.accelerator.wait_for_everyone()
+    return path
+
+
+def fit(trainer: Trainer, report: Report = lambda *_: None) -> None:
+    """Do the steps that are left of a run; log and checkpoints go to the trainer's folder."""
+    config, folder, leads = trainer.config, trainer.folder, trainer.accelerator.is_main_process
+    if leads:
         _forget_after(folder / "metrics.jsonl", trainer.step)
-    spent = trainer.seconds
+    spent, begun = trainer.seconds, time.monotonic()
     with ThreadPoolExecutor(1) as loader, open(folder / "metrics.jsonl", "a", encoding="utf-8") as log:
         upcoming = loader.submit(trainer.batches, trainer.step)
         while trainer.step < trainer.total:
@@ -68,18 +83,10 @@ def train(
                 log.flush()
             if trainer.step % config.checkpoint_every == 0 or trainer.step == trainer.total:
                 trainer.save()
-    path = folder / f"{config.name}.safetensors"
-    if leads:
-        trainer.model.spec = config.final_spec
-        scores = data.validate(trainer.model)
-        trainer.seconds = spent + time.monotonic() - begun
-        save_checkpoint(trainer.model, path, recipe_of(config, trainer, scores))
-    trainer.accelerator.wait_for_everyone()
-    return path
 
 
 def _forget_after(log: Path, step: int) -> None:
-    """Take out the rows of steps that a resumed run does again."""
+    """Take out the rows of steps that the run does again."""
     rows = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
     kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] < step]
     write_whole(log, "".join(kept))

@@ -1,0 +1,105 @@
+"""Stand-ins for parts of the method, for rows of the study: each takes the place of the part and of nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual
+from icf_avs.model.icf import ICF
+from icf_avs.model.implicit_text import ImplicitText
+from icf_avs.model.shared_space import Gaussian, SharedSpace
+from icf_avs.model.vocabulary import Vocabulary
+
+
+class ShuffledSounds(SemanticCounterfactual):
+    """Other clips' sounds as they are, with blank targets: the strongest simple rival, from the field."""
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__(dim, count, words=False)
+
+    def place(self, factual: Tensor, proposals: Tensor, norms: Tensor) -> Tensor:
+        return proposals
+
+
+class RandomVectors(SemanticCounterfactual):
+    """Random directions around the mean, as long as the factual sounds are; what they would sound like nobody knows."""
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__(dim, count, words=False)
+
+    def place(self, factual: Tensor, proposals: Tensor, norms: Tensor) -> Tensor:
+        return self.mean + F.normalize(torch.randn_like(proposals), dim=-1) * norms[..., None]
+
+    def forward(self, sound: Tensor, kinds: Tensor, valid: Tensor, vocabulary: Vocabulary | None = None) -> Rivals:
+        rivals = super().forward(sound, kinds, valid, vocabulary)
+        return rivals._replace(kinds=torch.zeros_like(rivals.kinds), known=torch.zeros_like(rivals.known))
+
+
+class DroppedSound(SemanticCounterfactual):
+    """The factual sound with nine tenths of its channels at the mean: a sound in which nothing is heard any more."""
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__(dim, count, words=False)
+
+    def place(self, factual: Tensor, proposals: Tensor, norms: Tensor) -> Tensor:
+        kept = torch.rand_like(proposals) < 0.1
+        return self.mean + (factual - self.mean) * kept
+
+    def forward(self, sound: Tensor, kinds: Tensor, valid: Tensor, vocabulary: Vocabulary | None = None) -> Rivals:
+        rivals = super().forward(sound, kinds, valid, vocabulary)
+        return rivals._replace(kinds=torch.zeros_like(rivals.kinds), known=torch.ones_like(rivals.known))
+
+
+class OneLevelText(ImplicitText):
+    """Implicit text at one granularity, "video", "segment" or "frame", handed to every frame of its scope."""
+
+    def __init__(self, like: ImplicitText, heads: int, level: str) -> None:
+        tokens, dim = like.queries[level].shape
+        super().__init__(like.vocabulary, dim, heads, tokens, like.segment)
+        self.level = level
+        for other in {"video", "segment", "frame"} - {level}:
+            del self.queries[other], self.read[other]
+
+    def forward(self, sound: Tensor, visual: Tensor, valid: Tensor) -> dict[str, Tensor]:
+        frames = valid.shape[1]
+        if self.level == "frame":
+            return {"frame": self.of_frames(sound, visual, valid, [])}
+        if self.level == "segment":
+            segments = self.of_segments(sound, visual, valid, [])
+            return {"frame": segments[:, self.owner(frames, sound.device)]}
+        return {"frame": self.of_video(sound, visual, valid)[:, None].expand(-1, frames, -1, -1)}
+
+
+class CosineSpace(SharedSpace):
+    """Means alone, of unit length: then W2^2 = 2 - 2 cos, and how tokens spread counts for nothing."""
+
+    def of_audio(self, tokens: Tensor, weights: Tensor) -> Gaussian:
+        return _point(super().of_audio(tokens, weights))
+
+    def of_vision(self, tokens: Tensor, weights: Tensor) -> Gaussian:
+        return _point(super().of_vision(tokens, weights))
+
+    def of_text(self, tokens: Tensor, weights: Tensor) -> Gaussian:
+        return _point(super().of_text(tokens, weights))
+
+
+def _point(modality: Gaussian) -> Gaussian:
+    return Gaussian(F.normalize(modality.mean, dim=-1), torch.zeros_like(modality.deviation))
+
+
+def replace_part(model: ICF, control: str) -> None:
+    """Put the stand-in of that name into a freshly built full model. Raises ValueError for another name."""
+    config = model.config
+    rivals = {"random": RandomVectors, "shuffled": ShuffledSounds, "dropout": DroppedSound}
+    if control in rivals:
+        model.counterfactual = rivals[control](config.dim, config.counterfactual.count)
+    elif control in ("video", "segment", "frame"):
+        model.implicit_text = OneLevelText(model.implicit_text, config.heads, control)
+    elif control == "cosine":
+        shared = config.contrastive
+        text = model.implicit_text is not None
+        model.shared_space = CosineSpace(config.dim, shared.dim, shared.floor, shared.temperature, text)
+    else:
+        raise ValueError(f"no control {control!r}")

@@ -1,0 +1,125 @@
+"""Scores of one model on balanced test scenes under four sounds: every picture is encoded once, whatever is heard.
+
+The S4-like and MS3-like Stamps test sets, their frames pooled, under the `strict` protocol (docs/PROTOCOLS.md), and
+apart by set and by how many things in the picture could sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.avsbench.layouts import read_set
+from icf_avs.contracts import ClipSpec
+from icf_avs.data.resize import resized
+from icf_avs.data.windows import windows
+from icf_avs.evaluate import AUDIOS, FOLDERS
+from icf_avs.metrics import StrictMetric, g_score
+from icf_avs.model.icf import ICF
+from icf_avs.probe.sounds import heard
+
+SETS = ("s4", "ms3")
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class TestClip:
+    """pyramid: levels [1,T,c,h,w] float16; waves [4,T,N] float32, in the order of AUDIOS; truth [T,H,W] bool;
+    labelled [T] bool; candidates: kinds in the picture that could sound.
+    """
+
+    test_set: str
+    pyramid: list[Tensor]
+    waves: Tensor
+    truth: Tensor
+    labelled: Tensor
+    candidates: int
+
+
+def test_clips(
+    root: Path,
+    visual: nn.Module,
+    spec: ClipSpec,
+    clips: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[TestClip]:
+    """The first so many test clips of each set in memory, with noise and off-screen donors drawn as by `evaluate`."""
+    found: list[TestClip] = []
+    sets = {name: read_set(root / FOLDERS[name], "test") for name in SETS}
+    total = sum(len(records[:clips]) for records in sets.values())
+    for name, records in sets.items():
+        for index, record in enumerate(records[:clips]):
+            clip = record.load()
+            with torch.inference_mode():
+                levels = visual(resized(torch.from_numpy(clip.frames), spec.image_size))
+            sounds = [windows(heard(clip, records, index, audio, seed), spec, len(clip.frames)) for audio in AUDIOS]
+            found.append(
+                TestClip(
+                    name,
+                    [level[None].half() for level in levels],
+                    torch.from_numpy(np.stack(sounds)),
+                    torch.from_numpy(clip.masks > 0),
+                    torch.from_numpy(clip.labelled),
+                    len(record.onscreen),
+                )
+            )
+            progress(len(found), total)
+    return found
+
+
+@torch.inference_mode()
+def probabilities(model: ICF, clip: TestClip) -> Tensor:
+    """[4,T,H,W], one for each of AUDIOS; the picture is looked at once."""
+    device = model.offset.device
+    pixels = model.pixels([level[0].float().to(device) for level in clip.pyramid])
+    sounds = model.semantic_of(model.hear(clip.waves.to(device))[0])[:, None]
+    valid = torch.ones(1, sounds.shape[2], dtype=torch.bool, device=device)
+    logits = model.answer(pixels, sounds, valid).decoded.logits + model.offset
+    size = clip.truth.shape[1:]
+    return F.interpolate(logits.float().cpu(), size, mode="bilinear", align_corners=False).sigmoid()
+
+
+def score(model: ICF, clips: list[TestClip]) -> tuple[Scores, list[dict[str, str | float]]]:
+    """Scores over all frames (columns of results/ablation.csv), and those of each set and number of candidates.
+
+    G-mIoU takes m- from the off-screen sound, the hardest of the three.
+    """
+    model.eval()
+    groups: dict[tuple[str, str], dict[str, StrictMetric]] = {}
+    for clip in clips:
+        found = probabilities(model, clip)[:, clip.labelled]
+        truth = clip.truth[clip.labelled]
+        for key in (("all", "any"), (clip.test_set, "any"), ("all", str(clip.candidates))):
+            group = groups.setdefault(key, {audio: StrictMetric(sync_on_compute=False) for audio in AUDIOS})
+            for audio, masks in zip(AUDIOS, found, strict=True):
+                group[audio].update(masks, truth)
+    tables = {key: {audio: metric.compute() for audio, metric in group.items()} for key, group in groups.items()}
+    parts = [
+        {
+            "test_set": test_set,
+            "candidates": candidates,
+            "frames": sum(
+                int(clip.labelled.sum())
+                for clip in clips
+                if test_set in ("all", clip.test_set) and candidates in ("any", str(clip.candidates))
+            ),
+            **_columns(tables[test_set, candidates]),
+        }
+        for test_set, candidates in sorted(tables)
+    ]
+    return _columns(tables["all", "any"]), parts
+
+
+def _columns(of_audio: dict[str, Scores]) -> Scores:
+    true = of_audio["true"]
+    values = {"miou": true["miou"], "f": true["f"]}
+    values |= {f"miou_{audio}": of_audio[audio]["miou"] for audio in AUDIOS[1:]}
+    values |= {f"fpr_{audio}": of_audio[audio]["active"] for audio in AUDIOS[1:]}
+    return values | {"g_miou": g_score(true["miou"], of_audio["offscreen"]["miou"])}

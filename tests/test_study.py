@@ -1,0 +1,202 @@
+"""The ablation study: its rows differ in what they say, stand-ins take the part's place, tables and tests add up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_icf import random_batch, small_model
+
+from icf_avs.errors import UserError
+from icf_avs.metrics import StrictMetric
+from icf_avs.objective.objective import Weights, objective
+from icf_avs.study.command import pending
+from icf_avs.study.controls import replace_part
+from icf_avs.study.rows import ROWS
+from icf_avs.study.scoring import TestClip, probabilities, score
+from icf_avs.study.summary import pairs_table, rows_table
+from icf_avs.study.table import COLUMNS, PART_COLUMNS, SCORES, add_run, parts_path, read_table
+
+CONTROLS = ("random", "shuffled", "dropout", "video", "segment", "frame", "cosine")
+TestClip.__test__ = False
+
+
+def test_every_row_is_another_run() -> None:
+    digests = {name: row.digest(row.config(0, 600)) for name, row in ROWS.items()}
+    assert len(set(digests.values())) == len(ROWS)
+    assert digests == {name: row.digest(row.config(3, 600)) for name, row in ROWS.items()}  # whatever the seed
+    assert digests["all"] != ROWS["all"].digest(ROWS["all"].config(0, 300))
+    assert sum(row.main for row in ROWS.values()) == 9
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_stand_in_trains(control: str) -> None:
+    model = small_model()
+    replace_part(model, control)
+    batch = random_batch()
+    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1))
+    terms = objective(output, batch, model.shared_space, Weights())
+    terms["loss"].backward()
+    assert torch.isfinite(terms["loss"])
+    assert all(p.grad is not None for p in model.decoder.parameters())
+
+
+def test_an_unknown_stand_in() -> None:
+    with pytest.raises(ValueError, match="no control"):
+        replace_part(small_model(), "magic")
+
+
+def rivals_of(control: str, clips: int = 6):
+    """The rivals of one batch, the sounds they rival, and their mean."""
+    model = small_model()
+    replace_part(model, control)
+    part = model.counterfactual
+    batch = random_batch(clips=clips)
+    sound = torch.randn(clips, 2, 32) + 3
+    rivals = part(sound, batch.sounding.any(1), batch.valid)
+    return rivals, sound, part.mean, batch.sounding.any(1)
+
+
+def test_shuffled_sounds_are_those_of_other_clips() -> None:
+    rivals, sound, _, kinds = rivals_of("shuffled")
+    for clip in range(len(sound)):
+        match = (rivals.sounds[0, clip] == sound).flatten(1).all(1)
+        assert match.sum() == 1 and not match[clip]
+        assert not (kinds[match.nonzero()[0, 0]] & kinds[clip]).any()
+
+
+def test_random_vectors_are_as_long_as_sounds_and_nobody_knows_what_they_are() -> None:
+    rivals, sound, mean, _ = rivals_of("random")
+    lengths = (sound - mean).norm(dim=-1).flatten()
+    for length in (rivals.sounds - mean).norm(dim=-1).flatten():
+        assert (lengths - length).abs().min() < 1e-4
+    assert not rivals.known.any() and not rivals.kinds.any()
+
+
+def test_a_dropped_sound_keeps_a_tenth_of_its_channels() -> None:
+    rivals, sound, mean, _ = rivals_of("dropout", clips=40)
+    kept = rivals.sounds[0] == mean + (sound - mean)
+    assert 0.05 < kept.float().mean() < 0.15
+    assert torch.equal(rivals.sounds[0][~kept], mean.expand_as(sound)[~kept])
+    assert rivals.known.all() and not rivals.kinds.any()
+
+
+@pytest.mark.parametrize("level", ["video", "segment", "frame"])
+def test_one_level_reads_its_scope_alone(level: str) -> None:
+    model = small_model()
+    replace_part(model, level)
+    text = model.implicit_text.eval()
+    sound, visual = torch.randn(1, 5, 32), torch.randn(1, 5, 9, 32)
+    valid = torch.ones(1, 5, dtype=torch.bool)
+    before = text(sound, visual, valid)["frame"]
+    assert before.shape == (1, 5, 2, 32)
+    visual[:, 4] += 1
+    changed = (text(sound, visual, valid)["frame"] != before).flatten(2).any(2)[0].tolist()
+    # segments of two frames: the last one is alone
+    assert changed == {"video": [True] * 5, "segment": [False] * 4 + [True], "frame": [False] * 4 + [True]}[level]
+    visual[:, 3] += 1
+    changed = (text(sound, visual, valid)["frame"] != before).flatten(2).any(2)[0].tolist()
+    assert changed[2] == (level != "frame") and changed[3]
+
+
+def test_cosine_forgets_the_spread() -> None:
+    model = small_model()
+    replace_part(model, "cosine")
+    tokens = torch.randn(3, 7, 32)
+    found = model.shared_space.of_audio(tokens, torch.ones(3, 7))
+    assert torch.allclose(found.mean.norm(dim=-1), torch.ones(3)) and not found.deviation.any()
+
+
+def clips_of(model, count: int = 4) -> list[TestClip]:
+    """Two sets of two clips with one, two, two, three candidates."""
+    batch = random_batch(clips=count)
+    waves = torch.randn(4, count, 2, 15_600)
+    truth = torch.zeros(count, 2, 64, 64, dtype=torch.bool)
+    truth[:, :, :32, :20] = True
+    truth[1, 1] = False
+    labelled = torch.ones(2, dtype=torch.bool)
+    return [
+        TestClip(
+            "s4" if i < 2 else "ms3",
+            [level[i : i + 1].half() for level in batch.pyramid],
+            waves[:, i],
+            truth[i],
+            labelled,
+            (1, 2, 2, 3)[i],
+        )
+        for i in range(count)
+    ]
+
+
+def test_scores_are_those_of_the_model_itself() -> None:
+    """Four sounds decoded together give what the model's forward pass gives one by one."""
+    model = small_model().eval()
+    clips = clips_of(model)
+    scores, parts = score(model, clips)
+    metric = StrictMetric()
+    for clip in clips:
+        pyramid = [level.float() for level in clip.pyramid]
+        with torch.no_grad():
+            logits = model(pyramid, clip.waves[3][None], torch.ones(1, 2, dtype=torch.bool)).logits[0]
+        alone = torch.nn.functional.interpolate(logits[:, None], (64, 64), mode="bilinear", align_corners=False)
+        assert torch.allclose(probabilities(model, clip)[3], alone[:, 0].sigmoid(), atol=1e-5)
+        metric.update(alone[:, 0].sigmoid(), clip.truth)
+    assert scores["miou_offscreen"] == pytest.approx(metric.compute()["miou"], abs=1e-4)
+    assert scores["fpr_offscreen"] == pytest.approx(metric.compute()["active"], abs=1e-4)
+    frames = {(part["test_set"], part["candidates"]): part["frames"] for part in parts}
+    assert frames == {
+        ("all", "any"): 8, ("s4", "any"): 4, ("ms3", "any"): 4, ("all", "1"): 2, ("all", "2"): 4, ("all", "3"): 2
+    }  # fmt: skip
+
+
+def a_run(row: str, seed: int, miou: float, g: float = 0.7) -> tuple[dict[str, str], list[dict[str, str]]]:
+    scores = dict.fromkeys(SCORES, "0.1000") | {"miou": f"{miou:.4f}", "g_miou": f"{g:.4f}"}
+    config = ROWS[row].config(seed, 600)
+    line = {"row": row, "seed": str(seed), **scores, "steps": "600", "minutes": "1", "hardware": "x", "revision": "r"}
+    line["config_hash"] = ROWS[row].digest(config)
+    parts = [
+        {"row": row, "seed": str(seed), "test_set": "all", "candidates": n, "frames": f, **scores, "miou": m}
+        for n, f, m in (("1", "50", "0.9"), ("2", "10", f"{miou:.4f}"), ("3", "30", f"{miou - 0.2:.4f}"))
+    ]
+    return line, parts
+
+
+def test_the_table_keeps_runs_apart_and_says_what_is_left(tmp_path: Path) -> None:
+    table = tmp_path / "ablation.csv"
+    teach, jobs = pending(table, tmp_path, list(ROWS), 3, 600)
+    assert len(jobs) == 3 * len(ROWS) and [job.seed for job in teach] == [0, 1, 2]
+    assert [ROWS[job.row].main for job in jobs] == [True] * 27 + [False] * (len(jobs) - 27)
+    assert [job.seed for job in jobs[:27]] == [0] * 9 + [1] * 9 + [2] * 9
+    add_run(table, *a_run("all", 0, 0.5))
+    add_run(table, *a_run("baseline", 1, 0.4))
+    add_run(table, *a_run("all", 0, 0.6))
+    assert [(line["row"], line["miou"]) for line in read_table(table, COLUMNS)] == [
+        ("baseline", "0.4000"),
+        ("all", "0.6000"),
+    ]
+    assert len(read_table(parts_path(table), PART_COLUMNS)) == 6
+    (tmp_path / "taught-seed1").mkdir()
+    (tmp_path / "taught-seed1" / "audio.safetensors").touch()
+    teach, jobs = pending(table, tmp_path, ["baseline", "all"], 2, 600)
+    assert [(job.row, job.seed) for job in jobs] == [("baseline", 0), ("all", 1)] and [job.seed for job in teach] == [0]
+    _, jobs = pending(table, tmp_path, ["baseline", "all"], 2, 700)
+    assert len(jobs) == 4  # other runs than those of the table
+    table.write_text("a,b\n")
+    with pytest.raises(UserError, match="no table of the study"):
+        read_table(table, COLUMNS)
+
+
+def test_summary_by_hand(tmp_path: Path) -> None:
+    runs = [a_run("baseline", s, m, g) for s, (m, g) in enumerate([(0.50, 0.6), (0.52, 0.6), (0.54, 0.6)])]
+    runs += [a_run("all", s, m, g) for s, (m, g) in enumerate([(0.61, 0.8), (0.62, 0.8), (0.66, 0.8)])]
+    lines, parts = [run[0] for run in runs], [part for run in runs for part in run[1]]
+    rows = {line["row"]: line for line in rows_table(lines)}
+    assert rows["baseline"]["miou"] == "0.520 ± 0.020" and rows["all"]["seeds"] == "3"
+    pairs = {(line["question"], line["scenes"], line["score"]): line for line in pairs_table(lines, parts)}
+    whole = pairs["the whole method", "all", "miou"]
+    assert (whole["difference"], whole["deviations"]) == ("+0.1100", "+5.5")
+    assert float(whole["p"]) == pytest.approx(0.0027, abs=6e-4)  # t = .11 / (.01 / sqrt 3) = 19.05 at 2 degrees
+    assert pairs["the whole method", "2 or 3 candidates", "miou"]["difference"] == "+0.1100"
+    assert pairs["the whole method", "all", "g_miou"]["deviations"] == ""  # the row it is compared with does not vary
+    assert set(pairs) == {key for key in pairs if key[0] == "the whole method"}
