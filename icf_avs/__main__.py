@@ -12,6 +12,7 @@ from icf_avs import __version__
 from icf_avs.errors import UserError
 
 SETS = ("s4", "ms3", "avss", "cross")
+SOUND = ("wav", "video", "log-mel")
 
 
 def _segment(args: argparse.Namespace) -> None:
@@ -31,8 +32,10 @@ def _train(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from icf_avs.evaluate import evaluate_command
+    from icf_avs.results import Settings
 
-    evaluate_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed, args.native)
+    settings = Settings(None if args.native else args.size, args.threshold, args.batch_size)
+    evaluate_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed, settings)
 
 
 def _probe(args: argparse.Namespace) -> None:
@@ -48,6 +51,15 @@ def _ablation(args: argparse.Namespace) -> None:
         raise UserError(f"the study needs {error.name}: pip install {error.name}") from error
 
     study_command(args)
+
+
+def _summary(args: argparse.Namespace) -> None:
+    try:
+        from icf_avs.study.summary import summary_command
+
+        summary_command(args.results, args.out, args.pictures)
+    except ModuleNotFoundError as error:
+        raise UserError(f"the summary needs {error.name}: pip install {error.name}") from error
 
 
 def _data_check(args: argparse.Namespace) -> int:
@@ -183,6 +195,11 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--steps", type=positive, help="optimiser steps (default: the recipe's)")
     part.add_argument("--resume", action="store_true", help="continue the run in the folder")
     part.add_argument("--data", metavar="DIR", type=Path, help="folder of the public set")
+    part.add_argument(
+        "--sound",
+        choices=SOUND,
+        help="form of the sound of the public set (default: the first of these that all clips have)",
+    )
     part.add_argument("--init", metavar="CHECKPOINT", type=Path, help="start from the weights of this checkpoint")
     part.add_argument("--visual", metavar="NAME", help="efficientnet-lite0, pvt-v2-b5, resnet-50 or swin-b")
     part.add_argument("--audio", metavar="NAME", help="log-mel or vggish")
@@ -197,8 +214,10 @@ def build_parser() -> argparse.ArgumentParser:
         "score a checkpoint with the true sound, silence, noise and off-screen sounds",
         "  icf evaluate                                  the shipped checkpoint on the default Stamps test sets\n"
         "  icf evaluate runs/stamps/stamps.safetensors --sets ms3 --clips 20\n"
-        "  icf evaluate --data AVSBench --sets s4        a folder with Single-source/, Multi-sources/, AVSS/\n\n"
-        "Rows of the same checkpoint and test set are replaced in the table, all others are kept.",
+        "  icf evaluate --data AVSBench --sets s4        a folder with Single-source/, Multi-sources/, AVSS/\n"
+        "  icf evaluate --data AVSBench --threshold 0.4 --batch-size 1      as GAVS does (docs/PROTOCOLS.md)\n\n"
+        "Rows of the same checkpoint, test set and protocol are replaced in the table, all others are kept. Other\n"
+        "settings have names of their own there: reference-b1-t0.4, s4-512, s4-native.",
     )
     _checkpoint(part, "checkpoint")
     _test_sets(part)
@@ -208,7 +227,17 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         help="table (default: results/stamps.csv; with --data of another origin results/avsbench.csv)",
     )
-    part.add_argument("--native", action="store_true", help="score at the size of the pictures instead of 224x224")
+    part.add_argument(
+        "--threshold", metavar="X", type=probability, default=0.5, help="mask: probability above this (default: 0.5)"
+    )
+    part.add_argument(
+        "--batch-size", metavar="N", type=positive, default=4, help="clips in a batch of the reference F (default: 4)"
+    )
+    size = part.add_mutually_exclusive_group()
+    size.add_argument(
+        "--size", metavar="N", type=positive, default=224, help="pixels of a side of pictures and masks (default: 224)"
+    )
+    size.add_argument("--native", action="store_true", help="pictures and masks as large as they are")
 
     part = command(
         commands,
@@ -247,6 +276,21 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument(
         "--results", metavar="CSV", type=Path, default=Path("results/ablation.csv"), help="table (results/ablation.csv)"
     )
+
+    part = command(
+        study,
+        "summary",
+        _summary,
+        "mean, deviation and paired tests of the runs in the table, and the study's plots",
+        "  icf study summary",
+    )
+    part.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("runs/ablation"), help="folder of the runs (runs/ablation)"
+    )
+    part.add_argument(
+        "--results", metavar="CSV", type=Path, default=Path("results/ablation.csv"), help="table (results/ablation.csv)"
+    )
+    part.add_argument("--pictures", metavar="DIR", type=Path, default=Path("docs"), help="folder of the plots (docs)")
 
     data = commands.add_parser("data", help="check or prepare a public set, fetch the embedded data, write Stamps")
     data = data.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -18,23 +18,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from icf_avs.avsbench.heard import model_sound
 from icf_avs.avsbench.layouts import read_set
 from icf_avs.avsbench.names import read_labels
 from icf_avs.avsbench.pictures import SIZE
 from icf_avs.avsbench.record import ClipRecord
 from icf_avs.data.resize import resized
-from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
 from icf_avs.evaluate_semantic import evaluate_semantic
-from icf_avs.metrics import ReferenceMetric, StrictMetric
+from icf_avs.metrics import DatasetMetric, ReferenceMetric, StrictMetric
 from icf_avs.probe.sounds import Audio, heard
-from icf_avs.results import Row, Scores, save_notes, save_rows, score_rows, show
+from icf_avs.results import USUAL, Row, Scores, Settings, save_notes, save_rows, score_rows, show
 
 if TYPE_CHECKING:
     from icf_avs.contracts import ClipSpec
 
 AUDIOS: tuple[Audio, ...] = ("true", "silence", "noise", "offscreen")
-BATCH_SIZE = 4  # of the reference protocol
 DEFAULT_SETS = ("s4", "ms3", "cross")  # AVSS holds the scenes of the first two again
 FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources", "avss": "AVSS", "cross": "Cross"}
 
@@ -47,47 +46,58 @@ def evaluate(
     clips: int | None = None,
     progress: Callable[[], None] = lambda: None,
     native: bool = False,
+    settings: Settings = USUAL,
 ) -> Scores:
     """Score `model` at 224x224 on the labelled frames of `records`, all with the same kind of `audio`.
 
     model     has `.spec` (ClipSpec) and `.predict(frames uint8 [T, S, S, 3], waves [T, window]) -> Prediction`
     clips     score only the first so many; donors of off-screen sounds still come from all records
     progress  called after each clip
-    native    score at the size of the pictures instead
+    native    score at the size of the pictures instead: `Settings(size=None)`
+    settings  size, threshold of the mask and batches of the reference F
 
-    Returns {"reference": {...}, "strict": {...}} with the scores of `ReferenceMetric` and `StrictMetric`, each with
-    `fpr` added: the share of pixels marked where nothing should be, which is over the frames with empty ground truth
-    for the true sound (NaN if there are none) and over all frames for a negative one.
+    Returns the scores of each protocol, {"reference": {...}, "strict": {...}, "dataset": {...}, "dataset-2classes":
+    {...}}, from `ReferenceMetric`, `StrictMetric` and `DatasetMetric`, each with `miou`, `f` and `fpr`: the share of
+    pixels marked where nothing should be, which is over the frames with empty ground truth for the true sound (NaN if
+    there are none) and over all frames for a negative one. Pictures are squashed to the size that is scored, and then
+    to the one the model takes.
     Raises UserError if no off-screen donor can be told.
     """
     if audio not in AUDIOS:
         raise ValueError(f"audio is {audio!r}; it must be one of {AUDIOS}")
     # One process scores the whole set, also where a run has several: nothing is to be gathered.
-    reference, strict = ReferenceMetric(BATCH_SIZE, sync_on_compute=False), StrictMetric(sync_on_compute=False)
+    reference = ReferenceMetric(settings.batch_size, settings.threshold, sync_on_compute=False)
+    strict = StrictMetric(settings.threshold, sync_on_compute=False)
+    dataset = DatasetMetric(settings.threshold, sync_on_compute=False)
     for index, record in enumerate(records[:clips]):
-        clip = record.load(None if native else SIZE)
+        clip = record.load(None if native else settings.size)
         wave = heard(clip, records, index, audio, seed)
-        size = clip.masks.shape[1:]
-        probabilities = predict(model, clip.frames, wave, size)[torch.from_numpy(clip.labelled)]
+        probabilities = predict(model, clip.frames, wave, clip.masks.shape[1:])[torch.from_numpy(clip.labelled)]
         truth = torch.from_numpy(clip.masks[clip.labelled] > 0)
-        reference.update(probabilities, truth)
-        strict.update(probabilities, truth)
+        for metric in (reference, strict, dataset):
+            metric.update(probabilities, truth)
         progress()
     scores = {"reference": reference.compute(), "strict": strict.compute()}
+    whole = dataset.compute()
+    scores["dataset"] = {name: whole[name] for name in ("miou", "f")}
+    scores["dataset-2classes"] = {name: whole[f"{name}_2classes"] for name in ("miou", "f")}
     fpr = scores["strict"]["fpr_empty" if audio == "true" else "active"]
     return {protocol: {**values, "fpr": fpr} for protocol, values in scores.items()}
 
 
-def predict(model, frames: np.ndarray, wave: np.ndarray, size: tuple[int, int] = (SIZE, SIZE)) -> Tensor:
-    """Probabilities [T, *size] of pictures uint8 [T, H, W, 3] and their sound, in clips of `spec.frames`."""
+def predict(model, frames: np.ndarray, sound: np.ndarray, size: tuple[int, int] = (SIZE, SIZE)) -> Tensor:
+    """Probabilities [T, *size] of pictures uint8 [T, H, W, 3] and their sound, in clips of `spec.frames`.
+
+    sound: a wave [n] or log-mel windows [T, 96, 64]. Raises UserError for log-mel where the model takes waves alone.
+    """
     spec: ClipSpec = model.spec
     pictures = resized(torch.from_numpy(frames), spec.image_size)
-    waves = torch.from_numpy(windows(wave, spec, len(frames)))
+    sounds = torch.from_numpy(model_sound(model, sound, len(frames)))
     parts = []
     with torch.inference_mode():
         for start in range(0, len(frames), spec.frames):
             part = slice(start, start + spec.frames)
-            logits = model.predict(pictures[part], waves[part]).logits.float().cpu()
+            logits = model.predict(pictures[part], sounds[part]).logits.float().cpu()
             parts.append(F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0])
     return torch.cat(parts).sigmoid()
 
@@ -99,13 +109,13 @@ def evaluate_command(
     out: Path | None,
     clips: int | None,
     seed: int,
-    native: bool = False,
+    settings: Settings = USUAL,
 ) -> None:
     """Score `checkpoint` on the test split of each set, write the table and its sidecar, print a summary.
 
     data  folder of the sets (None: the default Stamps test sets); sets  names of `FOLDERS` (None: all in the folder,
-    of the default ones `DEFAULT_SETS`); native  at the size of the pictures, in rows
-    of their own (test set NAME-native). Raises UserError for sets that are not there or cannot be read.
+    of the default ones `DEFAULT_SETS`); settings  other ones than usual have rows of their own (`Settings.labels`).
+    Raises UserError for sets that are not there or cannot be read.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -125,18 +135,21 @@ def evaluate_command(
                 if audio == "offscreen" and any(record.onscreen is None for record in records[name]):
                     bar.console.print(f"{name}: no off-screen row, its clips do not say what is in the picture")
                     continue
+                if audio == "noise" and not all(record.has_wave for record in records[name]):
+                    bar.console.print(f"{name}: no noise row, log-mel windows do not say how loud its clips are")
+                    continue
                 task = bar.add_task(f"{name}, {audio}", total=total)
                 advance = partial(bar.advance, task)
-                scores[audio] = evaluate(loaded.model, records[name], audio, seed, clips, advance, native)
-            if name == "avss" and loaded.model.config.semantic and not native:
+                scores[audio] = evaluate(loaded.model, records[name], audio, seed, clips, advance, settings=settings)
+            if name == "avss" and loaded.model.config.semantic and settings.size is not None:
                 task = bar.add_task(f"{name}, classes", total=total)
                 names = read_labels(root / FOLDERS[name] / "label2idx.json")
-                found = evaluate_semantic(loaded.model, records[name], names, clips, partial(bar.advance, task))
+                advance = partial(bar.advance, task)
+                found = evaluate_semantic(loaded.model, records[name], names, clips, advance, settings)
                 scores["true"] = {**scores["true"], **class_protocols(found)}
-            label = f"{name}-native" if native else name
-            rows = score_rows(scores, loaded.name, label, total, seed)
+            rows = score_rows(scores, loaded.name, name, total, seed, settings)
             save_rows(out, rows)  # set by set: what is finished outlives an interruption
-            save_notes(out.with_suffix(".json"), loaded.name, label, BATCH_SIZE, scores)
+            save_notes(out.with_suffix(".json"), loaded.name, name, settings, scores)
             written += rows
     show(written)
     print(f"wrote {out} and {out.with_suffix('.json')}")
@@ -157,14 +170,24 @@ def choose_sets(data: Path | None, sets: Sequence[str] | None) -> tuple[Path, Se
 
 
 def class_protocols(scores: Scores) -> Scores:
-    """The scores of `evaluate_semantic` as protocols of the table: each rule, as the reference averages it and as it
-    leaves out the background, the right way to leave it out, and over classes that occur alone.
+    """The scores of `evaluate_semantic` as protocols of the table.
+
+    Each rule as the reference averages it and as it leaves out the background, the right way to leave it out, over
+    classes that occur alone, and from the pixels of the whole set; padding, where it is scored, touches the first two.
     """
-    averages = {"": "", "-reference-nobg": "_reference_nobg", "-nobg": "_nobg", "-strict": "_strict"}
+    averages = {
+        "": ("miou", "f"),
+        "-reference-nobg": ("miou_reference_nobg", "f_reference_nobg"),
+        "-nobg": ("miou_nobg", "f_nobg"),
+        "-strict": ("miou_strict", "f_strict"),
+        "-dataset": ("dataset_miou", "dataset_f"),
+        "-dataset-all": ("dataset_miou_all", "dataset_f"),
+    }
     return {
-        f"classes-{rule}{name}": {"miou": values["miou" + key], "f": values["f" + key], "fpr": float("nan")}
+        f"classes-{rule}{name}": {"miou": values[miou], "f": values[f], "fpr": float("nan")}
         for rule, values in scores.items()
-        for name, key in averages.items()
+        for name, (miou, f) in averages.items()
+        if rule != "argmax-padded" or name in ("", "-reference-nobg")
     }
 
 

@@ -2,6 +2,8 @@
 
 Two rules turn its logits into class ids. `argmax` is the protocol's: the likeliest of background and all classes.
 `masked` is that of `icf segment --semantic` (class_labels.py): the mask head says where, the class head says what.
+`argmax-padded` is `argmax` as the reference itself counts: it fills every clip up to ten frames with blank ones, on
+which its model is made to answer background, and scores them too. That raises the score of the background.
 """
 
 from __future__ import annotations
@@ -14,18 +16,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icf_avs.avsbench.pictures import SIZE
 from icf_avs.class_labels import class_labels
 from icf_avs.data.resize import resized
 from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
-from icf_avs.metrics.semantic import SemanticMetric
+from icf_avs.metrics.semantic import SemanticMetric, likeliest
+from icf_avs.results import USUAL, Settings
 from icf_avs.segment import check_class_head
 
 if TYPE_CHECKING:
     from icf_avs.avsbench.record import ClipRecord
     from icf_avs.contracts import Prediction
     from icf_avs.segment import Model
+
+PADDED = 10  # frames of a clip in the reference's loader
+Portion = list[Tensor]  # [prediction, truth] of one clip, class ids [n, H, W]
 
 
 def evaluate_semantic(
@@ -34,34 +39,49 @@ def evaluate_semantic(
     names: Sequence[str],
     clips: int | None = None,
     progress: Callable[[], None] = lambda: None,
+    settings: Settings = USUAL,
 ) -> dict[str, dict[str, float]]:
-    """Scores of `SemanticMetric` on the labelled frames of `records`: {"argmax": {...}, "masked": {...}}.
+    """Scores of `SemanticMetric` on the labelled frames of `records`, by rule: argmax, argmax-padded and masked.
 
     names     of the set's class ids, background first (`avsbench.names.read_labels`); those of the model are matched to
               them by name, in whatever order they are
     clips     score only the first so many
     progress  called after each clip
+    settings  size; threshold of the mask; clips that make one update of the metric, as one batch of the reference
 
-    Every update of the metric is one clip. Raises UserError for a model without a class head or with other classes
-    than the set's, and for a set without class ids.
+    Raises UserError for a model without a class head or with other classes than the set's, and for a set without class
+    ids; ValueError for `settings.size` None, since clips of several sizes make no batch.
     """
+    if settings.size is None:
+        raise ValueError("classes are scored at one size")
     check_class_head(model, "the checkpoint")
     order = torch.tensor(class_order(model.classes, names))
-    metrics = {rule: SemanticMetric(len(names), sync_on_compute=False) for rule in ("argmax", "masked")}
-    for record in records[:clips]:
+    size = settings.size, settings.size
+    batches: dict[str, list[Portion]] = {rule: [] for rule in ("argmax", "argmax-padded", "masked")}
+    metrics = {rule: SemanticMetric(len(names), sync_on_compute=False) for rule in batches}
+    shown = records[:clips]
+    for number, record in enumerate(shown, 1):
         if record.layout != "AVSS":
             raise UserError(f"clip {record.name} is of an {record.layout} set, whose masks tell no classes; give AVSS")
-        clip = record.load()
+        clip = record.load(settings.size)
         labelled = torch.from_numpy(clip.labelled)
-        truth = torch.from_numpy(clip.masks)[labelled]
+        truth = torch.from_numpy(clip.masks)[labelled].long()
         parts = [(found.logits, found.classes) for found in _predictions(model, clip.frames, clip.wave)]
         logits, classes = (torch.cat(tensors)[labelled].float().cpu() for tensors in zip(*parts, strict=True))
         classes = classes[:, order]
-        masks = _enlarged(logits[:, None])[:, 0].sigmoid() > 0.5
-        # Logits, not ids: the reference's softmax makes ties that have to be decided as it does.
-        metrics["argmax"].update(_enlarged(classes), truth)
-        ids = [class_labels(frame, (SIZE, SIZE), mask) for frame, mask in zip(classes, masks, strict=True)]
-        metrics["masked"].update(torch.stack(ids), truth)
+        # frame by frame: 71 maps of one are 14 MB
+        argmax = torch.cat([likeliest(_enlarged(frame[None], size)) for frame in classes])
+        masks = _enlarged(logits[:, None], size)[:, 0].sigmoid() > settings.threshold
+        pairs = zip(classes, masks, strict=True)
+        masked = torch.stack([class_labels(frame, size, mask) for frame, mask in pairs]).long()
+        blank = torch.zeros(max(PADDED - len(clip.frames), 0), *size, dtype=torch.long)
+        batches["argmax"].append([argmax, truth])
+        batches["argmax-padded"].append([torch.cat([argmax, blank]), torch.cat([truth, blank])])
+        batches["masked"].append([masked, truth])
+        if number % settings.batch_size == 0 or number == len(shown):
+            for rule, portions in batches.items():
+                metrics[rule].update(*(torch.cat(ids) for ids in zip(*portions, strict=True)))
+                portions.clear()
         progress()
     return {rule: metric.compute() for rule, metric in metrics.items()}
 
@@ -98,5 +118,5 @@ def _predictions(model: Model, frames: np.ndarray, wave: np.ndarray) -> Iterator
             yield model.predict(pictures[part], waves[part])
 
 
-def _enlarged(maps: Tensor) -> Tensor:
-    return F.interpolate(maps, (SIZE, SIZE), mode="bilinear", align_corners=False)
+def _enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)

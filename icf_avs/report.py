@@ -1,8 +1,8 @@
 """Fill the tables of README.md and docs/*.md from results/*.csv, so that no number is typed by hand.
 
 `<!-- results:stamps protocol=strict -->` ... `<!-- /results -->` is filled from results/stamps.csv, from the rows
-whose columns have the values named. A table of scores gets one line a checkpoint, test set and protocol, with the
-four sounds side by side; any other CSV is shown as it is.
+whose columns have the values named (`protocol=reference,strict`: either of these). A table of scores gets one line a
+checkpoint, test set and protocol, with the four sounds side by side; any other CSV is shown as it is.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def fill(text: str, results: Path, where: Path) -> str:
         for column, value in (item.split("=", 1) for item in match["filters"].split()):
             if column not in columns:
                 raise UserError(f"{where}: {path} has no column {column!r}; it has {', '.join(columns)}")
-            rows = [row for row in rows if row[column] == value]
+            rows = [row for row in rows if row[column] in value.split(",")]
         if not rows:
             raise UserError(f"{where}: {path} has no row for {match[1].strip()}; mend the mark or run `icf evaluate`")
         lines = _scores(rows) if columns == COLUMNS else _plain(columns, rows)

@@ -2,7 +2,8 @@
 
 One row a checkpoint, test set, audio and protocol; scores are shares in [0, 1], empty where none exists. `fpr` is the
 share of pixels marked where nothing should be: over the frames with empty ground truth for the true sound, over all
-frames for silence, noise and off-screen sound. `revision` is that of the code that scored.
+frames for silence, noise and off-screen sound. `revision` is that of the code that scored. Scores under other settings
+than the reference's have names of their own in the cells `test_set` and `protocol`: see `Settings.labels`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
+from icf_avs.avsbench.pictures import SIZE
 from icf_avs.errors import UserError
 
 COLUMNS = ("checkpoint", "test_set", "audio", "protocol", "miou", "f", "fpr", "clips", "seed", "revision")
@@ -26,14 +30,49 @@ Row = dict[str, str]
 Scores = dict[str, dict[str, float]]  # protocol -> score -> value
 
 
-def score_rows(scores: dict[str, Scores], checkpoint: str, test_set: str, clips: int, seed: int) -> list[Row]:
-    """Rows of one test set from the scores of each kind of audio."""
+@dataclass(frozen=True)
+class Settings:
+    """What a user may choose of how predictions are scored; by default as the reference does."""
+
+    size: int | None = SIZE  # pixels of a side of pictures and masks; None: as they are
+    threshold: float = 0.5
+    batch_size: int = 4  # clips
+
+    def labels(self, test_set: str, protocol: str) -> tuple[str, str]:
+        """The cells `test_set` and `protocol` of scores taken under these settings.
+
+        A size other than 224 names other pictures: `s4-512`, `s4-native`. Batches other than of 4 clips and thresholds
+        other than 0.5 name another way to score them, where it matters: `reference-b1-t0.4`, but `strict-t0.4`.
+        """
+        if self.size != SIZE:
+            test_set += "-native" if self.size is None else f"-{self.size}"
+        if self.batch_size != Settings.batch_size and protocol == "reference":
+            protocol += f"-b{self.batch_size}"
+        if self.threshold != Settings.threshold and not protocol.startswith("classes-argmax"):
+            protocol += f"-t{self.threshold:g}"
+        return test_set, protocol
+
+
+USUAL = Settings()
+
+
+def score_rows(
+    scores: dict[str, Scores], checkpoint: str, test_set: str, clips: int, seed: int, settings: Settings
+) -> list[Row]:
+    """Rows of one test set from the scores of each kind of audio.
+
+    Without those that another batch size or threshold leaves as they are: a run with the usual ones writes them.
+    """
     code = revision()
+    usual = Settings(size=settings.size)
     rows = []
     for audio, protocols in scores.items():
         for protocol, values in protocols.items():
+            labels = settings.labels(test_set, protocol)
+            if settings != usual and labels == usual.labels(test_set, protocol):
+                continue
             cells = ("" if math.isnan(values[key]) else f"{values[key]:.4f}" for key in ("miou", "f", "fpr"))
-            row = (checkpoint, test_set, audio, protocol, *cells, str(clips), str(seed), code)
+            row = (checkpoint, labels[0], audio, labels[1], *cells, str(clips), str(seed), code)
             rows.append(dict(zip(COLUMNS, row, strict=True)))
     return rows
 
@@ -48,10 +87,12 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def save_rows(path: Path, rows: list[Row]) -> None:
-    """Put `rows` in place of those of the same checkpoint and test set in the table at `path`; keep all others."""
-    replaced = {(row["checkpoint"], row["test_set"]) for row in rows}
-    old = read_rows(path) if path.exists() else []
-    kept = [row for row in old if (row["checkpoint"], row["test_set"]) not in replaced]
+    """Put `rows` in place of those of the same checkpoint, test set and protocol in the table at `path`, and keep the
+    others.
+    """
+    key = itemgetter("checkpoint", "test_set", "protocol")
+    replaced = set(map(key, rows))
+    kept = [row for row in (read_rows(path) if path.exists() else []) if key(row) not in replaced]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -59,15 +100,20 @@ def save_rows(path: Path, rows: list[Row]) -> None:
     write_whole(path, text.getvalue())
 
 
-def save_notes(path: Path, checkpoint: str, test_set: str, batch_size: int, scores: dict[str, Scores]) -> None:
-    """Note in the JSON file at `path` how the rows came about, with all strict scores: {"CHECKPOINT SET": {...}}."""
+def save_notes(path: Path, checkpoint: str, test_set: str, settings: Settings, scores: dict[str, Scores]) -> None:
+    """Note in the JSON file at `path` how the rows came about, with all strict scores.
+
+    {"CHECKPOINT SET": {...}}, and "CHECKPOINT SET reference-b1" under other settings than the usual ones.
+    """
     try:
         notes = json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:
         raise UserError(f"{path} is no JSON file: {error}; move it away") from error
-    notes[f"{checkpoint} {test_set}"] = {
+    test_set, protocol = settings.labels(test_set, "reference")
+    notes[f"{checkpoint} {test_set}" + (f" {protocol}" if protocol != "reference" else "")] = {
         "command": shlex.join(["icf", *sys.argv[1:]]),
-        "reference_batch_size": batch_size,
+        "reference_batch_size": settings.batch_size,
+        "threshold": settings.threshold,
         "hardware": hardware(),
         "strict": {
             audio: {key: None if math.isnan(value) else round(value, 4) for key, value in protocols["strict"].items()}

@@ -7,12 +7,15 @@ import wave
 from collections.abc import Callable
 from pathlib import Path
 
+import avsbench_fixtures as fixtures
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
+from public_sets import AVSS, MS3, S4
 
+from icf_avs.stamps.benchmark import write_stamps
 from icf_avs.stamps.catalog import Catalog, load_catalog
 from icf_avs.stamps.sounds import SoundBank
 
@@ -117,3 +120,22 @@ def bank(catalog: Catalog) -> SoundBank:
 @pytest.fixture
 def tiny(tmp_path: Path) -> TinySets:
     return TinySets(tmp_path / "set")
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> tuple[Path, dict[str, fixtures.Written]]:
+    """Small sets of the three public layouts side by side, and their clips by name; on S4 the picture of a stamp."""
+    stem = next(stem for kind in catalog.kinds for stem in kind.pictures if (catalog.root / f"{stem}.png").is_file())
+    root = tmp_path_factory.mktemp("AVSBench")
+    written = fixtures.write_s4(root / "Single-source", S4, Image.open(catalog.root / f"{stem}.png"))
+    written += fixtures.write_ms3(root / "Multi-sources", MS3)
+    written += fixtures.write_avss(root / "AVSS", AVSS)
+    return root, {clip.name: clip for clip in written}
+
+
+@pytest.fixture(scope="session")
+def stamps_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip or two of each Stamps set."""
+    root = tmp_path_factory.mktemp("stamps")
+    write_stamps(root, seed=5, train=1, test=2, video=False)
+    return root

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import icf_avs.evaluate as evaluation
+from icf_avs.__main__ import main
 from icf_avs.avsbench.layouts import read_set
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
 from icf_avs.evaluate import AUDIOS, evaluate, evaluate_command
 from icf_avs.probe.sounds import donors, heard
-from icf_avs.results import COLUMNS, read_rows, revision
+from icf_avs.results import COLUMNS, Settings, read_rows, revision
 
 
 class Listener:
@@ -74,6 +75,77 @@ def test_another_image_size_and_long_clips(tiny):
     assert model.lengths == [4, 4, 2]
 
 
+class Graded(Listener):
+    """Marks the left half surely, and the next quarter with a probability of 0.45; the object is either of both."""
+
+    def predict(self, frames, waves):
+        found = super().predict(frames, waves)
+        found.logits[:] = -9.0
+        found.logits[..., :28] = 9.0
+        found.logits[..., 28:42] = float(np.log(0.45 / 0.55))
+        return found
+
+
+def test_settings_of_other_protocols(records):
+    """Against the formulas: clip i has its object in the columns below 40 (i + 1)."""
+    model = Graded(ClipSpec())
+    usual, lower = evaluate(model, records), evaluate(model, records, settings=Settings(threshold=0.4))
+    for scores, marked in ((usual, 112), (lower, 168)):
+        ious = [min(wide, marked) / max(wide, marked) for wide in (40, 80, 120)]
+        inter, union = (sum(side(wide, marked) for wide in (40, 80, 120)) for side in (min, max))
+        assert scores["strict"]["miou"] == pytest.approx(np.mean(ious), abs=0.01)
+        assert scores["reference"]["miou"] == pytest.approx(np.mean(ious), abs=0.01)
+        assert scores["dataset"]["miou"] == pytest.approx(inter / union, abs=0.01)
+        blank = (3 * 224 - union) / (3 * 224 - inter)
+        assert scores["dataset-2classes"]["miou"] == pytest.approx((inter / union + blank) / 2, abs=0.01)
+    assert usual["strict"]["f"] == lower["strict"]["f"] and usual["reference"]["f"] == lower["reference"]["f"]
+    assert lower["dataset"]["f"] < usual["dataset"]["f"]
+    assert evaluate(model, records, "silence", settings=Settings(threshold=0.4))["dataset"]["fpr"] == pytest.approx(
+        168 / 224, abs=0.01
+    )
+    # of the thresholds that keep all marks and those that keep the sure ones, each clip has its own best
+    alone = evaluate(model, records, settings=Settings(batch_size=1))
+    assert alone["reference"]["f"] > usual["reference"]["f"] == pytest.approx(usual["strict"]["f"])
+    np.testing.assert_equal(alone["strict"], usual["strict"])
+
+
+def test_another_size_is_that_of_pictures_and_masks(tiny):
+    seen = []
+
+    class Watching(Listener):
+        def predict(self, frames, waves):
+            seen.append(tuple(frames.shape))
+            return super().predict(frames, waves)
+
+    records = read_set(tiny.avss("test", ["v1m"]), "test")  # 320 x 240
+    model = Watching(ClipSpec())
+    model.deaf = True
+    loaded = []
+    load = type(records[0]).load
+    spy = SimpleNamespace(**vars(records[0]), load=lambda size: loaded.append(size) or load(records[0], size))
+    for size in (224, 512, None):
+        assert evaluate(model, [spy], settings=Settings(size=size))["strict"]["miou"] > 0.95
+    native = evaluate(model, [spy], native=True)
+    np.testing.assert_equal(native, evaluate(model, [spy], settings=Settings(size=None)))
+    assert loaded == [224, 512, None, None, None] and set(seen) == {(5, 224, 224, 3)}  # the network's own stays
+
+
+def test_labels_say_which_settings_differ():
+    usual = Settings()
+    for protocol in ("reference", "strict", "dataset", "classes-masked", "classes-argmax-nobg"):
+        assert usual.labels("s4", protocol) == ("s4", protocol)
+    assert Settings(size=512).labels("s4", "strict") == ("s4-512", "strict")
+    assert Settings(size=None).labels("avss", "reference") == ("avss-native", "reference")
+    other = Settings(threshold=0.4, batch_size=1)
+    assert [other.labels("s4", name)[1] for name in ("reference", "strict", "dataset-2classes")] == [
+        "reference-b1-t0.4",
+        "strict-t0.4",
+        "dataset-2classes-t0.4",
+    ]
+    assert other.labels("avss", "classes-masked-nobg")[1] == "classes-masked-nobg-t0.4"
+    assert other.labels("avss", "classes-argmax")[1] == "classes-argmax"
+
+
 def test_unlabelled_frames_are_not_scored(tiny):
     records = read_set(tiny.s4("train", ["dog"]), "train")
     scores = evaluate(Listener(ClipSpec()), records)
@@ -110,6 +182,40 @@ def test_windows_are_centred_and_padded():
     assert cut[2, 0] == 51 and cut[2, -1] == 450
     assert cut[4, 249] == 500 and cut[4, 250:].sum() == 0
     assert not windows(np.zeros(0, np.float32), spec, 2).any()
+
+
+def cells(path):
+    return {(row["test_set"], row["protocol"], row["audio"]): row for row in read_rows(path)}
+
+
+def test_other_settings_have_rows_of_their_own(tiny, tmp_path, monkeypatch):
+    tiny.root = tmp_path / "data/Single-source"
+    tiny.s4("test", ["dog", "cat", "hen"])
+    loaded = SimpleNamespace(model=Graded(ClipSpec()), name="graded")
+    monkeypatch.setattr("icf_avs.load", lambda checkpoint: loaded, raising=False)
+    monkeypatch.chdir(tmp_path)
+    command = ["evaluate", "--data", "data", "--sets", "s4", "--out", "scores.csv"]
+    path = tmp_path / "scores.csv"
+    assert main(command) == 0
+    usual = cells(path)
+    assert {key[:2] for key in usual} == {("s4", p) for p in ("reference", "strict", "dataset", "dataset-2classes")}
+    assert usual["s4", "dataset", "true"]["miou"] != usual["s4", "strict", "true"]["miou"] != ""
+    assert main([*command, "--threshold", "0.4", "--batch-size", "1", "--clips", "2"]) == 0
+    both = cells(path)
+    assert both.items() >= usual.items()
+    new = {key[1] for key in both.keys() - usual.keys()}
+    assert new == {"reference-b1-t0.4", "strict-t0.4", "dataset-t0.4", "dataset-2classes-t0.4"}
+    assert main([*command, "--batch-size", "1"]) == 0  # strict and dataset do not know batches
+    assert {key[1] for key in cells(path).keys() - both.keys()} == {"reference-b1"}
+    assert main([*command, "--size", "64"]) == 0 and main([*command, "--native", "--clips", "1"]) == 0
+    everything = cells(path)
+    assert {key[0] for key in everything} == {"s4", "s4-64", "s4-native"} and everything.items() >= both.items()
+    notes = json.loads(path.with_suffix(".json").read_text())
+    names = {"graded s4", "graded s4 reference-b1-t0.4", "graded s4 reference-b1", "graded s4-64", "graded s4-native"}
+    assert set(notes) == names and notes["graded s4 reference-b1-t0.4"]["threshold"] == 0.4
+    for wrong in (["--size", "64", "--native"], ["--threshold", "40"], ["--batch-size", "0"], ["--size", "0"]):
+        with pytest.raises(SystemExit):
+            main([*command, *wrong])
 
 
 def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys):

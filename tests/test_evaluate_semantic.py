@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from icf_avs.avsbench.layouts import read_set
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.errors import UserError
+from icf_avs.evaluate import class_protocols
 from icf_avs.evaluate_semantic import class_order, evaluate_semantic
+from icf_avs.results import Settings
 
 NAMES = ("background", "ant", "bee", "cow", "dog")
 PARTS = ["v1s", "v1m", "v2"]
@@ -94,10 +96,53 @@ def test_a_model_that_knows_scores_one_on_what_occurs(tiny):
             made.logits = torch.where(truth > 0, 9.0, -9.0)
             return made
 
-    for rule, scores in evaluate_semantic(Oracle(), records, NAMES).items():
+    every = evaluate_semantic(Oracle(), records, NAMES)
+    assert set(every) == {"argmax", "argmax-padded", "masked"}
+    for rule, scores in every.items():
         assert scores["miou_strict"] == pytest.approx(1), rule
         assert scores["miou"] == pytest.approx(3 / 5), rule  # two classes never occur
     assert evaluate_semantic(Oracle(), records, NAMES, clips=1)["argmax"]["miou"] == pytest.approx(2 / 5)
+
+
+def test_the_reference_pads_every_clip_to_ten_frames(tiny):
+    """Its free background frames count like others: 5 of each v1m clip, none of v2."""
+    records, model = read_set(tiny.avss("test", PARTS), "test"), Guesser()
+    padded = evaluate_semantic(model, records, NAMES)["argmax-padded"]
+    truth = [record.load().masks for record in records]
+    to_set = np.array([NAMES.index(name) for name in ("background", *model.classes)])
+    made = torch.cat([classes for _, classes in model.made])
+    predicted = to_set[F.interpolate(made, (224, 224), mode="bilinear").numpy().argmax(1)]
+    blank = np.zeros((10, 224, 224), int)
+    miou, f = reference(np.concatenate([predicted, blank]), np.concatenate([*truth, blank]))
+    assert (padded["miou"], padded["f"]) == pytest.approx((miou, f), abs=1e-5)
+
+
+def test_settings(tiny):
+    records = read_set(tiny.avss("test", PARTS), "test")
+    usual = evaluate_semantic(Guesser(), records, NAMES)
+    lower = evaluate_semantic(Guesser(), records, NAMES, settings=Settings(threshold=0.2))
+    assert lower["argmax"] == usual["argmax"] and lower["masked"] != usual["masked"]
+    alone = evaluate_semantic(Guesser(), records, NAMES, settings=Settings(batch_size=1))
+    assert all(alone[rule] == pytest.approx(usual[rule], abs=1e-6) for rule in usual)
+    small = evaluate_semantic(Guesser(), records, NAMES, settings=Settings(size=96))
+    for rule in usual:
+        assert small[rule]["miou"] == pytest.approx(usual[rule]["miou"], abs=0.02) and small[rule] != usual[rule]
+    with pytest.raises(ValueError, match="one size"):
+        evaluate_semantic(Guesser(), records, NAMES, settings=Settings(size=None))
+
+
+def test_protocols_of_the_table():
+    names = ["miou", "f", "miou_reference_nobg", "f_reference_nobg", "miou_nobg", "f_nobg", "miou_strict", "f_strict"]
+    values = {name: i / 20 for i, name in enumerate([*names, "dataset_miou", "dataset_f", "dataset_miou_all"])}
+    table = class_protocols(dict.fromkeys(("argmax", "argmax-padded", "masked"), values))
+    assert [name for name in table if "padded" in name] == [
+        "classes-argmax-padded",
+        "classes-argmax-padded-reference-nobg",
+    ]
+    assert len(table) == 2 * 6 + 2
+    assert (table["classes-argmax-strict"]["miou"], table["classes-argmax-strict"]["f"]) == (0.3, 0.35)
+    assert table["classes-masked-dataset"] == pytest.approx({"miou": 0.4, "f": 0.45, "fpr": np.nan}, nan_ok=True)
+    assert table["classes-masked-dataset-all"]["miou"] == 0.5
 
 
 def test_unlabelled_frames_are_not_scored(tiny):

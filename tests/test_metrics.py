@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icf_avs.metrics import THRESHOLDS, ReferenceMetric, StrictMetric, f_curves, g_score
+from icf_avs.metrics import THRESHOLDS, DatasetMetric, ReferenceMetric, StrictMetric, f_curves, g_score
 
 LEVELS = np.float32([0, 0.1, 0.25, 0.5, 0.500001, 0.75, 1.0])
 Clip = tuple[np.ndarray, np.ndarray]  # probabilities and truth, float32 [n, H, W]
@@ -28,13 +28,13 @@ def oracle_curve(p: np.ndarray, g: np.ndarray) -> np.ndarray:
     return np.array(curve)
 
 
-def oracle_reference(clips: list[Clip], batch_size: int) -> tuple[float, float]:
+def oracle_reference(clips: list[Clip], batch_size: int, threshold: float = 0.5) -> tuple[float, float]:
     ious, fs = [], []
     for start in range(0, len(clips), batch_size):
         iou, curves = [], []
         for p, g in clips[start : start + batch_size]:
             for frame, truth in zip(p, g, strict=True):
-                marked = (frame > 0.5).astype(np.float64)
+                marked = (frame > np.float32(threshold)).astype(np.float64)
                 if truth.any():
                     iou.append((marked * truth).sum() / (np.maximum(marked, truth).sum() + 1e-7))
                     curves.append(oracle_curve(frame, truth))
@@ -45,21 +45,33 @@ def oracle_reference(clips: list[Clip], batch_size: int) -> tuple[float, float]:
     return float(np.mean(ious)), float(np.mean(fs))
 
 
-def oracle_strict(clips: list[Clip]) -> dict[str, float]:
+def oracle_strict(clips: list[Clip], threshold: float = 0.5) -> dict[str, float]:
     p, g = (np.concatenate(part) for part in zip(*clips, strict=True))
-    marked, sounding = (p > 0.5).astype(np.float64), g.any((1, 2))
+    marked, sounding = (p > np.float32(threshold)).astype(np.float64), g.any((1, 2))
     pairs = list(zip(p[sounding], g[sounding], strict=True))
-    iou = [((a > 0.5) * b).sum() / np.maximum(a > 0.5, b).sum(dtype=np.float64) for a, b in pairs]
+    iou = [(m * t).sum() / np.maximum(m, t).sum() for m, t in zip(marked[sounding], g[sounding], strict=True)]
     empty = marked[~sounding].mean((1, 2))
-    union = np.maximum(marked, g).sum()
     return {
         "miou": np.mean(iou) if iou else math.nan,
         "f": np.mean([oracle_curve(a, b) for a, b in pairs], 0).max() if pairs else math.nan,
         "fpr_empty": empty.mean() if len(empty) else math.nan,
         "blank_empty": (empty == 0).mean() if len(empty) else math.nan,
         "active": marked.mean(),
-        "dataset_iou": (marked * g).sum() / union if union else math.nan,
     }
+
+
+def oracle_dataset(clips: list[Clip], threshold: float = 0.5) -> dict[str, float]:
+    """From the counts of all pixels: of the object, and the means over background and object."""
+    p, g = (np.concatenate(part).astype(np.float64) for part in zip(*clips, strict=True))
+    marked = (p > np.float64(np.float32(threshold))).astype(np.float64)
+    ious, fs = [], []
+    for m, t in ((1 - marked, 1 - g), (marked, g)):
+        hits, false, missed = (m * t).sum(), (m * (1 - t)).sum(), ((1 - m) * t).sum()
+        ious.append(hits / (hits + false + missed) if hits + false + missed else math.nan)
+        precision, recall = hits / (hits + false) if hits else 0.0, hits / (hits + missed) if hits else 0.0
+        f = 1.3 * precision * recall / (0.3 * precision + recall) if hits else 0.0
+        fs.append(f if hits + false + missed else math.nan)
+    return {"miou": ious[1], "f": fs[1], "miou_2classes": np.nan_to_num(ious).mean(), "f_2classes": np.nanmean(fs)}
 
 
 @st.composite
@@ -99,13 +111,33 @@ def test_strict_equals_oracle_in_any_order(made, seed):
     assert run(StrictMetric(), shuffled) == pytest.approx(want, abs=1e-9, nan_ok=True)
 
 
+@settings(max_examples=25, deadline=None)
+@given(made=clips(), seed=st.integers(0, 99), threshold=st.sampled_from([0.5, 0.4, 0.1, 0.75]))
+def test_dataset_equals_oracle_in_any_order(made, seed, threshold):
+    shuffled = [made[i] for i in np.random.default_rng(seed).permutation(len(made))]
+    want = oracle_dataset(made, threshold)
+    assert run(DatasetMetric(threshold), shuffled) == pytest.approx(want, abs=1e-9, nan_ok=True)
+
+
+@settings(max_examples=20, deadline=None)
+@given(made=clips(), threshold=st.sampled_from([0.4, 0.1, 0.75]))
+def test_a_threshold_moves_the_mask_and_not_f(made, threshold):
+    got, usual = run(ReferenceMetric(2, threshold), made), run(ReferenceMetric(2), made)
+    assert got["miou"] == pytest.approx(oracle_reference(made, 2, threshold)[0], abs=1e-6)
+    assert got["f"] == usual["f"]
+    assert run(StrictMetric(threshold), made) == pytest.approx(oracle_strict(made, threshold), abs=1e-9, nan_ok=True)
+
+
 @settings(max_examples=20, deadline=None)
 @given(made=clips())
 def test_a_perfect_answer_scores_one(made):
     perfect = [((g > 0).astype(np.float32), (g > 0).astype(np.float32)) for _, g in made]
     strict = run(StrictMetric(), perfect)
     assert run(ReferenceMetric(2), perfect)["miou"] == pytest.approx(1, abs=1e-6)
-    for key in ("miou", "f", "blank_empty", "dataset_iou"):
+    for key, value in run(DatasetMetric(), perfect).items():
+        both = any(g.any() for _, g in made) and not all(g.all() for _, g in perfect)
+        assert math.isnan(value) or value == pytest.approx(1) or (key == "miou_2classes" and not both)
+    for key in ("miou", "f", "blank_empty"):
         assert math.isnan(strict[key]) or strict[key] == pytest.approx(1)
     assert math.isnan(strict["fpr_empty"]) or strict["fpr_empty"] == 0
 
@@ -164,7 +196,22 @@ def test_soft_masks_count_by_their_value(metric):
 def test_integer_masks_sound_where_they_are_not_zero():
     p = np.float32([[[0.9, 0.9]]])
     for truth in (np.uint8([[[255, 0]]]), np.array([[[True, False]]])):
-        assert run(StrictMetric(), [(p, truth)])["dataset_iou"] == 0.5
+        assert run(DatasetMetric(), [(p, truth)])["miou"] == run(StrictMetric(), [(p, truth)])["miou"] == 0.5
+
+
+def test_pixels_of_the_set_by_hand():
+    # of 40 pixels 10 are marked, 6 of them rightly; 2 of the object are missed
+    p, g = np.zeros((2, 4, 5), np.float32), np.zeros((2, 4, 5), np.uint8)
+    p.reshape(-1)[:10], g.reshape(-1)[4:12] = 0.9, 1
+    scores = run(DatasetMetric(), [(p[:1], g[:1]), (p[1:], g[1:])])
+    assert scores["miou"] == pytest.approx(6 / 12)
+    assert scores["f"] == pytest.approx(1.3 * 6 / (1.3 * 6 + 0.3 * 2 + 4))
+    assert scores["miou_2classes"] == pytest.approx((6 / 12 + 28 / 34) / 2)  # most of what is right is background
+    blank = 1.3 * 28 / (1.3 * 28 + 0.3 * 4 + 2)
+    assert scores["f_2classes"] == pytest.approx((scores["f"] + blank) / 2)
+    nothing = run(DatasetMetric(), [(np.zeros((1, 2, 2), np.float32), np.zeros((1, 2, 2), np.uint8))])
+    assert math.isnan(nothing["miou"]) and math.isnan(nothing["f"])
+    assert (nothing["miou_2classes"], nothing["f_2classes"]) == (0.5, 1.0)  # CAVP: 0 for what is nowhere, or left out
 
 
 def test_empty_truth_is_lenient_in_reference_and_apart_in_strict():
@@ -226,7 +273,7 @@ def test_sums_over_many_batches_round_as_float32():
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-@pytest.mark.parametrize("metric", [ReferenceMetric(), StrictMetric()])
+@pytest.mark.parametrize("metric", [ReferenceMetric(), StrictMetric(), DatasetMetric()])
 def test_mistakes_of_the_programmer(metric):
     with pytest.raises(ValueError, match="no "):
         metric.compute()
@@ -239,6 +286,9 @@ def test_mistakes_of_the_programmer(metric):
         metric.update(torch.ones(1, 2, 2), torch.ones(1, 2, 3))
     with pytest.raises(ValueError, match="batch_size"):
         ReferenceMetric(0)
+    for bad in (0, 1, 40, float("nan")):
+        with pytest.raises(ValueError, match="threshold is"):
+            type(metric)(threshold=bad)
 
 
 def test_g_score():

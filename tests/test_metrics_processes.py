@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import spawn
 
-from icf_avs.metrics import ReferenceMetric, SemanticMetric, StrictMetric
+from icf_avs.metrics import DatasetMetric, ReferenceMetric, SemanticMetric, StrictMetric
 
 CLIPS, BATCH, WORLD = 9, 2, 2  # five batches, the last one short
 
@@ -19,7 +19,8 @@ CLIPS, BATCH, WORLD = 9, 2, 2  # five batches, the last one short
 def scores(rank: int, world: int) -> dict[str, dict[str, float]]:
     """Scores of all processes together, where this one is given every `world`-th batch."""
     rng = np.random.default_rng(5)
-    metrics = {"reference": ReferenceMetric(BATCH), "strict": StrictMetric(), "semantic": SemanticMetric(5)}
+    binary = {"reference": ReferenceMetric(BATCH), "strict": StrictMetric(), "dataset": DatasetMetric()}
+    metrics = {**binary, "semantic": SemanticMetric(5)}
     lonely = ReferenceMetric(CLIPS)
     for clip in range(CLIPS):
         p = torch.from_numpy(rng.random((3, 5, 4), np.float32))
@@ -28,8 +29,8 @@ def scores(rank: int, world: int) -> dict[str, dict[str, float]]:
         if rank == 0:
             lonely.update(p, truth)  # the other process has no clip of this metric, and this one no whole batch
         if clip // BATCH % world == rank:
-            metrics["reference"].update(p, truth)
-            metrics["strict"].update(p, truth)
+            for metric in binary.values():
+                metric.update(p, truth)
             metrics["semantic"].update(*labels)
         if clip == 4:
             metrics["reference"].compute()  # to ask in between leaves the open batches as they are

@@ -24,9 +24,10 @@ from icf_avs.evaluate import AUDIOS, evaluate
 from icf_avs.probe.categories import super_categories
 from icf_avs.probe.command import probe_command
 from icf_avs.probe.runner import CONDITIONS, probe_set
-from icf_avs.probe.scores import ALL, CHANGED, Tally, Verdict, compared, judge, worst
+from icf_avs.probe.scores import ALL, CHANGED, Tally, compared
 from icf_avs.probe.sounds import NEGATIVES, UNKNOWN, choose_donor, frame_heard, heard
 from icf_avs.probe.table import COLUMNS, read_table
+from icf_avs.probe.verdict import Verdict, interval, judge, worst
 from icf_avs.stamps.catalog import SUPER_CATEGORIES
 
 S4_KINDS = ["dog_barking", "playing_piano", "helicopter"]
@@ -54,9 +55,13 @@ def changing(tiny):
 
 def test_a_deaf_model_is_flagged_and_an_oracle_cleared(records):
     probes = {deaf: probe_set(Listener(ClipSpec(), deaf=deaf), records) for deaf in (True, False)}
-    verdicts = {deaf: judge(probe.scores, "s4") for deaf, probe in probes.items()}
+    verdicts = {deaf: judge(probe.ious, probe.frames, "s4") for deaf, probe in probes.items()}
     assert verdicts[True].label == "deaf" and verdicts[True].ratio == pytest.approx(1)
     assert verdicts[False].label == "listens" and verdicts[False].ratio == 0
+    for deaf, verdict in verdicts.items():
+        assert verdict.low == verdict.high == pytest.approx(verdict.ratio)  # all clips alike
+        assert verdict.true == pytest.approx(probes[deaf].scores["true", ALL]["miou"], abs=1e-12)
+        assert verdict.negative == pytest.approx(probes[deaf].scores["offscreen", ALL]["miou"], abs=1e-12)
     assert worst([verdicts[False], verdicts[True]]) is verdicts[True]
     marked = (40 + 80 + 120) / 3 / 224
     root = (math.sqrt(40 / 224) + math.sqrt(80 / 224) + math.sqrt(120 / 224)) / 3
@@ -147,7 +152,10 @@ def test_kinds_of_unknown_super_category_are_noted(tiny):
     unknown = read_set(tiny.ms3("test", 2), "test") if not (tiny.root / "s4_meta_data.csv").unlink() else None
     probe = probe_set(Listener(ClipSpec(), deaf=True), unknown)
     assert ("offscreen", ALL) not in probe.scores and "2 of 2 clips have no off-screen" in probe.notes[0]
-    assert judge(probe.scores, "ms3").label == "deaf" and judge(probe.scores, "ms3").audio == "noise"
+    verdict = judge(probe.ious, probe.frames, "ms3")
+    assert verdict.label == "deaf" and verdict.audio == "noise"
+    assert probe.frames.tolist() == [4, 4]  # the last mask of each is empty
+    assert verdict.true == pytest.approx(probe.scores["true", ALL]["miou"], abs=1e-12)
 
 
 def test_every_kind_has_its_super_category():
@@ -185,14 +193,50 @@ def test_tally_counts_silent_frames_only():
     assert math.isnan(Tally().compute()["miou"])
 
 
-@pytest.mark.parametrize(
-    ("true", "negative", "label"),
-    [(0.8, 0.41, "deaf"), (0.8, 0.39, "listens"), (0.04, 0.0, "undecided"), (float("nan"), 0.0, "undecided")],
-)
-def test_the_threshold(true, negative, label):
-    scores = {("true", ALL): {"miou": true}, ("offscreen", ALL): {"miou": negative, "clips": 7}}
-    verdict = judge(scores, "s4")
-    assert verdict.label == label and "7 clips" in verdict.sentence("m")
+def judged(true, negative, frames=1) -> Verdict:
+    """The verdict on clips with these IoU of each frame under the true and under an off-screen sound."""
+    kinds = {"true": true, "offscreen": negative, "noise": true}
+    return judge({kind: frames * np.array(ious) for kind, ious in kinds.items()}, np.full(len(true), frames), "s4", 0)
+
+
+def test_the_boundary_lies_half_way():
+    alike = [0.8] * 7
+    for left, label in ((0.41, "deaf"), (0.4, "listens"), (0.39, "listens")):  # all clips alike: no spread
+        verdict = judged(alike, [left] * 7, frames=5)
+        assert verdict.label == label and (verdict.true, verdict.negative) == (pytest.approx(0.8), pytest.approx(left))
+        assert "7 clips" in verdict.sentence("m") and label in verdict.sentence("m")
+    blind = judged([0.04] * 7, [0.0] * 7)
+    assert blind.label == "undecided" and blind.blind and "too little to tell" in blind.sentence("m")
+
+
+def test_an_interval_on_both_sides_of_the_boundary_does_not_decide():
+    true = [0.8] * 10
+    mixed = judged(true, [0.8] * 6 + [0.0] * 4)  # a ratio of 0.6 from clips that say 1 and clips that say 0
+    assert mixed.label == "undecided" and mixed.ratio == pytest.approx(0.6) and mixed.low < 0.5 < 0.6 < mixed.high
+    assert "m is undecided" in mixed.sentence("m") and f"{mixed.low:.2f} to {mixed.high:.2f}" in mixed.sentence("m")
+    assert judged(true * 40, ([0.8] * 6 + [0.0] * 4) * 40).label == "deaf"  # the same share of 400 clips
+    assert judged(true, [0.8] + [0.0] * 9).label == "listens"
+    single = judged([0.8], [0.8])
+    assert single.label == "undecided" and "no interval from a single clip" in single.sentence("m")
+
+
+def test_the_interval_is_that_of_draws_of_whole_clips():
+    rng = np.random.default_rng(3)
+    true, negative = rng.random(30), rng.random(30) * 0.6
+    ratios = []
+    for _ in range(4000):
+        drawn = rng.integers(0, 30, 30)
+        ratios.append(negative[drawn].sum() / true[drawn].sum())
+    assert interval(true, negative, 1) == pytest.approx(np.quantile(ratios, (0.025, 0.975)), abs=0.015)
+    assert interval(true, negative, 1) == interval(true, negative, 1) != interval(true, negative, 2)
+    assert interval(np.array([0.0, 0.5]), np.array([0.3, 0.2]))[1] == math.inf  # twice the first clip
+    assert all(map(math.isnan, interval(np.zeros(3), np.zeros(3))))
+
+
+def test_clips_without_an_off_screen_sound_count_under_neither():
+    ious = {"true": np.array([0.2, 4.0, 4.0]), "offscreen": np.array([np.nan, 1.0, 1.0]), "noise": np.zeros(3)}
+    verdict = judge(ious, np.array([5, 5, 5]), "s4")
+    assert (verdict.clips, verdict.true, verdict.negative, verdict.ratio) == (2, 0.8, 0.2, 0.25)
 
 
 class Page(HTMLParser):
@@ -235,7 +279,9 @@ def test_the_command_writes_page_and_table(tiny, tmp_path, monkeypatch, capsys):
         kind, data = source.split(",", 1)
         assert kind == "data:image/png;base64"
         assert Image.open(io.BytesIO(base64.b64decode(data))).size == (132, 132)
-    for fact in ("seed of noise and donors</dt><dd>5", "hardware", "revision", "2 clips"):
+    assert "above 0.5 a model counts as deaf" in text and "95 % interval over clips 1.00 to 1.00" in text
+    assert "binary mask" not in text  # it has no class head
+    for fact in ("seed of noise, donors and interval</dt><dd>5", "hardware", "revision", "2 clips"):
         assert fact in text
     rows = read_table(out / "probe-avsbench.csv")
     assert tuple(rows[0]) == COLUMNS
@@ -253,6 +299,24 @@ def test_the_command_writes_page_and_table(tiny, tmp_path, monkeypatch, capsys):
         probe_command(None, tmp_path / "data", ["s4"], out, clips=1, seed=0)
 
 
-def test_worst_of_undecided_sets_is_undecided():
-    verdict = Verdict("undecided", "s4", "offscreen", 0.01, 0.0, 3)
-    assert worst([verdict]) is verdict and "cannot be told" in verdict.sentence("m")
+def test_the_worst_of_several_sets():
+    blind = Verdict("undecided", "s4", "offscreen", 0.01, 0.0, 3, 0.0, 0.0)
+    assert worst([blind]) is blind and "too little to tell" in blind.sentence("m")
+    listens = Verdict("listens", "ms3", "offscreen", 0.8, 0.3, 3, 0.3, 0.4)
+    unsure = Verdict("undecided", "cross", "offscreen", 0.8, 0.7, 3, 0.4, 1.1)
+    deaf = Verdict("deaf", "avss", "offscreen", 0.8, 0.6, 3, 0.6, 0.8)
+    assert worst([blind, listens]) is listens
+    assert worst([listens, unsure, blind]) is unsure
+    assert worst([listens, unsure, deaf]) is deaf
+
+
+def test_a_class_head_is_said_not_to_be_scored(tiny, tmp_path, monkeypatch, capsys):
+    tiny.root = tmp_path / "data/Single-source"
+    tiny.s4("test", S4_KINDS)
+    model = Listener(ClipSpec())
+    model.semantic = object()
+    monkeypatch.setattr("icf_avs.load", lambda checkpoint: SimpleNamespace(model=model, name="m"), raising=False)
+    probe_command(None, tmp_path / "data", ["s4"], tmp_path / "out", clips=None, seed=0)
+    text = (tmp_path / "out/probe-avsbench-m.html").read_text(encoding="utf-8")
+    assert text.count("the binary mask, what sounds against all else") == 2  # below the verdict, and among the facts
+    assert "Scored is the binary mask" in capsys.readouterr().out

@@ -16,14 +16,13 @@ from avsbench_fixtures import NAMES, write_avss, write_ms3, write_s4
 from safetensors.torch import load_file
 
 from icf_avs.__main__ import main
-from icf_avs.avsbench.training_data import BenchmarkData
 from icf_avs.backbones import registry
 from icf_avs.backbones.pyramids import load_pyramid
 from icf_avs.backbones.vggish import load_vggish_audio
 from icf_avs.checkpoint import load_checkpoint, read_recipe
-from icf_avs.config import BenchmarkConfig, ModelConfig, TrainConfig
+from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.errors import UserError
-from icf_avs.training.recipes import RECIPES
+from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import train
 from icf_avs.training.trainer import build_model
 
@@ -61,6 +60,19 @@ def test_every_recipe_is_what_its_name_says(name: str) -> None:
     if name.split("-")[1:2] and name.split("-")[1] in encoders:
         assert model.visual == encoders[name.split("-")[1]]
     assert bool(config.estimate) == (config.benchmark is not None), "unmeasured runs say what is expected of them"
+
+
+def test_small_encoders_bring_the_small_model() -> None:
+    large = RECIPES["s4-pvt"]()
+    assert with_encoders(large, None, None, None) == large
+    small, shipped = with_encoders(large, "efficientnet-lite0", "log-mel", "minilm"), RECIPES["stamps"]()
+    model = ModelConfig.from_dict({"classes": (), **small.model})
+    assert (model.dim, model.pixel_dim, model.heads, model.train_visual) == (128, 48, 4, False)
+    for field in ("learning_rate", "weight_decay", "teach_steps", "text"):
+        assert getattr(small, field) == getattr(shipped, field), field
+    assert (small.name, small.batch, small.benchmark) == (large.name, large.batch, large.benchmark)
+    taught = with_encoders(large, None, "log-mel", None)
+    assert taught.learning_rate == large.learning_rate and taught.teach_steps == shipped.teach_steps
 
 
 def short(config: TrainConfig, **changes: object) -> TrainConfig:
@@ -149,6 +161,10 @@ def test_small_encoders_from_the_command_line(
     assert "--data" in capsys.readouterr().err
     assert main(["train", "ms3-pvt", *data, *SMALL, "--out", "elsewhere"]) == 2
     assert "is a S4 set" in capsys.readouterr().err
+    assert main(["train", "s4-pvt", *data, *SMALL, "--sound", "video", "--out", "elsewhere"]) == 2
+    assert "clip clip-000000 has no video, " in capsys.readouterr().err
+    assert main(["train", "stamps", "--sound", "wav", "--out", "elsewhere"]) == 2
+    assert "takes no --sound" in capsys.readouterr().err
 
 
 def test_classes_are_scored_in_the_avss_layout(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,16 +180,6 @@ def test_classes_are_scored_in_the_avss_layout(sets: Path, tmp_path: Path, monke
     with open("s.csv", newline="") as file:
         assert {row["test_set"] for row in csv.DictReader(file)} == {"avss", "avss-native"}
     assert protocols >= {"classes-argmax", "classes-argmax-reference-nobg", "classes-argmax-nobg", "classes-masked"}
-
-
-def test_every_clip_is_seen_once_an_epoch(sets: Path) -> None:
-    config = replace(TrainConfig("x", {}), benchmark=BenchmarkConfig("S4"), batch=10, seed=3)
-    data = BenchmarkData(config, sets / "Single-source", 1)
-    assert data.size == 2 and len(data.clips) == 3
-    clips = [frames.float().mean().item() for step in range(3) for frames in data.batch(step).frames]
-    assert sorted(clips[:3]) == sorted(clips[3:]) and len(set(clips)) == 3
-    whole, parts = data.batch(5), [data.batch(5, part, 2) for part in range(2)]
-    assert torch.equal(whole.waves[0], parts[0].waves[0]) and torch.equal(whole.waves[1], parts[1].waves[0])
 
 
 def test_two_processes_learn_as_one_that_takes_two_turns(sets: Path, tmp_path: Path) -> None:

@@ -86,13 +86,28 @@ def test_report_outside_the_project(tmp_path):
         report_command(tmp_path)
 
 
-def test_rows_of_the_same_checkpoint_and_set_are_replaced(project):
+def test_rows_of_other_protocols_stay_apart(project):
+    """Rows of other settings and of whole sets change no table that asks for one protocol, and are lines of others."""
+    before = fill(PAGE, project / "results", Path("x.md"))
+    names = ("strict-t0.4", "reference-b1", "dataset", "dataset-2classes", "classes-argmax-padded")
+    more = "".join(f"a,s4,{audio},{name},0.5,,0.1,120,0,abc\n" for audio in ("true", "silence") for name in names)
+    (project / "results/stamps.csv").write_text(TABLE + more + "a,s4-512,true,dataset,0.6,0.7,,120,0,abc\n")
+    assert fill(PAGE, project / "results", Path("x.md")) == before
+    lines = fill("<!-- results:stamps -->\n<!-- /results -->", project / "results", Path("x.md")).splitlines()
+    assert len(lines) == 1 + 2 + 2 + len(names) + 1 + 1
+    assert "| a | s4 | dataset | 120 | 0.500 | - | 0.100 | 0.500 | 0.100 | - | - | - | - |" in lines
+    assert report_command(project, check=True) == 1 and report_command(project) == 0
+    assert report_command(project, check=True) == 0
+
+
+def test_rows_of_the_same_checkpoint_set_and_protocol_are_replaced(project):
     path = project / "results/stamps.csv"
     row = dict.fromkeys(COLUMNS, "") | {"checkpoint": "a", "test_set": "ms3", "audio": "true", "miou": "0.5"}
     save_rows(path, [row])
     assert len(read_rows(path)) == 4
-    save_rows(path, [row | {"test_set": "s4", "miou": "0.1"}])
-    assert [(r["test_set"], r["miou"]) for r in read_rows(path)] == [("ms3", "0.5"), ("s4", "0.1")]
+    save_rows(path, [row | {"test_set": "s4", "protocol": "strict", "miou": "0.1"}])  # silence is not there any more
+    kept = [(r["test_set"], r["protocol"], r["miou"]) for r in read_rows(path)]
+    assert kept == [("s4", "reference", "0.7"), ("ms3", "", "0.5"), ("s4", "strict", "0.1")]
     assert [p.name for p in path.parent.iterdir()] == ["stamps.csv"]  # no temporary file stays
     (project / "results/other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="no table of scores"):

@@ -15,7 +15,7 @@ from icf_avs.metrics import SemanticMetric
 def oracle(prediction: np.ndarray, truth: np.ndarray, classes: int) -> dict[str, float]:
     """All scores of labels [n, H, W], class by class and frame by frame."""
     iou, f, count, in_truth = np.zeros(classes), np.zeros(classes), np.zeros(classes), np.zeros(classes, bool)
-    whole = []
+    whole, whole_f = [], []
     for c in range(classes):
         for p, g in zip(prediction == c, truth == c, strict=True):
             inter, union = (p & g).sum(), (p | g).sum()
@@ -26,8 +26,11 @@ def oracle(prediction: np.ndarray, truth: np.ndarray, classes: int) -> dict[str,
                 precision, recall = inter / p.sum(), inter / g.sum()
                 f[c] += 1.3 * precision * recall / (0.3 * precision + recall)
         if ((prediction == c) | (truth == c)).any():
-            whole.append(((prediction == c) & (truth == c)).sum() / ((prediction == c) | (truth == c)).sum())
-    found = {"dataset_miou": np.mean(whole)}
+            hits = ((prediction == c) & (truth == c)).sum()
+            whole.append(hits / ((prediction == c) | (truth == c)).sum())
+            precision, recall = hits / max((prediction == c).sum(), 1), hits / max((truth == c).sum(), 1)
+            whole_f.append(1.3 * precision * recall / (0.3 * precision + recall) if hits else 0.0)
+    found = {"dataset_miou": np.mean(whole), "dataset_miou_all": sum(whole) / classes, "dataset_f": np.mean(whole_f)}
     for name, sums in (("miou", iou), ("f", f)):
         means = np.divide(sums, count, out=np.zeros(classes), where=count > 0)
         found[name] = means.sum() / classes
@@ -75,7 +78,8 @@ def test_a_perfect_answer_scores_one_where_the_reference_cannot(case):
     _, truth, classes = case
     scores = score(truth, truth, classes)
     assert scores["miou_strict"] == scores["f_strict"] == pytest.approx(1)
-    assert scores["dataset_miou"] == 1
+    assert scores["dataset_miou"] == scores["dataset_f"] == 1
+    assert scores["dataset_miou_all"] == pytest.approx(scores["miou"])
     assert scores["miou"] == scores["f"] == pytest.approx(len(np.unique(truth)) / classes)
 
 
@@ -94,6 +98,8 @@ def test_hand_worked_frames():
     assert scores["miou"] == pytest.approx((mean0 + 2 / 3) / 4)
     assert scores["miou_strict"] == pytest.approx((mean0 + 2 / 3) / 2)
     assert scores["dataset_miou"] == pytest.approx((4 / 6 + 2 / 3 + 0) / 3)
+    assert scores["dataset_miou_all"] == pytest.approx((4 / 6 + 2 / 3 + 0) / 4)  # class 3 is nowhere
+    assert scores["dataset_f"] == pytest.approx((1.3 * 4 / (1.3 * 4 + 0.3 * 2) + 1.3 * 2 / (1.3 * 2 + 1) + 0) / 3)
 
 
 def test_a_false_class_counts_in_its_frame():

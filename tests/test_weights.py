@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import subprocess
@@ -99,6 +100,7 @@ def test_vggish_is_found_in_the_folder_then_in_torchs_cache_then_downloaded(
     source = filled(tmp_path / "web", weights.VGGISH_FILE) / weights.VGGISH_FILE
     monkeypatch.setattr(hub, "_hub_dir", str(tmp_path / "hub"))
     monkeypatch.setattr(weights, "VGGISH_URL", source.as_uri())
+    monkeypatch.setattr(weights, "VGGISH_SHA256", hashlib.sha256(source.read_bytes()).hexdigest())
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     cached = tmp_path / "hub" / "checkpoints" / weights.VGGISH_FILE
     assert weights.vggish_file() == cached and cached.read_text() == "{}"
@@ -113,6 +115,23 @@ def test_vggish_is_found_in_the_folder_then_in_torchs_cache_then_downloaded(
         weights.vggish_file()
     with pytest.raises(UserError, match=r"x.pth: no such file of VGGish weights"):
         weights.vggish_file(tmp_path / "x.pth")
+
+
+def test_a_download_with_another_hash_is_refused_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.hub's custom: a file's name ends with the first eight digits of its SHA-256."""
+    assert weights.VGGISH_FILE.removesuffix(".pth").endswith(f"-{weights.VGGISH_SHA256[:8]}")
+    source = filled(tmp_path / "web", weights.VGGISH_FILE) / weights.VGGISH_FILE
+    monkeypatch.setattr(hub, "_hub_dir", str(tmp_path / "hub"))
+    monkeypatch.setattr(weights, "VGGISH_URL", source.as_uri())
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(
+        UserError, match=r"not the published file \(its SHA-256 does not begin with 10086976\)"
+    ) as caught:
+        weights.vggish_file()
+    assert "\n" not in str(caught.value) and "curl -L" in str(caught.value)
+    assert not any(path.is_file() for path in (tmp_path / "hub").rglob("*")), "neither the file nor a part of it"
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

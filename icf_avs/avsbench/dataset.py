@@ -16,12 +16,15 @@ from icf_avs.contracts import MASK_STRIDE, Batch, ClipSpec
 from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
 
+FORMS: tuple[Audio, ...] = ("wav", "video", "log_mel")  # the preferred first
+FOLDERS = {"wav": "audio_wav", "video": "raw_videos", "log_mel": "audio_log_mel"}
+
 
 @dataclass(frozen=True)
 class ClipTensors:
-    """One clip, shapes as in `Batch` without B; `log_mel` or `onscreen` is None where `Batch` has None."""
+    """One clip, shapes as in `Batch` without B; `frames`, `log_mel` or `onscreen` is None where `Batch` has None."""
 
-    frames: Tensor
+    frames: Tensor | None
     waves: Tensor
     log_mel: Tensor | None
     masks: Tensor
@@ -29,6 +32,7 @@ class ClipTensors:
     labelled: Tensor
     sounding: Tensor
     onscreen: Tensor | None
+    pyramid: tuple[Tensor, ...] = ()  # levels [T,c,h,w], where an encoder has seen the pictures before
 
 
 class ClipDataset(Dataset[ClipTensors]):
@@ -41,21 +45,26 @@ class ClipDataset(Dataset[ClipTensors]):
         spec   size of the pictures, and the windows cut from waves; its number of frames does not matter
         audio  form of the sound; "auto": the first of wav, video and log_mel that every clip has
 
-        Raises UserError if the clips have no form of sound in common.
+        Raises UserError if a clip lacks that form, or they have none in common.
         """
         if spec.image_size % MASK_STRIDE:
             raise ValueError(f"image_size {spec.image_size} is no multiple of the masks' stride {MASK_STRIDE}")
         self.records, self.names, self.spec = records, tuple(names), spec
-        self.audio = common_audio(records) if audio == "auto" else audio
+        self.audio = common_audio(records, FORMS if audio == "auto" else (audio,))
         self._ids = {name: number for number, name in enumerate(self.names, 1)}
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> ClipTensors:
-        """Load one clip. Raises UserError as `ClipRecord.load`, and for a class id without a name."""
+        return self.clip(index)
+
+    def clip(self, index: int, pictures: bool = True) -> ClipTensors:
+        """Load one clip, with or without its pictures. Raises UserError as `ClipRecord.load`, and for a class id
+        without a name.
+        """
         record = self.records[index]
-        clip = record.load(self.spec.image_size, self.audio)
+        clip = record.load(self.spec.image_size, self.audio, pictures)
         frames = len(clip.frames)
         heard = self._kinds_by_frame(record, clip)
         shown = torch.from_numpy(clip.masks)
@@ -76,7 +85,7 @@ class ClipDataset(Dataset[ClipTensors]):
         else:
             waves, log_mel = torch.zeros(frames, 0), torch.from_numpy(clip.log_mel)
         return ClipTensors(
-            frames=torch.from_numpy(clip.frames),
+            frames=torch.from_numpy(clip.frames) if pictures else None,
             waves=waves,
             log_mel=log_mel,
             masks=F.avg_pool2d((shown > 0).float(), stride),
@@ -115,42 +124,45 @@ class ClipDataset(Dataset[ClipTensors]):
         return sorted(self._ids[name] for name in names if name in self._ids)
 
 
-def common_audio(records: Sequence[ClipRecord]) -> Audio:
-    """The preferred form of sound that every clip has. Raises UserError if there is none."""
-    common: list[Audio] = ["wav", "video", "log_mel"]
+def common_audio(records: Sequence[ClipRecord], forms: Sequence[Audio] = FORMS) -> Audio:
+    """The first of `forms` of sound that every clip has. Raises UserError if there is none."""
     for record in records:
-        left = [source for source in common if source in record.sources()]
+        there = record.sources()
+        left = [form for form in forms if form in there]
         if not left:
             raise UserError(
-                f"clip {record.name} has no {' or '.join(common)} as the clips before it; unpack all of one of "
-                "audio_wav, audio_log_mel and raw_videos"
+                f"clip {record.name} has no {' or '.join(forms)}, asked for or found with the clips before it, but "
+                f"{' and '.join(there) or 'no sound'}; unpack all of {' or '.join(FOLDERS[form] for form in forms)}"
             )
-        common = left
-    return common[0]
+        forms = left
+    return forms[0]
 
 
 def collate(clips: Sequence[ClipTensors]) -> Batch:
     """Join clips of any numbers of frames; shorter ones get blank frames, neither valid nor labelled, at their end."""
-    frames = max(len(clip.frames) for clip in clips)
+    lengths = torch.tensor([len(clip.labelled) for clip in clips])
+    frames = int(lengths.max())
 
-    def stacked(name: str) -> Tensor:
-        values = [getattr(clip, name) for clip in clips]
+    def stacked(values: Sequence[Tensor]) -> Tensor:
         joined = values[0].new_zeros(len(values), frames, *values[0].shape[1:])
         for row, value in zip(joined, values, strict=True):
             row[: len(value)] = value
         return joined
 
-    valid = torch.arange(frames) < torch.tensor([len(clip.frames) for clip in clips])[:, None]
+    def joined(name: str) -> Tensor | None:
+        values = [getattr(clip, name) for clip in clips]
+        return None if any(value is None for value in values) else stacked(values)
+
     onscreen = [clip.onscreen for clip in clips]
     return Batch(
-        pyramid=[],
-        waves=stacked("waves"),
-        masks=stacked("masks"),
-        kinds_map=stacked("kinds_map"),
-        labelled=stacked("labelled"),
-        valid=valid,
-        sounding=stacked("sounding"),
+        pyramid=[stacked(levels) for levels in zip(*(clip.pyramid for clip in clips), strict=True)],
+        waves=joined("waves"),
+        masks=joined("masks"),
+        kinds_map=joined("kinds_map"),
+        labelled=joined("labelled"),
+        valid=torch.arange(frames) < lengths[:, None],
+        sounding=joined("sounding"),
         onscreen=None if any(row is None for row in onscreen) else torch.stack(onscreen),
-        frames=stacked("frames"),
-        log_mel=None if any(clip.log_mel is None for clip in clips) else stacked("log_mel"),
+        frames=joined("frames"),
+        log_mel=joined("log_mel"),
     )

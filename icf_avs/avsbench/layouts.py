@@ -7,12 +7,13 @@ S4 and MS3 are v1s and v1m of AVSS, so an AVSS set in a folder beside them names
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from icf_avs.avsbench.names import SEMANTIC_COLUMNS, SEMANTIC_TABLE, semantic_kinds
 from icf_avs.avsbench.pictures import Layout
-from icf_avs.avsbench.record import ClipRecord
+from icf_avs.avsbench.record import Audio, ClipRecord
 from icf_avs.avsbench.tables import Scene, kinds, read_scenes, read_table
 from icf_avs.errors import UserError
 
@@ -34,14 +35,16 @@ def find_table(root: Path) -> Path:
     return root / tables[0]
 
 
-def read_set(root: Path, split: str) -> list[ClipRecord]:
+def read_set(root: Path, split: str, sound: Audio = "auto") -> list[ClipRecord]:
     """List the clips of one split of the set in folder `root`, in the order of its table; opens no media file.
+
+    sound: the form of it that every clip is loaded with, unless `load` asks for another.
 
     Raises UserError if `root` is no such set, its table lacks a column, or the split is empty.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; it must be one of {SPLITS}")
-    records = [record for record in read_all(root) if record.split == split]
+    records = [replace(record, form=sound) for record in read_all(root) if record.split == split]
     if not records:
         raise UserError(f"{find_table(root)} has no clip of split {split!r}; ask for another split")
     return records

@@ -20,7 +20,7 @@ class LoadedClip:
     """One clip of T frames in memory, 224x224 unless asked otherwise."""
 
     name: str
-    frames: np.ndarray  # uint8 [T, H, W, 3]
+    frames: np.ndarray  # uint8 [T, H, W, 3]; [T, 0, 0, 3] where pictures were not asked for
     masks: np.ndarray  # uint8 [T, H, W], class ids in the AVSS layout, else 0 or 1
     labelled: np.ndarray  # bool [T]; masks of unlabelled frames are zeros and mean nothing
     valid: np.ndarray  # bool [T]; all true: only a batch pads
@@ -30,13 +30,18 @@ class LoadedClip:
 
     @property
     def wave(self) -> np.ndarray:
-        """float32 [n], 16 kHz mono. Raises UserError if the clip has no sound but its log-mel windows."""
+        """float32 [n], 16 kHz mono. Raises UserError if only log-mel windows were read."""
         if self.samples is None:
             raise UserError(
                 f"clip {self.name} has its sound as log-mel windows only, and a wave is needed; "
                 "unpack audio_wav or raw_videos of the set beside them"
             )
         return self.samples
+
+    @property
+    def sound(self) -> np.ndarray:
+        """The wave [n], or the log-mel windows [T, 96, 64] where those were read."""
+        return self.samples if self.log_mel is None else self.log_mel
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class ClipRecord:
     log_mel_stem: Path | None = None  # the file of log-mel windows without its ending; None in AVSS, which has none
     seconds: tuple[frozenset[str], ...] | None = None  # kinds that sound in each frame, where scenes.csv says
     complete: bool = False  # whether `onscreen` has everything in the picture, as from scenes.csv
+    form: Audio = "auto"  # of its sound, unless `load` asks for another
 
     @property
     def log_mel_path(self) -> Path | None:
@@ -74,18 +80,31 @@ class ClipRecord:
         there = {"wav": self.wave_path.is_file(), "video": self.video_path, "log_mel": self.log_mel_path}
         return [source for source, path in there.items() if path]
 
-    def load(self, size: int | None = SIZE, audio: Audio = "auto") -> LoadedClip:
+    @property
+    def has_wave(self) -> bool:
+        """Whether `load` gives a wave; False: log-mel windows."""
+        form = self.form if self.form != "auto" else next(iter(self.sources()), "wav")
+        return form != "log_mel"
+
+    def load(self, size: int | None = SIZE, audio: Audio | None = None, pictures: bool = True) -> LoadedClip:
         """Read pictures, masks and sound.
 
         size   pictures and masks are squashed to size x size, as is usual; None: native size (masks take the size of
                the pictures)
-        audio  "wav", "log_mel" or "video" (of raw_videos); "auto": the first of these that is there
+        audio  "wav", "video" (of raw_videos) or "log_mel"; "auto": the first of these that is there; None: its `form`
+        pictures  False: they are not opened; needs a size
 
         Raises UserError for a missing or unreadable file and for masks with other values than the layout's.
         """
-        frames = read_frames(self.frame_paths, size)
-        masks = read_masks(self.mask_paths, self.layout, frames.shape[1:3])
-        samples, log_mel = self._sound(audio)
+        if pictures:
+            frames = read_frames(self.frame_paths, size)
+            shape = frames.shape[1:3]
+        elif size is not None:
+            frames, shape = np.zeros((len(self.frame_paths), 0, 0, 3), np.uint8), (size, size)
+        else:
+            raise ValueError("without pictures masks have no native size")
+        masks = read_masks(self.mask_paths, self.layout, shape)
+        samples, log_mel = self._sound(audio or self.form)
         return LoadedClip(
             name=self.name,
             frames=frames,

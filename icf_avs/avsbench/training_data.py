@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from icf_avs.avsbench.dataset import ClipDataset, collate
+from icf_avs.avsbench.dataset import ClipDataset, ClipTensors, collate
+from icf_avs.avsbench.features import PictureFeatures
 from icf_avs.avsbench.layouts import read_set
 from icf_avs.avsbench.names import class_names
-from icf_avs.config import TrainConfig
+from icf_avs.avsbench.record import ClipRecord
+from icf_avs.backbones.registry import build_visual
+from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.contracts import Batch
 from icf_avs.errors import UserError
 from icf_avs.evaluate import evaluate
+from icf_avs.stamps.packages import cache_dir
 
 if TYPE_CHECKING:
     from icf_avs.model.icf import ICF
@@ -28,7 +35,7 @@ class BenchmarkData:
         if root is None:
             raise UserError(f"recipe {config.name} trains on a {layout} set: name its folder with --data")
         self.config, self.root = config, root
-        records = read_set(root, "train")
+        records = read_set(root, "train", config.benchmark.sound)
         if records[0].layout != layout:
             raise UserError(
                 f"{root} is a {records[0].layout} set and recipe {config.name} wants {layout}; name another"
@@ -38,18 +45,42 @@ class BenchmarkData:
             ", composed Stamps scenes" if (root / "scenes.csv").is_file() else ""
         )
         self.licence = "weights follow the terms of the set they were trained on"
-        self.clips = ClipDataset(records, self.classes, config.spec)
+        self.clips = ClipDataset(records, self.classes, config.spec, config.benchmark.sound)
+        self.features = self._features(records)
         self.size = max(1, config.batch // config.spec.frames)
         self._workers = ThreadPoolExecutor(max(1, workers))
 
+    def _features(self, records: Sequence[ClipRecord]) -> PictureFeatures | None:
+        """Where pictures go once through a frozen encoder; None where it trains, is on a GPU, or the disk is full."""
+        model = self.config.model
+        if model.get("train_visual", ModelConfig.train_visual) or torch.cuda.is_available():
+            return None
+        encoder = build_visual(model.get("visual", ModelConfig.visual))
+        try:
+            return PictureFeatures(records, encoder, self.config.spec.image_size, cache_dir() / "features")
+        except OSError:
+            return None
+
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
+        """Part number `part` of the batch of a step: a function of the run's seed and these numbers.
+
+        While the audio encoder is taught it has no pictures.
+        """
         order = _order(self.config.seed, step * self.size, self.size, len(self.clips))
-        return collate(list(self._workers.map(self.clips.__getitem__, order[part::parts])))
+        load = self._sound_alone if self.config.stage(step) == "teach" else self._clip
+        return collate(list(self._workers.map(load, order[part::parts])))
+
+    def _sound_alone(self, index: int) -> ClipTensors:
+        return self.clips.clip(index, pictures=False)
+
+    def _clip(self, index: int) -> ClipTensors:
+        if self.features is None:
+            return self.clips[index]
+        return replace(self._sound_alone(index), pyramid=self.features(index))
 
     def validate(self, model: ICF) -> dict[str, float]:
         """Strict scores on the val split: mIoU and F, and the share marked where nothing sounds."""
-        scores = evaluate(model, read_set(self.root, "val"))["strict"]
+        scores = evaluate(model, read_set(self.root, "val", self.clips.audio))["strict"]
         return {name: scores[name] for name in ("miou", "f", "fpr_empty")}
 
 

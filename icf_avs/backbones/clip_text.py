@@ -1,6 +1,8 @@
 """Text encoder: CLIP embeddings of class names (Radford et al., arXiv 2103.00020), through transformers.
 
 Each name is put into a few sentences, of what is seen and of what is heard, whose embeddings are averaged.
+Verified without the weights: copies of the hub's model list the FILES below. Its tensors are in pytorch_model.bin or in
+model.safetensors, by revision; either will do.
 """
 
 from __future__ import annotations

@@ -2,6 +2,12 @@
 
 Architectures and weights come through the library transformers: PVTv2 (arXiv 2106.13797), ResNet (1512.03385) and
 Swin (2103.14030), pretrained on ImageNet-1k, ImageNet-1k and ImageNet-22k.
+
+What could be verified without the weights: the hub's listings have config.json and model.safetensors under the names
+below, of 328, 102 and 437 MB, which is what these architectures with their classifiers take (tests/test_pyramids.py).
+Depths, widths and heads are those of the authors' PVTv2 code and of the config.json in models fine-tuned from the other
+two. Copies of all three have a preprocessor_config.json with ImageNet's statistics, not with the 0.5 that is
+transformers' default for ResNet and Swin.
 """
 
 from __future__ import annotations

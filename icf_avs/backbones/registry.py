@@ -34,6 +34,7 @@ VISUAL: dict[str, Callable[..., nn.Module]] = {
     **{name: partial(load_pyramid, name) for name in FAMILIES},
 }
 AUDIO: dict[str, Callable[..., nn.Module]] = {"log-mel": _log_mel, "vggish": load_vggish_audio}
+TAKES_LOG_MEL = frozenset(("log-mel", "vggish"))  # audio encoders that take [N,96,64] in place of waves as well
 TEXT: dict[str, Callable[..., Tensor]] = {"minilm": text.embed_names, "clip": clip_text.embed_names}
 
 

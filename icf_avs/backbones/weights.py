@@ -23,6 +23,9 @@ FOLDER_VARIABLE = "ICF_WEIGHTS_DIR"
 TENSORS = ("model.safetensors", "pytorch_model.bin")  # the second, where a hub lacks the first, is read weights_only
 VGGISH_FILE = "vggish-10086976.pth"
 VGGISH_URL = f"https://github.com/harritaylor/torchvggish/releases/download/v0.1/{VGGISH_FILE}"
+# Its name ends with the first eight digits, as is torch.hub's custom. All 64 stand in the primitives of the D3M project
+# (uncharted-distil/distil-primitives, audio_transfer.py), which pin the same address.
+VGGISH_SHA256 = "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b"
 
 
 def require_transformers(what: str) -> None:
@@ -58,7 +61,8 @@ def download_command(repo: str) -> str:
 def vggish_file(weights: str | Path | None = None) -> Path:
     """The file with VGGish's weights: `weights`, or in ICF_WEIGHTS_DIR, or in torch's hub cache, or downloaded there.
 
-    Raises UserError when it is missing and cannot be downloaded.
+    A download must have the published SHA-256; of a file that is there already load_vggish looks at the tensors.
+    Raises UserError when it is missing and cannot be downloaded, or what comes is another file.
     """
     folder = _own_folder() or Path("weights")
     command = f"curl -L --create-dirs -o {quote(str(folder / VGGISH_FILE))} {VGGISH_URL} && {_export(folder)}"
@@ -75,7 +79,12 @@ def vggish_file(weights: str | Path | None = None) -> Path:
         if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
             raise URLError("HF_HUB_OFFLINE is set")
         cached.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(VGGISH_URL, str(cached))
+        torch.hub.download_url_to_file(VGGISH_URL, str(cached), hash_prefix=VGGISH_SHA256)
+    except RuntimeError as error:  # nothing is left of it
+        raise UserError(
+            f"{VGGISH_URL}: what comes from there is not the published file (its SHA-256 does not begin with "
+            f"{VGGISH_SHA256[:8]}); try again, or where it comes whole: {command}"
+        ) from error
     except OSError as error:  # URLError is one
         raise UserError(
             f"the weights of VGGish are not here and cannot be downloaded ({getattr(error, 'reason', error)}); "

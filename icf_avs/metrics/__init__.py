@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from icf_avs.metrics.binary import ReferenceMetric, StrictMetric
+from icf_avs.metrics.dataset import DatasetMetric
 from icf_avs.metrics.f_curve import THRESHOLDS, f_curves
 from icf_avs.metrics.robustness import g_score
 from icf_avs.metrics.semantic import SemanticMetric
 
-__all__ = ["THRESHOLDS", "ReferenceMetric", "SemanticMetric", "StrictMetric", "f_curves", "g_score"]
+__all__ = ["THRESHOLDS", "DatasetMetric", "ReferenceMetric", "SemanticMetric", "StrictMetric", "f_curves", "g_score"]

@@ -3,7 +3,7 @@
 `ReferenceMetric` is what the public AVSBench evaluation computes, quirks included, so that a score can stand beside
 published ones. `StrictMetric` does not depend on batches and scores frames in which nothing sounds apart.
 
-    IoU = sum(P * G) / sum(max(P, G)), P = probability > 0.5; F as in `f_curve`   (PROTOCOLS, section 2)
+    IoU = sum(P * G) / sum(max(P, G)), P = probability > 0.5 (or another threshold); F as in `f_curve`
 
 The ground truth G is bool or integer, non-zero where an object sounds; or float in [0, 1], then it counts by its value
 (soft masks), as in the reference.
@@ -31,17 +31,19 @@ class ReferenceMetric(Metric):
     Under several processes each forms batches of its own, from the clips given to it and in their order; its last one
     may be short. So one process and several agree if each gets whole batches of the reference's loader, the short one
     last. A sampler that deals out single clips makes other batches, and one that repeats clips counts them twice.
+
+    `threshold` moves the mask that IoU and `active` are taken of, not F, which tries 255 of its own.
     """
 
     full_state_update = True  # else torchmetrics' forward() would merge states, and cut batches in two
     is_differentiable = False
     higher_is_better = True
 
-    def __init__(self, batch_size: int = 4, **kwargs: Any) -> None:
+    def __init__(self, batch_size: int = 4, threshold: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        self.batch_size = batch_size
+        self.batch_size, self.threshold = batch_size, checked_threshold(threshold)
         self.add_state("batches", torch.tensor(0), "sum")
         self.add_state("iou", torch.tensor(0.0), "sum")  # over batches
         self.add_state("f", torch.tensor(0.0, dtype=torch.float64), "sum")
@@ -57,8 +59,8 @@ class ReferenceMetric(Metric):
 
         Raises ValueError for unequal shapes, and for probabilities or soft truth outside [0, 1].
         """
-        probabilities, truth = _checked(probabilities, truth)
-        inter, union, marked = _areas(probabilities, truth)
+        probabilities, truth = checked(probabilities, truth)
+        inter, union, marked = areas(probabilities, truth, self.threshold)
         pixels = truth[0].numel()
         sounding = truth.sum((1, 2)) > 0
         inter = torch.where(sounding, inter, pixels - marked)
@@ -107,11 +109,12 @@ class StrictMetric(Metric):
     is_differentiable = False
     higher_is_better = True
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.threshold = checked_threshold(threshold)
         for name in ("sounding", "empty", "blank"):  # frames
             self.add_state(name, torch.tensor(0), "sum")
-        for name in ("iou", "active_sounding", "active_empty", "inter", "union"):  # the last two: pixels of the set
+        for name in ("iou", "active_sounding", "active_empty"):
             self.add_state(name, torch.tensor(0.0, dtype=torch.float64), "sum")
         self.add_state("curve", torch.zeros(len(THRESHOLDS), dtype=torch.float64), "sum")
 
@@ -120,8 +123,8 @@ class StrictMetric(Metric):
 
         Raises ValueError for unequal shapes, and for probabilities or soft truth outside [0, 1].
         """
-        probabilities, truth = _checked(probabilities, truth)
-        inter, union, marked = _areas(probabilities, truth)
+        probabilities, truth = checked(probabilities, truth)
+        inter, union, marked = areas(probabilities, truth, self.threshold)
         sounding = truth.sum((1, 2)) > 0
         active = marked / truth[0].numel()
         self.sounding = self.sounding + sounding.sum()
@@ -131,8 +134,6 @@ class StrictMetric(Metric):
         self.active_sounding = self.active_sounding + active[sounding].sum()
         self.active_empty = self.active_empty + active[~sounding].sum()
         self.blank = self.blank + (active[~sounding] == 0).sum()
-        self.inter = self.inter + inter.sum()
-        self.union = self.union + union.sum()
 
     def compute(self) -> dict[str, float]:
         """Return the scores of the whole set; NaN where no frame of the kind was seen, ValueError without frames.
@@ -141,7 +142,6 @@ class StrictMetric(Metric):
         fpr_empty     share of pixels marked, mean over frames in which nothing sounds
         blank_empty   share of those frames that are left wholly blank
         active        share of pixels marked, mean over all frames (the false-positive rate under a negative sound)
-        dataset_iou   intersection over union of the whole set's pixels, where large objects weigh more
         """
         frames = self.sounding + self.empty
         if not frames:
@@ -152,13 +152,19 @@ class StrictMetric(Metric):
             "fpr_empty": self.active_empty / self.empty,
             "blank_empty": self.blank.double() / self.empty,
             "active": (self.active_sounding + self.active_empty) / frames,
-            "dataset_iou": self.inter / self.union,
         }
         return {name: score.item() for name, score in scores.items()}
 
 
-def _checked(probabilities: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as float32, truth as weights in [0, 1]."""
+def checked_threshold(threshold: float) -> float:
+    """`threshold` itself. ValueError unless it lies in (0, 1)."""
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold is {threshold}; it must lie between 0 and 1")
+    return threshold
+
+
+def checked(probabilities: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as float32, truth as weights in [0, 1]. ValueError as in the metrics' `update`."""
     if probabilities.ndim != 3 or probabilities.shape != truth.shape or not probabilities.numel():
         raise ValueError(f"want two equal shapes [n, H, W], got {[*probabilities.shape]} and {[*truth.shape]}")
     probabilities = probabilities.float()
@@ -176,9 +182,9 @@ def _within_unit(values: Tensor) -> bool:
     return bool((low >= 0) & (high <= 1))
 
 
-def _areas(probabilities: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def areas(probabilities: Tensor, truth: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """Intersection, union and marked pixels of every frame: float64 [n]."""
-    mask = probabilities > 0.5
+    mask = probabilities > threshold
     inter = (truth * mask).sum((1, 2), dtype=torch.float64)
     union = torch.maximum(truth, mask.float()).sum((1, 2), dtype=torch.float64)
     return inter, union, mask.sum((1, 2)).double()

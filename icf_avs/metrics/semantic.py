@@ -44,7 +44,7 @@ class SemanticMetric(Metric):
         self.classes = classes
         self.add_state("reference_sums", torch.zeros(2, classes), "sum")  # IoU and F, rounded as in the reference
         self.add_state("sums", torch.zeros(2, classes, dtype=torch.float64), "sum")
-        for name in ("counts", "truth_counts", "inter", "union"):  # the first two: frames, the last two: pixels
+        for name in ("counts", "truth_counts", "inter", "predicted", "true"):  # the first two: frames, others: pixels
             self.add_state(name, torch.zeros(classes, dtype=torch.int64), "sum")
 
     def update(self, prediction: Tensor, truth: Tensor, valid: Tensor | None = None) -> None:
@@ -57,8 +57,7 @@ class SemanticMetric(Metric):
         Raises UserError if truth holds an id that is no class, ValueError for such a prediction and for wrong shapes.
         """
         if prediction.is_floating_point() and prediction.ndim == 4 and prediction.shape[1] == self.classes:
-            # the reference takes the softmax first, whose rounding makes ties that logits do not have
-            prediction = prediction.float().softmax(1).argmax(1)
+            prediction = likeliest(prediction)
         for name, ids in (("prediction", prediction), ("truth", truth)):
             if ids.ndim != 3 or ids.is_floating_point() or ids.shape != truth.shape or not ids.numel():
                 raise ValueError(f"{name}: want class ids [n, H, W], got {ids.dtype} {[*ids.shape]}")
@@ -84,7 +83,8 @@ class SemanticMetric(Metric):
         self.counts = self.counts + (union > 0).sum(0)
         self.truth_counts = self.truth_counts + (true > 0).sum(0)
         self.inter = self.inter + inter.sum(0)
-        self.union = self.union + union.sum(0)
+        self.predicted = self.predicted + predicted.sum(0)
+        self.true = self.true + true.sum(0)
 
     def _areas(self, ids: Tensor) -> Tensor:
         """Pixels of each class in each frame, [n, classes]; the id `classes` stands for none."""
@@ -99,21 +99,39 @@ class SemanticMetric(Metric):
         *_reference_nobg          the reference's "without background": the last class is dropped
         *_nobg                    background is dropped
         *_strict                  mean over the classes, background too, that are in the ground truth of some frame
-        dataset_miou              IoU of each class over the whole set's pixels, mean over the classes that occur in
-                                  ground truth or prediction
+        dataset_miou, dataset_f   IoU and F of each class over the whole set's pixels (dataset.py), mean over the
+                                  classes that occur in ground truth or prediction, as in DDESeg
+        dataset_miou_all          that mIoU over all classes, those that never occur as 0, as in CAVP
         """
         if not self.counts.any():
             raise ValueError("no frames to score")
         reference = torch.nan_to_num(self.reference_sums / self.counts, nan=0.0)
         exact = torch.nan_to_num(self.sums / self.counts, nan=0.0)
-        occurs = self.union > 0
-        scores = {"dataset_miou": (self.inter[occurs].double() / self.union[occurs]).mean().item()}
+        inter, predicted, true = self.inter.double(), self.predicted, self.true
+        union = predicted + true - inter
+        occurs = union > 0
+        iou = (inter / union)[occurs]
+        weighted = (1 + BETA_SQUARED) * inter
+        f = (weighted / (weighted + BETA_SQUARED * (true - inter) + (predicted - inter)))[occurs]
+        scores = {
+            "dataset_miou": iou.mean().item(),
+            "dataset_f": f.mean().item(),
+            "dataset_miou_all": iou.sum().item() / self.classes,
+        }
         for row, name in enumerate(("miou", "f")):
             scores[name] = reference[row].mean().item()
             scores[f"{name}_reference_nobg"] = reference[row, :-1].mean().item()
             scores[f"{name}_nobg"] = exact[row, 1:].mean().item()
             scores[f"{name}_strict"] = exact[row, self.truth_counts > 0].mean().item()
         return scores
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """Logits [n, classes, H, W] -> class ids [n, H, W].
+
+    The reference takes the softmax first, whose rounding makes ties that the logits do not have.
+    """
+    return logits.float().softmax(1).argmax(1)
 
 
 def _scores(inter: Tensor, predicted: Tensor, true: Tensor, union: Tensor) -> Tensor:

@@ -12,9 +12,12 @@ from icf_avs.avsbench.layouts import read_set
 from icf_avs.evaluate import FOLDERS, choose_sets
 from icf_avs.probe.report import page
 from icf_avs.probe.runner import CONDITIONS, SetProbe, probe_set
-from icf_avs.probe.scores import ALL, Verdict, judge, worst
+from icf_avs.probe.scores import ALL
 from icf_avs.probe.table import rows_of, save_table
+from icf_avs.probe.verdict import RESAMPLES, Verdict, judge, worst
 from icf_avs.results import hardware, revision, write_whole
+
+BINARY_ONLY = "the binary mask, what sounds against all else; the classes that this checkpoint names are not scored"
 
 
 def probe_command(
@@ -53,10 +56,14 @@ def probe_command(
             probe = probe_set(loaded.model, records[name], seed, clips, progress=advance)
             save_table(table, rows_of(probe, loaded.name, name, seed))  # what is finished outlives an interruption
             probes[name] = probe
-            verdicts.append(judge(probe.scores, name))
+            verdicts.append(judge(probe.ious, probe.frames, name, seed))
     facts = _facts(loaded.name, data, probes, seed, is_stamps)
+    if getattr(loaded.model, "semantic", None) is not None:
+        facts["what is scored"] = BINARY_ONLY
     write_whole(report, page(loaded.name, probes, verdicts, facts))
     _show(probes)
+    if "what is scored" in facts:
+        print(f"Scored is {BINARY_ONLY}.")
     print(worst(verdicts).sentence(loaded.name))
     print(f"wrote {table} and {report}")
 
@@ -68,7 +75,7 @@ def _facts(name: str, data: Path | None, probes: dict[str, SetProbe], seed: int,
     return {
         "checkpoint": name,
         "data": f"{data or 'default Stamps test sets'}: {kind}; test split, {counts}",
-        "seed of noise and donors": str(seed),
+        "seed of noise, donors and interval": f"{seed}; {RESAMPLES} draws of the clips",
         "command": shlex.join(["icf", *sys.argv[1:]]),
         "hardware": ", ".join(f"{key} {value}" for key, value in machine.items() if value is not None),
         "revision": revision(),

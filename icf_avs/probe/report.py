@@ -9,8 +9,9 @@ from html import escape
 
 from icf_avs.probe.pictures import SIDE, tile
 from icf_avs.probe.runner import BLANK, Example, SetProbe
-from icf_avs.probe.scores import ALL, BATCH_SIZE, CHANGED, Scores, Verdict, worst
+from icf_avs.probe.scores import ALL, BATCH_SIZE, CHANGED, Scores
 from icf_avs.probe.sounds import SOUND_NAMES
+from icf_avs.probe.verdict import DEAF_ABOVE, Verdict, worst
 
 _SHOWN = ("true", "silence", "noise", "offscreen", "shifted")  # beside picture and truth
 _COLUMNS = (
@@ -41,6 +42,9 @@ _READING = f"""
 through the same front end. Scores are shares in [0, 1], always against the original mask, so under a wrong sound
 <b>lower is better</b>.</p>
 <dl>
+<dt>verdict</dt><dd>how much of the mIoU is left under off-screen sound (noise, where a set knows none): above
+{DEAF_ABOVE} the model is deaf. The interval is that of a bootstrap over the clips; where it lies on both sides of
+{DEAF_ABOVE}, they do not decide.</dd>
 <dt>mIoU, F</dt><dd>strict protocol: over frames in which something sounds, one threshold for the whole set. F takes
 the best of 255 thresholds, one of which marks everything, so F does not fall to 0 even for a blank prediction.</dd>
 <dt>ref.</dt><dd>the public AVSBench evaluation, in batches of {BATCH_SIZE}; frames with empty truth count as
@@ -74,8 +78,10 @@ def page(checkpoint: str, probes: Mapping[str, SetProbe], verdicts: list[Verdict
         f"<h1>Does {escape(checkpoint)} listen?</h1>",
         f'<p class="verdict {verdict.label}">{escape(sentence)}</p>',
     ]
+    if scored := facts.get("what is scored"):
+        lines += [f"<p>Scored is {escape(scored)}.</p>"]
     for (test_set, probe), own in zip(probes.items(), verdicts, strict=True):
-        lines += [f"<h2>{escape(test_set)}: {own.label}</h2>"]
+        lines += [f"<h2>{escape(test_set)}: {own.label}</h2>", f"<p>{escape(own.summary())}</p>"]
         lines += [f"<p>{escape(note)}</p>" for note in probe.notes]
         lines += [_table(probe), _tiles(probe.examples)]
     lines += ["<h2>How to read this</h2>", _READING, "<h2>How it came about</h2>", "<dl>"]

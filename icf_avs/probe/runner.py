@@ -12,6 +12,7 @@ import torch
 
 from icf_avs.errors import UserError
 from icf_avs.evaluate import predict
+from icf_avs.metrics.binary import areas
 from icf_avs.probe.scores import ALL, CHANGED, Key, Scores, Tally, compared
 from icf_avs.probe.sounds import NEGATIVES, UNKNOWN, Donor, choose_donor, frame_heard, heard
 
@@ -36,10 +37,15 @@ class Example:
 
 @dataclass(frozen=True)
 class SetProbe:
-    """All scores of one test set, some examples, and what must be said beside them."""
+    """All scores of one test set, some examples, and what must be said beside them.
+
+    `ious` and `frames` are what `verdict.judge` takes.
+    """
 
     clips: int
     scores: dict[Key, Scores]
+    ious: dict[str, np.ndarray]
+    frames: np.ndarray
     examples: list[Example]
     notes: list[str]
 
@@ -62,11 +68,14 @@ def probe_set(
     donors, notes = _donors(records, len(shown), seed)
     chosen = set(np.linspace(0, len(shown) - 1, min(examples, len(shown))).round().astype(int).tolist())
     tallies: defaultdict[Key, Tally] = defaultdict(Tally)
+    ious = {condition: np.full(len(shown), np.nan) for condition in CONDITIONS}
+    counts = np.zeros(len(shown), int)
     pictured = []
     for index, record in enumerate(shown):
         clip, donor = record.load(), donors[index]
         labelled = torch.from_numpy(clip.labelled)
         truth = torch.from_numpy(clip.masks > 0)[labelled]
+        counts[index] = truth.any(2).any(1).sum()
         sets = _sounding(record, clip)
         changed, mute = (torch.from_numpy(flags)[labelled] for flags in _shift(sets))
         marked = {}
@@ -85,6 +94,7 @@ def probe_set(
                 silent = ~truth.any(2).any(1) if condition == "true" else mute
                 tallies[condition, CHANGED].update(probabilities[changed], truth[changed], silent[changed])
             tallies[condition, ALL].update(probabilities, truth, silent)
+            ious[condition][index] = _iou_sum(probabilities, truth)
             if donor is not None and condition in ("true", "offscreen"):
                 tallies[condition, donor.category].update(probabilities, truth, silent)
             marked[condition] = (probabilities > 0.5).numpy()
@@ -100,7 +110,14 @@ def probe_set(
         notes.append("In no frame is a shift known to change what sounds, so the shifted sound tests little here.")
         for audio in ("true", "shifted"):
             del scores[audio, CHANGED]
-    return SetProbe(len(shown), scores, pictured, notes)
+    return SetProbe(len(shown), scores, ious, counts, pictured, notes)
+
+
+def _iou_sum(probabilities: torch.Tensor, truth: torch.Tensor) -> float:
+    """IoU of the frames in which something sounds, added up; [n, H, W], truth bool."""
+    inter, union, _ = areas(probabilities, truth.float(), 0.5)
+    sounding = truth.any(2).any(1)
+    return (inter[sounding] / union[sounding]).sum().item()
 
 
 def _donors(records: Sequence[ClipRecord], count: int, seed: int) -> tuple[list[Donor | None], list[str]]:

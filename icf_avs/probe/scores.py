@@ -2,7 +2,8 @@
 
 FPR        share of the pixels marked, mean over the frames in which nothing should be (AVSBench-Robust): those with
            empty truth for the true sound, those whose new sound is nobody's for a shifted one, all others' all frames
-null       S = sqrt(marked / pixels), mean over the same frames (the null score of Ref-AVS)
+null       S = sqrt(marked / pixels), mean over the same frames (the null score of Ref-AVS, whose code takes the share
+           of all pixels of a batch of 4 clips at once: that gives more, unless all frames have the same share)
 G          2 m+ (1 - m-) / (m+ + 1 - m-), m+ with the true sound and m- with the other, of mIoU and of F; it is high
            only for a model that marks what sounds AND stays silent when nothing does
 drop       m+ - m-, both on the same clips or frames
@@ -12,20 +13,15 @@ a drop in F is bounded by it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from icf_avs.metrics import ReferenceMetric, StrictMetric, g_score
-from icf_avs.probe.sounds import NEGATIVES, SOUND_NAMES
+from icf_avs.probe.sounds import NEGATIVES
 
 ALL, CHANGED = "all", "changed"  # subsets: every clip, and frames whose sounding set a shift of the sound changes
 BATCH_SIZE = 4  # of the reference protocol
-DEAF_ABOVE = 0.5
-BLIND_BELOW = 0.05
 NAN = float("nan")
 
 Scores = dict[str, float]
@@ -85,55 +81,3 @@ def compared(scores: Mapping[Key, Scores]) -> dict[Key, Scores]:
             whole[audio, subset][f"drop_{of}"] = NAN if audio == "true" else true[of] - values[of]
             whole[audio, subset][f"g_{of}"] = g_score(true[of], values[of]) if audio in NEGATIVES else NAN
     return whole
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a model listens, and the numbers that decided: mIoU with the true sound and with `audio`."""
-
-    label: Literal["deaf", "listens", "undecided"]
-    test_set: str
-    audio: str
-    true: float
-    negative: float
-    clips: int
-
-    @property
-    def ratio(self) -> float:
-        return self.negative / self.true if self.true else NAN
-
-    def sentence(self, name: str) -> str:
-        """One sentence about the model of that name."""
-        where = f"on {self.test_set} ({self.clips} clips)"
-        if self.label == "undecided":
-            return (
-                f"It cannot be told whether {name} listens: {where} its mIoU is only {self.true:.3f} with the true "
-                f"sound, below {BLIND_BELOW}."
-            )
-        means = "listens" if self.label == "listens" else "is deaf: it marks much the same whatever it hears"
-        return (
-            f"{name} {means}. {where[0].upper() + where[1:]} its mIoU against the original mask is {self.true:.3f} "
-            f"with the true sound and {self.negative:.3f} under {SOUND_NAMES[self.audio]}, {self.ratio:.2f} of it; "
-            f"above {DEAF_ABOVE} a model counts as deaf."
-        )
-
-
-def judge(scores: Mapping[Key, Scores], test_set: str) -> Verdict:
-    """The verdict on one test set.
-
-    Off-screen sound decides; noise does where a set knows no off-screen sound. A deaf model keeps its whole mIoU
-    (ratio 1), an oracle keeps nothing (0); half way lies `DEAF_ABOVE`. A model that marks next to nothing even with
-    the true sound (mIoU below `BLIND_BELOW`) is neither.
-    """
-    audio = "offscreen" if ("offscreen", ALL) in scores else "noise"
-    true, negative = scores["true", ALL], scores[audio, ALL]
-    label: Literal["deaf", "listens", "undecided"] = "undecided"
-    if true["miou"] >= BLIND_BELOW and not math.isnan(negative["miou"]):
-        label = "deaf" if negative["miou"] > DEAF_ABOVE * true["miou"] else "listens"
-    return Verdict(label, test_set, audio, true["miou"], negative["miou"], int(negative["clips"]))
-
-
-def worst(verdicts: list[Verdict]) -> Verdict:
-    """The verdict on all sets: that of the highest ratio among those that are decided."""
-    decided = [verdict for verdict in verdicts if verdict.label != "undecided"]
-    return max(decided, key=lambda verdict: verdict.ratio) if decided else verdicts[0]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from icf_avs.avsbench.heard import silence
 from icf_avs.errors import UserError
 from icf_avs.probe.categories import super_categories
 
@@ -50,20 +51,22 @@ class Donor(NamedTuple):
 
 
 def heard(clip: LoadedClip, records: Sequence[ClipRecord], index: int, audio: Audio, seed: int) -> np.ndarray:
-    """The wave that stands for the sound of `records[index]`: float32 [n], 16 kHz; the same for the same seed."""
+    """What stands for the sound of `records[index]`: a wave, float32 [n] at 16 kHz, or log-mel windows [T, 96, 64] of a
+    clip that has those alone; the same for the same seed. Raises UserError for noise where there is no wave.
+    """
     rng = np.random.default_rng([seed, index])
     if audio == "true":
-        return clip.wave
+        return clip.sound
     if audio == "silence":
-        return np.zeros_like(clip.wave)
+        return silence(clip.sound)
     if audio in NOISE_LEVELS:
         loudness = np.sqrt(np.mean(np.square(clip.wave))) if len(clip.wave) else 0.0
         gain = loudness * 10 ** (NOISE_LEVELS[audio] / 20)
         return (gain * rng.standard_normal(len(clip.wave))).astype(np.float32)
     if audio == "shifted":
         frames = len(clip.frames)
-        return np.roll(clip.wave, len(clip.wave) * (frames // 2) // frames)
-    return records[rng.choice(donors(records, index))].load().wave
+        return np.roll(clip.sound, len(clip.sound) * (frames // 2) // frames, axis=0)
+    return records[rng.choice(donors(records, index))].load().sound
 
 
 def frame_heard(frame: int, frames: int) -> int:

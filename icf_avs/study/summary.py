@@ -16,7 +16,7 @@ from statistics import mean, stdev
 from icf_avs.errors import UserError
 from icf_avs.results import write_whole
 from icf_avs.study.rows import ROWS
-from icf_avs.study.table import COLUMNS, PART_COLUMNS, SCORES, Line, parts_path, read_table
+from icf_avs.study.table import COLUMNS, PART_COLUMNS, Line, parts_path, read_table
 
 SHOWN = ("miou", "f", "miou_silence", "miou_noise", "miou_offscreen", "fpr_offscreen", "g_miou")
 PAIRS = (  # question, row, row it is compared with
@@ -30,7 +30,8 @@ PAIRS = (  # question, row, row it is compared with
     ("SC against shuffled sounds", "all", "shuffled"),
     ("SC against random vectors", "all", "random"),
     ("SC against dropout", "all", "dropout"),
-    ("do(vision)", "all", "sc-audio-only"),
+    ("do(vision)", "all", "sc-no-vision"),
+    ("taking a source out", "all", "sc-no-rest"),
     ("three levels against video alone", "all", "video-level"),
     ("three levels against segments alone", "all", "segment-level"),
     ("three levels against frames alone", "all", "frame-level"),
@@ -39,6 +40,7 @@ PAIRS = (  # question, row, row it is compared with
     ("four counterfactuals against two", "k4", "all"),
     ("eight counterfactuals against two", "k8", "all"),
 )
+EXAMPLES = 4  # clips shown under four sounds
 PAIR_COLUMNS = ("question", "row", "against", "scenes", "score", "seeds", "difference", "deviations", "p")
 
 
@@ -62,8 +64,8 @@ def spread(values: list[float]) -> str:
 
 def pairs_table(lines: list[Line], parts: list[Line]) -> list[Line]:
     """Differences of PAIRS in mIoU, G-mIoU and mIoU under off-screen sound, over all scenes; and in mIoU where two or
-    three things in the picture could sound. `deviations`: the difference over the standard deviation, over seeds, of the
-    row it is compared with.
+    three things in the picture could sound. `deviations`: the difference over the standard deviation, over seeds, of
+    the row it is compared with.
     """
     by_run = {(line["row"], line["seed"]): line for line in lines}
     by_part = {(line["row"], line["seed"], line["test_set"], line["candidates"]): line for line in parts}
@@ -116,20 +118,58 @@ def paired_p(gains: list[float]) -> str:
     return f"{ttest_1samp(gains, 0.0).pvalue:.3f}"
 
 
-def summary_command(table: Path, runs: Path | None) -> None:
-    """Write the two tables of the summary beside `table`, and the plots beside them in docs/."""
+def summary_command(table: Path, runs: Path, pictures: Path) -> None:
+    """Write the two tables of the summary beside `table`, and the plots into `pictures`; those that need models are
+    made from the runs in `runs` if they are there, the example clips beside the runs.
+    """
     lines, parts = read_table(table, COLUMNS), read_table(parts_path(table), PART_COLUMNS)
     if not lines:
         raise UserError(f"{table} has no run yet; make some with `icf study ablation`")
-    columns = ("row", "what", "seeds", *SHOWN)
-    for name, content, heading in (
-        ("rows", rows_table(lines), columns),
-        ("pairs", pairs_table(lines, parts), PAIR_COLUMNS),
-    ):
+    for path, text in summaries(table, lines, parts).items():
+        write_whole(path, text)
+        print(f"wrote {path}")
+    from icf_avs.study.plots import reliance
+
+    reliance(lines, pictures / "ablation_reliance.png")
+    print(f"wrote {pictures / 'ablation_reliance.png'}")
+    whole, plain = (runs / f"{row}-seed0" / "model.safetensors" for row in ("all", "baseline"))
+    if whole.exists() and plain.exists():
+        _plots_of_models(whole, plain, runs, pictures)
+
+
+def summaries(table: Path, lines: list[Line], parts: list[Line]) -> dict[Path, str]:
+    """The files of the summary and what they hold."""
+    contents = {
+        "rows": (("row", "what", "seeds", *SHOWN), rows_table(lines)),
+        "pairs": (PAIR_COLUMNS, pairs_table(lines, parts)),
+    }
+    files = {}
+    for name, (columns, content) in contents.items():
         text = io.StringIO()
-        writer = csv.DictWriter(text, heading, lineterminator="\n")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(content)
-        path = table.with_name(f"{table.stem}_{name}.csv")
-        write_whole(path, text.getvalue())
+        files[table.with_name(f"{table.stem}_{name}.csv")] = text.getvalue()
+    return files
+
+
+def _plots_of_models(whole: Path, plain: Path, runs: Path, pictures: Path) -> None:
+    from icf_avs.avsbench.layouts import read_set
+    from icf_avs.checkpoint import load_checkpoint
+    from icf_avs.evaluate import FOLDERS, default_sets
+    from icf_avs.stamps.training_data import StampsData
+    from icf_avs.study.plots import counterfactuals, four_sounds
+    from icf_avs.study.scoring import test_clips
+
+    models = {"baseline": load_checkpoint(plain), "all": load_checkpoint(whole)}
+    data = StampsData(ROWS["all"].config(0, 1), None, 1, lambda *_: None)
+    counterfactuals(models["all"], next(iter(data.validation())), pictures / "ablation_counterfactuals.png")
+    print(f"wrote {pictures / 'ablation_counterfactuals.png'}")
+    root = default_sets()
+    records = read_set(root / FOLDERS["ms3"], "test")[:EXAMPLES]
+    clips = test_clips(root, models["all"].visual, models["all"].spec, EXAMPLES)[-len(records) :]
+    for record, clip in zip(records, clips, strict=True):
+        path = runs / f"four-sounds-{record.name}.png"
+        frame = int(clip.truth.flatten(1).any(1).int().argmax())
+        four_sounds(models, clip, record.load().frames[frame], frame, path)
         print(f"wrote {path}")

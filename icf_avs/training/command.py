@@ -40,6 +40,10 @@ def train_command(args: argparse.Namespace) -> None:
     keep_freed_memory()
     if config.benchmark is None and args.data:
         raise UserError(f"recipe {config.name} trains on Stamps scenes and takes no --data; name stamps with --stamps")
+    if args.sound is not None:
+        if config.benchmark is None:
+            raise UserError(f"recipe {config.name} mixes the sound of its scenes itself and takes no --sound")
+        config = replace(config, benchmark=replace(config.benchmark, sound=args.sound.replace("-", "_")))
     folder = args.out or Path("runs") / config.name
     columns = (
         TextColumn("{task.description}"),

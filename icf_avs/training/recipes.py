@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from icf_avs.config import BenchmarkConfig, DataConfig, TrainConfig
+from icf_avs.config import BenchmarkConfig, DataConfig, ModelConfig, TrainConfig
 from icf_avs.contracts import ClipSpec
 
+SMALL = "efficientnet-lite0"
 PARTS = {"mit": "implicit_text", "sc": "counterfactual", "cdcl": "contrastive"}
 
 
@@ -85,14 +86,18 @@ def with_visual(config: TrainConfig, encoder: str, short: str) -> TrainConfig:
 
 
 def with_encoders(config: TrainConfig, visual: str | None, audio: str | None, text: str | None) -> TrainConfig:
-    """The same run with other encoders, None: the recipe's. Those that are small and without training of their own
-    change what goes with them: Lite0 stays frozen, the log-mel encoder is taught to name sounds first.
+    """The same run with other encoders, None: the recipe's. The small ones change what goes with them: Lite0 stays
+    frozen and takes the widths and the learning rate of the Stamps recipe, for what trains on it is as small as there;
+    the log-mel encoder, which comes untrained, is taught to name sounds first.
     """
     model = {**config.model}
     if visual is not None:
-        model |= {"visual": visual, "train_visual": visual != "efficientnet-lite0"}
+        model |= {"visual": visual, "train_visual": visual != SMALL}
     if audio is not None:
         model["audio"] = audio
+    if visual == SMALL:
+        model |= {field: getattr(ModelConfig, field) for field in ("dim", "pixel_dim", "heads")}
+        config = replace(config, learning_rate=TrainConfig.learning_rate, weight_decay=TrainConfig.weight_decay)
     teach = {"log-mel": TrainConfig.teach_steps, "vggish": 0}.get(audio, config.teach_steps)
     return replace(config, model=model, text=text or config.text, teach_steps=teach)
 

@@ -1,0 +1,150 @@
+"""The sound of a clip of a public set: a wave file, log-mel windows or the raw video."""
+
+from __future__ import annotations
+
+import pickle
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import avsbench_fixtures as fixtures
+import numpy as np
+import pytest
+from public_sets import SPEC
+
+from icf_avs.avsbench.dataset import ClipDataset, common_audio
+from icf_avs.avsbench.heard import model_sound, silence
+from icf_avs.avsbench.layouts import read_set
+from icf_avs.backbones.registry import TAKES_LOG_MEL
+from icf_avs.data.windows import windows
+from icf_avs.errors import UserError
+
+
+def test_log_mel_of_both_writers(home, stamps_sets) -> None:
+    for root in (home[0], stamps_sets):
+        for folder in ("Single-source", "Multi-sources"):
+            record = read_set(root / folder, "test")[0]
+            clip = record.load(audio="log_mel")
+            assert clip.log_mel.shape == (5, 96, 64) and clip.log_mel.dtype == np.float32
+            samples = np.round(record.load().wave * 32768).astype(np.int16)
+            np.testing.assert_allclose(clip.log_mel, fixtures.log_mel(samples)[:, 0], atol=2e-3)
+            with pytest.raises(UserError, match="log-mel windows only"):
+                _ = clip.wave
+
+
+def test_sound_from_the_first_form_that_is_there(tmp_path) -> None:
+    (truth,) = fixtures.write_ms3(tmp_path, [("video______", "test")])
+    frames = [frame[:120, :160] for frame in truth.frames for _ in range(10)]
+    stereo = np.stack([truth.samples, np.zeros_like(truth.samples)], 1)
+    fixtures.write_video(tmp_path / "raw_videos/video______.mp4", frames, Fraction(10), stereo)
+    (record,) = read_set(tmp_path, "test")
+    assert record.sources() == ["wav", "video", "log_mel"]
+    from_wav, from_video = record.load().wave, record.load(audio="video").wave
+    assert abs(len(from_video) - 80_000) < 2048  # AAC pads its last frame
+    tail = slice(8000, 72_000)
+    np.testing.assert_allclose(from_video[tail], from_wav[tail] / 2, atol=0.01)  # the mean of two channels
+    record.wave_path.unlink()
+    assert record.load().log_mel is None and record.load().samples is not None, "waves of the video before log-mel"
+    record.video_path.unlink()
+    (record,) = read_set(tmp_path, "test")
+    assert record.load().samples is None and record.load().log_mel is not None
+    record.log_mel_path.unlink()
+    with pytest.raises(UserError, match=r"audio_wav/test is missing|______\.wav is missing"):
+        record.load(audio="wav")
+    with pytest.raises(UserError, match=r"video______\.pkl is missing"):
+        record.load(audio="log_mel")
+
+
+def test_the_form_that_was_asked_for(home, tmp_path) -> None:
+    (record,) = read_set(home[0] / "Single-source", "test", "log_mel")
+    assert record.load().samples is None and record.load().sound.shape == (5, 96, 64) and not record.has_wave
+    assert record.load(audio="wav").log_mel is None and record.load(audio="wav").sound.shape == (80_000,)
+    (preferred,) = read_set(home[0] / "Single-source", "test")
+    assert preferred.has_wave and preferred.load().log_mel is None
+    fixtures.write_ms3(tmp_path, [("video______", "test")])
+    (record,) = read_set(tmp_path, "test")
+    record.wave_path.unlink()
+    assert not record.has_wave and record.load().samples is None
+    with pytest.raises(UserError, match=r"no sound of clip video______: its video in raw_videos is missing"):
+        read_set(tmp_path, "test", "video")[0].load()
+
+
+def test_what_a_model_is_given(home) -> None:
+    """Windows of a wave for any model, log-mel windows for one whose encoder takes them."""
+    (record,) = read_set(home[0] / "Single-source", "test")
+    wave, log_mel = record.load().sound, record.load(audio="log_mel").sound
+    waves_alone, takes_both = SimpleNamespace(spec=SPEC), SimpleNamespace(spec=SPEC, config=SimpleNamespace())
+    np.testing.assert_array_equal(model_sound(waves_alone, wave, 5), windows(wave, SPEC, 5))
+    for takes_both.config.audio in TAKES_LOG_MEL:
+        np.testing.assert_array_equal(model_sound(takes_both, wave, 5), windows(wave, SPEC, 5))
+        np.testing.assert_array_equal(model_sound(takes_both, log_mel, 5), log_mel)
+    with pytest.raises(UserError, match="log-mel windows only, and the model takes waves"):
+        model_sound(waves_alone, log_mel, 5)
+    mute = fixtures.log_mel(np.zeros(80_000, np.int16))[:, 0]
+    np.testing.assert_allclose(silence(log_mel), mute, atol=1e-6)
+    assert not silence(wave).any() and silence(wave).shape == wave.shape
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(44_100, 1), (48_000, 2), (8_000, 1)])
+def test_other_sample_rates_are_resampled(tmp_path, rate, channels) -> None:
+    fixtures.write_ms3(tmp_path, [("video______", "test")])
+    time = np.arange(5 * rate) / rate
+    high = 10_000 if rate > 20_000 else 3_000  # beyond 8 kHz: must vanish, not fold back to 6 kHz
+    wave = 8000 * np.sin(2 * np.pi * 1000 * time) + 8000 * np.sin(2 * np.pi * high * time)
+    samples = np.stack([wave] * channels, 1).astype(np.int16)
+    (record,) = read_set(tmp_path, "test")
+    fixtures.write_wav(record.wave_path, samples, rate, channels)
+    found = record.load().wave
+    assert abs(len(found) - 80_000) <= 16
+    spectrum = np.abs(np.fft.rfft(found * np.hanning(len(found)))) / len(found) * 4
+    hertz = np.fft.rfftfreq(len(found), 1 / 16_000)
+    assert spectrum[np.abs(hertz - 1000).argmin()] == pytest.approx(8000 / 32768, rel=0.02)
+    if high == 10_000:
+        assert spectrum[hertz > 1100].max() < 8000 / 32768 / 300  # 50 dB below
+    else:
+        assert spectrum[np.abs(hertz - 3000).argmin()] == pytest.approx(8000 / 32768, rel=0.05)
+
+
+def test_the_same_form_of_sound_for_all_clips(tmp_path) -> None:
+    fixtures.write_ms3(tmp_path, [(f"video_____{i}", "test") for i in range(3)])
+    records = read_set(tmp_path, "test")
+    assert common_audio(records) == "wav"
+    with pytest.raises(UserError, match=r"video_____0 has no video, .* but wav and log_mel; unpack all of raw_videos"):
+        ClipDataset(records, (), SPEC, "video")
+    records[1].wave_path.unlink()
+    assert common_audio(records) == "log_mel"
+    records[2].log_mel_path.unlink()
+    with pytest.raises(UserError, match="video_____2 has no log_mel"):
+        ClipDataset(records, (), SPEC)
+
+
+def test_a_pickle_with_code_is_refused_where_it_would_be_read(tmp_path) -> None:
+    fixtures.write_ms3(tmp_path, [("video______", "test")])
+    (record,) = read_set(tmp_path, "test")
+    record.log_mel_path.write_bytes(pickle.dumps(Canary(tmp_path / "ran")))
+    record.load()  # not needed, so not opened
+    with pytest.raises(UserError, match="refused"):
+        record.load(audio="log_mel")
+    assert not (tmp_path / "ran").exists()
+
+
+class Canary:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_broken_arrays_of_log_mel(tmp_path) -> None:
+    fixtures.write_ms3(tmp_path, [("video______", "test")])
+    (record,) = read_set(tmp_path, "test")
+    path = record.log_mel_stem.with_name("video______.npy")
+    for values in (np.zeros((5, 96, 64), np.float32), np.zeros((5, 1, 96, 64)), np.zeros((0, 1, 96, 64), np.float32)):
+        np.save(path, values)
+        with pytest.raises(UserError, match="want float32 log-mel"):
+            record.load(audio="log_mel")
+    np.save(path, np.array([Canary(tmp_path / "ran")], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="no log-mel array"):
+        record.load(audio="log_mel")
+    assert not (tmp_path / "ran").exists()
