@@ -1,0 +1,73 @@
+"""A weights file of a public release: where it is, or how it gets here once, whole and unaltered."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from http.client import HTTPException
+from pathlib import Path
+from shlex import quote
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import torch
+from rich.console import Console
+from rich.progress import wrap_file
+
+from icf_avs.backbones.weights import FOLDER_VARIABLE
+from icf_avs.errors import UserError
+
+_PATIENCE = 30.0  # seconds without an answer until a download is given up
+
+
+def released_file(what: str, url: str, sha256: str, weights: str | Path | None = None) -> Path:
+    """The file at the end of `url`: in `weights`, in ICF_WEIGHTS_DIR, in torch's cache, or downloaded there.
+
+    what: its name for people. sha256: of the download, in hexadecimal. weights: the file or a folder with it.
+    Raises UserError when `weights` has no such file, or it is nowhere and cannot be downloaded.
+    """
+    name = url.rpartition("/")[2]
+    own = os.environ.get(FOLDER_VARIABLE)
+    folder = Path(own or "weights")
+    command = (
+        f"curl -L --create-dirs -o {quote(str(folder / name))} {url} && export {FOLDER_VARIABLE}={quote(str(folder))}"
+    )
+    if weights is not None:
+        path = Path(weights) / name if Path(weights).is_dir() else Path(weights)
+        if not path.is_file():
+            raise UserError(f"{path}: no such file of weights of {what}; get it with: {command}")
+        return path
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+    for path in ([folder / name] if own else []) + [cached]:
+        if path.is_file():
+            return path
+    try:
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+            raise URLError("HF_HUB_OFFLINE is set")
+        _download(what, url, sha256, cached)
+    except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
+        raise UserError(
+            f"the weights of {what} are not here and cannot be downloaded ({getattr(error, 'reason', error)}); "
+            f"get them with: {command}"
+        ) from error
+    return cached
+
+
+def _download(what: str, url: str, sha256: str, path: Path) -> None:
+    """Raises OSError or HTTPException as urllib does, and ValueError when something else came than was published."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, urlopen(url, timeout=_PATIENCE) as answer:
+        temporary, seen = Path(folder) / path.name, hashlib.sha256()
+        size = int(answer.headers.get("Content-Length") or 0)
+        with (
+            wrap_file(answer, size, description=f"weights of {what}", console=console, transient=True) as reader,
+            temporary.open("wb") as file,
+        ):
+            while block := reader.read(1 << 16):
+                file.write(block)
+                seen.update(block)
+        if seen.hexdigest() != sha256:
+            raise ValueError("what came is not the published file, its SHA-256 differs")
+        os.replace(temporary, path)
