@@ -132,7 +132,7 @@ def test_zero_when_there_is_nothing_to_be_told_from() -> None:
 def contrast(batch, **switches: bool) -> dict[str, Tensor]:
     model = small_model(**switches).eval()
     torch.manual_seed(0)
-    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1))
+    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding)
     return objective(output, batch, model.shared_space, Weights())
 
 
@@ -182,6 +182,6 @@ def test_the_order_of_clips_does_not_matter() -> None:
 
 def test_the_temperature_is_one_parameter_and_learns() -> None:
     batch, model = random_batch(3), small_model()
-    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1))
+    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding)
     objective(output, batch, model.shared_space, Weights())["contrast"].backward()
     assert model.shared_space.log_temperature.shape == () and model.shared_space.log_temperature.grad != 0

@@ -19,6 +19,11 @@ def every(sound: Tensor) -> Tensor:
     return torch.ones(sound.shape[:2], dtype=torch.bool)
 
 
+def throughout(kinds: Tensor, sound: Tensor) -> Tensor:
+    """Every kind of a clip sounds in all of its frames: [B,C] -> [B,T,C]."""
+    return kinds[:, None].expand(-1, sound.shape[1], -1)
+
+
 def cosines(factual: Tensor, rivals: Tensor, mean: Tensor) -> Tensor:
     """|cos| around the mean between every two of factual and rivals, [..., pairs]; measured in float64."""
     every = torch.cat([factual[None], rivals]).double() - mean.double()
@@ -101,10 +106,13 @@ def test_diverse() -> None:
         assert ((rivals[i] - factual).norm(dim=-1) >= norms[i] * 0.999).all()
         for j in range(i):
             assert ((rivals[i] - rivals[j]).norm(dim=-1) >= torch.maximum(norms[i], norms[j]) * 0.999).all()
-    part = SemanticCounterfactual(16, 2, words=False)
+    part = SemanticCounterfactual(16, 6, 2, words=False)
     sound = torch.randn(6, 2, 16)
     kinds = torch.eye(6, dtype=torch.bool)
-    first, second = part(sound, kinds, every(sound)), part(sound, kinds, every(sound))
+    first, second = (
+        part(sound, throughout(kinds, sound), every(sound)),
+        part(sound, throughout(kinds, sound), every(sound)),
+    )
     assert (first.sounds - second.sounds).norm(dim=-1).mean() > 1
 
 
@@ -121,9 +129,9 @@ def with_common_part(seed: int) -> tuple[Tensor, Tensor]:
 def test_rivals_keep_the_common_part() -> None:
     """Fails when the centring is taken out: a rival would then be what no sound ever is, and easy to refuse."""
     sound, common = with_common_part(0)
-    part = SemanticCounterfactual(32, 3, words=False)
+    part = SemanticCounterfactual(32, 8, 3, words=False)
     torch.manual_seed(0)
-    rivals = part(sound, torch.eye(8, dtype=torch.bool), every(sound)).sounds
+    rivals = part(sound, throughout(torch.eye(8, dtype=torch.bool), sound), every(sound)).sounds
     along = (rivals @ common) / (sound @ common)
     assert along.min() > 0.8 and along.max() < 1.2
     offset = (rivals - sound.mean((0, 1))).norm(dim=-1)
@@ -146,10 +154,10 @@ def test_without_centring_the_common_part_is_lost() -> None:
 
 def rivals_of(kinds: Tensor, seed: int, words: bool, count: int = 2) -> Rivals:
     torch.manual_seed(seed)
-    part = SemanticCounterfactual(16, count, words=words)
+    part = SemanticCounterfactual(16, kinds.shape[1], count, words=words)
     vocabulary = Vocabulary(torch.randn(kinds.shape[1], 8), 2, 16) if words else None
     sound = torch.randn(kinds.shape[0], 3, 16)
-    return part(sound, kinds, every(sound), vocabulary)
+    return part(sound, throughout(kinds, sound), every(sound), vocabulary)
 
 
 @settings(max_examples=40, deadline=None)
@@ -170,11 +178,11 @@ def test_a_donor_is_what_the_rival_is_made_of() -> None:
     """Around the mean, a rival lies in the plane of the factual sound and of one other clip that shares no kind."""
     kinds = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 0]], dtype=torch.bool)
     sound = torch.randn(4, 2, 16, generator=torch.Generator().manual_seed(0))
-    part = SemanticCounterfactual(16, 1, words=False)
+    part = SemanticCounterfactual(16, 3, 1, words=False)
     seen: list[set[int]] = [set() for _ in kinds]
     for seed in range(30):
         torch.manual_seed(seed)
-        rivals = part(sound, kinds, every(sound))
+        rivals = part(sound, throughout(kinds, sound), every(sound))
         for clip in range(4):
             distance = []
             for donor in range(4):
@@ -197,12 +205,12 @@ def test_words_never_name_a_sounding_kind(seed: int, number: int) -> None:
     kinds = torch.rand(6, number, generator=generator) < 0.6
     kinds[:, 0] &= ~kinds.all(1)  # one at least must be left to choose
     torch.manual_seed(seed)
-    part = SemanticCounterfactual(16, 2, words=True)
+    part = SemanticCounterfactual(16, number, 2, words=True)
     vocabulary = Vocabulary(torch.randn(number, 8), 2, 16)
     part.generator = Keep()
     vocabulary.words = lambda: torch.eye(number + 2, 16)  # so that a mixture of words is its shares
     sound = torch.randn(6, 1, 16)
-    rivals = part(sound, kinds, every(sound), vocabulary)
+    rivals = part(sound, throughout(kinds, sound), every(sound), vocabulary)
     shares = part.generator.inputs[0][:, :number]
     assert torch.allclose(shares.sum(1), torch.ones(6))
     assert not shares[kinds].any()
@@ -235,8 +243,8 @@ def test_unknown_kinds_make_rivals_of_no_known_kind() -> None:
 
 
 def test_the_mean_moves_in_training_only() -> None:
-    part = SemanticCounterfactual(4, 1, words=False, momentum=0.25)
-    kinds, valid = torch.eye(3, dtype=torch.bool), torch.ones(3, 2, dtype=torch.bool)
+    part = SemanticCounterfactual(4, 3, 1, words=False, momentum=0.25)
+    kinds, valid = torch.eye(3, dtype=torch.bool)[:, None].expand(-1, 2, -1), torch.ones(3, 2, dtype=torch.bool)
     part.eval()(torch.ones(3, 2, 4), kinds, valid)
     assert not part.mean.any() and not part.started
     part.train()(torch.full((3, 2, 4), 2.0), kinds, valid)
@@ -249,10 +257,10 @@ def test_the_mean_moves_in_training_only() -> None:
 
 def test_rivals_carry_no_gradient_and_the_generator_learns() -> None:
     torch.manual_seed(0)
-    part, vocabulary = SemanticCounterfactual(16, 2, words=True), Vocabulary(torch.randn(3, 8), 2, 16)
+    part, vocabulary = SemanticCounterfactual(16, 3, 2, words=True), Vocabulary(torch.randn(3, 8), 2, 16)
     sound = torch.randn(4, 2, 16, requires_grad=True)
-    rivals = part(sound, torch.eye(4, 3, dtype=torch.bool), every(sound), vocabulary)
-    assert not rivals.sounds.requires_grad
+    rivals = part(sound, throughout(torch.eye(4, 3, dtype=torch.bool), sound), every(sound), vocabulary)
+    assert not rivals.sounds.requires_grad and rivals.rest.sound.requires_grad
     rivals.fit.backward()
     assert sound.grad is None and all(parameter.grad is None for parameter in vocabulary.parameters())
     assert all(parameter.grad.abs().sum() > 0 for parameter in part.parameters())
@@ -260,14 +268,63 @@ def test_rivals_carry_no_gradient_and_the_generator_learns() -> None:
 
 def test_padding_counts_for_nothing() -> None:
     """The mean, the lengths that are drawn and the generator's fit do not change with what padding holds."""
-    part, found = SemanticCounterfactual(16, 2, words=True).train(), []
+    part, found = SemanticCounterfactual(16, 5, 2, words=True).train(), []
     vocabulary, kinds = Vocabulary(torch.randn(5, 8), 2, 16), torch.eye(3, 5, dtype=torch.bool)
     sound, valid = torch.randn(3, 4, 16), torch.arange(4) < torch.tensor([4, 2, 3])[:, None]
     for padding in (0.0, 1e3):
         again, mended = copy.deepcopy(part), sound.clone()
         mended[~valid] = padding
         torch.manual_seed(0)
-        rivals = again(mended, kinds, valid, vocabulary)
+        rivals = again(mended, throughout(kinds, mended), valid, vocabulary)
         found.append((again.mean, rivals.fit, (rivals.sounds - again.mean).norm(dim=-1)))
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-4)
+
+
+# A source taken out.
+
+
+def taught_part(classes: int = 4, dim: int = 16) -> tuple[SemanticCounterfactual, Tensor]:
+    """A part that has met each kind alone, and the kinds' directions around a common mean of 5 in every channel."""
+    torch.manual_seed(0)
+    directions = 3 * torch.linalg.qr(torch.randn(dim, dim)).Q[:classes]
+    part = SemanticCounterfactual(dim, classes, 1, words=False).train()
+    for _ in range(60):
+        part((5 + directions)[:, None], torch.eye(classes, dtype=torch.bool)[:, None], torch.ones(classes, 1) > 0)
+    return part, directions
+
+
+def test_a_source_is_taken_out_and_the_others_stay() -> None:
+    part, directions = taught_part()
+    mixed = (5 + directions[0] + directions[2]).expand(1, 2, -1)
+    kinds = torch.tensor([[[1, 0, 1, 0], [0, 0, 1, 0]]], dtype=torch.bool)  # kind 0 in one frame of two
+    removed = set()
+    for _ in range(20):
+        rest = part.eval()(mixed, kinds, every(mixed)).rest
+        gone = int(rest.removed)
+        removed.add(gone)
+        kept = 2 - gone
+        assert rest.able.all()
+        left = rest.sound - part.mean
+        out = torch.nn.functional.normalize(part.alone[gone] - part.mean, dim=0)
+        assert (left @ out).abs().max() < 1e-4
+        assert ((left @ directions[kept]) / directions[kept].norm()).min() > 2
+    assert removed == {0, 2}  # of the whole clip's kinds, by chance
+
+
+def test_what_was_never_met_alone_is_not_taken_out() -> None:
+    part, directions = taught_part()
+    part.met[:] = torch.tensor([True, False, True, True])
+    sound = (5 + directions[[1, 0, 3]])[:, None]
+    kinds = torch.tensor([[[0, 1, 0, 0]], [[1, 1, 0, 0]], [[0, 0, 0, 0]]], dtype=torch.bool)
+    rest = part.eval()(sound, kinds, every(sound)).rest
+    assert rest.able.tolist() == [False, True, False] and rest.removed[1] == 0
+
+
+def test_only_frames_of_one_kind_tell_how_it_sounds() -> None:
+    part = SemanticCounterfactual(2, 3, 1, words=False).train()
+    sound = torch.tensor([[[1.0, 0.0], [8.0, 8.0], [3.0, 0.0], [50.0, 50.0]]])
+    kinds = torch.tensor([[[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]]], dtype=torch.bool)
+    part(sound, kinds, torch.tensor([[True, True, True, False]]))
+    assert part.met.tolist() == [True, False, False]  # padding and mixtures teach nothing
+    assert part.alone.tolist() == [[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]

@@ -15,7 +15,7 @@ from icf_avs.model.icf import ICF, Output
 from icf_avs.objective.objective import Weights, objective
 
 TERMS = {
-    "implicit_text": {"prior", "sound_reading", "pixel_reading"},
+    "implicit_text": {"sound_reading", "pixel_reading"},
     "counterfactual": {"rivals", "foreign"},
     "contrastive": {"contrast"},
 }
@@ -31,7 +31,7 @@ def named(switches: dict[str, bool]) -> str:
 
 
 def run(model: ICF, batch: Batch, training: bool = True) -> Output:
-    return model(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1) if training else None)
+    return model(batch.pyramid, batch.waves, batch.valid, batch.sounding if training else None)
 
 
 def step(model: ICF, optimizer: torch.optim.Optimizer, batch: Batch, seed: int = 0) -> dict[str, float]:
@@ -51,6 +51,7 @@ def test_every_combination_learns(switches: dict[str, bool]) -> None:
     assert values[-1]["loss"] < 0.9 * values[0]["loss"]
     for part, on in switches.items():
         assert TERMS[part] <= values[0].keys() if on else not TERMS[part] & values[0].keys()
+    assert ("prior" in values[0]) == (switches["implicit_text"] or switches["contrastive"])  # both guide
 
 
 @pytest.mark.parametrize("switches", COMBINATIONS, ids=named)
@@ -78,8 +79,8 @@ def test_an_ablated_part_leaves_nothing_behind(part: str) -> None:
     assert sum(p.numel() for p in without.parameters()) < sum(p.numel() for p in whole.parameters())
     output = run(without, random_batch())
     absent = {
-        "implicit_text": (output.prior, output.reading, output.pixel_reading, output.rival_text),
-        "counterfactual": (output.rivals, output.rival_logits, output.foreign_logits),
+        "implicit_text": (output.reading, output.pixel_reading, output.rival_text),
+        "counterfactual": (output.rivals, output.rival_logits, output.rest_logits, output.foreign_logits),
         "contrastive": (without.shared_space,),
     }[part]
     assert all(value is None for value in absent)
@@ -101,7 +102,7 @@ def test_shapes() -> None:
     assert output.classes.shape == (3, 5, len(NAMES) + 1, side, side)
     assert output.prior.shape == (3, 5, side // 4, side // 4)
     assert output.reading.shape == (3, 5, 8) and output.pixel_reading.shape == (3, 5, 8, side // 4, side // 4)
-    assert output.sound.shape == (3, 5, 32) and output.tokens.shape == (3, 5, 6, 32)
+    assert output.sound.shape == (3, 5, 32) and output.parts.shape == (3, 5, 6, 32)
     assert output.patches.shape == (3, 5, (side // 4) ** 2, 32)
     assert output.rival_logits.shape == (2, 3, 5, side, side) and output.rivals.sounds.shape == (2, 3, 5, 32)
     assert output.rival_text.shape == (2, 3, 5, 2, 32)
@@ -117,7 +118,7 @@ def test_the_semantic_head_learns() -> None:
 
 def maps(output: Output) -> dict[str, torch.Tensor]:
     """All that is answered frame by frame."""
-    names = ("logits", "classes", "prior", "reading", "sound", "tokens", "patches")
+    names = ("logits", "classes", "prior", "reading", "sound", "parts", "patches")
     found = {name: getattr(output, name) for name in names if getattr(output, name) is not None}
     return found | ({"text": output.text["frame"]} if output.text else {})
 
@@ -171,10 +172,25 @@ def test_rivals_are_answered_with_their_own_text() -> None:
     model, batch = small_model().eval(), random_batch(3)
     output = run(model, batch)
     pixels = model.pixels([level.flatten(0, 1) for level in batch.pyramid])
+    within = output.parts - output.sound[:, :, None]
     for index, sound in enumerate(output.rivals.sounds):
-        decoded, text, *_ = model.answer(pixels, sound[None], batch.valid)
+        decoded, text, *_ = model.answer(pixels, sound[None], within[None], batch.valid)
         assert torch.allclose(decoded.logits[0].unflatten(0, (3, 2)), output.rival_logits[index], atol=1e-4)
         assert torch.allclose(text["frame"][0], output.rival_text[index], atol=1e-4)
+
+
+def test_a_position_that_fits_the_sound_guides_the_decoder() -> None:
+    """CDCL at work in the answer: s (r - W2^2) of the sound's Gaussian and a point with the floor as deviation."""
+    space = small_model().shared_space
+    parts, tokens = torch.randn(2, 3, 6, 32), torch.randn(3, 32, 4, 5)
+    found = space.match(parts, tokens)
+    heard = space.of_audio(parts, torch.ones(2, 3, 6))
+    for sound, picture, row, column in ((0, 0, 0, 0), (1, 2, 3, 4), (1, 0, 2, 1)):
+        point = torch.nn.functional.normalize(space.vision(tokens[picture, :, row, column]), dim=0)
+        distance = (heard.mean[sound, picture] - point).square().sum()
+        distance = distance + (heard.deviation[sound, picture] - space.floor).square().sum()
+        expected = space.sharpness * (space.radius - distance)
+        assert torch.allclose(found[sound, picture, row, column], expected, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_step() -> None:

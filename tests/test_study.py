@@ -35,7 +35,7 @@ def test_a_stand_in_trains(control: str) -> None:
     model = small_model()
     replace_part(model, control)
     batch = random_batch()
-    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1))
+    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding)
     terms = objective(output, batch, model.shared_space, Weights())
     terms["loss"].backward()
     assert torch.isfinite(terms["loss"])
@@ -54,7 +54,7 @@ def rivals_of(control: str, clips: int = 6):
     part = model.counterfactual
     batch = random_batch(clips=clips)
     sound = torch.randn(clips, 2, 32) + 3
-    rivals = part(sound, batch.sounding.any(1), batch.valid)
+    rivals = part(sound, batch.sounding, batch.valid)
     return rivals, sound, part.mean, batch.sounding.any(1)
 
 
@@ -200,3 +200,19 @@ def test_summary_by_hand(tmp_path: Path) -> None:
     assert pairs["the whole method", "2 or 3 candidates", "miou"]["difference"] == "+0.1100"
     assert pairs["the whole method", "all", "g_miou"]["deviations"] == ""  # the row it is compared with does not vary
     assert set(pairs) == {key for key in pairs if key[0] == "the whole method"}
+
+
+def test_the_plots_are_drawn(tmp_path: Path) -> None:
+    from icf_avs.study.plots import counterfactuals, four_sounds, reliance
+
+    lines = [a_run(row, seed, 0.5 + 0.01 * seed)[0] for row in ("baseline", "all") for seed in range(3)]
+    model = small_model()
+    reliance(lines, tmp_path / "a.png")
+    reliance(lines, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    counterfactuals(model, random_batch(clips=4), tmp_path / "c.png")
+    clip = clips_of(model)[0]
+    four_sounds(
+        {"one": model, "two": model}, clip, torch.zeros(64, 64, 3, dtype=torch.uint8).numpy(), 0, tmp_path / "d.png"
+    )
+    assert all((tmp_path / f"{name}.png").stat().st_size > 5_000 for name in "acd")

@@ -249,7 +249,7 @@ def overfitted(data: StampsData, model: dict, steps: int) -> tuple[ICF, object, 
     optimizer = torch.optim.AdamW(network.parameters(), 4e-3)
     losses = []
     for _ in range(steps):
-        output = network(batch.pyramid, batch.waves, batch.valid, batch.sounding.any(1))
+        output = network(batch.pyramid, batch.waves, batch.valid, batch.sounding)
         loss = objective(output, batch, network.shared_space, Weights())["loss"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -3,11 +3,13 @@
     c = z - m,  w_k = u_k - m                                  m running mean of the factual semantics
     w_k <- w_k - <w_k,c>/<c,c> c - sum_{j<k} <w_k,w_j>/<w_j,w_j> w_j          Gram-Schmidt
     z~_k = m + s_k w_k / |w_k|                                  s_k drawn from the factual |c|
+    z~_-b = z - <c,d_b> d_b,  d_b = (p_b - m) / |p_b - m|       p_b running mean of z where kind b sounds alone
 
 Proposals u_k are plausible sounds: another clip's semantic, or words of the vocabulary turned into a semantic by a
 generator that learns that from the factual pairs (reading of z, z). Orthogonality is taken around the mean: all audio
-tokens share a large common part, and without centring only that would be removed. Ours; the paper gives that
-representations are orthogonal, latent, diverse, and need no edits of text.
+tokens share a large common part, and without centring only that would be removed. The last line asks what would be
+marked had one source been silent: its direction is taken out of the sound, all else stays, and so must the mask of all
+else. Ours; the paper gives that representations are orthogonal, latent, diverse, and need no edits of text.
 """
 
 from __future__ import annotations
@@ -23,13 +25,24 @@ from icf_avs.model.vocabulary import Vocabulary
 
 class Rivals(NamedTuple):
     """sounds [K,B,T,D]; kinds [K,B,C] bool, what a rival sounds like where `known` [K,B]; fit: the generator's loss, or
-    None without one.
+    None without one; rest: the factual sound less one of its kinds.
     """
 
     sounds: Tensor
     kinds: Tensor
     known: Tensor
     fit: Tensor | None
+    rest: Rest
+
+
+class Rest(NamedTuple):
+    """sound [B,T,D], the factual one without kind `removed` [B] (an index into the classes); `able` [B] bool: where a
+    kind that sounds is known well enough to be taken out.
+    """
+
+    sound: Tensor
+    removed: Tensor
+    able: Tensor
 
 
 def orthogonal(factual: Tensor, proposals: Tensor, mean: Tensor, norms: Tensor) -> Tensor:
@@ -62,23 +75,26 @@ def _without(vector: Tensor, basis: list[Tensor]) -> Tensor:
 class SemanticCounterfactual(nn.Module):
     """Draws K rivals for every clip: donors, and with a vocabulary every second one generated from words."""
 
-    def __init__(self, dim: int, count: int, words: bool, momentum: float = 0.05) -> None:
+    def __init__(self, dim: int, classes: int, count: int, words: bool, momentum: float = 0.05) -> None:
         super().__init__()
         self.count, self.momentum = count, momentum
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("alone", torch.zeros(classes, dim))  # p_b
+        self.register_buffer("met", torch.zeros(classes, dtype=torch.bool))
         words = words and count > 1  # a single rival is a donor
         self.generator = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)) if words else None
 
-    def forward(self, sound: Tensor, kinds: Tensor, valid: Tensor, vocabulary: Vocabulary | None = None) -> Rivals:
-        """sound z [B,T,D]; kinds [B,C] bool, those known to sound in the clip (all False where unknown); valid [B,T]
-        bool, False on padding, whose sound counts for nothing.
+    def forward(self, sound: Tensor, sounding: Tensor, valid: Tensor, vocabulary: Vocabulary | None = None) -> Rivals:
+        """sound z [B,T,D]; sounding [B,T,C] bool, kinds known to sound (all False where unknown); valid [B,T] bool,
+        False on padding, whose sound counts for nothing.
 
         The vocabulary must be given when the part was built with words.
         """
         valid = valid | ~valid.any()  # a batch of padding alone is taken as it is
+        kinds = (sounding & valid[..., None]).any(1)
         if self.training:
-            self._follow(sound.detach()[valid])
+            self._follow(sound.detach()[valid], sounding[valid])
         clips, frames, dim = sound.shape
         proposals, rival_kinds, known = [], [], []
         fit = None
@@ -99,16 +115,33 @@ class SemanticCounterfactual(nn.Module):
         norms = lengths[torch.randint(lengths.numel(), (self.count, clips, frames), device=sound.device)]
         # The rivals carry no gradient to what made them: the decoder learns to refuse, they do not learn to be refused.
         sounds = self.place(sound.detach(), torch.stack(proposals).detach(), norms)
-        return Rivals(sounds, torch.stack(rival_kinds), torch.stack(known), fit)
+        return Rivals(sounds, torch.stack(rival_kinds), torch.stack(known), fit, self._rest(sound, kinds))
 
     def place(self, factual: Tensor, proposals: Tensor, norms: Tensor) -> Tensor:
         """Where the rivals lie: factual [B,T,D], proposals [K,B,T,D], norms [K,B,T] -> [K,B,T,D]."""
         return orthogonal(factual, proposals, self.mean, norms)
 
-    def _follow(self, sound: Tensor) -> None:
+    def _follow(self, sound: Tensor, sounding: Tensor) -> None:
+        """Running means over frames: sound [n,D], of all; sounding [n,C], of those in which one kind sounds alone."""
         mean = sound.float().mean(0)
         self.mean.copy_(torch.where(self.started, torch.lerp(self.mean, mean, self.momentum), mean))
         self.started.fill_(True)
+        single = (sounding & (sounding.sum(1, keepdim=True) == 1)).float()
+        count = single.sum(0)[:, None]
+        found = (single.T @ sound.float()) / count.clamp(min=1)
+        moved = torch.where(self.met[:, None], torch.lerp(self.alone, found, 4 * self.momentum), found)
+        self.alone.copy_(torch.where(count > 0, moved, self.alone))
+        self.met.logical_or_(count[:, 0] > 0)
+
+    def _rest(self, sound: Tensor, kinds: Tensor) -> Rest:
+        """Take one of its kinds out of every clip's sound. Carries the gradient: each source learns to be removable."""
+        chance = torch.rand(kinds.shape, device=sound.device).masked_fill(~(kinds & self.met), -1)
+        if not chance.numel():  # no classes
+            return Rest(sound, sound.new_zeros(len(sound), dtype=torch.long), torch.zeros_like(kinds.any(1)))
+        best, removed = chance.max(1)
+        direction = F.normalize(self.alone[removed] - self.mean, dim=-1)[:, None].to(sound.dtype)  # B 1 D
+        along = ((sound - self.mean.to(sound.dtype)) * direction).sum(-1, keepdim=True)
+        return Rest(sound - along * direction, removed, best >= 0)
 
     def _donors(self, sound: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Another clip's semantic, of a clip that shares no kind; a random direction where the batch has none."""

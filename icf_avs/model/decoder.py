@@ -1,6 +1,6 @@
 """The mask decoder: queries from sound and implicit text look at the picture, each draws a map, a small head sharpens.
 
-    q = [z_t, T_frame]; q <- L layers of cross-attention to the 1/16 tokens (biased by MIT's prior) and self-attention
+    q = [z_t, T_frame]; q <- L layers of cross-attention to the 1/16 tokens (biased by the prior) and self-attention
     S_i = <e(q_i), P>                                 similarity maps of the pixel embedding P at 1/4
     logits = sum_i S_i + sharpen([P', S, up(prior)])
 
@@ -27,7 +27,7 @@ class Decoded(NamedTuple):
 
 
 class MaskDecoder(nn.Module):
-    """queries: how many a frame has (its sound, and the tokens of its implicit text); prior: absent without MIT."""
+    """queries: how many a frame has (its sound, its implicit text); prior: absent without MIT and CDCL."""
 
     def __init__(self, dim: int, pixel_dim: int, heads: int, layers: int, queries: int, prior: bool) -> None:
         super().__init__()

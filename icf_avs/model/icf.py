@@ -31,14 +31,15 @@ class Output:
 
     logits [B,T,h,w] | prior [B,T,h',w'] | classes [B,T,C+1,h,w] | reading [B,T,M] logits in the vocabulary
     pixel_reading [B,T,M,h',w'] | text: level -> tokens
-    sound [B,T,D] the semantic z | tokens [B,T,L,D] audio in time | patches [B,T,h'w',D]
+    sound [B,T,D] the semantic z | parts [B,T,L,D] z as it changes within its frame | patches [B,T,h'w',D]
     rivals | rival_logits [K,B,T,h,w] | rival_text [K,B,T,n,D]
+    rest_logits [B,T,h,w]: the sound without one of its kinds
     foreign_logits [B,T,h,w]: this picture under the sound of the clip before it in the batch
     """
 
     logits: Tensor
     sound: Tensor
-    tokens: Tensor
+    parts: Tensor
     patches: Tensor
     prior: Tensor | None = None
     classes: Tensor | None = None
@@ -48,13 +49,13 @@ class Output:
     rivals: Rivals | None = None
     rival_logits: Tensor | None = None
     rival_text: Tensor | None = None
+    rest_logits: Tensor | None = None
     foreign_logits: Tensor | None = None
 
 
 class Answer(NamedTuple):
-    """R sounds over N = B*T pictures; without MIT only `decoded`.
-
-    text: level -> [R,B,...,n,D]; prior [R,N,h,w]; seen [N,M,h,w], the reading of every position.
+    """R sounds over N = B*T pictures. Of MIT: text, level -> [R,B,...,n,D], and seen [N,M,h,w], the reading of every
+    position; of MIT and CDCL: prior [R,N,h,w].
     """
 
     decoded: Decoded
@@ -84,46 +85,53 @@ class ICF(nn.Module):
         self.prior = Prior(dim) if text else None
         self.register_buffer("offset", torch.zeros(()))  # of all mask logits, set by training/calibrate.py
         queries = 1 + (text.tokens if text else 0)
-        self.decoder = MaskDecoder(dim, config.pixel_dim, config.heads, config.layers, queries, prior=text is not None)
+        guided = text is not None or config.contrastive is not None
+        self.decoder = MaskDecoder(dim, config.pixel_dim, config.heads, config.layers, queries, prior=guided)
         self.semantic = SemanticHead(len(config.classes), dim, config.pixel_dim) if config.semantic else None
         rivals, contrast = config.counterfactual, config.contrastive
         words = text is not None and len(config.classes) > 0
-        self.counterfactual = SemanticCounterfactual(dim, rivals.count, words) if rivals else None
+        self.counterfactual = SemanticCounterfactual(dim, len(config.classes), rivals.count, words) if rivals else None
         self.shared_space = (
             SharedSpace(dim, contrast.dim, contrast.floor, contrast.temperature, text is not None) if contrast else None
         )
 
-    def forward(self, pyramid: list[Tensor], sound: Tensor, valid: Tensor, kinds: Tensor | None = None) -> Output:
-        """pyramid of [B,T,c,h,w]; sound, waves [B,T,N] or log-mel [B,T,96,64]; valid [B,T] bool; kinds [B,C] bool,
-        training only, switches SC on.
+    def forward(self, pyramid: list[Tensor], sound: Tensor, valid: Tensor, sounding: Tensor | None = None) -> Output:
+        """pyramid of [B,T,c,h,w]; sound, waves [B,T,N] or log-mel [B,T,96,64]; valid [B,T] bool; sounding [B,T,C]
+        bool, kinds known to sound, training only, switches SC on.
         """
         clips, frames = valid.shape
         pixels = self.pixels([level.flatten(0, 1) for level in pyramid])
         audio, tokens = self.hear(sound)
         sound = self.semantic_of(audio)
         sounds, rivals = sound[None], None
-        if kinds is not None and self.counterfactual is not None:
+        within = tokens - audio[:, :, None]
+        parts = within[None]
+        if sounding is not None and self.counterfactual is not None:
             vocabulary = self.implicit_text.vocabulary if self.implicit_text is not None else None
-            rivals = self.counterfactual(sound, kinds, valid, vocabulary)
+            rivals = self.counterfactual(sound, sounding, valid, vocabulary)
             # do(vision): every picture under the sound of the clip before is every sound over the picture of the next.
-            sounds = torch.cat([sounds, rivals.sounds, sound.roll(1, 0)[None]])
-        decoded, text, prior, seen = self.answer(pixels, sounds, valid)
+            sounds = torch.cat([sounds, rivals.sounds, rivals.rest.sound[None], sound.roll(1, 0)[None]])
+            parts = torch.cat([parts.expand(len(sounds) - 1, -1, -1, -1, -1), within.roll(1, 0)[None]])
+        decoded, text, prior, seen = self.answer(pixels, sounds, parts, valid)
 
         logits = decoded.logits.unflatten(1, (clips, frames)) + self.offset
         patches = pixels.tokens.flatten(2).transpose(1, 2).unflatten(0, (clips, frames))
-        output = Output(logits[0], sound, tokens, patches, text={name: level[0] for name, level in text.items()})
+        levels = {name: level[0] for name, level in text.items()}
+        output = Output(logits[0], sound, sound[:, :, None] + within, patches, text=levels)
         if prior is not None:
             output.prior = prior[0].unflatten(0, (clips, frames))
+        if self.implicit_text is not None:
             output.reading = self.implicit_text.vocabulary.similarity(audio)
         if self.semantic is not None:
             output.classes = self.semantic(decoded.query[0], pixels.fine).unflatten(0, (clips, frames))
-        if kinds is None:
+        if sounding is None:
             return output
         if seen is not None:
             output.pixel_reading = seen.unflatten(0, (clips, frames))
         if rivals is not None:
-            output.rivals, output.rival_logits, output.foreign_logits = rivals, logits[1:-1], logits[-1]
-            output.rival_text = text["frame"][1:-1] if text else None
+            output.rivals, output.rival_logits = rivals, logits[1:-2]
+            output.rest_logits, output.foreign_logits = logits[-2], logits[-1]
+            output.rival_text = text["frame"][1:-2] if text else None
         return output
 
     def look(self, frames: Tensor) -> list[Tensor]:
@@ -141,17 +149,20 @@ class ICF(nn.Module):
         """z: the audio token, with MIT joined by its reading in the vocabulary. It drives all that follows."""
         return audio if self.implicit_text is None else audio + self.implicit_text.vocabulary.read(audio)
 
-    def answer(self, pixels: Pixels, sounds: Tensor, valid: Tensor) -> Answer:
-        """What B*T pictures answer to R sounds [R,B,T,D]."""
+    def answer(self, pixels: Pixels, sounds: Tensor, parts: Tensor, valid: Tensor) -> Answer:
+        """What B*T pictures answer to R sounds [R,B,T,D]; parts [R,B,T,L,D]: how each changes in its frame."""
         repeats, clips, frames, _ = sounds.shape
-        if self.implicit_text is None:
-            return Answer(self.decoder(pixels, sounds.flatten(1, 2), None, None), {}, None, None)
-        pooled = pixels.pooled.unflatten(0, (clips, frames))
-        levels = self.implicit_text(sounds.flatten(0, 1), pooled.repeat(repeats, 1, 1, 1), valid.repeat(repeats, 1))
-        text = {name: level.unflatten(0, (repeats, clips)) for name, level in levels.items()}
-        sounds, frame_text = sounds.flatten(1, 2), text["frame"].flatten(1, 2)
-        prior, seen = self.prior(pixels.tokens, sounds, frame_text, self.implicit_text.vocabulary)
-        return Answer(self.decoder(pixels, sounds, frame_text, prior), text, prior, seen)
+        levels, frame_text, prior, seen = {}, None, None, None
+        if self.implicit_text is not None:
+            pooled = pixels.pooled.unflatten(0, (clips, frames)).repeat(repeats, 1, 1, 1)
+            levels = self.implicit_text(sounds.flatten(0, 1), pooled, valid.repeat(repeats, 1))
+            levels = {name: level.unflatten(0, (repeats, clips)) for name, level in levels.items()}
+            frame_text = levels["frame"].flatten(1, 2)
+            prior, seen = self.prior(pixels.tokens, sounds.flatten(1, 2), frame_text, self.implicit_text.vocabulary)
+        if self.shared_space is not None:
+            match = self.shared_space.match((sounds[:, :, :, None] + parts).flatten(1, 2), pixels.tokens)
+            prior = match if prior is None else prior + match
+        return Answer(self.decoder(pixels, sounds.flatten(1, 2), frame_text, prior), levels, prior, seen)
 
     @torch.inference_mode()
     def predict(self, frames: Tensor, waves: Tensor) -> Prediction:

@@ -1,6 +1,10 @@
 """CDCL's shared space: every modality of a clip as a diagonal Gaussian.
 
 mu, sigma = weighted mean and standard deviation of unit tokens,  sigma >= floor
+match(z, p) = s (r - W2^2(z, p)) = s (r - |mu_z - v_p|^2 - |sigma_z - floor|^2)           s, r learned scalars
+
+What CDCL brings together guides the decoder too: a position is a distribution of one token, its deviation is the floor,
+and how near it lies to the sound is a map of where the sound may be. With MIT it is added to the prior, else it is it.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ class SharedSpace(nn.Module):
         self.audio, self.vision = nn.Linear(dim, shared), nn.Linear(dim, shared)
         self.text = nn.Linear(dim, shared) if text else None
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.sharpness, self.radius = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(1.0))
 
     def of_audio(self, tokens: Tensor, weights: Tensor) -> Gaussian:
         return gaussian(F.normalize(self.audio(tokens), dim=-1), weights, self.floor)
@@ -48,3 +53,12 @@ class SharedSpace(nn.Module):
         if self.text is None:
             raise ValueError("this shared space was built without text")
         return gaussian(F.normalize(self.text(tokens), dim=-1), weights, self.floor)
+
+    def match(self, parts: Tensor, tokens: Tensor) -> Tensor:
+        """R sounds in L parts, [R,N,L,D], over N pictures, tokens [N,D,h,w] -> logits [R,N,h,w]."""
+        heard = self.of_audio(parts, parts.new_ones(parts.shape[:-1]))
+        seen = F.normalize(self.vision(tokens.permute(0, 2, 3, 1)), dim=-1)
+        near = torch.einsum("rnc,nhwc->rnhw", heard.mean, seen)
+        spread = (heard.deviation - self.floor).square().sum(-1)
+        distance = (1 + heard.mean.square().sum(-1) + spread)[..., None, None] - 2 * near
+        return self.sharpness * (self.radius - distance)

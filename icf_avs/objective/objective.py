@@ -25,6 +25,7 @@ class Weights:
     sound_reading: float = 0.3
     pixel_reading: float = 0.3
     rivals: float = 0.3
+    rest: float = 0.3
     foreign: float = 0.3
     generator: float = 0.2
     contrast: float = 0.1
@@ -47,6 +48,7 @@ def objective(output: Output, batch: Batch, space: SharedSpace | None, weights: 
         terms["pixel_reading"] = naming.pixel_reading(output.pixel_reading, batch.kinds_map, frames)
     if output.rivals is not None:
         terms["rivals"], terms["foreign"] = _rivals(output, batch, frames), _foreign(output, batch, frames)
+        terms["rest"] = _rest(output, batch, frames)
         if output.rivals.fit is not None:
             terms["generator"] = output.rivals.fit
     if space is not None:
@@ -74,6 +76,14 @@ def _rivals(output: Output, batch: Batch, frames: Tensor) -> Tensor:
     )
 
 
+def _rest(output: Output, batch: Batch, frames: Tensor) -> Tensor:
+    """do(audio := z~_-b): the mask of the kind that was taken out vanishes, that of all others stays."""
+    removed = output.rivals.rest.removed + 1  # ids of a map of kinds count from 1
+    target = batch.masks * (batch.kinds_map != removed[:, None, None, None])
+    able = frames & output.rivals.rest.able[:, None]
+    return mask.bce(output.rest_logits, target, able) + mask.dice(output.rest_logits, target, able)
+
+
 def _foreign(output: Output, batch: Batch, frames: Tensor) -> Tensor:
     """do(vision := another picture), sound kept: nothing in a picture that lacks what sounds."""
     own = batch.sounding.any(1)
@@ -95,10 +105,10 @@ def _contrast(output: Output, batch: Batch, frames: Tensor, space: SharedSpace) 
         share.shape[1] // sounds.shape[1], 1
     )
     present = sounds.any(1)
-    length = output.tokens.shape[2]
+    length = output.parts.shape[2]
 
     vision = space.of_vision(patches, share)
-    audio = space.of_audio(output.tokens.flatten(1, 2), sounds.repeat_interleave(length, 1).float())
+    audio = space.of_audio(output.parts.flatten(1, 2), sounds.repeat_interleave(length, 1).float())
     hard = space.of_vision(patches, silent.float())
     hard = (Gaussian(hard.mean[:, None], hard.deviation[:, None]), silent.any(1, keepdim=True))
     others = contrastive.negatives(batch.sounding.any(1), present)
@@ -108,7 +118,7 @@ def _contrast(output: Output, batch: Batch, frames: Tensor, space: SharedSpace) 
     if output.rivals is not None:
         distinct = ~(output.rivals.kinds & batch.sounding.any(1)).any(-1).T  # B K
         # A rival takes the factual parts in time along, or its spread alone would tell it from the factual sound.
-        moved = (output.rivals.sounds - output.sound.detach())[:, :, :, None] + output.tokens.detach()  # K B T L D
+        moved = (output.rivals.sounds - output.sound.detach())[:, :, :, None] + output.parts.detach()  # K B T L D
         tokens, of_parts = moved.flatten(2, 3).transpose(0, 1), sounds.repeat_interleave(length, 1)
         rivals = [(space.of_audio(tokens, _each(of_parts, len(moved))), distinct)]
         if output.rival_text is not None:

@@ -120,7 +120,13 @@ def _work(todo, done, out: Path, clips: int | None, processes: int) -> None:
         torch.set_num_threads(1)
     keep_freed_memory()
     pid = os.getpid()
-    worker = Worker(out, clips, lambda text: done.put((pid, text, None, None)))
+
+    def say(text: str) -> None:
+        if not multiprocessing.parent_process().is_alive():  # killed outright, it could not stop its workers
+            os._exit(1)
+        done.put((pid, text, None, None))
+
+    worker = Worker(out, clips, say)
     while (job := todo.get()) is not None:
         try:
             done.put((pid, job, worker.do(job), None))

@@ -16,8 +16,8 @@ from icf_avs.model.vocabulary import Vocabulary
 class ShuffledSounds(SemanticCounterfactual):
     """Other clips' sounds as they are, with blank targets: the strongest simple rival, from the field."""
 
-    def __init__(self, dim: int, count: int) -> None:
-        super().__init__(dim, count, words=False)
+    def __init__(self, dim: int, classes: int, count: int) -> None:
+        super().__init__(dim, classes, count, words=False)
 
     def place(self, factual: Tensor, proposals: Tensor, norms: Tensor) -> Tensor:
         return proposals
@@ -26,29 +26,29 @@ class ShuffledSounds(SemanticCounterfactual):
 class RandomVectors(SemanticCounterfactual):
     """Random directions around the mean, as long as the factual sounds are; what they would sound like nobody knows."""
 
-    def __init__(self, dim: int, count: int) -> None:
-        super().__init__(dim, count, words=False)
+    def __init__(self, dim: int, classes: int, count: int) -> None:
+        super().__init__(dim, classes, count, words=False)
 
     def place(self, factual: Tensor, proposals: Tensor, norms: Tensor) -> Tensor:
         return self.mean + F.normalize(torch.randn_like(proposals), dim=-1) * norms[..., None]
 
-    def forward(self, sound: Tensor, kinds: Tensor, valid: Tensor, vocabulary: Vocabulary | None = None) -> Rivals:
-        rivals = super().forward(sound, kinds, valid, vocabulary)
+    def forward(self, sound: Tensor, sounding: Tensor, valid: Tensor, vocabulary: Vocabulary | None = None) -> Rivals:
+        rivals = super().forward(sound, sounding, valid, vocabulary)
         return rivals._replace(kinds=torch.zeros_like(rivals.kinds), known=torch.zeros_like(rivals.known))
 
 
 class DroppedSound(SemanticCounterfactual):
     """The factual sound with nine tenths of its channels at the mean: a sound in which nothing is heard any more."""
 
-    def __init__(self, dim: int, count: int) -> None:
-        super().__init__(dim, count, words=False)
+    def __init__(self, dim: int, classes: int, count: int) -> None:
+        super().__init__(dim, classes, count, words=False)
 
     def place(self, factual: Tensor, proposals: Tensor, norms: Tensor) -> Tensor:
         kept = torch.rand_like(proposals) < 0.1
         return self.mean + (factual - self.mean) * kept
 
-    def forward(self, sound: Tensor, kinds: Tensor, valid: Tensor, vocabulary: Vocabulary | None = None) -> Rivals:
-        rivals = super().forward(sound, kinds, valid, vocabulary)
+    def forward(self, sound: Tensor, sounding: Tensor, valid: Tensor, vocabulary: Vocabulary | None = None) -> Rivals:
+        rivals = super().forward(sound, sounding, valid, vocabulary)
         return rivals._replace(kinds=torch.zeros_like(rivals.kinds), known=torch.ones_like(rivals.known))
 
 
@@ -94,7 +94,7 @@ def replace_part(model: ICF, control: str) -> None:
     config = model.config
     rivals = {"random": RandomVectors, "shuffled": ShuffledSounds, "dropout": DroppedSound}
     if control in rivals:
-        model.counterfactual = rivals[control](config.dim, config.counterfactual.count)
+        model.counterfactual = rivals[control](config.dim, len(config.classes), config.counterfactual.count)
     elif control in ("video", "segment", "frame"):
         model.implicit_text = OneLevelText(model.implicit_text, config.heads, control)
     elif control == "cosine":

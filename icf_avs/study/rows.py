@@ -6,10 +6,17 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 
-from icf_avs.config import CounterfactualConfig, TrainConfig
+from icf_avs.config import CounterfactualConfig, ModelConfig, TrainConfig
 from icf_avs.objective.objective import Weights
 from icf_avs.training.recipes import ROWS as PART_SETS
 from icf_avs.training.recipes import ablation, stamps
+
+TERMS = {  # of the loss, by the one part they belong to
+    "mit": ("sound_reading", "pixel_reading"),
+    "sc": ("rivals", "rest", "foreign", "generator"),
+    "cdcl": ("contrast",),
+}
+OTHERS = ("rest", "foreign")  # terms of SC beside that of its rivals
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,7 @@ class Row:
     parts: tuple[str, ...] = ("mit", "sc", "cdcl")
     control: str | None = None  # of controls.py
     count: int | None = None  # K of SC
-    vision: bool = True  # do(vision): this picture under the sound of another clip
+    without: tuple[str, ...] = ()  # terms of the loss that count nothing
     main: bool = False
 
     def config(self, seed: int, steps: int) -> TrainConfig:
@@ -34,12 +41,18 @@ class Row:
         return config
 
     def weights(self) -> Weights:
-        return Weights() if self.vision else replace(Weights(), foreign=0.0)
+        return replace(Weights(), **dict.fromkeys(self.without, 0.0))
 
     def digest(self, config: TrainConfig) -> str:
-        """Short hash of all that decides the run but its code: of two rows with the same, one is superfluous."""
-        facts = [asdict(replace(config, name="", seed=0)), asdict(self.weights()), self.control]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+        """Short hash of all that decides the run but its code: of two rows with the same, one is superfluous. Weights
+        of terms that the row's parts do not have are left out.
+        """
+        absent = {term for part, terms in TERMS.items() if part not in self.parts for term in terms}
+        weights = {term: weight for term, weight in asdict(self.weights()).items() if term not in absent}
+        model = ModelConfig(classes=(), **config.model).to_dict()
+        run = asdict(replace(config, name="", seed=0, model={}))
+        content = json.dumps([run, model, weights, self.control], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def teaching(seed: int) -> TrainConfig:
@@ -57,10 +70,17 @@ ROWS: dict[str, Row] = {
     row.name: row
     for row in (
         *_main(),
-        Row("shuffled", "SC replaced by other clips' sounds, blank targets", control="shuffled", main=True),
-        Row("random", "SC replaced by random vectors", control="random", vision=False),
-        Row("dropout", "SC replaced by dropping most of the sound, blank targets", control="dropout", vision=False),
-        Row("sc-audio-only", "SC without do(vision)", vision=False),
+        Row(
+            "shuffled",
+            "SC replaced by other clips' sounds, blank targets",
+            control="shuffled",
+            without=("rest",),
+            main=True,
+        ),
+        Row("random", "SC replaced by random vectors", control="random", without=OTHERS),
+        Row("dropout", "SC replaced by dropping most of the sound, blank targets", control="dropout", without=OTHERS),
+        Row("sc-no-vision", "SC without do(vision)", without=("foreign",)),
+        Row("sc-no-rest", "SC without taking a source out of the sound", without=("rest",)),
         Row("video-level", "MIT at video level alone", control="video"),
         Row("segment-level", "MIT at segment level alone", control="segment"),
         Row("frame-level", "MIT at frame level alone", control="frame"),

@@ -79,9 +79,10 @@ def probabilities(model: ICF, clip: TestClip) -> Tensor:
     """[4,T,H,W], one for each of AUDIOS; the picture is looked at once."""
     device = model.offset.device
     pixels = model.pixels([level[0].float().to(device) for level in clip.pyramid])
-    sounds = model.semantic_of(model.hear(clip.waves.to(device))[0])[:, None]
+    audio, tokens = model.hear(clip.waves.to(device))
+    sounds, parts = model.semantic_of(audio)[:, None], (tokens - audio[:, :, None])[:, None]
     valid = torch.ones(1, sounds.shape[2], dtype=torch.bool, device=device)
-    logits = model.answer(pixels, sounds, valid).decoded.logits + model.offset
+    logits = model.answer(pixels, sounds, parts, valid).decoded.logits + model.offset
     size = clip.truth.shape[1:]
     return F.interpolate(logits.float().cpu(), size, mode="bilinear", align_corners=False).sigmoid()
 
