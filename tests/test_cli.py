@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import icf_avs.__main__ as cli
+from icf_avs.cli import use
 from icf_avs.errors import UserError
 
 COMMANDS = (["segment"], ["train"], ["evaluate"], ["data"], ["data", "stamps"], ["data", "fetch"], ["demo"], ["report"])
@@ -88,23 +89,23 @@ def test_what_a_command_may_raise(error, code, words, monkeypatch, capsys):
     def fail(args):
         raise error
 
-    monkeypatch.setattr(cli, "_demo", fail)
+    monkeypatch.setattr(use, "_demo", fail)
     assert cli.main(["demo"]) == code
     printed = capsys.readouterr().err
     assert words in printed and printed.count("\n") == 1
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(cli, "_demo", lambda args: 1 / 0)
+    monkeypatch.setattr(use, "_demo", lambda args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["demo"])
 
 
 def test_a_closed_pipe_is_quiet():
     code = (
-        "import sys, icf_avs.__main__ as m\n"
+        "import sys, icf_avs.__main__ as m, icf_avs.cli.use as use\n"
         "def talk(args):\n    for i in range(100000): print('line', i)\n"
-        "m._demo = talk\nsys.exit(m.main(['demo']))"
+        "use._demo = talk\nsys.exit(m.main(['demo']))"
     )
     pipe = f'"{sys.executable}" -c "$CODE" | head -n 1'
     done = subprocess.run(

@@ -12,7 +12,8 @@ import pytest
 import torch
 from test_evaluate import Listener
 
-from icf_avs.__main__ import build_parser, main
+from icf_avs.__main__ import main
+from icf_avs.cli.parser import build_parser
 from icf_avs.contracts import ClipSpec
 from icf_avs.evaluate import FOLDERS
 from icf_avs.results import Settings, read_rows

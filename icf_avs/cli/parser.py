@@ -1,0 +1,22 @@
+"""The parser of the command line: all commands in the order in which they are needed."""
+
+from __future__ import annotations
+
+import argparse
+
+from icf_avs import __version__
+from icf_avs.cli import data, score, train, use
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with their options; `args.run` is the function that does the work."""
+    parser = argparse.ArgumentParser(
+        prog="icf",
+        description="Mark the pixels of what sounds, in every frame of a video.",
+        epilog="Start with `icf demo`. Each command explains itself: `icf segment --help`.",
+    )
+    parser.add_argument("--version", action="version", version=f"icf {__version__}", help="print the version and stop")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for part in (use, train, score, data):
+        part.add(commands)
+    return parser

@@ -1,0 +1,51 @@
+"""`icf segment` and `icf demo`: for who has a video."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from icf_avs.cli.options import checkpoint, command
+from icf_avs.cli.values import probability, rate
+
+
+def _segment(args: argparse.Namespace) -> None:
+    from icf_avs.segment import segment_command
+
+    segment_command(args.videos, args.out, args.checkpoint, args.fps, args.threshold, args.semantic)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from icf_avs.demo import demo_command
+
+    demo_command(args.out)
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add these commands."""
+    part = command(
+        commands,
+        "segment",
+        _segment,
+        "write the masks of what sounds in each video, an overlay video and a contact sheet",
+        "  icf segment street.mp4 --out masks\n"
+        "  icf segment *.mp4 --out masks --fps 4\n"
+        "  icf segment street.mp4 --out masks --semantic --checkpoint runs/avss-pvt/avss-pvt.safetensors\n"
+        "  icf segment --out masks -- -Ab3.mp4        (a name that begins with a dash)\n\n"
+        "Each video gets a folder masks/NAME with masks/*.png, overlay.mp4, sheet.png and segmentation.json.",
+    )
+    part.add_argument("videos", metavar="VIDEO", type=Path, nargs="+", help="a video file with sound")
+    part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    part.add_argument("--fps", type=rate, default=1.0, help="masks a second (default: 1)")
+    checkpoint(part, "--checkpoint")
+    part.add_argument("--threshold", type=probability, default=0.5, help="mark pixels above this (default: 0.5)")
+    part.add_argument("--semantic", action="store_true", help="tell the class of each marked pixel too (classes/*.png)")
+
+    part = command(
+        commands,
+        "demo",
+        _demo,
+        "make a few videos whose answer is known, segment them and show the scores",
+        "  icf demo\n  icf demo --out my_demo",
+    )
+    part.add_argument("--out", metavar="DIR", type=Path, default=Path("demo_out"), help="folder (default: demo_out)")
