@@ -80,7 +80,7 @@ def test_the_second_call_finds_them(catalog: Catalog, cache: Path, monkeypatch: 
     def again() -> None:
         raise AssertionError("encoded a second time")
 
-    monkeypatch.setattr(module, "_encoder", again)
+    monkeypatch.setattr(module, "encoder", again)
     calls: list[tuple[int, int]] = []
     second = scene_features(catalog, FEW, 1, lambda done, total: calls.append((done, total)))
     assert contents(cache) == kept and calls == [(2, 2)] and second.scenes == first.scenes

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ from icf_avs.stamps.scenes import SceneStyle, plan_scene
 VERSION = 1  # raise when rendering or encoding changes
 SLOT_STRIDE = 2  # slots are kept at half the picture's size
 CHUNK = 16  # scenes that a worker does at a time
+Shapes = dict[str, tuple[tuple[int, ...], type]]  # array -> shape and kind of number
+Job, Planned = TypeVar("Job"), TypeVar("Planned")
 
 
 @dataclass(frozen=True)
@@ -67,33 +70,53 @@ def scene_features(
 
     Raises UserError when the disk is full. A set that was not finished leaves nothing behind.
     """
-    folder = cache_dir() / "features" / _digest(catalog, wanted)
+    name, shapes = _digest(catalog, wanted), _shapes(wanted)
+    scenes, arrays = kept_scenes(
+        name, shapes, wanted.count, _do_chunk, lambda folder, at: (catalog, wanted, folder, at), workers, progress
+    )
+    return SceneFeatures(scenes, arrays[:-1], arrays[-1])
+
+
+def kept_scenes(
+    name: str,
+    shapes: Shapes,
+    count: int,
+    do_chunk: Callable[[Job], list[Planned]],
+    job: Callable[[Path | None, int], Job],
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> tuple[list[Planned], list[np.ndarray]]:
+    """`count` planned scenes, and the arrays of `shapes` that say what they look like, from the cache or made now.
+
+    `name` tells this set from all others. `job(folder, start)` is given to `do_chunk`, in a process of its own where
+    there are workers; that plans CHUNK scenes from `start` on and, if folder is not None, fills their rows of the
+    files FOLDER/ARRAY.npy. Raises UserError as `scene_features` does.
+    """
+    folder = cache_dir() / "features" / name
     found = folder.is_dir()
-    target = folder if found else folder.with_name(f"{folder.name}.partial")
-    shapes = _shapes(wanted)
+    target = folder if found else folder.with_name(f"{name}.partial")
     try:
         if not found:
             _allocate(target, shapes)
-        jobs = [(catalog, wanted, None if found else target, start) for start in range(0, wanted.count, CHUNK)]
-        scenes: list[Scene] = []
-        for part in _map(_do_chunk, jobs, workers):
+        jobs = [job(None if found else target, start) for start in range(0, count, CHUNK)]
+        scenes: list[Planned] = []
+        for part in _map(do_chunk, jobs, workers):
             scenes += part
-            progress(len(scenes), wanted.count)
+            progress(len(scenes), count)
         if not found:
             os.replace(target, folder)
     except OSError as error:
         raise UserError(
-            f"{target}: cannot keep the features of {wanted.count} scenes ({error.strerror}); make room or "
+            f"{target}: cannot keep the features of {count} scenes ({error.strerror}); make room or "
             "set ICF_CACHE to another folder"
         ) from error
     finally:
         if not found:
             shutil.rmtree(target, ignore_errors=True)
-    arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in shapes]
-    return SceneFeatures(scenes, arrays[:-1], arrays[-1])
+    return scenes, [np.load(folder / f"{array}.npy", mmap_mode="r") for array in shapes]
 
 
-def _shapes(wanted: SceneSet) -> dict[str, tuple[tuple[int, ...], type]]:
+def _shapes(wanted: SceneSet) -> Shapes:
     size, lead = wanted.spec.image_size, (wanted.count, wanted.spec.frames)
     levels = {
         f"stride{stride}": ((*lead, size // stride, size // stride, channels), np.float16)
@@ -102,7 +125,7 @@ def _shapes(wanted: SceneSet) -> dict[str, tuple[tuple[int, ...], type]]:
     return levels | {"slots": ((*lead, size // SLOT_STRIDE, size // SLOT_STRIDE), np.uint8)}
 
 
-def _allocate(folder: Path, shapes: dict[str, tuple[tuple[int, ...], type]]) -> None:
+def _allocate(folder: Path, shapes: Shapes) -> None:
     need = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
     try:
         shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
@@ -161,7 +184,7 @@ def _do_chunk(job: tuple[Catalog, SceneSet, Path | None, int]) -> list[Scene]:
     if detail != side:
         maps = [render_slots(scene, moment, (side, side)) for scene, moment in moments]
     with torch.inference_mode():
-        levels = [torch.cat(parts) for parts in zip(*(_encoder()(some) for some in frames.split(16)), strict=True)]
+        levels = [torch.cat(parts) for parts in zip(*(encoder()(some) for some in frames.split(16)), strict=True)]
     lead = (len(scenes), wanted.spec.frames)
     for name, level in zip(_shapes(wanted), levels, strict=False):
         array = np.load(folder / f"{name}.npy", mmap_mode="r+")
@@ -175,7 +198,7 @@ def _do_chunk(job: tuple[Catalog, SceneSet, Path | None, int]) -> list[Scene]:
 _ENCODER: list[EfficientNetLite0] = []
 
 
-def _encoder() -> EfficientNetLite0:
+def encoder() -> EfficientNetLite0:
     """One encoder a process."""
     if not _ENCODER:
         _ENCODER.append(load_efficientnet_lite0())

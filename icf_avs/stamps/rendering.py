@@ -78,7 +78,7 @@ def pose(placed: Placed, scene: Scene, time_s: float) -> tuple[float, float, flo
     return x, y, placed.size * math.exp(placed.growth * since), math.radians(placed.angle + placed.spin * since)
 
 
-def _patches(
+def patches(
     scene: Scene, time_s: float, size: tuple[int, int]
 ) -> Iterator[tuple[int, tuple[slice, slice], np.ndarray]]:
     """Per stamp, in drawing order: its index, its window in the picture, its premultiplied pixels uint8 [h, w, 4]."""
@@ -123,7 +123,7 @@ def _patches(
 def render_slots(scene: Scene, time_s: float, size: tuple[int, int]) -> np.ndarray:
     """Which stamp is topmost with alpha > 0.5: uint8 [H, W], 0 for the background, i + 1 for scene.stamps[i]."""
     slots = np.zeros((size[1], size[0]), dtype=np.uint8)
-    for index, window, patch in _patches(scene, time_s, size):
+    for index, window, patch in patches(scene, time_s, size):
         slots[window][patch[..., 3] > 127] = index + 1
     return slots
 
@@ -133,9 +133,9 @@ def render_frame(scene: Scene, time_s: float, size: tuple[int, int]) -> tuple[np
 
     Returns rgb uint8 [H, W, 3] and slots uint8 [H, W] as `render_slots` does. Raises UserError if a file is unreadable.
     """
-    picture = _background(scene, time_s, size)
+    picture = background_crop(scene, time_s, size)
     slots = np.zeros((size[1], size[0]), dtype=np.uint8)
-    for index, window, patch in _patches(scene, time_s, size):
+    for index, window, patch in patches(scene, time_s, size):
         placed = scene.stamps[index]
         pixels = patch.astype(np.float32)
         alpha = pixels[..., 3:]
@@ -153,7 +153,7 @@ def render_frame(scene: Scene, time_s: float, size: tuple[int, int]) -> tuple[np
     return rgb, slots
 
 
-def _background(scene: Scene, time_s: float, size: tuple[int, int]) -> np.ndarray:
+def background_crop(scene: Scene, time_s: float, size: tuple[int, int]) -> np.ndarray:
     """A slowly panning crop of the background, float32 [H, W, 3]."""
     image = load_background(scene.background)
     across, down = canvas(scene.aspect)

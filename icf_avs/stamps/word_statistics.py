@@ -1,0 +1,52 @@
+"""Makes backbones/imagenet_logits.csv: how high each ImageNet class's logit is anywhere, over composed scenes.
+
+Run as `python -m icf_avs.stamps.word_statistics FILE` when rendering or the scenes have changed much.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.backbones.labels import imagenet_names
+from icf_avs.stamps.word_catalog import load_word_catalog
+from icf_avs.stamps.word_rendering import render_word_frame
+from icf_avs.stamps.word_scenes import plan_word_scene
+
+SCENES, SIZE = 240, 448
+_SEED = 1_000  # scenes that no training run draws
+
+
+def logit_statistics(scenes: int = SCENES) -> torch.Tensor:
+    """Mean and standard deviation of every class's logit over all positions of training scenes: float64 [1000, 2]."""
+    catalog, network = load_word_catalog(), load_efficientnet_lite0()
+    total, squares, count = torch.zeros(1000, dtype=torch.float64), torch.zeros(1000, dtype=torch.float64), 0
+    with torch.inference_mode():
+        for index in range(scenes):
+            rgb, _ = render_word_frame(plan_word_scene(catalog, "train", index, _SEED), 0.5, (SIZE, SIZE))
+            level = network(torch.from_numpy(rgb.copy())[None])[-1]
+            hidden = torch.relu(network.head(level)).clamp(max=6).flatten(2)[0].T
+            logits = network.classifier(hidden).double()
+            total, squares, count = total + logits.sum(0), squares + logits.square().sum(0), count + len(logits)
+    mean = total / count
+    return torch.stack([mean, (squares / count - mean.square()).sqrt()], dim=1)
+
+
+def main(path: Path) -> None:
+    """Write the table."""
+    temporary = path.with_name(f"{path.name}.partial")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("index", "mean", "deviation", "name"))
+        for index, (mean, deviation) in enumerate(logit_statistics().tolist()):
+            writer.writerow((index, f"{mean:.3f}", f"{deviation:.3f}", imagenet_names()[index].partition(",")[0]))
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,229 @@
+"""Words for sounds: the catalog and what is held out of it, scenes, masks, and features kept in the cache."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import pickle
+from collections import Counter
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from icf_avs.backbones.class_evidence import ClassEvidence
+from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.backbones.labels import audioset_names
+from icf_avs.backbones.text import embed_names
+from icf_avs.contracts import ClipSpec
+from icf_avs.errors import UserError
+from icf_avs.stamps import packages
+from icf_avs.stamps.catalog import Catalog
+from icf_avs.stamps.rendering import load_sprite
+from icf_avs.stamps.word_catalog import HELD_OUT, HELD_OUT_FAR, HELD_OUT_NEAR, WordCatalog, load_word_catalog
+from icf_avs.stamps.word_features import WordSceneSet, stored, word_features, z_scores
+from icf_avs.stamps.word_rendering import render_things, render_word_frame
+from icf_avs.stamps.word_scenes import WORD_SPLITS, WordScene, WordStyle, plan_word_scene
+
+COUNT = 60
+ONE = WordStyle(things=(1.0,), flock=0.0)
+
+
+@pytest.fixture(scope="module")
+def words() -> WordCatalog:
+    return load_word_catalog()
+
+
+@pytest.fixture(scope="module")
+def scenes(words: WordCatalog) -> dict[str, list[WordScene]]:
+    return {split: [plan_word_scene(words, split, index) for index in range(COUNT)] for split in WORD_SPLITS}
+
+
+def test_the_catalog(words: WordCatalog, catalog: Catalog) -> None:
+    stems = [stamp.stem for stamp in words.stamps]
+    assert len(stems) == len(set(stems)) > 250
+    assert len({stamp.word for stamp in words.training}) > 200
+    for stamp in words.stamps:
+        assert all(word == word.strip() and word and not word.endswith(".") for word in stamp.words + stamp.generic)
+        assert not set(stamp.words) & set(stamp.generic)
+        assert "cartoon" not in stamp.stem and not (words.root / f"{stamp.stem}.svg").exists()
+        with Image.open(words.root / f"{stamp.stem}.png") as image:
+            assert max(image.size) >= 46
+    pictures = {stem: kind.name for kind in catalog.kinds for stem in kind.pictures + kind.heldout_pictures}
+    assert {stamp.stem: stamp.kind for stamp in words.stamps if stamp.kind} == pictures
+    tests_only = {stem for kind in catalog.kinds for stem in kind.heldout_pictures}
+    assert {stamp.stem for stamp in words.stamps if stamp.test_picture} == tests_only
+
+
+def test_held_out_kinds_are_chosen_by_their_rule() -> None:
+    with resources.files("icf_avs.stamps").joinpath("stamps.csv").open(encoding="utf-8", newline="") as file:
+        kinds = {row["kind"] for row in csv.DictReader(file) if row["kind"]}
+    order = sorted(kinds, key=lambda kind: hashlib.sha256(kind.encode()).digest())
+    parts = tuple(part.strip() for name in audioset_names() for part in name.split(","))
+    nearest = (embed_names(tuple(kind.replace("-", " ") for kind in order)) @ embed_names(parts).T).amax(1).tolist()
+    near = [kind for kind, cosine in zip(order, nearest, strict=True) if cosine >= 0.75]
+    far = [kind for kind, cosine in zip(order, nearest, strict=True) if cosine < 0.6]
+    assert tuple(near[:7]) == HELD_OUT_NEAR and tuple(far[:7]) == HELD_OUT_FAR
+
+
+def test_training_knows_no_word_for_a_held_out_thing(words: WordCatalog) -> None:
+    assert {stamp.kind for stamp in words.held_out} - {""} <= set(HELD_OUT) | {"rubber-duck"}
+    unknown = tuple(sorted({word for stamp in words.held_out for word in stamp.words}))
+    assert not set(unknown) & set(words.training_words)
+    cosines = embed_names(unknown) @ embed_names(words.training_words).T
+    close = {words.training_words[j] for _, j in (cosines > 0.7).nonzero().tolist()}
+    assert {word for word in close if "truck" not in word} <= {"lion", "sea lion"}  # other vehicles are other things
+
+
+def test_splits(scenes: dict[str, list[WordScene]], words: WordCatalog) -> None:
+    held_out = {stamp.stem for stamp in words.held_out}
+    tests_only = {stamp.stem for stamp in words.stamps if stamp.test_picture}
+    shown = {split: {p.stem for one in some for p in one.scene.stamps} for split, some in scenes.items()}
+    for split in ("train", "val"):
+        assert not shown[split] & (held_out | tests_only)
+        assert {word for one in scenes[split] for word in one.present} <= set(words.training_words)
+        assert not {kind for one in scenes[split] for kind in one.kinds} & set(HELD_OUT)
+    assert not shown["test"] & held_out and shown["test"] & tests_only
+    for one in scenes["heldout"]:
+        assert {p.stem for p in one.scene.stamps} & held_out
+    compositions = {s: {frozenset(p.stem for p in one.scene.stamps) for one in scenes[s]} for s in WORD_SPLITS[:3]}
+    grounds = {split: {one.scene.background for one in some} for split, some in scenes.items()}
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        assert not compositions[one] & compositions[other]
+        assert not grounds[one] & grounds[other]
+    assert not grounds["train"] & grounds["heldout"]
+
+
+def test_casts_and_flocks(scenes: dict[str, list[WordScene]], words: WordCatalog) -> None:
+    family = {stamp.stem: (stamp.family, stamp.word) for stamp in words.stamps}
+    counts, sizes, flocks = Counter(), [], 0
+    for one in scenes["train"] + scenes["heldout"]:
+        counts[len(one.words)] += 1
+        copies = Counter(one.thing_of)
+        assert set(copies) == set(range(1, len(one.words) + 1)) and max(copies.values()) <= 8
+        names = {number: set() for number in copies}
+        for placed, number in zip(one.scene.stamps, one.thing_of, strict=True):
+            names[number].add(family[placed.stem])
+        assert all(len(each) == 1 for each in names.values()), "a flock is of one word"
+        families = [next(iter(each))[0] for each in names.values()]
+        assert len(families) == len(set(families)), "things of one family never meet"
+        sizes += [placed.size for placed in one.scene.stamps]
+        for number in (number for number, some in copies.items() if some > 1):
+            flocks += 1
+            mine = [p for p, n in zip(one.scene.stamps, one.thing_of, strict=True) if n == number]
+            assert len({(p.x, p.y, p.size, p.angle) for p in mine}) == len(mine)
+    assert set(counts) == {1, 2, 3, 4} and flocks > 20
+    assert min(sizes) < 0.15 and max(sizes) > 0.7
+
+
+def test_the_same_numbers_give_the_same_scene(words: WordCatalog, scenes: dict[str, list[WordScene]]) -> None:
+    one = scenes["train"][3]
+    assert plan_word_scene(words, "train", 3) == one == pickle.loads(pickle.dumps(one))
+    assert plan_word_scene(words, "train", 3, seed=1) != one
+    rgb, things = render_word_frame(one, 0.5, (96, 64))
+    assert rgb.shape == (64, 96, 3) and rgb.dtype == np.uint8 and things.shape == (64, 96)
+    again, same = render_word_frame(pickle.loads(pickle.dumps(one)), 0.5, (96, 64))
+    np.testing.assert_array_equal(rgb, again)
+    np.testing.assert_array_equal(things, same)
+    np.testing.assert_array_equal(things, render_things(one, 0.5, (96, 64)))
+
+
+def test_bad_numbers(words: WordCatalog) -> None:
+    with pytest.raises(ValueError, match="split"):
+        plan_word_scene(words, "cross", 0)
+    with pytest.raises(ValueError, match="seconds"):
+        plan_word_scene(words, "train", 0, seconds=0)
+    with pytest.raises(ValueError, match="strides"):
+        WordSceneSet("train", 1, strides=(8, 4))
+    with pytest.raises(UserError, match="--stamps"):
+        load_word_catalog(Path(__file__).parent)
+
+
+def test_words_name_things(words: WordCatalog) -> None:
+    one = next(o for i in range(400) if len((o := plan_word_scene(words, "train", i)).things("animal")) > 1)
+    numbers = one.things("animal")
+    assert numbers == tuple(n for n, generic in enumerate(one.generic, start=1) if "animal" in generic)
+    assert one.things("no such word") == ()
+    for number, own in enumerate(one.words, start=1):
+        assert one.things(own[0]) == (number,)
+    assert set(one.present) == {word for names in one.words + one.generic for word in names}
+
+
+def test_masks_are_where_something_is_drawn(words: WordCatalog) -> None:
+    """Against the same scene without its stamps, seen by a perfect camera: they differ inside the mask only."""
+    for index in range(12):
+        one = plan_word_scene(words, "train", index)
+        plain = tuple(replace(placed, feather=0.0) for placed in one.scene.stamps)
+        scene = replace(one.scene, jpeg_quality=0, stamps=plain)
+        one = replace(one, scene=scene, gamma=1.0, detail=1.0, blur=0.0, noise=0.0)
+        rgb, things = render_word_frame(one, 0.5, (160, 160))
+        empty, _ = render_word_frame(replace(one, scene=replace(scene, stamps=())), 0.5, (160, 160))
+        changed = np.abs(rgb.astype(int) - empty).max(-1) > 0
+        assert set(np.unique(things)) - {0} == set(range(1, len(one.words) + 1)), "every thing is seen"
+        covered = things > 0
+        # Around a mask lie translucent pixels, about one wide.
+        grown = covered.copy()
+        for axis in (0, 1):
+            for shift in (-3, -2, -1, 1, 2, 3):
+                grown |= np.roll(covered, shift, axis)
+        assert changed[~grown].mean() < 0.01
+        assert changed[covered].mean() > 0.9
+
+
+def test_colours_move_towards_the_background(words: WordCatalog) -> None:
+    index = next(i for i in range(200) if plan_word_scene(words, "train", i, style=ONE).transfer[0] > 0.3)
+    one = plan_word_scene(words, "train", index, style=ONE)
+    means = []
+    for share in (0.0, 0.3, 0.6):
+        rgb, things = render_word_frame(replace(one, transfer=(share,)), 0.5, (160, 160))
+        means.append(rgb[things > 0].mean(0).astype(float))
+    ground = rgb[things == 0].mean(0)
+    steps = [np.abs(mean - ground).mean() for mean in means]
+    assert steps[2] < steps[0] + 1.0 and not np.allclose(means[0], means[2])
+
+
+def test_clips_move_and_stay_visible(words: WordCatalog) -> None:
+    for index in range(6):
+        one = plan_word_scene(words, "train", index, seconds=5)
+        things = [render_things(one, second + 0.5, (112, 112)) for second in range(5)]
+        assert any((things[0] != later).any() for later in things[1:])
+        for frame in things:
+            assert set(np.unique(frame)) - {0} == set(range(1, len(one.words) + 1))
+
+
+def test_features_are_kept(words: WordCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "packages").symlink_to(packages.cache_dir() / "packages")
+    load_sprite.cache_clear()
+    monkeypatch.setenv("ICF_CACHE", str(tmp_path))
+    wanted = WordSceneSet("train", 3, spec=ClipSpec(frames=2, image_size=96), strides=(8, 32))
+    done = []
+    features = word_features(words, wanted, 1, lambda *at: done.append(at))
+    assert done == [(3, 3)]
+    assert [level.shape for level in features.pyramid] == [(3, 2, 12, 12, 40), (3, 2, 3, 3, 320)]
+    assert features.evidence.shape == (3, 2, 3, 3, 1000) and features.things.shape == (3, 2, 48, 48)
+    scene = plan_word_scene(words, "train", 2, seconds=2)
+    assert features.scenes[2] == scene
+    rgb, things = render_word_frame(scene, 1.5, (96, 96))
+    np.testing.assert_array_equal(features.things[2, 1], things[1::2, 1::2])
+    word = scene.words[0][0]
+    np.testing.assert_array_equal(features.masks(2, word)[1], things[1::2, 1::2] == 1)
+    assert not features.masks(2, "no such word").any()
+    network = load_efficientnet_lite0()
+    with torch.inference_mode():
+        pyramid = network(torch.from_numpy(rgb.copy())[None])
+        scores = ClassEvidence(network)(pyramid[-1])
+    np.testing.assert_allclose(features.pyramid[0][2, 1], pyramid[1][0].permute(1, 2, 0).numpy(), atol=0.02, rtol=0.01)
+    assert (z_scores(features.evidence[2, 1]) - scores[0].clamp(-4, 27.875)).abs().max() < 0.08
+    again = word_features(words, wanted, 1)
+    np.testing.assert_array_equal(again.evidence, features.evidence)
+    assert [path.suffix for path in (tmp_path / "features").iterdir()] == [""]
+
+
+def test_a_byte_holds_a_score() -> None:
+    scores = torch.linspace(-4, 27.8, 1000 * 4).view(1, 1000, 2, 2)
+    assert (z_scores(stored(scores)) - scores).abs().max() <= 0.0626
+    assert stored(torch.full((1, 1000, 1, 1), 99.0)).max() == 255 and stored(torch.full((1, 1, 1, 1), -99.0)) == 0
