@@ -45,7 +45,6 @@ def evaluate(
     seed: int = 0,
     clips: int | None = None,
     progress: Callable[[], None] = lambda: None,
-    native: bool = False,
     settings: Settings = USUAL,
 ) -> Scores:
     """Score `model` at 224x224 on the labelled frames of `records`, all with the same kind of `audio`.
@@ -53,7 +52,6 @@ def evaluate(
     model     has `.spec` (ClipSpec) and `.predict(frames uint8 [T, S, S, 3], waves [T, window]) -> Prediction`
     clips     score only the first so many; donors of off-screen sounds still come from all records
     progress  called after each clip
-    native    score at the size of the pictures instead: `Settings(size=None)`
     settings  size, threshold of the mask and batches of the reference F
 
     Returns the scores of each protocol, {"reference": {...}, "strict": {...}, "dataset": {...}, "dataset-2classes":
@@ -70,7 +68,7 @@ def evaluate(
     strict = StrictMetric(settings.threshold, sync_on_compute=False)
     dataset = DatasetMetric(settings.threshold, sync_on_compute=False)
     for index, record in enumerate(records[:clips]):
-        clip = record.load(None if native else settings.size)
+        clip = record.load(settings.size)
         wave = heard(clip, records, index, audio, seed)
         probabilities = predict(model, clip.frames, wave, clip.masks.shape[1:])[torch.from_numpy(clip.labelled)]
         truth = torch.from_numpy(clip.masks[clip.labelled] > 0)
