@@ -14,7 +14,17 @@ import icf_avs.__main__ as cli
 from icf_avs.cli import use
 from icf_avs.errors import UserError
 
-COMMANDS = (["segment"], ["train"], ["evaluate"], ["data"], ["data", "stamps"], ["data", "fetch"], ["demo"], ["report"])
+COMMANDS = (
+    ["segment"],
+    ["train"],
+    ["evaluate"],
+    ["data"],
+    ["data", "stamps"],
+    ["data", "fetch"],
+    ["demo"],
+    ["convert"],
+    ["report"],
+)
 
 
 def icf(*args: str, **options) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from icf_avs.study.command import pending
 from icf_avs.study.controls import replace_part
 from icf_avs.study.rows import ROWS
 from icf_avs.study.scoring import TestClip, probabilities, score
-from icf_avs.study.summary import pairs_table, rows_table
+from icf_avs.study.summary import pairs_table, rows_table, summaries
 from icf_avs.study.table import COLUMNS, PART_COLUMNS, SCORES, add_run, parts_path, read_table
 
 CONTROLS = ("random", "shuffled", "dropout", "video", "segment", "frame", "cosine")
@@ -216,3 +216,11 @@ def test_the_plots_are_drawn(tmp_path: Path) -> None:
         {"one": model, "two": model}, clip, torch.zeros(64, 64, 3, dtype=torch.uint8).numpy(), 0, tmp_path / "d.png"
     )
     assert all((tmp_path / f"{name}.png").stat().st_size > 5_000 for name in "acd")
+
+
+def test_the_summary_in_results_is_that_of_its_runs() -> None:
+    table = Path(__file__).parents[1] / "results" / "ablation.csv"
+    lines, parts = read_table(table, COLUMNS), read_table(parts_path(table), PART_COLUMNS)
+    assert lines and {line["row"] for line in lines} <= set(ROWS)
+    for path, text in summaries(table, lines, parts).items():
+        assert path.read_text(encoding="utf-8") == text, "run `icf study summary`"
