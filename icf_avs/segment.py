@@ -153,21 +153,23 @@ def segment_video(
     progress: Callable[[int, int], None] | None = None,
     *,
     semantic: bool = False,
+    audio_track: int | None = None,
     checkpoint: str = "",
     taken: Iterable[Path] = (),
 ) -> Segmentation:
     """Segment a video at `fps` masks a second; with `out`, write out/STEM/ (overlay.mp4, masks/, ...) as well.
 
     `semantic` asks for the class of each marked pixel: classes/ is added, the overlay and the sheet are in the colours
-    of the classes. progress(done, total) is called as the work goes on; `checkpoint` is the name written to
-    segmentation.json; `taken` are result folders of the same run that must not be replaced. Results appear complete or
-    not at all. Raises UserError for whatever is wrong with the video, the settings or the output folder, and for a
-    model without a class head if `semantic`.
+    of the classes. `audio_track` (from 1) chooses among several; by default the one that the file marks as default.
+    progress(done, total) is called as the work goes on; `checkpoint` is the name written to segmentation.json; `taken`
+    are result folders of the same run that must not be replaced. Results appear complete or not at all. Raises
+    UserError for whatever is wrong with the video, the settings or the output folder, and for a model without a class
+    head if `semantic`.
     """
     _check(fps, threshold)
     if semantic:
         check_class_head(model, checkpoint)
-    info = probe(path)
+    info = probe(path, audio_track)
     count = mask_count(info.duration, fps)
     if out is None:
         frames = []
@@ -231,14 +233,18 @@ class Segmenter:
         fps: float = 1.0,
         threshold: float = 0.5,
         semantic: bool = False,
+        audio_track: int | None = None,
     ) -> Segmentation:
         """Segment a video at `fps` masks a second; see `segment_video`. With `out`, files are written as well."""
-        return segment_video(self.model, path, out, fps, threshold, semantic=semantic, checkpoint=self.name)
+        return segment_video(
+            self.model, path, out, fps, threshold, semantic=semantic, audio_track=audio_track, checkpoint=self.name
+        )
 
 
 def segment_command(
-    videos: list[Path], out: Path, checkpoint: str | None, fps: float, threshold: float, semantic: bool = False
-) -> None:
+    videos: list[Path], out: Path, checkpoint: str | None, fps: float, threshold: float, semantic: bool = False,
+    audio_track: int | None = None,
+) -> None:  # fmt: skip
     """Segment videos from the command line: a progress bar while it runs, one line a video when it is done.
 
     A video that fails gets its line on standard error and the others go on; then UserError.
@@ -248,6 +254,7 @@ def segment_command(
 
     import icf_avs
 
+    console = Console(stderr=True)
     segmenter = icf_avs.load(checkpoint)
     if semantic:
         check_class_head(segmenter.model, segmenter.name)
@@ -255,12 +262,12 @@ def segment_command(
     failures: list[UserError] = []
     for path in videos:
         try:
-            with Progress(console=Console(stderr=True), transient=True) as bar:
+            with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
                 task = bar.add_task(path.name, total=None)
                 result = segment_video(
                     segmenter.model, path, out, fps, threshold,
                     progress=lambda done, total, bar=bar, task=task: bar.update(task, completed=done, total=total),
-                    semantic=semantic, checkpoint=segmenter.name, taken=taken,
+                    semantic=semantic, audio_track=audio_track, checkpoint=segmenter.name, taken=taken,
                 )  # fmt: skip
         except UserError as error:
             failures.append(error)

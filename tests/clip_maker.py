@@ -8,8 +8,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 WIDTH, HEIGHT, RATE = 160, 120, 48_000
+_LAYOUTS = {1: "mono", 2: "stereo", 4: "ambisonic 1", 6: "5.1", 8: "7.1", 9: "9 channels"}
 _BITS, _BLOCK = 8, 20  # the number is a row of black and white blocks at the top
 
 
@@ -49,26 +51,30 @@ def make_clip(
     times: Sequence[float] | None = None,
     sound: np.ndarray | None = None, sound_rate: int = RATE, sound_at: float = 0.0, hole: tuple[float, float] = (0, 0),
     codec: str = "libx264", sound_codec: str = "aac", pix_fmt: str = "yuv420p", rotation: int = 0, flip: bool = False,
-    options: dict[str, str] | None = None, movie_options: dict[str, str] | None = None,
+    options: dict[str, str] | None = None, movie_options: dict[str, str] | None = None, flash: float | None = None,
 ) -> Path:  # fmt: skip
     """Write a video of numbered pictures (at `times`, or at `fps`) and `sound` (float32 [channels, n]) if given.
 
-    `hole` (seconds) is a stretch whose sound is not written at all.
+    `hole` (seconds) is a stretch whose sound is not written at all; the pictures of the tenth of a second from `flash`
+    on are white.
     """
     times = [n / fps for n in range(round(seconds * fps))] if times is None else times
     clock = Fraction(1, 1000) if codec != "gif" else Fraction(1, 100)
     with av.open(str(path), "w", options=movie_options or {}) as container:
         video = container.add_stream(codec, rate=fps, options=options or {})
         video.width, video.height, video.pix_fmt = *size, pix_fmt
-        video.codec_context.time_base = Fraction(1, fps) if path.suffix == ".avi" else clock
+        video.codec_context.time_base = Fraction(1, fps) if path.suffix == ".avi" or codec == "mpeg2video" else clock
         if rotation or flip:
             video.set_display_rotation(rotation, hflip=flip)
         audio = None
         if sound is not None:
-            layout = "stereo" if len(sound) == 2 else "mono"
+            layout = _LAYOUTS[len(sound)]
             audio = container.add_stream(sound_codec, rate=sound_rate, layout=layout)
         for number, time in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(picture(number, *size), "rgb24").reformat(format=pix_fmt)
+            image = picture(number, *size)
+            if flash is not None and flash - 1e-6 <= time < flash + 0.1:
+                image[:] = 255
+            frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format=pix_fmt)
             frame.time_base = video.codec_context.time_base
             frame.pts = round(time / frame.time_base)
             container.mux(video.encode(frame))
@@ -77,11 +83,49 @@ def make_clip(
                 until = sound.shape[1] if last else min(round(times[number + 1] * sound_rate), sound.shape[1])
                 begin = 0 if number == 0 else min(round(time * sound_rate), sound.shape[1])
                 if until > begin and not hole[0] <= time < hole[1]:
-                    block = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[:, begin:until]), "fltp", layout)
+                    samples = sound[:, begin:until].T.reshape(1, -1)  # interleaved
+                    block = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "flt", layout)
                     block.sample_rate, block.time_base = sound_rate, Fraction(1, sound_rate)
                     block.pts = begin + round(sound_at * sound_rate)
                     container.mux(audio.encode(block))
         container.mux(video.encode(None))
         if audio is not None:
             container.mux(audio.encode(None))
+    return path
+
+
+def remux(
+    path: Path, *sources: Path, shift: float = 0.0, stamps: bool = True, default: int = 0, sound_first: bool = False,
+    options: dict[str, str] | None = None,
+) -> Path:  # fmt: skip
+    """Copy the packets of the pictures of the first source and of the sound of all of them into one file.
+
+    All is shifted by `shift` seconds; without `stamps`, the time stamps of the packets are left out. The audio track
+    number `default` (from 0) is marked as default.
+    """
+    with av.open(str(path), "w", options=options or {}) as out:
+        packets = []
+        for number, source in enumerate(sources):
+            with av.open(str(source)) as container:
+                streams = [*(container.streams.video if number == 0 else ()), *container.streams.audio]
+                if sound_first:
+                    streams.reverse()
+                copies = {stream.index: out.add_stream_from_template(stream) for stream in streams}
+                for packet in container.demux(streams):
+                    if not packet.size:
+                        continue
+                    order = float((packet.pts if packet.dts is None else packet.dts) * packet.time_base)
+                    moved = round(Fraction(shift) / packet.time_base)
+                    packet.pts += moved
+                    if packet.dts is not None:
+                        packet.dts += moved
+                    if not stamps:
+                        packet.pts = packet.dts = None
+                    packet.stream = copies[packet.stream_index]
+                    packets.append((order, len(packets), packet))
+        for number, stream in enumerate(out.streams.audio):
+            stream.disposition = Disposition.default if number == default else 0
+            stream.metadata["language"] = ("deu", "eng", "fra")[number]
+        for _, _, packet in sorted(packets):
+            out.mux(packet)
     return path

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 
 from icf_avs.cli.options import checkpoint, command
-from icf_avs.cli.values import probability, rate
+from icf_avs.cli.values import positive, probability, rate
 
 
 def _segment(args: argparse.Namespace) -> None:
     from icf_avs.segment import segment_command
 
-    segment_command(args.videos, args.out, args.checkpoint, args.fps, args.threshold, args.semantic)
+    segment_command(args.videos, args.out, args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track)
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -32,7 +32,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "  icf segment *.mp4 --out masks --fps 4\n"
         "  icf segment street.mp4 --out masks --semantic --checkpoint runs/avss-pvt/avss-pvt.safetensors\n"
         "  icf segment --out masks -- -Ab3.mp4        (a name that begins with a dash)\n\n"
-        "Each video gets a folder masks/NAME with masks/*.png, overlay.mp4, sheet.png and segmentation.json.",
+        "Each video gets a folder masks/NAME with masks/*.png, overlay.mp4, sheet.png and segmentation.json.\n"
+        "`icf convert masks/NAME --to ...` writes COCO, indexed PNG, tracks, video with alpha or subtitles from it.",
     )
     part.add_argument("videos", metavar="VIDEO", type=Path, nargs="+", help="a video file with sound")
     part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
@@ -40,6 +41,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     checkpoint(part, "--checkpoint")
     part.add_argument("--threshold", type=probability, default=0.5, help="mark pixels above this (default: 0.5)")
     part.add_argument("--semantic", action="store_true", help="tell the class of each marked pixel too (classes/*.png)")
+    part.add_argument(
+        "--audio-track", metavar="N", type=positive,
+        help="listen to the N-th audio track (default: the first that the file marks as default, else the one that a "
+        "player would choose)",
+    )  # fmt: skip
 
     part = command(
         commands,

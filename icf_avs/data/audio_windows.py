@@ -16,20 +16,23 @@ from icf_avs.errors import UserError
 
 # Sound whose time stamps stray further than this from its sample count has a hole or an overlap (seconds).
 _JUMP = 0.05
+# Full scale is 1; floating-point sound may go beyond, but what is louder than this is damage.
+_LOUDEST = 8.0
 
 
 def sound_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
     """The sound from second 0 on without holes: float32 [channels, n] blocks at `rate`.
 
     Late sound and holes become zeros, sound before the first picture is left out. `layout` ("mono", "stereo")
-    is mixed to by the usual weights; None keeps the channels. Raises UserError without sound.
+    is mixed to by the usual weights; None keeps the channels. Samples that are no numbers become zeros. Raises
+    UserError without sound.
     """
     if not info.has_audio:
         raise UserError(f"{info.path}: has no sound, and what sounds is the question; name a video with sound")
     written = 0  # samples given so far
     channels = 1
     with opened(info.path) as container:
-        _, stream = chosen_streams(container, info.path)
+        _, stream = chosen_streams(container, info.path, info.audio_track)
         for begin, pieces in _runs(decoded(container, stream), info.start, rate, layout):
             place = round(begin * rate)
             for piece in pieces:
@@ -58,18 +61,33 @@ def _runs(frames: Iterator, start: float, rate: int, layout: str | None) -> Iter
 
     def run() -> Iterator[np.ndarray]:
         nonlocal upcoming, end
-        first, resampler = upcoming, av.AudioResampler("fltp", layout, rate)
+        first, source = upcoming, upcoming.layout.name
+        placed = not source.startswith("ambisonic") and not source.endswith("channels")
+        resampler = av.AudioResampler("flt", layout if placed else None, rate)
         while upcoming is not None and kind(upcoming) == kind(first) and abs(begins(upcoming) - end) <= _JUMP:
             end += upcoming.samples / upcoming.sample_rate
             for block in resampler.resample(upcoming):
-                yield block.to_ndarray()
+                yield _samples(block) if placed else _spread(_samples(block), source, layout)
             upcoming = next(frames, None)
         for block in resampler.resample(None):
-            yield block.to_ndarray()
+            yield _samples(block) if placed else _spread(_samples(block), source, layout)
 
     while upcoming is not None:
         end = begins(upcoming)
         yield end, run()
+
+
+def _samples(block: av.AudioFrame) -> np.ndarray:
+    """[channels, n], without what is no number. The block is interleaved: PyAV miscounts the planes of 7.1."""
+    samples = block.to_ndarray().reshape(-1, block.layout.nb_channels).T
+    return np.nan_to_num(samples, nan=0.0).clip(-_LOUDEST, _LOUDEST)
+
+
+def _spread(samples: np.ndarray, source: str, layout: str | None) -> np.ndarray:
+    """Mix channels without known loudspeakers to `layout`: their mean; of ambisonics, the sound from all around."""
+    if source.startswith("ambisonic"):
+        samples = samples[:1]
+    return samples if layout is None else np.tile(samples.mean(axis=0), (av.AudioLayout(layout).nb_channels, 1))
 
 
 class AudioWindows:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
+from icf_avs.data.scan import Scan, check_span, check_whole, tolerant
 from icf_avs.errors import UserError
 
-# Containers that state their length up front, so that a file which breaks off can be told from a short one.
-_STATES_LENGTH = {"mov", "matroska", "avi", "flv", "asf"}
+_MOST_PIXELS = 8192 * 4320  # of a picture: 8K; more would need gigabytes
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class MediaInfo:
     height: int
     frame_rate: float  # pictures a second, on average
     has_audio: bool
+    audio_track: int  # which of the file's audio tracks its sound is, counted from 1; 0 without sound
     audio_rate: int  # samples a second, 0 without sound
     video_codec: str
     audio_codec: str  # "" without sound
@@ -100,69 +101,68 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
 
 
 def chosen_streams(
-    container: av.container.InputContainer, path: Path
+    container: av.container.InputContainer, path: Path, audio_track: int | None = None
 ) -> tuple[av.video.stream.VideoStream, av.audio.stream.AudioStream | None]:
-    """The video stream and the audio stream (or None) that a player would choose."""
+    """The video stream that a player would choose and an audio stream (or None).
+
+    That is the file's audio track number `audio_track`, counted from 1; by default the first that the file marks as
+    default, else the one that a player would choose. Raises UserError without video or for a number that is not there.
+    """
     video = container.streams.best("video")
     if video is None or video.disposition & Disposition.attached_pic:
         raise UserError(f"{path}: has no video stream; name a file with pictures and sound")
     if video.codec_context is None or not video.width or not video.height:
         raise UserError(f"{path}: its video codec cannot be read; re-encode it as H.264")
-    audio = container.streams.best("audio", related=video)
-    return video, audio if audio is not None and audio.codec_context is not None else None
+    _check_size(video.width, video.height, path)
+    tracks = container.streams.audio
+    playable = [track for track in tracks if track.codec_context is not None]
+    if audio_track is None or not tracks:
+        marked = (track for track in playable if track.disposition & Disposition.default)
+        audio = next(marked, None) or container.streams.best("audio", related=video)
+        return video, audio if audio in playable else None
+    if not 1 <= audio_track <= len(tracks) or tracks[audio_track - 1] not in playable:
+        what = "cannot be decoded" if 1 <= audio_track <= len(tracks) else "is not there"
+        there = ", ".join(f"{n} ({_described(track)})" for n, track in enumerate(tracks, 1) if track in playable)
+        raise UserError(f"{path}: audio track {audio_track} {what}; choose from {there or 'another file'}")
+    return video, tracks[audio_track - 1]
 
 
-@dataclass
-class _Scan:
-    """What the packets of a file say, without decoding more than one picture."""
-
-    picture: av.VideoFrame | None = None
-    pictures: int = 0  # packets of pictures that are shown
-    sounds: int = 0  # packets of sound
-    corrupt: bool = False
-    last: float | None = None  # container time of the last shown picture; None without time stamps
-    ends: dict[int, float] = field(default_factory=dict)  # of each stream, container time
-
-    def add(self, packet: av.Packet, video: int, audio: int) -> None:
-        is_video = packet.stream_index == video
-        if is_video and self.picture is None:
-            self.picture = next(iter(_tolerant(packet)), None)
-        if not packet.size:  # ends a stream
-            return
-        self.corrupt |= packet.is_corrupt
-        self.sounds += packet.stream_index == audio
-        shown = is_video and not packet.is_discard
-        self.pictures += shown
-        stamp = packet.dts if packet.pts is None else packet.pts
-        if stamp is None:
-            return
-        time = float(stamp * packet.time_base)
-        end = time + float((packet.duration or 0) * packet.time_base)
-        self.ends[packet.stream_index] = max(self.ends.get(packet.stream_index, end), end)
-        if shown:
-            self.last = time if self.last is None else max(self.last, time)
+def _described(track: av.audio.stream.AudioStream) -> str:
+    context = track.codec_context
+    words = context.codec.name, context.layout.name, track.metadata.get("language", ""), track.metadata.get("title", "")
+    return ", ".join(word[:40] for word in words if word)
 
 
-def probe(path: str | Path) -> MediaInfo:
+def _check_size(width: int, height: int, path: Path) -> None:
+    if width * height > _MOST_PIXELS:
+        raise UserError(f"{path}: its pictures are {width} x {height}, larger than 8K; scale it down first")
+
+
+def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
     """Scan a whole file (demuxed, one picture decoded) and say what is in it.
 
-    Raises UserError if the file is missing, a folder, empty, unreadable, without video or pictures, or cut short.
+    `audio_track` (from 1) chooses among several; see chosen_streams. Raises UserError if the file is missing, a folder,
+    empty, unreadable, without video or pictures, without that track, cut short, or of absurd size or length.
     """
     path = Path(path)
     with opened(path) as container:
-        video, audio = chosen_streams(container, path)
-        scan = _Scan()
+        video, audio = chosen_streams(container, path, audio_track)
+        scan = Scan(video.index, -1 if audio is None else audio.index)
         for packet in container.demux():
-            scan.add(packet, video.index, -1 if audio is None else audio.index)
+            scan.add(packet)
         if scan.picture is None or not scan.pictures:
             raise UserError(f"{path}: not one picture of it can be decoded; re-encode it as H.264")
-        _check_whole(container, scan, path)
+        _check_size(scan.picture.width, scan.picture.height, path)
+        check_whole(container, scan, path)
         nominal = float(video.guessed_rate or video.average_rate or 25)
         start = scan.picture.time
         if start is None or scan.last is None:  # a raw stream: no time stamps at all, only a nominal rate
-            start, duration = 0.0, scan.pictures / nominal
+            start, end = 0.0, scan.pictures / nominal
         else:  # the last picture lasts at least a moment, even where no duration is written
-            duration = max(scan.ends[video.index], scan.last + min(0.5, 1 / nominal)) - start
+            end = max(scan.ends[video.index], scan.last + min(0.5, 1 / nominal), start + 0.001)
+            if scan.pictures == 1 and scan.sounds:  # a still picture is shown as long as its sound lasts
+                end = max(end, scan.ends.get(audio.index, end))
+        check_span(scan, start, end, path)
         orientation = Orientation.of(scan.picture)
         width, height = scan.picture.width, scan.picture.height
         aspect = video.sample_aspect_ratio or Fraction(1)
@@ -170,11 +170,12 @@ def probe(path: str | Path) -> MediaInfo:
             width, height, aspect = height, width, 1 / aspect
         return MediaInfo(
             path=path,
-            duration=duration,
+            duration=end - start,
             width=width,
             height=height,
-            frame_rate=scan.pictures / duration,
+            frame_rate=scan.pictures / (end - start),
             has_audio=scan.sounds > 0,
+            audio_track=container.streams.audio.index(audio) + 1 if scan.sounds else 0,
             audio_rate=audio.rate if scan.sounds else 0,
             video_codec=video.codec_context.codec.name,
             audio_codec=audio.codec_context.codec.name if scan.sounds else "",
@@ -184,43 +185,11 @@ def probe(path: str | Path) -> MediaInfo:
         )
 
 
-def _check_whole(container: av.container.InputContainer, scan: _Scan, path: Path) -> None:
-    """Raise UserError if the file holds clearly less than its header promises, or a packet that is cut off."""
-    kind = container.format.name.split(",")[0]
-    if kind not in _STATES_LENGTH:
-        return
-    there, stated = max(scan.ends.values(), default=0.0), (container.duration or 0) / av.time_base
-    lacks = stated - there
-    if kind == "mov":  # states the length of every stream: the pictures may end before the sound, as stated
-        for stream in (*container.streams.video, *container.streams.audio):
-            if stream.duration and not stream.disposition & Disposition.attached_pic:
-                begin = float((stream.start_time or 0) * stream.time_base)
-                end = begin + float(stream.duration * stream.time_base)
-                lacks = max(lacks, end - scan.ends.get(stream.index, begin))
-    if kind == "avi":  # counts its pictures in the header; the library's own duration is that of what is there
-        for stream in container.streams.video:
-            lacks = max(lacks, float(stream.frames * stream.time_base) - scan.ends.get(stream.index, 0.0))
-        stated = there + lacks
-    if scan.corrupt or lacks > min(0.5, 0.05 * stated) + 0.04:
-        whole = max(stated, there + lacks)
-        raise UserError(
-            f"{path}: cut short, {whole - max(lacks, 0):.2f} of {whole:.2f} s are there; copy or download it again"
-        )
-
-
-def _tolerant(packet: av.Packet) -> list:
-    """Decode a packet; a recording that starts between two key frames gives errors until the first one."""
-    try:
-        return packet.decode()
-    except FFmpegError:
-        return []
-
-
 def decoded(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator[av.frame.Frame]:
     """Every frame of a stream in order; FFmpegError where one cannot be decoded, except before the first."""
     begun = False
     for packet in container.demux(stream):
-        for frame in packet.decode() if begun else _tolerant(packet):
+        for frame in packet.decode() if begun else tolerant(packet):
             begun = True
             yield frame
 
@@ -282,7 +251,10 @@ def read_frames(source: str | Path | MediaInfo, times: Iterable[float]) -> Itera
     width, height = (info.height, info.width) if info.orientation.transposed else (info.width, info.height)
 
     def rgb(frame: av.VideoFrame) -> np.ndarray:
-        stored = reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
+        try:
+            stored = reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
+        except (FFmpegError, ValueError) as error:
+            raise UserError(f"{info.path}: its {frame.format.name} pictures cannot be shown; re-encode it") from error
         return np.ascontiguousarray(info.orientation.apply(stored))
 
     frames, wanted, before = video_frames(info), iter(times), float("-inf")

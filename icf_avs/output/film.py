@@ -45,7 +45,7 @@ def write_film(
         sound = _Sound(container, info)
         reformatter = VideoReformatter()
         current, overlay = -1, None
-        for time, frame, until in _kept(info):
+        for time, frame, until in _at_each_mask(_kept(info), interval_at):
             number = interval_at(time)
             if overlay is None or number != current:
                 current, overlay = number, overlay_of(mask_of(number))
@@ -76,6 +76,20 @@ def _kept(info: MediaInfo) -> Iterator[tuple[float, av.VideoFrame, float]]:
         held = time, frame
     if held is not None:
         yield *held, max(info.duration, held[0])
+
+
+def _at_each_mask(
+    kept: Iterator[tuple[float, av.VideoFrame, float]], interval_at: Callable[[float], int]
+) -> Iterator[tuple[float, av.VideoFrame, float]]:
+    """A picture that is on display for long once for each mask that falls to it, to a 30th of a second."""
+    for time, frame, until in kept:
+        begin = time
+        for step in range(1, int((until - time) * _MAX_RATE)):
+            moment = time + step / _MAX_RATE
+            if interval_at(moment) != interval_at(begin):
+                yield begin, frame, moment
+                begin = moment
+        yield begin, frame, until
 
 
 def _drawn(

@@ -1,0 +1,173 @@
+"""Damage small media files at random, give each to `icf segment`'s own code, and count what is neither answer nor line.
+
+    python benchmarks/fuzz_media.py --files 20000 [--seed 0] [--out results/reliability.csv]
+
+Each damaged file is segmented whole, results written, in a child process of its own with a stand-in for the model. It
+fails on anything but masks or a UserError of one line: another exception, a crash, more than 10 s, more than 2 GB
+beyond what the libraries take. File number i of a seed is always the same (on the same release of FFmpeg, which makes
+the originals); --first and --keep bring one back: `--first 417 --files 1 --keep DIR`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import multiprocessing
+import os
+import resource
+import shlex
+import shutil
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from media_seeds import write_seeds
+
+from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.errors import UserError
+from icf_avs.results import revision, write_whole
+from icf_avs.segment import segment_video
+
+SECONDS, BYTES = 10, 2 << 30  # that one file may take
+COLUMNS = ("check", "tried", "failed", "seed", "command", "revision")
+_TELLING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+_EDGE = 2048  # bytes at both ends of a file, where most of its headers lie
+
+
+class Stand:
+    """In place of a model: marks what is bright while there is sound."""
+
+    spec = ClipSpec(image_size=32)
+    classes = ("noise",)
+
+    def predict(self, frames: torch.Tensor, waves: torch.Tensor) -> Prediction:
+        """As icf_avs.segment.Model."""
+        loud = waves.abs().amax(1)
+        return Prediction((frames.float().mean(-1) - 128) * loud[:, None, None], loud[:, None], self.classes)
+
+
+def damaged(originals: list[bytes], rng: np.random.Generator) -> bytes:
+    """One of the originals after one to eight mutations, four in five of them near its ends."""
+    data = bytearray(originals[rng.integers(len(originals))])
+    for _ in range(rng.integers(1, 9)):
+        if len(data) < 16:
+            break
+        edge = min(_EDGE, len(data))
+        place = int(rng.integers(edge) if rng.random() < 0.5 else len(data) - 1 - rng.integers(edge))
+        if rng.random() < 0.2:
+            place = int(rng.integers(len(data)))
+        size = int(rng.integers(1, 1 + min(64, len(data) - place)))
+        match rng.integers(7):
+            case 0:
+                data[place] ^= 1 << int(rng.integers(8))
+            case 1:
+                data[place : place + size] = rng.bytes(size)
+            case 2:
+                width, value = int(rng.choice([1, 2, 4, 8])), int(rng.choice(_TELLING))
+                order = "big" if rng.random() < 0.7 else "little"
+                data[place : place + width] = (value % (1 << 8 * width)).to_bytes(width, order)
+            case 3:
+                del data[place : place + size]
+            case 4:
+                data[place:place] = data[place : place + size]
+            case 5:
+                other = originals[rng.integers(len(originals))]
+                begin = int(rng.integers(len(other)))
+                data[place : place + size] = other[begin : begin + size]
+            case 6 if rng.random() < 0.3:
+                del data[place:]
+    return bytes(data)
+
+
+def _child(path: Path, tell: multiprocessing.connection.Connection) -> None:
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + BYTES, taken + BYTES))
+    try:
+        result = segment_video(Stand(), path, path.parent / "out")
+        tell.send(("answered", "") if result.masks.any() or len(result) else ("failed", "no masks"))
+    except UserError as error:
+        tell.send(("failed" if "\n" in str(error) else "refused", str(error).replace(str(path), "FILE")))
+    except BaseException:
+        tell.send(("failed", traceback.format_exc()))
+
+
+def outcome(data: bytes, folder: Path, name: str = "damaged.mp4") -> tuple[str, str]:
+    """("answered" | "refused" | "failed", why) of one file, in a child process that is killed after SECONDS."""
+    work = Path(tempfile.mkdtemp(dir=folder))
+    path = work / name
+    path.write_bytes(data)
+    context = multiprocessing.get_context("fork")  # the libraries are loaded once
+    ear, mouth = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(path, mouth), daemon=True)
+    child.start()
+    mouth.close()
+    try:
+        if not ear.poll(SECONDS):
+            return "failed", f"more than {SECONDS} s"
+        return ear.recv()
+    except EOFError:
+        child.join()
+        return "failed", f"the process ended with code {child.exitcode}"
+    finally:
+        child.kill()
+        child.join()
+        shutil.rmtree(work)
+
+
+def save_row(path: Path, row: dict[str, str]) -> None:
+    """Put `row` in place of that of the same check in the table at `path`. Raises UserError if it has other columns."""
+    rows = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise UserError(f"{path}: its columns are not {','.join(COLUMNS)}; name another --out")
+            rows = [old for old in reader if old["check"] != row["check"]]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*rows, row])
+    write_whole(path, text.getvalue())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=300, help="how many (default: 300)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first file (default: 0)")
+    parser.add_argument("--keep", metavar="DIR", type=Path, help="keep the files that fail here")
+    parser.add_argument("--out", type=Path, help="table to write the count to (default: none)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    counts, reasons = Counter(), Counter()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        originals = [path.read_bytes() for path in write_seeds(folder)]
+        for number in range(args.first, args.first + args.files):
+            data = damaged(originals, np.random.default_rng([args.seed, number]))
+            kind, why = outcome(data, folder)
+            counts[kind] += 1
+            if kind == "refused":
+                reasons[why.split(";")[0][:60]] += 1
+            if kind == "failed":
+                print(f"file {number}: {why}", flush=True)
+                if args.keep:
+                    args.keep.mkdir(parents=True, exist_ok=True)
+                    (args.keep / f"{args.seed}_{number}.bin").write_bytes(data)
+    for why, count in reasons.most_common(12):
+        print(f"{count:6d} {why}")
+    print(", ".join(f"{counts[kind]} {kind}" for kind in ("answered", "refused", "failed")))
+    if args.out:
+        command = shlex.join(["python", *(os.path.relpath(word) if word == sys.argv[0] else word for word in sys.argv)])
+        cells = "mutated media", counts.total(), counts["failed"], args.seed, command, revision()
+        save_row(args.out, dict(zip(COLUMNS, map(str, cells), strict=True)))
+    return 1 if counts["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

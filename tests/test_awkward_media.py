@@ -1,0 +1,405 @@
+"""Awkward files through the whole of `icf segment`: the right masks at the right times, or one clear line.
+
+Sound and picture are held together by a clap: a flash and a click at one known second, found again in what the model
+is given. Plain containers, late sound, turned pictures and the like on their own: test_media.py, test_segment.py.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+from clip_maker import RATE, click, make_clip, number_in, remux, tone
+
+import icf_avs
+from icf_avs.__main__ import main
+from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.data.audio_windows import AudioWindows
+from icf_avs.data.media import probe, read_frames
+from icf_avs.errors import UserError
+from icf_avs.segment import Segmenter, segment_video
+
+CLAP = 1.0  # second of the flash and of the click
+ALIGNED = 0.04  # seconds
+
+
+class Witness:
+    """Marks bright pixels where there is sound, and notes what it is given for each mask."""
+
+    classes = ("noise",)
+
+    def __init__(self, **spec):
+        self.spec = ClipSpec(image_size=32, **spec)
+        self.frames, self.waves = [], []
+
+    def predict(self, frames, waves):
+        assert torch.isfinite(waves).all()
+        self.frames.extend(frames.numpy().copy())
+        self.waves.extend(waves.numpy().copy())
+        loud = (waves.abs().amax(1) > 0.05).float()
+        bright = frames.float().mean(-1)
+        return Prediction(torch.where(loud[:, None, None] > 0, (bright - 128) / 20, -9.0), loud[:, None], self.classes)
+
+
+def heard_and_seen(path, fps=50.0, **settings):
+    """(second of the click, second of the flash, result) by what the model was given at `fps` masks a second."""
+    model = Witness()
+    result = segment_video(model, path, fps=fps, **settings)
+    flashes = [index for index, frame in enumerate(model.frames) if frame.min() > 200]
+    # Mask i is of the picture at (i + 1/2)/fps: the flash began between the one before and this one.
+    seen = flashes[0] / fps
+    spec = ClipSpec(fps=fps)
+    at = [(abs(wave).max(), spec.window_start(i) + abs(wave).argmax()) for i, wave in enumerate(model.waves)]
+    heard = max(at)[1] / spec.sample_rate
+    return heard, seen, result
+
+
+def assert_clap(path, at=CLAP, fps=50.0, **settings):
+    heard, seen, _ = heard_and_seen(path, fps, **settings)
+    assert abs(seen - at) <= ALIGNED and abs(heard - at) <= ALIGNED and abs(heard - seen) <= ALIGNED, (seen, heard)
+
+
+def clap(path, **settings):
+    """Two seconds with a clap."""
+    settings.setdefault("sound", click(2, at=CLAP))
+    return make_clip(path, flash=CLAP, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "sound_codec"),
+    [
+        ("a.mp4", "libx264", "aac"),
+        ("a.mov", "libx264", "pcm_s16le"),
+        ("a.mkv", "libx264", "mp3"),
+        ("a.mkv", "libx264", "flac"),
+        ("a.mkv", "libx265", "ac3"),
+        ("a.webm", "libvpx-vp9", "libopus"),
+        ("a.nut", "ffv1", "pcm_s24le"),
+        ("a.avi", "mpeg4", "pcm_s16le"),
+        ("a.ts", "libx264", "aac"),
+        ("a.mpg", "mpeg2video", "mp2"),
+        ("a.flv", "flv1", "aac"),
+    ],
+)
+def test_clap_in_every_container(tmp_path, name, codec, sound_codec):
+    assert_clap(clap(tmp_path / name, codec=codec, sound_codec=sound_codec))
+
+
+def test_clap_with_reordered_pictures(tmp_path):
+    assert_clap(clap(tmp_path / "a.mp4", options={"bf": "3"}))
+
+
+def test_clap_at_a_variable_frame_rate(tmp_path):
+    rng = random.Random(0)
+    times = sorted({0.0, CLAP, *(round(rng.uniform(0, 2), 3) for _ in range(30))})
+    assert_clap(clap(tmp_path / "a.mp4", times=times, movie_options={"use_editlist": "1"}))
+    assert_clap(clap(tmp_path / "a.mkv", times=times))
+
+
+@pytest.mark.parametrize("fps", [10, 12, 60, 120])
+def test_clap_at_other_frame_rates(tmp_path, fps):
+    assert_clap(clap(tmp_path / "a.mp4", fps=fps))
+
+
+@pytest.mark.parametrize(
+    ("name", "shift", "at"),
+    [
+        *[(name, shift, CLAP) for name in ("a.mp4", "a.mkv", "a.ts") for shift in (5.0, 4_000.0)],
+        ("a.ts", -7.3, CLAP),
+        ("a.mp4", -0.5, CLAP - 0.5),  # what lies before zero is not shown
+    ],
+)
+def test_clap_where_the_clock_begins_elsewhere(tmp_path, name, shift, at):
+    source = clap(tmp_path / "source.mp4", options={"bf": "2"})
+    path = remux(tmp_path / name, source, shift=shift, options={"avoid_negative_ts": "disabled", "muxdelay": "0"})
+    assert_clap(path, at)
+
+
+def test_one_picture_behind_its_sound_in_the_file(tmp_path):
+    """The decoder gives the only picture at the end of its stream, which is not the first."""
+    source = make_clip(tmp_path / "source.mp4", times=[0.0], sound=tone(0.5), options={"bf": "2"})
+    path = remux(tmp_path / "a.mkv", source, sound_first=True)
+    assert len(segment_video(Witness(), path)) == 1
+
+
+def test_clap_without_time_stamps(tmp_path):
+    source = clap(tmp_path / "source.avi", codec="mjpeg", pix_fmt="yuvj420p", sound_codec="pcm_s16le")
+    assert_clap(remux(tmp_path / "a.avi", source, stamps=False))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_clap_in_late_sound_that_ends_early(tmp_path, name):
+    sound = click(0.7, at=CLAP - 0.6)
+    path = clap(tmp_path / name, sound=sound, sound_at=0.6)
+    assert_clap(path)
+    wave = AudioWindows(path).read(0, 32_000)
+    assert not wave[:8_000].any() and not wave[23_000:].any()
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels"),
+    [
+        (8_000, 2),
+        (22_050, 2),
+        (96_000, 2),
+        (192_000, 2),
+        (44_100, 1),
+        (192_000, 4),
+        (48_000, 6),
+        (8_000, 8),
+        (48_000, 9),
+    ],
+)
+def test_clap_at_every_sound_rate_and_layout(tmp_path, rate, channels):
+    """Four channels are ambisonic, nine have no names."""
+    sound = click(2, at=CLAP, rate=rate, channels=channels)
+    path = clap(tmp_path / "a.nut", sound=sound, sound_rate=rate, sound_codec="pcm_s16le", fps=25)
+    assert_clap(path, fps=25.0, out=tmp_path)  # mixed for the overlay too
+
+
+@pytest.mark.parametrize(
+    "codec", ["pcm_u8", "pcm_mulaw", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "adpcm_ms"]
+)
+def test_clap_in_every_sample_format(tmp_path, codec):
+    path = clap(tmp_path / "a.nut", sound_codec=codec, fps=25)
+    assert_clap(path, fps=25.0)
+    wave = AudioWindows(path).read(0, 32_000)
+    assert np.abs(wave).max() == pytest.approx(0.9, abs=0.12)
+    assert np.abs(wave[2_000:14_000]).max() < 0.01
+
+
+def test_sound_that_is_no_number_is_silence(tmp_path):
+    sound = click(2, at=CLAP)
+    sound[:, 10_000:10_100] = np.nan
+    sound[:, 20_000:20_100] = np.inf
+    sound[:, 30_000] = 1e30
+    path = clap(tmp_path / "a.mkv", sound=sound, sound_codec="pcm_f32le")
+    result = segment_video(Witness(), path, tmp_path / "out", fps=5.0)
+    assert len(result) == 10 and np.isfinite(result.scores).all()
+
+
+@pytest.mark.parametrize("seconds", [0.0005, 0.005, 0.1])
+def test_sound_shorter_than_a_window(tmp_path, seconds):
+    path = make_clip(tmp_path / "a.mkv", seconds=2, sound=tone(seconds) + 0.2, sound_codec="pcm_s16le")
+    model = Witness()
+    assert len(segment_video(model, path, tmp_path / "out", fps=2.0)) == 4
+    assert np.count_nonzero(model.waves[0]) == pytest.approx(seconds * 16_000, abs=20) and not model.waves[2].any()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_one_picture_lasts_as_long_as_its_sound(tmp_path, name):
+    codec = {"codec": "mjpeg", "pix_fmt": "yuvj420p", "sound_codec": "pcm_s16le"} if name.endswith("avi") else {}
+    path = make_clip(tmp_path / name, times=[0.0], flash=0.0, sound=click(3, at=2.5), **codec)
+    result = segment_video(Witness(), path, tmp_path / "out")
+    assert [mask.any() for mask in result.masks] == [False, False, True]
+    film = probe(result.folder / "overlay.mp4")
+    assert film.duration == pytest.approx(3, abs=0.1)
+    drawn = [(image < 250).any() for _, image in read_frames(film, [0.5, 1.5, 1.95, 2.05, 2.9])]
+    assert drawn == [False, False, False, True, True]  # the overlay changes while the picture does not
+
+
+def test_one_picture_and_a_moment_of_sound(tmp_path):
+    path = make_clip(tmp_path / "a.mp4", times=[0.0], flash=0.0, sound=tone(0.04))
+    assert segment_video(Witness(), path, tmp_path / "out").masks.shape == (1, 120, 160)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 200), (500, 1), (161, 121), (3840, 2160)])
+def test_tiny_odd_and_large_pictures(tmp_path, size):
+    path = make_clip(
+        tmp_path / "a.mkv", times=[0.0], size=size, flash=0.0, sound=tone(0.1),
+        codec="mjpeg" if size[0] > 1000 else "ffv1", pix_fmt="yuvj420p" if size[0] > 1000 else "yuv420p",
+    ) if min(size) >= 20 else one_coloured(tmp_path / "a.mkv", size)  # fmt: skip
+    result = segment_video(Witness(), path, tmp_path / "out")
+    assert result.masks.shape == (1, *size[::-1]) and result.masks.all()
+    film = probe(result.folder / "overlay.mp4")
+    assert (film.width, film.height) == tuple(side + side % 2 for side in size)
+
+
+def one_coloured(path, size):
+    """Too small for a number."""
+    with av.open(str(path), "w") as container:
+        video, audio = container.add_stream("ffv1", rate=25), container.add_stream("pcm_s16le", rate=RATE)
+        video.width, video.height, video.pix_fmt = *size, "bgr0"
+        white = np.full((size[1], size[0], 3), 255, np.uint8)
+        container.mux(video.encode(av.VideoFrame.from_ndarray(white, "rgb24").reformat(format="bgr0")))
+        block = av.AudioFrame.from_ndarray(tone(0.04), "fltp", "mono")
+        block.sample_rate = RATE
+        container.mux(audio.encode(block))
+        container.mux(video.encode(None))
+    return path
+
+
+def test_pictures_larger_than_8k_are_refused_before_they_are_decoded(tmp_path):
+    path = tmp_path / "a.png"
+    with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
+        video = container.add_stream("png", rate=25)
+        video.width, video.height, video.pix_fmt = 12_000, 6_000, "monob"
+        container.mux(video.encode(av.VideoFrame(12_000, 6_000, "monob")))
+        container.mux(video.encode(None))
+    with pytest.raises(UserError, match="12000 x 6000, larger than 8K"):
+        probe(path)
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
+def test_masks_of_a_turned_video_are_as_it_is_shown(tmp_path, rotation):
+    path = make_clip(tmp_path / "phone.mp4", seconds=1, size=(160, 120), sound=tone(1), rotation=rotation)
+    model = Witness()
+    result = segment_video(model, path, tmp_path / "out")
+    height, width = (160, 120) if rotation % 180 else (120, 160)
+    assert result.masks.shape == (1, height, width)
+    film = probe(result.folder / "overlay.mp4")
+    assert (film.width, film.height, film.orientation.transposed) == (width, height, False)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "options"),
+    [
+        ("libx264", "yuv420p10le", {}),
+        ("libx265", "yuv422p10le", {"x265-params": "log-level=none"}),
+        ("ffv1", "gray16le", {}),
+        ("ffv1", "rgb48le", {}),
+        ("png", "rgba", {}),
+        ("libx264", "yuv420p", {"x264-params": "tff=1"}),
+        ("mpeg2video", "yuv420p", {"flags": "+ildct+ilme"}),
+    ],
+)
+def test_clap_in_deep_and_interlaced_pictures(tmp_path, codec, pix_fmt, options):
+    assert_clap(clap(tmp_path / "a.nut", codec=codec, pix_fmt=pix_fmt, options=options))
+
+
+def test_clap_in_a_gif_with_sound_beside_it(tmp_path):
+    """A GIF has no sound of its own, but its pictures may lie in a container that has."""
+    silent = make_clip(tmp_path / "a.gif", codec="gif", pix_fmt="rgb8", fps=10)
+    with pytest.raises(UserError, match=r"a\.gif: has no sound"):
+        segment_video(Witness(), silent, tmp_path / "out")
+    assert_clap(clap(tmp_path / "a.mov", codec="gif", pix_fmt="rgb8", fps=25))
+
+
+@pytest.fixture(scope="module")
+def tracks(tmp_path_factory):
+    """Three audio tracks with their clicks at 0.5, 1.0 and 1.5 s; the file marks the second as default."""
+    folder = tmp_path_factory.mktemp("tracks")
+    parts = [clap(folder / f"{n}.mp4", sound=click(2, at=0.5 * (n + 1))) for n in range(3)]
+    return remux(folder / "tracks.mkv", *parts, default=1)
+
+
+@pytest.mark.parametrize(("track", "at"), [(None, 1.0), (1, 0.5), (2, 1.0), (3, 1.5)])
+def test_audio_track_is_the_one_asked_for(tracks, tmp_path, track, at):
+    heard, seen, result = heard_and_seen(tracks, out=tmp_path, audio_track=track)
+    assert heard == pytest.approx(at, abs=ALIGNED) and seen == pytest.approx(CLAP, abs=ALIGNED)
+    assert result.video.audio_track == (track or 2)
+    wave = AudioWindows(result.folder / "overlay.mp4").read(0, 32_000)  # the overlay has that sound as well
+    assert np.abs(wave).argmax() / 16_000 == pytest.approx(at, abs=ALIGNED)
+
+
+def test_audio_track_that_is_not_there(tracks, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(icf_avs, "load", lambda checkpoint: Segmenter(Witness(), "tiny"))
+    assert main(["segment", str(tracks), "--out", str(tmp_path / "out"), "--audio-track", "4"]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "audio track 4 is not there" in line
+    assert "1 (aac, mono, deu), 2 (aac, mono, eng), 3 (aac, mono, fra)" in line
+    assert main(["segment", str(tracks), "--out", str(tmp_path / "out"), "--audio-track", "3"]) == 0
+    silent = make_clip(tmp_path / "silent.mp4", seconds=0.2)
+    with pytest.raises(UserError, match="has no sound"):
+        segment_video(Witness(), silent, audio_track=2)
+
+
+def test_audio_track_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["segment", "--help"])
+    assert "default: the first that the file marks as default" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("times", [[0, 0.04, 100 * 3600], [0, 0.04, 30 * 60]])
+def test_a_clock_that_jumps_far_is_refused(tmp_path, times):
+    path = make_clip(tmp_path / "a.mkv", times=times, sound=tone(0.5))
+    with pytest.raises(UserError, match=r"lasts 100 hours|jump by 30 minutes") as caught:
+        segment_video(Witness(), path, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_long_still_picture_with_sound_is_no_jump(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        video, audio = container.add_stream("ffv1", rate=25), container.add_stream("pcm_s16le", rate=8_000)
+        video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
+        container.mux(video.encode(av.VideoFrame(32, 32, "yuv420p")))
+        container.mux(video.encode(None))
+        for second in range(900):
+            packet = av.Packet(bytes(16_000))
+            packet.stream, packet.time_base, packet.pts, packet.dts = audio, Fraction(1), second, second
+            container.mux(packet)
+    assert probe(tmp_path / "a.mkv").duration == pytest.approx(900, abs=1.1)
+
+
+def outcome(path, out=None):
+    """The masks of a file, or the line that refuses it; anything else fails the test."""
+    try:
+        return segment_video(Witness(frames=2), path, out)
+    except UserError as error:
+        assert str(path) in str(error)
+        assert "\n" not in str(error) and "free some space" not in str(error), error
+        return None
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "first.mp4", "a.mkv", "a.ts", "a.avi", "a.webm"])
+def test_truncated_at_any_byte(tmp_path, name):
+    codecs = {
+        "avi": {"codec": "mjpeg", "pix_fmt": "yuvj420p", "sound_codec": "mp3"},
+        "webm": {"codec": "libvpx", "sound_codec": "libopus"},
+    }
+    movie = {"movflags": "faststart"} if name == "first.mp4" else {}
+    path = make_clip(
+        tmp_path / name, seconds=1, size=(64, 48), sound=tone(1), movie_options=movie, **codecs.get(name[2:], {})
+    )
+    data, rng = path.read_bytes(), random.Random(name)
+    ends = {*range(1, 16), *rng.sample(range(len(data)), 25), *range(len(data) - 8, len(data))}
+    answered = 0
+    for end in sorted(ends):
+        path.write_bytes(data[:end])
+        result = outcome(path, tmp_path / "out" if end % 8 == 0 else None)
+        answered += result is not None
+        if result is not None and name != "a.ts":  # a transport stream says nowhere how long it is
+            assert result.video.duration > 0.85, end
+    path.write_bytes(data)
+    assert outcome(path, tmp_path / "out") is not None
+    assert answered < len(ends) or name == "a.ts"
+
+
+def test_random_bytes_zeros_and_text(tmp_path):
+    rng = np.random.default_rng(0)
+    heads = [
+        b"",
+        b"\0\0\0\x18ftypisom",
+        b"\x1aE\xdf\xa3",
+        b"RIFF\0\0\0\0AVI ",
+        b"G@\0\x10",
+        b"GIF89a",
+        b"OggS",
+        b"FLV\1",
+    ]
+    for number, head in enumerate(heads * 3):
+        path = tmp_path / f"noise_{number}.mp4"
+        path.write_bytes(head + rng.bytes(int(rng.integers(1, 20_000))))
+        assert outcome(path, tmp_path / "out") is None
+    for name, data in [
+        ("zeros.mp4", bytes(10_000)),
+        ("text.mp4", b"hello\n" * 99),
+        ("list.mp4", b"#EXTM3U\n/etc/passwd"),
+    ]:
+        (tmp_path / name).write_bytes(data)
+        assert outcome(tmp_path / name, tmp_path / "out") is None
+    assert not os.path.exists(tmp_path / "out")
+
+
+def test_numbers_of_the_pictures_are_those_shown(tmp_path):
+    """At a variable rate, each mask is of the picture on display in the middle of its interval."""
+    times = [0.0, 0.3, 0.35, 0.9, 1.4, 1.95]
+    path = make_clip(tmp_path / "a.mp4", times=times, sound=tone(2), size=(160, 120))
+    result = segment_video(Witness(), path, fps=4.0)
+    shown = [max(n for n, time in enumerate(times) if time <= middle) for middle in np.arange(0.125, 2, 0.25)]
+    assert [number_in(image) for _, image in read_frames(path, result.times)] == shown
