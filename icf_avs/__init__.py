@@ -16,20 +16,24 @@ __version__ = "0.1.0"
 
 
 def load(checkpoint: str | None = None) -> Segmenter:
-    """A model ready to segment: a shipped checkpoint by name (default "stamps") or a .safetensors file by path. It runs
-    on an NVIDIA GPU where there is one.
+    """A model ready to segment: a shipped checkpoint by name (default "stamps"), a .safetensors file or a folder by
+    path, or "user/name" on the Hugging Face hub. It runs on an NVIDIA GPU where there is one. With huggingface_hub
+    installed it has `save_pretrained(folder)` and `push_to_hub("user/name")` (icf_avs/hub.py).
 
     Raises icf_avs.errors.UserError when there is no such checkpoint or it does not fit this version.
     """
-    from pathlib import Path
+    import importlib.util
 
     import torch
 
-    from icf_avs.checkpoint import load_checkpoint
+    from icf_avs.checkpoint import find_checkpoint, load_checkpoint, read_recipe
     from icf_avs.segment import Segmenter
 
-    name = checkpoint or "stamps"
-    shipped = Path(__file__).parent / "checkpoints" / f"{name}.safetensors"
-    path = shipped if shipped.is_file() else Path(name)
+    path, name = find_checkpoint(checkpoint)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Segmenter(load_checkpoint(path).to(device), name=path.stem)
+    model = load_checkpoint(path).to(device)
+    if importlib.util.find_spec("huggingface_hub") is None:
+        return Segmenter(model, name)
+    from icf_avs.hub import HubSegmenter
+
+    return HubSegmenter(model, name, read_recipe(path))

@@ -1,4 +1,4 @@
-"""results/checkpoints.csv: what the shipped checkpoints say of their making, one row each."""
+"""What checkpoints say of their making: results/checkpoints.csv, one row for each that is shipped, and model cards."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
@@ -38,3 +39,14 @@ def checkpoint_table(folder: Path) -> str:
             recipe["data"], recipe["licence"],
         ))  # fmt: skip
     return text.getvalue()
+
+
+def recipe_facts(recipe: dict[str, Any]) -> list[tuple[str, str]]:
+    """The lines of a model card: those of these facts that the recipe of a checkpoint holds."""
+    run, machine = recipe.get("config") or {}, recipe.get("hardware") or {}
+    found = {
+        "command": recipe.get("command"), "data": recipe.get("data"), "licence": recipe.get("licence"),
+        "seed": run.get("seed"), "minutes": recipe.get("minutes"), "processor": machine.get("processor"),
+        "gpu": machine.get("gpu"), "torch": machine.get("torch"), "revision": recipe.get("revision"),
+    }  # fmt: skip
+    return [(key, str(value)) for key, value in found.items() if value is not None]

@@ -29,7 +29,7 @@ def command(
 def checkpoint(part: argparse.ArgumentParser, name: str) -> None:
     """Add the choice of a model, as an option or an argument."""
     optional = {} if name.startswith("-") else {"nargs": "?"}
-    text = "name of a shipped model or a .safetensors file (default: the shipped model)"
+    text = "name of a shipped model, a .safetensors file, a folder or user/name on the hub (default: the shipped model)"
     part.add_argument(name, metavar="CHECKPOINT", help=text, **optional)
 
 

@@ -1,0 +1,45 @@
+"""`icf convert`: results for other tools."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from icf_avs.cli.options import command
+
+FORMATS = ("coco", "palette", "tracks", "alpha-mov", "alpha-webm", "srt")
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from icf_avs.formats.convert import convert_command
+
+    convert_command(args.folder, args.to, args.video)
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add this command."""
+    part = command(
+        commands,
+        "convert",
+        _convert,
+        "write the result of `icf segment` in formats that other tools read",
+        "  icf convert masks/street --to coco\n"
+        "  icf convert masks/street --to tracks palette srt\n"
+        "  icf convert masks/street --to alpha-mov --video street.mp4\n\n"
+        "Written into the same folder:\n"
+        "  coco        coco.json     a COCO data set, for pycocotools and labelling tools\n"
+        "  palette     objects/      indexed PNG, an index an object, as DAVIS has them\n"
+        "  tracks      tracks.json   objects over time: boxes, masks, scores\n"
+        "  alpha-mov   alpha.mov     ProRes 4444, the mask as alpha, for editors\n"
+        "  alpha-webm  alpha.webm    VP9, the mask as alpha, for web pages\n"
+        "  srt         sounds.srt    subtitles: what sounds when\n\n"
+        "tracks and palette need SciPy: pip install 'icf-avs[track]'",
+    )
+    part.add_argument("folder", metavar="FOLDER", type=Path, help="what `icf segment` wrote for a video: OUT/NAME")
+    part.add_argument(
+        "--to", nargs="+", choices=FORMATS, required=True, metavar="FORMAT", help=f"one or more of {', '.join(FORMATS)}"
+    )
+    part.add_argument(
+        "--video", metavar="VIDEO", type=Path,
+        help="for alpha-mov and alpha-webm: the video that was segmented, for its colours (default: white)",
+    )  # fmt: skip

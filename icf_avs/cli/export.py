@@ -1,0 +1,31 @@
+"""`icf export`: a model for other runtimes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from icf_avs.cli.options import checkpoint, command
+
+
+def _export(args: argparse.Namespace) -> None:
+    from icf_avs.export.command import export_command
+
+    export_command(args.checkpoint, args.out, args.format)
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add this command."""
+    part = command(
+        commands,
+        "export",
+        _export,
+        "write a checkpoint as ONNX or as a torch.export program, with its model card",
+        "  icf export --out stamps-onnx\n"
+        "  icf export runs/s4-pvt/s4-pvt.safetensors --out s4 --format torch\n\n"
+        "The file takes any number of clips and frames. It is run once and compared with the model. The card shows\n"
+        "the scores in results/*.csv. examples/onnx_segment.py runs the file without icf-avs.",
+    )
+    checkpoint(part, "checkpoint")
+    part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the model and its README.md")
+    part.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="file format (default: onnx)")

@@ -1,0 +1,62 @@
+"""The card of a model (README.md beside its file): what it is, how it was made and the scores in results/*.csv."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from icf_avs.model_card import recipe_facts
+from icf_avs.report import fill
+from icf_avs.results import COLUMNS
+
+_HEAD = """---
+library_name: icf-avs
+tags:
+- audio-visual-segmentation
+- image-segmentation
+---
+# {name}
+
+Audio-visual segmentation: marks, in every frame of a video, the pixels of what sounds. A model of icf-avs, an open
+implementation of *Implicit Counterfactual Learning for Audio-Visual Segmentation* (ICF, ICCV 2025).
+
+## Use
+
+{use}
+
+## How it was made
+
+| | |
+| --- | --- |
+{facts}
+## Scores
+
+"""
+_UNKNOWN = "None are known here; `icf evaluate CHECKPOINT` writes them to results/*.csv.\n"
+_LEGEND = (
+    "Under silence, noise and an off-screen sound nothing should be marked: there, lower is better. "
+    "Protocols: docs/PROTOCOLS.md of icf-avs.\n"
+)
+
+
+def model_card(name: str, recipe: dict[str, Any], use: str, results: Path) -> str:
+    """Markdown. recipe: of the checkpoint; use: how the file is used; results: folder of tables that `icf evaluate`
+    writes, whose rows of the checkpoint `name` are shown. No number in it is typed.
+    """
+    facts = "".join(f"| {key} | {str(value).replace('|', chr(92) + '|')} |\n" for key, value in recipe_facts(recipe))
+    return _HEAD.format(name=name, use=use, facts=facts) + _scores(name, results)
+
+
+def _scores(name: str, results: Path) -> str:
+    tables = [path.stem for path in sorted(results.glob("*.csv")) if _tells_of(path, name)]
+    marks = "\n".join(f"<!-- results:{table} checkpoint={name} -->\n<!-- /results -->\n" for table in tables)
+    filled = fill(marks, results, Path("README.md"))
+    text = "\n".join("" if line.startswith("<!--") else line for line in filled.splitlines())
+    return f"{_LEGEND}{text}\n" if tables else _UNKNOWN
+
+
+def _tells_of(path: Path, name: str) -> bool:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        return tuple(reader.fieldnames or ()) == COLUMNS and any(row["checkpoint"] == name for row in reader)

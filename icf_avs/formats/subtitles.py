@@ -1,0 +1,78 @@
+"""sounds.srt: subtitles that say what sounds when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import av
+
+from icf_avs.formats.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from icf_avs.output.coco import FrameMask
+    from icf_avs.segmentation import Segmentation
+
+# A line comes at one probability and goes below another, stays over short breaks and long enough to be read: no flicker
+COMES, GOES = 0.5, 0.3
+BREAK = 1.0  # seconds; a shorter silence does not end a line
+SHORTEST = 0.5  # seconds
+_CLOCK = Fraction(1, 1000)  # the format's own
+
+
+class Subtitle(NamedTuple):
+    """What is shown from `start` to `end`, in seconds: the words that sound, the one that began first on top."""
+
+    start: float
+    end: float
+    words: tuple[str, ...]
+
+
+class _Span(NamedTuple):
+    start: float
+    end: float
+    word: str
+
+
+def subtitles(frames: Sequence[FrameMask]) -> list[Subtitle]:
+    """What sounds when, in order and without overlap; a stretch in which nothing is heard has no subtitle."""
+    words = {word for frame in frames for word, _ in frame.heard}
+    spans = sorted(span for word in words for span in _spans(frames, word))
+    found: list[Subtitle] = []
+    for start, end in pairwise(sorted({time for span in spans for time in span[:2]})):
+        shown = tuple(span.word for span in spans if span.start <= start < span.end)
+        if shown and found and found[-1].end == start and found[-1].words == shown:
+            found[-1] = found[-1]._replace(end=end)
+        elif shown:
+            found.append(Subtitle(start, end, shown))
+    return found
+
+
+def _spans(frames: Sequence[FrameMask], word: str) -> list[_Span]:
+    """When a word sounds: with hysteresis, short breaks closed, short spans lengthened up to the end of the video."""
+    spans: list[_Span] = []
+    sounds = False
+    for frame in frames:
+        sounds = dict(frame.heard).get(word, 0.0) >= (GOES if sounds else COMES)
+        if sounds and spans and frame.start - spans[-1].end < BREAK - 1e-6:
+            spans[-1] = spans[-1]._replace(end=frame.end)
+        elif sounds:
+            spans.append(_Span(frame.start, frame.end, word))
+    return [span._replace(end=max(span.end, min(span.start + SHORTEST, frames[-1].end))) for span in spans]
+
+
+def write_srt(segmentation: Segmentation, path: Path) -> None:
+    """Write the subtitles in the SubRip format, UTF-8."""
+    with whole_file(path) as new, av.open(str(new), "w", format="srt") as container:
+        stream = container.add_stream("subrip")
+        stream.codec_context.subtitle_header = b"[Script Info]\nScriptType: v4.00+\n"  # FFmpeg wants one to begin
+        container.start_encoding()
+        for shown in subtitles(segmentation.frames):
+            packet = av.Packet("\n".join(" ".join(word.split()) for word in shown.words).encode())
+            packet.stream, packet.time_base = stream, _CLOCK
+            packet.pts = packet.dts = round(shown.start / _CLOCK)
+            packet.duration = round(shown.end / _CLOCK) - packet.pts
+            container.mux(packet)

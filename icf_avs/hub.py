@@ -1,0 +1,92 @@
+"""Models on the Hugging Face hub and in folders: `save_pretrained`, `push_to_hub`, and how one is fetched.
+
+A folder or repository holds model.safetensors, the checkpoint with all that it needs inside; config.json, its
+configuration, clip specification and recipe for readers; README.md, its card. Nothing is ever unpickled. Needs
+huggingface_hub (`pip install 'icf-avs[hub]'`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, ModelCard, ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+from icf_avs.checkpoint import FILE, FORMAT, check_files, find_checkpoint, load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.errors import UserError
+from icf_avs.export.card import model_card
+from icf_avs.model.icf import ICF
+from icf_avs.results import write_whole
+from icf_avs.segment import Segmenter
+
+
+def download(repo: str, **options: Any) -> Path:
+    """The checkpoint of `user/name` in the hub's cache, downloaded where it is not there.
+
+    options: of hf_hub_download (revision, cache_dir, ...). Raises UserError for an unknown or closed repository, one
+    without model.safetensors, and when the hub cannot be reached.
+    """
+    try:
+        return Path(hf_hub_download(repo, FILE, **options))
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{repo}: no such file or folder here, not in the hub's cache, and the hub cannot be reached; "
+            "check the name and the network"
+        ) from error
+    except GatedRepoError as error:
+        raise UserError(f"{repo}: closed on the hub; ask for access on its page, then `hf auth login`") from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"{repo}: no such file or folder here and no such model on the hub; check the name, "
+            "or `hf auth login` if it is private"
+        ) from error
+    except EntryNotFoundError as error:
+        check_files(repo, HfApi().list_repo_files(repo, revision=options.get("revision"), token=options.get("token")))
+        raise UserError(f"{repo}: {FILE} cannot be had at this revision; name another") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(f"{repo}: not to be had from the hub ({str(error).partition(chr(10))[0]})") from error
+
+
+class HubSegmenter(Segmenter, ModelHubMixin, library_name="icf-avs"):
+    """A Segmenter with `save_pretrained`, `push_to_hub` and `from_pretrained` of huggingface_hub."""
+
+    def __init__(self, model: ICF, name: str, recipe: dict[str, Any]) -> None:
+        super().__init__(model, name)
+        self.recipe = recipe
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_checkpoint(self.model, save_directory / FILE, self.recipe)
+        described = {
+            "library_name": "icf-avs", "format": FORMAT, "model": self.model.config.to_dict(),
+            "spec": vars(self.model.spec), "recipe": self.recipe,
+        }  # fmt: skip
+        write_whole(save_directory / "config.json", json.dumps(described, indent=1) + "\n")
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card that the mixin saves as README.md, with the scores in results/*.csv of the current folder."""
+        use = f'```python\nimport icf_avs\n\nicf_avs.load("user/{self.name}").segment("street.mp4", out="masks")\n```'
+        return ModelCard(model_card(self.name, self.recipe, use, Path("results")))
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, revision: str | None, cache_dir: str | Path | None, force_download: bool,
+        local_files_only: bool, token: str | bool | None, **_: Any,
+    ) -> HubSegmenter:  # fmt: skip
+        if Path(model_id).is_dir():
+            path, name = find_checkpoint(model_id)
+        else:
+            name = model_id.rpartition("/")[2]
+            path = download(
+                model_id, revision=revision, cache_dir=cache_dir, force_download=force_download,
+                local_files_only=local_files_only, token=token,
+            )  # fmt: skip
+        return cls(load_checkpoint(path), name, read_recipe(path))

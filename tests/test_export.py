@@ -1,0 +1,182 @@
+"""Exported files: they answer as the model does, for any number of clips and frames, and run without the package."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clip_maker import make_clip, picture, tone
+from PIL import Image
+from small_icf import NAMES, PARTS, WIDTHS
+from torch import Tensor, nn
+
+from icf_avs.__main__ import main
+from icf_avs.config import ModelConfig
+from icf_avs.contracts import ClipSpec
+from icf_avs.data.spectrogram import log_mel
+from icf_avs.export.formats import FORMATS, trace, write
+from icf_avs.export.graph import ExportGraph, LogMel
+from icf_avs.model.icf import ICF
+from icf_avs.segment import Segmenter
+
+ROOT = Path(__file__).parent.parent
+SHAPES = ((1, 1), (1, 2), (1, 3), (1, 5), (1, 8), (2, 1), (2, 5), (3, 4))  # clips, frames
+
+
+class SmallPyramid(nn.Module):
+    """Four strided convolutions in place of a pretrained encoder: uint8 [N,H,W,3] -> four levels."""
+
+    channels = WIDTHS
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = (3, *WIDTHS)
+        self.levels = nn.ModuleList(
+            nn.Conv2d(a, b, 4 if i == 0 else 2, 4 if i == 0 else 2) for i, (a, b) in enumerate(pairwise(sizes))
+        )
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        x, levels = frames.permute(0, 3, 1, 2).float() / 255, []
+        for level in self.levels:
+            x = level(x).relu()
+            levels.append(x)
+        return levels
+
+
+def small(semantic: bool = False, **parts: None) -> ICF:
+    torch.manual_seed(0)
+    config = ModelConfig(NAMES, dim=32, pixel_dim=16, layers=1, semantic=semantic, **(PARTS | parts))
+    names = torch.randn(len(NAMES), 24)
+    return ICF(config, ClipSpec(image_size=96, frames=3), SmallPyramid(), names).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> ICF:
+    """Its masks cover half of the pictures of the video below."""
+    each = small(semantic=True)
+    frames = np.stack([Image.fromarray(picture(number)).resize((96, 96)) for number in (5, 25)])
+    waves = torch.from_numpy(tone(0.975, 16_000)).expand(2, -1)
+    each.offset.sub_(each.predict(torch.from_numpy(frames), waves).logits.median())
+    return each
+
+
+@pytest.fixture(scope="module")
+def files(model: ICF, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("exported")
+    graph = ExportGraph(model)
+    program = trace(graph)
+    for form in FORMATS.values():
+        write(graph, program, form, folder / f"small{form.suffix}")
+    return {name: folder / f"small{form.suffix}" for name, form in FORMATS.items()}
+
+
+def test_the_front_end_is_the_spectrogram() -> None:
+    """Against an FFT in NumPy, and against the model's own; tones, noise, silence and full scale."""
+    time = np.arange(15_600) / 16_000
+    noise = np.random.default_rng(0).normal(0, 0.1, 15_600)
+    waves = np.stack([np.sin(2 * np.pi * 440 * time), noise, 0 * time, 0 * time + 1]).astype(np.float32)
+    found = LogMel()(torch.from_numpy(waves))
+    assert found.shape == (4, 96, 64)
+    assert torch.allclose(found, log_mel(torch.from_numpy(waves)), atol=1e-3)  # empty bands beside a loud one
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    spectrum = np.abs(np.fft.rfft(waves[1, 160 * 7 : 160 * 7 + 400].astype(np.float64) * window, 512))
+    mel, edges = 1127 * np.log1p(np.arange(257) * 8000 / 256 / 700), 1127 * np.log1p(np.array([125, 7500]) / 700)
+    edges = np.linspace(*edges, 66)
+    weights = np.stack([np.interp(mel, edges[b : b + 3], [0, 1, 0]) for b in range(64)], 1)
+    assert np.allclose(found[1, 7].numpy(), np.log(spectrum @ weights + 0.01), atol=2e-4)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("off", [(), ("implicit_text",), ("contrastive",), tuple(PARTS)])
+def test_the_graph_is_the_model(off: tuple[str, ...], frames: int) -> None:
+    """Every number of frames, whole segments or not, with and without the parts."""
+    each = small(**dict.fromkeys(off))
+    graph = ExportGraph(each)
+    pictures, waves = graph.example(2, frames)
+    with torch.no_grad():
+        outputs = dict(zip(graph.outputs, graph(pictures, waves), strict=True))
+    for clip in range(2):
+        expected = each.predict(pictures[clip], waves[clip])
+        assert torch.allclose(outputs["logits"][clip], expected.logits, atol=1e-4)
+        assert ("heard" in outputs) == (each.implicit_text is not None)
+        if "heard" in outputs:
+            assert torch.allclose(outputs["heard"][clip], expected.heard, atol=1e-4)
+
+
+def test_the_export_leaves_the_model_alone(model: ICF) -> None:
+    before = list(model.state_dict())
+    ExportGraph(model)
+    assert list(model.state_dict()) == before and any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_answers_as_the_model(form: str, files: dict[str, Path], model: ICF) -> None:
+    run = FORMATS[form].run(files[form])
+    for clips, frames in SHAPES:
+        pictures, waves = ExportGraph(model).example(clips, frames)
+        logits, heard, classes = run(pictures, waves)
+        assert logits.shape == (clips, frames, 24, 24) and classes.shape == (clips, frames, len(NAMES) + 1, 24, 24)
+        for clip in range(clips):
+            expected = model.predict(pictures[clip], waves[clip])
+            assert (logits[clip] - expected.logits).abs().max() < 1e-3
+            assert (heard[clip] - expected.heard).abs().max() < 1e-3
+            assert (classes[clip] - expected.classes).abs().max() < 1e-3
+
+
+def test_the_files_say_what_they_need(files: dict[str, Path]) -> None:
+    import onnx
+
+    notes = {entry.key: json.loads(entry.value) for entry in onnx.load(files["onnx"]).metadata_props}
+    assert notes["spec"]["image_size"] == 96 and notes["words"] == list(NAMES)
+    with zipfile.ZipFile(files["torch"]) as archive:
+        extra = next(name for name in archive.namelist() if name.endswith("icf-avs.json"))
+        told = json.loads(archive.read(extra))
+    assert told == {
+        "spec": notes["spec"], "words": notes["words"], "classes": notes["classes"],
+        "outputs": ["logits", "heard", "classes"],
+    }  # fmt: skip
+    assert notes["classes"] == ["background", *NAMES]
+    assert sorted(path.name for path in files["onnx"].parent.iterdir()) == ["small.onnx", "small.pt2"]
+
+
+def test_the_example_segments_a_video_without_the_package(files: dict[str, Path], model: ICF, tmp_path: Path) -> None:
+    """Its masks are those of icf-avs but for pixels on the border."""
+    video = make_clip(tmp_path / "clip.mp4", seconds=4.6, fps=10, sound=tone(4.6))
+    code = (
+        "import runpy, sys\n"
+        "sys.modules['torch'] = sys.modules['icf_avs'] = None\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    arguments = [ROOT / "examples" / "onnx_segment.py", files["onnx"], video, tmp_path / "masks"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = Segmenter(model, "small").segment(video).masks
+    paths = sorted((tmp_path / "masks").iterdir())
+    assert len(paths) == len(expected) == 5 and 0.01 < expected.mean() < 0.99
+    for path, mask in zip(paths, expected, strict=True):
+        assert (np.asarray(Image.open(path)) == mask).mean() > 0.995
+    assert len(done.stdout.splitlines()) == 5
+
+
+def test_the_command_writes_a_card_with_the_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The shipped model; with the torch format, whose export is the quicker one."""
+    monkeypatch.chdir(ROOT)
+    assert main(["export", "--out", str(tmp_path / "out"), "--format", "torch"]) == 0
+    assert "stamps.pt2" in capsys.readouterr().out
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "icf train stamps" in card and "Apache-2.0" in card and "<!--" not in card
+    with (ROOT / "results" / "stamps.csv").open(newline="") as file:
+        row = next(row for row in csv.DictReader(file) if row["audio"] == "true" and row["checkpoint"] == "stamps")
+    line = f"| stamps | {row['test_set']} | {row['protocol']} | {row['clips']} | {float(row['miou']):.3f} |"
+    assert line in card
