@@ -111,7 +111,6 @@ class BenchmarkConfig:
     """A public set to train on. layout: "S4", "MS3" or "AVSS", which the folder given with --data must hold."""
 
     layout: str
-    frames: int = 5  # of a clip; AVSS v2 has 10, shorter clips are padded
     sound: str = "auto"  # form it is read in: "wav", "video", "log_mel", or the first of these that every clip has
     accumulate: int = 1  # parts of a batch that a process does one after the other
     bf16: bool = True  # where there is a GPU

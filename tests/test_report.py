@@ -113,3 +113,10 @@ def test_rows_of_the_same_checkpoint_set_and_protocol_are_replaced(project):
     with pytest.raises(UserError, match="no table of scores"):
         save_rows(project / "results/other.csv", [row])
     assert (project / "results/other.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_the_tree_in_the_readme_names_every_file_of_the_package():
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The tree")[2].partition("```\n\n")[0]
+    words = set(tree.replace("(", " ").replace(")", " ").split())
+    missing = [path.name for path in (ROOT / "icf_avs").rglob("*.py") if path.name not in words | {"__init__.py"}]
+    assert not missing
