@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 
-from icf_avs.config import CounterfactualConfig, ModelConfig, TrainConfig
+from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.objective.objective import Weights
 from icf_avs.training.recipes import ROWS as PART_SETS
 from icf_avs.training.recipes import ablation, stamps
@@ -37,7 +37,7 @@ class Row:
         whole = len(self.parts) == 3
         config = replace(base if whole else ablation(base, *self.parts), name=self.name)
         if self.count is not None:
-            config = replace(config, model={**config.model, "counterfactual": CounterfactualConfig(self.count)})
+            config = replace(config, model={**config.model, "counterfactual": {"count": self.count}})
         return config
 
     def weights(self) -> Weights:
@@ -49,7 +49,7 @@ class Row:
         """
         absent = {term for part, terms in TERMS.items() if part not in self.parts for term in terms}
         weights = {term: weight for term, weight in asdict(self.weights()).items() if term not in absent}
-        model = ModelConfig(classes=(), **config.model).to_dict()
+        model = ModelConfig.from_dict({"classes": (), **config.model}).to_dict()
         run = asdict(replace(config, name="", seed=0, model={}))
         content = json.dumps([run, model, weights, self.control], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
