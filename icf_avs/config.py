@@ -45,6 +45,14 @@ class ContrastiveConfig:
 
 
 @dataclass(frozen=True)
+class EvidenceConfig:
+    """Prior by a classifier's classes: how many words of a sound are searched for, classes looked at for each."""
+
+    words: int = 6
+    classes: int = 64
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything needed to build the network again. visual, audio: names of encoders in backbones/registry.py."""
 
@@ -60,6 +68,7 @@ class ModelConfig:
     implicit_text: ImplicitTextConfig | None = field(default_factory=ImplicitTextConfig)
     counterfactual: CounterfactualConfig | None = field(default_factory=CounterfactualConfig)
     contrastive: ContrastiveConfig | None = field(default_factory=ContrastiveConfig)
+    evidence: EvidenceConfig | None = None  # needs implicit text, and a visual encoder that gives it
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
@@ -70,6 +79,8 @@ class ModelConfig:
             )
         if self.implicit_text and self.implicit_text.tokens > 12:
             raise ValueError(f"{self.implicit_text.tokens} tokens a frame are too many for the mask head: at most 12")
+        if self.evidence and not (self.implicit_text and self.classes):
+            raise ValueError("evidence is asked for the words of a reading: it needs implicit_text and names")
         if self.counterfactual and self.counterfactual.count > self.dim - 1:
             raise ValueError(
                 f"{self.counterfactual.count} counterfactuals cannot be orthogonal in {self.dim} dimensions"
@@ -86,6 +97,7 @@ class ModelConfig:
             "implicit_text": ImplicitTextConfig,
             "counterfactual": CounterfactualConfig,
             "contrastive": ContrastiveConfig,
+            "evidence": EvidenceConfig,
         }
         for name, part in parts.items():
             if values.get(name) is not None:
@@ -104,6 +116,8 @@ class DataConfig:
     finish_clips: int = 300
     validation: int = 96  # balanced scenes of five frames, for the calibration after training
     seed: int = 0
+    hard: float = 0.0  # hard scenes that are added to each of the first four, as a share of it
+    varied: bool = False  # whether the sound of training is varied far beyond the recordings
 
 
 @dataclass(frozen=True)

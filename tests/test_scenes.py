@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from small_icf import random_batch
 
-from icf_avs.contracts import ClipSpec
+from icf_avs.contracts import Batch, ClipSpec
 from icf_avs.stamps.backgrounds import draw_background, photographs
+from icf_avs.stamps.batches import joined
 from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.clips import classes, masks, render_clip
 from icf_avs.stamps.rendering import load_sprite, render_frame, render_slots, visible_shares
 from icf_avs.stamps.scene import Scene
-from icf_avs.stamps.scenes import BALANCED, TRAIN, SceneStyle, plan_scene
+from icf_avs.stamps.scenes import BALANCED, HARD, TRAIN, HardStyle, SceneStyle, plan_scene
 from icf_avs.stamps.sounds import RATE, SoundBank
 from icf_avs.stamps.soundtrack import activity, render_audio, render_tracks
 
@@ -116,6 +120,80 @@ def test_training_is_biased_and_the_test_is_not(scenes: dict[str, list[Scene]]) 
     assert abs(sizes[0] - sizes[1]) < 0.05  # sounding things are not larger than silent ones
     rivals = [any(placed.kind and not placed.spans for placed in scene.stamps) for scene in scenes["test"]]
     assert np.mean(rivals) > 0.75
+
+
+@pytest.fixture(scope="module")
+def hard(catalog: Catalog) -> list[Scene]:
+    return [plan_scene(catalog, "train", index, 0, HARD) for index in range(CLIPS)]
+
+
+def test_hard_scenes_are_of_the_training_split(catalog: Catalog, hard: list[Scene]) -> None:
+    heldout = {stem for kind in catalog.kinds for stem in kind.heldout_pictures}
+    photographs_shown = {scene.background for scene in hard} & set(photographs())
+    rng = np.random.default_rng(0)
+    assert photographs_shown <= {draw_background("train", rng, generated=0.0) for _ in range(900)}
+    for scene in hard:
+        assert 2 <= len(scene.stamps) <= 5 and not {placed.stem for placed in scene.stamps} & heldout
+        composition = "\n".join(sorted({placed.stem for placed in scene.stamps}))
+        assert int.from_bytes(hashlib.sha256(composition.encode()).digest()[:4], "big") % 10 < 8
+    assert _largest_sounds(hard) < 0.68
+
+
+def _twins(scene: Scene) -> list[list[int]]:
+    kinds = [placed.kind for placed in scene.stamps]
+    return [[i for i, name in enumerate(kinds) if name == kind] for kind in set(kinds) - {""} if kinds.count(kind) > 1]
+
+
+def test_two_of_a_kind_have_one_voice(hard: list[Scene], bank: SoundBank) -> None:
+    pairs = [(scene, pair) for scene in hard for pair in _twins(scene)]
+    assert len(pairs) > 0.1 * CLIPS
+    sounding = 0
+    for scene, (one, other) in pairs:
+        assert scene.stamps[one].spans == scene.stamps[other].spans
+        wave, tracks = render_tracks(scene, bank)
+        np.testing.assert_array_equal(tracks[one], tracks[other])
+        active = activity(tracks, ClipSpec())
+        np.testing.assert_array_equal(active[one], active[other])
+        if scene.stamps[one].spans:
+            sounding += 1
+            assert active[one].any() and np.std(wave - tracks.sum(axis=0)) < 0.5 * np.std(wave)
+    assert 0 < sounding < len(pairs)
+
+
+def test_rivals_are_of_the_family(hard: list[Scene], scenes: dict[str, list[Scene]]) -> None:
+    def family(stem: str) -> str:
+        return stem.rpartition("/")[0]
+
+    def kin(planned: list[Scene]) -> float:
+        found = []
+        for scene in planned:
+            heard = {family(placed.stem) for placed in scene.stamps if placed.spans}
+            found += [family(p.stem) in heard for p in scene.stamps if heard and p.kind and not p.spans]
+        return float(np.mean(found))
+
+    assert kin(hard) > kin(scenes["test"]) + 0.2
+
+
+def test_hard_scenes_are_crowded_and_move(hard: list[Scene], scenes: dict[str, list[Scene]]) -> None:
+    def least(planned: list[Scene]) -> np.ndarray:
+        able = [[bool(placed.kind) for placed in scene.stamps] for scene in planned]
+        shares = [visible_shares(scene, [t + 0.5 for t in range(5)]) for scene in planned]
+        return np.array([share[:, some].min() for share, some in zip(shares, able, strict=True)])
+
+    hidden = least(hard)
+    assert hidden.min() >= 0.2 and np.mean(hidden < 0.4) > 0.1
+    assert np.median(hidden) < np.median(least(scenes["test"]))
+    moved = [np.mean([abs(p.drift_x) for scene in planned for p in scene.stamps]) for planned in (hard, scenes["test"])]
+    assert moved[0] > 2 * moved[1]
+
+
+def test_a_style_is_said_by_what_it_always_was(catalog: Catalog) -> None:
+    """Features already kept are found by the fields of their style; what makes scenes hard is none of a plain one."""
+    assert list(asdict(TRAIN)) == ["sources", "rivals", "distractors", "salient_sounds", "throughout", "blank"]
+    assert set(asdict(HARD)) > set(asdict(TRAIN))
+    easy = HardStyle(twins=0.0, kin=0.0, visible=0.4, crowded=0.0, motion=1.0)
+    for index in range(5):
+        assert plan_scene(catalog, "val", index, 0, easy) == plan_scene(catalog, "val", index, 0, BALANCED)
 
 
 def test_one_source_throughout(catalog: Catalog) -> None:
@@ -229,6 +307,16 @@ def test_render_clip(catalog: Catalog, bank: SoundBank, scenes: dict[str, list[S
     assert one.frames.shape == (1, 32, 32, 3) and one.wave.shape == (RATE,)
     with pytest.raises(ValueError, match="5"):
         render_clip(short, bank, ClipSpec())
+
+
+def test_two_batches_become_one() -> None:
+    one, other = random_batch(clips=2), random_batch(clips=3)
+    whole = joined([one, other])
+    for field in fields(Batch):
+        a, b, both = (getattr(batch, field.name) for batch in (one, other, whole))
+        for x, y, z in zip(a, b, both, strict=True) if isinstance(a, list) else [(a, b, both)]:
+            assert z is None if x is None else torch.equal(z, torch.cat([x, y])), field.name
+    assert len(whole.pyramid) == len(one.pyramid) > 1 and joined([one]) is one
 
 
 def test_programmers_mistakes(catalog: Catalog) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from icf_avs.metrics import StrictMetric
 from icf_avs.objective.objective import Weights, objective
 from icf_avs.study.command import pending
 from icf_avs.study.controls import replace_part
-from icf_avs.study.rows import ROWS
+from icf_avs.study.rows import ROWS, teaching
 from icf_avs.study.scoring import TestClip, probabilities, score
 from icf_avs.study.summary import pairs_table, rows_table, summaries
 from icf_avs.study.table import COLUMNS, PART_COLUMNS, SCORES, add_run, parts_path, read_table
+from icf_avs.training.trainer import build_model
 
 CONTROLS = ("random", "shuffled", "dropout", "video", "segment", "frame", "cosine")
 TestClip.__test__ = False
@@ -28,6 +30,25 @@ def test_every_row_is_another_run() -> None:
     assert digests == {name: row.digest(row.config(3, 600)) for name, row in ROWS.items()}  # whatever the seed
     assert digests["all"] != ROWS["all"].digest(ROWS["all"].config(0, 300))
     assert sum(row.main for row in ROWS.values()) == 9
+
+
+@pytest.mark.parametrize(("row", "count"), [("all", 2), ("k1", 1), ("k8", 8)])
+def test_a_row_builds_its_number_of_counterfactuals(row: str, count: int) -> None:
+    model = build_model(ROWS[row].config(0, 600), ("bell", "cat"))
+    assert model.counterfactual.count == count
+
+
+def test_the_rows_are_still_the_runs_in_results() -> None:
+    """Settings that came later change no row: the study stays on plain scenes and sounds, whatever is shipped."""
+    lines = read_table(Path(__file__).parents[1] / "results" / "ablation.csv", COLUMNS)
+    for line in lines:
+        row = ROWS[line["row"]]
+        assert row.digest(row.config(int(line["seed"]), int(line["steps"]))) == line["config_hash"], line["row"]
+    run = ROWS["all"].config(0, 600)
+    assert ROWS["all"].digest(run) == "dd04dc2fbd3a"
+    for data in (replace(run.data, varied=True), replace(run.data, hard=0.5)):
+        assert ROWS["all"].digest(replace(run, data=data)) != "dd04dc2fbd3a"
+    assert teaching(0).data == run.data
 
 
 @pytest.mark.parametrize("control", CONTROLS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -11,13 +13,16 @@ from icf_avs.data.windows import windows
 from icf_avs.stamps.clips import classes
 from icf_avs.stamps.features import SceneFeatures
 from icf_avs.stamps.scene import Scene
+from icf_avs.stamps.sound_variation import PLAIN, SoundStyle
 from icf_avs.stamps.sounds import SoundBank
 from icf_avs.stamps.soundtrack import render_audio
 
 
-def sound_of(scene: Scene, bank: SoundBank, spec: ClipSpec, variation: int) -> tuple[np.ndarray, np.ndarray]:
+def sound_of(
+    scene: Scene, bank: SoundBank, spec: ClipSpec, variation: int, style: SoundStyle = PLAIN
+) -> tuple[np.ndarray, np.ndarray]:
     """Mix a scene's sound: windows [T,N] float32 and which stamp is heard in which frame [n,T] bool."""
-    wave, active = render_audio(scene, bank, variation)
+    wave, active = render_audio(scene, bank, variation, style)
     return windows(wave, spec, spec.frames), active
 
 
@@ -38,12 +43,13 @@ def make_batch(
     number_of_classes: int,
     variation: int,
     pictures: bool = True,
+    style: SoundStyle = PLAIN,
 ) -> Batch:
     """The scenes of `indices` under the sound mix `variation`. Without pictures only waves and sounding are filled."""
     waves, sounding, onscreen, maps = [], [], [], []
     for index in indices:
         scene = features.scenes[index]
-        heard, active = sound_of(scene, bank, spec, variation)
+        heard, active = sound_of(scene, bank, spec, variation, style)
         waves.append(heard)
         sounding.append(kinds_of(scene, active, number_of_classes))
         onscreen.append(kinds_of(scene, np.ones((len(scene.stamps), 1), dtype=bool), number_of_classes)[0])
@@ -62,3 +68,17 @@ def make_batch(
         batch.kinds_map = kinds_map[..., cell // 2 :: cell, cell // 2 :: cell].long()
         batch.pyramid = [torch.from_numpy(level[indices]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
     return batch
+
+
+def joined(batches: list[Batch]) -> Batch:
+    """Batches of clips of the same length and size, as one."""
+    if len(batches) == 1:
+        return batches[0]
+    first = batches[0]
+    whole = {
+        field.name: torch.cat([getattr(batch, field.name) for batch in batches])
+        for field in fields(Batch)
+        if isinstance(getattr(first, field.name), torch.Tensor)
+    }
+    levels = zip(*(batch.pyramid for batch in batches), strict=True)
+    return replace(first, pyramid=[torch.cat(level) for level in levels], **whole)

@@ -3,13 +3,15 @@
 `plan_scene` is pure: the same catalog, split, index, seed and style give the same scene, whatever draws the others.
 
 Training scenes are biased as real data are: the salient thing (largest, most central, on top) mostly sounds. Balanced
-scenes draw the sounding things uniformly among all that could sound, so that only the audio tells.
+scenes draw the sounding things uniformly among all that could sound, so that only the audio tells. Hard scenes do too,
+and what could sound is alike, close together and half hidden.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,7 +22,6 @@ from icf_avs.stamps.scene import SPLITS, Placed, Scene
 
 _TENTHS = {"train": range(8), "val": range(8, 9), "test": range(9, 10), "cross": range(9, 10)}
 _ASPECTS = (1.0, 4 / 3, 16 / 9, 9 / 16)
-_VISIBLE = 0.4  # least share of a thing that could sound which stays visible at all times
 _EDGE = 0.08  # seconds around a whole second within which a sound begins or ends
 
 
@@ -35,14 +36,33 @@ class SceneStyle:
     throughout: float = 0.55  # that a source sounds all the time
     blank: float = 0.0  # that nobody sounds at all
 
+    # Of hard scenes alone. They are no fields here, because cached features are found by the fields of their style.
+    twins: ClassVar[float] = 0.0
+    kin: ClassVar[float] = 0.0
+    visible: ClassVar[float] = 0.4
+    crowded: ClassVar[float] = 0.0
+    motion: ClassVar[float] = 1.0
+
     def __post_init__(self) -> None:
         for weights in (self.sources, self.rivals, self.distractors):
             if not weights or min(weights) < 0 or sum(weights) <= 0:
                 raise ValueError(f"{weights} are not weights of counts")
 
 
+@dataclass(frozen=True)
+class HardStyle(SceneStyle):
+    """What is easily confused: things alike, things half hidden, things that are elsewhere a second later."""
+
+    twins: float = 0.4  # that one of the kinds is in the picture twice; both sound, or none of them does
+    kin: float = 0.6  # that silent rivals are of the family of a sounding kind, as far as it has others
+    visible: float = 0.2  # least share of a thing that could sound which stays visible at all times
+    crowded: float = 0.5  # that a thing is placed wherever it falls, not apart from the others
+    motion: float = 3.0  # times as fast as elsewhere
+
+
 TRAIN = SceneStyle(rivals=(0.35, 0.45, 0.2), salient_sounds=0.85, blank=0.03)
 BALANCED = SceneStyle()
+HARD = HardStyle(sources=(0.6, 0.3, 0.1), rivals=(0.05, 0.45, 0.5), distractors=(0.6, 0.3, 0.1), blank=0.03)
 
 
 def plan_scene(
@@ -60,9 +80,9 @@ def plan_scene(
         raise ValueError(f"seconds is {seconds}; it must be a whole number of at least 1")
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     cast = _draw_cast(catalog, split, style, rng)
-    spans = _draw_spans(sum(sounding for *_, sounding in cast), int(seconds), style, rng)
-    waiting = iter(spans)
-    stems = [(stem, kind, next(waiting) if sounding else ()) for stem, kind, sounding in cast]
+    voices = list(dict.fromkeys(kind for _, kind, sounding in cast if kind and sounding))  # two of a kind share one
+    spans = dict(zip(voices, _draw_spans(len(voices), int(seconds), style, rng), strict=True))
+    stems = [(stem, kind, spans[kind] if kind and sounding else ()) for stem, kind, sounding in cast]
     scene = Scene(
         root=catalog.root,
         split=split,
@@ -87,7 +107,7 @@ def plan_scene(
         for _ in range(6):
             candidate = replace(scene, stamps=_lay_out(catalog, stems, scene.aspect, style, shrink, rng))
             needed = [bool(placed.kind) for placed in candidate.stamps]
-            if visible_shares(candidate, times)[:, needed].min(initial=1.0) >= _VISIBLE:
+            if visible_shares(candidate, times)[:, needed].min(initial=1.0) >= style.visible:
                 return candidate
         shrink *= 0.9  # crowded: smaller things cover each other less, so this ends
 
@@ -112,18 +132,29 @@ def _draw_cast(
         others = max(others, 2 - sounding - silent) if len(catalog.distractors) else others
         chosen = [sources[i] for i in rng.permutation(len(sources))[:sounding]]
         # A silent rival is drawn from the same kinds: which kinds appear must not tell which sound.
-        rivals = [kind for i in rng.permutation(len(sources)) if (kind := sources[i]) not in chosen][:silent]
+        rivals = [kind for i in rng.permutation(len(sources)) if (kind := sources[i]) not in chosen]
+        if chosen and style.kin and rng.random() < style.kin:
+            families = {_family(kind) for kind in chosen}
+            rivals.sort(key=lambda kind: _family(kind) not in families)
+        shown = [*chosen, *rivals[:silent]]
+        if shown and style.twins and rng.random() < style.twins:
+            shown.append(shown[rng.integers(len(shown))])
         cast: list[tuple[str, Kind | None, bool]] = []
-        for kind in (*chosen, *rivals):
+        for kind in shown:
             pictures = (kind.heldout_pictures if cross else ()) or kind.pictures
             cast.append((pictures[rng.integers(len(pictures))], kind, kind in chosen))
         for i in rng.permutation(len(catalog.distractors))[:others]:
             cast.append((catalog.distractors[i], None, False))
         if not 2 <= len(cast) <= 5:
             continue
-        composition = "\n".join(sorted(stem for stem, *_ in cast))
+        composition = "\n".join(sorted({stem for stem, *_ in cast}))
         if int.from_bytes(hashlib.sha256(composition.encode()).digest()[:4], "big") % 10 in _TENTHS[split]:
             return cast
+
+
+def _family(kind: Kind) -> str:
+    """The folder of its pictures: cats, bovines, birds, percussion."""
+    return kind.pictures[0].rpartition("/")[0]
 
 
 def _draw_spans(
@@ -177,6 +208,8 @@ def _lay_out(
             size, spread, tries = rng.uniform(0.45, 0.65), 0.22, 1
         else:
             size, spread, tries = rng.uniform(0.25, 0.42 if salient is not None else 0.55), 0.38, 4
+            if style.crowded and rng.random() < style.crowded:
+                spread, tries = 0.3, 1
         sprite = load_sprite(catalog.picture_path(stem))
         # Long thin things would otherwise reach far out of the picture.
         size = min(size, 0.95 * (min(sprite.width, sprite.height) / max(sprite.width, sprite.height)) ** 0.5) * shrink
@@ -193,8 +226,8 @@ def _lay_out(
                 size=float(size),
                 angle=float(rng.uniform(-20, 20)),
                 flip=bool(rng.random() < 0.5),
-                drift_x=float(rng.uniform(-0.035, 0.035)),
-                drift_y=float(rng.uniform(-0.025, 0.025)),
+                drift_x=float(rng.uniform(-0.035, 0.035) * style.motion),
+                drift_y=float(rng.uniform(-0.025, 0.025) * style.motion),
                 growth=float(rng.uniform(-0.03, 0.03)),
                 spin=float(rng.uniform(-2, 2)),
                 sway=float(rng.uniform(0, 0.02)),

@@ -15,6 +15,7 @@ import numpy as np
 
 from icf_avs.errors import UserError
 from icf_avs.stamps.catalog import Catalog
+from icf_avs.stamps.sound_variation import PLAIN, TEMPI, SoundStyle, bent, reach, stretched
 
 RATE = 16_000
 SPEEDS = tuple(float(speed) for speed in np.geomspace(0.85, 1.18, 9))
@@ -103,6 +104,7 @@ class SoundBank:
         self._catalog = catalog
         self._prepared: dict[str, np.ndarray] = {}
         self._variants: dict[tuple[str, int], np.ndarray] = {}
+        self._tempi: dict[tuple[str, int], np.ndarray] = {}
 
     def references(self, kind: str) -> tuple[str, ...]:
         """The recordings of a kind in this bank; may be empty for "cross"."""
@@ -113,37 +115,65 @@ class SoundBank:
         """The wave of a recording at SPEEDS[speed], float32 [N]; do not write to it."""
         key = (reference, speed)
         if key not in self._variants:
-            if reference not in self._prepared:
-                self._prepared[reference] = prepare(decode(self._catalog.read_recording(reference)))
-            self._variants[key] = resample(self._prepared[reference], SPEEDS[speed])
+            self._variants[key] = resample(self._recording(reference), SPEEDS[speed])
         return self._variants[key]
+
+    def at_tempo(self, reference: str, tempo: int) -> np.ndarray:
+        """The wave of a recording at TEMPI[tempo] and its own pitch, float32 [N]; do not write to it."""
+        key = (reference, tempo)
+        if key not in self._tempi:
+            wave = self._recording(reference)
+            self._tempi[key] = wave if TEMPI[tempo] == 1 else stretched(wave, TEMPI[tempo])
+        return self._tempi[key]
+
+    def _recording(self, reference: str) -> np.ndarray:
+        if reference not in self._prepared:
+            self._prepared[reference] = prepare(decode(self._catalog.read_recording(reference)))
+        return self._prepared[reference]
 
     def looped(self, kind: str, samples: int, rng: np.random.Generator) -> np.ndarray:
         """`samples` samples of a kind sounding: a random recording, speed and offset, looped with gaps <= 0.25 s."""
+        reference = self._any(kind, rng)
+        return _loop(self.variant(reference, int(rng.integers(len(SPEEDS)))), samples, rng)
+
+    def varied(self, kind: str, samples: int, style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
+        """As `looped`, at a tempo of TEMPI and, on top of it, any pitch that the style allows."""
+        wave = self.at_tempo(self._any(kind, rng), int(rng.integers(len(TEMPI))))
+        octaves = rng.uniform(-style.pitch, style.pitch)
+        source = _loop(wave, reach(samples, octaves, style.glide), rng)
+        return bent(source, samples, octaves, style.glide, rng)
+
+    def _any(self, kind: str, rng: np.random.Generator) -> str:
         references = self.references(kind)
         if not references:
             raise ValueError(f"the kind {kind} has no {self.recordings} recording")
-        wave = self.variant(references[rng.integers(len(references))], int(rng.integers(len(SPEEDS))))
-        track = np.zeros(samples, dtype=np.float32)
-        at = -int(rng.integers(len(wave)))
-        while at < samples:
-            start, end = max(at, 0), min(at + len(wave), samples)
-            if end > start:
-                track[start:end] = wave[start - at : end - at]
-            at += len(wave) + int(rng.uniform(0.0, _LONGEST_PAUSE) * RATE)
-        return track
+        return references[rng.integers(len(references))]
 
-    def warm(self) -> None:
+    def warm(self, style: SoundStyle = PLAIN) -> None:
         """Prepare everything now (a few seconds), for example before worker processes are started."""
         for kind in self._catalog.kinds:
             for reference in self.references(kind.name):
                 for speed in range(len(SPEEDS)):
                     self.variant(reference, speed)
+                for tempo in range(len(TEMPI) if style.share else 0):
+                    self.at_tempo(reference, tempo)
+
+
+def _loop(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """`samples` samples of a wave from a random offset on, over and over with gaps <= 0.25 s."""
+    track = np.zeros(samples, dtype=np.float32)
+    at = -int(rng.integers(len(wave)))
+    while at < samples:
+        start, end = max(at, 0), min(at + len(wave), samples)
+        if end > start:
+            track[start:end] = wave[start - at : end - at]
+        at += len(wave) + int(rng.uniform(0.0, _LONGEST_PAUSE) * RATE)
+    return track
 
 
 def coloured(track: np.ndarray, rng: np.random.Generator, reverb: bool) -> np.ndarray:
     """A gentle random tilt of the spectrum (at most 4 dB an octave) and, if asked, a short random reverberation."""
-    size = _fast_length(len(track) + RATE // 2)
+    size = fast_length(len(track) + RATE // 2)
     frequency = np.maximum(np.fft.rfftfreq(size, 1 / RATE), 50.0)
     tilt = rng.uniform(-4.0, 4.0)
     response = 10 ** (np.clip(tilt * np.log2(frequency / 1000), -12, 12) / 20)
@@ -162,14 +192,14 @@ def noise(kind: str, samples: int, rng: np.random.Generator) -> np.ndarray:
         raise ValueError(f"noise kind is {kind!r}; it must be one of {', '.join(NOISES)}")
     white = rng.standard_normal(samples)
     if kind != "white":
-        size = _fast_length(samples)
+        size = fast_length(samples)
         frequency = np.maximum(np.fft.rfftfreq(size, 1 / RATE), 20.0)
         shaped = np.fft.rfft(white, size) * frequency ** (-0.5 if kind == "pink" else -1.0)
         white = np.fft.irfft(shaped, size)[:samples]
     return (white / max(np.sqrt(np.mean(np.square(white))), 1e-9)).astype(np.float32)
 
 
-def _fast_length(samples: int) -> int:
+def fast_length(samples: int) -> int:
     """The smallest 2^k or 3*2^k that holds `samples`: lengths which the FFT likes."""
     power = 1 << max(samples - 1, 1).bit_length()
     return power * 3 // 4 if power * 3 // 4 >= samples else power

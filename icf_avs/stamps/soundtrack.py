@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icf_avs.contracts import ClipSpec
-from icf_avs.stamps.sounds import NOISES, RATE, SoundBank, coloured, frame_rms, noise
+from icf_avs.stamps.sound_variation import (
+    LONGEST_TAIL,
+    PLAIN,
+    SoundStyle,
+    heard,
+    kept,
+    microphone,
+    place_noise,
+    swelling,
+)
+from icf_avs.stamps.sounds import NOISES, RATE, SoundBank, coloured, fast_length, frame_rms, noise
 
 if TYPE_CHECKING:
     from icf_avs.stamps.scene import Scene
@@ -22,27 +32,47 @@ _FRAME = 400  # samples, 25 ms
 _FADE = 0.02  # seconds
 
 
-def render_tracks(scene: Scene, bank: SoundBank, variation: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def render_tracks(
+    scene: Scene, bank: SoundBank, variation: int = 0, style: SoundStyle = PLAIN
+) -> tuple[np.ndarray, np.ndarray]:
     """The mixture, float32 [N], peak <= 0.99, and the track of each stamp in it, float32 [stamps, N].
 
-    `variation` draws other recordings, speeds, offsets, levels and noise; the schedule stays. Deterministic.
+    `variation` draws other recordings, speeds, offsets, levels and noise; the schedule stays. `style` says how far from
+    its recordings a mixture may be. Two stamps of one kind share a voice: nobody can hear which of them it is.
+    Deterministic.
     """
     rng = np.random.default_rng([*scene.key, 1 + variation])
+    varied = style.share > 0 and rng.random() < style.share
     samples = scene.seconds * RATE
+    size = fast_length(samples + round(LONGEST_TAIL * RATE))
+    ear = microphone(style, rng) if varied else None
     tracks = np.zeros((len(scene.stamps), samples), dtype=np.float32)
     levels = -rng.uniform(0, 9, len(scene.stamps))
     loudest = max((levels[i] for i, placed in enumerate(scene.stamps) if placed.spans), default=0.0)
+    voices: dict[str, list[int]] = {}
     for index, placed in enumerate(scene.stamps):
         if placed.spans:
-            track = bank.looped(placed.kind, samples, rng) * _gate(placed.spans, samples)
-            track = coloured(track, rng, reverb=rng.random() < 0.4)
-            level = np.sqrt(np.mean(np.square(track[track != 0]))) if track.any() else 1.0
-            tracks[index] = track * (10 ** ((levels[index] - loudest) / 20) / level)
+            voices.setdefault(placed.kind, []).append(index)
+    for kind, stamps in voices.items():
+        gate = _gate(scene.stamps[stamps[0]].spans, samples)
+        if ear is not None:
+            track = bank.varied(kind, samples, style, rng) * swelling(samples, style, rng) * gate
+            track = heard(track, ear, size, style, rng)
+        else:
+            track = coloured(bank.looped(kind, samples, rng) * gate, rng, reverb=rng.random() < 0.4)
+        level = np.sqrt(np.mean(np.square(track[track != 0]))) if track.any() else 1.0
+        tracks[stamps] = track * (10 ** ((levels[stamps[0]] - loudest) / 20) / level / len(stamps))
     mixture = tracks.sum(axis=0)
-    gain = 10 ** (rng.uniform(-32, -14) / 20)
-    hiss = noise(NOISES[rng.integers(len(NOISES))], samples, rng) * 10 ** (-rng.uniform(10, 45) / 20)
+    if ear is not None:
+        gain = 10 ** (rng.uniform(*style.level) / 20)
+        hiss = place_noise(samples, ear, size, style, rng) * np.float32(10 ** (-rng.uniform(*style.noise) / 20))
+    else:
+        gain = 10 ** (rng.uniform(-32, -14) / 20)
+        hiss = noise(NOISES[rng.integers(len(NOISES))], samples, rng) * 10 ** (-rng.uniform(10, 45) / 20)
     if rng.random() < 0.85:
         mixture = mixture + hiss
+    if ear is not None:
+        mixture = kept(mixture, style, rng)
     gain = min(gain, 0.99 / max(float(np.abs(mixture).max()), 1e-6))
     return (mixture * gain).astype(np.float32), (tracks * gain).astype(np.float32)
 
@@ -78,7 +108,9 @@ def activity(tracks: np.ndarray, spec: ClipSpec) -> np.ndarray:
     return active
 
 
-def render_audio(scene: Scene, bank: SoundBank, variation: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def render_audio(
+    scene: Scene, bank: SoundBank, variation: int = 0, style: SoundStyle = PLAIN
+) -> tuple[np.ndarray, np.ndarray]:
     """The mixture float32 [N] at 16 kHz and which stamp sounds in which second, bool [stamps, T], measured."""
-    wave, tracks = render_tracks(scene, bank, variation)
+    wave, tracks = render_tracks(scene, bank, variation, style)
     return wave, activity(tracks, ClipSpec(frames=scene.seconds))

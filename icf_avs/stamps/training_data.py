@@ -11,10 +11,11 @@ import numpy as np
 
 from icf_avs.config import TrainConfig
 from icf_avs.contracts import Batch, ClipSpec
-from icf_avs.stamps.batches import make_batch
+from icf_avs.stamps.batches import joined, make_batch
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.features import SceneFeatures, SceneSet, scene_features
-from icf_avs.stamps.scenes import BALANCED, TRAIN
+from icf_avs.stamps.scenes import BALANCED, HARD, TRAIN, SceneStyle
+from icf_avs.stamps.sound_variation import PLAIN, VARIED
 from icf_avs.stamps.sounds import SoundBank
 from icf_avs.training.calibrate import calibrate
 from icf_avs.training.data import Report
@@ -35,9 +36,11 @@ class StampsData:
         self.config = config
         self.catalog = load_catalog(stamps)
         self.classes = self.catalog.class_names
+        self.sounds = VARIED if config.data.varied else PLAIN
         self.bank = SoundBank(self.catalog, "train")
-        self.bank.warm()
+        self.bank.warm(self.sounds)
         self._workers, self._report = workers, report
+        self.hard: dict[str, SceneFeatures] = {}  # by the name of the set that they are added to
         sizes, spec, final = config.data, config.spec, config.final_spec
         self.pictures = self._train("pictures", sizes.pictures, 0, replace(spec, frames=1))
         self.clips = self._train("clips", sizes.clips, 1, spec)
@@ -47,7 +50,13 @@ class StampsData:
             self.finish_clips = self._train("finish_clips", sizes.finish_clips, 3, final, STORED_SIZE)
 
     def _train(self, name: str, count: int, number: int, spec: ClipSpec, detail: int | None = None) -> SceneFeatures:
-        return self._scenes(name, SceneSet("train", count, self.config.data.seed + number, TRAIN, spec, detail))
+        def of(style: SceneStyle, count: int, number: int) -> SceneFeatures:
+            return self._scenes(name, SceneSet("train", count, self.config.data.seed + number, style, spec, detail))
+
+        added = round(self.config.data.hard * count)
+        if added:
+            self.hard[name] = of(HARD, added, 4 + number)
+        return of(TRAIN, count, number)
 
     def _scenes(self, name: str, wanted: SceneSet) -> SceneFeatures:
         return scene_features(self.catalog, wanted, self._workers, lambda *at: self._report(name, *at, {}))
@@ -59,15 +68,22 @@ class StampsData:
         rng = np.random.default_rng([config.seed, int(teaching), step])
         as_clips = not teaching and rng.random() < (config.finish_clip_share if finishing else config.clip_share)
         spec = config.final_spec if finishing else config.spec
-        if as_clips:
-            features = self.finish_clips if finishing else self.clips
-        else:
-            features, spec = self.finish_pictures if finishing else self.pictures, replace(spec, frames=1)
+        name = ("finish_" if finishing else "") + ("clips" if as_clips else "pictures")
+        spec = spec if as_clips else replace(spec, frames=1)
+        sets = [getattr(self, name), *([self.hard[name]] if name in self.hard else [])]
         size = config.teach_batch if teaching else max(2, config.batch // spec.frames)
-        indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
+        total = sum(len(features.scenes) for features in sets)
+        indices = rng.choice(total, min(size, total), replace=False)
         variation = int(rng.integers(1, 2**31))
         mine = np.sort(indices)[part::parts]
-        return make_batch(features, mine, self.bank, spec, len(self.classes), variation, pictures=not teaching)
+        drawn: list[Batch] = []
+        for features in sets:
+            count = len(features.scenes)
+            here, mine = mine[mine < count], mine[mine >= count] - count
+            if len(here):
+                of_set = (features, here, self.bank, spec, len(self.classes), variation)
+                drawn.append(make_batch(*of_set, pictures=not teaching, style=self.sounds))
+        return joined(drawn)
 
     def validate(self, model: ICF) -> dict[str, float]:
         """Calibrate the model on the validation scenes; its scores there."""

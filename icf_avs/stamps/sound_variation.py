@@ -1,0 +1,188 @@
+"""How one recording is made to sound like many: for training alone. What is tested sounds as PLAIN says.
+
+A recording is played at another pitch and, apart from that, at another tempo; in another room; into another microphone,
+through which the noise of the place is heard too; and kept by a device that clips, loses pieces, or stores the sound
+with loss. A thing of a kind is heard once or twice in the training set, so it is these that tell what belongs to the
+kind and what to the recording.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+RATE = 16_000
+TEMPI = (0.72, 0.85, 1.0, 1.18, 1.4)  # prepared with the pitch kept
+LONGEST_TAIL = 0.5  # seconds of reverberation
+_FRAME, _SEARCH = 640, 160  # samples: frames of 40 ms overlap by half, and are moved by up to 10 ms to fit
+KNOTS = np.concatenate(([0.0], np.geomspace(60, RATE / 2, 96)))  # Hz at which a curve over frequency is given
+_OCTAVES = np.log2(np.maximum(KNOTS, 60.0) / 1000)  # of the knots, from 1 kHz
+_CODED, _BANDS = 512, 16  # samples of a frame of the codec, bands that share a step of quantisation
+
+
+@dataclass(frozen=True)
+class SoundStyle:
+    """Strength of each variation, and the share of mixtures that have it; with share 0 nothing is varied."""
+
+    share: float = 0.0  # of mixtures that are varied at all
+    pitch: float = 0.55  # octaves up or down at most
+    glide: float = 0.08  # octaves that the pitch wanders by
+    swell: float = 5.0  # dB that the loudness wanders by
+    equaliser: float = 8.0  # dB up or down at most, at octave distance; a quarter of it as tilt an octave
+    band: float = 0.25  # share of microphones that hear a band alone: a telephone, a small speaker
+    notch: float = 0.4  # share that miss a band
+    room: float = 0.6  # share of tracks with reverberation
+    noise: tuple[float, float] = (2.0, 45.0)  # dB below the sources
+    level: tuple[float, float] = (-36.0, -11.0)  # dB of a source's RMS below full scale
+    clipped: float = 0.15
+    coded: float = 0.25
+    gaps: float = 0.3  # share with a piece or two of up to 0.12 s missing
+
+
+PLAIN = SoundStyle()
+VARIED = SoundStyle(share=0.5)
+
+
+def stretched(wave: np.ndarray, tempo: float) -> np.ndarray:
+    """Play a wave `tempo` times as fast at the same pitch: frames of 40 ms are taken from where they continue the one
+    before best, and overlapped (WSOLA, Verhelst and Roelands 1993). float32 [N] -> float32 [about N / tempo].
+    """
+    hop = _FRAME // 2
+    count = max(1, round(len(wave) / tempo / hop))
+    padded = np.pad(wave, (hop + _SEARCH, 2 * _FRAME + 2 * _SEARCH + hop))
+    window = np.hanning(_FRAME + 1)[:-1].astype(np.float32)
+    out = np.zeros((count + 2) * hop, dtype=np.float32)
+    at = _SEARCH
+    for number in range(count + 1):
+        if number:
+            wanted = padded[at + hop : at + hop + _FRAME]
+            around = min(round(number * hop * tempo), len(padded) - _FRAME - 2 * _SEARCH)
+            fit = np.correlate(padded[around : around + _FRAME + 2 * _SEARCH], wanted, "valid")
+            # In silence nothing fits better than the place asked for.
+            at = around + (int(fit.argmax()) if fit.max() > 0 else _SEARCH)
+        out[number * hop : number * hop + _FRAME] += window * padded[at : at + _FRAME]
+    return out[hop : hop + count * hop]
+
+
+def bent(source: np.ndarray, samples: int, octaves: float, glide: float, rng: np.random.Generator) -> np.ndarray:
+    """Play `samples` samples of a wave `octaves` higher, faster too, the pitch wandering by up to `glide` octaves.
+
+    The source must hold `reach(samples, octaves, glide)` samples. Between samples: a cubic through four.
+    """
+    time = np.arange(samples, dtype=np.float32) / RATE
+    wander = glide * np.sin(2 * np.pi * (rng.uniform(0.3, 3.0) * time + rng.random())).astype(np.float32)
+    position = np.cumsum(np.exp2(np.float32(octaves) + wander), dtype=np.float64) + 1
+    first = position.astype(np.int64)
+    at = (position - first).astype(np.float32)
+    before, here, after, beyond = (source[first + step] for step in (-1, 0, 1, 2))
+    slope, far = 0.5 * (after - before), 0.5 * (beyond - here)
+    step = here - after
+    return here + at * (slope + at * ((-3 * step - 2 * slope - far) + at * (2 * step + slope + far)))
+
+
+def reach(samples: int, octaves: float, glide: float) -> int:
+    """Samples of the source that `bent` needs."""
+    return int(samples * 2 ** (octaves + glide)) + 5
+
+
+@lru_cache(maxsize=8)
+def _places(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Knot below each bin of a spectrum of `size` samples, and how far above it the bin is."""
+    place = np.interp(np.fft.rfftfreq(size, 1 / RATE), KNOTS, np.arange(len(KNOTS)))
+    below = np.minimum(place.astype(np.int64), len(KNOTS) - 2)
+    return below, (place - below).astype(np.float32)
+
+
+def _over(curve: np.ndarray, size: int) -> np.ndarray:
+    """A curve at the knots -> float32 at the bins."""
+    below, share = _places(size)
+    curve = curve.astype(np.float32)
+    return curve[below] + share * (curve[1:] - curve[:-1])[below]
+
+
+def _equaliser(style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
+    """A smooth random curve over frequency, as factors at the knots."""
+    tilt = rng.uniform(-0.25, 0.25) * style.equaliser * _OCTAVES
+    bumps = np.interp(_OCTAVES, np.arange(-4.5, 4, 1) + rng.uniform(-0.5, 0.5), rng.uniform(-1, 1, 9) * style.equaliser)
+    return 10 ** (np.clip(tilt + 0.7 * bumps, -24, 24) / 20)
+
+
+def microphone(style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
+    """What a device hears of each frequency, as factors at the knots."""
+    curve = _equaliser(style, rng)
+    if rng.random() < style.band:
+        low, high = 2 ** rng.uniform(-3.5, -1.2), 2 ** rng.uniform(1.2, 2.7)  # kHz
+        slope = rng.uniform(6, 30)  # dB an octave
+        outside = np.maximum(np.log2(low) - _OCTAVES, 0) + np.maximum(_OCTAVES - np.log2(high), 0)
+        curve = curve * 10 ** (-np.minimum(slope * outside, 50) / 20)
+    if rng.random() < style.notch:
+        middle, half = rng.uniform(-3, 2.5), rng.uniform(0.1, 0.4)
+        curve = np.where(np.abs(_OCTAVES - middle) < half, 0.03, 1.0) * curve
+    return curve
+
+
+def heard(track: np.ndarray, ear: np.ndarray, size: int, style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
+    """A track in a random room through a microphone. `size`: of the Fourier transform, LONGEST_TAIL longer at least."""
+    curve = ear * _equaliser(style, rng)
+    response = _over(curve, size)
+    if rng.random() < style.room:
+        length = int(rng.uniform(0.05, LONGEST_TAIL) * RATE)
+        tail = rng.standard_normal(length, dtype=np.float32)
+        tail *= np.exp(np.linspace(0, -6.9, length, dtype=np.float32)) / np.float32(np.sqrt(length / 14))
+        tail[: int(rng.uniform(0.001, 0.015) * RATE)] = 0  # the way to the walls
+        dull = 10 ** (-np.maximum(_OCTAVES + 1, 0) * rng.uniform(0, 6) / 20)  # walls and air swallow what is high
+        response = response + np.fft.rfft(tail, size) * _over(curve * dull * rng.uniform(0.2, 1.5), size)
+    return np.fft.irfft(np.fft.rfft(track, size) * response, size)[: len(track)].astype(np.float32)
+
+
+def swelling(samples: int, style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
+    """A loudness that wanders, as factors."""
+    knots = np.linspace(0, samples, 4 + samples // RATE * 3)
+    curve = np.interp(np.arange(0, samples + 160, 160), knots, rng.uniform(-1, 1, len(knots)) * style.swell)
+    return np.repeat((10 ** (curve / 20)).astype(np.float32), 160)[:samples]
+
+
+def place_noise(samples: int, ear: np.ndarray, size: int, style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
+    """The noise of a place through a microphone: any colour, rising and falling, of RMS 1."""
+    bins = size // 2 + 1
+    white = rng.standard_normal((2, bins), dtype=np.float32)
+    colour = 10 ** (rng.uniform(-9, 3) * np.clip(_OCTAVES, -4, 3) / 20)
+    spectrum = (white[0] + 1j * white[1]) * _over(ear * _equaliser(style, rng) * colour, size)
+    wave = np.fft.irfft(spectrum, size)[:samples].astype(np.float32) * swelling(samples, style, rng)
+    return wave / max(float(np.sqrt(np.mean(np.square(wave)))), 1e-9)
+
+
+def kept(wave: np.ndarray, style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
+    """What a device stores of a wave: it may clip, drop pieces, and code with loss."""
+    if rng.random() < style.clipped:
+        most = float(np.abs(wave).max()) * rng.uniform(0.15, 0.7)
+        wave = np.clip(wave, -most, most)
+    if rng.random() < style.coded:
+        wave = coded(wave, rng.uniform(0.6, 2.5))
+    if rng.random() < style.gaps:
+        wave = wave.copy()
+        for _ in range(rng.integers(1, 3) * max(1, len(wave) // RATE)):
+            start = rng.integers(len(wave))
+            wave[start : start + int(rng.uniform(0.02, 0.12) * RATE)] = 0
+    return wave
+
+
+def coded(wave: np.ndarray, step: float) -> np.ndarray:
+    """A lossy codec in effigy: in each frame of 32 ms the spectrum is rounded, in 16 bands, to multiples of `step`
+    times the band's RMS, so that what is weak beside something loud falls away. Same length.
+    """
+    hop = _CODED // 2
+    count = -(-len(wave) // hop) + 1
+    padded = np.pad(wave, (hop, (count + 1) * hop - hop - len(wave)))
+    window = np.sin(np.pi * (np.arange(_CODED, dtype=np.float32) + 0.5) / _CODED).astype(np.float32)
+    spectrum = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, _CODED)[::hop] * window)[:, :-1]
+    bands = spectrum.reshape(len(spectrum), _BANDS, -1)
+    steps = step * np.sqrt(np.mean(np.square(np.abs(bands)), axis=2, keepdims=True)) + 1e-9
+    rounded = (np.rint(bands.real / steps) + 1j * np.rint(bands.imag / steps)) * steps
+    frames = np.fft.irfft(rounded.reshape(spectrum.shape), _CODED) * window
+    out = np.zeros((len(frames) + 1, hop), dtype=np.float32)
+    out[:-1] += frames[:, :hop]
+    out[1:] += frames[:, hop:]
+    return out.reshape(-1)[hop : hop + len(wave)]
