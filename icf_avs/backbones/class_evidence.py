@@ -51,6 +51,20 @@ class ClassEvidence(nn.Module):
         return F.conv2d(F.relu6(self.head(level)), weight, self.classifier.bias)
 
 
+class PyramidWithEvidence(nn.Module):
+    """The frozen encoder as one of five levels, the fifth the evidence: frames uint8 [N,H,W,3] -> levels [N,c,h,w]."""
+
+    strides, channels = EfficientNetLite0.strides, EfficientNetLite0.channels  # of the four levels before
+
+    def __init__(self, network: EfficientNetLite0) -> None:
+        super().__init__()
+        self.network, self.evidence = network, ClassEvidence(network)
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        pyramid = self.network(frames)
+        return [*pyramid, self.evidence(pyramid[-1])]
+
+
 class ClassWords(nn.Module):
     """How words bear on the classes. Its buffers travel in a checkpoint, so the text encoder is needed once.
 
@@ -94,11 +108,18 @@ class ClassWords(nn.Module):
         Unit vectors of words [R,E] and z-scores [N,1000,h,w] -> [R,N,h,w], max over classes of gate * max(z, 0), where
         the gate is 1 for the class nearest to the word and falls off exponentially. Above about 4 is clear.
         """
-        scores = self.nearness(words) - self.commonness
-        top, index = scores.topk(_RELATED, dim=1)
-        gates = torch.exp((top - top[:, :1]) / _WIDTH).to(evidence.dtype)
+        index, gates, _ = self.bearing(words, _RELATED)
+        gates = gates.to(evidence.dtype)
         maps = [(evidence[:, i] * gate[:, None, None]).amax(1) for i, gate in zip(index, gates, strict=True)]
         return torch.stack(maps).clamp(min=0)
+
+    def bearing(self, words: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What `relevance` and `agreement` ask of the `count` classes nearest to each word.
+
+        Unit vectors of words [R,E] -> classes long [R,count], their gates and shares [R,count].
+        """
+        top, index = (self.nearness(words) - self.commonness).topk(count, dim=1)
+        return index, torch.exp((top - top[:, :1]) / _WIDTH), (top / _SHARP).softmax(1)
 
     def agreement(self, words: Tensor, evidence: Tensor) -> Tensor:
         """The same by all classes that a word may mean, for and against: [R,N,h,w], mean of z weighed by nearness.

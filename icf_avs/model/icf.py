@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from icf_avs.backbones.audio import AudioEncoder
 from icf_avs.config import ModelConfig
@@ -23,6 +24,7 @@ from icf_avs.model.pixels import PixelDecoder, Pixels
 from icf_avs.model.prior import Prior
 from icf_avs.model.shared_space import SharedSpace
 from icf_avs.model.vocabulary import Vocabulary
+from icf_avs.model.word_evidence import WordEvidence
 
 
 @dataclass
@@ -82,7 +84,9 @@ class ICF(nn.Module):
         self.pixels = PixelDecoder(visual.channels, dim, config.pixel_dim)
         vocabulary = Vocabulary(names, text.free_words, dim) if text else None
         self.implicit_text = ImplicitText(vocabulary, dim, config.heads, text.tokens, text.segment) if text else None
-        self.prior = Prior(dim) if text else None
+        search = config.evidence
+        evidence = WordEvidence(len(names), search.words, search.classes) if search else None
+        self.prior = Prior(dim, evidence) if text else None
         self.register_buffer("offset", torch.zeros(()))  # of all mask logits, set by training/calibrate.py
         queries = 1 + (text.tokens if text else 0)
         guided = text is not None or config.contrastive is not None
@@ -96,11 +100,12 @@ class ICF(nn.Module):
         )
 
     def forward(self, pyramid: list[Tensor], sound: Tensor, valid: Tensor, sounding: Tensor | None = None) -> Output:
-        """pyramid of [B,T,c,h,w]; sound, waves [B,T,N] or log-mel [B,T,96,64]; valid [B,T] bool; sounding [B,T,C]
-        bool, kinds known to sound, training only, switches SC on.
+        """pyramid of [B,T,c,h,w], with evidence a fifth level; sound, waves [B,T,N] or log-mel [B,T,96,64]; valid [B,T]
+        bool; sounding [B,T,C] bool, kinds known to sound, training only, switches SC on.
         """
         clips, frames = valid.shape
-        pixels = self.pixels([level.flatten(0, 1) for level in pyramid])
+        levels = [level.flatten(0, 1) for level in pyramid]
+        pixels, scores = self.pixels(levels[:4]), levels[4] if self.config.evidence else None
         audio, tokens = self.hear(sound)
         sound = self.semantic_of(audio)
         sounds, rivals = sound[None], None
@@ -112,7 +117,7 @@ class ICF(nn.Module):
             # do(vision): every picture under the sound of the clip before is every sound over the picture of the next.
             sounds = torch.cat([sounds, rivals.sounds, rivals.rest.sound[None], sound.roll(1, 0)[None]])
             parts = torch.cat([parts.expand(len(sounds) - 1, -1, -1, -1, -1), within.roll(1, 0)[None]])
-        decoded, text, prior, seen = self.answer(pixels, sounds, parts, valid)
+        decoded, text, prior, seen = self.answer(pixels, sounds, parts, valid, scores)
 
         logits = decoded.logits.unflatten(1, (clips, frames)) + self.offset
         patches = pixels.tokens.flatten(2).transpose(1, 2).unflatten(0, (clips, frames))
@@ -149,20 +154,28 @@ class ICF(nn.Module):
         """z: the audio token, with MIT joined by its reading in the vocabulary. It drives all that follows."""
         return audio if self.implicit_text is None else audio + self.implicit_text.vocabulary.read(audio)
 
-    def answer(self, pixels: Pixels, sounds: Tensor, parts: Tensor, valid: Tensor) -> Answer:
-        """What B*T pictures answer to R sounds [R,B,T,D]; parts [R,B,T,L,D]: how each changes in its frame."""
+    def answer(
+        self, pixels: Pixels, sounds: Tensor, parts: Tensor, valid: Tensor, scores: Tensor | None = None
+    ) -> Answer:
+        """What B*T pictures answer to R sounds [R,B,T,D]; parts [R,B,T,L,D]: how each changes in its frame; scores
+        [B*T,K,h,w]: of the classes, where there is evidence.
+        """
         repeats, clips, frames, _ = sounds.shape
-        levels, frame_text, prior, seen = {}, None, None, None
+        levels, frame_text, prior, seen, present = {}, None, None, None, None
         if self.implicit_text is not None:
             pooled = pixels.pooled.unflatten(0, (clips, frames)).repeat(repeats, 1, 1, 1)
             levels = self.implicit_text(sounds.flatten(0, 1), pooled, valid.repeat(repeats, 1))
             levels = {name: level.unflatten(0, (repeats, clips)) for name, level in levels.items()}
             frame_text = levels["frame"].flatten(1, 2)
-            prior, seen = self.prior(pixels.tokens, sounds.flatten(1, 2), frame_text, self.implicit_text.vocabulary)
+            vocabulary = self.implicit_text.vocabulary
+            prior, seen, present = self.prior(pixels.tokens, sounds.flatten(1, 2), frame_text, vocabulary, scores)
         if self.shared_space is not None:
             match = self.shared_space.match((sounds[:, :, :, None] + parts).flatten(1, 2), pixels.tokens)
             prior = match if prior is None else prior + match
-        return Answer(self.decoder(pixels, sounds.flatten(1, 2), frame_text, prior), levels, prior, seen)
+        decoded = self.decoder(pixels, sounds.flatten(1, 2), frame_text, prior)
+        if present is not None:  # of what is nowhere, nothing is marked
+            decoded = decoded._replace(logits=decoded.logits - F.softplus(-present)[..., None, None])
+        return Answer(decoded, levels, prior, seen)
 
     @torch.inference_mode()
     def predict(self, frames: Tensor, waves: Tensor) -> Prediction:

@@ -1,36 +1,65 @@
 """MIT's prior guidance: a coarse map of where the picture shows what the text says, before any mask is decoded.
 
-    prior(p) = max_n cos(k(p), q(T_n)) s + b + g agreement(z, p)            k, q learned maps; s, b, g scalars
+    prior(p) = max_n cos(k(p), q(T_n)) s + b + g agreement(z, p) + u . e(z, p)     k, q maps, s, b, g, u: all learned
+    present  = v . max_p [agreement, e]                                            v learned
 
 The first part compares a position with the whole of a frame's implicit text, the second sound and position word by word
-(vocabulary.py). Ours; the paper says that implicit text gives prior guidance.
+(vocabulary.py), the third is a classifier's evidence for the words, where there is one (word_evidence.py); then a sound
+is also asked whether anything of it is in the picture at all. Ours; the paper says that implicit text gives prior
+guidance.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.model.vocabulary import Vocabulary
+from icf_avs.model.word_evidence import MAPS, WordEvidence
+
+
+class Guidance(NamedTuple):
+    """R sounds over N pictures. prior [R,N,h,w] logits; seen [N,M,h,w] logits of every position's reading; present
+    [R,N] logits, None without evidence.
+    """
+
+    prior: Tensor
+    seen: Tensor
+    present: Tensor | None
 
 
 class Prior(nn.Module):
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, evidence: WordEvidence | None = None) -> None:
         super().__init__()
         self.key = nn.Conv2d(dim, dim, 1)
         self.query = nn.Linear(dim, dim)
         self.scale = nn.Parameter(torch.tensor(10.0))
         self.offset = nn.Parameter(torch.tensor(-3.0))
         self.share = nn.Parameter(torch.tensor(0.5))
+        self.evidence = evidence
+        if evidence is not None:
+            self.weigh = nn.Parameter(torch.full((MAPS,), 0.5))
+            self.present = nn.Linear(1 + MAPS, 1)
 
-    def forward(self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-        """R sounds over the same N pictures: tokens [N,D,h,w], sound z [R,N,D], text of the frame [R,N,n,D].
-
-        Returns the prior's logits [R,N,h,w] and the reading of every position, logits [N,M,h,w].
+    def forward(
+        self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary, scores: Tensor | None = None
+    ) -> Guidance:
+        """R sounds over the same N pictures: tokens [N,D,h,w], sound z [R,N,D], text of the frame [R,N,n,D], and where
+        the prior was built with evidence scores z of all classes [N,K,h',w'].
         """
         keys = self.key(tokens)
         likeness = torch.einsum("rnqd,ndhw->rnqhw", F.normalize(self.query(text), dim=-1), F.normalize(keys, dim=1))
         seen = vocabulary.similarity(keys.permute(0, 2, 3, 1))
-        agreement = vocabulary.agreement(vocabulary.similarity(sound), seen)
-        return likeness.amax(2) * self.scale + self.offset + self.share * agreement, seen.permute(0, 3, 1, 2)
+        heard = vocabulary.similarity(sound)
+        agreement = vocabulary.agreement(heard, seen)
+        prior, present = likeness.amax(2) * self.scale + self.offset + self.share * agreement, None
+        if self.evidence is not None:
+            maps = self.evidence(heard.softmax(-1), scores)  # R N 2 h' w'
+            weighed = torch.einsum("m,rnmhw->rnhw", self.weigh, maps)
+            prior = prior + F.interpolate(weighed, prior.shape[-2:], mode="bilinear", align_corners=False)
+            best = torch.cat([agreement.amax((-2, -1))[..., None], maps.amax((-2, -1))], dim=-1)
+            present = self.present(best)[..., 0]
+        return Guidance(prior, seen.permute(0, 3, 1, 2), present)

@@ -1,0 +1,105 @@
+"""What a tagger hears at one moment, in words for the visible things that make such sounds.
+
+EfficientAT's last map of a window of several seconds is pooled over the middle second: around it the network has the
+context that it learnt with (on one second alone it names little), and yet a bark is told from the pause after it.
+audioset_words.csv gives the word of each of AudioSet's 527 kinds of sound, and whether it is used. Barks and howls
+are both "dog": what may be seen. Kinds that name no thing (music, an echo, noise, a small room) are not used.
+"""
+
+from __future__ import annotations
+
+import csv
+from functools import lru_cache
+from importlib import resources
+
+import torch
+from torch import Tensor, nn
+
+from icf_avs.backbones.efficientat import EMBEDDING, EfficientAT
+
+WINDOW = 5.0  # seconds of sound around each moment
+MIDDLE = 1.2  # seconds of them that the answer is about, the outer ones less than the inner
+FLOOR = 0.05  # a probability below this counts as not heard
+_STEP = 0.32  # seconds that a column of the network's last map stands for
+_CONTEXT = 0.35  # share of the whole window in saying what it is that sounds
+_EMBEDDING_RMS = 0.36  # of the pooled map over recordings; the embedding is divided by it
+READ_OUT = (WINDOW, MIDDLE, FLOOR, _STEP, _CONTEXT, _EMBEDDING_RMS)  # whatever is kept of it depends on these
+
+
+class HeardWords(nn.Module):
+    """Waves [N, n], windows of about WINDOW seconds at the network's rate -> [N, len(words) + 384].
+
+    First the weight of each word in [0, 1], 0 where it is not heard, then the embedding, of about unit RMS; both are
+    about the middle second. words: the vocabulary, at least audio_words(). Raises ValueError where it lacks any.
+    """
+
+    def __init__(self, network: EfficientAT, words: tuple[str, ...]) -> None:
+        super().__init__()
+        if missing := set(audio_words()) - set(words):
+            raise ValueError(f"the vocabulary lacks {', '.join(sorted(missing))}")
+        self.network = network
+        self.words = words
+        pairs = [(tag, words.index(word)) for tag, word in enumerate(_word_of_tag()) if word]
+        self.register_buffer("tags", torch.tensor(pairs), persistent=False)  # [used tags, (tag, place of its word)]
+
+    @property
+    def dim(self) -> int:
+        """Columns of the output."""
+        return len(self.words) + EMBEDDING
+
+    def forward(self, waves: Tensor) -> Tensor:
+        columns = self.network.maps(mirrored(waves)).mean(2)  # N 384 L
+        middle = columns @ _middle(columns.shape[-1], waves.shape[-1] / self.network.sample_rate).to(columns)
+        here = self.network.classifier(middle).sigmoid()
+        around = self.network.classifier(columns.mean(2)).sigmoid()
+        return torch.cat((self.weights(here, around), middle / _EMBEDDING_RMS), 1)
+
+    def weights(self, here: Tensor, around: Tensor) -> Tensor:
+        """Probabilities of the tags, in the middle second and in the window [N, 527] -> weights of words [N, words].
+
+        What sounds, the window says as well, a little; how surely something sounds now, the middle alone. A word has
+        the weight of the best of its tags.
+        """
+        tags, words = self.tags.unbind(1)
+        here, around = here[:, tags], around[:, tags]
+        shares = here ** (1 - _CONTEXT) * around**_CONTEXT
+        heard = shares * (here.amax(1, True) / shares.amax(1, True).clamp(min=1e-9))
+        heard = torch.where(heard < FLOOR, torch.zeros_like(heard), heard)
+        none = heard.new_zeros(len(heard), len(self.words))
+        return none.scatter_reduce(1, words.expand(len(heard), -1), heard, "amax")
+
+
+def mirrored(waves: Tensor) -> Tensor:
+    """Zeros at the ends of waves [N, n] -> the sound beside them, mirrored; a wave silent at its middle is left alone.
+
+    Windows at the ends of a video are padded with zeros, and the network takes the edge for an organ or a chainsaw.
+    """
+    length = waves.shape[-1]
+    sounds = waves != 0
+    first = sounds.int().argmax(1, keepdim=True)
+    last = length - 1 - sounds.flip(1).int().argmax(1, keepdim=True)
+    around = (first < length // 2) & (last >= length // 2)
+    first, last = torch.where(around, first, 0), torch.where(around, last, length - 1)
+    span = (last - first).clamp(min=1)
+    since = (torch.arange(length, device=waves.device) - first) % (2 * span)
+    return waves.gather(1, first + torch.minimum(since, 2 * span - since))
+
+
+def audio_words() -> tuple[str, ...]:
+    """The words that may be heard, each once, in AudioSet's order."""
+    return tuple(dict.fromkeys(word for word in _word_of_tag() if word))
+
+
+@lru_cache(maxsize=1)
+def _word_of_tag() -> tuple[str, ...]:
+    """The word of each tag, empty where it is not used."""
+    with resources.files(__package__).joinpath("audioset_words.csv").open(encoding="utf-8", newline="") as lines:
+        return tuple(row["word"] if row["use"] == "1" else "" for row in csv.DictReader(lines))
+
+
+@lru_cache(maxsize=8)
+def _middle(columns: int, seconds: float) -> Tensor:
+    """Weights [columns], sum 1: a bell of MIDDLE seconds around the middle of a window. Column j is about j * _STEP."""
+    away = (torch.arange(columns) * _STEP - seconds / 2) / MIDDLE
+    bell = torch.where(away.abs() < 0.5, torch.cos(torch.pi * away).square(), torch.zeros(()))
+    return bell / bell.sum()

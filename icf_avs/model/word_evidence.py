@@ -1,0 +1,56 @@
+"""MIT's prior with a classifier at hand: where the picture shows what a sound is read as, class by class.
+
+    rel(w, p) = max_c g(w, c) max(z_c(p), 0)           how well the likeliest class of a word is seen at a position
+    agr(w, p) = sum_c s(w, c) z_c(p)                   the same by all its classes, for and against
+    e(r, p)   = sum over the likeliest words w of r:  r_w [rel, agr](w, p)
+
+z is how unusual a class's logit is at p (backbones/class_evidence.py); gates g and shares s say how near a text encoder
+puts a word to the classes' names. So the words of the sound meet the classes of the picture in text space, and a word
+that no training scene showed is searched for as well as any other. Ours; the paper says that implicit text gives prior
+guidance.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from icf_avs.backbones.class_evidence import ClassWords
+
+MAPS = 2  # relevance, agreement
+
+
+class WordEvidence(nn.Module):
+    """vocabulary: how many names it has; words: how many of a reading are searched for; classes: looked at for each.
+
+    The tables are zeros until `learn_names` or a state dict fills them.
+    """
+
+    def __init__(self, vocabulary: int, words: int, classes: int) -> None:
+        super().__init__()
+        self.words = min(words, vocabulary)
+        self.register_buffer("related", torch.zeros(vocabulary, classes, dtype=torch.int16))
+        self.register_buffer("gates", torch.zeros(vocabulary, classes, dtype=torch.float16))
+        self.register_buffer("shares", torch.zeros(vocabulary, classes, dtype=torch.float16))
+
+    def learn_names(self, classes: ClassWords, names: Tensor) -> None:
+        """Fill the tables for the names of the vocabulary, unit vectors [C,E]."""
+        related, gates, shares = classes.bearing(names, self.related.shape[1])
+        self.related.copy_(related)
+        self.gates.copy_(gates)
+        self.shares.copy_(shares)
+
+    def forward(self, reading: Tensor, scores: Tensor) -> Tensor:
+        """reading, probabilities over at least the vocabulary [R,N,M]; scores z [N,K,h,w] -> e [R,N,2,h,w]."""
+        weight, word = reading[..., : len(self.related)].topk(self.words, dim=-1)  # R N W
+        related, gates, shares = self.related[word].long(), self.gates[word].float(), self.shares[word].float()
+        repeats, count, words, classes = related.shape
+        at = related.transpose(0, 1).reshape(count, -1, 1).expand(-1, -1, scores.shape[-2] * scores.shape[-1])
+        seen = scores.flatten(2).gather(1, at).unflatten(1, (repeats, words, classes)).transpose(0, 1)  # R N W G P
+        relevance = (seen * gates[..., None]).amax(3).clamp(min=0)
+        agreement = torch.einsum("rnwg,rnwgp->rnwp", shares, seen)
+        maps = torch.einsum("rnw,rnwmp->rnmp", weight, torch.stack([relevance, agreement], dim=3))
+        return maps.unflatten(-1, scores.shape[-2:])

@@ -1,0 +1,181 @@
+"""What the tagger says of every sounding kind: a library that training draws from in place of mixing and listening.
+
+Each recording is looped over a clip of five seconds as the benchmark does it (speed, tilt, reverberation, noise,
+level), and heard at one of its moments. In half of the examples the kind sounds in some of the seconds only. Windows in
+which it sounds in other seconds than the middle one are kept apart: there is nothing to be marked then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from icf_avs.backbones.heard_words import READ_OUT, WINDOW, HeardWords
+from icf_avs.data.resampling import resample
+from icf_avs.errors import UserError
+from icf_avs.stamps.catalog import Catalog
+from icf_avs.stamps.packages import cache_dir
+from icf_avs.stamps.sounds import NOISES, RATE, SoundBank, coloured, noise
+from icf_avs.stamps.word_catalog import load_word_catalog
+
+SECONDS = 5  # of a clip; windows at its ends reach beyond it, into zeros
+_RECIPE = 1  # goes up when the sounds or the way they are heard change
+_ARRAYS = ("outputs", "silent", "noise", "pairs", "mixed")
+_BATCH = 16
+_RAMP = 0.01  # seconds to each side of the moment at which a sound starts or stops
+
+
+@dataclass(frozen=True)
+class HeardSounds:
+    """Outputs of HeardWords, weights of the words and then the embedding, float16.
+
+    kinds: names in the catalog's order. outputs [kinds, variants, dim]: each sounds in the middle second. silent
+    [kinds, variants / 4, dim]: each sounds, but not in the middle second. noise [variants, dim]: nothing but noise.
+    mixed [kinds * variants / 4, dim]: two kinds sound in the middle second, pairs [the same, 2] are their places in
+    `kinds`. What is heard of a mixture is not the most of what is heard of its parts: the quieter one is lost often.
+    """
+
+    kinds: tuple[str, ...]
+    outputs: np.ndarray
+    silent: np.ndarray
+    noise: np.ndarray
+    pairs: np.ndarray
+    mixed: np.ndarray
+
+
+def heard_sounds(
+    catalog: Catalog,
+    recordings: str,
+    hears: HeardWords,
+    variants: int = 24,
+    held_out: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> HeardSounds:
+    """The library of the recordings "train" or "cross" of all kinds that have any, from the cache or made now.
+
+    held_out: of the kinds that training must not know (WordStamp.held_out) in place of those that it may. It is made in
+    under a minute, and the same wherever the files are. Raises UserError when the disk is full.
+    """
+    bank = SoundBank(catalog, recordings)
+    unknown = {stamp.kind for stamp in load_word_catalog(catalog.root).held_out}
+    kinds = tuple(
+        kind.name for kind in catalog.kinds if bank.references(kind.name) and (kind.name in unknown) == held_out
+    )
+    folder = cache_dir() / "heard" / _digest(catalog, bank, kinds, hears, variants)
+    if not folder.is_dir():
+        _keep(folder, _listen(bank, kinds, hears, variants, progress))
+    return HeardSounds(kinds, *(np.load(folder / f"{name}.npy") for name in _ARRAYS))
+
+
+def _listen(
+    bank: SoundBank, kinds: tuple[str, ...], hears: HeardWords, variants: int, progress: Callable[[int, int], None]
+) -> list[np.ndarray]:
+    """The arrays of _ARRAYS."""
+    rng = np.random.default_rng(variants)
+    quarter = max(variants // 4, 1)
+    outputs, silent = [], []
+    for done, kind in enumerate(kinds):
+        progress(done, len(kinds) + 1)
+        outputs.append(_heard(hears, [_example(bank, (kind,), rng, pauses=i % 2 > 0) for i in range(variants)]))
+        silent.append(_heard(hears, [_example(bank, (kind,), rng, now=False) for _ in range(quarter)]))
+    noise_only = _heard(hears, [_noisy(rng) for _ in range(variants)])
+    count = len(kinds) * quarter if len(kinds) > 1 else 0
+    pairs = np.array([rng.choice(len(kinds), 2, replace=False) for _ in range(count)], np.int64).reshape(count, 2)
+    mixed = [np.zeros((0, hears.dim), np.float16)]
+    for start in range(0, count, _BATCH):
+        both = [(kinds[a], kinds[b]) for a, b in pairs[start : start + _BATCH]]
+        mixed.append(_heard(hears, [_example(bank, two, rng) for two in both]))
+    progress(len(kinds) + 1, len(kinds) + 1)
+    return [np.stack(outputs), np.stack(silent), noise_only, pairs, np.concatenate(mixed)]
+
+
+def _heard(hears: HeardWords, windows: list[np.ndarray]) -> np.ndarray:
+    """Windows at RATE -> what is heard, float16."""
+    waves = resample(torch.from_numpy(np.stack(windows)), RATE, hears.network.sample_rate)
+    with torch.inference_mode():
+        return torch.cat([hears(part) for part in waves.split(_BATCH)]).half().numpy()
+
+
+def _example(
+    bank: SoundBank, kinds: tuple[str, ...], rng: np.random.Generator, now: bool = True, pauses: bool = True
+) -> np.ndarray:
+    """A window of a clip of these kinds around one of its seconds, in which all of them sound, or none.
+
+    In the other seconds each sounds by chance, or throughout where there are no pauses. A kind that does not sound now
+    sounds just before or after. Colour, noise and levels are as in soundtrack.render_tracks.
+    """
+    moment = int(rng.integers(SECONDS))
+    levels = -rng.uniform(0, 9, len(kinds))
+    samples = SECONDS * RATE
+    clip = np.zeros(samples, np.float32)
+    for kind, level in zip(kinds, levels - levels.max(), strict=True):
+        on = rng.random(SECONDS) < 0.5 if pauses else np.ones(SECONDS, bool)
+        if not now:
+            on[moment + 1 if moment == 0 else moment - 1 if moment == SECONDS - 1 else moment + rng.choice((-1, 1))] = 1
+        on[moment] = now
+        track = bank.looped(kind, samples, rng) * _gate(on)
+        track = coloured(track, rng, reverb=rng.random() < 0.4)
+        rms = float(np.sqrt(np.mean(np.square(track[track != 0])))) if track.any() else 1.0
+        clip += track * (10 ** (level / 20) / rms)
+    if rng.random() < 0.85:
+        hiss = noise(NOISES[rng.integers(len(NOISES))], samples, rng)
+        clip += hiss * 10 ** (-rng.uniform(10, 45) / 20)
+    return _window(clip * min(10 ** (rng.uniform(-32, -14) / 20), 0.99 / float(np.abs(clip).max())), moment)
+
+
+def _noisy(rng: np.random.Generator) -> np.ndarray:
+    """The same of noise alone, from loud to what a microphone adds."""
+    level = 10 ** (-rng.uniform(14, 75) / 20)
+    return _window(noise(NOISES[rng.integers(len(NOISES))], SECONDS * RATE, rng) * level, int(rng.integers(SECONDS)))
+
+
+def _gate(on: np.ndarray) -> np.ndarray:
+    """1 in the seconds `on`, 0 in the others, with short ramps between them."""
+    ramps = (np.arange(1, SECONDS)[:, None] + np.array((-_RAMP, _RAMP))).reshape(-1)
+    return np.interp(np.arange(SECONDS * RATE) / RATE, ramps, np.repeat(on, 2)[1:-1]).astype(np.float32)
+
+
+def _window(clip: np.ndarray, moment: int) -> np.ndarray:
+    """The window around the middle of second `moment`, zeros beyond the clip, float32."""
+    samples = round(WINDOW * RATE)
+    start = round((moment + 0.5) * RATE) - samples // 2
+    padded = np.pad(clip, samples)
+    return padded[start + samples : start + 2 * samples].astype(np.float32)
+
+
+def _digest(catalog: Catalog, bank: SoundBank, kinds: tuple[str, ...], hears: HeardWords, variants: int) -> str:
+    """Changes with the recordings, the network, the words and their tags."""
+    facts = [_RECIPE, bank.recordings, kinds, variants, hears.words, hears.tags.tolist(), READ_OUT]
+    digest = hashlib.sha256(repr(facts).encode())
+    for kind in kinds:
+        for reference in bank.references(kind):
+            digest.update(reference.encode() + catalog.read_recording(reference))
+    for name, tensor in hears.network.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:20]
+
+
+def _keep(folder: Path, arrays: list[np.ndarray]) -> None:
+    """Write all or nothing. Raises UserError when the disk is full."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, suffix=".partial"))
+        try:
+            for name, array in zip(_ARRAYS, arrays, strict=True):
+                np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
+            os.replace(unfinished, folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot keep what is heard of the sounds ({error.strerror}); make room or set ICF_CACHE to "
+            "another folder"
+        ) from error

@@ -1,0 +1,132 @@
+"""The library of what is heard of every sounding kind: who is in it, when it sounds, and that it is made once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_efficientat import published_weights
+
+from icf_avs.backbones import efficientat
+from icf_avs.backbones.efficientat import load_efficientat
+from icf_avs.backbones.heard_words import HeardWords, audio_words
+from icf_avs.errors import UserError
+from icf_avs.stamps import heard_sounds as module
+from icf_avs.stamps.catalog import Catalog, load_catalog
+from icf_avs.stamps.heard_sounds import HeardSounds, heard_sounds
+from icf_avs.stamps.word_catalog import HELD_OUT
+
+VARIANTS = 4
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    """Six kinds, three of them held out (the rubber duck for being like a duck)."""
+    whole = load_catalog()
+    wanted = ("dog", "horse", "rooster", "duck", "violin", "rubber-duck")
+    return replace(whole, kinds=tuple(kind for kind in whole.kinds if kind.name in wanted))
+
+
+@pytest.fixture(scope="module")
+def hears() -> HeardWords:
+    path = published_weights()
+    if path is None:
+        pytest.skip(f"{efficientat.FILE} is neither in ICF_WEIGHTS_DIR nor in ../shared/weights")
+    return HeardWords(load_efficientat(path), audio_words())
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own for what is heard; the files of the benchmark have been found by then."""
+    monkeypatch.setattr(module, "cache_dir", lambda: cache)
+    return cache
+
+
+@pytest.fixture
+def library(catalog: Catalog, hears: HeardWords, own_cache: Path) -> HeardSounds:
+    return heard_sounds(catalog, "train", hears, VARIANTS)
+
+
+def words(outputs: np.ndarray) -> np.ndarray:
+    return outputs[..., : len(audio_words())].astype(float)
+
+
+def test_training_does_not_hear_what_is_held_out(catalog: Catalog, hears: HeardWords, library: HeardSounds) -> None:
+    assert library.kinds == ("dog", "horse", "rooster")
+    other = heard_sounds(catalog, "train", hears, VARIANTS, held_out=True)
+    assert set(other.kinds) == {"duck", "violin", "rubber-duck"} and {"duck", "violin"} <= set(HELD_OUT)
+
+
+def test_shapes_and_scales(library: HeardSounds, hears: HeardWords) -> None:
+    assert library.outputs.shape == (3, VARIANTS, hears.dim)
+    assert library.silent.shape == (3, VARIANTS // 4, hears.dim)
+    assert library.noise.shape == (VARIANTS, hears.dim)
+    assert library.mixed.shape == (3 * VARIANTS // 4, hears.dim)
+    assert library.pairs.shape == (3 * VARIANTS // 4, 2) and (library.pairs[:, 0] != library.pairs[:, 1]).all()
+    assert library.outputs.dtype == library.mixed.dtype == np.float16
+    assert words(library.outputs).min() >= 0 and words(library.outputs).max() <= 1
+    embedding = library.outputs[..., len(audio_words()) :].astype(float)
+    assert 0.5 < np.sqrt(np.mean(embedding**2)) < 1.5
+
+
+def test_a_kind_is_heard_by_its_word_and_only_while_it_sounds(library: HeardSounds) -> None:
+    dog = library.kinds.index("dog")
+    barks = words(library.outputs)[dog].mean(0)
+    assert audio_words()[int(barks.argmax())] == "dog"
+    place = audio_words().index("dog")
+    assert words(library.outputs)[dog, :, place].mean() > 0.2
+    assert words(library.outputs)[library.kinds.index("rooster"), :, place].mean() < 0.1
+    assert words(library.silent)[dog, :, place].mean() < 0.2
+    assert words(library.noise)[:, place].max() < 0.1
+
+
+def test_variants_differ(library: HeardSounds) -> None:
+    for of_kind in library.outputs.astype(float):
+        assert len(np.unique(of_kind.round(2), axis=0)) == VARIANTS
+
+
+def test_it_is_made_once_and_again_when_anything_changes(
+    catalog: Catalog, hears: HeardWords, library: HeardSounds, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = set((own_cache / "heard").iterdir())
+
+    def fail(*_: object) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(module, "_listen", fail)
+    again = heard_sounds(catalog, "train", hears, VARIANTS)
+    assert again.kinds == library.kinds
+    assert all(np.array_equal(getattr(again, name), getattr(library, name)) for name in module._ARRAYS)
+    assert not any(folder.name.endswith(".partial") for folder in folders)
+    reordered = HeardWords(hears.network, (*audio_words()[1:], audio_words()[0]))
+    for arguments in ((catalog, "cross", hears, 4), (catalog, "train", hears, 5), (catalog, "train", reordered, 4)):
+        with pytest.raises(AssertionError, match="made again"):
+            heard_sounds(*arguments)
+
+
+def test_the_same_everywhere(
+    catalog: Catalog, hears: HeardWords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = replace(catalog, kinds=tuple(kind for kind in catalog.kinds if kind.name == "dog"))
+    made = []
+    for name in ("a", "b"):
+        monkeypatch.setattr(module, "cache_dir", lambda name=name: tmp_path / name)
+        made.append(heard_sounds(one, "cross", hears, 4))
+    assert np.array_equal(made[0].outputs, made[1].outputs) and made[0].mixed.shape == (0, hears.dim)
+
+
+def test_a_cache_that_cannot_be_written_says_so(
+    catalog: Catalog, hears: HeardWords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(module, "cache_dir", lambda: tmp_path / "file")
+    monkeypatch.setattr(module, "_listen", lambda *_: [])
+    with pytest.raises(UserError, match=r"cannot keep what is heard .* set ICF_CACHE"):
+        heard_sounds(catalog, "train", hears, 4)

@@ -1,0 +1,140 @@
+"""Words for what the tagger hears: the table, which moment they are about, and that padding is not heard."""
+
+from __future__ import annotations
+
+import csv
+from importlib import resources
+
+import numpy as np
+import pytest
+import torch
+from test_efficientat import published_weights
+from torch import Tensor
+
+from icf_avs.backbones import efficientat
+from icf_avs.backbones.efficientat import EfficientAT, load_efficientat
+from icf_avs.backbones.heard_words import FLOOR, HeardWords, audio_words, mirrored
+from icf_avs.backbones.labels import audioset_names
+
+RATE = 32_000
+
+
+@pytest.fixture(scope="module")
+def hears() -> HeardWords:
+    path = published_weights()
+    if path is None:
+        pytest.skip(f"{efficientat.FILE} is neither in ICF_WEIGHTS_DIR nor in ../shared/weights")
+    return HeardWords(load_efficientat(path), ("almond", *audio_words(), "yak"))
+
+
+def engine(seconds: float, seed: int = 0) -> Tensor:
+    """A sound that the network calls by some word: harmonics of a slowly changing tone in pulses, and hiss."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * RATE)) / RATE
+    pitch = 2 * np.pi * np.cumsum(440 + 8 * np.sin(2 * np.pi * 5 * time)) / RATE
+    tone = sum(np.sin(k * pitch) / k for k in range(1, 12))
+    return torch.from_numpy((0.1 * tone + 0.002 * rng.standard_normal(len(time))).astype(np.float32))
+
+
+def table() -> list[dict[str, str]]:
+    with resources.files("icf_avs.backbones").joinpath("audioset_words.csv").open(encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_the_table_has_a_row_for_each_kind_of_sound() -> None:
+    rows = table()
+    assert [int(row["index"]) for row in rows] == list(range(527))
+    assert {row["use"] for row in rows} == {"0", "1"}
+    assert all(row["word"] == row["word"].strip().lower() and row["word"] for row in rows)
+    word = {name: row["word"] for name, row in zip(audioset_names(), rows, strict=True) if row["use"] == "1"}
+    assert {word[name] for name in ("Dog", "Bark", "Bow-wow", "Howl")} == {"dog"}
+    assert [word[name] for name in ("Neigh, whinny", "Violin, fiddle", "Steam whistle")] == [
+        "horse", "violin", "steam train"
+    ]  # fmt: skip
+    for name in ("Music", "Animal", "Silence", "White noise", "Inside, small room", "Echo", "Vehicle", "Sampler"):
+        assert name not in word
+
+
+def test_audio_words_are_the_used_ones_once() -> None:
+    words = audio_words()
+    assert len(words) == len(set(words))
+    assert set(words) == {row["word"] for row in table() if row["use"] == "1"}
+
+
+def test_a_vocabulary_must_hold_all_that_may_be_heard() -> None:
+    with pytest.raises(ValueError, match="the vocabulary lacks dog"):
+        HeardWords(EfficientAT(), tuple(word for word in audio_words() if word != "dog"))
+
+
+def test_a_word_is_heard_as_its_best_tag_in_any_order_of_the_vocabulary() -> None:
+    words = ("almond", *reversed(audio_words()))
+    hears = HeardWords(EfficientAT(), words)
+    here, around = torch.rand(2, 3, 527, generator=torch.Generator().manual_seed(0)) ** 4
+    here[0, 74:79] = torch.tensor([0.2, 0.7, 0.1, 0.3, 0.0])
+    here[2] *= 0.1
+    weights = hears.weights(here, around)
+    used = [(int(row["index"]), words.index(row["word"])) for row in table() if row["use"] == "1"]
+    expected = np.zeros((3, len(words)))
+    for number, (now, window) in enumerate(zip(here.double().numpy(), around.double().numpy(), strict=True)):
+        shares = {tag: now[tag] ** 0.65 * window[tag] ** 0.35 for tag, _ in used}
+        scale = max(now[tag] for tag, _ in used) / max(shares.values())
+        for tag, place in used:
+            expected[number, place] = max(expected[number, place], shares[tag] * scale)
+    expected[expected < FLOOR] = 0
+    assert np.abs(weights.numpy() - expected).max() < 1e-5
+    assert (weights == 0).any() and not weights[:, 0].any()  # nothing sounds like an almond
+    surest = here[:, [tag for tag, _ in used]].amax(1)
+    assert torch.allclose(weights.amax(1), surest)  # how surely it sounds now does not depend on what is around
+    assert not hears.weights(0 * here, 0 * around).any()
+
+
+def test_zeros_around_a_sound_become_its_mirror_image() -> None:
+    wave = torch.arange(1.0, 7.0)
+    padded = torch.stack([
+        torch.cat([torch.zeros(3), wave, torch.zeros(1)]),
+        torch.cat([torch.zeros(2), wave, torch.zeros(2)]),
+        torch.cat([wave, torch.zeros(4)]),
+        torch.zeros(10),
+        torch.cat([wave, torch.zeros(3), torch.ones(1)]),  # a pause is no padding
+        torch.cat([torch.zeros(7), torch.ones(3)]),  # silent at its middle: to be heard as it is
+    ])  # fmt: skip
+    expected = [
+        [4, 3, 2, 1, 2, 3, 4, 5, 6, 5],
+        [3, 2, 1, 2, 3, 4, 5, 6, 5, 4],
+        [1, 2, 3, 4, 5, 6, 5, 4, 3, 2],
+        [0] * 10,
+        [1, 2, 3, 4, 5, 6, 0, 0, 0, 1],
+        [0] * 7 + [1] * 3,
+    ]
+    assert mirrored(padded).tolist() == expected
+
+
+def test_the_answer_is_about_the_middle_second(hears: HeardWords) -> None:
+    """A sound in the middle is heard, the same sound a second away is not."""
+    tone = engine(5.0)
+    time = torch.arange(len(tone)) / RATE
+    hiss = 1e-4 * torch.randn(len(tone), generator=torch.Generator().manual_seed(1))
+    inside = (time >= 2) & (time < 3)
+    with torch.no_grad():
+        output = hears(torch.stack([tone * inside + hiss, tone * ((time < 1.3) | (time >= 3.7)) + hiss, hiss]))
+    assert output.shape == (3, hears.dim) and hears.dim == len(hears.words) + 384
+    loudest = output[:, : len(hears.words)].amax(1)
+    assert loudest[0] > 0.2 and loudest[1:].max() < 0.15, loudest
+
+
+def test_padding_is_not_heard(hears: HeardWords) -> None:
+    """The first window of a video: what its zeros add to the network's answer is less than without the mirror."""
+    tone = engine(5.0)
+    tone[: 2 * RATE] = 0
+    whole = engine(7.0)[2 * RATE :]
+    with torch.no_grad():
+        padded, sound = hears(tone[None]), hears(whole[None])
+    assert (padded[:, : len(hears.words)] - sound[:, : len(hears.words)]).abs().max() < 0.35
+
+
+def test_the_scale_of_the_embedding_and_of_the_weights(hears: HeardWords) -> None:
+    with torch.no_grad():
+        output = hears(torch.stack([engine(5.0, seed) * gain for seed, gain in ((0, 1.0), (1, 0.1), (2, 0.01))]))
+    weights, embedding = output.split((len(hears.words), 384), 1)
+    assert weights.min() >= 0 and weights.max() <= 1 and output.isfinite().all()
+    assert 0.4 < embedding.square().mean().sqrt() < 2.5

@@ -1,0 +1,102 @@
+"""Evidence for the words of a reading, against the maps that the classes give a single word."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from icf_avs.backbones.class_evidence import ClassEvidence, ClassWords, PyramidWithEvidence
+from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.backbones.text import embed_names
+from icf_avs.config import EvidenceConfig, ImplicitTextConfig, ModelConfig
+from icf_avs.contracts import ClipSpec
+from icf_avs.model.icf import ICF
+from icf_avs.model.word_evidence import WordEvidence
+
+NAMES = ("dog", "violin", "train", "owl")
+
+
+@pytest.fixture(scope="module")
+def bridge() -> ClassWords:
+    return ClassWords()
+
+
+@pytest.fixture(scope="module")
+def evidence(bridge: ClassWords) -> WordEvidence:
+    part = WordEvidence(len(NAMES), words=2, classes=128)
+    part.learn_names(bridge, embed_names(NAMES))
+    return part
+
+
+@pytest.fixture(scope="module")
+def scores() -> torch.Tensor:
+    return 2 * torch.randn(3, 1000, 4, 5, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_certain_word_gets_its_own_maps(bridge: ClassWords, evidence: WordEvidence, scores: torch.Tensor) -> None:
+    reading = torch.eye(6)[:4, None].expand(4, 3, 6)  # four sounds, each one name; two free words beside the names
+    found = evidence(reading, scores)
+    assert found.shape == (4, 3, 2, 4, 5)
+    vectors = embed_names(NAMES)
+    torch.testing.assert_close(found[:, :, 0], bridge.relevance(vectors, scores), atol=0.02, rtol=0.01)
+    whole = bridge.agreement(vectors, scores)  # of all 1000 classes, where `evidence` keeps the 128 nearest
+    assert torch.corrcoef(torch.stack([found[:, :, 1].flatten(), whole.flatten()]))[0, 1] > 0.99
+
+
+def test_two_sources_are_searched_for_one_by_one(evidence: WordEvidence, scores: torch.Tensor) -> None:
+    one, other = torch.eye(6)[0].expand(1, 3, 6), torch.eye(6)[2].expand(1, 3, 6)
+    both = evidence(0.75 * one + 0.25 * other, scores)
+    torch.testing.assert_close(
+        both, 0.75 * evidence(one, scores) + 0.25 * evidence(other, scores), atol=1e-3, rtol=1e-3
+    )
+
+
+def test_nothing_is_searched_for_where_nothing_is_read(evidence: WordEvidence, scores: torch.Tensor) -> None:
+    silent = torch.eye(6)[4].expand(1, 3, 6)  # a free word
+    assert not evidence(silent, scores).any()
+
+
+def test_the_encoder_gives_evidence_as_a_fifth_level() -> None:
+    network = load_efficientnet_lite0()
+    frames = torch.randint(0, 256, (1, 96, 64, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with torch.inference_mode():
+        *levels, scores = PyramidWithEvidence(network)(frames)
+        expected = ClassEvidence(network)(levels[-1])
+    assert [level.shape[1] for level in levels] == list(PyramidWithEvidence.channels)
+    assert scores.shape == (1, 1000, 3, 2) and torch.equal(scores, expected)
+
+
+def _model(bridge: ClassWords) -> ICF:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        NAMES, dim=32, pixel_dim=16, implicit_text=ImplicitTextConfig(free_words=3), evidence=EvidenceConfig(3, 32)
+    )
+    names = embed_names(NAMES)
+    model = ICF(config, ClipSpec(image_size=64), PyramidWithEvidence(load_efficientnet_lite0()), names)
+    model.prior.evidence.learn_names(bridge, names)
+    return model
+
+
+def test_a_model_answers_by_its_evidence_and_trains(bridge: ClassWords) -> None:
+    model = _model(bridge)
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (2, 1, 64, 64, 3), generator=generator, dtype=torch.uint8)
+    waves, valid = 0.1 * torch.randn(2, 1, 15_600, generator=generator), torch.ones(2, 1, dtype=torch.bool)
+    *levels, scores = model.look(frames)
+    sounding = torch.eye(4, dtype=torch.bool)[:2, None]
+    output = model([*levels, scores], waves, valid, sounding)
+    output.logits.mean().backward()
+    assert model.prior.weigh.grad.abs().sum() > 0 and model.prior.present.weight.grad.abs().sum() > 0
+    model.eval()
+    with torch.no_grad():
+        before = model([*levels, scores], waves, valid)
+        after = model([*levels, scores + 3], waves, valid)
+        model.prior.present.bias.fill_(-50.0)  # sure that nothing of the sound is in the picture
+        absent = model([*levels, scores], waves, valid)
+    assert not torch.allclose(before.prior, after.prior)
+    assert absent.logits.max() < -30
+
+
+def test_evidence_needs_words() -> None:
+    with pytest.raises(ValueError, match="needs implicit_text"):
+        ModelConfig(NAMES, implicit_text=None, evidence=EvidenceConfig())
