@@ -7,12 +7,29 @@ from pathlib import Path
 
 from icf_avs.cli.options import checkpoint, command
 from icf_avs.cli.values import positive, probability, rate
+from icf_avs.errors import UserError
 
 
 def _segment(args: argparse.Namespace) -> None:
+    if args.manifest is not None:
+        return _segment_manifest(args)
+    if not args.videos:
+        raise UserError("no video to segment; name one or more, or a table of them: --manifest videos.csv")
+    if args.jobs or args.ray:
+        raise UserError("--jobs and --ray go with --manifest; name the videos in a CSV file with a column `video`")
     from icf_avs.segment import segment_command
 
     segment_command(args.videos, args.out, args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track)
+
+
+def _segment_manifest(args: argparse.Namespace) -> None:
+    if args.videos:
+        raise UserError(f"{args.videos[0]}: give videos or --manifest, not both; a manifest can list it too")
+    from icf_avs.corpus.command import corpus_command
+    from icf_avs.corpus.work import checked_settings
+
+    settings = checked_settings(args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track)
+    corpus_command(args.manifest, args.out, settings, args.jobs, args.ray)
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -31,11 +48,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         "  icf segment street.mp4 --out masks\n"
         "  icf segment *.mp4 --out masks --fps 4\n"
         "  icf segment street.mp4 --out masks --semantic --checkpoint runs/avss-pvt/avss-pvt.safetensors\n"
+        "  icf segment --manifest videos.csv --out masks --jobs 8\n"
         "  icf segment --out masks -- -Ab3.mp4        (a name that begins with a dash)\n\n"
         "Each video gets a folder masks/NAME with masks/*.png, overlay.mp4, sheet.png and segmentation.json.\n"
         "`icf convert masks/NAME --to ...` writes COCO, indexed PNG, tracks, video with alpha or subtitles from it.",
     )
-    part.add_argument("videos", metavar="VIDEO", type=Path, nargs="+", help="a video file with sound")
+    part.add_argument("videos", metavar="VIDEO", type=Path, nargs="*", help="a video file with sound")
     part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
     part.add_argument("--fps", type=rate, default=1.0, help="masks a second (default: 1)")
     checkpoint(part, "--checkpoint")
@@ -46,6 +64,16 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="listen to the N-th audio track (default: the first that the file marks as default, else the one that a "
         "player would choose)",
     )  # fmt: skip
+    many = part.add_argument_group("many videos")
+    many.add_argument(
+        "--manifest", metavar="CSV", type=Path,
+        help="a table with a column video (paths relative to it) and, where wanted, out (the folder's name), fps, "
+        "audio_track; what is done already is left, what fails is tried twice and then listed in DIR/failures.csv",
+    )  # fmt: skip
+    many.add_argument("--jobs", metavar="N", type=positive, help="processes of one thread each (default: cores)")
+    many.add_argument(
+        "--ray", metavar="ADDRESS", help="work on this Ray cluster, or local (pip install 'icf-avs[ray]')"
+    )
 
     part = command(
         commands,

@@ -24,7 +24,7 @@ def result_folder(out: Path, video: Path, taken: set[Path] = frozenset()) -> Pat
     number = 1
     while True:
         folder = out / (video.stem if number == 1 else f"{video.stem}_{number}")
-        if not _same_name(folder, taken) and (not os.path.lexists(folder) or _is_earlier_result(folder, video)):
+        if not _same_name(folder, taken) and (not os.path.lexists(folder) or is_earlier_result(folder, video)):
             return folder
         number += 1
 
@@ -34,7 +34,8 @@ def _same_name(folder: Path, taken: set[Path]) -> bool:
     return str(folder).casefold() in {str(other).casefold() for other in taken}
 
 
-def _is_earlier_result(folder: Path, video: Path) -> bool:
+def is_earlier_result(folder: Path, video: Path) -> bool:
+    """Whether `folder` holds a result for a video of this file name, so that a new one may replace it."""
     if folder.resolve() in video.resolve().parents:
         return False
     try:
@@ -59,7 +60,7 @@ def replaced_when_complete(folder: Path) -> Iterator[Path]:
         new = hidden / "new"  # made by mkdir, so that it gets the usual permissions
         new.mkdir()
         yield new
-        _swap(new, folder, hidden / "old")
+        put_in_place(new, folder, hidden / "old")
     except (OSError, FFmpegError) as error:
         if out.exists() and not out.is_dir():
             raise UserError(f"{out}: is a file; name a folder for --out") from error
@@ -73,7 +74,8 @@ def replaced_when_complete(folder: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
-def _swap(new: Path, folder: Path, old: Path) -> None:
+def put_in_place(new: Path, folder: Path, old: Path) -> None:
+    """Rename `new` to `folder`; what was there is at `old` then, and back if that fails. All on one file system."""
     if not folder.exists():
         os.rename(new, folder)
         return
