@@ -10,11 +10,12 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 ICF := .venv/bin/python -m icf_avs
 
-.PHONY: help setup data demo test train evaluate docs clean
+.PHONY: help setup data demo test test-slow train evaluate docs clean
 
 help:
 	@echo "make demo       segment a few videos whose answer is known, and show the scores"
 	@echo "make test       check the code: ruff and pytest"
+	@echo "make test-slow  the tests that need Ray and a Chromium"
 	@echo "make train      train the shipped model anew (RECIPE=$(RECIPE))"
 	@echo "make evaluate   score the shipped model into results/stamps.csv"
 	@echo "make docs       write the tables of README.md and docs from results/*.csv"
@@ -56,6 +57,11 @@ demo: data
 test: data
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m pytest
+
+# What half a gigabyte of Ray and a Chromium on this machine are needed for.
+test-slow: data
+	@$(PIP) --editable ".[slow]"
+	@.venv/bin/python -m pytest -m "ray or browser"
 
 RECIPE ?= stamps
 train: data

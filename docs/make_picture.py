@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 
 import icf_avs
+from icf_avs.contracts import ClipSpec
 from icf_avs.output.overlay import Overlay
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.clip_files import write_mp4
-from icf_avs.stamps.clips import render_clip
+from icf_avs.stamps.clips import Clip, render_clip
 from icf_avs.stamps.rendering import render_frame
 from icf_avs.stamps.scene import Placed, Scene
 from icf_avs.stamps.sounds import SoundBank
@@ -35,7 +36,8 @@ def stamp(stem: str, kind: str, class_id: int, spans: tuple, x: float, y: float,
     )  # fmt: skip
 
 
-def main() -> None:
+def write_scene(video: Path, spec: ClipSpec) -> Clip:
+    """Write the scene as MP4; its pictures, its sound and the known masks at the moments that `spec` asks for."""
     catalog = load_catalog()
     truck = catalog.kind("fire-truck")
     scene = Scene(
@@ -48,17 +50,18 @@ def main() -> None:
             stamp(truck.pictures[0], truck.name, truck.id, ((-1.0, 3.0),), 0.85, 0.5, 0.5, -0.03),
         ),
     )  # fmt: skip
+    clip = render_clip(scene, SoundBank(catalog), spec, SIZE)
+    times = np.arange(scene.seconds * FRAMES_A_SECOND) / FRAMES_A_SECOND
+    pictures = (render_frame(scene, time, SIZE)[0] for time in times)
+    write_mp4(video, pictures, SIZE, np.round(clip.wave * 32767).astype(np.int16))
+    return clip
+
+
+def main() -> None:
     segmenter = icf_avs.load()
-    clip = render_clip(scene, SoundBank(catalog), segmenter.model.spec, SIZE)
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "scene.mp4"
-        times = np.arange(scene.seconds * FRAMES_A_SECOND) / FRAMES_A_SECOND
-        write_mp4(
-            video,
-            (render_frame(scene, time, SIZE)[0] for time in times),
-            SIZE,
-            np.round(clip.wave * 32767).astype(np.int16),
-        )
+        clip = write_scene(video, segmenter.model.spec)
         marked = segmenter.segment(video).masks
     sheet = Image.new("RGB", (SIZE[0] * len(SHOWN) + 4 * (len(SHOWN) - 1), SIZE[1] * 2 + 4), "white")
     for column, second in enumerate(SHOWN):

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from icf_avs.class_labels import class_labels
 from icf_avs.contracts import ClipSpec, Prediction
-from icf_avs.data.audio_windows import AudioWindows
+from icf_avs.data.audio_windows import AudioWindows, Sound
 from icf_avs.data.media import MediaInfo, probe, read_frames
 from icf_avs.errors import UserError
 from icf_avs.output import coco
@@ -58,17 +58,18 @@ def mask_count(duration: float, fps: float) -> int:
 
 
 def stream_masks(
-    model: Model, info: MediaInfo, fps: float = 1.0, threshold: float = 0.5, semantic: bool = False
-) -> Iterator[tuple[FrameMask, np.ndarray]]:
+    model: Model, info: MediaInfo, fps: float = 1.0, threshold: float = 0.5, semantic: bool = False,
+    sound: Sound | None = None,
+) -> Iterator[tuple[FrameMask, np.ndarray]]:  # fmt: skip
     """Masks in order, with their classes if `semantic`, each with a small copy of its picture (RGB uint8, long side at
-    most 320).
+    most 320). `sound` is heard in place of the video's own.
 
     Raises UserError for a video without sound or one that breaks in the middle, and for an unusable setting.
     """
     _check(fps, threshold)
     spec = replace(model.spec, fps=fps)
     count = mask_count(info.duration, fps)
-    windows = AudioWindows(info, spec.sample_rate)
+    windows = AudioWindows(info, spec.sample_rate, sound)
     clip: list[_Shot] = []
     for index, (time, picture) in enumerate(read_frames(info, (spec.frame_time(i) for i in range(count)))):
         image = Image.fromarray(picture)
@@ -156,13 +157,15 @@ def segment_video(
     audio_track: int | None = None,
     checkpoint: str = "",
     taken: Iterable[Path] = (),
+    sound: Sound | None = None,
 ) -> Segmentation:
     """Segment a video at `fps` masks a second; with `out`, write out/STEM/ (overlay.mp4, masks/, ...) as well.
 
     `semantic` asks for the class of each marked pixel: classes/ is added, the overlay and the sheet are in the colours
     of the classes. `audio_track` (from 1) chooses among several; by default the one that the file marks as default.
     progress(done, total) is called as the work goes on; `checkpoint` is the name written to segmentation.json; `taken`
-    are result folders of the same run that must not be replaced. Results appear complete or not at all. Raises
+    are result folders of the same run that must not be replaced; `sound` is heard, by the model and in the overlay, in
+    place of the video's own. Results appear complete or not at all. Raises
     UserError for whatever is wrong with the video, the settings or the output folder, and for a model without a class
     head if `semantic`.
     """
@@ -173,7 +176,7 @@ def segment_video(
     count = mask_count(info.duration, fps)
     if out is None:
         frames = []
-        for frame, _ in stream_masks(model, info, fps, threshold, semantic):
+        for frame, _ in stream_masks(model, info, fps, threshold, semantic, sound):
             frames.append(frame)
             _tell(progress, len(frames), count)
         return Segmentation(info, replace(model.spec, fps=fps), tuple(frames), None)
@@ -183,7 +186,7 @@ def segment_video(
         for name in ("masks", "classes") if semantic else ("masks",):
             (new / name).mkdir()
         frames, tiles, shown = [], [], tile_numbers(count)
-        for frame, preview in stream_masks(model, info, fps, threshold, semantic):
+        for frame, preview in stream_masks(model, info, fps, threshold, semantic, sound):
             frames.append(frame)
             Image.fromarray(frame.mask).convert("L").save(new / "masks" / f"{frame.index:06d}.png")
             if semantic:
@@ -202,6 +205,7 @@ def segment_video(
             mask_of=lambda index: frames[index].class_ids if semantic else frames[index].mask,
             progress=lambda index: _tell(progress, count + index + 1, 2 * count),
             overlay_of=partial(ClassOverlay, names=frames[0].class_names) if semantic else Overlay,
+            sound=sound,
         )
     return Segmentation(info, spec, tuple(frames), folder)
 

@@ -5,7 +5,8 @@ Second 0 is the moment the first picture is shown (see media.py); sound that sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import av
@@ -18,6 +19,8 @@ from icf_avs.errors import UserError
 _JUMP = 0.05
 # Full scale is 1; floating-point sound may go beyond, but what is louder than this is damage.
 _LOUDEST = 8.0
+
+Sound = Callable[[int, str | None], Iterator[np.ndarray]]  # (rate, layout) -> blocks, as sound_blocks gives them
 
 
 def sound_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
@@ -93,10 +96,10 @@ def _spread(samples: np.ndarray, source: str, layout: str | None) -> np.ndarray:
 class AudioWindows:
     """Windows of the mono sound of a video (mean of its channels), read forward in constant memory."""
 
-    def __init__(self, source: str | Path | MediaInfo, rate: int = 16_000) -> None:
-        """Raises UserError as probe does, and for a video without sound."""
+    def __init__(self, source: str | Path | MediaInfo, rate: int = 16_000, sound: Sound | None = None) -> None:
+        """`sound` stands in for the video's own. Raises UserError as probe does, and for a video without sound."""
         info = source if isinstance(source, MediaInfo) else probe(source)
-        self._blocks = sound_blocks(info, rate)
+        self._blocks = (sound or partial(sound_blocks, info))(rate, None)
         self._held = next(self._blocks, np.zeros((1, 0), np.float32)).mean(axis=0)
         self._first = 0  # sample number of _held[0]
         self._before = None

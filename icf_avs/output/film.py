@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -12,7 +13,7 @@ import numpy as np
 from av.codec.context import Flags
 from av.video.reformatter import VideoReformatter
 
-from icf_avs.data.audio_windows import sound_blocks
+from icf_avs.data.audio_windows import Sound, sound_blocks
 from icf_avs.data.media import MediaInfo, video_frames
 from icf_avs.output.class_overlay import ClassOverlay
 from icf_avs.output.overlay import Overlay
@@ -26,12 +27,13 @@ _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 def write_film(
     info: MediaInfo, path: Path, interval_at: Callable[[float], int], mask_of: Callable[[int], np.ndarray],
     progress: Callable[[int], None], overlay_of: Callable[[np.ndarray], Overlay | ClassOverlay] = Overlay,
+    sound: Sound | None = None,
 ) -> None:  # fmt: skip
     """Decode the video again and write it with its masks.
 
     interval_at(seconds) -> number of the mask that is shown then; mask_of(number) -> bool [H, W], or whatever
-    overlay_of takes, which makes it ready to be drawn; progress(number) is called at each new mask. Raises UserError if
-    the video breaks in the middle.
+    overlay_of takes, which makes it ready to be drawn; progress(number) is called at each new mask. `sound` stands in
+    for the video's own. Raises UserError if the video breaks in the middle.
     """
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         # Even sizes are what 4:2:0 asks for; the last row and column of an odd picture are doubled.
@@ -42,7 +44,7 @@ def write_film(
         video.codec_context.time_base = _CLOCK
         video.codec_context.sample_aspect_ratio = info.pixel_aspect
         video.codec_context.flags |= Flags.frame_duration  # or the encoder guesses how long the last picture lasts
-        sound = _Sound(container, info)
+        track = _Sound(container, info, sound)
         reformatter = VideoReformatter()
         current, overlay = -1, None
         for time, frame, until in _at_each_mask(_kept(info), interval_at):
@@ -58,9 +60,9 @@ def write_film(
             drawn.time_base, drawn.pts = _CLOCK, round(time / _CLOCK)
             drawn.duration = max(1, round(until / _CLOCK) - drawn.pts)
             container.mux(video.encode(drawn))
-            sound.write_until(time)
+            track.write_until(time)
         container.mux(video.encode(None))
-        sound.write_until(math.inf)
+        track.write_until(math.inf)
 
 
 def _kept(info: MediaInfo) -> Iterator[tuple[float, av.VideoFrame, float]]:
@@ -121,11 +123,11 @@ def _drawn(
 class _Sound:
     """The video's sound as AAC, always at the second it belongs to: holes are filled, late sound stays late."""
 
-    def __init__(self, container: av.container.OutputContainer, info: MediaInfo) -> None:
+    def __init__(self, container: av.container.OutputContainer, info: MediaInfo, sound: Sound | None = None) -> None:
         self._container = container
         rate = info.audio_rate if info.audio_rate in _AAC_RATES else 48_000
         self._stream = container.add_stream("aac", rate=rate, layout="stereo")
-        self._blocks = sound_blocks(info, rate, "stereo")
+        self._blocks = (sound or partial(sound_blocks, info))(rate, "stereo")
         self._samples = 0
 
     def write_until(self, time: float) -> None:

@@ -1,0 +1,170 @@
+"""The page: a video on the left, the sound that is heard in its place on the right, and what comes of each below."""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from icf_avs.errors import UserError
+from icf_avs.segment import Segmenter
+from icf_avs.serve.answer import Answer, Heard, answer
+from icf_avs.serve.limits import Limits
+from icf_avs.serve.store import used
+from icf_avs.serve.timeline import CSS as TIMELINE_CSS
+
+CSS = (
+    TIMELINE_CSS
+    + ".gradio-container { max-width: 1200px !important; margin: 0 auto !important; } "
+    + "footer { display: none !important; }"
+)
+_OTHER_SOUNDS = {"muted": "Muted", "noise": "White noise", "clip": "Another clip's sound"}
+_SETTLED = "The page failed at this video. It is not your fault; whoever runs the page finds more in its log."
+
+
+class _Column:
+    """Where one answer is shown."""
+
+    def __init__(self, title: str, hint: str, name: str) -> None:
+        self.hint = hint
+        with gr.Column():
+            gr.Markdown(f"### {title}")
+            self.summary = gr.Markdown(hint, elem_id=f"{name}-summary")
+            self.overlay = gr.Video(
+                label="What sounds is tinted", interactive=False, height=320, buttons=[], elem_id=f"{name}-overlay"
+            )
+            gr.Markdown("Heard, in percent, and share of the picture that is marked:")
+            self.words = gr.HTML(elem_id=f"{name}-words")
+            self.pictures = gr.Gallery(
+                label="Second by second", columns=3, height=320, object_fit="contain", interactive=False, buttons=[],
+                elem_id=f"{name}-pictures",
+            )  # fmt: skip
+            with gr.Row():
+                self.masks = gr.DownloadButton("Masks (ZIP of PNG)", interactive=False, elem_id=f"{name}-masks")
+                self.document = gr.DownloadButton("JSON", interactive=False, elem_id=f"{name}-json")
+
+    @property
+    def parts(self) -> list[gr.components.Component]:
+        return [self.summary, self.overlay, self.words, self.pictures, self.masks, self.document]
+
+    def shown(self, found: Answer) -> tuple[Any, ...]:
+        """Values of `parts`."""
+        return (
+            html.escape(found.summary), str(found.overlay), found.words,
+            [(str(path), caption) for path, caption in found.pictures],
+            gr.DownloadButton(value=str(found.masks), interactive=True),
+            gr.DownloadButton(value=str(found.document), interactive=True),
+        )  # fmt: skip
+
+    def emptied(self) -> tuple[Any, ...]:
+        """Values of `parts` before there is an answer."""
+        button = gr.DownloadButton(value=None, interactive=False)
+        return self.hint, None, "", None, button, button
+
+
+def build_page(segmenter: Segmenter, store: Path, limits: Limits, jobs: int = 1) -> gr.Blocks:
+    """The page, with a queue that works on `jobs` videos at a time; results go to folders in `store`."""
+    # Gradio calls from dozens of threads in turn, and glibc keeps for each what the largest video took in it.
+    workers = ThreadPoolExecutor(jobs, thread_name_prefix="segment")
+
+    def ask(video: str, heard: Heard, other: str | None, progress: gr.Progress) -> Answer:
+        used(Path(video))
+        with _told():
+            work = copy_context().run  # where Gradio looks up whose progress it is
+            return workers.submit(
+                work,
+                answer,
+                segmenter,
+                Path(video),
+                store,
+                limits,
+                heard,
+                None if other is None else Path(other),
+                _bar(progress),
+            ).result()
+
+    def listen(video: str | None, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
+        if video is None:
+            return own.emptied()
+        return own.shown(ask(video, "own", None, progress))
+
+    def instead(
+        video: str | None, heard: Heard | None, other: str | None, progress: gr.Progress = gr.Progress()  # noqa: B008
+    ) -> tuple[Any, ...]:  # fmt: skip
+        if video is None or heard is None or (heard == "clip" and other is None):
+            return changed.emptied()
+        found = ask(video, heard, other, progress)
+        return changed.shown(replace(found, summary=f"{_OTHER_SOUNDS[heard]}: {found.summary}"))
+
+    with gr.Blocks(title="ICF-AVS", analytics_enabled=False) as page:
+        gr.Markdown(
+            "# What sounds?\nDrop a video: the pixels of what makes the sound are marked, one mask a second. Then "
+            "change the sound, and see whether the model listens. "
+            f"At most {limits.max_seconds} s and {limits.max_mb} MB; files are deleted after an hour."
+        )
+        with gr.Row():
+            video = gr.Video(label="Your video, with its sound", sources=["upload"], height=300, elem_id="video")
+            with gr.Column():
+                heard = gr.Radio(
+                    [(label, name) for name, label in _OTHER_SOUNDS.items()],
+                    label="Let it hear instead",
+                    elem_id="heard",
+                )
+                other = gr.Video(
+                    label="The clip whose sound is heard",
+                    sources=["upload"],
+                    height=200,
+                    visible=False,
+                    elem_id="other",
+                )
+        with gr.Row():
+            own = _Column("Its own sound", "No video yet.", "own")
+            changed = _Column("Another sound, the same pictures", "Choose what it shall hear instead.", "changed")
+
+        work = {"concurrency_id": "segment", "concurrency_limit": jobs}
+        compare = {"fn": instead, "inputs": [video, heard, other], "outputs": changed.parts, **work}
+        compare["show_progress_on"] = changed.overlay
+        video.upload(own.emptied, None, own.parts, queue=False, api_visibility="private").then(
+            changed.emptied, None, changed.parts, queue=False, api_visibility="private"
+        ).then(listen, [video], own.parts, api_name="listen", show_progress_on=own.overlay, **work).success(
+            **compare, api_name="instead"
+        )
+        gr.on([video.clear], lambda: own.emptied() + changed.emptied(), None, own.parts + changed.parts,
+              queue=False, api_visibility="private")  # fmt: skip
+        heard.input(
+            lambda kind: gr.Video(visible=kind == "clip"),
+            [heard],
+            [other],
+            queue=False,
+            api_visibility="private",
+            trigger_mode="multiple",
+        ).then(changed.emptied, None, changed.parts, queue=False, api_visibility="private").then(
+            **compare, api_visibility="private"
+        )
+        other.upload(**compare, api_visibility="private")
+    page.queue(max_size=64, default_concurrency_limit=jobs, api_open=False)
+    return page
+
+
+def _bar(progress: gr.Progress) -> Callable[[int, int], None]:
+    return lambda done, total: progress(done / max(total, 1), desc="Looking and listening")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What can be mended is told in its one line; of anything else the visitor learns nothing but that it failed."""
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(html.escape(str(error)), duration=None, title="Please change", print_exception=False) from None
+    except Exception:
+        logging.getLogger(__name__).exception("a video could not be answered")
+        raise gr.Error(_SETTLED, duration=None, title="Failed", print_exception=False) from None

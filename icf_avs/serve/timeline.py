@@ -1,0 +1,47 @@
+"""What is heard and marked in each second, as a table: a row a word, a column a mask, darker where it is likelier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from icf_avs.output.coco import FrameMask
+
+_WORDS = 12  # rows at most: those that are likeliest at any time
+CSS = """
+.heard { overflow-x: auto; }
+.heard table { border-collapse: separate; border-spacing: 2px; font-size: 12px; width: auto; border: 0; }
+.heard td, .heard th { padding: 2px 3px; min-width: 26px; text-align: center; border: 0; font-weight: normal; }
+.heard th[scope=row] { text-align: right; white-space: nowrap; position: sticky; left: 0;
+  background: var(--body-background-fill); }
+.heard td { border-radius: 3px; }
+"""
+_HEARD, _MARKED = "38, 110, 190", "230, 90, 20"  # RGB
+
+
+def timeline(frames: Sequence[FrameMask]) -> str:
+    """HTML of the words heard in each interval, and of the share of the picture that is marked. Words are escaped."""
+    peaks: dict[str, float] = {}
+    for frame in frames:
+        for word, probability in frame.heard:
+            peaks[word] = max(peaks.get(word, 0.0), probability)
+    words = sorted(peaks, key=lambda word: (-peaks[word], word))[:_WORDS]
+    head = "".join(f"<th scope=col>{frame.start:g}</th>" for frame in frames)
+    rows = [f"<tr><th scope=row>second</th>{head}</tr>"]
+    for word in words:
+        rows.append(_row(word, [dict(frame.heard).get(word, 0.0) for frame in frames], _HEARD))
+    if not words:
+        rows.append(f'<tr><th scope=row>heard</th><td colspan="{len(frames)}">nothing that it knows</td></tr>')
+    rows.append(_row("marked", [frame.area for frame in frames], _MARKED))
+    return f'<div class="heard"><table>{"".join(rows)}</table></div>'
+
+
+def _row(name: str, values: Sequence[float], colour: str) -> str:
+    cells = "".join(
+        f'<td style="background: rgba({colour}, {0.04 + 0.8 * value:.2f})">{_percent(value)}</td>' for value in values
+    )
+    return f"<tr><th scope=row>{escape(name)}</th>{cells}</tr>"
+
+
+def _percent(value: float) -> str:
+    return "" if value == 0 else "&lt;1" if value < 0.01 else f"{100 * value:.0f}"

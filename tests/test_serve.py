@@ -1,0 +1,478 @@
+"""The page: what it answers, what it refuses, and that a visitor in a browser gets there."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clip_maker import make_clip, tone
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+import icf_avs
+import icf_avs.__main__ as cli
+from icf_avs.data.audio_windows import AudioWindows
+from icf_avs.data.media import probe
+from icf_avs.errors import UserError
+from icf_avs.output.coco import FrameMask
+from icf_avs.segment import segment_video
+from icf_avs.serve.answer import answer
+from icf_avs.serve.command import serving
+from icf_avs.serve.limits import Limits
+from icf_avs.serve.other_sound import noise, of_clip, silence
+from icf_avs.serve.store import sweep
+from icf_avs.serve.timeline import timeline
+
+LIMITS = Limits(max_mb=1, max_seconds=6)
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return icf_avs.load()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory, segmenter, catalog):
+    """The fire truck of the README, which sounds in the first three of five seconds."""
+    path = Path(__file__).parents[1] / "docs" / "make_picture.py"
+    spec = importlib.util.spec_from_file_location("make_picture", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    video = tmp_path_factory.mktemp("scene") / "truck.mp4"
+    module.write_scene(video, segmenter.model.spec)
+    return video
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    """Two seconds that hold a tone, which is none of the kinds."""
+    return make_clip(tmp_path_factory.mktemp("quiet") / "tone.mp4", seconds=2, sound=tone(2))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "<b>text.mp4"
+    path.write_text("this is no video")
+    return path
+
+
+@pytest.fixture(scope="module")
+def site(segmenter):
+    """Address and folder of a running page."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with serving(segmenter, "127.0.0.1", port, LIMITS) as (address, store):
+        yield address, store
+    assert not store.exists() and "GRADIO_TEMP_DIR" not in os.environ
+
+
+@pytest.fixture(scope="module")
+def client(site, tmp_path_factory):
+    return Client(site[0], verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+
+
+def ask(site, method, path, body=None, headers=None):
+    """A request whose path is sent as it is."""
+    connection = http.client.HTTPConnection(urllib.parse.urlparse(site[0]).netloc, timeout=20)
+    connection.putrequest(method, path, skip_accept_encoding=True)
+    for name, value in (headers or {}).items():
+        connection.putheader(name, value)
+    if body is not None:
+        connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders(body)
+    response = connection.getresponse()
+    return response.status, response.read(), response.headers
+
+
+# What is heard instead
+
+
+@pytest.mark.parametrize(("rate", "layout", "channels"), [(16_000, None, 1), (44_100, "stereo", 2)])
+def test_other_sounds_last_as_long_as_the_video(scene, quiet, rate, layout, channels):
+    long, short = probe(scene), probe(quiet)
+    sounds = [(5, silence(long)), (5, noise(long)), (5, of_clip(long, short)), (2, of_clip(short, long))]
+    for seconds, sound in sounds:
+        blocks = list(sound(rate, layout))
+        assert max(block.shape[1] for block in blocks) <= rate
+        if layout is not None:
+            assert {len(block) for block in blocks} == {channels}
+        assert sum(block.shape[1] for block in blocks) == pytest.approx(seconds * rate, abs=2)
+
+
+def test_noise_is_as_loud_as_the_video_and_silence_is_silent(scene):
+    info = probe(scene)
+    own = AudioWindows(info).read(0, 80_000)
+    given = AudioWindows(info, sound=noise(info)).read(0, 80_000)
+    assert np.sqrt(np.mean(given**2)) == pytest.approx(np.sqrt(np.mean(own**2)), rel=0.03)
+    assert abs(np.corrcoef(given[1:], given[:-1])[0, 1]) < 0.02  # white
+    assert not AudioWindows(info, sound=silence(info)).read(0, 80_000).any()
+
+
+def test_a_shorter_clip_is_heard_again_and_again(scene, quiet):
+    wave = AudioWindows(probe(quiet)).read(0, 32_000)
+    given = AudioWindows(probe(scene), sound=of_clip(probe(scene), probe(quiet))).read(0, 80_000)
+    np.testing.assert_allclose(given[:30_000], wave[:30_000], atol=1e-6)
+    assert given.reshape(10, 8_000).std(axis=1).min() > 0.1  # a tone all along
+
+
+# The answer
+
+
+def test_answer_with_its_own_sound(segmenter, scene, tmp_path):
+    told = []
+    found = answer(segmenter, scene, tmp_path, LIMITS, progress=lambda done, total: told.append(done / total))
+    assert found.summary == "Something is marked in 3 of 5 seconds. Heard most: fire-truck."
+    assert found.words.count(">fire-truck<") == 1
+    assert [caption for _, caption in found.pictures][::4] == ["0 s: fire-truck", "4 s: nothing heard"]
+    assert told == sorted(told) and told[-1] == 1
+    document = json.loads(found.document.read_text())
+    with zipfile.ZipFile(found.masks) as archive:
+        assert archive.namelist() == [f"{index:06d}.png" for index in range(5)]
+        areas = [(np.asarray(Image.open(archive.open(name))) > 0).mean() for name in archive.namelist()]
+    np.testing.assert_allclose(areas, [frame["area"] for frame in document["frames"]], atol=1e-5)
+    assert max(Image.open(path).width for path, _ in found.pictures) == 320
+    assert all(path.is_relative_to(tmp_path) for path in (found.overlay, found.masks, found.document))
+
+
+def test_the_model_listens(segmenter, scene, quiet, tmp_path):
+    for heard in ("muted", "noise"):
+        assert "marked in 0 of 5" in answer(segmenter, scene, tmp_path, LIMITS, heard).summary
+    own = answer(segmenter, scene, tmp_path, LIMITS, "clip", scene)
+    assert "marked in 3 of 5" in own.summary
+    found = answer(segmenter, scene, tmp_path, LIMITS, "clip", quiet)
+    wave = AudioWindows(probe(found.overlay)).read(0, 80_000)  # what plays is what was heard: 440 Hz to the end
+    assert abs(np.fft.rfft(wave)).argmax() * 16_000 / 80_000 == pytest.approx(440, abs=1)
+    muted = answer(segmenter, scene, tmp_path, LIMITS, "muted")
+    assert np.abs(AudioWindows(probe(muted.overlay)).read(0, 80_000)).max() < 1e-4
+
+
+def test_a_sound_that_is_given_changes_nothing_else(segmenter, scene):
+    """The seam: the video's own sound, given as another, gives the same masks."""
+    info = probe(scene)
+    own = segment_video(segmenter.model, scene)
+    given = segment_video(segmenter.model, scene, sound=of_clip(info, info))
+    assert [frame.run_lengths for frame in own.frames] == [frame.run_lengths for frame in given.frames]
+
+
+def test_what_is_refused_is_said_in_a_line(segmenter, scene, quiet, text, tmp_path):
+    soundless = make_clip(tmp_path / "soundless.mp4", seconds=1)
+    store = tmp_path / "store"
+    store.mkdir()
+    cases = [
+        (scene, Limits(max_seconds=3), {}, "truck.mp4: lasts 5 s; this page takes 3 s at most"),
+        (scene, Limits(max_mb=0), {}, "MB; this page takes 0 MB at most"),
+        (scene, Limits(work_seconds=0), {}, "truck.mp4: took longer than 0 s"),
+        (soundless, LIMITS, {}, "soundless.mp4: has no sound"),
+        (text, LIMITS, {}, "<b>text.mp4: not a video"),
+        (scene, LIMITS, {"heard": "clip"}, "no other clip yet"),
+        (scene, LIMITS, {"heard": "clip", "other": soundless}, "soundless.mp4: has no sound"),
+        (scene, LIMITS, {"heard": "clip", "other": text}, "<b>text.mp4: not a video"),
+    ]
+    for video, limits, options, line in cases:
+        with pytest.raises(UserError) as error:
+            answer(segmenter, video, store, limits, **options)
+        assert line in str(error.value)
+        assert str(tmp_path) not in str(error.value) and str(video.parent) not in str(error.value)
+    assert os.listdir(store) == []
+
+
+def test_timeline_escapes_words_and_takes_the_likeliest():
+    def frame(index, heard, area):
+        return FrameMask(
+            index, float(index), index + 1.0, index + 0.5, area, 0.9, heard, {"size": [2, 2], "counts": ""}
+        )
+
+    many = tuple((f"word{number:02d}", 0.9 - number / 100) for number in range(20))
+    page = timeline([frame(0, (("<img src=x>", 0.95),), 0.25), frame(1, many, 0.001)])
+    assert "<img" not in page and "&lt;img src=x&gt;" in page
+    assert "word10" in page and "word11" not in page  # twelve rows
+    assert ">95</td>" in page and ">25</td>" in page and "><1</td>" not in page and ">&lt;1</td>" in page
+
+
+# The page over HTTP
+
+
+def test_upload_and_result_over_http(client, site, scene, quiet):
+    summary, overlay, words, pictures, masks, document = client.predict(handle_file(scene), api_name="/listen")
+    assert summary.startswith("Something is marked in 3 of 5 seconds.") and "fire-truck" in words
+    assert probe(overlay).duration == pytest.approx(5, abs=0.1) and len(pictures) == 5
+    with zipfile.ZipFile(masks["value"]) as archive:
+        assert len(archive.namelist()) == 5
+    assert len(json.loads(Path(document["value"]).read_text())["frames"]) == 5
+    muted = client.predict(handle_file(scene), "muted", None, api_name="/instead")
+    assert "marked in 0 of 5" in muted[0]
+    clip = client.predict(handle_file(scene), "clip", handle_file(quiet), api_name="/instead")
+    assert "marked in 0 of 5" in clip[0]
+
+
+def test_progress_reaches_the_visitor(client, scene):
+    job = client.submit(handle_file(scene), api_name="/listen")
+    told = []
+    while not job.done():
+        told += [unit.progress for unit in job.status().progress_data or ()]
+        time.sleep(0.005)
+    assert job.result()[0] and any(0 < share < 1 for share in told)
+
+
+def test_several_visitors_and_a_poisoned_upload(client, site, scene, text):
+    def visit(number):
+        visitor = Client(site[0], verbose=False, download_files=False)
+        if number % 3 == 1:
+            with pytest.raises(AppError, match="not a video that can be read"):
+                visitor.predict(handle_file(text), api_name="/listen")
+            return None
+        return visitor.predict(handle_file(scene), api_name="/listen")[0]
+
+    with ThreadPoolExecutor(5) as visitors:
+        found = list(visitors.map(visit, range(5)))
+    assert [summary and "3 of 5" in summary for summary in found] == [True, None, True, True, None]
+
+
+def test_messages_hold_no_folder_no_traceback_and_no_markup(client, site, text, scene, monkeypatch):
+    with pytest.raises(AppError) as error:
+        client.predict(handle_file(text), api_name="/listen")
+    line = str(error.value)
+    assert "not a video" in line and "\n" not in line and str(site[1]) not in line and "<" not in line
+
+    def fails(*args, **options):
+        raise RuntimeError("secret of the server")
+
+    monkeypatch.setattr("icf_avs.serve.page.answer", fails)
+    with pytest.raises(AppError, match="It is not your fault") as error:
+        client.predict(handle_file(scene), api_name="/listen")
+    assert "secret" not in str(error.value)
+
+
+def test_a_large_upload_is_refused(site):
+    body = b"x" * (LIMITS.upload_bytes + 100_000)
+    status, answered, _ = ask(
+        site, "POST", "/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=b"}
+    )
+    assert status == 413 and b"takes 1 MB at most" in answered
+    status, _, _ = ask(site, "POST", "/gradio_api/upload", headers={"Transfer-Encoding": "chunked"})
+    assert status == 411
+
+
+def test_a_full_folder_takes_no_more(site):
+    hog = site[1] / "hog"
+    with hog.open("wb") as file:
+        file.truncate(LIMITS.stored_bytes)
+    try:
+        assert ask(site, "POST", "/gradio_api/upload", b"x")[0] == 507
+    finally:
+        hog.unlink()
+
+
+# What nobody gets
+
+
+@pytest.fixture
+def secret(tmp_path, monkeypatch):
+    """A file outside the page's folder, which is also in the folder the server was started in."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "secret.txt"
+    path.write_text("the secret")
+    return path
+
+
+def test_no_file_outside_its_folder_is_served(site, secret):
+    store = site[1]
+    (store / "mine.txt").write_text("mine")
+    assert ask(site, "GET", f"/gradio_api/file={store}/mine.txt")[:2] == (200, b"mine")
+    os.symlink(secret, store / "link.txt")
+    up = "../" * 12
+    targets = (
+        f"{secret}", f"{store}/{up}{secret}", f"{store}/./..{secret}", "secret.txt", "./secret.txt", f"//{secret}",
+        f"{store}/link.txt", f"file://{secret}", f"{store}x/../{secret}",
+    )  # fmt: skip
+    routes = (
+        "/gradio_api/file=", "/gradio_api/file/", "/file=", "/static/", "/assets/", "/gradio_api/proxy=", "/svelte/",
+        "/gradio_api/custom_component/x/client/component/", "/",
+    )  # fmt: skip
+    for target in targets:
+        for way in (str, urllib.parse.quote, lambda path: "".join(f"%{ord(c):02X}" for c in path),
+                    lambda path: urllib.parse.quote(urllib.parse.quote(path, safe=""), safe=""),
+                    lambda path: path.replace("../", "..%2f"), lambda path: path.replace("../", "%2e%2e/"),
+                    lambda path: path.replace("../", "..\\"), lambda path: path.replace("/", "%c0%af"),
+                    lambda path: path + "%00.png", lambda path: path + "?x=.png"):  # fmt: skip
+            for route in routes:
+                status, body, _ = ask(site, "GET", route + way(target))
+                assert b"the secret" not in body and status in (307, 400, 403, 404), (status, route, way(target))
+    os.unlink(store / "link.txt")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/gradio_api/file=http://127.0.0.1:9/x", "/gradio_api/file=https://example.org/x", "/gradio_api/proxy=http://a/x",
+     "/monitoring", "/gradio_api/runs", "/gradio_api/openapi.json", "/docs", "/openapi.json", "/gradio_api/mcp/",
+     "/gradio_api/deep_link", "/gradio_api/vibe-code/", "/gradio_api/process_recording"],
+)  # fmt: skip
+def test_the_server_fetches_nothing_and_has_no_back_rooms(site, path):
+    for method in ("GET", "POST"):
+        assert ask(site, method, path, b"{}" if method == "POST" else None)[0] == 404
+
+
+def test_no_call_names_a_file_that_was_not_uploaded(site, secret):
+    for path in (str(secret), f"{site[1]}/../{secret}", "http://127.0.0.1:9/x.mp4", "secret.txt", 5, ["x"]):
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        body = json.dumps({"data": [file], "fn_index": 2, "session_hash": "a"}).encode()
+        for route in ("/gradio_api/queue/join", "/gradio_api/run/predict"):
+            status, answered, _ = ask(site, "POST", route, body, {"Content-Type": "application/json"})
+            assert (status, answered) == (400, b"give a file that was uploaded to this page"), path
+    assert ask(site, "POST", "/gradio_api/queue/join", b"[" * 100_000)[0] == 400
+    assert ask(site, "POST", "/gradio_api/queue/join", b" " * 1_100_000)[0] == 400
+
+
+def test_nobody_passes_the_queue(site, scene):
+    own = site[1] / "own"
+    own.mkdir(exist_ok=True)
+    shutil.copy(scene, own)
+    body = {"data": [{"path": str(own / "truck.mp4"), "meta": {"_type": "gradio.FileData"}}], "session_hash": "a"}
+    dependencies = json.loads(ask(site, "GET", "/config")[1])["dependencies"]
+    queued = [entry["id"] for entry in dependencies if entry["queue"] is not False]
+    assert len(queued) == 4
+    for index in queued:
+        text = json.dumps({**body, "fn_index": index}).encode()
+        status, answered, _ = ask(site, "POST", "/gradio_api/run/predict", text, {"Content-Type": "application/json"})
+        assert status >= 400 and b"marked" not in answered
+
+
+def test_the_page_names_no_other_host(site):
+    status, page, headers = ask(site, "GET", "/")
+    assert status == 200 and "default-src 'self'" in headers["content-security-policy"]
+    config = json.loads(ask(site, "GET", "/config")[1])
+    assert config["analytics_enabled"] is False
+    assert b"fonts.googleapis" not in page and b"fonts.googleapis" not in ask(site, "GET", "/theme.css")[1]
+
+
+def test_it_listens_to_this_machine_alone(site):
+    assert urllib.parse.urlparse(site[0]).hostname == "127.0.0.1"
+    for name in {address[4][0] for address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}:
+        if not name.startswith("127."):
+            with pytest.raises(OSError):
+                socket.create_connection((name, urllib.parse.urlparse(site[0]).port), timeout=2)
+
+
+def test_old_files_go(tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "video.mp4").write_bytes(b"x")
+    os.utime(tmp_path / "old", (time.time() - 4000,) * 2)
+    sweep(tmp_path)
+    assert os.listdir(tmp_path) == ["new"]
+
+
+# The command
+
+
+def test_started_and_interrupted_it_leaves_nothing(scene, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # A server that asks for any name but that of this machine fails.
+    code = (
+        "import os, sys, socket, icf_avs.__main__ as cli\n"
+        "asked, real = set(), socket.getaddrinfo\n"
+        "def lookup(host, *args, **options):\n    asked.add(str(host)); return real(host, *args, **options)\n"
+        "socket.getaddrinfo = lookup\n"
+        "code = cli.main(sys.argv[1:])\nprint(sorted(asked - {'127.0.0.1', 'localhost'}))\nsys.stdout.flush()\nos._exit(code)"
+    )
+    (tmp_path / "temporary").mkdir()
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, "serve", "--port", str(port), "--max-seconds", "9"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
+    )  # fmt: skip
+    assert server.stdout.readline() == f"the page is at http://127.0.0.1:{port}/ (end it with Ctrl+C)\n"
+    job = Client(f"http://127.0.0.1:{port}", verbose=False, download_files=False).submit(
+        handle_file(scene), api_name="/listen"
+    )
+    while job.status().code.name not in ("PROCESSING", "PROGRESS", "FINISHED"):
+        time.sleep(0.01)
+    server.send_signal(signal.SIGINT)
+    out, err = server.communicate(timeout=30)
+    assert server.returncode == 130 and out == "[]\n" and err == "icf: interrupted\n"
+    assert os.listdir(tmp_path / "temporary") == []
+
+
+def test_a_port_that_is_taken(site, capsys):
+    port = urllib.parse.urlparse(site[0]).port
+    assert cli.main(["serve", "--port", str(port)]) == 2
+    printed = capsys.readouterr().err
+    assert f"127.0.0.1:{port}: cannot be had" in printed and printed.count("\n") == 1
+
+
+def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    for name in [name for name in sys.modules if name.startswith("icf_avs.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert cli.main(["serve"]) == 2
+    assert "pip install 'icf-avs[web]'" in capsys.readouterr().err
+
+
+# A visitor
+
+
+@pytest.mark.browser
+def test_in_a_browser(site, scene, quiet, text, tmp_path):
+    from playwright import sync_api
+
+    assert CHROMIUM, "no Chromium on this machine: apt-get install chromium, or CHROMIUM=path"
+    done = "([id, words]) => document.querySelector(`#${id}-summary`).innerText.includes(words)"
+    hosts, errors = set(), []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] * (os.geteuid() == 0))
+        page = browser.new_page(accept_downloads=True)
+        page.on("request", lambda request: hosts.add(urllib.parse.urlparse(request.url.removeprefix("blob:")).netloc))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(site[0])
+        page.set_input_files("#video input[type=file]", scene)
+        page.wait_for_function(done, arg=["own", "marked in 3 of 5"])
+        assert page.locator("#own-words td", has_text="99").count() >= 1 and "fire-truck" in page.inner_text(
+            "#own-words"
+        )
+        assert page.locator("#own-pictures img").count() >= 5
+
+        video = "id => document.querySelector(`#${id}-overlay video`)"
+        page.wait_for_function(f"id => ({video})(id).readyState >= 2", arg="own")
+        page.evaluate(f"id => {{ const film = ({video})(id); film.muted = true; film.play(); }}", "own")
+        page.wait_for_function(f"id => ({video})(id).currentTime > 0.3", arg="own")
+        assert page.evaluate(f"id => ({video})(id).webkitAudioDecodedByteCount", "own") > 0
+
+        for label in ("Muted", "White noise"):  # the switch
+            page.get_by_label(label).check()
+            page.wait_for_function(done, arg=["changed", f"{label}: Something is marked in 0 of 5"])
+        page.get_by_label("Another clip's sound").check()
+        page.wait_for_function(done, arg=["changed", "Choose"])
+        page.set_input_files("#other input[type=file]", scene)
+        page.wait_for_function(done, arg=["changed", "Another clip's sound: Something is marked in 3 of 5"])
+
+        with page.expect_download() as download:
+            page.click("#own-masks")
+        download.value.save_as(tmp_path / "masks.zip")
+        assert len(zipfile.ZipFile(tmp_path / "masks.zip").namelist()) == 5
+
+        page.get_by_label("White noise").check()
+        page.locator("#video").get_by_label("Clear").click()
+        page.wait_for_function(done, arg=["own", "No video yet"])
+        page.set_input_files("#video input[type=file]", text)
+        page.get_by_text("not a video that can be read").wait_for()
+        browser.close()
+    assert hosts == {urllib.parse.urlparse(site[0]).netloc} and not errors
