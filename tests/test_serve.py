@@ -392,7 +392,8 @@ def test_started_and_interrupted_it_leaves_nothing(scene, tmp_path):
         "asked, real = set(), socket.getaddrinfo\n"
         "def lookup(host, *args, **options):\n    asked.add(str(host)); return real(host, *args, **options)\n"
         "socket.getaddrinfo = lookup\n"
-        "code = cli.main(sys.argv[1:])\nprint(sorted(asked - {'127.0.0.1', 'localhost'}))\nsys.stdout.flush()\nos._exit(code)"
+        "code = cli.main(sys.argv[1:])\nprint(sorted(asked - {'127.0.0.1', 'localhost'}))\n"
+        "sys.stdout.flush()\nos._exit(code)"
     )
     (tmp_path / "temporary").mkdir()
     server = subprocess.Popen(
