@@ -1,0 +1,67 @@
+"""The audio encoder "efficientat": a sound as the words in which a tagger hears it.
+
+    a = norm( P sum_w (h_w / sum h) e_w  g + n (1 - g) + Q x )             g = min(1, max_w h_w / threshold)
+
+h are the weights of the words heard, e their text embeddings, x the tagger's own embedding (heard_words.py), n a vector
+for "nothing is heard"; P, Q and n are learned. As sounds enter by their words, a word that no sound of the training had
+enters as well, and training may give words in place of sounds. Ours; the paper says only that the text stays implicit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.backbones.efficientat import EMBEDDING, load_efficientat
+from icf_avs.backbones.heard_words import WINDOW, HeardWords
+
+THRESHOLD = 0.15  # a sound whose surest word has less is nothing, in part
+PARTS = 6  # words that are handed on one by one
+RATE = 32_000  # Hz, of the waves
+SAMPLES = round(WINDOW * RATE)
+
+
+class WordEar(nn.Module):
+    """sound -> (token [N,D], tokens [N,6,D]): waves [N,SAMPLES] at 32 kHz, or what HeardWords says of them [N,C+384].
+
+    names: text embeddings of the C words [C,E]. A token leans to one of the likeliest words each, or where fewer are
+    heard to none.
+    """
+
+    def __init__(self, dim: int, heard: HeardWords, names: Tensor) -> None:
+        super().__init__()
+        self.heard = heard.requires_grad_(False)
+        self.register_buffer("names", names)
+        self.project = nn.Linear(names.shape[1], dim)
+        self.nothing = nn.Parameter(torch.randn(dim) * 0.1)
+        self.embedding = nn.Linear(EMBEDDING, dim, bias=False)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
+        if sound.shape[-1] != self.heard.dim:
+            with torch.no_grad():
+                sound = self.heard(sound)
+        weights, embedding = sound.split((len(self.names), EMBEDDING), dim=-1)
+        strongest, word = weights.topk(min(PARTS, weights.shape[-1]), dim=-1)  # N L
+        words = self.project(F.normalize(self.names - self.names.mean(0), dim=-1))[word]  # N L D
+        shares = strongest / strongest.sum(-1, keepdim=True).clamp(min=1e-6)
+        mixed = torch.einsum("nl,nld->nd", shares, words)
+        surely = (strongest[:, :1] / THRESHOLD).clamp(max=1)  # N 1
+        rest = self.nothing * (1 - surely) + self.embedding(embedding)
+        apart = mixed[:, None] + shares[..., None] * (words - mixed[:, None])
+        return self.norm(mixed * surely + rest), self.norm(apart * surely[..., None] + rest[:, None])
+
+
+def load_word_ear(
+    dim: int, words: tuple[str, ...], names: Tensor, weights: str | Path | None = None, frozen: bool = True
+) -> WordEar:
+    """The encoder for a vocabulary of words with text embeddings [C,E]; weights: see load_efficientat.
+
+    Raises UserError when the tagger's weights are not to be had, ValueError when the vocabulary lacks an audio word.
+    """
+    if not frozen:
+        raise ValueError("the tagger does not train")
+    return WordEar(dim, HeardWords(load_efficientat(weights, RATE), words), names)

@@ -1,0 +1,81 @@
+"""The audio encoder that hears in words: by hand, and on a real recording."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_efficientat import published_weights
+from torch.nn import functional as F
+
+from icf_avs.backbones import efficientat
+from icf_avs.backbones.efficientat import EMBEDDING, EfficientAT
+from icf_avs.backbones.heard_words import HeardWords, audio_words
+from icf_avs.backbones.text import embed_names
+from icf_avs.backbones.word_ear import RATE, SAMPLES, THRESHOLD, WordEar, load_word_ear
+from icf_avs.stamps.catalog import Catalog
+from icf_avs.stamps.sounds import decode, prepare, resample
+
+WORDS = audio_words()
+DIM = 16
+
+
+@pytest.fixture(scope="module")
+def names() -> torch.Tensor:
+    return embed_names(WORDS)
+
+
+@pytest.fixture
+def ear(names: torch.Tensor) -> WordEar:
+    torch.manual_seed(0)
+    return WordEar(DIM, HeardWords(EfficientAT(RATE, frozen=True), WORDS), names)
+
+
+def heard(**weights: float) -> torch.Tensor:
+    """[1, words + 384] with these weights and no embedding."""
+    row = torch.zeros(1, len(WORDS) + EMBEDDING)
+    for word, weight in weights.items():
+        row[0, WORDS.index(word)] = weight
+    return row
+
+
+def test_a_mixture_by_hand(ear: WordEar) -> None:
+    token, tokens = ear(heard(dog=0.6, cat=0.2))
+    places = [WORDS.index("dog"), WORDS.index("cat")]
+    vectors = ear.project(F.normalize(ear.names - ear.names.mean(0), dim=-1))[places]
+    torch.testing.assert_close(token[0], ear.norm(0.75 * vectors[0] + 0.25 * vectors[1]))
+    mixed = 0.75 * vectors[0] + 0.25 * vectors[1]
+    torch.testing.assert_close(tokens[0, 0], ear.norm(mixed + 0.75 * (vectors[0] - mixed)))
+    assert token.shape == (1, DIM) and tokens.shape == (1, 6, DIM)
+    torch.testing.assert_close(tokens[0, 2:], token.expand(4, -1))  # no third word is heard
+
+
+def test_what_is_faint_is_nothing_in_part(ear: WordEar) -> None:
+    silent, surely = ear(heard())[0], ear(heard(dog=THRESHOLD))[0]
+    torch.testing.assert_close(silent[0], ear.norm(ear.nothing))
+    torch.testing.assert_close(ear(heard(dog=1.0))[0], surely)
+    faint = ear(heard(dog=THRESHOLD / 2))[0]
+    assert F.cosine_similarity(faint, silent) > F.cosine_similarity(surely, silent)
+
+
+def test_only_what_reads_the_words_trains(ear: WordEar) -> None:
+    sound = heard(dog=0.5)
+    sound[:, -EMBEDDING:] = 1.0
+    ear(sound)[0].square().sum().backward()
+    trained = {name.partition(".")[0] for name, value in ear.named_parameters() if value.requires_grad}
+    assert trained == {"project", "nothing", "embedding", "norm"}
+    assert all(value.grad is None for value in ear.heard.parameters())
+
+
+def test_a_recording_enters_by_its_words(names: torch.Tensor, catalog: Catalog) -> None:
+    found = published_weights()
+    if found is None:
+        pytest.skip(f"{efficientat.FILE} is neither in ICF_WEIGHTS_DIR nor in ../shared/weights")
+    torch.manual_seed(0)
+    ear = load_word_ear(DIM, WORDS, names, weights=found)
+    wave = resample(prepare(decode(catalog.read_recording(catalog.kind("dog").cross_recordings[0]))), 16_000 / RATE)
+    wave = torch.from_numpy(wave).repeat(-(-SAMPLES // len(wave)))[None, :SAMPLES]
+    said = ear.heard(wave)
+    assert WORDS[said[0, : len(WORDS)].argmax()] == "dog"
+    torch.testing.assert_close(ear(wave)[0], ear(said)[0])
+    with pytest.raises(ValueError, match="does not train"):
+        load_word_ear(DIM, WORDS, names, weights=found, frozen=False)
