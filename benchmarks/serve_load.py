@@ -91,16 +91,20 @@ def main() -> int:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         address = server.stdout.readline().split()[4]
         threading.Thread(target=server.stdout.read, daemon=True).start()
-        began = time.monotonic()
-        for start in range(0, args.uploads, FIRST):
-            numbers = range(start, min(start + FIRST, args.uploads))
-            with ThreadPoolExecutor(CLIENTS) as clients:
-                parts = [[*numbers][client::CLIENTS] for client in range(CLIENTS)]
-                failed += sum(clients.map(partial(visit, address, good, bad), parts))
-            sizes.append(memory(server.pid))
-            print(f"{numbers[-1] + 1} uploads, {failed} failed, {sizes[-1]:.0f} MB, {time.monotonic() - began:.0f} s")
-        server.send_signal(signal.SIGINT)
-        failed += server.wait(30) != 130
+        try:
+            began = time.monotonic()
+            for start in range(0, args.uploads, FIRST):
+                numbers = range(start, min(start + FIRST, args.uploads))
+                with ThreadPoolExecutor(CLIENTS) as clients:
+                    parts = [[*numbers][client::CLIENTS] for client in range(CLIENTS)]
+                    failed += sum(clients.map(partial(visit, address, good, bad), parts))
+                sizes.append(memory(server.pid))
+                print(
+                    f"{numbers[-1] + 1} uploads, {failed} failed, {sizes[-1]:.0f} MB, {time.monotonic() - began:.0f} s"
+                )
+        finally:
+            server.send_signal(signal.SIGINT)
+            failed += server.wait(60) != 130
     failed += sizes[-1] > sizes[0] + MARGIN
     if args.out:
         line = f"python benchmarks/serve_load.py --uploads {args.uploads} --out {args.out}"

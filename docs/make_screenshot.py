@@ -18,7 +18,7 @@ import icf_avs
 from icf_avs.serve.command import serving
 from icf_avs.serve.limits import Limits
 
-_DONE = "document.querySelector('#{}-summary').innerText.includes('is marked')"
+_DONE = "document.querySelector('#{}-summary').innerText.includes('Marked in')"
 _AT_ONE_SECOND = "document.querySelectorAll('video').forEach(video => { video.currentTime = 1 })"
 
 

@@ -68,11 +68,12 @@ def test_small_encoders_bring_the_small_model() -> None:
     small, shipped = with_encoders(large, "efficientnet-lite0", "log-mel", "minilm"), RECIPES["stamps"]()
     model = ModelConfig.from_dict({"classes": (), **small.model})
     assert (model.dim, model.pixel_dim, model.heads, model.train_visual) == (128, 48, 4, False)
-    for field in ("learning_rate", "weight_decay", "teach_steps", "text"):
+    assert small.teach_steps == TrainConfig.teach_steps  # varied sounds, of the shipped recipe, take longer
+    for field in ("learning_rate", "weight_decay", "text"):
         assert getattr(small, field) == getattr(shipped, field), field
     assert (small.name, small.batch, small.benchmark) == (large.name, large.batch, large.benchmark)
     taught = with_encoders(large, None, "log-mel", None)
-    assert taught.learning_rate == large.learning_rate and taught.teach_steps == shipped.teach_steps
+    assert taught.learning_rate == large.learning_rate and taught.teach_steps == TrainConfig.teach_steps
 
 
 def short(config: TrainConfig, **changes: object) -> TrainConfig:

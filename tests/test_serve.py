@@ -138,7 +138,7 @@ def test_a_shorter_clip_is_heard_again_and_again(scene, quiet):
 def test_answer_with_its_own_sound(segmenter, scene, tmp_path):
     told = []
     found = answer(segmenter, scene, tmp_path, LIMITS, progress=lambda done, total: told.append(done / total))
-    assert found.summary == "Something is marked in 3 of 5 seconds. Heard most: fire-truck."
+    assert found.summary == "Marked in 3 of 5 seconds. Heard most: fire-truck."
     assert found.words.count(">fire-truck<") == 1
     assert [caption for _, caption in found.pictures][::4] == ["0 s: fire-truck", "4 s: nothing heard"]
     assert told == sorted(told) and told[-1] == 1
@@ -153,9 +153,9 @@ def test_answer_with_its_own_sound(segmenter, scene, tmp_path):
 
 def test_the_model_listens(segmenter, scene, quiet, tmp_path):
     for heard in ("muted", "noise"):
-        assert "marked in 0 of 5" in answer(segmenter, scene, tmp_path, LIMITS, heard).summary
+        assert "Marked in 0 of 5" in answer(segmenter, scene, tmp_path, LIMITS, heard).summary
     own = answer(segmenter, scene, tmp_path, LIMITS, "clip", scene)
-    assert "marked in 3 of 5" in own.summary
+    assert "Marked in 3 of 5" in own.summary
     found = answer(segmenter, scene, tmp_path, LIMITS, "clip", quiet)
     wave = AudioWindows(probe(found.overlay)).read(0, 80_000)  # what plays is what was heard: 440 Hz to the end
     assert abs(np.fft.rfft(wave)).argmax() * 16_000 / 80_000 == pytest.approx(440, abs=1)
@@ -211,15 +211,15 @@ def test_timeline_escapes_words_and_takes_the_likeliest():
 
 def test_upload_and_result_over_http(client, site, scene, quiet):
     summary, overlay, words, pictures, masks, document = client.predict(handle_file(scene), api_name="/listen")
-    assert summary.startswith("Something is marked in 3 of 5 seconds.") and "fire-truck" in words
+    assert summary.startswith("Marked in 3 of 5 seconds.") and "fire-truck" in words
     assert probe(overlay).duration == pytest.approx(5, abs=0.1) and len(pictures) == 5
     with zipfile.ZipFile(masks["value"]) as archive:
         assert len(archive.namelist()) == 5
     assert len(json.loads(Path(document["value"]).read_text())["frames"]) == 5
     muted = client.predict(handle_file(scene), "muted", None, api_name="/instead")
-    assert "marked in 0 of 5" in muted[0]
+    assert "Marked in 0 of 5" in muted[0]
     clip = client.predict(handle_file(scene), "clip", handle_file(quiet), api_name="/instead")
-    assert "marked in 0 of 5" in clip[0]
+    assert "Marked in 0 of 5" in clip[0]
 
 
 def test_progress_reaches_the_visitor(client, scene):
@@ -351,7 +351,7 @@ def test_nobody_passes_the_queue(site, scene):
     for index in queued:
         text = json.dumps({**body, "fn_index": index}).encode()
         status, answered, _ = ask(site, "POST", "/gradio_api/run/predict", text, {"Content-Type": "application/json"})
-        assert status >= 400 and b"marked" not in answered
+        assert status >= 400 and b"Marked" not in answered
 
 
 def test_the_page_names_no_other_host(site):
@@ -382,12 +382,15 @@ def test_old_files_go(tmp_path):
 # The command
 
 
-def test_started_and_interrupted_it_leaves_nothing(scene, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "line"), [(signal.SIGINT, 130, "icf: interrupted\n"), (signal.SIGTERM, 0, "")]
+)
+def test_ended_while_it_works_it_leaves_nothing(scene, tmp_path, number, code, line):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # A server that asks for any name but that of this machine fails.
-    code = (
+    program = (
         "import os, sys, socket, icf_avs.__main__ as cli\n"
         "asked, real = set(), socket.getaddrinfo\n"
         "def lookup(host, *args, **options):\n    asked.add(str(host)); return real(host, *args, **options)\n"
@@ -397,19 +400,16 @@ def test_started_and_interrupted_it_leaves_nothing(scene, tmp_path):
     )
     (tmp_path / "temporary").mkdir()
     server = subprocess.Popen(
-        [sys.executable, "-c", code, "serve", "--port", str(port), "--max-seconds", "9"],
+        [sys.executable, "-c", program, "serve", "--port", str(port), "--max-seconds", "9"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
     )  # fmt: skip
     assert server.stdout.readline() == f"the page is at http://127.0.0.1:{port}/ (end it with Ctrl+C)\n"
-    job = Client(f"http://127.0.0.1:{port}", verbose=False, download_files=False).submit(
-        handle_file(scene), api_name="/listen"
-    )
-    while job.status().code.name not in ("PROCESSING", "PROGRESS", "FINISHED"):
-        time.sleep(0.01)
-    server.send_signal(signal.SIGINT)
+    client = Client(f"http://127.0.0.1:{port}", verbose=False, download_files=False)
+    assert client.predict(handle_file(scene), api_name="/listen")[0].startswith("Marked in 3 of 5")
+    server.send_signal(number)
     out, err = server.communicate(timeout=30)
-    assert server.returncode == 130 and out == "[]\n" and err == "icf: interrupted\n"
+    assert (server.returncode, out, err) == (code, "[]\n", line)
     assert os.listdir(tmp_path / "temporary") == []
 
 
@@ -445,7 +445,7 @@ def test_in_a_browser(site, scene, quiet, text, tmp_path):
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(site[0])
         page.set_input_files("#video input[type=file]", scene)
-        page.wait_for_function(done, arg=["own", "marked in 3 of 5"])
+        page.wait_for_function(done, arg=["own", "Marked in 3 of 5"])
         assert page.locator("#own-words td", has_text="99").count() >= 1 and "fire-truck" in page.inner_text(
             "#own-words"
         )
@@ -459,11 +459,11 @@ def test_in_a_browser(site, scene, quiet, text, tmp_path):
 
         for label in ("Muted", "White noise"):  # the switch
             page.get_by_label(label).check()
-            page.wait_for_function(done, arg=["changed", f"{label}: Something is marked in 0 of 5"])
+            page.wait_for_function(done, arg=["changed", f"{label}. Marked in 0 of 5"])
         page.get_by_label("Another clip's sound").check()
         page.wait_for_function(done, arg=["changed", "Choose"])
         page.set_input_files("#other input[type=file]", scene)
-        page.wait_for_function(done, arg=["changed", "Another clip's sound: Something is marked in 3 of 5"])
+        page.wait_for_function(done, arg=["changed", "Another clip's sound. Marked in 3 of 5"])
 
         with page.expect_download() as download:
             page.click("#own-masks")

@@ -93,7 +93,7 @@ def _shown(result: Segmentation) -> Answer:
     return Answer(
         overlay=folder / "overlay.mp4",
         words=timeline(result.frames),
-        summary=f"Something is marked in {marked} of {len(result)} seconds. "
+        summary=f"Marked in {marked} of {len(result)} seconds. "
         + (
             f"Heard most: {', '.join(word for word, _ in words.most_common(3))}."
             if words

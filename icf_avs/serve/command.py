@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,9 @@ def serving(
 
 
 def serve_command(checkpoint: str | None, host: str, port: int, limits: Limits, jobs: int) -> None:
-    """Show the page until interrupted. Raises UserError without the checkpoint or the address."""
+    """Show the page until interrupted or terminated. Raises UserError without the checkpoint or the address."""
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())  # how a service is stopped: its files must go then too
     with serving(icf_avs.load(checkpoint), host, port, limits, jobs) as (address, _):
         print(f"the page is at {address} (end it with Ctrl+C)", flush=True)
-        threading.Event().wait()
+        ended.wait()

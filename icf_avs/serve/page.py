@@ -102,7 +102,7 @@ def build_page(segmenter: Segmenter, store: Path, limits: Limits, jobs: int = 1)
         if video is None or heard is None or (heard == "clip" and other is None):
             return changed.emptied()
         found = ask(video, heard, other, progress)
-        return changed.shown(replace(found, summary=f"{_OTHER_SOUNDS[heard]}: {found.summary}"))
+        return changed.shown(replace(found, summary=f"{_OTHER_SOUNDS[heard]}. {found.summary}"))
 
     with gr.Blocks(title="ICF-AVS", analytics_enabled=False) as page:
         gr.Markdown(
