@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 
 from icf_avs.cli.options import checkpoint, command
 from icf_avs.cli.values import positive
@@ -10,11 +11,10 @@ from icf_avs.errors import UserError
 
 
 def _serve(args: argparse.Namespace) -> None:
-    try:
-        from icf_avs.serve.command import serve_command
-        from icf_avs.serve.limits import Limits
-    except ModuleNotFoundError as error:
-        raise UserError(f"the page needs {error.name}: pip install 'icf-avs[web]'") from error
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("the page needs gradio: pip install 'icf-avs[web]'")
+    from icf_avs.serve.command import serve_command
+    from icf_avs.serve.limits import Limits
 
     serve_command(args.checkpoint, args.host, args.port, Limits(args.max_mb, args.max_seconds), args.jobs)
 

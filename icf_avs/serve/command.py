@@ -9,15 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import gradio as gr
-from starlette.middleware import Middleware
-
 import icf_avs
 from icf_avs.errors import UserError
 from icf_avs.segment import Segmenter
-from icf_avs.serve.guard import Guard
 from icf_avs.serve.limits import Limits
-from icf_avs.serve.page import CSS, build_page
 from icf_avs.serve.store import own_folder
 
 
@@ -30,6 +25,13 @@ def serving(
     Raises UserError if the address cannot be had.
     """
     with own_folder() as store:
+        # Not before: Gradio makes its folder, where it is told to, as soon as it is imported.
+        import gradio as gr
+        from starlette.middleware import Middleware
+
+        from icf_avs.serve.guard import Guard
+        from icf_avs.serve.page import CSS, build_page
+
         page = build_page(segmenter, store, limits, jobs)
         try:
             _, address, _ = page.launch(
