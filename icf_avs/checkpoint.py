@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from icf_avs.backbones.registry import build_audio, build_visual
+from icf_avs.backbones import efficientat
+from icf_avs.backbones.registry import audio_of, build_visual
+from icf_avs.backbones.release import local_file
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
@@ -37,7 +39,7 @@ def find_checkpoint(checkpoint: str | None) -> tuple[Path, str]:
     a file is there and sound is seen when it is loaded.
     """
     name = str(checkpoint or "stamps")
-    path, shipped = Path(name), Path(__file__).parent / "checkpoints" / f"{name}.safetensors"
+    path, shipped = Path(name), _shipped(name)
     if shipped.is_file():
         return shipped, shipped.stem
     if path.is_dir():
@@ -54,6 +56,23 @@ def find_checkpoint(checkpoint: str | None) -> tuple[Path, str]:
             f"{name}: no such file or folder here, and to look on the hub pip install 'icf-avs[hub]'"
         ) from error
     return download(name), path.name
+
+
+def default_checkpoint(say: Callable[[str], None]) -> str:
+    """What `icf segment` takes where nothing is named: "natural" if the weights that it hears by are on this machine,
+    else "stamps", which needs none; then `say` is told.
+    """
+    if _shipped("natural").is_file() and local_file(efficientat.URL) is not None:
+        return "natural"
+    say(
+        "taking the checkpoint stamps, which knows composed scenes alone; --checkpoint natural is for natural video "
+        "(it downloads 4 MB once)"
+    )
+    return "stamps"
+
+
+def _shipped(name: str) -> Path:
+    return Path(__file__).parent / "checkpoints" / f"{name}.safetensors"
 
 
 def check_files(where: str, names: Iterable[str]) -> None:
@@ -77,7 +96,8 @@ def trained_state(model: ICF) -> dict[str, Tensor]:
 
 
 def _frozen(config: ModelConfig) -> tuple[str, ...]:
-    return ("audio.vggish.",) if config.train_visual else ("audio.vggish.", "visual.")
+    audio = ("audio.vggish.", "audio.heard.")
+    return audio if config.train_visual else (*audio, "visual.")
 
 
 def save_checkpoint(model: ICF, path: Path, recipe: dict[str, Any]) -> None:
@@ -122,9 +142,10 @@ def load_checkpoint(path: Path) -> ICF:
         spec = ClipSpec(**json.loads(metadata["spec"]))
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}
-        names = state.get("implicit_text.vocabulary.names", torch.zeros(len(config.classes), 1))
+        names = state.get("implicit_text.vocabulary.names", state.get("audio.names"))
+        names = torch.zeros(len(config.classes), 1) if names is None else names
         visual = build_visual(config.visual, random=config.train_visual, frozen=not config.train_visual)
-        audio = build_audio(config.audio, config.dim) if config.audio != "log-mel" else None
+        audio = audio_of(config, names) if config.audio != "log-mel" else None
         model = ICF(config, spec, visual, names, audio)
         missing, unexpected = model.load_state_dict(state, strict=False)
         missing = [key for key in missing if not key.startswith(_frozen(config))]

@@ -46,10 +46,13 @@ class ContrastiveConfig:
 
 @dataclass(frozen=True)
 class EvidenceConfig:
-    """Prior by a classifier's classes: how many words of a sound are searched for, classes looked at for each."""
+    """Open vocabulary, searched for by a classifier's classes: how many words of a sound are searched for, how many
+    classes are looked at for each; akin: cosine of their text embeddings from which two words may mean the same thing.
+    """
 
     words: int = 6
     classes: int = 64
+    akin: float = 0.6
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,16 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class WordDataConfig:
+    """Word scenes (stamps/word_scenes.py), where words and what is heard of recordings stand for sounds."""
+
+    pictures: int = 3_200  # scenes of one frame
+    clips: int = 240  # scenes of five frames
+    validation: int = 96  # scenes of one frame, for the calibration after training
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class BenchmarkConfig:
     """A public set to train on. layout: "S4", "MS3" or "AVSS", which the folder given with --data must hold."""
 
@@ -132,12 +145,15 @@ class BenchmarkConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One complete run of training, on composed scenes (`data`) unless a public set is named (`benchmark`)."""
+    """One complete run of training: on word scenes (`words`), on a public set (`benchmark`), or else on composed scenes
+    with sound (`data`).
+    """
 
     name: str
     model: dict[str, Any]  # arguments of ModelConfig but for the classes, which the data decide
     data: DataConfig = field(default_factory=DataConfig)
     benchmark: BenchmarkConfig | None = None
+    words: WordDataConfig | None = None
     text: str = "minilm"  # text encoder that embeds the names of the classes
     estimate: str = ""  # expected time and hardware, where nobody has measured it yet
     spec: ClipSpec = field(default_factory=ClipSpec)

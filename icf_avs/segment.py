@@ -31,6 +31,7 @@ from icf_avs.output.class_overlay import ClassOverlay
 from icf_avs.output.coco import ClassMask, FrameMask, class_masks
 from icf_avs.output.film import write_film
 from icf_avs.output.folder import replaced_when_complete, result_folder
+from icf_avs.output.heard_lines import heard_lines
 from icf_avs.output.overlay import Overlay
 from icf_avs.output.palette import indexed
 from icf_avs.output.sheet import classes_of, contact_sheet, frame_tile, tile_numbers
@@ -244,24 +245,38 @@ class Segmenter:
             self.model, path, out, fps, threshold, semantic=semantic, audio_track=audio_track, checkpoint=self.name
         )
 
+    def listen_for(self, words: str) -> None:
+        """From now on hear only these words, with commas between them, and what may mean the same.
+
+        Raises UserError for a model that does not hear in words, and for a word that it could not hear.
+        """
+        from icf_avs.asked_words import asked_words
+
+        self.model.audio.only(asked_words(self.model, words))
+
 
 def segment_command(
     videos: list[Path], out: Path, checkpoint: str | None, fps: float, threshold: float, semantic: bool = False,
-    audio_track: int | None = None,
+    audio_track: int | None = None, words: str | None = None,
 ) -> None:  # fmt: skip
-    """Segment videos from the command line: a progress bar while it runs, one line a video when it is done.
+    """Segment videos from the command line: a progress bar while it runs, and when a video is done what was marked and
+    what was heard in it.
 
-    A video that fails gets its line on standard error and the others go on; then UserError.
+    checkpoint: None takes the best that is here (`default_checkpoint`). A video that fails gets its line on standard
+    error and the others go on; then UserError.
     """
     from rich.console import Console
     from rich.progress import Progress
 
     import icf_avs
+    from icf_avs.checkpoint import default_checkpoint
 
     console = Console(stderr=True)
-    segmenter = icf_avs.load(checkpoint)
+    segmenter = icf_avs.load(checkpoint or default_checkpoint(console.print))
     if semantic:
         check_class_head(segmenter.model, segmenter.name)
+    if words is not None:
+        segmenter.listen_for(words)
     taken: list[Path] = []
     failures: list[UserError] = []
     for path in videos:
@@ -281,6 +296,8 @@ def segment_command(
         taken.append(result.folder)
         marked = int(np.count_nonzero(result.areas))
         print(f"{path}: {len(result)} masks, {marked} with something that sounds -> {result.folder}{os.sep}")
+        for line in heard_lines(result.frames):
+            print(f"  {line}")
     if len(videos) == 1 and failures:
         raise failures[0]
     if failures:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 
+from icf_avs.avsbench.sound import RATE
 from icf_avs.backbones.registry import TAKES_LOG_MEL
+from icf_avs.data.resampling import resample
 from icf_avs.data.spectrogram import LOG_OFFSET
 from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
 
 
 def model_sound(model, sound: np.ndarray, count: int) -> np.ndarray:
-    """What `model.predict` takes: of a wave [n] its windows [count, window]; log-mel windows [count, 96, 64] unchanged.
+    """What `model.predict` takes: of a wave [n] at 16 kHz its windows [count, window] at the rate of the model; log-mel
+    windows [count, 96, 64] unchanged.
 
     Released log-mel windows lie 0.96 s apart (PROTOCOLS, audio front end), those cut from a wave 1 / fps.
     Raises UserError for log-mel where the audio encoder of the model takes waves alone.
     """
     if sound.ndim == 1:
-        return windows(sound, model.spec, count)
+        return windows(resample(torch.from_numpy(sound), RATE, model.spec.sample_rate).numpy(), model.spec, count)
     encoder = getattr(getattr(model, "config", None), "audio", None)
     if encoder not in TAKES_LOG_MEL:
         raise UserError(

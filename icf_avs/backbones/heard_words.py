@@ -2,8 +2,9 @@
 
 EfficientAT's last map of a window of several seconds is pooled over the middle second: around it the network has the
 context that it learnt with (on one second alone it names little), and yet a bark is told from the pause after it.
-audioset_words.csv gives the word of each of AudioSet's 527 kinds of sound, and whether it is used. Barks and howls
-are both "dog": what may be seen. Kinds that name no thing (music, an echo, noise, a small room) are not used.
+audioset_words.csv gives the word of each of AudioSet's 527 kinds of sound, and its use. Barks and howls are both "dog":
+what may be seen (use 1). An animal, an instrument, a vehicle or a tool is heard as such as far as nothing more
+particular is (2). Kinds that name no thing (music, an echo, noise, a small room) are not used (0).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from icf_avs.backbones.efficientat import EMBEDDING, EfficientAT
 WINDOW = 5.0  # seconds of sound around each moment
 MIDDLE = 1.2  # seconds of them that the answer is about, the outer ones less than the inner
 FLOOR = 0.05  # a probability below this counts as not heard
+_GENERAL = 2  # use of a tag
 _STEP = 0.32  # seconds that a column of the network's last map stands for
 _CONTEXT = 0.35  # share of the whole window in saying what it is that sounds
 _EMBEDDING_RMS = 0.36  # of the pooled map over recordings; the embedding is divided by it
@@ -39,8 +41,9 @@ class HeardWords(nn.Module):
             raise ValueError(f"the vocabulary lacks {', '.join(sorted(missing))}")
         self.network = network
         self.words = words
-        pairs = [(tag, words.index(word)) for tag, word in enumerate(_word_of_tag()) if word]
-        self.register_buffer("tags", torch.tensor(pairs), persistent=False)  # [used tags, (tag, place of its word)]
+        pairs = [(tag, words.index(word), use == _GENERAL) for tag, (word, use) in enumerate(_word_of_tag()) if use]
+        # [used tags, (tag, place of its word, whether it is a general one)]
+        self.register_buffer("tags", torch.tensor(pairs, dtype=torch.long), persistent=False)
 
     @property
     def dim(self) -> int:
@@ -58,12 +61,14 @@ class HeardWords(nn.Module):
         """Probabilities of the tags, in the middle second and in the window [N, 527] -> weights of words [N, words].
 
         What sounds, the window says as well, a little; how surely something sounds now, the middle alone. A word has
-        the weight of the best of its tags.
+        the weight of the best of its tags, a general word as much of it as the surest particular word leaves.
         """
-        tags, words = self.tags.unbind(1)
-        here, around = here[:, tags], around[:, tags]
+        tags, words, general = self.tags.unbind(1)
+        here, around, general = here[:, tags], around[:, tags], general.bool()
         shares = here ** (1 - _CONTEXT) * around**_CONTEXT
-        heard = shares * (here.amax(1, True) / shares.amax(1, True).clamp(min=1e-9))
+        surest = here.masked_fill(general, 0).amax(1, True)
+        heard = shares * (surest / shares.masked_fill(general, 0).amax(1, True).clamp(min=1e-9))
+        heard = torch.where(general, here - surest, heard)
         heard = torch.where(heard < FLOOR, torch.zeros_like(heard), heard)
         none = heard.new_zeros(len(heard), len(self.words))
         return none.scatter_reduce(1, words.expand(len(heard), -1), heard, "amax")
@@ -87,14 +92,14 @@ def mirrored(waves: Tensor) -> Tensor:
 
 def audio_words() -> tuple[str, ...]:
     """The words that may be heard, each once, in AudioSet's order."""
-    return tuple(dict.fromkeys(word for word in _word_of_tag() if word))
+    return tuple(dict.fromkeys(word for word, use in _word_of_tag() if use))
 
 
 @lru_cache(maxsize=1)
-def _word_of_tag() -> tuple[str, ...]:
-    """The word of each tag, empty where it is not used."""
+def _word_of_tag() -> tuple[tuple[str, int], ...]:
+    """The word of each tag, and its use."""
     with resources.files(__package__).joinpath("audioset_words.csv").open(encoding="utf-8", newline="") as lines:
-        return tuple(row["word"] if row["use"] == "1" else "" for row in csv.DictReader(lines))
+        return tuple((row["word"], int(row["use"])) for row in csv.DictReader(lines))
 
 
 @lru_cache(maxsize=8)

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from icf_avs.backbones import clip_text, text
 from icf_avs.backbones.audio import AudioEncoder
+from icf_avs.backbones.class_evidence import PyramidWithEvidence
 from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.backbones.pyramids import FAMILIES, load_pyramid
 from icf_avs.backbones.vggish import load_vggish_audio
+from icf_avs.backbones.word_ear import load_word_ear
+from icf_avs.config import ModelConfig
 from icf_avs.errors import UserError
 
 
@@ -21,6 +24,10 @@ def _efficientnet_lite0(weights: str | Path | None = None, random: bool = False,
     if not frozen:
         raise UserError("efficientnet-lite0 does not train, its normalisation is folded; choose resnet-50 instead")
     return EfficientNetLite0() if random else load_efficientnet_lite0(Path(weights) if weights else None)
+
+
+def _with_evidence(**options: Any) -> nn.Module:
+    return PyramidWithEvidence(_efficientnet_lite0(**options))
 
 
 def _log_mel(dim: int, weights: None = None, random: bool = False, frozen: bool = False) -> nn.Module:
@@ -31,9 +38,15 @@ def _log_mel(dim: int, weights: None = None, random: bool = False, frozen: bool 
 
 VISUAL: dict[str, Callable[..., nn.Module]] = {
     "efficientnet-lite0": _efficientnet_lite0,
+    "efficientnet-lite0-evidence": _with_evidence,
     **{name: partial(load_pyramid, name) for name in FAMILIES},
 }
-AUDIO: dict[str, Callable[..., nn.Module]] = {"log-mel": _log_mel, "vggish": load_vggish_audio}
+AUDIO: dict[str, Callable[..., nn.Module]] = {
+    "log-mel": _log_mel,
+    "vggish": load_vggish_audio,
+    "efficientat": load_word_ear,
+}
+HEARS_WORDS = frozenset(("efficientat",))  # audio encoders that want the vocabulary: options words and names
 TAKES_LOG_MEL = frozenset(("log-mel", "vggish"))  # audio encoders that take [N,96,64] in place of waves as well
 TEXT: dict[str, Callable[..., Tensor]] = {"minilm": text.embed_names, "clip": clip_text.embed_names}
 
@@ -49,9 +62,15 @@ def build_visual(name: str, **options: Any) -> nn.Module:
 def build_audio(name: str, dim: int, **options: Any) -> nn.Module:
     """An audio encoder, waves [N,15600] or log-mel [N,96,64] -> (token [N,dim], tokens [N,6,dim]).
 
-    options: weights, random, frozen (see load_vggish_audio). Raises UserError as `build_visual` does.
+    options: weights, random, frozen (see load_vggish_audio, load_word_ear). Raises UserError as `build_visual` does.
     """
     return _find(AUDIO, name, "audio")(dim, **options)
+
+
+def audio_of(config: ModelConfig, names: Tensor) -> nn.Module:
+    """The audio encoder of a model; names: text embeddings [C,E] of its classes. Raises UserError as `build_visual`."""
+    words = {"words": config.classes, "names": names} if config.audio in HEARS_WORDS else {}
+    return build_audio(config.audio, config.dim, **words)
 
 
 def embed_names(name: str, names: tuple[str, ...], **options: Any) -> Tensor:

@@ -38,10 +38,9 @@ def released_file(what: str, url: str, sha256: str, weights: str | Path | None =
         if not path.is_file():
             raise UserError(f"{path}: no such file of weights of {what}; get it with: {command}")
         return path
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
-    for path in ([folder / name] if own else []) + [cached]:
-        if path.is_file():
-            return path
+    if (path := local_file(url)) is not None:
+        return path
+    cached = _cached(name)
     try:
         if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
             raise URLError("HF_HUB_OFFLINE is set")
@@ -52,6 +51,17 @@ def released_file(what: str, url: str, sha256: str, weights: str | Path | None =
             f"get them with: {command}"
         ) from error
     return cached
+
+
+def local_file(url: str) -> Path | None:
+    """The file at the end of `url` where it is on this machine already: in ICF_WEIGHTS_DIR or in torch's cache."""
+    name, own = url.rpartition("/")[2], os.environ.get(FOLDER_VARIABLE)
+    places = [Path(own) / name] if own else []
+    return next((path for path in (*places, _cached(name)) if path.is_file()), None)
+
+
+def _cached(name: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 
 def _download(what: str, url: str, sha256: str, path: Path) -> None:

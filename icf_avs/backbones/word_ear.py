@@ -34,7 +34,8 @@ class WordEar(nn.Module):
     def __init__(self, dim: int, heard: HeardWords, names: Tensor) -> None:
         super().__init__()
         self.heard = heard.requires_grad_(False)
-        self.register_buffer("names", names)
+        self.register_buffer("names", names.clone())  # a checkpoint keeps no tensor twice under two names
+        self.register_buffer("asked", torch.ones(len(names)), persistent=False)  # see `only`
         self.project = nn.Linear(names.shape[1], dim)
         self.nothing = nn.Parameter(torch.randn(dim) * 0.1)
         self.embedding = nn.Linear(EMBEDDING, dim, bias=False)
@@ -42,8 +43,7 @@ class WordEar(nn.Module):
 
     def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
         if sound.shape[-1] != self.heard.dim:
-            with torch.no_grad():
-                sound = self.heard(sound)
+            sound = self.listen(sound)
         weights, embedding = sound.split((len(self.names), EMBEDDING), dim=-1)
         strongest, word = weights.topk(min(PARTS, weights.shape[-1]), dim=-1)  # N L
         words = self.project(F.normalize(self.names - self.names.mean(0), dim=-1))[word]  # N L D
@@ -53,6 +53,20 @@ class WordEar(nn.Module):
         rest = self.nothing * (1 - surely) + self.embedding(embedding)
         apart = mixed[:, None] + shares[..., None] * (words - mixed[:, None])
         return self.norm(mixed * surely + rest), self.norm(apart * surely[..., None] + rest[:, None])
+
+    @torch.no_grad()
+    def listen(self, waves: Tensor) -> Tensor:
+        """Waves [N,SAMPLES] at 32 kHz -> weights of the words, then the embedding: [N,C+384]."""
+        weights, embedding = self.heard(waves).split((len(self.names), EMBEDDING), dim=-1)
+        weights = weights * self.asked
+        if self.asked.all():
+            return torch.cat([weights, embedding], dim=-1)
+        # The embedding is of all that sounds: where none of the words asked for is heard, it goes too.
+        return torch.cat([weights, embedding * (weights > 0).any(-1, keepdim=True)], dim=-1)
+
+    def only(self, words: Tensor) -> None:
+        """Hear nothing but these words from now on: bool [C]."""
+        self.asked.copy_(words)
 
 
 def load_word_ear(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from icf_avs.cli.options import checkpoint, command
@@ -11,6 +12,8 @@ from icf_avs.errors import UserError
 
 
 def _segment(args: argparse.Namespace) -> None:
+    if args.weights_dir is not None:
+        os.environ["ICF_WEIGHTS_DIR"] = str(args.weights_dir)
     if args.manifest is not None:
         return _segment_manifest(args)
     if not args.videos:
@@ -19,10 +22,14 @@ def _segment(args: argparse.Namespace) -> None:
         raise UserError("--jobs and --ray go with --manifest; name the videos in a CSV file with a column `video`")
     from icf_avs.segment import segment_command
 
-    segment_command(args.videos, args.out, args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track)
+    segment_command(
+        args.videos, args.out, args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track, args.words
+    )
 
 
 def _segment_manifest(args: argparse.Namespace) -> None:
+    if args.words is not None:
+        raise UserError("--words goes with videos, not with --manifest")
     if args.videos:
         raise UserError(f"{args.videos[0]}: give videos or --manifest, not both; a manifest can list it too")
     from icf_avs.corpus.command import corpus_command
@@ -56,13 +63,21 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument("videos", metavar="VIDEO", type=Path, nargs="*", help="a video file with sound")
     part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
     part.add_argument("--fps", type=rate, default=1.0, help="masks a second (default: 1)")
-    checkpoint(part, "--checkpoint")
+    checkpoint(part, "--checkpoint", "natural, or stamps where the weights that natural hears by are not here")
     part.add_argument("--threshold", type=probability, default=0.5, help="mark pixels above this (default: 0.5)")
     part.add_argument("--semantic", action="store_true", help="tell the class of each marked pixel too (classes/*.png)")
     part.add_argument(
         "--audio-track", metavar="N", type=positive,
         help="listen to the N-th audio track (default: the first that the file marks as default, else the one that a "
         "player would choose)",
+    )  # fmt: skip
+    part.add_argument(
+        "--words", metavar="WORDS",
+        help="hear only these, with commas between them, in a checkpoint that hears in words: 'dog, violin'",
+    )  # fmt: skip
+    part.add_argument(
+        "--weights-dir", metavar="DIR", type=Path,
+        help="folder with the weights released with encoders (default: ICF_WEIGHTS_DIR, else downloaded once)",
     )  # fmt: skip
     many = part.add_argument_group("many videos")
     many.add_argument(

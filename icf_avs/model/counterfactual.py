@@ -66,6 +66,11 @@ def orthogonal(factual: Tensor, proposals: Tensor, mean: Tensor, norms: Tensor) 
     return (mean32 + torch.stack(basis[1:]) * norms.float()[..., None]).to(factual.dtype)
 
 
+def widened(kinds: Tensor, akin: Tensor | None) -> Tensor:
+    """kinds [...,C] bool -> [...,C] bool: and all that they may mean, by akin [C,C] bool (None: only themselves)."""
+    return kinds if akin is None else (kinds.float() @ akin.float()) > 0
+
+
 def _without(vector: Tensor, basis: list[Tensor]) -> Tensor:
     for direction in basis:
         vector = vector - (vector * direction).sum(-1, keepdim=True) * direction
@@ -85,9 +90,18 @@ class SemanticCounterfactual(nn.Module):
         words = words and count > 1  # a single rival is a donor
         self.generator = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)) if words else None
 
-    def forward(self, sound: Tensor, sounding: Tensor, valid: Tensor, vocabulary: Vocabulary | None = None) -> Rivals:
+    def forward(
+        self,
+        sound: Tensor,
+        sounding: Tensor,
+        valid: Tensor,
+        vocabulary: Vocabulary | None = None,
+        akin: Tensor | None = None,
+    ) -> Rivals:
         """sound z [B,T,D]; sounding [B,T,C] bool, kinds known to sound (all False where unknown); valid [B,T] bool,
-        False on padding, whose sound counts for nothing.
+        False on padding, whose sound counts for nothing; akin [C,C] bool, of an open vocabulary: words that may mean
+        the same. None is a rival of another, a rival is of all kinds that it may mean, and only words are taken for
+        rivals that training has heard.
 
         The vocabulary must be given when the part was built with words.
         """
@@ -100,9 +114,9 @@ class SemanticCounterfactual(nn.Module):
         fit = None
         for index in range(self.count):
             if self.generator is not None and index % 2:
-                proposal, kind, sure = self._words(sound, kinds, vocabulary)
+                proposal, kind, sure = self._words(sound, kinds, vocabulary, akin)
             else:
-                proposal, kind, sure = self._donors(sound, kinds)
+                proposal, kind, sure = self._donors(sound, kinds, akin)
             proposals.append(proposal)
             rival_kinds.append(kind)
             known.append(sure)
@@ -143,9 +157,10 @@ class SemanticCounterfactual(nn.Module):
         along = ((sound - self.mean.to(sound.dtype)) * direction).sum(-1, keepdim=True)
         return Rest(sound - along * direction, removed, best >= 0)
 
-    def _donors(self, sound: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _donors(self, sound: Tensor, kinds: Tensor, akin: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Another clip's semantic, of a clip that shares no kind; a random direction where the batch has none."""
         clips = sound.shape[0]
+        kinds = widened(kinds, akin)
         foreign = (kinds.float() @ kinds.float().T) == 0
         foreign.fill_diagonal_(False)
         donor = (torch.rand(clips, clips, device=sound.device) + foreign).argmax(1)
@@ -153,8 +168,13 @@ class SemanticCounterfactual(nn.Module):
         proposal = torch.where(found[:, None, None], sound[donor], self.mean + torch.randn_like(sound))
         return proposal, kinds[donor] & found[:, None], found & kinds[donor].any(1)
 
-    def _words(self, sound: Tensor, kinds: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
+    def _words(
+        self, sound: Tensor, kinds: Tensor, vocabulary: Vocabulary, akin: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """A semantic generated from one or two names that do not sound in the clip."""
+        kinds = widened(kinds, akin)
+        if akin is not None:
+            kinds = kinds | ~self.met
         chance = torch.rand(kinds.shape, device=sound.device).masked_fill(kinds, -1)
         first, second = chance.topk(2, dim=1).indices.unbind(1) if kinds.shape[1] > 1 else (chance.argmax(1),) * 2
         share = (torch.rand(len(kinds), 1, device=sound.device) - 0.5).clamp(min=0)  # mostly one word
@@ -162,4 +182,4 @@ class SemanticCounterfactual(nn.Module):
         words = vocabulary.words()
         mixed = words[first] * (1 - share) + words[second] * share
         picked = F.one_hot(first, kinds.shape[1]).bool() | (F.one_hot(second, kinds.shape[1]).bool() & (share > 0))
-        return self.generator(mixed)[:, None].expand_as(sound), picked, ~(picked & kinds).any(1)
+        return self.generator(mixed)[:, None].expand_as(sound), widened(picked, akin), ~(picked & kinds).any(1)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.backbones.audio import AudioEncoder
+from icf_avs.backbones.class_evidence import ClassWords
+from icf_avs.backbones.word_ear import WordEar
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual
@@ -37,6 +39,7 @@ class Output:
     rivals | rival_logits [K,B,T,h,w] | rival_text [K,B,T,n,D]
     rest_logits [B,T,h,w]: the sound without one of its kinds
     foreign_logits [B,T,h,w]: this picture under the sound of the clip before it in the batch
+    akin [C,C] bool: words of an open vocabulary that may mean the same
     """
 
     logits: Tensor
@@ -53,6 +56,7 @@ class Output:
     rival_text: Tensor | None = None
     rest_logits: Tensor | None = None
     foreign_logits: Tensor | None = None
+    akin: Tensor | None = None
 
 
 class Answer(NamedTuple):
@@ -111,9 +115,11 @@ class ICF(nn.Module):
         sounds, rivals = sound[None], None
         within = tokens - audio[:, :, None]
         parts = within[None]
+        search = self.config.evidence
+        akin = self.implicit_text.vocabulary.akin(search.akin) if search and sounding is not None else None
         if sounding is not None and self.counterfactual is not None:
             vocabulary = self.implicit_text.vocabulary if self.implicit_text is not None else None
-            rivals = self.counterfactual(sound, sounding, valid, vocabulary)
+            rivals = self.counterfactual(sound, sounding, valid, vocabulary, akin)
             # do(vision): every picture under the sound of the clip before is every sound over the picture of the next.
             sounds = torch.cat([sounds, rivals.sounds, rivals.rest.sound[None], sound.roll(1, 0)[None]])
             parts = torch.cat([parts.expand(len(sounds) - 1, -1, -1, -1, -1), within.roll(1, 0)[None]])
@@ -122,7 +128,7 @@ class ICF(nn.Module):
         logits = decoded.logits.unflatten(1, (clips, frames)) + self.offset
         patches = pixels.tokens.flatten(2).transpose(1, 2).unflatten(0, (clips, frames))
         levels = {name: level[0] for name, level in text.items()}
-        output = Output(logits[0], sound, sound[:, :, None] + within, patches, text=levels)
+        output = Output(logits[0], sound, sound[:, :, None] + within, patches, text=levels, akin=akin)
         if prior is not None:
             output.prior = prior[0].unflatten(0, (clips, frames))
         if self.implicit_text is not None:
@@ -138,6 +144,20 @@ class ICF(nn.Module):
             output.rest_logits, output.foreign_logits = logits[-2], logits[-1]
             output.rival_text = text["frame"][1:-2] if text else None
         return output
+
+    @torch.no_grad()
+    def open_vocabulary(self, classes: ClassWords) -> None:
+        """Before training: tell how the names bear on a classifier's classes, and let sound and text begin with the
+        same axes of the names' embeddings. Raises ValueError where there are more axes than names.
+        """
+        vocabulary = self.implicit_text.vocabulary
+        self.prior.evidence.learn_names(classes, vocabulary.names)
+        axes = vocabulary.principal_axes()
+        for part in (vocabulary.project, self.audio.project):
+            if axes.shape != part.weight.shape:
+                raise ValueError(f"{len(vocabulary.names)} names have no {len(part.weight)} axes: lower dim")
+            part.weight.copy_(axes)
+            part.bias.zero_()
 
     def look(self, frames: Tensor) -> list[Tensor]:
         """frames uint8 [B,T,S,S,3] -> pyramid of [B,T,c,h,w]; with a gradient only where the encoder is trained."""
@@ -182,9 +202,12 @@ class ICF(nn.Module):
         """One clip: frames uint8 [T,S,S,3], waves [T,N] at spec.sample_rate -> Prediction, on the CPU."""
         self.eval()
         device, valid = self.offset.device, torch.ones(1, len(frames), dtype=torch.bool)
-        output = self(self.look(frames[None].to(device)), waves[None].to(device), valid.to(device))
-        heard, words = torch.zeros(len(frames), 0), ()
-        if output.reading is not None:
+        sound, heard, words = waves.to(device), torch.zeros(len(frames), 0), ()
+        if isinstance(self.audio, WordEar):
+            sound, words = self.audio.listen(sound), self.classes
+            heard = sound[:, : len(words)].cpu()
+        output = self(self.look(frames[None].to(device)), sound[None], valid.to(device))
+        if output.reading is not None and not words:
             heard, words = output.reading.softmax(-1)[0, :, : len(self.classes)].cpu(), self.classes
         if output.classes is None:
             return Prediction(output.logits[0].cpu(), heard, words)

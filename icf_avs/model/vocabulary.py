@@ -33,6 +33,18 @@ class Vocabulary(nn.Module):
         """Index of the free word for "nothing sounds"."""
         return self.names.shape[0]
 
+    def akin(self, cosine: float) -> Tensor:
+        """[C,C] bool: names that may mean the same thing, for their embeddings are that near; each to itself."""
+        return self.names @ self.names.T > cosine
+
+    def principal_axes(self) -> Tensor:
+        """[D,E]: the directions in which the names differ most, each scaled so that a name keeps about its length.
+
+        Where what reads words and what says them both begin with these, a word that training never says is read too.
+        """
+        apart = F.normalize(self.names - self.names.mean(0), dim=-1)
+        return torch.linalg.svd(apart, full_matrices=False).Vh[: self.project.out_features]
+
     def words(self) -> Tensor:
         """W [M, D]: names first, free words after."""
         # MiniLM vectors of related names share most of their length; the mean taken away, they can be told apart.

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icf_avs.contracts import Batch
+from icf_avs.model.counterfactual import widened
 from icf_avs.model.icf import Output
 from icf_avs.model.shared_space import Gaussian, SharedSpace
 from icf_avs.objective import contrastive, mask, naming
@@ -62,7 +63,7 @@ def _rivals(output: Output, batch: Batch, frames: Tensor) -> Tensor:
     """do(audio := z~_k), picture kept: the factual mask vanishes, and the whole picture is blank where the
     rival is known to be absent from it."""
     kinds = output.rivals.kinds  # K B C
-    factual = batch.sounding.any(1)
+    factual = _kinds(output, batch)
     other = ~(kinds & factual).any(-1)  # a rival that shares a sounding kind may rightly mark it
     absent = torch.zeros_like(other)
     if batch.onscreen is not None:
@@ -76,6 +77,11 @@ def _rivals(output: Output, batch: Batch, frames: Tensor) -> Tensor:
     )
 
 
+def _kinds(output: Output, batch: Batch) -> Tensor:
+    """[B,C] bool: what sounds in a clip, and all that it may be called."""
+    return widened(batch.sounding.any(1), output.akin)
+
+
 def _rest(output: Output, batch: Batch, frames: Tensor) -> Tensor:
     """do(audio := z~_-b): the mask of the kind that was taken out vanishes, that of all others stays."""
     removed = output.rivals.rest.removed + 1  # ids of a map of kinds count from 1
@@ -86,7 +92,7 @@ def _rest(output: Output, batch: Batch, frames: Tensor) -> Tensor:
 
 def _foreign(output: Output, batch: Batch, frames: Tensor) -> Tensor:
     """do(vision := another picture), sound kept: nothing in a picture that lacks what sounds."""
-    own = batch.sounding.any(1)
+    own = _kinds(output, batch)
     heard = own.roll(1, 0)
     known = heard.any(-1)
     other = known & ~(heard & own).any(-1)
@@ -111,12 +117,12 @@ def _contrast(output: Output, batch: Batch, frames: Tensor, space: SharedSpace) 
     audio = space.of_audio(output.parts.flatten(1, 2), sounds.repeat_interleave(length, 1).float())
     hard = space.of_vision(patches, silent.float())
     hard = (Gaussian(hard.mean[:, None], hard.deviation[:, None]), silent.any(1, keepdim=True))
-    others = contrastive.negatives(batch.sounding.any(1), present)
+    others = contrastive.negatives(_kinds(output, batch), present)
     temperature = space.log_temperature.exp()
     rivals: list[tuple[Gaussian, Tensor]] = []
     rival_text: list[tuple[Gaussian, Tensor]] = []
     if output.rivals is not None:
-        distinct = ~(output.rivals.kinds & batch.sounding.any(1)).any(-1).T  # B K
+        distinct = ~(output.rivals.kinds & _kinds(output, batch)).any(-1).T  # B K
         # A rival takes the factual parts in time along, or its spread alone would tell it from the factual sound.
         moved = (output.rivals.sounds - output.sound.detach())[:, :, :, None] + output.parts.detach()  # K B T L D
         tokens, of_parts = moved.flatten(2, 3).transpose(0, 1), sounds.repeat_interleave(length, 1)

@@ -6,12 +6,13 @@ from dataclasses import fields, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from icf_avs.contracts import MASK_STRIDE, Batch, ClipSpec
 from icf_avs.data.windows import windows
 from icf_avs.stamps.clips import classes
-from icf_avs.stamps.features import SceneFeatures
+from icf_avs.stamps.features import SLOT_STRIDE, SceneFeatures
 from icf_avs.stamps.scene import Scene
 from icf_avs.stamps.sound_variation import PLAIN, SoundStyle
 from icf_avs.stamps.sounds import SoundBank
@@ -62,12 +63,15 @@ def make_batch(
         [], torch.from_numpy(np.stack(waves)), empty, empty, every, every, sounds, torch.from_numpy(np.stack(onscreen))
     )
     if pictures:
-        kinds_map = torch.from_numpy(np.stack(maps))  # B T S/2 S/2
-        cell = kinds_map.shape[-1] * MASK_STRIDE // spec.image_size
-        batch.masks = F.avg_pool2d((kinds_map > 0).float(), cell)
-        batch.kinds_map = kinds_map[..., cell // 2 :: cell, cell // 2 :: cell].long()
+        batch.masks, batch.kinds_map = targets(torch.from_numpy(np.stack(maps)))
         batch.pyramid = [torch.from_numpy(level[indices]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
     return batch
+
+
+def targets(kinds_map: Tensor) -> tuple[Tensor, Tensor]:
+    """Kinds of what sounds at every second pixel, [B,T,S/2,S/2] -> masks and kinds_map of a Batch, [B,T,S/4,S/4]."""
+    cell = MASK_STRIDE // SLOT_STRIDE
+    return F.avg_pool2d((kinds_map > 0).float(), cell), kinds_map[..., cell // 2 :: cell, cell // 2 :: cell].long()
 
 
 def joined(batches: list[Batch]) -> Batch:

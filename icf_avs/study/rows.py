@@ -18,7 +18,7 @@ TERMS = {  # of the loss, by the one part they belong to
     "cdcl": ("contrast",),
 }
 # Settings that came after the study's first runs: with these values a run is what it was without them.
-SINCE = {"hard": 0.0, "varied": False, "evidence": None}
+SINCE = {"hard": 0.0, "varied": False, "evidence": None, "words": None}
 PLAIN = TrainConfig(name="study", model={})  # whatever recipe the shipped checkpoint is trained by
 OTHERS = ("rest", "foreign")  # terms of SC beside that of its rivals
 
@@ -56,6 +56,7 @@ class Row:
         model = _as_then(ModelConfig.from_dict({"classes": (), **config.model}).to_dict())
         run = asdict(replace(config, name="", seed=0, model={}))
         run["data"] = _as_then(run["data"])
+        run = _as_then(run)
         content = json.dumps([run, model, weights, self.control], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 

@@ -16,6 +16,7 @@ from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import train
 
 STAGES = {
+    "listening": "listening to recordings",
     "pictures": "rendering pictures",
     "clips": "rendering clips",
     "finish_pictures": "rendering large pictures",

@@ -31,6 +31,10 @@ class Data(Protocol):
 
 def training_data(config: TrainConfig, source: Path | None, workers: int, report: Report) -> Data:
     """The data of a recipe. Raises UserError when they are not there."""
+    if config.words is not None:
+        from icf_avs.stamps.word_data import WordData
+
+        return WordData(config, source, workers, report)
     if config.benchmark is None:
         from icf_avs.stamps.training_data import StampsData
 

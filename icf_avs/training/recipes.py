@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from icf_avs.config import BenchmarkConfig, DataConfig, ModelConfig, TrainConfig
+from icf_avs.config import BenchmarkConfig, DataConfig, ModelConfig, TrainConfig, WordDataConfig
 from icf_avs.contracts import ClipSpec
 
 SMALL = "efficientnet-lite0"
@@ -26,6 +26,25 @@ def stamps_quick() -> TrainConfig:
         data=DataConfig(pictures=400, clips=40, validation=24),
         teach_steps=150,
         steps=200,
+        finish=0,
+    )
+
+
+def natural() -> TrainConfig:
+    """Full ICF with an open vocabulary, for natural video: words in place of sounds, on composed scenes."""
+    return TrainConfig(
+        name="natural",
+        model={
+            "visual": "efficientnet-lite0-evidence",
+            "audio": "efficientat",
+            "evidence": {},
+        },
+        words=WordDataConfig(),
+        spec=ClipSpec(image_size=448, sample_rate=32_000, window=160_000),
+        teach_steps=0,  # what is heard comes in words
+        steps=1_500,
+        batch=16,
+        clip_share=0.2,
         finish=0,
     )
 
@@ -115,7 +134,8 @@ ROWS = ((), ("mit",), ("sc",), ("cdcl",), ("mit", "sc"), ("mit", "cdcl"), ("sc",
 
 def _recipes() -> dict[str, Callable[[], TrainConfig]]:
     whole = [stamps, s4_pvt, ms3_pvt, avss_pvt]
-    found: dict[str, Callable[[], TrainConfig]] = {make().name: make for make in (*whole, stamps_quick, ms3_from_s4)}
+    more = [natural, stamps_quick, ms3_from_s4]
+    found: dict[str, Callable[[], TrainConfig]] = {make().name: make for make in (*whole, *more)}
     for make in (s4_pvt, ms3_pvt, avss_pvt):
         for encoder, short in (("resnet-50", "r50"), ("swin-b", "swin")):
             found[make().name.replace("pvt", short)] = lambda make=make, of=(encoder, short): with_visual(make(), *of)

@@ -13,7 +13,8 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
-from icf_avs.backbones.registry import build_audio, build_visual, embed_names
+from icf_avs.backbones.class_evidence import ClassWords
+from icf_avs.backbones.registry import HEARS_WORDS, audio_of, build_visual, embed_names
 from icf_avs.checkpoint import load_checkpoint, trained_state
 from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.contracts import Batch
@@ -31,10 +32,13 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
     model = ModelConfig.from_dict({"classes": classes, **config.model})
     torch.manual_seed(config.seed)
     visual = build_visual(model.visual, frozen=not model.train_visual)
-    audio = build_audio(model.audio, model.dim) if model.audio != "log-mel" else None
-    names = embed_names(config.text, classes) if model.implicit_text and classes else torch.zeros(len(classes), 1)
+    wanted = (model.implicit_text or model.audio in HEARS_WORDS) and classes
+    names = embed_names(config.text, classes) if wanted else torch.zeros(len(classes), 1)
+    audio = audio_of(model, names) if model.audio != "log-mel" else None
     torch.manual_seed(config.seed)  # again: how much loading drew depends on what was at hand
     fresh = ICF(model, config.spec, visual, names, audio)
+    if model.evidence:
+        fresh.open_vocabulary(ClassWords())
     if init is not None:
         taken = load_checkpoint(init)
         if taken.config != fresh.config:

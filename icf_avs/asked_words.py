@@ -1,0 +1,41 @@
+"""`--words "dog, violin"`: a model with an open vocabulary is told what to listen for, and hears nothing else."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from icf_avs.backbones.word_ear import WordEar
+from icf_avs.errors import UserError
+from icf_avs.model.icf import ICF
+
+_OFFERED = 3  # words that are named where one is not known
+
+
+def asked_words(model: ICF, text: str) -> Tensor:
+    """Words with commas between them -> the words of the vocabulary that may mean one of them, bool [C].
+
+    A word that the vocabulary lacks goes through the text encoder. Raises UserError for a model that does not hear in
+    words, for no word, for one that nothing in the vocabulary is near to, and where the text encoder is missing.
+    """
+    if not isinstance(getattr(model, "audio", None), WordEar) or model.config.evidence is None:
+        raise UserError("--words needs a checkpoint that hears in words; take --checkpoint natural")
+    words = [word.strip().lower() for word in text.split(",") if word.strip()]
+    if not words:
+        raise UserError("--words names nothing; give one or more with commas between them: --words 'dog, violin'")
+    names = model.audio.names
+    near = F.normalize(_vectors(model.classes, words, names), dim=-1) @ F.normalize(names, dim=-1).T
+    meant = near > model.config.evidence.akin
+    for word, row, found in zip(words, near, meant, strict=True):
+        if not found.any():
+            offered = ", ".join(model.classes[i] for i in row.topk(min(_OFFERED, len(row))).indices)
+            raise UserError(f"{word!r}: no word that it could hear is near to this one; the nearest are {offered}")
+    return meant.any(0)
+
+
+def _vectors(vocabulary: tuple[str, ...], words: list[str], names: Tensor) -> Tensor:
+    if all(word in vocabulary for word in words):
+        return names[[vocabulary.index(word) for word in words]]
+    from icf_avs.backbones.text import embed_names
+
+    return embed_names(tuple(words)).to(names)

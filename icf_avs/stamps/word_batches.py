@@ -1,0 +1,194 @@
+"""Training batches from word scenes: cached pictures and class evidence, words in place of sounds.
+
+A scene is asked for one to three of its things, for a word that it does not show, or for nothing. A thing is heard as a
+tagger would hear it: as its word or one that may mean the same, less surely as words that are near, and at times as a
+word that has nothing to do with it; or, where its kind has a recording, as what the tagger says of that one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icf_avs.backbones.efficientat import EMBEDDING
+from icf_avs.contracts import Batch
+from icf_avs.stamps.batches import targets
+from icf_avs.stamps.heard_sounds import HeardSounds
+from icf_avs.stamps.word_features import WordFeatures, z_scores
+from icf_avs.stamps.word_scenes import WordScene
+
+NEAR = 0.5  # cosine from which a tagger may take one word for another
+_ABSENT, _SILENT = 0.14, 0.10  # shares of the scenes that are asked for what they do not show, for nothing
+_TARGETS = (0.6, 0.3, 0.1)  # of 1, 2, 3 things
+_GENERIC = 0.2  # that a thing is asked for by a word that names others too
+_SYNONYM = 0.35  # that it is heard as a word that may mean the same
+_RECORDED = 0.5  # that a kind with a recording is heard by it
+_MIXED = 0.25  # of these: with another recording in the mixture, which is not in the picture
+_STRAY = 0.35  # that some word is heard beside what sounds
+_BLIND = 0.06  # that a picture comes without class evidence
+
+
+@dataclass(frozen=True)
+class Words:
+    """The vocabulary [C] and its text embeddings [C,E], unit vectors; nameable [C]: words that training may say;
+    of_kind: the word of each kind of sound; akin: cosine from which two words may mean the same.
+    """
+
+    words: tuple[str, ...]
+    names: Tensor
+    nameable: np.ndarray
+    of_kind: dict[str, int]
+    akin: float
+
+    @cached_property
+    def likeness(self) -> np.ndarray:
+        """[C,C] cosines."""
+        return (self.names @ self.names.T).numpy()
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        return {word: index for index, word in enumerate(self.words)}
+
+    def kin(self, some: list[int]) -> np.ndarray:
+        """[C] bool: words that may mean one of `some`."""
+        return (self.likeness[some] > self.akin).any(0)
+
+
+def word_batch(
+    features: WordFeatures, indices: np.ndarray, words: Words, sounds: HeardSounds, rng: np.random.Generator,
+    noisy: bool = True,
+) -> Batch:  # fmt: skip
+    """The scenes of `indices`, each with what is heard in its frames as waves [B,T,C+384], and the evidence for all
+    classes as fifth level of the pyramid. noisy: evidence is disturbed, now and then there is none.
+    """
+    frames = features.things.shape[1]
+    waves, sounding, onscreen, maps = [], [], [], []
+    for at in indices:
+        scene = features.scenes[at]
+        shown = words.kin([words.index[word] for word in scene.present])
+        heard, asked = _sound(scene, shown, frames, words, sounds, rng)
+        waves.append(heard)
+        onscreen.append(shown)
+        sounding.append(np.zeros((frames, len(words.words)), bool))
+        kinds = np.zeros((frames, len(scene.words) + 1), np.int64)
+        for word, when in asked:
+            sounding[-1][when, word] = True
+            for thing in scene.things(words.words[word]):
+                kinds[when, thing] = word + 1
+        maps.append(np.stack([row[things] for row, things in zip(kinds, features.things[at], strict=True)]))
+    masks, kinds_map = targets(torch.from_numpy(np.stack(maps)))
+    every = torch.ones(len(indices), frames, dtype=torch.bool)
+    levels = [torch.from_numpy(level[indices]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
+    scores = z_scores(features.evidence[indices])
+    return Batch(
+        [*levels, _disturbed(scores, rng) if noisy else scores],
+        torch.from_numpy(np.stack(waves)),
+        masks,
+        kinds_map,
+        every,
+        every,
+        torch.from_numpy(np.stack(sounding)),
+        torch.from_numpy(np.stack(onscreen)),
+    )
+
+
+def _sound(
+    scene: WordScene, shown: np.ndarray, frames: int, words: Words, sounds: HeardSounds, rng: np.random.Generator
+) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+    """What is heard of a scene [T,C+384], and the words asked for, each with the frames [T] bool in which it sounds.
+
+    shown [C]: words that may mean something in the picture.
+    """
+    size = len(words.words)
+    away = words.nameable & ~shown
+    heard = np.stack([_quiet(size, sounds, rng)] * frames)
+    draw = rng.random()
+    if draw < _SILENT:
+        return heard, []
+    if draw < _SILENT + _ABSENT:
+        word = int(rng.choice(np.flatnonzero(away)))
+        heard[:] = _said(word, away, words, rng)
+        return heard, [(word, np.ones(frames, bool))]
+    count = min(1 + int(rng.choice(3, p=_TARGETS)), len(scene.words))
+    asked: list[tuple[int, np.ndarray]] = []
+    taken = np.zeros(frames, bool)  # frames in which something sounds already
+    for thing in rng.permutation(len(scene.words))[:count]:
+        row, names = _thing(scene, int(thing), away, words, sounds, rng)
+        when = _span(frames, rng)
+        heard[when & ~taken] = row
+        row = row * np.float32(rng.uniform(0.4, 1.0))  # another is less sure
+        both = when & taken
+        heard[both, :size] = np.maximum(heard[both, :size], row[:size])
+        heard[both, size:] = 0.7 * (heard[both, size:] + row[size:])
+        taken |= when
+        asked += [(name, when) for name in names]
+    return heard, asked
+
+
+def _thing(
+    scene: WordScene, thing: int, away: np.ndarray, words: Words, sounds: HeardSounds, rng: np.random.Generator
+) -> tuple[np.ndarray, list[int]]:
+    """What is heard of one thing [C+384], and the words that are meant by it."""
+    word, kind = words.index[scene.words[thing][0]], scene.kinds[thing]
+    if kind in sounds.kinds and rng.random() < _RECORDED:
+        at = sounds.kinds.index(kind)
+        with_it = np.flatnonzero((sounds.pairs == at).any(1))
+        if rng.random() < _MIXED and len(with_it):
+            pair = int(rng.choice(with_it))
+            other = words.of_kind[sounds.kinds[int(sounds.pairs[pair].sum()) - at]]
+            if away[other]:
+                return sounds.mixed[pair].astype(np.float32), [word, other]
+        return sounds.outputs[at, rng.integers(sounds.outputs.shape[1])].astype(np.float32), [word]
+    if scene.generic[thing] and rng.random() < _GENERIC:
+        word = words.index[scene.generic[thing][rng.integers(len(scene.generic[thing]))]]
+    return _said(word, away, words, rng), [word]
+
+
+def _said(word: int, away: np.ndarray, words: Words, rng: np.random.Generator) -> np.ndarray:
+    """A word as a tagger might hear it [C+384]: surely or not, with words that are near; without an embedding."""
+    row = np.zeros(len(words.words) + EMBEDDING, np.float32)
+    near = words.likeness[word]
+    strength = rng.uniform(0.2, 1.0)
+    row[word] = strength
+    # What is near, but means something else in the picture, would be asked for as well.
+    synonyms = np.flatnonzero((near > words.akin) & words.nameable & (np.arange(len(near)) != word))
+    if len(synonyms) and rng.random() < _SYNONYM:
+        row[rng.choice(synonyms)] = strength
+        row[word] *= rng.choice((0.0, rng.random()))
+    others = np.flatnonzero((near > NEAR) & (near <= words.akin) & away)
+    for other in rng.permutation(others)[: rng.integers(3)]:
+        row[other] = max(row[other], strength * rng.uniform(0.05, 0.7))
+    if rng.random() < _STRAY:
+        row[rng.choice(np.flatnonzero(away))] = strength * rng.uniform(0.05, 0.4)
+    return row
+
+
+def _quiet(size: int, sounds: HeardSounds, rng: np.random.Generator) -> np.ndarray:
+    """What is heard where nothing of the picture sounds [C+384]: nothing, noise, or a sound that has just ended."""
+    draw = rng.random()
+    if draw < 0.3:
+        return np.zeros(size + EMBEDDING, np.float32)
+    some = sounds.noise if draw < 0.7 else sounds.silent.reshape(-1, sounds.silent.shape[-1])
+    return some[rng.integers(len(some))].astype(np.float32)
+
+
+def _span(frames: int, rng: np.random.Generator) -> np.ndarray:
+    """[T] bool, at least one True in a row: a clip's sound begins and ends, that of a picture is there."""
+    if frames == 1 or rng.random() < 0.4:
+        return np.ones(frames, bool)
+    first = int(rng.integers(frames))
+    on = np.zeros(frames, bool)
+    on[first : int(rng.integers(first + 1, frames + 1))] = True
+    return on
+
+
+def _disturbed(scores: Tensor, rng: np.random.Generator) -> Tensor:
+    """z-scores [B,T,K,h,w] as other pictures might give them: louder or fainter, noisy, here and there none."""
+    gain = torch.from_numpy(np.exp(rng.normal(0, 0.2, len(scores))).astype(np.float32))
+    gain[torch.from_numpy(rng.random(len(scores)) < _BLIND)] = 0
+    noise = torch.from_numpy(rng.normal(0, 0.4, (len(scores), 1, scores.shape[2], 1, 1)).astype(np.float32))
+    return (scores + noise) * gain[:, None, None, None, None]

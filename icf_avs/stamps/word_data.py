@@ -1,0 +1,99 @@
+"""Where the batches of a run on word scenes come from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from icf_avs.backbones.efficientat import load_efficientat
+from icf_avs.backbones.heard_words import HeardWords, audio_words
+from icf_avs.backbones.registry import embed_names
+from icf_avs.config import EvidenceConfig, TrainConfig
+from icf_avs.contracts import Batch, ClipSpec
+from icf_avs.stamps.catalog import load_catalog
+from icf_avs.stamps.heard_sounds import heard_sounds
+from icf_avs.stamps.word_batches import Words, word_batch
+from icf_avs.stamps.word_catalog import WordCatalog, load_word_catalog
+from icf_avs.stamps.word_features import WordFeatures, WordSceneSet, word_features
+from icf_avs.training.calibrate import calibrate
+from icf_avs.training.data import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from icf_avs.model.icf import ICF
+
+STRIDES = (4, 8, 16, 32)
+
+
+def vocabulary(catalog: WordCatalog) -> tuple[str, ...]:
+    """What may be heard, and all that a picture may be asked for: words that training does not know included."""
+    shown = {word for stamp in catalog.stamps for word in (*stamp.words, *stamp.generic)}
+    heard = audio_words()
+    return (*heard, *sorted(shown - set(heard)))
+
+
+def training_words(catalog: WordCatalog, text: str, akin: float) -> Words:
+    """The vocabulary for batches, embedded by the encoder `text`. Words that training must not know may not be said."""
+    words = vocabulary(catalog)
+    unknown = {word for stamp in catalog.held_out for word in stamp.words} - set(catalog.training_words)
+    nameable = np.array([word not in unknown for word in words])
+    of_kind = {stamp.kind: words.index(stamp.word) for stamp in reversed(catalog.stamps) if stamp.kind}
+    return Words(words, embed_names(text, words), nameable, of_kind, akin)
+
+
+class WordData:
+    """Pictures, clips and validation scenes, and the library of what is heard. All is made, or found in the cache, at
+    once.
+    """
+
+    origin = "composed word scenes (tuxpaint-stamps-default), not natural video"
+    licence = "weights Apache-2.0; learnt from Tux Paint stamps (GPL-2 and the licences of single items)"
+
+    def __init__(self, config: TrainConfig, stamps: Path | None, workers: int, report: Report) -> None:
+        self.config, sizes = config, config.words
+        self.catalog = load_word_catalog(stamps)
+        evidence = EvidenceConfig(**(config.model["evidence"] or {}))
+        self.words = training_words(self.catalog, config.text, evidence.akin)
+        self.classes = self.words.words
+        hears = HeardWords(load_efficientat(None, config.spec.sample_rate), self.classes)
+        self.sounds = heard_sounds(
+            load_catalog(stamps), "train", hears, progress=lambda *at: report("listening", *at, {})
+        )
+
+        def scenes(name: str, split: str, count: int, seed: int, spec: ClipSpec) -> WordFeatures:
+            wanted = WordSceneSet(split, count, sizes.seed + seed, spec=spec, strides=STRIDES)
+            return word_features(self.catalog, wanted, workers, lambda *at: report(name, *at, {}))
+
+        picture = replace(config.spec, frames=1)
+        self.pictures = scenes("pictures", "train", sizes.pictures, 0, spec_of_pictures(picture))
+        self.clips = scenes("clips", "train", sizes.clips, 1, spec_of_pictures(config.spec))
+        self.validation = scenes("validation", "val", sizes.validation, 0, spec_of_pictures(picture))
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, step])
+        features = self.clips if rng.random() < config.clip_share else self.pictures
+        size = max(2, config.batch // features.things.shape[1])
+        indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
+        mine = np.sort(indices)[part::parts]
+        return word_batch(features, mine, self.words, self.sounds, np.random.default_rng([config.seed, step, part]))
+
+    def validate(self, model: ICF) -> dict[str, float]:
+        """Calibrate the model on the validation scenes; its scores there."""
+        return asdict(calibrate(model, self._validation()))
+
+    def _validation(self) -> Iterator[Batch]:
+        rng = np.random.default_rng(self.config.words.seed)
+        for start in range(0, len(self.validation.scenes), 8):
+            indices = np.arange(start, min(start + 8, len(self.validation.scenes)))
+            yield word_batch(self.validation, indices, self.words, self.sounds, rng, noisy=False)
+
+
+def spec_of_pictures(spec: ClipSpec) -> ClipSpec:
+    """The part of a clip specification that pictures depend on, so that they are found again whatever the sound is."""
+    return ClipSpec(frames=spec.frames, fps=spec.fps, image_size=spec.image_size, phase=spec.phase)

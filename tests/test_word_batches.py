@@ -1,0 +1,142 @@
+"""Batches of word scenes: what is asked is marked and nothing else, and what must not be said is not said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from icf_avs.backbones.efficientat import EMBEDDING
+from icf_avs.contracts import ClipSpec
+from icf_avs.stamps.heard_sounds import HeardSounds
+from icf_avs.stamps.word_batches import Words, word_batch
+from icf_avs.stamps.word_catalog import load_word_catalog
+from icf_avs.stamps.word_data import training_words, vocabulary
+from icf_avs.stamps.word_features import WordFeatures, WordSceneSet, word_features, z_scores
+
+SIZE, FRAMES = 64, 3
+
+
+@pytest.fixture(scope="module")
+def catalog(catalog):
+    return load_word_catalog(catalog.root)
+
+
+@pytest.fixture(scope="module")
+def words(catalog) -> Words:
+    return training_words(catalog, "minilm", 0.6)
+
+
+@pytest.fixture(scope="module")
+def features(catalog) -> WordFeatures:
+    spec = ClipSpec(frames=FRAMES, image_size=SIZE)
+    return word_features(catalog, WordSceneSet("train", 24, spec=spec, strides=(4, 8, 16, 32)), 1)
+
+
+@pytest.fixture(scope="module")
+def sounds(catalog, words) -> HeardSounds:
+    """Every kind is heard as its word, with its number for an embedding; pairs are of neighbours."""
+    kinds = tuple(sorted({stamp.kind for stamp in catalog.training if stamp.kind}))
+    size = len(words.words) + EMBEDDING
+    outputs = np.zeros((len(kinds), 2, size), np.float16)
+    for number, kind in enumerate(kinds):
+        outputs[number, :, words.of_kind[kind]] = 0.5
+        outputs[number, :, len(words.words) :] = number + 1
+    pairs = np.array([(number, number + 1) for number in range(len(kinds) - 1)])
+    mixed = np.maximum(outputs[pairs[:, 0], 0], outputs[pairs[:, 1], 0])
+    nothing = np.zeros((2, size), np.float16)
+    return HeardSounds(kinds, outputs, np.zeros((len(kinds), 1, size), np.float16), nothing, pairs, mixed)
+
+
+@pytest.fixture(scope="module")
+def batch(features, words, sounds):
+    rng = np.random.default_rng(0)
+    indices = np.tile(np.arange(24), 8)
+    return indices, word_batch(features, indices, words, sounds, rng, noisy=False)
+
+
+def test_what_is_asked_for_is_marked_and_nothing_else(batch, features, words):
+    indices, batch = batch
+    assert batch.masks.shape == (192, FRAMES, SIZE // 4, SIZE // 4)
+    for row, at in enumerate(indices):
+        for frame in range(FRAMES):
+            named = [words.words[i] for i in batch.sounding[row, frame].nonzero()[:, 0]]
+            truth = np.zeros((SIZE // 2, SIZE // 2), bool)
+            for word in named:
+                truth |= features.masks(at, word)[frame]
+            share = truth.reshape(SIZE // 4, 2, SIZE // 4, 2).mean((1, 3))
+            np.testing.assert_allclose(batch.masks[row, frame], share)
+            kinds = set(batch.kinds_map[row, frame].unique().tolist()) - {0}
+            assert {words.words[kind - 1] for kind in kinds} <= set(named)
+
+
+def test_some_are_asked_for_nothing_and_some_for_what_is_not_there(batch):
+    _, batch = batch
+    asked, marked = batch.sounding.any((1, 2)), batch.masks.flatten(1).any(1)
+    assert 0.02 < (~asked).float().mean() < 0.25
+    assert 0.04 < (asked & ~marked).float().mean() < 0.3
+    assert not (marked & ~asked).any()
+    absent = asked & ~marked
+    assert not (batch.sounding[absent].any(1) & batch.onscreen[absent]).any()
+
+
+def test_what_is_on_screen_holds_all_that_it_may_be_called(batch, features, words):
+    indices, batch = batch
+    for row, at in enumerate(indices[:24]):
+        vectors = words.names[[words.index[word] for word in features.scenes[at].present]]
+        expected = (words.names @ vectors.T).amax(1) > 0.6
+        assert torch.equal(batch.onscreen[row], expected)
+
+
+def test_held_out_words_are_neither_asked_for_nor_said(batch, catalog, words):
+    _, batch = batch
+    for word in ("violin", "owl", "penguin", "camel", "fire truck"):
+        place = words.index[word]
+        assert not words.nameable[place]
+        assert not batch.sounding[..., place].any() and not batch.waves[..., place].any()
+    assert words.nameable[[words.index[word] for word in catalog.training_words]].all()
+
+
+def test_a_recording_brings_its_embedding_and_a_word_brings_none(batch, words):
+    _, batch = batch
+    size = len(words.words)
+    weights, embedding = batch.waves[..., :size], batch.waves[..., size:]
+    heard = batch.sounding.any(-1)
+    recorded = heard & embedding.any(-1)
+    assert 0.1 < recorded.sum() / heard.sum() < 0.8
+    assert (weights.amax(-1)[heard] > 0).all() and weights.min() >= 0 and weights.max() <= 1
+    assert (embedding[recorded] == embedding[recorded][:, :1]).all()
+
+
+def test_the_same_numbers_give_the_same_batch(features, words, sounds):
+    one, other, third = (
+        word_batch(features, np.arange(8), words, sounds, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
+    for name in ("waves", "masks", "kinds_map", "sounding", "onscreen"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+    assert torch.equal(one.pyramid[4], other.pyramid[4])
+    assert not torch.equal(one.waves, third.waves) and not torch.equal(one.pyramid[4], third.pyramid[4])
+
+
+def test_evidence_is_disturbed_in_training_alone(features, words, sounds):
+    exact = z_scores(features.evidence[:24])
+    calm = word_batch(features, np.arange(24), words, sounds, np.random.default_rng(0), noisy=False).pyramid[4]
+    rough = torch.cat([
+        word_batch(features, np.arange(24), words, sounds, np.random.default_rng(seed)).pyramid[4] for seed in range(4)
+    ])  # fmt: skip
+    assert torch.equal(calm, exact)
+    blind = ~rough.flatten(1).any(1)
+    assert 0 < blind.sum() < 24
+    seeing = torch.cat([exact] * 4)[~blind]
+    assert torch.corrcoef(torch.stack([rough[~blind].flatten(), seeing.flatten()]))[0, 1] > 0.8
+    assert (rough[~blind] - seeing).abs().mean() > 0.1
+
+
+def test_the_vocabulary_holds_what_is_heard_and_what_is_shown(catalog, words):
+    every = vocabulary(catalog)
+    assert every == words.words and len(set(every)) == len(every)
+    assert {"dog", "violin", "tabla drum", "penguin", "animal"} <= set(every)
+    other = replace(words, akin=0.99)
+    assert other.kin([words.index["dog"]]).sum() == 1 < words.kin([words.index["dog"]]).sum()
