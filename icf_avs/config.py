@@ -47,12 +47,14 @@ class ContrastiveConfig:
 @dataclass(frozen=True)
 class EvidenceConfig:
     """Open vocabulary, searched for by a classifier's classes: how many words of a sound are searched for, how many
-    classes are looked at for each; akin: cosine of their text embeddings from which two words may mean the same thing.
+    classes are looked at for each; akin: cosine of their text embeddings from which two words may mean the same thing;
+    nameless: share of the clips that training answers by evidence alone (model/nameless.py).
     """
 
     words: int = 6
     classes: int = 64
     akin: float = 0.6
+    nameless: float = 0.5
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,10 @@ def test_silence_agrees_with_nothing() -> None:
 def test_agreement_moves_the_prior_where_it_is() -> None:
     words, prior = vocabulary(), Prior(DIM)
     tokens, sound, text = torch.randn(2, DIM, 3, 3), torch.randn(4, 2, DIM), torch.randn(4, 2, 5, DIM)
-    both, seen, present = prior(tokens, sound, text, words)
+    both, seen, _, present = prior(tokens, sound, text, words)
     assert both.shape == (4, 2, 3, 3) and seen.shape == (2, 7, 3, 3) and present is None
     with torch.no_grad():
         prior.share.zero_()
-    likeness, _, _ = prior(tokens, sound, text, words)
+    likeness, *_ = prior(tokens, sound, text, words)
     agreement = words.agreement(words.similarity(sound), seen.permute(0, 2, 3, 1))
     assert torch.allclose(both - likeness, 0.5 * agreement, atol=1e-5)

@@ -22,6 +22,7 @@ from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual
 from icf_avs.model.decoder import Decoded, MaskDecoder, SemanticHead
 from icf_avs.model.implicit_text import ImplicitText
+from icf_avs.model.nameless import Nameless
 from icf_avs.model.pixels import PixelDecoder, Pixels
 from icf_avs.model.prior import Prior
 from icf_avs.model.shared_space import SharedSpace
@@ -91,6 +92,7 @@ class ICF(nn.Module):
         search = config.evidence
         evidence = WordEvidence(len(names), search.words, search.classes) if search else None
         self.prior = Prior(dim, evidence) if text else None
+        self.nameless = Nameless(dim, text.tokens, search.nameless) if search else None
         self.register_buffer("offset", torch.zeros(()))  # of all mask logits, set by training/calibrate.py
         queries = 1 + (text.tokens if text else 0)
         guided = text is not None or config.contrastive is not None
@@ -181,20 +183,31 @@ class ICF(nn.Module):
         [B*T,K,h,w]: of the classes, where there is evidence.
         """
         repeats, clips, frames, _ = sounds.shape
-        levels, frame_text, prior, seen, present = {}, None, None, None, None
+        levels, frame_text, found, match = {}, None, None, None
         if self.implicit_text is not None:
             pooled = pixels.pooled.unflatten(0, (clips, frames)).repeat(repeats, 1, 1, 1)
             levels = self.implicit_text(sounds.flatten(0, 1), pooled, valid.repeat(repeats, 1))
             levels = {name: level.unflatten(0, (repeats, clips)) for name, level in levels.items()}
             frame_text = levels["frame"].flatten(1, 2)
             vocabulary = self.implicit_text.vocabulary
-            prior, seen, present = self.prior(pixels.tokens, sounds.flatten(1, 2), frame_text, vocabulary, scores)
+            found = self.prior(pixels.tokens, sounds.flatten(1, 2), frame_text, vocabulary, scores)
         if self.shared_space is not None:
             match = self.shared_space.match((sounds[:, :, :, None] + parts).flatten(1, 2), pixels.tokens)
-            prior = match if prior is None else prior + match
-        decoded = self.decoder(pixels, sounds.flatten(1, 2), frame_text, prior)
-        if present is not None:  # of what is nowhere, nothing is marked
-            decoded = decoded._replace(logits=decoded.logits - F.softplus(-present)[..., None, None])
+        sound, seen = sounds.flatten(1, 2), found.seen if found else None
+        if self.nameless is None:
+            guides = [guide for guide in (found.prior if found else None, match) if guide is not None]
+            prior = sum(guides[1:], guides[0]) if guides else None
+            return Answer(self.decoder(pixels, sound, frame_text, prior), levels, prior, seen)
+        every = torch.ones(clips * frames, dtype=torch.bool, device=sound.device)
+        asked = [self.nameless.draw(clips, frames)] if self.training else [every, ~every]
+        answers = []
+        for named in asked:
+            prior = found.evidence + (found.prior if match is None else found.prior + match) * named[:, None, None]
+            answers.append((self.decoder(pixels, *self.nameless.hide(sound, frame_text, named), prior), prior))
+        decoded, prior = answers[0]
+        logits = torch.stack([answer.logits for answer, _ in answers]).mean(0)
+        # Of what is nowhere, nothing is marked.
+        decoded = decoded._replace(logits=logits - F.softplus(-found.present)[..., None, None])
         return Answer(decoded, levels, prior, seen)
 
     @torch.inference_mode()

@@ -22,13 +22,15 @@ from icf_avs.model.word_evidence import MAPS, WordEvidence
 
 
 class Guidance(NamedTuple):
-    """R sounds over N pictures. prior [R,N,h,w] logits; seen [N,M,h,w] logits of every position's reading; present
-    [R,N] logits, None without evidence.
+    """R sounds over N pictures. prior [R,N,h,w] logits; seen [N,M,h,w] logits of every position's reading. Where there
+    is evidence, the part of the prior that follows from words alone stands apart, evidence [R,N,h,w], and present [R,N]
+    are logits of whether anything of a sound is in the picture.
     """
 
     prior: Tensor
     seen: Tensor
-    present: Tensor | None
+    evidence: Tensor | None = None
+    present: Tensor | None = None
 
 
 class Prior(nn.Module):
@@ -55,11 +57,12 @@ class Prior(nn.Module):
         seen = vocabulary.similarity(keys.permute(0, 2, 3, 1))
         heard = vocabulary.similarity(sound)
         agreement = vocabulary.agreement(heard, seen)
-        prior, present = likeness.amax(2) * self.scale + self.offset + self.share * agreement, None
-        if self.evidence is not None:
-            maps = self.evidence(heard.softmax(-1), scores)  # R N 2 h' w'
-            weighed = torch.einsum("m,rnmhw->rnhw", self.weigh, maps)
-            prior = prior + F.interpolate(weighed, prior.shape[-2:], mode="bilinear", align_corners=False)
-            best = torch.cat([agreement.amax((-2, -1))[..., None], maps.amax((-2, -1))], dim=-1)
-            present = self.present(best)[..., 0]
-        return Guidance(prior, seen.permute(0, 3, 1, 2), present)
+        named, seen = likeness.amax(2) * self.scale, seen.permute(0, 3, 1, 2)
+        if self.evidence is None:
+            return Guidance(named + self.offset + self.share * agreement, seen)
+        maps = self.evidence(heard.softmax(-1), scores)  # R N 2 h' w'
+        weighed = torch.einsum("m,rnmhw->rnhw", self.weigh, maps)
+        words = self.offset + self.share * agreement
+        words = words + F.interpolate(weighed, words.shape[-2:], mode="bilinear", align_corners=False)
+        best = torch.cat([agreement.amax((-2, -1))[..., None], maps.amax((-2, -1))], dim=-1)
+        return Guidance(named, seen, words, self.present(best)[..., 0])

@@ -29,7 +29,6 @@ _SYNONYM = 0.35  # that it is heard as a word that may mean the same
 _RECORDED = 0.5  # that a kind with a recording is heard by it
 _MIXED = 0.25  # of these: with another recording in the mixture, which is not in the picture
 _STRAY = 0.35  # that some word is heard beside what sounds
-_BLIND = 0.06  # that a picture comes without class evidence
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def word_batch(
     noisy: bool = True,
 ) -> Batch:  # fmt: skip
     """The scenes of `indices`, each with what is heard in its frames as waves [B,T,C+384], and the evidence for all
-    classes as fifth level of the pyramid. noisy: evidence is disturbed, now and then there is none.
+    classes as fifth level of the pyramid. noisy: evidence is disturbed.
     """
     frames = features.things.shape[1]
     waves, sounding, onscreen, maps = [], [], [], []
@@ -187,8 +186,7 @@ def _span(frames: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _disturbed(scores: Tensor, rng: np.random.Generator) -> Tensor:
-    """z-scores [B,T,K,h,w] as other pictures might give them: louder or fainter, noisy, here and there none."""
+    """z-scores [B,T,K,h,w] as other pictures might give them: louder or fainter, and noisy."""
     gain = torch.from_numpy(np.exp(rng.normal(0, 0.2, len(scores))).astype(np.float32))
-    gain[torch.from_numpy(rng.random(len(scores)) < _BLIND)] = 0
     noise = torch.from_numpy(rng.normal(0, 0.4, (len(scores), 1, scores.shape[2], 1, 1)).astype(np.float32))
     return (scores + noise) * gain[:, None, None, None, None]
