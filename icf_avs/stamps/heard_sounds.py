@@ -35,7 +35,7 @@ _RAMP = 0.01  # seconds to each side of the moment at which a sound starts or st
 
 @dataclass(frozen=True)
 class HeardSounds:
-    """Outputs of HeardWords, weights of the words and then the embedding, float16.
+    """Outputs of HeardWords, weights of the words, float16.
 
     kinds: names in the catalog's order. outputs [kinds, variants, dim]: each sounds in the middle second. silent
     [kinds, variants / 4, dim]: each sounds, but not in the middle second. noise [variants, dim]: nothing but noise.

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icf_avs.backbones.efficientat import EMBEDDING
 from icf_avs.contracts import Batch
 from icf_avs.stamps.batches import targets
 from icf_avs.stamps.heard_sounds import HeardSounds
@@ -61,7 +60,7 @@ def word_batch(
     features: WordFeatures, indices: np.ndarray, words: Words, sounds: HeardSounds, rng: np.random.Generator,
     noisy: bool = True,
 ) -> Batch:  # fmt: skip
-    """The scenes of `indices`, each with what is heard in its frames as waves [B,T,C+384], and the evidence for all
+    """The scenes of `indices`, each with what is heard in its frames as waves [B,T,C], and the evidence for all
     classes as fifth level of the pyramid. noisy: evidence is disturbed.
     """
     frames = features.things.shape[1]
@@ -98,7 +97,7 @@ def word_batch(
 def _sound(
     scene: WordScene, shown: np.ndarray, frames: int, words: Words, sounds: HeardSounds, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """What is heard of a scene [T,C+384], and the words asked for, each with the frames [T] bool in which it sounds.
+    """What is heard of a scene [T,C], and the words asked for, each with the frames [T] bool in which it sounds.
 
     shown [C]: words that may mean something in the picture.
     """
@@ -121,8 +120,7 @@ def _sound(
         heard[when & ~taken] = row
         row = row * np.float32(rng.uniform(0.4, 1.0))  # another is less sure
         both = when & taken
-        heard[both, :size] = np.maximum(heard[both, :size], row[:size])
-        heard[both, size:] = 0.7 * (heard[both, size:] + row[size:])
+        heard[both] = np.maximum(heard[both], row)
         taken |= when
         asked += [(name, when) for name in names]
     return heard, asked
@@ -131,7 +129,7 @@ def _sound(
 def _thing(
     scene: WordScene, thing: int, away: np.ndarray, words: Words, sounds: HeardSounds, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[int]]:
-    """What is heard of one thing [C+384], and the words that are meant by it."""
+    """What is heard of one thing [C], and the words that are meant by it."""
     word, kind = words.index[scene.words[thing][0]], scene.kinds[thing]
     if kind in sounds.kinds and rng.random() < _RECORDED:
         at = sounds.kinds.index(kind)
@@ -139,17 +137,25 @@ def _thing(
         if rng.random() < _MIXED and len(with_it):
             pair = int(rng.choice(with_it))
             other = words.of_kind[sounds.kinds[int(sounds.pairs[pair].sum()) - at]]
-            if away[other]:
-                return sounds.mixed[pair].astype(np.float32), [word, other]
-        return sounds.outputs[at, rng.integers(sounds.outputs.shape[1])].astype(np.float32), [word]
+            row = sounds.mixed[pair].astype(np.float32)
+            if away[other] and _right(row, word, words):
+                return row, [word, *([other] if _right(row, other, words) else [])]
+        row = sounds.outputs[at, rng.integers(sounds.outputs.shape[1])].astype(np.float32)
+        if _right(row, word, words):
+            return row, [word]
     if scene.generic[thing] and rng.random() < _GENERIC:
         word = words.index[scene.generic[thing][rng.integers(len(scene.generic[thing]))]]
     return _said(word, away, words, rng), [word]
 
 
+def _right(row: np.ndarray, word: int, words: Words) -> bool:
+    """Whether a thing is heard as what it is, among other things: from what is misheard only mistakes can be learnt."""
+    return row[words.kin([word])].max() > max(0.05, 0.4 * row.max())
+
+
 def _said(word: int, away: np.ndarray, words: Words, rng: np.random.Generator) -> np.ndarray:
-    """A word as a tagger might hear it [C+384]: surely or not, with words that are near; without an embedding."""
-    row = np.zeros(len(words.words) + EMBEDDING, np.float32)
+    """A word as a tagger might hear it [C]: surely or not, with words that are near."""
+    row = np.zeros(len(words.words), np.float32)
     near = words.likeness[word]
     strength = rng.uniform(0.2, 1.0)
     row[word] = strength
@@ -167,10 +173,10 @@ def _said(word: int, away: np.ndarray, words: Words, rng: np.random.Generator) -
 
 
 def _quiet(size: int, sounds: HeardSounds, rng: np.random.Generator) -> np.ndarray:
-    """What is heard where nothing of the picture sounds [C+384]: nothing, noise, or a sound that has just ended."""
+    """What is heard where nothing of the picture sounds [C]: nothing, noise, or a sound that has just ended."""
     draw = rng.random()
     if draw < 0.3:
-        return np.zeros(size + EMBEDDING, np.float32)
+        return np.zeros(size, np.float32)
     some = sounds.noise if draw < 0.7 else sounds.silent.reshape(-1, sounds.silent.shape[-1])
     return some[rng.integers(len(some))].astype(np.float32)
 
