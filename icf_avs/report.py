@@ -2,19 +2,19 @@
 
 `<!-- results:stamps protocol=strict -->` ... `<!-- /results -->` is filled from results/stamps.csv, from the rows
 whose columns have the values named (`protocol=reference,strict`: either of these). A table of scores gets one line a
-checkpoint, test set and protocol, with the four sounds side by side; any other CSV is shown as it is.
+checkpoint, test set and protocol, with the four sounds side by side; one of speeds (benchmarks/) a line a pair; any
+other CSV is shown as it is.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
 from pathlib import Path
 
 from icf_avs.errors import UserError
 from icf_avs.model_card import checkpoint_table
-from icf_avs.results import COLUMNS, Row, write_whole
+from icf_avs.results import COLUMNS, Row, read_csv, write_whole
 
 OPENING = re.compile(r"^<!-- results:", re.M)  # only at the start of a line, so that prose may speak of marks
 MARKED = re.compile(
@@ -62,22 +62,23 @@ def fill(text: str, results: Path, where: Path) -> str:
         path = results / f"{match['name']}.csv"
         if not path.is_file():
             raise UserError(f"{where}: no {path}; write it with `icf evaluate`, or take the mark out")
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), tuple(reader.fieldnames or ())
+        columns, rows = read_csv(path)
         for column, value in (item.split("=", 1) for item in match["filters"].split()):
             if column not in columns:
                 raise UserError(f"{where}: {path} has no column {column!r}; it has {', '.join(columns)}")
             rows = [row for row in rows if row[column] in value.split(",")]
         if not rows:
             raise UserError(f"{where}: {path} has no row for {match[1].strip()}; mend the mark or run `icf evaluate`")
-        lines = _scores(rows) if columns == COLUMNS else _plain(columns, rows)
+        try:
+            lines = BLOCKS.get(columns, _plain)(columns, rows)
+        except ValueError as error:
+            raise UserError(f"{path}: a score is no number ({error}); mend the table") from error
         return match[1] + lines + match[4]
 
     return MARKED.sub(table, text)
 
 
-def _scores(rows: list[Row]) -> str:
+def _scores(_: tuple[str, ...], rows: list[Row]) -> str:
     negatives = [f"{score}, {sound}" for sound in SOUNDS[1:] for score in ("mIoU", "FPR")]
     groups: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows:
@@ -90,6 +91,18 @@ def _scores(rows: list[Row]) -> str:
     return _markdown((*HEADINGS, *negatives), lines, left=3)
 
 
+def _speeds(_: tuple[str, ...], rows: list[Row]) -> str:
+    """Ours beside the reference; what all rows share, the machine and the code, is a sentence below the table."""
+    lines = [
+        (row["benchmark"], row["reference_name"], row["ours"], row["reference"], row["unit"], f"{row['ratio']}x")
+        for row in rows
+    ]
+    table = _markdown(("benchmark", "beside", "ours", "reference", "unit", "ratio"), lines, left=2)
+    runs = dict.fromkeys((row["device"], row["threads"], row["revision"]) for row in rows)
+    facts = "; ".join(f"{device}, threads: {threads}, revision {revision}" for device, threads, revision in runs)
+    return f"{table}\n{facts}.\n"
+
+
 def _plain(columns: tuple[str, ...], rows: list[Row]) -> str:
     if len(rows) == 1 and len(columns) > 6:  # one thing with many facts reads better downwards
         return _markdown(("", rows[0][columns[0]]), [(column, rows[0][column]) for column in columns[1:]], left=2)
@@ -100,3 +113,7 @@ def _markdown(headings: tuple[str, ...], lines: list[tuple[str, ...]], left: int
     rule = ("---",) * left + ("---:",) * (len(headings) - left)
     rows = (headings, rule, *lines)
     return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
+SPEED_COLUMNS = ("benchmark", "ours", "reference", "reference_name", "ratio", "unit", "device", "threads", "revision")
+BLOCKS = {COLUMNS: _scores, SPEED_COLUMNS: _speeds}  # by the columns of a table; any other is shown as it is

@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +29,7 @@ from icf_avs.output import coco
 from icf_avs.output.class_overlay import ClassOverlay
 from icf_avs.output.coco import ClassMask, FrameMask, class_masks
 from icf_avs.output.film import write_film
+from icf_avs.output.film_thread import FilmThread
 from icf_avs.output.folder import replaced_when_complete, result_folder
 from icf_avs.output.heard_lines import heard_lines
 from icf_avs.output.overlay import Overlay
@@ -186,28 +186,33 @@ def segment_video(
     with replaced_when_complete(folder) as new:
         for name in ("masks", "classes") if semantic else ("masks",):
             (new / name).mkdir()
-        frames, tiles, shown = [], [], tile_numbers(count)
-        for frame, preview in stream_masks(model, info, fps, threshold, semantic, sound):
-            frames.append(frame)
-            Image.fromarray(frame.mask).convert("L").save(new / "masks" / f"{frame.index:06d}.png")
-            if semantic:
-                indexed(frame.class_ids).save(new / "classes" / f"{frame.index:06d}.png")
-            if frame.index in shown:
-                tiles.append(frame_tile(frame, preview))
-            _tell(progress, len(frames), 2 * count)
-        spec = replace(model.spec, fps=fps)
-        text = json.dumps(coco.document(info, spec, checkpoint, frames), indent=1, ensure_ascii=False)
-        (new / "segmentation.json").write_text(text + "\n", encoding="utf-8")
-        contact_sheet(tiles, classes_of(frames[index] for index in sorted(shown))).save(new / "sheet.png")
-        write_film(
-            info,
-            new / "overlay.mp4",
-            interval_at=lambda time: min(int(time * fps + 1e-6), count - 1),
-            mask_of=lambda index: frames[index].class_ids if semantic else frames[index].mask,
-            progress=lambda index: _tell(progress, count + index + 1, 2 * count),
-            overlay_of=partial(ClassOverlay, names=frames[0].class_names) if semantic else Overlay,
-            sound=sound,
-        )
+        tiles, shown = [], tile_numbers(count)
+
+        def write(frame_of: Callable[[int], FrameMask], drawn: Callable[[int], None]) -> None:
+            def overlay_of(frame: FrameMask) -> Overlay | ClassOverlay:
+                return ClassOverlay(frame.class_ids, frame.class_names) if semantic else Overlay(frame.mask)
+
+            def interval_at(time: float) -> int:
+                return min(int(time * fps + 1e-6), count - 1)
+
+            write_film(info, new / "overlay.mp4", interval_at, frame_of, drawn, overlay_of, sound)
+
+        with FilmThread(write) as film:
+            frames = film.frames
+            for frame, preview in stream_masks(model, info, fps, threshold, semantic, sound):
+                film.add(frame)
+                Image.fromarray(frame.mask).convert("L").save(new / "masks" / f"{frame.index:06d}.png")
+                if semantic:
+                    indexed(frame.class_ids).save(new / "classes" / f"{frame.index:06d}.png")
+                if frame.index in shown:
+                    tiles.append(frame_tile(frame, preview))
+                _tell(progress, len(frames) + film.drawn, 2 * count)
+            spec = replace(model.spec, fps=fps)
+            text = json.dumps(coco.document(info, spec, checkpoint, frames), indent=1, ensure_ascii=False)
+            (new / "segmentation.json").write_text(text + "\n", encoding="utf-8")
+            contact_sheet(tiles, classes_of(frames[index] for index in sorted(shown))).save(new / "sheet.png")
+            film.finish(lambda: _tell(progress, count + film.drawn, 2 * count))
+        _tell(progress, 2 * count, 2 * count)
     return Segmentation(info, spec, tuple(frames), folder)
 
 
@@ -252,7 +257,8 @@ class Segmenter:
         """
         from icf_avs.asked_words import asked_words
 
-        self.model.audio.only(asked_words(self.model, words))
+        wanted = asked_words(self.model, words)
+        self.model.audio.only(wanted)
 
 
 def segment_command(
@@ -272,6 +278,8 @@ def segment_command(
     from icf_avs.checkpoint import default_checkpoint
 
     console = Console(stderr=True)
+    # The film has the other half: threads of the model that wait for each other lose more than they gain beside it.
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     segmenter = icf_avs.load(checkpoint or default_checkpoint(console.print))
     if semantic:
         check_class_head(segmenter.model, segmenter.name)

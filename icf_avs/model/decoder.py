@@ -57,12 +57,26 @@ class MaskDecoder(nn.Module):
             apart = cross(together, keys, bias).unflatten(1, (repeats, number)).transpose(0, 1)
             queries = mix(apart.flatten(0, 1)).unflatten(0, (repeats, count))
         maps = torch.einsum("rnqc,nchw->rnqhw", self.embed(queries), pixels.fine) * self.scale
-        stack = [self.context(pixels.fine).expand(repeats, -1, -1, -1, -1), maps]
+        own = maps
         if prior is not None:
-            stack.append(F.interpolate(prior, maps.shape[-2:], mode="bilinear", align_corners=False)[:, :, None])
-        stacked = torch.cat(stack, dim=2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        logits = maps.sum(2) + self.sharpen(stacked)[:, 0].unflatten(0, (repeats, count))
+            prior = F.interpolate(prior, maps.shape[-2:], mode="bilinear", align_corners=False)
+            own = torch.cat([maps, prior[:, :, None]], dim=2)
+        logits = maps.sum(2) + self._sharpened(self.context(pixels.fine), own)
         return Decoded(logits, queries[:, :, 0])
+
+    def _sharpened(self, context: Tensor, own: Tensor) -> Tensor:
+        """The head over context [N,c,h,w], which R sounds share, and their own maps [R,N,m,h,w] -> [R,N,h,w]."""
+        first, _, last = self.sharpen
+        if len(own) == 1:
+            together = torch.cat([context, own[0]], dim=1).contiguous(memory_format=torch.channels_last)
+            return self.sharpen(together)[:, 0][None]
+        # The first layer is linear: what it makes of the context is the same for every sound.
+        of_context, of_own = first.weight.split((context.shape[1], own.shape[2]), dim=1)
+        shared = F.conv2d(context, of_context, first.bias, padding=1)
+        maps = own.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        hidden = F.conv2d(maps, of_own, padding=1).unflatten(0, own.shape[:2])
+        hidden = hidden.add_(shared).relu_()  # in place: it is the largest tensor of a step
+        return torch.einsum("rnchw,c->rnhw", hidden, last.weight[0, :, 0, 0]) + last.bias
 
 
 class SemanticHead(nn.Module):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -21,12 +22,13 @@ from icf_avs.output.overlay import Overlay
 _CLOCK = Fraction(1, 90_000)  # fine enough for pictures at irregular times
 _MAX_RATE = 30  # pictures a second; faster video is thinned
 _BT601 = 5  # the matrix that RGB video (0) is converted with, in FFmpeg's numbering
+Mask = TypeVar("Mask")
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 def write_film(
-    info: MediaInfo, path: Path, interval_at: Callable[[float], int], mask_of: Callable[[int], np.ndarray],
-    progress: Callable[[int], None], overlay_of: Callable[[np.ndarray], Overlay | ClassOverlay] = Overlay,
+    info: MediaInfo, path: Path, interval_at: Callable[[float], int], mask_of: Callable[[int], Mask],
+    progress: Callable[[int], None], overlay_of: Callable[[Mask], Overlay | ClassOverlay] = Overlay,
     sound: Sound | None = None,
 ) -> None:  # fmt: skip
     """Decode the video again and write it with its masks.

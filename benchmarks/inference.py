@@ -1,0 +1,40 @@
+"""(a) Seconds for a clip of five frames at 224x224: ours, TPAVI with the same encoder, and the encoder alone.
+
+Ours hears waves, so its time has the whole audio encoder in it (VGGish, with the full-size ones); TPAVI is given the
+sound's embedding. "overhead" is ours less the encoder, beside the encoder: a ratio of 2.5 is the 40 % that it may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from benchmarks.models import EMBEDDED, PVT, RESNET, Encoder, batch, embedding, ours, tpavi
+from benchmarks.table import Row
+from benchmarks.turns import Machine, row, seconds
+
+
+def inference(
+    machine: Machine, encoders: Sequence[Encoder] = (PVT, RESNET, EMBEDDED), size: int = 224
+) -> Iterator[Row]:
+    """Rows inference-NAME: against TPAVI, but for the embedded encoder; against the encoder alone; the overhead."""
+    given = batch(size=size).to(torch.device(machine.device))
+    for encoder in encoders:
+        device = torch.device(machine.device)
+        model = ours(encoder).to(device)
+        programs = [
+            lambda model=model: model(model.look(given.frames), given.waves, given.valid),
+            lambda model=model: model.look(given.frames),
+        ]
+        if encoder is not EMBEDDED:
+            peer, sound = tpavi(encoder).to(device), embedding(given).to(device)
+            programs.append(lambda peer=peer, sound=sound: peer(given.frames, sound))
+        with torch.inference_mode():
+            mine, floor, *theirs = seconds(machine, *programs)
+        name, unit = f"inference-{encoder.name}", "s/clip"
+        if theirs:
+            yield row(name, mine, theirs[0], "TPAVI, same encoder", machine, unit)
+        yield row(name, mine, floor, "encoder alone", machine, unit)
+        rest = [whole - part for whole, part in zip(mine, floor, strict=True)]
+        yield row(f"{name}-overhead", rest, floor, "encoder alone", machine, unit)

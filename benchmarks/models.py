@@ -1,0 +1,83 @@
+"""The models that are timed, all with random weights, and what they are given: the same frames and sounds for all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.tpavi import TPAVISegmenter
+from icf_avs.backbones.registry import build_audio, build_visual
+from icf_avs.config import CounterfactualConfig, ModelConfig
+from icf_avs.contracts import Batch
+from icf_avs.model.icf import ICF
+from icf_avs.training.recipes import RECIPES, ablation
+
+CLASSES = tuple(f"kind {number}" for number in range(23))  # as many as S4 has
+COUNTERFACTUALS = 4  # of a training step
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A visual encoder: the recipe that has it, and for tests fewer blocks than it has (depths)."""
+
+    name: str
+    recipe: str
+    depths: tuple[int, int, int, int] | None = None
+
+    def build(self, train: bool = False) -> nn.Module:
+        options = {} if self.depths is None else {"depths": self.depths}
+        return build_visual(self.name, random=True, frozen=not train, **options)
+
+
+PVT, RESNET, EMBEDDED = (
+    Encoder("pvt-v2-b5", "s4-pvt"),
+    Encoder("resnet-50", "s4-r50"),
+    Encoder("efficientnet-lite0", "stamps"),
+)
+
+
+def ours(encoder: Encoder, train: bool = False, baseline: bool = False) -> ICF:
+    """ICF as the encoder's recipe has it, with K = 4; or its baseline row, without MIT, SC and CDCL."""
+    torch.manual_seed(0)
+    config = RECIPES[encoder.recipe]()
+    config = ablation(config) if baseline else config
+    model = ModelConfig.from_dict({"classes": CLASSES, **config.model})
+    if not baseline:
+        model = replace(model, counterfactual=CounterfactualConfig(COUNTERFACTUALS))
+    names = F.normalize(torch.randn(len(CLASSES), 512 if config.text == "clip" else 384), dim=-1)
+    audio = build_audio(model.audio, model.dim, random=True) if model.audio != "log-mel" else None
+    network = ICF(model, config.spec, encoder.build(train and model.train_visual), names, audio)
+    return network.train() if train else network.eval()
+
+
+def tpavi(encoder: Encoder, train: bool = False) -> TPAVISegmenter:
+    """The reference with the same encoder."""
+    torch.manual_seed(0)
+    network = TPAVISegmenter(encoder.build(train))
+    return network.train() if train else network.eval()
+
+
+def batch(clips: int = 1, frames: int = 5, size: int = 224) -> Batch:
+    """Random pictures and sounds; clip i sounds kind i, a square, and kind i + 1 is silent beside it."""
+    torch.manual_seed(0)
+    side = size // 4
+    masks = torch.zeros(clips, frames, side, side)
+    masks[..., side // 4 : side // 2, side // 4 : side // 2] = 1
+    sounding = torch.zeros(clips, frames, len(CLASSES), dtype=torch.bool)
+    onscreen = torch.zeros(clips, len(CLASSES), dtype=torch.bool)
+    for clip in range(clips):
+        sounding[clip, :, clip % len(CLASSES)] = True
+        onscreen[clip, [clip % len(CLASSES), (clip + 1) % len(CLASSES)]] = True
+    kinds_map = (masks * (torch.arange(clips) % len(CLASSES) + 1)[:, None, None, None]).long()
+    every = torch.ones(clips, frames, dtype=torch.bool)
+    pictures = torch.randint(0, 256, (clips, frames, size, size, 3), dtype=torch.uint8)
+    waves = 0.1 * torch.randn(clips, frames, 15_600)
+    return Batch([], waves, masks, kinds_map, every, every.clone(), sounding, onscreen, frames=pictures)
+
+
+def embedding(given: Batch) -> Tensor:
+    """[B,T,128], what TPAVI is given of the sound: VGGish's embedding, whose own cost it is spared."""
+    return torch.rand(*given.valid.shape, 128)

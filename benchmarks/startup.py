@@ -1,0 +1,23 @@
+"""(h) Seconds to start: `icf --help` beside Python alone, `import icf_avs` the same, loading a model beside PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmarks.processes import finished
+from benchmarks.table import Row
+from benchmarks.turns import Machine, row
+
+PROGRAMS = {
+    "start-help": (("-m", "icf_avs", "--help"), "python -c pass", ("-c", "pass")),
+    "start-import": (("-c", "import icf_avs"), "python -c pass", ("-c", "pass")),
+    "start-load": (("-c", "import icf_avs; icf_avs.load()"), "import torch", ("-c", "import torch")),
+}
+
+
+def startup(machine: Machine) -> Iterator[Row]:
+    """Rows start-help, start-import, start-load."""
+    for name, (ours, reference_name, reference) in PROGRAMS.items():
+        turns = [(finished(machine, *ours).wall, finished(machine, *reference).wall) for _ in range(machine.turns + 1)]
+        mine, theirs = zip(*turns[1:], strict=True)
+        yield row(name, mine, theirs, reference_name, machine)

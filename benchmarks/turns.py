@@ -1,0 +1,66 @@
+"""Two programs take turns: whatever else the machine does falls on both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from benchmarks.table import Row
+from icf_avs.results import hardware, revision
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How the programs are run: threads of PyTorch, the device, turns of each program."""
+
+    turns: int = 5
+    threads: int = 2
+    device: str = "cpu"
+
+    def pin(self) -> None:
+        """Hold this process to the threads."""
+        torch.set_num_threads(self.threads)
+
+    @property
+    def name(self) -> str:
+        facts = hardware()
+        return str(facts["gpu"] if self.device == "cuda" else facts["processor"])
+
+    def finish(self) -> None:
+        """Wait for the device."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def seconds(machine: Machine, *programs: Callable[[], object]) -> list[list[float]]:
+    """Seconds of each turn of each program, after one turn of each that does not count."""
+    taken: list[list[float]] = [[] for _ in programs]
+    for turn in range(machine.turns + 1):
+        for spent, program in zip(taken, programs, strict=True):
+            machine.finish()
+            began = time.perf_counter()
+            program()
+            machine.finish()
+            if turn:
+                spent.append(time.perf_counter() - began)
+    return taken
+
+
+def row(
+    benchmark: str,
+    ours: Sequence[float],
+    reference: Sequence[float],
+    reference_name: str,
+    machine: Machine,
+    unit: str = "s",
+    more_is_better: bool = False,
+) -> Row:
+    """The row of paired figures, one of each a turn."""
+    ratios = [mine / theirs if more_is_better else theirs / mine for mine, theirs in zip(ours, reference, strict=True)]
+    cells = (f"{median(values):.4g}" for values in (ours, reference))
+    ratio = f"{median(ratios):.3g}"
+    return Row(benchmark, *cells, reference_name, ratio, unit, machine.name, str(machine.threads), revision())

@@ -1,0 +1,180 @@
+"""The benchmarks run at a tiny size and write the right columns; TPAVI has the size that is public."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))
+
+from benchmarks import __main__ as command  # noqa: E402
+from benchmarks import lower_precision as precision  # noqa: E402
+from benchmarks import memory as peak  # noqa: E402
+from benchmarks import models, processes, spectrograms, table, turns, videos  # noqa: E402
+from benchmarks import segmenting as segmenting_module  # noqa: E402
+from benchmarks.data import decoding, loading  # noqa: E402
+from benchmarks.inference import inference  # noqa: E402
+from benchmarks.tpavi import TPAVI, TPAVISegmenter, parameters, second_branch  # noqa: E402
+from benchmarks.training_step import training_step  # noqa: E402
+from icf_avs.data.media import probe  # noqa: E402
+from icf_avs.data.spectrogram import log_mel  # noqa: E402
+from icf_avs.errors import UserError  # noqa: E402
+
+ONCE = turns.Machine(turns=1, threads=1)
+SMALL = models.Encoder("resnet-50", "s4-r50", depths=(1, 1, 1, 1))
+COLUMNS = "benchmark,ours,reference,reference_name,ratio,unit,device,threads,revision"
+
+
+def named(rows) -> dict[tuple[str, str], table.Row]:
+    """Rows by benchmark and reference; every one of them has figures."""
+    found = {(row.benchmark, row.reference_name): row for row in rows}
+    for row in found.values():
+        assert float(row.ours) > 0 and float(row.reference) > 0 and float(row.ratio) > 0, row
+        assert row.unit and row.device and row.threads == "1" and row.revision
+    return found
+
+
+@pytest.mark.parametrize(("name", "millions"), [("resnet-50", 91.40), ("pvt-v2-b5", 101.32)])
+def test_tpavi_has_the_parameters_that_are_public(name: str, millions: float):
+    with torch.device("meta"):
+        model = TPAVISegmenter(models.Encoder(name, "").build(train=True))
+    unused = second_branch(model) if name == "resnet-50" else 0
+    assert (parameters(model) + unused) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+def test_tpavi_attends_from_every_pixel_to_the_sound_of_every_frame():
+    torch.manual_seed(0)
+    module, x, sound = TPAVI().eval(), torch.randn(2, 256, 3, 2, 2), torch.randn(2, 3, 128)
+    value, query, key = ((layer.weight.flatten(1), layer.bias) for layer in (module.g, module.theta, module.phi))
+    pixels = x.movedim(1, -1).flatten(1, 3)  # B N 256
+    heard = module.audio(sound).repeat_interleave(4, 1)
+    v, q, k = (given @ weight.T + bias for given, (weight, bias) in ((pixels, value), (pixels, query), (heard, key)))
+    mixed = (q @ k.transpose(1, 2) / 12) @ v
+    mu, norm = module.mu
+    out = mixed @ mu.weight.flatten(1).T + mu.bias
+    out = pixels + out / (1 + norm.eps) ** 0.5
+    wanted = module.norm(out).unflatten(1, (3, 2, 2)).movedim(-1, 1)
+    torch.testing.assert_close(module(x, sound), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_inference_and_training_at_a_tiny_size():
+    found = named(inference(ONCE, [SMALL, models.EMBEDDED], size=64))
+    assert {name for name, _ in found} >= {"inference-resnet-50", "inference-resnet-50-overhead"}
+    assert ("inference-resnet-50", "TPAVI, same encoder") in found
+    assert ("inference-efficientnet-lite0", "TPAVI, same encoder") not in found
+    whole = found["inference-resnet-50", "encoder alone"]
+    rest = found["inference-resnet-50-overhead", "encoder alone"]
+    assert float(rest.ours) == pytest.approx(float(whole.ours) - float(whole.reference), rel=0.02)
+    steps = named(training_step(ONCE, [SMALL], size=64, clips=1))
+    assert {reference for _, reference in steps} == {"TPAVI, same encoder", "our baseline row"}
+
+
+def test_our_step_has_four_counterfactuals_and_its_baseline_none():
+    model = models.ours(models.EMBEDDED, train=True)
+    given = models.batch(2, size=64)
+    output = model(model.look(given.frames), given.waves, given.valid, given.sounding)
+    assert len(output.rival_logits) == 4
+    assert models.ours(models.EMBEDDED, train=True, baseline=True).counterfactual is None
+
+
+def test_lower_precision_at_a_tiny_size(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda program: program)  # takes a compiler and a minute
+    found = named(precision.lower_precision(ONCE, [SMALL], clips=1, size=64, side=64))
+    assert {name for name, _ in found} == {"bf16-resnet-50", "bf16-compiled-resnet-50", "bf16-peak-resnet-50"}
+
+
+def test_both_models_of_the_memory_benchmark_run():
+    for task in ("inference", "training"):
+        for who in ("ours", "tpavi"):
+            peak.once(task, who, SMALL, size=64)
+
+
+def test_log_mel_by_numpy_is_ours(capsys):
+    waves = np.random.default_rng(1).normal(0, 0.1, (2, 15_600)).astype(np.float32)
+    window = np.hanning(401)[:-1].astype(np.float32)
+    mine = log_mel(torch.from_numpy(waves)).numpy()
+    np.testing.assert_allclose(spectrograms.by_numpy(waves, spectrograms.filters(), window), mine, atol=1e-3)
+    assert ("log-mel", "NumPy") in named(spectrograms.spectrograms(ONCE, count=2))
+
+
+def test_a_process_is_measured_without_the_one_that_starts_it():
+    held = np.ones(40_000_000)  # 320 MB of this process
+    small = processes.finished(ONCE, "-c", "pass")
+    large = processes.finished(ONCE, "-c", "held = b'1' * 200_000_000")
+    assert small.peak < 60 < 200 < large.peak < 300 and held.any()
+    assert small.cpu > 0 and 0 < small.wall < 20
+    with pytest.raises(subprocess.CalledProcessError):
+        processes.finished(ONCE, "-c", "raise SystemExit(3)")
+
+
+def test_segmenting_and_decoding_of_short_videos(monkeypatch):
+    monkeypatch.setattr(segmenting_module, "ONE_TURN", 1)  # each video once, nothing to warm up
+    found = named(segmenting_module.segmenting(ONCE, lengths=(1, 2), rates=(1,), size=(64, 48), loop=1))
+    assert ("segment-1fps-2s", "real time") in found and ("segment-1fps-2s-memory", "limit") in found
+    assert 50 < float(found["segment-1fps-2s-memory", "limit"].ours) < 1500
+    assert set(named(decoding(ONCE, rates=(1,), size=(64, 48), loop=1))) == {("decode-1fps", "every picture to RGB")}
+
+
+def test_the_videos_are_as_long_as_they_say(tmp_path):
+    path = videos.write_video(videos.write_loop(tmp_path / "loop.mp4", 64, 48, 1), tmp_path / "video.mp4", 3)
+    info = probe(path)
+    assert (info.width, info.height, info.duration, info.frame_rate) == (64, 48, pytest.approx(3), pytest.approx(25))
+    assert info.has_audio and info.video_codec == "h264"
+
+
+def test_scenes_and_loader():
+    found = named(loading(ONCE, clips=2, passes=2, workers=(1,)))
+    assert set(found) == {("scenes", "clips read from files"), ("loader-1", "no workers")}
+
+
+def test_a_run_replaces_its_own_rows_only(tmp_path, capsys):
+    out = tmp_path / "bench.csv"
+    other = table.Row("other", "1", "2", "something", "2", "s", "cpu", "2", "abc")
+    old = table.Row("f-curve-hard", "1", "2", "direct formula", "2", "s", turns.Machine().name, "2", "abc")
+    table.save_rows(out, [other, old])
+    threads = torch.get_num_threads()
+    command.main(["--only", "f-curve", "--out", str(out), "--threads", "1"])
+    torch.set_num_threads(threads)
+    rows = table.read_rows(out)
+    assert out.read_text().splitlines()[0] == COLUMNS
+    assert other in rows and old not in rows and len(rows) == 6
+    assert all(float(row.ratio) > 5 for row in rows if row.benchmark.startswith("f-curve"))
+    assert [path.name for path in tmp_path.iterdir()] == ["bench.csv"]
+    (tmp_path / "scores.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="no table of benchmarks"):
+        table.save_rows(tmp_path / "scores.csv", [other])
+
+
+def test_the_ratio_says_how_many_times_better():
+    assert turns.row("a", [1, 2, 3], [4, 4, 30], "b", ONCE).ratio == "4"
+    assert turns.row("a", [1, 2, 3], [4, 4, 30], "b", ONCE, more_is_better=True).ratio == "0.25"
+
+
+def test_turns_alternate_and_the_first_does_not_count():
+    calls = []
+    spent = turns.seconds(turns.Machine(turns=2, threads=1), lambda: calls.append("a"), lambda: calls.append("b"))
+    assert calls == ["a", "b"] * 3 and [len(values) for values in spent] == [2, 2]
+
+
+def test_the_command_says_what_there_is():
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        words = [sys.executable, "-m", "benchmarks", *arguments]
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+
+    done, wrong = run("--help"), run("--only", "x")
+    assert done.returncode == 0 and all(name in done.stdout for name in command.NAMES)
+    assert wrong.returncode == 2 and "invalid choice" in wrong.stderr
+
+
+def test_the_table_of_this_project_has_the_columns():
+    path = ROOT / "results/bench.csv"
+    if path.exists():
+        with path.open(newline="") as file:
+            assert next(csv.reader(file)) == COLUMNS.split(",")
