@@ -5,11 +5,9 @@ After a wanted change of the numbers:  ICF_REGENERATE=1 python -m pytest tests/t
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from dataclasses import replace
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,11 +15,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_training import PLAIN, TINY, broken_off, stand_ins, tiny_data
 
-from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
-from icf_avs.backbones.text import TEXT_DIM
 from icf_avs.checkpoint import load_checkpoint, read_recipe
-from icf_avs.config import DataConfig, TrainConfig
+from icf_avs.config import DataConfig
 from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF
 from icf_avs.objective.objective import Weights, objective
@@ -33,49 +30,11 @@ from icf_avs.training.run import train
 from icf_avs.training.trainer import Trainer, build_model, schedule
 
 GOLDEN = Path(__file__).parent / "golden" / "ten_steps.json"
-TINY = TrainConfig(
-    name="tiny",
-    model={"dim": 32, "pixel_dim": 16},
-    data=DataConfig(pictures=16, clips=4, validation=8),
-    teach_steps=4,
-    teach_batch=8,
-    steps=6,
-    finish=0,
-    batch=10,
-    clip_share=0.4,
-    warmup=2,
-    checkpoint_every=1000,
-)
-PARTS = ("implicit_text", "counterfactual", "contrastive")
-PLAIN = {**TINY.model, **dict.fromkeys(PARTS)}
-
-
-@lru_cache
-def frozen_encoder() -> EfficientNetLite0:
-    return load_efficientnet_lite0()
 
 
 @pytest.fixture(scope="module")
 def data() -> StampsData:
-    frozen_encoder()  # now, because building it draws random numbers
-    return StampsData(TINY, None, 1, lambda *_: None)
-
-
-def stand_ins(data: StampsData, patch: pytest.MonkeyPatch) -> None:
-    """Scenes and frozen encoder are loaded once; random vectors stand for the text encoder, which takes ten seconds."""
-
-    def loaded(config: TrainConfig, *_: object) -> StampsData:
-        again = copy.copy(data)
-        again.config = config
-        return again
-
-    def names(encoder: str, classes: tuple[str, ...]) -> torch.Tensor:
-        vectors = torch.randn(len(classes), TEXT_DIM, generator=torch.Generator().manual_seed(0))
-        return torch.nn.functional.normalize(vectors, dim=-1)
-
-    patch.setattr(run, "training_data", loaded)
-    patch.setattr(trainer_module, "embed_names", names)
-    patch.setattr(trainer_module, "build_visual", lambda *_, **__: frozen_encoder())
+    return tiny_data()
 
 
 @pytest.fixture(autouse=True)
@@ -110,15 +69,6 @@ def straight(data: StampsData, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def broken_off(folder: Path, config: TrainConfig, after: int) -> None:
-    def report(stage: str, done: int, total: int, values: dict[str, float]) -> None:
-        if done == after:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(config, folder, report=report)
-
-
 @pytest.mark.parametrize(("every", "after"), [(2, 4), (4, 6), (5, 9)])
 def test_a_resumed_run_ends_bit_for_bit_the_same(every: int, after: int, straight: Path, tmp_path: Path) -> None:
     """Broken off while the sounds are named, right after, and while the masks are learnt."""
@@ -133,13 +83,35 @@ def test_a_resumed_run_ends_bit_for_bit_the_same(every: int, after: int, straigh
 
 
 def test_what_a_run_leaves(straight: Path, data: StampsData) -> None:
-    assert sorted(path.name for path in straight.iterdir()) == ["last.pt", "metrics.jsonl", "tiny.safetensors"]
+    found = {path.name for path in straight.iterdir()} - {"tensorboard"}  # where it is installed
+    assert found == {"best.safetensors", "last.pt", "metrics.jsonl", "recipe.json", "samples", "tiny.safetensors"}
     rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0] and {"loss", "naming", "top1", "seconds"} <= rows[0].keys()
+    assert [(row["step"], row["stage"]) for row in rows] == [(0, "teach"), (9, "learn"), (9, "validation")]
+    assert {"loss", "naming", "top1", "seconds"} <= rows[0].keys() and {"loss", "bce"} <= rows[1].keys()
     model = load_checkpoint(straight / "tiny.safetensors")
     assert model.classes == data.classes and model.config.dim == 32 and model.counterfactual.started
     recipe = read_recipe(straight / "tiny.safetensors")
     assert recipe["config"]["seed"] == 0 and recipe["command"] == "icf train tiny"
+    assert json.loads((straight / "recipe.json").read_text())["config"] == recipe["config"]
+
+
+def test_the_best_checkpoint_is_that_of_the_best_validation(data: StampsData, tmp_path: Path) -> None:
+    """Its weights are those of that step, calibrated; to look on changes nothing of what is learnt."""
+    train(replace(TINY, checkpoint_every=1), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    scores = {row["step"]: row["score"] for row in rows if row["stage"] == "validation"}
+    assert sorted(scores) == [4, 5, 6, 7, 8, 9] and len(set(scores.values())) > 1
+    best = max(scores, key=lambda step: (scores[step], -step))
+    recipe = read_recipe(tmp_path / "best.safetensors")
+    assert recipe["step"] == best + 1 and recipe["validation"]["score"] == pytest.approx(scores[best], abs=1e-5)
+    trainer = Trainer(TINY, data, build_model(TINY, data.classes), tmp_path)
+    while trainer.step <= best:
+        trainer.advance(data.batch(trainer.step))
+    kept = load_file(tmp_path / "best.safetensors")
+    assert kept.pop("offset") == pytest.approx(recipe["validation"]["offset"])
+    state = trainer.model.state_dict()
+    assert all(value.equal(state[name]) for name, value in kept.items())
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [f"{s:06d}.png" for s in range(5, 11)]
 
 
 def test_a_finished_run_resumes_to_itself(straight: Path) -> None:
@@ -168,6 +140,16 @@ def test_resumption_with_other_settings(change: dict, straight: Path) -> None:
     with pytest.raises(UserError, match="other settings") as raised:
         train(replace(TINY, **change), straight, resume=True)
     assert "\n" not in str(raised.value)
+
+
+def test_weights_that_are_no_numbers_are_not_kept(data: StampsData, straight: Path, tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes((straight / "last.pt").read_bytes())
+    trainer = Trainer(TINY, data, build_model(TINY, data.classes), tmp_path)
+    with torch.no_grad():
+        next(p for p in trainer.model.parameters() if p.requires_grad).view(-1)[0] = float("inf")
+    with pytest.raises(UserError, match="a weight is no number after step 0"):
+        trainer.save()
+    assert (tmp_path / "last.pt").read_bytes() == (straight / "last.pt").read_bytes()
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "text", "empty", "another dictionary"])

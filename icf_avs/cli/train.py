@@ -30,6 +30,15 @@ def _ablation(args: argparse.Namespace) -> None:
     study_command(args)
 
 
+def _natural(args: argparse.Namespace) -> None:
+    try:
+        from icf_avs.study.natural import natural_command
+    except ModuleNotFoundError as error:
+        raise UserError(f"the study needs {error.name}: pip install {error.name}") from error
+
+    natural_command(args)
+
+
 def _summary(args: argparse.Namespace) -> None:
     try:
         from icf_avs.study.summary import summary_command
@@ -45,16 +54,18 @@ def add(commands: argparse._SubParsersAction) -> None:
         commands,
         "train",
         _train,
-        "train a model on the embedded Stamps scenes or on a public set",
+        "train a model on the embedded Stamps scenes, on a public set or on your own",
         "  icf train stamps                   the shipped model\n"
         "  icf train stamps-quick             a few minutes, to see that training works here\n"
         "  icf train stamps --seed 1 --out runs/stamps-1\n"
         "  icf train stamps --resume          go on where an interrupted run stopped\n"
         "  icf train s4-pvt --data AVSBench/Single-source\n"
+        "  icf train own --data own           your own videos and masks\n"
         "  icf train ms3-from-s4 --data AVSBench/Multi-sources --init runs/s4-pvt/s4-pvt.safetensors\n"
         "  icf train s4-pvt --data S4 --visual efficientnet-lite0 --audio log-mel --text minilm      on a CPU\n"
         "  accelerate launch -m icf_avs train avss-pvt --data AVSBench/AVSS                  on several GPUs\n\n"
-        "Recipes: stamps, stamps-quick; s4-, ms3-, avss- with pvt, r50, swin; ms3-from-s4; and each of stamps,\n"
+        "Recipes: stamps, stamps-quick; own (docs/OWN_DATA.md); composed (icf data compose); s4-, ms3-, avss- with\n"
+        "pvt, r50, swin; ms3-from-s4; natural; and each of stamps,\n"
         "s4-pvt, ms3-pvt, avss-pvt with -baseline, -mit, -sc, -cdcl, -mit-sc, -mit-cdcl, -sc-cdcl: the parts it keeps.",
     )
     part.add_argument("recipe", metavar="RECIPE", help="one of those below (icf_avs/training/recipes.py)")
@@ -62,7 +73,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument("--seed", type=count, help="seed of weights and scenes (default: the recipe's)")
     part.add_argument("--steps", type=positive, help="optimiser steps (default: the recipe's)")
     part.add_argument("--resume", action="store_true", help="continue the run in the folder")
-    part.add_argument("--data", metavar="DIR", type=Path, help="folder of the public set")
+    part.add_argument("--data", metavar="DIR", type=Path, help="folder of the public set, or of your own")
     part.add_argument(
         "--sound",
         choices=SOUND,
@@ -74,6 +85,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument("--text", metavar="NAME", help="minilm or clip, to embed the names of the classes")
     stamps(part)
     part.add_argument("--threads", type=positive, help="CPU threads (default: all)")
+    part.add_argument(
+        "--wandb", action="store_true", help="send curves and pictures to Weights & Biases (default: TensorBoard files)"
+    )
 
     study = commands.add_parser("study", help="take the method apart: rows, controls, seeds")
     study = study.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -97,6 +111,25 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     part.add_argument(
         "--results", metavar="CSV", type=Path, default=Path("results/ablation.csv"), help="table (results/ablation.csv)"
+    )
+
+    part = command(
+        study,
+        "natural",
+        _natural,
+        "score the open vocabulary on composed scenes of kinds that training knows and does not know",
+        "  icf study natural                             all that results/natural.csv lacks\n"
+        "  icf study natural --rows shipped              the shipped checkpoint alone, in a minute\n\n"
+        "Rows: shipped; and the recipe natural cut short: baseline, mit, all. Interrupted, it goes on later.",
+    )
+    part.add_argument("--rows", metavar="ROW", nargs="+", help="only these rows, anew (default: all that lack)")
+    part.add_argument("--seeds", metavar="N", type=positive, default=3, help="seeds 0 to N-1 of each row (default: 3)")
+    part.add_argument("--steps", metavar="N", type=positive, default=300, help="steps of a run (default: 300)")
+    part.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("runs/natural"), help="folder of the runs (runs/natural)"
+    )
+    part.add_argument(
+        "--results", metavar="CSV", type=Path, default=Path("results/natural.csv"), help="table (results/natural.csv)"
     )
 
     part = command(

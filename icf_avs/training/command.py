@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from icf_avs.allocator import keep_freed_memory
 from icf_avs.errors import UserError
+from icf_avs.training.processes import processes
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import train
 
@@ -21,7 +22,7 @@ STAGES = {
     "clips": "rendering clips",
     "finish_pictures": "rendering large pictures",
     "finish_clips": "rendering large clips",
-    "validation": "calibrating",
+    "validation": "rendering validation clips",
     "teach": "naming sounds",
     "learn": "learning masks",
 }
@@ -54,7 +55,7 @@ def train_command(args: argparse.Namespace) -> None:
         TimeRemainingColumn(),
         TextColumn("{task.fields[values]}"),
     )
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not processes().is_main_process)
     if config.estimate:
         console.print(f"{config.name}: {config.estimate}", soft_wrap=True)
     with Progress(*columns, console=console) as bar:
@@ -71,5 +72,5 @@ def train_command(args: argparse.Namespace) -> None:
                 console.print(f"{STAGES[stage]} {done}/{total} {shown}", soft_wrap=True)
 
         source = args.data if config.benchmark else args.stamps
-        path = train(config, folder, source=source, init=args.init, resume=args.resume, report=report)
-    console.print(f"checkpoint: {path}\nnext: icf evaluate {path}")
+        path = train(config, folder, source=source, init=args.init, resume=args.resume, wandb=args.wandb, report=report)
+    console.print(f"checkpoint: {path}\nnext: icf evaluate {path}, or icf report {folder}")

@@ -16,8 +16,11 @@ Report = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total
 
 
 class Data(Protocol):
-    """classes: names of the kinds, in the order of their ids; origin, licence: a line each, for the checkpoint."""
+    """config: of the run. classes: names of the kinds, in the order of their ids; origin, licence: a line each, for the
+    checkpoint.
+    """
 
+    config: TrainConfig
     classes: tuple[str, ...]
     origin: str
     licence: str

@@ -100,6 +100,27 @@ def ms3_from_s4() -> TrainConfig:
     return replace(ms3_pvt(), name="ms3-from-s4", steps=1_110, estimate=estimate)
 
 
+def own() -> TrainConfig:
+    """Full ICF on videos of one's own (docs/OWN_DATA.md), with the small encoders: for a laptop."""
+    return replace(
+        with_encoders(_public("own", 1_500, "own", ""), SMALL, "log-mel", "minilm"),
+        estimate="about an hour on a laptop with 8 cores (an estimate, not measured)",
+        spec=ClipSpec(),
+        checkpoint_every=250,
+    )
+
+
+def composed() -> TrainConfig:
+    """Full ICF with a class head on what `icf data compose` wrote, with the small encoders: for a laptop."""
+    return replace(
+        with_encoders(_public("AVSS", 3_000, "composed", ""), SMALL, "log-mel", "minilm"),
+        estimate="about two hours on a laptop with 8 cores (an estimate, not measured)",
+        spec=ClipSpec(phase=15 / 16),
+        batch=40,
+        checkpoint_every=250,
+    )
+
+
 def with_visual(config: TrainConfig, encoder: str, short: str) -> TrainConfig:
     """The same run with another visual encoder."""
     return replace(config, name=config.name.replace("pvt", short), model={**config.model, "visual": encoder})
@@ -134,7 +155,7 @@ ROWS = ((), ("mit",), ("sc",), ("cdcl",), ("mit", "sc"), ("mit", "cdcl"), ("sc",
 
 def _recipes() -> dict[str, Callable[[], TrainConfig]]:
     whole = [stamps, s4_pvt, ms3_pvt, avss_pvt]
-    more = [natural, stamps_quick, ms3_from_s4]
+    more = [natural, stamps_quick, ms3_from_s4, own, composed]
     found: dict[str, Callable[[], TrainConfig]] = {make().name: make for make in (*whole, *more)}
     for make in (s4_pvt, ms3_pvt, avss_pvt):
         for encoder, short in (("resnet-50", "r50"), ("swin-b", "swin")):

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -20,8 +20,11 @@ from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.contracts import Batch
 from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF
+from icf_avs.objective.objective import Weights
 from icf_avs.training.data import Data
 from icf_avs.training.learner import Learner
+
+TERMS = ("loss", "naming", "top1", *(field.name for field in fields(Weights)))  # all that a step may report
 
 
 def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None = None) -> ICF:
@@ -104,11 +107,13 @@ class Trainer:
     def advance(self, *parts: Batch) -> dict[str, float]:
         """One optimizer step on the parts of a batch. Raises UserError, before it, when the gradient is no number."""
         config, accelerator = self.config, self.accelerator
-        torch.manual_seed(config.seed * 1_000_003 + self.step + 7_919 * accelerator.process_index)
         self.wrapped.train()
         self.optimizer.zero_grad(set_to_none=True)
         terms: dict[str, float] = {}
+        first = accelerator.process_index * len(parts)
         for turn, batch in enumerate(parts, 1):
+            # By the part and not the process, so that two processes draw as one that takes two turns.
+            torch.manual_seed(config.seed * 1_000_003 + self.step + 7_919 * (first + turn - 1))
             with nullcontext() if turn == len(parts) else accelerator.no_sync(self.wrapped):
                 found = self.wrapped(batch.to(accelerator.device), config.stage(self.step))
                 accelerator.backward(found["loss"] / len(parts))
@@ -127,7 +132,17 @@ class Trainer:
         self.step += 1
         if self.step == config.teach_steps:
             self.optimizer = self._optimizer()
-        return terms | {"gradient": norm}
+        return self._of_all(terms) | {"gradient": norm}
+
+    def _of_all(self, terms: dict[str, float]) -> dict[str, float]:
+        """Means over the processes; a term that some of them lack (nothing sounds in their part) counts there as 0, as
+        it does in a turn.
+        """
+        if self.accelerator.num_processes == 1:
+            return terms
+        mine = [[terms.get(name, 0.0), float(name in terms)] for name in TERMS]
+        sums = self.accelerator.reduce(torch.tensor(mine, device=self.accelerator.device), "sum").tolist()
+        return {n: total / self.accelerator.num_processes for n, (total, met) in zip(TERMS, sums, strict=True) if met}
 
     def _rate(self) -> float:
         """Share of the learning rate at this step: each of the three stages has a schedule of its own."""
@@ -139,7 +154,12 @@ class Trainer:
         return 0.5 * schedule(learning - config.steps, config.finish, config.warmup)
 
     def save(self) -> None:
-        """Write last.pt atomically: on a full disk the file before it stays."""
+        """Write last.pt atomically: on a full disk the file before it stays, and where a weight is no number."""
+        if not all(torch.isfinite(parameter).all() for parameter in self.learner.parameters()):
+            raise UserError(
+                f"a weight is no number after step {self.step}, which is not kept; the last good checkpoint is in "
+                f"{self.folder}: lower the learning rate and train anew"
+            )
         state = {
             "config": json.dumps(asdict(self.config)),
             "classes": list(self.data.classes),

@@ -1,0 +1,1 @@
+"""`icf report RUN`: a training run on one page."""

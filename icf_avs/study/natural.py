@@ -1,0 +1,175 @@
+"""`icf study natural`: what an open vocabulary is worth, on word scenes of kinds that training knows and does not know.
+
+Rows: "shipped", the checkpoint as it is; and runs of the same recipe cut short, whole and without parts of the method.
+Each is scored on three sets (word_scores.py): `known`, new scenes of known kinds; `cross`, the same with other
+recordings of these kinds; `heldout`, scenes and recordings of kinds that training never showed nor named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from icf_avs.allocator import keep_freed_memory
+from icf_avs.backbones.efficientat import load_efficientat
+from icf_avs.backbones.heard_words import HeardWords
+from icf_avs.checkpoint import find_checkpoint, load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.config import EvidenceConfig, TrainConfig
+from icf_avs.errors import UserError
+from icf_avs.model.icf import ICF
+from icf_avs.results import hardware, read_csv, revision, write_whole
+from icf_avs.stamps.catalog import load_catalog
+from icf_avs.stamps.heard_sounds import HeardSounds, heard_sounds
+from icf_avs.stamps.word_batches import Words
+from icf_avs.stamps.word_catalog import load_word_catalog
+from icf_avs.stamps.word_data import STRIDES, WordData, spec_of_pictures, training_words
+from icf_avs.stamps.word_features import WordFeatures, WordSceneSet, word_features
+from icf_avs.study.word_scores import word_scores
+from icf_avs.training.data import Report
+from icf_avs.training.recipes import ablation, natural
+from icf_avs.training.run import fit, recipe_of
+from icf_avs.training.trainer import Trainer, build_model
+
+SHIPPED = "shipped"
+ROWS: dict[str, tuple[str, ...]] = {"baseline": (), "mit": ("mit",), "all": ("mit", "sc", "cdcl")}
+SETS = {"known": ("test", "train", False), "cross": ("test", "cross", False), "heldout": ("heldout", "train", True)}
+SCENES = 240  # of each set, before those without a question are left out
+COLUMNS = (
+    "row", "seed", "test_set", "audio", "scenes", "miou", "f", "fpr", "steps", "minutes", "hardware", "revision",
+)  # fmt: skip
+Say = Callable[[str, int, int], None]  # what, done, total
+
+
+def row_config(row: str, seed: int, steps: int) -> TrainConfig:
+    """The recipe, cut short and with the parts of a row. Without MIT there is no vocabulary to search evidence for."""
+    config = replace(ablation(natural(), *ROWS[row]), name=row, steps=steps, seed=seed)
+    return config if "mit" in ROWS[row] else replace(config, model={**config.model, "evidence": None})
+
+
+class Tests(NamedTuple):
+    """The vocabulary, set -> (scenes, what is heard of the recordings), and what is heard of silence [C]."""
+
+    words: Words
+    sets: dict[str, tuple[WordFeatures, HeardSounds]]
+    silence: Tensor
+
+
+def load_tests(workers: int, say: Say = lambda what, done, total: None) -> Tests:
+    """The test sets, made or found in the cache."""
+    recipe, catalog, recordings = natural(), load_word_catalog(), load_catalog()
+    words = training_words(catalog, recipe.text, EvidenceConfig(**recipe.model["evidence"]).akin)
+    hears = HeardWords(load_efficientat(None, recipe.spec.sample_rate), words.words)
+    pictures = spec_of_pictures(replace(recipe.spec, frames=1))
+    sets = {}
+    for name, (split, bank, unknown) in SETS.items():
+        wanted = WordSceneSet(split, SCENES, spec=pictures, strides=STRIDES)
+        scenes = word_features(catalog, wanted, workers, partial(say, f"{name}: scenes"))
+        sounds = heard_sounds(recordings, bank, hears, held_out=unknown, progress=partial(say, f"{name}: listening"))
+        sets[name] = scenes, sounds
+    return Tests(words, sets, hears(torch.zeros(1, recipe.spec.window))[0])
+
+
+def train_row(row: str, seed: int, steps: int, folder: Path, workers: int, report: Report) -> tuple[ICF, float]:
+    """Train a row, or go on with it where it stopped; the calibrated model, and the minutes it took."""
+    config = row_config(row, seed, steps)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = WordData(config, None, workers, report)
+    trainer = Trainer(config, data, build_model(config, data.classes), folder)
+    if (folder / "last.pt").exists():
+        trainer.restore()
+    fit(trainer, report)
+    scores = data.validate(trainer.model)
+    save_checkpoint(trainer.model, folder / "model.safetensors", recipe_of(config, trainer, scores))
+    return trainer.model, trainer.seconds / 60
+
+
+def natural_command(args: argparse.Namespace) -> None:
+    """Score the rows that the table lacks, or that are named, and write it run by run."""
+    unknown = [row for row in args.rows or () if row not in (SHIPPED, *ROWS)]
+    if unknown:
+        raise UserError(f"no row {unknown[0]!r}; there are: {', '.join((SHIPPED, *ROWS))}")
+    keep_freed_memory()
+    workers, console = os.cpu_count() or 1, Console(stderr=True)
+    done = {(line["row"], line["seed"]) for line in read_lines(args.results)}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def say(what: str, done: int, total: int, _: object = None) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        tests = load_tests(workers, say)
+        for row in args.rows or (SHIPPED, *ROWS):
+            for seed in range(1 if row == SHIPPED else args.seeds):
+                if not args.rows and (row, str(seed)) in done:
+                    continue
+                if row == SHIPPED:
+                    path, _ = find_checkpoint("natural")
+                    recipe = read_recipe(path)
+                    model, minutes, steps = load_checkpoint(path), recipe["minutes"], recipe["config"]["steps"]
+                else:
+                    tell = partial(_told, say, f"{row}, seed {seed}")
+                    folder = args.out / f"{row}-seed{seed}"
+                    model, minutes = train_row(row, seed, args.steps, folder, workers, tell)
+                    steps = args.steps
+                lines = [
+                    {"row": row, "seed": str(seed), "test_set": name, "audio": audio}
+                    | {key: f"{value:.4f}" if isinstance(value, float) else str(value) for key, value in scores.items()}
+                    | {"steps": str(steps), "minutes": f"{minutes:.1f}", "hardware": _machine(), "revision": revision()}
+                    for name, (scenes, sounds) in tests.sets.items()
+                    for audio, scores in word_scores(
+                        model,
+                        scenes,
+                        tests.words,
+                        sounds,
+                        tests.silence,
+                        progress=partial(say, f"scoring {row} {name}"),
+                    ).items()
+                ]
+                add_lines(args.results, lines)
+    console.print(f"wrote {args.results}")
+
+
+def read_lines(path: Path) -> list[dict[str, str]]:
+    """Lines of the table, none where there is no file. Raises UserError for another table."""
+    if not path.exists():
+        return []
+    columns, lines = read_csv(path)
+    if columns != COLUMNS or any(line["row"] not in (SHIPPED, *ROWS) for line in lines):
+        raise UserError(f"{path} is no table of `icf study natural`; name another --results")
+    return lines
+
+
+def add_lines(path: Path, lines: list[dict[str, str]]) -> None:
+    """Put the lines of one run into the table in place of an earlier one of its row and seed."""
+    run = lines[0]["row"], lines[0]["seed"]
+    kept = [line for line in read_lines(path) if (line["row"], line["seed"]) != run]
+    order = (SHIPPED, *ROWS)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(kept + lines, key=lambda line: (order.index(line["row"]), int(line["seed"]))))
+    write_whole(path, text.getvalue())
+
+
+def _told(say: Say, run: str, stage: str, done: int, total: int, values: dict[str, float]) -> None:
+    say(f"{run}: {stage}", done, total)
+
+
+def _machine() -> str:
+    machine = hardware()
+    return f"{machine['gpu'] or machine['processor']}, {torch.get_num_threads()} threads"

@@ -1,0 +1,102 @@
+"""Scores of a model with an open vocabulary on composed word scenes, with what is heard of real recordings.
+
+Every scene shows at least two things. One of them that has a recording sounds; or there is silence, noise, a recording
+of what is not in the picture, or a word of the vocabulary that nothing in it can mean. Strict scores over pictures; of
+all but the first sound against the mask of the first (lower is better), as in icf_avs/evaluate.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from icf_avs.metrics import StrictMetric
+from icf_avs.model.icf import ICF
+from icf_avs.stamps.heard_sounds import HeardSounds
+from icf_avs.stamps.word_batches import Words
+from icf_avs.stamps.word_features import WordFeatures, z_scores
+
+AUDIOS = ("true", "silence", "noise", "offscreen", "absent-word")
+_AT_ONCE = 8  # scenes
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A scene, by its number, the numbers of the things that sound in it, and what is heard [5 audios, C]."""
+
+    scene: int
+    things: tuple[int, ...]
+    heard: np.ndarray
+
+
+def word_scores(
+    model: ICF, features: WordFeatures, words: Words, sounds: HeardSounds, silence: Tensor, seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """{audio: {"miou", "f", "fpr", "scenes"}}; silence [C]: what is heard of zeros.
+
+    Of the scenes of one frame those that show two things or more, one of which is of a kind of `sounds`; fpr is the
+    share of the picture that is marked.
+    """
+    model.eval()
+    questions = _questions(features, words, sounds, silence.numpy(), seed)
+    metrics = {audio: StrictMetric(sync_on_compute=False) for audio in AUDIOS}
+    for start in range(0, len(questions), _AT_ONCE):
+        some = questions[start : start + _AT_ONCE]
+        numbers = np.array([question.scene for question in some])
+        truth = [np.isin(features.things[question.scene, 0], question.things) for question in some]
+        for audio, probabilities in zip(AUDIOS, _answers(model, features, numbers, some), strict=True):
+            metrics[audio].update(probabilities, torch.from_numpy(np.stack(truth)))
+        progress(min(start + _AT_ONCE, len(questions)), len(questions))
+    found = {audio: metric.compute() for audio, metric in metrics.items()}
+    return {
+        audio: {"miou": values["miou"], "f": values["f"], "fpr": values["active"], "scenes": len(questions)}
+        for audio, values in found.items()
+    }
+
+
+@torch.inference_mode()
+def _answers(model: ICF, features: WordFeatures, numbers: np.ndarray, some: list[_Question]) -> list[Tensor]:
+    """Probabilities [n,S/2,S/2] under each of the sounds."""
+    levels = [torch.from_numpy(level[numbers]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
+    if model.config.evidence:
+        levels.append(z_scores(features.evidence[numbers]))
+    valid = torch.ones(len(some), 1, dtype=torch.bool)
+    answers = []
+    for sound in torch.from_numpy(np.stack([question.heard for question in some])).unbind(1):
+        logits = model(levels, sound[:, None], valid).logits[:, 0]
+        answers.append(F.interpolate(logits[None], features.things.shape[2:], mode="bilinear")[0].sigmoid())
+    return answers
+
+
+def _questions(
+    features: WordFeatures, words: Words, sounds: HeardSounds, silence: np.ndarray, seed: int
+) -> list[_Question]:
+    rng = np.random.default_rng(seed)
+    found = []
+    of_kinds = np.array([words.of_kind[kind] for kind in sounds.kinds])
+    for number, scene in enumerate(features.scenes):
+        mine = [thing for thing, kind in enumerate(scene.kinds) if kind in sounds.kinds]
+        if len(scene.kinds) < 2 or not mine:
+            continue
+        thing = mine[rng.integers(len(mine))]
+        shown = words.kin([words.index[word] for word in scene.present])
+        absent = np.flatnonzero(~shown[of_kinds])
+        at = sounds.kinds.index(scene.kinds[thing])
+        said = np.zeros(len(words.words), np.float32)
+        said[rng.choice(np.flatnonzero(~shown))] = 1
+        variant = rng.integers(sounds.outputs.shape[1])
+        heard = (
+            sounds.outputs[at, variant],
+            silence,
+            sounds.noise[variant],
+            sounds.outputs[rng.choice(absent), variant],
+        )
+        question = np.stack([*(row.astype(np.float32) for row in heard), said])
+        found.append(_Question(number, scene.things(scene.words[thing][0]), question))
+    return found

@@ -1,0 +1,91 @@
+"""A few validation clips to look at while a run goes on: picture, truth, and what the model marks now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from icf_avs.model.icf import ICF
+from icf_avs.output.overlay import Overlay
+from icf_avs.training.data import Data
+
+if TYPE_CHECKING:
+    from icf_avs.avsbench.training_data import BenchmarkData
+    from icf_avs.stamps.training_data import StampsData
+
+CLIPS, COLUMNS, SIDE, GAP = 4, 5, 112, 4  # of a sheet; SIDE and GAP in pixels
+
+
+@dataclass(frozen=True)
+class Sample:
+    """frames uint8 [T,S,S,3]; sound, waves [T,N] or log-mel [T,96,64]; masks [T,h,w] float in [0,1]."""
+
+    frames: Tensor
+    sound: Tensor
+    masks: Tensor
+
+
+def sample_clips(data: Data) -> list[Sample]:
+    """The first validation clips of a run's data; none where it has no pictures to show."""
+    from icf_avs.stamps.training_data import StampsData
+
+    if data.config.benchmark is not None:
+        return _stored(data)
+    if isinstance(data, StampsData):
+        return [_rendered(data, index) for index in range(min(CLIPS, data.config.data.validation))]
+    return []
+
+
+def _rendered(data: StampsData, index: int) -> Sample:
+    """A scene of `StampsData.validation`."""
+    from icf_avs.data.windows import windows
+    from icf_avs.stamps.clips import render_clip
+    from icf_avs.stamps.scenes import BALANCED, plan_scene
+
+    spec = data.config.final_spec
+    scene = plan_scene(data.catalog, "val", index, data.config.data.seed, BALANCED, max(1, round(spec.seconds)))
+    clip = render_clip(scene, data.bank, spec)
+    waves = windows(clip.wave, spec, spec.frames)
+    return Sample(*(torch.from_numpy(part) for part in (clip.frames, waves, clip.masks.astype(np.float32))))
+
+
+def _stored(data: BenchmarkData) -> list[Sample]:
+    from icf_avs.avsbench.dataset import ClipDataset
+    from icf_avs.avsbench.layouts import read_set
+
+    records = read_set(data.root, "val", data.clips.audio)[:CLIPS]
+    clips = ClipDataset(records, data.classes, data.config.final_spec, data.clips.audio)
+    found = (clips[index] for index in range(len(clips)))
+    return [Sample(clip.frames, clip.waves if clip.log_mel is None else clip.log_mel, clip.masks) for clip in found]
+
+
+def sample_sheet(model: ICF, samples: list[Sample]) -> np.ndarray:
+    """uint8 [H, W, 3]: of every clip up to five moments, with the truth above and what the model marks below.
+
+    Switches the model to evaluation.
+    """
+    line = SIDE + GAP
+    sheet = np.full((len(samples) * (3 * line + 2 * GAP), COLUMNS * line, 3), 24, np.uint8)
+    for row, sample in enumerate(samples):
+        logits = model.predict(sample.frames, sample.sound).logits
+        shown = np.linspace(0, len(sample.frames) - 1, min(COLUMNS, len(sample.frames))).round().astype(int)
+        for column, frame in enumerate(shown):
+            picture = Image.fromarray(sample.frames[frame].numpy()).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+            truth = _at(sample.masks[frame] - 0.5)
+            for number, mask in enumerate((np.zeros_like(truth), truth, _at(logits[frame]))):
+                tile = np.array(picture)
+                Overlay(mask).draw_rgb(tile)
+                top, left = row * (3 * line + 2 * GAP) + number * line, column * line
+                sheet[top : top + SIDE, left : left + SIDE] = tile
+    return sheet
+
+
+def _at(values: Tensor) -> np.ndarray:
+    """[h, w] -> bool [SIDE, SIDE], where above 0."""
+    return (F.interpolate(values.float()[None, None], (SIDE, SIDE), mode="bilinear")[0, 0] > 0).numpy()

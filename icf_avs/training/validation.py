@@ -1,0 +1,58 @@
+"""How good a model is in the middle of its run: a few validation clips, scored in seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from icf_avs.model.icf import ICF
+from icf_avs.training.calibrate import calibrate
+from icf_avs.training.data import Data
+
+if TYPE_CHECKING:
+    from icf_avs.avsbench.training_data import BenchmarkData
+    from icf_avs.stamps.training_data import StampsData
+
+BATCHES, CLIPS = 2, 64  # batches of eight composed scenes; clips of a public set
+Judge = Callable[[ICF], dict[str, float]]
+
+
+def judge_of(data: Data) -> Judge | None:
+    """Scores of a model by name, one of them "score", the higher the better; None where the data have no such clips.
+
+    On composed scenes it is the G-mIoU of the best offset, to which the model is left calibrated; on a public set the
+    strict mIoU.
+    """
+    from icf_avs.stamps.training_data import StampsData
+
+    if data.config.benchmark is not None:
+        return _of_set(data)
+    return _of_scenes(data) if isinstance(data, StampsData) else None
+
+
+def _of_scenes(data: StampsData) -> Judge:
+    batches = list(islice(data.validation(), BATCHES))
+
+    def judge(model: ICF) -> dict[str, float]:
+        found = calibrate(model, batches)
+        left = 1 - found.miou_foreign
+        score = 2 * found.miou * left / max(1e-6, found.miou + left)
+        return {"score": score, "miou": found.miou, "miou_foreign": found.miou_foreign, "offset": found.offset}
+
+    return judge
+
+
+def _of_set(data: BenchmarkData) -> Judge:
+    from icf_avs.avsbench.layouts import read_set
+    from icf_avs.evaluate import evaluate
+
+    records = read_set(data.root, "val", data.clips.audio)[:CLIPS]
+
+    def judge(model: ICF) -> dict[str, float]:
+        found = evaluate(model, records)["strict"]
+        whole = {"score": found["miou"], **{name: found[name] for name in ("miou", "f", "fpr_empty")}}
+        return {name: value for name, value in whole.items() if not math.isnan(value)}
+
+    return judge

@@ -1,0 +1,73 @@
+"""A run of ten steps on a handful of real scenes, which several files of tests share."""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
+from icf_avs.backbones.text import TEXT_DIM
+from icf_avs.config import DataConfig, TrainConfig
+from icf_avs.stamps.training_data import StampsData
+from icf_avs.training import run
+from icf_avs.training import trainer as trainer_module
+from icf_avs.training.run import train
+
+TINY = TrainConfig(
+    name="tiny",
+    model={"dim": 32, "pixel_dim": 16},
+    data=DataConfig(pictures=16, clips=4, validation=8),
+    teach_steps=4,
+    teach_batch=8,
+    steps=6,
+    finish=0,
+    batch=10,
+    clip_share=0.4,
+    warmup=2,
+    checkpoint_every=1000,
+)
+PARTS = ("implicit_text", "counterfactual", "contrastive")
+PLAIN = {**TINY.model, **dict.fromkeys(PARTS)}
+
+
+@lru_cache
+def frozen_encoder() -> EfficientNetLite0:
+    return load_efficientnet_lite0()
+
+
+def tiny_data() -> StampsData:
+    """The scenes of TINY, rendered once a cache."""
+    frozen_encoder()  # now, because building it draws random numbers
+    return StampsData(TINY, None, 1, lambda *_: None)
+
+
+def stand_ins(data: StampsData, patch: pytest.MonkeyPatch) -> None:
+    """Scenes and frozen encoder are loaded once; random vectors stand for the text encoder, which takes ten seconds."""
+
+    def loaded(config: TrainConfig, *_: object) -> StampsData:
+        again = copy.copy(data)
+        again.config = config
+        return again
+
+    def names(encoder: str, classes: tuple[str, ...]) -> torch.Tensor:
+        vectors = torch.randn(len(classes), TEXT_DIM, generator=torch.Generator().manual_seed(0))
+        return torch.nn.functional.normalize(vectors, dim=-1)
+
+    patch.setattr(run, "training_data", loaded)
+    patch.setattr(trainer_module, "embed_names", names)
+    patch.setattr(trainer_module, "build_visual", lambda *_, **__: frozen_encoder())
+
+
+def broken_off(folder: Path, config: TrainConfig, after: int) -> None:
+    """Begin a run and interrupt it after so many steps."""
+
+    def report(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+        if done == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, folder, report=report)

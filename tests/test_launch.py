@@ -1,0 +1,96 @@
+"""`accelerate launch -m icf_avs train` with two processes on the CPU: the losses of one, and one of them writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from avsbench_fixtures import write_s4
+from safetensors.torch import load_file
+
+from icf_avs.checkpoint import read_recipe
+
+# What `icf train tiny` would be: the command line, with a recipe that is small.
+MODULE = """
+import sys
+from dataclasses import replace
+import torch
+from icf_avs.__main__ import main
+from icf_avs.config import BenchmarkConfig
+from icf_avs.contracts import ClipSpec
+from icf_avs.training.recipes import RECIPES, with_encoders
+torch.set_num_threads(1)
+for name in ("s4-pvt", "s4-pvt-baseline"):
+    config = with_encoders(RECIPES[name](), "efficientnet-lite0", "log-mel", "minilm")
+    model = {**config.model, "dim": 32, "pixel_dim": 16, "heads": 4}
+    teach = int(name.endswith("baseline"))
+    config = replace(config, name=name.replace("s4-pvt", "tiny"), model=model, teach_steps=teach, steps=11 - teach,
+                     batch=20, warmup=1, spec=ClipSpec(image_size=64))
+    RECIPES[config.name] = lambda config=config: config
+    turns = replace(config, name=config.name + "-turns", benchmark=BenchmarkConfig("S4", accumulate=2))
+    RECIPES[turns.name] = lambda turns=turns: turns
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+# With --cpu accelerate starts one process, or several by MPI; --multi_gpu asks for several, whatever they run on.
+LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+          "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m")  # fmt: skip
+
+WITHOUT_SC = {"bce", "dice", "prior", "sound_reading", "pixel_reading", "foreign"}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of eight clips, as many as four batches have: in every batch each process has two."""
+    root = tmp_path_factory.mktemp("set")
+    (root / "tiny_icf.py").write_text(MODULE)
+    kinds = [("dog", "cat")[i % 2] for i in range(9)]
+    write_s4(root / "S4", [(f"clip-{i:06d}", 3, kind, "val" if i == 8 else "train") for i, kind in enumerate(kinds)])
+    return root
+
+
+def trained(source: Path, folder: Path, recipe: str, *launch: str) -> list[dict[str, float]]:
+    """Rows of the log of a run of the recipe in processes of its own."""
+    root = Path(__file__).parent.parent
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": f"{root}{os.pathsep}{source}",
+        "OMP_NUM_THREADS": "1",
+    }
+    line = [sys.executable, *(launch or ("-m",)), "tiny_icf", "train", recipe, "--data", str(source / "S4")]
+    done = subprocess.run([*line, "--out", str(folder)], env=environment, capture_output=True, text=True, timeout=570)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("checkpoint: ") == 1, "one of them speaks"
+    return [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def listing(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if "tensorboard" not in path.parts}
+
+
+@pytest.mark.parametrize(("two", "one"), [("tiny-baseline", "tiny-baseline"), ("tiny", "tiny-turns")])
+def test_two_processes_have_the_losses_of_one(two: str, one: str, source: Path, tmp_path: Path) -> None:
+    """The baseline's terms are means over frames, of which both processes have as many: one batch, or its halves.
+
+    SC and CDCL look from one clip at others of its part of the batch, so there the one process takes two turns; and the
+    running means of SC, which are those of one process, move what it draws.
+    """
+    found, expected = trained(source, tmp_path / "two", two, *LAUNCH), trained(source, tmp_path / "one", one)
+    assert read_recipe(tmp_path / "two" / f"{two}.safetensors")["processes"] == 2
+    steps = [(row["step"], row["stage"]) for row in expected]
+    assert steps == [(0, "learn" if two == "tiny" else "teach"), (10, "learn"), (10, "validation")]
+    assert [(row["step"], row["stage"]) for row in found] == steps, "each row is written once"
+    for mine, his in zip(found[:1] if two == "tiny" else found, expected, strict=False):
+        assert mine.keys() == his.keys()
+        terms = WITHOUT_SC if two == "tiny" else mine.keys() - {"seconds", "stage"}
+        assert {term: mine[term] for term in terms} == pytest.approx({term: his[term] for term in terms}, abs=1e-4)
+    for name in (two, "best"):
+        weights = load_file(tmp_path / "two" / f"{name}.safetensors")
+        assert all(torch.isfinite(value).all() for value in weights.values())
+    assert listing(tmp_path / "two") == {path.replace(one, two) for path in listing(tmp_path / "one")}

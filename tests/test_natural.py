@@ -1,0 +1,230 @@
+"""Natural video: sounds enter a model by words, and may be restricted to some; how such a model is scored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from clip_maker import make_clip, tone
+from test_efficientat import published_weights
+
+import icf_avs
+from icf_avs import checkpoint as checkpoints
+from icf_avs.__main__ import main
+from icf_avs.asked_words import asked_words
+from icf_avs.backbones import efficientat
+from icf_avs.backbones.heard_words import audio_words
+from icf_avs.checkpoint import default_checkpoint, load_checkpoint, save_checkpoint
+from icf_avs.data.resampling import resample
+from icf_avs.errors import UserError
+from icf_avs.output.heard_lines import MOST, heard_lines
+from icf_avs.segment import Segmenter
+from icf_avs.stamps.heard_sounds import HeardSounds
+from icf_avs.stamps.sounds import RATE, SoundBank
+from icf_avs.stamps.word_catalog import load_word_catalog
+from icf_avs.stamps.word_data import STRIDES, spec_of_pictures, training_words
+from icf_avs.stamps.word_features import WordSceneSet, word_features
+from icf_avs.study import natural as study
+from icf_avs.study.word_scores import AUDIOS, word_scores
+from icf_avs.training.recipes import natural
+from icf_avs.training.trainer import build_model
+
+SIZE = 96
+
+
+@pytest.fixture(scope="module", autouse=True)
+def weights():
+    """The tagger's weights, where encoders look for them."""
+    path = published_weights()
+    if path is None:
+        pytest.skip(f"{efficientat.FILE} is neither in ICF_WEIGHTS_DIR nor in ../shared/weights")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ICF_WEIGHTS_DIR", str(path.parent))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def words(catalog):
+    return training_words(load_word_catalog(catalog.root), "minilm", 0.6)
+
+
+@pytest.fixture(scope="module")
+def model(words):
+    """Of the recipe's kind, as it is before training."""
+    recipe = natural()
+    small = replace(
+        recipe, spec=replace(recipe.spec, image_size=SIZE), model={**recipe.model, "dim": 32, "pixel_dim": 16}
+    )
+    return build_model(small, words.words).eval()
+
+
+def test_a_sound_is_read_as_its_word_before_any_training(model, words):
+    """Sound and text begin with the same axes, so a word that no training says is read as well."""
+    said = torch.zeros(1, len(words.words), model.audio.heard.dim)
+    said[0, range(len(words.words)), range(len(words.words))] = 1
+    audio, _ = model.hear(said)
+    read = model.implicit_text.vocabulary.similarity(audio)[0, :, : len(words.words)].argmax(1)
+    assert (read == torch.arange(len(words.words))).float().mean() > 0.9
+
+
+def test_through_a_checkpoint_it_answers_the_same(model, tmp_path):
+    path = tmp_path / "natural.safetensors"
+    save_checkpoint(model, path, {"name": "test"})
+    assert path.stat().st_size < 4e6  # neither the tagger nor the visual encoder is in it
+    again = load_checkpoint(path)
+    frames = torch.randint(0, 255, (2, SIZE, SIZE, 3), dtype=torch.uint8)
+    waves = 0.1 * torch.randn(2, model.spec.window)
+    one, other = model.predict(frames, waves), again.predict(frames, waves)
+    assert torch.equal(one.logits, other.logits) and torch.equal(one.heard, other.heard)
+    assert one.words == model.classes and one.heard.shape == (2, len(model.classes))
+
+
+def test_words_choose_what_may_be_heard(model, words):
+    animals = asked_words(model, "Dog , horse")
+    assert animals[words.index["dog"]] and animals[words.index["horse"]] and not animals[words.index["violin"]]
+    assert torch.equal(animals, torch.from_numpy(words.kin([words.index["dog"], words.index["horse"]])))
+    unknown = asked_words(model, "locomotive")  # not in the vocabulary: by its embedding
+    assert "locomotive" not in words.words and unknown[words.index["train"]] and not unknown[words.index["dog"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("", "names nothing"), (" , ", "names nothing"), ("qwzx vrrk", "the nearest are")]
+)
+def test_words_that_cannot_be_asked_for(model, text, told):
+    with pytest.raises(UserError, match=told):
+        asked_words(model, text)
+
+
+def test_only_what_is_asked_for_is_heard(model, words, catalog):
+    bark = SoundBank(catalog, "train").looped("dog", 5 * RATE, np.random.default_rng(0))
+    waves = resample(torch.from_numpy(bark)[None], RATE, model.spec.sample_rate)
+    whole = model.audio.listen(waves)
+    loudest = int(whole[0, : len(words.words)].argmax())
+    assert words.words[loudest] == "dog"
+    other = torch.ones(len(words.words), dtype=torch.bool)
+    other[loudest] = False
+    try:
+        model.audio.only(other)
+        part = model.audio.listen(waves)
+        assert whole[0, loudest] > 0 == part[0, loudest]
+        model.audio.only(torch.zeros(len(words.words), dtype=torch.bool))
+        assert not model.audio.listen(waves).any()
+    finally:
+        model.audio.only(torch.ones(len(words.words), dtype=torch.bool))
+    assert torch.equal(model.audio.listen(waves), whole)
+
+
+def test_a_model_that_hears_no_words_says_so():
+    with pytest.raises(UserError, match="--checkpoint natural"):
+        icf_avs.load("stamps").listen_for("dog")
+
+
+def test_segmenting_tells_what_is_heard(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(icf_avs, "load", lambda checkpoint: Segmenter(model, checkpoint))
+    clip = make_clip(tmp_path / "clip.mp4", seconds=2, sound=tone(2))
+    assert (
+        main(["segment", str(clip), "--out", str(tmp_path / "out"), "--checkpoint", "natural", "--words", "dog"]) == 0
+    )
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2 and printed[1].split()[0] == "0:00-0:02"
+
+
+class _Frame:
+    def __init__(self, start, heard):
+        self.start, self.end, self.heard = start, start + 1, heard
+
+
+def test_stretches_of_the_same_words_are_one_line():
+    dog, both = (("dog", 0.4),), (("person", 0.9), ("dog", 0.7))
+    frames = [_Frame(0, dog), _Frame(1, (("dog", 0.6),)), _Frame(2, both), _Frame(59, ()), _Frame(60, dog)]
+    assert list(heard_lines(frames)) == [
+        "0:00-0:02  dog 0.60",
+        "0:02-0:03  person 0.90, dog 0.70",
+        "0:59-1:00  nothing",
+        "1:00-1:01  dog 0.40",
+    ]
+    many = [_Frame(second, dog if second % 2 else ()) for second in range(100)]
+    lines = list(heard_lines(many))
+    assert len(lines) == MOST + 1 and str(100 - MOST) in lines[-1]
+
+
+def test_the_default_is_natural_where_its_weights_are_here(weights, monkeypatch, tmp_path):
+    told = []
+    natural_file = tmp_path / "natural.safetensors"
+    natural_file.touch()
+    monkeypatch.setattr(checkpoints, "_shipped", lambda name: natural_file)
+    assert default_checkpoint(told.append) == "natural" and not told
+    monkeypatch.setenv("ICF_WEIGHTS_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert default_checkpoint(told.append) == "stamps" and "--checkpoint natural" in told[0]
+
+
+@pytest.fixture(scope="module")
+def scenes(catalog):
+    spec = spec_of_pictures(replace(natural().spec, frames=1, image_size=SIZE))
+    return word_features(load_word_catalog(catalog.root), WordSceneSet("heldout", 24, spec=spec, strides=STRIDES), 1)
+
+
+class Oracle(torch.nn.Module):
+    """Marks what is heard, wherever it is; `deaf`, it marks what the first question asks for under every sound."""
+
+    def __init__(self, scenes, words, deaf):
+        super().__init__()
+        self.scenes, self.words, self.deaf, self.config = scenes, words, deaf, natural_config()
+        self.asked = {}
+
+    def forward(self, levels, sound, valid):
+        rows = []
+        for level, heard in zip(levels[0][:, 0], sound[:, 0, : len(self.words.words)], strict=True):
+            number = next(
+                i for i in range(len(self.scenes.scenes))
+                if np.array_equal(self.scenes.pyramid[0][i, 0].transpose(2, 0, 1).astype(np.float32), level.numpy())
+            )  # fmt: skip
+            word = self.words.words[int(heard.argmax())] if heard.any() else ""
+            word = self.asked.setdefault(number, word) if self.deaf else word
+            rows.append(40 * torch.from_numpy(self.scenes.masks(number, word)[0]).float() - 20)
+        return type("Output", (), {"logits": torch.stack(rows)[:, None]})
+
+
+def natural_config():
+    return type("Config", (), {"evidence": None})
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_scores_of_who_listens_and_of_who_does_not(scenes, words, deaf):
+    kinds = tuple(sorted({kind for scene in scenes.scenes for kind in scene.kinds if kind}))
+    size = len(words.words)
+    outputs = np.zeros((len(kinds), 2, size), np.float16)
+    for number, kind in enumerate(kinds):
+        outputs[number, :, words.of_kind[kind]] = 1
+    nothing = np.zeros((2, size), np.float16)
+    sounds = HeardSounds(kinds, outputs, nothing, nothing, np.zeros((0, 2)), nothing[:0])
+    found = word_scores(Oracle(scenes, words, deaf), scenes, words, sounds, torch.zeros(size))
+    assert tuple(found) == AUDIOS and found["true"]["scenes"] > 8
+    assert found["true"]["miou"] > 0.99
+    for audio in AUDIOS[1:]:
+        assert (found[audio]["miou"] > 0.99) == deaf and (found[audio]["fpr"] > 0.01) == deaf
+
+
+def test_rows_of_the_study():
+    rows = {row: study.row_config(row, 1, 20) for row in study.ROWS}
+    assert all((config.seed, config.steps) == (1, 20) for config in rows.values())
+    assert rows["all"].model == natural().model
+    assert rows["mit"].model["counterfactual"] is None is rows["mit"].model["contrastive"]
+    assert rows["baseline"].model["implicit_text"] is None is rows["baseline"].model["evidence"]
+    baseline = build_model(replace(rows["baseline"], model={**rows["baseline"].model, "dim": 32}), audio_words())
+    assert baseline.implicit_text is None and baseline.audio.names.shape[1] == 384
+
+
+def test_the_table_keeps_other_runs(tmp_path):
+    line = dict.fromkeys(study.COLUMNS, "1") | {"row": "all", "seed": "0"}
+    study.add_lines(tmp_path / "t.csv", [line, line])
+    study.add_lines(tmp_path / "t.csv", [line | {"row": "shipped"}])
+    study.add_lines(tmp_path / "t.csv", [line | {"miou": "0.5"}])
+    kept = study.read_lines(tmp_path / "t.csv")
+    assert [(row["row"], row["miou"]) for row in kept] == [("shipped", "1"), ("all", "0.5")]
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="no table of"):
+        study.read_lines(tmp_path / "other.csv")
