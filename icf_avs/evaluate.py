@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from icf_avs.avsbench.heard import model_sound
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.avsbench.names import read_labels
-from icf_avs.avsbench.pictures import SIZE
+from icf_avs.avsbench.layouts import is_stamps, read_set
+from icf_avs.avsbench.names import class_names
+from icf_avs.avsbench.own import is_own
+from icf_avs.avsbench.pictures import SIZE, WITH_IDS
 from icf_avs.avsbench.record import ClipRecord
 from icf_avs.data.resize import resized
 from icf_avs.errors import UserError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 AUDIOS: tuple[Audio, ...] = ("true", "silence", "noise", "offscreen")
 DEFAULT_SETS = ("s4", "ms3", "cross")  # AVSS holds the scenes of the first two again
 FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources", "avss": "AVSS", "cross": "Cross"}
+OWN = "own"  # a set of one's own is the folder itself
 
 
 def evaluate(
@@ -121,9 +123,9 @@ def evaluate_command(
     from icf_avs import load
 
     loaded = load(checkpoint)
-    root, sets, is_stamps = choose_sets(data, sets)
-    out = out or Path("results") / ("stamps.csv" if is_stamps else "avsbench.csv")
-    records = {name: read_set(root / FOLDERS[name], "test") for name in sets}
+    root, sets, stamps = choose_sets(data, sets)
+    out = out or Path("results") / ("stamps.csv" if stamps else "avsbench.csv")
+    records = {name: read_set(set_folder(root, name), "test") for name in sets}
     written: list[Row] = []
     with Progress(console=Console(stderr=True)) as bar:
         for name in sets:
@@ -139,9 +141,10 @@ def evaluate_command(
                 task = bar.add_task(f"{name}, {audio}", total=total)
                 advance = partial(bar.advance, task)
                 scores[audio] = evaluate(loaded.model, records[name], audio, seed, clips, advance, settings=settings)
-            if name == "avss" and loaded.model.config.semantic and settings.size is not None:
+            ids = records[name][0].layout in WITH_IDS
+            if ids and loaded.model.config.semantic and settings.size is not None:
                 task = bar.add_task(f"{name}, classes", total=total)
-                names = read_labels(root / FOLDERS[name] / "label2idx.json")
+                names = ("background", *class_names(set_folder(root, name)))
                 advance = partial(bar.advance, task)
                 found = evaluate_semantic(loaded.model, records[name], names, clips, advance, settings)
                 scores["true"] = {**scores["true"], **class_protocols(found)}
@@ -157,14 +160,24 @@ def choose_sets(data: Path | None, sets: Sequence[str] | None) -> tuple[Path, Se
     """The folder of the sets, the names of those asked for, and whether they are Stamps.
 
     data  None: the default Stamps test sets; sets  None: all in the folder, of the default ones `DEFAULT_SETS`.
-    Raises UserError if the folder holds none.
+    A set of one's own, which is the folder itself, is `OWN`. Raises UserError if the folder holds none.
     """
     root = data or default_sets()
+    if is_own(root):
+        return root, [OWN], False
     if sets is None:
         sets = DEFAULT_SETS if data is None else [name for name in FOLDERS if (root / FOLDERS[name]).is_dir()]
     if not sets:
-        raise UserError(f"{root} holds none of {', '.join(FOLDERS.values())}; give the folder above them as --data")
-    return root, sets, any((root / FOLDERS[name] / "scenes.csv").is_file() for name in sets)
+        raise UserError(
+            f"{root} holds none of {', '.join(FOLDERS.values())}, and no videos/ and masks/; give the folder above "
+            "them as --data"
+        )
+    return root, sets, any(is_stamps(root / FOLDERS[name]) for name in sets)
+
+
+def set_folder(root: Path, name: str) -> Path:
+    """The folder of the test set of that name below `root`."""
+    return root if name == OWN else root / FOLDERS[name]
 
 
 def class_protocols(scores: Scores) -> Scores:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from icf_avs.avsbench.pictures import WITH_IDS
 from icf_avs.class_labels import class_labels
 from icf_avs.data.resize import resized
 from icf_avs.data.windows import windows
@@ -61,7 +62,7 @@ def evaluate_semantic(
     metrics = {rule: SemanticMetric(len(names), sync_on_compute=False) for rule in batches}
     shown = records[:clips]
     for number, record in enumerate(shown, 1):
-        if record.layout != "AVSS":
+        if record.layout not in WITH_IDS:
             raise UserError(f"clip {record.name} is of an {record.layout} set, whose masks tell no classes; give AVSS")
         clip = record.load(settings.size)
         labelled = torch.from_numpy(clip.labelled)

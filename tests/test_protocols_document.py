@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import re
-import shlex
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from documents import blocks, read, run_shell, understood
 from test_evaluate import Listener
 
-from icf_avs.__main__ import main
-from icf_avs.cli.parser import build_parser
 from icf_avs.contracts import ClipSpec
 from icf_avs.evaluate import FOLDERS
 from icf_avs.results import Settings, read_rows
 
-TEXT = (Path(__file__).parents[1] / "docs/PROTOCOLS.md").read_text(encoding="utf-8")
+TEXT = read("docs/PROTOCOLS.md")
 SECTION = TEXT.split("## Who scores how\n")[1].split("\n## ")[0]
 ROWS = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in SECTION.splitlines() if line[:2] == "| "]
 COMMANDS = {row[0]: row[-1].strip("` |") for row in ROWS[1:] if "`" in row[-1]}
-SNIPPETS = dict(re.findall(r"^### (Python, [^\n]+)\n```python\n(.*?)^```", SECTION, re.S | re.M))
+SNIPPETS = {block.heading: block.code for block in blocks(SECTION) if block.language == "python"}
 RUN = sorted({command for command in COMMANDS.values() if "train" not in command and "avss" not in command})
 
 
@@ -37,9 +34,8 @@ def test_every_row_ends_with_a_command_or_with_python():
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS.values())))
 def test_every_command_is_understood(command):
-    name, *arguments = shlex.split(command)
-    args = build_parser().parse_args(arguments)
-    assert name == "icf" and callable(args.run)
+    args = understood(command)
+    assert callable(args.run)
     assert args.data.parts[0] == "AVSBench" and (len(args.data.parts) == 1 or args.data.name in FOLDERS.values())
 
 
@@ -58,7 +54,7 @@ def folder(tiny, tmp_path, monkeypatch):
 
 def test_the_commands_write_the_rows_that_the_table_names(folder):
     for command in RUN:
-        assert main(shlex.split(command)[1:]) == 0
+        run_shell(command)
     written = {(row["test_set"], row["protocol"]) for row in read_rows(folder / "results/avsbench.csv")}
     named = {"reference", "strict", "dataset", "dataset-2classes", "reference-b1", "reference-t0.4"}
     assert {protocol for test_set, protocol in written if test_set == "s4"} >= {*named, "reference-b1-t0.4"}

@@ -17,6 +17,7 @@ from pathlib import Path
 from icf_avs.avsbench.clip_check import CATEGORIES, ClipReport, Problem, check_clip
 from icf_avs.avsbench.layouts import SPLITS, TABLES, find_table, read_all
 from icf_avs.avsbench.names import read_labels
+from icf_avs.avsbench.own import is_own, own_names
 from icf_avs.avsbench.pictures import CLASSES, SIZE, Layout
 from icf_avs.avsbench.record import ClipRecord
 from icf_avs.avsbench.tables import kinds, read_table
@@ -49,7 +50,7 @@ class SetReport:
 
     @property
     def official(self) -> bool:
-        return self.layout is not None and self.counts == OFFICIAL[self.layout]
+        return self.counts == OFFICIAL.get(self.layout)
 
     @property
     def fit(self) -> bool:
@@ -71,11 +72,16 @@ def find_sets(root: Path) -> list[Path]:
     """Folders of the sets in `root`: itself, or those in it. Raises UserError if there are none."""
     if not root.is_dir():
         raise UserError(f"no folder {root}: name the folder of a set, or one that holds several")
+    if is_own(root):
+        return [root]
     for pattern in ("", "*/", "*/*/"):
         found = sorted({path.parent for name in TABLES for path in root.glob(f"{pattern}{name}") if path.is_file()})
         if found:
             return found
-    raise UserError(f"{root} holds no set: want {', '.join(TABLES)} in it or in a folder of it; name another folder")
+    raise UserError(
+        f"{root} holds no set: want {', '.join(TABLES)} in it or in a folder of it, or "
+        "videos/ and masks/; name another folder"
+    )
 
 
 def check_set(root: Path, progress: Progress = lambda root, done, total: None) -> Report:
@@ -85,6 +91,8 @@ def check_set(root: Path, progress: Progress = lambda root, done, total: None) -
 
 def _check_one(root: Path, progress: Progress) -> SetReport:
     report = SetReport(root)
+    if is_own(root):
+        return _check_own(report, progress)
     try:
         table = find_table(root)
         report.layout = TABLES[table.name][0]
@@ -98,6 +106,28 @@ def _check_one(root: Path, progress: Progress) -> SetReport:
     classes = CLASSES
     if report.layout == "AVSS":
         classes = _check_names(root, table, report)
+    _compare(_check_clips(records, classes, report, progress), report)
+    return report
+
+
+def _check_own(report: SetReport, progress: Progress) -> SetReport:
+    try:
+        records = read_all(report.root)
+    except UserError as error:
+        report.problems.append(Problem("table", report.root, str(error)))
+        return report
+    report.layout = records[0].layout
+    report.counts = {split: sum(record.split == split for record in records) for split in SPLITS}
+    for split in SPLITS[:2]:
+        if not report.counts[split]:
+            report.notes.append(f"no clip of split {split}, so it cannot be trained on")
+    if not own_names(report.root):
+        report.notes.append("no names of classes, so sounds will not be named")
+    _check_clips(records, len(own_names(report.root)) + 1, report, progress)
+    return report
+
+
+def _check_clips(records: list[ClipRecord], classes: int, report: SetReport, progress: Progress) -> list[ClipReport]:
     seen: set[tuple[str, Path]] = set()
     clips: list[ClipReport] = []
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
@@ -107,9 +137,8 @@ def _check_one(root: Path, progress: Progress) -> SetReport:
                 if (problem.category, problem.path) not in seen:
                     seen.add((problem.category, problem.path))
                     report.problems.append(problem)
-            progress(root, len(clips), len(records))
-    _compare(clips, report)
-    return report
+            progress(report.root, len(clips), len(records))
+    return clips
 
 
 def _crossing(table: Path, records: Iterable[ClipRecord]) -> Iterable[Problem]:
@@ -189,9 +218,10 @@ def check_command(root: Path) -> int:
 def _lines(found: SetReport) -> Iterable[str]:
     yield f"{found.root}: {found.layout or 'no readable set'}"
     if found.layout and found.counts:
-        for split, official in OFFICIAL[found.layout].items():
-            yield f"  {split:5} {found.counts[split]:6} clips, published {official}"
-        if not found.official:
+        published = OFFICIAL.get(found.layout, {})
+        for split, count in found.counts.items():
+            yield f"  {split:5} {count:6} clips" + (f", published {published[split]}" if published else "")
+        if published and not found.official:
             yield "  note: not the published set, its counts differ"
     for note in found.notes:
         yield f"  note: {note}"

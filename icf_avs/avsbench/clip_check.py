@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from icf_avs.avsbench.log_mel_pickle import read_log_mel_pickle
-from icf_avs.avsbench.pictures import CLASSES, absent
+from icf_avs.avsbench.pictures import CLASSES, WITH_IDS, absent
 from icf_avs.avsbench.record import ClipRecord
 from icf_avs.avsbench.sound import RATE, decode, read_log_mel
 from icf_avs.data.media import probe
@@ -50,7 +50,7 @@ def check_clip(record: ClipRecord, classes: int = CLASSES) -> ClipReport:
     report = ClipReport()
     frames = _pictures(record.frame_paths, report)
     labelled = [path for path in record.mask_paths if path is not None]
-    masks = _pictures(tuple(labelled), report, extra_allowed=record.split == "train")
+    masks = _pictures(tuple(labelled), report, extra_allowed=record.split == "train" or record.layout.startswith("own"))
     sizes = {path: picture.size for path, picture in frames.items()}
     if sizes:
         report.size = next(iter(sizes.values()))
@@ -59,7 +59,7 @@ def check_clip(record: ClipRecord, classes: int = CLASSES) -> ClipReport:
             what = f"is {_text(size)}, the first picture of its clip {_text(report.size)}"
             report.problems.append(Problem("size", path, what))
     for path, mask in masks.items():
-        what = _mask_values(np.asarray(mask), record.layout == "AVSS", classes)
+        what = _mask_values(np.asarray(mask), record.layout in WITH_IDS, classes)
         if what:
             report.problems.append(Problem("mask values", path, what))
     _sound(record, report)

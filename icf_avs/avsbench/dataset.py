@@ -113,8 +113,9 @@ class ClipDataset(Dataset[ClipTensors]):
             else:
                 ids = [int(number) for number in np.unique(mask) if number]
                 if self.names and ids and ids[-1] > len(self.names):
+                    table = "label2idx.json" if record.layout == "AVSS" else "classes.txt"
                     raise UserError(
-                        f"clip {record.name}: class id {ids[-1]} is out of range, label2idx.json names 0 to "
+                        f"clip {record.name}: class id {ids[-1]} is out of range, {table} names 0 to "
                         f"{len(self.names)}; take both from the same set"
                     )
                 found.append(ids if self.names else [])

@@ -1,4 +1,4 @@
-"""Reader of the three public layouts: S4, MS3 and AVSS.
+"""Reader of the three public layouts, S4, MS3 and AVSS; for that of one's own it calls own.py.
 
 A set is a folder that holds `s4_meta_data.csv`, `ms3_meta_data.csv` or `metadata.csv`; which one says its layout. A
 `scenes.csv` beside it (only our own Stamps sets have one) adds which kinds are in the picture and which of them sound.
@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from icf_avs.avsbench.names import SEMANTIC_COLUMNS, SEMANTIC_TABLE, semantic_kinds
+from icf_avs.avsbench.own import HELP, is_own, read_own
 from icf_avs.avsbench.pictures import Layout
 from icf_avs.avsbench.record import Audio, ClipRecord
 from icf_avs.avsbench.tables import Scene, kinds, read_scenes, read_table
@@ -30,14 +31,19 @@ def find_table(root: Path) -> Path:
     if not root.is_dir():
         raise UserError(f"no folder {root}: name the folder of an S4, MS3 or AVSS set (it holds {', '.join(TABLES)})")
     tables = [name for name in TABLES if (root / name).is_file()]
+    folders = [name for name in ("videos", "masks") if (root / name).is_dir()]
+    if not tables and len(folders) == 1:
+        lacking = "masks" if folders == ["videos"] else "videos"
+        raise UserError(f"{root} holds {folders[0]}/ but no {lacking}/, and an own set needs both; {HELP}")
     if len(tables) != 1:
         raise UserError(f"{root} holds {len(tables)} of {', '.join(TABLES)}; want the folder of exactly one set")
     return root / tables[0]
 
 
 def read_set(root: Path, split: str, sound: Audio = "auto") -> list[ClipRecord]:
-    """List the clips of one split of the set in folder `root`, in the order of its table; opens no media file.
+    """List the clips of one split of the set in folder `root`, in the order of its table.
 
+    No media file is opened, but the videos of one's own set when they are first seen, to cut them.
     sound: the form of it that every clip is loaded with, unless `load` asks for another.
 
     Raises UserError if `root` is no such set, its table lacks a column, or the split is empty.
@@ -46,17 +52,19 @@ def read_set(root: Path, split: str, sound: Audio = "auto") -> list[ClipRecord]:
         raise ValueError(f"split is {split!r}; it must be one of {SPLITS}")
     records = [replace(record, form=sound) for record in read_all(root) if record.split == split]
     if not records:
-        raise UserError(f"{find_table(root)} has no clip of split {split!r}; ask for another split")
+        raise UserError(f"{root if is_own(root) else find_table(root)} has no clip of split {split!r}; ask for another")
     return records
 
 
 def read_all(root: Path) -> list[ClipRecord]:
     """List the clips of all splits, as `read_set`. Raises UserError for an unknown split, too."""
+    if is_own(root):
+        return read_own(root)
     table = find_table(root)
     layout, columns = TABLES[table.name]
     rows = read_table(table, columns)
     for number, row in enumerate(rows, 2):
-        if any(row[column] in ("", ".", "..") or "/" in row[column] or "\\" in row[column] for column in columns):
+        if any(row[column] in ("", ".", "..") or set("/\\\0") & set(row[column]) for column in columns):
             raise UserError(f"{table}, line {number}: an empty cell or no plain name; mend the table")
         if row["split"] not in SPLITS:
             raise UserError(f"{table}, line {number}: split {row['split']!r}; want {', '.join(SPLITS)}")
@@ -68,6 +76,13 @@ def read_all(root: Path) -> list[ClipRecord]:
     else:
         make = partial(_ms3_record, root, semantic_kinds(root, "v1m"))
     return [make(row, scenes) for row in rows]
+
+
+def is_stamps(root: Path) -> bool:
+    """Whether the set in `root` is of the embedded benchmark: it says what is where, and `icf data compose`, which does
+    so too, has not left its mark.
+    """
+    return (root / "scenes.csv").is_file() and not (root / "composed.json").is_file()
 
 
 Named = dict[str, frozenset[str]] | None  # kinds of clips from AVSS metadata
@@ -100,7 +115,7 @@ def _uid(name: str, start: str) -> str:
     """The name of an S4 clip in AVSS, which counts milliseconds."""
     try:
         begin = round(float(start) * 1000)
-    except ValueError:
+    except (ValueError, OverflowError):
         return name
     return f"{name}_{begin}_{begin + 5000}"
 

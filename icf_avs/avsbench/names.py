@@ -1,4 +1,4 @@
-"""Names of the classes: from label2idx.json of AVSS, or the categories of S4.
+"""Names of the classes: from label2idx.json of AVSS, the categories of S4, or what one's own set says.
 
 Public files disagree about the names and count from 0 or from 1, so they are always read from the set itself.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from icf_avs.avsbench.own import is_own, own_names
 from icf_avs.avsbench.pictures import CLASSES
 from icf_avs.avsbench.tables import kinds, read_table
 from icf_avs.errors import UserError
@@ -42,7 +43,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         ids = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} is missing; it names the classes, unpack it from AVSS") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}; unpack it from AVSS again") from error
     if not isinstance(ids, dict) or not all(type(number) is int for number in ids.values()):
         raise UserError(f'{path}: want one object of names and ids, {{"background": 0, ...}}; unpack it again')
@@ -64,6 +65,8 @@ def class_names(root: Path) -> tuple[str, ...]:
     Those of AVSS for AVSS and for an S4 or MS3 set that lies beside it; the categories of its table for an S4 set
     alone, in alphabetical order; none for MS3 alone. Raises UserError for a missing or inconsistent label2idx.json.
     """
+    if is_own(root):
+        return own_names(root)
     semantic = semantic_root(root)
     if semantic is not None:
         return read_labels(semantic / "label2idx.json")[1:]

@@ -13,7 +13,8 @@ from icf_avs.errors import UserError
 
 SIZE = 224  # pixels of a side, in the reference protocol
 CLASSES = 71  # of AVSS, with background
-Layout = Literal["S4", "MS3", "AVSS"]
+Layout = Literal["S4", "MS3", "AVSS", "own", "own-classes"]
+WITH_IDS = ("AVSS", "own-classes")  # whose masks hold class ids
 
 
 def read_frames(paths: Sequence[Path], size: int | None) -> np.ndarray:
@@ -32,7 +33,7 @@ def read_frames(paths: Sequence[Path], size: int | None) -> np.ndarray:
 def read_masks(paths: Sequence[Path | None], layout: Layout, size: tuple[int, int]) -> np.ndarray:
     """Masks of one clip, uint8 [T, H, W] of size (H, W), nearest; zeros where a path is None.
 
-    Values are class ids in AVSS, else 0 and 1. Raises UserError for other values than the layout's.
+    Values are class ids in the layouts WITH_IDS, else 0 and 1. Raises UserError for other values than the layout's.
     """
     return np.stack([np.zeros(size, np.uint8) if path is None else read_mask(path, layout, size) for path in paths])
 
@@ -43,10 +44,11 @@ def read_mask(path: Path, layout: Layout, size: tuple[int, int] | None = None) -
     if mask.ndim == 3 and (mask == mask[..., :1]).all():  # grey, but stored as RGB
         mask = mask[..., 0]
     found = set(np.unique(mask).tolist())
-    if mask.ndim != 2 or not (max(found) < CLASSES if layout == "AVSS" else found <= {0, 1} or found <= {0, 255}):
-        want = f"class ids 0..{CLASSES - 1}" if layout == "AVSS" else "0 and 255"
+    ids = layout in WITH_IDS
+    if mask.ndim != 2 or not (max(found) < CLASSES if ids else found <= {0, 1} or found <= {0, 255}):
+        want = f"class ids 0..{CLASSES - 1}" if ids else "0 and 255"
         raise UserError(f"{path} is no {layout} mask: want one channel with {want}, got {_some(found)}")
-    return mask.astype(np.uint8) if layout == "AVSS" else (mask > 0).astype(np.uint8)
+    return mask.astype(np.uint8) if ids else (mask > 0).astype(np.uint8)
 
 
 def _some(values: set[int]) -> str:

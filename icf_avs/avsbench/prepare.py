@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import multiprocessing
-import wave as wav_format
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch.nn import functional as F
 from icf_avs.avsbench.layouts import find_table, read_all
 from icf_avs.avsbench.pictures import SIZE
 from icf_avs.avsbench.record import ClipRecord
-from icf_avs.avsbench.sound import RATE, read_video_wave, read_wave
+from icf_avs.avsbench.sound import RATE, read_video_wave, read_wave, wav_bytes
 from icf_avs.data.media import Orientation, chosen_streams, decoded, opened
 from icf_avs.data.spectrogram import WINDOW, WINDOW_FRAMES, log_mel
 from icf_avs.errors import UserError
@@ -137,7 +136,7 @@ def _prepare_clip(record: ClipRecord) -> str | None:
                 np.save(content, log_mel_windows(samples), allow_pickle=False)
                 write_bytes(record.log_mel_stem.with_name(record.log_mel_stem.name + ".npy"), content.getvalue())
             if sound:
-                write_bytes(record.wave_path, _wav(samples))
+                write_bytes(record.wave_path, wav_bytes(samples))
     except UserError as error:
         return f"clip {record.name}: {error}"
     return None
@@ -146,14 +145,6 @@ def _prepare_clip(record: ClipRecord) -> str | None:
 def _png(frame: np.ndarray) -> bytes:
     content = io.BytesIO()
     Image.fromarray(frame).save(content, "PNG", compress_level=4)
-    return content.getvalue()
-
-
-def _wav(samples: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    with wav_format.open(content, "wb") as file:
-        file.setparams((1, 2, RATE, 0, "NONE", ""))
-        file.writeframes(samples.astype("<i2").tobytes())
     return content.getvalue()
 
 

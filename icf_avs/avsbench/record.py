@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from icf_avs.avsbench.pictures import SIZE, Layout, absent, read_frames, read_masks
+from icf_avs.avsbench.pictures import SIZE, WITH_IDS, Layout, absent, read_frames, read_masks
 from icf_avs.avsbench.sound import read_log_mel, read_video_wave, read_wave
 from icf_avs.errors import UserError
 
@@ -21,7 +21,7 @@ class LoadedClip:
 
     name: str
     frames: np.ndarray  # uint8 [T, H, W, 3]; [T, 0, 0, 3] where pictures were not asked for
-    masks: np.ndarray  # uint8 [T, H, W], class ids in the AVSS layout, else 0 or 1
+    masks: np.ndarray  # uint8 [T, H, W], class ids in AVSS and where one's own set has them, else 0 or 1
     labelled: np.ndarray  # bool [T]; masks of unlabelled frames are zeros and mean nothing
     valid: np.ndarray  # bool [T]; all true: only a batch pads
     class_ids: np.ndarray | None  # the masks, where they hold class ids
@@ -111,7 +111,7 @@ class ClipRecord:
             masks=masks,
             labelled=np.array([path is not None for path in self.mask_paths]),
             valid=np.ones(len(frames), bool),
-            class_ids=masks if self.layout == "AVSS" else None,
+            class_ids=masks if self.layout in WITH_IDS else None,
             samples=samples,
             log_mel=log_mel,
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import wave as wav_format
 from pathlib import Path
 
 import av
@@ -49,6 +51,15 @@ def read_video_wave(path: Path) -> np.ndarray:
     return np.concatenate(blocks).astype(np.float32)
 
 
+def wav_bytes(samples: np.ndarray) -> bytes:
+    """A WAV file of int16 [n] at 16 kHz."""
+    content = io.BytesIO()
+    with wav_format.open(content, "wb") as file:
+        file.setparams((1, 2, RATE, 0, "NONE", ""))
+        file.writeframes(samples.astype("<i2").tobytes())
+    return content.getvalue()
+
+
 def read_log_mel(path: Path, frames: int) -> np.ndarray:
     """Log-mel windows of a clip of so many frames, float32 [frames, 96, 64].
 
@@ -60,8 +71,8 @@ def read_log_mel(path: Path, frames: int) -> np.ndarray:
         windows = read_log_mel_pickle(path)
     else:
         try:
-            windows = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            windows = np.lib.format.open_memmap(path, mode="r")  # asks for no more memory than the file has
+        except Exception as error:  # its header is a Python literal, which can be broken in many ways
             raise UserError(f"{path}: no log-mel array ({error}); delete it and run `icf data prepare`") from error
     if windows.dtype != np.float32 or windows.ndim != 4 or windows.shape[1:] != (1, STEPS, BANDS) or not len(windows):
         raise UserError(

@@ -13,7 +13,7 @@ import torch
 
 from icf_avs.avsbench.dataset import ClipDataset, ClipTensors, collate
 from icf_avs.avsbench.features import PictureFeatures
-from icf_avs.avsbench.layouts import read_set
+from icf_avs.avsbench.layouts import is_stamps, read_set
 from icf_avs.avsbench.names import class_names
 from icf_avs.avsbench.record import ClipRecord
 from icf_avs.backbones.registry import build_visual
@@ -33,16 +33,18 @@ class BenchmarkData:
     def __init__(self, config: TrainConfig, root: Path | None, workers: int) -> None:
         layout = config.benchmark.layout
         if root is None:
-            raise UserError(f"recipe {config.name} trains on a {layout} set: name its folder with --data")
-        self.config, self.root = config, root
+            what = "videos of your own" if layout == "own" else f"a {layout} set"
+            raise UserError(f"recipe {config.name} trains on {what}: name the folder with --data")
+        self.root = root
         records = read_set(root, "train", config.benchmark.sound)
-        if records[0].layout != layout:
+        if records[0].layout.removesuffix("-classes") != layout:
             raise UserError(
                 f"{root} is a {records[0].layout} set and recipe {config.name} wants {layout}; name another"
             )
         self.classes = class_names(root)
+        self.config = config if self.classes else replace(config, teach_steps=0)  # as the run, without names to teach
         self.origin = f"{layout} layout, {len(records)} training clips" + (
-            ", composed Stamps scenes" if (root / "scenes.csv").is_file() else ""
+            ", composed Stamps scenes" if is_stamps(root) else ""
         )
         self.licence = "weights follow the terms of the set they were trained on"
         self.clips = ClipDataset(records, self.classes, config.spec, config.benchmark.sound)

@@ -30,6 +30,16 @@ def _data_stamps(args: argparse.Namespace) -> None:
     print(f"Stamps is in {args.out}")
 
 
+def _data_compose(args: argparse.Namespace) -> None:
+    from icf_avs.compose.command import Request, compose_command
+
+    counts = tuple((split, getattr(args, split)) for split in ("train", "val", "test"))
+    request = Request(
+        args.pictures, args.sounds, args.images, args.audio, args.mapping, counts, args.sources, args.seed
+    )
+    compose_command(request, args.out)
+
+
 def _data_fetch(args: argparse.Namespace) -> None:
     from icf_avs.stamps.packages import fetch_all
 
@@ -38,7 +48,7 @@ def _data_fetch(args: argparse.Namespace) -> None:
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add these commands."""
-    data = commands.add_parser("data", help="check or prepare a public set, fetch the embedded data, write Stamps")
+    data = commands.add_parser("data", help="check, prepare, compose or fetch data sets, write Stamps")
     data = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
     part = command(
         data,
@@ -68,8 +78,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         data,
         "check",
         _data_check,
-        "tell whether the files of an S4, MS3 or AVSS set are all there and sound; exit code 1 if not",
-        "  icf data check AVSBench/Single-source\n  icf data check AVSBench          all sets in the folder",
+        "tell whether the files of an S4, MS3 or AVSS set, or of your own, are all there and sound; exit code 1 if not",
+        "  icf data check AVSBench/Single-source\n  icf data check AVSBench          all sets in the folder\n"
+        "  icf data check own               videos/ and masks/ (docs/OWN_DATA.md)",
     )
     part.add_argument("root", metavar="DIR", type=Path, help="folder of a set, or of several")
     part = command(
@@ -81,3 +92,27 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     part.add_argument("root", metavar="DIR", type=Path, help="folder of the set, with raw_videos/")
     part.add_argument("--workers", metavar="N", type=positive, default=os.cpu_count() or 1, help="processes")
+
+    part = command(
+        data,
+        "compose",
+        _data_compose,
+        "make a set of pictures with masks and sounds from anywhere, in the layout of AVSS",
+        "  icf data compose --pictures coco/annotations/instances_val2017.json --images coco/val2017 \\\n"
+        "      --sounds ESC-50/meta/esc50.csv --out composed\n"
+        "  icf data compose --pictures photos --sounds sounds --mapping same.csv --out composed --val 0 --test 0\n\n"
+        "Pictures: a COCO file, or a folder with images/CLASS/NAME.jpg and masks/CLASS/NAME.png. Sounds: a folder\n"
+        "with CLASS/NAME.wav, or a CSV table with filename and category, as ESC-50 has it. Classes of equal names\n"
+        "belong together; a CSV table with picture and sound says more. No two splits share a picture or a\n"
+        "recording. The same seed gives the same files. Then: icf train composed --data composed/AVSS",
+    )
+    part.add_argument("--pictures", metavar="PATH", type=Path, required=True, help="COCO file, or folder by class")
+    part.add_argument("--images", metavar="DIR", type=Path, help="pictures of the COCO file (default: its folder)")
+    part.add_argument("--sounds", metavar="PATH", type=Path, required=True, help="folder by class, or CSV table")
+    part.add_argument("--audio", metavar="DIR", type=Path, help="files of the table (default: its folder or ../audio)")
+    part.add_argument("--mapping", metavar="CSV", type=Path, help="table of classes: picture,sound")
+    part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write AVSS/ into")
+    for split, clips in (("train", 1000), ("val", 100), ("test", 100)):
+        part.add_argument(f"--{split}", metavar="N", type=count, default=clips, help=f"clips (default: {clips})")
+    part.add_argument("--sources", metavar="N", type=positive, default=2, help="most classes that sound (default: 2)")
+    part.add_argument("--seed", type=count, default=0, help="seed of all that is drawn (default: 0)")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from icf_avs.cli.options import checkpoint, command, test_sets
 from icf_avs.cli.values import positive, probability
+from icf_avs.errors import UserError
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -24,9 +25,20 @@ def _probe(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from icf_avs.report import report_command
+    if args.run_folder is None:
+        if args.out:
+            raise UserError("--out goes with a run: icf report RUN --out PAGE.html")
+        from icf_avs.report import report_command
 
-    return report_command(Path.cwd(), check=args.check)
+        return report_command(Path.cwd(), check=args.check)
+    if args.check:
+        raise UserError("--check is for the project's tables and takes no RUN")
+    try:
+        from icf_avs.run_report.command import run_report_command
+    except ModuleNotFoundError as error:
+        raise UserError(f"the page needs {error.name}: pip install {error.name}") from error
+    run_report_command(args.run_folder, args.out)
+    return 0
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -81,7 +93,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         commands,
         "report",
         _report,
-        "write the tables of README.md and docs/*.md from results/*.csv",
-        "  icf report            in the project's folder\n  icf report --check    exit code 1 if a table is stale",
+        "put a training run on one page; without RUN, write the tables of README.md and docs/*.md from results/*.csv",
+        "  icf report runs/stamps     curves, scores, clips, recipe: runs/stamps/report.html\n"
+        "  icf report                 in the project's folder\n"
+        "  icf report --check         exit code 1 if a table is stale\n\n"
+        "Tables that `icf evaluate CHECKPOINT --out RUN/scores.csv` leaves in the run's folder are shown on its page.",
     )
+    part.add_argument("run_folder", metavar="RUN", nargs="?", type=Path, help="folder of a run, as runs/stamps")
+    part.add_argument("--out", metavar="HTML", type=Path, help="the page (default: RUN/report.html)")
     part.add_argument("--check", action="store_true", help="change nothing; fail if a table is stale")

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from icf_avs.avsbench.layouts import read_set
-from icf_avs.evaluate import FOLDERS, choose_sets
+from icf_avs.evaluate import choose_sets, set_folder
 from icf_avs.probe.report import page
 from icf_avs.probe.runner import CONDITIONS, SetProbe, probe_set
 from icf_avs.probe.scores import ALL
@@ -43,7 +43,7 @@ def probe_command(
     stem = "probe" if is_stamps else "probe-avsbench"
     folder = out or Path("results")
     table, report = folder / f"{stem}.csv", folder / f"{stem}-{loaded.name}.html"
-    records = {name: read_set(root / FOLDERS[name], "test") for name in sets}
+    records = {name: read_set(set_folder(root, name), "test") for name in sets}
     probes: dict[str, SetProbe] = {}
     verdicts: list[Verdict] = []
     with Progress(console=Console(stderr=True)) as bar:

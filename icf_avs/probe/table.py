@@ -13,7 +13,7 @@ from pathlib import Path
 
 from icf_avs.errors import UserError
 from icf_avs.probe.runner import SetProbe
-from icf_avs.results import revision, write_whole
+from icf_avs.results import read_csv, revision, write_whole
 
 _SCORES = (
     *("miou", "f", "reference_miou", "reference_f", "fpr", "null"),
@@ -36,14 +36,10 @@ def rows_of(probe: SetProbe, checkpoint: str, test_set: str, seed: int) -> list[
 
 def read_table(path: Path) -> list[Row]:
     """Rows of the table at `path`. Raises UserError if it has other columns."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) == COLUMNS:
-                return list(reader)
-    except (UnicodeDecodeError, csv.Error):
-        pass
-    raise UserError(f"{path} is no table of a probe (columns {','.join(COLUMNS)}); name another --out")
+    columns, rows = read_csv(path)
+    if columns != COLUMNS:
+        raise UserError(f"{path} is no table of a probe (columns {','.join(COLUMNS)}); name another --out")
+    return rows
 
 
 def save_table(path: Path, rows: list[Row]) -> None:

@@ -1,0 +1,159 @@
+"""Pictures with a mask for each class in them: of a COCO annotation file, or of folders by class."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from icf_avs.errors import UserError
+
+SMALLEST = 0.005  # share of the picture from which on a thing can be what sounds
+ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """kinds: classes in the source's own spelling that are large enough to sound; onscreen: all that are in it; source:
+    what its pictures know it by.
+    """
+
+    path: Path
+    kinds: frozenset[str]
+    onscreen: frozenset[str]
+    source: Any
+
+
+class Pictures(Protocol):
+    """root: names of files are told relative to it; complete: whether everything of these classes is annotated."""
+
+    root: Path
+    complete: bool
+    pictures: list[Picture]
+
+    def load(self, picture: Picture) -> tuple[Image.Image, dict[str, np.ndarray]]:
+        """The picture (RGB) and bool [H, W] of each class in it. Raises UserError if a file is missing or broken."""
+
+
+def find_pictures(path: Path, images: Path | None) -> Pictures:
+    """Those of a COCO file (`images`: the folder of its pictures, None: that of the file) or of a folder by class.
+
+    Raises UserError for anything that is neither.
+    """
+    if path.is_dir():
+        if images is not None:
+            raise UserError(f"--images {images}: goes with a COCO file; {path} is a folder, which holds its pictures")
+        return FolderPictures(path)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file or folder; name a COCO annotation file, or a folder with images/, masks/"
+        )
+    return CocoPictures(path, images or path.parent)
+
+
+class CocoPictures:
+    """Pictures of an annotation file in COCO's format, read by pycocotools; it is taken to annotate everything of its
+    categories, as COCO does.
+    """
+
+    complete = True
+
+    def __init__(self, path: Path, images: Path) -> None:
+        from pycocotools.coco import COCO
+
+        self.root, self._where, self._coco = images, path, COCO()
+        try:
+            document = self._coco.dataset = json.loads(path.read_bytes())
+            if lacking := [part for part in ("images", "categories", "annotations") if not document.get(part)]:
+                raise ValueError(f"no {', '.join(lacking)}")
+            with redirect_stdout(StringIO()):  # it tells of its progress
+                self._coco.createIndex()
+            self._names = {category["id"]: str(category["name"]) for category in self._coco.cats.values()}
+            self.pictures = [self._picture(image) for image in self._coco.imgs.values()]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path}: is no annotation file in COCO's format ({type(error).__name__}: {error}); it has lists of "
+                "images, categories and annotations with a segmentation"
+            ) from error
+        self.pictures = [picture for picture in self.pictures if picture.kinds]
+
+    def _picture(self, image: dict[str, Any]) -> Picture:
+        areas: dict[str, float] = defaultdict(float)
+        whole = image["width"] * image["height"]
+        for annotation in self._coco.imgToAnns[image["id"]]:
+            areas[self._names[annotation["category_id"]]] += annotation.get("area", whole)
+        large = frozenset(name for name, area in areas.items() if area >= SMALLEST * whole)
+        return Picture(self.root / image["file_name"], large, frozenset(areas), image["id"])
+
+    def load(self, picture: Picture) -> tuple[Image.Image, dict[str, np.ndarray]]:
+        image = _opened(picture.path).convert("RGB")
+        facts = self._coco.imgs[picture.source]
+        if image.size != (facts["width"], facts["height"]):
+            raise UserError(
+                f"{picture.path}: is {image.width}x{image.height}, in {self._where.name} {facts['width']}x"
+                f"{facts['height']}; use the pictures that were annotated"
+            )
+        masks = {name: np.zeros(image.size[::-1], bool) for name in picture.onscreen}
+        for annotation in self._coco.imgToAnns[picture.source]:
+            name = self._names[annotation["category_id"]]
+            if not annotation.get("segmentation"):
+                raise UserError(
+                    f"{self._where}: annotation {annotation['id']} ({name}) has no segmentation, only a box; masks are "
+                    "needed, as in COCO's instances_*.json"
+                )
+            masks[name] |= self._coco.annToMask(annotation).astype(bool)
+        return image, masks
+
+
+class FolderPictures:
+    """DIR/images/CLASS/NAME.jpg with DIR/masks/CLASS/NAME.png, in which all but 0 is the class.
+
+    What else is in a picture nobody knows.
+    """
+
+    complete = False
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        if not (root / "images").is_dir() or not (root / "masks").is_dir():
+            raise UserError(f"{root}: want images/CLASS/NAME.jpg and masks/CLASS/NAME.png in it, or name a COCO file")
+        paths = sorted(path for path in (root / "images").glob("*/*") if path.suffix.lower() in ENDINGS)
+        self.pictures = []
+        for path in paths:
+            mask = root / "masks" / path.parent.name / f"{path.stem}.png"
+            if not mask.is_file():
+                raise UserError(f"{path}: has no mask {mask}; add it, or take the picture out")
+            kind = frozenset({path.parent.name})
+            self.pictures.append(Picture(path, kind, kind, mask))
+        if not paths:
+            raise UserError(f"{root / 'images'}: no picture in a folder of it; want images/CLASS/NAME.jpg")
+
+    def load(self, picture: Picture) -> tuple[Image.Image, dict[str, np.ndarray]]:
+        image = ImageOps.exif_transpose(_opened(picture.path)).convert("RGB")  # as it was shown to who drew the mask
+        shown = _opened(picture.source)
+        mask = np.asarray(shown.convert("RGB") if shown.mode in ("LA", "PA", "RGBA") else shown)  # alpha says nothing
+        mask = mask.reshape(*mask.shape[:2], -1).any(-1)
+        if mask.shape != image.size[::-1]:
+            raise UserError(
+                f"{picture.source}: is {mask.shape[1]}x{mask.shape[0]}, its picture {image.width}x{image.height}; "
+                "masks are as large as their pictures"
+            )
+        return image, dict.fromkeys(picture.kinds, mask)
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+        return image
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; name the folder of the pictures with --images") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read the picture {path}: {error}; copy it again or take it out") from error

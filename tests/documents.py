@@ -1,0 +1,99 @@
+"""Code in documents, ```python``` and ```sh``` blocks: found, understood and run. A line right above one may mark it:
+
+<!-- only read: REASON -->    right above a block: its commands must be understood, but are not run
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icf_avs.__main__ import main
+from icf_avs.cli.parser import build_parser
+
+ROOT = Path(__file__).parents[1]
+_BLOCK = re.compile(r"(?:^<!-- only read: (?P<why>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```", re.S | re.M)
+_PREFIXES = ("accelerate launch -m icf_avs", ".venv/bin/icf", "python -m icf_avs")
+
+
+@dataclass(frozen=True)
+class Block:
+    """line: of the document, for messages; heading: the last one above."""
+
+    language: str
+    code: str
+    heading: str
+    line: int
+    run: bool
+
+
+def read(name: str) -> str:
+    """A document of the project, by its path from the root."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(text: str) -> list[Block]:
+    """All fenced blocks of a document, in order."""
+    found = []
+    for match in _BLOCK.finditer(text):
+        headings = re.findall(r"^#+ ([^\n]+)$", text[: match.start()], re.M)
+        line = text[: match.start("code")].count("\n") + 1
+        found.append(
+            Block(match["language"], match["code"], headings[-1] if headings else "", line, match["why"] is None)
+        )
+    return found
+
+
+def commands(code: str) -> list[str]:
+    """The lines of a shell block, continued ones joined, without comments."""
+    lines = [line.strip() for line in code.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def arguments(command: str) -> list[str] | None:
+    """What `icf` is given by a command line, or None if it is another program."""
+    for prefix in _PREFIXES:
+        command = command.replace(prefix, "icf", 1) if command.startswith(prefix) else command
+    name, *rest = shlex.split(command, comments=True)
+    return rest if name == "icf" else None
+
+
+def understood(command: str) -> Namespace | None:
+    """A command line of `icf` as it understands it (SystemExit if it does not); None for another program."""
+    words = arguments(command)
+    return None if words is None else build_parser().parse_args(_before_shell(words))
+
+
+def _before_shell(words: list[str]) -> list[str]:
+    return words[: words.index(">")] if ">" in words else words
+
+
+def run_shell(code: str) -> None:
+    """Run the lines of a block in the working directory; AssertionError, with what was printed, where one fails."""
+    for line in commands(code):
+        words = arguments(line)
+        if words is None:
+            subprocess.run(["bash", "-ec", line], check=True)
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stderr(printed):
+            status = main(words)
+        assert status == 0, f"{line}: {printed.getvalue()}"
+
+
+def run_document(text: str) -> dict[str, Any]:
+    """Run all blocks of a document in order, Python in one name space, which is returned."""
+    names: dict[str, Any] = {"__name__": "document"}
+    for block in blocks(text):
+        if block.language == "sh" and block.run:
+            run_shell(block.code)
+        elif block.language == "python" and block.run:
+            exec(compile("\n" * (block.line - 1) + block.code, "document", "exec"), names)
+    return names

@@ -1,0 +1,314 @@
+"""`icf data compose` on real photographs and recordings: a COCO file, an ESC-50 table, and what comes of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from avsbench_fixtures import tone, write_wav
+from compose_material import SIZE, write_material
+from PIL import Image
+from pycocotools import mask as run_lengths
+
+from icf_avs.__main__ import main
+from icf_avs.avsbench.check import check_command
+from icf_avs.avsbench.layouts import is_stamps, read_all, read_set
+from icf_avs.avsbench.names import class_names
+from icf_avs.backbones.text import TEXT_DIM
+from icf_avs.compose.command import Request, compose
+from icf_avs.compose.matching import match_classes, plain
+from icf_avs.compose.splits import deal, identities
+from icf_avs.errors import UserError
+from icf_avs.stamps.catalog import Catalog
+from icf_avs.training.recipes import RECIPES
+
+KINDS = ("dog", "horse", "cow", "sheep")
+COUNTS = (("train", 6), ("val", 2), ("test", 3))
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> Path:
+    """Four animals, one under another name and one in capitals; a clock that no picture has, three files of one
+    recording.
+    """
+    root = tmp_path_factory.mktemp("material")
+    kinds = dict(zip(KINDS, KINDS, strict=True))
+    write_material(root, catalog, kinds | {"cow": "Cow", "sheep": "lamb"}, kinds)
+    with (root / "ESC-50/meta/esc50.csv").open("a", newline="") as file:
+        for pitch in range(3):
+            write_wav(root / f"ESC-50/audio/clock-{pitch}.wav", tone(pitch, 1.0))
+            csv.writer(file).writerow((f"clock-{pitch}.wav", "clock_tick", "one recording"))
+    (root / "same.csv").write_text("picture,sound\nlamb,sheep\nCow,cow\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def request_of(material: Path) -> Request:
+    return Request(
+        material / "coco/annotations/instances_val2017.json",
+        material / "ESC-50/meta/esc50.csv",
+        images=material / "coco/val2017",
+        mapping=material / "same.csv",
+        counts=COUNTS,
+        seed=3,
+    )
+
+
+@pytest.fixture(scope="session")
+def composed(request_of: Request, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("composed") / "out"
+    compose(request_of, out)
+    return out
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_is_a_whole_set_in_the_avss_layout(composed: Path, capsys: pytest.CaptureFixture[str]):
+    assert check_command(composed) == 0, capsys.readouterr().out
+    root = composed / "AVSS"
+    assert class_names(root) == ("cow", "dog", "horse", "lamb")
+    records = read_all(root)
+    assert [sum(record.split == split for record in records) for split, _ in COUNTS] == [6, 2, 3]
+    assert not is_stamps(root) and all(record.complete for record in records)
+
+
+def test_what_is_marked_is_what_sounds_and_nothing_else(composed: Path):
+    """Of every second: marked are the classes that sound in it, silent ones never; the sound is there when they are."""
+    names = ("background", *class_names(composed / "AVSS"))
+    empty = 0
+    for record in read_all(composed / "AVSS"):
+        clip = record.load(None)
+        assert record.sounding <= record.onscreen and len(record.onscreen) == 2
+        loudness = np.sqrt((clip.wave.reshape(5, -1) ** 2).mean(1))
+        for second, sounding in enumerate(record.seconds):
+            marked = {names[number] for number in np.unique(clip.masks[second]) if number}
+            assert marked <= sounding
+            assert marked or not sounding, "the camera moves a little, and loses none of them"
+            assert (loudness[second] > 1e-3) == bool(sounding)
+            empty += not sounding
+    assert empty, "some sources begin or end within the clip"
+
+
+def test_masks_lie_on_the_animals(composed: Path, material: Path, request_of: Request):
+    """Where the camera sees all of a photograph, ids are those of the annotation, resized."""
+    from icf_avs.compose.pictures import find_pictures
+    from icf_avs.compose.rendering import labels
+
+    pictures = find_pictures(request_of.pictures, request_of.images)
+    document = json.loads(request_of.pictures.read_text())
+    ids = {"cow": 1, "dog": 2, "horse": 3, "lamb": 4}
+    for picture in pictures.pictures:
+        _, classes = labels(picture, pictures, {"Cow": "cow", "dog": "dog", "horse": "horse", "lamb": "lamb"}, ids)
+        want = np.zeros(SIZE[::-1], int)
+        for annotation in document["annotations"]:
+            if annotation["image_id"] == picture.source:
+                kind = document["categories"][annotation["category_id"] - 10]["name"].lower()
+                want[run_lengths.decode(annotation["segmentation"]) > 0] = ids[kind]
+        assert np.array_equal(np.asarray(classes), want)
+
+
+def test_splits_share_no_picture_and_no_recording(composed: Path):
+    pictures, sounds = {}, {}
+    for row in table(composed / "AVSS/sources.csv"):
+        pictures.setdefault(row["picture"], set()).add(row["split"])
+        for name in row["sounds"].split(";"):
+            sounds.setdefault(name, set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in (*pictures.values(), *sounds.values()))
+    assert {split for splits in sounds.values() for split in splits} == {"train", "val", "test"}
+    assert len(pictures) > 3 and len(sounds) > 3
+
+
+def test_the_seed_decides_everything(request_of: Request, composed: Path, tmp_path: Path):
+    def content(out: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+    compose(request_of, tmp_path / "again")
+    assert content(tmp_path / "again") == content(composed)
+    compose(replace(request_of, seed=4), tmp_path / "again")
+    assert content(tmp_path / "again") != content(composed)
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["AVSS"]
+
+
+def test_folders_and_two_training_steps(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    sounds = tmp_path / "sounds"
+    for path in (material / "ESC-50/audio").iterdir():
+        (sounds / path.name.split("-")[0]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, sounds / path.name.split("-")[0] / path.name)
+    line = ["--pictures", str(material / "photos"), "--sounds", str(sounds), "--out", "set"]
+    assert main(["data", "compose", *line, "--train", "4", "--val", "2", "--test", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "next: icf train composed --data set/AVSS" in printed and "horse" in printed
+    assert not any(record.complete for record in read_set(tmp_path / "set/AVSS", "train"))
+
+    def names(encoder: str, classes: tuple[str, ...]) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(len(classes), TEXT_DIM), dim=-1)
+
+    monkeypatch.setattr("icf_avs.training.trainer.embed_names", names)
+    config = RECIPES["composed"]()
+    model = {**config.model, "dim": 32, "pixel_dim": 16}
+    tiny = replace(config, model=model, teach_steps=1, steps=2, batch=10, spec=replace(config.spec, image_size=64))
+    monkeypatch.setitem(RECIPES, "composed", lambda: tiny)
+    assert main(["train", "composed", "--data", "set/AVSS", "--out", "run"]) == 0
+    assert main(["evaluate", "run/composed.safetensors", "--data", "set", "--out", "s.csv"]) == 0
+    protocols = {row["protocol"] for row in table(tmp_path / "s.csv")}
+    assert {"strict", "classes-argmax", "classes-masked"} <= protocols
+
+
+def test_a_recording_that_cannot_be_used_is_passed_over(request_of: Request, material: Path, tmp_path: Path):
+    shutil.copytree(material / "ESC-50", tmp_path / "ESC-50")
+    rows = table(tmp_path / "ESC-50/meta/esc50.csv")
+    spoilt = [row["filename"] for row in rows if row["category"] == "dog"]
+    (tmp_path / "ESC-50/audio" / spoilt[0]).write_bytes(b"no sound")
+    request = replace(request_of, sounds=tmp_path / "ESC-50/meta/esc50.csv", counts=(("train", 8),))
+    assert compose(request, tmp_path / "out")["unusable recordings"] in ([], spoilt[:1])
+    for name in spoilt:
+        write_wav(tmp_path / "ESC-50/audio" / name, np.zeros(16_000, np.int16))
+    with pytest.raises(UserError, match="recordings of dog cannot be used"):
+        compose(request, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_files_of_one_recording_stay_together(request_of: Request, material: Path, tmp_path: Path):
+    shutil.copytree(material / "ESC-50", tmp_path / "ESC-50")
+    path = tmp_path / "ESC-50/meta/esc50.csv"
+    rows = table(path)
+    assert sum(row["category"] == "dog" for row in rows) == 3
+    path.write_text(
+        "filename,category,src_file\n"
+        + "".join(
+            f"{row['filename']},{row['category']},{row['category']}\n" for row in rows if row["category"] == "dog"
+        )
+    )
+    request = replace(request_of, sounds=path, mapping=None, counts=(("train", 3),))
+    compose(request, tmp_path / "out")
+    with pytest.raises(UserError, match="left for the split val"):  # one recording, so one split
+        compose(replace(request, counts=(("train", 3), ("val", 1))), tmp_path / "none")
+
+
+def test_dealing():
+    rng = np.random.default_rng(0)
+    items = {f"p{i}": {f"k{j}" for j in rng.choice(6, rng.integers(1, 4), replace=False)} for i in range(200)}
+    items |= {f"r{i}": {"rare"} for i in range(3)} | {"lonely": {"one"}}
+    dealt = deal(items, ("train", "val", "test"), seed=0)
+    assert dealt == deal(dict(reversed(items.items())), ("train", "val", "test"), seed=0)
+    assert dealt != deal(items, ("train", "val", "test"), seed=1)
+    assert {dealt[f"r{i}"] for i in range(3)} == {"train", "val", "test"} and dealt["lonely"] == "train"
+    for kind in {kind for kinds in items.values() for kind in kinds if kind.startswith("k")}:
+        mine = [dealt[key] for key, kinds in items.items() if kind in kinds]
+        assert 0.65 < mine.count("train") / len(mine) < 0.85 and mine.count("val") and mine.count("test")
+    assert set(deal(items, ("test",), 0).values()) == {"test"}
+
+
+def test_files_of_the_same_content_are_one(tmp_path: Path):
+    for name, text in (("a.wav", "12345"), ("b.wav", "12345"), ("c.wav", "54321"), ("d.wav", "1")):
+        (tmp_path / name).write_text(text)
+    keys = {path.name: key for path, key in identities(tmp_path.iterdir()).items()}
+    assert keys["a.wav"] == keys["b.wav"] and len(set(keys.values())) == 3
+
+
+def test_classes_belong_together_by_name_or_by_table(tmp_path: Path):
+    mapping = tmp_path / "same.csv"
+    mapping.write_text("picture,sound\ncar,car_horn\ncar,engine\n,mouse\n")
+    found = match_classes({"Fire truck", "car", "mouse", "cup"}, {"fire_truck", "car_horn", "engine", "mouse"}, mapping)
+    assert found == {"fire_truck": "fire-truck", "car_horn": "car", "engine": "car"}
+    assert plain("  Mäuse & co_2 ") == "mäuse-co-2"
+
+
+def edit(change: Callable[[dict], object]) -> Callable[[Path], Request]:
+    def spoil(root: Path) -> dict:
+        path = root / "coco/annotations/instances_val2017.json"
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_text(json.dumps(document))
+        return {}
+
+    return spoil
+
+
+def append(name: str, line: str) -> Callable[[Path], dict]:
+    def spoil(root: Path) -> dict:
+        with (root / name).open("a") as file:
+            file.write(line + "\n")
+        return {}
+
+    return spoil
+
+
+def mask_of_another_size(root: Path) -> dict:
+    path = next((root / "photos/masks").rglob("*.png"))
+    Image.new("L", (9, 9), 255).save(path)
+    return {"pictures": root / "photos", "images": None, "mapping": None}
+
+
+SPOILT = [
+    ("no such pictures", lambda r: {"pictures": r / "none"}, "no such file or folder"),
+    ("no COCO file", lambda r: {"pictures": r / "same.csv"}, "is no annotation file in COCO's format"),
+    ("a COCO file without images", edit(lambda d: d.pop("images")), "ValueError: no images"),
+    ("a category that is not there", edit(lambda d: d["annotations"][0].update(category_id=77)), "COCO's format"),
+    ("boxes alone", edit(lambda d: [a.pop("segmentation") for a in d["annotations"]]), "no segmentation, only a box"),
+    ("another folder of pictures", lambda r: {"images": r / "coco"}, "is missing; name the folder"),
+    ("pictures of another size", edit(lambda d: [i.update(width=400) for i in d["images"]]), "320x240, in instances"),
+    ("a folder without masks", lambda r: {"pictures": r / "ESC-50", "images": None}, "want images/CLASS"),
+    ("a picture without a mask", lambda r: (next((r / "photos/masks").rglob("*.png")).unlink(), {
+        "pictures": r / "photos", "images": None})[1], "has no mask"),
+    ("a mask of another size", mask_of_another_size, "is 9x9, its picture 320x240"),
+    ("no such sounds", lambda r: {"sounds": r / "none"}, "no such file or folder"),
+    ("a table without categories", lambda r: {"sounds": r / "same.csv"}, "lacks the column filename, category"),
+    ("a folder without sounds", lambda r: {"sounds": r / "coco"}, "no sound in a folder of it"),
+    ("sounds elsewhere", lambda r: {"audio": r / "coco"}, "name the folder of the sounds with --audio"),
+    ("a sound that is missing", append("ESC-50/meta/esc50.csv", "none.wav,dog,x"), r"none\.wav is missing"),
+    ("an unknown picture class", append("same.csv", "dgo,dog"), "line 4: no picture class 'dgo'; there are dog"),
+    ("an unknown sound class", append("same.csv", "dog,dogs"), "line 4: no sound class 'dogs'; there are dog"),
+    ("a sound of two classes", append("same.csv", "dog,sheep"), "sheep belongs to lamb and to dog"),
+    ("no common class", lambda r: {"mapping": None, "sounds": r / "clocks"}, "no class of the pictures .* --mapping"),
+    ("too few for a split", lambda r: {"sounds": r / "few"}, "left for the split val; .* --val 0"),
+    ("nothing asked for", lambda r: {"counts": (("train", 0),)}, "no clip is asked for"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "line"), [case[1:] for case in SPOILT], ids=[case[0] for case in SPOILT])
+def test_what_is_wrong_is_said_in_one_line(
+    spoil: Callable[[Path], dict], line: str, request_of: Request, material: Path, tmp_path: Path
+):
+    root = tmp_path / "material"
+    shutil.copytree(material, root)
+    for folder, name in (("clocks/clock", "clock-0.wav"), ("few/dog", next(p.name for p in sounds_of(root, "dog")))):
+        (root / folder).mkdir(parents=True)
+        shutil.copy(root / "ESC-50/audio" / name, root / folder)
+    moved = {
+        "pictures": root / "coco/annotations/instances_val2017.json",
+        "sounds": root / "ESC-50/meta/esc50.csv",
+        "images": root / "coco/val2017",
+        "mapping": root / "same.csv",
+    }
+    changes = spoil(root)
+    if changes.get("sounds") == root / "few":
+        changes["mapping"] = None
+    with pytest.raises(UserError, match=line):
+        compose(replace(request_of, **{**moved, **changes}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def sounds_of(root: Path, kind: str) -> list[Path]:
+    return sorted((root / "ESC-50/audio").glob(f"{kind}-*"))
+
+
+def test_a_folder_of_something_else_is_left_alone(request_of: Request, tmp_path: Path):
+    (tmp_path / "AVSS").mkdir()
+    (tmp_path / "AVSS/metadata.csv").write_text("mine")
+    with pytest.raises(UserError, match="was not written by"):
+        compose(request_of, tmp_path)
+    assert (tmp_path / "AVSS/metadata.csv").read_text() == "mine"

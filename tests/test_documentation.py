@@ -1,0 +1,216 @@
+"""The documents do what they say: their blocks of code are run, on small files and with small networks."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import re
+import runpy
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from avsbench_fixtures import NAMES, write_avss, write_ms3, write_s4
+from clip_maker import make_clip, tone
+from compose_material import write_material
+from documents import ROOT, blocks, commands, read, run_document, understood
+from test_public_training import reduced
+
+from icf_avs.backbones import registry
+from icf_avs.backbones.text import TEXT_DIM
+from icf_avs.config import DataConfig, TrainConfig
+from icf_avs.stamps.benchmark import write_stamps
+from icf_avs.stamps.catalog import Catalog
+from icf_avs.training.recipes import RECIPES
+
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))
+SPLITS = ("train", "train", "val", "test", "test")
+
+
+def tiny(make: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
+    """The same recipe with two steps of a narrow network on small pictures."""
+    config = make()
+    return lambda: replace(
+        config,
+        model={**config.model, "dim": 32, "pixel_dim": 16, "heads": 4},
+        data=DataConfig(pictures=8, clips=2, finish_pictures=2, finish_clips=1, validation=4),
+        spec=replace(config.spec, image_size=64),
+        batch=2 * config.spec.frames,
+        teach_steps=min(config.teach_steps, 1),
+        steps=2,
+        finish=min(config.finish, 1),
+        finish_size=96,
+    )
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty folder to work in, where runs are short and networks narrow; names are embedded at random."""
+    reduced(monkeypatch)
+    for name, make in list(RECIPES.items()):
+        monkeypatch.setitem(RECIPES, name, tiny(make))
+    monkeypatch.setattr(TrainConfig, "teach_steps", 1)  # of encoders chosen on the command line
+    monkeypatch.setitem(registry.TEXT, "minilm", lambda names: _random(len(names)))
+    monkeypatch.setattr("icf_avs.avsbench.own_cut.cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    return tmp_path
+
+
+def _random(count: int) -> torch.Tensor:
+    vectors = torch.randn(count, TEXT_DIM, generator=torch.Generator().manual_seed(1))
+    return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+def test_own_video(small: Path):
+    make_clip(small / "street.mp4", seconds=3, fps=10, size=(320, 240), sound=tone(3))
+    names = run_document(read("docs/OWN_VIDEO.md"))
+    assert len(names["result"]) == 6 and names["result"].masks.shape == (6, 240, 320)
+    written = {path.name for path in (small / "masks/street").iterdir()}
+    assert {"overlay.mp4", "masks", "segmentation.json", "sheet.png", "coco.json", "alpha.webm"} <= written
+    assert len(list((small / "finer/street/masks").iterdir())) == 12
+    assert (small / "all/street/segmentation.json").is_file()
+    assert len((small / "all/failures.csv").read_text().splitlines()) == 1, "a header and no failure"
+
+
+def test_avsbench(small: Path):
+    root = small / "AVSBench"
+    write_s4(root / "Single-source", [(f"clip-{i:06d}", 3, "dog", split) for i, split in enumerate(SPLITS)])
+    write_ms3(root / "Multi-sources", [(f"many-{i:06d}", split) for i, split in enumerate(SPLITS)])
+    parts = ("v1s", "v1m", "v2", "v2", "v1m")
+    rows = [
+        (f"v{i}", f"v{i}_0_5000", 0, 0, NAMES[1 + i % 2], split, part)
+        for i, (split, part) in enumerate(zip(SPLITS, parts, strict=True))
+    ]
+    write_avss(root / "AVSS", rows)
+    names = run_document(read("docs/AVSBENCH.md"))
+    assert names["clip"].frames.shape == (5, 224, 224, 3) and 0 <= names["scores"]["strict"]["miou"] <= 1
+    with open("results/avsbench.csv", newline="") as file:
+        found = {(row["checkpoint"], row["test_set"], row["protocol"]) for row in csv.DictReader(file)}
+    assert {("s4-pvt", "s4", "reference"), ("ms3-from-s4", "ms3", "reference-b1-t0.4")} <= found
+    assert ("avss-pvt", "avss", "classes-argmax") in found
+    assert (small / "runs/s4-small/s4-pvt.safetensors").is_file()
+
+
+def test_own_data(small: Path, catalog: Catalog):
+    from test_own_data import mask
+
+    (small / "own/videos").mkdir(parents=True)
+    for number in range(4):
+        make_clip(small / f"own/videos/dog-{number}.mp4", seconds=2, fps=10, size=(192, 120), sound=tone(2))
+        mask(small / f"own/masks/dog-{number}/000000.png", 1)
+    (small / "own/classes.txt").write_text("dog\n")
+    kinds = {kind: kind for kind in ("dog", "horse", "cow")}
+    write_material(
+        small, catalog, kinds | {"owl": "bird", "cow": "clock"}, kinds | {"owl": "chirping_birds", "cow": "clock_tick"}
+    )
+    run_document(read("docs/OWN_DATA.md"))
+    assert (small / "runs/own-longer/own-longer.safetensors").is_file()
+    with open("results/avsbench.csv", newline="") as file:
+        found = {(row["checkpoint"], row["test_set"], row["protocol"]) for row in csv.DictReader(file)}
+    assert {("own", "own", "strict"), ("composed", "avss", "classes-argmax")} <= found
+    assert {"bird", "clock", "dog", "horse"} <= set((small / "named/AVSS/label2idx.json").read_text().split('"'))
+
+
+def test_take_apart(small: Path, capsys: pytest.CaptureFixture[str]):
+    names = run_document(read("docs/TAKE_APART.md"))
+    assert names["without_sc"].name == "stamps-quick-mit-cdcl" and names["cosine"].abs().max() < 1e-3
+    printed = capsys.readouterr().out
+    assert "do(audio := silence): tensor([0., 0., 0., 0., 0.])" in printed, "the shipped model marks nothing in silence"
+    factual = next(line for line in printed.splitlines() if line.startswith("do(audio := factual)"))
+    assert float(torch.tensor([float(n) for n in re.findall(r"\d\.\d+", factual)]).max()) > 0.005, factual
+    text = torch.nn.functional.softmax(names["output"].reading, -1)
+    assert text.shape[-1] == len(names["words"])
+
+
+def test_results(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
+    root = tmp_path_factory.mktemp("sets")
+    write_stamps(root, seed=0, test=2, video=False)
+    monkeypatch.setattr("icf_avs.evaluate.default_sets", lambda: root)
+    run_document(read("docs/RESULTS.md"))
+    assert (small / "results/try.csv").is_file() and (small / "results/try/probe.csv").is_file()
+
+
+def test_every_file_that_results_names_is_there_or_promised():
+    text = read("docs/RESULTS.md")
+    for line in text.splitlines():
+        for name in re.findall(r"`(results/[\w.]+\.csv)`", line) if line.startswith("|") else ():
+            assert (ROOT / name).is_file() or "yet" in line, name
+    tables = {
+        name for path in ("README.md", *DOCUMENTS) for name in re.findall(r"^<!-- results:(\w+)", read(path), re.M)
+    }
+    assert all(f"results/{name}.csv" in text for name in tables), tables
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *DOCUMENTS])
+def test_every_command_is_understood(name: str):
+    lines = [line for block in blocks(read(name)) if block.language in ("sh", "") for line in commands(block.code)]
+    for line in lines:
+        if line.startswith(("icf ", ".venv/bin/icf ", "accelerate launch -m icf_avs")):
+            assert callable(understood(line).run), line
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *DOCUMENTS])
+def test_every_link_leads_somewhere(name: str):
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", read(name)):
+        assert (ROOT / name).parent.joinpath(target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["listen", "take_apart"])
+def test_notebooks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = ROOT / f"notebooks/{name}.py"
+    assert path.read_text(encoding="utf-8").count("\n# %%") >= 5
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path(str(path))
+    pictures = sorted((tmp_path / "notebook_out").glob(f"{name}-*.png"))
+    assert len(pictures) >= 2 and names["video" if name == "listen" else "record"]
+    if name == "listen":
+        shares = names["shares"]
+        assert shares["silence"] < 0.002 and shares["its own"] > 3 * shares["silence"] + 0.002, shares
+    else:
+        assert names["marked"]["silence"] < 0.002 < names["marked"]["its own"], names["marked"]
+
+
+def test_citation():
+    text = read("CITATION.cff")
+    yaml = pytest.importorskip("yaml")
+    card = yaml.safe_load(text)
+    assert {"cff-version", "message", "title", "authors", "type"} <= card.keys() and card["license"] == "Apache-2.0"
+    paper = card["references"][0]
+    assert paper["title"].startswith("Implicit Counterfactual Learning") and paper["year"] == 2025
+    assert all("family-names" in author for author in paper["authors"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("shtab") is None, reason="needs shtab")
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("icf seg", {"segment"}),
+        ("icf data c", {"check", "compose"}),
+        ("icf convert --to al", {"alpha-mov", "alpha-webm"}),
+        ("icf segment --thr", {"--threshold"}),
+    ],
+)
+def test_bash_completes(words: str, found: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from icf_avs.__main__ import main
+
+    assert shutil.which("bash"), "Debian has it"
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "icf.bash").write_text(capsys.readouterr().out)
+    count = len(words.split()) - 1
+    ask = f'source icf.bash; COMP_WORDS=({words}); COMP_CWORD={count}; _shtab_icf; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == found
+
+
+def test_zsh_script_is_whole(capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("shtab")
+    from icf_avs.__main__ import main
+
+    assert main(["completion", "zsh"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("#compdef icf") and "_shtab_icf_data_compose_options" in text
