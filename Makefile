@@ -10,12 +10,13 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 ICF := .venv/bin/python -m icf_avs
 
-.PHONY: help setup data demo test test-slow train evaluate docs clean
+.PHONY: help setup data demo test test-slow test-lowest train evaluate docs clean
 
 help:
 	@echo "make demo       segment a few videos whose answer is known, and show the scores"
 	@echo "make test       check the code: ruff and pytest"
 	@echo "make test-slow  the tests that need Ray and a Chromium"
+	@echo "make test-lowest  tests with the oldest libraries that pyproject.toml allows (a large download)"
 	@echo "make train      train the shipped model anew (RECIPE=$(RECIPE))"
 	@echo "make evaluate   score the shipped model into results/stamps.csv"
 	@echo "make docs       write the tables of README.md and docs from results/*.csv"
@@ -63,6 +64,10 @@ test-slow: data
 	@$(PIP) --editable ".[slow]"
 	@.venv/bin/python -m pytest -m "ray or browser"
 
+# In an environment of its own. LOWEST_OPTIONS: see `python benchmarks/lowest.py --help`.
+test-lowest: data
+	@.venv/bin/python benchmarks/lowest.py $(LOWEST_OPTIONS)
+
 RECIPE ?= stamps
 train: data
 	@$(ICF) train $(RECIPE)
@@ -74,4 +79,4 @@ docs: setup
 	@$(ICF) report
 
 clean:
-	rm -rf .venv demo_out
+	rm -rf .venv .venv-lowest demo_out

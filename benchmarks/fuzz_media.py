@@ -11,15 +11,13 @@ the originals); --first and --keep bring one back: `--first 417 --files 1 --keep
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import multiprocessing
 import os
 import resource
-import shlex
 import shutil
 import sys
 import tempfile
+import time
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -27,14 +25,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from media_seeds import write_seeds
+from reliability import save_row
 
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.errors import UserError
-from icf_avs.results import revision, write_whole
 from icf_avs.segment import segment_video
 
 SECONDS, BYTES = 10, 2 << 30  # that one file may take
-COLUMNS = ("check", "tried", "failed", "seed", "command", "revision")
 _TELLING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _EDGE = 2048  # bytes at both ends of a file, where most of its headers lie
 
@@ -87,6 +84,7 @@ def damaged(originals: list[bytes], rng: np.random.Generator) -> bytes:
 def _child(path: Path, tell: multiprocessing.connection.Connection) -> None:
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + BYTES, taken + BYTES))
+    torch.set_num_threads(1)  # the threads of the parent are not there after a fork
     try:
         result = segment_video(Stand(), path, path.parent / "out")
         tell.send(("answered", "") if result.masks.any() or len(result) else ("failed", "no masks"))
@@ -94,6 +92,24 @@ def _child(path: Path, tell: multiprocessing.connection.Connection) -> None:
         tell.send(("failed" if "\n" in str(error) else "refused", str(error).replace(str(path), "FILE")))
     except BaseException:
         tell.send(("failed", traceback.format_exc()))
+
+
+def in_time(ear: multiprocessing.connection.Connection, process: int) -> bool:
+    """Wait for a message of a process: whether one comes (or its end) within SECONDS of its work.
+
+    Time that other programs have the processor does not count, up to six times as much.
+    """
+    end, before = time.monotonic() + 6 * SECONDS, _worked(process)
+    while not ear.poll(min(1, SECONDS)):
+        if time.monotonic() > end or _worked(process) - before > SECONDS:
+            return False
+    return True
+
+
+def _worked(process: int) -> float:
+    """Seconds of processor that a process has had (Linux)."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def outcome(data: bytes, folder: Path, name: str = "damaged.mp4") -> tuple[str, str]:
@@ -107,9 +123,7 @@ def outcome(data: bytes, folder: Path, name: str = "damaged.mp4") -> tuple[str, 
     child.start()
     mouth.close()
     try:
-        if not ear.poll(SECONDS):
-            return "failed", f"more than {SECONDS} s"
-        return ear.recv()
+        return ear.recv() if in_time(ear, child.pid) else ("failed", f"more than {SECONDS} s")
     except EOFError:
         child.join()
         return "failed", f"the process ended with code {child.exitcode}"
@@ -117,22 +131,6 @@ def outcome(data: bytes, folder: Path, name: str = "damaged.mp4") -> tuple[str, 
         child.kill()
         child.join()
         shutil.rmtree(work)
-
-
-def save_row(path: Path, row: dict[str, str]) -> None:
-    """Put `row` in place of that of the same check in the table at `path`. Raises UserError if it has other columns."""
-    rows = []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise UserError(f"{path}: its columns are not {','.join(COLUMNS)}; name another --out")
-            rows = [old for old in reader if old["check"] != row["check"]]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*rows, row])
-    write_whole(path, text.getvalue())
 
 
 def main() -> int:
@@ -143,7 +141,6 @@ def main() -> int:
     parser.add_argument("--keep", metavar="DIR", type=Path, help="keep the files that fail here")
     parser.add_argument("--out", type=Path, help="table to write the count to (default: none)")
     args = parser.parse_args()
-    torch.set_num_threads(1)
     counts, reasons = Counter(), Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -163,9 +160,7 @@ def main() -> int:
         print(f"{count:6d} {why}")
     print(", ".join(f"{counts[kind]} {kind}" for kind in ("answered", "refused", "failed")))
     if args.out:
-        command = shlex.join(["python", *(os.path.relpath(word) if word == sys.argv[0] else word for word in sys.argv)])
-        cells = "mutated media", counts.total(), counts["failed"], args.seed, command, revision()
-        save_row(args.out, dict(zip(COLUMNS, map(str, cells), strict=True)))
+        save_row(args.out, "mutated media", counts.total(), counts["failed"], args.seed)
     return 1 if counts["failed"] else 0
 
 

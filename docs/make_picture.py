@@ -1,7 +1,8 @@
-"""Render docs/result.png, the picture in the README, with the shipped checkpoint: `python docs/make_picture.py`.
+"""Render docs/result.png and docs/natural.png with the shipped checkpoints: `python docs/make_picture.py`.
 
 A composed scene of three stamps that may be shown with credit (see README, licence) on a generated background. The fire
-truck sounds in the first three of five seconds. Above what the model marks, below the known mask.
+truck sounds in the first three of five seconds. Above what the model marks (`stamps`, `natural`), below the known mask.
+To `natural` a fire truck is new: neither its picture nor its word nor its sound was in the training.
 """
 
 from __future__ import annotations
@@ -57,11 +58,12 @@ def write_scene(video: Path, spec: ClipSpec) -> Clip:
     return clip
 
 
-def main() -> None:
-    segmenter = icf_avs.load()
+def write_picture(checkpoint: str, target: Path) -> None:
+    """What a checkpoint marks in the scene."""
+    segmenter = icf_avs.load(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "scene.mp4"
-        clip = write_scene(video, segmenter.model.spec)
+        clip = write_scene(video, ClipSpec())
         marked = segmenter.segment(video).masks
     sheet = Image.new("RGB", (SIZE[0] * len(SHOWN) + 4 * (len(SHOWN) - 1), SIZE[1] * 2 + 4), "white")
     for column, second in enumerate(SHOWN):
@@ -69,10 +71,10 @@ def main() -> None:
             picture = clip.frames[second].copy()
             Overlay(mask).draw_rgb(picture)
             sheet.paste(Image.fromarray(picture), (column * (SIZE[0] + 4), row * (SIZE[1] + 4)))
-    target = Path(__file__).with_name("result.png")
     sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.LANCZOS).save(target, optimize=True)
     print(target)
 
 
 if __name__ == "__main__":
-    main()
+    write_picture("stamps", Path(__file__).with_name("result.png"))
+    write_picture("natural", Path(__file__).with_name("natural.png"))

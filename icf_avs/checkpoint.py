@@ -20,6 +20,7 @@ from torch import Tensor
 from icf_avs.backbones import efficientat
 from icf_avs.backbones.registry import audio_of, build_visual
 from icf_avs.backbones.release import local_file
+from icf_avs.checkpoint_header import check_length, check_settings, check_shapes
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
@@ -28,6 +29,8 @@ from icf_avs.model.icf import ICF
 FORMAT = "icf-avs/1"
 FILE = "model.safetensors"  # the checkpoint in a folder or in a repository of the hub
 _PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+# What settings and tensors out of a damaged file make Python and torch raise
+_UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -65,7 +68,7 @@ def default_checkpoint(say: Callable[[str], None]) -> str:
     if _shipped("natural").is_file() and local_file(efficientat.URL) is not None:
         return "natural"
     say(
-        "taking the checkpoint stamps, which knows composed scenes alone; --checkpoint natural is for natural video "
+        "made with the checkpoint stamps, which knows composed scenes alone; --checkpoint natural is for natural video "
         "(it downloads 4 MB once)"
     )
     return "stamps"
@@ -126,8 +129,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """What the checkpoint says of its making. Raises UserError as `load_checkpoint` does."""
     metadata = _metadata(path)
     try:
-        return json.loads(metadata["recipe"])
-    except (KeyError, ValueError) as error:
+        recipe = json.loads(metadata["recipe"])
+        if not isinstance(recipe, dict):
+            raise ValueError("it is no object")
+        return recipe
+    except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged checkpoint (no readable recipe in it); get it again") from error
 
 
@@ -140,16 +146,23 @@ def load_checkpoint(path: Path) -> ICF:
     try:
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
         spec = ClipSpec(**json.loads(metadata["spec"]))
+        check_settings(config)
+        check_settings(spec)
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}
         names = state.get("implicit_text.vocabulary.names", state.get("audio.names"))
         names = torch.zeros(len(config.classes), 1) if names is None else names
         visual = build_visual(config.visual, random=config.train_visual, frozen=not config.train_visual)
         audio = audio_of(config, names) if config.audio != "log-mel" else None
-        model = ICF(config, spec, visual, names, audio)
-        missing, unexpected = model.load_state_dict(state, strict=False)
-        missing = [key for key in missing if not key.startswith(_frozen(config))]
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        with torch.device("meta"):  # a configuration may claim any size: first the shapes alone
+            expected = ICF(config, spec, visual, names, audio).state_dict()
+        check_shapes(state, expected)
+        missing = [key for key in expected.keys() - state.keys() if not key.startswith(_frozen(config))]
+        unexpected = state.keys() - expected.keys()
+        if not missing and not unexpected:
+            model = ICF(config, spec, visual, names, audio)
+            model.load_state_dict(state, strict=False)
+    except _UNFIT as error:
         raise UserError(f"{path}: damaged checkpoint ({str(error).partition(chr(10))[0]}); get it again") from error
     if missing or unexpected:
         raise UserError(
@@ -168,6 +181,7 @@ def _metadata(path: Path) -> dict[str, str]:
             f"{path}: a pickle can run any code when it is opened, and is refused; give a .safetensors file"
         )
     try:
+        check_length(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:

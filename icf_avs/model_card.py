@@ -43,7 +43,7 @@ def checkpoint_table(folder: Path) -> str:
 
 def recipe_facts(recipe: dict[str, Any]) -> list[tuple[str, str]]:
     """The lines of a model card: those of these facts that the recipe of a checkpoint holds."""
-    run, machine = recipe.get("config") or {}, recipe.get("hardware") or {}
+    run, machine = (part if isinstance(part, dict) else {} for part in map(recipe.get, ("config", "hardware")))
     found = {
         "command": recipe.get("command"), "data": recipe.get("data"), "licence": recipe.get("licence"),
         "seed": run.get("seed"), "minutes": recipe.get("minutes"), "processor": machine.get("processor"),

@@ -77,13 +77,28 @@ def score_rows(
     return rows
 
 
+def read_csv(path: Path) -> tuple[tuple[str, ...], list[Row]]:
+    """Columns and rows of the table at `path`, empty lines left out.
+
+    Raises UserError if it cannot be read or a line has more or fewer cells than the heading.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            columns, *lines = [tuple(cells) for cells in csv.reader(file) if cells] or [()]
+        for cells in lines:
+            if len(cells) != len(columns):
+                raise ValueError(f"a line of {len(cells)} cells below a heading of {len(columns)}")
+        return columns, [dict(zip(columns, cells, strict=True)) for cells in lines]
+    except (OSError, ValueError, csv.Error) as error:  # what is no UTF-8 is a ValueError, too
+        raise UserError(f"{path}: cannot be read as a CSV table ({error}); restore it, or move it away") from error
+
+
 def read_rows(path: Path) -> list[Row]:
     """Rows of the table at `path`. Raises UserError if it has other columns."""
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UserError(f"{path} is no table of scores (columns {','.join(COLUMNS)}); name another --out")
-        return list(reader)
+    columns, rows = read_csv(path)
+    if columns != COLUMNS:
+        raise UserError(f"{path} is no table of scores (columns {','.join(COLUMNS)}); name another --out")
+    return rows
 
 
 def save_rows(path: Path, rows: list[Row]) -> None:
@@ -106,9 +121,11 @@ def save_notes(path: Path, checkpoint: str, test_set: str, settings: Settings, s
     {"CHECKPOINT SET": {...}}, and "CHECKPOINT SET reference-b1" under other settings than the usual ones.
     """
     try:
-        notes = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON file: {error}; move it away") from error
+        notes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(notes, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON file of notes: {error}; move it away") from error
     test_set, protocol = settings.labels(test_set, "reference")
     notes[f"{checkpoint} {test_set}" + (f" {protocol}" if protocol != "reference" else "")] = {
         "command": shlex.join(["icf", *sys.argv[1:]]),

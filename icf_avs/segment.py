@@ -280,7 +280,8 @@ def segment_command(
     console = Console(stderr=True)
     # The film has the other half: threads of the model that wait for each other lose more than they gain beside it.
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
-    segmenter = icf_avs.load(checkpoint or default_checkpoint(console.print))
+    notes: list[str] = []
+    segmenter = icf_avs.load(checkpoint or default_checkpoint(notes.append))
     if semantic:
         check_class_head(segmenter.model, segmenter.name)
     if words is not None:
@@ -308,5 +309,7 @@ def segment_command(
             print(f"  {line}")
     if len(videos) == 1 and failures:
         raise failures[0]
+    for note in notes:
+        print(note, file=sys.stderr)
     if failures:
         raise UserError(f"{len(failures)} of {len(videos)} videos failed; their lines above say why")

@@ -6,9 +6,11 @@ is given. Plain containers, late sound, turned pictures and the like on their ow
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -334,6 +336,13 @@ def test_a_long_still_picture_with_sound_is_no_jump(tmp_path):
             packet.stream, packet.time_base, packet.pts, packet.dts = audio, Fraction(1), second, second
             container.mux(packet)
     assert probe(tmp_path / "a.mkv").duration == pytest.approx(900, abs=1.1)
+
+
+def test_masks_and_clap_behind_a_long_stretch(monkeypatch):
+    """benchmarks/long_media.py, which goes to three hours, for a minute and a quarter."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    wrong, _ = importlib.import_module("long_media").measured(75)
+    assert wrong == 0
 
 
 def outcome(path, out=None):

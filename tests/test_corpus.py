@@ -206,6 +206,7 @@ def test_a_run_that_is_killed_leaves_no_process_and_its_remains_go_with_the_next
     out = tmp_path / "out"
     path = write(root / "killed.csv", "video", "long.mp4")
     line = ["segment", "--manifest", str(path), "--out", str(out), "--jobs", "1", "--threshold", str(THRESHOLD)]
+    line += ["--checkpoint", "stamps"]
     environment = os.environ | {"PYTHONPATH": str(Path(icf_avs.__file__).parents[1])}
     run = subprocess.Popen([sys.executable, "-m", "icf_avs", *line], env=environment, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
@@ -249,7 +250,12 @@ def test_without_ray_a_line_says_what_to_install(corpus, settings, tmp_path, mon
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [("", "no video"), ("a.mp4 --manifest m.csv", "not both"), ("a.mp4 --jobs 2", "go with --manifest")],
+    [
+        ("", "no video"),
+        ("a.mp4 --manifest m.csv", "not both"),
+        ("a.mp4 --jobs 2", "go with --manifest"),
+        ("--manifest m.csv --words dog", "not with --manifest"),
+    ],
 )
 def test_options_that_do_not_go_together(line, words):
     args = build_parser().parse_args(["segment", "--out", "o", *line.split()])

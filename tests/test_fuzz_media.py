@@ -10,9 +10,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from icf_avs.errors import UserError
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-fuzz_media, media_seeds = (importlib.import_module(name) for name in ("fuzz_media", "media_seeds"))
+fuzz_media, media_seeds, reliability = map(importlib.import_module, ("fuzz_media", "media_seeds", "reliability"))
 
 
 def test_damaged_files_end_in_masks_or_one_line(tmp_path):
@@ -36,9 +39,17 @@ def test_fuzzer_sees_a_hang_a_crash_and_a_traceback(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_reliability_table_keeps_the_rows_of_other_checks(tmp_path):
-    table = tmp_path / "reliability.csv"
-    row = dict(zip(fuzz_media.COLUMNS, ("a", "10", "1", "0", "python", "abc"), strict=True))
-    for new in (row, row | {"check": "b"}, row | {"failed": "0"}):
-        fuzz_media.save_row(table, new)
-    assert table.read_text() == "check,tried,failed,seed,command,revision\nb,10,1,0,python,abc\na,10,0,0,python,abc\n"
+def test_reliability_table_keeps_the_rows_of_other_checks(tmp_path, monkeypatch):
+    table = tmp_path / "new" / "reliability.csv"
+    monkeypatch.setattr(sys, "argv", ["benchmarks/fuzz_media.py", "--files", "10"])
+    for check, failed, seed in (("b", 1, 0), ("a", 1, 0), ("b", 0, 0), ("b", 2, 1), ("c", 0, "")):
+        reliability.save_row(table, check, 10, failed, seed)
+    heading, *rows = (line.split(",") for line in table.read_text().splitlines())
+    assert heading == ["check", "tried", "failed", "seed", "command", "revision"]
+    assert [row[:5] for row in rows] == [
+        [check, "10", failed, seed, "python benchmarks/fuzz_media.py --files 10"]
+        for check, failed, seed in (("a", "1", "0"), ("b", "0", "0"), ("b", "2", "1"), ("c", "0", ""))
+    ]
+    table.write_text("other,table\n")
+    with pytest.raises(UserError, match="no table of check,tried"):
+        reliability.save_row(table, "a", 1, 0)

@@ -59,7 +59,7 @@ def test_a_photograph_with_real_speech_runs_through_the_command(tmp_path):
     samples = np.resize(speech, seconds * 16_000)
     video = tmp_path / "speech.mp4"
     write_mp4(video, [picture] * 25 * seconds, (640, 360), np.round(samples * 32767).astype(np.int16))
-    assert main(["segment", str(video), "--out", str(tmp_path / "out"), "--fps", "2"]) == 0
+    assert main(["segment", str(video), "--out", str(tmp_path / "out"), "--fps", "2", "--checkpoint", "stamps"]) == 0
     result = tmp_path / "out" / "speech"
     told = json.loads((result / "segmentation.json").read_text())
     masks = sorted((result / "masks").glob("*.png"))

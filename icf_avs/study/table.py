@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 from icf_avs.errors import UserError
-from icf_avs.results import write_whole
+from icf_avs.results import read_csv, write_whole
 from icf_avs.study.rows import ROWS
 
 SCORES = (
@@ -35,11 +35,13 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[Line]:
     """Lines of a table, none where there is no file. Raises UserError if it has other columns."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != columns:
-            raise UserError(f"{path} is no table of the study (columns {','.join(columns)}); name another --results")
-        return list(reader)
+    found, lines = read_csv(path)
+    if found != columns:
+        raise UserError(f"{path} is no table of the study (columns {','.join(columns)}); name another --results")
+    for line in lines:
+        if line["row"] not in ROWS or not line["seed"].isdecimal() or len(line["seed"]) > 9:
+            raise UserError(f"{path}: has no run {line['row'][:40]!r} of seed {line['seed'][:40]!r}; mend the table")
+    return lines
 
 
 def add_run(path: Path, line: Line, parts: list[Line]) -> None:

@@ -1,0 +1,142 @@
+"""Damage tables, JSON texts, checkpoints and pickles at random, and give each to the code that reads such files.
+
+    python benchmarks/fuzz_tables.py --inputs 20000 [--seed 0] [--out results/reliability.csv]
+
+The readers (untrusted_readers.py) take turns. One fails on anything but an answer or a UserError of one line: another
+exception, a crash, more than 10 s, more than 2 GB beyond what the libraries take, also where a UserError hides that,
+and a file that a pickle made. Input number i of a seed is always the same; --first and --keep bring one back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import torch
+from fuzz_media import BYTES, SECONDS, in_time
+from mutations import mutated
+from reliability import save_row
+from untrusted_readers import Reader, readers
+
+from icf_avs.errors import UserError
+
+Outcome = tuple[str, str]  # "answered", "refused" or "failed", and why
+
+
+def damaged_input(table: list[Reader], seed: int, number: int) -> tuple[Reader, bytes]:
+    """Input `number` of a seed, and who reads it."""
+    reader = table[number % len(table)]
+    return reader, mutated(reader.form, reader.originals, np.random.default_rng([seed, number]))
+
+
+def read(reader: Reader, content: bytes, folder: Path) -> Outcome:
+    """What comes of it, in this process and a folder of its own in `folder`, which is the current one meanwhile."""
+    work = Path(tempfile.mkdtemp(dir=folder))
+    for name, data in {**reader.beside, reader.file: content}.items():
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_bytes(data)
+    before = os.getcwd()
+    os.chdir(work)
+    try:
+        reader.read(work)
+        found = "answered", ""
+    except UserError as error:
+        line = str(error).replace(str(work), "DIR")
+        whole = "\n" not in line and not _lacked_memory(error)
+        found = ("refused", line) if whole else ("failed", f"{line}\n{traceback.format_exc()}")
+    except BaseException:
+        found = "failed", traceback.format_exc()
+    if any(path.name == "CANARY" for path in work.rglob("*")):
+        found = "failed", "a pickle was run"
+    os.chdir(before)
+    shutil.rmtree(work)
+    return found
+
+
+def _lacked_memory(error: BaseException | None) -> bool:
+    """Whether a lack of memory is what a UserError was made of."""
+    while error is not None:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _child(table: list[Reader], seed: int, numbers: range, folder: Path, tell: Connection) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # the threads of the parent are not there after a fork
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + BYTES, taken + BYTES))
+    for number in numbers:
+        tell.send((number, read(*damaged_input(table, seed, number), folder)))
+
+
+def outcomes(table: list[Reader], seed: int, numbers: range, folder: Path) -> Iterator[tuple[int, Outcome]]:
+    """Of each number; a child process does them one after the other, and is replaced when it hangs or dies."""
+    context = multiprocessing.get_context("fork")  # the libraries are loaded once
+    while numbers:
+        ear, mouth = context.Pipe(duplex=False)
+        child = context.Process(target=_child, args=(table, seed, numbers[:500], folder, mouth), daemon=True)
+        child.start()
+        mouth.close()
+        try:
+            for number in numbers[:500]:
+                try:
+                    late = number, ("failed", f"more than {SECONDS} s")
+                    found = ear.recv() if in_time(ear, child.pid) else late
+                except EOFError:
+                    child.join()
+                    found = number, ("failed", f"the process ended with code {child.exitcode}")
+                yield found
+                numbers = numbers[1:]
+                if found[1][1].startswith(("more than", "the process ended")):
+                    break
+        finally:
+            child.kill()
+            child.join()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=400, help="how many (default: 400)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first input (default: 0)")
+    parser.add_argument("--keep", metavar="DIR", type=Path, help="keep the inputs that fail here")
+    parser.add_argument("--out", type=Path, help="table to write the count to (default: none)")
+    args = parser.parse_args()
+    if args.out:
+        args.out = args.out.resolve()
+    counts: dict[str, Counter[str]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        table = readers(Path(name))
+        for number, (kind, why) in outcomes(table, args.seed, range(args.first, args.first + args.inputs), Path(name)):
+            reader, content = damaged_input(table, args.seed, number)
+            counts.setdefault(reader.name, Counter())[kind] += 1
+            if kind == "failed":
+                print(f"input {number}, {reader.name}: {why}", flush=True)
+                if args.keep:
+                    args.keep.mkdir(parents=True, exist_ok=True)
+                    (args.keep / f"{args.seed}_{number}_{Path(reader.file).name}").write_bytes(content)
+    for name, found in counts.items():
+        print(f"{name:20} " + ", ".join(f"{found[kind]:5d} {kind}" for kind in ("answered", "refused", "failed")))
+    total = sum(counts.values(), Counter())
+    print(", ".join(f"{total[kind]} {kind}" for kind in ("answered", "refused", "failed")))
+    if args.out:
+        save_row(args.out, "mutated tables, JSON, checkpoints, pickles", total.total(), total["failed"], args.seed)
+    return 1 if total["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

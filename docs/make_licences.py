@@ -1,0 +1,105 @@
+"""Write docs/LICENCES.md: the libraries that icf-avs needs or can use, and their licences as their packages state them.
+
+    python docs/make_licences.py
+
+Run it where the extras are installed: a library that is not here keeps the line that the file has already.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = ROOT / "docs" / "LICENCES.md"
+HEAD = """# Licences of the libraries
+
+icf-avs itself is Apache-2.0 and holds no code of others. Below: what it needs, what its extras bring (pyproject.toml
+says which versions), and what those bring in turn, by `python docs/make_licences.py` from what the installed packages
+state. It is no legal advice. Tests use pytest, hypothesis, ruff, srt and efficientnet-lite-pytorch as well.
+
+Wheels of `av` hold FFmpeg with x264 and x265 (GPL), `torch` and `opencv` wheels hold further libraries: their own
+distributions say which. Nothing of all this is in the repository.
+
+| library | licence | asked for by |
+| --- | --- | --- |
+"""
+LINE = re.compile(r"^\| (?P<name>[\w.-]+) \| (?P<licence>[^|]*) \| (?P<by>[^|]*) \|$", re.M)
+
+
+def normal(name: str) -> str:
+    """A package's name as the index compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def direct() -> dict[str, str]:
+    """Libraries that pyproject.toml names, and where: "needed", or the extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    parts = {"needed": project["dependencies"], **project["optional-dependencies"]}
+    found: dict[str, list[str]] = {}
+    for part, requirements in parts.items():
+        for requirement in map(Requirement, requirements):
+            if normal(requirement.name) != "icf-avs" and part != "dev":
+                found.setdefault(normal(requirement.name), []).append(part)
+    return {name: ", ".join(parts) for name, parts in found.items()}
+
+
+def licence(package: Distribution) -> str:
+    """What a package states of its licence: an SPDX expression, its classifiers, or a short text."""
+    metadata = package.metadata
+    classifiers = [
+        text.rpartition(" :: ")[2] for text in metadata.get_all("Classifier") or () if text.startswith("License ::")
+    ]
+    text = (metadata.get("License") or "").strip()
+    stated = metadata.get("License-Expression") or ", ".join(classifiers) or text.partition("\n")[0]
+    if stated in ("", "UNKNOWN"):
+        stated = (package.read_text("LICENSE") or "see its files").strip().partition("\n")[0]
+    stated = " ".join(stated.replace("|", "/").split())
+    return stated if len(stated) <= 80 else f"{stated[:80]} ..."
+
+
+def closure(names: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Libraries that are installed, of these and of those that they need in turn: licence, and who asks for them."""
+    found: dict[str, tuple[str, str]] = {}
+    waiting = dict(names)
+    while waiting:
+        name, by = waiting.popitem()
+        if name in found:
+            continue
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:
+            continue
+        found[name] = licence(package), by
+        for requirement in map(Requirement, package.requires or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.setdefault(normal(requirement.name), name)
+    return found
+
+
+def lines(text: str) -> dict[str, tuple[str, str]]:
+    """The table of the document."""
+    return {
+        match["name"]: (match["licence"], match["by"])
+        for match in LINE.finditer(text)
+        if match["name"] not in ("library", "---")
+    }
+
+
+def document(old: str) -> str:
+    """The document made anew. Raises ValueError for a library of pyproject.toml that is neither here nor in `old`."""
+    names = direct()
+    rows = {name: row for name, row in lines(old).items() if name in names or row[1] in names} | closure(names)
+    if missing := names.keys() - rows.keys():
+        raise ValueError(f"install {', '.join(sorted(missing))}: nothing is known of their licences")
+    order = sorted(rows, key=lambda name: (name not in names, name))
+    return HEAD + "".join(f"| {name} | {rows[name][0]} | {rows[name][1]} |\n" for name in order)
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document(DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""), encoding="utf-8")
+    print(f"wrote {DOCUMENT.relative_to(ROOT)}")
