@@ -137,8 +137,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged checkpoint (no readable recipe in it); get it again") from error
 
 
-def load_checkpoint(path: Path) -> ICF:
-    """Build the model a checkpoint describes and load its weights.
+def load_checkpoint(path: Path, bare: bool = False) -> ICF:
+    """Build the model a checkpoint describes and load its weights; bare: frozen encoders, which it does not hold, are
+    left without theirs, for who only counts.
 
     Raises UserError for a missing file, a file that is no checkpoint of ours, another version, or one that is damaged.
     """
@@ -152,8 +153,8 @@ def load_checkpoint(path: Path) -> ICF:
             state = {key: file.get_tensor(key) for key in file.keys()}
         names = state.get("implicit_text.vocabulary.names", state.get("audio.names"))
         names = torch.zeros(len(config.classes), 1) if names is None else names
-        visual = build_visual(config.visual, random=config.train_visual, frozen=not config.train_visual)
-        audio = audio_of(config, names) if config.audio != "log-mel" else None
+        visual = build_visual(config.visual, random=bare or config.train_visual, frozen=not config.train_visual)
+        audio = audio_of(config, names, bare) if config.audio != "log-mel" else None
         with torch.device("meta"):  # a configuration may claim any size: first the shapes alone
             expected = ICF(config, spec, visual, names, audio).state_dict()
         check_shapes(state, expected)

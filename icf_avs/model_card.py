@@ -26,15 +26,18 @@ def checkpoint_table(folder: Path) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         recipe = read_recipe(path)
         run, machine = recipe["config"], recipe["hardware"]
-        data = run["data"]
+        data = run.get("words") or run["data"]
+        sizes = (
+            " + ".join(str(data[of]) for of in (kind, f"finish_{kind}") if of in data) for kind in ("pictures", "clips")
+        )
         steps = " + ".join(str(run[stage]) for stage in ("teach_steps", "steps", "finish"))
         with safe_open(path, framework="np") as file:
             kinds = len(json.loads(file.metadata()["config"])["classes"])
         # The file holds tables beside them (embeddings of names, running means), which nothing trains.
-        parameters = sum(p.numel() for p in load_checkpoint(path).parameters() if p.requires_grad)
+        parameters = sum(p.numel() for p in load_checkpoint(path, bare=True).parameters() if p.requires_grad)
         writer.writerow((
             path.stem, recipe["command"], run["seed"], kinds, parameters, f"{path.stat().st_size / 1e6:.1f}",
-            *(f"{data[kind]} + {data[f'finish_{kind}']}" for kind in ("pictures", "clips")), steps, recipe["minutes"],
+            *sizes, steps, recipe["minutes"],
             machine["processor"], machine["gpu"] or "none", machine["threads"], machine["torch"], recipe["revision"],
             recipe["data"], recipe["licence"],
         ))  # fmt: skip

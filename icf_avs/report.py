@@ -104,8 +104,9 @@ def _speeds(_: tuple[str, ...], rows: list[Row]) -> str:
 
 
 def _plain(columns: tuple[str, ...], rows: list[Row]) -> str:
-    if len(rows) == 1 and len(columns) > 6:  # one thing with many facts reads better downwards
-        return _markdown(("", rows[0][columns[0]]), [(column, rows[0][column]) for column in columns[1:]], left=2)
+    if len(rows) <= 2 and len(columns) > 6:  # one or two things with many facts read better downwards
+        names, facts = (row[columns[0]] for row in rows), columns[1:]
+        return _markdown(("", *names), [(fact, *(row[fact] for row in rows)) for fact in facts], left=1 + len(rows))
     return _markdown(columns, [tuple(row[column] for column in columns) for row in rows], left=1)
 
 

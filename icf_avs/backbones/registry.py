@@ -67,10 +67,13 @@ def build_audio(name: str, dim: int, **options: Any) -> nn.Module:
     return _find(AUDIO, name, "audio")(dim, **options)
 
 
-def audio_of(config: ModelConfig, names: Tensor) -> nn.Module:
-    """The audio encoder of a model; names: text embeddings [C,E] of its classes. Raises UserError as `build_visual`."""
+def audio_of(config: ModelConfig, names: Tensor, random: bool = False) -> nn.Module:
+    """The audio encoder of a model; names: text embeddings [C,E] of its classes; random: without released weights.
+
+    Raises UserError as `build_visual` does.
+    """
     words = {"words": config.classes, "names": names} if config.audio in HEARS_WORDS else {}
-    return build_audio(config.audio, config.dim, **words)
+    return build_audio(config.audio, config.dim, random=random, **words)
 
 
 def embed_names(name: str, names: tuple[str, ...], **options: Any) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.backbones.efficientat import load_efficientat
+from icf_avs.backbones.efficientat import EfficientAT, load_efficientat
 from icf_avs.backbones.heard_words import WINDOW, HeardWords
 
 THRESHOLD = 0.15  # a sound whose surest word has less is nothing, in part
@@ -64,12 +64,18 @@ class WordEar(nn.Module):
 
 
 def load_word_ear(
-    dim: int, words: tuple[str, ...], names: Tensor, weights: str | Path | None = None, frozen: bool = True
+    dim: int,
+    words: tuple[str, ...],
+    names: Tensor,
+    weights: str | Path | None = None,
+    random: bool = False,
+    frozen: bool = True,
 ) -> WordEar:
-    """The encoder for a vocabulary of words with text embeddings [C,E]; weights: see load_efficientat.
+    """The encoder for a vocabulary of words with text embeddings [C,E]; weights: see load_efficientat; random: none.
 
     Raises UserError when the tagger's weights are not to be had, ValueError when the vocabulary lacks an audio word.
     """
     if not frozen:
         raise ValueError("the tagger does not train")
-    return WordEar(dim, HeardWords(load_efficientat(weights, RATE), words), names)
+    tagger = EfficientAT(RATE, frozen) if random else load_efficientat(weights, RATE)
+    return WordEar(dim, HeardWords(tagger, words), names)

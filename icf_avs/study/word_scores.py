@@ -1,8 +1,9 @@
 """Scores of a model with an open vocabulary on composed word scenes, with what is heard of real recordings.
 
-Every scene shows at least two things. One of them that has a recording sounds; or there is silence, noise, a recording
-of what is not in the picture, or a word of the vocabulary that nothing in it can mean. Strict scores over pictures; of
-all but the first sound against the mask of the first (lower is better), as in icf_avs/evaluate.py.
+Every scene shows at least two things. One of them that has a recording sounds, or its word is said, which leaves the
+hearing out; or there is silence, noise, a recording of what is not in the picture, or a word of the vocabulary that
+nothing in it can mean. Strict scores over pictures, all against the mask of the thing that sounds (of the last four
+lower is better), as in icf_avs/evaluate.py.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from icf_avs.stamps.heard_sounds import HeardSounds
 from icf_avs.stamps.word_batches import Words
 from icf_avs.stamps.word_features import WordFeatures, z_scores
 
-AUDIOS = ("true", "silence", "noise", "offscreen", "absent-word")
+AUDIOS = ("true", "word", "silence", "noise", "offscreen", "absent-word")
 _AT_ONCE = 8  # scenes
 
 
 @dataclass(frozen=True)
 class _Question:
-    """A scene, by its number, the numbers of the things that sound in it, and what is heard [5 audios, C]."""
+    """A scene, by its number, the numbers of the things that sound in it, and what is heard [6 audios, C]."""
 
     scene: int
     things: tuple[int, ...]
@@ -88,15 +89,18 @@ def _questions(
         shown = words.kin([words.index[word] for word in scene.present])
         absent = np.flatnonzero(~shown[of_kinds])
         at = sounds.kinds.index(scene.kinds[thing])
-        said = np.zeros(len(words.words), np.float32)
-        said[rng.choice(np.flatnonzero(~shown))] = 1
+        said, absent_word = np.zeros((2, len(words.words)), np.float32)
+        said[words.index[scene.words[thing][0]]] = 1
+        absent_word[rng.choice(np.flatnonzero(~shown))] = 1
         variant = rng.integers(sounds.outputs.shape[1])
         heard = (
             sounds.outputs[at, variant],
+            said,
             silence,
             sounds.noise[variant],
             sounds.outputs[rng.choice(absent), variant],
+            absent_word,
         )
-        question = np.stack([*(row.astype(np.float32) for row in heard), said])
+        question = np.stack([row.astype(np.float32) for row in heard])
         found.append(_Question(number, scene.things(scene.words[thing][0]), question))
     return found
