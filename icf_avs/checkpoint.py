@@ -118,6 +118,8 @@ def save_checkpoint(model: ICF, path: Path, recipe: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({key: value.contiguous() for key, value in trained_state(model).items()}, partial, metadata)
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot write the checkpoint ({error}); make room or choose another folder") from error

@@ -137,7 +137,9 @@ class WordDataConfig:
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """A public set to train on. layout: "S4", "MS3" or "AVSS", which the folder given with --data must hold."""
+    """A public set to train on. layout: "S4", "MS3", "AVSS" or "own" (docs/OWN_DATA.md), which the folder given with
+    --data must hold.
+    """
 
     layout: str
     sound: str = "auto"  # form it is read in: "wav", "video", "log_mel", or the first of these that every clip has

