@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 import icf_avs
 from icf_avs.__main__ import main
+from icf_avs.avsbench.layouts import read_set
 from icf_avs.backbones.efficientat import load_efficientat
 from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.backbones.vggish import load_vggish
@@ -441,3 +442,10 @@ def test_no_pickle_is_a_log_mel_array(tmp_path: Path) -> None:
 
 def test_the_page_is_for_this_machine_unless_asked_otherwise() -> None:
     assert build_parser().parse_args(["serve"]).host == "127.0.0.1"
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path):
+    """Found by fuzzing: the system refuses to look for it."""
+    (tmp_path / "s4_meta_data.csv").write_text(f"name,category,split\n{'a' * 300},dog,train\n")
+    with pytest.raises(UserError, match="line 2: an empty cell or no plain name"):
+        read_set(tmp_path, "train")

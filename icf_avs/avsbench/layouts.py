@@ -19,6 +19,7 @@ from icf_avs.avsbench.tables import Scene, kinds, read_scenes, read_table
 from icf_avs.errors import UserError
 
 SPLITS = ("train", "val", "test")
+_LONGEST = 240  # bytes of a name, to which endings are added: file systems take 255
 TABLES: dict[str, tuple[Layout, tuple[str, ...]]] = {
     "s4_meta_data.csv": ("S4", ("name", "category", "split")),
     "ms3_meta_data.csv": ("MS3", ("video_id", "split")),
@@ -64,7 +65,7 @@ def read_all(root: Path) -> list[ClipRecord]:
     layout, columns = TABLES[table.name]
     rows = read_table(table, columns)
     for number, row in enumerate(rows, 2):
-        if any(row[column] in ("", ".", "..") or set("/\\\0") & set(row[column]) for column in columns):
+        if not all(_plain(row[column]) for column in columns):
             raise UserError(f"{table}, line {number}: an empty cell or no plain name; mend the table")
         if row["split"] not in SPLITS:
             raise UserError(f"{table}, line {number}: split {row['split']!r}; want {', '.join(SPLITS)}")
@@ -76,6 +77,11 @@ def read_all(root: Path) -> list[ClipRecord]:
     else:
         make = partial(_ms3_record, root, semantic_kinds(root, "v1m"))
     return [make(row, scenes) for row in rows]
+
+
+def _plain(name: str) -> bool:
+    """Whether files can be called so."""
+    return name not in ("", ".", "..") and not set("/\\\0") & set(name) and len(name.encode()) <= _LONGEST
 
 
 def is_stamps(root: Path) -> bool:
