@@ -145,9 +145,9 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_registry_builds_by_name() -> None:
     frames = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
     for name in registry.VISUAL:
-        reduced = {} if name == "efficientnet-lite0" else {"depths": (1, 1, 1, 1)}
+        reduced = {} if name.startswith("efficientnet-lite0") else {"depths": (1, 1, 1, 1)}
         encoder = registry.build_visual(name, random=True, **reduced)
-        levels = encoder(frames)
+        levels = encoder(frames)[:4]  # a fifth may be evidence
         assert [level.shape[1] for level in levels] == list(encoder.channels), name
         assert [64 // level.shape[2] for level in levels] == list(encoder.strides), name
     token, tokens = registry.build_audio("log-mel", 16)(torch.zeros(2, 15_600))
