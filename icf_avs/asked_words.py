@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from icf_avs.backbones.heard_words import audio_words
 from icf_avs.backbones.word_ear import WordEar
 from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF
@@ -13,10 +15,10 @@ _OFFERED = 3  # words that are named where one is not known
 
 
 def asked_words(model: ICF, text: str) -> Tensor:
-    """Words with commas between them -> the words of the vocabulary that may mean one of them, bool [C].
+    """Words with commas between them -> the words that may be heard and may mean one of them, bool [C].
 
     A word that the vocabulary lacks goes through the text encoder. Raises UserError for a model that does not hear in
-    words, for no word, for one that nothing in the vocabulary is near to, and where the text encoder is missing.
+    words, for no word, for one that nothing audible is near to, and where the text encoder is missing.
     """
     if not isinstance(getattr(model, "audio", None), WordEar) or model.config.evidence is None:
         raise UserError("--words needs a checkpoint that hears in words; take --checkpoint natural")
@@ -25,6 +27,8 @@ def asked_words(model: ICF, text: str) -> Tensor:
         raise UserError("--words names nothing; give one or more with commas between them: --words 'dog, violin'")
     names = model.audio.names
     near = F.normalize(_vectors(model.classes, words, names), dim=-1) @ F.normalize(names, dim=-1).T
+    # The vocabulary also holds what is only ever shown; asked for alone, it would leave the model deaf without a word.
+    near = near.masked_fill(torch.tensor([word not in audio_words() for word in model.classes]), -1.0)
     meant = near > model.config.evidence.akin
     for word, row, found in zip(words, near, meant, strict=True):
         if not found.any():
