@@ -15,7 +15,15 @@ PARTS = {"mit": "implicit_text", "sc": "counterfactual", "cdcl": "contrastive"}
 def stamps() -> TrainConfig:
     """Full ICF on the embedded benchmark: the shipped checkpoint. Scores and time: README, from results/*.csv."""
     # Varied sounds take longer to tell apart.
-    return TrainConfig(name="stamps", model={}, data=DataConfig(hard=0.5, varied=True), teach_steps=2_000)
+    return TrainConfig(
+        name="stamps",
+        model={},
+        data=DataConfig(finish_pictures=2_400, finish_clips=450, hard=0.5, varied=True),
+        teach_steps=3_000,
+        steps=3_000,
+        finish=1_200,
+        finish_size=384,  # outlines gain from it
+    )
 
 
 def stamps_quick() -> TrainConfig:
