@@ -129,7 +129,7 @@ class DataConfig:
 class WordDataConfig:
     """Word scenes (stamps/word_scenes.py), where words and what is heard of recordings stand for sounds."""
 
-    pictures: int = 3_200  # scenes of one frame
+    pictures: int = 4_000  # scenes of one frame
     clips: int = 240  # scenes of five frames
     validation: int = 96  # scenes of one frame, for the calibration after training
     seed: int = 0

@@ -18,6 +18,7 @@ from icf_avs.stamps.heard_sounds import heard_sounds
 from icf_avs.stamps.word_batches import Words, word_batch
 from icf_avs.stamps.word_catalog import WordCatalog, load_word_catalog
 from icf_avs.stamps.word_features import WordFeatures, WordSceneSet, word_features
+from icf_avs.stamps.word_scenes import NATURAL
 from icf_avs.training.calibrate import calibrate
 from icf_avs.training.data import Report
 
@@ -65,13 +66,13 @@ class WordData:
         )
 
         def scenes(name: str, split: str, count: int, seed: int, spec: ClipSpec) -> WordFeatures:
-            wanted = WordSceneSet(split, count, sizes.seed + seed, spec=spec, strides=STRIDES)
+            wanted = WordSceneSet(split, count, sizes.seed + seed, NATURAL, spec, STRIDES)
             return word_features(self.catalog, wanted, workers, lambda *at: report(name, *at, {}))
 
         picture = replace(config.spec, frames=1)
         self.pictures = scenes("pictures", "train", sizes.pictures, 0, spec_of_pictures(picture))
         self.clips = scenes("clips", "train", sizes.clips, 1, spec_of_pictures(config.spec))
-        self.validation = scenes("validation", "val", sizes.validation, 0, spec_of_pictures(picture))
+        self.unseen = scenes("validation", "val", sizes.validation, 0, spec_of_pictures(picture))
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
@@ -85,13 +86,14 @@ class WordData:
 
     def validate(self, model: ICF) -> dict[str, float]:
         """Calibrate the model on the validation scenes; its scores there."""
-        return asdict(calibrate(model, self._validation()))
+        return asdict(calibrate(model, self.validation()))
 
-    def _validation(self) -> Iterator[Batch]:
+    def validation(self) -> Iterator[Batch]:
+        """Scenes of the validation split, eight at a time; the same words are heard every time."""
         rng = np.random.default_rng(self.config.words.seed)
-        for start in range(0, len(self.validation.scenes), 8):
-            indices = np.arange(start, min(start + 8, len(self.validation.scenes)))
-            yield word_batch(self.validation, indices, self.words, self.sounds, rng, noisy=False)
+        for start in range(0, len(self.unseen.scenes), 8):
+            indices = np.arange(start, min(start + 8, len(self.unseen.scenes)))
+            yield word_batch(self.unseen, indices, self.words, self.sounds, rng, noisy=False)
 
 
 def spec_of_pictures(spec: ClipSpec) -> ClipSpec:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from icf_avs.stamps.rendering import background_crop, load_sprite, patches
-from icf_avs.stamps.word_scenes import WordScene
+from icf_avs.stamps.word_scenes import Shadow, WordScene
 
 _CONTRAST = (0.6, 1.5)  # how far the standard deviation of a stamp's colours may be scaled
 
@@ -26,7 +26,10 @@ def render_word_frame(scene: WordScene, time_s: float, size: tuple[int, int]) ->
         picture = np.ascontiguousarray(picture[:, ::-1])
     things = np.zeros((size[1], size[0]), dtype=np.uint8)
     light = _light(scene)
-    for index, window, patch in patches(scene.scene, time_s, size):
+    drawn = list(patches(scene.scene, time_s, size))
+    if scene.shadow:
+        picture *= _lit(scene.shadow, drawn, size)[..., None]
+    for index, window, patch in drawn:
         placed, thing = scene.scene.stamps[index], scene.thing_of[index]
         scale, shift = _colours(scene.scene.root / f"{placed.stem}.png", light, scene.transfer[thing - 1])
         pixels = patch.astype(np.float32)
@@ -47,6 +50,19 @@ def render_things(scene: WordScene, time_s: float, size: tuple[int, int]) -> np.
     for index, window, patch in patches(scene.scene, time_s, size):
         things[window][patch[..., 3] > 127] = scene.thing_of[index]
     return things
+
+
+def _lit(shadow: Shadow, drawn: list[tuple[int, tuple[slice, slice], np.ndarray]], size: tuple[int, int]) -> np.ndarray:
+    """Share of the light that the shadow of all stamps leaves: float32 [H, W]."""
+    width, height = size
+    outline = np.zeros((height, width), dtype=np.uint8)
+    for _, window, patch in drawn:
+        np.maximum(outline[window], patch[..., 3], out=outline[window])
+    short = min(size)
+    move = (1, 0, -shadow.across * short, 0, 1, -shadow.down * short)
+    cast = Image.fromarray(outline).transform(size, Image.Transform.AFFINE, move, Image.Resampling.BILINEAR)
+    cast = cast.filter(ImageFilter.GaussianBlur(shadow.softness * short))
+    return 1 - np.float32(shadow.darkness / 255) * np.asarray(cast, dtype=np.float32)
 
 
 def _light(scene: WordScene) -> tuple[np.ndarray, np.ndarray]:

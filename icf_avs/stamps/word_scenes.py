@@ -27,6 +27,8 @@ _STREAM = 5  # keeps these scenes' random numbers apart from those of the scenes
 _ASPECTS = (1.0, 4 / 3, 16 / 9, 9 / 16)
 _SMALLEST, _LARGEST = 0.05, 0.9  # square root of the area of a stamp's box, in shorter sides of the picture
 _ENLARGED = 2.5 / 448  # shorter sides a pixel of the cut-out may cover: more would look like no photograph
+_CLOSE = (0.9, 1.7)  # as _SMALLEST and _LARGEST, of what is close to the camera and not wholly in the picture
+_CLOSE_ENLARGED = 4.5 / 448
 _VISIBLE = 0.35  # least share of one of a thing's stamps which stays visible at all times
 _LEAST = 0.0012  # least share of the picture that shows a thing at all times
 _LOUD = ("animal", "musical instrument", "vehicle", "tool")  # generic words of what is often heard
@@ -39,6 +41,18 @@ class WordStyle:
     things: tuple[float, ...] = (0.25, 0.35, 0.25, 0.15)  # of 1, 2, 3, 4 words
     flock: float = 0.22  # that a thing is a flock of 2 to 8
     loud: float = 0.6  # that a thing is drawn among what is often heard rather than among all
+    close: float = 0.0  # that one thing fills the picture, and more
+    shadow: float = 0.0  # that all things cast a shadow on the background
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """Of all things on the background, which is not part of them: across and down in shorter sides of the picture."""
+
+    across: float
+    down: float
+    softness: float  # standard deviation of its edge, shorter sides
+    darkness: float  # share of the light that it takes
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,7 @@ class WordScene:
     detail: float  # share of the resolution that the camera has
     blur: float  # pixels at 448
     noise: float  # standard deviation, of 255
+    shadow: Shadow | None
 
     def things(self, word: str) -> tuple[int, ...]:
         """Numbers of all things that a word names; none for an absent word."""
@@ -69,6 +84,7 @@ class WordScene:
 
 
 DEFAULT = WordStyle()
+NATURAL = WordStyle(close=0.3, shadow=0.5)  # as films are: training sees it, what is scored stays as it was
 
 
 def plan_word_scene(
@@ -81,6 +97,7 @@ def plan_word_scene(
         raise ValueError(f"seconds is {seconds}; it must be at least 1")
     rng = np.random.default_rng([_STREAM, seed, WORD_SPLITS.index(split), index])
     cast = _draw_cast(catalog, split, style, rng)
+    close = style.close > 0 and rng.random() < style.close and len(cast[0]) == 1
     scene = Scene(
         root=catalog.root,
         split="cross" if split == "heldout" else split,  # as scenes with sound call it
@@ -103,7 +120,7 @@ def plan_word_scene(
     shrink = 1.0
     while True:
         for _ in range(4):
-            stamps, thing_of = _lay_out(catalog, cast, scene.aspect, shrink, rng)
+            stamps, thing_of = _lay_out(catalog, cast, scene.aspect, shrink, close, rng)
             scene = replace(scene, stamps=stamps)
             if _all_seen(scene, thing_of, len(cast), times):
                 break
@@ -123,7 +140,13 @@ def plan_word_scene(
         detail=float(rng.uniform(0.4, 0.9)) if rng.random() < 0.3 else 1.0,
         blur=float(rng.uniform(0.3, 1.5)) if rng.random() < 0.3 else 0.0,
         noise=float(rng.uniform(1, 10)) if rng.random() < 0.5 else 0.0,
+        shadow=_shadow(rng) if style.shadow > 0 and rng.random() < style.shadow else None,
     )
+
+
+def _shadow(rng: np.random.Generator) -> Shadow:
+    across, down = rng.normal(0, 0.08), rng.uniform(-0.01, 0.1)
+    return Shadow(float(across), float(down), float(rng.uniform(0.003, 0.03)), float(rng.uniform(0.15, 0.65)))
 
 
 def _draw_cast(
@@ -167,9 +190,16 @@ def _gains(rng: np.random.Generator) -> tuple[float, float, float]:
 
 
 def _lay_out(
-    catalog: WordCatalog, cast: list[tuple[WordStamp, ...]], aspect: float, shrink: float, rng: np.random.Generator
+    catalog: WordCatalog,
+    cast: list[tuple[WordStamp, ...]],
+    aspect: float,
+    shrink: float,
+    close: bool,
+    rng: np.random.Generator,
 ) -> tuple[tuple[Placed, ...], tuple[int, ...]]:
-    """Sizes, places, order and motion of all stamps, in drawing order, and the thing each belongs to."""
+    """Sizes, places, order and motion of all stamps, in drawing order, and the thing each belongs to. close: the first
+    thing is.
+    """
     across, down = canvas(aspect)
     centres: list[np.ndarray] = []
     placed: list[tuple[Placed, int]] = []
@@ -178,12 +208,15 @@ def _lay_out(
         size = _SMALLEST * (_LARGEST / _SMALLEST) ** (rng.random() ** 0.35) * shrink
         if len(copies) > 1:
             size = min(size, 1.1 / len(copies) ** 0.5) * rng.uniform(0.5, 1.0)
+        near = close and thing == 0
+        if near:
+            size = rng.uniform(*_CLOSE) * shrink
         # The best of a few places is far from the other things; it may well be at the edge.
         places = np.array([across, down]) * (0.5 + rng.uniform(-0.44, 0.44, (3, 2)))
         centre = max(places, key=lambda place: min((float(np.hypot(*(place - c))) for c in centres), default=0.0))
         centres.append(centre)
         placed += [
-            (_place(catalog, copy, where, scale, gains, feather, rng), int(thing) + 1)
+            (_place(catalog, copy, where, scale, gains, feather, near, rng), int(thing) + 1)
             for copy, (where, scale, gains, feather) in zip(copies, _poses(len(copies), centre, size, rng), strict=True)
         ]
     return tuple(stamp for stamp, _ in placed), tuple(number for _, number in placed)
@@ -213,11 +246,13 @@ def _place(
     size: float,
     gains: tuple[float, float, float],
     feather: float,
+    close: bool,
     rng: np.random.Generator,
 ) -> Placed:
     sprite = load_sprite(catalog.root / f"{stamp.stem}.png")
     long_side, short_side = max(sprite.width, sprite.height), min(sprite.width, sprite.height)
-    size = min(size, 1.2 * (short_side / long_side) ** 0.5, _ENLARGED * (sprite.width * sprite.height) ** 0.5)
+    longest, enlarged = (2 * _CLOSE[1], _CLOSE_ENLARGED) if close else (1.2, _ENLARGED)
+    size = min(size, longest * (short_side / long_side) ** 0.5, enlarged * (sprite.width * sprite.height) ** 0.5)
     return Placed(
         stem=stamp.stem,
         kind=stamp.kind,
