@@ -10,12 +10,13 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 ICF := .venv/bin/python -m icf_avs
 
-.PHONY: help setup data demo test test-slow test-lowest train evaluate docs clean
+.PHONY: help setup data demo test test-slow test-install test-lowest train evaluate docs clean
 
 help:
 	@echo "make demo       segment a few videos whose answer is known, and show the scores"
 	@echo "make test       check the code: ruff and pytest"
 	@echo "make test-slow  the tests that need Ray and a Chromium"
+	@echo "make test-install  what pip installs into an empty environment, and each extra (a large download)"
 	@echo "make test-lowest  tests with the oldest libraries that pyproject.toml allows (a large download)"
 	@echo "make train      train the shipped model anew (RECIPE=$(RECIPE))"
 	@echo "make evaluate   score the shipped model into results/stamps.csv"
@@ -63,6 +64,10 @@ test: data
 test-slow: data
 	@$(PIP) --editable ".[slow]"
 	@.venv/bin/python -m pytest -m "ray or browser"
+
+# In environments of their own, with the torch above.
+test-install: data
+	@ICF_TORCH="$(TORCH)" .venv/bin/python -m pytest -m install tests/test_install.py
 
 # In an environment of its own. LOWEST_OPTIONS: see `python benchmarks/lowest.py --help`.
 test-lowest: data

@@ -22,6 +22,8 @@ from icf_avs.__main__ import main
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.data.spectrogram import log_mel
+from icf_avs.errors import UserError
+from icf_avs.export.command import export_command
 from icf_avs.export.formats import FORMATS, trace, write
 from icf_avs.export.graph import ExportGraph, LogMel
 from icf_avs.model.icf import ICF
@@ -152,7 +154,7 @@ def test_the_example_segments_a_video_without_the_package(files: dict[str, Path]
     video = make_clip(tmp_path / "clip.mp4", seconds=4.6, fps=10, sound=tone(4.6))
     code = (
         "import runpy, sys\n"
-        "sys.modules['torch'] = sys.modules['icf_avs'] = None\n"
+        "sys.modules.update(dict.fromkeys(('torch', 'icf_avs', 'PIL', 'scipy')))\n"  # cannot be imported
         "sys.argv = sys.argv[1:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
@@ -163,8 +165,15 @@ def test_the_example_segments_a_video_without_the_package(files: dict[str, Path]
     paths = sorted((tmp_path / "masks").iterdir())
     assert len(paths) == len(expected) == 5 and 0.01 < expected.mean() < 0.99
     for path, mask in zip(paths, expected, strict=True):
-        assert (np.asarray(Image.open(path)) == mask).mean() > 0.995
+        assert (np.asarray(Image.open(path).convert("L")) == 255 * mask).mean() > 0.998
     assert len(done.stdout.splitlines()) == 5
+
+
+@pytest.mark.parametrize("library", ["onnx", "onnxscript", "onnxruntime"])
+def test_without_a_library_it_says_so_at_once(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UserError, match=rf"needs {library}: pip install 'icf-avs\[onnx\]'"):
+        export_command("no-such-checkpoint", tmp_path, "onnx")
 
 
 def test_the_command_writes_a_card_with_the_scores(

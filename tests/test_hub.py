@@ -7,14 +7,18 @@ import json
 import pickle
 import shutil
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
+from clip_maker import make_clip, picture, tone
+from hub_server import COMMIT, TOKEN, hub_in
 from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import icf_avs
@@ -27,7 +31,6 @@ from icf_avs.hub import HubSegmenter
 from icf_avs.model.icf import ICF
 
 RECIPE = {"command": "icf train tiny", "config": {"seed": 3}, "data": "none", "licence": "Apache-2.0"}
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Trap:
@@ -146,75 +149,59 @@ def test_a_file_of_others_is_no_checkpoint(folder: Path, tmp_path: Path) -> None
         icf_avs.load(str(tmp_path))
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub as a download needs, from the folder `server.root`/user/name."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self) -> None:
-        self.answer(head=True)
-
-    def do_GET(self) -> None:
-        self.answer(head=False)
-
-    def answer(self, head: bool) -> None:
-        parts = self.path.partition("?")[0].strip("/").split("/")
-        status, body, headers = 404, b"", {}
-        if parts[:2] == ["api", "models"]:
-            home = self.server.root / "/".join(parts[2:4])
-            entries = [{"type": "file", "path": path.name, "size": 1, "oid": COMMIT} for path in home.iterdir()]
-            status, body = 200, json.dumps(entries).encode()
-        elif not (home := self.server.root / "/".join(parts[:2])).is_dir():
-            headers["X-Error-Code"] = "RepoNotFound"
-        elif not (home / parts[-1]).is_file():
-            headers["X-Error-Code"] = "EntryNotFound"
-        else:
-            status, body = 200, (home / parts[-1]).read_bytes()
-            headers |= {"ETag": '"etag"', "X-Repo-Commit": COMMIT}
-        self.send_response(status)
-        for key, value in (headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(key, value)
-        self.end_headers()
-        if not head:
-            self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A hub on this machine; the folder of its repositories."""
-    root = tmp_path / "hub"
-    root.mkdir()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.root = root
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # else it asks for more, and keeps the answers
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[http.server.HTTPServer]:
     monkeypatch.chdir(tmp_path)
-    yield root
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with hub_in(tmp_path, monkeypatch) as server:
+        yield server
 
 
-def test_a_model_is_downloaded_from_the_hub(hub: Path, folder: Path) -> None:
-    shutil.copytree(folder, hub / "user" / "tiny-avs")
+def test_a_model_is_downloaded_from_the_hub(hub: http.server.HTTPServer, folder: Path) -> None:
+    shutil.copytree(folder, hub.root / "user" / "tiny-avs")
     assert icf_avs.load("user/tiny-avs").recipe == RECIPE
 
 
-def test_an_unknown_name(hub: Path) -> None:
+def test_a_model_is_pushed_and_loads_as_it_was(hub: http.server.HTTPServer, folder: Path, tmp_path: Path) -> None:
+    """By the hub's own calls; the masks of a video are the same."""
+    pushed = HubSegmenter.from_pretrained(folder)
+    frames = torch.from_numpy(np.stack([Image.fromarray(picture(n)).resize((64, 64)) for n in (5, 15)]))
+    waves = torch.from_numpy(tone(0.975, 16_000)).expand(2, -1)
+    pushed.model.offset.sub_(pushed.model.predict(frames, waves).logits.median())  # so that it marks half of a picture
+    pushed.push_to_hub("user/tiny-avs", token=TOKEN)
+    assert list(dict.fromkeys(hub.calls)) == [
+        "api/repos/create",
+        "api/validate-yaml",
+        "api/models/user/tiny-avs/preupload/main",
+        "user/tiny-avs.git/info/lfs/objects/batch",
+        "api/models/user/tiny-avs/commit/main",
+    ]
+    home = hub.root / "user" / "tiny-avs"
+    assert sorted(path.name for path in home.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    (weights,) = hub.objects.values()
+    assert weights == (home / "model.safetensors").read_bytes(), "as a large file"
+    assert json.loads((home / "config.json").read_text())["spec"]["phase"] == 0.25
+    assert huggingface_hub.ModelCard.load(home / "README.md").data.library_name == "icf-avs"
+
+    loaded = icf_avs.load("user/tiny-avs")
+    assert loaded.name == "tiny-avs" and loaded.recipe == RECIPE
+    video = make_clip(tmp_path / "clip.mp4", seconds=2, fps=10, sound=tone(2))
+    expected, found = pushed.segment(video), loaded.segment(video)
+    assert np.array_equal(found.masks, expected.masks) and np.array_equal(found.scores, expected.scores)
+    assert found.heard == expected.heard and 0 < expected.masks.mean() < 1
+
+
+def test_pushing_without_the_right_to(hub: http.server.HTTPServer, folder: Path) -> None:
+    with pytest.raises(HfHubHTTPError, match="401"):
+        HubSegmenter.from_pretrained(folder).push_to_hub("user/tiny-avs", token="hf_of_another")
+    assert not hub.calls and not [*hub.root.iterdir()]
+
+
+def test_an_unknown_name(hub: http.server.HTTPServer) -> None:
     assert "no such model on the hub" in line("user/unknown")
 
 
-def test_a_repository_with_a_pickle_alone(hub: Path) -> None:
-    home = hub / "user" / "old"
+def test_a_repository_with_a_pickle_alone(hub: http.server.HTTPServer) -> None:
+    home = hub.root / "user" / "old"
     home.mkdir(parents=True)
     (home / "pytorch_model.bin").write_bytes(b"pickled")
     assert "pytorch_model.bin is a pickle" in line("user/old")

@@ -14,7 +14,7 @@ def _completion(args: argparse.Namespace) -> None:
     try:
         import shtab
     except ModuleNotFoundError:
-        raise UserError("completion needs shtab: pip install shtab") from None
+        raise UserError("completion needs shtab: pip install 'icf-avs[completion]'") from None
     from icf_avs.cli.parser import build_parser
 
     parser = build_parser()
@@ -42,6 +42,6 @@ def add(commands: argparse._SubParsersAction) -> None:
         "print a script by which the shell completes commands, options and files",
         "  icf completion bash > ~/.local/share/bash-completion/completions/icf\n"
         "  icf completion zsh > ~/.zfunc/_icf          with fpath+=~/.zfunc before compinit in ~/.zshrc\n\n"
-        "Needs shtab: pip install shtab",
+        "Needs shtab: pip install 'icf-avs[completion]'",
     )
     part.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")

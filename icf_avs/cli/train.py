@@ -16,7 +16,7 @@ def _train(args: argparse.Namespace) -> None:
     try:
         from icf_avs.training.command import train_command
     except ModuleNotFoundError as error:
-        raise UserError(f"training needs {error.name}: pip install {error.name}") from error
+        raise UserError(f"training needs {error.name}: pip install 'icf-avs[train]'") from error
 
     train_command(args)
 
@@ -25,7 +25,7 @@ def _ablation(args: argparse.Namespace) -> None:
     try:
         from icf_avs.study.command import study_command
     except ModuleNotFoundError as error:
-        raise UserError(f"the study needs {error.name}: pip install {error.name}") from error
+        raise UserError(f"the study needs {error.name}: pip install 'icf-avs[study]'") from error
 
     study_command(args)
 
@@ -34,7 +34,7 @@ def _natural(args: argparse.Namespace) -> None:
     try:
         from icf_avs.study.natural import natural_command
     except ModuleNotFoundError as error:
-        raise UserError(f"the study needs {error.name}: pip install {error.name}") from error
+        raise UserError(f"the study needs {error.name}: pip install 'icf-avs[study]'") from error
 
     natural_command(args)
 
@@ -45,7 +45,7 @@ def _summary(args: argparse.Namespace) -> None:
 
         summary_command(args.results, args.out, args.pictures)
     except ModuleNotFoundError as error:
-        raise UserError(f"the summary needs {error.name}: pip install {error.name}") from error
+        raise UserError(f"the summary needs {error.name}: pip install 'icf-avs[study]'") from error
 
 
 def add(commands: argparse._SubParsersAction) -> None:

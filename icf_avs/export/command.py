@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from pathlib import Path
 
@@ -35,6 +36,10 @@ def export_command(checkpoint: str | None, out: Path, form: str, results: Path =
     form  a key of FORMATS; results  folder of the tables of scores that the card shows.
     Raises UserError without the checkpoint or a library, and when the file answers otherwise than the model.
     """
+    made = FORMATS[form]
+    for library in made.needs:
+        if importlib.util.find_spec(library) is None:
+            raise UserError(f"the export needs {library}: pip install 'icf-avs[onnx]'")
     path, name = find_checkpoint(checkpoint)
     model = load_checkpoint(path)
     if isinstance(model.audio, WordEar):
@@ -42,14 +47,10 @@ def export_command(checkpoint: str | None, out: Path, form: str, results: Path =
             f"{path}: hears in words, and its tagger cannot be exported yet; export stamps, or one of its kind"
         )
     graph = ExportGraph(model)
-    made = FORMATS[form]
     target = out / f"{name}{made.suffix}"
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that the model does not use
-    try:
-        write(graph, trace(graph), made, target)
-        gap = max(difference(graph, made.run(target), 1, frames) for frames in (1, graph.model.spec.frames))
-    except ModuleNotFoundError as error:
-        raise UserError(f"the export needs {error.name}: pip install 'icf-avs[export]'") from error
+    write(graph, trace(graph), made, target)
+    gap = max(difference(graph, made.run(target), 1, frames) for frames in (1, graph.model.spec.frames))
     if not gap <= TOLERANCE:  # true for NaN as well
         raise UserError(f"{target}: differs from the model by {gap:.1e}; do not use it, and report this")
     write_whole(out / "README.md", model_card(name, read_recipe(path), _use(form, graph, target.name), results))

@@ -17,22 +17,26 @@ from icf_avs.export.graph import ExportGraph
 INPUTS = ("frames", "waves")
 NOTES = "icf-avs.json"  # of a .pt2 file: the member that holds the metadata
 _OPSET = 18
+_MOST = 1 << 31  # clips, and frames of each: torch 2.6 has to be told that there is an end
 
 Runner = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
 class Format:
-    """write(program, outputs, metadata, path); run(path) -> a function of (frames, waves), on the CPU."""
+    """write(program, outputs, metadata, path); run(path) -> a function of (frames, waves), on the CPU; needs: libraries
+    beside torch.
+    """
 
     suffix: str
     write: Callable[[ExportedProgram, tuple[str, ...], dict[str, str], Path], None]
     run: Callable[[Path], Runner]
+    needs: tuple[str, ...] = ()
 
 
 def trace(graph: ExportGraph) -> ExportedProgram:
     """The graph as a program for any number of clips and of frames; the size of pictures and windows is fixed."""
-    clips, frames = Dim("clips", min=1), Dim("frames", min=1)
+    clips, frames = Dim("clips", min=1, max=_MOST), Dim("frames", min=1, max=_MOST)
     shape = {0: clips, 1: frames}
     with torch.no_grad():  # two clips of three frames: a size of 1 would be taken for a constant
         return torch.export.export(graph, graph.example(2, 3), dynamic_shapes=dict.fromkeys(INPUTS, shape))
@@ -76,7 +80,10 @@ def _run_torch(path: Path) -> Runner:
     return torch.export.load(path).module()
 
 
-FORMATS = {"onnx": Format(".onnx", _write_onnx, _run_onnx), "torch": Format(".pt2", _write_torch, _run_torch)}
+FORMATS = {
+    "onnx": Format(".onnx", _write_onnx, _run_onnx, ("onnx", "onnxscript", "onnxruntime")),
+    "torch": Format(".pt2", _write_torch, _run_torch),
+}
 
 
 def write(graph: ExportGraph, program: ExportedProgram, form: Format, path: Path) -> None:

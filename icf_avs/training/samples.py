@@ -18,13 +18,14 @@ from icf_avs.training.data import Data
 if TYPE_CHECKING:
     from icf_avs.avsbench.training_data import BenchmarkData
     from icf_avs.stamps.training_data import StampsData
+    from icf_avs.stamps.word_data import WordData
 
 CLIPS, COLUMNS, SIDE, GAP = 4, 5, 112, 4  # of a sheet; SIDE and GAP in pixels
 
 
 @dataclass(frozen=True)
 class Sample:
-    """frames uint8 [T,S,S,3]; sound, waves [T,N] or log-mel [T,96,64]; masks [T,h,w] float in [0,1]."""
+    """frames uint8 [T,S,S,3]; sound, waves [T,N], log-mel [T,96,64] or words [T,C]; masks [T,h,w] float in [0,1]."""
 
     frames: Tensor
     sound: Tensor
@@ -34,9 +35,12 @@ class Sample:
 def sample_clips(data: Data) -> list[Sample]:
     """The first validation clips of a run's data; none where it has no pictures to show."""
     from icf_avs.stamps.training_data import StampsData
+    from icf_avs.stamps.word_data import WordData
 
     if data.config.benchmark is not None:
         return _stored(data)
+    if isinstance(data, WordData):
+        return _of_words(data)
     if isinstance(data, StampsData):
         return [_rendered(data, index) for index in range(min(CLIPS, data.config.data.validation))]
     return []
@@ -53,6 +57,25 @@ def _rendered(data: StampsData, index: int) -> Sample:
     clip = render_clip(scene, data.bank, spec)
     waves = windows(clip.wave, spec, spec.frames)
     return Sample(*(torch.from_numpy(part) for part in (clip.frames, waves, clip.masks.astype(np.float32))))
+
+
+def _of_words(data: WordData) -> list[Sample]:
+    """Scenes of the validation split as clips, each with words that are heard in it."""
+    from icf_avs.stamps.features import SLOT_STRIDE
+    from icf_avs.stamps.word_batches import word_batch
+    from icf_avs.stamps.word_features import WordFeatures
+    from icf_avs.stamps.word_rendering import render_word_frame
+    from icf_avs.stamps.word_scenes import NATURAL, plan_word_scene
+
+    spec, seed = data.config.final_spec, data.config.words.seed
+    size, seconds = (spec.image_size, spec.image_size), max(1, round(spec.seconds))
+    scenes = [plan_word_scene(data.catalog, "val", index, seed, NATURAL, seconds) for index in range(CLIPS)]
+    rendered = [[render_word_frame(scene, spec.frame_time(t), size) for t in range(spec.frames)] for scene in scenes]
+    frames, things = (np.stack([[frame[part] for frame in clip] for clip in rendered]) for part in (0, 1))
+    half, unseen = SLOT_STRIDE // 2, np.zeros((CLIPS, spec.frames, 0, 0, 0), np.uint8)  # only masks are wanted
+    scene_set = WordFeatures(scenes, [], unseen, things[:, :, half::SLOT_STRIDE, half::SLOT_STRIDE])
+    batch = word_batch(scene_set, np.arange(CLIPS), data.words, data.sounds, np.random.default_rng(seed), noisy=False)
+    return [Sample(torch.from_numpy(frames[i]), batch.waves[i], batch.masks[i]) for i in range(CLIPS)]
 
 
 def _stored(data: BenchmarkData) -> list[Sample]:
@@ -73,7 +96,7 @@ def sample_sheet(model: ICF, samples: list[Sample]) -> np.ndarray:
     line = SIDE + GAP
     sheet = np.full((len(samples) * (3 * line + 2 * GAP), COLUMNS * line, 3), 24, np.uint8)
     for row, sample in enumerate(samples):
-        logits = model.predict(sample.frames, sample.sound).logits
+        logits = _marked(model, sample)
         shown = np.linspace(0, len(sample.frames) - 1, min(COLUMNS, len(sample.frames))).round().astype(int)
         for column, frame in enumerate(shown):
             picture = Image.fromarray(sample.frames[frame].numpy()).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -84,6 +107,14 @@ def sample_sheet(model: ICF, samples: list[Sample]) -> np.ndarray:
                 top, left = row * (3 * line + 2 * GAP) + number * line, column * line
                 sheet[top : top + SIDE, left : left + SIDE] = tile
     return sheet
+
+
+@torch.inference_mode()
+def _marked(model: ICF, sample: Sample) -> Tensor:
+    """Mask logits [T,h,w] on the CPU. `ICF.predict` would listen to words as if they were waves."""
+    device = model.eval().offset.device
+    valid = torch.ones(1, len(sample.frames), dtype=torch.bool, device=device)
+    return model(model.look(sample.frames[None].to(device)), sample.sound[None].to(device), valid).logits[0].cpu()
 
 
 def _at(values: Tensor) -> np.ndarray:

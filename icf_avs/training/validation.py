@@ -14,8 +14,9 @@ from icf_avs.training.data import Data
 if TYPE_CHECKING:
     from icf_avs.avsbench.training_data import BenchmarkData
     from icf_avs.stamps.training_data import StampsData
+    from icf_avs.stamps.word_data import WordData
 
-BATCHES, CLIPS = 2, 64  # batches of eight composed scenes; clips of a public set
+BATCHES, WORD_BATCHES, CLIPS = 2, 8, 64  # of eight composed scenes, of five frames or of one; clips of a public set
 Judge = Callable[[ICF], dict[str, float]]
 
 
@@ -26,14 +27,17 @@ def judge_of(data: Data) -> Judge | None:
     strict mIoU.
     """
     from icf_avs.stamps.training_data import StampsData
+    from icf_avs.stamps.word_data import WordData
 
     if data.config.benchmark is not None:
         return _of_set(data)
-    return _of_scenes(data) if isinstance(data, StampsData) else None
+    if isinstance(data, WordData):
+        return _of_scenes(data, WORD_BATCHES)
+    return _of_scenes(data, BATCHES) if isinstance(data, StampsData) else None
 
 
-def _of_scenes(data: StampsData) -> Judge:
-    batches = list(islice(data.validation(), BATCHES))
+def _of_scenes(data: StampsData | WordData, count: int) -> Judge:
+    batches = list(islice(data.validation(), count))
 
     def judge(model: ICF) -> dict[str, float]:
         found = calibrate(model, batches)

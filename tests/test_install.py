@@ -1,0 +1,159 @@
+"""`pip install .` into an empty environment gives a working `icf`; each extra adds what it is for, and nothing before.
+
+`make test-install` runs this: it downloads torch (ICF_TORCH names another than the Makefile's) and all extras.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from clip_maker import make_clip, tone
+
+pytestmark = pytest.mark.install
+ROOT = Path(__file__).parent.parent
+NOT_PACKAGE = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__", "tests", "demo_out")
+# What only extras bring, by the name that is imported.
+OPTIONAL = ("accelerate", "gradio", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "ray", "scipy", "shtab",
+            "supervision", "tensorboard", "transformers", "wandb")  # fmt: skip
+
+DATA = """
+from pathlib import Path
+import icf_avs
+print(*(path.name for path in Path(icf_avs.__file__).parent.rglob("*.*") if path.suffix in (".csv", ".safetensors")))
+"""
+
+
+class Environment:
+    """A virtual environment, and an empty folder in which its programs run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.programs, self.home = folder / "venv" / "bin", folder / "home"
+        self.home.mkdir()
+        subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+
+    def run(self, *command: str | Path, fails: bool = False) -> str:
+        """What a program of the environment prints, both streams."""
+        program, *rest = map(str, command)
+        inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+        done = subprocess.run(
+            [self.programs / program, *rest], cwd=self.home, env=inherited, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert (done.returncode != 0) == fails, done.stdout
+        return done.stdout
+
+    def add(self, extra: str) -> None:
+        """As the messages of `icf` tell."""
+        self.run("pip", "install", "-q", f"icf-avs[{extra}]")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """The package, built from a copy of the sources, without any extra; a video of three seconds."""
+    folder = tmp_path_factory.mktemp("installed")
+    shutil.copytree(ROOT, folder / "source", ignore=NOT_PACKAGE)
+    made = Environment(folder)
+    made.run("pip", "install", "-q", os.environ.get("ICF_TORCH", "torch"))
+    made.run("pip", "install", "-q", folder / "source")
+    shutil.rmtree(folder / "source")
+    make_clip(made.home / "street.mp4", seconds=3, fps=10, sound=tone(3))
+    return made
+
+
+def test_the_package_alone(environment: Environment) -> None:
+    """It segments, with the data that it needs inside; and says which extra lacks for the rest."""
+    run, home = environment.run, environment.home
+    assert "no broken requirements" in run("pip", "check").lower()
+    where = run("python", "-c", "import icf_avs; print(icf_avs.__file__)").strip()
+    assert where.startswith(str(environment.programs.parent))
+    assert "segment" in run("icf", "--help")
+    run("icf", "segment", "street.mp4", "--out", "masks", "--checkpoint", "stamps")
+    written = {path.name for path in (home / "masks/street").iterdir()}
+    assert {"overlay.mp4", "masks", "segmentation.json", "sheet.png"} <= written
+    run("icf", "convert", "masks/street", "--to", "coco", "srt", "alpha-webm")
+    data = run("python", "-c", DATA).split()
+    here = (path.name for path in (ROOT / "icf_avs").rglob("*.*") if path.suffix in (".csv", ".safetensors"))
+    assert {*data} == {*here}
+    listing = run("python", "-c", f"import importlib.util as u; print([n for n in {OPTIONAL} if u.find_spec(n)])")
+    assert listing.strip() == "[]", "the base is light"
+    for command, extra in (
+        (("serve",), "web"),
+        (("export", "--out", "model"), "onnx"),
+        (("convert", "masks/street", "--to", "tracks"), "track"),
+        (("segment", "--manifest", "street.csv", "--out", "many", "--ray", "local"), "ray"),
+        (("train", "stamps-quick"), "train"),
+        (("completion", "bash"), "completion"),
+        (("segment", "street.mp4", "--checkpoint", "user/name", "--out", "x"), "hub"),
+    ):
+        (home / "street.csv").write_text("video\nstreet.mp4\n")
+        said = run("icf", *command, fails=True)
+        assert f"icf-avs[{extra}]" in said and "Traceback" not in said, said
+
+
+def test_track(environment: Environment) -> None:
+    environment.add("track")
+    environment.run("icf", "convert", "masks/street", "--to", "tracks", "palette")
+    assert "tracks" in json.loads((environment.home / "masks/street/tracks.json").read_text())
+    code = (
+        "from icf_avs.formats.saved import read_segmentation; from icf_avs.formats.tracks import detections;"
+        "print(len(list(detections(read_segmentation('masks/street')))))"
+    )
+    assert environment.run("python", "-c", code).split()[-1] == "3"
+
+
+def test_onnx(environment: Environment) -> None:
+    """The example as well, which needs no more than the extra and PyAV."""
+    environment.add("onnx")
+    environment.run("icf", "export", "--out", "model")
+    example = ROOT / "examples" / "onnx_segment.py"
+    assert len(environment.run("python", example, "model/stamps.onnx", "street.mp4", "plain").splitlines()) == 3
+    assert len(list((environment.home / "plain").iterdir())) == 3
+
+
+def test_web(environment: Environment) -> None:
+    environment.add("web")
+    command = [environment.programs / "icf", "serve", "--port", "7913"]
+    page = subprocess.Popen(command, cwd=environment.home, stdout=subprocess.PIPE, text=True)
+    try:
+        assert "http://127.0.0.1:7913" in page.stdout.readline()
+        with urllib.request.urlopen("http://127.0.0.1:7913/config") as answer:
+            assert json.load(answer)["components"]
+    finally:
+        page.send_signal(signal.SIGINT)
+        page.wait(60)
+
+
+def test_completion_and_hub(environment: Environment) -> None:
+    environment.add("completion,hub")
+    assert "segment" in environment.run("icf", "completion", "bash")
+    saved = "import icf_avs; icf_avs.load('stamps').save_pretrained('saved')"
+    environment.run("python", "-c", saved)
+    environment.run("icf", "segment", "street.mp4", "--checkpoint", "saved", "--out", "again")
+
+
+def test_train(environment: Environment) -> None:
+    """Two steps of a recipe, watched, and the page about it."""
+    environment.add("train,log")
+    code = (
+        "from dataclasses import replace; from icf_avs.__main__ import main; from icf_avs.config import DataConfig;"
+        "from icf_avs.training.recipes import RECIPES; config = RECIPES['stamps-quick']();"
+        "small = replace(config, data=DataConfig(pictures=8, clips=2, validation=4), teach_steps=1, steps=2);"
+        "RECIPES['stamps-quick'] = lambda: small;"
+        "raise SystemExit(main(['train', 'stamps-quick', '--out', 'run']) or main(['report', 'run']))"
+    )
+    environment.run("python", "-c", code)
+    assert (environment.home / "run/report.html").is_file() and (environment.home / "run/tensorboard").is_dir()
+
+
+def test_ray(environment: Environment) -> None:
+    environment.add("ray")
+    environment.run("icf", "segment", "--manifest", "street.csv", "--out", "many", "--ray", "local", "--jobs", "1")
+    assert (environment.home / "many/street/segmentation.json").is_file()
