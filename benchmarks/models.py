@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,7 @@ from benchmarks.tpavi import TPAVISegmenter
 from icf_avs.backbones.registry import build_audio, build_visual
 from icf_avs.config import CounterfactualConfig, ModelConfig
 from icf_avs.contracts import Batch
+from icf_avs.data.spectrogram import log_mel
 from icf_avs.model.icf import ICF
 from icf_avs.training.recipes import RECIPES, ablation
 
@@ -51,6 +53,32 @@ def ours(encoder: Encoder, train: bool = False, baseline: bool = False) -> ICF:
     audio = build_audio(model.audio, model.dim, random=True) if model.audio != "log-mel" else None
     network = ICF(model, config.spec, encoder.build(train and model.train_visual), names, audio)
     return network.train() if train else network.eval()
+
+
+class Heard(nn.Module):
+    """In place of VGGish: what it says of the only sounds that it will be asked about."""
+
+    def __init__(self, vggish: nn.Module, mel: Tensor) -> None:
+        super().__init__()
+        with torch.inference_mode():
+            self.last = vggish.steps(mel)
+            self.embedding = vggish.embed(self.last)
+
+    def steps(self, mel: Tensor) -> Tensor:
+        return self.last
+
+    def embed(self, steps: Tensor) -> Tensor:
+        return self.embedding
+
+
+def given_embedding(model: ICF, given: Batch) -> tuple[ICF, Tensor]:
+    """A model with VGGish -> the same with its answers in place of it, and the sounds to give to that: their log-mel,
+    so that the spectrogram is not in its time either.
+    """
+    told, mel = copy(model), log_mel(given.waves)
+    told._modules = {**model._modules, "audio": copy(model.audio)}
+    told.audio._modules = {**model.audio._modules, "vggish": Heard(model.audio.vggish, mel.flatten(0, 1))}
+    return told, mel
 
 
 def tpavi(encoder: Encoder, train: bool = False) -> TPAVISegmenter:

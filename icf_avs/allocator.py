@@ -1,4 +1,4 @@
-"""How the process asks for memory: a training step frees and takes the same hundreds of megabytes again and again."""
+"""How the process asks for memory: a step, or a clip, frees and takes the same hundreds of megabytes again."""
 
 from __future__ import annotations
 

@@ -17,15 +17,17 @@ sys.path.append(str(ROOT))
 from benchmarks import __main__ as command  # noqa: E402
 from benchmarks import lower_precision as precision  # noqa: E402
 from benchmarks import memory as peak  # noqa: E402
-from benchmarks import models, processes, spectrograms, table, turns, videos  # noqa: E402
+from benchmarks import models, processes, scores, spectrograms, table, turns, videos  # noqa: E402
 from benchmarks import segmenting as segmenting_module  # noqa: E402
 from benchmarks.data import decoding, loading  # noqa: E402
 from benchmarks.inference import inference  # noqa: E402
 from benchmarks.tpavi import TPAVI, TPAVISegmenter, parameters, second_branch  # noqa: E402
 from benchmarks.training_step import training_step  # noqa: E402
+from icf_avs.backbones.vggish import VGGish  # noqa: E402
 from icf_avs.data.media import probe  # noqa: E402
 from icf_avs.data.spectrogram import log_mel  # noqa: E402
 from icf_avs.errors import UserError  # noqa: E402
+from icf_avs.metrics import f_curves  # noqa: E402
 
 ONCE = turns.Machine(turns=1, threads=1)
 SMALL = models.Encoder("resnet-50", "s4-r50", depths=(1, 1, 1, 1))
@@ -36,7 +38,9 @@ def named(rows) -> dict[tuple[str, str], table.Row]:
     """Rows by benchmark and reference; every one of them has figures."""
     found = {(row.benchmark, row.reference_name): row for row in rows}
     for row in found.values():
-        assert float(row.ours) > 0 and float(row.reference) > 0 and float(row.ratio) > 0, row
+        assert float(row.reference) > 0, row
+        if "-overhead" not in row.benchmark:  # a difference, which at a tiny size is mostly chance
+            assert float(row.ours) > 0 and float(row.ratio) > 0, row
         assert row.unit and row.device and row.threads == "1" and row.revision
     return found
 
@@ -69,11 +73,30 @@ def test_inference_and_training_at_a_tiny_size():
     assert {name for name, _ in found} >= {"inference-resnet-50", "inference-resnet-50-overhead"}
     assert ("inference-resnet-50", "TPAVI, same encoder") in found
     assert ("inference-efficientnet-lite0", "TPAVI, same encoder") not in found
+    assert ("inference-resnet-50-overhead-given-embedding", "encoder alone") in found
+    assert ("inference-efficientnet-lite0-overhead-given-embedding", "encoder alone") not in found
     whole = found["inference-resnet-50", "encoder alone"]
     rest = found["inference-resnet-50-overhead", "encoder alone"]
     assert float(rest.ours) == pytest.approx(float(whole.ours) - float(whole.reference), rel=0.02)
     steps = named(training_step(ONCE, [SMALL], size=64, clips=1))
     assert {reference for _, reference in steps} == {"TPAVI, same encoder", "our baseline row"}
+
+
+@torch.inference_mode()
+def test_a_model_that_is_given_the_embedding_answers_the_same():
+    model, given = models.ours(SMALL), models.batch(size=64)
+    told, heard = models.given_embedding(model, given)
+    whole = model(model.look(given.frames), given.waves, given.valid).logits
+    torch.testing.assert_close(told(told.look(given.frames), heard, given.valid).logits, whole)
+    assert isinstance(model.audio.vggish, VGGish) and told.audio is not model.audio
+
+
+def test_the_formula_of_f_and_the_histogram_agree():
+    for probabilities, truth in scores.inputs().values():
+        torch.testing.assert_close(
+            f_curves(probabilities[:2], truth[:2]).float(), scores.direct(probabilities[:2], truth[:2]),
+            atol=1e-5, rtol=0,
+        )  # fmt: skip
 
 
 def test_our_step_has_four_counterfactuals_and_its_baseline_none():

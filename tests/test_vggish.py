@@ -60,7 +60,7 @@ def pool(x: NDArray) -> NDArray:
 def test_every_layer_equals_a_numpy_forward(network: VGGish) -> None:
     seen: dict[str, Tensor] = {}
     for name, module in network.named_modules():
-        if isinstance(module, nn.ReLU | nn.MaxPool2d):
+        if isinstance(module, nn.ReLU):
             module.register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: output[0]}))
     mel = log_mel(waves(1))
     with torch.no_grad():
@@ -72,7 +72,8 @@ def test_every_layer_equals_a_numpy_forward(network: VGGish) -> None:
     for layers in ((0,), (3,), (6, 8), (11, 13)):
         for index in layers:
             x = convolve(x, state[f"features.{index}.weight"], state[f"features.{index}.bias"])
-            expected[f"features.{index + 1}"] = x.transpose(2, 0, 1)
+            if index != layers[-1]:
+                expected[f"features.{index + 1}"] = x.transpose(2, 0, 1)
         x = pool(x)
         expected[f"features.{layers[-1] + 2}"] = x.transpose(2, 0, 1)
     assert x.shape == (6, 4, 512)

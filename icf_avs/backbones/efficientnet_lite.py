@@ -38,13 +38,11 @@ class SameConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
-        pads = []
-        for size in (x.shape[-1], x.shape[-2]):
-            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            pads += [total // 2, total - total // 2]
-        if pads[0] == pads[1] and pads[2] == pads[3]:
-            return F.conv2d(x, self.weight, self.bias, self.stride, (pads[2], pads[0]), 1, self.groups)
-        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, 1, self.groups)
+        pads = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:]]
+        before = [pad - pad // 2 for pad in pads]
+        # Zeros before the kernel make up for the pixel more on the left and above: that spares a padded copy of x.
+        weight = F.pad(self.weight, (pads[1] % 2, 0, pads[0] % 2, 0)) if any(pad % 2 for pad in pads) else self.weight
+        return F.conv2d(x, weight, self.bias, self.stride, before, 1, self.groups)
 
 
 class InvertedResidual(nn.Module):

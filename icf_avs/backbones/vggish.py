@@ -29,21 +29,23 @@ class VGGish(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         inputs = 1
-        for width in CONVOLUTIONS:
+        for width, following in zip(CONVOLUTIONS, (*CONVOLUTIONS[1:], ""), strict=True):
             if width == "M":
-                layers.append(nn.MaxPool2d(2, 2))
-            else:
-                layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
-                inputs = width
-        self.features = nn.Sequential(*layers)
+                continue
+            layers.append(nn.Conv2d(inputs, width, 3, padding=1))
+            # The maximum first: the same numbers, and a quarter of them left for the ReLU.
+            layers += [nn.MaxPool2d(2, 2)] if following == "M" else []
+            layers.append(nn.ReLU(inplace=True))
+            inputs = width
+        self.features = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.cell = inputs * (BANDS // 16)  # numbers of one of the 6 time steps of the last map
         self.embeddings = nn.Sequential(
             nn.Linear(self.cell * (WINDOW_FRAMES // 16), 4096),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Linear(4096, 4096),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Linear(4096, EMBEDDING),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
 
     def forward(self, mel: Tensor) -> Tensor:
@@ -92,6 +94,7 @@ def load_vggish(weights: str | Path | None = None) -> VGGish:
         with torch.device("meta"):
             network = VGGish()
         network.load_state_dict({key: value.float().contiguous() for key, value in state.items()}, assign=True)
+        network.features.to(memory_format=torch.channels_last)
     except (OSError, RuntimeError, AttributeError, EOFError, SafetensorError, UnpicklingError) as error:
         raise UserError(
             f"{path}: not the weights of VGGish ({type(error).__name__}); delete it and get it again"

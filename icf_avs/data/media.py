@@ -240,11 +240,16 @@ def video_frames(info: MediaInfo) -> Iterator[tuple[float, av.VideoFrame]]:
             raise UserError(f"{info.path}: not one picture of it can be decoded; re-encode it as H.264")
 
 
-def read_frames(source: str | Path | MediaInfo, times: Iterable[float]) -> Iterator[tuple[float, np.ndarray]]:
+def read_frames(
+    source: str | Path | MediaInfo,
+    times: Iterable[float],
+    pictures: Iterator[tuple[float, av.VideoFrame]] | None = None,
+) -> Iterator[tuple[float, np.ndarray]]:
     """For each asked time, in seconds and never decreasing, the picture on display then: RGB uint8 [H, W, 3].
 
-    Times before the first picture give the first, times after the last give the last. Raises UserError as probe
-    does, or if the file breaks in the middle; ValueError if the times go back.
+    Times before the first picture give the first, times after the last give the last. `pictures` are those of
+    `video_frames`, by default decoded here. Raises UserError as probe does, or if the file breaks in the middle;
+    ValueError if the times go back.
     """
     info = source if isinstance(source, MediaInfo) else probe(source)
     reformatter = VideoReformatter()
@@ -257,7 +262,8 @@ def read_frames(source: str | Path | MediaInfo, times: Iterable[float]) -> Itera
             raise UserError(f"{info.path}: its {frame.format.name} pictures cannot be shown; re-encode it") from error
         return np.ascontiguousarray(info.orientation.apply(stored))
 
-    frames, wanted, before = video_frames(info), iter(times), float("-inf")
+    frames = video_frames(info) if pictures is None else pictures
+    wanted, before = iter(times), float("-inf")
     shown = upcoming = next(frames)
     for time in wanted:
         if time < before:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """queries [N,q,D], keys [N,k,D], bias broadcastable to [N,heads,q,k]: boolean (True = may attend) or additive."""
+    """queries [N,q,D], keys [N,k,D], bias broadcastable to [N,heads,q,k]: boolean (True = may attend) or additive.
+
+    shared [N/R,s,D]: keys that come before those, the same for n, n + N/R, n + 2 N/R ..., and are projected once.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
 
-    def forward(self, queries: Tensor, keys: Tensor, bias: Tensor | None = None) -> Tensor:
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, x in ((self.query, queries), (self.key, keys), (self.value, keys))
-        )
+    def forward(
+        self, queries: Tensor, keys: Tensor, bias: Tensor | None = None, shared: Tensor | None = None
+    ) -> Tensor:
+        projected = [self.query(queries), self.key(keys), self.value(keys)]
+        if shared is not None:
+            repeats = keys.shape[0] // shared.shape[0]  # not len(): an exported graph takes any number
+            for place, layer in ((1, self.key), (2, self.value)):
+                projected[place] = torch.cat([layer(shared).repeat(repeats, 1, 1), projected[place]], dim=1)
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in projected)
         return self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2))
 
 
@@ -36,8 +44,11 @@ class CrossBlock(nn.Module):
         self.attention = Attention(dim, heads)
         self.feed_forward = FeedForward(dim)
 
-    def forward(self, queries: Tensor, keys: Tensor, bias: Tensor | None = None) -> Tensor:
-        queries = queries + self.attention(self.query_norm(queries), self.key_norm(keys), bias)
+    def forward(
+        self, queries: Tensor, keys: Tensor, bias: Tensor | None = None, shared: Tensor | None = None
+    ) -> Tensor:
+        shared = None if shared is None else self.key_norm(shared)
+        queries = queries + self.attention(self.query_norm(queries), self.key_norm(keys), bias, shared)
         return queries + self.feed_forward(queries)
 
 

@@ -31,7 +31,7 @@ class MaskDecoder(nn.Module):
 
     def __init__(self, dim: int, pixel_dim: int, heads: int, layers: int, queries: int, prior: bool) -> None:
         super().__init__()
-        self.role = nn.Parameter(torch.randn(queries, dim) * 0.1)
+        self.role = nn.Parameter(torch.normal(0.0, 0.1, (queries, dim)))
         self.cross = nn.ModuleList(CrossBlock(dim, heads) for _ in range(layers))
         self.self_attention = nn.ModuleList(SelfBlock(dim, heads) for _ in range(layers))
         self.position = nn.Conv2d(dim, dim, 3, 1, 1, groups=dim)  # where things are, for any size of picture
@@ -75,7 +75,8 @@ class MaskDecoder(nn.Module):
         shared = F.conv2d(context, of_context, first.bias, padding=1)
         maps = own.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         hidden = F.conv2d(maps, of_own, padding=1).unflatten(0, own.shape[:2])
-        hidden = hidden.add_(shared).relu_()  # in place: it is the largest tensor of a step
+        # The largest tensor of a step. Not add_(): in place on a view, the way back would copy it four times.
+        hidden = (hidden + shared).relu_()
         return torch.einsum("rnchw,c->rnhw", hidden, last.weight[0, :, 0, 0]) + last.bias
 
 
@@ -84,7 +85,7 @@ class SemanticHead(nn.Module):
 
     def __init__(self, classes: int, dim: int, pixel_dim: int) -> None:
         super().__init__()
-        self.kinds = nn.Parameter(torch.randn(classes + 1, dim) * 0.1)  # background first
+        self.kinds = nn.Parameter(torch.normal(0.0, 0.1, (classes + 1, dim)))  # background first
         self.embed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, pixel_dim))
         self.scale = pixel_dim**-0.5
 

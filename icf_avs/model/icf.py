@@ -185,7 +185,7 @@ class ICF(nn.Module):
         repeats, clips, frames, _ = sounds.shape
         levels, frame_text, found, match = {}, None, None, None
         if self.implicit_text is not None:
-            pooled = pixels.pooled.unflatten(0, (clips, frames)).repeat(repeats, 1, 1, 1)
+            pooled = pixels.pooled.unflatten(0, (clips, frames))  # the same under every sound
             levels = self.implicit_text(sounds.flatten(0, 1), pooled, valid.repeat(repeats, 1))
             levels = {name: level.unflatten(0, (repeats, clips)) for name, level in levels.items()}
             frame_text = levels["frame"].flatten(1, 2)
@@ -210,6 +210,13 @@ class ICF(nn.Module):
         decoded = decoded._replace(logits=logits - F.softplus(-found.present)[..., None, None])
         return Answer(decoded, levels, prior, seen)
 
+    def _looked(self, frames: Tensor) -> list[Tensor]:
+        """frames [T,S,S,3] -> pyramid of [1,T,c,h,w]. On a CPU one after the other, in the memory that one takes."""
+        if frames.device.type != "cpu":
+            return self.look(frames[None])
+        looks = [self.look(frame[None, None]) for frame in frames]
+        return [torch.cat(level, dim=1) for level in zip(*looks, strict=True)]
+
     @torch.inference_mode()
     def predict(self, frames: Tensor, waves: Tensor) -> Prediction:
         """One clip: frames uint8 [T,S,S,3], waves [T,N] at spec.sample_rate -> Prediction, on the CPU."""
@@ -219,7 +226,7 @@ class ICF(nn.Module):
         if isinstance(self.audio, WordEar):
             sound, words = self.audio.listen(sound), self.classes
             heard = sound[:, : len(words)].cpu()
-        output = self(self.look(frames[None].to(device)), sound[None], valid.to(device))
+        output = self(self._looked(frames.to(device)), sound[None], valid.to(device))
         if output.reading is not None and not words:
             heard, words = output.reading.softmax(-1)[0, :, : len(self.classes)].cpu(), self.classes
         if output.classes is None:

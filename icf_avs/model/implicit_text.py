@@ -17,14 +17,17 @@ from icf_avs.model.vocabulary import Vocabulary
 
 
 class ImplicitText(nn.Module):
-    """(z [B,T,D], v [B,T,P,D], valid [B,T]) -> frame-level text [B,T,n,D]; levels by name in `levels`."""
+    """(z [B,T,D], v [B/R,T,P,D], valid [B,T]) -> the text of each level by its name.
+
+    R sounds of each picture come one after the other: sounds i, i + B/R, i + 2 B/R ... are over picture i.
+    """
 
     def __init__(self, vocabulary: Vocabulary, dim: int, heads: int, tokens: int, segment: int) -> None:
         super().__init__()
         self.vocabulary = vocabulary
         self.segment = segment
         self.queries = nn.ParameterDict(
-            {level: nn.Parameter(torch.randn(tokens, dim) * 0.1) for level in ("video", "segment", "frame")}
+            {level: nn.Parameter(torch.normal(0.0, 0.1, (tokens, dim))) for level in ("video", "segment", "frame")}
         )
         self.read = nn.ModuleDict({level: CrossBlock(dim, heads) for level in ("video", "segment", "frame")})
 
@@ -62,12 +65,24 @@ class ImplicitText(nn.Module):
 
     def of_frames(self, sound: Tensor, visual: Tensor, valid: Tensor, above: list[Tensor]) -> Tensor:
         """above: coarser tokens [B*T,n,D] -> [B,T,n,D]"""
-        evidence = torch.cat([sound[:, :, None], visual], dim=2).flatten(0, 1)[:, None]  # (B T) 1 1+P D
+        sounds = sound.flatten(0, 1)[:, None]
         every = torch.ones_like(valid).flatten()[:, None]
-        return self._level("frame", sound.flatten(0, 1)[:, None], evidence, every, above).unflatten(0, valid.shape)
+        looks = visual.flatten(0, 1)  # (B/R T) P D
+        return self._level("frame", sounds, sounds[:, :, None], every, above, looks).unflatten(0, valid.shape)
 
-    def _level(self, level: str, sound: Tensor, evidence: Tensor, valid: Tensor, above: list[Tensor]) -> Tensor:
-        """One granularity over N scopes of t frames: sound [N,t,D], evidence [N,t,e,D], valid [N,t] -> [N,n,D]."""
+    def _level(
+        self,
+        level: str,
+        sound: Tensor,
+        evidence: Tensor,
+        valid: Tensor,
+        above: list[Tensor],
+        shared: Tensor | None = None,
+    ) -> Tensor:
+        """One granularity over N scopes of t frames: sound [N,t,D], evidence [N,t,e,D], valid [N,t] -> [N,n,D].
+
+        shared [N/R,s,D]: evidence that every R-th scope has in common, of valid frames.
+        """
         scopes, frames, each, dim = evidence.shape
         weights = valid.to(sound.dtype)[..., None]
         mean = (sound * weights).sum(1) / weights.sum(1).clamp(min=1)
@@ -79,9 +94,12 @@ class ImplicitText(nn.Module):
             allowed = torch.cat([allowed, allowed.new_ones(scopes, tokens.shape[1])], dim=1)
         if not above:  # a scope of padding alone must still attend to something
             allowed = allowed | ~allowed.any(1, keepdim=True)
-        return self.vocabulary.read(self.read[level](queries, keys, allowed[:, None, None]))
+        if shared is not None:
+            allowed = torch.cat([allowed.new_ones(scopes, shared.shape[1]), allowed], dim=1)
+        return self.vocabulary.read(self.read[level](queries, keys, allowed[:, None, None], shared))
 
 
 def _summary(sound: Tensor, visual: Tensor) -> Tensor:
     """At the coarse levels a picture is its mean and its sound: enough for "what is this video about". [B,T,2,D]"""
-    return torch.stack([sound, visual.mean(2)], dim=2)
+    looks = visual.mean(2).repeat(sound.shape[0] // visual.shape[0], 1, 1)
+    return torch.stack([sound, looks], dim=2)

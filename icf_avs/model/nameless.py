@@ -18,8 +18,8 @@ class Nameless(nn.Module):
     def __init__(self, dim: int, tokens: int, share: float) -> None:
         super().__init__()
         self.share = share
-        self.sound = nn.Parameter(torch.randn(dim) * 0.1)
-        self.text = nn.Parameter(torch.randn(tokens, dim) * 0.1)
+        self.sound = nn.Parameter(torch.normal(0.0, 0.1, (dim,)))
+        self.text = nn.Parameter(torch.normal(0.0, 0.1, (tokens, dim)))
 
     def draw(self, clips: int, frames: int) -> Tensor:
         """[clips * frames] bool, for training: the frames that keep their names, those of a clip alike."""

@@ -1,6 +1,6 @@
 """The film is written beside the masks: in a thread, each picture as soon as the mask that falls to it has come.
 
-Decoding, drawing and encoding keep one core busy, the model another; together they take as long as the longer of them.
+Drawing and encoding keep one core busy, decoding and the model another; both take as long as the longer of them.
 """
 
 from __future__ import annotations

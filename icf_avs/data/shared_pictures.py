@@ -1,0 +1,96 @@
+"""The pictures of a video, decoded once for two who both go through them: the masks ahead, the film behind.
+
+What lies between the two is kept. That is bounded, as who is ahead waits now and then (`wait`) until the other is near.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from threading import Condition
+
+import av
+
+from icf_avs.data.media import MediaInfo, video_frames
+
+_MOST = 200_000_000  # bytes of pictures that the masks may be ahead; beyond, a video is decoded twice
+
+
+class SharedPictures:
+    """As a context, pictures as `video_frames` gives them, once `ahead` and once `behind`, each in a thread of its own.
+
+    seconds: how far ahead masks must be, as those of a clip are made at once.
+    """
+
+    def __init__(self, info: MediaInfo, seconds: float) -> None:
+        self._info, self._seconds = info, seconds
+        self._near = math.inf  # pictures that may lie between the two when `wait` returns
+        self._shared = False
+        self._kept: deque[tuple[float, av.VideoFrame]] = deque()
+        self._changed = Condition()
+        self._ahead_is_done = self._behind_is_done = False
+
+    def __enter__(self) -> SharedPictures:
+        """Raises UserError as `video_frames` does."""
+        self._source = video_frames(self._info)
+        first = next(self._source)
+        count = math.ceil(self._seconds * self._info.frame_rate) + 1
+        self._shared = count * sum(plane.buffer_size for plane in first[1].planes) <= _MOST
+        if self._shared:
+            self._near = max(2, count // 2)  # the one on display and the next are held until another clip is begun
+            self._pictures = chain([first], self._source)
+        else:
+            self._source.close()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the video; both must be done with it."""
+        self._source.close()
+
+    @contextmanager
+    def ahead(self) -> Iterator[Iterator[tuple[float, av.VideoFrame]]]:
+        """Every picture, as soon as it is decoded. When the context ends, `behind` decodes the rest itself."""
+        try:
+            yield self._passed_on() if self._shared else video_frames(self._info)
+        finally:
+            with self._changed:
+                self._ahead_is_done = True
+                self._changed.notify_all()
+
+    @contextmanager
+    def behind(self) -> Iterator[Iterator[tuple[float, av.VideoFrame]]]:
+        """Every picture, some time after it was given ahead. When the context ends, none is kept any more."""
+        try:
+            yield self._taken() if self._shared else video_frames(self._info)
+        finally:
+            with self._changed:
+                self._behind_is_done = True
+                self._kept.clear()
+                self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Let `behind` come near. For who is ahead, when nothing that `behind` waits for is still to be done there."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._behind_is_done or len(self._kept) <= self._near)
+
+    def _passed_on(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        for picture in self._pictures:
+            with self._changed:
+                if not self._behind_is_done:
+                    self._kept.append(picture)
+                    self._changed.notify_all()
+            yield picture
+
+    def _taken(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._kept or self._ahead_is_done)
+                if not self._kept:
+                    break
+                picture = self._kept.popleft()
+                self._changed.notify_all()
+            yield picture
+        yield from self._pictures
