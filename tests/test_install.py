@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import urllib.request
@@ -127,7 +126,7 @@ def test_web(environment: Environment) -> None:
         with urllib.request.urlopen("http://127.0.0.1:7913/config") as answer:
             assert json.load(answer)["components"]
     finally:
-        page.send_signal(signal.SIGINT)
+        page.terminate()
         page.wait(60)
 
 
