@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -119,11 +120,14 @@ def test_onnx(environment: Environment) -> None:
 
 def test_web(environment: Environment) -> None:
     environment.add("web")
-    command = [environment.programs / "icf", "serve", "--port", "7913"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [environment.programs / "icf", "serve", "--port", address.partition(":")[2]]
     page = subprocess.Popen(command, cwd=environment.home, stdout=subprocess.PIPE, text=True)
     try:
-        assert "http://127.0.0.1:7913" in page.stdout.readline()
-        with urllib.request.urlopen("http://127.0.0.1:7913/config") as answer:
+        assert f"http://{address}" in page.stdout.readline()
+        with urllib.request.urlopen(f"http://{address}/config") as answer:
             assert json.load(answer)["components"]
     finally:
         page.terminate()
