@@ -2,7 +2,7 @@
 
     python benchmarks/fuzz_media.py --files 20000 [--seed 0] [--out results/reliability.csv]
 
-Each damaged file is segmented whole, results written, in a child process of its own with a stand-in for the model. It
+Each damaged file is segmented whole, results written, in a child process with a stand-in for the model. It
 fails on anything but masks or a UserError of one line: another exception, a crash, more than 10 s, more than 2 GB
 beyond what the libraries take. File number i of a seed is always the same (on the same release of FFmpeg, which makes
 the originals); --first and --keep bring one back: `--first 417 --files 1 --keep DIR`.
@@ -11,6 +11,7 @@ the originals); --first and --keep bring one back: `--first 417 --files 1 --keep
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import os
 import resource
@@ -20,6 +21,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,8 @@ from icf_avs.errors import UserError
 from icf_avs.segment import segment_video
 
 SECONDS, BYTES = 10, 2 << 30  # that one file may take
+PATIENCE = 30  # a process that waits for another is told from one that has no processor only by that it waits on
+AT_ONCE = 25  # files that one process segments: a fork takes longer than most files
 _TELLING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _EDGE = 2048  # bytes at both ends of a file, where most of its headers lie
 
@@ -81,25 +85,27 @@ def damaged(originals: list[bytes], rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def _child(path: Path, tell: multiprocessing.connection.Connection) -> None:
+def _child(ear: Connection, mouth: Connection) -> None:
+    """Segment the files that are named, one after the other."""
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + BYTES, taken + BYTES))
     torch.set_num_threads(1)  # the threads of the parent are not there after a fork
-    try:
-        result = segment_video(Stand(), path, path.parent / "out")
-        tell.send(("answered", "") if result.masks.any() or len(result) else ("failed", "no masks"))
-    except UserError as error:
-        tell.send(("failed" if "\n" in str(error) else "refused", str(error).replace(str(path), "FILE")))
-    except BaseException:
-        tell.send(("failed", traceback.format_exc()))
+    while path := ear.recv():
+        try:
+            result = segment_video(Stand(), path, path.parent / "out")
+            mouth.send(("answered", "") if result.masks.any() or len(result) else ("failed", "no masks"))
+        except UserError as error:
+            mouth.send(("failed" if "\n" in str(error) else "refused", str(error).replace(str(path), "FILE")))
+        except BaseException:
+            mouth.send(("failed", traceback.format_exc()))
 
 
-def in_time(ear: multiprocessing.connection.Connection, process: int) -> bool:
+def in_time(ear: Connection, process: int) -> bool:
     """Wait for a message of a process: whether one comes (or its end) within SECONDS of its work.
 
-    Time that other programs have the processor does not count, up to six times as much.
+    Time that other programs have the processor does not count, up to PATIENCE times as much.
     """
-    end, before = time.monotonic() + 6 * SECONDS, _worked(process)
+    end, before = time.monotonic() + PATIENCE * SECONDS, _worked(process)
     while not ear.poll(min(1, SECONDS)):
         if time.monotonic() > end or _worked(process) - before > SECONDS:
             return False
@@ -112,25 +118,53 @@ def _worked(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def outcome(data: bytes, folder: Path, name: str = "damaged.mp4") -> tuple[str, str]:
-    """("answered" | "refused" | "failed", why) of one file, in a child process that is killed after SECONDS."""
-    work = Path(tempfile.mkdtemp(dir=folder))
-    path = work / name
-    path.write_bytes(data)
-    context = multiprocessing.get_context("fork")  # the libraries are loaded once
-    ear, mouth = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(path, mouth), daemon=True)
-    child.start()
-    mouth.close()
-    try:
-        return ear.recv() if in_time(ear, child.pid) else ("failed", f"more than {SECONDS} s")
-    except EOFError:
-        child.join()
-        return "failed", f"the process ended with code {child.exitcode}"
-    finally:
-        child.kill()
-        child.join()
-        shutil.rmtree(work)
+class Worker:
+    """A child process that segments files in turn; a new one after AT_ONCE files, and after one that fails.
+
+    Close it at the end, for its folder is the caller's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._child, self._left = folder, None, 0
+
+    def outcome(self, data: bytes, name: str = "damaged.mp4") -> tuple[str, str]:
+        """("answered" | "refused" | "failed", why) of one file; the process is killed after SECONDS with it."""
+        if not self._left:
+            self._start()
+        self._left -= 1
+        work = Path(tempfile.mkdtemp(dir=self._folder))
+        path = work / name
+        path.write_bytes(data)
+        try:
+            self._mouth.send(path)
+            kind, why = (
+                self._ear.recv() if in_time(self._ear, self._child.pid) else ("failed", f"more than {SECONDS} s")
+            )
+        except (EOFError, OSError):
+            self._child.join()
+            kind, why = "failed", f"the process ended with code {self._child.exitcode}"
+        finally:
+            shutil.rmtree(work)
+        if kind == "failed" or not self._left:
+            self.close()
+        return kind, why
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("fork")  # the libraries are loaded once
+        (self._ear, mouth), (ear, self._mouth) = context.Pipe(duplex=False), context.Pipe(duplex=False)
+        self._child, self._left = context.Process(target=_child, args=(ear, mouth), daemon=True), AT_ONCE
+        self._child.start()
+        mouth.close()  # so that the end of the child is the end of what is heard from it
+        ear.close()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.join()
+            self._ear.close()
+            self._mouth.close()
+        self._child, self._left = None, 0
 
 
 def main() -> int:
@@ -144,10 +178,15 @@ def main() -> int:
     counts, reasons = Counter(), Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        originals = [path.read_bytes() for path in write_seeds(folder)]
+        paths = write_seeds(folder)
+        originals = [path.read_bytes() for path in paths]
+        torch.set_num_threads(1)
+        segment_video(Stand(), paths[0], folder / "out")  # what is loaded at first use is loaded once, for all children
+        gc.freeze()
+        worker = Worker(folder)
         for number in range(args.first, args.first + args.files):
             data = damaged(originals, np.random.default_rng([args.seed, number]))
-            kind, why = outcome(data, folder)
+            kind, why = worker.outcome(data)
             counts[kind] += 1
             if kind == "refused":
                 reasons[why.split(";")[0][:60]] += 1
@@ -156,6 +195,7 @@ def main() -> int:
                 if args.keep:
                     args.keep.mkdir(parents=True, exist_ok=True)
                     (args.keep / f"{args.seed}_{number}.bin").write_bytes(data)
+        worker.close()
     for why, count in reasons.most_common(12):
         print(f"{count:6d} {why}")
     print(", ".join(f"{counts[kind]} {kind}" for kind in ("answered", "refused", "failed")))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import random
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -132,6 +133,22 @@ def test_one_picture_behind_its_sound_in_the_file(tmp_path):
 def test_clap_without_time_stamps(tmp_path):
     source = clap(tmp_path / "source.avi", codec="mjpeg", pix_fmt="yuvj420p", sound_codec="pcm_s16le")
     assert_clap(remux(tmp_path / "a.avi", source, stamps=False))
+
+
+def test_streams_that_begin_in_the_middle_are_left_out(tmp_path):
+    """Found by fuzzing: PyAV fails at the end of a file that has other streams than at its beginning."""
+    first = clap(tmp_path / "first.ts").read_bytes()
+    other = bytearray(make_clip(tmp_path / "other.ts", seconds=1, sound=tone(1)).read_bytes())
+    for at in range(0, len(other), 188):  # a packet of 188 bytes has the number of its stream in 13 bits of its head
+        if int.from_bytes(other[at + 1 : at + 3], "big") & 0x1FFF in (0x100, 0x101):
+            other[at + 2] |= 0x80
+    nothing = (b"G\x1f\xff\x10" + bytes(184)) * 40_000  # more than is looked at when the file is opened
+    path = tmp_path / "both.ts"
+    path.write_bytes(first + nothing + other)
+    with av.open(str(path)) as container, pytest.raises(IndexError):
+        list(container.demux())
+    assert_clap(path)
+    assert probe(path).duration == pytest.approx(2, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
@@ -403,6 +420,25 @@ def test_random_bytes_zeros_and_text(tmp_path):
         (tmp_path / name).write_bytes(data)
         assert outcome(tmp_path / name, tmp_path / "out") is None
     assert not os.path.exists(tmp_path / "out")
+
+
+def test_sound_that_cannot_be_opened_leaves_nobody_waiting(tmp_path, monkeypatch):
+    """Found by fuzzing: the film, in its thread, waited for masks that would never come."""
+    path, said = make_clip(tmp_path / "a.mp4", seconds=1, sound=tone(1)), []
+
+    def broken(*_):
+        raise UserError("its sound cannot be opened")
+
+    def run():
+        with pytest.raises(UserError, match="cannot be opened") as caught:
+            segment_video(Witness(), path, tmp_path / "out")
+        said.append(caught.value)
+
+    monkeypatch.setattr("icf_avs.segment.AudioWindows", broken)
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert said and not os.path.exists(tmp_path / "out" / "a")
 
 
 def test_numbers_of_the_pictures_are_those_shown(tmp_path):

@@ -18,25 +18,41 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 fuzz_media, media_seeds, reliability = map(importlib.import_module, ("fuzz_media", "media_seeds", "reliability"))
 
 
-def test_damaged_files_end_in_masks_or_one_line(tmp_path):
+def test_damaged_files_end_in_masks_or_one_line(tmp_path, monkeypatch):
     """A short run of benchmarks/fuzz_media.py, of other files than its usual seed has."""
     originals = [path.read_bytes() for path in media_seeds.write_seeds(tmp_path)]
-    kinds = Counter()
+    worker, kinds = fuzz_media.Worker(tmp_path), Counter()
+    monkeypatch.setattr(fuzz_media, "AT_ONCE", 10)
     for number in range(24):
-        kind, why = fuzz_media.outcome(fuzz_media.damaged(originals, np.random.default_rng([1, number])), tmp_path)
+        kind, why = worker.outcome(fuzz_media.damaged(originals, np.random.default_rng([9, number])))
         assert kind != "failed", (number, why)
         kinds[kind] += 1
+    worker.close()
     assert kinds["answered"] > 3 and kinds["refused"] > 3
 
 
 def test_fuzzer_sees_a_hang_a_crash_and_a_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz_media, "SECONDS", 1)
-    for harm, said in [(lambda *_: 1 / 0, "ZeroDivisionError"), (lambda *_: time.sleep(9), "more than 1 s"),
-                       (lambda *_: os.abort(), "code -6"), (lambda *_: bytearray(3 << 30), "MemoryError")]:  # fmt: skip
-        monkeypatch.setattr(fuzz_media, "segment_video", harm)
-        kind, why = fuzz_media.outcome(b"any", tmp_path)
+    monkeypatch.setattr(fuzz_media, "PATIENCE", 6)
+    (tmp_path / "seeds").mkdir()
+    good = next(path.read_bytes() for path in media_seeds.write_seeds(tmp_path / "seeds") if path.name == "a.avi")
+
+    def harmed(model, path, out):
+        harms.get(path.read_bytes(), int)()
+        return real(model, path, out)
+
+    harms = {b"error": lambda: 1 / 0, b"hang": lambda: time.sleep(9), b"crash": os.abort,
+             b"memory": lambda: bytearray(3 << 30)}  # fmt: skip
+    real = fuzz_media.segment_video
+    monkeypatch.setattr(fuzz_media, "segment_video", harmed)
+    worker = fuzz_media.Worker(tmp_path)
+    for data, said in [(b"error", "ZeroDivisionError"), (b"hang", "more than 1 s"), (b"crash", "code -6"),
+                       (b"memory", "MemoryError")]:  # fmt: skip
+        kind, why = worker.outcome(data)
         assert kind == "failed" and said in why
-    assert os.listdir(tmp_path) == []
+        assert worker.outcome(good) == ("answered", "")  # one that fails does not disturb the next
+    worker.close()
+    assert os.listdir(tmp_path) == ["seeds"]
 
 
 def test_reliability_table_keeps_the_rows_of_other_checks(tmp_path, monkeypatch):

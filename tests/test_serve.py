@@ -245,6 +245,26 @@ def test_several_visitors_and_a_poisoned_upload(client, site, scene, text):
     assert [summary and "3 of 5" in summary for summary in found] == [True, None, True, True, None]
 
 
+def test_one_video_is_worked_on_at_a_time(site, quiet, monkeypatch):
+    working, most = 0, 0
+
+    def counted(*args, **options):
+        nonlocal working, most
+        working += 1
+        most = max(most, working)
+        try:
+            time.sleep(0.2)
+            return answer(*args, **options)
+        finally:
+            working -= 1
+
+    monkeypatch.setattr("icf_avs.serve.page.answer", counted)
+    visitor = Client(site[0], verbose=False, download_files=False)
+    jobs = [visitor.submit(handle_file(quiet), api_name="/listen") for _ in range(4)]
+    assert ["Marked in" in job.result()[0] for job in jobs] == [True] * 4
+    assert most == 1
+
+
 def test_messages_hold_no_folder_no_traceback_and_no_markup(client, site, text, scene, monkeypatch):
     with pytest.raises(AppError) as error:
         client.predict(handle_file(text), api_name="/listen")
@@ -268,6 +288,21 @@ def test_a_large_upload_is_refused(site):
     assert status == 413 and b"takes 1 MB at most" in answered
     status, _, _ = ask(site, "POST", "/gradio_api/upload", headers={"Transfer-Encoding": "chunked"})
     assert status == 411
+
+
+def test_a_visitor_who_leaves_while_uploading_leaves_no_traceback(site, caplog):
+    address = urllib.parse.urlparse(site[0])
+    with socket.create_connection((address.hostname, address.port), timeout=20) as visitor:
+        visitor.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+            b"Content-Length: 9000\r\n\r\n--b\r\n"
+            b'Content-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\nxx'
+        )
+        time.sleep(0.5)  # until the server has begun to read
+    for _ in range(20):
+        assert ask(site, "GET", "/robots.txt")[0] in (200, 404)
+        time.sleep(0.05)
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_a_full_folder_takes_no_more(site):

@@ -135,7 +135,9 @@ def _config(family: Family, depths: tuple[int, ...] | None) -> Any:
 def _random(family: Family, depths: tuple[int, ...] | None) -> nn.Module:
     import transformers
 
-    return getattr(transformers, family.backbone)(_config(family, depths))
+    with torch.device("cpu"):  # what is imported now: torch 2.6 fails to import some of its parts for its meta device
+        backbone = getattr(transformers, family.backbone)
+    return backbone(_config(family, depths))
 
 
 def _pretrained(folder: Path, family: Family, name: str, depths: tuple[int, ...] | None) -> nn.Module:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -148,7 +148,7 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
     with opened(path) as container:
         video, audio = chosen_streams(container, path, audio_track)
         scan = Scan(video.index, -1 if audio is None else audio.index)
-        for packet in container.demux():
+        for packet in packets(container):
             scan.add(packet)
         if scan.picture is None or not scan.pictures:
             raise UserError(f"{path}: not one picture of it can be decoded; re-encode it as H.264")
@@ -185,10 +185,16 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
         )
 
 
+def packets(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
+    """As `container.demux`, also where a stream begins in the middle of the file: such a one is left out."""
+    with suppress(IndexError):  # of PyAV, when all packets are read and it closes streams that it does not know
+        yield from container.demux(*streams)
+
+
 def decoded(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator[av.frame.Frame]:
     """Every frame of a stream in order; FFmpegError where one cannot be decoded, except before the first."""
     begun = False
-    for packet in container.demux(stream):
+    for packet in packets(container, stream):
         for frame in packet.decode() if begun else tolerant(packet):
             begun = True
             yield frame

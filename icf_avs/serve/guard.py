@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from starlette.requests import ClientDisconnect
 
 from icf_avs.serve.limits import MB, Limits
 
@@ -61,7 +64,8 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
             await send(message)
 
-        await self._app(scope, receive, sent)
+        with suppress(ClientDisconnect):  # a visitor who leaves while uploading is no fault to log
+            await self._app(scope, receive, sent)
 
     def _refused(self, scope: dict[str, Any]) -> tuple[int, str] | None:
         path = scope["path"]  # with its %-escapes resolved, once
