@@ -129,9 +129,11 @@ def with_common_part(seed: int) -> tuple[Tensor, Tensor]:
 def test_rivals_keep_the_common_part() -> None:
     """Fails when the centring is taken out: a rival would then be what no sound ever is, and easy to refuse."""
     sound, common = with_common_part(0)
-    part = SemanticCounterfactual(32, 8, 3, words=False)
+    part, kinds = SemanticCounterfactual(32, 8, 3, words=False), throughout(torch.eye(8, dtype=torch.bool), sound)
     torch.manual_seed(0)
-    rivals = part(sound, throughout(torch.eye(8, dtype=torch.bool), sound), every(sound)).sounds
+    part(sound, kinds, every(sound))
+    part.follow()
+    rivals = part(sound, kinds, every(sound)).sounds
     along = (rivals @ common) / (sound @ common)
     assert along.min() > 0.8 and along.max() < 1.2
     offset = (rivals - sound.mean((0, 1))).norm(dim=-1)
@@ -179,6 +181,8 @@ def test_a_donor_is_what_the_rival_is_made_of() -> None:
     kinds = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 0]], dtype=torch.bool)
     sound = torch.randn(4, 2, 16, generator=torch.Generator().manual_seed(0))
     part = SemanticCounterfactual(16, 3, 1, words=False)
+    part(sound, throughout(kinds, sound), every(sound))
+    part.follow()
     seen: list[set[int]] = [set() for _ in kinds]
     for seed in range(30):
         torch.manual_seed(seed)
@@ -247,12 +251,43 @@ def test_the_mean_moves_in_training_only() -> None:
     kinds, valid = torch.eye(3, dtype=torch.bool)[:, None].expand(-1, 2, -1), torch.ones(3, 2, dtype=torch.bool)
     part.eval()(torch.ones(3, 2, 4), kinds, valid)
     assert not part.mean.any() and not part.started
+    part.follow()
+    assert not part.mean.any() and not part.started, "there is nothing to follow"
     part.train()(torch.full((3, 2, 4), 2.0), kinds, valid)
+    part.follow()
     assert torch.allclose(part.mean, torch.tensor(2.0))  # the first batch sets it
     part(torch.full((3, 2, 4), 6.0), kinds, valid)
+    assert torch.allclose(part.mean, torch.tensor(2.0)), "every part of a batch sees the means of the step before"
+    part.follow()
     assert torch.allclose(part.mean, torch.tensor(3.0))
+    part.follow()
     part.eval()(torch.full((3, 2, 4), 100.0), kinds, valid)
+    part.follow()
     assert torch.allclose(part.mean, torch.tensor(3.0))
+
+
+def test_parts_of_a_batch_move_the_means_as_the_whole_does() -> None:
+    """By frames and not by parts: two turns of a process, and two processes whose sums are added."""
+    torch.manual_seed(0)
+    sound, valid = torch.randn(5, 3, 8), torch.rand(5, 3) < 0.7
+    sounding = torch.rand(5, 3, 4) < 0.3
+    whole, turns, mine, other = (SemanticCounterfactual(8, 4, 1, words=False) for _ in range(4))
+    whole(sound, sounding, valid)
+    for part in (slice(0, 4), slice(4, 5)):
+        turns(sound[part], sounding[part], valid[part])
+    mine(sound[:4], sounding[:4], valid[:4])
+    other(sound[4:], sounding[4:], valid[4:])
+    share = other.noted
+    for part in (whole, turns):
+        part.follow()
+    mine.follow(lambda sums: sums + share)
+    single = sounding & valid[..., None] & (sounding.sum(-1, keepdim=True) == 1)
+    for part in (whole, turns, mine):
+        assert torch.allclose(part.mean, sound[valid].mean(0), atol=1e-6)
+        for kind in range(4):
+            expected = sound[single[..., kind]].mean(0) if single[..., kind].any() else torch.zeros(8)
+            assert torch.allclose(part.alone[kind], expected, atol=1e-6)
+        assert part.met.equal(single.any(1).any(0))
 
 
 def test_rivals_carry_no_gradient_and_the_generator_learns() -> None:
@@ -276,7 +311,9 @@ def test_padding_counts_for_nothing() -> None:
         mended[~valid] = padding
         torch.manual_seed(0)
         rivals = again(mended, throughout(kinds, mended), valid, vocabulary)
-        found.append((again.mean, rivals.fit, (rivals.sounds - again.mean).norm(dim=-1)))
+        lengths = (rivals.sounds - again.mean).norm(dim=-1)
+        again.follow()
+        found.append((again.mean, rivals.fit, lengths))
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-4)
 
@@ -291,6 +328,7 @@ def taught_part(classes: int = 4, dim: int = 16) -> tuple[SemanticCounterfactual
     part = SemanticCounterfactual(dim, classes, 1, words=False).train()
     for _ in range(60):
         part((5 + directions)[:, None], torch.eye(classes, dtype=torch.bool)[:, None], torch.ones(classes, 1) > 0)
+        part.follow()
     return part, directions
 
 
@@ -326,5 +364,6 @@ def test_only_frames_of_one_kind_tell_how_it_sounds() -> None:
     sound = torch.tensor([[[1.0, 0.0], [8.0, 8.0], [3.0, 0.0], [50.0, 50.0]]])
     kinds = torch.tensor([[[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]]], dtype=torch.bool)
     part(sound, kinds, torch.tensor([[True, True, True, False]]))
+    part.follow()
     assert part.met.tolist() == [True, False, False]  # padding and mixtures teach nothing
     assert part.alone.tolist() == [[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]

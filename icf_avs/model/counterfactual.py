@@ -14,6 +14,7 @@ else. Ours; the paper gives that representations are orthogonal, latent, diverse
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -78,7 +79,10 @@ def _without(vector: Tensor, basis: list[Tensor]) -> Tensor:
 
 
 class SemanticCounterfactual(nn.Module):
-    """Draws K rivals for every clip: donors, and with a vocabulary every second one generated from words."""
+    """Draws K rivals for every clip: donors, and with a vocabulary every second one generated from words.
+
+    A training loop calls `follow` after each of its steps: the running means are then the same in every part of a batch.
+    """
 
     def __init__(self, dim: int, classes: int, count: int, words: bool, momentum: float = 0.05) -> None:
         super().__init__()
@@ -87,6 +91,7 @@ class SemanticCounterfactual(nn.Module):
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
         self.register_buffer("alone", torch.zeros(classes, dim))  # p_b
         self.register_buffer("met", torch.zeros(classes, dtype=torch.bool))
+        self.noted: Tensor | None = None  # what `follow` moves the means by
         words = words and count > 1  # a single rival is a donor
         self.generator = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)) if words else None
 
@@ -108,7 +113,7 @@ class SemanticCounterfactual(nn.Module):
         valid = valid | ~valid.any()  # a batch of padding alone is taken as it is
         kinds = (sounding & valid[..., None]).any(1)
         if self.training:
-            self._follow(sound.detach()[valid], sounding[valid])
+            self._note(sound.detach()[valid], sounding[valid])
         clips, frames, dim = sound.shape
         proposals, rival_kinds, known = [], [], []
         fit = None
@@ -124,7 +129,7 @@ class SemanticCounterfactual(nn.Module):
             reading = vocabulary.similarity(sound).softmax(-1).detach()
             error = self.generator(reading @ vocabulary.words().detach()) - sound.detach()
             fit = error[valid].square().mean()
-        # At least 1: in a first batch of one frame the mean is that frame, and a rival must still differ from it.
+        # At least 1: where all sounds are alike so is their mean, and a rival must still differ from it.
         lengths = (sound.detach()[valid] - self.mean).norm(dim=-1).clamp(min=1)
         norms = lengths[torch.randint(lengths.numel(), (self.count, clips, frames), device=sound.device)]
         # The rivals carry no gradient to what made them: the decoder learns to refuse, they do not learn to be refused.
@@ -135,17 +140,28 @@ class SemanticCounterfactual(nn.Module):
         """Where the rivals lie: factual [B,T,D], proposals [K,B,T,D], norms [K,B,T] -> [K,B,T,D]."""
         return orthogonal(factual, proposals, self.mean, norms)
 
-    def _follow(self, sound: Tensor, sounding: Tensor) -> None:
-        """Running means over frames: sound [n,D], of all; sounding [n,C], of those in which one kind sounds alone."""
-        mean = sound.float().mean(0)
-        self.mean.copy_(torch.where(self.started, torch.lerp(self.mean, mean, self.momentum), mean))
+    def follow(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+        """Move the running means once, by the mean over all that was heard in training since the last call; the first
+        call sets them. total: sums [1+C,D+1] over the processes of a run, each of which must call this.
+        """
+        if self.noted is None:
+            return
+        sums, count = total(self.noted).split([len(self.mean), 1], dim=1)
+        found, self.noted = sums / count.clamp(min=1), None
+        self.mean.copy_(torch.where(self.started, torch.lerp(self.mean, found[0], self.momentum), found[0]))
         self.started.fill_(True)
-        single = (sounding & (sounding.sum(1, keepdim=True) == 1)).float()
-        count = single.sum(0)[:, None]
-        found = (single.T @ sound.float()) / count.clamp(min=1)
-        moved = torch.where(self.met[:, None], torch.lerp(self.alone, found, 4 * self.momentum), found)
-        self.alone.copy_(torch.where(count > 0, moved, self.alone))
-        self.met.logical_or_(count[:, 0] > 0)
+        moved = torch.where(self.met[:, None], torch.lerp(self.alone, found[1:], 4 * self.momentum), found[1:])
+        self.alone.copy_(torch.where(count[1:] > 0, moved, self.alone))
+        self.met.logical_or_(count[1:, 0] > 0)
+
+    def _note(self, sound: Tensor, sounding: Tensor) -> None:
+        """Add to the sums over frames, and their number: sound [n,D], of all; sounding [n,C], of those in which one kind
+        sounds alone.
+        """
+        single = sounding & (sounding.sum(1, keepdim=True) == 1)
+        member = torch.cat([torch.ones_like(sounding[:, :1]), single], dim=1).float()  # n 1+C
+        sums = member.T @ F.pad(sound.float(), (0, 1), value=1)
+        self.noted = sums if self.noted is None else self.noted + sums
 
     def _rest(self, sound: Tensor, kinds: Tensor) -> Rest:
         """Take one of its kinds out of every clip's sound. Carries the gradient: each source learns to be removable."""

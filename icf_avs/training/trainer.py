@@ -129,6 +129,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * group["scale"] * self._rate()
         self.optimizer.step()
+        if self.model.counterfactual is not None:
+            self.model.counterfactual.follow(accelerator.reduce)  # its means, by all parts of the batch
         self.step += 1
         if self.step == config.teach_steps:
             self.optimizer = self._optimizer()
