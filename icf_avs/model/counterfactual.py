@@ -81,7 +81,7 @@ def _without(vector: Tensor, basis: list[Tensor]) -> Tensor:
 class SemanticCounterfactual(nn.Module):
     """Draws K rivals for every clip: donors, and with a vocabulary every second one generated from words.
 
-    A training loop calls `follow` after each of its steps: the running means are then the same in every part of a batch.
+    A training loop calls `follow` after each of its steps: so the running means are the same in all parts of a batch.
     """
 
     def __init__(self, dim: int, classes: int, count: int, words: bool, momentum: float = 0.05) -> None:
@@ -155,8 +155,8 @@ class SemanticCounterfactual(nn.Module):
         self.met.logical_or_(count[1:, 0] > 0)
 
     def _note(self, sound: Tensor, sounding: Tensor) -> None:
-        """Add to the sums over frames, and their number: sound [n,D], of all; sounding [n,C], of those in which one kind
-        sounds alone.
+        """Add to the sums over frames, and to their number: sound [n,D], of all; sounding [n,C], of those in which one
+        kind sounds alone.
         """
         single = sounding & (sounding.sum(1, keepdim=True) == 1)
         member = torch.cat([torch.ones_like(sounding[:, :1]), single], dim=1).float()  # n 1+C
