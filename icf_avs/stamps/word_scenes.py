@@ -29,6 +29,7 @@ _SMALLEST, _LARGEST = 0.05, 0.9  # square root of the area of a stamp's box, in 
 _ENLARGED = 2.5 / 448  # shorter sides a pixel of the cut-out may cover: more would look like no photograph
 _CLOSE = (0.9, 1.7)  # as _SMALLEST and _LARGEST, of what is close to the camera and not wholly in the picture
 _CLOSE_ENLARGED = 4.5 / 448
+_ZOOM, _PLAIN_ZOOM = (0.35, 1.0), (0.04, 0.25)  # share of a background that is in the picture
 _VISIBLE = 0.35  # least share of one of a thing's stamps which stays visible at all times
 _LEAST = 0.0012  # least share of the picture that shows a thing at all times
 _LOUD = ("animal", "musical instrument", "vehicle", "tool")  # generic words of what is often heard
@@ -43,6 +44,7 @@ class WordStyle:
     loud: float = 0.6  # that a thing is drawn among what is often heard rather than among all
     close: float = 0.0  # that one thing fills the picture, and more
     shadow: float = 0.0  # that all things cast a shadow on the background
+    plain: float = 0.0  # that the background is one surface, such as a floor or a lawn
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class WordScene:
 
 
 DEFAULT = WordStyle()
-NATURAL = WordStyle(close=0.3, shadow=0.5)  # as films are: training sees it, what is scored stays as it was
+NATURAL = WordStyle(close=0.3, shadow=0.5, plain=0.35)  # as films are: training sees it, what is scored stays as it was
 
 
 def plan_word_scene(
@@ -106,7 +108,7 @@ def plan_word_scene(
         seconds=seconds,
         aspect=float(rng.choice(_ASPECTS, p=(0.25, 0.3, 0.35, 0.1))),
         background=draw_background(split if split in ("train", "val") else "test", rng, generated=0.1),
-        zoom=float(rng.uniform(0.35, 1.0)),
+        zoom=_zoom(rng, plain=style.plain > 0 and rng.random() < style.plain),
         pan_x=float(rng.random()),
         pan_y=float(rng.random()),
         pan_speed_x=float(rng.normal(0, 0.05)),
@@ -142,6 +144,11 @@ def plan_word_scene(
         noise=float(rng.uniform(1, 10)) if rng.random() < 0.5 else 0.0,
         shadow=_shadow(rng) if style.shadow > 0 and rng.random() < style.shadow else None,
     )
+
+
+def _zoom(rng: np.random.Generator, plain: bool) -> float:
+    """A small part of any photograph, enlarged, is one surface; small parts are drawn as often as smaller ones."""
+    return float(np.exp(rng.uniform(*np.log(_PLAIN_ZOOM)))) if plain else float(rng.uniform(*_ZOOM))
 
 
 def _shadow(rng: np.random.Generator) -> Shadow:
