@@ -27,7 +27,7 @@ from icf_avs.stamps.rendering import load_sprite
 from icf_avs.stamps.word_catalog import HELD_OUT, HELD_OUT_FAR, HELD_OUT_NEAR, WordCatalog, load_word_catalog
 from icf_avs.stamps.word_features import WordSceneSet, stored, word_features, z_scores
 from icf_avs.stamps.word_rendering import render_things, render_word_frame
-from icf_avs.stamps.word_scenes import WORD_SPLITS, WordScene, WordStyle, plan_word_scene
+from icf_avs.stamps.word_scenes import NATURAL, WORD_SPLITS, WordScene, WordStyle, plan_word_scene
 
 COUNT = 60
 ONE = WordStyle(things=(1.0,), flock=0.0)
@@ -130,6 +130,14 @@ def test_the_same_numbers_give_the_same_scene(words: WordCatalog, scenes: dict[s
     np.testing.assert_array_equal(rgb, again)
     np.testing.assert_array_equal(things, same)
     np.testing.assert_array_equal(things, render_things(one, 0.5, (96, 64)))
+
+
+def test_natural_backgrounds_are_at_times_one_surface(words: WordCatalog, scenes: dict[str, list[WordScene]]) -> None:
+    """What is scored stays as it was: there a background is always a view."""
+    parts = [plan_word_scene(words, "train", index, style=NATURAL).scene.zoom for index in range(150)]
+    plain = sum(part < 0.25 for part in parts) / len(parts)
+    assert 0.2 < plain < 0.5 and min(parts) > 0.04 and 0.9 < max(parts) <= 1
+    assert all(one.scene.zoom >= 0.35 for some in scenes.values() for one in some)
 
 
 def test_bad_numbers(words: WordCatalog) -> None:
