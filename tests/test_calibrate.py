@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from icf_avs.contracts import Batch
+from icf_avs.model.yardstick import Yardstick
 from icf_avs.training.calibrate import OFFSETS, calibrate, frame_ious
 
 
 def test_iou_of_each_offset_by_hand():
     logits = torch.tensor([[[0.3, -0.3], [-0.6, -9.0]]])
     masks = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
-    ious = frame_ious(logits, masks)[0]
+    ious = frame_ious(logits, masks)[0, 0]
     assert ious[OFFSETS.tolist().index(0.0)] == pytest.approx(1 / 2)  # one of two marked
     assert ious[OFFSETS.tolist().index(0.5)] == pytest.approx(1)  # both, nothing else
     assert ious[OFFSETS.tolist().index(1.0)] == pytest.approx(2 / 3)  # and one too many
@@ -27,11 +28,53 @@ class Cautious(nn.Module):
     def __init__(self, batch: Batch) -> None:
         super().__init__()
         self.register_buffer("offset", torch.zeros(()))
+        self.yardstick = None
         self.batch = batch
 
     def forward(self, pyramid, waves, valid):
         low = 0.0 if torch.equal(waves, self.batch.waves) else -9.0
         return SimpleNamespace(logits=self.batch.masks - 1.7 + low + self.offset)
+
+
+class Generous(Cautious):
+    """Marks the truth of its second picture hesitantly; in the first, beside the truth, the ground a little more."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch)
+        self.yardstick = Yardstick()
+
+    def forward(self, pyramid, waves, valid):
+        sure, ground = torch.tensor([[8.0, 1.2], [0.8, -6.0]]).T[..., None, None, None]
+        logits = torch.where(self.batch.masks > 0, sure, ground)
+        low = 0.0 if torch.equal(waves, self.batch.waves) else -20.0
+        return SimpleNamespace(logits=self.yardstick(logits + low + self.offset))
+
+
+def test_a_picture_is_its_own_yardstick():
+    """No one offset marks the truth of both pictures and nothing else."""
+    masks = torch.zeros(2, 1, 4, 4)
+    masks[..., :2] = 1
+    flags, sounding = torch.ones(2, 1, dtype=torch.bool), torch.eye(2, dtype=torch.bool)[:, None]
+    batch = Batch([], torch.randn(2, 1, 8), masks, masks.long(), flags, flags, sounding, sounding[:, 0])
+    model = Generous(batch)
+    assert frame_ious(model([], batch.waves, flags).logits[:, 0], masks[:, 0]).mean(0).max() < 1
+    model.offset.fill_(1.0)  # calibrating starts from nothing
+    model.yardstick.share.fill_(0.5)
+    found = calibrate(model, [batch])
+    assert found.miou == pytest.approx(1) and 0 < found.share < 0.5
+    assert float(model.yardstick.share) == found.share and float(model.offset) == found.offset
+    assert (model([], batch.waves, flags).logits > 0).equal(masks > 0)
+
+
+def test_the_surest_place_by_hand():
+    """Of 400 pixels the second; and where nothing is marked, nothing is taken away."""
+    logits = torch.full((2, 20, 20), -3.0)
+    logits[0, 0, :3] = torch.tensor([9.0, 5.0, 4.0])
+    part = Yardstick()
+    assert part(logits).equal(logits)
+    part.share.fill_(0.2)
+    assert part(logits)[0, 0, :4].tolist() == pytest.approx([8.0, 4.0, 3.0, -4.0])
+    assert part(logits)[1].equal(logits[1])
 
 
 def test_a_cautious_model_is_made_to_mark_the_truth_and_nothing_else():

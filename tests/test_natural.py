@@ -18,6 +18,7 @@ from icf_avs.backbones import efficientat
 from icf_avs.backbones.heard_words import audio_words
 from icf_avs.checkpoint import default_checkpoint, load_checkpoint, save_checkpoint
 from icf_avs.data.resampling import resample
+from icf_avs.data.resize import resized
 from icf_avs.errors import UserError
 from icf_avs.output.heard_lines import MOST, heard_lines
 from icf_avs.segment import Segmenter
@@ -67,6 +68,18 @@ def test_a_sound_is_read_as_its_word_before_any_training(model, words):
     audio, _ = model.hear(said)
     read = model.implicit_text.vocabulary.similarity(audio)[0, :, : len(words.words)].argmax(1)
     assert (read == torch.arange(len(words.words))).float().mean() > 0.9
+
+
+def test_a_picture_is_looked_at_twice(model):
+    """The answers to it and to a copy of 64 pixels, which is enlarged again, are averaged."""
+    frames, valid = torch.randint(0, 255, (2, SIZE, SIZE, 3), dtype=torch.uint8), torch.ones(1, 2, dtype=torch.bool)
+    waves = 0.1 * torch.randn(2, model.spec.window)
+    smaller = resized(frames, 64)
+    with torch.inference_mode():
+        sound = model.audio.listen(waves)[None]
+        large, small = (model(model.look(look[None]), sound, valid).logits for look in (frames, smaller))
+    small = torch.nn.functional.interpolate(small, large.shape[-2:], mode="bilinear")
+    torch.testing.assert_close(model.predict(frames, waves).logits, (large + small)[0] / 2, atol=1e-3, rtol=1e-3)
 
 
 def test_through_a_checkpoint_it_answers_the_same(model, tmp_path):

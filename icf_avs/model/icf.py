@@ -19,6 +19,7 @@ from icf_avs.backbones.class_evidence import ClassWords
 from icf_avs.backbones.word_ear import WordEar
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.data.resize import resized
 from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual
 from icf_avs.model.decoder import Decoded, MaskDecoder, SemanticHead
 from icf_avs.model.implicit_text import ImplicitText
@@ -28,6 +29,7 @@ from icf_avs.model.prior import Prior
 from icf_avs.model.shared_space import SharedSpace
 from icf_avs.model.vocabulary import Vocabulary
 from icf_avs.model.word_evidence import WordEvidence
+from icf_avs.model.yardstick import Yardstick
 
 
 @dataclass
@@ -93,6 +95,7 @@ class ICF(nn.Module):
         evidence = WordEvidence(len(names), search.words, search.classes) if search else None
         self.prior = Prior(dim, evidence) if text else None
         self.nameless = Nameless(dim, text.tokens, search.nameless) if search else None
+        self.yardstick = Yardstick() if search else None
         self.register_buffer("offset", torch.zeros(()))  # of all mask logits, set by training/calibrate.py
         queries = 1 + (text.tokens if text else 0)
         guided = text is not None or config.contrastive is not None
@@ -128,6 +131,8 @@ class ICF(nn.Module):
         decoded, text, prior, seen = self.answer(pixels, sounds, parts, valid, scores)
 
         logits = decoded.logits.unflatten(1, (clips, frames)) + self.offset
+        if self.yardstick is not None and not self.training:
+            logits = self.yardstick(logits)
         patches = pixels.tokens.flatten(2).transpose(1, 2).unflatten(0, (clips, frames))
         levels = {name: level[0] for name, level in text.items()}
         output = Output(logits[0], sound, sound[:, :, None] + within, patches, text=levels, akin=akin)
@@ -226,9 +231,19 @@ class ICF(nn.Module):
         if isinstance(self.audio, WordEar):
             sound, words = self.audio.listen(sound), self.classes
             heard = sound[:, : len(words)].cpu()
-        output = self(self._looked(frames.to(device)), sound[None], valid.to(device))
+        frames, sound, valid = frames.to(device), sound[None], valid.to(device)
+        output = self(self._looked(frames), sound, valid)
+        logits = output.logits[0]
+        if search := self.config.evidence:
+            smaller = self(self._looked(resized(frames, _side(search.second * frames.shape[1]))), sound, valid).logits
+            logits = (logits + F.interpolate(smaller, logits.shape[1:], mode="bilinear")[0]) / 2
         if output.reading is not None and not words:
             heard, words = output.reading.softmax(-1)[0, :, : len(self.classes)].cpu(), self.classes
         if output.classes is None:
-            return Prediction(output.logits[0].cpu(), heard, words)
-        return Prediction(output.logits[0].cpu(), heard, words, output.classes[0].cpu(), ("background", *self.classes))
+            return Prediction(logits.cpu(), heard, words)
+        return Prediction(logits.cpu(), heard, words, output.classes[0].cpu(), ("background", *self.classes))
+
+
+def _side(about: float) -> int:
+    """The nearest side of a picture that every level of a pyramid divides."""
+    return max(1, round(about / 32)) * 32

@@ -2,7 +2,8 @@
 
 The blank targets of counterfactuals teach caution, so a freshly trained model marks too little. The offset is the one
 with the best G-mIoU (AVSBench-Robust, see PROTOCOLS): the harmonic mean of mIoU with the true sound and one minus the
-mIoU that is left under a sound which is not in the picture.
+mIoU that is left under a sound which is not in the picture. With an open vocabulary the share of the yardstick
+(model/yardstick.py) is chosen with it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from icf_avs.model.yardstick import surest
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -20,44 +23,62 @@ if TYPE_CHECKING:
     from icf_avs.model.icf import ICF
 
 OFFSETS = torch.linspace(-2.0, 2.0, 33)
+SHARES = torch.linspace(0.0, 0.5, 11)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The chosen offset and the scores on validation scenes it was chosen by (at the masks' own 1/4 resolution)."""
+    """The constants, and the scores on validation scenes they were chosen by (at the masks' own 1/4 resolution)."""
 
     offset: float
+    share: float
     miou: float
     miou_foreign: float
 
 
-def frame_ious(logits: Tensor, masks: Tensor) -> Tensor:
-    """logits, masks [n,h,w] -> [n, len(OFFSETS)], IoU of each frame with each offset added; masks must not be empty."""
-    truth = masks > 0.5
+def constants(model: ICF) -> list[Tensor]:
+    """The buffers that calibration sets: the offset, and with an open vocabulary the share of the yardstick."""
+    return [model.offset, *([model.yardstick.share] if model.yardstick is not None else [])]
+
+
+def frame_ious(logits: Tensor, masks: Tensor, shares: Tensor = SHARES[:1]) -> Tensor:
+    """logits, masks [n,h,w] -> [n, len(shares), len(OFFSETS)], IoU of each frame with each share of the yardstick and
+    each offset; masks must not be empty.
+    """
+    truth, most = masks > 0.5, surest(logits)
     ious = []
-    for offset in OFFSETS:
-        marked = logits + offset > 0
-        ious.append((marked & truth).sum((1, 2)) / (marked | truth).sum((1, 2)).clamp(min=1))
-    return torch.stack(ious, dim=1)
+    for share in shares:
+        for offset in OFFSETS:
+            marked = logits + offset > share * (most + offset).clamp(min=0)
+            ious.append((marked & truth).sum((1, 2)) / (marked | truth).sum((1, 2)).clamp(min=1))
+    return torch.stack(ious, dim=1).unflatten(1, (len(shares), len(OFFSETS)))
 
 
 @torch.no_grad()
 def calibrate(model: ICF, batches: Iterable[Batch]) -> Calibration:
-    """Set model.offset by validation batches of a few clips each, whose sounds are tried on each other's pictures.
+    """Set the constants by validation batches of a few clips each, whose sounds are tried on each other's pictures.
 
     Where no frame sounds or no sound is off-screen (a handful of scenes), that score counts as 0 at every offset.
     """
     model.eval()
-    model.offset.zero_()
+    chosen = constants(model)
+    for constant in chosen:
+        constant.zero_()
+    shares = SHARES[: None if len(chosen) > 1 else 1]
     own, foreign = [], []
     for batch in (batch.to(model.offset.device) for batch in batches):
         shown = batch.labelled & batch.valid & ((batch.masks > 0.5).sum((-2, -1)) > 0)
-        own.append(frame_ious(model(batch.pyramid, batch.waves, batch.valid).logits[shown], batch.masks[shown]))
+        logits = model(batch.pyramid, batch.waves, batch.valid).logits
+        own.append(frame_ious(logits[shown], batch.masks[shown], shares))
         other = batch.sounding.any(1).roll(1, 0)
         absent = shown & (other.any(1) & ~(other & batch.onscreen).any(1))[:, None]
         logits = model(batch.pyramid, batch.waves.roll(1, 0), batch.valid).logits
-        foreign.append(frame_ious(logits[absent], batch.masks[absent]))
+        foreign.append(frame_ious(logits[absent], batch.masks[absent], shares))
     good, left = (torch.cat(ious).sum(0) / max(1, len(torch.cat(ious))) for ious in (own, foreign))
     best = int((2 * good * (1 - left) / (good + 1 - left).clamp(min=1e-6)).argmax())
-    model.offset.fill_(OFFSETS[best])
-    return Calibration(float(OFFSETS[best]), float(good[best]), float(left[best]))
+    share, offset = divmod(best, len(OFFSETS))
+    for constant, value in zip(chosen, (OFFSETS[offset], shares[share]), strict=False):  # most models have no share
+        constant.fill_(value)
+    return Calibration(
+        float(OFFSETS[offset]), float(shares[share]), float(good[share, offset]), float(left[share, offset])
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ def _of_scenes(data: StampsData | WordData, count: int) -> Judge:
         found = calibrate(model, batches)
         left = 1 - found.miou_foreign
         score = 2 * found.miou * left / max(1e-6, found.miou + left)
-        return {"score": score, "miou": found.miou, "miou_foreign": found.miou_foreign, "offset": found.offset}
+        return {"score": score, **asdict(found)}
 
     return judge
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from icf_avs.checkpoint import read_recipe, save_checkpoint
 from icf_avs.errors import UserError
+from icf_avs.training.calibrate import constants
 from icf_avs.training.samples import sample_clips, sample_sheet
 from icf_avs.training.trackers import end_trackers, log_pictures, log_text, start_trackers
 from icf_avs.training.trainer import Trainer
@@ -40,7 +41,7 @@ class Watch:
     def look(self, step: int) -> dict[str, float]:
         """Score the model as it is after `step`, show what it marks, and keep it if it is the best; its scores."""
         trainer, model = self.trainer, self.trainer.model
-        before, spec = model.offset.clone(), model.spec
+        before, spec = [constant.clone() for constant in constants(model)], model.spec
         model.spec = trainer.config.final_spec
         try:
             scores = self.judge(model.eval()) if self.judge else {}
@@ -56,7 +57,8 @@ class Watch:
                 self.best_score = scores["score"]
                 save_checkpoint(model, self.best, self.recipe(scores) | {"step": trainer.step})
         finally:
-            model.offset.copy_(before)
+            for constant, value in zip(constants(model), before, strict=True):
+                constant.copy_(value)
             model.spec = spec
         return scores
 
