@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.tpavi import TPAVISegmenter
+from icf_avs.backbones.linear import TokenLinear
 from icf_avs.backbones.registry import build_audio, build_visual
 from icf_avs.config import CounterfactualConfig, ModelConfig
 from icf_avs.contracts import Batch
@@ -82,9 +83,12 @@ def given_embedding(model: ICF, given: Batch) -> tuple[ICF, Tensor]:
 
 
 def tpavi(encoder: Encoder, train: bool = False) -> TPAVISegmenter:
-    """The reference with the same encoder."""
+    """The reference with the same encoder, as transformers computes it: without our faster linear layers."""
     torch.manual_seed(0)
     network = TPAVISegmenter(encoder.build(train))
+    for module in network.modules():
+        if isinstance(module, TokenLinear):
+            module.forward = nn.Linear.forward.__get__(module)
     return network.train() if train else network.eval()
 
 

@@ -24,7 +24,7 @@ from icf_avs.training.learner import Learner
 def stepping(network: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
     """A whole step as a program."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-5)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

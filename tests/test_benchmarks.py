@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))
@@ -66,6 +67,18 @@ def test_tpavi_attends_from_every_pixel_to_the_sound_of_every_frame():
     out = pixels + out / (1 + norm.eps) ** 0.5
     wanted = module.norm(out).unflatten(1, (3, 2, 2)).movedim(-1, 1)
     torch.testing.assert_close(module(x, sound), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_the_reference_has_the_librarys_own_linear_layers():
+    encoder = models.Encoder("pvt-v2-b5", "s4-pvt", depths=(1, 1, 1, 1))
+    networks = {who: build(encoder).visual for who, build in (("ours", models.ours), ("tpavi", models.tpavi))}
+    for who, network in networks.items():
+        linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        assert {module.forward.__func__ is nn.Linear.forward for module in linears} == {who == "tpavi"}
+    networks["tpavi"].load_state_dict(networks["ours"].state_dict())
+    frames = models.batch(frames=2, size=64).frames[0]
+    for mine, theirs in zip(networks["ours"](frames), networks["tpavi"](frames), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_inference_and_training_at_a_tiny_size():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from icf_avs.backbones import pyramids
+from icf_avs.backbones.linear import TokenLinear
 from icf_avs.backbones.pyramids import FAMILIES, load_pyramid
 from icf_avs.errors import UserError
 
@@ -116,6 +117,28 @@ def test_frozen_never_trains_and_trained_leaves_no_parameter_out(name: str) -> N
     assert [key for key, value in trained.named_parameters() if value.grad is None] == []
     assert trained.network.training
     assert all(torch.equal(value, before[key]) for key, value in trained.named_buffers())
+
+
+@pytest.mark.parametrize("name", ["pvt-v2-b5", "swin-b"])
+def test_linear_layers_by_onednn_change_nothing(name: str) -> None:
+    """Levels and gradients beside those of the library's own layers."""
+    torch.manual_seed(4)
+    encoder = load_pyramid(name, random=True, frozen=False, depths=SHALLOW).eval()
+    linears = [module for module in encoder.modules() if isinstance(module, TokenLinear)]
+    assert len(linears) > 20 and not any(type(module) is nn.Linear for module in encoder.modules())
+    found = []
+    for own in (False, True):
+        for module in linears if own else ():
+            module.forward = nn.Linear.forward.__get__(module)
+        encoder.zero_grad()
+        levels = encoder(frames(128, 96, 2))
+        sum(level.square().mean() for level in levels).backward()
+        found.append([*levels, *(parameter.grad for parameter in encoder.parameters())])
+    largest = max(float(gradient.abs().max()) for gradient in found[1][4:])
+    for index, (ours, theirs) in enumerate(zip(*found, strict=True)):
+        # A bias of the keys has no effect on attention: its gradient is what rounding leaves of zero.
+        size = float(theirs.detach().abs().max()) if index < 4 else largest
+        assert (ours - theirs).abs().max() < 1e-4 * size
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

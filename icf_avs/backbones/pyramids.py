@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from icf_avs.backbones.linear import with_token_linears
 from icf_avs.backbones.weights import download_command, model_folder, read_pretrained, require_transformers
 from icf_avs.errors import UserError
 
@@ -118,7 +119,7 @@ def load_pyramid(
         network = _pretrained(folder, family, name, depths)
     if family.kind == "swin":
         network.swin.layernorm = nn.Identity()  # of the classifier: its output is not used, so it could never train
-    return Pyramid(network, family.channels, frozen)
+    return Pyramid(with_token_linears(network), family.channels, frozen)
 
 
 def _config(family: Family, depths: tuple[int, ...] | None) -> Any:

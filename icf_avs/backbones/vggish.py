@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from icf_avs.backbones.audio import as_log_mel
+from icf_avs.backbones.linear import RowLinear
 from icf_avs.backbones.weights import vggish_file
 from icf_avs.data.spectrogram import BANDS, WINDOW_FRAMES
 from icf_avs.errors import UserError
@@ -40,11 +41,11 @@ class VGGish(nn.Module):
         self.features = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.cell = inputs * (BANDS // 16)  # numbers of one of the 6 time steps of the last map
         self.embeddings = nn.Sequential(
-            nn.Linear(self.cell * (WINDOW_FRAMES // 16), 4096),
+            RowLinear(self.cell * (WINDOW_FRAMES // 16), 4096),  # 201 MB: it takes as long as to read them
             nn.ReLU(inplace=True),
-            nn.Linear(4096, 4096),
+            RowLinear(4096, 4096),
             nn.ReLU(inplace=True),
-            nn.Linear(4096, EMBEDDING),
+            RowLinear(4096, EMBEDDING),
             nn.ReLU(inplace=True),
         )
 

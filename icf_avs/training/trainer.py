@@ -102,7 +102,7 @@ class Trainer:
             rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
             groups = [{"params": audio, "scale": 0.6}, {"params": rest, "scale": 1.0}]
             groups += [{"params": visual, "scale": 0.1}] if visual else []
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=self.config.weight_decay, betas=(0.9, 0.98))
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=self.config.weight_decay, betas=(0.9, 0.98), fused=True)
 
     def advance(self, *parts: Batch) -> dict[str, float]:
         """One optimizer step on the parts of a batch. Raises UserError, before it, when the gradient is no number."""
