@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0, weights_path
+from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0, pointwise, weights_path
 from icf_avs.errors import UserError
 
 
@@ -18,6 +18,27 @@ def test_equals_the_published_network():
         actual = ours.classify(pyramid)
     assert [tuple(level.shape[1:]) for level in pyramid] == [(24, 56, 56), (40, 28, 28), (112, 14, 14), (320, 7, 7)]
     assert torch.allclose(actual, expected, atol=1e-3), (actual - expected).abs().max()
+
+
+def test_kernels_of_a_point_are_products_on_one_thread_too_and_exported_plain():
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((2, 16, 9, 7), (32, 16, 1, 1), (32,)))
+    expected = torch.einsum("nihw,oi->nohw", x.double(), weight[:, :, 0, 0].double()) + bias.double()[:, None, None]
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            torch.testing.assert_close(pointwise(x, weight, bias).double(), expected, atol=1e-4, rtol=0)
+    finally:
+        torch.set_num_threads(before)
+
+    class One(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return pointwise(x, weight, bias)
+
+    program = torch.export.export(One(), (x,))
+    convolution = next(node for node in program.graph.nodes if "conv2d" in str(node.target))
+    assert len(convolution.args) == 3  # no dilation
 
 
 def test_never_trains():

@@ -58,6 +58,37 @@ def test_contour_is_the_border_of_the_mask_and_opaque():
     assert (inside == inside[0]).all() and 100 < inside[0][0] < 130
 
 
+def test_what_lies_apart_is_drawn_by_the_formula_and_what_is_between_is_left():
+    mask = np.zeros((300, 200), bool)
+    mask[3:40, 20:60] = mask[250:299, 150:190] = mask[60:70, 0:5] = True
+    y = np.random.default_rng(0).integers(0, 256, mask.shape).astype(np.uint8)
+    edge = inner_edge(mask, 1)
+    tint, contour = (
+        16 + (0.299 * 255 + 0.587 * 64) * 219 / 255,
+        16 + (0.299 * 255 + 0.587 * 232 + 0.114 * 64) * 219 / 255,
+    )
+    expected = np.where(mask, y + (round(tint) - y.astype(int)) * 112 / 256, y)
+    expected = np.where(edge, round(contour), expected)
+    Overlay(mask).draw_yuv420(y, np.zeros((150, 100), np.uint8), np.zeros((150, 100), np.uint8))
+    assert np.abs(y - expected).max() <= 1 and (y[~mask] == expected[~mask]).all()
+
+
+def test_a_picture_with_nothing_on_it_is_filmed_as_one_with_something(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", seconds=2, sound=tone(2))
+    speck = np.zeros((120, 160), bool)
+    speck[:2, :2] = True
+    film(source, tmp_path / "bare.mp4", nothing((160, 120)))
+    film(source, tmp_path / "speck.mp4", lambda number: speck)
+    found = []
+    for name in ("bare", "speck"):
+        with av.open(str(tmp_path / f"{name}.mp4")) as container:
+            found.append([(f.pts, f.key_frame, f.to_ndarray()[20:120].astype(int)) for f in container.decode(video=0)])
+    assert len(found[0]) == len(found[1]) == 50
+    for (pts, key, bare), (other_pts, other_key, drawn) in zip(*found, strict=True):
+        assert (pts, key) == (other_pts, other_key)
+        assert np.abs(bare - drawn).mean() < 1
+
+
 def film(source, path, mask_of):
     info = probe(source)
     write_film(info, path, lambda time: min(int(time), 9), mask_of, lambda number: None)

@@ -67,7 +67,7 @@ def test_both_see_every_picture_wherever_the_first_stops(info, most, ahead):
 def test_waits_until_the_other_is_near_and_decodes_once(info, monkeypatch):
     opened = []
     monkeypatch.setattr(shared_pictures, "video_frames", lambda info: opened.append(1) or video_frames(info))
-    with SharedPictures(info, seconds=0.4) as shared:  # 11 pictures, so 5 are near
+    with SharedPictures(info, seconds=0.16) as shared:  # 5 pictures are near
         behind = Behind(shared)
         with shared.ahead() as pictures:
             for _ in range(20):

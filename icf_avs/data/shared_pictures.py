@@ -16,7 +16,7 @@ import av
 
 from icf_avs.data.media import MediaInfo, video_frames
 
-_MOST = 200_000_000  # bytes of pictures that the masks may be ahead; beyond, a video is decoded twice
+_MOST = 200_000_000  # bytes of pictures that the masks of a clip take; beyond, a video is decoded twice
 
 
 class SharedPictures:
@@ -40,7 +40,7 @@ class SharedPictures:
         count = math.ceil(self._seconds * self._info.frame_rate) + 1
         self._shared = count * sum(plane.buffer_size for plane in first[1].planes) <= _MOST
         if self._shared:
-            self._near = max(2, count // 2)  # the one on display and the next are held until another clip is begun
+            self._near = count  # a clip: with less, the film waits while the next one is decoded and its masks are made
             self._pictures = chain([first], self._source)
         else:
             self._source.close()

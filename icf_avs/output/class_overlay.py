@@ -29,6 +29,7 @@ class ClassOverlay:
     def __init__(self, ids: np.ndarray, names: Sequence[str]) -> None:
         """ids: uint8 [H, W], 0 is background; names[id] is the name of a class."""
         self._masks = Overlay(ids, class_colours(len(names)))
+        self.is_empty = self._masks.is_empty
         pixels = np.bincount(ids.ravel(), minlength=len(names))
         pixels[0] = 0
         order = [index for index in np.argsort(-pixels, kind="stable").tolist() if pixels[index]]

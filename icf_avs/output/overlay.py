@@ -1,6 +1,6 @@
 """Draw masks on a picture: a tint inside, a contour around. Plane by plane, so that YUV video stays YUV.
 
-out = (keep * plane + add) / 256, inside the bounding box of the mask only
+out = (keep * plane + add) / 256, inside the bounding box of what is marked in each band of rows
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 
 TINT, CONTOUR = (255, 64, 0), (255, 232, 64)  # RGB
 _OPACITY = 112  # of the tint, out of 256; the contour is opaque
+_BAND = 64  # rows: what is worked on at once stays in the processor's cache, and rows without a mark are left
 
 
 def inner_edge(mask: np.ndarray, width: int) -> np.ndarray:
@@ -35,10 +36,8 @@ def _neighbours(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 class _Layer:
     """What one mask does to one plane."""
 
-    box: tuple[slice, slice]
-    keep: np.ndarray  # uint16
-    add: np.ndarray  # uint16
-    mixed: np.ndarray  # uint16, room to work in: a new array for every picture costs as much as the sum
+    bands: list[tuple[tuple[slice, slice], np.ndarray, np.ndarray]]  # where in the plane; keep and add, uint16
+    room: np.ndarray  # uint16, to work in: a new array for every picture costs as much as the sum
 
     @classmethod
     def of(
@@ -47,14 +46,29 @@ class _Layer:
     ) -> _Layer:  # fmt: skip
         weight = np.where(edge, 256, np.where(mask, _OPACITY, 0)).astype(np.uint16)
         add = weight * np.where(edge, contour, tint).astype(np.uint16)
-        return cls(box, 256 - weight, add, np.empty_like(add))
+        keep = 256 - weight
+        top, left = (side.start for side in box)
+        bands = []
+        for first in range(0, len(mask), _BAND):
+            rows = slice(first, min(first + _BAND, len(mask)))
+            marked = np.flatnonzero(mask[rows].any(axis=0))
+            if len(marked):
+                columns = slice(marked[0], marked[-1] + 1)
+                place = _moved(rows, top), _moved(columns, left)
+                bands.append((place, keep[rows, columns], add[rows, columns]))
+        return cls(bands, np.empty(_BAND * mask.shape[1], np.uint16))
 
     def draw(self, plane: np.ndarray) -> None:
-        part = plane[self.box]
-        np.multiply(self.keep, part, out=self.mixed)
-        np.add(self.mixed, self.add, out=self.mixed)
-        np.right_shift(self.mixed, 8, out=self.mixed)
-        part[...] = self.mixed
+        for place, keep, add in self.bands:
+            part, mixed = plane[place], self.room[: keep.size].reshape(keep.shape)
+            np.multiply(keep, part, out=mixed)
+            np.add(mixed, add, out=mixed)
+            np.right_shift(mixed, 8, out=mixed)
+            part[...] = mixed
+
+
+def _moved(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)
 
 
 class Overlay:
