@@ -3,6 +3,7 @@
 Seconds per second of video beside real time, and the same for the longest video beside the shortest: a ratio of 1 or
 more says that time is linear. So with memory: what the longest takes beside what the shortest does. A process is run
 once for each turn; the longest video has one turn, for it is ten minutes of the same work.
+With `stamps` at all rates, and at the first with `natural` where its audio weights are.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from benchmarks.processes import Finished, finished
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row
 from benchmarks.videos import HEIGHT, LOOP, WIDTH, write_loop, write_video
+from icf_avs.checkpoint import default_checkpoint
 
 MOST_MEMORY = 1200.0  # MB, that a process may take
-CHECKPOINT = "stamps"  # the shipped one
 ONE_TURN = 300  # seconds of video from which on one turn is enough
 
 
@@ -25,16 +26,22 @@ def segmenting(
     machine: Machine, lengths: Sequence[int] = (10, 60, 600), rates: Sequence[float] = (1, 5),
     size: tuple[int, int] = (WIDTH, HEIGHT), loop: int = LOOP,
 ) -> Iterator[Row]:  # fmt: skip
-    """Rows segment-RATE-LENGTH against real time, memory-... against the limit, and both against the shortest video."""
+    """Rows segment-RATE-LENGTH against real time, memory-... against the limit, and both against the shortest video;
+    segment-natural-... with `natural`.
+    """
+    asked = [("stamps", rate) for rate in rates]
+    if default_checkpoint(print) == "natural":
+        asked.append(("natural", rates[0]))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         pictures = write_loop(place / "loop.mp4", *size, loop)
         videos = {length: write_video(pictures, place / f"{length}.mp4", length) for length in lengths}
-        for rate in rates:
-            runs = _runs(machine, videos, rate)
+        for checkpoint, rate in asked:
+            runs = _runs(machine, videos, checkpoint, rate)
             first = runs[lengths[0]]
             for length in lengths:
                 name, found = f"{rate:g}fps-{length}s", runs[length]
+                name = name if checkpoint == "stamps" else f"{checkpoint}-{name}"
                 paid = [run.wall / length for run in found]
                 peaks = [run.peak for run in found]
                 yield row(f"segment-{name}", paid, [1.0] * len(paid), "real time", machine, "s/s of video")
@@ -50,14 +57,14 @@ def segmenting(
                     )
 
 
-def _runs(machine: Machine, videos: dict[int, Path], rate: float) -> dict[int, list[Finished]]:
+def _runs(machine: Machine, videos: dict[int, Path], checkpoint: str, rate: float) -> dict[int, list[Finished]]:
     """The lengths take turns, long ones only once; before, the shortest warms the disk's cache and does not count."""
     runs: dict[int, list[Finished]] = {length: [] for length in videos}
     for turn in range(machine.turns + 1):
         for length, path in videos.items():
             if (turn > 1 and length >= ONE_TURN) or (not turn and length != min(videos)):
                 continue
-            words = ["--out", str(path.parent / "out"), "--fps", f"{rate:g}", "--checkpoint", CHECKPOINT]
+            words = ["--out", str(path.parent / "out"), "--fps", f"{rate:g}", "--checkpoint", checkpoint]
             run = finished(machine, "-m", "icf_avs", "segment", str(path), *words)
             if turn:
                 runs[length].append(run)
