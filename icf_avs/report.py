@@ -2,13 +2,14 @@
 
 `<!-- results:stamps protocol=strict -->` ... `<!-- /results -->` is filled from results/stamps.csv, from the rows
 whose columns have the values named (`protocol=reference,strict`: either of these). A table of scores gets one line a
-checkpoint, test set and protocol, with the four sounds side by side; one of speeds (benchmarks/) a line a pair; any
-other CSV is shown as it is.
+checkpoint, test set and protocol, with the four sounds side by side; one of speeds (benchmarks/) a line a pair; that of
+`icf study natural` a line a row and test set, its seeds averaged; any other CSV is shown as it is.
 """
 
 from __future__ import annotations
 
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -103,6 +104,32 @@ def _speeds(_: tuple[str, ...], rows: list[Row]) -> str:
     return f"{table}\n{facts}.\n"
 
 
+def _words(_: tuple[str, ...], rows: list[Row]) -> str:
+    """Mean over the seeds, and their standard deviation where there are several."""
+    groups: dict[tuple[str, ...], dict[str, list[Row]]] = {}
+    for row in rows:
+        groups.setdefault((row["row"], row["test_set"]), {}).setdefault(row["audio"], []).append(row)
+    lines = []
+    for key, by_sound in groups.items():
+        cells = [
+            _spread([float(row[score]) for row in by_sound[sound]]) if sound in by_sound else "-"
+            for sound, score in WORD_SCORES
+        ]
+        seeds = {row["seed"] for some in by_sound.values() for row in some}
+        steps = {row["steps"] for some in by_sound.values() for row in some}
+        lines.append((*key, str(len(seeds)), "/".join(sorted(steps)), *cells))
+    headings = [f"{'FPR' if score == 'fpr' else 'mIoU'}, {sound}" for sound, score in WORD_SCORES]
+    table = _markdown(("row", "test set", "seeds", "steps", *headings), lines, left=2)
+    runs = dict.fromkeys((row["row"], row["hardware"], row["revision"]) for row in rows)
+    facts = "; ".join(f"{name}: {hardware}, revision {revision}" for name, hardware, revision in runs)
+    return f"{table}\n{facts}.\n"
+
+
+def _spread(scores: list[float]) -> str:
+    mean = f"{statistics.mean(scores):.3f}"
+    return f"{mean} ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else mean
+
+
 def _plain(columns: tuple[str, ...], rows: list[Row]) -> str:
     if len(rows) <= 2 and len(columns) > 6:  # one or two things with many facts read better downwards
         names, facts = (row[columns[0]] for row in rows), columns[1:]
@@ -117,4 +144,12 @@ def _markdown(headings: tuple[str, ...], lines: list[tuple[str, ...]], left: int
 
 
 SPEED_COLUMNS = ("benchmark", "ours", "reference", "reference_name", "ratio", "unit", "device", "threads", "revision")
-BLOCKS = {COLUMNS: _scores, SPEED_COLUMNS: _speeds}  # by the columns of a table; any other is shown as it is
+WORD_COLUMNS = (
+    "row", "seed", "test_set", "audio", "scenes", "miou", "f", "fpr", "steps", "minutes", "hardware", "revision",
+)  # fmt: skip
+WORD_SCORES = (
+    ("true", "miou"), ("word", "miou"), ("offscreen", "miou"), ("absent-word", "miou"), ("absent-word", "fpr"),
+    ("silence", "fpr"), ("noise", "fpr"),
+)  # fmt: skip
+# By the columns of a table; any other is shown as it is.
+BLOCKS = {COLUMNS: _scores, SPEED_COLUMNS: _speeds, WORD_COLUMNS: _words}

@@ -10,6 +10,7 @@ import pytest
 from icf_avs.errors import UserError
 from icf_avs.report import fill, report_command
 from icf_avs.results import COLUMNS, read_rows, save_rows
+from icf_avs.study import natural
 
 ROOT = Path(__file__).parents[1]
 TABLE = ",".join(COLUMNS) + (
@@ -52,6 +53,21 @@ def test_any_other_table_is_shown_as_it_is(project):
     (project / "results/speed.csv").write_text("what,ms\nframe,8.5\n")
     text = fill("<!-- results:speed -->\n<!-- /results -->", project / "results", Path("x.md"))
     assert text.splitlines()[1:4] == ["| what | ms |", "| --- | ---: |", "| frame | 8.5 |"]
+
+
+def test_seeds_of_the_study_with_words_are_averaged(project):
+    lines = [
+        ("all", seed, "cross", audio, "29", miou, "0.5", fpr, "300", "4.4", "a box", "abc")
+        for seed, miou in (("0", "0.30"), ("1", "0.40"), ("2", "0.50"))
+        for audio, fpr in (("true", "0.1"), ("absent-word", f"0.0{seed}"))
+    ]
+    with (project / "results/natural.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([natural.COLUMNS, ("shipped", *lines[0][1:]), *lines])
+    text = fill("<!-- results:natural -->\n<!-- /results -->", project / "results", Path("x.md"))
+    assert "| shipped | cross | 1 | 300 | 0.300 | - | - | - | - | - | - |" in text
+    three = "0.400 ± 0.100"
+    assert f"| all | cross | 3 | 300 | {three} | - | - | {three} | 0.010 ± 0.010 | - | - |" in text
+    assert "shipped: a box, revision abc; all: a box, revision abc." in text
 
 
 def test_facts_of_the_shipped_checkpoints_come_from_themselves(project, capsys):
