@@ -21,8 +21,6 @@ def _segment(args: argparse.Namespace) -> None:
         raise UserError("no video to segment; name one or more, or a table of them: --manifest videos.csv")
     if args.jobs or args.ray:
         raise UserError("--jobs and --ray go with --manifest; name the videos in a CSV file with a column `video`")
-    # Read when PyTorch is loaded: its threads would else spin on cores that decoding, drawing and encoding could have.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from icf_avs.segment import segment_command
 
     segment_command(
