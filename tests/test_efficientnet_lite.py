@@ -33,8 +33,12 @@ def test_kernels_of_a_point_are_products_on_one_thread_too_and_exported_plain():
         torch.set_num_threads(before)
 
     class One(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = torch.nn.Parameter(weight), torch.nn.Parameter(bias)
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return pointwise(x, weight, bias)
+            return pointwise(x, self.weight, self.bias)
 
     program = torch.export.export(One(), (x,))
     convolution = next(node for node in program.graph.nodes if "conv2d" in str(node.target))
