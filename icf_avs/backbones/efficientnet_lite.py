@@ -39,9 +39,9 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     one, on one thread, PyTorch gives them to MKL in place of oneDNN, which takes half as long. A single small picture
     goes to neither with a dilation, but to a loop over its pixels.
     """
-    on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()  # what is exported may run anywhere
-    large = len(x) > 1 or x.numel() > SMALL
-    return F.conv2d(x, weight, bias, dilation=2 if on_cpu and large else 1)
+    # What is exported may run anywhere, and must not depend on how many pictures it was exported with.
+    to_one_dnn = x.device.type == "cpu" and not torch.compiler.is_compiling() and (len(x) > 1 or x.numel() > SMALL)
+    return F.conv2d(x, weight, bias, dilation=2 if to_one_dnn else 1)
 
 
 class SameConv(nn.Conv2d):
