@@ -266,6 +266,13 @@ def test_the_mean_moves_in_training_only() -> None:
     assert torch.allclose(part.mean, torch.tensor(3.0))
 
 
+def test_without_classes_there_is_still_a_mean() -> None:
+    part, sound = SemanticCounterfactual(8, 0, 1, words=False), torch.randn(2, 3, 8)
+    part(sound, torch.zeros(2, 3, 0, dtype=torch.bool), every(sound))
+    part.follow()
+    assert torch.allclose(part.mean, sound.mean((0, 1)), atol=1e-6) and part.alone.shape == (0, 8)
+
+
 def test_parts_of_a_batch_move_the_means_as_the_whole_does() -> None:
     """By frames and not by parts: two turns of a process, and two processes whose sums are added."""
     torch.manual_seed(0)

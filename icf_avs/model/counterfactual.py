@@ -159,7 +159,7 @@ class SemanticCounterfactual(nn.Module):
         kind sounds alone.
         """
         single = sounding & (sounding.sum(1, keepdim=True) == 1)
-        member = torch.cat([torch.ones_like(sounding[:, :1]), single], dim=1).float()  # n 1+C
+        member = torch.cat([sounding.new_ones(len(sounding), 1), single], dim=1).float()  # n 1+C
         sums = member.T @ F.pad(sound.float(), (0, 1), value=1)
         self.noted = sums if self.noted is None else self.noted + sums
 
