@@ -88,7 +88,7 @@ def test_two_processes_have_the_losses_of_one(two: str, one: str, source: Path, 
         terms = mine.keys() - {"seconds", "stage", "gradient"}
         assert {term: mine[term] for term in terms} == pytest.approx({term: his[term] for term in terms}, abs=1e-4)
         # No loss, and after ten steps of AdamW rounding shows in its fourth digit on some processors.
-        assert mine.get("gradient") == pytest.approx(his.get("gradient"), rel=1e-3)
+        assert mine.get("gradient", 0) == pytest.approx(his.get("gradient", 0), rel=1e-3)  # validation has none
     for name in (two, "best"):
         weights = load_file(tmp_path / "two" / f"{name}.safetensors")
         assert all(torch.isfinite(value).all() for value in weights.values())
