@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0, pointwise, weights_path
+from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0, weights_path
+from icf_avs.backbones.linear import pointwise
 from icf_avs.errors import UserError
 
 

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, pointwise
+from icf_avs.backbones.efficientnet_lite import EfficientNetLite0
 from icf_avs.backbones.labels import audioset_names, imagenet_names
+from icf_avs.backbones.linear import pointwise
 from icf_avs.backbones.text import TEXT_DIM, embed_names
 
 CLASSES = 1000

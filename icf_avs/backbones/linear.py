@@ -54,3 +54,13 @@ def with_token_linears(network: nn.Module) -> nn.Module:
         if type(module) is nn.Linear:
             module.__class__ = TokenLinear
     return network
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.conv2d with kernels of a single point, [outputs,inputs,1,1]: for these a dilation changes nothing; but without
+    one, on one thread, PyTorch gives them to MKL in place of oneDNN, which takes half as long. A single small picture
+    goes to neither with a dilation, but to a loop over its pixels.
+    """
+    # What is exported may run anywhere, and must not depend on how many pictures it was exported with.
+    to_one_dnn = x.device.type == "cpu" and not torch.compiler.is_compiling() and (len(x) > 1 or x.numel() > SMALL)
+    return F.conv2d(x, weight, bias, dilation=2 if to_one_dnn else 1)
