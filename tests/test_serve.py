@@ -154,7 +154,8 @@ def test_answer_with_its_own_sound(segmenter, scene, tmp_path):
 def test_the_model_listens(segmenter, scene, quiet, tmp_path):
     assert "Marked in 0 of 5" in answer(segmenter, scene, tmp_path, LIMITS, "muted").summary
     noise = json.loads(answer(segmenter, scene, tmp_path, LIMITS, "noise").document.read_text(encoding="utf-8"))
-    assert max(frame["area"] for frame in noise["frames"]) < 0.01
+    areas = [frame["area"] for frame in noise["frames"]]
+    assert sum(area > 0 for area in areas) <= 1 and max(areas) < 0.001  # a speck
     own = answer(segmenter, scene, tmp_path, LIMITS, "clip", scene)
     assert "Marked in 3 of 5" in own.summary
     found = answer(segmenter, scene, tmp_path, LIMITS, "clip", quiet)
