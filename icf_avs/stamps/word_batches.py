@@ -1,8 +1,9 @@
 """Training batches from word scenes: cached pictures and class evidence, words in place of sounds.
 
 A scene is asked for one to three of its things, for a word that it does not show, or for nothing. A thing is heard as a
-tagger would hear it: as its word or one that may mean the same, less surely as words that are near, and at times as a
-word that has nothing to do with it; or, where its kind has a recording, as what the tagger says of that one.
+tagger would hear it: as its word or one that may mean the same, less surely as words that are near, at times as a word
+that has nothing to do with it, and faintly as another thing of the picture; or, where its kind has a recording, as what
+the tagger says of that one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _SYNONYM = 0.35  # that it is heard as a word that may mean the same
 _RECORDED = 0.5  # that a kind with a recording is heard by it
 _MIXED = 0.25  # of these: with another recording in the mixture, which is not in the picture
 _STRAY = 0.35  # that some word is heard beside what sounds
+_FAINT = 0.3  # that another thing of the picture is heard far less surely than what sounds, and is not meant
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,10 @@ def _sound(
     taken = np.zeros(frames, bool)  # frames in which something sounds already
     for thing in rng.permutation(len(scene.words))[:count]:
         row, names = _thing(scene, int(thing), away, words, sounds, rng)
+        others = [index for index in range(len(scene.words)) if index != thing]
+        if others and rng.random() < _FAINT:
+            other = words.index[scene.words[rng.choice(others)][0]]
+            row[other] = max(row[other], row.max() * rng.uniform(0.03, 0.25))
         when = _span(frames, rng)
         heard[when & ~taken] = row
         row = row * np.float32(rng.uniform(0.4, 1.0))  # another is less sure
