@@ -66,7 +66,7 @@ def test_a_last_short_segment_is_read_as_if_alone() -> None:
 
     def last(a: Tensor, b: Tensor) -> Tensor:
         both = torch.stack([a, b.mean(2)], dim=2)[:, 2:]
-        return network._level("segment", a[:, 2:], both, valid[:, 2:], [video])
+        return network._level("segment", a[:, 2:], both, valid[:, 2:], network.vocabulary.words(), [video])
 
     assert torch.allclose(network(sound, visual, valid)["segment"][:, 1], last(sound, visual), atol=1e-5)
     assert not torch.allclose(network(*changed, valid)["segment"][:, 1], last(sound, visual), atol=1e-2)  # by the video

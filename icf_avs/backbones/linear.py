@@ -64,3 +64,13 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # What is exported may run anywhere, and must not depend on how many pictures it was exported with.
     to_one_dnn = x.device.type == "cpu" and not torch.compiler.is_compiling() and (len(x) > 1 or x.numel() > SMALL)
     return F.conv2d(x, weight, bias, dilation=2 if to_one_dnn else 1)
+
+
+class PointConv(nn.Conv2d):
+    """[N,inputs,h,w] -> [N,outputs,h,w], every pixel by itself; it trains like any other layer."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pointwise(x, self.weight, self.bias)

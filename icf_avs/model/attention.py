@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.backbones.linear import TokenLinear
+
 
 class Attention(nn.Module):
     """queries [N,q,D], keys [N,k,D], bias broadcastable to [N,heads,q,k]: boolean (True = may attend) or additive.
@@ -16,7 +18,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
+        self.query, self.key, self.value, self.out = (TokenLinear(dim, dim) for _ in range(4))
 
     def forward(
         self, queries: Tensor, keys: Tensor, bias: Tensor | None = None, shared: Tensor | None = None

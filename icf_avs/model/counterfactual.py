@@ -126,8 +126,9 @@ class SemanticCounterfactual(nn.Module):
             rival_kinds.append(kind)
             known.append(sure)
         if self.generator is not None:
-            reading = vocabulary.similarity(sound).softmax(-1).detach()
-            error = self.generator(reading @ vocabulary.words().detach()) - sound.detach()
+            words = vocabulary.words().detach()
+            reading = vocabulary.similarity(sound.detach(), words).softmax(-1).detach()
+            error = self.generator(reading @ words) - sound.detach()
             fit = error[valid].square().mean()
         # At least 1: where all sounds are alike so is their mean, and a rival must still differ from it.
         lengths = (sound.detach()[valid] - self.mean).norm(dim=-1).clamp(min=1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.backbones.linear import PointConv
 from icf_avs.model.attention import CrossBlock, SelfBlock
 from icf_avs.model.pixels import Pixels
 
@@ -37,8 +38,8 @@ class MaskDecoder(nn.Module):
         self.position = nn.Conv2d(dim, dim, 3, 1, 1, groups=dim)  # where things are, for any size of picture
         self.embed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, pixel_dim))
         # The head sees 16 channels, maps included: with channels last, CPUs are fast at just such widths.
-        self.context = nn.Conv2d(pixel_dim, 16 - queries - (1 if prior else 0), 1)
-        self.sharpen = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 1, 1))
+        self.context = PointConv(pixel_dim, 16 - queries - (1 if prior else 0))
+        self.sharpen = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU(inplace=True), PointConv(16, 1))
         self.scale = pixel_dim**-0.5
 
     def forward(self, pixels: Pixels, sound: Tensor, text: Tensor | None, prior: Tensor | None) -> Decoded:

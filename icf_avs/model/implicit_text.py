@@ -37,20 +37,22 @@ class ImplicitText(nn.Module):
         valid [B,T] is False on padding frames, which no real frame attends to.
         """
         clips, frames = valid.shape
-        video = self.of_video(sound, visual, valid)
-        segment = self.of_segments(sound, visual, valid, [video.repeat_interleave(-(-frames // self.segment), 0)])
+        words = self.vocabulary.words()
+        video = self.of_video(sound, visual, valid, words)
+        above = video.repeat_interleave(-(-frames // self.segment), 0)
+        segment = self.of_segments(sound, visual, valid, words, [above])
         above = segment[:, self.owner(frames, sound.device)].flatten(0, 1)
-        return {"video": video, "segment": segment, "frame": self.of_frames(sound, visual, valid, [above])}
+        return {"video": video, "segment": segment, "frame": self.of_frames(sound, visual, valid, words, [above])}
 
     def owner(self, frames: int, device: torch.device) -> Tensor:
         """[T], which segment a frame belongs to."""
         return torch.arange(frames, device=device) // self.segment
 
-    def of_video(self, sound: Tensor, visual: Tensor, valid: Tensor) -> Tensor:
+    def of_video(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor) -> Tensor:
         """-> [B,n,D]"""
-        return self._level("video", sound, _summary(sound, visual), valid, [])
+        return self._level("video", sound, _summary(sound, visual), valid, words, [])
 
-    def of_segments(self, sound: Tensor, visual: Tensor, valid: Tensor, above: list[Tensor]) -> Tensor:
+    def of_segments(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor, above: list[Tensor]) -> Tensor:
         """above: coarser tokens [B*S,n,D] -> [B,S,n,D]"""
         clips, frames = valid.shape
         segments = -(-frames // self.segment)
@@ -61,14 +63,15 @@ class ImplicitText(nn.Module):
             return x.reshape(clips * segments, self.segment, *x.shape[2:])
 
         evidence = split(_summary(sound, visual))
-        return self._level("segment", split(sound), evidence, split(valid), above).unflatten(0, (clips, segments))
+        found = self._level("segment", split(sound), evidence, split(valid), words, above)
+        return found.unflatten(0, (clips, segments))
 
-    def of_frames(self, sound: Tensor, visual: Tensor, valid: Tensor, above: list[Tensor]) -> Tensor:
+    def of_frames(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor, above: list[Tensor]) -> Tensor:
         """above: coarser tokens [B*T,n,D] -> [B,T,n,D]"""
         sounds = sound.flatten(0, 1)[:, None]
         every = torch.ones_like(valid).flatten()[:, None]
         looks = visual.flatten(0, 1)  # (B/R T) P D
-        return self._level("frame", sounds, sounds[:, :, None], every, above, looks).unflatten(0, valid.shape)
+        return self._level("frame", sounds, sounds[:, :, None], every, words, above, looks).unflatten(0, valid.shape)
 
     def _level(
         self,
@@ -76,6 +79,7 @@ class ImplicitText(nn.Module):
         sound: Tensor,
         evidence: Tensor,
         valid: Tensor,
+        words: Tensor,
         above: list[Tensor],
         shared: Tensor | None = None,
     ) -> Tensor:
@@ -96,7 +100,7 @@ class ImplicitText(nn.Module):
             allowed = allowed | ~allowed.any(1, keepdim=True)
         if shared is not None:
             allowed = torch.cat([allowed.new_ones(scopes, shared.shape[1]), allowed], dim=1)
-        return self.vocabulary.read(self.read[level](queries, keys, allowed[:, None, None], shared))
+        return self.vocabulary.read(self.read[level](queries, keys, allowed[:, None, None], shared), words)
 
 
 def _summary(sound: Tensor, visual: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.backbones.linear import PointConv
+
 
 class Pixels(NamedTuple):
     """tokens [N,D,h/16,w/16] for attention, prior; fine [N,P,h/4,w/4] for masks; pooled [N,49,D] for implicit text."""
@@ -21,9 +23,9 @@ class Pixels(NamedTuple):
 def _separable(width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(width, width, 3, 1, 1, groups=width, bias=False),
-        nn.Conv2d(width, width, 1, bias=False),
+        PointConv(width, width, bias=False),
         nn.GroupNorm(8, width),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     )
 
 
@@ -35,24 +37,29 @@ class PixelDecoder(nn.Module):
         widths = (pixel_dim, pixel_dim, dim, dim)
         # No norm on these paths: GroupNorm's backward pass crashes (torch 2.13, CPU) on channels-last input that
         # needs no gradient, which frozen features are.
-        self.lateral = nn.ModuleList(nn.Conv2d(c, w, 1) for c, w in zip(channels, widths, strict=True))
-        self.mix16 = nn.Sequential(nn.Conv2d(dim, dim, 3, 1, 1, bias=False), nn.GroupNorm(8, dim), nn.ReLU())
-        self.down16 = nn.Conv2d(dim, pixel_dim, 1)
+        self.lateral = nn.ModuleList(PointConv(c, w) for c, w in zip(channels, widths, strict=True))
+        self.mix16 = nn.Sequential(
+            nn.Conv2d(dim, dim, 3, 1, 1, bias=False), nn.GroupNorm(8, dim), nn.ReLU(inplace=True)
+        )
+        self.down16 = PointConv(dim, pixel_dim)
         self.mix8 = _separable(pixel_dim)
         # No GroupNorm at the finest level: there it would cost as much as all the rest.
         self.mix4 = nn.Sequential(
-            nn.Conv2d(pixel_dim, pixel_dim, 3, 1, 1, groups=pixel_dim), nn.Conv2d(pixel_dim, pixel_dim, 1), nn.ReLU()
+            nn.Conv2d(pixel_dim, pixel_dim, 3, 1, 1, groups=pixel_dim),
+            PointConv(pixel_dim, pixel_dim),
+            nn.ReLU(inplace=True),
         )
 
     def forward(self, pyramid: list[Tensor]) -> Pixels:
         p4, p8, p16, p32 = (layer(level) for layer, level in zip(self.lateral, pyramid, strict=True))
-        tokens = self.mix16(p16 + _to(p32, p16))
-        p8 = p8 + _to(self.down16(tokens), p8)
+        tokens = self.mix16(_onto(p16, p32))
+        p8 = _onto(p8, self.down16(tokens))
         p8 = p8 + self.mix8(p8)
-        p4 = p4 + _to(p8, p4)
+        p4 = _onto(p4, p8)
         fine = p4 + self.mix4(p4)
         return Pixels(tokens, fine, F.adaptive_avg_pool2d(tokens, 7).flatten(2).transpose(1, 2))
 
 
-def _to(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+def _onto(finer: Tensor, x: Tensor) -> Tensor:
+    """The sum of a level and the one above it."""
+    return F.interpolate(x, finer.shape[-2:], mode="bilinear", align_corners=False).add_(finer)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.backbones.linear import PointConv
 from icf_avs.model.vocabulary import Vocabulary
 from icf_avs.model.word_evidence import MAPS, WordEvidence
 
@@ -36,7 +37,7 @@ class Guidance(NamedTuple):
 class Prior(nn.Module):
     def __init__(self, dim: int, evidence: WordEvidence | None = None) -> None:
         super().__init__()
-        self.key = nn.Conv2d(dim, dim, 1)
+        self.key = PointConv(dim, dim)
         self.query = nn.Linear(dim, dim)
         self.scale = nn.Parameter(torch.tensor(10.0))
         self.offset = nn.Parameter(torch.tensor(-3.0))
@@ -54,8 +55,9 @@ class Prior(nn.Module):
         """
         keys = self.key(tokens)
         likeness = torch.einsum("rnqd,ndhw->rnqhw", F.normalize(self.query(text), dim=-1), F.normalize(keys, dim=1))
-        seen = vocabulary.similarity(keys.permute(0, 2, 3, 1))
-        heard = vocabulary.similarity(sound)
+        words = vocabulary.words()
+        seen = vocabulary.similarity(keys.permute(0, 2, 3, 1), words)
+        heard = vocabulary.similarity(sound, words)
         agreement = vocabulary.agreement(heard, seen)
         named, seen = likeness.amax(2) * self.scale, seen.permute(0, 3, 1, 2)
         if self.evidence is None:

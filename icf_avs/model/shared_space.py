@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.backbones.linear import TokenLinear
+
 
 class Gaussian(NamedTuple):
     """mean and deviation [..., d] of a set of tokens."""
@@ -38,7 +40,7 @@ class SharedSpace(nn.Module):
     def __init__(self, dim: int, shared: int, floor: float, temperature: float, text: bool) -> None:
         super().__init__()
         self.floor = floor
-        self.audio, self.vision = nn.Linear(dim, shared), nn.Linear(dim, shared)
+        self.audio, self.vision = nn.Linear(dim, shared), TokenLinear(dim, shared)
         self.text = nn.Linear(dim, shared) if text else None
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.sharpness, self.radius = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(1.0))

@@ -52,13 +52,15 @@ class Vocabulary(nn.Module):
         # MiniLM vectors of related names share most of their length; the mean taken away, they can be told apart.
         return torch.cat([self.project(F.normalize(self.names - self.names.mean(0), dim=-1)), self.free])
 
-    def similarity(self, tokens: Tensor) -> Tensor:
-        """tokens [..., D] -> [..., M] logits of the reading."""
-        return F.normalize(tokens, dim=-1) @ F.normalize(self.words(), dim=-1).T / self.log_temperature.exp()
+    def similarity(self, tokens: Tensor, words: Tensor | None = None) -> Tensor:
+        """tokens [..., D] -> [..., M] logits of the reading; words: words(), where they are at hand."""
+        words = self.words() if words is None else words
+        return F.normalize(tokens, dim=-1) @ F.normalize(words, dim=-1).T / self.log_temperature.exp()
 
-    def read(self, tokens: Tensor) -> Tensor:
+    def read(self, tokens: Tensor, words: Tensor | None = None) -> Tensor:
         """tokens [..., D] -> implicit text [..., D]."""
-        return self.similarity(tokens).softmax(-1) @ self.words() + self.residual(tokens)
+        words = self.words() if words is None else words
+        return self.similarity(tokens, words).softmax(-1) @ words + self.residual(tokens)
 
     def agreement(self, heard: Tensor, seen: Tensor) -> Tensor:
         """Log-probability that a sound and a position of the picture are read as the same word, "nothing" excepted.
