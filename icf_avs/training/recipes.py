@@ -67,7 +67,7 @@ def _public(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
             "train_visual": True,
             "audio": "vggish",
             "dim": 256,
-            "pixel_dim": 128,
+            "pixel_dim": 64,
             "heads": 8,
             "semantic": layout == "AVSS",
         },
