@@ -42,9 +42,13 @@ class SameConv(nn.Conv2d):
         if kernel == 1:
             return pointwise(x, self.weight, self.bias)
         pads = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:]]
+        odd = any(pad % 2 for pad in pads)
+        if odd and torch.compiler.is_compiling():  # ONNX's exporter puts a padded kernel behind the layer that needs it
+            x = F.pad(x, (pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2))
+            return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
         before = [pad - pad // 2 for pad in pads]
         # Zeros before the kernel make up for the pixel more on the left and above: that spares a padded copy of x.
-        weight = F.pad(self.weight, (pads[1] % 2, 0, pads[0] % 2, 0)) if any(pad % 2 for pad in pads) else self.weight
+        weight = F.pad(self.weight, (pads[1] % 2, 0, pads[0] % 2, 0)) if odd else self.weight
         return F.conv2d(x, weight, self.bias, self.stride, before, 1, self.groups)
 
 
