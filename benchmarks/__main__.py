@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NAMES = {  # name: where it is, a function of the machine that gives rows, and what it times
     "inference": ("inference.inference", "a clip of five frames: ours, TPAVI, the encoder alone"),
+    "engines": ("engines.engines", "the shipped model by ONNX Runtime and by torch.compile"),
     "training": ("training_step.training_step", "a step: ours, TPAVI, our baseline row"),
     "memory": ("memory.memory", "peak memory of both"),
     "segment": ("segmenting.segmenting", "`icf segment` by length of video, time and memory"),

@@ -21,14 +21,18 @@ from benchmarks import memory as peak  # noqa: E402
 from benchmarks import models, processes, scores, spectrograms, table, turns, videos  # noqa: E402
 from benchmarks import segmenting as segmenting_module  # noqa: E402
 from benchmarks.data import decoding, loading  # noqa: E402
+from benchmarks.engines import engines  # noqa: E402
 from benchmarks.inference import inference  # noqa: E402
 from benchmarks.tpavi import TPAVI, TPAVISegmenter, parameters, second_branch  # noqa: E402
 from benchmarks.training_step import training_step  # noqa: E402
 from icf_avs.backbones.vggish import VGGish  # noqa: E402
+from icf_avs.config import ContrastiveConfig, ImplicitTextConfig, ModelConfig  # noqa: E402
+from icf_avs.contracts import ClipSpec  # noqa: E402
 from icf_avs.data.media import probe  # noqa: E402
 from icf_avs.data.spectrogram import log_mel  # noqa: E402
 from icf_avs.errors import UserError  # noqa: E402
 from icf_avs.metrics import f_curves  # noqa: E402
+from icf_avs.model.icf import ICF  # noqa: E402
 
 ONCE = turns.Machine(turns=1, threads=1)
 SMALL = models.Encoder("resnet-50", "s4-r50", depths=(1, 1, 1, 1))
@@ -124,6 +128,16 @@ def test_lower_precision_at_a_tiny_size(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda program: program)  # takes a compiler and a minute
     found = named(precision.lower_precision(ONCE, [SMALL], clips=1, size=64, side=64))
     assert {name for name, _ in found} == {"bf16-resnet-50", "bf16-compiled-resnet-50", "bf16-peak-resnet-50"}
+
+
+def test_engines_on_a_small_model(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda program: program)  # takes a compiler and a minute
+    parts = {"implicit_text": ImplicitTextConfig(free_words=3), "contrastive": ContrastiveConfig()}
+    config = ModelConfig(("bell", "cat"), dim=32, pixel_dim=16, **parts)
+    names = torch.nn.functional.normalize(torch.randn(2, 384), dim=-1)
+    model = ICF(config, ClipSpec(image_size=64, frames=2), models.EMBEDDED.build(), names).eval()
+    found = named(engines(ONCE, model))
+    assert set(found) == {("engine-onnxruntime", "PyTorch"), ("engine-compiled", "PyTorch")}
 
 
 def test_both_models_of_the_memory_benchmark_run():

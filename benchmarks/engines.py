@@ -1,0 +1,44 @@
+"""Other ways to run the shipped model on a clip: its ONNX file by ONNX Runtime, and torch.compile, beside PyTorch."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from benchmarks.table import Row
+from benchmarks.turns import Machine, row, seconds
+from icf_avs.checkpoint import find_checkpoint, load_checkpoint
+from icf_avs.export.formats import FORMATS, INPUTS, trace, write
+from icf_avs.export.graph import ExportGraph
+from icf_avs.model.icf import ICF
+
+
+def engines(machine: Machine, model: ICF | None = None) -> Iterator[Row]:
+    """Rows engine-onnxruntime and engine-compiled: a clip of as many pictures as the model was made for."""
+    model = load_checkpoint(find_checkpoint("stamps")[0]) if model is None else model
+    graph = ExportGraph(model)
+    clip = graph.example(1, model.spec.frames)
+    valid = torch.ones(1, model.spec.frames, dtype=torch.bool)
+
+    def plain(frames: Tensor, waves: Tensor) -> Tensor:
+        return model(model.look(frames), waves, valid).logits
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = machine.threads
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write(graph, trace(graph), FORMATS["onnx"], path)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    given = {name: x.numpy() for name, x in zip(INPUTS, clip, strict=True)}
+    compiled = torch.compile(plain)
+    with torch.inference_mode():
+        ours, other, fast = seconds(
+            machine, lambda: plain(*clip), lambda: session.run(None, given), lambda: compiled(*clip)
+        )
+    yield row("engine-onnxruntime", other, ours, "PyTorch", machine, "s/clip")
+    yield row("engine-compiled", fast, ours, "PyTorch", machine, "s/clip")
