@@ -13,7 +13,7 @@ from torch import Tensor
 
 from icf_avs.backbones import efficientat
 from icf_avs.backbones.efficientat import EfficientAT, load_efficientat
-from icf_avs.backbones.heard_words import FLOOR, HeardWords, audio_words, mirrored
+from icf_avs.backbones.heard_words import FLOOR, GENERAL_FLOOR, HeardWords, audio_words, mirrored
 from icf_avs.backbones.labels import audioset_names
 
 RATE = 32_000
@@ -89,7 +89,7 @@ def test_a_word_is_heard_as_its_best_tag_in_any_order_of_the_vocabulary() -> Non
             if row["use"] == "2":  # what the surest particular word leaves
                 left = now[int(row["index"])] - max(now[tag] for tag, _ in used)
                 place = words.index(row["word"])
-                expected[number, place] = max(expected[number, place], left)
+                expected[number, place] = max(expected[number, place], left if left >= GENERAL_FLOOR else 0)
     expected[expected < FLOOR] = 0
     assert np.abs(weights.numpy() - expected).max() < 1e-5
     assert (weights == 0).any() and not weights[:, 0].any()  # nothing sounds like an almond
@@ -98,6 +98,10 @@ def test_a_word_is_heard_as_its_best_tag_in_any_order_of_the_vocabulary() -> Non
     assert weights[0, words.index("vehicle")] > 0 < weights[1, words.index("animal")]
     assert torch.allclose(particular.amax(1), surest)  # how surely it sounds now does not depend on what is around
     assert not hears.weights(0 * here, 0 * around).any()
+
+    faint = torch.zeros(2, 527)
+    faint[0, 72], faint[1, 74] = 0.12, 0.12  # an animal, a dog
+    assert not hears.weights(faint, faint)[0].any() and hears.weights(faint, faint)[1, words.index("dog")] > 0.1
 
 
 def test_zeros_around_a_sound_become_its_mirror_image() -> None:

@@ -21,10 +21,11 @@ from icf_avs.backbones.efficientat import EfficientAT
 WINDOW = 5.0  # seconds of sound around each moment
 MIDDLE = 1.2  # seconds of them that the answer is about, the outer ones less than the inner
 FLOOR = 0.05  # a probability below this counts as not heard
+GENERAL_FLOOR = 0.15  # the same of a general word: faint sounds, whatever they are, are often "animal"
 _GENERAL = 2  # use of a tag
 _STEP = 0.32  # seconds that a column of the network's last map stands for
 _CONTEXT = 0.35  # share of the whole window in saying what it is that sounds
-READ_OUT = (WINDOW, MIDDLE, FLOOR, _STEP, _CONTEXT)  # whatever is kept of it depends on these
+READ_OUT = (WINDOW, MIDDLE, FLOOR, GENERAL_FLOOR, _STEP, _CONTEXT)  # whatever is kept of it depends on these
 
 
 class HeardWords(nn.Module):
@@ -68,7 +69,7 @@ class HeardWords(nn.Module):
         surest = here.masked_fill(general, 0).amax(1, True)
         heard = shares * (surest / shares.masked_fill(general, 0).amax(1, True).clamp(min=1e-9))
         heard = torch.where(general, here - surest, heard)
-        heard = torch.where(heard < FLOOR, torch.zeros_like(heard), heard)
+        heard = heard.masked_fill(heard < torch.where(general, GENERAL_FLOOR, FLOOR), 0)
         none = heard.new_zeros(len(heard), len(self.words))
         return none.scatter_reduce(1, words.expand(len(heard), -1), heard, "amax")
 
