@@ -63,13 +63,13 @@ class OneLevelText(ImplicitText):
             del self.queries[other], self.read[other]
 
     def forward(self, sound: Tensor, visual: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        frames = valid.shape[1]
+        frames, words = valid.shape[1], self.vocabulary.words()
         if self.level == "frame":
-            return {"frame": self.of_frames(sound, visual, valid, [])}
+            return {"frame": self.of_frames(sound, visual, valid, words, [])}
         if self.level == "segment":
-            segments = self.of_segments(sound, visual, valid, [])
+            segments = self.of_segments(sound, visual, valid, words, [])
             return {"frame": segments[:, self.owner(frames, sound.device)]}
-        return {"frame": self.of_video(sound, visual, valid)[:, None].expand(-1, frames, -1, -1)}
+        return {"frame": self.of_video(sound, visual, valid, words)[:, None].expand(-1, frames, -1, -1)}
 
 
 class CosineSpace(SharedSpace):
