@@ -116,7 +116,9 @@ def test_wandb_kept_here(wandb, straight: Path, tmp_path: Path, monkeypatch: pyt
     train(LONG, tmp_path, wandb=True)
     identity = (tmp_path / "wandb-id.txt").read_text().strip()
     (log,) = (tmp_path / "wandb").glob(f"offline-run-*-{identity}/run-{identity}.wandb")
-    kept = log.read_bytes()
+    whole = log.read_bytes()
+    # Blocks of LevelDB's log: what goes on in the next one is cut by a head of 7 bytes there.
+    kept = b"".join(whole[start + 7 : start + 32_768] for start in range(0, len(whole), 32_768))
     assert all(term in kept for term in (b"teach/naming", b"learn/bce", b"validation/score"))
     assert len([*log.parent.glob("files/media/images/samples_*.png")]) == 3
     assert same(straight, tmp_path)
