@@ -210,7 +210,7 @@ class ICF(nn.Module):
             prior = found.evidence + (found.prior if match is None else found.prior + match) * named[:, None, None]
             answers.append((self.decoder(pixels, *self.nameless.hide(sound, frame_text, named), prior), prior))
         decoded, prior = answers[0]
-        logits = torch.stack([answer.logits for answer, _ in answers]).mean(0)
+        logits = torch.stack([answer.logits for answer, _ in answers]).amax(0)
         # Of what is nowhere, nothing is marked.
         decoded = decoded._replace(logits=logits - F.softplus(-found.present)[..., None, None])
         return Answer(decoded, levels, prior, seen)

@@ -3,7 +3,7 @@
 The evidence for the words of a sound stays; what else the decoder learns of it (the sound itself, its text, how the
 prior and CDCL's space compare them with positions) gives way to learnt tokens that say "what is searched for". In
 training a share of the clips is answered so, and the decoder learns to turn evidence into a mask whatever the word;
-afterwards both answers are given and their logits averaged. Ours; the paper's vocabulary is not open.
+afterwards both answers are given, and at every position the surer one counts. Ours; the paper's vocabulary is not open.
 """
 
 from __future__ import annotations
