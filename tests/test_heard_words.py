@@ -13,7 +13,7 @@ from torch import Tensor
 
 from icf_avs.backbones import efficientat
 from icf_avs.backbones.efficientat import EfficientAT, load_efficientat
-from icf_avs.backbones.heard_words import FLOOR, GENERAL_FLOOR, HeardWords, audio_words, mirrored
+from icf_avs.backbones.heard_words import FAINTEST, GENERAL_FLOOR, HeardWords, audio_words, mirrored
 from icf_avs.backbones.labels import audioset_names
 
 RATE = 32_000
@@ -82,15 +82,17 @@ def test_a_word_is_heard_as_its_best_tag_in_any_order_of_the_vocabulary() -> Non
     expected = np.zeros((3, len(words)))
     for number, (now, window) in enumerate(zip(here.double().numpy(), around.double().numpy(), strict=True)):
         shares = {tag: now[tag] ** 0.65 * window[tag] ** 0.35 for tag, _ in used}
-        scale = max(now[tag] for tag, _ in used) / max(shares.values())
+        most, surely = max(shares.values()), max(now[tag] for tag, _ in used)
         for tag, place in used:
-            expected[number, place] = max(expected[number, place], shares[tag] * scale)
+            share = shares[tag]
+            odds = share * (1 - most) / (most * (1 - share))  # beside those of the likeliest
+            weight = surely * max(share / most, odds**0.5)
+            expected[number, place] = max(expected[number, place], weight if weight >= FAINTEST else 0)
         for row in table():
             if row["use"] == "2":  # what the surest particular word leaves
                 left = now[int(row["index"])] - max(now[tag] for tag, _ in used)
                 place = words.index(row["word"])
                 expected[number, place] = max(expected[number, place], left if left >= GENERAL_FLOOR else 0)
-    expected[expected < FLOOR] = 0
     assert np.abs(weights.numpy() - expected).max() < 1e-5
     assert (weights == 0).any() and not weights[:, 0].any()  # nothing sounds like an almond
     surest = here[:, [tag for tag, _ in used]].amax(1)
@@ -102,6 +104,21 @@ def test_a_word_is_heard_as_its_best_tag_in_any_order_of_the_vocabulary() -> Non
     faint = torch.zeros(2, 527)
     faint[0, 72], faint[1, 74] = 0.12, 0.12  # an animal, a dog
     assert not hears.weights(faint, faint)[0].any() and hears.weights(faint, faint)[1, words.index("dog")] > 0.1
+
+
+def test_what_is_heard_unsurely_leaves_room_for_second_guesses() -> None:
+    hears = HeardWords(EfficientAT(), audio_words())
+    dog, train = hears.words.index("dog"), hears.words.index("train")
+    tags = {row["word"]: int(row["index"]) for row in table() if row["use"] == "1"}
+    heard = torch.zeros(4, 527)
+    for number, (first, second) in enumerate([(0.2, 0.02), (0.99, 0.01), (0.99, 0.6), (0.04, 0.03)]):
+        heard[number, tags["dog"]], heard[number, tags["train"]] = first, second
+    weights = hears.weights(heard, heard)
+    assert torch.allclose(weights[:3, dog], torch.tensor([0.2, 0.99, 0.99]))
+    assert 0.05 < weights[0, train] < 0.1, "worth more than .02, beside a first guess of .2"
+    assert not weights[1, train], "beside a sure one it is as good as nothing"
+    assert weights[2, train] == pytest.approx(0.6), "two sounds at once take nothing from each other"
+    assert not weights[3].any()
 
 
 def test_zeros_around_a_sound_become_its_mirror_image() -> None:

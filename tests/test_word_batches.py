@@ -136,16 +136,35 @@ def test_the_same_numbers_give_the_same_batch(features, words, sounds):
     assert not torch.equal(one.waves, third.waves) and not torch.equal(one.pyramid[4], third.pyramid[4])
 
 
-def test_evidence_is_disturbed_in_training_alone(features, words, sounds):
-    exact = z_scores(features.evidence[:24])
-    calm = word_batch(features, np.arange(24), words, sounds, np.random.default_rng(0), noisy=False).pyramid[4]
-    rough = torch.cat([
-        word_batch(features, np.arange(24), words, sounds, np.random.default_rng(seed)).pyramid[4] for seed in range(4)
-    ])  # fmt: skip
-    assert torch.equal(calm, exact)
-    whole = torch.cat([exact] * 4)
-    assert torch.corrcoef(torch.stack([rough.flatten(), whole.flatten()]))[0, 1] > 0.8
-    assert (rough - whole).abs().mean() > 0.1
+def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(features, words, sounds):
+    at = np.arange(24)
+    calm, rough = (
+        word_batch(features, at, words, sounds, np.random.default_rng(0), noisy=noisy) for noisy in (False, True)
+    )
+    exact = z_scores(features.evidence[at])
+    assert torch.equal(calm.pyramid[4], exact)
+    assert all(torch.equal(level, raw) for level, raw in zip(calm.pyramid, _raw(features, at), strict=False))
+    assert torch.equal(calm.waves, rough.waves)
+    mirrored = []
+    for clip in range(24):
+        places = rough.pyramid[0][clip] / calm.pyramid[0][clip].where(calm.pyramid[0][clip] != 0, torch.nan)
+        even = (places.nan_to_num().amax((0, 2, 3)) - places.nan_to_num(9e9).amin((0, 2, 3))).abs() < 1e-3
+        mirrored.append(not even.all())  # a gain is the same everywhere, or it is not this picture
+        turn = (lambda maps: maps.flip(-1)) if mirrored[-1] else (lambda maps: maps)
+        assert torch.equal(rough.masks[clip], turn(calm.masks[clip]))
+        assert torch.equal(rough.kinds_map[clip], turn(calm.kinds_map[clip]))
+        for level, whole in zip(rough.pyramid[:4], calm.pyramid, strict=False):
+            gain = (level[clip] * turn(whole[clip])).sum((0, 2, 3)) / whole[clip].square().sum((0, 2, 3))
+            assert torch.allclose(level[clip], turn(whole[clip]) * gain[:, None, None], atol=1e-3)
+            assert 0.02 < (gain == 0).float().mean() < 0.5 and (gain >= 0).all()
+        likeness = torch.corrcoef(torch.stack([rough.pyramid[4][clip].flatten(), turn(exact[clip]).flatten()]))
+        assert likeness[0, 1] > 0.8
+    assert 4 < sum(mirrored) < 20
+    assert (rough.pyramid[4] - exact).abs().mean() > 0.1
+
+
+def _raw(features, at):
+    return [torch.from_numpy(level[at]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
 
 
 def test_the_vocabulary_holds_what_is_heard_and_what_is_shown(catalog, words):

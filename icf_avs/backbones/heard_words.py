@@ -20,12 +20,23 @@ from icf_avs.backbones.efficientat import EfficientAT
 
 WINDOW = 5.0  # seconds of sound around each moment
 MIDDLE = 1.2  # seconds of them that the answer is about, the outer ones less than the inner
-FLOOR = 0.05  # a probability below this counts as not heard
+FLOOR = 0.05  # a moment whose surest word has less counts as one in which nothing is heard
 GENERAL_FLOOR = 0.15  # the same of a general word: faint sounds, whatever they are, are often "animal"
+FAINTEST = 0.02  # a word below this counts as not heard beside the surest one
+SOFT = 0.5  # power of the odds between words: where the tagger is unsure, its second and third guesses are worth much
 _GENERAL = 2  # use of a tag
 _STEP = 0.32  # seconds that a column of the network's last map stands for
 _CONTEXT = 0.35  # share of the whole window in saying what it is that sounds
-READ_OUT = (WINDOW, MIDDLE, FLOOR, GENERAL_FLOOR, _STEP, _CONTEXT)  # whatever is kept of it depends on these
+READ_OUT = (
+    WINDOW,
+    MIDDLE,
+    FLOOR,
+    GENERAL_FLOOR,
+    FAINTEST,
+    SOFT,
+    _STEP,
+    _CONTEXT,
+)  # whatever is kept of it depends on these
 
 
 class HeardWords(nn.Module):
@@ -60,16 +71,19 @@ class HeardWords(nn.Module):
     def weights(self, here: Tensor, around: Tensor) -> Tensor:
         """Probabilities of the tags, in the middle second and in the window [N, 527] -> weights of words [N, words].
 
-        What sounds, the window says as well, a little; how surely something sounds now, the middle alone. A word has
-        the weight of the best of its tags, a general word as much of it as the surest particular word leaves.
+        What sounds, the window says as well, a little; how surely something sounds now, the middle alone: the surest
+        word has that weight s, another the more of its share of s and s (o / o_surest)^SOFT, o its odds. A word has the
+        weight of the best of its tags, a general word as much of it as the surest particular word leaves.
         """
         tags, words, general = self.tags.unbind(1)
         here, around, general = here[:, tags], around[:, tags], general.bool()
         shares = here ** (1 - _CONTEXT) * around**_CONTEXT
-        surest = here.masked_fill(general, 0).amax(1, True)
-        heard = shares * (surest / shares.masked_fill(general, 0).amax(1, True).clamp(min=1e-9))
-        heard = torch.where(general, here - surest, heard)
-        heard = heard.masked_fill(heard < torch.where(general, GENERAL_FLOOR, FLOOR), 0)
+        surest, odds = here.masked_fill(general, 0).amax(1, True), shares / (1 - shares).clamp(min=1e-6)
+        share, odd = (x / x.masked_fill(general, 0).amax(1, True).clamp(min=1e-9) for x in (shares, odds))
+        particular = surest * torch.maximum(share, odd**SOFT)
+        particular = particular.masked_fill((particular < FAINTEST) | (surest < FLOOR), 0)
+        heard = here - surest
+        heard = torch.where(general, heard.masked_fill(heard < GENERAL_FLOOR, 0), particular)
         none = heard.new_zeros(len(heard), len(self.words))
         return none.scatter_reduce(1, words.expand(len(heard), -1), heard, "amax")
 

@@ -29,6 +29,7 @@ _SYNONYM = 0.35  # that it is heard as a word that may mean the same
 _RECORDED = 0.5  # that a kind with a recording is heard by it
 _MIXED = 0.25  # of these: with another recording in the mixture, which is not in the picture
 _STRAY = 0.35  # that some word is heard beside what sounds
+_LOST, _UNEVEN = 0.2, 0.25  # share of the channels that a clip is seen without; how uneven the others are (log)
 _FAINT = 0.3  # that another thing of the picture is heard far less surely than what sounds, and is not meant
 
 
@@ -63,7 +64,8 @@ def word_batch(
     noisy: bool = True,
 ) -> Batch:  # fmt: skip
     """The scenes of `indices`, each with what is heard in its frames as waves [B,T,C], and the evidence for all
-    classes as fifth level of the pyramid. noisy: evidence is disturbed.
+    classes as fifth level of the pyramid. noisy: evidence is disturbed, channels are lost, and half of the pictures
+    are mirrored.
     """
     frames = features.things.shape[1]
     waves, sounding, onscreen, maps = [], [], [], []
@@ -83,9 +85,14 @@ def word_batch(
     masks, kinds_map = targets(torch.from_numpy(np.stack(maps)))
     every = torch.ones(len(indices), frames, dtype=torch.bool)
     levels = [torch.from_numpy(level[indices]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
-    scores = z_scores(features.evidence[indices])
+    levels.append(z_scores(features.evidence[indices]))
+    if noisy:
+        levels = [*(_thinned(level, rng) for level in levels[:-1]), levels[-1]]
+        turned = torch.from_numpy(rng.random(len(indices)) < 0.5)
+        *levels, masks, kinds_map = (_mirrored(maps, turned) for maps in (*levels, masks, kinds_map))
+        levels[-1] = _disturbed(levels[-1], rng)
     return Batch(
-        [*levels, _disturbed(scores, rng) if noisy else scores],
+        levels,
         torch.from_numpy(np.stack(waves)),
         masks,
         kinds_map,
@@ -195,6 +202,20 @@ def _span(frames: int, rng: np.random.Generator) -> np.ndarray:
     on = np.zeros(frames, bool)
     on[first : int(rng.integers(first + 1, frames + 1))] = True
     return on
+
+
+def _thinned(level: Tensor, rng: np.random.Generator) -> Tensor:
+    """A level [B,T,c,h,w] with channels louder, fainter or lost, the same ones throughout a clip: no few of them can be
+    relied on to tell the pictures of training apart, which would close the decoder to all others.
+    """
+    shape = (level.shape[0], 1, level.shape[2], 1, 1)
+    gain = np.exp(rng.normal(0, _UNEVEN, shape)) * (rng.random(shape) >= _LOST) / (1 - _LOST)
+    return level * torch.from_numpy(gain.astype(np.float32))
+
+
+def _mirrored(maps: Tensor, turned: Tensor) -> Tensor:
+    """maps [B,...,w], those of the clips `turned` [B] with left and right changed."""
+    return torch.where(turned.view(-1, *[1] * (maps.dim() - 1)), maps.flip(-1), maps)
 
 
 def _disturbed(scores: Tensor, rng: np.random.Generator) -> Tensor:
