@@ -145,7 +145,7 @@ def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(fe
     assert torch.equal(calm.pyramid[4], exact)
     assert all(torch.equal(level, raw) for level, raw in zip(calm.pyramid, _raw(features, at), strict=False))
     assert torch.equal(calm.waves, rough.waves)
-    mirrored = []
+    mirrored, lost = [], []
     for clip in range(24):
         places = rough.pyramid[0][clip] / calm.pyramid[0][clip].where(calm.pyramid[0][clip] != 0, torch.nan)
         even = (places.nan_to_num().amax((0, 2, 3)) - places.nan_to_num(9e9).amin((0, 2, 3))).abs() < 1e-3
@@ -156,10 +156,11 @@ def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(fe
         for level, whole in zip(rough.pyramid[:4], calm.pyramid, strict=False):
             gain = (level[clip] * turn(whole[clip])).sum((0, 2, 3)) / whole[clip].square().sum((0, 2, 3))
             assert torch.allclose(level[clip], turn(whole[clip]) * gain[:, None, None], atol=1e-3)
-            assert 0.02 < (gain == 0).float().mean() < 0.5 and (gain >= 0).all()
+            assert (gain >= 0).all()
+            lost.append(float((gain == 0).float().mean()))
         likeness = torch.corrcoef(torch.stack([rough.pyramid[4][clip].flatten(), turn(exact[clip]).flatten()]))
         assert likeness[0, 1] > 0.8
-    assert 4 < sum(mirrored) < 20
+    assert 4 < sum(mirrored) < 20 and 0.3 < np.mean(lost) < 0.4
     assert (rough.pyramid[4] - exact).abs().mean() > 0.1
 
 
