@@ -68,6 +68,31 @@ def test_a_picture_is_its_own_yardstick():
     assert (model([], batch.waves, flags).logits > 0).equal(masks > 0)
 
 
+class Wishful(Generous):
+    """Marks a little of the ground too under the sound of another picture, at offsets above 0."""
+
+    def forward(self, pyramid, waves, valid):
+        logits = torch.full_like(self.batch.masks, -4.0)
+        logits[self.batch.masks > 0] = 1.0 if torch.equal(waves, self.batch.waves) else -4.0
+        if torch.equal(waves, self.batch.waves):
+            logits[..., 1] = -1.2  # what a higher offset would gain
+        else:
+            logits[..., 3] = -0.05
+        return SimpleNamespace(logits=self.yardstick(logits + self.offset))
+
+
+def test_a_sound_that_is_not_there_marks_a_hundredth_at_most():
+    """The best score is at an offset of 1.25; at all above 0, a quarter of the picture is marked for what is not there."""
+    masks = torch.zeros(2, 1, 4, 4)
+    masks[..., :2] = 1
+    flags, sounding = torch.ones(2, 1, dtype=torch.bool), torch.eye(2, dtype=torch.bool)[:, None]
+    batch = Batch([], torch.randn(2, 1, 8), masks, masks.long(), flags, flags, sounding, sounding[:, 0])
+    model = Wishful(batch)
+    found = calibrate(model, [batch])
+    assert found.offset == 0 and found.miou == pytest.approx(0.5)
+    assert not (model([], batch.waves.roll(1, 0), flags).logits > 0).any()
+
+
 def test_the_surest_place_by_hand():
     """Of 400 pixels the second; and where nothing is marked, nothing is taken away."""
     logits = torch.full((2, 20, 20), -3.0)

@@ -6,6 +6,7 @@ mIoU that is left under a sound which is not in the picture.
 
 With an open vocabulary comes the share of the yardstick (model/yardstick.py): the largest with which KEPT of the best
 score is left. Composed scenes are crowded and ask for none; what it spares is the plain ground of natural pictures.
+Then the offset is lowered until a sound which is not in the picture marks FALSE_AREA of it at most.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from icf_avs.model.yardstick import surest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from icf_avs.contracts import Batch
     from icf_avs.model.icf import ICF
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 OFFSETS = torch.linspace(-2.0, 2.0, 33)
 SHARES = torch.linspace(0.0, 0.5, 11)
 KEPT = 0.98
+FALSE_AREA = 0.01
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,29 @@ def constants(model: ICF) -> list[Tensor]:
     return [model.offset, *([model.yardstick.share] if model.yardstick is not None else [])]
 
 
+def _marked(logits: Tensor, shares: Tensor) -> Iterator[Tensor]:
+    """logits [n,h,w] -> bool [n,h,w] with each share of the yardstick and, for each, with each offset."""
+    most = surest(logits)
+    for share in shares:
+        for offset in OFFSETS:
+            yield logits + offset > share * (most + offset).clamp(min=0)
+
+
 def frame_ious(logits: Tensor, masks: Tensor, shares: Tensor = SHARES[:1]) -> Tensor:
     """logits, masks [n,h,w] -> [n, len(shares), len(OFFSETS)], IoU of each frame with each share of the yardstick and
     each offset; masks must not be empty.
     """
-    truth, most = masks > 0.5, surest(logits)
-    ious = []
-    for share in shares:
-        for offset in OFFSETS:
-            marked = logits + offset > share * (most + offset).clamp(min=0)
-            ious.append((marked & truth).sum((1, 2)) / (marked | truth).sum((1, 2)).clamp(min=1))
+    truth = masks > 0.5
+    ious = [
+        (marked & truth).sum((1, 2)) / (marked | truth).sum((1, 2)).clamp(min=1) for marked in _marked(logits, shares)
+    ]
     return torch.stack(ious, dim=1).unflatten(1, (len(shares), len(OFFSETS)))
+
+
+def marked_areas(logits: Tensor, shares: Tensor) -> Tensor:
+    """logits [n,h,w] -> [n, len(shares), len(OFFSETS)], the share of each frame that is marked."""
+    areas = [marked.float().mean((1, 2)) for marked in _marked(logits, shares)]
+    return torch.stack(areas, dim=1).unflatten(1, (len(shares), len(OFFSETS)))
 
 
 @torch.no_grad()
@@ -68,20 +82,25 @@ def calibrate(model: ICF, batches: Iterable[Batch]) -> Calibration:
     for constant in chosen:
         constant.zero_()
     shares = SHARES[: None if len(chosen) > 1 else 1]
-    own, foreign = [], []
+    own, foreign, areas = [], [], []
     for batch in (batch.to(model.offset.device) for batch in batches):
         shown = batch.labelled & batch.valid & ((batch.masks > 0.5).sum((-2, -1)) > 0)
         logits = model(batch.pyramid, batch.waves, batch.valid).logits
         own.append(frame_ious(logits[shown], batch.masks[shown], shares))
         other = batch.sounding.any(1).roll(1, 0)
         absent = shown & (other.any(1) & ~(other & batch.onscreen).any(1))[:, None]
-        logits = model(batch.pyramid, batch.waves.roll(1, 0), batch.valid).logits
-        foreign.append(frame_ious(logits[absent], batch.masks[absent], shares))
+        logits = model(batch.pyramid, batch.waves.roll(1, 0), batch.valid).logits[absent]
+        foreign.append(frame_ious(logits, batch.masks[absent], shares))
+        if model.yardstick is not None:
+            areas.append(marked_areas(logits, shares))
     good, left = (torch.cat(ious).sum(0) / max(1, len(torch.cat(ious))) for ious in (own, foreign))
     scores = 2 * good * (1 - left) / (good + 1 - left).clamp(min=1e-6)
     offset = int(scores[0].argmax())
     of_shares = scores[:, offset]
     share = int((of_shares >= KEPT * of_shares.max()).nonzero().max()) if of_shares.max() > 0 else 0
+    if areas:
+        fits = torch.cat(areas).sum(0)[share] <= FALSE_AREA * len(torch.cat(areas))
+        offset = int(fits[: offset + 1].cumprod(0).sum().clamp(min=1)) - 1  # a higher offset marks more
     for constant, value in zip(chosen, (OFFSETS[offset], shares[share]), strict=False):  # most models have no share
         constant.fill_(value)
     return Calibration(
