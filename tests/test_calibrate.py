@@ -82,7 +82,7 @@ class Wishful(Generous):
 
 
 def test_a_sound_that_is_not_there_marks_a_hundredth_at_most():
-    """The best score is at an offset of 1.25; at all above 0, a quarter of the picture is marked for what is not there."""
+    """The best score is at an offset of 1.25; at all above 0, a quarter of the picture would be."""
     masks = torch.zeros(2, 1, 4, 4)
     masks[..., :2] = 1
     flags, sounding = torch.ones(2, 1, dtype=torch.bool), torch.eye(2, dtype=torch.bool)[:, None]
