@@ -22,6 +22,14 @@ def test_iou_of_each_offset_by_hand():
     assert ious[OFFSETS.tolist().index(1.0)] == pytest.approx(2 / 3)  # and one too many
 
 
+def halves() -> Batch:
+    """Two pictures, the left half of each is what sounds there; what sounds in one is not in the other."""
+    masks = torch.zeros(2, 1, 4, 4)
+    masks[..., :2] = 1
+    flags, sounding = torch.ones(2, 1, dtype=torch.bool), torch.eye(2, dtype=torch.bool)[:, None]
+    return Batch([], torch.randn(2, 1, 8), masks, masks.long(), flags, flags, sounding, sounding[:, 0])
+
+
 class Cautious(nn.Module):
     """Marks the truth with logit -0.7, the rest with -1.7; under a foreign sound everything lies 9 lower."""
 
@@ -53,19 +61,16 @@ class Generous(Cautious):
 
 def test_a_picture_is_its_own_yardstick():
     """No one offset marks the truth of both pictures and nothing else."""
-    masks = torch.zeros(2, 1, 4, 4)
-    masks[..., :2] = 1
-    flags, sounding = torch.ones(2, 1, dtype=torch.bool), torch.eye(2, dtype=torch.bool)[:, None]
-    batch = Batch([], torch.randn(2, 1, 8), masks, masks.long(), flags, flags, sounding, sounding[:, 0])
+    batch = halves()
     model = Generous(batch)
-    assert frame_ious(model([], batch.waves, flags).logits[:, 0], masks[:, 0]).mean(0).max() < 1
+    assert frame_ious(model([], batch.waves, batch.valid).logits[:, 0], batch.masks[:, 0]).mean(0).max() < 1
     model.offset.fill_(1.0)  # calibrating starts from nothing
     model.yardstick.share.fill_(0.5)
     found = calibrate(model, [batch])
     assert found.miou == pytest.approx(1) and found.offset == -0.75
     assert found.share == pytest.approx(0.3), "the largest that leaves all of the truth"
     assert float(model.yardstick.share) == found.share and float(model.offset) == found.offset
-    assert (model([], batch.waves, flags).logits > 0).equal(masks > 0)
+    assert (model([], batch.waves, batch.valid).logits > 0).equal(batch.masks > 0)
 
 
 class Wishful(Generous):
@@ -83,14 +88,11 @@ class Wishful(Generous):
 
 def test_a_sound_that_is_not_there_marks_a_hundredth_at_most():
     """The best score is at an offset of 1.25; at all above 0, a quarter of the picture would be."""
-    masks = torch.zeros(2, 1, 4, 4)
-    masks[..., :2] = 1
-    flags, sounding = torch.ones(2, 1, dtype=torch.bool), torch.eye(2, dtype=torch.bool)[:, None]
-    batch = Batch([], torch.randn(2, 1, 8), masks, masks.long(), flags, flags, sounding, sounding[:, 0])
+    batch = halves()
     model = Wishful(batch)
     found = calibrate(model, [batch])
     assert found.offset == 0 and found.miou == pytest.approx(0.5)
-    assert not (model([], batch.waves.roll(1, 0), flags).logits > 0).any()
+    assert not (model([], batch.waves.roll(1, 0), batch.valid).logits > 0).any()
 
 
 def test_the_surest_place_by_hand():
@@ -105,11 +107,7 @@ def test_the_surest_place_by_hand():
 
 
 def test_a_cautious_model_is_made_to_mark_the_truth_and_nothing_else():
-    masks = torch.zeros(2, 1, 4, 4)
-    masks[..., :2] = 1
-    flags = torch.ones(2, 1, dtype=torch.bool)
-    sounding = torch.eye(2, dtype=torch.bool)[:, None]
-    batch = Batch([], torch.randn(2, 1, 8), masks, masks.long(), flags, flags, sounding, sounding[:, 0])
+    batch = halves()
     model = Cautious(batch)
     found = calibrate(model, [batch])
     assert 0.7 < found.offset < 1.7 and float(model.offset) == pytest.approx(found.offset)

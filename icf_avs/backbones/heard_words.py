@@ -21,22 +21,16 @@ from icf_avs.backbones.efficientat import EfficientAT
 WINDOW = 5.0  # seconds of sound around each moment
 MIDDLE = 1.2  # seconds of them that the answer is about, the outer ones less than the inner
 FLOOR = 0.05  # a moment whose surest word has less counts as one in which nothing is heard
-GENERAL_FLOOR = 0.15  # the same of a general word: faint sounds, whatever they are, are often "animal"
+GENERAL_FLOOR = (
+    0.15  # a general word below this counts as not heard: faint sounds, whatever they are, are often "animal"
+)
 FAINTEST = 0.02  # a word below this counts as not heard beside the surest one
-SOFT = 0.5  # power of the odds between words: where the tagger is unsure, its second and third guesses are worth much
+SOFT = 0.5  # power of the odds between words: where the tagger is unsure, its next guesses are worth more than they say
 _GENERAL = 2  # use of a tag
 _STEP = 0.32  # seconds that a column of the network's last map stands for
 _CONTEXT = 0.35  # share of the whole window in saying what it is that sounds
-READ_OUT = (
-    WINDOW,
-    MIDDLE,
-    FLOOR,
-    GENERAL_FLOOR,
-    FAINTEST,
-    SOFT,
-    _STEP,
-    _CONTEXT,
-)  # whatever is kept of it depends on these
+# Whatever is kept of what is heard depends on these.
+READ_OUT = (WINDOW, MIDDLE, FLOOR, GENERAL_FLOOR, FAINTEST, SOFT, _STEP, _CONTEXT)
 
 
 class HeardWords(nn.Module):
@@ -78,7 +72,8 @@ class HeardWords(nn.Module):
         tags, words, general = self.tags.unbind(1)
         here, around, general = here[:, tags], around[:, tags], general.bool()
         shares = here ** (1 - _CONTEXT) * around**_CONTEXT
-        surest, odds = here.masked_fill(general, 0).amax(1, True), shares / (1 - shares).clamp(min=1e-6)
+        odds = shares / (1 - shares).clamp(min=1e-6)
+        surest = here.masked_fill(general, 0).amax(1, True)
         share, odd = (x / x.masked_fill(general, 0).amax(1, True).clamp(min=1e-9) for x in (shares, odds))
         particular = surest * torch.maximum(share, odd**SOFT)
         particular = particular.masked_fill((particular < FAINTEST) | (surest < FLOOR), 0)

@@ -29,8 +29,8 @@ _SYNONYM = 0.35  # that it is heard as a word that may mean the same
 _RECORDED = 0.5  # that a kind with a recording is heard by it
 _MIXED = 0.25  # of these: with another recording in the mixture, which is not in the picture
 _STRAY = 0.35  # that some word is heard beside what sounds
-_LOST, _UNEVEN = 0.35, 0.35  # share of the channels that a clip is seen without; how uneven the others are (log)
 _FAINT = 0.3  # that another thing of the picture is heard far less surely than what sounds, and is not meant
+_LOST, _UNEVEN = 0.35, 0.35  # share of the channels that a clip is seen without; how uneven the others are (log)
 
 
 @dataclass(frozen=True)

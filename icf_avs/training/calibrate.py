@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OFFSETS = torch.linspace(-2.0, 2.0, 33)
 SHARES = torch.linspace(0.0, 0.5, 11)
 KEPT = 0.98
-FALSE_AREA = 0.01
+FALSE_AREA = 0.01  # share of a picture
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ def calibrate(model: ICF, batches: Iterable[Batch]) -> Calibration:
     of_shares = scores[:, offset]
     share = int((of_shares >= KEPT * of_shares.max()).nonzero().max()) if of_shares.max() > 0 else 0
     if areas:
-        fits = torch.cat(areas).sum(0)[share] <= FALSE_AREA * len(torch.cat(areas))
-        offset = int(fits[: offset + 1].cumprod(0).sum().clamp(min=1)) - 1  # a higher offset marks more
+        false = torch.cat(areas)[:, share]
+        fits = false.sum(0) <= FALSE_AREA * len(false)  # not for offsets above one for which it does not
+        offset = min(offset, max(int(fits.sum()) - 1, 0))
     for constant, value in zip(chosen, (OFFSETS[offset], shares[share]), strict=False):  # most models have no share
         constant.fill_(value)
     return Calibration(
