@@ -10,7 +10,7 @@ import torch
 
 from icf_avs.contracts import ClipSpec
 from icf_avs.stamps.heard_sounds import HeardSounds
-from icf_avs.stamps.word_batches import Words, word_batch
+from icf_avs.stamps.word_batches import Words, _absent, word_batch
 from icf_avs.stamps.word_catalog import load_word_catalog
 from icf_avs.stamps.word_data import training_words, vocabulary
 from icf_avs.stamps.word_features import WordFeatures, WordSceneSet, word_features, z_scores
@@ -126,11 +126,46 @@ def test_another_thing_of_the_picture_may_be_heard_faintly_and_is_not_meant(batc
     assert 0.05 < np.mean(faint) < 0.4
 
 
+def test_the_same_pictures_are_asked_for_more(features, words, sounds):
+    at = np.arange(24)
+    batch = word_batch(features, at, words, sounds, np.random.default_rng(0), noisy=False, more=3)
+    assert batch.other_waves.shape == (24, 3, *batch.waves.shape[1:])
+    assert batch.other_masks.shape == (24, 3, *batch.masks.shape[1:])
+    waves, masks = batch.other_waves.amax(2), batch.other_masks.flatten(2).amax(2)
+    assert (waves - batch.waves.amax(1)[:, None]).abs().amax(2).gt(0).float().mean() > 0.9  # other questions
+    differ = (batch.other_masks - batch.masks[:, None]).abs().flatten(2).amax(2) > 0
+    assert 0.4 < differ.float().mean() < 0.95  # with other answers, but where a picture shows one thing
+    assert 0.5 < (masks > 0).float().mean() < 0.95
+    for clip in range(24):  # each marks whole things
+        things = torch.tensor(features.things[clip])
+        whole = {
+            0,
+            *(float((things == number).float().sum()) for number in range(1, len(features.scenes[clip].words) + 1)),
+        }
+        for question in range(3):
+            areas = (batch.other_masks[clip, question] * 4).sum()
+            assert areas <= sum(whole) + 1e-3
+    alone = word_batch(features, at, words, sounds, np.random.default_rng(0), noisy=False, more=0)
+    assert alone.other_waves is None and alone.other_masks is None
+
+
+def test_half_of_the_absent_words_are_almost_there(features, words):
+    rng = np.random.default_rng(0)
+    ranks = []
+    for scene in features.scenes:
+        away = words.nameable & ~words.kin([words.index[word] for word in scene.present])
+        near = words.likeness[[words.index[names[0]] for names in scene.words]].max(0)
+        order = [int(word) for word in np.argsort(-near, kind="stable") if away[word]]
+        for _ in range(8):
+            ranks.append(order.index(_absent(scene, away, words, rng)))
+    assert 0.4 < np.mean(np.array(ranks) < 12) < 0.65 and max(ranks) > 100
+
+
 def test_the_same_numbers_give_the_same_batch(features, words, sounds):
     one, other, third = (
         word_batch(features, np.arange(8), words, sounds, np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
-    for name in ("waves", "masks", "kinds_map", "sounding", "onscreen"):
+    for name in ("waves", "masks", "kinds_map", "sounding", "onscreen", "other_waves", "other_masks"):
         assert torch.equal(getattr(one, name), getattr(other, name))
     assert torch.equal(one.pyramid[4], other.pyramid[4])
     assert not torch.equal(one.waves, third.waves) and not torch.equal(one.pyramid[4], third.pyramid[4])
@@ -153,6 +188,7 @@ def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(fe
         mirrored.append(away_mirrored < away)
         turn = (lambda maps: maps.flip(-1)) if mirrored[-1] else (lambda maps: maps)
         assert torch.equal(rough.masks[clip], turn(calm.masks[clip]))
+        assert torch.equal(rough.other_masks[clip], turn(calm.other_masks[clip]))
         assert torch.equal(rough.kinds_map[clip], turn(calm.kinds_map[clip]))
         for level, whole in zip(rough.pyramid[:4], raw, strict=True):
             gain = (level[clip] * turn(whole[clip])).sum((0, 2, 3)) / whole[clip].square().sum((0, 2, 3))

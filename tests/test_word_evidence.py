@@ -36,9 +36,14 @@ def scores() -> torch.Tensor:
 def test_a_certain_word_gets_its_own_maps(bridge: ClassWords, evidence: WordEvidence, scores: torch.Tensor) -> None:
     reading = torch.eye(6)[:4, None].expand(4, 3, 6)  # four sounds, each one name; two free words beside the names
     found = evidence(reading, scores)
-    assert found.shape == (4, 3, 2, 4, 5)
+    assert found.shape == (4, 3, 3, 4, 5)
     vectors = embed_names(NAMES)
     torch.testing.assert_close(found[:, :, 0], bridge.relevance(vectors, scores), atol=0.02, rtol=0.01)
+    index, gates, _ = bridge.bearing(vectors, 128)
+    share = torch.stack(
+        [(scores.softmax(1)[:, at] * gate[:, None, None]).sum(1) for at, gate in zip(index, gates, strict=True)]
+    )
+    torch.testing.assert_close(found[:, :, 2], (share / 1e-3 + 1).log(), atol=0.02, rtol=0.01)
     whole = bridge.agreement(vectors, scores)  # of all 1000 classes, where `evidence` keeps the 128 nearest
     assert torch.corrcoef(torch.stack([found[:, :, 1].flatten(), whole.flatten()]))[0, 1] > 0.99
 

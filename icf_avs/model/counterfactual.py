@@ -161,7 +161,8 @@ class SemanticCounterfactual(nn.Module):
         """
         single = sounding & (sounding.sum(1, keepdim=True) == 1)
         member = torch.cat([sounding.new_ones(len(sounding), 1), single], dim=1).float()  # n 1+C
-        sums = member.T @ F.pad(sound.float(), (0, 1), value=1)
+        with torch.autocast(sound.device.type, enabled=False):  # counts and means want all digits
+            sums = member.T @ F.pad(sound.float(), (0, 1), value=1)
         self.noted = sums if self.noted is None else self.noted + sums
 
     def _rest(self, sound: Tensor, kinds: Tensor) -> Rest:

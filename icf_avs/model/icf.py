@@ -42,6 +42,7 @@ class Output:
     rivals | rival_logits [K,B,T,h,w] | rival_text [K,B,T,n,D]
     rest_logits [B,T,h,w]: the sound without one of its kinds
     foreign_logits [B,T,h,w]: this picture under the sound of the clip before it in the batch
+    other_logits [Q,B,T,h,w]: the same pictures under other sounds
     akin [C,C] bool: words of an open vocabulary that may mean the same
     """
 
@@ -59,6 +60,7 @@ class Output:
     rival_text: Tensor | None = None
     rest_logits: Tensor | None = None
     foreign_logits: Tensor | None = None
+    other_logits: Tensor | None = None
     akin: Tensor | None = None
 
 
@@ -108,9 +110,17 @@ class ICF(nn.Module):
             SharedSpace(dim, contrast.dim, contrast.floor, contrast.temperature, text is not None) if contrast else None
         )
 
-    def forward(self, pyramid: list[Tensor], sound: Tensor, valid: Tensor, sounding: Tensor | None = None) -> Output:
+    def forward(
+        self,
+        pyramid: list[Tensor],
+        sound: Tensor,
+        valid: Tensor,
+        sounding: Tensor | None = None,
+        others: Tensor | None = None,
+    ) -> Output:
         """pyramid of [B,T,c,h,w], with evidence a fifth level; sound, waves [B,T,N] or log-mel [B,T,96,64]; valid [B,T]
-        bool; sounding [B,T,C] bool, kinds known to sound, training only, switches SC on.
+        bool; sounding [B,T,C] bool, kinds known to sound, training only, switches SC on; others [B,Q,T,N], more sounds
+        of the same pictures, training only.
         """
         clips, frames = valid.shape
         levels = [level.flatten(0, 1) for level in pyramid]
@@ -128,6 +138,12 @@ class ICF(nn.Module):
             # do(vision): every picture under the sound of the clip before is every sound over the picture of the next.
             sounds = torch.cat([sounds, rivals.sounds, rivals.rest.sound[None], sound.roll(1, 0)[None]])
             parts = torch.cat([parts.expand(len(sounds) - 1, -1, -1, -1, -1), within.roll(1, 0)[None]])
+        asked = len(sounds)
+        if others is not None:
+            more, within_more = self.hear(others.flatten(0, 1))
+            within_more = within_more - more[:, :, None]
+            sounds = torch.cat([sounds, self.semantic_of(more).unflatten(0, others.shape[:2]).transpose(0, 1)])
+            parts = torch.cat([parts, within_more.unflatten(0, others.shape[:2]).transpose(0, 1)])
         decoded, text, prior, seen = self.answer(pixels, sounds, parts, valid, scores)
 
         logits = decoded.logits.unflatten(1, (clips, frames)) + self.offset
@@ -135,6 +151,7 @@ class ICF(nn.Module):
             logits = self.yardstick(logits)
         patches = pixels.tokens.flatten(2).transpose(1, 2).unflatten(0, (clips, frames))
         levels = {name: level[0] for name, level in text.items()}
+        logits, other_logits = logits[:asked], logits[asked:]
         output = Output(logits[0], sound, sound[:, :, None] + within, patches, text=levels, akin=akin)
         if prior is not None:
             output.prior = prior[0].unflatten(0, (clips, frames))
@@ -144,12 +161,13 @@ class ICF(nn.Module):
             output.classes = self.semantic(decoded.query[0], pixels.fine).unflatten(0, (clips, frames))
         if sounding is None:
             return output
+        output.other_logits = other_logits if others is not None else None
         if seen is not None:
             output.pixel_reading = seen.unflatten(0, (clips, frames))
         if rivals is not None:
             output.rivals, output.rival_logits = rivals, logits[1:-2]
             output.rest_logits, output.foreign_logits = logits[-2], logits[-1]
-            output.rival_text = text["frame"][1:-2] if text else None
+            output.rival_text = text["frame"][1 : asked - 2] if text else None
         return output
 
     @torch.no_grad()

@@ -2,7 +2,8 @@
 
     rel(w, p) = max_c g(w, c) max(z_c(p), 0)           how well the likeliest class of a word is seen at a position
     agr(w, p) = sum_c s(w, c) z_c(p)                   the same by all its classes, for and against
-    e(r, p)   = sum over the likeliest words w of r:  r_w [rel, agr](w, p)
+    own(w, p) = log sum_c g(w, c) softmax(z(p))_c      the same beside all other classes: is p rather something else?
+    e(r, p)   = sum over the likeliest words w of r:  r_w [rel, agr, own](w, p)
 
 z is how unusual a class's logit is at p (backbones/class_evidence.py); gates g and shares s say how near a text encoder
 puts a word to the classes' names. So the words of the sound meet the classes of the picture in text space, and a word
@@ -12,6 +13,7 @@ guidance.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +22,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from icf_avs.backbones.class_evidence import ClassWords
 
-MAPS = 2  # relevance, agreement
+MAPS = 3  # relevance, agreement, own
+_LEAST = 1e-3  # share of a position below which a word is nothing there
 
 
 class WordEvidence(nn.Module):
@@ -44,13 +47,19 @@ class WordEvidence(nn.Module):
         self.shares.copy_(shares)
 
     def forward(self, reading: Tensor, scores: Tensor) -> Tensor:
-        """reading, probabilities over at least the vocabulary [R,N,M]; scores z [N,K,h,w] -> e [R,N,2,h,w]."""
+        """reading, probabilities over at least the vocabulary [R,N,M]; scores z [N,K,h,w] -> e [R,N,3,h,w]."""
         weight, word = reading[..., : len(self.related)].topk(self.words, dim=-1)  # R N W
         related, gates, shares = self.related[word].long(), self.gates[word].float(), self.shares[word].float()
         repeats, count, words, classes = related.shape
         at = related.transpose(0, 1).reshape(count, -1, 1).expand(-1, -1, scores.shape[-2] * scores.shape[-1])
-        seen = scores.flatten(2).gather(1, at).unflatten(1, (repeats, words, classes)).transpose(0, 1)  # R N W G P
+
+        def of_classes(maps: Tensor) -> Tensor:
+            return maps.gather(1, at).unflatten(1, (repeats, words, classes)).transpose(0, 1)  # R N W G P
+
+        flat = scores.flatten(2)
+        seen, shares_of = of_classes(flat), of_classes(flat.softmax(1))
         relevance = (seen * gates[..., None]).amax(3).clamp(min=0)
         agreement = torch.einsum("rnwg,rnwgp->rnwp", shares, seen)
-        maps = torch.einsum("rnw,rnwmp->rnmp", weight, torch.stack([relevance, agreement], dim=3))
+        own = torch.einsum("rnwg,rnwgp->rnwp", gates, shares_of).add(_LEAST).log() - math.log(_LEAST)
+        maps = torch.einsum("rnw,rnwmp->rnmp", weight, torch.stack([relevance, agreement, own], dim=3))
         return maps.unflatten(-1, scores.shape[-2:])

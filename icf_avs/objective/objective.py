@@ -28,6 +28,7 @@ class Weights:
     rivals: float = 0.3
     rest: float = 0.3
     foreign: float = 0.3
+    others: float = 2.0
     generator: float = 0.2
     contrast: float = 0.1
 
@@ -52,6 +53,10 @@ def objective(output: Output, batch: Batch, space: SharedSpace | None, weights: 
         terms["rest"] = _rest(output, batch, frames)
         if output.rivals.fit is not None:
             terms["generator"] = output.rivals.fit
+    if output.other_logits is not None:
+        truth = batch.other_masks.transpose(0, 1)
+        every = frames.expand(truth.shape[:-2])
+        terms["others"] = mask.bce(output.other_logits, truth, every) + mask.dice(output.other_logits, truth, every)
     if space is not None:
         terms["contrast"] = _contrast(output, batch, frames, space)
     scale = asdict(weights)

@@ -1,6 +1,8 @@
 """Training batches from word scenes: cached pictures and class evidence, words in place of sounds.
 
-A scene is asked for one to three of its things, for a word that it does not show, or for nothing. A thing is heard as a
+A scene is asked for one to three of its things, for a word that it does not show, or for nothing; and, as what its
+pixels are is computed once whatever is asked, for some more of these: of a composed scene it is known what would be
+marked had something else sounded. A thing is heard as a
 tagger would hear it: as its word or one that may mean the same, less surely as words that are near, at times as a word
 that has nothing to do with it, and faintly as another thing of the picture; or, where its kind has a recording, as what
 the tagger says of that one.
@@ -22,7 +24,10 @@ from icf_avs.stamps.word_features import WordFeatures, z_scores
 from icf_avs.stamps.word_scenes import WordScene
 
 NEAR = 0.5  # cosine from which a tagger may take one word for another
+_MORE = 4  # questions beside the first
 _ABSENT, _SILENT = 0.14, 0.10  # shares of the scenes that are asked for what they do not show, for nothing
+_ALMOST = 0.5  # that an absent word is one of those nearest to the words of what is shown
+_NEAREST = 12  # of these words
 _TARGETS = (0.6, 0.3, 0.1)  # of 1, 2, 3 things
 _GENERIC = 0.2  # that a thing is asked for by a word that names others too
 _SYNONYM = 0.35  # that it is heard as a word that may mean the same
@@ -61,45 +66,53 @@ class Words:
 
 def word_batch(
     features: WordFeatures, indices: np.ndarray, words: Words, sounds: HeardSounds, rng: np.random.Generator,
-    noisy: bool = True,
+    noisy: bool = True, more: int = _MORE,
 ) -> Batch:  # fmt: skip
     """The scenes of `indices`, each with what is heard in its frames as waves [B,T,C], and the evidence for all
     classes as fifth level of the pyramid. noisy: evidence is disturbed, channels are lost, and half of the pictures
-    are mirrored.
+    are mirrored. more: sounds of each scene beside the first.
     """
     frames = features.things.shape[1]
     waves, sounding, onscreen, maps = [], [], [], []
     for at in indices:
         scene = features.scenes[at]
         shown = words.kin([words.index[word] for word in scene.present])
-        heard, asked = _sound(scene, shown, frames, words, sounds, rng)
-        waves.append(heard)
         onscreen.append(shown)
         sounding.append(np.zeros((frames, len(words.words)), bool))
-        kinds = np.zeros((frames, len(scene.words) + 1), np.int64)
-        for word, when in asked:
-            sounding[-1][when, word] = True
-            for thing in scene.things(words.words[word]):
-                kinds[when, thing] = word + 1
-        maps.append(np.stack([row[things] for row, things in zip(kinds, features.things[at], strict=True)]))
-    masks, kinds_map = targets(torch.from_numpy(np.stack(maps)))
+        waves.append([])
+        maps.append([])
+        for number in range(1 + more):
+            heard, asked = _sound(scene, shown, frames, words, sounds, rng)
+            kinds = np.zeros((frames, len(scene.words) + 1), np.int64)
+            for word, when in asked:
+                if not number:
+                    sounding[-1][when, word] = True
+                for thing in scene.things(words.words[word]):
+                    kinds[when, thing] = word + 1
+            waves[-1].append(heard)
+            maps[-1].append(np.stack([row[things] for row, things in zip(kinds, features.things[at], strict=True)]))
+    masks, kinds_map = targets(torch.from_numpy(np.stack(maps)).flatten(0, 1))
     every = torch.ones(len(indices), frames, dtype=torch.bool)
     levels = [torch.from_numpy(level[indices]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
     levels.append(z_scores(features.evidence[indices]))
     if noisy:
         levels = [*(_thinned(level, rng) for level in levels[:-1]), levels[-1]]
         turned = torch.from_numpy(rng.random(len(indices)) < 0.5)
-        *levels, masks, kinds_map = (_mirrored(maps, turned) for maps in (*levels, masks, kinds_map))
+        levels = [_mirrored(level, turned) for level in levels]
+        masks, kinds_map = (_mirrored(maps, turned.repeat_interleave(1 + more)) for maps in (masks, kinds_map))
         levels[-1] = _disturbed(levels[-1], rng)
+    heard = torch.from_numpy(np.stack(waves))  # B 1+Q T C
+    masks, kinds_map = (maps.unflatten(0, heard.shape[:2]) for maps in (masks, kinds_map))
     return Batch(
         levels,
-        torch.from_numpy(np.stack(waves)),
-        masks,
-        kinds_map,
+        heard[:, 0],
+        masks[:, 0],
+        kinds_map[:, 0],
         every,
         every,
         torch.from_numpy(np.stack(sounding)),
         torch.from_numpy(np.stack(onscreen)),
+        *((heard[:, 1:], masks[:, 1:]) if more else ()),
     )
 
 
@@ -117,7 +130,7 @@ def _sound(
     if draw < _SILENT:
         return heard, []
     if draw < _SILENT + _ABSENT:
-        word = int(rng.choice(np.flatnonzero(away)))
+        word = _absent(scene, away, words, rng)
         heard[:] = _said(word, away, words, rng)
         return heard, [(word, np.ones(frames, bool))]
     count = min(1 + int(rng.choice(3, p=_TARGETS)), len(scene.words))
@@ -137,6 +150,15 @@ def _sound(
         taken |= when
         asked += [(name, when) for name in names]
     return heard, asked
+
+
+def _absent(scene: WordScene, away: np.ndarray, words: Words, rng: np.random.Generator) -> int:
+    """A word for nothing in the picture; half of them are almost the word of something."""
+    choices = np.flatnonzero(away)
+    if rng.random() < _ALMOST:
+        nearness = words.likeness[[words.index[names[0]] for names in scene.words]].max(0)
+        choices = choices[np.argsort(-nearness[choices], kind="stable")[:_NEAREST]]
+    return int(rng.choice(choices))
 
 
 def _thing(

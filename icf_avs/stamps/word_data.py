@@ -93,7 +93,7 @@ class WordData:
         rng = np.random.default_rng(self.config.words.seed)
         for start in range(0, len(self.unseen.scenes), 8):
             indices = np.arange(start, min(start + 8, len(self.unseen.scenes)))
-            yield word_batch(self.unseen, indices, self.words, self.sounds, rng, noisy=False)
+            yield word_batch(self.unseen, indices, self.words, self.sounds, rng, noisy=False, more=0)
 
 
 def spec_of_pictures(spec: ClipSpec) -> ClipSpec:

@@ -38,7 +38,7 @@ class Learner(nn.Module):
 
     def _learn(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         pyramid = batch.pyramid or self.model.look(batch.frames)
-        output = self.model(pyramid, batch.sound, batch.valid, batch.sounding)
+        output = self.model(pyramid, batch.sound, batch.valid, batch.sounding, batch.other_waves)
         with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
             whole = {field.name: convert_to_fp32(getattr(output, field.name)) for field in fields(output)}
             return objective(replace(output, **whole), batch, self.model.shared_space, self.weights[stage])
