@@ -66,10 +66,10 @@ class Batch:
     the sounding pixel, 0 for background.  labelled, valid: [B,T] bool (a padding frame is not valid).
     sounding: [B,T,C] bool, kinds that sound in each frame.  onscreen: [B,C] bool, kinds that are in the picture at all,
     or None where nobody knows (public benchmarks label what sounds, not what is silent).
-    other_waves [B,Q,T,N], other_masks [B,Q,T,h,w]: Q more sounds of the same pictures, and what each marks, where that is
-    known, or None.
-    frames: uint8 [B,T,S,S,3] where the pyramid is left empty, for the model's encoder to make.  log_mel: [B,T,96,64]
-    where the set releases that in place of waves.
+    other_waves [B,Q,T,N], other_masks [B,Q,T,h,w]: Q more sounds of the same pictures and what each marks, where that
+    is known, or None.
+    frames: uint8 [B,T,S,S,3] where the pyramid is left empty, for the model's encoder to make, or where masks are to
+    follow their colours.  log_mel: [B,T,96,64] where the set releases that in place of waves.
     """
 
     pyramid: list[Tensor]

@@ -39,7 +39,7 @@ class Cautious(nn.Module):
         self.yardstick = None
         self.batch = batch
 
-    def forward(self, pyramid, waves, valid):
+    def forward(self, pyramid, waves, valid, pictures=None):
         low = 0.0 if torch.equal(waves, self.batch.waves) else -9.0
         return SimpleNamespace(logits=self.batch.masks - 1.7 + low + self.offset)
 
@@ -51,7 +51,7 @@ class Generous(Cautious):
         super().__init__(batch)
         self.yardstick = Yardstick()
 
-    def forward(self, pyramid, waves, valid):
+    def forward(self, pyramid, waves, valid, pictures=None):
         sure, ground = torch.tensor([[8.0, 1.2], [0.8, -6.0]])[: len(waves)].T[..., None, None, None]
         logits = torch.where(self.batch.masks > 0, sure, ground)
         logits[0, ..., 1] = 3.0  # less sure of half of the truth
@@ -76,7 +76,7 @@ def test_a_picture_is_its_own_yardstick():
 class Wishful(Generous):
     """Marks a little of the ground too under the sound of another picture, at offsets above 0."""
 
-    def forward(self, pyramid, waves, valid):
+    def forward(self, pyramid, waves, valid, pictures=None):
         logits = torch.full_like(self.batch.masks, -4.0)
         logits[self.batch.masks > 0] = 1.0 if torch.equal(waves, self.batch.waves) else -4.0
         if torch.equal(waves, self.batch.waves):

@@ -266,6 +266,19 @@ def test_the_mean_moves_in_training_only() -> None:
     assert torch.allclose(part.mean, torch.tensor(3.0))
 
 
+def test_the_means_keep_their_digits_at_lower_precision() -> None:
+    """Under autocast a sum over frames would be of eight bits, and could not join the means."""
+    sound, sounding = torch.randn(40, 9, 8) + 3, torch.rand(40, 9, 4) < 0.2
+    parts = [SemanticCounterfactual(8, 4, 1, words=False) for _ in range(2)]
+    parts[0](sound, sounding, every(sound))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        parts[1](sound, sounding, every(sound))
+    for part in parts:
+        part.follow()
+    assert torch.allclose(parts[1].mean, parts[0].mean, atol=1e-5)
+    assert torch.allclose(parts[1].alone, parts[0].alone, atol=1e-5)
+
+
 def test_without_classes_there_is_still_a_mean() -> None:
     part, sound = SemanticCounterfactual(8, 0, 1, words=False), torch.randn(2, 3, 8)
     part(sound, torch.zeros(2, 3, 0, dtype=torch.bool), every(sound))

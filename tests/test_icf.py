@@ -12,6 +12,7 @@ from small_icf import COMBINATIONS, NAMES, PARTS, SIZE, chosen, random_batch, sm
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import Batch
 from icf_avs.model.icf import ICF, Output
+from icf_avs.objective.mask import bce, dice
 from icf_avs.objective.objective import Weights, objective
 
 TERMS = {
@@ -165,6 +166,25 @@ def test_the_foreign_sound_is_that_of_the_clip_before() -> None:
     output = run(model, batch)
     swapped = replace(batch, waves=batch.waves[[2, 0, 1]])
     assert torch.allclose(output.foreign_logits, run(model, swapped, training=False).logits, atol=1e-4)
+
+
+def test_other_sounds_of_the_same_pictures_are_answered_as_if_alone() -> None:
+    model, batch = small_model().eval(), random_batch(3)
+    others = torch.stack([batch.waves[[1, 2, 0]], batch.waves[[2, 0, 1]]], dim=1)  # B Q T N
+    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding, others)
+    assert len(output.rival_logits) == PARTS["counterfactual"].count and output.other_logits.shape[:2] == (2, 3)
+    for number in range(2):
+        alone = run(model, replace(batch, waves=others[:, number]), training=False).logits
+        assert torch.allclose(output.other_logits[number], alone, atol=1e-4)
+    assert torch.allclose(output.other_logits[1], output.foreign_logits, atol=1e-4)
+    truth = torch.stack([batch.masks, batch.masks.flip(-1)], dim=1)
+    terms = objective(output, replace(batch, other_waves=others, other_masks=truth), model.shared_space, Weights())
+    every = batch.labelled & batch.valid
+    wanted = [
+        bce(output.other_logits[q], truth[:, q], every) + dice(output.other_logits[q], truth[:, q], every)
+        for q in range(2)
+    ]
+    assert torch.allclose(terms["others"], sum(wanted) / 2, atol=1e-5)
 
 
 def test_rivals_are_answered_with_their_own_text() -> None:

@@ -196,7 +196,7 @@ class Oracle(torch.nn.Module):
         self.scenes, self.words, self.deaf, self.config = scenes, words, deaf, natural_config()
         self.asked = {}
 
-    def forward(self, levels, sound, valid):
+    def forward(self, levels, sound, valid, pictures=None):
         rows = []
         for level, heard in zip(levels[0][:, 0], sound[:, 0, : len(self.words.words)], strict=True):
             number = next(

@@ -10,6 +10,7 @@ from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.backbones.text import embed_names
 from icf_avs.config import EvidenceConfig, ImplicitTextConfig, ModelConfig
 from icf_avs.contracts import ClipSpec
+from icf_avs.model.edges import follow_colours
 from icf_avs.model.icf import ICF
 from icf_avs.model.word_evidence import WordEvidence
 
@@ -98,7 +99,10 @@ def test_a_model_answers_by_its_evidence_and_trains(bridge: ClassWords) -> None:
         after = model([*levels, scores + 3], waves, valid)
         model.prior.present.bias.fill_(-50.0)  # sure that nothing of the sound is in the picture
         absent = model([*levels, scores], waves, valid)
+        finer = model([*levels, scores], waves, valid, pictures=frames)
     assert not torch.allclose(before.prior, after.prior)
+    followed = follow_colours(before.logits[:, 0], frames[:, 0])  # neither constant of the calibration is set
+    torch.testing.assert_close(finer.logits[:, 0], followed, atol=1e-4, rtol=1e-4)
     assert absent.logits.max() < -30
 
 

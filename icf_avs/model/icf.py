@@ -22,6 +22,7 @@ from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.resize import resized
 from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual
 from icf_avs.model.decoder import Decoded, MaskDecoder, SemanticHead
+from icf_avs.model.edges import follow_colours
 from icf_avs.model.implicit_text import ImplicitText
 from icf_avs.model.nameless import Nameless
 from icf_avs.model.pixels import PixelDecoder, Pixels
@@ -117,10 +118,12 @@ class ICF(nn.Module):
         valid: Tensor,
         sounding: Tensor | None = None,
         others: Tensor | None = None,
+        pictures: Tensor | None = None,
     ) -> Output:
         """pyramid of [B,T,c,h,w], with evidence a fifth level; sound, waves [B,T,N] or log-mel [B,T,96,64]; valid [B,T]
         bool; sounding [B,T,C] bool, kinds known to sound, training only, switches SC on; others [B,Q,T,N], more sounds
-        of the same pictures, training only.
+        of the same pictures, training only; pictures uint8 [B,T,S,S,3], whose colours the masks then follow, with one
+        sound and evidence only: logits are twice as fine.
         """
         clips, frames = valid.shape
         levels = [level.flatten(0, 1) for level in pyramid]
@@ -146,7 +149,10 @@ class ICF(nn.Module):
             parts = torch.cat([parts, within_more.unflatten(0, others.shape[:2]).transpose(0, 1)])
         decoded, text, prior, seen = self.answer(pixels, sounds, parts, valid, scores)
 
-        logits = decoded.logits.unflatten(1, (clips, frames)) + self.offset
+        logits = decoded.logits
+        if pictures is not None:
+            logits = follow_colours(logits.flatten(0, 1), pictures.flatten(0, 1))[None]
+        logits = logits.unflatten(1, (clips, frames)) + self.offset
         if self.yardstick is not None and not self.training:
             logits = self.yardstick(logits)
         patches = pixels.tokens.flatten(2).transpose(1, 2).unflatten(0, (clips, frames))
@@ -250,10 +256,12 @@ class ICF(nn.Module):
             sound, words = self.audio.listen(sound), self.classes
             heard = sound[:, : len(words)].cpu()
         frames, sound, valid = frames.to(device), sound[None], valid.to(device)
-        output = self(self._looked(frames), sound, valid)
+        search = self.config.evidence
+        output = self(self._looked(frames), sound, valid, pictures=frames[None] if search else None)
         logits = output.logits[0]
-        if search := self.config.evidence:
-            smaller = self(self._looked(resized(frames, _side(search.second * frames.shape[1]))), sound, valid).logits
+        if search:
+            small = resized(frames, _side(search.second * frames.shape[1]))
+            smaller = self(self._looked(small), sound, valid, pictures=small[None]).logits
             logits = (logits + F.interpolate(smaller, logits.shape[1:], mode="bilinear")[0]) / 2
         if output.reading is not None and not words:
             heard, words = output.reading.softmax(-1)[0, :, : len(self.classes)].cpu(), self.classes

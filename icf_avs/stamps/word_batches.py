@@ -70,7 +70,7 @@ def word_batch(
 ) -> Batch:  # fmt: skip
     """The scenes of `indices`, each with what is heard in its frames as waves [B,T,C], and the evidence for all
     classes as fifth level of the pyramid. noisy: evidence is disturbed, channels are lost, and half of the pictures
-    are mirrored. more: sounds of each scene beside the first.
+    are mirrored; else the pictures come along, at half their size. more: sounds of each scene beside the first.
     """
     frames = features.things.shape[1]
     waves, sounding, onscreen, maps = [], [], [], []
@@ -112,7 +112,8 @@ def word_batch(
         every,
         torch.from_numpy(np.stack(sounding)),
         torch.from_numpy(np.stack(onscreen)),
-        *((heard[:, 1:], masks[:, 1:]) if more else ()),
+        *((heard[:, 1:], masks[:, 1:]) if more else (None, None)),
+        frames=None if noisy else torch.from_numpy(features.colours[indices]),
     )
 
 

@@ -1,7 +1,7 @@
 """Word scenes with their pictures seen once: frozen features, class evidence and things in memory-mapped files.
 
 Any word can be asked of them afterwards, also one that was made up in training: the evidence of all 1000 classes is
-kept, as z-scores of one byte each. At 448 pixels a picture takes 0.8 MB at strides 8, 16 and 32, 1.4 MB with stride 4.
+kept, as z-scores of one byte each. At 448 pixels a picture takes 0.9 MB at strides 8, 16 and 32, 1.5 MB with stride 4.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from torch import Tensor
 from icf_avs.backbones.class_evidence import CLASSES, ClassEvidence
 from icf_avs.backbones.efficientnet_lite import EfficientNetLite0
 from icf_avs.contracts import ClipSpec
+from icf_avs.data.resize import resized
 from icf_avs.stamps.backgrounds import photographs
 from icf_avs.stamps.features import CHUNK, SLOT_STRIDE, Shapes, encoder, kept_scenes
 from icf_avs.stamps.word_catalog import WordCatalog
 from icf_avs.stamps.word_rendering import render_word_frame
 from icf_avs.stamps.word_scenes import DEFAULT, WordScene, WordStyle, plan_word_scene
 
-VERSION = 1  # raise when rendering, encoding or the statistics of the logits change
+VERSION = 2  # raise when rendering, encoding or the statistics of the logits change
 _STEP, _ZERO = 0.125, 32  # a byte b stands for the z-score (b - 32) / 8, from -4 to 27.875
 PICTURE = ClipSpec(frames=1, image_size=448)
 _AT_ONCE = 4  # pictures: their evidence in float32 takes 0.8 MB each
@@ -51,11 +52,12 @@ class WordSceneSet:
 @dataclass
 class WordFeatures:
     """scenes; pyramid: levels [n,T,h,w,c] float16; evidence [n,T,S/32,S/32,1000] uint8 (read it with `z_scores`);
-    things [n,T,S/2,S/2] uint8 (0 background, i + 1 for scenes[n].words[i])."""
+    colours uint8 [n,T,S/2,S/2,3]; things [n,T,S/2,S/2] uint8 (0 background, i + 1 for scenes[n].words[i])."""
 
     scenes: list[WordScene]
     pyramid: list[np.ndarray]
     evidence: np.ndarray
+    colours: np.ndarray
     things: np.ndarray
 
     def masks(self, index: int, word: str) -> np.ndarray:
@@ -89,7 +91,7 @@ def word_features(
         workers,
         progress,
     )
-    return WordFeatures(scenes, arrays[:-2], arrays[-2], arrays[-1])
+    return WordFeatures(scenes, arrays[:-3], *arrays[-3:])
 
 
 def _shapes(wanted: WordSceneSet) -> Shapes:
@@ -102,6 +104,7 @@ def _shapes(wanted: WordSceneSet) -> Shapes:
     coarse, fine = -(-size // EfficientNetLite0.strides[-1]), size // SLOT_STRIDE
     return levels | {
         "evidence": ((*lead, coarse, coarse, CLASSES), np.uint8),
+        "colours": ((*lead, fine, fine, 3), np.uint8),
         "things": ((*lead, fine, fine), np.uint8),
     }
 
@@ -130,7 +133,9 @@ def _do_chunk(job: tuple[WordCatalog, WordSceneSet, Path | None, int]) -> list[W
         here = slice(at, at + _AT_ONCE)
         rendered = [render_word_frame(scene, moment, size) for scene, moment in moments[here]]
         with torch.inference_mode():
-            pyramid = encoder()(torch.from_numpy(np.stack([rgb for rgb, _ in rendered])))
+            pictures = torch.from_numpy(np.stack([rgb for rgb, _ in rendered]))
+            pyramid = encoder()(pictures)
+            flat["colours"][here] = resized(pictures, flat["colours"].shape[1]).numpy()
             flat["evidence"][here] = stored(_evidence()(pyramid[-1]))
         for stride, level in zip(EfficientNetLite0.strides, pyramid, strict=True):
             if stride in wanted.strides:

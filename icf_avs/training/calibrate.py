@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from icf_avs.model.yardstick import surest
 
@@ -85,11 +86,16 @@ def calibrate(model: ICF, batches: Iterable[Batch]) -> Calibration:
     own, foreign, areas = [], [], []
     for batch in (batch.to(model.offset.device) for batch in batches):
         shown = batch.labelled & batch.valid & ((batch.masks > 0.5).sum((-2, -1)) > 0)
-        logits = model(batch.pyramid, batch.waves, batch.valid).logits
+
+        def answer(waves: Tensor, batch: Batch = batch) -> Tensor:
+            logits = model(batch.pyramid, waves, batch.valid, pictures=batch.frames).logits
+            return F.adaptive_avg_pool3d(logits, (logits.shape[1], *batch.masks.shape[-2:]))
+
+        logits = answer(batch.waves)
         own.append(frame_ious(logits[shown], batch.masks[shown], shares))
         other = batch.sounding.any(1).roll(1, 0)
         absent = shown & (other.any(1) & ~(other & batch.onscreen).any(1))[:, None]
-        logits = model(batch.pyramid, batch.waves.roll(1, 0), batch.valid).logits[absent]
+        logits = answer(batch.waves.roll(1, 0))[absent]
         foreign.append(frame_ious(logits, batch.masks[absent], shares))
         if model.yardstick is not None:
             areas.append(marked_areas(logits, shares))

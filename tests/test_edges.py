@@ -1,0 +1,57 @@
+"""The guided filter: against its definition, window by window, and on an edge that the mask misses."""
+
+from __future__ import annotations
+
+import torch
+
+from icf_avs.model import edges
+from icf_avs.model.edges import follow_colours
+
+
+def test_every_window_gets_the_ridge_regression_of_its_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    colours = torch.rand(2, 3, 9, 12, generator=generator) - 0.5
+    values = torch.randn(2, 1, 9, 12, generator=generator)
+    slopes, level = edges._fit(colours, values, reach=2)
+    for n, row, column in ((0, 4, 5), (1, 0, 0), (1, 8, 7)):  # inside, at a corner, at a border
+        window = slice(max(row - 2, 0), row + 3), slice(max(column - 2, 0), column + 3)
+        inputs = colours[n][:, *window].flatten(1).double()
+        wanted = values[n, 0][window].flatten().double()
+        centred = inputs - inputs.mean(1, keepdim=True)
+        spread = centred @ centred.T / inputs.shape[1] + edges._EPS * torch.eye(3)
+        slope = torch.linalg.solve(spread, centred @ wanted / inputs.shape[1])
+        torch.testing.assert_close(slopes[n, :, row, column].double(), slope, atol=2e-3, rtol=2e-3)
+        expected = wanted.mean() - slope @ inputs.mean(1)
+        torch.testing.assert_close(level[n, 0, row, column].double(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_blurred_mask_ends_where_the_colours_do() -> None:
+    truth = torch.zeros(1, 128, 128, dtype=torch.bool)
+    truth[:, 28:101, 45:86] = True
+    pictures = torch.where(truth[..., None], torch.tensor([200, 60, 40]), torch.tensor([90, 120, 80]))
+    noise = torch.randint(-6, 7, pictures.shape, generator=torch.Generator().manual_seed(0))
+    pictures = (pictures + noise).byte()
+    rough = torch.full((1, 64, 64), -3.0)
+    rough[:, 12:48, 21:45] = 3.0  # one or two cells off at each side
+    smooth = torch.nn.functional.avg_pool2d(rough, 7, 1, 3, count_include_pad=False)
+
+    def iou(logits: torch.Tensor) -> float:
+        marked = torch.nn.functional.interpolate(logits[None], (128, 128), mode="bilinear")[0] > 0
+        return float((marked & truth).sum() / (marked | truth).sum())
+
+    followed = follow_colours(smooth, pictures)
+    assert followed.shape == (1, 128, 128)
+    assert iou(smooth) < 0.9 < 0.97 < iou(followed)
+
+
+def test_where_a_picture_is_of_one_colour_nothing_changes_much() -> None:
+    logits = torch.nn.functional.interpolate(torch.randn(1, 1, 4, 4), (32, 32), mode="bicubic")[0]
+    followed = follow_colours(logits, torch.full((1, 128, 128, 3), 77, dtype=torch.uint8))
+    assert torch.isfinite(followed).all()
+    assert abs(float(followed.mean() - logits.mean())) < 0.05
+
+
+def test_a_constant_that_is_added_stays_added() -> None:
+    logits, pictures = torch.randn(2, 16, 16), torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    found, wanted = follow_colours(logits + 1, pictures), follow_colours(logits, pictures) + 1
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
