@@ -97,9 +97,9 @@ def test_a_model_answers_by_its_evidence_and_trains(bridge: ClassWords) -> None:
     with torch.no_grad():
         before = model([*levels, scores], waves, valid)
         after = model([*levels, scores + 3], waves, valid)
+        finer = model([*levels, scores], waves, valid, pictures=frames)
         model.prior.present.bias.fill_(-50.0)  # sure that nothing of the sound is in the picture
         absent = model([*levels, scores], waves, valid)
-        finer = model([*levels, scores], waves, valid, pictures=frames)
     assert not torch.allclose(before.prior, after.prior)
     followed = follow_colours(before.logits[:, 0], frames[:, 0])  # neither constant of the calibration is set
     torch.testing.assert_close(finer.logits[:, 0], followed, atol=1e-4, rtol=1e-4)
