@@ -73,7 +73,7 @@ def _of_words(data: WordData) -> list[Sample]:
     rendered = [[render_word_frame(scene, spec.frame_time(t), size) for t in range(spec.frames)] for scene in scenes]
     frames, things = (np.stack([[frame[part] for frame in clip] for clip in rendered]) for part in (0, 1))
     half, unseen = SLOT_STRIDE // 2, np.zeros((CLIPS, spec.frames, 0, 0, 0), np.uint8)  # only masks are wanted
-    scene_set = WordFeatures(scenes, [], unseen, things[:, :, half::SLOT_STRIDE, half::SLOT_STRIDE])
+    scene_set = WordFeatures(scenes, [], unseen, frames, things[:, :, half::SLOT_STRIDE, half::SLOT_STRIDE])
     batch = word_batch(scene_set, np.arange(CLIPS), data.words, data.sounds, np.random.default_rng(seed), noisy=False)
     return [Sample(torch.from_numpy(frames[i]), batch.waves[i], batch.masks[i]) for i in range(CLIPS)]
 
@@ -114,7 +114,9 @@ def _marked(model: ICF, sample: Sample) -> Tensor:
     """Mask logits [T,h,w] on the CPU. `ICF.predict` would listen to words as if they were waves."""
     device = model.eval().offset.device
     valid = torch.ones(1, len(sample.frames), dtype=torch.bool, device=device)
-    return model(model.look(sample.frames[None].to(device)), sample.sound[None].to(device), valid).logits[0].cpu()
+    frames = sample.frames[None].to(device)
+    pictures = frames if model.config.evidence else None
+    return model(model.look(frames), sample.sound[None].to(device), valid, pictures=pictures).logits[0].cpu()
 
 
 def _at(values: Tensor) -> np.ndarray:
