@@ -213,6 +213,7 @@ def test_features_are_kept(words: WordCatalog, tmp_path: Path, monkeypatch: pyte
     assert done == [(3, 3)]
     assert [level.shape for level in features.pyramid] == [(3, 2, 12, 12, 40), (3, 2, 3, 3, 320)]
     assert features.evidence.shape == (3, 2, 3, 3, 1000) and features.things.shape == (3, 2, 48, 48)
+    assert features.colours.shape == (3, 2, 48, 48, 3)
     scene = plan_word_scene(words, "train", 2, seconds=2)
     assert features.scenes[2] == scene
     rgb, things = render_word_frame(scene, 1.5, (96, 96))

@@ -1,11 +1,10 @@
 """Training batches from word scenes: cached pictures and class evidence, words in place of sounds.
 
-A scene is asked for one to three of its things, for a word that it does not show, or for nothing; and, as what its
-pixels are is computed once whatever is asked, for some more of these: of a composed scene it is known what would be
-marked had something else sounded. A thing is heard as a
-tagger would hear it: as its word or one that may mean the same, less surely as words that are near, at times as a word
-that has nothing to do with it, and faintly as another thing of the picture; or, where its kind has a recording, as what
-the tagger says of that one.
+A scene is asked for one to three of its things, for a word that it does not show, or for nothing; and then for some
+more of these, since of a composed scene it is known what would be marked had something else sounded, and its pixels
+are decoded once whatever is asked. A thing is heard as a tagger would hear it: as its word or one that may mean the
+same, less surely as words that are near, at times as a word that has nothing to do with it, and faintly as another
+thing of the picture; or, where its kind has a recording, as what the tagger says of that one.
 """
 
 from __future__ import annotations
@@ -78,20 +77,17 @@ def word_batch(
         scene = features.scenes[at]
         shown = words.kin([words.index[word] for word in scene.present])
         onscreen.append(shown)
-        sounding.append(np.zeros((frames, len(words.words)), bool))
-        waves.append([])
-        maps.append([])
-        for number in range(1 + more):
+        for _ in range(1 + more):
             heard, asked = _sound(scene, shown, frames, words, sounds, rng)
+            waves.append(heard)
+            sounding.append(np.zeros((frames, len(words.words)), bool))
             kinds = np.zeros((frames, len(scene.words) + 1), np.int64)
             for word, when in asked:
-                if not number:
-                    sounding[-1][when, word] = True
+                sounding[-1][when, word] = True
                 for thing in scene.things(words.words[word]):
                     kinds[when, thing] = word + 1
-            waves[-1].append(heard)
-            maps[-1].append(np.stack([row[things] for row, things in zip(kinds, features.things[at], strict=True)]))
-    masks, kinds_map = targets(torch.from_numpy(np.stack(maps)).flatten(0, 1))
+            maps.append(np.stack([row[things] for row, things in zip(kinds, features.things[at], strict=True)]))
+    masks, kinds_map = targets(torch.from_numpy(np.stack(maps)))
     every = torch.ones(len(indices), frames, dtype=torch.bool)
     levels = [torch.from_numpy(level[indices]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
     levels.append(z_scores(features.evidence[indices]))
@@ -101,8 +97,10 @@ def word_batch(
         levels = [_mirrored(level, turned) for level in levels]
         masks, kinds_map = (_mirrored(maps, turned.repeat_interleave(1 + more)) for maps in (masks, kinds_map))
         levels[-1] = _disturbed(levels[-1], rng)
-    heard = torch.from_numpy(np.stack(waves))  # B 1+Q T C
-    masks, kinds_map = (maps.unflatten(0, heard.shape[:2]) for maps in (masks, kinds_map))
+    heard, sounding = torch.from_numpy(np.stack(waves)), torch.from_numpy(np.stack(sounding))
+    heard, sounding, masks, kinds_map = (  # B 1+Q ...
+        answers.unflatten(0, (len(indices), 1 + more)) for answers in (heard, sounding, masks, kinds_map)
+    )
     return Batch(
         levels,
         heard[:, 0],
@@ -110,7 +108,7 @@ def word_batch(
         kinds_map[:, 0],
         every,
         every,
-        torch.from_numpy(np.stack(sounding)),
+        sounding[:, 0],
         torch.from_numpy(np.stack(onscreen)),
         *((heard[:, 1:], masks[:, 1:]) if more else (None, None)),
         frames=None if noisy else torch.from_numpy(features.colours[indices]),
