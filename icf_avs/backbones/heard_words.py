@@ -20,7 +20,7 @@ from icf_avs.backbones.efficientat import EfficientAT
 
 WINDOW = 5.0  # seconds of sound around each moment
 MIDDLE = 1.2  # seconds of them that the answer is about, the outer ones less than the inner
-FLOOR = 0.05  # a moment whose surest word has less counts as one in which nothing is heard
+FLOOR = 0.1  # a moment whose surest word has less counts as one in which nothing is heard
 GENERAL_FLOOR = (
     0.15  # a general word below this counts as not heard: faint sounds, whatever they are, are often "animal"
 )
