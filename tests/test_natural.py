@@ -77,7 +77,8 @@ def test_a_picture_is_looked_at_twice(model):
     smaller = resized(frames, 64)
     with torch.inference_mode():
         sound = model.audio.listen(waves)[None]
-        large, small = (model(model.look(look[None]), sound, valid).logits for look in (frames, smaller))
+        looks = (frames[None], smaller[None])
+        large, small = (model(model.look(look), sound, valid, pictures=look).logits for look in looks)
     small = torch.nn.functional.interpolate(small, large.shape[-2:], mode="bilinear")
     torch.testing.assert_close(model.predict(frames, waves).logits, (large + small)[0] / 2, atol=1e-3, rtol=1e-3)
 
@@ -227,6 +228,16 @@ def test_scores_of_who_listens_and_of_who_does_not(scenes, words, deaf):
     assert found["true"]["miou"] > 0.99 < found["word"]["miou"]
     for audio in AUDIOS[2:]:
         assert (found[audio]["miou"] > 0.99) == deaf and (found[audio]["fpr"] > 0.01) == deaf
+
+
+def test_some_kinds_alone_keep_what_is_heard_of_them():
+    kinds, rng = ("dog", "owl", "violin"), np.random.default_rng(0)
+    outputs, silent, noise = rng.random((3, 4, 9)), rng.random((3, 1, 9)), rng.random((4, 9))
+    every = HeardSounds(kinds, outputs, silent, noise, np.array([[0, 2]]), rng.random((1, 9)))
+    some = study.of_kinds(every, {"violin", "dog", "whale"})
+    assert some.kinds == ("dog", "violin") and len(some.pairs) == len(some.mixed) == 0
+    assert np.array_equal(some.outputs, outputs[[0, 2]]) and np.array_equal(some.silent, silent[[0, 2]])
+    assert some.noise is noise
 
 
 def test_rows_of_the_study():
