@@ -21,6 +21,7 @@ NAMES = {  # name: where it is, a function of the machine that gives rows, and w
     "training": ("training_step.training_step", "a step: ours, TPAVI, our baseline row"),
     "memory": ("memory.memory", "peak memory of both"),
     "segment": ("segmenting.segmenting", "`icf segment` by length of video, time and memory"),
+    "segment-natural": ("segmenting.segmenting_natural", "the same with the checkpoint `natural`"),
     "log-mel": ("spectrograms.spectrograms", "the audio front end against librosa and NumPy"),
     "decoding": ("data.decoding", "pictures of a video"),
     "loading": ("data.loading", "composed scenes; batches with 0, 1, 2 workers"),
@@ -37,7 +38,7 @@ def benchmark(name: str) -> Callable[[Machine], Iterable[Row]]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    lines = "\n".join(f"  {name:10s} {what}" for name, (_, what) in NAMES.items())
+    lines = "\n".join(f"  {name:15s} {what}" for name, (_, what) in NAMES.items())
     parser = argparse.ArgumentParser(
         "python -m benchmarks",
         description=__doc__,

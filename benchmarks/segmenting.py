@@ -3,7 +3,7 @@
 Seconds per second of video beside real time, and the same for the longest video beside the shortest: a ratio of 1 or
 more says that time is linear. So with memory: what the longest takes beside what the shortest does. A process is run
 once for each turn; the longest video has one turn, for it is ten minutes of the same work.
-With `stamps` at all rates, and at the first with `natural` where its audio weights are.
+With `stamps` at all rates, and at one mask a second with `natural`, which needs its audio weights.
 """
 
 from __future__ import annotations
@@ -26,12 +26,22 @@ def segmenting(
     machine: Machine, lengths: Sequence[int] = (10, 60, 600), rates: Sequence[float] = (1, 5),
     size: tuple[int, int] = (WIDTH, HEIGHT), loop: int = LOOP,
 ) -> Iterator[Row]:  # fmt: skip
-    """Rows segment-RATE-LENGTH against real time, memory-... against the limit, and both against the shortest video;
-    segment-natural-... with `natural`.
-    """
-    asked = [("stamps", rate) for rate in rates]
+    """Rows segment-RATE-LENGTH against real time, ...-memory against the limit, and both against the shortest video."""
+    yield from _segmenting(machine, [("stamps", rate) for rate in rates], lengths, size, loop)
+
+
+def segmenting_natural(
+    machine: Machine, lengths: Sequence[int] = (10, 60, 600), size: tuple[int, int] = (WIDTH, HEIGHT), loop: int = LOOP
+) -> Iterator[Row]:
+    """The same rows as segment-natural-...; none where the audio weights are not."""
     if default_checkpoint(print) == "natural":
-        asked.append(("natural", rates[0]))
+        yield from _segmenting(machine, [("natural", 1)], lengths, size, loop)
+
+
+def _segmenting(
+    machine: Machine, asked: list[tuple[str, float]], lengths: Sequence[int], size: tuple[int, int], loop: int
+) -> Iterator[Row]:
+    """asked: checkpoints, each with its masks a second."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         pictures = write_loop(place / "loop.mp4", *size, loop)
