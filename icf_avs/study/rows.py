@@ -49,9 +49,9 @@ class Row:
 
     def digest(self, config: TrainConfig) -> str:
         """Short hash of all that decides the run but its code: of two rows with the same, one is superfluous. Weights
-        of terms that the row's parts do not have are left out.
+        of terms that the row's parts do not have are left out, and of "others", which word scenes alone have.
         """
-        absent = {term for part, terms in TERMS.items() if part not in self.parts for term in terms}
+        absent = {"others"} | {term for part, terms in TERMS.items() if part not in self.parts for term in terms}
         weights = {term: weight for term, weight in asdict(self.weights()).items() if term not in absent}
         model = _as_then(ModelConfig.from_dict({"classes": (), **config.model}).to_dict())
         run = asdict(replace(config, name="", seed=0, model={}))
