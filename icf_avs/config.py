@@ -134,6 +134,7 @@ class WordDataConfig:
     pictures: int = 4_000  # scenes of one frame
     clips: int = 240  # scenes of five frames
     validation: int = 96  # scenes of one frame, for the calibration after training
+    held_out: bool = False  # whether some kinds are kept from training, to be tested on (stamps/word_catalog.py)
     seed: int = 0
 
 

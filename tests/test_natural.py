@@ -230,20 +230,12 @@ def test_scores_of_who_listens_and_of_who_does_not(scenes, words, deaf):
         assert (found[audio]["miou"] > 0.99) == deaf and (found[audio]["fpr"] > 0.01) == deaf
 
 
-def test_some_kinds_alone_keep_what_is_heard_of_them():
-    kinds, rng = ("dog", "owl", "violin"), np.random.default_rng(0)
-    outputs, silent, noise = rng.random((3, 4, 9)), rng.random((3, 1, 9)), rng.random((4, 9))
-    every = HeardSounds(kinds, outputs, silent, noise, np.array([[0, 2]]), rng.random((1, 9)))
-    some = study.of_kinds(every, {"violin", "dog", "whale"})
-    assert some.kinds == ("dog", "violin") and len(some.pairs) == len(some.mixed) == 0
-    assert np.array_equal(some.outputs, outputs[[0, 2]]) and np.array_equal(some.silent, silent[[0, 2]])
-    assert some.noise is noise
-
-
 def test_rows_of_the_study():
     rows = {row: study.row_config(row, 1, 20) for row in study.ROWS}
-    assert all((config.seed, config.steps) == (1, 20) for config in rows.values())
-    assert rows["all"].model == natural().model
+    assert all(config.seed == 1 and config.words.held_out for config in rows.values())
+    assert not natural().words.held_out
+    assert {row: config.steps for row, config in rows.items()} == dict.fromkeys(rows, 20) | {"open": natural().steps}
+    assert rows["all"].model == rows["open"].model == natural().model
     assert rows["mit"].model["counterfactual"] is None is rows["mit"].model["contrastive"]
     assert rows["baseline"].model["implicit_text"] is None is rows["baseline"].model["evidence"]
     baseline = build_model(replace(rows["baseline"], model={**rows["baseline"].model, "dim": 32}), audio_words())

@@ -51,10 +51,15 @@ def test_a_certain_word_gets_its_own_maps(bridge: ClassWords, evidence: WordEvid
 
 def test_two_sources_are_searched_for_one_by_one(evidence: WordEvidence, scores: torch.Tensor) -> None:
     one, other = torch.eye(6)[0].expand(1, 3, 6), torch.eye(6)[2].expand(1, 3, 6)
-    both = evidence(0.75 * one + 0.25 * other, scores)
-    torch.testing.assert_close(
-        both, 0.75 * evidence(one, scores) + 0.25 * evidence(other, scores), atol=1e-3, rtol=1e-3
-    )
+    first, second = evidence(one, scores), evidence(other, scores)
+    for share, surely in ((0.5, 1.0), (0.25, 1 / 3)):  # each as surely as it would be alone, beside a surer one less
+        both = evidence((1 - share) * one + share * other, scores)
+        strongest = torch.maximum(first, surely * second)
+        for kind in (0, 2):
+            torch.testing.assert_close(both[:, :, kind], strongest[:, :, kind], atol=1e-3, rtol=1e-3)
+        agreement = (1 - share) * first[:, :, 1] + share * second[:, :, 1]
+        torch.testing.assert_close(both[:, :, 1], agreement, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(evidence(0.25 * one, scores), 0.25 * first, atol=1e-3, rtol=1e-3)
 
 
 def test_nothing_is_searched_for_where_nothing_is_read(evidence: WordEvidence, scores: torch.Tensor) -> None:

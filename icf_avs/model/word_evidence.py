@@ -3,8 +3,10 @@
     rel(w, p) = max_c g(w, c) max(z_c(p), 0)           how well the likeliest class of a word is seen at a position
     agr(w, p) = sum_c s(w, c) z_c(p)                   the same by all its classes, for and against
     own(w, p) = log sum_c g(w, c) softmax(z(p))_c      the same beside all other classes: is p rather something else?
-    e(r, p)   = sum over the likeliest words w of r:  r_w [rel, agr, own](w, p)
+    e(r, p)   = [max_w s_w rel(w, p), sum_w r_w agr(w, p), max_w s_w own(w, p)]      w the likeliest words of r
+    s_w       = r_w sum(r) / max(r)
 
+The first and the third are a maximum, so that each of two sounding things is found as surely as it would be alone.
 z is how unusual a class's logit is at p (backbones/class_evidence.py); gates g and shares s say how near a text encoder
 puts a word to the classes' names. So the words of the sound meet the classes of the picture in text space, and a word
 that no training scene showed is searched for as well as any other. Ours; the paper says that implicit text gives prior
@@ -61,5 +63,13 @@ class WordEvidence(nn.Module):
         relevance = (seen * gates[..., None]).amax(3).clamp(min=0)
         agreement = torch.einsum("rnwg,rnwgp->rnwp", shares, seen)
         own = torch.einsum("rnwg,rnwgp->rnwp", gates, shares_of).add(_LEAST).log() - math.log(_LEAST)
-        maps = torch.einsum("rnw,rnwmp->rnmp", weight, torch.stack([relevance, agreement, own], dim=3))
+        surely = weight * (weight.sum(-1, keepdim=True) / weight[..., :1].clamp(min=1e-6))
+        maps = torch.stack(
+            [
+                (surely[..., None] * relevance).amax(2),
+                torch.einsum("rnw,rnwp->rnp", weight, agreement),
+                (surely[..., None] * own).amax(2),
+            ],
+            dim=2,
+        )
         return maps.unflatten(-1, scores.shape[-2:])

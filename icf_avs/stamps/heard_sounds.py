@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from icf_avs.errors import UserError
 from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.packages import cache_dir
 from icf_avs.stamps.sounds import NOISES, RATE, SoundBank, coloured, noise
-from icf_avs.stamps.word_catalog import load_word_catalog
 
 SECONDS = 5  # of a clip; windows at its ends reach beyond it, into zeros
 _RECIPE = 1  # goes up when the sounds or the way they are heard change
@@ -56,18 +55,17 @@ def heard_sounds(
     recordings: str,
     hears: HeardWords,
     variants: int = 24,
-    held_out: bool = False,
+    only: Collection[str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> HeardSounds:
     """The library of the recordings "train" or "cross" of all kinds that have any, from the cache or made now.
 
-    held_out: of the kinds that training must not know (WordStamp.held_out) in place of those that it may. It is made in
-    under a minute, and the same wherever the files are. Raises UserError when the disk is full.
+    only: names of the kinds wanted, None: all. It is made in about a minute, and the same wherever the files are.
+    Raises UserError when the disk is full.
     """
     bank = SoundBank(catalog, recordings)
-    unknown = {stamp.kind for stamp in load_word_catalog(catalog.root).held_out}
     kinds = tuple(
-        kind.name for kind in catalog.kinds if bank.references(kind.name) and (kind.name in unknown) == held_out
+        kind.name for kind in catalog.kinds if bank.references(kind.name) and (only is None or kind.name in only)
     )
     folder = cache_dir() / "heard" / _digest(catalog, bank, kinds, hears, variants)
     if not folder.is_dir():

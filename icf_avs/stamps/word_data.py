@@ -16,7 +16,7 @@ from icf_avs.contracts import Batch, ClipSpec
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.heard_sounds import heard_sounds
 from icf_avs.stamps.word_batches import Words, word_batch
-from icf_avs.stamps.word_catalog import WordCatalog, load_word_catalog
+from icf_avs.stamps.word_catalog import HELD_OUT, WordCatalog, load_word_catalog
 from icf_avs.stamps.word_features import WordFeatures, WordSceneSet, word_features
 from icf_avs.stamps.word_scenes import NATURAL
 from icf_avs.training.calibrate import calibrate
@@ -56,13 +56,14 @@ class WordData:
 
     def __init__(self, config: TrainConfig, stamps: Path | None, workers: int, report: Report) -> None:
         self.config, sizes = config, config.words
-        self.catalog = load_word_catalog(stamps)
+        self.catalog = load_word_catalog(stamps, HELD_OUT if sizes.held_out else ())
         evidence = EvidenceConfig(**(config.model["evidence"] or {}))
         self.words = training_words(self.catalog, config.text, evidence.akin)
         self.classes = self.words.words
         hears = HeardWords(load_efficientat(None, config.spec.sample_rate), self.classes)
+        known = self.catalog.training_kinds
         self.sounds = heard_sounds(
-            load_catalog(stamps), "train", hears, progress=lambda *at: report("listening", *at, {})
+            load_catalog(stamps), "train", hears, only=known, progress=lambda *at: report("listening", *at, {})
         )
 
         def scenes(name: str, split: str, count: int, seed: int, spec: ClipSpec) -> WordFeatures:
