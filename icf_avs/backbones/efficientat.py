@@ -139,7 +139,7 @@ def load_efficientat(
         raise UserError(
             f"{path}: not the weights of EfficientAT mn04 ({type(error).__name__}); delete it and get it again"
         ) from error
-    return network.eval()
+    return network.eval().to(memory_format=torch.channels_last)  # a third less time on a CPU
 
 
 def _own_name(key: str) -> str:

@@ -51,7 +51,7 @@ ROWS: dict[str, tuple[str, ...]] = {OPEN: _WHOLE, "baseline": (), "mit": ("mit",
 SETS: dict[str, tuple[str, str, tuple[str, ...], int]] = {
     "known": ("test", "train", (), 240),
     "cross": ("test", "cross", (), 720),  # of few kinds there is another recording
-    "heldout": ("heldout", "train", HELD_OUT_NEAR, 240),
+    "heldout": ("heldout", "train", HELD_OUT_NEAR, 480),
     "unnamed": ("heldout", "train", HELD_OUT_FAR, 240),
 }
 COLUMNS = (
