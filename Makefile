@@ -58,7 +58,7 @@ demo: data
 
 test: data
 	@.venv/bin/python -m ruff check .
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # What half a gigabyte of Ray and a Chromium on this machine are needed for.
 test-slow: data

@@ -2,7 +2,6 @@
 
 A composed scene of three stamps that may be shown with credit (see README, licence) on a generated background. The fire
 truck sounds in the first three of five seconds. Above what the model marks (`stamps`, `natural`), below the known mask.
-To `natural` a fire truck is new: neither its picture nor its word nor its sound was in the training.
 """
 
 from __future__ import annotations

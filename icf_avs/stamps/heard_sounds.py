@@ -22,6 +22,7 @@ from icf_avs.backbones.heard_words import READ_OUT, WINDOW, HeardWords
 from icf_avs.data.resampling import resample
 from icf_avs.errors import UserError
 from icf_avs.stamps.catalog import Catalog
+from icf_avs.stamps.made_once import made_once
 from icf_avs.stamps.packages import cache_dir
 from icf_avs.stamps.sounds import NOISES, RATE, SoundBank, coloured, noise
 
@@ -69,7 +70,9 @@ def heard_sounds(
     )
     folder = cache_dir() / "heard" / _digest(catalog, bank, kinds, hears, variants)
     if not folder.is_dir():
-        _keep(folder, _listen(bank, kinds, hears, variants, progress))
+        with made_once(folder):
+            if not folder.is_dir():
+                _keep(folder, _listen(bank, kinds, hears, variants, progress))
     return HeardSounds(kinds, *(np.load(folder / f"{name}.npy") for name in _ARRAYS))
 
 
