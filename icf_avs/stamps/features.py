@@ -96,7 +96,7 @@ def kept_scenes(
     """
     folder = cache_dir() / "features" / name
 
-    def done(target: Path | None) -> list[Planned]:
+    def planned(target: Path | None) -> list[Planned]:
         scenes: list[Planned] = []
         for part in _map(do_chunk, [job(target, start) for start in range(0, count, CHUNK)], workers):
             scenes += part
@@ -107,11 +107,11 @@ def kept_scenes(
     try:
         with nullcontext() if folder.is_dir() else made_once(folder):
             if folder.is_dir():
-                scenes = done(None)
+                scenes = planned(None)
             else:
                 try:
                     _allocate(partial, shapes)
-                    scenes = done(partial)
+                    scenes = planned(partial)
                     os.replace(partial, folder)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)

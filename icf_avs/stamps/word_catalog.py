@@ -116,5 +116,12 @@ def load_word_catalog(stamps: Path | None = None, held_out: Collection[str] = HE
 def _stamp(row: dict[str, str], held_out: Collection[str]) -> WordStamp:
     generic = tuple(row["generic"].split(";")) if row["generic"] else ()
     words = tuple(row["words"].split(";"))
-    known, unknown = row["picture"] == "heldout", row["kind"] in held_out
-    return WordStamp(row["stem"], words, row["family"], generic, row["kind"], known, unknown)
+    return WordStamp(
+        row["stem"],
+        words,
+        row["family"],
+        generic,
+        row["kind"],
+        test_picture=row["picture"] == "heldout",
+        held_out=row["kind"] in held_out,
+    )
