@@ -49,14 +49,14 @@ class EvidenceConfig:
     """Open vocabulary, searched for by a classifier's classes: how many words of a sound are searched for, how many
     classes are looked at for each; akin: cosine of their text embeddings from which two words may mean the same thing;
     nameless: share of the clips that training answers by evidence alone (model/nameless.py); second: side, in sides of
-    the picture, of the smaller copy of it that is looked at as well, where a large thing is seen whole.
+    the picture, of the smaller copy of it that is looked at as well (model/two_looks.py).
     """
 
     words: int = 6
     classes: int = 64
     akin: float = 0.6
     nameless: float = 0.5
-    second: float = 0.57
+    second: float = 0.5
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,10 @@ class Cautious(nn.Module):
         self.yardstick = None
         self.batch = batch
 
-    def forward(self, pyramid, waves, valid, pictures=None):
+    def see(self, pictures, pyramid):
+        return ()
+
+    def mark(self, looks, waves, valid):
         low = 0.0 if torch.equal(waves, self.batch.waves) else -9.0
         return SimpleNamespace(logits=self.batch.masks - 1.7 + low + self.offset)
 
@@ -51,7 +54,7 @@ class Generous(Cautious):
         super().__init__(batch)
         self.yardstick = Yardstick()
 
-    def forward(self, pyramid, waves, valid, pictures=None):
+    def mark(self, looks, waves, valid):
         sure, ground = torch.tensor([[8.0, 1.2], [0.8, -6.0]])[: len(waves)].T[..., None, None, None]
         logits = torch.where(self.batch.masks > 0, sure, ground)
         logits[0, ..., 1] = 3.0  # less sure of half of the truth
@@ -63,20 +66,20 @@ def test_a_picture_is_its_own_yardstick():
     """No one offset marks the truth of both pictures and nothing else."""
     batch = halves()
     model = Generous(batch)
-    assert frame_ious(model([], batch.waves, batch.valid).logits[:, 0], batch.masks[:, 0]).mean(0).max() < 1
+    assert frame_ious(model.mark((), batch.waves, batch.valid).logits[:, 0], batch.masks[:, 0]).mean(0).max() < 1
     model.offset.fill_(1.0)  # calibrating starts from nothing
     model.yardstick.share.fill_(0.5)
     found = calibrate(model, [batch])
     assert found.miou == pytest.approx(1) and found.offset == -0.75
     assert found.share == pytest.approx(0.3), "the largest that leaves all of the truth"
     assert float(model.yardstick.share) == found.share and float(model.offset) == found.offset
-    assert (model([], batch.waves, batch.valid).logits > 0).equal(batch.masks > 0)
+    assert (model.mark((), batch.waves, batch.valid).logits > 0).equal(batch.masks > 0)
 
 
 class Wishful(Generous):
     """Marks a little of the ground too under the sound of another picture, at offsets above 0."""
 
-    def forward(self, pyramid, waves, valid, pictures=None):
+    def mark(self, looks, waves, valid):
         logits = torch.full_like(self.batch.masks, -4.0)
         logits[self.batch.masks > 0] = 1.0 if torch.equal(waves, self.batch.waves) else -4.0
         if torch.equal(waves, self.batch.waves):
@@ -92,7 +95,7 @@ def test_a_sound_that_is_not_there_marks_a_hundredth_at_most():
     model = Wishful(batch)
     found = calibrate(model, [batch])
     assert found.offset == 0 and found.miou == pytest.approx(0.5)
-    assert not (model([], batch.waves.roll(1, 0), batch.valid).logits > 0).any()
+    assert not (model.mark((), batch.waves.roll(1, 0), batch.valid).logits > 0).any()
 
 
 def test_the_surest_place_by_hand():

@@ -20,6 +20,7 @@ from icf_avs.checkpoint import default_checkpoint, load_checkpoint, save_checkpo
 from icf_avs.data.resampling import resample
 from icf_avs.data.resize import resized
 from icf_avs.errors import UserError
+from icf_avs.model.two_looks import of_both_looks
 from icf_avs.output.heard_lines import MOST, heard_lines
 from icf_avs.segment import Segmenter
 from icf_avs.stamps.heard_sounds import HeardSounds
@@ -71,7 +72,7 @@ def test_a_sound_is_read_as_its_word_before_any_training(model, words):
 
 
 def test_a_picture_is_looked_at_twice(model):
-    """The answers to it and to a copy of 64 pixels, which is enlarged again, are averaged."""
+    """At it and at a copy of 64 pixels, the nearest to half of its side that all levels divide."""
     frames, valid = torch.randint(0, 255, (2, SIZE, SIZE, 3), dtype=torch.uint8), torch.ones(1, 2, dtype=torch.bool)
     waves = 0.1 * torch.randn(2, model.spec.window)
     smaller = resized(frames, 64)
@@ -79,8 +80,10 @@ def test_a_picture_is_looked_at_twice(model):
         sound = model.audio.listen(waves)[None]
         looks = (frames[None], smaller[None])
         large, small = (model(model.look(look), sound, valid, pictures=look).logits for look in looks)
-    small = torch.nn.functional.interpolate(small, large.shape[-2:], mode="bilinear")
-    torch.testing.assert_close(model.predict(frames, waves).logits, (large + small)[0] / 2, atol=1e-3, rtol=1e-3)
+        halfway = model.mark(model.see(smaller[None], model.look(frames[None])), sound, valid)
+    both = of_both_looks(large, small)
+    torch.testing.assert_close(model.predict(frames, waves).logits, both[0], atol=1e-3, rtol=1e-3)
+    assert halfway.logits.shape == both.shape, "of pictures whose features are known, half as large ones will do"
 
 
 def test_through_a_checkpoint_it_answers_the_same(model, tmp_path):
@@ -197,7 +200,10 @@ class Oracle(torch.nn.Module):
         self.scenes, self.words, self.deaf, self.config = scenes, words, deaf, natural_config()
         self.asked = {}
 
-    def forward(self, levels, sound, valid, pictures=None):
+    def see(self, pictures, pyramid):
+        return pyramid
+
+    def mark(self, levels, sound, valid):
         rows = []
         for level, heard in zip(levels[0][:, 0], sound[:, 0, : len(self.words.words)], strict=True):
             number = next(

@@ -28,6 +28,7 @@ from icf_avs.model.nameless import Nameless
 from icf_avs.model.pixels import PixelDecoder, Pixels
 from icf_avs.model.prior import Prior
 from icf_avs.model.shared_space import SharedSpace
+from icf_avs.model.two_looks import of_both_looks
 from icf_avs.model.vocabulary import Vocabulary
 from icf_avs.model.word_evidence import WordEvidence
 from icf_avs.model.yardstick import Yardstick
@@ -63,6 +64,13 @@ class Output:
     foreign_logits: Tensor | None = None
     other_logits: Tensor | None = None
     akin: Tensor | None = None
+
+
+class Look(NamedTuple):
+    """Pictures at one size: pyramid of [B,T,c,h,w] and, where masks follow colours, themselves uint8 [B,T,S,S,3]."""
+
+    pyramid: list[Tensor]
+    pictures: Tensor | None
 
 
 class Answer(NamedTuple):
@@ -153,8 +161,6 @@ class ICF(nn.Module):
         if pictures is not None:
             logits = follow_colours(logits.flatten(0, 1), pictures.flatten(0, 1))[None]
         logits = logits.unflatten(1, (clips, frames)) + self.offset
-        if self.yardstick is not None and not self.training:
-            logits = self.yardstick(logits)
         patches = pixels.tokens.flatten(2).transpose(1, 2).unflatten(0, (clips, frames))
         levels = {name: level[0] for name, level in text.items()}
         logits, other_logits = logits[:asked], logits[asked:]
@@ -239,12 +245,33 @@ class ICF(nn.Module):
         decoded = decoded._replace(logits=logits - F.softplus(-found.present)[..., None, None])
         return Answer(decoded, levels, prior, seen)
 
-    def _looked(self, frames: Tensor) -> list[Tensor]:
-        """frames [T,S,S,3] -> pyramid of [1,T,c,h,w]. On a CPU one after the other, in the memory that one takes."""
-        if frames.device.type != "cpu":
-            return self.look(frames[None])
-        looks = [self.look(frame[None, None]) for frame in frames]
-        return [torch.cat(level, dim=1) for level in zip(*looks, strict=True)]
+    def see(self, pictures: Tensor, pyramid: list[Tensor] | None = None) -> tuple[Look, ...]:
+        """What `mark` needs of pictures uint8 [B,T,S,S,3]: one look, with evidence also one at a smaller copy. pyramid:
+        of the pictures at the model's own size, where it is known; then they may be half as large.
+        """
+        search = self.config.evidence
+        looks = [Look(self._looked(pictures) if pyramid is None else pyramid, pictures if search else None)]
+        if search:
+            side = _side(search.second * self.spec.image_size)
+            small = resized(pictures.flatten(0, 1), side).unflatten(0, pictures.shape[:2])
+            looks.append(Look(self._looked(small), small))
+        return tuple(looks)
+
+    def mark(self, looks: tuple[Look, ...], sound: Tensor, valid: Tensor) -> Output:
+        """What the looks at pictures answer to a sound (shapes: `forward`), the calibrated logits of both in one."""
+        output, *smaller = (self(pyramid, sound, valid, pictures=pictures) for pyramid, pictures in looks)
+        for small in smaller:
+            output.logits = of_both_looks(output.logits, small.logits)
+        if self.yardstick is not None:
+            output.logits = self.yardstick(output.logits)
+        return output
+
+    def _looked(self, pictures: Tensor) -> list[Tensor]:
+        """`look`, but on a CPU at one picture after the other, in the memory that one takes."""
+        if pictures.device.type != "cpu":
+            return self.look(pictures)
+        levels = zip(*(self.look(picture[None, None]) for picture in pictures.flatten(0, 1)), strict=True)
+        return [torch.cat(level).view(*pictures.shape[:2], *level[0].shape[2:]) for level in levels]
 
     @torch.inference_mode()
     def predict(self, frames: Tensor, waves: Tensor) -> Prediction:
@@ -255,14 +282,8 @@ class ICF(nn.Module):
         if isinstance(self.audio, WordEar):
             sound, words = self.audio.listen(sound), self.classes
             heard = sound[:, : len(words)].cpu()
-        frames, sound, valid = frames.to(device), sound[None], valid.to(device)
-        search = self.config.evidence
-        output = self(self._looked(frames), sound, valid, pictures=frames[None] if search else None)
+        output = self.mark(self.see(frames[None].to(device)), sound[None], valid.to(device))
         logits = output.logits[0]
-        if search:
-            small = resized(frames, _side(search.second * frames.shape[1]))
-            smaller = self(self._looked(small), sound, valid, pictures=small[None]).logits
-            logits = (logits + F.interpolate(smaller, logits.shape[1:], mode="bilinear")[0]) / 2
         if output.reading is not None and not words:
             heard, words = output.reading.softmax(-1)[0, :, : len(self.classes)].cpu(), self.classes
         if output.classes is None:

@@ -67,11 +67,11 @@ def _answers(model: ICF, features: WordFeatures, numbers: np.ndarray, some: list
     levels = [torch.from_numpy(level[numbers]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
     if model.config.evidence:
         levels.append(z_scores(features.evidence[numbers]))
-    pictures = torch.from_numpy(features.colours[numbers]) if model.config.evidence else None
+    looks = model.see(torch.from_numpy(features.colours[numbers]), levels)
     valid = torch.ones(len(some), 1, dtype=torch.bool)
     answers = []
     for sound in torch.from_numpy(np.stack([question.heard for question in some])).unbind(1):
-        logits = model(levels, sound[:, None], valid, pictures=pictures).logits[:, 0]
+        logits = model.mark(looks, sound[:, None], valid).logits[:, 0]
         answers.append(F.interpolate(logits[None], features.things.shape[2:], mode="bilinear")[0].sigmoid())
     return answers
 

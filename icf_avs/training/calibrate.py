@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from icf_avs.contracts import Batch
-    from icf_avs.model.icf import ICF
+    from icf_avs.model.icf import ICF, Look
 
 OFFSETS = torch.linspace(-2.0, 2.0, 33)
 SHARES = torch.linspace(0.0, 0.5, 11)
@@ -87,8 +87,10 @@ def calibrate(model: ICF, batches: Iterable[Batch]) -> Calibration:
     for batch in (batch.to(model.offset.device) for batch in batches):
         shown = batch.labelled & batch.valid & ((batch.masks > 0.5).sum((-2, -1)) > 0)
 
-        def answer(waves: Tensor, batch: Batch = batch) -> Tensor:
-            logits = model(batch.pyramid, waves, batch.valid, pictures=batch.frames).logits
+        looks = model.see(batch.frames, batch.pyramid)
+
+        def answer(waves: Tensor, batch: Batch = batch, looks: tuple[Look, ...] = looks) -> Tensor:
+            logits = model.mark(looks, waves, batch.valid).logits
             return F.adaptive_avg_pool3d(logits, (logits.shape[1], *batch.masks.shape[-2:]))
 
         logits = answer(batch.waves)

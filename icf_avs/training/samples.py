@@ -114,9 +114,8 @@ def _marked(model: ICF, sample: Sample) -> Tensor:
     """Mask logits [T,h,w] on the CPU. `ICF.predict` would listen to words as if they were waves."""
     device = model.eval().offset.device
     valid = torch.ones(1, len(sample.frames), dtype=torch.bool, device=device)
-    frames = sample.frames[None].to(device)
-    pictures = frames if model.config.evidence else None
-    return model(model.look(frames), sample.sound[None].to(device), valid, pictures=pictures).logits[0].cpu()
+    looks = model.see(sample.frames[None].to(device))
+    return model.mark(looks, sample.sound[None].to(device), valid).logits[0].cpu()
 
 
 def _at(values: Tensor) -> np.ndarray:
