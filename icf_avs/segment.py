@@ -10,7 +10,9 @@ import json
 import math
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,30 +77,41 @@ def stream_masks(
     _check(fps, threshold)
     spec = replace(model.spec, fps=fps)
     count = mask_count(info.duration, fps)
-    clip: list[_Shot] = []
     times = (spec.frame_time(i) for i in range(count))
-    with nullcontext() if pictures is None else pictures.ahead() as given:
+
+    asked: deque[tuple[list[_Shot], Future[Prediction]]] = deque()
+
+    def answered() -> Iterator[tuple[FrameMask, np.ndarray | None]]:
+        clip, prediction = asked[0][0], asked.popleft()[1].result()
+        names = prediction.class_names if semantic else ()
+        classes = prediction.classes if semantic else [None] * len(clip)
+        for shot, logits, kinds, presence in zip(clip, prediction.logits, classes, prediction.heard, strict=True):
+            end = info.duration if shot.index == count - 1 else (shot.index + 1) / fps
+            heard = _heard(presence, prediction.words)
+            frame = _frame_mask(shot, shot.index / fps, end, logits, heard, info, threshold, kinds, names)
+            yield frame, shot.preview
+
+    # The model answers a clip in a thread of its own while the pictures of the next one are decoded here.
+    thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+    with nullcontext() if pictures is None else pictures.ahead() as given, thread:
         windows = AudioWindows(info, spec.sample_rate, sound)  # in here: the film waits until this context ends
+        clip: list[_Shot] = []
         for index, (time, picture) in enumerate(read_frames(info, times, given)):
             image = Image.fromarray(picture)
             squashed = image.resize((spec.image_size, spec.image_size), Image.Resampling.BILINEAR)
             preview = _small(image) if index in shown else None
             wave = windows.read(spec.window_start(index), spec.window)
             clip.append(_Shot(index, min(time, info.duration), np.asarray(squashed), wave, preview))
-            if len(clip) == spec.frames or index == count - 1:
-                prediction = _predict(model, clip)
-                names = prediction.class_names if semantic else ()
-                classes = prediction.classes if semantic else [None] * len(clip)
-                for shot, logits, kinds, presence in zip(
-                    clip, prediction.logits, classes, prediction.heard, strict=True
-                ):
-                    end = info.duration if shot.index == count - 1 else (shot.index + 1) / fps
-                    heard = _heard(presence, prediction.words)
-                    frame = _frame_mask(shot, shot.index / fps, end, logits, heard, info, threshold, kinds, names)
-                    yield frame, shot.preview
+            last = index == count - 1
+            if len(clip) == spec.frames or last:
+                asked.append((clip, thread.submit(_predict, model, clip)))
+                while len(asked) > (0 if last else 1):
+                    yield from answered()
+                if pictures is not None and not last:
+                    pictures.wait(clip[0].index / fps)  # no more than this clip and the next lie before the film
                 clip = []
-                if pictures is not None:
-                    pictures.wait()
+            while asked and asked[0][1].done():
+                yield from answered()
 
 
 @dataclass(frozen=True)

@@ -67,14 +67,14 @@ def test_both_see_every_picture_wherever_the_first_stops(info, most, ahead):
 def test_waits_until_the_other_is_near_and_decodes_once(info, monkeypatch):
     opened = []
     monkeypatch.setattr(shared_pictures, "video_frames", lambda info: opened.append(1) or video_frames(info))
-    with SharedPictures(info, seconds=0.16) as shared:  # 5 pictures are near
+    with SharedPictures(info, seconds=0.16) as shared:
         behind = Behind(shared)
         with shared.ahead() as pictures:
             for _ in range(20):
                 next(pictures)
             threading.Timer(0.1, behind.may.set).start()
             began = time.monotonic()
-            shared.wait()
+            shared.wait(0.6)
             assert time.monotonic() - began > 0.05 and 15 <= len(behind.seen) + 1 <= 21
         assert len(behind.done()) == 50
     assert opened == [1]
@@ -88,7 +88,7 @@ def test_nobody_waits_for_one_that_has_left(info, most):
             behind.may.set()
             seen = 1 + len(list(pictures))
             behind.done()
-            shared.wait()
+            shared.wait(9.0)
     assert seen == 50
 
 

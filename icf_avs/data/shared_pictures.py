@@ -27,7 +27,6 @@ class SharedPictures:
 
     def __init__(self, info: MediaInfo, seconds: float) -> None:
         self._info, self._seconds = info, seconds
-        self._near = math.inf  # pictures that may lie between the two when `wait` returns
         self._shared = False
         self._kept: deque[tuple[float, av.VideoFrame]] = deque()
         self._changed = Condition()
@@ -40,7 +39,6 @@ class SharedPictures:
         count = math.ceil(self._seconds * self._info.frame_rate) + 1
         self._shared = count * sum(plane.buffer_size for plane in first[1].planes) <= _MOST
         if self._shared:
-            self._near = count  # a clip: with less, the film waits while the next one is decoded and its masks are made
             self._pictures = chain([first], self._source)
         else:
             self._source.close()
@@ -71,10 +69,12 @@ class SharedPictures:
                 self._kept.clear()
                 self._changed.notify_all()
 
-    def wait(self) -> None:
-        """Let `behind` come near. For who is ahead, when nothing that `behind` waits for is still to be done there."""
+    def wait(self, seconds: float) -> None:
+        """Until `behind` has taken every picture before that time. For who is ahead, when nothing that `behind` needs
+        for these is still to be done there.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._behind_is_done or len(self._kept) <= self._near)
+            self._changed.wait_for(lambda: self._behind_is_done or not self._kept or self._kept[0][0] >= seconds)
 
     def _passed_on(self) -> Iterator[tuple[float, av.VideoFrame]]:
         for picture in self._pictures:
