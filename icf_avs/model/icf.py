@@ -67,7 +67,7 @@ class Output:
 
 
 class Look(NamedTuple):
-    """Pictures at one size: pyramid of [B,T,c,h,w] and, where masks follow colours, themselves uint8 [B,T,S,S,3]."""
+    """Pictures at one size: pyramid of [B,T,c,h,w] and, where masks follow colours, pictures uint8 [B,T,s,s,3]."""
 
     pyramid: list[Tensor]
     pictures: Tensor | None
@@ -247,15 +247,15 @@ class ICF(nn.Module):
 
     def see(self, pictures: Tensor, pyramid: list[Tensor] | None = None) -> tuple[Look, ...]:
         """What `mark` needs of pictures uint8 [B,T,S,S,3]: one look, with evidence also one at a smaller copy. pyramid:
-        of the pictures at the model's own size, where it is known; then they may be half as large.
+        of the pictures at the model's own size, where it is known; then they may be as small as the copy.
         """
         search = self.config.evidence
-        looks = [Look(self._looked(pictures) if pyramid is None else pyramid, pictures if search else None)]
-        if search:
-            side = _side(search.second * self.spec.image_size)
-            small = resized(pictures.flatten(0, 1), side).unflatten(0, pictures.shape[:2])
-            looks.append(Look(self._looked(small), small))
-        return tuple(looks)
+        pyramid = self._looked(pictures) if pyramid is None else pyramid
+        if not search:
+            return (Look(pyramid, None),)
+        side = _side(search.second * self.spec.image_size)
+        small = resized(pictures.flatten(0, 1), side).unflatten(0, pictures.shape[:2])
+        return Look(pyramid, small), Look(self._looked(small), small)
 
     def mark(self, looks: tuple[Look, ...], sound: Tensor, valid: Tensor) -> Output:
         """What the looks at pictures answer to a sound (shapes: `forward`), the calibrated logits of both in one."""
