@@ -71,10 +71,10 @@ def test_a_sound_is_read_as_its_word_before_any_training(model, words):
     assert (read == torch.arange(len(words.words))).float().mean() > 0.9
 
 
-def test_a_picture_is_looked_at_twice(model):
+def test_a_picture_is_looked_at_twice(model, catalog):
     """At it and at a copy of 64 pixels, the nearest to half of its side that all levels divide."""
     frames, valid = torch.randint(0, 255, (2, SIZE, SIZE, 3), dtype=torch.uint8), torch.ones(1, 2, dtype=torch.bool)
-    waves = 0.1 * torch.randn(2, model.spec.window)
+    waves = bark_of(model, catalog).repeat(2, 1)
     smaller = resized(frames, 64)
     with torch.inference_mode():
         sound = model.audio.listen(waves)[None]
@@ -86,13 +86,34 @@ def test_a_picture_is_looked_at_twice(model):
     torch.testing.assert_close(halfway.logits, both, atol=1e-3, rtol=1e-3)  # whose features are known, may be as small
 
 
-def test_through_a_checkpoint_it_answers_the_same(model, tmp_path):
+def test_where_nothing_is_heard_nothing_is_marked(model, catalog):
+    """Quiet frames are not looked at; the others are answered as if these were not there."""
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 255, (3, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
+    bark = bark_of(model, catalog)
+    waves = torch.cat([bark, torch.zeros_like(bark), bark])
+    whole, loud = model.predict(frames, waves), model.predict(frames[[0, 2]], waves[[0, 2]])
+    assert whole.heard.any(1).tolist() == [True, False, True]
+    torch.testing.assert_close(whole.logits[[0, 2]], loud.logits)
+    quiet = model.predict(frames, torch.zeros_like(waves))
+    assert quiet.logits.shape == whole.logits.shape
+    assert torch.equal(quiet.logits, quiet.logits[:1, :1, :1].expand_as(quiet.logits)) and quiet.logits.max() < -20
+    assert torch.equal(whole.logits[1], quiet.logits[1])
+
+
+def bark_of(model, catalog):
+    """[1,N], five seconds."""
+    bark = SoundBank(catalog, "train").looped("dog", 5 * RATE, np.random.default_rng(0))
+    return resample(torch.from_numpy(bark)[None], RATE, model.spec.sample_rate)
+
+
+def test_through_a_checkpoint_it_answers_the_same(model, catalog, tmp_path):
     path = tmp_path / "natural.safetensors"
     save_checkpoint(model, path, {"name": "test"})
     assert path.stat().st_size < 4e6  # neither the tagger nor the visual encoder is in it
     again = load_checkpoint(path)
     frames = torch.randint(0, 255, (2, SIZE, SIZE, 3), dtype=torch.uint8)
-    waves = 0.1 * torch.randn(2, model.spec.window)
+    waves = bark_of(model, catalog).repeat(2, 1)
     one, other = model.predict(frames, waves), again.predict(frames, waves)
     assert torch.equal(one.logits, other.logits) and torch.equal(one.heard, other.heard)
     assert one.words == model.classes and one.heard.shape == (2, len(model.classes))
@@ -123,8 +144,7 @@ def test_words_that_cannot_be_asked_for(model, text, told):
 
 
 def test_only_what_is_asked_for_is_heard(model, words, catalog):
-    bark = SoundBank(catalog, "train").looped("dog", 5 * RATE, np.random.default_rng(0))
-    waves = resample(torch.from_numpy(bark)[None], RATE, model.spec.sample_rate)
+    waves = bark_of(model, catalog)
     whole = model.audio.listen(waves)
     loudest = int(whole[0, : len(words.words)].argmax())
     assert words.words[loudest] == "dog"

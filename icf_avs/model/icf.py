@@ -33,6 +33,8 @@ from icf_avs.model.vocabulary import Vocabulary
 from icf_avs.model.word_evidence import WordEvidence
 from icf_avs.model.yardstick import Yardstick
 
+_QUIET = -30.0  # logits where nothing is heard
+
 
 @dataclass
 class Output:
@@ -275,20 +277,32 @@ class ICF(nn.Module):
 
     @torch.inference_mode()
     def predict(self, frames: Tensor, waves: Tensor) -> Prediction:
-        """One clip: frames uint8 [T,S,S,3], waves [T,N] at spec.sample_rate -> Prediction, on the CPU."""
+        """One clip: frames uint8 [T,S,S,3], waves [T,N] at spec.sample_rate -> Prediction, on the CPU. Where sound
+        enters by words, frames in which none is heard are not looked at: nothing is marked there.
+        """
         self.eval()
-        device, valid = self.offset.device, torch.ones(1, len(frames), dtype=torch.bool)
+        device, loud = self.offset.device, torch.ones(len(frames), dtype=torch.bool)
         sound, heard, words = waves.to(device), torch.zeros(len(frames), 0), ()
         if isinstance(self.audio, WordEar):
             sound, words = self.audio.listen(sound), self.classes
             heard = sound[:, : len(words)].cpu()
-        output = self.mark(self.see(frames[None].to(device)), sound[None], valid.to(device))
-        logits = output.logits[0]
+            loud = (heard > 0).any(1)
+        looked = loud.clone()
+        looked[0] |= not loud.any()  # it says how large the answer is
+        looks = self.see(frames[looked][None].to(device))
+        output = self.mark(looks, sound[looked][None], torch.ones(1, int(looked.sum()), dtype=torch.bool))
+
+        def of_all(answer: Tensor, quiet: float) -> Tensor:
+            whole = torch.full((len(frames), *answer.shape[2:]), quiet)
+            whole[loud] = answer[0].cpu()[loud[looked]]
+            return whole
+
+        logits = of_all(output.logits, _QUIET)
         if output.reading is not None and not words:
             heard, words = output.reading.softmax(-1)[0, :, : len(self.classes)].cpu(), self.classes
         if output.classes is None:
-            return Prediction(logits.cpu(), heard, words)
-        return Prediction(logits.cpu(), heard, words, output.classes[0].cpu(), ("background", *self.classes))
+            return Prediction(logits, heard, words)
+        return Prediction(logits, heard, words, of_all(output.classes, 0.0), ("background", *self.classes))
 
 
 def _side(about: float) -> int:
