@@ -80,6 +80,19 @@ def test_waits_until_the_other_is_near_and_decodes_once(info, monkeypatch):
     assert opened == [1]
 
 
+def test_however_many_pictures_come_later_it_waits_for_the_earlier_ones_alone(info):
+    """As in a video whose rate rises: the film has drawn all that has masks, and waits for the next ones."""
+    with SharedPictures(info, seconds=0.16) as shared, shared.ahead() as ahead, shared.behind() as behind:
+        for _ in range(45):
+            next(ahead)
+        drawn = [next(behind)[0] for _ in range(15)]
+        assert max(drawn) < 0.6
+        waiting = threading.Thread(target=shared.wait, args=(0.6,), daemon=True)
+        waiting.start()
+        waiting.join(10)
+        assert not waiting.is_alive()
+
+
 def test_nobody_waits_for_one_that_has_left(info, most):
     with SharedPictures(info, seconds=0.4) as shared:
         behind = Behind(shared, count=3)
