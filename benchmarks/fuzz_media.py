@@ -47,7 +47,7 @@ class Stand:
     classes = ("noise",)
 
     def predict(self, frames: torch.Tensor, waves: torch.Tensor) -> Prediction:
-        """As icf_avs.segment.Model."""
+        """As icf_avs.mask_stream.Model."""
         loud = waves.abs().amax(1)
         return Prediction((frames.float().mean(-1) - 128) * loud[:, None, None], loud[:, None], self.classes)
 

@@ -28,7 +28,7 @@ from icf_avs.segment import check_class_head
 if TYPE_CHECKING:
     from icf_avs.avsbench.record import ClipRecord
     from icf_avs.contracts import Prediction
-    from icf_avs.segment import Model
+    from icf_avs.mask_stream import Model
 
 PADDED = 10  # frames of a clip in the reference's loader
 Portion = list[Tensor]  # [prediction, truth] of one clip, class ids [n, H, W]

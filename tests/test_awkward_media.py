@@ -434,7 +434,7 @@ def test_sound_that_cannot_be_opened_leaves_nobody_waiting(tmp_path, monkeypatch
             segment_video(Witness(), path, tmp_path / "out")
         said.append(caught.value)
 
-    monkeypatch.setattr("icf_avs.segment.AudioWindows", broken)
+    monkeypatch.setattr("icf_avs.mask_stream.AudioWindows", broken)
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(60)

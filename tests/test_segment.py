@@ -20,7 +20,8 @@ from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import UserError
-from icf_avs.segment import Segmenter, mask_count, segment_command, segment_video, stream_masks
+from icf_avs.mask_stream import mask_count, stream_masks
+from icf_avs.segment import Segmenter, segment_command, segment_video
 
 
 class RedWhenLoud:

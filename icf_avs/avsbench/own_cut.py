@@ -20,8 +20,8 @@ from icf_avs.avsbench.sound import RATE, wav_bytes
 from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import UserError
+from icf_avs.mask_stream import mask_count
 from icf_avs.output.folder import replaced_when_complete
-from icf_avs.segment import mask_count
 from icf_avs.stamps.packages import cache_dir
 
 CLIP_SECONDS = 5

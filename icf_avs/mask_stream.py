@@ -1,0 +1,165 @@
+"""The masks of a video, one after the other: its pictures and its sound in, what sounds out.
+
+Mask i stands for [i/fps, (i+1)/fps) seconds; picture and sound are taken by ClipSpec. Clips of `spec.frames`
+masks go through the model one after the other, so a long video needs no more memory than a short one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Container, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from icf_avs.class_labels import class_labels
+from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.data.audio_windows import AudioWindows, Sound
+from icf_avs.data.media import MediaInfo, read_frames
+from icf_avs.data.shared_pictures import SharedPictures
+from icf_avs.errors import UserError
+from icf_avs.output import coco
+from icf_avs.output.coco import ClassMask, FrameMask, class_masks
+
+HEARD_WORDS, HEARD_PROBABILITY = 5, 0.2  # which words are told: at most so many, at least so likely
+_SLIVER = 0.1  # a rest of less than this share of an interval belongs to the last whole one
+_PREVIEW = 320  # long side of a picture on the contact sheet
+_MAX_FPS = 60.0
+
+
+class Model(Protocol):
+    """What segmentation needs of a model. With a class head, `semantic` is there and not None."""
+
+    spec: ClipSpec
+    classes: tuple[str, ...]
+
+    def predict(self, frames: torch.Tensor, waves: torch.Tensor) -> Prediction:
+        """frames uint8 [T, S, S, 3], waves float32 [T, window], T at most spec.frames."""
+
+
+def mask_count(duration: float, fps: float) -> int:
+    """How many masks a video gets: one an interval, where a rest below a tenth of one is no interval of its own."""
+    return max(1, math.ceil(duration * fps - _SLIVER))
+
+
+def stream_masks(
+    model: Model, info: MediaInfo, fps: float = 1.0, threshold: float = 0.5, semantic: bool = False,
+    sound: Sound | None = None, shown: Container[int] = (), pictures: SharedPictures | None = None,
+) -> Iterator[tuple[FrameMask, np.ndarray | None]]:  # fmt: skip
+    """Masks in order, with their classes if `semantic`, those whose numbers are in `shown` with a small copy of their
+    pictures (RGB uint8, long side at most 320). `sound` is heard in place of the video's own; `pictures` are taken from
+    where a film gets them as well.
+
+    Raises UserError for a video without sound or one that breaks in the middle, and for an unusable setting.
+    """
+    check_settings(fps, threshold)
+    spec = replace(model.spec, fps=fps)
+    count = mask_count(info.duration, fps)
+    times = (spec.frame_time(i) for i in range(count))
+
+    asked: deque[tuple[list[_Shot], Future[Prediction]]] = deque()
+
+    def answered() -> Iterator[tuple[FrameMask, np.ndarray | None]]:
+        clip, prediction = asked[0][0], asked.popleft()[1].result()
+        names = prediction.class_names if semantic else ()
+        classes = prediction.classes if semantic else [None] * len(clip)
+        for shot, logits, kinds, presence in zip(clip, prediction.logits, classes, prediction.heard, strict=True):
+            end = info.duration if shot.index == count - 1 else (shot.index + 1) / fps
+            heard = _heard(presence, prediction.words)
+            frame = _frame_mask(shot, shot.index / fps, end, logits, heard, info, threshold, kinds, names)
+            yield frame, shot.preview
+
+    # The model answers a clip in a thread of its own while the pictures of the next one are decoded here.
+    thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+    with nullcontext() if pictures is None else pictures.ahead() as given, thread:
+        windows = AudioWindows(info, spec.sample_rate, sound)  # in here: the film waits until this context ends
+        clip: list[_Shot] = []
+        for index, (time, picture) in enumerate(read_frames(info, times, given)):
+            image = Image.fromarray(picture)
+            squashed = image.resize((spec.image_size, spec.image_size), Image.Resampling.BILINEAR)
+            preview = _small(image) if index in shown else None
+            wave = windows.read(spec.window_start(index), spec.window)
+            clip.append(_Shot(index, min(time, info.duration), np.asarray(squashed), wave, preview))
+            last = index == count - 1
+            if len(clip) == spec.frames or last:
+                asked.append((clip, thread.submit(_predict, model, clip)))
+                while len(asked) > (0 if last else 1):
+                    yield from answered()
+                if pictures is not None and not last:
+                    pictures.wait(clip[0].index / fps)  # no more than this clip and the next lie before the film
+                clip = []
+            while asked and asked[0][1].done():
+                yield from answered()
+
+
+@dataclass(frozen=True)
+class _Shot:
+    """What the model is given for one mask; the picture itself is let go at once."""
+
+    index: int
+    time: float
+    squashed: np.ndarray  # uint8 [S, S, 3]
+    wave: np.ndarray  # float32 [window]
+    preview: np.ndarray | None  # uint8 [h, w, 3]
+
+
+def _small(image: Image.Image) -> np.ndarray:
+    image.thumbnail((_PREVIEW, _PREVIEW))
+    return np.asarray(image)
+
+
+def check_settings(fps: float, threshold: float) -> None:
+    """Raise UserError for an unusable setting."""
+    if not (math.isfinite(fps) and 0 < fps <= _MAX_FPS):
+        raise UserError(f"fps is {fps}; give a number of masks a second above 0, at most {_MAX_FPS:g}")
+    if not 0 < threshold < 1:
+        raise UserError(f"threshold is {threshold}; give a probability between 0 and 1")
+
+
+def _predict(model: Model, clip: list[_Shot]) -> Prediction:
+    frames = torch.from_numpy(np.stack([shot.squashed for shot in clip]))
+    waves = torch.from_numpy(np.stack([shot.wave for shot in clip]))
+    with torch.inference_mode():
+        return model.predict(frames, waves)
+
+
+def _frame_mask(
+    shot: _Shot, start: float, end: float, logits: torch.Tensor, heard: tuple, info: MediaInfo, threshold: float,
+    kinds: torch.Tensor | None, names: tuple[str, ...],
+) -> FrameMask:  # fmt: skip
+    size = info.height, info.width
+    native = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
+    probability = native.sigmoid()
+    mask = probability > threshold
+    classes: tuple[ClassMask, ...] = ()
+    if kinds is not None:
+        classes = class_masks(class_labels(kinds, size, mask).cpu().numpy(), probability.cpu().numpy())
+    return FrameMask(
+        index=shot.index,
+        start=start,
+        end=end,
+        picture_time=shot.time,
+        area=mask.float().mean().item(),
+        score=_marked(probability, mask).mean().item() if mask.any() else 0.0,
+        heard=heard,
+        run_lengths=coco.encode(mask.cpu().numpy()),
+        classes=classes,
+        class_names=names,
+    )
+
+
+def _marked(probability: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(probability.numpy()[mask.numpy()])  # NumPy picks them three times as fast
+
+
+def _heard(presence: torch.Tensor, words: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+    values, order = presence.float().topk(min(HEARD_WORDS, len(words)))
+    told = zip(values.tolist(), order.tolist(), strict=True)
+    return tuple((words[i], value) for value, i in told if value >= HEARD_PROBABILITY)
