@@ -52,20 +52,6 @@ class ClassEvidence(nn.Module):
         return pointwise(F.relu6(self.head(level)), weight, self.classifier.bias)
 
 
-class PyramidWithEvidence(nn.Module):
-    """The frozen encoder as one of five levels, the fifth the evidence: frames uint8 [N,H,W,3] -> levels [N,c,h,w]."""
-
-    strides, channels = EfficientNetLite0.strides, EfficientNetLite0.channels  # of the four levels before
-
-    def __init__(self, network: EfficientNetLite0) -> None:
-        super().__init__()
-        self.network, self.evidence = network, ClassEvidence(network)
-
-    def forward(self, frames: Tensor) -> list[Tensor]:
-        pyramid = self.network(frames)
-        return [*pyramid, self.evidence(pyramid[-1])]
-
-
 class ClassWords(nn.Module):
     """How words bear on the classes. Its buffers travel in a checkpoint, so the text encoder is needed once.
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from icf_avs.backbones import clip_text, text
 from icf_avs.backbones.audio import AudioEncoder
-from icf_avs.backbones.class_evidence import PyramidWithEvidence
 from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
+from icf_avs.backbones.evidence_pyramid import PyramidWithEvidence
 from icf_avs.backbones.pyramids import FAMILIES, load_pyramid
+from icf_avs.backbones.things import ThingSegmenter, find_segmenter
 from icf_avs.backbones.vggish import load_vggish_audio
 from icf_avs.backbones.word_ear import load_word_ear
 from icf_avs.config import ModelConfig
@@ -26,8 +27,9 @@ def _efficientnet_lite0(weights: str | Path | None = None, random: bool = False,
     return EfficientNetLite0() if random else load_efficientnet_lite0(Path(weights) if weights else None)
 
 
-def _with_evidence(**options: Any) -> nn.Module:
-    return PyramidWithEvidence(_efficientnet_lite0(**options))
+def _with_evidence(random: bool = False, **options: Any) -> nn.Module:
+    segmenter = ThingSegmenter() if random else find_segmenter()
+    return PyramidWithEvidence(_efficientnet_lite0(random=random, **options), segmenter)
 
 
 def _log_mel(dim: int, weights: None = None, random: bool = False, frozen: bool = False) -> nn.Module:

@@ -21,13 +21,14 @@ from icf_avs.errors import UserError
 _PATIENCE = 30.0  # seconds without an answer until a download is given up
 
 
-def released_file(what: str, url: str, sha256: str, weights: str | Path | None = None) -> Path:
+def released_file(what: str, url: str, sha256: str, weights: str | Path | None = None, name: str = "") -> Path:
     """The file at the end of `url`: in `weights`, in ICF_WEIGHTS_DIR, in torch's cache, or downloaded there.
 
-    what: its name for people. sha256: of the download, in hexadecimal. weights: the file or a folder with it.
-    Raises UserError when `weights` has no such file, or it is nowhere and cannot be downloaded.
+    what: its name for people. sha256: of the download, in hexadecimal. weights: the file or a folder with it. name: of
+    the file here, where it is not the url's. Raises UserError when `weights` has no such file, or it is nowhere and
+    cannot be downloaded.
     """
-    name = url.rpartition("/")[2]
+    name = name or url.rpartition("/")[2]
     own = os.environ.get(FOLDER_VARIABLE)
     folder = Path(own or "weights")
     command = (
@@ -38,11 +39,11 @@ def released_file(what: str, url: str, sha256: str, weights: str | Path | None =
         if not path.is_file():
             raise UserError(f"{path}: no such file of weights of {what}; get it with: {command}")
         return path
-    if (path := local_file(url)) is not None:
+    if (path := local_file(url, name)) is not None:
         return path
-    cached = _cached(name)
+    cached = kept_file(name)
     try:
-        if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        if offline():
             raise URLError("HF_HUB_OFFLINE is set")
         _download(what, url, sha256, cached)
     except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
@@ -53,14 +54,20 @@ def released_file(what: str, url: str, sha256: str, weights: str | Path | None =
     return cached
 
 
-def local_file(url: str) -> Path | None:
+def offline() -> bool:
+    """Whether the user wants nothing downloaded."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def local_file(url: str, name: str = "") -> Path | None:
     """The file at the end of `url` where it is on this machine already: in ICF_WEIGHTS_DIR or in torch's cache."""
-    name, own = url.rpartition("/")[2], os.environ.get(FOLDER_VARIABLE)
+    name, own = name or url.rpartition("/")[2], os.environ.get(FOLDER_VARIABLE)
     places = [Path(own) / name] if own else []
-    return next((path for path in (*places, _cached(name)) if path.is_file()), None)
+    return next((path for path in (*places, kept_file(name)) if path.is_file()), None)
 
 
-def _cached(name: str) -> Path:
+def kept_file(name: str) -> Path:
+    """Where a download of this name is kept."""
     return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 

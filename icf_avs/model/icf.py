@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from icf_avs.backbones.audio import AudioEncoder
 from icf_avs.backbones.class_evidence import ClassWords
+from icf_avs.backbones.thing_words import thing_bearing
 from icf_avs.backbones.word_ear import WordEar
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec, Prediction
@@ -28,6 +29,7 @@ from icf_avs.model.nameless import Nameless
 from icf_avs.model.pixels import PixelDecoder, Pixels
 from icf_avs.model.prior import Prior
 from icf_avs.model.shared_space import SharedSpace
+from icf_avs.model.thing_evidence import ThingEvidence
 from icf_avs.model.two_looks import of_both_looks
 from icf_avs.model.vocabulary import Vocabulary
 from icf_avs.model.word_evidence import WordEvidence
@@ -106,7 +108,8 @@ class ICF(nn.Module):
         self.implicit_text = ImplicitText(vocabulary, dim, config.heads, text.tokens, text.segment) if text else None
         search = config.evidence
         evidence = WordEvidence(len(names), search.words, search.classes) if search else None
-        self.prior = Prior(dim, evidence) if text else None
+        things = ThingEvidence(len(names), search.words) if search else None
+        self.prior = Prior(dim, evidence, things) if text else None
         self.nameless = Nameless(dim, text.tokens, search.nameless) if search else None
         self.yardstick = Yardstick() if search else None
         self.register_buffer("offset", torch.zeros(()))  # of all mask logits, set by training/calibrate.py
@@ -130,14 +133,14 @@ class ICF(nn.Module):
         others: Tensor | None = None,
         pictures: Tensor | None = None,
     ) -> Output:
-        """pyramid of [B,T,c,h,w], with evidence a fifth level; sound, waves [B,T,N] or log-mel [B,T,96,64]; valid [B,T]
+        """pyramid of [B,T,c,h,w], with evidence six levels; sound, waves [B,T,N] or log-mel [B,T,96,64]; valid [B,T]
         bool; sounding [B,T,C] bool, kinds known to sound, training only, switches SC on; others [B,Q,T,N], more sounds
         of the same pictures, training only; pictures uint8 [B,T,S,S,3], whose colours the masks then follow, with one
         sound and evidence only: logits are twice as fine.
         """
         clips, frames = valid.shape
         levels = [level.flatten(0, 1) for level in pyramid]
-        pixels, scores = self.pixels(levels[:4]), levels[4] if self.config.evidence else None
+        pixels, found = self.pixels(levels[:4]), tuple(levels[4:]) if self.config.evidence else ()
         audio, tokens = self.hear(sound)
         sound = self.semantic_of(audio)
         sounds, rivals = sound[None], None
@@ -157,7 +160,7 @@ class ICF(nn.Module):
             within_more = within_more - more[:, :, None]
             sounds = torch.cat([sounds, self.semantic_of(more).unflatten(0, others.shape[:2]).transpose(0, 1)])
             parts = torch.cat([parts, within_more.unflatten(0, others.shape[:2]).transpose(0, 1)])
-        decoded, text, prior, seen = self.answer(pixels, sounds, parts, valid, scores)
+        decoded, text, prior, seen = self.answer(pixels, sounds, parts, valid, found)
 
         logits = decoded.logits
         if pictures is not None:
@@ -191,6 +194,7 @@ class ICF(nn.Module):
         """
         vocabulary = self.implicit_text.vocabulary
         self.prior.evidence.learn_names(classes, vocabulary.names)
+        self.prior.things.learn_names(*thing_bearing(vocabulary.names))
         axes = vocabulary.principal_axes()
         for part in (vocabulary.project, self.audio.project):
             if axes.shape != part.weight.shape:
@@ -198,10 +202,12 @@ class ICF(nn.Module):
             part.weight.copy_(axes)
             part.bias.zero_()
 
-    def look(self, frames: Tensor) -> list[Tensor]:
-        """frames uint8 [B,T,S,S,3] -> pyramid of [B,T,c,h,w]; with a gradient only where the encoder is trained."""
+    def look(self, frames: Tensor, things: Tensor | None = None) -> list[Tensor]:
+        """frames uint8 [B,T,S,S,3] -> pyramid of [B,T,c,h,w]; with a gradient only where the encoder is trained. With
+        evidence, things [B,T,20,h,w] are the last level, where they are known of the same pictures already.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_visual):
-            levels = self.visual(frames.flatten(0, 1))
+            levels = self.visual(frames.flatten(0, 1), *([] if things is None else [things.flatten(0, 1)]))
         return [level.unflatten(0, frames.shape[:2]) for level in levels]
 
     def hear(self, sound: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,10 +220,10 @@ class ICF(nn.Module):
         return audio if self.implicit_text is None else audio + self.implicit_text.vocabulary.read(audio)
 
     def answer(
-        self, pixels: Pixels, sounds: Tensor, parts: Tensor, valid: Tensor, scores: Tensor | None = None
+        self, pixels: Pixels, sounds: Tensor, parts: Tensor, valid: Tensor, seen: tuple[Tensor, ...] = ()
     ) -> Answer:
-        """What B*T pictures answer to R sounds [R,B,T,D]; parts [R,B,T,L,D]: how each changes in its frame; scores
-        [B*T,K,h,w]: of the classes, where there is evidence.
+        """What B*T pictures answer to R sounds [R,B,T,D]; parts [R,B,T,L,D]: how each changes in its frame; seen, where
+        there is evidence: scores of the classes [B*T,K,h,w] and shares of the things [B*T,20,h',w'].
         """
         repeats, clips, frames, _ = sounds.shape
         levels, frame_text, found, match = {}, None, None, None
@@ -227,14 +233,14 @@ class ICF(nn.Module):
             levels = {name: level.unflatten(0, (repeats, clips)) for name, level in levels.items()}
             frame_text = levels["frame"].flatten(1, 2)
             vocabulary = self.implicit_text.vocabulary
-            found = self.prior(pixels.tokens, sounds.flatten(1, 2), frame_text, vocabulary, scores)
+            found = self.prior(pixels.tokens, sounds.flatten(1, 2), frame_text, vocabulary, *seen)
         if self.shared_space is not None:
             match = self.shared_space.match((sounds[:, :, :, None] + parts).flatten(1, 2), pixels.tokens)
-        sound, seen = sounds.flatten(1, 2), found.seen if found else None
+        sound, read = sounds.flatten(1, 2), found.seen if found else None
         if self.nameless is None:
             guides = [guide for guide in (found.prior if found else None, match) if guide is not None]
             prior = sum(guides[1:], guides[0]) if guides else None
-            return Answer(self.decoder(pixels, sound, frame_text, prior), levels, prior, seen)
+            return Answer(self.decoder(pixels, sound, frame_text, prior), levels, prior, read)
         every = torch.ones(clips * frames, dtype=torch.bool, device=sound.device)
         asked = [self.nameless.draw(clips, frames)] if self.training else [every, ~every]
         answers = []
@@ -245,7 +251,7 @@ class ICF(nn.Module):
         logits = torch.stack([answer.logits for answer, _ in answers]).amax(0)
         # Of what is nowhere, nothing is marked.
         decoded = decoded._replace(logits=logits - F.softplus(-found.present)[..., None, None])
-        return Answer(decoded, levels, prior, seen)
+        return Answer(decoded, levels, prior, read)
 
     def see(self, pictures: Tensor, pyramid: list[Tensor] | None = None) -> tuple[Look, ...]:
         """What `mark` needs of pictures uint8 [B,T,S,S,3]: one look, with evidence also one at a smaller copy. pyramid:
@@ -257,7 +263,7 @@ class ICF(nn.Module):
             return (Look(pyramid, None),)
         side = _side(search.second * self.spec.image_size)
         small = resized(pictures.flatten(0, 1), side).unflatten(0, pictures.shape[:2])
-        return Look(pyramid, small), Look(self._looked(small), small)
+        return Look(pyramid, small), Look(self._looked(small, pyramid[-1]), small)
 
     def mark(self, looks: tuple[Look, ...], sound: Tensor, valid: Tensor) -> Output:
         """What the looks at pictures answer to a sound (shapes: `forward`), the calibrated logits of both in one."""
@@ -268,11 +274,12 @@ class ICF(nn.Module):
             output.logits = self.yardstick(output.logits)
         return output
 
-    def _looked(self, pictures: Tensor) -> list[Tensor]:
+    def _looked(self, pictures: Tensor, *things: Tensor) -> list[Tensor]:
         """`look`, but on a CPU at one picture after the other, in the memory that one takes."""
         if pictures.device.type != "cpu":
-            return self.look(pictures)
-        levels = zip(*(self.look(picture[None, None]) for picture in pictures.flatten(0, 1)), strict=True)
+            return self.look(pictures, *things)
+        each = zip(*(whole.flatten(0, 1)[:, None, None] for whole in (pictures, *things)), strict=True)
+        levels = zip(*(self.look(*one) for one in each), strict=True)
         return [torch.cat(level).view(*pictures.shape[:2], *level[0].shape[2:]) for level in levels]
 
     @torch.inference_mode()

@@ -1,12 +1,12 @@
 """MIT's prior guidance: a coarse map of where the picture shows what the text says, before any mask is decoded.
 
-    prior(p) = max_n cos(k(p), q(T_n)) s + b + g agreement(z, p) + u . e(z, p)     k, q maps, s, b, g, u: all learned
-    present  = v . max_p [agreement, e]                                            v learned
+    prior(p) = max_n cos(k(p), q(T_n)) s + b + g agreement(z, p) + u . [e, t](z, p)     k, q maps, s, b, g, u: learned
+    present  = v . max_p [agreement, e, t]                                              v learned
 
 The first part compares a position with the whole of a frame's implicit text, the second sound and position word by word
-(vocabulary.py), the third is a classifier's evidence for the words, where there is one (word_evidence.py); then a sound
-is also asked whether anything of it is in the picture at all. Ours; the paper says that implicit text gives prior
-guidance.
+(vocabulary.py), the third is the evidence for the words, where there is any: e of a classifier (word_evidence.py) and t
+of a segmenter (thing_evidence.py); then a sound is also asked whether anything of it is in the picture at all. Ours; the
+paper says that implicit text gives prior guidance.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.backbones.linear import PointConv
+from icf_avs.model.thing_evidence import THING_MAPS, ThingEvidence
 from icf_avs.model.vocabulary import Vocabulary
 from icf_avs.model.word_evidence import MAPS, WordEvidence
 
@@ -35,23 +36,27 @@ class Guidance(NamedTuple):
 
 
 class Prior(nn.Module):
-    def __init__(self, dim: int, evidence: WordEvidence | None = None) -> None:
+    """evidence, things: both, or neither."""
+
+    def __init__(self, dim: int, evidence: WordEvidence | None = None, things: ThingEvidence | None = None) -> None:
         super().__init__()
         self.key = PointConv(dim, dim)
         self.query = nn.Linear(dim, dim)
         self.scale = nn.Parameter(torch.tensor(10.0))
         self.offset = nn.Parameter(torch.tensor(-3.0))
         self.share = nn.Parameter(torch.tensor(0.5))
-        self.evidence = evidence
+        self.evidence, self.things = evidence, things
         if evidence is not None:
             self.weigh = nn.Parameter(torch.full((MAPS,), 0.5))
-            self.present = nn.Linear(1 + MAPS, 1)
+            self.weigh_things = nn.Parameter(torch.tensor([0.5, -0.25]))
+            self.present = nn.Linear(1 + MAPS + THING_MAPS, 1)
 
     def forward(
-        self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary, scores: Tensor | None = None
-    ) -> Guidance:
+        self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary,
+        scores: Tensor | None = None, shares: Tensor | None = None,
+    ) -> Guidance:  # fmt: skip
         """R sounds over the same N pictures: tokens [N,D,h,w], sound z [R,N,D], text of the frame [R,N,n,D], and where
-        the prior was built with evidence scores z of all classes [N,K,h',w'].
+        the prior was built with evidence scores z of all classes [N,K,h',w'] and shares of things [N,20,h'',w''].
         """
         keys = self.key(tokens)
         likeness = torch.einsum("rnqd,ndhw->rnqhw", F.normalize(self.query(text), dim=-1), F.normalize(keys, dim=1))
@@ -62,9 +67,15 @@ class Prior(nn.Module):
         named, seen = likeness.amax(2) * self.scale, seen.permute(0, 3, 1, 2)
         if self.evidence is None:
             return Guidance(named + self.offset + self.share * agreement, seen)
-        maps = self.evidence(heard.softmax(-1), scores)  # R N 2 h' w'
-        weighed = torch.einsum("m,rnmhw->rnhw", self.weigh, maps)
-        words = self.offset + self.share * agreement
-        words = words + F.interpolate(weighed, words.shape[-2:], mode="bilinear", align_corners=False)
-        best = torch.cat([agreement.amax((-2, -1))[..., None], maps.amax((-2, -1))], dim=-1)
+        words, best = self.offset + self.share * agreement, [agreement.amax((-2, -1))[..., None]]
+        reading = heard.softmax(-1)
+        for part, weigh, seen_there in (
+            (self.evidence, self.weigh, scores),
+            (self.things, self.weigh_things, shares),
+        ):
+            maps = part(reading, seen_there)  # R N m h' w'
+            weighed = torch.einsum("m,rnmhw->rnhw", weigh, maps)
+            words = words + F.interpolate(weighed, words.shape[-2:], mode="bilinear", align_corners=False)
+            best.append(maps.amax((-2, -1)))
+        best = torch.cat(best, dim=-1)
         return Guidance(named, seen, words, self.present(best)[..., 0])

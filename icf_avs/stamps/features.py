@@ -94,7 +94,7 @@ def kept_scenes(
     there are workers; that plans CHUNK scenes from `start` on and, if folder is not None, fills their rows of the
     files FOLDER/ARRAY.npy. Raises UserError as `scene_features` does.
     """
-    folder = cache_dir() / "features" / name
+    folder = kept_folder(name)
 
     def planned(target: Path | None) -> list[Planned]:
         scenes: list[Planned] = []
@@ -121,6 +121,11 @@ def kept_scenes(
             "set ICF_CACHE to another folder"
         ) from error
     return scenes, [np.load(folder / f"{array}.npy", mmap_mode="r") for array in shapes]
+
+
+def kept_folder(name: str) -> Path:
+    """Where the arrays of a set of scenes are kept."""
+    return cache_dir() / "features" / name
 
 
 def _shapes(wanted: SceneSet) -> Shapes:

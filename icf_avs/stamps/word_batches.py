@@ -19,7 +19,7 @@ from torch import Tensor
 from icf_avs.contracts import Batch
 from icf_avs.stamps.batches import targets
 from icf_avs.stamps.heard_sounds import HeardSounds
-from icf_avs.stamps.word_features import WordFeatures, z_scores
+from icf_avs.stamps.word_features import WordFeatures
 from icf_avs.stamps.word_scenes import WordScene
 
 NEAR = 0.5  # cosine from which a tagger may take one word for another
@@ -34,6 +34,7 @@ _RECORDED = 0.5  # that a kind with a recording is heard by it
 _MIXED = 0.25  # of these: with another recording in the mixture, which is not in the picture
 _STRAY = 0.35  # that some word is heard beside what sounds
 _FAINT = 0.3  # that another thing of the picture is heard far less surely than what sounds, and is not meant
+_UNSEGMENTED = 0.15  # share of the clips for which the segmenter of things is taken to be missing
 _LOST, _UNEVEN = 0.35, 0.35  # share of the channels that a clip is seen without; how uneven the others are (log)
 
 
@@ -68,8 +69,9 @@ def word_batch(
     noisy: bool = True, more: int = _MORE,
 ) -> Batch:  # fmt: skip
     """The scenes of `indices`, each with what is heard in its frames as waves [B,T,C], and the evidence for all
-    classes as fifth level of the pyramid. noisy: evidence is disturbed, channels are lost, and half of the pictures
-    are mirrored; else the pictures come along, at half their size. more: sounds of each scene beside the first.
+    classes and the shares of things as last levels of the pyramid. noisy: evidence is disturbed, channels are lost, at
+    times there is no segmenter, and half of the pictures are mirrored; else the pictures come along, at half their
+    size. more: sounds of each scene beside the first.
     """
     frames = features.things.shape[1]
     waves, sounding, onscreen, maps = [], [], [], []
@@ -89,20 +91,20 @@ def word_batch(
             maps.append(np.stack([row[things] for row, things in zip(kinds, features.things[at], strict=True)]))
     masks, kinds_map = targets(torch.from_numpy(np.stack(maps)))
     every = torch.ones(len(indices), frames, dtype=torch.bool)
-    levels = [torch.from_numpy(level[indices]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
-    levels.append(z_scores(features.evidence[indices]))
+    *levels, scores, shares = features.levels(indices)
     if noisy:
-        levels = [*(_thinned(level, rng) for level in levels[:-1]), levels[-1]]
+        levels = [_thinned(level, rng) for level in levels]
         turned = torch.from_numpy(rng.random(len(indices)) < 0.5)
-        levels = [_mirrored(level, turned) for level in levels]
+        *levels, scores, shares = (_mirrored(level, turned) for level in (*levels, scores, shares))
         masks, kinds_map = (_mirrored(maps, turned.repeat_interleave(1 + more)) for maps in (masks, kinds_map))
-        levels[-1] = _disturbed(levels[-1], rng)
+        scores = _disturbed(scores, rng)
+        shares = shares * torch.from_numpy(rng.random((len(indices), 1, 1, 1, 1)) >= _UNSEGMENTED)
     heard, sounding = torch.from_numpy(np.stack(waves)), torch.from_numpy(np.stack(sounding))
     heard, sounding, masks, kinds_map = (  # B 1+Q ...
         answers.unflatten(0, (len(indices), 1 + more)) for answers in (heard, sounding, masks, kinds_map)
     )
     return Batch(
-        levels,
+        [*levels, scores, shares],
         heard[:, 0],
         masks[:, 0],
         kinds_map[:, 0],

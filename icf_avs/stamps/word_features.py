@@ -2,6 +2,7 @@
 
 Any word can be asked of them afterwards, also one that was made up in training: the evidence of all 1000 classes is
 kept, as z-scores of one byte each. At 448 pixels a picture takes 0.9 MB at strides 8, 16 and 32, 1.5 MB with stride 4.
+What the segmenter of things says of them is kept as well (word_shares.py).
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from icf_avs.backbones.efficientnet_lite import EfficientNetLite0
 from icf_avs.contracts import ClipSpec
 from icf_avs.data.resize import resized
 from icf_avs.stamps.backgrounds import photographs
-from icf_avs.stamps.features import CHUNK, SLOT_STRIDE, Shapes, encoder, kept_scenes
+from icf_avs.stamps.features import CHUNK, SLOT_STRIDE, Shapes, encoder, kept_folder, kept_scenes
 from icf_avs.stamps.word_catalog import WordCatalog
 from icf_avs.stamps.word_rendering import render_word_frame
 from icf_avs.stamps.word_scenes import DEFAULT, WordScene, WordStyle, plan_word_scene
+from icf_avs.stamps.word_shares import kept_shares, shares_of
 
 VERSION = 2  # raise when rendering, encoding or the statistics of the logits change
 _STEP, _ZERO = 0.125, 32  # a byte b stands for the z-score (b - 32) / 8, from -4 to 27.875
@@ -52,13 +54,20 @@ class WordSceneSet:
 @dataclass
 class WordFeatures:
     """scenes; pyramid: levels [n,T,h,w,c] float16; evidence [n,T,S/32,S/32,1000] uint8 (read it with `z_scores`);
-    colours uint8 [n,T,S/2,S/2,3]; things [n,T,S/2,S/2] uint8 (0 background, i + 1 for scenes[n].words[i])."""
+    colours uint8 [n,T,S/2,S/2,3]; things [n,T,S/2,S/2] uint8 (0 background, i + 1 for scenes[n].words[i]);
+    shares uint8 [n,T,20,g,g] of the segmenter's things (read them with `shares_of`)."""
 
     scenes: list[WordScene]
     pyramid: list[np.ndarray]
     evidence: np.ndarray
     colours: np.ndarray
     things: np.ndarray
+    shares: np.ndarray
+
+    def levels(self, indices: np.ndarray) -> list[Tensor]:
+        """What a model looks at of some scenes: the pyramid, evidence and shares of things, [n,T,c,h,w] each."""
+        pyramid = [torch.from_numpy(level[indices]).float().permute(0, 1, 4, 2, 3) for level in self.pyramid]
+        return [*pyramid, z_scores(self.evidence[indices]), shares_of(self.shares[indices])]
 
     def masks(self, index: int, word: str) -> np.ndarray:
         """Where scene `index` shows what a word names: bool [T,S/2,S/2], empty for an absent word."""
@@ -82,8 +91,9 @@ def word_features(
 
     Raises UserError when the disk is full. A set that was not finished leaves nothing behind.
     """
+    name = _digest(catalog, wanted)
     scenes, arrays = kept_scenes(
-        _digest(catalog, wanted),
+        name,
         _shapes(wanted),
         wanted.count,
         _do_chunk,
@@ -91,7 +101,9 @@ def word_features(
         workers,
         progress,
     )
-    return WordFeatures(scenes, arrays[:-3], *arrays[-3:])
+    *pyramid, evidence, colours, things = arrays
+    shares = kept_shares(kept_folder(name), colours, progress)
+    return WordFeatures(scenes, pyramid, evidence, colours, things, shares)
 
 
 def _shapes(wanted: WordSceneSet) -> Shapes:

@@ -20,7 +20,7 @@ from icf_avs.metrics import StrictMetric
 from icf_avs.model.icf import ICF
 from icf_avs.stamps.heard_sounds import HeardSounds
 from icf_avs.stamps.word_batches import Words
-from icf_avs.stamps.word_features import WordFeatures, z_scores
+from icf_avs.stamps.word_features import WordFeatures
 
 AUDIOS = ("true", "word", "silence", "noise", "offscreen", "absent-word")
 _AT_ONCE = 8  # scenes
@@ -64,9 +64,7 @@ def word_scores(
 @torch.inference_mode()
 def _answers(model: ICF, features: WordFeatures, numbers: np.ndarray, some: list[_Question]) -> list[Tensor]:
     """Probabilities [n,S/2,S/2] under each of the sounds."""
-    levels = [torch.from_numpy(level[numbers]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
-    if model.config.evidence:
-        levels.append(z_scores(features.evidence[numbers]))
+    levels = features.levels(numbers)
     looks = model.see(torch.from_numpy(features.colours[numbers]), levels)
     valid = torch.ones(len(some), 1, dtype=torch.bool)
     answers = []

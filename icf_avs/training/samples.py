@@ -73,7 +73,8 @@ def _of_words(data: WordData) -> list[Sample]:
     rendered = [[render_word_frame(scene, spec.frame_time(t), size) for t in range(spec.frames)] for scene in scenes]
     frames, things = (np.stack([[frame[part] for frame in clip] for clip in rendered]) for part in (0, 1))
     half, unseen = SLOT_STRIDE // 2, np.zeros((CLIPS, spec.frames, 0, 0, 0), np.uint8)  # only masks are wanted
-    scene_set = WordFeatures(scenes, [], unseen, frames, things[:, :, half::SLOT_STRIDE, half::SLOT_STRIDE])
+    maps = things[:, :, half::SLOT_STRIDE, half::SLOT_STRIDE]
+    scene_set = WordFeatures(scenes, [], unseen, frames, maps, unseen)
     batch = word_batch(scene_set, np.arange(CLIPS), data.words, data.sounds, np.random.default_rng(seed), noisy=False)
     return [Sample(torch.from_numpy(frames[i]), batch.waves[i], batch.masks[i]) for i in range(CLIPS)]
 

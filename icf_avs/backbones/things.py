@@ -1,0 +1,125 @@
+"""The segmenter of things: which of PASCAL VOC's twenty kinds is at each position of a picture, people among them.
+
+Architecture: DeepLabv3 (Chen et al., arXiv 1706.05587) over MobileNetV2 (Sandler et al., arXiv 1801.04381), with a mean
+over the picture beside the one plain branch; the last stride is taken out and made up for by dilation. Weights: those
+of TensorFlow's model garden, learnt on COCO and VOC, as IBM's MAX Image Segmenter publishes them (things_weights.py).
+Normalisation is folded into the convolutions on loading, since the network never trains.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from functools import lru_cache
+from importlib import resources
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.backbones.linear import PointConv
+from icf_avs.backbones.things_weights import read_weights
+from icf_avs.data.resize import resized
+from icf_avs.errors import UserError
+
+SIDE = 321  # pixels of a picture that is looked at: a multiple of STRIDE and one more
+STRIDE = 16
+GRID = SIDE // STRIDE + 1  # positions along a side
+THINGS = 20
+# (output channels, stride) of each block.
+_BLOCKS = (
+    (16, 1), (24, 2), (24, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (64, 1), (96, 1), (96, 1), (96, 1),
+    (160, 1), (160, 1), (160, 1), (320, 1),
+)  # fmt: skip
+_DILATED = 14  # first block after the stride that was taken out
+_EXPANSION, _WIDTH = 6, 256
+
+
+class _Block(nn.Module):
+    """MobileNetV2's inverted residual."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dilation: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.expand = PointConv(inputs, hidden) if expansion > 1 else None
+        self.depthwise = nn.Conv2d(hidden, hidden, 3, stride, dilation, dilation, hidden)
+        self.project = PointConv(hidden, outputs)
+        self.skip = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        y = self.project(F.relu6(self.depthwise(y), inplace=True))
+        return x + y if self.skip else y
+
+
+class ThingSegmenter(nn.Module):
+    """frames uint8 [N,H,W,3] -> shares of the twenty things at each position [N,20,GRID,GRID], what is left is ground."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, 2, 1)
+        channels, blocks = 32, []
+        for index, (outputs, stride) in enumerate(_BLOCKS):
+            dilation = 2 if index >= _DILATED else 1
+            blocks.append(_Block(channels, outputs, stride, dilation, _EXPANSION if index else 1))
+            channels = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.branch, self.pooled = PointConv(channels, _WIDTH), PointConv(channels, _WIDTH)
+        self.joined, self.classes = PointConv(2 * _WIDTH, _WIDTH), PointConv(_WIDTH, 1 + THINGS)
+
+    @torch.no_grad()
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.logits(resized(frames, SIDE)).softmax(1)[:, 1:]
+
+    def logits(self, pictures: Tensor) -> Tensor:
+        """uint8 [N,S,S,3], S = 16 k + 1 -> logits [N,21,k+1,k+1], the ground first."""
+        x = pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = self.blocks(F.relu6(self.stem(x), inplace=True))
+        mean = F.relu(self.pooled(x.mean((2, 3), keepdim=True))).expand(-1, -1, *x.shape[2:])
+        return self.classes(F.relu(self.joined(torch.cat([mean, F.relu(self.branch(x))], dim=1))))
+
+
+def load_segmenter() -> ThingSegmenter:
+    """The segmenter with its released weights, frozen. Raises UserError when they are not to be had, or damaged."""
+    segmenter, weights = ThingSegmenter(), read_weights()
+
+    def fill(layer: nn.Conv2d, name: str, depthwise: bool = False) -> None:
+        if depthwise:
+            kernel = weights[f"{name}/depthwise_weights"].permute(2, 3, 0, 1)
+            kernel = kernel * weights[f"{name}/BatchNorm/FusedBatchNorm/Scaled"].view(-1, 1, 1, 1)
+        else:
+            kernel = weights[f"{name}/Conv2D/merged_input"].permute(3, 2, 0, 1)
+        layer.weight.copy_(kernel)
+        layer.bias.copy_(weights[f"{name}/BatchNorm/FusedBatchNorm/Offset"].view(-1))
+
+    with torch.no_grad():
+        fill(segmenter.stem, "MobilenetV2/Conv")
+        for index, block in enumerate(segmenter.blocks):
+            name = f"MobilenetV2/expanded_conv_{index}" if index else "MobilenetV2/expanded_conv"
+            if block.expand is not None:
+                fill(block.expand, f"{name}/expand")
+            fill(block.depthwise, f"{name}/depthwise", depthwise=True)
+            fill(block.project, f"{name}/project")
+        fill(segmenter.branch, "aspp0")
+        fill(segmenter.pooled, "image_pooling")
+        fill(segmenter.joined, "concat_projection")
+        segmenter.classes.weight.copy_(weights["logits/semantic/weights"].permute(3, 2, 0, 1))
+        segmenter.classes.bias.copy_(weights["logits/semantic/biases"].view(-1))
+    return segmenter.eval().requires_grad_(False)
+
+
+def find_segmenter() -> ThingSegmenter | None:
+    """`load_segmenter`; where that fails None, and one line says why and what is worse for it."""
+    try:
+        return load_segmenter()
+    except UserError as error:
+        print(f"doing without it, people and other things are found less surely: {error}", file=sys.stderr, flush=True)
+        return None
+
+
+@lru_cache(maxsize=1)
+def thing_names() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
+    """Of each of the twenty, in the network's order, what it may be called and words for it and others."""
+    with resources.files(__package__).joinpath("voc_things.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return tuple((tuple(row["names"].split(";")), tuple(filter(None, row["general"].split(";")))) for row in rows)
