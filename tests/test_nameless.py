@@ -40,7 +40,8 @@ def asked(model, names, sound_of):
     sound = sound_of * model.implicit_text.vocabulary.words()[list(names)][:, None]
     pixels, valid = model.pixels([level.flatten(0, 1) for level in levels[:4]]), torch.ones(len(names), 1).bool()
     parts = torch.zeros(1, len(names), 1, 6, sound.shape[-1])
-    return model.answer(pixels, sound[None], parts, valid, levels[4].flatten(0, 1)).decoded.logits[0]
+    seen = tuple(level.flatten(0, 1) for level in levels[4:])
+    return model.answer(pixels, sound[None], parts, valid, seen).decoded.logits[0]
 
 
 def test_without_names_only_the_evidence_decides(model):

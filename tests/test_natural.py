@@ -78,9 +78,10 @@ def test_a_picture_is_looked_at_twice(model, catalog):
     smaller = resized(frames, 64)
     with torch.inference_mode():
         sound = model.audio.listen(waves)[None]
-        looks = (frames[None], smaller[None])
-        large, small = (model(model.look(look), sound, valid, pictures=smaller[None]).logits for look in looks)
-        halfway = model.mark(model.see(smaller[None], model.look(frames[None])), sound, valid)
+        whole = model.look(frames[None])
+        looks = whole, model.look(smaller[None], whole[-1])  # the segmenter of things is asked once
+        large, small = (model(look, sound, valid, pictures=smaller[None]).logits for look in looks)
+        halfway = model.mark(model.see(smaller[None], whole), sound, valid)
     both = of_both_looks(large, small)
     torch.testing.assert_close(model.predict(frames, waves).logits, both[0], atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(halfway.logits, both, atol=1e-3, rtol=1e-3)  # whose features are known, may be as small

@@ -16,6 +16,7 @@ from icf_avs.stamps.word_batches import Words, _absent, word_batch
 from icf_avs.stamps.word_catalog import load_word_catalog
 from icf_avs.stamps.word_data import training_words, vocabulary
 from icf_avs.stamps.word_features import WordFeatures, WordSceneSet, word_features, z_scores
+from icf_avs.stamps.word_shares import shares_of
 
 SIZE, FRAMES = 64, 3
 SURELY = 9 / 16  # exact in half precision
@@ -185,9 +186,11 @@ def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(fe
     )
     exact = z_scores(features.evidence[at])
     raw = [torch.from_numpy(level[at]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
-    assert all(torch.equal(*both) for both in zip(calm.pyramid, [*raw, exact], strict=True))
+    shares = shares_of(features.shares[at])
+    assert shares.amax(2).max() > 0.5  # some things are seen for what they are
+    assert all(torch.equal(*both) for both in zip(calm.pyramid, [*raw, exact, shares], strict=True))
     assert torch.equal(calm.waves, rough.waves)
-    mirrored, lost = [], []
+    mirrored, lost, unsegmented = [], [], []
     for clip in range(24):
         away, away_mirrored = (
             (rough.pyramid[4][clip] - one).abs().mean() for one in (exact[clip], exact[clip].flip(-1))
@@ -204,6 +207,9 @@ def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(fe
             lost.append(float((gain == 0).float().mean()))
         likeness = torch.corrcoef(torch.stack([rough.pyramid[4][clip].flatten(), turn(exact[clip]).flatten()]))
         assert likeness[0, 1] > 0.8
+        unsegmented.append(not rough.pyramid[5][clip].any())
+        assert unsegmented[-1] or torch.equal(rough.pyramid[5][clip], turn(shares[clip]))
+    assert 0 < sum(unsegmented) < 12
     assert 4 < sum(mirrored) < 20 and 0.3 < np.mean(lost) < 0.4
     assert (rough.pyramid[4] - exact).abs().mean() > 0.1
 

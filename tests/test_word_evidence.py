@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from icf_avs.backbones.class_evidence import ClassEvidence, ClassWords, PyramidWithEvidence
+from icf_avs.backbones.class_evidence import ClassEvidence, ClassWords
 from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.backbones.evidence_pyramid import PyramidWithEvidence
 from icf_avs.backbones.text import embed_names
+from icf_avs.backbones.thing_words import thing_bearing
 from icf_avs.config import EvidenceConfig, ImplicitTextConfig, ModelConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.model.edges import follow_colours
@@ -67,11 +69,11 @@ def test_nothing_is_searched_for_where_nothing_is_read(evidence: WordEvidence, s
     assert not evidence(silent, scores).any()
 
 
-def test_the_encoder_gives_evidence_as_a_fifth_level() -> None:
+def test_the_encoder_gives_evidence_as_levels_of_its_own() -> None:
     network = load_efficientnet_lite0()
     frames = torch.randint(0, 256, (1, 96, 64, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     with torch.inference_mode():
-        *levels, scores = PyramidWithEvidence(network)(frames)
+        *levels, scores, _ = PyramidWithEvidence(network, None)(frames)
         expected = ClassEvidence(network)(levels[-1])
     assert [level.shape[1] for level in levels] == list(PyramidWithEvidence.channels)
     assert scores.shape == (1, 1000, 3, 2) and torch.equal(scores, expected)
@@ -83,8 +85,9 @@ def _model(bridge: ClassWords) -> ICF:
         NAMES, dim=32, pixel_dim=16, implicit_text=ImplicitTextConfig(free_words=3), evidence=EvidenceConfig(3, 32)
     )
     names = embed_names(NAMES)
-    model = ICF(config, ClipSpec(image_size=64), PyramidWithEvidence(load_efficientnet_lite0()), names)
+    model = ICF(config, ClipSpec(image_size=64), PyramidWithEvidence(load_efficientnet_lite0(), None), names)
     model.prior.evidence.learn_names(bridge, names)
+    model.prior.things.learn_names(*thing_bearing(names))
     return model
 
 
@@ -93,19 +96,20 @@ def test_a_model_answers_by_its_evidence_and_trains(bridge: ClassWords) -> None:
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (2, 1, 64, 64, 3), generator=generator, dtype=torch.uint8)
     waves, valid = 0.1 * torch.randn(2, 1, 15_600, generator=generator), torch.ones(2, 1, dtype=torch.bool)
-    *levels, scores = model.look(frames)
+    *levels, scores, shares = model.look(frames)
     sounding = torch.eye(4, dtype=torch.bool)[:2, None]
-    output = model([*levels, scores], waves, valid, sounding)
+    output = model([*levels, scores, shares], waves, valid, sounding)
     output.logits.mean().backward()
     assert model.prior.weigh.grad.abs().sum() > 0 and model.prior.present.weight.grad.abs().sum() > 0
     model.eval()
     with torch.no_grad():
-        before = model([*levels, scores], waves, valid)
-        after = model([*levels, scores + 3], waves, valid)
-        finer = model([*levels, scores], waves, valid, pictures=frames)
+        before = model([*levels, scores, shares], waves, valid)
+        after = model([*levels, scores + 3, shares], waves, valid)
+        finer = model([*levels, scores, shares], waves, valid, pictures=frames)
         model.prior.present.bias.fill_(-50.0)  # sure that nothing of the sound is in the picture
-        absent = model([*levels, scores], waves, valid)
-    assert not torch.allclose(before.prior, after.prior)
+        absent = model([*levels, scores, shares], waves, valid)
+        things = model([*levels, scores, shares + 0.5], waves, valid)
+    assert not torch.allclose(before.prior, after.prior) and not torch.allclose(before.prior, things.prior)
     followed = follow_colours(before.logits[:, 0], frames[:, 0])  # neither constant of the calibration is set
     torch.testing.assert_close(finer.logits[:, 0], followed, atol=1e-4, rtol=1e-4)
     assert absent.logits.max() < -30

@@ -19,6 +19,7 @@ from icf_avs.backbones.class_evidence import ClassEvidence
 from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.backbones.labels import audioset_names
 from icf_avs.backbones.text import embed_names
+from icf_avs.backbones.things import load_segmenter
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
 from icf_avs.stamps import packages
@@ -28,6 +29,7 @@ from icf_avs.stamps.word_catalog import HELD_OUT, HELD_OUT_FAR, HELD_OUT_NEAR, W
 from icf_avs.stamps.word_features import WordSceneSet, stored, word_features, z_scores
 from icf_avs.stamps.word_rendering import render_things, render_word_frame
 from icf_avs.stamps.word_scenes import NATURAL, WORD_SPLITS, WordScene, WordStyle, plan_word_scene
+from icf_avs.stamps.word_shares import shares_of
 
 COUNT = 60
 ONE = WordStyle(things=(1.0,), flock=0.0)
@@ -210,10 +212,12 @@ def test_features_are_kept(words: WordCatalog, tmp_path: Path, monkeypatch: pyte
     wanted = WordSceneSet("train", 3, spec=ClipSpec(frames=2, image_size=96), strides=(8, 32))
     done = []
     features = word_features(words, wanted, 1, lambda *at: done.append(at))
-    assert done == [(3, 3)]
+    assert done == [(3, 3)] * 2  # rendered, then looked at by the segmenter
     assert [level.shape for level in features.pyramid] == [(3, 2, 12, 12, 40), (3, 2, 3, 3, 320)]
     assert features.evidence.shape == (3, 2, 3, 3, 1000) and features.things.shape == (3, 2, 48, 48)
     assert features.colours.shape == (3, 2, 48, 48, 3)
+    seen = load_segmenter()(torch.tensor(features.colours[1]))
+    assert (shares_of(features.shares[1]) - seen).abs().max() < 0.003
     scene = plan_word_scene(words, "train", 2, seconds=2)
     assert features.scenes[2] == scene
     rgb, things = render_word_frame(scene, 1.5, (96, 96))

@@ -53,7 +53,7 @@ class _Block(nn.Module):
 
 
 class ThingSegmenter(nn.Module):
-    """frames uint8 [N,H,W,3] -> shares of the twenty things at each position [N,20,GRID,GRID], what is left is ground."""
+    """frames uint8 [N,H,W,3] -> shares of the twenty things at each position [N,20,GRID,GRID]; the rest is ground."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,8 +4,8 @@
     present  = v . max_p [agreement, e, t]                                              v learned
 
 The first part compares a position with the whole of a frame's implicit text, the second sound and position word by word
-(vocabulary.py), the third is the evidence for the words, where there is any: e of a classifier (word_evidence.py) and t
-of a segmenter (thing_evidence.py); then a sound is also asked whether anything of it is in the picture at all. Ours; the
+(vocabulary.py), the third is the evidence for the words, where there is any: e of a classifier (word_evidence.py), t of
+a segmenter (thing_evidence.py); then a sound is also asked whether anything of it is in the picture at all. Ours; the
 paper says that implicit text gives prior guidance.
 """
 

