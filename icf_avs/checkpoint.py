@@ -69,7 +69,7 @@ def default_checkpoint(say: Callable[[str], None]) -> str:
         return "natural"
     say(
         "made with the checkpoint stamps, which knows composed scenes alone; --checkpoint natural is for natural video "
-        "(it downloads 4 MB once)"
+        "(it downloads 13 MB once)"
     )
     return "stamps"
 

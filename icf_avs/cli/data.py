@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from icf_avs.cli.options import command, stamps
 from icf_avs.cli.values import count, positive
+from icf_avs.errors import UserError
 
 
 def _data_check(args: argparse.Namespace) -> int:
@@ -41,9 +43,14 @@ def _data_compose(args: argparse.Namespace) -> None:
 
 
 def _data_fetch(args: argparse.Namespace) -> None:
+    from icf_avs.backbones import things_weights
     from icf_avs.stamps.packages import fetch_all
 
     fetch_all()
+    try:
+        things_weights.fetch()
+    except UserError as error:
+        print(f"doing without {things_weights.WHAT}, an optional part of natural: {error}", file=sys.stderr)
 
 
 def add(commands: argparse._SubParsersAction) -> None:

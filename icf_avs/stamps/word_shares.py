@@ -25,7 +25,8 @@ _AT_ONCE = 8  # pictures
 def kept_shares(folder: Path, colours: np.ndarray, progress: Callable[[int, int], None]) -> np.ndarray:
     """colours uint8 [n,T,s,s,3], kept in `folder` -> shares [n,T,20,GRID,GRID] as bytes (read them with `shares_of`).
 
-    progress: scenes done, of all. Without a segmenter shares are 0, and nothing is kept. Raises UserError when the disk is full.
+    progress: scenes done, of all. Without a segmenter shares are 0, and nothing is kept. Raises UserError when the disk
+    is full.
     """
     path = folder / f"shares-{VERSION}.npy"
     shape = (*colours.shape[:2], THINGS, GRID, GRID)
