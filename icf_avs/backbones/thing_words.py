@@ -5,8 +5,8 @@
     kin(w, c)  = max(fit, (1 - max_c fit) clamp((near - .5) / .15))     near with the general words among the names
 
 A thing that fits a word is what it names; one that is neither fit nor kin is something else. So a cat is not what "dog"
-means, and may be what "tiger" does, which none of the things is. voc_things.csv gives the names, for a text encoder does
-not know that an owl is a bird, and words that name several things. Ours.
+means, and may be what "tiger" does, which none of the things is. voc_things.csv gives the names, for a text encoder
+does not know that an owl is a bird, and words that name several things. Ours.
 """
 
 from __future__ import annotations
