@@ -43,8 +43,8 @@ def test_silence_agrees_with_nothing() -> None:
 def test_agreement_moves_the_prior_where_it_is() -> None:
     words, prior = vocabulary(), Prior(DIM)
     tokens, sound, text = torch.randn(2, DIM, 3, 3), torch.randn(4, 2, DIM), torch.randn(4, 2, 5, DIM)
-    both, seen, _, present = prior(tokens, sound, text, words)
-    assert both.shape == (4, 2, 3, 3) and seen.shape == (2, 7, 3, 3) and present is None
+    both, seen, _, present, things = prior(tokens, sound, text, words)
+    assert both.shape == (4, 2, 3, 3) and seen.shape == (2, 7, 3, 3) and present is things is None
     with torch.no_grad():
         prior.share.zero_()
     likeness, *_ = prior(tokens, sound, text, words)

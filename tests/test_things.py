@@ -20,7 +20,7 @@ from icf_avs.backbones.text import embed_names
 from icf_avs.backbones.thing_words import thing_bearing
 from icf_avs.backbones.things import GRID, THINGS, ThingSegmenter, find_segmenter, load_segmenter, thing_names
 from icf_avs.errors import UserError
-from icf_avs.model.thing_evidence import ThingEvidence
+from icf_avs.model.thing_evidence import ThingEvidence, with_things
 from icf_avs.stamps import packages
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "things.json").read_text())
@@ -115,11 +115,25 @@ def test_evidence_of_things_by_hand() -> None:
     shares = torch.zeros(1, THINGS, 1, 3)
     shares[0, 0, 0, 0] = shares[0, 1, 0, 1] = shares[0, 2, 0, 2] = 0.5
     log = torch.log1p(torch.tensor(127.5))
-    first = evidence(torch.tensor([[[1.0, 0.0, 0.0]]]), shares)[0, 0, :, 0]
-    torch.testing.assert_close(first, torch.stack([log * torch.tensor([1.0, 0, 0]), log * torch.tensor([0, 0, 1.0])]))
-    other = evidence(torch.tensor([[[0.0, 0.0, 1.0]]]), shares)[0, 0, :, 0]
-    torch.testing.assert_close(other, torch.stack([torch.zeros(3), log.expand(3)]))
-    assert not evidence(torch.tensor([[[1.0, 0.0, 0.0]]]), torch.zeros_like(shares)).any()  # no segmenter
+    maps, found = (of[0, 0, :, 0] for of in evidence(torch.tensor([[[1.0, 0.0, 0.0]]]), shares))
+    torch.testing.assert_close(maps, torch.stack([log * torch.tensor([1.0, 0, 0]), log * torch.tensor([0, 0, 1.0])]))
+    torch.testing.assert_close(found, torch.tensor([[0.5, 0, 0], [0, 0, 0.5]]))
+    maps, found = (of[0, 0, :, 0] for of in evidence(torch.tensor([[[0.0, 0.0, 1.0]]]), shares))
+    torch.testing.assert_close(maps, torch.stack([torch.zeros(3), log.expand(3)]))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.5]]))
+    less_sure = evidence(torch.tensor([[[0.4, 0.0, 0.0]]]), shares)[1][0, 0, :, 0]
+    torch.testing.assert_close(less_sure, torch.tensor([[0.2, 0, 0], [0.3, 0.3, 0.5]]))
+    assert not any(of.any() for of in evidence(torch.tensor([[[1.0, 0.0, 0.0]]]), torch.zeros_like(shares)))
+
+
+def test_what_it_says_counts_beside_the_decoder() -> None:
+    """Four positions: it finds what is meant, it finds something else, it doubts, there is nothing."""
+    meant, other = torch.tensor([[0.9, 0.0, 0.5, 0.0], [0.0, 0.9, 0.2, 0.0]]).view(2, 1, 1, 1, 4)
+    things = torch.stack([meant[0], other[0]], dim=1)[None]
+    settled = with_things(torch.tensor([-2.0, 1.0, 0.25, -9.0]).view(1, 1, 1, 4), things)[0, 0, 0]
+    odds, rest = 1.5 * torch.tensor(9.0).log(), torch.tensor([0.1, 0.8]).log()
+    torch.testing.assert_close(settled, torch.stack([odds, 1 + rest[0], 0.25 + rest[1], torch.tensor(-9.0)]))
+    assert torch.isfinite(with_things(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 2, 1, 1))).all()
 
 
 def kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

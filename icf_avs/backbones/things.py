@@ -105,7 +105,7 @@ def load_segmenter() -> ThingSegmenter:
         fill(segmenter.joined, "concat_projection")
         segmenter.classes.weight.copy_(weights["logits/semantic/weights"].permute(3, 2, 0, 1))
         segmenter.classes.bias.copy_(weights["logits/semantic/biases"].view(-1))
-    return segmenter.eval().requires_grad_(False)
+    return segmenter.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def find_segmenter() -> ThingSegmenter | None:

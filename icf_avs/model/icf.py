@@ -29,7 +29,7 @@ from icf_avs.model.nameless import Nameless
 from icf_avs.model.pixels import PixelDecoder, Pixels
 from icf_avs.model.prior import Prior
 from icf_avs.model.shared_space import SharedSpace
-from icf_avs.model.thing_evidence import ThingEvidence
+from icf_avs.model.thing_evidence import ThingEvidence, with_things
 from icf_avs.model.two_looks import of_both_looks
 from icf_avs.model.vocabulary import Vocabulary
 from icf_avs.model.word_evidence import WordEvidence
@@ -249,9 +249,10 @@ class ICF(nn.Module):
             answers.append((self.decoder(pixels, *self.nameless.hide(sound, frame_text, named), prior), prior))
         decoded, prior = answers[0]
         logits = torch.stack([answer.logits for answer, _ in answers]).amax(0)
-        # Of what is nowhere, nothing is marked.
-        decoded = decoded._replace(logits=logits - F.softplus(-found.present)[..., None, None])
-        return Answer(decoded, levels, prior, read)
+        logits = logits - F.softplus(-found.present)[..., None, None]  # of what is nowhere, nothing is marked
+        if not self.training:
+            logits = with_things(logits, found.things)
+        return Answer(decoded._replace(logits=logits), levels, prior, read)
 
     def see(self, pictures: Tensor, pyramid: list[Tensor] | None = None) -> tuple[Look, ...]:
         """What `mark` needs of pictures uint8 [B,T,S,S,3]: one look, with evidence also one at a smaller copy. pyramid:

@@ -25,14 +25,15 @@ from icf_avs.model.word_evidence import MAPS, WordEvidence
 
 class Guidance(NamedTuple):
     """R sounds over N pictures. prior [R,N,h,w] logits; seen [N,M,h,w] logits of every position's reading. Where there
-    is evidence, the part of the prior that follows from words alone stands apart, evidence [R,N,h,w], and present [R,N]
-    are logits of whether anything of a sound is in the picture.
+    is evidence, the part of the prior that follows from words alone stands apart, evidence [R,N,h,w]; present [R,N]
+    are logits of whether anything of a sound is in the picture, and things [R,N,2,h',w'] what the segmenter says of it.
     """
 
     prior: Tensor
     seen: Tensor
     evidence: Tensor | None = None
     present: Tensor | None = None
+    things: Tensor | None = None
 
 
 class Prior(nn.Module):
@@ -69,13 +70,12 @@ class Prior(nn.Module):
             return Guidance(named + self.offset + self.share * agreement, seen)
         words, best = self.offset + self.share * agreement, [agreement.amax((-2, -1))[..., None]]
         reading = heard.softmax(-1)
-        for part, weigh, seen_there in (
-            (self.evidence, self.weigh, scores),
-            (self.things, self.weigh_things, shares),
-        ):
-            maps = part(reading, seen_there)  # R N m h' w'
+        thing_maps, things = self.things(reading, shares)
+        for maps, weigh in (
+            (self.evidence(reading, scores), self.weigh),
+            (thing_maps, self.weigh_things),
+        ):  # R N m h' w'
             weighed = torch.einsum("m,rnmhw->rnhw", weigh, maps)
             words = words + F.interpolate(weighed, words.shape[-2:], mode="bilinear", align_corners=False)
             best.append(maps.amax((-2, -1)))
-        best = torch.cat(best, dim=-1)
-        return Guidance(named, seen, words, self.present(best)[..., 0])
+        return Guidance(named, seen, words, self.present(torch.cat(best, dim=-1))[..., 0], things)

@@ -1,24 +1,31 @@
 """MIT's prior with a segmenter at hand: where the picture shows things that a sound's words name, and where others.
 
-    own(w, p) = sum_c fit(w, c) P_c(p)
-    yes(r, p) = max_w s_w log(1 + own(w, p) / LEAST)
-    no(r, p)  = log(1 + sum_c P_c(p) (1 - max_w min(1, s_w) kin(w, c)) / LEAST)     w, s_w as in word_evidence.py
+    own(w, p)   = sum_c fit(w, c) P_c(p)
+    meant(r, p) = max_w min(1, s_w) own(w, p)                                   w, s_w as in word_evidence.py
+    other(r, p) = sum_c P_c(p) (1 - max_w min(1, s_w) kin(w, c))
+    t(r, p)     = [max_w s_w log(1 + own(w, p) / LEAST), log(1 + other(r, p) / LEAST)]            for the prior
+    logit(p)   <- max(logit(p), SURE log(meant / (1 - meant))) + log(1 - other)                   after training
 
 P_c is the share of the segmenter's thing c at a position (backbones/things.py), none of all where there is no
 segmenter; fit and kin say what words have to do with it (backbones/thing_words.py). It knows twenty kinds of things,
-people among them, whom a classifier of ImageNet does not name, and of any other word it says where it is not. Ours.
+people among them, whom a classifier of ImageNet does not name, and of any other word it says where it is not. On
+composed scenes it finds half of what it finds in natural pictures, so who trains on them learns to trust it by half;
+therefore what it says counts once more beside the decoder. Ours.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from icf_avs.backbones.things import THINGS
 from icf_avs.model.word_evidence import likeliest
 
 THING_MAPS = 2  # yes, no
 _LEAST = 1 / 255
+_SURE = 1.5  # how much more the segmenter's odds count than a decoder's
+_NONE = 1e-9
 
 
 class ThingEvidence(nn.Module):
@@ -38,12 +45,23 @@ class ThingEvidence(nn.Module):
         self.fit.copy_(fit)
         self.kin.copy_(kin)
 
-    def forward(self, reading: Tensor, shares: Tensor) -> Tensor:
-        """reading, probabilities over at least the vocabulary [R,N,M]; shares [N,20,h,w] -> [R,N,2,h,w]."""
+    def forward(self, reading: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """reading, probabilities over at least the vocabulary [R,N,M]; shares [N,20,h,w] -> t and [meant, other], both
+        [R,N,2,h,w].
+        """
         _, word, surely = likeliest(reading[..., : len(self.fit)], self.words)  # R N W
-        flat = shares.flatten(2)
+        flat, at_most = shares.flatten(2), surely.clamp(max=1)[..., None]
         own = torch.einsum("rnwc,ncp->rnwp", self.fit[word].float(), flat).clamp(max=1)
+        kin = (at_most * self.kin[word].float()).amax(2)  # R N C
+        other = torch.einsum("rnc,ncp->rnp", 1 - kin, flat)
         yes = (surely[..., None] * torch.log1p(own / _LEAST)).amax(2)
-        kin = (surely.clamp(max=1)[..., None] * self.kin[word].float()).amax(2)  # R N C
-        no = torch.log1p(torch.einsum("rnc,ncp->rnp", 1 - kin, flat) / _LEAST)
-        return torch.stack([yes, no], dim=2).unflatten(-1, shares.shape[-2:])
+        maps = torch.stack([yes, torch.log1p(other / _LEAST)], dim=2)
+        found = torch.stack([(at_most * own).amax(2), other], dim=2)
+        return maps.unflatten(-1, shares.shape[-2:]), found.unflatten(-1, shares.shape[-2:])
+
+
+def with_things(logits: Tensor, things: Tensor) -> Tensor:
+    """Mask logits [R,N,h,w], and [meant, other] of a segmenter [R,N,2,h',w'] -> [R,N,h,w]."""
+    meant, other = F.interpolate(things.flatten(0, 1), logits.shape[-2:], mode="bilinear").unbind(1)
+    sure = _SURE * meant.clamp(_NONE, 1 - _LEAST).logit()
+    return torch.maximum(logits, sure.view_as(logits)) + torch.log1p(-other.clamp(max=1 - _LEAST)).view_as(logits)
