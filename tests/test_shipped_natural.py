@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from test_efficientat import published_weights
 
 import icf_avs
 from icf_avs.backbones import efficientat
 from icf_avs.contracts import ClipSpec
+from icf_avs.data.resize import resized
+from icf_avs.stamps import packages
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +58,33 @@ def test_other_words_leave_it_unmarked(segmenter, scene):
         assert segmenter.segment(scene[0]).areas[1] > 0.02
     finally:
         segmenter.model.audio.asked.fill_(1)
+
+
+@pytest.mark.parametrize(
+    ("stem", "said", "not_said"),
+    [
+        ("people/fireman240a", "male person", "dog"),
+        ("animals/mammals/dogs/dog", "dog", "female person"),
+        ("vehicles/masstransit/green_korean_bus", "bus", "sheep"),
+    ],
+)
+def test_a_photograph_answers_to_its_own_word(segmenter, stem, said, not_said):
+    """Real photographs, cut out, on plain grass."""
+    model, side = segmenter.model, 448
+    stamp = Image.open(packages.stamps_root() / f"{stem}.png").convert("RGBA")
+    scale = 0.7 * side / max(stamp.size)
+    stamp = stamp.resize((round(stamp.width * scale), round(stamp.height * scale)))
+    picture, mask = Image.new("RGB", (side, side), (120, 150, 90)), Image.new("L", (side, side))
+    corner = (side - stamp.width) // 2, (side - stamp.height) // 2
+    picture.paste(stamp, corner, stamp)
+    mask.paste(stamp.getchannel("A"), corner)
+    frames = torch.from_numpy(np.array(picture))[None, None]
+    words = torch.zeros(2, 1, 1, len(model.classes))
+    words[0, ..., model.classes.index(said)] = words[1, ..., model.classes.index(not_said)] = 0.9
+    with torch.inference_mode():
+        looks = model.see(frames)
+        logits = torch.cat([model.mark(looks, word, torch.ones(1, 1, dtype=torch.bool)).logits for word in words])
+    half = resized(torch.from_numpy(np.array(mask.convert("RGB")))[None], logits.shape[-1])[0, ..., 0] > 127
+    own, other = (logits[:, 0] > 0).unbind()
+    assert (own & half).sum() / (own | half).sum() > 0.6
+    assert other.float().mean() < 0.02
