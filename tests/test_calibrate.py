@@ -10,7 +10,7 @@ from torch import nn
 
 from icf_avs.contracts import Batch
 from icf_avs.model.yardstick import Yardstick
-from icf_avs.training.calibrate import OFFSETS, calibrate, frame_ious
+from icf_avs.training.calibrate import OFFSETS, absent_words, calibrate, frame_ious
 
 
 def test_iou_of_each_offset_by_hand():
@@ -77,7 +77,7 @@ def test_a_picture_is_its_own_yardstick():
 
 
 class Wishful(Generous):
-    """Marks a little of the ground too under the sound of another picture, at offsets above 0."""
+    """Marks a little of the ground too under any other sound than a picture's own, at offsets above 0."""
 
     def mark(self, looks, waves, valid):
         logits = torch.full_like(self.batch.masks, -4.0)
@@ -89,7 +89,7 @@ class Wishful(Generous):
         return SimpleNamespace(logits=self.yardstick(logits + self.offset))
 
 
-def test_a_sound_that_is_not_there_marks_a_hundredth_at_most():
+def test_a_word_for_what_is_not_there_marks_a_hundredth_at_most():
     """The best score is at an offset of 1.25; at all above 0, a quarter of the picture would be."""
     batch = halves()
     model = Wishful(batch)
@@ -125,3 +125,10 @@ def test_nothing_to_measure_leaves_a_number():
     for model in (Cautious(batch), Generous(batch)):
         found = calibrate(model, [batch])
         assert found.miou == 0 and found.share == 0
+
+
+def test_absent_words_are_of_what_is_not_shown():
+    batch = halves()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):  # one of two kinds is shown in each, so there is one word to say
+        assert absent_words(batch, generator).equal(torch.eye(2).flip(0)[:, None])
