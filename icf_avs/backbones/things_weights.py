@@ -51,14 +51,16 @@ def fetch() -> list[Path]:
     try:
         return [released_file(WHAT, _URL + name, digest, name=_PREFIX + name) for name, digest in FILES.items()]
     except UserError as error:
-        if offline() or not shutil.which("npm"):
-            raise
-        refusal = error
-    try:
-        _from_npm()
-    except (OSError, EOFError, ValueError, zlib.error, subprocess.SubprocessError, tarfile.TarError) as error:
-        raise UserError(f"{refusal}; npm does not bring them either ({str(error).partition(chr(10))[0]})") from error
-    return [kept_file(_PREFIX + name) for name in FILES]
+        reason, refusal = str(getattr(error.__cause__, "reason", error.__cause__)), error
+    if not offline() and shutil.which("npm"):
+        try:
+            return _from_npm()
+        except (OSError, EOFError, ValueError, zlib.error, subprocess.SubprocessError, tarfile.TarError) as error:
+            reason += f"; nor does npm bring them: {str(error).partition(chr(10))[0]}"
+    raise UserError(
+        f"the weights of {WHAT} are not here and cannot be downloaded ({reason}); where there is a network, get them "
+        "with: icf data fetch"
+    ) from refusal
 
 
 def read_weights() -> dict[str, Tensor]:
@@ -79,8 +81,8 @@ def read_weights() -> dict[str, Tensor]:
     return tensors
 
 
-def _from_npm() -> None:
-    """Ask npm for the package, and keep the files that are as published. Raises ValueError for any that is not."""
+def _from_npm() -> list[Path]:
+    """Ask npm for the package, and keep its files. Raises ValueError for any that is not as published."""
     target = kept_file(_PREFIX)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
@@ -100,3 +102,4 @@ def _from_npm() -> None:
                 (folder / name).write_bytes(content)
         for name in FILES:
             os.replace(folder / name, kept_file(_PREFIX + name))
+    return [kept_file(_PREFIX + name) for name in FILES]
