@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icf_avs.backbones.release import kept_file, local_file, offline, released_file
+from icf_avs.backbones.release import kept_file, offline, released_file
 from icf_avs.errors import UserError
 
 WHAT = "the segmenter of things"
@@ -37,11 +37,6 @@ _PREFIX = "max-image-segmenter-"  # the package's own names would say nothing in
 _PATIENCE = 120  # seconds for npm
 _LARGEST = 1 << 23  # bytes of a file
 _KINDS = {"float32": np.float32, "int32": np.int32}
-
-
-def here() -> bool:
-    """Whether all files are on this machine already."""
-    return all(local_file(_URL + name, _PREFIX + name) is not None for name in FILES)
 
 
 def fetch() -> list[Path]:

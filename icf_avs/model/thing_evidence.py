@@ -9,7 +9,7 @@
 P_c is the share of the segmenter's thing c at a position (backbones/things.py), none of all where there is no
 segmenter; fit and kin say what words have to do with it (backbones/thing_words.py). It knows twenty kinds of things,
 people among them, whom a classifier of ImageNet does not name, and of any other word it says where it is not. On
-composed scenes it finds half of what it finds in natural pictures, so who trains on them learns to trust it by half;
+composed scenes it misses much that it finds in natural pictures, and who trains on them learns to trust it too little;
 therefore what it says counts once more beside the decoder. Ours.
 """
 
