@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 import tarfile
 from pathlib import Path
@@ -118,23 +119,33 @@ def test_evidence_of_things_by_hand() -> None:
     log = torch.log1p(torch.tensor(127.5))
     maps, found = (of[0, 0, :, 0] for of in evidence(torch.tensor([[[1.0, 0.0, 0.0]]]), shares))
     torch.testing.assert_close(maps, torch.stack([log * torch.tensor([1.0, 0, 0]), log * torch.tensor([0, 0, 1.0])]))
-    torch.testing.assert_close(found, torch.tensor([[0.5, 0, 0], [0, 0, 0.5]]))
+    half = math.log(0.5)  # what something else of a share of .5 takes from a logit: thrice where the word names a thing
+    torch.testing.assert_close(found, torch.tensor([[0.5, 0, 0], [0, 0, 3 * half]]))
     maps, found = (of[0, 0, :, 0] for of in evidence(torch.tensor([[[0.0, 0.0, 1.0]]]), shares))
     torch.testing.assert_close(maps, torch.stack([torch.zeros(3), log.expand(3)]))
-    torch.testing.assert_close(found, torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.5]]))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0, 0], [half, half, half]]))
     less_sure = evidence(torch.tensor([[[0.4, 0.0, 0.0]]]), shares)[1][0, 0, :, 0]
-    torch.testing.assert_close(less_sure, torch.tensor([[0.2, 0, 0], [0.3, 0.3, 0.5]]))
+    expected = [[0.2, 0, 0], [1.8 * math.log(0.7), 1.8 * math.log(0.7), 1.8 * half]]
+    torch.testing.assert_close(less_sure, torch.tensor(expected))
     assert not any(of.any() for of in evidence(torch.tensor([[[1.0, 0.0, 0.0]]]), torch.zeros_like(shares)))
 
 
 def test_what_it_says_counts_beside_the_decoder() -> None:
     """Four positions: it finds what is meant, it finds something else, it doubts, there is nothing."""
-    meant, other = torch.tensor([[0.9, 0.0, 0.5, 0.0], [0.0, 0.9, 0.2, 0.0]]).view(2, 1, 1, 1, 4)
-    things = torch.stack([meant[0], other[0]], dim=1)[None]
+    meant, against = torch.tensor([[0.9, 0.0, 0.5, 0.0], [0.0, -2.5, -0.125, 0.0]]).view(2, 1, 1, 4)
+    things = torch.stack([meant, against], dim=1)[None]
     settled = with_things(torch.tensor([-2.0, 1.0, 0.25, -9.0]).view(1, 1, 1, 4), things)[0, 0, 0]
-    odds, rest = 1.5 * torch.tensor(9.0).log(), torch.tensor([0.1, 0.8]).log()
-    torch.testing.assert_close(settled, torch.stack([odds, 1 + rest[0], 0.25 + rest[1], torch.tensor(-9.0)]))
+    torch.testing.assert_close(settled, torch.tensor([1.5 * math.log(9), -1.5, 0.125, -9.0]))
     assert torch.isfinite(with_things(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 2, 1, 1))).all()
+
+
+def test_nothing_it_says_is_endless() -> None:
+    evidence = ThingEvidence(1, 1)
+    evidence.learn_names(torch.zeros(1, THINGS), torch.zeros(1, THINGS))
+    shares = torch.zeros(1, THINGS, 1, 1)
+    shares[0, 3] = 1
+    maps, found = evidence(torch.ones(1, 1, 1), shares)
+    assert torch.isfinite(maps).all() and torch.isfinite(found).all() and found[0, 0, 1] < -5
 
 
 def kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

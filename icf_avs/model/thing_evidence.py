@@ -4,13 +4,15 @@
     meant(r, p) = max_w min(1, s_w) own(w, p)                                   w, s_w as in word_evidence.py
     other(r, p) = sum_c P_c(p) (1 - max_w min(1, s_w) kin(w, c))
     t(r, p)     = [max_w s_w log(1 + own(w, p) / LEAST), log(1 + other(r, p) / LEAST)]            for the prior
-    logit(p)   <- max(logit(p), SURE log(meant / (1 - meant))) + log(1 - other)                   after training
+    named(r)    = max_w min(1, s_w) max_c fit(w, c)
+    logit(p)   <- max(logit(p), SURE log(meant / (1 - meant))) + (1 + SURER named) log(1 - other)     after training
 
 P_c is the share of the segmenter's thing c at a position (backbones/things.py), none of all where there is no
 segmenter; fit and kin say what words have to do with it (backbones/thing_words.py). It knows twenty kinds of things,
 people among them, whom a classifier of ImageNet does not name, and of any other word it says where it is not. On
 composed scenes it misses much that it finds in natural pictures, and who trains on them learns to trust it too little;
-therefore what it says counts once more beside the decoder. Ours.
+therefore what it says counts once more beside the decoder. That something else is there counts three times for a word
+that it knows: it tells cats from dogs. For others it may be wrong: it takes drums for bicycles. Ours.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from icf_avs.model.word_evidence import likeliest
 THING_MAPS = 2  # yes, no
 _LEAST = 1 / 255
 _SURE = 1.5  # how much more the segmenter's odds count than a decoder's
+_SURER = 2  # how much more its word for something else counts where it knows what is meant
 _NONE = 1e-9
 
 
@@ -46,22 +49,25 @@ class ThingEvidence(nn.Module):
         self.kin.copy_(kin)
 
     def forward(self, reading: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """reading, probabilities over at least the vocabulary [R,N,M]; shares [N,20,h,w] -> t and [meant, other], both
-        [R,N,2,h,w].
+        """reading, probabilities over at least the vocabulary [R,N,M]; shares [N,20,h,w] -> t, and [meant, what to
+        add to logits where something else is], both [R,N,2,h,w].
         """
         _, word, surely = likeliest(reading[..., : len(self.fit)], self.words)  # R N W
         flat, at_most = shares.flatten(2), surely.clamp(max=1)[..., None]
-        own = torch.einsum("rnwc,ncp->rnwp", self.fit[word].float(), flat).clamp(max=1)
+        fit = self.fit[word].float()
+        own = torch.einsum("rnwc,ncp->rnwp", fit, flat).clamp(max=1)
         kin = (at_most * self.kin[word].float()).amax(2)  # R N C
         other = torch.einsum("rnc,ncp->rnp", 1 - kin, flat)
         yes = (surely[..., None] * torch.log1p(own / _LEAST)).amax(2)
         maps = torch.stack([yes, torch.log1p(other / _LEAST)], dim=2)
-        found = torch.stack([(at_most * own).amax(2), other], dim=2)
+        named = (at_most * fit).amax((2, 3))[..., None]  # R N 1
+        against = (1 + _SURER * named) * torch.log1p(-other.clamp(max=1 - _LEAST))
+        found = torch.stack([(at_most * own).amax(2), against], dim=2)
         return maps.unflatten(-1, shares.shape[-2:]), found.unflatten(-1, shares.shape[-2:])
 
 
 def with_things(logits: Tensor, things: Tensor) -> Tensor:
-    """Mask logits [R,N,h,w], and [meant, other] of a segmenter [R,N,2,h',w'] -> [R,N,h,w]."""
-    meant, other = F.interpolate(things.flatten(0, 1), logits.shape[-2:], mode="bilinear").unbind(1)
+    """Mask logits [R,N,h,w], and what a segmenter found [R,N,2,h',w'] -> [R,N,h,w]."""
+    meant, against = F.interpolate(things.flatten(0, 1), logits.shape[-2:], mode="bilinear").unbind(1)
     sure = _SURE * meant.clamp(_NONE, 1 - _LEAST).logit()
-    return torch.maximum(logits, sure.view_as(logits)) + torch.log1p(-other.clamp(max=1 - _LEAST)).view_as(logits)
+    return torch.maximum(logits, sure.view_as(logits)) + against.view_as(logits)

@@ -50,7 +50,7 @@ def natural() -> TrainConfig:
         words=WordDataConfig(),
         spec=ClipSpec(image_size=448, sample_rate=32_000, window=160_000),
         teach_steps=0,  # what is heard comes in words
-        steps=1_400,
+        steps=2_000,
         batch=16,
         clip_share=0.2,
         finish=0,
