@@ -71,6 +71,26 @@ def test_a_sound_is_read_as_its_word_before_any_training(model, words):
     assert (read == torch.arange(len(words.words))).float().mean() > 0.9
 
 
+def test_evidence_is_asked_for_the_words_that_are_heard_in_training_for_their_reading(model, words, monkeypatch):
+    """Whatever the reading has become: of many animals training says "animal", and a cat is read as one then."""
+    asked = []
+    real = model.prior.evidence.forward
+    monkeypatch.setattr(model.prior.evidence, "forward", lambda r, scores: asked.append(r) or real(r, scores))
+    monkeypatch.setattr(model.implicit_text.vocabulary.log_temperature, "data", torch.tensor(9.0))  # it reads anything
+    sound = torch.zeros(1, 2, model.audio.heard.dim)
+    sound[0, 0, words.index["cat"]], sound[0, 0, words.index["violin"]] = 0.6, 0.2
+    frames = torch.zeros(1, 2, SIZE, SIZE, 3, dtype=torch.uint8)
+    pyramid, valid = model.look(frames), torch.ones(1, 2, dtype=torch.bool)
+    with torch.no_grad():
+        model(pyramid, sound, valid)
+        model.train()(pyramid, sound, valid)
+    model.eval()
+    heard, read = (reading[0] for reading in asked)
+    assert heard[0, words.index["cat"]] == pytest.approx(0.75) and heard[0].sum() == pytest.approx(1)
+    assert not heard[1].any()  # nothing is heard, nothing is asked for
+    assert read.max() < 0.01
+
+
 def test_a_picture_is_looked_at_twice(model, catalog):
     """At it and at a copy of 64 pixels, the nearest to half of its side that all levels divide."""
     frames, valid = torch.randint(0, 255, (2, SIZE, SIZE, 3), dtype=torch.uint8), torch.ones(1, 2, dtype=torch.bool)

@@ -42,8 +42,7 @@ class WordEar(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
-        if sound.shape[-1] != self.heard.dim:
-            sound = self.listen(sound)
+        sound = self.words_of(sound)
         strongest, word = sound.topk(min(PARTS, sound.shape[-1]), dim=-1)  # N L
         words = self.project(F.normalize(self.names - self.names.mean(0), dim=-1))[word]  # N L D
         shares = strongest / strongest.sum(-1, keepdim=True).clamp(min=1e-6)
@@ -52,6 +51,10 @@ class WordEar(nn.Module):
         rest = self.nothing * (1 - surely)
         apart = mixed[:, None] + shares[..., None] * (words - mixed[:, None])
         return self.norm(mixed * surely + rest), self.norm(apart * surely[..., None] + rest[:, None])
+
+    def words_of(self, sound: Tensor) -> Tensor:
+        """Waves, or what is heard of them already -> weights of the words [N,C]."""
+        return sound if sound.shape[-1] == self.heard.dim else self.listen(sound)
 
     @torch.no_grad()
     def listen(self, waves: Tensor) -> Tensor:

@@ -141,6 +141,10 @@ class ICF(nn.Module):
         clips, frames = valid.shape
         levels = [level.flatten(0, 1) for level in pyramid]
         pixels, found = self.pixels(levels[:4]), tuple(levels[4:]) if self.config.evidence else ()
+        said = None
+        if self.config.evidence and not self.training and isinstance(self.audio, WordEar):
+            words = self.audio.words_of(sound.flatten(0, 1))
+            sound, said = words.unflatten(0, (clips, frames)), words[None, :, : len(self.classes)]
         audio, tokens = self.hear(sound)
         sound = self.semantic_of(audio)
         sounds, rivals = sound[None], None
@@ -160,7 +164,7 @@ class ICF(nn.Module):
             within_more = within_more - more[:, :, None]
             sounds = torch.cat([sounds, self.semantic_of(more).unflatten(0, others.shape[:2]).transpose(0, 1)])
             parts = torch.cat([parts, within_more.unflatten(0, others.shape[:2]).transpose(0, 1)])
-        decoded, text, prior, seen = self.answer(pixels, sounds, parts, valid, found)
+        decoded, text, prior, seen = self.answer(pixels, sounds, parts, valid, found, said)
 
         logits = decoded.logits
         if pictures is not None:
@@ -220,10 +224,12 @@ class ICF(nn.Module):
         return audio if self.implicit_text is None else audio + self.implicit_text.vocabulary.read(audio)
 
     def answer(
-        self, pixels: Pixels, sounds: Tensor, parts: Tensor, valid: Tensor, seen: tuple[Tensor, ...] = ()
+        self, pixels: Pixels, sounds: Tensor, parts: Tensor, valid: Tensor, seen: tuple[Tensor, ...] = (),
+        said: Tensor | None = None,
     ) -> Answer:
         """What B*T pictures answer to R sounds [R,B,T,D]; parts [R,B,T,L,D]: how each changes in its frame; seen, where
-        there is evidence: scores of the classes [B*T,K,h,w] and shares of the things [B*T,20,h',w'].
+        there is evidence: scores of the classes [B*T,K,h,w] and shares of the things [B*T,20,h',w']; said, where the
+        sounds' words are known: their weights [R,B*T,C].
         """
         repeats, clips, frames, _ = sounds.shape
         levels, frame_text, found, match = {}, None, None, None
@@ -233,7 +239,7 @@ class ICF(nn.Module):
             levels = {name: level.unflatten(0, (repeats, clips)) for name, level in levels.items()}
             frame_text = levels["frame"].flatten(1, 2)
             vocabulary = self.implicit_text.vocabulary
-            found = self.prior(pixels.tokens, sounds.flatten(1, 2), frame_text, vocabulary, *seen)
+            found = self.prior(pixels.tokens, sounds.flatten(1, 2), frame_text, vocabulary, *seen, said=said)
         if self.shared_space is not None:
             match = self.shared_space.match((sounds[:, :, :, None] + parts).flatten(1, 2), pixels.tokens)
         sound, read = sounds.flatten(1, 2), found.seen if found else None
