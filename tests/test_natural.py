@@ -71,24 +71,28 @@ def test_a_sound_is_read_as_its_word_before_any_training(model, words):
     assert (read == torch.arange(len(words.words))).float().mean() > 0.9
 
 
-def test_evidence_is_asked_for_the_words_that_are_heard_in_training_for_their_reading(model, words, monkeypatch):
+def test_evidence_is_asked_for_the_words_that_are_heard_of_rivals_for_their_reading(model, words, monkeypatch):
     """Whatever the reading has become: of many animals training says "animal", and a cat is read as one then."""
     asked = []
     real = model.prior.evidence.forward
     monkeypatch.setattr(model.prior.evidence, "forward", lambda r, scores: asked.append(r) or real(r, scores))
     monkeypatch.setattr(model.implicit_text.vocabulary.log_temperature, "data", torch.tensor(9.0))  # it reads anything
-    sound = torch.zeros(1, 2, model.audio.heard.dim)
-    sound[0, 0, words.index["cat"]], sound[0, 0, words.index["violin"]] = 0.6, 0.2
-    frames = torch.zeros(1, 2, SIZE, SIZE, 3, dtype=torch.uint8)
-    pyramid, valid = model.look(frames), torch.ones(1, 2, dtype=torch.bool)
+    cat, violin, owl = (words.index[word] for word in ("cat", "violin", "owl"))
+    sound, others = torch.zeros(2, 2, model.audio.heard.dim), torch.zeros(2, 3, 2, model.audio.heard.dim)
+    sound[0, 0, cat], sound[0, 0, violin], others[:, 1, :, owl] = 0.6, 0.2, 0.4
+    frames = torch.zeros(2, 2, SIZE, SIZE, 3, dtype=torch.uint8)
+    pyramid, valid = model.look(frames), torch.ones(2, 2, dtype=torch.bool)
     with torch.no_grad():
         model(pyramid, sound, valid)
-        model.train()(pyramid, sound, valid)
+        model.train()(pyramid, sound, valid, sound > 0, others)
     model.eval()
-    heard, read = (reading[0] for reading in asked)
-    assert heard[0, words.index["cat"]] == pytest.approx(0.75) and heard[0].sum() == pytest.approx(1)
-    assert not heard[1].any()  # nothing is heard, nothing is asked for
-    assert read.max() < 0.01
+    alone, trained = (reading.unflatten(1, (2, 2)) for reading in asked)
+    assert alone[0, 0, 0, cat] == pytest.approx(0.75) and alone[0, 0, 0].sum() == pytest.approx(1)
+    assert not alone[0, 0, 1].any()  # nothing is heard, nothing is asked for
+    factual, *rivals, rest, foreign, first, second, third = trained
+    assert torch.equal(factual, alone[0]) and torch.equal(foreign, factual.roll(1, 0))
+    assert all(reading.max() < 0.01 and reading.min() > 0 for reading in (*rivals, rest))
+    assert (second[..., owl] == 1).all() and not first.any() and not third.any()
 
 
 def test_a_picture_is_looked_at_twice(model, catalog):

@@ -7,7 +7,9 @@ z, pixels -> implicit text -> decoder -> mask       for the factual sound and, i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -141,16 +143,16 @@ class ICF(nn.Module):
         clips, frames = valid.shape
         levels = [level.flatten(0, 1) for level in pyramid]
         pixels, found = self.pixels(levels[:4]), tuple(levels[4:]) if self.config.evidence else ()
-        said = None
-        if self.config.evidence and not self.training and isinstance(self.audio, WordEar):
-            words = self.audio.words_of(sound.flatten(0, 1))
-            sound, said = words.unflatten(0, (clips, frames)), words[None, :, : len(self.classes)]
+        search = self.config.evidence
+        said: dict[int, Tensor] = {}  # words of sounds, by their numbers; a rival has none
+        by_words = search is not None and isinstance(self.audio, WordEar)
+        if by_words:
+            said[0] = sound = self.audio.words_of(sound.flatten(0, 1)).unflatten(0, (clips, frames))
         audio, tokens = self.hear(sound)
         sound = self.semantic_of(audio)
         sounds, rivals = sound[None], None
         within = tokens - audio[:, :, None]
         parts = within[None]
-        search = self.config.evidence
         akin = self.implicit_text.vocabulary.akin(search.akin) if search and sounding is not None else None
         if sounding is not None and self.counterfactual is not None:
             vocabulary = self.implicit_text.vocabulary if self.implicit_text is not None else None
@@ -158,8 +160,12 @@ class ICF(nn.Module):
             # do(vision): every picture under the sound of the clip before is every sound over the picture of the next.
             sounds = torch.cat([sounds, rivals.sounds, rivals.rest.sound[None], sound.roll(1, 0)[None]])
             parts = torch.cat([parts.expand(len(sounds) - 1, -1, -1, -1, -1), within.roll(1, 0)[None]])
+            if by_words:
+                said[len(sounds) - 1] = said[0].roll(1, 0)
         asked = len(sounds)
         if others is not None:
+            if by_words:
+                said |= dict(enumerate(others.unbind(1), asked))
             more, within_more = self.hear(others.flatten(0, 1))
             within_more = within_more - more[:, :, None]
             sounds = torch.cat([sounds, self.semantic_of(more).unflatten(0, others.shape[:2]).transpose(0, 1)])
@@ -224,12 +230,17 @@ class ICF(nn.Module):
         return audio if self.implicit_text is None else audio + self.implicit_text.vocabulary.read(audio)
 
     def answer(
-        self, pixels: Pixels, sounds: Tensor, parts: Tensor, valid: Tensor, seen: tuple[Tensor, ...] = (),
-        said: Tensor | None = None,
+        self,
+        pixels: Pixels,
+        sounds: Tensor,
+        parts: Tensor,
+        valid: Tensor,
+        seen: tuple[Tensor, ...] = (),
+        said: Mapping[int, Tensor] = MappingProxyType({}),
     ) -> Answer:
         """What B*T pictures answer to R sounds [R,B,T,D]; parts [R,B,T,L,D]: how each changes in its frame; seen, where
-        there is evidence: scores of the classes [B*T,K,h,w] and shares of the things [B*T,20,h',w']; said, where the
-        sounds' words are known: their weights [R,B*T,C].
+        there is evidence: scores of the classes [B*T,K,h,w] and shares of the things [B*T,20,h',w']; said:
+        number of a sound whose words are known -> their weights [B,T,C].
         """
         repeats, clips, frames, _ = sounds.shape
         levels, frame_text, found, match = {}, None, None, None
@@ -239,6 +250,7 @@ class ICF(nn.Module):
             levels = {name: level.unflatten(0, (repeats, clips)) for name, level in levels.items()}
             frame_text = levels["frame"].flatten(1, 2)
             vocabulary = self.implicit_text.vocabulary
+            said = {number: words.flatten(0, 1) for number, words in said.items()}
             found = self.prior(pixels.tokens, sounds.flatten(1, 2), frame_text, vocabulary, *seen, said=said)
         if self.shared_space is not None:
             match = self.shared_space.match((sounds[:, :, :, None] + parts).flatten(1, 2), pixels.tokens)

@@ -5,14 +5,16 @@
 
 The first part compares a position with the whole of a frame's implicit text, the second sound and position word by word
 (vocabulary.py), the third is the evidence for the words, where there is any: e of a classifier (word_evidence.py), t of
-a segmenter (thing_evidence.py); then a sound is also asked whether anything of it is in the picture at all. In training
-evidence is asked for the reading of z, which rivals have as well; after it, for the words as they are heard, where the
-audio encoder tells them: general words are said of all animals, and so most of a reading of "cat" is "animal". Ours;
+a segmenter (thing_evidence.py); then a sound is also asked whether anything of it is in the picture at all. Evidence is
+asked for the words that are heard, where the audio encoder tells them, and for the reading of SC's rivals, which have
+no words: training asks for many things by one general word, and so most of a reading of "cat" becomes "animal". Ours;
 the paper says that implicit text gives prior guidance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -58,11 +60,11 @@ class Prior(nn.Module):
 
     def forward(
         self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary,
-        scores: Tensor | None = None, shares: Tensor | None = None, said: Tensor | None = None,
+        scores: Tensor | None = None, shares: Tensor | None = None, said: Mapping[int, Tensor] = MappingProxyType({}),
     ) -> Guidance:  # fmt: skip
         """R sounds over the same N pictures: tokens [N,D,h,w], sound z [R,N,D], text of the frame [R,N,n,D], and where
         the prior was built with evidence scores z of all classes [N,K,h',w'] and shares of things [N,20,h'',w''].
-        said [R,N,C]: weights of the words of the sounds, where they are known; evidence is asked for these then.
+        said: number of a sound whose words are known -> their weights [N,C]; evidence is asked for these then.
         """
         keys = self.key(tokens)
         likeness = torch.einsum("rnqd,ndhw->rnqhw", F.normalize(self.query(text), dim=-1), F.normalize(keys, dim=1))
@@ -74,7 +76,9 @@ class Prior(nn.Module):
         if self.evidence is None:
             return Guidance(named + self.offset + self.share * agreement, seen)
         words, best = self.offset + self.share * agreement, [agreement.amax((-2, -1))[..., None]]
-        reading = heard.softmax(-1) if said is None else said / said.sum(-1, keepdim=True).clamp(min=_NOTHING)
+        reading = heard.softmax(-1)[..., : len(vocabulary.names)].clone()
+        for sound_number, weights in said.items():
+            reading[sound_number] = weights / weights.sum(-1, keepdim=True).clamp(min=_NOTHING)
         thing_maps, things = self.things(reading, shares)
         for maps, weigh in (
             (self.evidence(reading, scores), self.weigh),

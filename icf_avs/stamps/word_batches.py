@@ -181,6 +181,7 @@ def _thing(
             return row, [word]
     if scene.generic[thing] and rng.random() < _GENERIC:
         word = words.index[scene.generic[thing][rng.integers(len(scene.generic[thing]))]]
+        return _said(word, away, words, rng, synonyms=False), [word]  # a dog that is heard is no animal at large
     return _said(word, away, words, rng), [word]
 
 
@@ -189,16 +190,16 @@ def _right(row: np.ndarray, word: int, words: Words) -> bool:
     return row[words.kin([word])].max() > max(0.05, 0.4 * row.max())
 
 
-def _said(word: int, away: np.ndarray, words: Words, rng: np.random.Generator) -> np.ndarray:
+def _said(word: int, away: np.ndarray, words: Words, rng: np.random.Generator, synonyms: bool = True) -> np.ndarray:
     """A word as a tagger might hear it [C]: surely or not, with words that are near."""
     row = np.zeros(len(words.words), np.float32)
     near = words.likeness[word]
     strength = rng.uniform(0.2, 1.0)
     row[word] = strength
     # What is near, but means something else in the picture, would be asked for as well.
-    synonyms = np.flatnonzero((near > words.akin) & words.nameable & (np.arange(len(near)) != word))
-    if len(synonyms) and rng.random() < _SYNONYM:
-        row[rng.choice(synonyms)] = strength
+    alike = np.flatnonzero((near > words.akin) & words.nameable & (np.arange(len(near)) != word))
+    if synonyms and len(alike) and rng.random() < _SYNONYM:
+        row[rng.choice(alike)] = strength
         row[word] *= rng.choice((0.0, rng.random()))
     others = np.flatnonzero((near > NEAR) & (near <= words.akin) & away)
     for other in rng.permutation(others)[: rng.integers(3)]:
