@@ -131,8 +131,8 @@ class DataConfig:
 class WordDataConfig:
     """Word scenes (stamps/word_scenes.py), where words and what is heard of recordings stand for sounds."""
 
-    pictures: int = 6_000  # scenes of one frame
-    clips: int = 320  # scenes of five frames
+    pictures: int = 4_000  # scenes of one frame
+    clips: int = 240  # scenes of five frames
     validation: int = 96  # scenes of one frame, for the calibration after training
     held_out: bool = False  # whether some kinds are kept from training, to be tested on (stamps/word_catalog.py)
     seed: int = 0
