@@ -77,9 +77,10 @@ def test_evidence_is_asked_for_the_words_that_are_heard_of_rivals_for_their_read
     real = model.prior.evidence.forward
     monkeypatch.setattr(model.prior.evidence, "forward", lambda r, scores: asked.append(r) or real(r, scores))
     monkeypatch.setattr(model.implicit_text.vocabulary.log_temperature, "data", torch.tensor(9.0))  # it reads anything
-    cat, violin, owl = (words.index[word] for word in ("cat", "violin", "owl"))
+    cat, violin, owl, person = (words.index[word] for word in ("cat", "violin", "owl", "person"))
     sound, others = torch.zeros(2, 2, model.audio.heard.dim), torch.zeros(2, 3, 2, model.audio.heard.dim)
-    sound[0, 0, cat], sound[0, 0, violin], others[:, 1, :, owl], others[:, 2, :, owl] = 0.6, 0.2, 0.4, 0.15
+    sound[0, 0, cat], sound[0, 0, violin], others[:, 1, :, owl], others[:, 2, :, person] = 0.6, 0.2, 0.15, 0.15
+    others[:, 0, :, owl], others[:, 0, :, person] = 0.15, 0.3
     frames = torch.zeros(2, 2, SIZE, SIZE, 3, dtype=torch.uint8)
     pyramid, valid = model.look(frames), torch.ones(2, 2, dtype=torch.bool)
     with torch.no_grad():
@@ -92,8 +93,9 @@ def test_evidence_is_asked_for_the_words_that_are_heard_of_rivals_for_their_read
     factual, *rivals, rest, foreign, first, second, third = trained
     assert torch.equal(factual, alone[0]) and torch.equal(foreign, factual.roll(1, 0))
     assert all(reading.max() < 0.01 and reading.min() > 0 for reading in (*rivals, rest))
-    assert (second[..., owl] == 1).all() and not first.any()
-    assert torch.allclose(third[..., owl], torch.tensor(0.5))  # heard faintly, searched for in part
+    assert torch.allclose(first[..., [owl, person]], torch.tensor([1 / 3, 2 / 3]))
+    assert (second[..., owl] == 1).all()
+    assert torch.allclose(third[..., person], torch.tensor(0.5))  # heard faintly, searched for in part
 
 
 def test_a_picture_is_looked_at_twice(model, catalog):

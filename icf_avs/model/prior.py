@@ -7,9 +7,9 @@ The first part compares a position with the whole of a frame's implicit text, th
 (vocabulary.py), the third is the evidence for the words, where there is any: e of a classifier (word_evidence.py), t of
 a segmenter (thing_evidence.py); then a sound is also asked whether anything of it is in the picture at all. Evidence is
 asked for the words that are heard, where the audio encoder tells them, and for the reading of SC's rivals, which have
-no words: training asks for many things by one general word, and so most of a reading of "cat" becomes "animal". Where
-the surest of them is faint they are searched for in part: someone is heard faintly in many a sound. Ours; the paper
-says that implicit text gives prior guidance.
+no words: training asks for many things by one general word, and so most of a reading of "cat" becomes "animal". People
+who are heard faintly are searched for in part, for someone is heard faintly in many a sound. Ours; the paper says that
+implicit text gives prior guidance.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from icf_avs.model.vocabulary import Vocabulary
 from icf_avs.model.word_evidence import MAPS, WordEvidence
 
 _NOTHING = 1e-6  # weight of all words together, where none is heard
-_SURELY = 0.3  # a sound whose surest word has less is searched for the less
+_SURELY = 0.3  # people of whom less is heard are searched for the less
 
 
 class Guidance(NamedTuple):
@@ -80,8 +80,9 @@ class Prior(nn.Module):
         words, best = self.offset + self.share * agreement, [agreement.amax((-2, -1))[..., None]]
         reading = heard.softmax(-1)[..., : len(vocabulary.names)].clone()
         for sound_number, weights in said.items():
-            surely = (weights.amax(-1, keepdim=True) / _SURELY).clamp(max=1)
-            reading[sound_number] = surely * weights / weights.sum(-1, keepdim=True).clamp(min=_NOTHING)
+            counted = torch.where(self.things.people, weights * (weights / _SURELY).clamp(max=1), weights)
+            whole = torch.maximum(counted.sum(-1, keepdim=True), weights.amax(-1, keepdim=True))
+            reading[sound_number] = counted / whole.clamp(min=_NOTHING)
         thing_maps, things = self.things(reading, shares)
         for maps, weigh in (
             (self.evidence(reading, scores), self.weigh),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.backbones.things import THINGS
+from icf_avs.backbones.things import THINGS, thing_names
 from icf_avs.model.word_evidence import likeliest
 
 THING_MAPS = 2  # yes, no
@@ -47,6 +47,12 @@ class ThingEvidence(nn.Module):
         """Fill the tables for the names of the vocabulary, both [C,20] (thing_words.thing_bearing)."""
         self.fit.copy_(fit)
         self.kin.copy_(kin)
+
+    @property
+    def people(self) -> Tensor:
+        """[C] bool: names that mean people."""
+        person = next(number for number, (names, _) in enumerate(thing_names()) if "person" in names)
+        return self.fit[:, person] > 0.5
 
     def forward(self, reading: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         """reading, probabilities over at least the vocabulary [R,N,M]; shares [N,20,h,w] -> t, and [meant, what to
