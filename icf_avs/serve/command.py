@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +14,8 @@ from icf_avs.errors import UserError
 from icf_avs.segment import Segmenter
 from icf_avs.serve.limits import Limits
 from icf_avs.serve.store import own_folder
+
+_PAUSE = 0.2  # seconds between two looks for a signal
 
 
 @contextmanager
@@ -56,8 +58,11 @@ def serving(
 
 def serve_command(checkpoint: str | None, host: str, port: int, limits: Limits, jobs: int) -> None:
     """Show the page until interrupted or terminated. Raises UserError without the checkpoint or the address."""
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())  # how a service is stopped: its files must go then too
+    stopped: list[int] = []
+    # How a service is stopped: its files must go then too.
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     with serving(icf_avs.load(checkpoint), host, port, limits, jobs) as (address, _):
         print(f"the page is at {address} (end it with Ctrl+C)", flush=True)
-        ended.wait()
+        # Not one long wait: a signal that another thread receives, as one at work may, does not wake this one.
+        while not stopped:
+            time.sleep(_PAUSE)
