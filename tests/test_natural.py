@@ -122,7 +122,7 @@ def test_where_nothing_is_heard_nothing_is_marked(model, catalog):
     waves = torch.cat([bark, torch.zeros_like(bark), bark])
     whole, loud = model.predict(frames, waves), model.predict(frames[[0, 2]], waves[[0, 2]])
     assert whole.heard.any(1).tolist() == [True, False, True]
-    torch.testing.assert_close(whole.logits[[0, 2]], loud.logits)
+    torch.testing.assert_close(whole.logits[[0, 2]], loud.logits, atol=1e-4, rtol=0)  # two sounds round unlike three
     quiet = model.predict(frames, torch.zeros_like(waves))
     assert quiet.logits.shape == whole.logits.shape
     assert torch.equal(quiet.logits, quiet.logits[:1, :1, :1].expand_as(quiet.logits)) and quiet.logits.max() < -20

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.backbones.linear import pointwise
+from icf_avs.backbones.one_pass import convolved
 from icf_avs.errors import UserError
 
 # (repeats, kernel, stride of the first block, expansion, output channels) of each stage.
@@ -38,18 +39,29 @@ class SameConv(nn.Conv2d):
     """Convolution with TensorFlow's 'same' padding, whose odd pixel goes right and below."""
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        if kernel == 1:
+        if self.kernel_size[0] == 1:
             return pointwise(x, self.weight, self.bias)
-        pads = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:]]
-        odd = any(pad % 2 for pad in pads)
-        if odd and torch.compiler.is_compiling():  # ONNX's exporter puts a padded kernel behind the layer that needs it
-            x = F.pad(x, (pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2))
+        below, right = self._pads(x)
+        # ONNX's exporter puts a padded kernel behind the layer that needs it.
+        if torch.compiler.is_compiling() and (below % 2 or right % 2):
+            x = F.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2))
             return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
-        before = [pad - pad // 2 for pad in pads]
-        # Zeros before the kernel make up for the pixel more on the left and above: that spares a padded copy of x.
-        weight = F.pad(self.weight, (pads[1] % 2, 0, pads[0] % 2, 0)) if odd else self.weight
-        return F.conv2d(x, weight, self.bias, self.stride, before, 1, self.groups)
+        weight, padding = self.placed(x)
+        return F.conv2d(x, weight, self.bias, self.stride, padding, 1, self.groups)
+
+    def placed(self, x: Tensor) -> tuple[Tensor, list[int]]:
+        """The kernel for an input, and the padding on both sides. Zeros before the kernel make up for the pixel more on
+        the left and above: that spares a padded copy of the input.
+        """
+        below, right = self._pads(x)
+        odd = below % 2 or right % 2
+        weight = F.pad(self.weight, (right % 2, 0, below % 2, 0)) if odd else self.weight
+        return weight, [below - below // 2, right - right // 2]
+
+    def _pads(self, x: Tensor) -> list[int]:
+        """Rows and columns of zeros in all."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        return [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:]]
 
 
 class InvertedResidual(nn.Module):
@@ -64,9 +76,9 @@ class InvertedResidual(nn.Module):
         self.skip = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
-        y = self.project(F.relu6(self.depthwise(y), inplace=True))
-        return x + y if self.skip else y
+        y = x if self.expand is None else convolved(self.expand, x, clip=True)
+        y = convolved(self.depthwise, y, clip=True)
+        return convolved(self.project, y, plus=x if self.skip else None)
 
 
 class EfficientNetLite0(nn.Module):
@@ -90,7 +102,7 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         x = (frames.permute(0, 3, 1, 2).float() / 255.0 - MEAN) / SCALE
-        x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)), inplace=True)
+        x = convolved(self.stem, x.contiguous(memory_format=torch.channels_last), clip=True)
         pyramid = []
         for index, block in enumerate(self.blocks):
             x = block(x)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.backbones.linear import PointConv
+from icf_avs.backbones.one_pass import convolved
 from icf_avs.backbones.things_weights import read_weights
 from icf_avs.data.resize import resized
 from icf_avs.errors import UserError
@@ -47,9 +48,9 @@ class _Block(nn.Module):
         self.skip = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
-        y = self.project(F.relu6(self.depthwise(y), inplace=True))
-        return x + y if self.skip else y
+        y = x if self.expand is None else convolved(self.expand, x, clip=True)
+        y = convolved(self.depthwise, y, clip=True)
+        return convolved(self.project, y, plus=x if self.skip else None)
 
 
 class ThingSegmenter(nn.Module):
@@ -74,7 +75,7 @@ class ThingSegmenter(nn.Module):
     def logits(self, pictures: Tensor) -> Tensor:
         """uint8 [N,S,S,3], S = 16 k + 1 -> logits [N,21,k+1,k+1], the ground first."""
         x = pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
-        x = self.blocks(F.relu6(self.stem(x), inplace=True))
+        x = self.blocks(convolved(self.stem, x, clip=True))
         mean = F.relu(self.pooled(x.mean((2, 3), keepdim=True))).expand(-1, -1, *x.shape[2:])
         return self.classes(F.relu(self.joined(torch.cat([mean, F.relu(self.branch(x))], dim=1))))
 

@@ -21,11 +21,20 @@ _SURE = 6.0  # beyond this a logit is sure, and would only draw the fit to itsel
 def follow_colours(logits: Tensor, pictures: Tensor) -> Tensor:
     """Mask logits [N,h,w] and the pictures uint8 [N,H,W,3], at least 2h x 2w -> [N,2h,2w]."""
     high, wide = logits.shape[-2:]
-    colours = F.adaptive_avg_pool2d(pictures.permute(0, 3, 1, 2).float() / 255 - 0.5, (2 * high, 2 * wide))
+    colours = _pooled(pictures, 2 * high, 2 * wide) / 255 - 0.5
     coarse, reach = F.avg_pool2d(colours, 2), max(1, round(max(high, wide) / _WINDOW))
     fit = _mean(torch.cat(_fit(coarse, logits[:, None].clamp(-_SURE, _SURE), reach), dim=1), reach)
     slopes, level = F.interpolate(fit, scale_factor=2, mode="bilinear", align_corners=False).split((3, 1), dim=1)
     return ((slopes * colours).sum(1, keepdim=True) + level)[:, 0]
+
+
+def _pooled(pictures: Tensor, high: int, wide: int) -> Tensor:
+    """uint8 [N,H,W,3] -> float [N,3,high,wide], means over what falls to each place."""
+    whole = pictures.float()
+    if pictures.shape[1:3] != (2 * high, 2 * wide):
+        return F.adaptive_avg_pool2d(whole.permute(0, 3, 1, 2), (high, wide))
+    rows = whole[:, ::2] + whole[:, 1::2]  # the usual case, in a fifth of the time
+    return (rows[:, :, ::2] + rows[:, :, 1::2]).permute(0, 3, 1, 2).contiguous() / 4
 
 
 def _fit(colours: Tensor, values: Tensor, reach: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,99 @@
+"""Convolutions in one pass: the numbers of separate steps, whatever happens to the weights meanwhile."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from icf_avs.backbones import one_pass
+from icf_avs.backbones.efficientnet_lite import SameConv
+from icf_avs.backbones.one_pass import convolved
+
+GENERATOR = torch.Generator().manual_seed(0)
+LAYERS = {
+    "a point": lambda: SameConv(16, 32, 1),
+    "every channel": lambda: SameConv(16, 16, 3, groups=16),
+    "every second place": lambda: SameConv(16, 16, 5, 2, groups=16),
+    "from three channels": lambda: SameConv(3, 32, 3, 2),
+    "dilated": lambda: nn.Conv2d(16, 16, 3, 1, 2, 2, 16),
+}
+CAPABLE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+
+
+def picture(layer: nn.Conv2d, count: int = 1, size: tuple[int, int] = (24, 18)) -> torch.Tensor:
+    x = 4 * torch.randn(count, layer.in_channels, *size, generator=GENERATOR)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def steps(layer: nn.Conv2d, x: torch.Tensor, clip: bool, plus: torch.Tensor | None) -> torch.Tensor:
+    y = F.relu6(layer(x)) if clip else layer(x)
+    return y if plus is None else y + plus
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("kind", ["plain", "clipped", "added"])
+@torch.inference_mode()
+def test_the_numbers_of_separate_steps(name: str, kind: str) -> None:
+    with torch.inference_mode(False):
+        layer = LAYERS[name]().requires_grad_(False).to(memory_format=torch.channels_last)
+    for count, size in ((1, (24, 18)), (1, (17, 31)), (2, (24, 18)), (1, (24, 18))):
+        x = picture(layer, count, size)
+        plus = torch.randn_like(layer(x)) if kind == "added" else None
+        before = x.clone()
+        found = convolved(layer, x, clip=kind == "clipped", plus=plus)
+        torch.testing.assert_close(found, steps(layer, x, kind == "clipped", plus), atol=1e-4, rtol=1e-5)
+        assert torch.equal(x, before)
+    assert bool(one_pass._laid_out.get(layer)) == CAPABLE
+
+
+@torch.no_grad()
+def test_new_weights_and_a_new_geometry_are_noticed() -> None:
+    layer = SameConv(16, 16, 3, groups=16).requires_grad_(False)
+    x = picture(layer)
+    old = convolved(layer, x)
+    layer.load_state_dict({name: value + 1 for name, value in layer.state_dict().items()})
+    torch.testing.assert_close(convolved(layer, x), layer(x), atol=1e-4, rtol=1e-5)
+    assert not torch.allclose(convolved(layer, x), old)
+    layer.stride = (2, 2)
+    torch.testing.assert_close(convolved(layer, x), layer(x), atol=1e-4, rtol=1e-5)
+    twin = copy.deepcopy(layer)
+    twin.weight.zero_()
+    assert torch.equal(convolved(twin, x), layer.bias[None, :, None, None].expand(1, -1, 12, 9))
+
+
+def test_it_learns_as_separate_steps_do() -> None:
+    layer = SameConv(3, 8, 3)
+    x = picture(layer)
+    convolved(layer, x, clip=True).sum().backward()
+    found = layer.weight.grad.clone()
+    layer.weight.grad = None
+    F.relu6(layer(x)).sum().backward()
+    torch.testing.assert_close(found, layer.weight.grad)
+
+
+def test_what_is_exported_knows_nothing_of_it() -> None:
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = SameConv(16, 8, 1).requires_grad_(False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return convolved(self.layer, x, clip=True)
+
+    one = One()
+    program = torch.export.export(one, (picture(one.layer),))
+    assert not any("mkldnn" in str(node.target) for node in program.graph.nodes)
+
+
+def test_forgotten_with_its_layer() -> None:
+    layer = SameConv(16, 8, 1).requires_grad_(False)
+    with torch.no_grad():
+        convolved(layer, picture(layer))
+    before = len(one_pass._laid_out)
+    assert (layer in one_pass._laid_out) == CAPABLE
+    del layer
+    assert len(one_pass._laid_out) == before - CAPABLE
