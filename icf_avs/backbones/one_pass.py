@@ -7,6 +7,9 @@ takes a kernel that was laid out once. PyTorch's own compiler uses it so; the re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,8 +17,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _CAPABLE = ("AVX2", "AVX512")
-# Of each layer, by the shape of its input and its geometry: (version of the weights, the kernel as it is laid out).
-_laid_out: WeakKeyDictionary[nn.Conv2d, dict[tuple, tuple[int, Tensor]]] = WeakKeyDictionary()
+
+
+class _Kept(NamedTuple):
+    """A kernel as it is laid out for inputs of one shape, and the version of the weights that it was made of."""
+
+    kernel: Tensor
+    padding: Sequence[int]
+    version: int
+
+    @classmethod
+    def of(cls, layer: nn.Conv2d, x: Tensor) -> _Kept:
+        weight, padding = layer.placed(x) if hasattr(layer, "placed") else (layer.weight, layer.padding)
+        geometry = padding, layer.stride, layer.dilation, layer.groups
+        kernel = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, x.shape)
+        return cls(kernel, padding, layer.weight._version)
+
+
+# Of each layer, by the shape of its input, its stride and its dilation.
+_laid_out: WeakKeyDictionary[nn.Conv2d, dict[tuple, _Kept]] = WeakKeyDictionary()
 
 
 def convolved(layer: nn.Conv2d, x: Tensor, clip: bool = False, plus: Tensor | None = None) -> Tensor:
@@ -27,14 +47,13 @@ def convolved(layer: nn.Conv2d, x: Tensor, clip: bool = False, plus: Tensor | No
         if clip:
             return F.relu6(y, inplace=True)
         return y if plus is None else y + plus
-    weight, padding = layer.placed(x) if hasattr(layer, "placed") else (layer.weight, layer.padding)
-    geometry = tuple(padding), layer.stride, layer.dilation, layer.groups
-    kept, wanted = _laid_out.setdefault(layer, {}), (x.shape, *geometry)
-    version, kernel = kept.get(wanted, (None, None))
-    if version != layer.weight._version:
-        kernel = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, x.shape)
-        kept[wanted] = layer.weight._version, kernel
-    given, one_pass = (kernel, layer.bias, *geometry), torch.ops.mkldnn._convolution_pointwise
+    wanted = x.shape, layer.stride, layer.dilation
+    laid_out = _laid_out.setdefault(layer, {})
+    kept = laid_out.get(wanted)
+    if kept is None or kept.version != layer.weight._version:
+        kept = laid_out[wanted] = _Kept.of(layer, x)
+    given = kept.kernel, layer.bias, kept.padding, layer.stride, layer.dilation, layer.groups
+    one_pass = torch.ops.mkldnn._convolution_pointwise
     if plus is not None:
         return one_pass.binary(x, plus, *given, "add", 1.0, None, [], None)
     return one_pass(x, *given, "hardtanh", [0.0, 6.0], "") if clip else one_pass(x, *given, "none", [], "")
@@ -49,7 +68,14 @@ def _possible(layer: nn.Conv2d, x: Tensor) -> bool:
         and not (torch.is_grad_enabled() and (x.requires_grad or layer.weight.requires_grad))
         and not layer.weight.is_inference()
         and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()
+        and _capable()
+    )
+
+
+@lru_cache(maxsize=1)
+def _capable() -> bool:
+    return (
+        torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() in _CAPABLE
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
     )
