@@ -297,9 +297,9 @@ class ICF(nn.Module):
         """`look`, but on a CPU at one picture after the other, in the memory that one takes."""
         if pictures.device.type != "cpu":
             return self.look(pictures, *things)
-        each = zip(*(whole.flatten(0, 1)[:, None, None] for whole in (pictures, *things)), strict=True)
-        levels = zip(*(self.look(*one) for one in each), strict=True)
-        return [torch.cat(level).view(*pictures.shape[:2], *level[0].shape[2:]) for level in levels]
+        each = zip(*(whole.flatten(0, 1).split(1) for whole in (pictures, *things)), strict=True)
+        levels = zip(*(self.visual(*one) for one in each), strict=True)
+        return [torch.cat(level).unflatten(0, pictures.shape[:2]) for level in levels]
 
     @torch.inference_mode()
     def predict(self, frames: Tensor, waves: Tensor) -> Prediction:
