@@ -178,6 +178,16 @@ def test_film_keeps_the_shape_of_pixels(tmp_path):
     assert probe(tmp_path / "film.mp4").pixel_aspect == Fraction(16, 11)
 
 
+@pytest.mark.parametrize(("channels", "expected"), [(1, 1), (2, 2), (6, 2)])
+def test_film_of_mono_is_mono_and_of_more_stereo(tmp_path, channels, expected):
+    source = make_clip(tmp_path / "clip.mkv", seconds=1, sound=click(1, at=0.5, channels=channels))
+    film(source, tmp_path / "film.mp4", nothing((160, 120)))
+    made = probe(tmp_path / "film.mp4")
+    assert (probe(source).audio_channels, made.audio_channels) == (channels, expected)
+    heard = AudioWindows(made, 48_000).read(0, 48_000)
+    assert abs(int(np.abs(heard).argmax()) - 24_000) < 480
+
+
 def test_sheet_shows_at_most_twelve_evenly_spaced(tmp_path):
     assert tile_numbers(1) == {0}
     assert tile_numbers(12) == set(range(12))
