@@ -58,11 +58,13 @@ def _fit(colours: Tensor, values: Tensor, reach: int) -> tuple[Tensor, Tensor]:
 
 def _mean(x: Tensor, reach: int) -> Tensor:
     """Mean over windows, which end at the border. Running sums: their cost does not grow with the window."""
+    window = 2 * reach + 1
     for dim in (-2, -1):
         size = x.shape[dim]
         at = torch.arange(size, device=x.device)
-        first, behind = (at - reach).clamp(min=0), (at + reach + 1).clamp(max=size)
-        sums = torch.cat([torch.zeros_like(x.narrow(dim, 0, 1)), x.cumsum(dim)], dim)
-        counts = (behind - first).view(-1, *[1] * (-1 - dim))
-        x = (sums.index_select(dim, behind) - sums.index_select(dim, first)) / counts
+        counts = (at + reach + 1).clamp(max=size) - (at - reach).clamp(min=0)
+        sums = x.cumsum(dim)
+        before, after = torch.zeros_like(sums.narrow(dim, 0, 1)), sums.narrow(dim, size - 1, 1)
+        sums = torch.cat([*[before] * (reach + 1), sums, *[after] * reach], dim)
+        x = (sums.narrow(dim, window, size) - sums.narrow(dim, 0, size)) / counts.view(-1, *[1] * (-1 - dim))
     return x
