@@ -63,26 +63,56 @@ def evaluate(
     to the one the model takes.
     Raises UserError if no off-screen donor can be told.
     """
-    if audio not in AUDIOS:
-        raise ValueError(f"audio is {audio!r}; it must be one of {AUDIOS}")
-    # One process scores the whole set, also where a run has several: nothing is to be gathered.
-    reference = ReferenceMetric(settings.batch_size, settings.threshold, sync_on_compute=False)
-    strict = StrictMetric(settings.threshold, sync_on_compute=False)
-    dataset = DatasetMetric(settings.threshold, sync_on_compute=False)
+    return evaluate_each(model, records, (audio,), seed, clips, progress, settings)[audio]
+
+
+def evaluate_each(
+    model,
+    records: Sequence[ClipRecord],
+    audios: Sequence[Audio] = AUDIOS,
+    seed: int = 0,
+    clips: int | None = None,
+    progress: Callable[[], None] = lambda: None,
+    settings: Settings = USUAL,
+) -> dict[Audio, Scores]:
+    """`evaluate` with several kinds of audio, each of which gets its scores. The pictures of a clip are read once, and
+    looked at once by a model that can keep what it saw (`predict_each`).
+    """
+    if unknown := set(audios) - set(AUDIOS):
+        raise ValueError(f"audio is {unknown.pop()!r}; it must be one of {AUDIOS}")
+    scorers = {audio: _Scorer(settings) for audio in audios}
     for index, record in enumerate(records[:clips]):
         clip = record.load(settings.size)
-        wave = heard(clip, records, index, audio, seed)
-        probabilities = predict(model, clip.frames, wave, clip.masks.shape[1:])[torch.from_numpy(clip.labelled)]
+        sounds = [heard(clip, records, index, audio, seed) for audio in audios]
         truth = torch.from_numpy(clip.masks[clip.labelled] > 0)
-        for metric in (reference, strict, dataset):
-            metric.update(probabilities, truth)
+        found = predict_each(model, clip.frames, sounds, clip.masks.shape[1:])
+        for scorer, probabilities in zip(scorers.values(), found, strict=True):
+            scorer.update(probabilities[torch.from_numpy(clip.labelled)], truth)
         progress()
-    scores = {"reference": reference.compute(), "strict": strict.compute()}
-    whole = dataset.compute()
-    scores["dataset"] = {name: whole[name] for name in ("miou", "f")}
-    scores["dataset-2classes"] = {name: whole[f"{name}_2classes"] for name in ("miou", "f")}
-    fpr = scores["strict"]["fpr_empty" if audio == "true" else "active"]
-    return {protocol: {**values, "fpr": fpr} for protocol, values in scores.items()}
+    return {audio: scorer.compute(empty=audio == "true") for audio, scorer in scorers.items()}
+
+
+class _Scorer:
+    """The metrics of all protocols."""
+
+    def __init__(self, settings: Settings) -> None:
+        # One process scores the whole set, also where a run has several: nothing is to be gathered.
+        self._reference = ReferenceMetric(settings.batch_size, settings.threshold, sync_on_compute=False)
+        self._strict = StrictMetric(settings.threshold, sync_on_compute=False)
+        self._dataset = DatasetMetric(settings.threshold, sync_on_compute=False)
+
+    def update(self, probabilities: Tensor, truth: Tensor) -> None:
+        for metric in (self._reference, self._strict, self._dataset):
+            metric.update(probabilities, truth)
+
+    def compute(self, empty: bool) -> Scores:
+        """empty: false marks are those in frames in which nothing should be marked, in place of all."""
+        scores = {"reference": self._reference.compute(), "strict": self._strict.compute()}
+        whole = self._dataset.compute()
+        scores["dataset"] = {name: whole[name] for name in ("miou", "f")}
+        scores["dataset-2classes"] = {name: whole[f"{name}_2classes"] for name in ("miou", "f")}
+        fpr = scores["strict"]["fpr_empty" if empty else "active"]
+        return {protocol: {**values, "fpr": fpr} for protocol, values in scores.items()}
 
 
 def predict(model, frames: np.ndarray, sound: np.ndarray, size: tuple[int, int] = (SIZE, SIZE)) -> Tensor:
@@ -90,16 +120,28 @@ def predict(model, frames: np.ndarray, sound: np.ndarray, size: tuple[int, int] 
 
     sound: a wave [n] or log-mel windows [T, 96, 64]. Raises UserError for log-mel where the model takes waves alone.
     """
+    return predict_each(model, frames, [sound], size)[0]
+
+
+def predict_each(
+    model, frames: np.ndarray, sounds: Sequence[np.ndarray], size: tuple[int, int] = (SIZE, SIZE)
+) -> list[Tensor]:
+    """`predict` of the same pictures under each of several sounds. A model with `.see_clip(frames)`, whose result its
+    `predict` takes as `looks`, looks at them once.
+    """
     spec: ClipSpec = model.spec
     pictures = resized(torch.from_numpy(frames), spec.image_size)
-    sounds = torch.from_numpy(model_sound(model, sound, len(frames)))
-    parts = []
+    windows = [torch.from_numpy(model_sound(model, sound, len(frames))) for sound in sounds]
+    parts: list[list[Tensor]] = [[] for _ in sounds]
+    once = len(sounds) > 1 and hasattr(model, "see_clip")
     with torch.inference_mode():
         for start in range(0, len(frames), spec.frames):
             part = slice(start, start + spec.frames)
-            logits = model.predict(pictures[part], sounds[part]).logits.float().cpu()
-            parts.append(F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0])
-    return torch.cat(parts).sigmoid()
+            kept = {"looks": model.see_clip(pictures[part])} if once else {}
+            for waves, found in zip(windows, parts, strict=True):
+                logits = model.predict(pictures[part], waves[part], **kept).logits.float().cpu()
+                found.append(F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0])
+    return [torch.cat(found).sigmoid() for found in parts]
 
 
 def evaluate_command(
@@ -130,17 +172,15 @@ def evaluate_command(
     with Progress(console=Console(stderr=True)) as bar:
         for name in sets:
             total = len(records[name][:clips])
-            scores: dict[str, Scores] = {}
-            for audio in AUDIOS:
-                if audio == "offscreen" and any(record.onscreen is None for record in records[name]):
-                    bar.console.print(f"{name}: no off-screen row, its clips do not say what is in the picture")
-                    continue
-                if audio == "noise" and not all(record.has_wave for record in records[name]):
-                    bar.console.print(f"{name}: no noise row, log-mel windows do not say how loud its clips are")
-                    continue
-                task = bar.add_task(f"{name}, {audio}", total=total)
-                advance = partial(bar.advance, task)
-                scores[audio] = evaluate(loaded.model, records[name], audio, seed, clips, advance, settings=settings)
+            audios = list(AUDIOS)
+            if any(record.onscreen is None for record in records[name]):
+                bar.console.print(f"{name}: no off-screen row, its clips do not say what is in the picture")
+                audios.remove("offscreen")
+            if not all(record.has_wave for record in records[name]):
+                bar.console.print(f"{name}: no noise row, log-mel windows do not say how loud its clips are")
+                audios.remove("noise")
+            advance = partial(bar.advance, bar.add_task(name, total=total))
+            scores = evaluate_each(loaded.model, records[name], audios, seed, clips, advance, settings)
             ids = records[name][0].layout in WITH_IDS
             if ids and loaded.model.config.semantic and settings.size is not None:
                 task = bar.add_task(f"{name}, classes", total=total)

@@ -15,7 +15,7 @@ from icf_avs.avsbench.layouts import read_set
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
-from icf_avs.evaluate import AUDIOS, evaluate, evaluate_command
+from icf_avs.evaluate import AUDIOS, evaluate, evaluate_command, evaluate_each
 from icf_avs.probe.sounds import donors, heard
 from icf_avs.results import COLUMNS, Settings, read_rows, revision
 
@@ -126,6 +126,30 @@ def test_another_size_is_that_of_pictures_and_masks(tiny):
     for size in (224, 512, None):
         assert evaluate(model, [spy], settings=Settings(size=size))["strict"]["miou"] > 0.95
     assert loaded == [224, 512, None] and set(seen) == {(5, 224, 224, 3)}  # the network's own stays
+
+
+def test_pictures_are_looked_at_once_for_all_sounds(tiny):
+    class Once(Listener):
+        looked = 0
+
+        def see_clip(self, frames):
+            self.looked += 1
+            return frames
+
+        def predict(self, frames, waves, looks=None):
+            assert looks is None or torch.equal(looks, frames)
+            self.kept = looks is not None
+            return super().predict(frames, waves)
+
+    records = read_set(tiny.ms3("test", 2), "test")
+    model, audios = Once(ClipSpec()), ("true", "silence", "noise")
+    found = evaluate_each(model, records, audios)
+    assert model.looked == 2 and model.kept and tuple(found) == audios
+    for audio in audios:
+        np.testing.assert_equal(found[audio], evaluate(Listener(ClipSpec()), records, audio))
+    assert evaluate(model, records)["strict"] == found["true"]["strict"] and not model.kept
+    with pytest.raises(ValueError, match="audio is 'loud'"):
+        evaluate_each(model, records, ("true", "loud"))
 
 
 def test_labels_say_which_settings_differ():

@@ -123,7 +123,10 @@ def test_where_nothing_is_heard_nothing_is_marked(model, catalog):
     whole, loud = model.predict(frames, waves), model.predict(frames[[0, 2]], waves[[0, 2]])
     assert whole.heard.any(1).tolist() == [True, False, True]
     torch.testing.assert_close(whole.logits[[0, 2]], loud.logits, atol=1e-4, rtol=0)  # two sounds round unlike three
+    looks = model.see_clip(frames)  # of all, as if it were not known yet in which something is heard
+    torch.testing.assert_close(model.predict(frames, waves, looks).logits, whole.logits, atol=1e-4, rtol=0)
     quiet = model.predict(frames, torch.zeros_like(waves))
+    assert torch.equal(model.predict(frames, torch.zeros_like(waves), looks).logits, quiet.logits)
     assert quiet.logits.shape == whole.logits.shape
     assert torch.equal(quiet.logits, quiet.logits[:1, :1, :1].expand_as(quiet.logits)) and quiet.logits.max() < -20
     assert torch.equal(whole.logits[1], quiet.logits[1])

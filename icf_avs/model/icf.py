@@ -78,6 +78,12 @@ class Look(NamedTuple):
     pyramid: list[Tensor]
     pictures: Tensor | None
 
+    def at(self, frames: Tensor) -> Look:
+        """Those of some frames, bool [T]."""
+        return Look(
+            [level[:, frames] for level in self.pyramid], None if self.pictures is None else self.pictures[:, frames]
+        )
+
 
 class Answer(NamedTuple):
     """R sounds over N = B*T pictures. Of MIT: text, level -> [R,B,...,n,D], and seen [N,M,h,w], the reading of every
@@ -302,9 +308,16 @@ class ICF(nn.Module):
         return [torch.cat(level).unflatten(0, pictures.shape[:2]) for level in levels]
 
     @torch.inference_mode()
-    def predict(self, frames: Tensor, waves: Tensor) -> Prediction:
+    def see_clip(self, frames: Tensor) -> tuple[Look, ...]:
+        """What `predict` needs of frames uint8 [T,S,S,3], for those who ask it about several sounds."""
+        self.eval()
+        return self.see(frames[None].to(self.offset.device))
+
+    @torch.inference_mode()
+    def predict(self, frames: Tensor, waves: Tensor, looks: tuple[Look, ...] | None = None) -> Prediction:
         """One clip: frames uint8 [T,S,S,3], waves [T,N] at spec.sample_rate -> Prediction, on the CPU. Where sound
-        enters by words, frames in which none is heard are not looked at: nothing is marked there.
+        enters by words, frames in which none is heard are not looked at: nothing is marked there. looks: `see_clip` of
+        the frames, where it is known already.
         """
         self.eval()
         device, loud = self.offset.device, torch.ones(len(frames), dtype=torch.bool)
@@ -315,7 +328,10 @@ class ICF(nn.Module):
             loud = (heard > 0).any(1)
         looked = loud.clone()
         looked[0] |= not loud.any()  # it says how large the answer is
-        looks = self.see(frames[looked][None].to(device))
+        if looks is None:
+            looks = self.see(frames[looked][None].to(device))
+        elif not looked.all():
+            looks = tuple(look.at(looked.to(device)) for look in looks)
         output = self.mark(looks, sound[looked][None], torch.ones(1, int(looked.sum()), dtype=torch.bool))
 
         def of_all(answer: Tensor, quiet: float) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from icf_avs.errors import UserError
-from icf_avs.evaluate import predict
+from icf_avs.evaluate import predict, predict_each
 from icf_avs.metrics.binary import areas
 from icf_avs.probe.scores import ALL, CHANGED, Key, Scores, Tally, compared
 from icf_avs.probe.sounds import NEGATIVES, UNKNOWN, Donor, choose_donor, frame_heard, heard
@@ -78,17 +78,18 @@ def probe_set(
         counts[index] = truth.any(2).any(1).sum()
         sets = _sounding(record, clip)
         changed, mute = (torch.from_numpy(flags)[labelled] for flags in _shift(sets))
+        own = (audio for audio in CONDITIONS if audio not in ("offscreen", BLANK))
+        sounds = {audio: heard(clip, records, index, audio, seed) for audio in own}
+        if donor is not None:
+            sounds["offscreen"] = records[donor.index].load().wave
+        found = dict(zip(sounds, predict_each(model, clip.frames, list(sounds.values())), strict=True))
+        found[BLANK] = predict(model, np.full_like(clip.frames, _GREY), sounds["true"])
         marked = {}
         for condition in CONDITIONS:
-            if condition != "offscreen":
-                wave = heard(clip, records, index, "true" if condition == BLANK else condition, seed)
-            elif donor is not None:
-                wave = records[donor.index].load().wave
-            else:
+            if condition not in found:
                 progress()
                 continue
-            frames = np.full_like(clip.frames, _GREY) if condition == BLANK else clip.frames
-            probabilities = predict(model, frames, wave)[labelled]
+            probabilities = found[condition][labelled]
             silent = torch.ones(len(truth), dtype=torch.bool)
             if condition in ("true", "shifted"):
                 silent = ~truth.any(2).any(1) if condition == "true" else mute
