@@ -136,7 +136,10 @@ def _frame_mask(
     kinds: torch.Tensor | None, names: tuple[str, ...],
 ) -> FrameMask:  # fmt: skip
     size, least = (info.height, info.width), math.log(threshold / (1 - threshold))
-    native = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
+    if kinds is None and logits.amax() <= least:  # nothing is marked, so nothing is to be enlarged
+        native = torch.full(size, -math.inf)
+    else:
+        native = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
     mask = native > least
     marked = native.numpy()[mask.numpy()]  # NumPy picks them three times as fast
     classes: tuple[ClassMask, ...] = ()

@@ -101,7 +101,7 @@ class EfficientNetLite0(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, frames: Tensor) -> list[Tensor]:
-        x = (frames.permute(0, 3, 1, 2).float() / 255.0 - MEAN) / SCALE
+        x = frames.permute(0, 3, 1, 2).float().div_(255.0).sub_(MEAN).div_(SCALE)
         x = convolved(self.stem, x.contiguous(memory_format=torch.channels_last), clip=True)
         pyramid = []
         for index, block in enumerate(self.blocks):

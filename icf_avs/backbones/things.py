@@ -74,7 +74,7 @@ class ThingSegmenter(nn.Module):
 
     def logits(self, pictures: Tensor) -> Tensor:
         """uint8 [N,S,S,3], S = 16 k + 1 -> logits [N,21,k+1,k+1], the ground first."""
-        x = pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = pictures.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         x = self.blocks(convolved(self.stem, x, clip=True))
         mean = F.relu(self.pooled(x.mean((2, 3), keepdim=True))).expand(-1, -1, *x.shape[2:])
         return self.classes(F.relu(self.joined(torch.cat([mean, F.relu(self.branch(x))], dim=1))))
