@@ -51,7 +51,7 @@ def write_film(
         rate = min(Fraction(info.frame_rate).limit_denominator(1001), Fraction(_MAX_RATE))
         video = container.add_stream("libx264", rate=rate, options=_ENCODER)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        # The masks have the other half. On two cores, one thread encodes a picture for a sixth less than two do.
+        # The masks have the other half. On two cores, one thread spends less on a picture than two do.
         video.codec_context.thread_count = max(1, (os.cpu_count() or 1) // 2)
         video.codec_context.time_base = _CLOCK
         video.codec_context.sample_aspect_ratio = info.pixel_aspect
