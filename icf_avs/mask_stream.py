@@ -12,6 +12,7 @@ from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -136,26 +137,20 @@ def _frame_mask(
     kinds: torch.Tensor | None, names: tuple[str, ...],
 ) -> FrameMask:  # fmt: skip
     size, least = (info.height, info.width), math.log(threshold / (1 - threshold))
-    if kinds is None and logits.amax() <= least:  # nothing is marked, so nothing is to be enlarged
-        native = torch.full(size, -math.inf)
-    else:
-        native = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
+    described = partial(FrameMask, shot.index, start, end, shot.time, heard=heard, class_names=names)
+    if kinds is None and logits.amax() <= least:
+        return described(area=0.0, score=0.0, run_lengths=coco.encode_nothing(*size))
+    native = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
     mask = native > least
     marked = native.numpy()[mask.numpy()]  # NumPy picks them three times as fast
     classes: tuple[ClassMask, ...] = ()
     if kinds is not None:
         classes = class_masks(class_labels(kinds, size, mask).cpu().numpy(), native.sigmoid().cpu().numpy())
-    return FrameMask(
-        index=shot.index,
-        start=start,
-        end=end,
-        picture_time=shot.time,
+    return described(
         area=len(marked) / mask.numel(),
         score=torch.from_numpy(marked).sigmoid().mean().item() if len(marked) else 0.0,
-        heard=heard,
         run_lengths=coco.encode(mask.cpu().numpy()),
         classes=classes,
-        class_names=names,
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +95,7 @@ def segment_video(
             frames = film.frames
             for frame, preview in masks:
                 film.add(frame)
-                mask = Image.fromarray(frame.mask.view(np.uint8) * np.uint8(255))
-                mask.save(new / "masks" / f"{frame.index:06d}.png", **_PNG)
+                (new / "masks" / f"{frame.index:06d}.png").write_bytes(_png(frame))
                 if semantic:
                     indexed(frame.class_ids).save(new / "classes" / f"{frame.index:06d}.png", **_PNG)
                 if frame.index in shown:
@@ -107,6 +108,22 @@ def segment_video(
             film.finish(lambda: _tell(progress, count + film.drawn, 2 * count))
         _tell(progress, 2 * count, 2 * count)
     return Segmentation(info, spec, tuple(frames), folder)
+
+
+def _png(frame: FrameMask) -> bytes:
+    """The mask as a grey picture, 0 or 255; one without a mark as it was made last."""
+    return _drawn(frame.mask) if frame.area else _black(*frame.run_lengths["size"])
+
+
+@lru_cache(maxsize=1)
+def _black(height: int, width: int) -> bytes:
+    return _drawn(np.zeros((height, width), bool))
+
+
+def _drawn(mask: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(mask.view(np.uint8) * np.uint8(255)).save(file, "PNG", **_PNG)
+    return file.getvalue()
 
 
 def check_class_head(model: Model, name: str) -> None:

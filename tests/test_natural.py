@@ -14,7 +14,7 @@ import icf_avs
 from icf_avs import checkpoint as checkpoints
 from icf_avs.__main__ import main
 from icf_avs.asked_words import asked_words
-from icf_avs.backbones import efficientat
+from icf_avs.backbones import efficientat, evidence_pyramid
 from icf_avs.backbones.heard_words import audio_words
 from icf_avs.checkpoint import default_checkpoint, load_checkpoint, save_checkpoint
 from icf_avs.data.resampling import resample
@@ -116,7 +116,9 @@ def test_a_picture_is_looked_at_twice(model, catalog):
 
 def test_where_nothing_is_heard_nothing_is_marked(model, catalog, monkeypatch):
     """Quiet frames are not looked at; the others are answered as if these were not there."""
-    listen = model.audio.listen  # one by one: the tagger rounds three sounds unlike two
+    listen = model.audio.listen  # one by one: the tagger rounds three sounds unlike two, and encoders pictures
+    monkeypatch.setattr(evidence_pyramid, "_LARGE", 0)
+    monkeypatch.setattr(evidence_pyramid, "_SEGMENTED", 1)
     monkeypatch.setattr(model.audio, "listen", lambda waves: torch.cat([listen(wave[None]) for wave in waves]))
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 255, (3, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)

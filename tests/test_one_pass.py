@@ -47,7 +47,7 @@ def test_the_numbers_of_separate_steps(name: str, kind: str) -> None:
         found = convolved(layer, x, clip=kind == "clipped", plus=plus)
         torch.testing.assert_close(found, steps(layer, x, kind == "clipped", plus), atol=1e-4, rtol=1e-5)
         assert torch.equal(x, before)
-    assert bool(one_pass._laid_out.get(layer)) == CAPABLE
+    assert len(one_pass._laid_out.get(layer, {})) == (one_pass._MOST if CAPABLE else 0)  # of three shapes
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _CAPABLE = ("AVX2", "AVX512")
+_MOST = 2  # kernels that are kept of a layer, the last used ones: each takes the memory of the weights once more
 
 
 class _Kept(NamedTuple):
@@ -49,9 +50,12 @@ def convolved(layer: nn.Conv2d, x: Tensor, clip: bool = False, plus: Tensor | No
         return y if plus is None else y + plus
     wanted = x.shape, layer.stride, layer.dilation
     laid_out = _laid_out.setdefault(layer, {})
-    kept = laid_out.get(wanted)
+    kept = laid_out.pop(wanted, None)
     if kept is None or kept.version != layer.weight._version:
-        kept = laid_out[wanted] = _Kept.of(layer, x)
+        kept = _Kept.of(layer, x)
+    laid_out[wanted] = kept  # the last one now
+    if len(laid_out) > _MOST:
+        del laid_out[next(iter(laid_out))]
     given = kept.kernel, layer.bias, kept.padding, layer.stride, layer.dilation, layer.groups
     one_pass = torch.ops.mkldnn._convolution_pointwise
     if plus is not None:
@@ -60,10 +64,9 @@ def convolved(layer: nn.Conv2d, x: Tensor, clip: bool = False, plus: Tensor | No
 
 
 def _possible(layer: nn.Conv2d, x: Tensor) -> bool:
-    """A single picture, since kernels are laid out for one number of them; and weights that know when they change."""
+    """Nothing is learnt, and the weights know when they change."""
     return (
-        len(x) == 1
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
         and x.dtype == torch.float32
         and not (torch.is_grad_enabled() and (x.requires_grad or layer.weight.requires_grad))
         and not layer.weight.is_inference()

@@ -300,8 +300,10 @@ class ICF(nn.Module):
         return output
 
     def _looked(self, pictures: Tensor, *things: Tensor) -> list[Tensor]:
-        """`look`, but on a CPU at one picture after the other, in the memory that one takes."""
-        if pictures.device.type != "cpu":
+        """`look`, but on a CPU at one picture after the other, in the memory that one takes, unless the encoder knows
+        better.
+        """
+        if pictures.device.type != "cpu" or getattr(self.visual, "takes_turns", False):
             return self.look(pictures, *things)
         each = zip(*(whole.flatten(0, 1).split(1) for whole in (pictures, *things)), strict=True)
         levels = zip(*(self.visual(*one) for one in each), strict=True)

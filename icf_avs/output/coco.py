@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,9 +26,22 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
     return {"size": list(run_lengths["size"]), "counts": run_lengths["counts"].decode("ascii")}
 
 
+def encode_nothing(height: int, width: int) -> dict[str, Any]:
+    """encode(zeros [height, width])."""
+    return {"size": [height, width], "counts": _nothing(height, width)}
+
+
 def decode(run_lengths: dict[str, Any]) -> np.ndarray:
     """The inverse of encode: bool [H, W]."""
+    if run_lengths["counts"] == _nothing(*run_lengths["size"]):
+        return np.zeros(run_lengths["size"], bool)
     return coco_mask.decode(run_lengths).astype(bool)
+
+
+@lru_cache(maxsize=4)
+def _nothing(height: int, width: int) -> str:
+    """Run lengths of a mask without a mark: of the many in a video, none is worked out."""
+    return encode(np.zeros((height, width), bool))["counts"]
 
 
 def check_run_lengths(run_lengths: dict[str, Any], height: int, width: int) -> None:
