@@ -119,7 +119,7 @@ def _forget_after(log: Path, step: int) -> None:
 def recipe_of(config: TrainConfig, trainer: Trainer, scores: dict[str, float]) -> dict[str, Any]:
     """What a checkpoint says of its making."""
     return {
-        "command": f"icf train {config.name}",
+        "command": f"icf train {config.name}" + (f" --seed {config.seed}" if config.seed else ""),
         "config": asdict(config),
         "weights": asdict(Weights()),
         "finishing weights": asdict(FINISHING),
