@@ -188,6 +188,35 @@ def test_film_of_mono_is_mono_and_of_more_stereo(tmp_path, channels, expected):
     assert abs(int(np.abs(heard).argmax()) - 24_000) < 480
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+@pytest.mark.parametrize("case", ["plain", "late sound", "late pictures"])
+def test_the_sound_of_a_film_is_the_videos_own_aac(tmp_path, name, case):
+    """Packet for packet, at the second it belongs to; what is heard before the first picture is left out."""
+    times = [0.5 + number / 25 for number in range(50)] if case == "late pictures" else None
+    source = make_clip(tmp_path / name, times=times, sound=tone(2.5), sound_at=0.3 if case == "late sound" else 0.0)
+    info = film(source, tmp_path / "film.mp4", nothing((160, 120)))
+    own, made = packets_of_sound(source), packets_of_sound(tmp_path / "film.mp4")
+    left_out = len(own) - len(made)
+    assert info.audio_unbroken and [data for _, data in own[left_out:]] == [data for _, data in made]
+    assert np.abs([at - info.start - put for (at, _), (put, _) in zip(own[left_out:], made, strict=True)]).max() < 0.001
+    assert left_out == (23 if case == "late pictures" else 0)  # of 1,024 samples; the last before 0.5 s is kept
+
+
+def packets_of_sound(path):
+    """(seconds, bytes) of each."""
+    with av.open(str(path)) as container:
+        found = [packet for packet in container.demux(container.streams.audio[0]) if packet.size]
+        return [(float(packet.pts * packet.time_base), bytes(packet)) for packet in found]
+
+
+def test_a_hole_in_the_sound_is_silence_in_the_film(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", sound=click(2, at=1.5) + 0.5 * click(2, at=0.1), hole=(0.4, 1.0))
+    assert not probe(source).audio_unbroken
+    film(source, tmp_path / "film.mp4", nothing((160, 120)))
+    heard = np.abs(AudioWindows(tmp_path / "film.mp4", 48_000).read(0, 96_000))
+    assert abs(int(heard.argmax()) - 72_000) < 480 and heard[24_000:43_200].max() < 0.01
+
+
 def test_sheet_shows_at_most_twelve_evenly_spaced(tmp_path):
     assert tile_numbers(1) == {0}
     assert tile_numbers(12) == set(range(12))

@@ -13,10 +13,9 @@ import av
 import numpy as np
 
 from icf_avs.data.media import MediaInfo, chosen_streams, decoded, opened, probe
+from icf_avs.data.scan import JUMP
 from icf_avs.errors import UserError
 
-# Sound whose time stamps stray further than this from its sample count has a hole or an overlap (seconds).
-_JUMP = 0.05
 # Full scale is 1; floating-point sound may go beyond, but what is louder than this is damage.
 _LOUDEST = 8.0
 
@@ -67,7 +66,7 @@ def _runs(frames: Iterator, start: float, rate: int, layout: str | None) -> Iter
         first, source = upcoming, upcoming.layout.name
         placed = not source.startswith("ambisonic") and not source.endswith("channels")
         resampler = av.AudioResampler("flt", layout if placed else None, rate)
-        while upcoming is not None and kind(upcoming) == kind(first) and abs(begins(upcoming) - end) <= _JUMP:
+        while upcoming is not None and kind(upcoming) == kind(first) and abs(begins(upcoming) - end) <= JUMP:
             end += upcoming.samples / upcoming.sample_rate
             for block in resampler.resample(upcoming):
                 yield _samples(block) if placed else _spread(_samples(block), source, layout)

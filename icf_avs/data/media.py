@@ -65,6 +65,7 @@ class MediaInfo:
     audio_track: int  # which of the file's audio tracks its sound is, counted from 1; 0 without sound
     audio_rate: int  # samples a second, 0 without sound
     audio_channels: int  # as its head says, 0 without sound
+    audio_unbroken: bool  # no holes, no overlaps
     video_codec: str
     audio_codec: str  # "" without sound
     start: float  # the container's time at second 0
@@ -179,6 +180,7 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
             audio_track=container.streams.audio.index(audio) + 1 if scan.sounds else 0,
             audio_rate=audio.rate if scan.sounds else 0,
             audio_channels=audio.channels if scan.sounds else 0,
+            audio_unbroken=scan.unbroken,
             video_codec=video.codec_context.codec.name,
             audio_codec=audio.codec_context.codec.name if scan.sounds else "",
             start=start,

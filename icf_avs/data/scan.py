@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from icf_avs.errors import UserError
 _STATES_LENGTH = {"mov", "matroska", "avi", "flv", "asf"}
 _LONGEST = 24  # hours
 _LONGEST_HOLE = 10  # minutes without a new picture and without sound; a clock that jumps further is a broken one
+JUMP = 0.05  # seconds: sound whose time stamps stray further from where it should be has a hole or an overlap
 
 
 @dataclass
@@ -27,6 +29,8 @@ class Scan:
     picture: av.VideoFrame | None = None
     pictures: int = 0  # packets of pictures that are shown
     sounds: int = 0  # packets of sound
+    unbroken: bool = True  # each packet of sound is as long as the first, and begins where the one before it ends
+    length: float = math.inf  # of the first packet of sound, in seconds
     corrupt: bool = False
     last: float | None = None  # container time of the last shown picture; None without time stamps
     ends: dict[int, float] = field(default_factory=dict)  # of each stream, container time
@@ -47,9 +51,15 @@ class Scan:
         self.pictures += shown
         stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is None:
+            self.unbroken &= not is_audio
             return
         time = float(stamp * packet.time_base)
-        end = time + float((packet.duration or 0) * packet.time_base)
+        length = float((packet.duration or 0) * packet.time_base)
+        end = time + length
+        if is_audio:  # a hole may be told as a packet that lasts on
+            if self.sounds == 1:
+                self.length = length
+            self.unbroken &= abs(self.ends.get(index, time) - time) <= JUMP and length <= self.length + JUMP
         self.ends[index] = max(self.ends.get(index, end), end)
         if is_audio or shown:
             self.minutes.add(int(time // 60))

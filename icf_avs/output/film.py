@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,21 +16,20 @@ from av.codec.context import Flags
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
-from icf_avs.data.audio_windows import Sound, sound_blocks
+from icf_avs.data.audio_windows import Sound
 from icf_avs.data.media import MediaInfo, Orientation, video_frames
 from icf_avs.output.class_overlay import ClassOverlay
+from icf_avs.output.film_sound import film_sound
 from icf_avs.output.overlay import Overlay
 
 _CLOCK = Fraction(1, 90_000)  # fine enough for pictures at irregular times
 # The fastest preset, and one quantizer for all pictures: to choose one for each, CRF first analyses half-size copies,
 # which takes nearly as long again. 23 leaves a PSNR of 43 to 45 dB, in about the room that CRF 23 takes.
 _ENCODER = {"preset": "ultrafast", "qp": "23", "a53cc": "0"}  # captions are lost where a picture is drawn on
-_AAC = {"aac_coder": "fast"}  # at this rate no worse than the default, by signal to noise, in two thirds of its time
 _MAX_RATE = 30  # pictures a second; faster video is thinned
 _SOUND_AT_ONCE = 1.0  # seconds: picture by picture, each would push the other's encoder out of the processor's cache
 _BT601 = 5  # the matrix that RGB video (0) is converted with, in FFmpeg's numbering
 Mask = TypeVar("Mask")
-_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 def write_film(
@@ -45,7 +44,7 @@ def write_film(
     for the video's own; `pictures` are those of `video_frames`, by default decoded here. Raises UserError if the video
     breaks in the middle.
     """
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container, ExitStack() as opened:
         # Even sizes are what 4:2:0 asks for; the last row and column of an odd picture are doubled.
         width, height = info.width + info.width % 2, info.height + info.height % 2
         rate = min(Fraction(info.frame_rate).limit_denominator(1001), Fraction(_MAX_RATE))
@@ -56,7 +55,7 @@ def write_film(
         video.codec_context.time_base = _CLOCK
         video.codec_context.sample_aspect_ratio = info.pixel_aspect
         video.codec_context.flags |= Flags.frame_duration  # or the encoder guesses how long the last picture lasts
-        track = _Sound(container, info, sound)
+        track = film_sound(container, info, sound, opened)
         reformatter = VideoReformatter()
         current, overlay, sounded = -1, None, 0.0
         for time, frame, until in _at_each_mask(_kept(info, pictures or video_frames(info)), interval_at):
@@ -139,29 +138,3 @@ def _drawn(
         planes.append(plane)
     overlay.draw_yuv420(*planes)
     return picture
-
-
-class _Sound:
-    """The video's sound as AAC, always at the second it belongs to: holes are filled, late sound stays late."""
-
-    def __init__(self, container: av.container.OutputContainer, info: MediaInfo, sound: Sound | None = None) -> None:
-        self._container = container
-        rate = info.audio_rate if info.audio_rate in _AAC_RATES else 48_000
-        self._layout = "mono" if sound is None and info.audio_channels == 1 else "stereo"
-        self._stream = container.add_stream("aac", rate=rate, layout=self._layout, options=_AAC)
-        self._blocks = (sound or partial(sound_blocks, info))(rate, self._layout)
-        self._samples = 0
-
-    def write_until(self, time: float) -> None:
-        """Encode blocks until the sound reaches `time` seconds or its end."""
-        rate = self._stream.rate
-        while self._samples < time * rate:
-            block = next(self._blocks, None)
-            if block is None:
-                if time == math.inf:
-                    self._container.mux(self._stream.encode(None))
-                return
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), "fltp", self._layout)
-            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), self._samples
-            self._container.mux(self._stream.encode(frame))
-            self._samples += block.shape[1]
