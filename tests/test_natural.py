@@ -295,8 +295,10 @@ def test_rows_of_the_study():
     rows = {row: study.row_config(row, 1, 20) for row in study.ROWS}
     assert all(config.seed == 1 and config.words.held_out for config in rows.values())
     assert not natural().words.held_out
-    assert {row: config.steps for row, config in rows.items()} == dict.fromkeys(rows, 20) | {"open": natural().steps}
+    long = dict.fromkeys(("open", "open-baseline", "open-mit"), natural().steps)
+    assert {row: config.steps for row, config in rows.items()} == dict.fromkeys(rows, 20) | long
     assert rows["all"].model == rows["open"].model == natural().model
+    assert all(rows[row].model == rows[f"open-{row}"].model for row in ("baseline", "mit"))
     assert rows["mit"].model["counterfactual"] is None is rows["mit"].model["contrastive"]
     assert rows["baseline"].model["implicit_text"] is None is rows["baseline"].model["evidence"]
     baseline = build_model(replace(rows["baseline"], model={**rows["baseline"].model, "dim": 32}), audio_words())

@@ -120,8 +120,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "score the open vocabulary on composed scenes of kinds that training knows and does not know",
         "  icf study natural                             all that results/natural.csv lacks\n"
         "  icf study natural --rows shipped              the shipped checkpoint alone, in a minute\n\n"
-        "Rows: shipped; open, the recipe natural kept from the kinds that are tested, seed 0 alone; and open cut\n"
-        "short: baseline, mit, all. Interrupted, it goes on later.",
+        "Rows: shipped; open, open-mit, open-baseline: the recipe natural, whole and without parts, kept from the\n"
+        "kinds that are tested, seed 0 alone; and these cut short: all, mit, baseline. Interrupted, it goes on later.",
     )
     part.add_argument("--rows", metavar="ROW", nargs="+", help="only these rows, anew (default: all that lack)")
     part.add_argument("--seeds", metavar="N", type=positive, default=3, help="seeds 0 to N-1 of each row (default: 3)")

@@ -1,9 +1,10 @@
 """`icf study natural`: what an open vocabulary is worth, on word scenes of kinds that training knows and does not know.
 
-Rows: "shipped", the checkpoint as it is; "open", a run of the same recipe that keeps some kinds from training; and such
-runs cut short, whole and without parts of the method. The sets (word_scores.py): `known`, new scenes of kinds that all
-runs know; `cross`, the same with other recordings of these kinds; `heldout`, scenes and recordings of kinds that
-training was kept from; `unnamed`, more such kinds, for which the tagger has no name: none can be heard as what it is.
+Rows: "shipped", the checkpoint as it is; "open", a run of the same recipe that keeps some kinds from training, also
+with no part of the method ("open-baseline") and with MIT alone ("open-mit"); and such runs cut short. The sets
+(word_scores.py): `known`, new scenes of kinds that all runs know; `cross`, the same with other recordings of these
+kinds; `heldout`, scenes and recordings of kinds that training was kept from; `unnamed`, more such kinds, for which the
+tagger has no name: none can be heard as what it is.
 "shipped" knows all kinds and is scored on the first two alone.
 """
 
@@ -44,9 +45,11 @@ from icf_avs.training.recipes import ablation, natural
 from icf_avs.training.run import fit, recipe_of
 from icf_avs.training.trainer import Trainer, build_model
 
-SHIPPED, OPEN = "shipped", "open"
+SHIPPED = "shipped"
 _WHOLE = ("mit", "sc", "cdcl")
-ROWS: dict[str, tuple[str, ...]] = {OPEN: _WHOLE, "baseline": (), "mit": ("mit",), "all": _WHOLE}
+# Row -> parts of the method. Those of LONG run as long as the recipe says, with one seed.
+LONG: dict[str, tuple[str, ...]] = {"open": _WHOLE, "open-baseline": (), "open-mit": ("mit",)}
+ROWS = LONG | {"baseline": (), "mit": ("mit",), "all": _WHOLE}
 # set -> (split, recordings, held-out kinds that are asked for, scenes before those without a question are left out)
 SETS: dict[str, tuple[str, str, tuple[str, ...], int]] = {
     "known": ("test", "train", (), 240),
@@ -61,12 +64,12 @@ Say = Callable[[str, int, int], None]  # what, done, total
 
 
 def row_config(row: str, seed: int, steps: int) -> TrainConfig:
-    """The recipe with the parts of a row, kept from what is tested and, but for the row "open", cut short. Without MIT
+    """The recipe with the parts of a row, kept from what is tested and, but for those of LONG, cut short. Without MIT
     there is no vocabulary to search evidence for.
     """
     recipe = natural()
     recipe = replace(recipe, words=replace(recipe.words, held_out=True))
-    steps = recipe.steps if row == OPEN else steps
+    steps = recipe.steps if row in LONG else steps
     config = replace(ablation(recipe, *ROWS[row]), name=row, steps=steps, seed=seed)
     return config if "mit" in ROWS[row] else replace(config, model={**config.model, "evidence": None})
 
@@ -127,7 +130,7 @@ def natural_command(args: argparse.Namespace) -> None:
 
         tests = load_tests(workers, say)
         for row in args.rows or (SHIPPED, *ROWS):
-            for seed in range(1 if row in (SHIPPED, OPEN) else args.seeds):
+            for seed in range(1 if row == SHIPPED or row in LONG else args.seeds):
                 if not args.rows and (row, str(seed)) in done:
                     continue
                 if row == SHIPPED:
