@@ -202,6 +202,19 @@ def test_the_sound_of_a_film_is_the_videos_own_aac(tmp_path, name, case):
     assert left_out == (23 if case == "late pictures" else 0)  # of 1,024 samples; the last before 0.5 s is kept
 
 
+def test_sound_that_an_edit_list_cuts_off_is_not_in_the_film(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", seconds=2, sound=tone(2))
+    data = bytearray(source.read_bytes())
+    entry = data.rindex(b"elst") + 12  # the only one of the sound: its length in milliseconds comes first
+    assert int.from_bytes(data[entry : entry + 4], "big") == 2_000
+    data[entry : entry + 4] = (1_000).to_bytes(4, "big")
+    source.write_bytes(data)
+    film(source, tmp_path / "film.mp4", nothing((160, 120)))
+    heard = [AudioWindows(path, 48_000).read(0, 96_000) for path in (source, tmp_path / "film.mp4")]
+    np.testing.assert_array_equal(*heard)
+    assert np.abs(heard[1][47_000:48_000]).max() > 0.2 and not heard[1][50_000:].any()
+
+
 def packets_of_sound(path):
     """(seconds, bytes) of each."""
     with av.open(str(path)) as container:
