@@ -64,10 +64,10 @@ class _Copied:
                 return
             begin = packet.dts if packet.pts is None else packet.pts
             packet.pts = packet.dts = begin - round(start / packet.time_base)
-            if packet.pts + 2 * packet.duration <= 0 or (packet.is_discard and packet.pts >= 0):  # not to be heard
-                continue
-            packet.stream = self._stream
-            yield packet
+            early, cut_off = packet.pts + 2 * (packet.duration or 0) < 0, packet.is_discard and packet.pts >= 0
+            if not (early or cut_off):
+                packet.stream = self._stream
+                yield packet
 
     def write_until(self, time: float) -> None:
         while self._next is not None and self._next.pts * self._next.time_base < time:
