@@ -132,23 +132,3 @@ def test_a_word_reads_as_itself_whatever_its_length() -> None:
 def test_few_names(names: int) -> None:
     vocabulary = Vocabulary(torch.randn(names, 8), 1, DIM)
     assert torch.isfinite(vocabulary.read(torch.randn(3, DIM))).all()
-
-
-def test_words_that_are_kept_are_those_of_the_present_parameters() -> None:
-    vocabulary = part(2).vocabulary
-    learnt = vocabulary.words()
-    with torch.no_grad():
-        kept = vocabulary.words()
-        assert vocabulary.words() is kept and torch.equal(kept, learnt)
-        vocabulary.project.weight.mul_(2)
-        assert not torch.equal(vocabulary.words(), kept)
-        vocabulary.load_state_dict(part(2, seed=1).vocabulary.state_dict())
-        assert torch.equal(vocabulary.words(), part(2, seed=1).vocabulary.words())
-        assert vocabulary.double().words().dtype == torch.float64
-        with torch.autocast("cpu", torch.bfloat16):
-            vocabulary.float().words()
-        assert vocabulary.words().dtype == torch.float32
-    with torch.inference_mode():
-        vocabulary.words()
-    vocabulary.words().sum().backward()  # a product of its own again
-    assert vocabulary.free.grad is not None

@@ -65,6 +65,18 @@ def test_new_weights_and_a_new_geometry_are_noticed() -> None:
     assert torch.equal(convolved(twin, x), layer.bias[None, :, None, None].expand(1, -1, 12, 9))
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_an_optimizer_has_changed_is_seen(fused: bool) -> None:
+    """A fused one leaves the version of a weight as it was."""
+    layer = SameConv(3, 8, 3)
+    optimizer, x = torch.optim.AdamW(layer.parameters(), 0.1, fused=fused), picture(layer)
+    for _ in range(2):
+        with torch.no_grad():
+            torch.testing.assert_close(convolved(layer, x, clip=True), F.relu6(layer(x)), atol=1e-4, rtol=1e-5)
+        layer(x).square().sum().backward()
+        optimizer.step()
+
+
 def test_it_learns_as_separate_steps_do() -> None:
     layer = SameConv(3, 8, 3)
     x = picture(layer)

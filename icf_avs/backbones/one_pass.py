@@ -64,11 +64,12 @@ def convolved(layer: nn.Conv2d, x: Tensor, clip: bool = False, plus: Tensor | No
 
 
 def _possible(layer: nn.Conv2d, x: Tensor) -> bool:
-    """Nothing is learnt, and the weights know when they change."""
+    """Nothing is learnt, and the weights know when they change: those of a fused optimizer do not."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
-        and not (torch.is_grad_enabled() and (x.requires_grad or layer.weight.requires_grad))
+        and not layer.weight.requires_grad
+        and not (torch.is_grad_enabled() and x.requires_grad)
         and not layer.weight.is_inference()
         and not torch.compiler.is_compiling()
         and _capable()

@@ -29,7 +29,6 @@ class Vocabulary(nn.Module):
         self.free = nn.Parameter(torch.normal(0.0, 0.5, (free_words, dim)))
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.residual = nn.Linear(dim, dim)
-        self._kept: tuple[list, Tensor, list[Tensor]] | None = None
 
     @property
     def silence(self) -> int:
@@ -49,20 +48,7 @@ class Vocabulary(nn.Module):
         return torch.linalg.svd(apart, full_matrices=False).Vh[: self.project.out_features]
 
     def words(self) -> Tensor:
-        """W [M, D]: names first, free words after. Where nothing is learnt, they are kept until a parameter changes:
-        they are asked for eight times a clip.
-        """
-        parameters = self.names, self.project.weight, self.project.bias, self.free
-        changing = torch.is_grad_enabled() or torch.compiler.is_compiling() or any(x.is_inference() for x in parameters)
-        if changing or torch.is_autocast_enabled(self.free.device.type):
-            return self._words()
-        state = [(x.data_ptr(), x._version, x.dtype) for x in parameters]
-        if self._kept is None or self._kept[0] != state:
-            # The data is kept as well, so that nothing else can come to lie where it lies.
-            self._kept = state, self._words(), [x.detach() for x in parameters]
-        return self._kept[1]
-
-    def _words(self) -> Tensor:
+        """W [M, D]: names first, free words after."""
         # MiniLM vectors of related names share most of their length; the mean taken away, they can be told apart.
         return torch.cat([self.project(F.normalize(self.names - self.names.mean(0), dim=-1)), self.free])
 
