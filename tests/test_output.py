@@ -215,6 +215,17 @@ def test_sound_that_an_edit_list_cuts_off_is_not_in_the_film(tmp_path):
     assert np.abs(heard[1][47_000:48_000]).max() > 0.2 and not heard[1][50_000:].any()
 
 
+def test_a_film_that_cannot_be_written_is_not_the_videos_fault(tmp_path):
+    """Whose sound is copied meanwhile: a full disk stays a full disk."""
+    source = make_clip(tmp_path / "a.mp4", seconds=1, sound=tone(1))
+
+    def full(number):
+        raise av.error.OSError(28, "No space left on device")
+
+    with pytest.raises(av.error.OSError, match="No space left"):
+        film(source, tmp_path / "film.mp4", full)
+
+
 def packets_of_sound(path):
     """(seconds, bytes) of each."""
     with av.open(str(path)) as container:

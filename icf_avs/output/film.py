@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
@@ -44,7 +43,7 @@ def write_film(
     for the video's own; `pictures` are those of `video_frames`, by default decoded here. Raises UserError if the video
     breaks in the middle.
     """
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container, ExitStack() as opened:
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         # Even sizes are what 4:2:0 asks for; the last row and column of an odd picture are doubled.
         width, height = info.width + info.width % 2, info.height + info.height % 2
         rate = min(Fraction(info.frame_rate).limit_denominator(1001), Fraction(_MAX_RATE))
@@ -55,7 +54,7 @@ def write_film(
         video.codec_context.time_base = _CLOCK
         video.codec_context.sample_aspect_ratio = info.pixel_aspect
         video.codec_context.flags |= Flags.frame_duration  # or the encoder guesses how long the last picture lasts
-        track = film_sound(container, info, sound, opened)
+        track = film_sound(container, info, sound)
         reformatter = VideoReformatter()
         current, overlay, sounded = -1, None, 0.0
         for time, frame, until in _at_each_mask(_kept(info, pictures or video_frames(info)), interval_at):

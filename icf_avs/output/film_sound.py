@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack
 from fractions import Fraction
 from functools import partial
 from typing import Protocol
@@ -30,15 +29,13 @@ class FilmSound(Protocol):
         """Write on until the sound reaches `time` seconds, or to its end."""
 
 
-def film_sound(
-    container: av.container.OutputContainer, info: MediaInfo, sound: Sound | None, files: ExitStack
-) -> FilmSound:
-    """Add an audio track to a film: `sound`, or the video's own. What has to stay open meanwhile is left to `files`."""
+def film_sound(container: av.container.OutputContainer, info: MediaInfo, sound: Sound | None) -> FilmSound:
+    """Add an audio track to a film: `sound`, or the video's own."""
     if sound is None and info.audio_codec == "aac" and info.audio_channels <= 2 and info.audio_unbroken:
-        source = files.enter_context(opened(info.path))
-        stream = chosen_streams(source, info.path, info.audio_track)[1]
-        if stream.codec_context.extradata:  # in broadcasts each packet brings its own, which MP4 does not hold
-            return _Copied(container, source, stream, info.start)
+        with opened(info.path) as source:
+            own = chosen_streams(source, info.path, info.audio_track)[1]
+            if own.codec_context.extradata:  # in broadcasts each packet brings its own, which MP4 does not hold
+                return _Copied(container, info, container.add_stream_from_template(own))
     return _Encoded(container, info, sound)
 
 
@@ -48,26 +45,24 @@ class _Copied:
     """
 
     def __init__(
-        self, container: av.container.OutputContainer, source: av.container.InputContainer,
-        stream: av.audio.stream.AudioStream, start: float,
-    ) -> None:  # fmt: skip
-        self._container = container
-        self._stream = container.add_stream_from_template(stream)
-        self._packets = self._moved(source, stream, start)
+        self, container: av.container.OutputContainer, info: MediaInfo, stream: av.audio.stream.AudioStream
+    ) -> None:
+        self._container, self._stream = container, stream
+        self._packets = self._moved(info)
         self._next = next(self._packets, None)
 
-    def _moved(
-        self, source: av.container.InputContainer, stream: av.audio.stream.AudioStream, start: float
-    ) -> Iterator[av.Packet]:
-        for packet in packets(source, stream):
-            if not packet.size:  # ends the stream
-                return
-            begin = packet.dts if packet.pts is None else packet.pts
-            packet.pts = packet.dts = begin - round(start / packet.time_base)
-            early, cut_off = packet.pts + 2 * (packet.duration or 0) < 0, packet.is_discard and packet.pts >= 0
-            if not (early or cut_off):
-                packet.stream = self._stream
-                yield packet
+    def _moved(self, info: MediaInfo) -> Iterator[av.Packet]:
+        with opened(info.path) as source:  # in here, where only what reading raises is taken for the video's fault
+            own = chosen_streams(source, info.path, info.audio_track)[1]
+            for packet in packets(source, own):
+                if not packet.size:  # ends the stream
+                    return
+                begin = packet.dts if packet.pts is None else packet.pts
+                packet.pts = packet.dts = begin - round(info.start / packet.time_base)
+                early, cut_off = packet.pts + 2 * (packet.duration or 0) < 0, packet.is_discard and packet.pts >= 0
+                if not (early or cut_off):
+                    packet.stream = self._stream
+                    yield packet
 
     def write_until(self, time: float) -> None:
         while self._next is not None and self._next.pts * self._next.time_base < time:
