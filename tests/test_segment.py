@@ -6,6 +6,8 @@ import json
 import math
 import os
 import resource
+import shutil
+from pathlib import Path
 
 import av
 import numpy as np
@@ -20,6 +22,7 @@ from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import UserError
+from icf_avs.formats.convert import convert
 from icf_avs.mask_stream import mask_count, stream_masks
 from icf_avs.segment import Segmenter, segment_command, segment_video
 
@@ -165,6 +168,19 @@ def test_two_videos_of_one_name_and_folders_of_others(tmp_path, clip):
     again = segment_video(RedWhenLoud(), clip, out).folder
     assert [path.name for path in (first, second, again)] == ["square", "square_3", "square"]
     assert (out / "square_2" / "mine.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("name", ["2024-05-01T10:30", "take:2", "pipe:1", "-", "-y", "100%d", "a|b", "concat:a"])
+def test_names_that_ffmpeg_would_not_take_for_a_file(tmp_path, clip, monkeypatch, name):
+    """Relative ones, of the output folder and of the video."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clip, f"{name}.mp4")
+    folder = segment_video(RedWhenLoud(), f"{name}.mp4", name).folder
+    assert folder == Path(name) / name and probe(folder / "overlay.mp4").duration == pytest.approx(5, abs=0.1)
+    assert [path.name for path in (convert(folder, to) for to in ("srt", "alpha-mov", "alpha-webm"))] == [
+        "sounds.srt", "alpha.mov", "alpha.webm",
+    ]  # fmt: skip
+    assert sorted(os.listdir(tmp_path)) == sorted([name, f"{name}.mp4"])
 
 
 def test_an_earlier_result_survives_a_failure(tmp_path, clip):

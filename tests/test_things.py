@@ -21,7 +21,7 @@ from icf_avs.backbones.evidence_pyramid import PyramidWithEvidence
 from icf_avs.backbones.text import embed_names
 from icf_avs.backbones.thing_words import thing_bearing
 from icf_avs.backbones.things import GRID, THINGS, ThingSegmenter, find_segmenter, load_segmenter, thing_names
-from icf_avs.errors import UserError
+from icf_avs.errors import MissingWeights, UserError
 from icf_avs.model.thing_evidence import ThingEvidence, with_things
 from icf_avs.stamps import packages
 
@@ -179,7 +179,7 @@ def test_npm_brings_the_published_files_or_none(tmp_path: Path, monkeypatch: pyt
                 archive.addfile(member, io.BytesIO(content))
 
     def refused(*_: object, **__: object) -> Path:
-        raise UserError("not here") from URLError("no network")
+        raise MissingWeights("not here") from URLError("no network")
 
     program = tmp_path / "bin" / "npm"
     program.parent.mkdir()

@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import hub
 
-from icf_avs.backbones import registry, weights
+import icf_avs
+from icf_avs.__main__ import main
+from icf_avs.backbones import efficientat, registry, things, weights
 from icf_avs.errors import UserError
 
 REPO = "OpenGVLab/pvt_v2_b5"
@@ -92,6 +94,26 @@ def test_a_misspelt_folder_is_not_taken_for_a_hub_name(tmp_path: Path, monkeypat
             weights.model_folder(REPO, given)
     with pytest.raises(UserError, match=r"lacks config.json and model.safetensors"):
         weights.model_folder(REPO, "weights")
+
+
+def test_a_folder_of_weights_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """By whatever looks there, in place of going on with what lies elsewhere."""
+    monkeypatch.setenv("ICF_WEIGHTS_DIR", str(tmp_path / "wieghts"))
+    looks = (
+        lambda: weights.model_folder(REPO), weights.vggish_file, efficientat.load_efficientat, things.find_segmenter,
+        lambda: icf_avs.load("natural"),
+    )  # fmt: skip
+    for look in looks:
+        with pytest.raises(UserError, match=r"ICF_WEIGHTS_DIR=.*wieghts: no such folder"):
+            look()
+    monkeypatch.delenv("ICF_WEIGHTS_DIR")
+    (tmp_path / "file").touch()
+    for given in (tmp_path / "nope", tmp_path / "file"):
+        assert main(["segment", "a.mp4", "--out", str(tmp_path), "--weights-dir", str(given)]) == 2
+        assert f"--weights-dir {given}: no such folder" in capsys.readouterr().err
+    assert "ICF_WEIGHTS_DIR" not in os.environ
 
 
 def test_vggish_is_found_in_the_folder_then_in_torchs_cache_then_downloaded(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import wave as wav_format
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from icf_avs.avsbench.log_mel_pickle import read_log_mel_pickle
 from icf_avs.data.audio_windows import sound_blocks
+from icf_avs.data.local_url import local_url
 from icf_avs.data.media import probe
 from icf_avs.errors import UserError
 
@@ -27,7 +27,7 @@ def read_wave(path: Path) -> np.ndarray:
 def decode(path: Path) -> tuple[np.ndarray, int]:
     """A sound file as `read_wave` gives it, and the rate it is stored at (Hz)."""
     try:
-        with av.open("file:" + os.path.abspath(path), options={"protocol_whitelist": "file"}) as container:
+        with av.open(local_url(path), options={"protocol_whitelist": "file"}) as container:
             if not container.streams.audio:
                 raise UserError(f"{path}: no sound in it; unpack the set again")
             rate = container.streams.audio[0].rate

@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 from rich.progress import wrap_file
 
-from icf_avs.backbones.weights import FOLDER_VARIABLE
-from icf_avs.errors import UserError
+from icf_avs.backbones.weights import FOLDER_VARIABLE, own_folder
+from icf_avs.errors import MissingWeights, UserError
 
 _PATIENCE = 30.0  # seconds without an answer until a download is given up
 
@@ -25,12 +25,11 @@ def released_file(what: str, url: str, sha256: str, weights: str | Path | None =
     """The file at the end of `url`: in `weights`, in ICF_WEIGHTS_DIR, in torch's cache, or downloaded there.
 
     what: its name for people. sha256: of the download, in hexadecimal. weights: the file or a folder with it. name: of
-    the file here, where it is not the url's. Raises UserError when `weights` has no such file, or it is nowhere and
-    cannot be downloaded.
+    the file here, where it is not the url's. Raises UserError when `weights` has no such file, MissingWeights when
+    it is nowhere and cannot be downloaded.
     """
     name = name or url.rpartition("/")[2]
-    own = os.environ.get(FOLDER_VARIABLE)
-    folder = Path(own or "weights")
+    folder = own_folder() or Path("weights")
     command = (
         f"curl -L --create-dirs -o {quote(str(folder / name))} {url} && export {FOLDER_VARIABLE}={quote(str(folder))}"
     )
@@ -47,7 +46,7 @@ def released_file(what: str, url: str, sha256: str, weights: str | Path | None =
             raise URLError("HF_HUB_OFFLINE is set")
         _download(what, url, sha256, cached)
     except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
-        raise UserError(
+        raise MissingWeights(
             f"the weights of {what} are not here and cannot be downloaded ({getattr(error, 'reason', error)}); "
             f"get them with: {command}"
         ) from error
@@ -61,8 +60,8 @@ def offline() -> bool:
 
 def local_file(url: str, name: str = "") -> Path | None:
     """The file at the end of `url` where it is on this machine already: in ICF_WEIGHTS_DIR or in torch's cache."""
-    name, own = name or url.rpartition("/")[2], os.environ.get(FOLDER_VARIABLE)
-    places = [Path(own) / name] if own else []
+    name, own = name or url.rpartition("/")[2], own_folder()
+    places = [own / name] if own else []
     return next((path for path in (*places, kept_file(name)) if path.is_file()), None)
 
 

@@ -21,7 +21,7 @@ from icf_avs.backbones.linear import PointConv
 from icf_avs.backbones.one_pass import convolved
 from icf_avs.backbones.things_weights import read_weights
 from icf_avs.data.resize import resized
-from icf_avs.errors import UserError
+from icf_avs.errors import MissingWeights
 
 SIDE = 321  # pixels of a picture that is looked at: a multiple of STRIDE and one more
 STRIDE = 16
@@ -81,7 +81,7 @@ class ThingSegmenter(nn.Module):
 
 
 def load_segmenter() -> ThingSegmenter:
-    """The segmenter with its released weights, frozen. Raises UserError when they are not to be had, or damaged."""
+    """The segmenter with its released weights, frozen. Raises MissingWeights or, where they are damaged, UserError."""
     segmenter, weights = ThingSegmenter(), read_weights()
 
     def fill(layer: nn.Conv2d, name: str, depthwise: bool = False) -> None:
@@ -110,10 +110,10 @@ def load_segmenter() -> ThingSegmenter:
 
 
 def find_segmenter() -> ThingSegmenter | None:
-    """`load_segmenter`; where that fails None, and one line says why and what is worse for it."""
+    """`load_segmenter`; where its weights are missing None, and one line says why and what is worse for it."""
     try:
         return load_segmenter()
-    except UserError as error:
+    except MissingWeights as error:
         print(f"doing without it, people and other things are found less surely: {error}", file=sys.stderr, flush=True)
         return None
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from icf_avs.backbones.release import kept_file, offline, released_file
-from icf_avs.errors import UserError
+from icf_avs.errors import MissingWeights, UserError
 
 WHAT = "the segmenter of things"
 PACKAGE, VERSION = "@codait/max-image-segmenter", "0.3.0"
@@ -40,24 +40,24 @@ _KINDS = {"float32": np.float32, "int32": np.int32}
 
 
 def fetch() -> list[Path]:
-    """The files, in the order of FILES, brought to this machine if need be. Raises UserError where that fails."""
+    """The files, in the order of FILES, brought to this machine if need be. Raises MissingWeights where that fails."""
     try:
         return [released_file(WHAT, _URL + name, digest, name=_PREFIX + name) for name, digest in FILES.items()]
-    except UserError as error:
+    except MissingWeights as error:
         reason, refusal = str(getattr(error.__cause__, "reason", error.__cause__)), error
     if not offline() and shutil.which("npm"):
         try:
             return _from_npm()
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             reason += f"; nor does npm bring them: {str(error).partition(chr(10))[0]}"
-    raise UserError(
+    raise MissingWeights(
         f"the weights of {WHAT} are not here and cannot be downloaded ({reason}); where there is a network, get them "
         "with: icf data fetch"
     ) from refusal
 
 
 def read_weights() -> dict[str, Tensor]:
-    """The tensors by name, fetched if need be. Raises UserError when they are not to be had, or damaged."""
+    """The tensors by name, fetched if need be. Raises MissingWeights or, where they are damaged, UserError."""
     table, *numbers = fetch()
     try:
         content = b"".join(path.read_bytes() for path in numbers)

@@ -47,14 +47,14 @@ def model_folder(repo: str, weights: str | Path | None = None, files: tuple[str,
         if not named or Path(weights).parent.is_dir():  # next to real folders it is a path misspelt
             raise UserError(f"{weights}: no such folder of weights; get them with: {download_command(repo)}")
         repo = weights
-    if (own := _own_folder()) and (own / Path(repo).name).is_dir():
+    if (own := own_folder()) and (own / Path(repo).name).is_dir():
         return _complete(own / Path(repo).name, repo, files)
     return _complete(_from_hub(repo, files), repo, files)
 
 
 def download_command(repo: str) -> str:
     """What to type where there is a network, and how to use what it brings."""
-    folder = _own_folder() or Path("weights")
+    folder = own_folder() or Path("weights")
     return f"hf download {repo} --local-dir {quote(str(folder / Path(repo).name))} && {_export(folder)}"
 
 
@@ -64,14 +64,14 @@ def vggish_file(weights: str | Path | None = None) -> Path:
     A download must have the published SHA-256; of a file that is there already load_vggish looks at the tensors.
     Raises UserError when it is missing and cannot be downloaded, or what comes is another file.
     """
-    folder = _own_folder() or Path("weights")
+    folder = own_folder() or Path("weights")
     command = f"curl -L --create-dirs -o {quote(str(folder / VGGISH_FILE))} {VGGISH_URL} && {_export(folder)}"
     if weights is not None:
         if not Path(weights).is_file():
             raise UserError(f"{weights}: no such file of VGGish weights; get them with: {command}")
         return Path(weights)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / VGGISH_FILE
-    own = [folder / VGGISH_FILE, (folder / VGGISH_FILE).with_suffix(".safetensors")] if _own_folder() else []
+    own = [folder / VGGISH_FILE, (folder / VGGISH_FILE).with_suffix(".safetensors")] if own_folder() else []
     for path in (*own, cached):
         if path.is_file():
             return path
@@ -122,8 +122,11 @@ def read_pretrained(architecture: Any, folder: Path, repo: str, **options: Any) 
     return model, sorted(report["missing_keys"])
 
 
-def _own_folder() -> Path | None:
+def own_folder() -> Path | None:
+    """The folder of weights that ICF_WEIGHTS_DIR names. Raises UserError where there is no such folder."""
     value = os.environ.get(FOLDER_VARIABLE)
+    if value and not Path(value).is_dir():
+        raise UserError(f"{FOLDER_VARIABLE}={value}: no such folder; name the folder with the weights, or unset it")
     return Path(value) if value else None
 
 

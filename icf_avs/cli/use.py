@@ -14,6 +14,8 @@ from icf_avs.errors import UserError
 
 def _segment(args: argparse.Namespace) -> None:
     if args.weights_dir is not None:
+        if not args.weights_dir.is_dir():
+            raise UserError(f"--weights-dir {args.weights_dir}: no such folder; name the folder with the weights")
         os.environ["ICF_WEIGHTS_DIR"] = str(args.weights_dir)
     if args.manifest is not None:
         return _segment_manifest(args)

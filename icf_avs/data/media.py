@@ -6,7 +6,6 @@ pictures at a time. Anything wrong with the file is a UserError of one line.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
+from icf_avs.data.local_url import local_url
 from icf_avs.data.scan import Scan, check_span, check_whole, tolerant
 from icf_avs.errors import UserError
 
@@ -84,9 +84,7 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
         raise UserError(f"{path}: the file is empty (0 bytes); copy or download it again")
     try:
         # "file:" keeps a name with a colon a name; the white list keeps a play list from opening other places.
-        container = av.open(
-            "file:" + os.path.abspath(path), options={"protocol_whitelist": "file"}, metadata_errors="replace"
-        )
+        container = av.open(local_url(path), options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except PermissionError as error:
         raise UserError(f"{path}: may not be read; change its permissions") from error
     except (FFmpegError, OSError, ValueError) as error:

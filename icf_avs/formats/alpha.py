@@ -17,6 +17,7 @@ import numpy as np
 from av.codec.context import Flags
 from av.video.reformatter import VideoReformatter
 
+from icf_avs.data.local_url import local_url
 from icf_avs.data.media import MediaInfo, video_frames
 from icf_avs.errors import UserError
 from icf_avs.formats.whole_file import whole_file
@@ -75,7 +76,7 @@ def write_alpha(
     width, height = (source.height, source.width) if source.orientation.transposed else (source.width, source.height)
     # Without "bitexact" a file gets a number by chance, and the same masks never the same file.
     muxing = {"fflags": "bitexact"}
-    with whole_file(path) as new, av.open(str(new), "w", format=form.container, options=muxing) as container:
+    with whole_file(path) as new, av.open(local_url(new), "w", format=form.container, options=muxing) as container:
         options = form.options if pictures else form.options | form.plain_options
         stream = container.add_stream(form.codec, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = video.width, video.height, form.pix_fmt

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import av
 
+from icf_avs.data.local_url import local_url
 from icf_avs.formats.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _spans(frames: Sequence[FrameMask], word: str) -> list[_Span]:
 
 def write_srt(segmentation: Segmentation, path: Path) -> None:
     """Write the subtitles in the SubRip format, UTF-8."""
-    with whole_file(path) as new, av.open(str(new), "w", format="srt") as container:
+    with whole_file(path) as new, av.open(local_url(new), "w", format="srt") as container:
         stream = container.add_stream("subrip")
         stream.codec_context.subtitle_header = b"[Script Info]\nScriptType: v4.00+\n"  # FFmpeg wants one to begin
         container.start_encoding()

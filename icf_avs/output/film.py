@@ -16,6 +16,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from icf_avs.data.audio_windows import Sound
+from icf_avs.data.local_url import local_url
 from icf_avs.data.media import MediaInfo, Orientation, video_frames
 from icf_avs.output.class_overlay import ClassOverlay
 from icf_avs.output.film_sound import film_sound
@@ -43,7 +44,7 @@ def write_film(
     for the video's own; `pictures` are those of `video_frames`, by default decoded here. Raises UserError if the video
     breaks in the middle.
     """
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(local_url(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         # Even sizes are what 4:2:0 asks for; the last row and column of an odd picture are doubled.
         width, height = info.width + info.width % 2, info.height + info.height % 2
         rate = min(Fraction(info.frame_rate).limit_denominator(1001), Fraction(_MAX_RATE))

@@ -14,6 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from icf_avs.data.local_url import local_url
 from icf_avs.stamps.sounds import RATE
 
 VIDEO_FPS = 25
@@ -59,7 +60,7 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], s
     """Write H.264 video of 25 fps and AAC sound; frames uint8 [H, W, 3] of the even size (W, H), samples int16 [N]."""
     part = _temporary(path)
     try:
-        with av.open(str(part), "w", format="mp4") as container:
+        with av.open(local_url(part), "w", format="mp4") as container:
             # The same pictures must give the same bytes. Threads would spoil that, and so does x264's macroblock tree,
             # whose result was seen to vary from run to run.
             options = {"crf": "20", "preset": "fast", "x264-params": "mbtree=0"}

@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from icf_avs.data.local_url import local_url
 from icf_avs.errors import UserError
 from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.sound_variation import PLAIN, TEMPI, SoundStyle, bent, reach, stretched
@@ -30,7 +31,7 @@ def decode(source: Path | bytes) -> np.ndarray:
     """Decode a sound file (or its bytes) to mono float32 [N] at 16 kHz. Raises UserError if it holds no sound."""
     label = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else local_url(source)) as container:
             if not container.streams.audio:
                 raise UserError(f"{label}: no sound in it")
             resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
