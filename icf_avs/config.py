@@ -122,7 +122,7 @@ class DataConfig:
     finish_pictures: int = 1_600  # the same for the finishing stage, at its size
     finish_clips: int = 300
     validation: int = 96  # balanced scenes of five frames, for the calibration after training
-    seed: int = 0
+    seed: int | None = None  # of the training scenes; None: the run's
     hard: float = 0.0  # hard scenes that are added to each of the first four, as a share of it
     varied: bool = False  # whether the sound of training is varied far beyond the recordings
 
@@ -135,7 +135,7 @@ class WordDataConfig:
     clips: int = 240  # scenes of five frames
     validation: int = 96  # scenes of one frame, for the calibration after training
     held_out: bool = False  # whether some kinds are kept from training, to be tested on (stamps/word_catalog.py)
-    seed: int = 0
+    seed: int | None = None  # of the training scenes; None: the run's
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,12 @@ class TrainConfig:
         if step < self.teach_steps:
             return "teach"
         return "finish" if self.finish and step >= self.teach_steps + self.steps else "learn"
+
+    @property
+    def scene_seed(self) -> int:
+        """Seed of the composed training scenes."""
+        seed = (self.words or self.data).seed
+        return self.seed if seed is None else seed
 
     @property
     def final_spec(self) -> ClipSpec:

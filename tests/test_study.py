@@ -27,7 +27,8 @@ TestClip.__test__ = False
 def test_every_row_is_another_run() -> None:
     digests = {name: row.digest(row.config(0, 600)) for name, row in ROWS.items()}
     assert len(set(digests.values())) == len(ROWS)
-    assert digests == {name: row.digest(row.config(3, 600)) for name, row in ROWS.items()}  # whatever the seed
+    other = {name: row.digest(row.config(3, 600)) for name, row in ROWS.items()}
+    assert not set(other.values()) & set(digests.values()), "another seed sees other scenes"
     assert digests["all"] != ROWS["all"].digest(ROWS["all"].config(0, 300))
     assert sum(row.main for row in ROWS.values()) == 9
 
@@ -39,11 +40,15 @@ def test_a_row_builds_its_number_of_counterfactuals(row: str, count: int) -> Non
 
 
 def test_the_rows_are_still_the_runs_in_results() -> None:
-    """Settings that came later change no row: the study stays on plain scenes and sounds, whatever is shipped."""
+    """Settings that came later change no row: the study stays on plain scenes and sounds, whatever is shipped. All
+    seeds of the table have the scenes of seed 0.
+    """
     lines = read_table(Path(__file__).parents[1] / "results" / "ablation.csv", COLUMNS)
     for line in lines:
         row = ROWS[line["row"]]
-        assert row.digest(row.config(int(line["seed"]), int(line["steps"]))) == line["config_hash"], line["row"]
+        config = row.config(int(line["seed"]), int(line["steps"]))
+        config = replace(config, data=replace(config.data, seed=0))
+        assert row.digest(config) == line["config_hash"], line["row"]
     run = ROWS["all"].config(0, 600)
     assert ROWS["all"].digest(run) == "dd04dc2fbd3a"
     for data in (replace(run.data, varied=True), replace(run.data, hard=0.5)):

@@ -130,6 +130,18 @@ def test_another_seed_is_another_run(data: StampsData, tmp_path: Path) -> None:
     assert losses[0] != losses[1]
 
 
+def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: StampsData) -> None:
+    """No scene of one seed is met again under another, in whatever set."""
+    other = StampsData(replace(TINY, seed=1), None, 1, lambda *_: None)
+    seen = [[scene.stamps for features in (run.pictures, run.clips) for scene in features.scenes]
+            for run in (data, other)]  # fmt: skip
+    assert not any(stamps in seen[0] for stamps in seen[1])
+    first, then = next(data.validation()), next(other.validation())
+    assert first.masks.equal(then.masks) and first.waves.equal(then.waves)
+    fixed = StampsData(replace(TINY, seed=1, data=replace(TINY.data, seed=0)), None, 1, lambda *_: None)
+    assert fixed.pictures.scenes == data.pictures.scenes, "the scenes of a seed of their own, where one is set"
+
+
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to resume from"):
         train(TINY, tmp_path, resume=True)

@@ -21,6 +21,7 @@ from icf_avs.backbones.text import TEXT_DIM
 from icf_avs.checkpoint import read_recipe
 from icf_avs.config import TrainConfig, WordDataConfig
 from icf_avs.stamps import word_data
+from icf_avs.stamps.features import VALIDATION_SEED
 from icf_avs.stamps.heard_sounds import HeardSounds
 from icf_avs.stamps.word_data import WordData
 from icf_avs.stamps.word_rendering import render_things
@@ -98,11 +99,19 @@ def test_it_shows_clips_and_keeps_the_best(data: WordData, tmp_path: Path) -> No
     assert all(value.equal(alone[name]) for name, value in watched.items()), "to look changes nothing"
 
 
+def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: WordData) -> None:
+    other = WordData(replace(TINY, seed=1), None, 1, lambda *_: None)
+    seen = [[scene.scene.stamps for features in (run.pictures, run.clips) for scene in features.scenes]
+            for run in (data, other)]  # fmt: skip
+    assert not any(stamps in seen[0] for stamps in seen[1])
+    assert other.unseen.scenes == data.unseen.scenes
+
+
 def test_sample_clips_show_what_is_asked_for(data: WordData) -> None:
     samples = sample_clips(data)
     assert len(samples) == CLIPS and any(sample.masks.any() for sample in samples)
     for number, sample in enumerate(samples):
-        scene = plan_word_scene(data.catalog, "val", number, TINY.words.seed, NATURAL, seconds=5)
+        scene = plan_word_scene(data.catalog, "val", number, VALIDATION_SEED, NATURAL, seconds=5)
         assert sample.frames.shape == (5, 64, 64, 3) and sample.frames.float().std() > 5
         assert sample.sound.shape == (5, len(data.classes))
         for t, mask in enumerate(sample.masks):

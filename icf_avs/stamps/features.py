@@ -36,6 +36,8 @@ from icf_avs.stamps.scenes import SceneStyle, plan_scene
 VERSION = 1  # raise when rendering or encoding changes
 SLOT_STRIDE = 2  # slots are kept at half the picture's size
 CHUNK = 16  # scenes that a worker does at a time
+VALIDATION_SEED = 0  # whatever the seed of the run, so that scores of runs compare
+_SETS = 8  # most sets of training scenes that a run has
 Shapes = dict[str, tuple[tuple[int, ...], type]]  # array -> shape and kind of number
 Job, Planned = TypeVar("Job"), TypeVar("Planned")
 
@@ -121,6 +123,11 @@ def kept_scenes(
             "set ICF_CACHE to another folder"
         ) from error
     return scenes, [np.load(folder / f"{array}.npy", mmap_mode="r") for array in shapes]
+
+
+def training_seed(run: int, number: int) -> int:
+    """Seed of set `number` of the training scenes of a run with the scene seed `run`: no two runs share one."""
+    return _SETS * run + number
 
 
 def kept_folder(name: str) -> Path:

@@ -13,7 +13,7 @@ from icf_avs.config import TrainConfig
 from icf_avs.contracts import Batch, ClipSpec
 from icf_avs.stamps.batches import joined, make_batch
 from icf_avs.stamps.catalog import load_catalog
-from icf_avs.stamps.features import SceneFeatures, SceneSet, scene_features
+from icf_avs.stamps.features import VALIDATION_SEED, SceneFeatures, SceneSet, scene_features, training_seed
 from icf_avs.stamps.scenes import BALANCED, HARD, TRAIN, SceneStyle
 from icf_avs.stamps.sound_variation import PLAIN, VARIED
 from icf_avs.stamps.sounds import SoundBank
@@ -51,7 +51,8 @@ class StampsData:
 
     def _train(self, name: str, count: int, number: int, spec: ClipSpec, detail: int | None = None) -> SceneFeatures:
         def of(style: SceneStyle, count: int, number: int) -> SceneFeatures:
-            return self._scenes(name, SceneSet("train", count, self.config.data.seed + number, style, spec, detail))
+            seed = training_seed(self.config.scene_seed, number)
+            return self._scenes(name, SceneSet("train", count, seed, style, spec, detail))
 
         added = round(self.config.data.hard * count)
         if added:
@@ -92,7 +93,8 @@ class StampsData:
     def validation(self) -> Iterator[Batch]:
         """Balanced scenes of the validation split as stored files show them, eight at a time."""
         data, spec = self.config.data, self.config.final_spec
-        features = self._scenes("validation", SceneSet("val", data.validation, data.seed, BALANCED, spec, STORED_SIZE))
+        wanted = SceneSet("val", data.validation, VALIDATION_SEED, BALANCED, spec, STORED_SIZE)
+        features = self._scenes("validation", wanted)
         for start in range(0, data.validation, 8):
             indices = np.arange(start, min(start + 8, data.validation))
             yield make_batch(features, indices, self.bank, spec, len(self.classes), variation=0)

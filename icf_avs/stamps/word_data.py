@@ -14,6 +14,7 @@ from icf_avs.backbones.registry import embed_names
 from icf_avs.config import EvidenceConfig, TrainConfig
 from icf_avs.contracts import Batch, ClipSpec
 from icf_avs.stamps.catalog import load_catalog
+from icf_avs.stamps.features import VALIDATION_SEED, training_seed
 from icf_avs.stamps.heard_sounds import heard_sounds
 from icf_avs.stamps.word_batches import Words, word_batch
 from icf_avs.stamps.word_catalog import HELD_OUT, WordCatalog, load_word_catalog
@@ -67,13 +68,13 @@ class WordData:
         )
 
         def scenes(name: str, split: str, count: int, seed: int, spec: ClipSpec) -> WordFeatures:
-            wanted = WordSceneSet(split, count, sizes.seed + seed, NATURAL, spec, STRIDES)
+            wanted = WordSceneSet(split, count, seed, NATURAL, spec, STRIDES)
             return word_features(self.catalog, wanted, workers, lambda *at: report(name, *at, {}))
 
-        picture = replace(config.spec, frames=1)
-        self.pictures = scenes("pictures", "train", sizes.pictures, 0, spec_of_pictures(picture))
-        self.clips = scenes("clips", "train", sizes.clips, 1, spec_of_pictures(config.spec))
-        self.unseen = scenes("validation", "val", sizes.validation, 0, spec_of_pictures(picture))
+        picture, moving = spec_of_pictures(replace(config.spec, frames=1)), spec_of_pictures(config.spec)
+        self.pictures = scenes("pictures", "train", sizes.pictures, training_seed(config.scene_seed, 0), picture)
+        self.clips = scenes("clips", "train", sizes.clips, training_seed(config.scene_seed, 1), moving)
+        self.unseen = scenes("validation", "val", sizes.validation, VALIDATION_SEED, picture)
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
@@ -91,7 +92,7 @@ class WordData:
 
     def validation(self) -> Iterator[Batch]:
         """Scenes of the validation split, eight at a time; the same words are heard every time."""
-        rng = np.random.default_rng(self.config.words.seed)
+        rng = np.random.default_rng(VALIDATION_SEED)
         for start in range(0, len(self.unseen.scenes), 8):
             indices = np.arange(start, min(start + 8, len(self.unseen.scenes)))
             yield word_batch(self.unseen, indices, self.words, self.sounds, rng, noisy=False, more=0)

@@ -55,7 +55,8 @@ def study_command(args: argparse.Namespace) -> None:
     default_sets()  # before the processes, which would all write them
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
-        _render(jobs[0], processes, bar)
+        for job in {job.seed: job for job in jobs}.values():
+            _render(job, processes, bar)
         for title, some in (("teaching ears", teach), ("runs", jobs)):
             task = bar.add_task(title, total=len(some))
             for job, result, failure in _spread(some, processes, args, bar):
@@ -74,7 +75,7 @@ def _render(job: Job, processes: int, bar: Progress) -> None:
 
     def report(stage: str, done: int, total: int, _: object) -> None:
         if stage not in tasks:
-            tasks[stage] = bar.add_task(f"scenes: {stage}", total=total)
+            tasks[stage] = bar.add_task(f"scenes of seed {job.seed}: {stage}", total=total)
         bar.update(tasks[stage], completed=done)
 
     config = ROWS[job.row].config(job.seed, job.steps)

@@ -48,14 +48,15 @@ class Row:
         return replace(Weights(), **dict.fromkeys(self.without, 0.0))
 
     def digest(self, config: TrainConfig) -> str:
-        """Short hash of all that decides the run but its code: of two rows with the same, one is superfluous. Weights
-        of terms that the row's parts do not have are left out, and of "others", which word scenes alone have.
+        """Short hash of all that decides the run but its code and the seed of its weights: of two rows with the same,
+        one is superfluous. It changes with the scenes, which differ from seed to seed. Weights of terms that the row's
+        parts do not have are left out, and of "others", which word scenes alone have.
         """
         absent = {"others"} | {term for part, terms in TERMS.items() if part not in self.parts for term in terms}
         weights = {term: weight for term, weight in asdict(self.weights()).items() if term not in absent}
         model = _as_then(ModelConfig.from_dict({"classes": (), **config.model}).to_dict())
         run = asdict(replace(config, name="", seed=0, model={}))
-        run["data"] = _as_then(run["data"])
+        run["data"] = _as_then(run["data"]) | {"seed": config.scene_seed}
         run = _as_then(run)
         content = json.dumps([run, model, weights, self.control], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -45,7 +45,7 @@ class Result(NamedTuple):
 
 
 class Worker:
-    """Does jobs one after the other; scenes and test clips are loaded once."""
+    """Does jobs one after the other; scenes are planned once for jobs of one seed in a row, test clips loaded once."""
 
     def __init__(self, out: Path, clips: int | None = None, say: Say = lambda text: None) -> None:
         self.out, self.clips, self.say = out, clips, say
@@ -57,7 +57,7 @@ class Worker:
         return self._teach(job) if job.row is None else self._row(job)
 
     def _scenes(self, config) -> StampsData:
-        if self._data is None:
+        if self._data is None or self._data.config.scene_seed != config.scene_seed:
             self.say("planning scenes")
             self._data = StampsData(config, None, 1, lambda stage, done, total, _: None)
         data = copy.copy(self._data)

@@ -50,10 +50,11 @@ def _rendered(data: StampsData, index: int) -> Sample:
     """A scene of `StampsData.validation`."""
     from icf_avs.data.windows import windows
     from icf_avs.stamps.clips import render_clip
+    from icf_avs.stamps.features import VALIDATION_SEED
     from icf_avs.stamps.scenes import BALANCED, plan_scene
 
     spec = data.config.final_spec
-    scene = plan_scene(data.catalog, "val", index, data.config.data.seed, BALANCED, max(1, round(spec.seconds)))
+    scene = plan_scene(data.catalog, "val", index, VALIDATION_SEED, BALANCED, max(1, round(spec.seconds)))
     clip = render_clip(scene, data.bank, spec)
     waves = windows(clip.wave, spec, spec.frames)
     return Sample(*(torch.from_numpy(part) for part in (clip.frames, waves, clip.masks.astype(np.float32))))
@@ -61,13 +62,13 @@ def _rendered(data: StampsData, index: int) -> Sample:
 
 def _of_words(data: WordData) -> list[Sample]:
     """Scenes of the validation split as clips, each with words that are heard in it."""
-    from icf_avs.stamps.features import SLOT_STRIDE
+    from icf_avs.stamps.features import SLOT_STRIDE, VALIDATION_SEED
     from icf_avs.stamps.word_batches import word_batch
     from icf_avs.stamps.word_features import WordFeatures
     from icf_avs.stamps.word_rendering import render_word_frame
     from icf_avs.stamps.word_scenes import NATURAL, plan_word_scene
 
-    spec, seed = data.config.final_spec, data.config.words.seed
+    spec, seed = data.config.final_spec, VALIDATION_SEED
     size, seconds = (spec.image_size, spec.image_size), max(1, round(spec.seconds))
     scenes = [plan_word_scene(data.catalog, "val", index, seed, NATURAL, seconds) for index in range(CLIPS)]
     rendered = [[render_word_frame(scene, spec.frame_time(t), size) for t in range(spec.frames)] for scene in scenes]
