@@ -11,6 +11,7 @@ import numpy as np
 
 from icf_avs.avsbench.log_mel_pickle import read_log_mel_pickle
 from icf_avs.data.audio_windows import sound_blocks
+from icf_avs.data.downmix import mono
 from icf_avs.data.local_url import local_url
 from icf_avs.data.media import probe
 from icf_avs.errors import UserError
@@ -20,7 +21,7 @@ BANDS, STEPS = 64, 96  # of a log-mel window
 
 
 def read_wave(path: Path) -> np.ndarray:
-    """Mean of the channels, float32 [n] at 16 kHz, whatever the file's rate. Raises UserError if it holds no sound."""
+    """Mono, float32 [n] at 16 kHz, whatever the file's rate and channels. Raises UserError if it holds no sound."""
     return decode(path)[0]
 
 
@@ -40,12 +41,12 @@ def decode(path: Path) -> tuple[np.ndarray, int]:
         raise UserError(f"{path}: cannot be decoded as sound ({reason}); unpack the set again") from error
     if not parts:
         raise UserError(f"{path}: its sound is empty; unpack the set again")
-    return np.concatenate([part.to_ndarray() for part in parts], 1).mean(0).astype(np.float32), rate
+    return np.concatenate([*mono((part.to_ndarray() for part in parts), RATE)]).astype(np.float32), rate
 
 
 def read_video_wave(path: Path) -> np.ndarray:
     """The sound of a video on the clock of its pictures, as `read_wave`. Raises UserError if it has none."""
-    blocks = [block.mean(0) for block in sound_blocks(probe(path), RATE)]
+    blocks = [*mono(sound_blocks(probe(path), RATE), RATE)]
     if not blocks:
         raise UserError(f"{path}: its sound is empty; copy or download it again")
     return np.concatenate(blocks).astype(np.float32)

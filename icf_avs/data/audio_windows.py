@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from icf_avs.data.downmix import mono
 from icf_avs.data.media import MediaInfo, chosen_streams, decoded, opened, probe
 from icf_avs.data.scan import JUMP
 from icf_avs.errors import UserError
@@ -63,20 +64,17 @@ def _runs(frames: Iterator, start: float, rate: int, layout: str | None) -> Iter
 
     def run() -> Iterator[np.ndarray]:
         nonlocal upcoming, end
-        first, source = upcoming, upcoming.layout.name
-        placed = not source.startswith("ambisonic") and not source.endswith("channels")
-        resampler = av.AudioResampler("flt", layout if placed else None, rate)
+        first = upcoming
+        resampler = av.AudioResampler("flt", layout if _placed(first.layout.name) else None, rate)
         while upcoming is not None and kind(upcoming) == kind(first) and abs(begins(upcoming) - end) <= JUMP:
             end += upcoming.samples / upcoming.sample_rate
-            for block in resampler.resample(upcoming):
-                yield _samples(block) if placed else _spread(_samples(block), source, layout)
+            yield from map(_samples, resampler.resample(upcoming))
             upcoming = next(frames, None)
-        for block in resampler.resample(None):
-            yield _samples(block) if placed else _spread(_samples(block), source, layout)
+        yield from map(_samples, resampler.resample(None))
 
     while upcoming is not None:
-        end = begins(upcoming)
-        yield end, run()
+        end, source = begins(upcoming), upcoming.layout.name
+        yield end, run() if _placed(source) else _spread(run(), source, layout, rate)
 
 
 def _samples(block: av.AudioFrame) -> np.ndarray:
@@ -85,21 +83,28 @@ def _samples(block: av.AudioFrame) -> np.ndarray:
     return np.nan_to_num(samples, nan=0.0).clip(-_LOUDEST, _LOUDEST)
 
 
-def _spread(samples: np.ndarray, source: str, layout: str | None) -> np.ndarray:
-    """Mix channels without known loudspeakers to `layout`: their mean; of ambisonics, the sound from all around."""
+def _placed(source: str) -> bool:
+    """Whether it is known which loudspeaker each channel of a layout is for."""
+    return not source.startswith("ambisonic") and not source.endswith("channels")
+
+
+def _spread(blocks: Iterator[np.ndarray], source: str, layout: str | None, rate: int) -> Iterator[np.ndarray]:
+    """Mix channels without known loudspeakers to `layout`, all alike; of ambisonics, the sound from all around."""
     if source.startswith("ambisonic"):
-        samples = samples[:1]
-    return samples if layout is None else np.tile(samples.mean(axis=0), (av.AudioLayout(layout).nb_channels, 1))
+        blocks = (block[:1] for block in blocks)
+    if layout is None:
+        return blocks
+    return (np.tile(block, (av.AudioLayout(layout).nb_channels, 1)) for block in mono(blocks, rate))
 
 
 class AudioWindows:
-    """Windows of the mono sound of a video (mean of its channels), read forward in constant memory."""
+    """Windows of the sound of a video, mixed to mono (downmix.py), read forward in constant memory."""
 
     def __init__(self, source: str | Path | MediaInfo, rate: int = 16_000, sound: Sound | None = None) -> None:
         """`sound` stands in for the video's own. Raises UserError as probe does, and for a video without sound."""
         info = source if isinstance(source, MediaInfo) else probe(source)
-        self._blocks = (sound or partial(sound_blocks, info))(rate, None)
-        self._held = next(self._blocks, np.zeros((1, 0), np.float32)).mean(axis=0)
+        self._blocks = mono((sound or partial(sound_blocks, info))(rate, None), rate)
+        self._held = next(self._blocks, np.zeros(0, np.float32))
         self._first = 0  # sample number of _held[0]
         self._before = None
 
@@ -116,11 +121,11 @@ class AudioWindows:
             block = next(self._blocks, None)
             if block is None:
                 break
-            if have + block.shape[1] <= start:  # wholly before the window: nothing of it will be asked again
-                pieces, self._first = [], have + block.shape[1]
+            if have + len(block) <= start:  # wholly before the window: nothing of it will be asked again
+                pieces, self._first = [], have + len(block)
             else:
-                pieces.append(block.mean(axis=0))
-            have += block.shape[1]
+                pieces.append(block)
+            have += len(block)
         held = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
         drop = min(max(start - self._first, 0), len(held))
         self._held, self._first = held[drop:], self._first + drop

@@ -11,6 +11,7 @@ import numpy as np
 from av import AudioLayout
 
 from icf_avs.data.audio_windows import Sound, sound_blocks
+from icf_avs.data.downmix import mono
 from icf_avs.data.media import MediaInfo
 from icf_avs.errors import UserError
 
@@ -76,7 +77,7 @@ def _sizes(info: MediaInfo, rate: int) -> Iterator[int]:
 
 def _loudness(info: MediaInfo) -> float:
     power, count = 0.0, 0
-    for block in sound_blocks(info, _LOUDNESS_RATE):
-        power += float(np.square(block.mean(axis=0), dtype=np.float64).sum())
-        count += block.shape[1]
+    for block in mono(sound_blocks(info, _LOUDNESS_RATE), _LOUDNESS_RATE):
+        power += float(np.square(block, dtype=np.float64).sum())
+        count += len(block)
     return (power / count) ** 0.5 if count else 0.0
