@@ -1,0 +1,242 @@
+"""What is frozen in tests/golden: each case by name, as values that JSON can hold. tests/test_goldens.py compares them.
+
+The videos are without loss (FFV1, PCM), so that no encoder's version moves a golden.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from avsbench_fixtures import NAMES, write_avss, write_ms3, write_s4
+from PIL import Image
+from test_efficientat import published_weights
+
+import icf_avs
+from icf_avs.backbones import things
+from icf_avs.backbones.heard_words import HeardWords
+from icf_avs.backbones.registry import build_visual
+from icf_avs.checkpoint import load_checkpoint
+from icf_avs.cli.parser import build_parser
+from icf_avs.config import DataConfig, ModelConfig, TrainConfig, WordDataConfig
+from icf_avs.contracts import ClipSpec
+from icf_avs.data.resize import resized
+from icf_avs.errors import UserError
+from icf_avs.export.command import export_command
+from icf_avs.model.icf import ICF
+from icf_avs.segment import Segmenter
+from icf_avs.stamps import word_data
+from icf_avs.stamps.clips import Clip
+from icf_avs.stamps.heard_sounds import HeardSounds
+from icf_avs.training.data import training_data
+from icf_avs.training.recipes import RECIPES, with_encoders
+from icf_avs.training.trainer import Trainer, build_model
+
+ROOT = Path(__file__).parents[1]
+CHECKPOINTS = ROOT / "icf_avs" / "checkpoints"
+CLASSES = ("bell", "cat", "dog")
+
+
+def truck_scene(folder: Path) -> Clip:
+    """The scene of README's figure: a fire truck that sounds in the first three of five seconds."""
+    found = importlib.util.spec_from_file_location("make_picture", ROOT / "docs" / "make_picture.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module.write_scene(folder / "scene.mp4", ClipSpec())
+
+
+def lossless(path: Path, clip: Clip, size: tuple[int, int] | None = None) -> Path:
+    """One frame a second, at `size` (width, height) where given, and the waveform at 16 kHz."""
+    frames = [Image.fromarray(frame) for frame in clip.frames]
+    frames = [frame.resize(size) for frame in frames] if size else frames
+    with av.open(str(path), "w") as file:
+        video, audio = file.add_stream("ffv1", rate=1), file.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        video.width, video.height, video.pix_fmt = *frames[0].size, "bgr0"
+        for number, frame in enumerate(frames):
+            made = av.VideoFrame.from_image(frame)
+            made.pts, made.time_base = number, Fraction(1)
+            file.mux(video.encode(made))
+        samples = np.round(clip.wave * 32767).astype(np.int16)[None]
+        block = av.AudioFrame.from_ndarray(samples, "s16", "mono")
+        block.sample_rate, block.pts, block.time_base = 16_000, 0, Fraction(1, 16_000)
+        file.mux(audio.encode(block))
+        for stream in (video, audio):
+            file.mux(stream.encode(None))
+    return path
+
+
+@contextmanager
+def natural_weights(segmenter: bool = True) -> Iterator[None]:
+    """The published weights of `natural`'s frozen encoders, without those of the segmenter if wanted."""
+    with pytest.MonkeyPatch.context() as patch:
+        if (path := published_weights()) is not None:
+            patch.setenv("ICF_WEIGHTS_DIR", str(path.parent))
+        if not segmenter:
+
+            def unavailable() -> None:
+                raise UserError("no weights of the segmenter")
+
+            patch.setattr(things, "read_weights", unavailable)
+        yield
+
+
+@contextmanager
+def no_recordings() -> Iterator[None]:
+    """In place of what the tagger predicts for every recording, minutes of work: none, so that sounds are words."""
+
+    def nothing(catalog: object, recordings: str, hears: HeardWords, **_: object) -> HeardSounds:
+        quiet = np.zeros((2, 1, hears.dim), np.float16)
+        return HeardSounds((), quiet[:0], quiet, quiet[:, 0], np.zeros((0, 2), int), quiet[:0, 0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(word_data, "heard_sounds", nothing)
+        yield
+
+
+def semantic_model() -> ICF:
+    """Random weights drawn from a seed over the real encoder, shifted so that it marks half of the pixels."""
+    config = ModelConfig(CLASSES, dim=32, pixel_dim=16, layers=1, semantic=True)
+    visual = build_visual(config.visual, frozen=True)
+    torch.manual_seed(0)
+    model = ICF(config, ClipSpec(), visual, torch.randn(len(CLASSES), 24)).eval()
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8))
+    model.offset.sub_(model.predict(frames, torch.zeros(2, model.spec.window)).logits.median())
+    return model
+
+
+def document(segmenter: Segmenter, video: Path, out: Path, **options: Any) -> dict[str, Any]:
+    """segmentation.json; the mask files must say the same."""
+    result = segmenter.segment(video, out, **options)
+    for frame, path in zip(result.frames, sorted((result.folder / "masks").iterdir()), strict=True):
+        assert np.array_equal(np.asarray(Image.open(path)) > 127, frame.mask)
+    return json.loads((result.folder / "segmentation.json").read_text(encoding="utf-8"))
+
+
+def segmentations(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
+    """One of six clips, by its case."""
+    size = (171, 97) if name == "odd-size" else (320, 180)
+    video = lossless(folder / "clip.mkv", clip, size)
+    if name == "semantic":
+        return document(Segmenter(semantic_model(), "random"), video, folder, semantic=True, fps=2)
+    if name in ("stamps", "odd-size"):
+        return document(icf_avs.load("stamps"), video, folder)
+    with natural_weights(segmenter=name != "natural-no-segmenter"):
+        segmenter = icf_avs.load("natural")
+        if name == "words":
+            segmenter.listen_for("fire engine, dog")
+        return document(segmenter, video, folder)
+
+
+SEGMENTATIONS = ("stamps", "natural", "natural-no-segmenter", "words", "semantic", "odd-size")
+
+
+def pooled(logits: torch.Tensor) -> list[Any]:
+    """[T,h,w] -> mean of 8 x 8 cells, as lists."""
+    return torch.nn.functional.adaptive_avg_pool2d(logits.float(), 8).double().numpy().round(4).tolist()
+
+
+def fixed_batch(spec: ClipSpec, clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two frames of the scene, uint8 [2,S,S,3], with their windows of sound [2,window] at the model's rate."""
+    frames = resized(torch.from_numpy(np.stack([clip.frames[second] for second in (1, 4)])), spec.image_size)
+    wave = np.repeat(clip.wave, spec.sample_rate // 16_000)
+    starts = [max(0, spec.window_start(second)) for second in (1, 4)]
+    windows = [np.pad(wave[start : start + spec.window], (0, spec.window))[: spec.window] for start in starts]
+    return frames, torch.from_numpy(np.stack(windows).astype(np.float32))
+
+
+def logits(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
+    """What a shipped checkpoint holds (keys and shapes) and what it answers to the fixed batch."""
+    with natural_weights():
+        model = load_checkpoint(CHECKPOINTS / f"{name}.safetensors")
+        prediction = model.predict(*fixed_batch(model.spec, clip))
+    state = {key: str(list(value.shape)) for key, value in model.state_dict().items()}
+    return {"state": dict(sorted(state.items())), "logits": pooled(prediction.logits)}
+
+
+def onnx_logits(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
+    """The signature of the exported file and its answer to the fixed batch."""
+    export_command(name, folder, "onnx", folder)
+    session = onnxruntime.InferenceSession(folder / f"{name}.onnx")
+    spec = load_checkpoint(CHECKPOINTS / f"{name}.safetensors").spec
+    frames, waves = (part[None].numpy() for part in fixed_batch(spec, clip))
+    found = session.run(["logits"], {"frames": frames, "waves": waves})[0][0]
+    put = {
+        "inputs": [[each.name, each.type, [str(side) for side in each.shape]] for each in session.get_inputs()],
+        "outputs": [[each.name, each.type, len(each.shape)] for each in session.get_outputs()],
+    }
+    return {**put, "logits": pooled(torch.from_numpy(found))}
+
+
+def ten_steps(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
+    """Every term of the loss in ten steps of a recipe in small."""
+    torch.manual_seed(0)
+    config, source = _small(name, folder)
+    with natural_weights(), no_recordings():
+        data = training_data(config, source, 1, lambda *_: None)
+        trainer = Trainer(config, data, build_model(config, data.classes), folder)
+        return {str(step): trainer.advance(*trainer.batches(step)) for step in range(trainer.total)}
+
+
+def _small(name: str, folder: Path) -> tuple[TrainConfig, Path | None]:
+    run = {"steps": 7, "teach_steps": 3, "finish": 0, "warmup": 2}
+    if name == "natural":
+        config = RECIPES[name]()
+        words = WordDataConfig(pictures=16, clips=2, validation=8)
+        run |= {"steps": 10, "teach_steps": 0}
+        return replace(config, **run, batch=10, words=words, spec=replace(config.spec, image_size=96)), None
+    if name == "stamps":
+        data = DataConfig(pictures=16, clips=4, validation=8)
+        return replace(RECIPES[name](), **run, data=data, teach_batch=8, batch=10, clip_share=0.4), None
+    config = with_encoders(RECIPES[f"{name}-pvt"](), "efficientnet-lite0", "log-mel", "minilm")
+    splits = ("train", "train", "train", "val", "test")
+    rows = [(f"{i}_0_5000", NAMES[1 + i % 2], split) for i, split in enumerate(splits)]
+    write_s4(folder / "Single-source", [(f"clip-{i:06d}", 3, "dog", split) for i, split in enumerate(splits)])
+    write_ms3(folder / "Multi-sources", [(f"many-{i:06d}", split) for i, split in enumerate(splits)])
+    write_avss(folder / "AVSS", [(uid[0], uid, 0, 0, kind, split, "v1m") for uid, kind, split in rows], names=NAMES)
+    source = {"s4": "Single-source", "ms3": "Multi-sources", "avss": "AVSS"}[name]
+    return replace(config, **run, batch=2 * config.spec.frames, teach_batch=4), folder / source
+
+
+TEN_STEPS = ("stamps", "natural", "s4", "ms3", "avss")
+
+
+def command_help(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
+    """What every command says of itself; usage lines are wrapped unlike by every version of Python."""
+    return {command.prog: _help(command) for command in _commands(build_parser())}
+
+
+def _commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in dict.fromkeys(action.choices.values()):
+                yield from _commands(command)
+
+
+def _help(command: argparse.ArgumentParser) -> dict[str, Any]:
+    options = {
+        " ".join(action.option_strings) or str(action.dest): [action.metavar and str(action.metavar), action.help]
+        for action in command._actions
+    }
+    return {"description": command.description, "epilog": command.epilog, "options": options}
+
+
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    **{f"segment/{name}": (segmentations, name) for name in SEGMENTATIONS},
+    **{f"checkpoint/{name}": (logits, name) for name in ("stamps", "natural")},
+    "onnx/stamps": (onnx_logits, "stamps"),
+    **{f"ten_steps/{name}": (ten_steps, name) for name in TEN_STEPS},
+    "help": (command_help, ""),
+}

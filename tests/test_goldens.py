@@ -1,0 +1,54 @@
+"""Frozen answers of the whole product: a change that moves one says so in its commit.
+
+After a wanted change:  ICF_REGENERATE=1 python -m pytest tests/test_goldens.py -k "segment/stamps"
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden_cases import CASES, truck_scene
+from pycocotools import mask as coco_mask
+
+FOLDER = Path(__file__).parent / "golden"
+NUMBERS, MASKS = 2e-3, 0.99  # how far another processor or version of torch may move a number; IoU of masks
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return truck_scene(tmp_path_factory.mktemp("scene"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_as_it_was(case, scene, tmp_path):
+    make, name = CASES[case]
+    found, golden = json.loads(json.dumps(make(name, scene, tmp_path))), FOLDER / f"{case.replace('/', '-')}.json"
+    if os.environ.get("ICF_REGENERATE"):
+        golden.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    compare(found, json.loads(golden.read_text(encoding="utf-8")), case)
+
+
+def compare(found: Any, golden: Any, where: str) -> None:
+    """Texts and keys equal, numbers near, run lengths the same mask."""
+    if isinstance(golden, dict):
+        assert found.keys() == golden.keys(), where
+        if golden.keys() == {"size", "counts"}:
+            assert found["size"] == golden["size"], where
+            one, other = (coco_mask.decode(each).astype(bool) for each in (found, golden))
+            assert (one & other).sum() >= MASKS * (one | other).sum(), where
+            return
+        for key, value in golden.items():
+            compare(found[key], value, f"{where}.{key}")
+    elif isinstance(golden, list):
+        assert len(found) == len(golden), where
+        for index, value in enumerate(golden):
+            compare(found[index], value, f"{where}[{index}]")
+    elif isinstance(golden, float):
+        np.testing.assert_allclose(found, golden, rtol=NUMBERS, atol=NUMBERS, err_msg=where)
+    else:
+        assert found == golden, where
