@@ -33,7 +33,7 @@ from icf_avs.cli.parser import build_parser
 from icf_avs.config import DataConfig, ModelConfig, TrainConfig, WordDataConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.data.resize import resized
-from icf_avs.errors import UserError
+from icf_avs.errors import MissingWeights
 from icf_avs.export.command import export_command
 from icf_avs.model.icf import ICF
 from icf_avs.segment import Segmenter
@@ -86,7 +86,7 @@ def natural_weights(segmenter: bool = True) -> Iterator[None]:
         if not segmenter:
 
             def unavailable() -> None:
-                raise UserError("no weights of the segmenter")
+                raise MissingWeights("no weights of the segmenter")
 
             patch.setattr(things, "read_weights", unavailable)
         yield
