@@ -1,0 +1,84 @@
+"""The interface of a network, and what ICF taps of it.
+
+A network is all that runs at test: frames and sound in, masks out. Nothing of ICF is in it. Beside its masks it returns
+the features that ICF trains it by, by name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Widths of the features that a network returns: channels of each visual level, fine to coarse, and of audio."""
+
+    visual: tuple[int, ...]
+    audio: int
+
+
+@dataclass
+class Features:
+    """visual: multi-scale maps [B,T,C_l,h_l,w_l], fine to coarse. audio: one token a frame [B,T,D]."""
+
+    visual: tuple[Tensor, ...]
+    audio: Tensor
+
+
+@dataclass
+class NetworkOutput:
+    """logits: mask logits [B,T,h,w]. classes: class logits [B,T,C,h,w], background first, or None without a class head.
+    auxiliary: further terms that the network itself is trained by, by name: mask logits [B,T,h',w'] of early layers.
+    """
+
+    logits: Tensor
+    features: Features
+    classes: Tensor | None = None
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Network(nn.Module, ABC):
+    """visual: encoder, frames uint8 [N,H,W,3] -> levels [N,C_l,h_l,w_l] with strides 4, 8, 16, 32; it has `channels`.
+    audio: encoder, sound [N,...] -> (token [N,D], tokens in time [N,L,D]).
+    train_visual: whether gradients reach the visual encoder; its maps are then what ICF taps, else the first trained
+    maps after it, `decode`'s own.
+    """
+
+    def __init__(self, visual: nn.Module, audio: nn.Module, train_visual: bool) -> None:
+        super().__init__()
+        self.visual, self.audio, self.train_visual = visual, audio, train_visual
+
+    @property
+    @abstractmethod
+    def feature_spec(self) -> FeatureSpec:
+        """Widths of the features that `forward` returns."""
+
+    @abstractmethod
+    def decode(self, pyramid: Sequence[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
+        """Maps [B,T,C_l,h_l,w_l] and tokens [B,T,D] -> masks, and the first trained maps as features."""
+
+    def forward(self, frames: Tensor | Sequence[Tensor], sound: Tensor, valid: Tensor) -> NetworkOutput:
+        """frames uint8 [B,T,H,W,3], or the visual encoder's maps [B,T,C_l,h_l,w_l]; sound, waveforms [B,T,N] or log-mel
+        [B,T,96,64]; valid [B,T] bool, False on padding.
+        """
+        pyramid = self.encode_frames(frames) if isinstance(frames, Tensor) else frames
+        output = self.decode(pyramid, self.encode_audio(sound), valid)
+        if self.train_visual:
+            output.features = Features(tuple(pyramid), output.features.audio)
+        return output
+
+    def encode_frames(self, frames: Tensor) -> list[Tensor]:
+        """uint8 [B,T,H,W,3] -> maps [B,T,C_l,h_l,w_l]; with gradients only where the encoder is trained."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_visual):
+            levels = self.visual(frames.flatten(0, 1))
+        return [level.unflatten(0, frames.shape[:2]) for level in levels]
+
+    def encode_audio(self, sound: Tensor) -> Tensor:
+        """[B,T,...] -> tokens [B,T,D]."""
+        token, _ = self.audio(sound.flatten(0, 1))
+        return token.unflatten(0, sound.shape[:2])
