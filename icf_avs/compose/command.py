@@ -93,7 +93,7 @@ def compose(request: Request, out: Path) -> dict[str, object]:
             pool.shutdown(cancel_futures=True)
         (new / "label2idx.json").write_text(json.dumps(ids, indent=1) + "\n", encoding="utf-8")
         _write_tables(new, scenes, done, pictures, kinds_of)
-        facts = _facts(request, scenes, names, matched, sorted(unusable))
+        facts = _facts(request, scenes, names, matched, sorted(unusable), pictures.notes)
         (new / RECORD).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return facts
 
@@ -173,8 +173,9 @@ def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def _facts(
-    request: Request, scenes: Sequence[Scene], names: list[str], matched: Mapping[str, str], unusable: list[str]
-) -> dict[str, object]:
+    request: Request, scenes: Sequence[Scene], names: list[str], matched: Mapping[str, str], unusable: list[str],
+    notes: list[str],
+) -> dict[str, object]:  # fmt: skip
     clips = Counter((source.kind, scene.split) for scene in scenes for source in scene.sources)
     return {
         "seed": request.seed,
@@ -183,6 +184,7 @@ def _facts(
         "classes": {name: {split: clips[name, split] for split in SPLITS} for name in names},
         "sounds of a class": {name: sorted(kind for kind in matched if matched[kind] == name) for name in names},
         "unusable recordings": unusable,
+        "notes": notes,
     }
 
 
@@ -201,4 +203,6 @@ def compose_command(request: Request, out: Path) -> None:
     if facts["unusable recordings"]:
         some = facts["unusable recordings"]
         print(f"{len(some)} recordings are silent or cannot be read and were passed over: {', '.join(some[:5])}")
+    for note in facts["notes"]:
+        print(note)
     print(f"the set is in {out / SET}\nnext: icf train composed --data {out / SET}")

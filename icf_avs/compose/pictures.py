@@ -1,14 +1,10 @@
-"""Pictures with a mask for each class in them: of a COCO annotation file, or of folders by class."""
+"""Pictures with a mask for each class in them: of a COCO annotation file (coco.py), or of folders by class."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -32,10 +28,13 @@ class Picture:
 
 
 class Pictures(Protocol):
-    """root: names of files are told relative to it; complete: whether everything of these classes is annotated."""
+    """root: names of files are told relative to it; complete: whether everything of these classes is annotated; notes:
+    what is to be said of those that were read.
+    """
 
     root: Path
     complete: bool
+    notes: list[str]
     pictures: list[Picture]
 
     def load(self, picture: Picture) -> tuple[Image.Image, dict[str, np.ndarray]]:
@@ -55,61 +54,9 @@ def find_pictures(path: Path, images: Path | None) -> Pictures:
         raise UserError(
             f"{path}: no such file or folder; name a COCO annotation file, or a folder with images/, masks/"
         )
+    from icf_avs.compose.coco import CocoPictures
+
     return CocoPictures(path, images or path.parent)
-
-
-class CocoPictures:
-    """Pictures of an annotation file in COCO's format, read by pycocotools; it is taken to annotate everything of its
-    categories, as COCO does.
-    """
-
-    complete = True
-
-    def __init__(self, path: Path, images: Path) -> None:
-        from pycocotools.coco import COCO
-
-        self.root, self._where, self._coco = images, path, COCO()
-        try:
-            document = self._coco.dataset = json.loads(path.read_bytes())
-            if lacking := [part for part in ("images", "categories", "annotations") if not document.get(part)]:
-                raise ValueError(f"no {', '.join(lacking)}")
-            with redirect_stdout(StringIO()):  # it tells of its progress
-                self._coco.createIndex()
-            self._names = {category["id"]: str(category["name"]) for category in self._coco.cats.values()}
-            self.pictures = [self._picture(image) for image in self._coco.imgs.values()]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path}: is no annotation file in COCO's format ({type(error).__name__}: {error}); it has lists of "
-                "images, categories and annotations with a segmentation"
-            ) from error
-        self.pictures = [picture for picture in self.pictures if picture.kinds]
-
-    def _picture(self, image: dict[str, Any]) -> Picture:
-        areas: dict[str, float] = defaultdict(float)
-        whole = image["width"] * image["height"]
-        for annotation in self._coco.imgToAnns[image["id"]]:
-            areas[self._names[annotation["category_id"]]] += annotation.get("area", whole)
-        large = frozenset(name for name, area in areas.items() if area >= SMALLEST * whole)
-        return Picture(self.root / image["file_name"], large, frozenset(areas), image["id"])
-
-    def load(self, picture: Picture) -> tuple[Image.Image, dict[str, np.ndarray]]:
-        image = _opened(picture.path).convert("RGB")
-        facts = self._coco.imgs[picture.source]
-        if image.size != (facts["width"], facts["height"]):
-            raise UserError(
-                f"{picture.path}: is {image.width}x{image.height}, in {self._where.name} {facts['width']}x"
-                f"{facts['height']}; use the pictures that were annotated"
-            )
-        masks = {name: np.zeros(image.size[::-1], bool) for name in picture.onscreen}
-        for annotation in self._coco.imgToAnns[picture.source]:
-            name = self._names[annotation["category_id"]]
-            if not annotation.get("segmentation"):
-                raise UserError(
-                    f"{self._where}: annotation {annotation['id']} ({name}) has no segmentation, only a box; masks are "
-                    "needed, as in COCO's instances_*.json"
-                )
-            masks[name] |= self._coco.annToMask(annotation).astype(bool)
-        return image, masks
 
 
 class FolderPictures:
@@ -119,6 +66,7 @@ class FolderPictures:
     """
 
     complete = False
+    notes: ClassVar[list[str]] = []
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -136,8 +84,8 @@ class FolderPictures:
             raise UserError(f"{root / 'images'}: no picture in a folder of it; want images/CLASS/NAME.jpg")
 
     def load(self, picture: Picture) -> tuple[Image.Image, dict[str, np.ndarray]]:
-        image = ImageOps.exif_transpose(_opened(picture.path)).convert("RGB")  # as it was shown to who drew the mask
-        shown = _opened(picture.source)
+        image = ImageOps.exif_transpose(opened(picture.path)).convert("RGB")  # as it was shown to who drew the mask
+        shown = opened(picture.source)
         mask = np.asarray(shown.convert("RGB") if shown.mode in ("LA", "PA", "RGBA") else shown)  # alpha says nothing
         mask = mask.reshape(*mask.shape[:2], -1).any(-1)
         if mask.shape != image.size[::-1]:
@@ -148,7 +96,8 @@ class FolderPictures:
         return image, dict.fromkeys(picture.kinds, mask)
 
 
-def _opened(path: Path) -> Image.Image:
+def opened(path: Path) -> Image.Image:
+    """The picture, read to its end. Raises UserError where it is missing or broken."""
     try:
         image = Image.open(path)
         image.load()

@@ -1,0 +1,172 @@
+"""COCO files as people have them: photographs that EXIF turns, and annotations that are broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from avsbench_fixtures import tone, write_wav
+from PIL import Image, ImageOps
+
+from icf_avs.__main__ import main
+from icf_avs.compose.pictures import find_pictures
+from icf_avs.errors import UserError
+
+WIDTH, HEIGHT = 160, 120
+SQUARE = [20, 10, 60, 10, 60, 50, 20, 50]
+
+
+def shown(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    picture = np.full((height, width, 3), 90, np.uint8)
+    picture[10:50, 20:60] = 255, 0, 0
+    return picture
+
+
+def write(folder: Path, annotations: list[Any], picture: np.ndarray | None = None, tag: int = 1, size=None) -> Path:
+    """A photograph p.jpg that a viewer shows as `picture`, stored as orientation `tag` wants it; a.json beside it."""
+    picture = shown() if picture is None else picture
+    stored = next(
+        image
+        for turn in (None, *Image.Transpose)
+        if is_shown_as(image := turned(picture, turn, tag), picture)
+    )  # fmt: skip
+    stored.save(folder / "p.jpg", exif=stored.getexif(), quality=95)
+    width, height = size or picture.shape[1::-1]
+    document = {
+        "images": [{"id": 1, "file_name": "p.jpg", "width": width, "height": height}],
+        "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}],
+        "annotations": annotations,
+    }
+    (folder / "a.json").write_text(json.dumps(document))
+    return folder / "a.json"
+
+
+def turned(picture: np.ndarray, turn: Image.Transpose | None, tag: int) -> Image.Image:
+    image = Image.fromarray(picture)
+    image = image if turn is None else image.transpose(turn)
+    image.getexif()[0x0112] = tag
+    return image
+
+
+def is_shown_as(image: Image.Image, picture: np.ndarray) -> bool:
+    return np.array_equal(np.asarray(ImageOps.exif_transpose(image)), picture)
+
+
+def dog(segmentation: Any, **more: Any) -> dict[str, Any]:
+    return {"id": 1, "image_id": 1, "category_id": 1, "area": 1600, "iscrowd": 0, "segmentation": segmentation} | more
+
+
+def red(picture: Image.Image) -> np.ndarray:
+    pixels = np.asarray(picture).astype(int)
+    return (pixels[..., 0] > 170) & (pixels[..., 1] < 90)
+
+
+def overlap(path: Path) -> tuple[float, tuple[int, int]]:
+    pictures = find_pictures(path, None)
+    image, masks = pictures.load(pictures.pictures[0])
+    both = masks["dog"] & red(image)
+    return both.sum() / (masks["dog"] | red(image)).sum(), image.size
+
+
+@pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (WIDTH, WIDTH)], ids=["oblong", "square"])
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_photographs_are_annotated_as_they_are_shown(tag: int, size: tuple[int, int], tmp_path: Path):
+    share, found = overlap(write(tmp_path, [dog([SQUARE])], shown(*size), tag))
+    assert share > 0.97 and found == size[::-1]
+
+
+@pytest.mark.parametrize("tag", [5, 6, 7, 8])
+def test_a_file_with_the_stored_size_annotates_what_is_stored(tag: int, tmp_path: Path):
+    path = write(tmp_path, [], shown(), tag, size=(HEIGHT, WIDTH))
+    stored = red(Image.open(tmp_path / "p.jpg"))
+    rows, columns = np.flatnonzero(stored.any(1)), np.flatnonzero(stored.any(0))
+    top, bottom, left, right = (int(v) for v in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
+    document = json.loads(path.read_text())
+    document["annotations"] = [dog([[left, top, right, top, right, bottom, left, bottom]])]
+    path.write_text(json.dumps(document))
+    pictures = find_pictures(path, None)
+    image, masks = pictures.load(pictures.pictures[0])
+    assert image.size == (WIDTH, HEIGHT), "upright, as it is shown"
+    assert (masks["dog"] & red(image)).sum() / (masks["dog"] | red(image)).sum() > 0.97
+    assert "1 photographs are annotated as stored" in pictures.notes[0]
+
+
+def test_another_size_is_no_orientation(tmp_path: Path):
+    pictures = find_pictures(write(tmp_path, [dog([SQUARE])], tag=6, size=(80, 60)), None)
+    with pytest.raises(UserError, match=r"is 160x120, in a\.json 80x60"):
+        pictures.load(pictures.pictures[0])
+
+
+NAN, HUGE = float("nan"), 10**400
+BROKEN = {
+    "a flat list": dog(SQUARE),
+    "a point": dog([[20, 10]]),
+    "a line": dog([[20, 10, 60, 50]]),
+    "a line of three points": dog([[20, 10, 40, 30, 60, 50]]),
+    "no points": dog([[]]),
+    "no polygons": dog([]),
+    "an odd number": dog([[20, 10, 60, 10, 60, 50, 20]]),
+    "not a number": dog([[20, 10, 60, NAN, 60, 50]]),
+    "infinite": dog([[20, 10, 60, float("inf"), 60, 50]]),
+    "huge": dog([[20, 10, 1e12, 10, 60, 50]]),
+    "words": dog([["20", 10, 60, 10, 60, 50]]),
+    "a word": dog("20 10 60 10"),
+    "a number": dog(7),
+    "truth": dog([[True, 10, 60, 10, 60, 50]]),
+    "outside": dog([[-60, -50, -20, -50, -20, -10]]),
+    "no segmentation": {"id": 1, "image_id": 1, "category_id": 1},
+    "run lengths of another size": dog({"size": [60, 80], "counts": [0, 4800]}),
+    "run lengths without a size": dog({"counts": [0, 19200]}),
+    "run lengths that end early": dog({"size": [HEIGHT, WIDTH], "counts": [0, 5]}),
+    "run lengths that go on": dog({"size": [HEIGHT, WIDTH], "counts": [0, 19200, 5, 10**9]}),
+    "negative run lengths": dog({"size": [HEIGHT, WIDTH], "counts": [19205, -5]}),
+    "huge run lengths": dog({"size": [HEIGHT, WIDTH], "counts": [HUGE, 5]}),
+    "run lengths of nothing": dog({"size": [HEIGHT, WIDTH], "counts": [19200]}),
+    "text that is none": dog({"size": [HEIGHT, WIDTH], "counts": "~~~~\u20ac"}),
+    "text that ends early": dog({"size": [HEIGHT, WIDTH], "counts": "PPPPPPPPPPPPPPPPPPPP"}),
+    "no counts": dog({"size": [HEIGHT, WIDTH]}),
+    "an unknown picture": dog([SQUARE], image_id=99),
+    "an unknown category": dog([SQUARE], category_id=99),
+    "a list for a number": dog([SQUARE], image_id=[1], category_id={}),
+    "no category": {"id": 1, "image_id": 1, "segmentation": [SQUARE]},
+    "no object": "dog",
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_annotation_is_left_out_and_counted(case: str, tmp_path: Path):
+    path = write(tmp_path, [BROKEN[case], dog([SQUARE])])
+    pictures = find_pictures(path, None)
+    assert pictures.left_out.total() == 1 and pictures.notes[0].startswith("1 annotations are broken")
+    assert overlap(path)[0] > 0.97
+    with pytest.raises(UserError, match="none of its annotations can be used: 1 with") as error:
+        find_pictures(write(tmp_path, [BROKEN[case]]), None)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_odd_but_clear_is_kept(tmp_path: Path):
+    for odd in (
+        dog([SQUARE, [20, 10], [30, 30, 40, 40]]),  # parts that mark nothing
+        dog([SQUARE], area="large"),
+        dog([SQUARE], area=NAN),
+        {key: value for key, value in dog([SQUARE]).items() if key not in ("id", "area")},
+        dog([[-30, 10, 60, 10, 60, 50, -30, 50]], image_id=1),  # reaches out of the picture
+    ):
+        pictures = find_pictures(write(tmp_path, [odd]), None)
+        _, masks = pictures.load(pictures.pictures[0])
+        assert masks["dog"][12:48, 22:58].all() and not masks["dog"][:, 62:].any() and not pictures.notes
+
+
+def test_the_command_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = write(tmp_path, [dog([SQUARE]), *BROKEN.values()])
+    (tmp_path / "sounds/dog").mkdir(parents=True)
+    write_wav(tmp_path / "sounds/dog/a.wav", tone(1, 1.0))
+    line = ["--pictures", str(path), "--sounds", str(tmp_path / "sounds"), "--out", str(tmp_path / "out")]
+    assert main(["data", "compose", *line, "--train", "2", "--val", "0", "--test", "0"]) == 0
+    said = f"{len(BROKEN)} annotations are broken and were left out"
+    assert said in capsys.readouterr().out.replace("\n", " ")
+    assert said in json.loads((tmp_path / "out/AVSS/composed.json").read_text())["notes"][0]
