@@ -41,7 +41,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         _completion,
         "print a script by which the shell completes commands, options and files",
         "  icf completion bash > ~/.local/share/bash-completion/completions/icf\n"
-        "  icf completion zsh > ~/.zfunc/_icf          with fpath+=~/.zfunc before compinit in ~/.zshrc\n\n"
+        "  icf completion zsh > ~/.zfunc/_icf          # with fpath+=~/.zfunc before compinit in ~/.zshrc\n\n"
         "Needs shtab: pip install 'icf-avs[completion]'",
     )
     part.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")

@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 from icf_avs.cli.options import command, stamps
-from icf_avs.cli.values import count, positive
+from icf_avs.cli.values import count, whole
 from icf_avs.errors import UserError
+from icf_avs.output.writable import check_folder
+
+MOST = 1_000_000  # clips of a split: the scenes of each set of Stamps have so many numbers
 
 
 def _data_check(args: argparse.Namespace) -> int:
@@ -19,20 +22,25 @@ def _data_check(args: argparse.Namespace) -> int:
 
 
 def _data_prepare(args: argparse.Namespace) -> int:
+    check_folder(args.root, "DIR")
     from icf_avs.avsbench.prepare import prepare_command
 
     return prepare_command(args.root, args.workers)
 
 
 def _data_stamps(args: argparse.Namespace) -> None:
+    counts = {split: getattr(args, split) for split in ("train", "val", "test", "cross")}
+    if not any(counts.values()):
+        raise UserError(f"no clip is asked for; give {' or '.join(f'--{split}' for split in counts)} a number above 0")
+    check_folder(args.out)
     from icf_avs.stamps.benchmark import write_stamps
 
-    counts = {split: getattr(args, split) for split in ("train", "val", "test", "cross")}
     write_stamps(args.out, stamps=args.stamps, seed=args.seed, video=not args.no_video, workers=args.workers, **counts)
     print(f"Stamps is in {args.out}")
 
 
 def _data_compose(args: argparse.Namespace) -> None:
+    check_folder(args.out)
     from icf_avs.compose.command import Request, compose_command
 
     counts = tuple((split, getattr(args, split)) for split in ("train", "val", "test"))
@@ -70,9 +78,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     stamps(part)
     part.add_argument("--seed", type=count, default=0, help="seed of all scenes (default: 0)")
     for split, clips in (("train", 200), ("val", 40), ("test", 120), ("cross", 120)):
-        part.add_argument(f"--{split}", metavar="N", type=count, default=clips, help=f"clips a set (default: {clips})")
+        part.add_argument(
+            f"--{split}", metavar="N", type=whole(0, MOST), default=clips, help=f"clips a set (default: {clips})"
+        )
     part.add_argument("--no-video", action="store_true", help="leave out the MP4 files, which take most of the time")
-    part.add_argument("--workers", metavar="N", type=positive, default=os.cpu_count() or 1, help="processes")
+    part.add_argument("--workers", metavar="N", type=whole(1, 1000), default=os.cpu_count() or 1, help="processes")
     command(
         data,
         "fetch",
@@ -86,8 +96,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "check",
         _data_check,
         "tell whether the files of an S4, MS3 or AVSS set, or of your own, are all there and sound; exit code 1 if not",
-        "  icf data check AVSBench/Single-source\n  icf data check AVSBench          all sets in the folder\n"
-        "  icf data check own               videos/ and masks/ (docs/OWN_DATA.md)",
+        "  icf data check AVSBench/Single-source\n  icf data check AVSBench          # all sets in the folder\n"
+        "  icf data check own               # videos/ and masks/ (docs/OWN_DATA.md)",
     )
     part.add_argument("root", metavar="DIR", type=Path, help="folder of a set, or of several")
     part = command(
@@ -98,7 +108,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "  icf data prepare AVSBench/Single-source --workers 8\n\nWhat is there is kept; repeat it to go on.",
     )
     part.add_argument("root", metavar="DIR", type=Path, help="folder of the set, with raw_videos/")
-    part.add_argument("--workers", metavar="N", type=positive, default=os.cpu_count() or 1, help="processes")
+    part.add_argument("--workers", metavar="N", type=whole(1, 1000), default=os.cpu_count() or 1, help="processes")
 
     part = command(
         data,
@@ -120,6 +130,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument("--mapping", metavar="CSV", type=Path, help="table of classes: picture,sound")
     part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write AVSS/ into")
     for split, clips in (("train", 1000), ("val", 100), ("test", 100)):
-        part.add_argument(f"--{split}", metavar="N", type=count, default=clips, help=f"clips (default: {clips})")
-    part.add_argument("--sources", metavar="N", type=positive, default=2, help="most classes that sound (default: 2)")
+        part.add_argument(
+            f"--{split}", metavar="N", type=whole(0, MOST), default=clips, help=f"clips (default: {clips})"
+        )
+    part.add_argument(
+        "--sources", metavar="N", type=whole(1, 100), default=2, help="most classes that sound (default: 2)"
+    )
     part.add_argument("--seed", type=count, default=0, help="seed of all that is drawn (default: 0)")

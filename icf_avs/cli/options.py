@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from icf_avs.cli.values import count, positive
 
 SETS = ("s4", "ms3", "avss", "cross")
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes its own usage lines as they are printed: after an option with several choices (`--sets s4 ms3`) what is
+    none of these is an argument, which argparse alone would refuse as a wrong choice.
+    """
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        words = list(sys.argv[1:] if args is None else args)
+        if any(not action.option_strings for action in self._actions):
+            for action in self._actions:
+                if action.nargs == "+" and action.choices:
+                    words = _argument_first(words, action)
+        return super().parse_known_args(words, namespace)
+
+
+def _argument_first(words: list[str], option: argparse.Action) -> list[str]:
+    """The first word after choices of `option` that is none is moved before all others, unless an argument is first."""
+    at = next((i for i, word in enumerate(words) if word in option.option_strings), len(words)) + 1
+    end = next((i for i in range(at, len(words)) if words[i] not in option.choices), len(words))
+    if end in (at, len(words)) or words[end].startswith("-") or not words[0].startswith("-"):
+        return words
+    return [words[end], *words[:end], *words[end + 1 :]]
 
 
 def command(
@@ -34,13 +60,18 @@ def checkpoint(part: argparse.ArgumentParser, name: str, default: str = "stamps"
 
 
 def test_sets(part: argparse.ArgumentParser) -> None:
-    """Add the choice of test sets and of how many of their clips."""
+    """Add the choice of test sets, their split and how many of their clips."""
     part.add_argument("--data", metavar="DIR", type=Path, help="folder of the sets (default: small Stamps test sets)")
     part.add_argument(
         "--sets", nargs="+", choices=SETS, help="test sets (default: s4 ms3 cross; with --data, all there)"
     )
+    part.add_argument(
+        "--split", choices=("test", "val"), default="test", help="choose on val, score on test (default: test)"
+    )
     part.add_argument("--clips", metavar="N", type=positive, help="take only the first N clips of each set")
-    part.add_argument("--seed", type=count, default=0, help="seed of noise and off-screen donors (default: 0)")
+    part.add_argument(
+        "--seed", metavar="N", type=count, default=0, help="seed of noise and off-screen donors (default: 0)"
+    )
 
 
 def stamps(part: argparse.ArgumentParser) -> None:

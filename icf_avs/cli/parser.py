@@ -6,11 +6,12 @@ import argparse
 
 from icf_avs import __version__
 from icf_avs.cli import completion, convert, data, export, score, serve, train, use
+from icf_avs.cli.options import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands with their options; `args.run` is the function that does the work."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="icf",
         description="Mark the pixels of what sounds, in every frame of a video.",
         epilog="Start with `icf demo`. Each command explains itself: `icf segment --help`.",

@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 
 from icf_avs.cli.options import checkpoint, command
-from icf_avs.cli.values import positive
+from icf_avs.cli.values import whole
 from icf_avs.errors import UserError
 
 
@@ -26,16 +26,20 @@ def add(commands: argparse._SubParsersAction) -> None:
         "serve",
         _serve,
         "show a web page: drop a video, see what sounds, and change the sound to see whether the model listens",
-        "  icf serve                                     http://127.0.0.1:7860, for this machine alone\n"
-        "  icf serve --host 0.0.0.0 --port 8080          for the network: it has no password\n"
+        "  icf serve                                     # http://127.0.0.1:7860, for this machine alone\n"
+        "  icf serve --host 0.0.0.0 --port 8080          # for the network: it has no password\n"
         "  icf serve --max-seconds 20 --max-mb 30\n\n"
         "Files are kept in a temporary folder for an hour and removed at the end. Nothing is loaded from other hosts.",
     )
     checkpoint(part, "--checkpoint")
     part.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
-    part.add_argument("--port", metavar="N", type=positive, default=7860, help="port (default: 7860)")
-    part.add_argument("--max-mb", metavar="N", type=positive, default=100, help="largest upload (default: 100)")
-    part.add_argument("--max-seconds", metavar="N", type=positive, default=60, help="longest video (default: 60)")
+    part.add_argument("--port", metavar="N", type=whole(1, 65_535), default=7860, help="port (default: 7860)")
     part.add_argument(
-        "--jobs", metavar="N", type=positive, default=1, help="videos at a time, others wait (default: 1)"
+        "--max-mb", metavar="N", type=whole(1, 1_000_000), default=100, help="largest upload (default: 100)"
+    )
+    part.add_argument(
+        "--max-seconds", metavar="N", type=whole(1, 1_000_000), default=60, help="longest video (default: 60)"
+    )
+    part.add_argument(
+        "--jobs", metavar="N", type=whole(1, 1000), default=1, help="videos at a time, others wait (default: 1)"
     )

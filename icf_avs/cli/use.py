@@ -10,6 +10,7 @@ from pathlib import Path
 from icf_avs.cli.options import checkpoint, command
 from icf_avs.cli.values import positive, probability, rate
 from icf_avs.errors import UserError
+from icf_avs.output.writable import check_folder
 
 
 def _segment(args: argparse.Namespace) -> None:
@@ -23,6 +24,7 @@ def _segment(args: argparse.Namespace) -> None:
         raise UserError("no video to segment; name one or more, or a table of them: --manifest videos.csv")
     if args.jobs or args.ray:
         raise UserError("--jobs and --ray go with --manifest; name the videos in a CSV file with a column `video`")
+    check_folder(args.out)
     from icf_avs.segment import segment_command
 
     segment_command(
@@ -35,6 +37,7 @@ def _segment_manifest(args: argparse.Namespace) -> None:
         raise UserError("--words goes with videos, not with --manifest")
     if args.videos:
         raise UserError(f"{args.videos[0]}: give videos or --manifest, not both; a manifest can list it too")
+    check_folder(args.out)
     from icf_avs.checkpoint import default_checkpoint
     from icf_avs.corpus.command import corpus_command
     from icf_avs.corpus.work import checked_settings
@@ -48,6 +51,7 @@ def _segment_manifest(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
+    check_folder(args.out)
     from icf_avs.demo import demo_command
 
     demo_command(args.out)
@@ -64,7 +68,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "  icf segment *.mp4 --out masks --fps 4\n"
         "  icf segment street.mp4 --out masks --semantic --checkpoint runs/avss-pvt/avss-pvt.safetensors\n"
         "  icf segment --manifest videos.csv --out masks --jobs 8\n"
-        "  icf segment --out masks -- -Ab3.mp4        (a name that begins with a dash)\n\n"
+        "  icf segment --out masks -- -Ab3.mp4        # a name that begins with a dash\n\n"
         "Each video gets a folder masks/NAME with masks/*.png, overlay.mp4, sheet.png and segmentation.json.\n"
         "`icf convert masks/NAME --to ...` writes COCO, indexed PNG, tracks, video with alpha or subtitles from it.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 
 def count(text: str) -> int:
@@ -17,6 +18,17 @@ def positive(text: str) -> int:
     if count(text) == 0:
         raise argparse.ArgumentTypeError("want an integer of at least 1")
     return int(text)
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """An argparse type: an integer from `least` to `most`."""
+
+    def value(text: str) -> int:
+        if not least <= count(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text}: want an integer from {least} to {most}")
+        return int(text)
+
+    return value
 
 
 def rate(text: str) -> float:

@@ -14,6 +14,7 @@ from icf_avs.formats.palette_masks import write_palette
 from icf_avs.formats.saved import read_segmentation
 from icf_avs.formats.subtitles import write_srt
 from icf_avs.formats.tracks import write_tracks
+from icf_avs.output.writable import check_file, check_folder
 
 if TYPE_CHECKING:
     from icf_avs.segmentation import Segmentation
@@ -76,7 +77,12 @@ def convert_command(folder: Path, formats: list[str], video: Path | None) -> Non
 
     if video is not None and not set(formats) & set(_FILMS):
         raise UserError(f"{video}: --video is for {' and '.join(_FILMS)} only; leave it out")
-    for to in dict.fromkeys(formats):
+    formats = list(dict.fromkeys(formats))
+    if folder.is_dir():
+        for to in formats:
+            name, _ = (_WRITERS | _FILMS)[to]
+            check_folder(folder / name, "FOLDER") if to == "palette" else check_file(folder / name, "FOLDER")
+    for to in formats:
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(to, total=None)
             path = convert(

@@ -43,7 +43,7 @@ def serving(
                 theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
                 app_kwargs={"middleware": [Middleware(Guard, store=store, limits=limits)]},
             )  # fmt: skip
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{host}:{port}: cannot be had; choose another --port, or a --host of this machine"
             ) from error

@@ -1,0 +1,187 @@
+"""What every command line promises: its usage line and examples parse as printed, and where a result cannot be put, or
+a setting has no effect, one line says so before any work is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import icf_avs
+from icf_avs.__main__ import main
+from icf_avs.cli.parser import build_parser
+
+SAMPLES = ("1", "0.5", "x")  # a value that every type takes is among them
+
+
+def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers of all commands but those of training, whose owners test them."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield parser
+    for group in groups:
+        for name, part in group.choices.items():
+            if name not in ("train", "study"):
+                yield from leaves(part)
+
+
+COMMANDS = {parser.prog.removeprefix("icf "): parser for parser in leaves(build_parser())}
+
+
+def value(action: argparse.Action) -> str:
+    if action.choices:
+        return str(next(iter(action.choices)))
+    for sample in SAMPLES if action.type else SAMPLES[-1:]:
+        try:
+            action.type(sample)
+        except (argparse.ArgumentTypeError, TypeError, ValueError):
+            continue
+        return sample
+    return SAMPLES[-1]
+
+
+def as_printed(parser: argparse.ArgumentParser, least: bool) -> list[str]:
+    """A call in the order of the usage line: each option once (or, `least`, those alone that must be there)."""
+    usage = parser.format_usage()
+    placed = []
+    for action in parser._actions:
+        names = action.option_strings[-1:] or [action.metavar or action.dest]
+        if action.dest == "help" or (least and action.option_strings and not action.required):
+            continue
+        places = [m.start() for m in re.finditer(rf"(?<![\w-]){re.escape(names[0])}(?![\w-])", usage)]
+        assert places, (usage, names)
+        words = action.option_strings[-1:] + ([] if action.nargs == 0 else [value(action)])
+        placed.append((places[0] if action.option_strings else places[-1], action, words))
+    exclusive = [group._group_actions[1:] for group in parser._mutually_exclusive_groups]
+    left_out = {id(action) for group in exclusive for action in group}
+    return [word for _, action, words in sorted(placed, key=lambda item: item[0]) if id(action) not in left_out
+            for word in words]  # fmt: skip
+
+
+@pytest.mark.parametrize("least", [True, False], ids=["least", "everything"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_usage_lines_work_as_printed(command: str, least: bool):
+    words = as_printed(COMMANDS[command], least)
+    found = vars(build_parser().parse_args([*command.split(), *words]))
+    for action in COMMANDS[command]._actions:
+        if not action.option_strings and action.nargs != "*":
+            assert found[action.dest] not in (None, []), f"icf {command} {shlex.join(words)}"
+
+
+def test_a_value_after_a_list_is_an_argument():
+    parse = build_parser().parse_args
+    assert parse(["convert", "--to", "coco", "srt", "out/street"]).folder == Path("out/street")
+    found = parse(["evaluate", "--sets", "s4", "ms3", "best.safetensors", "--clips", "3"])
+    assert (found.checkpoint, found.sets, found.clips) == ("best.safetensors", ["s4", "ms3"], 3)
+    for wrong in ("evaluate --sets s5", "evaluate a.safetensors --sets s4 s5", "convert --to coco"):
+        with pytest.raises(SystemExit):
+            parse(wrong.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_work_as_printed(command: str):
+    text = COMMANDS[command].epilog.replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if re.match(r"  (\w+=\S+ )*icf ", line)]
+    assert lines
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        words = words[words.index("icf") + 1 :]
+        words = words[: words.index(">")] if ">" in words else words
+        assert build_parser().parse_args(words).run
+
+
+RANGES = ("serve --port 65536", "serve --port 0", "serve --max-mb 99999999", "evaluate --size 100000",
+          "data stamps --out o --test 1000001", "data compose --pictures p --sounds s --out o --sources 0",
+          "data prepare d --workers 100000", "probe --seed -1")  # fmt: skip
+
+
+@pytest.mark.parametrize("line", RANGES)
+def test_numbers_have_a_range(line: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(line.split())
+    assert "want an integer" in capsys.readouterr().err
+
+
+# What each command needs beside the path that is tried; {} is the path. The inputs are not there: the path comes first.
+OUTPUTS = {
+    "segment": ("segment nothing.mp4 --out {}", "folder"),
+    "segment --manifest": ("segment --manifest nothing.csv --out {}", "folder"),
+    "demo": ("demo --out {}", "folder"),
+    "evaluate": ("evaluate nothing.safetensors --data nothing --out {}", "file"),
+    "probe": ("probe nothing.safetensors --data nothing --out {}", "folder"),
+    "report": ("report run --out {}", "file"),
+    "export": ("export stamps --out {}", "folder"),
+    "data stamps": ("data stamps --test 1 --out {}", "folder"),
+    "data compose": ("data compose --pictures nothing --sounds nothing --out {}", "folder"),
+}
+
+
+def bad_places(kind: str) -> dict[str, str]:
+    """Paths below the current folder, which test_places sets up."""
+    places = {"below a file": "file/x", "/proc": "/proc/x/y", "a name too long": "n" * 300, "a dangling link": "link/x"}
+    return places | ({"a file": "file"} if kind == "folder" else {"a folder": "folder", "a device": "/dev/null"})
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_where_a_result_cannot_be_put_one_line_says_so(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(icf_avs, "load", lambda *_, **__: pytest.fail("work has begun"))
+    for name in ("folder", "run"):
+        Path(name).mkdir()
+    Path("file").write_text("mine")
+    Path("link").symlink_to("nowhere")
+    line, kind = OUTPUTS[command]
+    for what, place in bad_places(kind).items():
+        assert main(line.format(place).split()) == 2, what
+        printed = capsys.readouterr().err
+        assert (
+            printed.count("\n") == 1
+            and place.split("/")[0] in printed
+            and "name another" in printed.replace("name a file", "name another")
+        ), (what, printed)
+    assert Path("file").read_text() == "mine" and {path.name for path in Path().iterdir()} == {
+        "folder", "run", "file", "link",
+    }  # fmt: skip
+
+
+def test_every_output_option_is_among_those_tried():
+    for command, parser in COMMANDS.items():
+        if any(action.dest == "out" for action in parser._actions):
+            assert command in OUTPUTS
+
+
+@pytest.mark.parametrize("name", ["README.md", "stamps.onnx"])
+def test_an_export_replaces_no_file_of_others(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    place = tmp_path / name
+    place.mkdir() if name.endswith("onnx") else place.write_text("# My project\n")
+    assert main(["export", "stamps", "--out", str(tmp_path)]) == 2
+    assert str(place) in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == [name]
+
+
+NO_EFFECT = {
+    "data stamps --out o --train 0 --val 0 --test 0 --cross 0": "no clip is asked for",
+    "report run --check": "takes no RUN",
+    "report --out page.html": "goes with a run",
+    "segment --jobs 2 a.mp4 --out o": "go with --manifest",
+    "convert folder --to coco --video a.mp4": "for alpha-mov and alpha-webm only",
+    "evaluate --data own --sets s4 --out s.csv": "a set of your own",
+    "probe --data own --sets s4 ms3 --out o": "a set of your own",
+}
+
+
+@pytest.mark.parametrize("line", NO_EFFECT)
+def test_settings_without_effect_are_refused(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("own/videos", "own/masks"):
+        Path(name).mkdir(parents=True)
+    assert main(line.split()) == 2
+    assert NO_EFFECT[line] in capsys.readouterr().err
