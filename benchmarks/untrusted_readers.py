@@ -38,7 +38,7 @@ from icf_avs.output.coco import encode
 from icf_avs.output.folder import is_earlier_result
 from icf_avs.probe import table as probe_table
 from icf_avs.report import fill
-from icf_avs.results import COLUMNS, USUAL, save_notes, save_rows
+from icf_avs.results import COLUMNS, USUAL, Scored, save_notes, save_rows
 from icf_avs.stamps.rcc import read_rcc
 from icf_avs.study import table as study_table
 
@@ -78,7 +78,9 @@ _SCENES = csv_text(
     ("two", "", "cat", ""),
 )
 _LABELS = json.dumps({"background": 0, "cat": 1, "dog": 2}).encode()
-_SCORES = csv_text(COLUMNS, ("stamps", "s4", "true", "strict", "0.5", "0.6", "", "9", "0", "abc"))
+_SCORES = csv_text(
+    COLUMNS, ("stamps", "1", "stamps", "stamps", "s4", "true", "strict", "0.5", "0.6", "", "9", "0", "abc")
+)
 
 
 def _read_set(folder: Path) -> None:
@@ -219,7 +221,7 @@ def _own_readers() -> list[Reader]:
         Reader("scores", "csv", "scores.csv", (_SCORES,), _save_scores),
         Reader(
             "notes on scores", "json", "scores.json", (notes,),
-            lambda folder: save_notes(folder / "scores.json", "stamps", "s4", USUAL, {}),
+            lambda folder: save_notes(folder / "scores.json", Scored("a", "1", "a", "own"), "s4", USUAL, {}),
         ),
         Reader("study table", "csv", "study.csv", study, _save_study),
         Reader("probe table", "csv", "probe.csv", (probe,), _save_probe),

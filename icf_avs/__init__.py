@@ -36,4 +36,4 @@ def load(checkpoint: str | None = None) -> Segmenter:
         return Segmenter(model, name)
     from icf_avs.hub import HubSegmenter
 
-    return HubSegmenter(model, name, read_recipe(path))
+    return HubSegmenter(model, name, read_recipe(path), path)

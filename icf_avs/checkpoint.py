@@ -5,6 +5,7 @@ The frozen visual encoder is not stored; it comes from its own package. Nothing 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -59,6 +60,12 @@ def find_checkpoint(checkpoint: str | None) -> tuple[Path, str]:
             f"{name}: no such file or folder here, and to look on the hub pip install 'icf-avs[hub]'"
         ) from error
     return download(name), path.name
+
+
+def file_digest(path: Path) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a checkpoint's file, by which its scores are told from others'."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def default_checkpoint(say: Callable[[str], None]) -> str:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -24,16 +24,31 @@ from icf_avs.avsbench.names import class_names
 from icf_avs.avsbench.own import is_own
 from icf_avs.avsbench.pictures import SIZE, WITH_IDS
 from icf_avs.avsbench.record import ClipRecord
+from icf_avs.checkpoint import file_digest, find_checkpoint
 from icf_avs.data.resize import resized
 from icf_avs.errors import UserError
-from icf_avs.evaluate_semantic import evaluate_semantic
+from icf_avs.evaluate_semantic import class_order, evaluate_semantic
 from icf_avs.metrics import DatasetMetric, ReferenceMetric, StrictMetric
+from icf_avs.output.writable import check_file, check_folder
 from icf_avs.probe.sounds import Audio, heard
-from icf_avs.results import USUAL, Row, Scores, Settings, save_notes, save_rows, score_rows, show
+from icf_avs.results import (
+    USUAL,
+    Row,
+    Scored,
+    Scores,
+    Settings,
+    read_notes,
+    read_rows,
+    save_notes,
+    save_rows,
+    score_rows,
+    show,
+)
 
 if TYPE_CHECKING:
     from icf_avs.contracts import ClipSpec
 
+Split = Literal["test", "val"]
 AUDIOS: tuple[Audio, ...] = ("true", "silence", "noise", "offscreen")
 DEFAULT_SETS = ("s4", "ms3", "cross")  # AVSS holds the scenes of the first two again
 FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources", "avss": "AVSS", "cross": "Cross"}
@@ -152,22 +167,32 @@ def evaluate_command(
     clips: int | None,
     seed: int,
     settings: Settings = USUAL,
+    split: Split = "test",
 ) -> None:
-    """Score `checkpoint` on the test split of each set, write the table and its sidecar, print a summary.
+    """Score `checkpoint` on a split of each set, write the table and its sidecar, print a summary.
 
-    data  folder of the sets (None: the default Stamps test sets); sets  names of `FOLDERS` (None: all in the folder,
-    of the default ones `DEFAULT_SETS`); settings  other ones than usual have rows of their own (`Settings.labels`).
-    Raises UserError for sets that are not there or cannot be read.
+    data  folder of the sets (None: the default Stamps sets); sets  names of `FOLDERS` (None: all in the folder, of the
+    default ones `DEFAULT_SETS`); settings  other ones than usual have rows of their own (`Settings.labels`), and so
+    has the split val: s4-val. Raises UserError for sets that are not there or cannot be read, and for a table that
+    cannot be written: before anything is scored, or once the scores are printed.
     """
     from rich.console import Console
     from rich.progress import Progress
 
     from icf_avs import load
 
+    check_folder(Path("results")) if out is None else check_tables(out)
     loaded = load(checkpoint)
-    root, sets, stamps = choose_sets(data, sets)
-    out = out or Path("results") / ("stamps.csv" if stamps else "avsbench.csv")
-    records = {name: read_set(set_folder(root, name), "test") for name in sets}
+    scored = Scored(*identity(checkpoint, loaded.name), data_name(data))
+    root, sets, stamps = choose_sets(data, sets, split)
+    if out is None:
+        out = Path("results") / ("stamps.csv" if stamps else "avsbench.csv")
+        check_tables(out)
+    records = {name: read_set(set_folder(root, name), split) for name in sets}
+    semantic = {name for name in sets if records[name][0].layout in WITH_IDS and loaded.model.config.semantic}
+    names = {name: ("background", *class_names(set_folder(root, name))) for name in semantic}
+    for known in names.values():
+        class_order(loaded.model.classes, known)
     written: list[Row] = []
     with Progress(console=Console(stderr=True)) as bar:
         for name in sets:
@@ -181,30 +206,62 @@ def evaluate_command(
                 audios.remove("noise")
             advance = partial(bar.advance, bar.add_task(name, total=total))
             scores = evaluate_each(loaded.model, records[name], audios, seed, clips, advance, settings)
-            ids = records[name][0].layout in WITH_IDS
-            if ids and loaded.model.config.semantic and settings.size is not None:
-                task = bar.add_task(f"{name}, classes", total=total)
-                names = ("background", *class_names(set_folder(root, name)))
-                advance = partial(bar.advance, task)
-                found = evaluate_semantic(loaded.model, records[name], names, clips, advance, settings)
+            if name in semantic and settings.size is not None:
+                advance = partial(bar.advance, bar.add_task(f"{name}, classes", total=total))
+                found = evaluate_semantic(loaded.model, records[name], names[name], clips, advance, settings)
                 scores["true"] = {**scores["true"], **class_protocols(found)}
-            rows = score_rows(scores, loaded.name, name, total, seed, settings)
-            save_rows(out, rows)  # set by set: what is finished outlives an interruption
-            save_notes(out.with_suffix(".json"), loaded.name, name, settings, scores)
+            elif name in semantic:
+                bar.console.print(f"{name}: no rows of classes, which are scored at one size; leave --native out")
+            label = name if split == "test" else f"{name}-{split}"
+            rows = score_rows(scores, scored, label, total, seed, settings)
             written += rows
+            try:  # set by set: what is finished outlives an interruption
+                save_rows(out, rows)
+                save_notes(out.with_suffix(".json"), scored, label, settings, scores)
+            except UserError:
+                bar.stop()
+                show(written)
+                raise
     show(written)
     print(f"wrote {out} and {out.with_suffix('.json')}")
 
 
-def choose_sets(data: Path | None, sets: Sequence[str] | None) -> tuple[Path, Sequence[str], bool]:
+def check_tables(out: Path) -> None:
+    """Raise UserError unless the table `out` and the notes beside it can be written, and are such where they exist."""
+    if out.suffix == ".json":
+        raise UserError(f"{out}: the notes beside the table end in .json; name a .csv file for --out")
+    check_file(out)
+    check_file(out.with_suffix(".json"))
+    read_rows(out)
+    read_notes(out.with_suffix(".json"))
+
+
+def identity(checkpoint: str | None, name: str) -> tuple[str, str, str]:
+    """Of a checkpoint of that name: the name, the digest of its file, and what it was asked for by."""
+    path, _ = find_checkpoint(checkpoint)
+    return name, file_digest(path), str(checkpoint or name)
+
+
+def data_name(data: Path | None) -> str:
+    """What the folder of the sets is called in tables."""
+    return "stamps" if data is None else os.path.normpath(data)
+
+
+def choose_sets(
+    data: Path | None, sets: Sequence[str] | None, split: Split = "test"
+) -> tuple[Path, Sequence[str], bool]:
     """The folder of the sets, the names of those asked for, and whether they are Stamps.
 
-    data  None: the default Stamps test sets; sets  None: all in the folder, of the default ones `DEFAULT_SETS`.
-    A set of one's own, which is the folder itself, is `OWN`. Raises UserError if the folder holds none.
+    data  None: the default Stamps sets of the split; sets  None: all in the folder, of the default ones
+    `DEFAULT_SETS`. A set of one's own, which is the folder itself, is `OWN`. Raises UserError if the folder holds none,
+    or is one's own and `sets` are named.
     """
-    root = data or default_sets()
-    if is_own(root):
-        return root, [OWN], False
+    if data is not None and is_own(data):
+        if sets is not None:
+            raise UserError(f"--sets {' '.join(sets)}: {data} is a set of your own, the only one there; leave it out")
+        return data, [OWN], False
+    sets = None if sets is None else list(dict.fromkeys(sets))
+    root = data or default_sets(split)
     if sets is None:
         sets = DEFAULT_SETS if data is None else [name for name in FOLDERS if (root / FOLDERS[name]).is_dir()]
     if not sets:
@@ -242,11 +299,12 @@ def class_protocols(scores: Scores) -> Scores:
     }
 
 
-def default_sets() -> Path:
-    """Folder of the Stamps test sets in the cache, 120 clips each, seed 0; written on first use or when outdated."""
+def default_sets(split: Split = "test") -> Path:
+    """Folder of a split of Stamps in the cache, 120 clips a set, seed 0; written on first use or when outdated."""
     from icf_avs.stamps.benchmark import write_stamps
     from icf_avs.stamps.packages import cache_dir
 
-    root = cache_dir() / "stamps-test"
-    write_stamps(root, seed=0, test=120, cross=120, video=False, workers=os.cpu_count() or 1)
+    root = cache_dir() / f"stamps-{split}"
+    counts = {"test": 120, "cross": 120} if split == "test" else {"val": 120, "cross_val": 120}
+    write_stamps(root, seed=0, **counts, video=False, workers=os.cpu_count() or 1)
     return root

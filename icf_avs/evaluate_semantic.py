@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from icf_avs.avsbench.heard import model_sound
 from icf_avs.avsbench.pictures import WITH_IDS
 from icf_avs.class_labels import class_labels
 from icf_avs.data.resize import resized
-from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
 from icf_avs.metrics.semantic import SemanticMetric, likeliest
 from icf_avs.results import USUAL, Settings
@@ -67,7 +67,7 @@ def evaluate_semantic(
         clip = record.load(settings.size)
         labelled = torch.from_numpy(clip.labelled)
         truth = torch.from_numpy(clip.masks)[labelled].long()
-        parts = [(found.logits, found.classes) for found in _predictions(model, clip.frames, clip.wave)]
+        parts = [(found.logits, found.classes) for found in _predictions(model, clip.frames, clip.sound)]
         logits, classes = (torch.cat(tensors)[labelled].float().cpu() for tensors in zip(*parts, strict=True))
         classes = classes[:, order]
         # frame by frame: 71 maps of one are 14 MB
@@ -108,11 +108,11 @@ def _only(whose: str, names: Sequence[str], others: Sequence[str]) -> str:
     return f", only {whose} has {', '.join(lone[:3])}{more}" if lone else ""
 
 
-def _predictions(model: Model, frames: np.ndarray, wave: np.ndarray) -> Iterator[Prediction]:
+def _predictions(model: Model, frames: np.ndarray, sound: np.ndarray) -> Iterator[Prediction]:
     """Pictures uint8 [T, H, W, 3] and their sound through the model, in clips of `spec.frames`."""
     spec = model.spec
     pictures = resized(torch.from_numpy(frames), spec.image_size)
-    waves = torch.from_numpy(windows(wave, spec, len(frames)))
+    waves = torch.from_numpy(model_sound(model, sound, len(frames)))
     with torch.inference_mode():
         for start in range(0, len(frames), spec.frames):
             part = slice(start, start + spec.frames)

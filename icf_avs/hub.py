@@ -21,7 +21,16 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from icf_avs.checkpoint import FILE, FORMAT, check_files, find_checkpoint, load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.checkpoint import (
+    FILE,
+    FORMAT,
+    check_files,
+    file_digest,
+    find_checkpoint,
+    load_checkpoint,
+    read_recipe,
+    save_checkpoint,
+)
 from icf_avs.errors import UserError
 from icf_avs.export.card import model_card
 from icf_avs.model.icf import ICF
@@ -59,9 +68,9 @@ def download(repo: str, **options: Any) -> Path:
 class HubSegmenter(Segmenter, ModelHubMixin, library_name="icf-avs"):
     """A Segmenter with `save_pretrained`, `push_to_hub` and `from_pretrained` of huggingface_hub."""
 
-    def __init__(self, model: ICF, name: str, recipe: dict[str, Any]) -> None:
+    def __init__(self, model: ICF, name: str, recipe: dict[str, Any], path: Path | None = None) -> None:
         super().__init__(model, name)
-        self.recipe = recipe
+        self.recipe, self._path = recipe, path  # the checkpoint's file, by which its scores are known
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_checkpoint(self.model, save_directory / FILE, self.recipe)
@@ -74,7 +83,8 @@ class HubSegmenter(Segmenter, ModelHubMixin, library_name="icf-avs"):
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card that the mixin saves as README.md, with the scores in results/*.csv of the current folder."""
         use = f'```python\nimport icf_avs\n\nicf_avs.load("user/{self.name}").segment("street.mp4", out="masks")\n```'
-        return ModelCard(model_card(self.name, self.recipe, use, Path("results")))
+        digest = file_digest(self._path) if self._path else ""
+        return ModelCard(model_card(self.name, self.recipe, use, Path("results"), digest))
 
     @classmethod
     def _from_pretrained(
@@ -89,4 +99,4 @@ class HubSegmenter(Segmenter, ModelHubMixin, library_name="icf-avs"):
                 model_id, revision=revision, cache_dir=cache_dir, force_download=force_download,
                 local_files_only=local_files_only, token=token,
             )  # fmt: skip
-        return cls(load_checkpoint(path), name, read_recipe(path))
+        return cls(load_checkpoint(path), name, read_recipe(path), path)

@@ -2,8 +2,9 @@
 
 `<!-- results:stamps protocol=strict -->` ... `<!-- /results -->` is filled from results/stamps.csv, from the rows
 whose columns have the values named (`protocol=reference,strict`: either of these). A table of scores gets one line a
-checkpoint, test set and protocol, with the four sounds side by side; one of speeds (benchmarks/) a line a pair; that of
-`icf study natural` a line a row and test set, its seeds averaged; any other CSV is shown as it is.
+checkpoint, test set and protocol, with the four sounds side by side, and says more of those that are alike in these;
+one of speeds (benchmarks/) a line a pair; that of `icf study natural` a line a row and test set, its seeds averaged;
+any other CSV is shown as it is.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import re
 import statistics
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 from icf_avs.errors import UserError
 from icf_avs.model_card import checkpoint_table
+from icf_avs.output.writable import check_file
 from icf_avs.results import COLUMNS, Row, read_csv, write_whole
 
 OPENING = re.compile(r"^<!-- results:", re.M)  # only at the start of a line, so that prose may speak of marks
@@ -32,15 +35,19 @@ def report_command(root: Path, check: bool = False) -> int:
     """
     if not (root / "README.md").is_file() or not (root / "results").is_dir():
         raise UserError(f"no README.md and results folder in {root}; run this in the project's folder")
+    documents = (root / "README.md", *sorted((root / "docs").glob("*.md")))
+    card = root / "results" / "checkpoints.csv"
+    for path in () if check else (card, *documents):
+        check_file(path, "project's folder")
     stale = 0
-    card, facts = root / "results" / "checkpoints.csv", checkpoint_table(root / "icf_avs" / "checkpoints")
+    facts = checkpoint_table(root / "icf_avs" / "checkpoints")
     if not card.is_file() or card.read_text(encoding="utf-8") != facts:
         stale += 1
         if check:
             print("results/checkpoints.csv is stale: run `icf report`", file=sys.stderr)
         else:
             write_whole(card, facts)
-    for path in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+    for path in documents:
         text = path.read_text(encoding="utf-8")
         renewed = fill(text, root / "results", path)
         if renewed == text:
@@ -83,13 +90,22 @@ def _scores(_: tuple[str, ...], rows: list[Row]) -> str:
     negatives = [f"{score}, {sound}" for sound in SOUNDS[1:] for score in ("mIoU", "FPR")]
     groups: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows:
-        groups.setdefault((row["checkpoint"], row["test_set"], row["protocol"], row["clips"]), {})[row["audio"]] = row
+        cells = itemgetter("checkpoint", "test_set", "protocol", "clips", "digest", "data")(row)
+        groups.setdefault(cells, {})[row["audio"]] = row
     lines = []
-    for key, by_sound in groups.items():
+    digests = {(row["checkpoint"], row["digest"]) for row in rows}
+    folders = {(row["test_set"], row["data"]) for row in rows}
+    for (checkpoint, test_set, protocol, clips, digest, data), by_sound in groups.items():
+        name, place = _told(checkpoint, digest, digests), _told(test_set, data, folders)
         cells = [by_sound.get("true", {}).get(score, "") for score in ("miou", "f", "fpr")]
         cells += [by_sound.get(sound, {}).get(score, "") for sound in SOUNDS[1:] for score in ("miou", "fpr")]
-        lines.append((*key, *(f"{float(cell):.3f}" if cell else "-" for cell in cells)))
+        lines.append((name, place, protocol, clips, *(f"{float(cell):.3f}" if cell else "-" for cell in cells)))
     return _markdown((*HEADINGS, *negatives), lines, left=3)
+
+
+def _told(name: str, more: str, known: set[tuple[str, str]]) -> str:
+    """The name, with what tells it from another of that name where there is one."""
+    return f"{name} ({more or 'unknown'})" if sum(other == name for other, _ in known) > 1 else name
 
 
 def _speeds(_: tuple[str, ...], rows: list[Row]) -> str:

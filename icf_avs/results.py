@@ -2,8 +2,10 @@
 
 One row a checkpoint, test set, audio and protocol; scores are shares in [0, 1], empty where none exists. `fpr` is the
 share of pixels marked where nothing should be: over the frames with empty ground truth for the true sound, over all
-frames for silence, noise and off-screen sound. `revision` is that of the code that scored. Scores under other settings
-than the reference's have names of their own in the cells `test_set` and `protocol`: see `Settings.labels`.
+frames for silence, noise and off-screen sound. `revision` is that of the code that scored. A checkpoint is known by the
+`digest` of its file; `checkpoint` and `path` say what it was called. `data` is the folder of the sets, "stamps" for the
+default ones. Scores under other settings than the reference's have names of their own in the cells `test_set` and
+`protocol`: see `Settings.labels`.
 """
 
 from __future__ import annotations
@@ -19,15 +21,31 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from icf_avs.avsbench.pictures import SIZE
 from icf_avs.errors import UserError
 
-COLUMNS = ("checkpoint", "test_set", "audio", "protocol", "miou", "f", "fpr", "clips", "seed", "revision")
+UNKNOWN = ("digest", "path", "data")  # tables written before these columns were there are read with empty cells
+COLUMNS = (
+    *("checkpoint", *UNKNOWN, "test_set", "audio", "protocol"),
+    *("miou", "f", "fpr", "clips", "seed", "revision"),
+)
 Row = dict[str, str]
 Scores = dict[str, dict[str, float]]  # protocol -> score -> value
+
+
+class Scored(NamedTuple):
+    """What was scored on which sets, as it stands in the first cells of a row."""
+
+    checkpoint: str
+    digest: str
+    path: str
+    data: str
+
+    def __str__(self) -> str:
+        return f"{self.checkpoint} ({self.path}, digest {self.digest})"
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,7 @@ USUAL = Settings()
 
 
 def score_rows(
-    scores: dict[str, Scores], checkpoint: str, test_set: str, clips: int, seed: int, settings: Settings
+    scores: dict[str, Scores], scored: Scored, test_set: str, clips: int, seed: int, settings: Settings
 ) -> list[Row]:
     """Rows of one test set from the scores of each kind of audio.
 
@@ -72,7 +90,7 @@ def score_rows(
             if settings != usual and labels == usual.labels(test_set, protocol):
                 continue
             cells = ("" if math.isnan(values[key]) else f"{values[key]:.4f}" for key in ("miou", "f", "fpr"))
-            row = (checkpoint, labels[0], audio, labels[1], *cells, str(clips), str(seed), code)
+            row = (*scored, labels[0], audio, labels[1], *cells, str(clips), str(seed), code)
             rows.append(dict(zip(COLUMNS, row, strict=True)))
     return rows
 
@@ -93,41 +111,62 @@ def read_csv(path: Path) -> tuple[tuple[str, ...], list[Row]]:
         raise UserError(f"{path}: cannot be read as a CSV table ({error}); restore it, or move it away") from error
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Rows of the table at `path`. Raises UserError if it has other columns."""
-    columns, rows = read_csv(path)
-    if columns != COLUMNS:
-        raise UserError(f"{path} is no table of scores (columns {','.join(COLUMNS)}); name another --out")
-    return rows
+def fits(found: tuple[str, ...], columns: tuple[str, ...] = COLUMNS) -> bool:
+    """Whether a table with the columns `found` is one of scores, of this version or an earlier one."""
+    return found in (columns, tuple(column for column in columns if column not in UNKNOWN))
+
+
+def read_rows(path: Path, columns: tuple[str, ...] = COLUMNS, what: str = "scores") -> list[Row]:
+    """Rows of the table of `what` at `path`, none where there is no file. Raises UserError if it has other columns."""
+    if not path.exists():
+        return []
+    found, rows = read_csv(path)
+    if not fits(found, columns):
+        raise UserError(f"{path} is no table of {what} (columns {','.join(columns)}); name another --out")
+    return [dict.fromkeys(columns, "") | row for row in rows]
 
 
 def save_rows(path: Path, rows: list[Row]) -> None:
-    """Put `rows` in place of those of the same checkpoint, test set and protocol in the table at `path`, and keep the
-    others.
+    """Put `rows` in place of those of the same checkpoint, data, test set and protocol in the table at `path`, and keep
+    the others.
     """
-    key = itemgetter("checkpoint", "test_set", "protocol")
-    replaced = set(map(key, rows))
-    kept = [row for row in (read_rows(path) if path.exists() else []) if key(row) not in replaced]
+    replace_rows(path, COLUMNS, read_rows(path), rows, ("data", "test_set", "protocol"))
+
+
+def replace_rows(path: Path, columns: tuple[str, ...], old: list[Row], new: list[Row], cells: tuple[str, ...]) -> None:
+    """Write to `path` the old rows and the new ones, without old ones of the checkpoint and `cells` of a new one."""
+
+    def key(row: Row) -> tuple[str, ...]:
+        return (row["digest"] or row["checkpoint"], *(row[cell] for cell in cells))
+
+    replaced = set(map(key, new))
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(kept + rows)
+    writer.writerows([row for row in old if key(row) not in replaced] + new)
     write_whole(path, text.getvalue())
 
 
-def save_notes(path: Path, checkpoint: str, test_set: str, settings: Settings, scores: dict[str, Scores]) -> None:
-    """Note in the JSON file at `path` how the rows came about, with all strict scores.
-
-    {"CHECKPOINT SET": {...}}, and "CHECKPOINT SET reference-b1" under other settings than the usual ones.
-    """
+def read_notes(path: Path) -> dict[str, object]:
+    """The notes at `path`, none where there is no file. Raises UserError for anything else."""
     try:
         notes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if not isinstance(notes, dict):
             raise ValueError("it holds no object")
+        return notes
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON file of notes: {error}; move it away") from error
+
+
+def save_notes(path: Path, scored: Scored, test_set: str, settings: Settings, scores: dict[str, Scores]) -> None:
+    """Note in the JSON file at `path` how the rows came about, with all strict scores.
+
+    {"CHECKPOINT DIGEST DATA SET": {...}}, and "... SET reference-b1" under other settings than the usual ones.
+    """
+    notes = read_notes(path)
     test_set, protocol = settings.labels(test_set, "reference")
-    notes[f"{checkpoint} {test_set}" + (f" {protocol}" if protocol != "reference" else "")] = {
+    key = f"{scored.checkpoint} {scored.digest} {scored.data} {test_set}"
+    notes[key + (f" {protocol}" if protocol != "reference" else "")] = {
         "command": shlex.join(["icf", *sys.argv[1:]]),
         "reference_batch_size": settings.batch_size,
         "threshold": settings.threshold,
@@ -177,33 +216,40 @@ def revision() -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it is either the old one or all of the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    """Write a text file so that it is either the old one or all of the new one. UserError if it cannot be written."""
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp keeps others from reading
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+            os.chmod(temporary, 0o644)  # mkstemp keeps others from reading
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or name another") from error
 
 
 def show(rows: list[Row]) -> None:
-    """Print `rows` as a table."""
+    """Print `rows`, all of one checkpoint, as a table."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
+    if not rows:
+        return
+    shown = [column for column in COLUMNS[:-2] if column not in UNKNOWN]
     table = Table(
         box=SIMPLE,
         pad_edge=False,
         collapse_padding=True,
         title="scores (under silence, noise and offscreen lower is better)",
     )
-    for column in COLUMNS[:-2]:
+    for column in shown:
         table.add_column(column, justify="right" if column in ("miou", "f", "fpr", "clips") else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(row[column] for column in COLUMNS[:-2]))
+        table.add_row(*(row[column] for column in shown))
     Console().print(table)
+    print(f"scores of {Scored(*(rows[0][column] for column in Scored._fields))}")

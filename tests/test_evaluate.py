@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 from types import SimpleNamespace
 
@@ -233,11 +235,64 @@ def test_other_settings_have_rows_of_their_own(tiny, tmp_path, monkeypatch):
     everything = cells(path)
     assert {key[0] for key in everything} == {"s4", "s4-64", "s4-native"} and everything.items() >= both.items()
     notes = json.loads(path.with_suffix(".json").read_text())
-    names = {"graded s4", "graded s4 reference-b1-t0.4", "graded s4 reference-b1", "graded s4-64", "graded s4-native"}
-    assert set(notes) == names and notes["graded s4 reference-b1-t0.4"]["threshold"] == 0.4
+    who = f"graded {usual['s4', 'strict', 'true']['digest']} data"
+    names = {f"{who} {name}" for name in ("s4", "s4 reference-b1-t0.4", "s4 reference-b1", "s4-64", "s4-native")}
+    assert set(notes) == names and notes[f"{who} s4 reference-b1-t0.4"]["threshold"] == 0.4
     for wrong in (["--size", "64", "--native"], ["--threshold", "40"], ["--batch-size", "0"], ["--size", "0"]):
         with pytest.raises(SystemExit):
             main([*command, *wrong])
+
+
+def test_two_checkpoints_of_one_file_name_keep_their_scores(tiny, tmp_path, monkeypatch):
+    """A best.safetensors of each seed: rows and notes of both stay, and say which file they are of."""
+    tiny.root = tmp_path / "data/Single-source"
+    tiny.s4("test", ["dog", "cat", "hen"])
+    monkeypatch.chdir(tmp_path)
+    for seed in ("a", "b"):
+        (tmp_path / seed).mkdir()
+        (tmp_path / seed / "best.safetensors").write_text(seed)
+        loaded = SimpleNamespace(model=Listener(ClipSpec(), deaf=seed == "b"), name="best")
+        monkeypatch.setattr("icf_avs.load", lambda checkpoint, loaded=loaded: loaded, raising=False)
+        assert main(["evaluate", f"{seed}/best.safetensors", "--data", "data", "--out", "scores.csv"]) == 0
+    rows = [row for row in read_rows(tmp_path / "scores.csv") if (row["protocol"], row["audio"]) == ("strict", "noise")]
+    assert [(row["checkpoint"], row["path"], float(row["miou"]) > 0.9) for row in rows] == [
+        ("best", "a/best.safetensors", False),
+        ("best", "b/best.safetensors", True),
+    ]
+    digests = [hashlib.sha256(seed.encode()).hexdigest()[:12] for seed in ("a", "b")]
+    assert [row["digest"] for row in rows] == digests
+    assert set(json.loads((tmp_path / "scores.json").read_text())) == {f"best {digest} data s4" for digest in digests}
+
+
+def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatch, capsys):
+    """The disk fills up while it scores."""
+    tiny.root = tmp_path / "data/Single-source"
+    tiny.s4("test", ["dog", "cat", "hen"])
+    loaded = SimpleNamespace(model=Listener(ClipSpec()), name="listener")
+    monkeypatch.setattr("icf_avs.load", lambda checkpoint: loaded, raising=False)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("icf_avs.results.os.replace", full)
+    line = ["--data", str(tmp_path / "data"), "--clips", "2", "--out", str(tmp_path / "out.csv")]
+    for command in ("evaluate", "probe"):
+        assert main([command, *line]) == 2
+        printed = capsys.readouterr()
+        assert "listener" in printed.out and "offscreen" in printed.out
+        assert "cannot be written (No space left on device)" in printed.err.splitlines()[-1]
+
+
+def test_the_validation_split_has_rows_of_its_own(tiny, tmp_path, monkeypatch):
+    tiny.root = tmp_path / "data/Multi-sources"
+    tiny.ms3("val", 2)
+    loaded = SimpleNamespace(model=Listener(ClipSpec()), name="listener")
+    monkeypatch.setattr("icf_avs.load", lambda checkpoint: loaded, raising=False)
+    out = tmp_path / "scores.csv"
+    evaluate_command(None, tmp_path / "data", None, out, clips=None, seed=0, split="val")
+    assert {row["test_set"] for row in read_rows(out)} == {"ms3-val"}
+    with pytest.raises(UserError, match="no clip of split 'test'"):
+        evaluate_command(None, tmp_path / "data", None, out, clips=None, seed=0)
 
 
 def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys):
@@ -248,7 +303,7 @@ def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys)
     loaded = SimpleNamespace(model=Listener(ClipSpec()), name="listener")
     monkeypatch.setattr("icf_avs.load", lambda checkpoint: loaded, raising=False)
     out = tmp_path / "results/scores.csv"
-    monkeypatch.setattr(evaluation, "default_sets", lambda: pytest.fail("--data was given"))
+    monkeypatch.setattr(evaluation, "default_sets", lambda split: pytest.fail("--data was given"))
     evaluate_command(None, tmp_path / "data", ["s4", "ms3"], out, clips=2, seed=3)
     rows = read_rows(out)
     assert tuple(rows[0]) == COLUMNS
@@ -257,9 +312,10 @@ def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys)
     assert rows[0]["clips"] == "2" and rows[0]["seed"] == "3" and rows[0]["fpr"] == ""
     assert rows[0]["revision"] == revision()
     notes = json.loads(out.with_suffix(".json").read_text())
-    assert set(notes) == {"listener s4", "listener ms3"}
-    assert notes["listener s4"]["hardware"]["threads"] == 1
-    assert notes["listener s4"]["strict"]["true"]["fpr_empty"] is None
+    who = f"listener {rows[0]['digest']} {tmp_path / 'data'}"
+    assert set(notes) == {f"{who} s4", f"{who} ms3"}
+    assert notes[f"{who} s4"]["hardware"]["threads"] == 1
+    assert notes[f"{who} s4"]["strict"]["true"]["fpr_empty"] is None
     assert "listener" in capsys.readouterr().out
     evaluate_command(None, tmp_path / "data", ["s4"], out, clips=1, seed=0)
     again = read_rows(out)

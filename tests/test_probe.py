@@ -269,8 +269,10 @@ def test_the_command_writes_page_and_table(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("icf_avs.load", lambda checkpoint: loaded, raising=False)
     out = tmp_path / "out"
     probe_command(None, tmp_path / "data", ["s4", "ms3"], out, clips=2, seed=5)
-    assert sorted(path.name for path in out.iterdir()) == ["probe-avsbench-<deaf>.html", "probe-avsbench.csv"]
-    text = (out / "probe-avsbench-<deaf>.html").read_text(encoding="utf-8")
+    digest = read_table(out / "probe-avsbench.csv")[0]["digest"]
+    name = f"probe-avsbench-<deaf>-{digest}.html"
+    assert sorted(path.name for path in out.iterdir()) == [name, "probe-avsbench.csv"]
+    text = (out / name).read_text(encoding="utf-8")
     page = Page(text)
     assert not page.open and "script" not in page.tags and "link" not in page.tags
     assert "&lt;deaf&gt; is deaf" in text and "url(" not in text
@@ -317,6 +319,7 @@ def test_a_class_head_is_said_not_to_be_scored(tiny, tmp_path, monkeypatch, caps
     model.semantic = object()
     monkeypatch.setattr("icf_avs.load", lambda checkpoint: SimpleNamespace(model=model, name="m"), raising=False)
     probe_command(None, tmp_path / "data", ["s4"], tmp_path / "out", clips=None, seed=0)
-    text = (tmp_path / "out/probe-avsbench-m.html").read_text(encoding="utf-8")
+    (written,) = (tmp_path / "out").glob("probe-avsbench-m-*.html")
+    text = written.read_text(encoding="utf-8")
     assert text.count("the binary mask, what sounds against all else") == 2  # below the verdict, and among the facts
     assert "Scored is the binary mask" in capsys.readouterr().out

@@ -14,9 +14,9 @@ from icf_avs.study import natural
 
 ROOT = Path(__file__).parents[1]
 TABLE = ",".join(COLUMNS) + (
-    "\na,s4,true,strict,0.7014,0.8,,120,0,abc"
-    "\na,s4,silence,strict,0.0301,0.02,0.0052,120,0,abc"
-    "\na,s4,true,reference,0.7,0.81,,120,0,abc\n"
+    "\na,12ab,runs/a.safetensors,own,s4,true,strict,0.7014,0.8,,120,0,abc"
+    "\na,12ab,runs/a.safetensors,own,s4,silence,strict,0.0301,0.02,0.0052,120,0,abc"
+    "\na,12ab,runs/a.safetensors,own,s4,true,reference,0.7,0.81,,120,0,abc\n"
 )
 PAGE = "# Page\n<!-- results:stamps protocol=strict -->\nold\n<!-- /results -->\nend\n"
 
@@ -106,8 +106,14 @@ def test_rows_of_other_protocols_stay_apart(project):
     """Rows of other settings and of whole sets change no table that asks for one protocol, and are lines of others."""
     before = fill(PAGE, project / "results", Path("x.md"))
     names = ("strict-t0.4", "reference-b1", "dataset", "dataset-2classes", "classes-argmax-padded")
-    more = "".join(f"a,s4,{audio},{name},0.5,,0.1,120,0,abc\n" for audio in ("true", "silence") for name in names)
-    (project / "results/stamps.csv").write_text(TABLE + more + "a,s4-512,true,dataset,0.6,0.7,,120,0,abc\n")
+    more = "".join(
+        f"a,12ab,runs/a.safetensors,own,s4,{audio},{name},0.5,,0.1,120,0,abc\n"
+        for audio in ("true", "silence")
+        for name in names
+    )
+    (project / "results/stamps.csv").write_text(
+        TABLE + more + "a,12ab,runs/a.safetensors,own,s4-512,true,dataset,0.6,0.7,,120,0,abc\n"
+    )
     assert fill(PAGE, project / "results", Path("x.md")) == before
     lines = fill("<!-- results:stamps -->\n<!-- /results -->", project / "results", Path("x.md")).splitlines()
     assert len(lines) == 1 + 2 + 2 + len(names) + 1 + 1
@@ -118,7 +124,8 @@ def test_rows_of_other_protocols_stay_apart(project):
 
 def test_rows_of_the_same_checkpoint_set_and_protocol_are_replaced(project):
     path = project / "results/stamps.csv"
-    row = dict.fromkeys(COLUMNS, "") | {"checkpoint": "a", "test_set": "ms3", "audio": "true", "miou": "0.5"}
+    row = dict.fromkeys(COLUMNS, "") | {"checkpoint": "a", "digest": "12ab", "data": "own", "test_set": "ms3"}
+    row |= {"audio": "true", "miou": "0.5"}
     save_rows(path, [row])
     assert len(read_rows(path)) == 4
     save_rows(path, [row | {"test_set": "s4", "protocol": "strict", "miou": "0.1"}])  # silence is not there any more
@@ -129,6 +136,28 @@ def test_rows_of_the_same_checkpoint_set_and_protocol_are_replaced(project):
     with pytest.raises(UserError, match="no table of scores"):
         save_rows(project / "results/other.csv", [row])
     assert (project / "results/other.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_checkpoints_of_one_name_keep_their_rows(project):
+    """Two runs write best.safetensors, and the same is scored on two folders: four lines, each told from the others."""
+    path, usual = project / "results/stamps.csv", read_rows(project / "results/stamps.csv")[0]
+    save_rows(path, [usual | {"digest": "34cd", "path": "b/a.safetensors", "miou": "0.2"}])
+    save_rows(path, [usual | {"data": "other", "miou": "0.3"}])
+    text = fill(PAGE, project / "results", Path("x.md"))
+    for cells in ("| a (12ab) | s4 (own) | strict | 120 | 0.701 |", "| a (34cd) | s4 (own) | strict | 120 | 0.200 |"):
+        assert cells in text
+    assert "| a (12ab) | s4 (other) | strict | 120 | 0.300 |" in text
+
+
+def test_a_table_of_an_earlier_version_is_read_and_kept(project):
+    """Without digest nobody knows which checkpoint of that name its rows are of: new ones replace none of them."""
+    path, usual = project / "results/stamps.csv", read_rows(project / "results/stamps.csv")[0]
+    path.write_text(
+        "checkpoint,test_set,audio,protocol,miou,f,fpr,clips,seed,revision\na,s4,true,strict,0.9,0.8,,120,0,abc\n"
+    )
+    assert read_rows(path)[0]["digest"] == "" and read_rows(path)[0]["miou"] == "0.9"
+    save_rows(path, [usual])
+    assert [(row["digest"], row["miou"]) for row in read_rows(path)] == [("", "0.9"), ("12ab", "0.7014")]
 
 
 def test_the_tree_in_the_readme_names_every_file_of_the_package():

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from icf_avs.cli.options import checkpoint, command, test_sets
-from icf_avs.cli.values import positive, probability
+from icf_avs.cli.values import positive, probability, whole
 from icf_avs.errors import UserError
 
 
@@ -15,13 +15,13 @@ def _evaluate(args: argparse.Namespace) -> None:
     from icf_avs.results import Settings
 
     settings = Settings(None if args.native else args.size, args.threshold, args.batch_size)
-    evaluate_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed, settings)
+    evaluate_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed, settings, args.split)
 
 
 def _probe(args: argparse.Namespace) -> None:
     from icf_avs.probe.command import probe_command
 
-    probe_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed)
+    probe_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed, args.split)
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -48,12 +48,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         "evaluate",
         _evaluate,
         "score a checkpoint with the true sound, silence, noise and off-screen sounds",
-        "  icf evaluate                                  the shipped checkpoint on the default Stamps test sets\n"
+        "  icf evaluate                                  # the shipped checkpoint on the default Stamps test sets\n"
         "  icf evaluate runs/stamps/stamps.safetensors --sets ms3 --clips 20\n"
-        "  icf evaluate --data AVSBench --sets s4        a folder with Single-source/, Multi-sources/, AVSS/\n"
-        "  icf evaluate --data AVSBench --threshold 0.4 --batch-size 1      as GAVS does (docs/PROTOCOLS.md)\n\n"
-        "Rows of the same checkpoint, test set and protocol are replaced in the table, all others are kept. Other\n"
-        "settings have names of their own there: reference-b1-t0.4, s4-512, s4-native.",
+        "  icf evaluate --data AVSBench --sets s4        # a folder with Single-source/, Multi-sources/, AVSS/\n"
+        "  icf evaluate --data AVSBench --threshold 0.4 --batch-size 1      # as GAVS does (docs/PROTOCOLS.md)\n\n"
+        "Rows of the same checkpoint (the same file), data, test set and protocol are replaced in the table, all\n"
+        "others are kept. Other settings have names of their own there: reference-b1-t0.4, s4-512, s4-native, s4-val.",
     )
     checkpoint(part, "checkpoint")
     test_sets(part)
@@ -71,7 +71,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     size = part.add_mutually_exclusive_group()
     size.add_argument(
-        "--size", metavar="N", type=positive, default=224, help="pixels of a side of pictures and masks (default: 224)"
+        "--size",
+        metavar="N",
+        type=whole(1, 8192),
+        default=224,
+        help="pixels of a side of pictures and masks (default: 224)",
     )
     size.add_argument("--native", action="store_true", help="pictures and masks as large as they are")
 
@@ -80,10 +84,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         "probe",
         _probe,
         "tell whether a checkpoint listens: silence, noise, off-screen and shifted sound, blank pictures",
-        "  icf probe                                     the shipped checkpoint on the default Stamps test sets\n"
+        "  icf probe                                     # the shipped checkpoint on the default Stamps test sets\n"
         "  icf probe runs/stamps/stamps.safetensors --sets ms3 --clips 20\n"
-        "  icf probe --data AVSBench --sets s4           a folder with Single-source/, Multi-sources/, AVSS/\n\n"
-        "Writes DIR/probe.csv and one page, DIR/probe-CHECKPOINT.html (probe-avsbench... for other sets than Stamps).",
+        "  icf probe --data AVSBench --sets s4           # a folder with Single-source/, Multi-sources/, AVSS/\n\n"
+        "Writes DIR/probe.csv and one page, DIR/probe-CHECKPOINT-DIGEST.html (probe-avsbench... for other sets than\n"
+        "Stamps).",
     )
     checkpoint(part, "checkpoint")
     test_sets(part)
@@ -94,9 +99,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         "report",
         _report,
         "put a training run on one page; without RUN, write the tables of README.md and docs/*.md from results/*.csv",
-        "  icf report runs/stamps     curves, scores, clips, recipe: runs/stamps/report.html\n"
-        "  icf report                 in the project's folder\n"
-        "  icf report --check         exit code 1 if a table is stale\n\n"
+        "  icf report runs/stamps     # curves, scores, clips, recipe: runs/stamps/report.html\n"
+        "  icf report                 # in the project's folder\n"
+        "  icf report --check         # exit code 1 if a table is stale\n\n"
         "Tables that `icf evaluate CHECKPOINT --out RUN/scores.csv` leaves in the run's folder are shown on its page.",
     )
     part.add_argument("run_folder", metavar="RUN", nargs="?", type=Path, help="folder of a run, as runs/stamps")

@@ -9,7 +9,8 @@ from icf_avs.model_card import recipe_facts
 from icf_avs.report import fill
 from icf_avs.results import COLUMNS, read_csv
 
-_HEAD = """---
+HEAD = b"---\nlibrary_name: icf-avs\n"  # how every card begins
+_CARD = """---
 library_name: icf-avs
 tags:
 - audio-visual-segmentation
@@ -39,22 +40,22 @@ _LEGEND = (
 )
 
 
-def model_card(name: str, recipe: dict[str, Any], use: str, results: Path) -> str:
+def model_card(name: str, recipe: dict[str, Any], use: str, results: Path, digest: str) -> str:
     """Markdown. recipe: of the checkpoint; use: how the file is used; results: folder of tables that `icf evaluate`
-    writes, whose rows of the checkpoint `name` are shown. No number in it is typed.
+    writes, whose rows of the checkpoint with that digest are shown. No number in it is typed.
     """
     facts = "".join(f"| {key} | {str(value).replace('|', chr(92) + '|')} |\n" for key, value in recipe_facts(recipe))
-    return _HEAD.format(name=name, use=use, facts=facts) + _scores(name, results)
+    return _CARD.format(name=name, use=use, facts=facts) + _scores(digest, results)
 
 
-def _scores(name: str, results: Path) -> str:
-    tables = [path.stem for path in sorted(results.glob("*.csv")) if _tells_of(path, name)]
-    marks = "\n".join(f"<!-- results:{table} checkpoint={name} -->\n<!-- /results -->\n" for table in tables)
+def _scores(digest: str, results: Path) -> str:
+    tables = [path.stem for path in sorted(results.glob("*.csv")) if _tells_of(path, digest)]
+    marks = "\n".join(f"<!-- results:{table} digest={digest} -->\n<!-- /results -->\n" for table in tables)
     filled = fill(marks, results, Path("README.md"))
     text = "\n".join("" if line.startswith("<!--") else line for line in filled.splitlines())
     return f"{_LEGEND}{text}\n" if tables else _UNKNOWN
 
 
-def _tells_of(path: Path, name: str) -> bool:
+def _tells_of(path: Path, digest: str) -> bool:
     columns, rows = read_csv(path)
-    return columns == COLUMNS and any(row["checkpoint"] == name for row in rows)
+    return columns == COLUMNS and any(row["digest"] == digest for row in rows)

@@ -7,11 +7,12 @@ import logging
 from pathlib import Path
 
 from icf_avs.backbones.word_ear import WordEar
-from icf_avs.checkpoint import find_checkpoint, load_checkpoint, read_recipe
+from icf_avs.checkpoint import file_digest, find_checkpoint, load_checkpoint, read_recipe
 from icf_avs.errors import UserError
-from icf_avs.export.card import model_card
+from icf_avs.export.card import HEAD, model_card
 from icf_avs.export.formats import FORMATS, difference, trace, write
 from icf_avs.export.graph import ExportGraph
+from icf_avs.output.writable import check_file
 from icf_avs.results import write_whole
 
 TOLERANCE = 1e-3  # of logits and probabilities
@@ -41,19 +42,24 @@ def export_command(checkpoint: str | None, out: Path, form: str, results: Path =
         if importlib.util.find_spec(library) is None:
             raise UserError(f"the export needs {library}: pip install 'icf-avs[onnx]'")
     path, name = find_checkpoint(checkpoint)
+    target, card = out / f"{name}{made.suffix}", out / "README.md"
+    check_file(target)
+    check_file(card)
+    if card.exists() and not card.read_bytes().startswith(HEAD):
+        raise UserError(f"{card}: is there and no card of a model; name another folder for --out")
     model = load_checkpoint(path)
     if isinstance(model.audio, WordEar):
         raise UserError(
             f"{path}: hears in words, and its tagger cannot be exported yet; export stamps, or one of its kind"
         )
     graph = ExportGraph(model)
-    target = out / f"{name}{made.suffix}"
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that the model does not use
     write(graph, trace(graph), made, target)
     gap = max(difference(graph, made.run(target), 1, frames) for frames in (1, graph.model.spec.frames))
     if not gap <= TOLERANCE:  # true for NaN as well
         raise UserError(f"{target}: differs from the model by {gap:.1e}; do not use it, and report this")
-    write_whole(out / "README.md", model_card(name, read_recipe(path), _use(form, graph, target.name), results))
+    use = _use(form, graph, target.name)
+    write_whole(card, model_card(name, read_recipe(path), use, results, file_digest(path)))
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, at most {gap:.1e} from the model; the card is README.md")
 
 

@@ -9,13 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from icf_avs.avsbench.layouts import read_set
-from icf_avs.evaluate import choose_sets, set_folder
+from icf_avs.errors import UserError
+from icf_avs.evaluate import Split, choose_sets, data_name, identity, set_folder
+from icf_avs.output.writable import check_file, check_folder
 from icf_avs.probe.report import page
 from icf_avs.probe.runner import CONDITIONS, SetProbe, probe_set
 from icf_avs.probe.scores import ALL
-from icf_avs.probe.table import rows_of, save_table
+from icf_avs.probe.table import read_table, rows_of, save_table
 from icf_avs.probe.verdict import RESAMPLES, Verdict, judge, worst
-from icf_avs.results import hardware, revision, write_whole
+from icf_avs.results import Scored, hardware, revision, write_whole
 
 BINARY_ONLY = "the binary mask, what sounds against all else; the classes that this checkpoint names are not scored"
 
@@ -27,23 +29,30 @@ def probe_command(
     out: Path | None,
     clips: int | None,
     seed: int,
+    split: Split = "test",
 ) -> None:
-    """Probe `checkpoint` on the test split of each set; write OUT/probe.csv and OUT/probe-CHECKPOINT.html.
+    """Probe `checkpoint` on a split of each set; write OUT/probe.csv and OUT/probe-CHECKPOINT-DIGEST.html.
 
-    data, sets  as in `choose_sets`; out  folder (None: results). The files of sets of another origin than Stamps
-    are named probe-avsbench. Raises UserError for sets that are not there or cannot be read.
+    data, sets, split  as in `choose_sets`; out  folder (None: results). The files of sets of another origin than Stamps
+    are named probe-avsbench. Raises UserError for sets that are not there or cannot be read, and for files that cannot
+    be written: before anything is scored, or once the scores are printed.
     """
     from rich.console import Console
     from rich.progress import Progress
 
     from icf_avs import load
 
-    loaded = load(checkpoint)
-    root, sets, is_stamps = choose_sets(data, sets)
-    stem = "probe" if is_stamps else "probe-avsbench"
     folder = out or Path("results")
-    table, report = folder / f"{stem}.csv", folder / f"{stem}-{loaded.name}.html"
-    records = {name: read_set(set_folder(root, name), "test") for name in sets}
+    check_folder(folder)
+    loaded = load(checkpoint)
+    scored = Scored(*identity(checkpoint, loaded.name), data_name(data))
+    root, sets, is_stamps = choose_sets(data, sets, split)
+    stem = "probe" if is_stamps else "probe-avsbench"
+    table, report = folder / f"{stem}.csv", folder / f"{stem}-{loaded.name}-{scored.digest}.html"
+    check_file(table)
+    check_file(report)
+    read_table(table)
+    records = {name: read_set(set_folder(root, name), split) for name in sets}
     probes: dict[str, SetProbe] = {}
     verdicts: list[Verdict] = []
     with Progress(console=Console(stderr=True)) as bar:
@@ -54,27 +63,38 @@ def probe_command(
             bar.start_task(tasks[name])
             advance = partial(bar.advance, tasks[name])
             probe = probe_set(loaded.model, records[name], seed, clips, progress=advance)
-            save_table(table, rows_of(probe, loaded.name, name, seed))  # what is finished outlives an interruption
-            probes[name] = probe
-            verdicts.append(judge(probe.ious, probe.frames, name, seed))
-    facts = _facts(loaded.name, data, probes, seed, is_stamps)
+            label = name if split == "test" else f"{name}-{split}"
+            probes[label] = probe
+            verdicts.append(judge(probe.ious, probe.frames, label, seed))
+            try:  # set by set: what is finished outlives an interruption
+                save_table(table, rows_of(probe, scored, label, seed))
+            except UserError:
+                bar.stop()
+                _tell(probes, verdicts, scored)
+                raise
+    facts = _facts(scored, probes, seed, is_stamps, split)
     if getattr(loaded.model, "semantic", None) is not None:
         facts["what is scored"] = BINARY_ONLY
-    write_whole(report, page(loaded.name, probes, verdicts, facts))
-    _show(probes)
+    _tell(probes, verdicts, scored)
     if "what is scored" in facts:
         print(f"Scored is {BINARY_ONLY}.")
-    print(worst(verdicts).sentence(loaded.name))
+    write_whole(report, page(loaded.name, probes, verdicts, facts))
     print(f"wrote {table} and {report}")
 
 
-def _facts(name: str, data: Path | None, probes: dict[str, SetProbe], seed: int, is_stamps: bool) -> dict[str, str]:
+def _tell(probes: dict[str, SetProbe], verdicts: list[Verdict], scored: Scored) -> None:
+    _show(probes)
+    print(f"scores of {scored}")
+    print(worst(verdicts).sentence(scored.checkpoint))
+
+
+def _facts(scored: Scored, probes: dict[str, SetProbe], seed: int, is_stamps: bool, split: Split) -> dict[str, str]:
     kind = "composed Stamps scenes, not natural video" if is_stamps else "sets in the AVSBench layouts"
     counts = ", ".join(f"{test_set} {probe.clips} clips" for test_set, probe in probes.items())
     machine = hardware()
     return {
-        "checkpoint": name,
-        "data": f"{data or 'default Stamps test sets'}: {kind}; test split, {counts}",
+        "checkpoint": str(scored),
+        "data": f"{scored.data}: {kind}; {split} split, {counts}",
         "seed of noise, donors and interval": f"{seed}; {RESAMPLES} draws of the clips",
         "command": shlex.join(["icf", *sys.argv[1:]]),
         "hardware": ", ".join(f"{key} {value}" for key, value in machine.items() if value is not None),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from icf_avs.checkpoint import read_recipe
 from icf_avs.errors import UserError
-from icf_avs.results import COLUMNS, Row, read_rows
+from icf_avs.results import Row, fits, read_rows
 
 LARGEST = 2**26  # bytes of a table or log that is read
 MOST = 10**9  # a step or a term beyond is none
@@ -108,7 +108,7 @@ def _pictures(folder: Path) -> dict[int, np.ndarray]:
 
 def _is_scores(path: Path) -> bool:
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        return tuple(next(csv.reader([file.readline(4096)]), ())) == COLUMNS
+        return fits(tuple(next(csv.reader([file.readline(4096)]), ())))
 
 
 def _json(path: Path) -> dict[str, Any]:
