@@ -23,7 +23,7 @@ from icf_avs.stamps.clip_files import write_mp4
 from icf_avs.stamps.rendering import render_frame
 from icf_avs.stamps.scenes import plan_scene
 
-COUNTS = {"train": 1, "val": 1, "test": 1, "cross": 1}
+COUNTS = {"train": 1, "val": 1, "test": 1, "cross": 1, "cross_val": 1}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_single_source_is_laid_out_as_s4(root: Path) -> None:
 
 
 def test_multi_sources_and_cross_are_laid_out_as_ms3(root: Path) -> None:
-    for dataset, splits in (("Multi-sources", ["train", "val", "test"]), ("Cross", ["test"])):
+    for dataset, splits in (("Multi-sources", ["train", "val", "test"]), ("Cross", ["val", "test"])):
         base = root / dataset
         table = rows(base / "ms3_meta_data.csv")
         assert [(list(row), row["split"]) for row in table] == [(["video_id", "split"], split) for split in splits]

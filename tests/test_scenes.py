@@ -6,6 +6,7 @@ import hashlib
 import pickle
 from collections import Counter
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +46,29 @@ def test_the_same_numbers_give_the_same_scene(catalog: Catalog, scenes: dict[str
     assert rgb.shape == (64, 96, 3) and rgb.dtype == np.uint8 and slots.shape == (64, 96)
     np.testing.assert_array_equal(rgb, again)
     np.testing.assert_array_equal(slots, slots_again)
+
+
+def test_the_test_scenes_are_those_that_were_scored(catalog: Catalog) -> None:
+    """Of each benchmark, by a digest: a change here makes scores of before and after others'."""
+    single, other = {"sources": (1.0,), "throughout": 1.0}, {"sources": (0.55, 0.45)}
+    for split, first, style, digest in (
+        ("test", 0, single, "6dfbdfa47e07c2fa"),
+        ("test", 1_000_000, {}, "6c5ae659099c2ef3"),
+        ("cross", 2_000_000, other, "670bde4d32bac761"),
+    ):
+        drawn = (plan_scene(catalog, split, first + i, 0, replace(BALANCED, **style)) for i in range(12))
+        text = "".join(repr(replace(scene, root=Path())) for scene in drawn)
+        assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest, split
+
+
+def test_the_validation_scenes_of_cross_share_no_composition_and_no_background_with_its_test_scenes(
+    catalog: Catalog, scenes: dict[str, list[Scene]]
+) -> None:
+    val = [plan_scene(catalog, "cross-val", index, 0, BALANCED) for index in range(CLIPS)]
+    for what in (lambda scene: scene.background, lambda scene: tuple(sorted(placed.stem for placed in scene.stamps))):
+        assert not {what(scene) for scene in val} & {what(scene) for scene in scenes["cross"]}
+    for scene in val:
+        assert all(not placed.spans or catalog.kind(placed.kind).cross_recordings for placed in scene.stamps)
 
 
 def test_no_composition_and_no_background_is_in_two_splits(scenes: dict[str, list[Scene]]) -> None:

@@ -35,6 +35,7 @@ def _data_stamps(args: argparse.Namespace) -> None:
     check_folder(args.out)
     from icf_avs.stamps.benchmark import write_stamps
 
+    counts["cross_val"] = counts["val"] if counts["cross"] else 0
     write_stamps(args.out, stamps=args.stamps, seed=args.seed, video=not args.no_video, workers=args.workers, **counts)
     print(f"Stamps is in {args.out}")
 

