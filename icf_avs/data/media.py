@@ -15,12 +15,14 @@ from pathlib import Path
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.filter import Graph
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
+from icf_avs.data.crop import Crop, container_crop
+from icf_avs.data.frame_filters import filtered
 from icf_avs.data.local_url import local_url
+from icf_avs.data.picture import Picture
 from icf_avs.data.scan import Scan, check_span, check_whole, tolerant
 from icf_avs.errors import UserError
 
@@ -71,6 +73,12 @@ class MediaInfo:
     start: float  # the container's time at second 0
     pixel_aspect: Fraction  # width of a shown pixel over its height
     orientation: Orientation
+    crop: Crop  # of the stored pictures
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height before pictures are turned."""
+        return (self.height, self.width) if self.orientation.transposed else (self.width, self.height)
 
 
 @contextmanager
@@ -164,7 +172,9 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
                 end = max(end, scan.ends.get(audio.index, end))
         check_span(scan, start, end, path)
         orientation = Orientation.of(scan.picture)
-        width, height = scan.picture.width, scan.picture.height
+        width, height, crop = scan.picture.width, scan.picture.height, container_crop(video)
+        if crop.filter_of(width, height):
+            width, height = width - crop.left - crop.right, height - crop.top - crop.bottom
         aspect = video.sample_aspect_ratio or Fraction(1)
         if orientation.transposed:
             width, height, aspect = height, width, 1 / aspect
@@ -184,6 +194,7 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
             start=start,
             pixel_aspect=aspect,
             orientation=orientation,
+            crop=crop,
         )
 
 
@@ -202,48 +213,19 @@ def decoded(container: av.container.InputContainer, stream: av.stream.Stream) ->
             yield frame
 
 
-def _deinterlaced(frames: Iterator[av.VideoFrame], stream: av.video.stream.VideoStream) -> Iterator[av.VideoFrame]:
-    """Pass progressive pictures through; from the first interlaced one on, a filter weaves the fields."""
-    graph = None
-    for frame in frames:
-        if graph is None and frame.interlaced_frame:
-            graph = Graph()
-            graph.link_nodes(
-                graph.add_buffer(template=stream),
-                graph.add("bwdif", "mode=send_frame:deint=interlaced"),
-                graph.add("buffersink"),
-            ).configure()
-        if graph is None:
-            yield frame
-        else:
-            graph.vpush(frame)
-            yield from _pulled(graph)
-    if graph is not None:
-        graph.vpush(None)
-        yield from _pulled(graph)
-
-
-def _pulled(graph: Graph) -> Iterator[av.VideoFrame]:
-    while True:
-        try:
-            yield graph.vpull()
-        except (BlockingIOError, EOFError):
-            return
-
-
-def video_frames(info: MediaInfo) -> Iterator[tuple[float, av.VideoFrame]]:
+def video_frames(info: MediaInfo) -> Iterator[tuple[float, Picture]]:
     """Every picture with the second it is shown at, never decreasing; as stored: not turned, any pixel format."""
     with opened(info.path) as container:
         stream, _ = chosen_streams(container, info.path)
         stream.thread_type = "AUTO"
         time = None
-        for frame in _deinterlaced(decoded(container, stream), stream):
+        for frame in filtered(decoded(container, stream), stream, info.crop):
             if frame.time is not None:
                 shown = frame.time - info.start
             else:
                 shown = 0.0 if time is None else time + 1 / info.frame_rate
             time = max(shown, time or 0.0)
-            yield time, frame
+            yield time, Picture.of(frame)
         if time is None:
             raise UserError(f"{info.path}: not one picture of it can be decoded; re-encode it as H.264")
 
@@ -251,7 +233,7 @@ def video_frames(info: MediaInfo) -> Iterator[tuple[float, av.VideoFrame]]:
 def read_frames(
     source: str | Path | MediaInfo,
     times: Iterable[float],
-    pictures: Iterator[tuple[float, av.VideoFrame]] | None = None,
+    pictures: Iterator[tuple[float, Picture]] | None = None,
 ) -> Iterator[tuple[float, np.ndarray]]:
     """For each asked time, in seconds and never decreasing, the picture on display then: RGB uint8 [H, W, 3].
 
@@ -261,15 +243,6 @@ def read_frames(
     """
     info = source if isinstance(source, MediaInfo) else probe(source)
     reformatter = VideoReformatter()
-    width, height = (info.height, info.width) if info.orientation.transposed else (info.width, info.height)
-
-    def rgb(frame: av.VideoFrame) -> np.ndarray:
-        try:
-            stored = reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
-        except (FFmpegError, ValueError) as error:
-            raise UserError(f"{info.path}: its {frame.format.name} pictures cannot be shown; re-encode it") from error
-        return np.ascontiguousarray(info.orientation.apply(stored))
-
     frames = video_frames(info) if pictures is None else pictures
     wanted, before = iter(times), float("-inf")
     shown = upcoming = next(frames)
@@ -279,4 +252,14 @@ def read_frames(
         before = time
         while upcoming is not None and upcoming[0] <= time + 1e-6:
             shown, upcoming = upcoming, next(frames, None)
-        yield time, rgb(shown[1])
+        yield time, as_shown(info, shown[1], reformatter)
+
+
+def as_shown(info: MediaInfo, picture: Picture, reformatter: VideoReformatter) -> np.ndarray:
+    """One of `video_frames` as RGB, uint8 [H, W, 3], turned. Raises UserError for a pixel format that is unknown."""
+    try:
+        stored = picture.converted(reformatter, *info.stored_size, "rgb24").to_ndarray()
+    except (FFmpegError, ValueError) as error:
+        name = picture.frame.format.name
+        raise UserError(f"{info.path}: its {name} pictures cannot be shown; re-encode it") from error
+    return np.ascontiguousarray(info.orientation.apply(stored))

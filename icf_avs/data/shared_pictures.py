@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from itertools import chain
 from threading import Condition
 
-import av
-
 from icf_avs.data.media import MediaInfo, video_frames
+from icf_avs.data.picture import Picture
 
 _MOST = 200_000_000  # bytes of pictures that the masks of a clip take; beyond, a video is decoded twice
 
@@ -28,7 +27,7 @@ class SharedPictures:
     def __init__(self, info: MediaInfo, seconds: float) -> None:
         self._info, self._seconds = info, seconds
         self._shared = False
-        self._kept: deque[tuple[float, av.VideoFrame]] = deque()
+        self._kept: deque[tuple[float, Picture]] = deque()
         self._changed = Condition()
         self._ahead_is_done = self._behind_is_done = False
 
@@ -37,7 +36,7 @@ class SharedPictures:
         self._source = video_frames(self._info)
         first = next(self._source)
         count = math.ceil(self._seconds * self._info.frame_rate) + 1
-        self._shared = count * sum(plane.buffer_size for plane in first[1].planes) <= _MOST
+        self._shared = count * sum(plane.buffer_size for plane in first[1].frame.planes) <= _MOST
         if self._shared:
             self._pictures = chain([first], self._source)
         else:
@@ -49,7 +48,7 @@ class SharedPictures:
         self._source.close()
 
     @contextmanager
-    def ahead(self) -> Iterator[Iterator[tuple[float, av.VideoFrame]]]:
+    def ahead(self) -> Iterator[Iterator[tuple[float, Picture]]]:
         """Every picture, as soon as it is decoded. When the context ends, `behind` decodes the rest itself."""
         try:
             yield self._passed_on() if self._shared else video_frames(self._info)
@@ -59,7 +58,7 @@ class SharedPictures:
                 self._changed.notify_all()
 
     @contextmanager
-    def behind(self) -> Iterator[Iterator[tuple[float, av.VideoFrame]]]:
+    def behind(self) -> Iterator[Iterator[tuple[float, Picture]]]:
         """Every picture, some time after it was given ahead. When the context ends, none is kept any more."""
         try:
             yield self._taken() if self._shared else video_frames(self._info)
@@ -76,7 +75,7 @@ class SharedPictures:
         with self._changed:
             self._changed.wait_for(lambda: self._behind_is_done or not self._kept or self._kept[0][0] >= seconds)
 
-    def _passed_on(self) -> Iterator[tuple[float, av.VideoFrame]]:
+    def _passed_on(self) -> Iterator[tuple[float, Picture]]:
         for picture in self._pictures:
             with self._changed:
                 if not self._behind_is_done:
@@ -84,7 +83,7 @@ class SharedPictures:
                     self._changed.notify_all()
             yield picture
 
-    def _taken(self) -> Iterator[tuple[float, av.VideoFrame]]:
+    def _taken(self) -> Iterator[tuple[float, Picture]]:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._kept or self._ahead_is_done)

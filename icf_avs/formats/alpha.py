@@ -18,7 +18,8 @@ from av.codec.context import Flags
 from av.video.reformatter import VideoReformatter
 
 from icf_avs.data.local_url import local_url
-from icf_avs.data.media import MediaInfo, video_frames
+from icf_avs.data.media import MediaInfo, as_shown, video_frames
+from icf_avs.data.picture import Picture
 from icf_avs.errors import UserError
 from icf_avs.formats.whole_file import whole_file
 
@@ -73,7 +74,6 @@ def write_alpha(
     rate = max(Fraction(source.frame_rate).limit_denominator(1001), Fraction(1, 1001))
     clock = 1 / (rate.numerator * Fraction(-(-_FINEST // rate.numerator)))  # so that each 1 / rate is whole
     reformatter = VideoReformatter()
-    width, height = (source.height, source.width) if source.orientation.transposed else (source.width, source.height)
     # Without "bitexact" a file gets a number by chance, and the same masks never the same file.
     muxing = {"fflags": "bitexact"}
     with whole_file(path) as new, av.open(local_url(new), "w", format=form.container, options=muxing) as container:
@@ -93,8 +93,7 @@ def write_alpha(
                 current, mask = index, frames[index].mask
                 progress(index + 1, len(frames))
             if pictures:
-                rgb = source.orientation.apply(reformatter.reformat(picture, width, height, "rgb24").to_ndarray())
-                painted = _painted(mask, form.pix_fmt, rgb)
+                painted = _painted(mask, form.pix_fmt, as_shown(source, picture, reformatter))
             elif is_new:
                 painted = _painted(mask, form.pix_fmt)
             painted.time_base, painted.pts = clock, round(start / clock)
@@ -103,7 +102,7 @@ def write_alpha(
         container.mux(stream.encode(None))
 
 
-def _shown(source: MediaInfo, rate: Fraction) -> Iterator[tuple[float, av.VideoFrame, float]]:
+def _shown(source: MediaInfo, rate: Fraction) -> Iterator[tuple[float, Picture, float]]:
     """Pictures as (from, picture, until), strictly forward in time.
 
     Times that are off the grid of an even rate by rounding only are put on it: editors take a file for one of varying
@@ -126,4 +125,6 @@ def _painted(mask: np.ndarray, pix_fmt: str, rgb: np.ndarray | int = 255) -> av.
     """The mask (bool [H, W]) as the alpha channel of a picture (uint8 [H, W, 3]) or of white."""
     rgba = np.empty((*mask.shape, 4), np.uint8)
     rgba[..., :3], rgba[..., 3] = rgb, mask * np.uint8(255)
-    return av.VideoFrame.from_ndarray(rgba, "rgba").reformat(format=pix_fmt, dst_colorspace=_BT709)
+    frame = av.VideoFrame.from_ndarray(rgba, "rgba").reformat(format=pix_fmt, dst_colorspace=_BT709)
+    frame.color_primaries = frame.color_trc = _BT709  # ProRes says so picture by picture
+    return frame

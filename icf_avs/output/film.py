@@ -13,11 +13,12 @@ import av
 import numpy as np
 from av.codec.context import Flags
 from av.video.frame import PictureType
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 
 from icf_avs.data.audio_windows import Sound
 from icf_avs.data.local_url import local_url
 from icf_avs.data.media import MediaInfo, Orientation, video_frames
+from icf_avs.data.picture import Picture
 from icf_avs.output.class_overlay import ClassOverlay
 from icf_avs.output.film_sound import film_sound
 from icf_avs.output.overlay import Overlay
@@ -28,14 +29,14 @@ _CLOCK = Fraction(1, 90_000)  # fine enough for pictures at irregular times
 _ENCODER = {"preset": "ultrafast", "qp": "23", "a53cc": "0"}  # captions are lost where a picture is drawn on
 _MAX_RATE = 30  # pictures a second; faster video is thinned
 _SOUND_AT_ONCE = 1.0  # seconds: picture by picture, each would push the other's encoder out of the processor's cache
-_BT601 = 5  # the matrix that RGB video (0) is converted with, in FFmpeg's numbering
+_BT601, _AS_BT601 = 5, (0, 2, 6)  # matrices in FFmpeg's numbering: RGB, unknown and NTSC are taken for the first
 Mask = TypeVar("Mask")
 
 
 def write_film(
     info: MediaInfo, path: Path, interval_at: Callable[[float], int], mask_of: Callable[[int], Mask],
     progress: Callable[[int], None], overlay_of: Callable[[Mask], Overlay | ClassOverlay] = Overlay,
-    sound: Sound | None = None, pictures: Iterator[tuple[float, av.VideoFrame]] | None = None,
+    sound: Sound | None = None, pictures: Iterator[tuple[float, Picture]] | None = None,
 ) -> None:  # fmt: skip
     """Write a video with its masks.
 
@@ -58,16 +59,15 @@ def write_film(
         track = film_sound(container, info, sound)
         reformatter = VideoReformatter()
         current, overlay, sounded = -1, None, 0.0
-        for time, frame, until in _at_each_mask(_kept(info, pictures or video_frames(info)), interval_at):
+        for time, picture, until in _at_each_mask(_kept(info, pictures or video_frames(info)), interval_at):
             number = interval_at(time)
             if overlay is None or number != current:
                 current, overlay = number, overlay_of(mask_of(number))
                 progress(number)
-            drawn = _drawn(frame, reformatter, info, overlay, width, height)
+            drawn = _drawn(picture, reformatter, info, overlay, video.codec_context)
             if not video.codec_context.is_open:
                 video.codec_context.colorspace, video.codec_context.color_range = drawn.colorspace, drawn.color_range
-                video.codec_context.color_primaries = frame.color_primaries
-                video.codec_context.color_trc = frame.color_trc
+                video.codec_context.color_trc, video.codec_context.color_primaries = picture.shown_as
             drawn.time_base, drawn.pts = _CLOCK, round(time / _CLOCK)
             drawn.duration = max(1, round(until / _CLOCK) - drawn.pts)
             container.mux(video.encode(drawn))
@@ -78,9 +78,7 @@ def write_film(
         track.write_until(math.inf)
 
 
-def _kept(
-    info: MediaInfo, pictures: Iterator[tuple[float, av.VideoFrame]]
-) -> Iterator[tuple[float, av.VideoFrame, float]]:
+def _kept(info: MediaInfo, pictures: Iterator[tuple[float, Picture]]) -> Iterator[tuple[float, Picture, float]]:
     """Pictures as (from, picture, until), strictly forward in time, at most one in a 30th of a second."""
     # An ordinary 30 Hz video is not thinned: its time stamps may be rounded to milliseconds.
     slots = _MAX_RATE if info.frame_rate > 1.02 * _MAX_RATE else 1 / _CLOCK
@@ -96,8 +94,8 @@ def _kept(
 
 
 def _at_each_mask(
-    kept: Iterator[tuple[float, av.VideoFrame, float]], interval_at: Callable[[float], int]
-) -> Iterator[tuple[float, av.VideoFrame, float]]:
+    kept: Iterator[tuple[float, Picture, float]], interval_at: Callable[[float], int]
+) -> Iterator[tuple[float, Picture, float]]:
     """A picture that is on display for long once for each mask that falls to it, to a 30th of a second."""
     for time, frame, until in kept:
         begin = time
@@ -110,22 +108,21 @@ def _at_each_mask(
 
 
 def _drawn(
-    frame: av.VideoFrame, reformatter: VideoReformatter, info: MediaInfo, overlay: Overlay | ClassOverlay,
-    width: int, height: int,
+    picture: Picture, reformatter: VideoReformatter, info: MediaInfo, overlay: Overlay | ClassOverlay,
+    encoder: av.VideoCodecContext,
 ) -> av.VideoFrame:  # fmt: skip
     """A yuv420p picture: turned as it is shown, padded to even sizes, with the overlay on it; a new one, unless nothing
     is to be done."""
-    shown = info.width, info.height
-    stored = shown[::-1] if info.orientation.transposed else shown
-    source = reformatter.reformat(frame, *stored, "yuv420p")
-    as_shown = info.orientation == Orientation() and shown == (width, height) and source.colorspace
+    source = _colours_of(encoder, picture.converted(reformatter, *info.stored_size, "yuv420p"), reformatter)
+    shown, size = (info.width, info.height), (encoder.width, encoder.height)
+    as_shown = info.orientation == Orientation() and shown == size and source.colorspace
     if as_shown and overlay.is_empty:
         source.pict_type = PictureType.NONE  # the source's key frames need not be the film's
         return source
-    picture = av.VideoFrame(width, height, "yuv420p")
-    picture.color_range, picture.colorspace = source.color_range, source.colorspace or _BT601
+    drawn = av.VideoFrame(*size, "yuv420p")
+    drawn.color_range, drawn.colorspace = source.color_range, source.colorspace or _BT601
     planes = []
-    for number, (old, new) in enumerate(zip(source.planes, picture.planes, strict=True)):
+    for number, (old, new) in enumerate(zip(source.planes, drawn.planes, strict=True)):
         plane = np.frombuffer(new, np.uint8).reshape(new.height, new.line_size)[:, : new.width]
         turned = info.orientation.apply(
             np.frombuffer(old, np.uint8).reshape(-1, old.line_size)[: old.height, : old.width]
@@ -137,4 +134,17 @@ def _drawn(
             plane[:, columns:] = plane[:, columns - 1 : columns]
         planes.append(plane)
     overlay.draw_yuv420(*planes)
-    return picture
+    return drawn
+
+
+def _colours_of(encoder: av.VideoCodecContext, frame: av.VideoFrame, reformatter: VideoReformatter) -> av.VideoFrame:
+    """A yuv420p picture in the matrix and range of the film, which are those of its first picture."""
+
+    def kind(tags: av.VideoCodecContext | av.VideoFrame) -> tuple[int, int]:
+        matrix = _BT601 if tags.colorspace in _AS_BT601 else tags.colorspace
+        return matrix, tags.color_range or ColorRange.MPEG
+
+    if not encoder.is_open or kind(encoder) == kind(frame):
+        return frame
+    matrix, color_range = kind(encoder)
+    return reformatter.reformat(frame, dst_colorspace=matrix, dst_color_range=color_range)
