@@ -1,5 +1,12 @@
 """The exceptions a user is meant to see."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+Fault = Callable[[str], None]  # is told what is wrong with one part of the input; if it returns, that part is left out
+
 
 class UserError(Exception):
     """Something the user can mend: one line that says what, where and what to do.
@@ -15,3 +22,8 @@ class UserError(Exception):
 
 class MissingWeights(UserError):
     """Weights of an encoder that are not on this machine and cannot be downloaded."""
+
+
+def refused(what: str) -> NoReturn:
+    """The usual `Fault`: the first one ends the reading. Raises UserError."""
+    raise UserError(what)

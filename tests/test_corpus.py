@@ -90,6 +90,8 @@ def test_rows_become_jobs(tmp_path):
         ("video;fps\na.mp4;1\n", "comma-separated"),
         ("video,video\na.mp4,b.mp4\n", "2 columns `video`"),
         ("video\n", "lists no video"),
+        ("video,fsp\na.mp4,2\n", "column `fsp`; write `fps`"),
+        ("video,notes\na.mp4,x\n", "column `notes`; take it out"),
         ("video,fps\n,1\n", "line 2: names no video"),
         ("video\n..\x00\n", "line 2"),
         ("video\na.mp4,1\n", "line 2: has 2 cells"),

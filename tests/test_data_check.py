@@ -178,6 +178,21 @@ def test_one_fault_is_one_problem(tmp_path: Path) -> None:
     assert [problem.category for problem in found.problems] == ["mask values", "missing folder"]
 
 
+def test_all_faults_of_a_table_are_named(tmp_path: Path, capsys) -> None:
+    """And the files of the lines that are sound are looked at all the same."""
+    fixtures.write_avss(tmp_path, AVSS)
+    grey(find(tmp_path, "v2/*/labels_semantic/0.png"), 99, (144, 256))
+    bad = [["a", "", "0", "0", "x", "test", "v1m"], ["b", "b_0", "0", "0", "x", "tset", "v1m"],
+           ["c", "c_0", "0", "0", "x", "test", "v3"], ["d", "../d", "0", "0", "x", "test", "v2"]]  # fmt: skip
+    first = len(AVSS) + 2
+    table(tmp_path, lambda lines: [*lines, *bad])
+    assert check_command(tmp_path) == 1
+    out = capsys.readouterr().out
+    for number, words in enumerate(("an empty cell", "split 'tset'", "label 'v3'", "no plain name")):
+        assert re.search(f"line {first + number}: .*{words}", out), out
+    assert "class id 99" in out
+
+
 def test_ten_problems_of_a_category_are_named(tmp_path: Path, capsys) -> None:
     fixtures.write_ms3(tmp_path, MS3)
     for path in tmp_path.rglob("gt_masks/*/*/*.png"):

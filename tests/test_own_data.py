@@ -213,6 +213,8 @@ SPOILT = [
     ("background", lambda own: (own / "classes.txt").write_text("background\ndog\n"), "background is no class"),
     ("no UTF-8", lambda own: (own / "classes.txt").write_bytes(b"\xff\n"), "UTF-8"),
     ("no column", lambda own: (own / "clips.csv").write_text("video,split\nbark,train\n"), "lacks the column name"),
+    ("a column misspelt", lambda own: (own / "clips.csv").write_text("name,split,clas\nbark,train,dog\n"),
+        "column 'clas'"),
     ("an unknown video", csv_of("cat,train"), "line 2: no video 'cat'"),
     ("a video in two splits", csv_of("bark,train\nbark,test"), "line 3: bark is there twice"),
     ("an unknown split", csv_of("bark,dev"), "split 'dev'; want train, val or test"),
@@ -229,6 +231,24 @@ def test_what_is_wrong_is_said_in_one_line(spoil: Callable[[Path], object], line
         data = ClipDataset(read_set(own, "train"), class_names(own), ClipSpec(image_size=64))
         for index in range(len(data)):
             data.clip(index)
+
+
+def test_a_check_names_all_faults_at_once(own: Path, capsys: pytest.CaptureFixture[str]):
+    (own / "clips.csv").write_text("name,split\nbark,dev\ncat,train\nhorn,val\nhorn,test\ntrain,test\n")
+    (own / "classes.txt").write_text("dog\n\nbackground\n")
+    (own / "videos/horn.mp4").write_text("text")
+    (own / "masks/ghost").mkdir()
+    mask(own / "masks/bark/first.png", 1)
+    mask(own / "masks/train/000300.png", 1)
+    mask(own / "masks/bark/000000.png", 1, (64, 64))
+    assert check_command(own) == 1
+    printed = capsys.readouterr().out
+    for words in (
+        "line 2: split 'dev'", "line 3: no video 'cat'", "line 5: horn is there twice", "drum.mp4 is not in it",
+        "an empty name of a class", "background is no class", "horn.mp4: not a video", "ghost: there is no video",
+        "first.png: no name of a mask", "has no second 300", "000000.png: is 64x64",
+    ):  # fmt: skip
+        assert words in printed, words
 
 
 def test_too_few_videos_for_splits(own: Path):

@@ -33,7 +33,7 @@ _COLUMNS: dict[Layout, tuple[str, ...]] = {
     "MS3": ("video_id", "split"),
     "AVSS": ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"),
 }
-SHOWN = 10  # problems named in each category
+SHOWN = 10  # problems named in each category but that of tables, which are mended at once
 
 Progress = Callable[[Path, int, int], None]  # set, clips checked, clips in all
 
@@ -47,6 +47,10 @@ class SetReport:
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def fault(self, what: str) -> None:
+        """Note what is wrong with a table of the set, or with what it lists."""
+        self.problems.append(Problem("table", self.root, what))
 
     @property
     def official(self) -> bool:
@@ -97,9 +101,9 @@ def _check_one(root: Path, progress: Progress) -> SetReport:
         table = find_table(root)
         report.layout = TABLES[table.name][0]
         read_table(table, _COLUMNS[report.layout])
-        records = read_all(root)
+        records = read_all(root, report.fault)
     except UserError as error:
-        report.problems.append(Problem("table", root, str(error)))
+        report.fault(str(error))
         return report
     report.counts = {split: sum(record.split == split for record in records) for split in SPLITS}
     report.problems += _crossing(table, records)
@@ -112,18 +116,19 @@ def _check_one(root: Path, progress: Progress) -> SetReport:
 
 def _check_own(report: SetReport, progress: Progress) -> SetReport:
     try:
-        records = read_all(report.root)
+        records = read_all(report.root, report.fault)
     except UserError as error:
-        report.problems.append(Problem("table", report.root, str(error)))
+        report.fault(str(error))
         return report
-    report.layout = records[0].layout
+    report.layout = records[0].layout if records else None
     report.counts = {split: sum(record.split == split for record in records) for split in SPLITS}
     for split in SPLITS[:2]:
         if not report.counts[split]:
             report.notes.append(f"no clip of split {split}, so it cannot be trained on")
-    if not own_names(report.root):
+    names = own_names(report.root, lambda known: None)
+    if not names:
         report.notes.append("no names of classes, so sounds will not be named")
-    _check_clips(records, len(own_names(report.root)) + 1, report, progress)
+    _check_clips(records, len(names) + 1, report, progress)
     return report
 
 
@@ -229,7 +234,8 @@ def _lines(found: SetReport) -> Iterable[str]:
         problems = [problem for problem in found.problems if problem.category == category]
         if problems:
             yield f"  {category}: {len(problems)}"
-            yield from (f"    {problem}" for problem in problems[:SHOWN])
-            if len(problems) > SHOWN:
-                yield f"    ... and {len(problems) - SHOWN} more"
+            shown = len(problems) if category == "table" else SHOWN
+            yield from (f"    {problem}" for problem in problems[:shown])
+            if len(problems) > shown:
+                yield f"    ... and {len(problems) - shown} more"
     yield "  fit for use" if found.fit else f"  UNFIT: {len(found.problems)} problems"

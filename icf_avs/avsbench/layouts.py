@@ -16,9 +16,10 @@ from icf_avs.avsbench.own import HELP, is_own, read_own
 from icf_avs.avsbench.pictures import Layout
 from icf_avs.avsbench.record import Audio, ClipRecord
 from icf_avs.avsbench.tables import Scene, kinds, read_scenes, read_table
-from icf_avs.errors import UserError
+from icf_avs.errors import Fault, UserError, refused
 
 SPLITS = ("train", "val", "test")
+_PARTS = ("v1s", "v1m", "v2")  # of AVSS
 _LONGEST = 240  # bytes of a name, to which endings are added: file systems take 255
 TABLES: dict[str, tuple[Layout, tuple[str, ...]]] = {
     "s4_meta_data.csv": ("S4", ("name", "category", "split")),
@@ -57,26 +58,34 @@ def read_set(root: Path, split: str, sound: Audio = "auto") -> list[ClipRecord]:
     return records
 
 
-def read_all(root: Path) -> list[ClipRecord]:
-    """List the clips of all splits, as `read_set`. Raises UserError for an unknown split, too."""
+def read_all(root: Path, fault: Fault = refused) -> list[ClipRecord]:
+    """List the clips of all splits, as `read_set`; `fault` is told of what is wrong with single ones, an unknown split
+    too. Raises UserError for what concerns all.
+    """
     if is_own(root):
-        return read_own(root)
+        return read_own(root, fault)
     table = find_table(root)
     layout, columns = TABLES[table.name]
     rows = read_table(table, columns)
+    good = []
     for number, row in enumerate(rows, 2):
+        where = f"{table}, line {number}"
         if not all(_plain(row[column]) for column in columns):
-            raise UserError(f"{table}, line {number}: an empty cell or no plain name; mend the table")
-        if row["split"] not in SPLITS:
-            raise UserError(f"{table}, line {number}: split {row['split']!r}; want {', '.join(SPLITS)}")
-    scenes = read_scenes(root)
+            fault(f"{where}: an empty cell or no plain name; mend the table")
+        elif row["split"] not in SPLITS:
+            fault(f"{where}: split {row['split']!r}; want {', '.join(SPLITS)}")
+        elif layout == "AVSS" and row["label"] not in _PARTS:
+            fault(f"{where}: clip {row['uid']} has label {row['label']!r}; want {', '.join(_PARTS)}")
+        else:
+            good.append(row)
+    scenes = read_scenes(root, fault)
     if layout == "AVSS":
         make = partial(_avss_record, root)
     elif layout == "S4":
         make = partial(_s4_record, root, semantic_kinds(root, "v1s"))
     else:
         make = partial(_ms3_record, root, semantic_kinds(root, "v1m"))
-    return [make(row, scenes) for row in rows]
+    return [make(row, scenes) for row in good]
 
 
 def _plain(name: str) -> bool:
@@ -144,8 +153,6 @@ def _ms3_record(root: Path, named: Named, row: dict[str, str], scenes: dict[str,
 
 def _avss_record(root: Path, row: dict[str, str], scenes: dict[str, Scene]) -> ClipRecord:
     name, split, part = row["uid"], row["split"], row["label"]
-    if part not in ("v1s", "v1m", "v2"):
-        raise UserError(f"{root / SEMANTIC_TABLE}: clip {name} has label {part!r}; want v1s, v1m or v2")
     clip = root / part / name
     frames = 10 if part == "v2" else 5
     labelled = 1 if (part, split) == ("v1s", "train") else frames

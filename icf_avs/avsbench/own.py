@@ -21,8 +21,8 @@ from PIL import Image
 from icf_avs.avsbench.own_cut import CLIP_SECONDS, Wanted, cut_clips
 from icf_avs.avsbench.pictures import CLASSES, Layout
 from icf_avs.avsbench.record import ClipRecord
-from icf_avs.avsbench.tables import read_table
-from icf_avs.errors import UserError
+from icf_avs.avsbench.tables import check_columns, read_table
+from icf_avs.errors import Fault, UserError, refused
 
 CLIPS, NAMES = "clips.csv", "classes.txt"
 HELP = "docs/OWN_DATA.md shows the layout"
@@ -44,50 +44,51 @@ def is_own(root: Path) -> bool:
     return (root / "videos").is_dir() and (root / "masks").is_dir()
 
 
-def read_own(root: Path) -> list[ClipRecord]:
+def read_own(root: Path, fault: Fault = refused) -> list[ClipRecord]:
     """The clips of all splits, in the order of the videos' names. Videos not seen before are cut, with a progress bar.
 
-    Raises UserError for whatever is wrong with the folder, a table, a video, or the name or size of a mask.
+    `fault` is told of what is wrong with a line of a table, a video, or the name or size of a mask. Raises UserError
+    for what concerns all.
     """
-    videos = read_videos(root)
+    videos = read_videos(root, fault)
     layout: Layout = "own-classes" if _has_ids(root) else "own"
     wanted = [Wanted(video.path, tuple(sorted({_first(second) for second in video.masks}))) for video in videos]
     records = []
-    for video, clips in zip(videos, cut_clips(wanted), strict=True):
+    for video, clips in zip(videos, cut_clips(wanted, fault), strict=True):
         for first, folder in clips.items():
-            records.append(_record(video, first, folder, layout))
+            records.append(_record(video, first, folder, layout, fault))
         beyond = set(video.masks) - {first + i for first, folder in clips.items() for i in range(len(_frames(folder)))}
-        if beyond:
-            raise UserError(
+        if beyond and clips:
+            fault(
                 f"{video.masks[min(beyond)]}: {video.path.name} has no second {min(beyond)} (masks are numbered by the "
                 "second, from 0); take the mask out or rename it"
             )
     return records
 
 
-def read_videos(root: Path) -> list[OwnVideo]:
-    """The videos of the set and their masks by the second; opens none of them. Raises UserError as `read_own`."""
-    paths = _by_stem(root / "videos")
-    rows = _rows(root, paths)
-    known = own_names(root)
+def read_videos(root: Path, fault: Fault = refused) -> list[OwnVideo]:
+    """The videos of the set and their masks by the second; opens none of them. `fault`, UserError: as `read_own`."""
+    paths = _by_stem(root / "videos", fault)
+    rows = _rows(root, paths, fault)
+    known = own_names(root, fault)
     found = []
     for name in sorted(rows):
         row = rows[name]
         kinds = frozenset(part.strip() for part in row["class"].split(";")) if "class" in row else None
         unknown = sorted((kinds or set()) - set(known))
-        if unknown:
-            raise UserError(f"{root / CLIPS}: class {unknown[0]!r} of {name} is not in {NAMES}; add it there")
-        found.append(OwnVideo(name, paths[name], row["split"], kinds, _masks(root / "masks" / name, paths[name])))
-    stray = sorted(path.name for path in (root / "masks").iterdir() if path.is_dir() and path.name not in paths)
-    if stray:
-        raise UserError(f"{root / 'masks' / stray[0]}: there is no video of this name in {root / 'videos'}; {HELP}")
+        for kind in unknown:
+            fault(f"{root / CLIPS}: class {kind!r} of {name} is not in {NAMES}; add it there")
+        masks = _masks(root / "masks" / name, paths[name], fault)
+        found.append(OwnVideo(name, paths[name], row["split"], kinds, masks))
+    for stray in sorted(path for path in (root / "masks").iterdir() if path.is_dir() and path.name not in paths):
+        fault(f"{stray}: there is no video of this name in {root / 'videos'}; {HELP}")
     return found
 
 
-def own_names(root: Path) -> tuple[str, ...]:
+def own_names(root: Path, fault: Fault = refused) -> tuple[str, ...]:
     """Class names, id 1 first: of classes.txt, else of the column class of clips.csv in alphabetical order, else none.
 
-    Raises UserError for names that are empty, twice there, or too many.
+    `fault` is told of names that are empty, twice there, or too many. Raises UserError for what is no text.
     """
     path = root / NAMES
     if path.is_file():
@@ -102,13 +103,13 @@ def own_names(root: Path) -> tuple[str, ...]:
         rows = read_table(path, ("name", "split")) if path.is_file() else []
         names = sorted({part.strip() for row in rows if "class" in row for part in row["class"].split(";")})
     if path.name == NAMES and not names:
-        raise UserError(f"{path}: holds no name; write a class a line, or take it out")
+        fault(f"{path}: holds no name; write a class a line, or take it out")
     if "" in names:
-        raise UserError(f"{path}: an empty name of a class; fill it in")
+        fault(f"{path}: an empty name of a class; fill it in")
     if "background" in names:
-        raise UserError(f"{path}: background is no class of its own (it is 0 in the masks); take it out")
+        fault(f"{path}: background is no class of its own (it is 0 in the masks); take it out")
     if len(set(names)) < len(names) or len(names) >= CLASSES:
-        raise UserError(f"{path}: {len(names)} names, {len(set(names))} of them different; want 1 to {CLASSES - 1}")
+        fault(f"{path}: {len(names)} names, {len(set(names))} of them different; want 1 to {CLASSES - 1}")
     return tuple(names)
 
 
@@ -119,37 +120,39 @@ def _has_ids(root: Path) -> bool:
     return (root / NAMES).is_file() and not named
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def _by_stem(folder: Path, fault: Fault) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_file():
             continue
         if path.stem in paths:
-            raise UserError(f"{path}: and {paths[path.stem].name} have the same name; rename one and its masks")
+            fault(f"{path}: and {paths[path.stem].name} have the same name; rename one and its masks")
         paths[path.stem] = path
     if not paths:
         raise UserError(f"{folder}: holds no video; put NAME.mp4 there. {HELP}")
     return paths
 
 
-def _rows(root: Path, paths: dict[str, Path]) -> dict[str, dict[str, str]]:
+def _rows(root: Path, paths: dict[str, Path], fault: Fault) -> dict[str, dict[str, str]]:
     """Of each video its split, and its class where a table says."""
     table = root / CLIPS
     if not table.is_file():
         return {name: {"split": split} for name, split in _drawn(root, paths).items()}
     rows: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(read_table(table, ("name", "split")), 2):
+    lines = read_table(table, ("name", "split"))
+    check_columns(table, lines, ("name", "split", "class"))
+    for number, row in enumerate(lines, 2):
         where = f"{table}, line {number}"
         if row["name"] not in paths:
-            raise UserError(f"{where}: no video {row['name']!r} in {root / 'videos'} (its name without the ending)")
-        if row["name"] in rows:
-            raise UserError(f"{where}: {row['name']} is there twice; a video is in one split alone")
-        if row["split"] not in ("train", "val", "test"):
-            raise UserError(f"{where}: split {row['split']!r}; want train, val or test")
-        rows[row["name"]] = row
-    missing = sorted(set(paths) - set(rows))
-    if missing:
-        raise UserError(f"{table}: {paths[missing[0]].name} is not in it; add its line, or take the video out")
+            fault(f"{where}: no video {row['name']!r} in {root / 'videos'} (its name without the ending)")
+        elif row["name"] in rows:
+            fault(f"{where}: {row['name']} is there twice; a video is in one split alone")
+        else:
+            if row["split"] not in ("train", "val", "test"):
+                fault(f"{where}: split {row['split']!r}; want train, val or test")
+            rows[row["name"]] = row
+    for name in sorted(set(paths) - set(rows)):
+        fault(f"{table}: {paths[name].name} is not in it; add its line, or take the video out")
     return rows
 
 
@@ -165,17 +168,18 @@ def _drawn(root: Path, names: Iterable[str]) -> dict[str, str]:
     return {name: ("val", "test")[i // part] if i < 2 * part else "train" for i, name in enumerate(order)}
 
 
-def _masks(folder: Path, video: Path) -> dict[int, Path]:
+def _masks(folder: Path, video: Path, fault: Fault) -> dict[int, Path]:
     paths = [path for path in folder.glob("*") if path.is_file() and not path.name.startswith(".")]
     if not paths:
-        raise UserError(f"{folder}: no masks of {video.name}; put 000000.png (second 0), ... there, or take it out")
+        fault(f"{folder}: no masks of {video.name}; put 000000.png (second 0), ... there, or take it out")
     masks: dict[int, Path] = {}
     for path in sorted(paths):
         if path.suffix.lower() != ".png" or not (path.stem.isascii() and path.stem.isdigit()):
-            raise UserError(f"{path}: no name of a mask; want the second it stands for and .png: 000007.png")
-        if int(path.stem) in masks:
-            raise UserError(f"{path}: and {masks[int(path.stem)].name} are of the same second; keep one")
-        masks[int(path.stem)] = path
+            fault(f"{path}: no name of a mask; want the second it stands for and .png: 000007.png")
+        elif int(path.stem) in masks:
+            fault(f"{path}: and {masks[int(path.stem)].name} are of the same second; keep one")
+        else:
+            masks[int(path.stem)] = path
     return masks
 
 
@@ -187,16 +191,18 @@ def _frames(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(folder.glob("*.jpg")))
 
 
-def _record(video: OwnVideo, first: int, folder: Path, layout: Layout) -> ClipRecord:
+def _record(video: OwnVideo, first: int, folder: Path, layout: Layout, fault: Fault) -> ClipRecord:
     frames = _frames(folder)
     masks = tuple(video.masks.get(first + i) for i in range(len(frames)))
-    sizes = {path: _size(path) for path in (frames[0], *masks) if path is not None}
-    shown = sizes[frames[0]]
-    for path, size in sizes.items():
+    shown = _size(frames[0])
+    for path in filter(None, masks):
+        try:
+            size = _size(path)
+        except UserError as error:
+            fault(str(error))
+            continue
         if size != shown:
-            raise UserError(
-                f"{path}: is {size[0]}x{size[1]}, its video {shown[0]}x{shown[1]}; masks are as large as the video"
-            )
+            fault(f"{path}: is {size[0]}x{size[1]}, its video {shown[0]}x{shown[1]}; masks are as large as the video")
     return ClipRecord(
         f"{video.name}_{first}_{first + len(frames)}",
         video.split,

@@ -19,7 +19,7 @@ from PIL import Image
 from icf_avs.avsbench.sound import RATE, wav_bytes
 from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe, read_frames
-from icf_avs.errors import UserError
+from icf_avs.errors import Fault, UserError, refused
 from icf_avs.mask_stream import mask_count
 from icf_avs.output.folder import replaced_when_complete
 from icf_avs.stamps.packages import cache_dir
@@ -36,9 +36,9 @@ class Wanted:
     firsts: tuple[int, ...]
 
 
-def cut_clips(videos: Sequence[Wanted]) -> list[dict[int, Path]]:
+def cut_clips(videos: Sequence[Wanted], fault: Fault = refused) -> list[dict[int, Path]]:
     """Of each video the folders of its clips (0.jpg, ..., audio.wav) by first second; what lacks is cut now, with a
-    progress bar. A clip that begins after the end of its video is left out. Raises UserError for a bad video.
+    progress bar. A clip that begins after the end of its video is left out. `fault` is told of a bad video.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -53,8 +53,9 @@ def cut_clips(videos: Sequence[Wanted]) -> list[dict[int, Path]]:
         pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
         try:
             with Progress(console=Console(stderr=True)) as bar:
-                for _ in bar.track(pool.map(lambda job: _cut(*job), jobs), len(jobs), description="cutting videos"):
-                    pass
+                for error in bar.track(pool.map(_tried, jobs), len(jobs), description="cutting videos"):
+                    if error is not None:
+                        fault(str(error))
         finally:
             pool.shutdown(cancel_futures=True)
     return [{first: folder for first, folder in clips.items() if folder.is_dir()} for clips in places]
@@ -64,6 +65,13 @@ def _folder(video: Path) -> Path:
     state = video.stat()
     key = f"{video.resolve()}|{state.st_size}|{state.st_mtime_ns}"
     return cache_dir() / "own" / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _tried(job: tuple[Path, dict[int, Path]]) -> UserError | None:
+    try:
+        _cut(*job)
+    except UserError as error:
+        return error
 
 
 def _cut(video: Path, clips: dict[int, Path]) -> None:

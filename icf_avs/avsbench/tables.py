@@ -6,7 +6,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from icf_avs.errors import UserError
+from icf_avs.errors import Fault, UserError, refused
 
 # Not names of kinds, though the public table has them among them.
 _STRAY = {"", "off-the-screen", "background"}
@@ -40,7 +40,14 @@ def kinds(text: str) -> frozenset[str]:
     return frozenset(token.replace(" ", "") for token in text.split("_")) - _STRAY
 
 
-def read_scenes(root: Path) -> dict[str, Scene]:
+def check_columns(path: Path, rows: list[dict[str, str]], known: tuple[str, ...]) -> None:
+    """Raise UserError if rows of `read_table` have a column that nothing reads: it may be a known one misspelt."""
+    unknown = [column for column in (rows[0] if rows else ()) if column not in known]
+    if unknown:
+        raise UserError(f"{path}: nothing reads the column {unknown[0]!r}; want {', '.join(known)}, so take it out")
+
+
+def read_scenes(root: Path, fault: Fault = refused) -> dict[str, Scene]:
     """scenes.csv of the set in `root` by clip; empty if there is none. Raises UserError for a malformed one."""
     path = root / "scenes.csv"
     if not path.is_file():
@@ -48,19 +55,21 @@ def read_scenes(root: Path) -> dict[str, Scene]:
     rows = read_table(path, ("video_id", "sounding", "onscreen"))
     return {
         row["video_id"]: Scene(
-            frozenset(row["sounding"].split()), frozenset(row["onscreen"].split()), _seconds(row.get("stamps"), path)
+            frozenset(row["sounding"].split()),
+            frozenset(row["onscreen"].split()),
+            _seconds(row.get("stamps"), path, fault),
         )
         for row in rows
     }
 
 
-def _seconds(stamps: str | None, path: Path) -> tuple[frozenset[str], ...] | None:
+def _seconds(stamps: str | None, path: Path, fault: Fault) -> tuple[frozenset[str], ...] | None:
     """Kinds that sound in each second, from stamps "stem|kind|digits" joined by ";", a digit 1 where it sounds."""
     if not stamps:
         return None
     parts = [stamp.split("|") for stamp in stamps.split(";")]
     if any(len(part) != 3 or len(part[2]) != len(parts[0][2]) for part in parts):
-        raise UserError(f"{path}: {stamps[:60]!r} is no list of stamps (stem|kind|11010;...); write the set again")
+        return fault(f"{path}: {stamps[:60]!r} is no list of stamps (stem|kind|11010;...); write the set again")
     return tuple(
         frozenset(kind for _, kind, digits in parts if kind and digits[second] == "1")
         for second in range(len(parts[0][2]))

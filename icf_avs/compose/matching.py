@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from icf_avs.avsbench.tables import read_table
+from icf_avs.avsbench.tables import check_columns, read_table
 from icf_avs.errors import UserError
 
 
@@ -26,7 +26,9 @@ def match_classes(pictures: Collection[str], sounds: Collection[str], mapping: P
     names = {plain(name) for name in pictures} - {""}
     found = {sound: plain(sound) for sound in sounds if plain(sound) in names}
     told: dict[str, str] = {}
-    for number, row in enumerate(read_table(mapping, ("picture", "sound")) if mapping else [], 2):
+    rows = read_table(mapping, ("picture", "sound")) if mapping else []
+    check_columns(mapping, rows, ("picture", "sound"))
+    for number, row in enumerate(rows, 2):
         picture, sound = row["picture"].strip(), row["sound"].strip()
         for name, known, what in ((picture, pictures, "picture"), (sound, sounds, "sound")):
             if name not in known and not (name == "" and what == "picture"):

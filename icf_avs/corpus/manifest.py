@@ -1,13 +1,15 @@
 """The list of videos: a CSV file, checked as a whole before any work starts.
 
 Columns: `video`, a path that is relative to the file's own folder; and where they are wanted `out`, the result folder
-below --out (default: the video's name without its ending), `fps` and `audio_track`. Others are left alone.
+below --out (default: the video's name without its ending), `fps` and `audio_track`. Any other is refused: it might be
+one of these misspelt.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import difflib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +91,11 @@ def _check_names(path: Path, names: list[str]) -> None:
     if "video" not in names:
         shown = ",".join(names)[:80] or "empty"
         raise UserError(f"{path}: has no column `video` (its first line is {shown}); want a heading, comma-separated")
+    for name in names:
+        if name and name not in COLUMNS:
+            near = difflib.get_close_matches(name, COLUMNS, 1)
+            mend = f"write `{near[0]}`" if near else "take it out"
+            raise UserError(f"{path}: nothing reads the column `{name}`; {mend} (there are {', '.join(COLUMNS)})")
     for name in COLUMNS:
         if names.count(name) > 1:
             raise UserError(f"{path}: has {names.count(name)} columns `{name}`; leave one")
