@@ -15,6 +15,7 @@ import sys
 from operator import itemgetter
 from pathlib import Path
 
+from icf_avs.choices import TRIED, chosen_table
 from icf_avs.errors import UserError
 from icf_avs.model_card import checkpoint_table
 from icf_avs.output.writable import check_file
@@ -29,24 +30,29 @@ HEADINGS = ("checkpoint", "test set", "protocol", "clips", "mIoU", "F", "FPR")
 
 
 def report_command(root: Path, check: bool = False) -> int:
-    """Renew results/checkpoints.csv and all tables below `root`, or with `check` only name what is stale.
+    """Renew results/checkpoints.csv, results/chosen.csv and all tables below `root`, or with `check` only name what is
+    stale.
 
     Returns 1 if `check` found something.
     """
     if not (root / "README.md").is_file() or not (root / "results").is_dir():
         raise UserError(f"no README.md and results folder in {root}; run this in the project's folder")
     documents = (root / "README.md", *sorted((root / "docs").glob("*.md")))
-    card = root / "results" / "checkpoints.csv"
-    for path in () if check else (card, *documents):
+    results = root / "results"
+    made = {results / "checkpoints.csv": checkpoint_table(root / "icf_avs" / "checkpoints")}
+    if (results / TRIED).is_file():
+        made[results / "chosen.csv"] = chosen_table(results)
+    for path in () if check else (*made, *documents):
         check_file(path, "project's folder")
     stale = 0
-    facts = checkpoint_table(root / "icf_avs" / "checkpoints")
-    if not card.is_file() or card.read_text(encoding="utf-8") != facts:
+    for path, text in made.items():
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
         stale += 1
         if check:
-            print("results/checkpoints.csv is stale: run `icf report`", file=sys.stderr)
+            print(f"{path.relative_to(root)} is stale: run `icf report`", file=sys.stderr)
         else:
-            write_whole(card, facts)
+            write_whole(path, text)
     for path in documents:
         text = path.read_text(encoding="utf-8")
         renewed = fill(text, root / "results", path)

@@ -312,6 +312,8 @@ def test_the_table_keeps_other_runs(tmp_path):
     study.add_lines(tmp_path / "t.csv", [line | {"miou": "0.5"}])
     kept = study.read_lines(tmp_path / "t.csv")
     assert [(row["row"], row["miou"]) for row in kept] == [("shipped", "1"), ("all", "0.5")]
+    study.add_lines(tmp_path / "t.csv", [line | {"test_set": "known-val", "miou": "0.7"}])  # beside those of test
+    assert [row["miou"] for row in study.read_lines(tmp_path / "t.csv")] == ["1", "0.5", "0.7"]
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="no table of"):
         study.read_lines(tmp_path / "other.csv")

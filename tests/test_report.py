@@ -160,6 +160,25 @@ def test_a_table_of_an_earlier_version_is_read_and_kept(project):
     assert [(row["digest"], row["miou"]) for row in read_rows(path)] == [("", "0.9"), ("12ab", "0.7014")]
 
 
+def test_choices_are_counted_by_the_set_they_were_judged_on(project):
+    results = project / "results"
+    (results / "natural.csv").write_text(",".join(natural.COLUMNS) + "\nopen,0,known" + ",1" * 9 + "\n")
+    line = "{},x,y,z,,,kept,{}\n".format
+    tried = "date,change,row,scored on,before,after,verdict,test scenes\n"
+    (results / "tried.csv").write_text(
+        tried + line(1, "stamps/a/s4 natural/all/known") + line(2, "") + line(3, "stamps/a/s4")
+    )
+    report_command(project)
+    assert (results / "chosen.csv").read_text().splitlines()[1:] == [
+        "stamps,a,s4,2", "natural,all,known,1", "ablation,all,s4,0", "ablation,all,ms3,0",
+    ]  # fmt: skip
+    (results / "chosen.csv").write_text("old\n")
+    assert report_command(project, check=True) == 1
+    (results / "tried.csv").write_text(tried + line(1, "stamps/a/s5"))
+    with pytest.raises(UserError, match=r"tried\.csv, line 2: no scores of stamps/a/s5"):
+        report_command(project)
+
+
 def test_the_tree_in_the_readme_names_every_file_of_the_package():
     tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The tree")[2].partition("```\n\n")[0]
     words = set(tree.replace("(", " ").replace(")", " ").split())

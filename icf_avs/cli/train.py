@@ -124,6 +124,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         "kinds that are tested, seed 0 alone; and these cut short: all, mit, baseline. Interrupted, it goes on later.",
     )
     part.add_argument("--rows", metavar="ROW", nargs="+", help="only these rows, anew (default: all that lack)")
+    part.add_argument(
+        "--split", choices=("test", "val"), default="test", help="choose on val, score on test (default: test)"
+    )
     part.add_argument("--seeds", metavar="N", type=positive, default=3, help="seeds 0 to N-1 of each row (default: 3)")
     part.add_argument("--steps", metavar="N", type=positive, default=300, help="steps of a run (default: 300)")
     part.add_argument(

@@ -2,7 +2,8 @@
 
 A thing is what one word means: a stamp, or a flock of stamps of one word. `plan_word_scene` is pure: the same catalog,
 split, index, seed and style give the same scene. Splits: "train", "val" and "test" never share a composition (the set
-of its pictures) nor a background; "heldout" shows at least one thing that training never shows or names.
+of its pictures) nor a background; "heldout" and "heldout-val" show at least one thing that training never shows or
+names, on backgrounds of "test" and of "val".
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from icf_avs.stamps.word_catalog import WordCatalog, WordStamp
 
 One = TypeVar("One")
 
-WORD_SPLITS = ("train", "val", "test", "heldout")
-_TENTHS = {"train": range(8), "val": range(8, 9), "test": range(9, 10), "heldout": range(10)}
+WORD_SPLITS = ("train", "val", "test", "heldout", "heldout-val")  # new ones at the end: they are drawn by number
+_HELD_OUT = {"heldout": "cross", "heldout-val": "cross-val"}  # and what scenes with sound call such a split
+_TENTHS = {"train": range(8), "val": range(8, 9), "test": range(9, 10)} | dict.fromkeys(_HELD_OUT, range(10))
 _STREAM = 5  # keeps these scenes' random numbers apart from those of the scenes with sound
 _ASPECTS = (1.0, 4 / 3, 16 / 9, 9 / 16)
 _SMALLEST, _LARGEST = 0.05, 0.9  # square root of the area of a stamp's box, in shorter sides of the picture
@@ -102,12 +104,12 @@ def plan_word_scene(
     close = style.close > 0 and rng.random() < style.close and len(cast[0]) == 1
     scene = Scene(
         root=catalog.root,
-        split="cross" if split == "heldout" else split,  # as scenes with sound call it
+        split=_HELD_OUT.get(split, split),
         index=index,
         seed=seed,
         seconds=seconds,
         aspect=float(rng.choice(_ASPECTS, p=(0.25, 0.3, 0.35, 0.1))),
-        background=draw_background(split if split in ("train", "val") else "test", rng, generated=0.1),
+        background=draw_background(_HELD_OUT.get(split, split), rng, generated=0.1),
         zoom=_zoom(rng, plain=style.plain > 0 and rng.random() < style.plain),
         pan_x=float(rng.random()),
         pan_y=float(rng.random()),
@@ -168,7 +170,7 @@ def _draw_cast(
         cast: list[tuple[WordStamp, ...]] = []
         while len(cast) < count:
             # The first of a held-out scene is what makes it one; half of the others are.
-            unknown = split == "heldout" and (not cast or rng.random() < 0.5)
+            unknown = split in _HELD_OUT and (not cast or rng.random() < 0.5)
             pool = catalog.held_out if unknown else known
             if rng.random() < style.loud:
                 pool = tuple(stamp for stamp in pool if stamp.kind or set(stamp.generic) & set(_LOUD)) or pool

@@ -4,7 +4,8 @@ Rows: "shipped", the checkpoint as it is; "open", a run of the same recipe that 
 with no part of the method ("open-baseline") and with MIT alone ("open-mit"); and such runs cut short. The sets
 (word_scores.py): `known`, new scenes of kinds that all runs know; `cross`, the same with other recordings of these
 kinds; `heldout`, scenes and recordings of kinds that training was kept from; `unnamed`, more such kinds, for which the
-tagger has no name: none can be heard as what it is.
+tagger has no name: none can be heard as what it is. Each has a validation split, `known-val` and so on, for choices:
+other scenes with backgrounds of their own, and other moments of the recordings (there are too few to share them out).
 "shipped" knows all kinds and is scored on the first two alone.
 """
 
@@ -57,6 +58,12 @@ SETS: dict[str, tuple[str, str, tuple[str, ...], int]] = {
     "heldout": ("heldout", "train", HELD_OUT_NEAR, 480),
     "unnamed": ("heldout", "train", HELD_OUT_FAR, 240),
 }
+VAL_SETS = {
+    name: (
+        {"test": "val", "heldout": "heldout-val"}[split], recordings, kinds, count
+    ) for name, (split, recordings, kinds, count) in SETS.items()
+}  # fmt: skip
+_VARIANTS = {"test": 24, "val": 20}  # of each recording; their number draws them
 COLUMNS = (
     "row", "seed", "test_set", "audio", "scenes", "miou", "f", "fpr", "steps", "minutes", "hardware", "revision",
 )  # fmt: skip
@@ -82,18 +89,20 @@ class Tests(NamedTuple):
     silence: Tensor
 
 
-def load_tests(workers: int, say: Say = lambda what, done, total: None) -> Tests:
-    """The test sets, made or found in the cache."""
+def load_tests(workers: int, say: Say = lambda what, done, total: None, split: str = "test") -> Tests:
+    """The sets of a split, "test" or "val", made or found in the cache."""
     recipe, catalog, recordings = natural(), load_word_catalog(), load_catalog()
     words = training_words(catalog, recipe.text, EvidenceConfig(**recipe.model["evidence"]).akin)
     hears = HeardWords(load_efficientat(None, recipe.spec.sample_rate), words.words)
     pictures = spec_of_pictures(replace(recipe.spec, frames=1))
     sets = {}
-    for name, (split, bank, unknown, count) in SETS.items():
-        wanted = WordSceneSet(split, count, spec=pictures, strides=STRIDES)
+    for name, (part, bank, unknown, count) in (SETS if split == "test" else VAL_SETS).items():
+        wanted = WordSceneSet(part, count, spec=pictures, strides=STRIDES)
         scenes = word_features(catalog, wanted, workers, partial(say, f"{name}: scenes"))
         kinds = unknown or catalog.training_kinds
-        sounds = heard_sounds(recordings, bank, hears, only=kinds, progress=partial(say, f"{name}: listening"))
+        sounds = heard_sounds(
+            recordings, bank, hears, _VARIANTS[split], kinds, progress=partial(say, f"{name}: listening")
+        )
         sets[name] = scenes, sounds
     return Tests(words, sets, hears(torch.zeros(1, recipe.spec.window))[0])
 
@@ -118,7 +127,8 @@ def natural_command(args: argparse.Namespace) -> None:
         raise UserError(f"no row {unknown[0]!r}; there are: {', '.join((SHIPPED, *ROWS))}")
     keep_freed_memory()
     workers, console = os.cpu_count() or 1, Console(stderr=True)
-    done = {(line["row"], line["seed"]) for line in read_lines(args.results)}
+    suffix = "" if args.split == "test" else f"-{args.split}"
+    done = {run_of(line) for line in read_lines(args.results)}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         tasks: dict[str, TaskID] = {}
@@ -128,10 +138,10 @@ def natural_command(args: argparse.Namespace) -> None:
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done, total=total)
 
-        tests = load_tests(workers, say)
+        tests = load_tests(workers, say, args.split)
         for row in args.rows or (SHIPPED, *ROWS):
             for seed in range(1 if row == SHIPPED or row in LONG else args.seeds):
-                if not args.rows and (row, str(seed)) in done:
+                if not args.rows and (row, str(seed), bool(suffix)) in done:
                     continue
                 if row == SHIPPED:
                     path, _ = find_checkpoint("natural")
@@ -144,7 +154,7 @@ def natural_command(args: argparse.Namespace) -> None:
                     model, minutes = train_row(config, folder, workers, tell)
                     steps = config.steps
                 lines = [
-                    {"row": row, "seed": str(seed), "test_set": name, "audio": audio}
+                    {"row": row, "seed": str(seed), "test_set": name + suffix, "audio": audio}
                     | {key: f"{value:.4f}" if isinstance(value, float) else str(value) for key, value in scores.items()}
                     | {"steps": str(steps), "minutes": f"{minutes:.1f}", "hardware": _machine(), "revision": revision()}
                     for name, (scenes, sounds) in tests.sets.items()
@@ -172,10 +182,14 @@ def read_lines(path: Path) -> list[dict[str, str]]:
     return lines
 
 
+def run_of(line: dict[str, str]) -> tuple[str, str, bool]:
+    """Row, seed, and whether it is of the validation split."""
+    return line["row"], line["seed"], line["test_set"].endswith("-val")
+
+
 def add_lines(path: Path, lines: list[dict[str, str]]) -> None:
-    """Put the lines of one run into the table in place of an earlier one of its row and seed."""
-    run = lines[0]["row"], lines[0]["seed"]
-    kept = [line for line in read_lines(path) if (line["row"], line["seed"]) != run]
+    """Put the lines of one run into the table in place of an earlier one of its row, seed and split."""
+    kept = [line for line in read_lines(path) if run_of(line) != run_of(lines[0])]
     order = (SHIPPED, *ROWS)
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
