@@ -118,6 +118,12 @@ OUTPUTS = {
     "export": ("export stamps --out {}", "folder"),
     "data stamps": ("data stamps --test 1 --out {}", "folder"),
     "data compose": ("data compose --pictures nothing --sounds nothing --out {}", "folder"),
+    "train": ("train stamps-quick --out {}", "folder"),
+    "study ablation": ("study ablation --out {}", "folder"),
+    "study ablation --results": ("study ablation --results {}", "file"),
+    "study natural": ("study natural --out {}", "folder"),
+    "study natural --results": ("study natural --results {}", "file"),
+    "study summary --pictures": ("study summary --pictures {}", "folder"),
 }
 
 
@@ -155,6 +161,13 @@ def test_every_output_option_is_among_those_tried():
     for command, parser in COMMANDS.items():
         if any(action.dest == "out" for action in parser._actions):
             assert command in OUTPUTS
+
+
+@pytest.mark.parametrize(("to", "name"), [("coco", "coco.json"), ("srt", "sounds.srt"), ("alpha-mov", "alpha.mov")])
+def test_a_conversion_replaces_no_folder(to: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / name).mkdir()
+    assert main(["convert", str(tmp_path), "--to", to]) == 2
+    assert f"{tmp_path / name}: is a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["README.md", "stamps.onnx"])

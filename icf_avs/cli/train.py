@@ -8,11 +8,13 @@ from pathlib import Path
 from icf_avs.cli.options import command, stamps
 from icf_avs.cli.values import count, positive
 from icf_avs.errors import UserError
+from icf_avs.output.writable import check_file, check_folder
 
 SOUND = ("wav", "video", "log-mel")
 
 
 def _train(args: argparse.Namespace) -> None:
+    check_folder(args.out or Path("runs"))
     try:
         from icf_avs.training.command import train_command
     except ModuleNotFoundError as error:
@@ -22,6 +24,8 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _ablation(args: argparse.Namespace) -> None:
+    check_folder(args.out)
+    check_file(args.results, "--results")
     try:
         from icf_avs.study.command import study_command
     except ModuleNotFoundError as error:
@@ -31,6 +35,8 @@ def _ablation(args: argparse.Namespace) -> None:
 
 
 def _natural(args: argparse.Namespace) -> None:
+    check_folder(args.out)
+    check_file(args.results, "--results")
     try:
         from icf_avs.study.natural import natural_command
     except ModuleNotFoundError as error:
@@ -40,6 +46,7 @@ def _natural(args: argparse.Namespace) -> None:
 
 
 def _summary(args: argparse.Namespace) -> None:
+    check_folder(args.pictures, "--pictures")
     try:
         from icf_avs.study.summary import summary_command
 
