@@ -17,14 +17,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from icf_avs.class_labels import class_labels
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.audio_windows import AudioWindows, Sound
 from icf_avs.data.media import MediaInfo, read_frames
-from icf_avs.data.resize import resized
+from icf_avs.data.resize import resized, thumbnail
 from icf_avs.data.shared_pictures import SharedPictures
 from icf_avs.errors import UserError
 from icf_avs.output import coco
@@ -85,7 +84,7 @@ def stream_masks(
         clip: list[_Shot] = []
         for index, (time, picture) in enumerate(read_frames(info, times, given)):
             squashed = resized(torch.from_numpy(picture)[None], spec.image_size)[0]
-            preview = _small(picture) if index in shown else None
+            preview = np.asarray(thumbnail(picture, _PREVIEW, info.pixel_aspect)) if index in shown else None
             wave = windows.read(spec.window_start(index), spec.window)
             clip.append(_Shot(index, min(time, info.duration), squashed, wave, preview))
             last = index == count - 1
@@ -109,12 +108,6 @@ class _Shot:
     squashed: torch.Tensor  # uint8 [S, S, 3]
     wave: np.ndarray  # float32 [window]
     preview: np.ndarray | None  # uint8 [h, w, 3]
-
-
-def _small(picture: np.ndarray) -> np.ndarray:
-    image = Image.fromarray(picture)
-    image.thumbnail((_PREVIEW, _PREVIEW))
-    return np.asarray(image)
 
 
 def check_settings(fps: float, threshold: float) -> None:

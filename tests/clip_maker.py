@@ -52,6 +52,7 @@ def make_clip(
     sound: np.ndarray | None = None, sound_rate: int = RATE, sound_at: float = 0.0, hole: tuple[float, float] = (0, 0),
     codec: str = "libx264", sound_codec: str = "aac", pix_fmt: str = "yuv420p", rotation: int = 0, flip: bool = False,
     options: dict[str, str] | None = None, movie_options: dict[str, str] | None = None, flash: float | None = None,
+    pixel_aspect: Fraction = Fraction(1),
 ) -> Path:  # fmt: skip
     """Write a video of numbered pictures (at `times`, or at `fps`) and `sound` (float32 [channels, n]) if given.
 
@@ -64,6 +65,7 @@ def make_clip(
         video = container.add_stream(codec, rate=fps, options=options or {})
         video.width, video.height, video.pix_fmt = *size, pix_fmt
         video.codec_context.time_base = Fraction(1, fps) if path.suffix == ".avi" or codec == "mpeg2video" else clock
+        video.codec_context.sample_aspect_ratio = pixel_aspect
         if rotation or flip:
             video.set_display_rotation(rotation, hflip=flip)
         audio = None

@@ -7,13 +7,13 @@ memory, and read there.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import av
 from av.error import FFmpegError
 
-_SEGMENT, _TRACKS, _TRACK, _VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0xE0
+from icf_avs.data.ebml import SEGMENT, TRACK, TRACKS, VIDEO, elements, find
+
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0x54CC, 0x54DD, 0x54BB, 0x54AA
 
 
@@ -45,24 +45,6 @@ def container_crop(stream: av.video.stream.VideoStream) -> Crop:
             data = file.getvalue()
     except (FFmpegError, ValueError):  # a codec that Matroska has no name for
         return Crop()
-    values = dict.fromkeys((_LEFT, _RIGHT, _TOP, _BOTTOM), 0)
-    spans = [(0, len(data))]
-    for level in (_SEGMENT, _TRACKS, _TRACK, _VIDEO):
-        spans = [(start, end) for span in spans for key, start, end in _elements(data, *span) if key == level]
-    for span in spans:
-        values |= {key: int.from_bytes(data[a:b], "big") for key, a, b in _elements(data, *span) if key in values}
-    return Crop(*values.values())
-
-
-def _elements(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Id, begin and end of the content of each EBML element."""
-    while start < end:
-        id_length, size_at = 9 - data[start].bit_length(), 0
-        size_at = start + id_length
-        size_length = 9 - data[size_at].bit_length()
-        begin = size_at + size_length
-        bits = 7 * size_length
-        size = int.from_bytes(data[size_at:begin], "big") & ((1 << bits) - 1)
-        stop = end if size == (1 << bits) - 1 else min(begin + size, end)  # all ones: not known yet
-        yield int.from_bytes(data[start:size_at], "big"), begin, stop
-        start = stop
+    video = find(data, SEGMENT, TRACKS, TRACK, VIDEO)[-1]
+    parts = {part.key: data[part.start : part.end] for part in elements(data, video.start, video.end)}
+    return Crop(*(int.from_bytes(parts.get(side, b""), "big") for side in (_LEFT, _RIGHT, _TOP, _BOTTOM)))

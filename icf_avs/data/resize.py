@@ -1,7 +1,11 @@
-"""Pictures squashed or enlarged to the square that a model looks at."""
+"""Pictures squashed or enlarged to the square that a model looks at, and small copies for people."""
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import numpy as np
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,3 +20,15 @@ def resized(pictures: Tensor, side: int) -> Tensor:
     planes = F.interpolate(planes, (side, side), mode="bilinear", antialias=True)
     planes = planes if planes.dtype == pictures.dtype else planes.round().clamp(0, 255).byte()
     return planes.permute(0, 2, 3, 1).contiguous()
+
+
+def thumbnail(picture: np.ndarray, longest: int, pixel_aspect: Fraction) -> Image.Image:
+    """RGB uint8 [H,W,3] in its true shape, with square pixels, neither side longer than `longest`."""
+    image = Image.fromarray(picture)
+    if pixel_aspect != 1:
+        height, width = picture.shape[:2]
+        shown = max(1, pixel_aspect) * width, max(1, 1 / pixel_aspect) * height
+        scale = min(1, Fraction(longest) / max(shown))
+        image = image.resize([max(1, round(scale * side)) for side in shown], Image.Resampling.BICUBIC)
+    image.thumbnail((longest, longest))
+    return image

@@ -21,6 +21,7 @@ from icf_avs.data.local_url import local_url
 from icf_avs.data.media import MediaInfo, as_shown, video_frames
 from icf_avs.data.picture import Picture
 from icf_avs.errors import UserError
+from icf_avs.formats.webm_shape import write_pixel_shape
 from icf_avs.formats.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ def write_alpha(
             painted.duration = max(1, round(end / clock) - painted.pts)
             container.mux(stream.encode(painted))
         container.mux(stream.encode(None))
+        container.close()
+        if form.container == "webm" and source.pixel_aspect != 1:
+            write_pixel_shape(new, video.width, video.height, source.pixel_aspect)
 
 
 def _shown(source: MediaInfo, rate: Fraction) -> Iterator[tuple[float, Picture, float]]:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
 from icf_avs.data.audio_windows import Sound
 from icf_avs.data.media import MediaInfo, read_frames
+from icf_avs.data.resize import thumbnail
 from icf_avs.errors import UserError
 from icf_avs.output.coco import FrameMask
 from icf_avs.segment import Segmenter, segment_video
@@ -113,9 +112,7 @@ def _pictures(result: Segmentation, folder: Path) -> list[tuple[Path, str]]:
         result.frames, read_frames(folder / "overlay.mp4", (frame.time for frame in result.frames)), strict=True
     ):
         path = folder / "pictures" / f"{frame.index:06d}.jpg"
-        image = Image.fromarray(picture)
-        image.thumbnail((_PREVIEW, _PREVIEW))
-        image.save(path, quality=85)
+        thumbnail(picture, _PREVIEW, result.video.pixel_aspect).save(path, quality=85)
         found.append((path, _caption(frame)))
     return found
 

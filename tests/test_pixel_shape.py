@@ -1,0 +1,73 @@
+"""Where pixels are oblong, all that shows pictures shows them in their true shape: square things are square."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from clip_maker import make_clip, tone
+from PIL import Image
+from test_awkward_media import Witness
+
+from icf_avs.data.media import probe
+from icf_avs.data.resize import thumbnail
+from icf_avs.formats.convert import convert
+from icf_avs.segment import segment_video
+from icf_avs.serve.answer import _pictures
+
+SHAPES = [Fraction(2), Fraction(16, 11), Fraction(1, 2), Fraction(64, 45), Fraction(1)]
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+@pytest.mark.parametrize("aspect", SHAPES)
+def test_every_output_has_the_shape_that_players_show(tmp_path, aspect, rotation):
+    path = make_clip(tmp_path / "a.mp4", seconds=1, fps=5, sound=tone(1), pixel_aspect=aspect, rotation=rotation)
+    width, height = (120, 160) if rotation else (160, 120)
+    aspect = 1 / aspect if rotation else aspect
+    result = segment_video(Witness(), path, tmp_path / "out")
+    assert result.masks.shape == (1, height, width) and result.video.pixel_aspect == aspect
+    made = [("alpha-mov", None), ("alpha-webm", None), ("alpha-webm", path)]
+    for film in (result.folder / "overlay.mp4", *(convert(result.folder, to, video) for to, video in made)):
+        info = probe(film)
+        assert (info.width, info.height, info.pixel_aspect) == (width, height, aspect), film
+
+    shown = max(1, aspect) * width / (max(1, 1 / aspect) * height)
+    with Image.open(result.folder / "sheet.png") as sheet:
+        assert (sheet.width - 12) / (sheet.height - 34) == pytest.approx(shown, rel=0.02)
+    ((picture, _),) = _pictures(result, result.folder)
+    with Image.open(picture) as image:
+        assert max(image.size) <= 320 and image.width / image.height == pytest.approx(shown, rel=0.02)
+
+
+@pytest.mark.parametrize("aspect", SHAPES)
+def test_a_circle_on_a_small_copy_is_round(aspect):
+    y, x = np.mgrid[:360, :480]
+    circle = ((x - 240) * float(aspect)) ** 2 + (y - 180) ** 2 < 100**2
+    small = np.asarray(thumbnail((circle * np.uint8(255))[..., None].repeat(3, 2), 320, aspect))[..., 0] > 127
+    across, down = small.any(axis=0).sum(), small.any(axis=1).sum()
+    assert across == pytest.approx(down, abs=2) and max(small.shape) <= 320
+
+
+@pytest.mark.parametrize("seconds", [0.2, 12.0])
+def test_a_webm_file_is_otherwise_as_it_was(tmp_path, monkeypatch, seconds):
+    """Pictures, their times, the tags and the places to jump to: as in the file without the shape."""
+    path = make_clip(
+        tmp_path / "a.mp4", seconds=seconds, size=(64, 48), sound=tone(seconds), pixel_aspect=Fraction(16, 11)
+    )
+    folder = segment_video(Witness(), path, tmp_path / "out").folder
+    convert(folder, "alpha-webm").rename(tmp_path / "with.webm")
+    monkeypatch.setattr("icf_avs.formats.alpha.write_pixel_shape", lambda *_: None)
+    convert(folder, "alpha-webm").rename(tmp_path / "without.webm")
+    sizes = {name: (tmp_path / f"{name}.webm").stat().st_size for name in ("with", "without")}
+    assert sizes["with"] == sizes["without"]
+    found = []
+    for name in ("with", "without"):
+        with av.open(str(tmp_path / f"{name}.webm")) as container:
+            video = container.streams.video[0]
+            facts = container.duration, video.metadata, video.average_rate, video.codec_context.colorspace
+            packets = [(packet.pts, bytes(packet)) for packet in container.demux(video)]
+            container.seek(round(0.8 * seconds * av.time_base))
+            found.append((facts, packets, next(container.demux(video)).pts))
+    assert found[0] == found[1]
