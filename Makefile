@@ -78,7 +78,7 @@ train: data
 	@$(ICF) train $(RECIPE)
 
 evaluate: data
-	@$(ICF) evaluate
+	@$(ICF) evaluate stamps
 
 docs: setup
 	@$(ICF) report

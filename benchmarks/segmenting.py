@@ -16,7 +16,6 @@ from benchmarks.processes import Finished, finished
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row
 from benchmarks.videos import HEIGHT, LOOP, WIDTH, write_loop, write_video
-from icf_avs.checkpoint import default_checkpoint
 
 MOST_MEMORY = 1200.0  # MB, that a process may take
 ONE_TURN = 300  # seconds of video from which on one turn is enough
@@ -33,9 +32,8 @@ def segmenting(
 def segmenting_natural(
     machine: Machine, lengths: Sequence[int] = (10, 60, 600), size: tuple[int, int] = (WIDTH, HEIGHT), loop: int = LOOP
 ) -> Iterator[Row]:
-    """The same rows as segment-natural-...; none where the audio weights are not."""
-    if default_checkpoint(print) == "natural":
-        yield from _segmenting(machine, [("natural", 1)], lengths, size, loop)
+    """The same rows as segment-natural-..."""
+    yield from _segmenting(machine, [("natural", 1)], lengths, size, loop)
 
 
 def _segmenting(

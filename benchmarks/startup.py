@@ -11,7 +11,7 @@ from benchmarks.turns import Machine, row
 PROGRAMS = {
     "start-help": (("-m", "icf_avs", "--help"), "python -c pass", ("-c", "pass")),
     "start-import": (("-c", "import icf_avs"), "python -c pass", ("-c", "pass")),
-    "start-load": (("-c", "import icf_avs; icf_avs.load()"), "import torch", ("-c", "import torch")),
+    "start-load": (("-c", "import icf_avs; icf_avs.load('stamps')"), "import torch", ("-c", "import torch")),
 }
 
 

@@ -37,6 +37,7 @@ from icf_avs.model.icf import ICF
 from icf_avs.output.coco import encode
 from icf_avs.output.folder import is_earlier_result
 from icf_avs.probe import table as probe_table
+from icf_avs.provenance import Source
 from icf_avs.report import fill
 from icf_avs.results import COLUMNS, USUAL, Scored, save_notes, save_rows
 from icf_avs.stamps.rcc import read_rcc
@@ -192,7 +193,10 @@ def _segmentations() -> tuple[bytes, ...]:
         for i, mask in enumerate(masks)
     ]  # fmt: skip
     plain = {
-        "version": 1, "video": {"file": "a.mp4", "width": 16, "height": 16, "duration": 3.0, "fps": 25.0},
+        "version": 1,
+        "video": {"file": "a.mp4", "width": 16, "height": 16, "duration": 3.0, "fps": 25.0},
+        "source": {"path": "/videos/a.mp4", "bytes": 1, "sha256": "0" * 64},
+        "made_with": {"without": [{"part": "the segmenter", "effect": "people are found less surely"}]},
         "checkpoint": "stamps", "clip": asdict(ClipSpec()), "frames": frames,
     }  # fmt: skip
     classes = [
@@ -204,7 +208,7 @@ def _segmentations() -> tuple[bytes, ...]:
 
 
 def _convert(folder: Path) -> None:
-    is_earlier_result(folder / "a", folder / "a.mp4")
+    is_earlier_result(folder / "a", Source(folder / "a.mp4"))
     for to in ("coco", "srt", "tracks", "palette"):
         convert(folder / "a", to)
 

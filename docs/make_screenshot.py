@@ -25,7 +25,7 @@ _AT_ONE_SECOND = "document.querySelectorAll('video').forEach(video => { video.cu
 def main() -> None:
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     target = Path(__file__).with_name("serve.png")
-    segmenter = icf_avs.load()
+    segmenter = icf_avs.load("stamps")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         video = Path(folder) / "scene.mp4"
         write_scene(video, segmenter.model.spec)

@@ -1,12 +1,13 @@
-"""Segment a video with ONNX Runtime and PyAV alone: one mask (0 or 255) a second, as large as the video.
+"""Segment a video with ONNX Runtime and PyAV alone: one mask (0 or 255) a second, as large as the video is shown.
 
-icf export --out model && python examples/onnx_segment.py model/stamps.onnx street.mp4 masks
+icf export stamps --out model && python examples/onnx_segment.py model/stamps.onnx street.mp4 masks
 """
 
 import json
 import math
 import os
 import sys
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -18,29 +19,61 @@ notes = session.get_modelmeta().custom_metadata_map
 spec, words = json.loads(notes["spec"]), json.loads(notes["words"])
 fps, side, rate, window = spec["fps"], spec["image_size"], spec["sample_rate"], spec["window"]
 
-at, sound, resampler = {}, [np.zeros(window, np.float32)], av.AudioResampler("fltp", "mono", rate)
-with av.open(video) as file:
-    start = float(file.streams.video[0].start_time * file.streams.video[0].time_base)
-    for frame in file.decode(video=0, audio=0):
+
+def shown(frame, array):
+    """[H, W, ...] as stored -> as shown: phones store a turned picture, and a matrix [a b u; c d v; ...] beside it."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    a, b, _, c, d = np.frombuffer(bytes(matrix), "=i4")[:5].tolist() if matrix else (1, 0, 0, 0, 1)
+    transposed = abs(b) + abs(c) > abs(a) + abs(d)
+    array = array.swapaxes(0, 1) if transposed else array
+    mirror_x, mirror_y = (c < 0, b < 0) if transposed else (a < 0, d < 0)
+    return array[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
+
+
+def resized(array, height, width):
+    """[H, W, ...] -> [height, width, ...], bilinear, antialiased where it shrinks."""
+    for axis, size in enumerate((height, width)):
+        scale = array.shape[axis] / size
+        far = np.arange(array.shape[axis]) + 0.5 - (np.arange(size)[:, None] + 0.5) * scale
+        weights = np.maximum(0, 1 - abs(far) / max(1, scale))
+        weights /= weights.sum(1, keepdims=True)
+        array = np.moveaxis(np.tensordot(weights.astype(np.float32), array, (1, axis)), 0, axis)
+    return array
+
+
+at, sound, start, begin, count = {}, [], None, None, 1
+with av.open("file:" + os.path.abspath(video)) as file:  # a name with a colon is no protocol
+    pictures, track = file.streams.best("video"), file.streams.best("audio")
+    resampler = av.AudioResampler("fltp", None, rate)
+    for frame in file.decode(pictures, track):
         if isinstance(frame, av.VideoFrame):  # the picture on display in the middle (`phase`) of each second stays
+            start = frame.time if start is None else start
             at[max(0, math.ceil((frame.time - start) * fps - spec["phase"] - 1e-6))] = frame
-            count = max(1, math.ceil((frame.time - start + 1 / file.streams.video[0].average_rate) * fps - 0.1))
+            lasts = float(frame.duration * frame.time_base) if frame.duration else float(1 / pictures.average_rate)
+            count = max(count, math.ceil((frame.time - start + lasts) * fps - 0.1))  # a short rest is no second
         else:
-            late = np.zeros(max(0, round((frame.time - start) * rate)) if len(sound) == 1 else 0, np.float32)
-            sound += [late, *(block.to_ndarray()[0] for block in resampler.resample(frame))]
-sound += [block.to_ndarray()[0] for block in resampler.resample(None)]  # what is left in it
-wave = np.concatenate([*sound, np.zeros(math.ceil(count / fps * rate) + window, np.float32)])
-pictures = [at[max(second for second in at if second <= i)] for i in range(count)]
+            begin = frame.time if begin is None else begin
+            sound += [block.to_ndarray().mean(0) for block in resampler.resample(frame)]
+sound += [block.to_ndarray().mean(0) for block in resampler.resample(None)]  # what is left in it
+late = round((begin - start) * rate)  # second 0 is the first picture; what sounds before it is left out
+wave = np.concatenate([np.zeros(window + max(0, late)), *sound])[max(0, -late) :].astype(np.float32)
+wave[:window] = 0
+wave = np.concatenate([wave, np.zeros(math.ceil(count / fps * rate) + window, np.float32)])
+chosen = [at[max(second for second in at if second <= i)] for i in range(count)]
 
 os.makedirs(out, exist_ok=True)
-for begin in range(0, count, spec["frames"]):  # clips as long as the model was trained on
-    clip = range(begin, min(begin + spec["frames"], count))
-    frames = np.stack([pictures[i].reformat(format="rgb24").to_ndarray(width=side, height=side) for i in clip])
-    first = [window + round((i + 0.5) / fps * rate - window / 2) for i in clip]  # of the sound around each middle
-    waves = np.stack([wave[one : one + window] for one in first])
+for first in range(0, count, spec["frames"]):  # clips as long as the model was trained on
+    clip = range(first, min(first + spec["frames"], count))
+    views = [shown(chosen[i], chosen[i].to_ndarray(format="rgb24")) for i in clip]
+    frames = np.stack([resized(view, side, side).round().astype(np.uint8) for view in views])
+    starts = [window + round((i + 0.5) / fps * rate - window / 2) for i in clip]  # of the sound around each middle
+    waves = np.stack([wave[begin : begin + window] for begin in starts])
     logits, *heard = session.run(None, {"frames": frames[None], "waves": waves[None]})
-    for i, each in zip(clip, logits[0], strict=True):
-        small = av.VideoFrame.from_ndarray(each / np.abs(each).max() / 2 + 0.5, "grayf32le")  # which is from 0 to 1
-        mask = small.to_ndarray(width=pictures[i].width, height=pictures[i].height) > 0.5
-        print(f"{i:6d} {mask.mean():7.2%} {words[heard[0][0][i - begin].argmax()] if words else ''}")
-        av.VideoFrame.from_ndarray(mask * np.uint8(255), "gray").save(f"{out}/{i:06d}.png")
+    for i, view, each in zip(clip, views, logits[0], strict=True):
+        mask = resized(each, *view.shape[:2]) > 0
+        print(f"{i:6d} {mask.mean():7.2%} {words[heard[0][0][i - first].argmax()] if words else ''}")
+        png = av.CodecContext.create("png", "w")
+        png.height, png.width, png.pix_fmt, png.time_base = *mask.shape, "gray", Fraction(1)
+        grey = av.VideoFrame.from_ndarray(mask * np.uint8(255), "gray")
+        with open(f"{out}/{i:06d}.png", "wb") as target:
+            target.writelines(bytes(packet) for packet in [*png.encode(grey), *png.encode(None)])

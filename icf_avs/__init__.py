@@ -16,11 +16,13 @@ __version__ = "0.1.0"
 
 
 def load(checkpoint: str | None = None) -> Segmenter:
-    """A model ready to segment: a shipped checkpoint by name (default "stamps"), a .safetensors file or a folder by
-    path, or "user/name" on the Hugging Face hub. It runs on an NVIDIA GPU where there is one. With huggingface_hub
-    installed it has `save_pretrained(folder)` and `push_to_hub("user/name")` (icf_avs/hub.py).
+    """A model ready to segment: a shipped checkpoint by name (default "natural", whose encoders' weights are downloaded
+    on first use), a .safetensors file or a folder by path, or "user/name" on the Hugging Face hub. It runs on an NVIDIA
+    GPU where there is one. With huggingface_hub installed it has `save_pretrained(folder)` and
+    `push_to_hub("user/name")` (icf_avs/hub.py).
 
-    Raises icf_avs.errors.UserError when there is no such checkpoint or it does not fit this version.
+    Raises icf_avs.errors.UserError when there is no such checkpoint, it does not fit this version, or weights that it
+    needs cannot be downloaded.
     """
     import importlib.util
 

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from icf_avs.cli.parser import build_parser
 from icf_avs.errors import UserError
 
+_ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class _Terminated(KeyboardInterrupt):
+    """A signal asked the process to end: it cleans up as after Ctrl-C."""
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 1 (report --check: stale), 2 (the user can mend it), 130 or 141."""
+    """Run one command; the exit code is 0, 1 (report --check: stale), 2 (the user can mend it), 130, 141 or 143."""
     args = build_parser().parse_args(argv)
     try:
-        code = args.run(args) or 0
+        with _ended_cleanly():
+            code = args.run(args) or 0
         sys.stdout.flush()  # so that a closed pipe shows here and not while Python shuts down
         return code
     except UserError as error:
         return _complain(error)
+    except _Terminated as end:
+        print("icf: terminated", file=sys.stderr)
+        return 128 + end.args[0]
     except KeyboardInterrupt:
         print("icf: interrupted", file=sys.stderr)
         return 130
@@ -33,6 +47,25 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return _complain(UserError(f"not permitted to write or read{_where(error)}; choose another folder"))
         raise
+
+
+@contextmanager
+def _ended_cleanly() -> Iterator[None]:
+    """Within, a signal to end is an exception, unless it is ignored (`nohup`) or a caller of ours handles it."""
+    is_main = threading.current_thread() is threading.main_thread()
+    handled = [number for number in _ENDS if is_main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, _terminate)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _terminate(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once more, it would break off the cleaning up
+    raise _Terminated(number)
 
 
 def _where(error: OSError) -> str:

@@ -5,11 +5,10 @@ The frozen visual encoder is not stored; it comes from its own package. Nothing 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from icf_avs.backbones import efficientat
+from icf_avs.atomic_io import replaced_file
 from icf_avs.backbones.registry import audio_of, build_visual
-from icf_avs.backbones.release import local_file
 from icf_avs.checkpoint_header import check_length, check_settings, check_shapes
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec
-from icf_avs.errors import UserError
+from icf_avs.errors import MissingWeights, UserError
 from icf_avs.model.icf import ICF
+from icf_avs.provenance import sha256_of
 
 FORMAT = "icf-avs/1"
+DEFAULT = "natural"  # what every command and `icf_avs.load` take where no checkpoint is named
 FILE = "model.safetensors"  # the checkpoint in a folder or in a repository of the hub
 _PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 # What settings and tensors out of a damaged file make Python and torch raise
@@ -36,13 +36,13 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_checkpoint(checkpoint: str | None) -> tuple[Path, str]:
-    """The file of a checkpoint and its name. checkpoint: name of a shipped one (None: "stamps"), a .safetensors file, a
+    """The file of a checkpoint and its name. checkpoint: name of a shipped one (None: DEFAULT), a .safetensors file, a
     folder with a model.safetensors, or user/name on the hub, which is downloaded once.
 
     Raises UserError for a folder or a name on the hub without such a file, and when the hub cannot be reached. Whether
     a file is there and sound is seen when it is loaded.
     """
-    name = str(checkpoint or "stamps")
+    name = str(checkpoint or DEFAULT)
     path, shipped = Path(name), _shipped(name)
     if shipped.is_file():
         return shipped, shipped.stem
@@ -64,21 +64,7 @@ def find_checkpoint(checkpoint: str | None) -> tuple[Path, str]:
 
 def file_digest(path: Path) -> str:
     """Twelve hexadecimal digits of the SHA-256 of a checkpoint's file, by which its scores are told from others'."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-
-
-def default_checkpoint(say: Callable[[str], None]) -> str:
-    """What `icf segment` takes where nothing is named: "natural" if the weights that it hears by are on this machine,
-    else "stamps", which needs none; then `say` is told.
-    """
-    if _shipped("natural").is_file() and local_file(efficientat.URL) is not None:
-        return "natural"
-    say(
-        "made with the checkpoint stamps, which knows composed scenes alone; --checkpoint natural is for natural video "
-        "(it downloads 13 MB once)"
-    )
-    return "stamps"
+    return sha256_of(path)[:12]
 
 
 def _shipped(name: str) -> Path:
@@ -121,17 +107,14 @@ def save_checkpoint(model: ICF, path: Path, recipe: dict[str, Any]) -> None:
         "spec": json.dumps(vars(model.spec)),
         "recipe": json.dumps(recipe),
     }
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.contiguous() for key, value in trained_state(model).items()}, partial, metadata)
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with replaced_file(path) as new:
+            save_file({key: value.contiguous() for key, value in trained_state(model).items()}, new, metadata)
+            with open(new, "rb+") as file:
+                os.fsync(file.fileno())
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot write the checkpoint ({error}); make room or choose another folder") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -172,6 +155,12 @@ def load_checkpoint(path: Path, bare: bool = False) -> ICF:
         if not missing and not unexpected:
             model = ICF(config, spec, visual, names, audio)
             model.load_state_dict(state, strict=False)
+    except MissingWeights as error:
+        if path != _shipped(DEFAULT):
+            raise
+        raise MissingWeights(
+            f"{error}; or take --checkpoint stamps, which needs none but knows composed scenes alone"
+        ) from error
     except _UNFIT as error:
         raise UserError(f"{path}: damaged checkpoint ({str(error).partition(chr(10))[0]}); get it again") from error
     if missing or unexpected:
@@ -179,6 +168,7 @@ def load_checkpoint(path: Path, bare: bool = False) -> ICF:
             f"{path}: its weights do not fit this version of icf-avs "
             f"({len(missing)} missing, {len(unexpected)} unknown); train or download it anew"
         )
+    model.digest = sha256_of(path)
     return model.eval()
 
 

@@ -7,7 +7,7 @@ M words in the implicit vocabulary | K counterfactuals | C classes (kinds of sou
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +55,16 @@ class ClipSpec:
     @property
     def samples(self) -> int:
         return round(self.seconds * self.sample_rate)
+
+
+class Missing(NamedTuple):
+    """A part of a model whose weights are unavailable, and what is worse without it."""
+
+    part: str
+    effect: str
+
+    def __str__(self) -> str:
+        return f"without {self.part}: {self.effect}"
 
 
 @dataclass

@@ -38,7 +38,7 @@ def demo_command(out: Path) -> None:
     records = read_set(out / "stamps" / "Multi-sources", "test")[:CLIPS]
 
     console.print("2/3 loading the model")
-    model = load(None).model
+    model = load("stamps").model
     model.spec = replace(model.spec, phase=PICTURE_PHASE)  # look where the known masks are
 
     table = Table(title="what was marked, against the known masks")

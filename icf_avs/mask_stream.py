@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from icf_avs.backbones.heard_words import FLOOR
 from icf_avs.class_labels import class_labels
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.audio_windows import AudioWindows, Sound
@@ -29,7 +30,7 @@ from icf_avs.errors import UserError
 from icf_avs.output import coco
 from icf_avs.output.coco import ClassMask, FrameMask, class_masks
 
-HEARD_WORDS, HEARD_PROBABILITY = 5, 0.2  # which words are told: at most so many, at least so likely
+HEARD_WORDS = 5  # words of a mask that are reported at most
 _SLIVER = 0.1  # a rest of less than this share of an interval belongs to the last whole one
 _PREVIEW = 320  # long side of a picture on the contact sheet
 _MAX_FPS = 60.0
@@ -73,8 +74,8 @@ def stream_masks(
         classes = prediction.classes if semantic else [None] * len(clip)
         for shot, logits, kinds, presence in zip(clip, prediction.logits, classes, prediction.heard, strict=True):
             end = info.duration if shot.index == count - 1 else (shot.index + 1) / fps
-            heard = _heard(presence, prediction.words)
-            frame = _frame_mask(shot, shot.index / fps, end, logits, heard, info, threshold, kinds, names)
+            frame = _frame_mask(shot, shot.index / fps, end, logits, info, threshold, kinds, names)
+            frame = replace(frame, heard=heard_words(presence, prediction.words, frame.area > 0))
             yield frame, shot.preview
 
     # The model answers a clip in a thread of its own while the pictures of the next one are decoded here.
@@ -126,11 +127,11 @@ def _predict(model: Model, clip: list[_Shot]) -> Prediction:
 
 
 def _frame_mask(
-    shot: _Shot, start: float, end: float, logits: torch.Tensor, heard: tuple, info: MediaInfo, threshold: float,
+    shot: _Shot, start: float, end: float, logits: torch.Tensor, info: MediaInfo, threshold: float,
     kinds: torch.Tensor | None, names: tuple[str, ...],
 ) -> FrameMask:  # fmt: skip
     size, least = (info.height, info.width), math.log(threshold / (1 - threshold))
-    described = partial(FrameMask, shot.index, start, end, shot.time, heard=heard, class_names=names)
+    described = partial(FrameMask, shot.index, start, end, shot.time, heard=(), class_names=names)
     if kinds is None and logits.amax() <= least:
         return described(area=0.0, score=0.0, run_lengths=coco.encode_nothing(*size))
     native = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
@@ -147,7 +148,10 @@ def _frame_mask(
     )
 
 
-def _heard(presence: torch.Tensor, words: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+def heard_words(presence: torch.Tensor, words: tuple[str, ...], marked: bool) -> tuple[tuple[str, float], ...]:
+    """The words that are reported of a mask, the likeliest first: those from FLOOR on, as the model takes a sound for
+    heard from there on; where anything is marked at least the likeliest, however faint.
+    """
     values, order = presence.float().topk(min(HEARD_WORDS, len(words)))
-    told = zip(values.tolist(), order.tolist(), strict=True)
-    return tuple((words[i], value) for value, i in told if value >= HEARD_PROBABILITY)
+    found = [(words[i], value) for value, i in zip(values.tolist(), order.tolist(), strict=True) if value > 0]
+    return tuple(word for rank, word in enumerate(found) if word[1] >= FLOOR or (marked and rank == 0))

@@ -19,11 +19,11 @@ import platform
 import shlex
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from icf_avs.atomic_io import replaced_file
 from icf_avs.avsbench.pictures import SIZE
 from icf_avs.errors import UserError
 
@@ -219,15 +219,8 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file so that it is either the old one or all of the new one. UserError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-            os.chmod(temporary, 0o644)  # mkstemp keeps others from reading
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replaced_file(path) as new:
+            new.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or name another") from error
 

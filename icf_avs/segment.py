@@ -27,11 +27,12 @@ from icf_avs.output.class_overlay import ClassOverlay
 from icf_avs.output.coco import FrameMask
 from icf_avs.output.film import write_film
 from icf_avs.output.film_thread import FilmThread
-from icf_avs.output.folder import replaced_when_complete, result_folder
+from icf_avs.output.folder import being_written, put_in_place, result_folder
 from icf_avs.output.heard_lines import heard_lines
 from icf_avs.output.overlay import Overlay
 from icf_avs.output.palette import indexed
 from icf_avs.output.sheet import classes_of, contact_sheet, frame_tile, tile_numbers
+from icf_avs.provenance import Source, made_with
 from icf_avs.segmentation import Segmentation
 
 _PNG = {"compress_level": 1, "compress_type": 3}  # run lengths: of masks, nothing else makes much less of them
@@ -50,6 +51,7 @@ def segment_video(
     checkpoint: str = "",
     taken: Iterable[Path] = (),
     sound: Sound | None = None,
+    private: bool = False,
 ) -> Segmentation:
     """Segment a video at `fps` masks a second; with `out`, write out/STEM/ (overlay.mp4, masks/, ...) as well.
 
@@ -57,24 +59,30 @@ def segment_video(
     of the classes. `audio_track` (from 1) chooses among several; by default the one that the file marks as default.
     progress(done, total) is called as the work goes on; `checkpoint` is the name written to segmentation.json; `taken`
     are result folders of the same run that must not be replaced; `sound` is heard, by the model and in the overlay, in
-    place of the video's own. Results appear complete or not at all. Raises
-    UserError for whatever is wrong with the video, the settings or the output folder, and for a model without a class
-    head if `semantic`.
+    place of the video's own; `private` leaves the folder of the video out of segmentation.json. Results appear
+    complete or not at all. Raises UserError for whatever is wrong with the video, the settings or the output folder,
+    and for a model without a class head if `semantic`.
     """
     check_settings(fps, threshold)
     if semantic:
         check_class_head(model, checkpoint)
     info = probe(path, audio_track)
     count = mask_count(info.duration, fps)
+    made, missing = made_with(model, checkpoint, threshold), tuple(getattr(model, "missing", ()))
     if out is None:
         frames = []
         for frame, _ in stream_masks(model, info, fps, threshold, semantic, sound):
             frames.append(frame)
             _tell(progress, len(frames), count)
-        return Segmentation(info, replace(model.spec, fps=fps), tuple(frames), None)
+        return Segmentation(info, replace(model.spec, fps=fps), tuple(frames), None, missing)
 
-    folder = result_folder(Path(out), info.path, set(taken))
-    with replaced_when_complete(folder) as new:
+    source, taken = Source(info.path), set(taken)
+
+    def place() -> Path:
+        return result_folder(Path(out), source, taken)
+
+    with being_written(place()) as new:
+        video = source.content if private else {"path": source.place, **source.content}
         for name in ("masks", "classes") if semantic else ("masks",):
             (new / name).mkdir()
         tiles, shown = [], tile_numbers(count)
@@ -102,12 +110,14 @@ def segment_video(
                     tiles.append(frame_tile(frame, preview))
                 _tell(progress, len(frames) + film.drawn, 2 * count)
             spec = replace(model.spec, fps=fps)
-            text = json.dumps(coco.document(info, spec, checkpoint, frames), indent=1, ensure_ascii=False)
+            document = coco.document(info, spec, checkpoint, frames, video, made)
+            text = json.dumps(document, indent=1, ensure_ascii=False)
             (new / "segmentation.json").write_text(text + "\n", encoding="utf-8")
             contact_sheet(tiles, classes_of(frames[index] for index in sorted(shown))).save(new / "sheet.png")
             film.finish(lambda: _tell(progress, count + film.drawn, 2 * count))
         _tell(progress, 2 * count, 2 * count)
-    return Segmentation(info, spec, tuple(frames), folder)
+        folder = put_in_place(new, place)
+    return Segmentation(info, spec, tuple(frames), folder, missing)
 
 
 def _png(frame: FrameMask) -> bytes:
@@ -178,21 +188,19 @@ def segment_command(
     """Segment videos from the command line: a progress bar while it runs, and when a video is done what was marked and
     what was heard in it.
 
-    checkpoint: None takes the best that is here (`default_checkpoint`). A video that fails gets its line on standard
-    error and the others go on; then UserError.
+    checkpoint: as `icf_avs.load` takes it. A video that fails gets its line on standard error and the others go on;
+    then UserError.
     """
     from rich.console import Console
     from rich.progress import Progress
 
     import icf_avs
-    from icf_avs.checkpoint import default_checkpoint
 
     console = Console(stderr=True)
     # The film has the other half: threads of the model that wait for each other lose more than they gain beside it.
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     keep_freed_memory()
-    notes: list[str] = []
-    segmenter = icf_avs.load(checkpoint or default_checkpoint(notes.append))
+    segmenter = icf_avs.load(checkpoint)
     if semantic:
         check_class_head(segmenter.model, segmenter.name)
     if words is not None:
@@ -218,9 +226,9 @@ def segment_command(
         print(f"{path}: {len(result)} masks, {marked} with something that sounds -> {result.folder}{os.sep}")
         for line in heard_lines(result.frames) if segmenter.model.classes else ():  # without names, it hears no words
             print(f"  {line}")
+        for part in result.missing:
+            print(f"  made {part}")
     if len(videos) == 1 and failures:
         raise failures[0]
-    for note in notes:
-        print(note, file=sys.stderr)
     if failures:
         raise UserError(f"{len(failures)} of {len(videos)} videos failed; their lines above say why")

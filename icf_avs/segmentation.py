@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from icf_avs.contracts import ClipSpec
+from icf_avs.contracts import ClipSpec, Missing
 from icf_avs.data.media import MediaInfo
 from icf_avs.output.coco import FrameMask
 
@@ -20,6 +20,7 @@ class Segmentation:
     spec: ClipSpec
     frames: tuple[FrameMask, ...]
     folder: Path | None  # where the results lie, None if nothing was written
+    missing: tuple[Missing, ...] = ()  # parts of the model that could not be had, and what is worse for it
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -22,7 +22,7 @@ import pytest
 import torch
 from avsbench_fixtures import NAMES, write_avss, write_ms3, write_s4
 from PIL import Image
-from test_efficientat import published_weights
+from tagger_weights import published_weights
 
 import icf_avs
 from icf_avs.backbones import things
@@ -81,8 +81,7 @@ def lossless(path: Path, clip: Clip, size: tuple[int, int] | None = None) -> Pat
 def natural_weights(segmenter: bool = True) -> Iterator[None]:
     """The published weights of `natural`'s frozen encoders, without those of the segmenter if wanted."""
     with pytest.MonkeyPatch.context() as patch:
-        if (path := published_weights()) is not None:
-            patch.setenv("ICF_WEIGHTS_DIR", str(path.parent))
+        patch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
         if not segmenter:
 
             def unavailable() -> None:
@@ -121,7 +120,9 @@ def document(segmenter: Segmenter, video: Path, out: Path, **options: Any) -> di
     result = segmenter.segment(video, out, **options)
     for frame, path in zip(result.frames, sorted((result.folder / "masks").iterdir()), strict=True):
         assert np.array_equal(np.asarray(Image.open(path)) > 127, frame.mask)
-    return json.loads((result.folder / "segmentation.json").read_text(encoding="utf-8"))
+    found = json.loads((result.folder / "segmentation.json").read_text(encoding="utf-8"))
+    del found["source"]  # its path is of this machine
+    return found
 
 
 def segmentations(name: str, clip: Clip, folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_efficientat import published_weights
+from tagger_weights import published_weights
 from torch import nn
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,6 @@ from benchmarks.engines import engines  # noqa: E402
 from benchmarks.inference import inference  # noqa: E402
 from benchmarks.tpavi import TPAVI, TPAVISegmenter, parameters, second_branch  # noqa: E402
 from benchmarks.training_step import training_step  # noqa: E402
-from icf_avs.backbones import efficientat  # noqa: E402
 from icf_avs.backbones.vggish import VGGish  # noqa: E402
 from icf_avs.config import ContrastiveConfig, ImplicitTextConfig, ModelConfig  # noqa: E402
 from icf_avs.contracts import ClipSpec  # noqa: E402
@@ -175,9 +174,7 @@ def test_segmenting_and_decoding_of_short_videos(monkeypatch):
 
 
 def test_segmenting_with_the_checkpoint_for_natural_video(monkeypatch):
-    if (weights := published_weights()) is None:
-        pytest.skip(f"{efficientat.FILE} is neither in ICF_WEIGHTS_DIR nor in ../shared/weights")
-    monkeypatch.setenv("ICF_WEIGHTS_DIR", str(weights.parent))
+    monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
     monkeypatch.setattr(segmenting_module, "ONE_TURN", 1)
     found = named(segmenting_module.segmenting_natural(ONCE, lengths=(1,), size=(64, 48), loop=1))
     assert set(found) == {("segment-natural-1fps-1s", "real time"), ("segment-natural-1fps-1s-memory", "limit")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import multiprocessing
 import os
@@ -17,19 +18,25 @@ from pathlib import Path
 
 import pytest
 from clip_maker import click, make_clip, tone
+from tagger_weights import published_weights
 
 import icf_avs
+from icf_avs.backbones.things import WITHOUT_SEGMENTER
+from icf_avs.checkpoint import find_checkpoint
 from icf_avs.cli.parser import build_parser
 from icf_avs.corpus import command
 from icf_avs.corpus.command import corpus_command
 from icf_avs.corpus.manifest import read_manifest
 from icf_avs.corpus.processes import run_processes
-from icf_avs.corpus.work import Settings, checked_settings, is_done, segment_job
+from icf_avs.corpus.work import Settings, checked_settings, is_done, loaded, segment_job
 from icf_avs.errors import UserError
-from icf_avs.segment import segment_video
+from icf_avs.formats.saved import read_segmentation
+from icf_avs.segment import segment_command, segment_video
+from icf_avs.serve.answer import answer
+from icf_avs.serve.limits import Limits
 
 THRESHOLD = 1e-4  # so low that the shipped model marks something in clips that it knows nothing of
-SETTINGS = Settings(None, "", 1.0, THRESHOLD, False, None)
+SETTINGS = Settings("stamps", "", 1.0, THRESHOLD, False, None)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,7 @@ def corpus(tmp_path_factory):
     make_clip(root / "day" / "a.mp4", seconds=2, sound=tone(2))
     make_clip(root / "b, c.mp4", seconds=2, sound=click(2, at=0.5))
     make_clip(root / "long.mp4", seconds=12, sound=tone(12))
-    segmenter = icf_avs.load()
+    segmenter = icf_avs.load("stamps")
     alone = {}
     for name, fps in (("day/a.mp4", 1.0), ("b, c.mp4", 2.0), ("long.mp4", 1.0)):
         folder = segment_video(
@@ -53,7 +60,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings():
-    return checked_settings(None, 1.0, THRESHOLD, False, None)
+    return checked_settings("stamps", 1.0, THRESHOLD, False, None)
 
 
 def write(path: Path, *lines: str, encoding: str = "utf-8") -> Path:
@@ -141,7 +148,7 @@ def test_two_processes_write_what_one_does_and_a_second_run_only_what_is_left(co
     assert failures(out) == [["video", "error"]]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     single = json.loads(alone["day/a.mp4"])
-    single["video"]["file"] = "none.mp4"
+    single["video"]["file"], single["source"]["path"] = "none.mp4", str(root / "none.mp4")
     assert json.loads((out / "none" / "segmentation.json").read_bytes()) == single
 
 
@@ -164,12 +171,53 @@ def test_what_counts_as_done(corpus, settings, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "m.csv", "out"]
 
 
+def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_part_is_missing(
+    corpus, tmp_path, monkeypatch, capsys
+):
+    """natural, its segmenter's weights first out of reach and then here."""
+    video = shutil.copy(corpus[0] / "day" / "a.mp4", tmp_path / "a.mp4")
+    (tmp_path / "weights").mkdir()
+    shutil.copy(published_weights(), tmp_path / "weights")
+    path, out = write(tmp_path / "m.csv", "video", "a.mp4"), tmp_path / "out"
+
+    def job():
+        loaded.cache_clear()
+        return read_manifest(path, out, checked_settings("natural", 1.0, 0.5, False, None))[0]
+
+    def made_with():
+        return json.loads((out / "a" / "segmentation.json").read_text())["made_with"]
+
+    with monkeypatch.context() as patch:
+        patch.setenv("ICF_WEIGHTS_DIR", str(tmp_path / "weights"))
+        patch.setenv("TORCH_HOME", str(tmp_path / "none"))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        without = job()
+        assert segment_job(without, tmp_path) is None and is_done(without)
+        (part,) = made_with()["without"]
+        assert "segmenter" in part["part"] and "less surely" in part["effect"]
+        assert read_segmentation(out / "a").missing == (WITHOUT_SEGMENTER,)
+        segmenter = loaded("natural")
+        patch.setattr(icf_avs, "load", lambda checkpoint: segmenter)
+        segment_command([video], tmp_path / "one", None, 1.0, 0.5)
+        assert f"made without {part['part']}: {part['effect']}" in capsys.readouterr().out
+        assert f"Made without {part['part']}" in answer(segmenter, video, tmp_path, Limits()).summary
+    there = job()
+    assert not is_done(there) and segment_job(there, tmp_path) is None and is_done(there)
+    weights = find_checkpoint("natural")[0].read_bytes()
+    assert made_with() == {
+        "checkpoint": {"name": "natural", "sha256": hashlib.sha256(weights).hexdigest()},
+        "encoders": {"visual": "efficientnet-lite0-evidence", "audio": "efficientat"}, "threshold": 0.5, "without": [],
+    }  # fmt: skip
+    assert is_done(without), "a whole result stays when a part goes missing"
+    loaded.cache_clear()
+
+
 def kill_one_in_the_middle(out: Path, killed: list[int]) -> None:
     """SIGKILL the process of the long video when its first mask is there."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         children = multiprocessing.active_children()
-        if children and any(out.glob(".icf-*/*/new/.icf-*/new/masks/000003.png")):
+        if children and any(out.glob(".icf-*/new/*/new/.icf-*/new/masks/000003.png")):
             os.kill(children[0].pid, signal.SIGKILL)
             killed.append(children[0].pid)
             return
@@ -212,7 +260,7 @@ def test_a_run_that_is_killed_leaves_no_process_and_its_remains_go_with_the_next
     environment = os.environ | {"PYTHONPATH": str(Path(icf_avs.__file__).parents[1])}
     run = subprocess.Popen([sys.executable, "-m", "icf_avs", *line], env=environment, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
-    while not any(out.glob(".icf-*/*/new/.icf-*/new/masks/000001.png")) and time.monotonic() < deadline:
+    while not any(out.glob(".icf-*/new/*/new/.icf-*/new/masks/000001.png")) and time.monotonic() < deadline:
         time.sleep(0.005)
     run.kill()
     run.communicate(timeout=30)  # until its worker has closed its end as well

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tagger_weights import published_weights
 from torch import Tensor, hub, nn
 
 from icf_avs.backbones import efficientat
@@ -28,19 +29,9 @@ from icf_avs.errors import UserError
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "efficientat.json").read_text())
 
 
-def published_weights() -> Path | None:
-    """The published file: in ICF_WEIGHTS_DIR, or in the folder beside the checkout that continuous integration has."""
-    folders = [os.environ.get("ICF_WEIGHTS_DIR"), Path(__file__).parents[2] / "shared" / "weights"]
-    files = [Path(folder) / efficientat.FILE for folder in folders if folder]
-    return next((file for file in files if file.is_file()), None)
-
-
 @pytest.fixture(scope="module")
 def published() -> EfficientAT:
-    path = published_weights()
-    if path is None:
-        pytest.skip(f"{efficientat.FILE} is neither in ICF_WEIGHTS_DIR nor in ../shared/weights")
-    return load_efficientat(path)
+    return load_efficientat(published_weights())
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip_maker import make_clip, picture, tone
+from clip_maker import click, make_clip, picture, tone
 from PIL import Image
 from small_icf import NAMES, PARTS, WIDTHS
 from torch import Tensor, nn
@@ -149,24 +149,42 @@ def test_the_files_say_what_they_need(files: dict[str, Path]) -> None:
     assert sorted(path.name for path in files["onnx"].parent.iterdir()) == ["small.onnx", "small.pt2"]
 
 
-def test_the_example_segments_a_video_without_the_package(files: dict[str, Path], model: ICF, tmp_path: Path) -> None:
-    """Its masks are those of icf-avs but for pixels on the border."""
-    video = make_clip(tmp_path / "clip.mp4", seconds=4.6, fps=10, sound=tone(4.6))
+def test_the_example_gives_the_masks_of_icf_segment(files: dict[str, Path], model: ICF, tmp_path: Path) -> None:
+    """Without the package: on ordinary videos, turned and mirrored ones, and sound that begins late or too early."""
+    videos = [make_clip(tmp_path / "clip.mp4", seconds=4.6, fps=10, sound=tone(4.6))]
+    turns = [(90, False), (180, False), (-90, False), (0, True), (90, True)]
+    for rotation, flip in turns:
+        name, size = f"turned{rotation}{flip}.mp4", (160, 120)
+        videos.append(make_clip(tmp_path / name, seconds=1.2, size=size, sound=tone(1.2), rotation=rotation, flip=flip))
+    for name, begin in (("late", 0.7), ("early", -0.3)):
+        sound = click(3, at=1.4, channels=2)
+        make_clip(tmp_path / f"{name}.mkv", seconds=2.05, size=(322, 180), sound=sound, sound_at=begin)
+        videos.append(tmp_path / f"{name}.mkv")
     code = (
         "import runpy, sys\n"
         "sys.modules.update(dict.fromkeys(('torch', 'icf_avs', 'PIL', 'scipy')))\n"  # cannot be imported
-        "sys.argv = sys.argv[1:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
+        "example, model, *videos = sys.argv[1:]\n"
+        "for video in videos:\n"
+        "    sys.argv = [example, model, video, video + ':masks']\n"
+        "    runpy.run_path(example, run_name='__main__')"
     )
-    arguments = [ROOT / "examples" / "onnx_segment.py", files["onnx"], video, tmp_path / "masks"]
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    arguments = [ROOT / "examples" / "onnx_segment.py", files["onnx"], *(path.name for path in videos)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
-    expected = Segmenter(model, "small").segment(video).masks
-    paths = sorted((tmp_path / "masks").iterdir())
-    assert len(paths) == len(expected) == 5 and 0.01 < expected.mean() < 0.99
-    for path, mask in zip(paths, expected, strict=True):
-        assert (np.asarray(Image.open(path).convert("L")) == 255 * mask).mean() > 0.998
-    assert len(done.stdout.splitlines()) == 5
+    lines = 0
+    for video in videos:
+        expected = Segmenter(model, "small").segment(video).masks
+        paths = sorted((tmp_path / f"{video.name}:masks").iterdir())
+        assert len(paths) == len(expected) and 0.01 < expected.mean() < 0.99, video.name
+        for path, mask in zip(paths, expected, strict=True):
+            image = Image.open(path)
+            found = np.asarray(image)
+            assert image.mode == "L" and set(np.unique(found)) <= {0, 255}
+            assert ((found > 0) == mask).mean() > 0.9995, video.name  # but for roundings of a grey level
+        lines += len(paths)
+    assert len(done.stdout.splitlines()) == lines
 
 
 @pytest.mark.parametrize("library", ["onnx", "onnxscript", "onnxruntime"])
@@ -181,7 +199,7 @@ def test_the_command_writes_a_card_with_the_scores(
 ) -> None:
     """The shipped model, as people export it; what the file answers is compared by the command itself."""
     monkeypatch.chdir(ROOT)
-    assert main(["export", "--out", str(tmp_path / "out")]) == 0
+    assert main(["export", "stamps", "--out", str(tmp_path / "out")]) == 0
     assert "stamps.onnx" in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
     assert "icf train stamps" in card and "Apache-2.0" in card and "<!--" not in card

@@ -437,11 +437,13 @@ def test_subtitles_are_read_by_srt(plain, tmp_path):
         (1, "brass bell\ndog", 0, 2)
     ]
     strange = [{"word": "Жук\n\n9\nx", "probability": 0.9}, {"word": "a --> b", "probability": 0.8}]
-    frames = json.loads((plain.folder / "segmentation.json").read_text())["frames"]
-    folder = copied(plain, tmp_path / "a", frames=[f | {"heard": strange if f["index"] == 5 else []} for f in frames])
+    frames, silent = json.loads((plain.folder / "segmentation.json").read_text())["frames"], {"heard": [], "area": 0}
+    folder = copied(
+        plain, tmp_path / "a", frames=[f | ({"heard": strange} if f["index"] == 5 else silent) for f in frames]
+    )
     (line,) = srt.parse(convert(folder, "srt").read_text(encoding="utf-8"))
     assert set(line.content.split("\n")) == {"Жук 9 x", "a --> b"} and line.start.total_seconds() == 1.25
-    folder = copied(plain, tmp_path / "b", frames=[frame | {"heard": []} for frame in frames])
+    folder = copied(plain, tmp_path / "b", frames=[frame | silent for frame in frames])
     assert list(srt.parse(convert(folder, "srt").read_text())) == []
 
 

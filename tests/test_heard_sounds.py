@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_efficientat import published_weights
+from tagger_weights import published_weights
 
-from icf_avs.backbones import efficientat
 from icf_avs.backbones.efficientat import load_efficientat
 from icf_avs.backbones.heard_words import HeardWords, audio_words
 from icf_avs.errors import UserError
@@ -32,8 +31,6 @@ def catalog() -> Catalog:
 @pytest.fixture(scope="module")
 def hears() -> HeardWords:
     path = published_weights()
-    if path is None:
-        pytest.skip(f"{efficientat.FILE} is neither in ICF_WEIGHTS_DIR nor in ../shared/weights")
     return HeardWords(load_efficientat(path), audio_words())
 
 

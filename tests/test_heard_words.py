@@ -8,10 +8,9 @@ from importlib import resources
 import numpy as np
 import pytest
 import torch
-from test_efficientat import published_weights
+from tagger_weights import published_weights
 from torch import Tensor
 
-from icf_avs.backbones import efficientat
 from icf_avs.backbones.efficientat import EfficientAT, load_efficientat
 from icf_avs.backbones.heard_words import FAINTEST, GENERAL_FLOOR, HeardWords, audio_words, mirrored
 from icf_avs.backbones.labels import audioset_names
@@ -22,8 +21,6 @@ RATE = 32_000
 @pytest.fixture(scope="module")
 def hears() -> HeardWords:
     path = published_weights()
-    if path is None:
-        pytest.skip(f"{efficientat.FILE} is neither in ICF_WEIGHTS_DIR nor in ../shared/weights")
     return HeardWords(load_efficientat(path), ("almond", *audio_words(), "yak"))
 
 

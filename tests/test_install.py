@@ -86,7 +86,7 @@ def test_the_package_alone(environment: Environment) -> None:
     assert listing.strip() == "[]", "the base is light"
     for command, extra in (
         (("serve",), "web"),
-        (("export", "--out", "model"), "onnx"),
+        (("export", "stamps", "--out", "model"), "onnx"),
         (("convert", "masks/street", "--to", "tracks"), "track"),
         (("segment", "--manifest", "street.csv", "--out", "many", "--ray", "local"), "ray"),
         (("train", "stamps-quick"), "train"),
@@ -112,7 +112,7 @@ def test_track(environment: Environment) -> None:
 def test_onnx(environment: Environment) -> None:
     """The example as well, which needs no more than the extra and PyAV."""
     environment.add("onnx")
-    environment.run("icf", "export", "--out", "model")
+    environment.run("icf", "export", "stamps", "--out", "model")
     example = ROOT / "examples" / "onnx_segment.py"
     assert len(environment.run("python", example, "model/stamps.onnx", "street.mp4", "plain").splitlines()) == 3
     assert len(list((environment.home / "plain").iterdir())) == 3
@@ -123,7 +123,7 @@ def test_web(environment: Environment) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [environment.programs / "icf", "serve", "--port", address.partition(":")[2]]
+    command = [environment.programs / "icf", "serve", "--checkpoint", "stamps", "--port", address.partition(":")[2]]
     page = subprocess.Popen(command, cwd=environment.home, stdout=subprocess.PIPE, text=True)
     try:
         assert f"http://{address}" in page.stdout.readline()

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 from clip_maker import make_clip, tone
-from test_efficientat import published_weights
+from tagger_weights import published_weights
 
 import icf_avs
-from icf_avs import checkpoint as checkpoints
 from icf_avs.__main__ import main
 from icf_avs.asked_words import asked_words
-from icf_avs.backbones import efficientat, evidence_pyramid
+from icf_avs.backbones import evidence_pyramid
 from icf_avs.backbones.heard_words import audio_words
-from icf_avs.checkpoint import default_checkpoint, load_checkpoint, save_checkpoint
+from icf_avs.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from icf_avs.data.resampling import resample
 from icf_avs.data.resize import resized
 from icf_avs.errors import UserError
@@ -40,8 +39,6 @@ SIZE = 96
 def weights():
     """The tagger's weights, where encoders look for them."""
     path = published_weights()
-    if path is None:
-        pytest.skip(f"{efficientat.FILE} is neither in ICF_WEIGHTS_DIR nor in ../shared/weights")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ICF_WEIGHTS_DIR", str(path.parent))
         yield path
@@ -212,8 +209,8 @@ def test_segmenting_tells_what_is_heard(model, tmp_path, monkeypatch, capsys):
 
 
 class _Frame:
-    def __init__(self, start, heard):
-        self.start, self.end, self.heard = start, start + 1, heard
+    def __init__(self, start, heard, area=0.0):
+        self.start, self.end, self.heard, self.area = start, start + 1, heard, area
 
 
 def test_stretches_of_the_same_words_are_one_line():
@@ -225,20 +222,32 @@ def test_stretches_of_the_same_words_are_one_line():
         "0:59-1:00  nothing",
         "1:00-1:01  dog 0.40",
     ]
+    unnamed = [_Frame(0, ()), _Frame(1, (), 0.2), _Frame(2, dog, 0.2)]  # of a model without names
+    assert [line[11:] for line in heard_lines(unnamed)] == ["nothing", "a sound without a name", "dog 0.40"]
     many = [_Frame(second, dog if second % 2 else ()) for second in range(100)]
     lines = list(heard_lines(many))
     assert len(lines) == MOST + 1 and str(100 - MOST) in lines[-1]
 
 
-def test_the_default_is_natural_where_its_weights_are_here(weights, monkeypatch, tmp_path):
-    told = []
-    natural_file = tmp_path / "natural.safetensors"
-    natural_file.touch()
-    monkeypatch.setattr(checkpoints, "_shipped", lambda name: natural_file)
-    assert default_checkpoint(told.append) == "natural" and not told
-    monkeypatch.setenv("ICF_WEIGHTS_DIR", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert default_checkpoint(told.append) == "stamps" and "--checkpoint natural" in told[0]
+def test_one_default_whatever_lies_in_a_cache(weights, monkeypatch, tmp_path, capsys):
+    """`natural`, whose weights are fetched; where they cannot be, one line, and no other model in its place."""
+    assert find_checkpoint(None)[1] == find_checkpoint("natural")[1] == "natural"
+    assert icf_avs.load().name == "natural"
+    tip = "--checkpoint stamps"
+    monkeypatch.delenv("ICF_WEIGHTS_DIR")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=tip):
+        icf_avs.load()
+    (tmp_path / "m.csv").write_text("video\na.mp4\n")
+    for line in (
+        ["segment", "a.mp4", "--out", "x"], ["segment", "--manifest", str(tmp_path / "m.csv"), "--out", "x"],
+        ["serve"], ["evaluate"], ["probe"],
+    ):  # fmt: skip
+        assert main(line) == 2, line
+        said = [part for part in capsys.readouterr().err.splitlines() if part.startswith("icf: error: ")]
+        assert len(said) == 1 and tip in said[0], line
+    assert icf_avs.load("stamps").name == "stamps"
 
 
 @pytest.fixture(scope="module")

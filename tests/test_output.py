@@ -20,6 +20,7 @@ from icf_avs.output.film import write_film
 from icf_avs.output.folder import result_folder
 from icf_avs.output.overlay import CONTOUR, Overlay, inner_edge
 from icf_avs.output.sheet import Tile, caption, contact_sheet, tile_numbers
+from icf_avs.provenance import Source
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 
@@ -255,8 +256,8 @@ def test_sheet_shows_at_most_twelve_evenly_spaced(tmp_path):
 
 
 def test_folder_names_that_mean_something_else(tmp_path):
-    assert result_folder(tmp_path, Path("a/dog.mp4")) == tmp_path / "dog"
-    assert result_folder(tmp_path, Path("b/DOG.avi"), {tmp_path / "dog"}) == tmp_path / "DOG_2"
+    assert result_folder(tmp_path, Source(Path("a/dog.mp4"))) == tmp_path / "dog"
+    assert result_folder(tmp_path, Source(Path("b/DOG.avi")), {tmp_path / "dog"}) == tmp_path / "DOG_2"
     (tmp_path / "cat").mkdir()
-    assert result_folder(tmp_path, Path("cat.mp4")) == tmp_path / "cat_2"
-    assert result_folder(tmp_path, Path("...mp4")).name == ".._2"
+    assert result_folder(tmp_path, Source(Path("cat.mp4"))) == tmp_path / "cat_2"
+    assert result_folder(tmp_path, Source(Path("...mp4"))).name == ".._2"

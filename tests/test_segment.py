@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -23,8 +24,13 @@ from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import UserError
 from icf_avs.formats.convert import convert
+from icf_avs.formats.subtitles import subtitles
 from icf_avs.mask_stream import mask_count, stream_masks
+from icf_avs.output.coco import FrameMask
+from icf_avs.output.heard_lines import heard_lines
+from icf_avs.output.sheet import caption
 from icf_avs.segment import Segmenter, segment_command, segment_video
+from icf_avs.serve.timeline import timeline
 
 
 class RedWhenLoud:
@@ -78,7 +84,7 @@ def test_masks_scores_and_words(clip):
     assert overlap > 0.85
     assert result.areas[2] == pytest.approx(masks[2].mean(), abs=1e-6)
     assert result.scores[0] == 0 and 0.5 < result.scores[2] <= 1
-    assert result.heard[0] == () and [word for word, _ in result.heard[2]] == ["square", "noise"]
+    assert result.heard[0] == () and [word for word, _ in result.heard[2]] == ["square", "noise", "silence"]
     assert result.folder is None
 
 
@@ -88,6 +94,57 @@ def test_masks_scores_and_words(clip):
 )
 def test_number_of_masks(duration, fps, count):
     assert mask_count(duration, fps) == count
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    return make_clip(tmp_path_factory.mktemp("short") / "short.mp4", seconds=1, fps=5, size=(64, 48), sound=tone(1))
+
+
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("weight", [0.9, 0.15, 0.1, 0.05, 1e-4, 0.0])
+def test_what_drove_a_mask_is_told_everywhere(tmp_path, short, weight, marked):
+    """In JSON, on the terminal, on the page and in subtitles, however faint the word; "nothing" is for none."""
+
+    class Model(RedWhenLoud):
+        def predict(self, frames, waves):
+            logits = torch.full((len(frames), 8, 8), 9.0 if marked else -9.0)
+            return Prediction(logits, torch.tensor([[0.0, weight, weight / 9]]).expand(len(frames), -1), self.classes)
+
+    result = segment_video(Model(), short, tmp_path)
+    shown = weight > 0 if marked else weight >= 0.1
+    frames = json.loads((result.folder / "segmentation.json").read_text())["frames"]
+    assert [[item["word"] for item in frame["heard"]][:1] for frame in frames] == [["square"] if shown else []]
+    lines, page = list(heard_lines(result.frames)), timeline(result.frames)
+    assert len(lines) == 1 and ("square" in lines[0]) == ("square" in page) == shown
+    assert ("nothing" in lines[0]) == ("nothing" in page) == (not marked and not shown)
+    texts = [words for _, _, words in subtitles(result.frames)]
+    assert (
+        texts == [("square" if weight else "[sound]",)] if marked else texts == ([("square",)] if weight >= 0.5 else [])
+    )
+
+
+def test_a_mask_of_a_model_without_names_is_no_nothing(tmp_path, clip):
+    class Nameless(RedWhenLoud):
+        classes = ()
+
+        def predict(self, frames, waves):
+            return Prediction(super().predict(frames, waves).logits, torch.zeros(len(frames), 0), ())
+
+    frames = segment_video(Nameless(), clip, tmp_path).frames
+    assert [line[11:] for line in heard_lines(frames)] == ["nothing", "a sound without a name", "nothing"]
+    assert subtitles(frames) == [(2.0, 3.0, ("[sound]",))]
+    assert "a sound without a name" in timeline(frames)
+
+
+def test_the_page_leaves_no_word_out_that_drove_a_mask():
+    def frame(index, area, *heard):
+        return FrameMask(index, index, index + 1, index, area, 0.9, heard, {"size": [2, 2], "counts": ""})
+
+    many = tuple((f"word{number}", 0.9) for number in range(20))
+    assert "door" in timeline([frame(0, 0.1, *many), frame(1, 0.1, ("door", 0.11)), frame(2, 0.0, ("bell", 0.12))])
+    assert "bell" not in timeline([frame(0, 0.1, *many), frame(2, 0.0, ("bell", 0.12))])
+    assert caption(3, (("a very long name of a musical instrument", 0.12),), 120).startswith("0:03.0  a very")
 
 
 @pytest.mark.parametrize("fps", [0.4, 4.0])
@@ -168,6 +225,53 @@ def test_two_videos_of_one_name_and_folders_of_others(tmp_path, clip):
     again = segment_video(RedWhenLoud(), clip, out).folder
     assert [path.name for path in (first, second, again)] == ["square", "square_3", "square"]
     assert (out / "square_2" / "mine.txt").read_text() == "keep"
+
+
+def test_a_result_is_replaced_by_the_same_video_and_by_no_other(tmp_path, clip):
+    """Videos of one name: others by content, the same by place or by content, and the folder says which it holds."""
+    one, two = tmp_path / "one" / "x.mp4", tmp_path / "two" / "x.mp4"
+    for path in (one, two):
+        path.parent.mkdir()
+    shutil.copy(clip, one)
+    make_clip(two, seconds=3, sound=tone(3))
+    out = tmp_path / "out"
+
+    def segmented(path):
+        return segment_video(RedWhenLoud(), path, out).folder.name
+
+    assert [segmented(path) for path in (one, two, one, two)] == ["x", "x_2", "x", "x_2"]
+    facts = json.loads((out / "x" / "segmentation.json").read_text())["source"]
+    digest = hashlib.sha256(one.read_bytes()).hexdigest()
+    assert facts == {"path": str(one), "bytes": one.stat().st_size, "sha256": digest}
+    (tmp_path / "moved").mkdir()
+    assert segmented(one.rename(tmp_path / "moved" / "x.mp4")) == "x"
+    make_clip(two, seconds=2, sound=tone(2))  # cut anew
+    assert segmented(two) == "x_2"
+    size = two.stat().st_size
+    other = two.read_bytes()[:-1] + b"?"  # as long, and as old, but another
+    (tmp_path / "one" / "x.mp4").write_bytes(other)
+    os.utime(one, ns=(two.stat().st_atime_ns, two.stat().st_mtime_ns))
+    assert one.stat().st_size == size and segmented(one) == "x_3"
+    (out / "x" / "segmentation.json").write_text('{"video": {"file": "x.mp4"}}')  # says not which
+    assert segmented(tmp_path / "moved" / "x.mp4") == "x_4"
+
+
+def test_processes_that_write_videos_of_one_name_at_once_lose_none(tmp_path, clip):
+    """The second is finished while the first, which began before, is at work."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    first, second = tmp_path / "a" / "x.mp4", make_clip(tmp_path / "b" / "x.mp4", seconds=2, sound=tone(2))
+    shutil.copy(clip, first)
+
+    class Slow(RedWhenLoud):
+        def predict(self, frames, waves):
+            if not self.calls:
+                assert segment_video(RedWhenLoud(), second, tmp_path / "out").folder.name == "x"
+            return super().predict(frames, waves)
+
+    assert segment_video(Slow(), first, tmp_path / "out").folder.name == "x_2"
+    assert [len(list((tmp_path / "out" / name / "masks").iterdir())) for name in ("x", "x_2")] == [2, 5]
+    assert sorted(os.listdir(tmp_path / "out")) == ["x", "x_2"]
 
 
 @pytest.mark.parametrize("name", ["2024-05-01T10:30", "take:2", "pipe:1", "-", "-y", "100%d", "a|b", "concat:a"])

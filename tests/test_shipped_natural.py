@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_efficientat import published_weights
+from tagger_weights import published_weights
 
 import icf_avs
-from icf_avs.backbones import efficientat
 from icf_avs.contracts import ClipSpec
 from icf_avs.data.resize import resized
 from icf_avs.stamps import packages
@@ -21,8 +20,6 @@ from icf_avs.stamps import packages
 @pytest.fixture(scope="module")
 def segmenter():
     path = published_weights()
-    if path is None:
-        pytest.skip(f"{efficientat.FILE} is neither in ICF_WEIGHTS_DIR nor in ../shared/weights")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ICF_WEIGHTS_DIR", str(path.parent))
         yield icf_avs.load("natural")

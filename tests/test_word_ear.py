@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_efficientat import published_weights
+from tagger_weights import published_weights
 from torch.nn import functional as F
 
-from icf_avs.backbones import efficientat
 from icf_avs.backbones.efficientat import EfficientAT
 from icf_avs.backbones.heard_words import HeardWords, audio_words
 from icf_avs.backbones.text import embed_names
@@ -67,8 +66,6 @@ def test_only_what_reads_the_words_trains(ear: WordEar) -> None:
 
 def test_a_recording_enters_by_its_words(names: torch.Tensor, catalog: Catalog) -> None:
     found = published_weights()
-    if found is None:
-        pytest.skip(f"{efficientat.FILE} is neither in ICF_WEIGHTS_DIR nor in ../shared/weights")
     torch.manual_seed(0)
     ear = load_word_ear(DIM, WORDS, names, weights=found)
     wave = resample(prepare(decode(catalog.read_recording(catalog.kind("dog").cross_recordings[0]))), 16_000 / RATE)

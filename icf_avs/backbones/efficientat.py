@@ -122,6 +122,11 @@ class EfficientAT(nn.Module):
         return super().train(mode and not self.frozen)
 
 
+def fetch(weights: str | Path | None = None) -> Path:
+    """The file of the weights, brought to this machine if need be; see release.released_file."""
+    return released_file("EfficientAT mn04", URL, SHA256, weights)
+
+
 def load_efficientat(
     weights: str | Path | None = None, sample_rate: int = SAMPLE_RATE, frozen: bool = True
 ) -> EfficientAT:
@@ -130,7 +135,7 @@ def load_efficientat(
     weights: the file or a folder with it; None: see release.released_file. Raises UserError when there is none, or
     it is of another network.
     """
-    path = released_file("EfficientAT mn04", URL, SHA256, weights)
+    path = fetch(weights)
     network = EfficientAT(sample_rate, frozen)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from icf_avs.backbones.class_evidence import ClassEvidence
 from icf_avs.backbones.efficientnet_lite import EfficientNetLite0
-from icf_avs.backbones.things import GRID, THINGS, ThingSegmenter
+from icf_avs.backbones.things import GRID, THINGS, WITHOUT_SEGMENTER, ThingSegmenter
+from icf_avs.contracts import Missing
 
 _LARGE = 300  # pixels of a side: the first maps of one larger picture leave a processor's cache as it is
 _SEGMENTED = 2  # pictures that the segmenter sees at once: more gain nothing
@@ -24,6 +25,11 @@ class PyramidWithEvidence(nn.Module):
     def __init__(self, network: EfficientNetLite0, segmenter: ThingSegmenter | None) -> None:
         super().__init__()
         self.network, self.evidence, self.segmenter = network, ClassEvidence(network), segmenter
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """What it does without."""
+        return () if self.segmenter is not None else (WITHOUT_SEGMENTER,)
 
     def forward(self, frames: Tensor, things: Tensor | None = None) -> list[Tensor]:
         """things: the last level, where it is known of the same pictures at another size."""

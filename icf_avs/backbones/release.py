@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from http.client import HTTPException
 from pathlib import Path
 from shlex import quote
@@ -15,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import wrap_file
 
+from icf_avs.atomic_io import replaced_file
 from icf_avs.backbones.weights import FOLDER_VARIABLE, own_folder
 from icf_avs.errors import MissingWeights, UserError
 
@@ -74,16 +74,15 @@ def _download(what: str, url: str, sha256: str, path: Path) -> None:
     """Raises OSError or HTTPException as urllib does, and ValueError when something else came than was published."""
     path.parent.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder, urlopen(url, timeout=_PATIENCE) as answer:
-        temporary, seen = Path(folder) / path.name, hashlib.sha256()
+    with replaced_file(path) as new, urlopen(url, timeout=_PATIENCE) as answer:
+        seen = hashlib.sha256()
         size = int(answer.headers.get("Content-Length") or 0)
         with (
             wrap_file(answer, size, description=f"weights of {what}", console=console, transient=True) as reader,
-            temporary.open("wb") as file,
+            new.open("wb") as file,
         ):
             while block := reader.read(1 << 16):
                 file.write(block)
                 seen.update(block)
         if seen.hexdigest() != sha256:
             raise ValueError("what came is not the published file, its SHA-256 differs")
-        os.replace(temporary, path)

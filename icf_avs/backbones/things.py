@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from icf_avs.backbones.linear import PointConv
 from icf_avs.backbones.one_pass import convolved
 from icf_avs.backbones.things_weights import read_weights
+from icf_avs.contracts import Missing
 from icf_avs.data.resize import resized
 from icf_avs.errors import MissingWeights
 
@@ -27,6 +28,9 @@ SIDE = 321  # pixels of a picture that is looked at: a multiple of STRIDE and on
 STRIDE = 16
 GRID = SIDE // STRIDE + 1  # positions along a side
 THINGS = 20
+WITHOUT_SEGMENTER = Missing(
+    "the segmenter (DeepLabV3, PASCAL VOC)", "people and the other objects that it knows are found less surely"
+)
 # (output channels, stride) of each block.
 _BLOCKS = (
     (16, 1), (24, 2), (24, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (64, 1), (96, 1), (96, 1), (96, 1),
@@ -114,7 +118,7 @@ def find_segmenter() -> ThingSegmenter | None:
     try:
         return load_segmenter()
     except MissingWeights as error:
-        print(f"doing without it, people and other things are found less surely: {error}", file=sys.stderr, flush=True)
+        print(f"{WITHOUT_SEGMENTER}; {error}", file=sys.stderr, flush=True)
         return None
 
 

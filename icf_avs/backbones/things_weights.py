@@ -12,7 +12,6 @@ import math
 import os
 import shutil
 import subprocess
-import tempfile
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icf_avs.atomic_io import unfinished_folder
 from icf_avs.backbones.release import kept_file, offline, released_file
 from icf_avs.errors import MissingWeights, UserError
 
@@ -78,8 +78,7 @@ def _from_npm() -> list[Path]:
     """Ask npm for the package, and keep its files. Raises ValueError for any that is not as published."""
     target = kept_file(_PREFIX)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as name:
-        folder = Path(name)
+    with unfinished_folder(target.parent) as folder:
         command = ["npm", "pack", f"{PACKAGE}@{VERSION}", "--fetch-retries=0", "--silent"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_PATIENCE, check=False)
         archives = sorted(folder.glob("*.tgz"))

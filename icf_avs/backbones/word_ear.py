@@ -61,6 +61,11 @@ class WordEar(nn.Module):
         """Waves [N,SAMPLES] at 32 kHz -> weights of the words [N,C]."""
         return self.heard(waves) * self.asked
 
+    @property
+    def only_words(self) -> list[int] | None:
+        """The words that may be heard, None for all."""
+        return None if self.asked.all() else self.asked.nonzero()[:, 0].tolist()
+
     def only(self, words: Tensor) -> None:
         """Hear nothing but these words from now on: bool [C]."""
         self.asked.copy_(words)

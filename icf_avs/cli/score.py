@@ -48,7 +48,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "evaluate",
         _evaluate,
         "score a checkpoint with the true sound, silence, noise and off-screen sounds",
-        "  icf evaluate                                  # the shipped checkpoint on the default Stamps test sets\n"
+        "  icf evaluate stamps                           # the checkpoint stamps on the default Stamps test sets\n"
         "  icf evaluate runs/stamps/stamps.safetensors --sets ms3 --clips 20\n"
         "  icf evaluate --data AVSBench --sets s4        # a folder with Single-source/, Multi-sources/, AVSS/\n"
         "  icf evaluate --data AVSBench --threshold 0.4 --batch-size 1      # as GAVS does (docs/PROTOCOLS.md)\n\n"
@@ -84,7 +84,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "probe",
         _probe,
         "tell whether a checkpoint listens: silence, noise, off-screen and shifted sound, blank pictures",
-        "  icf probe                                     # the shipped checkpoint on the default Stamps test sets\n"
+        "  icf probe stamps                              # the checkpoint stamps on the default Stamps test sets\n"
         "  icf probe runs/stamps/stamps.safetensors --sets ms3 --clips 20\n"
         "  icf probe --data AVSBench --sets s4           # a folder with Single-source/, Multi-sources/, AVSS/\n\n"
         "Writes DIR/probe.csv and one page, DIR/probe-CHECKPOINT-DIGEST.html (probe-avsbench... for other sets than\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from icf_avs.cli.options import checkpoint, command
@@ -38,16 +37,11 @@ def _segment_manifest(args: argparse.Namespace) -> None:
     if args.videos:
         raise UserError(f"{args.videos[0]}: give videos or --manifest, not both; a manifest can list it too")
     check_folder(args.out)
-    from icf_avs.checkpoint import default_checkpoint
     from icf_avs.corpus.command import corpus_command
     from icf_avs.corpus.work import checked_settings
 
-    notes: list[str] = []
-    checkpoint = args.checkpoint or default_checkpoint(notes.append)
-    settings = checked_settings(checkpoint, args.fps, args.threshold, args.semantic, args.audio_track)
+    settings = checked_settings(args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track)
     corpus_command(args.manifest, args.out, settings, args.jobs, args.ray)
-    for note in notes:
-        print(note, file=sys.stderr)
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -75,7 +69,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument("videos", metavar="VIDEO", type=Path, nargs="*", help="a video file with sound")
     part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
     part.add_argument("--fps", type=rate, default=1.0, help="masks a second (default: 1)")
-    checkpoint(part, "--checkpoint", "natural, or stamps where the weights that natural hears by are not here")
+    checkpoint(part, "--checkpoint")
     part.add_argument("--threshold", type=probability, default=0.5, help="mark pixels above this (default: 0.5)")
     part.add_argument("--semantic", action="store_true", help="tell the class of each marked pixel too (classes/*.png)")
     part.add_argument(

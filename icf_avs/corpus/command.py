@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import shutil
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from icf_avs.atomic_io import unfinished_folder
 from icf_avs.corpus.manifest import read_manifest
 from icf_avs.corpus.processes import run_processes
 from icf_avs.corpus.report import write_report
@@ -41,6 +39,8 @@ def corpus_command(
             with _engine(jobs, ray_address, work) as engine:
                 _work_off(todo, engine, failures, len(rows))
         report = write_report(out, {row: failures[row] for row in rows if row in failures})
+    for part in settings.missing if todo else ():
+        print(f"made {part}")
     made = len(todo) - len(failures)
     print(f"{manifest}: {len(rows)} videos, {made} done now, {len(rows) - len(todo)} before -> {out}{os.sep}")
     if failures:
@@ -82,30 +82,11 @@ def _work_off(todo: list[Job], engine: Engine, failures: dict[Job, str], total: 
 
 @contextmanager
 def _workplace(out: Path) -> Iterator[Path]:
-    """A hidden folder in `out` for unfinished results, named by this process; those of dead ones are removed."""
-    prefix = f".icf-{socket.gethostname()}-"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for path in out.glob(f"{glob.escape(prefix)}*"):
-            if not _is_alive(path.name.removeprefix(prefix)):
-                shutil.rmtree(path, ignore_errors=True)
-        work = Path(os.path.abspath(out / f"{prefix}{os.getpid()}"))
-        work.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-    try:
+    """A hidden folder in `out` for unfinished results."""
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            work = stack.enter_context(unfinished_folder(Path(os.path.abspath(out))))
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
         yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _is_alive(process: str) -> bool:
-    if os.name != "posix" or not process.isdigit():  # elsewhere signal 0 is none that only asks
-        return True
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from icf_avs.cli.values import positive, rate
 from icf_avs.corpus.report import REPORT
-from icf_avs.corpus.work import Job, Settings
+from icf_avs.corpus.work import Job, Settings, replaceable
 from icf_avs.errors import UserError
-from icf_avs.output.folder import is_earlier_result
 
 COLUMNS = ("video", "out", "fps", "audio_track")
 
@@ -49,8 +48,7 @@ def read_manifest(path: Path, out: Path, settings: Settings) -> list[Job]:
             if _key(out / parent) in lines:
                 inside = lines[_key(out / parent)]
                 raise UserError(f"{path}: {job.folder} would lie inside the folder of {inside}; {_RENAME}")
-        if os.path.lexists(job.folder) and not is_earlier_result(job.folder, job.video):
-            raise UserError(f"{job.folder}: holds something else than an earlier result of {job.name}; {_RENAME}")
+        replaceable(job)
     return jobs
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -16,8 +16,10 @@ import torch
 
 import icf_avs
 from icf_avs.checkpoint import find_checkpoint, load_checkpoint
+from icf_avs.contracts import Missing
 from icf_avs.errors import UserError
-from icf_avs.output.folder import put_in_place
+from icf_avs.output.folder import is_earlier_result, put_in_place
+from icf_avs.provenance import Source
 from icf_avs.segment import Segmenter, check_class_head, segment_video
 
 RECORD = "made_from.json"  # in each result folder; segmentation.json stays as `icf segment VIDEO` writes it
@@ -33,6 +35,7 @@ class Settings:
     threshold: float
     semantic: bool
     audio_track: int | None
+    missing: tuple[Missing, ...] = ()  # parts of the model that cannot be had now
 
 
 @dataclass(frozen=True)
@@ -58,25 +61,28 @@ def checked_settings(
         check_class_head(model, name)
     if checkpoint is not None and Path(checkpoint).exists():
         checkpoint = str(Path(checkpoint).resolve())  # workers may be in another folder
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Settings(checkpoint, digest, fps, threshold, semantic, audio_track)
+    return Settings(checkpoint, model.digest, fps, threshold, semantic, audio_track, model.missing)
 
 
 def is_done(job: Job) -> bool:
-    """Whether the folder holds the result of this very video with these settings and this version of the program.
+    """Whether the folder holds the result of this very video with these settings and this version of the program, made
+    without no part of the model that can be had now.
 
     Folders appear complete, so that the record in one says that all of it is there.
     """
     try:
-        return json.loads((job.folder / RECORD).read_text(encoding="utf-8")) == _record(job)
-    except (OSError, ValueError, RecursionError):
+        record = json.loads((job.folder / RECORD).read_text(encoding="utf-8"))
+        without = record.pop("without")
+        return record == _record(job) and set(without) <= {part.part for part in job.settings.missing}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
 
 
 def _record(job: Job) -> dict[str, Any]:
+    """What the result depends on, but for what the model did without."""
     status, settings = job.video.stat(), asdict(job.settings)
     del settings["checkpoint"]  # the digest says it better: the same file may have moved
+    del settings["missing"]
     return {
         "version": icf_avs.__version__,
         "video": {"file": job.video.name, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns},
@@ -117,6 +123,17 @@ def _segment(job: Job, scratch: Path, progress: Callable[[int, int], None] | Non
         segmenter.model, job.video, scratch / "new", settings.fps, settings.threshold, progress,
         semantic=settings.semantic, audio_track=settings.audio_track, checkpoint=segmenter.name,
     )  # fmt: skip
+    record["without"] = [part.part for part in result.missing]
     (result.folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     job.folder.parent.mkdir(parents=True, exist_ok=True)
-    put_in_place(result.folder, job.folder, scratch / "old")
+    put_in_place(result.folder, lambda: replaceable(job))
+
+
+def replaceable(job: Job) -> Path:
+    """The folder of a job. Raises UserError if it holds something else than an earlier result of its video."""
+    if os.path.lexists(job.folder) and not is_earlier_result(job.folder, Source(job.video)):
+        raise UserError(
+            f"{job.folder}: holds something else than an earlier result of {job.name}; give another name in the column "
+            "`out`"
+        )
+    return job.folder

@@ -31,7 +31,7 @@ _OUTPUTS = {
 }
 
 
-def export_command(checkpoint: str | None, out: Path, form: str, results: Path = Path("results")) -> None:
+def export_command(checkpoint: str, out: Path, form: str, results: Path = Path("results")) -> None:
     """Write out/NAME.onnx or out/NAME.pt2 and out/README.md, run the file and say how near it comes to the model.
 
     form  a key of FORMATS; results  folder of the tables of scores that the card shows.

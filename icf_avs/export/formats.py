@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from icf_avs.atomic_io import replaced_file
 from icf_avs.export.graph import ExportGraph
 
 INPUTS = ("frames", "waves")
@@ -88,13 +88,9 @@ FORMATS = {
 
 def write(graph: ExportGraph, program: ExportedProgram, form: Format, path: Path) -> None:
     """Write the program so that the file is there whole or not at all."""
-    partial = path.with_name(f".partial-{path.name}")  # keeps its suffix, which torch insists on
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        form.write(program, graph.outputs, metadata(graph), partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replaced_file(path) as new:
+        form.write(program, graph.outputs, metadata(graph), new)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from icf_avs.checkpoint_header import check_settings
-from icf_avs.contracts import ClipSpec
+from icf_avs.contracts import ClipSpec, Missing
 from icf_avs.data.media import MOST_PIXELS
 from icf_avs.errors import UserError
 from icf_avs.output.coco import JSON_VERSION, ClassMask, FrameMask, check_run_lengths
@@ -69,7 +69,9 @@ def _segmentation(document: dict[str, Any], folder: Path) -> Segmentation:
             check_run_lengths(run_lengths, video.height, video.width)
     spec = ClipSpec(**document["clip"])
     check_settings(spec)
-    return Segmentation(video, spec, frames, folder)
+    without = document.get("made_with", {}).get("without", ())
+    missing = tuple(Missing(_text(part["part"]), _text(part["effect"])) for part in without)
+    return Segmentation(video, spec, frames, folder, missing)
 
 
 def _frame(values: dict[str, Any], names: tuple[str, ...]) -> FrameMask:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COMES, GOES = 0.5, 0.3
 BREAK = 1.0  # seconds; a shorter silence does not end a line
 SHORTEST = 0.5  # seconds
+UNNAMED = "[sound]"  # what is marked by a model without names
 _CLOCK = Fraction(1, 1000)  # the format's own
 
 
@@ -40,8 +41,7 @@ class _Span(NamedTuple):
 
 def subtitles(frames: Sequence[FrameMask]) -> list[Subtitle]:
     """What sounds when, in order and without overlap; a stretch in which nothing is heard has no subtitle."""
-    words = {word for frame in frames for word, _ in frame.heard}
-    spans = sorted(span for word in words for span in _spans(frames, word))
+    spans = sorted(span for word, on in _sounding(frames).items() for span in _spans(frames, word, on))
     found: list[Subtitle] = []
     for start, end in pairwise(sorted({time for span in spans for time in span[:2]})):
         shown = tuple(span.word for span in spans if span.start <= start < span.end)
@@ -52,12 +52,25 @@ def subtitles(frames: Sequence[FrameMask]) -> list[Subtitle]:
     return found
 
 
-def _spans(frames: Sequence[FrameMask], word: str) -> list[_Span]:
-    """When a word sounds: with hysteresis, short breaks closed, short spans lengthened up to the end of the video."""
+def _sounding(frames: Sequence[FrameMask]) -> dict[str, list[bool]]:
+    """Each word, and whether it sounds in each frame: with hysteresis; where something is marked and no word sounds as
+    surely, the likeliest.
+    """
+    words = {word for frame in frames for word, _ in frame.heard}
+    on = {word: [False] * len(frames) for word in (*words, UNNAMED)}
+    for index, frame in enumerate(frames):
+        heard = dict(frame.heard)
+        for word in words:
+            on[word][index] = heard.get(word, 0.0) >= (GOES if index and on[word][index - 1] else COMES)
+        if frame.area and not any(sounds[index] for sounds in on.values()):
+            on[frame.heard[0][0] if heard else UNNAMED][index] = True
+    return on
+
+
+def _spans(frames: Sequence[FrameMask], word: str, on: Sequence[bool]) -> list[_Span]:
+    """When a word sounds: short breaks closed, short spans lengthened up to the end of the video."""
     spans: list[_Span] = []
-    sounds = False
-    for frame in frames:
-        sounds = dict(frame.heard).get(word, 0.0) >= (GOES if sounds else COMES)
+    for frame, sounds in zip(frames, on, strict=True):
         if sounds and spans and frame.start - spans[-1].end < BREAK - 1e-6:
             spans[-1] = spans[-1]._replace(end=frame.end)
         elif sounds:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from av.error import FFmpegError
 
+from icf_avs.atomic_io import replaced_file
 from icf_avs.errors import UserError
 
 
@@ -20,10 +19,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises UserError if it cannot be written.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=".icf-", dir=path.parent) as hidden:
-            new = Path(hidden) / path.name
+        with replaced_file(path) as new:
             yield new
-            os.replace(new, path)
     except (OSError, FFmpegError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(

@@ -21,7 +21,7 @@ from icf_avs.backbones.class_evidence import ClassWords
 from icf_avs.backbones.thing_words import thing_bearing
 from icf_avs.backbones.word_ear import WordEar
 from icf_avs.config import ModelConfig
-from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.contracts import ClipSpec, Missing, Prediction
 from icf_avs.data.resize import resized
 from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual
 from icf_avs.model.decoder import Decoded, MaskDecoder, SemanticHead
@@ -109,6 +109,7 @@ class ICF(nn.Module):
             raise ValueError(f"{len(names)} name embeddings for {len(config.classes)} classes")
         dim, text = config.dim, config.implicit_text
         self.config, self.spec, self.classes = config, spec, config.classes
+        self.digest: str | None = None  # SHA-256 of the checkpoint that it was loaded from
         self.visual = visual
         self.audio = AudioEncoder(dim) if audio is None else audio
         self.pixels = PixelDecoder(visual.channels, dim, config.pixel_dim)
@@ -131,6 +132,11 @@ class ICF(nn.Module):
         self.shared_space = (
             SharedSpace(dim, contrast.dim, contrast.floor, contrast.temperature, text is not None) if contrast else None
         )
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """Parts of the encoders that could not be had."""
+        return getattr(self.visual, "missing", ())
 
     def forward(
         self,

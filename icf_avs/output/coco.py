@@ -125,10 +125,14 @@ def class_masks(ids: np.ndarray, probability: np.ndarray) -> tuple[ClassMask, ..
     return tuple(found)
 
 
-def document(info: MediaInfo, spec: ClipSpec, checkpoint: str, frames: Sequence[FrameMask]) -> dict[str, Any]:
+def document(
+    info: MediaInfo, spec: ClipSpec, checkpoint: str, frames: Sequence[FrameMask], source: dict[str, Any],
+    made_with: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     """The content of segmentation.json. Times in seconds from the first picture, areas as a share of the picture.
 
-    With classes it has the list of all `categories` as well, and each frame its `classes`.
+    `source` tells which file the video is, `made_with` what made the result (provenance.py). With classes it has the
+    list of all `categories` as well, and each frame its `classes`.
     """
     names = frames[0].class_names
     return {
@@ -140,7 +144,9 @@ def document(info: MediaInfo, spec: ClipSpec, checkpoint: str, frames: Sequence[
             "duration": round(info.duration, 6),
             "fps": round(info.frame_rate, 6),
         },
+        "source": source,
         "checkpoint": checkpoint,
+        "made_with": made_with,
         "clip": asdict(spec),
         **({"categories": _categories(names)} if names else {}),
         "frames": [_frame(frame) for frame in frames],

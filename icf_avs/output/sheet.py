@@ -36,12 +36,18 @@ def caption(seconds: float, heard: tuple[tuple[str, float], ...], width: int) ->
     minutes, rest = divmod(round(seconds, 1), 60)
     text = f"{int(minutes)}:{rest:04.1f}"
     font = ImageFont.load_default(14)
-    for word, probability in heard:
+    for rank, (word, probability) in enumerate(heard):
         longer = f"{text}  {word} {probability:.0%}"
         if font.getlength(longer) > width:
-            break
+            return text if rank else _cut(longer, font, width)
         text = longer
     return text
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    while len(text) > 1 and font.getlength(f"{text}...") > width:
+        text = text[:-1].rstrip()
+    return f"{text}..."
 
 
 def frame_tile(frame: FrameMask, preview: np.ndarray) -> Tile:

@@ -16,6 +16,7 @@ from icf_avs.data.media import MediaInfo, read_frames
 from icf_avs.data.resize import thumbnail
 from icf_avs.errors import UserError
 from icf_avs.output.coco import FrameMask
+from icf_avs.output.heard_lines import no_word
 from icf_avs.segment import Segmenter, segment_video
 from icf_avs.segmentation import Segmentation
 from icf_avs.serve.limits import Limits
@@ -55,7 +56,7 @@ def answer(
             raise UserError(f"{video}: has no sound, and what sounds is the question; give a video with sound")
         result = segment_video(
             segmenter.model, video, folder, progress=limits.timed(progress, video), checkpoint=segmenter.name,
-            sound=_sound(info, heard, other, limits),
+            sound=_sound(info, heard, other, limits), private=True,
         )  # fmt: skip
         return _shown(result)
     except BaseException as error:
@@ -89,15 +90,14 @@ def _shown(result: Segmentation) -> Answer:
     assert folder is not None  # it was asked for
     marked = sum(frame.area > 0 for frame in result.frames)
     words = Counter(word for frame in result.frames for word, _ in frame.heard[:1])
+    heard = f"Heard most: {', '.join(word for word, _ in words.most_common(3))}."
+    if not words:
+        heard = "It has no names for sounds." if marked else "It knows no sound here."
+    made = "".join(f" Made {part}." for part in result.missing)
     return Answer(
         overlay=folder / "overlay.mp4",
         words=timeline(result.frames),
-        summary=f"Marked in {marked} of {len(result)} seconds. "
-        + (
-            f"Heard most: {', '.join(word for word, _ in words.most_common(3))}."
-            if words
-            else "It knows no sound here."
-        ),
+        summary=f"Marked in {marked} of {len(result)} seconds. {heard}{made}",
         pictures=_pictures(result, folder),
         masks=_zipped(folder),
         document=folder / "segmentation.json",
@@ -118,7 +118,7 @@ def _pictures(result: Segmentation, folder: Path) -> list[tuple[Path, str]]:
 
 
 def _caption(frame: FrameMask) -> str:
-    words = ", ".join(word for word, _ in frame.heard[:2]) or "nothing heard"
+    words = ", ".join(word for word, _ in frame.heard[:2]) or no_word(frame)
     return f"{frame.start:g} s: {words}"
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from icf_avs.atomic_io import unfinished_folder
+
 KEPT = 3600.0  # seconds that an upload or a result stays after it was last used
 _PAUSE = 60.0
 
@@ -21,8 +23,8 @@ def own_folder() -> Iterator[Path]:
     names = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "GRADIO_ALLOWED_PATHS")
     before = {name: os.environ.pop(name, None) for name in names}
     ended = threading.Event()
-    with tempfile.TemporaryDirectory(prefix="icf-serve-", ignore_cleanup_errors=True) as folder:
-        store = Path(folder).resolve()
+    with unfinished_folder(Path(tempfile.gettempdir()), "icf-serve-") as folder:
+        store = folder.resolve()
         os.environ.update({"GRADIO_TEMP_DIR": str(store), "GRADIO_EXAMPLES_CACHE": str(store / "examples")})
         sweeper = threading.Thread(target=_sweep_until, args=(ended, store), daemon=True)
         sweeper.start()

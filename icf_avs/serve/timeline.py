@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from html import escape
 
 from icf_avs.output.coco import FrameMask
+from icf_avs.output.heard_lines import no_word
 
-_WORDS = 12  # rows at most: those that are likeliest at any time
+_WORDS = 12  # rows: those that are likeliest at any time, and each that is the likeliest where something is marked
 CSS = """
 .heard { overflow-x: auto; }
 .heard table { border-collapse: separate; border-spacing: 2px; font-size: 12px; width: auto; border: 0; }
@@ -25,13 +26,16 @@ def timeline(frames: Sequence[FrameMask]) -> str:
     for frame in frames:
         for word, probability in frame.heard:
             peaks[word] = max(peaks.get(word, 0.0), probability)
-    words = sorted(peaks, key=lambda word: (-peaks[word], word))[:_WORDS]
+    words = sorted(peaks, key=lambda word: (-peaks[word], word))
+    driving = {frame.heard[0][0] for frame in frames if frame.area and frame.heard}  # these are never left out
+    words = [word for rank, word in enumerate(words) if rank < _WORDS or word in driving]
     head = "".join(f"<th scope=col>{frame.start:g}</th>" for frame in frames)
     rows = [f"<tr><th scope=row>second</th>{head}</tr>"]
     for word in words:
         rows.append(_row(word, [dict(frame.heard).get(word, 0.0) for frame in frames], _HEARD))
     if not words:
-        rows.append(f'<tr><th scope=row>heard</th><td colspan="{len(frames)}">nothing that it knows</td></tr>')
+        heard = no_word(max(frames, key=lambda frame: frame.area))
+        rows.append(f'<tr><th scope=row>heard</th><td colspan="{len(frames)}">{heard}</td></tr>')
     rows.append(_row("marked", [frame.area for frame in frames], _MARKED))
     return f'<div class="heard"><table>{"".join(rows)}</table></div>'
 

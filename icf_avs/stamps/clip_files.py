@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import wave as wav_format
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -14,25 +13,18 @@ import av
 import numpy as np
 from PIL import Image
 
+from icf_avs.atomic_io import replaced_file
 from icf_avs.data.local_url import local_url
 from icf_avs.stamps.sounds import RATE
 
 VIDEO_FPS = 25
 
 
-def _temporary(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
-
-
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically; its folder is made if need be."""
-    part = _temporary(path)
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(path) as new:
+        new.write_bytes(content)
 
 
 def write_image(path: Path, image: Image.Image) -> None:
@@ -58,28 +50,24 @@ def write_wav(path: Path, samples: np.ndarray) -> None:
 
 def write_mp4(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], samples: np.ndarray) -> None:
     """Write H.264 video of 25 fps and AAC sound; frames uint8 [H, W, 3] of the even size (W, H), samples int16 [N]."""
-    part = _temporary(path)
-    try:
-        with av.open(local_url(part), "w", format="mp4") as container:
-            # The same pictures must give the same bytes. Threads would spoil that, and so does x264's macroblock tree,
-            # whose result was seen to vary from run to run.
-            options = {"crf": "20", "preset": "fast", "x264-params": "mbtree=0"}
-            video = container.add_stream("libx264", rate=VIDEO_FPS, options=options)
-            video.width, video.height, video.pix_fmt, video.thread_count = *size, "yuv420p", 1
-            sound = container.add_stream("aac", rate=RATE, layout="mono")
-            sound.bit_rate = 96_000
-            for number, picture in enumerate(frames):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                frame.pts, frame.time_base = number, Fraction(1, VIDEO_FPS)
-                container.mux(video.encode(frame))
-            container.mux(video.encode(None))
-            frame = av.AudioFrame.from_ndarray(samples.astype(np.int16)[None], format="s16", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
-            container.mux(sound.encode(frame))
-            container.mux(sound.encode(None))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(path) as new, av.open(local_url(new), "w", format="mp4") as container:
+        # The same pictures must give the same bytes. Threads would spoil that, and so does x264's macroblock tree,
+        # whose result was seen to vary from run to run.
+        options = {"crf": "20", "preset": "fast", "x264-params": "mbtree=0"}
+        video = container.add_stream("libx264", rate=VIDEO_FPS, options=options)
+        video.width, video.height, video.pix_fmt, video.thread_count = *size, "yuv420p", 1
+        sound = container.add_stream("aac", rate=RATE, layout="mono")
+        sound.bit_rate = 96_000
+        for number, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, VIDEO_FPS)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        frame = av.AudioFrame.from_ndarray(samples.astype(np.int16)[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -21,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from icf_avs.atomic_io import unfinished_folder
 from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.contracts import ClipSpec
 from icf_avs.data.resize import resized
@@ -105,21 +106,19 @@ def kept_scenes(
             progress(len(scenes), count)
         return scenes
 
-    partial = folder.with_name(f"{name}.partial")
     try:
         with nullcontext() if folder.is_dir() else made_once(folder):
             if folder.is_dir():
                 scenes = planned(None)
             else:
-                try:
-                    _allocate(partial, shapes)
-                    scenes = planned(partial)
-                    os.replace(partial, folder)
-                finally:
-                    shutil.rmtree(partial, ignore_errors=True)
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                with unfinished_folder(folder.parent) as new:
+                    _allocate(new, shapes)
+                    scenes = planned(new)
+                    os.replace(new, folder)
     except OSError as error:
         raise UserError(
-            f"{partial}: cannot keep the features of {count} scenes ({error.strerror}); make room or "
+            f"{folder}: cannot keep the features of {count} scenes ({error.strerror}); make room or "
             "set ICF_CACHE to another folder"
         ) from error
     return scenes, [np.load(folder / f"{array}.npy", mmap_mode="r") for array in shapes]
@@ -147,8 +146,6 @@ def _shapes(wanted: SceneSet) -> Shapes:
 def _allocate(folder: Path, shapes: Shapes) -> None:
     need = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
-        folder.mkdir(parents=True)
         free = shutil.disk_usage(folder).free
         if free < need * 1.05:
             raise UserError(

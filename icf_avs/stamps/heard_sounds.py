@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from icf_avs.atomic_io import unfinished_folder
 from icf_avs.backbones.heard_words import READ_OUT, WINDOW, HeardWords
 from icf_avs.data.resampling import resample
 from icf_avs.errors import UserError
@@ -168,13 +167,10 @@ def _keep(folder: Path, arrays: list[np.ndarray]) -> None:
     """Write all or nothing. Raises UserError when the disk is full."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, suffix=".partial"))
-        try:
+        with unfinished_folder(folder.parent) as new:
             for name, array in zip(_ARRAYS, arrays, strict=True):
-                np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
-            os.replace(unfinished, folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+                np.save(new / f"{name}.npy", array, allow_pickle=False)
+            os.replace(new, folder)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot keep what is heard of the sounds ({error.strerror}); make room or set ICF_CACHE to "

@@ -12,12 +12,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from icf_avs.atomic_io import unfinished_folder
 from icf_avs.errors import UserError
 
 _STAMPS = "tuxpaint-stamps-default", "usr/share/tuxpaint/stamps"
@@ -200,14 +200,14 @@ def _unpacked(name: str, inner: str, download: Callable[[Path], None]) -> Path:
     try:
         packages.mkdir(parents=True, exist_ok=True)
         _say(f"fetching {name} into {target}")
-        with tempfile.TemporaryDirectory(dir=packages, prefix=f".{name}-") as folder:
-            download(Path(folder))
-            if not (Path(folder) / "tree" / inner).is_dir():
+        with unfinished_folder(packages) as folder:
+            download(folder)
+            if not (folder / "tree" / inner).is_dir():
                 raise UserError(f"{name} no longer holds {inner}: this version of the package cannot be used")
-            _check_links(Path(folder) / "tree", name)
+            _check_links(folder / "tree", name)
             if target.exists():
                 shutil.rmtree(target)
-            os.replace(Path(folder) / "tree", target)
+            os.replace(folder / "tree", target)
     except OSError as error:
         raise UserError(f"cannot write to {packages}: {error.strerror or error}; set ICF_CACHE elsewhere") from error
     return target / inner

@@ -5,7 +5,6 @@ It looks at the copies of half the size that are kept there, so scenes need not 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icf_avs.atomic_io import replaced_file
 from icf_avs.backbones.things import GRID, THINGS, ThingSegmenter, find_segmenter
 from icf_avs.errors import UserError
 from icf_avs.stamps.made_once import made_once
@@ -55,12 +55,8 @@ def _segmenter() -> ThingSegmenter | None:
 
 
 def _write(path: Path, shares: np.ndarray) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            np.save(file, shares)
-        os.replace(partial, path)
+        with replaced_file(path) as new:
+            np.save(new, shares)
     except OSError as error:
         raise UserError(f"{path}: cannot write ({error.strerror}); set ICF_CACHE to another folder") from error
-    finally:
-        partial.unlink(missing_ok=True)

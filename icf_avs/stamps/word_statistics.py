@@ -6,12 +6,12 @@ Run as `python -m icf_avs.stamps.word_statistics FILE` when rendering or the sce
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from pathlib import Path
 
 import torch
 
+from icf_avs.atomic_io import replaced_file
 from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.backbones.labels import imagenet_names
 from icf_avs.stamps.word_catalog import load_word_catalog
@@ -39,13 +39,11 @@ def logit_statistics(scenes: int = SCENES) -> torch.Tensor:
 
 def main(path: Path) -> None:
     """Write the table."""
-    temporary = path.with_name(f"{path.name}.partial")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+    with replaced_file(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("index", "mean", "deviation", "name"))
         for index, (mean, deviation) in enumerate(logit_statistics().tolist()):
             writer.writerow((index, f"{mean:.3f}", f"{deviation:.3f}", imagenet_names()[index].partition(",")[0]))
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,146 @@
+"""Files and folders that appear complete or not at all: their permissions, and what dead processes leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from clip_maker import make_clip, tone
+from small_icf import small_model
+
+from icf_avs.atomic_io import replaced_file, unfinished_folder
+from icf_avs.backbones.release import released_file
+from icf_avs.checkpoint import save_checkpoint
+from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.formats.convert import convert
+from icf_avs.formats.whole_file import whole_file
+from icf_avs.output.folder import replaced_when_complete
+from icf_avs.results import write_whole
+from icf_avs.segment import segment_video
+from icf_avs.stamps.clip_files import write_bytes
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from icf_avs.atomic_io import unfinished_folder
+with unfinished_folder(Path(sys.argv[1])) as folder:
+    (folder / "big").write_text("x")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def started(*arguments: str | Path) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o077])
+def umask(request: pytest.FixtureRequest):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_everything_gets_the_usual_permissions(umask: int, tmp_path: Path) -> None:
+    save_checkpoint(small_model(), tmp_path / "model.safetensors", {})
+    write_whole(tmp_path / "scores.csv", "a\n")
+    write_bytes(tmp_path / "picture.png", b"x")
+    with whole_file(tmp_path / "alpha.mov") as new:
+        new.write_bytes(b"x")
+    source = tmp_path / "served"
+    source.write_bytes(b"x")
+    digest = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # of "x"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(tmp_path))
+        patch.delenv("ICF_WEIGHTS_DIR", raising=False)
+        released_file("x", source.as_uri(), digest)
+    with replaced_when_complete(tmp_path / "result") as new:
+        (new / "masks").mkdir()
+        (new / "masks" / "000000.png").write_bytes(b"x")
+    for path in tmp_path.rglob("*"):
+        wanted = (0o777 if path.is_dir() else 0o666) & ~umask
+        assert stat.S_IMODE(path.stat().st_mode) == wanted, path
+    assert not list(tmp_path.rglob(".icf-*"))
+
+
+def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(RuntimeError), replaced_file(tmp_path / "a") as new:
+        new.write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "a").read_text() == "old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_what_a_dead_process_left_goes_and_what_a_live_one_makes_stays(tmp_path: Path) -> None:
+    live, dead = started("-c", HOLD, tmp_path), started("-c", HOLD, tmp_path)
+    for process in (live, dead):
+        assert process.stdout.readline() == "ready\n"
+    (tmp_path / ".icf-mine").mkdir()  # something else of such a name
+    dead.kill()
+    dead.wait()
+    assert len(os.listdir(tmp_path)) == 3
+    with unfinished_folder(tmp_path) as own, unfinished_folder(tmp_path):
+        assert own.is_dir() and len(os.listdir(tmp_path)) == 4  # its own twice, the live one's, mine
+        assert len(list(tmp_path.glob(".icf-*/new/big"))) == 1
+    live.terminate()
+    live.wait()
+    with unfinished_folder(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == [".icf-mine"]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of `icf segment` for a video, with nothing marked."""
+    clip = make_clip(tmp_path_factory.mktemp("result") / "long.mp4", seconds=20, size=(640, 480), sound=tone(20))
+    return segment_video(Silent(), clip, clip.parent, fps=1).folder
+
+
+class Silent:
+    spec, classes = ClipSpec(), ()
+
+    def predict(self, frames: torch.Tensor, waves: torch.Tensor) -> Prediction:
+        return Prediction(torch.full((len(frames), 8, 8), -9.0), torch.zeros(len(frames), 0), ())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_a_command_that_is_ended_leaves_nothing(number: int, result: Path) -> None:
+    """Or, where it cannot clean up, its remains go with the next command there."""
+    before = sorted(os.listdir(result))
+    run = started("-m", "icf_avs", "convert", result, "--to", "alpha-mov", "--video", result.parent / "long.mp4")
+    while not list(result.glob(".icf-*/new/alpha.mov")) and run.poll() is None:
+        time.sleep(0.005)
+    run.send_signal(number)
+    _, said = run.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert len(os.listdir(result)) == len(before) + 1
+        convert(result, "srt").unlink()
+    else:
+        word = "interrupted" if number == signal.SIGINT else "terminated"
+        assert (run.returncode, said.splitlines()[-1]) == (128 + number, f"icf: {word}")
+    assert sorted(os.listdir(result)) == before
+
+
+def test_segmenting_that_is_terminated_leaves_nothing(result: Path, tmp_path: Path) -> None:
+    run = started(
+        "-m", "icf_avs", "segment", result.parent / "long.mp4", "--out", tmp_path / "out", "--checkpoint", "stamps"
+    )
+    while not list((tmp_path / "out").glob(".icf-*/new/masks/*.png")) and run.poll() is None:
+        time.sleep(0.005)
+    run.terminate()
+    _, said = run.communicate(timeout=60)
+    assert (run.returncode, said) == (143, "icf: terminated\n") and os.listdir(tmp_path) == []
