@@ -1,0 +1,151 @@
+"""CDCL: contrasts between Gaussians of vision, audio and text (eq. 13-17).
+
+    D(v, a)   = W2^2(v, a) + gamma (H(v) + H(a))                                              (eq. 15)
+    L_va      = -1/B sum_i log [ sum_(j in P_i) exp(-D(v_i, a_j) / tau)
+                                 / sum_(j in P_i and N_i) exp(-D(v_i, a_j) / tau) ]           (eq. 16)
+    L_vt      = -1/B sum_i log [ exp(-D(v_i, z_i) / tau) / (exp(-D(v_i, z_i) / tau)
+                                 + sum_k w_k exp(-D(v_i, l^cf_ik) / tau)) ]                   (eq. 17)
+    w_k       = sqrt(1 - alpha_k) / sum_j sqrt(1 - alpha_j)
+
+P_i are the clips whose audio text is that of clip i by cosine, i itself always; N_i are all others. L_at is L_vt with
+audio for vision. The paper prints exp(D / tau); the nearer must count more, so -D is meant. Without counterfactuals
+(row MIT+CDCL of table 2) eq. 17 has no negatives, and the paper is silent: the texts of other clips take their place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.icf.gaussian import Gaussians, entropy, fit_gaussians, wasserstein2
+from icf_avs.icf.semantic_counterfactual import Counterfactuals
+from icf_avs.icf.settings import CDCL
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What is contrasted of B clips. vision [B,T,V], audio [B,T,A]; text: z [B,T,d]; audio_text: l^a [B,T,d]; valid
+    [B,T] bool.
+    """
+
+    vision: Tensor
+    audio: Tensor
+    valid: Tensor
+    text: Tensor | None = None
+    audio_text: Tensor | None = None
+
+
+class DistributionContrast(nn.Module):
+    """Projections into the joint space, and the three contrasts there. vision, audio, text: widths of the features."""
+
+    def __init__(self, settings: CDCL, vision: int, audio: int, text: int | None) -> None:
+        super().__init__()
+        self.settings = settings
+        self.vision, self.audio = nn.Linear(vision, settings.dim), nn.Linear(audio, settings.dim)
+        self.text = None if text is None else nn.Linear(text, settings.dim)
+
+    def forward(
+        self, own: Clips, pool: Counterfactuals | None = None, everywhere: Clips | None = None
+    ) -> dict[str, Tensor]:
+        """Terms of the loss by name. pool: the counterfactuals of these clips; everywhere: the clips of all processes,
+        of which these are the first; by default these alone.
+        """
+        settings, candidates = self.settings, everywhere or own
+        vision, audio = (
+            self._gaussians(self.vision, own.vision, own.valid),
+            self._gaussians(self.audio, own.audio, own.valid),
+        )
+        present, terms = own.valid.any(1), {}
+        if "vision-audio" in settings.contrasts:
+            heard = self._gaussians(self.audio, candidates.audio, candidates.valid)
+            positive = positive_pairs(own, candidates, settings)
+            distances = distance(_each(vision), _all(heard), settings)
+            terms["vision-audio"] = contrast_of_pairs(distances, positive, present, settings.temperature)
+        if self.text is None or own.text is None:
+            return terms
+        texts = self._gaussians(self.text, own.text, own.valid)
+        others = None
+        if settings.other_texts or pool is None:
+            others = (
+                self._gaussians(self.text, candidates.text, candidates.valid),
+                ~positive_pairs(own, candidates, settings),
+            )
+        negatives = None if pool is None else self._gaussians(self.text, pool.texts, own.valid[:, None])  # B K
+        for name, anchor in (("vision-text", vision), ("audio-text", audio)):
+            if name in settings.contrasts:
+                logits, weights = [], []
+                if negatives is not None:
+                    logits.append(-distance(_each(anchor), negatives, settings) / settings.temperature)
+                    weights.append(pool.weights)
+                if others is not None:
+                    logits.append(-distance(_each(anchor), _all(others[0]), settings) / settings.temperature)
+                    weights.append(others[1].float())
+                own_logit = -distance(anchor, texts, settings) / settings.temperature
+                terms[name] = contrast_of_texts(own_logit, torch.cat(logits, 1), torch.cat(weights, 1), present)
+        return terms
+
+    def joint(self, vision: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [...,V] and [...,A] in the joint space, unit vectors."""
+        return F.normalize(self.vision(vision), dim=-1), F.normalize(self.audio(audio), dim=-1)
+
+    @staticmethod
+    def _gaussians(project: nn.Linear, features: Tensor, valid: Tensor) -> Gaussians:
+        return fit_gaussians(F.normalize(project(features), dim=-1), valid)
+
+
+def positive_pairs(own: Clips, candidates: Clips, settings: CDCL) -> Tensor:
+    """P_i: bool [B,G] for B own clips among G; each is a positive of itself."""
+    pairs = torch.eye(len(own.valid), len(candidates.valid), dtype=torch.bool, device=own.valid.device)
+    if settings.positives == "pairs" or own.audio_text is None:
+        return pairs
+    texts = [F.normalize(_mean(clips.audio_text.detach(), clips.valid), dim=-1) for clips in (own, candidates)]
+    return pairs | (texts[0] @ texts[1].T >= settings.positive_cosine)
+
+
+def distance(first: Gaussians, second: Gaussians, settings: CDCL) -> Tensor:
+    """D of eq. 15 between Gaussians that broadcast. By "prototypes" the means alone; by "features" frame by frame."""
+    means = (first.mean - second.mean).square().sum(-1)
+    if settings.measure == "prototypes":
+        return means
+    if settings.measure == "features":  # of frames that both have: centred frames and means are orthogonal
+        return means + first.trace + second.trace - 2 * (first.rows * second.rows).sum((-2, -1))
+    total = wasserstein2(first, second)
+    if not settings.gamma:
+        return total
+    scale = settings.gamma / (first.mean.shape[-1] if settings.entropy == "per dimension" else 1)
+    return total + scale * (entropy(first, settings.shrinkage) + entropy(second, settings.shrinkage))
+
+
+def contrast_of_pairs(distances: Tensor, positive: Tensor, present: Tensor, temperature: float) -> Tensor:
+    """Eq. 16 of distances [B,G] with positives [B,G]; the mean over the clips that are present [B]."""
+    logits = -distances / temperature
+    chosen = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
+    return _mean_of(logits.logsumexp(1) - chosen, present)
+
+
+def contrast_of_texts(own: Tensor, negatives: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+    """Eq. 17 of logits -D/tau: own [B], negatives [B,K] with their weights [B,K], of which 0 is none."""
+    against = torch.where(weights > 0, negatives + weights.clamp(min=1e-12).log(), -torch.inf)
+    return _mean_of(torch.cat([own[:, None], against], 1).logsumexp(1) - own, present)
+
+
+def _mean_of(losses: Tensor, present: Tensor) -> Tensor:
+    return (losses * present).sum() / present.sum().clamp(min=1)
+
+
+def _mean(features: Tensor, valid: Tensor) -> Tensor:
+    weight = valid[..., None].to(features.dtype)
+    return (features * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def _each(of: Gaussians) -> Gaussians:
+    """[B] -> [B,1], against what stands in the second dimension."""
+    return Gaussians(*(part[:, None] for part in of))
+
+
+def _all(of: Gaussians) -> Gaussians:
+    """[G] -> [1,G]."""
+    return Gaussians(*(part[None] for part in of))

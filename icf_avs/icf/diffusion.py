@@ -1,0 +1,91 @@
+"""The latent diffusion of semantic counterfactuals: schedule, denoiser, and the steps of both processes (eq. 6, 9).
+
+    q(z_t | z_(t-1), v) = N(sqrt(1 - beta_t) z_(t-1), beta_t I), so z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps
+    (eq. 6)
+    p(z_(t-1) | z_t, v), by the noise that eps_theta(z_t, t, v) predicts; here the deterministic step of DDIM
+    (eq. 9)
+
+The betas are those of latent diffusion: linear in their roots from .0015 to .0195 over 1000 steps. States have unit
+variance a dimension: of a vector of unit length nothing would be left after a few steps.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FIRST_BETA, LAST_BETA = 0.0015, 0.0195
+TIME = 64  # width of the time embedding before its MLP
+
+
+class Schedule(nn.Module):
+    """abar [chain + 1]: how much of the variance is signal after t steps; abar[0] is 1."""
+
+    def __init__(self, chain: int) -> None:
+        super().__init__()
+        betas = torch.linspace(FIRST_BETA**0.5, LAST_BETA**0.5, chain, dtype=torch.float64).square()
+        abar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
+        self.register_buffer("abar", abar.float(), persistent=False)
+
+    def noised(self, z: Tensor, noise: Tensor, step: Tensor | int) -> Tensor:
+        """z_t of eq. 6; step: a number, or [...] one for each vector of z [...,d]."""
+        signal = self._at(step, z)
+        return signal.sqrt() * z + (1 - signal).sqrt() * noise
+
+    def denoised(self, state: Tensor, noise: Tensor, step: int, target: int) -> Tensor:
+        """DDIM from z_step to z_target by the predicted noise."""
+        signal, later = self._at(step, state), self._at(target, state)
+        clean = (state - (1 - signal).sqrt() * noise) / signal.sqrt()
+        return later.sqrt() * clean + (1 - later).sqrt() * noise
+
+    def _at(self, step: Tensor | int, like: Tensor) -> Tensor:
+        signal = self.abar[step]
+        return signal[..., None].to(like.dtype) if isinstance(step, Tensor) else signal.to(like.dtype)
+
+
+class Denoiser(nn.Module):
+    """eps_theta(z_t, t, v): an MLP of residual blocks whose norms are set by time and condition. Its output starts at
+    0.
+    """
+
+    def __init__(self, dim: int, condition: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.enter, self.condition = nn.Linear(dim, width), nn.Linear(condition, width) if condition else None
+        self.time = nn.Sequential(nn.Linear(TIME, width), nn.SiLU(), nn.Linear(width, width))
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
+        self.leave = nn.Linear(width, dim)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, state: Tensor, step: Tensor, visual: Tensor | None) -> Tensor:
+        """state [...,d], step [...] long, visual [...,V] or None -> predicted noise [...,d]."""
+        given = self.time(_sinusoids(step).to(state.dtype))
+        if self.condition is not None:
+            given = given + self.condition(visual)
+        x = self.enter(state)
+        for block in self.blocks:
+            x = block(x, given)
+        return self.leave(F.layer_norm(x, x.shape[-1:]))
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.set = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
+        self.inner = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        nn.init.zeros_(self.set[1].weight)
+        nn.init.zeros_(self.set[1].bias)
+
+    def forward(self, x: Tensor, given: Tensor) -> Tensor:
+        shift, scale, gate = self.set(given).chunk(3, -1)
+        return x + (1 + gate) * self.inner(F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift)
+
+
+def _sinusoids(step: Tensor) -> Tensor:
+    """[...] -> [...,TIME], as in transformers."""
+    rates = torch.exp(-math.log(10_000) * torch.arange(TIME // 2, device=step.device) / (TIME // 2))
+    angles = step[..., None].float() * rates
+    return torch.cat([angles.sin(), angles.cos()], -1)

@@ -1,0 +1,102 @@
+"""ICF, as in figure 2 of the paper: features -> implicit text -> counterfactual pool -> contrasts -> losses.
+
+It is built around a network for training and taken away after it: masks, inference graph, checkpoint and export of the
+network are the same without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.contracts import Batch
+from icf_avs.icf.contrastive import Clips, DistributionContrast
+from icf_avs.icf.diagnostics import changed_share, joint_auc, mean_cosine
+from icf_avs.icf.implicit_text import ImplicitText, text_encoders
+from icf_avs.icf.losses import Weights, weighted_sum
+from icf_avs.icf.semantic_counterfactual import SemanticCounterfactual
+from icf_avs.icf.settings import CDCL, MIT, SC
+from icf_avs.icf.text_encoders import TextEncoder
+from icf_avs.networks.base import Features, FeatureSpec
+
+
+@dataclass(frozen=True)
+class ICFOutput:
+    """terms of the loss, unweighted, by name; total, their weighted sum; diagnostics, which are only to be looked
+    at.
+    """
+
+    terms: dict[str, Tensor]
+    total: Tensor
+    diagnostics: dict[str, Tensor]
+
+
+class ICF(nn.Module):
+    """features: widths of what the network returns. A part that is None is not built. level: of the visual levels, the
+    one that is read, the coarsest by default. encoder_of: level of text -> its frozen text encoder.
+    """
+
+    def __init__(
+        self, features: FeatureSpec, mit: MIT | None = None, sc: SC | None = None, cdcl: CDCL | None = None,
+        weights: Weights | None = None, level: int = -1, encoder_of: Callable[[str], TextEncoder] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        visual, audio, dim = features.visual[level], features.audio, (mit or MIT()).dim
+        self.level, self.cdcl, self.weights = level, cdcl, weights or Weights()
+        self.implicit_text = ImplicitText(mit, visual, audio, encoder_of or text_encoders(mit)) if mit else None
+        # Not from the paper, whose SC always has a text: without MIT, what is turned is made of both features.
+        self.semantic = nn.Linear(visual + audio, dim) if sc and not mit else None
+        self.counterfactual = SemanticCounterfactual(sc, dim, visual) if sc else None
+        self.contrast = DistributionContrast(cdcl, visual, audio, dim if mit or sc else None) if cdcl else None
+
+    def forward(
+        self, features: Features, batch: Batch, gather: Callable[[Clips], Clips] = lambda clips: clips
+    ) -> ICFOutput:
+        """The losses of a batch by the features of the network. gather: own clips -> those of all processes, own
+        first.
+        """
+        maps, audio, valid = features.visual[self.level], features.audio, batch.valid
+        vision = pooled(maps, batch, self.cdcl.vision if self.cdcl else "frame")
+        terms: dict[str, Tensor] = {}
+        z = heard = pool = None
+        if self.implicit_text is not None:
+            texts = self.implicit_text(maps, audio, valid)
+            z, heard, terms["pull"] = texts.z, texts.sound, texts.pull
+        elif self.semantic is not None:
+            z = self.semantic(torch.cat([vision, audio], -1))
+        if self.counterfactual is not None:
+            pool, losses = self.counterfactual(z, vision, valid)
+            terms |= losses
+        clips = Clips(vision, audio, valid, z, heard)
+        if self.contrast is not None:
+            terms |= self.contrast(clips, pool, gather(clips))
+        total = weighted_sum(terms, self.weights) if terms else maps.sum() * 0
+        return ICFOutput(terms, total, self._diagnostics(maps, clips, pool, batch))
+
+    @torch.no_grad()
+    def _diagnostics(self, maps: Tensor, clips: Clips, pool, batch: Batch) -> dict[str, Tensor]:
+        found = {}
+        if clips.text is not None:
+            found["z cosine over clips"] = mean_cosine(clips.text, clips.valid)
+        if pool is not None:
+            found["z* of another class"] = changed_share(clips.text, pool.texts, clips.valid, batch.sounding)
+        if self.contrast is not None:
+            joint, sound = self.contrast.joint(maps.movedim(2, -1), clips.audio)
+            found["joint space AUC"] = joint_auc(joint, sound, batch)
+        return found
+
+
+def pooled(maps: Tensor, batch: Batch, over: str) -> Tensor:
+    """Maps [B,T,C,h,w] -> [B,T,C]: over the frame, or over the mask in frames that have one ("mask")."""
+    mean = maps.mean((-2, -1))
+    if over == "frame":
+        return mean
+    share = F.adaptive_avg_pool2d(batch.masks, maps.shape[-2:])[:, :, None]
+    size = share.sum((-2, -1))
+    inside = (maps * share).sum((-2, -1)) / size.clamp(min=1e-6)
+    marked = batch.labelled[..., None] & (size > 0)
+    return torch.where(marked, inside, mean)

@@ -1,0 +1,86 @@
+"""Textual inversion (eq. 3): banks of learnable pseudo-words under templates, and how features choose among their
+texts.
+
+    l in arg max over l_1 .. l_k of (1/k_t) sum_i sim(F, Text(l_i)),  sim the cosine          (eq. 3)
+
+The arg max keeps, of a bank of M texts, the k_t that match a scope best. Texts that are never chosen would never learn,
+so a pull term draws the chosen towards the features, whose own gradient is stopped there: else everything would end in
+one direction. The choice is differentiable straight through, or by softmax.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.icf.settings import MIT
+from icf_avs.icf.text_encoders import TextEncoder
+
+TEMPLATES = {
+    "video": "A video of [ ]",
+    "segment": "A segment of [ ]",
+    "frame": "A frame of [ ]",
+    "audio": "An audio of [ ]",
+}
+# Pseudo-words start from the embeddings of words: CLIP's table has a spread of .014, and what starts far off stays off.
+FIRST_WORDS = (
+    "person", "voice", "dog", "bark", "bird", "song", "car", "engine", "guitar", "strings", "drum", "beat", "water",
+    "wind", "machine", "noise",
+)  # fmt: skip
+
+
+class PseudoWords(nn.Module):
+    """The bank of one level. features: width of what is matched; dim: of the texts that come out."""
+
+    def __init__(self, level: str, encoder: TextEncoder, settings: MIT, features: int, dim: int) -> None:
+        super().__init__()
+        self.settings, self.template = settings, TEMPLATES[level]
+        self._encoder = [encoder]  # in a list, or it would become a part of this module and of its checkpoint
+        count = settings.prompts * settings.pseudo_words
+        first = torch.stack([encoder.tokens(FIRST_WORDS[i % len(FIRST_WORDS)]) for i in range(count)])
+        first = first + 0.1 * first.std() * torch.randn_like(first)
+        self.words = nn.Parameter(first.unflatten(0, (settings.prompts, settings.pseudo_words)).clone())
+        self.match = nn.Linear(features, encoder.dim)
+        self.project = nn.Linear(encoder.dim, dim)
+        self.register_buffer("texts", torch.zeros(settings.prompts, encoder.dim))
+        self.steps = 0
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of scopes [...,F] -> the texts chosen for each [...,k_t,dim] (by softmax one, the weighted mean of
+        all), and the pull term of each [...].
+        """
+        settings, texts = self.settings, self._encoded()
+        unit = F.normalize(texts, dim=-1)
+        matched = F.normalize(self.match(features), dim=-1)
+        similarity = matched @ unit.T
+        best = similarity.topk(min(settings.chosen, len(texts)), dim=-1).indices
+        hard = F.one_hot(best, len(texts)).to(similarity.dtype)
+        soft = (similarity / settings.selection_temperature).softmax(-1)[..., None, :]
+        chosen = soft if settings.selection == "softmax" else hard + soft - soft.detach()
+        pull = 1 - (matched.detach() @ unit.T).gather(-1, best).mean(-1)
+        return self.project(chosen @ texts), pull
+
+    @property
+    def centre(self) -> Tensor:
+        """The mean of the bank's texts of the last step [dim]: what all of them share, which is most of each."""
+        return self.project(self.texts.mean(0))
+
+    def _encoded(self) -> Tensor:
+        """Texts [M,E]. In training they go through the encoder with a gradient every n-th step, and are kept between;
+        what is kept is part of the state, so that a resumed run goes on as it would have.
+        """
+        due = not self.steps or (self.training and self.steps % self.settings.encode_every == 0)
+        self.steps += self.training
+        if not due:
+            return self.texts.clone()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.training):
+            texts = self._encoder[0](self.template, self.words)
+        self.texts.copy_(texts.detach())
+        return texts
+
+    def get_extra_state(self) -> int:
+        return self.steps
+
+    def set_extra_state(self, state: int) -> None:
+        self.steps = state

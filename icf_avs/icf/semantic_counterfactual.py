@@ -1,0 +1,128 @@
+"""SC: counterfactuals of the factual text z, made orthogonal to it inside a latent diffusion (eq. 6-12).
+
+    r       <- normalise(r - (r . z) z), r ~ N(0, I), z normalised                            (eq. 7)
+    z'_t     = sqrt(1 - c) z_t + sqrt(c) r, of z_t's length; c = alpha m over samples,
+               alpha s over features, or alpha m s over both                                  (eq. 8)
+    z*       : the reverse process from z'_t, given the visual features                       (eq. 9)
+    L_ortho  = |z'_t - z_t|^2 + lambda_z |z'_t . z_t|^2, of unit vectors                      (eq. 10)
+    L_cf     = E |eps - eps_theta(z'_t, t, v)|^2 + lambda_ortho L_ortho                       (eq. 11)
+    l^cf     = the K of many z* that are nearest to z by cosine                               (eq. 12)
+
+m and s are learnt inside fixed bounds, from z_t. z, v and the pool carry no gradient: L_cf trains the denoiser, m and s
+alone, and the contrasts (contrastive.py) are pushed by a pool that does not move with them. The paper prints eq. 7 with
+a norm in place of the normalised vector, and eq. 11 without v; the others are meant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.icf.diffusion import Denoiser, Schedule
+from icf_avs.icf.settings import SC
+
+
+@dataclass(frozen=True)
+class Counterfactuals:
+    """The pool of B clips. texts: l^cf [B,K,T,d], of the length of z; weights [B,K], of eq. 17, that sum to 1."""
+
+    texts: Tensor
+    weights: Tensor
+
+
+class SemanticCounterfactual(nn.Module):
+    """dim: of z; visual: width of the features that the denoiser is conditioned on."""
+
+    def __init__(self, settings: SC, dim: int, visual: int) -> None:
+        super().__init__()
+        self.settings, self.dim = settings, dim
+        self.samples = nn.Linear(dim, 1) if settings.orthogonal in ("both", "samples") else None
+        self.features = nn.Linear(dim, dim) if settings.orthogonal in ("both", "features") else None
+        for layer in (self.samples, self.features):
+            if layer is not None:  # at first m and s are the same for every z
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        diffuses = settings.space == "diffusion"
+        self.schedule = Schedule(settings.chain) if diffuses else None
+        condition = visual if settings.conditioned else 0
+        self.denoiser = Denoiser(dim, condition, settings.width, settings.blocks) if diffuses else None
+
+    def forward(self, z: Tensor, visual: Tensor, valid: Tensor) -> tuple[Counterfactuals, dict[str, Tensor]]:
+        """z [B,T,d], visual [B,T,V] and valid [B,T] bool -> the pool, and the terms of the loss by name."""
+        z, visual = z.detach(), visual.detach()
+        factual = F.normalize(z.float(), dim=-1) * self.dim**0.5
+        terms = self._losses(factual, visual, valid)
+        with torch.no_grad():
+            pool = self._pool(factual, visual, valid)
+        length = z.norm(dim=-1, keepdim=True)[:, None]
+        return Counterfactuals((F.normalize(pool.texts, dim=-1) * length).to(z.dtype), pool.weights), terms
+
+    def turned(self, state: Tensor, alpha: Tensor) -> Tensor:
+        """Eq. 7 and 8: states [...,d] moved towards a direction orthogonal to each; alpha [...], broadcast."""
+        length = state.norm(dim=-1, keepdim=True)
+        unit = state / length.clamp(min=1e-12)
+        noise = torch.randn_like(state)
+        noise = F.normalize(noise - (noise * unit).sum(-1, keepdim=True) * unit, dim=-1)
+        share = alpha[..., None] * self._strength(state)
+        moved = (1 - share).clamp(min=0).sqrt() * unit + share.sqrt() * noise
+        return F.normalize(moved, dim=-1) * length
+
+    def _strength(self, state: Tensor) -> Tensor:
+        """m, s, or m s: [...,1] or [...,d], inside the bounds."""
+        low, high = self.settings.bounds
+        parts = [layer for layer in (self.samples, self.features) if layer is not None]
+        found = [low + (high - low) * layer(state / self.dim**0.5).sigmoid() for layer in parts]
+        return found[0] if len(found) == 1 else found[0] * found[1]
+
+    def _losses(self, factual: Tensor, visual: Tensor, valid: Tensor) -> dict[str, Tensor]:
+        settings = self.settings
+        alpha = self._alpha(factual.shape[:1], factual)[:, None].expand(factual.shape[:-1])
+        state, terms, frames = factual, {}, valid.sum().clamp(min=1)
+        if self.schedule is not None:
+            step = torch.randint(1, settings.depth + 1, factual.shape[:1], device=factual.device)
+            step = step[:, None].expand(factual.shape[:-1])
+            noise = torch.randn_like(factual)
+            state = self.schedule.noised(factual, noise, step)
+        turned = self.turned(state, alpha)
+        if self.denoiser is not None:
+            error = (noise - self.denoiser(turned, step, visual)).square().mean(-1)
+            terms["noise"] = (error * valid).sum() / frames
+        one, other = F.normalize(turned, dim=-1), F.normalize(state, dim=-1)
+        ortho = (one - other).square().sum(-1) + settings.lambda_z * (one * other).sum(-1).square()
+        terms["ortho"] = settings.lambda_ortho * (ortho * valid).sum() / frames
+        return terms
+
+    def _pool(self, factual: Tensor, visual: Tensor, valid: Tensor) -> Counterfactuals:
+        """Many z* [B,J,T,d] of which the K nearest are kept (eq. 9, 12)."""
+        settings = self.settings
+        clips = factual.shape[0]
+        alpha = self._alpha((clips, settings.draws), factual)
+        every = factual[:, None].expand(-1, settings.draws, -1, -1)
+        found = self._reversed(every, visual, alpha[..., None].expand(every.shape[:-1]))
+        near = (F.cosine_similarity(found, every, dim=-1) * valid[:, None]).sum(
+            -1
+        )  # J of a clip alike in what is valid
+        best = near.topk(min(settings.keep, settings.draws), dim=1).indices
+        weights = (1 - alpha.gather(1, best)).sqrt()
+        texts = found.gather(1, best[..., None, None].expand(-1, -1, *found.shape[2:]))
+        return Counterfactuals(texts, weights / weights.sum(1, keepdim=True))
+
+    def _reversed(self, every: Tensor, visual: Tensor, alpha: Tensor) -> Tensor:
+        settings = self.settings
+        if self.schedule is None:
+            return self.turned(every, alpha)
+        state = self.turned(self.schedule.noised(every, torch.randn_like(every), settings.depth), alpha)
+        given = visual[:, None].expand(-1, settings.draws, -1, -1)
+        steps = torch.linspace(settings.depth, 0, settings.jumps + 1).round().long().tolist()
+        for step, target in pairwise(steps):
+            at = torch.full(state.shape[:-1], step, device=state.device)
+            state = self.schedule.denoised(state, self.denoiser(state, at, given), step, target)
+        return state
+
+    def _alpha(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        low, high = self.settings.alpha
+        return low + (high - low) * torch.rand(shape, device=like.device)

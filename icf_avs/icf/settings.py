@@ -1,0 +1,68 @@
+"""Settings of the parts of ICF. A part whose settings are None is not built: no parameters, no cost.
+
+Where the paper leaves a point open, the default is this project's choice; docs/METHOD.md gives the reason of each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["video", "segment", "frame"]
+Contrast = Literal["vision-audio", "vision-text", "audio-text"]
+
+
+@dataclass(frozen=True)
+class MIT:
+    """Multi-granularity implicit text (eq. 1-5)."""
+
+    levels: tuple[Level, ...] = ("video", "segment", "frame")
+    windows: int = 2  # a segment is ceil(T / windows) frames
+    width: int = 128  # channels of the channel-time attention, after a projection
+    dim: int = 256  # of the implicit texts and of the factual text z
+    prompts: int = 8  # texts of a level's bank, each with pseudo-words of its own
+    pseudo_words: int = 2  # in the place of [ ] of a template
+    chosen: int = 2  # k_t: how many texts of the bank a scope keeps
+    selection: Literal["straight-through", "softmax"] = "straight-through"
+    selection_temperature: float = 0.07
+    gates: int = 3  # gMLP blocks a side
+    most_frames: int = 10  # the spatial gate of a gMLP has a weight for each pair of frames
+    encoders: Literal["published", "minilm"] = "minilm"  # X-CLIP, CLIP and CLAP; or the embedded text encoder for all
+    encode_every: int = 4  # training steps between two passes of the pseudo-words through the text encoders
+
+
+@dataclass(frozen=True)
+class SC:
+    """Semantic counterfactual of the factual text (eq. 6-12)."""
+
+    chain: int = 1000  # steps of the diffusion
+    depth: int = 200  # step at which a state is made orthogonal; nearer to noise, orthogonality means less
+    draws: int = 16  # counterfactuals that are generated for each factual text
+    keep: int = 8  # K: of these, the nearest to it
+    alpha: tuple[float, float] = (0.7, 0.8)  # each counterfactual draws its own
+    bounds: tuple[float, float] = (0.5, 1.0)  # of m and s
+    orthogonal: Literal["both", "samples", "features"] = "both"  # m, s, or their product
+    space: Literal["diffusion", "features"] = "diffusion"  # features: without diffusion, z itself is turned
+    jumps: int = 8  # DDIM steps of the reverse process
+    width: int = 256  # of the denoiser
+    blocks: int = 3
+    conditioned: bool = True  # on the visual features; without them z* comes back to z less
+    lambda_z: float = 2.0  # of eq. 10; up to 1, the loss is least without any counterfactual
+    lambda_ortho: float = 1.0  # of eq. 11
+
+
+@dataclass(frozen=True)
+class CDCL:
+    """Collaborative distribution-aware contrastive learning (eq. 13-17)."""
+
+    contrasts: tuple[Contrast, ...] = ("vision-audio", "vision-text", "audio-text")
+    measure: Literal["distributions", "features", "prototypes"] = "distributions"
+    dim: int = 64  # of the joint space
+    temperature: float = 0.2
+    gamma: float = 0.02  # weight of the entropies
+    entropy: Literal["per dimension", "nats"] = "per dimension"
+    shrinkage: float = 1e-3
+    positives: Literal["text", "pairs"] = "text"  # by the audio text (eq. 16), or each pair alone
+    positive_cosine: float = 0.95  # of two audio texts from which their clips are positives
+    vision: Literal["frame", "mask"] = "frame"  # over what the visual features are pooled
+    other_texts: bool = False  # not from the paper: texts of other clips among the negatives of eq. 17

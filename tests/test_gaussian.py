@@ -1,0 +1,100 @@
+"""Gaussians of frame features against the formulas with whole covariance matrices, by SciPy in double precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from icf_avs.icf.gaussian import entropy, fit_gaussians, wasserstein2
+
+EPS = 1e-3
+
+
+def moments(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return frames.mean(0), np.cov(frames.T, bias=True)
+
+
+def scipy_w2(one: np.ndarray, other: np.ndarray) -> float:
+    (m1, s1), (m2, s2) = moments(one), moments(other)
+    # The root of a singular product is ill conditioned; a shrinkage far below what is compared is not seen.
+    tiny = 1e-12 * np.eye(len(s1))
+    root = scipy.linalg.sqrtm(scipy.linalg.sqrtm(s1 + tiny) @ (s2 + tiny) @ scipy.linalg.sqrtm(s1 + tiny))
+    return float(np.square(m1 - m2).sum() + np.trace(s1 + s2 - 2 * root.real))
+
+
+def sets(count: int, frames: int, dim: int, scale: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(count + frames + dim)
+    return scale * torch.randn(count, frames, dim, generator=generator)
+
+
+@pytest.mark.parametrize(("frames", "dim", "scale"), [(5, 64, 0.3), (10, 32, 1.0), (2, 16, 3.0), (12, 8, 0.5)])
+def test_w2_and_entropy_equal_the_formulas_with_whole_matrices(frames, dim, scale):
+    features = sets(3, frames, dim, scale)
+    every = torch.ones(3, frames, dtype=torch.bool)
+    found = fit_gaussians(features, every)
+    distances = wasserstein2(
+        fit_gaussians(features[:, None], every[:, None]), fit_gaussians(features[None], every[None])
+    )
+    clips = features.double().numpy()
+    for i in range(3):
+        for j in range(3):
+            assert distances[i, j] == pytest.approx(scipy_w2(clips[i], clips[j]), rel=2e-3, abs=2e-3)
+        _, covariance = moments(clips[i])
+        sign, log_determinant = np.linalg.slogdet(2 * np.pi * np.e * (covariance + EPS * np.eye(dim)))
+        assert sign == 1 and float(entropy(found, EPS)[i]) == pytest.approx(0.5 * log_determinant, abs=2e-3)
+
+
+def test_w2_is_symmetric_zero_on_itself_and_blind_to_the_order_of_frames():
+    features = sets(4, 6, 20)
+    every = torch.ones(4, 6, dtype=torch.bool)
+    of = fit_gaussians(features, every)
+    shuffled = fit_gaussians(features[:, torch.randperm(6, generator=torch.Generator().manual_seed(0))], every)
+    pairs = wasserstein2(fit_gaussians(features[:, None], every[:, None]), fit_gaussians(features[None], every[None]))
+    torch.testing.assert_close(pairs, pairs.T)
+    assert pairs.diagonal().abs().max() < 1e-4
+    torch.testing.assert_close(wasserstein2(of, shuffled), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(entropy(of, EPS), entropy(shuffled, EPS))
+
+
+def test_padding_frames_change_nothing():
+    features, other = sets(2, 3, 24), sets(1, 5, 24)
+    every, five = torch.ones(2, 3, dtype=torch.bool), torch.ones(1, 5, dtype=torch.bool)
+    padded = torch.cat([features, 99 * torch.ones(2, 2, 24)], 1)
+    valid = torch.tensor([[True, True, True, False, False]]).expand(2, -1)
+    plain, of = fit_gaussians(features, every), fit_gaussians(padded, valid)
+    torch.testing.assert_close(of.mean, plain.mean)
+    torch.testing.assert_close(entropy(of, EPS), entropy(plain, EPS))
+    target = fit_gaussians(other, five)
+    torch.testing.assert_close(wasserstein2(of, target), wasserstein2(plain, target))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+@pytest.mark.parametrize("kind", ["constant", "zero", "equal pair", "padding alone"])
+def test_gradients_are_finite_where_there_is_no_spread(frames, kind):
+    features = sets(2, frames, 16)
+    valid = torch.ones(2, frames, dtype=torch.bool)
+    if kind == "constant":
+        features = features[:, :1].expand(-1, frames, -1).clone()
+    elif kind == "zero":
+        features = torch.zeros_like(features)
+    elif kind == "equal pair":
+        features[1] = features[0]
+    else:
+        valid = ~valid
+    features.requires_grad_()
+    of = fit_gaussians(features, valid)
+    one, other = (type(of)(*(part[i] for part in of)) for i in range(2))
+    (wasserstein2(one, other) + entropy(of, EPS).sum()).backward()
+    assert torch.isfinite(features.grad).all()
+
+
+def test_the_entropy_of_one_frame_is_that_of_the_shrinkage_alone():
+    of = fit_gaussians(sets(1, 1, 10), torch.ones(1, 1, dtype=torch.bool))
+    assert float(entropy(of, EPS)[0]) == pytest.approx(5 * np.log(2 * np.pi * np.e * EPS), rel=1e-6)
+
+
+def test_half_precision_features_are_taken_in_float32():
+    of = fit_gaussians(sets(2, 5, 16).bfloat16(), torch.ones(2, 5, dtype=torch.bool))
+    assert of.rows.dtype == torch.float32 and torch.isfinite(wasserstein2(of, of)).all()

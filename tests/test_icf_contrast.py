@@ -1,0 +1,185 @@
+"""CDCL (eq. 15-17) and the losses (eq. 18-19) against NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from icf_avs.icf import CDCL
+from icf_avs.icf.contrastive import (
+    Clips,
+    DistributionContrast,
+    contrast_of_pairs,
+    contrast_of_texts,
+    distance,
+    positive_pairs,
+)
+from icf_avs.icf.gaussian import fit_gaussians
+from icf_avs.icf.losses import Weights, focal, weighted_sum
+from icf_avs.icf.semantic_counterfactual import Counterfactuals
+
+SETTINGS = CDCL(dim=16)
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_equation_16_with_several_positives():
+    distances, positive = drawn(4, 6).square(), drawn(4, 6, seed=1) > 0
+    positive[torch.arange(4), torch.arange(4)] = True
+    present = torch.tensor([True, True, False, True])
+    each = np.exp(-distances.numpy() / 0.2)
+    shares = (each * positive.numpy()).sum(1) / each.sum(1)
+    found = contrast_of_pairs(distances, positive, present, 0.2)
+    assert float(found) == pytest.approx(float(-np.log(shares)[present.numpy()].mean()), rel=1e-4)
+
+
+def test_equation_17_with_weights():
+    own, negatives, alpha = -drawn(3).square(), -drawn(3, 5, seed=1).square(), 0.7 + 0.1 * torch.rand(3, 5)
+    weights = (1 - alpha).sqrt() / (1 - alpha).sqrt().sum(1, keepdim=True)
+    top = np.exp(own.numpy())
+    below = top + (weights.numpy() * np.exp(negatives.numpy())).sum(1)
+    found = contrast_of_texts(own, negatives, weights, torch.ones(3, dtype=torch.bool))
+    assert float(found) == pytest.approx(float(-np.log(top / below).mean()), rel=1e-4)
+
+
+def test_at_chance_equation_17_is_log_2_for_any_number_of_negatives():
+    for count in (1, 8):
+        weights = torch.full((2, count), 1 / count)
+        found = contrast_of_texts(torch.zeros(2), torch.zeros(2, count), weights, torch.ones(2, dtype=torch.bool))
+        assert float(found) == pytest.approx(np.log(2), rel=1e-5)
+
+
+def test_what_depends_on_the_anchor_alone_cancels():
+    """Eq. 16 and 17 are softmaxes over the second argument: an anchor's own entropy counts for nothing."""
+    distances, positive = drawn(3, 3).square(), torch.eye(3, dtype=torch.bool)
+    present = torch.ones(3, dtype=torch.bool)
+    shifted = distances + drawn(3, 1, seed=4)
+    torch.testing.assert_close(
+        contrast_of_pairs(distances, positive, present, 0.2), contrast_of_pairs(shifted, positive, present, 0.2)
+    )
+
+
+def test_the_entropy_is_a_small_bias_of_the_candidate():
+    features, valid = F.normalize(drawn(2, 5, 16), dim=-1), torch.ones(2, 5, dtype=torch.bool)
+    of = fit_gaussians(features, valid)
+    plain = distance(of, of, replace(SETTINGS, gamma=0.0))
+    assert plain.abs().max() < 1e-5
+    per_dimension = distance(of, of, SETTINGS) - plain
+    nats = distance(of, of, replace(SETTINGS, entropy="nats")) - plain
+    torch.testing.assert_close(per_dimension * 16, nats, rtol=1e-4, atol=1e-5)
+    assert per_dimension.abs().max() < 0.2 < nats.abs().min()
+
+
+def test_measures_of_table_2():
+    one, other = drawn(3, 5, 16), drawn(3, 5, 16, seed=1)
+    valid = torch.ones(3, 5, dtype=torch.bool)
+    pair = fit_gaussians(one, valid), fit_gaussians(other, valid)
+    by_frames = (one - other).square().sum(-1).mean(1)
+    by_means = (one.mean(1) - other.mean(1)).square().sum(-1)
+    torch.testing.assert_close(distance(*pair, replace(SETTINGS, measure="features")), by_frames)
+    torch.testing.assert_close(distance(*pair, replace(SETTINGS, measure="prototypes")), by_means)
+
+
+def test_positives_are_told_by_the_audio_text():
+    texts = drawn(4, 1, 8).expand(-1, 3, -1).clone()
+    texts[2] = texts[0]  # two clips of one sound
+    clips = Clips(drawn(4, 3, 6), drawn(4, 3, 5), torch.ones(4, 3, dtype=torch.bool), audio_text=texts)
+    expected = torch.eye(4, dtype=torch.bool)
+    expected[0, 2] = expected[2, 0] = True
+    assert positive_pairs(clips, clips, SETTINGS).equal(expected)
+    assert positive_pairs(clips, clips, replace(SETTINGS, positives="pairs")).equal(torch.eye(4, dtype=torch.bool))
+
+
+def contrast(**changes: object) -> DistributionContrast:
+    torch.manual_seed(0)
+    return DistributionContrast(replace(SETTINGS, **changes), 6, 5, 8)
+
+
+def clips(count: int = 4, frames: int = 3) -> tuple[Clips, Counterfactuals]:
+    valid = torch.ones(count, frames, dtype=torch.bool)
+    made = Clips(
+        drawn(count, frames, 6).requires_grad_(), drawn(count, frames, 5, seed=1).requires_grad_(), valid,
+        drawn(count, frames, 8, seed=2).requires_grad_(), drawn(count, frames, 8, seed=3),
+    )  # fmt: skip
+    weights = torch.full((count, 2), 0.5)
+    return made, Counterfactuals(drawn(count, 2, frames, 8, seed=5), weights)
+
+
+def test_negatives_of_texts_are_the_own_counterfactuals_alone():
+    module = contrast()
+    own, pool = clips()
+    found = module(own, pool)
+    other = Clips(own.vision, own.audio, own.valid, own.text.detach().clone(), own.audio_text)
+    other.text[1:] = 7.0
+    changed = module(other, pool)
+    torch.testing.assert_close(
+        _terms_of_first(module, own, pool), _terms_of_first(module, other, pool), msg="only its own"
+    )
+    assert not torch.isclose(found["vision-text"], changed["vision-text"])
+
+
+def _terms_of_first(module: DistributionContrast, own: Clips, pool: Counterfactuals) -> torch.Tensor:
+    first = own.valid.clone()
+    first[1:] = False
+    return module(replace(own, valid=first), pool)["vision-text"]
+
+
+def test_with_the_repair_texts_of_other_clips_are_negatives_too():
+    own, pool = clips()
+    plain, repaired = (contrast(other_texts=switch)(own, pool)["vision-text"] for switch in (False, True))
+    assert repaired > plain
+
+
+def test_without_counterfactuals_other_clips_are_the_negatives():
+    own, _ = clips()
+    assert contrast()(own, None)["vision-text"] > 0
+
+
+@pytest.mark.parametrize("measure", ["distributions", "features", "prototypes"])
+@pytest.mark.parametrize("contrasts", [("vision-audio",), ("vision-text", "audio-text")])
+def test_only_the_asked_contrasts_are_there_and_reach_the_features(measure, contrasts):
+    own, pool = clips()
+    terms = contrast(measure=measure, contrasts=contrasts)(own, pool)
+    assert set(terms) == set(contrasts)
+    sum(terms.values()).backward()
+    assert own.vision.grad.any() and torch.isfinite(own.vision.grad).all()
+
+
+def test_clips_of_other_processes_are_candidates_and_no_anchors():
+    """The anchors of two halves, each with all clips as candidates, give together what one process gives."""
+    own, pool = clips()
+    module = contrast()
+    whole = module(own, pool)
+
+    def part(order: list[int]) -> Clips:
+        return Clips(*(getattr(own, name)[order] for name in ("vision", "audio", "valid", "text", "audio_text")))
+
+    halves = [([0, 1], [0, 1, 2, 3]), ([2, 3], [2, 3, 0, 1])]
+    for name, value in whole.items():
+        parts = [
+            module(part(mine), Counterfactuals(pool.texts[mine], pool.weights[mine]), part(every))[name]
+            for mine, every in halves
+        ]
+        torch.testing.assert_close(torch.stack(parts).mean(), value)
+
+
+def test_focal_loss_is_the_published_formula():
+    logits, masks = drawn(2, 2, 3, 3), (drawn(2, 2, 3, 3, seed=1) > 0).float()
+    frames = torch.tensor([[True, False], [True, True]])
+    p = 1 / (1 + np.exp(-logits.numpy()))
+    pt = np.where(masks.numpy() > 0, p, 1 - p)
+    alpha = np.where(masks.numpy() > 0, 0.25, 0.75)
+    expected = (-alpha * (1 - pt) ** 2 * np.log(pt)).mean((-2, -1))[frames.numpy()].mean()
+    assert float(focal(logits, masks, frames)) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_the_total_is_the_weighted_sum_and_weights_have_one_home():
+    terms = {name: torch.tensor(float(i + 1)) for i, name in enumerate(("bce", "vision-audio", "noise"))}
+    weights = Weights(bce=2.0, vision_audio=0.5, noise=0.25)
+    assert float(weighted_sum(terms, weights)) == pytest.approx(2 * 1 + 0.5 * 2 + 0.25 * 3)

@@ -1,0 +1,172 @@
+"""SC: orthogonality, the diffusion's steps and the pool (eq. 6-12), against NumPy and hand-worked chains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from icf_avs.icf import SC
+from icf_avs.icf.diffusion import Denoiser, Schedule
+from icf_avs.icf.semantic_counterfactual import SemanticCounterfactual
+
+SMALL = SC(width=32, blocks=2, jumps=4)
+
+
+def module(dim: int = 48, **changes: object) -> SemanticCounterfactual:
+    torch.manual_seed(0)
+    return SemanticCounterfactual(replace(SMALL, **changes), dim, 16)
+
+
+def states(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.75, 1.0])
+def test_a_turned_state_has_the_asked_cosine_and_length(alpha):
+    """Over samples with m at its bound 1: cos(z', z) = sqrt(1 - alpha)."""
+    counterfactual = module(orthogonal="samples", bounds=(1.0, 1.0))
+    state = 3 * states(4, 5, 48)
+    turned = counterfactual.turned(state, torch.full((4, 5), alpha))
+    torch.testing.assert_close(turned.norm(dim=-1), state.norm(dim=-1))
+    cosine = F.cosine_similarity(turned, state, dim=-1)
+    torch.testing.assert_close(cosine, torch.full_like(cosine, (1 - alpha) ** 0.5), atol=2e-3, rtol=1e-3)
+
+
+def test_the_direction_is_orthogonal_to_the_state():
+    """At alpha 1 nothing of the state is left but what is orthogonal to it; other draws are other directions."""
+    counterfactual = module(orthogonal="samples", bounds=(1.0, 1.0))
+    state, every = states(6, 48), torch.ones(6)
+    one, other = counterfactual.turned(state, every), counterfactual.turned(state, every)
+    assert F.cosine_similarity(one, state, dim=-1).abs().max() < 1e-5
+    assert F.cosine_similarity(one, other, dim=-1).abs().max() < 0.7
+
+
+@pytest.mark.parametrize("orthogonal", ["both", "samples", "features"])
+def test_strengths_stay_inside_their_bounds_and_learn(orthogonal):
+    counterfactual = module(orthogonal=orthogonal)
+    low, high = SMALL.bounds
+    for layer in (counterfactual.samples, counterfactual.features):
+        if layer is not None:
+            torch.nn.init.normal_(layer.weight, std=5)
+    found = counterfactual._strength(9 * states(7, 48))
+    power = 2 if orthogonal == "both" else 1
+    assert low**power <= found.min() and found.max() <= high**power
+    assert found.shape == ((7, 1) if orthogonal == "samples" else (7, 48))
+    _, terms = counterfactual(states(2, 3, 48), states(2, 3, 16), torch.ones(2, 3, dtype=torch.bool))
+    terms["ortho"].backward()
+    assert any(parameter.grad.any() for name, parameter in counterfactual.named_parameters() if "denoiser" not in name
+               and parameter.grad is not None)  # fmt: skip
+
+
+def test_the_schedule_and_the_forward_process_are_those_of_latent_diffusion():
+    schedule = Schedule(1000)
+    betas = np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2
+    abar = np.cumprod(1 - betas)
+    np.testing.assert_allclose(schedule.abar[1:].numpy(), abar, rtol=1e-5)
+    assert float(schedule.abar[200]) == pytest.approx(0.617, abs=2e-3)
+    z, noise = states(3, 8), states(3, 8, seed=2)
+    step = torch.tensor([1, 200, 1000])
+    expected = np.sqrt(abar[[0, 199, 999]])[:, None] * z.numpy()
+    expected = expected + np.sqrt(1 - abar[[0, 199, 999]])[:, None] * noise.numpy()
+    np.testing.assert_allclose(schedule.noised(z, noise, step).numpy(), expected, rtol=1e-4, atol=1e-5)
+    # Steps of q one after the other give the same mean as eq. 6 in one.
+    signal = 1.0
+    for beta in betas[:200]:
+        signal *= np.sqrt(1 - beta)
+    assert signal == pytest.approx(float(schedule.abar[200]) ** 0.5, rel=1e-5)
+
+
+def test_the_reverse_process_with_the_true_noise_comes_back():
+    schedule = Schedule(1000)
+    z, noise = states(4, 16), states(4, 16, seed=2)
+    state = schedule.noised(z, noise, 200)
+    for step, target in ((200, 120), (120, 40), (40, 0)):
+        state = schedule.denoised(state, noise, step, target)
+    torch.testing.assert_close(state, z, rtol=1e-4, atol=1e-5)
+
+
+def test_one_reverse_step_by_hand():
+    schedule = Schedule(1000)
+    a, b = float(schedule.abar[200]), float(schedule.abar[100])
+    state, noise = states(1, 3), states(1, 3, seed=2)
+    clean = (state.numpy() - np.sqrt(1 - a) * noise.numpy()) / np.sqrt(a)
+    np.testing.assert_allclose(
+        schedule.denoised(state, noise, 200, 100).numpy(),
+        np.sqrt(b) * clean + np.sqrt(1 - b) * noise.numpy(),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_a_denoiser_learns_the_noise():
+    """Of one vector: after a few steps the error is far below that of predicting nothing."""
+    torch.manual_seed(0)
+    denoiser, schedule = Denoiser(8, 0, 32, 2), Schedule(1000)
+    z = states(1, 8).expand(64, -1)
+    optimizer = torch.optim.Adam(denoiser.parameters(), 3e-3)
+    for _ in range(250):
+        noise, step = torch.randn(64, 8), torch.randint(100, 201, (64,))
+        loss = (noise - denoiser(schedule.noised(z, noise, step), step, None)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.25
+
+
+@pytest.mark.parametrize("space", ["diffusion", "features"])
+def test_the_pool_is_the_nearest_free_of_gradient_with_weights_that_sum_to_one(space, monkeypatch):
+    counterfactual = module(space=space, draws=12, keep=3)
+    z, visual = states(2, 4, 48).requires_grad_(), states(2, 4, 16).requires_grad_()
+    valid = torch.tensor([[True] * 4, [True, True, False, False]])
+    drawn = []
+    reverse = counterfactual._reversed
+
+    def recorded(*given: torch.Tensor) -> torch.Tensor:
+        drawn.append((reverse(*given), given[2]))
+        return drawn[-1][0]
+
+    monkeypatch.setattr(counterfactual, "_reversed", recorded)
+    pool, terms = counterfactual(z, visual, valid)
+    assert pool.texts.shape == (2, 3, 4, 48) and not pool.texts.requires_grad
+    torch.testing.assert_close(pool.weights.sum(1), torch.ones(2))
+    torch.testing.assert_close(pool.texts.norm(dim=-1), z.norm(dim=-1)[:, None].expand(-1, 3, -1).detach())
+    candidates, alpha = drawn[0]
+    for clip, frames in ((0, 4), (1, 2)):
+        near = F.cosine_similarity(candidates[clip, :, :frames], z[clip, :frames].detach()[None], dim=-1).sum(1).numpy()
+        best = np.argsort(-near)[:3]
+        torch.testing.assert_close(
+            F.normalize(pool.texts[clip], dim=-1), F.normalize(candidates[clip, best.copy()], dim=-1)
+        )
+        share = np.sqrt(1 - alpha[clip, best.copy(), 0].numpy())
+        np.testing.assert_allclose(pool.weights[clip].numpy(), share / share.sum(), rtol=1e-5)
+    assert counterfactual.settings.alpha[0] <= alpha.min() and alpha.max() < counterfactual.settings.alpha[1]
+    assert ("noise" in terms) == (space == "diffusion")
+    sum(terms.values()).backward()
+    assert z.grad is None and visual.grad is None
+
+
+@pytest.mark.parametrize("lambda_z", [0.5, 1.0, 2.0, 3.0])
+def test_the_loss_of_orthogonality_is_least_where_the_algebra_says(lambda_z):
+    """2 (1 - sqrt(1 - c)) + lambda_z (1 - c) is least at c = max(0, 1 - 1 / lambda_z^2)."""
+    shares = torch.linspace(0, 1, 1001)
+    state = F.normalize(states(1, 64), dim=-1).expand(1001, -1)
+    counterfactual = module(64, orthogonal="samples", bounds=(1.0, 1.0))
+    turned = counterfactual.turned(state, shares)
+    loss = (turned - state).square().sum(-1) + lambda_z * (turned * state).sum(-1).square()
+    assert float(shares[loss.argmin()]) == pytest.approx(max(0.0, 1 - 1 / lambda_z**2), abs=0.01)
+
+
+def test_padding_frames_change_no_term():
+    counterfactual = module(space="features", orthogonal="samples")
+    valid = torch.tensor([[True, True, False]])
+    torch.manual_seed(3)
+    _, first = counterfactual(states(1, 3, 48), states(1, 3, 16), valid)
+    other = states(1, 3, 48)
+    other[:, 2] = 50.0
+    torch.manual_seed(3)
+    _, second = counterfactual(other, states(1, 3, 16), valid)
+    torch.testing.assert_close(first["ortho"], second["ortho"])

@@ -1,0 +1,114 @@
+"""ICF as a plug-in: all combinations of its parts train any network, and nothing of it stays in the network."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from small_icf import random_batch
+
+from icf_avs.icf import CDCL, ICF, MIT, SC
+from icf_avs.icf.icf import pooled
+from icf_avs.icf.implicit_text import text_encoders
+from icf_avs.networks.base import Features, FeatureSpec
+
+ROOT = Path(__file__).parents[1]
+SPEC = FeatureSpec((8, 16), 24)
+PARTS = {"mit": MIT(dim=32, width=16), "sc": SC(width=32, blocks=1, jumps=2, draws=4, keep=2), "cdcl": CDCL(dim=16)}
+COMBINATIONS = [dict(zip(PARTS, switches, strict=True)) for switches in product((False, True), repeat=3)]
+
+
+@pytest.fixture(scope="module")
+def encoder_of():
+    return text_encoders(MIT())
+
+
+def features(clips: int = 3, frames: int = 2, seed: int = 0) -> Features:
+    generator = torch.Generator().manual_seed(seed)
+    maps = [torch.randn(clips, frames, c, s, s, generator=generator) for c, s in zip(SPEC.visual, (8, 4), strict=True)]
+    audio = torch.randn(clips, frames, SPEC.audio, generator=generator)
+    return Features(tuple(level.requires_grad_() for level in maps), audio.requires_grad_())
+
+
+def plug_in(encoder_of, **switches: bool) -> ICF:
+    torch.manual_seed(0)
+    parts = {name: part for name, part in PARTS.items() if switches.get(name, True)}
+    return ICF(SPEC, **parts, encoder_of=encoder_of).train()
+
+
+@pytest.mark.parametrize("switches", COMBINATIONS, ids=lambda s: "+".join(n for n, on in s.items() if on) or "none")
+def test_every_combination_trains_and_an_absent_part_has_no_parameters(encoder_of, switches):
+    icf, batch, taps = plug_in(encoder_of, **switches), random_batch(), features()
+    output = icf(taps, batch)
+    output.total.backward()
+    assert torch.isfinite(output.total)
+    expected = set()
+    expected |= {"pull"} if switches["mit"] else set()
+    expected |= {"noise", "ortho"} if switches["sc"] else set()
+    expected |= {"vision-audio"} if switches["cdcl"] else set()
+    expected |= {"vision-text", "audio-text"} if switches["cdcl"] and (switches["mit"] or switches["sc"]) else set()
+    assert output.terms.keys() == expected
+    modules = {"mit": icf.implicit_text, "sc": icf.counterfactual, "cdcl": icf.contrast}
+    assert {name for name, module in modules.items() if module is not None} == {n for n, on in switches.items() if on}
+    if not any(switches.values()):
+        assert not list(icf.parameters())
+    if switches["cdcl"]:  # the contrasts alone reach the network
+        assert taps.visual[-1].grad.any() and taps.audio.grad.any()
+        assert all(torch.isfinite(p.grad).all() for p in icf.parameters() if p.grad is not None)
+        assert all(parameter.grad is not None for parameter in icf.parameters())
+
+
+def test_diagnostics_are_reported_and_carry_no_gradient(encoder_of):
+    found = plug_in(encoder_of)(features(), random_batch()).diagnostics
+    assert found.keys() == {"z cosine over clips", "z* of another class", "joint space AUC"}
+    assert -1 <= found["z cosine over clips"] <= 1 and 0 <= found["z* of another class"] <= 1
+    assert 0 <= found["joint space AUC"] <= 1 and not any(value.requires_grad for value in found.values())
+
+
+def test_permuted_clips_give_the_same_losses(encoder_of):
+    """Without counterfactuals, which are drawn."""
+    icf, batch, taps = plug_in(encoder_of, sc=False), random_batch(), features()
+    order = torch.tensor([2, 0, 1])
+    moved = Features(tuple(level[order] for level in taps.visual), taps.audio[order])
+    parts = {name: value[order] for name, value in vars(batch).items() if torch.is_tensor(value)}
+    shuffled = copy.copy(batch)
+    vars(shuffled).update(parts)
+    with torch.no_grad():
+        torch.testing.assert_close(icf(taps, batch).total, icf(moved, shuffled).total)
+
+
+def test_padding_frames_change_no_loss(encoder_of):
+    icf, batch, taps = plug_in(encoder_of, sc=False), random_batch(3, 3), features(3, 3)
+    batch.valid[:, 2] = batch.labelled[:, 2] = False
+    for value in (taps.visual[-1], taps.audio):
+        value.requires_grad_(False)[:, 2] = 0.0
+    with torch.no_grad():
+        first = icf(taps, batch).terms
+        taps.visual[-1][:, 2], taps.audio[:, 2] = 9.0, -9.0
+        second = icf(taps, batch).terms
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], msg=name)
+
+
+def test_vision_is_pooled_over_the_mask_where_there_is_one():
+    batch = random_batch(1, 2)
+    batch.masks.zero_()
+    batch.masks[0, 0, :4, :4] = 1  # a quarter of the side: the first cell of 4 x 4
+    maps = torch.randn(1, 2, 3, 4, 4)
+    found = pooled(maps, batch, "mask")
+    torch.testing.assert_close(found[0, 0], maps[0, 0, :, 0, 0])
+    torch.testing.assert_close(found[0, 1], maps[0, 1].mean((-2, -1)))
+
+
+def test_the_example_puts_it_on_a_network_of_its_own(tmp_path):
+    path = ROOT / "examples" / "plug_in.py"
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    losses = [float(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith("step")]
+    assert len(losses) == 10 and losses[-1] < losses[0]
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 60

@@ -1,0 +1,222 @@
+"""MIT: channel-time attention, windows, pseudo-words and gates (eq. 1-5), against NumPy, with the embedded text
+encoder.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, XCLIPTextConfig, XCLIPTextModel
+
+from icf_avs.icf import MIT
+from icf_avs.icf.implicit_text import ChannelTimeAttention, GatedMLP, ImplicitText, windows
+from icf_avs.icf.pseudo_words import PseudoWords
+from icf_avs.icf.text_encoders import TextEncoder, load_minilm
+
+SMALL = MIT(dim=32, width=12, prompts=5)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return load_minilm()
+
+
+@pytest.fixture(scope="module")
+def module(encoder: TextEncoder) -> ImplicitText:
+    torch.manual_seed(0)
+    made = ImplicitText(SMALL, 16, 24, lambda level: encoder)
+    for attention in made.attention.values():  # away from the identity that it starts as
+        torch.nn.init.normal_(attention.value.weight, std=0.3)
+    for gates in made.gates.values():
+        for gate in gates:
+            torch.nn.init.normal_(gate.across, std=0.3)
+    return made.eval()
+
+
+def features(clips: int, frames: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(clips, frames, 16, 4, 4, generator=generator),
+        torch.randn(clips, frames, 24, generator=generator),
+    )
+
+
+def test_channel_time_attention_is_equation_2():
+    torch.manual_seed(1)
+    attention = ChannelTimeAttention(3)
+    torch.nn.init.normal_(attention.value.weight)
+    maps = torch.randn(2, 4, 3, 5)
+    found = attention(maps).detach().numpy()
+    weights = {name: layer.weight.detach().numpy() for name, layer in attention.named_children()}
+    biases = {name: layer.bias.detach().numpy() for name, layer in attention.named_children()}
+    for clip in range(2):
+        rows = {
+            name: np.concatenate([weights[name] @ maps[clip, t].numpy() + biases[name][:, None] for t in range(4)])
+            for name in ("query", "key", "value")
+        }  # each (T C) x P
+        scores = rows["query"] @ rows["key"].T / np.sqrt(5)
+        share = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+        expected = maps[clip].reshape(12, 5).numpy() + share @ rows["value"]
+        np.testing.assert_allclose(found[clip].reshape(12, 5), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_channel_time_attention_starts_as_the_identity():
+    maps = torch.randn(2, 3, 8, 9)
+    assert ChannelTimeAttention(8)(maps).equal(maps)
+
+
+@pytest.mark.parametrize(
+    ("frames", "count", "expected"),
+    [
+        (5, 1, [range(5)]),
+        (5, 2, [range(3), range(2, 5)]),
+        (5, 4, [range(2), range(2, 4), range(3, 5)]),
+        (10, 2, [range(5), range(5, 10)]),
+        (1, 2, [range(1)]),
+        (3, 4, [range(1), range(1, 2), range(2, 3)]),
+    ],
+)
+def test_windows_slide_back_where_they_would_be_short(frames, count, expected):
+    assert windows(frames, count) == expected
+
+
+def test_padding_frames_and_other_clips_change_nothing(module):
+    visual, audio = features(3, 5)
+    valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 5])
+    found = module(visual, audio, valid)
+    alone = module(visual[1:2, :3], audio[1:2, :3], valid[1:2, :3])
+    for name in ("z", "visual", "audio"):
+        torch.testing.assert_close(getattr(found, name)[1:2, :3], getattr(alone, name), rtol=1e-4, atol=1e-5)
+        assert not getattr(found, name)[1, 3:].any(), "padding has no text"
+
+
+def test_every_frame_has_its_own_text_and_levels_share_theirs(module):
+    visual, audio = features(1, 5)
+    texts = module(visual, audio, torch.ones(1, 5, dtype=torch.bool))
+    assert texts.z.shape == (1, 5, 32) and texts.z[0].std(0).max() > 1e-4
+    maps = module.project(visual.flatten(0, 1)).unflatten(0, (1, 5)).flatten(3)
+    for level, sharing in {"video": [0, 1, 2, 3, 4], "segment": [0, 1, 2]}.items():
+        slots, _ = module._level(level, maps)
+        assert all(slots[0, frame].equal(slots[0, 0]) for frame in sharing), level
+    slots, _ = module._level("segment", maps)
+    assert slots[0, 3].equal(slots[0, 4])
+
+
+def test_the_pyramid_is_weighted_over_all_levels_together(module):
+    texts = torch.randn(1, 2, 6, 32, generator=torch.Generator().manual_seed(2))
+    module.weigh["visual"].data.normal_(generator=torch.Generator().manual_seed(3))
+    found = module._weighted(texts, "visual")[0, 1].detach().numpy()
+    each = texts[0, 1].numpy()
+    score = np.exp(each @ module.weigh["visual"].detach().numpy() / np.sqrt(32))
+    np.testing.assert_allclose(found, (score / score.sum()) @ each, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bank_keeps_the_texts_that_match_best(encoder):
+    torch.manual_seed(0)
+    bank = PseudoWords("audio", encoder, SMALL, 24, 32).eval()
+    given = torch.randn(7, 24)
+    chosen, pull = bank(given)
+    texts = encoder("An audio of [ ]", bank.words).detach()
+    similarity = torch.nn.functional.cosine_similarity(bank.match(given)[:, None], texts[None], dim=-1)
+    best = similarity.topk(SMALL.chosen, dim=1)
+    torch.testing.assert_close(chosen, bank.project(texts)[best.indices], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(pull, 1 - best.values.mean(1))
+
+
+def test_words_learn_and_the_text_encoder_does_not(encoder):
+    torch.manual_seed(0)
+    before = copy.deepcopy(encoder.model.state_dict())
+    bank = PseudoWords("frame", encoder, SMALL, 16, 32).train()
+    chosen, pull = bank(torch.randn(6, 16))
+    (chosen.square().sum() + pull.sum()).backward()
+    assert bank.words.grad.abs().amax((1, 2)).gt(0).all(), "every text's words, chosen or not, get a gradient"
+    assert all(parameter.grad is None for parameter in encoder.model.parameters())
+    assert all(value.equal(before[key]) for key, value in encoder.model.state_dict().items())
+    assert not any("model" in key or "encoder" in key for key in bank.state_dict())
+    assert not encoder.model.training and not bank.train()._encoder[0].model.training
+
+
+def test_the_pull_moves_the_words_and_not_the_features(encoder):
+    bank = PseudoWords("frame", encoder, SMALL, 16, 32).train()
+    given = torch.randn(3, 16, requires_grad=True)
+    _, pull = bank(given)
+    pull.sum().backward()
+    assert given.grad is None and bank.match.weight.grad is None and bank.words.grad.any()
+
+
+def test_texts_are_encoded_every_nth_step_and_a_resumed_bank_goes_on_alike(encoder):
+    class Counting:
+        dim, tokens = encoder.dim, staticmethod(encoder.tokens)
+        calls = 0
+
+        def __call__(self, *given: object) -> torch.Tensor:
+            self.calls += 1
+            return encoder(*given)
+
+    counting = Counting()
+    bank = PseudoWords("frame", counting, SMALL, 16, 32).train()
+    given = torch.randn(2, 16)
+    for _ in range(6):
+        last, _ = bank(given)
+    assert counting.calls == 2
+    state = copy.deepcopy(bank.state_dict())
+    bank.words.data.add_(1.0)  # of which nothing is seen before the next encoding
+    resumed = PseudoWords("frame", counting, SMALL, 16, 32).train()
+    resumed.load_state_dict(state)
+    resumed.words.data.add_(1.0)
+    for _ in range(3):
+        torch.testing.assert_close(bank(given)[0], resumed(given)[0])
+    assert not bank(given)[0].allclose(last)
+
+
+def test_gates_start_without_mixing_frames_and_mix_them_later():
+    gate = GatedMLP(8, 5)
+    x = torch.randn(1, 4, 8)
+    torch.testing.assert_close(gate(x)[:, :2], gate(x[:, :2]))
+    torch.nn.init.normal_(gate.across)
+    assert not gate(x)[:, :2].allclose(gate(x[:, :2]))
+
+
+class Words:
+    """A tokenizer of three-word sentences, as transformers' answer."""
+
+    def __init__(self, **ids: int) -> None:
+        self.ids = ids
+
+    def __call__(self, text, add_special_tokens=True, return_tensors=None):
+        from transformers import BatchEncoding
+
+        texts = [text] if isinstance(text, str) else text
+        rows = [[self.ids.get(word, 7) for word in each.split()] for each in texts]
+        rows = [[0, *row, 49] if add_special_tokens else row for row in rows]
+        if return_tensors is None:
+            return BatchEncoding({"input_ids": rows[0] if isinstance(text, str) else rows})
+        ids = torch.tensor(rows)
+        return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "X-CLIP"])
+def test_the_classes_that_refuse_embeddings_take_pseudo_words(kind):
+    """Of random weights and tiny sizes: the hook reaches each, and each hole has its own gradient."""
+    torch.manual_seed(0)
+    size = {
+        "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "max_position_embeddings": 12, "eos_token_id": 49, "projection_dim": 8,
+    }  # fmt: skip
+    if kind == "CLIP":
+        model, pooled = CLIPTextModelWithProjection(CLIPTextConfig(**size)), lambda output, _: output.text_embeds
+    else:
+        model, pooled = XCLIPTextModel(XCLIPTextConfig(**size)), lambda output, _: output.pooler_output
+    encoder = TextEncoder(model, Words(**{"*": 5}), pooled, 8 if kind == "CLIP" else 16)
+    words = torch.randn(3, 2, 16, requires_grad=True)
+    texts = encoder("A frame of [ ]", words)
+    assert texts.shape == (3, encoder.dim)
+    texts[0].sum().backward()
+    assert words.grad[0].abs().sum(-1).gt(0).all() and not words.grad[1:].any()
+    own = model.get_input_embeddings().weight[torch.tensor([9, 11])].detach()
+    plain = torch.tensor([[0, 7, 7, 7, 9, 11, 49]])
+    same = pooled(model(input_ids=plain, attention_mask=torch.ones_like(plain)), None)
+    torch.testing.assert_close(encoder("A frame of [ ]", own[None]), same)
