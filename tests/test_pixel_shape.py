@@ -7,11 +7,11 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from clip_maker import make_clip, tone
+from clip_maker import make_clip, picture, tone
 from PIL import Image
 from test_awkward_media import Witness
 
-from icf_avs.data.media import probe
+from icf_avs.data.media import probe, read_frames
 from icf_avs.data.resize import thumbnail
 from icf_avs.formats.convert import convert
 from icf_avs.segment import segment_video
@@ -36,8 +36,8 @@ def test_every_output_has_the_shape_that_players_show(tmp_path, aspect, rotation
     shown = max(1, aspect) * width / (max(1, 1 / aspect) * height)
     with Image.open(result.folder / "sheet.png") as sheet:
         assert (sheet.width - 12) / (sheet.height - 34) == pytest.approx(shown, rel=0.02)
-    ((picture, _),) = _pictures(result, result.folder)
-    with Image.open(picture) as image:
+    ((preview, _),) = _pictures(result, result.folder)
+    with Image.open(preview) as image:
         assert max(image.size) <= 320 and image.width / image.height == pytest.approx(shown, rel=0.02)
 
 
@@ -71,3 +71,18 @@ def test_a_webm_file_is_otherwise_as_it_was(tmp_path, monkeypatch, seconds):
             container.seek(round(0.8 * seconds * av.time_base))
             found.append((facts, packets, next(container.demux(video)).pts))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
+def test_films_and_previews_are_turned_and_mirrored(tmp_path, rotation, flip):
+    path = make_clip(tmp_path / "a.mp4", seconds=1, fps=5, sound=tone(1), rotation=rotation, flip=flip)
+    expected = np.rot90(picture(2), rotation // 90)
+    expected = (expected[:, ::-1] if flip else expected).astype(int)
+    folder = segment_video(Witness(), path, tmp_path / "out", threshold=0.99).folder  # hardly anything is marked
+    height, width = expected.shape[:2]
+    ((_, film),) = read_frames(folder / "overlay.mp4", [0.5])
+    assert film.shape == expected.shape and np.abs(film - expected).mean() < 12
+    with Image.open(folder / "sheet.png") as sheet:
+        tile = np.asarray(sheet)[6 : 6 + height, 6 : 6 + width]
+    assert np.abs(tile - expected).mean() < 12

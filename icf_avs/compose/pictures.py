@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from icf_avs.data.still import upright
 from icf_avs.errors import UserError
 
 SMALLEST = 0.005  # share of the picture from which on a thing can be what sounds
@@ -84,7 +85,7 @@ class FolderPictures:
             raise UserError(f"{root / 'images'}: no picture in a folder of it; want images/CLASS/NAME.jpg")
 
     def load(self, picture: Picture) -> tuple[Image.Image, dict[str, np.ndarray]]:
-        image = ImageOps.exif_transpose(opened(picture.path)).convert("RGB")  # as it was shown to who drew the mask
+        image = upright(opened(picture.path))  # as it was shown to who drew the mask
         shown = opened(picture.source)
         mask = np.asarray(shown.convert("RGB") if shown.mode in ("LA", "PA", "RGBA") else shown)  # alpha says nothing
         mask = mask.reshape(*mask.shape[:2], -1).any(-1)
