@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from icf_avs.cli.parser import build_parser
 from icf_avs.errors import UserError
+from icf_avs.interruption import Interrupted
 
 _ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -30,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
         return code
     except UserError as error:
         return _complain(error)
+    except Interrupted as stop:  # of a run, which says what is kept
+        print(f"icf: {stop}", file=sys.stderr)
+        return 128 + stop.number
     except _Terminated as end:
         print("icf: terminated", file=sys.stderr)
         return 128 + end.args[0]

@@ -162,10 +162,12 @@ class TrainConfig:
     benchmark: BenchmarkConfig | None = None
     words: WordDataConfig | None = None
     text: str = "minilm"  # text encoder that embeds the names of the classes
+    starts_from: str = ""  # what run it goes on from, whose checkpoint has to be named; "": it may begin from nothing
     estimate: str = ""  # expected time and hardware, where nobody has measured it yet
     spec: ClipSpec = field(default_factory=ClipSpec)
     teach_steps: int = 1_200  # the audio encoder learns to name the sounds
     teach_batch: int = 64
+    teach_patience: int = 400  # steps without progress after which it ends early (training/plateau.py); 0: never
     steps: int = 2_600
     batch: int = 32  # frames of a step: so many pictures, or a fifth as many clips
     clip_share: float = 0.25  # share of the steps that see clips of five frames

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from icf_avs.avsbench.heard import model_sound
-from icf_avs.avsbench.layouts import is_stamps, read_set
+from icf_avs.avsbench.layouts import TABLES, find_table, is_stamps, read_set
 from icf_avs.avsbench.names import class_names
 from icf_avs.avsbench.own import is_own
 from icf_avs.avsbench.pictures import SIZE, WITH_IDS
@@ -253,13 +253,19 @@ def choose_sets(
     """The folder of the sets, the names of those asked for, and whether they are Stamps.
 
     data  None: the default Stamps sets of the split; sets  None: all in the folder, of the default ones
-    `DEFAULT_SETS`. A set of one's own, which is the folder itself, is `OWN`. Raises UserError if the folder holds none,
-    or is one's own and `sets` are named.
+    `DEFAULT_SETS`. A set of one's own, which is the folder itself, is `OWN`; the folder may be that of one public set
+    as well, as it is for `icf train`. Raises UserError if the folder holds none, or is itself a set and others are
+    named.
     """
     if data is not None and is_own(data):
         if sets is not None:
             raise UserError(f"--sets {' '.join(sets)}: {data} is a set of your own, the only one there; leave it out")
         return data, [OWN], False
+    if data is not None and _is_set(data):
+        name = TABLES[find_table(data).name][0].lower()
+        if set(sets or [name]) != {name}:
+            raise UserError(f"--sets {' '.join(sets)}: {data} is itself a set, {name}; give the folder above it")
+        return data, [name], is_stamps(data)
     sets = None if sets is None else list(dict.fromkeys(sets))
     root = data or default_sets(split)
     if sets is None:
@@ -273,8 +279,12 @@ def choose_sets(
 
 
 def set_folder(root: Path, name: str) -> Path:
-    """The folder of the test set of that name below `root`."""
-    return root if name == OWN else root / FOLDERS[name]
+    """The folder of the test set of that name: `root`, or below it."""
+    return root if name == OWN or _is_set(root) else root / FOLDERS[name]
+
+
+def _is_set(root: Path) -> bool:
+    return any((root / table).is_file() for table in TABLES)
 
 
 def class_protocols(scores: Scores) -> Scores:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
+import signal
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,16 +20,20 @@ import torch
 from safetensors.torch import load_file
 from small_training import PLAIN, TINY, broken_off, stand_ins, tiny_data
 
+from icf_avs.__main__ import main
 from icf_avs.checkpoint import load_checkpoint, read_recipe
 from icf_avs.config import DataConfig
 from icf_avs.errors import UserError
+from icf_avs.interruption import Interrupted
 from icf_avs.model.icf import ICF
 from icf_avs.objective.objective import Weights, objective
 from icf_avs.stamps.batches import make_batch
 from icf_avs.stamps.training_data import StampsData
-from icf_avs.training import run
+from icf_avs.training import run, watch
 from icf_avs.training import trainer as trainer_module
-from icf_avs.training.run import train
+from icf_avs.training.plateau import Plateau
+from icf_avs.training.recipes import RECIPES
+from icf_avs.training.run import IN_PYTHON, train
 from icf_avs.training.trainer import Trainer, build_model, schedule
 
 GOLDEN = Path(__file__).parent / "golden" / "ten_steps.json"
@@ -91,8 +98,15 @@ def test_what_a_run_leaves(straight: Path, data: StampsData) -> None:
     model = load_checkpoint(straight / "tiny.safetensors")
     assert model.classes == data.classes and model.config.dim == 32 and model.counterfactual.started
     recipe = read_recipe(straight / "tiny.safetensors")
-    assert recipe["config"]["seed"] == 0 and recipe["command"] == "icf train tiny"
+    assert recipe["config"]["seed"] == 0 and recipe["command"] == IN_PYTHON  # no recipe of the command line is so small
+    assert recipe["pretraining steps"] == 4 and recipe["lengthened"] == []
     assert json.loads((straight / "recipe.json").read_text())["config"] == recipe["config"]
+
+
+def test_the_checkpoint_has_the_command_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "tiny", lambda: TINY)
+    path = train(replace(TINY, steps=1, teach_steps=0, seed=3), tmp_path)
+    assert read_recipe(path)["command"] == "icf train tiny --seed 3 --steps 1 --pretrain-steps 0"
 
 
 def test_the_best_checkpoint_is_that_of_the_best_validation(data: StampsData, tmp_path: Path) -> None:
@@ -147,11 +161,147 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
         train(TINY, tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 7}, {"model": PLAIN}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 5}, {"teach_steps": 3}, {"model": PLAIN}])
 def test_resumption_with_other_settings(change: dict, straight: Path) -> None:
     with pytest.raises(UserError, match="other settings") as raised:
         train(replace(TINY, **change), straight, resume=True)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and f"{next(iter(change))}" in str(raised.value)
+
+
+def test_a_run_is_lengthened(straight: Path, tmp_path: Path) -> None:
+    """What it has done stays; the steps that are added have the learning rate of a run of that length."""
+    shutil.copytree(straight, tmp_path / "run")
+    longer = replace(TINY, steps=9)
+    rates: list[float] = []
+
+    def report(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+        rates.append(values["loss"])
+        assert total == 13
+
+    path = train(longer, tmp_path / "run", resume=True, report=report)
+    assert len(rates) == 3
+    recipe = read_recipe(path)
+    assert recipe["lengthened"] == [{"at": 10, "from": 6, "to": 9}] and recipe["config"]["steps"] == 9
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["step"] == 13
+    assert state["optimizer"]["param_groups"][1]["lr"] == pytest.approx(TINY.learning_rate * schedule(8, 9, 2))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["stage"]) for row in rows if row["stage"] != "validation"] == [
+        (0, "teach"), (9, "learn"), (10, "learn"), (12, "learn")]  # fmt: skip
+    assert any(not value.equal(weights(straight)[name]) for name, value in weights(tmp_path / "run").items())
+    train(longer, tmp_path / "run", resume=True)  # and finished it resumes to itself
+    assert read_recipe(path)["lengthened"] == recipe["lengthened"]
+
+
+def test_finishing_steps_are_done_anew_after_those_added(data: StampsData, tmp_path: Path) -> None:
+    config = replace(TINY, finish=2)
+    trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
+    trainer.step = 4 + 6 + 1
+    trainer.optimizer = trainer._optimizer()  # of its stage
+    trainer.save()
+    longer = replace(config, steps=8)
+    again = Trainer(longer, data, build_model(longer, data.classes), tmp_path)
+    with pytest.raises(UserError, match="steps 6 there, 8 here"):
+        again.restore()
+    again.restore(longer=True)
+    assert again.step == 4 + 6 and longer.stage(again.step) == "learn"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_keeps_the_step_it_has(
+    number: int, code: int, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """By the command line: one line that says how to go on, which does, to the weights of an unbroken run."""
+    monkeypatch.setitem(RECIPES, "tiny", lambda: TINY)
+    monkeypatch.chdir(tmp_path)
+    advance = Trainer.advance
+
+    def interrupted(trainer: Trainer, *parts: object) -> dict[str, float]:
+        if trainer.step == 6:
+            os.kill(os.getpid(), number)
+        return advance(trainer, *parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", interrupted)
+        assert main(["train", "tiny", "--out", "a run"]) == code
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == ("icf: stopped; a run/last.pt has step 7 of 10; go on with: icf train tiny --out 'a run' --resume")
+    assert torch.load("a run/last.pt", weights_only=True)["step"] == 7
+    assert not list(Path("a run").rglob("*partial*")) and not Path("a run/tiny.safetensors").exists()
+    assert main(shlex.split(error.partition("go on with: icf ")[2])) == 0
+    expected = weights(straight)
+    assert all(value.equal(expected[name]) for name, value in weights(Path("a run")).items())
+
+
+def failing_data(*_: object) -> StampsData:
+    raise UserError("no such set")
+
+
+def terminated(*_: object) -> StampsData:
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError("still here")
+
+
+@pytest.mark.parametrize(
+    ("why", "there"),
+    [("data", False), ("signal", False), ("no number", False), ("tracker", True), ("defect", True)],
+)
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(
+    why: str, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the folder, unless it was there; what was in it stays."""
+    folder = tmp_path / "runs" / "tiny"
+    if there:
+        (folder / "samples").mkdir(parents=True)
+        (folder / "notes.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    if why in ("data", "signal"):
+        monkeypatch.setattr(run, "training_data", failing_data if why == "data" else terminated)
+    elif why == "no number":
+        monkeypatch.setattr(Trainer, "advance", lambda *_: failing_data())
+    elif why == "tracker":
+        monkeypatch.setattr(watch, "log_text", failing_data)
+    else:
+        monkeypatch.setattr(run, "fit", lambda *_: 1 / 0)
+    with pytest.raises((UserError, Interrupted, ZeroDivisionError)):
+        train(TINY, folder)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_pretraining_ends_when_its_loss_stops_falling(data: StampsData, tmp_path: Path) -> None:
+    """The stage after it is the same; a run broken off in the middle ends it at the same step, bit for bit."""
+    config = replace(TINY, teach_steps=30, teach_patience=4, steps=2, checkpoint_every=3)
+    straight = train(config, tmp_path / "straight")
+    taken = read_recipe(straight)["pretraining steps"]
+    assert 4 < taken < 30
+    rows = [json.loads(line) for line in (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()]
+    steps = {stage: [row["step"] for row in rows if row["stage"] == stage] for stage in ("teach", "learn")}
+    assert steps["teach"][-1] == taken - 1 and steps["learn"][0] == 30
+    broken_off(tmp_path / "broken", config, 4)
+    broken = train(config, tmp_path / "broken", resume=True)
+    assert read_recipe(broken)["pretraining steps"] == taken
+    expected = load_file(straight)
+    assert all(value.equal(expected[name]) for name, value in load_file(broken).items())
+
+
+def ended(losses: list[float], patience: int) -> int | None:
+    plateau = Plateau(patience)
+    for count, loss in enumerate(losses, 1):
+        plateau = Plateau(**json.loads(json.dumps(plateau.state())))  # as through last.pt
+        if plateau.reached(loss):
+            return count
+    return None
+
+
+def test_when_a_loss_has_stopped_falling() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.1, 1200).tolist()
+    falling = [4.0 * 0.998**step + value for step, value in enumerate(noise)]
+    assert ended(falling, 400) is None, "it falls to the end"
+    flat = [max(0.5, 4.0 - 0.01 * step) + value for step, value in enumerate(noise)]
+    assert ended(flat, 400) in (800, 900), "350 steps down, then 400 without progress"
+    assert ended(flat, 0) is None
 
 
 def test_weights_that_are_no_numbers_are_not_kept(data: StampsData, straight: Path, tmp_path: Path) -> None:

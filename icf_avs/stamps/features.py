@@ -26,6 +26,7 @@ from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, load_efficien
 from icf_avs.contracts import ClipSpec
 from icf_avs.data.resize import resized
 from icf_avs.errors import UserError
+from icf_avs.interruption import interrupts_ignored
 from icf_avs.stamps.backgrounds import photographs
 from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.made_once import made_once
@@ -174,7 +175,9 @@ def _map(function: Callable, jobs: Sequence, workers: int):
         yield from map(function, jobs)
         return
     # Threads of torch do not survive a fork, so the workers are spawned.
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=_one_thread) as pool:
+    with interrupts_ignored():
+        pool = multiprocessing.get_context("spawn").Pool(workers, initializer=_one_thread)
+    with pool:
         yield from pool.imap(function, jobs)
 
 

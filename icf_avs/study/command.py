@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from icf_avs.allocator import keep_freed_memory
 from icf_avs.errors import UserError
 from icf_avs.evaluate import default_sets
+from icf_avs.interruption import interrupts_ignored
 from icf_avs.stamps.training_data import StampsData
 from icf_avs.study.rows import ROWS
 from icf_avs.study.run import Job, Worker
@@ -93,7 +94,8 @@ def _spread(jobs: list[Job], processes: int, args: argparse.Namespace, bar: Prog
     for _ in range(min(processes, len(jobs))):
         todo.put(None)
         workers.append(context.Process(target=_work, args=(todo, done, args.out, args.clips, processes), daemon=True))
-        workers[-1].start()
+        with interrupts_ignored():
+            workers[-1].start()
     status = {worker.pid: bar.add_task("starting", total=None) for worker in workers}
     left = len(jobs)
     try:

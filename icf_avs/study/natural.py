@@ -15,7 +15,7 @@ import argparse
 import csv
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,7 @@ _VARIANTS = {"test": 24, "val": 20}  # of each recording; their number draws the
 COLUMNS = (
     "row", "seed", "test_set", "audio", "scenes", "miou", "f", "fpr", "steps", "minutes", "hardware", "revision",
 )  # fmt: skip
+SEEDS, STEPS, OUT = 3, 300, Path("runs/natural")  # unless asked otherwise, of rows that are cut short
 Say = Callable[[str, int, int], None]  # what, done, total
 
 
@@ -116,8 +117,13 @@ def train_row(config: TrainConfig, folder: Path, workers: int, report: Report) -
         trainer.restore()
     fit(trainer, report)
     scores = data.validate(trainer.model)
-    save_checkpoint(trainer.model, folder / "model.safetensors", recipe_of(config, trainer, scores))
+    save_checkpoint(trainer.model, folder / "model.safetensors", recipe_of(config, trainer, scores, _command(config)))
     return trainer.model, trainer.seconds / 60
+
+
+def _command(config: TrainConfig) -> str:
+    line = f"icf study natural --rows {config.name}"
+    return line if config.name in LONG else f"{line} --seeds {config.seed + 1} --steps {config.steps}"
 
 
 def natural_command(args: argparse.Namespace) -> None:
@@ -125,6 +131,8 @@ def natural_command(args: argparse.Namespace) -> None:
     unknown = [row for row in args.rows or () if row not in (SHIPPED, *ROWS)]
     if unknown:
         raise UserError(f"no row {unknown[0]!r}; there are: {', '.join((SHIPPED, *ROWS))}")
+    rows = args.rows or (SHIPPED, *ROWS)
+    _refuse_idle(args, rows)
     keep_freed_memory()
     workers, console = os.cpu_count() or 1, Console(stderr=True)
     suffix = "" if args.split == "test" else f"-{args.split}"
@@ -139,8 +147,8 @@ def natural_command(args: argparse.Namespace) -> None:
             bar.update(tasks[what], completed=done, total=total)
 
         tests = load_tests(workers, say, args.split)
-        for row in args.rows or (SHIPPED, *ROWS):
-            for seed in range(1 if row == SHIPPED or row in LONG else args.seeds):
+        for row in rows:
+            for seed in range(1 if row == SHIPPED or row in LONG else args.seeds or SEEDS):
                 if not args.rows and (row, str(seed), bool(suffix)) in done:
                     continue
                 if row == SHIPPED:
@@ -149,8 +157,8 @@ def natural_command(args: argparse.Namespace) -> None:
                     model, minutes, steps = load_checkpoint(path), recipe["minutes"], recipe["config"]["steps"]
                 else:
                     tell = partial(_told, say, f"{row}, seed {seed}")
-                    folder = args.out / f"{row}-seed{seed}"
-                    config = row_config(row, seed, args.steps)
+                    folder = (args.out or OUT) / f"{row}-seed{seed}"
+                    config = row_config(row, seed, args.steps or STEPS)
                     model, minutes = train_row(config, folder, workers, tell)
                     steps = config.steps
                 lines = [
@@ -170,6 +178,16 @@ def natural_command(args: argparse.Namespace) -> None:
                 ]
                 add_lines(args.results, lines)
     console.print(f"wrote {args.results}")
+
+
+def _refuse_idle(args: argparse.Namespace, rows: Sequence[str]) -> None:
+    """Raise UserError for an option that changes nothing for these rows."""
+    if set(rows) == {SHIPPED} and args.out is not None:
+        raise UserError(f"row {SHIPPED} trains nothing and takes no --out")
+    if set(rows) <= {SHIPPED, *LONG}:
+        for option in ("seeds", "steps"):
+            if getattr(args, option) is not None:
+                raise UserError(f"rows {', '.join(rows)} have one seed and their own steps; they take no --{option}")
 
 
 def read_lines(path: Path) -> list[dict[str, str]]:

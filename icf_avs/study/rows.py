@@ -18,8 +18,8 @@ TERMS = {  # of the loss, by the one part they belong to
     "cdcl": ("contrast",),
 }
 # Settings that came after the study's first runs: with these values a run is what it was without them.
-SINCE = {"hard": 0.0, "varied": False, "evidence": None, "words": None}
-PLAIN = TrainConfig(name="study", model={})  # whatever recipe the shipped checkpoint is trained by
+SINCE = {"hard": 0.0, "varied": False, "evidence": None, "words": None, "teach_patience": 0, "starts_from": ""}
+PLAIN = TrainConfig(name="study", model={}, teach_patience=0)  # whatever recipe the shipped checkpoint is trained by
 OTHERS = ("rest", "foreign")  # terms of SC beside that of its rivals
 
 

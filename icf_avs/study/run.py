@@ -101,7 +101,8 @@ class Worker:
         self.say(f"{job.folder}: calibrating")
         validation = data.validate(model)
         if not row.control:  # a stand-in has other weights than a checkpoint can describe
-            save_checkpoint(model, folder / "model.safetensors", recipe_of(config, trainer, validation))
+            command = f"icf study ablation --rows {job.row} --seeds {job.seed + 1} --steps {job.steps}"
+            save_checkpoint(model, folder / "model.safetensors", recipe_of(config, trainer, validation, command))
         if self._tests is None:
             self._tests = test_clips(
                 default_sets(), model.visual, config.spec, self.clips, progress=lambda *at: self._load(*at)

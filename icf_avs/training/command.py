@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import shlex
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from icf_avs.allocator import keep_freed_memory
+from icf_avs.config import TrainConfig
 from icf_avs.errors import UserError
+from icf_avs.training.choices import Choices, refuse_idle, typed
 from icf_avs.training.processes import processes
-from icf_avs.training.recipes import RECIPES, with_encoders
-from icf_avs.training.run import train
+from icf_avs.training.recipes import RECIPES
+from icf_avs.training.run import check_start, train
+from icf_avs.training.trainer import kept_steps
 
+SHOWN = ("loss", "top1", "bce", "dice", "rivals")
+COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(),
+    TextColumn("{task.fields[values]}"),
+)
 STAGES = {
     "listening": "listening to recordings",
     "pictures": "rendering pictures",
@@ -32,45 +54,69 @@ def train_command(args: argparse.Namespace) -> None:
     """Run the recipe that the command line names."""
     if args.recipe not in RECIPES:
         raise UserError(f"no recipe {args.recipe!r}; there are: {', '.join(RECIPES)}")
-    config = with_encoders(RECIPES[args.recipe](), args.visual, args.audio, args.text)
-    if args.seed is not None:
-        config = replace(config, seed=args.seed)
-    if args.steps is not None:
-        config = replace(config, steps=args.steps)
+    recipe = RECIPES[args.recipe]()
+    choices = Choices(**{field.name: getattr(args, field.name) for field in fields(Choices)})
+    refuse_idle(recipe, choices, args.data, args.stamps)
+    folder = args.out or Path("runs") / recipe.name
+    if args.resume and choices.steps is None:
+        choices = replace(choices, steps=kept_steps(folder))
+    config = choices.configured(recipe)
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory()
-    if config.benchmark is None and args.data:
-        raise UserError(f"recipe {config.name} trains on Stamps scenes and takes no --data; name stamps with --stamps")
-    if args.sound is not None:
-        if config.benchmark is None:
-            raise UserError(f"recipe {config.name} mixes the sound of its scenes itself and takes no --sound")
-        config = replace(config, benchmark=replace(config.benchmark, sound=args.sound.replace("-", "_")))
-    folder = args.out or Path("runs") / config.name
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[values]}"),
-    )
-    console = Console(stderr=True, quiet=not processes().is_main_process)
+    check_start(config, folder, args.init, args.resume, args.wandb)  # here as well, above the bars
+    source = args.data if config.benchmark else args.stamps
+    console = Console(stderr=True, quiet=not processes().is_main_process, markup=False, highlight=False, soft_wrap=True)
     if config.estimate:
-        console.print(f"{config.name}: {config.estimate}", soft_wrap=True)
-    with Progress(*columns, console=console) as bar:
-        tasks: dict[str, int] = {}
+        console.print(f"{config.name}: {config.estimate}")
+    with Progress(*COLUMNS, console=console) as bar:
+        path = train(
+            config,
+            folder,
+            source=source,
+            init=args.init,
+            resume=args.resume,
+            workers=args.workers,
+            wandb=args.wandb,
+            report=partial(_report, bar, {}, config),
+        )
+    console.print(f"checkpoint: {path}")
+    for words in (*scoring(path, config, source, folder), ["report", typed(folder)]):
+        console.print(f"next: {shlex.join(['icf', *words])}")
 
-        def report(stage: str, done: int, total: int, values: dict[str, float]) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(STAGES[stage], total=total, values="")
-            shown = " ".join(
-                f"{name} {values[name]:.3f}" for name in ("loss", "top1", "bce", "dice", "rivals") if name in values
-            )
-            bar.update(tasks[stage], completed=done, total=total, values=shown)
-            if not console.is_terminal and (done % 100 == 0 or done == total):  # a log file shows no bar
-                console.print(f"{STAGES[stage]} {done}/{total} {shown}", soft_wrap=True)
 
-        source = args.data if config.benchmark else args.stamps
-        path = train(config, folder, source=source, init=args.init, resume=args.resume, wandb=args.wandb, report=report)
-    console.print(f"checkpoint: {path}\nnext: icf evaluate {path}, or icf report {folder}")
+def _report(
+    bar: Progress,
+    tasks: dict[str, TaskID],
+    config: TrainConfig,
+    stage: str,
+    done: int,
+    total: int,
+    values: dict[str, float],
+) -> None:
+    """Show how far a stage is; steps are counted from 1 in each of the two of the run itself."""
+    if stage in ("teach", "learn"):
+        taught = total - config.steps - config.finish  # the steps before the masks
+        if stage == "learn" and "teach" in tasks and not bar.tasks[tasks["teach"]].finished:
+            taken = round(bar.tasks[tasks["teach"]].completed)
+            bar.console.print(f"{STAGES['teach']}: no more progress, ended after {taken} of {taught} steps")
+            bar.update(tasks["teach"], total=taken)
+        done, total = (done, taught) if stage == "teach" else (done - taught, total - taught)
+    if stage not in tasks:
+        tasks[stage] = bar.add_task(STAGES[stage], total=total, values="")
+    shown = " ".join(f"{name} {values[name]:.3f}" for name in SHOWN if name in values)
+    bar.update(tasks[stage], completed=done, total=total, values=shown)
+    if not bar.console.is_terminal and (done % 100 == 0 or done == total):  # a log file shows no bar
+        bar.console.print(f"{STAGES[stage]} {done}/{total} {shown}")
+
+
+def scoring(path: Path, config: TrainConfig, source: Path | None, folder: Path) -> list[list[str]]:
+    """Arguments of `icf` that score a checkpoint on test clips of the data it was trained on."""
+    evaluate = ["evaluate", typed(path)]
+    if source is None:
+        return [evaluate]
+    if config.benchmark is not None:
+        return [[*evaluate, "--data", typed(source)]]
+    sets = typed(folder / "test")
+    return [["data", "stamps", "--stamps", typed(source), "--out", sets, "--train", "0", "--val", "0", "--no-video"],
+            [*evaluate, "--data", sets]]  # fmt: skip

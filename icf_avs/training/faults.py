@@ -1,15 +1,18 @@
-"""What a machine does to a run, told in one line: full disk, vanished data, no memory. The last checkpoint stays."""
+"""What ends a run, told in one line: full disk, vanished data, no memory, Ctrl-C. The last checkpoint stays."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from icf_avs.errors import UserError
+from icf_avs.interruption import Interrupted
+from icf_avs.training.choices import command_line, launched, typed
 
 if TYPE_CHECKING:
     from icf_avs.training.trainer import Trainer
@@ -19,10 +22,14 @@ _NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "ALLOC_FAILED")  #
 
 
 @contextmanager
-def told(trainer: Trainer) -> Iterator[None]:
-    """Raise UserError in place of OSError and of an allocation that failed: what happened at which step, what to do."""
+def told(trainer: Trainer, source: Path | None = None) -> Iterator[None]:
+    """Raise UserError in place of OSError and of an allocation that failed: what happened at which step, what to do.
+    Interrupted says so, too. source: folder of the run's data, as it was named.
+    """
     try:
         yield
+    except Interrupted as stop:
+        raise Interrupted(stop.number, _stopped(trainer, source)) from None
     except BrokenPipeError:  # nobody reads what is printed: no fault of the run
         raise
     except OSError as error:
@@ -37,6 +44,17 @@ def told(trainer: Trainer) -> Iterator[None]:
             f"out of memory at step {trainer.step} ({said[:160]}); end other programs, or share the batch among more "
             f"processes (accelerate launch), and {_go_on(trainer)}"
         ) from error
+
+
+def _stopped(trainer: Trainer, source: Path | None) -> str:
+    last = trainer.folder / "last.pt"
+    if not last.exists():
+        return "stopped before the first step; nothing is kept"
+    line = command_line(trainer.config, source, None)
+    if line and trainer.folder != Path("runs") / trainer.config.name:
+        line += ["--out", typed(trainer.folder)]
+    how = launched([*line, "--resume"], trainer.accelerator.num_processes) if line else "train(..., resume=True)"
+    return f"stopped; {last} has step {trainer.step} of {trainer.total}; go on with: {how}"
 
 
 def _is_memory(error: Exception) -> bool:

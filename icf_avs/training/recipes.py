@@ -105,7 +105,7 @@ def ms3_from_s4() -> TrainConfig:
     them the same class names.
     """
     estimate = "about half an hour on one A100 (an estimate, not measured)"
-    return replace(ms3_pvt(), name="ms3-from-s4", steps=1_110, estimate=estimate)
+    return replace(ms3_pvt(), name="ms3-from-s4", starts_from="an S4 run", steps=1_110, estimate=estimate)
 
 
 def own() -> TrainConfig:

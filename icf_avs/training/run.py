@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from icf_avs.checkpoint import save_checkpoint
+from icf_avs.checkpoint import read_recipe, save_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.errors import UserError
+from icf_avs.interruption import Interrupted, Interruption
 from icf_avs.objective.objective import FINISHING, Weights
+from icf_avs.output.writable import check_folder
 from icf_avs.results import hardware, revision, write_whole
+from icf_avs.training.choices import command_line, launched
 from icf_avs.training.data import Report, training_data
 from icf_avs.training.faults import told
 from icf_avs.training.processes import first_alone
+from icf_avs.training.run_folder import RunFolder
+from icf_avs.training.trackers import check_wandb
 from icf_avs.training.trainer import Trainer, build_model
 from icf_avs.training.watch import Watch
+
+IN_PYTHON = "icf_avs.training.run.train, in Python"  # no options of a recipe make this configuration
 
 
 def train(
@@ -38,69 +46,110 @@ def train(
 
     source    folder of the public set, or of the Tux Paint stamps (None: fetched)
     init      a checkpoint whose weights the run starts from (None: drawn from the seed)
+    resume    go on with the run in `folder`; it may have more steps than it began with
+    workers   processes that render scenes, threads that read clips
     wandb     also send curves and pictures to Weights & Biases
     `folder` also gets last.pt (for resume), metrics.jsonl (all terms, every tenth step), recipe.json, and at every
     checkpoint a picture of a few validation clips (samples/STEP.png); best.safetensors is the best of these by the
-    scores of validation clips. Raises UserError.
+    scores of validation clips. A run that ends before its first step leaves nothing. Raises UserError; Interrupted
+    after Ctrl-C or SIGTERM, once the step it was at is done and kept.
     Under several processes (`accelerate launch`) all of them call this; the first one writes.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be created ({error.strerror}); choose another --out") from error
-    if not resume and (folder / "last.pt").exists():
-        raise UserError(f"{folder}: holds a run already; go on with it with --resume, or choose another --out")
+    check_start(config, folder, init, resume, wandb)
     begun = time.monotonic()
-    with first_alone():
-        data = training_data(config, source, workers, report)
-        if not data.classes:  # nothing to name sounds by
-            config = replace(config, teach_steps=0)
-        model = build_model(config, data.classes, init)
-    trainer = Trainer(config, data, model, folder)
-    if resume:
-        trainer.restore()
-    recipe = partial(recipe_of, config, trainer)
-    path = folder / f"{config.name}.safetensors"
-    leads = trainer.accelerator.is_main_process
-    with told(trainer), Watch(trainer, recipe, wandb) if leads else nullcontext() as watch:
-        if leads:
-            write_whole(folder / "recipe.json", json.dumps(recipe({}), indent=1) + "\n")
-        trainer.seconds += time.monotonic() - begun
-        fit(trainer, report, watch)
-        if leads:
-            begun = time.monotonic()
-            trainer.model.spec = config.final_spec
-            scores = data.validate(trainer.model)
+    with Interruption() as stop, RunFolder(folder) as place:
+        with first_alone():
+            data = training_data(config, source, workers, report)
+            if not data.classes:  # nothing to name sounds by
+                config = replace(config, teach_steps=0)
+            model = build_model(config, data.classes, init)
+        trainer = place.trainer = Trainer(config, data, model, folder)
+        trainer.init = str(init) if init else None
+        if resume:
+            trainer.restore(longer=True)
+        line = command_line(config, source, trainer.init)
+        made_by = launched(line, trainer.accelerator.num_processes) if line else IN_PYTHON
+        recipe = partial(recipe_of, config, trainer, command=made_by)
+        path = folder / f"{config.name}.safetensors"
+        leads = trainer.accelerator.is_main_process
+        with told(trainer, source), Watch(trainer, recipe, wandb) if leads else nullcontext() as watch:
+            if leads:
+                write_whole(folder / "recipe.json", json.dumps(recipe({}), indent=1) + "\n")
             trainer.seconds += time.monotonic() - begun
-            save_checkpoint(trainer.model, path, recipe(scores))
-    trainer.accelerator.wait_for_everyone()
+            fit(trainer, report, watch, stop)
+            if leads:
+                begun = time.monotonic()
+                trainer.model.spec = config.final_spec
+                scores = data.validate(trainer.model)
+                trainer.seconds += time.monotonic() - begun
+                save_checkpoint(trainer.model, path, recipe(scores))
+        trainer.accelerator.wait_for_everyone()
     return path
 
 
-def fit(trainer: Trainer, report: Report = lambda *_: None, watch: Watch | None = None) -> None:
+def check_start(config: TrainConfig, folder: Path, init: Path | None, resume: bool, wandb: bool) -> None:
+    """Raise UserError for what is known to be wrong before any work."""
+    check_folder(folder)
+    last = folder / "last.pt"
+    if resume and not last.exists():
+        raise UserError(f"{last}: nothing to resume from; start without --resume")
+    if resume and init is not None:
+        raise UserError(f"--resume goes on with the weights in {last} and takes no --init")
+    if not resume and last.exists():
+        raise UserError(f"{folder}: holds a run already; go on with it with --resume, or choose another --out")
+    if config.starts_from and init is None and not resume:
+        raise UserError(f"recipe {config.name} goes on from {config.starts_from}: name its checkpoint with --init")
+    if init is not None:
+        read_recipe(init)
+    if wandb:
+        check_wandb()
+
+
+def fit(
+    trainer: Trainer,
+    report: Report = lambda *_: None,
+    watch: Watch | None = None,
+    stop: Interruption | None = None,
+) -> None:
     """Do the steps that are left of a run; log and checkpoints go to the trainer's folder."""
-    config, folder, leads = trainer.config, trainer.folder, trainer.accelerator.is_main_process
-    if leads:
-        _forget_after(folder / "metrics.jsonl", trainer.step)
+    config, leads = trainer.config, trainer.accelerator.is_main_process
     spent, begun = trainer.seconds, time.monotonic()
-    with ThreadPoolExecutor(1) as loader, open(folder / "metrics.jsonl", "a", encoding="utf-8") as log:
+    with ThreadPoolExecutor(1) as loader, _log(trainer) as log, stop.deferred() if stop else nullcontext():
         upcoming = loader.submit(trainer.batches, trainer.step)
         while trainer.step < trainer.total:
             batches, at, stage = upcoming.result(), trainer.step, config.stage(trainer.step)
             upcoming = loader.submit(trainer.batches, at + 1)
             values = trainer.advance(*batches)
             trainer.seconds = spent + time.monotonic() - begun
-            if not leads:
-                continue
-            report("teach" if stage == "teach" else "learn", trainer.step, trainer.total, values)
-            if at % 10 == 0 or trainer.step == trainer.total:
-                _note(log, trainer, at, stage, values)
-                if watch:
-                    watch.terms(at, stage, values)
-            if trainer.step % config.checkpoint_every == 0 or trainer.step == trainer.total:
-                if watch and stage != "teach" and (scores := watch.look(at)):
+            ended = stage == "teach" and trainer.end_early(values["naming"])
+            if ended:
+                upcoming = loader.submit(trainer.batches, trainer.step)
+            last = trainer.step == trainer.total
+            due = trainer.step % config.checkpoint_every == 0 or last
+            if leads:
+                report("teach" if stage == "teach" else "learn", trainer.step, trainer.total, values)
+                if at % 10 == 0 or ended or last:
+                    _note(log, trainer, at, stage, values)
+                    if watch:
+                        watch.terms(at, stage, values)
+                if due and watch and stage != "teach" and (scores := watch.look(at)):
                     _note(log, trainer, at, "validation", scores)
+            ending = stop is not None and trainer.asked_to_end(stop.asked)
+            if leads and (due or ending):
                 trainer.save()
+            if ending:
+                raise Interrupted(stop.asked or signal.SIGTERM)
+
+
+def _log(trainer: Trainer) -> AbstractContextManager[TextIO | None]:
+    """metrics.jsonl, without the rows of steps that the run does again; None in processes that do not write."""
+    if not trainer.accelerator.is_main_process:
+        return nullcontext()
+    path = trainer.folder / "metrics.jsonl"
+    rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] < trainer.step]
+    write_whole(path, "".join(kept))
+    return open(path, "a", encoding="utf-8")
 
 
 def _note(log: TextIO, trainer: Trainer, step: int, stage: str, values: dict[str, float]) -> None:
@@ -109,20 +158,15 @@ def _note(log: TextIO, trainer: Trainer, step: int, stage: str, values: dict[str
     log.flush()
 
 
-def _forget_after(log: Path, step: int) -> None:
-    """Take out the rows of steps that the run does again."""
-    rows = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
-    kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] < step]
-    write_whole(log, "".join(kept))
-
-
-def recipe_of(config: TrainConfig, trainer: Trainer, scores: dict[str, float]) -> dict[str, Any]:
-    """What a checkpoint says of its making."""
+def recipe_of(config: TrainConfig, trainer: Trainer, scores: dict[str, float], command: str) -> dict[str, Any]:
+    """What a checkpoint says of its making. command: that made it, or does so again."""
     return {
-        "command": f"icf train {config.name}" + (f" --seed {config.seed}" if config.seed else ""),
+        "command": command,
         "config": asdict(config),
         "weights": asdict(Weights()),
         "finishing weights": asdict(FINISHING),
+        "pretraining steps": trainer.taught,
+        "lengthened": trainer.lengthened,
         "validation": scores,
         "minutes": round(trainer.seconds / 60, 1),
         "processes": trainer.accelerator.num_processes,

@@ -51,6 +51,12 @@ def start_trackers(accelerator: Accelerator, folder: Path, config: TrainConfig, 
         raise UserError(f"W&B: {line}; `wandb login`, or WANDB_MODE=offline to keep the run here") from error
 
 
+def check_wandb() -> None:
+    """Raise UserError where Weights & Biases is not installed."""
+    if not importlib.util.find_spec("wandb"):
+        raise UserError("--wandb needs Weights & Biases: pip install 'icf-avs[wandb]'")
+
+
 def log_text(accelerator: Accelerator, name: str, values: dict) -> None:
     """Show a dictionary, as JSON, on TensorBoard's page of texts. W&B has the recipe as the run's configuration."""
     for tracker in accelerator.trackers:
@@ -76,8 +82,6 @@ def end_trackers(accelerator: Accelerator, failed: bool) -> None:
 
 
 def _wandb(folder: Path, config: TrainConfig) -> WandBTracker:
-    if not importlib.util.find_spec("wandb"):
-        raise UserError("--wandb needs Weights & Biases: pip install 'icf-avs[wandb]'")
     identity = folder / "wandb-id.txt"  # by which W&B knows a resumed run again
     if not identity.exists():
         write_whole(identity, uuid4().hex[:12] + "\n")

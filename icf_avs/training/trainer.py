@@ -8,6 +8,7 @@ import os
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -23,6 +24,7 @@ from icf_avs.model.icf import ICF
 from icf_avs.objective.objective import Weights
 from icf_avs.training.data import Data
 from icf_avs.training.learner import Learner
+from icf_avs.training.plateau import Plateau
 
 TERMS = ("loss", "naming", "top1", *(field.name for field in fields(Weights)))  # all that a step may report
 
@@ -51,7 +53,12 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
 
 
 class Trainer:
-    """State of a run: model, naming head of the teaching stage, optimizer, step. Every process of a run has one."""
+    """State of a run: model, naming head of the teaching stage, optimizer, step. Every process of a run has one.
+
+    resumed_at: step at which this process began. init: checkpoint that the run started from, or None. taught: steps
+    that the teaching stage took, once it is over. lengthened: of a run that went on with more steps than it began with,
+    each time the step at which it did, and its steps before and since.
+    """
 
     def __init__(self, config: TrainConfig, data: Data, model: ICF, folder: Path) -> None:
         self.config, self.data, self.model, self.folder = config, data, model, folder
@@ -62,8 +69,12 @@ class Trainer:
         )
         self.learner = Learner(model)
         self.wrapped = self.accelerator.prepare(self.learner)
-        self.step = 0
+        self.step = self.resumed_at = 0
         self.seconds = 0.0
+        self.init: str | None = None
+        self.taught = 0
+        self.lengthened: list[dict[str, int]] = []
+        self._plateau = Plateau(config.teach_patience)
         self.optimizer = self._optimizer()
 
     @property
@@ -133,8 +144,29 @@ class Trainer:
             self.model.counterfactual.follow(accelerator.reduce)  # its means, by all parts of the batch
         self.step += 1
         if self.step == config.teach_steps:
-            self.optimizer = self._optimizer()
+            self._end_teaching(self.step)
         return self._of_all(terms) | {"gradient": norm}
+
+    def end_early(self, naming: float) -> bool:
+        """After a step of the teaching stage: if the loss of naming has stopped falling, go on to the next stage, whose
+        first step keeps its number. Returns whether it has.
+        """
+        if not self.teaching or not self._plateau.reached(naming):
+            return False
+        taken, self.step = self.step, self.config.teach_steps
+        self._end_teaching(taken)
+        return True
+
+    def _end_teaching(self, taken: int) -> None:
+        self.taught = taken
+        self.optimizer = self._optimizer()
+
+    def asked_to_end(self, mine: int) -> bool:
+        """Whether any process of the run was asked to end; mine: whether this one was. All of them learn it at once."""
+        if self.accelerator.num_processes == 1:
+            return bool(mine)
+        asked = torch.tensor(float(bool(mine)), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, "sum"))
 
     def _of_all(self, terms: dict[str, float]) -> dict[str, float]:
         """Means over the processes; a term that some of them lack (nothing sounds in their part) counts there as 0, as
@@ -170,6 +202,10 @@ class Trainer:
             "model": trained_state(self.model),
             "teacher": self.learner.teacher.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "init": self.init,
+            "taught": self.taught,
+            "lengthened": self.lengthened,
+            "plateau": self._plateau.state(),
         }
         partial = self.folder / ".last.pt.partial"
         try:
@@ -186,25 +222,59 @@ class Trainer:
         finally:
             partial.unlink(missing_ok=True)
 
-    def restore(self) -> None:
-        """Continue from last.pt. Raises UserError when it is missing, damaged or of another run."""
+    def restore(self, longer: bool = False) -> None:
+        """Continue from last.pt. Raises UserError when it is missing, damaged or of another run.
+
+        longer: the run may have more steps than it began with. From where it goes on, the learning rate is that of the
+        longer run; finishing steps that it has done are done anew, after the added ones.
+        """
         path = self.folder / "last.pt"
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            same = json.loads(state["config"]) == json.loads(json.dumps(asdict(self.config)))
-            same = same and tuple(state["classes"]) == self.data.classes
+            kept, mine = (json.loads(text) for text in (state["config"], json.dumps(asdict(self.config))))
+            other = [name for name in mine if mine[name] != kept.get(name)]
+            grown = longer and other == ["steps"] and mine["steps"] > kept["steps"]
+            same = (not other or grown) and tuple(state["classes"]) == self.data.classes
             if same:
-                self.step, self.seconds = state["step"], state["seconds"]
-                self.model.load_state_dict(state["model"], strict=False)
-                self.learner.teacher.load_state_dict(state["teacher"])
-                self.optimizer = self._optimizer()
-                self.optimizer.load_state_dict(state["optimizer"])
+                self._take(state, kept["steps"] if grown else None)
         except FileNotFoundError as error:
             raise UserError(f"{path}: nothing to resume from; start without --resume") from error
         except Exception as error:  # whatever a damaged file makes torch raise
-            raise UserError(f"{path}: damaged ({type(error).__name__}); start anew without --resume") from error
+            raise UserError(
+                f"{path}: damaged, or of an earlier version ({type(error).__name__}); start anew without --resume"
+            ) from error
         if not same:
-            raise UserError(f"{path}: belongs to a run with other settings; resume with those, or choose another --out")
+            which = ", ".join(_difference(name, kept.get(name), mine[name]) for name in other) or "other classes"
+            raise UserError(
+                f"{path}: belongs to a run with other settings ({which}); resume with those, or choose another --out"
+            )
+
+    def _take(self, state: dict[str, Any], steps: int | None) -> None:
+        """steps: what the run began with, where it is to be longer now."""
+        self.step, self.seconds, self.lengthened = state["step"], state["seconds"], state["lengthened"]
+        self.init, self.taught, self._plateau = state["init"], state["taught"], Plateau(**state["plateau"])
+        if steps is not None:
+            self.step = min(self.step, self.config.teach_steps + steps)
+            self.lengthened = [*self.lengthened, {"at": self.step, "from": steps, "to": self.config.steps}]
+        self.resumed_at = self.step
+        self.model.load_state_dict(state["model"], strict=False)
+        self.learner.teacher.load_state_dict(state["teacher"])
+        self.optimizer = self._optimizer()
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def kept_steps(folder: Path) -> int | None:
+    """Steps of the run in the folder, by its last.pt; None where that cannot be read, which `restore` says."""
+    try:
+        state = torch.load(folder / "last.pt", map_location="cpu", weights_only=True, mmap=True)
+        return int(json.loads(state["config"])["steps"])
+    except Exception:  # whatever a damaged file makes torch raise
+        return None
+
+
+def _difference(name: str, kept: object, mine: object) -> str:
+    plain = all(isinstance(value, int | float | str) for value in (kept, mine))
+    return f"{name} {kept} there, {mine} here" if plain else f"another {name}"
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:

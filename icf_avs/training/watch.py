@@ -72,7 +72,9 @@ class Watch:
         """The score of best.safetensors if an earlier part of this very run has left one."""
         try:
             recipe = read_recipe(self.best) if self.best.exists() else {}
-            mine = recipe.get("config") == json.loads(json.dumps(asdict(self.trainer.config)))
-            return float(recipe["validation"]["score"]) if mine else -1.0
+            # A run that is made longer is the same run.
+            mine = json.loads(json.dumps(asdict(self.trainer.config)))
+            same = {**recipe.get("config", {}), "steps": mine["steps"]} == mine
+            return float(recipe["validation"]["score"]) if same else -1.0
         except (UserError, KeyError, TypeError, ValueError):
             return -1.0

@@ -1,0 +1,71 @@
+"""Ctrl-C and SIGTERM as one exception, at once or where a long piece of work can be left."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was asked to end. number: of the signal; the exit code is 128 + number."""
+
+    def __init__(self, number: int, message: str = "interrupted") -> None:
+        super().__init__(message)
+        self.number = int(number)
+
+
+class Interruption:
+    """A context in which SIGINT, SIGTERM and SIGHUP, as far as they are not ignored (`nohup`), raise Interrupted: at
+    once, or inside `deferred` only at its end, while `asked` is the number of the signal. A second Ctrl-C raises at
+    once there, too. Does nothing outside the main thread, where signals cannot be handled.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._deferred = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._handle) for number in heeded}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let the work inside come to a place where it can be left: it looks at `asked`."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        if self.asked:
+            raise Interrupted(self.asked)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again = self.asked == number == signal.SIGINT
+        self.asked = self.asked or number
+        if not self._deferred or again:
+            raise Interrupted(number)
+
+
+@contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Processes that are started inside ignore Ctrl-C, which a terminal sends to all: this one ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

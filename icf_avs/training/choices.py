@@ -1,0 +1,106 @@
+"""What the options of `icf train` make of a recipe, which of them have no effect on it, and the other way round: the
+command line that a configuration comes from.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from icf_avs.avsbench.names import class_names
+from icf_avs.config import ModelConfig, TrainConfig
+from icf_avs.errors import UserError
+from icf_avs.training.recipes import RECIPES, with_encoders
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Options that change the configuration, None: not given."""
+
+    visual: str | None = None
+    audio: str | None = None
+    text: str | None = None
+    sound: str | None = None  # as the command line has it, log-mel
+    seed: int | None = None
+    steps: int | None = None
+    pretrain_steps: int | None = None
+
+    def configured(self, recipe: TrainConfig) -> TrainConfig:
+        """The run of a recipe with these options."""
+        config = with_encoders(recipe, self.visual, self.audio, self.text)
+        given = {"seed": self.seed, "steps": self.steps, "teach_steps": self.pretrain_steps}
+        config = replace(config, **{name: value for name, value in given.items() if value is not None})
+        if self.sound is None or config.benchmark is None:
+            return config
+        return replace(config, benchmark=replace(config.benchmark, sound=self.sound.replace("-", "_")))
+
+    def options(self) -> list[str]:
+        """As the command line takes them."""
+        given = ((name, value) for name, value in vars(self).items() if value is not None)
+        return [word for name, value in given for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def refuse_idle(recipe: TrainConfig, choices: Choices, data: Path | None, stamps: Path | None) -> None:
+    """Raise UserError for an option that would change nothing in a run of the recipe, or that it cannot follow."""
+    name, chosen = recipe.name, choices.configured(recipe)
+    kept, model = (ModelConfig.from_dict({"classes": ("",), **run.model}) for run in (recipe, chosen))
+    if recipe.benchmark is None:
+        if data is not None:
+            raise UserError(f"recipe {name} trains on Stamps scenes and takes no --data; name stamps with --stamps")
+        if choices.sound is not None:
+            raise UserError(f"recipe {name} mixes the sound of its scenes itself and takes no --sound")
+        if model.visual != kept.visual:
+            raise UserError(f"recipe {name} has its pictures seen once by {kept.visual} and takes no other --visual")
+    elif stamps is not None:
+        raise UserError(f"recipe {name} trains on the set of --data and takes no --stamps")
+    if recipe.words is not None:
+        if model.audio != kept.audio or chosen.text != recipe.text:
+            raise UserError(f"recipe {name} trains on words that {kept.audio} hears, embedded by {recipe.text}: "
+                            "it takes no other --audio or --text")  # fmt: skip
+        if choices.pretrain_steps:
+            raise UserError(f"recipe {name} has an audio encoder that comes trained and takes no --pretrain-steps")
+        return
+    if choices.text is not None and not model.implicit_text:
+        raise UserError(f"recipe {name} reads no names of classes (it is without MIT) and takes no --text")
+    if data is None or not (choices.text or choices.pretrain_steps):
+        return
+    if not class_names(data):
+        idle = "--text" if choices.text else "--pretrain-steps"
+        raise UserError(f"{data} has no names of classes, which {idle} needs; leave it out, or name them")
+
+
+def typed(path: Path | str) -> str:
+    """A path as an argument, which one that begins with a dash would not be."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
+def launched(words: list[str], processes: int) -> str:
+    """A command line with the arguments `words` of `icf`, as it is typed."""
+    return shlex.join([*(["accelerate", "launch", "-m", "icf_avs"] if processes > 1 else ["icf"]), *words])
+
+
+def command_line(config: TrainConfig, source: Path | None, init: str | None) -> list[str] | None:
+    """The arguments of `icf` that make this configuration; None where no options of a recipe do.
+
+    source: folder of the public set or of the stamps.
+    """
+    if config.name not in RECIPES:
+        return None
+    recipe = RECIPES[config.name]()
+    model = {"visual": ModelConfig.visual, "audio": ModelConfig.audio, **config.model}
+    sound = config.benchmark.sound.replace("_", "-") if config.benchmark else None
+    known = Choices(
+        sound=sound if recipe.benchmark and config.benchmark != recipe.benchmark else None,
+        seed=config.seed if config.seed != recipe.seed else None,
+        steps=config.steps if config.steps != recipe.steps else None,
+    )
+    encoders = product((None, model["visual"]), (None, model["audio"]), (None, config.text), (None, config.teach_steps))
+    for visual, audio, text, teach in encoders:
+        choices = replace(known, visual=visual, audio=audio, text=text, pretrain_steps=teach)
+        if choices.configured(recipe) == config:
+            where = ["--data" if config.benchmark else "--stamps", typed(source)] if source else []
+            begun = ["--init", typed(init)] if init else []
+            return ["train", config.name, *where, *begun, *choices.options()]
+    return None

@@ -1,0 +1,143 @@
+"""Options of `icf train`: the command in a checkpoint makes its configuration again, what has no effect is refused."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from avsbench_fixtures import write_ms3, write_s4
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+from small_training import TINY
+
+from icf_avs.__main__ import main
+from icf_avs.backbones import registry
+from icf_avs.cli import train as cli
+from icf_avs.config import TrainConfig
+from icf_avs.errors import UserError
+from icf_avs.evaluate import choose_sets
+from icf_avs.training import command
+from icf_avs.training.choices import Choices, command_line, launched
+from icf_avs.training.command import scoring
+from icf_avs.training.recipes import RECIPES
+from icf_avs.training.run import train
+
+PATHS = some.sampled_from(["own", "a folder/it's [here]", "-set", "/data/S4"]).map(Path)
+
+
+def maybe(values: some.SearchStrategy) -> some.SearchStrategy:
+    return some.none() | values
+
+
+def parsed(line: str) -> tuple[TrainConfig, Path | None, Path | None]:
+    """Configuration, data and initial checkpoint of a command line, by the command itself up to the run."""
+    taken: list[tuple] = []
+
+    def stop(config: TrainConfig, folder: Path, **options: object) -> Path:
+        taken.append((config, options["source"], options["init"]))
+        raise UserError("enough")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "train", stop)
+        for check in ("refuse_idle", "check_start"):  # of folders and files that are not there
+            patch.setattr(command, check, lambda *_: None)
+        assert main(shlex.split(line)[1:]) == 2
+    return taken[0]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    some.sampled_from(sorted(RECIPES)),
+    some.builds(
+        Choices,
+        visual=maybe(some.sampled_from(cli.VISUAL)),
+        audio=maybe(some.sampled_from(cli.AUDIO)),
+        text=maybe(some.sampled_from(cli.TEXT)),
+        sound=maybe(some.sampled_from(cli.SOUND)),
+        seed=maybe(some.integers(0, 10**18 - 1)),
+        steps=maybe(some.integers(1, 10**6)),
+        pretrain_steps=maybe(some.integers(0, 5000)),
+    ),
+    maybe(PATHS),
+    maybe(PATHS),
+)
+def test_the_command_of_a_run_makes_its_configuration(
+    name: str, choices: Choices, source: Path | None, init: Path | None
+) -> None:
+    recipe = RECIPES[name]()
+    config = choices.configured(recipe)
+    line = launched(command_line(config, source, str(init) if init else None), 1)
+    assert parsed(line) == (config, source, init), line
+
+
+def test_a_run_without_options_has_a_short_command() -> None:
+    assert all(command_line(make(), None, None) == ["train", name] for name, make in RECIPES.items())
+
+
+def test_choices_are_encoders() -> None:
+    assert set(cli.VISUAL) <= set(registry.VISUAL) and set(cli.AUDIO) <= set(registry.AUDIO)
+    assert set(cli.TEXT) == set(registry.TEXT)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("stamps --data S4", "takes no --data"),
+        ("natural --data S4", "takes no --data"),
+        ("stamps-quick --sound wav", "takes no --sound"),
+        ("stamps --visual resnet-50", "takes no other --visual"),
+        ("natural --visual efficientnet-lite0", "takes no other --visual"),
+        ("natural --audio vggish", "takes no other --audio or --text"),
+        ("natural --text clip", "takes no other --audio or --text"),
+        ("natural --pretrain-steps 9", "takes no --pretrain-steps"),
+        ("own --data own --stamps stamps", "takes no --stamps"),
+        ("s4-pvt-baseline --data S4 --text minilm", "takes no --text"),
+        ("stamps-sc-cdcl --text clip", "takes no --text"),
+        ("ms3-pvt --data MS3 --text minilm", "no names of classes, which --text needs"),
+        ("ms3-pvt --data MS3 --audio log-mel --pretrain-steps 5", "no names of classes, which --pretrain-steps needs"),
+        ("ms3-from-s4 --data MS3", "goes on from an S4 run: name its checkpoint with --init"),
+        ("stamps --init nowhere.safetensors", "nowhere.safetensors: no such checkpoint"),
+        ("stamps --resume", "nothing to resume from"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, before any work, and nothing is left."""
+    monkeypatch.chdir(tmp_path)
+    write_ms3(tmp_path / "MS3", [("many-000000", "train")])
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["train", *line.split()]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("icf: error: ") and said in error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_resume_takes_no_init(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"")
+    with pytest.raises(UserError, match="takes no --init"):
+        train(TINY, tmp_path, resume=True, init=tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--rows shipped --out runs", "takes no --out"),
+        ("--rows shipped open --seeds 2", "take no --seeds"),
+        ("--rows open-mit --steps 20", "take no --steps"),
+    ],
+)
+def test_the_study_refuses_them_too(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "natural", *line.split()]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["Single-source", "S4", "my own [1]"])
+def test_the_next_step_scores_the_set_itself(name: str, tmp_path: Path) -> None:
+    write_s4(tmp_path / name, [("clip-000000", 3, "dog", "test")])
+    config = SimpleNamespace(benchmark=object())
+    [words] = scoring(Path("a.safetensors"), config, tmp_path / name, tmp_path)
+    root, sets, is_stamps = choose_sets(Path(words[words.index("--data") + 1]), None)
+    assert (root, list(sets), is_stamps) == (tmp_path / name, ["s4"], False)
