@@ -261,7 +261,8 @@ SPOILT = [
         "none of its annotations can be used: 24 with an unknown category"),
     ("boxes alone", edit(lambda d: [a.pop("segmentation") for a in d["annotations"]]), "no segmentation, only a box"),
     ("another folder of pictures", lambda r: {"images": r / "coco"}, "is missing; name the folder"),
-    ("pictures of another size", edit(lambda d: [i.update(width=400) for i in d["images"]]), "320x240, in instances"),
+    ("pictures of another size", edit(lambda d: [i.update(width=400) for i in d["images"]]),
+        "24 with run lengths of another size than the picture"),
     ("a folder without masks", lambda r: {"pictures": r / "ESC-50", "images": None}, "want images/CLASS"),
     ("a picture without a mask", lambda r: (next((r / "photos/masks").rglob("*.png")).unlink(), {
         "pictures": r / "photos", "images": None})[1], "has no mask"),
