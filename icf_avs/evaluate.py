@@ -223,6 +223,8 @@ def evaluate_command(
                 show(written)
                 raise
     show(written)
+    for part in getattr(loaded.model, "missing", ()):
+        print(f"scored {part}")
     print(f"wrote {out} and {out.with_suffix('.json')}")
 
 

@@ -79,6 +79,8 @@ def probe_command(
     if "what is scored" in facts:
         print(f"Scored is {BINARY_ONLY}.")
     write_whole(report, page(loaded.name, probes, verdicts, facts))
+    for part in getattr(loaded.model, "missing", ()):
+        print(f"scored {part}")
     print(f"wrote {table} and {report}")
 
 

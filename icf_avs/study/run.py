@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 
+from icf_avs.atomic_io import replaced_file
 from icf_avs.checkpoint import save_checkpoint
 from icf_avs.evaluate import default_sets
 from icf_avs.results import hardware, revision
@@ -81,9 +82,8 @@ class Worker:
         data = self._scenes(config)
         trainer = Trainer(config, data, build_model(config, data.classes), folder)
         self._trainer(job, trainer, config.teach_steps)
-        partial = folder / ".audio.safetensors.partial"
-        save_file({name: value.contiguous() for name, value in trainer.model.audio.state_dict().items()}, partial)
-        partial.replace(folder / "audio.safetensors")
+        with replaced_file(folder / "audio.safetensors") as new:
+            save_file({name: value.contiguous() for name, value in trainer.model.audio.state_dict().items()}, new)
 
     def _row(self, job: Job) -> Result:
         row = ROWS[job.row]

@@ -174,4 +174,5 @@ def recipe_of(config: TrainConfig, trainer: Trainer, scores: dict[str, float], c
         "revision": revision(),
         "data": trainer.data.origin,
         "licence": trainer.data.licence,
+        **({"without": [part.part for part in trainer.model.missing]} if trainer.model.missing else {}),
     }
