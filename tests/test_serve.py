@@ -141,6 +141,7 @@ def test_answer_with_its_own_sound(segmenter, scene, tmp_path):
     assert found.summary == "Marked in 3 of 5 seconds. Heard most: fire-truck."
     assert found.words.count(">fire-truck<") == 1
     assert [caption for _, caption in found.pictures][::4] == ["0 s: fire-truck", "4 s: nothing"]
+    assert set(json.loads(found.document.read_text())["source"]) == {"bytes", "sha256"}  # not where the server has it
     assert told == sorted(told) and told[-1] == 1
     document = json.loads(found.document.read_text())
     with zipfile.ZipFile(found.masks) as archive:
