@@ -2,7 +2,7 @@
 # # What MIT, SC and CDCL do to one clip
 #
 # Each part of the method leaves a trace that can be looked at: a reading in words (MIT), a match of sound and place
-# (CDCL), and sounds that were not heard (SC). The equations stand in docs/METHOD.md, more code in docs/TAKE_APART.md.
+# (CDCL), and sounds that were not heard (SC). The equations stand in docs/GUIDED.md, more code in docs/TAKE_APART.md.
 #
 # Run it as a notebook (VS Code, or Jupyter with jupytext) or `python notebooks/take_apart.py`; pictures are kept in
 # `notebook_out/`.

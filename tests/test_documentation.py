@@ -77,6 +77,12 @@ def test_own_video(small: Path):
     assert len((small / "all/failures.csv").read_text().splitlines()) == 1, "a header and no failure"
 
 
+def test_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_document(read("docs/PLUG_IN.md"))
+    assert torch.isfinite(names["loss"]) and set(names["extra"].terms) >= {"pull", "noise", "vision-text"}
+
+
 def test_avsbench(small: Path):
     root = small / "AVSBench"
     write_s4(root / "Single-source", [(f"clip-{i:06d}", 3, "dog", split) for i, split in enumerate(SPLITS)])

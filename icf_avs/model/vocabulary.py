@@ -5,7 +5,7 @@
     text(h) = r(h) W + R h                                                       a token near the text manifold
     agreement(z, p) = log sum_w r_w(z) r_w(k(p))                                 a sound and a position p, word by word
 
-Ours (docs/METHOD.md): the paper says only that the text stays implicit. The first free word means "nothing sounds".
+Ours (docs/GUIDED.md): the paper says only that the text stays implicit. The first free word means "nothing sounds".
 """
 
 from __future__ import annotations
