@@ -27,7 +27,7 @@ from icf_avs.avsbench.record import ClipRecord
 from icf_avs.checkpoint import file_digest, find_checkpoint
 from icf_avs.data.resize import resized
 from icf_avs.errors import UserError
-from icf_avs.evaluate_semantic import class_order, evaluate_semantic
+from icf_avs.evaluate_semantic import class_order, class_protocols, evaluate_semantic
 from icf_avs.metrics import DatasetMetric, ReferenceMetric, StrictMetric
 from icf_avs.output.writable import check_file, check_folder
 from icf_avs.probe.sounds import Audio, heard
@@ -191,7 +191,7 @@ def evaluate_command(
     records = {name: read_set(set_folder(root, name), split) for name in sets}
     semantic = {name for name in sets if records[name][0].layout in WITH_IDS and loaded.model.config.semantic}
     names = {name: ("background", *class_names(set_folder(root, name))) for name in semantic}
-    for known in names.values():
+    for known in names.values() if settings.size is not None else ():
         class_order(loaded.model.classes, known)
     written: list[Row] = []
     with Progress(console=Console(stderr=True)) as bar:
@@ -287,28 +287,6 @@ def set_folder(root: Path, name: str) -> Path:
 
 def _is_set(root: Path) -> bool:
     return any((root / table).is_file() for table in TABLES)
-
-
-def class_protocols(scores: Scores) -> Scores:
-    """The scores of `evaluate_semantic` as protocols of the table.
-
-    Each rule as the reference averages it and as it leaves out the background, the right way to leave it out, over
-    classes that occur alone, and from the pixels of the whole set; padding, where it is scored, touches the first two.
-    """
-    averages = {
-        "": ("miou", "f"),
-        "-reference-nobg": ("miou_reference_nobg", "f_reference_nobg"),
-        "-nobg": ("miou_nobg", "f_nobg"),
-        "-strict": ("miou_strict", "f_strict"),
-        "-dataset": ("dataset_miou", "dataset_f"),
-        "-dataset-all": ("dataset_miou_all", "dataset_f"),
-    }
-    return {
-        f"classes-{rule}{name}": {"miou": values[miou], "f": values[f], "fpr": float("nan")}
-        for rule, values in scores.items()
-        for name, (miou, f) in averages.items()
-        if rule != "argmax-padded" or name in ("", "-reference-nobg")
-    }
 
 
 def default_sets(split: Split = "test") -> Path:

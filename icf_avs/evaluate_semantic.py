@@ -22,7 +22,7 @@ from icf_avs.class_labels import class_labels
 from icf_avs.data.resize import resized
 from icf_avs.errors import UserError
 from icf_avs.metrics.semantic import SemanticMetric, likeliest
-from icf_avs.results import USUAL, Settings
+from icf_avs.results import USUAL, Scores, Settings
 from icf_avs.segment import check_class_head
 
 if TYPE_CHECKING:
@@ -85,6 +85,28 @@ def evaluate_semantic(
                 portions.clear()
         progress()
     return {rule: metric.compute() for rule, metric in metrics.items()}
+
+
+def class_protocols(scores: Scores) -> Scores:
+    """The scores of `evaluate_semantic` as protocols of the table.
+
+    Each rule as the reference averages it and as it leaves out the background, the right way to leave it out, over
+    classes that occur alone, and from the pixels of the whole set; padding, where it is scored, touches the first two.
+    """
+    averages = {
+        "": ("miou", "f"),
+        "-reference-nobg": ("miou_reference_nobg", "f_reference_nobg"),
+        "-nobg": ("miou_nobg", "f_nobg"),
+        "-strict": ("miou_strict", "f_strict"),
+        "-dataset": ("dataset_miou", "dataset_f"),
+        "-dataset-all": ("dataset_miou_all", "dataset_f"),
+    }
+    return {
+        f"classes-{rule}{name}": {"miou": values[miou], "f": values[f], "fpr": float("nan")}
+        for rule, values in scores.items()
+        for name, (miou, f) in averages.items()
+        if rule != "argmax-padded" or name in ("", "-reference-nobg")
+    }
 
 
 def class_order(classes: Sequence[str], names: Sequence[str]) -> list[int]:
