@@ -19,7 +19,7 @@ help:
 	@echo "make test-install  what pip installs into an empty environment, and each extra (a large download)"
 	@echo "make test-lowest  tests with the oldest libraries that pyproject.toml allows (a large download)"
 	@echo "make train      train the shipped model anew (RECIPE=$(RECIPE))"
-	@echo "make evaluate   score the shipped model into results/stamps.csv"
+	@echo "make evaluate   score the checkpoint stamps into results/stamps.csv"
 	@echo "make docs       write the tables of README.md and docs from results/*.csv"
 	@echo "make setup      only the environment;   make data   only the data;   make clean   remove both"
 
