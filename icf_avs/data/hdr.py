@@ -1,7 +1,8 @@
 """High dynamic range and wide gamut to what an ordinary display shows: BT.709, 100 cd/m2 at most.
 
-PQ: SMPTE ST 2084. HLG: ITU-R BT.2100 on a display of 1000 cd/m2. Up to 50 cd/m2 light stays as it is, so that what was
-graded for an ordinary display comes back; from there to the brightest of the picture it is compressed, hue kept.
+PQ: SMPTE ST 2084. HLG: ITU-R BT.2100 on a display of 1000 cd/m2. What was graded for an ordinary display comes back. In
+a picture that is brighter, light up to 50 cd/m2 stays as it is, and from there (later, if it is little brighter) to the
+brightest it is compressed, hue kept.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from av.video.reformatter import ColorPrimaries, ColorTrc
 _WHITE = 100.0  # cd/m2 of an ordinary display, BT.1886
 _GAMMA = 2.4
 _HLG_PEAK, _HLG_GAMMA = 1000.0, 1.2
-_KNEE = 0.5  # of _WHITE
+_KNEE = 0.5  # of _WHITE, at least
 _BRIGHTEST = 99.9  # per cent of the pixels of a picture; a spark or two may clip
 _STEPS = 4096  # of the table back to signals, even in the square root of light
 _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)  # of BT.2020
@@ -42,7 +43,7 @@ def to_sdr(codes: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
     light = (light @ _to_bt709(primaries)).clip(0)
     brightest = np.maximum(np.maximum(light[:, 0], light[:, 1]), light[:, 2])
     peak = float(np.percentile(brightest[:: max(1, len(brightest) // 100_000)], _BRIGHTEST))
-    if peak > 1:
+    if peak > 1.001:
         light *= _compression(brightest, peak)[:, None]
     roots = np.sqrt(light.clip(0, 1), out=light)
     return _signals()[(roots * (_STEPS - 1) + 0.5).astype(np.uint16)].reshape(codes.shape)
@@ -50,9 +51,10 @@ def to_sdr(codes: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
 
 def _compression(light: np.ndarray, peak: float) -> np.ndarray:
     """By which factor light is reduced: 1 up to the knee, and so that `peak` becomes 1 (Reinhard's extended curve)."""
-    over, most = (np.maximum(light, _KNEE) - _KNEE) / (1 - _KNEE), (peak - _KNEE) / (1 - _KNEE)
+    knee = max(_KNEE, 1 / peak)
+    over, most = (np.maximum(light, knee) - knee) / (1 - knee), (peak - knee) / (1 - knee)
     reduced = over * (1 + over / most**2) / (1 + over)
-    return (_KNEE + (1 - _KNEE) * reduced) / (_KNEE + (1 - _KNEE) * over)
+    return (knee + (1 - knee) * reduced) / (knee + (1 - knee) * over)
 
 
 @lru_cache(maxsize=4)
