@@ -187,6 +187,21 @@ class TrainConfig:
             return "teach"
         return "finish" if self.finish and step >= self.teach_steps + self.steps else "learn"
 
+    def clips_of(self, frames: int) -> int:
+        """Clips of so many frames in the batch of a step, while masks are learnt: of composed scenes at least two."""
+        return max(1 if self.benchmark else 2, self.batch // frames)
+
+    @property
+    def fewest_clips(self) -> int:
+        """Clips in the smallest batch that any step has: so many parts it can be shared among."""
+        found = [self.clips_of(self.spec.frames)]
+        if not self.benchmark:
+            scenes = self.words or self.data
+            found += [scenes.pictures, scenes.clips]
+            if self.finish and not self.words:
+                found += [scenes.finish_pictures, scenes.finish_clips]
+        return min(found + [self.teach_batch] * bool(self.teach_steps and not self.benchmark))
+
     @property
     def scene_seed(self) -> int:
         """Seed of the composed training scenes."""

@@ -72,10 +72,11 @@ class Batch:
     """What a training step sees.
 
     pyramid: levels [B,T,c,h,w] of the frozen visual encoder.  waves: [B,T,N] float32, one window a frame.
-    masks: [B,T,h,w] float in [0,1] at stride 4, share of each cell that sounds.  kinds_map: [B,T,h,w] long, class id of
-    the sounding pixel, 0 for background.  labelled, valid: [B,T] bool (a padding frame is not valid).
-    sounding: [B,T,C] bool, kinds that sound in each frame.  onscreen: [B,C] bool, kinds that are in the picture at all,
-    or None where nobody knows (public benchmarks label what sounds, not what is silent).
+    masks: [B,T,h,w] float in [0,1] at stride 4, share of each cell that sounds.  kinds_map: [B,T,H,W] long, finer than
+    the masks, class id of the sounding pixel, 0 for background and where the class is unknown.  labelled, valid: [B,T]
+    bool (a padding frame is not valid).  sounding: [B,T,C] bool, classes known to sound in each frame.  onscreen: [B,C]
+    bool, classes that are in the picture at all, or None where nobody knows (public benchmarks label what sounds, not
+    what is silent); where it is known, so is all that sounds.
     other_waves [B,Q,T,N], other_masks [B,Q,T,h,w]: Q more sounds of the same pictures and what each marks, where that
     is known, or None.
     frames: uint8 [B,T,S,S,3] where the pyramid is left empty, for the model's encoder to make, or where masks are to
@@ -94,6 +95,15 @@ class Batch:
     other_masks: Tensor | None = None
     frames: Tensor | None = None
     log_mel: Tensor | None = None
+
+    @property
+    def known(self) -> Tensor:
+        """[B,T] bool: frames of which it is known which classes sound, or that none does. What is marked without a
+        class may be of any, and so may a frame without label and class.
+        """
+        if self.onscreen is not None:
+            return self.valid.new_ones(self.valid.shape)
+        return self.sounding.any(-1) | (self.labelled & ~(self.masks > 0).flatten(2).any(-1))
 
     @property
     def sound(self) -> Tensor:

@@ -214,7 +214,7 @@ def test_words_never_name_a_sounding_kind(seed: int, number: int) -> None:
     part.generator = Keep()
     vocabulary.words = lambda: torch.eye(number + 2, 16)  # so that a mixture of words is its shares
     sound = torch.randn(6, 1, 16)
-    rivals = part(sound, throughout(kinds, sound), every(sound), vocabulary)
+    rivals = part(sound, throughout(kinds, sound), every(sound), vocabulary, known=every(sound))
     shares = part.generator.inputs[0][:, :number]
     assert torch.allclose(shares.sum(1), torch.ones(6))
     assert not shares[kinds].any()

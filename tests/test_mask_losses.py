@@ -67,11 +67,16 @@ def test_a_frame_with_nothing_to_vanish_does_not_dilute_the_rest() -> None:
 def test_semantic_by_hand() -> None:
     logits = torch.tensor([2.0, 0.0, 1.0]).reshape(1, 1, 3, 1, 1)
     probability = logits.flatten().softmax(0)
-    target = torch.full((1, 1, 1, 1), 2)
-    expected = -probability[2].log() + 1 - 2 * probability[2] / (probability[2] + 1)
-    assert torch.allclose(mask.semantic(logits, target, YES), expected)
-    background = mask.semantic(logits, 0 * target, YES)
-    assert torch.allclose(background, -probability[0].log())  # no class is present, so no overlap is asked for
+
+    def loss(*shares: float) -> torch.Tensor:
+        return mask.semantic(logits, torch.tensor(shares).reshape(1, 1, 3, 1, 1), YES)
+
+    overlap = 1 - 2 * probability[2] / (probability[2] + 1)
+    assert torch.allclose(loss(0, 0, 1), overlap - probability[2].log())
+    assert torch.allclose(loss(1, 0, 0), -probability[0].log())  # no class is present, so no overlap is asked for
+    part = -0.25 * probability[0].log() - 0.75 * probability[2].log()
+    assert torch.allclose(loss(0.25, 0, 0.75), part + 1 - 1.5 * probability[2] / (probability[2] + 0.75))
+    assert float(loss(0.25, 0, 0.5)) == 0, "a quarter of the cell is of an unknown class"
 
 
 @pytest.mark.parametrize("loss", [mask.bce, mask.dice])
@@ -85,7 +90,7 @@ def test_an_unlabelled_frame_gets_no_gradient(loss) -> None:
 def test_semantic_of_an_unlabelled_frame_gets_no_gradient() -> None:
     logits = torch.randn(2, 3, 5, 4, 4, requires_grad=True)
     frames = torch.tensor([[True, False, True], [False, True, False]])
-    mask.semantic(logits, torch.randint(0, 5, (2, 3, 4, 4)), frames).backward()
+    mask.semantic(logits, torch.randn(2, 3, 5, 4, 4).softmax(2), frames).backward()
     assert logits.grad.flatten(2).any(-1).equal(frames)
 
 
@@ -105,16 +110,19 @@ def test_sound_reading_by_hand() -> None:
 
 
 def test_pixel_reading_by_hand() -> None:
-    """Positions without a sounding kind take no part; a coarse position is named by the kind at its middle."""
+    """Each position counts by the share of it that sounds, and is named by the shares of the classes."""
     logits = torch.randn(1, 1, 3, 2, 2)
     kinds = torch.zeros(1, 1, 8, 8, dtype=torch.long)
-    kinds[..., 2, 2] = 2  # the middle (of an even number, the later one) of the first 4x4 cell
+    kinds[..., :2, :4] = 2  # half of the first 4x4 cell
     kinds[..., 4:, :4] = 1
-    cost = -logits.log_softmax(2)
-    expected = (cost[0, 0, 1, 0, 0] + cost[0, 0, 0, 1, 0]) / 2
-    assert torch.allclose(naming.pixel_reading(logits, kinds, YES), expected)
-    assert float(naming.pixel_reading(logits, kinds, NO)) == 0
-    assert float(naming.pixel_reading(logits, 0 * kinds, YES)) == 0
+    kinds[..., 4, :4] = 2  # of the next a quarter, the rest of class 1
+    masks = torch.nn.functional.avg_pool2d((kinds > 0).float(), 2)
+    masks[..., 2:, 2:] = 1  # of an unknown class
+    cost = -logits.log_softmax(2)[0, 0]
+    expected = (0.5 * cost[1, 0, 0] + 0.75 * cost[0, 1, 0] + 0.25 * cost[1, 1, 0]) / 1.5
+    assert torch.allclose(naming.pixel_reading(logits, kinds, masks, YES), expected)
+    assert float(naming.pixel_reading(logits, kinds, masks, NO)) == 0
+    assert float(naming.pixel_reading(logits, 0 * kinds, masks, YES)) == 0
 
 
 # The objective as a whole.

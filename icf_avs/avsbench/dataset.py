@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,7 @@ class ClipDataset(Dataset[ClipTensors]):
             raise ValueError(f"image_size {spec.image_size} is no multiple of the masks' stride {MASK_STRIDE}")
         self.records, self.names, self.spec = records, tuple(names), spec
         self.audio = common_audio(records, FORMS if audio == "auto" else (audio,))
+        self.complete = all(record.complete for record in records)
         self._ids = {name: number for number, name in enumerate(self.names, 1)}
 
     def __len__(self) -> int:
@@ -68,17 +69,16 @@ class ClipDataset(Dataset[ClipTensors]):
         frames = len(clip.frames)
         heard = self._kinds_by_frame(record, clip)
         shown = torch.from_numpy(clip.masks)
-        stride = MASK_STRIDE
-        if clip.class_ids is None:
+        if clip.class_ids is None or not self.names:
             only = torch.tensor([ids[0] if len(ids) == 1 else 0 for ids in heard])
-            kinds_map = shown.long() * only[:, None, None]
+            kinds_map = (shown > 0).long() * only[:, None, None]
         else:
             kinds_map = shown.long()
         sounding = torch.zeros(frames, len(self.names), dtype=torch.bool)
         for frame, ids in enumerate(heard):
             sounding[frame, [number - 1 for number in ids]] = True
         onscreen = None
-        if record.complete:
+        if self.complete:
             onscreen = torch.tensor([name in record.onscreen for name in self.names], dtype=torch.bool)
         if clip.log_mel is None:
             waves, log_mel = torch.from_numpy(windows(clip.wave, self.spec, frames)), None
@@ -88,8 +88,8 @@ class ClipDataset(Dataset[ClipTensors]):
             frames=torch.from_numpy(clip.frames) if pictures else None,
             waves=waves,
             log_mel=log_mel,
-            masks=F.avg_pool2d((shown > 0).float(), stride),
-            kinds_map=kinds_map[:, stride // 2 :: stride, stride // 2 :: stride].contiguous(),
+            masks=F.avg_pool2d((shown > 0).float(), MASK_STRIDE),
+            kinds_map=kinds_map,
             labelled=torch.from_numpy(clip.labelled),
             sounding=sounding,
             onscreen=onscreen,
@@ -121,8 +121,9 @@ class ClipDataset(Dataset[ClipTensors]):
                 found.append(ids if self.names else [])
         return found
 
-    def _known(self, names: Sequence[str]) -> list[int]:
-        return sorted(self._ids[name] for name in names if name in self._ids)
+    def _known(self, names: Collection[str]) -> list[int]:
+        """Ids of all these classes; none where one of them has no id: what sounds is unknown then."""
+        return sorted(self._ids[name] for name in names) if self._ids.keys() >= set(names) else []
 
 
 def common_audio(records: Sequence[ClipRecord], forms: Sequence[Audio] = FORMS) -> Audio:
@@ -139,10 +140,13 @@ def common_audio(records: Sequence[ClipRecord], forms: Sequence[Audio] = FORMS) 
     return forms[0]
 
 
-def collate(clips: Sequence[ClipTensors]) -> Batch:
-    """Join clips of any numbers of frames; shorter ones get blank frames, neither valid nor labelled, at their end."""
+def collate(clips: Sequence[ClipTensors], frames: int | None = None) -> Batch:
+    """Join clips of any numbers of frames; shorter ones get blank frames, neither valid nor labelled, at their end.
+
+    frames: of the batch, at least as many as the longest clip has (None: as many).
+    """
     lengths = torch.tensor([len(clip.labelled) for clip in clips])
-    frames = int(lengths.max())
+    frames = frames or int(lengths.max())
 
     def stacked(values: Sequence[Tensor]) -> Tensor:
         joined = values[0].new_zeros(len(values), frames, *values[0].shape[1:])

@@ -49,7 +49,7 @@ class BenchmarkData:
         self.licence = "weights follow the terms of the set they were trained on"
         self.clips = ClipDataset(records, self.classes, config.spec, config.benchmark.sound)
         self.features = self._features(records)
-        self.size = max(1, config.batch // config.spec.frames)
+        self.size = config.clips_of(config.spec.frames)
         self._workers = ThreadPoolExecutor(max(1, workers))
 
     def _features(self, records: Sequence[ClipRecord]) -> PictureFeatures | None:
@@ -70,7 +70,8 @@ class BenchmarkData:
         """
         order = _order(self.config.seed, step * self.size, self.size, len(self.clips))
         load = self._sound_alone if self.config.stage(step) == "teach" else self._clip
-        return collate(list(self._workers.map(load, order[part::parts])))
+        frames = max(len(self.clips.records[index].frame_paths) for index in order)  # alike in all parts
+        return collate(list(self._workers.map(load, order[part::parts])), frames)
 
     def _sound_alone(self, index: int) -> ClipTensors:
         return self.clips.clip(index, pictures=False)

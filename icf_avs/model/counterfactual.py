@@ -6,10 +6,13 @@
     z~_-b = z - <c,d_b> d_b,  d_b = (p_b - m) / |p_b - m|       p_b running mean of z where kind b sounds alone
 
 Proposals u_k are plausible sounds: another clip's semantic, or words of the vocabulary turned into a semantic by a
-generator that learns that from the factual pairs (reading of z, z). Orthogonality is taken around the mean: all audio
-tokens share a large common part, and without centring only that would be removed. The last line asks what would be
-marked had one source been silent: its direction is taken out of the sound, all else stays, and so must the mask of all
-else. Ours; the paper gives that representations are orthogonal, latent, diverse, and need no edits of text.
+generator that learns that from the factual pairs (reading of z, z). Both only where it is known that no class is
+shared: a frame of unknown classes gives none, and gets random directions, of which nothing is claimed but that they are
+not its sound. All is drawn for the whole batch, alike in every process that has a part of it. Orthogonality is taken
+around the mean: all audio tokens share a large common part, and without centring only that would be removed. The last
+line asks what would be marked had one source been silent: its direction is taken out of the sound, all else stays, and
+so must the mask of all else. Not from the paper, which gives that representations are orthogonal, latent, diverse, and
+need no edits of text.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.distributed import average, own, whole
 from icf_avs.model.vocabulary import Vocabulary
 
 
@@ -102,40 +106,47 @@ class SemanticCounterfactual(nn.Module):
         valid: Tensor,
         vocabulary: Vocabulary | None = None,
         akin: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> Rivals:
         """sound z [B,T,D]; sounding [B,T,C] bool, kinds known to sound (all False where unknown); valid [B,T] bool,
         False on padding, whose sound counts for nothing; akin [C,C] bool, of an open vocabulary: words that may mean
         the same. None is a rival of another, a rival is of all kinds that it may mean, and only words are taken for
-        rivals that training has heard.
+        rivals that training has heard. known [B,T] bool: frames of which `sounding` is all that sounds (None: those
+        of clips in which any kind sounds).
 
         The vocabulary must be given when the part was built with words.
         """
-        valid = valid | ~valid.any()  # a batch of padding alone is taken as it is
-        kinds = (sounding & valid[..., None]).any(1)
+        every, mine = whole(sound.detach()), own()
+        taken = whole(valid)
+        taken = taken | ~taken.any()  # a batch of padding alone is taken as it is
+        valid = taken[mine]
+        kinds = whole((sounding & valid[..., None]).any(1))
+        known = kinds.any(1)[:, None].expand(every.shape[:2]) if known is None else whole(known)
         if self.training:
             self._note(sound.detach()[valid], sounding[valid])
-        clips, frames, dim = sound.shape
-        proposals, rival_kinds, known = [], [], []
+        # The rivals carry no gradient to what made them: the decoder learns to refuse, they do not learn to be refused.
+        with torch.no_grad():
+            proposals, rival_kinds, sure = zip(
+                *(
+                    self._words(every, kinds, known, vocabulary, akin)
+                    if self.generator is not None and index % 2
+                    else self._donors(every, kinds, known, akin)
+                    for index in range(self.count)
+                ),
+                strict=True,
+            )
+            # At least 1: where all sounds are alike so is their mean, and a rival must still differ from it.
+            lengths = (every[taken] - self.mean).norm(dim=-1).clamp(min=1)
+            norms = lengths[torch.randint(lengths.numel(), (self.count, *every.shape[:2]), device=sound.device)]
+            sounds = self.place(every, torch.stack(proposals), norms)
         fit = None
-        for index in range(self.count):
-            if self.generator is not None and index % 2:
-                proposal, kind, sure = self._words(sound, kinds, vocabulary, akin)
-            else:
-                proposal, kind, sure = self._donors(sound, kinds, akin)
-            proposals.append(proposal)
-            rival_kinds.append(kind)
-            known.append(sure)
         if self.generator is not None:
             words = vocabulary.words().detach()
             reading = vocabulary.similarity(sound.detach(), words).softmax(-1).detach()
             error = self.generator(reading @ words) - sound.detach()
-            fit = error[valid].square().mean()
-        # At least 1: where all sounds are alike so is their mean, and a rival must still differ from it.
-        lengths = (sound.detach()[valid] - self.mean).norm(dim=-1).clamp(min=1)
-        norms = lengths[torch.randint(lengths.numel(), (self.count, clips, frames), device=sound.device)]
-        # The rivals carry no gradient to what made them: the decoder learns to refuse, they do not learn to be refused.
-        sounds = self.place(sound.detach(), torch.stack(proposals).detach(), norms)
-        return Rivals(sounds, torch.stack(rival_kinds), torch.stack(known), fit, self._rest(sound, kinds))
+            fit = average(error.square().mean(-1), valid)
+        rest = self._rest(sound, kinds)
+        return Rivals(sounds[:, mine], torch.stack(rival_kinds)[:, mine], torch.stack(sure)[:, mine], fit, rest)
 
     def place(self, factual: Tensor, proposals: Tensor, norms: Tensor) -> Tensor:
         """Where the rivals lie: factual [B,T,D], proposals [K,B,T,D], norms [K,B,T] -> [K,B,T,D]."""
@@ -166,30 +177,43 @@ class SemanticCounterfactual(nn.Module):
         self.noted = sums if self.noted is None else self.noted + sums
 
     def _rest(self, sound: Tensor, kinds: Tensor) -> Rest:
-        """Take one of its kinds out of every clip's sound. Carries the gradient: each source learns to be removable."""
+        """Take one of its kinds out of every clip's sound [b,T,D]; kinds [B,C] are of the whole batch. Carries the
+        gradient: each source learns to be removable.
+        """
         chance = torch.rand(kinds.shape, device=sound.device).masked_fill(~(kinds & self.met), -1)
         if not chance.numel():  # no classes
-            return Rest(sound, sound.new_zeros(len(sound), dtype=torch.long), torch.zeros_like(kinds.any(1)))
-        best, removed = chance.max(1)
+            return Rest(sound, sound.new_zeros(len(sound), dtype=torch.long), torch.zeros_like(kinds.any(1))[own()])
+        best, removed = chance[own()].max(1)
         direction = F.normalize(self.alone[removed] - self.mean, dim=-1)[:, None].to(sound.dtype)  # B 1 D
         along = ((sound - self.mean.to(sound.dtype)) * direction).sum(-1, keepdim=True)
         return Rest(sound - along * direction, removed, best >= 0)
 
-    def _donors(self, sound: Tensor, kinds: Tensor, akin: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Another clip's semantic, of a clip that shares no kind; a random direction where the batch has none."""
+    def _random(self, sound: Tensor) -> Tensor:
+        """A random direction for every frame, of no kind."""
+        return self.mean + torch.randn_like(sound)
+
+    def _donors(
+        self, sound: Tensor, kinds: Tensor, known: Tensor, akin: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Another clip's semantic, of a clip that shares no kind; a random direction where the batch has none, and in
+        frames of which it is unknown what sounds in either.
+        """
         clips = sound.shape[0]
-        kinds = widened(kinds, akin)
-        foreign = (kinds.float() @ kinds.float().T) == 0
+        kinds, told = widened(kinds, akin), known.any(1)
+        foreign = ((kinds.float() @ kinds.float().T) == 0) & told & told[:, None]
         foreign.fill_diagonal_(False)
         donor = (torch.rand(clips, clips, device=sound.device) + foreign).argmax(1)
         found = foreign.any(1)
-        proposal = torch.where(found[:, None, None], sound[donor], self.mean + torch.randn_like(sound))
+        usable = found[:, None] & known & known[donor]
+        proposal = torch.where(usable[..., None], sound[donor], self._random(sound))
         return proposal, kinds[donor] & found[:, None], found & kinds[donor].any(1)
 
     def _words(
-        self, sound: Tensor, kinds: Tensor, vocabulary: Vocabulary, akin: Tensor | None
+        self, sound: Tensor, kinds: Tensor, known: Tensor, vocabulary: Vocabulary, akin: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """A semantic generated from one or two names that do not sound in the clip."""
+        """A semantic generated from one or two names that do not sound in the clip; a random direction in frames of
+        which it is unknown what sounds.
+        """
         kinds = widened(kinds, akin)
         if akin is not None:
             kinds = kinds | ~self.met
@@ -200,4 +224,6 @@ class SemanticCounterfactual(nn.Module):
         words = vocabulary.words()
         mixed = words[first] * (1 - share) + words[second] * share
         picked = F.one_hot(first, kinds.shape[1]).bool() | (F.one_hot(second, kinds.shape[1]).bool() & (share > 0))
-        return self.generator(mixed)[:, None].expand_as(sound), widened(picked, akin), ~(picked & kinds).any(1)
+        proposal = torch.where(known[..., None], self.generator(mixed)[:, None], self._random(sound))
+        told = known.any(1)
+        return proposal, widened(picked, akin) & told[:, None], told & ~(picked & kinds).any(1)

@@ -23,6 +23,7 @@ from icf_avs.backbones.word_ear import WordEar
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec, Missing, Prediction
 from icf_avs.data.resize import resized
+from icf_avs.distributed import own, whole
 from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual
 from icf_avs.model.decoder import Decoded, MaskDecoder, SemanticHead
 from icf_avs.model.edges import follow_colours
@@ -146,11 +147,13 @@ class ICF(nn.Module):
         sounding: Tensor | None = None,
         others: Tensor | None = None,
         pictures: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> Output:
         """pyramid of [B,T,c,h,w], with evidence six levels; sound, waves [B,T,N] or log-mel [B,T,96,64]; valid [B,T]
         bool; sounding [B,T,C] bool, kinds known to sound, training only, switches SC on; others [B,Q,T,N], more sounds
         of the same pictures, training only; pictures uint8 [B,T,S,S,3], whose colours the masks then follow, with one
-        sound and evidence only: logits are twice as fine.
+        sound and evidence only: logits are twice as fine; known [B,T]
+        bool: frames of which `sounding` is all that sounds (see `SemanticCounterfactual`).
         """
         clips, frames = valid.shape
         levels = [level.flatten(0, 1) for level in pyramid]
@@ -168,12 +171,12 @@ class ICF(nn.Module):
         akin = self.implicit_text.vocabulary.akin(search.akin) if search and sounding is not None else None
         if sounding is not None and self.counterfactual is not None:
             vocabulary = self.implicit_text.vocabulary if self.implicit_text is not None else None
-            rivals = self.counterfactual(sound, sounding, valid, vocabulary, akin)
+            rivals = self.counterfactual(sound, sounding, valid, vocabulary, akin, known)
             # do(vision): every picture under the sound of the clip before is every sound over the picture of the next.
-            sounds = torch.cat([sounds, rivals.sounds, rivals.rest.sound[None], sound.roll(1, 0)[None]])
-            parts = torch.cat([parts.expand(len(sounds) - 1, -1, -1, -1, -1), within.roll(1, 0)[None]])
+            sounds = torch.cat([sounds, rivals.sounds, rivals.rest.sound[None], _of_clip_before(sound)[None]])
+            parts = torch.cat([parts.expand(len(sounds) - 1, -1, -1, -1, -1), _of_clip_before(within)[None]])
             if by_words:
-                said[len(sounds) - 1] = said[0].roll(1, 0)
+                said[len(sounds) - 1] = _of_clip_before(said[0])
         asked = len(sounds)
         if others is not None:
             if by_words:
@@ -353,6 +356,11 @@ class ICF(nn.Module):
         if output.classes is None:
             return Prediction(logits, heard, words)
         return Prediction(logits, heard, words, of_all(output.classes, 0.0), ("background", *self.classes))
+
+
+def _of_clip_before(clips: Tensor) -> Tensor:
+    """clips [b,...] of this process -> those that come one before them in the whole batch."""
+    return whole(clips).roll(1, 0)[own()]
 
 
 def _side(about: float) -> int:

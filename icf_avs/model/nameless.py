@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from icf_avs.distributed import own, processes, total
+
 
 class Nameless(nn.Module):
     """share: of the clips that training answers without the name; tokens: of implicit text a frame."""
@@ -23,8 +25,10 @@ class Nameless(nn.Module):
 
     def draw(self, clips: int, frames: int) -> Tensor:
         """[clips * frames] bool, for training: the frames that keep their names, those of a clip alike."""
-        kept = torch.rand(clips, device=self.sound.device) >= self.share
-        return kept.repeat_interleave(frames)
+        device = self.sound.device
+        whole = clips if processes() == 1 else int(total(torch.tensor(clips, device=device)))
+        kept = torch.rand(whole, device=device) >= self.share
+        return kept[own()].repeat_interleave(frames)
 
     def hide(self, sound: Tensor, text: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
         """sound [R,N,D] and text [R,N,n,D], given way where `named` [N] is False."""

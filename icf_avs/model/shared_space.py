@@ -9,7 +9,6 @@ and how near it lies to the sound is a map of where the sound may be. With MIT i
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.backbones.linear import TokenLinear
+from icf_avs.model.temperature import log_temperature, temperature
 
 
 class Gaussian(NamedTuple):
@@ -35,15 +35,19 @@ def gaussian(tokens: Tensor, weights: Tensor, floor: float) -> Gaussian:
 
 
 class SharedSpace(nn.Module):
-    """Projections of audio, vision and (with MIT) text into one space, and the one temperature of all terms."""
+    """Projections of audio, vision and (with MIT) text into one space, and one temperature of all terms, at first `start`."""
 
-    def __init__(self, dim: int, shared: int, floor: float, temperature: float, text: bool) -> None:
+    def __init__(self, dim: int, shared: int, floor: float, start: float, text: bool) -> None:
         super().__init__()
         self.floor = floor
         self.audio, self.vision = nn.Linear(dim, shared), TokenLinear(dim, shared)
         self.text = nn.Linear(dim, shared) if text else None
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.log_temperature = log_temperature(start)
         self.sharpness, self.radius = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(1.0))
+
+    @property
+    def temperature(self) -> Tensor:
+        return temperature(self.log_temperature)
 
     def of_audio(self, tokens: Tensor, weights: Tensor) -> Gaussian:
         return gaussian(F.normalize(self.audio(tokens), dim=-1), weights, self.floor)

@@ -16,18 +16,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.model.temperature import log_temperature, temperature
+
 
 class Vocabulary(nn.Module):
-    """names: [C, E] embeddings of the class names, kept as a buffer."""
+    """names: [C, E] embeddings of the class names, kept as a buffer; start: tau before training."""
 
-    def __init__(self, names: Tensor, free_words: int, dim: int, temperature: float = 0.1) -> None:
+    def __init__(self, names: Tensor, free_words: int, dim: int, start: float = 0.1) -> None:
         super().__init__()
         self.register_buffer("names", names)
         self.project = nn.Linear(names.shape[1], dim)
         # One call, here and in other parts: a product of two on the device "meta" would import all of torch.compile,
         # and half the time that a checkpoint takes to load.
         self.free = nn.Parameter(torch.normal(0.0, 0.5, (free_words, dim)))
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.log_temperature = log_temperature(start)
         self.residual = nn.Linear(dim, dim)
 
     @property
@@ -55,7 +57,7 @@ class Vocabulary(nn.Module):
     def similarity(self, tokens: Tensor, words: Tensor | None = None) -> Tensor:
         """tokens [..., D] -> [..., M] logits of the reading; words: words(), where they are at hand."""
         words = self.words() if words is None else words
-        return F.normalize(tokens, dim=-1) @ F.normalize(words, dim=-1).T / self.log_temperature.exp()
+        return F.normalize(tokens, dim=-1) @ F.normalize(words, dim=-1).T / temperature(self.log_temperature)
 
     def read(self, tokens: Tensor, words: Tensor | None = None) -> Tensor:
         """tokens [..., D] -> implicit text [..., D]."""

@@ -5,8 +5,9 @@
 
 Inter-modality: audio-vision, audio-text, vision-text, both ways, vision pooled over the sounding region. Collaborative:
 the counterfactuals of clip i stand in the denominators of the terms anchored in its vision, the silent region of the
-same picture in those anchored in its audio; one temperature for all. Clips that share a sounding kind are never
-negatives of each other. Ours; the paper gives the two contrasts and that they collaborate.
+same picture in those anchored in its audio; one temperature for all. Negatives are clips of the whole batch, also those
+of other processes. Clips that share a sounding class are never negatives of each other, nor are clips whose classes are
+unknown. Not from the paper, which gives the two contrasts and that they collaborate.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from icf_avs.distributed import average, whole
 from icf_avs.model.shared_space import Gaussian
 
 
@@ -30,8 +32,9 @@ def info_nce(
     temperature: Tensor,
     present: Tensor,
 ) -> Tensor:
-    """One direction: anchors and positives [B,d]; negatives [B,B] bool, who may be a negative of whom; extra: Gaussians
-    [B,k,d] that are negatives of their own anchor, where [B,k] bool; present [B] bool, clips that take part.
+    """One direction: anchors and positives [b,d] of this process; negatives [b,B] bool, which positives of the whole
+    batch may be negatives of which anchor; extra: Gaussians [b,k,d] that are negatives of their own anchor, where [b,k]
+    bool; present [b] bool, clips that take part.
 
     Zero for a batch in which no anchor has anything to be told from.
     """
@@ -39,16 +42,15 @@ def info_nce(
     def column(x: Gaussian) -> Gaussian:
         return Gaussian(x.mean[:, None], x.deviation[:, None])
 
-    others = wasserstein(column(anchor), Gaussian(positive.mean[None], positive.deviation[None]))  # B B
+    others = wasserstein(column(anchor), Gaussian(whole(positive.mean)[None], whole(positive.deviation)[None]))  # b B
     own = wasserstein(anchor, positive)[:, None]
     distance = torch.cat([own, others] + [wasserstein(column(anchor), rival) for rival, _ in extra], dim=1)
     usable = torch.cat([torch.ones_like(own, dtype=torch.bool), negatives] + [where for _, where in extra], dim=1)
     logits = (-distance / temperature).masked_fill(~usable, float("-inf"))
-    takes_part = (present & usable[:, 1:].any(1)).to(distance.dtype)
-    return (-logits.log_softmax(1)[:, 0] * takes_part).sum() / takes_part.sum().clamp(min=1)
+    return average(-logits.log_softmax(1)[:, 0], present & usable[:, 1:].any(1))
 
 
 def negatives(sounding: Tensor, present: Tensor) -> Tensor:
-    """[B,C] bool kinds, [B] bool -> [B,B] bool: different clips, both present, no sounding kind in common."""
+    """[B,C] bool classes, [B] bool -> [B,B] bool: different clips, both present, no sounding class in common."""
     shared = (sounding.to(torch.float32) @ sounding.to(torch.float32).T) > 0
     return ~shared & ~torch.eye(len(shared), dtype=torch.bool, device=shared.device) & present[None] & present[:, None]

@@ -1,25 +1,30 @@
-"""Mask losses. Frames without a label take no part; every function is safe on empty masks and empty selections."""
+"""Mask losses. Frames without a label take no part; every function is safe on empty masks and empty selections.
+
+Means are over the frames of the whole batch, whichever process has them (`distributed.average`).
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-def average(values: Tensor, where: Tensor) -> Tensor:
-    """Mean of `values` over the places `where` is true (broadcast); zero, with a gradient path, when there are none."""
-    weights = where.to(values.dtype).expand_as(values)
-    return (values * weights).sum() / weights.sum().clamp(min=1)
+from icf_avs.distributed import average
 
 
-def bce(logits: Tensor, target: Tensor, frames: Tensor) -> Tensor:
-    """logits, target [B,T,h,w], frames [B,T] bool -> mean binary cross-entropy over the chosen frames."""
-    return average(F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((-2, -1)), frames)
+def bce(logits: Tensor, target: Tensor, frames: Tensor, cells: Tensor | None = None) -> Tensor:
+    """logits, target [B,T,h,w], frames [B,T] bool -> mean binary cross-entropy over the chosen frames, of each over its
+    cells [B,T,h,w] bool (None: all).
+    """
+    cost = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return average(_over_cells(cost, cells), frames)
 
 
-def dice(logits: Tensor, target: Tensor, frames: Tensor) -> Tensor:
+def dice(logits: Tensor, target: Tensor, frames: Tensor, cells: Tensor | None = None) -> Tensor:
     """Soft Dice loss, mean over chosen frames whose target is not empty (an empty target has no overlap to ask for)."""
     probability = logits.sigmoid()
+    if cells is not None:
+        probability, target = probability * cells, target * cells
     overlap = 2 * (probability * target).sum((-2, -1))
     total = probability.sum((-2, -1)) + target.sum((-2, -1))
     return average(1 - overlap / total.clamp(min=1e-6), frames & (target.sum((-2, -1)) > 0))
@@ -37,11 +42,20 @@ def blank(logits: Tensor, factual: Tensor, everywhere: Tensor, inside: Tensor) -
     return average(within, inside & (size > 0)) + average(cost.mean((-2, -1)), everywhere)
 
 
-def semantic(logits: Tensor, target: Tensor, frames: Tensor) -> Tensor:
-    """CE + Dice over classes: logits [B,T,C+1,h,w], target [B,T,h,w] long, frames [B,T] bool."""
-    cross = F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1), reduction="none").mean((-2, -1))
-    probability = logits.softmax(2)[:, :, 1:]
-    wanted = F.one_hot(target, logits.shape[2]).movedim(-1, 2)[:, :, 1:].to(logits.dtype)
+def semantic(logits: Tensor, shares: Tensor, frames: Tensor) -> Tensor:
+    """CE + Dice over classes: logits, shares [B,T,C+1,h,w] (class_shares.py), frames [B,T] bool. Cells that are in part
+    of an unknown class take no part.
+    """
+    cells = shares.sum(2) > 1 - 1e-3
+    cross = _over_cells(-(shares * logits.log_softmax(2)).sum(2), cells)
+    probability, wanted = (each[:, :, 1:] * cells[:, :, None] for each in (logits.softmax(2), shares))
     overlap, total = 2 * (probability * wanted).sum((-2, -1)), (probability + wanted).sum((-2, -1))
     present = wanted.sum((-2, -1)) > 0
-    return average(cross, frames.flatten()) + average(1 - overlap / total.clamp(min=1e-6), present & frames[..., None])
+    return average(cross, frames) + average(1 - overlap / total.clamp(min=1e-6), present & frames[..., None])
+
+
+def _over_cells(cost: Tensor, cells: Tensor | None) -> Tensor:
+    """Mean of cost [...,h,w] over the chosen cells of each frame."""
+    if cells is None:
+        return cost.mean((-2, -1))
+    return torch.where(cells, cost, 0).sum((-2, -1)) / cells.sum((-2, -1)).clamp(min=1)

@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icf_avs.contracts import Batch
+from icf_avs.distributed import own, whole
 from icf_avs.model.counterfactual import widened
 from icf_avs.model.icf import Output
 from icf_avs.model.shared_space import Gaussian, SharedSpace
 from icf_avs.objective import contrastive, mask, naming
+from icf_avs.objective.class_shares import class_shares, known, share
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,24 @@ FINISHING = Weights(rivals=0.1, foreign=0.1)
 
 
 def objective(output: Output, batch: Batch, space: SharedSpace | None, weights: Weights) -> dict[str, Tensor]:
-    """Named terms, unweighted, and their weighted sum as "loss". A part that is absent contributes no term."""
+    """Named terms, unweighted, and their weighted sum as "loss". A part that is absent contributes no term.
+
+    Under several processes each has its part of the batch; the mean of what they return is that of the whole batch.
+    """
     frames = batch.labelled & batch.valid
     terms = {"bce": mask.bce(output.logits, batch.masks, frames), "dice": mask.dice(output.logits, batch.masks, frames)}
     if output.classes is not None:
-        terms["semantic"] = mask.semantic(output.classes, batch.kinds_map, frames)
+        shares = class_shares(batch.kinds_map, batch.masks, output.classes.shape[2] - 1)
+        terms["semantic"] = mask.semantic(output.classes, shares, frames)
     if output.prior is not None:
         terms["prior"] = mask.bce(output.prior, _like(batch.masks, output.prior), frames)
-    if batch.sounding.any() and output.reading is not None:
-        terms["sound_reading"] = naming.sound_reading(output.reading, batch.sounding, batch.valid)
-        terms["pixel_reading"] = naming.pixel_reading(output.pixel_reading, batch.kinds_map, frames)
+    if batch.sounding.shape[-1] and output.reading is not None:
+        terms["sound_reading"] = naming.sound_reading(output.reading, batch.sounding, batch.valid & batch.known)
+        terms["pixel_reading"] = naming.pixel_reading(output.pixel_reading, batch.kinds_map, batch.masks, frames)
     if output.rivals is not None:
         terms["rivals"], terms["foreign"] = _rivals(output, batch, frames), _foreign(output, batch, frames)
-        terms["rest"] = _rest(output, batch, frames)
+        if batch.sounding.shape[-1]:
+            terms["rest"] = _rest(output, batch, frames)
         if output.rivals.fit is not None:
             terms["generator"] = output.rivals.fit
     if output.other_logits is not None:
@@ -69,7 +76,8 @@ def _rivals(output: Output, batch: Batch, frames: Tensor) -> Tensor:
     rival is known to be absent from it."""
     kinds = output.rivals.kinds  # K B C
     factual = _kinds(output, batch)
-    other = ~(kinds & factual).any(-1)  # a rival that shares a sounding kind may rightly mark it
+    # A rival that shares a sounding class may rightly mark it. Rivals of clips of unknown classes have none.
+    other = ~(kinds & factual).any(-1)
     absent = torch.zeros_like(other)
     if batch.onscreen is not None:
         absent = output.rivals.known & ~(kinds & batch.onscreen).any(-1)
@@ -88,42 +96,56 @@ def _kinds(output: Output, batch: Batch) -> Tensor:
 
 
 def _rest(output: Output, batch: Batch, frames: Tensor) -> Tensor:
-    """do(audio := z~_-b): the mask of the kind that was taken out vanishes, that of all others stays."""
-    removed = output.rivals.rest.removed + 1  # ids of a map of kinds count from 1
-    target = batch.masks * (batch.kinds_map != removed[:, None, None, None])
-    able = frames & output.rivals.rest.able[:, None]
-    return mask.bce(output.rest_logits, target, able) + mask.dice(output.rest_logits, target, able)
+    """do(audio := z~_-b): the mask of the class that was taken out vanishes, that of all others stays."""
+    target, cells = _without(output.rivals.rest.removed, batch)
+    able = frames & output.rivals.rest.able[:, None] & cells.flatten(2).any(-1)
+    logits = output.rest_logits
+    return mask.bce(logits, target, able, cells) + mask.dice(logits, target, able, cells)
+
+
+def _without(removed: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What stays of the masks without class `removed` [B] (an index), and the cells where that is known, both
+    [B,T,h,w]: nowhere in a frame whose class map does not tell which pixels belong to the class.
+    """
+    sounds = batch.sounding.gather(2, removed[:, None, None].expand(-1, batch.sounding.shape[1], 1))[..., 0]
+    alone = sounds & (batch.sounding.sum(-1) == 1)  # then all that is marked is of the class
+    silent = batch.known & ~sounds  # then none of it is
+    vanishing = share(batch.kinds_map == removed[:, None, None, None] + 1, batch.masks)  # ids of the map count from 1
+    vanishing = torch.where(alone[..., None, None], batch.masks, vanishing)
+    told = known(batch.kinds_map, batch.masks)
+    shown = told.flatten(2).all(-1) | (vanishing > 0).flatten(2).any(-1)
+    return batch.masks - vanishing, (told & shown[..., None, None]) | (alone | silent)[..., None, None]
 
 
 def _foreign(output: Output, batch: Batch, frames: Tensor) -> Tensor:
     """do(vision := another picture), sound kept: nothing in a picture that lacks what sounds."""
-    own = _kinds(output, batch)
-    heard = own.roll(1, 0)
-    known = heard.any(-1)
-    other = known & ~(heard & own).any(-1)
+    factual = _kinds(output, batch)
+    heard = whole(factual).roll(1, 0)[own()]
+    told = whole(batch.known).roll(1, 0)[own()] & heard.any(-1, keepdim=True)  # B T
+    other = told & batch.known & ~(heard & factual).any(-1, keepdim=True)
     absent = torch.zeros_like(other)
     if batch.onscreen is not None:
-        absent = known & ~(heard & batch.onscreen).any(-1)
-    return mask.blank(output.foreign_logits, batch.masks, absent[:, None] & frames, other[:, None] & frames)
+        absent = told & ~(heard & batch.onscreen).any(-1, keepdim=True)
+    return mask.blank(output.foreign_logits, batch.masks, absent & frames, other & frames)
 
 
 def _contrast(output: Output, batch: Batch, frames: Tensor, space: SharedSpace) -> Tensor:
     """Mean of the CDCL terms over the modalities that exist."""
     patches = output.patches.flatten(1, 2)  # B (T P) D
-    share = _patch_share(batch.masks * frames[..., None, None], output)  # B (T P), of each patch that sounds
+    marked = _patch_share(batch.masks * frames[..., None, None], output)  # B (T P), of each patch that sounds
     sounds = frames & (batch.masks.sum((-2, -1)) > 0)  # frames where something is marked
     silent = (_patch_share(1 - batch.masks, output) >= 1) & sounds.repeat_interleave(
-        share.shape[1] // sounds.shape[1], 1
+        marked.shape[1] // sounds.shape[1], 1
     )
-    present = sounds.any(1)
+    present, told = sounds.any(1), (batch.known | ~sounds).all(1)
     length = output.parts.shape[2]
 
-    vision = space.of_vision(patches, share)
+    vision = space.of_vision(patches, marked)
     audio = space.of_audio(output.parts.flatten(1, 2), sounds.repeat_interleave(length, 1).float())
     hard = space.of_vision(patches, silent.float())
     hard = (Gaussian(hard.mean[:, None], hard.deviation[:, None]), silent.any(1, keepdim=True))
-    others = contrastive.negatives(_kinds(output, batch), present)
-    temperature = space.log_temperature.exp()
+    others = contrastive.negatives(whole(_kinds(output, batch)), whole(present & told))[own()]
+    temperature = space.temperature
     rivals: list[tuple[Gaussian, Tensor]] = []
     rival_text: list[tuple[Gaussian, Tensor]] = []
     if output.rivals is not None:

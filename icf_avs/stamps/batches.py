@@ -69,9 +69,8 @@ def make_batch(
 
 
 def targets(kinds_map: Tensor) -> tuple[Tensor, Tensor]:
-    """Kinds of what sounds at every second pixel, [B,T,S/2,S/2] -> masks and kinds_map of a Batch, [B,T,S/4,S/4]."""
-    cell = MASK_STRIDE // SLOT_STRIDE
-    return F.avg_pool2d((kinds_map > 0).float(), cell), kinds_map[..., cell // 2 :: cell, cell // 2 :: cell].long()
+    """Classes of what sounds at every second pixel, [B,T,S/2,S/2] -> masks [B,T,S/4,S/4] and kinds_map of a Batch."""
+    return F.avg_pool2d((kinds_map > 0).float(), MASK_STRIDE // SLOT_STRIDE), kinds_map.long()
 
 
 def joined(batches: list[Batch]) -> Batch:

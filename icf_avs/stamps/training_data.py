@@ -72,7 +72,7 @@ class StampsData:
         name = ("finish_" if finishing else "") + ("clips" if as_clips else "pictures")
         spec = spec if as_clips else replace(spec, frames=1)
         sets = [getattr(self, name), *([self.hard[name]] if name in self.hard else [])]
-        size = config.teach_batch if teaching else max(2, config.batch // spec.frames)
+        size = config.teach_batch if teaching else config.clips_of(spec.frames)
         total = sum(len(features.scenes) for features in sets)
         indices = rng.choice(total, min(size, total), replace=False)
         variation = int(rng.integers(1, 2**31))

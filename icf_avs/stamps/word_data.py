@@ -13,6 +13,7 @@ from icf_avs.backbones.heard_words import HeardWords, audio_words
 from icf_avs.backbones.registry import embed_names
 from icf_avs.config import EvidenceConfig, TrainConfig
 from icf_avs.contracts import Batch, ClipSpec
+from icf_avs.stamps.batches import joined
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.features import VALIDATION_SEED, training_seed
 from icf_avs.stamps.heard_sounds import heard_sounds
@@ -81,10 +82,15 @@ class WordData:
         config = self.config
         rng = np.random.default_rng([config.seed, step])
         features = self.clips if rng.random() < config.clip_share else self.pictures
-        size = max(2, config.batch // features.things.shape[1])
+        size = config.clips_of(features.things.shape[1])
         indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
-        mine = np.sort(indices)[part::parts]
-        return word_batch(features, mine, self.words, self.sounds, np.random.default_rng([config.seed, step, part]))
+        drawn = (  # each scene by a chance of its own, whatever part it is in
+            word_batch(
+                features, np.array([at]), self.words, self.sounds, np.random.default_rng([config.seed, step, at])
+            )
+            for at in np.sort(indices)[part::parts]
+        )
+        return joined(list(drawn))
 
     def validate(self, model: ICF) -> dict[str, float]:
         """Calibrate the model on the validation scenes; its scores there."""

@@ -9,6 +9,7 @@ from accelerate.utils import convert_to_fp32
 from torch import Tensor, nn
 
 from icf_avs.contracts import Batch
+from icf_avs.distributed import average
 from icf_avs.model.icf import ICF
 from icf_avs.objective.naming import sound_reading
 from icf_avs.objective.objective import FINISHING, Weights, objective
@@ -30,15 +31,15 @@ class Learner(nn.Module):
     def _teach(self, batch: Batch) -> dict[str, Tensor]:
         audio, _ = self.model.hear(batch.sound)
         named = self.teacher(audio).float()
-        loss = sound_reading(named, batch.sounding, batch.valid)
+        loss = sound_reading(named, batch.sounding, batch.valid & batch.known)
         guess = named[..., :-1].argmax(-1, keepdim=True)
         heard = batch.sounding.any(-1)
-        right = (batch.sounding.gather(-1, guess)[..., 0] & heard).sum() / heard.sum().clamp(min=1)
+        right = average(batch.sounding.gather(-1, guess)[..., 0].float(), heard)
         return {"naming": loss, "top1": right, "loss": loss}
 
     def _learn(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         pyramid = batch.pyramid or self.model.look(batch.frames)
-        output = self.model(pyramid, batch.sound, batch.valid, batch.sounding, batch.other_waves)
+        output = self.model(pyramid, batch.sound, batch.valid, batch.sounding, batch.other_waves, known=batch.known)
         with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
             whole = {field.name: convert_to_fp32(getattr(output, field.name)) for field in fields(output)}
             return objective(replace(output, **whole), batch, self.model.shared_space, self.weights[stage])

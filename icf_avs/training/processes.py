@@ -9,12 +9,25 @@ from datetime import timedelta
 import torch
 from accelerate import PartialState
 
+from icf_avs.config import TrainConfig
+from icf_avs.errors import UserError
+
 PATIENCE = timedelta(hours=2)  # that the others wait while the first renders scenes, downloads, or scores
 
 
 def processes() -> PartialState:
     """This process among those of the run; the first call lets them meet."""
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+def check_processes(config: TrainConfig) -> None:
+    """Raise UserError where a batch has not a clip for every process (and turn) of the run."""
+    parts = processes().num_processes * (config.benchmark.accumulate if config.benchmark else 1)
+    if parts > config.fewest_clips:
+        raise UserError(
+            f"recipe {config.name} has steps of {config.fewest_clips} clips, which cannot be shared among {parts} "
+            f"processes{' and turns' * (parts > processes().num_processes)}; start at most {config.fewest_clips}"
+        )
 
 
 @contextmanager

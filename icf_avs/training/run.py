@@ -22,7 +22,7 @@ from icf_avs.results import hardware, revision, write_whole
 from icf_avs.training.choices import command_line, launched
 from icf_avs.training.data import Report, training_data
 from icf_avs.training.faults import told
-from icf_avs.training.processes import first_alone
+from icf_avs.training.processes import check_processes, first_alone
 from icf_avs.training.run_folder import RunFolder
 from icf_avs.training.trackers import check_wandb
 from icf_avs.training.trainer import Trainer, build_model
@@ -90,6 +90,7 @@ def train(
 def check_start(config: TrainConfig, folder: Path, init: Path | None, resume: bool, wandb: bool) -> None:
     """Raise UserError for what is known to be wrong before any work."""
     check_folder(folder)
+    check_processes(config)
     last = folder / "last.pt"
     if resume and not last.exists():
         raise UserError(f"{last}: nothing to resume from; start without --resume")

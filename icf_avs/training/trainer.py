@@ -6,7 +6,7 @@ import json
 import math
 import os
 from contextlib import nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,10 @@ from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.contracts import Batch
 from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF
-from icf_avs.objective.objective import Weights
+from icf_avs.model.temperature import clamp_temperatures
 from icf_avs.training.data import Data
 from icf_avs.training.learner import Learner
 from icf_avs.training.plateau import Plateau
-
-TERMS = ("loss", "naming", "top1", *(field.name for field in fields(Weights)))  # all that a step may report
 
 
 def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None = None) -> ICF:
@@ -79,7 +77,7 @@ class Trainer:
 
     @property
     def parts(self) -> int:
-        """Into how many parts a batch is split: processes, and turns of each."""
+        """Into how many parts the batch of a step is split: a batch for each turn, a part of it for each process."""
         return self.accelerator.num_processes * self.turns
 
     @property
@@ -87,7 +85,7 @@ class Trainer:
         return self.config.benchmark.accumulate if self.config.benchmark else 1
 
     def batches(self, step: int) -> list[Batch]:
-        """This process's parts of the batch of a step."""
+        """This process's parts of the batches of a step, one a turn."""
         first = self.accelerator.process_index * self.turns
         return [self.data.batch(step, part, self.parts) for part in range(first, first + self.turns)]
 
@@ -106,25 +104,30 @@ class Trainer:
         model, rate = self.model, self.config.learning_rate
         audio = [parameter for parameter in model.audio.parameters() if parameter.requires_grad]
         if self.teaching:
-            groups = [{"params": [*audio, *self.learner.teacher.parameters()], "scale": 1.0}]
+            shares = [(1.0, [*audio, *self.learner.teacher.parameters()])]
         else:
             visual = [parameter for parameter in model.visual.parameters() if parameter.requires_grad]
             known = {id(parameter) for parameter in (*audio, *visual)}
             rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-            groups = [{"params": audio, "scale": 0.6}, {"params": rest, "scale": 1.0}]
-            groups += [{"params": visual, "scale": 0.1}] if visual else []
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=self.config.weight_decay, betas=(0.9, 0.98), fused=True)
+            shares = [(0.6, audio), (1.0, rest), (0.1, visual)]
+        decayed, groups = _decayed(self.learner), []
+        for scale, parameters in shares:
+            for decay, chosen in ((self.config.weight_decay, True), (0.0, False)):
+                some = [p for p in parameters if (id(p) in decayed) == chosen]
+                groups += [{"params": some, "scale": scale, "weight_decay": decay}] if some else []
+        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 
     def advance(self, *parts: Batch) -> dict[str, float]:
-        """One optimizer step on the parts of a batch. Raises UserError, before it, when the gradient is no number."""
+        """One optimizer step on this process's parts of the batches of its turns, whose losses are averaged. Raises
+        UserError, before it, when the gradient is no number.
+        """
         config, accelerator = self.config, self.accelerator
         self.wrapped.train()
         self.optimizer.zero_grad(set_to_none=True)
         terms: dict[str, float] = {}
-        first = accelerator.process_index * len(parts)
         for turn, batch in enumerate(parts, 1):
-            # By the part and not the process, so that two processes draw as one that takes two turns.
-            torch.manual_seed(config.seed * 1_000_003 + self.step + 7_919 * (first + turn - 1))
+            # Alike in all processes: each draws for the whole batch and takes what belongs to its clips.
+            torch.manual_seed(config.seed * 1_000_003 + self.step + 7_919 * (turn - 1))
             with nullcontext() if turn == len(parts) else accelerator.no_sync(self.wrapped):
                 found = self.wrapped(batch.to(accelerator.device), config.stage(self.step))
                 accelerator.backward(found["loss"] / len(parts))
@@ -140,6 +143,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * group["scale"] * self._rate()
         self.optimizer.step()
+        clamp_temperatures(self.model)
         if self.model.counterfactual is not None:
             self.model.counterfactual.follow(accelerator.reduce)  # its means, by all parts of the batch
         self.step += 1
@@ -169,14 +173,9 @@ class Trainer:
         return bool(self.accelerator.reduce(asked, "sum"))
 
     def _of_all(self, terms: dict[str, float]) -> dict[str, float]:
-        """Means over the processes; a term that some of them lack (nothing sounds in their part) counts there as 0, as
-        it does in a turn.
-        """
-        if self.accelerator.num_processes == 1:
-            return terms
-        mine = [[terms.get(name, 0.0), float(name in terms)] for name in TERMS]
-        sums = self.accelerator.reduce(torch.tensor(mine, device=self.accelerator.device), "sum").tolist()
-        return {n: total / self.accelerator.num_processes for n, (total, met) in zip(TERMS, sums, strict=True) if met}
+        """Means over the processes, which all have the same terms."""
+        mine = torch.tensor(list(terms.values()), device=self.accelerator.device)
+        return dict(zip(terms, self.accelerator.reduce(mine, "mean").tolist(), strict=True))
 
     def _rate(self) -> float:
         """Share of the learning rate at this step: each of the three stages has a schedule of its own."""
@@ -275,6 +274,14 @@ def kept_steps(folder: Path) -> int | None:
 def _difference(name: str, kept: object, mine: object) -> str:
     plain = all(isinstance(value, int | float | str) for value in (kept, mine))
     return f"{name} {kept} there, {mine} here" if plain else f"another {name}"
+
+
+def _decayed(module: nn.Module) -> set[int]:
+    """Ids of the parameters that weight decay applies to: matrices and kernels. Biases, norms, temperatures and other
+    scalars and vectors are not drawn to zero.
+    """
+    named = ((name.rpartition(".")[2], parameter) for name, parameter in module.named_parameters())
+    return {id(parameter) for name, parameter in named if parameter.dim() > 1 and "bias" not in name}
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:

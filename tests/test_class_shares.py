@@ -1,0 +1,173 @@
+"""Targets by class against sums by hand; what is unknown is trained neither as staying nor as vanishing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_icf import NAMES, random_batch, small_model
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from icf_avs.contracts import Batch
+from icf_avs.model.icf import Output
+from icf_avs.objective.class_shares import class_shares, known, share
+from icf_avs.objective.objective import Weights, objective
+
+FINE = 4  # pixels of a map of classes per cell of the masks
+
+
+def by_hand(pixels: np.ndarray, chosen: int) -> np.ndarray:
+    """Share of class `chosen` in each cell of a map of pixels [H,W]."""
+    side = len(pixels) // FINE
+    found = np.zeros((side, side))
+    for y, x in np.ndindex(*pixels.shape):
+        found[y // FINE, x // FINE] += (pixels[y, x] == chosen) / FINE**2
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**20), unknown=st.booleans())
+def test_shares_are_counted_pixels(seed: int, unknown: bool) -> None:
+    """9 stands for pixels that sound and are of no known class."""
+    pixels = np.random.default_rng(seed).choice([0, 1, 2, 9 if unknown else 2], (12, 12), p=[0.4, 0.3, 0.2, 0.1])
+    masks = avg_pool2d(torch.from_numpy(pixels > 0).float()[None, None], FINE)
+    class_map = torch.from_numpy(np.where(pixels == 9, 0, pixels))[None, None]
+    found = class_shares(class_map, masks, 3)[0, 0].numpy()
+    for number in range(4):
+        np.testing.assert_allclose(found[number], by_hand(pixels, number), atol=1e-6)
+    np.testing.assert_array_equal(known(class_map, masks)[0, 0].numpy(), by_hand(pixels, 9) == 0)
+
+
+def test_a_map_as_coarse_as_the_masks_is_never_more_than_they_are() -> None:
+    masks = torch.tensor([[[[1.0, 0.75, 0.25, 0.0]]]])
+    where = torch.tensor([[[[True, True, False, False]]]])
+    assert share(where, masks).flatten().tolist() == [1, 0.75, 0, 0]
+    assert known(where, masks).flatten().tolist() == [True, True, False, True]
+
+
+def removal(batch: Batch, removed: int) -> tuple[Output, float, Tensor]:
+    """The loss of taking one class out of every sound, at logits of zero, and its gradient by the logits."""
+    model = small_model()
+    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding, known=batch.known)
+    rest = output.rivals.rest
+    able = torch.ones_like(rest.able)
+    output.rivals = output.rivals._replace(
+        rest=rest._replace(removed=torch.full_like(rest.removed, removed), able=able)
+    )
+    output.rest_logits = torch.zeros_like(output.rest_logits).requires_grad_()
+    loss = objective(output, batch, model.shared_space, Weights())["rest"]
+    gradient = torch.autograd.grad(loss, output.rest_logits)[0] if loss.requires_grad else torch.zeros(())
+    return output, float(loss.detach()), gradient
+
+
+def two_sources(clips: int = 1) -> Batch:
+    """Class 0 above, class 1 below, with an edge in the middle of a row of cells and another at the side."""
+    batch = random_batch(clips, frames=2)
+    pixels = torch.zeros(clips, 2, 64, 64, dtype=torch.long)
+    pixels[..., :30, :33], pixels[..., 30:, :33] = 1, 2
+    batch.kinds_map, batch.masks = pixels, avg_pool2d((pixels > 0).float(), FINE)
+    batch.sounding[:] = False
+    batch.sounding[..., :2] = True
+    return batch
+
+
+def test_the_only_source_leaves_nothing() -> None:
+    """No ring at its border, which has parts of cells: at logits of zero the loss is log 2, without a Dice term."""
+    batch = two_sources()
+    batch.kinds_map[batch.kinds_map == 2] = 1
+    batch.sounding[..., 1] = False
+    _, loss, gradient = removal(batch, 0)
+    assert loss == pytest.approx(math.log(2)) and (gradient > 0).all()
+    batch.kinds_map[:] = 0  # whatever the map says
+    assert removal(batch, 0)[1] == pytest.approx(math.log(2))
+
+
+def test_one_of_two_sources_leaves_the_share_of_the_other() -> None:
+    batch = two_sources()
+    _, loss, _ = removal(batch, 0)
+    stays = by_hand(batch.kinds_map[0, 0].numpy(), 2)
+    dice = 1 - 2 * 0.5 * stays.sum() / (0.5 * stays.size + stays.sum())
+    assert loss == pytest.approx(math.log(2) + dice, rel=1e-5)
+    assert 0 < (stays % 1 > 0).sum() < 40  # cells at the border
+
+
+def test_removal_is_not_asked_of_pixels_without_a_class() -> None:
+    """A binary layout that names two classes, as MS3: which pixels are whose nobody knows."""
+    batch = two_sources()
+    batch.kinds_map[:] = 0
+    _, loss, gradient = removal(batch, 0)
+    assert loss == 0 and not gradient.any()
+    batch.kinds_map[0, 0, :8, :8] = 1  # two by two cells are told in one frame
+    _, loss, gradient = removal(batch, 0)
+    asked = gradient != 0
+    assert not asked[0, 1].any()
+    assert asked[0, 0, :2, :2].all() and (gradient[0, 0, :2, :2] > 0).all()
+    assert not asked[0, 0, 2:, :8].any() and asked[0, 0, :, 9:].all()  # nothing sounds at the right
+
+
+def test_a_frame_without_the_removed_class_stays_as_it_is() -> None:
+    batch = two_sources()
+    batch.sounding[:, 1, 0] = False
+    batch.kinds_map[:, 1] = 0
+    batch.labelled[:, 0] = False
+    _, loss, gradient = removal(batch, 0)
+    target = 0.5 - gradient[0, 1] / gradient[0, 1].abs().max() / 2
+    assert loss > math.log(2) and (target > 0.5).equal(batch.masks[0, 1] > 0.5)
+
+
+# Clips of unknown classes.
+
+
+def unknown(names: tuple[str, ...]) -> tuple[Batch, torch.nn.Module]:
+    """Clips that all mark something, of which no class is known."""
+    batch = random_batch(3)
+    batch.sounding = batch.sounding[..., : len(names)] & False
+    batch.kinds_map[:], batch.onscreen = 0, None
+    assert not batch.known.any()
+    return batch, small_model(names=names)
+
+
+@pytest.mark.parametrize("names", [(), NAMES], ids=["no names", "names"])
+def test_a_clip_of_unknown_classes_is_compared_with_no_other(names: tuple[str, ...]) -> None:
+    """Whatever the others sound like: its rivals are random, and it has no negatives but its own silence and rivals."""
+    batch, model = unknown(names)
+    found = []
+    for swapped in (False, True):
+        if swapped:
+            batch.waves[1:] = 0.3 * torch.randn(batch.waves[1:].shape)
+        torch.manual_seed(0)
+        output = model.eval()(batch.pyramid, batch.waves, batch.valid, batch.sounding, known=batch.known)
+        away = torch.nn.functional.normalize(output.rivals.sounds[:, 0] - model.counterfactual.mean, dim=-1)
+        assert not output.rivals.known.any() and not output.rivals.kinds.any()
+        terms = objective(output, batch, model.shared_space, Weights())
+        assert float(terms["foreign"]) == 0 and float(terms.get("sound_reading", 0)) == 0
+        found.append(away)
+    assert torch.allclose(*found, atol=1e-5)
+
+
+@pytest.mark.parametrize("names", [(), NAMES], ids=["no names", "names"])
+def test_unknown_clips_are_no_negatives_of_each_other(names: tuple[str, ...]) -> None:
+    batch, _ = unknown(names)
+    batch.masks.fill_(1)  # no silent region
+    model = small_model(names=names, counterfactual=False)
+    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding)
+    assert float(objective(output, batch, model.shared_space, Weights())["contrast"]) == 0
+
+
+def test_among_known_clips_an_unknown_one_is_left_out() -> None:
+    batch = random_batch(3)
+    batch.sounding[0], batch.kinds_map[0], batch.onscreen = False, 0, None
+    model = small_model()
+    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding, known=batch.known)
+    assert not output.rivals.kinds[:, 0].any() and output.rivals.known[:, 1:].all()
+    for maps in (output.foreign_logits, output.reading):
+        maps.retain_grad()
+    terms = objective(output, batch, model.shared_space, Weights())
+    (terms["foreign"] + terms["sound_reading"]).backward()
+    assert output.foreign_logits.grad.flatten(1).any(1).tolist() == [False, False, True]  # nor is its sound known wrong
+    assert output.reading.grad.flatten(1).any(1).tolist() == [False, True, True]

@@ -1,0 +1,127 @@
+"""Two and three real processes that share a batch: terms, gradients and weights are those of one process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from small_icf import NAMES, chosen, random_batch, small_model
+
+from icf_avs.config import BenchmarkConfig, TrainConfig
+from icf_avs.contracts import Batch
+from icf_avs.errors import UserError
+from icf_avs.training import processes
+from icf_avs.training.recipes import RECIPES
+
+CLIPS, FRAMES, STEPS = 5, 2, 3  # not a multiple of the processes; the first step names sounds
+CONFIG = TrainConfig("tiny", {}, teach_steps=1, steps=STEPS - 1, finish=0, warmup=1, learning_rate=1e-6)
+
+
+def shared_batch(step: int) -> Batch:
+    """Clips that differ in all that losses count: labels, padding, silence, full pictures, classes, unknown classes."""
+    batch = random_batch(CLIPS, FRAMES, seed=step)
+    batch.labelled[1:3, 1:] = False
+    batch.valid[3:, 1] = batch.labelled[3:, 1] = False
+    for whole in (batch.masks, batch.kinds_map, batch.sounding):
+        whole[2] = 0  # silent
+    batch.masks[3], batch.kinds_map[3] = 1, 4
+    batch.sounding[0, :, 2], batch.kinds_map[0, :, 8:, 8:], batch.masks[0, :, 8:, 8:] = True, 3, 0.5
+    if step == 2:
+        batch.onscreen = None
+        batch.sounding[4], batch.kinds_map[4] = False, 0
+    batch.other_waves = batch.waves.roll(1, 0)[:, None] + batch.waves[:, None]
+    batch.other_masks = batch.masks.roll(1, 0)[:, None]
+    return batch
+
+
+class Shared:
+    """Stands where a run has its data."""
+
+    classes, config = NAMES, CONFIG
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        return chosen(shared_batch(step), torch.arange(CLIPS)[part::parts])
+
+
+def steps(rank: int, world: int, port: int, turns: int, folder: str) -> None:
+    """One process of a run of STEPS; the first saves terms and gradients of each step and the weights at the end."""
+    torch.set_num_threads(1)
+    if world > 1:
+        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in where.items()})
+    from icf_avs.training.trainer import Trainer
+
+    model = small_model(semantic=True)
+    config = replace(CONFIG, benchmark=BenchmarkConfig("S4", accumulate=turns))
+    trainer, found = Trainer(config, Shared(), model, Path(folder)), []
+    assert trainer.accelerator.num_processes == world
+    for step in range(STEPS):
+        terms = trainer.advance(*trainer.batches(step))
+        gradients = {n: p.grad.clone() for n, p in trainer.learner.named_parameters() if p.grad is not None}
+        found.append((terms, gradients))
+    if rank == 0:
+        torch.save((found, model.state_dict()), Path(folder) / f"{world}-{turns}.pt")
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(processes, turns) -> what `steps` saves, each run made once."""
+    context, folder, made = multiprocessing.get_context("forkserver"), tmp_path_factory.mktemp("runs"), {}
+    context.set_forkserver_preload(["icf_avs.training.trainer", "small_icf"])
+
+    def of(world: int, turns: int = 1) -> Any:
+        if (world, turns) not in made:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            started = [
+                context.Process(target=steps, args=(rank, world, port, turns, str(folder))) for rank in range(world)
+            ]
+            for process in started:
+                process.start()
+            for process in started:
+                process.join(120)
+            assert [process.exitcode for process in started] == [0] * world
+            made[world, turns] = torch.load(folder / f"{world}-{turns}.pt", weights_only=True)
+        return made[world, turns]
+
+    return of
+
+
+@pytest.mark.parametrize(("world", "turns"), [(2, 1), (3, 1), (2, 2)])
+def test_processes_that_share_a_batch_learn_what_one_does(world: int, turns: int, run: Any) -> None:
+    (expected, weights), (found, other) = run(1, turns), run(world, turns)
+    for (mine, gradients), (his, others) in zip(expected, found, strict=True):
+        assert mine.keys() == his.keys()
+        assert his == pytest.approx(mine, rel=1e-4, abs=1e-5)
+        assert gradients.keys() == others.keys()
+        for name, gradient in gradients.items():
+            assert (others[name] - gradient).norm() < 1e-3 * gradient.norm() + 1e-6, name
+    assert {"contrast", "foreign", "rest", "rivals", "generator", "semantic", "others"} <= found[1][0].keys()
+    differences = torch.cat([(other[name].float() - value.float()).flatten() for name, value in weights.items()])
+    assert differences.abs().mean() < 1e-8, "a hundredth of what a step moves a weight"
+
+
+def test_more_processes_than_clips_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the smallest batch of a step: three clips for `natural`, six for `stamps`, eight in public sets."""
+    for recipe, most in (("natural", 3), ("stamps", 6), ("s4-pvt", 8), ("avss-pvt", 8)):
+        for count in (1, most, most + 1):
+            monkeypatch.setattr(processes, "processes", lambda count=count: SimpleNamespace(num_processes=count))
+            if count <= most:
+                processes.check_processes(RECIPES[recipe]())
+                continue
+            with pytest.raises(UserError, match=rf"recipe {recipe} .* {most} clips.* among {count} .*at most {most}"):
+                processes.check_processes(RECIPES[recipe]())
+    turns = replace(RECIPES["s4-pvt"](), benchmark=BenchmarkConfig("S4", accumulate=3))
+    monkeypatch.setattr(processes, "processes", lambda: SimpleNamespace(num_processes=3))
+    with pytest.raises(UserError, match="among 9 processes and turns"):
+        processes.check_processes(turns)
