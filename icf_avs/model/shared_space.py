@@ -35,7 +35,7 @@ def gaussian(tokens: Tensor, weights: Tensor, floor: float) -> Gaussian:
 
 
 class SharedSpace(nn.Module):
-    """Projections of audio, vision and (with MIT) text into one space, and one temperature of all terms, at first `start`."""
+    """Projections of audio, vision and (with MIT) text into one space, and the one temperature of all terms."""
 
     def __init__(self, dim: int, shared: int, floor: float, start: float, text: bool) -> None:
         super().__init__()
