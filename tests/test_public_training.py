@@ -184,7 +184,7 @@ def test_classes_are_scored_in_the_avss_layout(sets: Path, tmp_path: Path, monke
 
 
 def test_two_processes_learn_as_one_that_takes_two_turns(sets: Path, tmp_path: Path) -> None:
-    """Both split a batch into the same two parts; gradients are averaged between processes or added up in one."""
+    """Of a batch of two clips with one labelled frame each, so that the mean of both turns is that of the batch."""
     script = tmp_path / "run.py"
     script.write_text(
         "import sys\nfrom dataclasses import replace\nfrom pathlib import Path\nimport torch\n"

@@ -355,6 +355,47 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
+def test_weight_decay_spares_what_has_a_meaning_in_its_size(data: StampsData, tmp_path: Path) -> None:
+    """Biases, norms, temperatures: a step without a gradient leaves them and shrinks matrices by rate and decay."""
+    config = replace(TINY, teach_steps=0, learning_rate=0.1, weight_decay=0.5, warmup=0)
+    trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
+    every = {id(p): name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    groups = trainer.optimizer.param_groups
+    assert sorted(every) == sorted(id(p) for group in groups for p in group["params"])
+    for group in groups:
+        for parameter in group["params"]:
+            name = every[id(parameter)]
+            spared = parameter.dim() < 2 or "bias" in name.rpartition(".")[2]
+            assert group["weight_decay"] == (0 if spared else 0.5), name
+            before, parameter.grad = parameter.detach().clone(), torch.zeros_like(parameter)
+            parameter.before = before
+    trainer.optimizer.step()
+    for group in groups:
+        for parameter in group["params"]:
+            factor = 1 - group["lr"] * group["weight_decay"]
+            assert torch.allclose(parameter.detach(), factor * parameter.before), every[id(parameter)]
+    kept = {every[id(p)] for group in groups if not group["weight_decay"] for p in group["params"]}
+    assert {"shared_space.log_temperature", "implicit_text.vocabulary.log_temperature", "audio.norm.weight"} <= kept
+
+
+@pytest.mark.parametrize("value", [-30.0, 30.0])
+def test_temperatures_stay_within_bounds(value: float, data: StampsData, tmp_path: Path) -> None:
+    """As CLIP's: of both a parameter that is outside counts as the bound, and is put there by the next step."""
+    config = replace(TINY, teach_steps=0)
+    trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
+    learnt = [p for name, p in trainer.model.named_parameters() if name.endswith("log_temperature")]
+    assert len(learnt) == 2
+    with torch.no_grad():
+        for parameter in learnt:
+            parameter.fill_(value)
+    space, vocabulary = trainer.model.shared_space, trainer.model.implicit_text.vocabulary
+    bound = 0.01 if value < 0 else 1.0
+    assert float(space.temperature.detach()) == pytest.approx(bound)
+    assert float(vocabulary.similarity(torch.randn(8, 32)).abs().max().detach()) <= 1 / bound + 1e-3
+    assert np.isfinite(trainer.advance(data.batch(0))["loss"])
+    assert [float(parameter.detach().exp()) for parameter in learnt] == pytest.approx([bound] * 2)
+
+
 def test_schedule() -> None:
     rates = [schedule(step, 100, 10) for step in range(101)]
     assert rates[0] == 0.1 and rates[9] == rates[10] == 1.0
