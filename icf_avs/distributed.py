@@ -32,6 +32,12 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
+def drawn(clips: int, each: int, device: torch.device) -> Tensor:
+    """[clips * each] uniform random numbers for the clips of this process, drawn for those of the whole batch."""
+    count = clips if processes() == 1 else int(total(torch.tensor(clips, device=device)))
+    return torch.rand(count, each, device=device)[own()].flatten()
+
+
 def average(values: Tensor, where: Tensor) -> Tensor:
     """Mean of `values` over the places of the whole batch where `where` is true, or by it as weights (broadcast); zero,
     with a gradient path, when there are none.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from icf_avs import distributed
 from icf_avs.backbones import pyramids
 from icf_avs.backbones.linear import TokenLinear
 from icf_avs.backbones.pyramids import FAMILIES, load_pyramid
@@ -182,3 +183,23 @@ def test_pickled_tensors_load_and_pickled_code_never_runs(tmp_path: Path, monkey
     with pytest.raises(UserError, match=r"cannot read the weights \(more in it than tensors\)"):
         load_pyramid("resnet-50", tmp_path, depths=SHALLOW)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["pvt-v2-b5", "swin-b"])
+def test_stochastic_depth_is_drawn_for_the_whole_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes with parts of seven clips drop what one does; and no part of the network draws otherwise."""
+    network = load_pyramid(name, random=True, frozen=False, depths=SHALLOW).network
+    drops = [module for module in network.modules() if "DropPath" in type(module).__name__]
+    assert drops and all(type(module) is pyramids.DropPath for module in drops)
+    drop = drops[-1].train()
+    drop.drop_prob, drop.frames, x = 0.5, 3, torch.ones(7, 3, 4, 2)
+    torch.manual_seed(0)
+    expected = drop(x.flatten(0, 1)).unflatten(0, (7, 3))
+    assert set(expected.unique().tolist()) == {0, 2} and (expected == expected[..., :1, :1]).all()
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    monkeypatch.setattr(distributed, "total", lambda count: torch.tensor(7))
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "own", lambda rank=rank: slice(rank, None, 2))
+        torch.manual_seed(0)
+        assert drop(x[rank::2].flatten(0, 1)).equal(expected[rank::2].flatten(0, 1))
+    assert drop.eval()(x) is x

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from icf_avs.backbones.linear import with_token_linears
 from icf_avs.backbones.weights import download_command, model_folder, read_pretrained, require_transformers
+from icf_avs.distributed import drawn
 from icf_avs.errors import UserError
 
 MEAN, SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of all three, for pictures in [0, 1]
@@ -69,6 +70,22 @@ FAMILIES = {
 DROP_PATH = {"pvt_v2": 0.3, "swin": 0.3}  # stochastic depth, only where the encoder trains
 
 
+class DropPath(nn.Module):
+    """Stochastic depth of a residual branch [N,...], frame by frame; as Transformers' own, but drawn for the whole
+    batch, so that it does not depend on how many processes share it. `frames` of a clip come one after the other.
+    """
+
+    drop_prob: float
+    frames = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.drop_prob == 0:
+            return x
+        keep = 1 - self.drop_prob
+        kept = (drawn(len(x) // self.frames, self.frames, x.device) + keep).floor()
+        return x.div(keep) * kept.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+
+
 class Pyramid(nn.Module):
     """frames uint8 [N,H,W,3] -> four levels [N,channels[i],ceil(H/strides[i]),ceil(W/strides[i])].
 
@@ -89,6 +106,12 @@ class Pyramid(nn.Module):
     def forward(self, frames: Tensor) -> list[Tensor]:
         pictures = (frames.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.scale
         return list(self.network(pictures).feature_maps)
+
+    def of_clips(self, frames: int) -> None:
+        """The frames that are looked at next come in clips of so many."""
+        for module in self.modules():
+            if isinstance(module, DropPath):
+                module.frames = frames
 
     def train(self, mode: bool = True) -> Pyramid:
         super().train(mode and not self.frozen)
@@ -119,6 +142,9 @@ def load_pyramid(
         network = _pretrained(folder, family, name, depths)
     if family.kind == "swin":
         network.swin.layernorm = nn.Identity()  # of the classifier: its output is not used, so it could never train
+    for module in network.modules():
+        if type(module).__name__.endswith("DropPath"):
+            module.__class__ = DropPath
     return Pyramid(with_token_linears(network), family.channels, frozen)
 
 

@@ -231,6 +231,8 @@ class ICF(nn.Module):
         """frames uint8 [B,T,S,S,3] -> pyramid of [B,T,c,h,w]; with a gradient only where the encoder is trained. With
         evidence, things [B,T,20,h,w] are the last level, where they are known of the same pictures already.
         """
+        if self.config.train_visual and hasattr(self.visual, "of_clips"):
+            self.visual.of_clips(frames.shape[1])
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_visual):
             levels = self.visual(frames.flatten(0, 1), *([] if things is None else [things.flatten(0, 1)]))
         return [level.unflatten(0, frames.shape[:2]) for level in levels]

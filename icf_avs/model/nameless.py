@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from icf_avs.distributed import own, processes, total
+from icf_avs.distributed import drawn
 
 
 class Nameless(nn.Module):
@@ -25,10 +25,7 @@ class Nameless(nn.Module):
 
     def draw(self, clips: int, frames: int) -> Tensor:
         """[clips * frames] bool, for training: the frames that keep their names, those of a clip alike."""
-        device = self.sound.device
-        whole = clips if processes() == 1 else int(total(torch.tensor(clips, device=device)))
-        kept = torch.rand(whole, device=device) >= self.share
-        return kept[own()].repeat_interleave(frames)
+        return (drawn(clips, 1, self.sound.device) >= self.share).repeat_interleave(frames)
 
     def hide(self, sound: Tensor, text: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
         """sound [R,N,D] and text [R,N,n,D], given way where `named` [N] is False."""
