@@ -74,6 +74,7 @@ def segment_video(
         for frame, _ in stream_masks(model, info, fps, threshold, semantic, sound):
             frames.append(frame)
             _tell(progress, len(frames), count)
+        info.repaired.look_again(info.path)
         return Segmentation(info, replace(model.spec, fps=fps), tuple(frames), None, missing)
 
     source, taken = Source(info.path), set(taken)
@@ -109,12 +110,13 @@ def segment_video(
                 if frame.index in shown:
                     tiles.append(frame_tile(frame, preview))
                 _tell(progress, len(frames) + film.drawn, 2 * count)
-            spec = replace(model.spec, fps=fps)
-            document = coco.document(info, spec, checkpoint, frames, video, made)
-            text = json.dumps(document, indent=1, ensure_ascii=False)
-            (new / "segmentation.json").write_text(text + "\n", encoding="utf-8")
             contact_sheet(tiles, classes_of(frames[index] for index in sorted(shown))).save(new / "sheet.png")
             film.finish(lambda: _tell(progress, count + film.drawn, 2 * count))
+        info.repaired.look_again(info.path)
+        spec = replace(model.spec, fps=fps)
+        document = coco.document(info, spec, checkpoint, frames, video, made)
+        text = json.dumps(document, indent=1, ensure_ascii=False)
+        (new / "segmentation.json").write_text(text + "\n", encoding="utf-8")
         _tell(progress, 2 * count, 2 * count)
         folder = put_in_place(new, place)
     return Segmentation(info, spec, tuple(frames), folder, missing)
@@ -228,6 +230,8 @@ def segment_command(
             print(f"  {line}")
         for part in result.missing:
             print(f"  made {part}")
+        for line in result.video.repaired.lines():
+            print(f"  repaired: {line}")
     if len(videos) == 1 and failures:
         raise failures[0]
     if failures:

@@ -7,6 +7,7 @@ is given. Plain containers, late sound, turned pictures and the like on their ow
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import random
 import threading
@@ -25,7 +26,9 @@ from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import UserError
+from icf_avs.formats.saved import read_segmentation
 from icf_avs.segment import Segmenter, segment_video
+from icf_avs.serve.answer import _shown
 
 CLAP = 1.0  # second of the flash and of the click
 ALIGNED = 0.04  # seconds
@@ -335,11 +338,60 @@ def test_audio_track_in_the_help(capsys):
 
 
 @pytest.mark.parametrize("times", [[0, 0.04, 100 * 3600], [0, 0.04, 30 * 60]])
-def test_a_clock_that_jumps_far_is_refused(tmp_path, times):
+def test_hours_without_picture_and_sound_are_left_out_and_told(tmp_path, times):
     path = make_clip(tmp_path / "a.mkv", times=times, sound=tone(0.5))
-    with pytest.raises(UserError, match=r"lasts 100 hours|jump by 30 minutes") as caught:
+    result = segment_video(Witness(), path, tmp_path / "out")
+    assert result.video.duration < 1.1
+    assert json.loads((result.folder / "segmentation.json").read_text())["repaired"]["clock_jumps"]
+
+
+def test_more_than_a_day_is_refused(tmp_path):
+    path = make_clip(tmp_path / "a.mkv", times=[n * 500 for n in range(180)], sound=tone(0.5))
+    with pytest.raises(UserError, match="lasts 25 hours"):
         segment_video(Witness(), path, tmp_path / "out")
-    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def scratched(tmp_path_factory):
+    """A packet of sound in 190 is damaged, and one picture; AAC, which the film copies."""
+    path = make_clip(tmp_path_factory.mktemp("scratched") / "a.mp4", seconds=4, sound=tone(4), options={"bf": "0"})
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size, packet.stream.type) for packet in container.demux() if packet.size]
+    for kind in ("video", "audio"):
+        place, size, _ = [packet for packet in packets if packet[2] == kind][60]
+        data[place : place + size] = b"\xff" * size
+    path.write_bytes(data)
+    return path
+
+
+def test_what_is_repaired_is_told(scratched, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(icf_avs, "load", lambda *_, **__: Segmenter(Witness(), "tiny"))
+    assert main(["segment", str(scratched), "--out", str(tmp_path)]) == 0
+    assert "1 of 189 packets of sound are damaged" in capsys.readouterr().out
+    document = json.loads((tmp_path / "a" / "segmentation.json").read_text())
+    assert document["repaired"] == {"damaged_pictures": 1, "damaged_sound": 1} and len(document["frames"]) == 4
+    assert len(read_segmentation(tmp_path / "a")) == 4
+    assert "packets of sound are damaged" in _shown(segment_video(Witness(), scratched, tmp_path / "page")).summary
+
+
+def test_a_film_leaves_out_the_damaged_packet(scratched, tmp_path):
+    film = probe(segment_video(Witness(), scratched, tmp_path).folder / "overlay.mp4")
+    wave = AudioWindows(film).read(0, 64_000)
+    assert film.audio_codec == "aac" and not film.repaired.sound and film.duration == pytest.approx(4, abs=0.05)
+    assert np.abs(wave[62_000:63_500]).max() > 0.25  # to the end
+
+
+def test_a_file_that_grows_is_segmented_as_it_was(tmp_path, monkeypatch):
+    path = make_clip(tmp_path / "a.ts", seconds=4, sound=tone(4), options={"g": "10"})
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 6 // 10])
+    monkeypatch.setattr("icf_avs.segment.probe", lambda *given: (probe(*given), path.write_bytes(data))[0])
+    result = segment_video(Witness(), path, tmp_path / "out")
+    film = probe(result.folder / "overlay.mp4")
+    assert result.video.duration < 3 and film.duration == pytest.approx(result.video.duration, abs=0.1)
+    document = json.loads((result.folder / "segmentation.json").read_text())
+    assert document["repaired"]["grown"] and document["frames"][-1]["end"] == pytest.approx(film.duration, abs=0.1)
 
 
 def test_a_long_still_picture_with_sound_is_no_jump(tmp_path):

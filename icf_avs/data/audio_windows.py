@@ -13,7 +13,8 @@ import av
 import numpy as np
 
 from icf_avs.data.downmix import mono
-from icf_avs.data.media import MediaInfo, chosen_streams, decoded, opened, probe
+from icf_avs.data.media import MediaInfo, chosen_streams, opened, probe
+from icf_avs.data.packets import decoded
 from icf_avs.data.scan import JUMP
 from icf_avs.errors import UserError
 
@@ -36,7 +37,7 @@ def sound_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Itera
     channels = 1
     with opened(info.path) as container:
         _, stream = chosen_streams(container, info.path, info.audio_track)
-        for begin, pieces in _runs(decoded(container, stream), info.start, rate, layout):
+        for begin, pieces in _runs(decoded(container, stream, info.clock, info.repaired), info.start, rate, layout):
             place = round(begin * rate)
             for piece in pieces:
                 channels = len(piece)
@@ -52,9 +53,19 @@ def sound_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Itera
 
 
 def _runs(frames: Iterator, start: float, rate: int, layout: str | None) -> Iterator[tuple[float, Iterator]]:
-    """Cut decoded sound where its clock jumps or its format changes; give each run's first second and samples."""
-    upcoming = next(frames, None)
+    """Cut decoded sound where its clock jumps, its format changes or some is lost (None); give each run's first second
+    and samples.
+    """
     end = 0.0  # where the next frame is expected
+
+    def following() -> tuple[av.AudioFrame | None, bool]:
+        """The next frame, and whether nothing is lost before it."""
+        whole = True
+        for frame in frames:
+            if frame is not None:
+                return frame, whole
+            whole = False
+        return None, whole
 
     def kind(frame: av.AudioFrame) -> tuple:
         return frame.format.name, frame.layout.name, frame.sample_rate
@@ -64,14 +75,15 @@ def _runs(frames: Iterator, start: float, rate: int, layout: str | None) -> Iter
 
     def run() -> Iterator[np.ndarray]:
         nonlocal upcoming, end
-        first = upcoming
+        whole, first = True, upcoming
         resampler = av.AudioResampler("flt", layout if _placed(first.layout.name) else None, rate)
-        while upcoming is not None and kind(upcoming) == kind(first) and abs(begins(upcoming) - end) <= JUMP:
+        while whole and upcoming and kind(upcoming) == kind(first) and abs(begins(upcoming) - end) <= JUMP:
             end += upcoming.samples / upcoming.sample_rate
             yield from map(_samples, resampler.resample(upcoming))
-            upcoming = next(frames, None)
+            upcoming, whole = following()
         yield from map(_samples, resampler.resample(None))
 
+    upcoming, _ = following()
     while upcoming is not None:
         end, source = begins(upcoming), upcoming.layout.name
         yield end, run() if _placed(source) else _spread(run(), source, layout, rate)

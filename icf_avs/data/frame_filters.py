@@ -10,9 +10,7 @@ from av.filter import Graph
 from icf_avs.data.crop import Crop
 
 
-def filtered(
-    frames: Iterator[av.VideoFrame], stream: av.video.stream.VideoStream, crop: Crop
-) -> Iterator[av.VideoFrame]:
+def filtered(frames: Iterator[av.VideoFrame], crop: Crop) -> Iterator[av.VideoFrame]:
     """Pass frames on; from the first interlaced one, a filter weaves the fields. Where pictures change their size or
     format, filters are made anew.
     """
@@ -25,7 +23,7 @@ def filtered(
             if graph is not None:
                 yield from _rest(graph)
             built = wanted
-            graph = _graph(stream, frame, interlaced, cut) if interlaced or cut else None
+            graph = _graph(frame, interlaced, cut) if interlaced or cut else None
         if graph is None:
             yield frame
         else:
@@ -35,13 +33,9 @@ def filtered(
         yield from _rest(graph)
 
 
-def _graph(stream: av.video.stream.VideoStream, frame: av.VideoFrame, interlaced: bool, cut: str | None) -> Graph:
+def _graph(frame: av.VideoFrame, interlaced: bool, cut: str | None) -> Graph:
     graph = Graph()
-    nodes = [
-        graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or stream.time_base
-        )
-    ]
+    nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)]
     if interlaced:
         nodes.append(graph.add("bwdif", "mode=send_frame:deint=interlaced"))
     if cut:

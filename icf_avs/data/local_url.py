@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+from icf_avs.errors import UserError
 
 
 def local_url(path: str | os.PathLike[str]) -> str:
     """A path as FFmpeg takes it for a local file, whatever is in its name."""
     return f"file:{os.path.abspath(path)}"
+
+
+def check_file(path: Path) -> None:
+    """Raise UserError unless a path names a file: a pipe may block for ever, and is read only once."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file inside it")
+    if not path.is_file():
+        raise UserError(f"{path}: is a pipe or a device, which is read only once; save what it gives as a file first")

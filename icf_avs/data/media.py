@@ -7,8 +7,8 @@ pictures at a time. Anything wrong with the file is a UserError of one line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,13 +19,17 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
+from icf_avs.data.clock import Clock
 from icf_avs.data.crop import Crop, container_crop
 from icf_avs.data.frame_filters import filtered
-from icf_avs.data.local_url import local_url
+from icf_avs.data.local_url import check_file, local_url
+from icf_avs.data.packets import decoded, packets
 from icf_avs.data.picture import Picture
-from icf_avs.data.scan import Scan, check_span, check_whole, tolerant
+from icf_avs.data.repaired import Repaired, TooDamaged
+from icf_avs.data.scan import Scan, check_span, check_whole
 from icf_avs.errors import UserError
 
+_TAIL = 0.25  # seconds of sound behind the last picture that are no part of the video: the rounding of encoders
 MOST_PIXELS = 8192 * 4320  # of a picture: 8K; more would need gigabytes
 
 
@@ -74,6 +78,8 @@ class MediaInfo:
     pixel_aspect: Fraction  # width of a shown pixel over its height
     orientation: Orientation
     crop: Crop  # of the stored pictures
+    clock: Clock = field(default_factory=Clock)
+    repaired: Repaired = field(default_factory=Repaired, compare=False)  # filled on while the video is read
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -84,10 +90,7 @@ class MediaInfo:
 @contextmanager
 def opened(path: Path) -> Iterator[av.container.InputContainer]:
     """Open a local file, and turn whatever fails while it is read into a UserError."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file; check the path")
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a video file inside it")
+    check_file(path)
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty (0 bytes); copy or download it again")
     try:
@@ -104,8 +107,10 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
     try:
         with container:
             yield container
+    except TooDamaged as error:
+        raise UserError(f"{path}: more than half of its {error} is damaged; copy or download it again") from error
     except FFmpegError as error:
-        raise UserError(f"{path}: broken inside ({error.strerror}); copy it again or re-encode it") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again or re-encode it") from error
 
 
 def chosen_streams(
@@ -154,23 +159,27 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
     """
     path = Path(path)
     with opened(path) as container:
+        size = path.stat().st_size
         video, audio = chosen_streams(container, path, audio_track)
-        scan = Scan(video.index, -1 if audio is None else audio.index)
-        for packet in packets(container):
+        nominal = float(video.guessed_rate or video.average_rate or 25)
+        scan = Scan(container, video.index, -1 if audio is None else audio.index, 1 / nominal)
+        damaged: list[str] = []
+        for packet in packets(container, damaged=damaged):
             scan.add(packet)
         if scan.picture is None or not scan.pictures:
             raise UserError(f"{path}: not one picture of it can be decoded; re-encode it as H.264")
         _check_size(scan.picture.width, scan.picture.height, path)
         check_whole(container, scan, path)
-        nominal = float(video.guessed_rate or video.average_rate or 25)
-        start = scan.picture.time
-        if start is None or scan.last is None:  # a raw stream: no time stamps at all, only a nominal rate
-            start, end = 0.0, scan.pictures / nominal
-        else:  # the last picture lasts at least a moment, even where no duration is written
-            end = max(scan.ends[video.index], scan.last + min(0.5, 1 / nominal), start + 0.001)
-            if scan.pictures == 1 and scan.sounds:  # a still picture is shown as long as its sound lasts
-                end = max(end, scan.ends.get(audio.index, end))
-        check_span(scan, start, end, path)
+        clock, ends = scan.runs.clock(video.index)
+        start = scan.start()
+        if start is None:  # a raw stream: no time stamps at all, only a nominal rate
+            start, last = 0.0, scan.pictures / nominal
+        else:
+            last = max(ends[video.index], start + 0.001)
+        end = last
+        if scan.sounds and ends.get(audio.index, last) > last + (_TAIL if scan.pictures > 1 else 0):
+            end = ends[audio.index]  # the last picture is shown as long as the sound lasts
+        check_span(start, end, path)
         orientation = Orientation.of(scan.picture)
         width, height, crop = scan.picture.width, scan.picture.height, container_crop(video)
         if crop.filter_of(width, height):
@@ -183,7 +192,7 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
             duration=end - start,
             width=width,
             height=height,
-            frame_rate=scan.pictures / (end - start),
+            frame_rate=scan.pictures / ((last if scan.pictures > 1 else end) - start),
             has_audio=scan.sounds > 0,
             audio_track=container.streams.audio.index(audio) + 1 if scan.sounds else 0,
             audio_rate=audio.rate if scan.sounds else 0,
@@ -195,39 +204,43 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
             pixel_aspect=aspect,
             orientation=orientation,
             crop=crop,
+            clock=clock,
+            repaired=Repaired(
+                of_pictures=clock.counts[video.index],
+                of_sound=scan.sounds,
+                places=len(damaged),
+                incomplete=scan.incomplete,
+                missing=scan.missing(),
+                jumps=tuple(jump - start for jump in clock.jumps),
+                size=size,
+            ),
         )
 
 
-def packets(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
-    """As `container.demux`, also where a stream begins in the middle of the file: such a one is left out."""
-    with suppress(IndexError):  # of PyAV, when all packets are read and it closes streams that it does not know
-        yield from container.demux(*streams)
-
-
-def decoded(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator[av.frame.Frame]:
-    """Every frame of a stream in order; FFmpegError where one cannot be decoded, except before the first."""
-    begun = False
-    for packet in packets(container, stream):
-        for frame in packet.decode() if begun else tolerant(packet):
-            begun = True
-            yield frame
+def _pictures(info: MediaInfo) -> Iterator[av.VideoFrame | None]:
+    """Every picture; None in place of one that cannot be decoded."""
+    rest = 0, None
+    for threads in ("AUTO", "NONE"):
+        with opened(info.path) as container:
+            stream, _ = chosen_streams(container, info.path)
+            stream.thread_type = threads
+            rest = yield from decoded(container, stream, info.clock, info.repaired, *rest)
+        if rest is None:
+            return
 
 
 def video_frames(info: MediaInfo) -> Iterator[tuple[float, Picture]]:
     """Every picture with the second it is shown at, never decreasing; as stored: not turned, any pixel format."""
-    with opened(info.path) as container:
-        stream, _ = chosen_streams(container, info.path)
-        stream.thread_type = "AUTO"
-        time = None
-        for frame in filtered(decoded(container, stream), stream, info.crop):
-            if frame.time is not None:
-                shown = frame.time - info.start
-            else:
-                shown = 0.0 if time is None else time + 1 / info.frame_rate
-            time = max(shown, time or 0.0)
-            yield time, Picture.of(frame)
-        if time is None:
-            raise UserError(f"{info.path}: not one picture of it can be decoded; re-encode it as H.264")
+    time = None
+    for frame in filtered(filter(None, _pictures(info)), info.crop):
+        if frame.time is not None:
+            shown = frame.time - info.start
+        else:
+            shown = 0.0 if time is None else time + 1 / info.frame_rate
+        time = max(shown, time or 0.0)
+        yield time, Picture.of(frame)
+    if time is None:
+        raise UserError(f"{info.path}: not one picture of it can be decoded; re-encode it as H.264")
 
 
 def read_frames(

@@ -3,113 +3,143 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from itertools import pairwise
+import os
 from pathlib import Path
 
 import av
-from av.error import FFmpegError
+from av.format import Flags
 from av.stream import Disposition
 
+from icf_avs.data.clock import Run, Runs
+from icf_avs.data.packets import tolerant
 from icf_avs.errors import UserError
 
 # Containers that state their length up front, so that a file which breaks off can be told from a short one.
 _STATES_LENGTH = {"mov", "matroska", "avi", "flv", "asf"}
 _LONGEST = 24  # hours
-_LONGEST_HOLE = 10  # minutes without a new picture and without sound; a clock that jumps further is a broken one
+_LONGEST_GAP = 600.0  # seconds without a new picture and without sound; a clock that goes further forward jumps
+_LONGEST_GAP_OF_BROADCASTS = 10.0  # where the clock may jump by the rules of the container; as FFmpeg has it
 JUMP = 0.05  # seconds: sound whose time stamps stray further from where it should be has a hole or an overlap
 
 
-@dataclass
 class Scan:
     """What the packets of a file say, without decoding more than one picture."""
 
-    video: int  # index of the stream of its pictures
-    audio: int  # and of its sound; -1 without
-    picture: av.VideoFrame | None = None
-    pictures: int = 0  # packets of pictures that are shown
-    sounds: int = 0  # packets of sound
-    unbroken: bool = True  # each packet of sound is as long as the first, and begins where the one before it ends
-    length: float = math.inf  # of the first packet of sound, in seconds
-    corrupt: bool = False
-    last: float | None = None  # container time of the last shown picture; None without time stamps
-    ends: dict[int, float] = field(default_factory=dict)  # of each stream, container time
-    minutes: set[int] = field(default_factory=set)  # of the container's time, with a picture or sound in them
+    def __init__(self, container: av.container.InputContainer, video: int, audio: int, frame_length: float) -> None:
+        """video, audio: indices of the streams, -1 without sound. frame_length: of a picture that does not say it."""
+        self._may_jump = bool(container.format.flags & Flags.ts_discont.value)
+        self._video, self._audio, self._frame_length = video, audio, frame_length
+        self.runs = Runs(_LONGEST_GAP_OF_BROADCASTS if self._may_jump else _LONGEST_GAP, frame_length)
+        self.picture: av.VideoFrame | None = None
+        self._picture_run: Run | None = None  # that it is of; None without time stamps
+        self._first: float | None = None  # when the file means to show its first picture, which may be damaged
+        self.pictures = 0  # packets of pictures that are shown
+        self.sounds = 0  # packets of sound
+        self.unbroken = True  # each packet of sound is as long as the first, and begins where the one before it ends
+        self.reach: dict[int, float] = {}  # the end of each stream by its own time stamps, what is hidden counted
+        self._incomplete: list[tuple[int, int]] = []  # streams and numbers of packets that lack something
+        self._length = math.inf  # of the first packet of sound, in seconds
 
     def add(self, packet: av.Packet) -> None:
         """Take note of the next packet of the file."""
         index = packet.stream.index  # not packet.stream_index, which is 0 in every packet that ends a stream
-        is_video = index == self.video
+        is_video, is_audio = index == self._video, index == self._audio
+        stamp, pts = packet.pts if packet.dts is None else packet.dts, packet.dts if packet.pts is None else packet.pts
+        time, length = float((pts or 0) * packet.time_base), float((packet.duration or 0) * packet.time_base)
+        run = None
+        if packet.size and stamp is not None and (is_video or is_audio):
+            run = self.runs.add(packet, float(stamp * packet.time_base))
+        elif packet.size:
+            self.runs.skip(packet)
         if is_video and self.picture is None:
-            self.picture = next(iter(tolerant(packet)), None)
+            self._look(packet, run, time)
         if not packet.size:  # ends a stream
             return
-        self.corrupt |= packet.is_corrupt
-        is_audio = index == self.audio
+        if packet.is_corrupt and (is_video or is_audio):
+            self._incomplete.append((index, self.runs.counts[index]))
         self.sounds += is_audio
-        shown = is_video and not packet.is_discard
-        self.pictures += shown
-        stamp = packet.dts if packet.pts is None else packet.pts
+        self.pictures += is_video and not packet.is_discard
         if stamp is None:
             self.unbroken &= not is_audio
             return
-        time = float(stamp * packet.time_base)
-        length = float((packet.duration or 0) * packet.time_base)
-        end = time + length
         if is_audio:  # a hole may be told as a packet that lasts on
             if self.sounds == 1:
-                self.length = length
-            self.unbroken &= abs(self.ends.get(index, time) - time) <= JUMP and length <= self.length + JUMP
-        self.ends[index] = max(self.ends.get(index, end), end)
-        if is_audio or shown:
-            self.minutes.add(int(time // 60))
-        if shown:
-            self.last = time if self.last is None else max(self.last, time)
+                self._length = length
+            self.unbroken &= abs(self.reach.get(index, time) - time) <= JUMP and length <= self._length + JUMP
+        self.reach[index] = max(self.reach.get(index, time + length), time + length)
+        if run is not None and not packet.is_discard:
+            # the last picture lasts at least a moment, even where no duration is written
+            self.runs.show(run, time, max(length, min(0.5, self._frame_length)) if is_video else length)
+
+    @property
+    def incomplete(self) -> int:
+        """Packets that lack something. At the end of a run it only seems so, as the next packet is of another one."""
+        return sum(not self.runs.ends_at(stream, number) for stream, number in self._incomplete)
+
+    def start(self) -> float | None:
+        """When the first picture is shown, on the continuous clock, also where it is damaged; None without time stamps.
+
+        To be asked for when the runs are placed.
+        """
+        if self.picture is None or self.picture.time is None or self._picture_run is None:
+            return None
+        return self.picture.time - self.missing() + self._picture_run.moved
+
+    def missing(self) -> float:
+        """Seconds from the start to the first picture that can be decoded."""
+        return 0.0 if self._first is None or self.picture.time is None else max(0.0, self.picture.time - self._first)
+
+    def _look(self, packet: av.Packet, run: Run | None, time: float) -> None:
+        # A broadcast is recorded from anywhere between two key frames on: what lies before the first is no part of it.
+        begins = packet.is_keyframe or not self._may_jump
+        if self._first is None and run is not None and packet.pts is not None and begins and not packet.is_discard:
+            self._first, self._picture_run = time, run
+        self.picture = next(iter(tolerant(packet) or ()), None)
+        if self.picture is not None and self._picture_run is None:
+            self._picture_run = run
 
 
-def tolerant(packet: av.Packet) -> list:
-    """Decode a packet; a recording that starts between two key frames gives errors until the first one."""
-    try:
-        return packet.decode()
-    except FFmpegError:
-        return []
-
-
-def check_span(scan: Scan, start: float, end: float, path: Path) -> None:
-    """Raise UserError for pictures that last longer than a day, or time stamps that jump by more than minutes."""
+def check_span(start: float, end: float, path: Path) -> None:
+    """Raise UserError for pictures that last longer than a day."""
     if end - start > _LONGEST * 3600:
         raise UserError(
             f"{path}: lasts {(end - start) / 3600:.0f} hours by its time stamps; cut it into parts of at most "
             f"{_LONGEST} hours, or re-encode it"
         )
-    marks = sorted({*scan.minutes, int(start // 60), int(end // 60)})
-    for before, after in pairwise(marks):
-        if after - before > _LONGEST_HOLE:
-            raise UserError(
-                f"{path}: its time stamps jump by {after - before} minutes {before - start / 60:.0f} minutes into it; "
-                "re-encode it, or cut it there"
-            )
 
 
 def check_whole(container: av.container.InputContainer, scan: Scan, path: Path) -> None:
-    """Raise UserError if the file holds clearly less than its header promises, or a packet that is cut off."""
+    """Raise UserError if the file holds clearly less than its header promises."""
     kind = container.format.name.split(",")[0]
-    if kind not in _STATES_LENGTH:
+    if kind not in _STATES_LENGTH or (kind == "mov" and _is_fragmented(path)):
         return
-    there, stated = max(scan.ends.values(), default=0.0), (container.duration or 0) / av.time_base
+    there, stated = max(scan.reach.values(), default=0.0), (container.duration or 0) / av.time_base
     lacks = stated - there
     if kind == "mov":  # states the length of every stream: the pictures may end before the sound, as stated
         for stream in (*container.streams.video, *container.streams.audio):
             if stream.duration and not stream.disposition & Disposition.attached_pic:
                 begin = float((stream.start_time or 0) * stream.time_base)
                 end = begin + float(stream.duration * stream.time_base)
-                lacks = max(lacks, end - scan.ends.get(stream.index, begin))
+                lacks = max(lacks, end - scan.reach.get(stream.index, begin))
     if kind == "avi":  # counts its pictures in the header; the library's own duration is that of what is there
         for stream in container.streams.video:
-            lacks = max(lacks, float(stream.frames * stream.time_base) - scan.ends.get(stream.index, 0.0))
+            lacks = max(lacks, float(stream.frames * stream.time_base) - scan.reach.get(stream.index, 0.0))
         stated = there + lacks
-    if scan.corrupt or lacks > min(0.5, 0.05 * stated) + 0.04:
+    if lacks > min(0.5, 0.05 * stated) + 0.04:
         whole = max(stated, there + lacks)
         raise UserError(
             f"{path}: cut short, {whole - max(lacks, 0):.2f} of {whole:.2f} s are there; copy or download it again"
         )
+
+
+def _is_fragmented(path: Path) -> bool:
+    """Whether an MP4 was written piece by piece, as recordings are: then its length is that of what is there."""
+    with path.open("rb") as file:
+        while len(head := file.read(8)) == 8 and head[4:] != b"moof":
+            size = int.from_bytes(head[:4], "big")
+            if size == 1:
+                size = int.from_bytes(file.read(8), "big") - 8
+            if size < 8:  # the last box, or none
+                return False
+            file.seek(size - 8, os.SEEK_CUR)
+    return head[4:] == b"moof"

@@ -132,9 +132,11 @@ def document(
     """The content of segmentation.json. Times in seconds from the first picture, areas as a share of the picture.
 
     `source` tells which file the video is, `made_with` what made the result (provenance.py). With classes it has the
-    list of all `categories` as well, and each frame its `classes`.
+    list of all `categories` as well, and each frame its `classes`; with what was wrong with the video and read all the
+    same, `repaired`.
     """
     names = frames[0].class_names
+    repaired = info.repaired.document()
     return {
         "version": JSON_VERSION,
         "video": {
@@ -145,6 +147,7 @@ def document(
             "fps": round(info.frame_rate, 6),
         },
         "source": source,
+        **({"repaired": repaired} if repaired else {}),
         "checkpoint": checkpoint,
         "made_with": made_with,
         "clip": asdict(spec),

@@ -71,9 +71,9 @@ def write_film(
             drawn.time_base, drawn.pts = _CLOCK, round(time / _CLOCK)
             drawn.duration = max(1, round(until / _CLOCK) - drawn.pts)
             container.mux(video.encode(drawn))
-            if time >= sounded:
+            if time >= sounded:  # never ahead: what is damaged there may not have been found yet
+                track.write_until(time)
                 sounded = time + _SOUND_AT_ONCE
-                track.write_until(sounded)
         container.mux(video.encode(None))
         track.write_until(math.inf)
 

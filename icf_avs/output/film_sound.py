@@ -16,7 +16,8 @@ import av
 import numpy as np
 
 from icf_avs.data.audio_windows import Sound, sound_blocks
-from icf_avs.data.media import MediaInfo, chosen_streams, opened, packets
+from icf_avs.data.media import MediaInfo, chosen_streams, opened
+from icf_avs.data.packets import packets
 
 _AAC = {"aac_coder": "fast"}  # at this rate no worse than the default, by signal to noise, in two thirds of its time
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
@@ -40,8 +41,8 @@ def film_sound(container: av.container.OutputContainer, info: MediaInfo, sound: 
 
 
 class _Copied:
-    """Packets as they are, on the clock of the pictures. One that ends before second 0 is kept to begin with: the next
-    may need it to be decoded.
+    """Packets as they are, on the clock of the pictures, but for those that are known to be damaged: not every player
+    goes on behind one. One that ends before second 0 is kept to begin with: the next may need it to be decoded.
     """
 
     def __init__(
@@ -54,9 +55,11 @@ class _Copied:
     def _moved(self, info: MediaInfo) -> Iterator[av.Packet]:
         with opened(info.path) as source:  # in here, where only what reading raises is taken for the video's fault
             own = chosen_streams(source, info.path, info.audio_track)[1]
-            for packet in packets(source, own):
+            for number, packet in enumerate(info.clock.applied(packets(source, own))):
                 if not packet.size:  # ends the stream
                     return
+                if number in info.repaired.sound:
+                    continue
                 begin = packet.dts if packet.pts is None else packet.pts
                 packet.pts = packet.dts = begin - round(info.start / packet.time_base)
                 early, cut_off = packet.pts + 2 * (packet.duration or 0) < 0, packet.is_discard and packet.pts >= 0

@@ -94,10 +94,11 @@ def _shown(result: Segmentation) -> Answer:
     if not words:
         heard = "It has no names for sounds." if marked else "It knows no sound here."
     made = "".join(f" Made {part}." for part in result.missing)
+    repaired = "".join(f" Repaired: {line}." for line in result.video.repaired.lines())
     return Answer(
         overlay=folder / "overlay.mp4",
         words=timeline(result.frames),
-        summary=f"Marked in {marked} of {len(result)} seconds. {heard}{made}",
+        summary=f"Marked in {marked} of {len(result)} seconds. {heard}{made}{repaired}",
         pictures=_pictures(result, folder),
         masks=_zipped(folder),
         document=folder / "segmentation.json",

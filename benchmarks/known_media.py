@@ -1,0 +1,134 @@
+"""Join, damage, cut and hide parts of media whose content is known, and compare each mask's picture and sound with it.
+
+    python benchmarks/known_media.py --files 600 [--seed 0] [--out results/reliability.csv]
+
+Each second of a clip has a colour and a tone of its own. A file fails if it is not answered, has not as many masks as
+its content lasts, or if one of them was given a picture or sound of another second; every tenth is also written as a
+film, which is read back in the same way. File number i of a seed is always the same (on the same release of FFmpeg):
+`--first 417 --files 1 --keep DIR` brings one back. The kinds of files: known_kinds.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from known_clips import COLOURS, TONES, Known
+from known_kinds import KINDS
+from reliability import save_row
+
+from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.data.media import probe
+from icf_avs.segment import segment_video
+from icf_avs.segmentation import Segmentation
+
+FPS = 4  # masks a second
+_HEARD = 0.7  # share of a window that a second must fill, for its tone to be the one that is heard
+_RAGGED = 1.5  # seconds at an end that breaks off, where there may be pictures without sound and vice versa
+_LOUD = 0.02  # root mean square; what is softer is silence
+
+
+class Witness:
+    """In place of a model: notes what it is given."""
+
+    classes = ("noise",)
+    spec = ClipSpec(image_size=32)
+
+    def __init__(self) -> None:
+        self.colours: list[int] = []
+        self.waves: list[np.ndarray] = []
+
+    def predict(self, frames: torch.Tensor, waves: torch.Tensor) -> Prediction:
+        """As icf_avs.mask_stream.Model."""
+        means = frames.numpy().reshape(len(frames), -1, 3).mean(1)
+        self.colours += [int(np.abs(COLOURS - mean).sum(1).argmin()) for mean in means]
+        self.waves.extend(waves.numpy().copy())
+        return Prediction(torch.full(frames.shape[:3], -9.0), torch.zeros(len(frames), 1), self.classes)
+
+
+def wrong(path: Path, known: Known, out: Path | None = None) -> list[str]:
+    """What is wrong with the answer for a file; with `out`, with its film as well."""
+    found, result = _wrong(path, known, out)
+    if out is not None:
+        again, _ = _wrong(result.folder / "overlay.mp4", known.film(), None)
+        found += [f"film: {line}" for line in again]
+    return found
+
+
+def _wrong(path: Path, known: Known, out: Path | None) -> tuple[list[str], Segmentation]:
+    if (duration := probe(path).duration) > 2 * known.longest:
+        raise ValueError(f"lasts {duration:.0f} s, not {known.longest}")
+    witness = Witness()
+    result = segment_video(witness, path, out, fps=FPS)
+    found = []
+    if not known.shortest * FPS - 1 <= len(result) <= known.longest * FPS + 1:
+        found.append(f"{len(result)} masks, not {known.longest * FPS}")
+    if known.repaired and not result.video.repaired.document() and out is not None:
+        found.append("nothing is said of what was repaired")
+    for index, (colour, wave) in enumerate(zip(witness.colours, witness.waves, strict=True)):
+        middle = (index + 0.5) / FPS
+        if known.missing and middle > len(result) / FPS - _RAGGED:
+            break
+        pictures = known.pictures(middle)
+        if pictures and colour not in pictures:
+            found.append(f"at {middle:.2f} s the picture is {colour}, not {sorted(pictures)}")
+        tone, share = known.tone(middle, witness.spec.window / witness.spec.sample_rate)
+        if (
+            share >= (_HEARD if tone is not None else 1)
+            and (heard := heard_tone(wave, witness.spec.sample_rate)) != tone
+        ):
+            found.append(f"at {middle:.2f} s the sound is {heard}, not {tone}")
+    return found, result
+
+
+def heard_tone(wave: np.ndarray, rate: int) -> int | None:
+    """Number of the loudest tone; None in silence."""
+    if np.sqrt(np.mean(wave**2)) < _LOUD:
+        return None
+    power = np.abs(np.fft.rfft(wave * np.hanning(len(wave)))) ** 2
+    bins = np.round(np.array(TONES) * len(wave) / rate).astype(int)
+    return int(np.argmax([power[place - 2 : place + 3].sum() for place in bins]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=600, help="how many (default: 600)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first file (default: 0)")
+    parser.add_argument("--keep", metavar="DIR", type=Path, help="keep the files that fail here")
+    parser.add_argument("--out", type=Path, help="table to write the count to (default: none)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    tried, failed = Counter(), Counter()
+    for number in range(args.first, args.first + args.files):
+        kind = list(KINDS)[number % len(KINDS)]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            path, known = KINDS[kind](folder, np.random.default_rng([args.seed, number]))
+            try:
+                lines = wrong(path, known, folder / "out" if number // len(KINDS) % 10 == 0 else None)
+            except Exception:
+                lines = [traceback.format_exc(limit=-3)]
+            tried[kind] += 1
+            if lines:
+                failed[kind] += 1
+                print(f"file {number}, {kind}, {path.name}: " + "\n    ".join(lines[:4]), flush=True)
+                if args.keep:
+                    args.keep.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, args.keep / f"{args.seed}_{number}_{path.name}")
+    for kind, count in tried.items():
+        print(f"{kind:24s} {count:5d} files, {failed[kind]} wrong")
+    if args.out:
+        save_row(args.out, "joined, damaged and hidden-packet media", tried.total(), failed.total(), args.seed)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

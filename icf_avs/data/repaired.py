@@ -1,0 +1,79 @@
+"""What is wrong with a video that is read all the same, as players do; said with every result."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MOST_DAMAGED = 0.5  # of the pictures or of the sound; beyond, a file is refused
+
+
+class TooDamaged(Exception):
+    """What remains of the pictures or of the sound, as the argument says, is not worth an answer."""
+
+
+@dataclass
+class Repaired:
+    """Filled while the video is read. A packet is a picture, or some 20 ms of sound."""
+
+    of_pictures: int = 0  # packets of pictures that there are
+    of_sound: int = 0
+    pictures: set[int] = field(default_factory=set)  # numbers of packets that cannot be decoded
+    sound: set[int] = field(default_factory=set)
+    places: int = 0  # where the container is damaged
+    incomplete: int = 0  # packets that lack something, as the last one of a recording that breaks off
+    missing: float = 0.0  # seconds of pictures at the beginning of which none can be decoded
+    jumps: tuple[float, ...] = ()  # seconds at which the file's time stamps begin anew or jump
+    size: int = 0  # bytes of the file when it was scanned
+    grown: bool = False
+
+    def skip(self, kind: str, number: int) -> None:
+        """A packet of a stream ("video" or "audio") cannot be decoded. Raises TooDamaged if too many cannot."""
+        lost, count, what = (
+            (self.pictures, self.of_pictures, "pictures") if kind == "video" else (self.sound, self.of_sound, "sound")
+        )
+        lost.add(number)
+        if len(lost) > MOST_DAMAGED * count:
+            raise TooDamaged(what)
+
+    def look_again(self, path: Path) -> None:
+        """Note whether the file has grown since it was scanned."""
+        with suppress(OSError):  # gone: then it has not grown
+            self.grown = path.stat().st_size > self.size
+
+    def document(self) -> dict[str, Any]:
+        """For segmentation.json: what was repaired, only what there is."""
+        values = {
+            "damaged_pictures": len(self.pictures),
+            "damaged_sound": len(self.sound),
+            "damaged_places": self.places,
+            "incomplete_packets": self.incomplete,
+            "missing_beginning": round(self.missing, 3),
+            "clock_jumps": [round(second, 3) for second in self.jumps],
+            "grown": self.grown,
+        }
+        return {name: value for name, value in values.items() if value}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        found = []
+        if self.pictures:
+            found.append(
+                f"{len(self.pictures)} of {self.of_pictures} packets of pictures are damaged: the last good one stays"
+            )
+        if self.sound:
+            found.append(f"{len(self.sound)} of {self.of_sound} packets of sound are damaged: silence in their place")
+        if self.places:
+            found.append(f"the file is damaged at {self.places} places, which are skipped")
+        if self.incomplete:
+            found.append(f"{self.incomplete} packets are incomplete, as at the end of a recording that breaks off")
+        if self.missing:
+            found.append(f"no picture of its first {self.missing:.2f} s can be decoded: the first good one is shown")
+        if self.jumps:
+            seconds = ", ".join(f"{second:.2f}" for second in self.jumps[:5]) + (", ..." if self.jumps[5:] else "")
+            found.append(f"its time stamps begin anew or jump at {seconds} s: put on one clock")
+        if self.grown:
+            found.append("the file has grown meanwhile: what came after the first look at it is left out")
+        return found
