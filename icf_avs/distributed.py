@@ -6,6 +6,7 @@ every function here returns what it is given; with several, all of them must mak
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,6 +37,14 @@ def drawn(clips: int, each: int, device: torch.device) -> Tensor:
     """[clips * each] uniform random numbers for the clips of this process, drawn for those of the whole batch."""
     count = clips if processes() == 1 else int(total(torch.tensor(clips, device=device)))
     return torch.rand(count, each, device=device)[own()].flatten()
+
+
+def drawn_like(rows: Tensor, draw: Callable[..., Tensor]) -> Tensor:
+    """Random numbers of the shape [b,...] of rows for the clips of this process, drawn for those of the whole batch.
+    draw: torch.rand or torch.randn.
+    """
+    count = len(rows) if processes() == 1 else int(total(torch.tensor(len(rows), device=rows.device)))
+    return draw(count, *rows.shape[1:], device=rows.device)[own()].to(rows.dtype)
 
 
 def average(values: Tensor, where: Tensor) -> Tensor:

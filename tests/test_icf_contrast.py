@@ -92,8 +92,8 @@ def test_positives_are_told_by_the_audio_text():
     clips = Clips(drawn(4, 3, 6), drawn(4, 3, 5), torch.ones(4, 3, dtype=torch.bool), audio_text=texts)
     expected = torch.eye(4, dtype=torch.bool)
     expected[0, 2] = expected[2, 0] = True
-    assert positive_pairs(clips, clips, SETTINGS).equal(expected)
-    assert positive_pairs(clips, clips, replace(SETTINGS, positives="pairs")).equal(torch.eye(4, dtype=torch.bool))
+    assert positive_pairs(clips, SETTINGS).equal(expected)
+    assert positive_pairs(clips, replace(SETTINGS, positives="pairs")).equal(torch.eye(4, dtype=torch.bool))
 
 
 def contrast(**changes: object) -> DistributionContrast:
@@ -149,24 +149,6 @@ def test_only_the_asked_contrasts_are_there_and_reach_the_features(measure, cont
     assert set(terms) == set(contrasts)
     sum(terms.values()).backward()
     assert own.vision.grad.any() and torch.isfinite(own.vision.grad).all()
-
-
-def test_clips_of_other_processes_are_candidates_and_no_anchors():
-    """The anchors of two halves, each with all clips as candidates, give together what one process gives."""
-    own, pool = clips()
-    module = contrast()
-    whole = module(own, pool)
-
-    def part(order: list[int]) -> Clips:
-        return Clips(*(getattr(own, name)[order] for name in ("vision", "audio", "valid", "text", "audio_text")))
-
-    halves = [([0, 1], [0, 1, 2, 3]), ([2, 3], [2, 3, 0, 1])]
-    for name, value in whole.items():
-        parts = [
-            module(part(mine), Counterfactuals(pool.texts[mine], pool.weights[mine]), part(every))[name]
-            for mine, every in halves
-        ]
-        torch.testing.assert_close(torch.stack(parts).mean(), value)
 
 
 def test_focal_loss_is_the_published_formula():

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.distributed import average, own, whole
 from icf_avs.icf.gaussian import Gaussians, entropy, fit_gaussians, wasserstein2
 from icf_avs.icf.semantic_counterfactual import Counterfactuals
 from icf_avs.icf.settings import CDCL
@@ -47,33 +48,25 @@ class DistributionContrast(nn.Module):
         self.vision, self.audio = nn.Linear(vision, settings.dim), nn.Linear(audio, settings.dim)
         self.text = None if text is None else nn.Linear(text, settings.dim)
 
-    def forward(
-        self, own: Clips, pool: Counterfactuals | None = None, everywhere: Clips | None = None
-    ) -> dict[str, Tensor]:
-        """Terms of the loss by name. pool: the counterfactuals of these clips; everywhere: the clips of all processes,
-        of which these are the first; by default these alone.
-        """
-        settings, candidates = self.settings, everywhere or own
+    def forward(self, clips: Clips, pool: Counterfactuals | None = None) -> dict[str, Tensor]:
+        """Terms of the loss by name, of these clips among those of all processes. pool: their counterfactuals."""
+        settings = self.settings
         vision, audio = (
-            self._gaussians(self.vision, own.vision, own.valid),
-            self._gaussians(self.audio, own.audio, own.valid),
+            self._gaussians(self.vision, clips.vision, clips.valid),
+            self._gaussians(self.audio, clips.audio, clips.valid),
         )
-        present, terms = own.valid.any(1), {}
+        present, terms = clips.valid.any(1), {}
         if "vision-audio" in settings.contrasts:
-            heard = self._gaussians(self.audio, candidates.audio, candidates.valid)
-            positive = positive_pairs(own, candidates, settings)
-            distances = distance(_each(vision), _all(heard), settings)
+            positive = positive_pairs(clips, settings)
+            distances = distance(_each(vision), _all(audio), settings)
             terms["vision-audio"] = contrast_of_pairs(distances, positive, present, settings.temperature)
-        if self.text is None or own.text is None:
+        if self.text is None or clips.text is None:
             return terms
-        texts = self._gaussians(self.text, own.text, own.valid)
+        texts = self._gaussians(self.text, clips.text, clips.valid)
         others = None
         if settings.other_texts or pool is None:
-            others = (
-                self._gaussians(self.text, candidates.text, candidates.valid),
-                ~positive_pairs(own, candidates, settings),
-            )
-        negatives = None if pool is None else self._gaussians(self.text, pool.texts, own.valid[:, None])  # B K
+            others = texts, ~positive_pairs(clips, settings)
+        negatives = None if pool is None else self._gaussians(self.text, pool.texts, clips.valid[:, None])  # B K
         for name, anchor in (("vision-text", vision), ("audio-text", audio)):
             if name in settings.contrasts:
                 logits, weights = [], []
@@ -96,13 +89,14 @@ class DistributionContrast(nn.Module):
         return fit_gaussians(F.normalize(project(features), dim=-1), valid)
 
 
-def positive_pairs(own: Clips, candidates: Clips, settings: CDCL) -> Tensor:
-    """P_i: bool [B,G] for B own clips among G; each is a positive of itself."""
-    pairs = torch.eye(len(own.valid), len(candidates.valid), dtype=torch.bool, device=own.valid.device)
-    if settings.positives == "pairs" or own.audio_text is None:
+def positive_pairs(clips: Clips, settings: CDCL) -> Tensor:
+    """P_i: bool [b,B], clips of this process by those of all; each is a positive of itself."""
+    valid = whole(clips.valid)
+    pairs = torch.eye(len(valid), dtype=torch.bool, device=valid.device)[own()]
+    if settings.positives == "pairs" or clips.audio_text is None:
         return pairs
-    texts = [F.normalize(_mean(clips.audio_text.detach(), clips.valid), dim=-1) for clips in (own, candidates)]
-    return pairs | (texts[0] @ texts[1].T >= settings.positive_cosine)
+    texts = F.normalize(_mean(whole(clips.audio_text.detach()), valid), dim=-1)
+    return pairs | (texts[own()] @ texts.T >= settings.positive_cosine)
 
 
 def distance(first: Gaussians, second: Gaussians, settings: CDCL) -> Tensor:
@@ -123,17 +117,13 @@ def contrast_of_pairs(distances: Tensor, positive: Tensor, present: Tensor, temp
     """Eq. 16 of distances [B,G] with positives [B,G]; the mean over the clips that are present [B]."""
     logits = -distances / temperature
     chosen = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
-    return _mean_of(logits.logsumexp(1) - chosen, present)
+    return average(logits.logsumexp(1) - chosen, present)
 
 
-def contrast_of_texts(own: Tensor, negatives: Tensor, weights: Tensor, present: Tensor) -> Tensor:
-    """Eq. 17 of logits -D/tau: own [B], negatives [B,K] with their weights [B,K], of which 0 is none."""
+def contrast_of_texts(factual: Tensor, negatives: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+    """Eq. 17 of logits -D/tau: factual [B], negatives [B,K] with their weights [B,K], of which 0 is none."""
     against = torch.where(weights > 0, negatives + weights.clamp(min=1e-12).log(), -torch.inf)
-    return _mean_of(torch.cat([own[:, None], against], 1).logsumexp(1) - own, present)
-
-
-def _mean_of(losses: Tensor, present: Tensor) -> Tensor:
-    return (losses * present).sum() / present.sum().clamp(min=1)
+    return average(torch.cat([factual[:, None], against], 1).logsumexp(1) - factual, present)
 
 
 def _mean(features: Tensor, valid: Tensor) -> Tensor:
@@ -147,5 +137,5 @@ def _each(of: Gaussians) -> Gaussians:
 
 
 def _all(of: Gaussians) -> Gaussians:
-    """[G] -> [1,G]."""
-    return Gaussians(*(part[None] for part in of))
+    """[b] -> those of all processes [1,B]."""
+    return Gaussians(*(whole(part)[None] for part in of))

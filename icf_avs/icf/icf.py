@@ -18,7 +18,7 @@ from icf_avs.icf.contrastive import Clips, DistributionContrast
 from icf_avs.icf.diagnostics import changed_share, joint_auc, mean_cosine
 from icf_avs.icf.implicit_text import ImplicitText, text_encoders
 from icf_avs.icf.losses import Weights, weighted_sum
-from icf_avs.icf.semantic_counterfactual import SemanticCounterfactual
+from icf_avs.icf.semantic_counterfactual import Counterfactuals, SemanticCounterfactual
 from icf_avs.icf.settings import CDCL, MIT, SC
 from icf_avs.icf.text_encoders import TextEncoder
 from icf_avs.networks.base import Features, FeatureSpec
@@ -53,12 +53,8 @@ class ICF(nn.Module):
         self.counterfactual = SemanticCounterfactual(sc, dim, visual) if sc else None
         self.contrast = DistributionContrast(cdcl, visual, audio, dim if mit or sc else None) if cdcl else None
 
-    def forward(
-        self, features: Features, batch: Batch, gather: Callable[[Clips], Clips] = lambda clips: clips
-    ) -> ICFOutput:
-        """The losses of a batch by the features of the network. gather: own clips -> those of all processes, own
-        first.
-        """
+    def forward(self, features: Features, batch: Batch) -> ICFOutput:
+        """The losses of a batch by the features of the network."""
         maps, audio, valid = features.visual[self.level], features.audio, batch.valid
         vision = pooled(maps, batch, self.cdcl.vision if self.cdcl else "frame")
         terms: dict[str, Tensor] = {}
@@ -73,12 +69,12 @@ class ICF(nn.Module):
             terms |= losses
         clips = Clips(vision, audio, valid, z, heard)
         if self.contrast is not None:
-            terms |= self.contrast(clips, pool, gather(clips))
+            terms |= self.contrast(clips, pool)
         total = weighted_sum(terms, self.weights) if terms else maps.sum() * 0
         return ICFOutput(terms, total, self._diagnostics(maps, clips, pool, batch))
 
     @torch.no_grad()
-    def _diagnostics(self, maps: Tensor, clips: Clips, pool, batch: Batch) -> dict[str, Tensor]:
+    def _diagnostics(self, maps: Tensor, clips: Clips, pool: Counterfactuals | None, batch: Batch) -> dict[str, Tensor]:
         found = {}
         if clips.text is not None:
             found["z cosine over clips"] = mean_cosine(clips.text, clips.valid)

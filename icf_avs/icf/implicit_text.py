@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from icf_avs.distributed import average
 from icf_avs.icf.pseudo_words import PseudoWords
 from icf_avs.icf.settings import MIT
 from icf_avs.icf.text_encoders import PUBLISHED, TextEncoder, load_minilm, load_text_encoder
@@ -68,17 +69,16 @@ class ImplicitText(nn.Module):
             raise ValueError(f"clips of {int(valid.sum(1).max())} frames; MIT(most_frames={self.settings.most_frames})")
         maps = self.project(visual.flatten(0, 1)).unflatten(0, visual.shape[:2]).flatten(3)  # B T C P
         out = {name: maps.new_zeros(*valid.shape, self.settings.dim) for name in ("z", "visual", "audio")}
-        pulls, lengths = [], valid.sum(1)
+        pull, lengths = maps.new_zeros(len(maps)), valid.sum(1)
         for length in lengths.unique().tolist():
             if not length:
                 continue
             clips = (lengths == length).nonzero()[:, 0]
-            found, pull = self._of_length(maps[clips, :length], audio[clips, :length])
+            found, term = self._of_length(maps[clips, :length], audio[clips, :length])
             for name, text in found.items():
                 out[name] = out[name].index_put((clips[:, None], torch.arange(length, device=clips.device)), text)
-            pulls.append(pull)
-        pull = torch.cat(pulls).mean() if pulls else maps.sum() * 0
-        return Texts(**out, sound=out["audio"] - self.banks["audio"].centre, pull=pull)
+            pull = pull.index_put((clips,), term)
+        return Texts(**out, sound=out["audio"] - self.banks["audio"].centre, pull=average(pull, lengths > 0))
 
     def _of_length(self, maps: Tensor, audio: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Clips [b,n,C,P] and [b,n,D] of valid frames alone -> texts [b,n,d] by name, and pull terms [b]."""

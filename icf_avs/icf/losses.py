@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icf_avs.contracts import Batch
+from icf_avs.distributed import average
 from icf_avs.networks.base import NetworkOutput
 from icf_avs.objective import mask
+from icf_avs.objective.class_shares import class_shares
 
 FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.25  # Lin et al., arXiv 1708.02002
 
@@ -44,7 +46,8 @@ def segmentation_losses(output: NetworkOutput, batch: Batch) -> dict[str, Tensor
     frames, logits = batch.labelled & batch.valid, _at(output.logits, batch.masks)
     terms = {of.__name__: of(logits, batch.masks, frames) for of in (mask.bce, mask.dice, focal)}
     if output.classes is not None:
-        terms["classes"] = mask.semantic(_at(output.classes, batch.masks), batch.kinds_map, frames)
+        shares = class_shares(batch.kinds_map, batch.masks, output.classes.shape[2] - 1)
+        terms["classes"] = mask.semantic(_at(output.classes, batch.masks), shares, frames)
     if output.auxiliary:
         early = [mask.dice(_at(each, batch.masks), batch.masks, frames) for each in output.auxiliary.values()]
         terms["auxiliary"] = torch.stack(early).sum()
@@ -57,7 +60,7 @@ def focal(logits: Tensor, masks: Tensor, frames: Tensor) -> Tensor:
     probability = logits.sigmoid()
     missed = probability * (1 - masks) + (1 - probability) * masks
     balance = FOCAL_ALPHA * masks + (1 - FOCAL_ALPHA) * (1 - masks)
-    return mask.average((balance * missed**FOCAL_GAMMA * cross_entropy).mean((-2, -1)), frames)
+    return average((balance * missed**FOCAL_GAMMA * cross_entropy).mean((-2, -1)), frames)
 
 
 def weighted_sum(terms: dict[str, Tensor], weights: Weights) -> Tensor:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.distributed import average, drawn_like
 from icf_avs.icf.diffusion import Denoiser, Schedule
 from icf_avs.icf.settings import SC
 
@@ -65,7 +66,7 @@ class SemanticCounterfactual(nn.Module):
         """Eq. 7 and 8: states [...,d] moved towards a direction orthogonal to each; alpha [...], broadcast."""
         length = state.norm(dim=-1, keepdim=True)
         unit = state / length.clamp(min=1e-12)
-        noise = torch.randn_like(state)
+        noise = drawn_like(state, torch.randn)
         noise = F.normalize(noise - (noise * unit).sum(-1, keepdim=True) * unit, dim=-1)
         share = alpha[..., None] * self._strength(state)
         moved = (1 - share).clamp(min=0).sqrt() * unit + share.sqrt() * noise
@@ -80,27 +81,26 @@ class SemanticCounterfactual(nn.Module):
 
     def _losses(self, factual: Tensor, visual: Tensor, valid: Tensor) -> dict[str, Tensor]:
         settings = self.settings
-        alpha = self._alpha(factual.shape[:1], factual)[:, None].expand(factual.shape[:-1])
-        state, terms, frames = factual, {}, valid.sum().clamp(min=1)
+        alpha = self._alpha(factual[:, 0, 0])[:, None].expand(factual.shape[:-1])
+        state, terms = factual, {}
         if self.schedule is not None:
-            step = torch.randint(1, settings.depth + 1, factual.shape[:1], device=factual.device)
+            step = 1 + (drawn_like(factual[:, 0, 0], torch.rand) * settings.depth).long()
             step = step[:, None].expand(factual.shape[:-1])
-            noise = torch.randn_like(factual)
+            noise = drawn_like(factual, torch.randn)
             state = self.schedule.noised(factual, noise, step)
         turned = self.turned(state, alpha)
         if self.denoiser is not None:
             error = (noise - self.denoiser(turned, step, visual)).square().mean(-1)
-            terms["noise"] = (error * valid).sum() / frames
+            terms["noise"] = average(error, valid)
         one, other = F.normalize(turned, dim=-1), F.normalize(state, dim=-1)
         ortho = (one - other).square().sum(-1) + settings.lambda_z * (one * other).sum(-1).square()
-        terms["ortho"] = settings.lambda_ortho * (ortho * valid).sum() / frames
+        terms["ortho"] = settings.lambda_ortho * average(ortho, valid)
         return terms
 
     def _pool(self, factual: Tensor, visual: Tensor, valid: Tensor) -> Counterfactuals:
         """Many z* [B,J,T,d] of which the K nearest are kept (eq. 9, 12)."""
         settings = self.settings
-        clips = factual.shape[0]
-        alpha = self._alpha((clips, settings.draws), factual)
+        alpha = self._alpha(factual[:, :1, 0].expand(-1, settings.draws))
         every = factual[:, None].expand(-1, settings.draws, -1, -1)
         found = self._reversed(every, visual, alpha[..., None].expand(every.shape[:-1]))
         near = (F.cosine_similarity(found, every, dim=-1) * valid[:, None]).sum(
@@ -115,7 +115,7 @@ class SemanticCounterfactual(nn.Module):
         settings = self.settings
         if self.schedule is None:
             return self.turned(every, alpha)
-        state = self.turned(self.schedule.noised(every, torch.randn_like(every), settings.depth), alpha)
+        state = self.turned(self.schedule.noised(every, drawn_like(every, torch.randn), settings.depth), alpha)
         given = visual[:, None].expand(-1, settings.draws, -1, -1)
         steps = torch.linspace(settings.depth, 0, settings.jumps + 1).round().long().tolist()
         for step, target in pairwise(steps):
@@ -123,6 +123,6 @@ class SemanticCounterfactual(nn.Module):
             state = self.schedule.denoised(state, self.denoiser(state, at, given), step, target)
         return state
 
-    def _alpha(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    def _alpha(self, like: Tensor) -> Tensor:
         low, high = self.settings.alpha
-        return low + (high - low) * torch.rand(shape, device=like.device)
+        return low + (high - low) * drawn_like(like, torch.rand)
