@@ -115,7 +115,8 @@ class AudioWindows:
     def __init__(self, source: str | Path | MediaInfo, rate: int = 16_000, sound: Sound | None = None) -> None:
         """`sound` stands in for the video's own. Raises UserError as probe does, and for a video without sound."""
         info = source if isinstance(source, MediaInfo) else probe(source)
-        self._blocks = mono((sound or partial(sound_blocks, info))(rate, None), rate)
+        own = partial(mono, restored=info.repaired.restore)
+        self._blocks = own(sound_blocks(info, rate), rate) if sound is None else mono(sound(rate, None), rate)
         self._held = next(self._blocks, np.zeros(0, np.float32))
         self._first = 0  # sample number of _held[0]
         self._before = None

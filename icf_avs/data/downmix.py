@@ -7,7 +7,7 @@ tenth of the energy that uncorrelated channels sum to. Where there is no such st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, count, groupby, pairwise, takewhile
 
 import numpy as np
@@ -17,23 +17,32 @@ _RELEVANT = 1e-3  # share of the energy of a stretch; less of it in an octave do
 _LOWEST = 20  # Hz; below are offsets, not sound
 
 
-def mono(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """float32 [channels, n] blocks at `rate` -> float32 [n] blocks, as many samples in all, about a second behind."""
+def mono(
+    blocks: Iterator[np.ndarray], rate: int, restored: Callable[[float], None] = lambda seconds: None
+) -> Iterator[np.ndarray]:
+    """float32 [channels, n] blocks at `rate` -> float32 [n] blocks, as many samples in all, about a second behind.
+
+    restored(seconds) is called for each piece in which a channel is left out.
+    """
     for channels, alike in groupby(blocks, key=len):
         if channels == 1:
             yield from (block[0] for block in alike)
         else:
-            yield from _mixed(alike, channels, rate)
+            yield from _mixed(alike, channels, rate, restored)
 
 
-def _mixed(blocks: Iterator[np.ndarray], channels: int, rate: int) -> Iterator[np.ndarray]:
+def _mixed(
+    blocks: Iterator[np.ndarray], channels: int, rate: int, restored: Callable[[float], None]
+) -> Iterator[np.ndarray]:
     hop = rate // 2
     window = np.sin(np.pi * (np.arange(2 * hop) + 0.5) / (2 * hop)).astype(np.float32)  # its squares sum to one
-    before, mean, restored = np.zeros((channels, hop), np.float32), np.zeros(0, np.float32), 0.0
+    before, mean, rest = np.zeros((channels, hop), np.float32), np.zeros(0, np.float32), 0.0
     for now, now_mean in chain(_halves(blocks, hop), [(np.zeros_like(before), mean)]):
         lost = window * _lost(window * np.concatenate([before, now], axis=1))
-        yield mean + (restored + lost[:hop])[: len(mean)]
-        before, mean, restored = now, now_mean, lost[hop:]
+        if lost.any():
+            restored(max(len(mean), len(now_mean)) / rate)
+        yield mean + (rest + lost[:hop])[: len(mean)]
+        before, mean, rest = now, now_mean, lost[hop:]
 
 
 def _halves(blocks: Iterator[np.ndarray], hop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

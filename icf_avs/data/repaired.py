@@ -26,6 +26,7 @@ class Repaired:
     incomplete: int = 0  # packets that lack something, as the last one of a recording that breaks off
     missing: float = 0.0  # seconds of pictures at the beginning of which none can be decoded
     jumps: tuple[float, ...] = ()  # seconds at which the file's time stamps begin anew or jump
+    cancelled: float = 0.0  # seconds of sound whose channels cancel each other in their mean (downmix.py)
     size: int = 0  # bytes of the file when it was scanned
     grown: bool = False
 
@@ -37,6 +38,10 @@ class Repaired:
         lost.add(number)
         if len(lost) > MOST_DAMAGED * count:
             raise TooDamaged(what)
+
+    def restore(self, seconds: float) -> None:
+        """In so much of the sound one channel is heard in place of the mean of all."""
+        self.cancelled += seconds
 
     def look_again(self, path: Path) -> None:
         """Note whether the file has grown since it was scanned."""
@@ -52,6 +57,7 @@ class Repaired:
             "incomplete_packets": self.incomplete,
             "missing_beginning": round(self.missing, 3),
             "clock_jumps": [round(second, 3) for second in self.jumps],
+            "cancelled_channels": round(self.cancelled, 1),
             "grown": self.grown,
         }
         return {name: value for name, value in values.items() if value}
@@ -74,6 +80,10 @@ class Repaired:
         if self.jumps:
             seconds = ", ".join(f"{second:.2f}" for second in self.jumps[:5]) + (", ..." if self.jumps[5:] else "")
             found.append(f"its time stamps begin anew or jump at {seconds} s: put on one clock")
+        if self.cancelled:
+            found.append(
+                f"channels of its sound cancel each other in some {self.cancelled:.1f} s: one of them is heard"
+            )
         if self.grown:
             found.append("the file has grown meanwhile: what came after the first look at it is left out")
         return found
