@@ -27,7 +27,7 @@ class Machine:
 
     @property
     def name(self) -> str:
-        facts = hardware()
+        facts = hardware(torch.device(self.device))
         return str(facts["gpu"] if self.device == "cuda" else facts["processor"])
 
     def finish(self) -> None:

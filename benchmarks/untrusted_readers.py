@@ -225,7 +225,9 @@ def _own_readers() -> list[Reader]:
         Reader("scores", "csv", "scores.csv", (_SCORES,), _save_scores),
         Reader(
             "notes on scores", "json", "scores.json", (notes,),
-            lambda folder: save_notes(folder / "scores.json", Scored("a", "1", "a", "own"), "s4", USUAL, {}),
+            lambda folder: save_notes(
+                folder / "scores.json", Scored("a", "1", "a", "own"), "s4", USUAL, {}, torch.device("cpu")
+            ),
         ),
         Reader("study table", "csv", "study.csv", study, _save_study),
         Reader("probe table", "csv", "probe.csv", (probe,), _save_probe),

@@ -10,30 +10,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from icf_avs.segment import Segmenter
 
 __version__ = "0.1.0"
 
 
-def load(checkpoint: str | None = None) -> Segmenter:
+def load(checkpoint: str | None = None, device: str | torch.device = "auto") -> Segmenter:
     """A model ready to segment: a shipped checkpoint by name (default "natural", whose encoders' weights are downloaded
-    on first use), a .safetensors file or a folder by path, or "user/name" on the Hugging Face hub. It runs on an NVIDIA
-    GPU where there is one. With huggingface_hub installed it has `save_pretrained(folder)` and
-    `push_to_hub("user/name")` (icf_avs/hub.py).
+    on first use), a .safetensors file or a folder by path, or "user/name" on the Hugging Face hub. device: "auto" (a
+    GPU where there is one), "cpu", "cuda", "cuda:1" or "mps". With huggingface_hub installed it has
+    `save_pretrained(folder)` and `push_to_hub("user/name")` (icf_avs/hub.py).
 
-    Raises icf_avs.errors.UserError when there is no such checkpoint, it does not fit this version, or weights that it
-    needs cannot be downloaded.
+    Raises icf_avs.errors.UserError when there is no such checkpoint or device, it does not fit this version, or weights
+    that it needs cannot be downloaded.
     """
     import importlib.util
 
-    import torch
-
     from icf_avs.checkpoint import find_checkpoint, load_checkpoint, read_recipe
+    from icf_avs.device import find_device
     from icf_avs.segment import Segmenter
 
+    place = find_device(device)
     path, name = find_checkpoint(checkpoint)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_checkpoint(path).to(device)
+    model = load_checkpoint(path).to(place)
     if importlib.util.find_spec("huggingface_hub") is None:
         return Segmenter(model, name)
     from icf_avs.hub import HubSegmenter

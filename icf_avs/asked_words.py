@@ -25,7 +25,7 @@ def asked_words(model: ICF, text: str) -> Tensor:
     words = [word.strip().lower() for word in text.split(",") if word.strip()]
     if not words:
         raise UserError("--words names nothing; give one or more with commas between them: --words 'dog, violin'")
-    names = model.audio.names
+    names = model.audio.names.cpu()
     near = F.normalize(_vectors(model.classes, words, names), dim=-1) @ F.normalize(names, dim=-1).T
     # The vocabulary also holds what is only ever shown; asked for alone, it would leave the model deaf without a word.
     near = near.masked_fill(torch.tensor([word not in audio_words() for word in model.classes]), -1.0)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from icf_avs.atomic_io import replaced_file
 from icf_avs.backbones.registry import audio_of, build_visual
-from icf_avs.checkpoint_header import check_length, check_settings, check_shapes
+from icf_avs.checkpoint_header import check_length, check_settings, fitted
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import MissingWeights, UserError
@@ -110,7 +110,7 @@ def save_checkpoint(model: ICF, path: Path, recipe: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_file(path) as new:
-            save_file({key: value.contiguous() for key, value in trained_state(model).items()}, new, metadata)
+            save_file({key: value.cpu().contiguous() for key, value in trained_state(model).items()}, new, metadata)
             with open(new, "rb+") as file:
                 os.fsync(file.fileno())
     except (OSError, SafetensorError) as error:
@@ -144,12 +144,12 @@ def load_checkpoint(path: Path, bare: bool = False) -> ICF:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}
         names = state.get("implicit_text.vocabulary.names", state.get("audio.names"))
-        names = torch.zeros(len(config.classes), 1) if names is None else names
+        names = torch.zeros(len(config.classes), 1) if names is None else names.float()
         visual = build_visual(config.visual, random=bare or config.train_visual, frozen=not config.train_visual)
         audio = audio_of(config, names, bare) if config.audio != "log-mel" else None
         with torch.device("meta"):  # a configuration may claim any size: first the shapes alone
             expected = ICF(config, spec, visual, names, audio).state_dict()
-        check_shapes(state, expected)
+        state = fitted(state, expected)
         missing = [key for key in expected.keys() - state.keys() if not key.startswith(_frozen(config))]
         unexpected = state.keys() - expected.keys()
         if not missing and not unexpected:

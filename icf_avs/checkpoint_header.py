@@ -8,17 +8,18 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from icf_avs.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from icf_avs.config import ModelConfig
     from icf_avs.contracts import ClipSpec
 
 _LONGEST_HEADER = 1 << 22  # bytes; the shipped checkpoint has 24 kB
 # Of the numbers in configuration and clip specification. What they cost in tensors is bounded by the file's own
-# shapes (check_shapes); these bound the rest: modules that are built, and memory of one prediction.
+# shapes (fitted); these bound the rest: modules that are built, and memory of one prediction.
 _MOST = {"dim": 8_192, "pixel_dim": 8_192, "heads": 1_024, "layers": 64, "frames": 10_000, "image_size": 4_096}
 _MOST_ELSE, _MOST_NAMES, _LONGEST_NAME = 1_000_000, 20_000, 1_000
 
@@ -55,19 +56,32 @@ def check_settings(settings: ModelConfig | ClipSpec) -> None:
                 raise ValueError(f"{name} are no list of names")
 
 
-def check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless the tensors that both have are of the same shape, kind of number, and all finite.
+def fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file in the types that the model has, whatever precision they were saved in.
 
-    `expected` may lie on the meta device.
+    Raises ValueError unless those that both have are of the same shape, all finite, and mean the same in both types:
+    weights may be of any precision, but whole numbers must be what they were. `expected` may lie on the meta device.
     """
+    found = dict(state)
     for name in sorted(state.keys() & expected.keys()):
-        found, wanted = state[name], expected[name]
-        if found.shape != wanted.shape:
-            raise ValueError(f"{name[:80]} is {[*found.shape]}, by its configuration {[*wanted.shape]}")
-        if found.is_floating_point() != wanted.is_floating_point():
-            raise ValueError(f"{name[:80]} is of {found.dtype}, not {wanted.dtype}")
-        if not found.isfinite().all():
+        value, wanted = state[name], expected[name]
+        if value.shape != wanted.shape:
+            raise ValueError(f"{name[:80]} is {[*value.shape]}, by its configuration {[*wanted.shape]}")
+        if not _means(value, wanted.dtype):
+            raise ValueError(f"{name[:80]} is of {value.dtype}, not {wanted.dtype}, and cannot be told from it")
+        found[name] = value.to(wanted.dtype)
+        if not found[name].isfinite().all():
             raise ValueError(f"{name[:80]} is not all finite")
+    return found
+
+
+def _means(value: Tensor, wanted: torch.dtype) -> bool:
+    """Whether a tensor says what one of another type would: whole numbers only where its own type holds all of them."""
+    if wanted.is_floating_point or value.is_complex():
+        return value.is_floating_point()
+    most = 2 / torch.finfo(value.dtype).eps if value.is_floating_point() else math.inf
+    whole = value.double()
+    return whole.equal(value.to(wanted).double()) and bool((whole.abs() <= most).all())
 
 
 def _short(value: Any) -> str:

@@ -21,15 +21,17 @@ CLIPS = 6
 PICTURE_PHASE = 15 / 16  # AVSBench layouts hold the picture and mask at 15/16 of each second
 
 
-def demo_command(out: Path) -> None:
+def demo_command(out: Path, device: str = "auto") -> None:
     """Write `CLIPS` videos of Stamps into `out`/stamps, segment them into `out`/segmented, and print the scores."""
     from rich.console import Console
     from rich.table import Table
 
     from icf_avs import load
+    from icf_avs.device import find_device
     from icf_avs.segment import segment_video
     from icf_avs.stamps.benchmark import write_stamps
 
+    place = find_device(device)  # before the work
     started = time.perf_counter()
     console = Console()
     console.print(f"1/3 making {CLIPS} videos of unseen scenes in {out / 'stamps'}")
@@ -38,7 +40,7 @@ def demo_command(out: Path) -> None:
     records = read_set(out / "stamps" / "Multi-sources", "test")[:CLIPS]
 
     console.print("2/3 loading the model")
-    model = load("stamps").model
+    model = load("stamps", place).model
     model.spec = replace(model.spec, phase=PICTURE_PHASE)  # look where the known masks are
 
     table = Table(title="what was marked, against the known masks")

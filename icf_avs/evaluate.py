@@ -26,6 +26,7 @@ from icf_avs.avsbench.pictures import SIZE, WITH_IDS
 from icf_avs.avsbench.record import ClipRecord
 from icf_avs.checkpoint import file_digest, find_checkpoint
 from icf_avs.data.resize import resized
+from icf_avs.device import find_device
 from icf_avs.errors import UserError
 from icf_avs.evaluate_semantic import class_order, class_protocols, evaluate_semantic
 from icf_avs.metrics import DatasetMetric, ReferenceMetric, StrictMetric
@@ -168,6 +169,7 @@ def evaluate_command(
     seed: int,
     settings: Settings = USUAL,
     split: Split = "test",
+    device: str = "auto",
 ) -> None:
     """Score `checkpoint` on a split of each set, write the table and its sidecar, print a summary.
 
@@ -182,7 +184,8 @@ def evaluate_command(
     from icf_avs import load
 
     check_folder(Path("results")) if out is None else check_tables(out)
-    loaded = load(checkpoint)
+    place = find_device(device)
+    loaded = load(checkpoint, place)
     scored = Scored(*identity(checkpoint, loaded.name), data_name(data))
     root, sets, stamps = choose_sets(data, sets, split)
     if out is None:
@@ -217,7 +220,7 @@ def evaluate_command(
             written += rows
             try:  # set by set: what is finished outlives an interruption
                 save_rows(out, rows)
-                save_notes(out.with_suffix(".json"), scored, label, settings, scores)
+                save_notes(out.with_suffix(".json"), scored, label, settings, scores, place)
             except UserError:
                 bar.stop()
                 show(written)

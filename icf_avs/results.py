@@ -21,11 +21,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from icf_avs.atomic_io import replaced_file
 from icf_avs.avsbench.pictures import SIZE
 from icf_avs.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 UNKNOWN = ("digest", "path", "data")  # tables written before these columns were there are read with empty cells
 COLUMNS = (
@@ -158,7 +161,9 @@ def read_notes(path: Path) -> dict[str, object]:
         raise UserError(f"{path} is no JSON file of notes: {error}; move it away") from error
 
 
-def save_notes(path: Path, scored: Scored, test_set: str, settings: Settings, scores: dict[str, Scores]) -> None:
+def save_notes(
+    path: Path, scored: Scored, test_set: str, settings: Settings, scores: dict[str, Scores], device: torch.device
+) -> None:
     """Note in the JSON file at `path` how the rows came about, with all strict scores.
 
     {"CHECKPOINT DIGEST DATA SET": {...}}, and "... SET reference-b1" under other settings than the usual ones.
@@ -170,7 +175,7 @@ def save_notes(path: Path, scored: Scored, test_set: str, settings: Settings, sc
         "command": shlex.join(["icf", *sys.argv[1:]]),
         "reference_batch_size": settings.batch_size,
         "threshold": settings.threshold,
-        "hardware": hardware(),
+        "hardware": hardware(device),
         "strict": {
             audio: {key: None if math.isnan(value) else round(value, 4) for key, value in protocols["strict"].items()}
             for audio, protocols in scores.items()
@@ -179,14 +184,14 @@ def save_notes(path: Path, scored: Scored, test_set: str, settings: Settings, sc
     write_whole(path, json.dumps(notes, indent=1, sort_keys=True) + "\n")
 
 
-def hardware() -> dict[str, str | int | None]:
-    """What this process runs on."""
+def hardware(device: torch.device) -> dict[str, str | int | None]:
+    """What this process runs on; device: what its model is on."""
     import torch
 
     return {
         "system": platform.platform(terse=True),
         "processor": f"{os.cpu_count()} x {_processor()}",
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else {"mps": "Apple"}.get(device.type),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -185,7 +185,7 @@ class Segmenter:
 
 def segment_command(
     videos: list[Path], out: Path, checkpoint: str | None, fps: float, threshold: float, semantic: bool = False,
-    audio_track: int | None = None, words: str | None = None,
+    audio_track: int | None = None, words: str | None = None, device: str = "auto",
 ) -> None:  # fmt: skip
     """Segment videos from the command line: a progress bar while it runs, and when a video is done what was marked and
     what was heard in it.
@@ -202,7 +202,7 @@ def segment_command(
     # The film has the other half: threads of the model that wait for each other lose more than they gain beside it.
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     keep_freed_memory()
-    segmenter = icf_avs.load(checkpoint)
+    segmenter = icf_avs.load(checkpoint, device)
     if semantic:
         check_class_head(segmenter.model, segmenter.name)
     if words is not None:

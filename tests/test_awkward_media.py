@@ -320,7 +320,7 @@ def test_audio_track_is_the_one_asked_for(tracks, tmp_path, track, at):
 
 
 def test_audio_track_that_is_not_there(tracks, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(icf_avs, "load", lambda checkpoint: Segmenter(Witness(), "tiny"))
+    monkeypatch.setattr(icf_avs, "load", lambda checkpoint, device="auto": Segmenter(Witness(), "tiny"))
     assert main(["segment", str(tracks), "--out", str(tmp_path / "out"), "--audio-track", "4"]) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and "audio track 4 is not there" in line

@@ -24,7 +24,9 @@ class MarksEverything:
 
 
 def test_demo(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("icf_avs.load", lambda checkpoint: SimpleNamespace(model=MarksEverything(), name="all"))
+    monkeypatch.setattr(
+        "icf_avs.load", lambda checkpoint, device="auto": SimpleNamespace(model=MarksEverything(), name="all")
+    )
     monkeypatch.setattr(demo, "CLIPS", 1)
     demo.demo_command(tmp_path)
     printed = capsys.readouterr().out

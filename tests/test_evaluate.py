@@ -216,7 +216,7 @@ def test_other_settings_have_rows_of_their_own(tiny, tmp_path, monkeypatch):
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", ["dog", "cat", "hen"])
     loaded = SimpleNamespace(model=Graded(ClipSpec()), name="graded")
-    monkeypatch.setattr("icf_avs.load", lambda checkpoint: loaded, raising=False)
+    monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     monkeypatch.chdir(tmp_path)
     command = ["evaluate", "--data", "data", "--sets", "s4", "--out", "scores.csv"]
     path = tmp_path / "scores.csv"
@@ -252,7 +252,7 @@ def test_two_checkpoints_of_one_file_name_keep_their_scores(tiny, tmp_path, monk
         (tmp_path / seed).mkdir()
         (tmp_path / seed / "best.safetensors").write_text(seed)
         loaded = SimpleNamespace(model=Listener(ClipSpec(), deaf=seed == "b"), name="best")
-        monkeypatch.setattr("icf_avs.load", lambda checkpoint, loaded=loaded: loaded, raising=False)
+        monkeypatch.setattr("icf_avs.load", lambda checkpoint, device, loaded=loaded: loaded, raising=False)
         assert main(["evaluate", f"{seed}/best.safetensors", "--data", "data", "--out", "scores.csv"]) == 0
     rows = [row for row in read_rows(tmp_path / "scores.csv") if (row["protocol"], row["audio"]) == ("strict", "noise")]
     assert [(row["checkpoint"], row["path"], float(row["miou"]) > 0.9) for row in rows] == [
@@ -269,7 +269,7 @@ def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatc
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", ["dog", "cat", "hen"])
     loaded = SimpleNamespace(model=Listener(ClipSpec()), name="listener")
-    monkeypatch.setattr("icf_avs.load", lambda checkpoint: loaded, raising=False)
+    monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -287,7 +287,7 @@ def test_the_validation_split_has_rows_of_its_own(tiny, tmp_path, monkeypatch):
     tiny.root = tmp_path / "data/Multi-sources"
     tiny.ms3("val", 2)
     loaded = SimpleNamespace(model=Listener(ClipSpec()), name="listener")
-    monkeypatch.setattr("icf_avs.load", lambda checkpoint: loaded, raising=False)
+    monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     out = tmp_path / "scores.csv"
     evaluate_command(None, tmp_path / "data", None, out, clips=None, seed=0, split="val")
     assert {row["test_set"] for row in read_rows(out)} == {"ms3-val"}
@@ -301,7 +301,7 @@ def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys)
     tiny.root = tmp_path / "data/Multi-sources"
     tiny.ms3("test", 2)
     loaded = SimpleNamespace(model=Listener(ClipSpec()), name="listener")
-    monkeypatch.setattr("icf_avs.load", lambda checkpoint: loaded, raising=False)
+    monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     out = tmp_path / "results/scores.csv"
     monkeypatch.setattr(evaluation, "default_sets", lambda split: pytest.fail("--data was given"))
     evaluate_command(None, tmp_path / "data", ["s4", "ms3"], out, clips=2, seed=3)

@@ -199,7 +199,7 @@ def test_a_model_that_hears_no_words_says_so():
 
 
 def test_segmenting_tells_what_is_heard(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(icf_avs, "load", lambda checkpoint: Segmenter(model, checkpoint))
+    monkeypatch.setattr(icf_avs, "load", lambda checkpoint, device="auto": Segmenter(model, checkpoint))
     clip = make_clip(tmp_path / "clip.mp4", seconds=2, sound=tone(2))
     assert (
         main(["segment", str(clip), "--out", str(tmp_path / "out"), "--checkpoint", "natural", "--words", "dog"]) == 0

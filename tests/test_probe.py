@@ -266,7 +266,7 @@ def test_the_command_writes_page_and_table(tiny, tmp_path, monkeypatch, capsys):
     tiny.root = tmp_path / "data/Multi-sources"
     tiny.ms3("test", 2)
     loaded = SimpleNamespace(model=Listener(ClipSpec(), deaf=True), name="<deaf>")
-    monkeypatch.setattr("icf_avs.load", lambda checkpoint: loaded, raising=False)
+    monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     out = tmp_path / "out"
     probe_command(None, tmp_path / "data", ["s4", "ms3"], out, clips=2, seed=5)
     digest = read_table(out / "probe-avsbench.csv")[0]["digest"]
@@ -317,7 +317,9 @@ def test_a_class_head_is_said_not_to_be_scored(tiny, tmp_path, monkeypatch, caps
     tiny.s4("test", S4_KINDS)
     model = Listener(ClipSpec())
     model.semantic = object()
-    monkeypatch.setattr("icf_avs.load", lambda checkpoint: SimpleNamespace(model=model, name="m"), raising=False)
+    monkeypatch.setattr(
+        "icf_avs.load", lambda checkpoint, device="auto": SimpleNamespace(model=model, name="m"), raising=False
+    )
     probe_command(None, tmp_path / "data", ["s4"], tmp_path / "out", clips=None, seed=0)
     (written,) = (tmp_path / "out").glob("probe-avsbench-m-*.html")
     text = written.read_text(encoding="utf-8")

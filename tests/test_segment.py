@@ -341,7 +341,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, clip, limit):
 
 
 def test_command_goes_on_after_a_bad_video(tmp_path, clip, capsys, monkeypatch):
-    monkeypatch.setattr(icf_avs, "load", lambda checkpoint: Segmenter(RedWhenLoud(), "tiny"))
+    monkeypatch.setattr(icf_avs, "load", lambda checkpoint, device="auto": Segmenter(RedWhenLoud(), "tiny"))
     with pytest.raises(UserError, match="1 of 3"):
         segment_command([clip, tmp_path / "none.mp4", clip], tmp_path / "out", None, 1.0, 0.5)
     output = capsys.readouterr()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from icf_avs.avsbench.dataset import ClipDataset, ClipTensors, collate
 from icf_avs.avsbench.features import PictureFeatures
@@ -22,6 +21,7 @@ from icf_avs.contracts import Batch
 from icf_avs.errors import UserError
 from icf_avs.evaluate import evaluate
 from icf_avs.stamps.packages import cache_dir
+from icf_avs.training.processes import processes
 
 if TYPE_CHECKING:
     from icf_avs.model.icf import ICF
@@ -55,7 +55,7 @@ class BenchmarkData:
     def _features(self, records: Sequence[ClipRecord]) -> PictureFeatures | None:
         """Where pictures go once through a frozen encoder; None where it trains, is on a GPU, or the disk is full."""
         model = self.config.model
-        if model.get("train_visual", ModelConfig.train_visual) or torch.cuda.is_available():
+        if model.get("train_visual", ModelConfig.train_visual) or processes().device.type != "cpu":
             return None
         encoder = build_visual(model.get("visual", ModelConfig.visual))
         try:

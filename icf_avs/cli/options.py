@@ -59,6 +59,13 @@ def checkpoint(part: argparse.ArgumentParser, name: str) -> None:
     part.add_argument(name, metavar="CHECKPOINT", help=f"{text} (default: natural)", **optional)
 
 
+def device(part: argparse.ArgumentParser) -> None:
+    """Add the choice of what computes."""
+    part.add_argument(
+        "--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:N or mps (default: auto)"
+    )
+
+
 def test_sets(part: argparse.ArgumentParser) -> None:
     """Add the choice of test sets, their split and how many of their clips."""
     part.add_argument("--data", metavar="DIR", type=Path, help="folder of the sets (default: small Stamps test sets)")

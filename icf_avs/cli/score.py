@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from icf_avs.cli.options import checkpoint, command, test_sets
+from icf_avs.cli.options import checkpoint, command, device, test_sets
 from icf_avs.cli.values import positive, probability, whole
 from icf_avs.errors import UserError
 
@@ -15,13 +15,15 @@ def _evaluate(args: argparse.Namespace) -> None:
     from icf_avs.results import Settings
 
     settings = Settings(None if args.native else args.size, args.threshold, args.batch_size)
-    evaluate_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed, settings, args.split)
+    evaluate_command(
+        args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed, settings, args.split, args.device
+    )
 
 
 def _probe(args: argparse.Namespace) -> None:
     from icf_avs.probe.command import probe_command
 
-    probe_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed, args.split)
+    probe_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed, args.split, args.device)
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -56,6 +58,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "others are kept. Other settings have names of their own there: reference-b1-t0.4, s4-512, s4-native, s4-val.",
     )
     checkpoint(part, "checkpoint")
+    device(part)
     test_sets(part)
     part.add_argument(
         "--out",
@@ -91,6 +94,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "Stamps).",
     )
     checkpoint(part, "checkpoint")
+    device(part)
     test_sets(part)
     part.add_argument("--out", metavar="DIR", type=Path, help="folder for the table and the page (default: results)")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 
-from icf_avs.cli.options import checkpoint, command
+from icf_avs.cli.options import checkpoint, command, device
 from icf_avs.cli.values import whole
 from icf_avs.errors import UserError
 
@@ -16,7 +16,7 @@ def _serve(args: argparse.Namespace) -> None:
     from icf_avs.serve.command import serve_command
     from icf_avs.serve.limits import Limits
 
-    serve_command(args.checkpoint, args.host, args.port, Limits(args.max_mb, args.max_seconds), args.jobs)
+    serve_command(args.checkpoint, args.host, args.port, Limits(args.max_mb, args.max_seconds), args.jobs, args.device)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -32,6 +32,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "Files are kept in a temporary folder for an hour and removed at the end. Nothing is loaded from other hosts.",
     )
     checkpoint(part, "--checkpoint")
+    device(part)
     part.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
     part.add_argument("--port", metavar="N", type=whole(1, 65_535), default=7860, help="port (default: 7860)")
     part.add_argument(

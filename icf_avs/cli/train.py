@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from icf_avs.cli.options import command, stamps
+from icf_avs.cli.options import command, device, stamps
 from icf_avs.cli.values import count, positive, whole
 from icf_avs.errors import UserError
 from icf_avs.output.writable import check_file, check_folder
@@ -111,6 +111,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         default=2,
         help="processes that render scenes, threads that read clips (default: 2)",
     )
+    device(part)
     part.add_argument("--threads", metavar="N", type=whole(1, 1000), help="CPU threads of the network (default: all)")
     part.add_argument(
         "--wandb", action="store_true", help="send curves and pictures to Weights & Biases (default: TensorBoard files)"
@@ -134,6 +135,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     part.add_argument("--steps", metavar="N", type=whole(1, MOST), default=600, help="steps of a run (default: 600)")
     part.add_argument("--clips", metavar="N", type=positive, help="score only the first N clips of each test set")
+    device(part)
     part.add_argument("--jobs", metavar="N", type=whole(1, 1000), help="processes (default: cores, or 1 with a GPU)")
     part.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("runs/ablation"), help="folder of the runs (runs/ablation)"
@@ -156,6 +158,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument(
         "--split", choices=("test", "val"), default="test", help="choose on val, score on test (default: test)"
     )
+    device(part)
     part.add_argument("--seeds", metavar="N", type=whole(1, 1000), help="seeds 0 to N-1 of each row (default: 3)")
     part.add_argument("--steps", metavar="N", type=whole(1, MOST), help="steps of a run (default: 300)")
     part.add_argument("--out", metavar="DIR", type=Path, help="folder of the runs (runs/natural)")

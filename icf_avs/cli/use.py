@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from icf_avs.cli.options import checkpoint, command
+from icf_avs.cli.options import checkpoint, command, device
 from icf_avs.cli.values import positive, probability, rate
 from icf_avs.errors import UserError
 from icf_avs.output.writable import check_folder
@@ -27,8 +27,9 @@ def _segment(args: argparse.Namespace) -> None:
     from icf_avs.segment import segment_command
 
     segment_command(
-        args.videos, args.out, args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track, args.words
-    )
+        args.videos, args.out, args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track, args.words,
+        args.device,
+    )  # fmt: skip
 
 
 def _segment_manifest(args: argparse.Namespace) -> None:
@@ -37,10 +38,15 @@ def _segment_manifest(args: argparse.Namespace) -> None:
     if args.videos:
         raise UserError(f"{args.videos[0]}: give videos or --manifest, not both; a manifest can list it too")
     check_folder(args.out)
+    if args.ray is not None and args.device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device {args.device!r}: a Ray cluster deals out its GPUs; choose cuda or cpu")
     from icf_avs.corpus.command import corpus_command
     from icf_avs.corpus.work import checked_settings
+    from icf_avs.device import find_device
 
-    settings = checked_settings(args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track)
+    if args.ray is None:
+        find_device(args.device)
+    settings = checked_settings(args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track, args.device)
     corpus_command(args.manifest, args.out, settings, args.jobs, args.ray)
 
 
@@ -48,7 +54,7 @@ def _demo(args: argparse.Namespace) -> None:
     check_folder(args.out)
     from icf_avs.demo import demo_command
 
-    demo_command(args.out)
+    demo_command(args.out, args.device)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -70,6 +76,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
     part.add_argument("--fps", type=rate, default=1.0, help="masks a second (default: 1)")
     checkpoint(part, "--checkpoint")
+    device(part)
     part.add_argument("--threshold", type=probability, default=0.5, help="mark pixels above this (default: 0.5)")
     part.add_argument("--semantic", action="store_true", help="tell the class of each marked pixel too (classes/*.png)")
     part.add_argument(
@@ -104,3 +111,4 @@ def add(commands: argparse._SubParsersAction) -> None:
         "  icf demo\n  icf demo --out my_demo",
     )
     part.add_argument("--out", metavar="DIR", type=Path, default=Path("demo_out"), help="folder (default: demo_out)")
+    device(part)

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from icf_avs.corpus.work import Job, loaded, segment_job
+from icf_avs.corpus.work import Job, Settings, loaded, segment_job
 from icf_avs.errors import UserError
 
 
@@ -33,7 +33,7 @@ def run_processes(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job
     workers: dict[Connection, _Worker] = {}
     try:
         for _ in range(min(count, len(jobs))):
-            _start(workers, jobs[0].settings.checkpoint, work)
+            _start(workers, jobs[0].settings, work)
         while workers:
             for pipe in wait(list(workers)):
                 worker = workers[pipe]
@@ -45,7 +45,7 @@ def run_processes(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job
                     worker.process.join()
                     if worker.job is not None:
                         if todo:
-                            _start(workers, worker.job.settings.checkpoint, work)
+                            _start(workers, worker.job.settings, work)
                         yield worker.job, _obituary(worker)
                     continue
                 ended, worker.job = worker.job, todo.popleft() if todo else None
@@ -66,10 +66,10 @@ def run_processes(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job
             pipe.close()
 
 
-def _start(workers: dict[Connection, _Worker], checkpoint: str | None, work: Path) -> None:
+def _start(workers: dict[Connection, _Worker], settings: Settings, work: Path) -> None:
     context = multiprocessing.get_context("spawn")  # threads of torch and FFmpeg do not survive a fork
     pipe, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, checkpoint, work), daemon=True)
+    process = context.Process(target=_work, args=(theirs, settings, work), daemon=True)
     process.start()
     theirs.close()  # so that the end of the process is the end of the pipe
     workers[pipe] = _Worker(process)
@@ -86,7 +86,7 @@ def _obituary(worker: _Worker) -> str:
     return str(UserError(f"{worker.job.video}: the process that worked on it {why} (out of memory?)"))
 
 
-def _work(pipe: Connection, checkpoint: str | None, work: Path) -> None:
+def _work(pipe: Connection, settings: Settings, work: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     parent = multiprocessing.parent_process()
 
@@ -94,7 +94,7 @@ def _work(pipe: Connection, checkpoint: str | None, work: Path) -> None:
         if not parent.is_alive():  # killed outright, it could not end its workers
             os._exit(1)
 
-    loaded(checkpoint)
+    loaded(settings.checkpoint, settings.device)
     try:
         pipe.send(None)
         while (job := pipe.recv()) is not None:

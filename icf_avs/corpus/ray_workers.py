@@ -54,7 +54,12 @@ def _knock(address: str) -> None:
 
 
 def run_ray(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job, str | None]]:
-    """As processes.run_processes, on the cluster that this process is on: `count` tasks at a time, of a CPU each."""
+    """As processes.run_processes, on the cluster that this process is on: `count` tasks at a time, of a CPU each, and
+    with the device "cuda" of a GPU each; with "auto" they see none. Raises UserError where the cluster has no GPU.
+    """
+    gpus = 1 if jobs[0].settings.device == "cuda" else None
+    if gpus and not ray.cluster_resources().get("GPU"):  # the tasks would wait for ever
+        raise UserError("device 'cuda': the Ray cluster has no GPU; choose cpu")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours is there
     context.max_errored_blocks = -1  # a dead worker fails its video, not the run
@@ -68,7 +73,7 @@ def run_ray(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job, str 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of max_retries, which has no other way in so far
         rows = ray.data.from_items(list(left), override_num_blocks=len(jobs)).map(
-            one, compute=ray.data.TaskPoolStrategy(size=min(count, len(jobs))), num_cpus=1, max_retries=0
+            one, compute=ray.data.TaskPoolStrategy(size=min(count, len(jobs))), num_cpus=1, num_gpus=gpus, max_retries=0
         )
     for row in rows.iter_rows():
         yield left.pop(int(row["number"])), str(row["error"]) or None

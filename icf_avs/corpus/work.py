@@ -36,6 +36,7 @@ class Settings:
     semantic: bool
     audio_track: int | None
     missing: tuple[Missing, ...] = ()  # parts of the model that cannot be had now
+    device: str = "auto"  # as icf_avs.load takes it
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class Job:
 
 
 def checked_settings(
-    checkpoint: str | None, fps: float, threshold: float, semantic: bool, audio_track: int | None
-) -> Settings:
+    checkpoint: str | None, fps: float, threshold: float, semantic: bool, audio_track: int | None,
+    device: str = "auto",
+) -> Settings:  # fmt: skip
     """Settings whose checkpoint is there and fits. Raises UserError if it is not or, with `semantic`, tells no classes.
 
     Here the model stays on the CPU and is let go: workers load their own.
@@ -61,7 +63,7 @@ def checked_settings(
         check_class_head(model, name)
     if checkpoint is not None and Path(checkpoint).exists():
         checkpoint = str(Path(checkpoint).resolve())  # workers may be in another folder
-    return Settings(checkpoint, model.digest, fps, threshold, semantic, audio_track, model.missing)
+    return Settings(checkpoint, model.digest, fps, threshold, semantic, audio_track, model.missing, device)
 
 
 def is_done(job: Job) -> bool:
@@ -83,6 +85,7 @@ def _record(job: Job) -> dict[str, Any]:
     status, settings = job.video.stat(), asdict(job.settings)
     del settings["checkpoint"]  # the digest says it better: the same file may have moved
     del settings["missing"]
+    del settings["device"]  # it decides how long it takes
     return {
         "version": icf_avs.__version__,
         "video": {"file": job.video.name, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns},
@@ -91,10 +94,10 @@ def _record(job: Job) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def loaded(checkpoint: str | None) -> Segmenter:
+def loaded(checkpoint: str | None, device: str = "auto") -> Segmenter:
     """The model of this process, which keeps to one thread: sums do not depend on the machine, nor workers collide."""
     torch.set_num_threads(1)
-    return icf_avs.load(checkpoint)
+    return icf_avs.load(checkpoint, device)
 
 
 def segment_job(job: Job, work: Path, progress: Callable[[int, int], None] | None = None) -> str | None:
@@ -117,7 +120,7 @@ def segment_job(job: Job, work: Path, progress: Callable[[int, int], None] | Non
 
 
 def _segment(job: Job, scratch: Path, progress: Callable[[int, int], None] | None) -> None:
-    settings, segmenter = job.settings, loaded(job.settings.checkpoint)
+    settings, segmenter = job.settings, loaded(job.settings.checkpoint, job.settings.device)
     record = _record(job) if job.video.exists() else {}  # if not, the next line says so; if it changes meanwhile, redo
     result = segment_video(
         segmenter.model, job.video, scratch / "new", settings.fps, settings.threshold, progress,

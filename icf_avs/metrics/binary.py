@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from icf_avs.metrics.exact import ExactMetric
 from icf_avs.metrics.f_curve import THRESHOLDS, f_curves
 
 
-class ReferenceMetric(Metric):
+class ReferenceMetric(ExactMetric):
     """mIoU and F as the AVSBench evaluation computes them, from batches of `batch_size` clips.
 
     Its quirks: a frame with empty truth scores its share of rightly blank pixels as IoU; F leaves such frames out, and
@@ -36,8 +36,6 @@ class ReferenceMetric(Metric):
     """
 
     full_state_update = True  # else torchmetrics' forward() would merge states, and cut batches in two
-    is_differentiable = False
-    higher_is_better = True
 
     def __init__(self, batch_size: int = 4, threshold: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -45,14 +43,14 @@ class ReferenceMetric(Metric):
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.batch_size, self.threshold = batch_size, checked_threshold(threshold)
         self.add_state("batches", torch.tensor(0), "sum")
-        self.add_state("iou", torch.tensor(0.0), "sum")  # over batches
+        self.add_state("iou", torch.tensor(0.0, dtype=torch.float32), "sum")  # over batches
         self.add_state("f", torch.tensor(0.0, dtype=torch.float64), "sum")
         self.add_state("frames", torch.tensor(0), "sum")
         self.add_state("active", torch.tensor(0.0, dtype=torch.float64), "sum")
         # the open batch is one row, and after a sync one row for each process
         self.add_state("open_counts", torch.zeros(1, 3, dtype=torch.int64), "cat")  # clips, frames, sounding frames
         self.add_state("open_iou", torch.zeros(1, dtype=torch.float64), "cat")
-        self.add_state("open_curve", torch.zeros(1, len(THRESHOLDS)), "cat")
+        self.add_state("open_curve", torch.zeros(1, len(THRESHOLDS), dtype=torch.float32), "cat")
 
     def update(self, probabilities: Tensor, truth: Tensor) -> None:
         """Add one clip: probabilities [n, H, W] in [0, 1]; truth [n, H, W], non-zero (or soft) where an object sounds.
@@ -102,12 +100,10 @@ class ReferenceMetric(Metric):
         return {name: score.item() for name, score in scores.items()}
 
 
-class StrictMetric(Metric):
+class StrictMetric(ExactMetric):
     """Scores that do not depend on batches, on the order of the clips, or on how processes share them."""
 
     full_state_update = False
-    is_differentiable = False
-    higher_is_better = True
 
     def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -14,23 +14,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from icf_avs.metrics.binary import areas, checked, checked_threshold
+from icf_avs.metrics.exact import ExactMetric
 from icf_avs.metrics.f_curve import BETA_SQUARED
 
 EPSILON = 2.220446049250313e-16  # numpy.spacing(1)
 
 
-class DatasetMetric(Metric):
+class DatasetMetric(ExactMetric):
     """IoU and F of the set's pixels, of the object alone and as the mean of background and object.
 
     Depends neither on batches, nor on the order of the frames, nor on how processes share them.
     """
 
     full_state_update = False
-    is_differentiable = False
-    higher_is_better = True
 
     def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)

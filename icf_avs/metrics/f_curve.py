@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # In float32 the last one is 1.0, and some of the others are not what NumPy's linspace gives: it must be torch's.
-THRESHOLDS = torch.linspace(0, 1 - 1e-10, 255)
+THRESHOLDS = torch.linspace(0, 1 - 1e-10, 255, dtype=torch.float32)
 BETA_SQUARED = 0.3
 
 

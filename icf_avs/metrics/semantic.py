@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from icf_avs.errors import UserError
+from icf_avs.metrics.exact import ExactMetric
 from icf_avs.metrics.f_curve import BETA_SQUARED
 
 EPSILON = 2.220446049250313e-16
 
 
-class SemanticMetric(Metric):
+class SemanticMetric(ExactMetric):
     """mIoU and F over classes: as the AVSBench evaluation averages them, and rightly, side by side.
 
     The quirks of the reference: its mean runs over all classes, also those that never occur, which score 0; and what
@@ -34,15 +34,15 @@ class SemanticMetric(Metric):
     """
 
     full_state_update = False
-    is_differentiable = False
-    higher_is_better = True
 
     def __init__(self, classes: int = 71, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if classes < 2:
             raise ValueError(f"classes is {classes}; it must be at least 2, background among them")
         self.classes = classes
-        self.add_state("reference_sums", torch.zeros(2, classes), "sum")  # IoU and F, rounded as in the reference
+        self.add_state(
+            "reference_sums", torch.zeros(2, classes, dtype=torch.float32), "sum"
+        )  # IoU and F, rounded as in the reference
         self.add_state("sums", torch.zeros(2, classes, dtype=torch.float64), "sum")
         for name in ("counts", "truth_counts", "inter", "predicted", "true"):  # the first two: frames, others: pixels
             self.add_state(name, torch.zeros(classes, dtype=torch.int64), "sum")

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from icf_avs.model.pooling import grid_means
+
 _WINDOW = 16  # a window reaches that part of the side of the picture to each side
 _EPS = 1e-5  # of colours in [0, 1]
 _SURE = 6.0  # beyond this a logit is sure, and would only draw the fit to itself
@@ -35,7 +37,7 @@ def _pooled(pictures: Tensor, high: int, wide: int) -> Tensor:
         rows = whole[:, ::2] + whole[:, 1::2]
         whole = (rows[:, :, ::2] + rows[:, :, 1::2]) / 4
     elif size != (high, wide):
-        return F.adaptive_avg_pool2d(whole.permute(0, 3, 1, 2), (high, wide))
+        return grid_means(whole.permute(0, 3, 1, 2), (high, wide))
     return whole.permute(0, 3, 1, 2).contiguous()
 
 

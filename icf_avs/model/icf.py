@@ -139,6 +139,11 @@ class ICF(nn.Module):
         """Parts of the encoders that could not be had."""
         return getattr(self.visual, "missing", ())
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and what the model is given has to be. `see_clip` and `predict` see to that."""
+        return self.offset.device
+
     def forward(
         self,
         pyramid: list[Tensor],
@@ -218,8 +223,9 @@ class ICF(nn.Module):
         same axes of the names' embeddings. Raises ValueError where there are more axes than names.
         """
         vocabulary = self.implicit_text.vocabulary
-        self.prior.evidence.learn_names(classes, vocabulary.names)
-        self.prior.things.learn_names(*thing_bearing(vocabulary.names))
+        names = vocabulary.names.cpu()  # where the classes and the text encoder are
+        self.prior.evidence.learn_names(classes, names)
+        self.prior.things.learn_names(*thing_bearing(names))
         axes = vocabulary.principal_axes()
         for part in (vocabulary.project, self.audio.project):
             if axes.shape != part.weight.shape:
@@ -324,7 +330,7 @@ class ICF(nn.Module):
     def see_clip(self, frames: Tensor) -> tuple[Look, ...]:
         """What `predict` needs of frames uint8 [T,S,S,3], for those who ask it about several sounds."""
         self.eval()
-        return self.see(frames[None].to(self.offset.device))
+        return self.see(frames[None].to(self.device))
 
     @torch.inference_mode()
     def predict(self, frames: Tensor, waves: Tensor, looks: tuple[Look, ...] | None = None) -> Prediction:
@@ -333,7 +339,7 @@ class ICF(nn.Module):
         the frames, where it is known already.
         """
         self.eval()
-        device, loud = self.offset.device, torch.ones(len(frames), dtype=torch.bool)
+        device, loud = self.device, torch.ones(len(frames), dtype=torch.bool)
         sound, heard, words = waves.to(device), torch.zeros(len(frames), 0), ()
         if isinstance(self.audio, WordEar):
             sound, words = self.audio.listen(sound), self.classes
@@ -345,7 +351,8 @@ class ICF(nn.Module):
             looks = self.see(frames[looked][None].to(device))
         elif not looked.all():
             looks = tuple(look.at(looked.to(device)) for look in looks)
-        output = self.mark(looks, sound[looked][None], torch.ones(1, int(looked.sum()), dtype=torch.bool))
+        valid = torch.ones(1, int(looked.sum()), dtype=torch.bool, device=device)
+        output = self.mark(looks, sound[looked.to(device)][None], valid)
 
         def of_all(answer: Tensor, quiet: float) -> Tensor:
             whole = torch.full((len(frames), *answer.shape[2:]), quiet)

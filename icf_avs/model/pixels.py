@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.backbones.linear import PointConv
+from icf_avs.model.pooling import grid_means
 
 
 class Pixels(NamedTuple):
@@ -57,7 +58,7 @@ class PixelDecoder(nn.Module):
         p8 = p8 + self.mix8(p8)
         p4 = _onto(p4, p8)
         fine = p4 + self.mix4(p4)
-        return Pixels(tokens, fine, F.adaptive_avg_pool2d(tokens, 7).flatten(2).transpose(1, 2))
+        return Pixels(tokens, fine, grid_means(tokens, 7).flatten(2).transpose(1, 2))
 
 
 def _onto(finer: Tensor, x: Tensor) -> Tensor:

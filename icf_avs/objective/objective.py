@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from icf_avs.contracts import Batch
 from icf_avs.distributed import own, whole
 from icf_avs.model.counterfactual import widened
 from icf_avs.model.icf import Output
+from icf_avs.model.pooling import grid_means
 from icf_avs.model.shared_space import Gaussian, SharedSpace
 from icf_avs.objective import contrastive, mask, naming
 from icf_avs.objective.class_shares import class_shares, known, share
@@ -177,13 +177,13 @@ def _contrast(output: Output, batch: Batch, frames: Tensor, space: SharedSpace) 
 
 def _like(masks: Tensor, maps: Tensor) -> Tensor:
     """Area average of masks [B,T,h,w] at the size of maps [B,T,h',w']."""
-    return F.adaptive_avg_pool2d(masks, maps.shape[-2:])
+    return grid_means(masks, maps.shape[-2:])
 
 
 def _patch_share(masks: Tensor, output: Output) -> Tensor:
     """Masks at the grid of the patches, flattened: [B, T*P]."""
     side = round(output.patches.shape[2] ** 0.5)
-    return F.adaptive_avg_pool2d(masks, side).flatten(1)
+    return grid_means(masks, side).flatten(1)
 
 
 def _each(frames: Tensor, count: int) -> Tensor:

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from icf_avs.avsbench.layouts import read_set
+from icf_avs.device import find_device
 from icf_avs.errors import UserError
 from icf_avs.evaluate import Split, choose_sets, data_name, identity, set_folder
 from icf_avs.output.writable import check_file, check_folder
@@ -18,6 +20,9 @@ from icf_avs.probe.scores import ALL
 from icf_avs.probe.table import read_table, rows_of, save_table
 from icf_avs.probe.verdict import RESAMPLES, Verdict, judge, worst
 from icf_avs.results import Scored, hardware, revision, write_whole
+
+if TYPE_CHECKING:
+    import torch
 
 BINARY_ONLY = "the binary mask, what sounds against all else; the classes that this checkpoint names are not scored"
 
@@ -30,6 +35,7 @@ def probe_command(
     clips: int | None,
     seed: int,
     split: Split = "test",
+    device: str = "auto",
 ) -> None:
     """Probe `checkpoint` on a split of each set; write OUT/probe.csv and OUT/probe-CHECKPOINT-DIGEST.html.
 
@@ -44,7 +50,8 @@ def probe_command(
 
     folder = out or Path("results")
     check_folder(folder)
-    loaded = load(checkpoint)
+    place = find_device(device)
+    loaded = load(checkpoint, place)
     scored = Scored(*identity(checkpoint, loaded.name), data_name(data))
     root, sets, is_stamps = choose_sets(data, sets, split)
     stem = "probe" if is_stamps else "probe-avsbench"
@@ -72,7 +79,7 @@ def probe_command(
                 bar.stop()
                 _tell(probes, verdicts, scored)
                 raise
-    facts = _facts(scored, probes, seed, is_stamps, split)
+    facts = _facts(scored, probes, seed, is_stamps, split, place)
     if getattr(loaded.model, "semantic", None) is not None:
         facts["what is scored"] = BINARY_ONLY
     _tell(probes, verdicts, scored)
@@ -90,10 +97,12 @@ def _tell(probes: dict[str, SetProbe], verdicts: list[Verdict], scored: Scored) 
     print(worst(verdicts).sentence(scored.checkpoint))
 
 
-def _facts(scored: Scored, probes: dict[str, SetProbe], seed: int, is_stamps: bool, split: Split) -> dict[str, str]:
+def _facts(
+    scored: Scored, probes: dict[str, SetProbe], seed: int, is_stamps: bool, split: Split, device: torch.device
+) -> dict[str, str]:
     kind = "composed Stamps scenes, not natural video" if is_stamps else "sets in the AVSBench layouts"
     counts = ", ".join(f"{test_set} {probe.clips} clips" for test_set, probe in probes.items())
-    machine = hardware()
+    machine = hardware(device)
     return {
         "checkpoint": str(scored),
         "data": f"{scored.data}: {kind}; {split} split, {counts}",

@@ -56,12 +56,14 @@ def serving(
             page.close(verbose=False)
 
 
-def serve_command(checkpoint: str | None, host: str, port: int, limits: Limits, jobs: int) -> None:
-    """Show the page until interrupted or terminated. Raises UserError without the checkpoint or the address."""
+def serve_command(
+    checkpoint: str | None, host: str, port: int, limits: Limits, jobs: int, device: str = "auto"
+) -> None:
+    """Show the page until interrupted or terminated. Raises UserError without checkpoint, device or address."""
     stopped: list[int] = []
     # How a service is stopped: its files must go then too.
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-    with serving(icf_avs.load(checkpoint), host, port, limits, jobs) as (address, _):
+    with serving(icf_avs.load(checkpoint, device), host, port, limits, jobs) as (address, _):
         print(f"the page is at {address} (end it with Ctrl+C)", flush=True)
         # Not one long wait: a signal that another thread receives, as one at work may, does not wake this one.
         while not stopped:

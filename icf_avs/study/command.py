@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from icf_avs.allocator import keep_freed_memory
+from icf_avs.device import find_device
 from icf_avs.errors import UserError
 from icf_avs.evaluate import default_sets
 from icf_avs.interruption import interrupts_ignored
@@ -51,7 +52,7 @@ def study_command(args: argparse.Namespace) -> None:
     if not jobs:
         console.print(f"{table} has all of it; take out lines to run them again")
         return
-    processes = args.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    processes = args.jobs or (1 if find_device(args.device).type != "cpu" else os.cpu_count() or 1)
     keep_freed_memory()
     default_sets()  # before the processes, which would all write them
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -93,7 +94,9 @@ def _spread(jobs: list[Job], processes: int, args: argparse.Namespace, bar: Prog
     workers = []
     for _ in range(min(processes, len(jobs))):
         todo.put(None)
-        workers.append(context.Process(target=_work, args=(todo, done, args.out, args.clips, processes), daemon=True))
+        workers.append(
+            context.Process(target=_work, args=(todo, done, args.out, args.clips, processes, args.device), daemon=True)
+        )
         with interrupts_ignored():
             workers[-1].start()
     status = {worker.pid: bar.add_task("starting", total=None) for worker in workers}
@@ -118,7 +121,7 @@ def _spread(jobs: list[Job], processes: int, args: argparse.Namespace, bar: Prog
             bar.remove_task(task)
 
 
-def _work(todo, done, out: Path, clips: int | None, processes: int) -> None:
+def _work(todo, done, out: Path, clips: int | None, processes: int, device: str) -> None:
     if processes > 1:
         torch.set_num_threads(1)
     keep_freed_memory()
@@ -129,7 +132,7 @@ def _work(todo, done, out: Path, clips: int | None, processes: int) -> None:
             os._exit(1)
         done.put((pid, text, None, None))
 
-    worker = Worker(out, clips, say)
+    worker = Worker(out, clips, say, device)
     while (job := todo.get()) is not None:
         try:
             done.put((pid, job, worker.do(job), None))

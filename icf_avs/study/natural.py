@@ -42,6 +42,7 @@ from icf_avs.stamps.word_data import STRIDES, WordData, spec_of_pictures, traini
 from icf_avs.stamps.word_features import WordFeatures, WordSceneSet, word_features
 from icf_avs.study.word_scores import word_scores
 from icf_avs.training.data import Report
+from icf_avs.training.processes import processes
 from icf_avs.training.recipes import ablation, natural
 from icf_avs.training.run import fit, recipe_of
 from icf_avs.training.trainer import Trainer, build_model
@@ -133,6 +134,7 @@ def natural_command(args: argparse.Namespace) -> None:
         raise UserError(f"no row {unknown[0]!r}; there are: {', '.join((SHIPPED, *ROWS))}")
     rows = args.rows or (SHIPPED, *ROWS)
     _refuse_idle(args, rows)
+    device = processes(args.device).device
     keep_freed_memory()
     workers, console = os.cpu_count() or 1, Console(stderr=True)
     suffix = "" if args.split == "test" else f"-{args.split}"
@@ -154,7 +156,11 @@ def natural_command(args: argparse.Namespace) -> None:
                 if row == SHIPPED:
                     path, _ = find_checkpoint("natural")
                     recipe = read_recipe(path)
-                    model, minutes, steps = load_checkpoint(path), recipe["minutes"], recipe["config"]["steps"]
+                    model, minutes, steps = (
+                        load_checkpoint(path).to(device),
+                        recipe["minutes"],
+                        recipe["config"]["steps"],
+                    )
                 else:
                     tell = partial(_told, say, f"{row}, seed {seed}")
                     folder = (args.out or OUT) / f"{row}-seed{seed}"
@@ -164,7 +170,12 @@ def natural_command(args: argparse.Namespace) -> None:
                 lines = [
                     {"row": row, "seed": str(seed), "test_set": name + suffix, "audio": audio}
                     | {key: f"{value:.4f}" if isinstance(value, float) else str(value) for key, value in scores.items()}
-                    | {"steps": str(steps), "minutes": f"{minutes:.1f}", "hardware": _machine(), "revision": revision()}
+                    | {
+                        "steps": str(steps),
+                        "minutes": f"{minutes:.1f}",
+                        "hardware": _machine(device),
+                        "revision": revision(),
+                    }
                     for name, (scenes, sounds) in tests.sets.items()
                     if row != SHIPPED or not SETS[name][2]
                     for audio, scores in word_scores(
@@ -220,6 +231,6 @@ def _told(say: Say, run: str, stage: str, done: int, total: int, values: dict[st
     say(f"{run}: {stage}", done, total)
 
 
-def _machine() -> str:
-    machine = hardware()
+def _machine(device: torch.device) -> str:
+    machine = hardware(device)
     return f"{machine['gpu'] or machine['processor']}, {torch.get_num_threads()} threads"

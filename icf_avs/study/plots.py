@@ -55,7 +55,7 @@ def counterfactuals(model: ICF, batch: Batch, path: Path) -> None:
         dim, of_mean = model.config.dim, model.counterfactual.mean
         sources = {"SC: orthogonal around the mean": model.counterfactual}
         for title, stand_in in (("shuffled sounds", ShuffledSounds), ("random vectors", RandomVectors)):
-            part = stand_in(dim, len(model.classes), model.counterfactual.count).eval()
+            part = stand_in(dim, len(model.classes), model.counterfactual.count).eval().to(of_mean.device)
             part.mean.copy_(of_mean)
             sources[title] = part
         clouds = {
@@ -68,7 +68,7 @@ def counterfactuals(model: ICF, batch: Batch, path: Path) -> None:
     _, _, axes_of = torch.linalg.svd(points - points.mean(0), full_matrices=False)
 
     def flat(tokens: Tensor) -> np.ndarray:
-        return ((tokens - of_mean) @ axes_of[:2].T).numpy()
+        return ((tokens - of_mean) @ axes_of[:2].T).cpu().numpy()
 
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     axes.scatter(*flat(factual[batch.valid]).T, s=10, color="#bbbbbb", label="factual sounds of other clips")

@@ -19,6 +19,7 @@ from icf_avs.stamps.training_data import StampsData
 from icf_avs.study.controls import replace_part
 from icf_avs.study.rows import ROWS, teaching
 from icf_avs.study.scoring import TestClip, score, test_clips
+from icf_avs.training.processes import processes
 from icf_avs.training.run import fit, recipe_of
 from icf_avs.training.trainer import Trainer, build_model
 
@@ -48,7 +49,8 @@ class Result(NamedTuple):
 class Worker:
     """Does jobs one after the other; scenes are planned once for jobs of one seed in a row, test clips loaded once."""
 
-    def __init__(self, out: Path, clips: int | None = None, say: Say = lambda text: None) -> None:
+    def __init__(self, out: Path, clips: int | None = None, say: Say = lambda text: None, device: str = "auto") -> None:
+        processes(device)
         self.out, self.clips, self.say = out, clips, say
         self._data: StampsData | None = None
         self._tests: list[TestClip] | None = None
@@ -83,7 +85,7 @@ class Worker:
         trainer = Trainer(config, data, build_model(config, data.classes), folder)
         self._trainer(job, trainer, config.teach_steps)
         with replaced_file(folder / "audio.safetensors") as new:
-            save_file({name: value.contiguous() for name, value in trainer.model.audio.state_dict().items()}, new)
+            save_file({name: value.cpu().contiguous() for name, value in trainer.model.audio.state_dict().items()}, new)
 
     def _row(self, job: Job) -> Result:
         row = ROWS[job.row]
@@ -110,7 +112,7 @@ class Worker:
         self.say(f"{job.folder}: scoring")
         scores, parts = score(model, self._tests)
         of_run = {"row": job.row, "seed": str(job.seed)}
-        machine = hardware()
+        machine = hardware(trainer.accelerator.device)
         line = of_run | {name: f"{value:.4f}" for name, value in scores.items()}
         line |= {
             "steps": str(config.steps),

@@ -52,18 +52,19 @@ def test_clips(
 ) -> list[TestClip]:
     """The first so many test clips of each set in memory, with noise and off-screen donors drawn as by `evaluate`."""
     found: list[TestClip] = []
+    device = next(visual.parameters()).device
     sets = {name: read_set(root / FOLDERS[name], "test") for name in SETS}
     total = sum(len(records[:clips]) for records in sets.values())
     for name, records in sets.items():
         for index, record in enumerate(records[:clips]):
             clip = record.load()
             with torch.inference_mode():
-                levels = visual(resized(torch.from_numpy(clip.frames), spec.image_size))
+                levels = visual(resized(torch.from_numpy(clip.frames), spec.image_size).to(device))
             sounds = [windows(heard(clip, records, index, audio, seed), spec, len(clip.frames)) for audio in AUDIOS]
             found.append(
                 TestClip(
                     name,
-                    [level[None].half() for level in levels],
+                    [level[None].half().cpu() for level in levels],
                     torch.from_numpy(np.stack(sounds)),
                     torch.from_numpy(clip.masks > 0),
                     torch.from_numpy(clip.labelled),
@@ -77,7 +78,7 @@ def test_clips(
 @torch.inference_mode()
 def probabilities(model: ICF, clip: TestClip) -> Tensor:
     """[4,T,H,W], one for each of AUDIOS; the picture is looked at once."""
-    device = model.offset.device
+    device = model.device
     pixels = model.pixels([level[0].float().to(device) for level in clip.pyramid])
     audio, tokens = model.hear(clip.waves.to(device))
     sounds, parts = model.semantic_of(audio)[:, None], (tokens - audio[:, :, None])[:, None]

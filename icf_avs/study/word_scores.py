@@ -63,13 +63,14 @@ def word_scores(
 
 @torch.inference_mode()
 def _answers(model: ICF, features: WordFeatures, numbers: np.ndarray, some: list[_Question]) -> list[Tensor]:
-    """Probabilities [n,S/2,S/2] under each of the sounds."""
-    levels = features.levels(numbers)
-    looks = model.see(torch.from_numpy(features.colours[numbers]), levels)
-    valid = torch.ones(len(some), 1, dtype=torch.bool)
+    """Probabilities [n,S/2,S/2] under each of the sounds, on the CPU."""
+    device = model.device
+    levels = [level.to(device) for level in features.levels(numbers)]
+    looks = model.see(torch.from_numpy(features.colours[numbers]).to(device), levels)
+    valid = torch.ones(len(some), 1, dtype=torch.bool, device=device)
     answers = []
-    for sound in torch.from_numpy(np.stack([question.heard for question in some])).unbind(1):
-        logits = model.mark(looks, sound[:, None], valid).logits[:, 0]
+    for sound in torch.from_numpy(np.stack([question.heard for question in some])).to(device).unbind(1):
+        logits = model.mark(looks, sound[:, None], valid).logits[:, 0].cpu()
         answers.append(F.interpolate(logits[None], features.things.shape[2:], mode="bilinear")[0].sigmoid())
     return answers
 

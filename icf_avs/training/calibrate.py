@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from icf_avs.model.pooling import grid_means
 from icf_avs.model.yardstick import surest
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def calibrate(model: ICF, batches: Iterable[Batch]) -> Calibration:
 
         def answer(waves: Tensor, batch: Batch = batch, looks: tuple[Look, ...] = looks) -> Tensor:
             logits = model.mark(looks, waves, batch.valid).logits
-            return F.adaptive_avg_pool3d(logits, (logits.shape[1], *batch.masks.shape[-2:]))
+            return grid_means(logits, batch.masks.shape[-2:])
 
         logits = answer(batch.waves)
         own.append(frame_ious(logits[shown], batch.masks[shown], shares))

@@ -66,7 +66,9 @@ def train_command(args: argparse.Namespace) -> None:
     keep_freed_memory()
     check_start(config, folder, args.init, args.resume, args.wandb)  # here as well, above the bars
     source = args.data if config.benchmark else args.stamps
-    console = Console(stderr=True, quiet=not processes().is_main_process, markup=False, highlight=False, soft_wrap=True)
+    console = Console(
+        stderr=True, quiet=not processes(args.device).is_main_process, markup=False, highlight=False, soft_wrap=True
+    )
     if config.estimate:
         console.print(f"{config.name}: {config.estimate}")
     with Progress(*COLUMNS, console=console) as bar:
@@ -78,6 +80,7 @@ def train_command(args: argparse.Namespace) -> None:
             resume=args.resume,
             workers=args.workers,
             wandb=args.wandb,
+            device=args.device,
             report=partial(_report, bar, {}, config),
         )
     console.print(f"checkpoint: {path}")

@@ -22,7 +22,7 @@ from icf_avs.results import hardware, revision, write_whole
 from icf_avs.training.choices import command_line, launched
 from icf_avs.training.data import Report, training_data
 from icf_avs.training.faults import told
-from icf_avs.training.processes import check_processes, first_alone
+from icf_avs.training.processes import check_processes, first_alone, processes
 from icf_avs.training.run_folder import RunFolder
 from icf_avs.training.trackers import check_wandb
 from icf_avs.training.trainer import Trainer, build_model
@@ -40,6 +40,7 @@ def train(
     resume: bool = False,
     workers: int = 2,
     wandb: bool = False,
+    device: str = "auto",
     report: Report = lambda *_: None,
 ) -> Path:
     """Run (or go on with) a training run; returns the path of its checkpoint, folder/NAME.safetensors.
@@ -49,12 +50,14 @@ def train(
     resume    go on with the run in `folder`; it may have more steps than it began with
     workers   processes that render scenes, threads that read clips
     wandb     also send curves and pictures to Weights & Biases
+    device    that it runs on (training/processes.py)
     `folder` also gets last.pt (for resume), metrics.jsonl (all terms, every tenth step), recipe.json, and at every
     checkpoint a picture of a few validation clips (samples/STEP.png); best.safetensors is the best of these by the
     scores of validation clips. A run that ends before its first step leaves nothing. Raises UserError; Interrupted
     after Ctrl-C or SIGTERM, once the step it was at is done and kept.
     Under several processes (`accelerate launch`) all of them call this; the first one writes.
     """
+    processes(device)
     check_start(config, folder, init, resume, wandb)
     begun = time.monotonic()
     with Interruption() as stop, RunFolder(folder) as place:
@@ -171,7 +174,7 @@ def recipe_of(config: TrainConfig, trainer: Trainer, scores: dict[str, float], c
         "validation": scores,
         "minutes": round(trainer.seconds / 60, 1),
         "processes": trainer.accelerator.num_processes,
-        "hardware": hardware(),
+        "hardware": hardware(trainer.accelerator.device),
         "revision": revision(),
         "data": trainer.data.origin,
         "licence": trainer.data.licence,

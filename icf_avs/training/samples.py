@@ -114,7 +114,7 @@ def sample_sheet(model: ICF, samples: list[Sample]) -> np.ndarray:
 @torch.inference_mode()
 def _marked(model: ICF, sample: Sample) -> Tensor:
     """Mask logits [T,h,w] on the CPU. `ICF.predict` would listen to words as if they were waves."""
-    device = model.eval().offset.device
+    device = model.eval().device
     valid = torch.ones(1, len(sample.frames), dtype=torch.bool, device=device)
     looks = model.see(sample.frames[None].to(device))
     return model.mark(looks, sample.sound[None].to(device), valid).logits[0].cpu()

@@ -25,6 +25,7 @@ from icf_avs.model.temperature import clamp_temperatures
 from icf_avs.training.data import Data
 from icf_avs.training.learner import Learner
 from icf_avs.training.plateau import Plateau
+from icf_avs.training.processes import processes
 
 
 def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None = None) -> ICF:
@@ -60,10 +61,11 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, data: Data, model: ICF, folder: Path) -> None:
         self.config, self.data, self.model, self.folder = config, data, model, folder
-        lower = config.benchmark is not None and config.benchmark.bf16 and torch.cuda.is_available()
+        device = processes().device
+        lower = config.benchmark is not None and config.benchmark.bf16 and device.type == "cuda"
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # teaching reaches the audio encoder alone
         self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(), mixed_precision="bf16" if lower else "no", kwargs_handlers=[unused]
+            cpu=device.type == "cpu", mixed_precision="bf16" if lower else "no", kwargs_handlers=[unused]
         )
         self.learner = Learner(model)
         self.wrapped = self.accelerator.prepare(self.learner)

@@ -1,0 +1,13 @@
+"""Means over the cells of a grid, on every device."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def grid_means(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """[...,C,h,w] -> [...,C,*size]: F.adaptive_avg_pool2d."""
+    if maps.device.type != "mps":
+        return F.adaptive_avg_pool2d(maps, size)
+    return F.adaptive_avg_pool2d(maps.cpu(), size).to(maps.device)  # Apple's GPU cannot (pytorch issue 96056)

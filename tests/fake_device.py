@@ -1,0 +1,215 @@
+"""A second device for machines that have none: tensors are computed on the CPU, and are said to be elsewhere.
+
+Within `pretended(...)` torch reports an NVIDIA GPU (or Apple's), and tensors that are put on it are `Placed`: they hold
+their values on the CPU, and every operation checks what the device would. Operands on two devices raise, but for what
+torch allows (copies, a number of no dimension in an elementwise operation, indices on the CPU); values are not read
+without a copy to the CPU; Apple's GPU has no float64 and lacks some operations. Speed and precision it cannot tell.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import return_and_correct_aliasing
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+CPU = torch.device("cpu")
+_COPIES = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
+_INDEXED = (
+    torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default,
+    torch.ops.aten._index_put_impl_.default, torch.ops.aten._unsafe_index.Tensor,
+)  # fmt: skip
+
+
+class Placed(Tensor):
+    """values: on the CPU; place: where they are said to be. To torch it is a tensor of the CPU without memory."""
+
+    @staticmethod
+    def __new__(cls, values: Tensor, place: torch.device) -> Placed:
+        if place.type == "mps" and values.dtype in (torch.float64, torch.complex128):
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+            )
+        return Tensor._make_wrapper_subclass(
+            cls, values.shape, strides=values.stride(), storage_offset=values.storage_offset(), dtype=values.dtype
+        )
+
+    def __init__(self, values: Tensor, place: torch.device) -> None:
+        self.values_on_cpu, self.place = values.detach(), place
+
+    device = property(lambda self: self.place)
+    is_cuda = property(lambda self: self.place.type == "cuda")
+    is_mps = property(lambda self: self.place.type == "mps")
+    is_cpu = property(lambda self: False)
+
+    def __repr__(self, **_: Any) -> str:
+        return f"Placed({self.values_on_cpu}, {self.place})"
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return self.values_on_cpu.__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict) -> Placed:
+        copied = Placed(self.values_on_cpu.clone(), self.place)
+        if isinstance(self, torch.nn.Parameter):
+            copied = torch.nn.Parameter(copied, self.requires_grad)
+        return memo.setdefault(id(self), copied)
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        place = _place_of(func, args, kwargs)
+        if place.type == "mps":
+            _check_kernel(func, args)
+        values = tree_map_only(Placed, lambda x: x.values_on_cpu, (args, kwargs))
+        with torch.inference_mode(False):  # a view of a parameter is as ordinary as that
+            found = func(*values[0], **values[1])
+            placed = tree_map_only(Tensor, lambda x: Placed(x, place), found) if place != CPU else found
+        return return_and_correct_aliasing(func, args, kwargs, placed) if _aliases(func) else placed
+
+
+@lru_cache
+def _aliases(func) -> bool:
+    """Whether an operation returns what it was given, or a view of it."""
+    return any(returned.alias_info is not None for returned in func._schema.returns)
+
+
+def _place_of(func, args: tuple, kwargs: dict) -> torch.device:
+    """Where the result of an operation is. Raises RuntimeError, as torch does, for operands on two devices."""
+    tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+    if func in _COPIES:
+        return tensors[0].device
+    if func in _INDEXED:
+        values = [leaf for leaf in tree_flatten((args[2:], kwargs))[0] if isinstance(leaf, Tensor)]
+        indices = [leaf for leaf in tree_flatten(args[1])[0] if isinstance(leaf, Tensor)]
+        wrong = [x for x in indices if x.device not in (CPU, args[0].device)]
+        wrong += [x for x in values if x.device != args[0].device and not _number(x)]
+        if wrong:
+            raise RuntimeError(f"{func}: indices or values on {wrong[0].device}, indexed tensor on {args[0].device}")
+        return args[0].device
+    numbers = torch.Tag.pointwise in func.tags or func is torch.ops.aten.fill_.Tensor
+    places = {x.device for x in tensors if not (numbers and _number(x))} or {x.device for x in tensors}
+    changed = args[0] if func._schema.is_mutable and args and isinstance(args[0], Tensor) else None
+    if len(places) > 1 or (changed is not None and changed.device not in places):
+        found = ", ".join(sorted({str(x.device) for x in tensors}))
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but found at least two devices, {found}: {func}"
+        )
+    return places.pop()
+
+
+def _check_kernel(func, args: tuple) -> None:
+    """Raise for what PyTorch has not for Apple's GPU, or had not in the oldest version that is supported."""
+    name = func.overloadpacket.__name__
+    if name == "_adaptive_avg_pool2d" and any(x % y for x, y in zip(args[0].shape[-2:], args[1], strict=True)):
+        raise RuntimeError("Adaptive pool MPS: input sizes must be divisible by output sizes.")  # PyTorch issue 96056
+    if name in ("_adaptive_avg_pool3d", "_upsample_bilinear2d_aa"):
+        raise NotImplementedError(f"The operator 'aten::{name}' is not currently implemented for the MPS device.")
+
+
+def _number(x: Tensor) -> bool:
+    return x.device == CPU and x.dim() == 0
+
+
+class _Move(torch.autograd.Function):
+    """A tensor to a place, and its gradient back to where it came from."""
+
+    @staticmethod
+    def forward(context, x: Tensor, place: torch.device) -> Tensor:
+        context.place = x.device
+        values = x.values_on_cpu if isinstance(x, Placed) else x
+        with torch.inference_mode(False):
+            return values.clone() if place == CPU else Placed(values.clone(), place)
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> tuple[Tensor, None]:
+        return _moved(gradient, context.place), None
+
+
+def _moved(x: Tensor, place: torch.device) -> Tensor:
+    return x if x.device == place else _Move.apply(x, place)
+
+
+class _Pretend(TorchFunctionMode):
+    """Of Python's calls those that name a device or read values."""
+
+    def __init__(self, place: torch.device) -> None:
+        super().__init__()
+        self.place = place
+
+    def _found(self, device: Any) -> torch.device | None:
+        """The pretended device or the CPU, None for others."""
+        device = device.device if isinstance(device, Tensor) else torch.device(device)
+        return self.place if device.type == self.place.type else CPU if device == CPU else None
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is Tensor.to:
+            return self._to(func, args, kwargs)
+        if func in (Tensor.cpu, Tensor.cuda):
+            return _moved(args[0], CPU if func is Tensor.cpu else self.place)
+        if func in (Tensor.numpy, Tensor.__array__) and isinstance(args[0], Placed):
+            raise TypeError(f"can't convert {args[0].device} device type tensor to numpy. Use Tensor.cpu() first.")
+        if func is Tensor.tolist and isinstance(args[0], Placed):
+            return args[0].values_on_cpu.tolist()
+        if func is F.one_hot and isinstance(args[0], Placed):  # which makes a tensor beside it, unseen from here
+            return Placed(func(args[0].values_on_cpu, *args[1:], **kwargs), args[0].place)
+        if func is Tensor.new_tensor and isinstance(args[0], Placed):
+            return Placed(func(args[0].values_on_cpu, *args[1:], **kwargs), args[0].place)
+        if kwargs.get("device") is not None and (place := self._found(kwargs["device"])) == self.place:
+            made = func(*args, **kwargs | {"device": CPU})
+            return made if isinstance(made, Placed) else Placed(made, place).requires_grad_(made.requires_grad)
+        return func(*args, **kwargs)
+
+    def _to(self, func, args: tuple, kwargs: dict) -> Tensor:
+        x, *rest = args
+        if rest and isinstance(rest[0], Tensor):
+            rest, kwargs = (), {"device": rest[0].device, "dtype": rest[0].dtype} | kwargs
+        device, dtype, _, layout = torch._C._nn._parse_to(*rest, **{k: v for k, v in kwargs.items() if k != "copy"})
+        place = x.device if device is None else self._found(device)
+        if place is None:
+            return func(*args, **kwargs)
+        changes = {} if dtype is None else {"dtype": dtype}
+        changes |= {} if layout is None else {"memory_format": layout}
+        if place.type == "mps":  # float64 has to become something else before it is there
+            return _moved(func(x, **changes) if changes else x, place)
+        moved = _moved(x, place)
+        return func(moved, **changes) if changes else moved
+
+
+@contextmanager
+def pretended(name: str = "cuda:0") -> Iterator[torch.device]:
+    """In the block, and in threads that start in it, this machine has a device of that name."""
+    place = torch.device(name)
+    run = threading.Thread.run
+
+    def run_pretending(thread: threading.Thread) -> None:
+        with _Pretend(place):
+            run(thread)
+
+    there = partial(bool, True)
+    patches = [patch.object(threading.Thread, "run", run_pretending)]
+    if place.type == "cuda":
+        found = {"is_available": there, "device_count": lambda: 1, "current_device": lambda: 0}
+        found |= {"set_device": lambda device: None, "get_device_name": lambda *_: "pretended"}
+        patches += [patch.object(torch.cuda, name, new) for name, new in found.items()]
+    else:
+        patches += [patch.object(torch.backends.mps, name, there) for name in ("is_available", "is_built")]
+    # Module.to() makes new parameters: a plain one cannot become a Placed in place.
+    patches.append(patch.object(torch.__future__, "_overwrite_module_params_on_conversion", True))
+    with _Pretend(place):
+        for one in patches:
+            one.start()
+        try:
+            yield place
+        finally:
+            for one in patches:
+                one.stop()

@@ -1,0 +1,345 @@
+"""Everything that computes, on a second device: nothing is made where the model is not, and the answers are the CPU's.
+
+python benchmarks/device_calls.py     counts the calls that fail
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from clip_maker import make_clip, tone
+from fake_device import pretended
+from safetensors.torch import load_file
+from small_icf import random_batch, small_model
+from small_training import TINY, frozen_encoder, stand_ins, tiny_data
+
+import icf_avs
+from icf_avs.avsbench.layouts import read_set
+from icf_avs.avsbench.names import class_names
+from icf_avs.backbones import thing_words
+from icf_avs.backbones.efficientnet_lite import EfficientNetLite0
+from icf_avs.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from icf_avs.config import ModelConfig
+from icf_avs.contracts import Batch, ClipSpec
+from icf_avs.evaluate import evaluate_each
+from icf_avs.evaluate_semantic import evaluate_semantic
+from icf_avs.export.graph import ExportGraph
+from icf_avs.model.icf import ICF
+from icf_avs.probe.runner import probe_set
+from icf_avs.segment import Segmenter, segment_video
+from icf_avs.serve.answer import answer
+from icf_avs.serve.limits import Limits
+from icf_avs.study.controls import replace_part
+from icf_avs.study.plots import counterfactuals
+from icf_avs.study.scoring import probabilities, test_clips
+from icf_avs.study.word_scores import _answers, _Question
+from icf_avs.training import trainer as trainer_module
+from icf_avs.training.calibrate import calibrate
+from icf_avs.training.learner import Learner
+from icf_avs.training.run import train
+from icf_avs.training.samples import Sample, sample_sheet
+
+test_clips.__test__ = False
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Given:
+    """Where a call computes, the folder it may write to, the Stamps sets, and a video of two seconds."""
+
+    device: torch.device
+    folder: Path
+    sets: Path
+    video: Path
+
+
+def small(model: ICF) -> ICF:
+    model.spec = replace(model.spec, image_size=64)
+    return model
+
+
+@lru_cache
+def stamps() -> ICF:
+    return small(load_checkpoint(find_checkpoint("stamps")[0]))
+
+
+@lru_cache
+def natural() -> ICF:
+    """Its frozen encoders are random: they hear and see something everywhere."""
+    torch.manual_seed(0)
+    return small(load_checkpoint(find_checkpoint("natural")[0], bare=True))
+
+
+@lru_cache
+def semantic(names: tuple[str, ...] = ("bell", "cat")) -> ICF:
+    torch.manual_seed(0)
+    config = ModelConfig(names, dim=32, pixel_dim=16, semantic=True)
+    return ICF(config, ClipSpec(image_size=64), EfficientNetLite0(), torch.randn(len(names), 24)).eval()
+
+
+def on(device: torch.device, model: ICF) -> ICF:
+    return copy.deepcopy(model).to(device)
+
+
+def clip_of(model: ICF, frames: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    generator, size = torch.Generator().manual_seed(0), model.spec.image_size
+    pictures = torch.randint(0, 256, (frames, size, size, 3), dtype=torch.uint8, generator=generator)
+    return pictures, 0.1 * torch.randn(frames, model.spec.window, generator=generator)
+
+
+def predicted(given: Given, model: ICF) -> Any:
+    prediction = on(given.device, model).predict(*clip_of(model))
+    return [value for value in vars(prediction).values() if torch.is_tensor(value)]
+
+
+def predicted_in_looks(given: Given, model: ICF) -> Any:
+    model, (pictures, waves) = on(given.device, model), clip_of(model)
+    looks = model.see_clip(pictures)
+    return [model.predict(pictures, sound, looks).logits for sound in (waves, torch.zeros_like(waves))]
+
+
+def predicted_in_silence(given: Given) -> Any:
+    """Nothing is heard, as where no word is asked for."""
+    model = on(given.device, natural())
+    model.audio.only(torch.zeros(len(model.classes), dtype=torch.bool))
+    prediction = model.predict(*clip_of(model))
+    return prediction.logits, prediction.heard
+
+
+def words_batch(model: ICF, clips: int = 3) -> Batch:
+    """As recipe `natural` has them: words in place of sounds, and more sounds of the same pictures."""
+    generator, side, count = torch.Generator().manual_seed(0), 64, len(model.classes)
+    pictures = torch.randint(0, 256, (clips, 1, side, side, 3), dtype=torch.uint8, generator=generator)
+    with torch.no_grad():
+        pyramid = model.look(pictures)
+    sounding = torch.zeros(clips, 1, count, dtype=torch.bool)
+    sounding[torch.arange(clips), 0, torch.arange(clips)] = True
+    masks = torch.zeros(clips, 1, side // 4, side // 4)
+    masks[..., :5, :7] = 1
+    every = torch.ones(clips, 1, dtype=torch.bool)
+    heard, others = sounding.float() * 0.6, sounding.roll(1, 0).float()[:, None]
+    return Batch(
+        pyramid, heard, masks, masks.long(), every, every, sounding, sounding[:, 0], others, masks[:, None],
+        frames=pictures,
+    )  # fmt: skip
+
+
+def learnt(given: Given, model: ICF, batch: Batch, stage: str = "learn") -> Any:
+    """A step of training, by hand: terms, the norm of the gradient, and the means that follow."""
+    torch.manual_seed(0)
+    learner = Learner(copy.deepcopy(model)).to(given.device).train()
+    terms = learner(batch.to(given.device), stage)
+    terms["loss"].backward()
+    parameters = [p for p in learner.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    torch.optim.AdamW(parameters, fused=True).step()
+    if learner.model.counterfactual is not None:
+        learner.model.counterfactual.follow()
+    return {name: float(value.detach()) for name, value in terms.items()} | {"norm": float(norm)}
+
+
+def stand_in(given: Given, control: str) -> Any:
+    model = small_model()
+    replace_part(model, control)
+    return learnt(given, model, random_batch())
+
+
+def trained(given: Given) -> Any:
+    """The whole of `icf train`, with pictures, validation and the best checkpoint on the way; losses and weights."""
+    folder = given.folder / given.device.type
+    with pytest.MonkeyPatch.context() as patch:
+        stand_ins(tiny_data(), patch)
+        patch.setattr(trainer_module, "build_visual", lambda *_, **__: copy.deepcopy(frozen_encoder()))
+        patch.delenv("LOCAL_RANK", raising=False)
+        patch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # accelerate sets it, and would leave it behind
+        AcceleratorState._reset_state(reset_partial_state=True)
+        try:
+            config = replace(TINY, teach_steps=1, steps=1, checkpoint_every=2)
+            path = train(config, folder, device=str(given.device))
+        finally:
+            AcceleratorState._reset_state(reset_partial_state=True)
+    assert (folder / "best.safetensors").exists() and list((folder / "samples").iterdir())
+    return load_file(path)
+
+
+def calibrated(given: Given, model: ICF, batch: Batch) -> Any:
+    model = on(given.device, model)
+    found = calibrate(model, [batch])
+    return [*vars(found).values(), float(model.offset)]
+
+
+def sheet(given: Given) -> Any:
+    model = on(given.device, stamps())
+    pictures, waves = clip_of(model)
+    return torch.from_numpy(sample_sheet(model, [Sample(pictures, waves, torch.rand(2, 80, 80))])).float().mean()
+
+
+def evaluated(given: Given) -> Any:
+    return evaluate_each(on(given.device, stamps()), read_set(given.sets / "Single-source", "test"), clips=1)
+
+
+def evaluated_by_class(given: Given) -> Any:
+    root = given.sets / "AVSS"
+    names = class_names(root)
+    return evaluate_semantic(on(given.device, semantic(names)), read_set(root, "test"), ("background", *names), clips=1)
+
+
+def probed(given: Given) -> Any:
+    found = probe_set(on(given.device, stamps()), read_set(given.sets / "Multi-sources", "test"), clips=1)
+    return {str(key): values for key, values in found.scores.items()}
+
+
+def segmented(given: Given, semantic_head: bool = False) -> Any:
+    model = on(given.device, semantic() if semantic_head else stamps())
+    result = segment_video(model, given.video, given.folder / given.device.type, fps=2, semantic=semantic_head)
+    return [list(result.scores), list(result.areas), (result.folder / "overlay.mp4").is_file()]
+
+
+def listened_for(given: Given) -> Any:
+    segmenter = Segmenter(on(given.device, natural()), "natural")
+    segmenter.listen_for("dog, violin")
+    return segmenter.model.predict(*clip_of(segmenter.model, 1)).heard
+
+
+def loaded(given: Given) -> Any:
+    result = icf_avs.load("stamps", device=str(given.device)).segment(given.video)
+    return list(result.scores)
+
+
+def answered(given: Given) -> Any:
+    store = given.folder / f"page-{given.device.type}"
+    store.mkdir()
+    return answer(Segmenter(on(given.device, stamps()), "stamps"), given.video, store, Limits()).summary.encode()
+
+
+def exported(given: Given) -> Any:
+    """The graph, which stays on the CPU, of a model that is elsewhere."""
+    graph = ExportGraph(on(given.device, semantic()))
+    return list(graph(*graph.example(1, 2)))
+
+
+def saved(given: Given) -> Any:
+    path = given.folder / f"{given.device.type}.safetensors"
+    save_checkpoint(on(given.device, stamps()), path, {"name": "test"})
+    return load_file(path)
+
+
+def of_the_study(given: Given) -> Any:
+    model = on(given.device, stamps())
+    clips = test_clips(given.sets, model.visual, model.spec, clips=1)
+    return [probabilities(model, clip) for clip in clips]
+
+
+def counterfactuals_drawn(given: Given) -> Any:
+    path = given.folder / f"{given.device.type}.png"
+    counterfactuals(on(given.device, small_model()), random_batch(6).to(given.device), path)
+    return path.is_file()
+
+
+def words_scored(given: Given) -> Any:
+    model, batch = on(given.device, natural()), words_batch(natural(), 2)
+    features = SceneFeatures(batch)
+    heard = np.zeros((6, len(model.classes)), np.float32)
+    heard[range(5), range(5)] = 0.7
+    return _answers(model, features, np.arange(2), [_Question(number, (0,), heard) for number in range(2)])
+
+
+@dataclass
+class SceneFeatures:
+    """Of `WordFeatures` what its scores need, of random pictures."""
+
+    batch: Batch
+
+    def levels(self, numbers: np.ndarray) -> list[torch.Tensor]:
+        return [level[numbers] for level in self.batch.pyramid]
+
+    @property
+    def colours(self) -> np.ndarray:
+        return self.batch.frames.numpy()
+
+    @property
+    def things(self) -> np.ndarray:
+        return np.zeros((2, 1, 32, 32), np.uint8)
+
+
+class Classes:
+    """Stands for `ClassWords`, whose texts take long to embed."""
+
+    def bearing(self, words: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+        values, index = (words @ torch.eye(words.shape[1])).topk(count, dim=1)
+        return index, values, values
+
+
+def names_learnt(given: Given) -> Any:
+    model = on(given.device, natural())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(thing_words, "embed_names", lambda names: torch.eye(len(names), 384))
+        model.open_vocabulary(Classes())
+    return [value.float().cpu() for value in (model.prior.evidence.gates, model.prior.things.fit)]
+
+
+CALLS: dict[str, Callable[[Given], Any]] = {
+    "predict, stamps": lambda given: predicted(given, stamps()),
+    "predict, classes": lambda given: predicted(given, semantic()),
+    "predict, natural": lambda given: predicted(given, natural()),
+    "predict, looked at before, stamps": lambda given: predicted_in_looks(given, stamps()),
+    "predict, looked at before, natural": lambda given: predicted_in_looks(given, natural()),
+    "predict, nothing heard": predicted_in_silence,
+    "load": loaded,
+    "segment": segmented,
+    "segment, classes": lambda given: segmented(given, True),
+    "segment, words": listened_for,
+    "serve": answered,
+    "evaluate": evaluated,
+    "evaluate, classes": evaluated_by_class,
+    "probe": probed,
+    "export": exported,
+    "save": saved,
+    "train": trained,
+    "train, samples": sheet,
+    "train, a step": lambda given: learnt(given, small_model(semantic=True), random_batch()),
+    "train, a step of naming": lambda given: learnt(given, small_model(), random_batch(), "teach"),
+    "train, a step of words": lambda given: learnt(given, natural(), words_batch(natural())),
+    "train, names of an open vocabulary": names_learnt,
+    "calibrate": lambda given: calibrated(given, small_model(), random_batch()),
+    "calibrate, words": lambda given: calibrated(given, natural(), words_batch(natural())),
+    **{f"study, {name}": partial(stand_in, control=name) for name in ("random", "dropout", "segment", "cosine")},
+    "study, scores": of_the_study,
+    "study, plots": counterfactuals_drawn,
+    "study, scores of words": words_scored,
+}
+
+
+ON_MPS = (  # where it has its own limits, in short
+    "predict, classes", "predict, natural", "evaluate, classes", "train, a step", "train, a step of words", "calibrate"
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory, stamps_sets: Path) -> Given:
+    folder = tmp_path_factory.mktemp("devices")
+    return Given(CPU, folder, stamps_sets, make_clip(folder / "clip.mp4", sound=tone(2.0)))
+
+
+@pytest.mark.parametrize(
+    ("device", "name"), [*(("cuda:0", name) for name in CALLS), *(("mps", name) for name in ON_MPS)]
+)
+def test_call(name: str, device: str, given: Given) -> None:
+    expected = on_the_cpu(name, given)
+    with pretended(device) as place:
+        found = CALLS[name](replace(given, device=place))
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3, equal_nan=True)
+
+
+@lru_cache
+def on_the_cpu(name: str, given: Given) -> Any:
+    return CALLS[name](given)

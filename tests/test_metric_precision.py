@@ -1,0 +1,88 @@
+"""Scores are the same whatever precision a metric, or the module that holds it, is asked to have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torchmetrics import Metric
+
+from icf_avs.metrics import DatasetMetric, ReferenceMetric, StrictMetric
+from icf_avs.metrics.semantic import SemanticMetric
+
+METRICS = {
+    "reference": ReferenceMetric,
+    "strict": StrictMetric,
+    "dataset": DatasetMetric,
+    "semantic": lambda: SemanticMetric(4),
+}
+LOWER = (torch.float16, torch.bfloat16)
+
+
+class Holder(nn.Module):
+    """A module that scores itself, as in a training framework."""
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__()
+        self.metric, self.layer = metric, nn.Linear(2, 2)
+
+
+def lowered(metric: Metric, way: str, dtype: torch.dtype) -> Metric:
+    if way == "set_dtype":
+        return metric.set_dtype(dtype)
+    holder = Holder(metric)
+    if way == "to":
+        holder.to(dtype)
+    elif way == "type":
+        holder.type(dtype)
+    else:
+        holder.half() if dtype == torch.float16 else holder.bfloat16()
+    assert holder.layer.weight.dtype == dtype
+    return holder.metric
+
+
+def scores(name: str, change: Callable[[Metric], Metric] = lambda metric: metric, predicted=torch.float32) -> dict:
+    """Of twelve clips, after half of which the metric is changed; 96,000 pixels."""
+    generator, metric = torch.Generator().manual_seed(0), change(METRICS[name]())
+    for clip in range(12):
+        probabilities = (
+            torch.rand(5, 40, 40, generator=generator, dtype=torch.float32).half().bfloat16()
+        )  # exact in all of them
+        truth = torch.rand(5, 40, 40, generator=generator, dtype=torch.float32) > 0.7
+        truth[0] &= clip != 3  # a frame in which nothing sounds
+        if name == "semantic":
+            logits = torch.randint(-3, 3, (5, 4, 40, 40), generator=generator)
+            probabilities, truth = logits.bfloat16(), truth.long() + truth.roll(1, 1).long()
+        metric.update(probabilities.to(predicted), truth)
+        metric = change(metric) if clip == 5 else metric
+    return metric.compute()
+
+
+@pytest.mark.parametrize("dtype", LOWER, ids=str)
+@pytest.mark.parametrize("way", ["set_dtype", "to", "type", "half"])
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_of_lower_precision_counts_exactly(name: str, way: str, dtype: torch.dtype) -> None:
+    assert scores(name, lambda metric: lowered(metric, way, dtype)) == scores(name)
+
+
+@pytest.mark.parametrize("dtype", [*LOWER, torch.float64], ids=str)
+@pytest.mark.parametrize("name", METRICS)
+def test_predictions_of_another_precision(name: str, dtype: torch.dtype) -> None:
+    assert scores(name, predicted=dtype) == scores(name)
+
+
+def test_resetting_keeps_the_types() -> None:
+    metric = DatasetMetric().set_dtype(torch.float16)
+    metric.reset()
+    assert metric.pixels.dtype == torch.float64
+
+
+def test_the_default_type_of_torch_changes_nothing() -> None:
+    before = scores("reference"), scores("semantic")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert (scores("reference"), scores("semantic")) == before
+    finally:
+        torch.set_default_dtype(torch.float32)
