@@ -80,8 +80,9 @@ def test_two_processes_have_the_losses_of_one(recipe: str, source: Path, tmp_pat
         assert mine.keys() == his.keys()
         terms = mine.keys() - {"seconds", "stage", "gradient"}
         assert {term: mine[term] for term in terms} == pytest.approx({term: his[term] for term in terms}, abs=1e-4)
-        # No loss, and after ten steps of AdamW rounding shows in its fourth digit on some processors.
-        assert mine.get("gradient", 0) == pytest.approx(his.get("gradient", 0), rel=1e-3)  # validation has none
+        # No loss, and after ten steps of AdamW rounding shows in its third digit.
+        near = 1e-2 if mine["step"] else 1e-4
+        assert mine.get("gradient", 0) == pytest.approx(his.get("gradient", 0), rel=near)  # validation has none
     for name in (recipe, "best"):
         weights = load_file(tmp_path / "two" / f"{name}.safetensors")
         assert all(torch.isfinite(value).all() for value in weights.values())
