@@ -12,7 +12,8 @@ from torch import Tensor
 
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
-from icf_avs.checkpoint import find_checkpoint, load_checkpoint
+from icf_avs.checkpoint import load_checkpoint
+from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.export.formats import FORMATS, INPUTS, trace, write
 from icf_avs.export.graph import ExportGraph
 from icf_avs.model.icf import ICF

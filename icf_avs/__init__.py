@@ -28,7 +28,8 @@ def load(checkpoint: str | None = None, device: str | torch.device = "auto") -> 
     """
     import importlib.util
 
-    from icf_avs.checkpoint import find_checkpoint, load_checkpoint, read_recipe
+    from icf_avs.checkpoint import load_checkpoint, read_recipe
+    from icf_avs.checkpoint_source import find_checkpoint
     from icf_avs.device import find_device
     from icf_avs.segment import Segmenter
 

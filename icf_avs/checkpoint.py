@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,8 @@ from torch import Tensor
 
 from icf_avs.atomic_io import replaced_file
 from icf_avs.backbones.registry import audio_of, build_visual
-from icf_avs.checkpoint_header import check_length, check_settings, fitted
+from icf_avs.checkpoint_header import PICKLES, check_length, check_settings, fitted
+from icf_avs.checkpoint_source import DEFAULT, shipped
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import MissingWeights, UserError
@@ -27,62 +26,13 @@ from icf_avs.model.icf import ICF
 from icf_avs.provenance import sha256_of
 
 FORMAT = "icf-avs/1"
-DEFAULT = "natural"  # what every command and `icf_avs.load` take where no checkpoint is named
-FILE = "model.safetensors"  # the checkpoint in a folder or in a repository of the hub
-_PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 # What settings and tensors out of a damaged file make Python and torch raise
 _UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError)
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-def find_checkpoint(checkpoint: str | None) -> tuple[Path, str]:
-    """The file of a checkpoint and its name. checkpoint: name of a shipped one (None: DEFAULT), a .safetensors file, a
-    folder with a model.safetensors, or user/name on the hub, which is downloaded once.
-
-    Raises UserError for a folder or a name on the hub without such a file, and when the hub cannot be reached. Whether
-    a file is there and sound is seen when it is loaded.
-    """
-    name = str(checkpoint or DEFAULT)
-    path, shipped = Path(name), _shipped(name)
-    if shipped.is_file():
-        return shipped, shipped.stem
-    if path.is_dir():
-        check_files(name, [entry.name for entry in path.iterdir()])
-        return path / FILE, path.resolve().name
-    if path.exists() or path.suffix in (".safetensors", *_PICKLES) or not _HUB_NAME.fullmatch(name):
-        return path, path.stem
-    try:
-        from icf_avs.hub import download
-    except ModuleNotFoundError as error:
-        if error.name != "huggingface_hub":
-            raise
-        raise UserError(
-            f"{name}: no such file or folder here, and to look on the hub pip install 'icf-avs[hub]'"
-        ) from error
-    return download(name), path.name
 
 
 def file_digest(path: Path) -> str:
     """Twelve hexadecimal digits of the SHA-256 of a checkpoint's file, by which its scores are told from others'."""
     return sha256_of(path)[:12]
-
-
-def _shipped(name: str) -> Path:
-    return Path(__file__).parent / "checkpoints" / f"{name}.safetensors"
-
-
-def check_files(where: str, names: Iterable[str]) -> None:
-    """Raise UserError unless a checkpoint is among the files of a folder or repository; never take a pickle for it."""
-    names = sorted(names)
-    if FILE in names:
-        return
-    pickles = [name for name in names if name.endswith(_PICKLES)]
-    if pickles:
-        raise UserError(
-            f"{where}: {pickles[0]} is a pickle, which can run any code when it is opened, and is refused; "
-            f"ask for {FILE} (`save_pretrained` writes it)"
-        )
-    raise UserError(f"{where}: has no {FILE}, so it is no model of icf-avs; name another, or a .safetensors file in it")
 
 
 def trained_state(model: ICF) -> dict[str, Tensor]:
@@ -156,7 +106,7 @@ def load_checkpoint(path: Path, bare: bool = False) -> ICF:
             model = ICF(config, spec, visual, names, audio)
             model.load_state_dict(state, strict=False)
     except MissingWeights as error:
-        if path != _shipped(DEFAULT):
+        if path != shipped(DEFAULT):
             raise
         raise MissingWeights(
             f"{error}; or take --checkpoint stamps, which needs none but knows composed scenes alone"
@@ -176,7 +126,7 @@ def _metadata(path: Path) -> dict[str, str]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; give a .safetensors file or the name of a shipped one")
-    if path.suffix in _PICKLES:
+    if path.suffix in PICKLES:
         raise UserError(
             f"{path}: a pickle can run any code when it is opened, and is refused; give a .safetensors file"
         )

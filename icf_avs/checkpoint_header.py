@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from icf_avs.config import ModelConfig
     from icf_avs.contracts import ClipSpec
 
+FILE = "model.safetensors"  # the checkpoint in a folder or in a repository of the hub
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 _LONGEST_HEADER = 1 << 22  # bytes; the shipped checkpoint has 24 kB
 # Of the numbers in configuration and clip specification. What they cost in tensors is bounded by the file's own
 # shapes (fitted); these bound the rest: modules that are built, and memory of one prediction.
@@ -88,3 +90,17 @@ def _short(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         return "a number of more than 64 bits"
     return repr(value)[:40]
+
+
+def check_files(where: str, names: Iterable[str]) -> None:
+    """Raise UserError unless a checkpoint is among the files of a folder or repository; never take a pickle for it."""
+    names = sorted(names)
+    if FILE in names:
+        return
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    if pickles:
+        raise UserError(
+            f"{where}: {pickles[0]} is a pickle, which can run any code when it is opened, and is refused; "
+            f"ask for {FILE} (`save_pretrained` writes it)"
+        )
+    raise UserError(f"{where}: has no {FILE}, so it is no model of icf-avs; name another, or a .safetensors file in it")

@@ -24,7 +24,8 @@ from icf_avs.avsbench.names import class_names
 from icf_avs.avsbench.own import is_own
 from icf_avs.avsbench.pictures import SIZE, WITH_IDS
 from icf_avs.avsbench.record import ClipRecord
-from icf_avs.checkpoint import file_digest, find_checkpoint
+from icf_avs.checkpoint import file_digest
+from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.data.resize import resized
 from icf_avs.device import find_device
 from icf_avs.errors import UserError

@@ -101,7 +101,7 @@ def test_what_is_marked_is_what_sounds_and_nothing_else(composed: Path):
 
 def test_masks_lie_on_the_animals(composed: Path, material: Path, request_of: Request):
     """Where the camera sees all of a photograph, ids are those of the annotation, resized."""
-    from icf_avs.compose.pictures import find_pictures
+    from icf_avs.compose.find_pictures import find_pictures
     from icf_avs.compose.rendering import labels
 
     pictures = find_pictures(request_of.pictures, request_of.images)

@@ -12,7 +12,7 @@ from avsbench_fixtures import tone, write_wav
 from PIL import Image, ImageOps
 
 from icf_avs.__main__ import main
-from icf_avs.compose.pictures import find_pictures
+from icf_avs.compose.find_pictures import find_pictures
 from icf_avs.errors import UserError
 
 WIDTH, HEIGHT = 160, 120

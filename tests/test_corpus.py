@@ -22,7 +22,7 @@ from tagger_weights import published_weights
 
 import icf_avs
 from icf_avs.backbones.things import WITHOUT_SEGMENTER
-from icf_avs.checkpoint import find_checkpoint
+from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.cli.parser import build_parser
 from icf_avs.corpus import command
 from icf_avs.corpus.command import corpus_command
@@ -31,7 +31,8 @@ from icf_avs.corpus.processes import run_processes
 from icf_avs.corpus.work import Settings, checked_settings, is_done, loaded, segment_job
 from icf_avs.errors import UserError
 from icf_avs.formats.saved import read_segmentation
-from icf_avs.segment import segment_command, segment_video
+from icf_avs.segment import segment_video
+from icf_avs.segment_command import segment_command
 from icf_avs.serve.answer import answer
 from icf_avs.serve.limits import Limits
 

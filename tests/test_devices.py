@@ -27,7 +27,8 @@ from icf_avs.avsbench.layouts import read_set
 from icf_avs.avsbench.names import class_names
 from icf_avs.backbones import thing_words
 from icf_avs.backbones.efficientnet_lite import EfficientNetLite0
-from icf_avs.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from icf_avs.checkpoint import load_checkpoint, save_checkpoint
+from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import Batch, ClipSpec
 from icf_avs.evaluate import evaluate_each

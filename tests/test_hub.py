@@ -120,7 +120,8 @@ def test_offline(cache: Path) -> None:
 
 
 def test_without_the_library(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "icf_avs.hub", raising=False)
+    for name in ("icf_avs.hub", "icf_avs.hub_download"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "pip install 'icf-avs[hub]'" in line("user/tiny-avs")
 

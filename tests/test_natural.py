@@ -15,7 +15,8 @@ from icf_avs.__main__ import main
 from icf_avs.asked_words import asked_words
 from icf_avs.backbones import evidence_pyramid
 from icf_avs.backbones.heard_words import audio_words
-from icf_avs.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from icf_avs.checkpoint import load_checkpoint, save_checkpoint
+from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.data.resampling import resample
 from icf_avs.data.resize import resized
 from icf_avs.errors import UserError

@@ -29,7 +29,8 @@ from icf_avs.mask_stream import mask_count, stream_masks
 from icf_avs.output.coco import FrameMask
 from icf_avs.output.heard_lines import heard_lines
 from icf_avs.output.sheet import caption
-from icf_avs.segment import Segmenter, segment_command, segment_video
+from icf_avs.segment import Segmenter, segment_video
+from icf_avs.segment_command import segment_command
 from icf_avs.serve.timeline import timeline
 
 

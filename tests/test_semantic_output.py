@@ -25,7 +25,8 @@ from icf_avs.output.class_overlay import ClassOverlay, class_colours, entries
 from icf_avs.output.legend import draw_legend
 from icf_avs.output.overlay import Overlay, inner_edge
 from icf_avs.output.palette import palette
-from icf_avs.segment import Segmenter, segment_command, segment_video
+from icf_avs.segment import Segmenter, segment_video
+from icf_avs.segment_command import segment_command
 
 CLASSES = ("dog", "cat", "bell")
 

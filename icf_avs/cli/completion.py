@@ -15,9 +15,7 @@ def _completion(args: argparse.Namespace) -> None:
         import shtab
     except ModuleNotFoundError:
         raise UserError("completion needs shtab: pip install 'icf-avs[completion]'") from None
-    from icf_avs.cli.parser import build_parser
-
-    parser = build_parser()
+    parser = args.parser
     for part in _parsers(parser):
         for action in part._actions:
             if action.type is Path:
@@ -33,8 +31,8 @@ def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
                 yield from _parsers(part)
 
 
-def add(commands: argparse._SubParsersAction) -> None:
-    """Add this command."""
+def add(commands: argparse._SubParsersAction, parser: argparse.ArgumentParser) -> None:
+    """Add this command, which completes those of `parser`."""
     part = command(
         commands,
         "completion",
@@ -45,3 +43,4 @@ def add(commands: argparse._SubParsersAction) -> None:
         "Needs shtab: pip install 'icf-avs[completion]'",
     )
     part.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")
+    part.set_defaults(parser=parser)

@@ -18,6 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"icf {__version__}", help="print the version and stop")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for part in (use, convert, serve, train, score, export, data, completion):
+    for part in (use, convert, serve, train, score, export, data):
         part.add(commands)
+    completion.add(commands, parser)
     return parser

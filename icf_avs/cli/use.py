@@ -24,7 +24,7 @@ def _segment(args: argparse.Namespace) -> None:
     if args.jobs or args.ray:
         raise UserError("--jobs and --ray go with --manifest; name the videos in a CSV file with a column `video`")
     check_folder(args.out)
-    from icf_avs.segment import segment_command
+    from icf_avs.segment_command import segment_command
 
     segment_command(
         args.videos, args.out, args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track, args.words,

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from icf_avs.avsbench.pictures import CLASSES
 from icf_avs.avsbench.sound import wav_bytes
+from icf_avs.compose.find_pictures import find_pictures
 from icf_avs.compose.matching import match_classes, plain
-from icf_avs.compose.pictures import Pictures, find_pictures
+from icf_avs.compose.pictures import Pictures
 from icf_avs.compose.rendering import Rendered, render
 from icf_avs.compose.scenes import SPLITS, Material, Scene, plan
 from icf_avs.compose.sounds import Recording, find_sounds

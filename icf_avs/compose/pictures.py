@@ -42,24 +42,6 @@ class Pictures(Protocol):
         """The picture (RGB) and bool [H, W] of each class in it. Raises UserError if a file is missing or broken."""
 
 
-def find_pictures(path: Path, images: Path | None) -> Pictures:
-    """Those of a COCO file (`images`: the folder of its pictures, None: that of the file) or of a folder by class.
-
-    Raises UserError for anything that is neither.
-    """
-    if path.is_dir():
-        if images is not None:
-            raise UserError(f"--images {images}: goes with a COCO file; {path} is a folder, which holds its pictures")
-        return FolderPictures(path)
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such file or folder; name a COCO annotation file, or a folder with images/, masks/"
-        )
-    from icf_avs.compose.coco import CocoPictures
-
-    return CocoPictures(path, images or path.parent)
-
-
 class FolderPictures:
     """DIR/images/CLASS/NAME.jpg with DIR/masks/CLASS/NAME.png, in which all but 0 is the class.
 

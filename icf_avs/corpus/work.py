@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 import icf_avs
-from icf_avs.checkpoint import find_checkpoint, load_checkpoint
+from icf_avs.checkpoint import load_checkpoint
+from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.contracts import Missing
 from icf_avs.errors import UserError
 from icf_avs.output.folder import is_earlier_result, put_in_place

@@ -7,7 +7,8 @@ import logging
 from pathlib import Path
 
 from icf_avs.backbones.word_ear import WordEar
-from icf_avs.checkpoint import file_digest, find_checkpoint, load_checkpoint, read_recipe
+from icf_avs.checkpoint import file_digest, load_checkpoint, read_recipe
+from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.errors import UserError
 from icf_avs.export.card import HEAD, model_card
 from icf_avs.export.formats import FORMATS, difference, trace, write

@@ -29,7 +29,8 @@ from torch import Tensor
 from icf_avs.allocator import keep_freed_memory
 from icf_avs.backbones.efficientat import load_efficientat
 from icf_avs.backbones.heard_words import HeardWords
-from icf_avs.checkpoint import find_checkpoint, load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.checkpoint import load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.config import EvidenceConfig, TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF

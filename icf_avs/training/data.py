@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from icf_avs.config import TrainConfig
@@ -30,18 +29,3 @@ class Data(Protocol):
 
     def validate(self, model: ICF) -> dict[str, float]:
         """Scores of the trained model on the validation split."""
-
-
-def training_data(config: TrainConfig, source: Path | None, workers: int, report: Report) -> Data:
-    """The data of a recipe. Raises UserError when they are not there."""
-    if config.words is not None:
-        from icf_avs.stamps.word_data import WordData
-
-        return WordData(config, source, workers, report)
-    if config.benchmark is None:
-        from icf_avs.stamps.training_data import StampsData
-
-        return StampsData(config, source, workers, report)
-    from icf_avs.avsbench.training_data import BenchmarkData
-
-    return BenchmarkData(config, source, workers)

@@ -20,10 +20,11 @@ from icf_avs.objective.objective import FINISHING, Weights
 from icf_avs.output.writable import check_folder
 from icf_avs.results import hardware, revision, write_whole
 from icf_avs.training.choices import command_line, launched
-from icf_avs.training.data import Report, training_data
+from icf_avs.training.data import Report
 from icf_avs.training.faults import told
 from icf_avs.training.processes import check_processes, first_alone, processes
 from icf_avs.training.run_folder import RunFolder
+from icf_avs.training.sources import training_data
 from icf_avs.training.trackers import check_wandb
 from icf_avs.training.trainer import Trainer, build_model
 from icf_avs.training.watch import Watch

@@ -1,0 +1,44 @@
+"""Where a checkpoint is: shipped with the package, a file, a folder, or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from icf_avs.checkpoint_header import FILE, PICKLES, check_files
+from icf_avs.errors import UserError
+
+DEFAULT = "natural"  # what every command and `icf_avs.load` take where no checkpoint is named
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def find_checkpoint(checkpoint: str | None) -> tuple[Path, str]:
+    """The file of a checkpoint and its name. checkpoint: name of a shipped one (None: DEFAULT), a .safetensors file, a
+    folder with a model.safetensors, or user/name on the hub, which is downloaded once.
+
+    Raises UserError for a folder or a name on the hub without such a file, and when the hub cannot be reached. Whether
+    a file is there and sound is seen when it is loaded.
+    """
+    name = str(checkpoint or DEFAULT)
+    path, found = Path(name), shipped(name)
+    if found.is_file():
+        return found, found.stem
+    if path.is_dir():
+        check_files(name, [entry.name for entry in path.iterdir()])
+        return path / FILE, path.resolve().name
+    if path.exists() or path.suffix in (".safetensors", *PICKLES) or not _HUB_NAME.fullmatch(name):
+        return path, path.stem
+    try:
+        from icf_avs.hub_download import download
+    except ModuleNotFoundError as error:
+        if error.name != "huggingface_hub":
+            raise
+        raise UserError(
+            f"{name}: no such file or folder here, and to look on the hub pip install 'icf-avs[hub]'"
+        ) from error
+    return download(name), path.name
+
+
+def shipped(name: str) -> Path:
+    """The file of a checkpoint that comes with the package, whether or not there is one of that name."""
+    return Path(__file__).parent / "checkpoints" / f"{name}.safetensors"
