@@ -58,6 +58,10 @@ class Network(nn.Module, ABC):
     def feature_spec(self) -> FeatureSpec:
         """Widths of the features that `forward` returns."""
 
+    def _spec(self, visual: Sequence[int], audio: int) -> FeatureSpec:
+        """The spec of `forward`, from the widths of `decode`'s features."""
+        return FeatureSpec(tuple(self.visual.channels if self.train_visual else visual), audio)
+
     @abstractmethod
     def decode(self, pyramid: Sequence[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
         """Maps [B,T,C_l,h_l,w_l] and tokens [B,T,D] -> masks, and the first trained maps as features."""

@@ -1,0 +1,138 @@
+"""AVSegFormer (Gao et al., "AVSegFormer: Audio-Visual Segmentation with Transformer", AAAI 2024; arXiv 2307.01146).
+
+From the paper and the public description of its layers; own code. Every frame by itself, N = B*T, D = 256.
+
+audio token [N,A] -> a [N,1,D]; pyramid -> 1 x 1 convolutions, GroupNorm: X_l [N,D,h_l,w_l]
+query generator: learnt queries, layers of {self-attention, cross-attention to a, feed-forward}; + a second learnt table
+encoder: deformable attention over X at strides 8, 16, 32 -> memory [N,L,D]
+decoder: layers of {self-attention, cross-attention to memory, feed-forward} -> q [N,Q,D]
+mask features M [N,D,h/4,w/4]: memory at stride 8, upsampled, + X at stride 4, convolution
+mixer: a looks at all pixels of M; a sigmoid of what it sees scales the channels of M
+head: S = q M [N,Q,h/4,w/4]; convolutions(M + MLP(S)) -> logits [B,T,h,w], the size of the frame
+auxiliary["mixer"] [B,T,h/4,w/4]: the mean of M over channels, which a Dice loss of weight 0.1 trains as a mask
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from icf_avs.networks.base import Features, FeatureSpec, Network, NetworkOutput
+from icf_avs.networks.deformable import HEADS, DeformableEncoder
+from icf_avs.networks.mask_head import UpsamplingHead, masks_and_classes
+from icf_avs.networks.pixel_decoder import resized_onto
+
+
+class QueryGenerator(nn.Module):
+    """audio [N,1,D] -> queries [N,Q,D]. No bias in its attention, no dropout."""
+
+    def __init__(self, dim: int, queries: int, layers: int) -> None:
+        super().__init__()
+        self.learnt = nn.Parameter(torch.empty(queries, dim))
+        self.layers = nn.ModuleList(_layer(dim, 4 * dim, dropout=0.0) for _ in range(layers))
+        for layer in self.layers:
+            layer.self_attn = nn.MultiheadAttention(dim, HEADS, bias=False, batch_first=True)
+            layer.multihead_attn = nn.MultiheadAttention(dim, HEADS, bias=False, batch_first=True)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        queries = self.learnt.expand(len(audio), -1, -1)
+        for layer in self.layers:
+            queries = layer(queries, audio)
+        return queries
+
+
+class Mixer(nn.Module):
+    """maps [N,D,h,w], audio [N,1,D] -> maps with their channels scaled by the frame's sound."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, maps: Tensor, audio: Tensor) -> Tensor:
+        pixels = maps.flatten(2).transpose(1, 2)
+        q, k, v = (
+            layer(x).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            for layer, x in ((self.query, audio), (self.key, pixels), (self.value, pixels))
+        )
+        seen = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return maps * self.out(seen)[:, 0, :, None, None].sigmoid()
+
+
+class AVSegFormer(Network):
+    """audio_dim: width of the audio encoder's token, 128 of VGGish. classes: class maps in place of one mask,
+    background counted (71 for AVSS). dim: a multiple of 32. Raises UserError where transformers is not installed.
+
+    Features are the maps X_l and the projected audio token a.
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        audio: nn.Module,
+        audio_dim: int = 128,
+        *,
+        train_visual: bool = False,
+        classes: int | None = None,
+        dim: int = 256,
+        queries: int = 300,
+        layers: int = 6,
+    ) -> None:
+        super().__init__(visual, audio, train_visual)
+        self.dim, self.classes = dim, classes
+        wide = 8 * dim
+        self.project = nn.ModuleList(_normed(nn.Conv2d(width, dim, 1)) for width in visual.channels)
+        self.project_audio = nn.Linear(audio_dim, dim)
+        self.generator = QueryGenerator(dim, queries, layers)
+        self.learnt = nn.Parameter(torch.empty(queries, dim))
+        self.decoder = nn.ModuleList(_layer(dim, wide, dropout=0.1) for _ in range(layers))
+        self.lateral = _normed(nn.Conv2d(dim, dim, 1))
+        self.smooth = nn.Sequential(_normed(nn.Conv2d(dim, dim, 3, padding=1)), nn.ReLU(inplace=True))
+        self.mixer = Mixer(dim)
+        self.fuse = nn.Sequential(
+            nn.Conv2d(queries, wide, 1), nn.ReLU(), nn.Conv2d(wide, wide, 1), nn.ReLU(), nn.Conv2d(wide, dim, 1)
+        )
+        self.head = UpsamplingHead(dim, classes or 1, scale=4, bias=False)
+        for module in (self.project, self.generator, self.decoder, self.lateral, self.smooth, self.mixer, self.fuse):
+            _xavier(module.parameters())
+        _xavier([self.learnt, *self.head.parameters()])
+        self.encoder = DeformableEncoder(dim, layers, wide, dropout=0.1)
+
+    @property
+    def feature_spec(self) -> FeatureSpec:
+        return self._spec((self.dim,) * len(self.project), self.dim)
+
+    def decode(self, pyramid: Sequence[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
+        """Every frame by itself, so that `valid` changes nothing."""
+        lead = audio.shape[:2]
+        levels = [project(x.flatten(0, 1)) for project, x in zip(self.project, pyramid, strict=True)]
+        tokens = self.project_audio(audio)
+        sound = tokens.flatten(0, 1)[:, None]  # N 1 D
+        memory = self.encoder(levels[1:])
+        queries = self.generator(sound) + self.learnt
+        seen = torch.cat([x.flatten(2) for x in memory], dim=2).transpose(1, 2)
+        for layer in self.decoder:
+            queries = layer(queries, seen)
+        lateral = self.lateral(levels[0])
+        mask = self.mixer(self.smooth(lateral + resized_onto(memory[0], lateral)), sound)
+        similarity = torch.einsum("nqd,ndhw->nqhw", queries, mask)
+        found = self.head(mask + self.fuse(similarity))
+        logits, classes = masks_and_classes(found.unflatten(0, lead), self.classes)
+        features = Features(tuple(x.unflatten(0, lead) for x in levels), tokens)
+        return NetworkOutput(logits, features, classes, {"mixer": mask.mean(1).unflatten(0, lead)})
+
+
+def _layer(dim: int, feed_forward: int, dropout: float) -> nn.TransformerDecoderLayer:
+    return nn.TransformerDecoderLayer(dim, HEADS, feed_forward, dropout, activation="gelu", batch_first=True)
+
+
+def _normed(layer: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(layer, nn.GroupNorm(32, layer.out_channels))
+
+
+def _xavier(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)

@@ -1,0 +1,120 @@
+"""Multi-scale deformable attention (Zhu et al., ICLR 2021) by the library transformers, in plain PyTorch.
+
+Layers come from transformers' Mask2Former. Built on their own they lack their initialisation, which is done here:
+offsets start as a ring of points around each position, attention over them uniform.
+
+DeformableEncoder: maps [N,D,h_l,w_l] of L levels -> the same shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.backbones.weights import require_transformers
+
+LEVELS, HEADS = 3, 8  # three levels are a literal of transformers' layers
+
+
+def library(what: str) -> ModuleType:
+    """transformers' module of Mask2Former. Raises UserError where transformers is not installed."""
+    require_transformers(what)
+    with torch.device("cpu"):  # what is imported now: torch 2.6 fails to import some of its parts for its meta device
+        from transformers.models.mask2former import modeling_mask2former
+    return modeling_mask2former
+
+
+class SinePosition(nn.Module):
+    """Sine embedding of rows, then of columns (Carion et al., ECCV 2020): shape (N,*,h,w) -> [1,D,h,w].
+
+    normalised: positions run from 0 to 2 pi in every picture, else they count pixels. It takes the place of
+    transformers' module, which keeps the last embedding of each device for good.
+    """
+
+    def __init__(self, dim: int, normalised: bool) -> None:
+        super().__init__()
+        self.features, self.normalised = dim // 2, normalised
+
+    def forward(self, shape: Sequence[int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
+        exponents = torch.arange(0, self.features, 2, device=device) / self.features
+        rows, columns = (self._along(length, 10_000**exponents) for length in shape[-2:])  # F h, F w
+        height, width = shape[-2:]
+        rows, columns = rows[:, :, None].expand(-1, -1, width), columns[:, None].expand(-1, height, -1)
+        return torch.cat([rows, columns])[None].to(dtype)
+
+    def _along(self, length: int, periods: Tensor) -> Tensor:
+        places = torch.arange(1, length + 1, device=periods.device, dtype=periods.dtype)
+        if self.normalised:
+            places = places * (2 * math.pi / (length + 1e-6))
+        angles = places / periods[:, None]
+        return torch.stack([angles.sin(), angles.cos()], dim=1).flatten(0, 1)
+
+
+def initialise(module: nn.Module) -> None:
+    """Xavier for every matrix, zero for the biases of convolutions; then what deformable attention needs."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+        if hasattr(part, "sampling_offsets"):
+            _initialise_attention(part)
+
+
+def _initialise_attention(attention: nn.Module) -> None:
+    """Head i samples in direction i of a ring, its points at distances 1, 2, ... along the larger axis."""
+    for layer in (attention.sampling_offsets, attention.attention_weights):
+        nn.init.zeros_(layer.weight)
+    for layer in (attention.attention_weights, attention.value_proj, attention.output_proj):
+        nn.init.zeros_(layer.bias)
+    bias = attention.sampling_offsets.bias
+    angles = torch.arange(attention.n_heads, device=bias.device) * (2 * math.pi / attention.n_heads)
+    ring = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    ring = ring / ring.abs().amax(-1, keepdim=True)
+    distances = torch.arange(1, attention.n_points + 1, device=bias.device)
+    offsets = ring[:, None, None] * distances[:, None]  # heads 1 points 2
+    with torch.no_grad():
+        bias.copy_(offsets.expand(-1, attention.n_levels, -1, -1).flatten())
+
+
+class DeformableEncoder(nn.Module):
+    """Layers of self-attention over three levels and feed-forward with GELU, post-norm, as AVSegFormer has them."""
+
+    def __init__(self, dim: int, layers: int, feed_forward: int, dropout: float) -> None:
+        super().__init__()
+        mask2former = library("the deformable encoder")
+        config = mask2former.Mask2FormerConfig(
+            feature_size=dim,
+            encoder_layers=layers,
+            encoder_feedforward_dim=feed_forward,
+            num_attention_heads=HEADS,
+            dropout=dropout,
+        )
+        self.encoder = mask2former.Mask2FormerPixelDecoderEncoderOnly(config)
+        for layer in self.encoder.layers:
+            layer.activation_fn = F.gelu
+        initialise(self.encoder)
+        self.position = SinePosition(dim, normalised=False)
+        self.level = nn.Parameter(torch.randn(LEVELS, dim))
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        shapes = [(x.shape[-2], x.shape[-1]) for x in maps]
+        positions = [
+            (self.position(x.shape, x.device, x.dtype) + level[:, None, None]).flatten(2).transpose(1, 2)
+            for x, level in zip(maps, self.level, strict=True)
+        ]
+        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
+        tokens = self.encoder(
+            inputs_embeds=tokens,
+            position_embeddings=torch.cat(positions, dim=1),
+            spatial_shapes_list=shapes,
+            valid_ratios=tokens.new_ones(len(tokens), LEVELS, 2),
+        ).last_hidden_state
+        parts = tokens.split([height * width for height, width in shapes], dim=1)
+        return [part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)]

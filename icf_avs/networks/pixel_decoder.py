@@ -1,0 +1,85 @@
+"""Pixel decoders: a visual pyramid becomes mask features and maps of one width D. They never hear anything.
+
+pyramid: [N,C_l,h_l,w_l] at strides 4, 8, 16, 32, fine to coarse
+-> PixelMaps: mask [N,D,h_4,w_4]; maps [N,D,h_l,w_l] at strides 32, 16, 8, coarse to fine
+
+LightPixelDecoder: a feature pyramid network (Lin et al., CVPR 2017) of separable convolutions, quick on a CPU.
+DeformablePixelDecoder: that of Mask2Former (Cheng et al., CVPR 2022), by the library transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.backbones.linear import PointConv
+from icf_avs.networks.deformable import HEADS, LEVELS, SinePosition, initialise, library
+
+
+class PixelMaps(NamedTuple):
+    """mask [N,D,h/4,w/4]; maps [N,D,...] at strides 32, 16, 8."""
+
+    mask: Tensor
+    maps: tuple[Tensor, ...]
+
+
+def resized_onto(x: Tensor, finer: Tensor) -> Tensor:
+    """x at the size of `finer`, bilinear."""
+    return F.interpolate(x, finer.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def separable(dim: int, norm: bool = True) -> nn.Sequential:
+    """A 3 x 3 convolution of each channel, a linear layer over channels, GroupNorm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=not norm),
+        PointConv(dim, dim, bias=not norm),
+        *([nn.GroupNorm(8, dim)] if norm else []),
+        nn.ReLU(inplace=True),
+    )
+
+
+class LightPixelDecoder(nn.Module):
+    """dim: a multiple of 8. No norm at stride 4, where it would cost as much as all the rest."""
+
+    def __init__(self, channels: Sequence[int], dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.lateral = nn.ModuleList(PointConv(width, dim) for width in channels)
+        self.refine = nn.ModuleList(separable(dim, norm=level > 0) for level in range(len(channels)))
+
+    def forward(self, pyramid: Sequence[Tensor]) -> PixelMaps:
+        found: list[Tensor] = []
+        for lateral, refine, level in zip(self.lateral[::-1], self.refine[::-1], pyramid[::-1], strict=True):
+            x = lateral(level)
+            if found:
+                x = x + resized_onto(found[-1], x)
+            found.append(x + refine(x))
+        return PixelMaps(found[-1], tuple(found[:-1]))
+
+
+class DeformablePixelDecoder(nn.Module):
+    """dim: a multiple of 32. Raises UserError where transformers is not installed."""
+
+    def __init__(self, channels: Sequence[int], dim: int = 256, layers: int = 6) -> None:
+        super().__init__()
+        mask2former = library("the deformable pixel decoder")
+        config = mask2former.Mask2FormerConfig(
+            feature_size=dim,
+            mask_feature_size=dim,
+            encoder_layers=layers,
+            encoder_feedforward_dim=4 * dim,
+            num_attention_heads=HEADS,
+        )
+        self.dim = dim
+        self.decoder = mask2former.Mask2FormerPixelDecoder(config, list(channels))
+        self.decoder.position_embedding = SinePosition(dim, normalised=True)
+        initialise(self.decoder)
+        self.decoder.level_embed = nn.Parameter(torch.randn(LEVELS, dim))  # transformers leaves it uninitialised
+
+    def forward(self, pyramid: Sequence[Tensor]) -> PixelMaps:
+        found = self.decoder(list(pyramid))
+        return PixelMaps(found.mask_features, tuple(found.multi_scale_features))

@@ -1,0 +1,132 @@
+"""QueryNetwork, the base network of the paper: queries made of sound look at pixels, and pixels at queries.
+
+The paper (sec. 4) names its parts: Mask2Former's pixel decoder after COMBO, and bi-directional query learning after
+AVSAC (arXiv 2402.02327) and AVSegFormer (2307.01146). Its loss has no class term, so one dense mask, no matching.
+
+pyramid [B,T,C_l,h_l,w_l] -> pixel decoder -> mask features M [N,D,h/4,w/4], pixels V [N,L,D] at strides 32, 16, 8
+audio token a [B,T,A] -> queries q_i = e_i * (1 + scale(a)) + shift(a) [N,Q,D]
+each layer, with one stride after the other: q <- q + self(q); q <- q + cross(q, V), feed-forward;
+    V <- V + cross(V, q), feed-forward (pre-norm)
+M <- M + all V, upsampled; S = q M [N,Q,h/4,w/4]; logits = convolutions(M + MLP(S)) [B,T,h/4,w/4]
+
+Cross-attention to the one audio token would add the same vector to all queries; scale and shift do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from icf_avs.backbones.linear import PointConv
+from icf_avs.model.attention import CrossBlock, SelfBlock
+from icf_avs.networks.base import Features, FeatureSpec, Network, NetworkOutput
+from icf_avs.networks.deformable import LEVELS, SinePosition
+from icf_avs.networks.mask_head import masks_and_classes
+from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder, resized_onto, separable
+
+
+class AudioQueries(nn.Module):
+    """audio [N,D] -> queries [N,Q,D]: learnt ones, each scaled and shifted by the frame's sound."""
+
+    def __init__(self, dim: int, queries: int) -> None:
+        super().__init__()
+        self.learnt = nn.Parameter(torch.randn(queries, dim))
+        self.condition = nn.Linear(dim, 2 * dim)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        scale, shift = self.condition(audio)[:, None].chunk(2, dim=-1)
+        return self.learnt * (1 + scale) + shift
+
+
+class BidirectionalLayer(nn.Module):
+    """queries [N,Q,D], pixels [N,L,D] -> both, each after a look at the other."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.among_queries = SelfBlock(dim, heads)
+        self.to_pixels, self.to_queries = CrossBlock(dim, heads), CrossBlock(dim, heads)
+
+    def forward(self, queries: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        queries = self.to_pixels(self.among_queries(queries), pixels)
+        return queries, self.to_queries(pixels, queries)
+
+
+class DenseMaskHead(nn.Module):
+    """queries [N,Q,D], mask features [N,D,h,w] -> maps [N,outputs,h,w]."""
+
+    def __init__(self, dim: int, queries: int, outputs: int) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.fuse = nn.Sequential(PointConv(queries, dim), nn.ReLU(inplace=True), PointConv(dim, dim))
+        self.predict = nn.Sequential(separable(dim, norm=False), PointConv(dim, outputs))
+        self.scale = dim**-0.5
+
+    def forward(self, queries: Tensor, mask: Tensor) -> Tensor:
+        similarity = torch.einsum("nqd,ndhw->nqhw", self.embed(queries), mask) * self.scale
+        return self.predict(mask + self.fuse(similarity))
+
+
+class QueryNetwork(Network):
+    """audio_dim: width of the audio encoder's token. classes: class maps in place of one mask, background counted.
+
+    Logits are at stride 4. Features are the pixel decoder's maps (strides 4 to 32) and the projected audio token.
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        audio: nn.Module,
+        audio_dim: int,
+        pixel_decoder: LightPixelDecoder | DeformablePixelDecoder,
+        *,
+        train_visual: bool = False,
+        classes: int | None = None,
+        queries: int = 16,
+        layers: int = 3,
+        heads: int = 8,
+    ) -> None:
+        super().__init__(visual, audio, train_visual)
+        dim = pixel_decoder.dim
+        self.dim, self.classes = dim, classes
+        self.pixel_decoder = pixel_decoder
+        self.project_audio = nn.Linear(audio_dim, dim)
+        self.queries = AudioQueries(dim, queries)
+        self.position = SinePosition(dim, normalised=True)
+        self.level = nn.Parameter(torch.randn(LEVELS, dim))
+        self.layers = nn.ModuleList(BidirectionalLayer(dim, heads) for _ in range(layers))
+        self.head = DenseMaskHead(dim, queries, classes or 1)
+
+    @property
+    def feature_spec(self) -> FeatureSpec:
+        return self._spec((self.dim,) * 4, self.dim)
+
+    def decode(self, pyramid: Sequence[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
+        """Every frame by itself, so that `valid` changes nothing."""
+        lead = audio.shape[:2]
+        mask, maps = self.pixel_decoder([level.flatten(0, 1) for level in pyramid])
+        audio = self.project_audio(audio)
+        queries, seen = self.queries(audio.flatten(0, 1)), self._tokens(maps)
+        for index, layer in enumerate(self.layers):
+            level = index % LEVELS
+            queries, seen[level] = layer(queries, seen[level])
+        found = self.head(queries, self._onto_mask(seen, maps, mask))
+        logits, classes = masks_and_classes(found.unflatten(0, lead), self.classes)
+        visual = tuple(x.unflatten(0, lead) for x in (mask, *maps[::-1]))
+        return NetworkOutput(logits, Features(visual, audio), classes)
+
+    def _tokens(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps of three strides -> tokens [N,L,D] of each, that know their place and stride."""
+        placed = [
+            x + self.position(x.shape, x.device, x.dtype) + level[:, None, None]
+            for x, level in zip(maps, self.level, strict=True)
+        ]
+        return [x.flatten(2).transpose(1, 2) for x in placed]
+
+    def _onto_mask(self, tokens: Sequence[Tensor], maps: Sequence[Tensor], mask: Tensor) -> Tensor:
+        """The mask features with the tokens of all strides added, coarse to fine."""
+        coarse, *finer = [x.transpose(1, 2).unflatten(2, y.shape[-2:]) for x, y in zip(tokens, maps, strict=True)]
+        for x in (*finer, mask):
+            coarse = x + resized_onto(coarse, x)
+        return coarse

@@ -1,0 +1,142 @@
+"""TPAVI, the network of AVSBench (Zhou et al., "Audio-Visual Segmentation", ECCV 2022; arXiv 2207.05042).
+
+After the public description and layer list of OpenNLPLab/AVSBench (Apache-2.0); for any number of frames T.
+
+pyramid [B,T,C_l,h_l,w_l] -> four dilated convolutions, summed: F_l [B,T,D,h_l,w_l], D = 256
+each level: sound a_l = Linear(a) [B,T,D]; every position p of the clip reads all positions (s, q), weighted by sound:
+    y_p = 1/N sum over (s,q) of <theta(F_p), phi(a_s)> g(F_sq);  Z = LayerNorm(F + BatchNorm(W y))
+top-down: x <- upsampled(refine(x + skip(Z_l))), coarse to fine -> logits [B,T,4 h_4,4 w_4], the size of the frame
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.networks.base import Features, FeatureSpec, Network, NetworkOutput
+from icf_avs.networks.batch_norm import FrameBatchNorm
+from icf_avs.networks.mask_head import UpsamplingHead, masks_and_classes
+
+DILATIONS = (3, 6, 12, 18)
+
+
+class DilatedConvolutions(nn.ModuleList):
+    """[N,C,h,w] -> [N,D,h,w]: the sum of 3 x 3 convolutions of several dilations."""
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__(nn.Conv2d(channels, dim, 3, padding=rate, dilation=rate) for rate in DILATIONS)
+        for layer in self:
+            nn.init.normal_(layer.weight, std=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(layer(x) for layer in self)
+
+
+class PixelWiseInteraction(nn.Module):
+    """maps [B,T,D,h,w], audio [B,T,A] -> maps that have heard the clip, audio tokens [B,T,D].
+
+    Its weights are no softmax but products, so the sums over positions and frames come first: the matrix of all
+    pairs of positions, [Thw,Thw], is never built.
+    """
+
+    def __init__(self, dim: int, audio_dim: int, audio_bias: bool) -> None:
+        super().__init__()
+        inner = dim // 2
+        self.align = nn.Linear(audio_dim, dim, bias=audio_bias)
+        self.theta, self.g = nn.Conv2d(dim, inner, 1), nn.Conv2d(dim, inner, 1)
+        self.phi = nn.Linear(dim, inner)
+        self.out, self.batch_norm = nn.Conv2d(inner, dim, 1), FrameBatchNorm(dim)
+        nn.init.zeros_(self.batch_norm.weight)  # at first the maps pass as they are
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, maps: Tensor, audio: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        lead, padding = audio.shape[:2], ~valid[..., None]
+        tokens = self.align(audio)
+        frames = maps.flatten(0, 1)
+        theta = self.theta(frames).unflatten(0, lead)
+        values = self.g(frames).mean((-2, -1)).unflatten(0, lead).masked_fill(padding, 0)  # B T D/2
+        keys = self.phi(tokens).masked_fill(padding, 0)
+        count = valid.sum(1).clamp(min=1)[:, None, None]
+        clip = torch.einsum("btk,btv->bkv", keys, values) / count
+        read = torch.einsum("btkhw,bkv->btvhw", theta, clip)
+        heard = self.batch_norm(self.out(read.flatten(0, 1)).unflatten(0, lead), valid)
+        return self.norm((maps + heard).movedim(2, -1)).movedim(-1, 2), tokens
+
+
+class ResidualUnit(nn.Module):
+    """[N,D,h,w] -> the same; what is added is the input after ReLU, as the public code's in-place ReLU makes it."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(dim, dim, 3, padding=1), nn.Conv2d(dim, dim, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.relu()
+        return x + self.second(self.first(x).relu())
+
+
+class Fusion(nn.Module):
+    """One step top-down: x, with a level [N,D,h,w] if there is one, refined and upsampled to `size`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.skip, self.refine = ResidualUnit(dim), ResidualUnit(dim)
+
+    def forward(self, x: Tensor, size: Sequence[int], level: Tensor | None = None) -> Tensor:
+        if level is not None:
+            x = x + self.skip(level)
+        return F.interpolate(self.refine(x), tuple(size), mode="bilinear", align_corners=True)
+
+
+class TPAVI(Network):
+    """audio_dim: width of the audio encoder's token, 128 of VGGish. classes: class maps in place of one mask,
+    background counted (71 for AVSS).
+
+    Features are the maps F_l, before sound, and the mean of the levels' audio tokens.
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        audio: nn.Module,
+        audio_dim: int = 128,
+        *,
+        train_visual: bool = False,
+        classes: int | None = None,
+        dim: int = 256,
+    ) -> None:
+        super().__init__(visual, audio, train_visual)
+        self.dim, self.classes = dim, classes
+        self.project = nn.ModuleList(DilatedConvolutions(width, dim) for width in visual.channels)
+        # The public network for classes leaves the bias out.
+        self.interact = nn.ModuleList(PixelWiseInteraction(dim, audio_dim, classes is None) for _ in visual.channels)
+        self.fuse = nn.ModuleList(Fusion(dim) for _ in visual.channels)
+        # The public network builds this unit and has no input for it. It is kept so that both have the same weights.
+        self.fuse[-1].skip.requires_grad_(False)
+        self.head = UpsamplingHead(dim, classes or 1, scale=2, bias=True)
+
+    @property
+    def feature_spec(self) -> FeatureSpec:
+        return self._spec((self.dim,) * len(self.project), self.dim)
+
+    def decode(self, pyramid: Sequence[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
+        lead = audio.shape[:2]
+        maps = [project(x.flatten(0, 1)).unflatten(0, lead) for project, x in zip(self.project, pyramid, strict=True)]
+        heard, tokens = zip(
+            *(interact(x, audio, valid) for interact, x in zip(self.interact, maps, strict=True)), strict=True
+        )
+        found = self._top_down([x.flatten(0, 1) for x in heard])
+        logits, classes = masks_and_classes(self.head(found).unflatten(0, lead), self.classes)
+        return NetworkOutput(logits, Features(tuple(maps), torch.stack(tokens).mean(0)), classes)
+
+    def _top_down(self, levels: Sequence[Tensor]) -> Tensor:
+        """Levels [N,D,h,w], fine to coarse -> [N,D,2 h_4,2 w_4]."""
+        finest = levels[0].shape[-2:]
+        sizes = [(2 * finest[0], 2 * finest[1]), *(x.shape[-2:] for x in levels[:-1])]
+        x = self.fuse[-1](levels[-1], sizes[-1])
+        for fuse, size, level in zip(self.fuse[-2::-1], sizes[-2::-1], levels[-2::-1], strict=True):
+            x = fuse(x, size, level)
+        return x

@@ -1,0 +1,153 @@
+"""What every network keeps to: shapes, device, padding, order of clips, gradients, the features that ICF taps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from small_networks import BUILDERS, WIDTHS, SmallVisual, random_clips, small_network
+from torch import nn
+
+from icf_avs.networks.base import NetworkOutput
+
+every_network = pytest.mark.parametrize("name", BUILDERS)
+LOGITS_STRIDE = {"query-light": 4, "query-deformable": 4, "tpavi": 1, "avsegformer": 1}
+
+
+def tensors(output: NetworkOutput) -> list[torch.Tensor]:
+    own = [output.logits, *output.auxiliary.values(), *output.features.visual, output.features.audio]
+    return own if output.classes is None else [*own, output.classes]
+
+
+@every_network
+@pytest.mark.parametrize(("frames", "size", "train_visual"), [(3, (64, 64), False), (1, (37, 50), True)])
+def test_shapes_of_any_size_and_number_of_frames(
+    name: str, frames: int, size: tuple[int, int], train_visual: bool
+) -> None:
+    network = small_network(name, train_visual)
+    output = network(*random_clips(2, frames, size))
+    levels = [tuple(math.ceil(side / stride) for side in size) for stride in (4, 8, 16, 32)]
+    widths = network.feature_spec.visual
+    assert widths == (WIDTHS if train_visual else (network.dim,) * 4)
+    shapes = [(2, frames, width, *level) for width, level in zip(widths, levels, strict=True)]
+    assert [tuple(x.shape) for x in output.features.visual] == shapes
+    assert output.features.audio.shape == (2, frames, network.feature_spec.audio)
+    side = 4 // LOGITS_STRIDE[name]
+    assert output.logits.shape == (2, frames, side * levels[0][0], side * levels[0][1])
+    assert output.classes is None
+
+
+@every_network
+def test_classes_give_a_mask_of_all_that_is_not_background(name: str) -> None:
+    output = small_network(name, classes=7)(*random_clips())
+    assert output.classes.shape == (2, 3, 7, *output.logits.shape[2:])
+    foreground = output.classes.softmax(2)[:, :, 1:].sum(2)
+    torch.testing.assert_close(output.logits.sigmoid(), foreground)
+
+
+@every_network
+@pytest.mark.parametrize("train", [False, True])
+def test_padding_changes_no_other_frame(name: str, train: bool) -> None:
+    clips = random_clips()
+    clips.valid[0, 2] = clips.valid[1, 1:] = False
+    other = random_clips(seed=1)
+    padding = ~clips.valid
+    changed = clips._replace(
+        frames=torch.where(padding[..., None, None, None], other.frames, clips.frames),
+        sound=torch.where(padding[..., None, None], other.sound, clips.sound),
+    )
+    found = []
+    for batch in (clips, changed):
+        network = small_network(name).train(train)
+        torch.manual_seed(0)  # of dropout
+        found.append([x[clips.valid] for x in tensors(network(*batch))])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+@every_network
+def test_a_padded_clip_is_the_short_clip(name: str) -> None:
+    network, clips = small_network(name), random_clips()
+    clips.valid[:, 2] = False
+    long, short = (tensors(network(*batch)) for batch in (clips, clips.at(slice(None), slice(2))))
+    torch.testing.assert_close([x[:, :2] for x in long], short, rtol=1e-4, atol=1e-5)
+
+
+@every_network
+def test_order_of_clips_is_that_of_the_outputs(name: str) -> None:
+    network, clips, order = small_network(name), random_clips(3), torch.tensor([2, 0, 1])
+    one, other = tensors(network(*clips)), tensors(network(*clips.at(order)))
+    torch.testing.assert_close([x[order] for x in one], other, rtol=1e-4, atol=1e-5)
+
+
+@every_network
+def test_same_input_same_output_and_sound_matters(name: str) -> None:
+    network, clips = small_network(name), random_clips()
+    first, second = network(*clips), network(*clips)
+    assert all(map(torch.equal, tensors(first), tensors(second)))
+    silent = network(*clips._replace(sound=torch.zeros_like(clips.sound)))
+    assert (first.logits - silent.logits).abs().max() > 1e-4
+    for one, other in zip(first.features.visual, silent.features.visual, strict=True):
+        assert torch.equal(one, other)  # what ICF taps of vision has heard nothing yet
+
+
+@every_network
+@pytest.mark.parametrize("train_visual", [False, True])
+def test_gradients_reach_all_that_trains(name: str, train_visual: bool) -> None:
+    network = small_network(name, train_visual).train()
+    output = network(*random_clips())
+    assert all(x.requires_grad for x in (*output.features.visual, output.features.audio))
+    sum(x.square().mean() for x in (output.logits, *output.auxiliary.values())).backward()
+    without = {key for key, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())}
+    assert not {key for key in without if not key.endswith(("attend.bias", "key.bias"))}  # softmax: shared by all
+    frozen = {key for key, p in network.named_parameters() if not p.requires_grad}
+    assert all(key.startswith(("visual.", "fuse.3.skip.")) for key in frozen)
+    assert any(key.startswith("visual.") for key in frozen) is not train_visual
+
+
+@every_network
+def test_a_frozen_encoder_is_under_its_own_name_alone(name: str) -> None:
+    network = small_network(name)
+    visual = {id(p) for p in network.visual.parameters()}
+    names = {key for key, p in network.named_parameters(remove_duplicate=False) if id(p) in visual}
+    assert names and all(key.startswith("visual.") for key in names)
+    state = {key: value for key, value in network.state_dict().items() if not key.startswith("visual.")}
+    other = small_network(name, train_visual=True)
+    assert not any(other.load_state_dict(state, strict=False).unexpected_keys)
+
+
+@every_network
+def test_every_tensor_is_on_the_device_of_the_input(name: str) -> None:
+    network = small_network(name, classes=5).to("meta")
+    output = network(*(x.to("meta") for x in random_clips()))
+    assert {x.device.type for x in tensors(output)} == {"meta"}
+    with torch.device("meta"):  # a network that is built there has nothing anywhere else
+        built = BUILDERS[name](SmallVisual(), nn.Identity())
+    assert {x.device.type for x in built.state_dict().values()} == {"meta"}
+
+
+@every_network
+def test_lower_precision(name: str) -> None:
+    network, clips = small_network(name), random_clips(1, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lower = network(*clips).logits
+    lower.float().sum().backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+    full = network(*clips).logits
+    assert (lower - full).abs().mean() < 0.05 * full.abs().mean()
+
+
+def test_queries_hear_each_in_its_own_way() -> None:
+    """Cross-attention to the one audio token would move all queries by the same vector."""
+    queries = small_network("query-light").queries
+    one, other = queries(torch.randn(1, 32)), queries(torch.randn(1, 32))
+    moved = (one - other)[0]
+    assert (moved - moved.mean(0)).norm(dim=1).min() > 0.1
+
+
+def test_layers_in_turn_reach_every_stride() -> None:
+    """With two layers, maps of stride 8 still reach the mask, and no layer is left without a map."""
+    network, clips = small_network("query-light", layers=2), random_clips()
+    pyramid = [x.requires_grad_() for x in network.encode_frames(clips.frames)]
+    network(pyramid, clips.sound, clips.valid).logits.sum().backward()
+    assert all(x.grad.any() for x in pyramid)

@@ -1,0 +1,149 @@
+"""TPAVI against its public description: parameters, the interaction as the matrix of all pairs, normalisation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_networks import random_clips, small_network
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.networks import TPAVI
+from icf_avs.networks.batch_norm import FrameBatchNorm
+from icf_avs.networks.tpavi import PixelWiseInteraction, ResidualUnit
+
+WIDTHS = {"resnet-50": (256, 512, 1024, 2048), "pvt-v2-b5": (64, 128, 320, 512)}
+
+
+def public_parameters(widths: tuple[int, ...], classes: int | None) -> int:
+    """All beside the encoders, counted from the layer list of the public code (OpenNLPLab/AVSBench at f7414af)."""
+
+    def layer(inputs: int, outputs: int, kernel: int = 1, bias: bool = True) -> int:
+        return inputs * outputs * kernel * kernel + (outputs if bias else 0)
+
+    dilated = sum(4 * layer(width, 256, 3) for width in widths)
+    norm = 2 * 256
+    # Audio 128 -> 256 (no bias for classes), theta, phi and g, W_z with batch normalisation, layer normalisation.
+    module = layer(128, 256, bias=classes is None) + 3 * layer(256, 128) + layer(128, 256) + 2 * norm
+    fusion = 2 * 2 * layer(256, 256, 3)  # two residual units of two convolutions, also in the first step
+    output = layer(256, 128, 3) + layer(128, 32, 3) + layer(32, classes or 1)
+    return dilated + 4 * module + 4 * fusion + output
+
+
+class Encoder(nn.Module):
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.channels = channels
+
+
+@pytest.mark.parametrize("encoder", WIDTHS)
+@pytest.mark.parametrize("classes", [None, 71])
+def test_as_many_parameters_as_the_public_network(encoder: str, classes: int | None) -> None:
+    widths = WIDTHS[encoder]
+    with torch.device("meta"):
+        network = TPAVI(Encoder(widths), nn.Identity(), classes=classes).eval()
+        pyramid = [torch.empty(1, 10, c, s, s) for c, s in zip(widths, (56, 28, 14, 7), strict=True)]
+        output = network.decode(pyramid, torch.empty(1, 10, 128), torch.ones(1, 10, dtype=torch.bool))
+    assert sum(p.numel() for p in network.parameters()) == public_parameters(widths, classes)
+    assert output.logits.shape == (1, 10, 224, 224)
+    assert (None if output.classes is None else output.classes.shape[2]) == classes
+    assert [x.shape[2] for x in output.features.visual] == [256] * 4
+
+
+def all_pairs(block: PixelWiseInteraction, maps: Tensor, audio: Tensor) -> Tensor:
+    """The block on one clip [T,D,h,w] without padding, by the matrix [Thw,Thw] of all pairs of positions."""
+    frames, dim, height, width = maps.shape
+    x = maps.permute(0, 2, 3, 1).reshape(-1, dim)
+    sound = block.align(audio).repeat_interleave(height * width, 0)  # a position hears its frame
+    theta, g, out = (layer.weight[:, :, 0, 0] for layer in (block.theta, block.g, block.out))
+    pairs = (x @ theta.T + block.theta.bias) @ block.phi(sound).T
+    read = pairs / len(x) @ (x @ g.T + block.g.bias)
+    norm = block.batch_norm
+    w = read @ out.T + block.out.bias
+    w = (w - norm.running_mean) / (norm.running_var + 1e-5).sqrt() * norm.weight + norm.bias
+    z = F.layer_norm(x + w, (dim,), block.norm.weight, block.norm.bias)
+    return z.reshape(frames, height, width, dim).permute(0, 3, 1, 2)
+
+
+def test_interaction_is_that_of_all_pairs_of_valid_positions() -> None:
+    torch.manual_seed(0)
+    block = PixelWiseInteraction(8, 5, audio_bias=True).eval()
+    for tensor in (block.batch_norm.weight, block.batch_norm.running_mean, block.batch_norm.bias):
+        nn.init.normal_(tensor)
+    maps, audio = torch.randn(2, 4, 8, 3, 5), torch.randn(2, 4, 5)
+    valid = torch.tensor([[True] * 4, [True, True, False, False]])
+    found, tokens = block(maps, audio, valid)
+    torch.testing.assert_close(found[0], all_pairs(block, maps[0], audio[0]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[1, :2], all_pairs(block, maps[1, :2], audio[1, :2]), rtol=1e-4, atol=1e-5)
+    assert tokens.shape == (2, 4, 8)
+
+
+def test_interaction_starts_as_layer_normalisation() -> None:
+    block = PixelWiseInteraction(8, 5, audio_bias=True)
+    maps = torch.randn(2, 3, 8, 4, 4)
+    found, _ = block(maps, torch.randn(2, 3, 5), torch.ones(2, 3, dtype=torch.bool))
+    expected = F.layer_norm(maps.movedim(2, -1), (8,)).movedim(-1, 2)
+    torch.testing.assert_close(found, expected)
+
+
+def test_residual_unit_is_that_of_in_place_relu() -> None:
+    unit, x = ResidualUnit(4), torch.randn(1, 4, 6, 6)
+    rectified = x.clamp(min=0)
+    inner = F.conv2d(rectified, unit.first.weight, unit.first.bias, padding=1).clamp(min=0)
+    expected = F.conv2d(inner, unit.second.weight, unit.second.bias, padding=1) + rectified
+    torch.testing.assert_close(unit(x), expected)
+
+
+def test_batch_normalisation_is_that_of_the_valid_frames() -> None:
+    torch.manual_seed(0)
+    ours, theirs = FrameBatchNorm(6), nn.BatchNorm3d(6)
+    for norm in (ours, theirs):
+        nn.init.constant_(norm.weight, 1.5)
+    valid = torch.tensor([[True, True, False], [True, False, False]])
+    for _ in range(2):
+        x = 3 + 2 * torch.randn(2, 3, 6, 4, 5)
+        found = ours(x.requires_grad_(), valid)
+        frames = x[valid]  # n 6 4 5
+        expected = theirs(frames[..., None])[..., 0]
+        torch.testing.assert_close(found[valid], expected)
+        weights = torch.randn_like(expected)
+        gradients = [
+            torch.autograd.grad((y * weights).sum(), x, retain_graph=True)[0] for y in (found[valid], expected)
+        ]
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    for (name, one), other in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, msg=name)
+    torch.testing.assert_close(ours.eval()(x, valid)[valid], theirs.eval()(frames[..., None])[..., 0])
+
+
+def _half(rank: int, folder: Path) -> None:
+    """What a process finds for its half of the batch: two clips of different numbers of frames."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(_step(slice(rank, rank + 1)), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def _step(clips: slice) -> dict[str, Tensor]:
+    """One way back in float64, where sums do not depend on their order; the loss is a sum over frames."""
+    network, batch = small_network("tpavi").train().double(), random_clips()
+    batch.valid[1, 1:] = False
+    batch = batch._replace(sound=batch.sound.double()).at(clips)
+    output = network(*batch)
+    output.logits[batch.valid].square().sum().backward()
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    buffers = {name: b for name, b in network.named_buffers() if "running" in name}
+    return {"logits": output.logits.detach()} | gradients | buffers
+
+
+def test_two_processes_agree_with_one(tmp_path: Path) -> None:
+    torch.multiprocessing.start_processes(_half, (tmp_path,), nprocs=2, start_method="fork")
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    whole = _step(slice(None))
+    for name, expected in whole.items():
+        if name == "logits":
+            found = torch.cat([first[name], second[name]])
+        else:
+            found = first[name] if "running" in name else first[name] + second[name]
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6, msg=name)
