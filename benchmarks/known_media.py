@@ -4,7 +4,8 @@
 
 Each second of a clip has a colour and a tone of its own. A file fails if it is not answered, has not as many masks as
 its content lasts, or if one of them was given a picture or sound of another second; every tenth is also written as a
-film, which is read back in the same way. File number i of a seed is always the same (on the same release of FFmpeg):
+film, which is read back in the same way. What FFmpeg itself cannot open, as a recording that breaks off inside an index,
+may be refused with a line. File number i of a seed is always the same (on the same release of FFmpeg):
 `--first 417 --files 1 --keep DIR` brings one back. The kinds of files: known_kinds.py.
 """
 
@@ -18,6 +19,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from known_clips import COLOURS, TONES, Known
@@ -26,6 +28,7 @@ from reliability import save_row
 
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.media import probe
+from icf_avs.errors import UserError
 from icf_avs.segment import segment_video
 from icf_avs.segmentation import Segmentation
 
@@ -88,6 +91,14 @@ def _wrong(path: Path, known: Known, out: Path | None) -> tuple[list[str], Segme
     return found, result
 
 
+def _opens(path: Path) -> bool:
+    try:
+        av.open(str(path)).close()
+    except av.error.FFmpegError:
+        return False
+    return True
+
+
 def heard_tone(wave: np.ndarray, rate: int) -> int | None:
     """Number of the loudest tone; None in silence."""
     if np.sqrt(np.mean(wave**2)) < _LOUD:
@@ -106,7 +117,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="table to write the count to (default: none)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    tried, failed = Counter(), Counter()
+    tried, failed, refused = Counter(), Counter(), Counter()
     for number in range(args.first, args.first + args.files):
         kind = list(KINDS)[number % len(KINDS)]
         with tempfile.TemporaryDirectory() as name:
@@ -114,6 +125,9 @@ def main() -> int:
             path, known = KINDS[kind](folder, np.random.default_rng([args.seed, number]))
             try:
                 lines = wrong(path, known, folder / "out" if number // len(KINDS) % 10 == 0 else None)
+            except UserError as error:
+                lines = [str(error)] if _opens(path) else []
+                refused[kind] += not lines
             except Exception:
                 lines = [traceback.format_exc(limit=-3)]
             tried[kind] += 1
@@ -124,7 +138,7 @@ def main() -> int:
                     args.keep.mkdir(parents=True, exist_ok=True)
                     shutil.copy(path, args.keep / f"{args.seed}_{number}_{path.name}")
     for kind, count in tried.items():
-        print(f"{kind:24s} {count:5d} files, {failed[kind]} wrong")
+        print(f"{kind:24s} {count:5d} files, {failed[kind]} wrong, {refused[kind]} refused")
     if args.out:
         save_row(args.out, "joined, damaged and hidden-packet media", tried.total(), failed.total(), args.seed)
     return 1 if failed else 0
