@@ -4,8 +4,8 @@
 
 Each second of a clip has a colour and a tone of its own. A file fails if it is not answered, has not as many masks as
 its content lasts, or if one of them was given a picture or sound of another second; every tenth is also written as a
-film, which is read back in the same way. What FFmpeg itself cannot open, as a recording that breaks off inside an index,
-may be refused with a line. File number i of a seed is always the same (on the same release of FFmpeg):
+film, which is read back in the same way. What FFmpeg itself cannot open, as a recording that breaks off inside an
+index, may be refused with a line. File number i of a seed is always the same (on the same release of FFmpeg):
 `--first 417 --files 1 --keep DIR` brings one back. The kinds of files: known_kinds.py.
 """
 
