@@ -20,14 +20,17 @@ from icf_avs.training.recipes import RECIPES, ablation
 
 CLASSES = tuple(f"kind {number}" for number in range(23))  # as many as S4 has
 COUNTERFACTUALS = 4  # of a training step
+FULL = {"train_visual": True, "audio": "vggish", "dim": 256, "pixel_dim": 64, "heads": 8}
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A visual encoder: the recipe that has it, and for tests fewer blocks than it has (depths)."""
+    """A visual encoder: whether the full-size settings of the guided network go with it, and for tests fewer blocks
+    than it has (depths).
+    """
 
     name: str
-    recipe: str
+    full: bool
     depths: tuple[int, int, int, int] | None = None
 
     def build(self, train: bool = False) -> nn.Module:
@@ -36,21 +39,21 @@ class Encoder:
 
 
 PVT, RESNET, EMBEDDED = (
-    Encoder("pvt-v2-b5", "s4-pvt"),
-    Encoder("resnet-50", "s4-r50"),
-    Encoder("efficientnet-lite0", "stamps"),
+    Encoder("pvt-v2-b5", True),
+    Encoder("resnet-50", True),
+    Encoder("efficientnet-lite0", False),
 )
 
 
 def ours(encoder: Encoder, train: bool = False, baseline: bool = False) -> ICF:
-    """ICF as the encoder's recipe has it, with K = 4; or its baseline row, without MIT, SC and CDCL."""
+    """The guided network with K = 4; or its baseline row, without MIT, SC and CDCL."""
     torch.manual_seed(0)
-    config = RECIPES[encoder.recipe]()
-    config = ablation(config) if baseline else config
-    model = ModelConfig.from_dict({"classes": CLASSES, **config.model})
+    config = ablation(RECIPES["stamps"]()) if baseline else RECIPES["stamps"]()
+    full = {"visual": encoder.name, **FULL} if encoder.full else {}
+    model = ModelConfig.from_dict({"classes": CLASSES, **config.model, **full})
     if not baseline:
         model = replace(model, counterfactual=CounterfactualConfig(COUNTERFACTUALS))
-    names = F.normalize(torch.randn(len(CLASSES), 512 if config.text == "clip" else 384), dim=-1)
+    names = F.normalize(torch.randn(len(CLASSES), 512 if encoder.full else 384), dim=-1)
     audio = build_audio(model.audio, model.dim, random=True) if model.audio != "log-mel" else None
     network = ICF(model, config.spec, encoder.build(train and model.train_visual), names, audio)
     return network.train() if train else network.eval()

@@ -23,6 +23,8 @@ from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import MissingWeights, UserError
 from icf_avs.model.icf import ICF
+from icf_avs.networks.build import build_model
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.provenance import sha256_of
 
 FORMAT = "icf-avs/1"
@@ -35,7 +37,7 @@ def file_digest(path: Path) -> str:
     return sha256_of(path)[:12]
 
 
-def trained_state(model: ICF) -> dict[str, Tensor]:
+def trained_state(model: ICF | SegmentationModel) -> dict[str, Tensor]:
     """The state dict without the encoders that are frozen."""
     frozen = _frozen(model.config)
     return {key: value for key, value in model.state_dict().items() if not key.startswith(frozen)}
@@ -43,10 +45,11 @@ def trained_state(model: ICF) -> dict[str, Tensor]:
 
 def _frozen(config: ModelConfig) -> tuple[str, ...]:
     audio = ("audio.vggish.", "audio.heard.")
-    return audio if config.train_visual else (*audio, "visual.")
+    frozen = audio if config.train_visual else (*audio, "visual.")
+    return frozen if config.network == "guided" else tuple(f"network.{prefix}" for prefix in frozen)
 
 
-def save_checkpoint(model: ICF, path: Path, recipe: dict[str, Any]) -> None:
+def save_checkpoint(model: ICF | SegmentationModel, path: Path, recipe: dict[str, Any]) -> None:
     """Write atomically. `recipe` (name, seed, steps, data, revision, ...) is kept as it is, as JSON.
 
     Raises UserError when it cannot be written.
@@ -79,7 +82,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged checkpoint (no readable recipe in it); get it again") from error
 
 
-def load_checkpoint(path: Path, bare: bool = False) -> ICF:
+def load_checkpoint(path: Path, bare: bool = False) -> ICF | SegmentationModel:
     """Build the model a checkpoint describes and load its weights; bare: frozen encoders, which it does not hold, are
     left without theirs, for who only counts.
 
@@ -98,12 +101,12 @@ def load_checkpoint(path: Path, bare: bool = False) -> ICF:
         visual = build_visual(config.visual, random=bare or config.train_visual, frozen=not config.train_visual)
         audio = audio_of(config, names, bare) if config.audio != "log-mel" else None
         with torch.device("meta"):  # a configuration may claim any size: first the shapes alone
-            expected = ICF(config, spec, visual, names, audio).state_dict()
+            expected = build_model(config, spec, visual, names, audio).state_dict()
         state = fitted(state, expected)
         missing = [key for key in expected.keys() - state.keys() if not key.startswith(_frozen(config))]
         unexpected = state.keys() - expected.keys()
         if not missing and not unexpected:
-            model = ICF(config, spec, visual, names, audio)
+            model = build_model(config, spec, visual, names, audio)
             model.load_state_dict(state, strict=False)
     except MissingWeights as error:
         if path != shipped(DEFAULT):

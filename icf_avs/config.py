@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from icf_avs.contracts import ClipSpec
+from icf_avs.icf.settings import CDCL, MIT, SC
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,14 @@ class EvidenceConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to build the network again. visual, audio: names of encoders in backbones/registry.py."""
+    """Everything needed to build the network again. visual, audio: names of encoders in backbones/registry.py. network:
+    "guided" (model/icf.py), or one that ICF trains, by its name in networks/build.py; that has none of the four last
+    parts. pixel_decoder: of the query network, "light" or "deformable".
+    """
 
     classes: tuple[str, ...]
+    network: str = "guided"
+    pixel_decoder: str = "light"
     visual: str = "efficientnet-lite0"
     train_visual: bool = False
     audio: str = "log-mel"
@@ -78,6 +84,10 @@ class ModelConfig:
     evidence: EvidenceConfig | None = None  # needs implicit text, and a visual encoder that gives it
 
     def __post_init__(self) -> None:
+        if self.network != "guided" and (
+            self.implicit_text or self.counterfactual or self.contrastive or self.evidence
+        ):
+            raise ValueError(f"network {self.network} has no parts of the guided network: set them to None")
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if self.dim % 8 or self.pixel_dim % 8:
@@ -151,6 +161,15 @@ class BenchmarkConfig:
 
 
 @dataclass(frozen=True)
+class PlugInConfig:
+    """ICF as published, around a network that is not guided; a part that is None is not built."""
+
+    mit: MIT | None = field(default_factory=MIT)
+    sc: SC | None = field(default_factory=SC)
+    cdcl: CDCL | None = field(default_factory=CDCL)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One complete run of training: on word scenes (`words`), on a public set (`benchmark`), or else on composed scenes
     with sound (`data`).
@@ -161,6 +180,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     benchmark: BenchmarkConfig | None = None
     words: WordDataConfig | None = None
+    icf: PlugInConfig | None = None  # of a network that is not guided; None: it is trained by its masks alone
     text: str = "minilm"  # text encoder that embeds the names of the classes
     starts_from: str = ""  # what run it goes on from, whose checkpoint has to be named; "": it may begin from nothing
     estimate: str = ""  # expected time and hardware, where nobody has measured it yet
@@ -175,6 +195,8 @@ class TrainConfig:
     finish_size: int = 320  # of a picture there, and ever after: things look larger to a network tested above its size
     finish_clip_share: float = 0.5
     learning_rate: float = 1e-3
+    audio_rate: float = 0.6  # share of it for the audio encoder; a visual encoder that comes with weights gets the next
+    visual_rate: float = 0.1
     weight_decay: float = 0.02
     warmup: int = 100
     clip_norm: float = 1.0

@@ -36,7 +36,7 @@ from icf_avs.metrics import f_curves  # noqa: E402
 from icf_avs.model.icf import ICF  # noqa: E402
 
 ONCE = turns.Machine(turns=1, threads=1)
-SMALL = models.Encoder("resnet-50", "s4-r50", depths=(1, 1, 1, 1))
+SMALL = models.Encoder("resnet-50", True, depths=(1, 1, 1, 1))
 COLUMNS = "benchmark,ours,reference,reference_name,ratio,unit,device,threads,revision"
 
 
@@ -54,7 +54,7 @@ def named(rows) -> dict[tuple[str, str], table.Row]:
 @pytest.mark.parametrize(("name", "millions"), [("resnet-50", 91.40), ("pvt-v2-b5", 101.32)])
 def test_tpavi_has_the_parameters_that_are_public(name: str, millions: float):
     with torch.device("meta"):
-        model = TPAVISegmenter(models.Encoder(name, "").build(train=True))
+        model = TPAVISegmenter(models.Encoder(name, True).build(train=True))
     unused = second_branch(model) if name == "resnet-50" else 0
     assert (parameters(model) + unused) / 1e6 == pytest.approx(millions, abs=0.005)
 

@@ -65,9 +65,13 @@ def test_every_combination_trains_and_an_absent_part_has_no_parameters(encoder_o
 
 def test_diagnostics_are_reported_and_carry_no_gradient(encoder_of):
     found = plug_in(encoder_of)(features(), random_batch()).diagnostics
-    assert found.keys() == {"z cosine over clips", "z* of another class", "joint space AUC"}
+    assert found.keys() == {"z cosine over clips", "z* of another class", "joint space AUC", "positive pairs"}
     assert -1 <= found["z cosine over clips"] <= 1 and 0 <= found["z* of another class"] <= 1
-    assert 0 <= found["joint space AUC"] <= 1 and not any(value.requires_grad for value in found.values())
+    assert (
+        0 <= found["joint space AUC"] <= 1
+        and 0 <= found["positive pairs"] <= 1
+        and not any(value.requires_grad for value in found.values())
+    )
 
 
 def test_permuted_clips_give_the_same_losses(encoder_of):

@@ -20,8 +20,10 @@ from icf_avs.backbones import registry
 from icf_avs.backbones.pyramids import load_pyramid
 from icf_avs.backbones.vggish import load_vggish_audio
 from icf_avs.checkpoint import load_checkpoint, read_recipe
-from icf_avs.config import ModelConfig, TrainConfig
+from icf_avs.config import ModelConfig, PlugInConfig, TrainConfig
 from icf_avs.errors import UserError
+from icf_avs.icf import CDCL, MIT, SC, implicit_text
+from icf_avs.icf.text_encoders import load_minilm
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import train
 from icf_avs.training.trainer import build_model
@@ -52,13 +54,16 @@ def test_every_recipe_is_what_its_name_says(name: str) -> None:
     config = RECIPES[name]()
     assert config.name == name
     model = ModelConfig.from_dict({"classes": ("dog", "cat"), **config.model})
-    kept = {part for part, field in {"mit": "implicit_text", "sc": "counterfactual", "cdcl": "contrastive"}.items()
-            if getattr(model, field)}  # fmt: skip
+    fields = {"mit": "implicit_text", "sc": "counterfactual", "cdcl": "contrastive"}
+    kept = {part for part, field in fields.items() if getattr(model, field) or getattr(config.icf, part, None)}
     named = set(name.split("-")) & {"mit", "sc", "cdcl"}
     assert kept == (set() if name.endswith("baseline") else named or {"mit", "sc", "cdcl"})
     encoders = {"pvt": "pvt-v2-b5", "r50": "resnet-50", "swin": "swin-b"}
     if name.split("-")[1:2] and name.split("-")[1] in encoders:
         assert model.visual == encoders[name.split("-")[1]]
+    published = name.split("-")[0] in ("s4", "ms3", "avss", "tpavi", "avsegformer")
+    hosts = {"tpavi", "avsegformer"} & set(name.split("-"))
+    assert model.network == (hosts.pop() if hosts else "query" if published else "guided")
     assert bool(config.estimate) == (config.benchmark is not None), "unmeasured runs say what is expected of them"
 
 
@@ -77,9 +82,11 @@ def test_small_encoders_bring_the_small_model() -> None:
 
 
 def short(config: TrainConfig, **changes: object) -> TrainConfig:
-    model = {**config.model, "dim": 32, "pixel_dim": 16, "heads": 4}
+    model = {**config.model, "dim": 32, "pixel_dim": 16, "heads": 4, "layers": 1}
     spec = replace(config.spec, image_size=64)
-    return replace(config, model=model, spec=spec, steps=2, batch=2 * spec.frames, **changes)
+    small = PlugInConfig(MIT(dim=32, width=16, encoders="published"), SC(width=32, blocks=1, jumps=2), CDCL(dim=16))
+    icf = config.icf and small
+    return replace(config, model=model, icf=icf, spec=spec, steps=2, batch=2 * spec.frames, **changes)
 
 
 def reduced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +100,7 @@ def reduced(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     heard = load_vggish_audio(32, random=True)  # frozen, so no checkpoint has it: the same for all
     monkeypatch.setitem(registry.AUDIO, "vggish", lambda dim, **_: copy.deepcopy(heard))
+    monkeypatch.setattr(implicit_text, "load_text_encoder", lambda source: load_minilm())
     monkeypatch.setitem(registry.TEXT, "clip", lambda names: torch.nn.functional.normalize(_random(len(names)), dim=-1))
 
 
@@ -120,8 +128,8 @@ def test_a_full_size_recipe_trains_saves_resumes_and_loads(
     if (layout, visual) == ("s4", "pvt"):
         for key, value in load_file(train(config, tmp_path / "straight", source=source)).items():
             assert value.equal(state[key]), key
-    assert any(key.startswith("visual.") for key in state), "a trained encoder is kept"
-    assert not any(key.startswith("audio.vggish.") for key in state), "a frozen one is not"
+    assert any(key.startswith("network.visual.") for key in state), "a trained encoder is kept"
+    assert not any(key.startswith("network.audio.vggish.") for key in state), "a frozen one is not"
     model = load_checkpoint(path)
     assert model.config.semantic == (layout == "avss")
     assert read_recipe(path)["validation"].keys() == {"miou", "f", "fpr_empty"}
@@ -129,7 +137,7 @@ def test_a_full_size_recipe_trains_saves_resumes_and_loads(
     predicted = model.predict(frames, torch.zeros(5, model.spec.window))
     assert predicted.logits.shape == (5, 16, 16) and torch.isfinite(predicted.logits).all()
     fresh = build_model(config, model.classes).state_dict()
-    moved = [key for key, value in state.items() if key.startswith("visual.") and not value.equal(fresh[key])]
+    moved = [key for key, value in state.items() if key.startswith("network.visual.") and not value.equal(fresh[key])]
     assert moved, "the visual encoder has learnt"
 
 
@@ -143,7 +151,7 @@ def test_ms3_goes_on_from_s4(sets: Path, tmp_path: Path, monkeypatch: pytest.Mon
     learnt = [key for key in expected if not key.startswith("counterfactual.")]  # its running mean is no weight
     assert all(expected[key].equal(found[key]) for key in learnt), "without a learning rate nothing moves"
     with pytest.raises(UserError, match="another model"):
-        train(short(RECIPES["ms3-pvt-baseline"]()), tmp_path / "no", source=sets / "Multi-sources", init=first)
+        train(short(RECIPES["tpavi-ms3-pvt"]()), tmp_path / "no", source=sets / "Multi-sources", init=first)
 
 
 def test_small_encoders_from_the_command_line(

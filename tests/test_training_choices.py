@@ -95,7 +95,7 @@ def test_choices_are_encoders() -> None:
         ("own --data own --stamps stamps", "takes no --stamps"),
         ("s4-pvt-baseline --data S4 --text minilm", "takes no --text"),
         ("stamps-sc-cdcl --text clip", "takes no --text"),
-        ("ms3-pvt --data MS3 --text minilm", "no names of classes, which --text needs"),
+        ("own --data MS3 --text clip", "no names of classes, which --text needs"),
         ("ms3-pvt --data MS3 --audio log-mel --pretrain-steps 5", "no names of classes, which --pretrain-steps needs"),
         ("ms3-from-s4 --data MS3", "goes on from an S4 run: name its checkpoint with --init"),
         ("stamps --init nowhere.safetensors", "nowhere.safetensors: no such checkpoint"),

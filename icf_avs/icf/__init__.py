@@ -3,8 +3,23 @@
 Nothing of it is left at test. docs/METHOD.md goes through the equations.
 """
 
-from icf_avs.icf.icf import ICF, ICFOutput
-from icf_avs.icf.losses import Weights, segmentation_losses
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from icf_avs.icf.settings import CDCL, MIT, SC
 
+if TYPE_CHECKING:
+    from icf_avs.icf.icf import ICF, ICFOutput
+    from icf_avs.icf.losses import Weights, segmentation_losses
+
 __all__ = ["CDCL", "ICF", "MIT", "SC", "ICFOutput", "Weights", "segmentation_losses"]
+_HOME = {"ICF": "icf", "ICFOutput": "icf", "Weights": "losses", "segmentation_losses": "losses"}
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch is imported once it is asked for: the command line reads settings alone."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -44,6 +44,12 @@ def joint_auc(vision: Tensor, sound: Tensor, batch: Batch) -> Tensor:
     return binary_auroc(score.flatten().sigmoid(), truth)
 
 
+def other_pairs(positive: Tensor) -> Tensor:
+    """Share of the pairs of different clips that eq. 16 takes for positives [b,B]: near 1, it contrasts nothing."""
+    others = positive.shape[0] * (positive.shape[1] - 1)
+    return (positive.sum() - positive.shape[0]) / max(1, others)
+
+
 def _of_clip(texts: Tensor, valid: Tensor) -> Tensor:
     """[...,T,d] -> the direction of each clip [...,d]."""
     return F.normalize((texts.float() * valid[..., None]).sum(-2), dim=-1)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.contracts import Batch
-from icf_avs.icf.contrastive import Clips, DistributionContrast
-from icf_avs.icf.diagnostics import changed_share, joint_auc, mean_cosine
+from icf_avs.icf.contrastive import Clips, DistributionContrast, positive_pairs
+from icf_avs.icf.diagnostics import changed_share, joint_auc, mean_cosine, other_pairs
 from icf_avs.icf.implicit_text import ImplicitText, text_encoders
 from icf_avs.icf.losses import Weights, weighted_sum
 from icf_avs.icf.semantic_counterfactual import Counterfactuals, SemanticCounterfactual
@@ -83,6 +83,7 @@ class ICF(nn.Module):
         if self.contrast is not None:
             joint, sound = self.contrast.joint(maps.movedim(2, -1), clips.audio)
             found["joint space AUC"] = joint_auc(joint, sound, batch)
+            found["positive pairs"] = other_pairs(positive_pairs(clips, self.cdcl))
         return found
 
 

@@ -62,9 +62,10 @@ def refuse_idle(recipe: TrainConfig, choices: Choices, data: Path | None, stamps
         if choices.pretrain_steps:
             raise UserError(f"recipe {name} has an audio encoder that comes trained and takes no --pretrain-steps")
         return
-    if choices.text is not None and not model.implicit_text:
-        raise UserError(f"recipe {name} reads no names of classes (it is without MIT) and takes no --text")
-    if data is None or not (choices.text or choices.pretrain_steps):
+    reads = chosen.icf.mit if chosen.icf else model.implicit_text
+    if choices.text is not None and not reads:
+        raise UserError(f"recipe {name} has no text to embed (it is without MIT) and takes no --text")
+    if data is None or not ((choices.text and not chosen.icf) or choices.pretrain_steps):
         return
     if not class_names(data):
         idle = "--text" if choices.text else "--pretrain-steps"

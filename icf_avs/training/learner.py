@@ -8,9 +8,15 @@ import torch
 from accelerate.utils import convert_to_fp32
 from torch import Tensor, nn
 
+from icf_avs.config import PlugInConfig
 from icf_avs.contracts import Batch
 from icf_avs.distributed import average
+from icf_avs.icf.icf import ICF as PlugIn
+from icf_avs.icf.losses import Weights as PlugInWeights
+from icf_avs.icf.losses import segmentation_losses, weighted_sum
 from icf_avs.model.icf import ICF
+from icf_avs.networks.base import Features
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.objective.naming import sound_reading
 from icf_avs.objective.objective import FINISHING, Weights, objective
 
@@ -18,11 +24,12 @@ from icf_avs.objective.objective import FINISHING, Weights, objective
 class Learner(nn.Module):
     """The model, and the naming head of the teaching stage, which no checkpoint keeps."""
 
-    def __init__(self, model: ICF) -> None:
+    def __init__(self, model: ICF | SegmentationModel) -> None:
         super().__init__()
         self.model = model
         self.teacher = nn.Linear(model.config.dim, len(model.classes) + 1)
         self.weights = {"learn": Weights(), "finish": FINISHING}
+        self.icf: PlugIn | None = None
 
     def forward(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         """Terms of the loss of a stage ("teach", "learn", "finish"), and "loss", their weighted sum."""
@@ -43,3 +50,32 @@ class Learner(nn.Module):
         with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
             whole = {field.name: convert_to_fp32(getattr(output, field.name)) for field in fields(output)}
             return objective(replace(output, **whole), batch, self.model.shared_space, self.weights[stage])
+
+
+class PlugInLearner(Learner):
+    """A network, and ICF around it while it is trained. icf: None trains the network by its masks alone."""
+
+    def __init__(self, model: SegmentationModel, icf: PlugInConfig | None) -> None:
+        super().__init__(model)
+        self.weights = PlugInWeights()
+        if icf is not None:
+            self.icf = PlugIn(model.network.feature_spec, icf.mit, icf.sc, icf.cdcl, self.weights)
+
+    def _learn(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        output = self.model(batch.pyramid or batch.frames, batch.sound, batch.valid)
+        with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
+            output.logits, output.classes = convert_to_fp32(output.logits), convert_to_fp32(output.classes)
+            output.auxiliary = convert_to_fp32(output.auxiliary)
+            terms = segmentation_losses(output, batch)
+            total = weighted_sum(terms, self.weights)
+            if self.icf is None:
+                return terms | {"loss": total}
+            taps = output.features
+            taps = Features(tuple(level.float() for level in taps.visual), taps.audio.float())
+            extra = self.icf(taps, batch)
+        return terms | extra.terms | extra.diagnostics | {"loss": total + extra.total}
+
+
+def learner_of(model: ICF | SegmentationModel, icf: PlugInConfig | None) -> Learner:
+    """What trains a model."""
+    return PlugInLearner(model, icf) if isinstance(model, SegmentationModel) else Learner(model)

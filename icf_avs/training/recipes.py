@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from icf_avs.config import BenchmarkConfig, DataConfig, ModelConfig, TrainConfig, WordDataConfig
+from icf_avs.config import BenchmarkConfig, DataConfig, ModelConfig, PlugInConfig, TrainConfig, WordDataConfig
 from icf_avs.contracts import ClipSpec
+from icf_avs.icf.settings import MIT
 
 SMALL = "efficientnet-lite0"
 PARTS = {"mit": "implicit_text", "sc": "counterfactual", "cdcl": "contrastive"}
 
 
 def stamps() -> TrainConfig:
-    """Full ICF on the embedded benchmark: the shipped checkpoint. Scores and time: README, from results/*.csv."""
+    """The guided network on the embedded benchmark: the shipped checkpoint. Scores and time: README, from
+    results/*.csv.
+    """
     # Varied sounds take longer to tell apart.
     return TrainConfig(
         name="stamps",
@@ -39,7 +43,7 @@ def stamps_quick() -> TrainConfig:
 
 
 def natural() -> TrainConfig:
-    """Full ICF with an open vocabulary, for natural video: words in place of sounds, on composed scenes."""
+    """The guided network with an open vocabulary, for natural video: words in place of sounds, on composed scenes."""
     return TrainConfig(
         name="natural",
         model={
@@ -58,19 +62,26 @@ def natural() -> TrainConfig:
 
 
 def _public(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
-    """What runs on the public sets share: full-size PVTv2-B5 and VGGish, CLIP names, batches of 8 clips."""
+    """ICF as published on a public set (sec. 4): query network, PVTv2-B5, VGGish, AdamW at 1e-4, 8 clips a step, 60
+    epochs, 224 pixels. The paper says nothing of decay (AdamW's own .01 here), warm-up and schedule (those of all
+    runs).
+    """
     frames = 10 if layout == "AVSS" else 5
     return TrainConfig(
         name=name,
         model={
+            "network": "query",
+            "pixel_decoder": "deformable",
             "visual": "pvt-v2-b5",
             "train_visual": True,
             "audio": "vggish",
             "dim": 256,
-            "pixel_dim": 64,
             "heads": 8,
+            "layers": 3,
             "semantic": layout == "AVSS",
+            **dict.fromkeys(PARTS.values()),
         },
+        icf=PlugInConfig(mit=MIT(encoders="published")),
         benchmark=BenchmarkConfig(layout),
         text="clip",
         estimate=estimate,
@@ -80,24 +91,26 @@ def _public(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
         batch=8 * frames,
         finish=0,
         learning_rate=1e-4,
-        weight_decay=0.05,
+        audio_rate=1.0,
+        visual_rate=1.0,
+        weight_decay=0.01,
         checkpoint_every=500,
     )
 
 
 def s4_pvt() -> TrainConfig:
-    """Full ICF on S4, one labelled frame a clip: 30 epochs."""
-    return _public("S4", 12_900, "s4-pvt", "about 5 hours on one A100 (an estimate, not measured)")
+    """S4, one labelled frame a clip."""
+    return _public("S4", 25_890, "s4-pvt", "about 10 hours on one A100 (an estimate, not measured)")
 
 
 def ms3_pvt() -> TrainConfig:
-    """Full ICF on MS3: 60 epochs. ms3_from_s4 starts it from S4 weights."""
+    """MS3. ms3_from_s4 starts it from S4 weights."""
     return _public("MS3", 2_220, "ms3-pvt", "about 1 hour on one A100 (an estimate, not measured)")
 
 
 def avss_pvt() -> TrainConfig:
-    """Full ICF with a class head on AVSS, clips of 5 and 10 frames: 30 epochs."""
-    return _public("AVSS", 31_900, "avss-pvt", "about 24 hours on one A100 (an estimate, not measured)")
+    """AVSS, with a class head, clips of 5 and 10 frames."""
+    return _public("AVSS", 63_735, "avss-pvt", "about 48 hours on one A100 (an estimate, not measured)")
 
 
 def ms3_from_s4() -> TrainConfig:
@@ -108,24 +121,32 @@ def ms3_from_s4() -> TrainConfig:
     return replace(ms3_pvt(), name="ms3-from-s4", starts_from="an S4 run", steps=1_110, estimate=estimate)
 
 
-def own() -> TrainConfig:
-    """Full ICF on videos of one's own (docs/OWN_DATA.md), with the small encoders: for a laptop."""
-    return replace(
-        with_encoders(_public("own", 1_500, "own", ""), SMALL, "log-mel", "minilm"),
-        estimate="about an hour on a laptop with 8 cores (an estimate, not measured)",
-        spec=ClipSpec(),
+def _laptop(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
+    """Our guided network on a set on disk, with the small encoders."""
+    return TrainConfig(
+        name=name,
+        model={"semantic": layout == "AVSS", "audio": "log-mel", "visual": SMALL, "train_visual": False},
+        benchmark=BenchmarkConfig(layout),
+        estimate=estimate,
+        steps=steps,
+        finish=0,
         checkpoint_every=250,
     )
 
 
-def composed() -> TrainConfig:
-    """Full ICF with a class head on what `icf data compose` wrote, with the small encoders: for a laptop."""
+def own() -> TrainConfig:
+    """Videos of one's own (docs/OWN_DATA.md): the guided network, for a laptop."""
     return replace(
-        with_encoders(_public("AVSS", 3_000, "composed", ""), SMALL, "log-mel", "minilm"),
-        estimate="about two hours on a laptop with 8 cores (an estimate, not measured)",
+        _laptop("own", 1_500, "own", "about an hour on a laptop with 8 cores (an estimate, not measured)"), batch=40
+    )
+
+
+def composed() -> TrainConfig:
+    """What `icf data compose` wrote: the guided network with a class head, for a laptop."""
+    return replace(
+        _laptop("AVSS", 3_000, "composed", "about two hours on a laptop with 8 cores (an estimate, not measured)"),
         spec=ClipSpec(phase=15 / 16),
         batch=40,
-        checkpoint_every=250,
     )
 
 
@@ -137,7 +158,8 @@ def with_visual(config: TrainConfig, encoder: str, short: str) -> TrainConfig:
 def with_encoders(config: TrainConfig, visual: str | None, audio: str | None, text: str | None) -> TrainConfig:
     """The same run with other encoders, None: the recipe's. The small ones change what goes with them: Lite0 stays
     frozen and takes the widths and the learning rate of the Stamps recipe, for what trains on it is as small as there;
-    the log-mel encoder, which comes untrained, is taught to name sounds first.
+    the log-mel encoder, which comes untrained, is taught to name sounds first. text: embeds class names, or the
+    pseudo-words of ICF.
     """
     model = {**config.model}
     if visual is not None:
@@ -147,31 +169,74 @@ def with_encoders(config: TrainConfig, visual: str | None, audio: str | None, te
     if visual == SMALL:
         model |= {field: getattr(ModelConfig, field) for field in ("dim", "pixel_dim", "heads")}
         config = replace(config, learning_rate=TrainConfig.learning_rate, weight_decay=TrainConfig.weight_decay)
+        model |= {"pixel_decoder": ModelConfig.pixel_decoder} if "pixel_decoder" in model else {}
     teach = {"log-mel": TrainConfig.teach_steps, "vggish": 0}.get(audio, config.teach_steps)
-    return replace(config, model=model, text=text or config.text, teach_steps=teach)
+    icf = config.icf
+    if text is not None and icf is not None and icf.mit is not None:
+        icf = replace(icf, mit=replace(icf.mit, encoders="minilm" if text == "minilm" else "published"))
+    return replace(config, model=model, text=text or config.text, icf=icf, teach_steps=teach)
+
+
+def with_network(config: TrainConfig, network: str) -> TrainConfig:
+    """The same run of another network: the hosts of table 3."""
+    model = {key: value for key, value in config.model.items() if key not in ("pixel_decoder", "layers")}
+    layers = {"layers": 6} if network == "avsegformer" else {}
+    return replace(config, name=f"{network}-{config.name}", model={**model, "network": network, **layers})
 
 
 def ablation(config: TrainConfig, *parts: str) -> TrainConfig:
     """The same run with these parts alone, of "mit", "sc" and "cdcl"; with none it is the baseline."""
-    absent = {field: None for name, field in PARTS.items() if name not in parts}
     name = "-".join((config.name, *parts)) if parts else f"{config.name}-baseline"
+    if config.icf is not None:
+        absent = {part: None for part in PARTS if part not in parts}
+        return replace(config, name=name, icf=replace(config.icf, **absent) if parts else None)
+    absent = {field: None for part, field in PARTS.items() if part not in parts}
     return replace(config, name=name, model={**config.model, **absent})
 
 
+def variant(config: TrainConfig, name: str) -> TrainConfig:
+    """A row of table 2 or a point of figure 5, by its name in VARIANTS: one part of ICF with one setting changed."""
+    part, changes = VARIANTS[name]
+    return replace(
+        config,
+        name=f"{config.name}-{name}",
+        icf=replace(config.icf, **{part: replace(getattr(config.icf, part), **changes)}),
+    )
+
+
 ROWS = ((), ("mit",), ("sc",), ("cdcl",), ("mit", "sc"), ("mit", "cdcl"), ("sc", "cdcl"))  # all three: the run itself
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "level-frame": ("mit", {"levels": ("frame",)}),
+    "level-frame-video": ("mit", {"levels": ("video", "frame")}),
+    "noise-on-features": ("sc", {"space": "features"}),
+    "over-samples": ("sc", {"orthogonal": "samples"}),
+    "over-features": ("sc", {"orthogonal": "features"}),
+    "without-ortho": ("sc", {"lambda_ortho": 0.0}),
+    "contrast-vt": ("cdcl", {"contrasts": ("vision-text",)}),
+    "contrast-vt-at": ("cdcl", {"contrasts": ("vision-text", "audio-text")}),
+    "contrast-va": ("cdcl", {"contrasts": ("vision-audio",)}),
+    "prototypes": ("cdcl", {"measure": "prototypes"}),
+    "features": ("cdcl", {"measure": "features"}),
+    **{f"k-{count}": ("sc", {"keep": count}) for count in (1, 2, 4, 12, 16)},
+    **{f"alpha-{low:g}": ("sc", {"alpha": (low, round(low + 0.1, 1))}) for low in (0.5, 0.6, 0.8, 0.9)},
+    **{f"depth-{depth}": ("sc", {"depth": depth}) for depth in (50, 100, 400, 800)},
+}
 
 
 def _recipes() -> dict[str, Callable[[], TrainConfig]]:
-    whole = [stamps, s4_pvt, ms3_pvt, avss_pvt]
-    more = [natural, stamps_quick, ms3_from_s4, own, composed]
-    found: dict[str, Callable[[], TrainConfig]] = {make().name: make for make in (*whole, *more)}
-    for make in (s4_pvt, ms3_pvt, avss_pvt):
-        for encoder, short in (("resnet-50", "r50"), ("swin-b", "swin")):
-            found[make().name.replace("pvt", short)] = lambda make=make, of=(encoder, short): with_visual(make(), *of)
-    for make in whole:
-        for parts in ROWS:
-            found[ablation(make(), *parts).name] = lambda make=make, parts=parts: ablation(make(), *parts)
-    return found
+    Maker = Callable[[], TrainConfig]
+
+    def changed(make: Maker, by: Callable[..., TrainConfig], *options: str) -> Maker:
+        return lambda: by(make(), *options)
+
+    pvt = [s4_pvt, ms3_pvt, avss_pvt]
+    r50, swin = ([changed(make, with_visual, *of) for make in pvt] for of in (("resnet-50", "r50"), ("swin-b", "swin")))
+    hosts = [changed(make, with_network, name) for make in (*pvt, *r50) for name in ("tpavi", "avsegformer")]
+    makers: list[Maker] = [stamps, *pvt, *r50, *swin, *hosts, ms3_from_s4, natural, stamps_quick, own, composed]
+    makers += [changed(make, ablation) for make in (*r50, *swin, *hosts)]
+    makers += [changed(make, ablation, *parts) for make in (stamps, *pvt) for parts in ROWS]
+    makers += [changed(make, variant, name) for make in (ms3_pvt, avss_pvt) for name in VARIANTS]
+    return {make().name: make for make in makers}
 
 
 RECIPES = _recipes()

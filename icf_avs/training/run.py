@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -159,7 +160,8 @@ def _log(trainer: Trainer) -> AbstractContextManager[TextIO | None]:
 
 def _note(log: TextIO, trainer: Trainer, step: int, stage: str, values: dict[str, float]) -> None:
     row = {"step": step, "stage": stage, "seconds": round(trainer.seconds, 1)}
-    log.write(json.dumps(row | {name: round(value, 5) for name, value in values.items()}) + "\n")
+    found = {name: round(value, 5) for name, value in values.items() if math.isfinite(value)}
+    log.write(json.dumps(row | found) + "\n")
     log.flush()
 
 

@@ -22,13 +22,15 @@ from icf_avs.contracts import Batch
 from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF
 from icf_avs.model.temperature import clamp_temperatures
+from icf_avs.networks.build import build_model as assembled
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.training.data import Data
-from icf_avs.training.learner import Learner
+from icf_avs.training.learner import learner_of
 from icf_avs.training.plateau import Plateau
 from icf_avs.training.processes import processes
 
 
-def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None = None) -> ICF:
+def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None = None) -> ICF | SegmentationModel:
     """The model of a run, its weights drawn from the run's seed, or those of the checkpoint `init`.
 
     Raises UserError when `init` is another model: other parts, widths, encoders or classes.
@@ -40,7 +42,7 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
     names = embed_names(config.text, classes) if wanted else torch.zeros(len(classes), 1)
     audio = audio_of(model, names) if model.audio != "log-mel" else None
     torch.manual_seed(config.seed)  # again: how much loading drew depends on what was at hand
-    fresh = ICF(model, config.spec, visual, names, audio)
+    fresh = assembled(model, config.spec, visual, names, audio)
     if model.evidence:
         fresh.open_vocabulary(ClassWords())
     if init is not None:
@@ -59,7 +61,7 @@ class Trainer:
     each time the step at which it did, and its steps before and since.
     """
 
-    def __init__(self, config: TrainConfig, data: Data, model: ICF, folder: Path) -> None:
+    def __init__(self, config: TrainConfig, data: Data, model: ICF | SegmentationModel, folder: Path) -> None:
         self.config, self.data, self.model, self.folder = config, data, model, folder
         device = processes().device
         lower = config.benchmark is not None and config.benchmark.bf16 and device.type == "cuda"
@@ -67,7 +69,7 @@ class Trainer:
         self.accelerator = Accelerator(
             cpu=device.type == "cpu", mixed_precision="bf16" if lower else "no", kwargs_handlers=[unused]
         )
-        self.learner = Learner(model)
+        self.learner = learner_of(model, config.icf)
         self.wrapped = self.accelerator.prepare(self.learner)
         self.step = self.resumed_at = 0
         self.seconds = 0.0
@@ -109,9 +111,9 @@ class Trainer:
             shares = [(1.0, [*audio, *self.learner.teacher.parameters()])]
         else:
             visual = [parameter for parameter in model.visual.parameters() if parameter.requires_grad]
-            known = {id(parameter) for parameter in (*audio, *visual)}
-            rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-            shares = [(0.6, audio), (1.0, rest), (0.1, visual)]
+            known = {id(parameter) for parameter in (*audio, *visual, *self.learner.teacher.parameters())}
+            rest = [p for p in self.learner.parameters() if p.requires_grad and id(p) not in known]
+            shares = [(self.config.audio_rate, audio), (1.0, rest), (self.config.visual_rate, visual)]
         decayed, groups = _decayed(self.learner), []
         for scale, parameters in shares:
             for decay, chosen in ((self.config.weight_decay, True), (0.0, False)):
@@ -202,6 +204,7 @@ class Trainer:
             "seconds": self.seconds,
             "model": trained_state(self.model),
             "teacher": self.learner.teacher.state_dict(),
+            "icf": self.learner.icf.state_dict() if self.learner.icf else {},
             "optimizer": self.optimizer.state_dict(),
             "init": self.init,
             "taught": self.taught,
@@ -260,6 +263,8 @@ class Trainer:
         self.resumed_at = self.step
         self.model.load_state_dict(state["model"], strict=False)
         self.learner.teacher.load_state_dict(state["teacher"])
+        if self.learner.icf is not None:
+            self.learner.icf.load_state_dict(state["icf"])
         self.optimizer = self._optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
 

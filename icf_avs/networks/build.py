@@ -1,0 +1,70 @@
+"""Networks by name, as recipes and checkpoints write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from icf_avs.backbones.registry import build_audio
+from icf_avs.config import ModelConfig
+from icf_avs.contracts import ClipSpec
+from icf_avs.errors import UserError
+from icf_avs.model.icf import ICF as GuidedNetwork
+from icf_avs.networks.avsegformer import AVSegFormer
+from icf_avs.networks.base import Network
+from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder
+from icf_avs.networks.query_network import QueryNetwork
+from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.networks.tpavi import TPAVI
+
+PIXEL_DECODERS = {"light": LightPixelDecoder, "deformable": DeformablePixelDecoder}
+
+
+def _query(config: ModelConfig, visual: nn.Module, audio: nn.Module, classes: int | None) -> Network:
+    decoder = PIXEL_DECODERS[config.pixel_decoder](visual.channels, config.dim)
+    return QueryNetwork(
+        visual, audio, config.dim, decoder, train_visual=config.train_visual, classes=classes, layers=config.layers,
+        heads=config.heads,
+    )  # fmt: skip
+
+
+def _tpavi(config: ModelConfig, visual: nn.Module, audio: nn.Module, classes: int | None) -> Network:
+    return TPAVI(visual, audio, config.dim, train_visual=config.train_visual, classes=classes, dim=config.dim)
+
+
+def _avsegformer(config: ModelConfig, visual: nn.Module, audio: nn.Module, classes: int | None) -> Network:
+    return AVSegFormer(
+        visual, audio, config.dim, train_visual=config.train_visual, classes=classes, dim=config.dim,
+        layers=config.layers,
+    )  # fmt: skip
+
+
+NETWORKS: dict[str, Callable[[ModelConfig, nn.Module, nn.Module, int | None], Network]] = {
+    "query": _query,
+    "tpavi": _tpavi,
+    "avsegformer": _avsegformer,
+}
+
+
+def build_network(config: ModelConfig, visual: nn.Module, audio: nn.Module | None) -> Network:
+    """The network that a configuration names. audio: None for the small encoder that is trained from scratch.
+
+    Raises UserError for an unknown name, and ValueError for settings that do not go together.
+    """
+    if config.network not in NETWORKS:
+        raise UserError(f"no network is called {config.network}; there are guided, {', '.join(NETWORKS)}")
+    if config.pixel_decoder not in PIXEL_DECODERS:
+        raise UserError(f"no pixel decoder is called {config.pixel_decoder}; there are {', '.join(PIXEL_DECODERS)}")
+    audio = build_audio("log-mel", config.dim) if audio is None else audio
+    classes = len(config.classes) + 1 if config.semantic else None
+    return NETWORKS[config.network](config, visual, audio, classes)
+
+
+def build_model(
+    config: ModelConfig, spec: ClipSpec, visual: nn.Module, names: Tensor, audio: nn.Module | None
+) -> GuidedNetwork | SegmentationModel:
+    """The model that a configuration names, of new weights. names: text embeddings [C,E] of its classes."""
+    if config.network == "guided":
+        return GuidedNetwork(config, spec, visual, names, audio)
+    return SegmentationModel(config, spec, build_network(config, visual, audio))

@@ -1,0 +1,102 @@
+"""Networks that ICF trains, through the whole product: a run, its checkpoint, segmentation and scores."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from avsbench_fixtures import NAMES, write_avss, write_ms3
+from clip_maker import make_clip, tone
+from safetensors.torch import load_file
+
+from icf_avs.avsbench.layouts import read_set
+from icf_avs.checkpoint import load_checkpoint
+from icf_avs.config import PlugInConfig, TrainConfig
+from icf_avs.evaluate import evaluate
+from icf_avs.icf import CDCL, MIT, SC
+from icf_avs.segment import Segmenter
+from icf_avs.training.recipes import RECIPES, with_encoders
+from icf_avs.training.run import train
+
+SPLITS = ("train", "train", "train", "val", "test")
+PLUG_IN = PlugInConfig(MIT(dim=32, width=16), SC(width=32, blocks=1, jumps=2, draws=4, keep=2), CDCL(dim=16))
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sets")
+    write_ms3(root / "Multi-sources", [(f"many-{i:06d}", split) for i, split in enumerate(SPLITS)])
+    rows = [(f"v{i}", f"v{i}_0_5000", 0, 0, NAMES[1 + i % 2], split, "v1m") for i, split in enumerate(SPLITS)]
+    write_avss(root / "AVSS", rows, names=NAMES)
+    return root
+
+
+def tiny(name: str, layout: str = "ms3", icf: PlugInConfig | None = PLUG_IN) -> TrainConfig:
+    """Two steps of a small network over the small encoders."""
+    config = with_encoders(RECIPES[f"{layout}-pvt"](), "efficientnet-lite0", "log-mel", "minilm")
+    absent = dict.fromkeys(("implicit_text", "counterfactual", "contrastive"))
+    model = {**config.model, **absent, "network": name, "dim": 32, "heads": 4, "layers": 1}
+    return replace(
+        config, name=f"{layout}-{name}", model=model, icf=icf, spec=replace(config.spec, image_size=64),
+        batch=2 * config.spec.frames, teach_steps=0, steps=2, warmup=1, checkpoint_every=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["query", "tpavi", "avsegformer"])
+def test_a_run_with_icf_leaves_a_network_without_it(name: str, sets: Path, tmp_path: Path) -> None:
+    path = train(tiny(name), tmp_path / "run", source=sets / "Multi-sources")
+    keys = load_file(path).keys()
+    assert any(key.startswith("network.") for key in keys)
+    assert not any("icf" in key or "implicit" in key or "words" in key or "visual." in key for key in keys)
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    terms = {"bce", "dice", "focal", "pull", "noise", "ortho", "vision-audio", "vision-text", "audio-text"}
+    assert terms | {"z cosine over clips", "z* of another class"} <= row.keys()
+    model = load_checkpoint(path)
+    video = make_clip(tmp_path / "clip.mp4", seconds=2, sound=tone(2))
+    assert Segmenter(model, name).segment(video).masks.shape == (2, 120, 160)
+    assert 0 <= evaluate(model, read_set(sets / "Multi-sources", "test"))["strict"]["miou"] <= 1
+
+
+def test_masks_alone_train_a_network(sets: Path, tmp_path: Path) -> None:
+    train(tiny("query", icf=None), tmp_path, source=sets / "Multi-sources")
+    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert {"bce", "dice", "focal"} <= row.keys() and "pull" not in row
+
+
+def test_classes_are_trained_and_predicted(sets: Path, tmp_path: Path) -> None:
+    path = train(tiny("query", "avss"), tmp_path, source=sets / "AVSS")
+    model = load_checkpoint(path)
+    frames = torch.zeros(3, 64, 64, 3, dtype=torch.uint8)
+    prediction = model.predict(frames, torch.zeros(3, model.spec.window))
+    assert prediction.classes.shape[:2] == (3, 71) and prediction.class_names[0] == "background"
+
+
+def test_a_resumed_run_ends_as_one_without_a_break(sets: Path, tmp_path: Path) -> None:
+    """The plug-in's own weights are kept for it, with the texts of its banks."""
+    source, config = sets / "Multi-sources", replace(tiny("query"), steps=3)
+    straight = load_file(train(config, tmp_path / "straight", source=source))
+
+    def stop(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "broken", source=source, report=stop)
+    resumed = load_file(train(config, tmp_path / "broken", source=source, resume=True))
+    assert all(value.equal(straight[key]) for key, value in resumed.items())
+
+
+def test_the_same_network_whether_or_not_icf_was_built_around_it(sets: Path, tmp_path: Path) -> None:
+    """No step taken: checkpoint keys, values and masks are equal; ICF draws nothing that the network's weights need."""
+    frames, waves = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8), torch.randn(2, 15_600)
+    found = []
+    for icf in (None, PLUG_IN):
+        config = replace(tiny("query", icf=icf), learning_rate=0.0, steps=1)
+        path = train(config, tmp_path / str(icf is None), source=sets / "Multi-sources")
+        found.append((load_file(path), load_checkpoint(path).predict(frames, waves).logits))
+    (plain, without), (trained, beside) = found
+    assert plain.keys() == trained.keys() and all(value.equal(trained[key]) for key, value in plain.items())
+    assert without.equal(beside)
