@@ -41,7 +41,7 @@ def resized(array, height, width):
     return array
 
 
-at, sound, start, begin, count = {}, [], None, None, 1
+at, sound, start, begin, pictures_read, seen_to, heard_to = {}, [], None, None, 0, 0.0, 0.0
 with av.open("file:" + os.path.abspath(video)) as file:  # a name with a colon is no protocol
     pictures, track = file.streams.best("video"), file.streams.best("audio")
     resampler = av.AudioResampler("fltp", None, rate)
@@ -50,11 +50,15 @@ with av.open("file:" + os.path.abspath(video)) as file:  # a name with a colon i
             start = frame.time if start is None else start
             at[max(0, math.ceil((frame.time - start) * fps - spec["phase"] - 1e-6))] = frame
             lasts = float(frame.duration * frame.time_base) if frame.duration else float(1 / pictures.average_rate)
-            count = max(count, math.ceil((frame.time - start + lasts) * fps - 0.1))  # a short rest is no second
+            pictures_read, seen_to = pictures_read + 1, max(seen_to, frame.time + lasts)
         else:
             begin = frame.time if begin is None else begin
+            heard_to = frame.time + frame.samples / frame.sample_rate
             sound += [block.to_ndarray().mean(0) for block in resampler.resample(frame)]
 sound += [block.to_ndarray().mean(0) for block in resampler.resample(None)]  # what is left in it
+if heard_to > seen_to + 0.25 * (pictures_read > 1):  # the last picture is shown as long as the sound lasts
+    seen_to = heard_to
+count = max(1, math.ceil((seen_to - start) * fps - 0.1))  # a short rest is no second
 late = round((begin - start) * rate)  # second 0 is the first picture; what sounds before it is left out
 wave = np.concatenate([np.zeros(window + max(0, late)), *sound])[max(0, -late) :].astype(np.float32)
 wave[:window] = 0

@@ -150,7 +150,7 @@ def test_the_files_say_what_they_need(files: dict[str, Path]) -> None:
 
 
 def test_the_example_gives_the_masks_of_icf_segment(files: dict[str, Path], model: ICF, tmp_path: Path) -> None:
-    """Without the package: on ordinary videos, turned and mirrored ones, and sound that begins late or too early."""
+    """Without the package: ordinary videos, turned and mirrored ones, sound that is late, too early or goes on."""
     videos = [make_clip(tmp_path / "clip.mp4", seconds=4.6, fps=10, sound=tone(4.6))]
     turns = [(90, False), (180, False), (-90, False), (0, True), (90, True)]
     for rotation, flip in turns:
