@@ -82,17 +82,26 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged checkpoint (no readable recipe in it); get it again") from error
 
 
+def read_config(path: Path) -> ModelConfig:
+    """The model that the checkpoint describes. Raises UserError as `load_checkpoint` does."""
+    metadata = _metadata(path)
+    try:
+        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+        check_settings(config)
+        return config
+    except _UNFIT as error:
+        raise UserError(f"{path}: damaged checkpoint ({str(error).partition(chr(10))[0]}); get it again") from error
+
+
 def load_checkpoint(path: Path, bare: bool = False) -> ICF | SegmentationModel:
     """Build the model a checkpoint describes and load its weights; bare: frozen encoders, which it does not hold, are
     left without theirs, for who only counts.
 
     Raises UserError for a missing file, a file that is no checkpoint of ours, another version, or one that is damaged.
     """
-    metadata = _metadata(path)
+    config, metadata = read_config(path), _metadata(path)
     try:
-        config = ModelConfig.from_dict(json.loads(metadata["config"]))
         spec = ClipSpec(**json.loads(metadata["spec"]))
-        check_settings(config)
         check_settings(spec)
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}

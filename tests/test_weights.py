@@ -113,6 +113,9 @@ def test_a_folder_of_weights_that_is_not_there_is_refused(
     for given in (tmp_path / "nope", tmp_path / "file"):
         assert main(["segment", "a.mp4", "--out", str(tmp_path), "--weights-dir", str(given)]) == 2
         assert f"--weights-dir {given}: no such folder" in capsys.readouterr().err
+    unused = ["segment", "a.mp4", "--out", str(tmp_path), "--weights-dir", str(tmp_path), "--checkpoint", "stamps"]
+    assert main(unused) == 2
+    assert "checkpoint stamps needs no weights from there" in capsys.readouterr().err
     assert "ICF_WEIGHTS_DIR" not in os.environ
 
 

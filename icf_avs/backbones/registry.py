@@ -78,6 +78,12 @@ def audio_of(config: ModelConfig, names: Tensor, random: bool = False) -> nn.Mod
     return build_audio(config.audio, config.dim, random=random, **words)
 
 
+def reads_released_weights(config: ModelConfig) -> bool:
+    """Whether an encoder's weights are neither in the checkpoint nor in a package that is installed with this one."""
+    visual = config.visual != "efficientnet-lite0" and not config.train_visual
+    return visual or config.audio != "log-mel"
+
+
 def embed_names(name: str, names: tuple[str, ...], **options: Any) -> Tensor:
     """Class names -> [len(names), E] unit vectors by the text encoder `name`. Raises UserError as above."""
     return _find(TEXT, name, "text")(names, **options)

@@ -14,9 +14,7 @@ from icf_avs.output.writable import check_folder
 
 def _segment(args: argparse.Namespace) -> None:
     if args.weights_dir is not None:
-        if not args.weights_dir.is_dir():
-            raise UserError(f"--weights-dir {args.weights_dir}: no such folder; name the folder with the weights")
-        os.environ["ICF_WEIGHTS_DIR"] = str(args.weights_dir)
+        _set_weights_dir(args.weights_dir, args.checkpoint)
     if args.manifest is not None:
         return _segment_manifest(args)
     if not args.videos:
@@ -30,6 +28,19 @@ def _segment(args: argparse.Namespace) -> None:
         args.videos, args.out, args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track, args.words,
         args.device,
     )  # fmt: skip
+
+
+def _set_weights_dir(folder: Path, checkpoint: str | None) -> None:
+    if not folder.is_dir():
+        raise UserError(f"--weights-dir {folder}: no such folder; name the folder with the weights")
+    from icf_avs.backbones.registry import reads_released_weights
+    from icf_avs.checkpoint import read_config
+    from icf_avs.checkpoint_source import find_checkpoint
+
+    path, name = find_checkpoint(checkpoint)
+    if not reads_released_weights(read_config(path)):
+        raise UserError(f"--weights-dir {folder}: checkpoint {name} needs no weights from there; leave it out")
+    os.environ["ICF_WEIGHTS_DIR"] = str(folder)
 
 
 def _segment_manifest(args: argparse.Namespace) -> None:
