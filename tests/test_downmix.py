@@ -108,7 +108,7 @@ def test_files_whose_channels_cancel_are_heard(tmp_path, name, codec):
     assert decibels(opposite - alike, alike) < -20
     info = probe(tmp_path / f"1{name}")
     AudioWindows(info).read(0, 2 * RATE)
-    assert info.repaired.document() == {"cancelled_channels": pytest.approx(2, abs=1)}
+    assert info.repaired.document() == {"cancelled_channels": pytest.approx(2, abs=0.1)}  # of no piece twice
     assert "cancel each other" in info.repaired.lines()[0]
     assert not probe(tmp_path / f"0{name}").repaired.document()
     np.testing.assert_array_equal(read_video_wave(tmp_path / f"1{name}")[: 2 * RATE], opposite)

@@ -39,9 +39,10 @@ def _mixed(
     before, mean, rest = np.zeros((channels, hop), np.float32), np.zeros(0, np.float32), 0.0
     for now, now_mean in chain(_halves(blocks, hop), [(np.zeros_like(before), mean)]):
         lost = window * _lost(window * np.concatenate([before, now], axis=1))
-        if lost.any():
-            restored(max(len(mean), len(now_mean)) / rate)
-        yield mean + (rest + lost[:hop])[: len(mean)]
+        added = (rest + lost[:hop])[: len(mean)]
+        if added.any():
+            restored(len(mean) / rate)
+        yield mean + added
         before, mean, rest = now, now_mean, lost[hop:]
 
 
