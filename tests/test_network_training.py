@@ -16,6 +16,9 @@ from icf_avs.avsbench.layouts import read_set
 from icf_avs.checkpoint import load_checkpoint
 from icf_avs.config import PlugInConfig, TrainConfig
 from icf_avs.evaluate import evaluate
+from icf_avs.export.command import export_command
+from icf_avs.export.formats import trace
+from icf_avs.export.graph import ExportGraph
 from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.segment import Segmenter
 from icf_avs.training.recipes import RECIPES, with_encoders
@@ -89,14 +92,24 @@ def test_a_resumed_run_ends_as_one_without_a_break(sets: Path, tmp_path: Path) -
     assert all(value.equal(straight[key]) for key, value in resumed.items())
 
 
-def test_the_same_network_whether_or_not_icf_was_built_around_it(sets: Path, tmp_path: Path) -> None:
-    """No step taken: checkpoint keys, values and masks are equal; ICF draws nothing that the network's weights need."""
+def test_the_network_is_the_same_whether_or_not_icf_was_built_around_it(sets: Path, tmp_path: Path) -> None:
+    """No step taken: weights, masks and the graph that is exported are equal; ICF draws nothing that they need."""
     frames, waves = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8), torch.randn(2, 15_600)
     found = []
     for icf in (None, PLUG_IN):
         config = replace(tiny("query", icf=icf), learning_rate=0.0, steps=1)
         path = train(config, tmp_path / str(icf is None), source=sets / "Multi-sources")
-        found.append((load_file(path), load_checkpoint(path).predict(frames, waves).logits))
-    (plain, without), (trained, beside) = found
+        model = load_checkpoint(path)
+        found.append(
+            (load_file(path), model.predict(frames, waves).logits, trace(ExportGraph(model)).graph_module.code)
+        )
+    (plain, without, alone), (trained, beside, surrounded) = found
     assert plain.keys() == trained.keys() and all(value.equal(trained[key]) for key, value in plain.items())
-    assert without.equal(beside)
+    assert without.equal(beside) and alone == surrounded and len(alone) > 1_000
+
+
+def test_a_host_is_exported(sets: Path, tmp_path: Path) -> None:
+    """The command compares the file's answers with the model's for clips of one and of five frames."""
+    path = train(replace(tiny("avsegformer", icf=None), steps=1), tmp_path, source=sets / "Multi-sources")
+    export_command(str(path), tmp_path / "out", "torch", tmp_path)
+    assert (tmp_path / "out" / "ms3-avsegformer.pt2").is_file()

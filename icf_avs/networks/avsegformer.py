@@ -37,7 +37,7 @@ class QueryGenerator(nn.Module):
             layer.multihead_attn = nn.MultiheadAttention(dim, HEADS, bias=False, batch_first=True)
 
     def forward(self, audio: Tensor) -> Tensor:
-        queries = self.learnt.expand(len(audio), -1, -1)
+        queries = self.learnt.expand(audio.shape[0], -1, -1)
         for layer in self.layers:
             queries = layer(queries, audio)
         return queries

@@ -114,7 +114,7 @@ class DeformableEncoder(nn.Module):
             inputs_embeds=tokens,
             position_embeddings=torch.cat(positions, dim=1),
             spatial_shapes_list=shapes,
-            valid_ratios=tokens.new_ones(len(tokens), LEVELS, 2),
+            valid_ratios=tokens.new_ones(tokens.shape[0], LEVELS, 2),
         ).last_hidden_state
         parts = tokens.split([height * width for height, width in shapes], dim=1)
         return [part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)]
