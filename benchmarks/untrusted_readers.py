@@ -26,7 +26,7 @@ from icf_avs.avsbench.pictures import read_mask
 from icf_avs.avsbench.sound import read_log_mel
 from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.backbones.registry import build_visual
-from icf_avs.checkpoint import load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.checkpoint import file_digest, load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.corpus.manifest import read_manifest
@@ -285,7 +285,7 @@ def _build_visual(name: str, **options: object) -> torch.nn.Module:
 def _load(folder: Path) -> None:
     """Load it as `icf segment` does; one that loads must answer, too."""
     path = folder / "model.safetensors"
-    model_card("model", read_recipe(path), "use", folder)
+    model_card("model", read_recipe(path), "use", folder, file_digest(path))
     model = load_checkpoint(path)
     if model.spec.image_size <= 320 and model.spec.window <= 100_000:
         size = model.spec.image_size

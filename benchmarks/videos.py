@@ -66,9 +66,11 @@ def write_video(loop: Path, path: Path, seconds: int) -> Path:
                         packet.stream, packet.pts, packet.dts = video, packet.pts + shift, packet.dts + shift
                         container.mux(packet)
             while written < (turn + 1) * length * SOUND_RATE:
-                frame = av.AudioFrame.from_ndarray(tone[None].astype(np.float32), "fltp", "mono")
+                left = int((turn + 1) * length * SOUND_RATE) - written
+                part = tone[written % len(tone) :][:left]
+                frame = av.AudioFrame.from_ndarray(part[None].astype(np.float32), "fltp", "mono")
                 frame.sample_rate, frame.pts = SOUND_RATE, written
                 container.mux(audio.encode(frame))
-                written += len(tone)
+                written += len(part)
         container.mux(audio.encode(None))
     return path

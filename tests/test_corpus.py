@@ -81,7 +81,7 @@ def documents(out: Path) -> dict[str, bytes]:
 def test_rows_become_jobs(tmp_path):
     path = write(
         tmp_path / "m.csv",
-        "label, fps,video,out,audio_track", 'dog,,"a, b.mp4",,', "", "cat, 2.5,../x/c.mkv,day1/c , 2",
+        " fps,video,out,audio_track", ',"a, b.mp4",,', "", " 2.5,../x/c.mkv,day1/c , 2",
         encoding="utf-8-sig",
     )  # fmt: skip
     first, second = read_manifest(path, tmp_path / "out", SETTINGS)
@@ -198,7 +198,7 @@ def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_pa
         assert "segmenter" in part["part"] and "less surely" in part["effect"]
         assert read_segmentation(out / "a").missing == (WITHOUT_SEGMENTER,)
         segmenter = loaded("natural")
-        patch.setattr(icf_avs, "load", lambda checkpoint: segmenter)
+        patch.setattr(icf_avs, "load", lambda checkpoint, device: segmenter)
         segment_command([video], tmp_path / "one", None, 1.0, 0.5)
         assert f"made without {part['part']}: {part['effect']}" in capsys.readouterr().out
         assert f"Made without {part['part']}" in answer(segmenter, video, tmp_path, Limits()).summary

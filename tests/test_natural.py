@@ -263,7 +263,7 @@ class Oracle(torch.nn.Module):
     def __init__(self, scenes, words, deaf):
         super().__init__()
         self.scenes, self.words, self.deaf, self.config = scenes, words, deaf, natural_config()
-        self.asked = {}
+        self.asked, self.device = {}, torch.device("cpu")
 
     def see(self, pictures, pyramid):
         return pyramid

@@ -222,7 +222,7 @@ def test_sheet_has_a_legend_of_the_classes_that_occur(clip, tmp_path, found):
 
 
 def test_one_line_for_a_checkpoint_without_a_class_head(clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(icf_avs, "load", lambda checkpoint, device="auto": Segmenter(icf(False), "stamps"))
+    monkeypatch.setattr(icf_avs, "load", lambda checkpoint=None, device="auto": Segmenter(icf(False), "stamps"))
     with pytest.raises(UserError, match="stamps was trained without a class head; ") as error:
         segment_command([clip, clip], tmp_path / "out", None, 1.0, 0.5, semantic=True)
     assert "\n" not in str(error.value)

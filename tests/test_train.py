@@ -184,7 +184,8 @@ def test_a_run_is_lengthened(straight: Path, tmp_path: Path) -> None:
     assert recipe["lengthened"] == [{"at": 10, "from": 6, "to": 9}] and recipe["config"]["steps"] == 9
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert state["step"] == 13
-    assert state["optimizer"]["param_groups"][1]["lr"] == pytest.approx(TINY.learning_rate * schedule(8, 9, 2))
+    for group in state["optimizer"]["param_groups"]:
+        assert group["lr"] == pytest.approx(group["scale"] * TINY.learning_rate * schedule(8, 9, 2))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["stage"]) for row in rows if row["stage"] != "validation"] == [
         (0, "teach"), (9, "learn"), (10, "learn"), (12, "learn")]  # fmt: skip

@@ -23,7 +23,8 @@ from icf_avs.avsbench.layouts import find_table, read_all
 from icf_avs.avsbench.pictures import SIZE
 from icf_avs.avsbench.record import ClipRecord
 from icf_avs.avsbench.sound import RATE, read_video_wave, read_wave, wav_bytes
-from icf_avs.data.media import Orientation, chosen_streams, decoded, opened
+from icf_avs.data.media import Orientation, chosen_streams, opened
+from icf_avs.data.packets import packets
 from icf_avs.data.spectrogram import WINDOW, WINDOW_FRAMES, log_mel
 from icf_avs.errors import UserError
 from icf_avs.stamps.clip_files import write_bytes
@@ -50,7 +51,8 @@ def cut_frames(video: Path, seconds: int = SECONDS) -> np.ndarray:
         if fps < 0.5:
             raise UserError(f"{video}: does not say how many pictures a second it has; re-encode it as H.264")
         wanted, cut, last = frame_numbers(fps, seconds), [], None
-        for number, frame in enumerate(decoded(container, stream)):
+        frames = (frame for packet in packets(container, stream) for frame in packet.decode())
+        for number, frame in enumerate(frames):
             last = frame
             cut += [_squashed(frame) for index in wanted if index == number]
             if len(cut) == seconds:

@@ -30,6 +30,7 @@ _POLICY = (
     "default-src 'self' data: blob:; script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
+_LONGEST = 255  # bytes of a name that a file can have
 _HEADERS = [
     (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -69,7 +70,8 @@ class Guard:
 
     def _refused(self, scope: dict[str, Any]) -> tuple[int, str] | None:
         path = scope["path"]  # with its %-escapes resolved, once
-        if ".." in path.split("/") or "\\" in path or "\0" in path:
+        parts = path.split("/")
+        if ".." in parts or "\\" in path or "\0" in path or max(len(os.fsencode(part)) for part in parts) > _LONGEST:
             return 404, "there is no such page"
         if path.startswith(_FILE):
             return None if self._is_own(path.removeprefix(_FILE)) else (404, "there is no such file")
