@@ -12,7 +12,7 @@ from icf_avs.distributed import average, own, whole
 
 
 def mean_cosine(z: Tensor, valid: Tensor) -> Tensor:
-    """Mean cosine between the texts z [b,T,d] of different clips: near 1, the texts have collapsed. NaN for one clip."""
+    """Mean cosine between the texts z [b,T,d] of different clips: near 1, they have collapsed. NaN for one clip."""
     unit = whole(_of_clip(z, valid))
     pairs = ~torch.eye(len(unit), dtype=torch.bool, device=z.device)
     return (unit @ unit.T)[pairs].mean()
