@@ -81,7 +81,7 @@ evaluate: data
 	@$(ICF) evaluate stamps
 
 docs: setup
-	@$(ICF) report
+	@.venv/bin/python -m tools.fill_tables
 
 clean:
 	rm -rf .venv .venv-lowest demo_out

@@ -22,7 +22,7 @@ class _Terminated(KeyboardInterrupt):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 1 (report --check: stale), 2 (the user can mend it), 130, 141 or 143."""
+    """Run one command; the exit code is 0, 2 (the user can mend it), 130, 141 or 143."""
     args = build_parser().parse_args(argv)
     try:
         with _ended_cleanly():

@@ -6,7 +6,6 @@ The videos are without loss (FFV1, PCM), so that no encoder's version moves a go
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +42,7 @@ from icf_avs.stamps.heard_sounds import HeardSounds
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.sources import training_data
 from icf_avs.training.trainer import Trainer, build_model
+from tools.make_picture import write_scene
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINTS = ROOT / "icf_avs" / "checkpoints"
@@ -51,10 +51,7 @@ CLASSES = ("bell", "cat", "dog")
 
 def truck_scene(folder: Path) -> Clip:
     """The scene of README's figure: a fire truck that sounds in the first three of five seconds."""
-    found = importlib.util.spec_from_file_location("make_picture", ROOT / "docs" / "make_picture.py")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module.write_scene(folder / "scene.mp4", ClipSpec())
+    return write_scene(folder / "scene.mp4", ClipSpec())
 
 
 def lossless(path: Path, clip: Clip, size: tuple[int, int] | None = None) -> Path:

@@ -23,7 +23,6 @@ COMMANDS = (
     ["data", "fetch"],
     ["demo"],
     ["convert"],
-    ["report"],
 )
 
 
@@ -80,7 +79,7 @@ def test_version():
 
 
 def test_a_user_error_is_one_line_and_code_2(tmp_path: Path):
-    done = icf("report", cwd=tmp_path, env={"PYTHONPATH": str(Path(cli.__file__).parents[1])})
+    done = icf("evaluate", "no.safetensors", cwd=tmp_path, env={"PYTHONPATH": str(Path(cli.__file__).parents[1])})
     assert done.returncode == 2
     assert done.stderr.startswith("icf: error: ") and done.stderr.count("\n") == 1
 

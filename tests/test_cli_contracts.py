@@ -114,7 +114,6 @@ OUTPUTS = {
     "demo": ("demo --out {}", "folder"),
     "evaluate": ("evaluate nothing.safetensors --data nothing --out {}", "file"),
     "probe": ("probe nothing.safetensors --data nothing --out {}", "folder"),
-    "report": ("report run --out {}", "file"),
     "export": ("export stamps --out {}", "folder"),
     "data stamps": ("data stamps --test 1 --out {}", "folder"),
     "data compose": ("data compose --pictures nothing --sounds nothing --out {}", "folder"),
@@ -180,8 +179,6 @@ def test_an_export_replaces_no_file_of_others(name: str, tmp_path: Path, capsys:
 
 NO_EFFECT = {
     "data stamps --out o --train 0 --val 0 --test 0 --cross 0": "no clip is asked for",
-    "report run --check": "takes no RUN",
-    "report --out page.html": "goes with a run",
     "segment --jobs 2 a.mp4 --out o": "go with --manifest",
     "convert folder --to coco --video a.mp4": "for alpha-mov and alpha-webm only",
     "evaluate --data own --sets s4 --out s.csv": "a set of your own",

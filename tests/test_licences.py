@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-PATH = Path(__file__).parents[1] / "docs" / "make_licences.py"
+from tools import make_licences as licences
 
 
-@pytest.fixture(scope="module")
-def licences():
-    spec = importlib.util.spec_from_file_location("make_licences", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_each_library_has_its_line(licences):
+def test_each_library_has_its_line():
     rows, names = licences.lines(licences.DOCUMENT.read_text(encoding="utf-8")), licences.direct()
     assert {"torch", "numpy", "av", "gradio", "transformers"} <= names.keys()
     told = {name: by for name, (_, by) in rows.items() if name in names}
-    assert told == names, "run `python docs/make_licences.py` where the extras are installed"
+    assert told == names, "run `python -m tools.make_licences` where the extras are installed"
     assert all(by in rows for name, (_, by) in rows.items() if name not in names)  # of what a line asks for, one tells
     assert all(licence and licence not in ("UNKNOWN", "see its files") for licence, _ in rows.values())
 
 
-def test_the_document_is_what_the_command_writes(licences):
+def test_the_document_is_what_the_command_writes():
     """Here, where not all extras may be installed: the lines of the others stay, and a new library would be missed."""
     old = licences.DOCUMENT.read_text(encoding="utf-8")
     new = licences.document(old)
@@ -40,7 +29,7 @@ def test_the_document_is_what_the_command_writes(licences):
             licences.document(old)
 
 
-def test_a_licence_is_what_the_package_states(licences):
+def test_a_licence_is_what_the_package_states():
     found = licences.closure({"numpy": "needed", "torch": "needed"})
     assert found["numpy"][0].startswith("BSD") and found["numpy"][1] == "needed"
     assert found["sympy"][0].startswith("BSD") and "filelock" in found  # of torch

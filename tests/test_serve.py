@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import json
 import os
 import shutil
@@ -37,6 +36,7 @@ from icf_avs.serve.limits import Limits
 from icf_avs.serve.other_sound import noise, of_clip, silence
 from icf_avs.serve.store import sweep
 from icf_avs.serve.timeline import timeline
+from tools.make_picture import write_scene
 
 LIMITS = Limits(max_mb=1, max_seconds=6)
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -50,12 +50,8 @@ def segmenter():
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory, segmenter, catalog):
     """The fire truck of the README, which sounds in the first three of five seconds."""
-    path = Path(__file__).parents[1] / "docs" / "make_picture.py"
-    spec = importlib.util.spec_from_file_location("make_picture", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     video = tmp_path_factory.mktemp("scene") / "truck.mp4"
-    module.write_scene(video, segmenter.model.spec)
+    write_scene(video, segmenter.model.spec)
     return video
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -15,6 +12,7 @@ import icf_avs
 from icf_avs.contracts import ClipSpec
 from icf_avs.data.resize import resized
 from icf_avs.stamps import packages
+from tools.make_picture import write_scene
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +26,8 @@ def segmenter():
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory, catalog):
     """A fire truck that sounds in the first three of five seconds, between a seahorse and a lobster; its masks."""
-    spec = importlib.util.spec_from_file_location(
-        "make_picture", Path(__file__).parents[1] / "docs" / "make_picture.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     video = tmp_path_factory.mktemp("scene") / "truck.mp4"
-    return video, module.write_scene(video, ClipSpec()).masks > 0
+    return video, write_scene(video, ClipSpec()).masks > 0
 
 
 def test_it_finds_a_thing_while_it_sounds(segmenter, scene):

@@ -1,4 +1,4 @@
-"""`icf evaluate`, `icf probe` and `icf report`: what a model is worth, and the tables of the documents."""
+"""`icf evaluate` and `icf probe`: what a model is worth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 from icf_avs.cli.options import checkpoint, command, device, test_sets
 from icf_avs.cli.values import positive, probability, whole
-from icf_avs.errors import UserError
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -24,23 +23,6 @@ def _probe(args: argparse.Namespace) -> None:
     from icf_avs.probe.command import probe_command
 
     probe_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed, args.split, args.device)
-
-
-def _report(args: argparse.Namespace) -> int:
-    if args.run_folder is None:
-        if args.out:
-            raise UserError("--out goes with a run: icf report RUN --out PAGE.html")
-        from icf_avs.report import report_command
-
-        return report_command(Path.cwd(), check=args.check)
-    if args.check:
-        raise UserError("--check is for the project's tables and takes no RUN")
-    try:
-        from icf_avs.run_report.command import run_report_command
-    except ModuleNotFoundError as error:
-        raise UserError(f"the page needs {error.name}: pip install {error.name}") from error
-    run_report_command(args.run_folder, args.out)
-    return 0
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -97,17 +79,3 @@ def add(commands: argparse._SubParsersAction) -> None:
     device(part)
     test_sets(part)
     part.add_argument("--out", metavar="DIR", type=Path, help="folder for the table and the page (default: results)")
-
-    part = command(
-        commands,
-        "report",
-        _report,
-        "put a training run on one page; without RUN, write the tables of README.md and docs/*.md from results/*.csv",
-        "  icf report runs/stamps     # curves, scores, clips, recipe: runs/stamps/report.html\n"
-        "  icf report                 # in the project's folder\n"
-        "  icf report --check         # exit code 1 if a table is stale\n\n"
-        "Tables that `icf evaluate CHECKPOINT --out RUN/scores.csv` leaves in the run's folder are shown on its page.",
-    )
-    part.add_argument("run_folder", metavar="RUN", nargs="?", type=Path, help="folder of a run, as runs/stamps")
-    part.add_argument("--out", metavar="HTML", type=Path, help="the page (default: RUN/report.html)")
-    part.add_argument("--check", action="store_true", help="change nothing; fail if a table is stale")

@@ -84,7 +84,7 @@ def train_command(args: argparse.Namespace) -> None:
             report=partial(_report, bar, {}, config),
         )
     console.print(f"checkpoint: {path}")
-    for words in (*scoring(path, config, source, folder), ["report", typed(folder)]):
+    for words in scoring(path, config, source, folder):
         console.print(f"next: {shlex.join(['icf', *words])}")
 
 

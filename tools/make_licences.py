@@ -1,6 +1,6 @@
 """Write docs/LICENCES.md: the libraries that icf-avs needs or can use, and their licences as their packages state them.
 
-    python docs/make_licences.py
+    python -m tools.make_licences
 
 Run it where the extras are installed: a library that is not here keeps the line that the file has already.
 """
@@ -19,7 +19,7 @@ DOCUMENT = ROOT / "docs" / "LICENCES.md"
 HEAD = """# Licences of the libraries
 
 icf-avs itself is Apache-2.0 and holds no code of others. Below: what it needs, what its extras bring (pyproject.toml
-says which versions), and what those bring in turn, by `python docs/make_licences.py` from what the installed packages
+says which versions), and what those bring in turn, by `python -m tools.make_licences` from what the installed packages
 state. It is no legal advice. Tests use pytest, pytest-xdist, hypothesis, ruff, srt and efficientnet-lite-pytorch as
 well.
 

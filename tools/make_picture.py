@@ -1,4 +1,4 @@
-"""Render docs/result.png and docs/natural.png with the shipped checkpoints: `python docs/make_picture.py`.
+"""Render docs/result.png and docs/natural.png with the shipped checkpoints: `python -m tools.make_picture`.
 
 A composed scene of three stamps that may be shown with credit (see README, licence) on a generated background. The fire
 truck sounds in the first three of five seconds. Above what the model marks (`stamps`, `natural`), below the known mask.
@@ -75,5 +75,6 @@ def write_picture(checkpoint: str, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_picture("stamps", Path(__file__).with_name("result.png"))
-    write_picture("natural", Path(__file__).with_name("natural.png"))
+    docs = Path(__file__).parents[1] / "docs"
+    write_picture("stamps", docs / "result.png")
+    write_picture("natural", docs / "natural.png")

@@ -1,4 +1,4 @@
-"""What checkpoints say of their making: results/checkpoints.csv, one row for each that is shipped, and model cards."""
+"""results/checkpoints.csv: what the shipped checkpoints say of their making."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 
@@ -42,14 +41,3 @@ def checkpoint_table(folder: Path) -> str:
             recipe["data"], recipe["licence"],
         ))  # fmt: skip
     return text.getvalue()
-
-
-def recipe_facts(recipe: dict[str, Any]) -> list[tuple[str, str]]:
-    """The lines of a model card: those of these facts that the recipe of a checkpoint holds."""
-    run, machine = (part if isinstance(part, dict) else {} for part in map(recipe.get, ("config", "hardware")))
-    found = {
-        "command": recipe.get("command"), "data": recipe.get("data"), "licence": recipe.get("licence"),
-        "seed": run.get("seed"), "minutes": recipe.get("minutes"), "processor": machine.get("processor"),
-        "gpu": machine.get("gpu"), "torch": machine.get("torch"), "revision": recipe.get("revision"),
-    }  # fmt: skip
-    return [(key, str(value)) for key, value in found.items() if value is not None]

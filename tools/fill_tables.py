@@ -1,4 +1,4 @@
-"""Fill the tables of README.md and docs/*.md from results/*.csv, so that no number is typed by hand.
+"""Fill the tables of README.md and docs/*.md from results/*.csv: `python -m tools.fill_tables`.
 
 `<!-- results:stamps protocol=strict -->` ... `<!-- /results -->` is filled from results/stamps.csv, from the rows
 whose columns have the values named (`protocol=reference,strict`: either of these). A table of scores gets one line a
@@ -9,27 +9,26 @@ any other CSV is shown as it is.
 
 from __future__ import annotations
 
+import argparse
 import re
 import statistics
 import sys
-from operator import itemgetter
 from pathlib import Path
 
-from icf_avs.choices import TRIED, chosen_table
 from icf_avs.errors import UserError
-from icf_avs.model_card import checkpoint_table
+from icf_avs.export.card import markdown, scores_table
 from icf_avs.output.writable import check_file
 from icf_avs.results import COLUMNS, Row, read_csv, write_whole
+from tools.checkpoint_table import checkpoint_table
+from tools.choices import TRIED, chosen_table
 
 OPENING = re.compile(r"^<!-- results:", re.M)  # only at the start of a line, so that prose may speak of marks
 MARKED = re.compile(
     r"^(<!-- results:(?P<name>[\w-]+)(?P<filters>(?: [\w-]+=[^\s]+)*) -->\n).*?^(<!-- /results -->)", re.S | re.M
 )
-SOUNDS = ("true", "silence", "noise", "offscreen")
-HEADINGS = ("checkpoint", "test set", "protocol", "clips", "mIoU", "F", "FPR")
 
 
-def report_command(root: Path, check: bool = False) -> int:
+def fill_documents(root: Path, check: bool = False) -> int:
     """Renew results/checkpoints.csv, results/chosen.csv and all tables below `root`, or with `check` only name what is
     stale.
 
@@ -50,7 +49,7 @@ def report_command(root: Path, check: bool = False) -> int:
             continue
         stale += 1
         if check:
-            print(f"{path.relative_to(root)} is stale: run `icf report`", file=sys.stderr)
+            print(f"{path.relative_to(root)} is stale: run `python -m tools.fill_tables`", file=sys.stderr)
         else:
             write_whole(path, text)
     for path in documents:
@@ -60,7 +59,7 @@ def report_command(root: Path, check: bool = False) -> int:
             continue
         stale += 1
         if check:
-            print(f"{path.relative_to(root)} is stale: run `icf report`", file=sys.stderr)
+            print(f"{path.relative_to(root)} is stale: run `python -m tools.fill_tables`", file=sys.stderr)
         else:
             write_whole(path, renewed)
             print(f"renewed {path.relative_to(root)}")
@@ -93,25 +92,7 @@ def fill(text: str, results: Path, where: Path) -> str:
 
 
 def _scores(_: tuple[str, ...], rows: list[Row]) -> str:
-    negatives = [f"{score}, {sound}" for sound in SOUNDS[1:] for score in ("mIoU", "FPR")]
-    groups: dict[tuple[str, ...], dict[str, Row]] = {}
-    for row in rows:
-        cells = itemgetter("checkpoint", "test_set", "protocol", "clips", "digest", "data")(row)
-        groups.setdefault(cells, {})[row["audio"]] = row
-    lines = []
-    digests = {(row["checkpoint"], row["digest"]) for row in rows}
-    folders = {(row["test_set"], row["data"]) for row in rows}
-    for (checkpoint, test_set, protocol, clips, digest, data), by_sound in groups.items():
-        name, place = _told(checkpoint, digest, digests), _told(test_set, data, folders)
-        cells = [by_sound.get("true", {}).get(score, "") for score in ("miou", "f", "fpr")]
-        cells += [by_sound.get(sound, {}).get(score, "") for sound in SOUNDS[1:] for score in ("miou", "fpr")]
-        lines.append((name, place, protocol, clips, *(f"{float(cell):.3f}" if cell else "-" for cell in cells)))
-    return _markdown((*HEADINGS, *negatives), lines, left=3)
-
-
-def _told(name: str, more: str, known: set[tuple[str, str]]) -> str:
-    """The name, with what tells it from another of that name where there is one."""
-    return f"{name} ({more or 'unknown'})" if sum(other == name for other, _ in known) > 1 else name
+    return scores_table(rows)
 
 
 def _speeds(_: tuple[str, ...], rows: list[Row]) -> str:
@@ -120,7 +101,7 @@ def _speeds(_: tuple[str, ...], rows: list[Row]) -> str:
         (row["benchmark"], row["reference_name"], row["ours"], row["reference"], row["unit"], f"{row['ratio']}x")
         for row in rows
     ]
-    table = _markdown(("benchmark", "beside", "ours", "reference", "unit", "ratio"), lines, left=2)
+    table = markdown(("benchmark", "beside", "ours", "reference", "unit", "ratio"), lines, left=2)
     runs = dict.fromkeys((row["device"], row["threads"], row["revision"]) for row in rows)
     facts = "; ".join(f"{device}, threads: {threads}, revision {revision}" for device, threads, revision in runs)
     return f"{table}\n{facts}.\n"
@@ -141,7 +122,7 @@ def _words(_: tuple[str, ...], rows: list[Row]) -> str:
         steps = {row["steps"] for some in by_sound.values() for row in some}
         lines.append((*key, str(len(seeds)), "/".join(sorted(steps)), *cells))
     headings = [f"{'FPR' if score == 'fpr' else 'mIoU'}, {sound}" for sound, score in WORD_SCORES]
-    table = _markdown(("row", "test set", "seeds", "steps", *headings), lines, left=2)
+    table = markdown(("row", "test set", "seeds", "steps", *headings), lines, left=2)
     runs = dict.fromkeys((row["row"], row["hardware"], row["revision"]) for row in rows)
     facts = "; ".join(f"{name}: {hardware}, revision {revision}" for name, hardware, revision in runs)
     return f"{table}\n{facts}.\n"
@@ -155,14 +136,8 @@ def _spread(scores: list[float]) -> str:
 def _plain(columns: tuple[str, ...], rows: list[Row]) -> str:
     if len(rows) <= 2 and len(columns) > 6:  # one or two things with many facts read better downwards
         names, facts = (row[columns[0]] for row in rows), columns[1:]
-        return _markdown(("", *names), [(fact, *(row[fact] for row in rows)) for fact in facts], left=1 + len(rows))
-    return _markdown(columns, [tuple(row[column] for column in columns) for row in rows], left=1)
-
-
-def _markdown(headings: tuple[str, ...], lines: list[tuple[str, ...]], left: int) -> str:
-    rule = ("---",) * left + ("---:",) * (len(headings) - left)
-    rows = (headings, rule, *lines)
-    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+        return markdown(("", *names), [(fact, *(row[fact] for row in rows)) for fact in facts], left=1 + len(rows))
+    return markdown(columns, [tuple(row[column] for column in columns) for row in rows], left=1)
 
 
 SPEED_COLUMNS = ("benchmark", "ours", "reference", "reference_name", "ratio", "unit", "device", "threads", "revision")
@@ -175,3 +150,12 @@ WORD_SCORES = (
 )  # fmt: skip
 # By the columns of a table; any other is shown as it is.
 BLOCKS = {COLUMNS: _scores, SPEED_COLUMNS: _speeds, WORD_COLUMNS: _words}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write the tables of README.md and docs/*.md from results/*.csv.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a table is stale")
+    try:
+        sys.exit(fill_documents(Path.cwd(), parser.parse_args().check))
+    except UserError as error:
+        sys.exit(str(error))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from icf_avs.errors import UserError
-from icf_avs.report import fill, report_command
 from icf_avs.results import COLUMNS, read_rows, save_rows
 from icf_avs.study import natural
+from tools.fill_tables import fill, fill_documents
 
 ROOT = Path(__file__).parents[1]
 TABLE = ",".join(COLUMNS) + (
@@ -32,21 +32,21 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_the_documents_of_this_project_are_up_to_date():
-    assert report_command(ROOT, check=True) == 0, "run `icf report`"
+    assert fill_documents(ROOT, check=True) == 0, "run `python -m tools.fill_tables`"
 
 
 def test_check_finds_a_stale_table_and_report_renews_it(project, capsys):
-    assert report_command(project, check=True) == 1
+    assert fill_documents(project, check=True) == 1
     assert "README.md is stale" in capsys.readouterr().err
     assert (project / "README.md").read_text() == PAGE
-    assert report_command(project) == 0
+    assert fill_documents(project) == 0
     renewed = (project / "README.md").read_text()
     assert "| a | s4 | strict | 120 | 0.701 | 0.800 | - | 0.030 | 0.005 | - | - | - | - |" in renewed
     assert "reference" not in renewed and "old" not in renewed
     assert renewed.startswith("# Page\n") and renewed.endswith("<!-- /results -->\nend\n")
-    assert report_command(project, check=True) == 0
+    assert fill_documents(project, check=True) == 0
     (project / "results/stamps.csv").write_text(TABLE.replace("0.7014", "0.6004"))
-    assert report_command(project, check=True) == 1
+    assert fill_documents(project, check=True) == 1
 
 
 def test_any_other_table_is_shown_as_it_is(project):
@@ -73,9 +73,9 @@ def test_seeds_of_the_study_with_words_are_averaged(project):
 def test_facts_of_the_shipped_checkpoints_come_from_themselves(project, capsys):
     (project / "icf_avs").mkdir()
     (project / "icf_avs/checkpoints").symlink_to(ROOT / "icf_avs/checkpoints")
-    assert report_command(project, check=True) == 1
+    assert fill_documents(project, check=True) == 1
     assert "checkpoints.csv is stale" in capsys.readouterr().err
-    report_command(project)
+    fill_documents(project)
     with (project / "results/checkpoints.csv").open() as file:
         (row, *_) = csv.DictReader(file)
     size = (ROOT / "icf_avs/checkpoints" / f"{row['checkpoint']}.safetensors").stat().st_size
@@ -99,7 +99,7 @@ def test_marks_that_cannot_be_filled(project, text, message):
 
 def test_report_outside_the_project(tmp_path):
     with pytest.raises(UserError, match=r"README\.md"):
-        report_command(tmp_path)
+        fill_documents(tmp_path)
 
 
 def test_rows_of_other_protocols_stay_apart(project):
@@ -118,8 +118,8 @@ def test_rows_of_other_protocols_stay_apart(project):
     lines = fill("<!-- results:stamps -->\n<!-- /results -->", project / "results", Path("x.md")).splitlines()
     assert len(lines) == 1 + 2 + 2 + len(names) + 1 + 1
     assert "| a | s4 | dataset | 120 | 0.500 | - | 0.100 | 0.500 | 0.100 | - | - | - | - |" in lines
-    assert report_command(project, check=True) == 1 and report_command(project) == 0
-    assert report_command(project, check=True) == 0
+    assert fill_documents(project, check=True) == 1 and fill_documents(project) == 0
+    assert fill_documents(project, check=True) == 0
 
 
 def test_rows_of_the_same_checkpoint_set_and_protocol_are_replaced(project):
@@ -168,15 +168,15 @@ def test_choices_are_counted_by_the_set_they_were_judged_on(project):
     (results / "tried.csv").write_text(
         tried + line(1, "stamps/a/s4 natural/all/known") + line(2, "") + line(3, "stamps/a/s4")
     )
-    report_command(project)
+    fill_documents(project)
     assert (results / "chosen.csv").read_text().splitlines()[1:] == [
         "stamps,a,s4,2", "natural,all,known,1", "ablation,all,s4,0", "ablation,all,ms3,0",
     ]  # fmt: skip
     (results / "chosen.csv").write_text("old\n")
-    assert report_command(project, check=True) == 1
+    assert fill_documents(project, check=True) == 1
     (results / "tried.csv").write_text(tried + line(1, "stamps/a/s5"))
     with pytest.raises(UserError, match=r"tried\.csv, line 2: no scores of stamps/a/s5"):
-        report_command(project)
+        fill_documents(project)
 
 
 def test_the_tree_in_the_readme_names_every_folder_of_the_package():

@@ -1,4 +1,4 @@
-"""Take docs/serve.png, the picture of the page in the README: `python docs/make_screenshot.py`.
+"""Take docs/serve.png, the picture of the page in the README: `python -m tools.make_screenshot`.
 
 `icf serve` shows the scene of make_picture.py, heard and muted, in Chromium (CHROMIUM names another one than Debian's).
 """
@@ -10,13 +10,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from make_picture import write_scene
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import icf_avs
 from icf_avs.serve.command import serving
 from icf_avs.serve.limits import Limits
+from tools.make_picture import write_scene
 
 _DONE = "document.querySelector('#{}-summary').innerText.includes('Marked in')"
 _AT_ONE_SECOND = "document.querySelectorAll('video').forEach(video => { video.currentTime = 1 })"
@@ -24,7 +24,7 @@ _AT_ONE_SECOND = "document.querySelectorAll('video').forEach(video => { video.cu
 
 def main() -> None:
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    target = Path(__file__).with_name("serve.png")
+    target = Path(__file__).parents[1] / "docs" / "serve.png"
     segmenter = icf_avs.load("stamps")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         video = Path(folder) / "scene.mp4"

@@ -1,1 +1,0 @@
-"""`icf report RUN`: a training run on one page."""
