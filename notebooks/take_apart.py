@@ -19,7 +19,7 @@ from icf_avs import load
 from icf_avs.avsbench.layouts import read_set
 from icf_avs.data.resize import resized
 from icf_avs.data.windows import windows
-from icf_avs.model.counterfactual import orthogonal
+from icf_avs.extensions.counterfactual_sounds import orthogonal
 from icf_avs.stamps.benchmark import write_stamps
 
 OUT = Path("notebook_out")

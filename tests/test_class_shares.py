@@ -55,9 +55,9 @@ def removal(batch: Batch, removed: int) -> tuple[Output, float, Tensor]:
     model = small_model()
     output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding, known=batch.known)
     rest = output.rivals.rest
-    able = torch.ones_like(rest.able)
+    valid = torch.ones_like(rest.valid)
     output.rivals = output.rivals._replace(
-        rest=rest._replace(removed=torch.full_like(rest.removed, removed), able=able)
+        rest=rest._replace(removed=torch.full_like(rest.removed, removed), valid=valid)
     )
     output.rest_logits = torch.zeros_like(output.rest_logits).requires_grad_()
     loss = objective(output, batch, model.shared_space, Weights())["rest"]

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual, orthogonal
+from icf_avs.extensions.counterfactual_sounds import orthogonal
+from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual
 from icf_avs.model.vocabulary import Vocabulary
 
 
@@ -132,7 +133,7 @@ def test_rivals_keep_the_common_part() -> None:
     part, kinds = SemanticCounterfactual(32, 8, 3, words=False), throughout(torch.eye(8, dtype=torch.bool), sound)
     torch.manual_seed(0)
     part(sound, kinds, every(sound))
-    part.follow()
+    part.update_running_means()
     rivals = part(sound, kinds, every(sound)).sounds
     along = (rivals @ common) / (sound @ common)
     assert along.min() > 0.8 and along.max() < 1.2
@@ -182,7 +183,7 @@ def test_a_donor_is_what_the_rival_is_made_of() -> None:
     sound = torch.randn(4, 2, 16, generator=torch.Generator().manual_seed(0))
     part = SemanticCounterfactual(16, 3, 1, words=False)
     part(sound, throughout(kinds, sound), every(sound))
-    part.follow()
+    part.update_running_means()
     seen: list[set[int]] = [set() for _ in kinds]
     for seed in range(30):
         torch.manual_seed(seed)
@@ -251,18 +252,18 @@ def test_the_mean_moves_in_training_only() -> None:
     kinds, valid = torch.eye(3, dtype=torch.bool)[:, None].expand(-1, 2, -1), torch.ones(3, 2, dtype=torch.bool)
     part.eval()(torch.ones(3, 2, 4), kinds, valid)
     assert not part.mean.any() and not part.started
-    part.follow()
+    part.update_running_means()
     assert not part.mean.any() and not part.started, "there is nothing to follow"
     part.train()(torch.full((3, 2, 4), 2.0), kinds, valid)
-    part.follow()
+    part.update_running_means()
     assert torch.allclose(part.mean, torch.tensor(2.0))  # the first batch sets it
     part(torch.full((3, 2, 4), 6.0), kinds, valid)
     assert torch.allclose(part.mean, torch.tensor(2.0)), "every part of a batch sees the means of the step before"
-    part.follow()
+    part.update_running_means()
     assert torch.allclose(part.mean, torch.tensor(3.0))
-    part.follow()
+    part.update_running_means()
     part.eval()(torch.full((3, 2, 4), 100.0), kinds, valid)
-    part.follow()
+    part.update_running_means()
     assert torch.allclose(part.mean, torch.tensor(3.0))
 
 
@@ -274,7 +275,7 @@ def test_the_means_keep_their_digits_at_lower_precision() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         parts[1](sound, sounding, every(sound))
     for part in parts:
-        part.follow()
+        part.update_running_means()
     assert torch.allclose(parts[1].mean, parts[0].mean, atol=1e-5)
     assert torch.allclose(parts[1].alone, parts[0].alone, atol=1e-5)
 
@@ -282,7 +283,7 @@ def test_the_means_keep_their_digits_at_lower_precision() -> None:
 def test_without_classes_there_is_still_a_mean() -> None:
     part, sound = SemanticCounterfactual(8, 0, 1, words=False), torch.randn(2, 3, 8)
     part(sound, torch.zeros(2, 3, 0, dtype=torch.bool), every(sound))
-    part.follow()
+    part.update_running_means()
     assert torch.allclose(part.mean, sound.mean((0, 1)), atol=1e-6) and part.alone.shape == (0, 8)
 
 
@@ -297,10 +298,10 @@ def test_parts_of_a_batch_move_the_means_as_the_whole_does() -> None:
         turns(sound[part], sounding[part], valid[part])
     mine(sound[:4], sounding[:4], valid[:4])
     other(sound[4:], sounding[4:], valid[4:])
-    share = other.noted
+    share = other.pending_sums
     for part in (whole, turns):
-        part.follow()
-    mine.follow(lambda sums: sums + share)
+        part.update_running_means()
+    mine.update_running_means(lambda sums: sums + share)
     single = sounding & valid[..., None] & (sounding.sum(-1, keepdim=True) == 1)
     for part in (whole, turns, mine):
         assert torch.allclose(part.mean, sound[valid].mean(0), atol=1e-6)
@@ -332,7 +333,7 @@ def test_padding_counts_for_nothing() -> None:
         torch.manual_seed(0)
         rivals = again(mended, throughout(kinds, mended), valid, vocabulary)
         lengths = (rivals.sounds - again.mean).norm(dim=-1)
-        again.follow()
+        again.update_running_means()
         found.append((again.mean, rivals.fit, lengths))
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-4)
@@ -348,7 +349,7 @@ def taught_part(classes: int = 4, dim: int = 16) -> tuple[SemanticCounterfactual
     part = SemanticCounterfactual(dim, classes, 1, words=False).train()
     for _ in range(60):
         part((5 + directions)[:, None], torch.eye(classes, dtype=torch.bool)[:, None], torch.ones(classes, 1) > 0)
-        part.follow()
+        part.update_running_means()
     return part, directions
 
 
@@ -362,7 +363,7 @@ def test_a_source_is_taken_out_and_the_others_stay() -> None:
         gone = int(rest.removed)
         removed.add(gone)
         kept = 2 - gone
-        assert rest.able.all()
+        assert rest.valid.all()
         left = rest.sound - part.mean
         out = torch.nn.functional.normalize(part.alone[gone] - part.mean, dim=0)
         assert (left @ out).abs().max() < 1e-4
@@ -376,7 +377,7 @@ def test_what_was_never_met_alone_is_not_taken_out() -> None:
     sound = (5 + directions[[1, 0, 3]])[:, None]
     kinds = torch.tensor([[[0, 1, 0, 0]], [[1, 1, 0, 0]], [[0, 0, 0, 0]]], dtype=torch.bool)
     rest = part.eval()(sound, kinds, every(sound)).rest
-    assert rest.able.tolist() == [False, True, False] and rest.removed[1] == 0
+    assert rest.valid.tolist() == [False, True, False] and rest.removed[1] == 0
 
 
 def test_only_frames_of_one_kind_tell_how_it_sounds() -> None:
@@ -384,6 +385,6 @@ def test_only_frames_of_one_kind_tell_how_it_sounds() -> None:
     sound = torch.tensor([[[1.0, 0.0], [8.0, 8.0], [3.0, 0.0], [50.0, 50.0]]])
     kinds = torch.tensor([[[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]]], dtype=torch.bool)
     part(sound, kinds, torch.tensor([[True, True, True, False]]))
-    part.follow()
+    part.update_running_means()
     assert part.met.tolist() == [True, False, False]  # padding and mixtures teach nothing
     assert part.alone.tolist() == [[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]

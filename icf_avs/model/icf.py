@@ -23,7 +23,7 @@ from icf_avs.backbones.word_ear import WordEar
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec, Missing, Prediction
 from icf_avs.data.resize import resized
-from icf_avs.distributed import own, whole
+from icf_avs.extensions.intervention_losses import of_clip_before
 from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual
 from icf_avs.model.decoder import Decoded, MaskDecoder, SemanticHead
 from icf_avs.model.edges import follow_colours
@@ -178,10 +178,10 @@ class ICF(nn.Module):
             vocabulary = self.implicit_text.vocabulary if self.implicit_text is not None else None
             rivals = self.counterfactual(sound, sounding, valid, vocabulary, akin, known)
             # do(vision): every picture under the sound of the clip before is every sound over the picture of the next.
-            sounds = torch.cat([sounds, rivals.sounds, rivals.rest.sound[None], _of_clip_before(sound)[None]])
-            parts = torch.cat([parts.expand(len(sounds) - 1, -1, -1, -1, -1), _of_clip_before(within)[None]])
+            sounds = torch.cat([sounds, rivals.sounds, rivals.rest.sound[None], of_clip_before(sound)[None]])
+            parts = torch.cat([parts.expand(len(sounds) - 1, -1, -1, -1, -1), of_clip_before(within)[None]])
             if by_words:
-                said[len(sounds) - 1] = _of_clip_before(said[0])
+                said[len(sounds) - 1] = of_clip_before(said[0])
         asked = len(sounds)
         if others is not None:
             if by_words:
@@ -365,11 +365,6 @@ class ICF(nn.Module):
         if output.classes is None:
             return Prediction(logits, heard, words)
         return Prediction(logits, heard, words, of_all(output.classes, 0.0), ("background", *self.classes))
-
-
-def _of_clip_before(clips: Tensor) -> Tensor:
-    """clips [b,...] of this process -> those that come one before them in the whole batch."""
-    return whole(clips).roll(1, 0)[own()]
 
 
 def _side(about: float) -> int:

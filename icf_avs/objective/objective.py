@@ -9,12 +9,12 @@ from torch import Tensor
 
 from icf_avs.contracts import Batch
 from icf_avs.distributed import own, whole
-from icf_avs.model.counterfactual import widened
+from icf_avs.extensions.intervention_losses import clip_classes, other_frames, other_sounds, removed_source
 from icf_avs.model.icf import Output
 from icf_avs.model.pooling import grid_means
 from icf_avs.model.shared_space import Gaussian, SharedSpace
 from icf_avs.objective import contrastive, mask, naming
-from icf_avs.objective.class_shares import class_shares, known, share
+from icf_avs.objective.class_shares import class_shares
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,14 @@ def objective(output: Output, batch: Batch, space: SharedSpace | None, weights: 
         terms["sound_reading"] = naming.sound_reading(output.reading, batch.sounding, batch.valid & batch.known)
         terms["pixel_reading"] = naming.pixel_reading(output.pixel_reading, batch.kinds_map, batch.masks, frames)
     if output.rivals is not None:
-        terms["rivals"], terms["foreign"] = _rivals(output, batch, frames), _foreign(output, batch, frames)
+        rivals, rest = output.rivals, output.rivals.rest
+        of_rivals = (output.rival_logits, rivals.kinds, rivals.known)
+        terms["rivals"] = other_sounds(*of_rivals, batch, frames, output.akin)
+        terms["foreign"] = other_frames(output.foreign_logits, batch, frames, output.akin)
         if batch.sounding.shape[-1]:
-            terms["rest"] = _rest(output, batch, frames)
-        if output.rivals.fit is not None:
-            terms["generator"] = output.rivals.fit
+            terms["rest"] = removed_source(output.rest_logits, rest.removed, rest.valid, batch, frames)
+        if rivals.fit is not None:
+            terms["generator"] = rivals.fit
     if output.other_logits is not None:
         truth = batch.other_masks.transpose(0, 1)
         every = frames.expand(truth.shape[:-2])
@@ -69,64 +72,6 @@ def objective(output: Output, batch: Batch, space: SharedSpace | None, weights: 
     scale = asdict(weights)
     terms["loss"] = torch.stack([scale[name] * value for name, value in terms.items()]).sum()
     return terms
-
-
-def _rivals(output: Output, batch: Batch, frames: Tensor) -> Tensor:
-    """do(audio := z~_k), picture kept: the factual mask vanishes, and the whole picture is blank where the
-    rival is known to be absent from it."""
-    kinds = output.rivals.kinds  # K B C
-    factual = _kinds(output, batch)
-    # A rival that shares a sounding class may rightly mark it. Rivals of clips of unknown classes have none.
-    other = ~(kinds & factual).any(-1)
-    absent = torch.zeros_like(other)
-    if batch.onscreen is not None:
-        absent = output.rivals.known & ~(kinds & batch.onscreen).any(-1)
-    count = len(kinds)
-    return mask.blank(
-        output.rival_logits,
-        batch.masks.expand(count, *batch.masks.shape),
-        absent[..., None] & frames,
-        other[..., None] & frames,
-    )
-
-
-def _kinds(output: Output, batch: Batch) -> Tensor:
-    """[B,C] bool: what sounds in a clip, and all that it may be called."""
-    return widened(batch.sounding.any(1), output.akin)
-
-
-def _rest(output: Output, batch: Batch, frames: Tensor) -> Tensor:
-    """do(audio := z~_-b): the mask of the class that was taken out vanishes, that of all others stays."""
-    target, cells = _without(output.rivals.rest.removed, batch)
-    able = frames & output.rivals.rest.able[:, None] & cells.flatten(2).any(-1)
-    logits = output.rest_logits
-    return mask.bce(logits, target, able, cells) + mask.dice(logits, target, able, cells)
-
-
-def _without(removed: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What stays of the masks without class `removed` [B] (an index), and the cells where that is known, both
-    [B,T,h,w]: nowhere in a frame whose class map does not tell which pixels belong to the class.
-    """
-    sounds = batch.sounding.gather(2, removed[:, None, None].expand(-1, batch.sounding.shape[1], 1))[..., 0]
-    alone = sounds & (batch.sounding.sum(-1) == 1)  # then all that is marked is of the class
-    silent = batch.known & ~sounds  # then none of it is
-    vanishing = share(batch.kinds_map == removed[:, None, None, None] + 1, batch.masks)  # ids of the map count from 1
-    vanishing = torch.where(alone[..., None, None], batch.masks, vanishing)
-    told = known(batch.kinds_map, batch.masks)
-    shown = told.flatten(2).all(-1) | (vanishing > 0).flatten(2).any(-1)
-    return batch.masks - vanishing, (told & shown[..., None, None]) | (alone | silent)[..., None, None]
-
-
-def _foreign(output: Output, batch: Batch, frames: Tensor) -> Tensor:
-    """do(vision := another picture), sound kept: nothing in a picture that lacks what sounds."""
-    factual = _kinds(output, batch)
-    heard = whole(factual).roll(1, 0)[own()]
-    told = whole(batch.known).roll(1, 0)[own()] & heard.any(-1, keepdim=True)  # B T
-    other = told & batch.known & ~(heard & factual).any(-1, keepdim=True)
-    absent = torch.zeros_like(other)
-    if batch.onscreen is not None:
-        absent = told & ~(heard & batch.onscreen).any(-1, keepdim=True)
-    return mask.blank(output.foreign_logits, batch.masks, absent & frames, other & frames)
 
 
 def _contrast(output: Output, batch: Batch, frames: Tensor, space: SharedSpace) -> Tensor:
@@ -144,12 +89,12 @@ def _contrast(output: Output, batch: Batch, frames: Tensor, space: SharedSpace) 
     audio = space.of_audio(output.parts.flatten(1, 2), sounds.repeat_interleave(length, 1).float())
     hard = space.of_vision(patches, silent.float())
     hard = (Gaussian(hard.mean[:, None], hard.deviation[:, None]), silent.any(1, keepdim=True))
-    others = contrastive.negatives(whole(_kinds(output, batch)), whole(present & told))[own()]
+    others = contrastive.negatives(whole(clip_classes(batch, output.akin)), whole(present & told))[own()]
     temperature = space.temperature
     rivals: list[tuple[Gaussian, Tensor]] = []
     rival_text: list[tuple[Gaussian, Tensor]] = []
     if output.rivals is not None:
-        distinct = ~(output.rivals.kinds & _kinds(output, batch)).any(-1).T  # B K
+        distinct = ~(output.rivals.kinds & clip_classes(batch, output.akin)).any(-1).T  # B K
         # A rival takes the factual parts in time along, or its spread alone would tell it from the factual sound.
         moved = (output.rivals.sounds - output.sound.detach())[:, :, :, None] + output.parts.detach()  # K B T L D
         tokens, of_parts = moved.flatten(2, 3).transpose(0, 1), sounds.repeat_interleave(length, 1)

@@ -149,7 +149,7 @@ class Trainer:
         self.optimizer.step()
         clamp_temperatures(self.model)
         if self.model.counterfactual is not None:
-            self.model.counterfactual.follow(accelerator.reduce)  # its means, by all parts of the batch
+            self.model.counterfactual.update_running_means(accelerator.reduce)  # by all parts of the batch
         self.step += 1
         if self.step == config.teach_steps:
             self._end_teaching(self.step)

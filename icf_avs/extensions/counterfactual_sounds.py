@@ -1,0 +1,209 @@
+"""Counterfactual sounds: what another clip sounds like, made orthogonal to what was heard; and what was heard without
+one of its sources.
+
+    c = z - m,  w_k = u_k - m                                  m running mean of the sounds z that were heard
+    w_k <- w_k - <w_k,c>/<c,c> c - sum_{j<k} <w_k,w_j>/<w_j,w_j> w_j          Gram-Schmidt
+    z~_k = m + s_k w_k / |w_k|                                  s_k drawn from the |c| of all frames
+    z~_-b = z - <c,d_b> d_b,  d_b = (p_b - m) / |p_b - m|       p_b running mean of z where class b sounds alone
+
+A proposal u_k is the sound of another clip of the batch, and only where it is known that no class is shared: a frame of
+unknown classes gives none, and gets random directions, of which nothing is claimed but that they are not its sound. All
+is drawn for the whole batch, alike in every process that has a part of it. Orthogonality is taken around the mean: all
+audio tokens share a large common part, and without centring only that would be removed. The last line asks what would
+be segmented had one source been silent: its direction is taken out of the sound, all else stays.
+
+Not from the paper, whose counterfactuals are texts (icf_avs/icf/semantic_counterfactual.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.distributed import own, whole
+
+
+class Proposal(NamedTuple):
+    """A sound for every clip of the whole batch. sound [B,T,D]; classes [B,C] bool, what it sounds like where `known`
+    [B]; told [B,T] bool: frames of which it is known that it is of other classes than those that sound.
+    """
+
+    sound: Tensor
+    classes: Tensor
+    known: Tensor
+    told: Tensor
+
+
+class Counterfactuals(NamedTuple):
+    """K proposals for every clip of this process. sounds [K,B,T,D], orthogonal to the factual one; proposals, the same
+    before; classes [K,B,C], known [K,B], told [K,B,T]: see Proposal.
+    """
+
+    sounds: Tensor
+    proposals: Tensor
+    classes: Tensor
+    known: Tensor
+    told: Tensor
+
+
+class SourceRemoval(NamedTuple):
+    """sound [B,T,D], the factual one without class `removed` [B] (an index into the classes); valid [B] bool: where a
+    class that sounds is known well enough to be taken out.
+    """
+
+    sound: Tensor
+    removed: Tensor
+    valid: Tensor
+
+
+Propose = Callable[[Tensor, Tensor, Tensor], Proposal]  # sound [B,T,D], classes [B,C] and known [B,T] of all clips
+
+
+def orthogonal(factual: Tensor, proposals: Tensor, mean: Tensor, norms: Tensor) -> Tensor:
+    """Gram-Schmidt around the mean, in float32.
+
+    factual [...,D], proposals [K,...,D], mean [D], norms [K,...] -> [K,...,D] with z~_k - mean orthogonal to
+    factual - mean and to each other, of the given norms. Raises ValueError when K > D - 1.
+    """
+    count, dim = proposals.shape[0], factual.shape[-1]
+    if count > dim - 1:
+        raise ValueError(f"{count} counterfactuals cannot be orthogonal to a factual one in {dim} dimensions")
+    mean32 = mean.float()
+    basis = [F.normalize(factual.float() - mean32, dim=-1)]
+    for proposal in proposals.float() - mean32:
+        vector = _without(proposal, basis)
+        # A proposal inside the span (a copy of the factual, say) leaves nothing: take a random direction instead.
+        lost = vector.norm(dim=-1, keepdim=True) < 1e-3 * proposal.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        vector = torch.where(lost, _without(torch.randn_like(vector), basis), vector)
+        vector = _without(F.normalize(vector, dim=-1), basis)  # twice is enough (Kahan)
+        basis.append(F.normalize(vector, dim=-1))
+    return (mean32 + torch.stack(basis[1:]) * norms.float()[..., None]).to(factual.dtype)
+
+
+def expand_synonyms(classes: Tensor, synonyms: Tensor | None) -> Tensor:
+    """classes [...,C] bool -> the same and all that they may mean, by synonyms [C,C] bool (None: only themselves)."""
+    return classes if synonyms is None else (classes.float() @ synonyms.float()) > 0
+
+
+def _without(vector: Tensor, basis: list[Tensor]) -> Tensor:
+    for direction in basis:
+        vector = vector - (vector * direction).sum(-1, keepdim=True) * direction
+    return vector
+
+
+class CounterfactualSounds(nn.Module):
+    """Draws `count` counterfactual sounds for every clip. dim: width of a sound. It has running means, no parameters.
+
+    A training loop calls `update_running_means` after each of its steps: so they are the same in all parts of a batch.
+    """
+
+    def __init__(self, dim: int, classes: int, count: int, momentum: float = 0.05) -> None:
+        super().__init__()
+        self.count, self.momentum = count, momentum
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("alone", torch.zeros(classes, dim))  # p_b
+        self.register_buffer("met", torch.zeros(classes, dtype=torch.bool))  # classes that have a p_b
+        self.pending_sums: Tensor | None = None  # what `update_running_means` moves the means by
+
+    def forward(
+        self,
+        sound: Tensor,
+        sounding: Tensor,
+        valid: Tensor,
+        known: Tensor | None = None,
+        synonyms: Tensor | None = None,
+        propose: Propose | None = None,
+    ) -> tuple[Counterfactuals, SourceRemoval]:
+        """sound z [B,T,D]; sounding [B,T,C] bool, classes known to sound (all False where unknown); valid [B,T] bool,
+        False on padding, whose sound counts for nothing; known [B,T] bool: frames of which `sounding` is all that
+        sounds (None: those of clips in which any class sounds); synonyms [C,C] bool: classes that may mean the same,
+        of which none is a counterfactual of another; propose: where every second proposal comes from, if not from
+        clips.
+        """
+        every, mine = whole(sound.detach()), own()
+        taken = whole(valid)
+        taken = taken | ~taken.any()  # a batch of padding alone is taken as it is
+        valid = taken[mine]
+        classes = whole((sounding & valid[..., None]).any(1))
+        known = classes.any(1)[:, None].expand(every.shape[:2]) if known is None else whole(known)
+        if self.training:
+            self._note(sound.detach()[valid], sounding[valid])
+        # They carry no gradient to what made them: the decoder learns to refuse, they do not learn to be refused.
+        with torch.no_grad():
+            drawn = [
+                propose(every, classes, known)
+                if propose is not None and index % 2
+                else self._of_clips(every, classes, known, synonyms)
+                for index in range(self.count)
+            ]
+            proposals, others, sure, told = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+            # At least 1: where all sounds are alike so is their mean, and a counterfactual must still differ from it.
+            lengths = (every[taken] - self.mean).norm(dim=-1).clamp(min=1)
+            norms = lengths[torch.randint(lengths.numel(), (self.count, *every.shape[:2]), device=sound.device)]
+            sounds = self.place(every, proposals, norms)
+        found = Counterfactuals(*(part[:, mine] for part in (sounds, proposals, others, sure, told)))
+        return found, self._removal(sound, classes)
+
+    def place(self, factual: Tensor, proposals: Tensor, norms: Tensor) -> Tensor:
+        """Where the counterfactuals lie: factual [B,T,D], proposals [K,B,T,D], norms [K,B,T] -> [K,B,T,D]."""
+        return orthogonal(factual, proposals, self.mean, norms)
+
+    def update_running_means(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+        """Move the running means once, by the mean over all that was heard in training since the last call; the first
+        call sets them. total: sums [1+C,D+1] over the processes of a run, each of which must call this.
+        """
+        if self.pending_sums is None:
+            return
+        sums, count = total(self.pending_sums).split([len(self.mean), 1], dim=1)
+        found, self.pending_sums = sums / count.clamp(min=1), None
+        self.mean.copy_(torch.where(self.started, torch.lerp(self.mean, found[0], self.momentum), found[0]))
+        self.started.fill_(True)
+        moved = torch.where(self.met[:, None], torch.lerp(self.alone, found[1:], 4 * self.momentum), found[1:])
+        self.alone.copy_(torch.where(count[1:] > 0, moved, self.alone))
+        self.met.logical_or_(count[1:, 0] > 0)
+
+    def random(self, sound: Tensor) -> Tensor:
+        """A random direction for every frame, of no class."""
+        return self.mean + torch.randn_like(sound)
+
+    def _note(self, sound: Tensor, sounding: Tensor) -> None:
+        """Add to the sums over frames, and to their number: sound [n,D], of all; sounding [n,C], of those in which one
+        class sounds alone.
+        """
+        single = sounding & (sounding.sum(1, keepdim=True) == 1)
+        member = torch.cat([sounding.new_ones(len(sounding), 1), single], dim=1).float()  # n 1+C
+        with torch.autocast(sound.device.type, enabled=False):  # counts and means want all digits
+            sums = member.T @ F.pad(sound.float(), (0, 1), value=1)
+        self.pending_sums = sums if self.pending_sums is None else self.pending_sums + sums
+
+    def _removal(self, sound: Tensor, classes: Tensor) -> SourceRemoval:
+        """Take one of its classes out of every clip's sound [b,T,D]; classes [B,C] are of the whole batch. Carries the
+        gradient: each source learns to be removable.
+        """
+        chance = torch.rand(classes.shape, device=sound.device).masked_fill(~(classes & self.met), -1)
+        if not chance.numel():  # no classes
+            none = torch.zeros_like(classes.any(1))[own()]
+            return SourceRemoval(sound, sound.new_zeros(len(sound), dtype=torch.long), none)
+        best, removed = chance[own()].max(1)
+        direction = F.normalize(self.alone[removed] - self.mean, dim=-1)[:, None].to(sound.dtype)  # B 1 D
+        along = ((sound - self.mean.to(sound.dtype)) * direction).sum(-1, keepdim=True)
+        return SourceRemoval(sound - along * direction, removed, best >= 0)
+
+    def _of_clips(self, sound: Tensor, classes: Tensor, known: Tensor, synonyms: Tensor | None) -> Proposal:
+        """The sound of another clip that shares no class; a random direction where the batch has none, and in frames of
+        which it is unknown what sounds in either.
+        """
+        clips = sound.shape[0]
+        classes, any_known = expand_synonyms(classes, synonyms), known.any(1)
+        foreign = ((classes.float() @ classes.float().T) == 0) & any_known & any_known[:, None]
+        foreign.fill_diagonal_(False)
+        donor = (torch.rand(clips, clips, device=sound.device) + foreign).argmax(1)
+        found = foreign.any(1)
+        told = found[:, None] & known & known[donor]
+        proposal = torch.where(told[..., None], sound[donor], self.random(sound))
+        return Proposal(proposal, classes[donor] & found[:, None], found & classes[donor].any(1), told)
