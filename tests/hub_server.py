@@ -1,8 +1,8 @@
 """As much of the Hugging Face hub as loading and pushing a model need, over HTTP, from a folder of repositories.
 
 Of the hub's interface: POST api/repos/create, api/validate-yaml, api/models/NAME/preupload/REVISION, the batch call and
-the upload of Git LFS, api/models/NAME/commit/REVISION; GET and HEAD of NAME/resolve/REVISION/FILE. Who writes needs the
-token TOKEN. Files named *.safetensors are large ones, as there.
+the upload of Git LFS, api/models/NAME/commit/REVISION; GET of api/models/NAME/revision/REVISION; GET and HEAD of
+NAME/resolve/REVISION/FILE. Who writes needs the token TOKEN. Files named *.safetensors are large ones, as there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import hashlib
 import http.server
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,9 @@ TOKEN = "hf_of_a_test"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Serves server.root/user/name; server.calls has what was asked, server.objects the uploaded large files."""
+    """Serves server.root/user/name; server.calls has what was written, server.reads the paths that were read,
+    server.objects the uploaded large files. Every commit that is asked for has the same files.
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -40,8 +43,17 @@ class Hub(http.server.BaseHTTPRequestHandler):
         about = parts[:2] == ["api", "models"]
         home = self.server.root / "/".join(parts[2:4] if about else parts[:2])
         status, body, headers = 404, b"", {}
+        commit = next((part for part in parts if re.fullmatch("[0-9a-f]{40}", part)), COMMIT)
+        self.server.reads.append("/".join(parts))
         if not home.is_dir():
             headers["X-Error-Code"] = "RepoNotFound"
+        elif parts[4:5] == ["revision"]:
+            found = {
+                "id": "/".join(parts[2:4]),
+                "sha": commit,
+                "siblings": [{"rfilename": p.name} for p in home.iterdir()],
+            }
+            status, body = 200, json.dumps(found).encode()
         elif about:
             entries = [{"type": "file", "path": path.name, "size": 1, "oid": COMMIT} for path in home.iterdir()]
             status, body = 200, json.dumps(entries).encode()
@@ -49,7 +61,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             headers["X-Error-Code"] = "EntryNotFound"
         else:
             status, body = 200, (home / parts[-1]).read_bytes()
-            headers |= {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": COMMIT}
+            headers |= {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": commit}
         self.answer(status, body, headers, head)
 
     def do_POST(self) -> None:
@@ -129,7 +141,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def hub_in(root: Path, patch: pytest.MonkeyPatch) -> Iterator[http.server.ThreadingHTTPServer]:
     """The hub of this process is a server on this machine, with the repositories in `root`/hub; the cache is empty."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.root, server.calls, server.objects = root / "hub", [], {}
+    server.root, server.calls, server.reads, server.objects = root / "hub", [], [], {}
     server.url = url = f"http://127.0.0.1:{server.server_port}"
     server.root.mkdir()
     thread = threading.Thread(target=server.serve_forever, daemon=True)

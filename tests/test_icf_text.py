@@ -9,12 +9,20 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, XCLIPTextConfig, XCLIPTextModel
+from torch.nn import functional as F
+from transformers import (
+    ClapTextConfig,
+    ClapTextModelWithProjection,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    XCLIPTextConfig,
+    XCLIPTextModel,
+)
 
 from icf_avs.icf import MIT
 from icf_avs.icf.implicit_text import ChannelTimeAttention, GatedMLP, ImplicitText, windows
 from icf_avs.icf.pseudo_words import PseudoWords
-from icf_avs.icf.text_encoders import TextEncoder, load_minilm
+from icf_avs.icf.text_encoders import CLAP, CLIP, XCLIP, Source, TextEncoder, load_minilm
 
 SMALL = MIT(dim=32, width=12, prompts=5)
 
@@ -181,42 +189,74 @@ def test_gates_start_without_mixing_frames_and_mix_them_later():
 
 
 class Words:
-    """A tokenizer of three-word sentences, as transformers' answer."""
+    """A tokenizer of three-word sentences, as transformers' answer. pads: how many tokens of padding follow."""
 
-    def __init__(self, **ids: int) -> None:
-        self.ids = ids
+    def __init__(self, ids: dict[str, int], ends: tuple[int, int] = (0, 49), pad: int = 49, pads: int = 0) -> None:
+        self.ids, self.ends, self.pad, self.pads = ids, ends, pad, pads
 
     def __call__(self, text, add_special_tokens=True, return_tensors=None):
         from transformers import BatchEncoding
 
         texts = [text] if isinstance(text, str) else text
         rows = [[self.ids.get(word, 7) for word in each.split()] for each in texts]
-        rows = [[0, *row, 49] if add_special_tokens else row for row in rows]
+        rows = [[self.ends[0], *row, self.ends[1]] if add_special_tokens else row for row in rows]
         if return_tensors is None:
             return BatchEncoding({"input_ids": rows[0] if isinstance(text, str) else rows})
-        ids = torch.tensor(rows)
-        return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        ids = F.pad(torch.tensor(rows), (0, self.pads), value=self.pad)
+        mask = F.pad(torch.ones(len(rows), len(rows[0]), dtype=torch.long), (0, self.pads))
+        return BatchEncoding({"input_ids": ids, "attention_mask": mask})
 
 
-@pytest.mark.parametrize("kind", ["CLIP", "X-CLIP"])
-def test_the_classes_that_refuse_embeddings_take_pseudo_words(kind):
-    """Of random weights and tiny sizes: the hook reaches each, and each hole has its own gradient."""
+def tiny_encoder(source: Source, pads: int = 0) -> TextEncoder:
+    """The published text encoder's class at a tiny size with random weights."""
     torch.manual_seed(0)
     size = {
         "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "max_position_embeddings": 12, "eos_token_id": 49, "projection_dim": 8,
+        "max_position_embeddings": 16, "eos_token_id": 49, "projection_dim": 8,
     }  # fmt: skip
-    if kind == "CLIP":
-        model, pooled = CLIPTextModelWithProjection(CLIPTextConfig(**size)), lambda output, _: output.text_embeds
+    if source is CLAP:  # of RoBERTa: padding is token 1, its first and last are 0 and 2
+        model, words = ClapTextModelWithProjection(ClapTextConfig(**size)), Words({"*": 5}, (0, 2), 1, pads)
+    elif source is CLIP:
+        model, words = CLIPTextModelWithProjection(CLIPTextConfig(**size)), Words({"*": 5}, pads=pads)
     else:
-        model, pooled = XCLIPTextModel(XCLIPTextConfig(**size)), lambda output, _: output.pooler_output
-    encoder = TextEncoder(model, Words(**{"*": 5}), pooled, 8 if kind == "CLIP" else 16)
+        model, words = XCLIPTextModel(XCLIPTextConfig(**size)), Words({"*": 5}, pads=pads)
+    assert type(model).__name__ == source.model
+    return TextEncoder(model, words, source.pooled, 16 if source is XCLIP else 8)
+
+
+every_source = pytest.mark.parametrize("source", [CLIP, XCLIP, CLAP], ids=["CLIP", "X-CLIP", "CLAP"])
+
+
+@every_source
+def test_every_published_class_takes_pseudo_words_and_stays_as_it_is(source):
+    """Of random weights and tiny sizes: the hook reaches each, each hole has its own gradient, and no weight any."""
+    encoder = tiny_encoder(source)
+    before = copy.deepcopy(encoder.model.state_dict())
     words = torch.randn(3, 2, 16, requires_grad=True)
     texts = encoder("A frame of [ ]", words)
     assert texts.shape == (3, encoder.dim)
-    texts[0].sum().backward()
-    assert words.grad[0].abs().sum(-1).gt(0).all() and not words.grad[1:].any()
-    own = model.get_input_embeddings().weight[torch.tensor([9, 11])].detach()
-    plain = torch.tensor([[0, 7, 7, 7, 9, 11, 49]])
-    same = pooled(model(input_ids=plain, attention_mask=torch.ones_like(plain)), None)
+    (texts[0] * torch.randn(encoder.dim)).sum().backward()  # a plain sum of a layer norm's output has no gradient
+    assert words.grad[0].abs().amax(-1).gt(1e-6).all() and not words.grad[1:].any()
+    assert not encoder.model.training and all(parameter.grad is None for parameter in encoder.model.parameters())
+    assert all(value.equal(before[key]) for key, value in encoder.model.state_dict().items())
+    own = encoder.model.get_input_embeddings().weight[torch.tensor([9, 11])].detach()
+    first, last = encoder.tokenizer.ends
+    plain = torch.tensor([[first, 7, 7, 7, 9, 11, last]])
+    attention = torch.ones_like(plain)
+    same = source.pooled(encoder.model(input_ids=plain, attention_mask=attention), attention)
     torch.testing.assert_close(encoder("A frame of [ ]", own[None]), same)
+
+
+@every_source
+def test_padding_behind_a_sentence_changes_no_text(source):
+    words = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(1))
+    padded, plain = (tiny_encoder(source, pads)("A frame of [ ]", words) for pads in (4, 0))
+    torch.testing.assert_close(padded, plain)
+
+
+@every_source
+def test_a_bank_learns_through_every_published_class(source):
+    bank = PseudoWords("frame", tiny_encoder(source), SMALL, 12, 32).train()
+    chosen, pull = bank(torch.randn(6, 12, generator=torch.Generator().manual_seed(1)))
+    (chosen.square().sum() + pull.sum()).backward()
+    assert bank.words.grad.abs().amax((1, 2)).gt(1e-6).all()

@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hub_server import COMMIT, hub_in
 from torch import hub
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.backbones import efficientat, registry, things, weights
+from icf_avs.backbones import clip_text, efficientat, registry, things, weights
+from icf_avs.backbones.pyramids import FAMILIES
 from icf_avs.errors import UserError
+from icf_avs.icf.text_encoders import PUBLISHED
 
-REPO = "OpenGVLab/pvt_v2_b5"
+REPO, PINNED = "OpenGVLab/pvt_v2_b5", "laion/clap-htsat-unfused"
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +64,9 @@ def test_offline_and_missing_is_one_line_with_the_command(tmp_path: Path) -> Non
     assert len(lines) == 5
     hubs = ("OpenGVLab/pvt_v2_b5", "microsoft/resnet-50", "microsoft/swin-base-patch4-window7-224-in22k")
     for line, repo in zip([*lines[:3], lines[4]], [*hubs, "openai/clip-vit-base-patch32"], strict=True):
-        folder = f"weights/{repo.partition('/')[2]}"
-        assert f"hf download {repo} --local-dir {folder} && export ICF_WEIGHTS_DIR=weights" in line
+        folder, revision = f"weights/{repo.partition('/')[2]}", weights.REVISIONS[repo]
+        pinned = f" --revision {revision}" if revision else ""
+        assert f"hf download {repo}{pinned} --local-dir {folder} && export ICF_WEIGHTS_DIR=weights" in line
     assert "curl -L --create-dirs -o weights/vggish-10086976.pth https://" in lines[3]
 
 
@@ -73,6 +78,39 @@ def test_offline_the_hubs_cache_will_do(tmp_path: Path) -> None:
     (model / "refs" / "main").write_text("0" * 40)
     code = f"from icf_avs.backbones.weights import model_folder\nprint(model_folder({REPO!r}))"
     assert offline(tmp_path, code).strip() == str(snapshot)
+
+
+def test_every_hub_model_has_an_entry_and_a_pin_is_a_whole_commit() -> None:
+    read = {family.repo for family in FAMILIES.values()} | {clip_text.REPO, *(s.repo for s in PUBLISHED.values())}
+    assert read == weights.REVISIONS.keys()
+    assert all(revision is None or re.fullmatch("[0-9a-f]{40}", revision) for revision in weights.REVISIONS.values())
+    assert all(weights.REVISIONS[source.repo] for source in PUBLISHED.values())
+
+
+@pytest.mark.parametrize("repo", [PINNED, REPO])
+def test_the_hub_is_asked_for_the_pinned_commit(repo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is not pinned is asked for by the hub's newest."""
+    with hub_in(tmp_path, monkeypatch) as server:
+        filled(server.root / repo, "config.json", "model.safetensors")
+        folder = weights.model_folder(repo)
+    wanted = weights.REVISIONS[repo] or COMMIT
+    assert folder.name == wanted and (folder / "config.json").is_file()
+    files = {path for path in server.reads if path.startswith(repo)}
+    assert files == {f"{repo}/resolve/{wanted}/{name}" for name in ("config.json", "model.safetensors")}
+
+
+def test_another_commit_in_the_hubs_cache_is_not_the_pinned_one(tmp_path: Path) -> None:
+    model = tmp_path / "hf" / "hub" / f"models--{PINNED.replace('/', '--')}"
+    filled(model / "snapshots" / ("0" * 40), "config.json", "model.safetensors")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("0" * 40)
+    code = (
+        "from icf_avs.backbones.weights import model_folder\nfrom icf_avs.errors import UserError\n"
+        f"try: print(model_folder({PINNED!r}))\nexcept UserError as error: print(error)"
+    )
+    assert f"hf download {PINNED} --revision {weights.REVISIONS[PINNED]} " in offline(tmp_path, code)
+    pinned = filled(model / "snapshots" / weights.REVISIONS[PINNED], "config.json", "model.safetensors")
+    assert offline(tmp_path, code).strip() == str(pinned)
 
 
 def test_a_folder_of_weights_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

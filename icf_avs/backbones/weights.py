@@ -21,6 +21,17 @@ from icf_avs.errors import UserError
 
 FOLDER_VARIABLE = "ICF_WEIGHTS_DIR"
 TENSORS = ("model.safetensors", "pytorch_model.bin")  # the second, where a hub lacks the first, is read weights_only
+# The commit of each hub model that is read, so that weights never change under a recipe. Each stands in several public
+# code bases that pin it themselves, as CLAP's and X-CLIP's in the registry of models of MTEB. None: not pinned yet, for
+# want of such a source; then the hub's newest is read.
+REVISIONS: dict[str, str | None] = {
+    "openai/clip-vit-base-patch32": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
+    "microsoft/xclip-base-patch32": "a2e27a78a2b5d802e894b8a1ef14f3a8ce490963",
+    "laion/clap-htsat-unfused": "8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a",
+    "microsoft/resnet-50": "34c2154c194f829b11125337b98c8f5f9965ff19",
+    "OpenGVLab/pvt_v2_b5": None,
+    "microsoft/swin-base-patch4-window7-224-in22k": None,
+}
 VGGISH_FILE = "vggish-10086976.pth"
 VGGISH_URL = f"https://github.com/harritaylor/torchvggish/releases/download/v0.1/{VGGISH_FILE}"
 # Its name ends with the first eight digits, as is torch.hub's custom. All 64 stand in the primitives of the D3M project
@@ -54,8 +65,9 @@ def model_folder(repo: str, weights: str | Path | None = None, files: tuple[str,
 
 def download_command(repo: str) -> str:
     """What to type where there is a network, and how to use what it brings."""
-    folder = own_folder() or Path("weights")
-    return f"hf download {repo} --local-dir {quote(str(folder / Path(repo).name))} && {_export(folder)}"
+    folder, revision = own_folder() or Path("weights"), REVISIONS.get(repo)
+    pinned = f" --revision {revision}" if revision else ""
+    return f"hf download {repo}{pinned} --local-dir {quote(str(folder / Path(repo).name))} && {_export(folder)}"
 
 
 def vggish_file(weights: str | Path | None = None) -> Path:
@@ -144,13 +156,14 @@ def _complete(folder: Path, repo: str, files: tuple[str, ...]) -> Path:
 
 
 def _from_hub(repo: str, files: tuple[str, ...]) -> Path:
-    """One revision of a hub model in the hub's own cache; progress bars go to stderr."""
+    """One revision of a hub model, that of REVISIONS, in the hub's own cache; progress bars go to stderr."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         for tensors in TENSORS:
-            folder = Path(snapshot_download(repo, allow_patterns=[*files, tensors]))
+            options = {"revision": REVISIONS.get(repo), "allow_patterns": [*files, tensors]}
+            folder = Path(snapshot_download(repo, **options))
             if (folder / tensors).is_file():
                 break
     except RepositoryNotFoundError as error:
