@@ -10,7 +10,7 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 ICF := .venv/bin/python -m icf_avs
 
-.PHONY: help setup data demo test test-slow test-install test-lowest train evaluate docs clean
+.PHONY: help setup data demo site test test-slow test-install test-lowest train evaluate docs clean
 
 help:
 	@echo "make demo       segment a few videos whose answer is known, and show the scores"
@@ -21,6 +21,7 @@ help:
 	@echo "make train      train the shipped model anew (RECIPE=$(RECIPE))"
 	@echo "make evaluate   score the checkpoint stamps into results/stamps.csv"
 	@echo "make docs       write the tables of README.md and docs from results/*.csv"
+	@echo "make site       the documents as a web site, in site/"
 	@echo "make setup      only the environment;   make data   only the data;   make clean   remove both"
 
 setup: .venv/.ready
@@ -58,6 +59,7 @@ demo: data
 
 test: data
 	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m mypy
 	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # What half a gigabyte of Ray and a Chromium on this machine are needed for.
@@ -82,6 +84,11 @@ evaluate: data
 
 docs: setup
 	@.venv/bin/python -m tools.fill_tables
+
+# The documents as a web site, in site/; fails on a page that mkdocs cannot build.
+site: setup
+	@$(PIP) --editable ".[docs]"
+	@.venv/bin/python -m mkdocs build --strict
 
 clean:
 	rm -rf .venv .venv-lowest demo_out

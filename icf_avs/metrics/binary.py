@@ -36,6 +36,14 @@ class ReferenceMetric(ExactMetric):
     """
 
     full_state_update = True  # else torchmetrics' forward() would merge states, and cut batches in two
+    batches: Tensor
+    iou: Tensor
+    f: Tensor
+    frames: Tensor
+    active: Tensor
+    open_counts: Tensor
+    open_iou: Tensor
+    open_curve: Tensor
 
     def __init__(self, batch_size: int = 4, threshold: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -104,6 +112,13 @@ class StrictMetric(ExactMetric):
     """Scores that do not depend on batches, on the order of the clips, or on how processes share them."""
 
     full_state_update = False
+    sounding: Tensor
+    empty: Tensor
+    blank: Tensor
+    iou: Tensor
+    curve: Tensor
+    active_sounding: Tensor
+    active_empty: Tensor
 
     def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)

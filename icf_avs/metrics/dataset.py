@@ -29,6 +29,10 @@ class DatasetMetric(ExactMetric):
     """
 
     full_state_update = False
+    inter: Tensor
+    marked: Tensor
+    true: Tensor
+    pixels: Tensor
 
     def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Self, cast
 
 from torch import Tensor
 from torchmetrics import Metric
@@ -16,5 +17,5 @@ class ExactMetric(Metric):
     is_differentiable = False
     higher_is_better = True
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> ExactMetric:
-        return super()._apply(lambda state: state.to(fn(state).device), exclude_state)
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Self:
+        return cast(Self, super()._apply(lambda state: state.to(fn(state).device), exclude_state))

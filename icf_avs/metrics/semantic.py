@@ -34,6 +34,13 @@ class SemanticMetric(ExactMetric):
     """
 
     full_state_update = False
+    reference_sums: Tensor
+    sums: Tensor
+    counts: Tensor
+    truth_counts: Tensor
+    inter: Tensor
+    predicted: Tensor
+    true: Tensor
 
     def __init__(self, classes: int = 71, **kwargs: Any) -> None:
         super().__init__(**kwargs)
