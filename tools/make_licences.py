@@ -20,8 +20,8 @@ HEAD = """# Licences of the libraries
 
 icf-avs itself is Apache-2.0 and holds no code of others. Below: what it needs, what its extras bring (pyproject.toml
 says which versions), and what those bring in turn, by `python -m tools.make_licences` from what the installed packages
-state. It is no legal advice. Tests use pytest, pytest-xdist, hypothesis, ruff, srt and efficientnet-lite-pytorch as
-well.
+state. It is no legal advice. Tests use pytest, pytest-xdist, hypothesis, ruff, mypy, srt and efficientnet-lite-pytorch
+as well.
 
 Wheels of `av` hold FFmpeg with x264 and x265 (GPL), `torch` and `opencv` wheels hold further libraries: their own
 distributions say which. Nothing of all this is in the repository.
