@@ -11,6 +11,9 @@ from typing import Any
 from icf_avs.contracts import ClipSpec
 from icf_avs.icf.settings import CDCL, MIT, SC
 
+HOSTS = ("tpavi", "avsegformer")  # published networks that the paper puts ICF on (table 3)
+VGGISH_DIM = 128  # of its embedding
+
 
 @dataclass(frozen=True)
 class ImplicitTextConfig:
@@ -102,6 +105,16 @@ class ModelConfig:
             raise ValueError(
                 f"{self.counterfactual.count} counterfactuals cannot be orthogonal in {self.dim} dimensions"
             )
+
+    @property
+    def bare_audio(self) -> bool:
+        """Whether the network takes VGGish's embedding itself, as its public code does."""
+        return self.audio == "vggish" and self.network in HOSTS
+
+    @property
+    def audio_dim(self) -> int:
+        """Width of the audio encoder's token."""
+        return VGGISH_DIM if self.bare_audio else self.dim
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -6,8 +6,11 @@ import torch
 from small_networks import random_clips, small_network
 from torch import nn
 
+from icf_avs.backbones.registry import audio_of
+from icf_avs.config import ModelConfig
 from icf_avs.networks import AVSegFormer
 from icf_avs.networks.avsegformer import Mixer
+from icf_avs.networks.build import build_network
 
 PVT = (64, 128, 320, 512)
 
@@ -35,10 +38,11 @@ def public_parameters(widths: tuple[int, ...], classes: int) -> int:
     return encoder + generator + decoder + projections + mask + mixer + fusion + head
 
 
-def test_parameters_and_shapes_at_published_widths() -> None:
-    class Encoder(nn.Module):
-        channels = PVT
+class Encoder(nn.Module):
+    channels = PVT
 
+
+def test_parameters_and_shapes_at_published_widths() -> None:
     with torch.device("meta"):
         network = AVSegFormer(Encoder(), nn.Identity(), classes=71).eval()
         pyramid = [torch.empty(1, 2, c, s, s) for c, s in zip(PVT, (56, 28, 14, 7), strict=True)]
@@ -46,6 +50,16 @@ def test_parameters_and_shapes_at_published_widths() -> None:
     assert sum(p.numel() for p in network.parameters()) == public_parameters(PVT, 71)
     assert output.classes.shape == (1, 2, 71, 224, 224)
     assert output.auxiliary["mixer"].shape == (1, 2, 56, 56)
+
+
+def test_as_a_recipe_builds_it_it_takes_vggish_without_a_projection() -> None:
+    options = {"implicit_text": None, "counterfactual": None, "contrastive": None, "audio": "vggish", "dim": 256}
+    config = ModelConfig((), network="avsegformer", train_visual=True, layers=6, heads=8, **options)
+    with torch.device("meta"):
+        network = build_network(config, Encoder(), audio_of(config, torch.zeros(0, 1), random=True))
+    beside = sum(p.numel() for key, p in network.named_parameters() if not key.startswith("audio."))
+    assert beside == public_parameters(PVT, 1)
+    assert sum(p.numel() for p in network.audio.parameters()) == 72_141_184  # of VGGish alone
 
 
 def test_mixer_scales_channels_by_one_look_at_all_pixels() -> None:

@@ -10,8 +10,11 @@ from small_networks import random_clips, small_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.backbones.registry import audio_of
+from icf_avs.config import ModelConfig
 from icf_avs.networks import TPAVI
 from icf_avs.networks.batch_norm import FrameBatchNorm
+from icf_avs.networks.build import build_network
 from icf_avs.networks.tpavi import PixelWiseInteraction, ResidualUnit
 
 WIDTHS = {"resnet-50": (256, 512, 1024, 2048), "pvt-v2-b5": (64, 128, 320, 512)}
@@ -50,6 +53,21 @@ def test_as_many_parameters_as_the_public_network(encoder: str, classes: int | N
     assert output.logits.shape == (1, 10, 224, 224)
     assert (None if output.classes is None else output.classes.shape[2]) == classes
     assert [x.shape[2] for x in output.features.visual] == [256] * 4
+
+
+@pytest.mark.parametrize("encoder", WIDTHS)
+@pytest.mark.parametrize("semantic", [False, True])
+def test_as_a_recipe_builds_it_it_takes_vggish_without_a_projection(encoder: str, semantic: bool) -> None:
+    """As published: VGGish's 128 numbers go straight into the network, which has no other parameters than it."""
+    names = tuple(f"kind {number}" for number in range(70))
+    options = {"implicit_text": None, "counterfactual": None, "contrastive": None, "audio": "vggish", "dim": 256}
+    config = ModelConfig(names, network="tpavi", visual=encoder, train_visual=True, semantic=semantic, **options)
+    with torch.device("meta"):
+        audio = audio_of(config, torch.zeros(70, 1), random=True)
+        network = build_network(config, Encoder(WIDTHS[encoder]), audio)
+    beside = sum(p.numel() for key, p in network.named_parameters() if not key.startswith("audio."))
+    assert beside == public_parameters(WIDTHS[encoder], 71 if semantic else None)
+    assert sum(p.numel() for p in network.audio.parameters()) == 72_141_184  # of VGGish alone
 
 
 def all_pairs(block: PixelWiseInteraction, maps: Tensor, audio: Tensor) -> Tensor:

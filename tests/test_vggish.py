@@ -161,6 +161,13 @@ def test_the_adapter_hears_waves_and_log_mel_alike(network: VGGish) -> None:
         adapter(torch.zeros(1, 16_000))
 
 
+def test_without_a_projection_it_is_vggish_itself(network: VGGish) -> None:
+    bare = VGGishAudio(None, network)
+    token, tokens = bare(waves())
+    assert torch.equal(token, network(log_mel(waves()))) and tokens.shape == (2, 6, 2048)
+    assert {key.partition(".")[0] for key in bare.state_dict()} == {"vggish"}
+
+
 def test_unfrozen_it_trains_whole(network: VGGish) -> None:
     adapter = load_vggish_audio(8, random=True, frozen=False)
     assert all(parameter.requires_grad for parameter in adapter.parameters())

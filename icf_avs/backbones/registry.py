@@ -61,8 +61,9 @@ def build_visual(name: str, **options: Any) -> nn.Module:
     return _find(VISUAL, name, "visual")(**options)
 
 
-def build_audio(name: str, dim: int, **options: Any) -> nn.Module:
-    """An audio encoder, waves [N,15600] or log-mel [N,96,64] -> (token [N,dim], tokens [N,6,dim]).
+def build_audio(name: str, dim: int | None, **options: Any) -> nn.Module:
+    """An audio encoder, waves [N,15600] or log-mel [N,96,64] -> (token [N,dim], tokens [N,6,dim]). dim: None for VGGish
+    without a projection.
 
     options: weights, random, frozen (see load_vggish_audio, load_word_ear). Raises UserError as `build_visual` does.
     """
@@ -75,7 +76,7 @@ def audio_of(config: ModelConfig, names: Tensor, random: bool = False) -> nn.Mod
     Raises UserError as `build_visual` does.
     """
     words = {"words": config.classes, "names": names} if config.audio in HEARS_WORDS else {}
-    return build_audio(config.audio, config.dim, random=random, **words)
+    return build_audio(config.audio, None if config.bare_audio else config.dim, random=random, **words)
 
 
 def reads_released_weights(config: ModelConfig) -> bool:

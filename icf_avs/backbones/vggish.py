@@ -67,14 +67,17 @@ class VGGishAudio(nn.Module):
     """sound, waves [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D]), as AudioEncoder.
 
     The token is the embedding projected, the tokens are the time steps of the last map projected. The projections
-    train; VGGish itself does not unless `frozen` is off.
+    train; VGGish itself does not unless `frozen` is off. dim: None for VGGish alone, as AVSBench and AVSegFormer have
+    it: the token is the embedding [N, 128], the tokens are [N, 6, 2048].
     """
 
-    def __init__(self, dim: int, vggish: VGGish, frozen: bool = True) -> None:
+    def __init__(self, dim: int | None, vggish: VGGish, frozen: bool = True) -> None:
         super().__init__()
         self.vggish = vggish.requires_grad_(not frozen)
-        self.project_token = nn.Sequential(nn.Linear(EMBEDDING, dim), nn.LayerNorm(dim))
-        self.project_tokens = nn.Sequential(nn.Linear(vggish.cell, dim), nn.LayerNorm(dim))
+        self.project_token, self.project_tokens = (
+            nn.Identity() if dim is None else nn.Sequential(nn.Linear(width, dim), nn.LayerNorm(dim))
+            for width in (EMBEDDING, vggish.cell)
+        )
 
     def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
         steps = self.vggish.steps(as_log_mel(sound))
@@ -104,7 +107,7 @@ def load_vggish(weights: str | Path | None = None) -> VGGish:
 
 
 def load_vggish_audio(
-    dim: int, weights: str | Path | None = None, random: bool = False, frozen: bool = True
+    dim: int | None, weights: str | Path | None = None, random: bool = False, frozen: bool = True
 ) -> VGGishAudio:
     """The adapter with pretrained VGGish inside; random: no weights, for a checkpoint that brings its own."""
     return VGGishAudio(dim, VGGish() if random else load_vggish(weights), frozen)

@@ -30,12 +30,12 @@ def _query(config: ModelConfig, visual: nn.Module, audio: nn.Module, classes: in
 
 
 def _tpavi(config: ModelConfig, visual: nn.Module, audio: nn.Module, classes: int | None) -> Network:
-    return TPAVI(visual, audio, config.dim, train_visual=config.train_visual, classes=classes, dim=config.dim)
+    return TPAVI(visual, audio, config.audio_dim, train_visual=config.train_visual, classes=classes, dim=config.dim)
 
 
 def _avsegformer(config: ModelConfig, visual: nn.Module, audio: nn.Module, classes: int | None) -> Network:
     return AVSegFormer(
-        visual, audio, config.dim, train_visual=config.train_visual, classes=classes, dim=config.dim,
+        visual, audio, config.audio_dim, train_visual=config.train_visual, classes=classes, dim=config.dim,
         layers=config.layers,
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ class Learner(nn.Module):
     def __init__(self, model: ICF | SegmentationModel) -> None:
         super().__init__()
         self.model = model
-        self.teacher = nn.Linear(model.config.dim, len(model.classes) + 1)
+        self.teacher = nn.Linear(model.config.audio_dim, len(model.classes) + 1)
         self.weights = {"learn": Weights(), "finish": FINISHING}
         self.icf: PlugIn | None = None
 
