@@ -38,10 +38,10 @@ from icf_avs.output.coco import encode
 from icf_avs.output.folder import is_earlier_result
 from icf_avs.probe import table as probe_table
 from icf_avs.provenance import Source
-from icf_avs.report import fill
 from icf_avs.results import COLUMNS, USUAL, Scored, save_notes, save_rows
 from icf_avs.stamps.rcc import read_rcc
-from icf_avs.study import table as study_table
+from research import ablation
+from tools.fill_tables import fill
 
 SETTINGS = Settings(None, "0" * 64, 1.0, 0.5, False, None)
 
@@ -170,13 +170,13 @@ def _save_scores(folder: Path) -> None:
 
 
 def _save_study(folder: Path) -> None:
-    line = dict.fromkeys(study_table.COLUMNS, "1") | {"row": "all", "seed": "0"}
-    study_table.add_run(folder / "study.csv", line, [])
+    line = dict.fromkeys(ablation.RUNS.columns, "1") | {"row": "all", "seed": "0"}
+    ablation.RUNS.replace(folder / "study.csv", ("all", "0"), [line])
 
 
 def _study_row() -> bytes:
-    line = dict.fromkeys(study_table.COLUMNS, "0.5") | {"row": "baseline", "seed": "1"}
-    return csv_text(study_table.COLUMNS, tuple(line.values()))
+    line = dict.fromkeys(ablation.RUNS.columns, "0.5") | {"row": "baseline", "seed": "1"}
+    return csv_text(ablation.RUNS.columns, tuple(line.values()))
 
 
 def _save_probe(folder: Path) -> None:
@@ -217,7 +217,7 @@ def _own_readers() -> list[Reader]:
     record = json.dumps({"version": "0", "video": {"file": "a.mp4", "bytes": 1, "mtime_ns": 2}}).encode()
     manifest = csv_text(("video", "out", "fps", "audio_track"), ("a.mp4", "day/a", "2", ""), ("b, c.mp4", "", "", "1"))
     notes = json.dumps({"stamps s4": {"command": "icf evaluate", "strict": {"true": {"miou": 0.5}}}}).encode()
-    study = csv_text(study_table.COLUMNS), _study_row()
+    study = csv_text(ablation.RUNS.columns), _study_row()
     probe = csv_text(probe_table.COLUMNS, tuple("0" for _ in probe_table.COLUMNS))
     return [
         Reader("manifest", "csv", "list.csv", (manifest,), _manifest, {"a.mp4": b"x"}),

@@ -97,7 +97,7 @@ def test_examples_work_as_printed(command: str):
 RANGES = ("serve --port 65536", "serve --port 0", "serve --max-mb 99999999", "evaluate --size 100000",
           "data stamps --out o --test 1000001", "data compose --pictures p --sounds s --out o --sources 0",
           "data prepare d --workers 100000", "probe --seed -1", "train stamps --workers 0", "train stamps --steps 0",
-          "train stamps --pretrain-steps 999999999", "study ablation --jobs 100000")  # fmt: skip
+          "train stamps --pretrain-steps 999999999")  # fmt: skip
 
 
 @pytest.mark.parametrize("line", RANGES)
@@ -118,11 +118,6 @@ OUTPUTS = {
     "data stamps": ("data stamps --test 1 --out {}", "folder"),
     "data compose": ("data compose --pictures nothing --sounds nothing --out {}", "folder"),
     "train": ("train stamps-quick --out {}", "folder"),
-    "study ablation": ("study ablation --out {}", "folder"),
-    "study ablation --results": ("study ablation --results {}", "file"),
-    "study natural": ("study natural --out {}", "folder"),
-    "study natural --results": ("study natural --results {}", "file"),
-    "study summary": ("study summary --pictures {}", "folder"),
 }
 
 

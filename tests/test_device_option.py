@@ -74,8 +74,6 @@ COMPUTING = {
     "train": ("train", "stamps-quick", "--out", "{out}"),
     "evaluate": ("evaluate",),
     "probe": ("probe",),
-    "study ablation": ("study", "ablation", "--rows", "all", "--seeds", "9", "--out", "{out}"),
-    "study natural": ("study", "natural", "--out", "{out}"),
 }
 
 

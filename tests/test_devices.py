@@ -39,15 +39,15 @@ from icf_avs.probe.runner import probe_set
 from icf_avs.segment import Segmenter, segment_video
 from icf_avs.serve.answer import answer
 from icf_avs.serve.limits import Limits
-from icf_avs.study.controls import replace_part
-from icf_avs.study.plots import counterfactuals
-from icf_avs.study.scoring import probabilities, test_clips
-from icf_avs.study.word_scores import _answers, _Question
 from icf_avs.training import trainer as trainer_module
 from icf_avs.training.calibrate import calibrate
 from icf_avs.training.learner import Learner
 from icf_avs.training.run import train
 from icf_avs.training.samples import Sample, sample_sheet
+from research.ablation_variants import replace_part
+from research.plots import counterfactuals
+from research.scoring import probabilities, test_clips
+from research.word_scores import _answers, _Question
 
 test_clips.__test__ = False
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import pytest
 
 from icf_avs.errors import UserError
 from icf_avs.results import COLUMNS, read_rows, save_rows
-from icf_avs.study import natural
+from research import natural
 from tools.fill_tables import fill, fill_documents
 
 ROOT = Path(__file__).parents[1]

@@ -28,10 +28,10 @@ from icf_avs.stamps.sounds import RATE, SoundBank
 from icf_avs.stamps.word_catalog import load_word_catalog
 from icf_avs.stamps.word_data import STRIDES, spec_of_pictures, training_words
 from icf_avs.stamps.word_features import WordSceneSet, word_features
-from icf_avs.study import natural as study
-from icf_avs.study.word_scores import AUDIOS, word_scores
 from icf_avs.training.recipes import natural
 from icf_avs.training.trainer import build_model
+from research import natural as study
+from research.word_scores import AUDIOS, word_scores
 
 SIZE = 96
 
@@ -317,13 +317,17 @@ def test_rows_of_the_study():
 
 def test_the_table_keeps_other_runs(tmp_path):
     line = dict.fromkeys(study.COLUMNS, "1") | {"row": "all", "seed": "0"}
-    study.add_lines(tmp_path / "t.csv", [line, line])
-    study.add_lines(tmp_path / "t.csv", [line | {"row": "shipped"}])
-    study.add_lines(tmp_path / "t.csv", [line | {"miou": "0.5"}])
-    kept = study.read_lines(tmp_path / "t.csv")
+
+    def add(*lines):
+        study.RUNS.replace(tmp_path / "t.csv", study.run_of(lines[0]), list(lines))
+
+    add(line, line)
+    add(line | {"row": "shipped"})
+    add(line | {"miou": "0.5"})
+    kept = study.RUNS.read(tmp_path / "t.csv")
     assert [(row["row"], row["miou"]) for row in kept] == [("shipped", "1"), ("all", "0.5")]
-    study.add_lines(tmp_path / "t.csv", [line | {"test_set": "known-val", "miou": "0.7"}])  # beside those of test
-    assert [row["miou"] for row in study.read_lines(tmp_path / "t.csv")] == ["1", "0.5", "0.7"]
+    add(line | {"test_set": "known-val", "miou": "0.7"})  # beside those of test
+    assert [row["miou"] for row in study.RUNS.read(tmp_path / "t.csv")] == ["1", "0.5", "0.7"]
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="no table of"):
-        study.read_lines(tmp_path / "other.csv")
+        study.RUNS.read(tmp_path / "other.csv")

@@ -121,19 +121,6 @@ def test_resume_takes_no_init(tmp_path: Path) -> None:
         train(TINY, tmp_path, resume=True, init=tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("--rows shipped --out runs", "takes no --out"),
-        ("--rows shipped open --seeds 2", "take no --seeds"),
-        ("--rows open-mit --steps 20", "take no --steps"),
-    ],
-)
-def test_the_study_refuses_them_too(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["study", "natural", *line.split()]) == 2
-    assert said in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("name", ["Single-source", "S4", "my own [1]"])
 def test_the_next_step_scores_the_set_itself(name: str, tmp_path: Path) -> None:
     write_s4(tmp_path / name, [("clip-000000", 3, "dog", "test")])

@@ -1,4 +1,4 @@
-"""`icf train` and `icf study`."""
+"""`icf train`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from icf_avs.cli.options import command, device, stamps
-from icf_avs.cli.values import count, positive, whole
+from icf_avs.cli.values import count, whole
 from icf_avs.errors import UserError
-from icf_avs.output.writable import check_file, check_folder
+from icf_avs.output.writable import check_folder
 
 SOUND = ("wav", "video", "log-mel")
 VISUAL = ("efficientnet-lite0", "pvt-v2-b5", "resnet-50", "swin-b")  # of backbones/registry.py, which imports torch
@@ -27,40 +27,8 @@ def _train(args: argparse.Namespace) -> None:
     train_command(args)
 
 
-def _ablation(args: argparse.Namespace) -> None:
-    check_folder(args.out)
-    check_file(args.results, "--results")
-    try:
-        from icf_avs.study.command import study_command
-    except ModuleNotFoundError as error:
-        raise UserError(f"the study needs {error.name}: pip install 'icf-avs[study]'") from error
-
-    study_command(args)
-
-
-def _natural(args: argparse.Namespace) -> None:
-    check_folder(args.out or Path("runs/natural"))
-    check_file(args.results, "--results")
-    try:
-        from icf_avs.study.natural import natural_command
-    except ModuleNotFoundError as error:
-        raise UserError(f"the study needs {error.name}: pip install 'icf-avs[study]'") from error
-
-    natural_command(args)
-
-
-def _summary(args: argparse.Namespace) -> None:
-    check_folder(args.pictures, "--pictures")
-    try:
-        from icf_avs.study.summary import summary_command
-
-        summary_command(args.results, args.out, args.pictures)
-    except ModuleNotFoundError as error:
-        raise UserError(f"the summary needs {error.name}: pip install 'icf-avs[study]'") from error
-
-
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add these commands."""
+    """Add the command."""
     part = command(
         commands,
         "train",
@@ -116,67 +84,3 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument(
         "--wandb", action="store_true", help="send curves and pictures to Weights & Biases (default: TensorBoard files)"
     )
-
-    study = commands.add_parser("study", help="take the method apart: rows, controls, seeds")
-    study = study.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    part = command(
-        study,
-        "ablation",
-        _ablation,
-        "train and score every row of the ablation, as many at a time as there are cores",
-        "  icf study ablation                            # all that results/ablation.csv lacks\n"
-        "  icf study ablation --rows baseline all --seeds 1 --steps 100 --clips 10 --results try.csv\n\n"
-        "Rows: baseline, all, each part and pair of mit, sc, cdcl; and stand-ins (icf_avs/study/rows.py).\n"
-        "Interrupted, it goes on where each run stopped. Each finished run is a line of the table.",
-    )
-    part.add_argument("--rows", metavar="ROW", nargs="+", help="only these rows (default: all)")
-    part.add_argument(
-        "--seeds", metavar="N", type=whole(1, 1000), default=3, help="seeds 0 to N-1 of each row (default: 3)"
-    )
-    part.add_argument("--steps", metavar="N", type=whole(1, MOST), default=600, help="steps of a run (default: 600)")
-    part.add_argument("--clips", metavar="N", type=positive, help="score only the first N clips of each test set")
-    device(part)
-    part.add_argument("--jobs", metavar="N", type=whole(1, 1000), help="processes (default: cores, or 1 with a GPU)")
-    part.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("runs/ablation"), help="folder of the runs (runs/ablation)"
-    )
-    part.add_argument(
-        "--results", metavar="CSV", type=Path, default=Path("results/ablation.csv"), help="table (results/ablation.csv)"
-    )
-
-    part = command(
-        study,
-        "natural",
-        _natural,
-        "score the open vocabulary on composed scenes of kinds that training knows and does not know",
-        "  icf study natural                             # all that results/natural.csv lacks\n"
-        "  icf study natural --rows shipped              # the shipped checkpoint alone, in a minute\n\n"
-        "Rows: shipped; open, open-mit, open-baseline: the recipe natural, whole and without parts, kept from the\n"
-        "kinds that are tested, seed 0 alone; and these cut short: all, mit, baseline. Interrupted, it goes on later.",
-    )
-    part.add_argument("--rows", metavar="ROW", nargs="+", help="only these rows, anew (default: all that lack)")
-    part.add_argument(
-        "--split", choices=("test", "val"), default="test", help="choose on val, score on test (default: test)"
-    )
-    device(part)
-    part.add_argument("--seeds", metavar="N", type=whole(1, 1000), help="seeds 0 to N-1 of each row (default: 3)")
-    part.add_argument("--steps", metavar="N", type=whole(1, MOST), help="steps of a run (default: 300)")
-    part.add_argument("--out", metavar="DIR", type=Path, help="folder of the runs (runs/natural)")
-    part.add_argument(
-        "--results", metavar="CSV", type=Path, default=Path("results/natural.csv"), help="table (results/natural.csv)"
-    )
-
-    part = command(
-        study,
-        "summary",
-        _summary,
-        "mean, deviation and paired tests of the runs in the table, and the study's plots",
-        "  icf study summary",
-    )
-    part.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("runs/ablation"), help="folder of the runs (runs/ablation)"
-    )
-    part.add_argument(
-        "--results", metavar="CSV", type=Path, default=Path("results/ablation.csv"), help="table (results/ablation.csv)"
-    )
-    part.add_argument("--pictures", metavar="DIR", type=Path, default=Path("docs"), help="folder of the plots (docs)")

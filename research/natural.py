@@ -1,4 +1,4 @@
-"""`icf study natural`: what an open vocabulary is worth, on word scenes of kinds that training knows and does not know.
+"""`python -m research natural`: what an open vocabulary is worth, on scenes of kinds that training knows or does not.
 
 Rows: "shipped", the checkpoint as it is; "open", a run of the same recipe that keeps some kinds from training, also
 with no part of the method ("open-baseline") and with MIT alone ("open-mit"); and such runs cut short. The sets
@@ -12,8 +12,6 @@ other scenes with backgrounds of their own, and other moments of the recordings 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,10 +21,9 @@ from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 from torch import Tensor
 
-from icf_avs.allocator import keep_freed_memory
 from icf_avs.backbones.efficientat import load_efficientat
 from icf_avs.backbones.heard_words import HeardWords
 from icf_avs.checkpoint import load_checkpoint, read_recipe, save_checkpoint
@@ -34,19 +31,21 @@ from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.config import EvidenceConfig, TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF
-from icf_avs.results import hardware, read_csv, revision, write_whole
+from icf_avs.results import revision
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.heard_sounds import HeardSounds, heard_sounds
 from icf_avs.stamps.word_batches import Words
 from icf_avs.stamps.word_catalog import HELD_OUT_FAR, HELD_OUT_NEAR, load_word_catalog
 from icf_avs.stamps.word_data import STRIDES, WordData, spec_of_pictures, training_words
 from icf_avs.stamps.word_features import WordFeatures, WordSceneSet, word_features
-from icf_avs.study.word_scores import word_scores
 from icf_avs.training.data import Report
 from icf_avs.training.processes import processes
 from icf_avs.training.recipes import ablation, natural
-from icf_avs.training.run import fit, recipe_of
-from icf_avs.training.trainer import Trainer, build_model
+from icf_avs.training.run import recipe_of
+from icf_avs.training.trainer import build_model
+from research.jobs import finished, machine, shown, train_run
+from research.table import Line, Table
+from research.word_scores import word_scores
 
 SHIPPED = "shipped"
 _WHOLE = ("mit", "sc", "cdcl")
@@ -112,36 +111,34 @@ def load_tests(workers: int, say: Say = lambda what, done, total: None, split: s
 
 def train_row(config: TrainConfig, folder: Path, workers: int, report: Report) -> tuple[ICF, float]:
     """Train a row, or go on with it where it stopped; the calibrated model, and the minutes it took."""
-    folder.mkdir(parents=True, exist_ok=True)
     data = WordData(config, None, workers, report)
-    trainer = Trainer(config, data, build_model(config, data.classes), folder)
-    if (folder / "last.pt").exists():
-        trainer.restore()
-    fit(trainer, report)
+    trainer = train_run(config, folder, data, build_model(config, data.classes), report)
     scores = data.validate(trainer.model)
     save_checkpoint(trainer.model, folder / "model.safetensors", recipe_of(config, trainer, scores, _command(config)))
     return trainer.model, trainer.seconds / 60
 
 
 def _command(config: TrainConfig) -> str:
-    line = f"icf study natural --rows {config.name}"
+    line = f"python -m research natural --rows {config.name}"
     return line if config.name in LONG else f"{line} --seeds {config.seed + 1} --steps {config.steps}"
 
 
 def natural_command(args: argparse.Namespace) -> None:
     """Score the rows that the table lacks, or that are named, and write it run by run."""
-    unknown = [row for row in args.rows or () if row not in (SHIPPED, *ROWS)]
-    if unknown:
+    if unknown := [row for row in args.rows or () if row not in (SHIPPED, *ROWS)]:
         raise UserError(f"no row {unknown[0]!r}; there are: {', '.join((SHIPPED, *ROWS))}")
     rows = args.rows or (SHIPPED, *ROWS)
     _refuse_idle(args, rows)
     device = processes(args.device).device
-    keep_freed_memory()
-    workers, console = os.cpu_count() or 1, Console(stderr=True)
-    suffix = "" if args.split == "test" else f"-{args.split}"
-    done = {run_of(line) for line in read_lines(args.results)}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    done = set() if args.rows else {run_of(line) for line in RUNS.read(args.results)}
+    jobs = [
+        (row, seed)
+        for row in rows
+        for seed in range(1 if row == SHIPPED or row in LONG else args.seeds or SEEDS)
+        if (row, str(seed), args.split == "val") not in done
+    ]
+    console = Console(stderr=True)
+    with Progress(console=console) as bar:
         tasks: dict[str, TaskID] = {}
 
         def say(what: str, done: int, total: int, _: object = None) -> None:
@@ -149,47 +146,35 @@ def natural_command(args: argparse.Namespace) -> None:
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done, total=total)
 
-        tests = load_tests(workers, say, args.split)
-        for row in rows:
-            for seed in range(1 if row == SHIPPED or row in LONG else args.seeds or SEEDS):
-                if not args.rows and (row, str(seed), bool(suffix)) in done:
-                    continue
-                if row == SHIPPED:
-                    path, _ = find_checkpoint("natural")
-                    recipe = read_recipe(path)
-                    model, minutes, steps = (
-                        load_checkpoint(path).to(device),
-                        recipe["minutes"],
-                        recipe["config"]["steps"],
-                    )
-                else:
-                    tell = partial(_told, say, f"{row}, seed {seed}")
-                    folder = (args.out or OUT) / f"{row}-seed{seed}"
-                    config = row_config(row, seed, args.steps or STEPS)
-                    model, minutes = train_row(config, folder, workers, tell)
-                    steps = config.steps
-                lines = [
-                    {"row": row, "seed": str(seed), "test_set": name + suffix, "audio": audio}
-                    | {key: f"{value:.4f}" if isinstance(value, float) else str(value) for key, value in scores.items()}
-                    | {
-                        "steps": str(steps),
-                        "minutes": f"{minutes:.1f}",
-                        "hardware": _machine(device),
-                        "revision": revision(),
-                    }
-                    for name, (scenes, sounds) in tests.sets.items()
-                    if row != SHIPPED or not SETS[name][2]
-                    for audio, scores in word_scores(
-                        model,
-                        scenes,
-                        tests.words,
-                        sounds,
-                        tests.silence,
-                        progress=partial(say, f"scoring {row} {name}"),
-                    ).items()
-                ]
-                add_lines(args.results, lines)
+        tests = load_tests(os.cpu_count() or 1, say, args.split)
+        for (row, seed), lines in finished(jobs, partial(_do, args, tests, device, say), 1):
+            RUNS.replace(args.results, (row, str(seed), args.split == "val"), lines)
     console.print(f"wrote {args.results}")
+
+
+def _do(args: argparse.Namespace, tests: Tests, device: torch.device, say: Say, job: tuple[str, int]) -> list[Line]:
+    """Train a row unless it is the shipped checkpoint, and score it."""
+    row, seed = job
+    if row == SHIPPED:
+        path, _ = find_checkpoint("natural")
+        recipe = read_recipe(path)
+        model, minutes, steps = load_checkpoint(path).to(device), recipe["minutes"], recipe["config"]["steps"]
+    else:
+        config = row_config(row, seed, args.steps or STEPS)
+        folder = (args.out or OUT) / f"{row}-seed{seed}"
+        model, minutes = train_row(config, folder, os.cpu_count() or 1, partial(_told, say, f"{row}, seed {seed}"))
+        steps = config.steps
+    made = {"steps": str(steps), "minutes": f"{minutes:.1f}", "hardware": machine(device), "revision": revision()}
+    suffix = "" if args.split == "test" else f"-{args.split}"
+    lines = []
+    for name, (scenes, sounds) in tests.sets.items():
+        if row == SHIPPED and SETS[name][2]:
+            continue
+        progress = partial(say, f"scoring {row} {name}")
+        scores = word_scores(model, scenes, tests.words, sounds, tests.silence, progress=progress)
+        of_run = {"row": row, "seed": str(seed), "test_set": name + suffix}
+        lines += [of_run | {"audio": audio} | shown(found) | made for audio, found in scores.items()]
+    return lines
 
 
 def _refuse_idle(args: argparse.Namespace, rows: Sequence[str]) -> None:
@@ -202,36 +187,13 @@ def _refuse_idle(args: argparse.Namespace, rows: Sequence[str]) -> None:
                 raise UserError(f"rows {', '.join(rows)} have one seed and their own steps; they take no --{option}")
 
 
-def read_lines(path: Path) -> list[dict[str, str]]:
-    """Lines of the table, none where there is no file. Raises UserError for another table."""
-    if not path.exists():
-        return []
-    columns, lines = read_csv(path)
-    if columns != COLUMNS or any(line["row"] not in (SHIPPED, *ROWS) for line in lines):
-        raise UserError(f"{path} is no table of `icf study natural`; name another --results")
-    return lines
-
-
-def run_of(line: dict[str, str]) -> tuple[str, str, bool]:
+def run_of(line: Line) -> tuple[str, str, bool]:
     """Row, seed, and whether it is of the validation split."""
     return line["row"], line["seed"], line["test_set"].endswith("-val")
 
 
-def add_lines(path: Path, lines: list[dict[str, str]]) -> None:
-    """Put the lines of one run into the table in place of an earlier one of its row, seed and split."""
-    kept = [line for line in read_lines(path) if run_of(line) != run_of(lines[0])]
-    order = (SHIPPED, *ROWS)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(sorted(kept + lines, key=lambda line: (order.index(line["row"]), int(line["seed"]))))
-    write_whole(path, text.getvalue())
+RUNS = Table(COLUMNS, (SHIPPED, *ROWS), run_of)
 
 
 def _told(say: Say, run: str, stage: str, done: int, total: int, values: dict[str, float]) -> None:
     say(f"{run}: {stage}", done, total)
-
-
-def _machine(device: torch.device) -> str:
-    machine = hardware(device)
-    return f"{machine['gpu'] or machine['processor']}, {torch.get_num_threads()} threads"

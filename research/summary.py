@@ -7,16 +7,15 @@ the row it is compared with, which is what the study's bar is set in.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from pathlib import Path
 from statistics import mean, stdev
 
 from icf_avs.errors import UserError
 from icf_avs.results import write_whole
-from icf_avs.study.rows import ROWS
-from icf_avs.study.table import COLUMNS, PART_COLUMNS, Line, parts_path, read_table
+from research.ablation import PARTS, RUNS, parts_path
+from research.ablation_rows import ROWS
+from research.table import Line, csv_text
 
 SHOWN = ("miou", "f", "miou_silence", "miou_noise", "miou_offscreen", "fpr_offscreen", "g_miou")
 PAIRS = (  # question, row, row it is compared with
@@ -122,13 +121,13 @@ def summary_command(table: Path, runs: Path, pictures: Path) -> None:
     """Write the two tables of the summary beside `table`, and the plots into `pictures`; those that need models are
     made from the runs in `runs` if they are there, the example clips beside the runs.
     """
-    lines, parts = read_table(table, COLUMNS), read_table(parts_path(table), PART_COLUMNS)
+    lines, parts = RUNS.read(table), PARTS.read(parts_path(table))
     if not lines:
-        raise UserError(f"{table} has no run yet; make some with `icf study ablation`")
+        raise UserError(f"{table} has no run yet; make some with `python -m research ablation`")
     for path, text in summaries(table, lines, parts).items():
         write_whole(path, text)
         print(f"wrote {path}")
-    from icf_avs.study.plots import reliance
+    from research.plots import reliance
 
     reliance(lines, pictures / "ablation_reliance.png")
     print(f"wrote {pictures / 'ablation_reliance.png'}")
@@ -143,14 +142,10 @@ def summaries(table: Path, lines: list[Line], parts: list[Line]) -> dict[Path, s
         "rows": (("row", "what", "seeds", *SHOWN), rows_table(lines)),
         "pairs": (PAIR_COLUMNS, pairs_table(lines, parts)),
     }
-    files = {}
-    for name, (columns, content) in contents.items():
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(content)
-        files[table.with_name(f"{table.stem}_{name}.csv")] = text.getvalue()
-    return files
+    return {
+        table.with_name(f"{table.stem}_{name}.csv"): csv_text(columns, content)
+        for name, (columns, content) in contents.items()
+    }
 
 
 def _plots_of_models(whole: Path, plain: Path, runs: Path, pictures: Path) -> None:
@@ -158,8 +153,8 @@ def _plots_of_models(whole: Path, plain: Path, runs: Path, pictures: Path) -> No
     from icf_avs.checkpoint import load_checkpoint
     from icf_avs.evaluate import FOLDERS, default_sets
     from icf_avs.stamps.training_data import StampsData
-    from icf_avs.study.plots import counterfactuals, four_sounds
-    from icf_avs.study.scoring import test_clips
+    from research.plots import counterfactuals, four_sounds
+    from research.scoring import test_clips
 
     models = {"baseline": load_checkpoint(plain), "all": load_checkpoint(whole)}
     data = StampsData(ROWS["all"].config(0, 1), None, 1, lambda *_: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from small_icf import random_batch, small_model
 from icf_avs.errors import UserError
 from icf_avs.metrics import StrictMetric
 from icf_avs.objective.objective import Weights, objective
-from icf_avs.study.command import pending
-from icf_avs.study.controls import replace_part
-from icf_avs.study.rows import ROWS, teaching
-from icf_avs.study.scoring import TestClip, probabilities, score
-from icf_avs.study.summary import pairs_table, rows_table, summaries
-from icf_avs.study.table import COLUMNS, PART_COLUMNS, SCORES, add_run, parts_path, read_table
 from icf_avs.training.trainer import build_model
+from research.__main__ import main
+from research.ablation import PARTS, RUNS, SCORES, parts_path, pending
+from research.ablation_rows import ROWS, teaching
+from research.ablation_variants import replace_part
+from research.jobs import finished
+from research.scoring import TestClip, probabilities, score
+from research.summary import pairs_table, rows_table, summaries
 
 CONTROLS = ("random", "shuffled", "dropout", "video", "segment", "frame", "cosine")
 TestClip.__test__ = False
@@ -43,7 +45,7 @@ def test_the_rows_are_still_the_runs_in_results() -> None:
     """Settings that came later change no row: the study stays on plain scenes and sounds, whatever is shipped. All
     seeds of the table have the scenes of seed 0.
     """
-    lines = read_table(Path(__file__).parents[1] / "results" / "ablation.csv", COLUMNS)
+    lines = RUNS.read(Path(__file__).parents[1] / "results" / "ablation.csv")
     for line in lines:
         row = ROWS[line["row"]]
         config = row.config(int(line["seed"]), int(line["steps"]))
@@ -188,20 +190,25 @@ def a_run(row: str, seed: int, miou: float, g: float = 0.7) -> tuple[dict[str, s
     return line, parts
 
 
+def add(table: Path, line: dict[str, str], parts: list[dict[str, str]]) -> None:
+    RUNS.replace(table, (line["row"], line["seed"]), [line])
+    PARTS.replace(parts_path(table), (line["row"], line["seed"]), parts)
+
+
 def test_the_table_keeps_runs_apart_and_says_what_is_left(tmp_path: Path) -> None:
     table = tmp_path / "ablation.csv"
     teach, jobs = pending(table, tmp_path, list(ROWS), 3, 600)
     assert len(jobs) == 3 * len(ROWS) and [job.seed for job in teach] == [0, 1, 2]
     assert [ROWS[job.row].main for job in jobs] == [True] * 27 + [False] * (len(jobs) - 27)
     assert [job.seed for job in jobs[:27]] == [0] * 9 + [1] * 9 + [2] * 9
-    add_run(table, *a_run("all", 0, 0.5))
-    add_run(table, *a_run("baseline", 1, 0.4))
-    add_run(table, *a_run("all", 0, 0.6))
-    assert [(line["row"], line["miou"]) for line in read_table(table, COLUMNS)] == [
+    add(table, *a_run("all", 0, 0.5))
+    add(table, *a_run("baseline", 1, 0.4))
+    add(table, *a_run("all", 0, 0.6))
+    assert [(line["row"], line["miou"]) for line in RUNS.read(table)] == [
         ("baseline", "0.4000"),
         ("all", "0.6000"),
     ]
-    assert len(read_table(parts_path(table), PART_COLUMNS)) == 6
+    assert len(PARTS.read(parts_path(table))) == 6
     (tmp_path / "taught-seed1").mkdir()
     (tmp_path / "taught-seed1" / "audio.safetensors").touch()
     teach, jobs = pending(table, tmp_path, ["baseline", "all"], 2, 600)
@@ -209,8 +216,8 @@ def test_the_table_keeps_runs_apart_and_says_what_is_left(tmp_path: Path) -> Non
     _, jobs = pending(table, tmp_path, ["baseline", "all"], 2, 700)
     assert len(jobs) == 4  # other runs than those of the table
     table.write_text("a,b\n")
-    with pytest.raises(UserError, match="no table of the study"):
-        read_table(table, COLUMNS)
+    with pytest.raises(UserError, match="no table of these runs"):
+        RUNS.read(table)
 
 
 def test_summary_by_hand(tmp_path: Path) -> None:
@@ -229,7 +236,7 @@ def test_summary_by_hand(tmp_path: Path) -> None:
 
 
 def test_the_plots_are_drawn(tmp_path: Path) -> None:
-    from icf_avs.study.plots import counterfactuals, four_sounds, reliance
+    from research.plots import counterfactuals, four_sounds, reliance
 
     lines = [a_run(row, seed, 0.5 + 0.01 * seed)[0] for row in ("baseline", "all") for seed in range(3)]
     model = small_model()
@@ -246,7 +253,41 @@ def test_the_plots_are_drawn(tmp_path: Path) -> None:
 
 def test_the_summary_in_results_is_that_of_its_runs() -> None:
     table = Path(__file__).parents[1] / "results" / "ablation.csv"
-    lines, parts = read_table(table, COLUMNS), read_table(parts_path(table), PART_COLUMNS)
+    lines, parts = RUNS.read(table), PARTS.read(parts_path(table))
     assert lines and {line["row"] for line in lines} <= set(ROWS)
     for path, text in summaries(table, lines, parts).items():
-        assert path.read_text(encoding="utf-8") == text, "run `icf study summary`"
+        assert path.read_text(encoding="utf-8") == text, "run `python -m research summary`"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--rows shipped --out runs", "takes no --out"),
+        ("--rows shipped open --seeds 2", "take no --seeds"),
+        ("--rows open-mit --steps 20", "take no --steps"),
+    ],
+)
+def test_an_option_without_effect_is_refused(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["natural", *line.split()]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", ["ablation --out {}/x", "ablation --results {}", "natural --out {}/x", "summary --pictures {}/x"]
+)
+def test_where_a_result_cannot_be_put_one_line_says_so(line, tmp_path, capsys) -> None:
+    place = tmp_path / "place"
+    place.mkdir() if line.endswith("{}") else place.write_text("mine")
+    assert main(line.format(place).split()) == 2
+    assert str(place) in (said := capsys.readouterr().err) and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["ablation --rows all --seeds 9 --out {}", "natural --out {}"])
+def test_a_device_that_is_not_here_is_refused(line, tmp_path, capsys) -> None:
+    assert main([*line.format(tmp_path / "out").split(), "--device", "cuda:7"]) == 2
+    assert "not on this machine" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_runs_come_from_processes_and_from_this_one() -> None:
+    for processes in (1, 2):
+        assert sorted(finished([3, 1, 2], math.sqrt, processes)) == [(n, math.sqrt(n)) for n in (1, 2, 3)]

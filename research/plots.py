@@ -19,10 +19,10 @@ from icf_avs.contracts import Batch
 from icf_avs.evaluate import AUDIOS
 from icf_avs.model.icf import ICF
 from icf_avs.output.overlay import Overlay
-from icf_avs.study.controls import RandomVectors, ShuffledSounds
-from icf_avs.study.rows import ROWS
-from icf_avs.study.scoring import TestClip, probabilities
-from icf_avs.study.table import Line
+from research.ablation_rows import ROWS
+from research.ablation_variants import RandomVectors, ShuffledSounds
+from research.scoring import TestClip, probabilities
+from research.table import Line
 
 INK, SIZE = "#333333", (7.0, 4.6)  # inches
 

@@ -1,0 +1,114 @@
+"""`python -m research`: the ablation study, the open vocabulary, and their summary (docs/ABLATION.md, NATURAL.md)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from icf_avs.cli.options import Parser, command, device
+from icf_avs.cli.values import positive, whole
+from icf_avs.errors import UserError
+from icf_avs.output.writable import check_file, check_folder
+
+
+def _ablation(args: argparse.Namespace) -> None:
+    check_folder(args.out)
+    check_file(args.results, "--results")
+    from research.ablation import ablation_command
+
+    ablation_command(args)
+
+
+def _natural(args: argparse.Namespace) -> None:
+    check_folder(args.out or Path("runs/natural"))
+    check_file(args.results, "--results")
+    from research.natural import natural_command
+
+    natural_command(args)
+
+
+def _summary(args: argparse.Namespace) -> None:
+    check_folder(args.pictures, "--pictures")
+    from research.summary import summary_command
+
+    summary_command(args.results, args.out, args.pictures)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The commands; `args.run` is the function that does the work."""
+    parser = Parser(prog="python -m research", description="What each part of the method is worth.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    steps = whole(1, 10**8)
+    part = command(
+        commands,
+        "ablation",
+        _ablation,
+        "train and score every row of the ablation, as many at a time as there are cores",
+        "  python -m research ablation                   # all that results/ablation.csv lacks\n"
+        "  python -m research ablation --rows baseline all --seeds 1 --steps 100 --clips 10 --results try.csv\n\n"
+        "Rows: baseline, all, each part and pair of mit, sc, cdcl; and variants (research/ablation_rows.py).\n"
+        "Interrupted, it goes on where each run stopped. Each finished run is a line of the table.",
+    )
+    part.add_argument("--rows", metavar="ROW", nargs="+", help="only these rows (default: all)")
+    part.add_argument(
+        "--seeds", metavar="N", type=whole(1, 1000), default=3, help="seeds 0 to N-1 of each row (default: 3)"
+    )
+    part.add_argument("--steps", metavar="N", type=steps, default=600, help="steps of a run (default: 600)")
+    part.add_argument("--clips", metavar="N", type=positive, help="score only the first N clips of each test set")
+    part.add_argument("--jobs", metavar="N", type=whole(1, 1000), help="processes (default: cores, or 1 with a GPU)")
+    _places(part, "ablation")
+    device(part)
+
+    part = command(
+        commands,
+        "natural",
+        _natural,
+        "score the open vocabulary on composed scenes of kinds that training knows and does not know",
+        "  python -m research natural                    # all that results/natural.csv lacks\n"
+        "  python -m research natural --rows shipped     # the shipped checkpoint alone, in a minute\n\n"
+        "Rows: shipped; open, open-mit, open-baseline: the recipe natural, whole and without parts, kept from the\n"
+        "kinds that are tested, seed 0 alone; and these cut short: all, mit, baseline. Interrupted, it goes on later.",
+    )
+    part.add_argument("--rows", metavar="ROW", nargs="+", help="only these rows, anew (default: all that lack)")
+    part.add_argument(
+        "--split", choices=("test", "val"), default="test", help="choose on val, score on test (default: test)"
+    )
+    part.add_argument("--seeds", metavar="N", type=whole(1, 1000), help="seeds 0 to N-1 of each row (default: 3)")
+    part.add_argument("--steps", metavar="N", type=steps, help="steps of a run (default: 300)")
+    _places(part, "natural", default=False)
+    device(part)
+
+    part = command(
+        commands,
+        "summary",
+        _summary,
+        "mean, deviation and paired tests of the runs in the table, and the study's plots",
+        "  python -m research summary",
+    )
+    _places(part, "ablation")
+    part.add_argument("--pictures", metavar="DIR", type=Path, default=Path("docs"), help="folder of the plots (docs)")
+    return parser
+
+
+def _places(part: argparse.ArgumentParser, name: str, default: bool = True) -> None:
+    out, results = Path("runs") / name, Path("results") / f"{name}.csv"
+    part.add_argument(
+        "--out", metavar="DIR", type=Path, default=out if default else None, help=f"folder of the runs ({out})"
+    )
+    part.add_argument("--results", metavar="CSV", type=Path, default=results, help=f"table ({results})")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code is 0, or 2 for what the user can fix."""
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Tables of runs on disk (CSV): the lines of a run replace those of the same run before, rows stay in their order."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from icf_avs.errors import UserError
+from icf_avs.results import read_csv, write_whole
+
+Line = dict[str, str]
+
+
+def row_and_seed(line: Line) -> tuple[str, ...]:
+    """Which run a line is of."""
+    return line["row"], line["seed"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """columns: of the file. rows: names that the column `row` may have, in order. run: which run a line is of."""
+
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    run: Callable[[Line], tuple] = row_and_seed
+
+    def read(self, path: Path) -> list[Line]:
+        """Lines of the table at `path`, none where there is no file. Raises UserError for another table."""
+        if not path.exists():
+            return []
+        columns, lines = read_csv(path)
+        if columns != self.columns:
+            raise UserError(f"{path} is no table of these runs (columns {','.join(self.columns)}); name another")
+        for line in lines:
+            if line["row"] not in self.rows or not line["seed"].isdecimal() or len(line["seed"]) > 9:
+                raise UserError(f"{path}: has no run {line['row'][:40]!r} of seed {line['seed'][:40]!r}; fix the table")
+        return lines
+
+    def replace(self, path: Path, run: tuple, lines: list[Line]) -> None:
+        """Put the lines of a run into the table at `path` in place of its earlier ones."""
+        kept = [line for line in self.read(path) if self.run(line) != run]
+        whole = sorted(kept + lines, key=lambda line: (self.rows.index(line["row"]), int(line["seed"])))
+        write_whole(path, csv_text(self.columns, whole))
+
+
+def csv_text(columns: tuple[str, ...], lines: list[Line]) -> str:
+    """The text of a table."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
