@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from icf_avs.contracts import ClipSpec
+from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.settings import CDCL, MIT, SC
 
 HOSTS = ("tpavi", "avsegformer")  # published networks that the paper puts ICF on (table 3)
@@ -194,6 +195,7 @@ class TrainConfig:
     benchmark: BenchmarkConfig | None = None
     words: WordDataConfig | None = None
     icf: PlugInConfig | None = None  # of a network that is not guided; None: it is trained by its masks alone
+    interventions: InterventionSettings | None = None  # of such a network, beside ICF or without it
     text: str = "minilm"  # text encoder that embeds the names of the classes
     starts_from: str = ""  # what run it goes on from, whose checkpoint has to be named; "": it may begin from nothing
     estimate: str = ""  # expected time and hardware, where nobody has measured it yet

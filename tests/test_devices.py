@@ -143,8 +143,7 @@ def learnt(given: Given, model: ICF, batch: Batch, stage: str = "learn") -> Any:
     parameters = [p for p in learner.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
     torch.optim.AdamW(parameters, fused=True).step()
-    if learner.model.counterfactual is not None:
-        learner.model.counterfactual.update_running_means()
+    learner.update_running_means()
     return {name: float(value.detach()) for name, value in terms.items()} | {"norm": float(norm)}
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_icf import NAMES, chosen, random_batch, small_model
+from small_icf import NAMES, chosen, random_batch, small_host, small_model
 
 from icf_avs.config import BenchmarkConfig, TrainConfig
 from icf_avs.contracts import Batch
 from icf_avs.errors import UserError
+from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.training import processes
 from icf_avs.training.recipes import RECIPES
 
@@ -50,7 +51,7 @@ class Shared:
         return chosen(shared_batch(step), torch.arange(CLIPS)[part::parts])
 
 
-def steps(rank: int, world: int, port: int, turns: int, folder: str) -> None:
+def steps(rank: int, world: int, port: int, turns: int, network: str, folder: str) -> None:
     """One process of a run of STEPS; the first saves terms and gradients of each step and the weights at the end."""
     torch.set_num_threads(1)
     if world > 1:
@@ -58,8 +59,11 @@ def steps(rank: int, world: int, port: int, turns: int, folder: str) -> None:
         os.environ.update({name: str(value) for name, value in where.items()})
     from icf_avs.training.trainer import Trainer
 
-    model = small_model(semantic=True)
     config = replace(CONFIG, benchmark=BenchmarkConfig("S4", accumulate=turns))
+    if network == "guided":
+        model = small_model(semantic=True)
+    else:
+        model, config = small_host(network), replace(config, interventions=InterventionSettings(other_sound=0.3))
     trainer, found = Trainer(config, Shared(), model, Path(folder)), []
     assert trainer.accelerator.num_processes == world
     for step in range(STEPS):
@@ -67,46 +71,54 @@ def steps(rank: int, world: int, port: int, turns: int, folder: str) -> None:
         gradients = {n: p.grad.clone() for n, p in trainer.learner.named_parameters() if p.grad is not None}
         found.append((terms, gradients))
     if rank == 0:
-        torch.save((found, model.state_dict()), Path(folder) / f"{world}-{turns}.pt")
+        torch.save((found, trainer.learner.state_dict()), Path(folder) / f"{world}-{turns}-{network}.pt")
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """(processes, turns) -> what `steps` saves, each run made once."""
+    """(processes, turns, network) -> what `steps` saves, each run made once."""
     context, folder, made = multiprocessing.get_context("forkserver"), tmp_path_factory.mktemp("runs"), {}
     context.set_forkserver_preload(["icf_avs.training.trainer", "small_icf"])
 
-    def of(world: int, turns: int = 1) -> Any:
-        if (world, turns) not in made:
+    def of(world: int, turns: int = 1, network: str = "guided") -> Any:
+        if (world, turns, network) not in made:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
             started = [
-                context.Process(target=steps, args=(rank, world, port, turns, str(folder))) for rank in range(world)
+                context.Process(target=steps, args=(rank, world, port, turns, network, str(folder)))
+                for rank in range(world)
             ]
             for process in started:
                 process.start()
             for process in started:
                 process.join(120)
             assert [process.exitcode for process in started] == [0] * world
-            made[world, turns] = torch.load(folder / f"{world}-{turns}.pt", weights_only=True)
-        return made[world, turns]
+            made[world, turns, network] = torch.load(folder / f"{world}-{turns}-{network}.pt", weights_only=True)
+        return made[world, turns, network]
 
     return of
 
 
-@pytest.mark.parametrize(("world", "turns"), [(2, 1), (3, 1), (2, 2)])
-def test_processes_that_share_a_batch_learn_what_one_does(world: int, turns: int, run: Any) -> None:
-    (expected, weights), (found, other) = run(1, turns), run(world, turns)
+@pytest.mark.parametrize(
+    ("world", "turns", "network"),
+    [(2, 1, "guided"), (3, 1, "guided"), (2, 2, "guided"), (2, 1, "query"), (3, 1, "query"), (2, 1, "tpavi")],
+)
+def test_processes_that_share_a_batch_learn_what_one_does(world: int, turns: int, network: str, run: Any) -> None:
+    """The networks besides the guided one learn by interventions."""
+    (expected, weights), (found, other) = run(1, turns, network), run(world, turns, network)
     for (mine, gradients), (his, others) in zip(expected, found, strict=True):
         assert mine.keys() == his.keys()
         assert his == pytest.approx(mine, rel=1e-4, abs=1e-5)
         assert gradients.keys() == others.keys()
         for name, gradient in gradients.items():
             assert (others[name] - gradient).norm() < 1e-3 * gradient.norm() + 1e-6, name
-    assert {"contrast", "foreign", "rest", "rivals", "generator", "semantic", "others"} <= found[1][0].keys()
+    guided = {"contrast", "foreign", "rest", "rivals", "generator", "semantic", "others"}
+    kinds = {"other_sound", "orthogonal_sound", "other_frames", "removed_source"}
+    asked = guided if network == "guided" else kinds
+    assert asked <= found[1][0].keys() and all(found[2][0][name] > 0 for name in asked & kinds)
     differences = torch.cat([(other[name].float() - value.float()).flatten() for name, value in weights.items()])
     assert differences.abs().mean() < 1e-8, "a hundredth of what a step moves a weight"
 

@@ -19,12 +19,14 @@ from icf_avs.evaluate import evaluate
 from icf_avs.export.command import export_command
 from icf_avs.export.formats import trace
 from icf_avs.export.graph import ExportGraph
+from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.segment import Segmenter
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import train
 
 SPLITS = ("train", "train", "train", "val", "test")
+INTERVENTIONS = InterventionSettings()
 PLUG_IN = PlugInConfig(MIT(dim=32, width=16), SC(width=32, blocks=1, jumps=2, draws=4, keep=2), CDCL(dim=16))
 
 
@@ -37,25 +39,32 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def tiny(name: str, layout: str = "ms3", icf: PlugInConfig | None = PLUG_IN) -> TrainConfig:
+def tiny(
+    name: str,
+    layout: str = "ms3",
+    icf: PlugInConfig | None = PLUG_IN,
+    interventions: InterventionSettings | None = INTERVENTIONS,
+) -> TrainConfig:
     """Two steps of a small network over the small encoders."""
     config = with_encoders(RECIPES[f"{layout}-pvt"](), "efficientnet-lite0", "log-mel", "minilm")
     absent = dict.fromkeys(("implicit_text", "counterfactual", "contrastive"))
     model = {**config.model, **absent, "network": name, "dim": 32, "heads": 4, "layers": 1}
     return replace(
-        config, name=f"{layout}-{name}", model=model, icf=icf, spec=replace(config.spec, image_size=64),
-        batch=2 * config.spec.frames, teach_steps=0, steps=2, warmup=1, checkpoint_every=1,
+        config, name=f"{layout}-{name}", model=model, icf=icf, interventions=interventions, teach_steps=0, steps=2,
+        spec=replace(config.spec, image_size=64), batch=2 * config.spec.frames, warmup=1, checkpoint_every=1,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["query", "tpavi", "avsegformer"])
-def test_a_run_with_icf_leaves_a_network_without_it(name: str, sets: Path, tmp_path: Path) -> None:
+def test_a_run_with_icf_and_interventions_leaves_a_network_without_them(name: str, sets: Path, tmp_path: Path) -> None:
     path = train(tiny(name), tmp_path / "run", source=sets / "Multi-sources")
     keys = load_file(path).keys()
     assert any(key.startswith("network.") for key in keys)
-    assert not any("icf" in key or "implicit" in key or "words" in key or "visual." in key for key in keys)
+    foreign = ("icf", "implicit", "words", "visual.", "interventions", "sounds")
+    assert not any(part in key for part in foreign for key in keys)
     row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     terms = {"bce", "dice", "focal", "pull", "noise", "ortho", "vision-audio", "vision-text", "audio-text"}
+    terms |= {"orthogonal_sound", "other_frames", "removed_source"}
     assert terms | {"z cosine over clips", "z* of another class"} <= row.keys()
     model = load_checkpoint(path)
     video = make_clip(tmp_path / "clip.mp4", seconds=2, sound=tone(2))
@@ -64,9 +73,9 @@ def test_a_run_with_icf_leaves_a_network_without_it(name: str, sets: Path, tmp_p
 
 
 def test_masks_alone_train_a_network(sets: Path, tmp_path: Path) -> None:
-    train(tiny("query", icf=None), tmp_path, source=sets / "Multi-sources")
+    train(tiny("query", icf=None, interventions=None), tmp_path, source=sets / "Multi-sources")
     row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
-    assert {"bce", "dice", "focal"} <= row.keys() and "pull" not in row
+    assert {"bce", "dice", "focal"} <= row.keys() and not {"pull", "other_frames"} & row.keys()
 
 
 def test_classes_are_trained_and_predicted(sets: Path, tmp_path: Path) -> None:
@@ -78,7 +87,7 @@ def test_classes_are_trained_and_predicted(sets: Path, tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_ends_as_one_without_a_break(sets: Path, tmp_path: Path) -> None:
-    """The plug-in's own weights are kept for it, with the texts of its banks."""
+    """The plug-in's own weights are kept for it, with the texts of its banks, and the running means of sounds."""
     source, config = sets / "Multi-sources", replace(tiny("query"), steps=3)
     straight = load_file(train(config, tmp_path / "straight", source=source))
 
@@ -92,12 +101,12 @@ def test_a_resumed_run_ends_as_one_without_a_break(sets: Path, tmp_path: Path) -
     assert all(value.equal(straight[key]) for key, value in resumed.items())
 
 
-def test_the_network_is_the_same_whether_or_not_icf_was_built_around_it(sets: Path, tmp_path: Path) -> None:
-    """No step taken: weights, masks and the graph that is exported are equal; ICF draws nothing that they need."""
+def test_the_network_is_the_same_whether_or_not_anything_was_built_around_it(sets: Path, tmp_path: Path) -> None:
+    """No step taken: weights, masks and the exported graph are equal; the plug-ins draw nothing that they need."""
     frames, waves = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8), torch.randn(2, 15_600)
     found = []
-    for icf in (None, PLUG_IN):
-        config = replace(tiny("query", icf=icf), learning_rate=0.0, steps=1)
+    for icf, interventions in ((None, None), (PLUG_IN, INTERVENTIONS)):
+        config = replace(tiny("query", icf=icf, interventions=interventions), learning_rate=0.0, steps=1)
         path = train(config, tmp_path / str(icf is None), source=sets / "Multi-sources")
         model = load_checkpoint(path)
         found.append(

@@ -57,13 +57,14 @@ def test_every_recipe_is_what_its_name_says(name: str) -> None:
     fields = {"mit": "implicit_text", "sc": "counterfactual", "cdcl": "contrastive"}
     kept = {part for part, field in fields.items() if getattr(model, field) or getattr(config.icf, part, None)}
     named = set(name.split("-")) & {"mit", "sc", "cdcl"}
-    assert kept == (set() if name.endswith("baseline") else named or {"mit", "sc", "cdcl"})
+    assert kept == (set() if "baseline" in name.split("-") else named or {"mit", "sc", "cdcl"})
+    assert bool(config.interventions) == name.endswith("-interventions"), "off unless it is asked for"
     encoders = {"pvt": "pvt-v2-b5", "r50": "resnet-50", "swin": "swin-b"}
     if name.split("-")[1:2] and name.split("-")[1] in encoders:
         assert model.visual == encoders[name.split("-")[1]]
     published = name.split("-")[0] in ("s4", "ms3", "avss", "tpavi", "avsegformer")
     hosts = {"tpavi", "avsegformer"} & set(name.split("-"))
-    assert model.network == (hosts.pop() if hosts else "query" if published else "guided")
+    assert model.network == (hosts.pop() if hosts else "query" if published or "query" in name else "guided")
     assert bool(config.estimate) == (config.benchmark is not None), "unmeasured runs say what is expected of them"
 
 

@@ -43,13 +43,13 @@ class Weights:
 
 def segmentation_losses(output: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
     """The terms of eq. 18 on the frames that are labelled and no padding."""
-    frames, logits = batch.labelled & batch.valid, _at(output.logits, batch.masks)
+    frames, logits = batch.labelled & batch.valid, at_size_of(batch.masks, output.logits)
     terms = {of.__name__: of(logits, batch.masks, frames) for of in (mask.bce, mask.dice, focal)}
     if output.classes is not None:
         shares = class_shares(batch.kinds_map, batch.masks, output.classes.shape[2] - 1)
-        terms["classes"] = mask.semantic(_at(output.classes, batch.masks), shares, frames)
+        terms["classes"] = mask.semantic(at_size_of(batch.masks, output.classes), shares, frames)
     if output.auxiliary:
-        early = [mask.dice(_at(each, batch.masks), batch.masks, frames) for each in output.auxiliary.values()]
+        early = [mask.dice(at_size_of(batch.masks, each), batch.masks, frames) for each in output.auxiliary.values()]
         terms["auxiliary"] = torch.stack(early).sum()
     return terms
 
@@ -69,7 +69,7 @@ def weighted_sum(terms: dict[str, Tensor], weights: Weights) -> Tensor:
     return torch.stack(values).sum()
 
 
-def _at(logits: Tensor, masks: Tensor) -> Tensor:
+def at_size_of(masks: Tensor, logits: Tensor) -> Tensor:
     """Logits [B,T,...,h,w] at the size of the masks."""
     if logits.shape[-2:] == masks.shape[-2:]:
         return logits

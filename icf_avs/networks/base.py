@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,16 +31,25 @@ class Features:
     audio: Tensor
 
 
+class Encoded(NamedTuple):
+    """What `decode` takes of frames and sound: maps [B,T,C_l,h_l,w_l], fine to coarse, and audio tokens [B,T,D]."""
+
+    pyramid: Sequence[Tensor]
+    audio: Tensor
+
+
 @dataclass
 class NetworkOutput:
     """logits: mask logits [B,T,h,w]. classes: class logits [B,T,C,h,w], background first, or None without a class head.
     auxiliary: further terms that the network itself is trained by, by name: mask logits [B,T,h',w'] of early layers.
+    encoded: what it was decoded from, for losses that decode again with another sound (icf_avs/extensions).
     """
 
     logits: Tensor
     features: Features
     classes: Tensor | None = None
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    encoded: Encoded | None = None
 
 
 class Network(nn.Module, ABC):
@@ -71,7 +81,9 @@ class Network(nn.Module, ABC):
         [B,T,96,64]; valid [B,T] bool, False on padding.
         """
         pyramid = self.encode_frames(frames) if isinstance(frames, Tensor) else frames
-        output = self.decode(pyramid, self.encode_audio(sound), valid)
+        audio = self.encode_audio(sound)
+        output = self.decode(pyramid, audio, valid)
+        output.encoded = Encoded(pyramid, audio)
         if self.train_visual:
             output.features = Features(tuple(pyramid), output.features.audio)
         return output

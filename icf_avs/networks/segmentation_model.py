@@ -4,6 +4,8 @@ calibration.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +52,12 @@ class SegmentationModel(nn.Module):
     def forward(self, frames: Tensor | list[Tensor], sound: Tensor, valid: Tensor) -> NetworkOutput:
         """As `Network.forward`, with calibrated logits."""
         output = self.network(frames, sound, valid)
+        output.logits = output.logits + self.offset
+        return output
+
+    def decode(self, pyramid: Sequence[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
+        """As `Network.decode`, with calibrated logits."""
+        output = self.network.decode(pyramid, audio, valid)
         output.logits = output.logits + self.offset
         return output
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 import torch
 from accelerate.utils import convert_to_fp32
 from torch import Tensor, nn
 
-from icf_avs.config import PlugInConfig
+from icf_avs.config import PlugInConfig, TrainConfig
 from icf_avs.contracts import Batch
 from icf_avs.distributed import average
+from icf_avs.errors import UserError
+from icf_avs.extensions.interventions import Interventions
+from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.icf import ICF as PlugIn
 from icf_avs.icf.losses import Weights as PlugInWeights
 from icf_avs.icf.losses import segmentation_losses, weighted_sum
@@ -30,10 +34,17 @@ class Learner(nn.Module):
         self.teacher = nn.Linear(model.config.audio_dim, len(model.classes) + 1)
         self.weights = {"learn": Weights(), "finish": FINISHING}
         self.icf: PlugIn | None = None
+        self.interventions: Interventions | None = None
 
     def forward(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         """Terms of the loss of a stage ("teach", "learn", "finish"), and "loss", their weighted sum."""
         return self._teach(batch) if stage == "teach" else self._learn(batch, stage)
+
+    def update_running_means(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+        """After a step: move the running means of counterfactual sounds. total: sums over the processes of a run."""
+        sounds = self.interventions.sounds if self.interventions is not None else self.model.counterfactual
+        if sounds is not None:
+            sounds.update_running_means(total)
 
     def _teach(self, batch: Batch) -> dict[str, Tensor]:
         audio, _ = self.model.hear(batch.sound)
@@ -53,29 +64,42 @@ class Learner(nn.Module):
 
 
 class PlugInLearner(Learner):
-    """A network, and ICF around it while it is trained. icf: None trains the network by its masks alone."""
+    """A network, with ICF and interventions around it while it is trained; without both its masks alone train it."""
 
-    def __init__(self, model: SegmentationModel, icf: PlugInConfig | None) -> None:
+    def __init__(
+        self, model: SegmentationModel, icf: PlugInConfig | None, interventions: InterventionSettings | None = None
+    ) -> None:
         super().__init__(model)
         self.weights = PlugInWeights()
         if icf is not None:
             self.icf = PlugIn(model.network.feature_spec, icf.mit, icf.sc, icf.cdcl, self.weights)
+        if interventions is not None:
+            self.interventions = Interventions(interventions, model.config.dim, len(model.classes))
 
     def _learn(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         output = self.model(batch.pyramid or batch.frames, batch.sound, batch.valid)
         with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
             output.logits, output.classes = convert_to_fp32(output.logits), convert_to_fp32(output.classes)
             output.auxiliary = convert_to_fp32(output.auxiliary)
-            terms = segmentation_losses(output, batch)
-            total = weighted_sum(terms, self.weights)
-            if self.icf is None:
-                return terms | {"loss": total}
-            taps = output.features
-            taps = Features(tuple(level.float() for level in taps.visual), taps.audio.float())
-            extra = self.icf(taps, batch)
-        return terms | extra.terms | extra.diagnostics | {"loss": total + extra.total}
+            found = segmentation_losses(output, batch)
+            total = weighted_sum(found, self.weights)
+            if self.icf is not None:
+                taps = output.features
+                taps = Features(tuple(level.float() for level in taps.visual), taps.audio.float())
+                extra = self.icf(taps, batch)
+                found, total = found | extra.terms | extra.diagnostics, total + extra.total
+        if self.interventions is not None:
+            terms = self.interventions(self.model, output, batch)
+            found, total = found | terms, total + weighted_sum(terms, self.interventions.settings)
+        return found | {"loss": total}
 
 
-def learner_of(model: ICF | SegmentationModel, icf: PlugInConfig | None) -> Learner:
-    """What trains a model."""
-    return PlugInLearner(model, icf) if isinstance(model, SegmentationModel) else Learner(model)
+def learner_of(config: TrainConfig, model: ICF | SegmentationModel) -> Learner:
+    """What trains a model. Raises UserError for a plug-in that would change nothing."""
+    if config.interventions and not model.classes:
+        raise UserError(f"recipe {config.name} intervenes by classes, of which these data have no names")
+    if isinstance(model, SegmentationModel):
+        return PlugInLearner(model, config.icf, config.interventions)
+    if config.icf or config.interventions:
+        raise UserError("the guided network has parts of its own in place of ICF and interventions; set both to None")
+    return Learner(model)

@@ -8,6 +8,7 @@ from typing import Any
 
 from icf_avs.config import BenchmarkConfig, DataConfig, ModelConfig, PlugInConfig, TrainConfig, WordDataConfig
 from icf_avs.contracts import ClipSpec
+from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.settings import MIT
 
 SMALL = "efficientnet-lite0"
@@ -28,6 +29,12 @@ def stamps() -> TrainConfig:
         finish=1_200,
         finish_size=384,  # outlines gain from it
     )
+
+
+def stamps_query() -> TrainConfig:
+    """The query network on the embedded benchmark, as small as the guided one there, with ICF around it."""
+    model = {"network": "query", **dict.fromkeys(PARTS.values())}
+    return replace(stamps(), name="stamps-query", model=model, icf=PlugInConfig())
 
 
 def stamps_quick() -> TrainConfig:
@@ -194,6 +201,11 @@ def ablation(config: TrainConfig, *parts: str) -> TrainConfig:
     return replace(config, name=name, model={**config.model, **absent})
 
 
+def with_interventions(config: TrainConfig) -> TrainConfig:
+    """The same run with interventions beside what trains it; not from the paper."""
+    return replace(config, name=f"{config.name}-interventions", interventions=InterventionSettings())
+
+
 def variant(config: TrainConfig, name: str) -> TrainConfig:
     """A row of table 2 or a point of figure 5, by its name in VARIANTS: one part of ICF with one setting changed."""
     part, changes = VARIANTS[name]
@@ -232,9 +244,24 @@ def _recipes() -> dict[str, Callable[[], TrainConfig]]:
     pvt = [s4_pvt, ms3_pvt, avss_pvt]
     r50, swin = ([changed(make, with_visual, *of) for make in pvt] for of in (("resnet-50", "r50"), ("swin-b", "swin")))
     hosts = [changed(make, with_network, name) for make in (*pvt, *r50) for name in ("tpavi", "avsegformer")]
-    makers: list[Maker] = [stamps, *pvt, *r50, *swin, *hosts, ms3_from_s4, natural, stamps_quick, own, composed]
-    makers += [changed(make, ablation) for make in (*r50, *swin, *hosts)]
+    makers: list[Maker] = [
+        stamps,
+        stamps_query,
+        *pvt,
+        *r50,
+        *swin,
+        *hosts,
+        ms3_from_s4,
+        natural,
+        stamps_quick,
+        own,
+        composed,
+    ]
+    makers += [changed(make, ablation) for make in (stamps_query, *r50, *swin, *hosts)]
     makers += [changed(make, ablation, *parts) for make in (stamps, *pvt) for parts in ROWS]
+    makers += [
+        changed(run, with_interventions) for make in (stamps_query, *pvt) for run in (make, changed(make, ablation))
+    ]
     makers += [changed(make, variant, name) for make in (ms3_pvt, avss_pvt) for name in VARIANTS]
     return {make().name: make for make in makers}
 

@@ -69,7 +69,7 @@ class Trainer:
         self.accelerator = Accelerator(
             cpu=device.type == "cpu", mixed_precision="bf16" if lower else "no", kwargs_handlers=[unused]
         )
-        self.learner = learner_of(model, config.icf)
+        self.learner = learner_of(config, model)
         self.wrapped = self.accelerator.prepare(self.learner)
         self.step = self.resumed_at = 0
         self.seconds = 0.0
@@ -148,8 +148,7 @@ class Trainer:
             group["lr"] = config.learning_rate * group["scale"] * self._rate()
         self.optimizer.step()
         clamp_temperatures(self.model)
-        if self.model.counterfactual is not None:
-            self.model.counterfactual.update_running_means(accelerator.reduce)  # by all parts of the batch
+        self.learner.update_running_means(accelerator.reduce)  # by all parts of the batch
         self.step += 1
         if self.step == config.teach_steps:
             self._end_teaching(self.step)
@@ -205,6 +204,7 @@ class Trainer:
             "model": trained_state(self.model),
             "teacher": self.learner.teacher.state_dict(),
             "icf": self.learner.icf.state_dict() if self.learner.icf else {},
+            "interventions": self.learner.interventions.state_dict() if self.learner.interventions else {},
             "optimizer": self.optimizer.state_dict(),
             "init": self.init,
             "taught": self.taught,
@@ -265,6 +265,8 @@ class Trainer:
         self.learner.teacher.load_state_dict(state["teacher"])
         if self.learner.icf is not None:
             self.learner.icf.load_state_dict(state["icf"])
+        if self.learner.interventions is not None:
+            self.learner.interventions.load_state_dict(state["interventions"])
         self.optimizer = self._optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
 

@@ -1,0 +1,108 @@
+"""Interventions: masks under sounds that were not heard, and in frames that do not show what is heard, as losses.
+
+    masks of V under u, frames V [B,T,...] and sound u [B,T,D], for R sounds u in one call of the network's decoder:
+        K sounds of other clips, as they are or orthogonal to the clip's own     (counterfactual_sounds.py)
+        the sound of the clip before
+        the clip's own sound without one of its sources
+    what each of these masks must be                                            (intervention_losses.py)
+
+A network that ignores its sound cannot satisfy them. Frames are encoded once, for the masks of the clip itself. Frames
+of unknown classes claim nothing. Not from the paper: off in published recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from icf_avs.contracts import Batch
+from icf_avs.extensions.counterfactual_sounds import CounterfactualSounds
+from icf_avs.extensions.intervention_losses import of_clip_before, other_frames, other_sounds, removed_source
+from icf_avs.extensions.settings import InterventionSettings
+from icf_avs.icf.losses import at_size_of
+from icf_avs.networks.base import NetworkOutput
+
+
+class Decodes(Protocol):
+    """What is asked of a network beside `NetworkOutput.encoded`: that it decodes that again with another sound."""
+
+    def decode(self, pyramid: Sequence[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
+        """As `Network.decode`."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """As `nn.Module.modules`."""
+
+
+class Interventions(nn.Module):
+    """audio: width of the network's audio tokens, those that its decoder takes; classes: how many a batch can name, at
+    least one.
+
+    It has running means of these tokens and no parameters. A training loop calls `sounds.update_running_means` after
+    each of its steps. Raises ValueError without classes, of which all that is claimed is known.
+    """
+
+    def __init__(self, settings: InterventionSettings, audio: int, classes: int) -> None:
+        super().__init__()
+        if not classes:
+            raise ValueError("interventions claim nothing of sounds without classes; set them to None")
+        self.settings = settings
+        self.sounds = CounterfactualSounds(audio, classes, settings.count)
+
+    def forward(self, network: Decodes, output: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """Terms of the loss by name, as in the settings, unweighted. output: the network's, of this batch. Raises
+        ValueError where that does not say what it was decoded from.
+        """
+        if output.encoded is None:
+            raise ValueError("interventions decode once more: the network must return NetworkOutput.encoded")
+        settings, (pyramid, audio) = self.settings, output.encoded
+        known, frames = batch.known & batch.valid, batch.labelled & batch.valid
+        drawn, removal = self.sounds(audio, batch.sounding, batch.valid, known)
+        sounds: dict[str, Tensor] = {}  # [R,B,T,D] of each kind
+        if settings.other_sound:
+            sounds["other_sound"] = drawn.proposals
+        if settings.orthogonal_sound:
+            sounds["orthogonal_sound"] = drawn.sounds
+        if settings.other_frames:  # every clip under the sound before is every sound over the frames of the next clip
+            before, told = of_clip_before(audio), of_clip_before(known)
+            sounds["other_frames"] = torch.where(told[..., None], before, self.sounds.mean.to(audio.dtype))[None]
+        if settings.removed_source:
+            sounds["removed_source"] = removal.sound[None]
+        logits = self._decoded(network, pyramid, torch.cat(list(sounds.values())), batch)
+        counts = [len(each) for each in sounds.values()]
+        terms = {}
+        with torch.autocast(audio.device.type, enabled=False):  # sums over many pixels want all digits
+            for kind, found in zip(sounds, logits.float().split(counts), strict=True):
+                if kind == "other_frames":
+                    terms[kind] = other_frames(found[0], batch, frames)
+                elif kind == "removed_source":
+                    terms[kind] = removed_source(found[0], removal.removed, removal.valid, batch, frames)
+                else:
+                    terms[kind] = other_sounds(found, drawn.classes, drawn.known, batch, frames & drawn.told)
+        return terms
+
+    @staticmethod
+    def _decoded(network: Decodes, pyramid: Sequence[Tensor], sounds: Tensor, batch: Batch) -> Tensor:
+        """Logits [R,B,T,h,w] of the frames under R sounds [R,B,T,D], at the size of the masks."""
+        count = len(sounds)
+        levels = [level.expand(count, *level.shape).flatten(0, 1) for level in pyramid]
+        with running_statistics(network):
+            logits = network.decode(levels, sounds.flatten(0, 1), batch.valid.repeat(count, 1)).logits
+        return at_size_of(batch.masks, logits).unflatten(0, (count, -1))
+
+
+@contextmanager
+def running_statistics(network: Decodes) -> Iterator[None]:
+    """Batch normalisation as at test: counterfactual sounds neither move its statistics nor are told by them."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    training = [module for module in network.modules() if isinstance(module, kinds) and module.training]
+    for module in training:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.train()

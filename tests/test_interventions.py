@@ -1,0 +1,293 @@
+"""Interventions: what is asked of masks under other sounds, on small cases by hand, and of which networks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from small_icf import NAMES, random_batch, small_host, small_model
+from small_networks import AUDIO, BUILDERS, random_clips, small_network
+from torch import Tensor, nn
+
+from icf_avs.config import ModelConfig, TrainConfig
+from icf_avs.contracts import Batch, ClipSpec
+from icf_avs.errors import UserError
+from icf_avs.extensions.interventions import Interventions
+from icf_avs.extensions.settings import InterventionSettings
+from icf_avs.icf.losses import weighted_sum
+from icf_avs.networks.base import Encoded, Features, NetworkOutput
+from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.training.learner import PlugInLearner, learner_of
+
+LOG2 = math.log(2)
+KINDS = ("other_sound", "orthogonal_sound", "other_frames", "removed_source")
+ALL = InterventionSettings(other_sound=0.3, count=1)
+
+
+def only(*kinds: str, count: int = 1) -> InterventionSettings:
+    return InterventionSettings(**{kind: float(kind in kinds) for kind in KINDS}, count=count)
+
+
+class Zeros(nn.Module):
+    """Logits of 0 for whatever it decodes; it keeps what that was, and the logits, whose gradient says what is asked
+    of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Tensor, Tensor]] = []  # sounds and valid
+
+    def decode(self, pyramid: list[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
+        self.calls.append((audio, valid))
+        self.logits = torch.zeros(*valid.shape, 16, 16, requires_grad=True)
+        return NetworkOutput(self.logits, Features((), audio))
+
+
+def output_of(batch: Batch, audio: Tensor) -> NetworkOutput:
+    return NetworkOutput(torch.zeros_like(batch.masks), Features((), audio), encoded=Encoded(batch.pyramid, audio))
+
+
+def asked(batch: Batch, settings: InterventionSettings, audio: Tensor | None = None, **means: Tensor):
+    """Terms at logits of zero, the gradient of their sum by the logits [R,B,T,h,w] (None: none), and the network."""
+    torch.manual_seed(0)
+    audio = torch.randn(*batch.valid.shape, 8) if audio is None else audio
+    part, network = Interventions(settings, audio.shape[-1], batch.sounding.shape[-1]).train(), Zeros()
+    for name, value in means.items():
+        getattr(part.sounds, name).copy_(value)
+    terms = part(network, output_of(batch, audio), batch)
+    (gradient,) = torch.autograd.grad(sum(terms.values()), network.logits, allow_unused=True)
+    gradient = None if gradient is None else gradient.unflatten(0, (-1, len(batch.valid)))
+    return {name: float(value.detach()) for name, value in terms.items()}, gradient, network
+
+
+# Targets.
+
+
+def test_under_another_sound_the_mask_vanishes() -> None:
+    """Where nobody knows what is in a frame, blank is asked of the mask alone."""
+    batch = random_batch(3)
+    batch.onscreen = None
+    for kind in ("other_sound", "orthogonal_sound"):
+        terms, gradient, _ = asked(batch, only(kind))
+        assert terms == {kind: pytest.approx(LOG2)}
+        assert (gradient[0] > 0).equal(batch.masks > 0)
+
+
+def test_a_sound_of_nothing_in_the_frame_leaves_it_blank() -> None:
+    """Clip i of 3 shows classes i and i + 1: another clip's class is in the frame, or is not."""
+    batch = random_batch(3)
+    _, gradient, network = asked(batch, only("other_sound"), audio := torch.randn(3, 2, 8))
+    sounds = network.calls[0][0]
+    for clip in range(3):
+        donor = next(i for i in range(3) if sounds[clip].equal(audio[i]))
+        everywhere = bool((gradient[0, clip] > 0).all())
+        assert donor != clip and everywhere == (not batch.onscreen[clip, donor])
+        assert (gradient[0, clip] > 0).equal(batch.masks[clip] > 0) or everywhere
+
+
+def test_the_sound_of_the_clip_before_is_wrong_in_frames_that_lack_it() -> None:
+    batch = random_batch(3)
+    batch.onscreen = None
+    terms, gradient, network = asked(batch, only("other_frames"), audio := torch.randn(3, 2, 8))
+    assert terms == {"other_frames": pytest.approx(LOG2)} and (gradient[0] > 0).equal(batch.masks > 0)
+    assert network.calls[0][0].equal(audio.roll(1, 0))
+    batch.sounding[1] = batch.sounding[0]  # the second clip may rightly be segmented under the first one's sound
+    batch.kinds_map[1] = batch.kinds_map[1].clamp(max=1)
+    _, gradient, _ = asked(batch, only("other_frames"))
+    assert gradient[0].flatten(1).any(1).tolist() == [True, False, True]
+
+
+def test_a_removed_source_takes_its_mask_along() -> None:
+    """Class 0 above and class 1 below sound as e_0 + e_1 around a mean of zero: one of them is taken out."""
+    batch = random_batch(2, kinds=2)
+    batch.sounding[:] = True
+    batch.kinds_map = torch.zeros(2, 2, 64, 64, dtype=torch.long)
+    batch.kinds_map[..., :16, :32], batch.kinds_map[..., 16:32, :32] = 1, 2
+    batch.masks = torch.nn.functional.avg_pool2d((batch.kinds_map > 0).float(), 4)
+    audio, started = (torch.eye(8)[0] + torch.eye(8)[1]).expand(2, 2, 8), torch.tensor(True)
+    means = {"alone": torch.eye(8)[:2], "met": torch.tensor([True, True]), "started": started}
+    terms, gradient, network = asked(batch, only("removed_source"), audio, **means)
+    dice = 1 - 2 * 0.5 * 32 / (128 + 32)  # of half of the 16 x 8 cells, at probabilities of a half everywhere
+    assert terms == {"removed_source": pytest.approx(LOG2 + dice, rel=1e-5)}
+    for clip, left in enumerate(network.calls[0][0][:, 0]):
+        removed = 0 if left.equal(torch.eye(8)[1]) else 1
+        assert left.equal(torch.eye(8)[1 - removed])
+        stays = torch.zeros(16, 16, dtype=torch.bool)
+        stays[4 - 4 * removed : 8 - 4 * removed, :8] = True
+        assert (gradient[0, clip] < 0).equal(stays.expand(2, -1, -1))
+    assert asked(batch, only("removed_source"), audio)[0] == {"removed_source": 0}, "no class was heard alone yet"
+
+
+def test_frames_of_unknown_classes_claim_nothing() -> None:
+    """A clip, and one frame of another; nor does their sound say anything about others."""
+    batch = random_batch(3)
+    batch.onscreen = None
+    batch.sounding[0], batch.kinds_map[0] = False, 0
+    batch.sounding[1, 1], batch.kinds_map[1, 1] = False, 0
+    known = batch.known
+    assert known.tolist() == [[False, False], [True, False], [True, True]]
+    _, gradient, network = asked(batch, replace(ALL, count=2), audio := torch.randn(3, 2, 8))
+    assert not gradient[:, ~known].any()
+    sounds = network.calls[0][0].unflatten(0, (-1, 3))[:4]
+    assert not any((sounds == unknown).all(-1).any() for unknown in audio[~known])
+    assert gradient[:4, known].flatten(2).any(2).tolist() == [[True, True, False]] * 4, "a known donor's unknown frame"
+
+
+def test_all_clips_of_one_class_contradict_nothing() -> None:
+    batch = random_batch(3)
+    batch.sounding[:], batch.onscreen = torch.arange(5) == 0, None
+    terms, gradient, _ = asked(batch, ALL)
+    assert set(terms.values()) == {0} and (gradient is None or not gradient.any())
+
+
+def test_unlabelled_frames_and_padding_are_asked_nothing() -> None:
+    batch = random_batch(3, frames=3)
+    batch.labelled[:, 1] = False
+    batch.valid[0, 2] = batch.labelled[0, 2] = False
+    _, gradient, network = asked(batch, ALL)
+    frames = batch.labelled & batch.valid
+    assert gradient[:, ~frames].any() == 0 and gradient.transpose(0, 2)[0].any()
+    assert network.calls[0][1].equal(batch.valid.repeat(4, 1))
+
+
+def test_one_call_decodes_every_sound() -> None:
+    """K sounds of each kind, the clip before, and what is left of the own sound."""
+    batch = random_batch(3)
+    terms, gradient, network = asked(batch, replace(ALL, count=3))
+    assert len(network.calls) == 1 and len(gradient) == 3 + 3 + 1 + 1 and tuple(terms) == KINDS
+    assert tuple(asked(batch, only("other_frames"))[0]) == ("other_frames",)
+
+
+# Networks.
+
+every_network = pytest.mark.parametrize("name", BUILDERS)
+
+
+def labelled(clips: int = 3, frames: int = 2) -> tuple[Batch, tuple[Tensor, Tensor, Tensor]]:
+    seen = random_clips(clips, frames)
+    return random_batch(clips, frames), (seen.frames, seen.sound, seen.valid)
+
+
+@every_network
+@pytest.mark.parametrize("classes", [None, 6])
+def test_it_trains_every_network(name: str, classes: int | None) -> None:
+    """The gradient reaches all that makes masks, the encoders too."""
+    batch, given = labelled()
+    network = small_network(name, train_visual=True, classes=classes).train()
+    part = Interventions(ALL, AUDIO, 5).train()
+    for _ in range(2):  # the second knows how a class sounds alone
+        output = network(*given)
+        loss = weighted_sum(part(network, output, batch), part.settings)
+        part.sounds.update_running_means()
+    loss.backward()
+    with_gradient = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+    network.zero_grad()
+    network(*given).logits.square().mean().backward()
+    expected = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+    expected -= {"audio.attend.bias"}  # the same for all that a softmax compares: its gradient is rounding
+    assert torch.isfinite(loss) and loss > 0 and with_gradient >= expected
+    assert any(name.startswith("visual.") for name in expected) and any(name.startswith("audio.") for name in expected)
+
+
+@every_network
+def test_nothing_of_it_stays_in_the_network(name: str) -> None:
+    """No parameters; a network with batch statistics keeps those of the sounds that were heard."""
+    batch, given = labelled()
+    part, states = Interventions(ALL, AUDIO, 5).train(), []
+    assert not list(part.parameters())
+    for intervenes in (False, True):
+        network = small_network(name).train()
+        torch.manual_seed(0)  # of dropout
+        output = network(*given)
+        if intervenes:
+            part(network, output, batch)
+        states.append((output.logits, network.state_dict(), [module.training for module in network.modules()]))
+    (plain, kept, modes), (beside, after, later) = states
+    assert plain.equal(beside) and all(value.equal(kept[key]) for key, value in after.items()) and modes == later
+
+
+@every_network
+def test_what_padding_holds_changes_no_term(name: str) -> None:
+    batch, (frames, sound, valid) = labelled(3, 3)
+    other_frames, other_sound, _ = random_clips(3, 3, seed=1)
+    batch.valid[0, 2], batch.valid[1, 1:] = False, False
+    batch.labelled &= batch.valid
+    network, found = small_network(name), []
+    for swapped in (False, True):
+        if swapped:
+            frames, sound = frames.clone(), sound.clone()
+            frames[~batch.valid], sound[~batch.valid] = other_frames[~batch.valid], other_sound[~batch.valid]
+        part = Interventions(ALL, AUDIO, 5).train()
+        for _ in range(2):
+            torch.manual_seed(0)
+            terms = part(network, network(frames, sound, batch.valid), batch)
+            part.sounds.update_running_means()
+        found.append(terms)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+    assert all(value > 0 for value in found[0].values())
+
+
+def test_masks_under_other_sounds_fade() -> None:
+    torch.manual_seed(0)
+    batch, given = labelled(4)
+    network, part = small_network("query-light").train(), Interventions(only("other_sound", count=2), AUDIO, 5).train()
+    optimizer, losses = torch.optim.AdamW(network.parameters(), 3e-3), []
+    for _ in range(30):
+        output = network(*given)
+        own = torch.nn.functional.binary_cross_entropy_with_logits(output.logits, batch.masks)
+        terms = part(network, output, batch)
+        optimizer.zero_grad()
+        (own + terms["other_sound"]).backward()
+        optimizer.step()
+        part.sounds.update_running_means()
+        losses.append((float(own.detach()), float(terms["other_sound"].detach())))
+    assert losses[-1][0] < losses[0][0] and losses[-1][1] < losses[0][1] / 2
+
+
+def test_the_learner_adds_the_weighted_terms() -> None:
+    batch = random_batch()
+    settings = InterventionSettings(orthogonal_sound=0.5, other_frames=0.25, removed_source=2.0)
+    found = []
+    for interventions in (None, settings):
+        torch.manual_seed(0)
+        learner = PlugInLearner(small_host("query"), None, interventions).train()
+        for _ in range(2):
+            torch.manual_seed(1)
+            terms = learner(batch, "learn")
+            learner.update_running_means()
+        found.append({name: float(value.detach()) for name, value in terms.items()})
+    plain, whole = found
+    added = sum(getattr(settings, name) * whole[name] for name in KINDS[1:])
+    assert added > 0 and whole["loss"] == pytest.approx(plain["loss"] + added, rel=1e-5)
+    assert "orthogonal_sound" not in plain
+
+
+# What is refused.
+
+
+def test_settings_that_make_no_sense() -> None:
+    for values in ({"count": 0}, {"other_frames": -1.0}, dict.fromkeys(KINDS, 0.0)):
+        with pytest.raises(ValueError, match=r"count is 0|negative, or none"):
+            InterventionSettings(**values)
+    with pytest.raises(ValueError, match="sounds without classes"):
+        Interventions(ALL, 8, 0)
+
+
+def test_a_network_that_does_not_say_what_it_decoded() -> None:
+    batch = random_batch()
+    output = NetworkOutput(batch.masks, Features((), batch.waves))
+    with pytest.raises(ValueError, match=r"must return NetworkOutput\.encoded"):
+        Interventions(ALL, 8, 5)(Zeros(), output, batch)
+
+
+def test_a_run_in_which_they_would_change_nothing() -> None:
+    config = TrainConfig("mine", {}, interventions=ALL)
+    with pytest.raises(UserError, match="guided network has parts of its own"):
+        learner_of(config, small_model())
+    plain = ModelConfig((), "query", **dict.fromkeys(("implicit_text", "counterfactual", "contrastive")))
+    host = small_host("query")
+    with pytest.raises(UserError, match="recipe mine intervenes by classes, of which these data have no names"):
+        learner_of(config, SegmentationModel(plain, ClipSpec(), host.network))
+    assert host.classes == NAMES and learner_of(config, host).interventions is not None
