@@ -90,6 +90,19 @@ def test_gradients_are_finite_where_there_is_no_spread(frames, kind):
     assert torch.isfinite(features.grad).all()
 
 
+def test_rounding_does_not_choose_the_gradient_where_a_clip_has_no_spread():
+    """Frames of a constant tone are equal but for rounding: another rounding must not turn the gradient."""
+    unit = torch.nn.functional.normalize(sets(2, 5, 16), dim=-1)
+    every, gradients = torch.ones(5, dtype=torch.bool), []
+    for seed in range(2):
+        noise = 1e-7 * torch.randn(5, 16, generator=torch.Generator().manual_seed(seed))
+        constant = (unit[0, :1] + noise).requires_grad_()
+        varied = unit[1].clone().requires_grad_()
+        wasserstein2(fit_gaussians(constant, every), fit_gaussians(varied, every)).backward()
+        gradients.append(torch.cat([constant.grad, varied.grad]))
+    assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[0].norm()
+
+
 def test_the_entropy_of_one_frame_is_that_of_the_shrinkage_alone():
     of = fit_gaussians(sets(1, 1, 10), torch.ones(1, 1, dtype=torch.bool))
     assert float(entropy(of, EPS)[0]) == pytest.approx(5 * np.log(2 * np.pi * np.e * EPS), rel=1e-6)

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from icf_avs.icf import SC
+from icf_avs.icf.diagnostics import changed_share
 from icf_avs.icf.diffusion import Denoiser, Schedule
 from icf_avs.icf.semantic_counterfactual import SemanticCounterfactual
 
@@ -170,3 +171,15 @@ def test_padding_frames_change_no_term():
     torch.manual_seed(3)
     _, second = counterfactual(other, states(1, 3, 16), valid)
     torch.testing.assert_close(first["ortho"], second["ortho"])
+
+
+def test_the_share_of_changed_classes_counts_nearest_texts_and_no_ties_of_collapsed_ones():
+    """Two dogs and a cat: a counterfactual at the cat's text counts for the dogs, one at the other dog's does not."""
+    texts = torch.eye(4)[:3, None]  # B T d
+    sounding = torch.tensor([[1, 0], [1, 0], [0, 1]], dtype=torch.bool)[:, None]
+    pool = torch.eye(4)[torch.tensor([[2, 1], [0, 2], [2, 2]])][:, :, None]  # B K T d
+    every = torch.ones(3, 1, dtype=torch.bool)
+    assert float(changed_share(texts, pool, every, sounding)) == pytest.approx(2 / 6)
+    for seed in range(4):  # all the same but for rounding
+        noise = 1e-6 * torch.randn(3, 1, 4, generator=torch.Generator().manual_seed(seed))
+        assert float(changed_share(torch.ones(3, 1, 4) + noise, pool, every, sounding)) == 0

@@ -10,6 +10,8 @@ from torchmetrics.functional.classification import binary_auroc
 from icf_avs.contracts import Batch
 from icf_avs.distributed import average, own, whole
 
+_MARGIN = 1e-3  # of cosines
+
 
 def mean_cosine(z: Tensor, valid: Tensor) -> Tensor:
     """Mean cosine between the texts z [b,T,d] of different clips: near 1, they have collapsed. NaN for one clip."""
@@ -19,15 +21,17 @@ def mean_cosine(z: Tensor, valid: Tensor) -> Tensor:
 
 
 def changed_share(z: Tensor, pool: Tensor, valid: Tensor, sounding: Tensor) -> Tensor:
-    """Share of the counterfactuals [b,K,T,d] to which, of all clips' texts z [b,T,d], one of another class is nearest.
+    """Share of the counterfactuals [b,K,T,d] to which, of all clips' texts z [b,T,d], one of another class is nearest,
+    by a margin: where texts have collapsed into one, none is.
 
     sounding [b,T,C] bool; clips without known classes count as classes of their own.
     """
     every, other = whole(_of_clip(z, valid)), _of_clip(pool, valid[:, None])
-    nearest = torch.einsum("bkd,gd->bkg", other, every).argmax(-1)
+    cosine = torch.einsum("bkd,gd->bkg", other, every)
     classes = whole(sounding.any(1)).float()
     same = (classes @ classes.T > 0) | torch.eye(len(every), dtype=torch.bool, device=z.device)
-    changed = ~same[own()].gather(1, nearest)
+    same = same[own()][:, None]
+    changed = cosine.masked_fill(same, -1).amax(-1) > cosine.masked_fill(~same, -1).amax(-1) + _MARGIN
     return average(changed.float(), torch.ones_like(changed))
 
 

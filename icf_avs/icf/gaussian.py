@@ -8,7 +8,9 @@ T frames give a covariance of rank T - 1 at most, so that det S is 0: the entrop
 the paper); W2 needs no shrinkage. A Gaussian is held by its centred frames X [T,d], S = X^T X, and everything is
 computed in T x T: Tr((S_P S_Q)^(1/2)) is the sum of the singular values of X_P X_Q^T, and the determinant follows
 from the lemma det(eps I_d + X^T X) = eps^(d-T) det(eps I_T + X X^T). Exact, in O(T^2 d), and with finite gradients
-where frames are equal, zero, or one alone.
+where frames are equal, zero, or one alone. Where a clip has no spread but that of rounding (a constant tone, a still
+picture), the gradient of a sum of singular values is a rotation of full size that rounding chooses: a singular value s
+counts as s^2 / sqrt(s^2 + r^2), whose gradient goes to 0 with s.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+_ROUNDING = 1e-5  # r above: far over the rounding of unit vectors in float32, far below the spread of frames that differ
 
 
 class Gaussians(NamedTuple):
@@ -51,7 +55,8 @@ def fit_gaussians(features: Tensor, valid: Tensor) -> Gaussians:
 def wasserstein2(first: Gaussians, second: Gaussians) -> Tensor:
     """W2^2 between Gaussians whose leading dimensions broadcast: [...], at least 0."""
     means = (first.mean - second.mean).square().sum(-1)
-    cross = torch.linalg.svdvals(first.rows @ second.rows.mT).sum(-1)
+    squares = torch.linalg.svdvals(first.rows @ second.rows.mT).square()
+    cross = (squares / (squares + _ROUNDING**2).sqrt()).sum(-1)
     return (means + first.trace + second.trace - 2 * cross).clamp(min=0)
 
 
