@@ -184,7 +184,7 @@ def test_the_videos_are_as_long_as_they_say(tmp_path):
     path = videos.write_video(videos.write_loop(tmp_path / "loop.mp4", 64, 48, 1), tmp_path / "video.mp4", 3)
     info = probe(path)
     assert (info.width, info.height, info.duration, info.frame_rate) == (64, 48, pytest.approx(3), pytest.approx(25))
-    assert info.has_audio and info.video_codec == "h264"
+    assert info.has_audio
 
 
 def test_scenes_and_loader():

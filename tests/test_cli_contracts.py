@@ -157,7 +157,7 @@ def test_every_output_option_is_among_those_tried():
             assert command in OUTPUTS
 
 
-@pytest.mark.parametrize(("to", "name"), [("coco", "coco.json"), ("srt", "sounds.srt"), ("alpha-mov", "alpha.mov")])
+@pytest.mark.parametrize(("to", "name"), [("coco", "coco.json"), ("srt", "sounds.srt")])
 def test_a_conversion_replaces_no_folder(to: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / name).mkdir()
     assert main(["convert", str(tmp_path), "--to", to]) == 2
@@ -175,7 +175,6 @@ def test_an_export_replaces_no_file_of_others(name: str, tmp_path: Path, capsys:
 NO_EFFECT = {
     "data stamps --out o --train 0 --val 0 --test 0 --cross 0": "no clip is asked for",
     "segment --jobs 2 a.mp4 --out o": "go with --manifest",
-    "convert folder --to coco --video a.mp4": "for alpha-mov and alpha-webm only",
     "evaluate --data own --sets s4 --out s.csv": "a set of your own",
     "probe --data own --sets s4 ms3 --out o": "a set of your own",
 }

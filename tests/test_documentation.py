@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import re
 import runpy
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -72,7 +69,7 @@ def test_own_video(small: Path):
     names = run_document(read("docs/OWN_VIDEO.md"))
     assert len(names["result"]) == 6 and names["result"].masks.shape == (6, 240, 320)
     written = {path.name for path in (small / "masks/street").iterdir()}
-    assert {"overlay.mp4", "masks", "segmentation.json", "sheet.png", "coco.json", "alpha.webm"} <= written
+    assert {"overlay.mp4", "masks", "segmentation.json", "sheet.png", "coco.json"} <= written
     assert len(list((small / "finer/street/masks").iterdir())) == 12
     assert (small / "all/street/segmentation.json").is_file()
     assert len((small / "all/failures.csv").read_text().splitlines()) == 1, "a header and no failure"
@@ -191,34 +188,3 @@ def test_citation():
     paper = card["references"][0]
     assert paper["title"].startswith("Implicit Counterfactual Learning") and paper["year"] == 2025
     assert all("family-names" in author for author in paper["authors"])
-
-
-@pytest.mark.skipif(importlib.util.find_spec("shtab") is None, reason="needs shtab")
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        ("icf seg", {"segment"}),
-        ("icf data c", {"check", "compose"}),
-        ("icf convert --to al", {"alpha-mov", "alpha-webm"}),
-        ("icf segment --thr", {"--threshold"}),
-    ],
-)
-def test_bash_completes(words: str, found: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    from icf_avs.__main__ import main
-
-    assert shutil.which("bash"), "Debian has it"
-    assert main(["completion", "bash"]) == 0
-    (tmp_path / "icf.bash").write_text(capsys.readouterr().out)
-    count = len(words.split()) - 1
-    ask = f'source icf.bash; COMP_WORDS=({words}); COMP_CWORD={count}; _shtab_icf; printf "%s\\n" "${{COMPREPLY[@]}}"'
-    done = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == found
-
-
-def test_zsh_script_is_whole(capsys: pytest.CaptureFixture[str]):
-    pytest.importorskip("shtab")
-    from icf_avs.__main__ import main
-
-    assert main(["completion", "zsh"]) == 0
-    text = capsys.readouterr().out
-    assert text.startswith("#compdef icf") and "_shtab_icf_data_compose_options" in text

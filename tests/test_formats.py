@@ -6,17 +6,14 @@ import json
 import os
 import sys
 from dataclasses import replace
-from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import srt
-import supervision
 import torch
-from clip_maker import HEIGHT, WIDTH, make_clip, picture, tone
+from clip_maker import HEIGHT, WIDTH, make_clip, tone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -28,13 +25,11 @@ import icf_avs.__main__ as cli
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.media import probe
 from icf_avs.errors import UserError
-from icf_avs.formats.alpha import PRORES, VP9, write_alpha
 from icf_avs.formats.convert import convert
 from icf_avs.formats.palette_masks import object_ids
 from icf_avs.formats.regions import find_tracks
 from icf_avs.formats.saved import read_segmentation
 from icf_avs.formats.subtitles import BREAK, COMES, GOES, SHORTEST, subtitles
-from icf_avs.formats.tracks import detections
 from icf_avs.output.coco import FrameMask, check_run_lengths, decode, encode
 from icf_avs.segment import segment_video
 from icf_avs.segmentation import Segmentation
@@ -265,125 +260,16 @@ def test_a_class_is_never_continued_by_another(semantic):
     assert len(find_tracks(replace(semantic, frames=semantic.frames[:2]))) == 2
 
 
-def test_tracks_as_supervision_detections(either):
-    document = json.loads(convert(either.folder, "tracks").read_text())
-    found = list(detections(either))
-    assert len(found) == len(either) and all(isinstance(item, supervision.Detections) for item in found)
-    for index, item in enumerate(found):
-        regions = {t["id"]: r for t in document["tracks"] for r in t["regions"] if r["index"] == index}
-        assert len(item) == len(regions)
-        if not len(item):
-            continue
-        np.testing.assert_array_equal(item.mask.any(axis=0), either.frames[index].mask)
-        np.testing.assert_array_equal(item.xyxy, supervision.mask_to_xyxy(item.mask))
-        assert item.tracker_id.tolist() == list(regions)
-        assert item.area.tolist() == [region["area"] for region in regions.values()]
-        np.testing.assert_allclose(item.confidence, [region["score"] for region in regions.values()], atol=1e-6)
-        assert item.data["class_name"].tolist() == [t["name"] for t in document["tracks"] if t["id"] in regions]
-    assert [track["start"] for track in document["tracks"]] == [0, 0]
-    assert [track["end"] for track in document["tracks"]] == [1.75, 1.75]
-    scene = supervision.MaskAnnotator(color_lookup=supervision.ColorLookup.TRACK).annotate(picture(0), found[0])
-    changed = (scene != picture(0)).any(axis=-1)
-    np.testing.assert_array_equal(changed, either.frames[0].mask)
-
-
 def test_more_objects_than_an_index_holds(clip):
     masks = [boxes(*((x, y, 3, 4) for x in range(i % 2 * 5, 150, 10) for y in range(2, 110, 10))) for i in range(2)]
     with pytest.raises(UserError, match="has 330 objects"):
         next(object_ids(made(masks, clip)))
 
 
-@pytest.mark.parametrize("library", ["scipy", "supervision"])
-def test_a_missing_library_is_named(library, plain, monkeypatch):
-    monkeypatch.setitem(sys.modules, library, None)
+def test_a_missing_library_is_named(plain, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(UserError, match=r"pip install 'icf-avs\[track\]'"):
-        next(detections(plain))
-
-
-# video with alpha ---------------------------------------------------------------------------------------------------
-
-
-def alpha_video(path: Path) -> tuple[list[tuple[float, np.ndarray, np.ndarray]], Fraction]:
-    """[(time, alpha 0 to 1 [H, W], RGB uint8 [H, W, 3])] and the rate, as a player that knows alpha decodes it."""
-    pictures = []
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        vp9 = stream.codec_context.name == "vp9"
-        if vp9:
-            assert stream.metadata["ALPHA_MODE"] == "1"
-        decoder = av.CodecContext.create("libvpx-vp9", "r") if vp9 else stream.codec_context  # FFmpeg's own: no alpha
-        for packet in container.demux(stream):
-            for frame in decoder.decode(packet if packet.size else None):
-                assert frame.format.name.startswith("yuva")
-                depth = frame.format.components[3].bits
-                plane = np.frombuffer(frame.planes[3], np.uint8 if depth == 8 else np.uint16)
-                plane = plane.reshape(frame.height, -1)[:, : frame.width]
-                time = float(frame.pts * stream.time_base)
-                pictures.append((time, plane / (2**depth - 1), frame.to_ndarray(format="rgb24")))
-        return pictures, stream.average_rate
-
-
-@pytest.mark.parametrize("to", ["alpha-mov", "alpha-webm"])
-@pytest.mark.parametrize("coloured", [False, True], ids=["white", "coloured"])
-def test_alpha_is_the_mask_at_every_picture(to, coloured, plain, clip):
-    pictures, rate = alpha_video(convert(plain.folder, to, clip if coloured else None))
-    assert rate == 25 and len(pictures) == SECONDS * 25
-    np.testing.assert_allclose([time for time, _, _ in pictures], np.arange(50) / 25, atol=6e-4)
-    for number, (_, alpha, rgb) in enumerate(pictures):
-        expected = plain.frames[number * FPS // 25].mask
-        if to == "alpha-mov" or not coloured:
-            np.testing.assert_array_equal(alpha, expected)
-        np.testing.assert_array_equal(alpha > 0.5, expected)
-        colours = picture(number) if coloured else np.full((HEIGHT, WIDTH, 3), 255)
-        assert np.abs(rgb.astype(int) - colours).mean() < (6 if coloured else 1.5)
-
-
-def test_ragged_masks_survive_vp9(clip, tmp_path):
-    rng = np.random.default_rng(3)
-    masks = [np.kron(rng.random((HEIGHT // 4, WIDTH // 4)) < 0.5, np.ones((4, 4))).astype(bool) for _ in range(2)]
-    write_alpha(made(masks, clip), tmp_path / "a.webm", VP9, probe(clip), pictures=True)
-    for number, (_, alpha, _) in enumerate(alpha_video(tmp_path / "a.webm")[0]):
-        np.testing.assert_array_equal(alpha > 0.5, masks[number // 25])
-
-
-def test_alpha_keeps_irregular_times_and_evens_rounded_ones(tmp_path):
-    times = [0.0, 0.1, 0.15, 0.9, 1.0, 2.5]
-    ragged = make_clip(tmp_path / "a.mkv", times=times)
-    write_alpha(made([boxes()] * 3, ragged), tmp_path / "a.mov", PRORES, probe(ragged), pictures=False)
-    np.testing.assert_allclose([time for time, *_ in alpha_video(tmp_path / "a.mov")[0]], times, atol=1e-3)
-
-    ntsc = [round(n * 1001 / 30, 0) / 1000 for n in range(60)]  # as Matroska stores 29.97 pictures a second
-    even = make_clip(tmp_path / "b.mkv", times=ntsc)
-    source = replace(probe(even), frame_rate=30_000 / 1001)
-    write_alpha(made([boxes()] * 3, even), tmp_path / "b.mov", PRORES, source, pictures=False)
-    with av.open(str(tmp_path / "b.mov")) as container:
-        stamps = [packet.pts * packet.time_base for packet in container.demux(video=0) if packet.size]
-    assert {b - a for a, b in pairwise(stamps)} == {Fraction(1001, 30_000)}
-
-
-def test_alpha_of_a_turned_video_of_odd_size(tmp_path):
-    source = make_clip(tmp_path / "a.mp4", pix_fmt="yuv444p", size=(161, 121), rotation=90, seconds=0.4)
-    mask = boxes((30, 100, 51, 21), size=(161, 121))
-    write_alpha(made([mask], source), tmp_path / "a.mov", PRORES, probe(source), pictures=True)
-    pictures, _ = alpha_video(tmp_path / "a.mov")
-    np.testing.assert_array_equal(pictures[5][1], mask)
-    assert np.abs(pictures[5][2].astype(int) - np.rot90(picture(5, 161, 121))).mean() < 6
-
-
-def test_another_video_than_the_one_segmented(plain, tmp_path):
-    with pytest.raises(UserError, match=r"lasts 1\.00 s and the masks 2\.00 s"):
-        convert(plain.folder, "alpha-mov", make_clip(tmp_path / "a.mp4", seconds=1))
-    with pytest.raises(UserError, match="is 200 x 100 and the masks 160 x 120"):
-        convert(plain.folder, "alpha-mov", make_clip(tmp_path / "b.mp4", size=(200, 100), seconds=2))
-
-
-def test_a_fast_video_has_to_be_there_itself(tmp_path):
-    fast = make_clip(tmp_path / "fast.mp4", fps=60, seconds=1, sound=tone(1))
-    folder = segment_video(TwoMovers(), fast, tmp_path / "out").folder
-    with pytest.raises(UserError, match=r"fast\.mp4 60; give the latter with --video"):
-        convert(folder, "alpha-mov")
-    pictures, rate = alpha_video(convert(folder, "alpha-mov", fast))
-    assert rate == 60 and len(pictures) == 60
+        convert(plain.folder, "tracks")
 
 
 # subtitles ----------------------------------------------------------------------------------------------------------
@@ -455,27 +341,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_command_writes_beside_and_again_the_same(semantic, capsys):
-    kinds = ["coco", "palette", "tracks", "srt", "alpha-mov", "alpha-webm"]
+    kinds = ["coco", "palette", "tracks", "srt"]
     assert cli.main(["convert", str(semantic.folder), "--to", *kinds]) == 0
     printed = [Path(line).name for line in capsys.readouterr().out.splitlines()]
-    assert printed == ["coco.json", "objects", "tracks.json", "sounds.srt", "alpha.mov", "alpha.webm"]
+    assert printed == ["coco.json", "objects", "tracks.json", "sounds.srt"]
     first = contents(semantic.folder)
     assert cli.main(["convert", str(semantic.folder), "--to", *kinds]) == 0
     second = contents(semantic.folder)
     assert first.keys() == second.keys()  # nothing hidden is left either
     assert [name for name in first if first[name] != second[name]] == []
-
-
-def test_a_failure_leaves_what_was_there(plain, clip, monkeypatch):
-    path = convert(plain.folder, "alpha-mov")
-    before = contents(plain.folder)
-
-    def fail(done, total):
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(UserError, match=r"alpha.mov: cannot be written \(No space left"):
-        convert(plain.folder, "alpha-mov", clip, progress=fail)
-    assert path.is_file() and contents(plain.folder) == before
 
 
 @pytest.mark.parametrize(
@@ -489,8 +363,3 @@ def test_wrong_command_lines(line, words, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["convert", "folder", *line])
     assert stop.value.code == 2 and words in capsys.readouterr().err
-
-
-def test_a_video_for_a_format_without_pictures(plain, clip, capsys):
-    assert cli.main(["convert", str(plain.folder), "--to", "srt", "--video", str(clip)]) == 2
-    assert "for alpha-mov and alpha-webm only" in capsys.readouterr().err

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.install
 ROOT = Path(__file__).parent.parent
 NOT_PACKAGE = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__", "tests", "demo_out")
 # What only extras bring, by the name that is imported.
-OPTIONAL = ("accelerate", "gradio", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "ray", "scipy", "shtab",
-            "supervision", "tensorboard", "transformers", "wandb")  # fmt: skip
+OPTIONAL = ("accelerate", "gradio", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "ray", "scipy",
+            "tensorboard", "transformers", "wandb")  # fmt: skip
 
 DATA = """
 from pathlib import Path
@@ -102,11 +102,6 @@ def test_track(environment: Environment) -> None:
     environment.add("track")
     environment.run("icf", "convert", "masks/street", "--to", "tracks", "palette")
     assert "tracks" in json.loads((environment.home / "masks/street/tracks.json").read_text())
-    code = (
-        "from icf_avs.formats.saved import read_segmentation; from icf_avs.formats.tracks import detections;"
-        "print(len(list(detections(read_segmentation('masks/street')))))"
-    )
-    assert environment.run("python", "-c", code).split()[-1] == "3"
 
 
 def test_onnx(environment: Environment) -> None:
@@ -134,9 +129,8 @@ def test_web(environment: Environment) -> None:
         page.wait(60)
 
 
-def test_completion_and_hub(environment: Environment) -> None:
-    environment.add("completion,hub")
-    assert "segment" in environment.run("icf", "completion", "bash")
+def test_hub(environment: Environment) -> None:
+    environment.add("hub")
     saved = "import icf_avs; icf_avs.load('stamps').save_pretrained('saved')"
     environment.run("python", "-c", saved)
     environment.run("icf", "segment", "street.mp4", "--checkpoint", "saved", "--out", "again")

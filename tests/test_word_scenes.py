@@ -27,7 +27,7 @@ from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.rendering import load_sprite
 from icf_avs.stamps.word_catalog import HELD_OUT, HELD_OUT_FAR, HELD_OUT_NEAR, WordCatalog, load_word_catalog
 from icf_avs.stamps.word_features import WordSceneSet, stored, word_features, z_scores
-from icf_avs.stamps.word_rendering import render_things, render_word_frame
+from icf_avs.stamps.word_rendering import render_word_frame
 from icf_avs.stamps.word_scenes import NATURAL, WORD_SPLITS, WordScene, WordStyle, plan_word_scene
 from icf_avs.stamps.word_shares import shares_of
 
@@ -142,7 +142,7 @@ def test_the_same_numbers_give_the_same_scene(words: WordCatalog, scenes: dict[s
     again, same = render_word_frame(pickle.loads(pickle.dumps(one)), 0.5, (96, 64))
     np.testing.assert_array_equal(rgb, again)
     np.testing.assert_array_equal(things, same)
-    np.testing.assert_array_equal(things, render_things(one, 0.5, (96, 64)))
+    np.testing.assert_array_equal(things, render_word_frame(one, 0.5, (96, 64))[1])
 
 
 def test_natural_backgrounds_are_at_times_one_surface(words: WordCatalog, scenes: dict[str, list[WordScene]]) -> None:
@@ -210,7 +210,7 @@ def test_colours_move_towards_the_background(words: WordCatalog) -> None:
 def test_clips_move_and_stay_visible(words: WordCatalog) -> None:
     for index in range(6):
         one = plan_word_scene(words, "train", index, seconds=5)
-        things = [render_things(one, second + 0.5, (112, 112)) for second in range(5)]
+        things = [render_word_frame(one, second + 0.5, (112, 112))[1] for second in range(5)]
         assert any((things[0] != later).any() for later in things[1:])
         for frame in things:
             assert set(np.unique(frame)) - {0} == set(range(1, len(one.words) + 1))

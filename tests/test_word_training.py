@@ -24,7 +24,7 @@ from icf_avs.stamps import word_data
 from icf_avs.stamps.features import VALIDATION_SEED
 from icf_avs.stamps.heard_sounds import HeardSounds
 from icf_avs.stamps.word_data import WordData
-from icf_avs.stamps.word_rendering import render_things
+from icf_avs.stamps.word_rendering import render_word_frame
 from icf_avs.stamps.word_scenes import NATURAL, plan_word_scene
 from icf_avs.training import run
 from icf_avs.training import trainer as trainer_module
@@ -117,7 +117,7 @@ def test_sample_clips_show_what_is_asked_for(data: WordData) -> None:
         for t, mask in enumerate(sample.masks):
             if not mask.any():
                 continue
-            things = render_things(scene, TINY.spec.frame_time(t), (64, 64))[1::2, 1::2]
+            things = render_word_frame(scene, TINY.spec.frame_time(t), (64, 64))[1][1::2, 1::2]
             shares = [(things == number).reshape(16, 2, 16, 2).mean((1, 3)) for number in range(1, things.max() + 1)]
             whole = (sum(chosen) for n in range(1, 5) for chosen in combinations(shares, n))
             assert any(np.allclose(each, mask) for each in whole), "some of its things, and no part of another"

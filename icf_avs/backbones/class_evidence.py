@@ -28,7 +28,6 @@ CLASSES = 1000
 _KIND = 0.97  # a class's own name counts a little more than what it is
 _WIDTH = 0.15  # of the gate: a class this much further from a word than the nearest one counts 1/e
 _SHARP = 0.05  # temperature of the shares
-_RELATED = 128  # classes that a word may bear on: there are 118 dogs
 
 
 class ClassEvidence(nn.Module):
@@ -89,32 +88,13 @@ class ClassWords(nn.Module):
         """Unit vectors of words [R,E] -> [R], cosine to the nearest class: under about .5, no class is meant."""
         return self.nearness(words).amax(1)
 
-    def relevance(self, words: Tensor, evidence: Tensor) -> Tensor:
-        """How much each position shows what a word says, by the best class that it may mean.
-
-        Unit vectors of words [R,E] and z-scores [N,1000,h,w] -> [R,N,h,w], max over classes of gate * max(z, 0), where
-        the gate is 1 for the class nearest to the word and falls off exponentially. Above about 4 is clear.
-        """
-        index, gates, _ = self.bearing(words, _RELATED)
-        gates = gates.to(evidence.dtype)
-        maps = [(evidence[:, i] * gate[:, None, None]).amax(1) for i, gate in zip(index, gates, strict=True)]
-        return torch.stack(maps).clamp(min=0)
-
     def bearing(self, words: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What `relevance` and `agreement` ask of the `count` classes nearest to each word.
+        """The `count` ImageNet classes nearest to each word, which word_evidence.py weighs.
 
         Unit vectors of words [R,E] -> classes long [R,count], their gates and shares [R,count].
         """
         top, index = (self.nearness(words) - self.commonness).topk(count, dim=1)
         return index, torch.exp((top - top[:, :1]) / _WIDTH), (top / _SHARP).softmax(1)
-
-    def agreement(self, words: Tensor, evidence: Tensor) -> Tensor:
-        """The same by all classes that a word may mean, for and against: [R,N,h,w], mean of z weighed by nearness.
-
-        It tells like things apart better than `relevance`, and things from the background worse.
-        """
-        shares = ((self.nearness(words) - self.commonness) / _SHARP).softmax(1)
-        return torch.einsum("rc,nchw->rnhw", shares.to(evidence.dtype), evidence)
 
 
 def _kinds() -> list[tuple[str, tuple[int, ...]]]:

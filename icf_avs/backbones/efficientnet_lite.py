@@ -110,10 +110,6 @@ class EfficientNetLite0(nn.Module):
                 pyramid.append(x)
         return pyramid
 
-    def classify(self, pyramid: list[Tensor]) -> Tensor:
-        """ImageNet logits [N, 1000] of a pyramid."""
-        return self.classifier(F.relu6(self.head(pyramid[-1])).mean((2, 3)))
-
     def train(self, mode: bool = True) -> EfficientNetLite0:
         """Frozen: stays in evaluation mode whatever the model around it does."""
         return super().train(False)

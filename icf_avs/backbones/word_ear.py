@@ -17,16 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.backbones.efficientat import EfficientAT, load_efficientat
-from icf_avs.backbones.heard_words import WINDOW, HeardWords
+from icf_avs.backbones.heard_words import HeardWords
 
 THRESHOLD = 0.15  # a sound whose surest word has less is nothing, in part
 PARTS = 6  # words that are handed on one by one
 RATE = 32_000  # Hz, of the waves
-SAMPLES = round(WINDOW * RATE)
 
 
 class WordEar(nn.Module):
-    """sound -> (token [N,D], tokens [N,6,D]): waves [N,SAMPLES] at 32 kHz, or what HeardWords says of them [N,C].
+    """sound -> (token [N,D], tokens [N,6,D]): waves [N,160000] at 32 kHz, or what HeardWords says of them [N,C].
 
     names: text embeddings of the C words [C,E]. A token leans to one of the likeliest words each, or where fewer are
     heard to none.
@@ -58,7 +57,7 @@ class WordEar(nn.Module):
 
     @torch.no_grad()
     def listen(self, waves: Tensor) -> Tensor:
-        """Waves [N,SAMPLES] at 32 kHz -> weights of the words [N,C]."""
+        """Waves [N,160000] at 32 kHz -> weights of the words [N,C]."""
         return self.heard(waves) * self.asked
 
     @property

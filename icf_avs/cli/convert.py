@@ -7,13 +7,14 @@ from pathlib import Path
 
 from icf_avs.cli.options import command
 
-FORMATS = ("coco", "palette", "tracks", "alpha-mov", "alpha-webm", "srt")
+FORMATS = ("coco", "palette", "tracks", "srt")
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from icf_avs.formats.convert import convert_command
+    from icf_avs.formats.convert import convert
 
-    convert_command(args.folder, args.to, args.video)
+    for to in dict.fromkeys(args.to):
+        print(convert(args.folder, to))
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -24,14 +25,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         _convert,
         "write the result of `icf segment` in formats that other tools read",
         "  icf convert masks/street --to coco\n"
-        "  icf convert masks/street --to tracks palette srt\n"
-        "  icf convert masks/street --to alpha-mov --video street.mp4\n\n"
+        "  icf convert masks/street --to tracks palette srt\n\n"
         "Written into the same folder:\n"
         "  coco        coco.json     a COCO data set, for pycocotools and labelling tools\n"
         "  palette     objects/      indexed PNG, an index an object, as DAVIS has them\n"
         "  tracks      tracks.json   objects over time: boxes, masks, scores\n"
-        "  alpha-mov   alpha.mov     ProRes 4444, the mask as alpha, for editors\n"
-        "  alpha-webm  alpha.webm    VP9, the mask as alpha, for web pages\n"
         "  srt         sounds.srt    subtitles: what sounds when\n\n"
         "tracks and palette need SciPy: pip install 'icf-avs[track]'",
     )
@@ -39,7 +37,3 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument(
         "--to", nargs="+", choices=FORMATS, required=True, metavar="FORMAT", help=f"one or more of {', '.join(FORMATS)}"
     )
-    part.add_argument(
-        "--video", metavar="VIDEO", type=Path,
-        help="for alpha-mov and alpha-webm: the video that was segmented, for its colours (default: white)",
-    )  # fmt: skip

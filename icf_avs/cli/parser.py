@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from icf_avs import __version__
-from icf_avs.cli import completion, convert, data, export, score, serve, train, use
+from icf_avs.cli import convert, data, export, score, serve, train, use
 from icf_avs.cli.options import Parser
 
 
@@ -20,5 +20,4 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for part in (use, convert, serve, train, score, export, data):
         part.add(commands)
-    completion.add(commands, parser)
     return parser

@@ -81,7 +81,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "  icf segment --manifest videos.csv --out masks --jobs 8\n"
         "  icf segment --out masks -- -Ab3.mp4        # a name that begins with a dash\n\n"
         "Each video gets a folder masks/NAME with masks/*.png, overlay.mp4, sheet.png and segmentation.json.\n"
-        "`icf convert masks/NAME --to ...` writes COCO, indexed PNG, tracks, video with alpha or subtitles from it.",
+        "`icf convert masks/NAME --to ...` writes COCO, indexed PNG, tracks or subtitles from it.",
     )
     part.add_argument("videos", metavar="VIDEO", type=Path, nargs="*", help="a video file with sound")
     part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")

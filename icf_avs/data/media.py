@@ -72,7 +72,6 @@ class MediaInfo:
     audio_rate: int  # samples a second, 0 without sound
     audio_channels: int  # as its head says, 0 without sound
     audio_unbroken: bool  # no holes, no overlaps
-    video_codec: str
     audio_codec: str  # "" without sound
     start: float  # the container's time at second 0
     pixel_aspect: Fraction  # width of a shown pixel over its height
@@ -198,7 +197,6 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
             audio_rate=audio.rate if scan.sounds else 0,
             audio_channels=audio.channels if scan.sounds else 0,
             audio_unbroken=scan.unbroken,
-            video_codec=video.codec_context.codec.name,
             audio_codec=audio.codec_context.codec.name if scan.sounds else "",
             start=start,
             pixel_aspect=aspect,

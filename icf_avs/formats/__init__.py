@@ -1,1 +1,1 @@
-"""A finished segmentation in formats that other tools read: COCO, indexed PNG, tracks, video with alpha, subtitles."""
+"""A finished segmentation in formats that other tools read: COCO, indexed PNG, tracks, subtitles."""

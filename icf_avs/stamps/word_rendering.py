@@ -44,14 +44,6 @@ def render_word_frame(scene: WordScene, time_s: float, size: tuple[int, int]) ->
     return _photographed(picture, scene, time_s), things
 
 
-def render_things(scene: WordScene, time_s: float, size: tuple[int, int]) -> np.ndarray:
-    """The second result of `render_word_frame` alone."""
-    things = np.zeros((size[1], size[0]), dtype=np.uint8)
-    for index, window, patch in patches(scene.scene, time_s, size):
-        things[window][patch[..., 3] > 127] = scene.thing_of[index]
-    return things
-
-
 def _lit(shadow: Shadow, drawn: list[tuple[int, tuple[slice, slice], np.ndarray]], size: tuple[int, int]) -> np.ndarray:
     """Share of the light that the shadow of all stamps leaves: float32 [H, W]."""
     width, height = size

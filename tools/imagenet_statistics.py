@@ -1,6 +1,6 @@
 """Makes backbones/imagenet_logits.csv: how high each ImageNet class's logit is anywhere, over composed scenes.
 
-Run as `python -m icf_avs.stamps.word_statistics FILE` when rendering or the scenes have changed much.
+Run as `python -m tools.imagenet_statistics FILE` when rendering or the scenes have changed much.
 """
 
 from __future__ import annotations
