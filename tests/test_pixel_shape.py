@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 from clip_maker import make_clip, picture, tone
@@ -13,7 +12,6 @@ from test_awkward_media import Witness
 
 from icf_avs.data.media import probe, read_frames
 from icf_avs.data.resize import thumbnail
-from icf_avs.formats.convert import convert
 from icf_avs.segment import segment_video
 from icf_avs.serve.answer import _pictures
 
@@ -28,10 +26,8 @@ def test_every_output_has_the_shape_that_players_show(tmp_path, aspect, rotation
     aspect = 1 / aspect if rotation else aspect
     result = segment_video(Witness(), path, tmp_path / "out")
     assert result.masks.shape == (1, height, width) and result.video.pixel_aspect == aspect
-    made = [("alpha-mov", None), ("alpha-webm", None), ("alpha-webm", path)]
-    for film in (result.folder / "overlay.mp4", *(convert(result.folder, to, video) for to, video in made)):
-        info = probe(film)
-        assert (info.width, info.height, info.pixel_aspect) == (width, height, aspect), film
+    info = probe(result.folder / "overlay.mp4")
+    assert (info.width, info.height, info.pixel_aspect) == (width, height, aspect)
 
     shown = max(1, aspect) * width / (max(1, 1 / aspect) * height)
     with Image.open(result.folder / "sheet.png") as sheet:
@@ -48,29 +44,6 @@ def test_a_circle_on_a_small_copy_is_round(aspect):
     small = np.asarray(thumbnail((circle * np.uint8(255))[..., None].repeat(3, 2), 320, aspect))[..., 0] > 127
     across, down = small.any(axis=0).sum(), small.any(axis=1).sum()
     assert across == pytest.approx(down, abs=2) and max(small.shape) <= 320
-
-
-@pytest.mark.parametrize("seconds", [0.2, 12.0])
-def test_a_webm_file_is_otherwise_as_it_was(tmp_path, monkeypatch, seconds):
-    """Pictures, their times, the tags and the places to jump to: as in the file without the shape."""
-    path = make_clip(
-        tmp_path / "a.mp4", seconds=seconds, size=(64, 48), sound=tone(seconds), pixel_aspect=Fraction(16, 11)
-    )
-    folder = segment_video(Witness(), path, tmp_path / "out").folder
-    convert(folder, "alpha-webm").rename(tmp_path / "with.webm")
-    monkeypatch.setattr("icf_avs.formats.alpha.write_pixel_shape", lambda *_: None)
-    convert(folder, "alpha-webm").rename(tmp_path / "without.webm")
-    sizes = {name: (tmp_path / f"{name}.webm").stat().st_size for name in ("with", "without")}
-    assert sizes["with"] == sizes["without"]
-    found = []
-    for name in ("with", "without"):
-        with av.open(str(tmp_path / f"{name}.webm")) as container:
-            video = container.streams.video[0]
-            facts = container.duration, video.metadata, video.average_rate, video.codec_context.colorspace
-            packets = [(packet.pts, bytes(packet)) for packet in container.demux(video)]
-            container.seek(round(0.8 * seconds * av.time_base))
-            found.append((facts, packets, next(container.demux(video)).pts))
-    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -282,9 +282,7 @@ def test_names_that_ffmpeg_would_not_take_for_a_file(tmp_path, clip, monkeypatch
     shutil.copy(clip, f"{name}.mp4")
     folder = segment_video(RedWhenLoud(), f"{name}.mp4", name).folder
     assert folder == Path(name) / name and probe(folder / "overlay.mp4").duration == pytest.approx(5, abs=0.1)
-    assert [path.name for path in (convert(folder, to) for to in ("srt", "alpha-mov", "alpha-webm"))] == [
-        "sounds.srt", "alpha.mov", "alpha.webm",
-    ]  # fmt: skip
+    assert [path.name for path in (convert(folder, to) for to in ("srt", "coco"))] == ["sounds.srt", "coco.json"]
     assert sorted(os.listdir(tmp_path)) == sorted([name, f"{name}.mp4"])
 
 
