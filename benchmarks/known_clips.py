@@ -24,6 +24,11 @@ FORMS = {
     "m2ts": ("libx264", "yuv420p", "ac3", 25),
     "mpg": ("mpeg2video", "yuv420p", "mp2", 25),
     "vob": ("mpeg2video", "yuv420p", "ac3", 25),
+    "wmv": ("wmv2", "yuv420p", "libmp3lame", 25),
+    "wtv": ("mpeg2video", "yuv420p", "mp2", 25),
+    "nut": ("ffv1", "yuv420p", "pcm_s16le", 10),
+    "ogv": ("libvpx", "yuv420p", "libopus", 12),
+    "mxf": ("mpeg2video", "yuv420p", "pcm_s16le", 25),
     "flv": ("flv1", "yuv420p", "aac", 15),
 }
 _EDGE = 0.1  # seconds around a change that may be of either side: half a picture, and rounded time stamps

@@ -11,18 +11,42 @@ import numpy as np
 from known_clips import Known, content, make
 
 _CLOCK = 90_000  # ticks a second, in MPEG streams
+_FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
+JOINED = [
+    *((end, {}) for end in ("ts", "m2ts", "mpg", "vob", "mkv", "webm", "mp4", "mov", "flv", "wmv", "avi", "wtv")),
+    *((end, {}) for end in ("nut", "ogv", "mxf")),
+    ("mp4", _FRAGMENTED), ("mp4", {"movflags": "faststart"}), ("mkv", {"live": "1"}),
+]  # fmt: skip
 PIDS = {"video": 0x100, "audio": 0x101}
 
 
 def joined(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
     """Two or three files one behind the other, as by `cat`: time stamps begin anew."""
-    end = str(rng.choice(["ts", "m2ts", "mpg", "vob", "mkv", "webm"]))
-    most = 2 if end in ("mkv", "webm") else 3  # FFmpeg reads no more of these
-    parts = [content(rng, int(rng.integers(1, 5))) for _ in range(rng.integers(2, most + 1))]
-    paths = [make(folder / f"{number}.{end}", part) for number, part in enumerate(parts)]
+    end, movie = JOINED[rng.integers(len(JOINED))]
+    parts = [content(rng, int(rng.integers(1, 5))) for _ in range(rng.integers(2, 4))]
+    paths = [make(folder / f"{number}.{end}", part, movie=movie) for number, part in enumerate(parts)]
     path = folder / f"joined.{end}"
     path.write_bytes(b"".join(part.read_bytes() for part in paths))
     return path, Known(tuple(chain(*parts)), repaired=True)
+
+
+def followed(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
+    """A file behind which another begins that is no part of it: cut short, or without sound."""
+    end = str(rng.choice(["mp4", "mov"]))
+    seconds, path = content(rng, int(rng.integers(1, 5))), folder / f"followed.{end}"
+    first, second = make(folder / f"first.{end}", seconds), make(folder / f"second.{end}", content(rng, 3)).read_bytes()
+    if rng.random() < 0.5:
+        with av.open(str(first)) as source, av.open(str(folder / f"silent.{end}"), "w") as out:
+            stream = out.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    out.mux(packet)
+        second = (folder / f"silent.{end}").read_bytes()
+    else:
+        second = second[: int(rng.uniform(0.3, 0.8) * len(second))]
+    path.write_bytes(first.read_bytes() + second)
+    return path, Known(tuple(seconds), repaired=True)
 
 
 def jumping(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
@@ -136,7 +160,7 @@ def cut_off(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
         ("ts", {}),
         ("mpg", {}),
         ("mkv", {"live": "1"}),
-        ("mp4", {"movflags": "frag_keyframe+empty_moov"}),
+        ("mp4", _FRAGMENTED),
     ][rng.integers(4)]
     seconds = content(rng, 6)
     path = make(folder / f"cut.{end}", seconds, movie=movie)
@@ -147,7 +171,7 @@ def cut_off(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
 
 
 KINDS = {
-    kind.__name__: kind for kind in (joined, jumping, wrapping, gap, damaged, edited, outlasting, cut_off)
+    kind.__name__: kind for kind in (joined, followed, jumping, wrapping, gap, damaged, edited, outlasting, cut_off)
 }  # fmt: skip
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import sys
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
+from clip_maker import make_clip, number_in, tone
 
-from icf_avs.data.media import probe
+from icf_avs.data.joined import joined_parts
+from icf_avs.data.media import probe, read_frames
+from icf_avs.errors import UserError
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 known_clips, known_kinds, known_media = map(importlib.import_module, ("known_clips", "known_kinds", "known_media"))
@@ -20,16 +24,69 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(7)
 
 
-@pytest.mark.parametrize("end", ["ts", "m2ts", "mpg", "vob", "mkv", "webm"])
-def test_joined_files_are_segmented_whole(tmp_path, end):
-    first, second = content(rng(), 2), content(np.random.default_rng(8), 3)
-    parts = [make(tmp_path / f"{n}.{end}", seconds).read_bytes() for n, seconds in enumerate((first, second))]
-    path = tmp_path / f"joined.{end}"
-    path.write_bytes(b"".join(parts))
-    assert not wrong(path, Known((*first, *second), repaired=True), tmp_path / "out" if end == "ts" else None)
+@pytest.mark.parametrize(("end", "movie"), known_kinds.JOINED)
+def test_joined_files_are_segmented_whole(tmp_path, end, movie):
+    """Three, in every container: FFmpeg by itself stops at the second header of most."""
+    every = content(rng(), 2), content(np.random.default_rng(8), 3), content(np.random.default_rng(9), 1)
+    parts = [make(tmp_path / f"{n}.{end}", seconds, movie=movie) for n, seconds in enumerate(every)]
+    path = tmp_path / f"it's 3:joined.{end}"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert not wrong(
+        path, Known(tuple(chain(*every)), repaired=True), tmp_path / "out" if end in ("ts", "mp4") else None
+    )
     info = probe(path)
-    assert info.duration == pytest.approx(5, abs=0.1)
-    assert info.repaired.document()["clock_jumps"] == [pytest.approx(2, abs=0.1)]
+    assert info.duration == pytest.approx(6, abs=0.15)
+    found = info.repaired.document()
+    assert found.pop("joined_files", 3) == 3
+    assert found == {"clock_jumps": [pytest.approx(2, abs=0.1), pytest.approx(5, abs=0.1)]}
+
+
+def test_joined_files_whose_pictures_are_reordered_turned_and_of_other_sizes(tmp_path):
+    """H.264 with all its parameters in the header of each part."""
+    sizes, path = [(160, 120), (320, 240)], tmp_path / "joined.mkv"
+    options = {"bf": "3", "g": "250"}
+    for end in ("mkv", "mp4"):
+        clips = [make_clip(tmp_path / f"{w}.{end}", sound=tone(2), size=(w, h), options=options) for w, h in sizes]
+        path = tmp_path / f"joined.{end}"
+        path.write_bytes(b"".join(clip.read_bytes() for clip in clips))
+        shown = [number_in(frame) for _, frame in read_frames(path, [0.02, 1.02, 1.9])]
+        assert shown == [0, 25, 47] and probe(path).duration == pytest.approx(4, abs=0.1)
+    turned = make_clip(tmp_path / "turned.mp4", sound=tone(2), rotation=90)
+    path.write_bytes(turned.read_bytes() * 2)
+    assert (probe(path).width, probe(path).height, probe(path).parts[0][1]) == (120, 160, turned.stat().st_size)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_file_behind_it_that_cannot_be_read_is_told(tmp_path, number):
+    path, known = known_kinds.followed(tmp_path, np.random.default_rng([5, number]))
+    assert not wrong(path, known, tmp_path / "out")
+    assert any("hold neither pictures nor sound" in line for line in probe(path).repaired.lines())
+
+
+def test_a_part_that_is_cut_short_is_refused_as_a_file_is(tmp_path):
+    clips = [make_clip(tmp_path / f"{n}.flv", sound=tone(2), codec="flv1").read_bytes() for n in range(2)]
+    path = tmp_path / "joined.flv"
+    path.write_bytes(clips[0] + clips[1][:-8000])
+    with pytest.raises(UserError, match=r"joined.flv: cut short, 1\.\d+ of 2\.\d+ s are there"):
+        probe(path)
+
+
+def test_bytes_at_the_end_that_nothing_reads_are_told(tmp_path):
+    """As where the demuxer stops at damage; an index is none of them."""
+    path = make_clip(tmp_path / "a.mkv", sound=tone(2))
+    assert not probe(path).repaired.unread
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + bytes(size))
+    assert size <= probe(path).repaired.document()["unread_bytes"] < 1.1 * size
+
+
+def test_heads_on_either_side_of_a_block_are_found(tmp_path, monkeypatch):
+    size = make(tmp_path / "a.flv", content(rng(), 1)).stat().st_size
+    path = tmp_path / "joined.flv"
+    path.write_bytes((tmp_path / "a.flv").read_bytes() * 3)
+    for block in (size - 20, size - 1, size, size + 5, 2 * size):
+        monkeypatch.setattr("icf_avs.data.joined._BLOCK", block)
+        assert joined_parts(path, 3 * size) == (((0, size), (size, 2 * size), (2 * size, 3 * size)), ())
 
 
 @pytest.mark.parametrize("kinds", [["video"], ["audio"], ["video", "audio"]])

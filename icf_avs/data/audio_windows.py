@@ -35,7 +35,7 @@ def sound_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Itera
         raise UserError(f"{info.path}: has no sound, and what sounds is the question; name a video with sound")
     written = 0  # samples given so far
     channels = 1
-    with opened(info.path) as container:
+    with opened(info.path, info.parts) as container:
         _, stream = chosen_streams(container, info.path, info.audio_track)
         for begin, pieces in _runs(decoded(container, stream, info.clock, info.repaired), info.start, rate, layout):
             place = round(begin * rate)

@@ -22,15 +22,15 @@ from av.video.reformatter import VideoReformatter
 from icf_avs.data.clock import Clock
 from icf_avs.data.crop import Crop, container_crop
 from icf_avs.data.frame_filters import filtered
-from icf_avs.data.local_url import check_file, local_url
-from icf_avs.data.packets import decoded, packets
+from icf_avs.data.joined import WHOLE, Parts, joined_parts, open_parts
+from icf_avs.data.local_url import check_file
+from icf_avs.data.packets import decoded
 from icf_avs.data.picture import Picture
 from icf_avs.data.repaired import Repaired, TooDamaged
-from icf_avs.data.scan import Scan, check_span, check_whole
+from icf_avs.data.scan import check_size, check_span, check_whole, scanned, unread
 from icf_avs.errors import UserError
 
 _TAIL = 0.25  # seconds of sound behind the last picture that are no part of the video: the rounding of encoders
-MOST_PIXELS = 8192 * 4320  # of a picture: 8K; more would need gigabytes
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class MediaInfo:
     pixel_aspect: Fraction  # width of a shown pixel over its height
     orientation: Orientation
     crop: Crop  # of the stored pictures
+    parts: Parts = WHOLE  # files that it consists of
     clock: Clock = field(default_factory=Clock)
     repaired: Repaired = field(default_factory=Repaired, compare=False)  # filled on while the video is read
 
@@ -87,16 +88,11 @@ class MediaInfo:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[av.container.InputContainer]:
-    """Open a local file, and turn whatever fails while it is read into a UserError."""
-    check_file(path)
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty (0 bytes); copy or download it again")
+def opened(path: Path, parts: Parts = WHOLE) -> Iterator[av.container.InputContainer]:
+    """Open a local file, or parts of it as one, and turn whatever fails while it is read into a UserError."""
+    _check_readable(path)
     try:
-        # "file:" keeps a name with a colon a name; the white list keeps a play list from opening other places.
-        container = av.open(local_url(path), options={"protocol_whitelist": "file"}, metadata_errors="replace")
-    except PermissionError as error:
-        raise UserError(f"{path}: may not be read; change its permissions") from error
+        container = open_parts(path, parts)
     except (FFmpegError, OSError, ValueError) as error:
         with path.open("rb") as file:
             is_mp4 = file.read(8)[4:] == b"ftyp"
@@ -112,6 +108,16 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again or re-encode it") from error
 
 
+def _check_readable(path: Path) -> None:
+    check_file(path)
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty (0 bytes); copy or download it again")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"{path}: may not be read ({error.strerror}); change its permissions") from error
+
+
 def chosen_streams(
     container: av.container.InputContainer, path: Path, audio_track: int | None = None
 ) -> tuple[av.video.stream.VideoStream, av.audio.stream.AudioStream | None]:
@@ -125,7 +131,7 @@ def chosen_streams(
         raise UserError(f"{path}: has no video stream; name a file with pictures and sound")
     if video.codec_context is None or not video.width or not video.height:
         raise UserError(f"{path}: its video codec cannot be read; re-encode it as H.264")
-    _check_size(video.width, video.height, path)
+    check_size(video.width, video.height, path)
     tracks = container.streams.audio
     playable = [track for track in tracks if track.codec_context is not None]
     if audio_track is None or not tracks:
@@ -145,11 +151,6 @@ def _described(track: av.audio.stream.AudioStream) -> str:
     return ", ".join(word[:40] for word in words if word)
 
 
-def _check_size(width: int, height: int, path: Path) -> None:
-    if width * height > MOST_PIXELS:
-        raise UserError(f"{path}: its pictures are {width} x {height}, larger than 8K; scale it down first")
-
-
 def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
     """Scan a whole file (demuxed, one picture decoded) and say what is in it.
 
@@ -157,22 +158,20 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
     empty, unreadable, without video or pictures, without that track, cut short, or of absurd size or length.
     """
     path = Path(path)
-    with opened(path) as container:
-        size = path.stat().st_size
+    _check_readable(path)
+    size = path.stat().st_size
+    parts, others = joined_parts(path, size)
+    left = sum(_left_over(path, part, others, audio_track) for part in parts) if len(parts) > 1 else 0
+    with opened(path, parts) as container:
         video, audio = chosen_streams(container, path, audio_track)
-        nominal = float(video.guessed_rate or video.average_rate or 25)
-        scan = Scan(container, video.index, -1 if audio is None else audio.index, 1 / nominal)
-        damaged: list[str] = []
-        for packet in packets(container, damaged=damaged):
-            scan.add(packet)
-        if scan.picture is None or not scan.pictures:
-            raise UserError(f"{path}: not one picture of it can be decoded; re-encode it as H.264")
-        _check_size(scan.picture.width, scan.picture.height, path)
-        check_whole(container, scan, path)
+        scan = scanned(container, video, audio, path)
+        if len(parts) == 1:
+            check_whole(container, scan, path)
+            left = unread(container, scan, size, others)
         clock, ends = scan.runs.clock(video.index)
         start = scan.start()
         if start is None:  # a raw stream: no time stamps at all, only a nominal rate
-            start, last = 0.0, scan.pictures / nominal
+            start, last = 0.0, scan.pictures * scan.frame_length
         else:
             last = max(ends[video.index], start + 0.001)
         end = last
@@ -202,11 +201,14 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
             pixel_aspect=aspect,
             orientation=orientation,
             crop=crop,
+            parts=parts,
             clock=clock,
             repaired=Repaired(
                 of_pictures=clock.counts[video.index],
                 of_sound=scan.sounds,
-                places=len(damaged),
+                places=len(scan.damaged),
+                parts=len(parts),
+                unread=left,
                 incomplete=scan.incomplete,
                 missing=scan.missing(),
                 jumps=tuple(jump - start for jump in clock.jumps),
@@ -215,11 +217,20 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
         )
 
 
+def _left_over(path: Path, part: tuple[int, int], others: tuple[int, ...], audio_track: int | None) -> int:
+    """Bytes of one of the files that a file consists of that hold no packet. Raises UserError if it is cut short."""
+    begin, end = part
+    with opened(path, (part,)) as container:
+        scan = scanned(container, *chosen_streams(container, path, audio_track), path)
+        check_whole(container, scan, path, begin)
+        return unread(container, scan, end - begin, [other - begin for other in others if begin < other < end])
+
+
 def _pictures(info: MediaInfo) -> Iterator[av.VideoFrame | None]:
     """Every picture; None in place of one that cannot be decoded."""
     rest = 0, None
     for threads in ("AUTO", "NONE"):
-        with opened(info.path) as container:
+        with opened(info.path, info.parts) as container:
             stream, _ = chosen_streams(container, info.path)
             stream.thread_type = threads
             rest = yield from decoded(container, stream, info.clock, info.repaired, *rest)

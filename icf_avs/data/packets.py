@@ -9,6 +9,7 @@ import av
 from av.error import FFmpegError
 
 from icf_avs.data.clock import Clock
+from icf_avs.data.joined import in_its_part
 from icf_avs.data.repaired import Repaired
 
 _UNCONCEALED = {"vp8", "vp9", "av1", "libdav1d"}  # decoders that build on a picture that is lost as if it were there
@@ -27,7 +28,7 @@ def packets(
         try:
             for packet in container.demux(*streams):
                 tries = _TRIES if packet.size else tries
-                yield packet
+                yield in_its_part(container, packet)
             return
         except IndexError:  # of PyAV, when all packets are read and it closes streams that it does not know
             return

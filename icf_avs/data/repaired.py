@@ -24,6 +24,8 @@ class Repaired:
     sound: set[int] = field(default_factory=set)
     places: int = 0  # where the container is damaged
     incomplete: int = 0  # packets that lack something, as the last one of a recording that breaks off
+    parts: int = 1  # files one behind the other that the file consists of
+    unread: int = 0  # bytes at the end of the file, or of such a part, that hold nothing that can be read
     missing: float = 0.0  # seconds of pictures at the beginning of which none can be decoded
     jumps: tuple[float, ...] = ()  # seconds at which the file's time stamps begin anew or jump
     cancelled: float = 0.0  # seconds of sound whose channels cancel each other in their mean (downmix.py)
@@ -55,6 +57,8 @@ class Repaired:
             "damaged_sound": len(self.sound),
             "damaged_places": self.places,
             "incomplete_packets": self.incomplete,
+            "joined_files": self.parts if self.parts > 1 else 0,
+            "unread_bytes": self.unread,
             "missing_beginning": round(self.missing, 3),
             "clock_jumps": [round(second, 3) for second in self.jumps],
             "cancelled_channels": round(self.cancelled, 1),
@@ -75,6 +79,10 @@ class Repaired:
             found.append(f"the file is damaged at {self.places} places, which are skipped")
         if self.incomplete:
             found.append(f"{self.incomplete} packets are incomplete, as at the end of a recording that breaks off")
+        if self.parts > 1:
+            found.append(f"it consists of {self.parts} files one behind the other: all of them are read")
+        if self.unread:
+            found.append(f"{self.unread:,} bytes at its end hold neither pictures nor sound that can be read")
         if self.missing:
             found.append(f"no picture of its first {self.missing:.2f} s can be decoded: the first good one is shown")
         if self.jumps:

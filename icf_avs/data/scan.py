@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import av
@@ -11,14 +12,18 @@ from av.format import Flags
 from av.stream import Disposition
 
 from icf_avs.data.clock import Run, Runs
-from icf_avs.data.packets import tolerant
+from icf_avs.data.packets import packets, tolerant
 from icf_avs.errors import UserError
 
 # Containers that state their length up front, so that a file which breaks off can be told from a short one.
 _STATES_LENGTH = {"mov", "matroska", "avi", "flv", "asf"}
+MOST_PIXELS = 8192 * 4320  # of a picture: 8K; more would need gigabytes
 _LONGEST = 24  # hours
 _LONGEST_GAP = 600.0  # seconds without a new picture and without sound; a clock that goes further forward jumps
 _LONGEST_GAP_OF_BROADCASTS = 10.0  # where the clock may jump by the rules of the container; as FFmpeg has it
+# Bytes behind the last packet that an index may take: of the file, or in all and for each packet.
+_INDEX, _INDEX_BYTES, _INDEX_OF_PACKET = 0.25, 1 << 20, 64
+_LONG_INDEX = {"mov", "wtv"}  # may take more
 JUMP = 0.05  # seconds: sound whose time stamps stray further from where it should be has a hole or an overlap
 
 
@@ -28,7 +33,7 @@ class Scan:
     def __init__(self, container: av.container.InputContainer, video: int, audio: int, frame_length: float) -> None:
         """video, audio: indices of the streams, -1 without sound. frame_length: of a picture that does not say it."""
         self._may_jump = bool(container.format.flags & Flags.ts_discont.value)
-        self._video, self._audio, self._frame_length = video, audio, frame_length
+        self._video, self._audio, self.frame_length = video, audio, frame_length
         self.runs = Runs(_LONGEST_GAP_OF_BROADCASTS if self._may_jump else _LONGEST_GAP, frame_length)
         self.picture: av.VideoFrame | None = None
         self._picture_run: Run | None = None  # that it is of; None without time stamps
@@ -37,6 +42,8 @@ class Scan:
         self.sounds = 0  # packets of sound
         self.unbroken = True  # each packet of sound is as long as the first, and begins where the one before it ends
         self.reach: dict[int, float] = {}  # the end of each stream by its own time stamps, what is hidden counted
+        self.damaged: list[str] = []  # a line for each place where the container cannot be read
+        self.behind = 0  # the byte behind the last packet
         self._incomplete: list[tuple[int, int]] = []  # streams and numbers of packets that lack something
         self._length = math.inf  # of the first packet of sound, in seconds
 
@@ -55,6 +62,7 @@ class Scan:
             self._look(packet, run, time)
         if not packet.size:  # ends a stream
             return
+        self.behind = max(self.behind, (packet.pos or 0) + packet.size)
         if packet.is_corrupt and (is_video or is_audio):
             self._incomplete.append((index, self.runs.counts[index]))
         self.sounds += is_audio
@@ -69,7 +77,7 @@ class Scan:
         self.reach[index] = max(self.reach.get(index, time + length), time + length)
         if run is not None and not packet.is_discard:
             # the last picture lasts at least a moment, even where no duration is written
-            self.runs.show(run, time, max(length, min(0.5, self._frame_length)) if is_video else length)
+            self.runs.show(run, time, max(length, min(0.5, self.frame_length)) if is_video else length)
 
     @property
     def incomplete(self) -> int:
@@ -99,6 +107,27 @@ class Scan:
             self._picture_run = run
 
 
+def scanned(
+    container: av.container.InputContainer, video: av.video.stream.VideoStream,
+    audio: av.audio.stream.AudioStream | None, path: Path,
+) -> Scan:  # fmt: skip
+    """What all packets of an open file say. Raises UserError without a picture that can be decoded, or for its size."""
+    nominal = float(video.guessed_rate or video.average_rate or 25)
+    scan = Scan(container, video.index, -1 if audio is None else audio.index, 1 / nominal)
+    for packet in packets(container, damaged=scan.damaged):
+        scan.add(packet)
+    if scan.picture is None or not scan.pictures:
+        raise UserError(f"{path}: not one picture of it can be decoded; re-encode it as H.264")
+    check_size(scan.picture.width, scan.picture.height, path)
+    return scan
+
+
+def check_size(width: int, height: int, path: Path) -> None:
+    """Raise UserError for pictures that are larger than 8K."""
+    if width * height > MOST_PIXELS:
+        raise UserError(f"{path}: its pictures are {width} x {height}, larger than 8K; scale it down first")
+
+
 def check_span(start: float, end: float, path: Path) -> None:
     """Raise UserError for pictures that last longer than a day."""
     if end - start > _LONGEST * 3600:
@@ -108,10 +137,26 @@ def check_span(start: float, end: float, path: Path) -> None:
         )
 
 
-def check_whole(container: av.container.InputContainer, scan: Scan, path: Path) -> None:
-    """Raise UserError if the file holds clearly less than its header promises."""
-    kind = container.format.name.split(",")[0]
-    if kind not in _STATES_LENGTH or (kind == "mov" and _is_fragmented(path)):
+def unread(container: av.container.InputContainer, scan: Scan, size: int, others: Iterable[int]) -> int:
+    """Bytes at the end of a file of so many that hold no packet; 0 where they are no more than an index may take.
+
+    others: where another file seems to begin in it, of which it is said in any case.
+    """
+    rest, packets_there = size - scan.behind, sum(scan.runs.counts.values())
+    if not scan.behind:
+        return 0  # no packet says where it is
+    if any(begin >= scan.behind for begin in others):
+        return rest
+    index = min(_INDEX * size, _INDEX_BYTES + _INDEX_OF_PACKET * packets_there)
+    return rest if rest > index and _kind(container) not in _LONG_INDEX else 0
+
+
+def check_whole(container: av.container.InputContainer, scan: Scan, path: Path, begin: int = 0) -> None:
+    """Raise UserError if the file, which begins at a byte of that at `path`, holds clearly less than its header
+    promises.
+    """
+    kind = _kind(container)
+    if kind not in _STATES_LENGTH or (kind == "mov" and _is_fragmented(path, begin)):
         return
     there, stated = max(scan.reach.values(), default=0.0), (container.duration or 0) / av.time_base
     lacks = stated - there
@@ -132,9 +177,14 @@ def check_whole(container: av.container.InputContainer, scan: Scan, path: Path) 
         )
 
 
-def _is_fragmented(path: Path) -> bool:
+def _kind(container: av.container.InputContainer) -> str:
+    return container.format.name.split(",")[0]
+
+
+def _is_fragmented(path: Path, begin: int) -> bool:
     """Whether an MP4 was written piece by piece, as recordings are: then its length is that of what is there."""
     with path.open("rb") as file:
+        file.seek(begin)
         while len(head := file.read(8)) == 8 and head[4:] != b"moof":
             size = int.from_bytes(head[:4], "big")
             if size == 1:

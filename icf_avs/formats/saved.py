@@ -9,7 +9,7 @@ from typing import Any
 
 from icf_avs.checkpoint_header import check_settings
 from icf_avs.contracts import ClipSpec, Missing
-from icf_avs.data.media import MOST_PIXELS
+from icf_avs.data.scan import MOST_PIXELS
 from icf_avs.errors import UserError
 from icf_avs.output.coco import JSON_VERSION, ClassMask, FrameMask, check_run_lengths
 from icf_avs.segmentation import Segmentation

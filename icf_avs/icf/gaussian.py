@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_ROUNDING = 1e-5  # r above: far over the rounding of unit vectors in float32, far below the spread of frames that differ
+_ROUNDING = 1e-5  # r above: far over the rounding of unit vectors in float32, far below the spread of unlike frames
 
 
 class Gaussians(NamedTuple):

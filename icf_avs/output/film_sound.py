@@ -33,7 +33,7 @@ class FilmSound(Protocol):
 def film_sound(container: av.container.OutputContainer, info: MediaInfo, sound: Sound | None) -> FilmSound:
     """Add an audio track to a film: `sound`, or the video's own."""
     if sound is None and info.audio_codec == "aac" and info.audio_channels <= 2 and info.audio_unbroken:
-        with opened(info.path) as source:
+        with opened(info.path, info.parts) as source:
             own = chosen_streams(source, info.path, info.audio_track)[1]
             if own.codec_context.extradata:  # in broadcasts each packet brings its own, which MP4 does not hold
                 return _Copied(container, info, container.add_stream_from_template(own))
@@ -53,7 +53,9 @@ class _Copied:
         self._next = next(self._packets, None)
 
     def _moved(self, info: MediaInfo) -> Iterator[av.Packet]:
-        with opened(info.path) as source:  # in here, where only what reading raises is taken for the video's fault
+        with opened(
+            info.path, info.parts
+        ) as source:  # in here, where only what reading raises is taken for the video's fault
             own = chosen_streams(source, info.path, info.audio_track)[1]
             for number, packet in enumerate(info.clock.applied(packets(source, own))):
                 if not packet.size:  # ends the stream
