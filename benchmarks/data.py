@@ -18,8 +18,7 @@ from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
 from benchmarks.videos import HEIGHT, LOOP, WIDTH, write_loop, write_video
 from icf_avs.avsbench.dataset import ClipDataset, collate
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.avsbench.names import class_names
+from icf_avs.avsbench.layouts import class_names, read_set
 from icf_avs.contracts import ClipSpec
 from icf_avs.data.media import probe, read_frames
 from icf_avs.stamps.benchmark import write_stamps

@@ -19,8 +19,8 @@ from PIL import Image
 
 import icf_avs.checkpoint
 from icf_avs.avsbench.check import check_set
-from icf_avs.avsbench.layouts import read_all
-from icf_avs.avsbench.names import class_names, read_labels
+from icf_avs.avsbench.layouts import class_names, read_all
+from icf_avs.avsbench.metadata import read_labels
 from icf_avs.avsbench.own import read_videos
 from icf_avs.avsbench.pictures import read_mask
 from icf_avs.avsbench.sound import read_log_mel

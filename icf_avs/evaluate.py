@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from icf_avs.avsbench.heard import model_sound
-from icf_avs.avsbench.layouts import TABLES, find_table, is_stamps, read_set
-from icf_avs.avsbench.names import class_names
+from icf_avs.avsbench.layouts import TABLES, class_names, find_table, is_stamps, read_set
 from icf_avs.avsbench.own import is_own
 from icf_avs.avsbench.pictures import SIZE, WITH_IDS
 from icf_avs.avsbench.record import ClipRecord

@@ -44,8 +44,8 @@ def evaluate_semantic(
 ) -> dict[str, dict[str, float]]:
     """Scores of `SemanticMetric` on the labelled frames of `records`, by rule: argmax, argmax-padded and masked.
 
-    names     of the set's class ids, background first (`avsbench.names.read_labels`); those of the model are matched to
-              them by name, in whatever order they are
+    names     of the set's class ids, background first (`metadata.read_labels`); those of the model are matched to them
+              by name, in whatever order they are
     clips     score only the first so many
     progress  called after each clip
     settings  size; threshold of the mask; clips that make one update of the metric, as one batch of the reference

@@ -19,8 +19,7 @@ from pycocotools import mask as run_lengths
 
 from icf_avs.__main__ import main
 from icf_avs.avsbench.check import check_command
-from icf_avs.avsbench.layouts import is_stamps, read_all, read_set
-from icf_avs.avsbench.names import class_names
+from icf_avs.avsbench.layouts import class_names, is_stamps, read_all, read_set
 from icf_avs.backbones.text import TEXT_DIM
 from icf_avs.compose.command import Request, compose
 from icf_avs.compose.matching import match_classes, plain

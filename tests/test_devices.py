@@ -23,8 +23,7 @@ from small_icf import random_batch, small_model
 from small_training import TINY, frozen_encoder, stand_ins, tiny_data
 
 import icf_avs
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.avsbench.names import class_names
+from icf_avs.avsbench.layouts import class_names, read_set
 from icf_avs.backbones import thing_words
 from icf_avs.backbones.efficientnet_lite import EfficientNetLite0
 from icf_avs.checkpoint import load_checkpoint, save_checkpoint

@@ -53,7 +53,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.setitem(RECIPES, name, tiny(make))
     monkeypatch.setattr(TrainConfig, "teach_steps", 1)  # of encoders chosen on the command line
     monkeypatch.setitem(registry.TEXT, "minilm", lambda names: _random(len(names)))
-    monkeypatch.setattr("icf_avs.avsbench.own_cut.cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr("icf_avs.avsbench.own.cache_dir", lambda: tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
     return tmp_path

@@ -14,8 +14,7 @@ from public_sets import AVSS, SPEC
 from torch.utils.data import DataLoader
 
 from icf_avs.avsbench.dataset import ClipDataset, collate
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.avsbench.names import class_names
+from icf_avs.avsbench.layouts import class_names, read_set
 from icf_avs.contracts import ClipSpec
 from icf_avs.data.windows import windows
 from icf_avs.errors import UserError

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from icf_avs.avsbench.layouts import SPLITS, TABLES, find_table, read_all
+from icf_avs.avsbench.layouts import SPLITS, TABLES, class_names, find_table, read_all
 from icf_avs.avsbench.log_mel_pickle import read_log_mel_pickle
-from icf_avs.avsbench.names import class_names
 from icf_avs.avsbench.own import is_own
 from icf_avs.avsbench.pictures import CLASSES, SIZE, WITH_IDS, Layout, absent, read_frames, read_mask
 from icf_avs.avsbench.record import ClipRecord
@@ -103,9 +102,9 @@ def _check_one(root: Path, track: Callable) -> SetReport:
         report.layout = records[0].layout if records else report.layout
         report.counts = {split: sum(record.split == split for record in records) for split in SPLITS}
         report.problems += _listed_twice(root, records)
-        with report.noting("class names"):
-            names = class_names(root)
-        classes = len(names) + 1 if names and report.layout in WITH_IDS else CLASSES
+        with report.noting("class names"):  # an S4 or MS3 set may have them from another set beside it
+            names = () if report.layout in ("S4", "MS3") else class_names(root)
+        classes = len(names) + 1 if names else CLASSES
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
             checked = pool.map(lambda record: _check_clip(record, classes), records)
             clips = list(track(checked, total=len(records), description=f"checking {root.name}"))

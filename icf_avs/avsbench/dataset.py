@@ -41,7 +41,7 @@ class ClipDataset(Dataset[ClipTensors]):
     def __init__(
         self, records: Sequence[ClipRecord], names: Sequence[str], spec: ClipSpec, audio: Audio = "auto"
     ) -> None:
-        """names  of the classes, id 1 first (`names.class_names` of the set); may be empty
+        """names  of the classes, id 1 first (`layouts.class_names` of the set); may be empty
         spec   size of the pictures, and the windows cut from waves; its number of frames does not matter
         audio  form of the sound; "auto": the first of wav, video and log_mel that every clip has
 

@@ -1,21 +1,29 @@
-"""Reader of the three public layouts, S4, MS3 and AVSS; for that of one's own it calls own.py.
+"""The three public layouts, S4, MS3 and AVSS: their clips and class names; a custom data set is read by own.py.
 
 A set is a folder that holds `s4_meta_data.csv`, `ms3_meta_data.csv` or `metadata.csv`; which one says its layout. A
-`scenes.csv` beside it (only our own Stamps sets have one) adds which kinds are in the picture and which of them sound.
-S4 and MS3 are v1s and v1m of AVSS, so an AVSS set in a folder beside them names their kinds.
+`scenes.csv` beside it (only our own Stamps sets have one) adds which classes are in the frame and which of them sound.
+S4 and MS3 are v1s and v1m of AVSS, so an AVSS set in a folder beside them names their classes.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from icf_avs.avsbench.names import SEMANTIC_COLUMNS, SEMANTIC_TABLE, semantic_kinds
-from icf_avs.avsbench.own import HELP, is_own, read_own
+from icf_avs.avsbench.metadata import (
+    AVSS_COLUMNS,
+    AVSS_TABLE,
+    Scene,
+    avss_classes,
+    avss_root,
+    read_labels,
+    read_scenes,
+    read_table,
+    split_classes,
+)  # fmt: skip
+from icf_avs.avsbench.own import HELP, is_own, own_names, read_own
 from icf_avs.avsbench.pictures import Layout
 from icf_avs.avsbench.record import Audio, ClipRecord
-from icf_avs.avsbench.tables import Scene, kinds, read_scenes, read_table
 from icf_avs.errors import Fault, UserError, refused
 
 SPLITS = ("train", "val", "test")
@@ -24,7 +32,7 @@ _LONGEST = 240  # bytes of a name, to which endings are added: file systems take
 TABLES: dict[str, tuple[Layout, tuple[str, ...]]] = {
     "s4_meta_data.csv": ("S4", ("name", "category", "split")),
     "ms3_meta_data.csv": ("MS3", ("video_id", "split")),
-    SEMANTIC_TABLE: ("AVSS", SEMANTIC_COLUMNS),
+    AVSS_TABLE: ("AVSS", AVSS_COLUMNS),
 }
 
 
@@ -45,7 +53,7 @@ def find_table(root: Path) -> Path:
 def read_set(root: Path, split: str, sound: Audio = "auto") -> list[ClipRecord]:
     """List the clips of one split of the set in folder `root`, in the order of its table.
 
-    No media file is opened, but the videos of one's own set when they are first seen, to cut them.
+    No media file is opened, but the videos of a custom set when they are first seen, to cut them.
     sound: the form of it that every clip is loaded with, unless `load` asks for another.
 
     Raises UserError if `root` is no such set, its table lacks a column, or the split is empty.
@@ -66,9 +74,8 @@ def read_all(root: Path, fault: Fault = refused) -> list[ClipRecord]:
         return read_own(root, fault)
     table = find_table(root)
     layout, columns = TABLES[table.name]
-    rows = read_table(table, columns)
-    good = []
-    for number, row in enumerate(rows, 2):
+    rows = []
+    for number, row in enumerate(read_table(table, columns), 2):
         where = f"{table}, line {number}"
         if not all(_plain(row[column]) for column in columns):
             fault(f"{where}: an empty cell or no plain name; mend the table")
@@ -77,20 +84,29 @@ def read_all(root: Path, fault: Fault = refused) -> list[ClipRecord]:
         elif layout == "AVSS" and row["label"] not in _PARTS:
             fault(f"{where}: clip {row['uid']} has label {row['label']!r}; want {', '.join(_PARTS)}")
         else:
-            good.append(row)
+            rows.append(row)
     scenes = read_scenes(root, fault)
     if layout == "AVSS":
-        make = partial(_avss_record, root)
-    elif layout == "S4":
-        make = partial(_s4_record, root, semantic_kinds(root, "v1s"))
-    else:
-        make = partial(_ms3_record, root, semantic_kinds(root, "v1m"))
-    return [make(row, scenes) for row in good]
+        return [_avss_record(root, row, scenes.get(row["uid"])) for row in rows]
+    if layout == "MS3":
+        named = avss_classes(root, "v1m")
+        return [_ms3_record(root, row, scenes.get(row["video_id"]), named) for row in rows]
+    named = avss_classes(root, "v1s")
+    return [_s4_record(root, row, scenes.get(row["name"]), named) for row in rows]
 
 
-def _plain(name: str) -> bool:
-    """Whether files can be called so."""
-    return name not in ("", ".", "..") and not set("/\\\0") & set(name) and len(name.encode()) <= _LONGEST
+def class_names(root: Path) -> tuple[str, ...]:
+    """Names of the classes of the set in `root`, without background: class id 1 is the first.
+
+    Those of AVSS for AVSS and for an S4 or MS3 set that lies beside it; the categories of its table for an S4 set
+    alone, in alphabetical order; none for MS3 alone. Raises UserError for a missing or inconsistent label2idx.json.
+    """
+    if is_own(root):
+        return own_names(root)
+    avss, table = avss_root(root), root / "s4_meta_data.csv"
+    if avss is not None:
+        return read_labels(avss / "label2idx.json")[1:]
+    return tuple(sorted({row["category"] for row in read_table(table, ("category",))})) if table.is_file() else ()
 
 
 def is_stamps(root: Path) -> bool:
@@ -100,29 +116,30 @@ def is_stamps(root: Path) -> bool:
     return (root / "scenes.csv").is_file() and not (root / "composed.json").is_file()
 
 
-Named = dict[str, frozenset[str]] | None  # kinds of clips from AVSS metadata
+def _plain(name: str) -> bool:
+    """Whether files can be called so."""
+    return name not in ("", ".", "..") and not set("/\\\0") & set(name) and len(name.encode()) <= _LONGEST
 
 
-def _s4_record(root: Path, named: Named, row: dict[str, str], scenes: dict[str, Scene]) -> ClipRecord:
-    name, split, category = row["name"], row["split"], row["category"]
-    data = root / "s4_data"
+Named = dict[str, frozenset[str]] | None  # classes of clips, from AVSS metadata
 
-    def path(kind: str, ending: str) -> Path:
-        return data / kind / split / category / (name + ending)
 
-    labelled = 1 if split == "train" else 5
+def _s4_record(root: Path, row: dict[str, str], scene: Scene | None, named: Named) -> ClipRecord:
+    name, inner = row["name"], Path(row["split"], row["category"])
+    data, labelled = root / "s4_data", 1 if row["split"] == "train" else 5
+    frames, masks = (data / part / inner / name for part in ("visual_frames", "gt_masks"))
     # Categories are other words than the names of AVSS, so the two are never mixed in one set.
-    known = frozenset({category}) if named is None else named.get(_uid(name, row.get("start", "")))
+    known = frozenset({row["category"]}) if named is None else named.get(_uid(name, row.get("start", "")))
     return ClipRecord(
         name,
-        split,
+        row["split"],
         "S4",
-        tuple(path("visual_frames", "") / f"{name}_{i}.png" for i in range(1, 6)),
-        tuple(path("gt_masks", "") / f"{name}_{i}.png" if i <= labelled else None for i in range(1, 6)),
-        path("audio_wav", ".wav"),
-        _if_there(root / "raw_videos" / split / category / f"{name}.mp4"),
-        log_mel_stem=path("audio_log_mel", ""),
-        **_kinds(scenes.get(name), known),
+        tuple(frames / f"{name}_{i}.png" for i in range(1, 6)),
+        tuple(masks / f"{name}_{i}.png" if i <= labelled else None for i in range(1, 6)),
+        data / "audio_wav" / inner / f"{name}.wav",
+        _if_there(root / "raw_videos" / inner / f"{name}.mp4"),
+        log_mel_stem=data / "audio_log_mel" / inner / name,
+        **_classes(scene, known),
     )
 
 
@@ -135,9 +152,8 @@ def _uid(name: str, start: str) -> str:
     return f"{name}_{begin}_{begin + 5000}"
 
 
-def _ms3_record(root: Path, named: Named, row: dict[str, str], scenes: dict[str, Scene]) -> ClipRecord:
-    name, split = row["video_id"], row["split"]
-    data = root / "ms3_data"
+def _ms3_record(root: Path, row: dict[str, str], scene: Scene | None, named: Named) -> ClipRecord:
+    name, split, data = row["video_id"], row["split"], root / "ms3_data"
     return ClipRecord(
         name,
         split,
@@ -147,14 +163,13 @@ def _ms3_record(root: Path, named: Named, row: dict[str, str], scenes: dict[str,
         data / "audio_wav" / split / f"{name}.wav",
         _if_there(root / "raw_videos" / f"{name}.mp4"),
         log_mel_stem=data / "audio_log_mel" / split / name,
-        **_kinds(scenes.get(name), None if named is None else named.get(name)),
+        **_classes(scene, None if named is None else named.get(name)),
     )
 
 
-def _avss_record(root: Path, row: dict[str, str], scenes: dict[str, Scene]) -> ClipRecord:
+def _avss_record(root: Path, row: dict[str, str], scene: Scene | None) -> ClipRecord:
     name, split, part = row["uid"], row["split"], row["label"]
-    clip = root / part / name
-    frames = 10 if part == "v2" else 5
+    clip, frames = root / part / name, 10 if part == "v2" else 5
     labelled = 1 if (part, split) == ("v1s", "train") else frames
     return ClipRecord(
         name,
@@ -164,11 +179,11 @@ def _avss_record(root: Path, row: dict[str, str], scenes: dict[str, Scene]) -> C
         tuple(clip / "labels_semantic" / f"{i}.png" if i < labelled else None for i in range(frames)),
         clip / "audio.wav",
         None,
-        **_kinds(scenes.get(name), kinds(row["a_obj"])),
+        **_classes(scene, split_classes(row["a_obj"])),
     )
 
 
-def _kinds(scene: Scene | None, known: frozenset[str] | None) -> dict:
+def _classes(scene: Scene | None, known: frozenset[str] | None) -> dict:
     if scene is None:
         return {"sounding": known, "onscreen": known}
     return {"sounding": scene.sounding, "onscreen": scene.onscreen, "seconds": scene.seconds, "complete": True}

@@ -1,46 +1,65 @@
-"""A data set of one's own, the simplest layout there is (docs/OWN_DATA.md): videos, and masks by the second.
+"""A custom data set, the simplest layout there is (docs/OWN_DATA.md): videos, and masks by the second.
 
 DIR/videos/NAME.mp4            any container and codec that FFmpeg reads, with sound
 DIR/masks/NAME/000007.png      what sounds in second 7, as large as the video; seconds without a file are not labelled
 DIR/classes.txt                optional: a class a line; masks hold class ids then, 1 for the first line
 DIR/clips.csv                  optional: name, split; with a column class ("dog", "dog;cat") masks are 0 and 255
 
-Without clips.csv a tenth of the videos is `val`, a tenth `test`, chosen by their names. A video is read in clips of
-five seconds, those that hold a mask; a video is in one split alone.
+Without clips.csv a tenth of the videos is `val`, a tenth `test`, chosen by their names. A video is in one split alone.
+It is read in clips of five seconds, those that hold a mask. They are cut once, a frame a second and the sound, into
+the cache: cache/own/KEY/FIRST, where the key changes with the video's path, size and time of change. The frame of
+second i is the one shown at i + 0.5, as `icf segment` takes it, so that its masks can be corrected and used here.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from icf_avs.avsbench.own_cut import CLIP_SECONDS, Wanted, cut_clips
-from icf_avs.avsbench.pictures import CLASSES, Layout
+from icf_avs.avsbench.metadata import check_columns, read_table
+from icf_avs.avsbench.pictures import CLASSES, Layout, open_image
 from icf_avs.avsbench.record import ClipRecord
-from icf_avs.avsbench.tables import check_columns, read_table
+from icf_avs.avsbench.sound import RATE, wav_bytes
+from icf_avs.data.audio_windows import AudioWindows
+from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import Fault, UserError, refused
+from icf_avs.mask_stream import mask_count
+from icf_avs.output.folder import replaced_when_complete
+from icf_avs.stamps.packages import cache_dir
 
 CLIPS, NAMES = "clips.csv", "classes.txt"
+CLIP_SECONDS, PHASE = 5, 0.5
 HELP = "docs/OWN_DATA.md shows the layout"
 
 
 @dataclass(frozen=True)
 class OwnVideo:
-    """One video of the set. kinds: what sounds in it, from clips.csv; None where that does not say."""
+    """One video of the set. classes: what sounds in it, from clips.csv; None where that does not say."""
 
     name: str
     path: Path
     split: str
-    kinds: frozenset[str] | None
-    masks: dict[int, Path]  # second -> mask
+    classes: frozenset[str] | None
+    masks: dict[int, Path]  # by second
+
+    def clips(self) -> dict[int, Path]:
+        """Folders of its clips (0.jpg, ..., audio.wav) by first second, cut or not."""
+        state = self.path.stat()
+        key = f"{self.path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
+        folder = cache_dir() / "own" / hashlib.sha256(key.encode()).hexdigest()[:16]
+        firsts = sorted({second // CLIP_SECONDS * CLIP_SECONDS for second in self.masks})
+        return {first: folder / f"{first:06d}" for first in firsts}
 
 
 def is_own(root: Path) -> bool:
-    """Whether `root` holds a data set of one's own."""
+    """Whether `root` holds a custom data set."""
     return (root / "videos").is_dir() and (root / "masks").is_dir()
 
 
@@ -51,18 +70,22 @@ def read_own(root: Path, fault: Fault = refused) -> list[ClipRecord]:
     for what concerns all.
     """
     videos = read_videos(root, fault)
-    layout: Layout = "own-classes" if _has_ids(root) else "own"
-    wanted = [Wanted(video.path, tuple(sorted({_first(second) for second in video.masks}))) for video in videos]
+    _cut_all(videos, fault)
+    layout: Layout = "own"
+    if (root / NAMES).is_file() and all(video.classes is None for video in videos):
+        layout = "own-classes"
     records = []
-    for video, clips in zip(videos, cut_clips(wanted, fault), strict=True):
-        for first, folder in clips.items():
-            records.append(_record(video, first, folder, layout, fault))
-        beyond = set(video.masks) - {first + i for first, folder in clips.items() for i in range(len(_frames(folder)))}
-        if beyond and clips:
+    for video in videos:
+        cut = {first: folder for first, folder in video.clips().items() if folder.is_dir()}
+        found = [_record(video, first, folder, layout, fault) for first, folder in cut.items()]
+        labelled = {path for record in found for path in record.mask_paths}
+        beyond = [second for second, path in video.masks.items() if path not in labelled]
+        if beyond and found:
             fault(
-                f"{video.masks[min(beyond)]}: {video.path.name} has no second {min(beyond)} (masks are numbered by the "
+                f"{video.masks[beyond[0]]}: {video.path.name} has no second {beyond[0]} (masks are numbered by the "
                 "second, from 0); take the mask out or rename it"
             )
+        records += found
     return records
 
 
@@ -72,14 +95,12 @@ def read_videos(root: Path, fault: Fault = refused) -> list[OwnVideo]:
     rows = _rows(root, paths, fault)
     known = own_names(root, fault)
     found = []
-    for name in sorted(rows):
-        row = rows[name]
-        kinds = frozenset(part.strip() for part in row["class"].split(";")) if "class" in row else None
-        unknown = sorted((kinds or set()) - set(known))
-        for kind in unknown:
-            fault(f"{root / CLIPS}: class {kind!r} of {name} is not in {NAMES}; add it there")
+    for name, row in sorted(rows.items()):
+        classes = frozenset(part.strip() for part in row["class"].split(";")) if "class" in row else None
+        for unknown in sorted((classes or set()) - set(known)):
+            fault(f"{root / CLIPS}: class {unknown!r} of {name} is not in {NAMES}; add it there")
         masks = _masks(root / "masks" / name, paths[name], fault)
-        found.append(OwnVideo(name, paths[name], row["split"], kinds, masks))
+        found.append(OwnVideo(name, paths[name], row["split"], classes, masks))
     for stray in sorted(path for path in (root / "masks").iterdir() if path.is_dir() and path.name not in paths):
         fault(f"{stray}: there is no video of this name in {root / 'videos'}; {HELP}")
     return found
@@ -93,17 +114,16 @@ def own_names(root: Path, fault: Fault = refused) -> tuple[str, ...]:
     path = root / NAMES
     if path.is_file():
         try:
-            names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+            names = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: is no text in UTF-8; save it as such") from error
-        while names and not names[-1]:
-            names.pop()
+        names = [line.strip() for line in names]
+        if not names:
+            fault(f"{path}: holds no name; write a class a line, or take it out")
     else:
         path = root / CLIPS
         rows = read_table(path, ("name", "split")) if path.is_file() else []
         names = sorted({part.strip() for row in rows if "class" in row for part in row["class"].split(";")})
-    if path.name == NAMES and not names:
-        fault(f"{path}: holds no name; write a class a line, or take it out")
     if "" in names:
         fault(f"{path}: an empty name of a class; fill it in")
     if "background" in names:
@@ -111,13 +131,6 @@ def own_names(root: Path, fault: Fault = refused) -> tuple[str, ...]:
     if len(set(names)) < len(names) or len(names) >= CLASSES:
         fault(f"{path}: {len(names)} names, {len(set(names))} of them different; want 1 to {CLASSES - 1}")
     return tuple(names)
-
-
-def _has_ids(root: Path) -> bool:
-    """Whether masks hold class ids."""
-    table = root / CLIPS
-    named = table.is_file() and any("class" in row for row in read_table(table, ("name", "split")))
-    return (root / NAMES).is_file() and not named
 
 
 def _by_stem(folder: Path, fault: Fault) -> dict[str, Path]:
@@ -169,56 +182,73 @@ def _drawn(root: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def _masks(folder: Path, video: Path, fault: Fault) -> dict[int, Path]:
-    paths = [path for path in folder.glob("*") if path.is_file() and not path.name.startswith(".")]
+    """The masks of a video by second, in order."""
+    paths = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
     if not paths:
         fault(f"{folder}: no masks of {video.name}; put 000000.png (second 0), ... there, or take it out")
     masks: dict[int, Path] = {}
-    for path in sorted(paths):
+    for path in paths:
         if path.suffix.lower() != ".png" or not (path.stem.isascii() and path.stem.isdigit()):
             fault(f"{path}: no name of a mask; want the second it stands for and .png: 000007.png")
         elif int(path.stem) in masks:
             fault(f"{path}: and {masks[int(path.stem)].name} are of the same second; keep one")
         else:
             masks[int(path.stem)] = path
-    return masks
-
-
-def _first(second: int) -> int:
-    return second // CLIP_SECONDS * CLIP_SECONDS
-
-
-def _frames(folder: Path) -> tuple[Path, ...]:
-    return tuple(sorted(folder.glob("*.jpg")))
+    return dict(sorted(masks.items()))
 
 
 def _record(video: OwnVideo, first: int, folder: Path, layout: Layout, fault: Fault) -> ClipRecord:
-    frames = _frames(folder)
+    frames = tuple(sorted(folder.glob("*.jpg")))
     masks = tuple(video.masks.get(first + i) for i in range(len(frames)))
-    shown = _size(frames[0])
+    width, height = open_image(frames[0], decode=False).size
     for path in filter(None, masks):
         try:
-            size = _size(path)
+            size = open_image(path, decode=False).size
         except UserError as error:
             fault(str(error))
             continue
-        if size != shown:
-            fault(f"{path}: is {size[0]}x{size[1]}, its video {shown[0]}x{shown[1]}; masks are as large as the video")
+        if size != (width, height):
+            fault(f"{path}: is {size[0]}x{size[1]}, its video {width}x{height}; masks are as large as the video")
     return ClipRecord(
-        f"{video.name}_{first}_{first + len(frames)}",
-        video.split,
-        layout,
-        frames,
-        masks,
-        folder / "audio.wav",
-        None,
-        sounding=video.kinds,
-        onscreen=video.kinds,
-    )
+        f"{video.name}_{first}_{first + len(frames)}", video.split, layout, frames, masks, folder / "audio.wav", None,
+        sounding=video.classes, onscreen=video.classes,
+    )  # fmt: skip
 
 
-def _size(path: Path) -> tuple[int, int]:
+def _cut_all(videos: Iterable[OwnVideo], fault: Fault) -> None:
+    """Cut the clips that are not in the cache yet, with a progress bar; none for what begins after a video's end."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    def tried(video: OwnVideo) -> str | None:
+        try:
+            _cut(video)
+        except UserError as error:
+            return str(error)
+
+    todo = [video for video in videos if not all(folder.is_dir() for folder in video.clips().values())]
+    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
     try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the picture {path}: {error}; write it again") from error
+        with Progress(console=Console(stderr=True), disable=not todo) as bar:
+            for error in filter(None, bar.track(pool.map(tried, todo), len(todo), description="cutting videos")):
+                fault(error)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cut(video: OwnVideo) -> None:
+    info = probe(video.path)
+    if not info.has_audio:
+        raise UserError(f"{video.path}: has no sound, and what sounds is the question; take it out with its masks")
+    count, missing = mask_count(info.duration, 1.0), {}
+    for first, folder in video.clips().items():
+        if first < count and not folder.is_dir():
+            missing[folder] = range(first, min(first + CLIP_SECONDS, count))
+    frames = read_frames(info, (second + PHASE for span in missing.values() for second in span))
+    sound = AudioWindows(info, RATE)
+    for folder, span in missing.items():
+        with replaced_when_complete(folder) as new:
+            for number in range(len(span)):
+                Image.fromarray(next(frames)[1]).save(new / f"{number}.jpg", quality=95)
+            samples = np.clip(np.round(sound.read(span[0] * RATE, len(span) * RATE) * 32768), -32768, 32767)
+            (new / "audio.wav").write_bytes(wav_bytes(samples.astype(np.int16)))

@@ -23,7 +23,7 @@ def read_frames(paths: Sequence[Path], size: int | None) -> np.ndarray:
 
     Raises UserError for a missing or unreadable picture, and without `size` for pictures of different sizes.
     """
-    frames = [_resized(upright(_open(path)), size, Image.Resampling.BILINEAR) for path in paths]
+    frames = [_resized(upright(open_image(path)), size, Image.Resampling.BILINEAR) for path in paths]
     for path, frame in zip(paths, frames, strict=True):
         if frame.shape != frames[0].shape:
             shapes = " and ".join(f"{array.shape[1]}x{array.shape[0]}" for array in (frames[0], frame))
@@ -41,7 +41,7 @@ def read_masks(paths: Sequence[Path | None], layout: Layout, size: tuple[int, in
 
 def read_mask(path: Path, layout: Layout, size: tuple[int, int] | None = None) -> np.ndarray:
     """One mask, uint8 [H, W], as `read_masks` gives it; at its own size if `size` is None."""
-    mask = _resized(_open(path), size, Image.Resampling.NEAREST)
+    mask = _resized(open_image(path), size, Image.Resampling.NEAREST)
     if mask.ndim == 3 and (mask == mask[..., :1]).all():  # grey, but stored as RGB
         mask = mask[..., 0]
     found = set(np.unique(mask).tolist())
@@ -58,10 +58,12 @@ def _some(values: set[int]) -> str:
     return str(ordered if len(ordered) <= 6 else [*ordered[:3], *ordered[-3:]])
 
 
-def _open(path: Path) -> Image.Image:
+def open_image(path: Path, decode: bool = True) -> Image.Image:
+    """The image of a file, or its header alone (for the size). Raises UserError if it is missing or unreadable."""
     try:
         with Image.open(path) as image:
-            image.load()
+            if decode:
+                image.load()
             return image
     except FileNotFoundError:
         raise UserError(f"{absent(path)} is missing; unpack the set again, or mend its table") from None

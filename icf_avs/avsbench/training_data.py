@@ -12,8 +12,7 @@ import numpy as np
 
 from icf_avs.avsbench.dataset import ClipDataset, ClipTensors, collate
 from icf_avs.avsbench.features import PictureFeatures
-from icf_avs.avsbench.layouts import is_stamps, read_set
-from icf_avs.avsbench.names import class_names
+from icf_avs.avsbench.layouts import class_names, is_stamps, read_set
 from icf_avs.avsbench.record import ClipRecord
 from icf_avs.backbones.registry import build_visual
 from icf_avs.config import ModelConfig, TrainConfig

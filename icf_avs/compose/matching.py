@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from icf_avs.avsbench.tables import check_columns, read_table
+from icf_avs.avsbench.metadata import check_columns, read_table
 from icf_avs.errors import UserError
 
 
