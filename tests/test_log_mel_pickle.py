@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import io
 import os
 import pickle
 import struct
@@ -144,11 +145,18 @@ def test_the_stand_ins_cannot_be_changed(tmp_path: Path) -> None:
     read_log_mel_pickle(tmp_path / "x.pkl")
 
 
+class StoragePickler(pickle.Pickler):
+    def persistent_id(self, item):
+        return item if isinstance(item, tuple) else None
+
+
 def storage(values: bytes, claimed: int, written: int) -> bytes:
     """torch's legacy format of a float storage, by hand."""
-    pieces = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
-    pieces.append(b"\x80\x02(U\x07storagectorch\nFloatStorage\nU\x011U\x03cpu" + f"I{claimed}\nNtQ.".encode())
-    return b"".join([*pieces, pickle.dumps(["1"], 2), struct.pack("<q", written), values])
+    content = io.BytesIO()
+    for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+        pickle.dump(part, content, 2)
+    StoragePickler(content, 2).dump(("storage", torch.FloatStorage, "1", "cpu", claimed, None))
+    return content.getvalue() + pickle.dumps(["1"], 2) + struct.pack("<q", written) + values
 
 
 class Tensor:
@@ -159,6 +167,12 @@ class Tensor:
         blob, offset, size, stride = self.parts
         blob = Calls(torch.storage._load_from_bytes, blob)
         return torch._utils._rebuild_tensor_v2, (blob, offset, size, stride, False, collections.OrderedDict())
+
+
+def zipped() -> bytes:
+    content = io.BytesIO()
+    torch.save(torch.zeros(6144).storage(), content)
+    return content.getvalue()
 
 
 def test_a_storage_made_by_hand_is_read(tmp_path: Path) -> None:
@@ -198,9 +212,10 @@ def test_a_tensor_never_reaches_beyond_its_storage(tmp_path, claimed, written, o
         (pickle.dumps(released(5))[:-4000], "no log-mel pickle"),
         (pickle.dumps([1, 2]), "holds no tensor"),
         (pickle.dumps(torch.zeros(5, 96, 64)), "holds no tensor"),
-        (pickle.dumps(torch.zeros(5, 1, 96, 64, dtype=torch.float64)), "DoubleStorage"),
+        (pickle.dumps(torch.zeros(5, 1, 96, 64, dtype=torch.float64)), "float64"),
         (pickle.dumps(torch.full((5, 1, 96, 64), torch.nan)), "not all finite"),
         (b"\x80\x02Nr\xff\xff\xff\xff.", "memo"),  # would make the unpickler allocate 64 GB
+        (pickle.dumps(Tensor(zipped(), 0, (1, 1, 96, 64), (6144, 6144, 64, 1))), "ZIP archive"),
         (bytes(9 << 20), "more than log-mel windows take"),
     ],
 )

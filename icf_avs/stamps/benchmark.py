@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import multiprocessing
 import pickle
-from array import array
+from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -236,18 +237,33 @@ def _render_and_write(job: _Job) -> None:
     write_bytes(job.record, json.dumps(row).encode())
 
 
-class _Tensor:
-    """Pickles as torch.tensor(values, requires_grad=True). A tensor's own pickle holds memory addresses, so that its
-    bytes would differ from run to run."""
+class _Call:
+    """Pickles as the call of a function."""
 
-    def __init__(self, mel: np.ndarray) -> None:
-        self._mel = mel
+    def __init__(self, *call: object) -> None:
+        self._call = call
 
     def __reduce__(self) -> tuple:
-        import torch
+        return self._call[0], self._call[1:]
 
-        values = [[[array("f", frame.tolist()) for frame in channel] for channel in window] for window in self._mel]
-        return partial(torch.tensor, requires_grad=True), (values,)
+
+class _StoragePickler(pickle.Pickler):
+    def persistent_id(self, item: object) -> object:
+        return item if isinstance(item, tuple) else None
+
+
+def _storage(values: bytes) -> bytes:
+    """float32 as torch.save writes a storage into a pickle, where its key would be a memory address that differs from
+    run to run: magic number, version, system, the storage, its keys, the count, the values.
+    """
+    import torch
+
+    content, count = io.BytesIO(), len(values) // 4
+    for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+        pickle.dump(part, content, 2)
+    _StoragePickler(content, 2).dump(("storage", torch.FloatStorage, "0", "cpu", count, None))
+    pickle.dump(["0"], content, 2)
+    return content.getvalue() + count.to_bytes(8, "little") + values
 
 
 def _log_mel(samples: np.ndarray) -> bytes:
@@ -262,10 +278,12 @@ def _log_mel(samples: np.ndarray) -> bytes:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the last bits of a sum depend on how many threads share it
     try:
-        mel = log_mel(windows)[:, None].numpy()
+        mel = log_mel(windows)[:, None].contiguous()
     finally:
         torch.set_num_threads(threads)
-    return pickle.dumps(_Tensor(mel), protocol=4)
+    storage = _Call(torch.storage._load_from_bytes, _storage(mel.numpy().tobytes()))
+    tensor = _Call(torch._utils._rebuild_tensor_v2, storage, 0, tuple(mel.shape), mel.stride(), True, OrderedDict())
+    return pickle.dumps(tensor, protocol=4)
 
 
 def _write_semantic(job: _Job, scene: Scene, clip: Clip, size: tuple[int, int], samples: np.ndarray) -> None:
