@@ -20,18 +20,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from icf_avs.avsbench.metadata import check_columns, read_table
 from icf_avs.avsbench.pictures import CLASSES, Layout, open_image
 from icf_avs.avsbench.record import ClipRecord
-from icf_avs.avsbench.sound import RATE, wav_bytes
+from icf_avs.avsbench.sound import RATE, to_int16
 from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import Fault, UserError, refused
 from icf_avs.mask_stream import mask_count
 from icf_avs.output.folder import replaced_when_complete
+from icf_avs.stamps.clip_files import write_wav
 from icf_avs.stamps.packages import cache_dir
 
 CLIPS, NAMES = "clips.csv", "classes.txt"
@@ -250,5 +250,4 @@ def _cut(video: OwnVideo) -> None:
         with replaced_when_complete(folder) as new:
             for number in range(len(span)):
                 Image.fromarray(next(frames)[1]).save(new / f"{number}.jpg", quality=95)
-            samples = np.clip(np.round(sound.read(span[0] * RATE, len(span) * RATE) * 32768), -32768, 32767)
-            (new / "audio.wav").write_bytes(wav_bytes(samples.astype(np.int16)))
+            write_wav(new / "audio.wav", to_int16(sound.read(span[0] * RATE, len(span) * RATE)))

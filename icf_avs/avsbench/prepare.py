@@ -20,14 +20,15 @@ from PIL import Image
 from torch.nn import functional as F
 
 from icf_avs.avsbench.layouts import find_table, read_all
+from icf_avs.avsbench.metadata import AVSS_TABLE
 from icf_avs.avsbench.pictures import SIZE
 from icf_avs.avsbench.record import ClipRecord
-from icf_avs.avsbench.sound import RATE, read_video_wave, read_wave, wav_bytes
+from icf_avs.avsbench.sound import RATE, read_video_wave, read_wave, to_int16
 from icf_avs.data.media import Orientation, chosen_streams, opened
 from icf_avs.data.packets import packets
 from icf_avs.data.spectrogram import WINDOW, WINDOW_FRAMES, log_mel
 from icf_avs.errors import UserError
-from icf_avs.stamps.clip_files import write_bytes
+from icf_avs.stamps.clip_files import write_bytes, write_image, write_wav
 
 SECONDS = 5
 PHASE = 15 / 16
@@ -86,8 +87,7 @@ def prepare_set(root: Path, workers: int = 1, progress: Callable[[int, int], Non
     Returns {"clips": all, "written": those completed now, "errors": [one line each]}. Raises UserError if `root` is
     no S4 or MS3 set, or cannot be written.
     """
-    table = find_table(root)
-    if table.name == "metadata.csv":
+    if find_table(root).name == AVSS_TABLE:
         raise UserError(f"{root} is an AVSS set, which has no raw videos; name an S4 or MS3 set with raw_videos/")
     records = read_all(root)
     if not (root / "raw_videos").is_dir():
@@ -101,9 +101,9 @@ def prepare_set(root: Path, workers: int = 1, progress: Callable[[int, int], Non
 
 
 def _missing(record: ClipRecord) -> tuple[bool, bool, bool]:
-    """Whether pictures, sound and log-mel windows of a clip are yet to be written."""
-    pictures = not all(path.is_file() for path in record.frame_paths)
-    return pictures, not record.wave_path.is_file(), record.log_mel_path is None
+    """Whether frames, audio and log-mel windows of a clip are yet to be written."""
+    frames = not all(path.is_file() for path in record.frame_paths)
+    return frames, not record.wave_path.is_file(), record.log_mel_path is None
 
 
 def _results(records: list[ClipRecord], workers: int) -> Iterator[str | None]:
@@ -123,43 +123,36 @@ def _prepare_clip(record: ClipRecord) -> str | None:
     """Write one clip; what is wrong with it, in one line, or None."""
     torch.set_num_threads(1)
     try:
-        pictures, sound, windows = _missing(record)
-        if record.video_path is None and (pictures or sound):
+        frames, audio, windows = _missing(record)
+        if record.video_path is None and (frames or audio):
             raise UserError("has no video in raw_videos; download it, or take the clip out of the table")
-        if pictures:
+        if frames:
             for path, frame in zip(record.frame_paths, cut_frames(record.video_path), strict=True):
                 if not path.is_file():
-                    write_bytes(path, _png(frame))
-        if sound or windows:
-            wave = read_video_wave(record.video_path) if sound else read_wave(record.wave_path)
-            samples = np.clip(np.round(wave * 32768), -32768, 32767).astype(np.int16)
+                    write_image(path, Image.fromarray(frame))
+        if audio or windows:
+            wave = read_video_wave(record.video_path) if audio else read_wave(record.wave_path)
+            samples = to_int16(wave)
             if windows:
                 content = io.BytesIO()
                 np.save(content, log_mel_windows(samples), allow_pickle=False)
                 write_bytes(record.log_mel_stem.with_name(record.log_mel_stem.name + ".npy"), content.getvalue())
-            if sound:
-                write_bytes(record.wave_path, wav_bytes(samples))
+            if audio:
+                write_wav(record.wave_path, samples)
     except UserError as error:
         return f"clip {record.name}: {error}"
     return None
 
 
-def _png(frame: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(frame).save(content, "PNG", compress_level=4)
-    return content.getvalue()
-
-
 def prepare_command(root: Path, workers: int) -> int:
     """Prepare a set with a progress bar; exit code 1 if some clips could not be, each named at the end."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress
 
-    columns = TextColumn("preparing clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None)
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("preparing clips", total=None)
         result = prepare_set(root, workers, lambda done, total: bar.update(task, completed=done, total=total))
-        bar.update(task, total=max(result["written"] + len(result["errors"]), 1), visible=bool(result["written"]))
+        bar.update(task, visible=bool(result["written"]))
     for line in result["errors"]:
         print(line)
     whole = result["clips"] - result["written"] - len(result["errors"])

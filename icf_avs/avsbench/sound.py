@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import wave as wav_format
 from pathlib import Path
 
 import av
@@ -52,13 +50,9 @@ def read_video_wave(path: Path) -> np.ndarray:
     return np.concatenate(blocks).astype(np.float32)
 
 
-def wav_bytes(samples: np.ndarray) -> bytes:
-    """A WAV file of int16 [n] at 16 kHz."""
-    content = io.BytesIO()
-    with wav_format.open(content, "wb") as file:
-        file.setparams((1, 2, RATE, 0, "NONE", ""))
-        file.writeframes(samples.astype("<i2").tobytes())
-    return content.getvalue()
+def to_int16(wave: np.ndarray) -> np.ndarray:
+    """float32 [n] in -1..1 -> int16 [n], as WAV files hold it."""
+    return np.clip(np.round(wave * 32768), -32768, 32767).astype(np.int16)
 
 
 def read_log_mel(path: Path, frames: int) -> np.ndarray:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from icf_avs.avsbench.pictures import CLASSES
-from icf_avs.avsbench.sound import wav_bytes
 from icf_avs.compose.find_pictures import find_pictures
 from icf_avs.compose.matching import match_classes, plain
 from icf_avs.compose.pictures import Pictures
@@ -23,6 +22,7 @@ from icf_avs.compose.sounds import Recording, find_sounds
 from icf_avs.compose.splits import deal, identities
 from icf_avs.errors import UserError
 from icf_avs.output.folder import replaced_when_complete
+from icf_avs.stamps.clip_files import write_wav
 
 SET = "AVSS"  # folder of the set below OUT, as `icf evaluate --data OUT` finds it
 RECORD = "composed.json"  # says what it was made of
@@ -144,7 +144,7 @@ def _write_clip(folder: Path, clip: Rendered) -> None:
     for second, (frame, ids) in enumerate(zip(clip.frames, clip.ids, strict=True)):
         frame.save(folder / "frames" / f"{second}.jpg", quality=92)
         ids.save(folder / "labels_semantic" / f"{second}.png")
-    (folder / "audio.wav").write_bytes(wav_bytes(clip.samples))
+    write_wav(folder / "audio.wav", clip.samples)
 
 
 def _write_tables(
