@@ -21,6 +21,7 @@ from icf_avs.output.writable import check_file
 from icf_avs.results import COLUMNS, Row, read_csv, write_whole
 from tools.checkpoint_table import checkpoint_table
 from tools.choices import TRIED, chosen_table
+from tools.model_zoo import model_zoo
 
 OPENING = re.compile(r"^<!-- results:", re.M)  # only at the start of a line, so that prose may speak of marks
 MARKED = re.compile(
@@ -29,7 +30,7 @@ MARKED = re.compile(
 
 
 def fill_documents(root: Path, check: bool = False) -> int:
-    """Renew results/checkpoints.csv, results/chosen.csv and all tables below `root`, or with `check` only name what is
+    """Renew results/checkpoints.csv, chosen.csv and models.csv, and all tables below `root`, or with `check` only name what is
     stale.
 
     Returns 1 if `check` found something.
@@ -38,7 +39,10 @@ def fill_documents(root: Path, check: bool = False) -> int:
         raise UserError(f"no README.md and results folder in {root}; run this in the project's folder")
     documents = (root / "README.md", *sorted((root / "docs").glob("*.md")))
     results = root / "results"
-    made = {results / "checkpoints.csv": checkpoint_table(root / "icf_avs" / "checkpoints")}
+    checkpoints = root / "icf_avs" / "checkpoints"
+    made = {results / "checkpoints.csv": checkpoint_table(checkpoints)}
+    if (results / "bench.csv").is_file():
+        made[results / "models.csv"] = model_zoo(checkpoints, results)
     if (results / TRIED).is_file():
         made[results / "chosen.csv"] = chosen_table(results)
     for path in () if check else (*made, *documents):

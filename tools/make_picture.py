@@ -1,7 +1,8 @@
-"""Render docs/result.png and docs/natural.png with the shipped checkpoints: `python -m tools.make_picture`.
+"""Render docs/result.gif and docs/natural.png with the shipped checkpoints: `python -m tools.make_picture`.
 
 A composed scene of three stamps that may be shown with credit (see README, licence) on a generated background. The fire
-truck sounds in the first three of five seconds. Above what the model marks (`stamps`, `natural`), below the known mask.
+truck sounds in the first three of five seconds. The animation is the overlay video of `stamps`; the image has what
+`natural` predicts above, and the known mask below.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -25,6 +27,8 @@ from icf_avs.stamps.sounds import SoundBank
 SIZE = (426, 240)
 FRAMES_A_SECOND = 25
 SHOWN = (0, 2, 3, 4)  # seconds
+ANIMATED = (320, 180)
+EVERY = 4  # of the overlay's frames, one is in the animation
 
 
 def stamp(stem: str, kind: str, class_id: int, spans: tuple, x: float, y: float, size: float, drift: float) -> Placed:
@@ -74,7 +78,24 @@ def write_picture(checkpoint: str, target: Path) -> None:
     print(target)
 
 
+def write_animation(checkpoint: str, target: Path) -> None:
+    """The overlay video of a checkpoint, as GIF."""
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "scene.mp4"
+        write_scene(video, ClipSpec())
+        icf_avs.load(checkpoint).segment(video, out=folder, fps=5)
+        (overlay,) = Path(folder).rglob("overlay.mp4")
+        with av.open(str(overlay)) as container:
+            shown = [frame.to_image() for i, frame in enumerate(container.decode(video=0)) if i % EVERY == 0]
+    frames = [frame.resize(ANIMATED, Image.Resampling.LANCZOS) for frame in shown]
+    colours = frames[len(frames) // 4].quantize(128)
+    first, *rest = [frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in frames]
+    milliseconds = EVERY * 1000 // FRAMES_A_SECOND
+    first.save(target, save_all=True, append_images=rest, duration=milliseconds, loop=0, optimize=True)
+    print(target)
+
+
 if __name__ == "__main__":
     docs = Path(__file__).parents[1] / "docs"
-    write_picture("stamps", docs / "result.png")
+    write_animation("stamps", docs / "result.gif")
     write_picture("natural", docs / "natural.png")

@@ -1,0 +1,34 @@
+"""results/models.csv: the shipped models on one line each, from their checkpoints and results/bench.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+
+from icf_avs.checkpoint import read_recipe
+from icf_avs.results import read_csv
+
+SPEEDS = {"stamps": "segment-1fps-600s", "natural": "segment-natural-1fps-600s"}  # ten minutes of 720p, 2 cores
+COLUMNS = ("model", "size", "classes", "trained on", "speed", "licence")
+
+
+def model_zoo(checkpoints: Path, results: Path) -> str:
+    """The CSV text for all *.safetensors of a folder. Raises UserError for a file that is not a checkpoint."""
+    _, speeds = read_csv(results / "bench.csv")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for path in sorted(checkpoints.glob("*.safetensors")):
+        recipe = read_recipe(path)
+        with safe_open(path, framework="np") as file:
+            classes = json.loads(file.metadata()["config"])["classes"]
+        speed = [row["ratio"] for row in speeds if row["benchmark"] == SPEEDS.get(path.stem)]
+        writer.writerow((
+            path.stem, f"{path.stat().st_size / 1e6:.1f} MB", len(classes), recipe["data"].split(",")[0],
+            f"{speed[0]} x real time" if speed else "-", recipe["licence"].split(";")[0].removeprefix("weights "),
+        ))  # fmt: skip
+    return text.getvalue()
