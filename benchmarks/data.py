@@ -24,7 +24,7 @@ from icf_avs.data.media import probe, read_frames
 from icf_avs.stamps.benchmark import write_stamps
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.clips import render_clip
-from icf_avs.stamps.scenes import plan_scene
+from icf_avs.stamps.scene_sampler import sample_scene
 from icf_avs.stamps.sounds import SoundBank
 
 
@@ -56,7 +56,7 @@ def loading(machine: Machine, clips: int = 8, passes: int = 8, workers: Sequence
     """Rows scenes, loader-N. `clips` are written and then read `passes` times."""
     catalog = load_catalog()
     bank = SoundBank(catalog, "train")
-    scenes = [plan_scene(catalog, "train", index) for index in range(clips)]
+    scenes = [sample_scene(catalog, "train", index) for index in range(clips)]
     with tempfile.TemporaryDirectory() as folder:
         write_stamps(Path(folder), seed=7, test=clips, video=False, workers=machine.threads)
         root = Path(folder) / "Multi-sources"

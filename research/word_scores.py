@@ -82,15 +82,15 @@ def _questions(
     found = []
     of_kinds = np.array([words.of_kind[kind] for kind in sounds.kinds])
     for number, scene in enumerate(features.scenes):
-        mine = [thing for thing, kind in enumerate(scene.kinds) if kind in sounds.kinds]
-        if len(scene.kinds) < 2 or not mine:
+        mine = [thing for thing, each in enumerate(scene.objects) if each.class_name in sounds.kinds]
+        if len(scene.objects) < 2 or not mine:
             continue
         thing = mine[rng.integers(len(mine))]
-        shown = words.kin([words.index[word] for word in scene.present])
+        shown = words.kin([words.index[word] for word in scene.present_words])
         absent = np.flatnonzero(~shown[of_kinds])
-        at = sounds.kinds.index(scene.kinds[thing])
+        at = sounds.kinds.index(scene.objects[thing].class_name)
         said, absent_word = np.zeros((2, len(words.words)), np.float32)
-        said[words.index[scene.words[thing][0]]] = 1
+        said[words.index[scene.objects[thing].words[0]]] = 1
         absent_word[rng.choice(np.flatnonzero(~shown))] = 1
         variant = rng.integers(sounds.outputs.shape[1])
         heard = (
@@ -102,5 +102,5 @@ def _questions(
             absent_word,
         )
         question = np.stack([row.astype(np.float32) for row in heard])
-        found.append(_Question(number, scene.things(scene.words[thing][0]), question))
+        found.append(_Question(number, scene.objects_named(scene.objects[thing].words[0]), question))
     return found

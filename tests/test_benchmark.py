@@ -21,7 +21,7 @@ from icf_avs.stamps.benchmark import write_stamps
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.clip_files import write_mp4
 from icf_avs.stamps.rendering import render_frame
-from icf_avs.stamps.scenes import plan_scene
+from icf_avs.stamps.scene_sampler import sample_scene
 
 COUNTS = {"train": 1, "val": 1, "test": 1, "cross": 1, "cross_val": 1}
 
@@ -156,7 +156,7 @@ def test_video(tmp_path: Path) -> None:
 
 
 def test_a_video_has_the_same_bytes_every_time(tmp_path: Path) -> None:
-    scene = plan_scene(load_catalog(), "test", 0)
+    scene = sample_scene(load_catalog(), "test", 0)
     pictures = [render_frame(scene, number / 25, (320, 240))[0] for number in range(20)]
     rng = np.random.default_rng(0)
     written = set()

@@ -12,8 +12,8 @@ import pytest
 from icf_avs.errors import UserError
 from icf_avs.stamps import packages
 from icf_avs.stamps.catalog import SUPER_CATEGORIES, Catalog, load_catalog
-from icf_avs.stamps.rendering import load_sprite
 from icf_avs.stamps.sounds import decode, resample
+from icf_avs.stamps.sprite import load_sprite
 
 SAME = 0.5  # correlation from which on two recordings count as one; the known doubles have 0.7 and more
 

@@ -24,7 +24,7 @@ from icf_avs.stamps.batches import make_batch
 from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.clips import render_clip
 from icf_avs.stamps.features import SceneFeatures, SceneSet, scene_features
-from icf_avs.stamps.scenes import TRAIN
+from icf_avs.stamps.scene_sampler import TRAIN
 from icf_avs.stamps.sounds import SoundBank
 
 SPEC = ClipSpec(frames=2, image_size=64)
@@ -97,7 +97,7 @@ def test_other_scenes_are_other_features(change: str, catalog: Catalog, monkeypa
     if change == "photographs":
         monkeypatch.setattr(module, "photographs", lambda: ())
     else:
-        other = {"seed": 4, "count": 3, "style": replace(TRAIN, blank=0.5), "spec": ClipSpec(), "split": "val"}
+        other = {"seed": 4, "count": 3, "style": replace(TRAIN, silent=0.5), "spec": ClipSpec(), "split": "val"}
         wanted = replace(FEW, **{change: other[change]})
     assert module._digest(catalog, wanted) != before
 

@@ -287,7 +287,7 @@ def natural_config():
 
 @pytest.mark.parametrize("deaf", [False, True])
 def test_scores_of_who_listens_and_of_who_does_not(scenes, words, deaf):
-    kinds = tuple(sorted({kind for scene in scenes.scenes for kind in scene.kinds if kind}))
+    kinds = tuple(sorted({kind for scene in scenes.scenes for each in scene.objects if (kind := each.class_name)}))
     size = len(words.words)
     outputs = np.zeros((len(kinds), 2, size), np.float16)
     for number, kind in enumerate(kinds):

@@ -12,7 +12,7 @@ import pytest
 
 from icf_avs.errors import UserError
 from icf_avs.stamps.catalog import Catalog
-from icf_avs.stamps.scenes import TRAIN, plan_scene
+from icf_avs.stamps.scene_sampler import TRAIN, sample_scene
 from icf_avs.stamps.sound_variation import (
     KNOTS,
     PLAIN,
@@ -223,7 +223,7 @@ def test_a_device_clips_and_drops_pieces() -> None:
 
 def test_only_what_asks_for_it_is_varied(catalog: Catalog, bank: SoundBank) -> None:
     scenes = [
-        plan_scene(catalog, "train", index, 0, replace(TRAIN, sources=(1.0,), blank=0.0), 1) for index in range(6)
+        sample_scene(catalog, "train", index, 0, replace(TRAIN, num_sources=(1.0,), silent=0.0), 1) for index in range(6)
     ]
     always = replace(VARIED, share=1.0)
     for scene in scenes:

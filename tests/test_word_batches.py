@@ -87,7 +87,7 @@ def test_some_are_asked_for_nothing_and_some_for_what_is_not_there(batch):
 def test_what_is_on_screen_holds_all_that_it_may_be_called(batch, features, words):
     indices, batch = batch
     for row, at in enumerate(indices[:24]):
-        vectors = words.names[[words.index[word] for word in features.scenes[at].present]]
+        vectors = words.names[[words.index[word] for word in features.scenes[at].present_words]]
         expected = (words.names @ vectors.T).amax(1) > 0.6
         assert torch.equal(batch.onscreen[row], expected)
 
@@ -121,8 +121,10 @@ def test_another_thing_of_the_picture_may_be_heard_faintly_and_is_not_meant(batc
         for frame in range(FRAMES):
             heard, asked = batch.waves[row, frame], batch.sounding[row, frame]
             scene = features.scenes[at]
-            meant = {thing for word in asked.nonzero()[:, 0] for thing in scene.things(words.words[word])}
-            unasked = [words.index[name] for name, *_ in scene.words if not meant & set(scene.things(name))]
+            meant = {thing for word in asked.nonzero()[:, 0] for thing in scene.objects_named(words.words[word])}
+            unasked = [
+                words.index[o.words[0]] for o in scene.objects if not meant & set(scene.objects_named(o.words[0]))
+            ]
             if meant and unasked:
                 faint.append(bool((heard[unasked] > 0).any()))
                 assert (heard[unasked] <= 0.4 * heard.max()).all()
@@ -142,11 +144,11 @@ def test_the_same_pictures_are_asked_for_more(features, words, sounds):
     waves, masks = batch.other_waves.amax(2), batch.other_masks.flatten(2).amax(2)
     assert (waves - batch.waves.amax(1)[:, None]).abs().amax(2).gt(0).float().mean() > 0.9  # other questions
     differ = (batch.other_masks - batch.masks[:, None]).abs().flatten(2).amax(2) > 0
-    single = torch.tensor([len(features.scenes[clip].words) == 1 for clip in at])
+    single = torch.tensor([len(features.scenes[clip].objects) == 1 for clip in at])
     assert differ.float().mean() > 0.4 and differ[single].float().mean() < 0.95  # a single thing is asked for again
     assert 0.5 < (masks > 0).float().mean() < 0.95
     for clip in range(24):  # each marks whole things
-        numbers = range(1, len(features.scenes[clip].words) + 1)
+        numbers = range(1, len(features.scenes[clip].objects) + 1)
         shares = avg_pool2d(torch.stack([torch.tensor(features.things[clip] == n).float() for n in numbers]), 2)
         for frame in range(FRAMES):
             parts = [shares[thing, frame] for thing in range(len(numbers))]
@@ -161,8 +163,8 @@ def test_half_of_the_absent_words_are_almost_there(features, words):
     rng = np.random.default_rng(0)
     ranks = []
     for scene in features.scenes:
-        away = words.nameable & ~words.kin([words.index[word] for word in scene.present])
-        near = words.likeness[[words.index[names[0]] for names in scene.words]].max(0)
+        away = words.nameable & ~words.kin([words.index[word] for word in scene.present_words])
+        near = words.likeness[[words.index[each.words[0]] for each in scene.objects]].max(0)
         order = [int(word) for word in np.argsort(-near, kind="stable") if away[word]]
         for _ in range(8):
             ranks.append(order.index(_absent(scene, away, words, rng)))

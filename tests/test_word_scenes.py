@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scene_digest import scene_digest
 
 from icf_avs.backbones.class_evidence import ClassEvidence
 from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
@@ -24,15 +25,22 @@ from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
 from icf_avs.stamps import packages
 from icf_avs.stamps.catalog import Catalog
-from icf_avs.stamps.rendering import load_sprite
+from icf_avs.stamps.open_vocab_sampler import NATURAL, OPEN_VOCAB_SPLITS, OpenVocabStyle, sample_open_vocab_scene
+from icf_avs.stamps.rendering import render_frame
+from icf_avs.stamps.scene import Camera, Scene
+from icf_avs.stamps.sprite import load_sprite
 from icf_avs.stamps.word_catalog import HELD_OUT, HELD_OUT_FAR, HELD_OUT_NEAR, WordCatalog, load_word_catalog
 from icf_avs.stamps.word_features import WordSceneSet, stored, word_features, z_scores
-from icf_avs.stamps.word_rendering import render_word_frame
-from icf_avs.stamps.word_scenes import NATURAL, WORD_SPLITS, WordScene, WordStyle, plan_word_scene
 from icf_avs.stamps.word_shares import shares_of
 
 COUNT = 60
-ONE = WordStyle(things=(1.0,), flock=0.0)
+ONE = OpenVocabStyle(num_objects=(1.0,), group=0.0)
+
+
+def render(scene: Scene, time_s: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Image, and map of the objects."""
+    rgb, stamp_map = render_frame(scene, time_s, size)
+    return rgb, scene.object_map(stamp_map)
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +49,19 @@ def words() -> WordCatalog:
 
 
 @pytest.fixture(scope="module")
-def scenes(words: WordCatalog) -> dict[str, list[WordScene]]:
-    return {split: [plan_word_scene(words, split, index) for index in range(COUNT)] for split in WORD_SPLITS}
+def scenes(words: WordCatalog) -> dict[str, list[Scene]]:
+    return {
+        split: [sample_open_vocab_scene(words, split, index) for index in range(COUNT)] for split in OPEN_VOCAB_SPLITS
+    }
 
 
-def test_the_test_scenes_are_those_that_were_scored(scenes: dict[str, list[WordScene]]) -> None:
+def test_the_test_scenes_are_those_that_were_scored(scenes: dict[str, list[Scene]]) -> None:
     """By a digest: a change here makes scores of before and after others'. Validation has backgrounds of its own."""
-    for split, digest in (("test", "30f73b762d7f0f2e"), ("heldout", "16f5ae0520ff3c76")):
-        drawn = (replace(scene, scene=replace(scene.scene, root=Path())) for scene in scenes[split][:12])
-        assert hashlib.sha256("".join(map(repr, drawn)).encode()).hexdigest()[:16] == digest, split
+    for split, digest in (("test", "6aa20b2097619868"), ("heldout", "d47fc38927842e54")):
+        assert scene_digest(scenes[split][:12]) == digest, split
     for val, test in (("val", "test"), ("heldout-val", "heldout")):
-        asked = {split: [scene for scene in scenes[split] if len(scene.kinds) > 1] for split in (val, test)}
-        for what in (lambda s: s.scene.background, lambda s: tuple(sorted(p.stem for p in s.scene.stamps))):
+        asked = {split: [scene for scene in scenes[split] if len(scene.objects) > 1] for split in (val, test)}
+        for what in (lambda s: s.background, lambda s: tuple(sorted(p.stem for p in s.stamps))):
             assert not {what(scene) for scene in asked[val]} & {what(scene) for scene in asked[test]}
 
 
@@ -92,72 +101,72 @@ def test_training_knows_no_word_for_a_held_out_thing(words: WordCatalog) -> None
     assert {word for word in close if "truck" not in word} <= {"lion", "sea lion"}  # other vehicles are other things
 
 
-def test_splits(scenes: dict[str, list[WordScene]], words: WordCatalog) -> None:
+def test_splits(scenes: dict[str, list[Scene]], words: WordCatalog) -> None:
     held_out = {stamp.stem for stamp in words.held_out}
     tests_only = {stamp.stem for stamp in words.stamps if stamp.test_picture}
-    shown = {split: {p.stem for one in some for p in one.scene.stamps} for split, some in scenes.items()}
+    shown = {split: {p.stem for one in some for p in one.stamps} for split, some in scenes.items()}
     for split in ("train", "val"):
         assert not shown[split] & (held_out | tests_only)
-        assert {word for one in scenes[split] for word in one.present} <= set(words.training_words)
-        assert not {kind for one in scenes[split] for kind in one.kinds} & set(HELD_OUT)
+        assert {word for one in scenes[split] for word in one.present_words} <= set(words.training_words)
+        assert not {kind for one in scenes[split] for kind in (each.class_name for each in one.objects)} & set(HELD_OUT)
     assert not shown["test"] & held_out and shown["test"] & tests_only
     for one in scenes["heldout"]:
-        assert {p.stem for p in one.scene.stamps} & held_out
-    compositions = {s: {frozenset(p.stem for p in one.scene.stamps) for one in scenes[s]} for s in WORD_SPLITS[:3]}
-    grounds = {split: {one.scene.background for one in some} for split, some in scenes.items()}
+        assert {p.stem for p in one.stamps} & held_out
+    compositions = {s: {frozenset(p.stem for p in one.stamps) for one in scenes[s]} for s in OPEN_VOCAB_SPLITS[:3]}
+    grounds = {split: {one.background for one in some} for split, some in scenes.items()}
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         assert not compositions[one] & compositions[other]
         assert not grounds[one] & grounds[other]
     assert not grounds["train"] & grounds["heldout"]
 
 
-def test_casts_and_flocks(scenes: dict[str, list[WordScene]], words: WordCatalog) -> None:
+def test_casts_and_flocks(scenes: dict[str, list[Scene]], words: WordCatalog) -> None:
     family = {stamp.stem: (stamp.family, stamp.word) for stamp in words.stamps}
     counts, sizes, flocks = Counter(), [], 0
     for one in scenes["train"] + scenes["heldout"]:
-        counts[len(one.words)] += 1
-        copies = Counter(one.thing_of)
-        assert set(copies) == set(range(1, len(one.words) + 1)) and max(copies.values()) <= 8
+        counts[len(one.objects)] += 1
+        copies = Counter(one.object_of)
+        assert set(copies) == set(range(1, len(one.objects) + 1)) and max(copies.values()) <= 8
         names = {number: set() for number in copies}
-        for placed, number in zip(one.scene.stamps, one.thing_of, strict=True):
+        for placed, number in zip(one.stamps, one.object_of, strict=True):
             names[number].add(family[placed.stem])
         assert all(len(each) == 1 for each in names.values()), "a flock is of one word"
         families = [next(iter(each))[0] for each in names.values()]
         assert len(families) == len(set(families)), "things of one family never meet"
-        sizes += [placed.size for placed in one.scene.stamps]
+        sizes += [placed.size for placed in one.stamps]
         for number in (number for number, some in copies.items() if some > 1):
             flocks += 1
-            mine = [p for p, n in zip(one.scene.stamps, one.thing_of, strict=True) if n == number]
+            mine = [p for p, n in zip(one.stamps, one.object_of, strict=True) if n == number]
             assert len({(p.x, p.y, p.size, p.angle) for p in mine}) == len(mine)
     assert set(counts) == {1, 2, 3, 4} and flocks > 20
     assert min(sizes) < 0.15 and max(sizes) > 0.7
 
 
-def test_the_same_numbers_give_the_same_scene(words: WordCatalog, scenes: dict[str, list[WordScene]]) -> None:
+def test_the_same_numbers_give_the_same_scene(words: WordCatalog, scenes: dict[str, list[Scene]]) -> None:
     one = scenes["train"][3]
-    assert plan_word_scene(words, "train", 3) == one == pickle.loads(pickle.dumps(one))
-    assert plan_word_scene(words, "train", 3, seed=1) != one
-    rgb, things = render_word_frame(one, 0.5, (96, 64))
+    assert sample_open_vocab_scene(words, "train", 3) == one == pickle.loads(pickle.dumps(one))
+    assert sample_open_vocab_scene(words, "train", 3, seed=1) != one
+    rgb, things = render(one, 0.5, (96, 64))
     assert rgb.shape == (64, 96, 3) and rgb.dtype == np.uint8 and things.shape == (64, 96)
-    again, same = render_word_frame(pickle.loads(pickle.dumps(one)), 0.5, (96, 64))
+    again, same = render(pickle.loads(pickle.dumps(one)), 0.5, (96, 64))
     np.testing.assert_array_equal(rgb, again)
     np.testing.assert_array_equal(things, same)
-    np.testing.assert_array_equal(things, render_word_frame(one, 0.5, (96, 64))[1])
+    np.testing.assert_array_equal(things, render(one, 0.5, (96, 64))[1])
 
 
-def test_natural_backgrounds_are_at_times_one_surface(words: WordCatalog, scenes: dict[str, list[WordScene]]) -> None:
+def test_natural_backgrounds_are_at_times_one_surface(words: WordCatalog, scenes: dict[str, list[Scene]]) -> None:
     """What is scored stays as it was: there a background is always a view."""
-    parts = [plan_word_scene(words, "train", index, style=NATURAL).scene.zoom for index in range(150)]
+    parts = [sample_open_vocab_scene(words, "train", index, style=NATURAL).zoom for index in range(150)]
     plain = sum(part < 0.25 for part in parts) / len(parts)
     assert 0.2 < plain < 0.5 and min(parts) > 0.04 and 0.9 < max(parts) <= 1
-    assert all(one.scene.zoom >= 0.35 for some in scenes.values() for one in some)
+    assert all(one.zoom >= 0.35 for some in scenes.values() for one in some)
 
 
 def test_bad_numbers(words: WordCatalog) -> None:
     with pytest.raises(ValueError, match="split"):
-        plan_word_scene(words, "cross", 0)
+        sample_open_vocab_scene(words, "cross", 0)
     with pytest.raises(ValueError, match="seconds"):
-        plan_word_scene(words, "train", 0, seconds=0)
+        sample_open_vocab_scene(words, "train", 0, seconds=0)
     with pytest.raises(ValueError, match="strides"):
         WordSceneSet("train", 1, strides=(8, 4))
     with pytest.raises(UserError, match="--stamps"):
@@ -165,26 +174,28 @@ def test_bad_numbers(words: WordCatalog) -> None:
 
 
 def test_words_name_things(words: WordCatalog) -> None:
-    one = next(o for i in range(400) if len((o := plan_word_scene(words, "train", i)).things("animal")) > 1)
-    numbers = one.things("animal")
-    assert numbers == tuple(n for n, generic in enumerate(one.generic, start=1) if "animal" in generic)
-    assert one.things("no such word") == ()
-    for number, own in enumerate(one.words, start=1):
-        assert one.things(own[0]) == (number,)
-    assert set(one.present) == {word for names in one.words + one.generic for word in names}
+    one = next(
+        o for i in range(400) if len((o := sample_open_vocab_scene(words, "train", i)).objects_named("animal")) > 1
+    )
+    numbers = one.objects_named("animal")
+    assert numbers == tuple(n for n, each in enumerate(one.objects, start=1) if "animal" in each.generic)
+    assert one.objects_named("no such word") == ()
+    for number, each in enumerate(one.objects, start=1):
+        assert one.objects_named(each.words[0]) == (number,)
+    assert set(one.present_words) == {word for each in one.objects for word in each.words + each.generic}
 
 
 def test_masks_are_where_something_is_drawn(words: WordCatalog) -> None:
     """Against the same scene without its stamps, seen by a perfect camera: they differ inside the mask only."""
     for index in range(12):
-        one = plan_word_scene(words, "train", index)
-        plain = tuple(replace(placed, feather=0.0) for placed in one.scene.stamps)
-        scene = replace(one.scene, jpeg_quality=0, stamps=plain)
-        one = replace(one, scene=scene, gamma=1.0, detail=1.0, blur=0.0, noise=0.0)
-        rgb, things = render_word_frame(one, 0.5, (160, 160))
-        empty, _ = render_word_frame(replace(one, scene=replace(scene, stamps=())), 0.5, (160, 160))
+        one = sample_open_vocab_scene(words, "train", index)
+        plain = tuple(replace(placed, feather=0.0) for placed in one.stamps)
+        camera = Camera(flip_background=one.camera.flip_background)
+        one = replace(one, jpeg_quality=0, stamps=plain, camera=camera)
+        rgb, things = render(one, 0.5, (160, 160))
+        empty, _ = render(replace(one, stamps=()), 0.5, (160, 160))
         changed = np.abs(rgb.astype(int) - empty).max(-1) > 0
-        assert set(np.unique(things)) - {0} == set(range(1, len(one.words) + 1)), "every thing is seen"
+        assert set(np.unique(things)) - {0} == set(range(1, len(one.objects) + 1)), "every thing is seen"
         covered = things > 0
         # Around a mask lie translucent pixels, about one wide.
         grown = covered.copy()
@@ -196,11 +207,13 @@ def test_masks_are_where_something_is_drawn(words: WordCatalog) -> None:
 
 
 def test_colours_move_towards_the_background(words: WordCatalog) -> None:
-    index = next(i for i in range(200) if plan_word_scene(words, "train", i, style=ONE).transfer[0] > 0.3)
-    one = plan_word_scene(words, "train", index, style=ONE)
+    index = next(
+        i for i in range(200) if sample_open_vocab_scene(words, "train", i, style=ONE).objects[0].color_transfer > 0.3
+    )
+    one = sample_open_vocab_scene(words, "train", index, style=ONE)
     means = []
     for share in (0.0, 0.3, 0.6):
-        rgb, things = render_word_frame(replace(one, transfer=(share,)), 0.5, (160, 160))
+        rgb, things = render(replace(one, objects=(replace(one.objects[0], color_transfer=share),)), 0.5, (160, 160))
         means.append(rgb[things > 0].mean(0).astype(float))
     ground = rgb[things == 0].mean(0)
     steps = [np.abs(mean - ground).mean() for mean in means]
@@ -209,11 +222,11 @@ def test_colours_move_towards_the_background(words: WordCatalog) -> None:
 
 def test_clips_move_and_stay_visible(words: WordCatalog) -> None:
     for index in range(6):
-        one = plan_word_scene(words, "train", index, seconds=5)
-        things = [render_word_frame(one, second + 0.5, (112, 112))[1] for second in range(5)]
+        one = sample_open_vocab_scene(words, "train", index, seconds=5)
+        things = [render(one, second + 0.5, (112, 112))[1] for second in range(5)]
         assert any((things[0] != later).any() for later in things[1:])
         for frame in things:
-            assert set(np.unique(frame)) - {0} == set(range(1, len(one.words) + 1))
+            assert set(np.unique(frame)) - {0} == set(range(1, len(one.objects) + 1))
 
 
 def test_features_are_kept(words: WordCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,11 +242,11 @@ def test_features_are_kept(words: WordCatalog, tmp_path: Path, monkeypatch: pyte
     assert features.colours.shape == (3, 2, 48, 48, 3)
     seen = load_segmenter()(torch.tensor(features.colours[1]))
     assert (shares_of(features.shares[1]) - seen).abs().max() < 0.003
-    scene = plan_word_scene(words, "train", 2, seconds=2)
+    scene = sample_open_vocab_scene(words, "train", 2, seconds=2)
     assert features.scenes[2] == scene
-    rgb, things = render_word_frame(scene, 1.5, (96, 96))
+    rgb, things = render(scene, 1.5, (96, 96))
     np.testing.assert_array_equal(features.things[2, 1], things[1::2, 1::2])
-    word = scene.words[0][0]
+    word = scene.objects[0].words[0]
     np.testing.assert_array_equal(features.masks(2, word)[1], things[1::2, 1::2] == 1)
     assert not features.masks(2, "no such word").any()
     network = load_efficientnet_lite0()

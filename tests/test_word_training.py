@@ -23,9 +23,9 @@ from icf_avs.config import TrainConfig, WordDataConfig
 from icf_avs.stamps import word_data
 from icf_avs.stamps.features import VALIDATION_SEED
 from icf_avs.stamps.heard_sounds import HeardSounds
+from icf_avs.stamps.open_vocab_sampler import NATURAL, sample_open_vocab_scene
+from icf_avs.stamps.rendering import render_frame
 from icf_avs.stamps.word_data import WordData
-from icf_avs.stamps.word_rendering import render_word_frame
-from icf_avs.stamps.word_scenes import NATURAL, plan_word_scene
 from icf_avs.training import run
 from icf_avs.training import trainer as trainer_module
 from icf_avs.training.recipes import natural
@@ -101,7 +101,7 @@ def test_it_shows_clips_and_keeps_the_best(data: WordData, tmp_path: Path) -> No
 
 def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: WordData) -> None:
     other = WordData(replace(TINY, seed=1), None, 1, lambda *_: None)
-    seen = [[scene.scene.stamps for features in (run.pictures, run.clips) for scene in features.scenes]
+    seen = [[scene.stamps for features in (run.pictures, run.clips) for scene in features.scenes]
             for run in (data, other)]  # fmt: skip
     assert not any(stamps in seen[0] for stamps in seen[1])
     assert other.unseen.scenes == data.unseen.scenes
@@ -111,13 +111,13 @@ def test_sample_clips_show_what_is_asked_for(data: WordData) -> None:
     samples = sample_clips(data)
     assert len(samples) == CLIPS and any(sample.masks.any() for sample in samples)
     for number, sample in enumerate(samples):
-        scene = plan_word_scene(data.catalog, "val", number, VALIDATION_SEED, NATURAL, seconds=5)
+        scene = sample_open_vocab_scene(data.catalog, "val", number, VALIDATION_SEED, NATURAL, seconds=5)
         assert sample.frames.shape == (5, 64, 64, 3) and sample.frames.float().std() > 5
         assert sample.sound.shape == (5, len(data.classes))
         for t, mask in enumerate(sample.masks):
             if not mask.any():
                 continue
-            things = render_word_frame(scene, TINY.spec.frame_time(t), (64, 64))[1][1::2, 1::2]
+            things = scene.object_map(render_frame(scene, TINY.spec.frame_time(t), (64, 64))[1][1::2, 1::2])
             shares = [(things == number).reshape(16, 2, 16, 2).mean((1, 3)) for number in range(1, things.max() + 1)]
             whole = (sum(chosen) for n in range(1, 5) for chosen in combinations(shares, n))
             assert any(np.allclose(each, mask) for each in whole), "some of its things, and no part of another"

@@ -14,9 +14,9 @@ import torch
 from icf_avs.atomic_io import replaced_file
 from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.backbones.labels import imagenet_names
+from icf_avs.stamps.open_vocab_sampler import sample_open_vocab_scene
+from icf_avs.stamps.rendering import render_frame
 from icf_avs.stamps.word_catalog import load_word_catalog
-from icf_avs.stamps.word_rendering import render_word_frame
-from icf_avs.stamps.word_scenes import plan_word_scene
 
 SCENES, SIZE = 240, 448
 _SEED = 1_000  # scenes that no training run draws
@@ -28,7 +28,7 @@ def logit_statistics(scenes: int = SCENES) -> torch.Tensor:
     total, squares, count = torch.zeros(1000, dtype=torch.float64), torch.zeros(1000, dtype=torch.float64), 0
     with torch.inference_mode():
         for index in range(scenes):
-            rgb, _ = render_word_frame(plan_word_scene(catalog, "train", index, _SEED), 0.5, (SIZE, SIZE))
+            rgb, _ = render_frame(sample_open_vocab_scene(catalog, "train", index, _SEED), 0.5, (SIZE, SIZE))
             level = network(torch.from_numpy(rgb.copy())[None])[-1]
             hidden = torch.relu(network.head(level)).clamp(max=6).flatten(2)[0].T
             logits = network.classifier(hidden).double()

@@ -21,7 +21,7 @@ from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.clip_files import write_mp4
 from icf_avs.stamps.clips import Clip, render_clip
 from icf_avs.stamps.rendering import render_frame
-from icf_avs.stamps.scene import Placed, Scene
+from icf_avs.stamps.scene import PlacedStamp, Scene
 from icf_avs.stamps.sounds import SoundBank
 
 SIZE = (426, 240)
@@ -31,10 +31,12 @@ ANIMATED = (320, 180)
 EVERY = 4  # of the overlay's frames, one is in the animation
 
 
-def stamp(stem: str, kind: str, class_id: int, spans: tuple, x: float, y: float, size: float, drift: float) -> Placed:
+def stamp(
+    stem: str, kind: str, class_id: int, spans: tuple, x: float, y: float, size: float, drift: float
+) -> PlacedStamp:
     """A stamp that drifts sideways, in its own colours."""
-    return Placed(
-        stem=stem, kind=kind, class_id=class_id, spans=spans, x=x, y=y, size=size, angle=0.0, flip=False,
+    return PlacedStamp(
+        stem=stem, class_name=kind, class_id=class_id, spans=spans, x=x, y=y, size=size, angle=0.0, flip=False,
         drift_x=drift, drift_y=0.0, growth=0.0, spin=0.0, sway=0.0, sway_frequency=0.2, sway_phase=0.0,
         gains=(1.0, 1.0, 1.0), offset=0.0, feather=0.5,
     )  # fmt: skip

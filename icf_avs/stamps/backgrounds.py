@@ -6,7 +6,6 @@ a hash of its name, so that a photograph is never in two splits.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import warnings
 from functools import lru_cache
@@ -17,7 +16,7 @@ from PIL import Image
 from icf_avs.errors import UserError
 from icf_avs.stamps import packages
 from icf_avs.stamps.rcc import Resources, read_rcc
-from icf_avs.stamps.scene import dealt
+from icf_avs.stamps.scene import base_split, hash_tenth
 
 _LONGEST = 640  # pixels
 _NOISES = 1 << 30  # how many generated backgrounds there are
@@ -46,24 +45,20 @@ def _monuments() -> Resources:
     return read_rcc(packages.gcompris_root() / "explore_monuments.rcc")
 
 
-def _tenth(reference: str) -> int:
-    return int.from_bytes(hashlib.sha256(reference.encode()).digest()[:4], "big") % 10
-
-
 @lru_cache(maxsize=4)
 def _photographs_of(split: str) -> tuple[str, ...]:
-    return tuple(name for name in photographs() if _tenth(name) in _SPLITS[split])
+    return tuple(name for name in photographs() if hash_tenth(name) in _SPLITS[split])
 
 
-def draw_background(split: str, rng: np.random.Generator, generated: float = 0.12) -> str:
-    """A random reference of a split (`dealt`); `generated` is the share of coloured noise."""
-    split = dealt(split)
+def draw_background(split: str, rng: np.random.Generator, generated: float) -> str:
+    """A random reference of a split (`base_split`); `generated` is the share of coloured noise."""
+    split = base_split(split)
     choices = _photographs_of(split)
     if choices and rng.random() >= generated:
         return choices[rng.integers(len(choices))]
     while True:
         reference = f"noise:{rng.integers(_NOISES)}"
-        if _tenth(reference) in _SPLITS[split]:
+        if hash_tenth(reference) in _SPLITS[split]:
             return reference
 
 

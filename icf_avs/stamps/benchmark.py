@@ -34,23 +34,26 @@ from icf_avs.stamps.catalog import Catalog, load_catalog
 from icf_avs.stamps.clip_files import VIDEO_FPS, write_bytes, write_image, write_mp4, write_wav
 from icf_avs.stamps.clips import Clip, classes, render_clip
 from icf_avs.stamps.rendering import canvas, render_frame
-from icf_avs.stamps.scene import Scene, dealt, is_cross
-from icf_avs.stamps.scenes import BALANCED, TRAIN, plan_scene
+from icf_avs.stamps.scene import Scene, base_split, uses_cross_recordings
+from icf_avs.stamps.scene_sampler import BALANCED, TRAIN, sample_scene
 from icf_avs.stamps.sounds import SoundBank
 from icf_avs.stamps.tables import CROSS, MULTI, SEMANTIC, SINGLE, semantic_uid, write_tables
 
 SPEC = ClipSpec(phase=15 / 16)  # five seconds, pictures where AVSBench cut them
 SHORT_SIDE = 240  # pixels of videos and of AVSS frames
 _STYLES = {  # set -> what training scenes change, what all of its scenes change
-    SINGLE: ({"blank": 0.0}, {"sources": (1.0,), "throughout": 1.0}),
+    SINGLE: ({"silent": 0.0}, {"num_sources": (1.0,), "continuous": 1.0}),
     MULTI: ({}, {}),
-    CROSS: ({}, {"sources": (0.55, 0.45)}),
+    CROSS: ({}, {"num_sources": (0.55, 0.45)}),
 }
 # Scenes of different sets must differ, so each set has its own range of scene numbers.
 _FIRST = {SINGLE: 0, MULTI: 1_000_000, CROSS: 2_000_000}
 _SOURCES = (
     "stamps.csv",
-    *(f"{name}.py" for name in ("backgrounds", "catalog", "clip_files", "clips", "rendering", "scene", "scenes")),
+    *(
+        f"{name}.py"
+        for name in ("backgrounds", "catalog", "clip_files", "clips", "rendering", "scene", "scene_sampler", "sprite")
+    ),
     *(f"{name}.py" for name in ("sounds", "soundtrack", "benchmark", "tables", "../data/spectrogram")),
 )
 
@@ -193,9 +196,9 @@ def _render_and_write(job: _Job) -> None:
     catalog, bank, cross_bank = _tools(job.stamps)
     training, always = _STYLES[job.dataset]
     style = replace(TRAIN, **training, **always) if job.split == "train" else replace(BALANCED, **always)
-    scene = plan_scene(catalog, job.split, job.index, job.seed, style, round(SPEC.seconds))
-    clip = render_clip(scene, cross_bank if is_cross(job.split) else bank, SPEC)
-    split = dealt(job.split)
+    scene = sample_scene(catalog, job.split, job.index, job.seed, style, round(SPEC.seconds))
+    clip = render_clip(scene, cross_bank if uses_cross_recordings(job.split) else bank, SPEC)
+    split = base_split(job.split)
     samples = np.round(clip.wave * 32767).astype(np.int16)
     sounding = [kind for kind, active in zip(clip.kinds, clip.active, strict=True) if active.any()]
     base = job.out / job.dataset
@@ -230,7 +233,7 @@ def _render_and_write(job: _Job) -> None:
         "sounding": sorted(sounding),
         "onscreen": sorted(kind for i, kind in enumerate(clip.kinds) if kind and (clip.slots == i + 1).any()),
         "stamps": [
-            [placed.stem, placed.kind, "".join(str(int(on)) for on in active)]
+            [placed.stem, placed.class_name, "".join(str(int(on)) for on in active)]
             for placed, active in zip(scene.stamps, clip.active, strict=True)
         ],
     }

@@ -49,7 +49,7 @@ def render_clip(
         slots=np.stack([slots for _, slots in pictures]),
         active=activity(tracks, spec),
         wave=wave,
-        kinds=tuple(placed.kind for placed in scene.stamps),
+        kinds=tuple(placed.class_name for placed in scene.stamps),
     )
 
 

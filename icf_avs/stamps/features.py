@@ -31,9 +31,9 @@ from icf_avs.stamps.backgrounds import photographs
 from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.made_once import made_once
 from icf_avs.stamps.packages import cache_dir
-from icf_avs.stamps.rendering import render_frame, render_slots
+from icf_avs.stamps.rendering import render_frame, render_stamp_map
 from icf_avs.stamps.scene import Scene
-from icf_avs.stamps.scenes import SceneStyle, plan_scene
+from icf_avs.stamps.scene_sampler import SceneStyle, sample_scene
 
 VERSION = 1  # raise when rendering or encoding changes
 SLOT_STRIDE = 2  # slots are kept at half the picture's size
@@ -191,7 +191,7 @@ def _do_chunk(job: tuple[Catalog, SceneSet, Path | None, int]) -> list[Scene]:
     stop = min(start + CHUNK, wanted.count)
     seconds = max(1, round(wanted.spec.seconds))
     scenes = [
-        plan_scene(catalog, wanted.split, index, wanted.seed, wanted.style, seconds) for index in range(start, stop)
+        sample_scene(catalog, wanted.split, index, wanted.seed, wanted.style, seconds) for index in range(start, stop)
     ]
     if folder is None:
         return scenes
@@ -201,7 +201,7 @@ def _do_chunk(job: tuple[Catalog, SceneSet, Path | None, int]) -> list[Scene]:
     frames = resized(torch.from_numpy(np.stack([rgb for rgb, _ in rendered])), side)
     maps = [slots for _, slots in rendered]
     if detail != side:
-        maps = [render_slots(scene, moment, (side, side)) for scene, moment in moments]
+        maps = [render_stamp_map(scene, moment, (side, side)) for scene, moment in moments]
     with torch.inference_mode():
         levels = [torch.cat(parts) for parts in zip(*(encoder()(some) for some in frames.split(16)), strict=True)]
     lead = (len(scenes), wanted.spec.frames)

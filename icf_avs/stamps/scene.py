@@ -1,30 +1,38 @@
-"""A scene of the embedded benchmark: a small picklable description; rendering.py and soundtrack.py bring it to life."""
+"""A composed scene: a small picklable description that rendering.py and soundtrack.py turn into images and sound."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-SPLITS = ("train", "val", "test", "cross", "cross-val")  # new ones at the end: scenes are drawn by their numbers
+import numpy as np
+
+SPLITS = ("train", "val", "test", "cross", "cross-val")  # new ones at the end: random streams depend on the position
 
 
-def is_cross(split: str) -> bool:
-    """Whether a split has other recordings than training."""
+def uses_cross_recordings(split: str) -> bool:
+    """Whether the sounds of a split are other recordings than those of training."""
     return split in ("cross", "cross-val")
 
 
-def dealt(split: str) -> str:
-    """Whose compositions and backgrounds a split has: "train", "val" or "test"."""
+def base_split(split: str) -> str:
+    """The split whose compositions and backgrounds are used: "train", "val" or "test"."""
     return {"cross": "test", "cross-val": "val"}.get(split, split)
 
 
+def hash_tenth(text: str) -> int:
+    """A number from 0 to 9 by the hash of a text: it decides the split of a background or a composition."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 10
+
+
 @dataclass(frozen=True)
-class Placed:
+class PlacedStamp:
     """A stamp in a scene. Lengths are in shorter sides of the canvas, angles in degrees, rates per second."""
 
     stem: str
-    kind: str  # empty for a distractor
-    class_id: int  # 0 for a distractor
+    class_name: str  # empty for a distractor
+    class_id: int  # 0 for a distractor, and in open-vocabulary scenes
     spans: tuple[tuple[float, float], ...]  # seconds in which it sounds; empty: silent
     x: float
     y: float
@@ -44,8 +52,42 @@ class Placed:
 
 
 @dataclass(frozen=True)
+class NamedObject:
+    """An object of an open-vocabulary scene: one stamp or several of one word."""
+
+    words: tuple[str, ...]  # the usual word first
+    generic: tuple[str, ...]  # words that name it and others
+    class_name: str  # of its sound; empty where none is known
+    color_transfer: float  # how far its colours are moved towards the background's, 0 to 1
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """Of all objects on the background; it is not part of their masks. Offsets are in shorter sides of the image."""
+
+    offset_x: float
+    offset_y: float
+    softness: float  # standard deviation of its edge, shorter sides
+    darkness: float  # share of the light that it takes
+
+
+@dataclass(frozen=True)
+class Camera:
+    """What the camera changes; by default nothing."""
+
+    flip_background: bool = False
+    gamma: float = 1.0
+    detail: float = 1.0  # share of the resolution that it has
+    blur: float = 0.0  # pixels at 448
+    noise: float = 0.0  # standard deviation, of 255
+
+
+@dataclass(frozen=True)
 class Scene:
-    """All that is needed to render a clip. `stamps` are in drawing order: the last one lies on top."""
+    """All that is needed to render a clip. `stamps` are in drawing order: the last one lies on top.
+
+    Open-vocabulary scenes have `objects`, and `object_of` holds for each stamp the number (1..) of its object.
+    """
 
     root: Path
     split: str
@@ -62,9 +104,31 @@ class Scene:
     gains: tuple[float, float, float]
     offset: float
     jpeg_quality: int  # 0: none
-    stamps: tuple[Placed, ...]
+    stamps: tuple[PlacedStamp, ...] = ()
+    object_of: tuple[int, ...] = ()
+    objects: tuple[NamedObject, ...] = ()
+    camera: Camera = Camera()
+    shadow: Shadow | None = None
 
     @property
     def key(self) -> list[int]:
         """Seed of everything random in this scene."""
         return [self.seed, SPLITS.index(self.split), self.index]
+
+    def path(self, stamp: PlacedStamp) -> Path:
+        """The PNG file of a stamp."""
+        return self.root / f"{stamp.stem}.png"
+
+    def object_map(self, stamp_map: np.ndarray) -> np.ndarray:
+        """Stamp numbers (0 background, i + 1 for stamp i) -> object numbers, uint8 of the same shape."""
+        return np.array((0, *self.object_of), np.uint8)[stamp_map]
+
+    def objects_named(self, word: str) -> tuple[int, ...]:
+        """Numbers of all objects that a word names; none for an absent word."""
+        named = enumerate(self.objects, start=1)
+        return tuple(number for number, named_object in named if word in named_object.words + named_object.generic)
+
+    @property
+    def present_words(self) -> tuple[str, ...]:
+        """Every word that names something in the image, sorted."""
+        return tuple(sorted({word for each in self.objects for word in (*each.words, *each.generic)}))

@@ -52,7 +52,7 @@ def render_tracks(
     voices: dict[str, list[int]] = {}
     for index, placed in enumerate(scene.stamps):
         if placed.spans:
-            voices.setdefault(placed.kind, []).append(index)
+            voices.setdefault(placed.class_name, []).append(index)
     for kind, stamps in voices.items():
         gate = _gate(scene.stamps[stamps[0]].spans, samples)
         if ear is not None:

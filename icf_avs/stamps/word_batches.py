@@ -19,8 +19,8 @@ from torch import Tensor
 from icf_avs.contracts import Batch
 from icf_avs.stamps.batches import targets
 from icf_avs.stamps.heard_sounds import HeardSounds
+from icf_avs.stamps.scene import Scene
 from icf_avs.stamps.word_features import WordFeatures
-from icf_avs.stamps.word_scenes import WordScene
 
 NEAR = 0.5  # cosine from which a tagger may take one word for another
 _MORE = 4  # questions beside the first
@@ -77,16 +77,16 @@ def word_batch(
     waves, sounding, onscreen, maps = [], [], [], []
     for at in indices:
         scene = features.scenes[at]
-        shown = words.kin([words.index[word] for word in scene.present])
+        shown = words.kin([words.index[word] for word in scene.present_words])
         onscreen.append(shown)
         for _ in range(1 + more):
             heard, asked = _sound(scene, shown, frames, words, sounds, rng)
             waves.append(heard)
             sounding.append(np.zeros((frames, len(words.words)), bool))
-            kinds = np.zeros((frames, len(scene.words) + 1), np.int64)
+            kinds = np.zeros((frames, len(scene.objects) + 1), np.int64)
             for word, when in asked:
                 sounding[-1][when, word] = True
-                for thing in scene.things(words.words[word]):
+                for thing in scene.objects_named(words.words[word]):
                     kinds[when, thing] = word + 1
             maps.append(np.stack([row[things] for row, things in zip(kinds, features.things[at], strict=True)]))
     masks, kinds_map = targets(torch.from_numpy(np.stack(maps)))
@@ -118,7 +118,7 @@ def word_batch(
 
 
 def _sound(
-    scene: WordScene, shown: np.ndarray, frames: int, words: Words, sounds: HeardSounds, rng: np.random.Generator
+    scene: Scene, shown: np.ndarray, frames: int, words: Words, sounds: HeardSounds, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
     """What is heard of a scene [T,C], and the words asked for, each with the frames [T] bool in which it sounds.
 
@@ -134,14 +134,14 @@ def _sound(
         word = _absent(scene, away, words, rng)
         heard[:] = _said(word, away, words, rng)
         return heard, [(word, np.ones(frames, bool))]
-    count = min(1 + int(rng.choice(3, p=_TARGETS)), len(scene.words))
+    count = min(1 + int(rng.choice(3, p=_TARGETS)), len(scene.objects))
     asked: list[tuple[int, np.ndarray]] = []
     taken = np.zeros(frames, bool)  # frames in which something sounds already
-    for thing in rng.permutation(len(scene.words))[:count]:
+    for thing in rng.permutation(len(scene.objects))[:count]:
         row, names = _thing(scene, int(thing), away, words, sounds, rng)
-        others = [index for index in range(len(scene.words)) if index != thing]
+        others = [index for index in range(len(scene.objects)) if index != thing]
         if others and rng.random() < _FAINT:
-            other = words.index[scene.words[rng.choice(others)][0]]
+            other = words.index[scene.objects[rng.choice(others)].words[0]]
             row[other] = max(row[other], row.max() * rng.uniform(0.03, 0.25))
         when = _span(frames, rng)
         heard[when & ~taken] = row
@@ -153,20 +153,20 @@ def _sound(
     return heard, asked
 
 
-def _absent(scene: WordScene, away: np.ndarray, words: Words, rng: np.random.Generator) -> int:
+def _absent(scene: Scene, away: np.ndarray, words: Words, rng: np.random.Generator) -> int:
     """A word for nothing in the picture; half of them are almost the word of something."""
     choices = np.flatnonzero(away)
     if rng.random() < _ALMOST:
-        nearness = words.likeness[[words.index[names[0]] for names in scene.words]].max(0)
+        nearness = words.likeness[[words.index[each.words[0]] for each in scene.objects]].max(0)
         choices = choices[np.argsort(-nearness[choices], kind="stable")[:_NEAREST]]
     return int(rng.choice(choices))
 
 
 def _thing(
-    scene: WordScene, thing: int, away: np.ndarray, words: Words, sounds: HeardSounds, rng: np.random.Generator
+    scene: Scene, thing: int, away: np.ndarray, words: Words, sounds: HeardSounds, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[int]]:
     """What is heard of one thing [C], and the words that are meant by it."""
-    word, kind = words.index[scene.words[thing][0]], scene.kinds[thing]
+    word, kind = words.index[scene.objects[thing].words[0]], scene.objects[thing].class_name
     if kind in sounds.kinds and rng.random() < _RECORDED:
         at = sounds.kinds.index(kind)
         with_it = np.flatnonzero((sounds.pairs == at).any(1))
@@ -179,8 +179,9 @@ def _thing(
         row = sounds.outputs[at, rng.integers(sounds.outputs.shape[1])].astype(np.float32)
         if _right(row, word, words):
             return row, [word]
-    if scene.generic[thing] and rng.random() < _GENERIC:
-        word = words.index[scene.generic[thing][rng.integers(len(scene.generic[thing]))]]
+    generic = scene.objects[thing].generic
+    if generic and rng.random() < _GENERIC:
+        word = words.index[generic[rng.integers(len(generic))]]
         return _said(word, away, words, rng, synonyms=False), [word]  # a dog that is heard is no animal at large
     return _said(word, away, words, rng), [word]
 

@@ -17,10 +17,10 @@ from icf_avs.stamps.batches import joined
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.features import VALIDATION_SEED, training_seed
 from icf_avs.stamps.heard_sounds import heard_sounds
+from icf_avs.stamps.open_vocab_sampler import NATURAL
 from icf_avs.stamps.word_batches import Words, word_batch
 from icf_avs.stamps.word_catalog import HELD_OUT, WordCatalog, load_word_catalog
 from icf_avs.stamps.word_features import WordFeatures, WordSceneSet, word_features
-from icf_avs.stamps.word_scenes import NATURAL
 from icf_avs.training.calibrate import calibrate
 from icf_avs.training.data import Report
 

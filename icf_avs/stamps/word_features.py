@@ -24,9 +24,10 @@ from icf_avs.contracts import ClipSpec
 from icf_avs.data.resize import resized
 from icf_avs.stamps.backgrounds import photographs
 from icf_avs.stamps.features import CHUNK, SLOT_STRIDE, Shapes, encoder, kept_folder, kept_scenes
+from icf_avs.stamps.open_vocab_sampler import DEFAULT, OpenVocabStyle, sample_open_vocab_scene
+from icf_avs.stamps.rendering import render_frame
+from icf_avs.stamps.scene import Scene
 from icf_avs.stamps.word_catalog import WordCatalog
-from icf_avs.stamps.word_rendering import render_word_frame
-from icf_avs.stamps.word_scenes import DEFAULT, WordScene, WordStyle, plan_word_scene
 from icf_avs.stamps.word_shares import kept_shares, shares_of
 
 VERSION = 2  # raise when rendering, encoding or the statistics of the logits change
@@ -42,7 +43,7 @@ class WordSceneSet:
     split: str
     count: int
     seed: int = 0
-    style: WordStyle = DEFAULT
+    style: OpenVocabStyle = DEFAULT
     spec: ClipSpec = PICTURE
     strides: tuple[int, ...] = (8, 16, 32)
 
@@ -54,10 +55,10 @@ class WordSceneSet:
 @dataclass
 class WordFeatures:
     """scenes; pyramid: levels [n,T,h,w,c] float16; evidence [n,T,S/32,S/32,1000] uint8 (read it with `z_scores`);
-    colours uint8 [n,T,S/2,S/2,3]; things [n,T,S/2,S/2] uint8 (0 background, i + 1 for scenes[n].words[i]);
+    colours uint8 [n,T,S/2,S/2,3]; things [n,T,S/2,S/2] uint8 (0 background, i + 1 for scenes[n].objects[i]);
     shares uint8 [n,T,20,g,g] of the segmenter's things (read them with `shares_of`)."""
 
-    scenes: list[WordScene]
+    scenes: list[Scene]
     pyramid: list[np.ndarray]
     evidence: np.ndarray
     colours: np.ndarray
@@ -71,7 +72,7 @@ class WordFeatures:
 
     def masks(self, index: int, word: str) -> np.ndarray:
         """Where scene `index` shows what a word names: bool [T,S/2,S/2], empty for an absent word."""
-        return np.isin(self.things[index], self.scenes[index].things(word))
+        return np.isin(self.things[index], self.scenes[index].objects_named(word))
 
 
 def z_scores(evidence: np.ndarray) -> Tensor:
@@ -126,13 +127,13 @@ def _digest(catalog: WordCatalog, wanted: WordSceneSet) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _do_chunk(job: tuple[WordCatalog, WordSceneSet, Path | None, int]) -> list[WordScene]:
+def _do_chunk(job: tuple[WordCatalog, WordSceneSet, Path | None, int]) -> list[Scene]:
     """Plan CHUNK scenes; where a folder is given, render and encode them into its files too."""
     catalog, wanted, folder, start = job
     stop = min(start + CHUNK, wanted.count)
     seconds = max(1, round(wanted.spec.seconds))
     scenes = [
-        plan_word_scene(catalog, wanted.split, index, wanted.seed, wanted.style, seconds)
+        sample_open_vocab_scene(catalog, wanted.split, index, wanted.seed, wanted.style, seconds)
         for index in range(start, stop)
     ]
     if folder is None:
@@ -143,7 +144,7 @@ def _do_chunk(job: tuple[WordCatalog, WordSceneSet, Path | None, int]) -> list[W
     size = (wanted.spec.image_size, wanted.spec.image_size)
     for at in range(0, len(moments), _AT_ONCE):
         here = slice(at, at + _AT_ONCE)
-        rendered = [render_word_frame(scene, moment, size) for scene, moment in moments[here]]
+        rendered = [render_frame(scene, moment, size) for scene, moment in moments[here]]
         with torch.inference_mode():
             pictures = torch.from_numpy(np.stack([rgb for rgb, _ in rendered]))
             pyramid = encoder()(pictures)
@@ -152,8 +153,12 @@ def _do_chunk(job: tuple[WordCatalog, WordSceneSet, Path | None, int]) -> list[W
         for stride, level in zip(EfficientNetLite0.strides, pyramid, strict=True):
             if stride in wanted.strides:
                 flat[f"stride{stride}"][here] = level.permute(0, 2, 3, 1).half().numpy()
-        maps = [things[SLOT_STRIDE // 2 :: SLOT_STRIDE, SLOT_STRIDE // 2 :: SLOT_STRIDE] for _, things in rendered]
-        flat["things"][here] = np.stack(maps)
+        flat["things"][here] = np.stack(
+            [
+                scene.object_map(stamp_map[SLOT_STRIDE // 2 :: SLOT_STRIDE, SLOT_STRIDE // 2 :: SLOT_STRIDE])
+                for (scene, _), (_, stamp_map) in zip(moments[here], rendered, strict=True)
+            ]
+        )
     return scenes
 
 

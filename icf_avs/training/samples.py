@@ -51,10 +51,10 @@ def _rendered(data: StampsData, index: int) -> Sample:
     from icf_avs.data.windows import windows
     from icf_avs.stamps.clips import render_clip
     from icf_avs.stamps.features import VALIDATION_SEED
-    from icf_avs.stamps.scenes import BALANCED, plan_scene
+    from icf_avs.stamps.scene_sampler import BALANCED, sample_scene
 
     spec = data.config.final_spec
-    scene = plan_scene(data.catalog, "val", index, VALIDATION_SEED, BALANCED, max(1, round(spec.seconds)))
+    scene = sample_scene(data.catalog, "val", index, VALIDATION_SEED, BALANCED, max(1, round(spec.seconds)))
     clip = render_clip(scene, data.bank, spec)
     waves = windows(clip.wave, spec, spec.frames)
     return Sample(*(torch.from_numpy(part) for part in (clip.frames, waves, clip.masks.astype(np.float32))))
@@ -63,16 +63,17 @@ def _rendered(data: StampsData, index: int) -> Sample:
 def _of_words(data: WordData) -> list[Sample]:
     """Scenes of the validation split as clips, each with words that are heard in it."""
     from icf_avs.stamps.features import SLOT_STRIDE, VALIDATION_SEED
+    from icf_avs.stamps.open_vocab_sampler import NATURAL, sample_open_vocab_scene
+    from icf_avs.stamps.rendering import render_frame
     from icf_avs.stamps.word_batches import word_batch
     from icf_avs.stamps.word_features import WordFeatures
-    from icf_avs.stamps.word_rendering import render_word_frame
-    from icf_avs.stamps.word_scenes import NATURAL, plan_word_scene
 
     spec, seed = data.config.final_spec, VALIDATION_SEED
     size, seconds = (spec.image_size, spec.image_size), max(1, round(spec.seconds))
-    scenes = [plan_word_scene(data.catalog, "val", index, seed, NATURAL, seconds) for index in range(CLIPS)]
-    rendered = [[render_word_frame(scene, spec.frame_time(t), size) for t in range(spec.frames)] for scene in scenes]
-    frames, things = (np.stack([[frame[part] for frame in clip] for clip in rendered]) for part in (0, 1))
+    scenes = [sample_open_vocab_scene(data.catalog, "val", index, seed, NATURAL, seconds) for index in range(CLIPS)]
+    rendered = [[render_frame(scene, spec.frame_time(t), size) for t in range(spec.frames)] for scene in scenes]
+    frames, stamp_maps = (np.stack([[frame[part] for frame in clip] for clip in rendered]) for part in (0, 1))
+    things = np.stack([scene.object_map(maps) for scene, maps in zip(scenes, stamp_maps, strict=True)])
     half, unseen = SLOT_STRIDE // 2, np.zeros((CLIPS, spec.frames, 0, 0, 0), np.uint8)  # only masks are wanted
     maps = things[:, :, half::SLOT_STRIDE, half::SLOT_STRIDE]
     scene_set = WordFeatures(scenes, [], unseen, frames, maps, unseen)
