@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from icf_avs.checkpoint_header import FILE, PICKLES, check_files
 from icf_avs.errors import UserError
@@ -28,17 +29,42 @@ def find_checkpoint(checkpoint: str | None) -> tuple[Path, str]:
         return path / FILE, path.resolve().name
     if path.exists() or path.suffix in (".safetensors", *PICKLES) or not _HUB_NAME.fullmatch(name):
         return path, path.stem
-    try:
-        from icf_avs.hub_download import download
-    except ModuleNotFoundError as error:
-        if error.name != "huggingface_hub":
-            raise
-        raise UserError(
-            f"{name}: no such file or folder here, and to look on the hub pip install 'icf-avs[hub]'"
-        ) from error
     return download(name), path.name
 
 
 def shipped(name: str) -> Path:
     """The file of a checkpoint that comes with the package, whether or not there is one of that name."""
     return Path(__file__).parent / "checkpoints" / f"{name}.safetensors"
+
+
+def download(repo: str, **options: Any) -> Path:
+    """The checkpoint of `user/name` in the hub's cache, downloaded where it is not there.
+
+    options: of hf_hub_download (revision, cache_dir, ...). Raises UserError for an unknown or closed repository, one
+    without model.safetensors, and when the hub cannot be reached.
+    """
+    try:
+        from huggingface_hub import HfApi, errors, hf_hub_download
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{repo}: no such file or folder here, and to look on the hub pip install 'icf-avs[hub]'"
+        ) from error
+    try:
+        return Path(hf_hub_download(repo, FILE, **options))
+    except errors.LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{repo}: no such file or folder here, not in the hub's cache, and the hub cannot be reached; "
+            "check the name and the network"
+        ) from error
+    except errors.GatedRepoError as error:
+        raise UserError(f"{repo}: closed on the hub; ask for access on its page, then `hf auth login`") from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{repo}: no such file or folder here and no such model on the hub; check the name, "
+            "or `hf auth login` if it is private"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        check_files(repo, HfApi().list_repo_files(repo, revision=options.get("revision"), token=options.get("token")))
+        raise UserError(f"{repo}: {FILE} cannot be had at this revision; name another") from error
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        raise UserError(f"{repo}: not to be had from the hub ({str(error).partition(chr(10))[0]})") from error

@@ -15,9 +15,8 @@ from huggingface_hub import ModelCard, ModelHubMixin
 
 from icf_avs.checkpoint import FORMAT, file_digest, load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.checkpoint_header import FILE
-from icf_avs.checkpoint_source import find_checkpoint
+from icf_avs.checkpoint_source import download, find_checkpoint
 from icf_avs.export.card import model_card
-from icf_avs.hub_download import download
 from icf_avs.model.icf import ICF
 from icf_avs.results import write_whole
 from icf_avs.segment import Segmenter

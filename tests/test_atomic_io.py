@@ -16,7 +16,7 @@ from clip_maker import make_clip, tone
 from small_icf import small_model
 
 from icf_avs.atomic_io import replaced_file, unfinished_folder
-from icf_avs.backbones.release import released_file
+from icf_avs.backbones.weights import released_file
 from icf_avs.checkpoint import save_checkpoint
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.formats.whole_file import whole_file

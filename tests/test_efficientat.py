@@ -21,7 +21,7 @@ from torch import Tensor, hub, nn
 from icf_avs.backbones import efficientat
 from icf_avs.backbones.efficientat import EfficientAT, load_efficientat
 from icf_avs.backbones.labels import audioset_names, imagenet_names
-from icf_avs.backbones.release import released_file
+from icf_avs.backbones.weights import released_file
 from icf_avs.data.kaldi_mel import kaldi_log_mel
 from icf_avs.data.resampling import resample
 from icf_avs.errors import UserError

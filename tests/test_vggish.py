@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from icf_avs.backbones import vggish
 from icf_avs.backbones.audio import AudioEncoder, as_log_mel
 from icf_avs.backbones.vggish import VGGish, VGGishAudio, load_vggish, load_vggish_audio
 from icf_avs.data.spectrogram import log_mel
@@ -178,3 +179,8 @@ def test_the_small_encoder_hears_log_mel_too() -> None:
     encoder, sound = AudioEncoder(16), waves()
     assert all(torch.equal(a, b) for a, b in zip(encoder(sound), encoder(log_mel(sound)), strict=True))
     assert as_log_mel(torch.zeros(3, 5, 15_600)).shape == (3, 5, 96, 64)
+
+
+def test_the_name_of_the_published_file_ends_with_its_hash() -> None:
+    """torch.hub's custom: with the first eight digits of its SHA-256."""
+    assert vggish.URL.removesuffix(".pth").endswith(f"-{vggish.SHA256[:8]}")

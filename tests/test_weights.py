@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import re
@@ -13,11 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from hub_server import COMMIT, hub_in
-from torch import hub
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.backbones import clip_text, efficientat, registry, things, weights
+from icf_avs.backbones import clip_text, efficientat, registry, things, vggish, weights
 from icf_avs.backbones.pyramids import FAMILIES
 from icf_avs.errors import UserError
 from icf_avs.icf.text_encoders import PUBLISHED
@@ -140,7 +138,7 @@ def test_a_folder_of_weights_that_is_not_there_is_refused(
     """By whatever looks there, in place of going on with what lies elsewhere."""
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(tmp_path / "wieghts"))
     looks = (
-        lambda: weights.model_folder(REPO), weights.vggish_file, efficientat.load_efficientat, things.find_segmenter,
+        lambda: weights.model_folder(REPO), vggish.load_vggish, efficientat.load_efficientat, things.find_segmenter,
         lambda: icf_avs.load("natural"),
     )  # fmt: skip
     for look in looks:
@@ -155,46 +153,6 @@ def test_a_folder_of_weights_that_is_not_there_is_refused(
     assert main(unused) == 2
     assert "checkpoint stamps needs no weights from there" in capsys.readouterr().err
     assert "ICF_WEIGHTS_DIR" not in os.environ
-
-
-def test_vggish_is_found_in_the_folder_then_in_torchs_cache_then_downloaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = filled(tmp_path / "web", weights.VGGISH_FILE) / weights.VGGISH_FILE
-    monkeypatch.setattr(hub, "_hub_dir", str(tmp_path / "hub"))
-    monkeypatch.setattr(weights, "VGGISH_URL", source.as_uri())
-    monkeypatch.setattr(weights, "VGGISH_SHA256", hashlib.sha256(source.read_bytes()).hexdigest())
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    cached = tmp_path / "hub" / "checkpoints" / weights.VGGISH_FILE
-    assert weights.vggish_file() == cached and cached.read_text() == "{}"
-    source.unlink()
-    assert weights.vggish_file() == cached
-    monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "own"))
-    own = filled(tmp_path / "own", "vggish-10086976.safetensors") / "vggish-10086976.safetensors"
-    assert weights.vggish_file() == own
-    cached.unlink()
-    own.unlink()
-    with pytest.raises(UserError, match=r"VGGish are not here .*curl -L --create-dirs -o .*own/vggish-10086976.pth"):
-        weights.vggish_file()
-    with pytest.raises(UserError, match=r"x.pth: no such file of VGGish weights"):
-        weights.vggish_file(tmp_path / "x.pth")
-
-
-def test_a_download_with_another_hash_is_refused_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """torch.hub's custom: a file's name ends with the first eight digits of its SHA-256."""
-    assert weights.VGGISH_FILE.removesuffix(".pth").endswith(f"-{weights.VGGISH_SHA256[:8]}")
-    source = filled(tmp_path / "web", weights.VGGISH_FILE) / weights.VGGISH_FILE
-    monkeypatch.setattr(hub, "_hub_dir", str(tmp_path / "hub"))
-    monkeypatch.setattr(weights, "VGGISH_URL", source.as_uri())
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    with pytest.raises(
-        UserError, match=r"not the published file \(its SHA-256 does not begin with 10086976\)"
-    ) as caught:
-        weights.vggish_file()
-    assert "\n" not in str(caught.value) and "curl -L" in str(caught.value)
-    assert not any(path.is_file() for path in (tmp_path / "hub").rglob("*")), "neither the file nor a part of it"
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

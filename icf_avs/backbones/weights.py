@@ -1,23 +1,30 @@
-"""Where the weights of the full-size encoders are: an explicit path, a folder of weights, a cache, or a hub.
+"""Where the weights of encoders are: an explicit path, a folder of weights, a cache, a hub, or a public release.
 
-ICF_WEIGHTS_DIR names a folder with one folder for each hub model, by the last part of its name, and VGGish's file.
+ICF_WEIGHTS_DIR names a folder with one folder for each hub model, by the last part of its name, and the released files.
+What is downloaded is of one revision, or has the SHA-256 that is known here; it is kept whole or not at all.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import re
+from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
 from shlex import quote
 from typing import Any
 from urllib.error import URLError
+from urllib.request import urlopen
 
 import torch
+from rich.console import Console
+from rich.progress import wrap_file
 from safetensors import SafetensorError
 
-from icf_avs.errors import UserError
+from icf_avs.atomic_io import replaced_file
+from icf_avs.errors import MissingWeights, UserError
 
 FOLDER_VARIABLE = "ICF_WEIGHTS_DIR"
 TENSORS = ("model.safetensors", "pytorch_model.bin")  # the second, where a hub lacks the first, is read weights_only
@@ -32,11 +39,7 @@ REVISIONS: dict[str, str | None] = {
     "OpenGVLab/pvt_v2_b5": None,
     "microsoft/swin-base-patch4-window7-224-in22k": None,
 }
-VGGISH_FILE = "vggish-10086976.pth"
-VGGISH_URL = f"https://github.com/harritaylor/torchvggish/releases/download/v0.1/{VGGISH_FILE}"
-# Its name ends with the first eight digits, as is torch.hub's custom. All 64 stand in the primitives of the D3M project
-# (uncharted-distil/distil-primitives, audio_transfer.py), which pin the same address.
-VGGISH_SHA256 = "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b"
+_PATIENCE = 30.0  # seconds without an answer until a download is given up
 
 
 def require_transformers(what: str) -> None:
@@ -70,36 +73,31 @@ def download_command(repo: str) -> str:
     return f"hf download {repo}{pinned} --local-dir {quote(str(folder / Path(repo).name))} && {_export(folder)}"
 
 
-def vggish_file(weights: str | Path | None = None) -> Path:
-    """The file with VGGish's weights: `weights`, or in ICF_WEIGHTS_DIR, or in torch's hub cache, or downloaded there.
+def released_file(what: str, url: str, sha256: str, weights: str | Path | None = None) -> Path:
+    """The file at the end of `url`: in `weights`, in ICF_WEIGHTS_DIR, in torch's cache, or downloaded there.
 
-    A download must have the published SHA-256; of a file that is there already load_vggish looks at the tensors.
-    Raises UserError when it is missing and cannot be downloaded, or what comes is another file.
+    what: its name for people. sha256: of the download, in hexadecimal. weights: the file or a folder with it. Raises
+    UserError when `weights` has no such file, MissingWeights when it is nowhere and cannot be downloaded.
     """
-    folder = own_folder() or Path("weights")
-    command = f"curl -L --create-dirs -o {quote(str(folder / VGGISH_FILE))} {VGGISH_URL} && {_export(folder)}"
+    name, own = url.rpartition("/")[2], own_folder()
+    folder = own or Path("weights")
+    command = f"curl -L --create-dirs -o {quote(str(folder / name))} {url} && {_export(folder)}"
     if weights is not None:
-        if not Path(weights).is_file():
-            raise UserError(f"{weights}: no such file of VGGish weights; get them with: {command}")
-        return Path(weights)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / VGGISH_FILE
-    own = [folder / VGGISH_FILE, (folder / VGGISH_FILE).with_suffix(".safetensors")] if own_folder() else []
-    for path in (*own, cached):
+        path = Path(weights) / name if Path(weights).is_dir() else Path(weights)
+        if not path.is_file():
+            raise UserError(f"{path}: no such file of weights of {what}; get it with: {command}")
+        return path
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+    for path in (*([own / name] if own else []), cached):
         if path.is_file():
             return path
     try:
         if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
             raise URLError("HF_HUB_OFFLINE is set")
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(VGGISH_URL, str(cached), hash_prefix=VGGISH_SHA256)
-    except RuntimeError as error:  # nothing is left of it
-        raise UserError(
-            f"{VGGISH_URL}: what comes from there is not the published file (its SHA-256 does not begin with "
-            f"{VGGISH_SHA256[:8]}); try again, or where it comes whole: {command}"
-        ) from error
-    except OSError as error:  # URLError is one
-        raise UserError(
-            f"the weights of VGGish are not here and cannot be downloaded ({getattr(error, 'reason', error)}); "
+        _download(what, url, sha256, cached)
+    except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
+        raise MissingWeights(
+            f"the weights of {what} are not here and cannot be downloaded ({getattr(error, 'reason', error)}); "
             f"get them with: {command}"
         ) from error
     return cached
@@ -179,6 +177,24 @@ def _from_hub(repo: str, files: tuple[str, ...]) -> Path:
             f"get them with: {download_command(repo)}"
         ) from error
     return folder
+
+
+def _download(what: str, url: str, sha256: str, path: Path) -> None:
+    """Raises OSError or HTTPException as urllib does, and ValueError when something else came than was published."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=True)
+    with replaced_file(path) as new, urlopen(url, timeout=_PATIENCE) as answer:
+        seen = hashlib.sha256()
+        size = int(answer.headers.get("Content-Length") or 0)
+        with (
+            wrap_file(answer, size, description=f"weights of {what}", console=console, transient=True) as reader,
+            new.open("wb") as file,
+        ):
+            while block := reader.read(1 << 16):
+                file.write(block)
+                seen.update(block)
+        if seen.hexdigest() != sha256:
+            raise ValueError("what came is not the published file, its SHA-256 differs")
 
 
 def _first_line(error: Exception) -> str:

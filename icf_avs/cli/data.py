@@ -52,11 +52,11 @@ def _data_compose(args: argparse.Namespace) -> None:
 
 
 def _data_fetch(args: argparse.Namespace) -> None:
-    from icf_avs.backbones import efficientat, things_weights
+    from icf_avs.backbones import efficientat, things
     from icf_avs.stamps.packages import fetch_all
 
     fetch_all()
-    for fetch in (efficientat.fetch, things_weights.fetch):  # of `natural`; the rest works without them
+    for fetch in (efficientat.fetch, things.fetch):  # of `natural`; the rest works without them
         try:
             fetch()
         except UserError as error:
