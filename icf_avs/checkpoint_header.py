@@ -22,7 +22,15 @@ PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 _LONGEST_HEADER = 1 << 22  # bytes; the shipped checkpoint has 24 kB
 # Of the numbers in configuration and clip specification. What they cost in tensors is bounded by the file's own
 # shapes (fitted); these bound the rest: modules that are built, and memory of one prediction.
-_MOST = {"dim": 8_192, "pixel_dim": 8_192, "heads": 1_024, "layers": 64, "frames": 10_000, "image_size": 4_096}
+_MOST = {
+    "dim": 8_192,
+    "pixel_dim": 8_192,
+    "heads": 1_024,
+    "layers": 64,
+    "windows": 64,
+    "frames": 10_000,
+    "image_size": 4_096,
+}
 _MOST_ELSE, _MOST_NAMES, _LONGEST_NAME = 1_000_000, 20_000, 1_000
 
 

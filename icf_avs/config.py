@@ -68,7 +68,8 @@ class EvidenceConfig:
 class ModelConfig:
     """Everything needed to build the network again. visual, audio: names of encoders in backbones/registry.py. network:
     "guided" (model/icf.py), or one that ICF trains, by its name in networks/build.py; that has none of the four last
-    parts. pixel_decoder: of the query network, "light" or "deformable".
+    parts. pixel_decoder: of the query network, "light" or "deformable". mit: where MIT is read as a part of the network
+    and not only of its training, its settings.
     """
 
     classes: tuple[str, ...]
@@ -82,6 +83,7 @@ class ModelConfig:
     heads: int = 4
     layers: int = 2
     semantic: bool = False
+    mit: MIT | None = None
     implicit_text: ImplicitTextConfig | None = field(default_factory=ImplicitTextConfig)
     counterfactual: CounterfactualConfig | None = field(default_factory=CounterfactualConfig)
     contrastive: ContrastiveConfig | None = field(default_factory=ContrastiveConfig)
@@ -92,6 +94,10 @@ class ModelConfig:
             self.implicit_text or self.counterfactual or self.contrastive or self.evidence
         ):
             raise ValueError(f"network {self.network} has no parts of the guided network: set them to None")
+        if self.mit and (self.network == "guided" or self.mit.reading == "plug-in"):
+            raise ValueError(f"mit is a part of a network that ICF trains, in another reading than {self.mit.reading}")
+        if self.mit and self.mit.reading == "text" and self.network != "query":
+            raise ValueError(f"network {self.network} has no queries for text; the query network has")
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if self.dim % 8 or self.pixel_dim % 8:
@@ -125,6 +131,7 @@ class ModelConfig:
         """Inverse of `to_dict`, after a trip through JSON. Raises TypeError or ValueError when it does not fit."""
         values = dict(values)
         parts = {
+            "mit": _mit,
             "implicit_text": ImplicitTextConfig,
             "counterfactual": CounterfactualConfig,
             "contrastive": ContrastiveConfig,
@@ -135,6 +142,10 @@ class ModelConfig:
                 values[name] = part(**values[name])
         values["classes"] = tuple(values["classes"])
         return cls(**values)
+
+
+def _mit(**values: Any) -> MIT:
+    return MIT(**{**values, "levels": tuple(values["levels"])})
 
 
 @dataclass(frozen=True)
@@ -176,7 +187,9 @@ class BenchmarkConfig:
 
 @dataclass(frozen=True)
 class PlugInConfig:
-    """ICF as published, around a network that is not guided; a part that is None is not built."""
+    """ICF as published, around a network that is not guided; a part that is None is not built. In another reading than
+    "plug-in", MIT is a part of the network as well.
+    """
 
     mit: MIT | None = field(default_factory=MIT)
     sc: SC | None = field(default_factory=SC)
@@ -217,6 +230,12 @@ class TrainConfig:
     clip_norm: float = 1.0
     checkpoint_every: int = 250
     seed: int = 0
+
+    def model_config(self, classes: tuple[str, ...]) -> ModelConfig:
+        """The model of the run. Raises TypeError or ValueError for settings that do not go together."""
+        mit = self.icf.mit if self.icf else None
+        own = {"mit": asdict(mit)} if mit and mit.reading != "plug-in" else {}
+        return ModelConfig.from_dict({"classes": classes, **self.model, **own})
 
     def stage(self, step: int) -> str:
         """Which stage a step belongs to: "teach", "learn" or "finish"."""

@@ -9,6 +9,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch.nn import functional as F
 from transformers import (
     ClapTextConfig,
@@ -20,9 +21,10 @@ from transformers import (
 )
 
 from icf_avs.icf import MIT
-from icf_avs.icf.implicit_text import ChannelTimeAttention, GatedMLP, ImplicitText, windows
+from icf_avs.icf.implicit_text import Fusion, GatedMLP, ImplicitText
 from icf_avs.icf.pseudo_words import PseudoWords
-from icf_avs.icf.text_encoders import CLAP, CLIP, XCLIP, Source, TextEncoder, load_minilm
+from icf_avs.icf.text_encoders import CLAP, CLIP, PUBLISHED, XCLIP, Source, TextEncoder, load_minilm, text_widths
+from icf_avs.networks.channel_time import ChannelTimeAttention, ChannelTimeLevels, scopes
 
 SMALL = MIT(dim=32, width=12, prompts=5)
 
@@ -36,8 +38,15 @@ def encoder() -> TextEncoder:
 def module(encoder: TextEncoder) -> ImplicitText:
     torch.manual_seed(0)
     made = ImplicitText(SMALL, 16, 24, lambda level: encoder)
-    for attention in made.attention.values():  # away from the identity that it starts as
+    for attention in made.levels.attention.values():  # away from the identity that it starts as
         torch.nn.init.normal_(attention.value.weight, std=0.3)
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def fusion() -> Fusion:
+    torch.manual_seed(0)
+    made = Fusion(SMALL)
     for gates in made.gates.values():
         for gate in gates:
             torch.nn.init.normal_(gate.across, std=0.3)
@@ -57,7 +66,7 @@ def test_channel_time_attention_is_equation_2():
     attention = ChannelTimeAttention(3)
     torch.nn.init.normal_(attention.value.weight)
     maps = torch.randn(2, 4, 3, 5)
-    found = attention(maps).detach().numpy()
+    found = attention(maps, torch.ones(2, 4, dtype=torch.bool)).detach().numpy()
     weights = {name: layer.weight.detach().numpy() for name, layer in attention.named_children()}
     biases = {name: layer.bias.detach().numpy() for name, layer in attention.named_children()}
     for clip in range(2):
@@ -73,7 +82,16 @@ def test_channel_time_attention_is_equation_2():
 
 def test_channel_time_attention_starts_as_the_identity():
     maps = torch.randn(2, 3, 8, 9)
-    assert ChannelTimeAttention(8)(maps).equal(maps)
+    assert ChannelTimeAttention(8)(maps, torch.ones(2, 3, dtype=torch.bool)).equal(maps)
+
+
+def test_channel_time_attention_sees_the_members_of_a_scope_alone():
+    torch.manual_seed(1)
+    attention, maps = ChannelTimeAttention(3), torch.randn(2, 4, 3, 5)
+    torch.nn.init.normal_(attention.value.weight)
+    found = attention(maps, torch.tensor([[True, True, False, False], [True] * 4]))
+    torch.testing.assert_close(found[:1, :2], attention(maps[:1, :2], torch.ones(1, 2, dtype=torch.bool)))
+    assert not found[1, :2].allclose(attention(maps[1:, :2], torch.ones(1, 2, dtype=torch.bool))[0])
 
 
 @pytest.mark.parametrize(
@@ -88,29 +106,57 @@ def test_channel_time_attention_starts_as_the_identity():
     ],
 )
 def test_windows_slide_back_where_they_would_be_short(frames, count, expected):
-    assert windows(frames, count) == expected
+    """Whatever padding follows, and with a clip without any frame beside."""
+    for padding in (0, 1, 4):
+        valid = torch.arange(frames + padding) < torch.tensor([[frames], [0]])
+        found = scopes(valid, count, -(-(frames + padding) // count))
+        windows = [found.frames[0, s][found.member[0, s]].tolist() for s in range(count) if found.real[0, s]]
+        assert windows == [list(window) for window in expected] and not found.member[1].any()
+        first = [next(s for s, window in enumerate(expected) if frame in window) for frame in range(frames)]
+        assert found.of_frame[0, :frames].tolist() == first
 
 
-def test_padding_frames_and_other_clips_change_nothing(module):
+def test_a_frame_has_the_map_of_its_scope_and_a_scope_its_mean():
+    torch.manual_seed(0)
+    levels, maps, valid = ChannelTimeLevels(16, SMALL), features(2, 5)[0], torch.ones(2, 5, dtype=torch.bool)
+    valid[1, 3:] = False
+    for attention in levels.attention.values():
+        torch.nn.init.normal_(attention.value.weight, std=0.3)
+    projected, found = levels(maps, valid)
+    whole = torch.ones(1, 3, dtype=torch.bool)
+    segments = [levels.attention["segment"](projected[:1, of : of + 3], whole)[0] for of in (0, 2)]
+    expected = torch.cat([segments[0], segments[1][1:]])
+    torch.testing.assert_close(found["segment"].of_frames[0], expected)
+    torch.testing.assert_close(found["segment"].mean[0], torch.stack([x.mean((0, 2)) for x in segments]))
+    short = levels.attention["video"](projected[1:, :3], whole)[0]
+    torch.testing.assert_close(found["video"].of_frames[1, :3], short)
+    torch.testing.assert_close(found["video"].mean[1, 0], short.mean((0, 2)))
+
+
+def test_padding_frames_and_other_clips_change_nothing(module, fusion):
     visual, audio = features(3, 5)
     valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 5])
     found = module(visual, audio, valid)
     alone = module(visual[1:2, :3], audio[1:2, :3], valid[1:2, :3])
-    for name in ("z", "visual", "audio"):
-        torch.testing.assert_close(getattr(found, name)[1:2, :3], getattr(alone, name), rtol=1e-4, atol=1e-5)
-        assert not getattr(found, name)[1, 3:].any(), "padding has no text"
+    whole, part = (
+        (texts.visual, texts.audio, fusion(texts, of)) for texts, of in ((found, valid), (alone, valid[1:2, :3]))
+    )
+    for text, by_itself in zip(whole, part, strict=True):
+        torch.testing.assert_close(text[1:2, :3], by_itself, rtol=1e-4, atol=1e-5)
+        assert not text[1, 3:].any(), "padding has no text"
 
 
-def test_every_frame_has_its_own_text_and_levels_share_theirs(module):
+def test_every_frame_has_its_own_text_and_levels_share_theirs(module, fusion):
     visual, audio = features(1, 5)
-    texts = module(visual, audio, torch.ones(1, 5, dtype=torch.bool))
-    assert texts.z.shape == (1, 5, 32) and texts.z[0].std(0).max() > 1e-4
-    maps = module.project(visual.flatten(0, 1)).unflatten(0, (1, 5)).flatten(3)
-    for level, sharing in {"video": [0, 1, 2, 3, 4], "segment": [0, 1, 2]}.items():
-        slots, _ = module._level(level, maps)
-        assert all(slots[0, frame].equal(slots[0, 0]) for frame in sharing), level
-    slots, _ = module._level("segment", maps)
-    assert slots[0, 3].equal(slots[0, 4])
+    valid = torch.ones(1, 5, dtype=torch.bool)
+    z = fusion(module(visual, audio, valid), valid)
+    assert z.shape == (1, 5, 32) and z[0].std(0).max() > 1e-4
+    _, levels = module.levels(visual, valid)
+    shared = {"video": [(0, 1, 2, 3, 4)], "segment": [(0, 1, 2), (3, 4)], "frame": []}
+    for name, level in levels.items():
+        texts = module.banks[name](level.mean)[0][0, level.scopes.of_frame[0]]
+        for frames in shared[name]:
+            assert all(texts[frame].equal(texts[frames[0]]) for frame in frames), name
 
 
 def test_the_pyramid_is_weighted_over_all_levels_together(module):
@@ -124,7 +170,7 @@ def test_the_pyramid_is_weighted_over_all_levels_together(module):
 
 def test_a_bank_keeps_the_texts_that_match_best(encoder):
     torch.manual_seed(0)
-    bank = PseudoWords("audio", encoder, SMALL, 24, 32).eval()
+    bank = PseudoWords("audio", encoder, SMALL, 24).eval()
     given = torch.randn(7, 24)
     chosen, pull = bank(given)
     texts = encoder("An audio of [ ]", bank.words).detach()
@@ -137,7 +183,7 @@ def test_a_bank_keeps_the_texts_that_match_best(encoder):
 def test_words_learn_and_the_text_encoder_does_not(encoder):
     torch.manual_seed(0)
     before = copy.deepcopy(encoder.model.state_dict())
-    bank = PseudoWords("frame", encoder, SMALL, 16, 32).train()
+    bank = PseudoWords("frame", encoder, SMALL, 16).train()
     chosen, pull = bank(torch.randn(6, 16))
     (chosen.square().sum() + pull.sum()).backward()
     assert bank.words.grad.abs().amax((1, 2)).gt(0).all(), "every text's words, chosen or not, get a gradient"
@@ -148,7 +194,7 @@ def test_words_learn_and_the_text_encoder_does_not(encoder):
 
 
 def test_the_pull_moves_the_words_and_not_the_features(encoder):
-    bank = PseudoWords("frame", encoder, SMALL, 16, 32).train()
+    bank = PseudoWords("frame", encoder, SMALL, 16).train()
     given = torch.randn(3, 16, requires_grad=True)
     _, pull = bank(given)
     pull.sum().backward()
@@ -157,7 +203,7 @@ def test_the_pull_moves_the_words_and_not_the_features(encoder):
 
 def test_texts_are_encoded_every_nth_step_and_a_resumed_bank_goes_on_alike(encoder):
     class Counting:
-        dim, tokens = encoder.dim, staticmethod(encoder.tokens)
+        widths, tokens = encoder.widths, staticmethod(encoder.tokens)
         calls = 0
 
         def __call__(self, *given: object) -> torch.Tensor:
@@ -165,14 +211,14 @@ def test_texts_are_encoded_every_nth_step_and_a_resumed_bank_goes_on_alike(encod
             return encoder(*given)
 
     counting = Counting()
-    bank = PseudoWords("frame", counting, SMALL, 16, 32).train()
+    bank = PseudoWords("frame", counting, SMALL, 16).train()
     given = torch.randn(2, 16)
     for _ in range(6):
         last, _ = bank(given)
     assert counting.calls == 2
     state = copy.deepcopy(bank.state_dict())
     bank.words.data.add_(1.0)  # of which nothing is seen before the next encoding
-    resumed = PseudoWords("frame", counting, SMALL, 16, 32).train()
+    resumed = PseudoWords("frame", counting, SMALL, 16).train()
     resumed.load_state_dict(state)
     resumed.words.data.add_(1.0)
     for _ in range(3):
@@ -181,11 +227,13 @@ def test_texts_are_encoded_every_nth_step_and_a_resumed_bank_goes_on_alike(encod
 
 
 def test_gates_start_without_mixing_frames_and_mix_them_later():
-    gate = GatedMLP(8, 5)
+    gate, every = GatedMLP(8, 5), torch.ones(1, 4, dtype=torch.bool)
     x = torch.randn(1, 4, 8)
-    torch.testing.assert_close(gate(x)[:, :2], gate(x[:, :2]))
+    torch.testing.assert_close(gate(x, every)[:, :2], gate(x[:, :2], every[:, :2]))
     torch.nn.init.normal_(gate.across)
-    assert not gate(x)[:, :2].allclose(gate(x[:, :2]))
+    assert not gate(x, every)[:, :2].allclose(gate(x[:, :2], every[:, :2]))
+    with pytest.raises(ValueError, match=r"clips of 6 frames; MIT\(most_frames=5\)"):
+        gate(torch.randn(1, 6, 8), torch.ones(1, 6, dtype=torch.bool))
 
 
 class Words:
@@ -247,6 +295,16 @@ def test_every_published_class_takes_pseudo_words_and_stays_as_it_is(source):
     torch.testing.assert_close(encoder("A frame of [ ]", own[None]), same)
 
 
+def test_widths_are_known_without_a_text_encoder(encoder):
+    assert text_widths("minilm", "audio") == encoder.widths
+    for level, source in PUBLISHED.items():
+        assert text_widths("published", level) == source.widths
+        with torch.device("meta"):
+            config = {CLIP: CLIPTextConfig, XCLIP: XCLIPTextConfig, CLAP: ClapTextConfig}[source](projection_dim=512)
+            model = getattr(transformers, source.model)(config)
+        assert TextEncoder(model, Words({"*": 5}), source.pooled, source.widths[1]).widths == source.widths
+
+
 @every_source
 def test_padding_behind_a_sentence_changes_no_text(source):
     words = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(1))
@@ -256,7 +314,7 @@ def test_padding_behind_a_sentence_changes_no_text(source):
 
 @every_source
 def test_a_bank_learns_through_every_published_class(source):
-    bank = PseudoWords("frame", tiny_encoder(source), SMALL, 12, 32).train()
+    bank = PseudoWords("frame", tiny_encoder(source), SMALL, 12).train()
     chosen, pull = bank(torch.randn(6, 12, generator=torch.Generator().manual_seed(1)))
     (chosen.square().sum() + pull.sum()).backward()
     assert bank.words.grad.abs().amax((1, 2)).gt(1e-6).all()

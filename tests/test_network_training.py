@@ -20,7 +20,8 @@ from icf_avs.export.command import export_command
 from icf_avs.export.formats import trace
 from icf_avs.export.graph import ExportGraph
 from icf_avs.extensions.settings import InterventionSettings
-from icf_avs.icf import CDCL, MIT, SC
+from icf_avs.icf import CDCL, MIT, SC, implicit_text, text_encoders
+from icf_avs.icf.settings import Reading
 from icf_avs.segment import Segmenter
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import train
@@ -122,3 +123,48 @@ def test_a_host_is_exported(sets: Path, tmp_path: Path) -> None:
     path = train(replace(tiny("avsegformer", icf=None), steps=1), tmp_path, source=sets / "Multi-sources")
     export_command(str(path), tmp_path / "out", "torch", tmp_path)
     assert (tmp_path / "out" / "ms3-avsegformer.pt2").is_file()
+
+
+def with_reading(reading: Reading, **changes: object) -> TrainConfig:
+    """MIT alone, the row of table 2 that only acts where a part of it is in the network."""
+    return replace(tiny("query", icf=PlugInConfig(replace(PLUG_IN.mit, reading=reading), None, None)), **changes)
+
+
+@pytest.mark.parametrize(("reading", "added"), [("refined", "network.refinement."), ("text", "network.text.")])
+def test_a_reading_stays_in_the_checkpoint_and_needs_no_text_encoder_at_test(
+    reading: Reading, added: str, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = sets / "Multi-sources"
+    plain = train(tiny("query"), tmp_path / "plain", source=source)
+    path = train(with_reading(reading, steps=3), tmp_path / "run", source=source)
+    more = load_file(path).keys() - load_file(plain).keys()
+    assert more and all(key.startswith(added) for key in more) and load_file(plain).keys() <= load_file(path).keys()
+    monkeypatch.setattr(implicit_text, "load_minilm", None)
+    monkeypatch.setattr(text_encoders, "load_minilm", None)
+    model = load_checkpoint(path)
+    assert model.config.mit.reading == reading
+    frames, waves = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8), torch.randn(2, 15_600)
+    logits = model.predict(frames, waves).logits
+    assert logits.isfinite().all() and load_checkpoint(path).predict(frames, waves).logits.equal(logits)
+
+
+@pytest.mark.parametrize("reading", ["refined", "text"])
+def test_a_reading_is_resumed_as_it_was(reading: Reading, sets: Path, tmp_path: Path) -> None:
+    source, config = sets / "Multi-sources", with_reading(reading, steps=3)
+    straight = load_file(train(config, tmp_path / "straight", source=source))
+
+    def stop(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "broken", source=source, report=stop)
+    resumed = load_file(train(config, tmp_path / "broken", source=source, resume=True))
+    assert all(value.equal(straight[key]) for key, value in resumed.items())
+
+
+@pytest.mark.parametrize("reading", ["refined", "text"])
+def test_a_reading_is_exported(reading: Reading, sets: Path, tmp_path: Path) -> None:
+    path = train(with_reading(reading, steps=1), tmp_path, source=sets / "Multi-sources")
+    export_command(str(path), tmp_path / "out", "onnx", tmp_path)
+    assert (tmp_path / "out" / "ms3-query.onnx").is_file()

@@ -53,7 +53,7 @@ FOLDER = {"S4": "Single-source", "MS3": "Multi-sources", "AVSS": "AVSS"}
 def test_every_recipe_is_what_its_name_says(name: str) -> None:
     config = RECIPES[name]()
     assert config.name == name
-    model = ModelConfig.from_dict({"classes": ("dog", "cat"), **config.model})
+    model = config.model_config(("dog", "cat"))
     fields = {"mit": "implicit_text", "sc": "counterfactual", "cdcl": "contrastive"}
     kept = {part for part, field in fields.items() if getattr(model, field) or getattr(config.icf, part, None)}
     named = set(name.split("-")) & {"mit", "sc", "cdcl"}
@@ -65,7 +65,21 @@ def test_every_recipe_is_what_its_name_says(name: str) -> None:
     published = name.split("-")[0] in ("s4", "ms3", "avss", "tpavi", "avsegformer")
     hosts = {"tpavi", "avsegformer"} & set(name.split("-"))
     assert model.network == (hosts.pop() if hosts else "query" if published or "query" in name else "guided")
+    reading = {"refined", "text"} & set(name.split("-")) or {"plug-in"}
+    assert reading == {model.mit.reading if model.mit else "plug-in"}
+    assert model.mit is None or model.mit == config.icf.mit
     assert bool(config.estimate) == (config.benchmark is not None), "unmeasured runs say what is expected of them"
+
+
+def test_rows_of_mit_without_contrasts_put_it_into_the_network() -> None:
+    """Each row of table 2 that a plug-in cannot be is there in both readings, the levels in the first."""
+    for of in ("ms3-pvt", "avss-pvt"):
+        for row in ("mit", "mit-sc"):
+            assert {f"{of}-{row}-refined", f"{of}-{row}-text"} <= RECIPES.keys()
+        assert RECIPES[f"{of}-mit-refined-level-frame"]().icf == PlugInConfig(
+            MIT("refined", levels=("frame",), encoders="published"), None, None
+        )
+        assert RECIPES[f"{of}-mit"]().model_config(()).mit is None
 
 
 def test_small_encoders_bring_the_small_model() -> None:

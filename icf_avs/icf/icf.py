@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from icf_avs.contracts import Batch
 from icf_avs.icf.contrastive import Clips, DistributionContrast, positive_pairs
 from icf_avs.icf.diagnostics import changed_share, joint_auc, mean_cosine, other_pairs
-from icf_avs.icf.implicit_text import ImplicitText, text_encoders
+from icf_avs.icf.implicit_text import Fusion, ImplicitText, text_encoders
 from icf_avs.icf.losses import Weights, weighted_sum
 from icf_avs.icf.semantic_counterfactual import Counterfactuals, SemanticCounterfactual
 from icf_avs.icf.settings import CDCL, MIT, SC
 from icf_avs.icf.text_encoders import TextEncoder
-from icf_avs.networks.base import Features, FeatureSpec
+from icf_avs.networks.base import Features, FeatureSpec, Texts
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,12 @@ class ICF(nn.Module):
         super().__init__()
         visual, audio, dim = features.visual[level], features.audio, (mit or MIT()).dim
         self.level, self.cdcl, self.weights = level, cdcl, weights or Weights()
-        self.implicit_text = ImplicitText(mit, visual, audio, encoder_of or text_encoders(mit)) if mit else None
+        self.implicit_text = self.fusion = None
+        if mit:
+            if mit.reading != "text":
+                read = visual if mit.reading == "plug-in" else None
+                self.implicit_text = ImplicitText(mit, read, audio, encoder_of or text_encoders(mit))
+            self.fusion = Fusion(mit)
         # Not from the paper, whose SC always has a text: without MIT, what is turned is made of both features.
         self.semantic = nn.Linear(visual + audio, dim) if sc and not mit else None
         self.counterfactual = SemanticCounterfactual(sc, dim, visual) if sc else None
@@ -59,9 +64,9 @@ class ICF(nn.Module):
         vision = pooled(maps, batch, self.cdcl.vision if self.cdcl else "frame")
         terms: dict[str, Tensor] = {}
         z = heard = pool = None
-        if self.implicit_text is not None:
-            texts = self.implicit_text(maps, audio, valid)
-            z, heard, terms["pull"] = texts.z, texts.sound, texts.pull
+        if self.fusion is not None:
+            texts = self._texts(features, maps, valid)
+            z, heard, terms["pull"] = self.fusion(texts, valid), texts.sound, texts.pull
         elif self.semantic is not None:
             z = self.semantic(torch.cat([vision, audio], -1))
         if self.counterfactual is not None:
@@ -72,6 +77,12 @@ class ICF(nn.Module):
             terms |= self.contrast(clips, pool)
         total = weighted_sum(terms, self.weights) if terms else maps.sum() * 0
         return ICFOutput(terms, total, self._diagnostics(maps, clips, pool, batch))
+
+    def _texts(self, features: Features, maps: Tensor, valid: Tensor) -> Texts:
+        """By eq. 1-4, or of a network of which they are a part."""
+        if features.texts is None and self.implicit_text is None:
+            raise ValueError("MIT(reading='text') needs a network with texts: ModelConfig(mit=...)")
+        return features.texts or self.implicit_text(maps, features.audio, valid, features.levels)
 
     @torch.no_grad()
     def _diagnostics(self, maps: Tensor, clips: Clips, pool: Counterfactuals | None, batch: Batch) -> dict[str, Tensor]:

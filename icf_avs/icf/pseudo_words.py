@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.icf.settings import MIT
-from icf_avs.icf.text_encoders import TextEncoder
+from icf_avs.icf.text_encoders import TextEncoder, text_widths
 
 TEMPLATES = {
     "video": "A video of [ ]",
@@ -31,20 +31,31 @@ FIRST_WORDS = (
 
 
 class PseudoWords(nn.Module):
-    """The bank of one level. features: width of what is matched; dim: of the texts that come out."""
+    """The bank of one level. features: width of what is matched; encoder: None for a bank that keeps the texts that it
+    has learnt.
+    """
 
-    def __init__(self, level: str, encoder: TextEncoder, settings: MIT, features: int, dim: int) -> None:
+    def __init__(self, level: str, encoder: TextEncoder | None, settings: MIT, features: int) -> None:
         super().__init__()
         self.settings, self.template = settings, TEMPLATES[level]
-        self._encoder = [encoder]  # in a list, or it would become a part of this module and of its checkpoint
-        count = settings.prompts * settings.pseudo_words
+        token_dim, text_dim = text_widths(settings.encoders, level) if encoder is None else encoder.widths
+        self.words = nn.Parameter(torch.zeros(settings.prompts, settings.pseudo_words, token_dim))
+        self._encoder: list[TextEncoder] = []  # a list: else it would be a part of this module and of its checkpoint
+        if encoder is not None:
+            self.attach(encoder)
+        self.match = nn.Linear(features, text_dim)
+        self.project = nn.Linear(text_dim, settings.dim)
+        self.register_buffer("texts", torch.zeros(settings.prompts, text_dim))
+        self.steps = 0
+
+    @torch.no_grad()
+    def attach(self, encoder: TextEncoder) -> None:
+        """Take the text encoder, and the first words by it."""
+        self._encoder = [encoder]
+        count = self.words.shape[0] * self.words.shape[1]
         first = torch.stack([encoder.tokens(FIRST_WORDS[i % len(FIRST_WORDS)]) for i in range(count)])
         first = first + 0.1 * first.std() * torch.randn_like(first)
-        self.words = nn.Parameter(first.unflatten(0, (settings.prompts, settings.pseudo_words)).clone())
-        self.match = nn.Linear(features, encoder.dim)
-        self.project = nn.Linear(encoder.dim, dim)
-        self.register_buffer("texts", torch.zeros(settings.prompts, encoder.dim))
-        self.steps = 0
+        self.words.copy_(first.view_as(self.words))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features of scopes [...,F] -> the texts chosen for each [...,k_t,dim] (by softmax one, the weighted mean of
@@ -71,16 +82,16 @@ class PseudoWords(nn.Module):
         what is kept is part of the state, so that a resumed run goes on as it would have.
         """
         due = not self.steps or (self.training and self.steps % self.settings.encode_every == 0)
-        self.steps += self.training
-        if not due:
+        self.steps += 1 if self.training else 0
+        if not due or not self._encoder:
             return self.texts.clone()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.training):
             texts = self._encoder[0](self.template, self.words)
         self.texts.copy_(texts.detach())
         return texts
 
-    def get_extra_state(self) -> int:
-        return self.steps
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.steps, device=self.texts.device)
 
-    def set_extra_state(self, state: int) -> None:
-        self.steps = state
+    def set_extra_state(self, state: Tensor) -> None:
+        self.steps = int(state)

@@ -6,16 +6,21 @@ Where the paper leaves a point open, the default is this project's choice; docs/
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Level = Literal["video", "segment", "frame"]
 Contrast = Literal["vision-audio", "vision-text", "audio-text"]
+Reading = Literal["plug-in", "refined", "text"]
 
 
 @dataclass(frozen=True)
 class MIT:
-    """Multi-granularity implicit text (eq. 1-5)."""
+    """Multi-granularity implicit text (eq. 1-5). reading: "plug-in" acts in training alone; the others put a part of
+    MIT into the network, for good: eq. 2 refines the map that it decodes ("refined"), or its queries attend to l^v and
+    l^a ("text").
+    """
 
+    reading: Reading = "plug-in"
     levels: tuple[Level, ...] = ("video", "segment", "frame")
     windows: int = 2  # a segment is ceil(T / windows) frames
     width: int = 128  # channels of the channel-time attention, after a projection
@@ -29,6 +34,12 @@ class MIT:
     most_frames: int = 10  # the spatial gate of a gMLP has a weight for each pair of frames
     encoders: Literal["published", "minilm"] = "minilm"  # X-CLIP, CLIP and CLAP; or the embedded text encoder for all
     encode_every: int = 4  # training steps between two passes of the pseudo-words through the text encoders
+
+    def __post_init__(self) -> None:
+        if unknown := {*self.levels} - {*get_args(Level)} or {self.reading} - {*get_args(Reading)}:
+            raise ValueError(f"MIT has no {', '.join(unknown)}")
+        if min(len(self.levels), self.windows, self.prompts, self.pseudo_words, self.chosen, self.encode_every) < 1:
+            raise ValueError(f"levels and numbers of MIT must be at least 1: {self}")
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ PLACEHOLDER = "*"
 
 @dataclass(frozen=True)
 class Source:
-    """A published text encoder: id in the hub, its classes in transformers, its vocabulary files, and how its output is
-    one vector a text.
+    """A published text encoder: id in the hub, its classes in transformers, its vocabulary files, how its output is one
+    vector a text, and the widths of its tokens and of its texts.
     """
 
     repo: str
@@ -35,6 +35,7 @@ class Source:
     tokenizer: str
     files: tuple[str, ...]
     pooled: Callable[[Any, Tensor], Tensor]
+    widths: tuple[int, int]
 
 
 def _projected(output: Any, attention: Tensor) -> Tensor:
@@ -51,10 +52,20 @@ def _mean(output: Any, attention: Tensor) -> Tensor:
 
 
 _BPE = ("config.json", "vocab.json", "merges.txt", "tokenizer_config.json")
-CLIP = Source("openai/clip-vit-base-patch32", "CLIPTextModelWithProjection", "CLIPTokenizerFast", _BPE, _projected)
-XCLIP = Source("microsoft/xclip-base-patch32", "XCLIPTextModel", "CLIPTokenizerFast", _BPE, _pooler)
-CLAP = Source("laion/clap-htsat-unfused", "ClapTextModelWithProjection", "RobertaTokenizerFast", _BPE, _projected)
+CLIP = Source(
+    "openai/clip-vit-base-patch32", "CLIPTextModelWithProjection", "CLIPTokenizerFast", _BPE, _projected, (512, 512)
+)
+XCLIP = Source("microsoft/xclip-base-patch32", "XCLIPTextModel", "CLIPTokenizerFast", _BPE, _pooler, (512, 512))
+CLAP = Source(
+    "laion/clap-htsat-unfused", "ClapTextModelWithProjection", "RobertaTokenizerFast", _BPE, _projected, (768, 512)
+)
 PUBLISHED = {"video": XCLIP, "segment": XCLIP, "frame": CLIP, "audio": CLAP}
+_MINILM_WIDTHS = (384, 384)
+
+
+def text_widths(encoders: str, level: str) -> tuple[int, int]:
+    """Widths of the tokens and of the texts of a level's text encoder, which need not be here."""
+    return _MINILM_WIDTHS if encoders == "minilm" else PUBLISHED[level].widths
 
 
 class TextEncoder:
@@ -65,9 +76,9 @@ class TextEncoder:
         self.placeholder = tokenizer(f"a {PLACEHOLDER}", add_special_tokens=False).input_ids[-1]
 
     @property
-    def token_dim(self) -> int:
-        """Width of the embeddings of tokens, and so of pseudo-words."""
-        return self.model.get_input_embeddings().embedding_dim
+    def widths(self) -> tuple[int, int]:
+        """Width of the embeddings of tokens, and so of pseudo-words, and of texts."""
+        return self.model.get_input_embeddings().embedding_dim, self.dim
 
     def tokens(self, word: str) -> Tensor:
         """The mean embedding of the tokens of a word [token_dim]."""

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from icf_avs.networks.channel_time import Level, Refinement
+
 
 @dataclass(frozen=True)
 class FeatureSpec:
@@ -23,12 +25,27 @@ class FeatureSpec:
     audio: int
 
 
+class Texts(NamedTuple):
+    """Implicit texts (icf/implicit_text.py). visual l^v and audio l^a [B,T,d], 0 on padding; sound: l^a without what
+    all texts of its bank share, by which clips are told apart; pull: term of the loss, a number.
+    """
+
+    visual: Tensor
+    audio: Tensor
+    sound: Tensor
+    pull: Tensor
+
+
 @dataclass
 class Features:
-    """visual: multi-scale maps [B,T,C_l,h_l,w_l], fine to coarse. audio: one token a frame [B,T,D]."""
+    """visual: multi-scale maps [B,T,C_l,h_l,w_l], fine to coarse. audio: one token a frame [B,T,D]. levels, texts: what
+    of MIT the network itself computes, in the readings "refined" and "text".
+    """
 
     visual: tuple[Tensor, ...]
     audio: Tensor
+    levels: dict[str, Level] | None = None
+    texts: Texts | None = None
 
 
 class Encoded(NamedTuple):
@@ -56,12 +73,15 @@ class Network(nn.Module, ABC):
     """visual: encoder, frames uint8 [N,H,W,3] -> levels [N,C_l,h_l,w_l] with strides 4, 8, 16, 32; it has `channels`.
     audio: encoder, sound [N,...] -> (token [N,D], tokens in time [N,L,D]).
     train_visual: whether gradients reach the visual encoder; its maps are then what ICF taps, else the first trained
-    maps after it, `decode`'s own.
+    maps after it, `decode`'s own. refinement: of the coarsest map before it is decoded, in MIT's reading "refined".
     """
+
+    refinement: Refinement | None
 
     def __init__(self, visual: nn.Module, audio: nn.Module, train_visual: bool) -> None:
         super().__init__()
         self.visual, self.audio, self.train_visual = visual, audio, train_visual
+        self.refinement = None
 
     @property
     @abstractmethod
@@ -80,12 +100,15 @@ class Network(nn.Module, ABC):
         """frames uint8 [B,T,H,W,3], or the visual encoder's maps [B,T,C_l,h_l,w_l]; sound, waveforms [B,T,N] or log-mel
         [B,T,96,64]; valid [B,T] bool, False on padding.
         """
-        pyramid = self.encode_frames(frames) if isinstance(frames, Tensor) else frames
+        pyramid, levels = self.encode_frames(frames) if isinstance(frames, Tensor) else frames, None
+        if self.refinement is not None:
+            refined, levels = self.refinement(pyramid[-1], valid)
+            pyramid = [*pyramid[:-1], refined]
         audio = self.encode_audio(sound)
         output = self.decode(pyramid, audio, valid)
-        output.encoded = Encoded(pyramid, audio)
+        output.encoded, output.features.levels = Encoded(pyramid, audio), levels
         if self.train_visual:
-            output.features = Features(tuple(pyramid), output.features.audio)
+            output.features.visual = tuple(pyramid)
         return output
 
     def encode_frames(self, frames: Tensor) -> list[Tensor]:

@@ -13,9 +13,11 @@ from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF as GuidedNetwork
 from icf_avs.networks.avsegformer import AVSegFormer
 from icf_avs.networks.base import Network
+from icf_avs.networks.channel_time import Refinement
 from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder
 from icf_avs.networks.query_network import QueryNetwork
 from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.networks.text_attention import TextAttention
 from icf_avs.networks.tpavi import TPAVI
 
 PIXEL_DECODERS = {"light": LightPixelDecoder, "deformable": DeformablePixelDecoder}
@@ -58,7 +60,12 @@ def build_network(config: ModelConfig, visual: nn.Module, audio: nn.Module | Non
         raise UserError(f"no pixel decoder is called {config.pixel_decoder}; there are {', '.join(PIXEL_DECODERS)}")
     audio = build_audio("log-mel", config.dim) if audio is None else audio
     classes = len(config.classes) + 1 if config.semantic else None
-    return NETWORKS[config.network](config, visual, audio, classes)
+    network = NETWORKS[config.network](config, visual, audio, classes)
+    if config.mit and config.mit.reading == "refined":
+        network.refinement = Refinement(visual.channels[-1], config.mit)
+    elif config.mit:
+        network.text = TextAttention(config.mit, visual.channels[-1], config.dim, config.heads)
+    return network
 
 
 def build_model(

@@ -15,6 +15,7 @@ Cross-attention to the one audio token would add the same vector to all queries;
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from icf_avs.networks.base import Features, FeatureSpec, Network, NetworkOutput
 from icf_avs.networks.deformable import LEVELS, SinePosition
 from icf_avs.networks.mask_head import masks_and_classes
 from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder, resized_onto, separable
+
+if TYPE_CHECKING:
+    from icf_avs.networks.text_attention import TextAttention
 
 
 class AudioQueries(nn.Module):
@@ -93,6 +97,7 @@ class QueryNetwork(Network):
         self.pixel_decoder = pixel_decoder
         self.project_audio = nn.Linear(audio_dim, dim)
         self.queries = AudioQueries(dim, queries)
+        self.text: TextAttention | None = None  # in the reading "text" of MIT
         self.position = SinePosition(dim, normalised=True)
         self.level = nn.Parameter(torch.randn(LEVELS, dim))
         self.layers = nn.ModuleList(BidirectionalLayer(dim, heads) for _ in range(layers))
@@ -103,18 +108,20 @@ class QueryNetwork(Network):
         return self._spec((self.dim,) * 4, self.dim)
 
     def decode(self, pyramid: Sequence[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
-        """Every frame by itself, so that `valid` changes nothing."""
+        """Every frame by itself, so that `valid` changes nothing; a text is also that of its segment and video."""
         lead = audio.shape[:2]
         mask, maps = self.pixel_decoder([level.flatten(0, 1) for level in pyramid])
         audio = self.project_audio(audio)
-        queries, seen = self.queries(audio.flatten(0, 1)), self._tokens(maps)
+        queries, seen, texts = self.queries(audio.flatten(0, 1)), self._tokens(maps), None
+        if self.text is not None:
+            queries, texts = self.text(queries, pyramid[-1], audio, valid)
         for index, layer in enumerate(self.layers):
             level = index % LEVELS
             queries, seen[level] = layer(queries, seen[level])
         found = self.head(queries, self._onto_mask(seen, maps, mask))
         logits, classes = masks_and_classes(found.unflatten(0, lead), self.classes)
         visual = tuple(x.unflatten(0, lead) for x in (mask, *maps[::-1]))
-        return NetworkOutput(logits, Features(visual, audio), classes)
+        return NetworkOutput(logits, Features(visual, audio, texts=texts), classes)
 
     def _tokens(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps of three strides -> tokens [N,L,D] of each, that know their place and stride."""

@@ -45,7 +45,7 @@ class Choices:
 def refuse_idle(recipe: TrainConfig, choices: Choices, data: Path | None, stamps: Path | None) -> None:
     """Raise UserError for an option that would change nothing in a run of the recipe, or that it cannot follow."""
     name, chosen = recipe.name, choices.configured(recipe)
-    kept, model = (ModelConfig.from_dict({"classes": ("",), **run.model}) for run in (recipe, chosen))
+    kept, model = (run.model_config(("",)) for run in (recipe, chosen))
     if recipe.benchmark is None:
         if data is not None:
             raise UserError(f"recipe {name} trains on Stamps scenes and takes no --data; name stamps with --stamps")

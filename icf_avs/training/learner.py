@@ -74,7 +74,7 @@ class PlugInLearner(Learner):
         if icf is not None:
             self.icf = PlugIn(model.network.feature_spec, icf.mit, icf.sc, icf.cdcl, self.weights)
         if interventions is not None:
-            self.interventions = Interventions(interventions, model.config.dim, len(model.classes))
+            self.interventions = Interventions(interventions, model.config.audio_dim, len(model.classes))
 
     def _learn(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         output = self.model(batch.pyramid or batch.frames, batch.sound, batch.valid)
@@ -84,9 +84,8 @@ class PlugInLearner(Learner):
             found = segmentation_losses(output, batch)
             total = weighted_sum(found, self.weights)
             if self.icf is not None:
-                taps = output.features
-                taps = Features(tuple(level.float() for level in taps.visual), taps.audio.float())
-                extra = self.icf(taps, batch)
+                features = {name: convert_to_fp32(value) for name, value in vars(output.features).items()}
+                extra = self.icf(Features(**features), batch)
                 found, total = found | extra.terms | extra.diagnostics, total + extra.total
         if self.interventions is not None:
             terms = self.interventions(self.model, output, batch)

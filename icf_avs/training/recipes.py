@@ -217,6 +217,9 @@ def variant(config: TrainConfig, name: str) -> TrainConfig:
 
 
 ROWS = ((), ("mit",), ("sc",), ("cdcl",), ("mit", "sc"), ("mit", "cdcl"), ("sc", "cdcl"))  # all three: the run itself
+# Of table 2, the rows of MIT without contrasts: as a plug-in they are the baseline, since nothing reaches the network.
+BY_NETWORK = (("mit",), ("mit", "sc"))
+LEVELS = ("level-frame", "level-frame-video")  # of the row MIT
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "level-frame": ("mit", {"levels": ("frame",)}),
     "level-frame-video": ("mit", {"levels": ("video", "frame")}),
@@ -229,6 +232,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "contrast-va": ("cdcl", {"contrasts": ("vision-audio",)}),
     "prototypes": ("cdcl", {"measure": "prototypes"}),
     "features": ("cdcl", {"measure": "features"}),
+    **{reading: ("mit", {"reading": reading}) for reading in ("refined", "text")},
     **{f"k-{count}": ("sc", {"keep": count}) for count in (1, 2, 4, 12, 16)},
     **{f"alpha-{low:g}": ("sc", {"alpha": (low, round(low + 0.1, 1))}) for low in (0.5, 0.6, 0.8, 0.9)},
     **{f"depth-{depth}": ("sc", {"depth": depth}) for depth in (50, 100, 400, 800)},
@@ -262,7 +266,11 @@ def _recipes() -> dict[str, Callable[[], TrainConfig]]:
     makers += [
         changed(run, with_interventions) for make in (stamps_query, *pvt) for run in (make, changed(make, ablation))
     ]
-    makers += [changed(make, variant, name) for make in (ms3_pvt, avss_pvt) for name in VARIANTS]
+    for make in (ms3_pvt, avss_pvt):
+        makers += [changed(make, variant, name) for name in VARIANTS if name not in LEVELS]
+        rows = [changed(make, ablation, *parts) for parts in BY_NETWORK]
+        makers += [changed(row, variant, reading) for row in rows for reading in ("refined", "text")]
+        makers += [changed(changed(rows[0], variant, "refined"), variant, level) for level in LEVELS]
     return {make().name: make for make in makers}
 
 

@@ -17,9 +17,10 @@ from torch import nn
 from icf_avs.backbones.class_evidence import ClassWords
 from icf_avs.backbones.registry import HEARS_WORDS, audio_of, build_visual, embed_names
 from icf_avs.checkpoint import load_checkpoint, trained_state
-from icf_avs.config import ModelConfig, TrainConfig
+from icf_avs.config import TrainConfig
 from icf_avs.contracts import Batch
 from icf_avs.errors import UserError
+from icf_avs.icf.implicit_text import text_encoders
 from icf_avs.model.icf import ICF
 from icf_avs.model.temperature import clamp_temperatures
 from icf_avs.networks.build import build_model as assembled
@@ -35,7 +36,7 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
 
     Raises UserError when `init` is another model: other parts, widths, encoders or classes.
     """
-    model = ModelConfig.from_dict({"classes": classes, **config.model})
+    model = config.model_config(classes)
     torch.manual_seed(config.seed)
     visual = build_visual(model.visual, frozen=not model.train_visual)
     wanted = (model.implicit_text or model.audio in HEARS_WORDS) and classes
@@ -43,6 +44,8 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
     audio = audio_of(model, names) if model.audio != "log-mel" else None
     torch.manual_seed(config.seed)  # again: how much loading drew depends on what was at hand
     fresh = assembled(model, config.spec, visual, names, audio)
+    if model.mit and model.mit.reading == "text":
+        fresh.network.text.implicit_text.attach(text_encoders(model.mit))
     if model.evidence:
         fresh.open_vocabulary(ClassWords())
     if init is not None:
@@ -56,9 +59,8 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
 class Trainer:
     """State of a run: model, naming head of the teaching stage, optimizer, step. Every process of a run has one.
 
-    resumed_at: step at which this process began. init: checkpoint that the run started from, or None. taught: steps
-    that the teaching stage took, once it is over. lengthened: of a run that went on with more steps than it began with,
-    each time the step at which it did, and its steps before and since.
+    resumed_at: step at which this process began. init: checkpoint that the run started from, or None. taught: steps of
+    the teaching stage, once it is over. lengthened: each time the run was made longer, at which step, from and to what.
     """
 
     def __init__(self, config: TrainConfig, data: Data, model: ICF | SegmentationModel, folder: Path) -> None:

@@ -1,0 +1,154 @@
+"""The readings in which MIT is in the network: eq. 2 refines the map that is decoded, or queries attend to text."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_icf import random_batch
+from small_networks import BUILDERS, DIM, WIDTHS, Clips, random_clips, small_network
+from torch import nn
+
+from icf_avs.config import ModelConfig
+from icf_avs.icf import CDCL, ICF, MIT, SC
+from icf_avs.icf.text_encoders import TextEncoder, load_minilm
+from icf_avs.networks import Network
+from icf_avs.networks.channel_time import Refinement
+from icf_avs.networks.text_attention import TextAttention
+
+REFINED, TEXT = (MIT(reading, dim=32, width=8, prompts=4) for reading in ("refined", "text"))
+every_network = pytest.mark.parametrize("name", BUILDERS)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return load_minilm()
+
+
+def refined(name: str, train_visual: bool = False, moved: bool = True) -> Network:
+    """moved: away from the identity that it starts as."""
+    network = small_network(name, train_visual)
+    network.refinement = Refinement(WIDTHS[-1], REFINED)
+    for attention in network.refinement.levels.attention.values() if moved else ():
+        nn.init.normal_(attention.value.weight)
+    return network.eval()
+
+
+def reading_text(encoder: TextEncoder) -> Network:
+    network = small_network("query-light")
+    network.text = TextAttention(TEXT, WIDTHS[-1], DIM, 4)
+    network.text.implicit_text.attach(lambda level: encoder)
+    for attention in network.text.implicit_text.levels.attention.values():
+        nn.init.normal_(attention.value.weight)
+    return network.eval()
+
+
+def padded(clips: Clips, seed: int) -> Clips:
+    """The same valid frames, other padding in the second clip."""
+    other, valid = random_clips(2, 3, seed=seed), torch.tensor([[True] * 3, [True, False, False]])
+    frames = torch.where(valid[..., None, None, None], clips.frames, other.frames)
+    return Clips(frames, torch.where(valid[..., None, None], clips.sound, other.sound), valid)
+
+
+@every_network
+@pytest.mark.parametrize("train_visual", [False, True])
+def test_a_refinement_starts_as_the_identity(name: str, train_visual: bool) -> None:
+    clips = random_clips()
+    plain, found = (make(name, train_visual) for make in (small_network, lambda *of: refined(*of, moved=False)))
+    one, other = plain(*clips), found(*clips)
+    assert one.logits.equal(other.logits)
+    assert all(map(torch.equal, one.features.visual, other.features.visual))
+    assert found.feature_spec == plain.feature_spec
+
+
+@every_network
+def test_the_refined_map_is_decoded_and_trains_eq_2(name: str) -> None:
+    clips, network = random_clips(), refined(name)
+    assert not network(*clips).logits.allclose(small_network(name)(*clips).logits)
+    network(*clips).logits.square().mean().backward()
+    for attention in network.refinement.levels.attention.values():
+        assert all(layer.weight.grad.any() for layer in (attention.query, attention.key, attention.value))
+
+
+@every_network
+def test_padding_changes_no_frame_of_a_refined_network(name: str) -> None:
+    clips, network = random_clips(), refined(name)
+    one, other = (network(*padded(clips, seed)) for seed in (1, 2))
+    valid = padded(clips, 1).valid
+    torch.testing.assert_close(one.logits[valid], other.logits[valid])
+    for level, again in zip(one.features.levels.values(), other.features.levels.values(), strict=True):
+        torch.testing.assert_close(level.mean, again.mean)
+
+
+def test_mit_matches_the_levels_of_the_network_and_has_no_attention_of_its_own(encoder: TextEncoder) -> None:
+    network = refined("query-light").train()
+    torch.manual_seed(0)
+    parts = {"mit": REFINED, "sc": SC(width=16, blocks=1, jumps=2, draws=4, keep=2), "cdcl": CDCL(dim=16)}
+    icf = ICF(network.feature_spec, **parts, encoder_of=lambda level: encoder).train()
+    assert not any("attention" in name for name, _ in icf.named_parameters())
+    found = icf(network(*random_clips(3, 2)).features, random_batch(3, 2))
+    found.total.backward()
+    value = network.refinement.levels.attention["video"].value.weight
+    assert value.grad.any() and value.grad.isfinite().all(), "the contrasts reach eq. 2 in the network"
+
+
+def test_text_reaches_the_masks_and_the_masks_reach_the_words(encoder: TextEncoder) -> None:
+    clips, network = random_clips(), reading_text(encoder).train()
+    network(*clips).logits.square().mean().backward()
+    banks = network.text.implicit_text.banks
+    assert all(bank.words.grad.any() for bank in banks.values())
+    assert all(parameter.grad is None for parameter in encoder.model.parameters())
+    before = network.eval()(*clips).logits
+    for bank in banks.values():
+        bank.texts.normal_()
+    assert not network(*clips).logits.allclose(before)
+
+
+def test_padding_changes_no_frame_of_a_network_that_reads_text(encoder: TextEncoder) -> None:
+    clips, network = random_clips(), reading_text(encoder)
+    one, other = (network(*padded(clips, seed)).logits for seed in (1, 2))
+    valid = padded(clips, 1).valid
+    torch.testing.assert_close(one[valid], other[valid])
+
+
+def test_at_test_texts_are_constants_and_clips_of_any_length(encoder: TextEncoder) -> None:
+    network = reading_text(encoder)
+    clips = random_clips(1, 12)  # more than the gates of eq. 5 take, which the network is without
+    expected = network(*clips).logits
+    torch.manual_seed(1)
+    other = small_network("query-light")
+    other.text = TextAttention(TEXT, WIDTHS[-1], DIM, 4)
+    other.load_state_dict(network.state_dict())
+    assert not any(bank._encoder for bank in other.text.implicit_text.banks.values())
+    torch.testing.assert_close(other.eval()(*clips).logits, expected)
+
+
+def test_icf_takes_the_texts_of_the_network(encoder: TextEncoder) -> None:
+    network = reading_text(encoder).train()
+    icf = ICF(network.feature_spec, mit=TEXT, cdcl=CDCL(dim=16), encoder_of=lambda level: encoder).train()
+    assert icf.implicit_text is None
+    found = icf(network(*random_clips(3, 2)).features, random_batch(3, 2))
+    found.total.backward()
+    assert "pull" in found.terms and network.text.implicit_text.banks["video"].words.grad.any()
+
+
+@pytest.mark.parametrize("settings", [REFINED, TEXT])
+def test_a_network_without_the_reading_is_refused(settings: MIT, encoder: TextEncoder) -> None:
+    network = small_network("query-light")
+    icf = ICF(network.feature_spec, mit=settings, encoder_of=lambda level: encoder)
+    with pytest.raises(
+        ValueError, match=rf"MIT\(reading='{settings.reading}'\) needs a network .*ModelConfig\(mit=...\)"
+    ):
+        icf(network(*random_clips(3, 2)).features, random_batch(3, 2))
+
+
+def test_settings_that_do_not_go_together_are_refused() -> None:
+    without = dict.fromkeys(("implicit_text", "counterfactual", "contrastive"))
+    for wrong in ({"network": "guided", "mit": REFINED}, {"network": "query", "mit": MIT()}):
+        with pytest.raises(ValueError, match="mit is a part of a network that ICF trains"):
+            ModelConfig((), **without, **wrong)
+    with pytest.raises(ValueError, match="network tpavi has no queries for text"):
+        ModelConfig((), network="tpavi", mit=TEXT, **without)
+    with pytest.raises(ValueError, match="MIT has no sentence"):
+        MIT(levels=("sentence",))
+    with pytest.raises(ValueError, match="at least 1"):
+        MIT(windows=0)
