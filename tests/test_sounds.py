@@ -223,7 +223,8 @@ def test_a_device_clips_and_drops_pieces() -> None:
 
 def test_only_what_asks_for_it_is_varied(catalog: Catalog, bank: SoundBank) -> None:
     scenes = [
-        sample_scene(catalog, "train", index, 0, replace(TRAIN, num_sources=(1.0,), silent=0.0), 1) for index in range(6)
+        sample_scene(catalog, "train", index, 0, replace(TRAIN, num_sources=(1.0,), silent=0.0), 1)
+        for index in range(6)
     ]
     always = replace(VARIED, share=1.0)
     for scene in scenes:

@@ -30,8 +30,8 @@ MARKED = re.compile(
 
 
 def fill_documents(root: Path, check: bool = False) -> int:
-    """Renew results/checkpoints.csv, chosen.csv and models.csv, and all tables below `root`, or with `check` only name what is
-    stale.
+    """Renew results/checkpoints.csv, chosen.csv and models.csv, and all tables below `root`, or with `check` only name
+    what is stale.
 
     Returns 1 if `check` found something.
     """
