@@ -31,10 +31,9 @@ from icf_avs.errors import UserError
 from icf_avs.output.coco import FrameMask
 from icf_avs.segment import segment_video
 from icf_avs.serve.answer import answer
-from icf_avs.serve.command import serving
+from icf_avs.serve.command import serving, sweep
 from icf_avs.serve.limits import Limits
 from icf_avs.serve.other_sound import noise, of_clip, silence
-from icf_avs.serve.store import sweep
 from icf_avs.serve.timeline import timeline
 from tools.make_picture import write_scene
 
@@ -456,7 +455,7 @@ def test_a_port_that_is_taken(site, capsys):
     port = urllib.parse.urlparse(site[0]).port
     assert cli.main(["serve", "--port", str(port), "--checkpoint", "stamps"]) == 2
     printed = capsys.readouterr().err
-    assert f"127.0.0.1:{port}: cannot be had" in printed and printed.count("\n") == 1
+    assert f"127.0.0.1:{port}: not available" in printed and printed.count("\n") == 1
 
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):

@@ -1,20 +1,30 @@
-"""`icf serve`: start the page, say where it is, and leave nothing behind."""
+"""`icf serve`: start the page, say where it is, and leave nothing behind.
+
+All its files lie in one folder, which is removed at the end and emptied by age before: Gradio's `delete_cache` knows
+neither uploads that break off nor what a request made on the way.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import signal
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import icf_avs
+from icf_avs.atomic_io import unfinished_folder
 from icf_avs.errors import UserError
 from icf_avs.segment import Segmenter
 from icf_avs.serve.limits import Limits
-from icf_avs.serve.store import own_folder
 
+KEPT = 3600.0  # seconds that an upload or a result stays after it was last used
+_LOOKS = 60.0  # seconds between two looks for what is older
 _PAUSE = 0.2  # seconds between two looks for a signal
 
 
@@ -24,15 +34,15 @@ def serving(
 ) -> Iterator[tuple[str, Path]]:  # fmt: skip
     """The page while the block runs: its address and the folder of its files.
 
-    Raises UserError if the address cannot be had.
+    Raises UserError if the address is not available.
     """
     with own_folder() as store:
         # Not before: Gradio makes its folder, where it is told to, as soon as it is imported.
         import gradio as gr
         from starlette.middleware import Middleware
 
-        from icf_avs.serve.guard import Guard
         from icf_avs.serve.page import CSS, build_page
+        from icf_avs.serve.request_filter import RequestFilter
 
         page = build_page(segmenter, store, limits, jobs)
         try:
@@ -41,11 +51,11 @@ def serving(
                 show_error=True, max_file_size=limits.upload_bytes, allowed_paths=[], ssr_mode=False, pwa=False,
                 mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[], css=CSS,
                 theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-                app_kwargs={"middleware": [Middleware(Guard, store=store, limits=limits)]},
+                app_kwargs={"middleware": [Middleware(RequestFilter, store=store, limits=limits)]},
             )  # fmt: skip
         except (OSError, ValueError, OverflowError) as error:
             raise UserError(
-                f"{host}:{port}: cannot be had; choose another --port, or a --host of this machine"
+                f"{host}:{port}: not available; choose another --port, or a --host of this machine"
             ) from error
         try:
             yield address, store
@@ -54,6 +64,39 @@ def serving(
             page.server.force_exit = True
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             page.close(verbose=False)
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """A new folder that nobody else may read, where Gradio keeps its files too. It is removed at the end."""
+    names = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "GRADIO_ALLOWED_PATHS")
+    before, ended = {name: os.environ.pop(name) for name in names if name in os.environ}, threading.Event()
+    with unfinished_folder(Path(tempfile.gettempdir()), "icf-serve-") as folder:
+        store = folder.resolve()
+        os.environ.update({"GRADIO_TEMP_DIR": str(store), "GRADIO_EXAMPLES_CACHE": str(store / "examples")})
+        sweeper = threading.Thread(target=_sweep_until, args=(ended, store), daemon=True)
+        sweeper.start()
+        try:
+            yield store
+        finally:
+            ended.set()
+            sweeper.join()
+            del os.environ["GRADIO_TEMP_DIR"], os.environ["GRADIO_EXAMPLES_CACHE"]
+            os.environ.update(before)
+
+
+def sweep(store: Path, kept: float = KEPT) -> None:
+    """Remove what has not been used for so many seconds."""
+    oldest = time.time() - kept
+    for entry in store.iterdir():
+        with suppress(FileNotFoundError):  # gone meanwhile
+            if entry.stat().st_mtime < oldest:
+                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
+
+
+def _sweep_until(ended: threading.Event, store: Path) -> None:
+    while not ended.wait(_LOOKS):
+        sweep(store)
 
 
 def serve_command(

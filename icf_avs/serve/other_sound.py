@@ -1,7 +1,4 @@
-"""Sounds to hear in place of a video's own: none, noise, another clip's. The pictures stay as they are.
-
-What they are follows the controls of `icf evaluate` (probe/sounds.py), here made for any rate, as they are asked for.
-"""
+"""The sound used in place of a video's own: none, noise, or that of another video (`data.audio_windows.Sound`)."""
 
 from __future__ import annotations
 
@@ -20,12 +17,7 @@ _LOUDNESS_RATE = 16_000
 
 def silence(info: MediaInfo) -> Sound:
     """Zeros, as long as the video."""
-
-    def blocks(rate: int, layout: str | None) -> Iterator[np.ndarray]:
-        for size in _sizes(info, rate):
-            yield np.zeros((_channels(layout), size), np.float32)
-
-    return blocks
+    return lambda rate, layout: (np.zeros(shape, np.float32) for shape in _shapes(info, rate, layout))
 
 
 def noise(info: MediaInfo, seed: int = 0) -> Sound:
@@ -35,10 +27,13 @@ def noise(info: MediaInfo, seed: int = 0) -> Sound:
     """
 
     def blocks(rate: int, layout: str | None) -> Iterator[np.ndarray]:
-        loudness = _loudness(info)
-        rng = np.random.default_rng(seed)
-        for size in _sizes(info, rate):
-            yield np.tile((loudness * rng.standard_normal(size)).astype(np.float32), (_channels(layout), 1))
+        power, count = 0.0, 0
+        for block in mono(sound_blocks(info, _LOUDNESS_RATE), _LOUDNESS_RATE):
+            power += float(np.square(block, dtype=np.float64).sum())
+            count += len(block)
+        loudness, rng = (power / max(count, 1)) ** 0.5, np.random.default_rng(seed)
+        for channels, size in _shapes(info, rate, layout):
+            yield np.tile((loudness * rng.standard_normal(size)).astype(np.float32), (channels, 1))
 
     return blocks
 
@@ -64,20 +59,7 @@ def of_clip(info: MediaInfo, other: MediaInfo) -> Sound:
     return blocks
 
 
-def _channels(layout: str | None) -> int:
-    return 1 if layout is None else AudioLayout(layout).nb_channels
-
-
-def _sizes(info: MediaInfo, rate: int) -> Iterator[int]:
-    """Samples of each block, a second at most: all of them last as long as the video."""
-    total = round(info.duration * rate)
-    for start in range(0, total, rate):
-        yield min(rate, total - start)
-
-
-def _loudness(info: MediaInfo) -> float:
-    power, count = 0.0, 0
-    for block in mono(sound_blocks(info, _LOUDNESS_RATE), _LOUDNESS_RATE):
-        power += float(np.square(block, dtype=np.float64).sum())
-        count += len(block)
-    return (power / count) ** 0.5 if count else 0.0
+def _shapes(info: MediaInfo, rate: int, layout: str | None) -> Iterator[tuple[int, int]]:
+    """(channels, samples) of each block, a second at most: all of them last as long as the video."""
+    total, channels = round(info.duration * rate), 1 if layout is None else AudioLayout(layout).nb_channels
+    return ((channels, min(rate, total - start)) for start in range(0, total, rate))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import html
 import logging
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from icf_avs.errors import UserError
 from icf_avs.segment import Segmenter
 from icf_avs.serve.answer import Answer, Heard, answer
 from icf_avs.serve.limits import Limits
-from icf_avs.serve.store import used
 from icf_avs.serve.timeline import CSS as TIMELINE_CSS
 
 CSS = (
@@ -76,25 +76,15 @@ def build_page(segmenter: Segmenter, store: Path, limits: Limits, jobs: int = 1)
     workers = ThreadPoolExecutor(jobs, thread_name_prefix="segment")
 
     def ask(video: str, heard: Heard, other: str | None, progress: gr.Progress) -> Answer:
-        used(Path(video))
+        with suppress(FileNotFoundError):
+            os.utime(Path(video).parent)  # of this upload alone: it is used
         with _told():
-            work = copy_context().run  # where Gradio looks up whose progress it is
-            return workers.submit(
-                work,
-                answer,
-                segmenter,
-                Path(video),
-                store,
-                limits,
-                heard,
-                None if other is None else Path(other),
-                _bar(progress),
-            ).result()
+            run = copy_context().run  # where Gradio looks up whose progress it is
+            given = segmenter, Path(video), store, limits, heard, other and Path(other), _bar(progress)
+            return workers.submit(run, answer, *given).result()
 
     def listen(video: str | None, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
-        if video is None:
-            return own.emptied()
-        return own.shown(ask(video, "own", None, progress))
+        return own.emptied() if video is None else own.shown(ask(video, "own", None, progress))
 
     def instead(
         video: str | None, heard: Heard | None, other: str | None, progress: gr.Progress = gr.Progress()  # noqa: B008
@@ -113,42 +103,31 @@ def build_page(segmenter: Segmenter, store: Path, limits: Limits, jobs: int = 1)
         with gr.Row():
             video = gr.Video(label="Your video, with its sound", sources=["upload"], height=300, elem_id="video")
             with gr.Column():
-                heard = gr.Radio(
-                    [(label, name) for name, label in _OTHER_SOUNDS.items()],
-                    label="Let it hear instead",
-                    elem_id="heard",
-                )
+                choices = [(label, name) for name, label in _OTHER_SOUNDS.items()]
+                heard = gr.Radio(choices, label="Let it hear instead", elem_id="heard")
                 other = gr.Video(
-                    label="The clip whose sound is heard",
-                    sources=["upload"],
-                    height=200,
-                    visible=False,
+                    label="The clip whose sound is heard", sources=["upload"], height=200, visible=False,
                     elem_id="other",
-                )
+                )  # fmt: skip
         with gr.Row():
             own = _Column("Its own sound", "No video yet.", "own")
             changed = _Column("Another sound, the same pictures", "Choose what it shall hear instead.", "changed")
 
+        quick = {"queue": False, "api_visibility": "private"}
         work = {"concurrency_id": "segment", "concurrency_limit": jobs}
-        compare = {"fn": instead, "inputs": [video, heard, other], "outputs": changed.parts, **work}
-        compare["show_progress_on"] = changed.overlay
-        video.upload(own.emptied, None, own.parts, queue=False, api_visibility="private").then(
-            changed.emptied, None, changed.parts, queue=False, api_visibility="private"
-        ).then(listen, [video], own.parts, api_name="listen", show_progress_on=own.overlay, **work).success(
-            **compare, api_name="instead"
+        compare = work | {
+            "fn": instead, "inputs": [video, heard, other], "outputs": changed.parts,
+            "show_progress_on": changed.overlay,
+        }  # fmt: skip
+        empty_changed = {"fn": changed.emptied, "outputs": changed.parts, **quick}
+        cleared = video.upload(own.emptied, None, own.parts, **quick).then(**empty_changed)
+        heard_own = cleared.then(listen, video, own.parts, api_name="listen", show_progress_on=own.overlay, **work)
+        heard_own.success(**compare, api_name="instead")
+        video.clear(lambda: own.emptied() + changed.emptied(), None, own.parts + changed.parts, **quick)
+        switched = heard.input(
+            lambda kind: gr.Video(visible=kind == "clip"), heard, other, trigger_mode="multiple", **quick
         )
-        gr.on([video.clear], lambda: own.emptied() + changed.emptied(), None, own.parts + changed.parts,
-              queue=False, api_visibility="private")  # fmt: skip
-        heard.input(
-            lambda kind: gr.Video(visible=kind == "clip"),
-            [heard],
-            [other],
-            queue=False,
-            api_visibility="private",
-            trigger_mode="multiple",
-        ).then(changed.emptied, None, changed.parts, queue=False, api_visibility="private").then(
-            **compare, api_visibility="private"
-        )
+        switched.then(**empty_changed).then(**compare, api_visibility="private")
         other.upload(**compare, api_visibility="private")
     page.queue(max_size=64, default_concurrency_limit=jobs, api_open=False)
     return page

@@ -1,0 +1,112 @@
+"""What the server answers at all: the page, uploads to it, and files out of its own folder.
+
+Gradio checks what it serves and how long a file is, but its server can do more (fetch addresses for a visitor, show its
+monitor, keep a history of runs), and takes any number of files. Only what the page needs gets through.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+
+from icf_avs.serve.limits import MB, Limits
+
+_API = "/gradio_api/"
+_FILE, _UPLOAD = f"{_API}file=", f"{_API}upload"
+_CALLS = (f"{_API}queue/join", f"{_API}run/predict")  # the latter for what needs no queue
+_ROUTES = {
+    "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", _UPLOAD, *_CALLS,
+    *(_API + name for name in ("startup-events", "info", "queue/data", "upload_progress", "cancel")),
+}  # fmt: skip
+_FOLDERS = ("/assets/", "/static/", f"{_API}heartbeat/", _FILE)
+_SLACK = 65_536  # bytes of an upload that are not its file
+_LONGEST_CALL = 1_000_000  # bytes of a request that names files
+_LONGEST_NAME = 255  # bytes, of a file
+# Nothing is loaded from other hosts, whatever a part of the page may ask for. Gradio's parts need inline scripts and
+# eval, and blob: for the tool that cuts a video.
+_HEADERS = {
+    "content-security-policy": "default-src 'self' data: blob:; script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+class RequestFilter(BaseHTTPMiddleware):
+    """Middleware in front of the page, whose files lie in `store`."""
+
+    def __init__(self, app: Callable, store: Path, limits: Limits) -> None:
+        super().__init__(app)
+        self._store, self._limits = store.resolve(), limits
+
+    async def dispatch(self, request: Request, call_next: Callable) -> Response:
+        """The answer to a request: Gradio's, or a line why there is none."""
+        try:
+            refused = await self._refused(request)
+            response = PlainTextResponse(refused[1], refused[0]) if refused else await call_next(request)
+        except ClientDisconnect:  # a visitor who leaves while uploading is no fault to log
+            response = Response(status_code=400)
+        response.headers.update(_HEADERS)
+        return response
+
+    async def _refused(self, request: Request) -> tuple[int, str] | None:
+        path = request.scope["path"]  # with its %-escapes resolved, once
+        parts = path.split("/")
+        longest = max(len(os.fsencode(part)) for part in parts)
+        if ".." in parts or "\\" in path or "\0" in path or longest > _LONGEST_NAME:
+            return 404, "there is no such page"
+        if not (path in _ROUTES or path.startswith(_FOLDERS)):
+            return 404, "there is no such page"
+        if path.startswith(_FILE) and not self._is_own(path.removeprefix(_FILE)):
+            return 404, "there is no such file"
+        if path == _UPLOAD or path in _CALLS:
+            text = request.headers.get("content-length", "")
+            if not text.isdigit():
+                return 411, "say how long the request is (Content-Length)"
+            return self._upload_refused(int(text)) if path == _UPLOAD else await self._call_refused(request, int(text))
+        return None
+
+    def _upload_refused(self, length: int) -> tuple[int, str] | None:
+        if length > self._limits.upload_bytes + _SLACK:  # of all files in it: Gradio looks at each alone
+            return 413, f"the file has {length / MB:.0f} MB; this page takes {self._limits.max_mb} MB at most"
+        if _size(self._store) + length > self._limits.stored_bytes:
+            return 507, "the page is full; come back in an hour"
+        return None
+
+    async def _call_refused(self, request: Request, length: int) -> tuple[int, str] | None:
+        if length <= _LONGEST_CALL:
+            with suppress(ValueError, RecursionError):
+                if all(self._is_own(path) for path in _paths(json.loads(await request.body()))):
+                    return None
+        return 400, "give a file that was uploaded to this page"
+
+    def _is_own(self, path: Any) -> bool:
+        return isinstance(path, str) and os.path.isabs(path) and Path(path).resolve().is_relative_to(self._store)
+
+
+def _paths(value: Any) -> Iterator[Any]:
+    """All values of "path" in a decoded JSON text: Gradio takes any dictionary with one for a file, or an address."""
+    if isinstance(value, dict):
+        yield from (inner for name, inner in value.items() if name == "path")
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _paths(inner)
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size
+            except FileNotFoundError:  # removed meanwhile
+                continue
+    return total
