@@ -33,11 +33,12 @@ from icf_avs.errors import UserError
 from icf_avs.model.icf import ICF
 from icf_avs.results import revision
 from icf_avs.stamps.catalog import load_catalog
-from icf_avs.stamps.heard_sounds import HeardSounds, heard_sounds
+from icf_avs.stamps.open_vocab_sampler import DEFAULT
+from icf_avs.stamps.scene_features import OpenVocabFeatures, SceneSet, open_vocab_features
+from icf_avs.stamps.tagger_cache import HeardSounds, heard_sounds
 from icf_avs.stamps.word_batches import Words
 from icf_avs.stamps.word_catalog import HELD_OUT_FAR, HELD_OUT_NEAR, load_word_catalog
-from icf_avs.stamps.word_data import STRIDES, WordData, spec_of_pictures, training_words
-from icf_avs.stamps.word_features import WordFeatures, WordSceneSet, word_features
+from icf_avs.stamps.word_data import WordData, spec_of_pictures, training_words
 from icf_avs.training.data import Report
 from icf_avs.training.processes import processes
 from icf_avs.training.recipes import ablation, natural
@@ -87,7 +88,7 @@ class Tests(NamedTuple):
     """The vocabulary, set -> (scenes, what is heard of the recordings), and what is heard of silence [C]."""
 
     words: Words
-    sets: dict[str, tuple[WordFeatures, HeardSounds]]
+    sets: dict[str, tuple[OpenVocabFeatures, HeardSounds]]
     silence: Tensor
 
 
@@ -99,8 +100,8 @@ def load_tests(workers: int, say: Say = lambda what, done, total: None, split: s
     pictures = spec_of_pictures(replace(recipe.spec, frames=1))
     sets = {}
     for name, (part, bank, unknown, count) in (SETS if split == "test" else VAL_SETS).items():
-        wanted = WordSceneSet(part, count, spec=pictures, strides=STRIDES)
-        scenes = word_features(catalog, wanted, workers, partial(say, f"{name}: scenes"))
+        wanted = SceneSet(part, count, 0, DEFAULT, pictures)
+        scenes = open_vocab_features(catalog, wanted, workers, partial(say, f"{name}: scenes"))
         kinds = unknown or catalog.training_kinds
         sounds = heard_sounds(
             recordings, bank, hears, _VARIANTS[split], kinds, progress=partial(say, f"{name}: listening")

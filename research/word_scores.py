@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from icf_avs.metrics import StrictMetric
 from icf_avs.model.icf import ICF
-from icf_avs.stamps.heard_sounds import HeardSounds
+from icf_avs.stamps.scene_features import OpenVocabFeatures
+from icf_avs.stamps.tagger_cache import HeardSounds
 from icf_avs.stamps.word_batches import Words
-from icf_avs.stamps.word_features import WordFeatures
 
 AUDIOS = ("true", "word", "silence", "noise", "offscreen", "absent-word")
 _AT_ONCE = 8  # scenes
@@ -36,7 +36,7 @@ class _Question:
 
 
 def word_scores(
-    model: ICF, features: WordFeatures, words: Words, sounds: HeardSounds, silence: Tensor, seed: int = 0,
+    model: ICF, features: OpenVocabFeatures, words: Words, sounds: HeardSounds, silence: Tensor, seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """{audio: {"miou", "f", "fpr", "scenes"}}; silence [C]: what is heard of zeros.
@@ -50,7 +50,7 @@ def word_scores(
     for start in range(0, len(questions), _AT_ONCE):
         some = questions[start : start + _AT_ONCE]
         numbers = np.array([question.scene for question in some])
-        truth = [np.isin(features.things[question.scene, 0], question.things) for question in some]
+        truth = [np.isin(features.object_maps(question.scene)[0], question.things) for question in some]
         for audio, probabilities in zip(AUDIOS, _answers(model, features, numbers, some), strict=True):
             metrics[audio].update(probabilities, torch.from_numpy(np.stack(truth)))
         progress(min(start + _AT_ONCE, len(questions)), len(questions))
@@ -62,21 +62,21 @@ def word_scores(
 
 
 @torch.inference_mode()
-def _answers(model: ICF, features: WordFeatures, numbers: np.ndarray, some: list[_Question]) -> list[Tensor]:
+def _answers(model: ICF, features: OpenVocabFeatures, numbers: np.ndarray, some: list[_Question]) -> list[Tensor]:
     """Probabilities [n,S/2,S/2] under each of the sounds, on the CPU."""
     device = model.device
     levels = [level.to(device) for level in features.levels(numbers)]
-    looks = model.see(torch.from_numpy(features.colours[numbers]).to(device), levels)
+    looks = model.see(torch.from_numpy(features.images[numbers]).to(device), levels)
     valid = torch.ones(len(some), 1, dtype=torch.bool, device=device)
     answers = []
     for sound in torch.from_numpy(np.stack([question.heard for question in some])).to(device).unbind(1):
         logits = model.mark(looks, sound[:, None], valid).logits[:, 0].cpu()
-        answers.append(F.interpolate(logits[None], features.things.shape[2:], mode="bilinear")[0].sigmoid())
+        answers.append(F.interpolate(logits[None], features.stamp_maps.shape[2:], mode="bilinear")[0].sigmoid())
     return answers
 
 
 def _questions(
-    features: WordFeatures, words: Words, sounds: HeardSounds, silence: np.ndarray, seed: int
+    features: OpenVocabFeatures, words: Words, sounds: HeardSounds, silence: np.ndarray, seed: int
 ) -> list[_Question]:
     rng = np.random.default_rng(seed)
     found = []

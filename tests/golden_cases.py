@@ -38,7 +38,7 @@ from icf_avs.model.icf import ICF
 from icf_avs.segment import Segmenter
 from icf_avs.stamps import word_data
 from icf_avs.stamps.clips import Clip
-from icf_avs.stamps.heard_sounds import HeardSounds
+from icf_avs.stamps.tagger_cache import HeardSounds
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.sources import training_data
 from icf_avs.training.trainer import Trainer, build_model

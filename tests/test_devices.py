@@ -254,7 +254,7 @@ def words_scored(given: Given) -> Any:
 
 @dataclass
 class SceneFeatures:
-    """Of `WordFeatures` what its scores need, of random pictures."""
+    """Of `OpenVocabFeatures` what its scores need, of random pictures."""
 
     batch: Batch
 
@@ -262,11 +262,11 @@ class SceneFeatures:
         return [level[numbers] for level in self.batch.pyramid]
 
     @property
-    def colours(self) -> np.ndarray:
+    def images(self) -> np.ndarray:
         return self.batch.frames.numpy()
 
     @property
-    def things(self) -> np.ndarray:
+    def stamp_maps(self) -> np.ndarray:
         return np.zeros((2, 1, 32, 32), np.uint8)
 
 

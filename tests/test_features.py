@@ -18,12 +18,13 @@ from torch.nn import functional as F
 from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
-from icf_avs.stamps import features as module
 from icf_avs.stamps import packages
+from icf_avs.stamps import scene_features as scene_features_module
 from icf_avs.stamps.batches import make_batch
+from icf_avs.stamps.cache import load_arrays, make_once, save_arrays
 from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.clips import render_clip
-from icf_avs.stamps.features import SceneFeatures, SceneSet, scene_features
+from icf_avs.stamps.scene_features import SceneFeatures, SceneSet, scene_features
 from icf_avs.stamps.scene_sampler import TRAIN
 from icf_avs.stamps.sounds import SoundBank
 
@@ -60,7 +61,7 @@ def contents(folder: Path) -> list[str]:
 
 
 def test_shapes(made: SceneFeatures) -> None:
-    assert len(made.scenes) == 18 and made.slots.shape == (18, 2, 32, 32)
+    assert len(made.scenes) == 18 and made.stamp_maps.shape == (18, 2, 32, 32)
     assert [level.shape for level in made.pyramid] == [
         (18, 2, 16, 16, 24), (18, 2, 8, 8, 40), (18, 2, 4, 4, 112), (18, 2, 2, 2, 320),
     ]  # fmt: skip
@@ -70,7 +71,7 @@ def test_shapes(made: SceneFeatures) -> None:
 def test_any_number_of_workers(catalog: Catalog, cache: Path, made: SceneFeatures) -> None:
     found = scene_features(catalog, WANTED, workers=2)
     assert found.scenes == made.scenes
-    np.testing.assert_array_equal(found.slots, made.slots)
+    np.testing.assert_array_equal(found.stamp_maps, made.stamp_maps)
     for one, other in zip(found.pyramid, made.pyramid, strict=True):
         np.testing.assert_array_equal(one, other)
     assert len(contents(cache)) == 1
@@ -80,10 +81,10 @@ def test_the_second_call_finds_them(catalog: Catalog, cache: Path, monkeypatch: 
     first = scene_features(catalog, FEW, workers=1)
     kept = contents(cache)
 
-    def again() -> None:
-        raise AssertionError("encoded a second time")
+    def again(*_: object) -> None:
+        raise AssertionError("rendered a second time")
 
-    monkeypatch.setattr(module, "encoder", again)
+    monkeypatch.setattr(scene_features_module, "render_frame", again)
     calls: list[tuple[int, int]] = []
     second = scene_features(catalog, FEW, 1, lambda done, total: calls.append((done, total)))
     assert contents(cache) == kept and calls == [(2, 2)] and second.scenes == first.scenes
@@ -91,15 +92,20 @@ def test_the_second_call_finds_them(catalog: Catalog, cache: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("change", ["seed", "count", "style", "spec", "split", "photographs"])
-def test_other_scenes_are_other_features(change: str, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_scenes_are_other_features(
+    change: str, catalog: Catalog, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Found by all that planning draws from: pictures that do not belong to the scenes would be labelled wrongly."""
-    before, wanted = module._digest(catalog, FEW), FEW
+    one, wanted = replace(FEW, count=1), replace(FEW, count=1)
+    scene_features(catalog, one, 1)
     if change == "photographs":
-        monkeypatch.setattr(module, "photographs", lambda: ())
+        monkeypatch.setattr(scene_features_module, "photographs", lambda: ())
     else:
-        other = {"seed": 4, "count": 3, "style": replace(TRAIN, silent=0.5), "spec": ClipSpec(), "split": "val"}
-        wanted = replace(FEW, **{change: other[change]})
-    assert module._digest(catalog, wanted) != before
+        spec = ClipSpec(frames=1, image_size=64)
+        other = {"seed": 4, "count": 2, "style": replace(TRAIN, silent=0.5), "spec": spec, "split": "val"}
+        wanted = replace(one, **{change: other[change]})
+    scene_features(catalog, wanted, 1)
+    assert len(contents(cache)) == 2
 
 
 def test_a_full_disk(catalog: Catalog, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +134,7 @@ def test_a_cache_that_cannot_be_written(catalog: Catalog, cache: Path) -> None:
 
 def test_features_are_those_of_the_rendered_pictures(made: SceneFeatures, bank: SoundBank) -> None:
     clip = render_clip(made.scenes[17], bank, SPEC)
-    np.testing.assert_array_equal(made.slots[17], clip.slots[:, 1::2, 1::2])
+    np.testing.assert_array_equal(made.stamp_maps[17], clip.slots[:, 1::2, 1::2])
     for cached, level in zip(made.pyramid, load_efficientnet_lite0()(torch.from_numpy(clip.frames)), strict=True):
         expected = level.permute(0, 2, 3, 1).numpy()
         np.testing.assert_allclose(cached[17], expected, rtol=5e-3, atol=5e-3 * np.abs(expected).max())
@@ -166,25 +172,20 @@ def test_variations_mix_the_sound_anew(catalog: Catalog, bank: SoundBank, made: 
     assert one.onscreen.equal(other.onscreen) and one.pyramid == []
 
 
-def test_who_wants_what_another_makes_waits_for_it(cache: Path) -> None:
-    """Two that start at once, as two runs of training may: one makes the set, the other finds it."""
+def test_what_another_process_makes_is_waited_for(cache: Path) -> None:
+    """Two that start at once, as two runs of training may: one makes the arrays, the other finds them."""
     made, start = [], Barrier(2)
 
-    def do_chunk(job: tuple[Path | None, int]) -> list[int]:
-        folder, at = job
-        if folder is not None:
-            made.append(at)
-            time.sleep(0.2)
-            np.load(folder / "a.npy", mmap_mode="r+")[at] = at + 1
-        return [at]
+    def make(new: Path) -> None:
+        made.append(new)
+        time.sleep(0.2)
+        save_arrays(new, {"a": np.arange(3)})
 
-    def run(_: int) -> tuple[list[int], list[np.ndarray]]:
+    def run(_: int) -> list[int]:
         start.wait()
-        shapes = {"a": ((1,), np.int64)}
-        return module.kept_scenes("two", shapes, 1, do_chunk, lambda *job: job, 1, lambda *at: None)
+        make_once(cache / "two", make)
+        return load_arrays(cache / "two", ["a"])[0].tolist()
 
     with ThreadPoolExecutor(2) as threads:
-        found = list(threads.map(run, range(2)))
-    assert made == [0]
-    assert [(scenes, arrays[0].tolist()) for scenes, arrays in found] == [([0], [1])] * 2
-    assert [path.name for path in cache.iterdir()] == ["two"]
+        assert list(threads.map(run, range(2))) == [[0, 1, 2]] * 2
+    assert len(made) == 1 and contents(cache) == ["two"]

@@ -12,9 +12,9 @@ from tagger_weights import published_weights
 from icf_avs.backbones.efficientat import load_efficientat
 from icf_avs.backbones.heard_words import HeardWords, audio_words
 from icf_avs.errors import UserError
-from icf_avs.stamps import heard_sounds as module
+from icf_avs.stamps import tagger_cache as module
 from icf_avs.stamps.catalog import Catalog, load_catalog
-from icf_avs.stamps.heard_sounds import HeardSounds, heard_sounds
+from icf_avs.stamps.tagger_cache import HeardSounds, heard_sounds
 from icf_avs.stamps.word_catalog import HELD_OUT, load_word_catalog
 
 VARIANTS = 4
@@ -97,10 +97,13 @@ def test_it_is_made_once_and_again_when_anything_changes(
     def fail(*_: object) -> None:
         raise AssertionError("made again")
 
-    monkeypatch.setattr(module, "_listen", fail)
+    monkeypatch.setattr(module, "noise", fail)
     again = heard_sounds(catalog, "train", hears, VARIANTS, only=library.kinds)
     assert again.kinds == library.kinds
-    assert all(np.array_equal(getattr(again, name), getattr(library, name)) for name in module._ARRAYS)
+    assert all(
+        np.array_equal(getattr(again, name), getattr(library, name))
+        for name in ("outputs", "silent", "noise", "pairs", "mixed")
+    )
     assert not any(folder.name.endswith(".partial") for folder in folders)
     reordered = HeardWords(hears.network, (*audio_words()[1:], audio_words()[0]))
     for arguments in ((catalog, "cross", hears, 4), (catalog, "train", hears, 5), (catalog, "train", reordered, 4)):
@@ -124,6 +127,5 @@ def test_a_cache_that_cannot_be_written_says_so(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(module, "cache_dir", lambda: tmp_path / "file")
-    monkeypatch.setattr(module, "_listen", lambda *_: [])
-    with pytest.raises(UserError, match=r"cannot keep what is heard .* set ICF_CACHE"):
+    with pytest.raises(UserError, match=r"cannot be written .* set ICF_CACHE"):
         heard_sounds(catalog, "train", hears, 4)

@@ -23,11 +23,12 @@ from icf_avs.errors import UserError
 from icf_avs.model.two_looks import of_both_looks
 from icf_avs.output.heard_lines import MOST, heard_lines
 from icf_avs.segment import Segmenter
-from icf_avs.stamps.heard_sounds import HeardSounds
+from icf_avs.stamps.open_vocab_sampler import DEFAULT
+from icf_avs.stamps.scene_features import SceneSet, open_vocab_features
 from icf_avs.stamps.sounds import RATE, SoundBank
+from icf_avs.stamps.tagger_cache import HeardSounds
 from icf_avs.stamps.word_catalog import load_word_catalog
-from icf_avs.stamps.word_data import STRIDES, spec_of_pictures, training_words
-from icf_avs.stamps.word_features import WordSceneSet, word_features
+from icf_avs.stamps.word_data import spec_of_pictures, training_words
 from icf_avs.training.recipes import natural
 from icf_avs.training.trainer import build_model
 from research import natural as study
@@ -254,7 +255,7 @@ def test_one_default_whatever_lies_in_a_cache(weights, monkeypatch, tmp_path, ca
 @pytest.fixture(scope="module")
 def scenes(catalog):
     spec = spec_of_pictures(replace(natural().spec, frames=1, image_size=SIZE))
-    return word_features(load_word_catalog(catalog.root), WordSceneSet("heldout", 24, spec=spec, strides=STRIDES), 1)
+    return open_vocab_features(load_word_catalog(catalog.root), SceneSet("heldout", 24, 0, DEFAULT, spec), 1)
 
 
 class Oracle(torch.nn.Module):

@@ -11,12 +11,12 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from icf_avs.contracts import ClipSpec
-from icf_avs.stamps.heard_sounds import HeardSounds
+from icf_avs.stamps.open_vocab_sampler import DEFAULT
+from icf_avs.stamps.scene_features import OpenVocabFeatures, SceneSet, open_vocab_features, probabilities, z_scores
+from icf_avs.stamps.tagger_cache import HeardSounds
 from icf_avs.stamps.word_batches import Words, _absent, word_batch
 from icf_avs.stamps.word_catalog import load_word_catalog
 from icf_avs.stamps.word_data import training_words, vocabulary
-from icf_avs.stamps.word_features import WordFeatures, WordSceneSet, word_features, z_scores
-from icf_avs.stamps.word_shares import shares_of
 
 SIZE, FRAMES = 64, 3
 SURELY = 9 / 16  # exact in half precision
@@ -33,9 +33,9 @@ def words(catalog) -> Words:
 
 
 @pytest.fixture(scope="module")
-def features(catalog) -> WordFeatures:
+def features(catalog) -> OpenVocabFeatures:
     spec = ClipSpec(frames=FRAMES, image_size=SIZE)
-    return word_features(catalog, WordSceneSet("train", 24, spec=spec, strides=(4, 8, 16, 32)), 1)
+    return open_vocab_features(catalog, SceneSet("train", 24, 0, DEFAULT, spec), 1)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_the_same_pictures_are_asked_for_more(features, words, sounds):
     assert 0.5 < (masks > 0).float().mean() < 0.95
     for clip in range(24):  # each marks whole things
         numbers = range(1, len(features.scenes[clip].objects) + 1)
-        shares = avg_pool2d(torch.stack([torch.tensor(features.things[clip] == n).float() for n in numbers]), 2)
+        shares = avg_pool2d(torch.stack([torch.tensor(features.object_maps(clip) == n).float() for n in numbers]), 2)
         for frame in range(FRAMES):
             parts = [shares[thing, frame] for thing in range(len(numbers))]
             wholes = [sum(parts[thing] for thing in some) for some in subsets(len(numbers))]
@@ -186,9 +186,9 @@ def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(fe
     calm, rough = (
         word_batch(features, at, words, sounds, np.random.default_rng(0), noisy=noisy) for noisy in (False, True)
     )
-    exact = z_scores(features.evidence[at])
+    exact = z_scores(features.class_scores[at])
     raw = [torch.from_numpy(level[at]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
-    shares = shares_of(features.shares[at])
+    shares = probabilities(features.object_probs[at])
     assert shares.amax(2).max() > 0.5  # some things are seen for what they are
     assert all(torch.equal(*both) for both in zip(calm.pyramid, [*raw, exact, shares], strict=True))
     assert torch.equal(calm.waves, rough.waves)

@@ -25,13 +25,18 @@ from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
 from icf_avs.stamps import packages
 from icf_avs.stamps.catalog import Catalog
-from icf_avs.stamps.open_vocab_sampler import NATURAL, OPEN_VOCAB_SPLITS, OpenVocabStyle, sample_open_vocab_scene
+from icf_avs.stamps.open_vocab_sampler import (
+    DEFAULT,
+    NATURAL,
+    OPEN_VOCAB_SPLITS,
+    OpenVocabStyle,
+    sample_open_vocab_scene,
+)
 from icf_avs.stamps.rendering import render_frame
 from icf_avs.stamps.scene import Camera, Scene
+from icf_avs.stamps.scene_features import SceneSet, as_bytes, open_vocab_features, probabilities, z_scores
 from icf_avs.stamps.sprite import load_sprite
 from icf_avs.stamps.word_catalog import HELD_OUT, HELD_OUT_FAR, HELD_OUT_NEAR, WordCatalog, load_word_catalog
-from icf_avs.stamps.word_features import WordSceneSet, stored, word_features, z_scores
-from icf_avs.stamps.word_shares import shares_of
 
 COUNT = 60
 ONE = OpenVocabStyle(num_objects=(1.0,), group=0.0)
@@ -168,7 +173,7 @@ def test_bad_numbers(words: WordCatalog) -> None:
     with pytest.raises(ValueError, match="seconds"):
         sample_open_vocab_scene(words, "train", 0, seconds=0)
     with pytest.raises(ValueError, match="strides"):
-        WordSceneSet("train", 1, strides=(8, 4))
+        SceneSet("train", 1, 0, NATURAL, ClipSpec(), strides=(8, 4))
     with pytest.raises(UserError, match="--stamps"):
         load_word_catalog(Path(__file__).parent)
 
@@ -233,19 +238,19 @@ def test_features_are_kept(words: WordCatalog, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "packages").symlink_to(packages.cache_dir() / "packages")
     load_sprite.cache_clear()
     monkeypatch.setenv("ICF_CACHE", str(tmp_path))
-    wanted = WordSceneSet("train", 3, spec=ClipSpec(frames=2, image_size=96), strides=(8, 32))
+    wanted = SceneSet("train", 3, 0, DEFAULT, ClipSpec(frames=2, image_size=96), strides=(8, 32))
     done = []
-    features = word_features(words, wanted, 1, lambda *at: done.append(at))
+    features = open_vocab_features(words, wanted, 1, lambda *at: done.append(at))
     assert done == [(3, 3)] * 2  # rendered, then looked at by the segmenter
     assert [level.shape for level in features.pyramid] == [(3, 2, 12, 12, 40), (3, 2, 3, 3, 320)]
-    assert features.evidence.shape == (3, 2, 3, 3, 1000) and features.things.shape == (3, 2, 48, 48)
-    assert features.colours.shape == (3, 2, 48, 48, 3)
-    seen = load_segmenter()(torch.tensor(features.colours[1]))
-    assert (shares_of(features.shares[1]) - seen).abs().max() < 0.003
+    assert features.class_scores.shape == (3, 2, 3, 3, 1000) and features.stamp_maps.shape == (3, 2, 48, 48)
+    assert features.images.shape == (3, 2, 48, 48, 3)
+    seen = load_segmenter()(torch.tensor(features.images[1]))
+    assert (probabilities(features.object_probs[1]) - seen).abs().max() < 0.003
     scene = sample_open_vocab_scene(words, "train", 2, seconds=2)
     assert features.scenes[2] == scene
     rgb, things = render(scene, 1.5, (96, 96))
-    np.testing.assert_array_equal(features.things[2, 1], things[1::2, 1::2])
+    np.testing.assert_array_equal(features.object_maps(2)[1], things[1::2, 1::2])
     word = scene.objects[0].words[0]
     np.testing.assert_array_equal(features.masks(2, word)[1], things[1::2, 1::2] == 1)
     assert not features.masks(2, "no such word").any()
@@ -254,13 +259,14 @@ def test_features_are_kept(words: WordCatalog, tmp_path: Path, monkeypatch: pyte
         pyramid = network(torch.from_numpy(rgb.copy())[None])
         scores = ClassEvidence(network)(pyramid[-1])
     np.testing.assert_allclose(features.pyramid[0][2, 1], pyramid[1][0].permute(1, 2, 0).numpy(), atol=0.02, rtol=0.01)
-    assert (z_scores(features.evidence[2, 1]) - scores[0].clamp(-4, 27.875)).abs().max() < 0.08
-    again = word_features(words, wanted, 1)
-    np.testing.assert_array_equal(again.evidence, features.evidence)
-    assert [path.suffix for path in (tmp_path / "features").iterdir()] == [""]
+    assert (z_scores(features.class_scores[2, 1]) - scores[0].clamp(-4, 27.875)).abs().max() < 0.08
+    again = open_vocab_features(words, wanted, 1)
+    np.testing.assert_array_equal(again.class_scores, features.class_scores)
+    names = sorted(path.name for path in (tmp_path / "features").iterdir())
+    assert len(names) == 2 and names[1] == f"{names[0]}-objects"
 
 
 def test_a_byte_holds_a_score() -> None:
     scores = torch.linspace(-4, 27.8, 1000 * 4).view(1, 1000, 2, 2)
-    assert (z_scores(stored(scores)) - scores).abs().max() <= 0.0626
-    assert stored(torch.full((1, 1000, 1, 1), 99.0)).max() == 255 and stored(torch.full((1, 1, 1, 1), -99.0)) == 0
+    assert (z_scores(as_bytes(scores)) - scores).abs().max() <= 0.0626
+    assert as_bytes(torch.full((1, 1000, 1, 1), 99.0)).max() == 255 and as_bytes(torch.full((1, 1, 1, 1), -99.0)) == 0

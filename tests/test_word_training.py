@@ -21,10 +21,10 @@ from icf_avs.backbones.text import TEXT_DIM
 from icf_avs.checkpoint import read_recipe
 from icf_avs.config import TrainConfig, WordDataConfig
 from icf_avs.stamps import word_data
-from icf_avs.stamps.features import VALIDATION_SEED
-from icf_avs.stamps.heard_sounds import HeardSounds
 from icf_avs.stamps.open_vocab_sampler import NATURAL, sample_open_vocab_scene
 from icf_avs.stamps.rendering import render_frame
+from icf_avs.stamps.scene_features import VALIDATION_SEED
+from icf_avs.stamps.tagger_cache import HeardSounds
 from icf_avs.stamps.word_data import WordData
 from icf_avs.training import run
 from icf_avs.training import trainer as trainer_module

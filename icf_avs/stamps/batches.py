@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from icf_avs.contracts import MASK_STRIDE, Batch, ClipSpec
 from icf_avs.data.windows import windows
 from icf_avs.stamps.clips import classes
-from icf_avs.stamps.features import SLOT_STRIDE, SceneFeatures
 from icf_avs.stamps.scene import Scene
+from icf_avs.stamps.scene_features import MAP_STRIDE, SceneFeatures
 from icf_avs.stamps.sound_variation import PLAIN, SoundStyle
 from icf_avs.stamps.sounds import SoundBank
 from icf_avs.stamps.soundtrack import render_audio
@@ -55,7 +55,7 @@ def make_batch(
         sounding.append(kinds_of(scene, active, number_of_classes))
         onscreen.append(kinds_of(scene, np.ones((len(scene.stamps), 1), dtype=bool), number_of_classes)[0])
         if pictures:
-            maps.append(classes(features.slots[index], active, scene))
+            maps.append(classes(features.stamp_maps[index], active, scene))
     sounds = torch.from_numpy(np.stack(sounding))
     every = torch.ones(sounds.shape[:2], dtype=torch.bool)
     empty = torch.zeros(0)
@@ -64,13 +64,13 @@ def make_batch(
     )
     if pictures:
         batch.masks, batch.kinds_map = targets(torch.from_numpy(np.stack(maps)))
-        batch.pyramid = [torch.from_numpy(level[indices]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
+        batch.pyramid = features.levels(indices)
     return batch
 
 
 def targets(kinds_map: Tensor) -> tuple[Tensor, Tensor]:
     """Classes of what sounds at every second pixel, [B,T,S/2,S/2] -> masks [B,T,S/4,S/4] and kinds_map of a Batch."""
-    return F.avg_pool2d((kinds_map > 0).float(), MASK_STRIDE // SLOT_STRIDE), kinds_map.long()
+    return F.avg_pool2d((kinds_map > 0).float(), MASK_STRIDE // MAP_STRIDE), kinds_map.long()
 
 
 def joined(batches: list[Batch]) -> Batch:

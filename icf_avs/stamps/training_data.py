@@ -13,7 +13,7 @@ from icf_avs.config import TrainConfig
 from icf_avs.contracts import Batch, ClipSpec
 from icf_avs.stamps.batches import joined, make_batch
 from icf_avs.stamps.catalog import load_catalog
-from icf_avs.stamps.features import VALIDATION_SEED, SceneFeatures, SceneSet, scene_features, training_seed
+from icf_avs.stamps.scene_features import VALIDATION_SEED, SceneFeatures, SceneSet, scene_features, training_seed
 from icf_avs.stamps.scene_sampler import BALANCED, HARD, TRAIN, SceneStyle
 from icf_avs.stamps.sound_variation import PLAIN, VARIED
 from icf_avs.stamps.sounds import SoundBank

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from icf_avs.contracts import Batch
 from icf_avs.stamps.batches import targets
-from icf_avs.stamps.heard_sounds import HeardSounds
 from icf_avs.stamps.scene import Scene
-from icf_avs.stamps.word_features import WordFeatures
+from icf_avs.stamps.scene_features import OpenVocabFeatures
+from icf_avs.stamps.tagger_cache import HeardSounds
 
 NEAR = 0.5  # cosine from which a tagger may take one word for another
 _MORE = 4  # questions beside the first
@@ -65,7 +65,7 @@ class Words:
 
 
 def word_batch(
-    features: WordFeatures, indices: np.ndarray, words: Words, sounds: HeardSounds, rng: np.random.Generator,
+    features: OpenVocabFeatures, indices: np.ndarray, words: Words, sounds: HeardSounds, rng: np.random.Generator,
     noisy: bool = True, more: int = _MORE,
 ) -> Batch:  # fmt: skip
     """The scenes of `indices`, each with what is heard in its frames as waves [B,T,C], and the evidence for all
@@ -73,7 +73,7 @@ def word_batch(
     times there is no segmenter, and half of the pictures are mirrored; else the pictures come along, at half their
     size. more: sounds of each scene beside the first.
     """
-    frames = features.things.shape[1]
+    frames = features.stamp_maps.shape[1]
     waves, sounding, onscreen, maps = [], [], [], []
     for at in indices:
         scene = features.scenes[at]
@@ -88,7 +88,7 @@ def word_batch(
                 sounding[-1][when, word] = True
                 for thing in scene.objects_named(words.words[word]):
                     kinds[when, thing] = word + 1
-            maps.append(np.stack([row[things] for row, things in zip(kinds, features.things[at], strict=True)]))
+            maps.append(np.stack([row[objects] for row, objects in zip(kinds, features.object_maps(at), strict=True)]))
     masks, kinds_map = targets(torch.from_numpy(np.stack(maps)))
     every = torch.ones(len(indices), frames, dtype=torch.bool)
     *levels, scores, shares = features.levels(indices)
@@ -113,7 +113,7 @@ def word_batch(
         sounding[:, 0],
         torch.from_numpy(np.stack(onscreen)),
         *((heard[:, 1:], masks[:, 1:]) if more else (None, None)),
-        frames=None if noisy else torch.from_numpy(features.colours[indices]),
+        frames=None if noisy else torch.from_numpy(features.images[indices]),
     )
 
 

@@ -16,7 +16,6 @@ well: "A pair of open scissors." is "scissors", "A xanthia." is "moth".
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,11 +87,6 @@ class WordCatalog:
         """Every word that training may ask for or take as a counterfactual, generic ones too, sorted."""
         own = {word for stamp in self.training for word in stamp.words}
         return tuple(sorted(own | {word for stamp in self.training for word in stamp.generic}))
-
-    @cached_property
-    def digest(self) -> str:
-        """Changes with the facts and with the pictures that are here."""
-        return hashlib.sha256(repr((str(self.root), self.stamps)).encode()).hexdigest()[:20]
 
 
 def load_word_catalog(stamps: Path | None = None, held_out: Collection[str] = HELD_OUT) -> WordCatalog:

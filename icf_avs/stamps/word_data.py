@@ -15,12 +15,17 @@ from icf_avs.config import EvidenceConfig, TrainConfig
 from icf_avs.contracts import Batch, ClipSpec
 from icf_avs.stamps.batches import joined
 from icf_avs.stamps.catalog import load_catalog
-from icf_avs.stamps.features import VALIDATION_SEED, training_seed
-from icf_avs.stamps.heard_sounds import heard_sounds
 from icf_avs.stamps.open_vocab_sampler import NATURAL
+from icf_avs.stamps.scene_features import (
+    VALIDATION_SEED,
+    OpenVocabFeatures,
+    SceneSet,
+    open_vocab_features,
+    training_seed,
+)
+from icf_avs.stamps.tagger_cache import heard_sounds
 from icf_avs.stamps.word_batches import Words, word_batch
 from icf_avs.stamps.word_catalog import HELD_OUT, WordCatalog, load_word_catalog
-from icf_avs.stamps.word_features import WordFeatures, WordSceneSet, word_features
 from icf_avs.training.calibrate import calibrate
 from icf_avs.training.data import Report
 
@@ -28,8 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from icf_avs.model.icf import ICF
-
-STRIDES = (4, 8, 16, 32)
 
 
 def vocabulary(catalog: WordCatalog) -> tuple[str, ...]:
@@ -68,9 +71,9 @@ class WordData:
             load_catalog(stamps), "train", hears, only=known, progress=lambda *at: report("listening", *at, {})
         )
 
-        def scenes(name: str, split: str, count: int, seed: int, spec: ClipSpec) -> WordFeatures:
-            wanted = WordSceneSet(split, count, seed, NATURAL, spec, STRIDES)
-            return word_features(self.catalog, wanted, workers, lambda *at: report(name, *at, {}))
+        def scenes(name: str, split: str, count: int, seed: int, spec: ClipSpec) -> OpenVocabFeatures:
+            wanted = SceneSet(split, count, seed, NATURAL, spec)
+            return open_vocab_features(self.catalog, wanted, workers, lambda *at: report(name, *at, {}))
 
         picture, moving = spec_of_pictures(replace(config.spec, frames=1)), spec_of_pictures(config.spec)
         self.pictures = scenes("pictures", "train", sizes.pictures, training_seed(config.scene_seed, 0), picture)
@@ -82,7 +85,7 @@ class WordData:
         config = self.config
         rng = np.random.default_rng([config.seed, step])
         features = self.clips if rng.random() < config.clip_share else self.pictures
-        size = config.clips_of(features.things.shape[1])
+        size = config.clips_of(features.stamp_maps.shape[1])
         indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
         drawn = (  # each scene by a chance of its own, whatever part it is in
             word_batch(

@@ -50,7 +50,7 @@ def _rendered(data: StampsData, index: int) -> Sample:
     """A scene of `StampsData.validation`."""
     from icf_avs.data.windows import windows
     from icf_avs.stamps.clips import render_clip
-    from icf_avs.stamps.features import VALIDATION_SEED
+    from icf_avs.stamps.scene_features import VALIDATION_SEED
     from icf_avs.stamps.scene_sampler import BALANCED, sample_scene
 
     spec = data.config.final_spec
@@ -62,21 +62,18 @@ def _rendered(data: StampsData, index: int) -> Sample:
 
 def _of_words(data: WordData) -> list[Sample]:
     """Scenes of the validation split as clips, each with words that are heard in it."""
-    from icf_avs.stamps.features import SLOT_STRIDE, VALIDATION_SEED
     from icf_avs.stamps.open_vocab_sampler import NATURAL, sample_open_vocab_scene
     from icf_avs.stamps.rendering import render_frame
+    from icf_avs.stamps.scene_features import MAP_STRIDE, VALIDATION_SEED, OpenVocabFeatures
     from icf_avs.stamps.word_batches import word_batch
-    from icf_avs.stamps.word_features import WordFeatures
 
     spec, seed = data.config.final_spec, VALIDATION_SEED
     size, seconds = (spec.image_size, spec.image_size), max(1, round(spec.seconds))
     scenes = [sample_open_vocab_scene(data.catalog, "val", index, seed, NATURAL, seconds) for index in range(CLIPS)]
     rendered = [[render_frame(scene, spec.frame_time(t), size) for t in range(spec.frames)] for scene in scenes]
     frames, stamp_maps = (np.stack([[frame[part] for frame in clip] for clip in rendered]) for part in (0, 1))
-    things = np.stack([scene.object_map(maps) for scene, maps in zip(scenes, stamp_maps, strict=True)])
-    half, unseen = SLOT_STRIDE // 2, np.zeros((CLIPS, spec.frames, 0, 0, 0), np.uint8)  # only masks are wanted
-    maps = things[:, :, half::SLOT_STRIDE, half::SLOT_STRIDE]
-    scene_set = WordFeatures(scenes, [], unseen, frames, maps, unseen)
+    half, unseen = slice(MAP_STRIDE // 2, None, MAP_STRIDE), np.zeros((CLIPS, spec.frames, 0, 0, 0), np.uint8)
+    scene_set = OpenVocabFeatures(scenes, [], stamp_maps[:, :, half, half], frames, unseen, unseen)  # for masks alone
     batch = word_batch(scene_set, np.arange(CLIPS), data.words, data.sounds, np.random.default_rng(seed), noisy=False)
     return [Sample(torch.from_numpy(frames[i]), batch.waves[i], batch.masks[i]) for i in range(CLIPS)]
 

@@ -1,27 +1,23 @@
-"""What the tagger says of every sounding kind: a library that training draws from in place of mixing and listening.
+"""Predictions of the audio tagger for every sounding class, which training draws in place of mixing and tagging.
 
 Each recording is looped over a clip of five seconds as the benchmark does it (speed, tilt, reverberation, noise,
-level), and heard at one of its moments. In half of the examples the kind sounds in some of the seconds only. Windows in
-which it sounds in other seconds than the middle one are kept apart: there is nothing to be marked then.
+level), and tagged at one of its moments. In half of the examples the class sounds in some of the seconds only. Windows
+in which it sounds in other seconds than the middle one are kept apart: nothing is to be segmented then.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from icf_avs.atomic_io import unfinished_folder
 from icf_avs.backbones.heard_words import READ_OUT, WINDOW, HeardWords
 from icf_avs.data.resampling import resample
-from icf_avs.errors import UserError
+from icf_avs.stamps.cache import load_arrays, make_once, save_arrays
 from icf_avs.stamps.catalog import Catalog
-from icf_avs.stamps.made_once import made_once
 from icf_avs.stamps.packages import cache_dir
 from icf_avs.stamps.sounds import NOISES, RATE, SoundBank, coloured, noise
 
@@ -68,17 +64,13 @@ def heard_sounds(
         kind.name for kind in catalog.kinds if bank.references(kind.name) and (only is None or kind.name in only)
     )
     folder = cache_dir() / "heard" / _digest(catalog, bank, kinds, hears, variants)
-    if not folder.is_dir():
-        with made_once(folder):
-            if not folder.is_dir():
-                _keep(folder, _listen(bank, kinds, hears, variants, progress))
-    return HeardSounds(kinds, *(np.load(folder / f"{name}.npy") for name in _ARRAYS))
+    make_once(folder, lambda new: save_arrays(new, _tag(bank, kinds, hears, variants, progress)))
+    return HeardSounds(kinds, *map(np.array, load_arrays(folder, _ARRAYS)))
 
 
-def _listen(
+def _tag(
     bank: SoundBank, kinds: tuple[str, ...], hears: HeardWords, variants: int, progress: Callable[[int, int], None]
-) -> list[np.ndarray]:
-    """The arrays of _ARRAYS."""
+) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(variants)
     quarter = max(variants // 4, 1)
     outputs, silent = [], []
@@ -94,7 +86,8 @@ def _listen(
         both = [(kinds[a], kinds[b]) for a, b in pairs[start : start + _BATCH]]
         mixed.append(_heard(hears, [_example(bank, two, rng) for two in both]))
     progress(len(kinds) + 1, len(kinds) + 1)
-    return [np.stack(outputs), np.stack(silent), noise_only, pairs, np.concatenate(mixed)]
+    arrays = np.stack(outputs), np.stack(silent), noise_only, pairs, np.concatenate(mixed)
+    return dict(zip(_ARRAYS, arrays, strict=True))
 
 
 def _heard(hears: HeardWords, windows: list[np.ndarray]) -> np.ndarray:
@@ -161,18 +154,3 @@ def _digest(catalog: Catalog, bank: SoundBank, kinds: tuple[str, ...], hears: He
     for name, tensor in hears.network.state_dict().items():
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:20]
-
-
-def _keep(folder: Path, arrays: list[np.ndarray]) -> None:
-    """Write all or nothing. Raises UserError when the disk is full."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished_folder(folder.parent) as new:
-            for name, array in zip(_ARRAYS, arrays, strict=True):
-                np.save(new / f"{name}.npy", array, allow_pickle=False)
-            os.replace(new, folder)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot keep what is heard of the sounds ({error.strerror}); make room or set ICF_CACHE to "
-            "another folder"
-        ) from error
