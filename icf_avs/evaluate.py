@@ -30,16 +30,15 @@ from icf_avs.device import find_device
 from icf_avs.errors import UserError
 from icf_avs.evaluate_semantic import class_order, class_protocols, evaluate_semantic
 from icf_avs.metrics import DatasetMetric, ReferenceMetric, StrictMetric
-from icf_avs.output.writable import check_file, check_folder
-from icf_avs.probe.sounds import Audio, heard
+from icf_avs.output.writable import check_folder
+from icf_avs.probe.sounds import Audio, heard, without_donor
 from icf_avs.results import (
     USUAL,
     Row,
     Scored,
     Scores,
     Settings,
-    read_notes,
-    read_rows,
+    check_tables,
     save_notes,
     save_rows,
     score_rows,
@@ -201,8 +200,8 @@ def evaluate_command(
         for name in sets:
             total = len(records[name][:clips])
             audios = list(AUDIOS)
-            if any(record.onscreen is None for record in records[name]):
-                bar.console.print(f"{name}: no off-screen row, its clips do not say what is in the picture")
+            if (reason := without_donor(records[name], clips)) is not None:
+                bar.console.print(f"{name}: no off-screen row, {reason}")
                 audios.remove("offscreen")
             if not all(record.has_wave for record in records[name]):
                 bar.console.print(f"{name}: no noise row, log-mel windows do not say how loud its clips are")
@@ -229,16 +228,6 @@ def evaluate_command(
     for part in getattr(loaded.model, "missing", ()):
         print(f"scored {part}")
     print(f"wrote {out} and {out.with_suffix('.json')}")
-
-
-def check_tables(out: Path) -> None:
-    """Raise UserError unless the table `out` and the notes beside it can be written, and are such where they exist."""
-    if out.suffix == ".json":
-        raise UserError(f"{out}: the notes beside the table end in .json; name a .csv file for --out")
-    check_file(out)
-    check_file(out.with_suffix(".json"))
-    read_rows(out)
-    read_notes(out.with_suffix(".json"))
 
 
 def identity(checkpoint: str | None, name: str) -> tuple[str, str, str]:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from icf_avs.atomic_io import replaced_file
 from icf_avs.avsbench.pictures import SIZE
 from icf_avs.errors import UserError
+from icf_avs.output.writable import check_file
 
 if TYPE_CHECKING:
     import torch
@@ -148,6 +149,16 @@ def replace_rows(path: Path, columns: tuple[str, ...], old: list[Row], new: list
     writer.writeheader()
     writer.writerows([row for row in old if key(row) not in replaced] + new)
     write_whole(path, text.getvalue())
+
+
+def check_tables(out: Path) -> None:
+    """Raise UserError unless the table `out` and the notes beside it can be written, and are such where they exist."""
+    if out.suffix == ".json":
+        raise UserError(f"{out}: the notes beside the table end in .json; name a .csv file for --out")
+    check_file(out)
+    check_file(out.with_suffix(".json"))
+    read_rows(out)
+    read_notes(out.with_suffix(".json"))
 
 
 def read_notes(path: Path) -> dict[str, object]:

@@ -139,6 +139,22 @@ def test_a_second_call_writes_only_what_is_missing(root: Path) -> None:
     assert changed and all(name in str(path) for path in changed)
 
 
+def test_clips_of_other_settings_are_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a run that was interrupted at its first clip."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("icf_avs.stamps.benchmark.write_mp4", interrupted)
+        write_stamps(tmp_path, seed=5, test=1)
+    with pytest.raises(UserError, match="holds clips of another --seed, or of more than are asked for; choose"):
+        write_stamps(tmp_path, seed=6, test=1, video=False)
+    write_stamps(tmp_path, seed=5, test=2, video=False)  # more of the same goes on
+    listed = {record.name for record in read_set(tmp_path / "Single-source", "test")}
+    assert {path.stem for path in (tmp_path / "Single-source").rglob("*.wav")} == listed
+
+
 def test_video(tmp_path: Path) -> None:
     write_stamps(tmp_path, seed=5, test=1, video=True)
     record = read_set(tmp_path / "Multi-sources", "test")[0]

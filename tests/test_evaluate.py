@@ -283,6 +283,17 @@ def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatc
         assert "cannot be written (No space left on device)" in printed.err.splitlines()[-1]
 
 
+def test_a_set_whose_clips_share_all_sounds_has_no_off_screen_row(tiny, tmp_path, monkeypatch, capsys):
+    tiny.root = tmp_path / "data/Single-source"
+    tiny.s4("test", ["dog", "dog"])
+    loaded = SimpleNamespace(model=Listener(ClipSpec()), name="listener")
+    monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
+    out = tmp_path / "scores.csv"
+    evaluate_command(None, tmp_path / "data", None, out, clips=None, seed=0)
+    assert {row["audio"] for row in read_rows(out)} == {"true", "silence", "noise"}
+    assert "s4: no off-screen row, every sound of the split is on screen in its clip" in capsys.readouterr().err
+
+
 def test_the_validation_split_has_rows_of_its_own(tiny, tmp_path, monkeypatch):
     tiny.root = tmp_path / "data/Multi-sources"
     tiny.ms3("val", 2)

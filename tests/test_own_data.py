@@ -266,4 +266,9 @@ def test_recipes_of_public_sets_refuse_it(own: Path, tmp_path: Path, capsys: pyt
     assert main(["train", "s4-pvt", "--data", str(own), "--out", str(tmp_path / "run")]) == 2
     assert "is a own-classes set" in capsys.readouterr().err
     assert main(["train", "own", "--out", str(tmp_path / "run")]) == 2
-    assert "trains on videos of your own: name the folder with --data" in capsys.readouterr().err
+    assert "trains on videos of your own: name the folder with --data; it holds videos/ and" in capsys.readouterr().err
+    for lacking in (tmp_path / "nope", tmp_path):
+        assert main(["train", "own", "--data", str(lacking), "--out", str(tmp_path / "run"), "--steps", "2"]) == 2
+        error = capsys.readouterr().err
+        assert "trains on videos of your own" in error and "s4_meta_data" not in error
+        assert "about an hour" not in error, "an estimate is of the recipe as it stands"

@@ -458,6 +458,15 @@ def test_a_port_that_is_taken(site, capsys):
     assert f"127.0.0.1:{port}: not available" in printed and printed.count("\n") == 1
 
 
+@pytest.mark.parametrize("host", ["no.such.host", "192.0.2.1"])
+def test_an_address_of_another_machine_is_one_line(host, capfd):
+    """The server would log an error of its own before."""
+    assert cli.main(["serve", "--host", host, "--checkpoint", "stamps"]) == 2
+    printed = capfd.readouterr()
+    assert f"{host}:7860: not available; choose another --port, or a --host of this machine" in printed.err
+    assert printed.err.count("\n") == 1 and not printed.out
+
+
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     for name in [name for name in sys.modules if name.startswith("icf_avs.serve")]:

@@ -225,9 +225,10 @@ def test_interrupted_it_keeps_the_step_it_has(
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "advance", interrupted)
-        assert main(["train", "tiny", "--out", "a run"]) == code
+        assert main(["train", "tiny", "--out", "a run", "--threads", "1", "--workers", "1", "--device", "cpu"]) == code
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error == ("icf: stopped; a run/last.pt has step 7 of 10; go on with: icf train tiny --out 'a run' --resume")
+    how = "icf train tiny --out 'a run' --workers 1 --threads 1 --device cpu --resume"
+    assert error == f"icf: stopped; a run/last.pt has step 7 of 10; go on with: {how}"
     assert torch.load("a run/last.pt", weights_only=True)["step"] == 7
     assert not list(Path("a run").rglob("*partial*")) and not Path("a run/tiny.safetensors").exists()
     assert main(shlex.split(error.partition("go on with: icf ")[2])) == 0

@@ -186,3 +186,16 @@ def test_what_cannot_train_or_load_says_so() -> None:
         registry.build_visual("efficientnet-lite0", frozen=False)
     with pytest.raises(UserError, match="takes no weights"):
         registry.build_audio("log-mel", 8, weights="x.pth")
+
+
+def test_weights_that_the_named_folder_lacks_are_not_taken_from_elsewhere_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, own = filled(tmp_path / "torch" / "hub" / "checkpoints", "x.pt"), filled(tmp_path / "own")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    assert weights.released_file("X", "http://127.0.0.1:9/x.pt", "0") == kept / "x.pt"
+    assert not capsys.readouterr().err, "no folder is named"
+    monkeypatch.setenv(weights.FOLDER_VARIABLE, str(own))
+    for _ in range(2):
+        assert weights.released_file("X", "http://127.0.0.1:9/x.pt", "0") == kept / "x.pt"
+    assert capsys.readouterr().err.splitlines() == [f"{own}: has no x.pt; it is read from {kept}"], "once"

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from icf_avs.data.local_url import check_no_pipe
 from icf_avs.data.still import upright
 from icf_avs.errors import UserError
 
@@ -60,6 +61,7 @@ def _some(values: set[int]) -> str:
 
 def open_image(path: Path, decode: bool = True) -> Image.Image:
     """The image of a file, or its header alone (for the size). Raises UserError if it is missing or unreadable."""
+    check_no_pipe(path)
     try:
         with Image.open(path) as image:
             if decode:

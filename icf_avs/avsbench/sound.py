@@ -10,7 +10,7 @@ import numpy as np
 from icf_avs.avsbench.log_mel_pickle import read_log_mel_pickle
 from icf_avs.data.audio_windows import sound_blocks
 from icf_avs.data.downmix import mono
-from icf_avs.data.local_url import local_url
+from icf_avs.data.local_url import check_no_pipe, local_url
 from icf_avs.data.media import probe
 from icf_avs.errors import UserError
 
@@ -25,6 +25,7 @@ def read_wave(path: Path) -> np.ndarray:
 
 def decode(path: Path) -> tuple[np.ndarray, int]:
     """A sound file as `read_wave` gives it, and the rate it is stored at (Hz)."""
+    check_no_pipe(path)
     try:
         with av.open(local_url(path), options={"protocol_whitelist": "file"}) as container:
             if not container.streams.audio:
@@ -62,6 +63,7 @@ def read_log_mel(path: Path, frames: int) -> np.ndarray:
     Fewer windows than frames: the last one is repeated, as in the released files. More: the first ones are taken.
     Raises UserError for anything else.
     """
+    check_no_pipe(path)
     if path.suffix == ".pkl":
         windows = read_log_mel_pickle(path)
     else:

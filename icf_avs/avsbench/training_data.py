@@ -12,7 +12,7 @@ import numpy as np
 
 from icf_avs.avsbench.dataset import ClipDataset, ClipTensors, collate
 from icf_avs.avsbench.features import PictureFeatures
-from icf_avs.avsbench.layouts import class_names, is_stamps, read_set
+from icf_avs.avsbench.layouts import TABLES, class_names, is_stamps, read_set
 from icf_avs.avsbench.record import ClipRecord
 from icf_avs.backbones.registry import build_visual
 from icf_avs.config import ModelConfig, TrainConfig
@@ -31,9 +31,13 @@ class BenchmarkData:
 
     def __init__(self, config: TrainConfig, root: Path | None, workers: int) -> None:
         layout = config.benchmark.layout
-        if root is None:
-            what = "videos of your own" if layout == "own" else f"a {layout} set"
-            raise UserError(f"recipe {config.name} trains on {what}: name the folder with --data")
+        if root is None or not any((root / name).exists() for name in (*TABLES, "videos", "masks")):
+            what = "videos of your own" if layout == "own" else f"a set in the layout of {layout}"
+            held = {"own": "videos/ and masks/"} | {layout: table for table, (layout, _) in TABLES.items()}
+            found = "" if root is None else f"{root}: {'no set is in it' if root.is_dir() else 'no such folder'}; "
+            raise UserError(
+                f"{found}recipe {config.name} trains on {what}: name the folder with --data; it holds {held[layout]}"
+            )
         self.root = root
         records = read_set(root, "train", config.benchmark.sound)
         if records[0].layout.removesuffix("-classes") != layout:

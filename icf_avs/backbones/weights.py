@@ -10,6 +10,8 @@ import hashlib
 import importlib.util
 import os
 import re
+import sys
+from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
@@ -61,8 +63,10 @@ def model_folder(repo: str, weights: str | Path | None = None, files: tuple[str,
         if not named or Path(weights).parent.is_dir():  # next to real folders it is a path misspelt
             raise UserError(f"{weights}: no such folder of weights; get them with: {download_command(repo)}")
         repo = weights
-    if (own := own_folder()) and (own / Path(repo).name).is_dir():
-        return _complete(own / Path(repo).name, repo, files)
+    if own := own_folder():
+        if (own / Path(repo).name).is_dir():
+            return _complete(own / Path(repo).name, repo, files)
+        say_lacking(own, f"folder {Path(repo).name}", "the hub or its cache")
     return _complete(_from_hub(repo, files), repo, files)
 
 
@@ -88,9 +92,12 @@ def released_file(what: str, url: str, sha256: str, weights: str | Path | None =
             raise UserError(f"{path}: no such file of weights of {what}; get it with: {command}")
         return path
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
-    for path in (*([own / name] if own else []), cached):
-        if path.is_file():
-            return path
+    if own and (own / name).is_file():
+        return own / name
+    if cached.is_file():
+        if own:
+            say_lacking(own, name, str(cached.parent))
+        return cached
     try:
         if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
             raise URLError("HF_HUB_OFFLINE is set")
@@ -138,6 +145,12 @@ def own_folder() -> Path | None:
     if value and not Path(value).is_dir():
         raise UserError(f"{FOLDER_VARIABLE}={value}: no such folder; name the folder with the weights, or unset it")
     return Path(value) if value else None
+
+
+@cache
+def say_lacking(folder: Path, name: str, place: str) -> None:
+    """A line on stderr, once, where the user's folder of weights lacks some that are then read from another place."""
+    print(f"{folder}: has no {name}; it is read from {place}", file=sys.stderr, flush=True)
 
 
 def _export(folder: Path) -> str:

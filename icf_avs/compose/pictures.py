@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from PIL import Image
 
+from icf_avs.data.local_url import check_no_pipe
 from icf_avs.data.still import upright
 from icf_avs.errors import UserError
 
@@ -81,6 +82,7 @@ class FolderPictures:
 
 def opened(path: Path) -> Image.Image:
     """The picture, read to its end. Raises UserError where it is missing or broken."""
+    check_no_pipe(path)
     try:
         image = Image.open(path)
         image.load()

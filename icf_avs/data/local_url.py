@@ -14,10 +14,15 @@ def local_url(path: str | os.PathLike[str]) -> str:
 
 
 def check_file(path: Path) -> None:
-    """Raise UserError unless a path names a file: a pipe may block for ever, and is read only once."""
+    """Raise UserError unless a path names a file."""
     if not path.exists():
         raise UserError(f"{path}: no such file; check the path")
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file inside it")
-    if not path.is_file():
+    check_no_pipe(path)
+
+
+def check_no_pipe(path: Path) -> None:
+    """Raise UserError for a pipe or a device: to open one may block for ever, and it is read only once."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(f"{path}: is a pipe or a device, which is read only once; save what it gives as a file first")

@@ -88,6 +88,17 @@ def donors(records: Sequence[ClipRecord], index: int) -> list[int]:
     return found
 
 
+def without_donor(records: Sequence[ClipRecord], clips: int | None) -> str | None:
+    """Why one of the first so many clips has no off-screen sound; None where all have."""
+    sounds = {frozenset(record.sounding) for record in records if record.sounding}
+    for record in records[:clips]:
+        if record.onscreen is None:
+            return "its clips do not say what is in the picture"
+        if not any(not sounding & record.onscreen for sounding in sounds):
+            return f"every sound of the split is on screen in its clip {record.name}"
+    return None
+
+
 def choose_donor(records: Sequence[ClipRecord], index: int, seed: int) -> Donor:
     """An off-screen clip for clip `index`: first a super-category that is silent in it, at random, then one of its.
 

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -45,6 +46,7 @@ def serving(
         from icf_avs.serve.request_filter import RequestFilter
 
         page = build_page(segmenter, store, limits, jobs)
+        check_address(host, port)
         try:
             _, address, _ = page.launch(
                 server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, inbrowser=False, share=False,
@@ -54,9 +56,7 @@ def serving(
                 app_kwargs={"middleware": [Middleware(RequestFilter, store=store, limits=limits)]},
             )  # fmt: skip
         except (OSError, ValueError, OverflowError) as error:
-            raise UserError(
-                f"{host}:{port}: not available; choose another --port, or a --host of this machine"
-            ) from error
+            raise _unavailable(host, port) from error
         try:
             yield address, store
         finally:
@@ -99,10 +99,26 @@ def _sweep_until(ended: threading.Event, store: Path) -> None:
         sweep(store)
 
 
+def check_address(host: str, port: int) -> None:
+    """Raise UserError unless this machine has the address and its port is free: the server would log more than that."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, os.name == "posix")
+            trial.bind(address)
+    except (OSError, OverflowError) as error:
+        raise _unavailable(host, port) from error
+
+
+def _unavailable(host: str, port: int) -> UserError:
+    return UserError(f"{host}:{port}: not available; choose another --port, or a --host of this machine")
+
+
 def serve_command(
     checkpoint: str | None, host: str, port: int, limits: Limits, jobs: int, device: str = "auto"
 ) -> None:
     """Show the page until interrupted or terminated. Raises UserError without checkpoint, device or address."""
+    check_address(host, port)  # before the model is loaded
     stopped: list[int] = []
     # How a service is stopped: its files must go then too.
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))

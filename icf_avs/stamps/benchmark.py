@@ -98,8 +98,8 @@ def write_stamps(
     `cross_val` ones of val into Cross.
 
     The files depend on the arguments and the installed data, not on `workers`. A repeated call goes on where an
-    interrupted one stopped. `stamps` is a Tux Paint stamps folder (None: fetched). Raises UserError if the data
-    cannot be had or `out` cannot be written.
+    interrupted one stopped, and may ask for more clips. `stamps` is a Tux Paint stamps folder (None: fetched). Raises
+    UserError if the data are unavailable, `out` cannot be written, or it holds clips of other settings.
     """
     if min(seed, train, val, test, cross, cross_val) < 0 or workers < 1:
         raise ValueError("the seed and the numbers of clips must not be negative, and workers must be at least 1")
@@ -122,6 +122,11 @@ def write_stamps(
         for split, count in (("cross-val", cross_val), ("cross", cross))
         for number in range(count)
     ]
+    wanted = {job.record for job in jobs}
+    if any(record not in wanted for name in (SINGLE, MULTI, CROSS) for record in (out / name / ".clips").glob("[!.]*")):
+        raise UserError(
+            f"{out}: holds clips of another --seed, or of more than are asked for; choose another --out, or delete it"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         _run([job for job in jobs if not _done(job)], workers)
@@ -193,6 +198,7 @@ def _write_clip(job: _Job) -> None:
 
 
 def _render_and_write(job: _Job) -> None:
+    write_bytes(job.record, b"{}")  # begun
     catalog, bank, cross_bank = _tools(job.stamps)
     training, always = _STYLES[job.dataset]
     style = replace(TRAIN, **training, **always) if job.split == "train" else replace(BALANCED, **always)

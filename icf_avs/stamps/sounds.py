@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from icf_avs.data.local_url import local_url
+from icf_avs.data.local_url import check_no_pipe, local_url
 from icf_avs.errors import UserError
 from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.sound_variation import PLAIN, TEMPI, SoundStyle, bent, reach, stretched
@@ -30,6 +30,8 @@ NOISES = ("white", "pink", "brown")
 def decode(source: Path | bytes) -> np.ndarray:
     """Decode a sound file (or its bytes) to mono float32 [N] at 16 kHz. Raises UserError if it holds no sound."""
     label = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
+    if not isinstance(source, bytes):
+        check_no_pipe(source)
     try:
         with av.open(io.BytesIO(source) if isinstance(source, bytes) else local_url(source)) as container:
             if not container.streams.audio:

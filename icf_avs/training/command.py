@@ -69,7 +69,7 @@ def train_command(args: argparse.Namespace) -> None:
     console = Console(
         stderr=True, quiet=not processes(args.device).is_main_process, markup=False, highlight=False, soft_wrap=True
     )
-    if config.estimate:
+    if config == replace(recipe, seed=config.seed) and config.estimate:  # of no other run than the recipe's
         console.print(f"{config.name}: {config.estimate}")
     with Progress(*COLUMNS, console=console) as bar:
         path = train(
@@ -82,10 +82,18 @@ def train_command(args: argparse.Namespace) -> None:
             wandb=args.wandb,
             device=args.device,
             report=partial(_report, bar, {}, config),
+            machine=machine_options(args),
         )
     console.print(f"checkpoint: {path}")
     for words in scoring(path, config, source, folder):
         console.print(f"next: {shlex.join(['icf', *words])}")
+
+
+def machine_options(args: argparse.Namespace) -> list[str]:
+    """The options that were given of those that say how a run is done here, and are no part of its recipe."""
+    given = {"workers": args.workers != 2, "threads": args.threads, "device": args.device != "auto"}  # not the defaults
+    words = [word for name, some in given.items() if some for word in (f"--{name}", str(getattr(args, name)))]
+    return [*words, *(["--wandb"] if args.wandb else [])]
 
 
 def _report(

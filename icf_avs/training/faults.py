@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,14 +22,15 @@ _NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "ALLOC_FAILED")  #
 
 
 @contextmanager
-def told(trainer: Trainer, source: Path | None = None) -> Iterator[None]:
+def told(trainer: Trainer, source: Path | None = None, machine: Sequence[str] = ()) -> Iterator[None]:
     """Raise UserError in place of OSError and of an allocation that failed: what happened at which step, what to do.
-    Interrupted says so, too. source: folder of the run's data, as it was named.
+    Interrupted says so, too. source: folder of the run's data, as it was named. machine: options of the command line
+    that say how it runs here.
     """
     try:
         yield
     except Interrupted as stop:
-        raise Interrupted(stop.number, _stopped(trainer, source)) from None
+        raise Interrupted(stop.number, _stopped(trainer, source, machine)) from None
     except BrokenPipeError:  # nobody reads what is printed: no fault of the run
         raise
     except OSError as error:
@@ -46,14 +47,18 @@ def told(trainer: Trainer, source: Path | None = None) -> Iterator[None]:
         ) from error
 
 
-def _stopped(trainer: Trainer, source: Path | None) -> str:
+def _stopped(trainer: Trainer, source: Path | None, machine: Sequence[str]) -> str:
     last = trainer.folder / "last.pt"
     if not last.exists():
         return "stopped before the first step; nothing is kept"
     line = command_line(trainer.config, source, None)
     if line and trainer.folder != Path("runs") / trainer.config.name:
         line += ["--out", typed(trainer.folder)]
-    how = launched([*line, "--resume"], trainer.accelerator.num_processes) if line else "train(..., resume=True)"
+    how = (
+        launched([*line, *machine, "--resume"], trainer.accelerator.num_processes)
+        if line
+        else "train(..., resume=True)"
+    )
     return f"stopped; {last} has step {trainer.step} of {trainer.total}; go on with: {how}"
 
 

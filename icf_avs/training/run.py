@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
@@ -44,6 +45,7 @@ def train(
     wandb: bool = False,
     device: str = "auto",
     report: Report = lambda *_: None,
+    machine: Sequence[str] = (),
 ) -> Path:
     """Run (or go on with) a training run; returns the path of its checkpoint, folder/NAME.safetensors.
 
@@ -53,6 +55,7 @@ def train(
     workers   processes that render scenes, threads that read clips
     wandb     also send curves and pictures to Weights & Biases
     device    that it runs on (training/processes.py)
+    machine   options of the command line for this machine, which the line that says how to resume repeats
     `folder` also gets last.pt (for resume), metrics.jsonl (all terms, every tenth step), recipe.json, and at every
     checkpoint a picture of a few validation clips (samples/STEP.png); best.safetensors is the best of these by the
     scores of validation clips. A run that ends before its first step leaves nothing. Raises UserError; Interrupted
@@ -77,7 +80,7 @@ def train(
         recipe = partial(recipe_of, config, trainer, command=made_by)
         path = folder / f"{config.name}.safetensors"
         leads = trainer.accelerator.is_main_process
-        with told(trainer, source), Watch(trainer, recipe, wandb) if leads else nullcontext() as watch:
+        with told(trainer, source, machine), Watch(trainer, recipe, wandb) if leads else nullcontext() as watch:
             if leads:
                 write_whole(folder / "recipe.json", json.dumps(recipe({}), indent=1) + "\n")
             trainer.seconds += time.monotonic() - begun
