@@ -19,14 +19,12 @@ from icf_avs.data.shared_pictures import SharedPictures
 from icf_avs.errors import UserError
 from icf_avs.mask_stream import Model, check_settings, mask_count, stream_masks
 from icf_avs.output import coco
-from icf_avs.output.class_overlay import ClassOverlay
+from icf_avs.output.class_overlay import ClassOverlay, indexed
 from icf_avs.output.coco import FrameMask
-from icf_avs.output.film import write_film
-from icf_avs.output.film_thread import FilmThread
 from icf_avs.output.folder import being_written, put_in_place, result_folder
 from icf_avs.output.overlay import Overlay
-from icf_avs.output.palette import indexed
 from icf_avs.output.sheet import classes_of, contact_sheet, frame_tile, tile_numbers
+from icf_avs.output.video_writer import WriterThread, write_video
 from icf_avs.provenance import Source, made_with
 from icf_avs.segmentation import Segmentation
 
@@ -92,10 +90,10 @@ def segment_video(
                 return min(int(time * fps + 1e-6), count - 1)
 
             with pictures.behind() as frames:
-                write_film(info, new / "overlay.mp4", interval_at, frame_of, drawn, overlay_of, sound, frames)
+                write_video(info, new / "overlay.mp4", interval_at, frame_of, drawn, overlay_of, sound, frames)
 
         masks = stream_masks(model, info, fps, threshold, semantic, sound, shown, pictures)
-        with pictures, FilmThread(write) as film, closing(masks):  # closed first: then the film waits for no more
+        with pictures, WriterThread(write) as film, closing(masks):  # closed first: then the film waits for no more
             frames = film.frames
             for frame, preview in masks:
                 film.add(frame)

@@ -16,7 +16,7 @@ from PIL import Image
 from icf_avs.avsbench.layouts import read_set
 from icf_avs.data.spectrogram import log_mel
 from icf_avs.errors import UserError
-from icf_avs.output.palette import palette
+from icf_avs.output.class_overlay import palette
 from icf_avs.stamps.benchmark import write_stamps
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.clip_files import write_mp4

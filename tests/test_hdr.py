@@ -9,7 +9,7 @@ from colour_patches import COLOURS, patches, seen, write_patches
 
 from icf_avs.data.hdr import to_sdr
 from icf_avs.data.media import probe, read_frames
-from icf_avs.output.film import write_film
+from icf_avs.output.video_writer import write_video
 from icf_avs.serve.other_sound import silence
 
 PQ, HLG = 16, 18
@@ -97,7 +97,7 @@ def test_files_are_seen_and_shown_as_sdr(tmp_path, transfer, codec, pix_fmt, opt
     assert np.abs(seen(image) - SOFT).max() <= 6
 
     mask = np.zeros((info.height, info.width), bool)
-    write_film(info, tmp_path / "film.mp4", lambda _: 0, lambda _: mask, lambda _: None, sound=silence(info))
+    write_video(info, tmp_path / "film.mp4", lambda _: 0, lambda _: mask, lambda _: None, sound=silence(info))
     with av.open(str(tmp_path / "film.mp4")) as video:
         stored = next(video.decode(video=0))
         assert (stored.colorspace, stored.color_trc, stored.color_primaries) == (1, 1, 1)
@@ -118,6 +118,6 @@ def test_sdr_that_turns_into_hdr(tmp_path):
     for time, image in read_frames(info, [0.1, 0.3]):
         assert np.abs(seen(image) - SOFT).max() <= 4, time
     mask = np.zeros((info.height, info.width), bool)
-    write_film(info, tmp_path / "film.mp4", lambda _: 0, lambda _: mask, lambda _: None, sound=silence(info))
+    write_video(info, tmp_path / "film.mp4", lambda _: 0, lambda _: mask, lambda _: None, sound=silence(info))
     for time, image in read_frames(tmp_path / "film.mp4", [0.1, 0.3]):
         assert np.abs(seen(image) - SOFT).max() <= 9, time

@@ -16,10 +16,10 @@ from hypothesis.extra.numpy import arrays
 from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe, read_frames
 from icf_avs.output.coco import decode, encode
-from icf_avs.output.film import write_film
 from icf_avs.output.folder import result_folder
 from icf_avs.output.overlay import CONTOUR, Overlay, inner_edge
 from icf_avs.output.sheet import Tile, caption, contact_sheet, tile_numbers
+from icf_avs.output.video_writer import write_video
 from icf_avs.provenance import Source
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
@@ -92,7 +92,7 @@ def test_a_picture_with_nothing_on_it_is_filmed_as_one_with_something(tmp_path):
 
 def film(source, path, mask_of):
     info = probe(source)
-    write_film(info, path, lambda time: min(int(time), 9), mask_of, lambda number: None)
+    write_video(info, path, lambda time: min(int(time), 9), mask_of, lambda number: None)
     return info
 
 

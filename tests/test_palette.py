@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icf_avs.output.palette import indexed, palette
+from icf_avs.output.class_overlay import indexed, palette
 
 
 def test_known_colours_of_avss_and_pascal_voc():

@@ -11,7 +11,7 @@ from colour_patches import COLOURS, patches, seen, write_patches
 
 from icf_avs.data.crop import Crop
 from icf_avs.data.media import probe, read_frames, video_frames
-from icf_avs.output.film import write_film
+from icf_avs.output.video_writer import write_video
 from icf_avs.serve.other_sound import silence
 
 SIGNALS = COLOURS / 255
@@ -86,7 +86,7 @@ def test_matrix_range_depth_and_size_may_change_within_a_stream(tmp_path):
     for time, image in read_frames(info, times):
         assert np.abs(seen(image) - COLOURS).max() <= 2, time
     nothing = np.zeros((info.height, info.width), bool)
-    write_film(info, tmp_path / "film.mp4", lambda _: 0, lambda _: nothing, lambda _: None, sound=silence(info))
+    write_video(info, tmp_path / "film.mp4", lambda _: 0, lambda _: nothing, lambda _: None, sound=silence(info))
     for time, image in read_frames(tmp_path / "film.mp4", times):
         assert np.abs(seen(image) - COLOURS).max() <= 8, time
 

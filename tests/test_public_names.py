@@ -11,7 +11,7 @@ from public_sets import AVSS, MS3, S4
 from icf_avs.avsbench.layouts import class_names, read_all, read_set
 from icf_avs.avsbench.metadata import read_labels
 from icf_avs.errors import UserError
-from icf_avs.output.palette import palette
+from icf_avs.output.class_overlay import palette
 
 
 def test_avss_names_the_kinds_of_s4_and_ms3(home) -> None:

@@ -21,10 +21,8 @@ from icf_avs.class_labels import class_labels
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.media import read_frames
 from icf_avs.errors import UserError
-from icf_avs.output.class_overlay import ClassOverlay, class_colours, entries
-from icf_avs.output.legend import draw_legend
+from icf_avs.output.class_overlay import ClassOverlay, class_colours, draw_legend, entries, palette
 from icf_avs.output.overlay import Overlay, inner_edge
-from icf_avs.output.palette import palette
 from icf_avs.segment import Segmenter, segment_video
 from icf_avs.segment_command import segment_command
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from icf_avs.errors import UserError
 from icf_avs.formats.regions import find_tracks, regions_by_mask
+from icf_avs.output.class_overlay import COLOURS, indexed
 from icf_avs.output.folder import replaced_when_complete
-from icf_avs.output.palette import COLOURS, indexed
 
 if TYPE_CHECKING:
     from icf_avs.segmentation import Segmentation

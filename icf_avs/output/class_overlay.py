@@ -1,14 +1,89 @@
-"""Class masks in the colours of the palette, with the legend of those that are shown."""
+"""Masks of classes: the colours of the ids, the legend of those that are shown, and both drawn on a video.
+
+Colours of class ids are those of the AVSS labels (labels_rgb) and of PASCAL VOC.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
-from icf_avs.output.legend import Entry, draw_legend
 from icf_avs.output.overlay import Overlay, limited_yuv
-from icf_avs.output.palette import palette
+
+COLOURS = 256  # ids that one byte can hold
+_PAPER, _INK = (24, 24, 24), (235, 235, 235)
+
+
+def palette(n: int = COLOURS) -> np.ndarray:
+    """Colours of ids 0..n-1, uint8 [n, 3] RGB: 0 is black, 1 is (128, 0, 0), 2 is (0, 128, 0).
+
+    The bits of an id are dealt to red, green and blue in turn, the low ones to the high bits of the channels.
+    """
+    if not 1 <= n <= COLOURS:
+        raise ValueError(f"{n} colours asked for; there are 1 to {COLOURS}")
+    ids, channels = np.arange(n)[:, None], np.arange(3)
+    colours = np.zeros((n, 3), np.uint8)
+    for bit in range(8):
+        colours |= ((ids >> (3 * bit + channels) & 1) << (7 - bit)).astype(np.uint8)
+    return colours
+
+
+def indexed(ids: np.ndarray) -> Image.Image:
+    """Class ids, uint8 [H, W] -> a picture (mode P) whose pixels are the ids, shown in these colours."""
+    picture = Image.fromarray(ids)
+    picture.putpalette(palette().tobytes())
+    return picture
+
+
+class Entry(NamedTuple):
+    """One class: its name, and tint and contour as uint8 [2, 3]."""
+
+    name: str
+    colours: np.ndarray
+
+
+def draw_legend(entries: Sequence[Entry], width: int, height: int, text_size: int) -> Image.Image:
+    """As small a picture as holds the entries, in rows of at most `width` pixels, never larger than width x height.
+
+    If not all have room, the last words say how many are left out.
+    """
+    font = ImageFont.load_default(text_size)
+    line, swatch, gap = round(1.5 * text_size), text_size, max(2, text_size // 3)
+    rows = max(1, height // line)
+    widths = [gap + swatch + gap + round(font.getlength(entry.name)) + gap for entry in entries]
+    shown, more, places = len(entries), "", _places(widths, width)
+    while places[-1][1] >= rows and shown > 1:
+        shown -= 1
+        more = f"+{len(entries) - shown} more"
+        places = _places([*widths[:shown], gap + round(font.getlength(more)) + gap], width)
+
+    used = [x + w for (x, _), w in zip(places, [*widths[:shown], gap + font.getlength(more) + gap], strict=False)]
+    size = min(width, round(max(used))), min(height, line * (places[-1][1] + 1))
+    picture = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(picture)
+    for entry, (x, row) in zip(entries[:shown], places, strict=False):
+        tint, contour = (tuple(colour) for colour in entry.colours.tolist())
+        left, top = x + gap, row * line + (line - swatch) // 2
+        draw.rectangle((left, top, left + swatch - 1, top + swatch - 1), fill=tint, outline=contour)
+        draw.text((left + swatch + gap, row * line + line // 2), entry.name, fill=_INK, font=font, anchor="lm")
+    if more:
+        x, row = places[-1]
+        draw.text((x + gap, row * line + line // 2), more, fill=_INK, font=font, anchor="lm")
+    return picture
+
+
+def _places(widths: list[int], width: int) -> list[tuple[int, int]]:
+    """Where each item begins: (x, row)."""
+    places, x, row = [], 0, 0
+    for item in widths:
+        if x and x + item > width:
+            x, row = 0, row + 1
+        places.append((x, row))
+        x += item
+    return places
 
 
 def class_colours(n: int) -> np.ndarray:

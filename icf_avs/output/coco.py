@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from icf_avs.output.palette import palette
+from icf_avs.output.class_overlay import palette
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from icf_avs.output.class_overlay import class_colours, entries
+from icf_avs.output.class_overlay import Entry, class_colours, draw_legend, entries
 from icf_avs.output.coco import FrameMask
-from icf_avs.output.legend import Entry, draw_legend
 from icf_avs.output.overlay import Overlay
 
 TILES = 12  # at most

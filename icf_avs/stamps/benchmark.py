@@ -27,7 +27,7 @@ from PIL import Image
 
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
-from icf_avs.output.palette import palette
+from icf_avs.output.class_overlay import palette
 from icf_avs.stamps import packages
 from icf_avs.stamps.backgrounds import photographs
 from icf_avs.stamps.catalog import Catalog, load_catalog

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from icf_avs.output.coco import FrameMask
-from icf_avs.output.film_thread import FilmThread
+from icf_avs.output.video_writer import WriterThread
 
 
 def mask(index: int) -> FrameMask:
@@ -17,7 +17,7 @@ def mask(index: int) -> FrameMask:
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("film")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("video-writer")]
 
 
 def test_pictures_wait_for_their_masks_and_come_in_order():
@@ -29,7 +29,7 @@ def test_pictures_wait_for_their_masks_and_come_in_order():
             shown(index)
 
     told = []
-    with FilmThread(write) as film:
+    with WriterThread(write) as film:
         time.sleep(0.05)
         assert drawn == []
         film.add(mask(0))
@@ -49,7 +49,7 @@ def test_masks_that_cease_to_come_end_the_film():
             frame_of(index)
             shown(index)
 
-    with pytest.raises(KeyboardInterrupt), FilmThread(write) as film:
+    with pytest.raises(KeyboardInterrupt), WriterThread(write) as film:
         film.add(mask(0))
         raise KeyboardInterrupt
     assert not threads() and film.drawn <= 1
@@ -60,11 +60,11 @@ def test_the_failure_of_the_film_is_raised_where_masks_are_made():
         frame_of(0)
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"), FilmThread(write) as film:
+    with pytest.raises(OSError, match="No space"), WriterThread(write) as film:
         for index in range(1000):
             film.add(mask(index))
             time.sleep(0.005)
     assert len(film.frames) < 1000 and not threads()
-    with pytest.raises(OSError, match="No space"), FilmThread(write) as film:
+    with pytest.raises(OSError, match="No space"), WriterThread(write) as film:
         film.add(mask(0))
         film.finish(lambda: None)

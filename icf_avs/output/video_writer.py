@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from threading import Condition
+from typing import Protocol, TypeVar
 
 import av
 import numpy as np
@@ -15,12 +18,13 @@ from av.codec.context import Flags
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, VideoReformatter
 
-from icf_avs.data.audio_windows import Sound
+from icf_avs.data.audio_windows import Sound, sound_blocks
 from icf_avs.data.local_url import local_url
-from icf_avs.data.media import MediaInfo, Orientation, video_frames
+from icf_avs.data.media import MediaInfo, Orientation, chosen_streams, opened, video_frames
+from icf_avs.data.packets import packets
 from icf_avs.data.picture import Picture
 from icf_avs.output.class_overlay import ClassOverlay
-from icf_avs.output.film_sound import film_sound
+from icf_avs.output.coco import FrameMask
 from icf_avs.output.overlay import Overlay
 
 _CLOCK = Fraction(1, 90_000)  # fine enough for pictures at irregular times
@@ -30,10 +34,13 @@ _ENCODER = {"preset": "ultrafast", "qp": "23", "a53cc": "0"}  # captions are los
 _MAX_RATE = 30  # pictures a second; faster video is thinned
 _SOUND_AT_ONCE = 1.0  # seconds: picture by picture, each would push the other's encoder out of the processor's cache
 _BT601, _AS_BT601 = 5, (0, 2, 6)  # matrices in FFmpeg's numbering: RGB, unknown and NTSC are taken for the first
+_PROGRESS_INTERVAL = 0.25  # seconds
+_AAC = {"aac_coder": "fast"}  # at this rate no worse than the default, by signal to noise, in two thirds of its time
+_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 Mask = TypeVar("Mask")
 
 
-def write_film(
+def write_video(
     info: MediaInfo, path: Path, interval_at: Callable[[float], int], mask_of: Callable[[int], Mask],
     progress: Callable[[int], None], overlay_of: Callable[[Mask], Overlay | ClassOverlay] = Overlay,
     sound: Sound | None = None, pictures: Iterator[tuple[float, Picture]] | None = None,
@@ -56,7 +63,7 @@ def write_film(
         video.codec_context.time_base = _CLOCK
         video.codec_context.sample_aspect_ratio = info.pixel_aspect
         video.codec_context.flags |= Flags.frame_duration  # or the encoder guesses how long the last picture lasts
-        track = film_sound(container, info, sound)
+        track = _audio_track(container, info, sound)
         reformatter = VideoReformatter()
         current, overlay, sounded = -1, None, 0.0
         for time, picture, until in _at_each_mask(_kept(info, pictures or video_frames(info)), interval_at):
@@ -117,7 +124,7 @@ def _drawn(
     shown, size = (info.width, info.height), (encoder.width, encoder.height)
     as_shown = info.orientation == Orientation() and shown == size and source.colorspace
     if as_shown and overlay.is_empty:
-        source.pict_type = PictureType.NONE  # the source's key frames need not be the film's
+        source.pict_type = PictureType.NONE  # the source's key frames need not be the overlay's
         return source
     drawn = av.VideoFrame(*size, "yuv420p")
     drawn.color_range, drawn.colorspace = source.color_range, source.colorspace or _BT601
@@ -138,7 +145,7 @@ def _drawn(
 
 
 def _colours_of(encoder: av.VideoCodecContext, frame: av.VideoFrame, reformatter: VideoReformatter) -> av.VideoFrame:
-    """A yuv420p picture in the matrix and range of the film, which are those of its first picture."""
+    """A yuv420p picture in the matrix and range of the video that is written, which are those of its first picture."""
 
     def kind(tags: av.VideoCodecContext | av.VideoFrame) -> tuple[int, int]:
         matrix = _BT601 if tags.colorspace in _AS_BT601 else tags.colorspace
@@ -148,3 +155,137 @@ def _colours_of(encoder: av.VideoCodecContext, frame: av.VideoFrame, reformatter
         return frame
     matrix, color_range = kind(encoder)
     return reformatter.reformat(frame, dst_colorspace=matrix, dst_color_range=color_range)
+
+
+class _AudioTrack(Protocol):
+    """The audio track of a video that is being written."""
+
+    def write_until(self, time: float) -> None:
+        """Write on until the sound reaches `time` seconds, or to its end."""
+
+
+def _audio_track(container: av.container.OutputContainer, info: MediaInfo, sound: Sound | None) -> _AudioTrack:
+    """Add `sound`, or the video's own: its AAC as it is, or whatever else there is as AAC.
+
+    What is copied loses nothing and costs next to nothing. It must be without holes: the sound is at the second it
+    belongs to, and holes have to be filled.
+    """
+    if sound is None and info.audio_codec == "aac" and info.audio_channels <= 2 and info.audio_unbroken:
+        with opened(info.path, info.parts) as source:
+            own = chosen_streams(source, info.path, info.audio_track)[1]
+            if own.codec_context.extradata:  # in broadcasts each packet brings its own, which MP4 does not hold
+                return _Copied(container, info, container.add_stream_from_template(own))
+    return _Encoded(container, info, sound)
+
+
+class _Copied:
+    """Packets as they are, on the clock of the pictures, but for those that are known to be damaged: not every player
+    goes on behind one. One that ends before second 0 is kept to begin with: the next may need it to be decoded.
+    """
+
+    def __init__(
+        self, container: av.container.OutputContainer, info: MediaInfo, stream: av.audio.stream.AudioStream
+    ) -> None:
+        self._container, self._stream = container, stream
+        self._packets = self._moved(info)
+        self._next = next(self._packets, None)
+
+    def _moved(self, info: MediaInfo) -> Iterator[av.Packet]:
+        with opened(
+            info.path, info.parts
+        ) as source:  # in here, where only what reading raises is taken for the video's fault
+            own = chosen_streams(source, info.path, info.audio_track)[1]
+            for number, packet in enumerate(info.clock.applied(packets(source, own))):
+                if not packet.size:  # ends the stream
+                    return
+                if number in info.repaired.sound:
+                    continue
+                begin = packet.dts if packet.pts is None else packet.pts
+                packet.pts = packet.dts = begin - round(info.start / packet.time_base)
+                early, cut_off = packet.pts + 2 * (packet.duration or 0) < 0, packet.is_discard and packet.pts >= 0
+                if not (early or cut_off):
+                    packet.stream = self._stream
+                    yield packet
+
+    def write_until(self, time: float) -> None:
+        while self._next is not None and self._next.pts * self._next.time_base < time:
+            self._container.mux(self._next)
+            self._next = next(self._packets, None)
+
+
+class _Encoded:
+    """The sound at the second it belongs to: holes are filled, late sound stays late."""
+
+    def __init__(self, container: av.container.OutputContainer, info: MediaInfo, sound: Sound | None) -> None:
+        self._container = container
+        rate = info.audio_rate if info.audio_rate in _AAC_RATES else 48_000
+        self._layout = "mono" if sound is None and info.audio_channels == 1 else "stereo"
+        self._stream = container.add_stream("aac", rate=rate, layout=self._layout, options=_AAC)
+        self._blocks = (sound or partial(sound_blocks, info))(rate, self._layout)
+        self._samples = 0
+
+    def write_until(self, time: float) -> None:
+        rate = self._stream.rate
+        while self._samples < time * rate:
+            block = next(self._blocks, None)
+            if block is None:
+                if time == math.inf:
+                    self._container.mux(self._stream.encode(None))
+                return
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), "fltp", self._layout)
+            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), self._samples
+            self._container.mux(self._stream.encode(frame))
+            self._samples += block.shape[1]
+
+
+class _Stopped(Exception):
+    """No more masks will come."""
+
+
+class WriterThread:
+    """Writes the video beside the masks, each frame as soon as its mask has come: drawing and encoding keep one core
+    busy, decoding and the model another.
+
+    As a context, runs write(frame_of, shown) in a thread: frame_of(i) waits for mask number i, shown(i) says that it
+    is drawn now. The context ends only when the thread has; where masks cease to come, what it writes stays unfinished.
+    """
+
+    def __init__(self, write: Callable[[Callable[[int], FrameMask], Callable[[int], None]], None]) -> None:
+        self.frames: list[FrameMask] = []
+        self.drawn = 0  # masks that have been drawn, the present one counted
+        self._write, self._changed, self._ended = write, Condition(), False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="video-writer")
+
+    def __enter__(self) -> WriterThread:
+        self._result = self._thread.submit(self._write, self._frame, self._shown)
+        return self
+
+    def add(self, frame: FrameMask) -> None:
+        """The next mask. Raises what has made the writing fail meanwhile."""
+        with self._changed:
+            self.frames.append(frame)
+            self._changed.notify_all()
+        if self._result.done():
+            self._result.result()
+
+    def finish(self, tell: Callable[[], None]) -> None:
+        """Wait for the end of the video, and call `tell` now and then. Raises what made the writing fail."""
+        while wait([self._result], _PROGRESS_INTERVAL).not_done:
+            tell()
+        self._result.result()
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._thread.shutdown()
+
+    def _frame(self, index: int) -> FrameMask:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or index < len(self.frames))
+            if self._ended:
+                raise _Stopped
+            return self.frames[index]
+
+    def _shown(self, index: int) -> None:
+        self.drawn = index + 1
