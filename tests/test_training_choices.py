@@ -18,7 +18,7 @@ from icf_avs.cli import train as cli
 from icf_avs.config import TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.evaluate import choose_sets
-from icf_avs.training import command
+from icf_avs.training import command, run
 from icf_avs.training.choices import Choices, command_line, launched
 from icf_avs.training.command import scoring
 from icf_avs.training.recipes import RECIPES
@@ -40,7 +40,7 @@ def parsed(line: str) -> tuple[TrainConfig, Path | None, Path | None]:
         raise UserError("enough")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "train", stop)
+        patch.setattr(run, "train", stop)
         for check in ("refuse_idle", "check_start"):  # of folders and files that are not there
             patch.setattr(command, check, lambda *_: None)
         assert main(shlex.split(line)[1:]) == 2

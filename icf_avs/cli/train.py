@@ -20,11 +20,19 @@ MOST = 10**8  # steps
 def _train(args: argparse.Namespace) -> None:
     check_folder(args.out or Path("runs"))
     try:
-        from icf_avs.training.command import train_command
+        from icf_avs.training.command import announce, configured, console_of, machine_options, progress
+        from icf_avs.training.run import train
     except ModuleNotFoundError as error:
         raise UserError(f"training needs {error.name}: pip install 'icf-avs[train]'") from error
 
-    train_command(args)
+    config, folder, source = configured(args)
+    console = console_of(args.device)
+    with progress(config, console) as report:
+        path = train(
+            config, folder, source=source, init=args.init, resume=args.resume, workers=args.workers, wandb=args.wandb,
+            device=args.device, report=report, machine=machine_options(args),
+        )  # fmt: skip
+    announce(path, config, source, folder, console)
 
 
 def add(commands: argparse._SubParsersAction) -> None:

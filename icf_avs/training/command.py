@@ -1,9 +1,11 @@
-"""`icf train`: a recipe by name, a progress bar, and the run's scores on validation scenes at the end."""
+"""What `icf train` is made of: the run that its options say, its progress bars, and what to do next."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +26,10 @@ from icf_avs.allocator import keep_freed_memory
 from icf_avs.config import TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.training.choices import Choices, refuse_idle, typed
+from icf_avs.training.data import Report
 from icf_avs.training.processes import processes
 from icf_avs.training.recipes import RECIPES
-from icf_avs.training.run import check_start, train
+from icf_avs.training.run import check_start
 from icf_avs.training.trainer import kept_steps
 
 SHOWN = ("loss", "top1", "bce", "dice", "rivals")
@@ -50,8 +53,10 @@ STAGES = {
 }
 
 
-def train_command(args: argparse.Namespace) -> None:
-    """Run the recipe that the command line names."""
+def configured(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None]:
+    """The run that the command line names: its configuration, its folder, and that of its data. This process is set up
+    for it. Raises UserError for what is known to be wrong before any work.
+    """
     if args.recipe not in RECIPES:
         raise UserError(f"no recipe {args.recipe!r}; there are: {', '.join(RECIPES)}")
     recipe = RECIPES[args.recipe]()
@@ -65,28 +70,22 @@ def train_command(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     keep_freed_memory()
     check_start(config, folder, args.init, args.resume, args.wandb)  # here as well, above the bars
-    source = args.data if config.benchmark else args.stamps
-    console = Console(
-        stderr=True, quiet=not processes(args.device).is_main_process, markup=False, highlight=False, soft_wrap=True
-    )
-    if config == replace(recipe, seed=config.seed) and config.estimate:  # of no other run than the recipe's
+    return config, folder, args.data if config.benchmark else args.stamps
+
+
+def console_of(device: str) -> Console:
+    """Where the run speaks: the standard error of its first process."""
+    leads = processes(device).is_main_process
+    return Console(stderr=True, quiet=not leads, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(config: TrainConfig, console: Console) -> Iterator[Report]:
+    """Progress bars, one for each stage, and the function that moves them."""
+    if config == replace(RECIPES[config.name](), seed=config.seed) and config.estimate:  # of no other run than it
         console.print(f"{config.name}: {config.estimate}")
     with Progress(*COLUMNS, console=console) as bar:
-        path = train(
-            config,
-            folder,
-            source=source,
-            init=args.init,
-            resume=args.resume,
-            workers=args.workers,
-            wandb=args.wandb,
-            device=args.device,
-            report=partial(_report, bar, {}, config),
-            machine=machine_options(args),
-        )
-    console.print(f"checkpoint: {path}")
-    for words in scoring(path, config, source, folder):
-        console.print(f"next: {shlex.join(['icf', *words])}")
+        yield partial(_report, bar, {}, config)
 
 
 def machine_options(args: argparse.Namespace) -> list[str]:
@@ -119,6 +118,13 @@ def _report(
     bar.update(tasks[stage], completed=done, total=total, values=shown)
     if not bar.console.is_terminal and (done % 100 == 0 or done == total):  # a log file shows no bar
         bar.console.print(f"{STAGES[stage]} {done}/{total} {shown}")
+
+
+def announce(path: Path, config: TrainConfig, source: Path | None, folder: Path, console: Console) -> None:
+    """Say where the checkpoint is, and the commands that score it."""
+    console.print(f"checkpoint: {path}")
+    for words in scoring(path, config, source, folder):
+        console.print(f"next: {shlex.join(['icf', *words])}")
 
 
 def scoring(path: Path, config: TrainConfig, source: Path | None, folder: Path) -> list[list[str]]:
