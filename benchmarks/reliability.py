@@ -13,8 +13,9 @@ import shlex
 import sys
 from pathlib import Path
 
+from icf_avs.atomic_io import write_text
 from icf_avs.errors import UserError
-from icf_avs.results import revision, write_whole
+from icf_avs.results import revision
 
 COLUMNS = ("check", "tried", "failed", "seed", "command", "revision")
 
@@ -33,7 +34,7 @@ def save_row(path: Path, check: str, tried: int, failed: int, seed: int | str = 
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(sorted([row for row in _rows(path) if (row[0], row[3]) != (check, str(seed))] + [cells]))
-        write_whole(path, text.getvalue())
+        write_text(path, text.getvalue())
     finally:
         os.close(lock)
 

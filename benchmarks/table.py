@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from icf_avs.atomic_io import write_text
 from icf_avs.errors import UserError
-from icf_avs.results import write_whole
 
 
 @dataclass(frozen=True)
@@ -52,4 +52,4 @@ def save_rows(path: Path, rows: Iterable[Row]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(map(astuple, sorted(kept + rows, key=lambda row: (row.benchmark, row.reference_name, row.device))))
-    write_whole(path, text.getvalue())
+    write_text(path, text.getvalue())

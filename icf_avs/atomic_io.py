@@ -6,13 +6,16 @@ releases when the process dies, however that happens; whoever writes beside it n
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from icf_avs.errors import UserError
 
 try:
     import fcntl
@@ -20,6 +23,7 @@ except ModuleNotFoundError:  # not on Windows, where nothing is removed but by i
     fcntl = None
 
 PREFIX = ".icf-"
+Errors = tuple[type[Exception], ...]
 _LOCK = "lock"
 
 
@@ -50,6 +54,87 @@ def replaced_file(path: Path) -> Iterator[Path]:
         yield new
         os.chmod(new, stat.S_IMODE(folder.stat().st_mode) & 0o666)  # some libraries let the owner alone read
         os.replace(new, path)
+
+
+@contextmanager
+def written_file(
+    path: Path, advice: str = "free some space or name another", errors: Errors = (), flush: bool = False
+) -> Iterator[Path]:
+    """As `replaced_file`, in a folder that is made if need be. flush: onto the disk before the file takes its place.
+
+    Raises UserError, with advice, if it cannot be written: for an OSError or one of `errors`.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_file(path) as new:
+            yield new
+            if flush:
+                with new.open("rb+") as file:
+                    os.fsync(file.fileno())
+    except (OSError, *errors) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be written ({reason}); {advice}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that it is either the old one or all of the new one. UserError if it cannot be written."""
+    with written_file(path) as new:
+        new.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def replaced_folder(folder: Path, errors: Errors = ()) -> Iterator[Path]:
+    """Give an empty hidden folder to write to; it takes the place of `folder` only if the block ends well.
+
+    Otherwise nothing of it stays and an earlier `folder` is untouched. Raises UserError if nothing can be written.
+    """
+    with being_written(folder, errors) as new:
+        yield new
+        put_in_place(new, lambda: folder)
+
+
+@contextmanager
+def being_written(folder: Path, errors: Errors = ()) -> Iterator[Path]:
+    """Give an empty hidden folder beside `folder`, which is gone when the block ends, unless `put_in_place` moved it.
+
+    Raises UserError if nothing can be written: for an OSError or one of `errors`.
+    """
+    out = folder.parent
+    made = [path for path in (out, *out.parents) if not path.exists()]  # innermost first
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with unfinished_folder(out) as new:
+            yield new
+    except (OSError, *errors) as error:
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out}: is a file; name a folder for --out") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder}: cannot be written ({reason}); free some space or choose another --out") from error
+    finally:
+        with suppress(OSError):  # stops at the first that holds something
+            for parent in made:
+                parent.rmdir()
+
+
+def put_in_place(new: Path, place: Callable[[], Path]) -> Path:
+    """Rename `new` to the folder that place() says, whose content goes; nothing is lost if that fails.
+
+    `place` is asked again where another process has taken that name meanwhile. All on one file system.
+    """
+    for attempt in range(100):
+        folder, old = place(), new.with_name(f"old{attempt}")
+        try:
+            if folder.exists():
+                os.rename(folder, old)
+            os.rename(new, folder)
+            return folder
+        except OSError as error:
+            if old.exists():
+                with suppress(OSError):  # taken by a newer one
+                    os.rename(old, folder)
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) or not new.exists():
+                raise
+    raise UserError(f"{folder}: other processes replace it again and again; choose another --out")
 
 
 def remove_abandoned(parent: Path, prefix: str = PREFIX) -> None:

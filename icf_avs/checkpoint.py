@@ -6,7 +6,6 @@ The frozen visual encoder is not stored; it comes from its own package. Nothing 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from icf_avs.atomic_io import replaced_file
+from icf_avs.atomic_io import written_file
 from icf_avs.backbones.registry import audio_of, build_visual
 from icf_avs.checkpoint_header import PICKLES, check_length, check_settings, fitted
 from icf_avs.checkpoint_source import DEFAULT, shipped
@@ -60,14 +59,9 @@ def save_checkpoint(model: ICF | SegmentationModel, path: Path, recipe: dict[str
         "spec": json.dumps(vars(model.spec)),
         "recipe": json.dumps(recipe),
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_file(path) as new:
-            save_file({key: value.cpu().contiguous() for key, value in trained_state(model).items()}, new, metadata)
-            with open(new, "rb+") as file:
-                os.fsync(file.fileno())
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot write the checkpoint ({error}); make room or choose another folder") from error
+    state = {key: value.cpu().contiguous() for key, value in trained_state(model).items()}
+    with written_file(path, "make room or choose another folder", (SafetensorError,), flush=True) as new:
+        save_file(state, new, metadata)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

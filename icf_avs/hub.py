@@ -13,12 +13,12 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelHubMixin
 
+from icf_avs.atomic_io import write_text
 from icf_avs.checkpoint import FORMAT, file_digest, load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.checkpoint_header import FILE
 from icf_avs.checkpoint_source import download, find_checkpoint
 from icf_avs.export.card import model_card
 from icf_avs.model.icf import ICF
-from icf_avs.results import write_whole
 from icf_avs.segment import Segmenter
 
 
@@ -35,7 +35,7 @@ class HubSegmenter(Segmenter, ModelHubMixin, library_name="icf-avs"):
             "library_name": "icf-avs", "format": FORMAT, "model": self.model.config.to_dict(),
             "spec": vars(self.model.spec), "recipe": self.recipe,
         }  # fmt: skip
-        write_whole(save_directory / "config.json", json.dumps(described, indent=1) + "\n")
+        write_text(save_directory / "config.json", json.dumps(described, indent=1) + "\n")
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card that the mixin saves as README.md, with the scores in results/*.csv of the current folder."""

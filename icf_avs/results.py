@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from icf_avs.atomic_io import replaced_file
+from icf_avs.atomic_io import write_text
 from icf_avs.avsbench.pictures import SIZE
 from icf_avs.errors import UserError
 from icf_avs.output.writable import check_file
@@ -148,7 +148,7 @@ def replace_rows(path: Path, columns: tuple[str, ...], old: list[Row], new: list
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows([row for row in old if key(row) not in replaced] + new)
-    write_whole(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def check_tables(out: Path) -> None:
@@ -192,7 +192,7 @@ def save_notes(
             for audio, protocols in scores.items()
         },
     }
-    write_whole(path, json.dumps(notes, indent=1, sort_keys=True) + "\n")
+    write_text(path, json.dumps(notes, indent=1, sort_keys=True) + "\n")
 
 
 def hardware(device: torch.device) -> dict[str, str | int | None]:
@@ -229,16 +229,6 @@ def revision() -> str:
         return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unversioned"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it is either the old one or all of the new one. UserError if it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_file(path) as new:
-            new.write_text(text, encoding="utf-8", newline="")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or name another") from error
 
 
 def show(rows: list[Row]) -> None:

@@ -11,8 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from av.error import FFmpegError
 from PIL import Image
 
+from icf_avs.atomic_io import being_written, put_in_place
 from icf_avs.data.audio_windows import Sound
 from icf_avs.data.media import probe
 from icf_avs.data.shared_pictures import SharedPictures
@@ -21,7 +23,7 @@ from icf_avs.mask_stream import Model, check_settings, mask_count, stream_masks
 from icf_avs.output import coco
 from icf_avs.output.class_overlay import ClassOverlay, indexed
 from icf_avs.output.coco import FrameMask
-from icf_avs.output.folder import being_written, put_in_place, result_folder
+from icf_avs.output.folder import result_folder
 from icf_avs.output.overlay import Overlay
 from icf_avs.output.sheet import classes_of, contact_sheet, frame_tile, tile_numbers
 from icf_avs.output.video_writer import WriterThread, write_video
@@ -75,7 +77,7 @@ def segment_video(
     def place() -> Path:
         return result_folder(Path(out), source, taken)
 
-    with being_written(place()) as new:
+    with being_written(place(), (FFmpegError,)) as new:
         video = source.content if private else {"path": source.place, **source.content}
         for name in ("masks", "classes") if semantic else ("masks",):
             (new / name).mkdir()

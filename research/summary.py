@@ -11,8 +11,8 @@ import math
 from pathlib import Path
 from statistics import mean, stdev
 
+from icf_avs.atomic_io import write_text
 from icf_avs.errors import UserError
-from icf_avs.results import write_whole
 from research.ablation import PARTS, RUNS, parts_path
 from research.ablation_rows import ROWS
 from research.table import Line, csv_text
@@ -125,7 +125,7 @@ def summary_command(table: Path, runs: Path, pictures: Path) -> None:
     if not lines:
         raise UserError(f"{table} has no run yet; make some with `python -m research ablation`")
     for path, text in summaries(table, lines, parts).items():
-        write_whole(path, text)
+        write_text(path, text)
         print(f"wrote {path}")
     from research.plots import reliance
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from icf_avs.atomic_io import write_text
 from icf_avs.errors import UserError
-from icf_avs.results import read_csv, write_whole
+from icf_avs.results import read_csv
 
 Line = dict[str, str]
 
@@ -43,7 +44,7 @@ class Table:
         """Put the lines of a run into the table at `path` in place of its earlier ones."""
         kept = [line for line in self.read(path) if self.run(line) != run]
         whole = sorted(kept + lines, key=lambda line: (self.rows.index(line["row"]), int(line["seed"])))
-        write_whole(path, csv_text(self.columns, whole))
+        write_text(path, csv_text(self.columns, whole))
 
 
 def csv_text(columns: tuple[str, ...], lines: list[Line]) -> str:

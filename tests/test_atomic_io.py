@@ -15,13 +15,10 @@ import torch
 from clip_maker import make_clip, tone
 from small_icf import small_model
 
-from icf_avs.atomic_io import replaced_file, unfinished_folder
+from icf_avs.atomic_io import replaced_file, replaced_folder, unfinished_folder, write_text, written_file
 from icf_avs.backbones.weights import released_file
 from icf_avs.checkpoint import save_checkpoint
 from icf_avs.contracts import ClipSpec, Prediction
-from icf_avs.formats.whole_file import whole_file
-from icf_avs.output.folder import replaced_when_complete
-from icf_avs.results import write_whole
 from icf_avs.segment import segment_video
 from icf_avs.stamps.clip_files import write_bytes
 
@@ -57,9 +54,9 @@ def umask(request: pytest.FixtureRequest):
 
 def test_everything_gets_the_usual_permissions(umask: int, tmp_path: Path) -> None:
     save_checkpoint(small_model(), tmp_path / "model.safetensors", {})
-    write_whole(tmp_path / "scores.csv", "a\n")
+    write_text(tmp_path / "scores.csv", "a\n")
     write_bytes(tmp_path / "picture.png", b"x")
-    with whole_file(tmp_path / "alpha.mov") as new:
+    with written_file(tmp_path / "alpha.mov") as new:
         new.write_bytes(b"x")
     source = tmp_path / "served"
     source.write_bytes(b"x")
@@ -68,7 +65,7 @@ def test_everything_gets_the_usual_permissions(umask: int, tmp_path: Path) -> No
         patch.setenv("TORCH_HOME", str(tmp_path))
         patch.delenv("ICF_WEIGHTS_DIR", raising=False)
         released_file("x", source.as_uri(), digest)
-    with replaced_when_complete(tmp_path / "result") as new:
+    with replaced_folder(tmp_path / "result") as new:
         (new / "masks").mkdir()
         (new / "masks" / "000000.png").write_bytes(b"x")
     for path in tmp_path.rglob("*"):
@@ -128,7 +125,7 @@ def test_a_command_that_is_ended_leaves_nothing(number: int, result: Path, tmp_p
     _, said = run.communicate(timeout=60)
     if number == signal.SIGKILL:
         assert len(os.listdir(out)) == 1
-        write_whole(out / "next.txt", "")
+        write_text(out / "next.txt", "")
         assert os.listdir(out) == ["next.txt"]
     else:
         word = "interrupted" if number == signal.SIGINT else "terminated"

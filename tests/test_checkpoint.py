@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,7 +152,7 @@ def test_a_failure_leaves_the_old_one(fails: str, saved: Path, monkeypatch: pyte
     if fails == "save_file":
         monkeypatch.setattr(checkpoint, "save_file", full)
     else:
-        monkeypatch.setattr(checkpoint.os, "replace", refused)
+        monkeypatch.setattr(os, "replace", refused)
     with pytest.raises((OSError, UserError)):
         save_checkpoint(built(5), saved, {})
     assert saved.read_bytes() == before and len(list(saved.parent.iterdir())) == 1

@@ -15,10 +15,11 @@ import statistics
 import sys
 from pathlib import Path
 
+from icf_avs.atomic_io import write_text
 from icf_avs.errors import UserError
 from icf_avs.export.card import markdown, scores_table
 from icf_avs.output.writable import check_file
-from icf_avs.results import COLUMNS, Row, read_csv, write_whole
+from icf_avs.results import COLUMNS, Row, read_csv
 from tools.checkpoint_table import checkpoint_table
 from tools.choices import TRIED, chosen_table
 from tools.model_zoo import model_zoo
@@ -55,7 +56,7 @@ def fill_documents(root: Path, check: bool = False) -> int:
         if check:
             print(f"{path.relative_to(root)} is stale: run `python -m tools.fill_tables`", file=sys.stderr)
         else:
-            write_whole(path, text)
+            write_text(path, text)
     for path in documents:
         text = path.read_text(encoding="utf-8")
         renewed = fill(text, root / "results", path)
@@ -65,7 +66,7 @@ def fill_documents(root: Path, check: bool = False) -> int:
         if check:
             print(f"{path.relative_to(root)} is stale: run `python -m tools.fill_tables`", file=sys.stderr)
         else:
-            write_whole(path, renewed)
+            write_text(path, renewed)
             print(f"renewed {path.relative_to(root)}")
     return 1 if check and stale else 0
 

@@ -20,8 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from av.error import FFmpegError
 from PIL import Image
 
+from icf_avs.atomic_io import replaced_folder
 from icf_avs.avsbench.metadata import check_columns, read_table
 from icf_avs.avsbench.pictures import CLASSES, Layout, open_image
 from icf_avs.avsbench.record import ClipRecord
@@ -30,7 +32,6 @@ from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import Fault, UserError, refused
 from icf_avs.mask_stream import mask_count
-from icf_avs.output.folder import replaced_when_complete
 from icf_avs.stamps.clip_files import write_wav
 from icf_avs.stamps.packages import cache_dir
 
@@ -247,7 +248,7 @@ def _cut(video: OwnVideo) -> None:
     frames = read_frames(info, (second + PHASE for span in missing.values() for second in span))
     sound = AudioWindows(info, RATE)
     for folder, span in missing.items():
-        with replaced_when_complete(folder) as new:
+        with replaced_folder(folder, (FFmpegError,)) as new:
             for number in range(len(span)):
                 Image.fromarray(next(frames)[1]).save(new / f"{number}.jpg", quality=95)
             write_wav(new / "audio.wav", to_int16(sound.read(span[0] * RATE, len(span) * RATE)))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from icf_avs.atomic_io import replaced_folder
 from icf_avs.avsbench.pictures import CLASSES
 from icf_avs.compose.find_pictures import find_pictures
 from icf_avs.compose.matching import match_classes, plain
@@ -21,7 +22,6 @@ from icf_avs.compose.scenes import SPLITS, Material, Scene, plan
 from icf_avs.compose.sounds import Recording, find_sounds
 from icf_avs.compose.splits import deal, identities
 from icf_avs.errors import UserError
-from icf_avs.output.folder import replaced_when_complete
 from icf_avs.stamps.clip_files import write_wav
 
 SET = "AVSS"  # folder of the set below OUT, as `icf evaluate --data OUT` finds it
@@ -79,7 +79,7 @@ def compose(request: Request, out: Path) -> dict[str, object]:
         for scene in plan(material[split], split, count, request.sources, request.seed)
     ]
     unusable: set[str] = set()
-    with replaced_when_complete(folder) as new:
+    with replaced_folder(folder) as new:
         pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
         try:
 

@@ -7,8 +7,8 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+from icf_avs.atomic_io import write_text
 from icf_avs.corpus.work import Job
-from icf_avs.results import write_whole
 
 REPORT = "failures.csv"
 
@@ -19,5 +19,5 @@ def write_report(out: Path, failures: Mapping[Job, str]) -> Path:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("video", "error"))
     table.writerows((job.name, error) for job, error in failures.items())
-    write_whole(out / REPORT, text.getvalue())
+    write_text(out / REPORT, text.getvalue())
     return out / REPORT

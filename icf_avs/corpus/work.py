@@ -15,11 +15,12 @@ from typing import Any
 import torch
 
 import icf_avs
+from icf_avs.atomic_io import put_in_place
 from icf_avs.checkpoint import load_checkpoint
 from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.contracts import Missing
 from icf_avs.errors import UserError
-from icf_avs.output.folder import is_earlier_result, put_in_place
+from icf_avs.output.folder import is_earlier_result
 from icf_avs.provenance import Source
 from icf_avs.segment import Segmenter, check_class_head, segment_video
 

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from pathlib import Path
 
+from icf_avs.atomic_io import write_text
 from icf_avs.backbones.word_ear import WordEar
 from icf_avs.checkpoint import file_digest, load_checkpoint, read_recipe
 from icf_avs.checkpoint_source import find_checkpoint
@@ -14,7 +15,6 @@ from icf_avs.export.card import HEAD, model_card
 from icf_avs.export.formats import FORMATS, difference, trace, write
 from icf_avs.export.graph import ExportGraph
 from icf_avs.output.writable import check_file
-from icf_avs.results import write_whole
 
 TOLERANCE = 1e-3  # of logits and probabilities
 _USE = {
@@ -60,7 +60,7 @@ def export_command(checkpoint: str, out: Path, form: str, results: Path = Path("
     if not gap <= TOLERANCE:  # true for NaN as well
         raise UserError(f"{target}: differs from the model by {gap:.1e}; do not use it, and report this")
     use = _use(form, graph, target.name)
-    write_whole(card, model_card(name, read_recipe(path), use, results, file_digest(path)))
+    write_text(card, model_card(name, read_recipe(path), use, results, file_digest(path)))
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, at most {gap:.1e} from the model; the card is README.md")
 
 

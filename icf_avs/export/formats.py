@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from icf_avs.atomic_io import replaced_file
+from icf_avs.atomic_io import written_file
 from icf_avs.export.graph import ExportGraph
 
 INPUTS = ("frames", "waves")
@@ -88,8 +88,7 @@ FORMATS = {
 
 def write(graph: ExportGraph, program: ExportedProgram, form: Format, path: Path) -> None:
     """Write the program so that the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_file(path) as new:
+    with written_file(path) as new:
         form.write(program, graph.outputs, metadata(graph), new)
 
 

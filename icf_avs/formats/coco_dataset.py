@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pycocotools import mask as coco_mask
 
+from icf_avs.atomic_io import write_text
 from icf_avs.formats.regions import category_names
-from icf_avs.results import write_whole
 
 if TYPE_CHECKING:
     from icf_avs.segmentation import Segmentation
@@ -67,4 +67,4 @@ def coco_dataset(segmentation: Segmentation) -> dict[str, Any]:
 
 def write_coco(segmentation: Segmentation, path: Path) -> None:
     """Write coco_dataset as JSON."""
-    write_whole(path, json.dumps(coco_dataset(segmentation), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(coco_dataset(segmentation), indent=1, ensure_ascii=False) + "\n")

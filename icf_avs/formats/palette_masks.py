@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icf_avs.atomic_io import replaced_folder
 from icf_avs.errors import UserError
 from icf_avs.formats.regions import find_tracks, regions_by_mask
 from icf_avs.output.class_overlay import COLOURS, indexed
-from icf_avs.output.folder import replaced_when_complete
 
 if TYPE_CHECKING:
     from icf_avs.segmentation import Segmentation
@@ -41,6 +41,6 @@ def object_ids(segmentation: Segmentation) -> Iterator[np.ndarray]:
 
 def write_palette(segmentation: Segmentation, folder: Path) -> None:
     """Write object_ids as indexed PNG files; `folder` is replaced. Raises UserError as object_ids does."""
-    with replaced_when_complete(folder) as new:
+    with replaced_folder(folder) as new:
         for index, ids in enumerate(object_ids(segmentation)):
             indexed(ids).save(new / f"{index:06d}.png")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import av
+from av.error import FFmpegError
 
+from icf_avs.atomic_io import written_file
 from icf_avs.data.local_url import local_url
-from icf_avs.formats.whole_file import whole_file
 
 if TYPE_CHECKING:
     from icf_avs.output.coco import FrameMask
@@ -80,7 +81,7 @@ def _spans(frames: Sequence[FrameMask], word: str, on: Sequence[bool]) -> list[_
 
 def write_srt(segmentation: Segmentation, path: Path) -> None:
     """Write the subtitles in the SubRip format, UTF-8."""
-    with whole_file(path) as new, av.open(local_url(new), "w", format="srt") as container:
+    with written_file(path, errors=(FFmpegError,)) as new, av.open(local_url(new), "w", format="srt") as container:
         stream = container.add_stream("subrip")
         stream.codec_context.subtitle_header = b"[Script Info]\nScriptType: v4.00+\n"  # FFmpeg wants one to begin
         container.start_encoding()

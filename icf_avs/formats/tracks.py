@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icf_avs.atomic_io import write_text
 from icf_avs.formats.regions import category_names, find_tracks
-from icf_avs.results import write_whole
 
 if TYPE_CHECKING:
     from icf_avs.segmentation import Segmentation
@@ -52,4 +52,4 @@ def tracks_document(segmentation: Segmentation) -> dict[str, Any]:
 
 def write_tracks(segmentation: Segmentation, path: Path) -> None:
     """Write tracks_document as JSON. Raises UserError without SciPy."""
-    write_whole(path, json.dumps(tracks_document(segmentation), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(tracks_document(segmentation), indent=1, ensure_ascii=False) + "\n")

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icf_avs.atomic_io import write_text
 from icf_avs.avsbench.layouts import read_set
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
@@ -19,7 +20,7 @@ from icf_avs.probe.runner import CONDITIONS, SetProbe, probe_set
 from icf_avs.probe.scores import ALL
 from icf_avs.probe.table import read_table, rows_of, save_table
 from icf_avs.probe.verdict import RESAMPLES, Verdict, judge, worst
-from icf_avs.results import Scored, hardware, revision, write_whole
+from icf_avs.results import Scored, hardware, revision
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +86,7 @@ def probe_command(
     _tell(probes, verdicts, scored)
     if "what is scored" in facts:
         print(f"Scored is {BINARY_ONLY}.")
-    write_whole(report, page(loaded.name, probes, verdicts, facts))
+    write_text(report, page(loaded.name, probes, verdicts, facts))
     for part in getattr(loaded.model, "missing", ()):
         print(f"scored {part}")
     print(f"wrote {table} and {report}")

@@ -14,13 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from icf_avs.atomic_io import write_text
 from icf_avs.checkpoint import read_recipe, save_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.interruption import Interrupted, Interruption
 from icf_avs.objective.objective import FINISHING, Weights
 from icf_avs.output.writable import check_folder
-from icf_avs.results import hardware, revision, write_whole
+from icf_avs.results import hardware, revision
 from icf_avs.training.choices import command_line, launched
 from icf_avs.training.data import Report
 from icf_avs.training.faults import told
@@ -82,7 +83,7 @@ def train(
         leads = trainer.accelerator.is_main_process
         with told(trainer, source, machine), Watch(trainer, recipe, wandb) if leads else nullcontext() as watch:
             if leads:
-                write_whole(folder / "recipe.json", json.dumps(recipe({}), indent=1) + "\n")
+                write_text(folder / "recipe.json", json.dumps(recipe({}), indent=1) + "\n")
             trainer.seconds += time.monotonic() - begun
             fit(trainer, report, watch, stop)
             if leads:
@@ -157,7 +158,7 @@ def _log(trainer: Trainer) -> AbstractContextManager[TextIO | None]:
     path = trainer.folder / "metrics.jsonl"
     rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] < trainer.step]
-    write_whole(path, "".join(kept))
+    write_text(path, "".join(kept))
     return open(path, "a", encoding="utf-8")
 
 

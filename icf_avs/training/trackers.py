@@ -17,9 +17,9 @@ from uuid import uuid4
 import numpy as np
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
+from icf_avs.atomic_io import write_text
 from icf_avs.config import TrainConfig
 from icf_avs.errors import UserError
-from icf_avs.results import write_whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -84,7 +84,7 @@ def end_trackers(accelerator: Accelerator, failed: bool) -> None:
 def _wandb(folder: Path, config: TrainConfig) -> WandBTracker:
     identity = folder / "wandb-id.txt"  # by which W&B knows a resumed run again
     if not identity.exists():
-        write_whole(identity, uuid4().hex[:12] + "\n")
+        write_text(identity, uuid4().hex[:12] + "\n")
     return WandBTracker(
         PROJECT,
         name=config.name,
