@@ -21,9 +21,10 @@ from icf_avs.__main__ import main
 from icf_avs.avsbench.check import check_command
 from icf_avs.avsbench.layouts import class_names, is_stamps, read_all, read_set
 from icf_avs.backbones.text import TEXT_DIM
+from icf_avs.compose.clips import label_image
+from icf_avs.compose.coco_images import find_images
 from icf_avs.compose.command import Request, compose
-from icf_avs.compose.matching import match_classes, plain
-from icf_avs.compose.splits import deal, identities
+from icf_avs.compose.material import assign_splits, identities, match_classes, normalize
 from icf_avs.errors import UserError
 from icf_avs.stamps.catalog import Catalog
 from icf_avs.training.recipes import RECIPES
@@ -100,17 +101,14 @@ def test_what_is_marked_is_what_sounds_and_nothing_else(composed: Path):
 
 def test_masks_lie_on_the_animals(composed: Path, material: Path, request_of: Request):
     """Where the camera sees all of a photograph, ids are those of the annotation, resized."""
-    from icf_avs.compose.find_pictures import find_pictures
-    from icf_avs.compose.rendering import labels
-
-    pictures = find_pictures(request_of.pictures, request_of.images)
+    images = find_images(request_of.pictures, request_of.images)
     document = json.loads(request_of.pictures.read_text())
     ids = {"cow": 1, "dog": 2, "horse": 3, "lamb": 4}
-    for picture in pictures.pictures:
-        _, classes = labels(picture, pictures, {"Cow": "cow", "dog": "dog", "horse": "horse", "lamb": "lamb"}, ids)
+    for image in images.images:
+        _, classes = label_image(image, images, {"Cow": "cow", "dog": "dog", "horse": "horse", "lamb": "lamb"}, ids)
         want = np.zeros(SIZE[::-1], int)
         for annotation in document["annotations"]:
-            if annotation["image_id"] == picture.source:
+            if annotation["image_id"] == image.key:
                 kind = document["categories"][annotation["category_id"] - 10]["name"].lower()
                 want[run_lengths.decode(annotation["segmentation"]) > 0] = ids[kind]
         assert np.array_equal(np.asarray(classes), want)
@@ -201,14 +199,14 @@ def test_dealing():
     rng = np.random.default_rng(0)
     items = {f"p{i}": {f"k{j}" for j in rng.choice(6, rng.integers(1, 4), replace=False)} for i in range(200)}
     items |= {f"r{i}": {"rare"} for i in range(3)} | {"lonely": {"one"}}
-    dealt = deal(items, ("train", "val", "test"), seed=0)
-    assert dealt == deal(dict(reversed(items.items())), ("train", "val", "test"), seed=0)
-    assert dealt != deal(items, ("train", "val", "test"), seed=1)
+    dealt = assign_splits(items, ("train", "val", "test"), seed=0)
+    assert dealt == assign_splits(dict(reversed(items.items())), ("train", "val", "test"), seed=0)
+    assert dealt != assign_splits(items, ("train", "val", "test"), seed=1)
     assert {dealt[f"r{i}"] for i in range(3)} == {"train", "val", "test"} and dealt["lonely"] == "train"
     for kind in {kind for kinds in items.values() for kind in kinds if kind.startswith("k")}:
         mine = [dealt[key] for key, kinds in items.items() if kind in kinds]
         assert 0.65 < mine.count("train") / len(mine) < 0.85 and mine.count("val") and mine.count("test")
-    assert set(deal(items, ("test",), 0).values()) == {"test"}
+    assert set(assign_splits(items, ("test",), 0).values()) == {"test"}
 
 
 def test_files_of_the_same_content_are_one(tmp_path: Path):
@@ -223,7 +221,7 @@ def test_classes_belong_together_by_name_or_by_table(tmp_path: Path):
     mapping.write_text("picture,sound\ncar,car_horn\ncar,engine\n,mouse\n")
     found = match_classes({"Fire truck", "car", "mouse", "cup"}, {"fire_truck", "car_horn", "engine", "mouse"}, mapping)
     assert found == {"fire_truck": "fire-truck", "car_horn": "car", "engine": "car"}
-    assert plain("  Mäuse & co_2 ") == "mäuse-co-2"
+    assert normalize("  Mäuse & co_2 ") == "mäuse-co-2"
 
 
 def edit(change: Callable[[dict], object]) -> Callable[[Path], Request]:

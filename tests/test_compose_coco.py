@@ -12,7 +12,7 @@ from avsbench_fixtures import tone, write_wav
 from PIL import Image, ImageOps
 
 from icf_avs.__main__ import main
-from icf_avs.compose.find_pictures import find_pictures
+from icf_avs.compose.coco_images import find_images
 from icf_avs.errors import UserError
 
 WIDTH, HEIGHT = 160, 120
@@ -65,8 +65,8 @@ def red(picture: Image.Image) -> np.ndarray:
 
 
 def overlap(path: Path) -> tuple[float, tuple[int, int]]:
-    pictures = find_pictures(path, None)
-    image, masks = pictures.load(pictures.pictures[0])
+    pictures = find_images(path, None)
+    image, masks = pictures.load(pictures.images[0])
     both = masks["dog"] & red(image)
     return both.sum() / (masks["dog"] | red(image)).sum(), image.size
 
@@ -87,17 +87,17 @@ def test_a_file_with_the_stored_size_annotates_what_is_stored(tag: int, tmp_path
     document = json.loads(path.read_text())
     document["annotations"] = [dog([[left, top, right, top, right, bottom, left, bottom]])]
     path.write_text(json.dumps(document))
-    pictures = find_pictures(path, None)
-    image, masks = pictures.load(pictures.pictures[0])
+    pictures = find_images(path, None)
+    image, masks = pictures.load(pictures.images[0])
     assert image.size == (WIDTH, HEIGHT), "upright, as it is shown"
     assert (masks["dog"] & red(image)).sum() / (masks["dog"] | red(image)).sum() > 0.97
     assert "1 photographs are annotated as stored" in pictures.notes[0]
 
 
 def test_another_size_is_no_orientation(tmp_path: Path):
-    pictures = find_pictures(write(tmp_path, [dog([SQUARE])], tag=6, size=(80, 60)), None)
+    pictures = find_images(write(tmp_path, [dog([SQUARE])], tag=6, size=(80, 60)), None)
     with pytest.raises(UserError, match=r"is 160x120, in a\.json 80x60"):
-        pictures.load(pictures.pictures[0])
+        pictures.load(pictures.images[0])
 
 
 NAN, HUGE = float("nan"), 10**400
@@ -140,11 +140,11 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_annotation_is_left_out_and_counted(case: str, tmp_path: Path):
     path = write(tmp_path, [BROKEN[case], dog([SQUARE])])
-    pictures = find_pictures(path, None)
+    pictures = find_images(path, None)
     assert pictures.left_out.total() == 1 and pictures.notes[0].startswith("1 annotations are broken")
     assert overlap(path)[0] > 0.97
     with pytest.raises(UserError, match="none of its annotations can be used: 1 with") as error:
-        find_pictures(write(tmp_path, [BROKEN[case]]), None)
+        find_images(write(tmp_path, [BROKEN[case]]), None)
     assert "\n" not in str(error.value)
 
 
@@ -156,8 +156,8 @@ def test_what_is_odd_but_clear_is_kept(tmp_path: Path):
         {key: value for key, value in dog([SQUARE]).items() if key not in ("id", "area")},
         dog([[-30, 10, 60, 10, 60, 50, -30, 50]], image_id=1),  # reaches out of the picture
     ):
-        pictures = find_pictures(write(tmp_path, [odd]), None)
-        _, masks = pictures.load(pictures.pictures[0])
+        pictures = find_images(write(tmp_path, [odd]), None)
+        _, masks = pictures.load(pictures.images[0])
         assert masks["dog"][12:48, 22:58].all() and not masks["dog"][:, 62:].any() and not pictures.notes
 
 

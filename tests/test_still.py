@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from icf_avs.avsbench.pictures import read_frames
-from icf_avs.compose.pictures import FolderPictures
+from icf_avs.compose.images import FolderImages
 
 PICTURE = np.full((20, 30, 3), 120, np.uint8)
 PICTURE[:10, :15], PICTURE[:10, 15:], PICTURE[10:, :15] = (200, 40, 40), (40, 200, 40), (40, 40, 200)
@@ -57,6 +57,6 @@ def test_other_kinds_of_png(tmp_path, kind):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "a.png").rename(tmp_path / "images/dog/a.png")
     Image.fromarray(ramp).save(tmp_path / "masks/dog/a.png")
-    pictures = FolderPictures(tmp_path)
-    again, _ = pictures.load(pictures.pictures[0])
+    pictures = FolderImages(tmp_path)
+    again, _ = pictures.load(pictures.images[0])
     np.testing.assert_array_equal(np.asarray(again), image)

@@ -31,13 +31,21 @@ from icf_avs.output.class_overlay import palette
 from icf_avs.stamps import packages
 from icf_avs.stamps.backgrounds import photographs
 from icf_avs.stamps.catalog import Catalog, load_catalog
-from icf_avs.stamps.clip_files import VIDEO_FPS, write_bytes, write_image, write_mp4, write_wav
+from icf_avs.stamps.clip_files import (
+    VIDEO_FPS,
+    semantic_uid,
+    write_avss_clip,
+    write_bytes,
+    write_image,
+    write_mp4,
+    write_wav,
+)
 from icf_avs.stamps.clips import Clip, classes, render_clip
 from icf_avs.stamps.rendering import canvas, render_frame
 from icf_avs.stamps.scene import Scene, base_split, uses_cross_recordings
 from icf_avs.stamps.scene_sampler import BALANCED, TRAIN, sample_scene
 from icf_avs.stamps.sounds import SoundBank
-from icf_avs.stamps.tables import CROSS, MULTI, SEMANTIC, SINGLE, semantic_uid, write_tables
+from icf_avs.stamps.tables import CROSS, MULTI, SEMANTIC, SINGLE, write_tables
 
 SPEC = ClipSpec(phase=15 / 16)  # five seconds, pictures where AVSBench cut them
 SHORT_SIDE = 240  # pixels of videos and of AVSS frames
@@ -297,12 +305,8 @@ def _log_mel(samples: np.ndarray) -> bytes:
 
 def _write_semantic(job: _Job, scene: Scene, clip: Clip, size: tuple[int, int], samples: np.ndarray) -> None:
     label = "v1s" if job.dataset == SINGLE else "v1m"
-    folder = job.out / SEMANTIC / label / semantic_uid(job.name)
-    for t in range(SPEC.frames):
-        rgb, slots = render_frame(scene, SPEC.frame_time(t), size)
-        write_image(folder / "frames" / f"{t}.jpg", Image.fromarray(rgb))
-        if t == 0 or (label, job.split) != ("v1s", "train"):
-            ids = classes(slots[None], clip.active[:, t : t + 1], scene)[0]
-            write_image(folder / "labels_semantic" / f"{t}.png", Image.fromarray(ids))
-            write_image(folder / "labels_rgb" / f"{t}.png", Image.fromarray(palette()[ids]))
-    write_wav(folder / "audio.wav", samples)
+    rendered = [render_frame(scene, SPEC.frame_time(t), size) for t in range(SPEC.frames)]
+    ids = classes(np.stack([stamp_map for _, stamp_map in rendered]), clip.active, scene)
+    labelled = 1 if (label, job.split) == ("v1s", "train") else SPEC.frames
+    frames, labels = [Image.fromarray(rgb) for rgb, _ in rendered], [Image.fromarray(each) for each in ids[:labelled]]
+    write_avss_clip(job.out / SEMANTIC / label / semantic_uid(job.name), frames, labels, samples, palette())

@@ -18,6 +18,7 @@ from icf_avs.data.local_url import local_url
 from icf_avs.stamps.sounds import RATE
 
 VIDEO_FPS = 25
+AVSS_COLUMNS = ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label")  # of metadata.csv
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -77,3 +78,25 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
     writer.writerow(header)
     writer.writerows(rows)
     write_bytes(path, buffer.getvalue().encode())
+
+
+def semantic_uid(name: str) -> str:
+    """Name of a five-second clip in the AVSS layout, which counts milliseconds from the video's start."""
+    return f"{name}_0_5000"
+
+
+def write_avss_clip(
+    folder: Path,
+    frames: Sequence[Image.Image],
+    labels: Sequence[Image.Image],
+    samples: np.ndarray,
+    colors: np.ndarray | None = None,
+) -> None:
+    """Write frames, class ids of the first len(labels) frames, with `colors` [256, 3] also as RGB, and the sound."""
+    for second, frame in enumerate(frames):
+        write_image(folder / "frames" / f"{second}.jpg", frame)
+    for second, ids in enumerate(labels):
+        write_image(folder / "labels_semantic" / f"{second}.png", ids)
+        if colors is not None:
+            write_image(folder / "labels_rgb" / f"{second}.png", Image.fromarray(colors[np.asarray(ids)]))
+    write_wav(folder / "audio.wav", samples)

@@ -6,14 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from icf_avs.stamps.clip_files import write_bytes, write_table
+from icf_avs.stamps.clip_files import AVSS_COLUMNS, semantic_uid, write_bytes, write_table
 
 SINGLE, MULTI, CROSS, SEMANTIC = "Single-source", "Multi-sources", "Cross", "AVSS"
-
-
-def semantic_uid(name: str) -> str:
-    """Name of a five-second clip in the AVSS layout, which counts milliseconds from the video's start."""
-    return f"{name}_0_5000"
 
 
 def write_tables(out: Path, rows: list[dict], class_names: tuple[str, ...]) -> None:
@@ -32,7 +27,6 @@ def write_tables(out: Path, rows: list[dict], class_names: tuple[str, ...]) -> N
     both = of[SINGLE] + of[MULTI]
     if both:
         labels = ["v1s"] * len(of[SINGLE]) + ["v1m"] * len(of[MULTI])
-        header = ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label")
         table = [
             # The public table calls a clip in which nothing sounds "background".
             (
@@ -46,7 +40,7 @@ def write_tables(out: Path, rows: list[dict], class_names: tuple[str, ...]) -> N
             )
             for row, label in zip(both, labels, strict=True)
         ]
-        write_table(out / SEMANTIC / "metadata.csv", header, table)
+        write_table(out / SEMANTIC / "metadata.csv", AVSS_COLUMNS, table)
         ids = {name: number for number, name in enumerate(("background", *class_names))}
         write_bytes(out / SEMANTIC / "label2idx.json", json.dumps(ids, indent=1).encode())
         _write_scenes(out / SEMANTIC, both, semantic_uid)
