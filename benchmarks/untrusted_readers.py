@@ -33,8 +33,8 @@ from icf_avs.corpus.manifest import read_manifest
 from icf_avs.corpus.work import Job, Settings, is_done
 from icf_avs.export.card import model_card
 from icf_avs.formats.convert import convert
+from icf_avs.mask_rle import encode
 from icf_avs.model.icf import ICF
-from icf_avs.output.coco import encode
 from icf_avs.output.folder import is_earlier_result
 from icf_avs.probe import table as probe_table
 from icf_avs.provenance import Source

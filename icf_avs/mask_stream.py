@@ -27,8 +27,8 @@ from icf_avs.data.media import MediaInfo, read_frames
 from icf_avs.data.resize import resized, thumbnail
 from icf_avs.data.shared_pictures import SharedPictures
 from icf_avs.errors import UserError
-from icf_avs.output import coco
-from icf_avs.output.coco import ClassMask, FrameMask, class_masks
+from icf_avs.mask_rle import encode, encode_nothing
+from icf_avs.segmentation import ClassMask, FrameMask, class_masks
 
 HEARD_WORDS = 5  # words of a mask that are reported at most
 _SLIVER = 0.1  # a rest of less than this share of an interval belongs to the last whole one
@@ -133,7 +133,7 @@ def _frame_mask(
     size, least = (info.height, info.width), math.log(threshold / (1 - threshold))
     described = partial(FrameMask, shot.index, start, end, shot.time, heard=(), class_names=names)
     if kinds is None and logits.amax() <= least:
-        return described(area=0.0, score=0.0, run_lengths=coco.encode_nothing(*size))
+        return described(area=0.0, score=0.0, run_lengths=encode_nothing(*size))
     native = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
     mask = native > least
     marked = native.numpy()[mask.numpy()]  # NumPy picks them three times as fast
@@ -143,7 +143,7 @@ def _frame_mask(
     return described(
         area=len(marked) / mask.numel(),
         score=torch.from_numpy(marked).sigmoid().mean().item() if len(marked) else 0.0,
-        run_lengths=coco.encode(mask.cpu().numpy()),
+        run_lengths=encode(mask.cpu().numpy()),
         classes=classes,
     )
 

@@ -20,15 +20,14 @@ from icf_avs.data.media import probe
 from icf_avs.data.shared_pictures import SharedPictures
 from icf_avs.errors import UserError
 from icf_avs.mask_stream import Model, check_settings, mask_count, stream_masks
-from icf_avs.output import coco
 from icf_avs.output.class_overlay import ClassOverlay, indexed
-from icf_avs.output.coco import FrameMask
 from icf_avs.output.folder import result_folder
 from icf_avs.output.overlay import Overlay
+from icf_avs.output.result_file import document
 from icf_avs.output.sheet import classes_of, contact_sheet, frame_tile, tile_numbers
 from icf_avs.output.video_writer import WriterThread, write_video
 from icf_avs.provenance import Source, made_with
-from icf_avs.segmentation import Segmentation
+from icf_avs.segmentation import FrameMask, Segmentation
 
 _PNG = {"compress_level": 1, "compress_type": 3}  # run lengths: of masks, nothing else makes much less of them
 
@@ -109,8 +108,8 @@ def segment_video(
             film.finish(lambda: _tell(progress, count + film.drawn, 2 * count))
         info.repaired.look_again(info.path)
         spec = replace(model.spec, fps=fps)
-        document = coco.document(info, spec, checkpoint, frames, video, made)
-        text = json.dumps(document, indent=1, ensure_ascii=False)
+        content = document(info, spec, checkpoint, frames, video, made)
+        text = json.dumps(content, indent=1, ensure_ascii=False)
         (new / "segmentation.json").write_text(text + "\n", encoding="utf-8")
         _tell(progress, 2 * count, 2 * count)
         folder = put_in_place(new, place)

@@ -1,15 +1,74 @@
-"""The answer for a whole video."""
+"""The result for a whole video: its masks, held as run lengths, and what goes with each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from icf_avs.contracts import ClipSpec, Missing
 from icf_avs.data.media import MediaInfo
-from icf_avs.output.coco import FrameMask
+from icf_avs.mask_rle import decode, encode
+
+
+@dataclass(frozen=True)
+class ClassMask:
+    """The part of a mask that is of one class."""
+
+    category_id: int  # 1 is the first class; 0, background, has no mask
+    area: float  # share of the picture, 0 to 1
+    score: float  # mean probability, in it, that the pixel sounds
+    run_lengths: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FrameMask:
+    """One mask of a video, as run lengths, and what goes with it."""
+
+    index: int
+    start: float  # seconds; the mask stands for [start, end)
+    end: float
+    picture_time: float  # seconds, of the picture that the model saw
+    area: float  # share of the picture, 0 to 1
+    score: float  # mean probability inside the mask, 0 if it is empty
+    heard: tuple[tuple[str, float], ...]  # words and probabilities, the likeliest first
+    run_lengths: dict[str, Any]  # the mask as COCO RLE
+    classes: tuple[ClassMask, ...] = ()  # its parts by class, in the order of the ids
+    class_names: tuple[str, ...] = ()  # of all ids, background first; empty unless classes were asked for
+
+    @property
+    def time(self) -> float:
+        """Middle of the interval, in seconds."""
+        return (self.start + self.end) / 2
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Bool [H, W] at the video's own size."""
+        return decode(self.run_lengths)
+
+    @property
+    def class_ids(self) -> np.ndarray:
+        """uint8 [H, W] at the video's own size, 0 where nothing sounds.
+
+        Raises ValueError unless segmented with semantic=True.
+        """
+        if not self.class_names:
+            raise ValueError("there are no classes; segment with semantic=True")
+        ids = np.zeros(self.run_lengths["size"], np.uint8)
+        for part in self.classes:
+            ids[decode(part.run_lengths)] = part.category_id
+        return ids
+
+
+def class_masks(ids: np.ndarray, probability: np.ndarray) -> tuple[ClassMask, ...]:
+    """Class ids, uint8 [H, W], and the probability that each pixel sounds -> one mask for each class that occurs."""
+    found = []
+    for index in np.unique(ids[ids > 0]).tolist():
+        part = ids == index
+        found.append(ClassMask(index, float(part.mean()), float(probability[part].mean()), encode(part)))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import UserError
-from icf_avs.formats.saved import read_segmentation
+from icf_avs.output.result_file import read_segmentation
 from icf_avs.segment import Segmenter, segment_video
 from icf_avs.serve.answer import _shown
 

@@ -30,7 +30,7 @@ from icf_avs.corpus.manifest import read_manifest
 from icf_avs.corpus.processes import run_processes
 from icf_avs.corpus.work import Settings, checked_settings, is_done, loaded, segment_job
 from icf_avs.errors import UserError
-from icf_avs.formats.saved import read_segmentation
+from icf_avs.output.result_file import read_segmentation
 from icf_avs.segment import segment_video
 from icf_avs.segment_command import segment_command
 from icf_avs.serve.answer import answer

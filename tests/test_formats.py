@@ -28,11 +28,11 @@ from icf_avs.errors import UserError
 from icf_avs.formats.convert import convert
 from icf_avs.formats.palette_masks import object_ids
 from icf_avs.formats.regions import find_tracks
-from icf_avs.formats.saved import read_segmentation
 from icf_avs.formats.subtitles import BREAK, COMES, GOES, SHORTEST, subtitles
-from icf_avs.output.coco import FrameMask, check_run_lengths, decode, encode
+from icf_avs.mask_rle import check_run_lengths, decode, encode
+from icf_avs.output.result_file import read_segmentation
 from icf_avs.segment import segment_video
-from icf_avs.segmentation import Segmentation
+from icf_avs.segmentation import FrameMask, Segmentation
 
 FPS, SECONDS = 4, 2.0
 KINDS = ("dog", "brass bell")

@@ -26,11 +26,11 @@ from icf_avs.errors import UserError
 from icf_avs.formats.convert import convert
 from icf_avs.formats.subtitles import subtitles
 from icf_avs.mask_stream import mask_count, stream_masks
-from icf_avs.output.coco import FrameMask
 from icf_avs.output.heard_lines import heard_lines
 from icf_avs.output.sheet import caption
 from icf_avs.segment import Segmenter, segment_video
 from icf_avs.segment_command import segment_command
+from icf_avs.segmentation import FrameMask
 from icf_avs.serve.timeline import timeline
 
 

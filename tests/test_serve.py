@@ -28,8 +28,8 @@ import icf_avs.__main__ as cli
 from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe
 from icf_avs.errors import UserError
-from icf_avs.output.coco import FrameMask
 from icf_avs.segment import segment_video
+from icf_avs.segmentation import FrameMask
 from icf_avs.serve.answer import answer
 from icf_avs.serve.command import serving, sweep
 from icf_avs.serve.limits import Limits

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from icf_avs.output.coco import FrameMask
 from icf_avs.output.video_writer import WriterThread
+from icf_avs.segmentation import FrameMask
 
 
 def mask(index: int) -> FrameMask:

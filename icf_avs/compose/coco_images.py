@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from icf_avs.compose.images import SMALLEST, AnnotatedImage, FolderImages, ImageSource, Masks, read_image
 from icf_avs.errors import UserError
-from icf_avs.output.coco import check_run_lengths
+from icf_avs.mask_rle import check_run_lengths
 
 _ORIENTATION = 0x0112  # of EXIF; from 5 to 8 width and height change places
 _FAR = 16  # times the size of the image: memory grows with the coordinates

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from icf_avs.formats.coco_dataset import write_coco
 from icf_avs.formats.palette_masks import write_palette
-from icf_avs.formats.saved import read_segmentation
 from icf_avs.formats.subtitles import write_srt
 from icf_avs.formats.tracks import write_tracks
+from icf_avs.output.result_file import read_segmentation
 from icf_avs.output.writable import check_file, check_folder
 
 WRITERS = {

@@ -15,11 +15,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from icf_avs.errors import UserError
-from icf_avs.output.coco import decode, encode
+from icf_avs.mask_rle import decode, encode
 
 if TYPE_CHECKING:
-    from icf_avs.output.coco import FrameMask
-    from icf_avs.segmentation import Segmentation
+    from icf_avs.segmentation import FrameMask, Segmentation
 
 MIN_AREA = 0.0005  # share of the picture; a smaller region is a speck and no object
 MIN_IOU = 0.2  # of two regions of an object, one after the other

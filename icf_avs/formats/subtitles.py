@@ -15,8 +15,7 @@ from icf_avs.atomic_io import written_file
 from icf_avs.data.local_url import local_url
 
 if TYPE_CHECKING:
-    from icf_avs.output.coco import FrameMask
-    from icf_avs.segmentation import Segmentation
+    from icf_avs.segmentation import FrameMask, Segmentation
 
 # A line comes at one probability and goes below another, stays over short breaks and long enough to be read: no flicker
 COMES, GOES = 0.5, 0.3

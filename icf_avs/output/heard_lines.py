@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from icf_avs.output.coco import FrameMask
+    from icf_avs.segmentation import FrameMask
 
 MOST = 24  # lines; what a longer video holds is in its segmentation.json
 

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from icf_avs.output.class_overlay import Entry, class_colours, draw_legend, entries
-from icf_avs.output.coco import FrameMask
 from icf_avs.output.overlay import Overlay
+from icf_avs.segmentation import FrameMask
 
 TILES = 12  # at most
 _COLUMNS, _CAPTION, _GAP = 4, 22, 6

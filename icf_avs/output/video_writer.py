@@ -24,8 +24,8 @@ from icf_avs.data.media import MediaInfo, Orientation, chosen_streams, opened, v
 from icf_avs.data.packets import packets
 from icf_avs.data.picture import Picture
 from icf_avs.output.class_overlay import ClassOverlay
-from icf_avs.output.coco import FrameMask
 from icf_avs.output.overlay import Overlay
+from icf_avs.segmentation import FrameMask
 
 _CLOCK = Fraction(1, 90_000)  # fine enough for pictures at irregular times
 # The fastest preset, and one quantizer for all pictures: to choose one for each, CRF first analyses half-size copies,

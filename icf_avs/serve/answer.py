@@ -15,10 +15,9 @@ from icf_avs.data.audio_windows import Sound
 from icf_avs.data.media import MediaInfo, read_frames
 from icf_avs.data.resize import thumbnail
 from icf_avs.errors import UserError
-from icf_avs.output.coco import FrameMask
 from icf_avs.output.heard_lines import no_word
 from icf_avs.segment import Segmenter, segment_video
-from icf_avs.segmentation import Segmentation
+from icf_avs.segmentation import FrameMask, Segmentation
 from icf_avs.serve.limits import Limits
 from icf_avs.serve.other_sound import noise, of_clip, silence
 from icf_avs.serve.timeline import timeline

@@ -1,18 +1,88 @@
-"""A finished folder of `icf segment`, read back."""
+"""segmentation.json, which holds the result for a whole video: written, and read back."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icf_avs.checkpoint_header import check_settings
 from icf_avs.contracts import ClipSpec, Missing
 from icf_avs.data.scan import MOST_PIXELS
 from icf_avs.errors import UserError
-from icf_avs.output.coco import JSON_VERSION, ClassMask, FrameMask, check_run_lengths
-from icf_avs.segmentation import Segmentation
+from icf_avs.mask_rle import check_run_lengths
+from icf_avs.output.class_overlay import palette
+from icf_avs.segmentation import ClassMask, FrameMask, Segmentation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from icf_avs.data.media import MediaInfo
+
+JSON_VERSION = 1
+
+
+def document(
+    info: MediaInfo, spec: ClipSpec, checkpoint: str, frames: Sequence[FrameMask], source: dict[str, Any],
+    made_with: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """The content of segmentation.json. Times in seconds from the first picture, areas as a share of the picture.
+
+    `source` tells which file the video is, `made_with` what made the result (provenance.py). With classes it has the
+    list of all `categories` as well, and each frame its `classes`; with what was wrong with the video and read all the
+    same, `repaired`.
+    """
+    names = frames[0].class_names
+    repaired = info.repaired.document()
+    return {
+        "version": JSON_VERSION,
+        "video": {
+            "file": info.path.name,
+            "width": info.width,
+            "height": info.height,
+            "duration": round(info.duration, 6),
+            "fps": round(info.frame_rate, 6),
+        },
+        "source": source,
+        **({"repaired": repaired} if repaired else {}),
+        "checkpoint": checkpoint,
+        "made_with": made_with,
+        "clip": asdict(spec),
+        **({"categories": _categories(names)} if names else {}),
+        "frames": [_frame_document(frame) for frame in frames],
+    }
+
+
+def _categories(names: tuple[str, ...]) -> list[dict[str, Any]]:
+    colours = palette(len(names)).tolist()
+    return [{"id": index, "name": names[index], "color": colours[index]} for index in range(1, len(names))]
+
+
+def _frame_document(frame: FrameMask) -> dict[str, Any]:
+    values = {
+        "index": frame.index,
+        "time": round(frame.time, 6),
+        "start": round(frame.start, 6),
+        "end": round(frame.end, 6),
+        "picture_time": round(frame.picture_time, 6),
+        "area": round(frame.area, 6),
+        "score": round(frame.score, 6),
+        "heard": [{"word": word, "probability": round(value, 4)} for word, value in frame.heard],
+        "segmentation": frame.run_lengths,
+    }
+    if frame.class_names:
+        values["classes"] = [
+            {
+                "category_id": part.category_id,
+                "name": frame.class_names[part.category_id],
+                "area": round(part.area, 6),
+                "score": round(part.score, 6),
+                "segmentation": part.run_lengths,
+            }
+            for part in frame.classes
+        ]
+    return values
 
 
 @dataclass(frozen=True)
