@@ -23,7 +23,7 @@ from icf_avs.contracts import ClipSpec
 from icf_avs.data.media import probe, read_frames
 from icf_avs.stamps.benchmark import write_stamps
 from icf_avs.stamps.catalog import load_catalog
-from icf_avs.stamps.clips import render_clip
+from icf_avs.stamps.clip_renderer import render_clip
 from icf_avs.stamps.scene_sampler import sample_scene
 from icf_avs.stamps.sounds import SoundBank
 

@@ -37,7 +37,7 @@ from icf_avs.export.command import export_command
 from icf_avs.model.icf import ICF
 from icf_avs.segment import Segmenter
 from icf_avs.stamps import word_data
-from icf_avs.stamps.clips import Clip
+from icf_avs.stamps.clip_renderer import Clip
 from icf_avs.stamps.tagger_cache import HeardSounds
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.sources import training_data
@@ -65,7 +65,7 @@ def lossless(path: Path, clip: Clip, size: tuple[int, int] | None = None) -> Pat
             made = av.VideoFrame.from_image(frame)
             made.pts, made.time_base = number, Fraction(1)
             file.mux(video.encode(made))
-        samples = np.round(clip.wave * 32767).astype(np.int16)[None]
+        samples = np.round(clip.waveform * 32767).astype(np.int16)[None]
         block = av.AudioFrame.from_ndarray(samples, "s16", "mono")
         block.sample_rate, block.pts, block.time_base = 16_000, 0, Fraction(1, 16_000)
         file.mux(audio.encode(block))
@@ -148,7 +148,7 @@ def pooled(logits: torch.Tensor) -> list[Any]:
 def fixed_batch(spec: ClipSpec, clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
     """Two frames of the scene, uint8 [2,S,S,3], with their windows of sound [2,window] at the model's rate."""
     frames = resized(torch.from_numpy(np.stack([clip.frames[second] for second in (1, 4)])), spec.image_size)
-    wave = np.repeat(clip.wave, spec.sample_rate // 16_000)
+    wave = np.repeat(clip.waveform, spec.sample_rate // 16_000)
     starts = [max(0, spec.window_start(second)) for second in (1, 4)]
     windows = [np.pad(wave[start : start + spec.window], (0, spec.window))[: spec.window] for start in starts]
     return frames, torch.from_numpy(np.stack(windows).astype(np.float32))

@@ -188,7 +188,7 @@ def test_a_video_has_the_same_bytes_every_time(tmp_path: Path) -> None:
 
 def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write the clips to"):
+    with pytest.raises(UserError, match="cannot be written"):
         write_stamps(tmp_path / "file" / "out", test=1, video=False)
     with pytest.raises(ValueError, match="negative"):
         write_stamps(tmp_path / "out", test=-1)

@@ -23,7 +23,7 @@ from icf_avs.stamps import scene_features as scene_features_module
 from icf_avs.stamps.batches import make_batch
 from icf_avs.stamps.cache import load_arrays, make_once, save_arrays
 from icf_avs.stamps.catalog import Catalog
-from icf_avs.stamps.clips import render_clip
+from icf_avs.stamps.clip_renderer import render_clip
 from icf_avs.stamps.scene_features import SceneFeatures, SceneSet, scene_features
 from icf_avs.stamps.scene_sampler import TRAIN
 from icf_avs.stamps.sounds import SoundBank
@@ -134,7 +134,7 @@ def test_a_cache_that_cannot_be_written(catalog: Catalog, cache: Path) -> None:
 
 def test_features_are_those_of_the_rendered_pictures(made: SceneFeatures, bank: SoundBank) -> None:
     clip = render_clip(made.scenes[17], bank, SPEC)
-    np.testing.assert_array_equal(made.stamp_maps[17], clip.slots[:, 1::2, 1::2])
+    np.testing.assert_array_equal(made.stamp_maps[17], clip.stamp_maps[:, 1::2, 1::2])
     for cached, level in zip(made.pyramid, load_efficientnet_lite0()(torch.from_numpy(clip.frames)), strict=True):
         expected = level.permute(0, 2, 3, 1).numpy()
         np.testing.assert_allclose(cached[17], expected, rtol=5e-3, atol=5e-3 * np.abs(expected).max())
@@ -159,7 +159,7 @@ def test_batches_agree_with_rendered_clips(catalog: Catalog, bank: SoundBank, ma
                 assert batch.onscreen[row, placed.class_id - 1]
         assert batch.onscreen[row].sum() == sum(bool(placed.class_id) for placed in scene.stamps)
         start = SPEC.window_start(1)
-        np.testing.assert_array_equal(batch.waves[row, 1].numpy(), clip.wave[start : start + SPEC.window])
+        np.testing.assert_array_equal(batch.waves[row, 1].numpy(), clip.waveform[start : start + SPEC.window])
         for level, cached in zip(batch.pyramid, made.pyramid, strict=True):
             assert level.dtype == torch.float32
             np.testing.assert_array_equal(level[row].permute(0, 2, 3, 1).numpy(), cached[index].astype(np.float32))

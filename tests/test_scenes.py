@@ -18,7 +18,7 @@ from icf_avs.contracts import Batch, ClipSpec
 from icf_avs.stamps.backgrounds import draw_background, photographs
 from icf_avs.stamps.batches import joined
 from icf_avs.stamps.catalog import Catalog
-from icf_avs.stamps.clips import classes, masks, render_clip
+from icf_avs.stamps.clip_renderer import classes, masks, render_clip
 from icf_avs.stamps.rendering import render_frame, render_stamp_map, visible_shares
 from icf_avs.stamps.scene import Scene
 from icf_avs.stamps.scene_sampler import BALANCED, HARD, TRAIN, SceneStyle, sample_scene
@@ -317,11 +317,11 @@ def test_a_mask_is_the_alpha_channel(catalog: Catalog, scenes: dict[str, list[Sc
 
 def test_render_clip(catalog: Catalog, bank: SoundBank, scenes: dict[str, list[Scene]]) -> None:
     clip = render_clip(scenes["val"][0], bank, ClipSpec(phase=15 / 16), (64, 48))
-    assert clip.frames.shape == (5, 48, 64, 3) and clip.slots.shape == (5, 48, 64)
-    assert clip.active.shape == (len(clip.kinds), 5) and clip.masks.max() == 1
+    assert clip.frames.shape == (5, 48, 64, 3) and clip.stamp_maps.shape == (5, 48, 64)
+    assert clip.active.shape == (len(clip.class_names), 5) and clip.masks.max() == 1
     short = sample_scene(catalog, "train", 0, 0, TRAIN, 1)
     one = render_clip(short, bank, ClipSpec(frames=1, image_size=32))
-    assert one.frames.shape == (1, 32, 32, 3) and one.wave.shape == (RATE,)
+    assert one.frames.shape == (1, 32, 32, 3) and one.waveform.shape == (RATE,)
     with pytest.raises(ValueError, match="5"):
         render_clip(short, bank, ClipSpec())
 

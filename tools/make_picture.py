@@ -19,7 +19,7 @@ from icf_avs.contracts import ClipSpec
 from icf_avs.output.overlay import Overlay
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.clip_files import write_mp4
-from icf_avs.stamps.clips import Clip, render_clip
+from icf_avs.stamps.clip_renderer import Clip, render_clip
 from icf_avs.stamps.rendering import render_frame
 from icf_avs.stamps.scene import PlacedStamp, Scene
 from icf_avs.stamps.sounds import SoundBank
@@ -59,7 +59,7 @@ def write_scene(video: Path, spec: ClipSpec) -> Clip:
     clip = render_clip(scene, SoundBank(catalog), spec, SIZE)
     times = np.arange(scene.seconds * FRAMES_A_SECOND) / FRAMES_A_SECOND
     pictures = (render_frame(scene, time, SIZE)[0] for time in times)
-    write_mp4(video, pictures, SIZE, np.round(clip.wave * 32767).astype(np.int16))
+    write_mp4(video, pictures, SIZE, np.round(clip.waveform * 32767).astype(np.int16))
     return clip
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from icf_avs.contracts import MASK_STRIDE, Batch, ClipSpec
 from icf_avs.data.windows import windows
-from icf_avs.stamps.clips import classes
+from icf_avs.stamps.clip_renderer import classes
 from icf_avs.stamps.scene import Scene
 from icf_avs.stamps.scene_features import MAP_STRIDE, SceneFeatures
 from icf_avs.stamps.sound_variation import PLAIN, SoundStyle

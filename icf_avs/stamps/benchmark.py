@@ -1,9 +1,9 @@
 """Writes the embedded benchmark to disk in the layouts of the public sets, so that any code for those reads it.
 
-OUT/Single-source   as S4: one sounding thing, which sounds all the time; training masks of the first frame only
+OUT/Single-source   as S4: one sounding object, which sounds all the time; training masks of the first frame only
 OUT/Multi-sources   as MS3: one to three, beginning and ending
 OUT/AVSS            the clips of both with class ids, at native size
-OUT/Cross           as MS3, splits val and test only: second recordings, and held-out pictures where a kind has one
+OUT/Cross           as MS3, splits val and test only: second recordings, and held-out stamps where a class has one
 Beside each table a scenes.csv (ours) says what is in each clip. Training scenes are biased, all others balanced.
 """
 
@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import multiprocessing
-import pickle
-from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -40,7 +37,8 @@ from icf_avs.stamps.clip_files import (
     write_mp4,
     write_wav,
 )
-from icf_avs.stamps.clips import Clip, classes, render_clip
+from icf_avs.stamps.clip_renderer import Clip, classes, render_clip
+from icf_avs.stamps.log_mel_file import pickled_log_mel
 from icf_avs.stamps.rendering import canvas, render_frame
 from icf_avs.stamps.scene import Scene, base_split, uses_cross_recordings
 from icf_avs.stamps.scene_sampler import BALANCED, TRAIN, sample_scene
@@ -56,14 +54,6 @@ _STYLES = {  # set -> what training scenes change, what all of its scenes change
 }
 # Scenes of different sets must differ, so each set has its own range of scene numbers.
 _FIRST = {SINGLE: 0, MULTI: 1_000_000, CROSS: 2_000_000}
-_SOURCES = (
-    "stamps.csv",
-    *(
-        f"{name}.py"
-        for name in ("backgrounds", "catalog", "clip_files", "clips", "rendering", "scene", "scene_sampler", "sprite")
-    ),
-    *(f"{name}.py" for name in ("sounds", "soundtrack", "benchmark", "tables", "../data/spectrogram")),
-)
 
 
 @dataclass(frozen=True)
@@ -135,30 +125,15 @@ def write_stamps(
         raise UserError(
             f"{out}: holds clips of another --seed, or of more than are asked for; choose another --out, or delete it"
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        _run([job for job in jobs if not _done(job)], workers)
-        write_tables(out, [json.loads(job.record.read_bytes()) for job in jobs], catalog.class_names)
-    except OSError as error:
-        raise _unwritable(out, error) from error
+    if remaining := [job for job in jobs if not _done(job)]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-
-def _unwritable(out: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write the clips to {out}: {error.strerror or error}; free some space or choose another --out"
-    )
-
-
-def _run(jobs: list[_Job], workers: int) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    if not jobs:
-        return
-    columns = TextColumn("writing clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        for _ in bar.track(_results(jobs, workers), total=len(jobs)):
-            pass
+        columns = TextColumn("writing clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            for _ in bar.track(_results(remaining, workers), total=len(remaining)):
+                pass
+    write_tables(out, [json.loads(job.record.read_bytes()) for job in jobs], catalog.class_names)
 
 
 def _results(jobs: list[_Job], workers: int) -> Iterator[None]:
@@ -184,8 +159,9 @@ def _tools(stamps: Path) -> tuple[Catalog, SoundBank, SoundBank]:
 def _version() -> str:
     """Changes with the code and the data that decide what a clip looks like."""
     digest = hashlib.sha256("\n".join(photographs()).encode())
-    for name in _SOURCES:
-        digest.update((Path(__file__).parent / name).read_bytes())
+    folder = Path(__file__).parent
+    for path in (folder / "stamps.csv", *sorted(folder.glob("*.py")), folder.with_name("data") / "spectrogram.py"):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -199,13 +175,6 @@ def _done(job: _Job) -> bool:
 
 
 def _write_clip(job: _Job) -> None:
-    try:
-        _render_and_write(job)
-    except OSError as error:
-        raise _unwritable(job.out, error) from error
-
-
-def _render_and_write(job: _Job) -> None:
     write_bytes(job.record, b"{}")  # begun
     catalog, bank, cross_bank = _tools(job.stamps)
     training, always = _STYLES[job.dataset]
@@ -213,29 +182,29 @@ def _render_and_write(job: _Job) -> None:
     scene = sample_scene(catalog, job.split, job.index, job.seed, style, round(SPEC.seconds))
     clip = render_clip(scene, cross_bank if uses_cross_recordings(job.split) else bank, SPEC)
     split = base_split(job.split)
-    samples = np.round(clip.wave * 32767).astype(np.int16)
-    sounding = [kind for kind, active in zip(clip.kinds, clip.active, strict=True) if active.any()]
+    samples = np.round(clip.waveform * 32767).astype(np.int16)
+    sounding = [name for name, active in zip(clip.class_names, clip.active, strict=True) if active.any()]
     base = job.out / job.dataset
     if job.dataset == SINGLE:
         data, inner, stem = base / "s4_data", f"{split}/{sounding[0]}", f"{job.name}_"
-        pictures, film = data / "visual_frames" / inner / job.name, base / f"raw_videos/{inner}/{job.name}.mp4"
+        frames, video = data / "visual_frames" / inner / job.name, base / f"raw_videos/{inner}/{job.name}.mp4"
     else:
         data, inner, stem = base / "ms3_data", split, f"{job.name}.mp4_"
-        pictures, film = data / "visual_frames" / job.name, base / f"raw_videos/{job.name}.mp4"
+        frames, video = data / "visual_frames" / job.name, base / f"raw_videos/{job.name}.mp4"
     for t in range(SPEC.frames):
-        write_image(pictures / f"{stem}{t + 1}.png", Image.fromarray(clip.frames[t]))
+        write_image(frames / f"{stem}{t + 1}.png", Image.fromarray(clip.frames[t]))
         if t == 0 or (job.dataset, split) != (SINGLE, "train"):
             mask = Image.fromarray(clip.masks[t] * np.uint8(255))
             write_image(data / "gt_masks" / inner / job.name / f"{job.name}_{t + 1}.png", mask)
     write_wav(data / "audio_wav" / inner / f"{job.name}.wav", samples)
-    write_bytes(data / "audio_log_mel" / inner / f"{job.name}.pkl", _log_mel(samples))
+    write_bytes(data / "audio_log_mel" / inner / f"{job.name}.pkl", pickled_log_mel(samples))
     across, down = canvas(scene.aspect)
     size = round(across * SHORT_SIDE / 2) * 2, round(down * SHORT_SIDE / 2) * 2
     if job.dataset != CROSS:
         _write_semantic(job, scene, clip, size, samples)
     if job.video:
         times = (number / VIDEO_FPS for number in range(round(SPEC.seconds * VIDEO_FPS)))
-        write_mp4(film, (render_frame(scene, time_s, size)[0] for time_s in times), size, samples)
+        write_mp4(video, (render_frame(scene, time_s, size)[0] for time_s in times), size, samples)
     row = {
         "version": _version(),
         "video": job.video,
@@ -245,62 +214,15 @@ def _render_and_write(job: _Job) -> None:
         "seed": job.seed,
         "index": job.index,
         "sounding": sorted(sounding),
-        "onscreen": sorted(kind for i, kind in enumerate(clip.kinds) if kind and (clip.slots == i + 1).any()),
+        "onscreen": sorted(
+            name for i, name in enumerate(clip.class_names) if name and (clip.stamp_maps == i + 1).any()
+        ),
         "stamps": [
             [placed.stem, placed.class_name, "".join(str(int(on)) for on in active)]
             for placed, active in zip(scene.stamps, clip.active, strict=True)
         ],
     }
     write_bytes(job.record, json.dumps(row).encode())
-
-
-class _Call:
-    """Pickles as the call of a function."""
-
-    def __init__(self, *call: object) -> None:
-        self._call = call
-
-    def __reduce__(self) -> tuple:
-        return self._call[0], self._call[1:]
-
-
-class _StoragePickler(pickle.Pickler):
-    def persistent_id(self, item: object) -> object:
-        return item if isinstance(item, tuple) else None
-
-
-def _storage(values: bytes) -> bytes:
-    """float32 as torch.save writes a storage into a pickle, where its key would be a memory address that differs from
-    run to run: magic number, version, system, the storage, its keys, the count, the values.
-    """
-    import torch
-
-    content, count = io.BytesIO(), len(values) // 4
-    for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
-        pickle.dump(part, content, 2)
-    _StoragePickler(content, 2).dump(("storage", torch.FloatStorage, "0", "cpu", count, None))
-    pickle.dump(["0"], content, 2)
-    return content.getvalue() + count.to_bytes(8, "little") + values
-
-
-def _log_mel(samples: np.ndarray) -> bytes:
-    """The public sets' pickled feature: a tensor [5, 1, 96, 64] that requires grad, of windows 0.96 s apart."""
-    import torch
-
-    from icf_avs.data.spectrogram import log_mel
-
-    wave = torch.from_numpy(samples.astype(np.float32) / 32768)
-    starts = range(0, SPEC.frames * 15_360, 15_360)
-    windows = torch.stack([wave[start : start + SPEC.window] for start in starts])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the last bits of a sum depend on how many threads share it
-    try:
-        mel = log_mel(windows)[:, None].contiguous()
-    finally:
-        torch.set_num_threads(threads)
-    storage = _Call(torch.storage._load_from_bytes, _storage(mel.numpy().tobytes()))
-    tensor = _Call(torch._utils._rebuild_tensor_v2, storage, 0, tuple(mel.shape), mel.stride(), True, OrderedDict())
-    return pickle.dumps(tensor, protocol=4)
 
 
 def _write_semantic(job: _Job, scene: Scene, clip: Clip, size: tuple[int, int], samples: np.ndarray) -> None:

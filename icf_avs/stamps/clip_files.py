@@ -13,23 +13,23 @@ import av
 import numpy as np
 from PIL import Image
 
-from icf_avs.atomic_io import replaced_file
+from icf_avs.atomic_io import written_file
 from icf_avs.data.local_url import local_url
 from icf_avs.stamps.sounds import RATE
 
 VIDEO_FPS = 25
+_ADVICE = "free some space or choose another --out"
 AVSS_COLUMNS = ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label")  # of metadata.csv
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically; its folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_file(path) as new:
+    """Write a file atomically; its folder is made if need be. Raises UserError if it cannot be written."""
+    with written_file(path, _ADVICE) as new:
         new.write_bytes(content)
 
 
 def write_image(path: Path, image: Image.Image) -> None:
-    """Write a picture in the format that the name ends on, .png or .jpg."""
+    """Write an image in the format that the name ends on, .png or .jpg."""
     buffer = io.BytesIO()
     if path.suffix == ".png":
         image.save(buffer, "PNG", compress_level=4)
@@ -42,18 +42,15 @@ def write_wav(path: Path, samples: np.ndarray) -> None:
     """Write int16 [N] as a mono WAV file of 16 kHz."""
     buffer = io.BytesIO()
     with wav_format.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
+        file.setparams((1, 2, RATE, 0, "NONE", ""))
         file.writeframes(samples.astype("<i2").tobytes())
     write_bytes(path, buffer.getvalue())
 
 
 def write_mp4(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], samples: np.ndarray) -> None:
     """Write H.264 video of 25 fps and AAC sound; frames uint8 [H, W, 3] of the even size (W, H), samples int16 [N]."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_file(path) as new, av.open(local_url(new), "w", format="mp4") as container:
-        # The same pictures must give the same bytes. Threads would spoil that, and so does x264's macroblock tree,
+    with written_file(path, _ADVICE) as new, av.open(local_url(new), "w", format="mp4") as container:
+        # The same images must give the same bytes. Threads would spoil that, and so does x264's macroblock tree,
         # whose result was seen to vary from run to run.
         options = {"crf": "20", "preset": "fast", "x264-params": "mbtree=0"}
         video = container.add_stream("libx264", rate=VIDEO_FPS, options=options)

@@ -49,14 +49,14 @@ def sample_clips(data: Data) -> list[Sample]:
 def _rendered(data: StampsData, index: int) -> Sample:
     """A scene of `StampsData.validation`."""
     from icf_avs.data.windows import windows
-    from icf_avs.stamps.clips import render_clip
+    from icf_avs.stamps.clip_renderer import render_clip
     from icf_avs.stamps.scene_features import VALIDATION_SEED
     from icf_avs.stamps.scene_sampler import BALANCED, sample_scene
 
     spec = data.config.final_spec
     scene = sample_scene(data.catalog, "val", index, VALIDATION_SEED, BALANCED, max(1, round(spec.seconds)))
     clip = render_clip(scene, data.bank, spec)
-    waves = windows(clip.wave, spec, spec.frames)
+    waves = windows(clip.waveform, spec, spec.frames)
     return Sample(*(torch.from_numpy(part) for part in (clip.frames, waves, clip.masks.astype(np.float32))))
 
 
