@@ -97,7 +97,7 @@ def test_no_two_kinds_share_a_recording(catalog: Catalog, likeness) -> None:
 
 
 def test_no_cross_recording_is_a_training_recording(catalog: Catalog, likeness) -> None:
-    assert packages.gcompris_root() and packages.ovos_root()
+    assert packages.root(packages.GCOMPRIS) and packages.root(packages.OVOS)
     crossed = [kind for kind in catalog.kinds if kind.cross_recordings]
     assert len(crossed) >= 12
     training = [reference for kind in catalog.kinds for reference in kind.recordings]

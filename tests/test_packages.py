@@ -37,7 +37,7 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_package_is_fetched_once(apt: Path) -> None:
-    root = packages._fetch_debian(NAME, INNER)
+    root = packages.fetch(packages.STAMPS)
     assert root == packages.cache_dir() / "packages" / NAME / INNER
     assert (root / "animals" / "a.txt").read_text() == "a"
     assert packages.stamps_root() == root
@@ -49,7 +49,7 @@ def test_missing_lists_are_refreshed(apt: Path) -> None:
     once = f'if [ ! -e {apt}/refreshed ]; then case "$*" in *update*) touch {apt}/refreshed;; *) exit 100;; esac; fi\n'
     script = (apt / "apt-get").read_text().splitlines(keepends=True)
     (apt / "apt-get").write_text("".join([*script[:2], once, *script[2:]]))
-    packages._fetch_debian(NAME, INNER)
+    packages.fetch(packages.STAMPS)
     calls = (apt / "calls").read_text().splitlines()
     assert len(calls) == 3 and calls[1].endswith("update") and calls[2].endswith(f"download {NAME}")
 
@@ -57,7 +57,7 @@ def test_missing_lists_are_refreshed(apt: Path) -> None:
 def test_a_failed_fetch_leaves_nothing_and_says_why(apt: Path) -> None:
     (apt / "apt-get").write_text("#!/bin/sh\necho E: no such host >&2\nexit 100\n")
     with pytest.raises(UserError, match="no such host"):
-        packages._fetch_debian(NAME, INNER)
+        packages.fetch(packages.STAMPS)
     assert list((packages.cache_dir() / "packages").iterdir()) == []
 
 
@@ -65,9 +65,9 @@ def test_without_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match="mate-backgrounds: apt-get and dpkg-deb"):
-        packages._fetch_debian("mate-backgrounds", "usr")
+        packages.fetch(packages.MATE)
 
 
 def test_a_package_without_what_we_need(apt: Path) -> None:
     with pytest.raises(UserError, match="no longer holds usr/none"):
-        packages._fetch_debian(NAME, "usr/none")
+        packages.fetch(packages.Package(NAME, "usr/none"))

@@ -85,7 +85,7 @@ def test_no_changed_byte_brings_anything_but_a_user_error(tmp_path_factory, at: 
 
 
 def test_a_real_archive() -> None:
-    read = read_rcc(packages.gcompris_root() / "instruments.rcc")
+    read = read_rcc(packages.root(packages.GCOMPRIS) / "instruments.rcc")
     sounds = [name for name in read if name.endswith(".ogg")]
     assert len(sounds) == 26
     assert all(read[name][:4] == b"OggS" for name in sounds)

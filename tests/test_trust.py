@@ -240,7 +240,7 @@ def wheel(path: Path, *members: str) -> None:
 def test_a_zip_that_reaches_out_of_itself_is_not_unpacked(member: str, tmp_path: Path) -> None:
     wheel(tmp_path / "x.whl", "good", member)
     with pytest.raises(UserError, match="outside of itself"):
-        packages._unzip(tmp_path / "x.whl", tmp_path / "tree")
+        packages.unpack_zip(tmp_path / "x.whl", tmp_path / "tree")
     assert os.listdir(tmp_path) == ["x.whl"]
 
 
@@ -248,7 +248,7 @@ def test_a_zip_that_is_huge_or_broken_is_not_unpacked(tmp_path: Path, monkeypatc
     wheel(tmp_path / "x.whl", "a", "b")
     monkeypatch.setattr(packages, "_LARGEST", 150)
     with pytest.raises(UserError, match="would unpack to more"):
-        packages._unzip(tmp_path / "x.whl", tmp_path / "tree")
+        packages.unpack_zip(tmp_path / "x.whl", tmp_path / "tree")
     content = (tmp_path / "x.whl").read_bytes()
     for broken in (
         b"",
@@ -258,7 +258,7 @@ def test_a_zip_that_is_huge_or_broken_is_not_unpacked(tmp_path: Path, monkeypatc
     ):
         (tmp_path / "x.whl").write_bytes(broken)
         with pytest.raises(UserError, match="not a sound archive"):
-            packages._unzip(tmp_path / "x.whl", tmp_path / "tree")
+            packages.unpack_zip(tmp_path / "x.whl", tmp_path / "tree")
 
 
 def debian(path: Path, members: list[tarfile.TarInfo]) -> None:
@@ -314,7 +314,7 @@ def test_a_debian_package_that_reaches_out_of_itself_is_not_taken(members, tmp_p
         pytest.skip("dpkg-deb is not on this system")
     (tmp_path / "secret").write_text("secret")
     debian(tmp_path / "x.deb", [*INNER, *members[1]])
-    real = packages._command
+    real = packages.run_command
 
     def command(arguments: list[str], place: Path, doing: str) -> None:
         if arguments[0] == "apt-get":
@@ -322,10 +322,10 @@ def test_a_debian_package_that_reaches_out_of_itself_is_not_taken(members, tmp_p
         else:
             real(arguments, place, doing)
 
-    monkeypatch.setattr(packages, "_command", command)
+    monkeypatch.setattr(packages, "run_command", command)
     monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
     try:
-        root = packages._fetch_debian("x", "usr/inner")
+        root = packages.fetch(packages.Package("x", "usr/inner"))
         assert not members[0].startswith("a link")
         assert os.listdir(root) == ["good"]  # what the unpacker made harmless
     except UserError as error:
@@ -338,13 +338,13 @@ def test_a_debian_package_with_links_within_is_taken(tmp_path: Path, monkeypatch
     if not shutil.which("dpkg-deb"):
         pytest.skip("dpkg-deb is not on this system")
     debian(tmp_path / "x.deb", [*INNER, link("./usr/inner/same", "good"), link("./usr/other", "inner")])
-    real = packages._command
+    real = packages.run_command
     monkeypatch.setattr(
-        packages, "_command",
+        packages, "run_command",
         lambda a, place, doing: shutil.copy(tmp_path / "x.deb", place) if a[0] == "apt-get" else real(a, place, doing),
     )  # fmt: skip
     monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
-    assert (packages._fetch_debian("x", "usr/inner") / "same").read_text() == "x"
+    assert (packages.fetch(packages.Package("x", "usr/inner")) / "same").read_text() == "x"
 
 
 def test_qt_resources_of_folders_in_folders_take_no_memory(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ _SPLITS = {"train": range(7), "val": range(7, 8), "test": range(8, 10)}  # tenth
 def photographs() -> tuple[str, ...]:
     """References of all photographs on this machine, sorted; empty, with a warning, if the packages are not here."""
     found = []
-    if packages.find_gcompris():
+    if packages.find(packages.GCOMPRIS):
         found += [f"gcompris:{name}" for name in _monuments() if "/resource/" in name and name.endswith(".webp")]
-    if mate := packages.find_mate():
+    if mate := packages.find(packages.MATE):
         found += [f"mate:nature/{path.name}" for path in (mate / "nature").glob("*.jpg")]
     if not found:
         warnings.warn(
@@ -42,7 +42,7 @@ def photographs() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _monuments() -> Resources:
-    return read_rcc(packages.gcompris_root() / "explore_monuments.rcc")
+    return read_rcc(packages.root(packages.GCOMPRIS) / "explore_monuments.rcc")
 
 
 @lru_cache(maxsize=4)
@@ -72,7 +72,7 @@ def load_background(reference: str) -> Image.Image:
         if source == "gcompris":
             image = Image.open(io.BytesIO(_monuments()[name]))
         else:
-            image = Image.open(packages.mate_root() / name)
+            image = Image.open(packages.root(packages.MATE) / name)
         image.draft("RGB", (_LONGEST, _LONGEST))
         image = image.convert("RGB")
     except (OSError, KeyError) as error:

@@ -169,7 +169,7 @@ def _done(job: _Job) -> bool:
     """Whether the clip was written by this code; its record is the last file of a clip."""
     try:
         row = json.loads(job.record.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return False
     return row.get("version") == _version() and (row["video"] or not job.video)
 

@@ -74,9 +74,9 @@ class Catalog:
             if source == "stamps":
                 return (self.root / f"{path}.ogg").read_bytes()
             if source == "ovos":
-                return (packages.ovos_root() / path).read_bytes()
+                return (packages.root(packages.OVOS) / path).read_bytes()
             archive, _, member = path.partition(":")
-            return _archive(packages.gcompris_root() / archive)[member]
+            return _archive(packages.root(packages.GCOMPRIS) / archive)[member]
         except KeyError as error:
             raise UserError(f"{reference} is not in GCompris' data here: another version is installed") from error
         except OSError as error:
@@ -126,13 +126,13 @@ def load_catalog(stamps: Path | None = None) -> Catalog:
 
 def _cross_recordings(name: str) -> tuple[str, ...]:
     found = []
-    if packages.find_gcompris():
+    if packages.find(packages.GCOMPRIS):
         activity = "/gcompris/src/activities"
         if name in _GCOMPRIS_FARM:
             member = f"{activity}/explore_farm_animals/resource/animals/{_GCOMPRIS_FARM[name]}.ogg"
             found.append(f"gcompris:explore_farm_animals.rcc:{member}")
         if name in _GCOMPRIS_MUSIC:
             found.append(f"gcompris:instruments.rcc:{activity}/instruments/resource/{_GCOMPRIS_MUSIC[name]}.ogg")
-    if name in _OVOS and packages.find_ovos():
+    if name in _OVOS and packages.find(packages.OVOS):
         found.append(f"ovos:animals/{name}.mp3")
     return tuple(found)
