@@ -16,10 +16,10 @@ from icf_avs.checkpoint import load_checkpoint
 from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.export.formats import FORMATS, INPUTS, trace, write
 from icf_avs.export.graph import ExportGraph
-from icf_avs.model.icf import ICF
+from icf_avs.networks.segmentation_model import SegmentationModel
 
 
-def engines(machine: Machine, model: ICF | None = None) -> Iterator[Row]:
+def engines(machine: Machine, model: SegmentationModel | None = None) -> Iterator[Row]:
     """Rows engine-onnxruntime and engine-compiled: a clip of as many pictures as the model was made for."""
     model = load_checkpoint(find_checkpoint("stamps")[0]) if model is None else model
     graph = ExportGraph(model)
@@ -27,7 +27,7 @@ def engines(machine: Machine, model: ICF | None = None) -> Iterator[Row]:
     valid = torch.ones(1, model.spec.frames, dtype=torch.bool)
 
     def plain(frames: Tensor, waves: Tensor) -> Tensor:
-        return model(model.look(frames), waves, valid).logits
+        return model(frames, waves, valid).logits
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = machine.threads

@@ -31,6 +31,7 @@ from reliability import save_row
 
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.errors import UserError
+from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.segment import segment_video
 
 SECONDS, BYTES = 10, 2 << 30  # that one file may take
@@ -40,7 +41,7 @@ _TELLING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0
 _EDGE = 2048  # bytes at both ends of a file, where most of its headers lie
 
 
-class Stand:
+class Stand(MaskPredictor):
     """In place of a model: marks what is bright while there is sound."""
 
     spec = ClipSpec(image_size=32)

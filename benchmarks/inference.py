@@ -27,12 +27,12 @@ def inference(
         device = torch.device(machine.device)
         model = ours(encoder).to(device)
         programs = [
-            lambda model=model: model(model.look(given.frames), given.waves, given.valid),
-            lambda model=model: model.look(given.frames),
+            lambda model=model: model(given.frames, given.waves, given.valid),
+            lambda model=model: model.network.encode_frames(given.frames),
         ]
         if encoder is not EMBEDDED:
             told, heard = given_embedding(model, given)
-            programs.append(lambda told=told, heard=heard: told(told.look(given.frames), heard, given.valid))
+            programs.append(lambda told=told, heard=heard: told(given.frames, heard, given.valid))
             peer, sound = tpavi(encoder).to(device), embedding(given).to(device)
             programs.append(lambda peer=peer, sound=sound: peer(given.frames, sound))
         with torch.inference_mode():

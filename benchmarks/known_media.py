@@ -29,6 +29,7 @@ from reliability import save_row
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.media import probe
 from icf_avs.errors import UserError
+from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.segment import segment_video
 from icf_avs.segmentation import Segmentation
 
@@ -38,7 +39,7 @@ _RAGGED = 1.5  # seconds at an end that breaks off, where there may be pictures 
 _LOUD = 0.02  # root mean square; what is softer is silence
 
 
-class Witness:
+class Witness(MaskPredictor):
     """In place of a model: notes what it is given."""
 
     classes = ("noise",)

@@ -15,7 +15,7 @@ from benchmarks.models import PVT, RESNET, Encoder, batch, ours
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
 from icf_avs.contracts import Batch
-from icf_avs.model.icf import ICF
+from icf_avs.networks.segmentation_model import SegmentationModel
 
 SIDE = 8192  # of the matrices
 
@@ -42,11 +42,11 @@ def lower_precision(
         yield row(f"bf16-peak-{name}", *rates, "product of matrices", machine, "TFLOP/s", more_is_better=True)
 
 
-def _programs(model: ICF, given: Batch) -> list[Callable[[], Tensor]]:
+def _programs(model: SegmentationModel, given: Batch) -> list[Callable[[], Tensor]]:
     """The same clips in float32, in bf16, and in bf16 compiled."""
 
     def plain() -> Tensor:
-        return model(model.look(given.frames), given.waves, given.valid).logits
+        return model(given.frames, given.waves, given.valid).logits
 
     compiled = torch.compile(plain)
 

@@ -15,7 +15,8 @@ from icf_avs.backbones.registry import build_audio, build_visual
 from icf_avs.config import CounterfactualConfig, ModelConfig
 from icf_avs.contracts import Batch
 from icf_avs.data.spectrogram import log_mel
-from icf_avs.model.icf import ICF
+from icf_avs.networks.build import build_model
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.training.recipes import RECIPES, ablation
 
 CLASSES = tuple(f"kind {number}" for number in range(23))  # as many as S4 has
@@ -45,7 +46,7 @@ PVT, RESNET, EMBEDDED = (
 )
 
 
-def ours(encoder: Encoder, train: bool = False, baseline: bool = False) -> ICF:
+def ours(encoder: Encoder, train: bool = False, baseline: bool = False) -> SegmentationModel:
     """The guided network with K = 4; or its baseline row, without MIT, SC and CDCL."""
     torch.manual_seed(0)
     config = ablation(RECIPES["stamps"]()) if baseline else RECIPES["stamps"]()
@@ -55,7 +56,7 @@ def ours(encoder: Encoder, train: bool = False, baseline: bool = False) -> ICF:
         model = replace(model, counterfactual=CounterfactualConfig(COUNTERFACTUALS))
     names = F.normalize(torch.randn(len(CLASSES), 512 if encoder.full else 384), dim=-1)
     audio = build_audio(model.audio, model.dim, random=True) if model.audio != "log-mel" else None
-    network = ICF(model, config.spec, encoder.build(train and model.train_visual), names, audio)
+    network = build_model(model, config.spec, encoder.build(train and model.train_visual), names, audio)
     return network.train() if train else network.eval()
 
 
@@ -75,12 +76,13 @@ class Heard(nn.Module):
         return self.embedding
 
 
-def given_embedding(model: ICF, given: Batch) -> tuple[ICF, Tensor]:
+def given_embedding(model: SegmentationModel, given: Batch) -> tuple[SegmentationModel, Tensor]:
     """A model with VGGish -> the same with its answers in place of it, and the sounds to give to that: their log-mel,
     so that the spectrogram is not in its time either.
     """
     told, mel = copy(model), log_mel(given.waves)
-    told._modules = {**model._modules, "audio": copy(model.audio)}
+    told._modules = {**model._modules, "network": copy(model.network)}
+    told.network._modules = {**model.network._modules, "audio": copy(model.audio)}
     told.audio._modules = {**model.audio._modules, "vggish": Heard(model.audio.vggish, mel.flatten(0, 1))}
     return told, mel
 

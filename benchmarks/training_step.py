@@ -40,7 +40,7 @@ def our_step(encoder: Encoder, given: Batch, baseline: bool = False) -> Callable
     model = ours(encoder, train=True, baseline=baseline).to(given.valid.device)
     learner = Learner(model).to(given.valid.device).train()
     if not model.config.train_visual:
-        given.pyramid = [level.clone() for level in model.look(given.frames)]
+        given.pyramid = [level.clone() for level in model.network.encode_frames(given.frames).pyramid]
     return stepping(learner, lambda: learner(given, "learn")["loss"])
 
 

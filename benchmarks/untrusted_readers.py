@@ -33,8 +33,9 @@ from icf_avs.corpus.manifest import read_manifest
 from icf_avs.corpus.work import Job, Settings, is_done
 from icf_avs.export.card import model_card
 from icf_avs.formats.convert import convert
+from icf_avs.inference.predictor import Predictor
 from icf_avs.mask_rle import encode
-from icf_avs.model.icf import ICF
+from icf_avs.networks.build import build_model
 from icf_avs.output.folder import is_earlier_result
 from icf_avs.probe import table as probe_table
 from icf_avs.provenance import Source
@@ -263,7 +264,7 @@ def _checkpoints(scratch: Path) -> tuple[bytes, ...]:
     whole = ModelConfig(("bell", "cat", "dog"), dim=32, pixel_dim=16)
     plain = replace(whole, implicit_text=None, counterfactual=None, contrastive=None, semantic=True)
     for config, names in ((whole, torch.randn(3, 16)), (plain, torch.zeros(3, 1))):
-        model = ICF(config, ClipSpec(frames=2, image_size=64), _frozen_visual(), names)
+        model = build_model(config, ClipSpec(frames=2, image_size=64), _frozen_visual(), names)
         recipe = {"command": "icf train x", "config": {"seed": 0}, "hardware": {"gpu": None}, "minutes": 1.5}
         save_checkpoint(model, scratch / "seed.safetensors", recipe)
         found.append((scratch / "seed.safetensors").read_bytes())
@@ -289,7 +290,7 @@ def _load(folder: Path) -> None:
     model = load_checkpoint(path)
     if model.spec.image_size <= 320 and model.spec.window <= 100_000:
         size = model.spec.image_size
-        model.predict(torch.zeros(1, size, size, 3, dtype=torch.uint8), torch.zeros(1, model.spec.window))
+        Predictor(model).predict(torch.zeros(1, size, size, 3, dtype=torch.uint8), torch.zeros(1, model.spec.window))
 
 
 def readers(scratch: Path) -> list[Reader]:

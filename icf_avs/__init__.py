@@ -31,13 +31,14 @@ def load(checkpoint: str | None = None, device: str | torch.device = "auto") -> 
     from icf_avs.checkpoint import load_checkpoint, read_recipe
     from icf_avs.checkpoint_source import find_checkpoint
     from icf_avs.device import find_device
+    from icf_avs.inference.predictor import Predictor
     from icf_avs.segment import Segmenter
 
     place = find_device(device)
     path, name = find_checkpoint(checkpoint)
     model = load_checkpoint(path).to(place)
     if importlib.util.find_spec("huggingface_hub") is None:
-        return Segmenter(model, name)
+        return Segmenter(Predictor(model), name)
     from icf_avs.hub import HubSegmenter
 
     return HubSegmenter(model, name, read_recipe(path), path)

@@ -7,20 +7,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icf_avs.backbones.heard_words import audio_words
-from icf_avs.backbones.word_ear import WordEar
 from icf_avs.errors import UserError
-from icf_avs.model.icf import ICF
+from icf_avs.networks.open_vocabulary import OpenVocabularyNetwork
+from icf_avs.networks.segmentation_model import SegmentationModel
 
 _OFFERED = 3  # words that are named where one is not known
 
 
-def asked_words(model: ICF, text: str) -> Tensor:
+def asked_words(model: SegmentationModel, text: str) -> Tensor:
     """Words with commas between them -> the words that may be heard and may mean one of them, bool [C].
 
     A word that the vocabulary lacks goes through the text encoder. Raises UserError for a model that does not hear in
     words, for no word, for one that nothing audible is near to, and where the text encoder is missing.
     """
-    if not isinstance(getattr(model, "audio", None), WordEar) or model.config.evidence is None:
+    if not isinstance(model.network, OpenVocabularyNetwork):
         raise UserError("--words needs a checkpoint that hears in words; take --checkpoint natural")
     words = [word.strip().lower() for word in text.split(",") if word.strip()]
     if not words:

@@ -21,9 +21,8 @@ from icf_avs.checkpoint_source import DEFAULT, shipped
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import MissingWeights, UserError
-from icf_avs.model.icf import ICF
 from icf_avs.networks.build import build_model
-from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
 from icf_avs.provenance import sha256_of
 
 FORMAT = "icf-avs/1"
@@ -36,19 +35,18 @@ def file_digest(path: Path) -> str:
     return sha256_of(path)[:12]
 
 
-def trained_state(model: ICF | SegmentationModel) -> dict[str, Tensor]:
+def trained_state(model: SegmentationModel) -> dict[str, Tensor]:
     """The state dict without the encoders that are frozen."""
     frozen = _frozen(model.config)
     return {key: value for key, value in model.state_dict().items() if not key.startswith(frozen)}
 
 
 def _frozen(config: ModelConfig) -> tuple[str, ...]:
-    audio = ("audio.vggish.", "audio.heard.")
-    frozen = audio if config.train_visual else (*audio, "visual.")
-    return frozen if config.network == "guided" else tuple(f"network.{prefix}" for prefix in frozen)
+    audio = ("network.audio.vggish.", "network.audio.heard.")
+    return audio if config.train_visual else (*audio, "network.visual.")
 
 
-def save_checkpoint(model: ICF | SegmentationModel, path: Path, recipe: dict[str, Any]) -> None:
+def save_checkpoint(model: SegmentationModel, path: Path, recipe: dict[str, Any]) -> None:
     """Write atomically. `recipe` (name, seed, steps, data, revision, ...) is kept as it is, as JSON.
 
     Raises UserError when it cannot be written.
@@ -87,7 +85,7 @@ def read_config(path: Path) -> ModelConfig:
         raise UserError(f"{path}: damaged checkpoint ({str(error).partition(chr(10))[0]}); get it again") from error
 
 
-def load_checkpoint(path: Path, bare: bool = False) -> ICF | SegmentationModel:
+def load_checkpoint(path: Path, bare: bool = False) -> SegmentationModel:
     """Build the model a checkpoint describes and load its weights; bare: frozen encoders, which it does not hold, are
     left without theirs, for who only counts.
 
@@ -98,8 +96,8 @@ def load_checkpoint(path: Path, bare: bool = False) -> ICF | SegmentationModel:
         spec = ClipSpec(**json.loads(metadata["spec"]))
         check_settings(spec)
         with safe_open(path, framework="pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}
-        names = state.get("implicit_text.vocabulary.names", state.get("audio.names"))
+            state = current_keys({key: file.get_tensor(key) for key in file.keys()})
+        names = state.get("network.implicit_text.vocabulary.names", state.get("network.audio.names"))
         names = torch.zeros(len(config.classes), 1) if names is None else names.float()
         visual = build_visual(config.visual, random=bare or config.train_visual, frozen=not config.train_visual)
         audio = audio_of(config, names, bare) if config.audio != "log-mel" else None

@@ -53,8 +53,9 @@ class ContrastiveConfig:
 class EvidenceConfig:
     """Open vocabulary, searched for by a classifier's classes: how many words of a sound are searched for, how many
     classes are looked at for each; akin: cosine of their text embeddings from which two words may mean the same thing;
-    nameless: share of the clips that training answers by evidence alone (model/nameless.py); second: side, in sides of
-    the picture, of the smaller copy of it that is looked at as well (model/two_looks.py).
+    nameless: share of the clips that training answers by evidence alone
+    (networks/open_vocabulary_parts/name_dropout.py); second: side, in sides of a frame, of the smaller copy of it that
+    is segmented as well (inference/multiscale.py).
     """
 
     words: int = 6
@@ -67,9 +68,9 @@ class EvidenceConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything needed to build the network again. visual, audio: names of encoders in backbones/registry.py. network:
-    "guided" (model/icf.py), or one that ICF trains, by its name in networks/build.py; that has none of the four last
-    parts. pixel_decoder: of the query network, "light" or "deformable". mit: where MIT is read as a part of the network
-    and not only of its training, its settings.
+    "guided" (networks/guided.py, with evidence networks/open_vocabulary.py), or one that ICF trains, by its name in
+    networks/build.py; that has none of the four last parts. pixel_decoder: of the query network, "light" or
+    "deformable". mit: where MIT is read as a part of the network and not only of its training, its settings.
     """
 
     classes: tuple[str, ...]

@@ -6,6 +6,7 @@ M words in the implicit vocabulary | K counterfactuals | C classes (kinds of sou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -67,18 +68,49 @@ class Missing(NamedTuple):
         return f"without {self.part}: {self.effect}"
 
 
+class VisualFeatures(NamedTuple):
+    """Of frames [B,T] or [N], by the visual encoder. pyramid: maps [...,C_l,h_l,w_l] at strides 4, 8, 16, 32. Of the
+    open vocabulary also class_scores, z-scores [...,1000,h,w] of ImageNet's classes, and object_probs [...,20,h',w'] of
+    PASCAL VOC's objects.
+    """
+
+    pyramid: list[Tensor]
+    class_scores: Tensor | None = None
+    object_probs: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> VisualFeatures:
+        """The same of every tensor."""
+        rest = (None if value is None else change(value) for value in self[1:])
+        return VisualFeatures([change(level) for level in self.pyramid], *rest)
+
+
+class AudioFeatures(NamedTuple):
+    """Of the sound of frames [B,T], by the audio encoder. token [...,D]; parts [...,L,D], tokens in time, None where
+    only the token is known; of a tagger also tag_probs [...,C], how surely each class sounds.
+    """
+
+    token: Tensor
+    parts: Tensor | None = None
+    tag_probs: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> AudioFeatures:
+        """The same of every tensor."""
+        return AudioFeatures(*(None if value is None else change(value) for value in self))
+
+
 @dataclass
 class Batch:
     """What a training step sees.
 
-    pyramid: levels [B,T,c,h,w] of the frozen visual encoder.  waves: [B,T,N] float32, one window a frame.
+    pyramid: levels [B,T,c,h,w] of the frozen visual encoder; class_scores, object_probs: as in VisualFeatures.
+    waves: [B,T,N] float32, one window a frame.
     masks: [B,T,h,w] float in [0,1] at stride 4, share of each cell that sounds.  kinds_map: [B,T,H,W] long, finer than
     the masks, class id of the sounding pixel, 0 for background and where the class is unknown.  labelled, valid: [B,T]
     bool (a padding frame is not valid).  sounding: [B,T,C] bool, classes known to sound in each frame.  onscreen: [B,C]
     bool, classes that are in the picture at all, or None where nobody knows (public benchmarks label what sounds, not
     what is silent); where it is known, so is all that sounds.
-    other_waves [B,Q,T,N], other_masks [B,Q,T,h,w]: Q more sounds of the same pictures and what each marks, where that
-    is known, or None.
+    tag_probs: [B,T,C] where tags stand for sounds.  other_sounds [B,Q,T,...], other_masks [B,Q,T,h,w]: Q more sounds of
+    the same pictures, in the form of `sound`, and what each marks, or None.
     frames: uint8 [B,T,S,S,3] where the pyramid is left empty, for the model's encoder to make, or where masks are to
     follow their colours.  log_mel: [B,T,96,64] where the set releases that in place of waves.
     """
@@ -91,10 +123,13 @@ class Batch:
     valid: Tensor
     sounding: Tensor
     onscreen: Tensor | None = None
-    other_waves: Tensor | None = None
+    other_sounds: Tensor | None = None
     other_masks: Tensor | None = None
     frames: Tensor | None = None
     log_mel: Tensor | None = None
+    class_scores: Tensor | None = None
+    object_probs: Tensor | None = None
+    tag_probs: Tensor | None = None
 
     @property
     def known(self) -> Tensor:
@@ -106,9 +141,19 @@ class Batch:
         return self.sounding.any(-1) | (self.labelled & ~(self.masks > 0).flatten(2).any(-1))
 
     @property
+    def visual(self) -> VisualFeatures | None:
+        """What the visual encoder makes of the frames, where it is known."""
+        return VisualFeatures(self.pyramid, self.class_scores, self.object_probs) if self.pyramid else None
+
+    @property
     def sound(self) -> Tensor:
-        """What the audio encoder takes: log-mel where there is one, waves else."""
-        return self.waves if self.log_mel is None else self.log_mel
+        """Tags where these stand for sounds, log-mel where there is one, waves else."""
+        return next(form for form in (self.tag_probs, self.log_mel, self.waves) if form is not None)
+
+    @property
+    def has_tags(self) -> bool:
+        """Whether tags stand for sounds."""
+        return self.tag_probs is not None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""

@@ -40,8 +40,8 @@ def demo_command(out: Path, device: str = "auto") -> None:
     records = read_set(out / "stamps" / "Multi-sources", "test")[:CLIPS]
 
     console.print("2/3 loading the model")
-    model = load("stamps", place).model
-    model.spec = replace(model.spec, phase=PICTURE_PHASE)  # look where the known masks are
+    predictor = load("stamps", place).predictor
+    predictor.spec = replace(predictor.spec, phase=PICTURE_PHASE)  # look where the known masks are
 
     table = Table(title="what was marked, against the known masks")
     for heading in ("video", "sounding", "heard", "mIoU", "marked while silent"):
@@ -50,7 +50,7 @@ def demo_command(out: Path, device: str = "auto") -> None:
     for number, record in enumerate(records, 1):
         assert record.video_path is not None  # written above
         console.print(f"3/3 segmenting {record.video_path} ({number} of {len(records)})", soft_wrap=True)
-        found = segment_video(model, record.video_path, out / "segmented")
+        found = segment_video(predictor, record.video_path, out / "segmented")
         words = _heard(found.heard)
         alone = StrictMetric()
         for metric in (alone, overall):

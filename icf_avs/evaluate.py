@@ -29,6 +29,7 @@ from icf_avs.data.resize import resized
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
 from icf_avs.evaluate_semantic import class_order, class_protocols, evaluate_semantic
+from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.metrics import DatasetMetric, ReferenceMetric, StrictMetric
 from icf_avs.output.writable import check_folder
 from icf_avs.probe.sounds import Audio, heard, without_donor
@@ -56,7 +57,7 @@ OWN = "own"  # a set of one's own is the folder itself
 
 
 def evaluate(
-    model,
+    predictor: MaskPredictor,
     records: Sequence[ClipRecord],
     audio: Audio = "true",
     seed: int = 0,
@@ -64,9 +65,8 @@ def evaluate(
     progress: Callable[[], None] = lambda: None,
     settings: Settings = USUAL,
 ) -> Scores:
-    """Score `model` at 224x224 on the labelled frames of `records`, all with the same kind of `audio`.
+    """Score a model at 224x224 on the labelled frames of `records`, all with the same kind of `audio`.
 
-    model     has `.spec` (ClipSpec) and `.predict(frames uint8 [T, S, S, 3], waves [T, window]) -> Prediction`
     clips     score only the first so many; donors of off-screen sounds still come from all records
     progress  called after each clip
     settings  size, threshold of the mask and batches of the reference F
@@ -78,11 +78,11 @@ def evaluate(
     to the one the model takes.
     Raises UserError if no off-screen donor can be told.
     """
-    return evaluate_each(model, records, (audio,), seed, clips, progress, settings)[audio]
+    return evaluate_each(predictor, records, (audio,), seed, clips, progress, settings)[audio]
 
 
 def evaluate_each(
-    model,
+    predictor: MaskPredictor,
     records: Sequence[ClipRecord],
     audios: Sequence[Audio] = AUDIOS,
     seed: int = 0,
@@ -90,8 +90,8 @@ def evaluate_each(
     progress: Callable[[], None] = lambda: None,
     settings: Settings = USUAL,
 ) -> dict[Audio, Scores]:
-    """`evaluate` with several kinds of audio, each of which gets its scores. The pictures of a clip are read once, and
-    looked at once by a model that can keep what it saw (`predict_each`).
+    """`evaluate` with several kinds of audio, each of which gets its scores. The frames of a clip are read and encoded
+    once.
     """
     if unknown := set(audios) - set(AUDIOS):
         raise ValueError(f"audio is {unknown.pop()!r}; it must be one of {AUDIOS}")
@@ -100,7 +100,7 @@ def evaluate_each(
         clip = record.load(settings.size)
         sounds = [heard(clip, records, index, audio, seed) for audio in audios]
         truth = torch.from_numpy(clip.masks[clip.labelled] > 0)
-        found = predict_each(model, clip.frames, sounds, clip.masks.shape[1:])
+        found = predict_each(predictor, clip.frames, sounds, clip.masks.shape[1:])
         for scorer, probabilities in zip(scorers.values(), found, strict=True):
             scorer.update(probabilities[torch.from_numpy(clip.labelled)], truth)
         progress()
@@ -130,32 +130,30 @@ class _Scorer:
         return {protocol: {**values, "fpr": fpr} for protocol, values in scores.items()}
 
 
-def predict(model, frames: np.ndarray, sound: np.ndarray, size: tuple[int, int] = (SIZE, SIZE)) -> Tensor:
+def predict(
+    predictor: MaskPredictor, frames: np.ndarray, sound: np.ndarray, size: tuple[int, int] = (SIZE, SIZE)
+) -> Tensor:
     """Probabilities [T, *size] of pictures uint8 [T, H, W, 3] and their sound, in clips of `spec.frames`.
 
     sound: a wave [n] or log-mel windows [T, 96, 64]. Raises UserError for log-mel where the model takes waves alone.
     """
-    return predict_each(model, frames, [sound], size)[0]
+    return predict_each(predictor, frames, [sound], size)[0]
 
 
 def predict_each(
-    model, frames: np.ndarray, sounds: Sequence[np.ndarray], size: tuple[int, int] = (SIZE, SIZE)
+    predictor: MaskPredictor, frames: np.ndarray, sounds: Sequence[np.ndarray], size: tuple[int, int] = (SIZE, SIZE)
 ) -> list[Tensor]:
-    """`predict` of the same pictures under each of several sounds. A model with `.see_clip(frames)`, whose result its
-    `predict` takes as `looks`, looks at them once.
-    """
-    spec: ClipSpec = model.spec
+    """`predict` of the same frames under each of several sounds, encoded once."""
+    spec: ClipSpec = predictor.spec
     pictures = resized(torch.from_numpy(frames), spec.image_size)
-    windows = [torch.from_numpy(model_sound(model, sound, len(frames))) for sound in sounds]
+    windows = [torch.from_numpy(model_sound(predictor, sound, len(frames))) for sound in sounds]
     parts: list[list[Tensor]] = [[] for _ in sounds]
-    once = len(sounds) > 1 and hasattr(model, "see_clip")
-    with torch.inference_mode():
-        for start in range(0, len(frames), spec.frames):
-            part = slice(start, start + spec.frames)
-            kept = {"looks": model.see_clip(pictures[part])} if once else {}
-            for waves, found in zip(windows, parts, strict=True):
-                logits = model.predict(pictures[part], waves[part], **kept).logits.float().cpu()
-                found.append(F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0])
+    for start in range(0, len(frames), spec.frames):
+        part = slice(start, start + spec.frames)
+        predictions = predictor.predict_each(pictures[part], [waves[part] for waves in windows])
+        for prediction, found in zip(predictions, parts, strict=True):
+            logits = prediction.logits.float()[:, None]
+            found.append(F.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0])
     return [torch.cat(found).sigmoid() for found in parts]
 
 
@@ -191,10 +189,10 @@ def evaluate_command(
         out = Path("results") / ("stamps.csv" if stamps else "avsbench.csv")
         check_tables(out)
     records = {name: read_set(set_folder(root, name), split) for name in sets}
-    semantic = {name for name in sets if records[name][0].layout in WITH_IDS and loaded.model.config.semantic}
+    semantic = {name for name in sets if records[name][0].layout in WITH_IDS and loaded.predictor.semantic}
     names = {name: ("background", *class_names(set_folder(root, name))) for name in semantic}
     for known in names.values() if settings.size is not None else ():
-        class_order(loaded.model.classes, known)
+        class_order(loaded.predictor.classes, known)
     written: list[Row] = []
     with Progress(console=Console(stderr=True)) as bar:
         for name in sets:
@@ -207,10 +205,10 @@ def evaluate_command(
                 bar.console.print(f"{name}: no noise row, log-mel windows do not say how loud its clips are")
                 audios.remove("noise")
             advance = partial(bar.advance, bar.add_task(name, total=total))
-            scores = evaluate_each(loaded.model, records[name], audios, seed, clips, advance, settings)
+            scores = evaluate_each(loaded.predictor, records[name], audios, seed, clips, advance, settings)
             if name in semantic and settings.size is not None:
                 advance = partial(bar.advance, bar.add_task(f"{name}, classes", total=total))
-                found = evaluate_semantic(loaded.model, records[name], names[name], clips, advance, settings)
+                found = evaluate_semantic(loaded.predictor, records[name], names[name], clips, advance, settings)
                 scores["true"] = {**scores["true"], **class_protocols(found)}
             elif name in semantic:
                 bar.console.print(f"{name}: no rows of classes, which are scored at one size; leave --native out")
@@ -225,7 +223,7 @@ def evaluate_command(
                 show(written)
                 raise
     show(written)
-    for part in getattr(loaded.model, "missing", ()):
+    for part in loaded.predictor.missing:
         print(f"scored {part}")
     print(f"wrote {out} and {out.with_suffix('.json')}")
 

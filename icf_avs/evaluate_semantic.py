@@ -28,14 +28,14 @@ from icf_avs.segment import check_class_head
 if TYPE_CHECKING:
     from icf_avs.avsbench.record import ClipRecord
     from icf_avs.contracts import Prediction
-    from icf_avs.mask_stream import Model
+    from icf_avs.inference.predictor import MaskPredictor
 
 PADDED = 10  # frames of a clip in the reference's loader
 Portion = list[Tensor]  # [prediction, truth] of one clip, class ids [n, H, W]
 
 
 def evaluate_semantic(
-    model: Model,
+    predictor: MaskPredictor,
     records: Sequence[ClipRecord],
     names: Sequence[str],
     clips: int | None = None,
@@ -55,8 +55,8 @@ def evaluate_semantic(
     """
     if settings.size is None:
         raise ValueError("classes are scored at one size")
-    check_class_head(model, "the checkpoint")
-    order = torch.tensor(class_order(model.classes, names))
+    check_class_head(predictor, "the checkpoint")
+    order = torch.tensor(class_order(predictor.classes, names))
     size = settings.size, settings.size
     batches: dict[str, list[Portion]] = {rule: [] for rule in ("argmax", "argmax-padded", "masked")}
     metrics = {rule: SemanticMetric(len(names), sync_on_compute=False) for rule in batches}
@@ -67,7 +67,7 @@ def evaluate_semantic(
         clip = record.load(settings.size)
         labelled = torch.from_numpy(clip.labelled)
         truth = torch.from_numpy(clip.masks)[labelled].long()
-        parts = [(found.logits, found.classes) for found in _predictions(model, clip.frames, clip.sound)]
+        parts = [(found.logits, found.classes) for found in _predictions(predictor, clip.frames, clip.sound)]
         logits, classes = (torch.cat(tensors)[labelled].float().cpu() for tensors in zip(*parts, strict=True))
         classes = classes[:, order]
         # frame by frame: 71 maps of one are 14 MB
@@ -130,15 +130,14 @@ def _only(whose: str, names: Sequence[str], others: Sequence[str]) -> str:
     return f", only {whose} has {', '.join(lone[:3])}{more}" if lone else ""
 
 
-def _predictions(model: Model, frames: np.ndarray, sound: np.ndarray) -> Iterator[Prediction]:
+def _predictions(predictor: MaskPredictor, frames: np.ndarray, sound: np.ndarray) -> Iterator[Prediction]:
     """Pictures uint8 [T, H, W, 3] and their sound through the model, in clips of `spec.frames`."""
-    spec = model.spec
+    spec = predictor.spec
     pictures = resized(torch.from_numpy(frames), spec.image_size)
-    waves = torch.from_numpy(model_sound(model, sound, len(frames)))
-    with torch.inference_mode():
-        for start in range(0, len(frames), spec.frames):
-            part = slice(start, start + spec.frames)
-            yield model.predict(pictures[part], waves[part])
+    waves = torch.from_numpy(model_sound(predictor, sound, len(frames)))
+    for start in range(0, len(frames), spec.frames):
+        part = slice(start, start + spec.frames)
+        yield predictor.predict(pictures[part], waves[part])
 
 
 def _enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:

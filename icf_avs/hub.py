@@ -18,15 +18,16 @@ from icf_avs.checkpoint import FORMAT, file_digest, load_checkpoint, read_recipe
 from icf_avs.checkpoint_header import FILE
 from icf_avs.checkpoint_source import download, find_checkpoint
 from icf_avs.export.card import model_card
-from icf_avs.model.icf import ICF
+from icf_avs.inference.predictor import Predictor
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.segment import Segmenter
 
 
 class HubSegmenter(Segmenter, ModelHubMixin, library_name="icf-avs"):
     """A Segmenter with `save_pretrained`, `push_to_hub` and `from_pretrained` of huggingface_hub."""
 
-    def __init__(self, model: ICF, name: str, recipe: dict[str, Any], path: Path | None = None) -> None:
-        super().__init__(model, name)
+    def __init__(self, model: SegmentationModel, name: str, recipe: dict[str, Any], path: Path | None = None) -> None:
+        super().__init__(Predictor(model), name)
         self.recipe, self._path = recipe, path  # the checkpoint's file, by which its scores are known
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,12 +20,13 @@ from torch.nn import functional as F
 
 from icf_avs.backbones.heard_words import FLOOR
 from icf_avs.class_labels import class_labels
-from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.contracts import Prediction
 from icf_avs.data.audio_windows import AudioWindows, Sound
 from icf_avs.data.media import MediaInfo, read_frames
 from icf_avs.data.resize import resized, thumbnail
 from icf_avs.data.shared_pictures import SharedPictures
 from icf_avs.errors import UserError
+from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.mask_rle import encode, encode_nothing
 from icf_avs.segmentation import ClassMask, FrameMask, class_masks
 
@@ -36,23 +36,13 @@ _PREVIEW = 320  # long side of a picture on the contact sheet
 _MAX_FPS = 60.0
 
 
-class Model(Protocol):
-    """What segmentation needs of a model. With a class head, `semantic` is there and not None."""
-
-    spec: ClipSpec
-    classes: tuple[str, ...]
-
-    def predict(self, frames: torch.Tensor, waves: torch.Tensor) -> Prediction:
-        """frames uint8 [T, S, S, 3], waves float32 [T, window], T at most spec.frames."""
-
-
 def mask_count(duration: float, fps: float) -> int:
     """How many masks a video gets: one an interval, where a rest below a tenth of one is no interval of its own."""
     return max(1, math.ceil(duration * fps - _SLIVER))
 
 
 def stream_masks(
-    model: Model, info: MediaInfo, fps: float = 1.0, threshold: float = 0.5, semantic: bool = False,
+    predictor: MaskPredictor, info: MediaInfo, fps: float = 1.0, threshold: float = 0.5, semantic: bool = False,
     sound: Sound | None = None, shown: Container[int] = (), pictures: SharedPictures | None = None,
 ) -> Iterator[tuple[FrameMask, np.ndarray | None]]:  # fmt: skip
     """Masks in order, with their classes if `semantic`, those whose numbers are in `shown` with a small copy of their
@@ -62,7 +52,7 @@ def stream_masks(
     Raises UserError for a video without sound or one that breaks in the middle, and for an unusable setting.
     """
     check_settings(fps, threshold)
-    spec = replace(model.spec, fps=fps)
+    spec = replace(predictor.spec, fps=fps)
     count = mask_count(info.duration, fps)
     times = (spec.frame_time(i) for i in range(count))
 
@@ -90,7 +80,7 @@ def stream_masks(
             clip.append(_Shot(index, min(time, info.duration), squashed, wave, preview))
             last = index == count - 1
             if len(clip) == spec.frames or last:
-                asked.append((clip, thread.submit(_predict, model, clip)))
+                asked.append((clip, thread.submit(_predict, predictor, clip)))
                 while len(asked) > (0 if last else 1):
                     yield from answered()
                 if pictures is not None and not last:
@@ -119,11 +109,10 @@ def check_settings(fps: float, threshold: float) -> None:
         raise UserError(f"threshold is {threshold}; give a probability between 0 and 1")
 
 
-def _predict(model: Model, clip: list[_Shot]) -> Prediction:
+def _predict(predictor: MaskPredictor, clip: list[_Shot]) -> Prediction:
     frames = torch.stack([shot.squashed for shot in clip])
     waves = torch.from_numpy(np.stack([shot.wave for shot in clip]))
-    with torch.inference_mode():
-        return model.predict(frames, waves)
+    return predictor.predict(frames, waves)
 
 
 def _frame_mask(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from icf_avs.mask_stream import Model
+    from icf_avs.inference.predictor import MaskPredictor
 
 
 def sha256_of(path: str | Path) -> str:
@@ -42,14 +42,13 @@ class Source:
         return recorded["bytes"] == self.path.stat().st_size and recorded["sha256"] == self.content["sha256"]
 
 
-def made_with(model: Model, checkpoint: str, threshold: float) -> dict[str, Any]:
+def made_with(predictor: MaskPredictor, checkpoint: str, threshold: float) -> dict[str, Any]:
     """The model and its settings, as segmentation.json has them; `checkpoint` is its name."""
-    config = getattr(model, "config", None)
-    words = getattr(getattr(model, "audio", None), "only_words", None)
+    words = predictor.only_words
     return {
-        "checkpoint": {"name": checkpoint, "sha256": getattr(model, "digest", None)},
-        "encoders": {"visual": config.visual, "audio": config.audio} if config else {},
+        "checkpoint": {"name": checkpoint, "sha256": predictor.digest},
+        "encoders": dict(predictor.encoders),
         "threshold": threshold,
-        **({"words": [model.classes[index] for index in words]} if words is not None else {}),
-        "without": [part._asdict() for part in getattr(model, "missing", ())],
+        **({"words": list(words)} if words is not None else {}),
+        "without": [part._asdict() for part in predictor.missing],
     }

@@ -19,7 +19,9 @@ from icf_avs.data.audio_windows import Sound
 from icf_avs.data.media import probe
 from icf_avs.data.shared_pictures import SharedPictures
 from icf_avs.errors import UserError
-from icf_avs.mask_stream import Model, check_settings, mask_count, stream_masks
+from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.mask_stream import check_settings, mask_count, stream_masks
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.class_overlay import ClassOverlay, indexed
 from icf_avs.output.folder import result_folder
 from icf_avs.output.overlay import Overlay
@@ -33,7 +35,7 @@ _PNG = {"compress_level": 1, "compress_type": 3}  # run lengths: of masks, nothi
 
 
 def segment_video(
-    model: Model,
+    predictor: MaskPredictor,
     path: str | Path,
     out: str | Path | None = None,
     fps: float = 1.0,
@@ -59,17 +61,17 @@ def segment_video(
     """
     check_settings(fps, threshold)
     if semantic:
-        check_class_head(model, checkpoint)
+        check_class_head(predictor, checkpoint)
     info = probe(path, audio_track)
     count = mask_count(info.duration, fps)
-    made, missing = made_with(model, checkpoint, threshold), tuple(getattr(model, "missing", ()))
+    made, missing = made_with(predictor, checkpoint, threshold), predictor.missing
     if out is None:
         frames = []
-        for frame, _ in stream_masks(model, info, fps, threshold, semantic, sound):
+        for frame, _ in stream_masks(predictor, info, fps, threshold, semantic, sound):
             frames.append(frame)
             _tell(progress, len(frames), count)
         info.repaired.look_again(info.path)
-        return Segmentation(info, replace(model.spec, fps=fps), tuple(frames), None, missing)
+        return Segmentation(info, replace(predictor.spec, fps=fps), tuple(frames), None, missing)
 
     source, taken = Source(info.path), set(taken)
 
@@ -81,7 +83,7 @@ def segment_video(
         for name in ("masks", "classes") if semantic else ("masks",):
             (new / name).mkdir()
         tiles, shown = [], tile_numbers(count)
-        pictures = SharedPictures(info, model.spec.frames / fps)
+        pictures = SharedPictures(info, predictor.spec.frames / fps)
 
         def write(frame_of: Callable[[int], FrameMask], drawn: Callable[[int], None]) -> None:
             def overlay_of(frame: FrameMask) -> Overlay | ClassOverlay:
@@ -93,7 +95,7 @@ def segment_video(
             with pictures.behind() as frames:
                 write_video(info, new / "overlay.mp4", interval_at, frame_of, drawn, overlay_of, sound, frames)
 
-        masks = stream_masks(model, info, fps, threshold, semantic, sound, shown, pictures)
+        masks = stream_masks(predictor, info, fps, threshold, semantic, sound, shown, pictures)
         with pictures, WriterThread(write) as film, closing(masks):  # closed first: then the film waits for no more
             frames = film.frames
             for frame, preview in masks:
@@ -107,7 +109,7 @@ def segment_video(
             contact_sheet(tiles, classes_of(frames[index] for index in sorted(shown))).save(new / "sheet.png")
             film.finish(lambda: _tell(progress, count + film.drawn, 2 * count))
         info.repaired.look_again(info.path)
-        spec = replace(model.spec, fps=fps)
+        spec = replace(predictor.spec, fps=fps)
         content = document(info, spec, checkpoint, frames, video, made)
         text = json.dumps(content, indent=1, ensure_ascii=False)
         (new / "segmentation.json").write_text(text + "\n", encoding="utf-8")
@@ -132,9 +134,9 @@ def _drawn(mask: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def check_class_head(model: Model, name: str) -> None:
+def check_class_head(predictor: MaskPredictor, name: str) -> None:
     """Raise UserError unless the model of that name tells classes."""
-    if getattr(model, "semantic", None) is None:
+    if not predictor.semantic:
         raise UserError(
             f"{name or 'the model'} was trained without a class head; leave --semantic (semantic=True) out, or give a "
             "checkpoint that was trained with one (ModelConfig semantic=True)"
@@ -147,10 +149,15 @@ def _tell(progress: Callable[[int, int], None] | None, done: int, total: int) ->
 
 
 class Segmenter:
-    """A model with its name: what `icf_avs.load` returns."""
+    """A predictor with the name of its checkpoint: what `icf_avs.load` returns."""
 
-    def __init__(self, model: Model, name: str) -> None:
-        self.model, self.name = model, name
+    def __init__(self, predictor: MaskPredictor, name: str) -> None:
+        self.predictor, self.name = predictor, name
+
+    @property
+    def model(self) -> SegmentationModel:
+        """The model that the checkpoint holds."""
+        return self.predictor.model
 
     def segment(
         self,
@@ -163,7 +170,7 @@ class Segmenter:
     ) -> Segmentation:
         """Segment a video at `fps` masks a second; see `segment_video`. With `out`, files are written as well."""
         return segment_video(
-            self.model, path, out, fps, threshold, semantic=semantic, audio_track=audio_track, checkpoint=self.name
+            self.predictor, path, out, fps, threshold, semantic=semantic, audio_track=audio_track, checkpoint=self.name
         )
 
     def listen_for(self, words: str) -> None:
@@ -171,7 +178,4 @@ class Segmenter:
 
         Raises UserError for a model that does not hear in words, and for a word that it could not hear.
         """
-        from icf_avs.asked_words import asked_words
-
-        wanted = asked_words(self.model, words)
-        self.model.audio.only(wanted)
+        self.predictor.listen_for(words)

@@ -34,7 +34,7 @@ def segment_command(
     keep_freed_memory()
     segmenter = icf_avs.load(checkpoint, device)
     if semantic:
-        check_class_head(segmenter.model, segmenter.name)
+        check_class_head(segmenter.predictor, segmenter.name)
     if words is not None:
         segmenter.listen_for(words)
     taken: list[Path] = []
@@ -44,7 +44,7 @@ def segment_command(
             with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
                 task = bar.add_task(path.name, total=None)
                 result = segment_video(
-                    segmenter.model, path, out, fps, threshold,
+                    segmenter.predictor, path, out, fps, threshold,
                     progress=lambda done, total, bar=bar, task=task: bar.update(task, completed=done, total=total),
                     semantic=semantic, audio_track=audio_track, checkpoint=segmenter.name, taken=taken,
                 )  # fmt: skip
@@ -56,7 +56,9 @@ def segment_command(
         taken.append(result.folder)
         marked = int(np.count_nonzero(result.areas))
         print(f"{path}: {len(result)} masks, {marked} with something that sounds -> {result.folder}{os.sep}")
-        for line in heard_lines(result.frames) if segmenter.model.classes else ():  # without names, it hears no words
+        for line in (
+            heard_lines(result.frames) if segmenter.predictor.classes else ()
+        ):  # without names, it hears no words
             print(f"  {line}")
         for part in result.missing:
             print(f"  made {part}")

@@ -37,7 +37,7 @@ def show(picture: Image.Image, name: str) -> Image.Image:
 write_stamps(Path("notebook_data"), seed=0, test=2)
 video, other = sorted(Path("notebook_data/Single-source/raw_videos").rglob("*.mp4"))
 print("in the video sounds:", video.parent.name, "| in the other:", other.parent.name)
-model = icf_avs.load("stamps").model
+predictor = icf_avs.load("stamps").predictor
 
 # %% [markdown]
 # ## What is marked
@@ -45,7 +45,7 @@ model = icf_avs.load("stamps").model
 # %%
 info = probe(video)
 sounds = {"its own": None, "silence": silence(info), "noise": noise(info), "another": of_clip(info, probe(other))}
-results = {name: segment_video(model, video, sound=sound) for name, sound in sounds.items()}
+results = {name: segment_video(predictor, video, sound=sound) for name, sound in sounds.items()}
 shares = {name: float(result.areas.mean()) for name, result in results.items()}
 for name, share in shares.items():
     print(f"{name:8} {share:6.1%} of the picture")
@@ -95,7 +95,7 @@ def softer(decibel: float) -> icf_avs.data.audio_windows.Sound:
 
 
 levels = (0, 30, 60)
-curve = [float(segment_video(model, video, sound=softer(level)).areas.mean()) for level in levels]
+curve = [float(segment_video(predictor, video, sound=softer(level)).areas.mean()) for level in levels]
 for level, share in zip(levels, curve, strict=True):
     print(f"-{level:2} dB {share:6.1%} {'#' * round(200 * share)}")
 

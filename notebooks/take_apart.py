@@ -20,6 +20,7 @@ from icf_avs.avsbench.layouts import read_set
 from icf_avs.data.resize import resized
 from icf_avs.data.windows import windows
 from icf_avs.extensions.counterfactual_sounds import orthogonal
+from icf_avs.networks.guided import Sounds
 from icf_avs.stamps.benchmark import write_stamps
 
 OUT = Path("notebook_out")
@@ -40,6 +41,7 @@ def show(picture: Image.Image, name: str) -> Image.Image:
 write_stamps(Path("notebook_data"), seed=0, test=2, video=False)
 record, other = read_set(Path("notebook_data/Single-source"), "test")
 model = load("stamps").model.cpu().eval()
+network = model.network
 valid = torch.ones(1, 5, dtype=torch.bool)
 
 
@@ -51,9 +53,9 @@ def clip(of) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 frames, waves = clip(record)
-pyramid = model.look(frames)
-pixels = model.pixels([level.flatten(0, 1) for level in pyramid][:4])
-output = model(pyramid, waves, valid)
+visual = network.encode_frames(frames)
+pixels = network.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
+output = model(visual, waves, valid)
 print("in the picture:", sorted(record.onscreen), "| sounds:", sorted(record.sounding))
 
 
@@ -73,7 +75,7 @@ def heat(maps: torch.Tensor) -> np.ndarray:
 # Where a place is read as the same word as the sound, they agree. Above: agreement; below: the prior that comes of it.
 
 # %%
-vocabulary = model.implicit_text.vocabulary
+vocabulary = network.implicit_text.vocabulary
 reading = output.reading.softmax(-1)[0]
 for second in range(5):
     best = reading[second, : len(model.classes)].topk(3)
@@ -81,8 +83,8 @@ for second in range(5):
         f"second {second}:",
         [(model.classes[i], round(p, 2)) for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)],
     )
-seen = vocabulary.similarity(model.prior.key(pixels.tokens).permute(0, 2, 3, 1))
-agreement = vocabulary.agreement(vocabulary.similarity(output.sound[0])[None], seen)[0]
+seen = vocabulary.similarity(network.prior.key(pixels.tokens).permute(0, 2, 3, 1))
+agreement = vocabulary.agreement(vocabulary.similarity(output.semantic[0])[None], seen)[0]
 show(Image.fromarray(np.concatenate([heat(agreement), heat(output.prior[0])])), "take_apart-mit")
 
 # %% [markdown]
@@ -99,7 +101,7 @@ for level, tokens in output.text.items():
 # The match is high where a place is near the sound's Gaussian, in the 2-Wasserstein distance.
 
 # %%
-match = model.shared_space.match(output.parts.flatten(0, 1)[None], pixels.tokens)[0]
+match = network.joint_embedding.match(output.parts.flatten(0, 1)[None], pixels.tokens)[0]
 show(Image.fromarray(heat(match)), "take_apart-cdcl")
 
 # %% [markdown]
@@ -113,18 +115,19 @@ show(Image.fromarray(heat(match)), "take_apart-cdcl")
 def do(sound: torch.Tensor) -> torch.Tensor:
     """Mask logits [5,h,w] where the sound's semantic is [1,5,D]."""
     parts = sound.new_zeros(1, *sound.shape[:2], 1, sound.shape[-1])
-    return model.answer(pixels, sound[None], parts, valid).decoded.logits[0] + model.offset
+    sounds = Sounds(sound[None], parts, [None])
+    return network.decode_sounds(pixels, sounds, valid, visual).logits[0] + model.offset
 
 
-centre = model.counterfactual.mean
-heard = output.sound
-foreign = model.semantic_of(model.hear(clip(other)[1])[0])
+centre = network.counterfactual.mean
+heard = output.semantic
+foreign = network.semantic_of(network.encode_audio(clip(other)[1]).token)
 rival = orthogonal(heard, foreign[None], centre, (heard - centre).norm(dim=-1)[None])[0]
 answers = {
     "its own": do(heard),
     "another clip": do(foreign),
     "orthogonal rival": do(rival),
-    "silence": do(model.semantic_of(model.hear(torch.zeros_like(waves))[0])),
+    "silence": do(network.semantic_of(network.encode_audio(torch.zeros_like(waves)).token)),
 }
 marked = {name: float((logits > 0).float().mean()) for name, logits in answers.items()}
 for name, share in marked.items():

@@ -20,7 +20,7 @@ from icf_avs.config import TrainConfig
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
 from icf_avs.evaluate import default_sets
-from icf_avs.model.icf import ICF
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.results import revision
 from icf_avs.stamps.training_data import StampsData
 from icf_avs.training.processes import processes
@@ -182,7 +182,7 @@ def _scenes(config: TrainConfig) -> StampsData:
     return data
 
 
-def _tests(job: Job, model: ICF) -> list[TestClip]:
+def _tests(job: Job, model: SegmentationModel) -> list[TestClip]:
     if job.clips not in _loaded:
         _loaded[job.clips] = test_clips(default_sets(), model.visual, model.spec, job.clips)
     return _loaded[job.clips]

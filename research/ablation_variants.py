@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual
-from icf_avs.model.icf import ICF
-from icf_avs.model.implicit_text import ImplicitText
-from icf_avs.model.shared_space import Gaussian, SharedSpace
-from icf_avs.model.vocabulary import Vocabulary
+from icf_avs.networks.guided_parts.counterfactual import Rivals, SemanticCounterfactual
+from icf_avs.networks.guided_parts.implicit_text import ImplicitText
+from icf_avs.networks.guided_parts.joint_embedding import Gaussian, JointEmbedding
+from icf_avs.networks.guided_parts.vocabulary import Vocabulary
+from icf_avs.networks.segmentation_model import SegmentationModel
 
 
 class ShuffledSounds(SemanticCounterfactual):
@@ -72,7 +72,7 @@ class OneLevelText(ImplicitText):
         return {"frame": self.of_video(sound, visual, valid, words)[:, None].expand(-1, frames, -1, -1)}
 
 
-class CosineSpace(SharedSpace):
+class CosineSpace(JointEmbedding):
     """Means alone, of unit length: then W2^2 = 2 - 2 cos, and how tokens spread counts for nothing."""
 
     def of_audio(self, tokens: Tensor, weights: Tensor) -> Gaussian:
@@ -89,17 +89,17 @@ def _point(modality: Gaussian) -> Gaussian:
     return Gaussian(F.normalize(modality.mean, dim=-1), torch.zeros_like(modality.deviation))
 
 
-def replace_part(model: ICF, control: str) -> None:
+def replace_part(model: SegmentationModel, control: str) -> None:
     """Put the stand-in of that name into a freshly built full model. Raises ValueError for another name."""
-    config = model.config
+    config, network = model.config, model.network
     rivals = {"random": RandomVectors, "shuffled": ShuffledSounds, "dropout": DroppedSound}
     if control in rivals:
-        model.counterfactual = rivals[control](config.dim, len(config.classes), config.counterfactual.count)
+        network.counterfactual = rivals[control](config.dim, len(config.classes), config.counterfactual.count)
     elif control in ("video", "segment", "frame"):
-        model.implicit_text = OneLevelText(model.implicit_text, config.heads, control)
+        network.implicit_text = OneLevelText(network.implicit_text, config.heads, control)
     elif control == "cosine":
         shared = config.contrastive
-        text = model.implicit_text is not None
-        model.shared_space = CosineSpace(config.dim, shared.dim, shared.floor, shared.temperature, text)
+        text = network.implicit_text is not None
+        network.joint_embedding = CosineSpace(config.dim, shared.dim, shared.floor, shared.temperature, text)
     else:
         raise ValueError(f"no control {control!r}")

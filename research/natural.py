@@ -30,7 +30,7 @@ from icf_avs.checkpoint import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.config import EvidenceConfig, TrainConfig
 from icf_avs.errors import UserError
-from icf_avs.model.icf import ICF
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.results import revision
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.open_vocab_sampler import DEFAULT
@@ -110,7 +110,7 @@ def load_tests(workers: int, say: Say = lambda what, done, total: None, split: s
     return Tests(words, sets, hears(torch.zeros(1, recipe.spec.window))[0])
 
 
-def train_row(config: TrainConfig, folder: Path, workers: int, report: Report) -> tuple[ICF, float]:
+def train_row(config: TrainConfig, folder: Path, workers: int, report: Report) -> tuple[SegmentationModel, float]:
     """Train a row, or go on with it where it stopped; the calibrated model, and the minutes it took."""
     data = WordData(config, None, workers, report)
     trainer = train_run(config, folder, data, build_model(config, data.classes), report)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from icf_avs.contracts import Batch
 from icf_avs.evaluate import AUDIOS
-from icf_avs.model.icf import ICF
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.overlay import Overlay
 from research.ablation_rows import ROWS
 from research.ablation_variants import RandomVectors, ShuffledSounds
@@ -43,19 +43,20 @@ def reliance(lines: list[Line], path: Path) -> None:
     _save(figure, axes, path)
 
 
-def counterfactuals(model: ICF, batch: Batch, path: Path) -> None:
+def counterfactuals(model: SegmentationModel, batch: Batch, path: Path) -> None:
     """Factual sounds of a batch, and counterfactuals of one of them by SC and by two stand-ins, on the two principal
     axes of the factual ones.
     """
     torch.manual_seed(0)
     with torch.no_grad():
-        factual = model.semantic_of(model.hear(batch.sound)[0])
-        model.counterfactual.eval()
-        vocabulary = model.implicit_text.vocabulary if model.implicit_text is not None else None
-        dim, of_mean = model.config.dim, model.counterfactual.mean
-        sources = {"SC: orthogonal around the mean": model.counterfactual}
+        network = model.network
+        factual = network.semantic_of(network.encode_audio(batch.sound).token)
+        network.counterfactual.eval()
+        vocabulary = network.implicit_text.vocabulary if network.implicit_text is not None else None
+        dim, of_mean = model.config.dim, network.counterfactual.mean
+        sources = {"SC: orthogonal around the mean": network.counterfactual}
         for title, stand_in in (("shuffled sounds", ShuffledSounds), ("random vectors", RandomVectors)):
-            part = stand_in(dim, len(model.classes), model.counterfactual.count).eval().to(of_mean.device)
+            part = stand_in(dim, len(model.classes), network.counterfactual.count).eval().to(of_mean.device)
             part.mean.copy_(of_mean)
             sources[title] = part
         clouds = {
@@ -82,7 +83,9 @@ def counterfactuals(model: ICF, batch: Batch, path: Path) -> None:
     _save(figure, axes, path)
 
 
-def four_sounds(models: dict[str, ICF], clip: TestClip, picture: np.ndarray, frame: int, path: Path) -> None:
+def four_sounds(
+    models: dict[str, SegmentationModel], clip: TestClip, picture: np.ndarray, frame: int, path: Path
+) -> None:
     """One frame under each of four sounds, a line a model. picture: uint8 [H,W,3] of that frame."""
     figure, axes = plt.subplots(len(models), len(AUDIOS), figsize=(8, 2.1 * len(models)), layout="constrained")
     for line, (name, model) in zip(np.atleast_2d(axes), models.items(), strict=True):

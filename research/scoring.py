@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.avsbench.layouts import read_set
-from icf_avs.contracts import ClipSpec
+from icf_avs.contracts import ClipSpec, VisualFeatures
 from icf_avs.data.resize import resized
 from icf_avs.data.windows import windows
 from icf_avs.evaluate import AUDIOS, FOLDERS
 from icf_avs.metrics import StrictMetric, g_score
-from icf_avs.model.icf import ICF
+from icf_avs.networks.guided import Sounds
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.probe.sounds import heard
 
 SETS = ("s4", "ms3")
@@ -76,19 +77,21 @@ def test_clips(
 
 
 @torch.inference_mode()
-def probabilities(model: ICF, clip: TestClip) -> Tensor:
+def probabilities(model: SegmentationModel, clip: TestClip) -> Tensor:
     """[4,T,H,W], one for each of AUDIOS; the picture is looked at once."""
-    device = model.device
-    pixels = model.pixels([level[0].float().to(device) for level in clip.pyramid])
-    audio, tokens = model.hear(clip.waves.to(device))
-    sounds, parts = model.semantic_of(audio)[:, None], (tokens - audio[:, :, None])[:, None]
-    valid = torch.ones(1, sounds.shape[2], dtype=torch.bool, device=device)
-    logits = model.answer(pixels, sounds, parts, valid).decoded.logits + model.offset
+    device, network = model.device, model.network
+    visual = VisualFeatures([level.float().to(device) for level in clip.pyramid])
+    pixels, audio = network.pixel_decoder([level[0] for level in visual.pyramid]), clip.waves.to(device)
+    token, parts, _ = network.encode_audio(audio)
+    within = (parts - token[:, :, None])[:, None]
+    sounds = Sounds(network.semantic_of(token)[:, None], within, [None] * len(audio))
+    valid = torch.ones(1, audio.shape[1], dtype=torch.bool, device=device)
+    logits = network.decode_sounds(pixels, sounds, valid, visual).logits + model.offset
     size = clip.truth.shape[1:]
     return F.interpolate(logits.float().cpu(), size, mode="bilinear", align_corners=False).sigmoid()
 
 
-def score(model: ICF, clips: list[TestClip]) -> tuple[Scores, list[dict[str, str | float]]]:
+def score(model: SegmentationModel, clips: list[TestClip]) -> tuple[Scores, list[dict[str, str | float]]]:
     """Scores over all frames (columns of results/ablation.csv), and those of each set and number of candidates.
 
     G-mIoU takes m- from the off-screen sound, the hardest of the three.

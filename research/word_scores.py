@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from icf_avs.inference.predictor import Predictor
 from icf_avs.metrics import StrictMetric
-from icf_avs.model.icf import ICF
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.stamps.scene_features import OpenVocabFeatures
 from icf_avs.stamps.tagger_cache import HeardSounds
 from icf_avs.stamps.word_batches import Words
@@ -36,7 +37,8 @@ class _Question:
 
 
 def word_scores(
-    model: ICF, features: OpenVocabFeatures, words: Words, sounds: HeardSounds, silence: Tensor, seed: int = 0,
+    model: SegmentationModel, features: OpenVocabFeatures, words: Words, sounds: HeardSounds, silence: Tensor,
+    seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """{audio: {"miou", "f", "fpr", "scenes"}}; silence [C]: what is heard of zeros.
@@ -44,7 +46,6 @@ def word_scores(
     Of the scenes of one frame those that show two things or more, one of which is of a kind of `sounds`; fpr is the
     share of the picture that is marked.
     """
-    model.eval()
     questions = _questions(features, words, sounds, silence.numpy(), seed)
     metrics = {audio: StrictMetric(sync_on_compute=False) for audio in AUDIOS}
     for start in range(0, len(questions), _AT_ONCE):
@@ -62,15 +63,18 @@ def word_scores(
 
 
 @torch.inference_mode()
-def _answers(model: ICF, features: OpenVocabFeatures, numbers: np.ndarray, some: list[_Question]) -> list[Tensor]:
+def _answers(
+    model: SegmentationModel, features: OpenVocabFeatures, numbers: np.ndarray, some: list[_Question]
+) -> list[Tensor]:
     """Probabilities [n,S/2,S/2] under each of the sounds, on the CPU."""
     device = model.device
-    levels = [level.to(device) for level in features.levels(numbers)]
-    looks = model.see(torch.from_numpy(features.images[numbers]).to(device), levels)
+    predictor, visual = Predictor(model), features.visual(numbers).map(lambda x: x.to(device))
+    scales = predictor.encode(torch.from_numpy(features.images[numbers]), visual)
     valid = torch.ones(len(some), 1, dtype=torch.bool, device=device)
     answers = []
     for sound in torch.from_numpy(np.stack([question.heard for question in some])).to(device).unbind(1):
-        logits = model.mark(looks, sound[:, None], valid).logits[:, 0].cpu()
+        audio = model.network.encode_audio(sound[:, None], tags=True)
+        logits = predictor.segment(scales, audio, valid).logits[:, 0].cpu()
         answers.append(F.interpolate(logits[None], features.stamp_maps.shape[2:], mode="bilinear")[0].sigmoid())
     return answers
 

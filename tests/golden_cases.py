@@ -34,7 +34,8 @@ from icf_avs.contracts import ClipSpec
 from icf_avs.data.resize import resized
 from icf_avs.errors import MissingWeights
 from icf_avs.export.command import export_command
-from icf_avs.model.icf import ICF
+from icf_avs.inference.predictor import Predictor
+from icf_avs.networks.build import build_model as assembled
 from icf_avs.segment import Segmenter
 from icf_avs.stamps import word_data
 from icf_avs.stamps.clip_renderer import Clip
@@ -101,15 +102,15 @@ def no_recordings() -> Iterator[None]:
         yield
 
 
-def semantic_model() -> ICF:
+def semantic_model() -> Predictor:
     """Random weights drawn from a seed over the real encoder, shifted so that it marks half of the pixels."""
     config = ModelConfig(CLASSES, dim=32, pixel_dim=16, layers=1, semantic=True)
     visual = build_visual(config.visual, frozen=True)
     torch.manual_seed(0)
-    model = ICF(config, ClipSpec(), visual, torch.randn(len(CLASSES), 24)).eval()
+    predictor = Predictor(assembled(config, ClipSpec(), visual, torch.randn(len(CLASSES), 24)))
     frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8))
-    model.offset.sub_(model.predict(frames, torch.zeros(2, model.spec.window)).logits.median())
-    return model
+    predictor.model.offset.sub_(predictor.predict(frames, torch.zeros(2, predictor.spec.window)).logits.median())
+    return predictor
 
 
 def document(segmenter: Segmenter, video: Path, out: Path, **options: Any) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def logits(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
     """What a shipped checkpoint holds (keys and shapes) and what it answers to the fixed batch."""
     with natural_weights():
         model = load_checkpoint(CHECKPOINTS / f"{name}.safetensors")
-        prediction = model.predict(*fixed_batch(model.spec, clip))
+        prediction = Predictor(model).predict(*fixed_batch(model.spec, clip))
     state = {key: str(list(value.shape)) for key, value in model.state_dict().items()}
     return {"state": dict(sorted(state.items())), "logits": pooled(prediction.logits)}
 

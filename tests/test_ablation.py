@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_icf import random_batch, small_model
+from small_guided import random_batch, small_model
 
+from icf_avs.contracts import VisualFeatures
 from icf_avs.errors import UserError
 from icf_avs.metrics import StrictMetric
 from icf_avs.objective.objective import Weights, objective
@@ -38,7 +39,7 @@ def test_every_row_is_another_run() -> None:
 @pytest.mark.parametrize(("row", "count"), [("all", 2), ("k1", 1), ("k8", 8)])
 def test_a_row_builds_its_number_of_counterfactuals(row: str, count: int) -> None:
     model = build_model(ROWS[row].config(0, 600), ("bell", "cat"))
-    assert model.counterfactual.count == count
+    assert model.network.counterfactual.count == count
 
 
 def test_the_rows_are_still_the_runs_in_results() -> None:
@@ -63,11 +64,11 @@ def test_a_stand_in_trains(control: str) -> None:
     model = small_model()
     replace_part(model, control)
     batch = random_batch()
-    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding)
-    terms = objective(output, batch, model.shared_space, Weights())
+    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
+    terms = objective(output, batch, model.network.joint_embedding, Weights())
     terms["loss"].backward()
     assert torch.isfinite(terms["loss"])
-    assert all(p.grad is not None for p in model.decoder.parameters())
+    assert all(p.grad is not None for p in model.network.decoder.parameters())
 
 
 def test_an_unknown_stand_in() -> None:
@@ -79,7 +80,7 @@ def rivals_of(control: str, clips: int = 6):
     """The rivals of one batch, the sounds they rival, and their mean."""
     model = small_model()
     replace_part(model, control)
-    part = model.counterfactual
+    part = model.network.counterfactual
     batch = random_batch(clips=clips)
     sound = torch.randn(clips, 2, 32) + 3
     rivals = part(sound, batch.sounding, batch.valid)
@@ -114,7 +115,7 @@ def test_a_dropped_sound_keeps_a_tenth_of_its_channels() -> None:
 def test_one_level_reads_its_scope_alone(level: str) -> None:
     model = small_model()
     replace_part(model, level)
-    text = model.implicit_text.eval()
+    text = model.network.implicit_text.eval()
     sound, visual = torch.randn(1, 5, 32), torch.randn(1, 5, 9, 32)
     valid = torch.ones(1, 5, dtype=torch.bool)
     before = text(sound, visual, valid)["frame"]
@@ -132,7 +133,7 @@ def test_cosine_forgets_the_spread() -> None:
     model = small_model()
     replace_part(model, "cosine")
     tokens = torch.randn(3, 7, 32)
-    found = model.shared_space.of_audio(tokens, torch.ones(3, 7))
+    found = model.network.joint_embedding.of_audio(tokens, torch.ones(3, 7))
     assert torch.allclose(found.mean.norm(dim=-1), torch.ones(3)) and not found.deviation.any()
 
 
@@ -164,9 +165,9 @@ def test_scores_are_those_of_the_model_itself() -> None:
     scores, parts = score(model, clips)
     metric = StrictMetric()
     for clip in clips:
-        pyramid = [level.float() for level in clip.pyramid]
+        visual = VisualFeatures([level.float() for level in clip.pyramid])
         with torch.no_grad():
-            logits = model(pyramid, clip.waves[3][None], torch.ones(1, 2, dtype=torch.bool)).logits[0]
+            logits = model(visual, clip.waves[3][None], torch.ones(1, 2, dtype=torch.bool)).logits[0]
         alone = torch.nn.functional.interpolate(logits[:, None], (64, 64), mode="bilinear", align_corners=False)
         assert torch.allclose(probabilities(model, clip)[3], alone[:, 0].sigmoid(), atol=1e-5)
         metric.update(alone[:, 0].sigmoid(), clip.truth)

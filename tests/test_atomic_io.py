@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from clip_maker import make_clip, tone
-from small_icf import small_model
+from small_guided import small_model
 
 from icf_avs.atomic_io import replaced_file, replaced_folder, unfinished_folder, write_text, written_file
 from icf_avs.backbones.weights import released_file
 from icf_avs.checkpoint import save_checkpoint
 from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.segment import segment_video
 from icf_avs.stamps.clip_files import write_bytes
 
@@ -107,7 +108,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return segment_video(Silent(), clip, clip.parent, fps=1).folder
 
 
-class Silent:
+class Silent(MaskPredictor):
     spec, classes = ClipSpec(), ()
 
     def predict(self, frames: torch.Tensor, waves: torch.Tensor) -> Prediction:

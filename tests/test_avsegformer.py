@@ -8,6 +8,7 @@ from torch import nn
 
 from icf_avs.backbones.registry import audio_of
 from icf_avs.config import ModelConfig
+from icf_avs.contracts import AudioFeatures, VisualFeatures
 from icf_avs.networks import AVSegFormer
 from icf_avs.networks.avsegformer import Mixer
 from icf_avs.networks.build import build_network
@@ -46,7 +47,9 @@ def test_parameters_and_shapes_at_published_widths() -> None:
     with torch.device("meta"):
         network = AVSegFormer(Encoder(), nn.Identity(), classes=71).eval()
         pyramid = [torch.empty(1, 2, c, s, s) for c, s in zip(PVT, (56, 28, 14, 7), strict=True)]
-        output = network.decode(pyramid, torch.empty(1, 2, 128), torch.ones(1, 2, dtype=torch.bool))
+        output = network.decode(
+            VisualFeatures(pyramid), AudioFeatures(torch.empty(1, 2, 128)), torch.ones(1, 2, dtype=torch.bool)
+        )
     assert sum(p.numel() for p in network.parameters()) == public_parameters(PVT, 71)
     assert output.classes.shape == (1, 2, 71, 224, 224)
     assert output.auxiliary["mixer"].shape == (1, 2, 56, 56)

@@ -26,6 +26,7 @@ from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import UserError
+from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.output.result_file import read_segmentation
 from icf_avs.segment import Segmenter, segment_video
 from icf_avs.serve.answer import _shown
@@ -34,7 +35,7 @@ CLAP = 1.0  # second of the flash and of the click
 ALIGNED = 0.04  # seconds
 
 
-class Witness:
+class Witness(MaskPredictor):
     """Marks bright pixels where there is sound, and notes what it is given for each mask."""
 
     classes = ("noise",)

@@ -33,7 +33,7 @@ from icf_avs.data.media import probe  # noqa: E402
 from icf_avs.data.spectrogram import log_mel  # noqa: E402
 from icf_avs.errors import UserError  # noqa: E402
 from icf_avs.metrics import f_curves  # noqa: E402
-from icf_avs.model.icf import ICF  # noqa: E402
+from icf_avs.networks.build import build_model  # noqa: E402
 
 ONCE = turns.Machine(turns=1, threads=1)
 SMALL = models.Encoder("resnet-50", True, depths=(1, 1, 1, 1))
@@ -104,8 +104,8 @@ def test_inference_and_training_at_a_tiny_size():
 def test_a_model_that_is_given_the_embedding_answers_the_same():
     model, given = models.ours(SMALL), models.batch(size=64)
     told, heard = models.given_embedding(model, given)
-    whole = model(model.look(given.frames), given.waves, given.valid).logits
-    torch.testing.assert_close(told(told.look(given.frames), heard, given.valid).logits, whole)
+    whole = model(given.frames, given.waves, given.valid).logits
+    torch.testing.assert_close(told(given.frames, heard, given.valid).logits, whole)
     assert isinstance(model.audio.vggish, VGGish) and told.audio is not model.audio
 
 
@@ -120,9 +120,9 @@ def test_the_formula_of_f_and_the_histogram_agree():
 def test_our_step_has_four_counterfactuals_and_its_baseline_none():
     model = models.ours(models.EMBEDDED, train=True)
     given = models.batch(2, size=64)
-    output = model(model.look(given.frames), given.waves, given.valid, given.sounding)
+    output = model(given.frames, given.waves, given.valid, sounding=given.sounding)
     assert len(output.rival_logits) == 4
-    assert models.ours(models.EMBEDDED, train=True, baseline=True).counterfactual is None
+    assert models.ours(models.EMBEDDED, train=True, baseline=True).network.counterfactual is None
 
 
 def test_lower_precision_at_a_tiny_size(monkeypatch):
@@ -136,7 +136,7 @@ def test_engines_on_a_small_model(monkeypatch):
     parts = {"implicit_text": ImplicitTextConfig(free_words=3), "contrastive": ContrastiveConfig()}
     config = ModelConfig(("bell", "cat"), dim=32, pixel_dim=16, **parts)
     names = torch.nn.functional.normalize(torch.randn(2, 384), dim=-1)
-    model = ICF(config, ClipSpec(image_size=64, frames=2), models.EMBEDDED.build(), names).eval()
+    model = build_model(config, ClipSpec(image_size=64, frames=2), models.EMBEDDED.build(), names).eval()
     found = named(engines(ONCE, model))
     assert set(found) == {("engine-onnxruntime", "PyTorch"), ("engine-compiled", "PyTorch")}
 

@@ -18,36 +18,38 @@ from icf_avs.checkpoint import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
-from icf_avs.model.icf import ICF
+from icf_avs.inference.predictor import Predictor
+from icf_avs.networks.build import build_model
+from icf_avs.networks.segmentation_model import SegmentationModel
 
 NAMES = ("bell", "cat", "dog")
 
 
-def built(seed: int, **parts: None) -> ICF:
+def built(seed: int, **parts: None) -> SegmentationModel:
     torch.manual_seed(seed)
     config = ModelConfig(NAMES, dim=32, pixel_dim=16, **parts)
     names = torch.randn(3, 384) if config.implicit_text else torch.zeros(3, 1)
-    return ICF(config, ClipSpec(frames=2, image_size=64, phase=0.25), load_efficientnet_lite0(), names)
+    return build_model(config, ClipSpec(frames=2, image_size=64, phase=0.25), load_efficientnet_lite0(), names)
 
 
 @pytest.fixture(scope="module")
-def model() -> ICF:
+def model() -> SegmentationModel:
     return built(0)
 
 
 @pytest.fixture
-def saved(model: ICF, tmp_path: Path) -> Path:
+def saved(model: SegmentationModel, tmp_path: Path) -> Path:
     path = tmp_path / "some" / "model.safetensors"
     save_checkpoint(model, path, {"seed": 0, "name": "tiny"})
     return path
 
 
-def test_round_trip(model: ICF, saved: Path) -> None:
+def test_round_trip(model: SegmentationModel, saved: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=generator)
     waves = 0.1 * torch.randn(2, model.spec.window, generator=generator)
     again = load_checkpoint(saved)
-    expected, found = model.predict(frames, waves), again.predict(frames, waves)
+    expected, found = Predictor(model).predict(frames, waves), Predictor(again).predict(frames, waves)
     assert found.logits.equal(expected.logits) and found.heard.equal(expected.heard)
     assert found.words == expected.words == NAMES and found.heard.shape == (2, 3)
     assert again.config == model.config and again.spec == model.spec and not again.training
@@ -60,8 +62,12 @@ def test_round_trip_of_the_baseline(tmp_path: Path) -> None:
     save_checkpoint(plain, tmp_path / "plain.safetensors", {})
     again = load_checkpoint(tmp_path / "plain.safetensors")
     frames, waves = torch.zeros(2, 64, 64, 3, dtype=torch.uint8), torch.zeros(2, plain.spec.window)
-    found = again.predict(frames, waves)
-    assert found.logits.equal(plain.predict(frames, waves).logits) and found.words == () and found.heard.shape == (2, 0)
+    found = Predictor(again).predict(frames, waves)
+    assert (
+        found.logits.equal(Predictor(plain).predict(frames, waves).logits)
+        and found.words == ()
+        and found.heard.shape == (2, 0)
+    )
 
 
 def test_the_frozen_encoder_is_not_stored(saved: Path) -> None:
@@ -70,10 +76,10 @@ def test_the_frozen_encoder_is_not_stored(saved: Path) -> None:
 
 def test_the_running_mean_is_stored(tmp_path: Path) -> None:
     other = built(2)
-    other.counterfactual.mean.fill_(3)
-    other.counterfactual.started.fill_(True)
+    other.network.counterfactual.mean.fill_(3)
+    other.network.counterfactual.started.fill_(True)
     save_checkpoint(other, tmp_path / "x.safetensors", {})
-    again = load_checkpoint(tmp_path / "x.safetensors").counterfactual
+    again = load_checkpoint(tmp_path / "x.safetensors").network.counterfactual
     assert again.started and torch.allclose(again.mean, torch.tensor(3.0))
 
 
@@ -118,7 +124,7 @@ SPOILT = {
     "an impossible setting": (configured(heads=5), "damaged"),
     "a part more": (configured(semantic=True), "do not fit.*missing"),
     "a part less": (configured(contrastive=None), "do not fit.*unknown"),
-    "a tensor less": (rewritten(lambda metadata, state: state.pop("decoder.role")), "do not fit.*1 missing"),
+    "a tensor less": (rewritten(lambda metadata, state: state.pop("network.decoder.role")), "do not fit.*1 missing"),
 }
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_icf import NAMES, random_batch, small_model
+from small_guided import NAMES, random_batch, small_model
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from icf_avs.contracts import Batch
-from icf_avs.model.icf import Output
+from icf_avs.networks.guided import GuidedOutput
 from icf_avs.objective.class_shares import class_shares, known, share
 from icf_avs.objective.objective import Weights, objective
 
@@ -50,17 +50,17 @@ def test_a_map_as_coarse_as_the_masks_is_never_more_than_they_are() -> None:
     assert known(where, masks).flatten().tolist() == [True, True, False, True]
 
 
-def removal(batch: Batch, removed: int) -> tuple[Output, float, Tensor]:
+def removal(batch: Batch, removed: int) -> tuple[GuidedOutput, float, Tensor]:
     """The loss of taking one class out of every sound, at logits of zero, and its gradient by the logits."""
     model = small_model()
-    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding, known=batch.known)
+    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding, known=batch.known)
     rest = output.rivals.rest
     valid = torch.ones_like(rest.valid)
     output.rivals = output.rivals._replace(
         rest=rest._replace(removed=torch.full_like(rest.removed, removed), valid=valid)
     )
     output.rest_logits = torch.zeros_like(output.rest_logits).requires_grad_()
-    loss = objective(output, batch, model.shared_space, Weights())["rest"]
+    loss = objective(output, batch, model.network.joint_embedding, Weights())["rest"]
     gradient = torch.autograd.grad(loss, output.rest_logits)[0] if loss.requires_grad else torch.zeros(())
     return output, float(loss.detach()), gradient
 
@@ -141,10 +141,10 @@ def test_a_clip_of_unknown_classes_is_compared_with_no_other(names: tuple[str, .
         if swapped:
             batch.waves[1:] = 0.3 * torch.randn(batch.waves[1:].shape)
         torch.manual_seed(0)
-        output = model.eval()(batch.pyramid, batch.waves, batch.valid, batch.sounding, known=batch.known)
-        away = torch.nn.functional.normalize(output.rivals.sounds[:, 0] - model.counterfactual.mean, dim=-1)
+        output = model.eval()(batch.visual, batch.waves, batch.valid, sounding=batch.sounding, known=batch.known)
+        away = torch.nn.functional.normalize(output.rivals.sounds[:, 0] - model.network.counterfactual.mean, dim=-1)
         assert not output.rivals.known.any() and not output.rivals.kinds.any()
-        terms = objective(output, batch, model.shared_space, Weights())
+        terms = objective(output, batch, model.network.joint_embedding, Weights())
         assert float(terms["foreign"]) == 0 and float(terms.get("sound_reading", 0)) == 0
         found.append(away)
     assert torch.allclose(*found, atol=1e-5)
@@ -155,19 +155,19 @@ def test_unknown_clips_are_no_negatives_of_each_other(names: tuple[str, ...]) ->
     batch, _ = unknown(names)
     batch.masks.fill_(1)  # no silent region
     model = small_model(names=names, counterfactual=False)
-    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding)
-    assert float(objective(output, batch, model.shared_space, Weights())["contrast"]) == 0
+    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
+    assert float(objective(output, batch, model.network.joint_embedding, Weights())["contrast"]) == 0
 
 
 def test_among_known_clips_an_unknown_one_is_left_out() -> None:
     batch = random_batch(3)
     batch.sounding[0], batch.kinds_map[0], batch.onscreen = False, 0, None
     model = small_model()
-    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding, known=batch.known)
+    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding, known=batch.known)
     assert not output.rivals.kinds[:, 0].any() and output.rivals.known[:, 1:].all()
     for maps in (output.foreign_logits, output.reading):
         maps.retain_grad()
-    terms = objective(output, batch, model.shared_space, Weights())
+    terms = objective(output, batch, model.network.joint_embedding, Weights())
     (terms["foreign"] + terms["sound_reading"]).backward()
     assert output.foreign_logits.grad.flatten(1).any(1).tolist() == [False, False, True]  # nor is its sound known wrong
     assert output.reading.grad.flatten(1).any(1).tolist() == [False, True, True]

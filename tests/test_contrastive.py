@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_icf import chosen, random_batch, small_model
+from small_guided import chosen, random_batch, small_model
 from torch import Tensor
 
-from icf_avs.model.shared_space import Gaussian, gaussian
+from icf_avs.networks.guided_parts.joint_embedding import Gaussian, gaussian
 from icf_avs.objective.contrastive import info_nce, negatives, wasserstein
 from icf_avs.objective.objective import Weights, objective
 
@@ -132,8 +132,8 @@ def test_zero_when_there_is_nothing_to_be_told_from() -> None:
 def contrast(batch, **switches: bool) -> dict[str, Tensor]:
     model = small_model(**switches).eval()
     torch.manual_seed(0)
-    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding)
-    return objective(output, batch, model.shared_space, Weights())
+    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
+    return objective(output, batch, model.network.joint_embedding, Weights())
 
 
 def test_a_pair_of_one_kind_alone_leaves_only_silent_regions() -> None:
@@ -182,6 +182,9 @@ def test_the_order_of_clips_does_not_matter() -> None:
 
 def test_the_temperature_is_one_parameter_and_learns() -> None:
     batch, model = random_batch(3), small_model()
-    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding)
-    objective(output, batch, model.shared_space, Weights())["contrast"].backward()
-    assert model.shared_space.log_temperature.shape == () and model.shared_space.log_temperature.grad != 0
+    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
+    objective(output, batch, model.network.joint_embedding, Weights())["contrast"].backward()
+    assert (
+        model.network.joint_embedding.log_temperature.shape == ()
+        and model.network.joint_embedding.log_temperature.grad != 0
+    )

@@ -52,7 +52,7 @@ def corpus(tmp_path_factory):
     alone = {}
     for name, fps in (("day/a.mp4", 1.0), ("b, c.mp4", 2.0), ("long.mp4", 1.0)):
         folder = segment_video(
-            segmenter.model, root / name, root / "alone", fps, THRESHOLD, checkpoint=segmenter.name
+            segmenter.predictor, root / name, root / "alone", fps, THRESHOLD, checkpoint=segmenter.name
         ).folder
         alone[name] = (folder / "segmentation.json").read_bytes()
     assert any(frame["area"] for text in alone.values() for frame in json.loads(text)["frames"])

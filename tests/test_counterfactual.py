@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from icf_avs.extensions.counterfactual_sounds import orthogonal
-from icf_avs.model.counterfactual import Rivals, SemanticCounterfactual
-from icf_avs.model.vocabulary import Vocabulary
+from icf_avs.networks.guided_parts.counterfactual import Rivals, SemanticCounterfactual
+from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 
 def every(sound: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 import icf_avs.demo as demo
 from icf_avs.avsbench.layouts import read_set
 from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.inference.predictor import MaskPredictor
 
 
-class MarksEverything:
+class MarksEverything(MaskPredictor):
     classes = ("dog", "cat")
 
     def __init__(self) -> None:
@@ -25,7 +26,7 @@ class MarksEverything:
 
 def test_demo(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        "icf_avs.load", lambda checkpoint, device="auto": SimpleNamespace(model=MarksEverything(), name="all")
+        "icf_avs.load", lambda checkpoint, device="auto": SimpleNamespace(predictor=MarksEverything(), name="all")
     )
     monkeypatch.setattr(demo, "CLIPS", 1)
     demo.demo_command(tmp_path)

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from clip_maker import make_clip, tone
 from fake_device import pretended
 from safetensors.torch import load_file
-from small_icf import random_batch, small_model
+from small_guided import random_batch, small_model
 from small_training import TINY, frozen_encoder, stand_ins, tiny_data
 
 import icf_avs
@@ -29,11 +29,13 @@ from icf_avs.backbones.efficientnet_lite import EfficientNetLite0
 from icf_avs.checkpoint import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.config import ModelConfig
-from icf_avs.contracts import Batch, ClipSpec
+from icf_avs.contracts import Batch, ClipSpec, VisualFeatures
 from icf_avs.evaluate import evaluate_each
 from icf_avs.evaluate_semantic import evaluate_semantic
 from icf_avs.export.graph import ExportGraph
-from icf_avs.model.icf import ICF
+from icf_avs.inference.predictor import Predictor
+from icf_avs.networks.build import build_model
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.probe.runner import probe_set
 from icf_avs.segment import Segmenter, segment_video
 from icf_avs.serve.answer import answer
@@ -62,65 +64,64 @@ class Given:
     video: Path
 
 
-def small(model: ICF) -> ICF:
+def small(model: SegmentationModel) -> SegmentationModel:
     model.spec = replace(model.spec, image_size=64)
     return model
 
 
 @lru_cache
-def stamps() -> ICF:
+def stamps() -> SegmentationModel:
     return small(load_checkpoint(find_checkpoint("stamps")[0]))
 
 
 @lru_cache
-def natural() -> ICF:
+def natural() -> SegmentationModel:
     """Its frozen encoders are random: they hear and see something everywhere."""
     torch.manual_seed(0)
     return small(load_checkpoint(find_checkpoint("natural")[0], bare=True))
 
 
 @lru_cache
-def semantic(names: tuple[str, ...] = ("bell", "cat")) -> ICF:
+def semantic(names: tuple[str, ...] = ("bell", "cat")) -> SegmentationModel:
     torch.manual_seed(0)
     config = ModelConfig(names, dim=32, pixel_dim=16, semantic=True)
-    return ICF(config, ClipSpec(image_size=64), EfficientNetLite0(), torch.randn(len(names), 24)).eval()
+    return build_model(config, ClipSpec(image_size=64), EfficientNetLite0(), torch.randn(len(names), 24)).eval()
 
 
-def on(device: torch.device, model: ICF) -> ICF:
+def on(device: torch.device, model: SegmentationModel) -> SegmentationModel:
     return copy.deepcopy(model).to(device)
 
 
-def clip_of(model: ICF, frames: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+def clip_of(model: SegmentationModel, frames: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     generator, size = torch.Generator().manual_seed(0), model.spec.image_size
     pictures = torch.randint(0, 256, (frames, size, size, 3), dtype=torch.uint8, generator=generator)
     return pictures, 0.1 * torch.randn(frames, model.spec.window, generator=generator)
 
 
-def predicted(given: Given, model: ICF) -> Any:
-    prediction = on(given.device, model).predict(*clip_of(model))
+def predicted(given: Given, model: SegmentationModel) -> Any:
+    prediction = Predictor(on(given.device, model)).predict(*clip_of(model))
     return [value for value in vars(prediction).values() if torch.is_tensor(value)]
 
 
-def predicted_in_looks(given: Given, model: ICF) -> Any:
-    model, (pictures, waves) = on(given.device, model), clip_of(model)
-    looks = model.see_clip(pictures)
-    return [model.predict(pictures, sound, looks).logits for sound in (waves, torch.zeros_like(waves))]
+def predicted_each(given: Given, model: SegmentationModel) -> Any:
+    predictor, (pictures, waves) = Predictor(on(given.device, model)), clip_of(model)
+    return [found.logits for found in predictor.predict_each(pictures, [waves, torch.zeros_like(waves)])]
 
 
 def predicted_in_silence(given: Given) -> Any:
     """Nothing is heard, as where no word is asked for."""
     model = on(given.device, natural())
     model.audio.only(torch.zeros(len(model.classes), dtype=torch.bool))
-    prediction = model.predict(*clip_of(model))
+    prediction = Predictor(model).predict(*clip_of(model))
     return prediction.logits, prediction.heard
 
 
-def words_batch(model: ICF, clips: int = 3) -> Batch:
+def words_batch(model: SegmentationModel, clips: int = 3) -> Batch:
     """As recipe `natural` has them: words in place of sounds, and more sounds of the same pictures."""
     generator, side, count = torch.Generator().manual_seed(0), 64, len(model.classes)
     pictures = torch.randint(0, 256, (clips, 1, side, side, 3), dtype=torch.uint8, generator=generator)
     with torch.no_grad():
-        pyramid = model.look(pictures)
+        visual = model.network.encode_frames(pictures)
     sounding = torch.zeros(clips, 1, count, dtype=torch.bool)
     sounding[torch.arange(clips), 0, torch.arange(clips)] = True
     masks = torch.zeros(clips, 1, side // 4, side // 4)
@@ -128,12 +129,12 @@ def words_batch(model: ICF, clips: int = 3) -> Batch:
     every = torch.ones(clips, 1, dtype=torch.bool)
     heard, others = sounding.float() * 0.6, sounding.roll(1, 0).float()[:, None]
     return Batch(
-        pyramid, heard, masks, masks.long(), every, every, sounding, sounding[:, 0], others, masks[:, None],
-        frames=pictures,
+        visual.pyramid, heard.new_zeros(clips, 1, 0), masks, masks.long(), every, every, sounding, sounding[:, 0],
+        others, masks[:, None], pictures, None, visual.class_scores, visual.object_probs, heard,
     )  # fmt: skip
 
 
-def learnt(given: Given, model: ICF, batch: Batch, stage: str = "learn") -> Any:
+def learnt(given: Given, model: SegmentationModel, batch: Batch, stage: str = "learn") -> Any:
     """A step of training, by hand: terms, the norm of the gradient, and the means that follow."""
     torch.manual_seed(0)
     learner = Learner(copy.deepcopy(model)).to(given.device).train()
@@ -170,7 +171,7 @@ def trained(given: Given) -> Any:
     return load_file(path)
 
 
-def calibrated(given: Given, model: ICF, batch: Batch) -> Any:
+def calibrated(given: Given, model: SegmentationModel, batch: Batch) -> Any:
     model = on(given.device, model)
     found = calibrate(model, [batch])
     return [*vars(found).values(), float(model.offset)]
@@ -183,30 +184,32 @@ def sheet(given: Given) -> Any:
 
 
 def evaluated(given: Given) -> Any:
-    return evaluate_each(on(given.device, stamps()), read_set(given.sets / "Single-source", "test"), clips=1)
+    return evaluate_each(Predictor(on(given.device, stamps())), read_set(given.sets / "Single-source", "test"), clips=1)
 
 
 def evaluated_by_class(given: Given) -> Any:
     root = given.sets / "AVSS"
     names = class_names(root)
-    return evaluate_semantic(on(given.device, semantic(names)), read_set(root, "test"), ("background", *names), clips=1)
+    return evaluate_semantic(
+        Predictor(on(given.device, semantic(names))), read_set(root, "test"), ("background", *names), clips=1
+    )
 
 
 def probed(given: Given) -> Any:
-    found = probe_set(on(given.device, stamps()), read_set(given.sets / "Multi-sources", "test"), clips=1)
+    found = probe_set(Predictor(on(given.device, stamps())), read_set(given.sets / "Multi-sources", "test"), clips=1)
     return {str(key): values for key, values in found.scores.items()}
 
 
 def segmented(given: Given, semantic_head: bool = False) -> Any:
-    model = on(given.device, semantic() if semantic_head else stamps())
-    result = segment_video(model, given.video, given.folder / given.device.type, fps=2, semantic=semantic_head)
+    predictor = Predictor(on(given.device, semantic() if semantic_head else stamps()))
+    result = segment_video(predictor, given.video, given.folder / given.device.type, fps=2, semantic=semantic_head)
     return [list(result.scores), list(result.areas), (result.folder / "overlay.mp4").is_file()]
 
 
 def listened_for(given: Given) -> Any:
-    segmenter = Segmenter(on(given.device, natural()), "natural")
+    segmenter = Segmenter(Predictor(on(given.device, natural())), "natural")
     segmenter.listen_for("dog, violin")
-    return segmenter.model.predict(*clip_of(segmenter.model, 1)).heard
+    return segmenter.predictor.predict(*clip_of(segmenter.model, 1)).heard
 
 
 def loaded(given: Given) -> Any:
@@ -217,7 +220,9 @@ def loaded(given: Given) -> Any:
 def answered(given: Given) -> Any:
     store = given.folder / f"page-{given.device.type}"
     store.mkdir()
-    return answer(Segmenter(on(given.device, stamps()), "stamps"), given.video, store, Limits()).summary.encode()
+    return answer(
+        Segmenter(Predictor(on(given.device, stamps())), "stamps"), given.video, store, Limits()
+    ).summary.encode()
 
 
 def exported(given: Given) -> Any:
@@ -258,8 +263,8 @@ class SceneFeatures:
 
     batch: Batch
 
-    def levels(self, numbers: np.ndarray) -> list[torch.Tensor]:
-        return [level[numbers] for level in self.batch.pyramid]
+    def visual(self, numbers: np.ndarray) -> VisualFeatures:
+        return self.batch.visual.map(lambda maps: maps[numbers])
 
     @property
     def images(self) -> np.ndarray:
@@ -282,16 +287,16 @@ def names_learnt(given: Given) -> Any:
     model = on(given.device, natural())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(thing_words, "embed_names", lambda names: torch.eye(len(names), 384))
-        model.open_vocabulary(Classes())
-    return [value.float().cpu() for value in (model.prior.evidence.gates, model.prior.things.fit)]
+        model.network.learn_names(Classes())
+    return [value.float().cpu() for value in (model.network.prior.classifier.gates, model.network.prior.segmenter.fit)]
 
 
 CALLS: dict[str, Callable[[Given], Any]] = {
     "predict, stamps": lambda given: predicted(given, stamps()),
     "predict, classes": lambda given: predicted(given, semantic()),
     "predict, natural": lambda given: predicted(given, natural()),
-    "predict, looked at before, stamps": lambda given: predicted_in_looks(given, stamps()),
-    "predict, looked at before, natural": lambda given: predicted_in_looks(given, natural()),
+    "predict, several sounds, stamps": lambda given: predicted_each(given, stamps()),
+    "predict, several sounds, natural": lambda given: predicted_each(given, natural()),
     "predict, nothing heard": predicted_in_silence,
     "load": loaded,
     "segment": segmented,

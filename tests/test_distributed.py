@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_icf import NAMES, chosen, random_batch, small_host, small_model
+from small_guided import NAMES, chosen, random_batch, small_host, small_model
 
 from icf_avs.config import BenchmarkConfig, TrainConfig
 from icf_avs.contracts import Batch
@@ -37,7 +37,7 @@ def shared_batch(step: int) -> Batch:
     if step == 2:
         batch.onscreen = None
         batch.sounding[4], batch.kinds_map[4] = False, 0
-    batch.other_waves = batch.waves.roll(1, 0)[:, None] + batch.waves[:, None]
+    batch.other_sounds = batch.waves.roll(1, 0)[:, None] + batch.waves[:, None]
     batch.other_masks = batch.masks.roll(1, 0)[:, None]
     return batch
 
@@ -80,7 +80,7 @@ def steps(rank: int, world: int, port: int, turns: int, network: str, folder: st
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(processes, turns, network) -> what `steps` saves, each run made once."""
     context, folder, made = multiprocessing.get_context("forkserver"), tmp_path_factory.mktemp("runs"), {}
-    context.set_forkserver_preload(["icf_avs.training.trainer", "small_icf"])
+    context.set_forkserver_preload(["icf_avs.training.trainer", "small_guided"])
 
     def of(world: int, turns: int = 1, network: str = "guided") -> Any:
         if (world, turns, network) not in made:

@@ -18,11 +18,12 @@ from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
 from icf_avs.evaluate import AUDIOS, evaluate, evaluate_command, evaluate_each
+from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.probe.sounds import donors, heard
 from icf_avs.results import COLUMNS, Settings, read_rows, revision
 
 
-class Listener:
+class Listener(MaskPredictor):
     """Knows the tiny sets: marks the object of the picture exactly if the sound is that object's tone."""
 
     classes = ()
@@ -132,24 +133,19 @@ def test_another_size_is_that_of_pictures_and_masks(tiny):
 
 def test_pictures_are_looked_at_once_for_all_sounds(tiny):
     class Once(Listener):
-        looked = 0
+        encoded = 0
 
-        def see_clip(self, frames):
-            self.looked += 1
-            return frames
-
-        def predict(self, frames, waves, looks=None):
-            assert looks is None or torch.equal(looks, frames)
-            self.kept = looks is not None
-            return super().predict(frames, waves)
+        def predict_each(self, frames, sounds):
+            self.encoded += 1
+            return super().predict_each(frames, sounds)
 
     records = read_set(tiny.ms3("test", 2), "test")
     model, audios = Once(ClipSpec()), ("true", "silence", "noise")
     found = evaluate_each(model, records, audios)
-    assert model.looked == 2 and model.kept and tuple(found) == audios
+    assert model.encoded == 2 and tuple(found) == audios
     for audio in audios:
         np.testing.assert_equal(found[audio], evaluate(Listener(ClipSpec()), records, audio))
-    assert evaluate(model, records)["strict"] == found["true"]["strict"] and not model.kept
+    assert evaluate(model, records)["strict"] == found["true"]["strict"]
     with pytest.raises(ValueError, match="audio is 'loud'"):
         evaluate_each(model, records, ("true", "loud"))
 
@@ -215,7 +211,7 @@ def cells(path):
 def test_other_settings_have_rows_of_their_own(tiny, tmp_path, monkeypatch):
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", ["dog", "cat", "hen"])
-    loaded = SimpleNamespace(model=Graded(ClipSpec()), name="graded")
+    loaded = SimpleNamespace(predictor=Graded(ClipSpec()), name="graded")
     monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     monkeypatch.chdir(tmp_path)
     command = ["evaluate", "--data", "data", "--sets", "s4", "--out", "scores.csv"]
@@ -251,7 +247,7 @@ def test_two_checkpoints_of_one_file_name_keep_their_scores(tiny, tmp_path, monk
     for seed in ("a", "b"):
         (tmp_path / seed).mkdir()
         (tmp_path / seed / "best.safetensors").write_text(seed)
-        loaded = SimpleNamespace(model=Listener(ClipSpec(), deaf=seed == "b"), name="best")
+        loaded = SimpleNamespace(predictor=Listener(ClipSpec(), deaf=seed == "b"), name="best")
         monkeypatch.setattr("icf_avs.load", lambda checkpoint, device, loaded=loaded: loaded, raising=False)
         assert main(["evaluate", f"{seed}/best.safetensors", "--data", "data", "--out", "scores.csv"]) == 0
     rows = [row for row in read_rows(tmp_path / "scores.csv") if (row["protocol"], row["audio"]) == ("strict", "noise")]
@@ -268,7 +264,7 @@ def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatc
     """The disk fills up while it scores."""
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", ["dog", "cat", "hen"])
-    loaded = SimpleNamespace(model=Listener(ClipSpec()), name="listener")
+    loaded = SimpleNamespace(predictor=Listener(ClipSpec()), name="listener")
     monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
 
     def full(*_):
@@ -297,7 +293,7 @@ def test_a_set_whose_clips_share_all_sounds_has_no_off_screen_row(tiny, tmp_path
 def test_the_validation_split_has_rows_of_its_own(tiny, tmp_path, monkeypatch):
     tiny.root = tmp_path / "data/Multi-sources"
     tiny.ms3("val", 2)
-    loaded = SimpleNamespace(model=Listener(ClipSpec()), name="listener")
+    loaded = SimpleNamespace(predictor=Listener(ClipSpec()), name="listener")
     monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     out = tmp_path / "scores.csv"
     evaluate_command(None, tmp_path / "data", None, out, clips=None, seed=0, split="val")
@@ -311,7 +307,7 @@ def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys)
     tiny.s4("test", ["dog", "cat", "hen"])
     tiny.root = tmp_path / "data/Multi-sources"
     tiny.ms3("test", 2)
-    loaded = SimpleNamespace(model=Listener(ClipSpec()), name="listener")
+    loaded = SimpleNamespace(predictor=Listener(ClipSpec()), name="listener")
     monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     out = tmp_path / "results/scores.csv"
     monkeypatch.setattr(evaluation, "default_sets", lambda split: pytest.fail("--data was given"))

@@ -13,13 +13,14 @@ from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.errors import UserError
 from icf_avs.evaluate import class_protocols
 from icf_avs.evaluate_semantic import class_order, evaluate_semantic
+from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.results import Settings
 
 NAMES = ("background", "ant", "bee", "cow", "dog")
 PARTS = ["v1s", "v1m", "v2"]
 
 
-class Guesser:
+class Guesser(MaskPredictor):
     """Draws coarse maps at random; keeps them. Its classes are in another order than the set's."""
 
     classes = ("dog", "ant", "cow", "bee")

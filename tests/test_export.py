@@ -15,7 +15,7 @@ import pytest
 import torch
 from clip_maker import click, make_clip, picture, tone
 from PIL import Image
-from small_icf import NAMES, PARTS, WIDTHS
+from small_guided import NAMES, PARTS, WIDTHS
 from torch import Tensor, nn
 
 from icf_avs.__main__ import main
@@ -26,7 +26,9 @@ from icf_avs.errors import UserError
 from icf_avs.export.command import export_command
 from icf_avs.export.formats import FORMATS, trace, write
 from icf_avs.export.graph import ExportGraph, LogMel
-from icf_avs.model.icf import ICF
+from icf_avs.inference.predictor import Predictor
+from icf_avs.networks.build import build_model
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.segment import Segmenter
 
 ROOT = Path(__file__).parent.parent
@@ -53,25 +55,25 @@ class SmallPyramid(nn.Module):
         return levels
 
 
-def small(semantic: bool = False, **parts: None) -> ICF:
+def small(semantic: bool = False, **parts: None) -> SegmentationModel:
     torch.manual_seed(0)
     config = ModelConfig(NAMES, dim=32, pixel_dim=16, layers=1, semantic=semantic, **(PARTS | parts))
     names = torch.randn(len(NAMES), 24)
-    return ICF(config, ClipSpec(image_size=96, frames=3), SmallPyramid(), names).eval()
+    return build_model(config, ClipSpec(image_size=96, frames=3), SmallPyramid(), names).eval()
 
 
 @pytest.fixture(scope="module")
-def model() -> ICF:
+def model() -> SegmentationModel:
     """Its masks cover half of the pictures of the video below."""
     each = small(semantic=True)
     frames = np.stack([Image.fromarray(picture(number)).resize((96, 96)) for number in (5, 25)])
     waves = torch.from_numpy(tone(0.975, 16_000)).expand(2, -1)
-    each.offset.sub_(each.predict(torch.from_numpy(frames), waves).logits.median())
+    each.offset.sub_(Predictor(each).predict(torch.from_numpy(frames), waves).logits.median())
     return each
 
 
 @pytest.fixture(scope="module")
-def files(model: ICF, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def files(model: SegmentationModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("exported")
     graph = ExportGraph(model)
     program = trace(graph)
@@ -106,28 +108,28 @@ def test_the_graph_is_the_model(off: tuple[str, ...], frames: int) -> None:
     with torch.no_grad():
         outputs = dict(zip(graph.outputs, graph(pictures, waves), strict=True))
     for clip in range(2):
-        expected = each.predict(pictures[clip], waves[clip])
+        expected = Predictor(each).predict(pictures[clip], waves[clip])
         assert torch.allclose(outputs["logits"][clip], expected.logits, atol=1e-4)
-        assert ("heard" in outputs) == (each.implicit_text is not None)
+        assert ("heard" in outputs) == (each.network.implicit_text is not None)
         if "heard" in outputs:
             assert torch.allclose(outputs["heard"][clip], expected.heard, atol=1e-4)
 
 
-def test_the_export_leaves_the_model_alone(model: ICF) -> None:
+def test_the_export_leaves_the_model_alone(model: SegmentationModel) -> None:
     before = list(model.state_dict())
     ExportGraph(model)
     assert list(model.state_dict()) == before and any(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_file_answers_as_the_model(form: str, files: dict[str, Path], model: ICF) -> None:
+def test_a_file_answers_as_the_model(form: str, files: dict[str, Path], model: SegmentationModel) -> None:
     run = FORMATS[form].run(files[form])
     for clips, frames in SHAPES:
         pictures, waves = ExportGraph(model).example(clips, frames)
         logits, heard, classes = run(pictures, waves)
         assert logits.shape == (clips, frames, 24, 24) and classes.shape == (clips, frames, len(NAMES) + 1, 24, 24)
         for clip in range(clips):
-            expected = model.predict(pictures[clip], waves[clip])
+            expected = Predictor(model).predict(pictures[clip], waves[clip])
             assert (logits[clip] - expected.logits).abs().max() < 1e-3
             assert (heard[clip] - expected.heard).abs().max() < 1e-3
             assert (classes[clip] - expected.classes).abs().max() < 1e-3
@@ -149,7 +151,9 @@ def test_the_files_say_what_they_need(files: dict[str, Path]) -> None:
     assert sorted(path.name for path in files["onnx"].parent.iterdir()) == ["small.onnx", "small.pt2"]
 
 
-def test_the_example_gives_the_masks_of_icf_segment(files: dict[str, Path], model: ICF, tmp_path: Path) -> None:
+def test_the_example_gives_the_masks_of_icf_segment(
+    files: dict[str, Path], model: SegmentationModel, tmp_path: Path
+) -> None:
     """Without the package: ordinary videos, turned and mirrored ones, sound that is late, too early or goes on."""
     videos = [make_clip(tmp_path / "clip.mp4", seconds=4.6, fps=10, sound=tone(4.6))]
     turns = [(90, False), (180, False), (-90, False), (0, True), (90, True)]
@@ -175,7 +179,7 @@ def test_the_example_gives_the_masks_of_icf_segment(files: dict[str, Path], mode
     assert done.returncode == 0, done.stderr
     lines = 0
     for video in videos:
-        expected = Segmenter(model, "small").segment(video).masks
+        expected = Segmenter(Predictor(model), "small").segment(video).masks
         paths = sorted((tmp_path / f"{video.name}:masks").iterdir())
         assert len(paths) == len(expected) and 0.01 < expected.mean() < 0.99, video.name
         for path, mask in zip(paths, expected, strict=True):

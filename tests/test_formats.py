@@ -29,6 +29,7 @@ from icf_avs.formats.convert import convert
 from icf_avs.formats.palette_masks import object_ids
 from icf_avs.formats.regions import find_tracks
 from icf_avs.formats.subtitles import BREAK, COMES, GOES, SHORTEST, subtitles
+from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.mask_rle import check_run_lengths, decode, encode
 from icf_avs.output.result_file import read_segmentation
 from icf_avs.segment import segment_video
@@ -39,7 +40,7 @@ KINDS = ("dog", "brass bell")
 DAVIS = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
 
 
-class TwoMovers:
+class TwoMovers(MaskPredictor):
     """A dog that goes right and is not heard in mask 3, a bell that stands still; nothing in the last mask."""
 
     classes, semantic = KINDS, True

@@ -28,7 +28,8 @@ from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
 from icf_avs.hub import HubSegmenter
-from icf_avs.model.icf import ICF
+from icf_avs.inference.predictor import Predictor
+from icf_avs.networks.build import build_model
 
 RECIPE = {"command": "icf train tiny", "config": {"seed": 3}, "data": "none", "licence": "Apache-2.0"}
 
@@ -49,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = ModelConfig(("bell", "cat"), dim=32, pixel_dim=16)
     spec = ClipSpec(frames=2, image_size=64, phase=0.25)
-    model = ICF(config, spec, load_efficientnet_lite0(), torch.randn(2, 384))
+    model = build_model(config, spec, load_efficientnet_lite0(), torch.randn(2, 384))
     path = tmp_path_factory.mktemp("saved") / "tiny"
     HubSegmenter(model, "tiny", RECIPE).save_pretrained(path)
     return path
@@ -76,7 +77,7 @@ def test_a_folder_loads_as_what_was_saved(folder: Path) -> None:
     loaded = icf_avs.load(str(folder))
     expected = load_checkpoint(folder / "model.safetensors")
     frames, waves = torch.zeros(2, 64, 64, 3, dtype=torch.uint8), 0.1 * torch.randn(2, 15_600)
-    assert loaded.model.predict(frames, waves).logits.equal(expected.predict(frames, waves).logits)
+    assert loaded.predictor.predict(frames, waves).logits.equal(Predictor(expected).predict(frames, waves).logits)
     assert loaded.name == "tiny" and loaded.recipe == RECIPE == read_recipe(folder / "model.safetensors")
     assert loaded.model.spec == expected.spec and loaded.model.spec.phase == 0.25
 
@@ -166,7 +167,9 @@ def test_a_model_is_pushed_and_loads_as_it_was(hub: http.server.HTTPServer, fold
     pushed = HubSegmenter.from_pretrained(folder)
     frames = torch.from_numpy(np.stack([Image.fromarray(picture(n)).resize((64, 64)) for n in (5, 15)]))
     waves = torch.from_numpy(tone(0.975, 16_000)).expand(2, -1)
-    pushed.model.offset.sub_(pushed.model.predict(frames, waves).logits.median())  # so that it marks half of a picture
+    pushed.model.offset.sub_(
+        pushed.predictor.predict(frames, waves).logits.median()
+    )  # so that it marks half of a picture
     pushed.push_to_hub("user/tiny-avs", token=TOKEN)
     assert list(dict.fromkeys(hub.calls)) == [
         "api/repos/create",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_icf import random_batch
+from small_guided import random_batch
 
 from icf_avs.icf import CDCL, ICF, MIT, SC
 from icf_avs.icf.icf import pooled

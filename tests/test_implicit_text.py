@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from icf_avs.model.implicit_text import ImplicitText
-from icf_avs.model.vocabulary import Vocabulary
+from icf_avs.networks.guided_parts.implicit_text import ImplicitText
+from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 DIM, TOKENS = 16, 2
 

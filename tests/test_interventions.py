@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_icf import NAMES, random_batch, small_host, small_model
+from small_guided import NAMES, random_batch, small_host, small_model
 from small_networks import AUDIO, BUILDERS, random_clips, small_network
 from torch import Tensor, nn
 
 from icf_avs.config import ModelConfig, TrainConfig
-from icf_avs.contracts import Batch, ClipSpec
+from icf_avs.contracts import AudioFeatures, Batch, ClipSpec, VisualFeatures
 from icf_avs.errors import UserError
 from icf_avs.extensions.interventions import Interventions
 from icf_avs.extensions.settings import InterventionSettings
@@ -39,14 +39,15 @@ class Zeros(nn.Module):
         super().__init__()
         self.calls: list[tuple[Tensor, Tensor]] = []  # sounds and valid
 
-    def decode(self, pyramid: list[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
-        self.calls.append((audio, valid))
+    def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
+        self.calls.append((audio.token, valid))
         self.logits = torch.zeros(*valid.shape, 16, 16, requires_grad=True)
-        return NetworkOutput(self.logits, Features((), audio))
+        return NetworkOutput(self.logits, Features((), audio.token))
 
 
 def output_of(batch: Batch, audio: Tensor) -> NetworkOutput:
-    return NetworkOutput(torch.zeros_like(batch.masks), Features((), audio), encoded=Encoded(batch.pyramid, audio))
+    encoded = Encoded(VisualFeatures(batch.pyramid), AudioFeatures(audio))
+    return NetworkOutput(torch.zeros_like(batch.masks), Features((), audio), encoded=encoded)
 
 
 def asked(batch: Batch, settings: InterventionSettings, audio: Tensor | None = None, **means: Tensor):

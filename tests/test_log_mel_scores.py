@@ -19,6 +19,7 @@ from icf_avs.config import TrainConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
 from icf_avs.evaluate import evaluate, predict
+from icf_avs.inference.predictor import MaskPredictor, Predictor
 from icf_avs.probe.sounds import heard
 
 SPLITS = ("train", "train", "val", "test", "test")
@@ -50,7 +51,7 @@ def test_log_mel_alone_trains_and_is_scored(
     overlaps = []
     for record in read_set(root / "Single-source", "test"):  # by hand
         clip = record.load()
-        logits = model.predict(torch.from_numpy(clip.frames), torch.from_numpy(clip.log_mel)).logits
+        logits = Predictor(model).predict(torch.from_numpy(clip.frames), torch.from_numpy(clip.log_mel)).logits
         marked = F.interpolate(logits[:, None], (224, 224), mode="bilinear")[:, 0].sigmoid() > 0.5
         truth = torch.from_numpy(clip.masks > 0)
         overlaps += ((marked & truth).sum((1, 2)) / (marked | truth).sum((1, 2))).tolist()
@@ -59,7 +60,7 @@ def test_log_mel_alone_trains_and_is_scored(
     assert "has its sound as log-mel windows only, and a wave is needed" in capsys.readouterr().err
 
 
-class Recorder:
+class Recorder(MaskPredictor):
     """A model that takes waves alone."""
 
     def __init__(self, spec) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from small_icf import NAMES, random_batch, small_model
+from small_guided import NAMES, random_batch, small_model
 
 from icf_avs.contracts import Batch
 from icf_avs.objective import mask, naming
@@ -131,14 +131,16 @@ def test_pixel_reading_by_hand() -> None:
 def terms_of(batch: Batch, semantic: bool = False, **switches: bool) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
     model = small_model(semantic=semantic, **switches)
     torch.manual_seed(1)
-    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding)
-    return objective(output, batch, model.shared_space, Weights()), model
+    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
+    return objective(output, batch, model.network.joint_embedding, Weights()), model
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     terms, _ = terms_of(random_batch(), semantic=True)
     weights = asdict(Weights())
-    assert set(terms) == {*weights, "loss"} - {"others"}  # which the batch does not ask; tests/test_icf.py has it
+    assert set(terms) == {*weights, "loss"} - {
+        "others"
+    }  # which the batch does not ask; tests/test_guided_network.py has it
     total = sum(weights[name] * float(value.detach()) for name, value in terms.items() if name != "loss")
     assert float(terms["loss"].detach()) == pytest.approx(total, rel=1e-5)
 
@@ -215,10 +217,10 @@ def test_an_unlabelled_frame_gets_no_mask_gradient(name: str) -> None:
     batch.labelled[:, 1] = False
     batch.masks[:, 1] = 1  # whatever stands there
     model = small_model()
-    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding)
+    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
     maps = getattr(output, name)
     maps.retain_grad()
-    objective(output, batch, model.shared_space, Weights())["loss"].backward()
+    objective(output, batch, model.network.joint_embedding, Weights())["loss"].backward()
     time = {"rival_logits": 2}.get(name, 1)
     frames = maps.grad.abs().sum([axis for axis in range(maps.dim()) if axis != time])
     assert frames[0] > 0 and frames[2] > 0 and frames[1] == 0
@@ -259,7 +261,7 @@ def test_a_foreign_sound_is_wrong_where_its_kind_is_not_on_screen() -> None:
     """Clip i shows kinds i and i + 1 of 3 and hears clip i - 1: on screen in none, but in one once it is put there."""
     batch = random_batch(3)
     model = small_model()
-    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding)
+    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
     inside = torch.ones(3, 2, dtype=torch.bool)
     everywhere = inside.clone()
     for shown in (None, 0):
@@ -267,7 +269,7 @@ def test_a_foreign_sound_is_wrong_where_its_kind_is_not_on_screen() -> None:
             batch.onscreen[1, shown] = True  # the kind of clip 0, in the picture of clip 1
             everywhere[1] = False
         expected = mask.blank(output.foreign_logits, batch.masks, everywhere, inside)
-        assert torch.allclose(objective(output, batch, model.shared_space, Weights())["foreign"], expected)
+        assert torch.allclose(objective(output, batch, model.network.joint_embedding, Weights())["foreign"], expected)
 
 
 def test_names_of_the_vocabulary_are_class_ids_less_one() -> None:

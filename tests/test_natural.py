@@ -17,10 +17,17 @@ from icf_avs.backbones import evidence_pyramid
 from icf_avs.backbones.heard_words import audio_words
 from icf_avs.checkpoint import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint_source import find_checkpoint
+from icf_avs.config import ModelConfig
+from icf_avs.contracts import AudioFeatures, ClipSpec
 from icf_avs.data.resampling import resample
 from icf_avs.data.resize import resized
 from icf_avs.errors import UserError
-from icf_avs.model.two_looks import of_both_looks
+from icf_avs.inference.guided_filter import guided_filter
+from icf_avs.inference.multiscale import merge_scales
+from icf_avs.inference.predictor import Predictor
+from icf_avs.networks.base import Features, Network, NetworkOutput
+from icf_avs.networks.open_vocabulary_parts.segmenter_prior import add_segmenter
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.heard_lines import MOST, heard_lines
 from icf_avs.segment import Segmenter
 from icf_avs.stamps.open_vocab_sampler import DEFAULT
@@ -65,26 +72,31 @@ def test_a_sound_is_read_as_its_word_before_any_training(model, words):
     """Sound and text begin with the same axes, so a word that no training says is read as well."""
     said = torch.zeros(1, len(words.words), model.audio.heard.dim)
     said[0, range(len(words.words)), range(len(words.words))] = 1
-    audio, _ = model.hear(said)
-    read = model.implicit_text.vocabulary.similarity(audio)[0, :, : len(words.words)].argmax(1)
+    audio = model.network.encode_audio(said, tags=True)
+    read = model.network.implicit_text.vocabulary.similarity(audio.token)[0, :, : len(words.words)].argmax(1)
     assert (read == torch.arange(len(words.words))).float().mean() > 0.9
 
 
 def test_evidence_is_asked_for_the_words_that_are_heard_of_rivals_for_their_reading(model, words, monkeypatch):
     """Whatever the reading has become: of many animals training says "animal", and a cat is read as one then."""
     asked = []
-    real = model.prior.evidence.forward
-    monkeypatch.setattr(model.prior.evidence, "forward", lambda r, scores: asked.append(r) or real(r, scores))
-    monkeypatch.setattr(model.implicit_text.vocabulary.log_temperature, "data", torch.tensor(9.0))  # it reads anything
+    prior = model.network.prior.classifier
+    real = prior.forward
+    monkeypatch.setattr(prior, "forward", lambda r, scores: asked.append(r) or real(r, scores))
+    monkeypatch.setattr(
+        model.network.implicit_text.vocabulary.log_temperature, "data", torch.tensor(9.0)
+    )  # it reads anything
     cat, violin, owl, person = (words.index[word] for word in ("cat", "violin", "owl", "person"))
     sound, others = torch.zeros(2, 2, model.audio.heard.dim), torch.zeros(2, 3, 2, model.audio.heard.dim)
     sound[0, 0, cat], sound[0, 0, violin], others[:, 1, :, owl], others[:, 2, :, person] = 0.6, 0.2, 0.15, 0.15
     others[:, 0, :, owl], others[:, 0, :, person] = 0.15, 0.3
     frames = torch.zeros(2, 2, SIZE, SIZE, 3, dtype=torch.uint8)
-    pyramid, valid = model.look(frames), torch.ones(2, 2, dtype=torch.bool)
+    visual, valid = model.network.encode_frames(frames), torch.ones(2, 2, dtype=torch.bool)
+    audio = model.network.encode_audio(sound, tags=True)
+    extra = model.network.encode_audio(others.flatten(0, 1), tags=True).map(lambda x: x.unflatten(0, (2, 3)))
     with torch.no_grad():
-        model(pyramid, sound, valid)
-        model.train()(pyramid, sound, valid, sound > 0, others)
+        model(visual, audio, valid)
+        model.train()(visual, audio, valid, sounding=sound > 0, extra_audio=extra)
     model.eval()
     alone, trained = (reading.unflatten(1, (2, 2)) for reading in asked)
     assert alone[0, 0, 0, cat] == pytest.approx(0.75) and alone[0, 0, 0].sum() == pytest.approx(1)
@@ -102,14 +114,18 @@ def test_a_picture_is_looked_at_twice(model, catalog):
     frames, valid = torch.randint(0, 255, (2, SIZE, SIZE, 3), dtype=torch.uint8), torch.ones(1, 2, dtype=torch.bool)
     waves = bark_of(model, catalog).repeat(2, 1)
     smaller = resized(frames, 64)
+    predictor, network, masks = Predictor(model), model.network, []
     with torch.inference_mode():
-        sound = model.audio.listen(waves)[None]
-        whole = model.look(frames[None])
-        looks = whole, model.look(smaller[None], whole[-1])  # the segmenter of things is asked once
-        large, small = (model(look, sound, valid, pictures=smaller[None]).logits for look in looks)
-        halfway = model.mark(model.see(smaller[None], whole), sound, valid)
-    both = of_both_looks(large, small)
-    torch.testing.assert_close(model.predict(frames, waves).logits, both[0], atol=1e-3, rtol=1e-3)
+        audio = network.encode_audio(waves[None])
+        whole = network.encode_frames(frames[None])
+        small = network.encode_frames(smaller[None], whole.object_probs)  # the segmenter of objects is asked once
+        for visual in (whole, small):
+            output = network(visual, audio, valid)
+            with_objects = add_segmenter(output.logits[0], output.segmenter[0])
+            masks.append(guided_filter(with_objects, smaller)[None])
+        halfway = predictor.segment(predictor.encode(smaller[None], whole), audio, valid)
+    both = merge_scales(*masks)
+    torch.testing.assert_close(predictor.predict(frames, waves).logits, both[0], atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(halfway.logits, both, atol=1e-3, rtol=1e-3)  # whose features are known, may be as small
 
 
@@ -123,13 +139,14 @@ def test_where_nothing_is_heard_nothing_is_marked(model, catalog, monkeypatch):
     frames = torch.randint(0, 255, (3, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
     bark = bark_of(model, catalog)
     waves = torch.cat([bark, torch.zeros_like(bark), bark])
-    whole, loud = model.predict(frames, waves), model.predict(frames[[0, 2]], waves[[0, 2]])
+    predictor = Predictor(model)
+    whole, loud = predictor.predict(frames, waves), predictor.predict(frames[[0, 2]], waves[[0, 2]])
     assert whole.heard.any(1).tolist() == [True, False, True]
     torch.testing.assert_close(whole.logits[[0, 2]], loud.logits)
-    looks = model.see_clip(frames)  # of all, as if it were not known yet in which something is heard
-    torch.testing.assert_close(model.predict(frames, waves, looks).logits, whole.logits)
-    quiet = model.predict(frames, torch.zeros_like(waves))
-    assert torch.equal(model.predict(frames, torch.zeros_like(waves), looks).logits, quiet.logits)
+    each = predictor.predict_each(frames, [waves, torch.zeros_like(waves)])  # all frames are encoded
+    torch.testing.assert_close(each[0].logits, whole.logits)
+    quiet = predictor.predict(frames, torch.zeros_like(waves))
+    assert torch.equal(each[1].logits, quiet.logits)
     assert quiet.logits.shape == whole.logits.shape
     assert torch.equal(quiet.logits, quiet.logits[:1, :1, :1].expand_as(quiet.logits)) and quiet.logits.max() < -20
     assert torch.equal(whole.logits[1], quiet.logits[1])
@@ -148,7 +165,7 @@ def test_through_a_checkpoint_it_answers_the_same(model, catalog, tmp_path):
     again = load_checkpoint(path)
     frames = torch.randint(0, 255, (2, SIZE, SIZE, 3), dtype=torch.uint8)
     waves = bark_of(model, catalog).repeat(2, 1)
-    one, other = model.predict(frames, waves), again.predict(frames, waves)
+    one, other = Predictor(model).predict(frames, waves), Predictor(again).predict(frames, waves)
     assert torch.equal(one.logits, other.logits) and torch.equal(one.heard, other.heard)
     assert one.words == model.classes and one.heard.shape == (2, len(model.classes))
 
@@ -201,7 +218,7 @@ def test_a_model_that_hears_no_words_says_so():
 
 
 def test_segmenting_tells_what_is_heard(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(icf_avs, "load", lambda checkpoint, device="auto": Segmenter(model, checkpoint))
+    monkeypatch.setattr(icf_avs, "load", lambda checkpoint, device="auto": Segmenter(Predictor(model), checkpoint))
     clip = make_clip(tmp_path / "clip.mp4", seconds=2, sound=tone(2))
     assert (
         main(["segment", str(clip), "--out", str(tmp_path / "out"), "--checkpoint", "natural", "--words", "dog"]) == 0
@@ -258,20 +275,21 @@ def scenes(catalog):
     return open_vocab_features(load_word_catalog(catalog.root), SceneSet("heldout", 24, 0, DEFAULT, spec), 1)
 
 
-class Oracle(torch.nn.Module):
+class Oracle(Network):
     """Marks what is heard, wherever it is; `deaf`, it marks what the first question asks for under every sound."""
 
+    feature_spec = None
+
     def __init__(self, scenes, words, deaf):
-        super().__init__()
-        self.scenes, self.words, self.deaf, self.config = scenes, words, deaf, natural_config()
-        self.asked, self.device = {}, torch.device("cpu")
+        super().__init__(torch.nn.Identity(), torch.nn.Identity(), train_visual=False)
+        self.scenes, self.words, self.deaf, self.asked = scenes, words, deaf, {}
 
-    def see(self, pictures, pyramid):
-        return pyramid
+    def encode_audio(self, sound, tags=False):
+        return AudioFeatures(sound)
 
-    def mark(self, levels, sound, valid):
+    def decode(self, visual, audio, valid):
         rows = []
-        for level, heard in zip(levels[0][:, 0], sound[:, 0, : len(self.words.words)], strict=True):
+        for level, heard in zip(visual.pyramid[0][:, 0], audio.token[:, 0, : len(self.words.words)], strict=True):
             number = next(
                 i for i in range(len(self.scenes.scenes))
                 if np.array_equal(self.scenes.pyramid[0][i, 0].transpose(2, 0, 1).astype(np.float32), level.numpy())
@@ -279,11 +297,7 @@ class Oracle(torch.nn.Module):
             word = self.words.words[int(heard.argmax())] if heard.any() else ""
             word = self.asked.setdefault(number, word) if self.deaf else word
             rows.append(40 * torch.from_numpy(self.scenes.masks(number, word)[0]).float() - 20)
-        return type("Output", (), {"logits": torch.stack(rows)[:, None]})
-
-
-def natural_config():
-    return type("Config", (), {"evidence": None})
+        return NetworkOutput(torch.stack(rows)[:, None], Features((), audio.token))
 
 
 @pytest.mark.parametrize("deaf", [False, True])
@@ -295,7 +309,9 @@ def test_scores_of_who_listens_and_of_who_does_not(scenes, words, deaf):
         outputs[number, :, words.of_kind[kind]] = 1
     nothing = np.zeros((2, size), np.float16)
     sounds = HeardSounds(kinds, outputs, nothing, nothing, np.zeros((0, 2)), nothing[:0])
-    found = word_scores(Oracle(scenes, words, deaf), scenes, words, sounds, torch.zeros(size))
+    config = ModelConfig(words.words, "oracle", **dict.fromkeys(("implicit_text", "counterfactual", "contrastive")))
+    oracle = SegmentationModel(config, ClipSpec(), Oracle(scenes, words, deaf))
+    found = word_scores(oracle, scenes, words, sounds, torch.zeros(size))
     assert tuple(found) == AUDIOS and found["true"]["scenes"] > 8
     assert found["true"]["miou"] > 0.99 < found["word"]["miou"]
     for audio in AUDIOS[2:]:
@@ -313,7 +329,7 @@ def test_rows_of_the_study():
     assert rows["mit"].model["counterfactual"] is None is rows["mit"].model["contrastive"]
     assert rows["baseline"].model["implicit_text"] is None is rows["baseline"].model["evidence"]
     baseline = build_model(replace(rows["baseline"], model={**rows["baseline"].model, "dim": 32}), audio_words())
-    assert baseline.implicit_text is None and baseline.audio.names.shape[1] == 384
+    assert baseline.network.implicit_text is None and baseline.audio.names.shape[1] == 384
 
 
 def test_the_table_keeps_other_runs(tmp_path):

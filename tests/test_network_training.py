@@ -22,6 +22,7 @@ from icf_avs.export.graph import ExportGraph
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf import CDCL, MIT, SC, implicit_text, text_encoders
 from icf_avs.icf.settings import Reading
+from icf_avs.inference.predictor import Predictor
 from icf_avs.segment import Segmenter
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import train
@@ -69,8 +70,8 @@ def test_a_run_with_icf_and_interventions_leaves_a_network_without_them(name: st
     assert terms | {"z cosine over clips", "z* of another class"} <= row.keys()
     model = load_checkpoint(path)
     video = make_clip(tmp_path / "clip.mp4", seconds=2, sound=tone(2))
-    assert Segmenter(model, name).segment(video).masks.shape == (2, 120, 160)
-    assert 0 <= evaluate(model, read_set(sets / "Multi-sources", "test"))["strict"]["miou"] <= 1
+    assert Segmenter(Predictor(model), name).segment(video).masks.shape == (2, 120, 160)
+    assert 0 <= evaluate(Predictor(model), read_set(sets / "Multi-sources", "test"))["strict"]["miou"] <= 1
 
 
 def test_masks_alone_train_a_network(sets: Path, tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_classes_are_trained_and_predicted(sets: Path, tmp_path: Path) -> None:
     path = train(tiny("query", "avss"), tmp_path, source=sets / "AVSS")
     model = load_checkpoint(path)
     frames = torch.zeros(3, 64, 64, 3, dtype=torch.uint8)
-    prediction = model.predict(frames, torch.zeros(3, model.spec.window))
+    prediction = Predictor(model).predict(frames, torch.zeros(3, model.spec.window))
     assert prediction.classes.shape[:2] == (3, 71) and prediction.class_names[0] == "background"
 
 
@@ -111,7 +112,11 @@ def test_the_network_is_the_same_whether_or_not_anything_was_built_around_it(set
         path = train(config, tmp_path / str(icf is None), source=sets / "Multi-sources")
         model = load_checkpoint(path)
         found.append(
-            (load_file(path), model.predict(frames, waves).logits, trace(ExportGraph(model)).graph_module.code)
+            (
+                load_file(path),
+                Predictor(model).predict(frames, waves).logits,
+                trace(ExportGraph(model)).graph_module.code,
+            )
         )
     (plain, without, alone), (trained, beside, surrounded) = found
     assert plain.keys() == trained.keys() and all(value.equal(trained[key]) for key, value in plain.items())

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from small_networks import BUILDERS, WIDTHS, SmallVisual, random_clips, small_network
-from torch import nn
+from torch import Tensor, nn
 
 from icf_avs.networks.base import NetworkOutput
 
@@ -148,6 +148,6 @@ def test_queries_hear_each_in_its_own_way() -> None:
 def test_layers_in_turn_reach_every_stride() -> None:
     """With two layers, maps of stride 8 still reach the mask, and no layer is left without a map."""
     network, clips = small_network("query-light", layers=2), random_clips()
-    pyramid = [x.requires_grad_() for x in network.encode_frames(clips.frames)]
-    network(pyramid, clips.sound, clips.valid).logits.sum().backward()
-    assert all(x.grad.any() for x in pyramid)
+    visual = network.encode_frames(clips.frames).map(Tensor.requires_grad_)
+    network(visual, clips.sound, clips.valid).logits.sum().backward()
+    assert all(x.grad.any() for x in visual.pyramid)

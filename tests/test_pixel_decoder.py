@@ -9,6 +9,7 @@ from torch import nn
 from transformers import Mask2FormerConfig, Mask2FormerModel, ResNetConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
 
+from icf_avs.contracts import AudioFeatures, VisualFeatures
 from icf_avs.errors import UserError
 from icf_avs.networks import AVSegFormer, DeformablePixelDecoder, LightPixelDecoder, QueryNetwork
 from icf_avs.networks.deformable import DeformableEncoder, SinePosition
@@ -77,7 +78,9 @@ def test_query_network_at_the_widths_of_a_resnet_50(decoder: type) -> None:
     with torch.device("meta"):
         network = QueryNetwork(ResNet50(), nn.Identity(), 128, decoder(RESNET50, 256), classes=71, layers=6)
         pyramid = [torch.empty(1, 5, c, s, s) for c, s in zip(RESNET50, (56, 28, 14, 7), strict=True)]
-        output = network.eval().decode(pyramid, torch.empty(1, 5, 128), torch.ones(1, 5, dtype=torch.bool))
+        output = network.eval().decode(
+            VisualFeatures(pyramid), AudioFeatures(torch.empty(1, 5, 128)), torch.ones(1, 5, dtype=torch.bool)
+        )
     assert output.classes.shape == (1, 5, 71, 56, 56)
     assert [tuple(x.shape) for x in output.features.visual] == [(1, 5, 256, s, s) for s in (56, 28, 14, 7)]
     if decoder is DeformablePixelDecoder:  # 5.32 million at the widths of PVT-v2 (transformers' own), these are wider

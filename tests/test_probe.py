@@ -265,7 +265,7 @@ def test_the_command_writes_page_and_table(tiny, tmp_path, monkeypatch, capsys):
     tiny.s4("test", S4_KINDS)
     tiny.root = tmp_path / "data/Multi-sources"
     tiny.ms3("test", 2)
-    loaded = SimpleNamespace(model=Listener(ClipSpec(), deaf=True), name="<deaf>")
+    loaded = SimpleNamespace(predictor=Listener(ClipSpec(), deaf=True), name="<deaf>")
     monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     out = tmp_path / "out"
     probe_command(None, tmp_path / "data", ["s4", "ms3"], out, clips=2, seed=5)
@@ -316,9 +316,9 @@ def test_a_class_head_is_said_not_to_be_scored(tiny, tmp_path, monkeypatch, caps
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", S4_KINDS)
     model = Listener(ClipSpec())
-    model.semantic = object()
+    model.semantic = True
     monkeypatch.setattr(
-        "icf_avs.load", lambda checkpoint, device="auto": SimpleNamespace(model=model, name="m"), raising=False
+        "icf_avs.load", lambda checkpoint, device="auto": SimpleNamespace(predictor=model, name="m"), raising=False
     )
     probe_command(None, tmp_path / "data", ["s4"], tmp_path / "out", clips=None, seed=0)
     (written,) = (tmp_path / "out").glob("probe-avsbench-m-*.html")

@@ -47,7 +47,7 @@ def folder(tiny, tmp_path, monkeypatch):
     tiny.root = tmp_path / "AVSBench/Multi-sources"
     tiny.ms3("test", 1)
     monkeypatch.chdir(tmp_path)
-    loaded = SimpleNamespace(model=Listener(ClipSpec()), name="listener")
+    loaded = SimpleNamespace(predictor=Listener(ClipSpec()), name="listener")
     monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     return tmp_path
 

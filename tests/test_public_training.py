@@ -24,6 +24,7 @@ from icf_avs.config import ModelConfig, PlugInConfig, TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.icf import CDCL, MIT, SC, implicit_text
 from icf_avs.icf.text_encoders import load_minilm
+from icf_avs.inference.predictor import Predictor
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import train
 from icf_avs.training.trainer import build_model
@@ -149,7 +150,7 @@ def test_a_full_size_recipe_trains_saves_resumes_and_loads(
     assert model.config.semantic == (layout == "avss")
     assert read_recipe(path)["validation"].keys() == {"miou", "f", "fpr_empty"}
     frames = torch.zeros(5, 64, 64, 3, dtype=torch.uint8)
-    predicted = model.predict(frames, torch.zeros(5, model.spec.window))
+    predicted = Predictor(model).predict(frames, torch.zeros(5, model.spec.window))
     assert predicted.logits.shape == (5, 16, 16) and torch.isfinite(predicted.logits).all()
     fresh = build_model(config, model.classes).state_dict()
     moved = [key for key, value in state.items() if key.startswith("network.visual.") and not value.equal(fresh[key])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_icf import random_batch
+from small_guided import random_batch
 from small_networks import BUILDERS, DIM, WIDTHS, Clips, random_clips, small_network
 from torch import nn
 

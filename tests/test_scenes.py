@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from scene_digest import scene_digest
-from small_icf import random_batch
+from small_guided import random_batch
 
 from icf_avs.contracts import Batch, ClipSpec
 from icf_avs.stamps.backgrounds import draw_background, photographs

@@ -25,6 +25,7 @@ from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import UserError
 from icf_avs.formats.convert import convert
 from icf_avs.formats.subtitles import subtitles
+from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.mask_stream import mask_count, stream_masks
 from icf_avs.output.heard_lines import heard_lines
 from icf_avs.output.sheet import caption
@@ -34,7 +35,7 @@ from icf_avs.segmentation import FrameMask
 from icf_avs.serve.timeline import timeline
 
 
-class RedWhenLoud:
+class RedWhenLoud(MaskPredictor):
     """Marks what is red, if its window holds sound; notes what it was given."""
 
     classes = ("noise", "square", "silence")

@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
-from small_icf import NAMES, SIZE, WIDTHS, small_model
+from small_guided import NAMES, SIZE, WIDTHS, small_model
 
 import icf_avs
 from icf_avs.class_labels import class_labels
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.media import read_frames
 from icf_avs.errors import UserError
+from icf_avs.inference.predictor import MaskPredictor, Predictor
 from icf_avs.output.class_overlay import ClassOverlay, class_colours, draw_legend, entries, palette
 from icf_avs.output.overlay import Overlay, inner_edge
 from icf_avs.segment import Segmenter, segment_video
@@ -29,7 +30,7 @@ from icf_avs.segment_command import segment_command
 CLASSES = ("dog", "cat", "bell")
 
 
-class TwoThings:
+class TwoThings(MaskPredictor):
     """Marks a bar, its left half a dog, its right half a bell; in the second clip nothing. Background looks likely."""
 
     classes = CLASSES
@@ -123,8 +124,8 @@ class Pyramid(torch.nn.Module):
 
 def icf(semantic: bool, **parts: bool):
     model = small_model(semantic=semantic, **parts)
-    model.visual = Pyramid()
-    return model
+    model.network.visual = Pyramid()
+    return Predictor(model)
 
 
 @pytest.mark.parametrize("implicit_text", [True, False])
@@ -140,13 +141,13 @@ def test_predict_fills_classes_only_with_a_class_head(implicit_text):
 
 
 def test_a_video_through_a_real_model(clip):
-    model = icf(True)
-    model.offset.fill_(3.0)  # random weights mark little
-    result = segment_video(model, clip, semantic=True)
+    predictor = icf(True)
+    predictor.model.offset.fill_(3.0)  # random weights mark little
+    result = segment_video(predictor, clip, semantic=True)
     assert result.masks.any() and result.class_names == ("background", *NAMES)
     np.testing.assert_array_equal(result.class_ids > 0, result.masks)
     assert result.class_ids.max() <= len(NAMES)
-    plain = segment_video(model, clip)
+    plain = segment_video(predictor, clip)
     np.testing.assert_array_equal(plain.masks, result.masks)
 
 

@@ -50,7 +50,7 @@ def segmenter():
 def scene(tmp_path_factory, segmenter, catalog):
     """The fire truck of the README, which sounds in the first three of five seconds."""
     video = tmp_path_factory.mktemp("scene") / "truck.mp4"
-    write_scene(video, segmenter.model.spec)
+    write_scene(video, segmenter.predictor.spec)
     return video
 
 
@@ -164,8 +164,8 @@ def test_the_model_listens(segmenter, scene, quiet, tmp_path):
 def test_a_sound_that_is_given_changes_nothing_else(segmenter, scene):
     """The seam: the video's own sound, given as another, gives the same masks."""
     info = probe(scene)
-    own = segment_video(segmenter.model, scene)
-    given = segment_video(segmenter.model, scene, sound=of_clip(info, info))
+    own = segment_video(segmenter.predictor, scene)
+    given = segment_video(segmenter.predictor, scene, sound=of_clip(info, info))
     assert [frame.run_lengths for frame in own.frames] == [frame.run_lengths for frame in given.frames]
 
 

@@ -32,7 +32,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model():
-    return icf_avs.load("stamps").model
+    return icf_avs.load("stamps").predictor
 
 
 def test_they_fit_the_size_limit_and_say_how_they_were_made():

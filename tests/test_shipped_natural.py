@@ -60,7 +60,8 @@ def test_other_words_leave_it_unmarked(segmenter, scene):
 )
 def test_a_photograph_answers_to_its_own_word(segmenter, stem, said, not_said):
     """Real photographs, cut out, on plain grass."""
-    model, side = segmenter.model, 448
+    predictor, side = segmenter.predictor, 448
+    model = predictor.model
     stamp = Image.open(packages.stamps_root() / f"{stem}.png").convert("RGBA")
     scale = 0.7 * side / max(stamp.size)
     stamp = stamp.resize((round(stamp.width * scale), round(stamp.height * scale)))
@@ -72,8 +73,9 @@ def test_a_photograph_answers_to_its_own_word(segmenter, stem, said, not_said):
     words = torch.zeros(2, 1, 1, len(model.classes))
     words[0, ..., model.classes.index(said)] = words[1, ..., model.classes.index(not_said)] = 0.9
     with torch.inference_mode():
-        looks = model.see(frames)
-        logits = torch.cat([model.mark(looks, word, torch.ones(1, 1, dtype=torch.bool)).logits for word in words])
+        scales, valid = predictor.encode(frames), torch.ones(1, 1, dtype=torch.bool)
+        answers = [predictor.segment(scales, model.network.encode_audio(word, tags=True), valid) for word in words]
+        logits = torch.cat([answer.logits for answer in answers])
     half = resized(torch.from_numpy(np.array(mask.convert("RGB")))[None], logits.shape[-1])[0, ..., 0] > 127
     own, other = (logits[:, 0] > 0).unbind()
     assert (own & half).sum() / (own | half).sum() > 0.6

@@ -18,7 +18,7 @@ from icf_avs.backbones.text import embed_names
 from icf_avs.backbones.thing_words import thing_bearing
 from icf_avs.backbones.things import GRID, THINGS, ThingSegmenter, find_segmenter, load_segmenter, thing_names
 from icf_avs.errors import UserError
-from icf_avs.model.thing_evidence import ThingEvidence, with_things
+from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrior, add_segmenter
 from icf_avs.stamps import packages
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "things.json").read_text())
@@ -81,12 +81,12 @@ def test_the_pyramid_ends_with_what_it_says(segmenter: ThingSegmenter) -> None:
     network = load_efficientnet_lite0()
     frames = torch.randint(0, 256, (2, 96, 64, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     with torch.inference_mode():
-        *levels, scores, shares = PyramidWithEvidence(network, segmenter)(frames)
+        levels, scores, shares = PyramidWithEvidence(network, segmenter).evidence(frames)
         torch.testing.assert_close(shares, segmenter(frames))
-        given = PyramidWithEvidence(network, segmenter)(frames, shares + 1)
-        without = PyramidWithEvidence(network, None)(frames)
-    assert torch.equal(given[-1], shares + 1) and torch.equal(given[-2], scores)
-    assert without[-1].shape == shares.shape and not without[-1].any()
+        given = PyramidWithEvidence(network, segmenter).evidence(frames, shares + 1)
+        without = PyramidWithEvidence(network, None).evidence(frames)
+    assert torch.equal(given.object_probs, shares + 1) and torch.equal(given.class_scores, scores)
+    assert without.object_probs.shape == shares.shape and not without.object_probs.any()
 
 
 def test_words_and_things() -> None:
@@ -106,7 +106,7 @@ def test_words_and_things() -> None:
 
 def test_evidence_of_things_by_hand() -> None:
     """Two words, one of which fits thing 0; a third that nothing fits and nothing is kin to."""
-    evidence = ThingEvidence(3, 2)
+    evidence = SegmenterPrior(3, 2)
     fit, kin = torch.zeros(3, THINGS), torch.zeros(3, THINGS)
     fit[0, 0] = kin[0, 0] = kin[0, 1] = 1
     evidence.learn_names(fit, kin)
@@ -129,14 +129,14 @@ def test_evidence_of_things_by_hand() -> None:
 def test_what_it_says_counts_beside_the_decoder() -> None:
     """Four positions: it finds what is meant, it finds something else, it doubts, there is nothing."""
     meant, against = torch.tensor([[0.9, 0.0, 0.5, 0.0], [0.0, -2.5, -0.125, 0.0]]).view(2, 1, 1, 4)
-    things = torch.stack([meant, against], dim=1)[None]
-    settled = with_things(torch.tensor([-2.0, 1.0, 0.25, -9.0]).view(1, 1, 1, 4), things)[0, 0, 0]
+    found = torch.stack([meant, against], dim=1)
+    settled = add_segmenter(torch.tensor([-2.0, 1.0, 0.25, -9.0]).view(1, 1, 4), found)[0, 0]
     torch.testing.assert_close(settled, torch.tensor([1.5 * math.log(9), -1.5, 0.125, -9.0]))
-    assert torch.isfinite(with_things(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 2, 1, 1))).all()
+    assert torch.isfinite(add_segmenter(torch.zeros(1, 1, 1), torch.ones(1, 2, 1, 1))).all()
 
 
 def test_nothing_it_says_is_endless() -> None:
-    evidence = ThingEvidence(1, 1)
+    evidence = SegmenterPrior(1, 1)
     evidence.learn_names(torch.zeros(1, THINGS), torch.zeros(1, THINGS))
     shares = torch.zeros(1, THINGS, 1, 1)
     shares[0, 3] = 1

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from icf_avs.backbones.registry import audio_of
 from icf_avs.config import ModelConfig
+from icf_avs.contracts import AudioFeatures, VisualFeatures
 from icf_avs.networks import TPAVI
 from icf_avs.networks.batch_norm import FrameBatchNorm
 from icf_avs.networks.build import build_network
@@ -48,7 +49,9 @@ def test_as_many_parameters_as_the_public_network(encoder: str, classes: int | N
     with torch.device("meta"):
         network = TPAVI(Encoder(widths), nn.Identity(), classes=classes).eval()
         pyramid = [torch.empty(1, 10, c, s, s) for c, s in zip(widths, (56, 28, 14, 7), strict=True)]
-        output = network.decode(pyramid, torch.empty(1, 10, 128), torch.ones(1, 10, dtype=torch.bool))
+        output = network.decode(
+            VisualFeatures(pyramid), AudioFeatures(torch.empty(1, 10, 128)), torch.ones(1, 10, dtype=torch.bool)
+        )
     assert sum(p.numel() for p in network.parameters()) == public_parameters(widths, classes)
     assert output.logits.shape == (1, 10, 224, 224)
     assert (None if output.classes is None else output.classes.shape[2]) == classes

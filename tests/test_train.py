@@ -25,7 +25,7 @@ from icf_avs.checkpoint import load_checkpoint, read_recipe
 from icf_avs.config import DataConfig
 from icf_avs.errors import UserError
 from icf_avs.interruption import Interrupted
-from icf_avs.model.icf import ICF
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.objective.objective import Weights, objective
 from icf_avs.stamps.batches import make_batch
 from icf_avs.stamps.training_data import StampsData
@@ -96,7 +96,7 @@ def test_what_a_run_leaves(straight: Path, data: StampsData) -> None:
     assert [(row["step"], row["stage"]) for row in rows] == [(0, "teach"), (9, "learn"), (9, "validation")]
     assert {"loss", "naming", "top1", "seconds"} <= rows[0].keys() and {"loss", "bce"} <= rows[1].keys()
     model = load_checkpoint(straight / "tiny.safetensors")
-    assert model.classes == data.classes and model.config.dim == 32 and model.counterfactual.started
+    assert model.classes == data.classes and model.config.dim == 32 and model.network.counterfactual.started
     recipe = read_recipe(straight / "tiny.safetensors")
     assert recipe["config"]["seed"] == 0 and recipe["command"] == IN_PYTHON  # no recipe of the command line is so small
     assert recipe["pretraining steps"] == 4 and recipe["lengthened"] == []
@@ -377,7 +377,10 @@ def test_weight_decay_spares_what_has_a_meaning_in_its_size(data: StampsData, tm
             factor = 1 - group["lr"] * group["weight_decay"]
             assert torch.allclose(parameter.detach(), factor * parameter.before), every[id(parameter)]
     kept = {every[id(p)] for group in groups if not group["weight_decay"] for p in group["params"]}
-    assert {"shared_space.log_temperature", "implicit_text.vocabulary.log_temperature", "audio.norm.weight"} <= kept
+    assert {
+        f"network.{name}"
+        for name in ("joint_embedding.log_temperature", "implicit_text.vocabulary.log_temperature", "audio.norm.weight")
+    } <= kept
 
 
 @pytest.mark.parametrize("value", [-30.0, 30.0])
@@ -390,7 +393,7 @@ def test_temperatures_stay_within_bounds(value: float, data: StampsData, tmp_pat
     with torch.no_grad():
         for parameter in learnt:
             parameter.fill_(value)
-    space, vocabulary = trainer.model.shared_space, trainer.model.implicit_text.vocabulary
+    space, vocabulary = trainer.model.network.joint_embedding, trainer.model.network.implicit_text.vocabulary
     bound = 0.01 if value < 0 else 1.0
     assert float(space.temperature.detach()) == pytest.approx(bound)
     assert float(vocabulary.similarity(torch.randn(8, 32)).abs().max().detach()) <= 1 / bound + 1e-3
@@ -426,7 +429,7 @@ def test_the_finishing_stage_sees_larger_pictures() -> None:
     assert config.final_spec.image_size == 256 and TINY.final_spec.image_size == 224
 
 
-def overfitted(data: StampsData, model: dict, steps: int) -> tuple[ICF, object, list[float]]:
+def overfitted(data: StampsData, model: dict, steps: int) -> tuple[SegmentationModel, object, list[float]]:
     """A model trained on one batch of four pictures, that batch, and its losses."""
     config = replace(TINY, model=model, teach_steps=0)
     torch.manual_seed(0)
@@ -436,8 +439,8 @@ def overfitted(data: StampsData, model: dict, steps: int) -> tuple[ICF, object, 
     optimizer = torch.optim.AdamW(network.parameters(), 4e-3)
     losses = []
     for _ in range(steps):
-        output = network(batch.pyramid, batch.waves, batch.valid, batch.sounding)
-        loss = objective(output, batch, network.shared_space, Weights())["loss"]
+        output = network(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
+        loss = objective(output, batch, network.network.joint_embedding, Weights())["loss"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -447,9 +450,9 @@ def overfitted(data: StampsData, model: dict, steps: int) -> tuple[ICF, object, 
 
 
 @torch.inference_mode()
-def marked(network: ICF, batch, waves: torch.Tensor) -> tuple[float, float]:
+def marked(network: SegmentationModel, batch, waves: torch.Tensor) -> tuple[float, float]:
     """Share of the true masks that is marked, and IoU over the batch."""
-    found = network(batch.pyramid, waves, batch.valid).logits > 0
+    found = network(batch.visual, waves, batch.valid).logits > 0
     true = batch.masks > 0.5
     return float((found & true).sum() / true.sum()), float((found & true).sum() / (found | true).sum())
 

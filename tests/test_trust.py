@@ -35,7 +35,7 @@ from icf_avs.cli.parser import build_parser
 from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
-from icf_avs.model.icf import ICF
+from icf_avs.networks.build import build_model as assembled
 from icf_avs.stamps import packages
 from icf_avs.stamps.rcc import read_rcc
 from icf_avs.training.trainer import Trainer, build_model
@@ -119,7 +119,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = ModelConfig(("bell", "cat", "dog"), dim=32, pixel_dim=16)
     path = tmp_path_factory.mktemp("sound") / "model.safetensors"
-    save_checkpoint(ICF(config, ClipSpec(image_size=64), load_efficientnet_lite0(), torch.randn(3, 16)), path, {})
+    save_checkpoint(assembled(config, ClipSpec(image_size=64), load_efficientnet_lite0(), torch.randn(3, 16)), path, {})
     return path
 
 

@@ -97,21 +97,21 @@ def test_held_out_words_are_neither_asked_for_nor_said(batch, catalog, words):
     for word in ("violin", "owl", "penguin", "camel", "fire truck"):
         place = words.index[word]
         assert not words.nameable[place]
-        assert not batch.sounding[..., place].any() and not batch.waves[..., place].any()
+        assert not batch.sounding[..., place].any() and not batch.tag_probs[..., place].any()
     assert words.nameable[[words.index[word] for word in catalog.training_words]].all()
 
 
 def test_recordings_take_turns_with_words_where_they_are_heard_rightly(batch, words, sounds):
     _, batch = batch
-    assert batch.waves.min() >= 0 and batch.waves.max() <= 1
-    assert (batch.waves.amax(-1)[batch.sounding.any(-1)] > 0).all()
-    recorded = (batch.waves == SURELY).any(-1)
+    assert batch.tag_probs.min() >= 0 and batch.tag_probs.max() <= 1
+    assert (batch.tag_probs.amax(-1)[batch.sounding.any(-1)] > 0).all()
+    recorded = (batch.tag_probs == SURELY).any(-1)
     assert 0.02 < recorded.float().mean() < 0.5
     of_kind = {words.of_kind[kind] for kind in sounds.kinds[1::2]}
     for row, frame in recorded.nonzero().tolist():
         asked = set(batch.sounding[row, frame].nonzero()[:, 0].tolist())
         # No accordion, which nothing here is, but in the mixture with something that is heard as what it is.
-        assert any(batch.waves[row, frame, word] == SURELY for word in asked & of_kind)
+        assert any(batch.tag_probs[row, frame, word] == SURELY for word in asked & of_kind)
 
 
 def test_another_thing_of_the_picture_may_be_heard_faintly_and_is_not_meant(batch, features, words):
@@ -119,7 +119,7 @@ def test_another_thing_of_the_picture_may_be_heard_faintly_and_is_not_meant(batc
     faint = []
     for row, at in enumerate(indices):
         for frame in range(FRAMES):
-            heard, asked = batch.waves[row, frame], batch.sounding[row, frame]
+            heard, asked = batch.tag_probs[row, frame], batch.sounding[row, frame]
             scene = features.scenes[at]
             meant = {thing for word in asked.nonzero()[:, 0] for thing in scene.objects_named(words.words[word])}
             unasked = [
@@ -139,10 +139,10 @@ def subsets(count: int) -> list[tuple[int, ...]]:
 def test_the_same_pictures_are_asked_for_more(features, words, sounds):
     at = np.arange(24)
     batch = word_batch(features, at, words, sounds, np.random.default_rng(0), noisy=False, more=3)
-    assert batch.other_waves.shape == (24, 3, *batch.waves.shape[1:])
+    assert batch.other_sounds.shape == (24, 3, *batch.tag_probs.shape[1:])
     assert batch.other_masks.shape == (24, 3, *batch.masks.shape[1:])
-    waves, masks = batch.other_waves.amax(2), batch.other_masks.flatten(2).amax(2)
-    assert (waves - batch.waves.amax(1)[:, None]).abs().amax(2).gt(0).float().mean() > 0.9  # other questions
+    waves, masks = batch.other_sounds.amax(2), batch.other_masks.flatten(2).amax(2)
+    assert (waves - batch.tag_probs.amax(1)[:, None]).abs().amax(2).gt(0).float().mean() > 0.9  # other questions
     differ = (batch.other_masks - batch.masks[:, None]).abs().flatten(2).amax(2) > 0
     single = torch.tensor([len(features.scenes[clip].objects) == 1 for clip in at])
     assert differ.float().mean() > 0.4 and differ[single].float().mean() < 0.95  # a single thing is asked for again
@@ -156,7 +156,7 @@ def test_the_same_pictures_are_asked_for_more(features, words, sounds):
             for asked in batch.other_masks[clip, :, frame]:
                 assert any(torch.allclose(asked, whole) for whole in [torch.zeros_like(asked), *wholes])
     alone = word_batch(features, at, words, sounds, np.random.default_rng(0), noisy=False, more=0)
-    assert alone.other_waves is None and alone.other_masks is None
+    assert alone.other_sounds is None and alone.other_masks is None
 
 
 def test_half_of_the_absent_words_are_almost_there(features, words):
@@ -175,10 +175,10 @@ def test_the_same_numbers_give_the_same_batch(features, words, sounds):
     one, other, third = (
         word_batch(features, np.arange(8), words, sounds, np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
-    for name in ("waves", "masks", "kinds_map", "sounding", "onscreen", "other_waves", "other_masks"):
+    for name in ("tag_probs", "masks", "kinds_map", "sounding", "onscreen", "other_sounds", "other_masks"):
         assert torch.equal(getattr(one, name), getattr(other, name))
-    assert torch.equal(one.pyramid[4], other.pyramid[4])
-    assert not torch.equal(one.waves, third.waves) and not torch.equal(one.pyramid[4], third.pyramid[4])
+    assert torch.equal(one.class_scores, other.class_scores)
+    assert not torch.equal(one.tag_probs, third.tag_probs) and not torch.equal(one.class_scores, third.class_scores)
 
 
 def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(features, words, sounds):
@@ -190,30 +190,31 @@ def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(fe
     raw = [torch.from_numpy(level[at]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
     shares = probabilities(features.object_probs[at])
     assert shares.amax(2).max() > 0.5  # some things are seen for what they are
-    assert all(torch.equal(*both) for both in zip(calm.pyramid, [*raw, exact, shares], strict=True))
-    assert torch.equal(calm.waves, rough.waves)
+    assert all(torch.equal(*both) for both in zip(calm.pyramid, raw, strict=True))
+    assert calm.class_scores.equal(exact) and calm.object_probs.equal(shares)
+    assert torch.equal(calm.tag_probs, rough.tag_probs)
     mirrored, lost, unsegmented = [], [], []
     for clip in range(24):
         away, away_mirrored = (
-            (rough.pyramid[4][clip] - one).abs().mean() for one in (exact[clip], exact[clip].flip(-1))
+            (rough.class_scores[clip] - one).abs().mean() for one in (exact[clip], exact[clip].flip(-1))
         )
         mirrored.append(away_mirrored < away)
         turn = (lambda maps: maps.flip(-1)) if mirrored[-1] else (lambda maps: maps)
         assert torch.equal(rough.masks[clip], turn(calm.masks[clip]))
         assert torch.equal(rough.other_masks[clip], turn(calm.other_masks[clip]))
         assert torch.equal(rough.kinds_map[clip], turn(calm.kinds_map[clip]))
-        for level, whole in zip(rough.pyramid[:4], raw, strict=True):
+        for level, whole in zip(rough.pyramid, raw, strict=True):
             gain = (level[clip] * turn(whole[clip])).sum((0, 2, 3)) / whole[clip].square().sum((0, 2, 3))
             assert torch.allclose(level[clip], turn(whole[clip]) * gain[:, None, None], atol=1e-3)
             assert (gain >= 0).all()
             lost.append(float((gain == 0).float().mean()))
-        likeness = torch.corrcoef(torch.stack([rough.pyramid[4][clip].flatten(), turn(exact[clip]).flatten()]))
+        likeness = torch.corrcoef(torch.stack([rough.class_scores[clip].flatten(), turn(exact[clip]).flatten()]))
         assert likeness[0, 1] > 0.8
-        unsegmented.append(not rough.pyramid[5][clip].any())
-        assert unsegmented[-1] or torch.equal(rough.pyramid[5][clip], turn(shares[clip]))
+        unsegmented.append(not rough.object_probs[clip].any())
+        assert unsegmented[-1] or torch.equal(rough.object_probs[clip], turn(shares[clip]))
     assert 0 < sum(unsegmented) < 12
     assert 4 < sum(mirrored) < 20 and 0.3 < np.mean(lost) < 0.4
-    assert (rough.pyramid[4] - exact).abs().mean() > 0.1
+    assert (rough.class_scores - exact).abs().mean() > 0.1
 
 
 def test_the_vocabulary_holds_what_is_heard_and_what_is_shown(catalog, words):

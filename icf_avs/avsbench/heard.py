@@ -13,18 +13,21 @@ from icf_avs.data.resampling import resample
 from icf_avs.data.spectrogram import LOG_OFFSET
 from icf_avs.data.windows import windows
 from icf_avs.errors import UserError
+from icf_avs.inference.predictor import MaskPredictor
 
 
-def model_sound(model, sound: np.ndarray, count: int) -> np.ndarray:
-    """What `model.predict` takes: of a wave [n] at 16 kHz its windows [count, window] at the rate of the model; log-mel
+def model_sound(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.ndarray:
+    """What `predict` takes: of a wave [n] at 16 kHz its windows [count, window] at the rate of the model; log-mel
     windows [count, 96, 64] unchanged.
 
     Released log-mel windows lie 0.96 s apart (PROTOCOLS, audio front end), those cut from a wave 1 / fps.
     Raises UserError for log-mel where the audio encoder of the model takes waves alone.
     """
     if sound.ndim == 1:
-        return windows(resample(torch.from_numpy(sound), RATE, model.spec.sample_rate).numpy(), model.spec, count)
-    encoder = getattr(getattr(model, "config", None), "audio", None)
+        return windows(
+            resample(torch.from_numpy(sound), RATE, predictor.spec.sample_rate).numpy(), predictor.spec, count
+        )
+    encoder = predictor.encoders.get("audio")
     if encoder not in TAKES_LOG_MEL:
         raise UserError(
             f"the clips have their sound as log-mel windows only, and the model takes waves ({encoder or 'its own'} "

@@ -19,11 +19,12 @@ from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.contracts import Batch
 from icf_avs.errors import UserError
 from icf_avs.evaluate import evaluate
+from icf_avs.inference.predictor import Predictor
 from icf_avs.stamps.packages import cache_dir
 from icf_avs.training.processes import processes
 
 if TYPE_CHECKING:
-    from icf_avs.model.icf import ICF
+    from icf_avs.networks.segmentation_model import SegmentationModel
 
 
 class BenchmarkData:
@@ -84,9 +85,9 @@ class BenchmarkData:
             return self.clips[index]
         return replace(self._sound_alone(index), pyramid=self.features(index))
 
-    def validate(self, model: ICF) -> dict[str, float]:
+    def validate(self, model: SegmentationModel) -> dict[str, float]:
         """Strict scores on the val split: mIoU and F, and the share marked where nothing sounds."""
-        scores = evaluate(model, read_set(self.root, "val", self.clips.audio))["strict"]
+        scores = evaluate(Predictor(model), read_set(self.root, "val", self.clips.audio))["strict"]
         return {name: scores[name] for name in ("miou", "f", "fpr_empty")}
 
 

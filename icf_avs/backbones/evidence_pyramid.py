@@ -8,33 +8,35 @@ from torch import Tensor, nn
 from icf_avs.backbones.class_evidence import ClassEvidence
 from icf_avs.backbones.efficientnet_lite import EfficientNetLite0
 from icf_avs.backbones.things import GRID, THINGS, WITHOUT_SEGMENTER, ThingSegmenter
-from icf_avs.contracts import Missing
+from icf_avs.contracts import Missing, VisualFeatures
 
 _LARGE = 300  # pixels of a side: the first maps of one larger picture leave a processor's cache as it is
 _SEGMENTED = 2  # pictures that the segmenter sees at once: more gain nothing
 
 
 class PyramidWithEvidence(nn.Module):
-    """A frozen encoder's levels and two more: frames uint8 [N,H,W,3] -> levels [N,c,h,w], of which the fifth is the
-    evidence for ImageNet's classes, and the sixth the segmenter's shares of things. Without a segmenter, these are 0.
+    """A frozen encoder, frames uint8 [N,H,W,3] -> levels [N,c,h,w], and `evidence` beside it. On a CPU it encodes as
+    many frames at once as is fastest.
     """
 
-    takes_turns = True  # on a CPU it sees as many pictures at once as is fastest
-    strides, channels = EfficientNetLite0.strides, EfficientNetLite0.channels  # of the four levels before
+    strides, channels = EfficientNetLite0.strides, EfficientNetLite0.channels
 
     def __init__(self, network: EfficientNetLite0, segmenter: ThingSegmenter | None) -> None:
         super().__init__()
-        self.network, self.evidence, self.segmenter = network, ClassEvidence(network), segmenter
+        self.network, self.classifier, self.segmenter = network, ClassEvidence(network), segmenter
 
     @property
     def missing(self) -> tuple[Missing, ...]:
         """What it does without."""
         return () if self.segmenter is not None else (WITHOUT_SEGMENTER,)
 
-    def forward(self, frames: Tensor, things: Tensor | None = None) -> list[Tensor]:
-        """things: the last level, where it is known of the same pictures at another size."""
-        pyramid = self._levels(frames)
-        return [*pyramid, self.evidence(pyramid[-1]), self.things(frames) if things is None else things]
+    def evidence(self, frames: Tensor, object_probs: Tensor | None = None) -> VisualFeatures:
+        """The levels, the evidence for ImageNet's classes and the segmenter's shares of objects, which are 0 without a
+        segmenter. object_probs: of the same frames at another size, where they are known.
+        """
+        pyramid = self(frames)
+        found = self.things(frames) if object_probs is None else object_probs
+        return VisualFeatures(pyramid, self.classifier(pyramid[-1]), found)
 
     def things(self, frames: Tensor) -> Tensor:
         """frames uint8 [N,H,W,3] -> shares of things [N,20,GRID,GRID]."""
@@ -44,8 +46,7 @@ class PyramidWithEvidence(nn.Module):
             return self.segmenter(frames)
         return torch.cat([self.segmenter(some) for some in frames.split(_SEGMENTED)])
 
-    def _levels(self, frames: Tensor) -> list[Tensor]:
-        """The encoder's own."""
+    def forward(self, frames: Tensor) -> list[Tensor]:
         if frames.device.type != "cpu" or frames.shape[1] <= _LARGE:
             return self.network(frames)
         return [torch.cat(level) for level in zip(*map(self.network, frames.split(1)), strict=True)]

@@ -25,7 +25,7 @@ RATE = 32_000  # Hz, of the waves
 
 
 class WordEar(nn.Module):
-    """sound -> (token [N,D], tokens [N,6,D]): waves [N,160000] at 32 kHz, or what HeardWords says of them [N,C].
+    """waves [N,160000] at 32 kHz -> (token [N,D], tokens [N,6,D], tags [N,C], how surely each word sounds).
 
     names: text embeddings of the C words [C,E]. A token leans to one of the likeliest words each, or where fewer are
     heard to none.
@@ -40,20 +40,19 @@ class WordEar(nn.Module):
         self.nothing = nn.Parameter(torch.randn(dim) * 0.1)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
-        sound = self.words_of(sound)
-        strongest, word = sound.topk(min(PARTS, sound.shape[-1]), dim=-1)  # N L
+    def forward(self, waves: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.encode_tags(self.listen(waves))
+
+    def encode_tags(self, tags: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, of a sound that has these tags [N,C]."""
+        strongest, word = tags.topk(min(PARTS, tags.shape[-1]), dim=-1)  # N L
         words = self.project(F.normalize(self.names - self.names.mean(0), dim=-1))[word]  # N L D
         shares = strongest / strongest.sum(-1, keepdim=True).clamp(min=1e-6)
         mixed = torch.einsum("nl,nld->nd", shares, words)
         surely = (strongest[:, :1] / THRESHOLD).clamp(max=1)  # N 1
         rest = self.nothing * (1 - surely)
         apart = mixed[:, None] + shares[..., None] * (words - mixed[:, None])
-        return self.norm(mixed * surely + rest), self.norm(apart * surely[..., None] + rest[:, None])
-
-    def words_of(self, sound: Tensor) -> Tensor:
-        """Waves, or what is heard of them already -> weights of the words [N,C]."""
-        return sound if sound.shape[-1] == self.heard.dim else self.listen(sound)
+        return self.norm(mixed * surely + rest), self.norm(apart * surely[..., None] + rest[:, None]), tags
 
     @torch.no_grad()
     def listen(self, waves: Tensor) -> Tensor:

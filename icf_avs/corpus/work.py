@@ -20,6 +20,7 @@ from icf_avs.checkpoint import load_checkpoint
 from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.contracts import Missing
 from icf_avs.errors import UserError
+from icf_avs.inference.predictor import Predictor
 from icf_avs.output.folder import is_earlier_result
 from icf_avs.provenance import Source
 from icf_avs.segment import Segmenter, check_class_head, segment_video
@@ -60,7 +61,7 @@ def checked_settings(
     Here the model stays on the CPU and is let go: workers load their own.
     """
     path, name = find_checkpoint(checkpoint)
-    model = load_checkpoint(path)
+    model = Predictor(load_checkpoint(path))
     if semantic:
         check_class_head(model, name)
     if checkpoint is not None and Path(checkpoint).exists():
@@ -125,7 +126,7 @@ def _segment(job: Job, scratch: Path, progress: Callable[[int, int], None] | Non
     settings, segmenter = job.settings, loaded(job.settings.checkpoint, job.settings.device)
     record = _record(job) if job.video.exists() else {}  # if not, the next line says so; if it changes meanwhile, redo
     result = segment_video(
-        segmenter.model, job.video, scratch / "new", settings.fps, settings.threshold, progress,
+        segmenter.predictor, job.video, scratch / "new", settings.fps, settings.threshold, progress,
         semantic=settings.semantic, audio_track=settings.audio_track, checkpoint=segmenter.name,
     )  # fmt: skip
     record["without"] = [part.part for part in result.missing]

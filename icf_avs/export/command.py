@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from icf_avs.atomic_io import write_text
-from icf_avs.backbones.word_ear import WordEar
+from icf_avs.backbones.registry import HEARS_WORDS
 from icf_avs.checkpoint import file_digest, load_checkpoint, read_recipe
 from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.errors import UserError
@@ -49,7 +49,7 @@ def export_command(checkpoint: str, out: Path, form: str, results: Path = Path("
     if card.exists() and not card.read_bytes().startswith(HEAD):
         raise UserError(f"{card}: is there and no card of a model; name another folder for --out")
     model = load_checkpoint(path)
-    if isinstance(model.audio, WordEar):
+    if model.config.audio in HEARS_WORDS:
         raise UserError(
             f"{path}: hears in words, and its tagger cannot be exported yet; export stamps, or one of its kind"
         )

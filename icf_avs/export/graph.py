@@ -1,4 +1,4 @@
-"""The model as a graph of plain tensor operations: what `ICF.predict` does, for any number of clips and of frames.
+"""The model as a graph of plain tensor operations: what `Predictor` does, for any number of clips and of frames.
 
 Two parts are computed in another way than in the model, to the same result. The log-mel front end is a strided
 convolution: a windowed DFT is nothing else, and every runtime has one. Segments are gathered for each frame in place of
@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.contracts import VisualFeatures
 from icf_avs.data import spectrogram
 from icf_avs.data.spectrogram import FFT, FRAME, HOP, LOG_OFFSET
-from icf_avs.model.icf import ICF
-from icf_avs.model.implicit_text import ImplicitText
-from icf_avs.model.vocabulary import Vocabulary
+from icf_avs.inference.postprocess import ScaleMasks, postprocess
+from icf_avs.networks.guided import GuidedNetwork
+from icf_avs.networks.guided_parts.implicit_text import ImplicitText
+from icf_avs.networks.guided_parts.vocabulary import Vocabulary
+from icf_avs.networks.segmentation_model import SegmentationModel
 
 
 class LogMel(nn.Module):
@@ -75,13 +78,14 @@ class ExportGraph(nn.Module):
     classes [B,T,C+1,h,w] class logits, background first (with a class head)
     """
 
-    def __init__(self, model: ICF) -> None:
+    def __init__(self, model: SegmentationModel) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
         self.log_mel = LogMel()
-        if self.model.implicit_text is not None:
-            self.model.implicit_text = GatheredText(self.model.implicit_text)
-        present = {"heard": model.implicit_text is not None and len(model.classes) > 0, "classes": model.semantic}
+        network, reads = self.model.network, False
+        if isinstance(network, GuidedNetwork) and network.implicit_text is not None:
+            network.implicit_text, reads = GatheredText(network.implicit_text), len(model.classes) > 0
+        present = {"heard": reads, "classes": model.config.semantic}
         self.outputs = ("logits", *(name for name, there in present.items() if there))
 
     def example(self, clips: int, frames: int) -> tuple[Tensor, Tensor]:
@@ -96,12 +100,12 @@ class ExportGraph(nn.Module):
         clips, count = frames.shape[:2]
         torch._check(waves.shape[0] == clips)  # the tracer would keep four sizes apart where there are two
         torch._check(waves.shape[1] == count)
-        pyramid = [level.unflatten(0, (clips, count)) for level in model.visual(frames.flatten(0, 1))]
+        visual = VisualFeatures([level.unflatten(0, (clips, count)) for level in model.visual(frames.flatten(0, 1))])
         mel = self.log_mel(waves.flatten(0, 1)).unflatten(0, (clips, count))
-        output = model(pyramid, mel, torch.ones(clips, count, dtype=torch.bool))
-        results = [output.logits]
+        output = model.network(visual, mel, torch.ones(clips, count, dtype=torch.bool))
+        results = [postprocess([ScaleMasks(output.logits)], model)]
         if "heard" in self.outputs:
-            results.append(output.reading.softmax(-1)[..., : len(model.classes)])
+            results.append(output.word_probs[..., : len(model.classes)])
         if "classes" in self.outputs:
             results.append(output.classes)
         return tuple(results)

@@ -12,14 +12,14 @@ of unknown classes claim nothing. Not from the paper: off in published recipes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from icf_avs.contracts import Batch
+from icf_avs.contracts import AudioFeatures, Batch, VisualFeatures
 from icf_avs.extensions.counterfactual_sounds import CounterfactualSounds
 from icf_avs.extensions.intervention_losses import of_clip_before, other_frames, other_sounds, removed_source
 from icf_avs.extensions.settings import InterventionSettings
@@ -30,7 +30,7 @@ from icf_avs.networks.base import NetworkOutput
 class Decodes(Protocol):
     """What is asked of a network beside `NetworkOutput.encoded`: that it decodes that again with another sound."""
 
-    def decode(self, pyramid: Sequence[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
+    def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
         """As `Network.decode`."""
 
     def modules(self) -> Iterator[nn.Module]:
@@ -58,7 +58,7 @@ class Interventions(nn.Module):
         """
         if output.encoded is None:
             raise ValueError("interventions decode once more: the network must return NetworkOutput.encoded")
-        settings, (pyramid, audio) = self.settings, output.encoded
+        settings, visual, audio = self.settings, output.encoded.visual, output.encoded.audio.token
         known, frames = batch.known & batch.valid, batch.labelled & batch.valid
         drawn, removal = self.sounds(audio, batch.sounding, batch.valid, known)
         sounds: dict[str, Tensor] = {}  # [R,B,T,D] of each kind
@@ -71,7 +71,7 @@ class Interventions(nn.Module):
             sounds["other_frames"] = torch.where(told[..., None], before, self.sounds.mean.to(audio.dtype))[None]
         if settings.removed_source:
             sounds["removed_source"] = removal.sound[None]
-        logits = self._decoded(network, pyramid, torch.cat(list(sounds.values())), batch)
+        logits = self._decoded(network, visual, torch.cat(list(sounds.values())), batch)
         counts = [len(each) for each in sounds.values()]
         terms = {}
         with torch.autocast(audio.device.type, enabled=False):  # sums over many pixels want all digits
@@ -85,12 +85,12 @@ class Interventions(nn.Module):
         return terms
 
     @staticmethod
-    def _decoded(network: Decodes, pyramid: Sequence[Tensor], sounds: Tensor, batch: Batch) -> Tensor:
+    def _decoded(network: Decodes, visual: VisualFeatures, sounds: Tensor, batch: Batch) -> Tensor:
         """Logits [R,B,T,h,w] of the frames under R sounds [R,B,T,D], at the size of the masks."""
         count = len(sounds)
-        levels = [level.expand(count, *level.shape).flatten(0, 1) for level in pyramid]
+        repeated = visual.map(lambda maps: maps.expand(count, *maps.shape).flatten(0, 1))
         with running_statistics(network):
-            logits = network.decode(levels, sounds.flatten(0, 1), batch.valid.repeat(count, 1)).logits
+            logits = network.decode(repeated, AudioFeatures(sounds.flatten(0, 1)), batch.valid.repeat(count, 1)).logits
         return at_size_of(batch.masks, logits).unflatten(0, (count, -1))
 
 

@@ -14,11 +14,12 @@ auxiliary["mixer"] [B,T,h/4,w/4]: the mean of M over channels, which a Dice loss
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from icf_avs.contracts import AudioFeatures, VisualFeatures
 from icf_avs.networks.base import Features, FeatureSpec, Network, NetworkOutput
 from icf_avs.networks.deformable import HEADS, DeformableEncoder
 from icf_avs.networks.mask_head import UpsamplingHead, masks_and_classes
@@ -104,11 +105,11 @@ class AVSegFormer(Network):
     def feature_spec(self) -> FeatureSpec:
         return self._spec((self.dim,) * len(self.project), self.dim)
 
-    def decode(self, pyramid: Sequence[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
+    def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
         """Every frame by itself, so that `valid` changes nothing."""
-        lead = audio.shape[:2]
-        levels = [project(x.flatten(0, 1)) for project, x in zip(self.project, pyramid, strict=True)]
-        tokens = self.project_audio(audio)
+        lead = audio.token.shape[:2]
+        levels = [project(x.flatten(0, 1)) for project, x in zip(self.project, visual.pyramid, strict=True)]
+        tokens = self.project_audio(audio.token)
         sound = tokens.flatten(0, 1)[:, None]  # N 1 D
         memory = self.encoder(levels[1:])
         queries = self.generator(sound) + self.learnt

@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from icf_avs.contracts import AudioFeatures, Missing, VisualFeatures
 from icf_avs.networks.channel_time import Level, Refinement
 
 
@@ -49,10 +50,10 @@ class Features:
 
 
 class Encoded(NamedTuple):
-    """What `decode` takes of frames and sound: maps [B,T,C_l,h_l,w_l], fine to coarse, and audio tokens [B,T,D]."""
+    """What `decode` takes of frames and sound."""
 
-    pyramid: Sequence[Tensor]
-    audio: Tensor
+    visual: VisualFeatures
+    audio: AudioFeatures
 
 
 @dataclass
@@ -60,6 +61,7 @@ class NetworkOutput:
     """logits: mask logits [B,T,h,w]. classes: class logits [B,T,C,h,w], background first, or None without a class head.
     auxiliary: further terms that the network itself is trained by, by name: mask logits [B,T,h',w'] of early layers.
     encoded: what it was decoded from, for losses that decode again with another sound (icf_avs/extensions).
+    segmenter: of the open vocabulary, what a segmenter says of the sound's words [B,T,2,h',w'] (inference/postprocess).
     """
 
     logits: Tensor
@@ -67,16 +69,32 @@ class NetworkOutput:
     classes: Tensor | None = None
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
     encoded: Encoded | None = None
+    segmenter: Tensor | None = None
+
+    @property
+    def word_probs(self) -> Tensor | None:
+        """[B,T,M], how present each word of the network's vocabulary is in the sound, the classes first; None without
+        a vocabulary.
+        """
+        return None
+
+    def add_to_logits(self, offset: Tensor) -> None:
+        """Add a constant to all mask logits."""
+        self.logits = self.logits + offset
 
 
 class Network(nn.Module, ABC):
     """visual: encoder, frames uint8 [N,H,W,3] -> levels [N,C_l,h_l,w_l] with strides 4, 8, 16, 32; it has `channels`.
-    audio: encoder, sound [N,...] -> (token [N,D], tokens in time [N,L,D]).
+    audio: encoder, sound [N,...] -> (token [N,D], tokens in time [N,L,D]), by a tagger also tags [N,C].
     train_visual: whether gradients reach the visual encoder; its maps are then what ICF taps, else the first trained
     maps after it, `decode`'s own. refinement: of the coarsest map before it is decoded, in MIT's reading "refined".
     """
 
     refinement: Refinement | None
+    missing: tuple[Missing, ...] = ()  # parts of the encoders that are unavailable
+    batches_frames = False  # whether the visual encoder itself divides frames so that a CPU is fast
+    second_scale: float | None = None  # side, in sides of a frame, of a copy that is segmented too; colours guide both
+    chosen_tags: list[int] | None = None  # classes that alone may sound, None for all
 
     def __init__(self, visual: nn.Module, audio: nn.Module, train_visual: bool) -> None:
         super().__init__()
@@ -93,31 +111,37 @@ class Network(nn.Module, ABC):
         return FeatureSpec(tuple(self.visual.channels if self.train_visual else visual), audio)
 
     @abstractmethod
-    def decode(self, pyramid: Sequence[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
-        """Maps [B,T,C_l,h_l,w_l] and tokens [B,T,D] -> masks, and the first trained maps as features."""
+    def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
+        """Features of B clips of T frames, valid [B,T] -> masks, and the first trained maps as features."""
 
-    def forward(self, frames: Tensor | Sequence[Tensor], sound: Tensor, valid: Tensor) -> NetworkOutput:
-        """frames uint8 [B,T,H,W,3], or the visual encoder's maps [B,T,C_l,h_l,w_l]; sound, waveforms [B,T,N] or log-mel
-        [B,T,96,64]; valid [B,T] bool, False on padding.
+    def forward(
+        self, frames: Tensor | VisualFeatures, sound: Tensor | AudioFeatures, valid: Tensor, **training: Any
+    ) -> NetworkOutput:
+        """frames uint8 [B,T,H,W,3]; sound, waveforms [B,T,N] or log-mel [B,T,96,64]; or the features of either; valid
+        [B,T] bool, False on padding; training: what `decode` takes beside these, of a network with losses of its own.
         """
-        pyramid, levels = self.encode_frames(frames) if isinstance(frames, Tensor) else frames, None
+        visual, levels = self.encode_frames(frames) if isinstance(frames, Tensor) else frames, None
         if self.refinement is not None:
-            refined, levels = self.refinement(pyramid[-1], valid)
-            pyramid = [*pyramid[:-1], refined]
-        audio = self.encode_audio(sound)
-        output = self.decode(pyramid, audio, valid)
-        output.encoded, output.features.levels = Encoded(pyramid, audio), levels
+            refined, levels = self.refinement(visual.pyramid[-1], valid)
+            visual = visual._replace(pyramid=[*visual.pyramid[:-1], refined])
+        audio = self.encode_audio(sound) if isinstance(sound, Tensor) else sound
+        output = self.decode(visual, audio, valid, **training)
+        output.encoded, output.features.levels = Encoded(visual, audio), levels
         if self.train_visual:
-            output.features.visual = tuple(pyramid)
+            output.features.visual = tuple(visual.pyramid)
         return output
 
-    def encode_frames(self, frames: Tensor) -> list[Tensor]:
+    def encode_frames(self, frames: Tensor) -> VisualFeatures:
         """uint8 [B,T,H,W,3] -> maps [B,T,C_l,h_l,w_l]; with gradients only where the encoder is trained."""
+        if self.train_visual and hasattr(self.visual, "of_clips"):
+            self.visual.of_clips(frames.shape[1])
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_visual):
             levels = self.visual(frames.flatten(0, 1))
-        return [level.unflatten(0, frames.shape[:2]) for level in levels]
+        return VisualFeatures([level.unflatten(0, frames.shape[:2]) for level in levels])
 
-    def encode_audio(self, sound: Tensor) -> Tensor:
-        """[B,T,...] -> tokens [B,T,D]."""
-        token, _ = self.audio(sound.flatten(0, 1))
-        return token.unflatten(0, sound.shape[:2])
+    def encode_audio(self, sound: Tensor, tags: bool = False) -> AudioFeatures:
+        """[B,T,...] -> tokens [B,T,D], their parts in time [B,T,L,D] and, by a tagger, tags [B,T,C]. tags: whether
+        these are what is given [B,T,C], in place of waveforms.
+        """
+        encode = self.audio.encode_tags if tags else self.audio
+        return AudioFeatures(*encode(sound.flatten(0, 1))).map(lambda x: x.unflatten(0, sound.shape[:2]))

@@ -10,16 +10,18 @@ from icf_avs.backbones.registry import build_audio
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
-from icf_avs.model.icf import ICF as GuidedNetwork
 from icf_avs.networks.avsegformer import AVSegFormer
 from icf_avs.networks.base import Network
 from icf_avs.networks.channel_time import Refinement
+from icf_avs.networks.guided import GuidedNetwork
+from icf_avs.networks.open_vocabulary import OpenVocabularyNetwork
 from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder
 from icf_avs.networks.query_network import QueryNetwork
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.networks.text_attention import TextAttention
 from icf_avs.networks.tpavi import TPAVI
 
+_EVIDENCE = "efficientnet-lite0-evidence", "efficientat"  # encoders of an open vocabulary
 PIXEL_DECODERS = {"light": LightPixelDecoder, "deformable": DeformablePixelDecoder}
 
 
@@ -49,16 +51,24 @@ NETWORKS: dict[str, Callable[[ModelConfig, nn.Module, nn.Module, int | None], Ne
 }
 
 
-def build_network(config: ModelConfig, visual: nn.Module, audio: nn.Module | None) -> Network:
-    """The network that a configuration names. audio: None for the small encoder that is trained from scratch.
+def build_network(
+    config: ModelConfig, visual: nn.Module, audio: nn.Module | None = None, names: Tensor | None = None
+) -> Network:
+    """The network that a configuration names, of new weights. audio: None for the small encoder that is trained from
+    scratch; names: text embeddings [C,E] of the classes, which the guided network reads.
 
     Raises UserError for an unknown name, and ValueError for settings that do not go together.
     """
-    if config.network not in NETWORKS:
+    if config.network not in ("guided", *NETWORKS):
         raise UserError(f"no network is called {config.network}; there are guided, {', '.join(NETWORKS)}")
     if config.pixel_decoder not in PIXEL_DECODERS:
         raise UserError(f"no pixel decoder is called {config.pixel_decoder}; there are {', '.join(PIXEL_DECODERS)}")
     audio = build_audio("log-mel", config.dim) if audio is None else audio
+    if config.network == "guided":
+        if config.evidence and (config.visual, config.audio) != _EVIDENCE:
+            raise ValueError(f"evidence is what the encoders {' and '.join(_EVIDENCE)} give: name them")
+        guided = OpenVocabularyNetwork if config.evidence else GuidedNetwork
+        return guided(config, visual, audio, names)
     classes = len(config.classes) + 1 if config.semantic else None
     network = NETWORKS[config.network](config, visual, audio, classes)
     if config.mit and config.mit.reading == "refined":
@@ -69,9 +79,7 @@ def build_network(config: ModelConfig, visual: nn.Module, audio: nn.Module | Non
 
 
 def build_model(
-    config: ModelConfig, spec: ClipSpec, visual: nn.Module, names: Tensor, audio: nn.Module | None
-) -> GuidedNetwork | SegmentationModel:
-    """The model that a configuration names, of new weights. names: text embeddings [C,E] of its classes."""
-    if config.network == "guided":
-        return GuidedNetwork(config, spec, visual, names, audio)
-    return SegmentationModel(config, spec, build_network(config, visual, audio))
+    config: ModelConfig, spec: ClipSpec, visual: nn.Module, names: Tensor | None = None, audio: nn.Module | None = None
+) -> SegmentationModel:
+    """`build_network`, and around it what a checkpoint knows of it."""
+    return SegmentationModel(config, spec, build_network(config, visual, audio, names))

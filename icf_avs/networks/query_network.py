@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from icf_avs.backbones.linear import PointConv
-from icf_avs.model.attention import CrossBlock, SelfBlock
+from icf_avs.contracts import AudioFeatures, VisualFeatures
+from icf_avs.networks.attention import CrossBlock, SelfBlock
 from icf_avs.networks.base import Features, FeatureSpec, Network, NetworkOutput
 from icf_avs.networks.deformable import LEVELS, SinePosition
 from icf_avs.networks.mask_head import masks_and_classes
@@ -107,21 +108,21 @@ class QueryNetwork(Network):
     def feature_spec(self) -> FeatureSpec:
         return self._spec((self.dim,) * 4, self.dim)
 
-    def decode(self, pyramid: Sequence[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
+    def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
         """Every frame by itself, so that `valid` changes nothing; a text is also that of its segment and video."""
-        lead = audio.shape[:2]
-        mask, maps = self.pixel_decoder([level.flatten(0, 1) for level in pyramid])
-        audio = self.project_audio(audio)
-        queries, seen, texts = self.queries(audio.flatten(0, 1)), self._tokens(maps), None
+        lead = audio.token.shape[:2]
+        mask, maps = self.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
+        token = self.project_audio(audio.token)
+        queries, seen, texts = self.queries(token.flatten(0, 1)), self._tokens(maps), None
         if self.text is not None:
-            queries, texts = self.text(queries, pyramid[-1], audio, valid)
+            queries, texts = self.text(queries, visual.pyramid[-1], token, valid)
         for index, layer in enumerate(self.layers):
             level = index % LEVELS
             queries, seen[level] = layer(queries, seen[level])
         found = self.head(queries, self._onto_mask(seen, maps, mask))
         logits, classes = masks_and_classes(found.unflatten(0, lead), self.classes)
-        visual = tuple(x.unflatten(0, lead) for x in (mask, *maps[::-1]))
-        return NetworkOutput(logits, Features(visual, audio, texts=texts), classes)
+        levels = tuple(x.unflatten(0, lead) for x in (mask, *maps[::-1]))
+        return NetworkOutput(logits, Features(levels, token, texts=texts), classes)
 
     def _tokens(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps of three strides -> tokens [N,L,D] of each, that know their place and stride."""

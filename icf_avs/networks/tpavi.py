@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.contracts import AudioFeatures, VisualFeatures
 from icf_avs.networks.base import Features, FeatureSpec, Network, NetworkOutput
 from icf_avs.networks.batch_norm import FrameBatchNorm
 from icf_avs.networks.mask_head import UpsamplingHead, masks_and_classes
@@ -122,11 +123,11 @@ class TPAVI(Network):
     def feature_spec(self) -> FeatureSpec:
         return self._spec((self.dim,) * len(self.project), self.dim)
 
-    def decode(self, pyramid: Sequence[Tensor], audio: Tensor, valid: Tensor) -> NetworkOutput:
-        lead = audio.shape[:2]
+    def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
+        lead, pyramid = audio.token.shape[:2], visual.pyramid
         maps = [project(x.flatten(0, 1)).unflatten(0, lead) for project, x in zip(self.project, pyramid, strict=True)]
         heard, tokens = zip(
-            *(interact(x, audio, valid) for interact, x in zip(self.interact, maps, strict=True)), strict=True
+            *(interact(x, audio.token, valid) for interact, x in zip(self.interact, maps, strict=True)), strict=True
         )
         found = self._top_down([x.flatten(0, 1) for x in heard])
         logits, classes = masks_and_classes(self.head(found).unflatten(0, lead), self.classes)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from icf_avs.distributed import average, whole
-from icf_avs.model.shared_space import Gaussian
+from icf_avs.networks.guided_parts.joint_embedding import Gaussian
 
 
 def wasserstein(p: Gaussian, q: Gaussian) -> Tensor:

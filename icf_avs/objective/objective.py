@@ -10,9 +10,9 @@ from torch import Tensor
 from icf_avs.contracts import Batch
 from icf_avs.distributed import own, whole
 from icf_avs.extensions.intervention_losses import clip_classes, other_frames, other_sounds, removed_source
-from icf_avs.model.icf import Output
-from icf_avs.model.pooling import grid_means
-from icf_avs.model.shared_space import Gaussian, SharedSpace
+from icf_avs.networks.guided import GuidedOutput
+from icf_avs.networks.guided_parts.joint_embedding import Gaussian, JointEmbedding
+from icf_avs.networks.pooling import grid_means
 from icf_avs.objective import contrastive, mask, naming
 from icf_avs.objective.class_shares import class_shares
 
@@ -39,7 +39,7 @@ class Weights:
 FINISHING = Weights(rivals=0.1, foreign=0.1)
 
 
-def objective(output: Output, batch: Batch, space: SharedSpace | None, weights: Weights) -> dict[str, Tensor]:
+def objective(output: GuidedOutput, batch: Batch, space: JointEmbedding | None, weights: Weights) -> dict[str, Tensor]:
     """Named terms, unweighted, and their weighted sum as "loss". A part that is absent contributes no term.
 
     Under several processes each has its part of the batch; the mean of what they return is that of the whole batch.
@@ -57,16 +57,16 @@ def objective(output: Output, batch: Batch, space: SharedSpace | None, weights: 
     if output.rivals is not None:
         rivals, rest = output.rivals, output.rivals.rest
         of_rivals = (output.rival_logits, rivals.kinds, rivals.known)
-        terms["rivals"] = other_sounds(*of_rivals, batch, frames, output.akin)
-        terms["foreign"] = other_frames(output.foreign_logits, batch, frames, output.akin)
+        terms["rivals"] = other_sounds(*of_rivals, batch, frames, output.synonyms)
+        terms["foreign"] = other_frames(output.foreign_logits, batch, frames, output.synonyms)
         if batch.sounding.shape[-1]:
             terms["rest"] = removed_source(output.rest_logits, rest.removed, rest.valid, batch, frames)
         if rivals.fit is not None:
             terms["generator"] = rivals.fit
-    if output.other_logits is not None:
+    if output.extra_logits is not None:
         truth = batch.other_masks.transpose(0, 1)
         every = frames.expand(truth.shape[:-2])
-        terms["others"] = mask.bce(output.other_logits, truth, every) + mask.dice(output.other_logits, truth, every)
+        terms["others"] = mask.bce(output.extra_logits, truth, every) + mask.dice(output.extra_logits, truth, every)
     if space is not None:
         terms["contrast"] = _contrast(output, batch, frames, space)
     scale = asdict(weights)
@@ -74,7 +74,7 @@ def objective(output: Output, batch: Batch, space: SharedSpace | None, weights: 
     return terms
 
 
-def _contrast(output: Output, batch: Batch, frames: Tensor, space: SharedSpace) -> Tensor:
+def _contrast(output: GuidedOutput, batch: Batch, frames: Tensor, space: JointEmbedding) -> Tensor:
     """Mean of the CDCL terms over the modalities that exist."""
     patches = output.patches.flatten(1, 2)  # B (T P) D
     marked = _patch_share(batch.masks * frames[..., None, None], output)  # B (T P), of each patch that sounds
@@ -89,14 +89,14 @@ def _contrast(output: Output, batch: Batch, frames: Tensor, space: SharedSpace) 
     audio = space.of_audio(output.parts.flatten(1, 2), sounds.repeat_interleave(length, 1).float())
     hard = space.of_vision(patches, silent.float())
     hard = (Gaussian(hard.mean[:, None], hard.deviation[:, None]), silent.any(1, keepdim=True))
-    others = contrastive.negatives(whole(clip_classes(batch, output.akin)), whole(present & told))[own()]
+    others = contrastive.negatives(whole(clip_classes(batch, output.synonyms)), whole(present & told))[own()]
     temperature = space.temperature
     rivals: list[tuple[Gaussian, Tensor]] = []
     rival_text: list[tuple[Gaussian, Tensor]] = []
     if output.rivals is not None:
-        distinct = ~(output.rivals.kinds & clip_classes(batch, output.akin)).any(-1).T  # B K
+        distinct = ~(output.rivals.kinds & clip_classes(batch, output.synonyms)).any(-1).T  # B K
         # A rival takes the factual parts in time along, or its spread alone would tell it from the factual sound.
-        moved = (output.rivals.sounds - output.sound.detach())[:, :, :, None] + output.parts.detach()  # K B T L D
+        moved = (output.rivals.sounds - output.semantic.detach())[:, :, :, None] + output.parts.detach()  # K B T L D
         tokens, of_parts = moved.flatten(2, 3).transpose(0, 1), sounds.repeat_interleave(length, 1)
         rivals = [(space.of_audio(tokens, _each(of_parts, len(moved))), distinct)]
         if output.rival_text is not None:
@@ -125,7 +125,7 @@ def _like(masks: Tensor, maps: Tensor) -> Tensor:
     return grid_means(masks, maps.shape[-2:])
 
 
-def _patch_share(masks: Tensor, output: Output) -> Tensor:
+def _patch_share(masks: Tensor, output: GuidedOutput) -> Tensor:
     """Masks at the grid of the patches, flattened: [B, T*P]."""
     side = round(output.patches.shape[2] ** 0.5)
     return grid_means(masks, side).flatten(1)

@@ -70,7 +70,7 @@ def probe_command(
         for name in sets:
             bar.start_task(tasks[name])
             advance = partial(bar.advance, tasks[name])
-            probe = probe_set(loaded.model, records[name], seed, clips, progress=advance)
+            probe = probe_set(loaded.predictor, records[name], seed, clips, progress=advance)
             label = name if split == "test" else f"{name}-{split}"
             probes[label] = probe
             verdicts.append(judge(probe.ious, probe.frames, label, seed))
@@ -81,13 +81,13 @@ def probe_command(
                 _tell(probes, verdicts, scored)
                 raise
     facts = _facts(scored, probes, seed, is_stamps, split, place)
-    if getattr(loaded.model, "semantic", None) is not None:
+    if loaded.predictor.semantic:
         facts["what is scored"] = BINARY_ONLY
     _tell(probes, verdicts, scored)
     if "what is scored" in facts:
         print(f"Scored is {BINARY_ONLY}.")
     write_text(report, page(loaded.name, probes, verdicts, facts))
-    for part in getattr(loaded.model, "missing", ()):
+    for part in loaded.predictor.missing:
         print(f"scored {part}")
     print(f"wrote {table} and {report}")
 

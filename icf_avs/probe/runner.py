@@ -12,6 +12,7 @@ import torch
 
 from icf_avs.errors import UserError
 from icf_avs.evaluate import predict, predict_each
+from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.metrics.binary import areas
 from icf_avs.probe.scores import ALL, CHANGED, Key, Scores, Tally, compared
 from icf_avs.probe.sounds import NEGATIVES, UNKNOWN, Donor, choose_donor, frame_heard, heard
@@ -51,16 +52,15 @@ class SetProbe:
 
 
 def probe_set(
-    model,
+    predictor: MaskPredictor,
     records: Sequence[ClipRecord],
     seed: int = 0,
     clips: int | None = None,
     examples: int = 4,
     progress: Callable[[], None] = lambda: None,
 ) -> SetProbe:
-    """Score `model` on the labelled frames of `records` under each of `CONDITIONS`, all through one front end.
+    """Score a model on the labelled frames of `records` under each of `CONDITIONS`, all through one front end.
 
-    model     as for `icf_avs.evaluate.evaluate`
     clips     only the first so many; donors of off-screen sound still come from all records
     progress  called once per clip and condition
     """
@@ -82,8 +82,8 @@ def probe_set(
         sounds = {audio: heard(clip, records, index, audio, seed) for audio in own}
         if donor is not None:
             sounds["offscreen"] = records[donor.index].load().wave
-        found = dict(zip(sounds, predict_each(model, clip.frames, list(sounds.values())), strict=True))
-        found[BLANK] = predict(model, np.full_like(clip.frames, _GREY), sounds["true"])
+        found = dict(zip(sounds, predict_each(predictor, clip.frames, list(sounds.values())), strict=True))
+        found[BLANK] = predict(predictor, np.full_like(clip.frames, _GREY), sounds["true"])
         marked = {}
         for condition in CONDITIONS:
             if condition not in found:

@@ -54,7 +54,7 @@ def answer(
         if not info.has_audio:
             raise UserError(f"{video}: has no sound, and what sounds is the question; give a video with sound")
         result = segment_video(
-            segmenter.model, video, folder, progress=limits.timed(progress, video), checkpoint=segmenter.name,
+            segmenter.predictor, video, folder, progress=limits.timed(progress, video), checkpoint=segmenter.name,
             sound=_sound(info, heard, other, limits), private=True,
         )  # fmt: skip
         return _shown(result)

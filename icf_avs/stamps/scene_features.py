@@ -25,7 +25,7 @@ from torch import Tensor
 from icf_avs.backbones.class_evidence import CLASSES, ClassEvidence
 from icf_avs.backbones.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.backbones.things import GRID, THINGS, find_segmenter
-from icf_avs.contracts import ClipSpec
+from icf_avs.contracts import ClipSpec, VisualFeatures
 from icf_avs.data.resize import resized
 from icf_avs.errors import UserError
 from icf_avs.interruption import interrupts_ignored
@@ -113,10 +113,10 @@ class OpenVocabFeatures(SceneFeatures):
     class_scores: np.ndarray
     object_probs: np.ndarray
 
-    def levels(self, indices: np.ndarray) -> list[Tensor]:
-        """The pyramid, class scores and the segmenter's probabilities, [n,T,c,h,w] float32 each."""
+    def visual(self, indices: np.ndarray) -> VisualFeatures:
+        """What the visual encoder makes of some scenes, [n,T,...] float32."""
         scores, probs = z_scores(self.class_scores[indices]), probabilities(self.object_probs[indices])
-        return [*super().levels(indices), scores, probs]
+        return VisualFeatures(self.levels(indices), scores, probs)
 
     def object_maps(self, index: int) -> np.ndarray:
         """uint8 [T,S/2,S/2]: 0 background, else the number of the object of scene `index`."""

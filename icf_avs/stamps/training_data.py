@@ -21,7 +21,7 @@ from icf_avs.training.calibrate import calibrate
 from icf_avs.training.data import Report
 
 if TYPE_CHECKING:
-    from icf_avs.model.icf import ICF
+    from icf_avs.networks.segmentation_model import SegmentationModel
 
 STORED_SIZE = 224  # of a picture in files of the S4 and MS3 layouts
 
@@ -86,7 +86,7 @@ class StampsData:
                 drawn.append(make_batch(*of_set, pictures=not teaching, style=self.sounds))
         return joined(drawn)
 
-    def validate(self, model: ICF) -> dict[str, float]:
+    def validate(self, model: SegmentationModel) -> dict[str, float]:
         """Calibrate the model on the validation scenes; its scores there."""
         return asdict(calibrate(model, self.validation()))
 

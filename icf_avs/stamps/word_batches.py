@@ -68,20 +68,19 @@ def word_batch(
     features: OpenVocabFeatures, indices: np.ndarray, words: Words, sounds: HeardSounds, rng: np.random.Generator,
     noisy: bool = True, more: int = _MORE,
 ) -> Batch:  # fmt: skip
-    """The scenes of `indices`, each with what is heard in its frames as waves [B,T,C], and the evidence for all
-    classes and the shares of things as last levels of the pyramid. noisy: evidence is disturbed, channels are lost, at
+    """The scenes of `indices`, each with the tags of its sounds. noisy: evidence is disturbed, channels are lost, at
     times there is no segmenter, and half of the pictures are mirrored; else the pictures come along, at half their
     size. more: sounds of each scene beside the first.
     """
     frames = features.stamp_maps.shape[1]
-    waves, sounding, onscreen, maps = [], [], [], []
+    tags, sounding, onscreen, maps = [], [], [], []
     for at in indices:
         scene = features.scenes[at]
         shown = words.kin([words.index[word] for word in scene.present_words])
         onscreen.append(shown)
         for _ in range(1 + more):
             heard, asked = _sound(scene, shown, frames, words, sounds, rng)
-            waves.append(heard)
+            tags.append(heard)
             sounding.append(np.zeros((frames, len(words.words)), bool))
             kinds = np.zeros((frames, len(scene.objects) + 1), np.int64)
             for word, when in asked:
@@ -91,7 +90,7 @@ def word_batch(
             maps.append(np.stack([row[objects] for row, objects in zip(kinds, features.object_maps(at), strict=True)]))
     masks, kinds_map = targets(torch.from_numpy(np.stack(maps)))
     every = torch.ones(len(indices), frames, dtype=torch.bool)
-    *levels, scores, shares = features.levels(indices)
+    levels, scores, shares = features.visual(indices)
     if noisy:
         levels = [_thinned(level, rng) for level in levels]
         turned = torch.from_numpy(rng.random(len(indices)) < 0.5)
@@ -99,21 +98,25 @@ def word_batch(
         masks, kinds_map = (_mirrored(maps, turned.repeat_interleave(1 + more)) for maps in (masks, kinds_map))
         scores = _disturbed(scores, rng)
         shares = shares * torch.from_numpy(rng.random((len(indices), 1, 1, 1, 1)) >= _UNSEGMENTED)
-    heard, sounding = torch.from_numpy(np.stack(waves)), torch.from_numpy(np.stack(sounding))
+    heard, sounding = torch.from_numpy(np.stack(tags)), torch.from_numpy(np.stack(sounding))
     heard, sounding, masks, kinds_map = (  # B 1+Q ...
         answers.unflatten(0, (len(indices), 1 + more)) for answers in (heard, sounding, masks, kinds_map)
     )
     return Batch(
-        [*levels, scores, shares],
-        heard[:, 0],
+        levels,
+        heard.new_zeros(len(indices), frames, 0),  # tags stand for the sounds
         masks[:, 0],
         kinds_map[:, 0],
         every,
         every,
         sounding[:, 0],
         torch.from_numpy(np.stack(onscreen)),
-        *((heard[:, 1:], masks[:, 1:]) if more else (None, None)),
+        other_sounds=heard[:, 1:] if more else None,
+        other_masks=masks[:, 1:] if more else None,
         frames=None if noisy else torch.from_numpy(features.images[indices]),
+        class_scores=scores,
+        object_probs=shares,
+        tag_probs=heard[:, 0],
     )
 
 

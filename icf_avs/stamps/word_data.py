@@ -32,7 +32,7 @@ from icf_avs.training.data import Report
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from icf_avs.model.icf import ICF
+    from icf_avs.networks.segmentation_model import SegmentationModel
 
 
 def vocabulary(catalog: WordCatalog) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ class WordData:
         )
         return joined(list(drawn))
 
-    def validate(self, model: ICF) -> dict[str, float]:
+    def validate(self, model: SegmentationModel) -> dict[str, float]:
         """Calibrate the model on the validation scenes; its scores there."""
         return asdict(calibrate(model, self.validation()))
 

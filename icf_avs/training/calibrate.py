@@ -4,7 +4,7 @@ The blank targets of counterfactuals teach caution, so a freshly trained model m
 with the best G-mIoU (AVSBench-Robust, see PROTOCOLS): the harmonic mean of mIoU with the true sound and one minus the
 mIoU that is left under a sound which is not in the picture.
 
-With an open vocabulary comes the share of the yardstick (model/yardstick.py): the largest with which KEPT of the best
+With an open vocabulary comes the share of inference/relative_threshold.py: the largest with which KEPT of the best
 score is left. Composed scenes are crowded and ask for none; what it spares is the plain ground of natural pictures.
 Then the offset is lowered until a word for what is not in the picture marks FALSE_AREA of it at most. Words, since a
 sound that is not there may be heard as something that is, and no caution in looking helps against that.
@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from icf_avs.model.pooling import grid_means
-from icf_avs.model.yardstick import surest
+from icf_avs.inference.predictor import EncodedFrames, Predictor
+from icf_avs.inference.relative_threshold import surest
+from icf_avs.networks.pooling import grid_means
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from icf_avs.contracts import Batch
-    from icf_avs.model.icf import ICF, Look
+    from icf_avs.contracts import AudioFeatures, Batch
+    from icf_avs.networks.segmentation_model import SegmentationModel
 
 OFFSETS = torch.linspace(-2.0, 2.0, 33)
 SHARES = torch.linspace(0.0, 0.5, 11)
@@ -44,13 +45,13 @@ class Calibration:
     miou_foreign: float
 
 
-def constants(model: ICF) -> list[Tensor]:
-    """The buffers that calibration sets: the offset, and with an open vocabulary the share of the yardstick."""
-    return [model.offset, *([model.yardstick.share] if model.yardstick is not None else [])]
+def constants(model: SegmentationModel) -> list[Tensor]:
+    """The buffers that calibration sets: the offset, and with an open vocabulary the relative threshold."""
+    return [model.offset, *([] if model.relative_threshold is None else [model.relative_threshold])]
 
 
 def _marked(logits: Tensor, shares: Tensor) -> Iterator[Tensor]:
-    """logits [n,h,w] -> bool [n,h,w] with each share of the yardstick and, for each, with each offset."""
+    """logits [n,h,w] -> bool [n,h,w] with each relative threshold and, for each, with each offset."""
     most = surest(logits)
     for share in shares:
         for offset in OFFSETS:
@@ -58,7 +59,7 @@ def _marked(logits: Tensor, shares: Tensor) -> Iterator[Tensor]:
 
 
 def frame_ious(logits: Tensor, masks: Tensor, shares: Tensor = SHARES[:1]) -> Tensor:
-    """logits, masks [n,h,w] -> [n, len(shares), len(OFFSETS)], IoU of each frame with each share of the yardstick and
+    """logits, masks [n,h,w] -> [n, len(shares), len(OFFSETS)], IoU of each frame with each relative threshold and
     each offset; masks must not be empty.
     """
     truth = masks > 0.5
@@ -75,40 +76,43 @@ def marked_areas(logits: Tensor, shares: Tensor) -> Tensor:
 
 
 def absent_words(batch: Batch, generator: torch.Generator) -> Tensor:
-    """Sounds [B,T,C] that say one word each, of those that can mean nothing in the clip's pictures."""
+    """Tags [B,T,C] that say one word each, of those that can mean nothing in the clip's frames."""
     words = torch.multinomial((~batch.onscreen).float().cpu(), 1, generator=generator)
     said = torch.zeros(batch.onscreen.shape).scatter_(1, words, 1.0)
-    return said[:, None].expand(-1, batch.valid.shape[1], -1).to(batch.waves)
+    return said[:, None].expand(-1, batch.valid.shape[1], -1).to(batch.masks)
 
 
 @torch.no_grad()
-def calibrate(model: ICF, batches: Iterable[Batch]) -> Calibration:
+def calibrate(model: SegmentationModel, batches: Iterable[Batch]) -> Calibration:
     """Set the constants by validation batches of a few clips each, whose sounds are tried on each other's pictures.
 
     Where no frame sounds or no sound is off-screen (a handful of scenes), that score counts as 0 at every offset.
     """
     model.eval()
-    chosen = constants(model)
+    predictor, network, chosen = Predictor(model), model.network, constants(model)
     for constant in chosen:
         constant.zero_()
     shares = SHARES[: None if len(chosen) > 1 else 1]
     own, foreign, areas, generator = [], [], [], torch.Generator().manual_seed(0)
-    for batch in (batch.to(model.offset.device) for batch in batches):
+    for batch in (batch.to(model.device) for batch in batches):
         shown = batch.labelled & batch.valid & ((batch.masks > 0.5).sum((-2, -1)) > 0)
 
-        looks = model.see(batch.frames, batch.pyramid)
+        scales, audio = predictor.encode(batch.frames, batch.visual), network.encode_audio(batch.sound, batch.has_tags)
 
-        def answer(waves: Tensor, batch: Batch = batch, looks: tuple[Look, ...] = looks) -> Tensor:
-            logits = model.mark(looks, waves, batch.valid).logits
-            return grid_means(logits, batch.masks.shape[-2:])
+        def answer(audio: AudioFeatures, batch: Batch = batch, scales: list[EncodedFrames] = scales) -> Tensor:
+            return grid_means(predictor.segment(scales, audio, batch.valid).logits, batch.masks.shape[-2:])
 
-        logits = answer(batch.waves)
+        logits = answer(audio)
         own.append(frame_ious(logits[shown], batch.masks[shown], shares))
         other = batch.sounding.any(1).roll(1, 0)
         absent = shown & (other.any(1) & ~(other & batch.onscreen).any(1))[:, None]
-        foreign.append(frame_ious(answer(batch.waves.roll(1, 0))[absent], batch.masks[absent], shares))
-        for _ in range(ABSENT if model.yardstick is not None else 0):
-            areas.append(marked_areas(answer(absent_words(batch, generator))[batch.valid], shares))
+        foreign.append(frame_ious(answer(audio.map(lambda x: x.roll(1, 0)))[absent], batch.masks[absent], shares))
+        for _ in range(ABSENT if model.relative_threshold is not None else 0):
+            areas.append(
+                marked_areas(
+                    answer(network.encode_audio(absent_words(batch, generator), tags=True))[batch.valid], shares
+                )
+            )
     good, left = (torch.cat(ious).sum(0) / max(1, len(torch.cat(ious))) for ious in (own, foreign))
     scores = 2 * good * (1 - left) / (good + 1 - left).clamp(min=1e-6)
     offset = int(scores[0].argmax())

@@ -9,7 +9,7 @@ from icf_avs.config import TrainConfig
 from icf_avs.contracts import Batch
 
 if TYPE_CHECKING:
-    from icf_avs.model.icf import ICF
+    from icf_avs.networks.segmentation_model import SegmentationModel
 
 Report = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total, latest values
 
@@ -27,5 +27,5 @@ class Data(Protocol):
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
 
-    def validate(self, model: ICF) -> dict[str, float]:
+    def validate(self, model: SegmentationModel) -> dict[str, float]:
         """Scores of the trained model on the validation split."""

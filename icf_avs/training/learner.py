@@ -18,17 +18,17 @@ from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.icf import ICF as PlugIn
 from icf_avs.icf.losses import Weights as PlugInWeights
 from icf_avs.icf.losses import segmentation_losses, weighted_sum
-from icf_avs.model.icf import ICF
 from icf_avs.networks.base import Features
+from icf_avs.networks.guided import GuidedNetwork
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.objective.naming import sound_reading
 from icf_avs.objective.objective import FINISHING, Weights, objective
 
 
 class Learner(nn.Module):
-    """The model, and the naming head of the teaching stage, which no checkpoint keeps."""
+    """A guided network with its own losses, and the naming head of the teaching stage, which no checkpoint keeps."""
 
-    def __init__(self, model: ICF | SegmentationModel) -> None:
+    def __init__(self, model: SegmentationModel) -> None:
         super().__init__()
         self.model = model
         self.teacher = nn.Linear(model.config.audio_dim, len(model.classes) + 1)
@@ -42,13 +42,11 @@ class Learner(nn.Module):
 
     def update_running_means(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
         """After a step: move the running means of counterfactual sounds. total: sums over the processes of a run."""
-        sounds = self.interventions.sounds if self.interventions is not None else self.model.counterfactual
-        if sounds is not None:
-            sounds.update_running_means(total)
+        if self.model.network.counterfactual is not None:
+            self.model.network.counterfactual.update_running_means(total)
 
     def _teach(self, batch: Batch) -> dict[str, Tensor]:
-        audio, _ = self.model.hear(batch.sound)
-        named = self.teacher(audio).float()
+        named = self.teacher(self.model.network.encode_audio(batch.sound).token).float()
         loss = sound_reading(named, batch.sounding, batch.valid & batch.known)
         guess = named[..., :-1].argmax(-1, keepdim=True)
         heard = batch.sounding.any(-1)
@@ -56,11 +54,18 @@ class Learner(nn.Module):
         return {"naming": loss, "top1": right, "loss": loss}
 
     def _learn(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        pyramid = batch.pyramid or self.model.look(batch.frames)
-        output = self.model(pyramid, batch.sound, batch.valid, batch.sounding, batch.other_waves, known=batch.known)
+        network, extra = self.model.network, None
+        audio = network.encode_audio(batch.sound, batch.has_tags)
+        if batch.other_sounds is not None:
+            extra = network.encode_audio(batch.other_sounds.flatten(0, 1), batch.has_tags)
+            extra = extra.map(lambda x: x.unflatten(0, batch.other_sounds.shape[:2]))
+        output = self.model(
+            batch.visual or batch.frames, audio, batch.valid, sounding=batch.sounding, extra_audio=extra,
+            known=batch.known,
+        )  # fmt: skip
         with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
             whole = {field.name: convert_to_fp32(getattr(output, field.name)) for field in fields(output)}
-            return objective(replace(output, **whole), batch, self.model.shared_space, self.weights[stage])
+            return objective(replace(output, **whole), batch, self.model.network.joint_embedding, self.weights[stage])
 
 
 class PlugInLearner(Learner):
@@ -76,8 +81,12 @@ class PlugInLearner(Learner):
         if interventions is not None:
             self.interventions = Interventions(interventions, model.config.audio_dim, len(model.classes))
 
+    def update_running_means(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+        if self.interventions is not None:
+            self.interventions.sounds.update_running_means(total)
+
     def _learn(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        output = self.model(batch.pyramid or batch.frames, batch.sound, batch.valid)
+        output = self.model(batch.visual or batch.frames, batch.sound, batch.valid)
         with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
             output.logits, output.classes = convert_to_fp32(output.logits), convert_to_fp32(output.classes)
             output.auxiliary = convert_to_fp32(output.auxiliary)
@@ -93,11 +102,11 @@ class PlugInLearner(Learner):
         return found | {"loss": total}
 
 
-def learner_of(config: TrainConfig, model: ICF | SegmentationModel) -> Learner:
+def learner_of(config: TrainConfig, model: SegmentationModel) -> Learner:
     """What trains a model. Raises UserError for a plug-in that would change nothing."""
     if config.interventions and not model.classes:
         raise UserError(f"recipe {config.name} intervenes by classes, of which these data have no names")
-    if isinstance(model, SegmentationModel):
+    if not isinstance(model.network, GuidedNetwork):
         return PlugInLearner(model, config.icf, config.interventions)
     if config.icf or config.interventions:
         raise UserError("the guided network has parts of its own in place of ICF and interventions; set both to None")

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from icf_avs.model.icf import ICF
+from icf_avs.inference.predictor import Predictor
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.overlay import Overlay
 from icf_avs.training.data import Data
 
@@ -25,11 +26,14 @@ CLIPS, COLUMNS, SIDE, GAP = 4, 5, 112, 4  # of a sheet; SIDE and GAP in pixels
 
 @dataclass(frozen=True)
 class Sample:
-    """frames uint8 [T,S,S,3]; sound, waves [T,N], log-mel [T,96,64] or words [T,C]; masks [T,h,w] float in [0,1]."""
+    """frames uint8 [T,S,S,3]; sound, waves [T,N], log-mel [T,96,64] or, with has_tags, tags [T,C]; masks [T,h,w] float
+    in [0,1].
+    """
 
     frames: Tensor
     sound: Tensor
     masks: Tensor
+    has_tags: bool = False
 
 
 def sample_clips(data: Data) -> list[Sample]:
@@ -75,7 +79,7 @@ def _of_words(data: WordData) -> list[Sample]:
     half, unseen = slice(MAP_STRIDE // 2, None, MAP_STRIDE), np.zeros((CLIPS, spec.frames, 0, 0, 0), np.uint8)
     scene_set = OpenVocabFeatures(scenes, [], stamp_maps[:, :, half, half], frames, unseen, unseen)  # for masks alone
     batch = word_batch(scene_set, np.arange(CLIPS), data.words, data.sounds, np.random.default_rng(seed), noisy=False)
-    return [Sample(torch.from_numpy(frames[i]), batch.waves[i], batch.masks[i]) for i in range(CLIPS)]
+    return [Sample(torch.from_numpy(frames[i]), batch.sound[i], batch.masks[i], has_tags=True) for i in range(CLIPS)]
 
 
 def _stored(data: BenchmarkData) -> list[Sample]:
@@ -88,7 +92,7 @@ def _stored(data: BenchmarkData) -> list[Sample]:
     return [Sample(clip.frames, clip.waves if clip.log_mel is None else clip.log_mel, clip.masks) for clip in found]
 
 
-def sample_sheet(model: ICF, samples: list[Sample]) -> np.ndarray:
+def sample_sheet(model: SegmentationModel, samples: list[Sample]) -> np.ndarray:
     """uint8 [H, W, 3]: of every clip up to five moments, with the truth above and what the model marks below.
 
     Switches the model to evaluation.
@@ -110,12 +114,12 @@ def sample_sheet(model: ICF, samples: list[Sample]) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _marked(model: ICF, sample: Sample) -> Tensor:
-    """Mask logits [T,h,w] on the CPU. `ICF.predict` would listen to words as if they were waves."""
-    device = model.eval().device
-    valid = torch.ones(1, len(sample.frames), dtype=torch.bool, device=device)
-    looks = model.see(sample.frames[None].to(device))
-    return model.mark(looks, sample.sound[None].to(device), valid).logits[0].cpu()
+def _marked(model: SegmentationModel, sample: Sample) -> Tensor:
+    """Mask logits [T,h,w] on the CPU."""
+    predictor = Predictor(model)
+    audio = model.eval().network.encode_audio(sample.sound[None].to(model.device), sample.has_tags)
+    valid = torch.ones(audio.token.shape[:2], dtype=torch.bool, device=model.device)
+    return predictor.segment(predictor.encode(sample.frames[None]), audio, valid).logits[0].cpu()
 
 
 def _at(values: Tensor) -> np.ndarray:

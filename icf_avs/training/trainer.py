@@ -21,17 +21,16 @@ from icf_avs.config import TrainConfig
 from icf_avs.contracts import Batch
 from icf_avs.errors import UserError
 from icf_avs.icf.implicit_text import text_encoders
-from icf_avs.model.icf import ICF
-from icf_avs.model.temperature import clamp_temperatures
 from icf_avs.networks.build import build_model as assembled
-from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
+from icf_avs.networks.temperature import clamp_temperatures
 from icf_avs.training.data import Data
 from icf_avs.training.learner import learner_of
 from icf_avs.training.plateau import Plateau
 from icf_avs.training.processes import processes
 
 
-def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None = None) -> ICF | SegmentationModel:
+def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None = None) -> SegmentationModel:
     """The model of a run, its weights drawn from the run's seed, or those of the checkpoint `init`.
 
     Raises UserError when `init` is another model: other parts, widths, encoders or classes.
@@ -47,7 +46,7 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
     if model.mit and model.mit.reading == "text":
         fresh.network.text.implicit_text.attach(text_encoders(model.mit))
     if model.evidence:
-        fresh.open_vocabulary(ClassWords())
+        fresh.network.learn_names(ClassWords())
     if init is not None:
         taken = load_checkpoint(init)
         if taken.config != fresh.config:
@@ -63,7 +62,7 @@ class Trainer:
     the teaching stage, once it is over. lengthened: each time the run was made longer, at which step, from and to what.
     """
 
-    def __init__(self, config: TrainConfig, data: Data, model: ICF | SegmentationModel, folder: Path) -> None:
+    def __init__(self, config: TrainConfig, data: Data, model: SegmentationModel, folder: Path) -> None:
         self.config, self.data, self.model, self.folder = config, data, model, folder
         device = processes().device
         lower = config.benchmark is not None and config.benchmark.bf16 and device.type == "cuda"
@@ -263,7 +262,7 @@ class Trainer:
             self.step = min(self.step, self.config.teach_steps + steps)
             self.lengthened = [*self.lengthened, {"at": self.step, "from": steps, "to": self.config.steps}]
         self.resumed_at = self.step
-        self.model.load_state_dict(state["model"], strict=False)
+        self.model.load_state_dict(current_keys(state["model"]), strict=False)
         self.learner.teacher.load_state_dict(state["teacher"])
         if self.learner.icf is not None:
             self.learner.icf.load_state_dict(state["icf"])

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from icf_avs.model.icf import ICF
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.training.calibrate import calibrate
 from icf_avs.training.data import Data
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from icf_avs.stamps.word_data import WordData
 
 BATCHES, WORD_BATCHES, CLIPS = 2, 8, 64  # of eight composed scenes, of five frames or of one; clips of a public set
-Judge = Callable[[ICF], dict[str, float]]
+Judge = Callable[[SegmentationModel], dict[str, float]]
 
 
 def judge_of(data: Data) -> Judge | None:
@@ -40,7 +40,7 @@ def judge_of(data: Data) -> Judge | None:
 def _of_scenes(data: StampsData | WordData, count: int) -> Judge:
     batches = list(islice(data.validation(), count))
 
-    def judge(model: ICF) -> dict[str, float]:
+    def judge(model: SegmentationModel) -> dict[str, float]:
         found = calibrate(model, batches)
         left = 1 - found.miou_foreign
         score = 2 * found.miou * left / max(1e-6, found.miou + left)
@@ -52,11 +52,12 @@ def _of_scenes(data: StampsData | WordData, count: int) -> Judge:
 def _of_set(data: BenchmarkData) -> Judge:
     from icf_avs.avsbench.layouts import read_set
     from icf_avs.evaluate import evaluate
+    from icf_avs.inference.predictor import Predictor
 
     records = read_set(data.root, "val", data.clips.audio)[:CLIPS]
 
-    def judge(model: ICF) -> dict[str, float]:
-        found = evaluate(model, records)["strict"]
+    def judge(model: SegmentationModel) -> dict[str, float]:
+        found = evaluate(Predictor(model), records)["strict"]
         whole = {"score": found["miou"], **{name: found[name] for name in ("miou", "f", "fpr_empty")}}
         return {name: value for name, value in whole.items() if not math.isnan(value)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from icf_avs.model.two_looks import LARGE, of_both_looks
+from icf_avs.inference.multiscale import LARGE, merge_scales
 
 
 def found(cells: int, logit: float) -> torch.Tensor:
@@ -16,24 +16,24 @@ def found(cells: int, logit: float) -> torch.Tensor:
 
 
 def test_what_is_large_is_seen_by_both_alike() -> None:
-    both = of_both_looks(found(200, 4.0), found(200, 2.0))
+    both = merge_scales(found(200, 4.0), found(200, 2.0))
     assert both[0, 0, 0, 0] == 3 and both[0, 0, 19, 19] == -6
 
 
 def test_what_is_small_is_seen_in_the_large_picture() -> None:
     """A tenth of LARGE is in it: the small one, which sees next to nothing, counts a tenth of a half."""
-    both = of_both_looks(found(round(LARGE * 400 / 10), 4.0), found(200, -4.5))
+    both = merge_scales(found(round(LARGE * 400 / 10), 4.0), found(200, -4.5))
     assert both[0, 0, 0, 0].item() == pytest.approx(4.0 - 8.5 / 20)
 
 
 def test_what_the_small_picture_alone_finds_counts_half() -> None:
-    both = of_both_looks(found(0, 0.0), found(200, 8.0))
+    both = merge_scales(found(0, 0.0), found(200, 8.0))
     assert both[0, 0, 0, 0] == 1 and both[0, 0, 19, 19] == -6
 
 
 def test_a_constant_is_added_to_the_result() -> None:
     generator = torch.Generator().manual_seed(0)
     large, small = (4 * torch.randn(2, 3, side, side, generator=generator) for side in (16, 8))
-    both, higher = of_both_looks(large, small), of_both_looks(large + 1.5, small + 1.5)
+    both, higher = merge_scales(large, small), merge_scales(large + 1.5, small + 1.5)
     assert both.shape == large.shape
     torch.testing.assert_close(higher, both + 1.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from icf_avs.backbones.audio import AudioEncoder
 from icf_avs.backbones.class_evidence import ClassEvidence, ClassWords
 from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.backbones.evidence_pyramid import PyramidWithEvidence
@@ -12,9 +13,11 @@ from icf_avs.backbones.text import embed_names
 from icf_avs.backbones.thing_words import thing_bearing
 from icf_avs.config import EvidenceConfig, ImplicitTextConfig, ModelConfig
 from icf_avs.contracts import ClipSpec
-from icf_avs.model.edges import follow_colours
-from icf_avs.model.icf import ICF
-from icf_avs.model.word_evidence import WordEvidence
+from icf_avs.inference.guided_filter import guided_filter
+from icf_avs.inference.postprocess import ScaleMasks, postprocess
+from icf_avs.networks.open_vocabulary import OpenVocabularyNetwork
+from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior
+from icf_avs.networks.segmentation_model import SegmentationModel
 
 NAMES = ("dog", "violin", "train", "owl")
 
@@ -25,8 +28,8 @@ def bridge() -> ClassWords:
 
 
 @pytest.fixture(scope="module")
-def evidence(bridge: ClassWords) -> WordEvidence:
-    part = WordEvidence(len(NAMES), words=2, classes=128)
+def evidence(bridge: ClassWords) -> ClassifierPrior:
+    part = ClassifierPrior(len(NAMES), words=2, classes=128)
     part.learn_names(bridge, embed_names(NAMES))
     return part
 
@@ -49,7 +52,7 @@ def agreement(bridge: ClassWords, words: torch.Tensor, scores: torch.Tensor) -> 
     return torch.einsum("rc,nchw->rnhw", shares, scores)
 
 
-def test_a_certain_word_gets_its_own_maps(bridge: ClassWords, evidence: WordEvidence, scores: torch.Tensor) -> None:
+def test_a_certain_word_gets_its_own_maps(bridge: ClassWords, evidence: ClassifierPrior, scores: torch.Tensor) -> None:
     reading = torch.eye(6)[:4, None].expand(4, 3, 6)  # four sounds, each one name; two free words beside the names
     found = evidence(reading, scores)
     assert found.shape == (4, 3, 3, 4, 5)
@@ -64,7 +67,7 @@ def test_a_certain_word_gets_its_own_maps(bridge: ClassWords, evidence: WordEvid
     assert torch.corrcoef(torch.stack([found[:, :, 1].flatten(), whole.flatten()]))[0, 1] > 0.99
 
 
-def test_two_sources_are_searched_for_one_by_one(evidence: WordEvidence, scores: torch.Tensor) -> None:
+def test_two_sources_are_searched_for_one_by_one(evidence: ClassifierPrior, scores: torch.Tensor) -> None:
     one, other = torch.eye(6)[0].expand(1, 3, 6), torch.eye(6)[2].expand(1, 3, 6)
     first, second = evidence(one, scores), evidence(other, scores)
     for share, surely in ((0.5, 1.0), (0.25, 1 / 3)):  # each as surely as it would be alone, beside a surer one less
@@ -77,7 +80,7 @@ def test_two_sources_are_searched_for_one_by_one(evidence: WordEvidence, scores:
     torch.testing.assert_close(evidence(0.25 * one, scores), 0.25 * first, atol=1e-3, rtol=1e-3)
 
 
-def test_nothing_is_searched_for_where_nothing_is_read(evidence: WordEvidence, scores: torch.Tensor) -> None:
+def test_nothing_is_searched_for_where_nothing_is_read(evidence: ClassifierPrior, scores: torch.Tensor) -> None:
     silent = torch.eye(6)[4].expand(1, 3, 6)  # a free word
     assert not evidence(silent, scores).any()
 
@@ -86,21 +89,22 @@ def test_the_encoder_gives_evidence_as_levels_of_its_own() -> None:
     network = load_efficientnet_lite0()
     frames = torch.randint(0, 256, (1, 96, 64, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     with torch.inference_mode():
-        *levels, scores, _ = PyramidWithEvidence(network, None)(frames)
+        levels, scores, _ = PyramidWithEvidence(network, None).evidence(frames)
         expected = ClassEvidence(network)(levels[-1])
     assert [level.shape[1] for level in levels] == list(PyramidWithEvidence.channels)
     assert scores.shape == (1, 1000, 3, 2) and torch.equal(scores, expected)
 
 
-def _model(bridge: ClassWords) -> ICF:
+def _model(bridge: ClassWords) -> SegmentationModel:
     torch.manual_seed(0)
     config = ModelConfig(
         NAMES, dim=32, pixel_dim=16, implicit_text=ImplicitTextConfig(free_words=3), evidence=EvidenceConfig(3, 32)
     )
     names = embed_names(NAMES)
-    model = ICF(config, ClipSpec(image_size=64), PyramidWithEvidence(load_efficientnet_lite0(), None), names)
-    model.prior.evidence.learn_names(bridge, names)
-    model.prior.things.learn_names(*thing_bearing(names))
+    audio, visual = AudioEncoder(32), PyramidWithEvidence(load_efficientnet_lite0(), None)
+    model = SegmentationModel(config, ClipSpec(image_size=64), OpenVocabularyNetwork(config, visual, audio, names))
+    model.network.prior.classifier.learn_names(bridge, names)
+    model.network.prior.segmenter.learn_names(*thing_bearing(names))
     return model
 
 
@@ -109,22 +113,22 @@ def test_a_model_answers_by_its_evidence_and_trains(bridge: ClassWords) -> None:
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (2, 1, 64, 64, 3), generator=generator, dtype=torch.uint8)
     waves, valid = 0.1 * torch.randn(2, 1, 15_600, generator=generator), torch.ones(2, 1, dtype=torch.bool)
-    *levels, scores, shares = model.look(frames)
+    visual = model.network.encode_frames(frames)
     sounding = torch.eye(4, dtype=torch.bool)[:2, None]
-    output = model([*levels, scores, shares], waves, valid, sounding)
+    output = model(visual, waves, valid, sounding=sounding)
     output.logits.mean().backward()
-    assert model.prior.weigh.grad.abs().sum() > 0 and model.prior.present.weight.grad.abs().sum() > 0
+    assert model.network.prior.weigh.grad.abs().sum() > 0 and model.network.prior.present.weight.grad.abs().sum() > 0
     model.eval()
     with torch.no_grad():
-        before = model([*levels, scores, shares], waves, valid)
-        after = model([*levels, scores + 3, shares], waves, valid)
-        finer = model([*levels, scores, shares], waves, valid, pictures=frames)
-        model.prior.present.bias.fill_(-50.0)  # sure that nothing of the sound is in the picture
-        absent = model([*levels, scores, shares], waves, valid)
-        things = model([*levels, scores, shares + 0.5], waves, valid)
+        before = model(visual, waves, valid)
+        after = model(visual._replace(class_scores=visual.class_scores + 3), waves, valid)
+        finer = postprocess([ScaleMasks(before.logits, frames, before.segmenter)], model)
+        model.network.prior.present.bias.fill_(-50.0)  # sure that nothing of the sound is in the picture
+        absent = model(visual, waves, valid)
+        things = model(visual._replace(object_probs=visual.object_probs + 0.5), waves, valid)
     assert not torch.allclose(before.prior, after.prior) and not torch.allclose(before.prior, things.prior)
-    followed = follow_colours(before.logits[:, 0], frames[:, 0])  # neither constant of the calibration is set
-    torch.testing.assert_close(finer.logits[:, 0], followed, atol=1e-4, rtol=1e-4)
+    followed = guided_filter(before.logits[:, 0], frames[:, 0])  # neither constant of the calibration is set
+    torch.testing.assert_close(finer[:, 0], followed, atol=1e-4, rtol=1e-4)
     assert absent.logits.max() < -30
 
 

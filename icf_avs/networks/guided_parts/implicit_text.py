@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from icf_avs.model.attention import CrossBlock
-from icf_avs.model.vocabulary import Vocabulary
+from icf_avs.networks.attention import CrossBlock
+from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 
 class ImplicitText(nn.Module):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from icf_avs.distributed import average
 from icf_avs.extensions.counterfactual_sounds import CounterfactualSounds, Proposal, SourceRemoval, expand_synonyms
-from icf_avs.model.vocabulary import Vocabulary
+from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 
 class Rivals(NamedTuple):

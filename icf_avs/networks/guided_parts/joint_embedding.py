@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.backbones.linear import TokenLinear
-from icf_avs.model.temperature import log_temperature, temperature
+from icf_avs.networks.temperature import log_temperature, temperature
 
 
 class Gaussian(NamedTuple):
@@ -34,7 +34,7 @@ def gaussian(tokens: Tensor, weights: Tensor, floor: float) -> Gaussian:
     return Gaussian(mean, (variance + floor**2).sqrt())
 
 
-class SharedSpace(nn.Module):
+class JointEmbedding(nn.Module):
     """Projections of audio, vision and (with MIT) text into one space, and the one temperature of all terms."""
 
     def __init__(self, dim: int, shared: int, floor: float, start: float, text: bool) -> None:

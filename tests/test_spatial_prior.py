@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from icf_avs.model.prior import Prior
-from icf_avs.model.vocabulary import Vocabulary
+from icf_avs.networks.guided_parts.spatial_prior import SpatialPrior
+from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 DIM = 16
 SURE = 30.0  # logit of a reading that is certain
@@ -41,10 +41,10 @@ def test_silence_agrees_with_nothing() -> None:
 
 
 def test_agreement_moves_the_prior_where_it_is() -> None:
-    words, prior = vocabulary(), Prior(DIM)
+    words, prior = vocabulary(), SpatialPrior(DIM)
     tokens, sound, text = torch.randn(2, DIM, 3, 3), torch.randn(4, 2, DIM), torch.randn(4, 2, 5, DIM)
-    both, seen, _, present, things = prior(tokens, sound, text, words)
-    assert both.shape == (4, 2, 3, 3) and seen.shape == (2, 7, 3, 3) and present is things is None
+    both, seen = prior(tokens, sound, text, words)
+    assert both.shape == (4, 2, 3, 3) and seen.shape == (2, 7, 3, 3)
     with torch.no_grad():
         prior.share.zero_()
     likeness, *_ = prior(tokens, sound, text, words)

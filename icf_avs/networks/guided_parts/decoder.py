@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.backbones.linear import PointConv
-from icf_avs.model.attention import CrossBlock, SelfBlock
-from icf_avs.model.pixels import Pixels
+from icf_avs.networks.attention import CrossBlock, SelfBlock
+from icf_avs.networks.guided_parts.pixel_decoder import Pixels
 
 
 class Decoded(NamedTuple):

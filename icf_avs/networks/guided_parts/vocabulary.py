@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.model.temperature import log_temperature, temperature
+from icf_avs.networks.temperature import log_temperature, temperature
 
 
 class Vocabulary(nn.Module):

@@ -28,13 +28,13 @@ MAPS = 3  # relevance, agreement, own
 _LEAST = 1e-3  # share of a position below which a word is nothing there
 
 
-def likeliest(reading: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def top_words(reading: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Probabilities [...,C] -> of the `count` likeliest words r_w, the words, and s_w, all [...,count]."""
     weight, word = reading.topk(count, dim=-1)
     return weight, word, weight * (weight.sum(-1, keepdim=True) / weight[..., :1].clamp(min=1e-6))
 
 
-class WordEvidence(nn.Module):
+class ClassifierPrior(nn.Module):
     """vocabulary: how many names it has; words: how many of a reading are searched for; classes: looked at for each.
 
     The tables are zeros until `learn_names` or a state dict fills them.
@@ -56,7 +56,7 @@ class WordEvidence(nn.Module):
 
     def forward(self, reading: Tensor, scores: Tensor) -> Tensor:
         """reading, probabilities over at least the vocabulary [R,N,M]; scores z [N,K,h,w] -> e [R,N,3,h,w]."""
-        weight, word, surely = likeliest(reading[..., : len(self.related)], self.words)  # R N W
+        weight, word, scaled = top_words(reading[..., : len(self.related)], self.words)  # R N W
         related, gates, shares = self.related[word].long(), self.gates[word].float(), self.shares[word].float()
         repeats, count, words, classes = related.shape
         at = related.transpose(0, 1).reshape(count, -1, 1).expand(-1, -1, scores.shape[-2] * scores.shape[-1])
@@ -71,9 +71,9 @@ class WordEvidence(nn.Module):
         own = torch.einsum("rnwg,rnwgp->rnwp", gates, shares_of).add(_LEAST).log() - math.log(_LEAST)
         maps = torch.stack(
             [
-                (surely[..., None] * relevance).amax(2),
+                (scaled[..., None] * relevance).amax(2),
                 torch.einsum("rnw,rnwp->rnp", weight, agreement),
-                (surely[..., None] * own).amax(2),
+                (scaled[..., None] * own).amax(2),
             ],
             dim=2,
         )

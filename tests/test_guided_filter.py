@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from icf_avs.model import edges
-from icf_avs.model.edges import follow_colours
+from icf_avs.inference.guided_filter import _EPS, _fit, _pooled, guided_filter
 
 
 def test_every_window_gets_the_ridge_regression_of_its_pixels() -> None:
     generator = torch.Generator().manual_seed(0)
     colours = torch.rand(2, 3, 9, 12, generator=generator) - 0.5
     values = torch.randn(2, 1, 9, 12, generator=generator)
-    slopes, level = edges._fit(colours, values, reach=2)
+    slopes, level = _fit(colours, values, reach=2)
     for n, row, column in ((0, 4, 5), (1, 0, 0), (1, 8, 7)):  # inside, at a corner, at a border
         window = slice(max(row - 2, 0), row + 3), slice(max(column - 2, 0), column + 3)
         inputs = colours[n][:, *window].flatten(1).double()
         wanted = values[n, 0][window].flatten().double()
         centred = inputs - inputs.mean(1, keepdim=True)
-        spread = centred @ centred.T / inputs.shape[1] + edges._EPS * torch.eye(3)
+        spread = centred @ centred.T / inputs.shape[1] + _EPS * torch.eye(3)
         slope = torch.linalg.solve(spread, centred @ wanted / inputs.shape[1])
         torch.testing.assert_close(slopes[n, :, row, column].double(), slope, atol=2e-3, rtol=2e-3)
         expected = wanted.mean() - slope @ inputs.mean(1)
@@ -39,7 +38,7 @@ def test_a_blurred_mask_ends_where_the_colours_do() -> None:
         marked = torch.nn.functional.interpolate(logits[None], (128, 128), mode="bilinear")[0] > 0
         return float((marked & truth).sum() / (marked | truth).sum())
 
-    followed = follow_colours(smooth, pictures)
+    followed = guided_filter(smooth, pictures)
     assert followed.shape == (1, 128, 128)
     assert iou(smooth) < 0.9 < 0.97 < iou(followed)
 
@@ -48,7 +47,7 @@ def test_where_a_picture_is_of_one_colour_nothing_changes_much() -> None:
     logits = torch.nn.functional.interpolate(
         torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0)), (32, 32), mode="bicubic"
     )[0]
-    followed = follow_colours(logits, torch.full((1, 128, 128, 3), 77, dtype=torch.uint8))
+    followed = guided_filter(logits, torch.full((1, 128, 128, 3), 77, dtype=torch.uint8))
     assert torch.isfinite(followed).all()
     assert abs(float(followed.mean() - logits.mean())) < 0.05
 
@@ -57,7 +56,7 @@ def test_a_constant_that_is_added_stays_added() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 16, 16, generator=generator, dtype=torch.float64)  # or a window of one colour rounds
     pictures = torch.randint(0, 256, (2, 32, 32, 3), generator=generator, dtype=torch.uint8)
-    found, wanted = follow_colours(logits + 1, pictures), follow_colours(logits, pictures) + 1
+    found, wanted = guided_filter(logits + 1, pictures), guided_filter(logits, pictures) + 1
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
 
 
@@ -66,6 +65,6 @@ def test_colours_of_pictures_twice_and_thrice_as_large_are_means() -> None:
     for times in (1, 2, 3):
         large = small.repeat_interleave(times, 1).repeat_interleave(times, 2)
         large[:, :times, :times] = torch.arange(times * times)[:, None].expand(-1, 3).view(1, times, times, 3)
-        found = edges._pooled(large, 8, 12)
+        found = _pooled(large, 8, 12)
         torch.testing.assert_close(found[0, :, 0, 0], torch.full((3,), (times * times - 1) / 2))
         torch.testing.assert_close(found[0, :, 3:, 3:], small[0, 3:, 3:].permute(2, 0, 1).float())

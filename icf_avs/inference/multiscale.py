@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icf_avs.model.yardstick import surest
+from icf_avs.inference.relative_threshold import surest
 
 LARGE = 0.15  # share of the picture from which both answers count alike
 NEAR = 2.0  # logits
 
 
-def of_both_looks(large: Tensor, small: Tensor) -> Tensor:
+def merge_scales(large: Tensor, small: Tensor) -> Tensor:
     """Mask logits of a picture [B,T,h,w] and of its smaller copy [B,T,h',w'] -> [B,T,h,w]."""
     small = F.interpolate(small, large.shape[-2:], mode="bilinear")
     answers = torch.stack([large, small])

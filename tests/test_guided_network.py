@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_icf import COMBINATIONS, NAMES, PARTS, SIZE, chosen, random_batch, small_model
+from small_guided import COMBINATIONS, NAMES, PARTS, SIZE, chosen, random_batch, small_model
 
 from icf_avs.config import ModelConfig
 from icf_avs.contracts import Batch
-from icf_avs.model.icf import ICF, Output
+from icf_avs.networks.build import build_model
+from icf_avs.networks.guided import GuidedOutput, Sounds
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.objective.mask import bce, dice
 from icf_avs.objective.objective import Weights, objective
 
@@ -21,9 +23,9 @@ TERMS = {
     "contrastive": {"contrast"},
 }
 HOMES = {
-    "implicit_text": ("implicit_text.", "prior."),
-    "counterfactual": ("counterfactual.",),
-    "contrastive": ("shared_space.",),
+    "implicit_text": ("network.implicit_text.", "network.prior."),
+    "counterfactual": ("network.counterfactual.",),
+    "contrastive": ("network.joint_embedding.",),
 }
 
 
@@ -31,13 +33,13 @@ def named(switches: dict[str, bool]) -> str:
     return "+".join(name for name, on in switches.items() if on) or "none"
 
 
-def run(model: ICF, batch: Batch, training: bool = True) -> Output:
-    return model(batch.pyramid, batch.waves, batch.valid, batch.sounding if training else None)
+def run(model: SegmentationModel, batch: Batch, training: bool = True) -> GuidedOutput:
+    return model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding if training else None)
 
 
-def step(model: ICF, optimizer: torch.optim.Optimizer, batch: Batch, seed: int = 0) -> dict[str, float]:
+def step(model: SegmentationModel, optimizer: torch.optim.Optimizer, batch: Batch, seed: int = 0) -> dict[str, float]:
     torch.manual_seed(seed)
-    terms = objective(run(model, batch), batch, model.shared_space, Weights())
+    terms = objective(run(model, batch), batch, model.network.joint_embedding, Weights())
     optimizer.zero_grad(set_to_none=True)
     terms["loss"].backward()
     optimizer.step()
@@ -62,7 +64,7 @@ def test_every_parameter_of_what_is_built_gets_a_gradient(switches: dict[str, bo
     for seed in range(3):
         model.zero_grad(set_to_none=True)
         batch = random_batch(3, frames=3, seed=seed)
-        objective(run(model, batch), batch, model.shared_space, Weights())["loss"].backward()
+        objective(run(model, batch), batch, model.network.joint_embedding, Weights())["loss"].backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
             moved[name] += float(parameter.grad.abs().sum())
@@ -82,7 +84,7 @@ def test_an_ablated_part_leaves_nothing_behind(part: str) -> None:
     absent = {
         "implicit_text": (output.reading, output.pixel_reading, output.rival_text),
         "counterfactual": (output.rivals, output.rival_logits, output.rest_logits, output.foreign_logits),
-        "contrastive": (without.shared_space,),
+        "contrastive": (without.network.joint_embedding,),
     }[part]
     assert all(value is None for value in absent)
     assert bool(output.text) == (part != "implicit_text")
@@ -103,7 +105,7 @@ def test_shapes() -> None:
     assert output.classes.shape == (3, 5, len(NAMES) + 1, side, side)
     assert output.prior.shape == (3, 5, side // 4, side // 4)
     assert output.reading.shape == (3, 5, 8) and output.pixel_reading.shape == (3, 5, 8, side // 4, side // 4)
-    assert output.sound.shape == (3, 5, 32) and output.parts.shape == (3, 5, 6, 32)
+    assert output.semantic.shape == (3, 5, 32) and output.parts.shape == (3, 5, 6, 32)
     assert output.patches.shape == (3, 5, (side // 4) ** 2, 32)
     assert output.rival_logits.shape == (2, 3, 5, side, side) and output.rivals.sounds.shape == (2, 3, 5, 32)
     assert output.rival_text.shape == (2, 3, 5, 2, 32)
@@ -117,9 +119,9 @@ def test_the_semantic_head_learns() -> None:
     assert values[-1] < 0.7 * values[0]
 
 
-def maps(output: Output) -> dict[str, torch.Tensor]:
+def maps(output: GuidedOutput) -> dict[str, torch.Tensor]:
     """All that is answered frame by frame."""
-    names = ("logits", "classes", "prior", "reading", "sound", "parts", "patches")
+    names = ("logits", "classes", "prior", "reading", "semantic", "parts", "patches")
     found = {name: getattr(output, name) for name in names if getattr(output, name) is not None}
     return found | ({"text": output.text["frame"]} if output.text else {})
 
@@ -171,17 +173,18 @@ def test_the_foreign_sound_is_that_of_the_clip_before() -> None:
 def test_other_sounds_of_the_same_pictures_are_answered_as_if_alone() -> None:
     model, batch = small_model().eval(), random_batch(3)
     others = torch.stack([batch.waves[[1, 2, 0]], batch.waves[[2, 0, 1]]], dim=1)  # B Q T N
-    output = model(batch.pyramid, batch.waves, batch.valid, batch.sounding, others)
-    assert len(output.rival_logits) == PARTS["counterfactual"].count and output.other_logits.shape[:2] == (2, 3)
+    extra = model.network.encode_audio(others.flatten(0, 1)).map(lambda x: x.unflatten(0, (3, 2)))
+    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding, extra_audio=extra)
+    assert len(output.rival_logits) == PARTS["counterfactual"].count and output.extra_logits.shape[:2] == (2, 3)
     for number in range(2):
         alone = run(model, replace(batch, waves=others[:, number]), training=False).logits
-        assert torch.allclose(output.other_logits[number], alone, atol=1e-4)
-    assert torch.allclose(output.other_logits[1], output.foreign_logits, atol=1e-4)
+        assert torch.allclose(output.extra_logits[number], alone, atol=1e-4)
+    assert torch.allclose(output.extra_logits[1], output.foreign_logits, atol=1e-4)
     truth = torch.stack([batch.masks, batch.masks.flip(-1)], dim=1)
-    terms = objective(output, replace(batch, other_waves=others, other_masks=truth), model.shared_space, Weights())
+    terms = objective(output, replace(batch, other_masks=truth), model.network.joint_embedding, Weights())
     every = batch.labelled & batch.valid
     wanted = [
-        bce(output.other_logits[q], truth[:, q], every) + dice(output.other_logits[q], truth[:, q], every)
+        bce(output.extra_logits[q], truth[:, q], every) + dice(output.extra_logits[q], truth[:, q], every)
         for q in range(2)
     ]
     assert torch.allclose(terms["others"], sum(wanted) / 2, atol=1e-5)
@@ -191,17 +194,19 @@ def test_rivals_are_answered_with_their_own_text() -> None:
     """do(audio): a rival's logits are what the decoder gives for its semantic and the picture of its clip."""
     model, batch = small_model().eval(), random_batch(3)
     output = run(model, batch)
-    pixels = model.pixels([level.flatten(0, 1) for level in batch.pyramid])
-    within = output.parts - output.sound[:, :, None]
+    pixels = model.network.pixel_decoder([level.flatten(0, 1) for level in batch.pyramid])
+    within = output.parts - output.semantic[:, :, None]
     for index, sound in enumerate(output.rivals.sounds):
-        decoded, text, *_ = model.answer(pixels, sound[None], within[None], batch.valid)
-        assert torch.allclose(decoded.logits[0].unflatten(0, (3, 2)), output.rival_logits[index], atol=1e-4)
-        assert torch.allclose(text["frame"][0], output.rival_text[index], atol=1e-4)
+        found = model.network.decode_sounds(
+            pixels, Sounds(sound[None], within[None], [None]), batch.valid, batch.visual
+        )
+        assert torch.allclose(found.logits[0].unflatten(0, (3, 2)), output.rival_logits[index], atol=1e-4)
+        assert torch.allclose(found.text["frame"][0], output.rival_text[index], atol=1e-4)
 
 
 def test_a_position_that_fits_the_sound_guides_the_decoder() -> None:
     """CDCL at work in the answer: s (r - W2^2) of the sound's Gaussian and a point with the floor as deviation."""
-    space = small_model().shared_space
+    space = small_model().network.joint_embedding
     parts, tokens = torch.randn(2, 3, 6, 32), torch.randn(3, 32, 4, 5)
     found = space.match(parts, tokens)
     heard = space.of_audio(parts, torch.ones(2, 3, 6))
@@ -238,4 +243,4 @@ def test_configurations_that_cannot_be(wrong: dict) -> None:
 def test_a_name_for_every_class() -> None:
     model = small_model()
     with pytest.raises(ValueError, match="4 name embeddings for 5"):
-        ICF(model.config, model.spec, model.visual, torch.randn(4, 24))
+        build_model(model.config, model.spec, model.visual, torch.randn(4, 24))

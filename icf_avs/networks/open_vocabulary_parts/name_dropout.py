@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from icf_avs.distributed import drawn
 
 
-class Nameless(nn.Module):
+class NameDropout(nn.Module):
     """share: of the clips that training answers without the name; tokens: of implicit text a frame."""
 
     def __init__(self, dim: int, tokens: int, share: float) -> None:

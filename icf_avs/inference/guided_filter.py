@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icf_avs.model.pooling import grid_means
+from icf_avs.networks.pooling import grid_means
 
 _WINDOW = 16  # a window reaches that part of the side of the picture to each side
 _EPS = 1e-5  # of colours in [0, 1]
 _SURE = 6.0  # beyond this a logit is sure, and would only draw the fit to itself
 
 
-def follow_colours(logits: Tensor, pictures: Tensor) -> Tensor:
+def guided_filter(logits: Tensor, pictures: Tensor) -> Tensor:
     """Mask logits [N,h,w] and the pictures uint8 [N,H,W,3], at least 2h x 2w -> [N,2h,2w]."""
     high, wide = logits.shape[-2:]
     colours = _pooled(pictures, 2 * high, 2 * wide) / 255 - 0.5

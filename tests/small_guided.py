@@ -1,4 +1,4 @@
-"""A small ICF without a visual encoder, and random batches for it: for tests of arithmetic, not of learning."""
+"""Small networks without a visual encoder, and random batches for them: for tests of arithmetic, not of learning."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import nn
 
 from icf_avs.config import ContrastiveConfig, CounterfactualConfig, ImplicitTextConfig, ModelConfig
 from icf_avs.contracts import Batch, ClipSpec
-from icf_avs.model.icf import ICF
-from icf_avs.networks.build import build_network
+from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel
 
 NAMES = ("bell", "cat", "dog", "drum", "train")
@@ -32,19 +31,21 @@ class NoPictures(nn.Module):
     channels = WIDTHS
 
 
-def small_model(seed: int = 0, names: tuple[str, ...] = NAMES, semantic: bool = False, **switches: bool) -> ICF:
+def small_model(
+    seed: int = 0, names: tuple[str, ...] = NAMES, semantic: bool = False, **switches: bool
+) -> SegmentationModel:
     """dim 32, 16 channels of pixels; a part is built unless switched off by its name."""
     torch.manual_seed(seed)
     parts: dict[str, Any] = {name: part if switches.get(name, True) else None for name, part in PARTS.items()}
     config = ModelConfig(names, dim=32, pixel_dim=16, semantic=semantic, **parts)
-    return ICF(config, ClipSpec(image_size=SIZE), NoPictures(), torch.randn(len(names), 24))
+    return build_model(config, ClipSpec(image_size=SIZE), NoPictures(), torch.randn(len(names), 24))
 
 
 def small_host(network: str, seed: int = 0) -> SegmentationModel:
     """A network by its name in networks/build.py, dim 32, without a visual encoder."""
     torch.manual_seed(seed)
     config = ModelConfig(NAMES, network, dim=32, pixel_dim=16, **dict.fromkeys(PARTS))
-    return SegmentationModel(config, ClipSpec(image_size=SIZE), build_network(config, NoPictures(), None))
+    return build_model(config, ClipSpec(image_size=SIZE), NoPictures())
 
 
 def random_batch(clips: int = 3, frames: int = 2, seed: int = 0, kinds: int = len(NAMES)) -> Batch:

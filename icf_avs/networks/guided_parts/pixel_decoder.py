@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.backbones.linear import PointConv
-from icf_avs.model.pooling import grid_means
+from icf_avs.networks.pooling import grid_means
 
 
 class Pixels(NamedTuple):

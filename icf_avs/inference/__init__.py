@@ -1,0 +1,1 @@
+"""From a trained model to masks: one predictor, and the steps that its mask logits pass afterwards."""

@@ -1,1 +1,0 @@
-"""The method: one file per idea of the paper, and icf.py which puts them together."""

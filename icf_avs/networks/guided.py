@@ -1,0 +1,248 @@
+"""The guided network, our own variant: implicit text and a joint space guide the mask decoder, also at test.
+
+pyramid -> pixels                                       once an image
+audio token a -> semantic z = a + text(a)               once a sound
+z, pixels -> implicit text -> prior, decoder -> mask    for the true sound and, in training, its counterfactuals
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from icf_avs.config import ModelConfig
+from icf_avs.contracts import AudioFeatures, VisualFeatures
+from icf_avs.extensions.intervention_losses import of_clip_before
+from icf_avs.networks.base import Features, FeatureSpec, Network, NetworkOutput
+from icf_avs.networks.guided_parts.counterfactual import Rivals, SemanticCounterfactual
+from icf_avs.networks.guided_parts.decoder import MaskDecoder, SemanticHead
+from icf_avs.networks.guided_parts.implicit_text import ImplicitText
+from icf_avs.networks.guided_parts.joint_embedding import JointEmbedding
+from icf_avs.networks.guided_parts.pixel_decoder import PixelDecoder, Pixels
+from icf_avs.networks.guided_parts.spatial_prior import SpatialPrior
+from icf_avs.networks.guided_parts.vocabulary import Vocabulary
+
+
+@dataclass(kw_only=True)
+class GuidedOutput(NetworkOutput):
+    """Everything the losses read, by name. None (or empty) where the part is absent or not in training.
+
+    prior [B,T,h',w'] | reading [B,T,M] logits in the vocabulary | pixel_reading [B,T,M,h',w'] | text: level -> tokens
+    semantic [B,T,D] z | parts [B,T,L,D] z as it changes within its frame | patches [B,T,h'w',D]
+    rivals | rival_logits [K,B,T,h,w] | rival_text [K,B,T,n,D]
+    rest_logits [B,T,h,w]: the sound without one of its classes
+    foreign_logits [B,T,h,w]: these frames under the sound of the clip before in the batch
+    extra_logits [Q,B,T,h,w]: these frames under other sounds
+    synonyms [C,C] bool: words of an open vocabulary that may mean the same
+    """
+
+    semantic: Tensor
+    parts: Tensor
+    patches: Tensor
+    prior: Tensor | None = None
+    reading: Tensor | None = None
+    pixel_reading: Tensor | None = None
+    text: dict[str, Tensor] = field(default_factory=dict)
+    rivals: Rivals | None = None
+    rival_logits: Tensor | None = None
+    rival_text: Tensor | None = None
+    rest_logits: Tensor | None = None
+    foreign_logits: Tensor | None = None
+    extra_logits: Tensor | None = None
+    synonyms: Tensor | None = None
+
+    @property
+    def word_probs(self) -> Tensor | None:
+        return None if self.reading is None else self.reading.softmax(-1)
+
+    def add_to_logits(self, offset: Tensor) -> None:
+        for name in ("logits", "rival_logits", "rest_logits", "foreign_logits", "extra_logits"):
+            logits = getattr(self, name)
+            setattr(self, name, None if logits is None else logits + offset)
+
+
+class Sounds(NamedTuple):
+    """R sounds of the frames of B clips: semantic z [R,B,T,D]; parts [R,B,T,L,D], how each changes within its frame;
+    tag_probs: of each [B,T,C], None where it has no tags.
+    """
+
+    semantic: Tensor
+    parts: Tensor
+    tag_probs: list[Tensor | None]
+
+
+class DecoderOutput(NamedTuple):
+    """R sounds over N = B*T images: mask logits [R,N,h,w]; query [R,N,D], the sound's own after decoding; prior
+    [R,N,h',w']; pixel_reading [N,M,h',w']; segmenter [R,N,2,h'',w''], of the open vocabulary; text: level ->
+    [R,B,...,n,D].
+    """
+
+    logits: Tensor
+    query: Tensor
+    prior: Tensor | None = None
+    pixel_reading: Tensor | None = None
+    segmenter: Tensor | None = None
+    text: dict[str, Tensor] | None = None
+
+
+class GuidedNetwork(Network):
+    """config: which parts it has, and their widths; names: text embeddings [C,E] of config.classes; visual, audio: see
+    `Network`. Raises ValueError where there are not as many names as classes.
+    """
+
+    def __init__(self, config: ModelConfig, visual: nn.Module, audio: nn.Module, names: Tensor) -> None:
+        super().__init__(visual, audio, config.train_visual)
+        if len(names) != len(config.classes):
+            raise ValueError(f"{len(names)} name embeddings for {len(config.classes)} classes")
+        dim, text = config.dim, config.implicit_text
+        self.widths = config.pixel_dim, dim
+        self.pixel_decoder = PixelDecoder(visual.channels, dim, config.pixel_dim)
+        vocabulary = Vocabulary(names, text.free_words, dim) if text else None
+        self.implicit_text = ImplicitText(vocabulary, dim, config.heads, text.tokens, text.segment) if text else None
+        self._add_prior(config)
+        queries = 1 + (text.tokens if text else 0)
+        guided = text is not None or config.contrastive is not None
+        self.decoder = MaskDecoder(dim, config.pixel_dim, config.heads, config.layers, queries, prior=guided)
+        self.semantic = SemanticHead(len(config.classes), dim, config.pixel_dim) if config.semantic else None
+        rivals, contrast = config.counterfactual, config.contrastive
+        words = text is not None and len(config.classes) > 0
+        self.counterfactual = SemanticCounterfactual(dim, len(config.classes), rivals.count, words) if rivals else None
+        self.joint_embedding = (
+            JointEmbedding(dim, contrast.dim, contrast.floor, contrast.temperature, text is not None)
+            if contrast
+            else None
+        )
+
+    def _add_prior(self, config: ModelConfig) -> None:
+        """Build what guides the decoder. In here, since new weights are drawn in this order."""
+        self.prior = SpatialPrior(config.dim) if config.implicit_text else None
+
+    @property
+    def feature_spec(self) -> FeatureSpec:
+        return self._spec(self.widths, self.widths[1])
+
+    def decode(
+        self,
+        visual: VisualFeatures,
+        audio: AudioFeatures,
+        valid: Tensor,
+        sounding: Tensor | None = None,
+        extra_audio: AudioFeatures | None = None,
+        known: Tensor | None = None,
+    ) -> GuidedOutput:
+        """For training: sounding [B,T,C] bool, classes known to sound, switches SC on; extra_audio [B,Q,T,...], more
+        sounds of the same frames; known [B,T] bool, frames of which `sounding` is all that sounds (see
+        `SemanticCounterfactual`).
+        """
+        pixels = self.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
+        parts = audio.token[:, :, None] if audio.parts is None else audio.parts
+        semantic, within = self.semantic_of(audio.token), parts - audio.token[:, :, None]
+        sounds, rivals = Sounds(semantic[None], within[None], [audio.tag_probs]), None
+        synonyms = None if sounding is None else self.synonyms()
+        if sounding is not None and self.counterfactual is not None:
+            vocabulary = None if self.implicit_text is None else self.implicit_text.vocabulary
+            rivals = self.counterfactual(semantic, sounding, valid, vocabulary, synonyms, known)
+            sounds = self._with_counterfactuals(sounds, semantic, within, rivals)
+        if extra_audio is not None:
+            sounds = self._with_extra(sounds, extra_audio)
+        found = self.decode_sounds(pixels, sounds, valid, visual)
+
+        logits = found.logits.unflatten(1, valid.shape)
+        fine, tokens = (maps.unflatten(0, valid.shape) for maps in (pixels.fine, pixels.tokens))
+        output = GuidedOutput(
+            logits[0],
+            Features((fine, tokens), audio.token),
+            semantic=semantic,
+            parts=semantic[:, :, None] + within,
+            patches=tokens.flatten(3).transpose(2, 3),
+            text={name: level[0] for name, level in (found.text or {}).items()},
+            synonyms=synonyms,
+        )
+        if found.prior is not None:
+            output.prior = found.prior[0].unflatten(0, valid.shape)
+        if found.segmenter is not None:
+            output.segmenter = found.segmenter[0].unflatten(0, valid.shape)
+        if self.implicit_text is not None:
+            output.reading = self.implicit_text.vocabulary.similarity(audio.token)
+        if self.semantic is not None:
+            output.classes = self.semantic(found.query[0], pixels.fine).unflatten(0, valid.shape)
+        if sounding is not None:
+            self._add_training(output, found, logits, rivals)
+        return output
+
+    def _add_training(self, output: GuidedOutput, found: DecoderOutput, logits: Tensor, rivals: Rivals | None) -> None:
+        """What the losses alone read: logits [R,B,T,h,w] of the true sound, K counterfactuals, the same without one of
+        its classes, the sound of the clip before, and Q extra sounds.
+        """
+        output.rivals = rivals
+        if found.pixel_reading is not None:
+            output.pixel_reading = found.pixel_reading.unflatten(0, logits.shape[1:3])
+        first_extra = 1
+        if rivals is not None:
+            rest = 1 + len(rivals.sounds)
+            output.rival_logits, output.rest_logits = logits[1:rest], logits[rest]
+            output.foreign_logits = logits[rest + 1]
+            output.rival_text = found.text["frame"][1:rest] if found.text else None
+            first_extra = rest + 2
+        output.extra_logits = logits[first_extra:] if len(logits) > first_extra else None
+
+    def semantic_of(self, audio: Tensor) -> Tensor:
+        """z: the audio token [...,D], with MIT joined by its reading in the vocabulary. It drives all that follows."""
+        return audio if self.implicit_text is None else audio + self.implicit_text.vocabulary.read(audio)
+
+    def synonyms(self) -> Tensor | None:
+        """[C,C] bool: classes whose names may mean the same; None where each means itself alone."""
+        return None
+
+    @staticmethod
+    def _with_counterfactuals(sounds: Sounds, semantic: Tensor, within: Tensor, rivals: Rivals) -> Sounds:
+        """After the true sound its counterfactuals, and the sound of the clip before: every image under the sound of
+        another is every sound over another image.
+        """
+        made, (tags,) = len(rivals.sounds) + 1, sounds.tag_probs
+        return Sounds(
+            torch.cat([sounds.semantic, rivals.sounds, rivals.rest.sound[None], of_clip_before(semantic)[None]]),
+            torch.cat([sounds.parts.expand(1 + made, -1, -1, -1, -1), of_clip_before(within)[None]]),
+            [tags, *[None] * made, None if tags is None else of_clip_before(tags)],
+        )
+
+    def _with_extra(self, sounds: Sounds, extra: AudioFeatures) -> Sounds:
+        """And after them extra ones [B,Q,T,...]."""
+        flat, lead = extra.map(lambda x: x.flatten(0, 1)), extra.token.shape[:2]
+        within, semantic = flat.parts - flat.token[:, :, None], self.semantic_of(flat.token)
+        tags = [None] * lead[1] if extra.tag_probs is None else extra.tag_probs.unbind(1)
+        return Sounds(
+            torch.cat([sounds.semantic, semantic.unflatten(0, lead).transpose(0, 1)]),
+            torch.cat([sounds.parts, within.unflatten(0, lead).transpose(0, 1)]),
+            [*sounds.tag_probs, *tags],
+        )
+
+    def decode_sounds(self, pixels: Pixels, sounds: Sounds, valid: Tensor, visual: VisualFeatures) -> DecoderOutput:
+        """Masks of the same frames, of which `visual` is known, under each of R sounds."""
+        repeats, clips, frames, _ = sounds.semantic.shape
+        if self.implicit_text is None:
+            return self._guided(pixels, sounds, None, visual)
+        pooled = pixels.pooled.unflatten(0, (clips, frames))  # the same under every sound
+        text = self.implicit_text(sounds.semantic.flatten(0, 1), pooled, valid.repeat(repeats, 1))
+        text = {name: level.unflatten(0, (repeats, clips)) for name, level in text.items()}
+        return self._guided(pixels, sounds, text["frame"].flatten(1, 2), visual)._replace(text=text)
+
+    def _guided(self, pixels: Pixels, sounds: Sounds, text: Tensor | None, visual: VisualFeatures) -> DecoderOutput:
+        """Masks by the decoder and what guides it: text [R,N,n,D] of the frames, its prior, and CDCL's match."""
+        guides, reading = [], None
+        if text is not None:
+            found = self.prior(pixels.tokens, sounds.semantic.flatten(1, 2), text, self.implicit_text.vocabulary)
+            guides, reading = [found.prior], found.pixel_reading
+        if self.joint_embedding is not None:
+            guides.append(self._match(pixels, sounds))
+        prior = sum(guides[1:], guides[0]) if guides else None
+        decoded = self.decoder(pixels, sounds.semantic.flatten(1, 2), text, prior)
+        return DecoderOutput(decoded.logits, decoded.query, prior, reading)
+
+    def _match(self, pixels: Pixels, sounds: Sounds) -> Tensor:
+        """[R,N,h,w]: how near positions and sounds lie to each other in CDCL's space."""
+        parts = (sounds.semantic[:, :, :, None] + sounds.parts).flatten(1, 2)
+        return self.joint_embedding.match(parts, pixels.tokens)

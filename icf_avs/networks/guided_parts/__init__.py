@@ -1,0 +1,1 @@
+"""The parts of the guided network: one file each."""

@@ -1,0 +1,62 @@
+"""The spatial prior of the guided network: a coarse map of where the image shows what the text says, before any mask is
+decoded.
+
+    prior(p) = max_n cos(k(p), q(T_n)) s + b + g agreement(z, p)                      k, q maps, s, b, g: learned
+
+The first part compares a position with the whole of a frame's implicit text, the second sound and position word by word
+(vocabulary.py). Not from the paper, which says only that implicit text gives prior guidance.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.backbones.linear import PointConv
+from icf_avs.networks.guided_parts.vocabulary import Vocabulary
+
+
+class PriorOutput(NamedTuple):
+    """R sounds over N images. prior [R,N,h,w] logits; pixel_reading [N,M,h,w] logits of every position's reading."""
+
+    prior: Tensor
+    pixel_reading: Tensor
+
+
+class Comparison(NamedTuple):
+    """R sounds over N images: similarity of positions and text, agreement of positions and sound [R,N,h,w]; readings
+    of the sounds [R,N,M] and of the positions [N,M,h,w], as logits.
+    """
+
+    similarity: Tensor
+    agreement: Tensor
+    sound_reading: Tensor
+    pixel_reading: Tensor
+
+
+class SpatialPrior(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.key = PointConv(dim, dim)
+        self.query = nn.Linear(dim, dim)
+        self.scale = nn.Parameter(torch.tensor(10.0))
+        self.offset = nn.Parameter(torch.tensor(-3.0))
+        self.share = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary) -> PriorOutput:
+        """R sounds over the same N images: tokens [N,D,h,w], sound z [R,N,D], text of the frame [R,N,n,D]."""
+        found = self.compare(tokens, sound, text, vocabulary)
+        return PriorOutput(found.similarity + self.offset + self.share * found.agreement, found.pixel_reading)
+
+    def compare(self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary) -> Comparison:
+        """What `forward` adds up."""
+        keys = self.key(tokens)
+        likeness = torch.einsum("rnqd,ndhw->rnqhw", F.normalize(self.query(text), dim=-1), F.normalize(keys, dim=1))
+        words = vocabulary.words()
+        seen = vocabulary.similarity(keys.permute(0, 2, 3, 1), words)
+        heard = vocabulary.similarity(sound, words)
+        agreement = vocabulary.agreement(heard, seen)
+        return Comparison(likeness.amax(2) * self.scale, agreement, heard, seen.permute(0, 3, 1, 2))

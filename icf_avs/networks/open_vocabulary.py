@@ -1,0 +1,91 @@
+"""The guided network with an open vocabulary, which the checkpoint `natural` is: sounds are tags of AudioSet, and what
+they name is searched for by the dense evidence of an image classifier and of a segmenter of objects.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from icf_avs.backbones.class_evidence import ClassWords
+from icf_avs.backbones.thing_words import thing_bearing
+from icf_avs.config import ModelConfig
+from icf_avs.contracts import Missing, VisualFeatures
+from icf_avs.networks.guided import DecoderOutput, GuidedNetwork, Sounds
+from icf_avs.networks.guided_parts.pixel_decoder import Pixels
+from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior
+from icf_avs.networks.open_vocabulary_parts.evidence_prior import EvidencePrior
+from icf_avs.networks.open_vocabulary_parts.name_dropout import NameDropout
+from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrior
+
+
+class OpenVocabularyNetwork(GuidedNetwork):
+    """config.evidence and config.implicit_text are not None; visual: PyramidWithEvidence; audio: WordEar."""
+
+    batches_frames = True
+
+    def _add_prior(self, config: ModelConfig) -> None:
+        search, names = config.evidence, len(config.classes)
+        self.second_scale, self.synonym_threshold = search.second, search.akin
+        classifier, segmenter = (
+            ClassifierPrior(names, search.words, search.classes),
+            SegmenterPrior(names, search.words),
+        )
+        self.prior = EvidencePrior(config.dim, classifier, segmenter)
+        self.name_dropout = NameDropout(config.dim, config.implicit_text.tokens, search.nameless)
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        return self.visual.missing
+
+    @property
+    def chosen_tags(self) -> list[int] | None:
+        return self.audio.only_words
+
+    @torch.no_grad()
+    def learn_names(self, classes: ClassWords) -> None:
+        """Before training: tell how the names bear on a classifier's classes, and let sound and text begin with the
+        same axes of the names' embeddings. Raises ValueError where there are more axes than names.
+        """
+        vocabulary = self.implicit_text.vocabulary
+        names = vocabulary.names.cpu()  # where the classes and the text encoder are
+        self.prior.classifier.learn_names(classes, names)
+        self.prior.segmenter.learn_names(*thing_bearing(names))
+        axes = vocabulary.principal_axes()
+        for part in (vocabulary.project, self.audio.project):
+            if axes.shape != part.weight.shape:
+                raise ValueError(f"{len(vocabulary.names)} names have no {len(part.weight)} axes: lower dim")
+            part.weight.copy_(axes)
+            part.bias.zero_()
+
+    def encode_frames(self, frames: Tensor, object_probs: Tensor | None = None) -> VisualFeatures:
+        """object_probs [B,T,20,h,w]: of the same frames at another size, where they are known."""
+        given = [] if object_probs is None else [object_probs.flatten(0, 1)]
+        with torch.no_grad():
+            found = self.visual.evidence(frames.flatten(0, 1), *given)
+        return found.map(lambda x: x.unflatten(0, frames.shape[:2]))
+
+    def synonyms(self) -> Tensor:
+        return self.implicit_text.vocabulary.akin(self.synonym_threshold)
+
+    def _guided(self, pixels: Pixels, sounds: Sounds, text: Tensor, visual: VisualFeatures) -> DecoderOutput:
+        """Masks with the names of the sounds and without them; the surer counts. In training either of the two."""
+        evidence = visual.class_scores.flatten(0, 1), visual.object_probs.flatten(0, 1)
+        tags = [None if probs is None else probs.flatten(0, 1) for probs in sounds.tag_probs]
+        found = self.prior(
+            pixels.tokens, sounds.semantic.flatten(1, 2), text, self.implicit_text.vocabulary, *evidence, tags
+        )
+        by_name = found.named
+        if self.joint_embedding is not None:
+            by_name = by_name + self._match(pixels, sounds)
+        semantic, (clips, frames) = sounds.semantic.flatten(1, 2), sounds.semantic.shape[1:3]
+        every = torch.ones(clips * frames, dtype=torch.bool, device=semantic.device)
+        decoded = []
+        for named in [self.name_dropout.draw(clips, frames)] if self.training else [every, ~every]:
+            prior = found.evidence + by_name * named[:, None, None]
+            decoded.append((self.decoder(pixels, *self.name_dropout.hide(semantic, text, named), prior), prior))
+        first, prior = decoded[0]
+        logits = torch.stack([masks.logits for masks, _ in decoded]).amax(0)
+        logits = logits - F.softplus(-found.present)[..., None, None]  # of what is nowhere, nothing is marked
+        return DecoderOutput(logits, first.query, prior, found.pixel_reading, found.segmenter)

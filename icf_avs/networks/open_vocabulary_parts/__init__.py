@@ -1,0 +1,1 @@
+"""What the open-vocabulary network adds to the guided one: one file each."""

@@ -1,0 +1,80 @@
+"""The spatial prior of the open vocabulary: with a classifier's and a segmenter's evidence for the words of a sound.
+
+    named(p)    = max_n cos(k(p), q(T_n)) s
+    evidence(p) = b + g agreement(z, p) + u . [e, t](z, p)                            k, q maps, s, b, g, u: learned
+    present     = v . max_p [agreement, e, t]                                         v learned
+
+named, b, g, agreement: spatial_prior.py. e: classifier_prior.py; t: segmenter_prior.py. `present` says whether anything
+of the sound is in the image at all. Evidence is asked for the predicted tags, and for the reading of counterfactual
+sounds, which have none: training asks for many objects by one general word, and so most of a reading of "cat" becomes
+"animal". People whose tags are weak are searched for in part, for a weak tag of a person is common. Not from the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.networks.guided_parts.spatial_prior import SpatialPrior
+from icf_avs.networks.guided_parts.vocabulary import Vocabulary
+from icf_avs.networks.open_vocabulary_parts.classifier_prior import MAPS, ClassifierPrior
+from icf_avs.networks.open_vocabulary_parts.segmenter_prior import OBJECT_MAPS, SegmenterPrior
+
+_NOTHING = 1e-6  # weight of all words together, where none is predicted
+_PERSON_FLOOR = 0.3  # people whose tags are weaker are searched for the less
+
+
+class EvidenceOutput(NamedTuple):
+    """R sounds over N images: named, evidence [R,N,h,w] the two parts of the prior, logits; present [R,N] logits of
+    whether anything of a sound is in the image; segmenter [R,N,2,h',w'] for segmenter_prior.py; pixel_reading [N,M,h,w]
+    logits of every position's reading.
+    """
+
+    named: Tensor
+    evidence: Tensor
+    present: Tensor
+    segmenter: Tensor
+    pixel_reading: Tensor
+
+
+class EvidencePrior(SpatialPrior):
+    def __init__(self, dim: int, classifier: ClassifierPrior, segmenter: SegmenterPrior) -> None:
+        super().__init__(dim)
+        self.classifier, self.segmenter = classifier, segmenter
+        self.weigh = nn.Parameter(torch.full((MAPS,), 0.5))
+        self.weigh_objects = nn.Parameter(torch.tensor([0.5, -0.25]))
+        self.present = nn.Linear(1 + MAPS + OBJECT_MAPS, 1)
+
+    def forward(
+        self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary, class_scores: Tensor,
+        object_probs: Tensor, tag_probs: Sequence[Tensor | None],
+    ) -> EvidenceOutput:  # fmt: skip
+        """As `SpatialPrior.forward`, with class_scores [N,K,h',w'], object_probs [N,20,h'',w''] and, of each of the R
+        sounds, tag_probs [N,C], or None for one without tags.
+        """
+        found = self.compare(tokens, sound, text, vocabulary)
+        evidence, best = self.offset + self.share * found.agreement, [found.agreement.amax((-2, -1))[..., None]]
+        reading = found.sound_reading.softmax(-1)[..., : len(vocabulary.names)].clone()
+        for number, probs in enumerate(tag_probs):
+            if probs is not None:
+                reading[number] = self._normalised(probs)
+        object_maps, segmenter = self.segmenter(reading, object_probs)
+        for maps, weigh in (
+            (self.classifier(reading, class_scores), self.weigh),
+            (object_maps, self.weigh_objects),
+        ):  # R N m h' w'
+            weighed = torch.einsum("m,rnmhw->rnhw", weigh, maps)
+            evidence = evidence + F.interpolate(weighed, evidence.shape[-2:], mode="bilinear", align_corners=False)
+            best.append(maps.amax((-2, -1)))
+        present = self.present(torch.cat(best, dim=-1))[..., 0]
+        return EvidenceOutput(found.similarity, evidence, present, segmenter, found.pixel_reading)
+
+    def _normalised(self, tag_probs: Tensor) -> Tensor:
+        """Tags [N,C] as a reading."""
+        counted = torch.where(self.segmenter.people, tag_probs * (tag_probs / _PERSON_FLOOR).clamp(max=1), tag_probs)
+        whole = torch.maximum(counted.sum(-1, keepdim=True), tag_probs.amax(-1, keepdim=True))
+        return counted / whole.clamp(min=_NOTHING)

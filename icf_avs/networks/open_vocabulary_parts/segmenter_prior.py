@@ -1,0 +1,80 @@
+"""The prior by a segmenter of objects: where the image shows objects that a sound's words name, and where others.
+
+    own(w, p)   = sum_c fit(w, c) P_c(p)
+    meant(r, p) = max_w min(1, s_w) own(w, p)                                   w, s_w as in classifier_prior.py
+    other(r, p) = sum_c P_c(p) (1 - max_w min(1, s_w) kin(w, c))
+    t(r, p)     = [max_w s_w log(1 + own(w, p) / LEAST), log(1 + other(r, p) / LEAST)]            for the prior
+    named(r)    = max_w min(1, s_w) max_c fit(w, c)
+    logit(p)   <- max(logit(p), SCALE log(meant / (1 - meant))) + (1 + CONTRADICTION named) log(1 - other)   at test
+
+P_c is the share of the segmenter's class c at a position (backbones/things.py), 0 of all where there is no segmenter;
+fit and kin say what words have to do with it (backbones/thing_words.py). It knows twenty classes of objects, people
+among them, whom a classifier of ImageNet does not name, and of any other word it says where it is not. On composed
+scenes it misses much that it finds in natural images, and who trains on them learns to trust it too little; therefore
+what it says counts once more beside the decoder. That another object is there counts three times for a word that it
+knows: it tells cats from dogs. For others it may be wrong: it takes drums for bicycles. Not from the paper.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.backbones.things import THINGS, thing_names
+from icf_avs.networks.open_vocabulary_parts.classifier_prior import top_words
+
+OBJECT_MAPS = 2  # for, against
+_LEAST = 1 / 255
+_SEGMENTER_LOGIT_SCALE = 1.5  # how much more the segmenter's odds count than a decoder's
+_CONTRADICTION_SCALE = 2  # how much more another object counts where the segmenter knows what is meant
+_NONE = 1e-9
+
+
+class SegmenterPrior(nn.Module):
+    """vocabulary: how many names it has; words: how many of a reading are searched for.
+
+    The tables are zeros until `learn_names` or a state dict fills them.
+    """
+
+    def __init__(self, vocabulary: int, words: int) -> None:
+        super().__init__()
+        self.words = min(words, vocabulary)
+        self.register_buffer("fit", torch.zeros(vocabulary, THINGS, dtype=torch.float16))
+        self.register_buffer("kin", torch.zeros(vocabulary, THINGS, dtype=torch.float16))
+
+    def learn_names(self, fit: Tensor, kin: Tensor) -> None:
+        """Fill the tables for the names of the vocabulary, both [C,20] (thing_words.thing_bearing)."""
+        self.fit.copy_(fit)
+        self.kin.copy_(kin)
+
+    @property
+    def people(self) -> Tensor:
+        """[C] bool: names that mean people."""
+        person = next(number for number, (names, _) in enumerate(thing_names()) if "person" in names)
+        return self.fit[:, person] > 0.5
+
+    def forward(self, reading: Tensor, object_probs: Tensor) -> tuple[Tensor, Tensor]:
+        """reading, probabilities over at least the vocabulary [R,N,M]; object_probs [N,20,h,w] -> t, and [meant, what
+        to add to logits where another object is], both [R,N,2,h,w].
+        """
+        _, word, scaled = top_words(reading[..., : len(self.fit)], self.words)  # R N W
+        flat, at_most = object_probs.flatten(2), scaled.clamp(max=1)[..., None]
+        fit = self.fit[word].float()
+        own = torch.einsum("rnwc,ncp->rnwp", fit, flat).clamp(max=1)
+        kin = (at_most * self.kin[word].float()).amax(2)  # R N C
+        other = torch.einsum("rnc,ncp->rnp", 1 - kin, flat)
+        yes = (scaled[..., None] * torch.log1p(own / _LEAST)).amax(2)
+        maps = torch.stack([yes, torch.log1p(other / _LEAST)], dim=2)
+        named = (at_most * fit).amax((2, 3))[..., None]  # R N 1
+        against = (1 + _CONTRADICTION_SCALE * named) * torch.log1p(-other.clamp(max=1 - _LEAST))
+        found = torch.stack([(at_most * own).amax(2), against], dim=2)
+        size = object_probs.shape[-2:]
+        return maps.unflatten(-1, size), found.unflatten(-1, size)
+
+
+def add_segmenter(logits: Tensor, segmenter: Tensor) -> Tensor:
+    """Mask logits [N,h,w], and what a segmenter found [N,2,h',w'] -> [N,h,w]."""
+    meant, against = F.interpolate(segmenter, logits.shape[-2:], mode="bilinear").unbind(1)
+    sure = _SEGMENTER_LOGIT_SCALE * meant.clamp(_NONE, 1 - _LEAST).logit()
+    return torch.maximum(logits, sure) + against

@@ -1,0 +1,101 @@
+"""From a network to masks: what the predictor sees to, and the steps after the network, on networks made by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_guided import small_host
+from torch import Tensor, nn
+
+from icf_avs.checkpoint import load_checkpoint, save_checkpoint
+from icf_avs.checkpoint_source import find_checkpoint
+from icf_avs.contracts import AudioFeatures, VisualFeatures
+from icf_avs.inference.postprocess import STEPS, ScaleMasks, postprocess
+from icf_avs.inference.predictor import Predictor
+from icf_avs.networks.base import Features, Network, NetworkOutput
+from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
+
+
+class Means(nn.Module):
+    """The mean of each frame; it notes how many frames it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[int] = []
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        self.calls.append(len(frames))
+        return [frames.float().mean((1, 2, 3))[:, None, None, None]]
+
+
+class Tagged(Network):
+    """Logits are the mean of each frame; its sound is its tags. It notes how many frames it decodes."""
+
+    feature_spec = None
+
+    def __init__(self) -> None:
+        super().__init__(Means(), nn.Identity(), train_visual=False)
+        self.decoded: list[int] = []
+
+    def encode_audio(self, sound: Tensor, tags: bool = False) -> AudioFeatures:
+        return AudioFeatures(sound, None, sound)
+
+    def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
+        assert not self.training and audio.token.shape[:2] == valid.shape and valid.all()
+        self.decoded.append(valid.shape[1])
+        return NetworkOutput(visual.pyramid[0][:, :, 0].expand(-1, -1, 4, 4), Features((), audio.token))
+
+
+@pytest.fixture
+def tagged() -> Predictor:
+    host = small_host("query")
+    return Predictor(SegmentationModel(host.config, host.spec, Tagged()).train())
+
+
+def frames_of(values: list[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.uint8)[:, None, None, None].expand(-1, 32, 32, 3)
+
+
+def test_frames_without_an_active_tag_are_not_processed(tagged: Predictor) -> None:
+    tags = torch.zeros(4, 5)
+    tags[1, 2] = tags[3, 0] = 0.4
+    found = tagged.predict(frames_of([10, 20, 30, 40]), tags)
+    network = tagged.model.network
+    assert network.visual.calls == [1, 1] and network.decoded == [2]  # on a CPU one after the other
+    assert found.logits[[1, 3], 0, 0].tolist() == [20, 40] and (found.logits[[0, 2]] < -20).all()
+    assert found.heard.equal(tags) and found.words == tagged.classes
+
+
+def test_of_a_silent_clip_one_frame_says_how_large_a_mask_is(tagged: Predictor) -> None:
+    found = tagged.predict(frames_of([10, 20]), torch.zeros(2, 5))
+    assert tagged.model.network.decoded == [1] and found.logits.shape == (2, 4, 4) and (found.logits < -20).all()
+
+
+def test_frames_are_encoded_once_for_several_sounds(tagged: Predictor) -> None:
+    frames, tags = frames_of([10, 20, 30]), torch.eye(5)[:3]
+    tags[1] = 0
+    each = tagged.predict_each(frames, [torch.ones(3, 5), tags])
+    assert sum(tagged.model.visual.calls) == 3 and tagged.model.network.decoded == [3, 2]
+    assert each[1].logits.equal(tagged.predict(frames, tags).logits)
+
+
+def test_the_steps_and_what_they_leave_of_a_plain_network(tagged: Predictor) -> None:
+    names = ["segmenter_prior", "colour_edges", "calibrated_offset", "merged_scales", "relative_threshold"]
+    assert [step.__name__ for step in STEPS] == names
+    logits = torch.randn(1, 2, 4, 4)
+    tagged.model.offset.fill_(0.5)
+    assert postprocess([ScaleMasks(logits)], tagged.model).equal(logits + 0.5)
+
+
+def test_checkpoints_of_earlier_versions_keep_their_weights(tmp_path) -> None:
+    """The guided network did not stand in a model yet, and parts had other names."""
+    shipped = find_checkpoint("stamps")[0]
+    earlier, model = load_file(shipped), load_checkpoint(shipped)
+    assert {"offset", "pixels.down16.weight", "shared_space.radius"} <= earlier.keys()
+    save_checkpoint(model, tmp_path / "again.safetensors", {"name": "again"})
+    now = load_file(tmp_path / "again.safetensors")
+    assert current_keys(now) == now and current_keys(earlier).keys() == now.keys()
+    assert all(value.equal(now[key]) for key, value in current_keys(earlier).items())
+    again = load_checkpoint(tmp_path / "again.safetensors").state_dict()
+    assert all(value.equal(again[key]) for key, value in model.state_dict().items())
