@@ -36,7 +36,7 @@ from icf_avs.formats.convert import convert
 from icf_avs.inference.predictor import Predictor
 from icf_avs.mask_rle import encode
 from icf_avs.networks.build import build_model
-from icf_avs.output.folder import is_earlier_result
+from icf_avs.output.result_file import is_earlier_result
 from icf_avs.probe import table as probe_table
 from icf_avs.provenance import Source
 from icf_avs.results import COLUMNS, USUAL, Scored, save_notes, save_rows

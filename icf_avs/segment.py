@@ -23,9 +23,8 @@ from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.mask_stream import check_settings, mask_count, stream_masks
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.class_overlay import ClassOverlay, indexed
-from icf_avs.output.folder import result_folder
 from icf_avs.output.overlay import Overlay
-from icf_avs.output.result_file import document
+from icf_avs.output.result_file import document, result_folder
 from icf_avs.output.sheet import classes_of, contact_sheet, frame_tile, tile_numbers
 from icf_avs.output.video_writer import WriterThread, write_video
 from icf_avs.provenance import Source, made_with

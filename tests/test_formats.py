@@ -25,8 +25,7 @@ import icf_avs.__main__ as cli
 from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.data.media import probe
 from icf_avs.errors import UserError
-from icf_avs.formats.convert import convert
-from icf_avs.formats.palette_masks import object_ids
+from icf_avs.formats.convert import convert, object_ids
 from icf_avs.formats.regions import find_tracks
 from icf_avs.formats.subtitles import BREAK, COMES, GOES, SHORTEST, subtitles
 from icf_avs.inference.predictor import MaskPredictor

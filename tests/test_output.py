@@ -16,8 +16,8 @@ from hypothesis.extra.numpy import arrays
 from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe, read_frames
 from icf_avs.mask_rle import decode, encode
-from icf_avs.output.folder import result_folder
 from icf_avs.output.overlay import CONTOUR, Overlay, inner_edge
+from icf_avs.output.result_file import result_folder
 from icf_avs.output.sheet import Tile, caption, contact_sheet, tile_numbers
 from icf_avs.output.video_writer import write_video
 from icf_avs.provenance import Source

@@ -11,7 +11,6 @@ from public_sets import AVSS, MS3, S4
 from icf_avs.avsbench.layouts import class_names, read_all, read_set
 from icf_avs.avsbench.metadata import read_labels
 from icf_avs.errors import UserError
-from icf_avs.output.class_overlay import palette
 
 
 def test_avss_names_the_kinds_of_s4_and_ms3(home) -> None:
@@ -71,9 +70,3 @@ def test_inconsistent_labels(tmp_path, change, message) -> None:
     path.unlink() if ids is None else path.write_text(json.dumps(ids))
     with pytest.raises(UserError, match=message):
         class_names(tmp_path)
-
-
-def test_palette_is_that_of_labels_rgb() -> None:
-    colours = palette(71)
-    assert colours[[1, 2, 70]].tolist() == [[128, 0, 0], [0, 128, 0], [32, 128, 128]]
-    assert [fixtures.colour(number) for number in range(71)] == colours.tolist()

@@ -21,7 +21,7 @@ from icf_avs.checkpoint_source import find_checkpoint
 from icf_avs.contracts import Missing
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import Predictor
-from icf_avs.output.folder import is_earlier_result
+from icf_avs.output.result_file import is_earlier_result
 from icf_avs.provenance import Source
 from icf_avs.segment import Segmenter, check_class_head, segment_video
 
