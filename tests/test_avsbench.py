@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -79,21 +78,6 @@ def test_masks_may_be_stored_as_bits_or_as_grey_colour(tiny):
         image.load()
         image.convert(mode).save(path)
     np.testing.assert_array_equal(read_set(root, "test")[0].load().masks, want)
-
-
-class Bomb:
-    def __reduce__(self):
-        return Path.touch, (Path("exploded"),)
-
-
-def test_pickled_features_are_never_opened(tiny, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    root = tiny.ms3("test", 1)
-    features = root / "ms3_data/audio_log_mel/test/clip_000000.pkl"
-    features.parent.mkdir(parents=True)
-    features.write_bytes(pickle.dumps(Bomb()))
-    read_set(root, "test")[0].load()
-    assert not Path("exploded").exists()
 
 
 @pytest.mark.parametrize(
