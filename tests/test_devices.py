@@ -42,9 +42,10 @@ from icf_avs.serve.answer import answer
 from icf_avs.serve.limits import Limits
 from icf_avs.training import trainer as trainer_module
 from icf_avs.training.calibrate import calibrate
+from icf_avs.training.data import Sample
 from icf_avs.training.learner import Learner
 from icf_avs.training.run import train
-from icf_avs.training.samples import Sample, sample_sheet
+from icf_avs.training.samples import sample_sheet
 from research.ablation_variants import replace_part
 from research.plots import counterfactuals
 from research.scoring import probabilities, test_clips

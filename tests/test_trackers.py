@@ -15,7 +15,7 @@ from small_training import TINY, broken_off, stand_ins, tiny_data
 from icf_avs.errors import UserError
 from icf_avs.stamps.training_data import StampsData
 from icf_avs.training.run import train
-from icf_avs.training.samples import CLIPS, COLUMNS, GAP, SIDE, sample_clips
+from icf_avs.training.samples import CLIPS, COLUMNS, GAP, SIDE
 
 LONG = replace(TINY, steps=16, checkpoint_every=8)  # twenty steps
 
@@ -147,7 +147,7 @@ def test_wandb_kept_here(wandb, straight: Path, tmp_path: Path, monkeypatch: pyt
 
 def test_sample_clips_are_those_of_the_validation(data: StampsData) -> None:
     """Rendered in colour, they have the sound and masks that validation batches have."""
-    samples, batch = sample_clips(data), next(data.validation())
+    samples, batch = data.samples(CLIPS), next(data.validation())
     assert len(samples) == CLIPS
     for sample, waves, masks in zip(samples, batch.waves, batch.masks, strict=False):
         assert np.allclose(sample.sound, waves, atol=1e-6)

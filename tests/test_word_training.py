@@ -30,7 +30,7 @@ from icf_avs.training import run
 from icf_avs.training import trainer as trainer_module
 from icf_avs.training.recipes import natural
 from icf_avs.training.run import train
-from icf_avs.training.samples import CLIPS, COLUMNS, GAP, SIDE, sample_clips
+from icf_avs.training.samples import CLIPS, COLUMNS, GAP, SIDE
 
 FULL = natural()
 TINY = replace(
@@ -108,7 +108,7 @@ def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: Word
 
 
 def test_sample_clips_show_what_is_asked_for(data: WordData) -> None:
-    samples = sample_clips(data)
+    samples = data.samples(CLIPS)
     assert len(samples) == CLIPS and any(sample.masks.any() for sample in samples)
     for number, sample in enumerate(samples):
         scene = sample_open_vocab_scene(data.catalog, "val", number, VALIDATION_SEED, NATURAL, seconds=5)

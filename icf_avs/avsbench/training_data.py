@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,10 +22,13 @@ from icf_avs.errors import UserError
 from icf_avs.evaluate import evaluate
 from icf_avs.inference.predictor import Predictor
 from icf_avs.stamps.packages import cache_dir
+from icf_avs.training.data import Evaluator, Sample
 from icf_avs.training.processes import processes
 
 if TYPE_CHECKING:
     from icf_avs.networks.segmentation_model import SegmentationModel
+
+EVALUATED = 64  # clips, in the middle of a run
 
 
 class BenchmarkData:
@@ -89,6 +93,24 @@ class BenchmarkData:
         """Strict scores on the val split: mIoU and F, and the share marked where nothing sounds."""
         scores = evaluate(Predictor(model), read_set(self.root, "val", self.clips.audio))["strict"]
         return {name: scores[name] for name in ("miou", "f", "fpr_empty")}
+
+    def evaluator(self) -> Evaluator:
+        """Its score is the strict mIoU on the first clips of the val split."""
+        records = read_set(self.root, "val", self.clips.audio)[:EVALUATED]
+
+        def evaluator(model: SegmentationModel) -> dict[str, float]:
+            found = evaluate(Predictor(model), records)["strict"]
+            whole = {"score": found["miou"], **{name: found[name] for name in ("miou", "f", "fpr_empty")}}
+            return {name: value for name, value in whole.items() if not math.isnan(value)}
+
+        return evaluator
+
+    def samples(self, count: int) -> list[Sample]:
+        """The first clips of the val split."""
+        records = read_set(self.root, "val", self.clips.audio)[:count]
+        clips = ClipDataset(records, self.classes, self.config.final_spec, self.clips.audio)
+        found = (clips[index] for index in range(len(clips)))
+        return [Sample(clip.frames, clip.waves if clip.log_mel is None else clip.log_mel, clip.masks) for clip in found]
 
 
 def _order(seed: int, first: int, count: int, clips: int) -> list[int]:

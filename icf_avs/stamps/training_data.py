@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from icf_avs.config import TrainConfig
 from icf_avs.contracts import Batch, ClipSpec
+from icf_avs.data.windows import windows
 from icf_avs.stamps.batches import joined, make_batch
 from icf_avs.stamps.catalog import load_catalog
+from icf_avs.stamps.clip_renderer import render_clip
 from icf_avs.stamps.scene_features import VALIDATION_SEED, SceneFeatures, SceneSet, scene_features, training_seed
-from icf_avs.stamps.scene_sampler import BALANCED, HARD, TRAIN, SceneStyle
+from icf_avs.stamps.scene_sampler import BALANCED, HARD, TRAIN, SceneStyle, sample_scene
 from icf_avs.stamps.sound_variation import PLAIN, VARIED
 from icf_avs.stamps.sounds import SoundBank
 from icf_avs.training.calibrate import calibrate
-from icf_avs.training.data import Report
+from icf_avs.training.data import Evaluator, Report, Sample
+from icf_avs.training.validation import scene_evaluator
 
 if TYPE_CHECKING:
     from icf_avs.networks.segmentation_model import SegmentationModel
@@ -89,6 +94,22 @@ class StampsData:
     def validate(self, model: SegmentationModel) -> dict[str, float]:
         """Calibrate the model on the validation scenes; its scores there."""
         return asdict(calibrate(model, self.validation()))
+
+    def evaluator(self) -> Evaluator:
+        """On the first two batches of `validation`."""
+        return scene_evaluator(list(islice(self.validation(), 2)))
+
+    def samples(self, count: int) -> list[Sample]:
+        """The first scenes of `validation`."""
+        spec, found = self.config.final_spec, []
+        for index in range(min(count, self.config.data.validation)):
+            seconds = max(1, round(spec.seconds))
+            scene = sample_scene(self.catalog, "val", index, VALIDATION_SEED, BALANCED, seconds)
+            clip = render_clip(scene, self.bank, spec)
+            waves = windows(clip.waveform, spec, spec.frames)
+            parts = clip.frames, waves, clip.masks.astype(np.float32)
+            found.append(Sample(*(torch.from_numpy(part) for part in parts)))
+        return found
 
     def validation(self) -> Iterator[Batch]:
         """Balanced scenes of the validation split as stored files show them, eight at a time."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from icf_avs.backbones.efficientat import load_efficientat
 from icf_avs.backbones.heard_words import HeardWords, audio_words
@@ -15,19 +17,22 @@ from icf_avs.config import EvidenceConfig, TrainConfig
 from icf_avs.contracts import Batch, ClipSpec
 from icf_avs.stamps.batches import joined
 from icf_avs.stamps.catalog import load_catalog
-from icf_avs.stamps.open_vocab_sampler import NATURAL
+from icf_avs.stamps.open_vocab_sampler import NATURAL, sample_open_vocab_scene
+from icf_avs.stamps.rendering import render_frame
 from icf_avs.stamps.scene_features import (
+    MAP_STRIDE,
     VALIDATION_SEED,
     OpenVocabFeatures,
     SceneSet,
     open_vocab_features,
     training_seed,
-)
+)  # fmt: skip
 from icf_avs.stamps.tagger_cache import heard_sounds
 from icf_avs.stamps.word_batches import Words, word_batch
 from icf_avs.stamps.word_catalog import HELD_OUT, WordCatalog, load_word_catalog
 from icf_avs.training.calibrate import calibrate
-from icf_avs.training.data import Report
+from icf_avs.training.data import Evaluator, Report, Sample
+from icf_avs.training.validation import scene_evaluator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,6 +103,26 @@ class WordData:
     def validate(self, model: SegmentationModel) -> dict[str, float]:
         """Calibrate the model on the validation scenes; its scores there."""
         return asdict(calibrate(model, self.validation()))
+
+    def evaluator(self) -> Evaluator:
+        """On the first eight batches of `validation`."""
+        return scene_evaluator(list(islice(self.validation(), 8)))
+
+    def samples(self, count: int) -> list[Sample]:
+        """Scenes of the validation split as clips, each with tags that are predicted in it."""
+        spec, seed = self.config.final_spec, VALIDATION_SEED
+        size, seconds = (spec.image_size, spec.image_size), max(1, round(spec.seconds))
+        scenes = [sample_open_vocab_scene(self.catalog, "val", index, seed, NATURAL, seconds) for index in range(count)]
+        rendered = [[render_frame(scene, spec.frame_time(t), size) for t in range(spec.frames)] for scene in scenes]
+        frames, stamp_maps = (np.stack([[frame[part] for frame in clip] for clip in rendered]) for part in (0, 1))
+        half, unseen = slice(MAP_STRIDE // 2, None, MAP_STRIDE), np.zeros((count, spec.frames, 0, 0, 0), np.uint8)
+        maps = stamp_maps[:, :, half, half]
+        features = OpenVocabFeatures(scenes, [], maps, frames, unseen, unseen)  # for their masks alone
+        rng = np.random.default_rng(seed)
+        batch = word_batch(features, np.arange(count), self.words, self.sounds, rng, noisy=False)
+        return [
+            Sample(torch.from_numpy(f), s, m, True) for f, s, m in zip(frames, batch.sound, batch.masks, strict=True)
+        ]
 
     def validation(self) -> Iterator[Batch]:
         """Scenes of the validation split, eight at a time; the same words are heard every time."""

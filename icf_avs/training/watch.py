@@ -12,10 +12,9 @@ from PIL import Image
 from icf_avs.checkpoint import read_recipe, save_checkpoint
 from icf_avs.errors import UserError
 from icf_avs.training.calibrate import constants
-from icf_avs.training.samples import sample_clips, sample_sheet
+from icf_avs.training.samples import CLIPS, sample_sheet
 from icf_avs.training.trackers import end_trackers, log_pictures, log_text, start_trackers
 from icf_avs.training.trainer import Trainer
-from icf_avs.training.validation import judge_of
 
 
 class Watch:
@@ -27,7 +26,7 @@ class Watch:
         Raises UserError when W&B is wanted and cannot be had, and where the validation clips are not there.
         """
         self.trainer, self.recipe = trainer, recipe
-        self.judge, self.samples = judge_of(trainer.data), sample_clips(trainer.data)
+        self.evaluate, self.samples = trainer.data.evaluator(), trainer.data.samples(CLIPS)
         self.pictures, self.best = trainer.folder / "samples", trainer.folder / "best.safetensors"
         self.best_score = self._score_before()
         self.accelerator = trainer.accelerator
@@ -44,7 +43,7 @@ class Watch:
         before, spec = [constant.clone() for constant in constants(model)], model.spec
         model.spec = trainer.config.final_spec
         try:
-            scores = self.judge(model.eval()) if self.judge else {}
+            scores = self.evaluate(model.eval())
             self.accelerator.log({f"validation/{name}": value for name, value in scores.items()}, step=step)
             if self.samples:
                 sheet = sample_sheet(model, self.samples)
