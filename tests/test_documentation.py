@@ -120,8 +120,8 @@ def test_own_data(small: Path, catalog: Catalog):
     assert {"bird", "clock", "dog", "horse"} <= set((small / "named/AVSS/label2idx.json").read_text().split('"'))
 
 
-def test_take_apart(small: Path, capsys: pytest.CaptureFixture[str]):
-    names = run_document(read("docs/TAKE_APART.md"))
+def test_guided_python(small: Path, capsys: pytest.CaptureFixture[str]):
+    names = run_document(read("docs/GUIDED_PYTHON.md"))
     assert names["without_sc"].name == "stamps-quick-mit-cdcl" and names["cosine"].abs().max() < 1e-3
     printed = capsys.readouterr().out
     assert "do(audio := silence): tensor([0., 0., 0., 0., 0.])" in printed, "the shipped model marks nothing in silence"
@@ -164,7 +164,7 @@ def test_every_link_leads_somewhere(name: str):
         assert (ROOT / name).parent.joinpath(target).exists(), target
 
 
-@pytest.mark.parametrize("name", ["listen", "take_apart"])
+@pytest.mark.parametrize("name", ["negative_sounds", "guided_network"])
 def test_notebooks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = ROOT / f"notebooks/{name}.py"
     assert path.read_text(encoding="utf-8").count("\n# %%") >= 5
@@ -172,12 +172,12 @@ def test_notebooks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with torch.enable_grad():  # a notebook may switch gradients off, for itself
         names = runpy.run_path(str(path))
     pictures = sorted((tmp_path / "notebook_out").glob(f"{name}-*.png"))
-    assert len(pictures) >= 2 and names["video" if name == "listen" else "record"]
-    if name == "listen":
+    assert len(pictures) >= 2 and names["video" if name == "negative_sounds" else "record"]
+    if name == "negative_sounds":
         shares = names["shares"]
         assert shares["silence"] < 0.002 and shares["its own"] > 3 * shares["silence"] + 0.002, shares
     else:
-        assert names["marked"]["silence"] < 0.002 < names["marked"]["its own"], names["marked"]
+        assert names["shares"]["silence"] < 0.002 < names["shares"]["its own"], names["shares"]
 
 
 def test_citation():
