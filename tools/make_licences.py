@@ -18,15 +18,15 @@ ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "LICENCES.md"
 HEAD = """# Licences of the libraries
 
-icf-avs itself is Apache-2.0 and holds no code of others. Below: what it needs, what its extras bring (pyproject.toml
-says which versions), and what those bring in turn, by `python -m tools.make_licences` from what the installed packages
-state. It is no legal advice. Tests use pytest, pytest-xdist, hypothesis, ruff, mypy, srt and efficientnet-lite-pytorch
-as well.
+icf-avs is Apache-2.0 and contains no third-party code. The table lists its libraries, those of its extras
+(pyproject.toml gives the versions), and their dependencies. `python -m tools.make_licences` writes it from the metadata
+of the installed packages. This is not legal advice. Tests also use pytest, pytest-xdist, hypothesis, ruff, mypy, srt
+and efficientnet-lite-pytorch.
 
-Wheels of `av` hold FFmpeg with x264 and x265 (GPL), `torch` and `opencv` wheels hold further libraries: their own
-distributions say which. Nothing of all this is in the repository.
+Wheels of `av` contain FFmpeg with x264 and x265 (GPL); wheels of `torch` and `opencv` contain further libraries, which
+their distributions list. The repository contains none of these.
 
-| library | licence | asked for by |
+| library | licence | required by |
 | --- | --- | --- |
 """
 LINE = re.compile(r"^\| (?P<name>[\w.-]+) \| (?P<licence>[^|]*) \| (?P<by>[^|]*) \|$", re.M)
