@@ -14,15 +14,18 @@ import pytest
 import torch
 from small_guided import NAMES, chosen, random_batch, small_host, small_model
 
-from icf_avs.config import BenchmarkConfig, TrainConfig
+from icf_avs.config import BenchmarkConfig, PlugInConfig, TrainConfig
 from icf_avs.contracts import Batch
 from icf_avs.errors import UserError
 from icf_avs.extensions.settings import InterventionSettings
+from icf_avs.icf import CDCL, MIT, SC
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.training import processes
 from icf_avs.training.recipes import RECIPES
 
 CLIPS, FRAMES, STEPS = 5, 2, 3  # not a multiple of the processes; the first step names sounds
 CONFIG = TrainConfig("tiny", {}, teach_steps=1, steps=STEPS - 1, finish=0, warmup=1, learning_rate=1e-6)
+PLUG_IN = PlugInConfig(MIT(dim=32, width=16), SC(width=32, blocks=1, jumps=2, draws=4, keep=2), CDCL(dim=16))
 
 
 def shared_batch(step: int) -> Batch:
@@ -51,6 +54,15 @@ class Shared:
         return chosen(shared_batch(step), torch.arange(CLIPS)[part::parts])
 
 
+def without_dropout(model: SegmentationModel) -> SegmentationModel:
+    """Each process draws it for its own clips, so with it no two numbers of processes agree."""
+    for module in model.modules():
+        for name in ("p", "dropout", "activation_dropout"):
+            if isinstance(vars(module).get(name), float):
+                setattr(module, name, 0.0)
+    return model
+
+
 def steps(rank: int, world: int, port: int, turns: int, network: str, folder: str) -> None:
     """One process of a run of STEPS; the first saves terms and gradients of each step and the weights at the end."""
     torch.set_num_threads(1)
@@ -62,6 +74,8 @@ def steps(rank: int, world: int, port: int, turns: int, network: str, folder: st
     config = replace(CONFIG, benchmark=BenchmarkConfig("S4", accumulate=turns))
     if network == "guided":
         model = small_model(semantic=True)
+    elif network.endswith("-icf"):
+        model, config = without_dropout(small_host(network.removesuffix("-icf"))), replace(config, icf=PLUG_IN)
     else:
         model, config = small_host(network), replace(config, interventions=InterventionSettings(other_sound=0.3))
     trainer, found = Trainer(config, Shared(), model, Path(folder)), []
@@ -121,6 +135,21 @@ def test_processes_that_share_a_batch_learn_what_one_does(world: int, turns: int
     assert asked <= found[1][0].keys() and all(found[2][0][name] > 0 for name in asked & kinds)
     differences = torch.cat([(other[name].float() - value.float()).flatten() for name, value in weights.items()])
     assert differences.abs().mean() < 1e-8, "a hundredth of what a step moves a weight"
+
+
+@pytest.mark.parametrize(("world", "network"), [(2, "query"), (3, "query"), (2, "tpavi"), (3, "avsegformer")])
+def test_the_plug_in_learns_from_several_processes_what_it_does_from_one(world: int, network: str, run: Any) -> None:
+    """Terms, diagnostics and gradients, of the network and of ICF, to 1e-4."""
+    (expected, _), (found, _) = run(1, network=f"{network}-icf"), run(world, network=f"{network}-icf")
+    for (mine, gradients), (his, others) in zip(expected, found, strict=True):
+        assert his == pytest.approx(mine, rel=1e-4, abs=1e-5)
+        assert gradients.keys() == others.keys()
+        for name, gradient in gradients.items():
+            assert (others[name] - gradient).norm() < 1e-4 * gradient.norm() + 1e-6, name
+    terms = {"pull", "noise", "ortho", "vision-audio", "vision-text", "audio-text"}
+    assert terms | {"z cosine over clips", "z* of another class", "joint space AUC"} <= found[1][0].keys()
+    learnt = {name.split(".")[0] for name, gradient in found[1][1].items() if gradient.any()}
+    assert {"model", "icf"} <= learnt
 
 
 def test_more_processes_than_clips_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
