@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from small_icf import random_batch
+from small_guided import random_batch
 from small_networks import random_clips, small_network
 
 from icf_avs.icf import CDCL, ICF, MIT, SC, segmentation_losses
