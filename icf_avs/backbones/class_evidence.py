@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from icf_avs.backbones.efficientnet_lite import EfficientNetLite0
 from icf_avs.backbones.labels import audioset_names, imagenet_names
 from icf_avs.backbones.linear import pointwise
-from icf_avs.backbones.one_pass import convolved
+from icf_avs.backbones.onednn_fused_conv import fused_conv
 from icf_avs.backbones.text import TEXT_DIM, embed_names
 
 CLASSES = 1000
@@ -48,7 +48,7 @@ class ClassEvidence(nn.Module):
     def logits(self, level: Tensor) -> Tensor:
         """Logits [N,1000,h,w] before they are compared; their mean over positions is the network's answer."""
         weight = self.classifier.weight[:, :, None, None]
-        return pointwise(convolved(self.head, level, clip=True), weight, self.classifier.bias)
+        return pointwise(fused_conv(self.head, level, relu6=True), weight, self.classifier.bias)
 
 
 class ClassWords(nn.Module):

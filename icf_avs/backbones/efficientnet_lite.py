@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.backbones.linear import pointwise
-from icf_avs.backbones.one_pass import convolved
+from icf_avs.backbones.onednn_fused_conv import fused_conv
 from icf_avs.errors import UserError
 
 # (repeats, kernel, stride of the first block, expansion, output channels) of each stage.
@@ -76,9 +76,9 @@ class InvertedResidual(nn.Module):
         self.skip = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else convolved(self.expand, x, clip=True)
-        y = convolved(self.depthwise, y, clip=True)
-        return convolved(self.project, y, plus=x if self.skip else None)
+        y = x if self.expand is None else fused_conv(self.expand, x, relu6=True)
+        y = fused_conv(self.depthwise, y, relu6=True)
+        return fused_conv(self.project, y, residual=x if self.skip else None)
 
 
 class EfficientNetLite0(nn.Module):
@@ -102,7 +102,7 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         x = frames.permute(0, 3, 1, 2).float().div_(255.0).sub_(MEAN).div_(SCALE)
-        x = convolved(self.stem, x.contiguous(memory_format=torch.channels_last), clip=True)
+        x = fused_conv(self.stem, x.contiguous(memory_format=torch.channels_last), relu6=True)
         pyramid = []
         for index, block in enumerate(self.blocks):
             x = block(x)

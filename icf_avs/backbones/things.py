@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.backbones.linear import PointConv
-from icf_avs.backbones.one_pass import convolved
+from icf_avs.backbones.onednn_fused_conv import fused_conv
 from icf_avs.backbones.weights import released_file
 from icf_avs.contracts import Missing
 from icf_avs.data.resize import resized
@@ -65,9 +65,9 @@ class _Block(nn.Module):
         self.skip = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else convolved(self.expand, x, clip=True)
-        y = convolved(self.depthwise, y, clip=True)
-        return convolved(self.project, y, plus=x if self.skip else None)
+        y = x if self.expand is None else fused_conv(self.expand, x, relu6=True)
+        y = fused_conv(self.depthwise, y, relu6=True)
+        return fused_conv(self.project, y, residual=x if self.skip else None)
 
 
 class ThingSegmenter(nn.Module):
@@ -92,7 +92,7 @@ class ThingSegmenter(nn.Module):
     def logits(self, pictures: Tensor) -> Tensor:
         """uint8 [N,S,S,3], S = 16 k + 1 -> logits [N,21,k+1,k+1], the ground first."""
         x = pictures.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-        x = self.blocks(convolved(self.stem, x, clip=True))
+        x = self.blocks(fused_conv(self.stem, x, relu6=True))
         mean = F.relu(self.pooled(x.mean((2, 3), keepdim=True))).expand(-1, -1, *x.shape[2:])
         return self.classes(F.relu(self.joined(torch.cat([mean, F.relu(self.branch(x))], dim=1))))
 

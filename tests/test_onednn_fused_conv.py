@@ -1,4 +1,4 @@
-"""Convolutions in one pass: the numbers of separate steps, whatever happens to the weights meanwhile."""
+"""Fused convolutions: the numbers of separate steps, whatever happens to the weights meanwhile."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from icf_avs.backbones import one_pass
+from icf_avs.backbones import onednn_fused_conv
 from icf_avs.backbones.efficientnet_lite import SameConv
-from icf_avs.backbones.one_pass import convolved
+from icf_avs.backbones.onednn_fused_conv import fused_conv
 
 GENERATOR = torch.Generator().manual_seed(0)
 LAYERS = {
@@ -44,25 +44,27 @@ def test_the_numbers_of_separate_steps(name: str, kind: str) -> None:
         x = picture(layer, count, size)
         plus = torch.randn_like(layer(x)) if kind == "added" else None
         before = x.clone()
-        found = convolved(layer, x, clip=kind == "clipped", plus=plus)
+        found = fused_conv(layer, x, relu6=kind == "clipped", residual=plus)
         torch.testing.assert_close(found, steps(layer, x, kind == "clipped", plus), atol=1e-4, rtol=1e-5)
         assert torch.equal(x, before)
-    assert len(one_pass._laid_out.get(layer, {})) == (one_pass._MOST if CAPABLE else 0)  # of three shapes
+    assert len(onednn_fused_conv._cached.get(layer, {})) == (
+        onednn_fused_conv._MOST if CAPABLE else 0
+    )  # of three shapes
 
 
 @torch.no_grad()
 def test_new_weights_and_a_new_geometry_are_noticed() -> None:
     layer = SameConv(16, 16, 3, groups=16).requires_grad_(False)
     x = picture(layer)
-    old = convolved(layer, x)
+    old = fused_conv(layer, x)
     layer.load_state_dict({name: value + 1 for name, value in layer.state_dict().items()})
-    torch.testing.assert_close(convolved(layer, x), layer(x), atol=1e-4, rtol=1e-5)
-    assert not torch.allclose(convolved(layer, x), old)
+    torch.testing.assert_close(fused_conv(layer, x), layer(x), atol=1e-4, rtol=1e-5)
+    assert not torch.allclose(fused_conv(layer, x), old)
     layer.stride = (2, 2)
-    torch.testing.assert_close(convolved(layer, x), layer(x), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(fused_conv(layer, x), layer(x), atol=1e-4, rtol=1e-5)
     twin = copy.deepcopy(layer)
     twin.weight.zero_()
-    assert torch.equal(convolved(twin, x), layer.bias[None, :, None, None].expand(1, -1, 12, 9))
+    assert torch.equal(fused_conv(twin, x), layer.bias[None, :, None, None].expand(1, -1, 12, 9))
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -72,7 +74,7 @@ def test_what_an_optimizer_has_changed_is_seen(fused: bool) -> None:
     optimizer, x = torch.optim.AdamW(layer.parameters(), 0.1, fused=fused), picture(layer)
     for _ in range(2):
         with torch.no_grad():
-            torch.testing.assert_close(convolved(layer, x, clip=True), F.relu6(layer(x)), atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(fused_conv(layer, x, relu6=True), F.relu6(layer(x)), atol=1e-4, rtol=1e-5)
         layer(x).square().sum().backward()
         optimizer.step()
 
@@ -80,7 +82,7 @@ def test_what_an_optimizer_has_changed_is_seen(fused: bool) -> None:
 def test_it_learns_as_separate_steps_do() -> None:
     layer = SameConv(3, 8, 3)
     x = picture(layer)
-    convolved(layer, x, clip=True).sum().backward()
+    fused_conv(layer, x, relu6=True).sum().backward()
     found = layer.weight.grad.clone()
     layer.weight.grad = None
     F.relu6(layer(x)).sum().backward()
@@ -94,7 +96,7 @@ def test_what_is_exported_knows_nothing_of_it() -> None:
             self.layer = SameConv(16, 8, 1).requires_grad_(False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return convolved(self.layer, x, clip=True)
+            return fused_conv(self.layer, x, relu6=True)
 
     one = One()
     program = torch.export.export(one, (picture(one.layer),))
@@ -104,8 +106,8 @@ def test_what_is_exported_knows_nothing_of_it() -> None:
 def test_forgotten_with_its_layer() -> None:
     layer = SameConv(16, 8, 1).requires_grad_(False)
     with torch.no_grad():
-        convolved(layer, picture(layer))
-    before = len(one_pass._laid_out)
-    assert (layer in one_pass._laid_out) == CAPABLE
+        fused_conv(layer, picture(layer))
+    before = len(onednn_fused_conv._cached)
+    assert (layer in onednn_fused_conv._cached) == CAPABLE
     del layer
-    assert len(one_pass._laid_out) == before - CAPABLE
+    assert len(onednn_fused_conv._cached) == before - CAPABLE
