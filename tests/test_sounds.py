@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from icf_avs.data.sound_file import read_sound
 from icf_avs.errors import UserError
 from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.scene_sampler import TRAIN, sample_scene
@@ -28,7 +29,7 @@ from icf_avs.stamps.sound_variation import (
     reach,
     stretched,
 )
-from icf_avs.stamps.sounds import NOISES, RATE, SPEEDS, SoundBank, coloured, decode, frame_rms, noise, prepare, resample
+from icf_avs.stamps.sounds import NOISES, RATE, SPEEDS, SoundBank, coloured, frame_rms, noise, prepare, resample
 from icf_avs.stamps.soundtrack import render_audio
 
 
@@ -42,18 +43,19 @@ def test_decode_mixes_down_and_resamples(tmp_path: Path) -> None:
     with wav_format.open(str(path), "wb") as file:
         file.setparams((2, 2, 44_100, 0, "NONE", ""))
         file.writeframes((np.stack([left, left], axis=1) * 32767).astype("<i2").tobytes())
-    wave = decode(path)
+    wave, rate = read_sound(path, RATE)
+    assert rate == 44_100
     assert wave.dtype == np.float32 and abs(len(wave) - RATE) < 20
     assert np.argmax(np.abs(np.fft.rfft(wave[:RATE], RATE))) == 440
-    np.testing.assert_array_equal(decode(path.read_bytes()), wave)
+    np.testing.assert_array_equal(read_sound(path.read_bytes(), RATE)[0], wave)
 
 
 def test_what_is_no_sound_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "x.ogg").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"x\.ogg"):
-        decode(tmp_path / "x.ogg")
+        read_sound(tmp_path / "x.ogg", RATE)
     with pytest.raises(UserError, match=r"none\.ogg"):
-        decode(tmp_path / "none.ogg")
+        read_sound(tmp_path / "none.ogg", RATE)
 
 
 def test_prepare_trims_and_levels() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import av
 import numpy as np
 
 from icf_avs.avsbench.log_mel_pickle import read_log_mel_pickle
 from icf_avs.data.audio_windows import sound_blocks
 from icf_avs.data.downmix import mono
-from icf_avs.data.local_url import check_no_pipe, local_url
+from icf_avs.data.local_url import check_no_pipe
 from icf_avs.data.media import probe
+from icf_avs.data.sound_file import read_sound
 from icf_avs.errors import UserError
 
 RATE = 16_000
@@ -25,22 +25,7 @@ def read_wave(path: Path) -> np.ndarray:
 
 def decode(path: Path) -> tuple[np.ndarray, int]:
     """A sound file as `read_wave` gives it, and the rate it is stored at (Hz)."""
-    check_no_pipe(path)
-    try:
-        with av.open(local_url(path), options={"protocol_whitelist": "file"}) as container:
-            if not container.streams.audio:
-                raise UserError(f"{path}: no sound in it; unpack the set again")
-            rate = container.streams.audio[0].rate
-            # Channels are kept here: the resampler's own mixing does not take their mean.
-            resampler = av.AudioResampler("fltp", None, RATE)
-            parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
-            parts += resampler.resample(None) if parts else []
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be decoded as sound ({reason}); unpack the set again") from error
-    if not parts:
-        raise UserError(f"{path}: its sound is empty; unpack the set again")
-    return np.concatenate([*mono((part.to_ndarray() for part in parts), RATE)]).astype(np.float32), rate
+    return read_sound(path, RATE, "unpack the set again")
 
 
 def read_video_wave(path: Path) -> np.ndarray:

@@ -6,15 +6,11 @@ prepared, which changes pitch and tempo together as a tape does.
 
 from __future__ import annotations
 
-import io
 import math
-from pathlib import Path
 
-import av
 import numpy as np
 
-from icf_avs.data.local_url import check_no_pipe, local_url
-from icf_avs.errors import UserError
+from icf_avs.data.sound_file import read_sound
 from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.sound_variation import PLAIN, TEMPI, SoundStyle, bent, reach, stretched
 
@@ -25,25 +21,6 @@ _QUIET_DB = -35.0  # below the loudest frame: counts as silence
 _LONGEST_PAUSE = 0.25  # seconds; so that a sounding thing sounds in every second
 _LEVEL = 0.1  # RMS of the frames that are not silent
 NOISES = ("white", "pink", "brown")
-
-
-def decode(source: Path | bytes) -> np.ndarray:
-    """Decode a sound file (or its bytes) to mono float32 [N] at 16 kHz. Raises UserError if it holds no sound."""
-    label = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes):
-        check_no_pipe(source)
-    try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else local_url(source)) as container:
-            if not container.streams.audio:
-                raise UserError(f"{label}: no sound in it")
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
-            parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
-            parts += resampler.resample(None)
-    except (av.error.FFmpegError, OSError) as error:
-        raise UserError(f"{label}: cannot be decoded as sound ({error.strerror or error})") from error
-    if not parts:
-        raise UserError(f"{label}: its sound is empty")
-    return np.concatenate([part.to_ndarray()[0] for part in parts]).astype(np.float32)
 
 
 def frame_rms(wave: np.ndarray, frame: int = _FRAME) -> np.ndarray:
@@ -131,7 +108,7 @@ class SoundBank:
 
     def _recording(self, reference: str) -> np.ndarray:
         if reference not in self._prepared:
-            self._prepared[reference] = prepare(decode(self._catalog.read_recording(reference)))
+            self._prepared[reference] = prepare(read_sound(self._catalog.read_recording(reference), RATE)[0])
         return self._prepared[reference]
 
     def looped(self, kind: str, samples: int, rng: np.random.Generator) -> np.ndarray:
