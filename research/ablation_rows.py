@@ -20,7 +20,7 @@ TERMS = {  # of the loss, by the one part they belong to
 # Settings that came after the study's first runs: with these values a run is what it was without them.
 SINCE = {
     "hard": 0.0, "varied": False, "evidence": None, "words": None, "teach_patience": 0, "starts_from": "", "icf": None,
-    "interventions": None,
+    "interventions": None, "mit": None,
     "audio_rate": 0.6, "visual_rate": 0.1, "network": "guided", "pixel_decoder": "light",
 }  # fmt: skip
 PLAIN = TrainConfig(name="study", model={}, teach_patience=0)  # whatever recipe the shipped checkpoint is trained by

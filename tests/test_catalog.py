@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from icf_avs.data.sound_file import read_sound
 from icf_avs.errors import UserError
 from icf_avs.stamps import packages
 from icf_avs.stamps.catalog import SUPER_CATEGORIES, Catalog, load_catalog
-from icf_avs.stamps.sounds import decode, resample
+from icf_avs.stamps.sounds import resample
 from icf_avs.stamps.sprite import load_sprite
 
 SAME = 0.5  # correlation from which on two recordings count as one; the known doubles have 0.7 and more
@@ -73,7 +74,7 @@ def waves(catalog: Catalog) -> dict[str, np.ndarray]:
     """Every recording at 4 kHz, without mean, by reference; and two that are left out for being another's double."""
     references = {r for kind in catalog.kinds for r in (*kind.recordings, *kind.cross_recordings)}
     references |= {"stamps:animals/mammals/rodents/beaver", "stamps:animals/mammals/camel/dromedary"}
-    decoded = {reference: decode(catalog.read_recording(reference)) for reference in sorted(references)}
+    decoded = {reference: read_sound(catalog.read_recording(reference), 16_000)[0] for reference in sorted(references)}
     return {reference: resample(wave - wave.mean(), 4.0) for reference, wave in decoded.items()}
 
 

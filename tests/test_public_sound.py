@@ -73,9 +73,9 @@ def test_what_a_model_is_given(home) -> None:
     """Windows of a wave for any model, log-mel windows for one whose encoder takes them."""
     (record,) = read_set(home[0] / "Single-source", "test")
     wave, log_mel = record.load().sound, record.load(audio="log_mel").sound
-    waves_alone, takes_both = SimpleNamespace(spec=SPEC), SimpleNamespace(spec=SPEC, config=SimpleNamespace())
+    waves_alone, takes_both = (SimpleNamespace(spec=SPEC, encoders={}) for _ in range(2))
     np.testing.assert_array_equal(model_sound(waves_alone, wave, 5), windows(wave, SPEC, 5))
-    for takes_both.config.audio in TAKES_LOG_MEL:
+    for takes_both.encoders["audio"] in TAKES_LOG_MEL:
         np.testing.assert_array_equal(model_sound(takes_both, wave, 5), windows(wave, SPEC, 5))
         np.testing.assert_array_equal(model_sound(takes_both, log_mel, 5), log_mel)
     with pytest.raises(UserError, match="log-mel windows only, and the model takes waves"):

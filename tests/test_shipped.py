@@ -13,12 +13,12 @@ import icf_avs
 from icf_avs.__main__ import main
 from icf_avs.avsbench.layouts import read_set
 from icf_avs.checkpoint import read_recipe
+from icf_avs.data.sound_file import read_sound
 from icf_avs.evaluate import evaluate
 from icf_avs.stamps.backgrounds import load_background, photographs
 from icf_avs.stamps.benchmark import write_stamps
 from icf_avs.stamps.clip_files import write_mp4
 from icf_avs.stamps.packages import stamps_root
-from icf_avs.stamps.sounds import decode
 
 CHECKPOINTS = sorted((Path(icf_avs.__file__).parent / "checkpoints").glob("*.safetensors"))
 
@@ -53,7 +53,7 @@ def test_it_listens(model, records):
 
 def test_a_photograph_with_real_speech_runs_through_the_command(tmp_path):
     """Natural content: a photograph of a place and a person who speaks, neither composed by us."""
-    speech = decode(sorted(stamps_root().glob("animals/mammals/dogs/*_desc*.ogg"))[0])
+    speech = read_sound(sorted(stamps_root().glob("animals/mammals/dogs/*_desc*.ogg"))[0], 16_000)[0]
     picture = np.asarray(load_background(photographs()[0]).resize((640, 360)))
     seconds = max(1, round(len(speech) / 16_000))
     samples = np.resize(speech, seconds * 16_000)

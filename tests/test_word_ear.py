@@ -11,8 +11,9 @@ from icf_avs.backbones.efficientat import EfficientAT
 from icf_avs.backbones.heard_words import HeardWords, audio_words
 from icf_avs.backbones.text import embed_names
 from icf_avs.backbones.word_ear import RATE, THRESHOLD, WordEar, load_word_ear
+from icf_avs.data.sound_file import read_sound
 from icf_avs.stamps.catalog import Catalog
-from icf_avs.stamps.sounds import decode, prepare, resample
+from icf_avs.stamps.sounds import prepare, resample
 
 WORDS = audio_words()
 DIM = 16
@@ -68,7 +69,9 @@ def test_a_recording_enters_by_its_words(names: torch.Tensor, catalog: Catalog) 
     found = published_weights()
     torch.manual_seed(0)
     ear = load_word_ear(DIM, WORDS, names, weights=found)
-    wave = resample(prepare(decode(catalog.read_recording(catalog.kind("dog").cross_recordings[0]))), 16_000 / RATE)
+    wave = resample(
+        prepare(read_sound(catalog.read_recording(catalog.kind("dog").cross_recordings[0]), 16_000)[0]), 16_000 / RATE
+    )
     wave = torch.from_numpy(wave).repeat(-(-160_000 // len(wave)))[None, :160_000]
     said = ear.heard(wave)
     assert WORDS[said[0, : len(WORDS)].argmax()] == "dog"
