@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+OWN_SIZE = 192, 120  # of the videos of a custom data set
 NAMES = ("background", *(f"class-{i:02d}" for i in range(1, 70)), "woman")  # as many as the public 71
 
 
@@ -191,3 +192,11 @@ def colour(number: int) -> list[int]:
     """PASCAL VOC's colour of a class id: its bits dealt to red, green and blue in turn, from their high bits down."""
     digits = f"{number:024b}"[::-1]
     return [int(digits[channel::3].ljust(8, "0"), 2) for channel in range(3)]
+
+
+def write_left_third(path: Path, value: int, size: tuple[int, int] = OWN_SIZE) -> None:
+    """A mask of a custom data set, its left third marked."""
+    marked = np.zeros(size[::-1], np.uint8)
+    marked[:, : size[0] // 3] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(marked).save(path)

@@ -17,40 +17,22 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import torch
 from clip_maker import RATE, click, make_clip, number_in, remux, tone
+from witness import Witness
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.contracts import ClipSpec
 from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import UserError
-from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.output.result_file import read_segmentation
 from icf_avs.segment import Segmenter, segment_video
-from icf_avs.serve.answer import _shown
+from icf_avs.serve.answer import answer
+from icf_avs.serve.limits import Limits
 
 CLAP = 1.0  # second of the flash and of the click
 ALIGNED = 0.04  # seconds
-
-
-class Witness(MaskPredictor):
-    """Marks bright pixels where there is sound, and notes what it is given for each mask."""
-
-    classes = ("noise",)
-
-    def __init__(self, **spec):
-        self.spec = ClipSpec(image_size=32, **spec)
-        self.frames, self.waves = [], []
-
-    def predict(self, frames, waves):
-        assert torch.isfinite(waves).all()
-        self.frames.extend(frames.numpy().copy())
-        self.waves.extend(waves.numpy().copy())
-        loud = (waves.abs().amax(1) > 0.05).float()
-        bright = frames.float().mean(-1)
-        return Prediction(torch.where(loud[:, None, None] > 0, (bright - 128) / 20, -9.0), loud[:, None], self.classes)
 
 
 def heard_and_seen(path, fps=50.0, **settings):
@@ -373,7 +355,7 @@ def test_what_is_repaired_is_told(scratched, tmp_path, capsys, monkeypatch):
     document = json.loads((tmp_path / "a" / "segmentation.json").read_text())
     assert document["repaired"] == {"damaged_pictures": 1, "damaged_sound": 1} and len(document["frames"]) == 4
     assert len(read_segmentation(tmp_path / "a")) == 4
-    assert "packets of sound are damaged" in _shown(segment_video(Witness(), scratched, tmp_path / "page")).summary
+    assert "packets of sound are damaged" in answer(Segmenter(Witness(), ""), scratched, tmp_path, Limits()).summary
 
 
 def test_a_film_leaves_out_the_damaged_packet(scratched, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from clip_maker import make_clip, number_in, picture, tone
 from colour_patches import write_patches
 from PIL import Image
-from test_awkward_media import Witness
+from witness import Witness
 
 from icf_avs.data.crop import Crop
 from icf_avs.data.media import probe, read_frames

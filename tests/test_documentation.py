@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from avsbench_fixtures import NAMES, write_avss, write_ms3, write_s4
+from avsbench_fixtures import NAMES, write_avss, write_left_third, write_ms3, write_s4
 from clip_maker import make_clip, tone
 from compose_material import write_material
 from documents import ROOT, blocks, commands, read, run_document, understood
@@ -101,12 +101,11 @@ def test_avsbench(small: Path):
 
 
 def test_own_data(small: Path, catalog: Catalog):
-    from test_own_data import mask
 
     (small / "own/videos").mkdir(parents=True)
     for number in range(4):
         make_clip(small / f"own/videos/dog-{number}.mp4", seconds=2, fps=10, size=(192, 120), sound=tone(2))
-        mask(small / f"own/masks/dog-{number}/000000.png", 1)
+        write_left_third(small / f"own/masks/dog-{number}/000000.png", 1)
     (small / "own/classes.txt").write_text("dog\n")
     kinds = {kind: kind for kind in ("dog", "horse", "cow")}
     write_material(

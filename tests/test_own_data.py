@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from avsbench_fixtures import OWN_SIZE, write_left_third
 from clip_maker import make_clip, number_in, tone
-from PIL import Image
 
 from icf_avs.__main__ import main
 from icf_avs.avsbench.check import check_command
@@ -25,15 +25,6 @@ from icf_avs.errors import UserError
 from icf_avs.training.recipes import RECIPES
 
 NAMES = ("bark", "drum", "horn", "train")  # of videos
-SIZE = 192, 120
-
-
-def mask(path: Path, value: int, size: tuple[int, int] = SIZE) -> None:
-    """Left third marked."""
-    marked = np.zeros(size[::-1], np.uint8)
-    marked[:, : size[0] // 3] = value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(marked).save(path)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,10 +44,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i, name in enumerate(NAMES):
         seconds = 7 if name == "train" else 3
         make_clip(
-            root / "videos" / f"{name}.mp4", seconds=seconds, fps=10, size=SIZE, sound=tone(seconds) * (i + 1) / 4
+            root / "videos" / f"{name}.mp4", seconds=seconds, fps=10, size=OWN_SIZE, sound=tone(seconds) * (i + 1) / 4
         )
         for second in (0, 2, 6) if name == "train" else (0, 2):
-            mask(root / "masks" / name / f"{second:06d}.png", 1 + i % 2)
+            write_left_third(root / "masks" / name / f"{second:06d}.png", 1 + i % 2)
     (root / "classes.txt").write_text("dog\ndrum\n")
     (root / "clips.csv").write_text("name,split\nbark,train\ndrum,train\nhorn,val\ntrain,test\n")
     return root
@@ -88,7 +79,7 @@ def test_clips_of_five_seconds_with_their_masks_and_sound(made: Path):
     clip = records["train_5_7"].load(None)
     assert [number_in(frame) for frame in clip.frames] == [55, 65]  # shown at seconds 5.5 and 6.5, 10 a second
     assert clip.labelled.tolist() == [False, True]
-    assert (clip.masks[1, :, : SIZE[0] // 3] == 2).all() and not clip.masks[1, :, SIZE[0] // 3 :].any()
+    assert (clip.masks[1, :, : OWN_SIZE[0] // 3] == 2).all() and not clip.masks[1, :, OWN_SIZE[0] // 3 :].any()
     assert clip.class_ids is not None
     assert len(clip.wave) == 2 * 16_000
     time = np.arange(5 * 16_000, 7 * 16_000) / 16_000  # the tone goes on where the first clip ends
@@ -114,7 +105,7 @@ def test_videos_are_cut_once(made: Path):
 
 def test_a_changed_video_is_cut_again(own: Path):
     before = {record.name: record.load(None).frames for record in read_all(own)}
-    make_clip(own / "videos/bark.mp4", seconds=2.95, fps=20, size=SIZE, sound=tone(2.95))
+    make_clip(own / "videos/bark.mp4", seconds=2.95, fps=20, size=OWN_SIZE, sound=tone(2.95))
     after = {record.name: record.load(None).frames for record in read_all(own)}
     assert number_in(before["bark_0_3"][1]) == 15 and number_in(after["bark_0_3"][1]) == 30
 
@@ -125,7 +116,7 @@ def test_a_class_for_each_video_instead_of_ids(own: Path):
         "name,split,class\nbark,train,dog\ndrum,train,drum;dog\nhorn,val,horn\ntrain,test,train\n"
     )
     for path in (own / "masks").rglob("*.png"):
-        mask(path, 255)
+        write_left_third(path, 255)
     assert class_names(own) == ("dog", "drum", "horn", "train")
     records = {record.name: record for record in read_all(own)}
     assert records["drum_0_3"].sounding == {"drum", "dog"} and records["bark_0_3"].onscreen == {"dog"}
@@ -162,7 +153,7 @@ def test_train_check_evaluate_and_probe(
     if not ids:
         (own / "classes.txt").unlink()
         for path in (own / "masks").rglob("*.png"):
-            mask(path, 255)
+            write_left_third(path, 255)
     assert check_command(own) == 0
     out = capsys.readouterr().out
     assert "train      2 clips" in out and "fit for use" in out and "published" not in out
@@ -177,11 +168,11 @@ def test_train_check_evaluate_and_probe(
 
 
 def spoil_size(own: Path) -> None:
-    mask(own / "masks/bark/000000.png", 1, (64, 64))
+    write_left_third(own / "masks/bark/000000.png", 1, (64, 64))
 
 
 def silent(own: Path) -> None:
-    make_clip(own / "videos/bark.mp4", seconds=3, fps=10, size=SIZE)
+    make_clip(own / "videos/bark.mp4", seconds=3, fps=10, size=OWN_SIZE)
 
 
 def csv_of(text: str) -> Callable[[Path], None]:
@@ -197,10 +188,10 @@ SPOILT = [
     ("two videos of one name", lambda own: (own / "videos/bark.mkv").write_bytes(b"x"), "have the same name"),
     ("no video at all", lambda own: (own / "videos/bark.mp4").write_text("text"), "not a video that can be read"),
     ("a video without sound", silent, "has no sound"),
-    ("a mask of another name", lambda own: mask(own / "masks/bark/first.png", 1), "no name of a mask"),
-    ("two masks of a second", lambda own: mask(own / "masks/bark/2.png", 1), "of the same second"),
-    ("a mask after the end", lambda own: mask(own / "masks/bark/000003.png", 1), "has no second 3"),
-    ("a mask long after", lambda own: mask(own / "masks/bark/000300.png", 1), "has no second 300"),
+    ("a mask of another name", lambda own: write_left_third(own / "masks/bark/first.png", 1), "no name of a mask"),
+    ("two masks of a second", lambda own: write_left_third(own / "masks/bark/2.png", 1), "of the same second"),
+    ("a mask after the end", lambda own: write_left_third(own / "masks/bark/000003.png", 1), "has no second 3"),
+    ("a mask long after", lambda own: write_left_third(own / "masks/bark/000300.png", 1), "has no second 300"),
     ("a mask of another size", spoil_size, "is 64x64, its video 192x120"),
     ("no picture", lambda own: (own / "masks/bark/000000.png").write_text("x"), "cannot read the picture"),
     ("class ids without names", lambda own: (own / "classes.txt").unlink(), "want one channel with 0 and 255"),
@@ -236,9 +227,9 @@ def test_a_check_names_all_faults_at_once(own: Path, capsys: pytest.CaptureFixtu
     (own / "classes.txt").write_text("dog\n\nbackground\n")
     (own / "videos/horn.mp4").write_text("text")
     (own / "masks/ghost").mkdir()
-    mask(own / "masks/bark/first.png", 1)
-    mask(own / "masks/train/000300.png", 1)
-    mask(own / "masks/bark/000000.png", 1, (64, 64))
+    write_left_third(own / "masks/bark/first.png", 1)
+    write_left_third(own / "masks/train/000300.png", 1)
+    write_left_third(own / "masks/bark/000000.png", 1, (64, 64))
     assert check_command(own) == 1
     printed = capsys.readouterr().out
     for words in (

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from clip_maker import make_clip, picture, tone
 from PIL import Image
-from test_awkward_media import Witness
+from witness import Witness
 
 from icf_avs.data.media import probe, read_frames
 from icf_avs.data.resize import thumbnail
-from icf_avs.segment import segment_video
-from icf_avs.serve.answer import _pictures
+from icf_avs.segment import Segmenter, segment_video
+from icf_avs.serve.answer import answer
+from icf_avs.serve.limits import Limits
 
 SHAPES = [Fraction(2), Fraction(16, 11), Fraction(1, 2), Fraction(64, 45), Fraction(1)]
 
@@ -32,7 +33,7 @@ def test_every_output_has_the_shape_that_players_show(tmp_path, aspect, rotation
     shown = max(1, aspect) * width / (max(1, 1 / aspect) * height)
     with Image.open(result.folder / "sheet.png") as sheet:
         assert (sheet.width - 12) / (sheet.height - 34) == pytest.approx(shown, rel=0.02)
-    ((preview, _),) = _pictures(result, result.folder)
+    ((preview, _),) = answer(Segmenter(Witness(), ""), path, tmp_path, Limits()).pictures
     with Image.open(preview) as image:
         assert max(image.size) <= 320 and image.width / image.height == pytest.approx(shown, rel=0.02)
 
