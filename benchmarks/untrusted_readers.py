@@ -40,7 +40,7 @@ from icf_avs.output.result_file import is_earlier_result
 from icf_avs.probe import table as probe_table
 from icf_avs.provenance import Source
 from icf_avs.results import COLUMNS, USUAL, Scored, save_notes, save_rows
-from icf_avs.stamps.rcc import read_rcc
+from icf_avs.stamps.qt_resource import read_qt_resource
 from research import ablation
 from tools.fill_tables import fill
 
@@ -233,7 +233,7 @@ def _own_readers() -> list[Reader]:
         Reader("study table", "csv", "study.csv", study, _save_study),
         Reader("probe table", "csv", "probe.csv", (probe,), _save_probe),
         Reader("segmentation", "json", "a/segmentation.json", _segmentations(), _convert),
-        Reader("Qt resources", "bytes", "x.rcc", (_rcc(1), _rcc(3)), lambda folder: dict(read_rcc(folder / "x.rcc"))),
+        Reader("Qt resources", "bytes", "x.rcc", (_rcc(1), _rcc(3)), lambda dir: dict(read_qt_resource(dir / "x.rcc"))),
     ]  # fmt: skip
 
 

@@ -165,12 +165,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class WordDataConfig:
-    """Word scenes (stamps/word_scenes.py), where words and what is heard of recordings stand for sounds."""
+    """Open-vocabulary scenes (stamps/open_vocab_sampler.py): words and tagger predictions stand for sounds."""
 
     pictures: int = 4_000  # scenes of one frame
     clips: int = 240  # scenes of five frames
     validation: int = 96  # scenes of one frame, for the calibration after training
-    held_out: bool = False  # whether some kinds are kept from training, to be tested on (stamps/word_catalog.py)
+    held_out: bool = False  # whether some kinds are kept from training, to be tested on (stamps/open_vocab_catalog.py)
     seed: int | None = None  # of the training scenes; None: the run's
 
 

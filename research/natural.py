@@ -33,12 +33,12 @@ from icf_avs.errors import UserError
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.results import revision
 from icf_avs.stamps.catalog import load_catalog
+from icf_avs.stamps.open_vocab_batches import Vocabulary
+from icf_avs.stamps.open_vocab_catalog import HELD_OUT_FAR, HELD_OUT_NEAR, load_open_vocab_catalog
 from icf_avs.stamps.open_vocab_sampler import DEFAULT
 from icf_avs.stamps.scene_features import OpenVocabFeatures, SceneSet, open_vocab_features
-from icf_avs.stamps.tagger_cache import HeardSounds, heard_sounds
-from icf_avs.stamps.word_batches import Words
-from icf_avs.stamps.word_catalog import HELD_OUT_FAR, HELD_OUT_NEAR, load_word_catalog
-from icf_avs.stamps.word_data import WordData, spec_of_pictures, training_words
+from icf_avs.stamps.tagger_cache import TaggerOutputs, tagger_outputs
+from icf_avs.stamps.training_data import OpenVocabData, image_spec, training_words
 from icf_avs.training.data import Report
 from icf_avs.training.processes import processes
 from icf_avs.training.recipes import ablation, natural
@@ -87,23 +87,23 @@ def row_config(row: str, seed: int, steps: int) -> TrainConfig:
 class Tests(NamedTuple):
     """The vocabulary, set -> (scenes, what is heard of the recordings), and what is heard of silence [C]."""
 
-    words: Words
-    sets: dict[str, tuple[OpenVocabFeatures, HeardSounds]]
+    words: Vocabulary
+    sets: dict[str, tuple[OpenVocabFeatures, TaggerOutputs]]
     silence: Tensor
 
 
 def load_tests(workers: int, say: Say = lambda what, done, total: None, split: str = "test") -> Tests:
     """The sets of a split, "test" or "val", made or found in the cache."""
-    recipe, catalog, recordings = natural(), load_word_catalog(), load_catalog()
+    recipe, catalog, recordings = natural(), load_open_vocab_catalog(), load_catalog()
     words = training_words(catalog, recipe.text, EvidenceConfig(**recipe.model["evidence"]).akin)
     hears = HeardWords(load_efficientat(None, recipe.spec.sample_rate), words.words)
-    pictures = spec_of_pictures(replace(recipe.spec, frames=1))
+    pictures = image_spec(replace(recipe.spec, frames=1))
     sets = {}
     for name, (part, bank, unknown, count) in (SETS if split == "test" else VAL_SETS).items():
         wanted = SceneSet(part, count, 0, DEFAULT, pictures)
         scenes = open_vocab_features(catalog, wanted, workers, partial(say, f"{name}: scenes"))
-        kinds = unknown or catalog.training_kinds
-        sounds = heard_sounds(
+        kinds = unknown or catalog.training_classes
+        sounds = tagger_outputs(
             recordings, bank, hears, _VARIANTS[split], kinds, progress=partial(say, f"{name}: listening")
         )
         sets[name] = scenes, sounds
@@ -112,7 +112,7 @@ def load_tests(workers: int, say: Say = lambda what, done, total: None, split: s
 
 def train_row(config: TrainConfig, folder: Path, workers: int, report: Report) -> tuple[SegmentationModel, float]:
     """Train a row, or go on with it where it stopped; the calibrated model, and the minutes it took."""
-    data = WordData(config, None, workers, report)
+    data = OpenVocabData(config, None, workers, report)
     trainer = train_run(config, folder, data, build_model(config, data.classes), report)
     scores = data.validate(trainer.model)
     save_checkpoint(trainer.model, folder / "model.safetensors", recipe_of(config, trainer, scores, _command(config)))

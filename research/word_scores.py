@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from icf_avs.inference.predictor import Predictor
 from icf_avs.metrics import StrictMetric
 from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.stamps.open_vocab_batches import Vocabulary
 from icf_avs.stamps.scene_features import OpenVocabFeatures
-from icf_avs.stamps.tagger_cache import HeardSounds
-from icf_avs.stamps.word_batches import Words
+from icf_avs.stamps.tagger_cache import TaggerOutputs
 
 AUDIOS = ("true", "word", "silence", "noise", "offscreen", "absent-word")
 _AT_ONCE = 8  # scenes
@@ -37,7 +37,7 @@ class _Question:
 
 
 def word_scores(
-    model: SegmentationModel, features: OpenVocabFeatures, words: Words, sounds: HeardSounds, silence: Tensor,
+    model: SegmentationModel, features: OpenVocabFeatures, words: Vocabulary, sounds: TaggerOutputs, silence: Tensor,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
@@ -80,19 +80,19 @@ def _answers(
 
 
 def _questions(
-    features: OpenVocabFeatures, words: Words, sounds: HeardSounds, silence: np.ndarray, seed: int
+    features: OpenVocabFeatures, words: Vocabulary, sounds: TaggerOutputs, silence: np.ndarray, seed: int
 ) -> list[_Question]:
     rng = np.random.default_rng(seed)
     found = []
-    of_kinds = np.array([words.of_kind[kind] for kind in sounds.kinds])
+    of_kinds = np.array([words.word_of_class[kind] for kind in sounds.class_names])
     for number, scene in enumerate(features.scenes):
-        mine = [thing for thing, each in enumerate(scene.objects) if each.class_name in sounds.kinds]
+        mine = [thing for thing, each in enumerate(scene.objects) if each.class_name in sounds.class_names]
         if len(scene.objects) < 2 or not mine:
             continue
         thing = mine[rng.integers(len(mine))]
-        shown = words.kin([words.index[word] for word in scene.present_words])
+        shown = words.synonyms_of([words.index[word] for word in scene.present_words])
         absent = np.flatnonzero(~shown[of_kinds])
-        at = sounds.kinds.index(scene.objects[thing].class_name)
+        at = sounds.class_names.index(scene.objects[thing].class_name)
         said, absent_word = np.zeros((2, len(words.words)), np.float32)
         said[words.index[scene.objects[thing].words[0]]] = 1
         absent_word[rng.choice(np.flatnonzero(~shown))] = 1

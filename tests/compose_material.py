@@ -16,7 +16,7 @@ SIZE = 320, 240
 
 
 def cut_out(catalog: Catalog, kind: str, number: int) -> Image.Image:
-    stems = [stem for stem in catalog.kind(kind).pictures if catalog.picture_path(stem).is_file()]
+    stems = [stem for stem in catalog.sound_class(kind).stems if catalog.picture_path(stem).is_file()]
     return Image.open(catalog.picture_path(stems[number % len(stems)])).convert("RGBA").resize((120, 120))
 
 
@@ -68,7 +68,7 @@ def write_material(root: Path, catalog: Catalog, pictures: dict[str, str], sound
     (root / "ESC-50/meta").mkdir()
     rows = []
     for kind, category in sounds.items():
-        known = catalog.kind(kind)
+        known = catalog.sound_class(kind)
         for reference in (*known.recordings, *known.cross_recordings)[:3]:
             name = f"{kind}-{len(rows)}{Path(reference.rsplit(':', 1)[-1]).suffix or '.ogg'}"
             name = name if "." in name else f"{name}.ogg"

@@ -127,7 +127,7 @@ def tiny(tmp_path: Path) -> TinySets:
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> tuple[Path, dict[str, fixtures.Written]]:
     """Small sets of the three public layouts side by side, and their clips by name; on S4 the picture of a stamp."""
-    stem = next(stem for kind in catalog.kinds for stem in kind.pictures if (catalog.root / f"{stem}.png").is_file())
+    stem = next(stem for kind in catalog.classes for stem in kind.stems if (catalog.root / f"{stem}.png").is_file())
     root = tmp_path_factory.mktemp("AVSBench")
     written = fixtures.write_s4(root / "Single-source", S4, Image.open(catalog.root / f"{stem}.png"))
     written += fixtures.write_ms3(root / "Multi-sources", MS3)

@@ -37,9 +37,9 @@ from icf_avs.export.command import export_command
 from icf_avs.inference.predictor import Predictor
 from icf_avs.networks.build import build_model as assembled
 from icf_avs.segment import Segmenter
-from icf_avs.stamps import word_data
+from icf_avs.stamps import training_data as composed_data
 from icf_avs.stamps.clip_renderer import Clip
-from icf_avs.stamps.tagger_cache import HeardSounds
+from icf_avs.stamps.tagger_cache import TaggerOutputs
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.sources import training_data
 from icf_avs.training.trainer import Trainer, build_model
@@ -93,12 +93,12 @@ def natural_weights(segmenter: bool = True) -> Iterator[None]:
 def no_recordings() -> Iterator[None]:
     """In place of what the tagger predicts for every recording, minutes of work: none, so that sounds are words."""
 
-    def nothing(catalog: object, recordings: str, hears: HeardWords, **_: object) -> HeardSounds:
+    def nothing(catalog: object, recordings: str, hears: HeardWords, **_: object) -> TaggerOutputs:
         quiet = np.zeros((2, 1, hears.dim), np.float16)
-        return HeardSounds((), quiet[:0], quiet, quiet[:, 0], np.zeros((0, 2), int), quiet[:0, 0])
+        return TaggerOutputs((), quiet[:0], quiet, quiet[:, 0], np.zeros((0, 2), int), quiet[:0, 0])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(word_data, "heard_sounds", nothing)
+        patch.setattr(composed_data, "tagger_outputs", nothing)
         yield
 
 

@@ -28,9 +28,9 @@ def rows() -> list[dict[str, str]]:
 def test_classes(catalog: Catalog) -> None:
     assert catalog.class_names == tuple(sorted(set(catalog.class_names)))
     assert 60 <= len(catalog.class_names) <= 70  # ids 1..70 have a colour in the palette of AVSS
-    assert [kind.name for kind in catalog.kinds] == list(catalog.class_names)
-    assert [kind.id for kind in catalog.kinds] == list(range(1, len(catalog.kinds) + 1))
-    assert {kind.super_category for kind in catalog.kinds} <= set(SUPER_CATEGORIES)
+    assert [kind.name for kind in catalog.classes] == list(catalog.class_names)
+    assert [kind.id for kind in catalog.classes] == list(range(1, len(catalog.classes) + 1))
+    assert {kind.super_category for kind in catalog.classes} <= set(SUPER_CATEGORIES)
     assert not any("_" in name or " " in name for name in catalog.class_names)  # AVSS joins names by _
 
 
@@ -42,7 +42,7 @@ def test_every_row_is_there_and_in_one_role(catalog: Catalog, rows: list[dict[st
         assert catalog.picture_path(row["stem"]).is_file(), row
         assert (row["role"] == "distractor") == (not row["kind"]) == (not row["super_category"]), row
         assert not row["sound"] or (row["kind"] and (catalog.root / f"{row['sound']}.ogg").is_file()), row
-    used = [stem for kind in catalog.kinds for stem in (*kind.pictures, *kind.heldout_pictures)]
+    used = [stem for kind in catalog.classes for stem in (*kind.stems, *kind.heldout_stems)]
     assert sorted((*used, *catalog.distractors)) == sorted(stems)
 
 
@@ -72,7 +72,7 @@ def _likeness(one: np.ndarray, other: np.ndarray, spectra: tuple[np.ndarray, np.
 @pytest.fixture(scope="module")
 def waves(catalog: Catalog) -> dict[str, np.ndarray]:
     """Every recording at 4 kHz, without mean, by reference; and two that are left out for being another's double."""
-    references = {r for kind in catalog.kinds for r in (*kind.recordings, *kind.cross_recordings)}
+    references = {r for kind in catalog.classes for r in (*kind.recordings, *kind.cross_recordings)}
     references |= {"stamps:animals/mammals/rodents/beaver", "stamps:animals/mammals/camel/dromedary"}
     decoded = {reference: read_sound(catalog.read_recording(reference), 16_000)[0] for reference in sorted(references)}
     return {reference: resample(wave - wave.mean(), 4.0) for reference, wave in decoded.items()}
@@ -91,7 +91,7 @@ def test_the_correlation_knows_doubles(likeness) -> None:
 
 
 def test_no_two_kinds_share_a_recording(catalog: Catalog, likeness) -> None:
-    training = [(kind.name, reference) for kind in catalog.kinds for reference in kind.recordings]
+    training = [(kind.name, reference) for kind in catalog.classes for reference in kind.recordings]
     for i, (name, reference) in enumerate(training):
         for other_name, other in training[i + 1 :]:
             assert name == other_name or likeness(reference, other) < SAME, (reference, other)
@@ -99,9 +99,9 @@ def test_no_two_kinds_share_a_recording(catalog: Catalog, likeness) -> None:
 
 def test_no_cross_recording_is_a_training_recording(catalog: Catalog, likeness) -> None:
     assert packages.root(packages.GCOMPRIS) and packages.root(packages.OVOS)
-    crossed = [kind for kind in catalog.kinds if kind.cross_recordings]
+    crossed = [kind for kind in catalog.classes if kind.cross_recordings]
     assert len(crossed) >= 12
-    training = [reference for kind in catalog.kinds for reference in kind.recordings]
+    training = [reference for kind in catalog.classes for reference in kind.recordings]
     for kind in crossed:
         for reference in kind.cross_recordings:
             for other in training:
@@ -116,9 +116,9 @@ def test_ids_do_not_depend_on_what_is_installed(catalog: Catalog, tmp_path: Path
             (root / folder.name).symlink_to(folder)
     fewer = load_catalog(root)
     assert fewer.class_names == catalog.class_names
-    assert fewer.kind("zebra").id == catalog.kind("zebra").id
+    assert fewer.sound_class("zebra").id == catalog.sound_class("zebra").id
     with pytest.raises(KeyError):
-        fewer.kind("violin")
+        fewer.sound_class("violin")
     (root / "animals").unlink()
     with pytest.raises(UserError, match="--stamps DIR"):
         load_catalog(root)

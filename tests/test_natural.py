@@ -30,12 +30,12 @@ from icf_avs.networks.open_vocabulary_parts.segmenter_prior import add_segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.heard_lines import MOST, heard_lines
 from icf_avs.segment import Segmenter
+from icf_avs.stamps.open_vocab_catalog import load_open_vocab_catalog
 from icf_avs.stamps.open_vocab_sampler import DEFAULT
 from icf_avs.stamps.scene_features import SceneSet, open_vocab_features
 from icf_avs.stamps.sounds import RATE, SoundBank
-from icf_avs.stamps.tagger_cache import HeardSounds
-from icf_avs.stamps.word_catalog import load_word_catalog
-from icf_avs.stamps.word_data import spec_of_pictures, training_words
+from icf_avs.stamps.tagger_cache import TaggerOutputs
+from icf_avs.stamps.training_data import image_spec, training_words
 from icf_avs.training.recipes import natural
 from icf_avs.training.trainer import build_model
 from research import natural as study
@@ -55,7 +55,7 @@ def weights():
 
 @pytest.fixture(scope="module")
 def words(catalog):
-    return training_words(load_word_catalog(catalog.root), "minilm", 0.6)
+    return training_words(load_open_vocab_catalog(catalog.root), "minilm", 0.6)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_words_choose_what_may_be_heard(model, words):
     animals = asked_words(model, "Dog , horse")
     assert animals[words.index["dog"]] and animals[words.index["horse"]] and not animals[words.index["violin"]]
     audible = np.array([word in audio_words() for word in words.words])
-    kin = words.kin([words.index["dog"], words.index["horse"]])
+    kin = words.synonyms_of([words.index["dog"], words.index["horse"]])
     assert torch.equal(animals, torch.from_numpy(kin & audible)) and (kin & ~audible).any()
     unknown = asked_words(model, "locomotive")  # not in the vocabulary: by its embedding
     assert "locomotive" not in words.words and unknown[words.index["train"]] and not unknown[words.index["dog"]]
@@ -271,8 +271,8 @@ def test_one_default_whatever_lies_in_a_cache(weights, monkeypatch, tmp_path, ca
 
 @pytest.fixture(scope="module")
 def scenes(catalog):
-    spec = spec_of_pictures(replace(natural().spec, frames=1, image_size=SIZE))
-    return open_vocab_features(load_word_catalog(catalog.root), SceneSet("heldout", 24, 0, DEFAULT, spec), 1)
+    spec = image_spec(replace(natural().spec, frames=1, image_size=SIZE))
+    return open_vocab_features(load_open_vocab_catalog(catalog.root), SceneSet("heldout", 24, 0, DEFAULT, spec), 1)
 
 
 class Oracle(Network):
@@ -306,9 +306,9 @@ def test_scores_of_who_listens_and_of_who_does_not(scenes, words, deaf):
     size = len(words.words)
     outputs = np.zeros((len(kinds), 2, size), np.float16)
     for number, kind in enumerate(kinds):
-        outputs[number, :, words.of_kind[kind]] = 1
+        outputs[number, :, words.word_of_class[kind]] = 1
     nothing = np.zeros((2, size), np.float16)
-    sounds = HeardSounds(kinds, outputs, nothing, nothing, np.zeros((0, 2)), nothing[:0])
+    sounds = TaggerOutputs(kinds, outputs, nothing, nothing, np.zeros((0, 2)), nothing[:0])
     config = ModelConfig(words.words, "oracle", **dict.fromkeys(("implicit_text", "counterfactual", "contrastive")))
     oracle = SegmentationModel(config, ClipSpec(), Oracle(scenes, words, deaf))
     found = word_scores(oracle, scenes, words, sounds, torch.zeros(size))

@@ -16,7 +16,7 @@ from small_guided import random_batch
 
 from icf_avs.contracts import Batch, ClipSpec
 from icf_avs.stamps.backgrounds import draw_background, photographs
-from icf_avs.stamps.batches import joined
+from icf_avs.stamps.batches import concatenate
 from icf_avs.stamps.catalog import Catalog
 from icf_avs.stamps.clip_renderer import classes, masks, render_clip
 from icf_avs.stamps.rendering import render_frame, render_stamp_map, visible_shares
@@ -68,7 +68,9 @@ def test_the_validation_scenes_of_cross_share_no_composition_and_no_background_w
     for what in (lambda scene: scene.background, lambda scene: tuple(sorted(placed.stem for placed in scene.stamps))):
         assert not {what(scene) for scene in val} & {what(scene) for scene in scenes["cross"]}
     for scene in val:
-        assert all(not placed.spans or catalog.kind(placed.class_name).cross_recordings for placed in scene.stamps)
+        assert all(
+            not placed.spans or catalog.sound_class(placed.class_name).cross_recordings for placed in scene.stamps
+        )
 
 
 def test_no_composition_and_no_background_is_in_two_splits(scenes: dict[str, list[Scene]]) -> None:
@@ -85,7 +87,7 @@ def test_no_composition_and_no_background_is_in_two_splits(scenes: dict[str, lis
 
 def test_few_stamps_still_give_disjoint_compositions(catalog: Catalog) -> None:
     """With six kinds there are few compositions, so that any leak between the splits would show."""
-    few = replace(catalog, kinds=catalog.kinds[:6], distractors=catalog.distractors[:4])
+    few = replace(catalog, classes=catalog.classes[:6], distractors=catalog.distractors[:4])
     drawn = {
         split: {frozenset(placed.stem for placed in sample_scene(few, split, i, 0, TRAIN, 1).stamps) for i in range(80)}
         for split in ("train", "val", "test")
@@ -104,16 +106,18 @@ def test_every_photograph_has_one_split() -> None:
 
 
 def test_heldout_pictures_are_in_cross_only(catalog: Catalog, scenes: dict[str, list[Scene]]) -> None:
-    heldout = {stem for kind in catalog.kinds for stem in kind.heldout_pictures}
+    heldout = {stem for kind in catalog.classes for stem in kind.heldout_stems}
     shown = {split: {placed.stem for scene in scenes[split] for placed in scene.stamps} for split in scenes}
     for split in ("train", "val", "test"):
         assert not shown[split] & heldout
     assert shown["cross"] & heldout
     for scene in scenes["cross"]:
         for placed in scene.stamps:
-            assert not placed.spans or catalog.kind(placed.class_name).cross_recordings
+            assert not placed.spans or catalog.sound_class(placed.class_name).cross_recordings
             assert (
-                not placed.class_name or placed.stem in heldout or not catalog.kind(placed.class_name).heldout_pictures
+                not placed.class_name
+                or placed.stem in heldout
+                or not catalog.sound_class(placed.class_name).heldout_stems
             )
 
 
@@ -154,7 +158,7 @@ def hard(catalog: Catalog) -> list[Scene]:
 
 
 def test_hard_scenes_are_of_the_training_split(catalog: Catalog, hard: list[Scene]) -> None:
-    heldout = {stem for kind in catalog.kinds for stem in kind.heldout_pictures}
+    heldout = {stem for kind in catalog.classes for stem in kind.heldout_stems}
     photographs_shown = {scene.background for scene in hard} & set(photographs())
     rng = np.random.default_rng(0)
     assert photographs_shown <= {draw_background("train", rng, generated=0.0) for _ in range(900)}
@@ -328,12 +332,12 @@ def test_render_clip(catalog: Catalog, bank: SoundBank, scenes: dict[str, list[S
 
 def test_two_batches_become_one() -> None:
     one, other = random_batch(clips=2), random_batch(clips=3)
-    whole = joined([one, other])
+    whole = concatenate([one, other])
     for field in fields(Batch):
         a, b, both = (getattr(batch, field.name) for batch in (one, other, whole))
         for x, y, z in zip(a, b, both, strict=True) if isinstance(a, list) else [(a, b, both)]:
             assert z is None if x is None else torch.equal(z, torch.cat([x, y])), field.name
-    assert len(whole.pyramid) == len(one.pyramid) > 1 and joined([one]) is one
+    assert len(whole.pyramid) == len(one.pyramid) > 1 and concatenate([one]) is one
 
 
 def test_programmers_mistakes(catalog: Catalog) -> None:

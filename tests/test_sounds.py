@@ -12,23 +12,23 @@ import pytest
 
 from icf_avs.data.sound_file import read_sound
 from icf_avs.errors import UserError
-from icf_avs.stamps.catalog import Catalog
-from icf_avs.stamps.scene_sampler import TRAIN, sample_scene
-from icf_avs.stamps.sound_variation import (
+from icf_avs.stamps.audio_augment import (
     KNOTS,
     PLAIN,
     TEMPI,
     VARIED,
-    SoundStyle,
-    bent,
-    coded,
-    heard,
-    kept,
+    AudioAugment,
+    ambient_noise,
+    apply_room_and_mic,
+    degrade,
+    lossy_codec,
     microphone,
-    place_noise,
+    pitch_shift,
     reach,
-    stretched,
+    time_stretch,
 )
+from icf_avs.stamps.catalog import Catalog
+from icf_avs.stamps.scene_sampler import TRAIN, sample_scene
 from icf_avs.stamps.sounds import NOISES, RATE, SPEEDS, SoundBank, coloured, frame_rms, noise, prepare, resample
 from icf_avs.stamps.soundtrack import render_audio
 
@@ -77,7 +77,7 @@ def test_resample_changes_pitch_and_length(speed: float) -> None:
 
 
 def test_every_training_recording_sounds_all_the_time(catalog: Catalog, bank: SoundBank) -> None:
-    for kind in catalog.kinds:
+    for kind in catalog.classes:
         for reference in bank.references(kind.name):
             wave = bank.variant(reference, 4)
             assert 0.1 < len(wave) / RATE < 11 and np.isfinite(wave).all(), reference
@@ -137,7 +137,7 @@ def loudest_hertz(wave: np.ndarray) -> float:
 @pytest.mark.parametrize("tempo", TEMPI)
 def test_a_tempo_changes_the_length_and_not_the_pitch(tempo: float) -> None:
     wave = tone(700, 1.0)
-    played = stretched(wave, tempo)
+    played = time_stretch(wave, tempo)
     assert len(played) == pytest.approx(RATE / tempo, abs=320)
     middle = played[RATE // 10 : -RATE // 10]
     assert loudest_hertz(middle) == pytest.approx(700, abs=8)
@@ -148,19 +148,19 @@ def test_a_tempo_moves_what_happens() -> None:
     wave = np.zeros(RATE, np.float32)
     wave[8_000:8_800] = tone(1000, 0.05)
     for tempo in (0.72, 1.4):
-        assert np.argmax(frame_rms(stretched(wave, tempo))) * 160 == pytest.approx(8_400 / tempo, abs=700)
-    assert not stretched(np.zeros(5_000, np.float32), 1.4).any()
-    assert np.isfinite(stretched(tone(500, 0.01), 0.72)).all()
+        assert np.argmax(frame_rms(time_stretch(wave, tempo))) * 160 == pytest.approx(8_400 / tempo, abs=700)
+    assert not time_stretch(np.zeros(5_000, np.float32), 1.4).any()
+    assert np.isfinite(time_stretch(tone(500, 0.01), 0.72)).all()
 
 
 @pytest.mark.parametrize("octaves", [-0.6, 0.0, 0.6])
 def test_a_pitch_is_bent(octaves: float) -> None:
     rng = np.random.default_rng(0)
     source = tone(800, 2.0)
-    played = bent(source[: reach(RATE, octaves, 0.0)], RATE, octaves, 0.0, rng)
+    played = pitch_shift(source[: reach(RATE, octaves, 0.0)], RATE, octaves, 0.0, rng)
     assert played.shape == (RATE,) and loudest_hertz(played) == pytest.approx(800 * 2**octaves, abs=1)
     assert np.std(played) == pytest.approx(2**-0.5, rel=0.02)
-    wandering = bent(source[: reach(RATE, octaves, 0.2)], RATE, octaves, 0.2, rng)
+    wandering = pitch_shift(source[: reach(RATE, octaves, 0.2)], RATE, octaves, 0.2, rng)
     pitches = [loudest_hertz(wandering[at : at + 1600]) for at in range(0, RATE - 1600, 1600)]
     assert 800 * 2**octaves * 0.02 < np.ptp(pitches) < 800 * 2**octaves * 0.35
 
@@ -168,21 +168,21 @@ def test_a_pitch_is_bent(octaves: float) -> None:
 def test_one_microphone_hears_all_tracks_and_the_noise() -> None:
     """Of what a telephone leaves out nothing is left, in a track or in the noise."""
     style = replace(VARIED, room=1.0)
-    ear = np.where((KNOTS > 400) & (KNOTS < 3000), 1.0, 1e-4)
+    mic = np.where((KNOTS > 400) & (KNOTS < 3000), 1.0, 1e-4)
     clicks = np.zeros(RATE, np.float32)
     clicks[::2_000] = 1
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        for wave in (heard(clicks, ear, 32_768, style, rng), place_noise(RATE, ear, 32_768, style, rng)):
+        for wave in (apply_room_and_mic(clicks, mic, 32_768, style, rng), ambient_noise(RATE, mic, 32_768, style, rng)):
             assert wave.shape == (RATE,) and np.isfinite(wave).all()
             power = np.abs(np.fft.rfft(wave)) ** 2
             assert power[500:2_800].mean() > 30 * max(power[:300].mean(), power[3_300:].mean())
-    assert np.std(place_noise(RATE, ear, 32_768, VARIED, rng)) == pytest.approx(1, rel=1e-3)
+    assert np.std(ambient_noise(RATE, mic, 32_768, VARIED, rng)) == pytest.approx(1, rel=1e-3)
 
 
 def test_microphones_differ_and_some_hear_a_band_alone() -> None:
     rng = np.random.default_rng(0)
-    flat = SoundStyle(share=1.0, equaliser=0.0, band=0.0, notch=0.0)
+    flat = AudioAugment(share=1.0, equaliser=0.0, band=0.0, notch=0.0)
     np.testing.assert_array_equal(microphone(flat, rng), np.ones(len(KNOTS)))
     narrow = [microphone(replace(flat, band=1.0), rng) for _ in range(20)]
     assert all(curve[1] < 0.7 and curve.max() == 1 and curve[-1] < 1 for curve in narrow)
@@ -195,8 +195,8 @@ def test_a_room_goes_on_after_the_sound() -> None:
     burst[:800] = tone(1000, 0.05)
     tails = []
     for room in (0.0, 1.0):
-        style = SoundStyle(share=1.0, room=room, equaliser=0.0, band=0.0, notch=0.0)
-        wet = [heard(burst, np.ones(97), 32_768, style, np.random.default_rng(seed)) for seed in range(6)]
+        style = AudioAugment(share=1.0, room=room, equaliser=0.0, band=0.0, notch=0.0)
+        wet = [apply_room_and_mic(burst, np.ones(97), 32_768, style, np.random.default_rng(seed)) for seed in range(6)]
         tails.append(np.median([np.std(wave[1_600:4_000]) for wave in wet]))
     assert tails[0] < 1e-3 < 10 * tails[0] + 1e-3 < tails[1]
 
@@ -204,22 +204,22 @@ def test_a_room_goes_on_after_the_sound() -> None:
 def test_a_codec_keeps_what_is_loud_and_drops_what_is_weak() -> None:
     wave = tone(1000, 1.0) + 0.02 * tone(1150, 1.0)
     for step in (1e-3, 1.0):
-        out = coded(wave, step)
+        out = lossy_codec(wave, step)
         assert out.shape == wave.shape
         spectrum = np.abs(np.fft.rfft(out[:RATE] * np.hanning(RATE), RATE))
         assert spectrum[1000] == pytest.approx(4_000, rel=0.15)
         assert (spectrum[1150] < 40) == (step == 1.0)
-    np.testing.assert_allclose(coded(wave, 1e-4), wave, atol=1e-3)
-    assert not coded(np.zeros(1_000, np.float32), 1.0).any()
+    np.testing.assert_allclose(lossy_codec(wave, 1e-4), wave, atol=1e-3)
+    assert not lossy_codec(np.zeros(1_000, np.float32), 1.0).any()
 
 
 def test_a_device_clips_and_drops_pieces() -> None:
     wave = tone(300, 1.0)
-    clipped = kept(wave, SoundStyle(clipped=1.0, coded=0.0, gaps=0.0), np.random.default_rng(0))
+    clipped = degrade(wave, AudioAugment(clipped=1.0, coded=0.0, gaps=0.0), np.random.default_rng(0))
     assert np.mean(np.abs(clipped) > 0.999 * np.abs(clipped).max()) > 0.3
-    broken = kept(wave, SoundStyle(clipped=0.0, coded=0.0, gaps=1.0), np.random.default_rng(0))
+    broken = degrade(wave, AudioAugment(clipped=0.0, coded=0.0, gaps=1.0), np.random.default_rng(0))
     assert 0.01 < np.mean(frame_rms(broken) == 0) < 0.3
-    kept(wave, VARIED, np.random.default_rng(0))
+    degrade(wave, VARIED, np.random.default_rng(0))
     np.testing.assert_array_equal(wave, tone(300, 1.0))  # not written to
 
 

@@ -37,7 +37,7 @@ from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
 from icf_avs.networks.build import build_model as assembled
 from icf_avs.stamps import packages
-from icf_avs.stamps.rcc import read_rcc
+from icf_avs.stamps.qt_resource import read_qt_resource
 from icf_avs.training.trainer import Trainer, build_model
 
 ROOT = Path(__file__).parents[1]
@@ -359,7 +359,7 @@ def test_qt_resources_of_folders_in_folders_take_no_memory(tmp_path: Path) -> No
         (tmp_path / "x.rcc").write_bytes(header + tree + name)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(UserError, match=r"share entries|too long"):
-            read_rcc(tmp_path / "x.rcc")
+            read_qt_resource(tmp_path / "x.rcc")
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 

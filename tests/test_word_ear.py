@@ -70,7 +70,8 @@ def test_a_recording_enters_by_its_words(names: torch.Tensor, catalog: Catalog) 
     torch.manual_seed(0)
     ear = load_word_ear(DIM, WORDS, names, weights=found)
     wave = resample(
-        prepare(read_sound(catalog.read_recording(catalog.kind("dog").cross_recordings[0]), 16_000)[0]), 16_000 / RATE
+        prepare(read_sound(catalog.read_recording(catalog.sound_class("dog").cross_recordings[0]), 16_000)[0]),
+        16_000 / RATE,
     )
     wave = torch.from_numpy(wave).repeat(-(-160_000 // len(wave)))[None, :160_000]
     said = ear.heard(wave)

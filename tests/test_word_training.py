@@ -20,12 +20,12 @@ from icf_avs.backbones.registry import audio_of
 from icf_avs.backbones.text import TEXT_DIM
 from icf_avs.checkpoint import read_recipe
 from icf_avs.config import TrainConfig, WordDataConfig
-from icf_avs.stamps import word_data
+from icf_avs.stamps import training_data
 from icf_avs.stamps.open_vocab_sampler import NATURAL, sample_open_vocab_scene
 from icf_avs.stamps.rendering import render_frame
 from icf_avs.stamps.scene_features import VALIDATION_SEED
-from icf_avs.stamps.tagger_cache import HeardSounds
-from icf_avs.stamps.word_data import WordData
+from icf_avs.stamps.tagger_cache import TaggerOutputs
+from icf_avs.stamps.training_data import OpenVocabData
 from icf_avs.training import run
 from icf_avs.training import trainer as trainer_module
 from icf_avs.training.recipes import natural
@@ -54,26 +54,26 @@ def embedded(encoder: str | tuple[str, ...], names: tuple[str, ...] = ()) -> tor
     return torch.nn.functional.normalize(vectors, dim=-1)
 
 
-def heard(*_: object, **__: object) -> HeardSounds:
+def heard(*_: object, **__: object) -> TaggerOutputs:
     """No recordings: sounds are words."""
-    nothing = np.zeros((2, len(word_data.audio_words()) + 900), np.float16)
-    return HeardSounds((), nothing[:0, None], nothing[:, None], nothing, np.zeros((0, 2), int), nothing[:0])
+    nothing = np.zeros((2, len(training_data.audio_words()) + 900), np.float16)
+    return TaggerOutputs((), nothing[:0, None], nothing[:, None], nothing, np.zeros((0, 2), int), nothing[:0])
 
 
 @pytest.fixture(scope="module")
-def data() -> Iterator[WordData]:
+def data() -> Iterator[OpenVocabData]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(word_data, "embed_names", embedded)
+        patch.setattr(training_data, "embed_names", embedded)
         patch.setattr(class_evidence, "embed_names", embedded)
         patch.setattr(trainer_module, "embed_names", embedded)
-        patch.setattr(word_data, "load_efficientat", lambda _, rate: EfficientAT(rate))
-        patch.setattr(word_data, "heard_sounds", heard)
+        patch.setattr(training_data, "load_efficientat", lambda _, rate: EfficientAT(rate))
+        patch.setattr(training_data, "tagger_outputs", heard)
         patch.setattr(trainer_module, "audio_of", lambda model, names: audio_of(model, names, random=True))
-        made = WordData(TINY, None, 1, lambda *_: None)
+        made = OpenVocabData(TINY, None, 1, lambda *_: None)
         size = len(made.classes)
         made.sounds = replace(made.sounds, silent=np.zeros((2, 1, size), np.float16), noise=np.zeros((2, size)))
 
-        def loaded(config: TrainConfig, *_: object) -> WordData:
+        def loaded(config: TrainConfig, *_: object) -> OpenVocabData:
             made.config = config
             return made
 
@@ -81,7 +81,7 @@ def data() -> Iterator[WordData]:
         yield made
 
 
-def test_it_shows_clips_and_keeps_the_best(data: WordData, tmp_path: Path) -> None:
+def test_it_shows_clips_and_keeps_the_best(data: OpenVocabData, tmp_path: Path) -> None:
     train(TINY, tmp_path / "watched")
     rows = [json.loads(row) for row in (tmp_path / "watched" / "metrics.jsonl").read_text().splitlines()]
     scores = {row["step"] + 1: row["score"] for row in rows if row["stage"] == "validation"}
@@ -99,15 +99,15 @@ def test_it_shows_clips_and_keeps_the_best(data: WordData, tmp_path: Path) -> No
     assert all(value.equal(alone[name]) for name, value in watched.items()), "to look changes nothing"
 
 
-def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: WordData) -> None:
-    other = WordData(replace(TINY, seed=1), None, 1, lambda *_: None)
+def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: OpenVocabData) -> None:
+    other = OpenVocabData(replace(TINY, seed=1), None, 1, lambda *_: None)
     seen = [[scene.stamps for features in (run.pictures, run.clips) for scene in features.scenes]
             for run in (data, other)]  # fmt: skip
     assert not any(stamps in seen[0] for stamps in seen[1])
     assert other.unseen.scenes == data.unseen.scenes
 
 
-def test_sample_clips_show_what_is_asked_for(data: WordData) -> None:
+def test_sample_clips_show_what_is_asked_for(data: OpenVocabData) -> None:
     samples = data.samples(CLIPS)
     assert len(samples) == CLIPS and any(sample.masks.any() for sample in samples)
     for number, sample in enumerate(samples):

@@ -45,7 +45,7 @@ def stamp(
 def write_scene(video: Path, spec: ClipSpec) -> Clip:
     """Write the scene as MP4; its pictures, its sound and the known masks at the moments that `spec` asks for."""
     catalog = load_catalog()
-    truck = catalog.kind("fire-truck")
+    truck = catalog.sound_class("fire-truck")
     scene = Scene(
         root=catalog.root, split="test", index=0, seed=0, seconds=5, aspect=SIZE[0] / SIZE[1], background="noise:3",
         zoom=1.0, pan_x=0.0, pan_y=0.0, pan_speed_x=0.0, pan_speed_y=0.0, gains=(1.0, 1.0, 1.0), offset=0.0,
@@ -53,7 +53,7 @@ def write_scene(video: Path, spec: ClipSpec) -> Clip:
         stamps=(
             stamp("animals/fish/seahorse", "", 0, (), 1.5, 0.42, 0.4, 0.01),
             stamp("animals/fish/lobster", "", 0, (), 0.35, 0.72, 0.4, 0.01),
-            stamp(truck.pictures[0], truck.name, truck.id, ((-1.0, 3.0),), 0.85, 0.5, 0.5, -0.03),
+            stamp(truck.stems[0], truck.name, truck.id, ((-1.0, 3.0),), 0.85, 0.5, 0.5, -0.03),
         ),
     )  # fmt: skip
     clip = render_clip(scene, SoundBank(catalog), spec, SIZE)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from icf_avs.errors import UserError
 from icf_avs.stamps import packages
-from icf_avs.stamps.rcc import Resources, read_rcc
+from icf_avs.stamps.qt_resource import Resources, read_qt_resource
 from icf_avs.stamps.scene import base_split, hash_tenth
 
 _LONGEST = 640  # pixels
@@ -42,7 +42,7 @@ def photographs() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _monuments() -> Resources:
-    return read_rcc(packages.root(packages.GCOMPRIS) / "explore_monuments.rcc")
+    return read_qt_resource(packages.root(packages.GCOMPRIS) / "explore_monuments.rcc")
 
 
 @lru_cache(maxsize=4)

@@ -11,16 +11,16 @@ from torch.nn import functional as F
 
 from icf_avs.contracts import MASK_STRIDE, Batch, ClipSpec
 from icf_avs.data.windows import windows
+from icf_avs.stamps.audio_augment import PLAIN, AudioAugment
 from icf_avs.stamps.clip_renderer import classes
 from icf_avs.stamps.scene import Scene
 from icf_avs.stamps.scene_features import MAP_STRIDE, SceneFeatures
-from icf_avs.stamps.sound_variation import PLAIN, SoundStyle
 from icf_avs.stamps.sounds import SoundBank
 from icf_avs.stamps.soundtrack import render_audio
 
 
 def sound_of(
-    scene: Scene, bank: SoundBank, spec: ClipSpec, variation: int, style: SoundStyle = PLAIN
+    scene: Scene, bank: SoundBank, spec: ClipSpec, variation: int, style: AudioAugment = PLAIN
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mix a scene's sound: windows [T,N] float32 and which stamp is heard in which frame [n,T] bool."""
     wave, active = render_audio(scene, bank, variation, style)
@@ -44,7 +44,7 @@ def make_batch(
     number_of_classes: int,
     variation: int,
     pictures: bool = True,
-    style: SoundStyle = PLAIN,
+    style: AudioAugment = PLAIN,
 ) -> Batch:
     """The scenes of `indices` under the sound mix `variation`. Without pictures only waves and sounding are filled."""
     waves, sounding, onscreen, maps = [], [], [], []
@@ -73,7 +73,7 @@ def targets(kinds_map: Tensor) -> tuple[Tensor, Tensor]:
     return F.avg_pool2d((kinds_map > 0).float(), MASK_STRIDE // MAP_STRIDE), kinds_map.long()
 
 
-def joined(batches: list[Batch]) -> Batch:
+def concatenate(batches: list[Batch]) -> Batch:
     """Batches of clips of the same length and size, as one."""
     if len(batches) == 1:
         return batches[0]

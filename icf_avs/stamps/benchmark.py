@@ -104,7 +104,7 @@ def write_stamps(
     packages.fetch_all(stamps)
     root = packages.stamps_root(stamps)
     catalog = load_catalog(root)
-    if (cross or cross_val) and not any(kind.cross_recordings for kind in catalog.kinds):
+    if (cross or cross_val) and not any(each.cross_recordings for each in catalog.classes):
         raise UserError(
             "the cross set needs second recordings: install gcompris-qt-data, or have a connection to fetch it"
         )

@@ -1,9 +1,9 @@
-"""What is in the embedded benchmark: its kinds of sound, their pictures and recordings, and the silent distractors.
+"""What is in the embedded benchmark: its sound classes, their images and recordings, and the silent distractors.
 
-stamps.csv holds the facts, one row a usable stamp: its path below the stamps folder (stem), its kind (empty for a
-distractor), the kind's super-category, the stem of its recording (empty if it has none of its own), its role
-(train | heldout | distractor) and an English name. A recording or a look that would fit two kinds is left out, or the
-kinds are made one, so that no label is ambiguous.
+stamps.csv holds the facts, one row a usable stamp: its path below the stamps folder (stem), its class (column kind,
+empty for a distractor), its super-category, the stem of its recording (empty if it has none of its own), its role
+(train | heldout | distractor) and an English name. A recording or a look that would fit two classes is left out, or the
+classes are made one, so that no label is ambiguous.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 
 from icf_avs.errors import UserError
 from icf_avs.stamps import packages
-from icf_avs.stamps.rcc import Resources, read_rcc
+from icf_avs.stamps.qt_resource import Resources, read_qt_resource
 
 SUPER_CATEGORIES = ("music", "human", "animal", "device")
 
-# Second recordings of the same kinds, by other people with other microphones. None is a training recording
+# Second recordings of the same classes, by other people with other microphones. None is a training recording
 # (tests/test_catalog.py correlates the waves).
 _GCOMPRIS_FARM = {
     "owl": "owl", "pig": "pig", "hen": "chickens", "horse": "horse",
@@ -31,36 +31,36 @@ _OVOS = ("cow", "dog", "duck", "frog", "horse", "owl", "pig", "rooster", "sheep"
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind of sounding thing, a class of the benchmark.
+class SoundClass:
+    """What sounds: a class of the benchmark.
 
-    Pictures are stems below the stamps folder. A recording is a reference "source:path" that `read_recording` opens.
+    Images are stems below the stamps folder. A recording is a reference "source:path" that `read_recording` opens.
     """
 
-    id: int  # 1..len(kinds); 0 is the background
+    id: int  # 1..len(classes); 0 is the background
     name: str
     super_category: str
-    pictures: tuple[str, ...]
-    heldout_pictures: tuple[str, ...]
+    stems: tuple[str, ...]
+    heldout_stems: tuple[str, ...]
     recordings: tuple[str, ...]
     cross_recordings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """The kinds that this machine's files can show and sound, and the distractors, in a fixed order."""
+    """The classes that this machine's files can show and sound, and the distractors, in a fixed order."""
 
     root: Path
-    class_names: tuple[str, ...]  # all kinds in id order, alphabetical, WITHOUT the background
-    kinds: tuple[Kind, ...]
+    class_names: tuple[str, ...]  # all classes in id order, alphabetical, WITHOUT the background
+    classes: tuple[SoundClass, ...]
     distractors: tuple[str, ...]
 
     @cached_property
-    def _by_name(self) -> dict[str, Kind]:
-        return {kind.name: kind for kind in self.kinds}
+    def _by_name(self) -> dict[str, SoundClass]:
+        return {each.name: each for each in self.classes}
 
-    def kind(self, name: str) -> Kind:
-        """The kind of that name. Raises KeyError."""
+    def sound_class(self, name: str) -> SoundClass:
+        """The class of that name. Raises KeyError."""
         return self._by_name[name]
 
     def picture_path(self, stem: str) -> Path:
@@ -68,7 +68,7 @@ class Catalog:
         return self.root / f"{stem}.png"
 
     def read_recording(self, reference: str) -> bytes:
-        """The bytes of the sound file behind a reference of Kind. Raises UserError if its package is damaged."""
+        """The bytes of the sound file behind a reference of SoundClass. Raises UserError if its package is damaged."""
         source, _, path = reference.partition(":")
         try:
             if source == "stamps":
@@ -85,7 +85,7 @@ class Catalog:
 
 @lru_cache(maxsize=4)
 def _archive(path: Path) -> Resources:
-    return read_rcc(path)
+    return read_qt_resource(path)
 
 
 def load_catalog(stamps: Path | None = None) -> Catalog:
@@ -99,29 +99,29 @@ def load_catalog(stamps: Path | None = None) -> Catalog:
         rows = list(csv.DictReader(file))
     shown = [row for row in rows if (root / f"{row['stem']}.png").is_file()]
     names = tuple(sorted({row["kind"] for row in rows if row["kind"]}))
-    kinds = []
+    classes = []
     for number, name in enumerate(names, start=1):
         mine = [row for row in rows if row["kind"] == name]
         here = [row for row in shown if row["kind"] == name]
         sounds = [row["sound"] for row in mine if row["sound"] and (root / f"{row['sound']}.ogg").is_file()]
-        kind = Kind(
+        sound_class = SoundClass(
             id=number,
             name=name,
             super_category=mine[0]["super_category"],
-            pictures=tuple(row["stem"] for row in here if row["role"] == "train"),
-            heldout_pictures=tuple(row["stem"] for row in here if row["role"] == "heldout"),
+            stems=tuple(row["stem"] for row in here if row["role"] == "train"),
+            heldout_stems=tuple(row["stem"] for row in here if row["role"] == "heldout"),
             recordings=tuple(f"stamps:{stem}" for stem in sounds),
             cross_recordings=_cross_recordings(name),
         )
-        if kind.pictures and kind.recordings:
-            kinds.append(kind)
-    if 2 * len(kinds) < len(names):
+        if sound_class.stems and sound_class.recordings:
+            classes.append(sound_class)
+    if 2 * len(classes) < len(names):
         raise UserError(
-            f"{root} has pictures and sounds of only {len(kinds)} of {len(names)} kinds: pass the stamps folder of a "
-            "complete Tux Paint stamps collection with --stamps DIR"
+            f"{root} has images and sounds of only {len(classes)} of {len(names)} classes: pass the stamps folder "
+            "of a complete Tux Paint stamps collection with --stamps DIR"
         )
     distractors = tuple(row["stem"] for row in shown if row["role"] == "distractor")
-    return Catalog(root, names, tuple(kinds), distractors)
+    return Catalog(root, names, tuple(classes), distractors)
 
 
 def _cross_recordings(name: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from icf_avs.stamps.open_vocab_catalog import NamedStamp, OpenVocabCatalog
 from icf_avs.stamps.rendering import canvas, visible_shares
 from icf_avs.stamps.scene import Camera, NamedObject, PlacedStamp, Scene, Shadow, hash_tenth
 from icf_avs.stamps.scene_sampler import (
@@ -26,7 +27,6 @@ from icf_avs.stamps.scene_sampler import (
     search_layout,
 )
 from icf_avs.stamps.sprite import load_sprite
-from icf_avs.stamps.word_catalog import WordCatalog, WordStamp
 
 One = TypeVar("One")
 
@@ -62,7 +62,7 @@ NATURAL = OpenVocabStyle(close=0.3, shadow=0.5, plain=0.35)  # as videos are: fo
 
 
 def sample_open_vocab_scene(
-    catalog: WordCatalog, split: str, index: int, seed: int = 0, style: OpenVocabStyle = DEFAULT, seconds: int = 1
+    catalog: OpenVocabCatalog, split: str, index: int, seed: int = 0, style: OpenVocabStyle = DEFAULT, seconds: int = 1
 ) -> Scene:
     """Scene number `index` of a split of OPEN_VOCAB_SPLITS. Raises ValueError for another split or under a second."""
     if split not in OPEN_VOCAB_SPLITS:
@@ -82,7 +82,7 @@ def sample_open_vocab_scene(
     )
     objects = [
         NamedObject(*names, float(rng.uniform(0, 0.6)) if rng.random() < 0.6 else 0.0)
-        for names in ((copies[0].words, copies[0].generic, copies[0].kind) for copies in cast)
+        for names in ((copies[0].words, copies[0].generic, copies[0].class_name) for copies in cast)
     ]
     camera = Camera(
         flip_background=bool(rng.random() < 0.5),
@@ -108,8 +108,8 @@ def _shadow(rng: np.random.Generator) -> Shadow:
 
 
 def _draw_cast(
-    catalog: WordCatalog, split: str, style: OpenVocabStyle, rng: np.random.Generator
-) -> list[tuple[WordStamp, ...]]:
+    catalog: OpenVocabCatalog, split: str, style: OpenVocabStyle, rng: np.random.Generator
+) -> list[tuple[NamedStamp, ...]]:
     """The stamps of each object, redrawn until the composition belongs to the split."""
     known = catalog.training
     if split == "test":
@@ -117,13 +117,13 @@ def _draw_cast(
     while True:
         weights = np.array(style.num_objects)
         count = 1 + int(rng.choice(len(weights), p=weights / sum(style.num_objects)))
-        cast: list[tuple[WordStamp, ...]] = []
+        cast: list[tuple[NamedStamp, ...]] = []
         while len(cast) < count:
             # The first of a held-out scene is what makes it one; half of the others are.
             unknown = split in _HELD_OUT and (not cast or rng.random() < 0.5)
             pool = catalog.held_out if unknown else known
             if rng.random() < style.audible:
-                pool = tuple(stamp for stamp in pool if stamp.kind or set(stamp.generic) & _AUDIBLE) or pool
+                pool = tuple(stamp for stamp in pool if stamp.class_name or set(stamp.generic) & _AUDIBLE) or pool
             taken = {copies[0].family for copies in cast}
             # Family, then word, then stamp: there are 24 flowers and one violin.
             family = _choice(sorted({stamp.family for stamp in pool} - taken), rng)
@@ -143,8 +143,8 @@ def _choice(choices: Sequence[One], rng: np.random.Generator) -> One:
 
 
 def _lay_out(
-    catalog: WordCatalog,
-    cast: list[tuple[WordStamp, ...]],
+    catalog: OpenVocabCatalog,
+    cast: list[tuple[NamedStamp, ...]],
     scene: Scene,
     shrink: float,
     close: bool,
@@ -190,8 +190,8 @@ def _poses(
 
 
 def _place(
-    catalog: WordCatalog,
-    stamp: WordStamp,
+    catalog: OpenVocabCatalog,
+    stamp: NamedStamp,
     centre: np.ndarray,
     size: float,
     gains: tuple[float, float, float],
@@ -205,7 +205,7 @@ def _place(
     size = min(size, longest * (short_side / long_side) ** 0.5, enlarged * (sprite.width * sprite.height) ** 0.5)
     return PlacedStamp(
         stem=stamp.stem,
-        class_name=stamp.kind,
+        class_name=stamp.class_name,
         class_id=0,
         spans=(),
         x=float(centre[0]),

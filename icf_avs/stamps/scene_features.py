@@ -32,12 +32,12 @@ from icf_avs.interruption import interrupts_ignored
 from icf_avs.stamps.backgrounds import photographs
 from icf_avs.stamps.cache import load_arrays, make_once, save_arrays
 from icf_avs.stamps.catalog import Catalog
+from icf_avs.stamps.open_vocab_catalog import OpenVocabCatalog
 from icf_avs.stamps.open_vocab_sampler import OpenVocabStyle, sample_open_vocab_scene
 from icf_avs.stamps.packages import cache_dir
 from icf_avs.stamps.rendering import render_frame, render_stamp_map
 from icf_avs.stamps.scene import Scene
 from icf_avs.stamps.scene_sampler import SceneStyle, sample_scene
-from icf_avs.stamps.word_catalog import WordCatalog
 
 VERSION = 3  # raise when rendering, encoding or the segmenter change
 MAP_STRIDE = 2  # maps and images are kept at half the size of the frames
@@ -46,7 +46,7 @@ _SETS = 8  # most sets of training scenes that a run has
 _CHUNK, _BATCH = 16, 4  # scenes that a worker does at a time, frames that it encodes at once
 _STEP, _ZERO = 0.125, 32  # a byte b stands for the z-score (b - 32) / 8, from -4 to 27.875
 Progress = Callable[[int, int], None]
-Job = tuple["Catalog | WordCatalog", "SceneSet", Path | None, int]
+Job = tuple["Catalog | OpenVocabCatalog", "SceneSet", Path | None, int]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def scene_features(
 
 
 def open_vocab_features(
-    catalog: WordCatalog, wanted: SceneSet, workers: int, progress: Progress = lambda done, total: None
+    catalog: OpenVocabCatalog, wanted: SceneSet, workers: int, progress: Progress = lambda done, total: None
 ) -> OpenVocabFeatures:
     """As `scene_features`, of open-vocabulary scenes; progress reports the segmenter's work after that."""
     folder = _folder(catalog, wanted)
@@ -168,7 +168,7 @@ def training_seed(run: int, number: int) -> int:
     return _SETS * run + number
 
 
-def _folder(catalog: Catalog | WordCatalog, wanted: SceneSet) -> Path:
+def _folder(catalog: Catalog | OpenVocabCatalog, wanted: SceneSet) -> Path:
     """Where the arrays are kept: another folder for every change of what they depend on."""
     facts = [VERSION, type(wanted.style).__name__, asdict(wanted), repr(catalog), photographs()]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -176,7 +176,7 @@ def _folder(catalog: Catalog | WordCatalog, wanted: SceneSet) -> Path:
 
 
 def _find_or_compute(
-    folder: Path, catalog: Catalog | WordCatalog, wanted: SceneSet, workers: int, progress: Progress
+    folder: Path, catalog: Catalog | OpenVocabCatalog, wanted: SceneSet, workers: int, progress: Progress
 ) -> tuple[list[Scene], list[np.ndarray]]:
     scenes: list[Scene] = []
 

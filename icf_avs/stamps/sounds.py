@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from icf_avs.data.sound_file import read_sound
+from icf_avs.stamps.audio_augment import PLAIN, TEMPI, AudioAugment, pitch_shift, reach, time_stretch
 from icf_avs.stamps.catalog import Catalog
-from icf_avs.stamps.sound_variation import PLAIN, TEMPI, SoundStyle, bent, reach, stretched
 
 RATE = 16_000
 SPEEDS = tuple(float(speed) for speed in np.geomspace(0.85, 1.18, 9))
@@ -71,7 +71,7 @@ def _faded(wave: np.ndarray, samples: int) -> np.ndarray:
 
 
 class SoundBank:
-    """The prepared recordings of every kind, `recordings`: "train", or "cross" for the second recordings.
+    """The prepared recordings of every class, `recordings`: "train", or "cross" for the second recordings.
 
     A variant is computed when first asked for and kept, so that a mixture costs about a millisecond. The bank can be
     sent to worker processes.
@@ -86,9 +86,9 @@ class SoundBank:
         self._variants: dict[tuple[str, int], np.ndarray] = {}
         self._tempi: dict[tuple[str, int], np.ndarray] = {}
 
-    def references(self, kind: str) -> tuple[str, ...]:
-        """The recordings of a kind in this bank; may be empty for "cross"."""
-        entry = self._catalog.kind(kind)
+    def references(self, class_name: str) -> tuple[str, ...]:
+        """The recordings of a class in this bank; may be empty for "cross"."""
+        entry = self._catalog.sound_class(class_name)
         return entry.recordings if self.recordings == "train" else entry.cross_recordings
 
     def variant(self, reference: str, speed: int) -> np.ndarray:
@@ -103,7 +103,7 @@ class SoundBank:
         key = (reference, tempo)
         if key not in self._tempi:
             wave = self._recording(reference)
-            self._tempi[key] = wave if TEMPI[tempo] == 1 else stretched(wave, TEMPI[tempo])
+            self._tempi[key] = wave if TEMPI[tempo] == 1 else time_stretch(wave, TEMPI[tempo])
         return self._tempi[key]
 
     def _recording(self, reference: str) -> np.ndarray:
@@ -111,28 +111,28 @@ class SoundBank:
             self._prepared[reference] = prepare(read_sound(self._catalog.read_recording(reference), RATE)[0])
         return self._prepared[reference]
 
-    def looped(self, kind: str, samples: int, rng: np.random.Generator) -> np.ndarray:
-        """`samples` samples of a kind sounding: a random recording, speed and offset, looped with gaps <= 0.25 s."""
-        reference = self._any(kind, rng)
+    def looped(self, class_name: str, samples: int, rng: np.random.Generator) -> np.ndarray:
+        """`samples` samples of a class sounding: a random recording, speed and offset, looped with gaps <= 0.25 s."""
+        reference = self._any(class_name, rng)
         return _loop(self.variant(reference, int(rng.integers(len(SPEEDS)))), samples, rng)
 
-    def varied(self, kind: str, samples: int, style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
+    def varied(self, class_name: str, samples: int, style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
         """As `looped`, at a tempo of TEMPI and, on top of it, any pitch that the style allows."""
-        wave = self.at_tempo(self._any(kind, rng), int(rng.integers(len(TEMPI))))
+        wave = self.at_tempo(self._any(class_name, rng), int(rng.integers(len(TEMPI))))
         octaves = rng.uniform(-style.pitch, style.pitch)
         source = _loop(wave, reach(samples, octaves, style.glide), rng)
-        return bent(source, samples, octaves, style.glide, rng)
+        return pitch_shift(source, samples, octaves, style.glide, rng)
 
-    def _any(self, kind: str, rng: np.random.Generator) -> str:
-        references = self.references(kind)
+    def _any(self, class_name: str, rng: np.random.Generator) -> str:
+        references = self.references(class_name)
         if not references:
-            raise ValueError(f"the kind {kind} has no {self.recordings} recording")
+            raise ValueError(f"the class {class_name} has no {self.recordings} recording")
         return references[rng.integers(len(references))]
 
-    def warm(self, style: SoundStyle = PLAIN) -> None:
+    def warm(self, style: AudioAugment = PLAIN) -> None:
         """Prepare everything now (a few seconds), for example before worker processes are started."""
-        for kind in self._catalog.kinds:
-            for reference in self.references(kind.name):
+        for each in self._catalog.classes:
+            for reference in self.references(each.name):
                 for speed in range(len(SPEEDS)):
                     self.variant(reference, speed)
                 for tempo in range(len(TEMPI) if style.share else 0):

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icf_avs.contracts import ClipSpec
-from icf_avs.stamps.sound_variation import (
+from icf_avs.stamps.audio_augment import (
     LONGEST_TAIL,
     PLAIN,
-    SoundStyle,
-    heard,
-    kept,
+    AudioAugment,
+    ambient_noise,
+    apply_room_and_mic,
+    degrade,
+    gain_envelope,
     microphone,
-    place_noise,
-    swelling,
 )
 from icf_avs.stamps.sounds import NOISES, RATE, SoundBank, coloured, fast_length, frame_rms, noise
 
@@ -33,19 +33,19 @@ _FADE = 0.02  # seconds
 
 
 def render_tracks(
-    scene: Scene, bank: SoundBank, variation: int = 0, style: SoundStyle = PLAIN
+    scene: Scene, bank: SoundBank, variation: int = 0, style: AudioAugment = PLAIN
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mixture, float32 [N], peak <= 0.99, and the track of each stamp in it, float32 [stamps, N].
 
     `variation` draws other recordings, speeds, offsets, levels and noise; the schedule stays. `style` says how far from
-    its recordings a mixture may be. Two stamps of one kind share a voice: nobody can hear which of them it is.
+    its recordings a mixture may be. Two stamps of one class share a track: the audio cannot tell them apart.
     Deterministic.
     """
     rng = np.random.default_rng([*scene.key, 1 + variation])
     varied = style.share > 0 and rng.random() < style.share
     samples = scene.seconds * RATE
     size = fast_length(samples + round(LONGEST_TAIL * RATE))
-    ear = microphone(style, rng) if varied else None
+    mic = microphone(style, rng) if varied else None
     tracks = np.zeros((len(scene.stamps), samples), dtype=np.float32)
     levels = -rng.uniform(0, 9, len(scene.stamps))
     loudest = max((levels[i] for i, placed in enumerate(scene.stamps) if placed.spans), default=0.0)
@@ -53,26 +53,26 @@ def render_tracks(
     for index, placed in enumerate(scene.stamps):
         if placed.spans:
             voices.setdefault(placed.class_name, []).append(index)
-    for kind, stamps in voices.items():
+    for class_name, stamps in voices.items():
         gate = _gate(scene.stamps[stamps[0]].spans, samples)
-        if ear is not None:
-            track = bank.varied(kind, samples, style, rng) * swelling(samples, style, rng) * gate
-            track = heard(track, ear, size, style, rng)
+        if mic is not None:
+            track = bank.varied(class_name, samples, style, rng) * gain_envelope(samples, style, rng) * gate
+            track = apply_room_and_mic(track, mic, size, style, rng)
         else:
-            track = coloured(bank.looped(kind, samples, rng) * gate, rng, reverb=rng.random() < 0.4)
+            track = coloured(bank.looped(class_name, samples, rng) * gate, rng, reverb=rng.random() < 0.4)
         level = np.sqrt(np.mean(np.square(track[track != 0]))) if track.any() else 1.0
         tracks[stamps] = track * (10 ** ((levels[stamps[0]] - loudest) / 20) / level / len(stamps))
     mixture = tracks.sum(axis=0)
-    if ear is not None:
+    if mic is not None:
         gain = 10 ** (rng.uniform(*style.level) / 20)
-        hiss = place_noise(samples, ear, size, style, rng) * np.float32(10 ** (-rng.uniform(*style.noise) / 20))
+        hiss = ambient_noise(samples, mic, size, style, rng) * np.float32(10 ** (-rng.uniform(*style.noise) / 20))
     else:
         gain = 10 ** (rng.uniform(-32, -14) / 20)
         hiss = noise(NOISES[rng.integers(len(NOISES))], samples, rng) * 10 ** (-rng.uniform(10, 45) / 20)
     if rng.random() < 0.85:
         mixture = mixture + hiss
-    if ear is not None:
-        mixture = kept(mixture, style, rng)
+    if mic is not None:
+        mixture = degrade(mixture, style, rng)
     gain = min(gain, 0.99 / max(float(np.abs(mixture).max()), 1e-6))
     return (mixture * gain).astype(np.float32), (tracks * gain).astype(np.float32)
 
@@ -109,7 +109,7 @@ def activity(tracks: np.ndarray, spec: ClipSpec) -> np.ndarray:
 
 
 def render_audio(
-    scene: Scene, bank: SoundBank, variation: int = 0, style: SoundStyle = PLAIN
+    scene: Scene, bank: SoundBank, variation: int = 0, style: AudioAugment = PLAIN
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mixture float32 [N] at 16 kHz and which stamp sounds in which second, bool [stamps, T], measured."""
     wave, tracks = render_tracks(scene, bank, variation, style)

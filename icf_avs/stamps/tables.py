@@ -47,11 +47,11 @@ def write_tables(out: Path, rows: list[dict], class_names: tuple[str, ...]) -> N
 
 
 def _write_scenes(folder: Path, rows: list[dict], clip_id: Callable[[str], str]) -> None:
-    """scenes.csv: kinds joined by blanks; stamps joined by ";", each stem|kind|one digit a second (1: it sounds)."""
+    """scenes.csv: classes joined by blanks; stamps joined by ";", each stem|class|one digit a second (1: it sounds)."""
     header = ("video_id", "split", "seed", "index", "sounding", "onscreen", "stamps")
     table = []
     for row in rows:
         stamps = ";".join("|".join(stamp) for stamp in row["stamps"])
-        kinds = " ".join(row["sounding"]), " ".join(row["onscreen"])
-        table.append((clip_id(row["name"]), row["split"], row["seed"], row["index"], *kinds, stamps))
+        classes = " ".join(row["sounding"]), " ".join(row["onscreen"])
+        table.append((clip_id(row["name"]), row["split"], row["seed"], row["index"], *classes, stamps))
     write_table(folder / "scenes.csv", header, table)

@@ -22,23 +22,23 @@ from icf_avs.stamps.packages import cache_dir
 from icf_avs.stamps.sounds import NOISES, RATE, SoundBank, coloured, noise
 
 SECONDS = 5  # of a clip; windows at its ends reach beyond it, into zeros
-_RECIPE = 1  # goes up when the sounds or the way they are heard change
+_RECIPE = 1  # goes up when the mixtures or the way they are tagged change
 _ARRAYS = ("outputs", "silent", "noise", "pairs", "mixed")
 _BATCH = 16
 _RAMP = 0.01  # seconds to each side of the moment at which a sound starts or stops
 
 
 @dataclass(frozen=True)
-class HeardSounds:
-    """Outputs of HeardWords, weights of the words, float16.
+class TaggerOutputs:
+    """Outputs of HeardWords, one score a word, float16.
 
-    kinds: names in the catalog's order. outputs [kinds, variants, dim]: each sounds in the middle second. silent
-    [kinds, variants / 4, dim]: each sounds, but not in the middle second. noise [variants, dim]: nothing but noise.
-    mixed [kinds * variants / 4, dim]: two kinds sound in the middle second, pairs [the same, 2] are their places in
-    `kinds`. What is heard of a mixture is not the most of what is heard of its parts: the quieter one is lost often.
+    class_names [C]: in the catalog's order. outputs [C, variants, dim]: each class sounds in the middle second. silent
+    [C, variants / 4, dim]: each sounds in other seconds only. noise [variants, dim]: noise alone. mixed
+    [C * variants / 4, dim]: two classes sound in the middle second, pairs [the same, 2] are their places in
+    `class_names`. The prediction for a mixture is not the maximum over its parts: the quieter one is often missed.
     """
 
-    kinds: tuple[str, ...]
+    class_names: tuple[str, ...]
     outputs: np.ndarray
     silent: np.ndarray
     noise: np.ndarray
@@ -46,75 +46,79 @@ class HeardSounds:
     mixed: np.ndarray
 
 
-def heard_sounds(
+def tagger_outputs(
     catalog: Catalog,
     recordings: str,
     hears: HeardWords,
     variants: int = 24,
     only: Collection[str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> HeardSounds:
-    """The library of the recordings "train" or "cross" of all kinds that have any, from the cache or made now.
+) -> TaggerOutputs:
+    """Predictions for the recordings "train" or "cross" of all classes that have any, from the cache or made now.
 
-    only: names of the kinds wanted, None: all. It is made in about a minute, and the same wherever the files are.
+    only: names of the classes wanted, None: all. It is made in about a minute, and the same wherever the files are.
     Raises UserError when the disk is full.
     """
     bank = SoundBank(catalog, recordings)
-    kinds = tuple(
-        kind.name for kind in catalog.kinds if bank.references(kind.name) and (only is None or kind.name in only)
+    class_names = tuple(
+        each.name for each in catalog.classes if bank.references(each.name) and (only is None or each.name in only)
     )
-    folder = cache_dir() / "heard" / _digest(catalog, bank, kinds, hears, variants)
-    make_once(folder, lambda new: save_arrays(new, _tag(bank, kinds, hears, variants, progress)))
-    return HeardSounds(kinds, *map(np.array, load_arrays(folder, _ARRAYS)))
+    folder = cache_dir() / "heard" / _digest(catalog, bank, class_names, hears, variants)
+    make_once(folder, lambda new: save_arrays(new, _tag(bank, class_names, hears, variants, progress)))
+    return TaggerOutputs(class_names, *map(np.array, load_arrays(folder, _ARRAYS)))
 
 
 def _tag(
-    bank: SoundBank, kinds: tuple[str, ...], hears: HeardWords, variants: int, progress: Callable[[int, int], None]
+    bank: SoundBank,
+    class_names: tuple[str, ...],
+    hears: HeardWords,
+    variants: int,
+    progress: Callable[[int, int], None],
 ) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(variants)
     quarter = max(variants // 4, 1)
     outputs, silent = [], []
-    for done, kind in enumerate(kinds):
-        progress(done, len(kinds) + 1)
-        outputs.append(_heard(hears, [_example(bank, (kind,), rng, pauses=i % 2 > 0) for i in range(variants)]))
-        silent.append(_heard(hears, [_example(bank, (kind,), rng, now=False) for _ in range(quarter)]))
-    noise_only = _heard(hears, [_noisy(rng) for _ in range(variants)])
-    count = len(kinds) * quarter if len(kinds) > 1 else 0
-    pairs = np.array([rng.choice(len(kinds), 2, replace=False) for _ in range(count)], np.int64).reshape(count, 2)
+    for done, class_name in enumerate(class_names):
+        progress(done, len(class_names) + 1)
+        outputs.append(_predict(hears, [_example(bank, (class_name,), rng, pauses=i % 2 > 0) for i in range(variants)]))
+        silent.append(_predict(hears, [_example(bank, (class_name,), rng, now=False) for _ in range(quarter)]))
+    noise_only = _predict(hears, [_noisy(rng) for _ in range(variants)])
+    count = len(class_names) * quarter if len(class_names) > 1 else 0
+    pairs = np.array([rng.choice(len(class_names), 2, replace=False) for _ in range(count)], np.int64).reshape(count, 2)
     mixed = [np.zeros((0, hears.dim), np.float16)]
     for start in range(0, count, _BATCH):
-        both = [(kinds[a], kinds[b]) for a, b in pairs[start : start + _BATCH]]
-        mixed.append(_heard(hears, [_example(bank, two, rng) for two in both]))
-    progress(len(kinds) + 1, len(kinds) + 1)
+        both = [(class_names[a], class_names[b]) for a, b in pairs[start : start + _BATCH]]
+        mixed.append(_predict(hears, [_example(bank, two, rng) for two in both]))
+    progress(len(class_names) + 1, len(class_names) + 1)
     arrays = np.stack(outputs), np.stack(silent), noise_only, pairs, np.concatenate(mixed)
     return dict(zip(_ARRAYS, arrays, strict=True))
 
 
-def _heard(hears: HeardWords, windows: list[np.ndarray]) -> np.ndarray:
-    """Windows at RATE -> what is heard, float16."""
+def _predict(hears: HeardWords, windows: list[np.ndarray]) -> np.ndarray:
+    """Windows at RATE -> predictions, float16."""
     waves = resample(torch.from_numpy(np.stack(windows)), RATE, hears.network.sample_rate)
     with torch.inference_mode():
         return torch.cat([hears(part) for part in waves.split(_BATCH)]).half().numpy()
 
 
 def _example(
-    bank: SoundBank, kinds: tuple[str, ...], rng: np.random.Generator, now: bool = True, pauses: bool = True
+    bank: SoundBank, class_names: tuple[str, ...], rng: np.random.Generator, now: bool = True, pauses: bool = True
 ) -> np.ndarray:
-    """A window of a clip of these kinds around one of its seconds, in which all of them sound, or none.
+    """A window of a clip of these classes around one of its seconds, in which all of them sound, or none.
 
-    In the other seconds each sounds by chance, or throughout where there are no pauses. A kind that does not sound now
-    sounds just before or after. Colour, noise and levels are as in soundtrack.render_tracks.
+    In the other seconds each sounds by chance, or throughout where there are no pauses. A class that does not sound
+    now sounds just before or after. Colour, noise and levels are as in soundtrack.render_tracks.
     """
     moment = int(rng.integers(SECONDS))
-    levels = -rng.uniform(0, 9, len(kinds))
+    levels = -rng.uniform(0, 9, len(class_names))
     samples = SECONDS * RATE
     clip = np.zeros(samples, np.float32)
-    for kind, level in zip(kinds, levels - levels.max(), strict=True):
+    for class_name, level in zip(class_names, levels - levels.max(), strict=True):
         on = rng.random(SECONDS) < 0.5 if pauses else np.ones(SECONDS, bool)
         if not now:
             on[moment + 1 if moment == 0 else moment - 1 if moment == SECONDS - 1 else moment + rng.choice((-1, 1))] = 1
         on[moment] = now
-        track = bank.looped(kind, samples, rng) * _gate(on)
+        track = bank.looped(class_name, samples, rng) * _gate(on)
         track = coloured(track, rng, reverb=rng.random() < 0.4)
         rms = float(np.sqrt(np.mean(np.square(track[track != 0])))) if track.any() else 1.0
         clip += track * (10 ** (level / 20) / rms)
@@ -144,12 +148,12 @@ def _window(clip: np.ndarray, moment: int) -> np.ndarray:
     return padded[start + samples : start + 2 * samples].astype(np.float32)
 
 
-def _digest(catalog: Catalog, bank: SoundBank, kinds: tuple[str, ...], hears: HeardWords, variants: int) -> str:
+def _digest(catalog: Catalog, bank: SoundBank, class_names: tuple[str, ...], hears: HeardWords, variants: int) -> str:
     """Changes with the recordings, the network, the words and their tags."""
-    facts = [_RECIPE, bank.recordings, kinds, variants, hears.words, hears.tags.tolist(), READ_OUT]
+    facts = [_RECIPE, bank.recordings, class_names, variants, hears.words, hears.tags.tolist(), READ_OUT]
     digest = hashlib.sha256(repr(facts).encode())
-    for kind in kinds:
-        for reference in bank.references(kind):
+    for class_name in class_names:
+        for reference in bank.references(class_name):
             digest.update(reference.encode() + catalog.read_recording(reference))
     for name, tensor in hears.network.state_dict().items():
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())

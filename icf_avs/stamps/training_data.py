@@ -1,4 +1,4 @@
-"""Where the batches of a run on composed scenes come from."""
+"""Where the batches of a run on composed scenes come from. All is rendered, or found in the cache, at once."""
 
 from __future__ import annotations
 
@@ -11,16 +11,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from icf_avs.config import TrainConfig
+from icf_avs.backbones.efficientat import load_efficientat
+from icf_avs.backbones.heard_words import HeardWords, audio_words
+from icf_avs.backbones.registry import embed_names
+from icf_avs.config import EvidenceConfig, TrainConfig
 from icf_avs.contracts import Batch, ClipSpec
 from icf_avs.data.windows import windows
-from icf_avs.stamps.batches import joined, make_batch
+from icf_avs.stamps.audio_augment import PLAIN, VARIED
+from icf_avs.stamps.batches import concatenate, make_batch
 from icf_avs.stamps.catalog import load_catalog
 from icf_avs.stamps.clip_renderer import render_clip
-from icf_avs.stamps.scene_features import VALIDATION_SEED, SceneFeatures, SceneSet, scene_features, training_seed
+from icf_avs.stamps.open_vocab_batches import Vocabulary, open_vocab_batch
+from icf_avs.stamps.open_vocab_catalog import HELD_OUT, OpenVocabCatalog, load_open_vocab_catalog
+from icf_avs.stamps.open_vocab_sampler import NATURAL, sample_open_vocab_scene
+from icf_avs.stamps.rendering import render_frame
+from icf_avs.stamps.scene_features import (
+    MAP_STRIDE,
+    VALIDATION_SEED,
+    OpenVocabFeatures,
+    SceneFeatures,
+    SceneSet,
+    open_vocab_features,
+    scene_features,
+    training_seed,
+)
 from icf_avs.stamps.scene_sampler import BALANCED, HARD, TRAIN, SceneStyle, sample_scene
-from icf_avs.stamps.sound_variation import PLAIN, VARIED
 from icf_avs.stamps.sounds import SoundBank
+from icf_avs.stamps.tagger_cache import tagger_outputs
 from icf_avs.training.calibrate import calibrate
 from icf_avs.training.data import Evaluator, Report, Sample
 from icf_avs.training.validation import scene_evaluator
@@ -28,14 +45,34 @@ from icf_avs.training.validation import scene_evaluator
 if TYPE_CHECKING:
     from icf_avs.networks.segmentation_model import SegmentationModel
 
-STORED_SIZE = 224  # of a picture in files of the S4 and MS3 layouts
+STORED_SIZE = 224  # of an image in files of the S4 and MS3 layouts
 
 
-class StampsData:
-    """Pictures and clips of each stage, and clips for validation. All is rendered, or found in the cache, at once."""
+class ComposedData:
+    """What both kinds of composed scenes share."""
 
-    origin = "composed Stamps scenes (tuxpaint-stamps-default), not natural video"
+    config: TrainConfig
+    evaluated_batches: int  # of validation, in the middle of a run
     licence = "weights Apache-2.0; learnt from Tux Paint stamps (GPL-2 and the licences of single items)"
+
+    def validation(self) -> Iterator[Batch]:
+        """Batches of validation scenes, eight at a time; the same for every run."""
+        raise NotImplementedError
+
+    def validate(self, model: SegmentationModel) -> dict[str, float]:
+        """Calibrate the model on the validation scenes; its scores there."""
+        return asdict(calibrate(model, self.validation()))
+
+    def evaluator(self) -> Evaluator:
+        """On the first batches of `validation`."""
+        return scene_evaluator(list(islice(self.validation(), self.evaluated_batches)))
+
+
+class StampsData(ComposedData):
+    """Images and clips of each stage, and clips for validation."""
+
+    evaluated_batches = 2
+    origin = "composed Stamps scenes (tuxpaint-stamps-default), not natural video"
 
     def __init__(self, config: TrainConfig, stamps: Path | None, workers: int, report: Report) -> None:
         self.config = config
@@ -89,15 +126,7 @@ class StampsData:
             if len(here):
                 of_set = (features, here, self.bank, spec, len(self.classes), variation)
                 drawn.append(make_batch(*of_set, pictures=not teaching, style=self.sounds))
-        return joined(drawn)
-
-    def validate(self, model: SegmentationModel) -> dict[str, float]:
-        """Calibrate the model on the validation scenes; its scores there."""
-        return asdict(calibrate(model, self.validation()))
-
-    def evaluator(self) -> Evaluator:
-        """On the first two batches of `validation`."""
-        return scene_evaluator(list(islice(self.validation(), 2)))
+        return concatenate(drawn)
 
     def samples(self, count: int) -> list[Sample]:
         """The first scenes of `validation`."""
@@ -106,8 +135,7 @@ class StampsData:
             seconds = max(1, round(spec.seconds))
             scene = sample_scene(self.catalog, "val", index, VALIDATION_SEED, BALANCED, seconds)
             clip = render_clip(scene, self.bank, spec)
-            waves = windows(clip.waveform, spec, spec.frames)
-            parts = clip.frames, waves, clip.masks.astype(np.float32)
+            parts = clip.frames, windows(clip.waveform, spec, spec.frames), clip.masks.astype(np.float32)
             found.append(Sample(*(torch.from_numpy(part) for part in parts)))
         return found
 
@@ -119,3 +147,90 @@ class StampsData:
         for start in range(0, data.validation, 8):
             indices = np.arange(start, min(start + 8, data.validation))
             yield make_batch(features, indices, self.bank, spec, len(self.classes), variation=0)
+
+
+class OpenVocabData(ComposedData):
+    """Images, clips and validation scenes, and the tagger's predictions for recordings."""
+
+    evaluated_batches = 8
+    origin = "composed word scenes (tuxpaint-stamps-default), not natural video"
+
+    def __init__(self, config: TrainConfig, stamps: Path | None, workers: int, report: Report) -> None:
+        self.config, sizes = config, config.words
+        self.catalog = load_open_vocab_catalog(stamps, HELD_OUT if sizes.held_out else ())
+        evidence = EvidenceConfig(**(config.model["evidence"] or {}))
+        self.words = training_words(self.catalog, config.text, evidence.akin)
+        self.classes = self.words.words
+        hears = HeardWords(load_efficientat(None, config.spec.sample_rate), self.classes)
+        known = self.catalog.training_classes
+        self.sounds = tagger_outputs(
+            load_catalog(stamps), "train", hears, only=known, progress=lambda *at: report("listening", *at, {})
+        )
+
+        def scenes(name: str, split: str, count: int, seed: int, spec: ClipSpec) -> OpenVocabFeatures:
+            wanted = SceneSet(split, count, seed, NATURAL, spec)
+            return open_vocab_features(self.catalog, wanted, workers, lambda *at: report(name, *at, {}))
+
+        picture, moving = image_spec(replace(config.spec, frames=1)), image_spec(config.spec)
+        self.pictures = scenes("pictures", "train", sizes.pictures, training_seed(config.scene_seed, 0), picture)
+        self.clips = scenes("clips", "train", sizes.clips, training_seed(config.scene_seed, 1), moving)
+        self.unseen = scenes("validation", "val", sizes.validation, VALIDATION_SEED, picture)
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, step])
+        features = self.clips if rng.random() < config.clip_share else self.pictures
+        size = config.clips_of(features.stamp_maps.shape[1])
+        indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
+        drawn = (  # each scene by a chance of its own, whatever part it is in
+            open_vocab_batch(
+                features, np.array([at]), self.words, self.sounds, np.random.default_rng([config.seed, step, at])
+            )
+            for at in np.sort(indices)[part::parts]
+        )
+        return concatenate(list(drawn))
+
+    def samples(self, count: int) -> list[Sample]:
+        """Scenes of the validation split as clips, each with the tags that are predicted in it."""
+        spec, seed = self.config.final_spec, VALIDATION_SEED
+        size, seconds = (spec.image_size, spec.image_size), max(1, round(spec.seconds))
+        scenes = [sample_open_vocab_scene(self.catalog, "val", index, seed, NATURAL, seconds) for index in range(count)]
+        rendered = [[render_frame(scene, spec.frame_time(t), size) for t in range(spec.frames)] for scene in scenes]
+        frames, stamp_maps = (np.stack([[frame[part] for frame in clip] for clip in rendered]) for part in (0, 1))
+        half, empty = slice(MAP_STRIDE // 2, None, MAP_STRIDE), np.zeros((count, spec.frames, 0, 0, 0), np.uint8)
+        features = OpenVocabFeatures(scenes, [], stamp_maps[:, :, half, half], frames, empty, empty)  # for masks alone
+        rng = np.random.default_rng(seed)
+        batch = open_vocab_batch(features, np.arange(count), self.words, self.sounds, rng, noisy=False)
+        parts = zip(frames, batch.sound, batch.masks, strict=True)
+        return [Sample(torch.from_numpy(clip), sound, masks, True) for clip, sound, masks in parts]
+
+    def validation(self) -> Iterator[Batch]:
+        """Scenes of the validation split, eight at a time; the same words are heard every time."""
+        rng = np.random.default_rng(VALIDATION_SEED)
+        for start in range(0, len(self.unseen.scenes), 8):
+            indices = np.arange(start, min(start + 8, len(self.unseen.scenes)))
+            yield open_vocab_batch(self.unseen, indices, self.words, self.sounds, rng, noisy=False, more=0)
+
+
+def vocabulary(catalog: OpenVocabCatalog) -> tuple[str, ...]:
+    """What may be heard, and all that a picture may be asked for: words that training does not know included."""
+    shown = {word for stamp in catalog.stamps for word in (*stamp.words, *stamp.generic)}
+    heard = audio_words()
+    return (*heard, *sorted(shown - set(heard)))
+
+
+def training_words(catalog: OpenVocabCatalog, text: str, synonym_threshold: float) -> Vocabulary:
+    """The vocabulary for batches, embedded by the encoder `text`. Words that training must not know may not be said."""
+    words = vocabulary(catalog)
+    unknown = {word for stamp in catalog.held_out for word in stamp.words} - set(catalog.training_words)
+    nameable = np.array([word not in unknown for word in words])
+    word_of_class = {
+        stamp.class_name: words.index(stamp.word) for stamp in reversed(catalog.stamps) if stamp.class_name
+    }
+    return Vocabulary(words, embed_names(text, words), nameable, word_of_class, synonym_threshold)
+
+
+def image_spec(spec: ClipSpec) -> ClipSpec:
+    """The part of a clip specification that images depend on, so that they are found again whatever the audio is."""
+    return ClipSpec(frames=spec.frames, fps=spec.fps, image_size=spec.image_size, phase=spec.phase)

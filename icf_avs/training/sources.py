@@ -6,15 +6,14 @@ from pathlib import Path
 
 from icf_avs.avsbench.training_data import BenchmarkData
 from icf_avs.config import TrainConfig
-from icf_avs.stamps.training_data import StampsData
-from icf_avs.stamps.word_data import WordData
+from icf_avs.stamps.training_data import OpenVocabData, StampsData
 from icf_avs.training.data import Data, Report
 
 
 def training_data(config: TrainConfig, source: Path | None, workers: int, report: Report) -> Data:
     """The data of a recipe. Raises UserError when they are not there."""
     if config.words is not None:
-        return WordData(config, source, workers, report)
+        return OpenVocabData(config, source, workers, report)
     if config.benchmark is None:
         return StampsData(config, source, workers, report)
     return BenchmarkData(config, source, workers)

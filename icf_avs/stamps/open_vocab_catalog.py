@@ -2,8 +2,8 @@
 
 word_stamps.csv holds the facts, one row a stamp: its path below the stamps folder (stem), its words (the usual one
 first), its family (things that no scene shows together, because one word could mean both), generic words that name it
-and others ("bird", "animal"), its kind of sound (empty for a silent thing) and its picture (train | heldout, as in
-stamps.csv: a held-out picture is of a kind that is known, and is seen in tests only).
+and others ("bird", "animal"), its sound class (column kind, empty for a silent object) and its picture (train |
+heldout, as in stamps.csv: a held-out image is of a known class, and is seen in tests only).
 
 The pictures are those of stamps.csv, photographs all, and some that it lacks because their sound is missing, shared or
 unclear. Photographs were told from drawings by eye. What a program can see does not suffice: drawings have an SVG
@@ -25,10 +25,10 @@ from pathlib import Path
 from icf_avs.errors import UserError
 from icf_avs.stamps import packages
 
-# Kinds of sound that a training run may be kept from seeing and hearing of, to measure what open vocabulary is worth.
+# Sound classes that can be held out of training, to measure what open vocabulary is worth.
 # Sorted by the SHA-256 of their names, these are the first fourteen whose name is within .75 (cosine, MiniLM) of a name
 # in AudioSet, and the first seven whose name is further than .6 from all of them, which a tagger cannot but hear as
-# something else (tests/test_word_scenes.py repeats the choice).
+# something else (tests/test_open_vocab_scenes.py repeats the choice).
 HELD_OUT_NEAR = (
     "violin", "owl", "duck", "fire-truck", "hammer", "mouse", "scissors",
     "goat", "drum-kit", "rubber-duck", "sheep", "toilet", "frog", "crow",
@@ -39,10 +39,10 @@ HELD_OUT = HELD_OUT_NEAR + HELD_OUT_FAR + _ALIKE
 
 
 @dataclass(frozen=True)
-class WordStamp:
+class NamedStamp:
     """One picture and what it may be called. Splits it may be seen in follow from the last two.
 
-    kind: of its sound, empty where none is known; test_picture: another picture of a kind that training knows;
+    class_name: of its sound, empty where none is known; test_picture: another image of a class that training knows;
     held_out: training must not know what this is.
     """
 
@@ -50,7 +50,7 @@ class WordStamp:
     words: tuple[str, ...]
     family: str
     generic: tuple[str, ...]
-    kind: str
+    class_name: str
     test_picture: bool
     held_out: bool
 
@@ -61,26 +61,26 @@ class WordStamp:
 
 
 @dataclass(frozen=True)
-class WordCatalog:
+class OpenVocabCatalog:
     """The pictures on this machine that have words, in a fixed order."""
 
     root: Path
-    stamps: tuple[WordStamp, ...]
+    stamps: tuple[NamedStamp, ...]
 
     @cached_property
-    def training(self) -> tuple[WordStamp, ...]:
+    def training(self) -> tuple[NamedStamp, ...]:
         """Pictures that training scenes may show."""
         return tuple(stamp for stamp in self.stamps if not stamp.held_out and not stamp.test_picture)
 
     @cached_property
-    def held_out(self) -> tuple[WordStamp, ...]:
+    def held_out(self) -> tuple[NamedStamp, ...]:
         """All pictures of what training does not know."""
         return tuple(stamp for stamp in self.stamps if stamp.held_out)
 
     @cached_property
-    def training_kinds(self) -> frozenset[str]:
-        """Kinds of sound that training may hear."""
-        return frozenset(stamp.kind for stamp in self.training if stamp.kind)
+    def training_classes(self) -> frozenset[str]:
+        """Sound classes that training may use."""
+        return frozenset(stamp.class_name for stamp in self.training if stamp.class_name)
 
     @cached_property
     def training_words(self) -> tuple[str, ...]:
@@ -89,9 +89,9 @@ class WordCatalog:
         return tuple(sorted(own | {word for stamp in self.training for word in stamp.generic}))
 
 
-def load_word_catalog(stamps: Path | None = None, held_out: Collection[str] = HELD_OUT) -> WordCatalog:
+def load_open_vocab_catalog(stamps: Path | None = None, held_out: Collection[str] = HELD_OUT) -> OpenVocabCatalog:
     """Read the facts and keep what is on this machine; `stamps` is the stamps folder (None: packages.stamps_root()),
-    held_out: kinds of sound that training must not know.
+    held_out: sound classes that training must not know.
 
     Raises UserError if most of the pictures are missing.
     """
@@ -104,13 +104,13 @@ def load_word_catalog(stamps: Path | None = None, held_out: Collection[str] = HE
             f"{root} has only {len(here)} of {len(rows)} pictures: pass the stamps folder of a complete Tux Paint "
             "stamps collection with --stamps DIR"
         )
-    return WordCatalog(root, here)
+    return OpenVocabCatalog(root, here)
 
 
-def _stamp(row: dict[str, str], held_out: Collection[str]) -> WordStamp:
+def _stamp(row: dict[str, str], held_out: Collection[str]) -> NamedStamp:
     generic = tuple(row["generic"].split(";")) if row["generic"] else ()
     words = tuple(row["words"].split(";"))
-    return WordStamp(
+    return NamedStamp(
         row["stem"],
         words,
         row["family"],

@@ -25,6 +25,13 @@ from icf_avs.contracts import ClipSpec
 from icf_avs.errors import UserError
 from icf_avs.stamps import packages
 from icf_avs.stamps.catalog import Catalog
+from icf_avs.stamps.open_vocab_catalog import (
+    HELD_OUT,
+    HELD_OUT_FAR,
+    HELD_OUT_NEAR,
+    OpenVocabCatalog,
+    load_open_vocab_catalog,
+)
 from icf_avs.stamps.open_vocab_sampler import (
     DEFAULT,
     NATURAL,
@@ -36,7 +43,6 @@ from icf_avs.stamps.rendering import render_frame
 from icf_avs.stamps.scene import Camera, Scene
 from icf_avs.stamps.scene_features import SceneSet, as_bytes, open_vocab_features, probabilities, z_scores
 from icf_avs.stamps.sprite import load_sprite
-from icf_avs.stamps.word_catalog import HELD_OUT, HELD_OUT_FAR, HELD_OUT_NEAR, WordCatalog, load_word_catalog
 
 COUNT = 60
 ONE = OpenVocabStyle(num_objects=(1.0,), group=0.0)
@@ -49,12 +55,12 @@ def render(scene: Scene, time_s: float, size: tuple[int, int]) -> tuple[np.ndarr
 
 
 @pytest.fixture(scope="module")
-def words() -> WordCatalog:
-    return load_word_catalog()
+def words() -> OpenVocabCatalog:
+    return load_open_vocab_catalog()
 
 
 @pytest.fixture(scope="module")
-def scenes(words: WordCatalog) -> dict[str, list[Scene]]:
+def scenes(words: OpenVocabCatalog) -> dict[str, list[Scene]]:
     return {
         split: [sample_open_vocab_scene(words, split, index) for index in range(COUNT)] for split in OPEN_VOCAB_SPLITS
     }
@@ -70,7 +76,7 @@ def test_the_test_scenes_are_those_that_were_scored(scenes: dict[str, list[Scene
             assert not {what(scene) for scene in asked[val]} & {what(scene) for scene in asked[test]}
 
 
-def test_the_catalog(words: WordCatalog, catalog: Catalog) -> None:
+def test_the_catalog(words: OpenVocabCatalog, catalog: Catalog) -> None:
     stems = [stamp.stem for stamp in words.stamps]
     assert len(stems) == len(set(stems)) > 250
     assert len({stamp.word for stamp in words.training}) > 200
@@ -80,9 +86,9 @@ def test_the_catalog(words: WordCatalog, catalog: Catalog) -> None:
         assert "cartoon" not in stamp.stem and not (words.root / f"{stamp.stem}.svg").exists()
         with Image.open(words.root / f"{stamp.stem}.png") as image:
             assert max(image.size) >= 46
-    pictures = {stem: kind.name for kind in catalog.kinds for stem in kind.pictures + kind.heldout_pictures}
-    assert {stamp.stem: stamp.kind for stamp in words.stamps if stamp.kind} == pictures
-    tests_only = {stem for kind in catalog.kinds for stem in kind.heldout_pictures}
+    pictures = {stem: kind.name for kind in catalog.classes for stem in kind.stems + kind.heldout_stems}
+    assert {stamp.stem: stamp.class_name for stamp in words.stamps if stamp.class_name} == pictures
+    tests_only = {stem for kind in catalog.classes for stem in kind.heldout_stems}
     assert {stamp.stem for stamp in words.stamps if stamp.test_picture} == tests_only
 
 
@@ -97,8 +103,8 @@ def test_held_out_kinds_are_chosen_by_their_rule() -> None:
     assert tuple(near[:14]) == HELD_OUT_NEAR and tuple(far[:7]) == HELD_OUT_FAR
 
 
-def test_training_knows_no_word_for_a_held_out_thing(words: WordCatalog) -> None:
-    assert {stamp.kind for stamp in words.held_out} <= set(HELD_OUT)
+def test_training_knows_no_word_for_a_held_out_thing(words: OpenVocabCatalog) -> None:
+    assert {stamp.class_name for stamp in words.held_out} <= set(HELD_OUT)
     unknown = tuple(sorted({word for stamp in words.held_out for word in stamp.words}))
     assert not set(unknown) & set(words.training_words)
     cosines = embed_names(unknown) @ embed_names(words.training_words).T
@@ -106,7 +112,7 @@ def test_training_knows_no_word_for_a_held_out_thing(words: WordCatalog) -> None
     assert {word for word in close if "truck" not in word} <= {"lion", "sea lion"}  # other vehicles are other things
 
 
-def test_splits(scenes: dict[str, list[Scene]], words: WordCatalog) -> None:
+def test_splits(scenes: dict[str, list[Scene]], words: OpenVocabCatalog) -> None:
     held_out = {stamp.stem for stamp in words.held_out}
     tests_only = {stamp.stem for stamp in words.stamps if stamp.test_picture}
     shown = {split: {p.stem for one in some for p in one.stamps} for split, some in scenes.items()}
@@ -125,7 +131,7 @@ def test_splits(scenes: dict[str, list[Scene]], words: WordCatalog) -> None:
     assert not grounds["train"] & grounds["heldout"]
 
 
-def test_casts_and_flocks(scenes: dict[str, list[Scene]], words: WordCatalog) -> None:
+def test_casts_and_flocks(scenes: dict[str, list[Scene]], words: OpenVocabCatalog) -> None:
     family = {stamp.stem: (stamp.family, stamp.word) for stamp in words.stamps}
     counts, sizes, flocks = Counter(), [], 0
     for one in scenes["train"] + scenes["heldout"]:
@@ -147,7 +153,7 @@ def test_casts_and_flocks(scenes: dict[str, list[Scene]], words: WordCatalog) ->
     assert min(sizes) < 0.15 and max(sizes) > 0.7
 
 
-def test_the_same_numbers_give_the_same_scene(words: WordCatalog, scenes: dict[str, list[Scene]]) -> None:
+def test_the_same_numbers_give_the_same_scene(words: OpenVocabCatalog, scenes: dict[str, list[Scene]]) -> None:
     one = scenes["train"][3]
     assert sample_open_vocab_scene(words, "train", 3) == one == pickle.loads(pickle.dumps(one))
     assert sample_open_vocab_scene(words, "train", 3, seed=1) != one
@@ -159,7 +165,7 @@ def test_the_same_numbers_give_the_same_scene(words: WordCatalog, scenes: dict[s
     np.testing.assert_array_equal(things, render(one, 0.5, (96, 64))[1])
 
 
-def test_natural_backgrounds_are_at_times_one_surface(words: WordCatalog, scenes: dict[str, list[Scene]]) -> None:
+def test_natural_backgrounds_are_at_times_one_surface(words: OpenVocabCatalog, scenes: dict[str, list[Scene]]) -> None:
     """What is scored stays as it was: there a background is always a view."""
     parts = [sample_open_vocab_scene(words, "train", index, style=NATURAL).zoom for index in range(150)]
     plain = sum(part < 0.25 for part in parts) / len(parts)
@@ -167,7 +173,7 @@ def test_natural_backgrounds_are_at_times_one_surface(words: WordCatalog, scenes
     assert all(one.zoom >= 0.35 for some in scenes.values() for one in some)
 
 
-def test_bad_numbers(words: WordCatalog) -> None:
+def test_bad_numbers(words: OpenVocabCatalog) -> None:
     with pytest.raises(ValueError, match="split"):
         sample_open_vocab_scene(words, "cross", 0)
     with pytest.raises(ValueError, match="seconds"):
@@ -175,10 +181,10 @@ def test_bad_numbers(words: WordCatalog) -> None:
     with pytest.raises(ValueError, match="strides"):
         SceneSet("train", 1, 0, NATURAL, ClipSpec(), strides=(8, 4))
     with pytest.raises(UserError, match="--stamps"):
-        load_word_catalog(Path(__file__).parent)
+        load_open_vocab_catalog(Path(__file__).parent)
 
 
-def test_words_name_things(words: WordCatalog) -> None:
+def test_words_name_things(words: OpenVocabCatalog) -> None:
     one = next(
         o for i in range(400) if len((o := sample_open_vocab_scene(words, "train", i)).objects_named("animal")) > 1
     )
@@ -190,7 +196,7 @@ def test_words_name_things(words: WordCatalog) -> None:
     assert set(one.present_words) == {word for each in one.objects for word in each.words + each.generic}
 
 
-def test_masks_are_where_something_is_drawn(words: WordCatalog) -> None:
+def test_masks_are_where_something_is_drawn(words: OpenVocabCatalog) -> None:
     """Against the same scene without its stamps, seen by a perfect camera: they differ inside the mask only."""
     for index in range(12):
         one = sample_open_vocab_scene(words, "train", index)
@@ -211,7 +217,7 @@ def test_masks_are_where_something_is_drawn(words: WordCatalog) -> None:
         assert changed[covered].mean() > 0.9
 
 
-def test_colours_move_towards_the_background(words: WordCatalog) -> None:
+def test_colours_move_towards_the_background(words: OpenVocabCatalog) -> None:
     index = next(
         i for i in range(200) if sample_open_vocab_scene(words, "train", i, style=ONE).objects[0].color_transfer > 0.3
     )
@@ -225,7 +231,7 @@ def test_colours_move_towards_the_background(words: WordCatalog) -> None:
     assert steps[2] < steps[0] + 1.0 and not np.allclose(means[0], means[2])
 
 
-def test_clips_move_and_stay_visible(words: WordCatalog) -> None:
+def test_clips_move_and_stay_visible(words: OpenVocabCatalog) -> None:
     for index in range(6):
         one = sample_open_vocab_scene(words, "train", index, seconds=5)
         things = [render(one, second + 0.5, (112, 112))[1] for second in range(5)]
@@ -234,7 +240,7 @@ def test_clips_move_and_stay_visible(words: WordCatalog) -> None:
             assert set(np.unique(frame)) - {0} == set(range(1, len(one.objects) + 1))
 
 
-def test_features_are_kept(words: WordCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_kept(words: OpenVocabCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "packages").symlink_to(packages.cache_dir() / "packages")
     load_sprite.cache_clear()
     monkeypatch.setenv("ICF_CACHE", str(tmp_path))

@@ -1,9 +1,8 @@
-"""How one recording is made to sound like many: for training alone. What is tested sounds as PLAIN says.
+"""Augmentation of recordings in training; tests use PLAIN, which changes nothing.
 
-A recording is played at another pitch and, apart from that, at another tempo; in another room; into another microphone,
-through which the noise of the place is heard too; and kept by a device that clips, loses pieces, or stores the sound
-with loss. A thing of a kind is heard once or twice in the training set, so it is these that tell what belongs to the
-kind and what to the recording.
+A recording is played at another pitch and, apart from that, at another tempo; in another room; into another microphone
+with ambient noise; and stored by a device that clips, loses pieces, or codes with loss. Training holds one or two
+recordings of a class, so these variations tell what belongs to the class and what to the recording.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _CODED, _BANDS = 512, 16  # samples of a frame of the codec, bands that share a 
 
 
 @dataclass(frozen=True)
-class SoundStyle:
+class AudioAugment:
     """Strength of each variation, and the share of mixtures that have it; with share 0 nothing is varied."""
 
     share: float = 0.0  # of mixtures that are varied at all
@@ -41,11 +40,11 @@ class SoundStyle:
     gaps: float = 0.3  # share with a piece or two of up to 0.12 s missing
 
 
-PLAIN = SoundStyle()
-VARIED = SoundStyle(share=0.5)
+PLAIN = AudioAugment()
+VARIED = AudioAugment(share=0.5)
 
 
-def stretched(wave: np.ndarray, tempo: float) -> np.ndarray:
+def time_stretch(wave: np.ndarray, tempo: float) -> np.ndarray:
     """Play a wave `tempo` times as fast at the same pitch: frames of 40 ms are taken from where they continue the one
     before best, and overlapped (WSOLA, Verhelst and Roelands 1993). float32 [N] -> float32 [about N / tempo].
     """
@@ -66,7 +65,7 @@ def stretched(wave: np.ndarray, tempo: float) -> np.ndarray:
     return out[hop : hop + count * hop]
 
 
-def bent(source: np.ndarray, samples: int, octaves: float, glide: float, rng: np.random.Generator) -> np.ndarray:
+def pitch_shift(source: np.ndarray, samples: int, octaves: float, glide: float, rng: np.random.Generator) -> np.ndarray:
     """Play `samples` samples of a wave `octaves` higher, faster too, the pitch wandering by up to `glide` octaves.
 
     The source must hold `reach(samples, octaves, glide)` samples. Between samples: a cubic through four.
@@ -83,7 +82,7 @@ def bent(source: np.ndarray, samples: int, octaves: float, glide: float, rng: np
 
 
 def reach(samples: int, octaves: float, glide: float) -> int:
-    """Samples of the source that `bent` needs."""
+    """Samples of the source that `pitch_shift` needs."""
     return int(samples * 2 ** (octaves + glide)) + 5
 
 
@@ -102,14 +101,14 @@ def _over(curve: np.ndarray, size: int) -> np.ndarray:
     return curve[below] + share * (curve[1:] - curve[:-1])[below]
 
 
-def _equaliser(style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
+def _equaliser(style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
     """A smooth random curve over frequency, as factors at the knots."""
     tilt = rng.uniform(-0.25, 0.25) * style.equaliser * _OCTAVES
     bumps = np.interp(_OCTAVES, np.arange(-4.5, 4, 1) + rng.uniform(-0.5, 0.5), rng.uniform(-1, 1, 9) * style.equaliser)
     return 10 ** (np.clip(tilt + 0.7 * bumps, -24, 24) / 20)
 
 
-def microphone(style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
+def microphone(style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
     """What a device hears of each frequency, as factors at the knots."""
     curve = _equaliser(style, rng)
     if rng.random() < style.band:
@@ -123,9 +122,11 @@ def microphone(style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
     return curve
 
 
-def heard(track: np.ndarray, ear: np.ndarray, size: int, style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
+def apply_room_and_mic(
+    track: np.ndarray, mic: np.ndarray, size: int, style: AudioAugment, rng: np.random.Generator
+) -> np.ndarray:
     """A track in a random room through a microphone. `size`: of the Fourier transform, LONGEST_TAIL longer at least."""
-    curve = ear * _equaliser(style, rng)
+    curve = mic * _equaliser(style, rng)
     response = _over(curve, size)
     if rng.random() < style.room:
         length = int(rng.uniform(0.05, LONGEST_TAIL) * RATE)
@@ -137,30 +138,32 @@ def heard(track: np.ndarray, ear: np.ndarray, size: int, style: SoundStyle, rng:
     return np.fft.irfft(np.fft.rfft(track, size) * response, size)[: len(track)].astype(np.float32)
 
 
-def swelling(samples: int, style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
+def gain_envelope(samples: int, style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
     """A loudness that wanders, as factors."""
     knots = np.linspace(0, samples, 4 + samples // RATE * 3)
     curve = np.interp(np.arange(0, samples + 160, 160), knots, rng.uniform(-1, 1, len(knots)) * style.swell)
     return np.repeat((10 ** (curve / 20)).astype(np.float32), 160)[:samples]
 
 
-def place_noise(samples: int, ear: np.ndarray, size: int, style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
+def ambient_noise(
+    samples: int, mic: np.ndarray, size: int, style: AudioAugment, rng: np.random.Generator
+) -> np.ndarray:
     """The noise of a place through a microphone: any colour, rising and falling, of RMS 1."""
     bins = size // 2 + 1
     white = rng.standard_normal((2, bins), dtype=np.float32)
     colour = 10 ** (rng.uniform(-9, 3) * np.clip(_OCTAVES, -4, 3) / 20)
-    spectrum = (white[0] + 1j * white[1]) * _over(ear * _equaliser(style, rng) * colour, size)
-    wave = np.fft.irfft(spectrum, size)[:samples].astype(np.float32) * swelling(samples, style, rng)
+    spectrum = (white[0] + 1j * white[1]) * _over(mic * _equaliser(style, rng) * colour, size)
+    wave = np.fft.irfft(spectrum, size)[:samples].astype(np.float32) * gain_envelope(samples, style, rng)
     return wave / max(float(np.sqrt(np.mean(np.square(wave)))), 1e-9)
 
 
-def kept(wave: np.ndarray, style: SoundStyle, rng: np.random.Generator) -> np.ndarray:
+def degrade(wave: np.ndarray, style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
     """What a device stores of a wave: it may clip, drop pieces, and code with loss."""
     if rng.random() < style.clipped:
         most = float(np.abs(wave).max()) * rng.uniform(0.15, 0.7)
         wave = np.clip(wave, -most, most)
     if rng.random() < style.coded:
-        wave = coded(wave, rng.uniform(0.6, 2.5))
+        wave = lossy_codec(wave, rng.uniform(0.6, 2.5))
     if rng.random() < style.gaps:
         wave = wave.copy()
         for _ in range(rng.integers(1, 3) * max(1, len(wave) // RATE)):
@@ -169,7 +172,7 @@ def kept(wave: np.ndarray, style: SoundStyle, rng: np.random.Generator) -> np.nd
     return wave
 
 
-def coded(wave: np.ndarray, step: float) -> np.ndarray:
+def lossy_codec(wave: np.ndarray, step: float) -> np.ndarray:
     """A lossy codec in effigy: in each frame of 32 ms the spectrum is rounded, in 16 bands, to multiples of `step`
     times the band's RMS, so that what is weak beside something loud falls away. Same length.
     """

@@ -11,12 +11,12 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from icf_avs.contracts import ClipSpec
+from icf_avs.stamps.open_vocab_batches import Vocabulary, open_vocab_batch, sample_absent_word
+from icf_avs.stamps.open_vocab_catalog import load_open_vocab_catalog
 from icf_avs.stamps.open_vocab_sampler import DEFAULT
 from icf_avs.stamps.scene_features import OpenVocabFeatures, SceneSet, open_vocab_features, probabilities, z_scores
-from icf_avs.stamps.tagger_cache import HeardSounds
-from icf_avs.stamps.word_batches import Words, _absent, word_batch
-from icf_avs.stamps.word_catalog import load_word_catalog
-from icf_avs.stamps.word_data import training_words, vocabulary
+from icf_avs.stamps.tagger_cache import TaggerOutputs
+from icf_avs.stamps.training_data import training_words, vocabulary
 
 SIZE, FRAMES = 64, 3
 SURELY = 9 / 16  # exact in half precision
@@ -24,11 +24,11 @@ SURELY = 9 / 16  # exact in half precision
 
 @pytest.fixture(scope="module")
 def catalog(catalog):
-    return load_word_catalog(catalog.root)
+    return load_open_vocab_catalog(catalog.root)
 
 
 @pytest.fixture(scope="module")
-def words(catalog) -> Words:
+def words(catalog) -> Vocabulary:
     return training_words(catalog, "minilm", 0.6)
 
 
@@ -39,24 +39,24 @@ def features(catalog) -> OpenVocabFeatures:
 
 
 @pytest.fixture(scope="module")
-def sounds(catalog, words) -> HeardSounds:
+def sounds(catalog, words) -> TaggerOutputs:
     """Every second kind is heard as its word, surely (9/16), all others as an accordion; pairs are of neighbours."""
-    kinds = tuple(sorted({stamp.kind for stamp in catalog.training if stamp.kind}))
+    kinds = tuple(sorted({stamp.class_name for stamp in catalog.training if stamp.class_name}))
     size = len(words.words)
     outputs = np.zeros((len(kinds), 2, size), np.float16)
     for number, kind in enumerate(kinds):
-        outputs[number, :, words.of_kind[kind] if number % 2 else words.index["accordion"]] = SURELY
+        outputs[number, :, words.word_of_class[kind] if number % 2 else words.index["accordion"]] = SURELY
     pairs = np.array([(number, number + 1) for number in range(len(kinds) - 1)])
     mixed = np.maximum(outputs[pairs[:, 0], 0], outputs[pairs[:, 1], 0])
     nothing = np.zeros((2, size), np.float16)
-    return HeardSounds(kinds, outputs, np.zeros((len(kinds), 1, size), np.float16), nothing, pairs, mixed)
+    return TaggerOutputs(kinds, outputs, np.zeros((len(kinds), 1, size), np.float16), nothing, pairs, mixed)
 
 
 @pytest.fixture(scope="module")
 def batch(features, words, sounds):
     rng = np.random.default_rng(0)
     indices = np.tile(np.arange(24), 8)
-    return indices, word_batch(features, indices, words, sounds, rng, noisy=False)
+    return indices, open_vocab_batch(features, indices, words, sounds, rng, noisy=False)
 
 
 def test_what_is_asked_for_is_marked_and_nothing_else(batch, features, words):
@@ -107,11 +107,11 @@ def test_recordings_take_turns_with_words_where_they_are_heard_rightly(batch, wo
     assert (batch.tag_probs.amax(-1)[batch.sounding.any(-1)] > 0).all()
     recorded = (batch.tag_probs == SURELY).any(-1)
     assert 0.02 < recorded.float().mean() < 0.5
-    of_kind = {words.of_kind[kind] for kind in sounds.kinds[1::2]}
+    word_of_class = {words.word_of_class[kind] for kind in sounds.class_names[1::2]}
     for row, frame in recorded.nonzero().tolist():
         asked = set(batch.sounding[row, frame].nonzero()[:, 0].tolist())
         # No accordion, which nothing here is, but in the mixture with something that is heard as what it is.
-        assert any(batch.tag_probs[row, frame, word] == SURELY for word in asked & of_kind)
+        assert any(batch.tag_probs[row, frame, word] == SURELY for word in asked & word_of_class)
 
 
 def test_another_thing_of_the_picture_may_be_heard_faintly_and_is_not_meant(batch, features, words):
@@ -138,7 +138,7 @@ def subsets(count: int) -> list[tuple[int, ...]]:
 
 def test_the_same_pictures_are_asked_for_more(features, words, sounds):
     at = np.arange(24)
-    batch = word_batch(features, at, words, sounds, np.random.default_rng(0), noisy=False, more=3)
+    batch = open_vocab_batch(features, at, words, sounds, np.random.default_rng(0), noisy=False, more=3)
     assert batch.other_sounds.shape == (24, 3, *batch.tag_probs.shape[1:])
     assert batch.other_masks.shape == (24, 3, *batch.masks.shape[1:])
     waves, masks = batch.other_sounds.amax(2), batch.other_masks.flatten(2).amax(2)
@@ -155,7 +155,7 @@ def test_the_same_pictures_are_asked_for_more(features, words, sounds):
             wholes = [sum(parts[thing] for thing in some) for some in subsets(len(numbers))]
             for asked in batch.other_masks[clip, :, frame]:
                 assert any(torch.allclose(asked, whole) for whole in [torch.zeros_like(asked), *wholes])
-    alone = word_batch(features, at, words, sounds, np.random.default_rng(0), noisy=False, more=0)
+    alone = open_vocab_batch(features, at, words, sounds, np.random.default_rng(0), noisy=False, more=0)
     assert alone.other_sounds is None and alone.other_masks is None
 
 
@@ -163,17 +163,17 @@ def test_half_of_the_absent_words_are_almost_there(features, words):
     rng = np.random.default_rng(0)
     ranks = []
     for scene in features.scenes:
-        away = words.nameable & ~words.kin([words.index[word] for word in scene.present_words])
-        near = words.likeness[[words.index[each.words[0]] for each in scene.objects]].max(0)
+        away = words.nameable & ~words.synonyms_of([words.index[word] for word in scene.present_words])
+        near = words.similarity[[words.index[each.words[0]] for each in scene.objects]].max(0)
         order = [int(word) for word in np.argsort(-near, kind="stable") if away[word]]
         for _ in range(8):
-            ranks.append(order.index(_absent(scene, away, words, rng)))
+            ranks.append(order.index(sample_absent_word(scene, away, words, rng)))
     assert 0.4 < np.mean(np.array(ranks) < 12) < 0.65 and max(ranks) > 100
 
 
 def test_the_same_numbers_give_the_same_batch(features, words, sounds):
     one, other, third = (
-        word_batch(features, np.arange(8), words, sounds, np.random.default_rng(seed)) for seed in (1, 1, 2)
+        open_vocab_batch(features, np.arange(8), words, sounds, np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
     for name in ("tag_probs", "masks", "kinds_map", "sounding", "onscreen", "other_sounds", "other_masks"):
         assert torch.equal(getattr(one, name), getattr(other, name))
@@ -184,7 +184,7 @@ def test_the_same_numbers_give_the_same_batch(features, words, sounds):
 def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(features, words, sounds):
     at = np.arange(24)
     calm, rough = (
-        word_batch(features, at, words, sounds, np.random.default_rng(0), noisy=noisy) for noisy in (False, True)
+        open_vocab_batch(features, at, words, sounds, np.random.default_rng(0), noisy=noisy) for noisy in (False, True)
     )
     exact = z_scores(features.class_scores[at])
     raw = [torch.from_numpy(level[at]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
@@ -221,5 +221,5 @@ def test_the_vocabulary_holds_what_is_heard_and_what_is_shown(catalog, words):
     every = vocabulary(catalog)
     assert every == words.words and len(set(every)) == len(every)
     assert {"dog", "violin", "tabla drum", "penguin", "animal"} <= set(every)
-    other = replace(words, akin=0.99)
-    assert other.kin([words.index["dog"]]).sum() == 1 < words.kin([words.index["dog"]]).sum()
+    other = replace(words, synonym_threshold=0.99)
+    assert other.synonyms_of([words.index["dog"]]).sum() == 1 < words.synonyms_of([words.index["dog"]]).sum()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from icf_avs.errors import UserError
 from icf_avs.stamps import packages
-from icf_avs.stamps.rcc import read_rcc
+from icf_avs.stamps.qt_resource import read_qt_resource
 
 FILES = {"a.txt": (0, b"raw bytes"), "ö.bin": (1, b"packed " * 100)}
 
@@ -43,7 +43,7 @@ def archive(version: int, files: dict[str, tuple[int, bytes]] = FILES, child: in
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_every_version_gives_raw_and_packed_entries(tmp_path: Path, version: int) -> None:
     (tmp_path / "x.rcc").write_bytes(archive(version))
-    read = read_rcc(tmp_path / "x.rcc")
+    read = read_qt_resource(tmp_path / "x.rcc")
     assert dict(read) == {"/folder/a.txt": b"raw bytes", "/folder/ö.bin": b"packed " * 100}
     with pytest.raises(KeyError):
         read["/folder/none"]
@@ -52,7 +52,7 @@ def test_every_version_gives_raw_and_packed_entries(tmp_path: Path, version: int
 def bad(tmp_path: Path, content: bytes) -> str:
     (tmp_path / "x.rcc").write_bytes(content)
     with pytest.raises(UserError) as error:
-        dict(read_rcc(tmp_path / "x.rcc"))
+        dict(read_qt_resource(tmp_path / "x.rcc"))
     assert "x.rcc" in str(error.value) and "\n" not in str(error.value)
     return str(error.value)
 
@@ -66,7 +66,7 @@ def test_damage_is_one_line(tmp_path: Path) -> None:
     for end in range(len(whole)):
         bad(tmp_path, whole[:end])
     with pytest.raises(UserError, match=r"none\.rcc"):
-        read_rcc(tmp_path / "none.rcc")
+        read_qt_resource(tmp_path / "none.rcc")
 
 
 def test_a_packed_entry_that_is_no_zlib_stream(tmp_path: Path) -> None:
@@ -81,11 +81,11 @@ def test_no_changed_byte_brings_anything_but_a_user_error(tmp_path_factory, at: 
     path = tmp_path_factory.getbasetemp() / "fuzz.rcc"
     path.write_bytes(archive(3)[:at] + bytes([value]) + archive(3)[at + 1 :])
     with contextlib.suppress(UserError):
-        dict(read_rcc(path))
+        dict(read_qt_resource(path))
 
 
 def test_a_real_archive() -> None:
-    read = read_rcc(packages.root(packages.GCOMPRIS) / "instruments.rcc")
+    read = read_qt_resource(packages.root(packages.GCOMPRIS) / "instruments.rcc")
     sounds = [name for name in read if name.endswith(".ogg")]
     assert len(sounds) == 26
     assert all(read[name][:4] == b"OggS" for name in sounds)

@@ -101,6 +101,6 @@ class Resources(Mapping[str, bytes]):
         return name.decode("utf-16-be")
 
 
-def read_rcc(path: Path) -> Resources:
+def read_qt_resource(path: Path) -> Resources:
     """Open a Qt resource file as a mapping of its paths to their bytes. Raises UserError if it is malformed."""
     return Resources(Path(path))

@@ -14,8 +14,8 @@ from icf_avs.backbones.heard_words import HeardWords, audio_words
 from icf_avs.errors import UserError
 from icf_avs.stamps import tagger_cache as module
 from icf_avs.stamps.catalog import Catalog, load_catalog
-from icf_avs.stamps.tagger_cache import HeardSounds, heard_sounds
-from icf_avs.stamps.word_catalog import HELD_OUT, load_word_catalog
+from icf_avs.stamps.open_vocab_catalog import HELD_OUT, load_open_vocab_catalog
+from icf_avs.stamps.tagger_cache import TaggerOutputs, tagger_outputs
 
 VARIANTS = 4
 
@@ -25,7 +25,7 @@ def catalog() -> Catalog:
     """Six kinds, three of them held out."""
     whole = load_catalog()
     wanted = ("dog", "horse", "rooster", "duck", "violin", "rubber-duck")
-    return replace(whole, kinds=tuple(kind for kind in whole.kinds if kind.name in wanted))
+    return replace(whole, classes=tuple(kind for kind in whole.classes if kind.name in wanted))
 
 
 @pytest.fixture(scope="module")
@@ -47,23 +47,25 @@ def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def library(catalog: Catalog, hears: HeardWords, own_cache: Path) -> HeardSounds:
-    return heard_sounds(catalog, "train", hears, VARIANTS, only=load_word_catalog(catalog.root).training_kinds)
+def library(catalog: Catalog, hears: HeardWords, own_cache: Path) -> TaggerOutputs:
+    return tagger_outputs(
+        catalog, "train", hears, VARIANTS, only=load_open_vocab_catalog(catalog.root).training_classes
+    )
 
 
 def words(outputs: np.ndarray) -> np.ndarray:
     return outputs.astype(float)
 
 
-def test_training_does_not_hear_what_is_held_out(catalog: Catalog, hears: HeardWords, library: HeardSounds) -> None:
-    assert library.kinds == ("dog", "horse", "rooster")
-    other = heard_sounds(catalog, "train", hears, VARIANTS, only=HELD_OUT)
-    assert set(other.kinds) == {"duck", "violin", "rubber-duck"}
-    known = load_word_catalog(catalog.root, held_out=()).training_kinds
-    assert known >= set(HELD_OUT) | set(library.kinds) and not set(library.kinds) & set(HELD_OUT)
+def test_training_does_not_hear_what_is_held_out(catalog: Catalog, hears: HeardWords, library: TaggerOutputs) -> None:
+    assert library.class_names == ("dog", "horse", "rooster")
+    other = tagger_outputs(catalog, "train", hears, VARIANTS, only=HELD_OUT)
+    assert set(other.class_names) == {"duck", "violin", "rubber-duck"}
+    known = load_open_vocab_catalog(catalog.root, held_out=()).training_classes
+    assert known >= set(HELD_OUT) | set(library.class_names) and not set(library.class_names) & set(HELD_OUT)
 
 
-def test_shapes_and_scales(library: HeardSounds, hears: HeardWords) -> None:
+def test_shapes_and_scales(library: TaggerOutputs, hears: HeardWords) -> None:
     assert library.outputs.shape == (3, VARIANTS, hears.dim)
     assert library.silent.shape == (3, VARIANTS // 4, hears.dim)
     assert library.noise.shape == (VARIANTS, hears.dim)
@@ -73,24 +75,24 @@ def test_shapes_and_scales(library: HeardSounds, hears: HeardWords) -> None:
     assert words(library.outputs).min() >= 0 and words(library.outputs).max() <= 1
 
 
-def test_a_kind_is_heard_by_its_word_and_only_while_it_sounds(library: HeardSounds) -> None:
-    dog = library.kinds.index("dog")
+def test_a_kind_is_heard_by_its_word_and_only_while_it_sounds(library: TaggerOutputs) -> None:
+    dog = library.class_names.index("dog")
     barks = words(library.outputs)[dog].mean(0)
     assert audio_words()[int(barks.argmax())] == "dog"
     place = audio_words().index("dog")
     assert words(library.outputs)[dog, :, place].mean() > 0.2
-    assert words(library.outputs)[library.kinds.index("rooster"), :, place].mean() < 0.1
+    assert words(library.outputs)[library.class_names.index("rooster"), :, place].mean() < 0.1
     assert words(library.silent)[dog, :, place].mean() < 0.2
     assert words(library.noise)[:, place].max() < 0.1
 
 
-def test_variants_differ(library: HeardSounds) -> None:
-    for of_kind in library.outputs.astype(float):
-        assert len(np.unique(of_kind.round(2), axis=0)) > VARIANTS // 2
+def test_variants_differ(library: TaggerOutputs) -> None:
+    for word_of_class in library.outputs.astype(float):
+        assert len(np.unique(word_of_class.round(2), axis=0)) > VARIANTS // 2
 
 
 def test_it_is_made_once_and_again_when_anything_changes(
-    catalog: Catalog, hears: HeardWords, library: HeardSounds, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, hears: HeardWords, library: TaggerOutputs, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = set((own_cache / "heard").iterdir())
 
@@ -98,8 +100,8 @@ def test_it_is_made_once_and_again_when_anything_changes(
         raise AssertionError("made again")
 
     monkeypatch.setattr(module, "noise", fail)
-    again = heard_sounds(catalog, "train", hears, VARIANTS, only=library.kinds)
-    assert again.kinds == library.kinds
+    again = tagger_outputs(catalog, "train", hears, VARIANTS, only=library.class_names)
+    assert again.class_names == library.class_names
     assert all(
         np.array_equal(getattr(again, name), getattr(library, name))
         for name in ("outputs", "silent", "noise", "pairs", "mixed")
@@ -108,17 +110,17 @@ def test_it_is_made_once_and_again_when_anything_changes(
     reordered = HeardWords(hears.network, (*audio_words()[1:], audio_words()[0]))
     for arguments in ((catalog, "cross", hears, 4), (catalog, "train", hears, 5), (catalog, "train", reordered, 4)):
         with pytest.raises(AssertionError, match="made again"):
-            heard_sounds(*arguments)
+            tagger_outputs(*arguments)
 
 
 def test_the_same_everywhere(
     catalog: Catalog, hears: HeardWords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = replace(catalog, kinds=tuple(kind for kind in catalog.kinds if kind.name == "dog"))
+    one = replace(catalog, classes=tuple(kind for kind in catalog.classes if kind.name == "dog"))
     made = []
     for name in ("a", "b"):
         monkeypatch.setattr(module, "cache_dir", lambda name=name: tmp_path / name)
-        made.append(heard_sounds(one, "cross", hears, 4))
+        made.append(tagger_outputs(one, "cross", hears, 4))
     assert np.array_equal(made[0].outputs, made[1].outputs) and made[0].mixed.shape == (0, hears.dim)
 
 
@@ -128,4 +130,4 @@ def test_a_cache_that_cannot_be_written_says_so(
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(module, "cache_dir", lambda: tmp_path / "file")
     with pytest.raises(UserError, match=r"cannot be written .* set ICF_CACHE"):
-        heard_sounds(catalog, "train", hears, 4)
+        tagger_outputs(catalog, "train", hears, 4)
