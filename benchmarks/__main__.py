@@ -20,6 +20,8 @@ NAMES = {  # name: where it is, a function of the machine that gives rows, and w
     "engines": ("engines.engines", "the shipped model by ONNX Runtime and by torch.compile"),
     "training": ("training_step.training_step", "a step: ours, TPAVI, our baseline row"),
     "memory": ("memory.memory", "peak memory of both"),
+    "plug-in": ("plug_in.plug_in_step", "a step with the whole of ICF and of the network alone"),
+    "plug-in-memory": ("plug_in.plug_in_memory", "peak memory of both"),
     "segment": ("segmenting.segmenting", "`icf segment` by length of video, time and memory"),
     "segment-natural": ("segmenting.segmenting_natural", "the same with the checkpoint `natural`"),
     "log-mel": ("spectrograms.spectrograms", "the audio front end against librosa and NumPy"),

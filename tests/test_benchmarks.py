@@ -6,6 +6,7 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ sys.path.append(str(ROOT))
 from benchmarks import __main__ as command  # noqa: E402
 from benchmarks import lower_precision as precision  # noqa: E402
 from benchmarks import memory as peak  # noqa: E402
-from benchmarks import models, processes, scores, spectrograms, table, turns, videos  # noqa: E402
+from benchmarks import models, plug_in, processes, scores, spectrograms, table, turns, videos  # noqa: E402
 from benchmarks import segmenting as segmenting_module  # noqa: E402
 from benchmarks.data import decoding, loading  # noqa: E402
 from benchmarks.engines import engines  # noqa: E402
@@ -139,6 +140,34 @@ def test_engines_on_a_small_model(monkeypatch):
     model = build_model(config, ClipSpec(image_size=64, frames=2), models.EMBEDDED.build(), names).eval()
     found = named(engines(ONCE, model))
     assert set(found) == {("engine-onnxruntime", "PyTorch"), ("engine-compiled", "PyTorch")}
+
+
+def test_the_plug_in_benchmark_counts_the_text_encoders(monkeypatch):
+    encoded = []
+    plain = plug_in.TextEncoder.__call__
+    monkeypatch.setattr(plug_in.TextEncoder, "__call__", lambda *given: encoded.append(given[1]) or plain(*given))
+    found = named(plug_in.plug_in_step(ONCE, [SMALL], clips=1, size=64))
+    assert set(found) == {("plug-in-step-resnet-50", plug_in.ALONE)}
+    assert found["plug-in-step-resnet-50", plug_in.ALONE].unit == "s/step of 1 clips"
+    assert len(encoded) == 2 * 4, "in two periods of steps each of four banks goes once through its encoder"
+
+
+def test_published_text_encoders_have_their_published_sizes():
+    """Facts of the text towers: parameters with their projections (CLIP, CLAP), without (X-CLIP)."""
+    with torch.device("meta"):
+        sizes = {source.repo: sum(p.numel() for p in plug_in.text_encoder(source).model.parameters())
+                 for source in set(plug_in.PUBLISHED.values())}  # fmt: skip
+    millions = {"openai/clip-vit-base-patch32": 63.43, "microsoft/xclip-base-patch32": 63.17,
+                "laion/clap-htsat-unfused": 125.30}  # fmt: skip
+    assert {name: round(count / 1e6, 2) for name, count in sizes.items()} == millions
+
+
+def test_a_batch_is_as_large_as_the_machine_can_hold(monkeypatch):
+    monkeypatch.setattr(plug_in, "peak", lambda machine, encoder, who, clips: 2_000 + 1_500 * clips)
+    for room, expected in ((100_000, 8), (12_000, 4), (7_000, 2), (1_000, 1)):
+        memory = SimpleNamespace(available=room * 1e6 / plug_in.SPARE)
+        monkeypatch.setattr(plug_in.psutil, "virtual_memory", lambda memory=memory: memory)
+        assert plug_in.fitting(ONCE, SMALL) == expected
 
 
 def test_both_models_of_the_memory_benchmark_run():
