@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from clip_maker import make_clip, tone
 from fake_device import pretended
 from safetensors.torch import load_file
-from small_guided import random_batch, small_model
+from small_guided import random_batch, small_host, small_model
 from small_training import TINY, frozen_encoder, stand_ins, tiny_data
 
 import icf_avs
@@ -28,11 +28,13 @@ from icf_avs.backbones import thing_words
 from icf_avs.backbones.efficientnet_lite import EfficientNetLite0
 from icf_avs.checkpoint import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint_source import find_checkpoint
-from icf_avs.config import ModelConfig
+from icf_avs.config import ModelConfig, PlugInConfig, TrainConfig
 from icf_avs.contracts import Batch, ClipSpec, VisualFeatures
 from icf_avs.evaluate import evaluate_each
 from icf_avs.evaluate_semantic import evaluate_semantic
 from icf_avs.export.graph import ExportGraph
+from icf_avs.extensions.settings import InterventionSettings
+from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.inference.predictor import Predictor
 from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel
@@ -43,7 +45,7 @@ from icf_avs.serve.limits import Limits
 from icf_avs.training import trainer as trainer_module
 from icf_avs.training.calibrate import calibrate
 from icf_avs.training.data import Sample
-from icf_avs.training.learner import Learner
+from icf_avs.training.learner import learner_of
 from icf_avs.training.run import train
 from icf_avs.training.samples import sample_sheet
 from research.ablation_variants import replace_part
@@ -53,6 +55,8 @@ from research.word_scores import _answers, _Question
 
 test_clips.__test__ = False
 CPU = torch.device("cpu")
+PLUG_IN = PlugInConfig(MIT(dim=32, width=16), SC(width=32, blocks=1, jumps=2, draws=4, keep=2), CDCL(dim=16))
+INTERVENTIONS = InterventionSettings(other_sound=0.3)
 
 
 @dataclass(frozen=True)
@@ -135,10 +139,12 @@ def words_batch(model: SegmentationModel, clips: int = 3) -> Batch:
     )  # fmt: skip
 
 
-def learnt(given: Given, model: SegmentationModel, batch: Batch, stage: str = "learn") -> Any:
-    """A step of training, by hand: terms, the norm of the gradient, and the means that follow."""
+def learnt(
+    given: Given, model: SegmentationModel, batch: Batch, stage: str = "learn", config: TrainConfig = TINY
+) -> Any:
+    """A step of training, by hand: terms, the norm of the gradient, and the means that follow. config: plug-ins."""
     torch.manual_seed(0)
-    learner = Learner(copy.deepcopy(model)).to(given.device).train()
+    learner = learner_of(config, copy.deepcopy(model)).to(given.device).train()
     terms = learner(batch.to(given.device), stage)
     terms["loss"].backward()
     parameters = [p for p in learner.parameters() if p.grad is not None]
@@ -313,6 +319,9 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "train, samples": sheet,
     "train, a step": lambda given: learnt(given, small_model(semantic=True), random_batch()),
     "train, a step of naming": lambda given: learnt(given, small_model(), random_batch(), "teach"),
+    "train, a step of a network with ICF and interventions": lambda given: learnt(
+        given, small_host("query"), random_batch(), config=replace(TINY, icf=PLUG_IN, interventions=INTERVENTIONS)
+    ),
     "train, a step of words": lambda given: learnt(given, natural(), words_batch(natural())),
     "train, names of an open vocabulary": names_learnt,
     "calibrate": lambda given: calibrated(given, small_model(), random_batch()),
