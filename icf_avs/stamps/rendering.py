@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from icf_avs.stamps.backgrounds import load_background
-from icf_avs.stamps.scene import PlacedStamp, Scene, Shadow
+from icf_avs.stamps.scene import Camera, PlacedStamp, Scene, Shadow
 from icf_avs.stamps.sprite import BORDER, load_sprite
 
 Patch = tuple[int, tuple[slice, slice], np.ndarray]  # number of the stamp, window in the image, pixels uint8 [h, w, 4]
@@ -169,7 +169,10 @@ def _photograph(image: np.ndarray, scene: Scene, time_s: float) -> np.ndarray:
     camera = scene.camera
     if camera.gamma != 1:
         image = 255 * (np.clip(image, 0, 255) / 255) ** camera.gamma
-    shown = Image.fromarray(np.clip(image + 0.5, 0, 255).astype(np.uint8))
+    rgb = np.clip(image + 0.5, 0, 255).astype(np.uint8)
+    if camera == Camera() and not scene.jpeg_quality:
+        return rgb
+    shown = Image.fromarray(rgb)
     if camera.detail < 1:
         small = max(1, round(width * camera.detail)), max(1, round(height * camera.detail))
         shown = shown.resize(small, Image.Resampling.BOX).resize((width, height), Image.Resampling.BILINEAR)
