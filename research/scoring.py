@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from icf_avs.avsbench.layouts import read_set
 from icf_avs.contracts import ClipSpec, VisualFeatures
 from icf_avs.data.resize import resized
-from icf_avs.data.windows import windows
+from icf_avs.data.windows import clip_windows
 from icf_avs.evaluate import AUDIOS, FOLDERS
 from icf_avs.metrics import StrictMetric, g_score
 from icf_avs.networks.guided import Sounds
@@ -61,7 +61,9 @@ def test_clips(
             clip = record.load()
             with torch.inference_mode():
                 levels = visual(resized(torch.from_numpy(clip.frames), spec.image_size).to(device))
-            sounds = [windows(heard(clip, records, index, audio, seed), spec, len(clip.frames)) for audio in AUDIOS]
+            sounds = [
+                clip_windows(heard(clip, records, index, audio, seed), spec, len(clip.frames)) for audio in AUDIOS
+            ]
             found.append(
                 TestClip(
                     name,

@@ -15,7 +15,7 @@ import icf_avs.evaluate as evaluation
 from icf_avs.__main__ import main
 from icf_avs.avsbench.layouts import read_set
 from icf_avs.contracts import ClipSpec, Prediction
-from icf_avs.data.windows import windows
+from icf_avs.data.windows import clip_windows, windows
 from icf_avs.errors import UserError
 from icf_avs.evaluate import AUDIOS, evaluate, evaluate_command, evaluate_each
 from icf_avs.inference.predictor import MaskPredictor
@@ -202,6 +202,17 @@ def test_windows_are_centred_and_padded():
     assert cut[2, 0] == 51 and cut[2, -1] == 450
     assert cut[4, 249] == 500 and cut[4, 250:].sum() == 0
     assert not windows(np.zeros(0, np.float32), spec, 2).any()
+
+
+def test_windows_are_at_the_rate_of_the_model():
+    """A tone of 1 kHz is one at 32 kHz, too, in every second; waves of clips are at 16 kHz."""
+    spec = ClipSpec(sample_rate=32_000, window=31_200)
+    tone = np.sin(2 * np.pi * 1000 * np.arange(3 * 16_000) / 16_000).astype(np.float32)
+    expected = np.sin(2 * np.pi * 1000 * np.arange(3 * 32_000) / 32_000)
+    for index, cut in enumerate(clip_windows(tone, spec, 3)):
+        start = spec.window_start(index)
+        np.testing.assert_allclose(cut[500:-500], expected[start + 500 : start + 30_700], atol=2e-3)
+    assert clip_windows(np.zeros(0, np.float32), spec, 2).shape == (2, 31_200)
 
 
 def cells(path):

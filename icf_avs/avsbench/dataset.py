@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from icf_avs.avsbench.record import Audio, ClipRecord, LoadedClip
 from icf_avs.contracts import MASK_STRIDE, Batch, ClipSpec
-from icf_avs.data.windows import windows
+from icf_avs.data.windows import clip_windows
 from icf_avs.errors import UserError
 
 FORMS: tuple[Audio, ...] = ("wav", "video", "log_mel")  # the preferred first
@@ -81,7 +81,7 @@ class ClipDataset(Dataset[ClipTensors]):
         if self.complete:
             onscreen = torch.tensor([name in record.onscreen for name in self.names], dtype=torch.bool)
         if clip.log_mel is None:
-            waves, log_mel = torch.from_numpy(windows(clip.wave, self.spec, frames)), None
+            waves, log_mel = torch.from_numpy(clip_windows(clip.wave, self.spec, frames)), None
         else:
             waves, log_mel = torch.zeros(frames, 0), torch.from_numpy(clip.log_mel)
         return ClipTensors(

@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 
-from icf_avs.avsbench.sound import RATE
 from icf_avs.backbones.registry import TAKES_LOG_MEL
-from icf_avs.data.resampling import resample
 from icf_avs.data.spectrogram import LOG_OFFSET
-from icf_avs.data.windows import windows
+from icf_avs.data.windows import clip_windows
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor
 
@@ -24,9 +21,7 @@ def model_sound(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.n
     Raises UserError for log-mel where the audio encoder of the model takes waves alone.
     """
     if sound.ndim == 1:
-        return windows(
-            resample(torch.from_numpy(sound), RATE, predictor.spec.sample_rate).numpy(), predictor.spec, count
-        )
+        return clip_windows(sound, predictor.spec, count)
     encoder = predictor.encoders.get("audio")
     if encoder not in TAKES_LOG_MEL:
         raise UserError(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icf_avs.contracts import MASK_STRIDE, Batch, ClipSpec
-from icf_avs.data.windows import windows
+from icf_avs.data.windows import clip_windows
 from icf_avs.stamps.audio_augment import PLAIN, AudioAugment
 from icf_avs.stamps.clip_renderer import classes
 from icf_avs.stamps.scene import Scene
@@ -24,7 +24,7 @@ def sound_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mix a scene's sound: windows [T,N] float32 and which stamp is heard in which frame [n,T] bool."""
     wave, active = render_audio(scene, bank, variation, style)
-    return windows(wave, spec, spec.frames), active
+    return clip_windows(wave, spec, spec.frames), active
 
 
 def kinds_of(scene: Scene, active: np.ndarray, classes: int) -> np.ndarray:

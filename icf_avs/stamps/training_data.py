@@ -16,7 +16,7 @@ from icf_avs.backbones.heard_words import HeardWords, audio_words
 from icf_avs.backbones.registry import embed_names
 from icf_avs.config import EvidenceConfig, TrainConfig
 from icf_avs.contracts import Batch, ClipSpec
-from icf_avs.data.windows import windows
+from icf_avs.data.windows import clip_windows
 from icf_avs.stamps.audio_augment import PLAIN, VARIED
 from icf_avs.stamps.batches import concatenate, make_batch
 from icf_avs.stamps.catalog import load_catalog
@@ -135,7 +135,7 @@ class StampsData(ComposedData):
             seconds = max(1, round(spec.seconds))
             scene = sample_scene(self.catalog, "val", index, VALIDATION_SEED, BALANCED, seconds)
             clip = render_clip(scene, self.bank, spec)
-            parts = clip.frames, windows(clip.waveform, spec, spec.frames), clip.masks.astype(np.float32)
+            parts = clip.frames, clip_windows(clip.waveform, spec, spec.frames), clip.masks.astype(np.float32)
             found.append(Sample(*(torch.from_numpy(part) for part in parts)))
         return found
 
