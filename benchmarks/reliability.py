@@ -45,7 +45,7 @@ def _rows(path: Path) -> list[tuple[str, ...]]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = [tuple(row) for row in csv.reader(file)]
     if rows[:1] != [COLUMNS] or any(len(row) != len(COLUMNS) for row in rows):
-        raise UserError(f"{path}: is no table of {','.join(COLUMNS)}; name another --out")
+        raise UserError(f"{path}: is not a table of {','.join(COLUMNS)}; name another --out")
     return rows[1:]
 
 

@@ -39,7 +39,7 @@ def read_rows(path: Path) -> list[Row]:
     with path.open(newline="", encoding="utf-8") as file:
         lines = list(csv.reader(file))
     if lines[:1] != [list(COLUMNS)] or any(len(line) != len(COLUMNS) for line in lines):
-        raise UserError(f"{path} is no table of benchmarks (columns {','.join(COLUMNS)}); name another --out")
+        raise UserError(f"{path} is not a table of benchmarks (columns {','.join(COLUMNS)}); name another --out")
     return [Row(*line) for line in lines[1:]]
 
 

@@ -197,7 +197,7 @@ def _segmentations() -> tuple[bytes, ...]:
         "version": 1,
         "video": {"file": "a.mp4", "width": 16, "height": 16, "duration": 3.0, "fps": 25.0},
         "source": {"path": "/videos/a.mp4", "bytes": 1, "sha256": "0" * 64},
-        "made_with": {"without": [{"part": "the segmenter", "effect": "people are found less surely"}]},
+        "made_with": {"without": [{"part": "the segmenter", "effect": "people are found less reliably"}]},
         "checkpoint": "stamps", "clip": asdict(ClipSpec()), "frames": frames,
     }  # fmt: skip
     classes = [

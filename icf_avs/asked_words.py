@@ -21,7 +21,7 @@ def asked_words(model: SegmentationModel, text: str) -> Tensor:
     words, for no word, for one that nothing audible is near to, and where the text encoder is missing.
     """
     if not isinstance(model.network, OpenVocabularyNetwork):
-        raise UserError("--words needs a checkpoint that hears in words; take --checkpoint natural")
+        raise UserError("--words needs a checkpoint with a sound tagger; take --checkpoint natural")
     words = [word.strip().lower() for word in text.split(",") if word.strip()]
     if not words:
         raise UserError("--words names nothing; give one or more with commas between them: --words 'dog, violin'")
@@ -33,7 +33,9 @@ def asked_words(model: SegmentationModel, text: str) -> Tensor:
     for word, row, found in zip(words, near, meant, strict=True):
         if not found.any():
             offered = ", ".join(model.classes[i] for i in row.topk(min(_OFFERED, len(row))).indices)
-            raise UserError(f"{word!r}: no word that it could hear is near to this one; the nearest are {offered}")
+            raise UserError(
+                f"{word!r}: no word of its vocabulary is similar to this one; the most similar are {offered}"
+            )
     return meant.any(0)
 
 

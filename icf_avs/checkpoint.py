@@ -68,7 +68,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     try:
         recipe = json.loads(metadata["recipe"])
         if not isinstance(recipe, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
         return recipe
     except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged checkpoint (no readable recipe in it); get it again") from error

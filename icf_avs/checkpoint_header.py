@@ -63,7 +63,7 @@ def check_settings(settings: ModelConfig | ClipSpec) -> None:
             if len(value) > _MOST_NAMES:
                 raise ValueError(f"{len(value)} {name} are more than {_MOST_NAMES}")
             if not all(isinstance(word, str) and len(word) <= _LONGEST_NAME for word in value):
-                raise ValueError(f"{name} are no list of names")
+                raise ValueError(f"{name} are not a list of names")
 
 
 def fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,4 +111,6 @@ def check_files(where: str, names: Iterable[str]) -> None:
             f"{where}: {pickles[0]} is a pickle, which can run any code when it is opened, and is refused; "
             f"ask for {FILE} (`save_pretrained` writes it)"
         )
-    raise UserError(f"{where}: has no {FILE}, so it is no model of icf-avs; name another, or a .safetensors file in it")
+    raise UserError(
+        f"{where}: has no {FILE}, so it is not a model of icf-avs; name another, or a .safetensors file in it"
+    )

@@ -65,6 +65,6 @@ def download(repo: str, **options: Any) -> Path:
         ) from error
     except errors.EntryNotFoundError as error:
         check_files(repo, HfApi().list_repo_files(repo, revision=options.get("revision"), token=options.get("token")))
-        raise UserError(f"{repo}: {FILE} cannot be had at this revision; name another") from error
+        raise UserError(f"{repo}: {FILE} is not available at this revision; name another") from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        raise UserError(f"{repo}: not to be had from the hub ({str(error).partition(chr(10))[0]})") from error
+        raise UserError(f"{repo}: cannot be downloaded from the hub ({str(error).partition(chr(10))[0]})") from error

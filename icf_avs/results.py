@@ -126,7 +126,7 @@ def read_rows(path: Path, columns: tuple[str, ...] = COLUMNS, what: str = "score
         return []
     found, rows = read_csv(path)
     if not fits(found, columns):
-        raise UserError(f"{path} is no table of {what} (columns {','.join(columns)}); name another --out")
+        raise UserError(f"{path} is not a table of {what} (columns {','.join(columns)}); name another --out")
     return [dict.fromkeys(columns, "") | row for row in rows]
 
 
@@ -169,7 +169,7 @@ def read_notes(path: Path) -> dict[str, object]:
             raise ValueError("it holds no object")
         return notes
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON file of notes: {error}; move it away") from error
+        raise UserError(f"{path} is not a JSON file of notes: {error}; move it away") from error
 
 
 def save_notes(

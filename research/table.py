@@ -34,7 +34,7 @@ class Table:
             return []
         columns, lines = read_csv(path)
         if columns != self.columns:
-            raise UserError(f"{path} is no table of these runs (columns {','.join(self.columns)}); name another")
+            raise UserError(f"{path} is not a table of these runs (columns {','.join(self.columns)}); name another")
         for line in lines:
             if line["row"] not in self.rows or not line["seed"].isdecimal() or len(line["seed"]) > 9:
                 raise UserError(f"{path}: has no run {line['row'][:40]!r} of seed {line['seed'][:40]!r}; fix the table")

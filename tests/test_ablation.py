@@ -217,7 +217,7 @@ def test_the_table_keeps_runs_apart_and_says_what_is_left(tmp_path: Path) -> Non
     _, jobs = pending(table, tmp_path, ["baseline", "all"], 2, 700)
     assert len(jobs) == 4  # other runs than those of the table
     table.write_text("a,b\n")
-    with pytest.raises(UserError, match="no table of these runs"):
+    with pytest.raises(UserError, match="not a table of these runs"):
         RUNS.read(table)
 
 

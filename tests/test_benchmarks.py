@@ -235,7 +235,7 @@ def test_a_run_replaces_its_own_rows_only(tmp_path, capsys):
     assert all(float(row.ratio) > 5 for row in rows if row.benchmark.startswith("f-curve"))
     assert [path.name for path in tmp_path.iterdir()] == ["bench.csv"]
     (tmp_path / "scores.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="no table of benchmarks"):
+    with pytest.raises(UserError, match="not a table of benchmarks"):
         table.save_rows(tmp_path / "scores.csv", [other])
 
 

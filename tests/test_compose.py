@@ -252,7 +252,7 @@ def mask_of_another_size(root: Path) -> dict:
 
 SPOILT = [
     ("no such pictures", lambda r: {"pictures": r / "none"}, "no such file or folder"),
-    ("no COCO file", lambda r: {"pictures": r / "same.csv"}, "is no annotation file in COCO's format"),
+    ("no COCO file", lambda r: {"pictures": r / "same.csv"}, "is not an annotation file in COCO's format"),
     ("a COCO file without images", edit(lambda d: d.pop("images")), "ValueError: no images"),
     ("no category that is there", edit(lambda d: [a.update(category_id=77) for a in d["annotations"]]),
         "none of its annotations can be used: 24 with an unknown category"),

@@ -99,21 +99,21 @@ def test_rows_become_jobs(tmp_path):
         ("video,video\na.mp4,b.mp4\n", "2 columns `video`"),
         ("video\n", "lists no video"),
         ("video,fsp\na.mp4,2\n", "column `fsp`; write `fps`"),
-        ("video,notes\na.mp4,x\n", "column `notes`; take it out"),
+        ("video,notes\na.mp4,x\n", "column `notes`; remove it"),
         ("video,fps\n,1\n", "line 2: names no video"),
         ("video\n..\x00\n", "line 2"),
         ("video\na.mp4,1\n", "line 2: has 2 cells"),
         ("video,fps\na.mp4,fast\n", "line 2: 'fast'"),
         ("video,audio_track\n\na.mp4,0\n", "line 3: want an integer"),
-        ('video\n"a.mp4\n', "is no CSV"),
+        ('video\n"a.mp4\n', "is not CSV"),
         ("video\na.mp4\nsub/A.mkv\n", "line 3: would write the same folder as line 2"),
         ("video,out\na.mp4,x/y\nb.mp4,x\n", "inside the folder of line 3"),
         ("video,out\na.mp4,../x\n", "below --out"),
         ("video,out\na.mp4,.\n", "below --out"),
         ("video,out\na.mp4,/x\n", "below --out"),
         ("video,out\na.mp4,failures.csv\n", "the same folder as the report"),
-        ("video\nmine.mp4\n", "holds something else"),
-        (b"video\n\xff.mp4\n", "no UTF-8"),
+        ("video\nmine.mp4\n", "holds something other"),
+        (b"video\n\xff.mp4\n", "not UTF-8"),
         (None, "cannot be read"),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_pa
         without = job()
         assert segment_job(without, tmp_path) is None and is_done(without)
         (part,) = made_with()["without"]
-        assert "segmenter" in part["part"] and "less surely" in part["effect"]
+        assert "segmenter" in part["part"] and "less reliably" in part["effect"]
         assert read_segmentation(out / "a").missing == (WITHOUT_SEGMENTER,)
         segmenter = loaded("natural")
         patch.setattr(icf_avs, "load", lambda checkpoint, device: segmenter)

@@ -138,7 +138,7 @@ SPOILT = [
     ("Multi-sources", "table", "video0_train is in test and train", lambda r: (
         table(r, lambda t: [*t, ["video0_train", "test"]]))),
     ("AVSS", "class names", "is missing", lambda r: (r / "label2idx.json").unlink()),
-    ("AVSS", "class names", "twice there", lambda r: labels(r, lambda ids: ids | {"woman": 3})),
+    ("AVSS", "class names", "repeated or left out", lambda r: labels(r, lambda ids: ids | {"woman": 3})),
     ("Single-source", "audio", "is of 44100 Hz, most are of 16000 Hz", lambda r: wav(r, 44_100)),
 ]  # fmt: skip
 
@@ -179,7 +179,7 @@ def test_all_faults_of_a_table_are_named(tmp_path: Path, capsys) -> None:
     table(tmp_path, lambda lines: [*lines, *bad])
     assert check_command(tmp_path) == 1
     out = capsys.readouterr().out
-    for number, words in enumerate(("an empty cell", "split 'tset'", "label 'v3'", "no plain name")):
+    for number, words in enumerate(("an empty cell", "split 'tset'", "label 'v3'", "cannot be a file's")):
         assert re.search(f"line {first + number}: .*{words}", out), out
     assert "got [99]" in out
 

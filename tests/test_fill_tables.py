@@ -133,7 +133,7 @@ def test_rows_of_the_same_checkpoint_set_and_protocol_are_replaced(project):
     assert kept == [("s4", "reference", "0.7"), ("ms3", "", "0.5"), ("s4", "strict", "0.1")]
     assert [p.name for p in path.parent.iterdir()] == ["stamps.csv"]  # no temporary file stays
     (project / "results/other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="no table of scores"):
+    with pytest.raises(UserError, match="not a table of scores"):
         save_rows(project / "results/other.csv", [row])
     assert (project / "results/other.csv").read_text() == "a,b\n1,2\n"
 

@@ -67,5 +67,5 @@ def test_reliability_table_keeps_the_rows_of_other_checks(tmp_path, monkeypatch)
         for check, failed, seed in (("a", "1", "0"), ("b", "0", "0"), ("b", "2", "1"), ("c", "0", ""))
     ]
     table.write_text("other,table\n")
-    with pytest.raises(UserError, match="no table of check,tried"):
+    with pytest.raises(UserError, match="not a table of check,tried"):
         reliability.save_row(table, "a", 1, 0)

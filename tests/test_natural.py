@@ -185,8 +185,8 @@ def test_words_choose_what_may_be_heard(model, words):
     [
         ("", "names nothing"),
         (" , ", "names nothing"),
-        ("qwzx vrrk", "the nearest are"),
-        ("broccoli", "the nearest are"),
+        ("qwzx vrrk", "the most similar are"),
+        ("broccoli", "the most similar are"),
     ],
 )
 def test_words_that_cannot_be_asked_for(model, text, told):
@@ -346,5 +346,5 @@ def test_the_table_keeps_other_runs(tmp_path):
     add(line | {"test_set": "known-val", "miou": "0.7"})  # beside those of test
     assert [row["miou"] for row in study.RUNS.read(tmp_path / "t.csv")] == ["1", "0.5", "0.7"]
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="no table of"):
+    with pytest.raises(UserError, match="not a table of"):
         study.RUNS.read(tmp_path / "other.csv")

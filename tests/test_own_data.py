@@ -188,7 +188,7 @@ SPOILT = [
     ("two videos of one name", lambda own: (own / "videos/bark.mkv").write_bytes(b"x"), "have the same name"),
     ("no video at all", lambda own: (own / "videos/bark.mp4").write_text("text"), "not a video that can be read"),
     ("a video without sound", silent, "has no sound"),
-    ("a mask of another name", lambda own: write_left_third(own / "masks/bark/first.png", 1), "no name of a mask"),
+    ("a mask of another name", lambda own: write_left_third(own / "masks/bark/first.png", 1), "is not the name of a mask"),
     ("two masks of a second", lambda own: write_left_third(own / "masks/bark/2.png", 1), "of the same second"),
     ("a mask after the end", lambda own: write_left_third(own / "masks/bark/000003.png", 1), "has no second 3"),
     ("a mask long after", lambda own: write_left_third(own / "masks/bark/000300.png", 1), "has no second 300"),
@@ -199,13 +199,13 @@ SPOILT = [
     ("a name twice", lambda own: (own / "classes.txt").write_text("dog\ndog\n"), "2 names, 1 of them different"),
     ("no names", lambda own: (own / "classes.txt").write_text("\n"), "holds no name"),
     ("an empty name", lambda own: (own / "classes.txt").write_text("\ndog\n"), "an empty name"),
-    ("background", lambda own: (own / "classes.txt").write_text("background\ndog\n"), "background is no class"),
+    ("background", lambda own: (own / "classes.txt").write_text("background\ndog\n"), "background is not a class"),
     ("no UTF-8", lambda own: (own / "classes.txt").write_bytes(b"\xff\n"), "UTF-8"),
     ("no column", lambda own: (own / "clips.csv").write_text("video,split\nbark,train\n"), "lacks the column name"),
     ("a column misspelt", lambda own: (own / "clips.csv").write_text("name,split,clas\nbark,train,dog\n"),
         "column 'clas'"),
     ("an unknown video", csv_of("cat,train"), "line 2: no video 'cat'"),
-    ("a video in two splits", csv_of("bark,train\nbark,test"), "line 3: bark is there twice"),
+    ("a video in two splits", csv_of("bark,train\nbark,test"), "line 3: bark is listed twice"),
     ("an unknown split", csv_of("bark,dev"), "split 'dev'; want train, val or test"),
     ("a video without a line", csv_of("bark,train"), r"drum\.mp4 is not in it"),
     ("an unknown class", lambda own: (own / "clips.csv").write_text(
@@ -233,9 +233,9 @@ def test_a_check_names_all_faults_at_once(own: Path, capsys: pytest.CaptureFixtu
     assert check_command(own) == 1
     printed = capsys.readouterr().out
     for words in (
-        "line 2: split 'dev'", "line 3: no video 'cat'", "line 5: horn is there twice", "drum.mp4 is not in it",
-        "an empty name of a class", "background is no class", "horn.mp4: not a video", "ghost: there is no video",
-        "first.png: no name of a mask", "has no second 300", "000000.png: is 64x64",
+        "line 2: split 'dev'", "line 3: no video 'cat'", "line 5: horn is listed twice", "drum.mp4 is not in it",
+        "an empty name of a class", "background is not a class", "horn.mp4: not a video", "ghost: there is no video",
+        "first.png: is not the name of a mask", "has no second 300", "000000.png: is 64x64",
     ):  # fmt: skip
         assert words in printed, words
 

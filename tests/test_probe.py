@@ -297,7 +297,7 @@ def test_the_command_writes_page_and_table(tiny, tmp_path, monkeypatch, capsys):
     assert {row["clips"] for row in again if row["test_set"] == "s4"} == {"1"}
     assert [row for row in again if row["test_set"] == "ms3"] == [row for row in rows if row["test_set"] == "ms3"]
     (out / "probe-avsbench.csv").write_text("a,b\n")
-    with pytest.raises(UserError, match="no table of a probe"):
+    with pytest.raises(UserError, match="not a table of a probe"):
         probe_command(None, tmp_path / "data", ["s4"], out, clips=1, seed=0)
 
 

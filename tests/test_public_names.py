@@ -53,8 +53,8 @@ def test_labels_count_from_nought_or_one(tmp_path, first) -> None:
     ("change", "message"),
     [
         (lambda ids: None, "is missing"),
-        (lambda ids: ids | {"woman": 5}, "twice there or left out"),
-        (lambda ids: ids | {"woman": 99}, "twice there or left out"),
+        (lambda ids: ids | {"woman": 5}, "repeated or left out"),
+        (lambda ids: ids | {"woman": 99}, "repeated or left out"),
         (lambda ids: ids | {"man": 72}, "at most 71 names"),
         (lambda ids: {name: i + 1 for name, i in ids.items()}, "lowest id 0 or 1"),
         (lambda ids: {name: i for name, i in ids.items() if i > 1}, "background's"),

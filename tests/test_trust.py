@@ -447,5 +447,5 @@ def test_the_page_is_for_this_machine_unless_asked_otherwise() -> None:
 def test_a_name_that_no_file_can_have_is_refused(tmp_path):
     """Found by fuzzing: the system refuses to look for it."""
     (tmp_path / "s4_meta_data.csv").write_text(f"name,category,split\n{'a' * 300},dog,train\n")
-    with pytest.raises(UserError, match="line 2: an empty cell or no plain name"):
+    with pytest.raises(UserError, match="line 2: an empty cell or a name that cannot be a file's"):
         read_set(tmp_path, "train")

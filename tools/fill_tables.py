@@ -90,7 +90,7 @@ def fill(text: str, results: Path, where: Path) -> str:
         try:
             lines = BLOCKS.get(columns, _plain)(columns, rows)
         except ValueError as error:
-            raise UserError(f"{path}: a score is no number ({error}); mend the table") from error
+            raise UserError(f"{path}: a score is not a number ({error}); correct the table") from error
         return match[1] + lines + match[4]
 
     return MARKED.sub(table, text)

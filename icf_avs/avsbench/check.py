@@ -164,7 +164,7 @@ def _check_clip(record: ClipRecord, classes: int) -> _Clip:
         complete = category == "frames" or None not in record.mask_paths
         if complete and not record.layout.startswith("own"):
             there = sorted(set(paths[0].parent.glob(f"[!.]*{paths[0].suffix}")) - set(paths))
-            report.problems += [Problem(category, f"{path}: does not belong there; take it out") for path in there]
+            report.problems += [Problem(category, f"{path}: does not belong there; remove it") for path in there]
     rate = None
     with report.noting("audio"):
         rate = _check_audio(record)
@@ -188,7 +188,7 @@ def _check_audio(record: ClipRecord) -> int | None:
         samples, rate = decode(record.wave_path)
         if len(samples) < WINDOW:
             seconds = len(samples) / RATE
-            raise UserError(f"{record.wave_path}: lasts {seconds:.2f} s, less than one window (0.975 s); take it out")
+            raise UserError(f"{record.wave_path}: lasts {seconds:.2f} s, less than one window (0.975 s); remove it")
     return rate
 
 

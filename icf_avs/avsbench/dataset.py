@@ -48,7 +48,7 @@ class ClipDataset(Dataset[ClipTensors]):
         Raises UserError if a clip lacks that form, or they have none in common.
         """
         if spec.image_size % MASK_STRIDE:
-            raise ValueError(f"image_size {spec.image_size} is no multiple of the masks' stride {MASK_STRIDE}")
+            raise ValueError(f"image_size {spec.image_size} is not a multiple of the masks' stride {MASK_STRIDE}")
         self.records, self.names, self.spec = records, tuple(names), spec
         self.audio = common_audio(records, FORMS if audio == "auto" else (audio,))
         self.complete = all(record.complete for record in records)

@@ -78,7 +78,7 @@ def read_all(root: Path, fault: Fault = refused) -> list[ClipRecord]:
     for number, row in enumerate(read_table(table, columns), 2):
         where = f"{table}, line {number}"
         if not all(_plain(row[column]) for column in columns):
-            fault(f"{where}: an empty cell or no plain name; mend the table")
+            fault(f"{where}: an empty cell or a name that cannot be a file's; correct the table")
         elif row["split"] not in SPLITS:
             fault(f"{where}: split {row['split']!r}; want {', '.join(SPLITS)}")
         elif layout == "AVSS" and row["label"] not in _PARTS:

@@ -44,7 +44,7 @@ def check_columns(path: Path, rows: list[dict[str, str]], known: tuple[str, ...]
     """Raise UserError if rows of `read_table` have a column that nothing reads: it may be a known one misspelt."""
     unknown = [column for column in (rows[0] if rows else ()) if column not in known]
     if unknown:
-        raise UserError(f"{path}: nothing reads the column {unknown[0]!r}; want {', '.join(known)}, so take it out")
+        raise UserError(f"{path}: nothing reads the column {unknown[0]!r}; want {', '.join(known)}, so remove it")
 
 
 def split_classes(cell: str) -> frozenset[str]:
@@ -73,7 +73,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
             f"{names[:1]} as {numbers[:1]}; unpack it from AVSS again"
         )
     if numbers != list(range(numbers[0], numbers[0] + len(names))):
-        raise UserError(f"{path}: ids are twice there or left out between {numbers[0]} and {numbers[-1]}; correct it")
+        raise UserError(f"{path}: ids are repeated or left out between {numbers[0]} and {numbers[-1]}; correct it")
     return tuple(names)
 
 
@@ -131,7 +131,7 @@ def _by_second(stamps: str | None, path: Path, fault: Fault) -> tuple[frozenset[
         return None
     parts = [stamp.split("|") for stamp in stamps.split(";")]
     if any(len(part) != 3 or len(part[2]) != len(parts[0][2]) for part in parts):
-        return fault(f"{path}: {stamps[:60]!r} is no list of stamps (stem|class|11010;...); write the set again")
+        return fault(f"{path}: {stamps[:60]!r} is not a list of stamps (stem|class|11010;...); write the set again")
     return tuple(
         frozenset(name for _, name, digits in parts if name and digits[second] == "1")
         for second in range(len(parts[0][2]))

@@ -117,10 +117,10 @@ def own_names(root: Path, fault: Fault = refused) -> tuple[str, ...]:
         try:
             names = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}: is no text in UTF-8; save it as such") from error
+            raise UserError(f"{path}: is not text in UTF-8; save it as such") from error
         names = [line.strip() for line in names]
         if not names:
-            fault(f"{path}: holds no name; write a class a line, or take it out")
+            fault(f"{path}: holds no name; write a class a line, or remove it")
     else:
         path = root / CLIPS
         rows = read_table(path, ("name", "split")) if path.is_file() else []
@@ -128,7 +128,7 @@ def own_names(root: Path, fault: Fault = refused) -> tuple[str, ...]:
     if "" in names:
         fault(f"{path}: an empty name of a class; fill it in")
     if "background" in names:
-        fault(f"{path}: background is no class of its own (it is 0 in the masks); take it out")
+        fault(f"{path}: background is not a class to name (it is 0 in the masks); remove it")
     if len(set(names)) < len(names) or len(names) >= CLASSES:
         fault(f"{path}: {len(names)} names, {len(set(names))} of them different; want 1 to {CLASSES - 1}")
     return tuple(names)
@@ -160,7 +160,7 @@ def _rows(root: Path, paths: dict[str, Path], fault: Fault) -> dict[str, dict[st
         if row["name"] not in paths:
             fault(f"{where}: no video {row['name']!r} in {root / 'videos'} (its name without the ending)")
         elif row["name"] in rows:
-            fault(f"{where}: {row['name']} is there twice; a video is in one split alone")
+            fault(f"{where}: {row['name']} is listed twice; a video is in one split alone")
         else:
             if row["split"] not in ("train", "val", "test"):
                 fault(f"{where}: split {row['split']!r}; want train, val or test")
@@ -186,11 +186,11 @@ def _masks(folder: Path, video: Path, fault: Fault) -> dict[int, Path]:
     """The masks of a video by second, in order."""
     paths = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
     if not paths:
-        fault(f"{folder}: no masks of {video.name}; put 000000.png (second 0), ... there, or take it out")
+        fault(f"{folder}: no masks of {video.name}; put 000000.png (second 0), ... there, or remove it")
     masks: dict[int, Path] = {}
     for path in paths:
         if path.suffix.lower() != ".png" or not (path.stem.isascii() and path.stem.isdigit()):
-            fault(f"{path}: no name of a mask; want the second it stands for and .png: 000007.png")
+            fault(f"{path}: is not the name of a mask; want the second it stands for and .png: 000007.png")
         elif int(path.stem) in masks:
             fault(f"{path}: and {masks[int(path.stem)].name} are of the same second; keep one")
         else:
@@ -240,7 +240,7 @@ def _cut_all(videos: Iterable[OwnVideo], fault: Fault) -> None:
 def _cut(video: OwnVideo) -> None:
     info = probe(video.path)
     if not info.has_audio:
-        raise UserError(f"{video.path}: has no sound, and what sounds is the question; take it out with its masks")
+        raise UserError(f"{video.path}: has no sound, which is needed to tell what sounds; remove it with its masks")
     count, missing = mask_count(info.duration, 1.0), {}
     for first, folder in video.clips().items():
         if first < count and not folder.is_dir():

@@ -68,7 +68,7 @@ def open_image(path: Path, decode: bool = True) -> Image.Image:
                 image.load()
             return image
     except FileNotFoundError:
-        raise UserError(f"{absent(path)} is missing; unpack the set again, or mend its table") from None
+        raise UserError(f"{absent(path)} is missing; unpack the set again, or correct its table") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot read the picture {path}: {error}; unpack the set again") from error
 

@@ -42,7 +42,7 @@ STRIDE = 16
 GRID = SIDE // STRIDE + 1  # positions along a side
 THINGS = 20
 WITHOUT_SEGMENTER = Missing(
-    "the segmenter (DeepLabV3, PASCAL VOC)", "people and the other objects that it knows are found less surely"
+    "the segmenter (DeepLabV3, PASCAL VOC)", "people and the other objects that it knows are found less reliably"
 )
 # (output channels, stride) of each block.
 _BLOCKS = (

@@ -97,7 +97,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     part.add_argument(
         "--words", metavar="WORDS",
-        help="hear only these, with commas between them, in a checkpoint that hears in words: 'dog, violin'",
+        help="hear only these, with commas between them, in a checkpoint with a sound tagger: 'dog, violin'",
     )  # fmt: skip
     part.add_argument(
         "--weights-dir", metavar="DIR", type=Path,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 def count(text: str) -> int:
     """argparse type: an integer of at least 0."""
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no count; want an integer of at least 0")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a count; want an integer of at least 0")
     return int(text)
 
 

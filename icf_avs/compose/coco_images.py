@@ -61,8 +61,8 @@ class CocoImages:
             annotations = list(document["annotations"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
-                f"{path}: is no annotation file in COCO's format ({type(error).__name__}: {error}); it has lists of "
-                "images, categories and annotations with a segmentation"
+                f"{path}: is not an annotation file in COCO's format ({type(error).__name__}: {error}); it has lists "
+                "of images, categories and annotations with a segmentation"
             ) from error
         self.images = self._read(annotations, names)
         if self.left_out.total() == len(annotations):
@@ -160,7 +160,7 @@ def check_outline(segmentation: Any, height: int, width: int) -> Outline:
     if isinstance(segmentation, dict):
         return _check_run_lengths(segmentation, height, width)
     if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
-        raise ValueError("a segmentation that is no list of polygons")
+        raise ValueError("a segmentation that is not a list of polygons")
     if polygons := [polygon for polygon in segmentation if _covers_pixels(polygon, height, width)]:
         return polygons
     raise ValueError("no polygon that marks anything in the picture")
@@ -168,7 +168,7 @@ def check_outline(segmentation: Any, height: int, width: int) -> Outline:
 
 def _covers_pixels(polygon: list[Any], height: int, width: int) -> bool:
     if len(polygon) % 2 or not all(_is_number(value) for value in polygon):
-        raise ValueError("a polygon that is no list of pairs of numbers")
+        raise ValueError("a polygon that is not a list of pairs of numbers")
     if any(abs(value) > _FAR * max(height, width) for value in polygon):
         raise ValueError("a polygon far outside the picture")
     points = np.array(polygon, float).reshape(-1, 2)

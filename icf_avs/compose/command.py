@@ -48,7 +48,7 @@ def compose(request: Request, out: Path) -> dict[str, object]:
 
     folder = out / SET
     if folder.exists() and not (folder / RECORD).is_file():
-        raise UserError(f"{folder}: is there and was not written by `icf data compose`; choose another --out")
+        raise UserError(f"{folder}: exists and was not written by `icf data compose`; choose another --out")
     if not any(count for _, count in request.counts):
         raise UserError("no clip is asked for; give --train, --val or --test a number above 0")
     images = find_images(request.pictures, request.images)

@@ -89,4 +89,4 @@ def read_image(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; name the folder of the pictures with --images") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the picture {path}: {error}; copy it again or take it out") from error
+        raise UserError(f"cannot read the picture {path}: {error}; copy it again or remove it") from error

@@ -78,9 +78,9 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
                     rows.append((reader.line_num, dict(zip(names, cells, strict=True))))
             return rows
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no UTF-8 text; save the table as CSV in UTF-8") from error
+        raise UserError(f"{path}: is not UTF-8 text; save the table as CSV in UTF-8") from error
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: is no CSV ({error}); save the table as CSV again") from error
+        raise UserError(f"{path}, line {reader.line_num}: is not CSV ({error}); save the table as CSV again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a CSV file with a column `video`") from error
 
@@ -92,7 +92,7 @@ def _check_names(path: Path, names: list[str]) -> None:
     for name in names:
         if name and name not in COLUMNS:
             near = difflib.get_close_matches(name, COLUMNS, 1)
-            mend = f"write `{near[0]}`" if near else "take it out"
+            mend = f"write `{near[0]}`" if near else "remove it"
             raise UserError(f"{path}: nothing reads the column `{name}`; {mend} (there are {', '.join(COLUMNS)})")
     for name in COLUMNS:
         if names.count(name) > 1:

@@ -136,10 +136,10 @@ def _segment(job: Job, scratch: Path, progress: Callable[[int, int], None] | Non
 
 
 def replaceable(job: Job) -> Path:
-    """The folder of a job. Raises UserError if it holds something else than an earlier result of its video."""
+    """The folder of a job. Raises UserError if it holds something other than an earlier result of its video."""
     if os.path.lexists(job.folder) and not is_earlier_result(job.folder, Source(job.video)):
         raise UserError(
-            f"{job.folder}: holds something else than an earlier result of {job.name}; give another name in the column "
-            "`out`"
+            f"{job.folder}: holds something other than an earlier result of {job.name}; give another name in the "
+            "column `out`"
         )
     return job.folder

@@ -32,7 +32,7 @@ def sound_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Itera
     UserError without sound.
     """
     if not info.has_audio:
-        raise UserError(f"{info.path}: has no sound, and what sounds is the question; name a video with sound")
+        raise UserError(f"{info.path}: has no sound, which is needed to tell what sounds; name a video with sound")
     written = 0  # samples given so far
     channels = 1
     with opened(info.path, info.parts) as container:

@@ -47,12 +47,10 @@ def export_command(checkpoint: str, out: Path, form: str, results: Path = Path("
     check_file(target)
     check_file(card)
     if card.exists() and not card.read_bytes().startswith(HEAD):
-        raise UserError(f"{card}: is there and no card of a model; name another folder for --out")
+        raise UserError(f"{card}: exists and is not a model card; name another folder for --out")
     model = load_checkpoint(path)
     if model.config.audio in HEARS_WORDS:
-        raise UserError(
-            f"{path}: hears in words, and its tagger cannot be exported yet; export stamps, or one of its kind"
-        )
+        raise UserError(f"{path}: has a sound tagger, which cannot be exported yet; export stamps, or one of its kind")
     graph = ExportGraph(model)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that the model does not use
     write(graph, trace(graph), made, target)

@@ -47,7 +47,7 @@ class MaskPredictor:
 
     def listen_for(self, words: str) -> None:
         """From now on take these words alone for heard, with commas between them. Raises UserError where it cannot."""
-        raise UserError("--words needs a checkpoint that hears in words; take --checkpoint natural")
+        raise UserError("--words needs a checkpoint with a sound tagger; take --checkpoint natural")
 
 
 @dataclass(frozen=True)

@@ -170,13 +170,13 @@ def _frame(values: dict[str, Any], names: tuple[str, ...]) -> FrameMask:
 def _number(value: Any, most: float = 1e6) -> float:
     """Seconds, or with `most` a share; not a number, nor infinite, nothing is."""
     if type(value) not in (int, float) or not 0 <= value <= most:
-        raise ValueError(f"{str(value)[:40]!r} is no number from 0 to {most:g}")
+        raise ValueError(f"{str(value)[:40]!r} is not a number from 0 to {most:g}")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{str(value)[:40]!r} is no text")
+        raise ValueError(f"{str(value)[:40]!r} is not text")
     return value
 
 

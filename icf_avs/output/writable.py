@@ -20,14 +20,14 @@ def check_file(path: Path, option: str = "--out") -> None:
     if os.path.isdir(path):
         raise UserError(f"{path}: is a folder; name a file for {option}")
     if os.path.lexists(path) and not (os.path.isfile(path) and os.access(path, os.W_OK)):
-        raise UserError(f"{path}: is no file that may be replaced; name another {option}")
+        raise UserError(f"{path}: is not a file that may be replaced; name another {option}")
     _try(path, path.parent, f".{path.name}-", option)
 
 
 def _try(path: Path, folder: Path, prefix: str, option: str) -> None:
     place = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), Path())
     if not os.path.isdir(place):
-        raise UserError(f"{place}: is no folder; name another {option}")
+        raise UserError(f"{place}: is not a folder; name another {option}")
     try:
         with suppress(FileNotFoundError):
             os.stat(folder)  # a name that no folder can have

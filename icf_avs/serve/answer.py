@@ -52,7 +52,7 @@ def answer(
     try:
         info = limits.checked(video)
         if not info.has_audio:
-            raise UserError(f"{video}: has no sound, and what sounds is the question; give a video with sound")
+            raise UserError(f"{video}: has no sound, which is needed to tell what sounds; give a video with sound")
         result = segment_video(
             segmenter.predictor, video, folder, progress=limits.timed(progress, video), checkpoint=segmenter.name,
             sound=_sound(info, heard, other, limits), private=True,
@@ -73,7 +73,7 @@ def _sound(info: MediaInfo, heard: Heard, other: Path | None, limits: Limits) ->
     if heard == "noise":
         return noise(info)
     if other is None:
-        raise UserError("no other clip yet; give the video whose sound shall be heard")
+        raise UserError("no other clip yet; give the video whose sound is to be used")
     return of_clip(info, limits.checked(other))
 
 

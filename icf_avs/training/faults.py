@@ -35,7 +35,7 @@ def told(trainer: Trainer, source: Path | None = None, machine: Sequence[str] = 
         raise
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-        mend = "make room" if error.errno in _FULL else "see that data and run folder are there"
+        mend = "make room" if error.errno in _FULL else "check that the data and the run folder exist"
         raise UserError(f"{what}, at step {trainer.step}; {mend}, and {_go_on(trainer)}") from error
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):

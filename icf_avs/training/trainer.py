@@ -194,8 +194,8 @@ class Trainer:
         """Write last.pt atomically: on a full disk the file before it stays, and where a weight is no number."""
         if not all(torch.isfinite(parameter).all() for parameter in self.learner.parameters()):
             raise UserError(
-                f"a weight is no number after step {self.step}, which is not kept; the last good checkpoint is in "
-                f"{self.folder}: lower the learning rate and train anew"
+                f"a weight is NaN or infinite after step {self.step}, which is not kept; the last good checkpoint is "
+                f"in {self.folder}: lower the learning rate and train anew"
             )
         state = {
             "config": json.dumps(asdict(self.config)),
