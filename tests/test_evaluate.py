@@ -293,7 +293,7 @@ def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatc
 def test_a_set_whose_clips_share_all_sounds_has_no_off_screen_row(tiny, tmp_path, monkeypatch, capsys):
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", ["dog", "dog"])
-    loaded = SimpleNamespace(model=Listener(ClipSpec()), name="listener")
+    loaded = SimpleNamespace(predictor=Listener(ClipSpec()), name="listener")
     monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     out = tmp_path / "scores.csv"
     evaluate_command(None, tmp_path / "data", None, out, clips=None, seed=0)
