@@ -188,7 +188,7 @@ SPOILT = [
     ("two videos of one name", lambda own: (own / "videos/bark.mkv").write_bytes(b"x"), "have the same name"),
     ("no video at all", lambda own: (own / "videos/bark.mp4").write_text("text"), "not a video that can be read"),
     ("a video without sound", silent, "has no sound"),
-    ("a mask of another name", lambda own: write_left_third(own / "masks/bark/first.png", 1), "is not the name of a mask"),
+    ("a mask of another name", lambda own: write_left_third(own / "masks/bark/first.png", 1), "is not the name"),
     ("two masks of a second", lambda own: write_left_third(own / "masks/bark/2.png", 1), "of the same second"),
     ("a mask after the end", lambda own: write_left_third(own / "masks/bark/000003.png", 1), "has no second 3"),
     ("a mask long after", lambda own: write_left_third(own / "masks/bark/000300.png", 1), "has no second 300"),
