@@ -210,9 +210,9 @@ def test_a_long_header_is_refused_unread(length: int, tmp_path: Path) -> None:
 def test_weights_that_are_no_numbers_are_refused(value: float, sound: Path, tmp_path: Path) -> None:
     with safe_open(sound, framework="pt") as file:
         metadata, state = dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}
-    state["decoder.role"].view(-1)[3] = value
+    state["network.decoder.role"].view(-1)[3] = value
     save_file(state, tmp_path / "model.safetensors", metadata)
-    with pytest.raises(UserError, match=r"decoder\.role is not all finite"):
+    with pytest.raises(UserError, match=r"network\.decoder\.role is not all finite"):
         load_checkpoint(tmp_path / "model.safetensors")
 
 
