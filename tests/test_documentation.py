@@ -17,11 +17,13 @@ from compose_material import write_material
 from documents import ROOT, blocks, commands, read, run_document, understood
 from test_public_training import reduced
 
-from icf_avs.backbones import registry
+from icf_avs.backbones import heard_words, registry
 from icf_avs.backbones.text import TEXT_DIM
 from icf_avs.config import DataConfig, TrainConfig
+from icf_avs.stamps import open_vocab_batches
 from icf_avs.stamps.benchmark import write_stamps
 from icf_avs.stamps.catalog import Catalog
+from icf_avs.training import calibrate
 from icf_avs.training.recipes import RECIPES
 
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))
@@ -136,6 +138,17 @@ def test_results(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
     monkeypatch.setattr("icf_avs.evaluate.default_sets", lambda split: root)
     run_document(read("docs/RESULTS.md"))
     assert (small / "results/try.csv").is_file() and (small / "results/try/probe.csv").is_file()
+
+
+def test_natural_says_the_numbers_of_the_code():
+    """How far calibration goes stands in the code alone: the document once gave another number."""
+    text = " ".join((ROOT / "docs" / "NATURAL.md").read_text(encoding="utf-8").split())
+    assert f"its middle {heard_words.MIDDLE} s are read out" in text
+    assert "encodes five seconds around each mask" in text and heard_words.WINDOW == 5
+    assert "is decoded five times a step" in text and open_vocab_batches._MORE == 5 - 1
+    assert "Half of the absent words are near misses" in text and open_vocab_batches._ALMOST == 0.5
+    assert "`FALSE_AREA` of a frame" in text and 0 < calibrate.FALSE_AREA < 0.01
+    assert "thousandth" not in text
 
 
 def test_every_file_that_results_names_is_there_or_promised():

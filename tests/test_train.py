@@ -22,7 +22,7 @@ from small_training import PLAIN, TINY, broken_off, stand_ins, tiny_data
 
 from icf_avs.__main__ import main
 from icf_avs.checkpoint import load_checkpoint, read_recipe
-from icf_avs.config import DataConfig
+from icf_avs.config import DataConfig, TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.interruption import Interrupted
 from icf_avs.networks.segmentation_model import SegmentationModel
@@ -238,6 +238,20 @@ def test_interrupted_it_keeps_the_step_it_has(
 
 def failing_data(*_: object) -> StampsData:
     raise UserError("no such set")
+
+
+def test_the_workers_of_the_command_reach_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def noted(config: TrainConfig, source: Path | None, workers: int, report: object) -> StampsData:
+        asked.append(workers)
+        return failing_data()
+
+    monkeypatch.setattr(run, "training_data", noted)
+    monkeypatch.setitem(RECIPES, "tiny", lambda: TINY)
+    for options in (["--workers", "3"], []):
+        assert main(["train", "tiny", "--out", str(tmp_path), *options]) == 2
+    assert asked == [3, 2]
 
 
 def terminated(*_: object) -> StampsData:
