@@ -11,12 +11,11 @@ import pytest
 from clip_maker import HEIGHT, RATE, WIDTH, click, make_clip, number_in, picture, tone
 
 from icf_avs.avsbench.pictures import read_mask
-from icf_avs.avsbench.sound import decode, read_log_mel
-from icf_avs.compose.pictures import opened
+from icf_avs.avsbench.sound import read_log_mel, read_wave
+from icf_avs.compose.images import read_image
 from icf_avs.data.audio_windows import AudioWindows
 from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import UserError
-from icf_avs.stamps import sounds
 
 CONTAINERS = [
     ("a.mp4", "libx264", "aac"),
@@ -335,6 +334,7 @@ def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     raises(tmp_path / "pipe.mp4", "save what it gives as a file first")
     raises(Path("/dev/null"), "is a pipe or a device")
-    for read in (decode, sounds.decode, opened, lambda path: read_mask(path, "S4"), lambda path: read_log_mel(path, 1)):
+    readers = read_wave, read_image, lambda path: read_mask(path, "S4"), lambda path: read_log_mel(path, 1)
+    for read in readers:
         with pytest.raises(UserError, match="is a pipe or a device, which is read only once"):
             read(tmp_path / "pipe.mp4")
