@@ -122,7 +122,10 @@ def test_out_of_memory_in_the_middle_of_a_run(
             OSError(errno.ENOSPC, "No space left on device", "log"),
             r"^log: No space left on device, at step 5; make room",
         ),
-        (OSError(errno.EIO, "Input/output error"), r"^Input/output error, at step 5; see that data and run folder"),
+        (
+            OSError(errno.EIO, "Input/output error"),
+            r"^Input/output error, at step 5; check that the data and the run folder",
+        ),
         (MemoryError(), r"^out of memory at step 5 \(none is left\)"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), r"5 \(CUDA out of memory\)"),
     ],
