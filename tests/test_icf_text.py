@@ -5,6 +5,7 @@ encoder.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_every_frame_has_its_own_text_and_levels_share_theirs(module, fusion):
     _, levels = module.levels(visual, valid)
     shared = {"video": [(0, 1, 2, 3, 4)], "segment": [(0, 1, 2), (3, 4)], "frame": []}
     for name, level in levels.items():
-        texts = module.banks[name](level.mean)[0][0, level.scopes.of_frame[0]]
+        texts = module.banks[name](level.mean, level.scopes.real)[0][0, level.scopes.of_frame[0]]
         for frames in shared[name]:
             assert all(texts[frame].equal(texts[frames[0]]) for frame in frames), name
 
@@ -168,13 +169,37 @@ def test_the_pyramid_is_weighted_over_all_levels_together(module):
     np.testing.assert_allclose(found, (score / score.sum()) @ each, rtol=1e-4, atol=1e-5)
 
 
+def read(bank: PseudoWords, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a bank makes of features [S,F] of one clip."""
+    return bank(features[None], torch.ones(1, len(features), dtype=torch.bool))
+
+
+def test_clips_that_share_most_of_their_features_choose_by_the_rest(encoder):
+    """A cosine of .99 between clips: the share that chooses the commonest text; padding takes no part."""
+    generator = torch.Generator().manual_seed(0)
+    features = 10 * torch.randn(24, generator=generator) + torch.randn(64, 24, generator=generator)
+    valid = torch.arange(64) < 60
+    features[~valid] = 1e3
+    commonest = {}
+    for batch_norm in (False, True):
+        torch.manual_seed(0)
+        bank = PseudoWords("audio", encoder, replace(SMALL, batch_norm=batch_norm, chosen=1), 24).train()
+        chosen, _ = bank(features[None], valid[None])
+        _, counts = chosen[0, valid].detach().round(decimals=3).unique(dim=0, return_counts=True)
+        commonest[batch_norm] = counts.max() / 60
+    assert commonest[False] > 0.9 and commonest[True] < 0.5, commonest
+
+
 def test_a_bank_keeps_the_texts_that_match_best(encoder):
     torch.manual_seed(0)
     bank = PseudoWords("audio", encoder, SMALL, 24).eval()
     given = torch.randn(7, 24)
-    chosen, pull = bank(given)
+    bank.normalize.running_mean.normal_()
+    bank.normalize.running_var.uniform_(0.5, 2)
+    (chosen,), (pull,) = read(bank, given)
     texts = encoder("An audio of [ ]", bank.words).detach()
-    similarity = torch.nn.functional.cosine_similarity(bank.match(given)[:, None], texts[None], dim=-1)
+    features = (given - bank.normalize.running_mean) / (bank.normalize.running_var + 1e-5).sqrt()
+    similarity = torch.nn.functional.cosine_similarity(bank.match(features)[:, None], texts[None], dim=-1)
     best = similarity.topk(SMALL.chosen, dim=1)
     torch.testing.assert_close(chosen, bank.project(texts)[best.indices], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(pull, 1 - best.values.mean(1))
@@ -184,7 +209,7 @@ def test_words_learn_and_the_text_encoder_does_not(encoder):
     torch.manual_seed(0)
     before = copy.deepcopy(encoder.model.state_dict())
     bank = PseudoWords("frame", encoder, SMALL, 16).train()
-    chosen, pull = bank(torch.randn(6, 16))
+    chosen, pull = read(bank, torch.randn(6, 16))
     (chosen.square().sum() + pull.sum()).backward()
     assert bank.words.grad.abs().amax((1, 2)).gt(0).all(), "every text's words, chosen or not, get a gradient"
     assert all(parameter.grad is None for parameter in encoder.model.parameters())
@@ -196,7 +221,7 @@ def test_words_learn_and_the_text_encoder_does_not(encoder):
 def test_the_pull_moves_the_words_and_not_the_features(encoder):
     bank = PseudoWords("frame", encoder, SMALL, 16).train()
     given = torch.randn(3, 16, requires_grad=True)
-    _, pull = bank(given)
+    _, pull = read(bank, given)
     pull.sum().backward()
     assert given.grad is None and bank.match.weight.grad is None and bank.words.grad.any()
 
@@ -214,7 +239,7 @@ def test_texts_are_encoded_every_nth_step_and_a_resumed_bank_goes_on_alike(encod
     bank = PseudoWords("frame", counting, SMALL, 16).train()
     given = torch.randn(2, 16)
     for _ in range(6):
-        last, _ = bank(given)
+        last, _ = read(bank, given)
     assert counting.calls == 2
     state = copy.deepcopy(bank.state_dict())
     bank.words.data.add_(1.0)  # of which nothing is seen before the next encoding
@@ -222,8 +247,8 @@ def test_texts_are_encoded_every_nth_step_and_a_resumed_bank_goes_on_alike(encod
     resumed.load_state_dict(state)
     resumed.words.data.add_(1.0)
     for _ in range(3):
-        torch.testing.assert_close(bank(given)[0], resumed(given)[0])
-    assert not bank(given)[0].allclose(last)
+        torch.testing.assert_close(read(bank, given)[0], read(resumed, given)[0])
+    assert not read(bank, given)[0].allclose(last)
 
 
 def test_gates_start_without_mixing_frames_and_mix_them_later():
@@ -315,6 +340,6 @@ def test_padding_behind_a_sentence_changes_no_text(source):
 @every_source
 def test_a_bank_learns_through_every_published_class(source):
     bank = PseudoWords("frame", tiny_encoder(source), SMALL, 12).train()
-    chosen, pull = bank(torch.randn(6, 12, generator=torch.Generator().manual_seed(1)))
+    chosen, pull = read(bank, torch.randn(6, 12, generator=torch.Generator().manual_seed(1)))
     (chosen.square().sum() + pull.sum()).backward()
     assert bank.words.grad.abs().amax((1, 2)).gt(1e-6).all()

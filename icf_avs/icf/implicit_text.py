@@ -60,10 +60,10 @@ class ImplicitText(nn.Module):
         present, clip = valid.any(1), torch.arange(valid.shape[0], device=valid.device)[:, None]
         slots, pulls = [], []
         for name, level in levels.items():
-            texts, pull = self.banks[name](level.mean)  # B S k d, B S
+            texts, pull = self.banks[name](level.mean, level.scopes.real)  # B S k d, B S
             slots.append(texts[clip, level.scopes.of_frame])
             pulls.append(_mean(pull, level.scopes.real))
-        heard, pull = self.banks["audio"](audio)
+        heard, pull = self.banks["audio"](audio, valid)
         pulls.append(_mean(pull, valid))
         there = valid[..., None]
         seen = self._weighted(torch.cat(slots, 2), "visual") * there

@@ -6,6 +6,9 @@ texts.
 The arg max keeps, of a bank of M texts, the k_t that match a scope best. Texts that are never chosen would never learn,
 so a pull term draws the chosen towards the features, whose own gradient is stopped there: else everything would end in
 one direction. The choice is differentiable straight through, or by softmax.
+
+Features of different clips share most of their direction (a cosine of .9 before training), and so would choose alike:
+F is a batch normalisation and a linear layer of them.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from torch.nn import functional as F
 
 from icf_avs.icf.settings import MIT
 from icf_avs.icf.text_encoders import TextEncoder, text_widths
+from icf_avs.networks.batch_norm import FrameBatchNorm
 
 TEMPLATES = {
     "video": "A video of [ ]",
@@ -43,6 +47,7 @@ class PseudoWords(nn.Module):
         self._encoder: list[TextEncoder] = []  # a list: else it would be a part of this module and of its checkpoint
         if encoder is not None:
             self.attach(encoder)
+        self.normalize = FrameBatchNorm(features) if settings.batch_norm else None
         self.match = nn.Linear(features, text_dim)
         self.project = nn.Linear(text_dim, settings.dim)
         self.register_buffer("texts", torch.zeros(settings.prompts, text_dim))
@@ -57,11 +62,13 @@ class PseudoWords(nn.Module):
         first = first + 0.1 * first.std() * torch.randn_like(first)
         self.words.copy_(first.view_as(self.words))
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of scopes [...,F] -> the texts chosen for each [...,k_t,dim] (by softmax one, the weighted mean of
-        all), and the pull term of each [...].
+    def forward(self, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of scopes [B,S,F], valid [B,S] bool -> the texts chosen for each [B,S,k_t,dim] (by softmax one, the
+        weighted mean of all), and the pull term of each [B,S].
         """
         settings, texts = self.settings, self._encoded()
+        if self.normalize is not None:
+            features = self.normalize(features[..., None, None], valid)[..., 0, 0]
         unit = F.normalize(texts, dim=-1)
         matched = F.normalize(self.match(features), dim=-1)
         similarity = matched @ unit.T

@@ -28,6 +28,7 @@ class MIT:
     prompts: int = 8  # texts of a level's bank, each with pseudo-words of its own
     pseudo_words: int = 2  # in the place of [ ] of a template
     chosen: int = 2  # k_t: how many texts of the bank a scope keeps
+    batch_norm: bool = True  # of the features that choose: else what those of all clips share decides alone
     selection: Literal["straight-through", "softmax"] = "straight-through"
     selection_temperature: float = 0.07
     gates: int = 3  # gMLP blocks a side
