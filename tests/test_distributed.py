@@ -75,7 +75,9 @@ def steps(rank: int, world: int, port: int, turns: int, network: str, folder: st
     if network == "guided":
         model = small_model(semantic=True)
     elif network.endswith("-icf"):
-        model, config = without_dropout(small_host(network.removesuffix("-icf"))), replace(config, icf=PLUG_IN)
+        model = without_dropout(small_host(network.removesuffix("-icf")))
+        # AdamW makes whole steps of gradients that are rounding and nothing else (before a normalisation): small ones.
+        config = replace(config, icf=PLUG_IN, learning_rate=1e-8)
     else:
         model, config = small_host(network), replace(config, interventions=InterventionSettings(other_sound=0.3))
     trainer, found = Trainer(config, Shared(), model, Path(folder)), []
