@@ -88,9 +88,8 @@ def test_classes_are_trained_and_predicted(sets: Path, tmp_path: Path) -> None:
     assert prediction.classes.shape[:2] == (3, 71) and prediction.class_names[0] == "background"
 
 
-def test_a_resumed_run_ends_as_one_without_a_break(sets: Path, tmp_path: Path) -> None:
-    """The plug-in's own weights are kept for it, with the texts of its banks, and the running means of sounds."""
-    source, config = sets / "Multi-sources", replace(tiny("query"), steps=3)
+def check_resume(config: TrainConfig, source: Path, tmp_path: Path) -> None:
+    """A run that is interrupted and resumed ends with the weights of one without a break."""
     straight = load_file(train(config, tmp_path / "straight", source=source))
 
     def stop(stage: str, done: int, total: int, values: dict[str, float]) -> None:
@@ -101,6 +100,11 @@ def test_a_resumed_run_ends_as_one_without_a_break(sets: Path, tmp_path: Path) -
         train(config, tmp_path / "broken", source=source, report=stop)
     resumed = load_file(train(config, tmp_path / "broken", source=source, resume=True))
     assert all(value.equal(straight[key]) for key, value in resumed.items())
+
+
+def test_a_resumed_run_ends_as_one_without_a_break(sets: Path, tmp_path: Path) -> None:
+    """The plug-in's own weights are kept for it, with the texts of its banks, and the running means of sounds."""
+    check_resume(replace(tiny("query"), steps=3), sets / "Multi-sources", tmp_path)
 
 
 def test_the_network_is_the_same_whether_or_not_anything_was_built_around_it(sets: Path, tmp_path: Path) -> None:
@@ -156,17 +160,7 @@ def test_a_reading_stays_in_the_checkpoint_and_needs_no_text_encoder_at_test(
 
 @pytest.mark.parametrize("reading", ["refined", "text"])
 def test_a_reading_is_resumed_as_it_was(reading: Reading, sets: Path, tmp_path: Path) -> None:
-    source, config = sets / "Multi-sources", with_reading(reading, steps=3)
-    straight = load_file(train(config, tmp_path / "straight", source=source))
-
-    def stop(stage: str, done: int, total: int, values: dict[str, float]) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "broken", source=source, report=stop)
-    resumed = load_file(train(config, tmp_path / "broken", source=source, resume=True))
-    assert all(value.equal(straight[key]) for key, value in resumed.items())
+    check_resume(with_reading(reading, steps=3), sets / "Multi-sources", tmp_path)
 
 
 @pytest.mark.parametrize("reading", ["refined", "text"])

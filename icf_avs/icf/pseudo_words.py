@@ -7,7 +7,7 @@ The arg max keeps, of a bank of M texts, the k_t that match a scope best. Texts 
 so a pull term draws the chosen towards the features, whose own gradient is stopped there: else everything would end in
 one direction. The choice is differentiable straight through, or by softmax.
 
-Features of different clips share most of their direction (a cosine of .9 before training), and so would choose alike:
+Features of different clips share most of their direction before training, and so would choose alike:
 F is a batch normalisation and a linear layer of them.
 """
 

@@ -287,11 +287,9 @@ def _difference(name: str, kept: object, mine: object) -> str:
 
 
 def _decayed(module: nn.Module) -> set[int]:
-    """Ids of the parameters that weight decay applies to: matrices and kernels. Biases, norms, temperatures and other
-    scalars and vectors are not drawn to zero.
-    """
-    named = ((name.rpartition(".")[2], parameter) for name, parameter in module.named_parameters())
-    return {id(parameter) for name, parameter in named if parameter.dim() > 1 and "bias" not in name}
+    """Ids of the parameters that weight decay applies to: matrices and kernels, and no scalars, vectors or biases."""
+    named = ((name.rpartition(".")[2], p) for name, p in module.named_parameters() if p.dim() > 1)
+    return {id(p) for name, p in named if "bias" not in name}
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
