@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from benchmarks.table import save_rows
     from benchmarks.turns import Machine
-    from icf_avs.allocator import keep_freed_memory
+    from icf_avs.glibc_malloc import keep_freed_memory
 
     keep_freed_memory()  # as the program's own commands do
     machine = Machine(threads=args.threads, device=args.device)

@@ -29,10 +29,10 @@ import torch
 from media_seeds import write_seeds
 from reliability import save_row
 
-from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor
-from icf_avs.segment import segment_video
+from icf_avs.inference.segment import segment_video
+from icf_avs.types import ClipSpec, Prediction
 
 SECONDS, BYTES = 10, 2 << 30  # that one file may take
 PATIENCE = 30  # a process that waits for another is told from one that has no processor only by that it waits on
@@ -48,7 +48,7 @@ class Stand(MaskPredictor):
     classes = ("noise",)
 
     def predict(self, frames: torch.Tensor, waves: torch.Tensor) -> Prediction:
-        """As icf_avs.mask_stream.Model."""
+        """As icf_avs.inference.streaming.Model."""
         loud = waves.abs().amax(1)
         return Prediction((frames.float().mean(-1) - 128) * loud[:, None, None], loud[:, None], self.classes)
 

@@ -26,12 +26,12 @@ from known_clips import COLOURS, TONES, Known
 from known_kinds import KINDS
 from reliability import save_row
 
-from icf_avs.contracts import ClipSpec, Prediction
-from icf_avs.data.media import probe
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor
-from icf_avs.segment import segment_video
-from icf_avs.segmentation import Segmentation
+from icf_avs.inference.segment import segment_video
+from icf_avs.media.video_reader import probe
+from icf_avs.results import Segmentation
+from icf_avs.types import ClipSpec, Prediction
 
 FPS = 4  # masks a second
 _HEARD = 0.7  # share of a window that a second must fill, for its tone to be the one that is heard
@@ -50,7 +50,7 @@ class Witness(MaskPredictor):
         self.waves: list[np.ndarray] = []
 
     def predict(self, frames: torch.Tensor, waves: torch.Tensor) -> Prediction:
-        """As icf_avs.mask_stream.Model."""
+        """As icf_avs.inference.streaming.Model."""
         means = frames.numpy().reshape(len(frames), -1, 3).mean(1)
         self.colours += [int(np.abs(COLOURS - mean).sum(1).argmin()) for mean in means]
         self.waves.extend(waves.numpy().copy())

@@ -25,9 +25,9 @@ import torch
 from fuzz_media import Stand
 from reliability import save_row
 
-from icf_avs.data.audio_windows import AudioWindows
-from icf_avs.data.media import read_frames
-from icf_avs.segment import segment_video
+from icf_avs.inference.segment import segment_video
+from icf_avs.media.audio_windows import AudioWindows
+from icf_avs.media.video_reader import read_frames
 
 RATE, SIZE, BRIGHT, LOUD = 8_000, 32, 7, 5
 SHORT, MARGIN = 600, 100 << 20  # seconds of the short file; bytes that the long one may take more

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.models import PVT, RESNET, Encoder, batch, ours
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
-from icf_avs.contracts import Batch
 from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.types import Batch
 
 SIDE = 8192  # of the matrices
 

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.tpavi import TPAVISegmenter
-from icf_avs.backbones.linear import TokenLinear
-from icf_avs.backbones.registry import build_audio, build_visual
 from icf_avs.config import CounterfactualConfig, ModelConfig
-from icf_avs.contracts import Batch
-from icf_avs.data.spectrogram import log_mel
+from icf_avs.encoders.onednn_linear import TokenLinear
+from icf_avs.encoders.registry import build_audio, build_visual
+from icf_avs.media.vggish_frontend import log_mel
 from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.training.recipes import RECIPES, ablation
+from icf_avs.types import Batch
 
 CLASSES = tuple(f"kind {number}" for number in range(23))  # as many as S4 has
 COUNTERFACTUALS = 4  # of a training step

@@ -24,14 +24,14 @@ from benchmarks.processes import finished
 from benchmarks.table import Row
 from benchmarks.training_step import stepping
 from benchmarks.turns import Machine, row, seconds
-from icf_avs.allocator import keep_freed_memory
-from icf_avs.backbones.registry import build_audio
-from icf_avs.contracts import Batch
+from icf_avs.encoders.registry import build_audio
+from icf_avs.glibc_malloc import keep_freed_memory
 from icf_avs.icf.icf import ICF
 from icf_avs.icf.text_encoders import CLAP, PLACEHOLDER, PUBLISHED, Source, TextEncoder
 from icf_avs.networks.build import build_model
-from icf_avs.training.learner import PlugInLearner
 from icf_avs.training.recipes import RECIPES
+from icf_avs.training.train_module import PlugInLearner
+from icf_avs.types import Batch
 
 RUNS = {RESNET: "s4-r50", PVT: "s4-pvt"}
 CLIPS = (8, 4, 2, 1)  # of a batch: the first that fits

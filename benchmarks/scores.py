@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
-from icf_avs.metrics import THRESHOLDS, f_curves
+from icf_avs.evaluation.metrics import THRESHOLDS, f_curves
 
 FRAMES, SIZE = 5, 224
 

@@ -14,7 +14,18 @@ import torch
 
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
-from icf_avs.data.spectrogram import BANDS, FFT, FRAME, HIGH_HZ, HOP, LOG_OFFSET, LOW_HZ, SAMPLE_RATE, WINDOW, log_mel
+from icf_avs.media.vggish_frontend import (
+    BANDS,
+    FFT,
+    FRAME,
+    HIGH_HZ,
+    HOP,
+    LOG_OFFSET,
+    LOW_HZ,
+    SAMPLE_RATE,
+    WINDOW,
+    log_mel,
+)
 
 
 def filters() -> np.ndarray:

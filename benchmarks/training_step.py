@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from benchmarks.models import EMBEDDED, PVT, RESNET, Encoder, batch, embedding, ours, tpavi
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
-from icf_avs.allocator import keep_freed_memory
-from icf_avs.contracts import Batch
-from icf_avs.training.learner import Learner
+from icf_avs.glibc_malloc import keep_freed_memory
+from icf_avs.training.train_module import Learner
+from icf_avs.types import Batch
 
 
 def stepping(network: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:

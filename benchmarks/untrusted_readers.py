@@ -17,30 +17,30 @@ import numpy as np
 import torch
 from PIL import Image
 
-import icf_avs.checkpoint
-from icf_avs.avsbench.check import check_set
-from icf_avs.avsbench.layouts import class_names, read_all
-from icf_avs.avsbench.metadata import read_labels
-from icf_avs.avsbench.own import read_videos
-from icf_avs.avsbench.pictures import read_mask
-from icf_avs.avsbench.sound import read_log_mel
-from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
-from icf_avs.backbones.registry import build_visual
-from icf_avs.checkpoint import file_digest, load_checkpoint, read_recipe, save_checkpoint
+import icf_avs.checkpoint.file
+from icf_avs.batch.job import Job, Settings, is_done
+from icf_avs.batch.manifest import read_manifest
+from icf_avs.checkpoint.file import file_digest, load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.checkpoint.model_card import model_card
 from icf_avs.config import ModelConfig
-from icf_avs.contracts import ClipSpec
-from icf_avs.corpus.manifest import read_manifest
-from icf_avs.corpus.work import Job, Settings, is_done
-from icf_avs.export.card import model_card
-from icf_avs.formats.convert import convert
+from icf_avs.datasets.audio_io import read_log_mel
+from icf_avs.datasets.check import check_set
+from icf_avs.datasets.custom_dataset import read_videos
+from icf_avs.datasets.image_io import read_mask
+from icf_avs.datasets.layouts import class_names, read_all
+from icf_avs.datasets.metadata import read_labels
+from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.encoders.registry import build_visual
+from icf_avs.evaluation.robustness import table as probe_table
+from icf_avs.evaluation.score_tables import COLUMNS, USUAL, Scored, save_notes, save_rows
 from icf_avs.inference.predictor import Predictor
 from icf_avs.mask_rle import encode
 from icf_avs.networks.build import build_model
+from icf_avs.output.convert import convert
 from icf_avs.output.result_file import is_earlier_result
-from icf_avs.probe import table as probe_table
 from icf_avs.provenance import Source
-from icf_avs.results import COLUMNS, USUAL, Scored, save_notes, save_rows
-from icf_avs.stamps.qt_resource import read_qt_resource
+from icf_avs.synthetic.qt_resource import read_qt_resource
+from icf_avs.types import ClipSpec
 from research import ablation
 from tools.fill_tables import fill
 
@@ -295,7 +295,7 @@ def _load(folder: Path) -> None:
 
 def readers(scratch: Path) -> list[Reader]:
     """All of them. `scratch` is an empty folder for making the originals."""
-    icf_avs.checkpoint.build_visual = _build_visual
+    icf_avs.checkpoint.file.build_visual = _build_visual
     checkpoint = Reader("checkpoint", "checkpoint", "model.safetensors", _checkpoints(scratch), _load)
     return [
         *_set_readers(),

@@ -6,9 +6,9 @@ All that ICF asks of the network is what it returns: masks, and features by name
 import torch
 from torch import nn
 
-from icf_avs.contracts import Batch
 from icf_avs.icf import CDCL, ICF, MIT, SC, segmentation_losses
 from icf_avs.networks.base import Features, FeatureSpec, NetworkOutput
+from icf_avs.types import Batch
 
 
 class SmallNetwork(nn.Module):

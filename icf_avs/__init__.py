@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from icf_avs.segment import Segmenter
+    from icf_avs.inference.segment import Segmenter
 
 __version__ = "0.1.0"
 
@@ -21,24 +21,24 @@ def load(checkpoint: str | None = None, device: str | torch.device = "auto") -> 
     """A model ready to segment: a shipped checkpoint by name (default "natural", whose encoders' weights are downloaded
     on first use), a .safetensors file or a folder by path, or "user/name" on the Hugging Face hub. device: "auto" (a
     GPU where there is one), "cpu", "cuda", "cuda:1" or "mps". With huggingface_hub installed it has
-    `save_pretrained(folder)` and `push_to_hub("user/name")` (icf_avs/hub.py).
+    `save_pretrained(folder)` and `push_to_hub("user/name")` (icf_avs/checkpoint/hub.py).
 
     Raises icf_avs.errors.UserError when there is no such checkpoint or device, it does not fit this version, or weights
     that it needs cannot be downloaded.
     """
     import importlib.util
 
-    from icf_avs.checkpoint import load_checkpoint, read_recipe
-    from icf_avs.checkpoint_source import find_checkpoint
+    from icf_avs.checkpoint.file import load_checkpoint, read_recipe
+    from icf_avs.checkpoint.source import find_checkpoint
     from icf_avs.device import find_device
     from icf_avs.inference.predictor import Predictor
-    from icf_avs.segment import Segmenter
+    from icf_avs.inference.segment import Segmenter
 
     place = find_device(device)
     path, name = find_checkpoint(checkpoint)
     model = load_checkpoint(path).to(place)
     if importlib.util.find_spec("huggingface_hub") is None:
         return Segmenter(Predictor(model), name)
-    from icf_avs.hub import HubSegmenter
+    from icf_avs.checkpoint.hub import HubSegmenter
 
     return HubSegmenter(model, name, read_recipe(path), path)

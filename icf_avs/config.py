@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from icf_avs.contracts import ClipSpec
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.settings import CDCL, MIT, SC
+from icf_avs.types import ClipSpec
 
 HOSTS = ("tpavi", "avsegformer")  # published networks that the paper puts ICF on (table 3)
 VGGISH_DIM = 128  # of its embedding
@@ -67,7 +67,7 @@ class EvidenceConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to build the network again. visual, audio: names of encoders in backbones/registry.py. network:
+    """Everything needed to build the network again. visual, audio: names of encoders in encoders/registry.py. network:
     "guided" (networks/guided.py, with evidence networks/open_vocabulary.py), or one that ICF trains, by its name in
     networks/build.py; that has none of the four last parts. pixel_decoder: of the query network, "light" or
     "deformable". mit: where MIT is read as a part of the network and not only of its training, its settings.
@@ -165,12 +165,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class WordDataConfig:
-    """Open-vocabulary scenes (stamps/open_vocab_sampler.py): words and tagger predictions stand for sounds."""
+    """Open-vocabulary scenes (synthetic/open_vocab_sampler.py): words and tagger predictions stand for sounds."""
 
     pictures: int = 4_000  # scenes of one frame
     clips: int = 240  # scenes of five frames
     validation: int = 96  # scenes of one frame, for the calibration after training
-    held_out: bool = False  # whether some kinds are kept from training, to be tested on (stamps/open_vocab_catalog.py)
+    held_out: bool = False  # whether some kinds are kept from training, to be tested on (open_vocab_catalog.py)
     seed: int | None = None  # of the training scenes; None: the run's
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.avsbench.pictures import SIZE
-from icf_avs.avsbench.record import ClipRecord
-from icf_avs.metrics import StrictMetric
+from icf_avs.datasets.clip import ClipRecord
+from icf_avs.datasets.image_io import SIZE
+from icf_avs.datasets.layouts import read_set
+from icf_avs.evaluation.metrics import StrictMetric
 
 CLIPS = 6
 PICTURE_PHASE = 15 / 16  # AVSBench layouts hold the picture and mask at 15/16 of each second
@@ -28,8 +28,8 @@ def demo_command(out: Path, device: str = "auto") -> None:
 
     from icf_avs import load
     from icf_avs.device import find_device
-    from icf_avs.segment import segment_video
-    from icf_avs.stamps.benchmark import write_stamps
+    from icf_avs.inference.segment import segment_video
+    from icf_avs.synthetic.benchmark import write_stamps
 
     place = find_device(device)  # before the work
     started = time.perf_counter()

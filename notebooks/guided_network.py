@@ -16,12 +16,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from icf_avs import load
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.data.resize import resized
-from icf_avs.data.windows import windows
+from icf_avs.datasets.layouts import read_set
 from icf_avs.extensions.counterfactual_sounds import orthogonal
+from icf_avs.media.resize import resized
+from icf_avs.media.windows import windows
 from icf_avs.networks.guided import Sounds
-from icf_avs.stamps.benchmark import write_stamps
+from icf_avs.synthetic.benchmark import write_stamps
 
 OUT = Path("notebook_out")
 OUT.mkdir(exist_ok=True)

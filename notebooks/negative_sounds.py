@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 import icf_avs
-from icf_avs.data.media import probe, read_frames
-from icf_avs.segment import segment_video
-from icf_avs.serve.other_sound import noise, of_clip, silence
-from icf_avs.stamps.benchmark import write_stamps
+from icf_avs.inference.segment import segment_video
+from icf_avs.media.video_reader import probe, read_frames
+from icf_avs.serve.audio_override import noise, of_clip, silence
+from icf_avs.synthetic.benchmark import write_stamps
 
 OUT = Path("notebook_out")
 OUT.mkdir(exist_ok=True)
@@ -55,7 +55,7 @@ for name, share in shares.items():
 
 
 # %%
-def strip(result: icf_avs.segmentation.Segmentation) -> np.ndarray:
+def strip(result: icf_avs.results.Segmentation) -> np.ndarray:
     """The frames of a video side by side, masks in red."""
     tinted = []
     for frame, (_, image) in zip(result.frames, read_frames(result.video, result.times), strict=True):
@@ -84,11 +84,11 @@ for name, result in results.items():
 
 
 # %%
-def attenuated(decibel: float) -> icf_avs.data.audio_windows.Sound:
+def attenuated(decibel: float) -> icf_avs.media.audio_windows.Sound:
     """The video's own sound, attenuated by this many dB."""
 
     def blocks(rate: int, layout: str | None):
-        for block in icf_avs.data.audio_windows.sound_blocks(info, rate, layout):
+        for block in icf_avs.media.audio_windows.sound_blocks(info, rate, layout):
             yield block * np.float32(10 ** (-decibel / 20))
 
     return blocks

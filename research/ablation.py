@@ -15,15 +15,15 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
 from icf_avs.atomic_io import replaced_file
-from icf_avs.checkpoint import save_checkpoint
+from icf_avs.checkpoint.file import save_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
-from icf_avs.evaluate import default_sets
+from icf_avs.evaluation.evaluate import default_sets
+from icf_avs.evaluation.score_tables import revision
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.results import revision
-from icf_avs.stamps.training_data import StampsData
-from icf_avs.training.processes import processes
+from icf_avs.synthetic.training_data import StampsData
+from icf_avs.training.accelerator import processes
 from icf_avs.training.run import recipe_of
 from icf_avs.training.trainer import build_model
 from research.ablation_rows import ROWS, teaching

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from icf_avs.config import ModelConfig, TrainConfig
-from icf_avs.objective.objective import Weights
+from icf_avs.guided_losses.objective import Weights
 from icf_avs.training.recipes import ROWS as PART_SETS
 from icf_avs.training.recipes import ablation
 

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import torch
 
-from icf_avs.allocator import keep_freed_memory
 from icf_avs.config import TrainConfig
 from icf_avs.errors import UserError
-from icf_avs.results import hardware
+from icf_avs.evaluation.score_tables import hardware
+from icf_avs.glibc_malloc import keep_freed_memory
 from icf_avs.training.data import Report
 from icf_avs.training.run import fit
 from icf_avs.training.trainer import Trainer

@@ -24,23 +24,23 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
-from icf_avs.backbones.efficientat import load_efficientat
-from icf_avs.backbones.heard_words import HeardWords
-from icf_avs.checkpoint import load_checkpoint, read_recipe, save_checkpoint
-from icf_avs.checkpoint_source import find_checkpoint
+from icf_avs.checkpoint.file import load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import EvidenceConfig, TrainConfig
+from icf_avs.encoders.efficientat import load_efficientat
+from icf_avs.encoders.tag_vocabulary import HeardWords
 from icf_avs.errors import UserError
+from icf_avs.evaluation.score_tables import revision
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.results import revision
-from icf_avs.stamps.catalog import load_catalog
-from icf_avs.stamps.open_vocab_batches import Vocabulary
-from icf_avs.stamps.open_vocab_catalog import HELD_OUT_FAR, HELD_OUT_NEAR, load_open_vocab_catalog
-from icf_avs.stamps.open_vocab_sampler import DEFAULT
-from icf_avs.stamps.scene_features import OpenVocabFeatures, SceneSet, open_vocab_features
-from icf_avs.stamps.tagger_cache import TaggerOutputs, tagger_outputs
-from icf_avs.stamps.training_data import OpenVocabData, image_spec, training_words
+from icf_avs.synthetic.catalog import load_catalog
+from icf_avs.synthetic.open_vocab_batches import Vocabulary
+from icf_avs.synthetic.open_vocab_catalog import HELD_OUT_FAR, HELD_OUT_NEAR, load_open_vocab_catalog
+from icf_avs.synthetic.open_vocab_sampler import DEFAULT
+from icf_avs.synthetic.scene_features import OpenVocabFeatures, SceneSet, open_vocab_features
+from icf_avs.synthetic.tagger_cache import TaggerOutputs, tagger_outputs
+from icf_avs.synthetic.training_data import OpenVocabData, image_spec, training_words
+from icf_avs.training.accelerator import processes
 from icf_avs.training.data import Report
-from icf_avs.training.processes import processes
 from icf_avs.training.recipes import ablation, natural
 from icf_avs.training.run import recipe_of
 from icf_avs.training.trainer import build_model

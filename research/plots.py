@@ -15,10 +15,10 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from torch import Tensor
 
-from icf_avs.contracts import Batch
-from icf_avs.evaluate import AUDIOS
+from icf_avs.evaluation.evaluate import AUDIOS
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.overlay import Overlay
+from icf_avs.types import Batch
 from research.ablation_rows import ROWS
 from research.ablation_variants import RandomVectors, ShuffledSounds
 from research.scoring import TestClip, probabilities

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.contracts import ClipSpec, VisualFeatures
-from icf_avs.data.resize import resized
-from icf_avs.data.windows import clip_windows
-from icf_avs.evaluate import AUDIOS, FOLDERS
-from icf_avs.metrics import StrictMetric, g_score
+from icf_avs.datasets.layouts import read_set
+from icf_avs.evaluation.evaluate import AUDIOS, FOLDERS
+from icf_avs.evaluation.metrics import StrictMetric, g_score
+from icf_avs.evaluation.robustness.negative_audio import heard
+from icf_avs.media.resize import resized
+from icf_avs.media.windows import clip_windows
 from icf_avs.networks.guided import Sounds
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.probe.sounds import heard
+from icf_avs.types import ClipSpec, VisualFeatures
 
 SETS = ("s4", "ms3")
 Scores = dict[str, float]

@@ -149,10 +149,10 @@ def summaries(table: Path, lines: list[Line], parts: list[Line]) -> dict[Path, s
 
 
 def _plots_of_models(whole: Path, plain: Path, runs: Path, pictures: Path) -> None:
-    from icf_avs.avsbench.layouts import read_set
-    from icf_avs.checkpoint import load_checkpoint
-    from icf_avs.evaluate import FOLDERS, default_sets
-    from icf_avs.stamps.training_data import StampsData
+    from icf_avs.checkpoint.file import load_checkpoint
+    from icf_avs.datasets.layouts import read_set
+    from icf_avs.evaluation.evaluate import FOLDERS, default_sets
+    from icf_avs.synthetic.training_data import StampsData
     from research.plots import counterfactuals, four_sounds
     from research.scoring import test_clips
 

@@ -3,7 +3,7 @@
 Every scene shows at least two things. One of them that has a recording sounds, or its word is said, which leaves the
 hearing out; or there is silence, noise, a recording of what is not in the picture, or a word of the vocabulary that
 nothing in it can mean. Strict scores over pictures, all against the mask of the thing that sounds (of the last four
-lower is better), as in icf_avs/evaluate.py.
+lower is better), as in icf_avs/evaluation/evaluate.py.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from icf_avs.evaluation.metrics import StrictMetric
 from icf_avs.inference.predictor import Predictor
-from icf_avs.metrics import StrictMetric
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.stamps.open_vocab_batches import Vocabulary
-from icf_avs.stamps.scene_features import OpenVocabFeatures
-from icf_avs.stamps.tagger_cache import TaggerOutputs
+from icf_avs.synthetic.open_vocab_batches import Vocabulary
+from icf_avs.synthetic.scene_features import OpenVocabFeatures
+from icf_avs.synthetic.tagger_cache import TaggerOutputs
 
 AUDIOS = ("true", "word", "silence", "noise", "offscreen", "absent-word")
 _AT_ONCE = 8  # scenes

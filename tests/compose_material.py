@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as run_lengths
 
-from icf_avs.stamps.catalog import Catalog
+from icf_avs.synthetic.catalog import Catalog
 
 SIZE = 320, 240
 

@@ -16,9 +16,9 @@ from PIL import Image
 from public_sets import AVSS, MS3, S4
 from tagger_weights import use_the_folder_beside
 
-from icf_avs.stamps.benchmark import write_stamps
-from icf_avs.stamps.catalog import Catalog, load_catalog
-from icf_avs.stamps.sounds import SoundBank
+from icf_avs.synthetic.benchmark import write_stamps
+from icf_avs.synthetic.catalog import Catalog, load_catalog
+from icf_avs.synthetic.sounds import SoundBank
 
 use_the_folder_beside()
 torch.set_num_threads(1)  # so that timings and sums do not depend on the machine

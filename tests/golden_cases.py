@@ -24,25 +24,25 @@ from PIL import Image
 from tagger_weights import published_weights
 
 import icf_avs
-from icf_avs.backbones import things
-from icf_avs.backbones.heard_words import HeardWords
-from icf_avs.backbones.registry import build_visual
-from icf_avs.checkpoint import load_checkpoint
+from icf_avs.checkpoint.export_command import export_command
+from icf_avs.checkpoint.file import load_checkpoint
 from icf_avs.cli.parser import build_parser
 from icf_avs.config import DataConfig, ModelConfig, TrainConfig, WordDataConfig
-from icf_avs.contracts import ClipSpec
-from icf_avs.data.resize import resized
+from icf_avs.encoders import voc_segmenter
+from icf_avs.encoders.registry import build_visual
+from icf_avs.encoders.tag_vocabulary import HeardWords
 from icf_avs.errors import MissingWeights
-from icf_avs.export.command import export_command
 from icf_avs.inference.predictor import Predictor
+from icf_avs.inference.segment import Segmenter
+from icf_avs.media.resize import resized
 from icf_avs.networks.build import build_model as assembled
-from icf_avs.segment import Segmenter
-from icf_avs.stamps import training_data as composed_data
-from icf_avs.stamps.clip_renderer import Clip
-from icf_avs.stamps.tagger_cache import TaggerOutputs
+from icf_avs.synthetic import training_data as composed_data
+from icf_avs.synthetic.clip_renderer import Clip
+from icf_avs.synthetic.tagger_cache import TaggerOutputs
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.sources import training_data
 from icf_avs.training.trainer import Trainer, build_model
+from icf_avs.types import ClipSpec
 from tools.make_picture import write_scene
 
 ROOT = Path(__file__).parents[1]
@@ -85,7 +85,7 @@ def natural_weights(segmenter: bool = True) -> Iterator[None]:
             def unavailable() -> None:
                 raise MissingWeights("no weights of the segmenter")
 
-            patch.setattr(things, "read_weights", unavailable)
+            patch.setattr(voc_segmenter, "read_weights", unavailable)
         yield
 
 

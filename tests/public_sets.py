@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from icf_avs.contracts import ClipSpec
+from icf_avs.types import ClipSpec
 
 S4 = [
     ("-dog_______", 30, "dog_barking", "train"),

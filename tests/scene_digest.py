@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, replace
 from pathlib import Path
 
-from icf_avs.stamps.scene import Scene
+from icf_avs.synthetic.scene import Scene
 
 
 def scene_digest(scenes: Iterable[Scene]) -> str:

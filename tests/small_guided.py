@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from icf_avs.config import ContrastiveConfig, CounterfactualConfig, ImplicitTextConfig, ModelConfig
-from icf_avs.contracts import Batch, ClipSpec
 from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.types import Batch, ClipSpec
 
 NAMES = ("bell", "cat", "dog", "drum", "train")
 SIZE = 64  # pixels of a picture

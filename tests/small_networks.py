@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from icf_avs.backbones.audio import AudioEncoder
+from icf_avs.encoders.logmel_cnn import AudioEncoder
 from icf_avs.networks import TPAVI, AVSegFormer, DeformablePixelDecoder, LightPixelDecoder, Network, QueryNetwork
 
 WIDTHS = (6, 8, 10, 12)  # channels of the pyramid

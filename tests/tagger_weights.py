@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from icf_avs.backbones import efficientat
+from icf_avs.encoders import efficientat
 
 BESIDE = Path(__file__).parents[2] / "shared" / "weights"  # the folder beside the checkout that some machines have
 

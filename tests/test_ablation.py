@@ -10,11 +10,11 @@ import pytest
 import torch
 from small_guided import random_batch, small_model
 
-from icf_avs.contracts import VisualFeatures
 from icf_avs.errors import UserError
-from icf_avs.metrics import StrictMetric
-from icf_avs.objective.objective import Weights, objective
+from icf_avs.evaluation.metrics import StrictMetric
+from icf_avs.guided_losses.objective import Weights, objective
 from icf_avs.training.trainer import build_model
+from icf_avs.types import VisualFeatures
 from research.__main__ import main
 from research.ablation import PARTS, RUNS, SCORES, parts_path, pending
 from research.ablation_rows import ROWS, teaching

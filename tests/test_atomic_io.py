@@ -16,12 +16,12 @@ from clip_maker import make_clip, tone
 from small_guided import small_model
 
 from icf_avs.atomic_io import replaced_file, replaced_folder, unfinished_folder, write_text, written_file
-from icf_avs.backbones.weights import released_file
-from icf_avs.checkpoint import save_checkpoint
-from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.checkpoint.file import save_checkpoint
+from icf_avs.encoders.weights import released_file
 from icf_avs.inference.predictor import MaskPredictor
-from icf_avs.segment import segment_video
-from icf_avs.stamps.clip_files import write_bytes
+from icf_avs.inference.segment import segment_video
+from icf_avs.synthetic.clip_files import write_bytes
+from icf_avs.types import ClipSpec, Prediction
 
 HOLD = """
 import sys, time

@@ -6,12 +6,12 @@ import torch
 from small_networks import random_clips, small_network
 from torch import nn
 
-from icf_avs.backbones.registry import audio_of
 from icf_avs.config import ModelConfig
-from icf_avs.contracts import AudioFeatures, VisualFeatures
+from icf_avs.encoders.registry import audio_of
 from icf_avs.networks import AVSegFormer
 from icf_avs.networks.avsegformer import Mixer
 from icf_avs.networks.build import build_network
+from icf_avs.types import AudioFeatures, VisualFeatures
 
 PVT = (64, 128, 320, 512)
 

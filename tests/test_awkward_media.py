@@ -22,14 +22,14 @@ from witness import Witness
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.contracts import ClipSpec
-from icf_avs.data.audio_windows import AudioWindows
-from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import UserError
+from icf_avs.inference.segment import Segmenter, segment_video
+from icf_avs.media.audio_windows import AudioWindows
+from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.output.result_file import read_segmentation
-from icf_avs.segment import Segmenter, segment_video
-from icf_avs.serve.answer import answer
 from icf_avs.serve.limits import Limits
+from icf_avs.serve.run_inference import answer
+from icf_avs.types import ClipSpec
 
 CLAP = 1.0  # second of the flash and of the click
 ALIGNED = 0.04  # seconds
@@ -369,7 +369,7 @@ def test_a_file_that_grows_is_segmented_as_it_was(tmp_path, monkeypatch):
     path = make_clip(tmp_path / "a.ts", seconds=4, sound=tone(4), options={"g": "10"})
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 6 // 10])
-    monkeypatch.setattr("icf_avs.segment.probe", lambda *given: (probe(*given), path.write_bytes(data))[0])
+    monkeypatch.setattr("icf_avs.inference.segment.probe", lambda *given: (probe(*given), path.write_bytes(data))[0])
     result = segment_video(Witness(), path, tmp_path / "out")
     film = probe(result.folder / "overlay.mp4")
     assert result.video.duration < 3 and film.duration == pytest.approx(result.video.duration, abs=0.1)
@@ -469,7 +469,7 @@ def test_sound_that_cannot_be_opened_leaves_nobody_waiting(tmp_path, monkeypatch
             segment_video(Witness(), path, tmp_path / "out")
         said.append(caught.value)
 
-    monkeypatch.setattr("icf_avs.mask_stream.AudioWindows", broken)
+    monkeypatch.setattr("icf_avs.inference.streaming.AudioWindows", broken)
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(60)

@@ -13,15 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.data.spectrogram import log_mel
+from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
+from icf_avs.media.vggish_frontend import log_mel
 from icf_avs.output.class_overlay import palette
-from icf_avs.stamps.benchmark import write_stamps
-from icf_avs.stamps.catalog import load_catalog
-from icf_avs.stamps.clip_files import write_mp4
-from icf_avs.stamps.rendering import render_frame
-from icf_avs.stamps.scene_sampler import sample_scene
+from icf_avs.synthetic.benchmark import write_stamps
+from icf_avs.synthetic.catalog import load_catalog
+from icf_avs.synthetic.clip_files import write_mp4
+from icf_avs.synthetic.rendering import render_frame
+from icf_avs.synthetic.scene_sampler import sample_scene
 
 COUNTS = {"train": 1, "val": 1, "test": 1, "cross": 1, "cross_val": 1}
 
@@ -146,7 +146,7 @@ def test_clips_of_other_settings_are_not_mixed_in(tmp_path: Path, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("icf_avs.stamps.benchmark.write_mp4", interrupted)
+        patch.setattr("icf_avs.synthetic.benchmark.write_mp4", interrupted)
         write_stamps(tmp_path, seed=5, test=1)
     with pytest.raises(UserError, match="holds clips of another --seed, or of more than are asked for; choose"):
         write_stamps(tmp_path, seed=6, test=1, video=False)

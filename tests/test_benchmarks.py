@@ -27,14 +27,14 @@ from benchmarks.engines import engines  # noqa: E402
 from benchmarks.inference import inference  # noqa: E402
 from benchmarks.tpavi import TPAVI, TPAVISegmenter, parameters, second_branch  # noqa: E402
 from benchmarks.training_step import training_step  # noqa: E402
-from icf_avs.backbones.vggish import VGGish  # noqa: E402
 from icf_avs.config import ContrastiveConfig, ImplicitTextConfig, ModelConfig  # noqa: E402
-from icf_avs.contracts import ClipSpec  # noqa: E402
-from icf_avs.data.media import probe  # noqa: E402
-from icf_avs.data.spectrogram import log_mel  # noqa: E402
+from icf_avs.encoders.vggish import VGGish  # noqa: E402
 from icf_avs.errors import UserError  # noqa: E402
-from icf_avs.metrics import f_curves  # noqa: E402
+from icf_avs.evaluation.metrics import f_curves  # noqa: E402
+from icf_avs.media.vggish_frontend import log_mel  # noqa: E402
+from icf_avs.media.video_reader import probe  # noqa: E402
 from icf_avs.networks.build import build_model  # noqa: E402
+from icf_avs.types import ClipSpec  # noqa: E402
 
 ONCE = turns.Machine(turns=1, threads=1)
 SMALL = models.Encoder("resnet-50", True, depths=(1, 1, 1, 1))

@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icf_avs.data.sound_file import read_sound
 from icf_avs.errors import UserError
-from icf_avs.stamps import packages
-from icf_avs.stamps.catalog import SUPER_CATEGORIES, Catalog, load_catalog
-from icf_avs.stamps.sounds import resample
-from icf_avs.stamps.sprite import load_sprite
+from icf_avs.media.audio_file import read_sound
+from icf_avs.synthetic import packages
+from icf_avs.synthetic.catalog import SUPER_CATEGORIES, Catalog, load_catalog
+from icf_avs.synthetic.sounds import resample
+from icf_avs.synthetic.sprite import load_sprite
 
 SAME = 0.5  # correlation from which on two recordings count as one; the known doubles have 0.7 and more
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, str]]:
-    with resources.files("icf_avs.stamps").joinpath("stamps.csv").open(encoding="utf-8", newline="") as file:
+    with resources.files("icf_avs.synthetic").joinpath("stamps.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -12,15 +12,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from icf_avs import checkpoint
-from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
-from icf_avs.checkpoint import load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.checkpoint import file
+from icf_avs.checkpoint.file import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.config import ModelConfig
-from icf_avs.contracts import ClipSpec
+from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import Predictor
 from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.types import ClipSpec
 
 NAMES = ("bell", "cat", "dog")
 
@@ -156,7 +156,7 @@ def test_a_failure_leaves_the_old_one(fails: str, saved: Path, monkeypatch: pyte
         raise PermissionError(13, "Permission denied")
 
     if fails == "save_file":
-        monkeypatch.setattr(checkpoint, "save_file", full)
+        monkeypatch.setattr(file, "save_file", full)
     else:
         monkeypatch.setattr(os, "replace", refused)
     with pytest.raises((OSError, UserError)):

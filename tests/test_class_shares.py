@@ -13,10 +13,10 @@ from small_guided import NAMES, random_batch, small_model
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from icf_avs.contracts import Batch
+from icf_avs.guided_losses.class_shares import class_shares, known, share
+from icf_avs.guided_losses.objective import Weights, objective
 from icf_avs.networks.guided import GuidedOutput
-from icf_avs.objective.class_shares import class_shares, known, share
-from icf_avs.objective.objective import Weights, objective
+from icf_avs.types import Batch
 
 FINE = 4  # pixels of a map of classes per cell of the masks
 

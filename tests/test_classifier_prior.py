@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from icf_avs.backbones.audio import AudioEncoder
-from icf_avs.backbones.class_evidence import ClassEvidence, ClassWords
-from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
-from icf_avs.backbones.evidence_pyramid import PyramidWithEvidence
-from icf_avs.backbones.text import embed_names
-from icf_avs.backbones.thing_words import thing_bearing
 from icf_avs.config import EvidenceConfig, ImplicitTextConfig, ModelConfig
-from icf_avs.contracts import ClipSpec
+from icf_avs.encoders.dense_classifier import ClassEvidence, ClassWords
+from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.encoders.logmel_cnn import AudioEncoder
+from icf_avs.encoders.minilm import embed_names
+from icf_avs.encoders.open_vocab_encoder import PyramidWithEvidence
+from icf_avs.encoders.voc_text_similarity import thing_bearing
 from icf_avs.inference.guided_filter import guided_filter
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
 from icf_avs.networks.open_vocabulary import OpenVocabularyNetwork
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior
 from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.types import ClipSpec
 
 NAMES = ("dog", "violin", "train", "owl")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from icf_avs.backbones import clip_text
-from icf_avs.backbones.registry import embed_names
+from icf_avs.encoders import clip_text
+from icf_avs.encoders.registry import embed_names
 from icf_avs.errors import UserError
 
 transformers = pytest.importorskip("transformers")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from clip_maker import make_clip, number_in, tone
 
-from icf_avs.data.joined import joined_parts
-from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import UserError
+from icf_avs.media.joined import joined_parts
+from icf_avs.media.video_reader import probe, read_frames
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 known_clips, known_kinds, known_media = map(importlib.import_module, ("known_clips", "known_kinds", "known_media"))
@@ -85,7 +85,7 @@ def test_heads_on_either_side_of_a_block_are_found(tmp_path, monkeypatch):
     path = tmp_path / "joined.flv"
     path.write_bytes((tmp_path / "a.flv").read_bytes() * 3)
     for block in (size - 20, size - 1, size, size + 5, 2 * size):
-        monkeypatch.setattr("icf_avs.data.joined._BLOCK", block)
+        monkeypatch.setattr("icf_avs.media.joined._BLOCK", block)
         assert joined_parts(path, 3 * size) == (((0, size), (size, 2 * size), (2 * size, 3 * size)), ())
 
 

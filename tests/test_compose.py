@@ -18,15 +18,15 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 from icf_avs.__main__ import main
-from icf_avs.avsbench.check import check_command
-from icf_avs.avsbench.layouts import class_names, is_stamps, read_all, read_set
-from icf_avs.backbones.text import TEXT_DIM
-from icf_avs.compose.clips import label_image
-from icf_avs.compose.coco_images import find_images
-from icf_avs.compose.command import Request, compose
-from icf_avs.compose.material import assign_splits, identities, match_classes, normalize
+from icf_avs.datasets.check import check_command
+from icf_avs.datasets.layouts import class_names, is_stamps, read_all, read_set
+from icf_avs.encoders.minilm import TEXT_DIM
 from icf_avs.errors import UserError
-from icf_avs.stamps.catalog import Catalog
+from icf_avs.synthetic.catalog import Catalog
+from icf_avs.synthetic.compose.clips import label_image
+from icf_avs.synthetic.compose.coco_images import find_images
+from icf_avs.synthetic.compose.command import Request, compose
+from icf_avs.synthetic.compose.material import assign_splits, identities, match_classes, normalize
 from icf_avs.training.recipes import RECIPES
 
 KINDS = ("dog", "horse", "cow", "sheep")

@@ -12,8 +12,8 @@ from avsbench_fixtures import tone, write_wav
 from PIL import Image, ImageOps
 
 from icf_avs.__main__ import main
-from icf_avs.compose.coco_images import find_images
 from icf_avs.errors import UserError
+from icf_avs.synthetic.compose.coco_images import find_images
 
 WIDTH, HEIGHT = 160, 120
 SQUARE = [20, 10, 60, 10, 60, 50, 20, 50]

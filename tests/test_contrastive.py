@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from small_guided import chosen, random_batch, small_model
 from torch import Tensor
 
+from icf_avs.guided_losses.contrastive import info_nce, negatives, wasserstein
+from icf_avs.guided_losses.objective import Weights, objective
 from icf_avs.networks.guided_parts.joint_embedding import Gaussian, gaussian
-from icf_avs.objective.contrastive import info_nce, negatives, wasserstein
-from icf_avs.objective.objective import Weights, objective
 
 ONE = torch.ones(())
 

@@ -12,9 +12,9 @@ from colour_patches import write_patches
 from PIL import Image
 from witness import Witness
 
-from icf_avs.data.crop import Crop
-from icf_avs.data.media import probe, read_frames
-from icf_avs.segment import segment_video
+from icf_avs.inference.segment import segment_video
+from icf_avs.media.crop import Crop
+from icf_avs.media.video_reader import probe, read_frames
 
 WIDTH, HEIGHT = 240, 160  # of what is stored
 CUT = Crop(left=40, right=24, top=16, bottom=22)

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import torch
 
 import icf_avs.demo as demo
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.datasets.layouts import read_set
 from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.types import ClipSpec, Prediction
 
 
 class MarksEverything(MaskPredictor):

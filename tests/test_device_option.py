@@ -12,12 +12,12 @@ from clip_maker import make_clip, tone
 
 import icf_avs
 from icf_avs.__main__ import main
+from icf_avs.batch.job import Job, Settings, _record
 from icf_avs.cli.parser import build_parser
-from icf_avs.corpus.work import Job, Settings, _record
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
-from icf_avs.results import hardware
-from icf_avs.training.processes import processes
+from icf_avs.evaluation.score_tables import hardware
+from icf_avs.training.accelerator import processes
 
 
 @pytest.fixture

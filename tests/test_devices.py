@@ -23,31 +23,31 @@ from small_guided import random_batch, small_host, small_model
 from small_training import TINY, frozen_encoder, stand_ins, tiny_data
 
 import icf_avs
-from icf_avs.avsbench.layouts import class_names, read_set
-from icf_avs.backbones import thing_words
-from icf_avs.backbones.efficientnet_lite import EfficientNetLite0
-from icf_avs.checkpoint import load_checkpoint, save_checkpoint
-from icf_avs.checkpoint_source import find_checkpoint
+from icf_avs.checkpoint.export_graph import ExportGraph
+from icf_avs.checkpoint.file import load_checkpoint, save_checkpoint
+from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import ModelConfig, PlugInConfig, TrainConfig
-from icf_avs.contracts import Batch, ClipSpec, VisualFeatures
-from icf_avs.evaluate import evaluate_each
-from icf_avs.evaluate_semantic import evaluate_semantic
-from icf_avs.export.graph import ExportGraph
+from icf_avs.datasets.layouts import class_names, read_set
+from icf_avs.encoders import voc_text_similarity
+from icf_avs.encoders.efficientnet_lite import EfficientNetLite0
+from icf_avs.evaluation.evaluate import evaluate_each
+from icf_avs.evaluation.evaluate_semantic import evaluate_semantic
+from icf_avs.evaluation.robustness.runner import probe_set
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.inference.predictor import Predictor
+from icf_avs.inference.segment import Segmenter, segment_video
 from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.probe.runner import probe_set
-from icf_avs.segment import Segmenter, segment_video
-from icf_avs.serve.answer import answer
 from icf_avs.serve.limits import Limits
+from icf_avs.serve.run_inference import answer
 from icf_avs.training import trainer as trainer_module
 from icf_avs.training.calibrate import calibrate
 from icf_avs.training.data import Sample
-from icf_avs.training.learner import learner_of
 from icf_avs.training.run import train
-from icf_avs.training.samples import sample_sheet
+from icf_avs.training.train_module import learner_of
+from icf_avs.training.visualize import sample_sheet
+from icf_avs.types import Batch, ClipSpec, VisualFeatures
 from research.ablation_variants import replace_part
 from research.plots import counterfactuals
 from research.scoring import probabilities, test_clips
@@ -293,7 +293,7 @@ class Classes:
 def names_learnt(given: Given) -> Any:
     model = on(given.device, natural())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(thing_words, "embed_names", lambda names: torch.eye(len(names), 384))
+        patch.setattr(voc_text_similarity, "embed_names", lambda names: torch.eye(len(names), 384))
         model.network.learn_names(Classes())
     return [value.float().cpu() for value in (model.network.prior.classifier.gates, model.network.prior.segmenter.fit)]
 

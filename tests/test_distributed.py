@@ -15,13 +15,13 @@ import torch
 from small_guided import NAMES, chosen, random_batch, small_host, small_model
 
 from icf_avs.config import BenchmarkConfig, PlugInConfig, TrainConfig
-from icf_avs.contracts import Batch
 from icf_avs.errors import UserError
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.training import processes
+from icf_avs.training import accelerator
 from icf_avs.training.recipes import RECIPES
+from icf_avs.types import Batch
 
 CLIPS, FRAMES, STEPS = 5, 2, 3  # not a multiple of the processes; the first step names sounds
 CONFIG = TrainConfig("tiny", {}, teach_steps=1, steps=STEPS - 1, finish=0, warmup=1, learning_rate=1e-6)
@@ -158,13 +158,13 @@ def test_more_processes_than_clips_are_refused_in_one_line(monkeypatch: pytest.M
     """By the smallest batch of a step: three clips for `natural`, six for `stamps`, eight in public sets."""
     for recipe, most in (("natural", 3), ("stamps", 6), ("s4-pvt", 8), ("avss-pvt", 8)):
         for count in (1, most, most + 1):
-            monkeypatch.setattr(processes, "processes", lambda count=count: SimpleNamespace(num_processes=count))
+            monkeypatch.setattr(accelerator, "processes", lambda count=count: SimpleNamespace(num_processes=count))
             if count <= most:
-                processes.check_processes(RECIPES[recipe]())
+                accelerator.check_processes(RECIPES[recipe]())
                 continue
             with pytest.raises(UserError, match=rf"recipe {recipe} .* {most} clips.* among {count} .*at most {most}"):
-                processes.check_processes(RECIPES[recipe]())
+                accelerator.check_processes(RECIPES[recipe]())
     turns = replace(RECIPES["s4-pvt"](), benchmark=BenchmarkConfig("S4", accumulate=3))
-    monkeypatch.setattr(processes, "processes", lambda: SimpleNamespace(num_processes=3))
+    monkeypatch.setattr(accelerator, "processes", lambda: SimpleNamespace(num_processes=3))
     with pytest.raises(UserError, match="among 9 processes and turns"):
-        processes.check_processes(turns)
+        accelerator.check_processes(turns)

@@ -17,12 +17,12 @@ from compose_material import write_material
 from documents import ROOT, blocks, commands, read, run_document, understood
 from test_public_training import reduced
 
-from icf_avs.backbones import heard_words, registry
-from icf_avs.backbones.text import TEXT_DIM
 from icf_avs.config import DataConfig, TrainConfig
-from icf_avs.stamps import open_vocab_batches
-from icf_avs.stamps.benchmark import write_stamps
-from icf_avs.stamps.catalog import Catalog
+from icf_avs.encoders import registry, tag_vocabulary
+from icf_avs.encoders.minilm import TEXT_DIM
+from icf_avs.synthetic import open_vocab_batches
+from icf_avs.synthetic.benchmark import write_stamps
+from icf_avs.synthetic.catalog import Catalog
 from icf_avs.training import calibrate
 from icf_avs.training.recipes import RECIPES
 
@@ -55,7 +55,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.setitem(RECIPES, name, tiny(make))
     monkeypatch.setattr(TrainConfig, "teach_steps", 1)  # of encoders chosen on the command line
     monkeypatch.setitem(registry.TEXT, "minilm", lambda names: _random(len(names)))
-    monkeypatch.setattr("icf_avs.avsbench.own.cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr("icf_avs.datasets.custom_dataset.cache_dir", lambda: tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
     return tmp_path
@@ -135,7 +135,7 @@ def test_guided_python(small: Path, capsys: pytest.CaptureFixture[str]):
 def test_results(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
     root = tmp_path_factory.mktemp("sets")
     write_stamps(root, seed=0, test=2, video=False)
-    monkeypatch.setattr("icf_avs.evaluate.default_sets", lambda split: root)
+    monkeypatch.setattr("icf_avs.evaluation.evaluate.default_sets", lambda split: root)
     run_document(read("docs/RESULTS.md"))
     assert (small / "results/try.csv").is_file() and (small / "results/try/probe.csv").is_file()
 
@@ -143,8 +143,8 @@ def test_results(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
 def test_natural_says_the_numbers_of_the_code():
     """How far calibration goes stands in the code alone: the document once gave another number."""
     text = " ".join((ROOT / "docs" / "NATURAL.md").read_text(encoding="utf-8").split())
-    assert f"its middle {heard_words.MIDDLE} s are read out" in text
-    assert "encodes five seconds around each mask" in text and heard_words.WINDOW == 5
+    assert f"its middle {tag_vocabulary.MIDDLE} s are read out" in text
+    assert "encodes five seconds around each mask" in text and tag_vocabulary.WINDOW == 5
     assert "is decoded five times a step" in text and open_vocab_batches._MORE == 5 - 1
     assert "Half of the absent words are near misses" in text and open_vocab_batches._ALMOST == 0.5
     assert "`FALSE_AREA` of a frame" in text and 0 < calibrate.FALSE_AREA < 0.01

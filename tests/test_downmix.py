@@ -7,10 +7,10 @@ import pytest
 from clip_maker import make_clip
 from scipy.signal import butter, sosfilt
 
-from icf_avs.avsbench.sound import read_video_wave, read_wave
-from icf_avs.data.audio_windows import AudioWindows, sound_blocks
-from icf_avs.data.downmix import mono
-from icf_avs.data.media import probe
+from icf_avs.datasets.audio_io import read_video_wave, read_wave
+from icf_avs.media.audio_windows import AudioWindows, sound_blocks
+from icf_avs.media.downmix import mono
+from icf_avs.media.video_reader import probe
 
 RATE = 16_000
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0, weights_path
-from icf_avs.backbones.linear import pointwise
+from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0, weights_path
+from icf_avs.encoders.onednn_linear import pointwise
 from icf_avs.errors import UserError
 
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-import icf_avs.evaluate as evaluation
+import icf_avs.evaluation.evaluate as evaluation
 from icf_avs.__main__ import main
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.contracts import ClipSpec, Prediction
-from icf_avs.data.windows import clip_windows, windows
+from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
-from icf_avs.evaluate import AUDIOS, evaluate, evaluate_command, evaluate_each
+from icf_avs.evaluation.evaluate import AUDIOS, evaluate, evaluate_command, evaluate_each
+from icf_avs.evaluation.robustness.negative_audio import donors, heard
+from icf_avs.evaluation.score_tables import COLUMNS, Settings, read_rows, revision
 from icf_avs.inference.predictor import MaskPredictor
-from icf_avs.probe.sounds import donors, heard
-from icf_avs.results import COLUMNS, Settings, read_rows, revision
+from icf_avs.media.windows import clip_windows, windows
+from icf_avs.types import ClipSpec, Prediction
 
 
 class Listener(MaskPredictor):
@@ -281,7 +281,7 @@ def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatc
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("icf_avs.results.os.replace", full)
+    monkeypatch.setattr("icf_avs.evaluation.score_tables.os.replace", full)
     line = ["--data", str(tmp_path / "data"), "--clips", "2", "--out", str(tmp_path / "out.csv")]
     for command in ("evaluate", "probe"):
         assert main([command, *line]) == 2

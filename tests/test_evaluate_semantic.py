@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.contracts import ClipSpec, Prediction
+from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
-from icf_avs.evaluate import class_protocols
-from icf_avs.evaluate_semantic import class_order, evaluate_semantic
+from icf_avs.evaluation.evaluate import class_protocols
+from icf_avs.evaluation.evaluate_semantic import class_order, evaluate_semantic
+from icf_avs.evaluation.score_tables import Settings
 from icf_avs.inference.predictor import MaskPredictor
-from icf_avs.results import Settings
+from icf_avs.types import ClipSpec, Prediction
 
 NAMES = ("background", "ant", "bee", "cow", "dog")
 PARTS = ["v1s", "v1m", "v2"]

@@ -19,17 +19,17 @@ from small_guided import NAMES, PARTS, WIDTHS
 from torch import Tensor, nn
 
 from icf_avs.__main__ import main
+from icf_avs.checkpoint.export_command import export_command
+from icf_avs.checkpoint.export_formats import FORMATS, trace, write
+from icf_avs.checkpoint.export_graph import ExportGraph, LogMel
 from icf_avs.config import ModelConfig
-from icf_avs.contracts import ClipSpec
-from icf_avs.data.spectrogram import log_mel
 from icf_avs.errors import UserError
-from icf_avs.export.command import export_command
-from icf_avs.export.formats import FORMATS, trace, write
-from icf_avs.export.graph import ExportGraph, LogMel
 from icf_avs.inference.predictor import Predictor
+from icf_avs.inference.segment import Segmenter
+from icf_avs.media.vggish_frontend import log_mel
 from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.segment import Segmenter
+from icf_avs.types import ClipSpec
 
 ROOT = Path(__file__).parent.parent
 SHAPES = ((1, 1), (1, 2), (1, 3), (1, 5), (1, 8), (2, 1), (2, 5), (3, 4))  # clips, frames

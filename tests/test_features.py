@@ -15,18 +15,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
-from icf_avs.contracts import ClipSpec
+from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.errors import UserError
-from icf_avs.stamps import packages
-from icf_avs.stamps import scene_features as scene_features_module
-from icf_avs.stamps.batches import make_batch
-from icf_avs.stamps.cache import load_arrays, make_once, save_arrays
-from icf_avs.stamps.catalog import Catalog
-from icf_avs.stamps.clip_renderer import render_clip
-from icf_avs.stamps.scene_features import SceneFeatures, SceneSet, scene_features
-from icf_avs.stamps.scene_sampler import TRAIN
-from icf_avs.stamps.sounds import SoundBank
+from icf_avs.synthetic import packages
+from icf_avs.synthetic import scene_features as scene_features_module
+from icf_avs.synthetic.batches import make_batch
+from icf_avs.synthetic.cache import load_arrays, make_once, save_arrays
+from icf_avs.synthetic.catalog import Catalog
+from icf_avs.synthetic.clip_renderer import render_clip
+from icf_avs.synthetic.scene_features import SceneFeatures, SceneSet, scene_features
+from icf_avs.synthetic.scene_sampler import TRAIN
+from icf_avs.synthetic.sounds import SoundBank
+from icf_avs.types import ClipSpec
 
 SPEC = ClipSpec(frames=2, image_size=64)
 WANTED = SceneSet("train", 18, 3, TRAIN, SPEC)  # more than one chunk

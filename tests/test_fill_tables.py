@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from icf_avs.errors import UserError
-from icf_avs.results import COLUMNS, read_rows, save_rows
+from icf_avs.evaluation.score_tables import COLUMNS, read_rows, save_rows
 from research import natural
 from tools.fill_tables import fill, fill_documents
 

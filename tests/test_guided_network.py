@@ -10,12 +10,12 @@ import torch
 from small_guided import COMBINATIONS, NAMES, PARTS, SIZE, chosen, random_batch, small_model
 
 from icf_avs.config import ModelConfig
-from icf_avs.contracts import Batch
+from icf_avs.guided_losses.mask import bce, dice
+from icf_avs.guided_losses.objective import Weights, objective
 from icf_avs.networks.build import build_model
 from icf_avs.networks.guided import GuidedOutput, Sounds
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.objective.mask import bce, dice
-from icf_avs.objective.objective import Weights, objective
+from icf_avs.types import Batch
 
 TERMS = {
     "implicit_text": {"sound_reading", "pixel_reading"},

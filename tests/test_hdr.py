@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from colour_patches import COLOURS, patches, seen, write_patches
 
-from icf_avs.data.hdr import to_sdr
-from icf_avs.data.media import probe, read_frames
+from icf_avs.media.hdr import to_sdr
+from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.output.video_writer import write_video
-from icf_avs.serve.other_sound import silence
+from icf_avs.serve.audio_override import silence
 
 PQ, HLG = 16, 18
 TO_BT2020 = np.array(  # ITU-R BT.2087, with more digits

@@ -22,14 +22,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import icf_avs
-from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
-from icf_avs.checkpoint import load_checkpoint, read_recipe
+from icf_avs.checkpoint.file import load_checkpoint, read_recipe
+from icf_avs.checkpoint.hub import HubSegmenter
 from icf_avs.config import ModelConfig
-from icf_avs.contracts import ClipSpec
+from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.errors import UserError
-from icf_avs.hub import HubSegmenter
 from icf_avs.inference.predictor import Predictor
 from icf_avs.networks.build import build_model
+from icf_avs.types import ClipSpec
 
 RECIPE = {"command": "icf train tiny", "config": {"seed": 3}, "data": "none", "licence": "Apache-2.0"}
 
@@ -121,7 +121,7 @@ def test_offline(cache: Path) -> None:
 
 
 def test_without_the_library(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "icf_avs.hub", raising=False)
+    monkeypatch.delitem(sys.modules, "icf_avs.checkpoint.hub", raising=False)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "pip install 'icf-avs[hub]'" in line("user/tiny-avs")
 

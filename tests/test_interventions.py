@@ -12,14 +12,14 @@ from small_networks import AUDIO, BUILDERS, random_clips, small_network
 from torch import Tensor, nn
 
 from icf_avs.config import ModelConfig, TrainConfig
-from icf_avs.contracts import AudioFeatures, Batch, ClipSpec, VisualFeatures
 from icf_avs.errors import UserError
 from icf_avs.extensions.interventions import Interventions
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.losses import weighted_sum
 from icf_avs.networks.base import Encoded, Features, NetworkOutput
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.training.learner import PlugInLearner, learner_of
+from icf_avs.training.train_module import PlugInLearner, learner_of
+from icf_avs.types import AudioFeatures, Batch, ClipSpec, VisualFeatures
 
 LOG2 = math.log(2)
 KINDS = ("other_sound", "orthogonal_sound", "other_frames", "removed_source")

@@ -13,7 +13,7 @@ import torch
 from avsbench_fixtures import write_s4
 from safetensors.torch import load_file
 
-from icf_avs.checkpoint import read_recipe
+from icf_avs.checkpoint.file import read_recipe
 
 # What `icf train tiny` would be: the command line, with a recipe that is small.
 MODULE = """
@@ -21,7 +21,7 @@ import sys
 from dataclasses import replace
 import torch
 from icf_avs.__main__ import main
-from icf_avs.contracts import ClipSpec
+from icf_avs.types import ClipSpec
 from icf_avs.training.recipes import RECIPES, with_encoders
 torch.set_num_threads(1)
 for name in ("s4-pvt", "s4-pvt-baseline"):

@@ -17,9 +17,9 @@ from avsbench_fixtures import log_mel, tone, write_pickle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icf_avs.avsbench import log_mel_pickle
-from icf_avs.avsbench.log_mel_pickle import read_log_mel_pickle
-from icf_avs.avsbench.sound import read_log_mel
+from icf_avs.datasets import log_mel_pickle
+from icf_avs.datasets.audio_io import read_log_mel
+from icf_avs.datasets.log_mel_pickle import read_log_mel_pickle
 from icf_avs.errors import UserError
 
 

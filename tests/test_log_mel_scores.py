@@ -13,14 +13,14 @@ from avsbench_fixtures import write_s4
 from torch.nn import functional as F
 
 from icf_avs.__main__ import main
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.checkpoint import load_checkpoint
+from icf_avs.checkpoint.file import load_checkpoint
 from icf_avs.config import TrainConfig
-from icf_avs.contracts import ClipSpec
+from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
-from icf_avs.evaluate import evaluate, predict
+from icf_avs.evaluation.evaluate import evaluate, predict
+from icf_avs.evaluation.robustness.negative_audio import heard
 from icf_avs.inference.predictor import MaskPredictor, Predictor
-from icf_avs.probe.sounds import heard
+from icf_avs.types import ClipSpec
 
 SPLITS = ("train", "train", "val", "test", "test")
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from small_guided import NAMES, random_batch, small_model
 
-from icf_avs.contracts import Batch
-from icf_avs.objective import mask, naming
-from icf_avs.objective.objective import Weights, objective
+from icf_avs.guided_losses import classification_loss, mask
+from icf_avs.guided_losses.objective import Weights, objective
+from icf_avs.types import Batch
 
 NO = torch.zeros(1, 1, dtype=torch.bool)
 YES = ~NO
@@ -105,8 +105,8 @@ def test_sound_reading_by_hand() -> None:
         ([True, True], (cost[0] + cost[1]) / 2),
         ([False, False], cost[2]),
     ):
-        assert torch.allclose(naming.sound_reading(logits, torch.tensor([[sounding]]), YES), expected)
-    assert float(naming.sound_reading(logits, torch.tensor([[[True, False]]]), NO)) == 0
+        assert torch.allclose(classification_loss.sound_reading(logits, torch.tensor([[sounding]]), YES), expected)
+    assert float(classification_loss.sound_reading(logits, torch.tensor([[[True, False]]]), NO)) == 0
 
 
 def test_pixel_reading_by_hand() -> None:
@@ -120,9 +120,9 @@ def test_pixel_reading_by_hand() -> None:
     masks[..., 2:, 2:] = 1  # of an unknown class
     cost = -logits.log_softmax(2)[0, 0]
     expected = (0.5 * cost[1, 0, 0] + 0.75 * cost[0, 1, 0] + 0.25 * cost[1, 1, 0]) / 1.5
-    assert torch.allclose(naming.pixel_reading(logits, kinds, masks, YES), expected)
-    assert float(naming.pixel_reading(logits, kinds, masks, NO)) == 0
-    assert float(naming.pixel_reading(logits, 0 * kinds, masks, YES)) == 0
+    assert torch.allclose(classification_loss.pixel_reading(logits, kinds, masks, YES), expected)
+    assert float(classification_loss.pixel_reading(logits, kinds, masks, NO)) == 0
+    assert float(classification_loss.pixel_reading(logits, 0 * kinds, masks, YES)) == 0
 
 
 # The objective as a whole.

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from clip_maker import HEIGHT, RATE, WIDTH, click, make_clip, number_in, picture, tone
 
-from icf_avs.avsbench.pictures import read_mask
-from icf_avs.avsbench.sound import read_log_mel, read_wave
-from icf_avs.compose.images import read_image
-from icf_avs.data.audio_windows import AudioWindows
-from icf_avs.data.media import probe, read_frames
+from icf_avs.datasets.audio_io import read_log_mel, read_wave
+from icf_avs.datasets.image_io import read_mask
 from icf_avs.errors import UserError
+from icf_avs.media.audio_windows import AudioWindows
+from icf_avs.media.video_reader import probe, read_frames
+from icf_avs.synthetic.compose.images import read_image
 
 CONTAINERS = [
     ("a.mp4", "libx264", "aac"),

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torchmetrics import Metric
 
-from icf_avs.metrics import DatasetMetric, ReferenceMetric, StrictMetric
-from icf_avs.metrics.semantic import SemanticMetric
+from icf_avs.evaluation.metrics import DatasetMetric, ReferenceMetric, StrictMetric
+from icf_avs.evaluation.metrics.semantic import SemanticMetric
 
 METRICS = {
     "reference": ReferenceMetric,

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icf_avs.metrics import THRESHOLDS, DatasetMetric, ReferenceMetric, StrictMetric, f_curves, g_score
+from icf_avs.evaluation.metrics import THRESHOLDS, DatasetMetric, ReferenceMetric, StrictMetric, f_curves, g_score
 
 LEVELS = np.float32([0, 0.1, 0.25, 0.5, 0.500001, 0.75, 1.0])
 Clip = tuple[np.ndarray, np.ndarray]  # probabilities and truth, float32 [n, H, W]

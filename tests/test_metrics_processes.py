@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import spawn
 
-from icf_avs.metrics import DatasetMetric, ReferenceMetric, SemanticMetric, StrictMetric
+from icf_avs.evaluation.metrics import DatasetMetric, ReferenceMetric, SemanticMetric, StrictMetric
 
 CLIPS, BATCH, WORLD = 9, 2, 2  # five batches, the last one short
 

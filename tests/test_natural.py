@@ -12,32 +12,32 @@ from tagger_weights import published_weights
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.asked_words import asked_words
-from icf_avs.backbones import evidence_pyramid
-from icf_avs.backbones.heard_words import audio_words
-from icf_avs.checkpoint import load_checkpoint, save_checkpoint
-from icf_avs.checkpoint_source import find_checkpoint
+from icf_avs.checkpoint.file import load_checkpoint, save_checkpoint
+from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import ModelConfig
-from icf_avs.contracts import AudioFeatures, ClipSpec
-from icf_avs.data.resampling import resample
-from icf_avs.data.resize import resized
+from icf_avs.encoders import open_vocab_encoder
+from icf_avs.encoders.tag_vocabulary import audio_words
 from icf_avs.errors import UserError
 from icf_avs.inference.guided_filter import guided_filter
 from icf_avs.inference.multiscale import merge_scales
 from icf_avs.inference.predictor import Predictor
+from icf_avs.inference.segment import Segmenter
+from icf_avs.inference.word_prompts import asked_words
+from icf_avs.media.resampling import resample
+from icf_avs.media.resize import resized
 from icf_avs.networks.base import Features, Network, NetworkOutput
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import add_segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.output.heard_lines import MOST, heard_lines
-from icf_avs.segment import Segmenter
-from icf_avs.stamps.open_vocab_catalog import load_open_vocab_catalog
-from icf_avs.stamps.open_vocab_sampler import DEFAULT
-from icf_avs.stamps.scene_features import SceneSet, open_vocab_features
-from icf_avs.stamps.sounds import RATE, SoundBank
-from icf_avs.stamps.tagger_cache import TaggerOutputs
-from icf_avs.stamps.training_data import image_spec, training_words
+from icf_avs.output.text_summary import MOST, heard_lines
+from icf_avs.synthetic.open_vocab_catalog import load_open_vocab_catalog
+from icf_avs.synthetic.open_vocab_sampler import DEFAULT
+from icf_avs.synthetic.scene_features import SceneSet, open_vocab_features
+from icf_avs.synthetic.sounds import RATE, SoundBank
+from icf_avs.synthetic.tagger_cache import TaggerOutputs
+from icf_avs.synthetic.training_data import image_spec, training_words
 from icf_avs.training.recipes import natural
 from icf_avs.training.trainer import build_model
+from icf_avs.types import AudioFeatures, ClipSpec
 from research import natural as study
 from research.word_scores import AUDIOS, word_scores
 
@@ -132,8 +132,8 @@ def test_a_picture_is_looked_at_twice(model, catalog):
 def test_where_nothing_is_heard_nothing_is_marked(model, catalog, monkeypatch):
     """Quiet frames are not looked at; the others are answered as if these were not there."""
     listen = model.audio.listen  # one by one: the tagger rounds three sounds unlike two, and encoders pictures
-    monkeypatch.setattr(evidence_pyramid, "_LARGE", 0)
-    monkeypatch.setattr(evidence_pyramid, "_SEGMENTED", 1)
+    monkeypatch.setattr(open_vocab_encoder, "_LARGE", 0)
+    monkeypatch.setattr(open_vocab_encoder, "_SEGMENTED", 1)
     monkeypatch.setattr(model.audio, "listen", lambda waves: torch.cat([listen(wave[None]) for wave in waves]))
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 255, (3, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)

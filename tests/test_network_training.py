@@ -12,18 +12,18 @@ from avsbench_fixtures import NAMES, write_avss, write_ms3
 from clip_maker import make_clip, tone
 from safetensors.torch import load_file
 
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.checkpoint import load_checkpoint
+from icf_avs.checkpoint.export_command import export_command
+from icf_avs.checkpoint.export_formats import trace
+from icf_avs.checkpoint.export_graph import ExportGraph
+from icf_avs.checkpoint.file import load_checkpoint
 from icf_avs.config import PlugInConfig, TrainConfig
-from icf_avs.evaluate import evaluate
-from icf_avs.export.command import export_command
-from icf_avs.export.formats import trace
-from icf_avs.export.graph import ExportGraph
+from icf_avs.datasets.layouts import read_set
+from icf_avs.evaluation.evaluate import evaluate
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf import CDCL, MIT, SC, implicit_text, text_encoders
 from icf_avs.icf.settings import Reading
 from icf_avs.inference.predictor import Predictor
-from icf_avs.segment import Segmenter
+from icf_avs.inference.segment import Segmenter
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import train
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from icf_avs.backbones import onednn_fused_conv
-from icf_avs.backbones.efficientnet_lite import SameConv
-from icf_avs.backbones.onednn_fused_conv import fused_conv
+from icf_avs.encoders import onednn_fused_conv
+from icf_avs.encoders.efficientnet_lite import SameConv
+from icf_avs.encoders.onednn_fused_conv import fused_conv
 
 GENERATOR = torch.Generator().manual_seed(0)
 LAYERS = {

@@ -16,33 +16,33 @@ import torch
 from PIL import Image
 from scene_digest import scene_digest
 
-from icf_avs.backbones.class_evidence import ClassEvidence
-from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
-from icf_avs.backbones.labels import audioset_names
-from icf_avs.backbones.text import embed_names
-from icf_avs.backbones.things import load_segmenter
-from icf_avs.contracts import ClipSpec
+from icf_avs.encoders.dense_classifier import ClassEvidence
+from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.encoders.label_names import audioset_names
+from icf_avs.encoders.minilm import embed_names
+from icf_avs.encoders.voc_segmenter import load_segmenter
 from icf_avs.errors import UserError
-from icf_avs.stamps import packages
-from icf_avs.stamps.catalog import Catalog
-from icf_avs.stamps.open_vocab_catalog import (
+from icf_avs.synthetic import packages
+from icf_avs.synthetic.catalog import Catalog
+from icf_avs.synthetic.open_vocab_catalog import (
     HELD_OUT,
     HELD_OUT_FAR,
     HELD_OUT_NEAR,
     OpenVocabCatalog,
     load_open_vocab_catalog,
 )
-from icf_avs.stamps.open_vocab_sampler import (
+from icf_avs.synthetic.open_vocab_sampler import (
     DEFAULT,
     NATURAL,
     OPEN_VOCAB_SPLITS,
     OpenVocabStyle,
     sample_open_vocab_scene,
 )
-from icf_avs.stamps.rendering import render_frame
-from icf_avs.stamps.scene import Camera, Scene
-from icf_avs.stamps.scene_features import SceneSet, as_bytes, open_vocab_features, probabilities, z_scores
-from icf_avs.stamps.sprite import load_sprite
+from icf_avs.synthetic.rendering import render_frame
+from icf_avs.synthetic.scene import Camera, Scene
+from icf_avs.synthetic.scene_features import SceneSet, as_bytes, open_vocab_features, probabilities, z_scores
+from icf_avs.synthetic.sprite import load_sprite
+from icf_avs.types import ClipSpec
 
 COUNT = 60
 ONE = OpenVocabStyle(num_objects=(1.0,), group=0.0)
@@ -93,7 +93,7 @@ def test_the_catalog(words: OpenVocabCatalog, catalog: Catalog) -> None:
 
 
 def test_held_out_kinds_are_chosen_by_their_rule() -> None:
-    with resources.files("icf_avs.stamps").joinpath("stamps.csv").open(encoding="utf-8", newline="") as file:
+    with resources.files("icf_avs.synthetic").joinpath("stamps.csv").open(encoding="utf-8", newline="") as file:
         kinds = {row["kind"] for row in csv.DictReader(file) if row["kind"]}
     order = sorted(kinds, key=lambda kind: hashlib.sha256(kind.encode()).digest())
     parts = tuple(part.strip() for name in audioset_names() for part in name.split(","))

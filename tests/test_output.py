@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from icf_avs.data.audio_windows import AudioWindows
-from icf_avs.data.media import probe, read_frames
 from icf_avs.mask_rle import decode, encode
+from icf_avs.media.audio_windows import AudioWindows
+from icf_avs.media.video_reader import probe, read_frames
+from icf_avs.output.contact_sheet import Tile, caption, contact_sheet, tile_numbers
 from icf_avs.output.overlay import CONTOUR, Overlay, inner_edge
 from icf_avs.output.result_file import result_folder
-from icf_avs.output.sheet import Tile, caption, contact_sheet, tile_numbers
 from icf_avs.output.video_writer import write_video
 from icf_avs.provenance import Source
 

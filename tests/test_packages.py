@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from icf_avs.errors import UserError
-from icf_avs.stamps import packages
+from icf_avs.synthetic import packages
 
 NAME, INNER = "tuxpaint-stamps-default", "usr/share/tuxpaint/stamps"
 

@@ -9,10 +9,10 @@ from torch import nn
 from transformers import Mask2FormerConfig, Mask2FormerModel, ResNetConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
 
-from icf_avs.contracts import AudioFeatures, VisualFeatures
 from icf_avs.errors import UserError
 from icf_avs.networks import AVSegFormer, DeformablePixelDecoder, LightPixelDecoder, QueryNetwork
 from icf_avs.networks.deformable import DeformableEncoder, SinePosition
+from icf_avs.types import AudioFeatures, VisualFeatures
 
 RESNET50 = (256, 512, 1024, 2048)
 

@@ -10,11 +10,11 @@ from clip_maker import make_clip, picture, tone
 from PIL import Image
 from witness import Witness
 
-from icf_avs.data.media import probe, read_frames
-from icf_avs.data.resize import thumbnail
-from icf_avs.segment import Segmenter, segment_video
-from icf_avs.serve.answer import answer
+from icf_avs.inference.segment import Segmenter, segment_video
+from icf_avs.media.resize import thumbnail
+from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.serve.limits import Limits
+from icf_avs.serve.run_inference import answer
 
 SHAPES = [Fraction(2), Fraction(16, 11), Fraction(1, 2), Fraction(64, 45), Fraction(1)]
 

@@ -8,13 +8,13 @@ from safetensors.torch import load_file
 from small_guided import small_host
 from torch import Tensor, nn
 
-from icf_avs.checkpoint import load_checkpoint, save_checkpoint
-from icf_avs.checkpoint_source import find_checkpoint
-from icf_avs.contracts import AudioFeatures, VisualFeatures
+from icf_avs.checkpoint.file import load_checkpoint, save_checkpoint
+from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.inference.postprocess import STEPS, ScaleMasks, postprocess
 from icf_avs.inference.predictor import Predictor
 from icf_avs.networks.base import Features, Network, NetworkOutput
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
+from icf_avs.types import AudioFeatures, VisualFeatures
 
 
 class Means(nn.Module):

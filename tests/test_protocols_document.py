@@ -11,9 +11,9 @@ import torch
 from documents import blocks, read, run_shell, understood
 from test_evaluate import Listener
 
-from icf_avs.contracts import ClipSpec
-from icf_avs.evaluate import FOLDERS
-from icf_avs.results import Settings, read_rows
+from icf_avs.evaluation.evaluate import FOLDERS
+from icf_avs.evaluation.score_tables import Settings, read_rows
+from icf_avs.types import ClipSpec
 
 TEXT = read("docs/PROTOCOLS.md")
 SECTION = TEXT.split("## Who scores how\n")[1].split("\n## ")[0]

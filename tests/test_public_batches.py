@@ -13,11 +13,11 @@ from PIL import Image
 from public_sets import AVSS, SPEC
 from torch.utils.data import DataLoader
 
-from icf_avs.avsbench.dataset import ClipDataset, collate
-from icf_avs.avsbench.layouts import class_names, read_set
-from icf_avs.contracts import ClipSpec
-from icf_avs.data.windows import windows
+from icf_avs.datasets.dataset import ClipDataset, collate
+from icf_avs.datasets.layouts import class_names, read_set
 from icf_avs.errors import UserError
+from icf_avs.media.windows import windows
+from icf_avs.types import ClipSpec
 
 
 def items(root: Path, split: str, **options) -> ClipDataset:

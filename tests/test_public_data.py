@@ -11,11 +11,11 @@ import pytest
 import torch
 from avsbench_fixtures import write_avss, write_s4
 
-from icf_avs.avsbench import features
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.avsbench.training_data import BenchmarkData
-from icf_avs.backbones.registry import build_visual
 from icf_avs.config import BenchmarkConfig, TrainConfig
+from icf_avs.datasets import features
+from icf_avs.datasets.layouts import read_set
+from icf_avs.datasets.training_data import BenchmarkData
+from icf_avs.encoders.registry import build_visual
 
 TRAINED = {"visual": "resnet-50", "train_visual": True}
 

@@ -8,7 +8,7 @@ import pytest
 from avsbench_oracle import plain_read
 from public_sets import S4
 
-from icf_avs.avsbench.layouts import read_set
+from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
 
 

@@ -8,8 +8,8 @@ import avsbench_fixtures as fixtures
 import pytest
 from public_sets import AVSS, MS3, S4
 
-from icf_avs.avsbench.layouts import class_names, read_all, read_set
-from icf_avs.avsbench.metadata import read_labels
+from icf_avs.datasets.layouts import class_names, read_all, read_set
+from icf_avs.datasets.metadata import read_labels
 from icf_avs.errors import UserError
 
 

@@ -16,11 +16,11 @@ from avsbench_fixtures import NAMES, write_avss, write_ms3, write_s4
 from safetensors.torch import load_file
 
 from icf_avs.__main__ import main
-from icf_avs.backbones import registry
-from icf_avs.backbones.pyramids import load_pyramid
-from icf_avs.backbones.vggish import load_vggish_audio
-from icf_avs.checkpoint import load_checkpoint, read_recipe
+from icf_avs.checkpoint.file import load_checkpoint, read_recipe
 from icf_avs.config import ModelConfig, PlugInConfig, TrainConfig
+from icf_avs.encoders import registry
+from icf_avs.encoders.hf_backbones import load_pyramid
+from icf_avs.encoders.vggish import load_vggish_audio
 from icf_avs.errors import UserError
 from icf_avs.icf import CDCL, MIT, SC, implicit_text
 from icf_avs.icf.text_encoders import load_minilm
@@ -212,7 +212,7 @@ def test_two_processes_learn_as_one_that_takes_two_turns(sets: Path, tmp_path: P
     script = tmp_path / "run.py"
     script.write_text(
         "import sys\nfrom dataclasses import replace\nfrom pathlib import Path\nimport torch\n"
-        "from icf_avs.config import BenchmarkConfig\nfrom icf_avs.contracts import ClipSpec\n"
+        "from icf_avs.config import BenchmarkConfig\nfrom icf_avs.types import ClipSpec\n"
         "from icf_avs.training.recipes import RECIPES, with_encoders\nfrom icf_avs.training.run import train\n"
         "torch.set_num_threads(1)\nout, source, turns = sys.argv[1:]\n"
         "config = with_encoders(RECIPES['s4-pvt-baseline'](), 'efficientnet-lite0', 'log-mel', 'minilm')\n"

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icf_avs.errors import UserError
-from icf_avs.stamps import packages
-from icf_avs.stamps.qt_resource import read_qt_resource
+from icf_avs.synthetic import packages
+from icf_avs.synthetic.qt_resource import read_qt_resource
 
 FILES = {"a.txt": (0, b"raw bytes"), "ö.bin": (1, b"packed " * 100)}
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from icf_avs.data.resize import resized
+from icf_avs.media.resize import resized
 
 
 @pytest.mark.parametrize(("size", "side"), [((90, 160), 48), ((48, 48), 32), ((20, 31), 64), ((7, 5), 1)])

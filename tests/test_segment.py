@@ -19,20 +19,20 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import icf_avs
-from icf_avs.contracts import ClipSpec, Prediction
-from icf_avs.data.audio_windows import AudioWindows
-from icf_avs.data.media import probe, read_frames
 from icf_avs.errors import UserError
-from icf_avs.formats.convert import convert
-from icf_avs.formats.subtitles import subtitles
+from icf_avs.inference.command import segment_command
 from icf_avs.inference.predictor import MaskPredictor
-from icf_avs.mask_stream import mask_count, stream_masks
-from icf_avs.output.heard_lines import heard_lines
-from icf_avs.output.sheet import caption
-from icf_avs.segment import Segmenter, segment_video
-from icf_avs.segment_command import segment_command
-from icf_avs.segmentation import FrameMask
+from icf_avs.inference.segment import Segmenter, segment_video
+from icf_avs.inference.streaming import mask_count, stream_masks
+from icf_avs.media.audio_windows import AudioWindows
+from icf_avs.media.video_reader import probe, read_frames
+from icf_avs.output.contact_sheet import caption
+from icf_avs.output.convert import convert
+from icf_avs.output.subtitles import subtitles
+from icf_avs.output.text_summary import heard_lines
+from icf_avs.results import FrameMask
 from icf_avs.serve.timeline import timeline
+from icf_avs.types import ClipSpec, Prediction
 
 
 class RedWhenLoud(MaskPredictor):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icf_avs.errors import UserError
-from icf_avs.metrics import SemanticMetric
+from icf_avs.evaluation.metrics import SemanticMetric
 
 
 def oracle(prediction: np.ndarray, truth: np.ndarray, classes: int) -> dict[str, float]:

@@ -17,15 +17,15 @@ from pycocotools import mask as coco_mask
 from small_guided import NAMES, SIZE, WIDTHS, small_model
 
 import icf_avs
-from icf_avs.class_labels import class_labels
-from icf_avs.contracts import ClipSpec, Prediction
-from icf_avs.data.media import read_frames
 from icf_avs.errors import UserError
+from icf_avs.inference.command import segment_command
 from icf_avs.inference.predictor import MaskPredictor, Predictor
+from icf_avs.inference.segment import Segmenter, segment_video
+from icf_avs.inference.semantic_postprocess import class_labels
+from icf_avs.media.video_reader import read_frames
 from icf_avs.output.class_overlay import ClassOverlay, class_colours, draw_legend, entries, palette
 from icf_avs.output.overlay import Overlay, inner_edge
-from icf_avs.segment import Segmenter, segment_video
-from icf_avs.segment_command import segment_command
+from icf_avs.types import ClipSpec, Prediction
 
 CLASSES = ("dog", "cat", "bell")
 

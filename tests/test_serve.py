@@ -25,15 +25,15 @@ from PIL import Image
 
 import icf_avs
 import icf_avs.__main__ as cli
-from icf_avs.data.audio_windows import AudioWindows
-from icf_avs.data.media import probe
 from icf_avs.errors import UserError
-from icf_avs.segment import segment_video
-from icf_avs.segmentation import FrameMask
-from icf_avs.serve.answer import answer
+from icf_avs.inference.segment import segment_video
+from icf_avs.media.audio_windows import AudioWindows
+from icf_avs.media.video_reader import probe
+from icf_avs.results import FrameMask
+from icf_avs.serve.audio_override import noise, of_clip, silence
 from icf_avs.serve.command import serving, sweep
 from icf_avs.serve.limits import Limits
-from icf_avs.serve.other_sound import noise, of_clip, silence
+from icf_avs.serve.run_inference import answer
 from icf_avs.serve.timeline import timeline
 from tools.make_picture import write_scene
 

@@ -11,14 +11,14 @@ from PIL import Image
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.checkpoint import read_recipe
-from icf_avs.data.sound_file import read_sound
-from icf_avs.evaluate import evaluate
-from icf_avs.stamps.backgrounds import load_background, photographs
-from icf_avs.stamps.benchmark import write_stamps
-from icf_avs.stamps.clip_files import write_mp4
-from icf_avs.stamps.packages import stamps_root
+from icf_avs.checkpoint.file import read_recipe
+from icf_avs.datasets.layouts import read_set
+from icf_avs.evaluation.evaluate import evaluate
+from icf_avs.media.audio_file import read_sound
+from icf_avs.synthetic.backgrounds import load_background, photographs
+from icf_avs.synthetic.benchmark import write_stamps
+from icf_avs.synthetic.clip_files import write_mp4
+from icf_avs.synthetic.packages import stamps_root
 
 CHECKPOINTS = sorted((Path(icf_avs.__file__).parent / "checkpoints").glob("*.safetensors"))
 

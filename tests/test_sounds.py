@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icf_avs.data.sound_file import read_sound
 from icf_avs.errors import UserError
-from icf_avs.stamps.audio_augment import (
+from icf_avs.media.audio_file import read_sound
+from icf_avs.synthetic.audio_augment import (
     KNOTS,
     PLAIN,
     TEMPI,
@@ -27,10 +27,10 @@ from icf_avs.stamps.audio_augment import (
     reach,
     time_stretch,
 )
-from icf_avs.stamps.catalog import Catalog
-from icf_avs.stamps.scene_sampler import TRAIN, sample_scene
-from icf_avs.stamps.sounds import NOISES, RATE, SPEEDS, SoundBank, coloured, frame_rms, noise, prepare, resample
-from icf_avs.stamps.soundtrack import render_audio
+from icf_avs.synthetic.catalog import Catalog
+from icf_avs.synthetic.scene_sampler import TRAIN, sample_scene
+from icf_avs.synthetic.sounds import NOISES, RATE, SPEEDS, SoundBank, coloured, frame_rms, noise, prepare, resample
+from icf_avs.synthetic.soundtrack import render_audio
 
 
 def tone(hertz: float, seconds: float) -> np.ndarray:

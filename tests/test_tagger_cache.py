@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from tagger_weights import published_weights
 
-from icf_avs.backbones.efficientat import load_efficientat
-from icf_avs.backbones.heard_words import HeardWords, audio_words
+from icf_avs.encoders.efficientat import load_efficientat
+from icf_avs.encoders.tag_vocabulary import HeardWords, audio_words
 from icf_avs.errors import UserError
-from icf_avs.stamps import tagger_cache as module
-from icf_avs.stamps.catalog import Catalog, load_catalog
-from icf_avs.stamps.open_vocab_catalog import HELD_OUT, load_open_vocab_catalog
-from icf_avs.stamps.tagger_cache import TaggerOutputs, tagger_outputs
+from icf_avs.synthetic import tagger_cache as module
+from icf_avs.synthetic.catalog import Catalog, load_catalog
+from icf_avs.synthetic.open_vocab_catalog import HELD_OUT, load_open_vocab_catalog
+from icf_avs.synthetic.tagger_cache import TaggerOutputs, tagger_outputs
 
 VARIANTS = 4
 

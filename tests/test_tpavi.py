@@ -10,13 +10,13 @@ from small_networks import random_clips, small_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.backbones.registry import audio_of
 from icf_avs.config import ModelConfig
-from icf_avs.contracts import AudioFeatures, VisualFeatures
+from icf_avs.encoders.registry import audio_of
 from icf_avs.networks import TPAVI
 from icf_avs.networks.batch_norm import FrameBatchNorm
 from icf_avs.networks.build import build_network
 from icf_avs.networks.tpavi import PixelWiseInteraction, ResidualUnit
+from icf_avs.types import AudioFeatures, VisualFeatures
 
 WIDTHS = {"resnet-50": (256, 512, 1024, 2048), "pvt-v2-b5": (64, 128, 320, 512)}
 

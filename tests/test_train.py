@@ -21,15 +21,15 @@ from safetensors.torch import load_file
 from small_training import PLAIN, TINY, broken_off, stand_ins, tiny_data
 
 from icf_avs.__main__ import main
-from icf_avs.checkpoint import load_checkpoint, read_recipe
+from icf_avs.checkpoint.file import load_checkpoint, read_recipe
 from icf_avs.config import DataConfig, TrainConfig
 from icf_avs.errors import UserError
+from icf_avs.guided_losses.objective import Weights, objective
 from icf_avs.interruption import Interrupted
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.objective.objective import Weights, objective
-from icf_avs.stamps.batches import make_batch
-from icf_avs.stamps.training_data import StampsData
-from icf_avs.training import run, watch
+from icf_avs.synthetic.batches import make_batch
+from icf_avs.synthetic.training_data import StampsData
+from icf_avs.training import callbacks, run
 from icf_avs.training import trainer as trainer_module
 from icf_avs.training.plateau import Plateau
 from icf_avs.training.recipes import RECIPES
@@ -277,7 +277,7 @@ def test_a_run_that_fails_before_its_first_step_leaves_nothing(
     elif why == "no number":
         monkeypatch.setattr(Trainer, "advance", lambda *_: failing_data())
     elif why == "tracker":
-        monkeypatch.setattr(watch, "log_text", failing_data)
+        monkeypatch.setattr(callbacks, "log_text", failing_data)
     else:
         monkeypatch.setattr(run, "fit", lambda *_: 1 / 0)
     with pytest.raises((UserError, Interrupted, ZeroDivisionError)):

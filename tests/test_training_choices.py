@@ -13,11 +13,11 @@ from hypothesis import strategies as some
 from small_training import TINY
 
 from icf_avs.__main__ import main
-from icf_avs.backbones import registry
 from icf_avs.cli import train as cli
 from icf_avs.config import TrainConfig
+from icf_avs.encoders import registry
 from icf_avs.errors import UserError
-from icf_avs.evaluate import choose_sets
+from icf_avs.evaluation.evaluate import choose_sets
 from icf_avs.training import command, run
 from icf_avs.training.choices import Choices, command_line, launched
 from icf_avs.training.command import scoring

@@ -26,19 +26,19 @@ from safetensors.torch import save_file
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.avsbench.layouts import read_set
-from icf_avs.backbones.efficientat import load_efficientat
-from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
-from icf_avs.backbones.vggish import load_vggish
-from icf_avs.checkpoint import load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.checkpoint.file import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.cli.parser import build_parser
 from icf_avs.config import ModelConfig, TrainConfig
-from icf_avs.contracts import ClipSpec
+from icf_avs.datasets.layouts import read_set
+from icf_avs.encoders.efficientat import load_efficientat
+from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.encoders.vggish import load_vggish
 from icf_avs.errors import UserError
 from icf_avs.networks.build import build_model as assembled
-from icf_avs.stamps import packages
-from icf_avs.stamps.qt_resource import read_qt_resource
+from icf_avs.synthetic import packages
+from icf_avs.synthetic.qt_resource import read_qt_resource
 from icf_avs.training.trainer import Trainer, build_model
+from icf_avs.types import ClipSpec
 
 ROOT = Path(__file__).parents[1]
 ENDINGS = (".pkl", ".pt", ".pth", ".ckpt", ".bin", ".safetensors")
@@ -429,7 +429,7 @@ def test_the_search_sees_a_flaw(source: str) -> None:
 
 
 def test_no_pickle_is_a_log_mel_array(tmp_path: Path) -> None:
-    from icf_avs.avsbench.sound import read_log_mel
+    from icf_avs.datasets.audio_io import read_log_mel
 
     np.save(tmp_path / "x.npy", np.array([Canary(tmp_path / "sang")], dtype=object), allow_pickle=True)
     with pytest.raises(UserError):

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from icf_avs.backbones import vggish
-from icf_avs.backbones.audio import AudioEncoder, as_log_mel
-from icf_avs.backbones.vggish import VGGish, VGGishAudio, load_vggish, load_vggish_audio
-from icf_avs.data.spectrogram import log_mel
+from icf_avs.encoders import vggish
+from icf_avs.encoders.logmel_cnn import AudioEncoder, as_log_mel
+from icf_avs.encoders.vggish import VGGish, VGGishAudio, load_vggish, load_vggish_audio
 from icf_avs.errors import UserError
+from icf_avs.media.vggish_frontend import log_mel
 
 SHAPES = {  # of the public weights file
     "features.0": (64, 1, 3, 3),

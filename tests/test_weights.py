@@ -15,8 +15,8 @@ from hub_server import COMMIT, hub_in
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.backbones import clip_text, efficientat, registry, things, vggish, weights
-from icf_avs.backbones.pyramids import FAMILIES
+from icf_avs.encoders import clip_text, efficientat, registry, vggish, voc_segmenter, weights
+from icf_avs.encoders.hf_backbones import FAMILIES
 from icf_avs.errors import UserError
 from icf_avs.icf.text_encoders import PUBLISHED
 
@@ -51,7 +51,7 @@ def offline(tmp_path: Path, code: str) -> str:
 def test_offline_and_missing_is_one_line_with_the_command(tmp_path: Path) -> None:
     said = offline(
         tmp_path,
-        "from icf_avs.backbones.registry import build_audio, build_visual, embed_names\n"
+        "from icf_avs.encoders.registry import build_audio, build_visual, embed_names\n"
         "from icf_avs.errors import UserError\n"
         "calls = [(build_visual, n) for n in ('pvt-v2-b5', 'resnet-50', 'swin-b')]\n"
         "for call, *arguments in [*calls, (build_audio, 'vggish', 8), (embed_names, 'clip', ('dog',))]:\n"
@@ -74,7 +74,7 @@ def test_offline_the_hubs_cache_will_do(tmp_path: Path) -> None:
     snapshot = filled(model / "snapshots" / ("0" * 40), "config.json", "pytorch_model.bin")
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text("0" * 40)
-    code = f"from icf_avs.backbones.weights import model_folder\nprint(model_folder({REPO!r}))"
+    code = f"from icf_avs.encoders.weights import model_folder\nprint(model_folder({REPO!r}))"
     assert offline(tmp_path, code).strip() == str(snapshot)
 
 
@@ -103,7 +103,7 @@ def test_another_commit_in_the_hubs_cache_is_not_the_pinned_one(tmp_path: Path) 
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text("0" * 40)
     code = (
-        "from icf_avs.backbones.weights import model_folder\nfrom icf_avs.errors import UserError\n"
+        "from icf_avs.encoders.weights import model_folder\nfrom icf_avs.errors import UserError\n"
         f"try: print(model_folder({PINNED!r}))\nexcept UserError as error: print(error)"
     )
     assert f"hf download {PINNED} --revision {weights.REVISIONS[PINNED]} " in offline(tmp_path, code)
@@ -138,7 +138,8 @@ def test_a_folder_of_weights_that_is_not_there_is_refused(
     """By whatever looks there, in place of going on with what lies elsewhere."""
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(tmp_path / "wieghts"))
     looks = (
-        lambda: weights.model_folder(REPO), vggish.load_vggish, efficientat.load_efficientat, things.find_segmenter,
+        lambda: weights.model_folder(REPO), vggish.load_vggish, efficientat.load_efficientat,
+        voc_segmenter.find_segmenter,
         lambda: icf_avs.load("natural"),
     )  # fmt: skip
     for look in looks:

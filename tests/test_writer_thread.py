@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from icf_avs.output.video_writer import WriterThread
-from icf_avs.segmentation import FrameMask
+from icf_avs.results import FrameMask
 
 
 def mask(index: int) -> FrameMask:

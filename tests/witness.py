@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from icf_avs.contracts import ClipSpec, Prediction
 from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.types import ClipSpec, Prediction
 
 
 class Witness(MaskPredictor):

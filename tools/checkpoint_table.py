@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from icf_avs.checkpoint import load_checkpoint, read_recipe
+from icf_avs.checkpoint.file import load_checkpoint, read_recipe
 
 COLUMNS = (
     "checkpoint", "command", "seed", "kinds", "trained parameters", "MB", "pictures", "clips", "steps", "minutes",

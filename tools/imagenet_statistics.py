@@ -1,4 +1,4 @@
-"""Makes backbones/imagenet_logits.csv: how high each ImageNet class's logit is anywhere, over composed scenes.
+"""Makes encoders/imagenet_logits.csv: how high each ImageNet class's logit is anywhere, over composed scenes.
 
 Run as `python -m tools.imagenet_statistics FILE` when rendering or the scenes have changed much.
 """
@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from icf_avs.atomic_io import replaced_file
-from icf_avs.backbones.efficientnet_lite import load_efficientnet_lite0
-from icf_avs.backbones.labels import imagenet_names
-from icf_avs.stamps.open_vocab_catalog import load_open_vocab_catalog
-from icf_avs.stamps.open_vocab_sampler import sample_open_vocab_scene
-from icf_avs.stamps.rendering import render_frame
+from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.encoders.label_names import imagenet_names
+from icf_avs.synthetic.open_vocab_catalog import load_open_vocab_catalog
+from icf_avs.synthetic.open_vocab_sampler import sample_open_vocab_scene
+from icf_avs.synthetic.rendering import render_frame
 
 SCENES, SIZE = 240, 448
 _SEED = 1_000  # scenes that no training run draws

@@ -15,14 +15,14 @@ import numpy as np
 from PIL import Image
 
 import icf_avs
-from icf_avs.contracts import ClipSpec
 from icf_avs.output.overlay import Overlay
-from icf_avs.stamps.catalog import load_catalog
-from icf_avs.stamps.clip_files import write_mp4
-from icf_avs.stamps.clip_renderer import Clip, render_clip
-from icf_avs.stamps.rendering import render_frame
-from icf_avs.stamps.scene import PlacedStamp, Scene
-from icf_avs.stamps.sounds import SoundBank
+from icf_avs.synthetic.catalog import load_catalog
+from icf_avs.synthetic.clip_files import write_mp4
+from icf_avs.synthetic.clip_renderer import Clip, render_clip
+from icf_avs.synthetic.rendering import render_frame
+from icf_avs.synthetic.scene import PlacedStamp, Scene
+from icf_avs.synthetic.sounds import SoundBank
+from icf_avs.types import ClipSpec
 
 SIZE = (426, 240)
 FRAMES_A_SECOND = 25

@@ -11,7 +11,7 @@ FORMATS = ("coco", "palette", "tracks", "srt")
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from icf_avs.formats.convert import convert
+    from icf_avs.output.convert import convert
 
     for to in dict.fromkeys(args.to):
         print(convert(args.folder, to))

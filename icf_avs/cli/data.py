@@ -7,23 +7,23 @@ import os
 import sys
 from pathlib import Path
 
+from icf_avs.cli.arg_types import count, whole
 from icf_avs.cli.options import command, stamps
-from icf_avs.cli.values import count, whole
 from icf_avs.errors import UserError
-from icf_avs.output.writable import check_folder
+from icf_avs.output.output_checks import check_folder
 
 MOST = 1_000_000  # clips of a split: the scenes of each set of Stamps have so many numbers
 
 
 def _data_check(args: argparse.Namespace) -> int:
-    from icf_avs.avsbench.check import check_command
+    from icf_avs.datasets.check import check_command
 
     return check_command(args.root)
 
 
 def _data_prepare(args: argparse.Namespace) -> int:
     check_folder(args.root, "DIR")
-    from icf_avs.avsbench.prepare import prepare_command
+    from icf_avs.datasets.prepare import prepare_command
 
     return prepare_command(args.root, args.workers)
 
@@ -33,7 +33,7 @@ def _data_stamps(args: argparse.Namespace) -> None:
     if not any(counts.values()):
         raise UserError(f"no clip is asked for; give {' or '.join(f'--{split}' for split in counts)} a number above 0")
     check_folder(args.out)
-    from icf_avs.stamps.benchmark import write_stamps
+    from icf_avs.synthetic.benchmark import write_stamps
 
     counts["cross_val"] = counts["val"] if counts["cross"] else 0
     write_stamps(args.out, stamps=args.stamps, seed=args.seed, video=not args.no_video, workers=args.workers, **counts)
@@ -42,7 +42,7 @@ def _data_stamps(args: argparse.Namespace) -> None:
 
 def _data_compose(args: argparse.Namespace) -> None:
     check_folder(args.out)
-    from icf_avs.compose.command import Request, compose_command
+    from icf_avs.synthetic.compose.command import Request, compose_command
 
     counts = tuple((split, getattr(args, split)) for split in ("train", "val", "test"))
     request = Request(
@@ -52,11 +52,11 @@ def _data_compose(args: argparse.Namespace) -> None:
 
 
 def _data_fetch(args: argparse.Namespace) -> None:
-    from icf_avs.backbones import efficientat, things
-    from icf_avs.stamps.packages import fetch_all
+    from icf_avs.encoders import efficientat, voc_segmenter
+    from icf_avs.synthetic.packages import fetch_all
 
     fetch_all()
-    for fetch in (efficientat.fetch, things.fetch):  # of `natural`; the rest works without them
+    for fetch in (efficientat.fetch, voc_segmenter.fetch):  # of `natural`; the rest works without them
         try:
             fetch()
         except UserError as error:

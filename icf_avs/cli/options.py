@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from icf_avs.cli.values import count, positive
+from icf_avs.cli.arg_types import count, positive
 
 SETS = ("s4", "ms3", "avss", "cross")
 

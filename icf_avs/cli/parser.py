@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from icf_avs import __version__
-from icf_avs.cli import convert, data, export, score, serve, train, use
+from icf_avs.cli import convert, data, evaluate, export, segment, serve, train
 from icf_avs.cli.options import Parser
 
 
@@ -18,6 +18,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"icf {__version__}", help="print the version and stop")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for part in (use, convert, serve, train, score, export, data):
+    for part in (segment, convert, serve, train, evaluate, export, data):
         part.add(commands)
     return parser

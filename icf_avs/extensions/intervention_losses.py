@@ -14,12 +14,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from icf_avs.contracts import Batch
 from icf_avs.distributed import own, whole
 from icf_avs.extensions.counterfactual_sounds import expand_synonyms
-from icf_avs.objective import mask
-from icf_avs.objective.class_shares import known as known_cells
-from icf_avs.objective.class_shares import share
+from icf_avs.guided_losses import mask
+from icf_avs.guided_losses.class_shares import known as known_cells
+from icf_avs.guided_losses.class_shares import share
+from icf_avs.types import Batch
 
 
 def clip_classes(batch: Batch, synonyms: Tensor | None = None) -> Tensor:

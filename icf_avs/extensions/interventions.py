@@ -19,12 +19,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from icf_avs.contracts import AudioFeatures, Batch, VisualFeatures
 from icf_avs.extensions.counterfactual_sounds import CounterfactualSounds
 from icf_avs.extensions.intervention_losses import of_clip_before, other_frames, other_sounds, removed_source
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.losses import at_size_of
 from icf_avs.networks.base import NetworkOutput
+from icf_avs.types import AudioFeatures, Batch, VisualFeatures
 
 
 class Decodes(Protocol):

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 
-from icf_avs.contracts import Batch
 from icf_avs.distributed import average, own, whole
+from icf_avs.types import Batch
 
 _MARGIN = 1e-3  # of cosines
 

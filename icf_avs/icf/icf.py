@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.contracts import Batch
 from icf_avs.icf.contrastive import Clips, DistributionContrast, positive_pairs
 from icf_avs.icf.diagnostics import changed_share, joint_auc, mean_cosine, other_pairs
 from icf_avs.icf.implicit_text import Fusion, ImplicitText, text_encoders
@@ -22,6 +21,7 @@ from icf_avs.icf.semantic_counterfactual import Counterfactuals, SemanticCounter
 from icf_avs.icf.settings import CDCL, MIT, SC
 from icf_avs.icf.text_encoders import TextEncoder
 from icf_avs.networks.base import Features, FeatureSpec, Texts
+from icf_avs.types import Batch
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from icf_avs.backbones.text import PACKAGE
-from icf_avs.backbones.weights import download_command, model_folder, read_pretrained, require_transformers
+from icf_avs.encoders.minilm import PACKAGE
+from icf_avs.encoders.weights import download_command, model_folder, read_pretrained, require_transformers
 from icf_avs.errors import UserError
 
 PLACEHOLDER = "*"

@@ -9,12 +9,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from icf_avs.contracts import AudioFeatures, ClipSpec, Missing, Prediction, VisualFeatures
-from icf_avs.data.resize import resized
 from icf_avs.errors import UserError
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
+from icf_avs.media.resize import resized
 from icf_avs.networks.base import NetworkOutput
 from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.types import AudioFeatures, ClipSpec, Missing, Prediction, VisualFeatures
 
 _INACTIVE = -30.0  # logits of frames in which nothing sounds
 
@@ -80,7 +80,7 @@ class Predictor(MaskPredictor):
         return None if chosen is None else tuple(self.classes[index] for index in chosen)
 
     def listen_for(self, words: str) -> None:
-        from icf_avs.asked_words import asked_words
+        from icf_avs.inference.word_prompts import asked_words
 
         chosen = asked_words(self.model, words)
         self.model.audio.only(chosen)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from icf_avs.contracts import AudioFeatures, Missing, VisualFeatures
 from icf_avs.networks.channel_time import Level, Refinement
+from icf_avs.types import AudioFeatures, Missing, VisualFeatures
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from icf_avs.backbones.registry import build_audio
 from icf_avs.config import ModelConfig
-from icf_avs.contracts import ClipSpec
+from icf_avs.encoders.registry import build_audio
 from icf_avs.errors import UserError
 from icf_avs.networks.avsegformer import AVSegFormer
 from icf_avs.networks.base import Network
@@ -20,6 +19,7 @@ from icf_avs.networks.query_network import QueryNetwork
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.networks.text_attention import TextAttention
 from icf_avs.networks.tpavi import TPAVI
+from icf_avs.types import ClipSpec
 
 _EVIDENCE = "efficientnet-lite0-evidence", "efficientat"  # encoders of an open vocabulary
 PIXEL_DECODERS = {"light": LightPixelDecoder, "deformable": DeformablePixelDecoder}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.backbones.weights import require_transformers
+from icf_avs.encoders.weights import require_transformers
 
 LEVELS, HEADS = 3, 8  # three levels are a literal of transformers' layers
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from icf_avs.config import ModelConfig
-from icf_avs.contracts import AudioFeatures, VisualFeatures
 from icf_avs.extensions.intervention_losses import of_clip_before
 from icf_avs.networks.base import Features, FeatureSpec, Network, NetworkOutput
 from icf_avs.networks.guided_parts.counterfactual import Rivals, SemanticCounterfactual
@@ -24,6 +23,7 @@ from icf_avs.networks.guided_parts.joint_embedding import JointEmbedding
 from icf_avs.networks.guided_parts.pixel_decoder import PixelDecoder, Pixels
 from icf_avs.networks.guided_parts.spatial_prior import SpatialPrior
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
+from icf_avs.types import AudioFeatures, VisualFeatures
 
 
 @dataclass(kw_only=True)

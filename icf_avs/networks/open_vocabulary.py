@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icf_avs.backbones.class_evidence import ClassWords
-from icf_avs.backbones.thing_words import thing_bearing
 from icf_avs.config import ModelConfig
-from icf_avs.contracts import Missing, VisualFeatures
+from icf_avs.encoders.dense_classifier import ClassWords
+from icf_avs.encoders.voc_text_similarity import thing_bearing
 from icf_avs.networks.guided import DecoderOutput, GuidedNetwork, Sounds
 from icf_avs.networks.guided_parts.pixel_decoder import Pixels
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior
 from icf_avs.networks.open_vocabulary_parts.evidence_prior import EvidencePrior
 from icf_avs.networks.open_vocabulary_parts.name_dropout import NameDropout
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrior
+from icf_avs.types import Missing, VisualFeatures
 
 
 class OpenVocabularyNetwork(GuidedNetwork):

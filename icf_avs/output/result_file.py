@@ -8,19 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icf_avs.checkpoint_header import check_settings
-from icf_avs.contracts import ClipSpec, Missing
-from icf_avs.data.scan import MOST_PIXELS
+from icf_avs.checkpoint.validation import check_settings
 from icf_avs.errors import UserError
 from icf_avs.mask_rle import check_run_lengths
+from icf_avs.media.packet_scan import MOST_PIXELS
 from icf_avs.output.class_overlay import palette
 from icf_avs.provenance import Source
-from icf_avs.segmentation import ClassMask, FrameMask, Segmentation
+from icf_avs.results import ClassMask, FrameMask, Segmentation
+from icf_avs.types import ClipSpec, Missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from icf_avs.data.media import MediaInfo
+    from icf_avs.media.video_reader import MediaInfo
 
 JSON_VERSION = 1
 

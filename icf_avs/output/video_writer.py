@@ -18,14 +18,14 @@ from av.codec.context import Flags
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, VideoReformatter
 
-from icf_avs.data.audio_windows import Sound, sound_blocks
-from icf_avs.data.local_url import local_url
-from icf_avs.data.media import MediaInfo, Orientation, chosen_streams, opened, video_frames
-from icf_avs.data.packets import packets
-from icf_avs.data.picture import Picture
+from icf_avs.media.audio_windows import Sound, sound_blocks
+from icf_avs.media.frame import Picture
+from icf_avs.media.local_url import local_url
+from icf_avs.media.packets import packets
+from icf_avs.media.video_reader import MediaInfo, Orientation, chosen_streams, opened, video_frames
 from icf_avs.output.class_overlay import ClassOverlay
 from icf_avs.output.overlay import Overlay
-from icf_avs.segmentation import FrameMask
+from icf_avs.results import FrameMask
 
 _CLOCK = Fraction(1, 90_000)  # fine enough for pictures at irregular times
 # The fastest preset, and one quantizer for all pictures: to choose one for each, CRF first analyses half-size copies,

@@ -21,7 +21,7 @@ from pathlib import Path
 import icf_avs
 from icf_avs.atomic_io import unfinished_folder
 from icf_avs.errors import UserError
-from icf_avs.segment import Segmenter
+from icf_avs.inference.segment import Segmenter
 from icf_avs.serve.limits import Limits
 
 KEPT = 3600.0  # seconds that an upload or a result stays after it was last used

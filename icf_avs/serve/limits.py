@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from icf_avs.data.media import MediaInfo, probe
 from icf_avs.errors import UserError
+from icf_avs.media.video_reader import MediaInfo, probe
 
 MB = 1_000_000
 _STORED = 40  # uploads of the largest size, or so much of results, that the folder holds before it takes no more

@@ -16,9 +16,9 @@ from typing import Any
 import gradio as gr
 
 from icf_avs.errors import UserError
-from icf_avs.segment import Segmenter
-from icf_avs.serve.answer import Answer, Heard, answer
+from icf_avs.inference.segment import Segmenter
 from icf_avs.serve.limits import Limits
+from icf_avs.serve.run_inference import Answer, Heard, answer
 from icf_avs.serve.timeline import CSS as TIMELINE_CSS
 
 CSS = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from icf_avs.output.heard_lines import no_word
-from icf_avs.segmentation import FrameMask
+from icf_avs.output.text_summary import no_word
+from icf_avs.results import FrameMask
 
 _WORDS = 12  # rows: those that are likeliest at any time, and each that is the likeliest where something is marked
 CSS = """

@@ -25,8 +25,8 @@ from icf_avs.networks.pooling import grid_means
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from icf_avs.contracts import AudioFeatures, Batch
     from icf_avs.networks.segmentation_model import SegmentationModel
+    from icf_avs.types import AudioFeatures, Batch
 
 OFFSETS = torch.linspace(-2.0, 2.0, 33)
 SHARES = torch.linspace(0.0, 0.5, 11)

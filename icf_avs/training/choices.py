@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from icf_avs.avsbench.layouts import class_names
 from icf_avs.config import ModelConfig, TrainConfig
+from icf_avs.datasets.layouts import class_names
 from icf_avs.errors import UserError
 from icf_avs.training.recipes import RECIPES, with_encoders
 

@@ -22,12 +22,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from icf_avs.allocator import keep_freed_memory
 from icf_avs.config import TrainConfig
 from icf_avs.errors import UserError
+from icf_avs.glibc_malloc import keep_freed_memory
+from icf_avs.training.accelerator import processes
 from icf_avs.training.choices import Choices, refuse_idle, typed
 from icf_avs.training.data import Report
-from icf_avs.training.processes import processes
 from icf_avs.training.recipes import RECIPES
 from icf_avs.training.run import check_start
 from icf_avs.training.trainer import kept_steps

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 from icf_avs.config import TrainConfig
-from icf_avs.contracts import Batch
+from icf_avs.types import Batch
 
 if TYPE_CHECKING:
     from icf_avs.networks.segmentation_model import SegmentationModel

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from icf_avs.config import BenchmarkConfig, DataConfig, ModelConfig, PlugInConfig, TrainConfig, WordDataConfig
-from icf_avs.contracts import ClipSpec
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.settings import MIT
+from icf_avs.types import ClipSpec
 
 SMALL = "efficientnet-lite0"
 PARTS = {"mit": "implicit_text", "sc": "counterfactual", "cdcl": "contrastive"}

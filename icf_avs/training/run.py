@@ -15,22 +15,22 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from icf_avs.atomic_io import write_text
-from icf_avs.checkpoint import read_recipe, save_checkpoint
+from icf_avs.checkpoint.file import read_recipe, save_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.errors import UserError
+from icf_avs.evaluation.score_tables import hardware, revision
+from icf_avs.guided_losses.objective import FINISHING, Weights
 from icf_avs.interruption import Interrupted, Interruption
-from icf_avs.objective.objective import FINISHING, Weights
-from icf_avs.output.writable import check_folder
-from icf_avs.results import hardware, revision
+from icf_avs.output.output_checks import check_folder
+from icf_avs.training.accelerator import check_processes, first_alone, processes
+from icf_avs.training.callbacks import Watch
 from icf_avs.training.choices import command_line, launched
 from icf_avs.training.data import Report
-from icf_avs.training.faults import told
-from icf_avs.training.processes import check_processes, first_alone, processes
+from icf_avs.training.error_messages import told
+from icf_avs.training.loggers import check_wandb
 from icf_avs.training.run_folder import RunFolder
 from icf_avs.training.sources import training_data
-from icf_avs.training.trackers import check_wandb
 from icf_avs.training.trainer import Trainer, build_model
-from icf_avs.training.watch import Watch
 
 IN_PYTHON = "icf_avs.training.run.train, in Python"  # no options of a recipe make this configuration
 
@@ -55,7 +55,7 @@ def train(
     resume    go on with the run in `folder`; it may have more steps than it began with
     workers   processes that render scenes, threads that read clips
     wandb     also send curves and pictures to Weights & Biases
-    device    that it runs on (training/processes.py)
+    device    that it runs on (training/accelerator.py)
     machine   options of the command line for this machine, which the line that says how to resume repeats
     `folder` also gets last.pt (for resume), metrics.jsonl (all terms, every tenth step), recipe.json, and at every
     checkpoint a picture of a few validation clips (samples/STEP.png); best.safetensors is the best of these by the

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icf_avs.training.processes import processes
+from icf_avs.training.accelerator import processes
 
 if TYPE_CHECKING:
     from icf_avs.training.trainer import Trainer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from icf_avs.avsbench.training_data import BenchmarkData
 from icf_avs.config import TrainConfig
-from icf_avs.stamps.training_data import OpenVocabData, StampsData
+from icf_avs.datasets.training_data import BenchmarkData
+from icf_avs.synthetic.training_data import OpenVocabData, StampsData
 from icf_avs.training.data import Data, Report
 
 

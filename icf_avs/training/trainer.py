@@ -14,20 +14,20 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
-from icf_avs.backbones.class_evidence import ClassWords
-from icf_avs.backbones.registry import HEARS_WORDS, audio_of, build_visual, embed_names
-from icf_avs.checkpoint import load_checkpoint, trained_state
+from icf_avs.checkpoint.file import load_checkpoint, trained_state
 from icf_avs.config import TrainConfig
-from icf_avs.contracts import Batch
+from icf_avs.encoders.dense_classifier import ClassWords
+from icf_avs.encoders.registry import HEARS_WORDS, audio_of, build_visual, embed_names
 from icf_avs.errors import UserError
 from icf_avs.icf.implicit_text import text_encoders
 from icf_avs.networks.build import build_model as assembled
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
 from icf_avs.networks.temperature import clamp_temperatures
+from icf_avs.training.accelerator import processes
 from icf_avs.training.data import Data
-from icf_avs.training.learner import learner_of
 from icf_avs.training.plateau import Plateau
-from icf_avs.training.processes import processes
+from icf_avs.training.train_module import learner_of
+from icf_avs.types import Batch
 
 
 def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None = None) -> SegmentationModel:

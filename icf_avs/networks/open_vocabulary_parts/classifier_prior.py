@@ -7,7 +7,7 @@
     s_w       = r_w sum(r) / max(r)
 
 The first and the third are a maximum, so that each of two sounding things is found as surely as it would be alone.
-z is how unusual a class's logit is at p (backbones/class_evidence.py); gates g and shares s say how near a text encoder
+z is how unusual a class's logit is at p (dense_classifier.py); gates g and shares s say how near a text encoder
 puts a word to the classes' names. So the words of the sound meet the classes of the picture in text space, and a word
 that no training scene showed is searched for as well as any other. Ours; the paper says that implicit text gives prior
 guidance.
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from icf_avs.backbones.class_evidence import ClassWords
+    from icf_avs.encoders.dense_classifier import ClassWords
 
 MAPS = 3  # relevance, agreement, own
 _LEAST = 1e-3  # share of a position below which a word is nothing there

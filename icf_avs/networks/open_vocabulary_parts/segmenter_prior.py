@@ -7,8 +7,8 @@
     named(r)    = max_w min(1, s_w) max_c fit(w, c)
     logit(p)   <- max(logit(p), SCALE log(meant / (1 - meant))) + (1 + CONTRADICTION named) log(1 - other)   at test
 
-P_c is the share of the segmenter's class c at a position (backbones/things.py), 0 of all where there is no segmenter;
-fit and kin say what words have to do with it (backbones/thing_words.py). It knows twenty classes of objects, people
+P_c is the share of the segmenter's class c at a position (voc_segmenter.py), 0 of all where there is no segmenter;
+fit and kin say what words have to do with it (voc_text_similarity.py). It knows twenty classes of objects, people
 among them, whom a classifier of ImageNet does not name, and of any other word it says where it is not. On composed
 scenes it misses much that it finds in natural images, and who trains on them learns to trust it too little; therefore
 what it says counts once more beside the decoder. That another object is there counts three times for a word that it
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.backbones.things import THINGS, thing_names
+from icf_avs.encoders.voc_segmenter import THINGS, thing_names
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import top_words
 
 OBJECT_MAPS = 2  # for, against

@@ -1,0 +1,145 @@
+"""One video of many: what is to be done, whether it is done, and doing it. All engines call `segment_job`."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import icf_avs
+from icf_avs.atomic_io import put_in_place
+from icf_avs.checkpoint.file import load_checkpoint
+from icf_avs.checkpoint.source import find_checkpoint
+from icf_avs.errors import UserError
+from icf_avs.inference.predictor import Predictor
+from icf_avs.inference.segment import Segmenter, check_class_head, segment_video
+from icf_avs.output.result_file import is_earlier_result
+from icf_avs.provenance import Source
+from icf_avs.types import Missing
+
+RECORD = "made_from.json"  # in each result folder; segmentation.json stays as `icf segment VIDEO` writes it
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the result depends on besides the video."""
+
+    checkpoint: str | None  # as icf_avs.load takes it
+    digest: str  # SHA-256 of its file
+    fps: float
+    threshold: float
+    semantic: bool
+    audio_track: int | None
+    missing: tuple[Missing, ...] = ()  # parts of the model that cannot be had now
+    device: str = "auto"  # as icf_avs.load takes it
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of the manifest. Paths are absolute."""
+
+    name: str  # the video as the manifest has it
+    video: Path
+    folder: Path
+    settings: Settings
+
+
+def checked_settings(
+    checkpoint: str | None, fps: float, threshold: float, semantic: bool, audio_track: int | None,
+    device: str = "auto",
+) -> Settings:  # fmt: skip
+    """Settings whose checkpoint is there and fits. Raises UserError if it is not or, with `semantic`, tells no classes.
+
+    Here the model stays on the CPU and is let go: workers load their own.
+    """
+    path, name = find_checkpoint(checkpoint)
+    model = Predictor(load_checkpoint(path))
+    if semantic:
+        check_class_head(model, name)
+    if checkpoint is not None and Path(checkpoint).exists():
+        checkpoint = str(Path(checkpoint).resolve())  # workers may be in another folder
+    return Settings(checkpoint, model.digest, fps, threshold, semantic, audio_track, model.missing, device)
+
+
+def is_done(job: Job) -> bool:
+    """Whether the folder holds the result of this very video with these settings and this version of the program, made
+    without no part of the model that can be had now.
+
+    Folders appear complete, so that the record in one says that all of it is there.
+    """
+    try:
+        record = json.loads((job.folder / RECORD).read_text(encoding="utf-8"))
+        without = record.pop("without")
+        return record == _record(job) and set(without) <= {part.part for part in job.settings.missing}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False
+
+
+def _record(job: Job) -> dict[str, Any]:
+    """What the result depends on, but for what the model did without."""
+    status, settings = job.video.stat(), asdict(job.settings)
+    del settings["checkpoint"]  # the digest says it better: the same file may have moved
+    del settings["missing"]
+    del settings["device"]  # it decides how long it takes
+    return {
+        "version": icf_avs.__version__,
+        "video": {"file": job.video.name, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns},
+        **settings,
+    }
+
+
+@lru_cache(maxsize=1)
+def loaded(checkpoint: str | None, device: str = "auto") -> Segmenter:
+    """The model of this process, which keeps to one thread: sums do not depend on the machine, nor workers collide."""
+    torch.set_num_threads(1)
+    return icf_avs.load(checkpoint, device)
+
+
+def segment_job(job: Job, work: Path, progress: Callable[[int, int], None] | None = None) -> str | None:
+    """Segment the video of a job; None, or one line that says why it failed.
+
+    The result is made in a folder of its own in `work`, which is on the same file system, and takes its place when it
+    is complete. A process that is killed leaves its remains in `work` only.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=work, ignore_cleanup_errors=True) as scratch:
+            _segment(job, Path(scratch), progress)
+        return None
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return str(UserError(f"{job.video}: {error.strerror or error} ({error.filename or job.folder})"))
+    except Exception as error:  # of one video in thousands; the others go on
+        traceback.print_exc()
+        return str(UserError(f"{job.video}: {type(error).__name__}: {error}"))
+
+
+def _segment(job: Job, scratch: Path, progress: Callable[[int, int], None] | None) -> None:
+    settings, segmenter = job.settings, loaded(job.settings.checkpoint, job.settings.device)
+    record = _record(job) if job.video.exists() else {}  # if not, the next line says so; if it changes meanwhile, redo
+    result = segment_video(
+        segmenter.predictor, job.video, scratch / "new", settings.fps, settings.threshold, progress,
+        semantic=settings.semantic, audio_track=settings.audio_track, checkpoint=segmenter.name,
+    )  # fmt: skip
+    record["without"] = [part.part for part in result.missing]
+    (result.folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    put_in_place(result.folder, lambda: replaceable(job))
+
+
+def replaceable(job: Job) -> Path:
+    """The folder of a job. Raises UserError if it holds something other than an earlier result of its video."""
+    if os.path.lexists(job.folder) and not is_earlier_result(job.folder, Source(job.video)):
+        raise UserError(
+            f"{job.folder}: holds something other than an earlier result of {job.name}; give another name in the "
+            "column `out`"
+        )
+    return job.folder

@@ -1,0 +1,117 @@
+"""The list of videos: a CSV file, checked as a whole before any work starts.
+
+Columns: `video`, a path that is relative to the file's own folder; and where they are wanted `out`, the result folder
+below --out (default: the video's name without its ending), `fps` and `audio_track`. Any other is refused: it might be
+one of these misspelt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import difflib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from icf_avs.batch.job import Job, Settings, replaceable
+from icf_avs.batch.report import REPORT
+from icf_avs.cli.arg_types import positive, rate
+from icf_avs.errors import UserError
+
+COLUMNS = ("video", "out", "fps", "audio_track")
+
+
+def read_manifest(path: Path, out: Path, settings: Settings) -> list[Job]:
+    """The jobs of a manifest, in its order, each with a folder of its own below `out`.
+
+    settings   those of rows that do not say otherwise
+
+    Raises UserError for a file that is no such table, a value that cannot be used, two rows that would write the same
+    folder or one inside the other's, and a folder that holds something else. Whether the videos are there and sound is
+    seen when their turn comes.
+    """
+    out = Path(os.path.abspath(out))
+    lines: dict[str, str] = {_key(out / REPORT): "the report"}  # what each folder belongs to
+    jobs = []
+    for number, row in _rows(path):
+        where = f"{path}, line {number}"
+        job = _job(where, row, path.parent, out, settings)
+        taken = lines.setdefault(_key(job.folder), f"line {number}")
+        if taken != f"line {number}":
+            raise UserError(f"{where}: would write the same folder as {taken}, {job.folder}; {_RENAME}")
+        jobs.append(job)
+    if not jobs:
+        raise UserError(f"{path}: lists no video; give one a line below the heading `video`")
+    for job in jobs:
+        for parent in job.folder.relative_to(out).parents:
+            if _key(out / parent) in lines:
+                inside = lines[_key(out / parent)]
+                raise UserError(f"{path}: {job.folder} would lie inside the folder of {inside}; {_RENAME}")
+        replaceable(job)
+    return jobs
+
+
+_RENAME = "give another name in the column `out`"
+
+
+def _key(folder: Path) -> str:
+    """Some file systems do not tell DOG from dog."""
+    return str(folder).casefold()
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line number and cells of each row."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the text
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            names = [name.strip() for name in next(reader, [])]
+            _check_names(path, names)
+            rows = []
+            for cells in reader:
+                if len(cells) not in (0, len(names)):
+                    raise UserError(
+                        f"{path}, line {reader.line_num}: has {len(cells)} cells where the heading has {len(names)}; "
+                        'write a name with a comma as "a, b.mp4"'
+                    )
+                if cells:
+                    rows.append((reader.line_num, dict(zip(names, cells, strict=True))))
+            return rows
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text; save the table as CSV in UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: is not CSV ({error}); save the table as CSV again") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name a CSV file with a column `video`") from error
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    if "video" not in names:
+        shown = ",".join(names)[:80] or "empty"
+        raise UserError(f"{path}: has no column `video` (its first line is {shown}); want a heading, comma-separated")
+    for name in names:
+        if name and name not in COLUMNS:
+            near = difflib.get_close_matches(name, COLUMNS, 1)
+            mend = f"write `{near[0]}`" if near else "remove it"
+            raise UserError(f"{path}: nothing reads the column `{name}`; {mend} (there are {', '.join(COLUMNS)})")
+    for name in COLUMNS:
+        if names.count(name) > 1:
+            raise UserError(f"{path}: has {names.count(name)} columns `{name}`; leave one")
+
+
+def _job(where: str, row: dict[str, str], folder: Path, out: Path, settings: Settings) -> Job:
+    name = row["video"]
+    video = Path(os.path.abspath(folder / name))
+    if not name.strip() or not video.name or "\0" in name:
+        raise UserError(f"{where}: names no video; write its path into the column `video`")
+    result = Path(os.path.abspath(out / (row.get("out", "").strip() or video.stem)))
+    if out not in result.parents:
+        raise UserError(f"{where}: out is {row['out']!r}; give a folder below --out, such as day1/street")
+    try:
+        if row.get("fps", "").strip():
+            settings = replace(settings, fps=rate(row["fps"].strip()))
+        if row.get("audio_track", "").strip():
+            settings = replace(settings, audio_track=positive(row["audio_track"].strip()))
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{where}: {error} in the columns `fps` and `audio_track`") from error
+    return Job(name, video, result, settings)

@@ -1,0 +1,1 @@
+"""Model files: reading, checking and finding them, the Hugging Face hub, export to other runtimes."""

@@ -1,0 +1,147 @@
+"""Checkpoints: one safetensors file holds weights, configuration, clip specification, recipe and seed.
+
+The frozen visual encoder is not stored; it comes from its own package. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from icf_avs.atomic_io import written_file
+from icf_avs.checkpoint.source import DEFAULT, shipped
+from icf_avs.checkpoint.validation import PICKLES, check_length, check_settings, fitted
+from icf_avs.config import ModelConfig
+from icf_avs.encoders.registry import audio_of, build_visual
+from icf_avs.errors import MissingWeights, UserError
+from icf_avs.networks.build import build_model
+from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
+from icf_avs.provenance import sha256_of
+from icf_avs.types import ClipSpec
+
+FORMAT = "icf-avs/1"
+# What settings and tensors out of a damaged file make Python and torch raise
+_UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError)
+
+
+def file_digest(path: Path) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a checkpoint's file, by which its scores are told from others'."""
+    return sha256_of(path)[:12]
+
+
+def trained_state(model: SegmentationModel) -> dict[str, Tensor]:
+    """The state dict without the encoders that are frozen."""
+    frozen = _frozen(model.config)
+    return {key: value for key, value in model.state_dict().items() if not key.startswith(frozen)}
+
+
+def _frozen(config: ModelConfig) -> tuple[str, ...]:
+    audio = ("network.audio.vggish.", "network.audio.heard.")
+    return audio if config.train_visual else (*audio, "network.visual.")
+
+
+def save_checkpoint(model: SegmentationModel, path: Path, recipe: dict[str, Any]) -> None:
+    """Write atomically. `recipe` (name, seed, steps, data, revision, ...) is kept as it is, as JSON.
+
+    Raises UserError when it cannot be written.
+    """
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(model.config.to_dict()),
+        "spec": json.dumps(vars(model.spec)),
+        "recipe": json.dumps(recipe),
+    }
+    state = {key: value.cpu().contiguous() for key, value in trained_state(model).items()}
+    with written_file(path, "make room or choose another folder", (SafetensorError,), flush=True) as new:
+        save_file(state, new, metadata)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """What the checkpoint says of its making. Raises UserError as `load_checkpoint` does."""
+    metadata = _metadata(path)
+    try:
+        recipe = json.loads(metadata["recipe"])
+        if not isinstance(recipe, dict):
+            raise ValueError("it is not an object")
+        return recipe
+    except (KeyError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged checkpoint (no readable recipe in it); get it again") from error
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The model that the checkpoint describes. Raises UserError as `load_checkpoint` does."""
+    metadata = _metadata(path)
+    try:
+        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+        check_settings(config)
+        return config
+    except _UNFIT as error:
+        raise UserError(f"{path}: damaged checkpoint ({str(error).partition(chr(10))[0]}); get it again") from error
+
+
+def load_checkpoint(path: Path, bare: bool = False) -> SegmentationModel:
+    """Build the model a checkpoint describes and load its weights; bare: frozen encoders, which it does not hold, are
+    left without theirs, for who only counts.
+
+    Raises UserError for a missing file, a file that is no checkpoint of ours, another version, or one that is damaged.
+    """
+    config, metadata = read_config(path), _metadata(path)
+    try:
+        spec = ClipSpec(**json.loads(metadata["spec"]))
+        check_settings(spec)
+        with safe_open(path, framework="pt") as file:
+            state = current_keys({key: file.get_tensor(key) for key in file.keys()})
+        names = state.get("network.implicit_text.vocabulary.names", state.get("network.audio.names"))
+        names = torch.zeros(len(config.classes), 1) if names is None else names.float()
+        visual = build_visual(config.visual, random=bare or config.train_visual, frozen=not config.train_visual)
+        audio = audio_of(config, names, bare) if config.audio != "log-mel" else None
+        with torch.device("meta"):  # a configuration may claim any size: first the shapes alone
+            expected = build_model(config, spec, visual, names, audio).state_dict()
+        state = fitted(state, expected)
+        missing = [key for key in expected.keys() - state.keys() if not key.startswith(_frozen(config))]
+        unexpected = state.keys() - expected.keys()
+        if not missing and not unexpected:
+            model = build_model(config, spec, visual, names, audio)
+            model.load_state_dict(state, strict=False)
+    except MissingWeights as error:
+        if path != shipped(DEFAULT):
+            raise
+        raise MissingWeights(
+            f"{error}; or take --checkpoint stamps, which needs none but knows composed scenes alone"
+        ) from error
+    except _UNFIT as error:
+        raise UserError(f"{path}: damaged checkpoint ({str(error).partition(chr(10))[0]}); get it again") from error
+    if missing or unexpected:
+        raise UserError(
+            f"{path}: its weights do not fit this version of icf-avs "
+            f"({len(missing)} missing, {len(unexpected)} unknown); train or download it anew"
+        )
+    model.digest = sha256_of(path)
+    return model.eval()
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; give a .safetensors file or the name of a shipped one")
+    if path.suffix in PICKLES:
+        raise UserError(
+            f"{path}: a pickle can run any code when it is opened, and is refused; give a .safetensors file"
+        )
+    try:
+        check_length(path)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a safetensors file ({error}); checkpoints end in .safetensors") from error
+    found = metadata.get("format")
+    if found != FORMAT:
+        kind = f"a checkpoint of another version ({found})" if found else "not a checkpoint of icf-avs"
+        raise UserError(f"{path}: {kind}, this version reads {FORMAT}; train it anew with `icf train`")
+    return metadata

@@ -1,0 +1,106 @@
+"""The card of a model (README.md beside its file): what it is, how it was made and the scores in results/*.csv."""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from icf_avs.errors import UserError
+from icf_avs.evaluation.score_tables import COLUMNS, Row, read_csv
+
+AUDIOS = ("true", "silence", "noise", "offscreen")
+HEADINGS = ("checkpoint", "test set", "protocol", "clips", "mIoU", "F", "FPR")
+
+HEAD = b"---\nlibrary_name: icf-avs\n"  # how every card begins
+_CARD = """---
+library_name: icf-avs
+tags:
+- audio-visual-segmentation
+- image-segmentation
+---
+# {name}
+
+Audio-visual segmentation: marks, in every frame of a video, the pixels of what sounds. A model of icf-avs, an open
+implementation of *Implicit Counterfactual Learning for Audio-Visual Segmentation* (ICF, ICCV 2025).
+
+## Use
+
+{use}
+
+## How it was made
+
+| | |
+| --- | --- |
+{facts}
+## Scores
+
+"""
+_UNKNOWN = "None are known here; `icf evaluate CHECKPOINT` writes them to results/*.csv.\n"
+_LEGEND = (
+    "Under silence, noise and an off-screen sound nothing should be marked: there, lower is better. "
+    "Protocols: docs/PROTOCOLS.md of icf-avs.\n"
+)
+
+
+def model_card(name: str, recipe: dict[str, Any], use: str, results: Path, digest: str) -> str:
+    """Markdown. recipe: of the checkpoint; use: how the file is used; results: folder of tables that `icf evaluate`
+    writes, whose rows of the checkpoint with that digest are shown. No number in it is typed.
+    """
+    facts = "".join(f"| {key} | {str(value).replace('|', chr(92) + '|')} |\n" for key, value in _recipe_facts(recipe))
+    return _CARD.format(name=name, use=use, facts=facts) + _scores(digest, results)
+
+
+def _scores(digest: str, results: Path) -> str:
+    tables = []
+    for path in sorted(results.glob("*.csv")):
+        columns, rows = read_csv(path)
+        if columns == COLUMNS and (rows := [row for row in rows if row["digest"] == digest]):
+            try:
+                tables.append(scores_table(rows))
+            except ValueError as error:
+                raise UserError(f"{path}: a score is not a number ({error}); fix the table") from error
+    return f"{_LEGEND}\n" + "\n".join(tables) if tables else _UNKNOWN
+
+
+def _recipe_facts(recipe: dict[str, Any]) -> list[tuple[str, str]]:
+    """The lines of a model card: those of these facts that the recipe of a checkpoint holds."""
+    run, machine = (part if isinstance(part, dict) else {} for part in map(recipe.get, ("config", "hardware")))
+    found = {
+        "command": recipe.get("command"), "data": recipe.get("data"), "licence": recipe.get("licence"),
+        "seed": run.get("seed"), "minutes": recipe.get("minutes"), "processor": machine.get("processor"),
+        "gpu": machine.get("gpu"), "torch": machine.get("torch"), "revision": recipe.get("revision"),
+    }  # fmt: skip
+    return [(key, str(value)) for key, value in found.items() if value is not None]
+
+
+def scores_table(rows: list[Row]) -> str:
+    """Markdown of rows of a table of scores: one line a checkpoint, test set and protocol, with the four kinds of audio
+    side by side. Raises ValueError for a score that is not a number.
+    """
+    negatives = [f"{score}, {audio}" for audio in AUDIOS[1:] for score in ("mIoU", "FPR")]
+    groups: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in rows:
+        cells = itemgetter("checkpoint", "test_set", "protocol", "clips", "digest", "data")(row)
+        groups.setdefault(cells, {})[row["audio"]] = row
+    lines = []
+    digests = {(row["checkpoint"], row["digest"]) for row in rows}
+    folders = {(row["test_set"], row["data"]) for row in rows}
+    for (checkpoint, test_set, protocol, clips, digest, data), by_audio in groups.items():
+        name, place = _distinct(checkpoint, digest, digests), _distinct(test_set, data, folders)
+        cells = [by_audio.get("true", {}).get(score, "") for score in ("miou", "f", "fpr")]
+        cells += [by_audio.get(audio, {}).get(score, "") for audio in AUDIOS[1:] for score in ("miou", "fpr")]
+        lines.append((name, place, protocol, clips, *(f"{float(cell):.3f}" if cell else "-" for cell in cells)))
+    return markdown((*HEADINGS, *negatives), lines, left=3)
+
+
+def _distinct(name: str, more: str, known: set[tuple[str, str]]) -> str:
+    """The name, with what distinguishes it from another of that name where there is one."""
+    return f"{name} ({more or 'unknown'})" if sum(other == name for other, _ in known) > 1 else name
+
+
+def markdown(headings: tuple[str, ...], lines: list[tuple[str, ...]], left: int) -> str:
+    """A table, its first `left` columns aligned to the left."""
+    rule = ("---",) * left + ("---:",) * (len(headings) - left)
+    rows = (headings, rule, *lines)
+    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |\n" for row in rows)

@@ -1,0 +1,70 @@
+"""Where a checkpoint is: shipped with the package, a file, a folder, or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from icf_avs.checkpoint.validation import FILE, PICKLES, check_files
+from icf_avs.errors import UserError
+
+DEFAULT = "natural"  # what every command and `icf_avs.load` take where no checkpoint is named
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def find_checkpoint(checkpoint: str | None) -> tuple[Path, str]:
+    """The file of a checkpoint and its name. checkpoint: name of a shipped one (None: DEFAULT), a .safetensors file, a
+    folder with a model.safetensors, or user/name on the hub, which is downloaded once.
+
+    Raises UserError for a folder or a name on the hub without such a file, and when the hub cannot be reached. Whether
+    a file is there and sound is seen when it is loaded.
+    """
+    name = str(checkpoint or DEFAULT)
+    path, found = Path(name), shipped(name)
+    if found.is_file():
+        return found, found.stem
+    if path.is_dir():
+        check_files(name, [entry.name for entry in path.iterdir()])
+        return path / FILE, path.resolve().name
+    if path.exists() or path.suffix in (".safetensors", *PICKLES) or not _HUB_NAME.fullmatch(name):
+        return path, path.stem
+    return download(name), path.name
+
+
+def shipped(name: str) -> Path:
+    """The file of a checkpoint that comes with the package, whether or not there is one of that name."""
+    return Path(__file__).parents[1] / "checkpoints" / f"{name}.safetensors"
+
+
+def download(repo: str, **options: Any) -> Path:
+    """The checkpoint of `user/name` in the hub's cache, downloaded where it is not there.
+
+    options: of hf_hub_download (revision, cache_dir, ...). Raises UserError for an unknown or closed repository, one
+    without model.safetensors, and when the hub cannot be reached.
+    """
+    try:
+        from huggingface_hub import HfApi, errors, hf_hub_download
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{repo}: no such file or folder here, and to look on the hub pip install 'icf-avs[hub]'"
+        ) from error
+    try:
+        return Path(hf_hub_download(repo, FILE, **options))
+    except errors.LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{repo}: no such file or folder here, not in the hub's cache, and the hub cannot be reached; "
+            "check the name and the network"
+        ) from error
+    except errors.GatedRepoError as error:
+        raise UserError(f"{repo}: closed on the hub; ask for access on its page, then `hf auth login`") from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{repo}: no such file or folder here and no such model on the hub; check the name, "
+            "or `hf auth login` if it is private"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        check_files(repo, HfApi().list_repo_files(repo, revision=options.get("revision"), token=options.get("token")))
+        raise UserError(f"{repo}: {FILE} is not available at this revision; name another") from error
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        raise UserError(f"{repo}: cannot be downloaded from the hub ({str(error).partition(chr(10))[0]})") from error

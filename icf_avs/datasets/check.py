@@ -1,0 +1,239 @@
+"""`icf data check`: which data sets lie in a folder, how complete they are, and what of them is missing or malformed.
+
+Every file is read by the functions that training and evaluation read it with, and whatever they refuse is a problem.
+Counts other than the published ones are a note, since the set may be your own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from icf_avs.datasets.audio_io import RATE, decode, read_log_mel
+from icf_avs.datasets.clip import ClipRecord
+from icf_avs.datasets.custom_dataset import is_own
+from icf_avs.datasets.image_io import CLASSES, SIZE, WITH_IDS, Layout, absent, read_frames, read_mask
+from icf_avs.datasets.layouts import SPLITS, TABLES, class_names, find_table, read_all
+from icf_avs.datasets.log_mel_pickle import read_log_mel_pickle
+from icf_avs.errors import UserError
+from icf_avs.media.vggish_frontend import WINDOW
+from icf_avs.media.video_reader import probe
+
+OFFICIAL: dict[Layout | None, dict[str, int]] = {
+    "S4": {"train": 3452, "val": 740, "test": 740},
+    "MS3": {"train": 296, "val": 64, "test": 64},
+    "AVSS": {"train": 8498, "val": 1304, "test": 1554},
+}
+CATEGORIES = ("table", "class names", "frames", "masks", "audio")
+SHOWN = 10  # problems printed of each category but "table", whose lines are all fixed in one file
+
+
+class Problem(NamedTuple):
+    """One thing that makes a set unfit: one of CATEGORIES, and a line that says which file and what is wrong."""
+
+    category: str
+    line: str
+
+
+@dataclass
+class SetReport:
+    """What was found of one set, or of one of its clips."""
+
+    root: Path
+    layout: Layout | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def noting(self, category: str) -> Iterator[None]:
+        """A UserError in the block becomes a problem."""
+        try:
+            yield
+        except UserError as error:
+            self.problems.append(Problem(category, str(error)))
+
+
+class _Clip(NamedTuple):
+    """One clip: its problems, and what is compared between clips."""
+
+    problems: list[Problem]
+    size: tuple[int, int] | None  # of its frames, (width, height)
+    audio: Path
+    rate: int | None  # of the audio file, Hz
+
+
+def find_sets(root: Path) -> list[Path]:
+    """Folders of the sets in `root`: itself, or those in it. Raises UserError if there are none."""
+    if not root.is_dir():
+        raise UserError(f"no folder {root}: name the folder of a set, or one that holds several")
+    if is_own(root):
+        return [root]
+    for pattern in ("", "*/", "*/*/"):
+        found = sorted({path.parent for name in TABLES for path in root.glob(f"{pattern}{name}") if path.is_file()})
+        if found:
+            return found
+    raise UserError(
+        f"{root} holds no set: want {', '.join(TABLES)} in it or in a folder of it, or "
+        "videos/ and masks/; name another folder"
+    )
+
+
+def check_set(root: Path, track: Callable = lambda clips, total, description: clips) -> list[SetReport]:
+    """Check every file of all sets in `root`. track: shows progress, as `rich.progress.Progress.track`.
+
+    Raises UserError if there are no sets.
+    """
+    return [_check_one(path, track) for path in find_sets(root)]
+
+
+def _check_one(root: Path, track: Callable) -> SetReport:
+    report, names = SetReport(root), ()
+    with report.noting("table"):
+        if not is_own(root):
+            report.layout = TABLES[find_table(root).name][0]
+        records = read_all(root, lambda what: report.problems.append(Problem("table", what)))
+        report.layout = records[0].layout if records else report.layout
+        report.counts = {split: sum(record.split == split for record in records) for split in SPLITS}
+        report.problems += _listed_twice(root, records)
+        with report.noting("class names"):  # an S4 or MS3 set may have them from another set beside it
+            names = () if report.layout in ("S4", "MS3") else class_names(root)
+        classes = len(names) + 1 if names else CLASSES
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+            checked = pool.map(lambda record: _check_clip(record, classes), records)
+            clips = list(track(checked, total=len(records), description=f"checking {root.name}"))
+        report.problems += [problem for clip in clips for problem in clip.problems]
+        report.notes += _notes(report, records, names)
+        if report.layout in OFFICIAL:
+            _compare(clips, report)
+    report.problems = list(dict.fromkeys(report.problems))  # a missing folder is missed by all of its clips
+    return report
+
+
+def _listed_twice(root: Path, records: list[ClipRecord]) -> Iterator[Problem]:
+    """Clips that a table lists twice, in two splits, which makes every score wrong, or in one."""
+    splits: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        part = record.frame_paths[0].parents[2].name if record.layout == "AVSS" else ""  # v1s, v1m and v2 may share ids
+        splits.setdefault((record.name, part), []).append(record.split)
+    for (name, _), found in splits.items():
+        if len(found) > 1:
+            where = f"in {' and '.join(sorted(set(found)))}" if len(set(found)) > 1 else f"there {len(found)} times"
+            yield Problem("table", f"{find_table(root)}: {name} is {where}; keep one line of it")
+
+
+def _notes(report: SetReport, records: list[ClipRecord], names: tuple[str, ...]) -> Iterator[str]:
+    if report.layout not in OFFICIAL:
+        yield from (f"no clip of split {split}, so it cannot be trained on" for split in SPLITS[:2]
+                    if not report.counts[split])  # fmt: skip
+        if not names:
+            yield "no names of classes, so sounds will not be named"
+    elif report.counts != OFFICIAL[report.layout]:
+        yield "not the published set, its counts differ"
+    unknown = Counter(name for record in records for name in (record.sounding or set()) - set(names))
+    if report.layout == "AVSS" and names and unknown:
+        some = ", ".join(f"{name} ({count} clips)" for name, count in unknown.most_common(5))
+        yield f"{len(unknown)} names in metadata.csv are not in label2idx.json: {some}"
+
+
+def _check_clip(record: ClipRecord, classes: int) -> _Clip:
+    """Open every file of a clip, frames and masks to the last pixel. classes: of the set, with background."""
+    report, sizes = SetReport(record.frame_paths[0].parent), {}
+    for path in record.frame_paths:
+        with report.noting("frames"):
+            sizes[path] = read_frames([path], None).shape[2:0:-1]
+    size = next(iter(sizes.values()), None)
+    masks = [path for path in record.mask_paths if path is not None]
+    for path in masks:
+        with report.noting("masks"):
+            mask = read_mask(path, record.layout)
+            sizes[path] = mask.shape[::-1]
+            if record.layout in WITH_IDS and mask.max() >= classes:
+                raise UserError(f"{path}: holds class id {mask.max()}, want 0 to {classes - 1}; name it or correct it")
+    for category, paths in (("frames", record.frame_paths), ("masks", masks)):
+        for path in paths:
+            if size is not None and sizes.get(path, size) != size:
+                text = "{}x{}, the first frame of its clip {}x{}".format(*sizes[path], *size)
+                report.problems.append(Problem(category, f"{path}: is {text}; unpack the set again"))
+        complete = category == "frames" or None not in record.mask_paths
+        if complete and not record.layout.startswith("own"):
+            there = sorted(set(paths[0].parent.glob(f"[!.]*{paths[0].suffix}")) - set(paths))
+            report.problems += [Problem(category, f"{path}: does not belong there; remove it") for path in there]
+    rate = None
+    with report.noting("audio"):
+        rate = _check_audio(record)
+    return _Clip(report.problems, size, record.wave_path, rate)
+
+
+def _check_audio(record: ClipRecord) -> int | None:
+    """Read each form of a clip's audio that is there; the rate of its audio file, Hz. Raises UserError."""
+    there, rate = record.sources(), None
+    if not there:
+        raise UserError(f"{absent(record.wave_path)}: is missing, and there is no other sound; unpack the set again")
+    if there == ["video"] and not probe(record.video_path).has_audio:
+        raise UserError(f"{record.video_path}: has no sound, and its clip has no other; unpack the set again")
+    if "log_mel" in there:
+        path, frames = record.log_mel_path, len(record.frame_paths)
+        read_log_mel(path, frames)
+        count = len(read_log_mel_pickle(path)) if path.suffix == ".pkl" else frames
+        if count != frames:
+            raise UserError(f"{path}: holds {count} log-mel windows, want {frames}; unpack the set again")
+    if "wav" in there:
+        samples, rate = decode(record.wave_path)
+        if len(samples) < WINDOW:
+            seconds = len(samples) / RATE
+            raise UserError(f"{record.wave_path}: lasts {seconds:.2f} s, less than one window (0.975 s); remove it")
+    return rate
+
+
+def _compare(clips: list[_Clip], report: SetReport) -> None:
+    """What no clip of a public set shows alone: mixed sample rates, frames of another size than the reference's."""
+    rates = Counter(clip.rate for clip in clips if clip.rate)
+    text = ", ".join(f"{count} of {rate} Hz" for rate, count in rates.most_common())
+    if len(rates) > 1 and report.layout != "AVSS":  # the other two are of 16 kHz throughout: not the released file
+        usual = rates.most_common(1)[0][0]
+        report.problems += [
+            Problem("audio", f"{clip.audio}: is of {clip.rate} Hz, most are of {usual} Hz; unpack the set again")
+            for clip in clips
+            if clip.rate not in (None, usual)
+        ]
+    elif set(rates) - {RATE}:
+        report.notes.append(f"sample rates: {text}; the audio is resampled to 16 kHz when it is read")
+    other = sum(clip.size not in (None, (SIZE, SIZE)) for clip in clips)
+    if other and report.layout != "AVSS":
+        report.notes.append(f"frames of {other} clips are not {SIZE}x{SIZE}; they are squashed unless asked otherwise")
+
+
+def check_command(root: Path) -> int:
+    """Check the sets in `root` with a progress bar and print what was found; exit code 1 if one is unfit."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        reports = check_set(root, bar.track)
+    for report in reports:
+        print("\n".join(_lines(report)))
+    return 1 if any(report.problems for report in reports) else 0
+
+
+def _lines(report: SetReport) -> Iterator[str]:
+    yield f"{report.root}: {report.layout or 'no readable set'}"
+    published = OFFICIAL.get(report.layout, {})
+    for split, count in report.counts.items():
+        yield f"  {split:5} {count:6} clips" + (f", published {published[split]}" if published else "")
+    yield from (f"  note: {note}" for note in report.notes)
+    for category in CATEGORIES:
+        lines = [problem.line for problem in report.problems if problem.category == category]
+        shown = len(lines) if category == "table" else SHOWN
+        if lines:
+            yield f"  {category}: {len(lines)}"
+            yield from (f"    {line}" for line in lines[:shown])
+        if len(lines) > shown:
+            yield f"    ... and {len(lines) - shown} more"
+    yield f"  UNFIT: {len(report.problems)} problems" if report.problems else "  fit for use"

@@ -1,0 +1,134 @@
+"""One clip of a public set: where its files lie, what is known of its kinds, and its contents once loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from icf_avs.datasets.audio_io import read_log_mel, read_video_wave, read_wave
+from icf_avs.datasets.image_io import SIZE, WITH_IDS, Layout, absent, read_frames, read_masks
+from icf_avs.errors import UserError
+
+Audio = Literal["auto", "wav", "log_mel", "video"]
+
+
+@dataclass(frozen=True)
+class LoadedClip:
+    """One clip of T frames in memory, 224x224 unless asked otherwise."""
+
+    name: str
+    frames: np.ndarray  # uint8 [T, H, W, 3]; [T, 0, 0, 3] where pictures were not asked for
+    masks: np.ndarray  # uint8 [T, H, W], class ids in AVSS and where one's own set has them, else 0 or 1
+    labelled: np.ndarray  # bool [T]; masks of unlabelled frames are zeros and mean nothing
+    valid: np.ndarray  # bool [T]; all true: only a batch pads
+    class_ids: np.ndarray | None  # the masks, where they hold class ids
+    samples: np.ndarray | None  # float32 [n], 16 kHz mono; None where only log-mel windows were read
+    log_mel: np.ndarray | None  # float32 [T, 96, 64], windows 0.96 s apart; None where samples were read
+
+    @property
+    def wave(self) -> np.ndarray:
+        """float32 [n], 16 kHz mono. Raises UserError if only log-mel windows were read."""
+        if self.samples is None:
+            raise UserError(
+                f"clip {self.name} has its sound as log-mel windows only, and a wave is needed; "
+                "unpack audio_wav or raw_videos of the set beside them"
+            )
+        return self.samples
+
+    @property
+    def sound(self) -> np.ndarray:
+        """The wave [n], or the log-mel windows [T, 96, 64] where those were read."""
+        return self.samples if self.log_mel is None else self.log_mel
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """Where the files of one clip lie, and what is known of its kinds.
+
+    `sounding` and `onscreen` are the kinds that sound at some time and the kinds that are in the picture, from
+    scenes.csv; without it both are the kinds that the set itself or AVSS metadata beside it names, and None where
+    neither names any.
+    """
+
+    name: str
+    split: str
+    layout: Layout
+    frame_paths: tuple[Path, ...]
+    mask_paths: tuple[Path | None, ...]  # None: this frame carries no label
+    wave_path: Path
+    video_path: Path | None  # None: not there
+    sounding: frozenset[str] | None
+    onscreen: frozenset[str] | None
+    log_mel_stem: Path | None = None  # the file of log-mel windows without its ending; None in AVSS, which has none
+    seconds: tuple[frozenset[str], ...] | None = None  # kinds that sound in each frame, where scenes.csv says
+    complete: bool = False  # whether `onscreen` has everything in the picture, as from scenes.csv
+    form: Audio = "auto"  # of its sound, unless `load` asks for another
+
+    @property
+    def log_mel_path(self) -> Path | None:
+        """The log-mel windows, of `icf data prepare` (.npy) or as released (.pkl), or None if there are none."""
+        if self.log_mel_stem is None:
+            return None
+        paths = (self.log_mel_stem.with_name(self.log_mel_stem.name + ending) for ending in (".npy", ".pkl"))
+        return next((path for path in paths if path.is_file()), None)
+
+    def sources(self) -> list[Audio]:
+        """Which forms of its sound are there, the preferred first."""
+        there = {"wav": self.wave_path.is_file(), "video": self.video_path, "log_mel": self.log_mel_path}
+        return [source for source, path in there.items() if path]
+
+    @property
+    def has_wave(self) -> bool:
+        """Whether `load` gives a wave; False: log-mel windows."""
+        form = self.form if self.form != "auto" else next(iter(self.sources()), "wav")
+        return form != "log_mel"
+
+    def load(self, size: int | None = SIZE, audio: Audio | None = None, pictures: bool = True) -> LoadedClip:
+        """Read pictures, masks and sound.
+
+        size   pictures and masks are squashed to size x size, as is usual; None: native size (masks take the size of
+               the pictures)
+        audio  "wav", "video" (of raw_videos) or "log_mel"; "auto": the first of these that is there; None: its `form`
+        pictures  False: they are not opened; needs a size
+
+        Raises UserError for a missing or unreadable file and for masks with other values than the layout's.
+        """
+        if pictures:
+            frames = read_frames(self.frame_paths, size)
+            shape = frames.shape[1:3]
+        elif size is not None:
+            frames, shape = np.zeros((len(self.frame_paths), 0, 0, 3), np.uint8), (size, size)
+        else:
+            raise ValueError("without pictures masks have no native size")
+        masks = read_masks(self.mask_paths, self.layout, shape)
+        samples, log_mel = self._sound(audio or self.form)
+        return LoadedClip(
+            name=self.name,
+            frames=frames,
+            masks=masks,
+            labelled=np.array([path is not None for path in self.mask_paths]),
+            valid=np.ones(len(frames), bool),
+            class_ids=masks if self.layout in WITH_IDS else None,
+            samples=samples,
+            log_mel=log_mel,
+        )
+
+    def _sound(self, audio: Audio) -> tuple[np.ndarray | None, np.ndarray | None]:
+        there = self.sources()
+        if audio == "auto":
+            audio = there[0] if there else "wav"
+        if audio not in there:
+            missing = {
+                "wav": absent(self.wave_path) if "wav" not in there else None,
+                "log_mel": f"{self.log_mel_stem}.pkl" if self.log_mel_stem else "log-mel of the AVSS layout",
+                "video": "its video in raw_videos",
+            }
+            raise UserError(f"no sound of clip {self.name}: {missing[audio]} is missing; unpack the set again")
+        if audio == "wav":
+            return read_wave(self.wave_path), None
+        if audio == "video":
+            return read_video_wave(self.video_path), None
+        return None, read_log_mel(self.log_mel_path, len(self.frame_paths))

@@ -1,0 +1,254 @@
+"""A custom data set, the simplest layout there is (docs/OWN_DATA.md): videos, and masks by the second.
+
+DIR/videos/NAME.mp4            any container and codec that FFmpeg reads, with sound
+DIR/masks/NAME/000007.png      what sounds in second 7, as large as the video; seconds without a file are not labelled
+DIR/classes.txt                optional: a class a line; masks hold class ids then, 1 for the first line
+DIR/clips.csv                  optional: name, split; with a column class ("dog", "dog;cat") masks are 0 and 255
+
+Without clips.csv a tenth of the videos is `val`, a tenth `test`, chosen by their names. A video is in one split alone.
+It is read in clips of five seconds, those that hold a mask. They are cut once, a frame a second and the sound, into
+the cache: cache/own/KEY/FIRST, where the key changes with the video's path, size and time of change. The frame of
+second i is the one shown at i + 0.5, as `icf segment` takes it, so that its masks can be corrected and used here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from av.error import FFmpegError
+from PIL import Image
+
+from icf_avs.atomic_io import replaced_folder
+from icf_avs.datasets.audio_io import RATE, to_int16
+from icf_avs.datasets.clip import ClipRecord
+from icf_avs.datasets.image_io import CLASSES, Layout, open_image
+from icf_avs.datasets.metadata import check_columns, read_table
+from icf_avs.errors import Fault, UserError, refused
+from icf_avs.inference.streaming import mask_count
+from icf_avs.media.audio_windows import AudioWindows
+from icf_avs.media.video_reader import probe, read_frames
+from icf_avs.synthetic.clip_files import write_wav
+from icf_avs.synthetic.packages import cache_dir
+
+CLIPS, NAMES = "clips.csv", "classes.txt"
+CLIP_SECONDS, PHASE = 5, 0.5
+HELP = "docs/OWN_DATA.md shows the layout"
+
+
+@dataclass(frozen=True)
+class OwnVideo:
+    """One video of the set. classes: what sounds in it, from clips.csv; None where that does not say."""
+
+    name: str
+    path: Path
+    split: str
+    classes: frozenset[str] | None
+    masks: dict[int, Path]  # by second
+
+    def clips(self) -> dict[int, Path]:
+        """Folders of its clips (0.jpg, ..., audio.wav) by first second, cut or not."""
+        state = self.path.stat()
+        key = f"{self.path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
+        folder = cache_dir() / "own" / hashlib.sha256(key.encode()).hexdigest()[:16]
+        firsts = sorted({second // CLIP_SECONDS * CLIP_SECONDS for second in self.masks})
+        return {first: folder / f"{first:06d}" for first in firsts}
+
+
+def is_own(root: Path) -> bool:
+    """Whether `root` holds a custom data set."""
+    return (root / "videos").is_dir() and (root / "masks").is_dir()
+
+
+def read_own(root: Path, fault: Fault = refused) -> list[ClipRecord]:
+    """The clips of all splits, in the order of the videos' names. Videos not seen before are cut, with a progress bar.
+
+    `fault` is told of what is wrong with a line of a table, a video, or the name or size of a mask. Raises UserError
+    for what concerns all.
+    """
+    videos = read_videos(root, fault)
+    _cut_all(videos, fault)
+    layout: Layout = "own"
+    if (root / NAMES).is_file() and all(video.classes is None for video in videos):
+        layout = "own-classes"
+    records = []
+    for video in videos:
+        cut = {first: folder for first, folder in video.clips().items() if folder.is_dir()}
+        found = [_record(video, first, folder, layout, fault) for first, folder in cut.items()]
+        labelled = {path for record in found for path in record.mask_paths}
+        beyond = [second for second, path in video.masks.items() if path not in labelled]
+        if beyond and found:
+            fault(
+                f"{video.masks[beyond[0]]}: {video.path.name} has no second {beyond[0]} (masks are numbered by the "
+                "second, from 0); take the mask out or rename it"
+            )
+        records += found
+    return records
+
+
+def read_videos(root: Path, fault: Fault = refused) -> list[OwnVideo]:
+    """The videos of the set and their masks by the second; opens none of them. `fault`, UserError: as `read_own`."""
+    paths = _by_stem(root / "videos", fault)
+    rows = _rows(root, paths, fault)
+    known = own_names(root, fault)
+    found = []
+    for name, row in sorted(rows.items()):
+        classes = frozenset(part.strip() for part in row["class"].split(";")) if "class" in row else None
+        for unknown in sorted((classes or set()) - set(known)):
+            fault(f"{root / CLIPS}: class {unknown!r} of {name} is not in {NAMES}; add it there")
+        masks = _masks(root / "masks" / name, paths[name], fault)
+        found.append(OwnVideo(name, paths[name], row["split"], classes, masks))
+    for stray in sorted(path for path in (root / "masks").iterdir() if path.is_dir() and path.name not in paths):
+        fault(f"{stray}: there is no video of this name in {root / 'videos'}; {HELP}")
+    return found
+
+
+def own_names(root: Path, fault: Fault = refused) -> tuple[str, ...]:
+    """Class names, id 1 first: of classes.txt, else of the column class of clips.csv in alphabetical order, else none.
+
+    `fault` is told of names that are empty, twice there, or too many. Raises UserError for what is no text.
+    """
+    path = root / NAMES
+    if path.is_file():
+        try:
+            names = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: is not text in UTF-8; save it as such") from error
+        names = [line.strip() for line in names]
+        if not names:
+            fault(f"{path}: holds no name; write a class a line, or remove it")
+    else:
+        path = root / CLIPS
+        rows = read_table(path, ("name", "split")) if path.is_file() else []
+        names = sorted({part.strip() for row in rows if "class" in row for part in row["class"].split(";")})
+    if "" in names:
+        fault(f"{path}: an empty name of a class; fill it in")
+    if "background" in names:
+        fault(f"{path}: background is not a class to name (it is 0 in the masks); remove it")
+    if len(set(names)) < len(names) or len(names) >= CLASSES:
+        fault(f"{path}: {len(names)} names, {len(set(names))} of them different; want 1 to {CLASSES - 1}")
+    return tuple(names)
+
+
+def _by_stem(folder: Path, fault: Fault) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        if path.stem in paths:
+            fault(f"{path}: and {paths[path.stem].name} have the same name; rename one and its masks")
+        paths[path.stem] = path
+    if not paths:
+        raise UserError(f"{folder}: holds no video; put NAME.mp4 there. {HELP}")
+    return paths
+
+
+def _rows(root: Path, paths: dict[str, Path], fault: Fault) -> dict[str, dict[str, str]]:
+    """Of each video its split, and its class where a table says."""
+    table = root / CLIPS
+    if not table.is_file():
+        return {name: {"split": split} for name, split in _drawn(root, paths).items()}
+    rows: dict[str, dict[str, str]] = {}
+    lines = read_table(table, ("name", "split"))
+    check_columns(table, lines, ("name", "split", "class"))
+    for number, row in enumerate(lines, 2):
+        where = f"{table}, line {number}"
+        if row["name"] not in paths:
+            fault(f"{where}: no video {row['name']!r} in {root / 'videos'} (its name without the ending)")
+        elif row["name"] in rows:
+            fault(f"{where}: {row['name']} is listed twice; a video is in one split alone")
+        else:
+            if row["split"] not in ("train", "val", "test"):
+                fault(f"{where}: split {row['split']!r}; want train, val or test")
+            rows[row["name"]] = row
+    for name in sorted(set(paths) - set(rows)):
+        fault(f"{table}: {paths[name].name} is not in it; add its line, or take the video out")
+    return rows
+
+
+def _drawn(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """Split by name: in an order that does not follow the alphabet, the first tenth val, the second test."""
+    order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    if len(order) < 3:
+        raise UserError(
+            f"{root / 'videos'}: {len(order)} videos are too few for the splits train, val and test; add some, or "
+            f"write {CLIPS} with the columns name and split"
+        )
+    part = max(1, round(len(order) / 10))
+    return {name: ("val", "test")[i // part] if i < 2 * part else "train" for i, name in enumerate(order)}
+
+
+def _masks(folder: Path, video: Path, fault: Fault) -> dict[int, Path]:
+    """The masks of a video by second, in order."""
+    paths = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
+    if not paths:
+        fault(f"{folder}: no masks of {video.name}; put 000000.png (second 0), ... there, or remove it")
+    masks: dict[int, Path] = {}
+    for path in paths:
+        if path.suffix.lower() != ".png" or not (path.stem.isascii() and path.stem.isdigit()):
+            fault(f"{path}: is not the name of a mask; want the second it stands for and .png: 000007.png")
+        elif int(path.stem) in masks:
+            fault(f"{path}: and {masks[int(path.stem)].name} are of the same second; keep one")
+        else:
+            masks[int(path.stem)] = path
+    return dict(sorted(masks.items()))
+
+
+def _record(video: OwnVideo, first: int, folder: Path, layout: Layout, fault: Fault) -> ClipRecord:
+    frames = tuple(sorted(folder.glob("*.jpg")))
+    masks = tuple(video.masks.get(first + i) for i in range(len(frames)))
+    width, height = open_image(frames[0], decode=False).size
+    for path in filter(None, masks):
+        try:
+            size = open_image(path, decode=False).size
+        except UserError as error:
+            fault(str(error))
+            continue
+        if size != (width, height):
+            fault(f"{path}: is {size[0]}x{size[1]}, its video {width}x{height}; masks are as large as the video")
+    return ClipRecord(
+        f"{video.name}_{first}_{first + len(frames)}", video.split, layout, frames, masks, folder / "audio.wav", None,
+        sounding=video.classes, onscreen=video.classes,
+    )  # fmt: skip
+
+
+def _cut_all(videos: Iterable[OwnVideo], fault: Fault) -> None:
+    """Cut the clips that are not in the cache yet, with a progress bar; none for what begins after a video's end."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    def tried(video: OwnVideo) -> str | None:
+        try:
+            _cut(video)
+        except UserError as error:
+            return str(error)
+
+    todo = [video for video in videos if not all(folder.is_dir() for folder in video.clips().values())]
+    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
+    try:
+        with Progress(console=Console(stderr=True), disable=not todo) as bar:
+            for error in filter(None, bar.track(pool.map(tried, todo), len(todo), description="cutting videos")):
+                fault(error)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cut(video: OwnVideo) -> None:
+    info = probe(video.path)
+    if not info.has_audio:
+        raise UserError(f"{video.path}: has no sound, which is needed to tell what sounds; remove it with its masks")
+    count, missing = mask_count(info.duration, 1.0), {}
+    for first, folder in video.clips().items():
+        if first < count and not folder.is_dir():
+            missing[folder] = range(first, min(first + CLIP_SECONDS, count))
+    frames = read_frames(info, (second + PHASE for span in missing.values() for second in span))
+    sound = AudioWindows(info, RATE)
+    for folder, span in missing.items():
+        with replaced_folder(folder, (FFmpegError,)) as new:
+            for number in range(len(span)):
+                Image.fromarray(next(frames)[1]).save(new / f"{number}.jpg", quality=95)
+            write_wav(new / "audio.wav", to_int16(sound.read(span[0] * RATE, len(span) * RATE)))

@@ -1,0 +1,173 @@
+"""Clips of the public sets as tensors, and batches of them: partial labels, 5 and 10 frames, class ids where known."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from icf_avs.datasets.clip import Audio, ClipRecord, LoadedClip
+from icf_avs.errors import UserError
+from icf_avs.media.windows import clip_windows
+from icf_avs.types import MASK_STRIDE, Batch, ClipSpec
+
+FORMS: tuple[Audio, ...] = ("wav", "video", "log_mel")  # the preferred first
+FOLDERS = {"wav": "audio_wav", "video": "raw_videos", "log_mel": "audio_log_mel"}
+
+
+@dataclass(frozen=True)
+class ClipTensors:
+    """One clip, shapes as in `Batch` without B; `frames`, `log_mel` or `onscreen` is None where `Batch` has None."""
+
+    frames: Tensor | None
+    waves: Tensor
+    log_mel: Tensor | None
+    masks: Tensor
+    kinds_map: Tensor
+    labelled: Tensor
+    sounding: Tensor
+    onscreen: Tensor | None
+    pyramid: tuple[Tensor, ...] = ()  # levels [T,c,h,w], where an encoder has seen the pictures before
+
+
+class ClipDataset(Dataset[ClipTensors]):
+    """Clips in the order of `records`, one item a clip."""
+
+    def __init__(
+        self, records: Sequence[ClipRecord], names: Sequence[str], spec: ClipSpec, audio: Audio = "auto"
+    ) -> None:
+        """names  of the classes, id 1 first (`layouts.class_names` of the set); may be empty
+        spec   size of the pictures, and the windows cut from waves; its number of frames does not matter
+        audio  form of the sound; "auto": the first of wav, video and log_mel that every clip has
+
+        Raises UserError if a clip lacks that form, or they have none in common.
+        """
+        if spec.image_size % MASK_STRIDE:
+            raise ValueError(f"image_size {spec.image_size} is not a multiple of the masks' stride {MASK_STRIDE}")
+        self.records, self.names, self.spec = records, tuple(names), spec
+        self.audio = common_audio(records, FORMS if audio == "auto" else (audio,))
+        self.complete = all(record.complete for record in records)
+        self._ids = {name: number for number, name in enumerate(self.names, 1)}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> ClipTensors:
+        return self.clip(index)
+
+    def clip(self, index: int, pictures: bool = True) -> ClipTensors:
+        """Load one clip, with or without its pictures. Raises UserError as `ClipRecord.load`, and for a class id
+        without a name.
+        """
+        record = self.records[index]
+        clip = record.load(self.spec.image_size, self.audio, pictures)
+        frames = len(clip.frames)
+        heard = self._kinds_by_frame(record, clip)
+        shown = torch.from_numpy(clip.masks)
+        if clip.class_ids is None or not self.names:
+            only = torch.tensor([ids[0] if len(ids) == 1 else 0 for ids in heard])
+            kinds_map = (shown > 0).long() * only[:, None, None]
+        else:
+            kinds_map = shown.long()
+        sounding = torch.zeros(frames, len(self.names), dtype=torch.bool)
+        for frame, ids in enumerate(heard):
+            sounding[frame, [number - 1 for number in ids]] = True
+        onscreen = None
+        if self.complete:
+            onscreen = torch.tensor([name in record.onscreen for name in self.names], dtype=torch.bool)
+        if clip.log_mel is None:
+            waves, log_mel = torch.from_numpy(clip_windows(clip.wave, self.spec, frames)), None
+        else:
+            waves, log_mel = torch.zeros(frames, 0), torch.from_numpy(clip.log_mel)
+        return ClipTensors(
+            frames=torch.from_numpy(clip.frames) if pictures else None,
+            waves=waves,
+            log_mel=log_mel,
+            masks=F.avg_pool2d((shown > 0).float(), MASK_STRIDE),
+            kinds_map=kinds_map,
+            labelled=torch.from_numpy(clip.labelled),
+            sounding=sounding,
+            onscreen=onscreen,
+        )
+
+    def _kinds_by_frame(self, record: ClipRecord, clip: LoadedClip) -> list[list[int]]:
+        """Ids of the kinds that sound in each frame.
+
+        By the second where scenes.csv says. Else a labelled frame has the kinds of its class ids, or, in a binary
+        layout, all kinds of the clip if it marks anything; an unlabelled one has all kinds of the clip.
+        """
+        if record.seconds is not None and len(record.seconds) == len(clip.frames):
+            return [self._known(names) for names in record.seconds]
+        of_clip = self._known(record.sounding or ())
+        found = []
+        for mask, labelled in zip(clip.masks, clip.labelled, strict=True):
+            if not labelled:
+                found.append(of_clip)
+            elif clip.class_ids is None:
+                found.append(of_clip if mask.any() else [])
+            else:
+                ids = [int(number) for number in np.unique(mask) if number]
+                if self.names and ids and ids[-1] > len(self.names):
+                    table = "label2idx.json" if record.layout == "AVSS" else "classes.txt"
+                    raise UserError(
+                        f"clip {record.name}: class id {ids[-1]} is out of range, {table} names 0 to "
+                        f"{len(self.names)}; take both from the same set"
+                    )
+                found.append(ids if self.names else [])
+        return found
+
+    def _known(self, names: Collection[str]) -> list[int]:
+        """Ids of all these classes; none where one of them has no id: what sounds is unknown then."""
+        return sorted(self._ids[name] for name in names) if self._ids.keys() >= set(names) else []
+
+
+def common_audio(records: Sequence[ClipRecord], forms: Sequence[Audio] = FORMS) -> Audio:
+    """The first of `forms` of sound that every clip has. Raises UserError if there is none."""
+    for record in records:
+        there = record.sources()
+        left = [form for form in forms if form in there]
+        if not left:
+            raise UserError(
+                f"clip {record.name} has no {' or '.join(forms)}, asked for or found with the clips before it, but "
+                f"{' and '.join(there) or 'no sound'}; unpack all of {' or '.join(FOLDERS[form] for form in forms)}"
+            )
+        forms = left
+    return forms[0]
+
+
+def collate(clips: Sequence[ClipTensors], frames: int | None = None) -> Batch:
+    """Join clips of any numbers of frames; shorter ones get blank frames, neither valid nor labelled, at their end.
+
+    frames: of the batch, at least as many as the longest clip has (None: as many).
+    """
+    lengths = torch.tensor([len(clip.labelled) for clip in clips])
+    frames = frames or int(lengths.max())
+
+    def stacked(values: Sequence[Tensor]) -> Tensor:
+        joined = values[0].new_zeros(len(values), frames, *values[0].shape[1:])
+        for row, value in zip(joined, values, strict=True):
+            row[: len(value)] = value
+        return joined
+
+    def joined(name: str) -> Tensor | None:
+        values = [getattr(clip, name) for clip in clips]
+        return None if any(value is None for value in values) else stacked(values)
+
+    onscreen = [clip.onscreen for clip in clips]
+    return Batch(
+        pyramid=[stacked(levels) for levels in zip(*(clip.pyramid for clip in clips), strict=True)],
+        waves=joined("waves"),
+        masks=joined("masks"),
+        kinds_map=joined("kinds_map"),
+        labelled=joined("labelled"),
+        valid=torch.arange(frames) < lengths[:, None],
+        sounding=joined("sounding"),
+        onscreen=None if any(row is None for row in onscreen) else torch.stack(onscreen),
+        frames=joined("frames"),
+        log_mel=joined("log_mel"),
+    )

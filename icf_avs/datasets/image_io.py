@@ -1,0 +1,87 @@
+"""Pictures and masks of a clip from disk, at one size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from icf_avs.errors import UserError
+from icf_avs.media.local_url import check_no_pipe
+from icf_avs.media.still_image import upright
+
+SIZE = 224  # pixels of a side, in the reference protocol
+CLASSES = 71  # of AVSS, with background
+Layout = Literal["S4", "MS3", "AVSS", "own", "own-classes"]
+WITH_IDS = ("AVSS", "own-classes")  # whose masks hold class ids
+
+
+def read_frames(paths: Sequence[Path], size: int | None) -> np.ndarray:
+    """Pictures of one clip, RGB uint8 [T, H, W, 3]; squashed to `size` x `size`, or as they are (None).
+
+    Raises UserError for a missing or unreadable picture, and without `size` for pictures of different sizes.
+    """
+    frames = [_resized(upright(open_image(path)), size, Image.Resampling.BILINEAR) for path in paths]
+    for path, frame in zip(paths, frames, strict=True):
+        if frame.shape != frames[0].shape:
+            shapes = " and ".join(f"{array.shape[1]}x{array.shape[0]}" for array in (frames[0], frame))
+            raise UserError(f"{path}: pictures of one clip are {shapes}; unpack the set again, or load at a fixed size")
+    return np.stack(frames)
+
+
+def read_masks(paths: Sequence[Path | None], layout: Layout, size: tuple[int, int]) -> np.ndarray:
+    """Masks of one clip, uint8 [T, H, W] of size (H, W), nearest; zeros where a path is None.
+
+    Values are class ids in the layouts WITH_IDS, else 0 and 1. Raises UserError for other values than the layout's.
+    """
+    return np.stack([np.zeros(size, np.uint8) if path is None else read_mask(path, layout, size) for path in paths])
+
+
+def read_mask(path: Path, layout: Layout, size: tuple[int, int] | None = None) -> np.ndarray:
+    """One mask, uint8 [H, W], as `read_masks` gives it; at its own size if `size` is None."""
+    mask = _resized(open_image(path), size, Image.Resampling.NEAREST)
+    if mask.ndim == 3 and (mask == mask[..., :1]).all():  # grey, but stored as RGB
+        mask = mask[..., 0]
+    found = set(np.unique(mask).tolist())
+    ids = layout in WITH_IDS
+    if mask.ndim != 2 or not (max(found) < CLASSES if ids else found <= {0, 1} or found <= {0, 255}):
+        want = f"class ids 0..{CLASSES - 1}" if ids else "0 and 255"
+        raise UserError(f"{path} is no {layout} mask: want one channel with {want}, got {_some(found)}")
+    return mask.astype(np.uint8) if ids else (mask > 0).astype(np.uint8)
+
+
+def _some(values: set[int]) -> str:
+    """A few of the values; the last ones too, as the wrong one is mostly the largest."""
+    ordered = sorted(values)
+    return str(ordered if len(ordered) <= 6 else [*ordered[:3], *ordered[-3:]])
+
+
+def open_image(path: Path, decode: bool = True) -> Image.Image:
+    """The image of a file, or its header alone (for the size). Raises UserError if it is missing or unreadable."""
+    check_no_pipe(path)
+    try:
+        with Image.open(path) as image:
+            if decode:
+                image.load()
+            return image
+    except FileNotFoundError:
+        raise UserError(f"{absent(path)} is missing; unpack the set again, or correct its table") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read the picture {path}: {error}; unpack the set again") from error
+
+
+def absent(path: Path) -> Path:
+    """The highest folder above a missing file that is missing too (a whole split may be), or the file itself."""
+    while not path.parent.exists():
+        path = path.parent
+    return path
+
+
+def _resized(image: Image.Image, size: int | tuple[int, int] | None, resample: Image.Resampling) -> np.ndarray:
+    if size is None:
+        return np.asarray(image)
+    height, width = (size, size) if isinstance(size, int) else size
+    return np.asarray(image if image.size == (width, height) else image.resize((width, height), resample))

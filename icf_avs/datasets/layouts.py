@@ -1,0 +1,193 @@
+"""The three public layouts, S4, MS3 and AVSS: their clips and class names; a custom data set is read by own.py.
+
+A set is a folder that holds `s4_meta_data.csv`, `ms3_meta_data.csv` or `metadata.csv`; which one says its layout. A
+`scenes.csv` beside it (only our own Stamps sets have one) adds which classes are in the frame and which of them sound.
+S4 and MS3 are v1s and v1m of AVSS, so an AVSS set in a folder beside them names their classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from icf_avs.datasets.clip import Audio, ClipRecord
+from icf_avs.datasets.custom_dataset import HELP, is_own, own_names, read_own
+from icf_avs.datasets.image_io import Layout
+from icf_avs.datasets.metadata import (
+    AVSS_COLUMNS,
+    AVSS_TABLE,
+    Scene,
+    avss_classes,
+    avss_root,
+    read_labels,
+    read_scenes,
+    read_table,
+    split_classes,
+)  # fmt: skip
+from icf_avs.errors import Fault, UserError, refused
+
+SPLITS = ("train", "val", "test")
+_PARTS = ("v1s", "v1m", "v2")  # of AVSS
+_LONGEST = 240  # bytes of a name, to which endings are added: file systems take 255
+TABLES: dict[str, tuple[Layout, tuple[str, ...]]] = {
+    "s4_meta_data.csv": ("S4", ("name", "category", "split")),
+    "ms3_meta_data.csv": ("MS3", ("video_id", "split")),
+    AVSS_TABLE: ("AVSS", AVSS_COLUMNS),
+}
+
+
+def find_table(root: Path) -> Path:
+    """The table of the set in folder `root`. Raises UserError if it holds none or several."""
+    if not root.is_dir():
+        raise UserError(f"no folder {root}: name the folder of an S4, MS3 or AVSS set (it holds {', '.join(TABLES)})")
+    tables = [name for name in TABLES if (root / name).is_file()]
+    folders = [name for name in ("videos", "masks") if (root / name).is_dir()]
+    if not tables and len(folders) == 1:
+        lacking = "masks" if folders == ["videos"] else "videos"
+        raise UserError(f"{root} holds {folders[0]}/ but no {lacking}/, and an own set needs both; {HELP}")
+    if len(tables) != 1:
+        raise UserError(f"{root} holds {len(tables)} of {', '.join(TABLES)}; want the folder of exactly one set")
+    return root / tables[0]
+
+
+def read_set(root: Path, split: str, sound: Audio = "auto") -> list[ClipRecord]:
+    """List the clips of one split of the set in folder `root`, in the order of its table.
+
+    No media file is opened, but the videos of a custom set when they are first seen, to cut them.
+    sound: the form of it that every clip is loaded with, unless `load` asks for another.
+
+    Raises UserError if `root` is no such set, its table lacks a column, or the split is empty.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; it must be one of {SPLITS}")
+    records = [replace(record, form=sound) for record in read_all(root) if record.split == split]
+    if not records:
+        raise UserError(f"{root if is_own(root) else find_table(root)} has no clip of split {split!r}; ask for another")
+    return records
+
+
+def read_all(root: Path, fault: Fault = refused) -> list[ClipRecord]:
+    """List the clips of all splits, as `read_set`; `fault` is told of what is wrong with single ones, an unknown split
+    too. Raises UserError for what concerns all.
+    """
+    if is_own(root):
+        return read_own(root, fault)
+    table = find_table(root)
+    layout, columns = TABLES[table.name]
+    rows = []
+    for number, row in enumerate(read_table(table, columns), 2):
+        where = f"{table}, line {number}"
+        if not all(_plain(row[column]) for column in columns):
+            fault(f"{where}: an empty cell or a name that cannot be a file's; correct the table")
+        elif row["split"] not in SPLITS:
+            fault(f"{where}: split {row['split']!r}; want {', '.join(SPLITS)}")
+        elif layout == "AVSS" and row["label"] not in _PARTS:
+            fault(f"{where}: clip {row['uid']} has label {row['label']!r}; want {', '.join(_PARTS)}")
+        else:
+            rows.append(row)
+    scenes = read_scenes(root, fault)
+    if layout == "AVSS":
+        return [_avss_record(root, row, scenes.get(row["uid"])) for row in rows]
+    if layout == "MS3":
+        named = avss_classes(root, "v1m")
+        return [_ms3_record(root, row, scenes.get(row["video_id"]), named) for row in rows]
+    named = avss_classes(root, "v1s")
+    return [_s4_record(root, row, scenes.get(row["name"]), named) for row in rows]
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """Names of the classes of the set in `root`, without background: class id 1 is the first.
+
+    Those of AVSS for AVSS and for an S4 or MS3 set that lies beside it; the categories of its table for an S4 set
+    alone, in alphabetical order; none for MS3 alone. Raises UserError for a missing or inconsistent label2idx.json.
+    """
+    if is_own(root):
+        return own_names(root)
+    avss, table = avss_root(root), root / "s4_meta_data.csv"
+    if avss is not None:
+        return read_labels(avss / "label2idx.json")[1:]
+    return tuple(sorted({row["category"] for row in read_table(table, ("category",))})) if table.is_file() else ()
+
+
+def is_stamps(root: Path) -> bool:
+    """Whether the set in `root` is of the embedded benchmark: it says what is where, and `icf data compose`, which does
+    so too, has not left its mark.
+    """
+    return (root / "scenes.csv").is_file() and not (root / "composed.json").is_file()
+
+
+def _plain(name: str) -> bool:
+    """Whether files can be called so."""
+    return name not in ("", ".", "..") and not set("/\\\0") & set(name) and len(name.encode()) <= _LONGEST
+
+
+Named = dict[str, frozenset[str]] | None  # classes of clips, from AVSS metadata
+
+
+def _s4_record(root: Path, row: dict[str, str], scene: Scene | None, named: Named) -> ClipRecord:
+    name, inner = row["name"], Path(row["split"], row["category"])
+    data, labelled = root / "s4_data", 1 if row["split"] == "train" else 5
+    frames, masks = (data / part / inner / name for part in ("visual_frames", "gt_masks"))
+    # Categories are other words than the names of AVSS, so the two are never mixed in one set.
+    known = frozenset({row["category"]}) if named is None else named.get(_uid(name, row.get("start", "")))
+    return ClipRecord(
+        name,
+        row["split"],
+        "S4",
+        tuple(frames / f"{name}_{i}.png" for i in range(1, 6)),
+        tuple(masks / f"{name}_{i}.png" if i <= labelled else None for i in range(1, 6)),
+        data / "audio_wav" / inner / f"{name}.wav",
+        _if_there(root / "raw_videos" / inner / f"{name}.mp4"),
+        log_mel_stem=data / "audio_log_mel" / inner / name,
+        **_classes(scene, known),
+    )
+
+
+def _uid(name: str, start: str) -> str:
+    """The name of an S4 clip in AVSS, which counts milliseconds."""
+    try:
+        begin = round(float(start) * 1000)
+    except (ValueError, OverflowError):
+        return name
+    return f"{name}_{begin}_{begin + 5000}"
+
+
+def _ms3_record(root: Path, row: dict[str, str], scene: Scene | None, named: Named) -> ClipRecord:
+    name, split, data = row["video_id"], row["split"], root / "ms3_data"
+    return ClipRecord(
+        name,
+        split,
+        "MS3",
+        tuple(data / "visual_frames" / name / f"{name}.mp4_{i}.png" for i in range(1, 6)),
+        tuple(data / "gt_masks" / split / name / f"{name}_{i}.png" for i in range(1, 6)),
+        data / "audio_wav" / split / f"{name}.wav",
+        _if_there(root / "raw_videos" / f"{name}.mp4"),
+        log_mel_stem=data / "audio_log_mel" / split / name,
+        **_classes(scene, None if named is None else named.get(name)),
+    )
+
+
+def _avss_record(root: Path, row: dict[str, str], scene: Scene | None) -> ClipRecord:
+    name, split, part = row["uid"], row["split"], row["label"]
+    clip, frames = root / part / name, 10 if part == "v2" else 5
+    labelled = 1 if (part, split) == ("v1s", "train") else frames
+    return ClipRecord(
+        name,
+        split,
+        "AVSS",
+        tuple(clip / "frames" / f"{i}.jpg" for i in range(frames)),
+        tuple(clip / "labels_semantic" / f"{i}.png" if i < labelled else None for i in range(frames)),
+        clip / "audio.wav",
+        None,
+        **_classes(scene, split_classes(row["a_obj"])),
+    )
+
+
+def _classes(scene: Scene | None, known: frozenset[str] | None) -> dict:
+    if scene is None:
+        return {"sounding": known, "onscreen": known}
+    return {"sounding": scene.sounding, "onscreen": scene.onscreen, "seconds": scene.seconds, "complete": True}
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None

@@ -1,0 +1,138 @@
+"""The tables of a set: CSV files, the class ids of AVSS, and `scenes.csv`, which our own sets have: what is where when.
+
+Public files disagree about the class names and count from 0 or from 1, so they are always read from the set itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from icf_avs.datasets.image_io import CLASSES
+from icf_avs.errors import Fault, UserError, refused
+
+AVSS_TABLE, AVSS_COLUMNS = "metadata.csv", ("uid", "split", "label", "a_obj")
+_NO_CLASSES = {"", "off-the-screen", "background"}  # the public table has them among the names of classes
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What scenes.csv says of one clip: classes that sound at some time, classes in the picture, classes by second."""
+
+    sounding: frozenset[str]
+    onscreen: frozenset[str]
+    seconds: tuple[frozenset[str], ...] | None
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """Rows of a CSV file as dictionaries. Raises UserError if it cannot be read or lacks one of `columns`."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            rows = [{key: value or "" for key, value in row.items() if key} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read {path}: {error}; want a CSV table with columns {', '.join(columns)}") from error
+    if missing:
+        raise UserError(f"{path} lacks the column {', '.join(missing)}; want {', '.join(columns)}")
+    return rows
+
+
+def check_columns(path: Path, rows: list[dict[str, str]], known: tuple[str, ...]) -> None:
+    """Raise UserError if rows of `read_table` have a column that nothing reads: it may be a known one misspelt."""
+    unknown = [column for column in (rows[0] if rows else ()) if column not in known]
+    if unknown:
+        raise UserError(f"{path}: nothing reads the column {unknown[0]!r}; want {', '.join(known)}, so remove it")
+
+
+def split_classes(cell: str) -> frozenset[str]:
+    """Classes in a cell of `a_obj`: joined by "_" ("-" is part of a name); no other words, and "h orse" is horse."""
+    return frozenset(name.replace(" ", "") for name in cell.split("_")) - _NO_CLASSES
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Names by class id, background first, from a label2idx.json that counts from 0 or (as redistributed) from 1.
+
+    Raises UserError if it is missing, or its ids are not all those from the background's on.
+    """
+    try:
+        ids = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; it names the classes, unpack it from AVSS") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {error}; unpack it from AVSS again") from error
+    if not isinstance(ids, dict) or not all(type(number) is int for number in ids.values()):
+        raise UserError(f'{path}: want one object of names and ids, {{"background": 0, ...}}; unpack it again')
+    names = sorted(ids, key=ids.get)
+    numbers = [ids[name] for name in names]
+    if not names or names[0] != "background" or numbers[0] not in (0, 1) or len(names) > CLASSES:
+        raise UserError(
+            f"{path}: want at most {CLASSES} names, the lowest id 0 or 1 and background's; got {len(names)} with "
+            f"{names[:1]} as {numbers[:1]}; unpack it from AVSS again"
+        )
+    if numbers != list(range(numbers[0], numbers[0] + len(names))):
+        raise UserError(f"{path}: ids are repeated or left out between {numbers[0]} and {numbers[-1]}; correct it")
+    return tuple(names)
+
+
+def avss_root(root: Path) -> Path | None:
+    """The AVSS set that `root` is, or that lies beside it; None if there is none."""
+    root = root.absolute()
+    if (root / AVSS_TABLE).is_file():
+        return root
+    return next((path.parent for path in sorted(root.parent.glob(f"*/{AVSS_TABLE}")) if _is_avss(path)), None)
+
+
+def _is_avss(table: Path) -> bool:
+    try:
+        with table.open(encoding="utf-8-sig") as file:
+            return set(AVSS_COLUMNS) <= set(file.readline().strip().split(","))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def avss_classes(root: Path, part: str) -> dict[str, frozenset[str]] | None:
+    """Classes of the clips of `part` (v1s or v1m) by uid, by uid without times, and by video, where that is one clip.
+
+    From the metadata of the AVSS set beside `root`; None if there is none.
+    """
+    avss = avss_root(root)
+    if avss is None:
+        return None
+    rows = [row for row in read_table(avss / AVSS_TABLE, AVSS_COLUMNS) if row["label"] == part]
+    found: dict[str, frozenset[str] | None] = {}
+    for row in rows:
+        for key in {row["uid"].rsplit("_", 2)[0], row.get("vid", "")} - {row["uid"]}:
+            found[key] = None if key in found else split_classes(row["a_obj"])
+    found |= {row["uid"]: split_classes(row["a_obj"]) for row in rows}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def read_scenes(root: Path, fault: Fault = refused) -> dict[str, Scene]:
+    """scenes.csv of the set in `root` by clip; empty if there is none. Raises UserError for a malformed one."""
+    path = root / "scenes.csv"
+    if not path.is_file():
+        return {}
+    return {
+        row["video_id"]: Scene(
+            frozenset(row["sounding"].split()),
+            frozenset(row["onscreen"].split()),
+            _by_second(row.get("stamps"), path, fault),
+        )
+        for row in read_table(path, ("video_id", "sounding", "onscreen"))
+    }
+
+
+def _by_second(stamps: str | None, path: Path, fault: Fault) -> tuple[frozenset[str], ...] | None:
+    """Classes that sound in each second, from stamps "stem|class|digits" joined by ";", a digit 1 where it sounds."""
+    if not stamps:
+        return None
+    parts = [stamp.split("|") for stamp in stamps.split(";")]
+    if any(len(part) != 3 or len(part[2]) != len(parts[0][2]) for part in parts):
+        return fault(f"{path}: {stamps[:60]!r} is not a list of stamps (stem|class|11010;...); write the set again")
+    return tuple(
+        frozenset(name for _, name, digits in parts if name and digits[second] == "1")
+        for second in range(len(parts[0][2]))
+    )

@@ -1,0 +1,163 @@
+"""`icf data prepare`: frames, sound and log-mel windows of S4 and MS3 from their raw videos, as the released ones.
+
+The picture of second k is number int(k * fps + 15/16 * fps) of the video, fps rounded to an integer, or the last one if
+there are fewer; it is squashed to 224x224, bilinear without antialiasing (PROTOCOLS, how the released frames were cut).
+Log-mel windows are 0.96 s apart; a clip with fewer than five repeats the last one. They are written as .npy, since
+pickles are programs.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from icf_avs.datasets.audio_io import RATE, read_video_wave, read_wave, to_int16
+from icf_avs.datasets.clip import ClipRecord
+from icf_avs.datasets.image_io import SIZE
+from icf_avs.datasets.layouts import find_table, read_all
+from icf_avs.datasets.metadata import AVSS_TABLE
+from icf_avs.errors import UserError
+from icf_avs.media.packets import packets
+from icf_avs.media.vggish_frontend import WINDOW, WINDOW_FRAMES, log_mel
+from icf_avs.media.video_reader import Orientation, chosen_streams, opened
+from icf_avs.synthetic.clip_files import write_bytes, write_image, write_wav
+
+SECONDS = 5
+PHASE = 15 / 16
+HOP = WINDOW_FRAMES * 160  # samples from one log-mel window to the next
+
+
+def frame_numbers(fps: float, seconds: int = SECONDS) -> list[int]:
+    """Which pictures of a video of `fps` pictures a second are cut."""
+    whole = round(fps)
+    return [int(second * whole + PHASE * whole) for second in range(seconds)]
+
+
+def cut_frames(video: Path, seconds: int = SECONDS) -> np.ndarray:
+    """The pictures of a video that the sets hold, uint8 [seconds, 224, 224, 3]. Raises UserError if it is unreadable.
+
+    Pictures are counted as they are decoded, and turned as they are shown.
+    """
+    with opened(video) as container:
+        stream, _ = chosen_streams(container, video)
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        if fps < 0.5:
+            raise UserError(f"{video}: does not say how many pictures a second it has; re-encode it as H.264")
+        wanted, cut, last = frame_numbers(fps, seconds), [], None
+        frames = (frame for packet in packets(container, stream) for frame in packet.decode())
+        for number, frame in enumerate(frames):
+            last = frame
+            cut += [_squashed(frame) for index in wanted if index == number]
+            if len(cut) == seconds:
+                break
+    if last is None:
+        raise UserError(f"{video}: not one picture of it can be decoded; re-encode it as H.264")
+    return np.stack(cut + [_squashed(last)] * (seconds - len(cut)))
+
+
+def _squashed(frame) -> np.ndarray:
+    picture = torch.from_numpy(Orientation.of(frame).apply(frame.to_ndarray(format="rgb24")).copy())
+    planes = F.interpolate(picture.permute(2, 0, 1)[None].float(), (SIZE, SIZE), mode="bilinear")[0]
+    return planes.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+
+
+def log_mel_windows(samples: np.ndarray, seconds: int = SECONDS) -> np.ndarray:
+    """int16 [n] at 16 kHz -> float32 [seconds, 1, 96, 64]. Raises UserError for less than one window (0.975 s)."""
+    if len(samples) < WINDOW:
+        raise UserError(f"its sound lasts {len(samples) / RATE:.2f} s, less than one window (0.975 s); leave it out")
+    count = min((len(samples) - WINDOW) // HOP + 1, seconds)
+    steps = log_mel(torch.from_numpy(samples.astype(np.float32) / 32768))[: count * WINDOW_FRAMES].numpy()
+    cut = steps.reshape(count, 1, WINDOW_FRAMES, -1)
+    return cut[np.minimum(np.arange(seconds), count - 1)]
+
+
+def prepare_set(root: Path, workers: int = 1, progress: Callable[[int, int], None] = lambda done, total: None) -> dict:
+    """Write what is missing of the set in `root`; what is there, released or prepared before, is kept.
+
+    workers   processes; progress  called with the clips done and all clips to do
+
+    Returns {"clips": all, "written": those completed now, "errors": [one line each]}. Raises UserError if `root` is
+    no S4 or MS3 set, or cannot be written.
+    """
+    if find_table(root).name == AVSS_TABLE:
+        raise UserError(f"{root} is an AVSS set, which has no raw videos; name an S4 or MS3 set with raw_videos/")
+    records = read_all(root)
+    if not (root / "raw_videos").is_dir():
+        raise UserError(f"{root / 'raw_videos'} is missing; put the videos of the clips there")
+    jobs = [record for record in records if any(_missing(record))]
+    errors = []
+    for done, error in enumerate(_results(jobs, workers), 1):
+        errors += [error] if error else []
+        progress(done, len(jobs))
+    return {"clips": len(records), "written": len(jobs) - len(errors), "errors": sorted(errors)}
+
+
+def _missing(record: ClipRecord) -> tuple[bool, bool, bool]:
+    """Whether frames, audio and log-mel windows of a clip are yet to be written."""
+    frames = not all(path.is_file() for path in record.frame_paths)
+    return frames, not record.wave_path.is_file(), record.log_mel_path is None
+
+
+def _results(records: list[ClipRecord], workers: int) -> Iterator[str | None]:
+    if workers == 1 or len(records) < 4:
+        yield from map(_prepare_clip, records)
+        return
+    # Spawned, not forked: the caller may run threads (torch, PyAV), which a fork would break.
+    pool = ProcessPoolExecutor(min(workers, len(records)), mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for future in as_completed([pool.submit(_prepare_clip, record) for record in records]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare_clip(record: ClipRecord) -> str | None:
+    """Write one clip; what is wrong with it, in one line, or None."""
+    torch.set_num_threads(1)
+    try:
+        frames, audio, windows = _missing(record)
+        if record.video_path is None and (frames or audio):
+            raise UserError("has no video in raw_videos; download it, or take the clip out of the table")
+        if frames:
+            for path, frame in zip(record.frame_paths, cut_frames(record.video_path), strict=True):
+                if not path.is_file():
+                    write_image(path, Image.fromarray(frame))
+        if audio or windows:
+            wave = read_video_wave(record.video_path) if audio else read_wave(record.wave_path)
+            samples = to_int16(wave)
+            if windows:
+                content = io.BytesIO()
+                np.save(content, log_mel_windows(samples), allow_pickle=False)
+                write_bytes(record.log_mel_stem.with_name(record.log_mel_stem.name + ".npy"), content.getvalue())
+            if audio:
+                write_wav(record.wave_path, samples)
+    except UserError as error:
+        return f"clip {record.name}: {error}"
+    return None
+
+
+def prepare_command(root: Path, workers: int) -> int:
+    """Prepare a set with a progress bar; exit code 1 if some clips could not be, each named at the end."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("preparing clips", total=None)
+        result = prepare_set(root, workers, lambda done, total: bar.update(task, completed=done, total=total))
+        bar.update(task, visible=bool(result["written"]))
+    for line in result["errors"]:
+        print(line)
+    whole = result["clips"] - result["written"] - len(result["errors"])
+    print(
+        f"{root}: {result['clips']} clips, {result['written']} written now, {whole} complete before, "
+        f"{len(result['errors'])} not possible"
+    )
+    return 1 if result["errors"] else 0

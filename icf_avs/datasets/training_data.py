@@ -1,0 +1,123 @@
+"""Where the batches of a run on a public set come from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from icf_avs.config import ModelConfig, TrainConfig
+from icf_avs.datasets.clip import ClipRecord
+from icf_avs.datasets.dataset import ClipDataset, ClipTensors, collate
+from icf_avs.datasets.features import PictureFeatures
+from icf_avs.datasets.layouts import TABLES, class_names, is_stamps, read_set
+from icf_avs.encoders.registry import build_visual
+from icf_avs.errors import UserError
+from icf_avs.evaluation.evaluate import evaluate
+from icf_avs.inference.predictor import Predictor
+from icf_avs.synthetic.packages import cache_dir
+from icf_avs.training.accelerator import processes
+from icf_avs.training.data import Evaluator, Sample
+from icf_avs.types import Batch
+
+if TYPE_CHECKING:
+    from icf_avs.networks.segmentation_model import SegmentationModel
+
+EVALUATED = 64  # clips, in the middle of a run
+
+
+class BenchmarkData:
+    """The train split in an order drawn anew for every epoch; the val split for the scores at the end."""
+
+    def __init__(self, config: TrainConfig, root: Path | None, workers: int) -> None:
+        layout = config.benchmark.layout
+        if root is None or not any((root / name).exists() for name in (*TABLES, "videos", "masks")):
+            what = "videos of your own" if layout == "own" else f"a set in the layout of {layout}"
+            held = {"own": "videos/ and masks/"} | {layout: table for table, (layout, _) in TABLES.items()}
+            found = "" if root is None else f"{root}: {'no set is in it' if root.is_dir() else 'no such folder'}; "
+            raise UserError(
+                f"{found}recipe {config.name} trains on {what}: name the folder with --data; it holds {held[layout]}"
+            )
+        self.root = root
+        records = read_set(root, "train", config.benchmark.sound)
+        if records[0].layout.removesuffix("-classes") != layout:
+            raise UserError(
+                f"{root} is a {records[0].layout} set and recipe {config.name} wants {layout}; name another"
+            )
+        self.classes = class_names(root)
+        self.config = config if self.classes else replace(config, teach_steps=0)  # as the run, without names to teach
+        self.origin = f"{layout} layout, {len(records)} training clips" + (
+            ", composed Stamps scenes" if is_stamps(root) else ""
+        )
+        self.licence = "weights follow the terms of the set they were trained on"
+        self.clips = ClipDataset(records, self.classes, config.spec, config.benchmark.sound)
+        self.features = self._features(records)
+        self.size = config.clips_of(config.spec.frames)
+        self._workers = ThreadPoolExecutor(max(1, workers))
+
+    def _features(self, records: Sequence[ClipRecord]) -> PictureFeatures | None:
+        """Where pictures go once through a frozen encoder; None where it trains, is on a GPU, or the disk is full."""
+        model = self.config.model
+        if model.get("train_visual", ModelConfig.train_visual) or processes().device.type != "cpu":
+            return None
+        encoder = build_visual(model.get("visual", ModelConfig.visual))
+        try:
+            return PictureFeatures(records, encoder, self.config.spec.image_size, cache_dir() / "features")
+        except OSError:
+            return None
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """Part number `part` of the batch of a step: a function of the run's seed and these numbers.
+
+        While the audio encoder is taught it has no pictures.
+        """
+        order = _order(self.config.seed, step * self.size, self.size, len(self.clips))
+        load = self._sound_alone if self.config.stage(step) == "teach" else self._clip
+        frames = max(len(self.clips.records[index].frame_paths) for index in order)  # alike in all parts
+        return collate(list(self._workers.map(load, order[part::parts])), frames)
+
+    def _sound_alone(self, index: int) -> ClipTensors:
+        return self.clips.clip(index, pictures=False)
+
+    def _clip(self, index: int) -> ClipTensors:
+        if self.features is None:
+            return self.clips[index]
+        return replace(self._sound_alone(index), pyramid=self.features(index))
+
+    def validate(self, model: SegmentationModel) -> dict[str, float]:
+        """Strict scores on the val split: mIoU and F, and the share marked where nothing sounds."""
+        scores = evaluate(Predictor(model), read_set(self.root, "val", self.clips.audio))["strict"]
+        return {name: scores[name] for name in ("miou", "f", "fpr_empty")}
+
+    def evaluator(self) -> Evaluator:
+        """Its score is the strict mIoU on the first clips of the val split."""
+        records = read_set(self.root, "val", self.clips.audio)[:EVALUATED]
+
+        def evaluator(model: SegmentationModel) -> dict[str, float]:
+            found = evaluate(Predictor(model), records)["strict"]
+            whole = {"score": found["miou"], **{name: found[name] for name in ("miou", "f", "fpr_empty")}}
+            return {name: value for name, value in whole.items() if not math.isnan(value)}
+
+        return evaluator
+
+    def samples(self, count: int) -> list[Sample]:
+        """The first clips of the val split."""
+        records = read_set(self.root, "val", self.clips.audio)[:count]
+        clips = ClipDataset(records, self.classes, self.config.final_spec, self.clips.audio)
+        found = (clips[index] for index in range(len(clips)))
+        return [Sample(clip.frames, clip.waves if clip.log_mel is None else clip.log_mel, clip.masks) for clip in found]
+
+
+def _order(seed: int, first: int, count: int, clips: int) -> list[int]:
+    """Places first .. first + count - 1 of an endless row of shuffled epochs."""
+    found: list[int] = []
+    while len(found) < count:
+        epoch, place = divmod(first + len(found), clips)
+        shuffled = np.random.default_rng([seed, epoch]).permutation(clips)
+        found += shuffled[place : place + count - len(found)].tolist()
+    return found

@@ -1,0 +1,154 @@
+"""Audio tagger: EfficientAT mn04, a MobileNetV3 of 0.98 M parameters that knows AudioSet's 527 kinds of sound.
+
+Architecture: Howard et al., MobileNetV3-Large (arXiv 1905.02244) at width 0.4 over a log-mel picture, with a plain
+sigmoid in its squeeze-and-excitation. Weights: Schmid, Koutini and Widmer, EfficientAT (arXiv 2211.04772), release
+v0.0.1 (MIT), learnt on AudioSet from larger teachers; its file's name gives the mAP, .432.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+
+from icf_avs.encoders.weights import released_file
+from icf_avs.errors import UserError
+from icf_avs.media.efficientat_frontend import SAMPLE_RATE, kaldi_log_mel
+from icf_avs.media.resampling import resample
+
+# (kernel, expanded channels, output channels, squeezed channels or 0, hard-swish, stride) of each block.
+BLOCKS = (
+    (3, 8, 8, 0, False, 1),
+    (3, 24, 16, 0, False, 2),
+    (3, 32, 16, 0, False, 1),
+    (5, 32, 16, 8, False, 2),
+    (5, 48, 16, 16, False, 1),
+    (5, 48, 16, 16, False, 1),
+    (3, 96, 32, 0, True, 2),
+    (3, 80, 32, 0, True, 1),
+    (3, 72, 32, 0, True, 1),
+    (3, 72, 32, 0, True, 1),
+    (3, 192, 48, 48, True, 1),
+    (3, 272, 48, 72, True, 1),
+    (5, 272, 64, 72, True, 2),
+    (5, 384, 64, 96, True, 1),
+    (5, 384, 64, 96, True, 1),
+)
+STEM, EMBEDDING, HIDDEN, TAGS = 8, 384, 512, 527
+FILE = "mn04_as_mAP_432.pt"
+URL = f"https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/{FILE}"
+SHA256 = "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c"
+_RENAMED = (("conc_se_layers.0.", ""), ("classifier.2.", "classifier.0."), ("classifier.5.", "classifier.3."))
+
+
+def _convolution(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, activation: nn.Module | None = None
+) -> nn.Sequential:
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01),
+    ]
+    return nn.Sequential(*layers, *([activation] if activation else []))
+
+
+class SqueezeExcitation(nn.Module):
+    """Weighs each channel by what all of them hold on average (Hu et al., arXiv 1709.01507)."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, squeezed)
+        self.fc2 = nn.Linear(squeezed, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = torch.sigmoid(self.fc2(torch.relu(self.fc1(x.mean((2, 3))))))  # N C
+        return x * weights[:, :, None, None]
+
+
+class InvertedResidual(nn.Module):
+    """Expand (1x1), depthwise (k x k), squeeze-and-excitation, project (1x1); a skip where shape allows."""
+
+    def __init__(
+        self, inputs: int, kernel: int, expanded: int, outputs: int, squeezed: int, hard_swish: bool, stride: int
+    ) -> None:
+        super().__init__()
+        activation = nn.Hardswish() if hard_swish else nn.ReLU()
+        layers = [_convolution(inputs, expanded, 1, activation=activation)] if expanded != inputs else []
+        layers.append(_convolution(expanded, expanded, kernel, stride, expanded, activation))
+        if squeezed:
+            layers.append(SqueezeExcitation(expanded, squeezed))
+        self.block = nn.Sequential(*layers, _convolution(expanded, outputs, 1))
+        self.skip = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block(x) if self.skip else self.block(x)
+
+
+class EfficientAT(nn.Module):
+    """Waves [N, n] of any one length from 514 samples at 32 kHz -> (logits [N, 527], embedding [N, 384]).
+
+    A probability is the sigmoid of its logit: several things may sound. sample_rate: of the waves it will be given, in
+    Hz; others than 32000 are resampled. frozen: stays in evaluation mode whatever the model around it does.
+    """
+
+    def __init__(self, sample_rate: int = SAMPLE_RATE, frozen: bool = False) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_convolution(1, STEM, 3, 2, activation=nn.Hardswish())]
+        inputs = STEM
+        for kernel, expanded, outputs, squeezed, hard_swish, stride in BLOCKS:
+            layers.append(InvertedResidual(inputs, kernel, expanded, outputs, squeezed, hard_swish, stride))
+            inputs = outputs
+        layers.append(_convolution(inputs, EMBEDDING, 1, activation=nn.Hardswish()))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Linear(EMBEDDING, HIDDEN), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(HIDDEN, TAGS)
+        )
+        self.sample_rate = sample_rate
+        self.frozen = frozen
+        if frozen:
+            self.eval().requires_grad_(False)
+
+    def forward(self, waves: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.maps(waves).mean((2, 3))
+        return self.classifier(embedding), embedding
+
+    def maps(self, waves: Tensor) -> Tensor:
+        """Waves [N, n] -> the last map [N, 384, 4, L], L = steps of 0.32 s; its mean is the embedding."""
+        return self.features(kaldi_log_mel(resample(waves, self.sample_rate, SAMPLE_RATE))[:, None])
+
+    def train(self, mode: bool = True) -> EfficientAT:
+        """As of any module, but a frozen one never leaves evaluation mode."""
+        return super().train(mode and not self.frozen)
+
+
+def fetch(weights: str | Path | None = None) -> Path:
+    """The file of the weights, brought to this machine if need be; see weights.released_file."""
+    return released_file("EfficientAT mn04", URL, SHA256, weights)
+
+
+def load_efficientat(
+    weights: str | Path | None = None, sample_rate: int = SAMPLE_RATE, frozen: bool = True
+) -> EfficientAT:
+    """The pretrained network, whole state dict accounted for.
+
+    weights: the file or a folder with it; None: see weights.released_file. Raises UserError when there is none, or
+    it is of another network.
+    """
+    path = fetch(weights)
+    network = EfficientAT(sample_rate, frozen)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict({_own_name(key): value for key, value in state.items()})
+    except (OSError, RuntimeError, AttributeError, EOFError, UnpicklingError) as error:
+        raise UserError(
+            f"{path}: not the weights of EfficientAT mn04 ({type(error).__name__}); delete it and get it again"
+        ) from error
+    return network.eval().to(memory_format=torch.channels_last)  # a third less time on a CPU
+
+
+def _own_name(key: str) -> str:
+    """The published name of a tensor -> ours."""
+    for published, own in _RENAMED:
+        key = key.replace(published, own)
+    return key

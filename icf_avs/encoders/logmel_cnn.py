@@ -1,0 +1,60 @@
+"""Audio encoder: a small convolutional network over the log-mel spectrogram, trained from scratch.
+
+One window of 0.975 s gives L = 6 tokens in time and, by learned attention over them, the audio token of the frame.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from icf_avs.media.vggish_frontend import BANDS, WINDOW_FRAMES, log_mel
+
+WIDTHS = (32, 64, 96, 128)
+LEVEL_MEAN, LEVEL_SCALE = -2.5, 2.0  # of log-mel values over typical recordings: keeps the input near unit size
+
+
+def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.GroupNorm(8, outputs), nn.ReLU())
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.block = _block(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block(x)
+
+
+def as_log_mel(sound: Tensor) -> Tensor:
+    """waves [..., 15600], or log-mel [..., 96, 64] as some data sets release it -> log-mel [..., 96, 64].
+
+    The two cannot be confused: a wave of 64 samples is too short for a single spectrogram frame.
+    """
+    return sound if sound.shape[-2:] == (WINDOW_FRAMES, BANDS) else log_mel(sound)
+
+
+class AudioEncoder(nn.Module):
+    """sound, waves [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D])."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 1
+        for index, width in enumerate(WIDTHS):
+            layers.append(_block(inputs, width, 2))
+            if index:
+                layers.append(Residual(width))
+            inputs = width
+        self.features = nn.Sequential(*layers)
+        self.length = WINDOW_FRAMES // 2 ** len(WIDTHS)
+        self.project = nn.Linear(WIDTHS[-1] * (BANDS // 2 ** len(WIDTHS)), dim)
+        self.attend = nn.Linear(dim, 1)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
+        mel = (as_log_mel(sound) - LEVEL_MEAN) / LEVEL_SCALE  # N 96 64
+        maps = self.features(mel[:, None])  # N C 6 4
+        tokens = self.project(maps.permute(0, 2, 1, 3).flatten(2))  # N 6 D
+        weights = self.attend(tokens.tanh()).softmax(dim=1)  # N 6 1
+        return self.norm((weights * tokens).sum(1)), self.norm(tokens)

@@ -1,0 +1,96 @@
+"""Encoders by name, as recipes and checkpoints write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from icf_avs.config import ModelConfig
+from icf_avs.encoders import clip_text, minilm
+from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
+from icf_avs.encoders.hf_backbones import FAMILIES, load_pyramid
+from icf_avs.encoders.logmel_cnn import AudioEncoder
+from icf_avs.encoders.open_vocab_encoder import PyramidWithEvidence
+from icf_avs.encoders.tagger_encoder import load_word_ear
+from icf_avs.encoders.vggish import load_vggish_audio
+from icf_avs.encoders.voc_segmenter import ThingSegmenter, find_segmenter
+from icf_avs.errors import UserError
+
+
+def _efficientnet_lite0(weights: str | Path | None = None, random: bool = False, frozen: bool = True) -> nn.Module:
+    if not frozen:
+        raise UserError("efficientnet-lite0 does not train, its normalisation is folded; choose resnet-50 instead")
+    return EfficientNetLite0() if random else load_efficientnet_lite0(Path(weights) if weights else None)
+
+
+def _with_evidence(random: bool = False, **options: Any) -> nn.Module:
+    segmenter = ThingSegmenter() if random else find_segmenter()
+    return PyramidWithEvidence(_efficientnet_lite0(random=random, **options), segmenter)
+
+
+def _log_mel(dim: int, weights: None = None, random: bool = False, frozen: bool = False) -> nn.Module:
+    if weights is not None or frozen:
+        raise UserError("the log-mel encoder is trained from scratch: it takes no weights; choose vggish instead")
+    return AudioEncoder(dim)
+
+
+VISUAL: dict[str, Callable[..., nn.Module]] = {
+    "efficientnet-lite0": _efficientnet_lite0,
+    "efficientnet-lite0-evidence": _with_evidence,
+    **{name: partial(load_pyramid, name) for name in FAMILIES},
+}
+AUDIO: dict[str, Callable[..., nn.Module]] = {
+    "log-mel": _log_mel,
+    "vggish": load_vggish_audio,
+    "efficientat": load_word_ear,
+}
+HEARS_WORDS = frozenset(("efficientat",))  # audio encoders that want the vocabulary: options words and names
+TAKES_LOG_MEL = frozenset(("log-mel", "vggish"))  # audio encoders that take [N,96,64] in place of waves as well
+TEXT: dict[str, Callable[..., Tensor]] = {"minilm": minilm.embed_names, "clip": clip_text.embed_names}
+
+
+def build_visual(name: str, **options: Any) -> nn.Module:
+    """A visual encoder, frames uint8 [N,H,W,3] -> four levels; it has `channels` and `strides`.
+
+    options: weights, random, frozen (see load_pyramid). Raises UserError for an unknown name or missing weights.
+    """
+    return _find(VISUAL, name, "visual")(**options)
+
+
+def build_audio(name: str, dim: int | None, **options: Any) -> nn.Module:
+    """An audio encoder, waves [N,15600] or log-mel [N,96,64] -> (token [N,dim], tokens [N,6,dim]). dim: None for VGGish
+    without a projection.
+
+    options: weights, random, frozen (see load_vggish_audio, load_word_ear). Raises UserError as `build_visual` does.
+    """
+    return _find(AUDIO, name, "audio")(dim, **options)
+
+
+def audio_of(config: ModelConfig, names: Tensor, random: bool = False) -> nn.Module:
+    """The audio encoder of a model; names: text embeddings [C,E] of its classes; random: without released weights.
+
+    Raises UserError as `build_visual` does.
+    """
+    words = {"words": config.classes, "names": names} if config.audio in HEARS_WORDS else {}
+    return build_audio(config.audio, None if config.bare_audio else config.dim, random=random, **words)
+
+
+def reads_released_weights(config: ModelConfig) -> bool:
+    """Whether an encoder's weights are neither in the checkpoint nor in a package that is installed with this one."""
+    visual = config.visual != "efficientnet-lite0" and not config.train_visual
+    return visual or config.audio != "log-mel"
+
+
+def embed_names(name: str, names: tuple[str, ...], **options: Any) -> Tensor:
+    """Class names -> [len(names), E] unit vectors by the text encoder `name`. Raises UserError as above."""
+    return _find(TEXT, name, "text")(names, **options)
+
+
+def _find(table: dict[str, Callable[..., Any]], name: str, kind: str) -> Callable[..., Any]:
+    if name not in table:
+        raise UserError(f"no {kind} encoder is called {name}; there are {', '.join(table)}")
+    return table[name]

@@ -1,0 +1,121 @@
+"""What a tagger hears at one moment, in words for the visible things that make such sounds.
+
+EfficientAT's last map of a window of several seconds is pooled over the middle second: around it the network has the
+context that it learnt with (on one second alone it names little), and yet a bark is told from the pause after it.
+audioset_words.csv gives the word of each of AudioSet's 527 kinds of sound, and its use. Barks and howls are both "dog":
+what may be seen (use 1). An animal, an instrument, a vehicle or a tool is heard as such as far as nothing more
+particular is (2). Kinds that name no thing (music, an echo, noise, a small room) are not used (0).
+"""
+
+from __future__ import annotations
+
+import csv
+from functools import lru_cache
+from importlib import resources
+
+import torch
+from torch import Tensor, nn
+
+from icf_avs.encoders.efficientat import EfficientAT
+
+WINDOW = 5.0  # seconds of sound around each moment
+MIDDLE = 1.2  # seconds of them that the answer is about, the outer ones less than the inner
+FLOOR = 0.1  # a moment whose surest word has less counts as one in which nothing is heard
+GENERAL_FLOOR = (
+    0.15  # a general word below this counts as not heard: faint sounds, whatever they are, are often "animal"
+)
+FAINTEST = 0.02  # a word below this counts as not heard beside the surest one
+SOFT = 0.5  # power of the odds between words: where the tagger is unsure, its next guesses are worth more than they say
+_GENERAL = 2  # use of a tag
+_STEP = 0.32  # seconds that a column of the network's last map stands for
+_CONTEXT = 0.35  # share of the whole window in saying what it is that sounds
+# Whatever is kept of what is heard depends on these.
+READ_OUT = (WINDOW, MIDDLE, FLOOR, GENERAL_FLOOR, FAINTEST, SOFT, _STEP, _CONTEXT)
+
+
+class HeardWords(nn.Module):
+    """Waves [N, n], windows of about WINDOW seconds at the network's rate -> [N, len(words)].
+
+    The weight of each word in [0, 1], 0 where it is not heard, about the middle second. words: the vocabulary, at least
+    audio_words(). Raises ValueError where it lacks any.
+    """
+
+    def __init__(self, network: EfficientAT, words: tuple[str, ...]) -> None:
+        super().__init__()
+        if missing := set(audio_words()) - set(words):
+            raise ValueError(f"the vocabulary lacks {', '.join(sorted(missing))}")
+        self.network = network
+        self.words = words
+        pairs = [(tag, words.index(word), use == _GENERAL) for tag, (word, use) in enumerate(_word_of_tag()) if use]
+        # [used tags, (tag, place of its word, whether it is a general one)]
+        self.register_buffer("tags", torch.tensor(pairs, dtype=torch.long), persistent=False)
+
+    @property
+    def dim(self) -> int:
+        """Columns of the output."""
+        return len(self.words)
+
+    def forward(self, waves: Tensor) -> Tensor:
+        columns = self.network.maps(mirrored(waves)).mean(2)  # N 384 L
+        middle = columns @ _middle(columns.shape[-1], waves.shape[-1] / self.network.sample_rate).to(columns)
+        here = self.network.classifier(middle).sigmoid()
+        around = self.network.classifier(columns.mean(2)).sigmoid()
+        return self.weights(here, around)
+
+    def weights(self, here: Tensor, around: Tensor) -> Tensor:
+        """Probabilities of the tags, in the middle second and in the window [N, 527] -> weights of words [N, words].
+
+        What sounds, the window says as well, a little; how surely something sounds now, the middle alone: the surest
+        word has that weight s, another the more of its share of s and s (o / o_surest)^SOFT, o its odds. A word has the
+        weight of the best of its tags, a general word as much of it as the surest particular word leaves.
+        """
+        tags, words, general = self.tags.unbind(1)
+        here, around, general = here[:, tags], around[:, tags], general.bool()
+        shares = here ** (1 - _CONTEXT) * around**_CONTEXT
+        odds = shares / (1 - shares).clamp(min=1e-6)
+        surest = here.masked_fill(general, 0).amax(1, True)
+        share, odd = (x / x.masked_fill(general, 0).amax(1, True).clamp(min=1e-9) for x in (shares, odds))
+        particular = surest * torch.maximum(share, odd**SOFT)
+        particular = particular.masked_fill((particular < FAINTEST) | (surest < FLOOR), 0)
+        heard = here - surest
+        heard = torch.where(general, heard.masked_fill(heard < GENERAL_FLOOR, 0), particular)
+        none = heard.new_zeros(len(heard), len(self.words))
+        return none.scatter_reduce(1, words.expand(len(heard), -1), heard, "amax")
+
+
+def mirrored(waves: Tensor) -> Tensor:
+    """Zeros at the ends of waves [N, n] -> the sound beside them, mirrored; a wave silent at its middle is left alone.
+
+    Windows at the ends of a video are padded with zeros, and the network takes the edge for an organ or a chainsaw.
+    """
+    length = waves.shape[-1]
+    if (waves[:, [0, -1]] != 0).all():  # most windows of natural video
+        return waves
+    sounds = waves != 0
+    first = sounds.int().argmax(1, keepdim=True)
+    last = length - 1 - sounds.flip(1).int().argmax(1, keepdim=True)
+    around = (first < length // 2) & (last >= length // 2)
+    first, last = torch.where(around, first, 0), torch.where(around, last, length - 1)
+    span = (last - first).clamp(min=1)
+    since = (torch.arange(length, device=waves.device) - first) % (2 * span)
+    return waves.gather(1, first + torch.minimum(since, 2 * span - since))
+
+
+def audio_words() -> tuple[str, ...]:
+    """The words that may be heard, each once, in AudioSet's order."""
+    return tuple(dict.fromkeys(word for word, use in _word_of_tag() if use))
+
+
+@lru_cache(maxsize=1)
+def _word_of_tag() -> tuple[tuple[str, int], ...]:
+    """The word of each tag, and its use."""
+    with resources.files(__package__).joinpath("audioset_words.csv").open(encoding="utf-8", newline="") as lines:
+        return tuple((row["word"], int(row["use"])) for row in csv.DictReader(lines))
+
+
+@lru_cache(maxsize=8)
+def _middle(columns: int, seconds: float) -> Tensor:
+    """Weights [columns], sum 1: a bell of MIDDLE seconds around the middle of a window. Column j is about j * _STEP."""
+    away = (torch.arange(columns) * _STEP - seconds / 2) / MIDDLE
+    bell = torch.where(away.abs() < 0.5, torch.cos(torch.pi * away).square(), torch.zeros(()))
+    return bell / bell.sum()

@@ -1,0 +1,87 @@
+"""The audio encoder "efficientat": a sound as the words in which a tagger hears it.
+
+    a = norm( P sum_w (h_w / sum h) e_w  g + n (1 - g) )                   g = min(1, max_w h_w / threshold)
+
+h are the weights of the words heard (heard_words.py), e their text embeddings, n a vector for "nothing is heard"; P
+and n are learned. As sounds enter by their words alone, a word that no sound of the training had enters as well, and
+training may give words in place of sounds. (The tagger's own embedding beside them named the recordings of training and
+led natural sounds astray.) Ours; the paper says only that the text stays implicit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
+from icf_avs.encoders.tag_vocabulary import HeardWords
+
+THRESHOLD = 0.15  # a sound whose surest word has less is nothing, in part
+PARTS = 6  # words that are handed on one by one
+RATE = 32_000  # Hz, of the waves
+
+
+class WordEar(nn.Module):
+    """waves [N,160000] at 32 kHz -> (token [N,D], tokens [N,6,D], tags [N,C], how surely each word sounds).
+
+    names: text embeddings of the C words [C,E]. A token leans to one of the likeliest words each, or where fewer are
+    heard to none.
+    """
+
+    def __init__(self, dim: int, heard: HeardWords, names: Tensor) -> None:
+        super().__init__()
+        self.heard = heard.requires_grad_(False)
+        self.register_buffer("names", names.clone())  # a checkpoint keeps no tensor twice under two names
+        self.register_buffer("asked", torch.ones(len(names)), persistent=False)  # see `only`
+        self.project = nn.Linear(names.shape[1], dim)
+        self.nothing = nn.Parameter(torch.randn(dim) * 0.1)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, waves: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.encode_tags(self.listen(waves))
+
+    def encode_tags(self, tags: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, of a sound that has these tags [N,C]."""
+        strongest, word = tags.topk(min(PARTS, tags.shape[-1]), dim=-1)  # N L
+        words = self.project(F.normalize(self.names - self.names.mean(0), dim=-1))[word]  # N L D
+        shares = strongest / strongest.sum(-1, keepdim=True).clamp(min=1e-6)
+        mixed = torch.einsum("nl,nld->nd", shares, words)
+        surely = (strongest[:, :1] / THRESHOLD).clamp(max=1)  # N 1
+        rest = self.nothing * (1 - surely)
+        apart = mixed[:, None] + shares[..., None] * (words - mixed[:, None])
+        return self.norm(mixed * surely + rest), self.norm(apart * surely[..., None] + rest[:, None]), tags
+
+    @torch.no_grad()
+    def listen(self, waves: Tensor) -> Tensor:
+        """Waves [N,160000] at 32 kHz -> weights of the words [N,C]."""
+        return self.heard(waves) * self.asked
+
+    @property
+    def only_words(self) -> list[int] | None:
+        """The words that may be heard, None for all."""
+        return None if self.asked.all() else self.asked.nonzero()[:, 0].tolist()
+
+    def only(self, words: Tensor) -> None:
+        """Hear nothing but these words from now on: bool [C]."""
+        self.asked.copy_(words)
+
+
+def load_word_ear(
+    dim: int,
+    words: tuple[str, ...],
+    names: Tensor,
+    weights: str | Path | None = None,
+    random: bool = False,
+    frozen: bool = True,
+) -> WordEar:
+    """The encoder for a vocabulary of words with text embeddings [C,E]; weights: see load_efficientat; random: none.
+
+    Raises UserError when the tagger's weights are not to be had, ValueError when the vocabulary lacks an audio word.
+    """
+    if not frozen:
+        raise ValueError("the tagger does not train")
+    tagger = EfficientAT(RATE, frozen) if random else load_efficientat(weights, RATE)
+    return WordEar(dim, HeardWords(tagger, words), names)

@@ -1,0 +1,117 @@
+"""VGGish (Hershey et al., arXiv 1609.09430), the audio encoder of the field's tables, and its place in ICF.
+
+Source: PROTOCOLS, audio front end. The final ReLU is kept and there is no PCA, as in AVSBench's public code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from icf_avs.encoders.logmel_cnn import as_log_mel
+from icf_avs.encoders.onednn_linear import RowLinear
+from icf_avs.encoders.weights import released_file
+from icf_avs.errors import UserError
+from icf_avs.media.vggish_frontend import BANDS, WINDOW_FRAMES
+
+URL = "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth"
+# Its name ends with the first eight digits, as is torch.hub's custom. All 64 stand in the primitives of the D3M project
+# (uncharted-distil/distil-primitives, audio_transfer.py), which pin the same address.
+SHA256 = "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b"
+CONVOLUTIONS = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M")  # widths of 3 x 3 convolutions; M: 2 x 2 maximum
+EMBEDDING = 128
+
+
+class VGGish(nn.Module):
+    """log-mel [N, 96, 64] -> embedding [N, 128]; 72.14 M parameters, named as in the public weights file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 1
+        for width, following in zip(CONVOLUTIONS, (*CONVOLUTIONS[1:], ""), strict=True):
+            if width == "M":
+                continue
+            layers.append(nn.Conv2d(inputs, width, 3, padding=1))
+            # The maximum first: the same numbers, and a quarter of them left for the ReLU.
+            layers += [nn.MaxPool2d(2, 2)] if following == "M" else []
+            layers.append(nn.ReLU(inplace=True))
+            inputs = width
+        self.features = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.cell = inputs * (BANDS // 16)  # numbers of one of the 6 time steps of the last map
+        self.embeddings = nn.Sequential(
+            RowLinear(self.cell * (WINDOW_FRAMES // 16), 4096),  # 201 MB: it takes as long as to read them
+            nn.ReLU(inplace=True),
+            RowLinear(4096, 4096),
+            nn.ReLU(inplace=True),
+            RowLinear(4096, EMBEDDING),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, mel: Tensor) -> Tensor:
+        return self.embed(self.steps(mel))
+
+    def steps(self, mel: Tensor) -> Tensor:
+        """log-mel [N, 96, 64] -> the last map in time [N, 6, 2048]: in each step bands, then channels."""
+        if mel.shape[-2:] != (WINDOW_FRAMES, BANDS):
+            raise ValueError(f"VGGish takes windows of {WINDOW_FRAMES} x {BANDS}, not {tuple(mel.shape)}")
+        return self.features(mel[:, None]).permute(0, 2, 3, 1).flatten(2)
+
+    def embed(self, steps: Tensor) -> Tensor:
+        """The last map -> embedding [N, 128]. Flattened in the order of height, width, channel."""
+        return self.embeddings(steps.flatten(1))
+
+
+class VGGishAudio(nn.Module):
+    """sound, waves [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D]), as AudioEncoder.
+
+    The token is the embedding projected, the tokens are the time steps of the last map projected. The projections
+    train; VGGish itself does not unless `frozen` is off. dim: None for VGGish alone, as AVSBench and AVSegFormer have
+    it: the token is the embedding [N, 128], the tokens are [N, 6, 2048].
+    """
+
+    def __init__(self, dim: int | None, vggish: VGGish, frozen: bool = True) -> None:
+        super().__init__()
+        self.vggish = vggish.requires_grad_(not frozen)
+        self.project_token, self.project_tokens = (
+            nn.Identity() if dim is None else nn.Sequential(nn.Linear(width, dim), nn.LayerNorm(dim))
+            for width in (EMBEDDING, vggish.cell)
+        )
+
+    def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
+        steps = self.vggish.steps(as_log_mel(sound))
+        return self.project_token(self.vggish.embed(steps)), self.project_tokens(steps)
+
+
+def load_vggish(weights: str | Path | None = None) -> VGGish:
+    """VGGish with the weights of `vggish-10086976.pth`, or of a safetensors file with the same names.
+
+    Raises UserError when there are none (see weights.released_file) or they are of another network.
+    """
+    path = released_file("VGGish", URL, SHA256, weights)
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.device("meta"):
+            network = VGGish()
+        network.load_state_dict({key: value.float().contiguous() for key, value in state.items()}, assign=True)
+        network.features.to(memory_format=torch.channels_last)
+    except (OSError, RuntimeError, AttributeError, EOFError, SafetensorError, UnpicklingError) as error:
+        raise UserError(
+            f"{path}: not the weights of VGGish ({type(error).__name__}); delete it and get it again"
+        ) from error
+    return network
+
+
+def load_vggish_audio(
+    dim: int | None, weights: str | Path | None = None, random: bool = False, frozen: bool = True
+) -> VGGishAudio:
+    """The adapter with pretrained VGGish inside; random: no weights, for a checkpoint that brings its own."""
+    return VGGishAudio(dim, VGGish() if random else load_vggish(weights), frozen)

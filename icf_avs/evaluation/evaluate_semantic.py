@@ -1,0 +1,144 @@
+"""Score the class head of a model on AVSS, frame by frame at 224x224 (PROTOCOLS section 2).
+
+Two rules turn its logits into class ids. `argmax` is the protocol's: the likeliest of background and all classes.
+`masked` is that of `icf segment --semantic` (class_labels.py): the mask head says where, the class head says what.
+`argmax-padded` is `argmax` as the reference itself counts: it fills every clip up to ten frames with blank ones, on
+which its model is made to answer background, and scores them too. That raises the score of the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from icf_avs.datasets.audio_input import model_sound
+from icf_avs.datasets.image_io import WITH_IDS
+from icf_avs.errors import UserError
+from icf_avs.evaluation.metrics.semantic import SemanticMetric, likeliest
+from icf_avs.evaluation.score_tables import USUAL, Scores, Settings
+from icf_avs.inference.segment import check_class_head
+from icf_avs.inference.semantic_postprocess import class_labels
+from icf_avs.media.resize import resized
+
+if TYPE_CHECKING:
+    from icf_avs.datasets.clip import ClipRecord
+    from icf_avs.inference.predictor import MaskPredictor
+    from icf_avs.types import Prediction
+
+PADDED = 10  # frames of a clip in the reference's loader
+Portion = list[Tensor]  # [prediction, truth] of one clip, class ids [n, H, W]
+
+
+def evaluate_semantic(
+    predictor: MaskPredictor,
+    records: Sequence[ClipRecord],
+    names: Sequence[str],
+    clips: int | None = None,
+    progress: Callable[[], None] = lambda: None,
+    settings: Settings = USUAL,
+) -> dict[str, dict[str, float]]:
+    """Scores of `SemanticMetric` on the labelled frames of `records`, by rule: argmax, argmax-padded and masked.
+
+    names     of the set's class ids, background first (`metadata.read_labels`); those of the model are matched to them
+              by name, in whatever order they are
+    clips     score only the first so many
+    progress  called after each clip
+    settings  size; threshold of the mask; clips that make one update of the metric, as one batch of the reference
+
+    Raises UserError for a model without a class head or with other classes than the set's, and for a set without class
+    ids; ValueError for `settings.size` None, since clips of several sizes make no batch.
+    """
+    if settings.size is None:
+        raise ValueError("classes are scored at one size")
+    check_class_head(predictor, "the checkpoint")
+    order = torch.tensor(class_order(predictor.classes, names))
+    size = settings.size, settings.size
+    batches: dict[str, list[Portion]] = {rule: [] for rule in ("argmax", "argmax-padded", "masked")}
+    metrics = {rule: SemanticMetric(len(names), sync_on_compute=False) for rule in batches}
+    shown = records[:clips]
+    for number, record in enumerate(shown, 1):
+        if record.layout not in WITH_IDS:
+            raise UserError(f"clip {record.name} is of an {record.layout} set, whose masks tell no classes; give AVSS")
+        clip = record.load(settings.size)
+        labelled = torch.from_numpy(clip.labelled)
+        truth = torch.from_numpy(clip.masks)[labelled].long()
+        parts = [(found.logits, found.classes) for found in _predictions(predictor, clip.frames, clip.sound)]
+        logits, classes = (torch.cat(tensors)[labelled].float().cpu() for tensors in zip(*parts, strict=True))
+        classes = classes[:, order]
+        # frame by frame: 71 maps of one are 14 MB
+        argmax = torch.cat([likeliest(_enlarged(frame[None], size)) for frame in classes])
+        masks = _enlarged(logits[:, None], size)[:, 0].sigmoid() > settings.threshold
+        pairs = zip(classes, masks, strict=True)
+        masked = torch.stack([class_labels(frame, size, mask) for frame, mask in pairs]).long()
+        blank = torch.zeros(max(PADDED - len(clip.frames), 0), *size, dtype=torch.long)
+        batches["argmax"].append([argmax, truth])
+        batches["argmax-padded"].append([torch.cat([argmax, blank]), torch.cat([truth, blank])])
+        batches["masked"].append([masked, truth])
+        if number % settings.batch_size == 0 or number == len(shown):
+            for rule, portions in batches.items():
+                metrics[rule].update(*(torch.cat(ids) for ids in zip(*portions, strict=True)))
+                portions.clear()
+        progress()
+    return {rule: metric.compute() for rule, metric in metrics.items()}
+
+
+def class_protocols(scores: Scores) -> Scores:
+    """The scores of `evaluate_semantic` as protocols of the table.
+
+    Each rule as the reference averages it and as it leaves out the background, the right way to leave it out, over
+    classes that occur alone, and from the pixels of the whole set; padding, where it is scored, touches the first two.
+    """
+    averages = {
+        "": ("miou", "f"),
+        "-reference-nobg": ("miou_reference_nobg", "f_reference_nobg"),
+        "-nobg": ("miou_nobg", "f_nobg"),
+        "-strict": ("miou_strict", "f_strict"),
+        "-dataset": ("dataset_miou", "dataset_f"),
+        "-dataset-all": ("dataset_miou_all", "dataset_f"),
+    }
+    return {
+        f"classes-{rule}{name}": {"miou": values[miou], "f": values[f], "fpr": float("nan")}
+        for rule, values in scores.items()
+        for name, (miou, f) in averages.items()
+        if rule != "argmax-padded" or name in ("", "-reference-nobg")
+    }
+
+
+def class_order(classes: Sequence[str], names: Sequence[str]) -> list[int]:
+    """For each class id of the set the index among (background, *classes) of the model.
+
+    Raises UserError unless both have the same names.
+    """
+    own = ["background", *classes]
+    if sorted(own) != sorted(names):
+        raise UserError(
+            f"the classes do not match: the checkpoint has {len(own)} with background, the set has {len(names)}"
+            f"{_only('the checkpoint', own, names)}{_only('the set', names, own)}; "
+            "evaluate on the kind of set that the checkpoint was trained on"
+        )
+    return [own.index(name) for name in names]
+
+
+def _only(whose: str, names: Sequence[str], others: Sequence[str]) -> str:
+    lone = [name for name in names if name not in set(others)]
+    more = ", ..." if len(lone) > 3 else ""
+    return f", only {whose} has {', '.join(lone[:3])}{more}" if lone else ""
+
+
+def _predictions(predictor: MaskPredictor, frames: np.ndarray, sound: np.ndarray) -> Iterator[Prediction]:
+    """Pictures uint8 [T, H, W, 3] and their sound through the model, in clips of `spec.frames`."""
+    spec = predictor.spec
+    pictures = resized(torch.from_numpy(frames), spec.image_size)
+    waves = torch.from_numpy(model_sound(predictor, sound, len(frames)))
+    for start in range(0, len(frames), spec.frames):
+        part = slice(start, start + spec.frames)
+        yield predictor.predict(pictures[part], waves[part])
+
+
+def _enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,11 @@
+"""Scores of audio-visual segmentation: binary and semantic, as the public code computes them and without its quirks."""
+
+from __future__ import annotations
+
+from icf_avs.evaluation.metrics.binary import ReferenceMetric, StrictMetric
+from icf_avs.evaluation.metrics.dataset import DatasetMetric
+from icf_avs.evaluation.metrics.f_curve import THRESHOLDS, f_curves
+from icf_avs.evaluation.metrics.robustness import g_score
+from icf_avs.evaluation.metrics.semantic import SemanticMetric
+
+__all__ = ["THRESHOLDS", "DatasetMetric", "ReferenceMetric", "SemanticMetric", "StrictMetric", "f_curves", "g_score"]

@@ -1,0 +1,201 @@
+"""Scores of binary audio-visual segmentation (S4, MS3) under two protocols.
+
+`ReferenceMetric` is what the public AVSBench evaluation computes, quirks included, so that a score can stand beside
+published ones. `StrictMetric` does not depend on batches and scores frames in which nothing sounds apart.
+
+    IoU = sum(P * G) / sum(max(P, G)), P = probability > 0.5 (or another threshold); F as in `f_curve`
+
+The ground truth G is bool or integer, non-zero where an object sounds; or float in [0, 1], then it counts by its value
+(soft masks), as in the reference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icf_avs.evaluation.metrics.exact import ExactMetric
+from icf_avs.evaluation.metrics.f_curve import THRESHOLDS, f_curves
+
+
+class ReferenceMetric(ExactMetric):
+    """mIoU and F as the AVSBench evaluation computes them, from batches of `batch_size` clips.
+
+    Its quirks: a frame with empty truth scores its share of rightly blank pixels as IoU; F leaves such frames out, and
+    takes the best threshold anew for every batch (0 for a batch without any sounding frame); all batches weigh the
+    same, also a short last one. So both scores depend on `batch_size` and on the order of the clips. Sums are rounded
+    to float32 where the reference does so, which shows in the fifth or sixth digit of a large set.
+
+    Under several processes each forms batches of its own, from the clips given to it and in their order; its last one
+    may be short. So one process and several agree if each gets whole batches of the reference's loader, the short one
+    last. A sampler that deals out single clips makes other batches, and one that repeats clips counts them twice.
+
+    `threshold` moves the mask that IoU and `active` are taken of, not F, which tries 255 of its own.
+    """
+
+    full_state_update = True  # else torchmetrics' forward() would merge states, and cut batches in two
+    batches: Tensor
+    iou: Tensor
+    f: Tensor
+    frames: Tensor
+    active: Tensor
+    open_counts: Tensor
+    open_iou: Tensor
+    open_curve: Tensor
+
+    def __init__(self, batch_size: int = 4, threshold: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        self.batch_size, self.threshold = batch_size, checked_threshold(threshold)
+        self.add_state("batches", torch.tensor(0), "sum")
+        self.add_state("iou", torch.tensor(0.0, dtype=torch.float32), "sum")  # over batches
+        self.add_state("f", torch.tensor(0.0, dtype=torch.float64), "sum")
+        self.add_state("frames", torch.tensor(0), "sum")
+        self.add_state("active", torch.tensor(0.0, dtype=torch.float64), "sum")
+        # the open batch is one row, and after a sync one row for each process
+        self.add_state("open_counts", torch.zeros(1, 3, dtype=torch.int64), "cat")  # clips, frames, sounding frames
+        self.add_state("open_iou", torch.zeros(1, dtype=torch.float64), "cat")
+        self.add_state("open_curve", torch.zeros(1, len(THRESHOLDS), dtype=torch.float32), "cat")
+
+    def update(self, probabilities: Tensor, truth: Tensor) -> None:
+        """Add one clip: probabilities [n, H, W] in [0, 1]; truth [n, H, W], non-zero (or soft) where an object sounds.
+
+        Raises ValueError for unequal shapes, and for probabilities or soft truth outside [0, 1].
+        """
+        probabilities, truth = checked(probabilities, truth)
+        inter, union, marked = areas(probabilities, truth, self.threshold)
+        pixels = truth[0].numel()
+        sounding = truth.sum((1, 2)) > 0
+        inter = torch.where(sounding, inter, pixels - marked)
+        union = torch.where(sounding, union, pixels)
+        iou = inter.float() / (union.float() + 1e-7)
+        curve = self.open_curve[0]
+        for f in f_curves(probabilities[sounding], truth[sounding], torch.float32):
+            curve = curve + f  # one by one, to round as the reference does
+        clips, frames, sounds = self.open_counts[0].tolist()
+        counts = [clips + 1, frames + len(iou), sounds + int(sounding.sum())]
+        self.open_counts = self.open_counts.new_tensor([counts])
+        self.open_iou = self.open_iou + iou.double().sum()
+        self.open_curve = curve[None]
+        self.frames = self.frames + len(iou)
+        self.active = self.active + (marked / pixels).sum()
+        if counts[0] == self.batch_size:
+            self.batches, self.iou, self.f = self._closed()
+            for name in ("open_counts", "open_iou", "open_curve"):
+                setattr(self, name, torch.zeros_like(getattr(self, name)))
+
+    def _closed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`batches`, `iou` and `f` with the open batch of every process added, unless it is empty."""
+        batches, iou, f = self.batches, self.iou, self.f
+        curves = self.open_curve.view(-1, len(THRESHOLDS))
+        rows = zip(self.open_counts.view(-1, 3).tolist(), self.open_iou.flatten(), curves, strict=True)
+        for (clips, frames, sounding), open_iou, curve in rows:
+            if clips:
+                batches = batches + 1
+                iou = iou + open_iou.float() / frames
+                f = f + (curve / max(sounding, 1)).max()
+        return batches, iou, f
+
+    def compute(self) -> dict[str, float]:
+        """Return `miou`, `f`, and `active`: the share of pixels marked, mean over frames. ValueError without clips."""
+        batches, iou, f = self._closed()
+        if not batches:
+            raise ValueError("no clips to score")
+        scores = {"miou": iou / batches, "f": f / batches, "active": self.active / self.frames}
+        return {name: score.item() for name, score in scores.items()}
+
+
+class StrictMetric(ExactMetric):
+    """Scores that do not depend on batches, on the order of the clips, or on how processes share them."""
+
+    full_state_update = False
+    sounding: Tensor
+    empty: Tensor
+    blank: Tensor
+    iou: Tensor
+    curve: Tensor
+    active_sounding: Tensor
+    active_empty: Tensor
+
+    def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.threshold = checked_threshold(threshold)
+        for name in ("sounding", "empty", "blank"):  # frames
+            self.add_state(name, torch.tensor(0), "sum")
+        for name in ("iou", "active_sounding", "active_empty"):
+            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), "sum")
+        self.add_state("curve", torch.zeros(len(THRESHOLDS), dtype=torch.float64), "sum")
+
+    def update(self, probabilities: Tensor, truth: Tensor) -> None:
+        """Add frames: probabilities [n, H, W] in [0, 1]; truth [n, H, W], non-zero (or soft) where an object sounds.
+
+        Raises ValueError for unequal shapes, and for probabilities or soft truth outside [0, 1].
+        """
+        probabilities, truth = checked(probabilities, truth)
+        inter, union, marked = areas(probabilities, truth, self.threshold)
+        sounding = truth.sum((1, 2)) > 0
+        active = marked / truth[0].numel()
+        self.sounding = self.sounding + sounding.sum()
+        self.empty = self.empty + (~sounding).sum()
+        self.iou = self.iou + (inter[sounding] / union[sounding]).sum()
+        self.curve = self.curve + f_curves(probabilities[sounding], truth[sounding]).sum(0)
+        self.active_sounding = self.active_sounding + active[sounding].sum()
+        self.active_empty = self.active_empty + active[~sounding].sum()
+        self.blank = self.blank + (active[~sounding] == 0).sum()
+
+    def compute(self) -> dict[str, float]:
+        """Return the scores of the whole set; NaN where no frame of the kind was seen, ValueError without frames.
+
+        miou, f       over frames in which something sounds; F at the one threshold that is best for the whole set
+        fpr_empty     share of pixels marked, mean over frames in which nothing sounds
+        blank_empty   share of those frames that are left wholly blank
+        active        share of pixels marked, mean over all frames (the false-positive rate under a negative sound)
+        """
+        frames = self.sounding + self.empty
+        if not frames:
+            raise ValueError("no frames to score")
+        scores = {  # 0 / 0 is NaN
+            "miou": self.iou / self.sounding,
+            "f": self.curve.max() / self.sounding,
+            "fpr_empty": self.active_empty / self.empty,
+            "blank_empty": self.blank.double() / self.empty,
+            "active": (self.active_sounding + self.active_empty) / frames,
+        }
+        return {name: score.item() for name, score in scores.items()}
+
+
+def checked_threshold(threshold: float) -> float:
+    """`threshold` itself. ValueError unless it lies in (0, 1)."""
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold is {threshold}; it must lie between 0 and 1")
+    return threshold
+
+
+def checked(probabilities: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as float32, truth as weights in [0, 1]. ValueError as in the metrics' `update`."""
+    if probabilities.ndim != 3 or probabilities.shape != truth.shape or not probabilities.numel():
+        raise ValueError(f"want two equal shapes [n, H, W], got {[*probabilities.shape]} and {[*truth.shape]}")
+    probabilities = probabilities.float()
+    if not _within_unit(probabilities):
+        raise ValueError("probabilities lie outside [0, 1] or are NaN; apply the sigmoid to logits first")
+    if not truth.is_floating_point():
+        return probabilities, (truth > 0).float()
+    if not _within_unit(truth):
+        raise ValueError("soft truth lies outside [0, 1] or is NaN; give masks of 0 and 255 as integers")
+    return probabilities, truth.float()
+
+
+def _within_unit(values: Tensor) -> bool:
+    low, high = values.aminmax()  # NaN if there is any
+    return bool((low >= 0) & (high <= 1))
+
+
+def areas(probabilities: Tensor, truth: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Intersection, union and marked pixels of every frame: float64 [n]."""
+    mask = probabilities > threshold
+    inter = (truth * mask).sum((1, 2), dtype=torch.float64)
+    union = torch.maximum(truth, mask.float()).sum((1, 2), dtype=torch.float64)
+    return inter, union, mask.sum((1, 2)).double()

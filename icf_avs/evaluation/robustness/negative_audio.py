@@ -1,0 +1,119 @@
+"""What a model is given to hear in place of a clip's sound. All of it are waves that go through the same front end.
+
+true         the clip's own sound
+silence      zeros
+noise        white Gaussian noise as loud (root mean square) as the clip; noise-10db and noise-40db are so much
+             quieter. TeSO reports "10 dB and 40 dB" without saying against what; these are below the clip's loudness
+offscreen    the sound of another clip of the split, none of whose sounding kinds is in the picture
+shifted      the clip's own sound, moved later by half the clip and wrapped around. Half is rounded down to whole
+             frames, so that each frame hears exactly what another frame should
+
+`icf evaluate` takes any off-screen donor. The probe takes one from another super-category than everything that sounds
+in the clip, as AVSBench-Robust does: see `choose_donor`. The latter also avoids pairs it finds unsuitable (no human
+sound for music, and so on), which would leave whole super-categories untested; that is not repeated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from icf_avs.datasets.audio_input import silence
+from icf_avs.errors import UserError
+from icf_avs.evaluation.robustness.categories import super_categories
+
+if TYPE_CHECKING:
+    from icf_avs.datasets.clip import ClipRecord, LoadedClip
+
+Audio = Literal["true", "silence", "noise", "noise-10db", "noise-40db", "offscreen", "shifted"]
+NEGATIVES = ("silence", "noise", "noise-10db", "noise-40db", "offscreen")  # nothing in the picture makes them
+NOISE_LEVELS = {"noise": 0.0, "noise-10db": -10.0, "noise-40db": -40.0}  # dB relative to the clip
+SOUND_NAMES = {
+    "true": "the true sound",
+    "silence": "silence",
+    "noise": "white noise as loud as the clip",
+    "noise-10db": "white noise 10 dB below the clip",
+    "noise-40db": "white noise 40 dB below the clip",
+    "offscreen": "off-screen sound",
+    "shifted": "its sound shifted by half the clip",
+    "blank": "the true sound, with a blank picture",
+}
+MIXED, UNKNOWN = "mixed", "unknown"  # donors of several super-categories, and of kinds that are in no table
+
+
+class Donor(NamedTuple):
+    """The clip whose sound stands in, as an index into the records, and its super-category."""
+
+    index: int
+    category: str
+
+
+def heard(clip: LoadedClip, records: Sequence[ClipRecord], index: int, audio: Audio, seed: int) -> np.ndarray:
+    """What stands for the sound of `records[index]`: a wave, float32 [n] at 16 kHz, or log-mel windows [T, 96, 64] of a
+    clip that has those alone; the same for the same seed. Raises UserError for noise where there is no wave.
+    """
+    rng = np.random.default_rng([seed, index])
+    if audio == "true":
+        return clip.sound
+    if audio == "silence":
+        return silence(clip.sound)
+    if audio in NOISE_LEVELS:
+        loudness = np.sqrt(np.mean(np.square(clip.wave))) if len(clip.wave) else 0.0
+        gain = loudness * 10 ** (NOISE_LEVELS[audio] / 20)
+        return (gain * rng.standard_normal(len(clip.wave))).astype(np.float32)
+    if audio == "shifted":
+        frames = len(clip.frames)
+        return np.roll(clip.sound, len(clip.sound) * (frames // 2) // frames, axis=0)
+    return records[rng.choice(donors(records, index))].load().sound
+
+
+def frame_heard(frame: int, frames: int) -> int:
+    """Which frame's sound is heard at `frame` of a clip of so many, when the sound is shifted."""
+    return (frame - frames // 2) % frames
+
+
+def donors(records: Sequence[ClipRecord], index: int) -> list[int]:
+    """Indices of the clips whose sound is off-screen in clip `index`. Raises UserError if that leaves none."""
+    onscreen = records[index].onscreen
+    if onscreen is None:
+        raise UserError(
+            f"clip {records[index].name}: its set does not say what is in the picture, so no sound is known to be "
+            "off-screen; add a scenes.csv, or use the same clips in the AVSS layout"
+        )
+    found = [i for i, other in enumerate(records) if other.sounding and not other.sounding & onscreen]
+    if not found:
+        raise UserError(f"clip {records[index].name}: every sound of the split is on screen; use a larger test set")
+    return found
+
+
+def without_donor(records: Sequence[ClipRecord], clips: int | None) -> str | None:
+    """Why one of the first so many clips has no off-screen sound; None where all have."""
+    sounds = {frozenset(record.sounding) for record in records if record.sounding}
+    for record in records[:clips]:
+        if record.onscreen is None:
+            return "its clips do not say what is in the picture"
+        if not any(not sounding & record.onscreen for sounding in sounds):
+            return f"every sound of the split is on screen in its clip {record.name}"
+    return None
+
+
+def choose_donor(records: Sequence[ClipRecord], index: int, seed: int) -> Donor:
+    """An off-screen clip for clip `index`: first a super-category that is silent in it, at random, then one of its.
+
+    Without such a donor, or if the super-category of a kind is not known, any clip that shares no kind will do; its
+    category is then `UNKNOWN`. Raises UserError as `donors`.
+    """
+    rng = np.random.default_rng([seed, index])
+    candidates = donors(records, index)
+    own = super_categories(records[index].sounding or ())
+    groups: dict[str, list[int]] = {}
+    for i in candidates if own is not None else ():
+        theirs = super_categories(records[i].sounding or ())
+        if theirs and not theirs & own:
+            groups.setdefault(next(iter(theirs)) if len(theirs) == 1 else MIXED, []).append(i)
+    if not groups:
+        return Donor(int(rng.choice(candidates)), UNKNOWN)
+    category = str(rng.choice(sorted(groups)))
+    return Donor(int(rng.choice(groups[category])), category)

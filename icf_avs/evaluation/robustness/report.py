@@ -1,0 +1,141 @@
+"""One page on one checkpoint: the verdict, the tables, and pictures. It needs nothing but itself: no script, no
+other file, no connection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from html import escape
+
+from icf_avs.evaluation.robustness.frames import SIDE, tile
+from icf_avs.evaluation.robustness.negative_audio import SOUND_NAMES
+from icf_avs.evaluation.robustness.runner import BLANK, Example, SetProbe
+from icf_avs.evaluation.robustness.scores import ALL, BATCH_SIZE, CHANGED, Scores
+from icf_avs.evaluation.robustness.verdict import DEAF_ABOVE, Verdict, worst
+
+_SHOWN = ("true", "silence", "noise", "offscreen", "shifted")  # beside picture and truth
+_COLUMNS = (
+    *(("mIoU", "miou"), ("drop", "drop_miou"), ("G-mIoU", "g_miou")),
+    *(("F", "f"), ("drop", "drop_f"), ("G-F", "g_f")),
+    *(("FPR", "fpr"), ("null score", "null"), ("mIoU, ref.", "reference_miou"), ("F, ref.", "reference_f")),
+)
+_BARS = {"miou": "#4477aa", "fpr": "#ee8866"}  # columns with a bar, which shows a column's story at a glance
+_STYLE = f"""
+:root {{ color-scheme: light dark; }}
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.2rem; }}
+.verdict {{ border-left: .5rem solid; padding: .6rem 1rem; font-size: 1.1rem; }}
+.listens {{ border-color: #228833; }} .deaf {{ border-color: #cc3311; }} .undecided {{ border-color: #bbaa22; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }}
+th, td {{ padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }}
+th:first-child, td:first-child {{ text-align: left; }}
+tr.part td:first-child {{ padding-left: 1.6rem; }}
+.tiles td, .tiles th {{ padding: .15rem; border: 0; text-align: center; font-size: .8rem; font-weight: normal; }}
+.tiles img {{ display: block; width: {SIDE}px; height: {SIDE}px; }}
+.tiles td:first-child {{ min-width: 7rem; white-space: normal; overflow-wrap: anywhere; }}
+dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .88rem; }}
+dt {{ font-weight: 600; }} dd {{ margin: 0; overflow-wrap: anywhere; }}
+"""
+_READING = f"""
+<p>The model sees each clip several times with the same pictures and other sounds. All sounds are waves that go
+through the same front end. Scores are shares in [0, 1], always against the original mask, so under a wrong sound
+<b>lower is better</b>.</p>
+<dl>
+<dt>verdict</dt><dd>how much of the mIoU is left under off-screen sound (noise, where a set knows none): above
+{DEAF_ABOVE} the model is deaf. The interval is that of a bootstrap over the clips; where it lies on both sides of
+{DEAF_ABOVE}, they do not decide.</dd>
+<dt>mIoU, F</dt><dd>strict protocol: over frames in which something sounds, one threshold for the whole set. F takes
+the best of 255 thresholds, one of which marks everything, so F does not fall to 0 even for a blank prediction.</dd>
+<dt>ref.</dt><dd>the public AVSBench evaluation, in batches of {BATCH_SIZE}; frames with empty truth count as
+background accuracy, so its mIoU does not fall to 0 where there are such frames.</dd>
+<dt>drop</dt><dd>score with the true sound minus this one, on the same clips or frames.</dd>
+<dt>G</dt><dd>2 m&#8314; (1 &minus; m&#8315;) / (m&#8314; + 1 &minus; m&#8315;) of the true and the wrong sound: high
+only for a model that marks what sounds and stays silent when nothing does.</dd>
+<dt>FPR, null score</dt><dd>share of pixels marked, and the mean of its square root, over frames in which nothing
+should be marked.</dd>
+<dt>off-screen</dt><dd>the sound of another clip of the set, of a super-category that does not sound in this one and of
+a kind that is not in its picture. The rows below it split the clips by that super-category.</dd>
+<dt>shifted</dt><dd>the clip's own sound moved by half the clip (in whole frames) and wrapped around. In frames where
+that changes what sounds, a model that listens loses its mask; what it should mark there instead need not be the
+original mask, so its mIoU need not fall to 0.</dd>
+<dt>blank picture</dt><dd>mid-grey with the true sound: whatever is marked was guessed from the sound alone.</dd>
+</dl>
+"""
+
+
+def page(checkpoint: str, probes: Mapping[str, SetProbe], verdicts: list[Verdict], facts: Mapping[str, str]) -> str:
+    """The report in HTML: probes by test set, their verdicts in that order, and facts on how it came about."""
+    verdict = worst(verdicts)
+    sentence = verdict.sentence(checkpoint)
+    if len(verdicts) > 1:
+        sentence += f" Of the {len(verdicts)} sets this one speaks least for it."
+    lines = [
+        "<!DOCTYPE html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>Does {escape(checkpoint)} listen?</title><style>{_STYLE}</style></head><body>",
+        f"<h1>Does {escape(checkpoint)} listen?</h1>",
+        f'<p class="verdict {verdict.label}">{escape(sentence)}</p>',
+    ]
+    if scored := facts.get("what is scored"):
+        lines += [f"<p>Scored is {escape(scored)}.</p>"]
+    for (test_set, probe), own in zip(probes.items(), verdicts, strict=True):
+        lines += [f"<h2>{escape(test_set)}: {own.label}</h2>", f"<p>{escape(own.summary())}</p>"]
+        lines += [f"<p>{escape(note)}</p>" for note in probe.notes]
+        lines += [_table(probe), _tiles(probe.examples)]
+    lines += ["<h2>How to read this</h2>", _READING, "<h2>How it came about</h2>", "<dl>"]
+    lines += [f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items()]
+    return "\n".join([*lines, "</dl></body></html>", ""])
+
+
+def _table(probe: SetProbe) -> str:
+    head = "".join(f"<th>{name}</th>" for name in ("sound", "clips", "frames", *(name for name, _ in _COLUMNS)))
+    rows = []
+    for audio in SOUND_NAMES:
+        parts = sorted(subset for kind, subset in probe.scores if kind == audio and subset != ALL)
+        for subset in (ALL, *parts):
+            if (audio, subset) in probe.scores and (audio != "true" or subset in (ALL, CHANGED)):
+                rows.append(_row(audio, subset, probe.scores[audio, subset]))
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _row(audio: str, subset: str, scores: Scores) -> str:
+    name = SOUND_NAMES[audio] if subset == ALL else subset
+    if subset == CHANGED:
+        name = "frames in which a shift changes what sounds"
+    cells = "".join(_cell(key, scores[key]) for _, key in _COLUMNS)
+    kind = "" if subset == ALL else ' class="part"'
+    return f"<tr{kind}><td>{escape(name)}</td><td>{scores['clips']}</td><td>{scores['frames']}</td>{cells}</tr>"
+
+
+def _cell(key: str, value: float) -> str:
+    if math.isnan(value):
+        return "<td>&ndash;</td>"
+    text = f"{value:.3f}".replace("-", "&minus;")
+    if key not in _BARS:
+        return f"<td>{text}</td>"
+    end = f"{100 * value:.0f}%"
+    bar = f"background: linear-gradient(90deg, {_BARS[key]}66 {end}, transparent {end})"
+    return f'<td style="{bar}">{text}</td>'
+
+
+def _tiles(examples: list[Example]) -> str:
+    kinds = [kind for kind in (*_SHOWN, BLANK) if any(kind in example.marked for example in examples)]
+    heads = {"true": "true sound", "offscreen": "off-screen", BLANK: "blank picture"}
+    head = "".join(f"<th>{escape(text)}</th>" for text in ("", "picture", "truth", *(heads.get(k, k) for k in kinds)))
+    strips = "".join(_strip(example, kinds) for example in examples)
+    return f'<div class="wide"><table class="tiles"><tr>{head}</tr>{strips}</table></div>'
+
+
+def _strip(example: Example, kinds: list[str]) -> str:
+    images = [("picture", tile(example.picture)), ("truth", tile(example.picture, example.truth))]
+    for kind in kinds:
+        if kind in example.marked:
+            picture = example.picture if kind != BLANK else example.picture * 0 + 128
+            images.append((f"marked under {kind}", tile(picture, example.marked[kind])))
+        else:
+            images.append((kind, ""))
+    cells = "".join(f'<td><img alt="{escape(alt)}" src="{data}"></td>' if data else "<td></td>" for alt, data in images)
+    note = f"<br>off-screen: {escape(example.donor)}" if example.donor else ""
+    return f"<tr><td>{escape(example.clip)}{note}</td>{cells}</tr>"

@@ -1,0 +1,174 @@
+"""Run one model over the clips of a test set under every kind of sound, and under a blank picture."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from icf_avs.errors import UserError
+from icf_avs.evaluation.evaluate import predict, predict_each
+from icf_avs.evaluation.metrics.binary import areas
+from icf_avs.evaluation.robustness.negative_audio import NEGATIVES, UNKNOWN, Donor, choose_donor, frame_heard, heard
+from icf_avs.evaluation.robustness.scores import ALL, CHANGED, Key, Scores, Tally, compared
+from icf_avs.inference.predictor import MaskPredictor
+
+if TYPE_CHECKING:
+    from icf_avs.datasets.clip import ClipRecord, LoadedClip
+
+BLANK = "blank"  # the picture, not the sound: mid-grey
+CONDITIONS = ("true", *NEGATIVES, "shifted", BLANK)
+_GREY = 128
+
+
+@dataclass(frozen=True)
+class Example:
+    """One frame of a clip and what the model marks in it."""
+
+    clip: str
+    picture: np.ndarray  # uint8 [H, W, 3]
+    truth: np.ndarray  # bool [H, W]
+    marked: dict[str, np.ndarray]  # kind of sound -> bool [H, W]
+    donor: str  # what sounds off-screen, "" if nothing
+
+
+@dataclass(frozen=True)
+class SetProbe:
+    """All scores of one test set, some examples, and what must be said beside them.
+
+    `ious` and `frames` are what `verdict.judge` takes.
+    """
+
+    clips: int
+    scores: dict[Key, Scores]
+    ious: dict[str, np.ndarray]
+    frames: np.ndarray
+    examples: list[Example]
+    notes: list[str]
+
+
+def probe_set(
+    predictor: MaskPredictor,
+    records: Sequence[ClipRecord],
+    seed: int = 0,
+    clips: int | None = None,
+    examples: int = 4,
+    progress: Callable[[], None] = lambda: None,
+) -> SetProbe:
+    """Score a model on the labelled frames of `records` under each of `CONDITIONS`, all through one front end.
+
+    clips     only the first so many; donors of off-screen sound still come from all records
+    progress  called once per clip and condition
+    """
+    shown = records[:clips]
+    donors, notes = _donors(records, len(shown), seed)
+    chosen = set(np.linspace(0, len(shown) - 1, min(examples, len(shown))).round().astype(int).tolist())
+    tallies: defaultdict[Key, Tally] = defaultdict(Tally)
+    ious = {condition: np.full(len(shown), np.nan) for condition in CONDITIONS}
+    counts = np.zeros(len(shown), int)
+    pictured = []
+    for index, record in enumerate(shown):
+        clip, donor = record.load(), donors[index]
+        labelled = torch.from_numpy(clip.labelled)
+        truth = torch.from_numpy(clip.masks > 0)[labelled]
+        counts[index] = truth.any(2).any(1).sum()
+        sets = _sounding(record, clip)
+        changed, mute = (torch.from_numpy(flags)[labelled] for flags in _shift(sets))
+        own = (audio for audio in CONDITIONS if audio not in ("offscreen", BLANK))
+        sounds = {audio: heard(clip, records, index, audio, seed) for audio in own}
+        if donor is not None:
+            sounds["offscreen"] = records[donor.index].load().wave
+        found = dict(zip(sounds, predict_each(predictor, clip.frames, list(sounds.values())), strict=True))
+        found[BLANK] = predict(predictor, np.full_like(clip.frames, _GREY), sounds["true"])
+        marked = {}
+        for condition in CONDITIONS:
+            if condition not in found:
+                progress()
+                continue
+            probabilities = found[condition][labelled]
+            silent = torch.ones(len(truth), dtype=torch.bool)
+            if condition in ("true", "shifted"):
+                silent = ~truth.any(2).any(1) if condition == "true" else mute
+                tallies[condition, CHANGED].update(probabilities[changed], truth[changed], silent[changed])
+            tallies[condition, ALL].update(probabilities, truth, silent)
+            ious[condition][index] = _iou_sum(probabilities, truth)
+            if donor is not None and condition in ("true", "offscreen"):
+                tallies[condition, donor.category].update(probabilities, truth, silent)
+            marked[condition] = (probabilities > 0.5).numpy()
+            progress()
+        if index in chosen:
+            at = _telling_frame(truth.numpy(), changed.numpy())
+            picture = clip.frames[np.flatnonzero(clip.labelled)[at]]
+            name = " and ".join(sorted(records[donor.index].sounding or ())) if donor else ""
+            masks = {condition: frames[at] for condition, frames in marked.items()}
+            pictured.append(Example(record.name, picture, truth[at].numpy(), masks, name))
+    scores = compared({key: tally.compute() for key, tally in tallies.items()})
+    if not scores["shifted", CHANGED]["frames"]:
+        notes.append("In no frame is a shift known to change what sounds, so the shifted sound tests little here.")
+        for audio in ("true", "shifted"):
+            del scores[audio, CHANGED]
+    return SetProbe(len(shown), scores, ious, counts, pictured, notes)
+
+
+def _iou_sum(probabilities: torch.Tensor, truth: torch.Tensor) -> float:
+    """IoU of the frames in which something sounds, added up; [n, H, W], truth bool."""
+    inter, union, _ = areas(probabilities, truth.float(), 0.5)
+    sounding = truth.any(2).any(1)
+    return (inter[sounding] / union[sounding]).sum().item()
+
+
+def _donors(records: Sequence[ClipRecord], count: int, seed: int) -> tuple[list[Donor | None], list[str]]:
+    """An off-screen clip for each of the first `count` or None, and what is to be said of them."""
+    found: list[Donor | None] = []
+    for index in range(count):
+        try:
+            found.append(choose_donor(records, index, seed))
+        except UserError:
+            found.append(None)
+    notes = []
+    if without := found.count(None):
+        notes.append(
+            f"{without} of {count} clips have no off-screen sound: the set does not say what is in their pictures, or "
+            "all that sounds in it is there."
+        )
+    if unknown := sum(donor is not None and donor.category == UNKNOWN for donor in found):
+        notes.append(
+            f"The off-screen sound of {unknown} of {count} clips merely shares no kind with the picture: no clip is "
+            "known to be of another super-category."
+        )
+    if any(found) and not all(record.complete for record in records[:count]):
+        notes.append(
+            "The set names what sounds, so an off-screen sound may be of a thing that is silent in the picture."
+        )
+    return found, notes
+
+
+def _sounding(record: ClipRecord, clip: LoadedClip) -> list[frozenset | None]:
+    """What sounds in each frame, as the set says or else as its masks do; None where nobody knows.
+
+    Masks tell classes in the AVSS layout, and in the others merely whether anything sounds.
+    """
+    if record.seconds is not None and len(record.seconds) == len(clip.frames):
+        return list(record.seconds)
+    return [
+        frozenset(np.unique(mask).tolist()) - {0} if known else None
+        for mask, known in zip(clip.masks, clip.labelled, strict=True)
+    ]
+
+
+def _shift(sets: list[frozenset | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each frame under shifted sound: whether what sounds is known to differ, and whether nothing sounds; bool."""
+    moved = [sets[frame_heard(t, len(sets))] for t in range(len(sets))]
+    changed = [None not in (old, new) and old != new for old, new in zip(sets, moved, strict=True)]
+    return np.array(changed), np.array([new is not None and not new for new in moved])
+
+
+def _telling_frame(truth: np.ndarray, changed: np.ndarray) -> int:
+    """The frame to show: one with something to mark, if there is one whose sound changes when shifted."""
+    areas = truth.sum((1, 2))
+    middle = -abs(np.arange(len(areas)) - len(areas) // 2)
+    return max(range(len(areas)), key=lambda t: (areas[t] > 0, changed[t], middle[t]))

@@ -1,0 +1,83 @@
+"""Scores of a model under one kind of sound, against the ORIGINAL masks: under a negative sound lower is better.
+
+FPR        share of the pixels marked, mean over the frames in which nothing should be (AVSBench-Robust): those with
+           empty truth for the true sound, those whose new sound is nobody's for a shifted one, all others' all frames
+null       S = sqrt(marked / pixels), mean over the same frames (the null score of Ref-AVS, whose code takes the share
+           of all pixels of a batch of 4 clips at once: that gives more, unless all frames have the same share)
+G          2 m+ (1 - m-) / (m+ + 1 - m-), m+ with the true sound and m- with the other, of mIoU and of F; it is high
+           only for a model that marks what sounds AND stays silent when nothing does
+drop       m+ - m-, both on the same clips or frames
+F takes the best of 255 thresholds, the first of which marks every pixel; so even a blank prediction has some F, and
+a drop in F is bounded by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from icf_avs.evaluation.metrics import ReferenceMetric, StrictMetric, g_score
+from icf_avs.evaluation.robustness.negative_audio import NEGATIVES
+
+ALL, CHANGED = "all", "changed"  # subsets: every clip, and frames whose sounding set a shift of the sound changes
+BATCH_SIZE = 4  # of the reference protocol
+NAN = float("nan")
+
+Scores = dict[str, float]
+Key = tuple[str, str]  # kind of sound, subset
+
+
+class Tally:
+    """Collects the predictions of one kind of sound, clip by clip."""
+
+    def __init__(self) -> None:
+        self._reference, self._strict = ReferenceMetric(BATCH_SIZE), StrictMetric()
+        self._clips = self._frames = self._silent = 0
+        self._marked = self._null = 0.0
+
+    def update(self, probabilities: Tensor, truth: Tensor, silent: Tensor) -> None:
+        """Add frames of one clip: probabilities [n, H, W] in [0, 1], truth [n, H, W] bool, the original mask.
+
+        silent: bool [n], in which frames nothing should be marked.
+        """
+        if not len(probabilities):
+            return
+        self._reference.update(probabilities, truth)
+        self._strict.update(probabilities, truth)
+        share = (probabilities[silent] > 0.5).double().mean((1, 2))
+        self._clips += 1
+        self._frames += len(probabilities)
+        self._silent += len(share)
+        self._marked += share.sum().item()
+        self._null += share.sqrt().sum().item()
+
+    def compute(self) -> Scores:
+        """clips, frames, miou, f (strict), reference_miou, reference_f, fpr, null; NaN where no frame decides."""
+        counts = {"clips": self._clips, "frames": self._frames}
+        if not self._frames:
+            return counts | dict.fromkeys(("miou", "f", "reference_miou", "reference_f", "fpr", "null"), NAN)
+        strict, reference = self._strict.compute(), self._reference.compute()
+        return counts | {
+            "miou": float(strict["miou"]),
+            "f": float(strict["f"]),
+            "reference_miou": float(reference["miou"]),
+            "reference_f": float(reference["f"]),
+            "fpr": self._marked / self._silent if self._silent else NAN,
+            "null": self._null / self._silent if self._silent else NAN,
+        }
+
+
+def compared(scores: Mapping[Key, Scores]) -> dict[Key, Scores]:
+    """`scores` with drop_miou, drop_f, g_miou and g_f against the true sound on the same subset; else NaN.
+
+    G only under negative sounds: a shifted sound calls for a mask, and a blank picture is no sound.
+    """
+    whole = {}
+    for (audio, subset), values in scores.items():
+        true = scores["true", subset]
+        whole[audio, subset] = dict(values)
+        for of in ("miou", "f"):
+            whole[audio, subset][f"drop_{of}"] = NAN if audio == "true" else true[of] - values[of]
+            whole[audio, subset][f"g_{of}"] = g_score(true[of], values[of]) if audio in NEGATIVES else NAN
+    return whole

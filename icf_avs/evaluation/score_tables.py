@@ -1,0 +1,254 @@
+"""The table of scores (CSV) that `icf evaluate` keeps, and beside it a JSON file that says on what they came about.
+
+One row a checkpoint, test set, audio and protocol; scores are shares in [0, 1], empty where none exists. `fpr` is the
+share of pixels marked where nothing should be: over the frames with empty ground truth for the true sound, over all
+frames for silence, noise and off-screen sound. `revision` is that of the code that scored. A checkpoint is known by the
+`digest` of its file; `checkpoint` and `path` say what it was called. `data` is the folder of the sets, "stamps" for the
+default ones. Scores under other settings than the reference's have names of their own in the cells `test_set` and
+`protocol`: see `Settings.labels`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from icf_avs.atomic_io import write_text
+from icf_avs.datasets.image_io import SIZE
+from icf_avs.errors import UserError
+from icf_avs.output.output_checks import check_file
+
+if TYPE_CHECKING:
+    import torch
+
+UNKNOWN = ("digest", "path", "data")  # tables written before these columns were there are read with empty cells
+COLUMNS = (
+    *("checkpoint", *UNKNOWN, "test_set", "audio", "protocol"),
+    *("miou", "f", "fpr", "clips", "seed", "revision"),
+)
+Row = dict[str, str]
+Scores = dict[str, dict[str, float]]  # protocol -> score -> value
+
+
+class Scored(NamedTuple):
+    """What was scored on which sets, as it stands in the first cells of a row."""
+
+    checkpoint: str
+    digest: str
+    path: str
+    data: str
+
+    def __str__(self) -> str:
+        return f"{self.checkpoint} ({self.path}, digest {self.digest})"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may choose of how predictions are scored; by default as the reference does."""
+
+    size: int | None = SIZE  # pixels of a side of pictures and masks; None: as they are
+    threshold: float = 0.5
+    batch_size: int = 4  # clips
+
+    def labels(self, test_set: str, protocol: str) -> tuple[str, str]:
+        """The cells `test_set` and `protocol` of scores taken under these settings.
+
+        A size other than 224 names other pictures: `s4-512`, `s4-native`. Batches other than of 4 clips and thresholds
+        other than 0.5 name another way to score them, where it matters: `reference-b1-t0.4`, but `strict-t0.4`.
+        """
+        if self.size != SIZE:
+            test_set += "-native" if self.size is None else f"-{self.size}"
+        if self.batch_size != Settings.batch_size and protocol == "reference":
+            protocol += f"-b{self.batch_size}"
+        if self.threshold != Settings.threshold and not protocol.startswith("classes-argmax"):
+            protocol += f"-t{self.threshold:g}"
+        return test_set, protocol
+
+
+USUAL = Settings()
+
+
+def score_rows(
+    scores: dict[str, Scores], scored: Scored, test_set: str, clips: int, seed: int, settings: Settings
+) -> list[Row]:
+    """Rows of one test set from the scores of each kind of audio.
+
+    Without those that another batch size or threshold leaves as they are: a run with the usual ones writes them.
+    """
+    code = revision()
+    usual = Settings(size=settings.size)
+    rows = []
+    for audio, protocols in scores.items():
+        for protocol, values in protocols.items():
+            labels = settings.labels(test_set, protocol)
+            if settings != usual and labels == usual.labels(test_set, protocol):
+                continue
+            cells = ("" if math.isnan(values[key]) else f"{values[key]:.4f}" for key in ("miou", "f", "fpr"))
+            row = (*scored, labels[0], audio, labels[1], *cells, str(clips), str(seed), code)
+            rows.append(dict(zip(COLUMNS, row, strict=True)))
+    return rows
+
+
+def read_csv(path: Path) -> tuple[tuple[str, ...], list[Row]]:
+    """Columns and rows of the table at `path`, empty lines left out.
+
+    Raises UserError if it cannot be read or a line has more or fewer cells than the heading.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            columns, *lines = [tuple(cells) for cells in csv.reader(file) if cells] or [()]
+        for cells in lines:
+            if len(cells) != len(columns):
+                raise ValueError(f"a line of {len(cells)} cells below a heading of {len(columns)}")
+        return columns, [dict(zip(columns, cells, strict=True)) for cells in lines]
+    except (OSError, ValueError, csv.Error) as error:  # what is no UTF-8 is a ValueError, too
+        raise UserError(f"{path}: cannot be read as a CSV table ({error}); restore it, or move it away") from error
+
+
+def fits(found: tuple[str, ...], columns: tuple[str, ...] = COLUMNS) -> bool:
+    """Whether a table with the columns `found` is one of scores, of this version or an earlier one."""
+    return found in (columns, tuple(column for column in columns if column not in UNKNOWN))
+
+
+def read_rows(path: Path, columns: tuple[str, ...] = COLUMNS, what: str = "scores") -> list[Row]:
+    """Rows of the table of `what` at `path`, none where there is no file. Raises UserError if it has other columns."""
+    if not path.exists():
+        return []
+    found, rows = read_csv(path)
+    if not fits(found, columns):
+        raise UserError(f"{path} is not a table of {what} (columns {','.join(columns)}); name another --out")
+    return [dict.fromkeys(columns, "") | row for row in rows]
+
+
+def save_rows(path: Path, rows: list[Row]) -> None:
+    """Put `rows` in place of those of the same checkpoint, data, test set and protocol in the table at `path`, and keep
+    the others.
+    """
+    replace_rows(path, COLUMNS, read_rows(path), rows, ("data", "test_set", "protocol"))
+
+
+def replace_rows(path: Path, columns: tuple[str, ...], old: list[Row], new: list[Row], cells: tuple[str, ...]) -> None:
+    """Write to `path` the old rows and the new ones, without old ones of the checkpoint and `cells` of a new one."""
+
+    def key(row: Row) -> tuple[str, ...]:
+        return (row["digest"] or row["checkpoint"], *(row[cell] for cell in cells))
+
+    replaced = set(map(key, new))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([row for row in old if key(row) not in replaced] + new)
+    write_text(path, text.getvalue())
+
+
+def check_tables(out: Path) -> None:
+    """Raise UserError unless the table `out` and the notes beside it can be written, and are such where they exist."""
+    if out.suffix == ".json":
+        raise UserError(f"{out}: the notes beside the table end in .json; name a .csv file for --out")
+    check_file(out)
+    check_file(out.with_suffix(".json"))
+    read_rows(out)
+    read_notes(out.with_suffix(".json"))
+
+
+def read_notes(path: Path) -> dict[str, object]:
+    """The notes at `path`, none where there is no file. Raises UserError for anything else."""
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(notes, dict):
+            raise ValueError("it holds no object")
+        return notes
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a JSON file of notes: {error}; move it away") from error
+
+
+def save_notes(
+    path: Path, scored: Scored, test_set: str, settings: Settings, scores: dict[str, Scores], device: torch.device
+) -> None:
+    """Note in the JSON file at `path` how the rows came about, with all strict scores.
+
+    {"CHECKPOINT DIGEST DATA SET": {...}}, and "... SET reference-b1" under other settings than the usual ones.
+    """
+    notes = read_notes(path)
+    test_set, protocol = settings.labels(test_set, "reference")
+    key = f"{scored.checkpoint} {scored.digest} {scored.data} {test_set}"
+    notes[key + (f" {protocol}" if protocol != "reference" else "")] = {
+        "command": shlex.join(["icf", *sys.argv[1:]]),
+        "reference_batch_size": settings.batch_size,
+        "threshold": settings.threshold,
+        "hardware": hardware(device),
+        "strict": {
+            audio: {key: None if math.isnan(value) else round(value, 4) for key, value in protocols["strict"].items()}
+            for audio, protocols in scores.items()
+        },
+    }
+    write_text(path, json.dumps(notes, indent=1, sort_keys=True) + "\n")
+
+
+def hardware(device: torch.device) -> dict[str, str | int | None]:
+    """What this process runs on; device: what its model is on."""
+    import torch
+
+    return {
+        "system": platform.platform(terse=True),
+        "processor": f"{os.cpu_count()} x {_processor()}",
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else {"mps": "Apple"}.get(device.type),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on Linux
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def revision() -> str:
+    """Short git hash of the code, with -dirty if the package was changed since; outside a checkout "unversioned"."""
+    package = Path(__file__).parents[1]
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", package, *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if not git("ls-files", "__init__.py"):  # installed into a folder of some other repository
+            return "unversioned"
+        return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unversioned"
+
+
+def show(rows: list[Row]) -> None:
+    """Print `rows`, all of one checkpoint, as a table."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        return
+    shown = [column for column in COLUMNS[:-2] if column not in UNKNOWN]
+    table = Table(
+        box=SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
+        title="scores (under silence, noise and offscreen lower is better)",
+    )
+    for column in shown:
+        table.add_column(column, justify="right" if column in ("miou", "f", "fpr", "clips") else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[column] for column in shown))
+    Console().print(table)
+    print(f"scores of {Scored(*(rows[0][column] for column in Scored._fields))}")

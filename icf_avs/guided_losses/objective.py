@@ -1,0 +1,137 @@
+"""All terms of the training loss, and the only home of their weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from icf_avs.distributed import own, whole
+from icf_avs.extensions.intervention_losses import clip_classes, other_frames, other_sounds, removed_source
+from icf_avs.guided_losses import contrastive, mask
+from icf_avs.guided_losses.class_shares import class_shares
+from icf_avs.guided_losses.classification_loss import pixel_reading, sound_reading
+from icf_avs.networks.guided import GuidedOutput
+from icf_avs.networks.guided_parts.joint_embedding import Gaussian, JointEmbedding
+from icf_avs.networks.pooling import grid_means
+from icf_avs.types import Batch
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weight of each term of the loss."""
+
+    bce: float = 1.0
+    dice: float = 1.0
+    semantic: float = 1.0
+    prior: float = 0.5
+    sound_reading: float = 0.3
+    pixel_reading: float = 0.3
+    rivals: float = 0.3
+    rest: float = 0.3
+    foreign: float = 0.3
+    others: float = 2.0
+    generator: float = 0.2
+    contrast: float = 0.1
+
+
+# The finishing stage starts from a model that already leaves blank what it does not hear: there, suppression is eased.
+FINISHING = Weights(rivals=0.1, foreign=0.1)
+
+
+def objective(output: GuidedOutput, batch: Batch, space: JointEmbedding | None, weights: Weights) -> dict[str, Tensor]:
+    """Named terms, unweighted, and their weighted sum as "loss". A part that is absent contributes no term.
+
+    Under several processes each has its part of the batch; the mean of what they return is that of the whole batch.
+    """
+    frames = batch.labelled & batch.valid
+    terms = {"bce": mask.bce(output.logits, batch.masks, frames), "dice": mask.dice(output.logits, batch.masks, frames)}
+    if output.classes is not None:
+        shares = class_shares(batch.kinds_map, batch.masks, output.classes.shape[2] - 1)
+        terms["semantic"] = mask.semantic(output.classes, shares, frames)
+    if output.prior is not None:
+        terms["prior"] = mask.bce(output.prior, _like(batch.masks, output.prior), frames)
+    if batch.sounding.shape[-1] and output.reading is not None:
+        terms["sound_reading"] = sound_reading(output.reading, batch.sounding, batch.valid & batch.known)
+        terms["pixel_reading"] = pixel_reading(output.pixel_reading, batch.kinds_map, batch.masks, frames)
+    if output.rivals is not None:
+        rivals, rest = output.rivals, output.rivals.rest
+        of_rivals = (output.rival_logits, rivals.kinds, rivals.known)
+        terms["rivals"] = other_sounds(*of_rivals, batch, frames, output.synonyms)
+        terms["foreign"] = other_frames(output.foreign_logits, batch, frames, output.synonyms)
+        if batch.sounding.shape[-1]:
+            terms["rest"] = removed_source(output.rest_logits, rest.removed, rest.valid, batch, frames)
+        if rivals.fit is not None:
+            terms["generator"] = rivals.fit
+    if output.extra_logits is not None:
+        truth = batch.other_masks.transpose(0, 1)
+        every = frames.expand(truth.shape[:-2])
+        terms["others"] = mask.bce(output.extra_logits, truth, every) + mask.dice(output.extra_logits, truth, every)
+    if space is not None:
+        terms["contrast"] = _contrast(output, batch, frames, space)
+    scale = asdict(weights)
+    terms["loss"] = torch.stack([scale[name] * value for name, value in terms.items()]).sum()
+    return terms
+
+
+def _contrast(output: GuidedOutput, batch: Batch, frames: Tensor, space: JointEmbedding) -> Tensor:
+    """Mean of the CDCL terms over the modalities that exist."""
+    patches = output.patches.flatten(1, 2)  # B (T P) D
+    marked = _patch_share(batch.masks * frames[..., None, None], output)  # B (T P), of each patch that sounds
+    sounds = frames & (batch.masks.sum((-2, -1)) > 0)  # frames where something is marked
+    silent = (_patch_share(1 - batch.masks, output) >= 1) & sounds.repeat_interleave(
+        marked.shape[1] // sounds.shape[1], 1
+    )
+    present, told = sounds.any(1), (batch.known | ~sounds).all(1)
+    length = output.parts.shape[2]
+
+    vision = space.of_vision(patches, marked)
+    audio = space.of_audio(output.parts.flatten(1, 2), sounds.repeat_interleave(length, 1).float())
+    hard = space.of_vision(patches, silent.float())
+    hard = (Gaussian(hard.mean[:, None], hard.deviation[:, None]), silent.any(1, keepdim=True))
+    others = contrastive.negatives(whole(clip_classes(batch, output.synonyms)), whole(present & told))[own()]
+    temperature = space.temperature
+    rivals: list[tuple[Gaussian, Tensor]] = []
+    rival_text: list[tuple[Gaussian, Tensor]] = []
+    if output.rivals is not None:
+        distinct = ~(output.rivals.kinds & clip_classes(batch, output.synonyms)).any(-1).T  # B K
+        # A rival takes the factual parts in time along, or its spread alone would tell it from the factual sound.
+        moved = (output.rivals.sounds - output.semantic.detach())[:, :, :, None] + output.parts.detach()  # K B T L D
+        tokens, of_parts = moved.flatten(2, 3).transpose(0, 1), sounds.repeat_interleave(length, 1)
+        rivals = [(space.of_audio(tokens, _each(of_parts, len(moved))), distinct)]
+        if output.rival_text is not None:
+            tokens = output.rival_text.flatten(2, 3).transpose(0, 1)  # B K (T n) D
+            of_frames = sounds.repeat_interleave(output.rival_text.shape[3], 1)
+            rival_text = [(space.of_text(tokens, _each(of_frames, len(moved))), distinct)]
+
+    def term(anchor: Gaussian, positive: Gaussian, extra: list[tuple[Gaussian, Tensor]]) -> Tensor:
+        return contrastive.info_nce(anchor, positive, others, extra, temperature, present)
+
+    terms = [term(audio, vision, [hard]), term(vision, audio, rivals)]
+    if "frame" in output.text:
+        tokens = output.text["frame"]
+        text = space.of_text(tokens.flatten(1, 2), sounds.repeat_interleave(tokens.shape[2], 1).float())
+        terms += [
+            term(audio, text, []),
+            term(text, audio, []),
+            term(vision, text, rival_text),
+            term(text, vision, [hard]),
+        ]
+    return torch.stack(terms).mean()
+
+
+def _like(masks: Tensor, maps: Tensor) -> Tensor:
+    """Area average of masks [B,T,h,w] at the size of maps [B,T,h',w']."""
+    return grid_means(masks, maps.shape[-2:])
+
+
+def _patch_share(masks: Tensor, output: GuidedOutput) -> Tensor:
+    """Masks at the grid of the patches, flattened: [B, T*P]."""
+    side = round(output.patches.shape[2] ** 0.5)
+    return grid_means(masks, side).flatten(1)
+
+
+def _each(frames: Tensor, count: int) -> Tensor:
+    """Weights [B,n] of a clip's tokens, for each of its K rivals: [B,K,n]."""
+    return frames.float()[:, None].expand(-1, count, -1)

@@ -1,0 +1,70 @@
+"""`icf segment`: videos one after the other, with a progress bar and what came of each."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+import icf_avs
+from icf_avs.errors import UserError
+from icf_avs.glibc_malloc import keep_freed_memory
+from icf_avs.inference.segment import check_class_head, segment_video
+from icf_avs.output.text_summary import heard_lines
+
+
+def segment_command(
+    videos: list[Path], out: Path, checkpoint: str | None, fps: float, threshold: float, semantic: bool = False,
+    audio_track: int | None = None, words: str | None = None, device: str = "auto",
+) -> None:  # fmt: skip
+    """Segment videos from the command line: a progress bar while it runs, and when a video is done what was marked and
+    what was heard in it.
+
+    checkpoint: as `icf_avs.load` takes it. A video that fails gets its line on standard error and the others go on;
+    then UserError.
+    """
+    console = Console(stderr=True)
+    # The film has the other half: threads of the model that wait for each other lose more than they gain beside it.
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+    keep_freed_memory()
+    segmenter = icf_avs.load(checkpoint, device)
+    if semantic:
+        check_class_head(segmenter.predictor, segmenter.name)
+    if words is not None:
+        segmenter.listen_for(words)
+    taken: list[Path] = []
+    failures: list[UserError] = []
+    for path in videos:
+        try:
+            with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+                task = bar.add_task(path.name, total=None)
+                result = segment_video(
+                    segmenter.predictor, path, out, fps, threshold,
+                    progress=lambda done, total, bar=bar, task=task: bar.update(task, completed=done, total=total),
+                    semantic=semantic, audio_track=audio_track, checkpoint=segmenter.name, taken=taken,
+                )  # fmt: skip
+        except UserError as error:
+            failures.append(error)
+            if len(videos) > 1:
+                print(error, file=sys.stderr)
+            continue
+        taken.append(result.folder)
+        marked = int(np.count_nonzero(result.areas))
+        print(f"{path}: {len(result)} masks, {marked} with something that sounds -> {result.folder}{os.sep}")
+        for line in (
+            heard_lines(result.frames) if segmenter.predictor.classes else ()
+        ):  # without names, it hears no words
+            print(f"  {line}")
+        for part in result.missing:
+            print(f"  made {part}")
+        for line in result.video.repaired.lines():
+            print(f"  repaired: {line}")
+    if len(videos) == 1 and failures:
+        raise failures[0]
+    if failures:
+        raise UserError(f"{len(failures)} of {len(videos)} videos failed; their lines above say why")

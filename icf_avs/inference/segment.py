@@ -1,0 +1,180 @@
+"""The main job: any video in, the pixels of what sounds out, with the files that show them; and `icf segment`."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from av.error import FFmpegError
+from PIL import Image
+
+from icf_avs.atomic_io import being_written, put_in_place
+from icf_avs.errors import UserError
+from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.inference.streaming import check_settings, mask_count, stream_masks
+from icf_avs.media.audio_windows import Sound
+from icf_avs.media.frame_tee import SharedPictures
+from icf_avs.media.video_reader import probe
+from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.output.class_overlay import ClassOverlay, indexed
+from icf_avs.output.contact_sheet import classes_of, contact_sheet, frame_tile, tile_numbers
+from icf_avs.output.overlay import Overlay
+from icf_avs.output.result_file import document, result_folder
+from icf_avs.output.video_writer import WriterThread, write_video
+from icf_avs.provenance import Source, made_with
+from icf_avs.results import FrameMask, Segmentation
+
+_PNG = {"compress_level": 1, "compress_type": 3}  # run lengths: of masks, nothing else makes much less of them
+
+
+def segment_video(
+    predictor: MaskPredictor,
+    path: str | Path,
+    out: str | Path | None = None,
+    fps: float = 1.0,
+    threshold: float = 0.5,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    semantic: bool = False,
+    audio_track: int | None = None,
+    checkpoint: str = "",
+    taken: Iterable[Path] = (),
+    sound: Sound | None = None,
+    private: bool = False,
+) -> Segmentation:
+    """Segment a video at `fps` masks a second; with `out`, write out/STEM/ (overlay.mp4, masks/, ...) as well.
+
+    `semantic` asks for the class of each marked pixel: classes/ is added, the overlay and the sheet are in the colours
+    of the classes. `audio_track` (from 1) chooses among several; by default the one that the file marks as default.
+    progress(done, total) is called as the work goes on; `checkpoint` is the name written to segmentation.json; `taken`
+    are result folders of the same run that must not be replaced; `sound` is heard, by the model and in the overlay, in
+    place of the video's own; `private` leaves the folder of the video out of segmentation.json. Results appear
+    complete or not at all. Raises UserError for whatever is wrong with the video, the settings or the output folder,
+    and for a model without a class head if `semantic`.
+    """
+    check_settings(fps, threshold)
+    if semantic:
+        check_class_head(predictor, checkpoint)
+    info = probe(path, audio_track)
+    count = mask_count(info.duration, fps)
+    made, missing = made_with(predictor, checkpoint, threshold), predictor.missing
+    if out is None:
+        frames = []
+        for frame, _ in stream_masks(predictor, info, fps, threshold, semantic, sound):
+            frames.append(frame)
+            _tell(progress, len(frames), count)
+        info.repaired.look_again(info.path)
+        return Segmentation(info, replace(predictor.spec, fps=fps), tuple(frames), None, missing)
+
+    source, taken = Source(info.path), set(taken)
+
+    def place() -> Path:
+        return result_folder(Path(out), source, taken)
+
+    with being_written(place(), (FFmpegError,)) as new:
+        video = source.content if private else {"path": source.place, **source.content}
+        for name in ("masks", "classes") if semantic else ("masks",):
+            (new / name).mkdir()
+        tiles, shown = [], tile_numbers(count)
+        pictures = SharedPictures(info, predictor.spec.frames / fps)
+
+        def write(frame_of: Callable[[int], FrameMask], drawn: Callable[[int], None]) -> None:
+            def overlay_of(frame: FrameMask) -> Overlay | ClassOverlay:
+                return ClassOverlay(frame.class_ids, frame.class_names) if semantic else Overlay(frame.mask)
+
+            def interval_at(time: float) -> int:
+                return min(int(time * fps + 1e-6), count - 1)
+
+            with pictures.behind() as frames:
+                write_video(info, new / "overlay.mp4", interval_at, frame_of, drawn, overlay_of, sound, frames)
+
+        masks = stream_masks(predictor, info, fps, threshold, semantic, sound, shown, pictures)
+        with pictures, WriterThread(write) as film, closing(masks):  # closed first: then the film waits for no more
+            frames = film.frames
+            for frame, preview in masks:
+                film.add(frame)
+                (new / "masks" / f"{frame.index:06d}.png").write_bytes(_png(frame))
+                if semantic:
+                    indexed(frame.class_ids).save(new / "classes" / f"{frame.index:06d}.png", **_PNG)
+                if frame.index in shown:
+                    tiles.append(frame_tile(frame, preview))
+                _tell(progress, len(frames) + film.drawn, 2 * count)
+            contact_sheet(tiles, classes_of(frames[index] for index in sorted(shown))).save(new / "sheet.png")
+            film.finish(lambda: _tell(progress, count + film.drawn, 2 * count))
+        info.repaired.look_again(info.path)
+        spec = replace(predictor.spec, fps=fps)
+        content = document(info, spec, checkpoint, frames, video, made)
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        (new / "segmentation.json").write_text(text + "\n", encoding="utf-8")
+        _tell(progress, 2 * count, 2 * count)
+        folder = put_in_place(new, place)
+    return Segmentation(info, spec, tuple(frames), folder, missing)
+
+
+def _png(frame: FrameMask) -> bytes:
+    """The mask as a grey picture, 0 or 255; one without a mark as it was made last."""
+    return _drawn(frame.mask) if frame.area else _black(*frame.run_lengths["size"])
+
+
+@lru_cache(maxsize=1)
+def _black(height: int, width: int) -> bytes:
+    return _drawn(np.zeros((height, width), bool))
+
+
+def _drawn(mask: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(mask.view(np.uint8) * np.uint8(255)).save(file, "PNG", **_PNG)
+    return file.getvalue()
+
+
+def check_class_head(predictor: MaskPredictor, name: str) -> None:
+    """Raise UserError unless the model of that name tells classes."""
+    if not predictor.semantic:
+        raise UserError(
+            f"{name or 'the model'} was trained without a class head; leave --semantic (semantic=True) out, or give a "
+            "checkpoint that was trained with one (ModelConfig semantic=True)"
+        )
+
+
+def _tell(progress: Callable[[int, int], None] | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress(done, total)
+
+
+class Segmenter:
+    """A predictor with the name of its checkpoint: what `icf_avs.load` returns."""
+
+    def __init__(self, predictor: MaskPredictor, name: str) -> None:
+        self.predictor, self.name = predictor, name
+
+    @property
+    def model(self) -> SegmentationModel:
+        """The model that the checkpoint holds."""
+        return self.predictor.model
+
+    def segment(
+        self,
+        path: str | Path,
+        out: str | Path | None = None,
+        fps: float = 1.0,
+        threshold: float = 0.5,
+        semantic: bool = False,
+        audio_track: int | None = None,
+    ) -> Segmentation:
+        """Segment a video at `fps` masks a second; see `segment_video`. With `out`, files are written as well."""
+        return segment_video(
+            self.predictor, path, out, fps, threshold, semantic=semantic, audio_track=audio_track, checkpoint=self.name
+        )
+
+    def listen_for(self, words: str) -> None:
+        """From now on hear only these words, with commas between them, and what may mean the same.
+
+        Raises UserError for a model that does not hear in words, and for a word that it could not hear.
+        """
+        self.predictor.listen_for(words)

@@ -1,0 +1,146 @@
+"""The masks of a video, one after the other: its pictures and its sound in, what sounds out.
+
+Mask i stands for [i/fps, (i+1)/fps) seconds; picture and sound are taken by ClipSpec. Clips of `spec.frames`
+masks go through the model one after the other, so a long video needs no more memory than a short one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Container, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from icf_avs.encoders.tag_vocabulary import FLOOR
+from icf_avs.errors import UserError
+from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.inference.semantic_postprocess import class_labels
+from icf_avs.mask_rle import encode, encode_nothing
+from icf_avs.media.audio_windows import AudioWindows, Sound
+from icf_avs.media.frame_tee import SharedPictures
+from icf_avs.media.resize import resized, thumbnail
+from icf_avs.media.video_reader import MediaInfo, read_frames
+from icf_avs.results import ClassMask, FrameMask, class_masks
+from icf_avs.types import Prediction
+
+HEARD_WORDS = 5  # words of a mask that are reported at most
+_SLIVER = 0.1  # a rest of less than this share of an interval belongs to the last whole one
+_PREVIEW = 320  # long side of a picture on the contact sheet
+_MAX_FPS = 60.0
+
+
+def mask_count(duration: float, fps: float) -> int:
+    """How many masks a video gets: one an interval, where a rest below a tenth of one is no interval of its own."""
+    return max(1, math.ceil(duration * fps - _SLIVER))
+
+
+def stream_masks(
+    predictor: MaskPredictor, info: MediaInfo, fps: float = 1.0, threshold: float = 0.5, semantic: bool = False,
+    sound: Sound | None = None, shown: Container[int] = (), pictures: SharedPictures | None = None,
+) -> Iterator[tuple[FrameMask, np.ndarray | None]]:  # fmt: skip
+    """Masks in order, with their classes if `semantic`, those whose numbers are in `shown` with a small copy of their
+    pictures (RGB uint8, long side at most 320). `sound` is heard in place of the video's own; `pictures` are taken from
+    where a film gets them as well.
+
+    Raises UserError for a video without sound or one that breaks in the middle, and for an unusable setting.
+    """
+    check_settings(fps, threshold)
+    spec = replace(predictor.spec, fps=fps)
+    count = mask_count(info.duration, fps)
+    times = (spec.frame_time(i) for i in range(count))
+
+    asked: deque[tuple[list[_Shot], Future[Prediction]]] = deque()
+
+    def answered() -> Iterator[tuple[FrameMask, np.ndarray | None]]:
+        clip, prediction = asked[0][0], asked.popleft()[1].result()
+        names = prediction.class_names if semantic else ()
+        classes = prediction.classes if semantic else [None] * len(clip)
+        for shot, logits, kinds, presence in zip(clip, prediction.logits, classes, prediction.heard, strict=True):
+            end = info.duration if shot.index == count - 1 else (shot.index + 1) / fps
+            frame = _frame_mask(shot, shot.index / fps, end, logits, info, threshold, kinds, names)
+            frame = replace(frame, heard=heard_words(presence, prediction.words, frame.area > 0))
+            yield frame, shot.preview
+
+    # The model answers a clip in a thread of its own while the pictures of the next one are decoded here.
+    thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+    with nullcontext() if pictures is None else pictures.ahead() as given, thread:
+        windows = AudioWindows(info, spec.sample_rate, sound)  # in here: the film waits until this context ends
+        clip: list[_Shot] = []
+        for index, (time, picture) in enumerate(read_frames(info, times, given)):
+            squashed = resized(torch.from_numpy(picture)[None], spec.image_size)[0]
+            preview = np.asarray(thumbnail(picture, _PREVIEW, info.pixel_aspect)) if index in shown else None
+            wave = windows.read(spec.window_start(index), spec.window)
+            clip.append(_Shot(index, min(time, info.duration), squashed, wave, preview))
+            last = index == count - 1
+            if len(clip) == spec.frames or last:
+                asked.append((clip, thread.submit(_predict, predictor, clip)))
+                while len(asked) > (0 if last else 1):
+                    yield from answered()
+                if pictures is not None and not last:
+                    pictures.wait(clip[0].index / fps)  # no more than this clip and the next lie before the film
+                clip = []
+            while asked and asked[0][1].done():
+                yield from answered()
+
+
+@dataclass(frozen=True)
+class _Shot:
+    """What the model is given for one mask; the picture itself is let go at once."""
+
+    index: int
+    time: float
+    squashed: torch.Tensor  # uint8 [S, S, 3]
+    wave: np.ndarray  # float32 [window]
+    preview: np.ndarray | None  # uint8 [h, w, 3]
+
+
+def check_settings(fps: float, threshold: float) -> None:
+    """Raise UserError for an unusable setting."""
+    if not (math.isfinite(fps) and 0 < fps <= _MAX_FPS):
+        raise UserError(f"fps is {fps}; give a number of masks a second above 0, at most {_MAX_FPS:g}")
+    if not 0 < threshold < 1:
+        raise UserError(f"threshold is {threshold}; give a probability between 0 and 1")
+
+
+def _predict(predictor: MaskPredictor, clip: list[_Shot]) -> Prediction:
+    frames = torch.stack([shot.squashed for shot in clip])
+    waves = torch.from_numpy(np.stack([shot.wave for shot in clip]))
+    return predictor.predict(frames, waves)
+
+
+def _frame_mask(
+    shot: _Shot, start: float, end: float, logits: torch.Tensor, info: MediaInfo, threshold: float,
+    kinds: torch.Tensor | None, names: tuple[str, ...],
+) -> FrameMask:  # fmt: skip
+    size, least = (info.height, info.width), math.log(threshold / (1 - threshold))
+    described = partial(FrameMask, shot.index, start, end, shot.time, heard=(), class_names=names)
+    if kinds is None and logits.amax() <= least:
+        return described(area=0.0, score=0.0, run_lengths=encode_nothing(*size))
+    native = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
+    mask = native > least
+    marked = native.numpy()[mask.numpy()]  # NumPy picks them three times as fast
+    classes: tuple[ClassMask, ...] = ()
+    if kinds is not None:
+        classes = class_masks(class_labels(kinds, size, mask).cpu().numpy(), native.sigmoid().cpu().numpy())
+    return described(
+        area=len(marked) / mask.numel(),
+        score=torch.from_numpy(marked).sigmoid().mean().item() if len(marked) else 0.0,
+        run_lengths=encode(mask.cpu().numpy()),
+        classes=classes,
+    )
+
+
+def heard_words(presence: torch.Tensor, words: tuple[str, ...], marked: bool) -> tuple[tuple[str, float], ...]:
+    """The words that are reported of a mask, the likeliest first: those from FLOOR on, as the model takes a sound for
+    heard from there on; where anything is marked at least the likeliest, however faint.
+    """
+    values, order = presence.float().topk(min(HEARD_WORDS, len(words)))
+    found = [(words[i], value) for value, i in zip(values.tolist(), order.tolist(), strict=True) if value > 0]
+    return tuple(word for rank, word in enumerate(found) if word[1] >= FLOOR or (marked and rank == 0))

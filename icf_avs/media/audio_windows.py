@@ -1,0 +1,150 @@
+"""The sound of a video on the clock of its pictures, streamed in constant memory.
+
+Second 0 is the moment the first picture is shown (see media.py); sound that starts late is late here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+
+from icf_avs.errors import UserError
+from icf_avs.media.downmix import mono
+from icf_avs.media.packet_scan import JUMP
+from icf_avs.media.packets import decoded
+from icf_avs.media.video_reader import MediaInfo, chosen_streams, opened, probe
+
+# Full scale is 1; floating-point sound may go beyond, but what is louder than this is damage.
+_LOUDEST = 8.0
+
+Sound = Callable[[int, str | None], Iterator[np.ndarray]]  # (rate, layout) -> blocks, as sound_blocks gives them
+
+
+def sound_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
+    """The sound from second 0 on without holes: float32 [channels, n] blocks at `rate`.
+
+    Late sound and holes become zeros, sound before the first picture is left out. `layout` ("mono", "stereo")
+    is mixed to by the usual weights; None keeps the channels. Samples that are no numbers become zeros. Raises
+    UserError without sound.
+    """
+    if not info.has_audio:
+        raise UserError(f"{info.path}: has no sound, which is needed to tell what sounds; name a video with sound")
+    written = 0  # samples given so far
+    channels = 1
+    with opened(info.path, info.parts) as container:
+        _, stream = chosen_streams(container, info.path, info.audio_track)
+        for begin, pieces in _runs(decoded(container, stream, info.clock, info.repaired), info.start, rate, layout):
+            place = round(begin * rate)
+            for piece in pieces:
+                channels = len(piece)
+                while place > written:
+                    hole = min(place - written, rate)
+                    yield np.zeros((channels, hole), np.float32)
+                    written += hole
+                late = min(written - place, piece.shape[1])
+                place += piece.shape[1]
+                if late < piece.shape[1]:
+                    yield piece[:, late:]
+                    written += piece.shape[1] - late
+
+
+def _runs(frames: Iterator, start: float, rate: int, layout: str | None) -> Iterator[tuple[float, Iterator]]:
+    """Cut decoded sound where its clock jumps, its format changes or some is lost (None); give each run's first second
+    and samples.
+    """
+    end = 0.0  # where the next frame is expected
+
+    def following() -> tuple[av.AudioFrame | None, bool]:
+        """The next frame, and whether nothing is lost before it."""
+        whole = True
+        for frame in frames:
+            if frame is not None:
+                return frame, whole
+            whole = False
+        return None, whole
+
+    def kind(frame: av.AudioFrame) -> tuple:
+        return frame.format.name, frame.layout.name, frame.sample_rate
+
+    def begins(frame: av.AudioFrame) -> float:
+        return end if frame.time is None else frame.time - start
+
+    def run() -> Iterator[np.ndarray]:
+        nonlocal upcoming, end
+        whole, first = True, upcoming
+        resampler = av.AudioResampler("flt", layout if _placed(first.layout.name) else None, rate)
+        while whole and upcoming and kind(upcoming) == kind(first) and abs(begins(upcoming) - end) <= JUMP:
+            end += upcoming.samples / upcoming.sample_rate
+            yield from map(_samples, resampler.resample(upcoming))
+            upcoming, whole = following()
+        yield from map(_samples, resampler.resample(None))
+
+    upcoming, _ = following()
+    while upcoming is not None:
+        end, source = begins(upcoming), upcoming.layout.name
+        yield end, run() if _placed(source) else _spread(run(), source, layout, rate)
+
+
+def _samples(block: av.AudioFrame) -> np.ndarray:
+    """[channels, n], without what is no number. The block is interleaved: PyAV miscounts the planes of 7.1."""
+    samples = block.to_ndarray().reshape(-1, block.layout.nb_channels).T
+    return np.nan_to_num(samples, nan=0.0).clip(-_LOUDEST, _LOUDEST)
+
+
+def _placed(source: str) -> bool:
+    """Whether it is known which loudspeaker each channel of a layout is for."""
+    return not source.startswith("ambisonic") and not source.endswith("channels")
+
+
+def _spread(blocks: Iterator[np.ndarray], source: str, layout: str | None, rate: int) -> Iterator[np.ndarray]:
+    """Mix channels without known loudspeakers to `layout`, all alike; of ambisonics, the sound from all around."""
+    if source.startswith("ambisonic"):
+        blocks = (block[:1] for block in blocks)
+    if layout is None:
+        return blocks
+    return (np.tile(block, (av.AudioLayout(layout).nb_channels, 1)) for block in mono(blocks, rate))
+
+
+class AudioWindows:
+    """Windows of the sound of a video, mixed to mono (downmix.py), read forward in constant memory."""
+
+    def __init__(self, source: str | Path | MediaInfo, rate: int = 16_000, sound: Sound | None = None) -> None:
+        """`sound` stands in for the video's own. Raises UserError as probe does, and for a video without sound."""
+        info = source if isinstance(source, MediaInfo) else probe(source)
+        own = partial(mono, restored=info.repaired.restore)
+        self._blocks = own(sound_blocks(info, rate), rate) if sound is None else mono(sound(rate, None), rate)
+        self._held = next(self._blocks, np.zeros(0, np.float32))
+        self._first = 0  # sample number of _held[0]
+        self._before = None
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        """Samples [start, start + length): float32 [length], zeros before second 0 and after the end of the sound.
+
+        Starts must not go back (ValueError). Raises UserError if the sound breaks in the middle.
+        """
+        if self._before is not None and start < self._before:
+            raise ValueError(f"windows are read forward: {start} after {self._before}")
+        self._before = start
+        pieces, have = [self._held], self._first + len(self._held)
+        while have < start + length:
+            block = next(self._blocks, None)
+            if block is None:
+                break
+            if have + len(block) <= start:  # wholly before the window: nothing of it will be asked again
+                pieces, self._first = [], have + len(block)
+            else:
+                pieces.append(block)
+            have += len(block)
+        held = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+        drop = min(max(start - self._first, 0), len(held))
+        self._held, self._first = held[drop:], self._first + drop
+        window = np.zeros(length, np.float32)
+        at = self._first - start  # above 0 only before second 0
+        part = self._held[: max(length - at, 0)]
+        if at < length:
+            window[max(at, 0) : max(at, 0) + len(part)] = part
+        return window

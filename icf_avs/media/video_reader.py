@@ -1,0 +1,287 @@
+"""A video file in, its pictures out, on one clock and in constant memory (its sound: audio_windows.py).
+
+The clock: second 0 is the moment the first picture is shown. Everything here decodes forward and holds one or two
+pictures at a time. Anything wrong with the file is a UserError of one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.sidedata.sidedata import Type as SideData
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+
+from icf_avs.errors import UserError
+from icf_avs.media.clock import Clock
+from icf_avs.media.crop import Crop, container_crop
+from icf_avs.media.frame import Picture
+from icf_avs.media.frame_filters import filtered
+from icf_avs.media.joined import WHOLE, Parts, joined_parts, open_parts
+from icf_avs.media.local_url import check_file
+from icf_avs.media.packet_scan import check_size, check_span, check_whole, scanned, unread
+from icf_avs.media.packets import decoded
+from icf_avs.media.repaired import Repaired, TooDamaged
+
+_TAIL = 0.25  # seconds of sound behind the last picture that are no part of the video: the rounding of encoders
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a stored picture is turned before it is shown: transposed first, then mirrored."""
+
+    transposed: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> Orientation:
+        """Read the display matrix [a b u; c d v; ...] of a frame: shown x = a x + c y, shown y = b x + d y."""
+        data = frame.side_data.get(SideData.DISPLAYMATRIX)
+        if data is None:
+            return cls()
+        a, b, _, c, d = np.frombuffer(bytes(data), "=i4")[:5].tolist()
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            return cls(True, mirror_x=c < 0, mirror_y=b < 0)
+        return cls(False, mirror_x=a < 0, mirror_y=d < 0)
+
+    def apply(self, plane: np.ndarray) -> np.ndarray:
+        """[H, W, ...] as stored -> a view of it as shown."""
+        plane = plane.swapaxes(0, 1) if self.transposed else plane
+        return plane[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a whole scan of a video file says. Width and height are as shown, after rotation."""
+
+    path: Path
+    duration: float  # seconds, from the first picture to the end of the last
+    width: int
+    height: int
+    frame_rate: float  # pictures a second, on average
+    has_audio: bool
+    audio_track: int  # which of the file's audio tracks its sound is, counted from 1; 0 without sound
+    audio_rate: int  # samples a second, 0 without sound
+    audio_channels: int  # as its head says, 0 without sound
+    audio_unbroken: bool  # no holes, no overlaps
+    audio_codec: str  # "" without sound
+    start: float  # the container's time at second 0
+    pixel_aspect: Fraction  # width of a shown pixel over its height
+    orientation: Orientation
+    crop: Crop  # of the stored pictures
+    parts: Parts = WHOLE  # files that it consists of
+    clock: Clock = field(default_factory=Clock)
+    repaired: Repaired = field(default_factory=Repaired, compare=False)  # filled on while the video is read
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height before pictures are turned."""
+        return (self.height, self.width) if self.orientation.transposed else (self.width, self.height)
+
+
+@contextmanager
+def opened(path: Path, parts: Parts = WHOLE) -> Iterator[av.container.InputContainer]:
+    """Open a local file, or parts of it as one, and turn whatever fails while it is read into a UserError."""
+    _check_readable(path)
+    try:
+        container = open_parts(path, parts)
+    except (FFmpegError, OSError, ValueError) as error:
+        with path.open("rb") as file:
+            is_mp4 = file.read(8)[4:] == b"ftyp"
+        if is_mp4:
+            raise UserError(f"{path}: its index is missing, the file is cut short; copy or record it again") from error
+        raise UserError(f"{path}: not a video that can be read; name an mp4, mkv, webm, mov or avi file") from error
+    try:
+        with container:
+            yield container
+    except TooDamaged as error:
+        raise UserError(f"{path}: more than half of its {error} is damaged; copy or download it again") from error
+    except FFmpegError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again or re-encode it") from error
+
+
+def _check_readable(path: Path) -> None:
+    check_file(path)
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty (0 bytes); copy or download it again")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"{path}: may not be read ({error.strerror}); change its permissions") from error
+
+
+def chosen_streams(
+    container: av.container.InputContainer, path: Path, audio_track: int | None = None
+) -> tuple[av.video.stream.VideoStream, av.audio.stream.AudioStream | None]:
+    """The video stream that a player would choose and an audio stream (or None).
+
+    That is the file's audio track number `audio_track`, counted from 1; by default the first that the file marks as
+    default, else the one that a player would choose. Raises UserError without video or for a number that is not there.
+    """
+    video = container.streams.best("video")
+    if video is None or video.disposition & Disposition.attached_pic:
+        raise UserError(f"{path}: has no video stream; name a file with pictures and sound")
+    if video.codec_context is None or not video.width or not video.height:
+        raise UserError(f"{path}: its video codec cannot be read; re-encode it as H.264")
+    check_size(video.width, video.height, path)
+    tracks = container.streams.audio
+    playable = [track for track in tracks if track.codec_context is not None]
+    if audio_track is None or not tracks:
+        marked = (track for track in playable if track.disposition & Disposition.default)
+        audio = next(marked, None) or container.streams.best("audio", related=video)
+        return video, audio if audio in playable else None
+    if not 1 <= audio_track <= len(tracks) or tracks[audio_track - 1] not in playable:
+        what = "cannot be decoded" if 1 <= audio_track <= len(tracks) else "is not there"
+        there = ", ".join(f"{n} ({_described(track)})" for n, track in enumerate(tracks, 1) if track in playable)
+        raise UserError(f"{path}: audio track {audio_track} {what}; choose from {there or 'another file'}")
+    return video, tracks[audio_track - 1]
+
+
+def _described(track: av.audio.stream.AudioStream) -> str:
+    context = track.codec_context
+    words = context.codec.name, context.layout.name, track.metadata.get("language", ""), track.metadata.get("title", "")
+    return ", ".join(word[:40] for word in words if word)
+
+
+def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
+    """Scan a whole file (demuxed, one picture decoded) and say what is in it.
+
+    `audio_track` (from 1) chooses among several; see chosen_streams. Raises UserError if the file is missing, a folder,
+    empty, unreadable, without video or pictures, without that track, cut short, or of absurd size or length.
+    """
+    path = Path(path)
+    _check_readable(path)
+    size = path.stat().st_size
+    parts, others = joined_parts(path, size)
+    left = sum(_left_over(path, part, others, audio_track) for part in parts) if len(parts) > 1 else 0
+    with opened(path, parts) as container:
+        video, audio = chosen_streams(container, path, audio_track)
+        scan = scanned(container, video, audio, path)
+        if len(parts) == 1:
+            check_whole(container, scan, path)
+            left = unread(container, scan, size, others)
+        clock, ends = scan.runs.clock(video.index)
+        start = scan.start()
+        if start is None:  # a raw stream: no time stamps at all, only a nominal rate
+            start, last = 0.0, scan.pictures * scan.frame_length
+        else:
+            last = max(ends[video.index], start + 0.001)
+        end = last
+        if scan.sounds and ends.get(audio.index, last) > last + (_TAIL if scan.pictures > 1 else 0):
+            end = ends[audio.index]  # the last picture is shown as long as the sound lasts
+        check_span(start, end, path)
+        orientation = Orientation.of(scan.picture)
+        width, height, crop = scan.picture.width, scan.picture.height, container_crop(video)
+        if crop.filter_of(width, height):
+            width, height = width - crop.left - crop.right, height - crop.top - crop.bottom
+        aspect = video.sample_aspect_ratio or Fraction(1)
+        if orientation.transposed:
+            width, height, aspect = height, width, 1 / aspect
+        return MediaInfo(
+            path=path,
+            duration=end - start,
+            width=width,
+            height=height,
+            frame_rate=scan.pictures / ((last if scan.pictures > 1 else end) - start),
+            has_audio=scan.sounds > 0,
+            audio_track=container.streams.audio.index(audio) + 1 if scan.sounds else 0,
+            audio_rate=audio.rate if scan.sounds else 0,
+            audio_channels=audio.channels if scan.sounds else 0,
+            audio_unbroken=scan.unbroken,
+            audio_codec=audio.codec_context.codec.name if scan.sounds else "",
+            start=start,
+            pixel_aspect=aspect,
+            orientation=orientation,
+            crop=crop,
+            parts=parts,
+            clock=clock,
+            repaired=Repaired(
+                of_pictures=clock.counts[video.index],
+                of_sound=scan.sounds,
+                places=len(scan.damaged),
+                parts=len(parts),
+                unread=left,
+                incomplete=scan.incomplete,
+                missing=scan.missing(),
+                jumps=tuple(jump - start for jump in clock.jumps),
+                size=size,
+            ),
+        )
+
+
+def _left_over(path: Path, part: tuple[int, int], others: tuple[int, ...], audio_track: int | None) -> int:
+    """Bytes of one of the files that a file consists of that hold no packet. Raises UserError if it is cut short."""
+    begin, end = part
+    with opened(path, (part,)) as container:
+        scan = scanned(container, *chosen_streams(container, path, audio_track), path)
+        check_whole(container, scan, path, begin)
+        return unread(container, scan, end - begin, [other - begin for other in others if begin < other < end])
+
+
+def _pictures(info: MediaInfo) -> Iterator[av.VideoFrame | None]:
+    """Every picture; None in place of one that cannot be decoded."""
+    rest = 0, None
+    for threads in ("AUTO", "NONE"):
+        with opened(info.path, info.parts) as container:
+            stream, _ = chosen_streams(container, info.path)
+            stream.thread_type = threads
+            rest = yield from decoded(container, stream, info.clock, info.repaired, *rest)
+        if rest is None:
+            return
+
+
+def video_frames(info: MediaInfo) -> Iterator[tuple[float, Picture]]:
+    """Every picture with the second it is shown at, never decreasing; as stored: not turned, any pixel format."""
+    time = None
+    for frame in filtered(filter(None, _pictures(info)), info.crop):
+        if frame.time is not None:
+            shown = frame.time - info.start
+        else:
+            shown = 0.0 if time is None else time + 1 / info.frame_rate
+        time = max(shown, time or 0.0)
+        yield time, Picture.of(frame)
+    if time is None:
+        raise UserError(f"{info.path}: not one picture of it can be decoded; re-encode it as H.264")
+
+
+def read_frames(
+    source: str | Path | MediaInfo,
+    times: Iterable[float],
+    pictures: Iterator[tuple[float, Picture]] | None = None,
+) -> Iterator[tuple[float, np.ndarray]]:
+    """For each asked time, in seconds and never decreasing, the picture on display then: RGB uint8 [H, W, 3].
+
+    Times before the first picture give the first, times after the last give the last. `pictures` are those of
+    `video_frames`, by default decoded here. Raises UserError as probe does, or if the file breaks in the middle;
+    ValueError if the times go back.
+    """
+    info = source if isinstance(source, MediaInfo) else probe(source)
+    reformatter = VideoReformatter()
+    frames = video_frames(info) if pictures is None else pictures
+    wanted, before = iter(times), float("-inf")
+    shown = upcoming = next(frames)
+    for time in wanted:
+        if time < before:
+            raise ValueError(f"times must not go back: {time} after {before}")
+        before = time
+        while upcoming is not None and upcoming[0] <= time + 1e-6:
+            shown, upcoming = upcoming, next(frames, None)
+        yield time, as_shown(info, shown[1], reformatter)
+
+
+def as_shown(info: MediaInfo, picture: Picture, reformatter: VideoReformatter) -> np.ndarray:
+    """One of `video_frames` as RGB, uint8 [H, W, 3], turned. Raises UserError for a pixel format that is unknown."""
+    try:
+        stored = picture.converted(reformatter, *info.stored_size, "rgb24").to_ndarray()
+    except (FFmpegError, ValueError) as error:
+        name = picture.frame.format.name
+        raise UserError(f"{info.path}: its {name} pictures cannot be shown; re-encode it") from error
+    return np.ascontiguousarray(info.orientation.apply(stored))

@@ -1,0 +1,31 @@
+"""The audio windows of a clip's masks, cut from a wave that is whole in memory (audio_windows.py streams a video's)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from icf_avs.media.resampling import resample
+from icf_avs.types import ClipSpec
+
+RATE = 16_000  # samples a second of the waves of clips
+
+
+def clip_windows(wave: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
+    """wave [n] float32 at 16 kHz -> the windows of masks 0..count-1, [count, spec.window] at the rate of `spec`."""
+    if spec.sample_rate != RATE and len(wave):
+        wave = resample(torch.from_numpy(wave), RATE, spec.sample_rate).numpy()
+    return windows(wave, spec, count)
+
+
+def windows(wave: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
+    """wave [n] float32 at the rate of `spec` -> the windows of masks 0..count-1, [count, spec.window]; zeros beyond its
+    ends.
+    """
+    cut = np.zeros((count, spec.window), dtype=np.float32)
+    for index in range(count):
+        start = spec.window_start(index)
+        piece = wave[max(start, 0) : max(start + spec.window, 0)]
+        offset = max(-start, 0)
+        cut[index, offset : offset + len(piece)] = piece
+    return cut

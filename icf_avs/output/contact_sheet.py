@@ -1,0 +1,88 @@
+"""sheet.png: one look at a whole video, with times and what was heard."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from icf_avs.output.class_overlay import Entry, class_colours, draw_legend, entries
+from icf_avs.output.overlay import Overlay
+from icf_avs.results import FrameMask
+
+TILES = 12  # at most
+_COLUMNS, _CAPTION, _GAP = 4, 22, 6
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A small picture with its mask drawn in (uint8 [h, w, 3]), and the line below it."""
+
+    picture: np.ndarray
+    caption: str
+
+
+def tile_numbers(count: int) -> set[int]:
+    """Which of `count` masks are shown: at most 12, evenly spaced, first and last among them."""
+    return set(np.linspace(0, count - 1, min(count, TILES)).round().astype(int).tolist())
+
+
+def caption(seconds: float, heard: tuple[tuple[str, float], ...], width: int) -> str:
+    """Time stamp and words, cut to `width` pixels."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    text = f"{int(minutes)}:{rest:04.1f}"
+    font = ImageFont.load_default(14)
+    for rank, (word, probability) in enumerate(heard):
+        longer = f"{text}  {word} {probability:.0%}"
+        if font.getlength(longer) > width:
+            return text if rank else _cut(longer, font, width)
+        text = longer
+    return text
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    while len(text) > 1 and font.getlength(f"{text}...") > width:
+        text = text[:-1].rstrip()
+    return f"{text}..."
+
+
+def frame_tile(frame: FrameMask, preview: np.ndarray) -> Tile:
+    """A mask, or its classes if it has them, on the small picture uint8 [h, w, 3]."""
+    height, width = preview.shape[:2]
+    mask = Image.fromarray(frame.class_ids if frame.class_names else frame.mask)
+    small = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
+    picture = preview.copy()
+    Overlay(small, class_colours(len(frame.class_names)) if frame.class_names else None).draw_rgb(picture)
+    return Tile(picture, caption(frame.picture_time, frame.heard, width))
+
+
+def classes_of(frames: Iterable[FrameMask]) -> list[Entry]:
+    """Legend of all classes in these frames, the largest first; empty if there are none."""
+    area: Counter[int] = Counter()
+    names: tuple[str, ...] = ()
+    for frame in frames:
+        area.update({part.category_id: part.area for part in frame.classes})
+        names = frame.class_names
+    return entries([index for index, _ in area.most_common()], names) if area else []
+
+
+def contact_sheet(tiles: list[Tile], legend: Sequence[Entry] = ()) -> Image.Image:
+    """Lay tiles of one size out in rows of four, with a legend of their colours below if there is one."""
+    height, width = tiles[0].picture.shape[:2]
+    columns = min(_COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    step_x, step_y = width + _GAP, height + _CAPTION + _GAP
+    size = columns * step_x + _GAP, rows * step_y + _GAP
+    key = draw_legend(legend, size[0], 40 * _CAPTION, 14) if legend else None
+    sheet = Image.new("RGB", (size[0], size[1] + (key.height if key else 0)), (24, 24, 24))
+    if key:
+        sheet.paste(key, (0, size[1]))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for number, tile in enumerate(tiles):
+        x, y = number % columns * step_x + _GAP, number // columns * step_y + _GAP
+        sheet.paste(Image.fromarray(tile.picture), (x, y))
+        draw.text((x + 2, y + height + 2), tile.caption, fill=(235, 235, 235), font=font)
+    return sheet

@@ -1,0 +1,119 @@
+"""The connected regions of masks, linked over time to objects.
+
+A region continues the object whose last region it overlaps most, by the intersection over union of the masks, one to
+one over all pairs of a step (Hungarian method), and within a class. SORT (Bewley et al., ICIP 2016) without its motion
+model: masks follow each other by as much as a second, in which no velocity holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from icf_avs.errors import UserError
+from icf_avs.mask_rle import decode, encode
+
+if TYPE_CHECKING:
+    from icf_avs.results import FrameMask, Segmentation
+
+MIN_AREA = 0.0005  # share of the picture; a smaller region is a speck and no object
+MIN_IOU = 0.2  # of two regions of an object, one after the other
+MAX_GAP = 1.0  # seconds that an object may be unmarked, be it at 1 mask a second or at 30; one mask in any case
+_ONLY_CATEGORY = "sounding"
+
+
+@dataclass(frozen=True)
+class Region:
+    """One object in one mask."""
+
+    index: int  # of the mask
+    category_id: int  # 1 is the first class; 1 without classes
+    score: float  # of the mask, or of its part of that class, that the region is of
+    area: int  # pixels
+    box: tuple[int, int, int, int]  # x, y, width, height in pixels
+    run_lengths: dict[str, Any]  # COCO RLE
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Bool [H, W] at the video's own size."""
+        return decode(self.run_lengths)
+
+
+@dataclass(frozen=True)
+class Track:
+    """One object over time: its regions in order, at most one a mask."""
+
+    id: int  # 1, 2, ... in the order of appearance
+    category_id: int
+    regions: tuple[Region, ...]
+
+
+def category_names(segmentation: Segmentation) -> tuple[str, ...]:
+    """Names by category id, background first; without classes all that sounds is of one category."""
+    return segmentation.class_names or ("background", _ONLY_CATEGORY)
+
+
+def regions_of(frame: FrameMask) -> Iterator[Region]:
+    """The connected regions (8 neighbours) of a mask, class by class if it has classes; specks are left out.
+
+    Raises UserError without SciPy.
+    """
+    try:
+        from scipy import ndimage
+    except ImportError as error:
+        raise UserError("objects need SciPy, which is not installed; pip install 'icf-avs[track]'") from error
+    parts = [(part.category_id, part.score, part.run_lengths) for part in frame.classes]
+    for category, score, run_lengths in parts if frame.class_names else [(1, frame.score, frame.run_lengths)]:
+        labels, _ = ndimage.label(decode(run_lengths), structure=np.ones((3, 3)))
+        for label, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+            mask = np.zeros(labels.shape, bool)
+            mask[rows, columns] = labels[rows, columns] == label
+            area = int(mask[rows, columns].sum())
+            if area >= MIN_AREA * mask.size:
+                box = columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+                yield Region(frame.index, category, score, area, box, encode(mask))
+
+
+def find_tracks(segmentation: Segmentation) -> tuple[Track, ...]:
+    """The objects of a segmentation, in the order of appearance, of one mask the largest first.
+
+    Raises UserError without SciPy.
+    """
+    reach = max(1, round(MAX_GAP * segmentation.spec.fps)) + 1  # masks from one region of an object to its next
+    tracks: list[list[Region]] = []
+    for frame in segmentation.frames:
+        regions = sorted(regions_of(frame), key=lambda region: -region.area)
+        open_tracks = [track for track in tracks if frame.index - track[-1].index <= reach]
+        links = _links([track[-1] for track in open_tracks], regions)
+        for number, region in enumerate(regions):
+            if number in links:
+                open_tracks[links[number]].append(region)
+            else:
+                tracks.append([region])
+    return tuple(Track(number, track[0].category_id, tuple(track)) for number, track in enumerate(tracks, 1))
+
+
+def regions_by_mask(segmentation: Segmentation, tracks: Sequence[Track]) -> list[list[tuple[int, Region]]]:
+    """For each mask the objects in it, as (id of the track, region)."""
+    present: list[list[tuple[int, Region]]] = [[] for _ in segmentation.frames]
+    for track in tracks:
+        for region in track.regions:
+            present[region.index].append((track.id, region))
+    return present
+
+
+def _links(old: list[Region], new: list[Region]) -> dict[int, int]:
+    """Which old region each new one continues, by their numbers; a new one that continues none is left out."""
+    from scipy.optimize import linear_sum_assignment
+
+    if not old or not new:
+        return {}
+    overlap = coco_mask.iou([r.run_lengths for r in new], [r.run_lengths for r in old], [0] * len(old))
+    overlap[np.not_equal.outer([r.category_id for r in new], [r.category_id for r in old])] = 0
+    overlap[overlap < MIN_IOU] = 0  # before the choice, so that a hopeless pair takes no partner from a good one
+    pairs = zip(*(side.tolist() for side in linear_sum_assignment(overlap, maximize=True)), strict=True)
+    return {i: j for i, j in pairs if overlap[i, j]}

@@ -1,0 +1,42 @@
+"""What is heard second by second, for people: one line for each stretch in which the same words are heard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from icf_avs.results import FrameMask
+
+MOST = 24  # lines; what a longer video holds is in its segmentation.json
+
+
+def heard_lines(frames: Sequence[FrameMask]) -> Iterator[str]:
+    """From when to when, and each word with the most it had, as in "0:00-0:03  dog 0.93, person 0.31"."""
+    stretches = [list(same) for _, same in groupby(frames, key=_kind)]
+    for same in stretches[:MOST]:
+        most: dict[str, float] = {}
+        for frame in same:
+            for word, weight in frame.heard:
+                most[word] = max(most.get(word, 0.0), weight)
+        words = ", ".join(f"{word} {weight:.2f}" for word, weight in sorted(most.items(), key=lambda item: -item[1]))
+        yield f"{_clock(same[0].start)}-{_clock(same[-1].end)}  {words or no_word(same[0])}"
+    if len(stretches) > MOST:
+        yield f"... and {len(stretches) - MOST} more in segmentation.json"
+
+
+def no_word(frame: FrameMask) -> str:
+    """What is said of a mask of which no word is heard: a model without names marks by the sound alone."""
+    return "a sound without a name" if frame.area else "nothing"
+
+
+def _kind(frame: FrameMask) -> frozenset[str]:
+    """The words of a mask; of one without, whether anything is marked."""
+    return frozenset(word for word, _ in frame.heard) or frozenset([no_word(frame)])
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    whole = f"{rest:04.1f}" if rest % 1 else f"{rest:02.0f}"
+    return f"{int(minutes)}:{whole}"

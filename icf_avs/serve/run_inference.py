@@ -1,0 +1,130 @@
+"""From a video to what the page shows of it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from icf_avs.errors import UserError
+from icf_avs.inference.segment import Segmenter, segment_video
+from icf_avs.media.audio_windows import Sound
+from icf_avs.media.resize import thumbnail
+from icf_avs.media.video_reader import MediaInfo, read_frames
+from icf_avs.output.text_summary import no_word
+from icf_avs.results import FrameMask, Segmentation
+from icf_avs.serve.audio_override import noise, of_clip, silence
+from icf_avs.serve.limits import Limits
+from icf_avs.serve.timeline import timeline
+
+Heard = Literal["own", "muted", "noise", "clip"]
+_PREVIEW = 320  # long side of a picture in the gallery
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Files lie in the folder that `answer` was given."""
+
+    overlay: Path  # mp4 with the sound that was heard
+    words: str  # HTML
+    summary: str  # one line
+    pictures: list[tuple[Path, str]]  # a picture with its mask and a caption, one a mask
+    masks: Path  # zip of PNG files
+    document: Path  # segmentation.json
+
+
+def answer(
+    segmenter: Segmenter, video: Path, store: Path, limits: Limits, heard: Heard = "own", other: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Answer:  # fmt: skip
+    """Segment a video, one mask a second, while the model hears its own sound, another or none.
+
+    store  a folder that gets one of its own for the results, complete or not at all
+    other  the video whose sound is heard, for "clip"
+    Raises UserError for whatever is wrong with a video, or if one is beyond the limits; its line has no folder in it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="answer-", dir=store))
+    try:
+        info = limits.checked(video)
+        if not info.has_audio:
+            raise UserError(f"{video}: has no sound, which is needed to tell what sounds; give a video with sound")
+        result = segment_video(
+            segmenter.predictor, video, folder, progress=limits.timed(progress, video), checkpoint=segmenter.name,
+            sound=_sound(info, heard, other, limits), private=True,
+        )  # fmt: skip
+        return _shown(result)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, UserError):
+            raise UserError(_without_folders(str(error), video, other, folder)) from error
+        raise
+
+
+def _sound(info: MediaInfo, heard: Heard, other: Path | None, limits: Limits) -> Sound | None:
+    if heard == "own":
+        return None
+    if heard == "muted":
+        return silence(info)
+    if heard == "noise":
+        return noise(info)
+    if other is None:
+        raise UserError("no other clip yet; give the video whose sound is to be used")
+    return of_clip(info, limits.checked(other))
+
+
+def _without_folders(line: str, *paths: Path | None) -> str:
+    """Where the server keeps its files is nobody's business, and no visitor knows these names."""
+    for path in filter(None, paths):
+        line = line.replace(f"{path.parent}/", "")
+    return line
+
+
+def _shown(result: Segmentation) -> Answer:
+    folder = result.folder
+    assert folder is not None  # it was asked for
+    marked = sum(frame.area > 0 for frame in result.frames)
+    words = Counter(word for frame in result.frames for word, _ in frame.heard[:1])
+    heard = f"Heard most: {', '.join(word for word, _ in words.most_common(3))}."
+    if not words:
+        heard = "It has no names for sounds." if marked else "It knows no sound here."
+    made = "".join(f" Made {part}." for part in result.missing)
+    repaired = "".join(f" Repaired: {line}." for line in result.video.repaired.lines())
+    return Answer(
+        overlay=folder / "overlay.mp4",
+        words=timeline(result.frames),
+        summary=f"Marked in {marked} of {len(result)} seconds. {heard}{made}{repaired}",
+        pictures=_pictures(result, folder),
+        masks=_zipped(folder),
+        document=folder / "segmentation.json",
+    )
+
+
+def _pictures(result: Segmentation, folder: Path) -> list[tuple[Path, str]]:
+    """The middle picture of each interval, out of the overlay."""
+    (folder / "pictures").mkdir()
+    found = []
+    for frame, (_, picture) in zip(
+        result.frames, read_frames(folder / "overlay.mp4", (frame.time for frame in result.frames)), strict=True
+    ):
+        path = folder / "pictures" / f"{frame.index:06d}.jpg"
+        thumbnail(picture, _PREVIEW, result.video.pixel_aspect).save(path, quality=85)
+        found.append((path, _caption(frame)))
+    return found
+
+
+def _caption(frame: FrameMask) -> str:
+    words = ", ".join(word for word, _ in frame.heard[:2]) or no_word(frame)
+    return f"{frame.start:g} s: {words}"
+
+
+def _zipped(folder: Path) -> Path:
+    path = folder / f"{folder.name}-masks.zip"
+    with zipfile.ZipFile(path, "w") as archive:  # PNG files are compressed already
+        for mask in sorted((folder / "masks").iterdir()):
+            archive.write(mask, mask.name)
+    return path

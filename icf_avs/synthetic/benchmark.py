@@ -1,0 +1,234 @@
+"""Writes the embedded benchmark to disk in the layouts of the public sets, so that any code for those reads it.
+
+OUT/Single-source   as S4: one sounding object, which sounds all the time; training masks of the first frame only
+OUT/Multi-sources   as MS3: one to three, beginning and ending
+OUT/AVSS            the clips of both with class ids, at native size
+OUT/Cross           as MS3, splits val and test only: second recordings, and held-out stamps where a class has one
+Beside each table a scenes.csv (ours) says what is in each clip. Training scenes are biased, all others balanced.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from icf_avs.errors import UserError
+from icf_avs.output.class_overlay import palette
+from icf_avs.synthetic import packages
+from icf_avs.synthetic.backgrounds import photographs
+from icf_avs.synthetic.catalog import Catalog, load_catalog
+from icf_avs.synthetic.clip_files import (
+    VIDEO_FPS,
+    semantic_uid,
+    write_avss_clip,
+    write_bytes,
+    write_image,
+    write_mp4,
+    write_wav,
+)
+from icf_avs.synthetic.clip_renderer import Clip, classes, render_clip
+from icf_avs.synthetic.log_mel_file import pickled_log_mel
+from icf_avs.synthetic.rendering import canvas, render_frame
+from icf_avs.synthetic.scene import Scene, base_split, uses_cross_recordings
+from icf_avs.synthetic.scene_sampler import BALANCED, TRAIN, sample_scene
+from icf_avs.synthetic.sounds import SoundBank
+from icf_avs.synthetic.tables import CROSS, MULTI, SEMANTIC, SINGLE, write_tables
+from icf_avs.types import ClipSpec
+
+SPEC = ClipSpec(phase=15 / 16)  # five seconds, pictures where AVSBench cut them
+SHORT_SIDE = 240  # pixels of videos and of AVSS frames
+_STYLES = {  # set -> what training scenes change, what all of its scenes change
+    SINGLE: ({"silent": 0.0}, {"num_sources": (1.0,), "continuous": 1.0}),
+    MULTI: ({}, {}),
+    CROSS: ({}, {"num_sources": (0.55, 0.45)}),
+}
+# Scenes of different sets must differ, so each set has its own range of scene numbers.
+_FIRST = {SINGLE: 0, MULTI: 1_000_000, CROSS: 2_000_000}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One clip to write; small, so that it can be sent to a worker process."""
+
+    out: Path
+    stamps: Path
+    dataset: str
+    split: str  # of the scene; the clips of "cross" and "cross-val" are written as split test and val
+    index: int
+    seed: int
+    video: bool
+
+    @property
+    def name(self) -> str:
+        """An id of 11 characters, as video ids are; it may begin with - or _."""
+        key = f"{self.dataset}/{self.split}/{self.seed}/{self.index}"
+        return base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest())[:11].decode()
+
+    @property
+    def record(self) -> Path:
+        return self.out / self.dataset / ".clips" / f"{self.name}.json"
+
+
+def write_stamps(
+    out: Path,
+    *,
+    stamps: Path | None = None,
+    seed: int = 0,
+    train: int = 0,
+    val: int = 0,
+    test: int = 0,
+    cross: int = 0,
+    cross_val: int = 0,
+    video: bool = True,
+    workers: int = 1,
+) -> None:
+    """Write that many clips of each split into each of Single-source and Multi-sources, and `cross` test clips and
+    `cross_val` ones of val into Cross.
+
+    The files depend on the arguments and the installed data, not on `workers`. A repeated call goes on where an
+    interrupted one stopped, and may ask for more clips. `stamps` is a Tux Paint stamps folder (None: fetched). Raises
+    UserError if the data are unavailable, `out` cannot be written, or it holds clips of other settings.
+    """
+    if min(seed, train, val, test, cross, cross_val) < 0 or workers < 1:
+        raise ValueError("the seed and the numbers of clips must not be negative, and workers must be at least 1")
+    packages.fetch_all(stamps)
+    root = packages.stamps_root(stamps)
+    catalog = load_catalog(root)
+    if (cross or cross_val) and not any(each.cross_recordings for each in catalog.classes):
+        raise UserError(
+            "the cross set needs second recordings: install gcompris-qt-data, or have a connection to fetch it"
+        )
+    counts = {"train": train, "val": val, "test": test}
+    jobs = [
+        _Job(out, root, dataset, split, _FIRST[dataset] + number, seed, video)
+        for dataset in (SINGLE, MULTI)
+        for split, count in counts.items()
+        for number in range(count)
+    ]
+    jobs += [
+        _Job(out, root, CROSS, split, _FIRST[CROSS] + number, seed, video)
+        for split, count in (("cross-val", cross_val), ("cross", cross))
+        for number in range(count)
+    ]
+    wanted = {job.record for job in jobs}
+    if any(record not in wanted for name in (SINGLE, MULTI, CROSS) for record in (out / name / ".clips").glob("[!.]*")):
+        raise UserError(
+            f"{out}: holds clips of another --seed, or of more than are asked for; choose another --out, or delete it"
+        )
+    if remaining := [job for job in jobs if not _done(job)]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = TextColumn("writing clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            for _ in bar.track(_results(remaining, workers), total=len(remaining)):
+                pass
+    write_tables(out, [json.loads(job.record.read_bytes()) for job in jobs], catalog.class_names)
+
+
+def _results(jobs: list[_Job], workers: int) -> Iterator[None]:
+    if workers == 1 or len(jobs) < 4:
+        yield from map(_write_clip, jobs)
+        return
+    # Spawned, not forked: the caller may run threads (torch, PyAV), which a fork would break.
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for future in as_completed([pool.submit(_write_clip, job) for job in jobs]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@lru_cache(maxsize=1)
+def _tools(stamps: Path) -> tuple[Catalog, SoundBank, SoundBank]:
+    catalog = load_catalog(stamps)
+    return catalog, SoundBank(catalog), SoundBank(catalog, "cross")
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    """Changes with the code and the data that decide what a clip looks like."""
+    digest = hashlib.sha256("\n".join(photographs()).encode())
+    folder = Path(__file__).parent
+    for path in (folder / "stamps.csv", *sorted(folder.glob("*.py")), folder.with_name("media") / "vggish_frontend.py"):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _done(job: _Job) -> bool:
+    """Whether the clip was written by this code; its record is the last file of a clip."""
+    try:
+        row = json.loads(job.record.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return row.get("version") == _version() and (row["video"] or not job.video)
+
+
+def _write_clip(job: _Job) -> None:
+    write_bytes(job.record, b"{}")  # begun
+    catalog, bank, cross_bank = _tools(job.stamps)
+    training, always = _STYLES[job.dataset]
+    style = replace(TRAIN, **training, **always) if job.split == "train" else replace(BALANCED, **always)
+    scene = sample_scene(catalog, job.split, job.index, job.seed, style, round(SPEC.seconds))
+    clip = render_clip(scene, cross_bank if uses_cross_recordings(job.split) else bank, SPEC)
+    split = base_split(job.split)
+    samples = np.round(clip.waveform * 32767).astype(np.int16)
+    sounding = [name for name, active in zip(clip.class_names, clip.active, strict=True) if active.any()]
+    base = job.out / job.dataset
+    if job.dataset == SINGLE:
+        data, inner, stem = base / "s4_data", f"{split}/{sounding[0]}", f"{job.name}_"
+        frames, video = data / "visual_frames" / inner / job.name, base / f"raw_videos/{inner}/{job.name}.mp4"
+    else:
+        data, inner, stem = base / "ms3_data", split, f"{job.name}.mp4_"
+        frames, video = data / "visual_frames" / job.name, base / f"raw_videos/{job.name}.mp4"
+    for t in range(SPEC.frames):
+        write_image(frames / f"{stem}{t + 1}.png", Image.fromarray(clip.frames[t]))
+        if t == 0 or (job.dataset, split) != (SINGLE, "train"):
+            mask = Image.fromarray(clip.masks[t] * np.uint8(255))
+            write_image(data / "gt_masks" / inner / job.name / f"{job.name}_{t + 1}.png", mask)
+    write_wav(data / "audio_wav" / inner / f"{job.name}.wav", samples)
+    write_bytes(data / "audio_log_mel" / inner / f"{job.name}.pkl", pickled_log_mel(samples))
+    across, down = canvas(scene.aspect)
+    size = round(across * SHORT_SIDE / 2) * 2, round(down * SHORT_SIDE / 2) * 2
+    if job.dataset != CROSS:
+        _write_semantic(job, scene, clip, size, samples)
+    if job.video:
+        times = (number / VIDEO_FPS for number in range(round(SPEC.seconds * VIDEO_FPS)))
+        write_mp4(video, (render_frame(scene, time_s, size)[0] for time_s in times), size, samples)
+    row = {
+        "version": _version(),
+        "video": job.video,
+        "dataset": job.dataset,
+        "name": job.name,
+        "split": split,
+        "seed": job.seed,
+        "index": job.index,
+        "sounding": sorted(sounding),
+        "onscreen": sorted(
+            name for i, name in enumerate(clip.class_names) if name and (clip.stamp_maps == i + 1).any()
+        ),
+        "stamps": [
+            [placed.stem, placed.class_name, "".join(str(int(on)) for on in active)]
+            for placed, active in zip(scene.stamps, clip.active, strict=True)
+        ],
+    }
+    write_bytes(job.record, json.dumps(row).encode())
+
+
+def _write_semantic(job: _Job, scene: Scene, clip: Clip, size: tuple[int, int], samples: np.ndarray) -> None:
+    label = "v1s" if job.dataset == SINGLE else "v1m"
+    rendered = [render_frame(scene, SPEC.frame_time(t), size) for t in range(SPEC.frames)]
+    ids = classes(np.stack([stamp_map for _, stamp_map in rendered]), clip.active, scene)
+    labelled = 1 if (label, job.split) == ("v1s", "train") else SPEC.frames
+    frames, labels = [Image.fromarray(rgb) for rgb, _ in rendered], [Image.fromarray(each) for each in ids[:labelled]]
+    write_avss_clip(job.out / SEMANTIC / label / semantic_uid(job.name), frames, labels, samples, palette())

@@ -1,0 +1,138 @@
+"""What is in the embedded benchmark: its sound classes, their images and recordings, and the silent distractors.
+
+stamps.csv holds the facts, one row a usable stamp: its path below the stamps folder (stem), its class (column kind,
+empty for a distractor), its super-category, the stem of its recording (empty if it has none of its own), its role
+(train | heldout | distractor) and an English name. A recording or a look that would fit two classes is left out, or the
+classes are made one, so that no label is ambiguous.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib import resources
+from pathlib import Path
+
+from icf_avs.errors import UserError
+from icf_avs.synthetic import packages
+from icf_avs.synthetic.qt_resource import Resources, read_qt_resource
+
+SUPER_CATEGORIES = ("music", "human", "animal", "device")
+
+# Second recordings of the same classes, by other people with other microphones. None is a training recording
+# (tests/test_catalog.py correlates the waves).
+_GCOMPRIS_FARM = {
+    "owl": "owl", "pig": "pig", "hen": "chickens", "horse": "horse",
+    "cow": "cow", "dog": "dog", "duck": "duck", "sheep": "sheep",
+}  # fmt: skip
+_GCOMPRIS_MUSIC = {"violin": "violin", "cello": "cello", "cymbal": "cymbal", "drum-kit": "drum_kit"}
+_OVOS = ("cow", "dog", "duck", "frog", "horse", "owl", "pig", "rooster", "sheep")
+
+
+@dataclass(frozen=True)
+class SoundClass:
+    """What sounds: a class of the benchmark.
+
+    Images are stems below the stamps folder. A recording is a reference "source:path" that `read_recording` opens.
+    """
+
+    id: int  # 1..len(classes); 0 is the background
+    name: str
+    super_category: str
+    stems: tuple[str, ...]
+    heldout_stems: tuple[str, ...]
+    recordings: tuple[str, ...]
+    cross_recordings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The classes that this machine's files can show and sound, and the distractors, in a fixed order."""
+
+    root: Path
+    class_names: tuple[str, ...]  # all classes in id order, alphabetical, WITHOUT the background
+    classes: tuple[SoundClass, ...]
+    distractors: tuple[str, ...]
+
+    @cached_property
+    def _by_name(self) -> dict[str, SoundClass]:
+        return {each.name: each for each in self.classes}
+
+    def sound_class(self, name: str) -> SoundClass:
+        """The class of that name. Raises KeyError."""
+        return self._by_name[name]
+
+    def picture_path(self, stem: str) -> Path:
+        """The PNG of a stem."""
+        return self.root / f"{stem}.png"
+
+    def read_recording(self, reference: str) -> bytes:
+        """The bytes of the sound file behind a reference of SoundClass. Raises UserError if its package is damaged."""
+        source, _, path = reference.partition(":")
+        try:
+            if source == "stamps":
+                return (self.root / f"{path}.ogg").read_bytes()
+            if source == "ovos":
+                return (packages.root(packages.OVOS) / path).read_bytes()
+            archive, _, member = path.partition(":")
+            return _archive(packages.root(packages.GCOMPRIS) / archive)[member]
+        except KeyError as error:
+            raise UserError(f"{reference} is not in GCompris' data here: another version is installed") from error
+        except OSError as error:
+            raise UserError(f"cannot read the recording {reference}: {error.strerror}; fetch the data again") from error
+
+
+@lru_cache(maxsize=4)
+def _archive(path: Path) -> Resources:
+    return read_qt_resource(path)
+
+
+def load_catalog(stamps: Path | None = None) -> Catalog:
+    """Read the facts and keep what is on this machine; ids and class names do not depend on that.
+
+    `stamps` is the stamps folder (None: `packages.stamps_root()`). Cross recordings are listed for the optional
+    packages already here (`packages.fetch_all` brings them). Raises UserError if most of the stamps are missing.
+    """
+    root = Path(stamps) if stamps is not None else packages.stamps_root()
+    with resources.files(__package__).joinpath("stamps.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    shown = [row for row in rows if (root / f"{row['stem']}.png").is_file()]
+    names = tuple(sorted({row["kind"] for row in rows if row["kind"]}))
+    classes = []
+    for number, name in enumerate(names, start=1):
+        mine = [row for row in rows if row["kind"] == name]
+        here = [row for row in shown if row["kind"] == name]
+        sounds = [row["sound"] for row in mine if row["sound"] and (root / f"{row['sound']}.ogg").is_file()]
+        sound_class = SoundClass(
+            id=number,
+            name=name,
+            super_category=mine[0]["super_category"],
+            stems=tuple(row["stem"] for row in here if row["role"] == "train"),
+            heldout_stems=tuple(row["stem"] for row in here if row["role"] == "heldout"),
+            recordings=tuple(f"stamps:{stem}" for stem in sounds),
+            cross_recordings=_cross_recordings(name),
+        )
+        if sound_class.stems and sound_class.recordings:
+            classes.append(sound_class)
+    if 2 * len(classes) < len(names):
+        raise UserError(
+            f"{root} has images and sounds of only {len(classes)} of {len(names)} classes: pass the stamps folder "
+            "of a complete Tux Paint stamps collection with --stamps DIR"
+        )
+    distractors = tuple(row["stem"] for row in shown if row["role"] == "distractor")
+    return Catalog(root, names, tuple(classes), distractors)
+
+
+def _cross_recordings(name: str) -> tuple[str, ...]:
+    found = []
+    if packages.find(packages.GCOMPRIS):
+        activity = "/gcompris/src/activities"
+        if name in _GCOMPRIS_FARM:
+            member = f"{activity}/explore_farm_animals/resource/animals/{_GCOMPRIS_FARM[name]}.ogg"
+            found.append(f"gcompris:explore_farm_animals.rcc:{member}")
+        if name in _GCOMPRIS_MUSIC:
+            found.append(f"gcompris:instruments.rcc:{activity}/instruments/resource/{_GCOMPRIS_MUSIC[name]}.ogg")
+    if name in _OVOS and packages.find(packages.OVOS):
+        found.append(f"ovos:animals/{name}.mp3")
+    return tuple(found)

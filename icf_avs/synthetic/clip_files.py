@@ -1,0 +1,99 @@
+"""Files of one clip: PNG, JPEG, WAV, MP4, JSON and CSV, each written beside its place and moved there in one step."""
+
+from __future__ import annotations
+
+import csv
+import io
+import wave as wav_format
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from icf_avs.atomic_io import written_file
+from icf_avs.media.local_url import local_url
+from icf_avs.synthetic.sounds import RATE
+
+VIDEO_FPS = 25
+_ADVICE = "free some space or choose another --out"
+AVSS_COLUMNS = ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label")  # of metadata.csv
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically; its folder is made if need be. Raises UserError if it cannot be written."""
+    with written_file(path, _ADVICE) as new:
+        new.write_bytes(content)
+
+
+def write_image(path: Path, image: Image.Image) -> None:
+    """Write an image in the format that the name ends on, .png or .jpg."""
+    buffer = io.BytesIO()
+    if path.suffix == ".png":
+        image.save(buffer, "PNG", compress_level=4)
+    else:
+        image.save(buffer, "JPEG", quality=92)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_wav(path: Path, samples: np.ndarray) -> None:
+    """Write int16 [N] as a mono WAV file of 16 kHz."""
+    buffer = io.BytesIO()
+    with wav_format.open(buffer, "wb") as file:
+        file.setparams((1, 2, RATE, 0, "NONE", ""))
+        file.writeframes(samples.astype("<i2").tobytes())
+    write_bytes(path, buffer.getvalue())
+
+
+def write_mp4(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], samples: np.ndarray) -> None:
+    """Write H.264 video of 25 fps and AAC sound; frames uint8 [H, W, 3] of the even size (W, H), samples int16 [N]."""
+    with written_file(path, _ADVICE) as new, av.open(local_url(new), "w", format="mp4") as container:
+        # The same images must give the same bytes. Threads would spoil that, and so does x264's macroblock tree,
+        # whose result was seen to vary from run to run.
+        options = {"crf": "20", "preset": "fast", "x264-params": "mbtree=0"}
+        video = container.add_stream("libx264", rate=VIDEO_FPS, options=options)
+        video.width, video.height, video.pix_fmt, video.thread_count = *size, "yuv420p", 1
+        sound = container.add_stream("aac", rate=RATE, layout="mono")
+        sound.bit_rate = 96_000
+        for number, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, VIDEO_FPS)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        frame = av.AudioFrame.from_ndarray(samples.astype(np.int16)[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file with Unix line ends."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_bytes(path, buffer.getvalue().encode())
+
+
+def semantic_uid(name: str) -> str:
+    """Name of a five-second clip in the AVSS layout, which counts milliseconds from the video's start."""
+    return f"{name}_0_5000"
+
+
+def write_avss_clip(
+    folder: Path,
+    frames: Sequence[Image.Image],
+    labels: Sequence[Image.Image],
+    samples: np.ndarray,
+    colors: np.ndarray | None = None,
+) -> None:
+    """Write frames, class ids of the first len(labels) frames, with `colors` [256, 3] also as RGB, and the sound."""
+    for second, frame in enumerate(frames):
+        write_image(folder / "frames" / f"{second}.jpg", frame)
+    for second, ids in enumerate(labels):
+        write_image(folder / "labels_semantic" / f"{second}.png", ids)
+        if colors is not None:
+            write_image(folder / "labels_rgb" / f"{second}.png", Image.fromarray(colors[np.asarray(ids)]))
+    write_wav(folder / "audio.wav", samples)

@@ -1,0 +1,141 @@
+"""What clips are composed of: recordings with a class each, which of them belong to which images, and the splits."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from icf_avs.datasets.metadata import check_columns, read_table
+from icf_avs.errors import UserError
+
+ENDINGS = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".mkv"}
+SHARES = {"val": 0.1, "test": 0.1, "train": 0.8}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """label: its class in the source's own spelling; name: as reported; origin: what it is a part of, "" if unknown."""
+
+    path: Path
+    label: str
+    name: str
+    origin: str = ""
+
+
+def find_recordings(path: Path, audio: Path | None = None) -> list[Recording]:
+    """Recordings of a folder (path/CLASS/NAME.wav) or of a table with the columns filename and category.
+
+    audio  the folder of the files of a table; None: the table's, or audio/ beside that, as in ESC-50. Where the table
+    has a column src_file (ESC-50: the recording that a file was cut from), it is the origin. Raises UserError.
+    """
+    if path.is_dir():
+        if audio is not None:
+            raise UserError(f"--audio {audio}: goes with a table; {path} is a folder, which holds its sounds")
+        files = sorted(file for file in path.glob("*/*") if file.suffix.lower() in ENDINGS)
+        if not files:
+            raise UserError(f"{path}: no sound in a folder of it; want CLASS/NAME.wav, or name a CSV table of them")
+        return [Recording(file, file.parent.name, f"{file.parent.name}/{file.name}") for file in files]
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or folder; name a folder of sounds by class, or a CSV table of them")
+    rows = read_table(path, ("filename", "category"))
+    if not rows:
+        raise UserError(f"{path}: lists no sound; want a line for each, with filename and category")
+    places = [audio] if audio is not None else [path.parent, path.parent.parent / "audio"]
+    root = next((place for place in places if (place / rows[0]["filename"]).is_file()), None)
+    if root is None:
+        where = " or ".join(map(str, places))
+        raise UserError(f"{path}: {rows[0]['filename']} is not in {where}; name the folder of the sounds with --audio")
+    for number, row in enumerate(rows, 2):
+        if not row["category"]:
+            raise UserError(f"{path}, line {number}: no category; fill it in")
+        if not (root / row["filename"]).is_file():
+            raise UserError(f"{path}, line {number}: {root / row['filename']} is missing; add it or take the line out")
+    return [Recording(root / r["filename"], r["category"], r["filename"], r.get("src_file", "")) for r in rows]
+
+
+def normalize(name: str) -> str:
+    """The name of a class in the set: "Fire_truck" -> "fire-truck". AVSS tables join names by "_"."""
+    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")
+
+
+def match_classes(images: Collection[str], sounds: Collection[str], mapping: Path | None = None) -> dict[str, str]:
+    """Sound class -> name of the set's class, for the sounds that some image class makes.
+
+    mapping  a CSV table with the columns picture and sound, which goes before equal names; an empty picture leaves the
+    sound out. Several sounds may belong to one image class, but not the other way: in an image with both, there
+    would be no right answer. Raises UserError for that, for names that do not exist, and where nothing matches.
+    """
+    names = {normalize(name) for name in images} - {""}
+    found = {sound: normalize(sound) for sound in sounds if normalize(sound) in names}
+    mapped: dict[str, str] = {}
+    rows = read_table(mapping, ("picture", "sound")) if mapping else []
+    check_columns(mapping, rows, ("picture", "sound"))
+    for number, row in enumerate(rows, 2):
+        image, sound = row["picture"].strip(), row["sound"].strip()
+        for name, known, what in ((image, images, "picture"), (sound, sounds, "sound")):
+            if name not in known and not (name == "" and what == "picture"):
+                near = difflib.get_close_matches(name, known, 3, 0.5) or sorted(known)[:5]
+                raise UserError(
+                    f"{mapping}, line {number}: no {what} class {name!r}; there are {', '.join(near)}, ... (spelt so)"
+                )
+        if mapped.setdefault(sound, normalize(image)) != normalize(image):
+            raise UserError(
+                f"{mapping}, line {number}: {sound} belongs to {mapped[sound]} and to {image}; in a picture with both "
+                "it could not be told what sounds, so choose one"
+            )
+    found = {sound: name for sound, name in (found | mapped).items() if name}
+    if not found:
+        raise UserError(
+            f"no class of the pictures ({_some(images)}) has the name of a class of the sounds ({_some(sounds)}); "
+            "say which belong together with --mapping, a CSV table with the columns picture and sound"
+        )
+    return found
+
+
+def _some(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def identities(paths: Iterable[Path]) -> dict[Path, str]:
+    """A key for each file, the same for files of the same content whatever their names.
+
+    Only files of the same size are read: two that are equal have the same.
+    """
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in sorted(set(paths)):
+        by_size[path.stat().st_size].append(path)
+    found = {}
+    for size, same in by_size.items():
+        for path in same:
+            content = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if len(same) > 1 else path.name
+            found[path] = f"{size}-{content}"
+    return found
+
+
+def assign_splits(items: Mapping[str, Collection[str]], splits: Collection[str], seed: int) -> dict[str, str]:
+    """Split of each item; items: its classes by key. A function of the keys and the seed.
+
+    The rarest class goes first, so that each split gets some of every class where there are as many items as
+    splits; a class with fewer is in one split alone, train if that is asked for.
+    """
+    shares = {split: share for split, share in SHARES.items() if split in splits}
+    *smaller, largest = shares
+    members: dict[str, list[str]] = defaultdict(list)
+    for key in sorted(items, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest()):
+        for name in items[key]:
+            members[name].append(key)
+    assigned: dict[str, str] = {}
+    for _, keys in sorted(members.items(), key=lambda item: (len(item[1]), item[0])):
+        left = [key for key in keys if key not in assigned]
+        have = Counter(assigned[key] for key in keys if key in assigned)
+        for split in smaller if len(keys) >= len(shares) else ():
+            want = max(1, round(len(keys) * shares[split] / sum(shares.values()))) - have[split]
+            assigned |= dict.fromkeys(left[: max(want, 0)], split)
+            left = left[max(want, 0) :]
+        assigned |= dict.fromkeys(left, largest)
+    return assigned

@@ -1,0 +1,256 @@
+"""Training batches from open-vocabulary scenes: cached features, and simulated tagger predictions in place of sound.
+
+A scene is queried for one to three of its objects, for a word that it does not show, or for nothing; and then for some
+more of these, since the truth of a composed scene is known for every query, and its pixels are decoded once for all.
+The prediction for an object is its word or one that may mean the same, with lower scores for similar words, at times
+for an unrelated word, and for another object of the image; or, where its class has a recording, the tagger's own
+prediction for that one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icf_avs.synthetic.batches import targets
+from icf_avs.synthetic.scene import Scene
+from icf_avs.synthetic.scene_features import OpenVocabFeatures
+from icf_avs.synthetic.tagger_cache import TaggerOutputs
+from icf_avs.types import Batch
+
+NEAR = 0.5  # cosine from which a tagger may take one word for another
+_MORE = 4  # queries beside the first
+_ABSENT, _SILENT = 0.14, 0.10  # shares of the queries for what is not shown, for nothing
+_ALMOST = 0.5  # that an absent word is one of those nearest to the words of what is shown
+_NEAREST = 12  # of these words
+_TARGETS = (0.6, 0.3, 0.1)  # of 1, 2, 3 things
+_GENERIC = 0.2  # that an object is queried by a word that names others too
+_SYNONYM = 0.35  # that a synonym is predicted
+_RECORDED = 0.5  # that a class with a recording gets the prediction for it
+_MIXED = 0.25  # of these: mixed with another recording, of what is not in the image
+_STRAY = 0.35  # that some unrelated word is predicted as well
+_FAINT = 0.3  # that another object of the image, which is not queried, gets a low score
+_UNSEGMENTED = 0.15  # share of the clips that are given without the segmenter
+_LOST, _UNEVEN = 0.35, 0.35  # share of the channels that are dropped; log-standard deviation of the others
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The vocabulary [C] and its text embeddings [C,E], unit vectors; nameable [C]: words that training may use;
+    word_of_class: the word of each class; synonym_threshold: cosine from which two words may mean the same.
+    """
+
+    words: tuple[str, ...]
+    names: Tensor
+    nameable: np.ndarray
+    word_of_class: dict[str, int]
+    synonym_threshold: float
+
+    @cached_property
+    def similarity(self) -> np.ndarray:
+        """[C,C] cosines."""
+        return (self.names @ self.names.T).numpy()
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        return {word: index for index, word in enumerate(self.words)}
+
+    def synonyms_of(self, some: list[int]) -> np.ndarray:
+        """[C] bool: words that may mean one of `some`."""
+        return (self.similarity[some] > self.synonym_threshold).any(0)
+
+
+def open_vocab_batch(
+    features: OpenVocabFeatures, indices: np.ndarray, words: Vocabulary, sounds: TaggerOutputs,
+    rng: np.random.Generator, noisy: bool = True, more: int = _MORE,
+) -> Batch:  # fmt: skip
+    """The scenes of `indices`, each with tagger predictions for its frames. noisy: scores are jittered, channels are
+    dropped, at times there is no segmenter, and half of the scenes are flipped; else the images come along, at half
+    their size. more: queries of each scene beside the first.
+    """
+    frames = features.stamp_maps.shape[1]
+    tags, sounding, onscreen, maps = [], [], [], []
+    for at in indices:
+        scene = features.scenes[at]
+        shown = words.synonyms_of([words.index[word] for word in scene.present_words])
+        onscreen.append(shown)
+        for _ in range(1 + more):
+            heard, asked = _sample_audio(scene, shown, frames, words, sounds, rng)
+            tags.append(heard)
+            sounding.append(np.zeros((frames, len(words.words)), bool))
+            class_map = np.zeros((frames, len(scene.objects) + 1), np.int64)
+            for word, when in asked:
+                sounding[-1][when, word] = True
+                for number in scene.objects_named(words.words[word]):
+                    class_map[when, number] = word + 1
+            objects = features.object_maps(at)
+            maps.append(np.stack([row[numbers] for row, numbers in zip(class_map, objects, strict=True)]))
+    masks, kinds_map = targets(torch.from_numpy(np.stack(maps)))
+    every = torch.ones(len(indices), frames, dtype=torch.bool)
+    levels, scores, shares = features.visual(indices)
+    if noisy:
+        levels = [_channel_dropout(level, rng) for level in levels]
+        flipped = torch.from_numpy(rng.random(len(indices)) < 0.5)
+        *levels, scores, shares = (_flip(level, flipped) for level in (*levels, scores, shares))
+        masks, kinds_map = (_flip(maps, flipped.repeat_interleave(1 + more)) for maps in (masks, kinds_map))
+        scores = _jitter_scores(scores, rng)
+        shares = shares * torch.from_numpy(rng.random((len(indices), 1, 1, 1, 1)) >= _UNSEGMENTED)
+    heard, sounding = torch.from_numpy(np.stack(tags)), torch.from_numpy(np.stack(sounding))
+    heard, sounding, masks, kinds_map = (  # B 1+Q ...
+        answers.unflatten(0, (len(indices), 1 + more)) for answers in (heard, sounding, masks, kinds_map)
+    )
+    return Batch(
+        levels,
+        heard.new_zeros(len(indices), frames, 0),  # tags stand for the sounds
+        masks[:, 0],
+        kinds_map[:, 0],
+        every,
+        every,
+        sounding[:, 0],
+        torch.from_numpy(np.stack(onscreen)),
+        other_sounds=heard[:, 1:] if more else None,
+        other_masks=masks[:, 1:] if more else None,
+        frames=None if noisy else torch.from_numpy(features.images[indices]),
+        class_scores=scores,
+        object_probs=shares,
+        tag_probs=heard[:, 0],
+    )
+
+
+def _sample_audio(
+    scene: Scene, shown: np.ndarray, frames: int, words: Vocabulary, sounds: TaggerOutputs, rng: np.random.Generator
+) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+    """Predictions for a scene [T,C], and the queried words, each with the frames [T] bool in which it sounds.
+
+    shown [C]: words that may mean something in the image.
+    """
+    size = len(words.words)
+    away = words.nameable & ~shown
+    heard = np.stack([_background(size, sounds, rng)] * frames)
+    draw = rng.random()
+    if draw < _SILENT:
+        return heard, []
+    if draw < _SILENT + _ABSENT:
+        word = sample_absent_word(scene, away, words, rng)
+        heard[:] = simulate_tagger(word, away, words, rng)
+        return heard, [(word, np.ones(frames, bool))]
+    count = min(1 + int(rng.choice(3, p=_TARGETS)), len(scene.objects))
+    asked: list[tuple[int, np.ndarray]] = []
+    taken = np.zeros(frames, bool)  # frames in which something sounds already
+    for item in rng.permutation(len(scene.objects))[:count]:
+        row, names = _sample_object(scene, int(item), away, words, sounds, rng)
+        others = [index for index in range(len(scene.objects)) if index != item]
+        if others and rng.random() < _FAINT:
+            other = words.index[scene.objects[rng.choice(others)].words[0]]
+            row[other] = max(row[other], row.max() * rng.uniform(0.03, 0.25))
+        when = _active_frames(frames, rng)
+        heard[when & ~taken] = row
+        row = row * np.float32(rng.uniform(0.4, 1.0))  # another is less sure
+        both = when & taken
+        heard[both] = np.maximum(heard[both], row)
+        taken |= when
+        asked += [(name, when) for name in names]
+    return heard, asked
+
+
+def sample_absent_word(scene: Scene, away: np.ndarray, words: Vocabulary, rng: np.random.Generator) -> int:
+    """A word for nothing in the image; half of them are similar to the word of something."""
+    choices = np.flatnonzero(away)
+    if rng.random() < _ALMOST:
+        nearness = words.similarity[[words.index[each.words[0]] for each in scene.objects]].max(0)
+        choices = choices[np.argsort(-nearness[choices], kind="stable")[:_NEAREST]]
+    return int(rng.choice(choices))
+
+
+def _sample_object(
+    scene: Scene, item: int, away: np.ndarray, words: Vocabulary, sounds: TaggerOutputs, rng: np.random.Generator
+) -> tuple[np.ndarray, list[int]]:
+    """The prediction for one object [C], and the words that are queried by it."""
+    word, class_name = words.index[scene.objects[item].words[0]], scene.objects[item].class_name
+    if class_name in sounds.class_names and rng.random() < _RECORDED:
+        at = sounds.class_names.index(class_name)
+        with_it = np.flatnonzero((sounds.pairs == at).any(1))
+        if rng.random() < _MIXED and len(with_it):
+            pair = int(rng.choice(with_it))
+            other = words.word_of_class[sounds.class_names[int(sounds.pairs[pair].sum()) - at]]
+            row = sounds.mixed[pair].astype(np.float32)
+            if away[other] and _is_recognised(row, word, words):
+                return row, [word, *([other] if _is_recognised(row, other, words) else [])]
+        row = sounds.outputs[at, rng.integers(sounds.outputs.shape[1])].astype(np.float32)
+        if _is_recognised(row, word, words):
+            return row, [word]
+    generic = scene.objects[item].generic
+    if generic and rng.random() < _GENERIC:
+        word = words.index[generic[rng.integers(len(generic))]]
+        return simulate_tagger(word, away, words, rng, synonyms=False), [word]  # "dog" is not predicted for "animal"
+    return simulate_tagger(word, away, words, rng), [word]
+
+
+def _is_recognised(row: np.ndarray, word: int, words: Vocabulary) -> bool:
+    """Whether a prediction holds the right word: from wrong ones only mistakes can be learnt."""
+    return row[words.synonyms_of([word])].max() > max(0.05, 0.4 * row.max())
+
+
+def simulate_tagger(
+    word: int, away: np.ndarray, words: Vocabulary, rng: np.random.Generator, synonyms: bool = True
+) -> np.ndarray:
+    """What a tagger might predict for a word [C]: with a high score or a low one, and with similar words."""
+    row = np.zeros(len(words.words), np.float32)
+    near = words.similarity[word]
+    strength = rng.uniform(0.2, 1.0)
+    row[word] = strength
+    # A similar word that means something else in the image would be queried as well.
+    alike = np.flatnonzero((near > words.synonym_threshold) & words.nameable & (np.arange(len(near)) != word))
+    if synonyms and len(alike) and rng.random() < _SYNONYM:
+        row[rng.choice(alike)] = strength
+        row[word] *= rng.choice((0.0, rng.random()))
+    others = np.flatnonzero((near > NEAR) & (near <= words.synonym_threshold) & away)
+    for other in rng.permutation(others)[: rng.integers(3)]:
+        row[other] = max(row[other], strength * rng.uniform(0.05, 0.7))
+    if rng.random() < _STRAY:
+        row[rng.choice(np.flatnonzero(away))] = strength * rng.uniform(0.05, 0.4)
+    return row
+
+
+def _background(size: int, sounds: TaggerOutputs, rng: np.random.Generator) -> np.ndarray:
+    """The prediction where nothing of the image sounds [C]: nothing, noise, or a sound that has just ended."""
+    draw = rng.random()
+    if draw < 0.3:
+        return np.zeros(size, np.float32)
+    some = sounds.noise if draw < 0.7 else sounds.silent.reshape(-1, sounds.silent.shape[-1])
+    return some[rng.integers(len(some))].astype(np.float32)
+
+
+def _active_frames(frames: int, rng: np.random.Generator) -> np.ndarray:
+    """[T] bool with one run of True: a clip's sound begins and ends, that of a single frame is there."""
+    if frames == 1 or rng.random() < 0.4:
+        return np.ones(frames, bool)
+    first = int(rng.integers(frames))
+    on = np.zeros(frames, bool)
+    on[first : int(rng.integers(first + 1, frames + 1))] = True
+    return on
+
+
+def _channel_dropout(level: Tensor, rng: np.random.Generator) -> Tensor:
+    """A level [B,T,c,h,w] with channels scaled or dropped, the same ones throughout a clip, so that the decoder does
+    not rely on the few channels that tell the images of training apart.
+    """
+    shape = (level.shape[0], 1, level.shape[2], 1, 1)
+    gain = np.exp(rng.normal(0, _UNEVEN, shape)) * (rng.random(shape) >= _LOST) / (1 - _LOST)
+    return level * torch.from_numpy(gain.astype(np.float32))
+
+
+def _flip(maps: Tensor, flipped: Tensor) -> Tensor:
+    """maps [B,...,w], mirrored for the clips `flipped` [B]."""
+    return torch.where(flipped.view(-1, *[1] * (maps.dim() - 1)), maps.flip(-1), maps)
+
+
+def _jitter_scores(scores: Tensor, rng: np.random.Generator) -> Tensor:
+    """z-scores [B,T,K,h,w] as other images might give them: scaled, and with noise."""
+    gain = torch.from_numpy(np.exp(rng.normal(0, 0.2, len(scores))).astype(np.float32))
+    noise = torch.from_numpy(rng.normal(0, 0.4, (len(scores), 1, scores.shape[2], 1, 1)).astype(np.float32))
+    return (scores + noise) * gain[:, None, None, None, None]

@@ -1,0 +1,233 @@
+"""Samples open-vocabulary scenes, in which words stand for sounds: which objects are shown and how they were taken.
+
+An object is what one word means: a stamp, or a group of stamps of one word. A scene is a pure function of catalog,
+split, index, seed and style. Splits: "train", "val" and "test" never share a composition (the set of its stamps) nor a
+background; "heldout" and "heldout-val" show at least one object that training never shows or names, on backgrounds of
+"test" and of "val".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from icf_avs.synthetic.open_vocab_catalog import NamedStamp, OpenVocabCatalog
+from icf_avs.synthetic.rendering import canvas, visible_shares
+from icf_avs.synthetic.scene import Camera, NamedObject, PlacedStamp, Scene, Shadow, hash_tenth
+from icf_avs.synthetic.scene_sampler import (
+    TENTHS,
+    ViewRanges,
+    draw_gains,
+    draw_motion,
+    draw_view,
+    sampled_times,
+    search_layout,
+)
+from icf_avs.synthetic.sprite import load_sprite
+
+One = TypeVar("One")
+
+OPEN_VOCAB_SPLITS = ("train", "val", "test", "heldout", "heldout-val")  # new ones at the end: they are drawn by number
+_HELD_OUT = {"heldout": "cross", "heldout-val": "cross-val"}  # and the name of such a split in scenes with sound
+_TENTHS = TENTHS | dict.fromkeys(_HELD_OUT, range(10))
+_STREAM = 5  # keeps these scenes' random numbers apart from those of the scenes with sound
+_SMALLEST, _LARGEST = 0.05, 0.9  # square root of the area of a stamp's box, in shorter sides of the image
+_ENLARGED = 2.5 / 448  # shorter sides a pixel of the cut-out may cover: more would look like no photograph
+_CLOSE = (0.9, 1.7)  # as _SMALLEST and _LARGEST, of what is close to the camera and not wholly in the image
+_CLOSE_ENLARGED = 4.5 / 448
+_ZOOM, _PLAIN_ZOOM = (0.35, 1.0), (0.04, 0.25)  # share of a background that is in the image
+_GAINS = (0.7, 1.25), (0.9, 1.1)
+_VISIBLE = 0.35  # least share of one of an object's stamps which stays visible at all times
+_LEAST = 0.0012  # least share of the image that shows an object at all times
+_AUDIBLE = {"animal", "musical instrument", "vehicle", "tool"}  # generic words of what often sounds
+
+
+@dataclass(frozen=True)
+class OpenVocabStyle:
+    """Probabilities of what a scene holds. The tuple of counts is normalised."""
+
+    num_objects: tuple[float, ...] = (0.25, 0.35, 0.25, 0.15)  # of 1, 2, 3, 4 words
+    group: float = 0.22  # that an object is a group of 2 to 8 stamps
+    audible: float = 0.6  # that an object is drawn among what often sounds rather than among all
+    close: float = 0.0  # that one object fills the image, and more
+    shadow: float = 0.0  # that all objects cast a shadow on the background
+    plain: float = 0.0  # that the background is one surface, such as a floor or a lawn
+
+
+DEFAULT = OpenVocabStyle()
+NATURAL = OpenVocabStyle(close=0.3, shadow=0.5, plain=0.35)  # as videos are: for training; what is scored has DEFAULT
+
+
+def sample_open_vocab_scene(
+    catalog: OpenVocabCatalog, split: str, index: int, seed: int = 0, style: OpenVocabStyle = DEFAULT, seconds: int = 1
+) -> Scene:
+    """Scene number `index` of a split of OPEN_VOCAB_SPLITS. Raises ValueError for another split or under a second."""
+    if split not in OPEN_VOCAB_SPLITS:
+        raise ValueError(f"split is {split!r}; it must be one of {', '.join(OPEN_VOCAB_SPLITS)}")
+    if seconds < 1:
+        raise ValueError(f"seconds is {seconds}; it must be at least 1")
+    rng = np.random.default_rng([_STREAM, seed, OPEN_VOCAB_SPLITS.index(split), index])
+    cast = _draw_cast(catalog, split, style, rng)
+    close = style.close > 0 and rng.random() < style.close and len(cast[0]) == 1
+    view = ViewRanges(lambda: _zoom(style, rng), 0.05, _GAINS, (0.5, 30), generated=0.1)
+    empty = draw_view(catalog.root, _HELD_OUT.get(split, split), index, seed, seconds, view, rng)
+    times = [0.5] if seconds == 1 else sampled_times(seconds)
+    scene = search_layout(
+        lambda shrink: _lay_out(catalog, cast, empty, shrink, close, rng),
+        lambda candidate: _all_visible(candidate, len(cast), times),
+        tries=4,
+    )
+    objects = [
+        NamedObject(*names, float(rng.uniform(0, 0.6)) if rng.random() < 0.6 else 0.0)
+        for names in ((copies[0].words, copies[0].generic, copies[0].class_name) for copies in cast)
+    ]
+    camera = Camera(
+        flip_background=bool(rng.random() < 0.5),
+        gamma=float(np.exp(rng.uniform(-0.3, 0.3))) if rng.random() < 0.5 else 1.0,
+        detail=float(rng.uniform(0.4, 0.9)) if rng.random() < 0.3 else 1.0,
+        blur=float(rng.uniform(0.3, 1.5)) if rng.random() < 0.3 else 0.0,
+        noise=float(rng.uniform(1, 10)) if rng.random() < 0.5 else 0.0,
+    )
+    shadow = _shadow(rng) if style.shadow > 0 and rng.random() < style.shadow else None
+    return replace(scene, objects=tuple(objects), camera=camera, shadow=shadow)
+
+
+def _zoom(style: OpenVocabStyle, rng: np.random.Generator) -> float:
+    """A small part of any photograph, enlarged, is one surface; all scales of such parts are equally likely."""
+    if style.plain > 0 and rng.random() < style.plain:
+        return np.exp(rng.uniform(*np.log(_PLAIN_ZOOM)))
+    return rng.uniform(*_ZOOM)
+
+
+def _shadow(rng: np.random.Generator) -> Shadow:
+    offset_x, offset_y = rng.normal(0, 0.08), rng.uniform(-0.01, 0.1)
+    return Shadow(float(offset_x), float(offset_y), float(rng.uniform(0.003, 0.03)), float(rng.uniform(0.15, 0.65)))
+
+
+def _draw_cast(
+    catalog: OpenVocabCatalog, split: str, style: OpenVocabStyle, rng: np.random.Generator
+) -> list[tuple[NamedStamp, ...]]:
+    """The stamps of each object, redrawn until the composition belongs to the split."""
+    known = catalog.training
+    if split == "test":
+        known = tuple(stamp for stamp in catalog.stamps if not stamp.held_out)
+    while True:
+        weights = np.array(style.num_objects)
+        count = 1 + int(rng.choice(len(weights), p=weights / sum(style.num_objects)))
+        cast: list[tuple[NamedStamp, ...]] = []
+        while len(cast) < count:
+            # The first of a held-out scene is what makes it one; half of the others are.
+            unknown = split in _HELD_OUT and (not cast or rng.random() < 0.5)
+            pool = catalog.held_out if unknown else known
+            if rng.random() < style.audible:
+                pool = tuple(stamp for stamp in pool if stamp.class_name or set(stamp.generic) & _AUDIBLE) or pool
+            taken = {copies[0].family for copies in cast}
+            # Family, then word, then stamp: there are 24 flowers and one violin.
+            family = _choice(sorted({stamp.family for stamp in pool} - taken), rng)
+            word = _choice(sorted({stamp.word for stamp in pool if stamp.family == family}), rng)
+            same_word = [stamp for stamp in pool if stamp.word == word and stamp.family == family]
+            first = _choice(same_word, rng)
+            copies = int(rng.integers(2, 9)) if rng.random() < style.group else 1
+            # Copies of one animal, or of all that there are of its word.
+            choices = [first] if rng.random() < 0.5 else [s for s in same_word if s.generic == first.generic]
+            cast.append((first, *(_choice(choices, rng) for _ in range(copies - 1))))
+        if hash_tenth("\n".join(sorted({stamp.stem for copies in cast for stamp in copies}))) in _TENTHS[split]:
+            return cast
+
+
+def _choice(choices: Sequence[One], rng: np.random.Generator) -> One:
+    return choices[rng.integers(len(choices))]
+
+
+def _lay_out(
+    catalog: OpenVocabCatalog,
+    cast: list[tuple[NamedStamp, ...]],
+    scene: Scene,
+    shrink: float,
+    close: bool,
+    rng: np.random.Generator,
+) -> Scene:
+    """The scene with sizes, places, order and motion of all stamps. close: the first object is close."""
+    centres: list[np.ndarray] = []
+    stamps: list[PlacedStamp] = []
+    object_of: list[int] = []
+    for number in rng.permutation(len(cast)):
+        copies = cast[number]
+        size = _SMALLEST * (_LARGEST / _SMALLEST) ** (rng.random() ** 0.35) * shrink
+        if len(copies) > 1:
+            size = min(size, 1.1 / len(copies) ** 0.5) * rng.uniform(0.5, 1.0)
+        near = close and number == 0
+        if near:
+            size = rng.uniform(*_CLOSE) * shrink
+        # The best of a few places is far from the other objects; it may well be at the edge.
+        places = np.array(canvas(scene.aspect)) * (0.5 + rng.uniform(-0.44, 0.44, (3, 2)))
+        centre = max(places, key=lambda place: min((float(np.hypot(*(place - c))) for c in centres), default=0.0))
+        centres.append(centre)
+        for copy, pose in zip(copies, _poses(len(copies), centre, size, rng), strict=True):
+            stamps.append(_place(catalog, copy, *pose, near, rng))
+            object_of.append(int(number) + 1)
+    return replace(scene, stamps=tuple(stamps), object_of=tuple(object_of))
+
+
+def _poses(
+    copies: int, centre: np.ndarray, size: float, rng: np.random.Generator
+) -> list[tuple[np.ndarray, float, tuple[float, float, float], float]]:
+    """Place, size, gains and feather of each copy; the lower ones of a group are larger, and lie on top."""
+    gains, feather = np.array(draw_gains(*_GAINS, rng)), float(rng.uniform(0.2, 1.6)) if rng.random() < 0.7 else 0.0
+    if copies == 1:
+        return [(centre, size, tuple(gains.tolist()), feather)]
+    offsets = rng.normal(0, 1, (copies, 2)) * np.array([0.75, 0.4]) * size * copies**0.4
+    offsets = offsets[np.argsort(offsets[:, 1])]
+    depth = np.clip(1 + 0.25 * offsets[:, 1] / (np.abs(offsets[:, 1]).max() + 1e-9), 0.6, 1.4)
+    sizes = size * depth * np.exp(rng.normal(0, 0.12, copies))
+    return [
+        (centre + offset, float(one), tuple((gains * rng.uniform(0.9, 1.1)).tolist()), feather)
+        for offset, one in zip(offsets, sizes, strict=True)
+    ]
+
+
+def _place(
+    catalog: OpenVocabCatalog,
+    stamp: NamedStamp,
+    centre: np.ndarray,
+    size: float,
+    gains: tuple[float, float, float],
+    feather: float,
+    close: bool,
+    rng: np.random.Generator,
+) -> PlacedStamp:
+    sprite = load_sprite(catalog.root / f"{stamp.stem}.png")
+    long_side, short_side = max(sprite.width, sprite.height), min(sprite.width, sprite.height)
+    longest, enlarged = (2 * _CLOSE[1], _CLOSE_ENLARGED) if close else (1.2, _ENLARGED)
+    size = min(size, longest * (short_side / long_side) ** 0.5, enlarged * (sprite.width * sprite.height) ** 0.5)
+    return PlacedStamp(
+        stem=stamp.stem,
+        class_name=stamp.class_name,
+        class_id=0,
+        spans=(),
+        x=float(centre[0]),
+        y=float(centre[1]),
+        size=float(size),
+        **draw_motion(
+            lambda: rng.normal(0, 8), lambda: rng.normal(0, 0.03), lambda: rng.normal(0, 0.015), 0.04, rng
+        ),
+        gains=gains,
+        offset=float(rng.uniform(-20, 20)),
+        feather=feather,
+    )  # fmt: skip
+
+
+def _all_visible(scene: Scene, objects: int, times: list[float]) -> bool:
+    """Whether at all times enough is visible of every object."""
+    shares = visible_shares(scene, times)
+    across, down = canvas(scene.aspect)
+    boxes, numbers = np.array([stamp.size**2 for stamp in scene.stamps]), np.array(scene.object_of)
+    for number in range(1, objects + 1):
+        mine = numbers == number
+        area = (shares[:, mine] * boxes[mine] * 0.5).sum(axis=1) / (across * down)  # a cut-out fills half of its box
+        if shares[:, mine].max(axis=1).min() < _VISIBLE or area.min() < _LEAST:
+            return False
+    return True

@@ -1,0 +1,292 @@
+"""Scenes with their images encoded once: frozen features and stamp maps in memory-mapped files; sound is mixed later.
+
+Rendering and encoding an image costs about 30 ms, and a frozen encoder's features never change. So they are computed
+once, in parallel, and found again by a digest of all that they depend on. Open-vocabulary scenes keep what any word can
+be compared with: small images, the scores of all ImageNet classes and the segmenter's probabilities. At 448 pixels a
+frame takes 0.9 MB at strides 8, 16 and 32, 1.5 MB with stride 4.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icf_avs.encoders.dense_classifier import CLASSES, ClassEvidence
+from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
+from icf_avs.encoders.voc_segmenter import GRID, THINGS, find_segmenter
+from icf_avs.errors import UserError
+from icf_avs.interruption import interrupts_ignored
+from icf_avs.media.resize import resized
+from icf_avs.synthetic.backgrounds import photographs
+from icf_avs.synthetic.cache import load_arrays, make_once, save_arrays
+from icf_avs.synthetic.catalog import Catalog
+from icf_avs.synthetic.open_vocab_catalog import OpenVocabCatalog
+from icf_avs.synthetic.open_vocab_sampler import OpenVocabStyle, sample_open_vocab_scene
+from icf_avs.synthetic.packages import cache_dir
+from icf_avs.synthetic.rendering import render_frame, render_stamp_map
+from icf_avs.synthetic.scene import Scene
+from icf_avs.synthetic.scene_sampler import SceneStyle, sample_scene
+from icf_avs.types import ClipSpec, VisualFeatures
+
+VERSION = 3  # raise when rendering, encoding or the segmenter change
+MAP_STRIDE = 2  # maps and images are kept at half the size of the frames
+VALIDATION_SEED = 0  # whatever the seed of the run, so that scores of runs compare
+_SETS = 8  # most sets of training scenes that a run has
+_CHUNK, _BATCH = 16, 4  # scenes that a worker does at a time, frames that it encodes at once
+_STEP, _ZERO = 0.125, 32  # a byte b stands for the z-score (b - 32) / 8, from -4 to 27.875
+Progress = Callable[[int, int], None]
+Job = tuple["Catalog | OpenVocabCatalog", "SceneSet", Path | None, int]
+
+
+@dataclass(frozen=True)
+class SceneSet:
+    """`count` scenes of one split and style, seen at the frames of `spec`; `strides` of the features to keep.
+
+    detail: images are rendered with this many pixels a side and then enlarged to the size of `spec`, as images from
+    stored files are; None: rendered at that size.
+    """
+
+    split: str
+    count: int
+    seed: int
+    style: SceneStyle | OpenVocabStyle
+    spec: ClipSpec
+    detail: int | None = None
+    strides: tuple[int, ...] = EfficientNetLite0.strides
+
+    def __post_init__(self) -> None:
+        if not set(self.strides) <= set(EfficientNetLite0.strides) or list(self.strides) != sorted(set(self.strides)):
+            raise ValueError(f"strides are {self.strides}; they must rise, and be of {EfficientNetLite0.strides}")
+
+    @property
+    def open_vocab(self) -> bool:
+        """Whether it is of open-vocabulary scenes, of which more is kept."""
+        return isinstance(self.style, OpenVocabStyle)
+
+    @property
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], type]]:
+        """Shape and type of each array, in the order of the fields of SceneFeatures or OpenVocabFeatures."""
+        size, lead = self.spec.image_size, (self.count, self.spec.frames)
+        channels = dict(zip(EfficientNetLite0.strides, EfficientNetLite0.channels, strict=True))
+        half, coarse = size // MAP_STRIDE, -(-size // EfficientNetLite0.strides[-1])
+        shapes = {
+            f"stride{stride}": ((*lead, -(-size // stride), -(-size // stride), channels[stride]), np.float16)
+            for stride in self.strides
+        }
+        shapes |= {"stamp_maps": ((*lead, half, half), np.uint8)}
+        if self.open_vocab:
+            shapes |= {"images": ((*lead, half, half, 3), np.uint8)}
+            shapes |= {"class_scores": ((*lead, coarse, coarse, CLASSES), np.uint8)}
+        return shapes
+
+
+@dataclass
+class SceneFeatures:
+    """pyramid: levels [n,T,h,w,c] float16; stamp_maps [n,T,S/2,S/2] uint8 (0 background, i + 1 stamp i)."""
+
+    scenes: list[Scene]
+    pyramid: list[np.ndarray]
+    stamp_maps: np.ndarray
+
+    def levels(self, indices: np.ndarray) -> list[Tensor]:
+        """What a model is given of some scenes, [n,T,c,h,w] float32 each."""
+        return [torch.from_numpy(level[indices]).float().permute(0, 1, 4, 2, 3) for level in self.pyramid]
+
+
+@dataclass
+class OpenVocabFeatures(SceneFeatures):
+    """images uint8 [n,T,S/2,S/2,3]; class_scores uint8 [n,T,S/32,S/32,1000] (read them with `z_scores`); object_probs
+    uint8 [n,T,20,g,g] of the segmenter (read them with `probabilities`)."""
+
+    images: np.ndarray
+    class_scores: np.ndarray
+    object_probs: np.ndarray
+
+    def visual(self, indices: np.ndarray) -> VisualFeatures:
+        """What the visual encoder makes of some scenes, [n,T,...] float32."""
+        scores, probs = z_scores(self.class_scores[indices]), probabilities(self.object_probs[indices])
+        return VisualFeatures(self.levels(indices), scores, probs)
+
+    def object_maps(self, index: int) -> np.ndarray:
+        """uint8 [T,S/2,S/2]: 0 background, else the number of the object of scene `index`."""
+        return self.scenes[index].object_map(self.stamp_maps[index])
+
+    def masks(self, index: int, word: str) -> np.ndarray:
+        """Where scene `index` shows what a word names: bool [T,S/2,S/2], empty for an absent word."""
+        return np.isin(self.object_maps(index), self.scenes[index].objects_named(word))
+
+
+def z_scores(stored: np.ndarray) -> Tensor:
+    """Stored bytes [...,h,w,1000] -> z-scores float32 [...,1000,h,w], as ClassEvidence gave them to within 1/16."""
+    return ((torch.tensor(stored).float() - _ZERO) * _STEP).movedim(-1, -3)
+
+
+def as_bytes(scores: Tensor) -> np.ndarray:
+    """z-scores [N,1000,h,w] -> bytes [N,h,w,1000]."""
+    return (scores / _STEP + _ZERO).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def probabilities(stored: np.ndarray) -> Tensor:
+    """Stored bytes -> the segmenter's probabilities, float32."""
+    return torch.tensor(stored).float() / 255
+
+
+def scene_features(
+    catalog: Catalog, wanted: SceneSet, workers: int, progress: Progress = lambda done, total: None
+) -> SceneFeatures:
+    """Find the features of benchmark scenes in the cache or compute them. progress: scenes done, of all.
+
+    Raises UserError when the disk is full. A set that was not finished leaves nothing behind.
+    """
+    scenes, (*pyramid, stamp_maps) = _find_or_compute(_folder(catalog, wanted), catalog, wanted, workers, progress)
+    return SceneFeatures(scenes, pyramid, stamp_maps)
+
+
+def open_vocab_features(
+    catalog: OpenVocabCatalog, wanted: SceneSet, workers: int, progress: Progress = lambda done, total: None
+) -> OpenVocabFeatures:
+    """As `scene_features`, of open-vocabulary scenes; progress reports the segmenter's work after that."""
+    folder = _folder(catalog, wanted)
+    scenes, (*pyramid, stamp_maps, images, scores) = _find_or_compute(folder, catalog, wanted, workers, progress)
+    probs = _object_probs(folder.with_name(f"{folder.name}-objects"), images, progress)
+    return OpenVocabFeatures(scenes, pyramid, stamp_maps, images, scores, probs)
+
+
+def training_seed(run: int, number: int) -> int:
+    """Seed of set `number` of the training scenes of a run with the scene seed `run`: no two runs share one."""
+    return _SETS * run + number
+
+
+def _folder(catalog: Catalog | OpenVocabCatalog, wanted: SceneSet) -> Path:
+    """Where the arrays are kept: another folder for every change of what they depend on."""
+    facts = [VERSION, type(wanted.style).__name__, asdict(wanted), repr(catalog), photographs()]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return cache_dir() / "features" / digest[:20]
+
+
+def _find_or_compute(
+    folder: Path, catalog: Catalog | OpenVocabCatalog, wanted: SceneSet, workers: int, progress: Progress
+) -> tuple[list[Scene], list[np.ndarray]]:
+    scenes: list[Scene] = []
+
+    def sample(new: Path | None) -> None:
+        jobs = [(catalog, wanted, new, start) for start in range(0, wanted.count, _CHUNK)]
+        for part in _map(jobs, workers):
+            scenes.extend(part)
+            progress(len(scenes), wanted.count)
+
+    def compute(new: Path) -> None:
+        _allocate(new, wanted.shapes)
+        sample(new)
+
+    make_once(folder, compute)
+    if not scenes:
+        sample(None)
+    return scenes, load_arrays(folder, wanted.shapes)
+
+
+def _allocate(folder: Path, shapes: dict[str, tuple[tuple[int, ...], type]]) -> None:
+    need = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
+    free = shutil.disk_usage(folder).free
+    if free < need * 1.05:
+        raise UserError(
+            f"{cache_dir()}: {need / 2**30:.1f} GB are needed for cached features and {free / 2**30:.1f} are free; "
+            "free some space or set ICF_CACHE to another folder"
+        )
+    for name, (shape, kind) in shapes.items():
+        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
+        if hasattr(os, "posix_fallocate"):  # a disk that fills later would end the process with a bus error
+            with open(folder / f"{name}.npy", "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+
+
+def _map(jobs: list[Job], workers: int) -> Iterator[list[Scene]]:
+    """Results in order of the jobs; in processes of their own when there is more than one worker."""
+    if workers <= 1:
+        yield from map(_do_chunk, jobs)
+        return
+    # Threads of torch do not survive a fork, so the workers are spawned.
+    with interrupts_ignored():
+        pool = multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,))
+    with pool:
+        yield from pool.imap(_do_chunk, jobs)
+
+
+def _do_chunk(job: Job) -> list[Scene]:
+    """Sample _CHUNK scenes; where a folder is given, render and encode them into its files too."""
+    catalog, wanted, folder, start = job
+    stop = min(start + _CHUNK, wanted.count)
+    sample = sample_open_vocab_scene if wanted.open_vocab else sample_scene
+    seconds = max(1, round(wanted.spec.seconds))
+    scenes = [sample(catalog, wanted.split, index, wanted.seed, wanted.style, seconds) for index in range(start, stop)]
+    if folder is None:
+        return scenes
+    arrays = zip(wanted.shapes, load_arrays(folder, wanted.shapes, writable=True), strict=True)
+    rows = {name: array[start:stop].reshape(-1, *array.shape[2:]) for name, array in arrays}
+    moments = [(scene, wanted.spec.frame_time(t)) for scene in scenes for t in range(wanted.spec.frames)]
+    for at in range(0, len(moments), _BATCH):
+        batch = _encode(moments[at : at + _BATCH], wanted)
+        for name, row in rows.items():
+            row[at : at + _BATCH] = batch[name]
+    return scenes
+
+
+def _encode(moments: list[tuple[Scene, float]], wanted: SceneSet) -> dict[str, np.ndarray]:
+    """What the arrays hold of some frames, by name."""
+    side, detail = wanted.spec.image_size, wanted.detail or wanted.spec.image_size
+    rendered = [render_frame(scene, moment, (detail, detail)) for scene, moment in moments]
+    images = resized(torch.from_numpy(np.stack([rgb for rgb, _ in rendered])), side)
+    maps = [stamp_map for _, stamp_map in rendered]
+    if detail != side:
+        maps = [render_stamp_map(scene, moment, (side, side)) for scene, moment in moments]
+    half = slice(MAP_STRIDE // 2, None, MAP_STRIDE)
+    with torch.inference_mode():
+        pyramid = _encoder()(images)
+    batch = {
+        f"stride{stride}": level.permute(0, 2, 3, 1).half().numpy()
+        for stride, level in zip(EfficientNetLite0.strides, pyramid, strict=True)
+    }
+    batch["stamp_maps"] = np.stack([stamp_map[half, half] for stamp_map in maps])
+    if wanted.open_vocab:
+        batch["images"] = resized(images, side // MAP_STRIDE).numpy()
+        batch["class_scores"] = as_bytes(_class_evidence()(pyramid[-1]))
+    return batch
+
+
+def _object_probs(folder: Path, images: np.ndarray, progress: Progress) -> np.ndarray:
+    """images uint8 [n,T,s,s,3] -> the segmenter's probabilities as bytes [n,T,20,g,g]; zeros without a segmenter."""
+    shape = (*images.shape[:2], THINGS, GRID, GRID)
+    if not folder.is_dir() and (segmenter := find_segmenter()) is None:
+        return np.zeros(shape, np.uint8)
+
+    def compute(new: Path) -> None:
+        probs, frames = np.empty((shape[0] * shape[1], *shape[2:]), np.uint8), images.reshape(-1, *images.shape[2:])
+        for at in range(0, len(frames), 2 * _BATCH):
+            here = slice(at, at + 2 * _BATCH)
+            probs[here] = (segmenter(torch.tensor(frames[here])) * 255).round().byte().numpy()
+            progress(min(at + 2 * _BATCH, len(frames)) // shape[1], shape[0])
+        save_arrays(new, {"object_probs": probs.reshape(shape)})
+
+    make_once(folder, compute)
+    return load_arrays(folder, ["object_probs"])[0]
+
+
+@lru_cache(maxsize=1)
+def _encoder() -> EfficientNetLite0:
+    return load_efficientnet_lite0()
+
+
+@lru_cache(maxsize=1)
+def _class_evidence() -> ClassEvidence:
+    return ClassEvidence(_encoder())

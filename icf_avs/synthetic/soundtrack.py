@@ -1,0 +1,116 @@
+"""Sound of a scene: each sounding stamp's own track, their mixture with noise, and which stamp sounds when.
+
+Whether a stamp sounds in an interval is measured on its own track, never read from the plan.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from icf_avs.synthetic.audio_augment import (
+    LONGEST_TAIL,
+    PLAIN,
+    AudioAugment,
+    ambient_noise,
+    apply_room_and_mic,
+    degrade,
+    gain_envelope,
+    microphone,
+)
+from icf_avs.synthetic.sounds import NOISES, RATE, SoundBank, coloured, fast_length, frame_rms, noise
+from icf_avs.types import ClipSpec
+
+if TYPE_CHECKING:
+    from icf_avs.synthetic.scene import Scene
+
+_QUIET_DB = -30.0  # a window this far below the track's loudest one counts as silent
+_QUIET_FRAME_DB = -35.0  # the same for the frames of 25 ms inside a window
+_SHARE = 0.15  # a window with fewer sounding frames than this is a sliver, not a sound
+_FRAME = 400  # samples, 25 ms
+_FADE = 0.02  # seconds
+
+
+def render_tracks(
+    scene: Scene, bank: SoundBank, variation: int = 0, style: AudioAugment = PLAIN
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mixture, float32 [N], peak <= 0.99, and the track of each stamp in it, float32 [stamps, N].
+
+    `variation` draws other recordings, speeds, offsets, levels and noise; the schedule stays. `style` says how far from
+    its recordings a mixture may be. Two stamps of one class share a track: the audio cannot tell them apart.
+    Deterministic.
+    """
+    rng = np.random.default_rng([*scene.key, 1 + variation])
+    varied = style.share > 0 and rng.random() < style.share
+    samples = scene.seconds * RATE
+    size = fast_length(samples + round(LONGEST_TAIL * RATE))
+    mic = microphone(style, rng) if varied else None
+    tracks = np.zeros((len(scene.stamps), samples), dtype=np.float32)
+    levels = -rng.uniform(0, 9, len(scene.stamps))
+    loudest = max((levels[i] for i, placed in enumerate(scene.stamps) if placed.spans), default=0.0)
+    voices: dict[str, list[int]] = {}
+    for index, placed in enumerate(scene.stamps):
+        if placed.spans:
+            voices.setdefault(placed.class_name, []).append(index)
+    for class_name, stamps in voices.items():
+        gate = _gate(scene.stamps[stamps[0]].spans, samples)
+        if mic is not None:
+            track = bank.varied(class_name, samples, style, rng) * gain_envelope(samples, style, rng) * gate
+            track = apply_room_and_mic(track, mic, size, style, rng)
+        else:
+            track = coloured(bank.looped(class_name, samples, rng) * gate, rng, reverb=rng.random() < 0.4)
+        level = np.sqrt(np.mean(np.square(track[track != 0]))) if track.any() else 1.0
+        tracks[stamps] = track * (10 ** ((levels[stamps[0]] - loudest) / 20) / level / len(stamps))
+    mixture = tracks.sum(axis=0)
+    if mic is not None:
+        gain = 10 ** (rng.uniform(*style.level) / 20)
+        hiss = ambient_noise(samples, mic, size, style, rng) * np.float32(10 ** (-rng.uniform(*style.noise) / 20))
+    else:
+        gain = 10 ** (rng.uniform(-32, -14) / 20)
+        hiss = noise(NOISES[rng.integers(len(NOISES))], samples, rng) * 10 ** (-rng.uniform(10, 45) / 20)
+    if rng.random() < 0.85:
+        mixture = mixture + hiss
+    if mic is not None:
+        mixture = degrade(mixture, style, rng)
+    gain = min(gain, 0.99 / max(float(np.abs(mixture).max()), 1e-6))
+    return (mixture * gain).astype(np.float32), (tracks * gain).astype(np.float32)
+
+
+def _gate(spans: tuple[tuple[float, float], ...], samples: int) -> np.ndarray:
+    """1 inside the spans (seconds), 0 outside, with short ramps."""
+    time = np.arange(samples, dtype=np.float32) / RATE
+    gate = np.zeros(samples, dtype=np.float32)
+    for start, end in spans:
+        np.maximum(gate, np.clip(np.minimum(time - start, end - time) / _FADE + 0.5, 0, 1), out=gate)
+    return gate
+
+
+def activity(tracks: np.ndarray, spec: ClipSpec) -> np.ndarray:
+    """Which track sounds in which interval: tracks [n, N] -> bool [n, T].
+
+    A track sounds when the RMS of the interval's window is above -30 dB of the track's loudest window and at least
+    15 % of the window's frames of 25 ms are above -35 dB of its loudest frame.
+    """
+    active = np.zeros((len(tracks), spec.frames), dtype=bool)
+    for index, track in enumerate(tracks):
+        if not track.any():
+            continue
+        windows = np.zeros((spec.frames, spec.window), dtype=np.float32)
+        for t in range(spec.frames):
+            start = spec.window_start(t)
+            piece = track[max(start, 0) : max(start + spec.window, 0)]
+            windows[t, max(-start, 0) : max(-start, 0) + len(piece)] = piece
+        rms = np.sqrt(np.mean(np.square(windows), axis=1))
+        frames = np.stack([frame_rms(window, _FRAME) for window in windows])
+        share = np.mean(frames > frames.max() * 10 ** (_QUIET_FRAME_DB / 20), axis=1)
+        active[index] = (rms > rms.max() * 10 ** (_QUIET_DB / 20)) & (share >= _SHARE)
+    return active
+
+
+def render_audio(
+    scene: Scene, bank: SoundBank, variation: int = 0, style: AudioAugment = PLAIN
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mixture float32 [N] at 16 kHz and which stamp sounds in which second, bool [stamps, T], measured."""
+    wave, tracks = render_tracks(scene, bank, variation, style)
+    return wave, activity(tracks, ClipSpec(frames=scene.seconds))

@@ -1,0 +1,160 @@
+"""Predictions of the audio tagger for every sounding class, which training draws in place of mixing and tagging.
+
+Each recording is looped over a clip of five seconds as the benchmark does it (speed, tilt, reverberation, noise,
+level), and tagged at one of its moments. In half of the examples the class sounds in some of the seconds only. Windows
+in which it sounds in other seconds than the middle one are kept apart: nothing is to be segmented then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from icf_avs.encoders.tag_vocabulary import READ_OUT, WINDOW, HeardWords
+from icf_avs.media.resampling import resample
+from icf_avs.synthetic.cache import load_arrays, make_once, save_arrays
+from icf_avs.synthetic.catalog import Catalog
+from icf_avs.synthetic.packages import cache_dir
+from icf_avs.synthetic.sounds import NOISES, RATE, SoundBank, coloured, noise
+
+SECONDS = 5  # of a clip; windows at its ends reach beyond it, into zeros
+_RECIPE = 1  # goes up when the mixtures or the way they are tagged change
+_ARRAYS = ("outputs", "silent", "noise", "pairs", "mixed")
+_BATCH = 16
+_RAMP = 0.01  # seconds to each side of the moment at which a sound starts or stops
+
+
+@dataclass(frozen=True)
+class TaggerOutputs:
+    """Outputs of HeardWords, one score a word, float16.
+
+    class_names [C]: in the catalog's order. outputs [C, variants, dim]: each class sounds in the middle second. silent
+    [C, variants / 4, dim]: each sounds in other seconds only. noise [variants, dim]: noise alone. mixed
+    [C * variants / 4, dim]: two classes sound in the middle second, pairs [the same, 2] are their places in
+    `class_names`. The prediction for a mixture is not the maximum over its parts: the quieter one is often missed.
+    """
+
+    class_names: tuple[str, ...]
+    outputs: np.ndarray
+    silent: np.ndarray
+    noise: np.ndarray
+    pairs: np.ndarray
+    mixed: np.ndarray
+
+
+def tagger_outputs(
+    catalog: Catalog,
+    recordings: str,
+    hears: HeardWords,
+    variants: int = 24,
+    only: Collection[str] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> TaggerOutputs:
+    """Predictions for the recordings "train" or "cross" of all classes that have any, from the cache or made now.
+
+    only: names of the classes wanted, None: all. It is made in about a minute, and the same wherever the files are.
+    Raises UserError when the disk is full.
+    """
+    bank = SoundBank(catalog, recordings)
+    class_names = tuple(
+        each.name for each in catalog.classes if bank.references(each.name) and (only is None or each.name in only)
+    )
+    folder = cache_dir() / "heard" / _digest(catalog, bank, class_names, hears, variants)
+    make_once(folder, lambda new: save_arrays(new, _tag(bank, class_names, hears, variants, progress)))
+    return TaggerOutputs(class_names, *map(np.array, load_arrays(folder, _ARRAYS)))
+
+
+def _tag(
+    bank: SoundBank,
+    class_names: tuple[str, ...],
+    hears: HeardWords,
+    variants: int,
+    progress: Callable[[int, int], None],
+) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(variants)
+    quarter = max(variants // 4, 1)
+    outputs, silent = [], []
+    for done, class_name in enumerate(class_names):
+        progress(done, len(class_names) + 1)
+        outputs.append(_predict(hears, [_example(bank, (class_name,), rng, pauses=i % 2 > 0) for i in range(variants)]))
+        silent.append(_predict(hears, [_example(bank, (class_name,), rng, now=False) for _ in range(quarter)]))
+    noise_only = _predict(hears, [_noisy(rng) for _ in range(variants)])
+    count = len(class_names) * quarter if len(class_names) > 1 else 0
+    pairs = np.array([rng.choice(len(class_names), 2, replace=False) for _ in range(count)], np.int64).reshape(count, 2)
+    mixed = [np.zeros((0, hears.dim), np.float16)]
+    for start in range(0, count, _BATCH):
+        both = [(class_names[a], class_names[b]) for a, b in pairs[start : start + _BATCH]]
+        mixed.append(_predict(hears, [_example(bank, two, rng) for two in both]))
+    progress(len(class_names) + 1, len(class_names) + 1)
+    arrays = np.stack(outputs), np.stack(silent), noise_only, pairs, np.concatenate(mixed)
+    return dict(zip(_ARRAYS, arrays, strict=True))
+
+
+def _predict(hears: HeardWords, windows: list[np.ndarray]) -> np.ndarray:
+    """Windows at RATE -> predictions, float16."""
+    waves = resample(torch.from_numpy(np.stack(windows)), RATE, hears.network.sample_rate)
+    with torch.inference_mode():
+        return torch.cat([hears(part) for part in waves.split(_BATCH)]).half().numpy()
+
+
+def _example(
+    bank: SoundBank, class_names: tuple[str, ...], rng: np.random.Generator, now: bool = True, pauses: bool = True
+) -> np.ndarray:
+    """A window of a clip of these classes around one of its seconds, in which all of them sound, or none.
+
+    In the other seconds each sounds by chance, or throughout where there are no pauses. A class that does not sound
+    now sounds just before or after. Colour, noise and levels are as in soundtrack.render_tracks.
+    """
+    moment = int(rng.integers(SECONDS))
+    levels = -rng.uniform(0, 9, len(class_names))
+    samples = SECONDS * RATE
+    clip = np.zeros(samples, np.float32)
+    for class_name, level in zip(class_names, levels - levels.max(), strict=True):
+        on = rng.random(SECONDS) < 0.5 if pauses else np.ones(SECONDS, bool)
+        if not now:
+            on[moment + 1 if moment == 0 else moment - 1 if moment == SECONDS - 1 else moment + rng.choice((-1, 1))] = 1
+        on[moment] = now
+        track = bank.looped(class_name, samples, rng) * _gate(on)
+        track = coloured(track, rng, reverb=rng.random() < 0.4)
+        rms = float(np.sqrt(np.mean(np.square(track[track != 0])))) if track.any() else 1.0
+        clip += track * (10 ** (level / 20) / rms)
+    if rng.random() < 0.85:
+        hiss = noise(NOISES[rng.integers(len(NOISES))], samples, rng)
+        clip += hiss * 10 ** (-rng.uniform(10, 45) / 20)
+    return _window(clip * min(10 ** (rng.uniform(-32, -14) / 20), 0.99 / float(np.abs(clip).max())), moment)
+
+
+def _noisy(rng: np.random.Generator) -> np.ndarray:
+    """The same of noise alone, from loud to what a microphone adds."""
+    level = 10 ** (-rng.uniform(14, 75) / 20)
+    return _window(noise(NOISES[rng.integers(len(NOISES))], SECONDS * RATE, rng) * level, int(rng.integers(SECONDS)))
+
+
+def _gate(on: np.ndarray) -> np.ndarray:
+    """1 in the seconds `on`, 0 in the others, with short ramps between them."""
+    ramps = (np.arange(1, SECONDS)[:, None] + np.array((-_RAMP, _RAMP))).reshape(-1)
+    return np.interp(np.arange(SECONDS * RATE) / RATE, ramps, np.repeat(on, 2)[1:-1]).astype(np.float32)
+
+
+def _window(clip: np.ndarray, moment: int) -> np.ndarray:
+    """The window around the middle of second `moment`, zeros beyond the clip, float32."""
+    samples = round(WINDOW * RATE)
+    start = round((moment + 0.5) * RATE) - samples // 2
+    padded = np.pad(clip, samples)
+    return padded[start + samples : start + 2 * samples].astype(np.float32)
+
+
+def _digest(catalog: Catalog, bank: SoundBank, class_names: tuple[str, ...], hears: HeardWords, variants: int) -> str:
+    """Changes with the recordings, the network, the words and their tags."""
+    facts = [_RECIPE, bank.recordings, class_names, variants, hears.words, hears.tags.tolist(), READ_OUT]
+    digest = hashlib.sha256(repr(facts).encode())
+    for class_name in class_names:
+        for reference in bank.references(class_name):
+            digest.update(reference.encode() + catalog.read_recording(reference))
+    for name, tensor in hears.network.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:20]

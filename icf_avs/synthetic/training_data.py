@@ -1,0 +1,236 @@
+"""Where the batches of a run on composed scenes come from. All is rendered, or found in the cache, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from icf_avs.config import EvidenceConfig, TrainConfig
+from icf_avs.encoders.efficientat import load_efficientat
+from icf_avs.encoders.registry import embed_names
+from icf_avs.encoders.tag_vocabulary import HeardWords, audio_words
+from icf_avs.media.windows import clip_windows
+from icf_avs.synthetic.audio_augment import PLAIN, VARIED
+from icf_avs.synthetic.batches import concatenate, make_batch
+from icf_avs.synthetic.catalog import load_catalog
+from icf_avs.synthetic.clip_renderer import render_clip
+from icf_avs.synthetic.open_vocab_batches import Vocabulary, open_vocab_batch
+from icf_avs.synthetic.open_vocab_catalog import HELD_OUT, OpenVocabCatalog, load_open_vocab_catalog
+from icf_avs.synthetic.open_vocab_sampler import NATURAL, sample_open_vocab_scene
+from icf_avs.synthetic.rendering import render_frame
+from icf_avs.synthetic.scene_features import (
+    MAP_STRIDE,
+    VALIDATION_SEED,
+    OpenVocabFeatures,
+    SceneFeatures,
+    SceneSet,
+    open_vocab_features,
+    scene_features,
+    training_seed,
+)
+from icf_avs.synthetic.scene_sampler import BALANCED, HARD, TRAIN, SceneStyle, sample_scene
+from icf_avs.synthetic.sounds import SoundBank
+from icf_avs.synthetic.tagger_cache import tagger_outputs
+from icf_avs.training.calibrate import calibrate
+from icf_avs.training.data import Evaluator, Report, Sample
+from icf_avs.training.evaluators import scene_evaluator
+from icf_avs.types import Batch, ClipSpec
+
+if TYPE_CHECKING:
+    from icf_avs.networks.segmentation_model import SegmentationModel
+
+STORED_SIZE = 224  # of an image in files of the S4 and MS3 layouts
+
+
+class ComposedData:
+    """What both kinds of composed scenes share."""
+
+    config: TrainConfig
+    evaluated_batches: int  # of validation, in the middle of a run
+    licence = "weights Apache-2.0; learnt from Tux Paint stamps (GPL-2 and the licences of single items)"
+
+    def validation(self) -> Iterator[Batch]:
+        """Batches of validation scenes, eight at a time; the same for every run."""
+        raise NotImplementedError
+
+    def validate(self, model: SegmentationModel) -> dict[str, float]:
+        """Calibrate the model on the validation scenes; its scores there."""
+        return asdict(calibrate(model, self.validation()))
+
+    def evaluator(self) -> Evaluator:
+        """On the first batches of `validation`."""
+        return scene_evaluator(list(islice(self.validation(), self.evaluated_batches)))
+
+
+class StampsData(ComposedData):
+    """Images and clips of each stage, and clips for validation."""
+
+    evaluated_batches = 2
+    origin = "composed Stamps scenes (tuxpaint-stamps-default), not natural video"
+
+    def __init__(self, config: TrainConfig, stamps: Path | None, workers: int, report: Report) -> None:
+        self.config = config
+        self.catalog = load_catalog(stamps)
+        self.classes = self.catalog.class_names
+        self.sounds = VARIED if config.data.varied else PLAIN
+        self.bank = SoundBank(self.catalog, "train")
+        self.bank.warm(self.sounds)
+        self._workers, self._report = workers, report
+        self.hard: dict[str, SceneFeatures] = {}  # by the name of the set that they are added to
+        sizes, spec, final = config.data, config.spec, config.final_spec
+        self.pictures = self._train("pictures", sizes.pictures, 0, replace(spec, frames=1))
+        self.clips = self._train("clips", sizes.clips, 1, spec)
+        if config.finish:
+            # Half of what the last stage sees is as sharp as its size, half is enlarged from the size of stored files.
+            self.finish_pictures = self._train("finish_pictures", sizes.finish_pictures, 2, replace(final, frames=1))
+            self.finish_clips = self._train("finish_clips", sizes.finish_clips, 3, final, STORED_SIZE)
+
+    def _train(self, name: str, count: int, number: int, spec: ClipSpec, detail: int | None = None) -> SceneFeatures:
+        def of(style: SceneStyle, count: int, number: int) -> SceneFeatures:
+            seed = training_seed(self.config.scene_seed, number)
+            return self._scenes(name, SceneSet("train", count, seed, style, spec, detail))
+
+        added = round(self.config.data.hard * count)
+        if added:
+            self.hard[name] = of(HARD, added, 4 + number)
+        return of(TRAIN, count, number)
+
+    def _scenes(self, name: str, wanted: SceneSet) -> SceneFeatures:
+        return scene_features(self.catalog, wanted, self._workers, lambda *at: self._report(name, *at, {}))
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
+        config, stage = self.config, self.config.stage(step)
+        teaching, finishing = stage == "teach", stage == "finish"
+        rng = np.random.default_rng([config.seed, int(teaching), step])
+        as_clips = not teaching and rng.random() < (config.finish_clip_share if finishing else config.clip_share)
+        spec = config.final_spec if finishing else config.spec
+        name = ("finish_" if finishing else "") + ("clips" if as_clips else "pictures")
+        spec = spec if as_clips else replace(spec, frames=1)
+        sets = [getattr(self, name), *([self.hard[name]] if name in self.hard else [])]
+        size = config.teach_batch if teaching else config.clips_of(spec.frames)
+        total = sum(len(features.scenes) for features in sets)
+        indices = rng.choice(total, min(size, total), replace=False)
+        variation = int(rng.integers(1, 2**31))
+        mine = np.sort(indices)[part::parts]
+        drawn: list[Batch] = []
+        for features in sets:
+            count = len(features.scenes)
+            here, mine = mine[mine < count], mine[mine >= count] - count
+            if len(here):
+                of_set = (features, here, self.bank, spec, len(self.classes), variation)
+                drawn.append(make_batch(*of_set, pictures=not teaching, style=self.sounds))
+        return concatenate(drawn)
+
+    def samples(self, count: int) -> list[Sample]:
+        """The first scenes of `validation`."""
+        spec, found = self.config.final_spec, []
+        for index in range(min(count, self.config.data.validation)):
+            seconds = max(1, round(spec.seconds))
+            scene = sample_scene(self.catalog, "val", index, VALIDATION_SEED, BALANCED, seconds)
+            clip = render_clip(scene, self.bank, spec)
+            parts = clip.frames, clip_windows(clip.waveform, spec, spec.frames), clip.masks.astype(np.float32)
+            found.append(Sample(*(torch.from_numpy(part) for part in parts)))
+        return found
+
+    def validation(self) -> Iterator[Batch]:
+        """Balanced scenes of the validation split as stored files show them, eight at a time."""
+        data, spec = self.config.data, self.config.final_spec
+        wanted = SceneSet("val", data.validation, VALIDATION_SEED, BALANCED, spec, STORED_SIZE)
+        features = self._scenes("validation", wanted)
+        for start in range(0, data.validation, 8):
+            indices = np.arange(start, min(start + 8, data.validation))
+            yield make_batch(features, indices, self.bank, spec, len(self.classes), variation=0)
+
+
+class OpenVocabData(ComposedData):
+    """Images, clips and validation scenes, and the tagger's predictions for recordings."""
+
+    evaluated_batches = 8
+    origin = "composed word scenes (tuxpaint-stamps-default), not natural video"
+
+    def __init__(self, config: TrainConfig, stamps: Path | None, workers: int, report: Report) -> None:
+        self.config, sizes = config, config.words
+        self.catalog = load_open_vocab_catalog(stamps, HELD_OUT if sizes.held_out else ())
+        evidence = EvidenceConfig(**(config.model["evidence"] or {}))
+        self.words = training_words(self.catalog, config.text, evidence.akin)
+        self.classes = self.words.words
+        hears = HeardWords(load_efficientat(None, config.spec.sample_rate), self.classes)
+        known = self.catalog.training_classes
+        self.sounds = tagger_outputs(
+            load_catalog(stamps), "train", hears, only=known, progress=lambda *at: report("listening", *at, {})
+        )
+
+        def scenes(name: str, split: str, count: int, seed: int, spec: ClipSpec) -> OpenVocabFeatures:
+            wanted = SceneSet(split, count, seed, NATURAL, spec)
+            return open_vocab_features(self.catalog, wanted, workers, lambda *at: report(name, *at, {}))
+
+        picture, moving = image_spec(replace(config.spec, frames=1)), image_spec(config.spec)
+        self.pictures = scenes("pictures", "train", sizes.pictures, training_seed(config.scene_seed, 0), picture)
+        self.clips = scenes("clips", "train", sizes.clips, training_seed(config.scene_seed, 1), moving)
+        self.unseen = scenes("validation", "val", sizes.validation, VALIDATION_SEED, picture)
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, step])
+        features = self.clips if rng.random() < config.clip_share else self.pictures
+        size = config.clips_of(features.stamp_maps.shape[1])
+        indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
+        drawn = (  # each scene by a chance of its own, whatever part it is in
+            open_vocab_batch(
+                features, np.array([at]), self.words, self.sounds, np.random.default_rng([config.seed, step, at])
+            )
+            for at in np.sort(indices)[part::parts]
+        )
+        return concatenate(list(drawn))
+
+    def samples(self, count: int) -> list[Sample]:
+        """Scenes of the validation split as clips, each with the tags that are predicted in it."""
+        spec, seed = self.config.final_spec, VALIDATION_SEED
+        size, seconds = (spec.image_size, spec.image_size), max(1, round(spec.seconds))
+        scenes = [sample_open_vocab_scene(self.catalog, "val", index, seed, NATURAL, seconds) for index in range(count)]
+        rendered = [[render_frame(scene, spec.frame_time(t), size) for t in range(spec.frames)] for scene in scenes]
+        frames, stamp_maps = (np.stack([[frame[part] for frame in clip] for clip in rendered]) for part in (0, 1))
+        half, empty = slice(MAP_STRIDE // 2, None, MAP_STRIDE), np.zeros((count, spec.frames, 0, 0, 0), np.uint8)
+        features = OpenVocabFeatures(scenes, [], stamp_maps[:, :, half, half], frames, empty, empty)  # for masks alone
+        rng = np.random.default_rng(seed)
+        batch = open_vocab_batch(features, np.arange(count), self.words, self.sounds, rng, noisy=False)
+        parts = zip(frames, batch.sound, batch.masks, strict=True)
+        return [Sample(torch.from_numpy(clip), sound, masks, True) for clip, sound, masks in parts]
+
+    def validation(self) -> Iterator[Batch]:
+        """Scenes of the validation split, eight at a time; the same words are heard every time."""
+        rng = np.random.default_rng(VALIDATION_SEED)
+        for start in range(0, len(self.unseen.scenes), 8):
+            indices = np.arange(start, min(start + 8, len(self.unseen.scenes)))
+            yield open_vocab_batch(self.unseen, indices, self.words, self.sounds, rng, noisy=False, more=0)
+
+
+def vocabulary(catalog: OpenVocabCatalog) -> tuple[str, ...]:
+    """What may be heard, and all that a picture may be asked for: words that training does not know included."""
+    shown = {word for stamp in catalog.stamps for word in (*stamp.words, *stamp.generic)}
+    heard = audio_words()
+    return (*heard, *sorted(shown - set(heard)))
+
+
+def training_words(catalog: OpenVocabCatalog, text: str, synonym_threshold: float) -> Vocabulary:
+    """The vocabulary for batches, embedded by the encoder `text`. Words that training must not know may not be said."""
+    words = vocabulary(catalog)
+    unknown = {word for stamp in catalog.held_out for word in stamp.words} - set(catalog.training_words)
+    nameable = np.array([word not in unknown for word in words])
+    word_of_class = {
+        stamp.class_name: words.index(stamp.word) for stamp in reversed(catalog.stamps) if stamp.class_name
+    }
+    return Vocabulary(words, embed_names(text, words), nameable, word_of_class, synonym_threshold)
+
+
+def image_spec(spec: ClipSpec) -> ClipSpec:
+    """The part of a clip specification that images depend on, so that they are found again whatever the audio is."""
+    return ClipSpec(frames=spec.frames, fps=spec.fps, image_size=spec.image_size, phase=spec.phase)

@@ -1,0 +1,113 @@
+"""A forward pass with its losses, as one module: what is wrapped for several GPUs and run at lower precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import torch
+from accelerate.utils import convert_to_fp32
+from torch import Tensor, nn
+
+from icf_avs.config import PlugInConfig, TrainConfig
+from icf_avs.distributed import average
+from icf_avs.errors import UserError
+from icf_avs.extensions.interventions import Interventions
+from icf_avs.extensions.settings import InterventionSettings
+from icf_avs.guided_losses.classification_loss import sound_reading
+from icf_avs.guided_losses.objective import FINISHING, Weights, objective
+from icf_avs.icf.icf import ICF as PlugIn
+from icf_avs.icf.losses import Weights as PlugInWeights
+from icf_avs.icf.losses import segmentation_losses, weighted_sum
+from icf_avs.networks.base import Features
+from icf_avs.networks.guided import GuidedNetwork
+from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.types import Batch
+
+
+class Learner(nn.Module):
+    """A guided network with its own losses, and the naming head of the teaching stage, which no checkpoint keeps."""
+
+    def __init__(self, model: SegmentationModel) -> None:
+        super().__init__()
+        self.model = model
+        self.teacher = nn.Linear(model.config.audio_dim, len(model.classes) + 1)
+        self.weights = {"learn": Weights(), "finish": FINISHING}
+        self.icf: PlugIn | None = None
+        self.interventions: Interventions | None = None
+
+    def forward(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        """Terms of the loss of a stage ("teach", "learn", "finish"), and "loss", their weighted sum."""
+        return self._teach(batch) if stage == "teach" else self._learn(batch, stage)
+
+    def update_running_means(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+        """After a step: move the running means of counterfactual sounds. total: sums over the processes of a run."""
+        if self.model.network.counterfactual is not None:
+            self.model.network.counterfactual.update_running_means(total)
+
+    def _teach(self, batch: Batch) -> dict[str, Tensor]:
+        named = self.teacher(self.model.network.encode_audio(batch.sound).token).float()
+        loss = sound_reading(named, batch.sounding, batch.valid & batch.known)
+        guess = named[..., :-1].argmax(-1, keepdim=True)
+        heard = batch.sounding.any(-1)
+        right = average(batch.sounding.gather(-1, guess)[..., 0].float(), heard)
+        return {"naming": loss, "top1": right, "loss": loss}
+
+    def _learn(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        network, extra = self.model.network, None
+        audio = network.encode_audio(batch.sound, batch.has_tags)
+        if batch.other_sounds is not None:
+            extra = network.encode_audio(batch.other_sounds.flatten(0, 1), batch.has_tags)
+            extra = extra.map(lambda x: x.unflatten(0, batch.other_sounds.shape[:2]))
+        output = self.model(
+            batch.visual or batch.frames, audio, batch.valid, sounding=batch.sounding, extra_audio=extra,
+            known=batch.known,
+        )  # fmt: skip
+        with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
+            whole = {field.name: convert_to_fp32(getattr(output, field.name)) for field in fields(output)}
+            return objective(replace(output, **whole), batch, self.model.network.joint_embedding, self.weights[stage])
+
+
+class PlugInLearner(Learner):
+    """A network, with ICF and interventions around it while it is trained; without both its masks alone train it."""
+
+    def __init__(
+        self, model: SegmentationModel, icf: PlugInConfig | None, interventions: InterventionSettings | None = None
+    ) -> None:
+        super().__init__(model)
+        self.weights = PlugInWeights()
+        if icf is not None:
+            self.icf = PlugIn(model.network.feature_spec, icf.mit, icf.sc, icf.cdcl, self.weights)
+        if interventions is not None:
+            self.interventions = Interventions(interventions, model.config.audio_dim, len(model.classes))
+
+    def update_running_means(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+        if self.interventions is not None:
+            self.interventions.sounds.update_running_means(total)
+
+    def _learn(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        output = self.model(batch.visual or batch.frames, batch.sound, batch.valid)
+        with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
+            output.logits, output.classes = convert_to_fp32(output.logits), convert_to_fp32(output.classes)
+            output.auxiliary = convert_to_fp32(output.auxiliary)
+            found = segmentation_losses(output, batch)
+            total = weighted_sum(found, self.weights)
+            if self.icf is not None:
+                features = {name: convert_to_fp32(value) for name, value in vars(output.features).items()}
+                extra = self.icf(Features(**features), batch)
+                found, total = found | extra.terms | extra.diagnostics, total + extra.total
+        if self.interventions is not None:
+            terms = self.interventions(self.model, output, batch)
+            found, total = found | terms, total + weighted_sum(terms, self.interventions.settings)
+        return found | {"loss": total}
+
+
+def learner_of(config: TrainConfig, model: SegmentationModel) -> Learner:
+    """What trains a model. Raises UserError for a plug-in that would change nothing."""
+    if config.interventions and not model.classes:
+        raise UserError(f"recipe {config.name} intervenes by classes, of which these data have no names")
+    if not isinstance(model.network, GuidedNetwork):
+        return PlugInLearner(model, config.icf, config.interventions)
+    if config.icf or config.interventions:
+        raise UserError("the guided network has parts of its own in place of ICF and interventions; set both to None")
+    return Learner(model)

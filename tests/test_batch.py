@@ -1,0 +1,314 @@
+"""Many videos: real processes over small clips, one of them killed; the same bytes as one video at a time."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from clip_maker import click, make_clip, tone
+from tagger_weights import published_weights
+
+import icf_avs
+from icf_avs.batch import command
+from icf_avs.batch.command import corpus_command
+from icf_avs.batch.job import Settings, checked_settings, is_done, loaded, segment_job
+from icf_avs.batch.manifest import read_manifest
+from icf_avs.batch.worker_pool import run_processes
+from icf_avs.checkpoint.source import find_checkpoint
+from icf_avs.cli.parser import build_parser
+from icf_avs.encoders.voc_segmenter import WITHOUT_SEGMENTER
+from icf_avs.errors import UserError
+from icf_avs.inference.command import segment_command
+from icf_avs.inference.segment import segment_video
+from icf_avs.output.result_file import read_segmentation
+from icf_avs.serve.limits import Limits
+from icf_avs.serve.run_inference import answer
+
+THRESHOLD = 1e-4  # so low that the shipped model marks something in clips that it knows nothing of
+SETTINGS = Settings("stamps", "", 1.0, THRESHOLD, False, None)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Three videos in a folder, and what `icf segment` writes for each of them alone."""
+    root = tmp_path_factory.mktemp("corpus")
+    (root / "day").mkdir()
+    make_clip(root / "day" / "a.mp4", seconds=2, sound=tone(2))
+    make_clip(root / "b, c.mp4", seconds=2, sound=click(2, at=0.5))
+    make_clip(root / "long.mp4", seconds=12, sound=tone(12))
+    segmenter = icf_avs.load("stamps")
+    alone = {}
+    for name, fps in (("day/a.mp4", 1.0), ("b, c.mp4", 2.0), ("long.mp4", 1.0)):
+        folder = segment_video(
+            segmenter.predictor, root / name, root / "alone", fps, THRESHOLD, checkpoint=segmenter.name
+        ).folder
+        alone[name] = (folder / "segmentation.json").read_bytes()
+    assert any(frame["area"] for text in alone.values() for frame in json.loads(text)["frames"])
+    return root, alone
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return checked_settings("stamps", 1.0, THRESHOLD, False, None)
+
+
+def write(path: Path, *lines: str, encoding: str = "utf-8") -> Path:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding=encoding)
+    return path
+
+
+def failures(out: Path) -> list[list[str]]:
+    with open(out / "failures.csv", newline="") as file:
+        return list(csv.reader(file))
+
+
+def documents(out: Path) -> dict[str, bytes]:
+    return {str(path.parent.relative_to(out)): path.read_bytes() for path in out.rglob("segmentation.json")}
+
+
+def test_rows_become_jobs(tmp_path):
+    path = write(
+        tmp_path / "m.csv",
+        " fps,video,out,audio_track", ',"a, b.mp4",,', "", " 2.5,../x/c.mkv,day1/c , 2",
+        encoding="utf-8-sig",
+    )  # fmt: skip
+    first, second = read_manifest(path, tmp_path / "out", SETTINGS)
+    assert (first.video, first.folder) == (tmp_path / "a, b.mp4", tmp_path / "out" / "a, b")
+    assert (second.video, second.folder) == (tmp_path.parent / "x" / "c.mkv", tmp_path / "out" / "day1" / "c")
+    assert first.settings == SETTINGS and second.settings == replace(SETTINGS, fps=2.5, audio_track=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no column `video`"),
+        ("file\na.mp4\n", "no column `video`"),
+        ("video;fps\na.mp4;1\n", "comma-separated"),
+        ("video,video\na.mp4,b.mp4\n", "2 columns `video`"),
+        ("video\n", "lists no video"),
+        ("video,fsp\na.mp4,2\n", "column `fsp`; write `fps`"),
+        ("video,notes\na.mp4,x\n", "column `notes`; remove it"),
+        ("video,fps\n,1\n", "line 2: names no video"),
+        ("video\n..\x00\n", "line 2"),
+        ("video\na.mp4,1\n", "line 2: has 2 cells"),
+        ("video,fps\na.mp4,fast\n", "line 2: 'fast'"),
+        ("video,audio_track\n\na.mp4,0\n", "line 3: want an integer"),
+        ('video\n"a.mp4\n', "is not CSV"),
+        ("video\na.mp4\nsub/A.mkv\n", "line 3: would write the same folder as line 2"),
+        ("video,out\na.mp4,x/y\nb.mp4,x\n", "inside the folder of line 3"),
+        ("video,out\na.mp4,../x\n", "below --out"),
+        ("video,out\na.mp4,.\n", "below --out"),
+        ("video,out\na.mp4,/x\n", "below --out"),
+        ("video,out\na.mp4,failures.csv\n", "the same folder as the report"),
+        ("video\nmine.mp4\n", "holds something other"),
+        (b"video\n\xff.mp4\n", "not UTF-8"),
+        (None, "cannot be read"),
+    ],
+)
+def test_manifests_that_cannot_be_used(text, words, tmp_path):
+    (tmp_path / "out" / "mine").mkdir(parents=True)
+    path = tmp_path / "m.csv"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=words) as raised:
+        read_manifest(path, tmp_path / "out", SETTINGS)
+    assert "m.csv" in str(raised.value) or "mine" in str(raised.value)
+
+
+def test_two_processes_write_what_one_does_and_a_second_run_only_what_is_left(corpus, settings, tmp_path, capsys):
+    root, alone = corpus
+    out = tmp_path / "out"
+    lines = ["video,fps,out", "day/a.mp4,,", '"b, c.mp4",2,sub/b', "none.mp4,,"]
+    path = write(root / "two.csv", *lines)
+    with pytest.raises(UserError, match="1 of 3 videos failed"):
+        corpus_command(path, out, settings, jobs=2)
+    assert documents(out) == {"a": alone["day/a.mp4"], "sub/b": alone["b, c.mp4"]}
+    assert failures(out) == [["video", "error"], ["none.mp4", f"{root / 'none.mp4'}: no such file; check the path"]]
+    assert sorted(os.listdir(out)) == ["a", "failures.csv", "sub"]
+    assert "3 videos, 2 done now, 0 before" in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.name != "failures.csv"}
+
+    shutil.copy(root / "day" / "a.mp4", root / "none.mp4")
+    try:
+        corpus_command(path, out, settings, jobs=1)
+    finally:
+        (root / "none.mp4").unlink()
+    assert "3 videos, 1 done now, 2 before" in capsys.readouterr().out
+    assert failures(out) == [["video", "error"]]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    single = json.loads(alone["day/a.mp4"])
+    single["video"]["file"], single["source"]["path"] = "none.mp4", str(root / "none.mp4")
+    assert json.loads((out / "none" / "segmentation.json").read_bytes()) == single
+
+
+def test_what_counts_as_done(corpus, settings, tmp_path):
+    video = shutil.copy(corpus[0] / "day" / "a.mp4", tmp_path / "a.mp4")
+    (job,) = read_manifest(write(tmp_path / "m.csv", "video", "a.mp4"), tmp_path / "out", settings)
+    assert not is_done(job)
+    assert segment_job(job, tmp_path) is None and is_done(job)
+    for change in ({"fps": 2.0}, {"threshold": 0.3}, {"semantic": True}, {"audio_track": 1}, {"digest": "0"}):
+        assert not is_done(replace(job, settings=replace(settings, **change))), change
+    assert is_done(replace(job, settings=replace(settings, checkpoint="moved.safetensors")))
+    status = os.stat(video)
+    os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert not is_done(job)
+    assert segment_job(job, tmp_path) is None and is_done(job)  # in place of the earlier result
+    with open(video, "ab") as file:
+        file.write(b"\0")
+    os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert not is_done(job)
+    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "m.csv", "out"]
+
+
+def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_part_is_missing(
+    corpus, tmp_path, monkeypatch, capsys
+):
+    """natural, its segmenter's weights first out of reach and then here."""
+    video = shutil.copy(corpus[0] / "day" / "a.mp4", tmp_path / "a.mp4")
+    (tmp_path / "weights").mkdir()
+    shutil.copy(published_weights(), tmp_path / "weights")
+    path, out = write(tmp_path / "m.csv", "video", "a.mp4"), tmp_path / "out"
+
+    def job():
+        loaded.cache_clear()
+        return read_manifest(path, out, checked_settings("natural", 1.0, 0.5, False, None))[0]
+
+    def made_with():
+        return json.loads((out / "a" / "segmentation.json").read_text())["made_with"]
+
+    with monkeypatch.context() as patch:
+        patch.setenv("ICF_WEIGHTS_DIR", str(tmp_path / "weights"))
+        patch.setenv("TORCH_HOME", str(tmp_path / "none"))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        without = job()
+        assert segment_job(without, tmp_path) is None and is_done(without)
+        (part,) = made_with()["without"]
+        assert "segmenter" in part["part"] and "less reliably" in part["effect"]
+        assert read_segmentation(out / "a").missing == (WITHOUT_SEGMENTER,)
+        segmenter = loaded("natural")
+        patch.setattr(icf_avs, "load", lambda checkpoint, device: segmenter)
+        segment_command([video], tmp_path / "one", None, 1.0, 0.5)
+        assert f"made without {part['part']}: {part['effect']}" in capsys.readouterr().out
+        assert f"Made without {part['part']}" in answer(segmenter, video, tmp_path, Limits()).summary
+    there = job()
+    assert not is_done(there) and segment_job(there, tmp_path) is None and is_done(there)
+    weights = find_checkpoint("natural")[0].read_bytes()
+    assert made_with() == {
+        "checkpoint": {"name": "natural", "sha256": hashlib.sha256(weights).hexdigest()},
+        "encoders": {"visual": "efficientnet-lite0-evidence", "audio": "efficientat"}, "threshold": 0.5, "without": [],
+    }  # fmt: skip
+    assert is_done(without), "a whole result stays when a part goes missing"
+    loaded.cache_clear()
+
+
+def kill_one_in_the_middle(out: Path, killed: list[int]) -> None:
+    """SIGKILL the process of the long video when its first mask is there."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        children = multiprocessing.active_children()
+        if children and any(out.glob(".icf-*/new/*/new/.icf-*/new/masks/000003.png")):
+            os.kill(children[0].pid, signal.SIGKILL)
+            killed.append(children[0].pid)
+            return
+        time.sleep(0.005)
+
+
+def test_a_killed_process_loses_nothing(corpus, settings, tmp_path, monkeypatch):
+    root, alone = corpus
+    out, killed, told = tmp_path / "out", [], []
+
+    def overheard(*args, **options):
+        for job, error in run_processes(*args, **options):
+            told.append((job.name, error))
+            yield job, error
+
+    monkeypatch.setattr(command, "run_processes", overheard)
+    killer = threading.Thread(target=kill_one_in_the_middle, args=(out, killed))
+    killer.start()
+    corpus_command(write(root / "long.csv", "video", "long.mp4", "day/a.mp4"), out, settings, jobs=1)
+    killer.join()
+    assert killed and [name for name, _ in told] == ["long.mp4", "day/a.mp4", "long.mp4"]
+    assert "was ended by SIGKILL" in told[0][1] and [error for _, error in told[1:]] == [None, None]
+    assert documents(out) == {"long": alone["long.mp4"], "a": alone["day/a.mp4"]}
+    assert sorted(os.listdir(out)) == ["a", "failures.csv", "long"] and failures(out) == [["video", "error"]]
+
+
+def test_processes_that_cannot_start(corpus, tmp_path, capfd):
+    (job,) = read_manifest(write(corpus[0] / "x.csv", "video", "day/a.mp4"), tmp_path, SETTINGS)
+    job = replace(job, settings=replace(SETTINGS, checkpoint="none.safetensors"))
+    with pytest.raises(UserError, match="while they loaded the model"):
+        list(run_processes([job], 2, tmp_path))
+
+
+def test_a_run_that_is_killed_leaves_no_process_and_its_remains_go_with_the_next(corpus, settings, tmp_path):
+    root, _ = corpus
+    out = tmp_path / "out"
+    path = write(root / "killed.csv", "video", "long.mp4")
+    line = ["segment", "--manifest", str(path), "--out", str(out), "--jobs", "1", "--threshold", str(THRESHOLD)]
+    line += ["--checkpoint", "stamps"]
+    environment = os.environ | {"PYTHONPATH": str(Path(icf_avs.__file__).parents[1])}
+    run = subprocess.Popen([sys.executable, "-m", "icf_avs", *line], env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while not any(out.glob(".icf-*/new/*/new/.icf-*/new/masks/000001.png")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    run.kill()
+    run.communicate(timeout=30)  # until its worker has closed its end as well
+    assert [name[:5] for name in os.listdir(out)] == [".icf-"]
+
+    path = write(root / "next.csv", "video", "day/a.mp4")
+    assert segment_job(read_manifest(path, out, settings)[0], tmp_path) is None
+    corpus_command(path, out, settings)
+    assert sorted(os.listdir(out)) == ["a", "failures.csv"]
+
+
+@pytest.mark.ray
+def test_two_local_ray_workers_write_what_one_process_does(corpus, settings, tmp_path):
+    root, alone = corpus
+    path = write(root / "ray.csv", "video,fps", "day/a.mp4,", '"b, c.mp4",2', "none.mp4,", "long.mp4,")
+    with pytest.raises(UserError, match="1 of 4 videos failed"):
+        corpus_command(path, tmp_path / "out", settings, jobs=2, ray_address="local")
+    assert documents(tmp_path / "out") == {Path(name).stem: text for name, text in alone.items()}
+    assert [line[0] for line in failures(tmp_path / "out")] == ["video", "none.mp4"]
+    assert not [name for name in os.listdir(tmp_path / "out") if name.startswith(".")]
+
+
+@pytest.mark.ray
+def test_a_cluster_that_is_not_there_is_told_at_once(corpus, settings, tmp_path):
+    path = write(corpus[0] / "nobody.csv", "video", "day/a.mp4")
+    with pytest.raises(UserError, match="no cluster can be reached"):
+        corpus_command(path, tmp_path / "out", settings, ray_address="127.0.0.1:1")
+
+
+def test_without_ray_a_line_says_what_to_install(corpus, settings, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "icf_avs.batch.ray_workers", raising=False)
+    path = write(corpus[0] / "noray.csv", "video", "day/a.mp4")
+    with pytest.raises(UserError, match=r"icf-avs\[ray\]"):
+        corpus_command(path, tmp_path / "out", settings, ray_address="local")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", "no video"),
+        ("a.mp4 --manifest m.csv", "not both"),
+        ("a.mp4 --jobs 2", "go with --manifest"),
+        ("--manifest m.csv --words dog", "not with --manifest"),
+    ],
+)
+def test_options_that_do_not_go_together(line, words):
+    args = build_parser().parse_args(["segment", "--out", "o", *line.split()])
+    with pytest.raises(UserError, match=words):
+        args.run(args)

@@ -1,0 +1,145 @@
+"""The offset of the mask logits: hand-worked, and on a model that is too cautious by a known amount."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from icf_avs.config import EvidenceConfig, ModelConfig
+from icf_avs.inference.predictor import Predictor
+from icf_avs.inference.relative_threshold import below_surest
+from icf_avs.networks.base import Features, Network, NetworkOutput
+from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.training.calibrate import OFFSETS, absent_words, calibrate, frame_ious
+from icf_avs.types import AudioFeatures, Batch, ClipSpec, VisualFeatures
+
+
+def test_iou_of_each_offset_by_hand():
+    logits = torch.tensor([[[0.3, -0.3], [-0.6, -9.0]]])
+    masks = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
+    ious = frame_ious(logits, masks)[0, 0]
+    assert ious[OFFSETS.tolist().index(0.0)] == pytest.approx(1 / 2)  # one of two marked
+    assert ious[OFFSETS.tolist().index(0.5)] == pytest.approx(1)  # both, nothing else
+    assert ious[OFFSETS.tolist().index(1.0)] == pytest.approx(2 / 3)  # and one too many
+
+
+def halves() -> Batch:
+    """Two pictures, the left half of each is what sounds there; what sounds in one is not in the other."""
+    masks = torch.zeros(2, 1, 4, 4)
+    masks[..., :2] = 1
+    flags, sounding = torch.ones(2, 1, dtype=torch.bool), torch.eye(2, dtype=torch.bool)[:, None]
+    return Batch([torch.zeros(0)], torch.randn(2, 1, 8), masks, masks.long(), flags, flags, sounding, sounding[:, 0])
+
+
+class Cautious(Network):
+    """Marks the truth with logit -0.7, the rest with -1.7; under a foreign sound everything lies 9 lower. It is given
+    its sounds as they are, or words for what is not there.
+    """
+
+    feature_spec = None
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(nn.Identity(), nn.Identity(), train_visual=False)
+        self.batch = batch
+
+    def encode_audio(self, sound: Tensor, tags: bool = False) -> AudioFeatures:
+        return AudioFeatures(sound)
+
+    def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
+        return NetworkOutput(self.logits(audio.token, audio.token.equal(self.batch.waves)), Features((), audio.token))
+
+    def logits(self, sounds: Tensor, own: bool) -> Tensor:
+        return self.batch.masks - 1.7 - (0.0 if own else 9.0)
+
+
+class Generous(Cautious):
+    """Marks the truth of its second picture hesitantly; in the first, beside the truth, the ground a little more."""
+
+    def logits(self, sounds: Tensor, own: bool) -> Tensor:
+        sure, ground = torch.tensor([[8.0, 1.2], [0.8, -6.0]])[: len(sounds)].T[..., None, None, None]
+        logits = torch.where(self.batch.masks > 0, sure, ground)
+        logits[0, ..., 1] = 3.0  # less sure of half of the truth
+        return logits - (0.0 if own else 20.0)
+
+
+class Wishful(Cautious):
+    """Marks a little of the ground too under any other sound than a picture's own, at offsets above 0."""
+
+    def logits(self, sounds: Tensor, own: bool) -> Tensor:
+        logits = torch.full_like(self.batch.masks, -4.0)
+        logits[self.batch.masks > 0] = 1.0 if own else -4.0
+        if own:
+            logits[..., 1] = -1.2  # what a higher offset would gain
+        else:
+            logits[..., 3] = -0.05
+        return logits
+
+
+def model_of(network: Network, open_vocabulary: bool = False) -> SegmentationModel:
+    """The open vocabulary's calibration has a relative threshold as well."""
+    evidence = EvidenceConfig() if open_vocabulary else None
+    return SegmentationModel(ModelConfig(("dog", "cat"), evidence=evidence), ClipSpec(), network)
+
+
+def found_by(model: SegmentationModel, batch: Batch, sounds: Tensor) -> Tensor:
+    predictor = Predictor(model)
+    return predictor.segment(predictor.encode(None, batch.visual), AudioFeatures(sounds), batch.valid).logits
+
+
+def test_a_picture_has_a_threshold_of_its_own():
+    """No one offset marks the truth of both pictures and nothing else."""
+    batch = halves()
+    model = model_of(Generous(batch), open_vocabulary=True)
+    assert frame_ious(found_by(model, batch, batch.waves)[:, 0], batch.masks[:, 0]).mean(0).max() < 1
+    model.offset.fill_(1.0)  # calibrating starts from nothing
+    model.relative_threshold.fill_(0.5)
+    found = calibrate(model, [batch])
+    assert found.miou == pytest.approx(1) and found.offset == -0.75
+    assert found.share == pytest.approx(0.3), "the largest that leaves all of the truth"
+    assert float(model.relative_threshold) == found.share and float(model.offset) == found.offset
+    assert (found_by(model, batch, batch.waves) > 0).equal(batch.masks > 0)
+
+
+def test_a_word_for_what_is_not_there_marks_a_hundredth_at_most():
+    """The best score is at an offset of 1.25; at all above 0, a quarter of the picture would be."""
+    batch = halves()
+    model = model_of(Wishful(batch), open_vocabulary=True)
+    found = calibrate(model, [batch])
+    assert found.offset == 0 and found.miou == pytest.approx(0.5)
+    assert not (found_by(model, batch, batch.waves.roll(1, 0)) > 0).any()
+
+
+def test_the_surest_place_by_hand():
+    """Of 400 pixels the second; and where nothing is marked, nothing is taken away."""
+    logits = torch.full((2, 20, 20), -3.0)
+    logits[0, 0, :3] = torch.tensor([9.0, 5.0, 4.0])
+    assert below_surest(logits, torch.tensor(0.0)).equal(logits)
+    lower = below_surest(logits, torch.tensor(0.2))
+    assert lower[0, 0, :4].tolist() == pytest.approx([8.0, 4.0, 3.0, -4.0])
+    assert lower[1].equal(logits[1])
+
+
+def test_a_cautious_model_is_made_to_mark_the_truth_and_nothing_else():
+    batch = halves()
+    model = model_of(Cautious(batch))
+    found = calibrate(model, [batch])
+    assert 0.7 < found.offset < 1.7 and float(model.offset) == pytest.approx(found.offset)
+    assert found.miou == pytest.approx(1) and found.miou_foreign == 0
+
+
+def test_nothing_to_measure_leaves_a_number():
+    flags = torch.ones(1, 1, dtype=torch.bool)
+    empty = torch.zeros(1, 1, 4, 4)
+    nothing = torch.zeros(1, 1, 2, dtype=torch.bool)
+    batch = Batch([torch.zeros(0)], torch.zeros(1, 1, 8), empty, empty.long(), flags, flags, nothing, nothing[:, 0])
+    for model in (model_of(Cautious(batch)), model_of(Generous(batch), open_vocabulary=True)):
+        found = calibrate(model, [batch])
+        assert found.miou == 0 and found.share == 0
+
+
+def test_absent_words_are_of_what_is_not_shown():
+    batch = halves()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):  # one of two kinds is shown in each, so there is one word to say
+        assert absent_words(batch, generator).equal(torch.eye(2).flip(0)[:, None])

@@ -1,0 +1,154 @@
+"""Reader of the S4, MS3 and AVSS layouts."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icf_avs.datasets.layouts import read_set
+from icf_avs.errors import UserError
+from icf_avs.synthetic.benchmark import write_stamps
+
+
+def test_s4(tiny):
+    records = read_set(tiny.s4("test", ["dog", "cat"]), "test")
+    assert [record.name for record in records] == ["-clip_00000", "-clip_00001"]
+    assert records[1].layout == "S4" and records[1].sounding == records[1].onscreen == {"cat"}
+    clip = records[1].load()
+    assert clip.frames.shape == (5, 224, 224, 3) and clip.frames.dtype == np.uint8
+    assert clip.frames[:, 0, 0].tolist() == [[10 * number, 50, 99] for number in range(1, 6)]
+    assert clip.masks.shape == (5, 224, 224) and clip.labelled.all()
+    assert clip.masks[:, :, :80].min() == 1 and clip.masks[:, :, 80:].max() == 0
+    assert clip.wave.dtype == np.float32 and clip.wave.shape == (80_000,)
+    assert np.abs(np.fft.rfft(clip.wave)).argmax() == 400 * 5  # bin = hertz * seconds
+    assert np.abs(clip.wave).max() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_s4_train_has_one_label(tiny):
+    clip = read_set(tiny.s4("train", ["dog"]), "train")[0].load()
+    assert clip.labelled.tolist() == [True, False, False, False, False]
+    assert clip.masks[0].any() and not clip.masks[1:].any()
+
+
+def test_ms3(tiny):
+    (record,) = read_set(tiny.ms3("val", 1), "val")
+    assert record.sounding is None and record.onscreen is None and record.video_path is None
+    clip = record.load()
+    assert clip.masks.any((1, 2)).tolist() == [True, True, True, True, False] and clip.labelled.all()
+    video = record.frame_paths[0].parents[3] / "raw_videos" / f"{record.name}.mp4"
+    video.parent.mkdir()
+    video.touch()
+    assert read_set(tiny.root, "val")[0].video_path == video
+
+
+def test_scenes_tell_what_is_in_the_picture(tiny):
+    row = 'clip_000000,test,0,0,owl,hen owl,"animals/owl|owl|11110;animals/hen|hen|00000"'
+    tiny.ms3("test", 2)
+    tiny.table("scenes.csv", "video_id,split,seed,index,sounding,onscreen,stamps", [row])
+    first, second = read_set(tiny.root, "test")
+    assert (first.sounding, first.onscreen) == ({"owl"}, {"owl", "hen"})
+    assert second.onscreen is None
+    tiny.table("scenes.csv", "video_id,sounding", ["clip_000000,owl"])
+    with pytest.raises(UserError, match=r"scenes\.csv lacks the column onscreen"):
+        read_set(tiny.root, "test")
+
+
+@pytest.mark.parametrize(("split", "labelled"), [("train", [1, 5, 10]), ("test", [5, 5, 10])])
+def test_avss(tiny, split, labelled):
+    records = read_set(tiny.avss(split, ["v1s", "v1m", "v2"]), split)
+    clips = [record.load() for record in records]
+    assert [int(clip.labelled.sum()) for clip in clips] == labelled
+    assert [len(clip.frames) for clip in clips] == [5, 5, 10]
+    assert records[2].sounding == {"kind-2"}
+    assert [sorted(np.unique(clip.masks[0])) for clip in clips] == [[0, 1], [0, 2], [0, 3]]
+    assert clips[2].frames.shape[1:] == (224, 224, 3)  # squashed from 320 x 240
+    assert clips[2].masks[0, :, :119].all() and not clips[2].masks[0, :, 121:].any()
+
+
+def test_masks_may_be_stored_as_bits_or_as_grey_colour(tiny):
+    root = tiny.s4("test", ["dog"])
+    masks = sorted((root / "s4_data/gt_masks").rglob("*.png"))
+    want = read_set(root, "test")[0].load().masks
+    for path, mode in zip(masks, ["1", "RGB", "P"], strict=False):
+        image = Image.open(path)
+        image.load()
+        image.convert(mode).save(path)
+    np.testing.assert_array_equal(read_set(root, "test")[0].load().masks, want)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda tiny: tiny.edit_table("ms3_meta_data.csv", lambda rows: rows[0].__setitem__(0, "id")), "video_id"),
+        (lambda tiny: tiny.edit_table("ms3_meta_data.csv", lambda rows: rows[1].__setitem__(0, "../x")), "line 2"),
+        (lambda tiny: tiny.edit_table("ms3_meta_data.csv", lambda rows: rows[1].pop()), "line 2"),
+        (lambda tiny: tiny.edit_table("ms3_meta_data.csv", lambda rows: rows[1].__setitem__(1, "val")), "no clip"),
+        (lambda tiny: (tiny.root / "ms3_meta_data.csv").write_bytes(b"\xff\x00\xfe"), "cannot read"),
+        (lambda tiny: (tiny.root / "ms3_meta_data.csv").unlink(), "holds 0 of"),
+        (lambda tiny: tiny.table("metadata.csv", "uid", []), "holds 2 of"),
+        (lambda tiny: next(tiny.root.rglob("*.mp4_3.png")).unlink(), "mp4_3.png is missing"),
+        (lambda tiny: next(tiny.root.rglob("*.mp4_3.png")).write_bytes(b"\x89PNG..."), "cannot read the picture"),
+        (lambda tiny: next(tiny.root.rglob("gt_masks/*/*/*_2.png")).unlink(), "_2.png is missing"),
+        (
+            lambda tiny: tiny.mask(next(tiny.root.rglob("gt_masks/*/*/*_2.png")), 1, 77),
+            r"want .* 0 and 255, got \[0, 77",
+        ),
+        (lambda tiny: next(tiny.root.rglob("*.wav")).unlink(), "wav is missing"),
+        (lambda tiny: next(tiny.root.rglob("*.wav")).write_bytes(b"RIFF"), "wav: cannot be decoded"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tiny, spoil, message):
+    tiny.ms3("test", 1)
+    spoil(tiny)
+    with pytest.raises(UserError, match=message) as caught:
+        read_set(tiny.root, "test")[0].load()
+    assert "\n" not in str(caught.value)
+
+
+def test_other_mistakes(tiny, tmp_path):
+    with pytest.raises(UserError, match="no folder"):
+        read_set(tmp_path / "nowhere", "test")
+    with pytest.raises(ValueError, match="split"):
+        read_set(tmp_path, "testing")
+    tiny.avss("test", ["v1m"])
+    tiny.mask(tiny.root / "v1m/clip_000000_0_5000/labels_semantic/0.png", 0, 71)
+    with pytest.raises(UserError, match=r"class ids 0\.\.70"):
+        read_set(tiny.root, "test")[0].load()
+    tiny.edit_table("metadata.csv", lambda rows: rows[1].__setitem__(-1, "v9"))
+    with pytest.raises(UserError, match="v9"):
+        read_set(tiny.root, "test")
+
+
+@pytest.fixture(scope="module")
+def stamps(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("stamps")
+    write_stamps(root, seed=5, train=1, test=3, cross=2, video=False)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("folder", "split", "layout", "clips"),
+    [
+        ("Single-source", "train", "S4", 1),
+        ("Single-source", "test", "S4", 3),
+        ("Multi-sources", "test", "MS3", 3),
+        ("AVSS", "test", "AVSS", 6),
+        ("Cross", "test", "MS3", 2),
+    ],
+)
+def test_stamps_is_read_as_it_was_written(stamps, folder, split, layout, clips):
+    records = read_set(stamps / folder, split)
+    assert [record.layout for record in records] == [layout] * clips
+    with (stamps / folder / "scenes.csv").open(newline="") as file:
+        scenes = {row["video_id"]: row for row in csv.DictReader(file)}
+    for record in records:
+        clip = record.load()
+        flags = [stamp.split("|")[2] for stamp in scenes[record.name]["stamps"].split(";")]
+        sounds = np.array([[digit == "1" for digit in stamp] for stamp in flags]).any(0)
+        np.testing.assert_array_equal(clip.masks.any((1, 2))[clip.labelled], sounds[clip.labelled])
+        assert record.sounding <= record.onscreen and bool(record.sounding) == sounds.any()
+        assert clip.wave.shape == (80_000,) and clip.frames.std() > 5

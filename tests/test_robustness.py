@@ -1,0 +1,327 @@
+"""Probing with models whose answer is known: one that hears perfectly, and one that is deaf."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import math
+import re
+import wave
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_evaluate import Listener
+
+from icf_avs.datasets.layouts import read_set
+from icf_avs.errors import UserError
+from icf_avs.evaluation.evaluate import AUDIOS, evaluate
+from icf_avs.evaluation.robustness.categories import super_categories
+from icf_avs.evaluation.robustness.command import probe_command
+from icf_avs.evaluation.robustness.negative_audio import NEGATIVES, UNKNOWN, choose_donor, frame_heard, heard
+from icf_avs.evaluation.robustness.runner import CONDITIONS, probe_set
+from icf_avs.evaluation.robustness.scores import ALL, CHANGED, Tally, compared
+from icf_avs.evaluation.robustness.table import COLUMNS, read_table
+from icf_avs.evaluation.robustness.verdict import Verdict, interval, judge, worst
+from icf_avs.synthetic.catalog import SUPER_CATEGORIES
+from icf_avs.types import ClipSpec
+
+S4_KINDS = ["dog_barking", "playing_piano", "helicopter"]
+
+
+@pytest.fixture
+def records(tiny):
+    return read_set(tiny.s4("test", S4_KINDS), "test")
+
+
+@pytest.fixture
+def changing(tiny):
+    """One clip whose tone, and whose mask, are there in the first two seconds only."""
+    root = tiny.ms3("test", 1)
+    data = root / "ms3_data"
+    samples = 0.5 * np.sin(2 * np.pi * 200 * np.arange(5 * 16_000) / 16_000)
+    samples[2 * 16_000 :] = 0
+    with wave.open(str(data / "audio_wav/test/clip_000000.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    for number in range(3, 6):
+        tiny.mask(data / "gt_masks/test/clip_000000" / f"clip_000000_{number}.png", 0, 0)
+    return root
+
+
+def test_a_deaf_model_is_flagged_and_an_oracle_cleared(records):
+    probes = {deaf: probe_set(Listener(ClipSpec(), deaf=deaf), records) for deaf in (True, False)}
+    verdicts = {deaf: judge(probe.ious, probe.frames, "s4") for deaf, probe in probes.items()}
+    assert verdicts[True].label == "deaf" and verdicts[True].ratio == pytest.approx(1)
+    assert verdicts[False].label == "listens" and verdicts[False].ratio == 0
+    for deaf, verdict in verdicts.items():
+        assert verdict.low == verdict.high == pytest.approx(verdict.ratio)  # all clips alike
+        assert verdict.true == pytest.approx(probes[deaf].scores["true", ALL]["miou"], abs=1e-12)
+        assert verdict.negative == pytest.approx(probes[deaf].scores["offscreen", ALL]["miou"], abs=1e-12)
+    assert worst([verdicts[False], verdicts[True]]) is verdicts[True]
+    marked = (40 + 80 + 120) / 3 / 224
+    root = (math.sqrt(40 / 224) + math.sqrt(80 / 224) + math.sqrt(120 / 224)) / 3
+    for audio in NEGATIVES:
+        oracle, deaf = probes[False].scores[audio, ALL], probes[True].scores[audio, ALL]
+        assert oracle["miou"] == oracle["fpr"] == oracle["null"] == 0 and oracle["g_miou"] > 0.98
+        assert oracle["drop_miou"] > 0.97 and deaf["drop_miou"] == pytest.approx(0) == deaf["drop_f"]
+        assert deaf["fpr"] == pytest.approx(marked, abs=0.01) and deaf["null"] == pytest.approx(root, abs=0.01)
+        assert deaf["g_miou"] < 0.06 > deaf["g_f"]
+
+
+def test_the_probe_and_the_evaluation_agree(records):
+    model = Listener(ClipSpec(), deaf=True)
+    scores = probe_set(model, records, seed=3).scores
+    for audio in AUDIOS[:3]:  # off-screen donors are chosen differently
+        for protocol, names in (("strict", ("miou", "f")), ("reference", ("reference_miou", "reference_f"))):
+            expected = evaluate(model, records, audio, seed=3)[protocol]
+            assert [scores[audio, ALL][name] for name in names] == [expected["miou"], expected["f"]]
+            np.testing.assert_equal(scores[audio, ALL]["fpr"], expected["fpr"])
+
+
+def test_shifted_sound_is_scored_where_it_changes_what_sounds(changing):
+    records = read_set(changing, "test")
+    moved = heard(records[0].load(), records, 0, "shifted", 0)
+    assert not moved[: 2 * 16_000].any() and moved[2 * 16_000 : 4 * 16_000].std() > 0.3
+    assert [frame_heard(t, 5) for t in range(5)] == [3, 4, 0, 1, 2]
+    oracle = probe_set(Listener(ClipSpec()), records).scores
+    deaf = probe_set(Listener(ClipSpec(), deaf=True), records).scores
+    # frames 0-1 fall silent, frames 2-3 begin to sound, frame 4 stays silent
+    assert oracle["shifted", CHANGED]["frames"] == oracle["true", CHANGED]["frames"] == 4
+    assert oracle["true", CHANGED]["miou"] > 0.97 and oracle["shifted", CHANGED]["miou"] == 0
+    assert oracle["shifted", CHANGED]["drop_miou"] > 0.97 and deaf["shifted", CHANGED]["drop_miou"] == pytest.approx(0)
+    assert oracle["shifted", CHANGED]["fpr"] == 0
+    assert deaf["shifted", CHANGED]["fpr"] == pytest.approx(40 / 224, abs=0.01)
+
+
+def test_the_seconds_of_a_set_tell_more_than_its_masks(changing):
+    header = "video_id,split,seed,index,sounding,onscreen,stamps\n"
+    frames = {}
+    for name, digits in (("constant", ("11111", "00000")), ("handing over", ("11000", "01111"))):
+        stamps = f"animals/dog|dog|{digits[0]};animals/hen|hen|{digits[1]}"
+        (changing / "scenes.csv").write_text(f"{header}clip_000000,test,0,0,dog hen,dog hen,{stamps}\n")
+        probe = probe_set(Listener(ClipSpec()), read_set(changing, "test"))
+        frames[name] = (
+            probe.scores["shifted", CHANGED]["frames"] if ("shifted", CHANGED) in probe.scores else probe.notes
+        )
+    assert frames["handing over"] == 4  # hen: frames 2 to 4, so only the last hears what it did
+    assert "a shift" in " ".join(frames["constant"])
+
+
+def test_a_blank_picture_keeps_the_sound(records):
+    seen = []
+
+    class Model(Listener):
+        def predict(self, frames, waves):
+            seen.append((frames.unique().tolist(), waves.abs().max().item()))
+            return super().predict(frames, waves)
+
+    scores = probe_set(Model(ClipSpec(), deaf=True), records[:1]).scores
+    assert seen[CONDITIONS.index("blank") - 1] == ([128], pytest.approx(0.5, abs=0.01))  # no donor, so one call less
+    assert scores["blank", ALL]["fpr"] == pytest.approx(160 / 224, abs=0.01)  # what it takes grey for
+
+
+def test_noise_levels(records):
+    clip = records[0].load()
+    level = {audio: np.std(heard(clip, records, 0, audio, 0)) for audio in ("noise", "noise-10db", "noise-40db")}
+    assert level["noise"] == pytest.approx(clip.wave.std(), rel=0.02)
+    assert 20 * math.log10(level["noise-10db"] / level["noise"]) == pytest.approx(-10, abs=0.01)
+    assert 20 * math.log10(level["noise-40db"] / level["noise"]) == pytest.approx(-40, abs=0.01)
+
+
+def test_donors_come_from_another_super_category(tiny):
+    kinds = ["dog_barking", "cat_meowing", "playing_piano", "playing_violin", "male_speech"]
+    records = read_set(tiny.s4("test", kinds), "test")
+    chosen = {choose_donor(records, 0, seed) for seed in range(30)}
+    assert chosen == {(2, "music"), (3, "music"), (4, "human")}  # never the cat
+    scores = probe_set(Listener(ClipSpec()), records).scores
+    parts = {category for audio, category in scores if audio == "offscreen"} - {ALL}
+    assert sum(scores["offscreen", part]["clips"] for part in parts) == 5
+    assert all(scores["true", part]["clips"] == scores["offscreen", part]["clips"] for part in parts)
+
+
+def test_kinds_of_unknown_super_category_are_noted(tiny):
+    records = read_set(tiny.s4("test", ["dog", "kazoo", "hen"]), "test")
+    assert {choose_donor(records, 1, seed) for seed in range(20)} == {(0, UNKNOWN), (2, UNKNOWN)}
+    assert {choose_donor(records, 0, seed) for seed in range(20)} == {(1, UNKNOWN), (2, UNKNOWN)}
+    assert "merely shares no kind" in " ".join(probe_set(Listener(ClipSpec()), records).notes)
+    unknown = read_set(tiny.ms3("test", 2), "test") if not (tiny.root / "s4_meta_data.csv").unlink() else None
+    probe = probe_set(Listener(ClipSpec(), deaf=True), unknown)
+    assert ("offscreen", ALL) not in probe.scores and "2 of 2 clips have no off-screen" in probe.notes[0]
+    verdict = judge(probe.ious, probe.frames, "ms3")
+    assert verdict.label == "deaf" and verdict.audio == "noise"
+    assert probe.frames.tolist() == [4, 4]  # the last mask of each is empty
+    assert verdict.true == pytest.approx(probe.scores["true", ALL]["miou"], abs=1e-12)
+
+
+def test_every_kind_has_its_super_category():
+    from icf_avs.evaluation.robustness import categories
+
+    tables = []
+    for package, name in categories._FILES:
+        with categories.resources.files(package).joinpath(name).open(encoding="utf-8") as file:
+            tables.append({row["kind"]: row["super_category"] for row in csv.DictReader(file) if row["kind"]})
+    public, stamps = tables
+    assert len(public) == 92  # 70 classes of AVSS and 23 categories of S4, which share "helicopter"
+    assert set(public.values()) == set(SUPER_CATEGORIES)
+    assert all(public[kind] == stamps[kind] for kind in public.keys() & stamps.keys())
+    assert super_categories(["violin", "badger", "male_speech"]) == {"music", "animal", "human"}
+    assert super_categories(["violin", "kazoo"]) is None and super_categories([]) == frozenset()
+
+
+def test_drop_and_g_score_by_hand():
+    true, negative = {"miou": 0.6, "f": 0.7}, {"miou": 0.2, "f": 0.9}
+    made = compared({("true", ALL): true, ("noise", ALL): negative, ("shifted", ALL): negative})
+    assert made["noise", ALL]["drop_miou"] == pytest.approx(0.4) and made["noise", ALL]["drop_f"] == pytest.approx(-0.2)
+    assert made["noise", ALL]["g_miou"] == pytest.approx(2 * 0.6 * 0.8 / 1.4)
+    assert math.isnan(made["true", ALL]["g_f"]) and math.isnan(made["shifted", ALL]["g_f"])
+    assert made["shifted", ALL]["drop_miou"] == pytest.approx(0.4)
+
+
+def test_tally_counts_silent_frames_only():
+    tally, probabilities = Tally(), torch.zeros(2, 4, 4)
+    probabilities[0, :2, :2] = 0.9  # 4 of 16 pixels
+    probabilities[1] = 0.9
+    tally.update(probabilities, torch.ones(2, 4, 4, dtype=torch.bool), torch.tensor([True, False]))
+    scores = tally.compute()
+    assert (scores["clips"], scores["frames"], scores["fpr"], scores["null"]) == (1, 2, 0.25, 0.5)
+    assert scores["miou"] == pytest.approx((0.25 + 1) / 2)
+    assert math.isnan(Tally().compute()["miou"])
+
+
+def judged(true, negative, frames=1) -> Verdict:
+    """The verdict on clips with these IoU of each frame under the true and under an off-screen sound."""
+    kinds = {"true": true, "offscreen": negative, "noise": true}
+    return judge({kind: frames * np.array(ious) for kind, ious in kinds.items()}, np.full(len(true), frames), "s4", 0)
+
+
+def test_the_boundary_lies_half_way():
+    alike = [0.8] * 7
+    for left, label in ((0.41, "deaf"), (0.4, "listens"), (0.39, "listens")):  # all clips alike: no spread
+        verdict = judged(alike, [left] * 7, frames=5)
+        assert verdict.label == label and (verdict.true, verdict.negative) == (pytest.approx(0.8), pytest.approx(left))
+        assert "7 clips" in verdict.sentence("m") and label in verdict.sentence("m")
+    blind = judged([0.04] * 7, [0.0] * 7)
+    assert blind.label == "undecided" and blind.blind and "too little to tell" in blind.sentence("m")
+
+
+def test_an_interval_on_both_sides_of_the_boundary_does_not_decide():
+    true = [0.8] * 10
+    mixed = judged(true, [0.8] * 6 + [0.0] * 4)  # a ratio of 0.6 from clips that say 1 and clips that say 0
+    assert mixed.label == "undecided" and mixed.ratio == pytest.approx(0.6) and mixed.low < 0.5 < 0.6 < mixed.high
+    assert "m is undecided" in mixed.sentence("m") and f"{mixed.low:.2f} to {mixed.high:.2f}" in mixed.sentence("m")
+    assert judged(true * 40, ([0.8] * 6 + [0.0] * 4) * 40).label == "deaf"  # the same share of 400 clips
+    assert judged(true, [0.8] + [0.0] * 9).label == "listens"
+    single = judged([0.8], [0.8])
+    assert single.label == "undecided" and "no interval from a single clip" in single.sentence("m")
+
+
+def test_the_interval_is_that_of_draws_of_whole_clips():
+    rng = np.random.default_rng(3)
+    true, negative = rng.random(30), rng.random(30) * 0.6
+    ratios = []
+    for _ in range(4000):
+        drawn = rng.integers(0, 30, 30)
+        ratios.append(negative[drawn].sum() / true[drawn].sum())
+    assert interval(true, negative, 1) == pytest.approx(np.quantile(ratios, (0.025, 0.975)), abs=0.015)
+    assert interval(true, negative, 1) == interval(true, negative, 1) != interval(true, negative, 2)
+    assert interval(np.array([0.0, 0.5]), np.array([0.3, 0.2]))[1] == math.inf  # twice the first clip
+    assert all(map(math.isnan, interval(np.zeros(3), np.zeros(3))))
+
+
+def test_clips_without_an_off_screen_sound_count_under_neither():
+    ious = {"true": np.array([0.2, 4.0, 4.0]), "offscreen": np.array([np.nan, 1.0, 1.0]), "noise": np.zeros(3)}
+    verdict = judge(ious, np.array([5, 5, 5]), "s4")
+    assert (verdict.clips, verdict.true, verdict.negative, verdict.ratio) == (2, 0.8, 0.2, 0.25)
+
+
+class Page(HTMLParser):
+    """Checks that every tag is closed, and collects what a browser would load."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.sources = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_command_writes_page_and_table(tiny, tmp_path, monkeypatch, capsys):
+    tiny.root = tmp_path / "data/Single-source"
+    tiny.s4("test", S4_KINDS)
+    tiny.root = tmp_path / "data/Multi-sources"
+    tiny.ms3("test", 2)
+    loaded = SimpleNamespace(predictor=Listener(ClipSpec(), deaf=True), name="<deaf>")
+    monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
+    out = tmp_path / "out"
+    probe_command(None, tmp_path / "data", ["s4", "ms3"], out, clips=2, seed=5)
+    digest = read_table(out / "probe-avsbench.csv")[0]["digest"]
+    name = f"probe-avsbench-<deaf>-{digest}.html"
+    assert sorted(path.name for path in out.iterdir()) == [name, "probe-avsbench.csv"]
+    text = (out / name).read_text(encoding="utf-8")
+    page = Page(text)
+    assert not page.open and "script" not in page.tags and "link" not in page.tags
+    assert "&lt;deaf&gt; is deaf" in text and "url(" not in text
+    assert len(page.sources) == 2 * (2 + 6) + 2 * (2 + 5)  # picture, truth and conditions; ms3 without off-screen
+    for source in page.sources:
+        kind, data = source.split(",", 1)
+        assert kind == "data:image/png;base64"
+        assert Image.open(io.BytesIO(base64.b64decode(data))).size == (132, 132)
+    assert "above 0.5 a model counts as deaf" in text and "95 % interval over clips 1.00 to 1.00" in text
+    assert "binary mask" not in text  # it has no class head
+    for fact in ("seed of noise, donors and interval</dt><dd>5", "hardware", "revision", "2 clips"):
+        assert fact in text
+    rows = read_table(out / "probe-avsbench.csv")
+    assert tuple(rows[0]) == COLUMNS
+    whole = [row["audio"] for row in rows if (row["test_set"], row["category"]) == ("s4", ALL)]
+    assert sorted(whole) == sorted(CONDITIONS)
+    silence = next(row for row in rows if (row["test_set"], row["audio"]) == ("s4", "silence"))
+    assert silence["drop_miou"] == "0.0000" and float(silence["g_miou"]) < 0.06 and silence["seed"] == "5"
+    assert re.search(r"is deaf.*above 0.5 a model counts as deaf", capsys.readouterr().out, re.S)
+    probe_command(None, tmp_path / "data", ["s4"], out, clips=1, seed=0)
+    again = read_table(out / "probe-avsbench.csv")
+    assert {row["clips"] for row in again if row["test_set"] == "s4"} == {"1"}
+    assert [row for row in again if row["test_set"] == "ms3"] == [row for row in rows if row["test_set"] == "ms3"]
+    (out / "probe-avsbench.csv").write_text("a,b\n")
+    with pytest.raises(UserError, match="not a table of a probe"):
+        probe_command(None, tmp_path / "data", ["s4"], out, clips=1, seed=0)
+
+
+def test_the_worst_of_several_sets():
+    blind = Verdict("undecided", "s4", "offscreen", 0.01, 0.0, 3, 0.0, 0.0)
+    assert worst([blind]) is blind and "too little to tell" in blind.sentence("m")
+    listens = Verdict("listens", "ms3", "offscreen", 0.8, 0.3, 3, 0.3, 0.4)
+    unsure = Verdict("undecided", "cross", "offscreen", 0.8, 0.7, 3, 0.4, 1.1)
+    deaf = Verdict("deaf", "avss", "offscreen", 0.8, 0.6, 3, 0.6, 0.8)
+    assert worst([blind, listens]) is listens
+    assert worst([listens, unsure, blind]) is unsure
+    assert worst([listens, unsure, deaf]) is deaf
+
+
+def test_a_class_head_is_said_not_to_be_scored(tiny, tmp_path, monkeypatch, capsys):
+    tiny.root = tmp_path / "data/Single-source"
+    tiny.s4("test", S4_KINDS)
+    model = Listener(ClipSpec())
+    model.semantic = True
+    monkeypatch.setattr(
+        "icf_avs.load", lambda checkpoint, device="auto": SimpleNamespace(predictor=model, name="m"), raising=False
+    )
+    probe_command(None, tmp_path / "data", ["s4"], tmp_path / "out", clips=None, seed=0)
+    (written,) = (tmp_path / "out").glob("probe-avsbench-m-*.html")
+    text = written.read_text(encoding="utf-8")
+    assert text.count("the binary mask, what sounds against all else") == 2  # below the verdict, and among the facts
+    assert "Scored is the binary mask" in capsys.readouterr().out

@@ -1,0 +1,348 @@
+"""Scenes: determinism, disjoint splits, what is visible, who sounds, and that the ground truth follows the sound."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections import Counter
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scene_digest import scene_digest
+from small_guided import random_batch
+
+from icf_avs.synthetic.backgrounds import draw_background, photographs
+from icf_avs.synthetic.batches import concatenate
+from icf_avs.synthetic.catalog import Catalog
+from icf_avs.synthetic.clip_renderer import classes, masks, render_clip
+from icf_avs.synthetic.rendering import render_frame, render_stamp_map, visible_shares
+from icf_avs.synthetic.scene import Scene
+from icf_avs.synthetic.scene_sampler import BALANCED, HARD, TRAIN, SceneStyle, sample_scene
+from icf_avs.synthetic.sounds import RATE, SoundBank
+from icf_avs.synthetic.soundtrack import activity, render_audio, render_tracks
+from icf_avs.synthetic.sprite import load_sprite
+from icf_avs.types import Batch, ClipSpec
+
+CLIPS = 40
+
+
+@pytest.fixture(scope="module")
+def scenes(catalog: Catalog) -> dict[str, list[Scene]]:
+    styles = {"train": TRAIN, "val": BALANCED, "test": BALANCED, "cross": BALANCED}
+    return {
+        split: [sample_scene(catalog, split, index, 0, style) for index in range(CLIPS)]
+        for split, style in styles.items()
+    }
+
+
+def test_the_same_numbers_give_the_same_scene(catalog: Catalog, scenes: dict[str, list[Scene]]) -> None:
+    assert sample_scene(catalog, "test", 7, 0, BALANCED) == scenes["test"][7]
+    assert sample_scene(catalog, "test", 7, 1, BALANCED) != scenes["test"][7]
+    assert pickle.loads(pickle.dumps(scenes["test"][7])) == scenes["test"][7]
+    rgb, slots = render_frame(scenes["test"][7], 1.5, (96, 64))
+    again, slots_again = render_frame(pickle.loads(pickle.dumps(scenes["test"][7])), 1.5, (96, 64))
+    assert rgb.shape == (64, 96, 3) and rgb.dtype == np.uint8 and slots.shape == (64, 96)
+    np.testing.assert_array_equal(rgb, again)
+    np.testing.assert_array_equal(slots, slots_again)
+
+
+def test_the_test_scenes_are_those_that_were_scored(catalog: Catalog) -> None:
+    """Of each benchmark, by a digest: a change here makes scores of before and after others'."""
+    single, other = {"num_sources": (1.0,), "continuous": 1.0}, {"num_sources": (0.55, 0.45)}
+    for split, first, style, digest in (
+        ("test", 0, single, "5e5cf3eb70e65585"),
+        ("test", 1_000_000, {}, "09c9ae972f1505db"),
+        ("cross", 2_000_000, other, "518ddfb1819851df"),
+    ):
+        drawn = (sample_scene(catalog, split, first + i, 0, replace(BALANCED, **style)) for i in range(12))
+        assert scene_digest(drawn) == digest, split
+
+
+def test_the_validation_scenes_of_cross_share_no_composition_and_no_background_with_its_test_scenes(
+    catalog: Catalog, scenes: dict[str, list[Scene]]
+) -> None:
+    val = [sample_scene(catalog, "cross-val", index, 0, BALANCED) for index in range(CLIPS)]
+    for what in (lambda scene: scene.background, lambda scene: tuple(sorted(placed.stem for placed in scene.stamps))):
+        assert not {what(scene) for scene in val} & {what(scene) for scene in scenes["cross"]}
+    for scene in val:
+        assert all(
+            not placed.spans or catalog.sound_class(placed.class_name).cross_recordings for placed in scene.stamps
+        )
+
+
+def test_no_composition_and_no_background_is_in_two_splits(scenes: dict[str, list[Scene]]) -> None:
+    compositions = {
+        split: {tuple(sorted(placed.stem for placed in scene.stamps)) for scene in scenes[split]}
+        for split in ("train", "val", "test")
+    }
+    backgrounds = {split: {scene.background for scene in scenes[split]} for split in ("train", "val", "test")}
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        assert not compositions[one] & compositions[other]
+        assert not backgrounds[one] & backgrounds[other]
+    assert len(compositions["train"]) > 0.9 * CLIPS
+
+
+def test_few_stamps_still_give_disjoint_compositions(catalog: Catalog) -> None:
+    """With six kinds there are few compositions, so that any leak between the splits would show."""
+    few = replace(catalog, classes=catalog.classes[:6], distractors=catalog.distractors[:4])
+    drawn = {
+        split: {frozenset(placed.stem for placed in sample_scene(few, split, i, 0, TRAIN, 1).stamps) for i in range(80)}
+        for split in ("train", "val", "test")
+    }
+    assert not drawn["train"] & drawn["val"] and not drawn["train"] & drawn["test"] and not drawn["val"] & drawn["test"]
+
+
+def test_every_photograph_has_one_split() -> None:
+    rng = np.random.default_rng(0)
+    drawn = {
+        split: {draw_background(split, rng, generated=0.0) for _ in range(600)} for split in ("train", "val", "test")
+    }
+    assert set.union(*drawn.values()) == set(photographs())
+    assert sum(map(len, drawn.values())) == len(photographs())
+    assert min(map(len, drawn.values())) >= 3
+
+
+def test_heldout_pictures_are_in_cross_only(catalog: Catalog, scenes: dict[str, list[Scene]]) -> None:
+    heldout = {stem for kind in catalog.classes for stem in kind.heldout_stems}
+    shown = {split: {placed.stem for scene in scenes[split] for placed in scene.stamps} for split in scenes}
+    for split in ("train", "val", "test"):
+        assert not shown[split] & heldout
+    assert shown["cross"] & heldout
+    for scene in scenes["cross"]:
+        for placed in scene.stamps:
+            assert not placed.spans or catalog.sound_class(placed.class_name).cross_recordings
+            assert (
+                not placed.class_name
+                or placed.stem in heldout
+                or not catalog.sound_class(placed.class_name).heldout_stems
+            )
+
+
+def test_casts(scenes: dict[str, list[Scene]]) -> None:
+    for split, planned in scenes.items():
+        for scene in planned:
+            kinds = [placed.class_name for placed in scene.stamps if placed.class_name]
+            assert 2 <= len(scene.stamps) <= 5
+            assert len(kinds) == len(set(kinds)), "a kind may not both sound and be silent"
+            assert sum(bool(placed.spans) for placed in scene.stamps) in range(0 if split == "train" else 1, 4)
+
+
+def test_what_could_sound_stays_visible(scenes: dict[str, list[Scene]]) -> None:
+    for scene in scenes["train"][:15] + scenes["test"][:15]:
+        shares = visible_shares(scene, [t + 0.5 for t in range(5)])
+        able = [bool(placed.class_name) for placed in scene.stamps]
+        assert shares[:, able].min() >= 0.4
+        assert shares.max() < 1.25  # more than all of it cannot be seen; the rest is rounding at a low resolution
+
+
+def _largest_sounds(planned: list[Scene]) -> float:
+    return float(np.mean([bool(max(scene.stamps, key=lambda placed: placed.size).spans) for scene in planned]))
+
+
+def test_training_is_biased_and_the_test_is_not(scenes: dict[str, list[Scene]]) -> None:
+    assert _largest_sounds(scenes["train"]) > 0.7
+    assert _largest_sounds(scenes["test"]) < 0.68
+    able = [placed for scene in scenes["test"] for placed in scene.stamps if placed.class_name]
+    sizes = [np.mean([placed.size for placed in able if bool(placed.spans) == sounds]) for sounds in (True, False)]
+    assert abs(sizes[0] - sizes[1]) < 0.05  # sounding things are not larger than silent ones
+    rivals = [any(placed.class_name and not placed.spans for placed in scene.stamps) for scene in scenes["test"]]
+    assert np.mean(rivals) > 0.75
+
+
+@pytest.fixture(scope="module")
+def hard(catalog: Catalog) -> list[Scene]:
+    return [sample_scene(catalog, "train", index, 0, HARD) for index in range(CLIPS)]
+
+
+def test_hard_scenes_are_of_the_training_split(catalog: Catalog, hard: list[Scene]) -> None:
+    heldout = {stem for kind in catalog.classes for stem in kind.heldout_stems}
+    photographs_shown = {scene.background for scene in hard} & set(photographs())
+    rng = np.random.default_rng(0)
+    assert photographs_shown <= {draw_background("train", rng, generated=0.0) for _ in range(900)}
+    for scene in hard:
+        assert 2 <= len(scene.stamps) <= 5 and not {placed.stem for placed in scene.stamps} & heldout
+        composition = "\n".join(sorted({placed.stem for placed in scene.stamps}))
+        assert int.from_bytes(hashlib.sha256(composition.encode()).digest()[:4], "big") % 10 < 8
+    assert _largest_sounds(hard) < 0.68
+
+
+def _twins(scene: Scene) -> list[list[int]]:
+    kinds = [placed.class_name for placed in scene.stamps]
+    return [[i for i, name in enumerate(kinds) if name == kind] for kind in set(kinds) - {""} if kinds.count(kind) > 1]
+
+
+def test_two_of_a_kind_have_one_voice(hard: list[Scene], bank: SoundBank) -> None:
+    pairs = [(scene, pair) for scene in hard for pair in _twins(scene)]
+    assert len(pairs) > 0.1 * CLIPS
+    sounding = 0
+    for scene, (one, other) in pairs:
+        assert scene.stamps[one].spans == scene.stamps[other].spans
+        wave, tracks = render_tracks(scene, bank)
+        np.testing.assert_array_equal(tracks[one], tracks[other])
+        active = activity(tracks, ClipSpec())
+        np.testing.assert_array_equal(active[one], active[other])
+        if scene.stamps[one].spans:
+            sounding += 1
+            assert active[one].any() and np.std(wave - tracks.sum(axis=0)) < 0.5 * np.std(wave)
+    assert 0 < sounding < len(pairs)
+
+
+def test_rivals_are_of_the_family(hard: list[Scene], scenes: dict[str, list[Scene]]) -> None:
+    def family(stem: str) -> str:
+        return stem.rpartition("/")[0]
+
+    def kin(planned: list[Scene]) -> float:
+        found = []
+        for scene in planned:
+            heard = {family(placed.stem) for placed in scene.stamps if placed.spans}
+            found += [family(p.stem) in heard for p in scene.stamps if heard and p.class_name and not p.spans]
+        return float(np.mean(found))
+
+    assert kin(hard) > kin(scenes["test"]) + 0.2
+
+
+def test_hard_scenes_are_crowded_and_move(hard: list[Scene], scenes: dict[str, list[Scene]]) -> None:
+    def least(planned: list[Scene]) -> np.ndarray:
+        able = [[bool(placed.class_name) for placed in scene.stamps] for scene in planned]
+        shares = [visible_shares(scene, [t + 0.5 for t in range(5)]) for scene in planned]
+        return np.array([share[:, some].min() for share, some in zip(shares, able, strict=True)])
+
+    hidden = least(hard)
+    assert hidden.min() >= 0.2 and np.mean(hidden < 0.4) > 0.1
+    assert np.median(hidden) < np.median(least(scenes["test"]))
+    moved = [np.mean([abs(p.drift_x) for scene in planned for p in scene.stamps]) for planned in (hard, scenes["test"])]
+    assert moved[0] > 2 * moved[1]
+
+
+def test_one_source_throughout(catalog: Catalog) -> None:
+    style = replace(BALANCED, num_sources=(1.0,), continuous=1.0)
+    for index in range(10):
+        spans = [placed.spans for placed in sample_scene(catalog, "val", index, 3, style).stamps if placed.spans]
+        assert len(spans) == 1 and len(spans[0]) == 1 and spans[0][0][0] < 0 and spans[0][0][1] > 5
+
+
+def test_activity_is_the_plan_but_measured(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
+    counts: Counter[bool] = Counter()
+    changing = 0
+    for scene in scenes["test"]:
+        wave, active = render_audio(scene, bank)
+        assert wave.dtype == np.float32 and wave.shape == (5 * RATE,) and np.abs(wave).max() <= 0.991
+        assert active.any(), "a test clip must not be blank throughout"
+        changing += bool((active.any(0) != active.any(0)[0]).any() or (active != active[:, :1]).any())
+        for placed, row in zip(scene.stamps, active, strict=True):
+            for second, measured in enumerate(row):
+                counts[measured == any(a < second + 0.2 and b > second + 0.8 for a, b in placed.spans)] += 1
+    assert counts[False] <= 0.01 * counts[True]
+    assert changing > 0.3 * CLIPS
+
+
+def test_a_window_in_which_nobody_sounds_is_quieter(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
+    spec = ClipSpec()
+    differences = []
+    for scene in scenes["test"]:
+        wave, active = render_audio(scene, bank)
+        heard = active.any(axis=0)
+        if heard.all():
+            continue
+        level = [np.std(wave[spec.window_start(t) :][: spec.window]) for t in range(5)]
+        differences.append(20 * np.log10(np.median(np.array(level)[heard]) / np.median(np.array(level)[~heard])))
+    assert len(differences) >= 5 and np.median(differences) > 8
+
+
+def test_variations_keep_the_plan_and_change_the_sound(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
+    (one, active), (two, other) = (render_audio(scenes["test"][0], bank, variation) for variation in (0, 1))
+    np.testing.assert_array_equal(active, other)
+    assert np.abs(one - two).max() > 0.01
+    np.testing.assert_array_equal(one, render_audio(scenes["test"][0], bank)[0])
+
+
+def test_the_mixture_holds_the_tracks(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
+    wave, tracks = render_tracks(scenes["test"][1], bank)
+    rest = wave - tracks.sum(axis=0)
+    assert np.std(rest) < 0.5 * np.std(wave)  # noise, at least 10 dB below a source
+    for placed, track in zip(scenes["test"][1].stamps, tracks, strict=True):
+        assert track.any() == bool(placed.spans)
+
+
+def test_activity_by_hand() -> None:
+    spec = ClipSpec(frames=3)
+    loud = np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32)
+    silent, sliver, quiet = (loud.copy() for _ in range(3))
+    silent[RATE : 2 * RATE] = 0
+    sliver[RATE + 1600 : 2 * RATE] = 0  # a tenth of the second window is left
+    quiet[RATE : 2 * RATE] *= 0.02  # -34 dB
+    found = activity(np.stack([loud, silent, sliver, quiet, 0 * loud]), spec)
+    assert found.tolist() == [[True] * 3, *[[True, False, True]] * 3, [False] * 3]
+
+
+def test_masks_and_classes_by_hand(scenes: dict[str, list[Scene]]) -> None:
+    scene = next(scene for scene in scenes["test"] if scene.stamps[0].class_name and scene.stamps[1].class_name)
+    scene = replace(scene, stamps=scene.stamps[:2])
+    slots = np.array([[[0, 1, 2]], [[0, 1, 2]]], dtype=np.uint8)
+    active = np.array([[True, False], [True, True]])
+    assert masks(slots, active).tolist() == [[[0, 1, 1]], [[0, 0, 1]]]
+    first, second = (placed.class_id for placed in scene.stamps)
+    assert classes(slots, active, scene).tolist() == [[[0, first, second]], [[0, 0, second]]]
+
+
+def test_the_picture_squashes(scenes: dict[str, list[Scene]]) -> None:
+    """The same moment at another size shows the same things in the same places."""
+    for scene in scenes["train"][:8]:
+        _, small = render_frame(scene, 2.5, (112, 112))
+        _, large = render_frame(scene, 2.5, (448, 224))
+        assert np.mean(small != large[1::2, 2::4]) < 0.06
+
+
+def test_a_flipped_stamp_is_the_mirror_image(scenes: dict[str, list[Scene]]) -> None:
+    still = {"x": 0.5, "y": 0.5, "sway": 0.0, "size": 0.5, "drift_x": 0.0, "drift_y": 0.0, "spin": 0.0}
+    placed = replace(scenes["test"][0].stamps[0], **still, angle=20.0, flip=False)
+    scene = replace(scenes["test"][0], aspect=1.0, stamps=(placed,))
+    mirrored = replace(scene, stamps=(replace(placed, angle=-20.0, flip=True),))
+    one, other = (render_stamp_map(shown, 2.5, (128, 128)) for shown in (scene, mirrored))
+    assert one.any() and np.mean(one != one[:, ::-1]) > 0.02
+    assert np.mean(one != other[:, ::-1]) < 0.002
+
+
+def test_a_mask_is_the_alpha_channel(catalog: Catalog, scenes: dict[str, list[Scene]]) -> None:
+    still = {"x": 0.5, "y": 0.5, "sway": 0.0, "drift_x": 0.0, "drift_y": 0.0, "angle": 0.0, "spin": 0.0, "growth": 0.0}
+    alpha = np.asarray(Image.open(catalog.picture_path("animals/birds/owl")).convert("RGBA"))[..., 3]
+    height, width = alpha.shape
+    placed = replace(scenes["test"][0].stamps[0], stem="animals/birds/owl", **still, flip=False, feather=0.0)
+    sprite = load_sprite(catalog.picture_path("animals/birds/owl"))
+    size = (sprite.width * sprite.height) ** 0.5 / 256  # one picture pixel for each pixel of the stamp
+    scene = replace(scenes["test"][0], aspect=1.0, stamps=(replace(placed, size=size),))
+    slots = render_stamp_map(scene, 2.5, (256, 256))
+    assert width <= 256 and height <= 256
+    assert np.count_nonzero(slots) == pytest.approx(np.count_nonzero(alpha > 127), rel=0.01)
+
+
+def test_render_clip(catalog: Catalog, bank: SoundBank, scenes: dict[str, list[Scene]]) -> None:
+    clip = render_clip(scenes["val"][0], bank, ClipSpec(phase=15 / 16), (64, 48))
+    assert clip.frames.shape == (5, 48, 64, 3) and clip.stamp_maps.shape == (5, 48, 64)
+    assert clip.active.shape == (len(clip.class_names), 5) and clip.masks.max() == 1
+    short = sample_scene(catalog, "train", 0, 0, TRAIN, 1)
+    one = render_clip(short, bank, ClipSpec(frames=1, image_size=32))
+    assert one.frames.shape == (1, 32, 32, 3) and one.waveform.shape == (RATE,)
+    with pytest.raises(ValueError, match="5"):
+        render_clip(short, bank, ClipSpec())
+
+
+def test_two_batches_become_one() -> None:
+    one, other = random_batch(clips=2), random_batch(clips=3)
+    whole = concatenate([one, other])
+    for field in fields(Batch):
+        a, b, both = (getattr(batch, field.name) for batch in (one, other, whole))
+        for x, y, z in zip(a, b, both, strict=True) if isinstance(a, list) else [(a, b, both)]:
+            assert z is None if x is None else torch.equal(z, torch.cat([x, y])), field.name
+    assert len(whole.pyramid) == len(one.pyramid) > 1 and concatenate([one]) is one
+
+
+def test_programmers_mistakes(catalog: Catalog) -> None:
+    for wrong in ({"split": "dev"}, {"split": "val", "seconds": 0}, {"split": "val", "seconds": 1.5}):
+        with pytest.raises(ValueError, match="is"):
+            sample_scene(catalog, index=0, **wrong)
+    with pytest.raises(ValueError, match="weights"):
+        SceneStyle(num_sources=())

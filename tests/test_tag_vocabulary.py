@@ -1,0 +1,168 @@
+"""Words for what the tagger hears: the table, which moment they are about, and that padding is not heard."""
+
+from __future__ import annotations
+
+import csv
+from importlib import resources
+
+import numpy as np
+import pytest
+import torch
+from tagger_weights import published_weights
+from torch import Tensor
+
+from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
+from icf_avs.encoders.label_names import audioset_names
+from icf_avs.encoders.tag_vocabulary import FAINTEST, GENERAL_FLOOR, HeardWords, audio_words, mirrored
+
+RATE = 32_000
+
+
+@pytest.fixture(scope="module")
+def hears() -> HeardWords:
+    path = published_weights()
+    return HeardWords(load_efficientat(path), ("almond", *audio_words(), "yak"))
+
+
+def engine(seconds: float, seed: int = 0) -> Tensor:
+    """A sound that the network calls by some word: harmonics of a slowly changing tone in pulses, and hiss."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * RATE)) / RATE
+    pitch = 2 * np.pi * np.cumsum(440 + 8 * np.sin(2 * np.pi * 5 * time)) / RATE
+    tone = sum(np.sin(k * pitch) / k for k in range(1, 12))
+    return torch.from_numpy((0.1 * tone + 0.002 * rng.standard_normal(len(time))).astype(np.float32))
+
+
+def table() -> list[dict[str, str]]:
+    with resources.files("icf_avs.encoders").joinpath("audioset_words.csv").open(encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_the_table_has_a_row_for_each_kind_of_sound() -> None:
+    rows = table()
+    assert [int(row["index"]) for row in rows] == list(range(527))
+    assert {row["use"] for row in rows} == {"0", "1", "2"}
+    general = {row["word"] for row in rows if row["use"] == "2"}
+    assert general == {"animal", "musical instrument", "vehicle", "tool"}
+    assert not general & {row["word"] for row in rows if row["use"] == "1"}
+    assert all(row["word"] == row["word"].strip().lower() and row["word"] for row in rows)
+    word = {name: row["word"] for name, row in zip(audioset_names(), rows, strict=True) if row["use"] == "1"}
+    assert {word[name] for name in ("Dog", "Bark", "Bow-wow", "Howl")} == {"dog"}
+    assert [word[name] for name in ("Neigh, whinny", "Violin, fiddle", "Steam whistle")] == [
+        "horse", "violin", "steam train"
+    ]  # fmt: skip
+    for name in ("Music", "Animal", "Silence", "White noise", "Inside, small room", "Echo", "Vehicle", "Sampler"):
+        assert name not in word
+
+
+def test_audio_words_are_the_used_ones_once() -> None:
+    words = audio_words()
+    assert len(words) == len(set(words))
+    assert set(words) == {row["word"] for row in table() if row["use"] != "0"}
+
+
+def test_a_vocabulary_must_hold_all_that_may_be_heard() -> None:
+    with pytest.raises(ValueError, match="the vocabulary lacks dog"):
+        HeardWords(EfficientAT(), tuple(word for word in audio_words() if word != "dog"))
+
+
+def test_a_word_is_heard_as_its_best_tag_in_any_order_of_the_vocabulary() -> None:
+    words = ("almond", *reversed(audio_words()))
+    hears = HeardWords(EfficientAT(), words)
+    here, around = torch.rand(2, 3, 527, generator=torch.Generator().manual_seed(0)) ** 4
+    here[0, 74:79] = torch.tensor([0.2, 0.7, 0.1, 0.3, 0.0])
+    here[2] *= 0.2
+    here *= 0.6
+    here[0, 300], here[1, 72] = 0.9, 0.95  # a vehicle, an animal: surer than anything particular
+    weights = hears.weights(here, around)
+    used = [(int(row["index"]), words.index(row["word"])) for row in table() if row["use"] == "1"]
+    expected = np.zeros((3, len(words)))
+    for number, (now, window) in enumerate(zip(here.double().numpy(), around.double().numpy(), strict=True)):
+        shares = {tag: now[tag] ** 0.65 * window[tag] ** 0.35 for tag, _ in used}
+        most, surely = max(shares.values()), max(now[tag] for tag, _ in used)
+        for tag, place in used:
+            share = shares[tag]
+            odds = share * (1 - most) / (most * (1 - share))  # beside those of the likeliest
+            weight = surely * max(share / most, odds**0.5)
+            expected[number, place] = max(expected[number, place], weight if weight >= FAINTEST else 0)
+        for row in table():
+            if row["use"] == "2":  # what the surest particular word leaves
+                left = now[int(row["index"])] - max(now[tag] for tag, _ in used)
+                place = words.index(row["word"])
+                expected[number, place] = max(expected[number, place], left if left >= GENERAL_FLOOR else 0)
+    assert np.abs(weights.numpy() - expected).max() < 1e-5
+    assert (weights == 0).any() and not weights[:, 0].any()  # nothing sounds like an almond
+    surest = here[:, [tag for tag, _ in used]].amax(1)
+    particular = weights[:, [words.index(row["word"]) for row in table() if row["use"] == "1"]]
+    assert weights[0, words.index("vehicle")] > 0 < weights[1, words.index("animal")]
+    assert torch.allclose(particular.amax(1), surest)  # how surely it sounds now does not depend on what is around
+    assert not hears.weights(0 * here, 0 * around).any()
+
+    faint = torch.zeros(2, 527)
+    faint[0, 72], faint[1, 74] = 0.12, 0.12  # an animal, a dog
+    assert not hears.weights(faint, faint)[0].any() and hears.weights(faint, faint)[1, words.index("dog")] > 0.1
+
+
+def test_what_is_heard_unsurely_leaves_room_for_second_guesses() -> None:
+    hears = HeardWords(EfficientAT(), audio_words())
+    dog, train = hears.words.index("dog"), hears.words.index("train")
+    tags = {row["word"]: int(row["index"]) for row in table() if row["use"] == "1"}
+    heard = torch.zeros(4, 527)
+    for number, (first, second) in enumerate([(0.2, 0.02), (0.99, 0.01), (0.99, 0.6), (0.09, 0.03)]):
+        heard[number, tags["dog"]], heard[number, tags["train"]] = first, second
+    weights = hears.weights(heard, heard)
+    assert torch.allclose(weights[:3, dog], torch.tensor([0.2, 0.99, 0.99]))
+    assert 0.05 < weights[0, train] < 0.1, "worth more than .02, beside a first guess of .2"
+    assert not weights[1, train], "beside a sure one it is as good as nothing"
+    assert weights[2, train] == pytest.approx(0.6), "two sounds at once take nothing from each other"
+    assert not weights[3].any()
+
+
+def test_zeros_around_a_sound_become_its_mirror_image() -> None:
+    wave = torch.arange(1.0, 7.0)
+    padded = torch.stack([
+        torch.cat([torch.zeros(3), wave, torch.zeros(1)]),
+        torch.cat([torch.zeros(2), wave, torch.zeros(2)]),
+        torch.cat([wave, torch.zeros(4)]),
+        torch.zeros(10),
+        torch.cat([wave, torch.zeros(3), torch.ones(1)]),  # a pause is no padding
+        torch.cat([torch.zeros(7), torch.ones(3)]),  # silent at its middle: to be heard as it is
+    ])  # fmt: skip
+    expected = [
+        [4, 3, 2, 1, 2, 3, 4, 5, 6, 5],
+        [3, 2, 1, 2, 3, 4, 5, 6, 5, 4],
+        [1, 2, 3, 4, 5, 6, 5, 4, 3, 2],
+        [0] * 10,
+        [1, 2, 3, 4, 5, 6, 0, 0, 0, 1],
+        [0] * 7 + [1] * 3,
+    ]
+    assert mirrored(padded).tolist() == expected
+
+
+def test_the_answer_is_about_the_middle_second(hears: HeardWords) -> None:
+    """A sound in the middle is heard, the same sound a second away is not."""
+    tone = engine(5.0)
+    time = torch.arange(len(tone)) / RATE
+    hiss = 1e-4 * torch.randn(len(tone), generator=torch.Generator().manual_seed(1))
+    inside = (time >= 2) & (time < 3)
+    with torch.no_grad():
+        output = hears(torch.stack([tone * inside + hiss, tone * ((time < 1.3) | (time >= 3.7)) + hiss, hiss]))
+    assert output.shape == (3, hears.dim) and hears.dim == len(hears.words)
+    loudest = output[:, : len(hears.words)].amax(1)
+    assert loudest[0] > 0.2 and loudest[1:].max() < 0.15, loudest
+
+
+def test_padding_is_not_heard(hears: HeardWords) -> None:
+    """The first window of a video: what its zeros add to the network's answer is less than without the mirror."""
+    tone = engine(5.0)
+    tone[: 2 * RATE] = 0
+    whole = engine(7.0)[2 * RATE :]
+    with torch.no_grad():
+        padded, sound = hears(tone[None]), hears(whole[None])
+    assert (padded[:, : len(hears.words)] - sound[:, : len(hears.words)]).abs().max() < 0.35
+
+
+def test_weights_are_finite_shares_however_loud(hears: HeardWords) -> None:
+    with torch.no_grad():
+        weights = hears(torch.stack([engine(5.0, seed) * gain for seed, gain in ((0, 1.0), (1, 0.1), (2, 0.01))]))
+    assert weights.min() >= 0 and weights.max() <= 1 and weights.isfinite().all()

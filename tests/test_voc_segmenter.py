@@ -1,0 +1,178 @@
+"""The segmenter of things against its published graph, on real pictures, and where its weights come from."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from icf_avs.encoders import voc_segmenter
+from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.encoders.minilm import embed_names
+from icf_avs.encoders.open_vocab_encoder import PyramidWithEvidence
+from icf_avs.encoders.voc_segmenter import GRID, THINGS, ThingSegmenter, find_segmenter, load_segmenter, thing_names
+from icf_avs.encoders.voc_text_similarity import thing_bearing
+from icf_avs.errors import UserError
+from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrior, add_segmenter
+from icf_avs.synthetic import packages
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "things.json").read_text())
+NAMES = [names[0] for names, _ in thing_names()]
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> ThingSegmenter:
+    return load_segmenter()
+
+
+def golden_picture() -> torch.Tensor:
+    y, x, c = np.mgrid[:513, :513, :3]
+    return torch.from_numpy(((((y * 3 + x * (c + 1)) // 2) ^ ((x * y) >> 6)) & 255).astype(np.uint8))
+
+
+def test_it_says_what_the_published_graph_says() -> None:
+    network = load_segmenter()
+    for index, block in enumerate(network.blocks):  # the graph takes two strides out, ours one
+        rate = 1 if index < 7 else 2 if index < 14 else 4
+        layer = block.depthwise
+        layer.stride = (1, 1) if index == 6 else layer.stride
+        layer.dilation = layer.padding = (rate, rate)
+    logits = network.logits(golden_picture()[None])[0]
+    assert logits.shape == (1 + THINGS, 65, 65)
+    found = torch.stack([logits[:, row, column] for row, column in GOLDEN["positions"]])
+    torch.testing.assert_close(found, torch.tensor(GOLDEN["logits"]), atol=2e-3, rtol=0)
+
+
+def on_grass(stem: str, side: int = 300) -> torch.Tensor:
+    """A photographic stamp, as large as the picture allows, on plain green: uint8 [1,side,side,3]."""
+    stamp = Image.open(packages.stamps_root() / f"{stem}.png").convert("RGBA")
+    scale = side * 0.8 / max(stamp.size)
+    stamp = stamp.resize((round(stamp.width * scale), round(stamp.height * scale)))
+    picture = Image.new("RGB", (side, side), (120, 150, 90))
+    picture.paste(stamp, ((side - stamp.width) // 2, (side - stamp.height) // 2), stamp)
+    return torch.from_numpy(np.array(picture))[None]
+
+
+@pytest.mark.parametrize(
+    ("stem", "thing"),
+    [
+        ("animals/birds/owl", "bird"),
+        ("animals/mammals/bovines/cow", "cow"),
+        ("animals/mammals/bovines/sheep", "sheep"),
+        ("animals/mammals/dogs/dog", "dog"),
+        ("people/fireman240a", "person"),
+        ("vehicles/masstransit/green_korean_bus", "bus"),
+    ],
+)
+def test_it_finds_things_of_photographs(segmenter: ThingSegmenter, stem: str, thing: str) -> None:
+    shares = segmenter(on_grass(stem))
+    assert shares.shape == (1, THINGS, GRID, GRID) and shares.min() >= 0 and shares.sum(1).max() <= 1 + 1e-5
+    middle = shares[0, :, GRID // 2 - 2 : GRID // 2 + 3, GRID // 2 - 2 : GRID // 2 + 3].mean((1, 2))
+    assert NAMES[int(middle.argmax())] == thing and middle.max() > 0.5
+    assert shares[0, :, :2, :2].sum(0).max() < 0.2  # plain ground in the corner
+
+
+def test_the_pyramid_ends_with_what_it_says(segmenter: ThingSegmenter) -> None:
+    network = load_efficientnet_lite0()
+    frames = torch.randint(0, 256, (2, 96, 64, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with torch.inference_mode():
+        levels, scores, shares = PyramidWithEvidence(network, segmenter).evidence(frames)
+        torch.testing.assert_close(shares, segmenter(frames))
+        given = PyramidWithEvidence(network, segmenter).evidence(frames, shares + 1)
+        without = PyramidWithEvidence(network, None).evidence(frames)
+    assert torch.equal(given.object_probs, shares + 1) and torch.equal(given.class_scores, scores)
+    assert without.object_probs.shape == shares.shape and not without.object_probs.any()
+
+
+def test_words_and_things() -> None:
+    words = ("dog", "owl", "male person", "violin", "vehicle", "tiger", "train")
+    fit, kin = (dict(zip(words, table, strict=True)) for table in thing_bearing(embed_names(words)))
+
+    def of(table: torch.Tensor, least: float) -> set[str]:
+        return {name for name, value in zip(NAMES, table.tolist(), strict=True) if value > least}
+
+    assert of(fit["dog"], 0.5) == {"dog"} and of(fit["owl"], 0.5) == {"bird"} and of(fit["train"], 0.5) == {"train"}
+    assert of(fit["male person"], 0.5) == {"person"} and of(fit["violin"], 0) == of(fit["tiger"], 0.05) == set()
+    assert of(fit["vehicle"], 0.99) == {"airplane", "bicycle", "boat", "bus", "car", "motorcycle", "train"}
+    assert of(kin["dog"], 0.1) == {"dog"} and {"cat", "dog"} <= of(kin["tiger"], 0.2)
+    assert "person" not in of(kin["tiger"], 0.05)
+    assert all(kin[word][at] >= fit[word][at] for word in words for at in range(THINGS))
+
+
+def test_evidence_of_things_by_hand() -> None:
+    """Two words, one of which fits thing 0; a third that nothing fits and nothing is kin to."""
+    evidence = SegmenterPrior(3, 2)
+    fit, kin = torch.zeros(3, THINGS), torch.zeros(3, THINGS)
+    fit[0, 0] = kin[0, 0] = kin[0, 1] = 1
+    evidence.learn_names(fit, kin)
+    shares = torch.zeros(1, THINGS, 1, 3)
+    shares[0, 0, 0, 0] = shares[0, 1, 0, 1] = shares[0, 2, 0, 2] = 0.5
+    log = torch.log1p(torch.tensor(127.5))
+    maps, found = (of[0, 0, :, 0] for of in evidence(torch.tensor([[[1.0, 0.0, 0.0]]]), shares))
+    torch.testing.assert_close(maps, torch.stack([log * torch.tensor([1.0, 0, 0]), log * torch.tensor([0, 0, 1.0])]))
+    half = math.log(0.5)  # what something else of a share of .5 takes from a logit: thrice where the word names a thing
+    torch.testing.assert_close(found, torch.tensor([[0.5, 0, 0], [0, 0, 3 * half]]))
+    maps, found = (of[0, 0, :, 0] for of in evidence(torch.tensor([[[0.0, 0.0, 1.0]]]), shares))
+    torch.testing.assert_close(maps, torch.stack([torch.zeros(3), log.expand(3)]))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0, 0], [half, half, half]]))
+    less_sure = evidence(torch.tensor([[[0.4, 0.0, 0.0]]]), shares)[1][0, 0, :, 0]
+    expected = [[0.2, 0, 0], [1.8 * math.log(0.7), 1.8 * math.log(0.7), 1.8 * half]]
+    torch.testing.assert_close(less_sure, torch.tensor(expected))
+    assert not any(of.any() for of in evidence(torch.tensor([[[1.0, 0.0, 0.0]]]), torch.zeros_like(shares)))
+
+
+def test_what_it_says_counts_beside_the_decoder() -> None:
+    """Four positions: it finds what is meant, it finds something else, it doubts, there is nothing."""
+    meant, against = torch.tensor([[0.9, 0.0, 0.5, 0.0], [0.0, -2.5, -0.125, 0.0]]).view(2, 1, 1, 4)
+    found = torch.stack([meant, against], dim=1)
+    settled = add_segmenter(torch.tensor([-2.0, 1.0, 0.25, -9.0]).view(1, 1, 4), found)[0, 0]
+    torch.testing.assert_close(settled, torch.tensor([1.5 * math.log(9), -1.5, 0.125, -9.0]))
+    assert torch.isfinite(add_segmenter(torch.zeros(1, 1, 1), torch.ones(1, 2, 1, 1))).all()
+
+
+def test_nothing_it_says_is_endless() -> None:
+    evidence = SegmenterPrior(1, 1)
+    evidence.learn_names(torch.zeros(1, THINGS), torch.zeros(1, THINGS))
+    shares = torch.zeros(1, THINGS, 1, 1)
+    shares[0, 3] = 1
+    maps, found = evidence(torch.ones(1, 1, 1), shares)
+    assert torch.isfinite(maps).all() and torch.isfinite(found).all() and found[0, 0, 1] < -5
+
+
+def kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files of weights are kept below `folder` and nowhere else; where that is."""
+    monkeypatch.setenv("TORCH_HOME", str(folder))
+    monkeypatch.delenv("ICF_WEIGHTS_DIR", raising=False)
+    return folder / "hub" / "checkpoints"
+
+
+def test_without_a_network_it_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept(tmp_path, monkeypatch)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert find_segmenter() is None
+    said = capsys.readouterr().err
+    assert (
+        said.count("\n") == 1
+        and "HF_HUB_OFFLINE is set" in said
+        and f"curl -L --create-dirs -o weights/{voc_segmenter.FILE}" in said
+    )
+
+
+def test_another_file_than_the_published_one_is_never_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = bytearray(voc_segmenter.fetch().read_bytes())
+    monkeypatch.setenv("ICF_WEIGHTS_DIR", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    here = tmp_path / voc_segmenter.FILE
+    here.write_bytes(archive)
+    assert len(voc_segmenter.read_weights()) == 148
+    for content in (bytes(archive[:-4]), bytes(archive[:-4]) + b"more", b"no archive", b""):
+        here.write_bytes(content)
+        with pytest.raises(UserError, match=r"weights of the segmenter of things are damaged .*SHA-256"):
+            load_segmenter()
