@@ -22,8 +22,8 @@ from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import default_sets
 from icf_avs.evaluation.score_tables import revision
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.synthetic.training_data import StampsData
 from icf_avs.training.accelerator import processes
+from icf_avs.training.composed_data import StampsData
 from icf_avs.training.run import recipe_of
 from icf_avs.training.trainer import build_model
 from research.ablation_rows import ROWS, teaching

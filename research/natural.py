@@ -38,8 +38,8 @@ from icf_avs.synthetic.open_vocab_catalog import HELD_OUT_FAR, HELD_OUT_NEAR, lo
 from icf_avs.synthetic.open_vocab_sampler import DEFAULT
 from icf_avs.synthetic.scene_features import OpenVocabFeatures, SceneSet, open_vocab_features
 from icf_avs.synthetic.tagger_cache import TaggerOutputs, tagger_outputs
-from icf_avs.synthetic.training_data import OpenVocabData, image_spec, training_words
 from icf_avs.training.accelerator import processes
+from icf_avs.training.composed_data import OpenVocabData, image_spec, training_words
 from icf_avs.training.data import Report
 from icf_avs.training.recipes import ablation, natural
 from icf_avs.training.run import recipe_of

@@ -36,9 +36,9 @@ from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
 from icf_avs.media.resize import resized
 from icf_avs.networks.build import build_model as assembled
-from icf_avs.synthetic import training_data as composed_data
 from icf_avs.synthetic.clip_renderer import Clip
 from icf_avs.synthetic.tagger_cache import TaggerOutputs
+from icf_avs.training import composed_data
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.sources import training_data
 from icf_avs.training.trainer import Trainer, build_model

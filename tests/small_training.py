@@ -12,9 +12,9 @@ import torch
 from icf_avs.config import DataConfig, TrainConfig
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.encoders.minilm import TEXT_DIM
-from icf_avs.synthetic.training_data import StampsData
 from icf_avs.training import run
 from icf_avs.training import trainer as trainer_module
+from icf_avs.training.composed_data import StampsData
 from icf_avs.training.run import train
 
 TINY = TrainConfig(

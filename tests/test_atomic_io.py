@@ -17,10 +17,10 @@ from small_guided import small_model
 
 from icf_avs.atomic_io import replaced_file, replaced_folder, unfinished_folder, write_text, written_file
 from icf_avs.checkpoint.file import save_checkpoint
+from icf_avs.datasets.clip_files import write_bytes
 from icf_avs.encoders.weights import released_file
 from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.segment import segment_video
-from icf_avs.synthetic.clip_files import write_bytes
 from icf_avs.types import ClipSpec, Prediction
 
 HOLD = """

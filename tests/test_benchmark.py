@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+from icf_avs.datasets.clip_files import write_mp4
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
 from icf_avs.media.vggish_frontend import log_mel
 from icf_avs.output.class_overlay import palette
 from icf_avs.synthetic.benchmark import write_stamps
 from icf_avs.synthetic.catalog import load_catalog
-from icf_avs.synthetic.clip_files import write_mp4
 from icf_avs.synthetic.rendering import render_frame
 from icf_avs.synthetic.scene_sampler import sample_scene
 

@@ -15,7 +15,7 @@ from icf_avs.synthetic.open_vocab_catalog import load_open_vocab_catalog
 from icf_avs.synthetic.open_vocab_sampler import DEFAULT
 from icf_avs.synthetic.scene_features import OpenVocabFeatures, SceneSet, open_vocab_features, probabilities, z_scores
 from icf_avs.synthetic.tagger_cache import TaggerOutputs
-from icf_avs.synthetic.training_data import training_words, vocabulary
+from icf_avs.training.composed_data import training_words, vocabulary
 from icf_avs.types import ClipSpec
 
 SIZE, FRAMES = 64, 3

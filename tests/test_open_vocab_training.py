@@ -20,14 +20,13 @@ from icf_avs.encoders import dense_classifier
 from icf_avs.encoders.efficientat import EfficientAT
 from icf_avs.encoders.minilm import TEXT_DIM
 from icf_avs.encoders.registry import audio_of
-from icf_avs.synthetic import training_data
 from icf_avs.synthetic.open_vocab_sampler import NATURAL, sample_open_vocab_scene
 from icf_avs.synthetic.rendering import render_frame
 from icf_avs.synthetic.scene_features import VALIDATION_SEED
 from icf_avs.synthetic.tagger_cache import TaggerOutputs
-from icf_avs.synthetic.training_data import OpenVocabData
-from icf_avs.training import run
+from icf_avs.training import composed_data, run
 from icf_avs.training import trainer as trainer_module
+from icf_avs.training.composed_data import OpenVocabData
 from icf_avs.training.recipes import natural
 from icf_avs.training.run import train
 from icf_avs.training.visualize import CLIPS, COLUMNS, GAP, SIDE
@@ -56,18 +55,18 @@ def embedded(encoder: str | tuple[str, ...], names: tuple[str, ...] = ()) -> tor
 
 def heard(*_: object, **__: object) -> TaggerOutputs:
     """No recordings: sounds are words."""
-    nothing = np.zeros((2, len(training_data.audio_words()) + 900), np.float16)
+    nothing = np.zeros((2, len(composed_data.audio_words()) + 900), np.float16)
     return TaggerOutputs((), nothing[:0, None], nothing[:, None], nothing, np.zeros((0, 2), int), nothing[:0])
 
 
 @pytest.fixture(scope="module")
 def data() -> Iterator[OpenVocabData]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_data, "embed_names", embedded)
+        patch.setattr(composed_data, "embed_names", embedded)
         patch.setattr(dense_classifier, "embed_names", embedded)
         patch.setattr(trainer_module, "embed_names", embedded)
-        patch.setattr(training_data, "load_efficientat", lambda _, rate: EfficientAT(rate))
-        patch.setattr(training_data, "tagger_outputs", heard)
+        patch.setattr(composed_data, "load_efficientat", lambda _, rate: EfficientAT(rate))
+        patch.setattr(composed_data, "tagger_outputs", heard)
         patch.setattr(trainer_module, "audio_of", lambda model, names: audio_of(model, names, random=True))
         made = OpenVocabData(TINY, None, 1, lambda *_: None)
         size = len(made.classes)

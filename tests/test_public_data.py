@@ -14,8 +14,8 @@ from avsbench_fixtures import write_avss, write_s4
 from icf_avs.config import BenchmarkConfig, TrainConfig
 from icf_avs.datasets import features
 from icf_avs.datasets.layouts import read_set
-from icf_avs.datasets.training_data import BenchmarkData
 from icf_avs.encoders.registry import build_visual
+from icf_avs.training.benchmark_data import BenchmarkData
 
 TRAINED = {"visual": "resnet-50", "train_visual": True}
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from public_sets import SPEC
 
-from icf_avs.datasets.audio_input import model_sound, silence
 from icf_avs.datasets.dataset import ClipDataset, common_audio
 from icf_avs.datasets.layouts import read_set
 from icf_avs.encoders.registry import TAKES_LOG_MEL
 from icf_avs.errors import UserError
+from icf_avs.evaluation.audio_input import model_sound, silence
 from icf_avs.media.windows import windows
 
 

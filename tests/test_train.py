@@ -28,9 +28,9 @@ from icf_avs.guided_losses.objective import Weights, objective
 from icf_avs.interruption import Interrupted
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.synthetic.batches import make_batch
-from icf_avs.synthetic.training_data import StampsData
 from icf_avs.training import callbacks, run
 from icf_avs.training import trainer as trainer_module
+from icf_avs.training.composed_data import StampsData
 from icf_avs.training.plateau import Plateau
 from icf_avs.training.recipes import RECIPES
 from icf_avs.training.run import IN_PYTHON, train

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from icf_avs.datasets.audio_io import RATE, read_video_wave, read_wave, to_int16
 from icf_avs.datasets.clip import ClipRecord
+from icf_avs.datasets.clip_files import write_bytes, write_image, write_wav
 from icf_avs.datasets.image_io import SIZE
 from icf_avs.datasets.layouts import find_table, read_all
 from icf_avs.datasets.metadata import AVSS_TABLE
@@ -28,7 +29,6 @@ from icf_avs.errors import UserError
 from icf_avs.media.packets import packets
 from icf_avs.media.vggish_frontend import WINDOW, WINDOW_FRAMES, log_mel
 from icf_avs.media.video_reader import Orientation, chosen_streams, opened
-from icf_avs.synthetic.clip_files import write_bytes, write_image, write_wav
 
 SECONDS = 5
 PHASE = 15 / 16

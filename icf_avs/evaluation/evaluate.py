@@ -20,13 +20,13 @@ from torch import Tensor
 
 from icf_avs.checkpoint.file import file_digest
 from icf_avs.checkpoint.source import find_checkpoint
-from icf_avs.datasets.audio_input import model_sound
 from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.custom_dataset import is_own
 from icf_avs.datasets.image_io import SIZE, WITH_IDS
 from icf_avs.datasets.layouts import TABLES, class_names, find_table, is_stamps, read_set
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
+from icf_avs.evaluation.audio_input import model_sound
 from icf_avs.evaluation.evaluate_semantic import class_order, class_protocols, evaluate_semantic
 from icf_avs.evaluation.metrics import DatasetMetric, ReferenceMetric, StrictMetric
 from icf_avs.evaluation.robustness.negative_audio import Audio, heard, without_donor
@@ -281,8 +281,8 @@ def _is_set(root: Path) -> bool:
 
 def default_sets(split: Split = "test") -> Path:
     """Folder of a split of Stamps in the cache, 120 clips a set, seed 0; written on first use or when outdated."""
+    from icf_avs.cache import cache_dir
     from icf_avs.synthetic.benchmark import write_stamps
-    from icf_avs.synthetic.packages import cache_dir
 
     root = cache_dir() / f"stamps-{split}"
     counts = {"test": 120, "cross": 120} if split == "test" else {"val": 120, "cross_val": 120}

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icf_avs.datasets.audio_input import model_sound
 from icf_avs.datasets.image_io import WITH_IDS
 from icf_avs.errors import UserError
+from icf_avs.evaluation.audio_input import model_sound
 from icf_avs.evaluation.metrics.semantic import SemanticMetric, likeliest
 from icf_avs.evaluation.score_tables import USUAL, Scores, Settings
 from icf_avs.inference.segment import check_class_head

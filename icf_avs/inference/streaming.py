@@ -27,18 +27,13 @@ from icf_avs.media.audio_windows import AudioWindows, Sound
 from icf_avs.media.frame_tee import SharedPictures
 from icf_avs.media.resize import resized, thumbnail
 from icf_avs.media.video_reader import MediaInfo, read_frames
+from icf_avs.media.windows import mask_count
 from icf_avs.results import ClassMask, FrameMask, class_masks
 from icf_avs.types import Prediction
 
 HEARD_WORDS = 5  # words of a mask that are reported at most
-_SLIVER = 0.1  # a rest of less than this share of an interval belongs to the last whole one
 _PREVIEW = 320  # long side of a picture on the contact sheet
 _MAX_FPS = 60.0
-
-
-def mask_count(duration: float, fps: float) -> int:
-    """How many masks a video gets: one an interval, where a rest below a tenth of one is no interval of its own."""
-    return max(1, math.ceil(duration * fps - _SLIVER))
 
 
 def stream_masks(

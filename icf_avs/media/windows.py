@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
 from icf_avs.media.resampling import resample
 from icf_avs.types import ClipSpec
 
-RATE = 16_000  # samples a second of the waves of clips
+RATE = 16_000  # samples a second of the waveforms of clips
+_SHORTEST = 0.1  # a rest of less than this share of an interval belongs to the last whole one
+
+
+def mask_count(duration: float, fps: float) -> int:
+    """How many masks a video gets: one an interval, where a rest below a tenth of one is no interval of its own."""
+    return max(1, math.ceil(duration * fps - _SHORTEST))
 
 
 def clip_windows(wave: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:

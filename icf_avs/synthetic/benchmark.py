@@ -22,12 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from icf_avs.errors import UserError
-from icf_avs.output.class_overlay import palette
-from icf_avs.synthetic import packages
-from icf_avs.synthetic.backgrounds import photographs
-from icf_avs.synthetic.catalog import Catalog, load_catalog
-from icf_avs.synthetic.clip_files import (
+from icf_avs.datasets.clip_files import (
     VIDEO_FPS,
     semantic_uid,
     write_avss_clip,
@@ -36,6 +31,11 @@ from icf_avs.synthetic.clip_files import (
     write_mp4,
     write_wav,
 )
+from icf_avs.errors import UserError
+from icf_avs.output.class_overlay import palette
+from icf_avs.synthetic import packages
+from icf_avs.synthetic.backgrounds import photographs
+from icf_avs.synthetic.catalog import Catalog, load_catalog
 from icf_avs.synthetic.clip_renderer import Clip, classes, render_clip
 from icf_avs.synthetic.log_mel_file import pickled_log_mel
 from icf_avs.synthetic.rendering import canvas, render_frame
@@ -160,7 +160,8 @@ def _version() -> str:
     """Changes with the code and the data that decide what a clip looks like."""
     digest = hashlib.sha256("\n".join(photographs()).encode())
     folder = Path(__file__).parent
-    for path in (folder / "stamps.csv", *sorted(folder.glob("*.py")), folder.with_name("media") / "vggish_frontend.py"):
+    elsewhere = (folder.parent / "datasets" / "clip_files.py", folder.parent / "media" / "vggish_frontend.py")
+    for path in (folder / "stamps.csv", *sorted(folder.glob("*.py")), *elsewhere):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from icf_avs.atomic_io import unfinished_folder
+from icf_avs.cache import cache_dir
 from icf_avs.errors import UserError
 
 
@@ -40,14 +41,6 @@ _STAMPS_HELP = (
     "the picture stamps are needed: install the Debian package tuxpaint-stamps-default, or pass --stamps DIR "
     "(or set ICF_STAMPS) with the folder of a Tux Paint installation that holds animals/ and hobbies/"
 )
-
-
-def cache_dir() -> Path:
-    """Folder for everything downloaded or derived: $ICF_CACHE, else $XDG_CACHE_HOME/icf-avs, else ~/.cache/icf-avs."""
-    if own := os.environ.get("ICF_CACHE"):
-        return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "icf-avs"
 
 
 def find(package: Package) -> Path | None:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icf_avs.cache import cache_dir, load_arrays, make_once, save_arrays
 from icf_avs.encoders.dense_classifier import CLASSES, ClassEvidence
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.encoders.voc_segmenter import GRID, THINGS, find_segmenter
@@ -29,11 +30,9 @@ from icf_avs.errors import UserError
 from icf_avs.interruption import interrupts_ignored
 from icf_avs.media.resize import resized
 from icf_avs.synthetic.backgrounds import photographs
-from icf_avs.synthetic.cache import load_arrays, make_once, save_arrays
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.open_vocab_catalog import OpenVocabCatalog
 from icf_avs.synthetic.open_vocab_sampler import OpenVocabStyle, sample_open_vocab_scene
-from icf_avs.synthetic.packages import cache_dir
 from icf_avs.synthetic.rendering import render_frame, render_stamp_map
 from icf_avs.synthetic.scene import Scene
 from icf_avs.synthetic.scene_sampler import SceneStyle, sample_scene

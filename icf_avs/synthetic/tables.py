@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from icf_avs.synthetic.clip_files import AVSS_COLUMNS, semantic_uid, write_bytes, write_table
+from icf_avs.datasets.clip_files import AVSS_COLUMNS, semantic_uid, write_bytes, write_table
 
 SINGLE, MULTI, CROSS, SEMANTIC = "Single-source", "Multi-sources", "Cross", "AVSS"
 

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from icf_avs.cache import cache_dir, load_arrays, make_once, save_arrays
 from icf_avs.encoders.tag_vocabulary import READ_OUT, WINDOW, HeardWords
 from icf_avs.media.resampling import resample
-from icf_avs.synthetic.cache import load_arrays, make_once, save_arrays
 from icf_avs.synthetic.catalog import Catalog
-from icf_avs.synthetic.packages import cache_dir
 from icf_avs.synthetic.sounds import NOISES, RATE, SoundBank, coloured, noise
 
 SECONDS = 5  # of a clip; windows at its ends reach beyond it, into zeros

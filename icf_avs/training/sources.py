@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from icf_avs.config import TrainConfig
-from icf_avs.datasets.training_data import BenchmarkData
-from icf_avs.synthetic.training_data import OpenVocabData, StampsData
+from icf_avs.training.benchmark_data import BenchmarkData
+from icf_avs.training.composed_data import OpenVocabData, StampsData
 from icf_avs.training.data import Data, Report
 
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from icf_avs.datasets.audio_input import silence
 from icf_avs.errors import UserError
+from icf_avs.evaluation.audio_input import silence
 from icf_avs.evaluation.robustness.categories import super_categories
 
 if TYPE_CHECKING:

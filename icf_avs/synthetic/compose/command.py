@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icf_avs.atomic_io import replaced_folder
+from icf_avs.datasets.clip_files import AVSS_COLUMNS, semantic_uid, write_avss_clip, write_table
 from icf_avs.datasets.image_io import CLASSES
 from icf_avs.errors import UserError
-from icf_avs.synthetic.clip_files import AVSS_COLUMNS, semantic_uid, write_avss_clip, write_table
 from icf_avs.synthetic.compose.clips import SPLITS, Clip, Material, Scene, render_clip, sample_scenes
 from icf_avs.synthetic.compose.coco_images import find_images
 from icf_avs.synthetic.compose.images import ImageSource

@@ -1,4 +1,4 @@
-"""Arrays in the cache folder: made once, by one of the processes that want them, and complete or not there."""
+"""The cache folder, and arrays in it: one process makes them, once; they are complete or absent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from filelock import FileLock
 
 from icf_avs.atomic_io import unfinished_folder
 from icf_avs.errors import UserError
+
+
+def cache_dir() -> Path:
+    """Folder for everything downloaded or derived: $ICF_CACHE, else $XDG_CACHE_HOME/icf-avs, else ~/.cache/icf-avs."""
+    if own := os.environ.get("ICF_CACHE"):
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "icf-avs"
 
 
 def make_once(folder: Path, make: Callable[[Path], None]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icf_avs.cache import cache_dir
 from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.dataset import ClipDataset, ClipTensors, collate
@@ -20,7 +21,6 @@ from icf_avs.encoders.registry import build_visual
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import evaluate
 from icf_avs.inference.predictor import Predictor
-from icf_avs.synthetic.packages import cache_dir
 from icf_avs.training.accelerator import processes
 from icf_avs.training.data import Evaluator, Sample
 from icf_avs.types import Batch

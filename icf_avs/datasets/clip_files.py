@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from icf_avs.atomic_io import written_file
+from icf_avs.datasets.audio_io import RATE
 from icf_avs.media.local_url import local_url
-from icf_avs.synthetic.sounds import RATE
 
 VIDEO_FPS = 25
 _ADVICE = "free some space or choose another --out"
