@@ -203,13 +203,15 @@ def pretended(name: str = "cuda:0") -> Iterator[torch.device]:
         patches += [patch.object(torch.cuda, name, new) for name, new in found.items()]
     else:
         patches += [patch.object(torch.backends.mps, name, there) for name in ("is_available", "is_built")]
-    # Module.to() makes new parameters: a plain one cannot become a Placed in place.
-    patches.append(patch.object(torch.__future__, "_overwrite_module_params_on_conversion", True))
+    overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
     with _Pretend(place):
         for one in patches:
             one.start()
+        # Module.to() makes new parameters: a plain one cannot become a Placed in place.
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
         try:
             yield place
         finally:
+            torch.__future__.set_overwrite_module_params_on_conversion(overwrites)
             for one in patches:
                 one.stop()

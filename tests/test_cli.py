@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import icf_avs.__main__ as cli
-from icf_avs.cli import segment
+from icf_avs import demo
 from icf_avs.errors import UserError
 
 COMMANDS = (
@@ -95,26 +95,26 @@ def test_a_user_error_is_one_line_and_code_2(tmp_path: Path):
     ids=["user error", "interrupt", "full disk", "permission"],
 )
 def test_what_a_command_may_raise(error, code, words, monkeypatch, capsys):
-    def fail(args):
+    def fail(*args):
         raise error
 
-    monkeypatch.setattr(segment, "_demo", fail)
+    monkeypatch.setattr(demo, "demo_command", fail)
     assert cli.main(["demo"]) == code
     printed = capsys.readouterr().err
     assert words in printed and printed.count("\n") == 1
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(segment, "_demo", lambda args: 1 / 0)
+    monkeypatch.setattr(demo, "demo_command", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["demo"])
 
 
 def test_a_closed_pipe_is_quiet():
     code = (
-        "import sys, icf_avs.__main__ as m, icf_avs.cli.segment as use\n"
-        "def talk(args):\n    for i in range(100000): print('line', i)\n"
-        "use._demo = talk\nsys.exit(m.main(['demo']))"
+        "import sys, icf_avs.__main__ as m, icf_avs.demo as demo\n"
+        "def talk(*args):\n    for i in range(100000): print('line', i)\n"
+        "demo.demo_command = talk\nsys.exit(m.main(['demo']))"
     )
     pipe = f'"{sys.executable}" -c "$CODE" | head -n 1'
     done = subprocess.run(

@@ -80,13 +80,14 @@ def test_bytes_at_the_end_that_nothing_reads_are_told(tmp_path):
     assert size <= probe(path).repaired.document()["unread_bytes"] < 1.1 * size
 
 
-def test_heads_on_either_side_of_a_block_are_found(tmp_path, monkeypatch):
-    size = make(tmp_path / "a.flv", content(rng(), 1)).stat().st_size
-    path = tmp_path / "joined.flv"
-    path.write_bytes((tmp_path / "a.flv").read_bytes() * 3)
-    for block in (size - 20, size - 1, size, size + 5, 2 * size):
-        monkeypatch.setattr("icf_avs.media.joined._BLOCK", block)
-        assert joined_parts(path, 3 * size) == (((0, size), (size, 2 * size), (2 * size, 3 * size)), ())
+def test_heads_on_either_side_of_a_block_are_found(tmp_path):
+    """A file is read in blocks of 16 MiB."""
+    whole = make(tmp_path / "a.flv", content(rng(), 1)).read_bytes()
+    size, path = len(whole), tmp_path / "joined.flv"
+    for begin in (2**24 - size, 2**24 - 20, 2**24 - 1, 2**24, 2**24 + 5):
+        path.write_bytes(whole + bytes(begin - size) + whole * 2)
+        ends = (begin, begin + size, begin + 2 * size)
+        assert joined_parts(path, ends[-1]) == (((0, begin), ends[:2], ends[1:]), ())
 
 
 @pytest.mark.parametrize("kinds", [["video"], ["audio"], ["video", "audio"]])

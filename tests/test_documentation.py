@@ -15,7 +15,7 @@ from avsbench_fixtures import NAMES, write_avss, write_left_third, write_ms3, wr
 from clip_maker import make_clip, tone
 from compose_material import write_material
 from documents import ROOT, blocks, commands, read, run_document, understood
-from test_public_training import reduced
+from reduced_encoders import use_reduced_encoders
 
 from icf_avs.config import DataConfig, TrainConfig
 from icf_avs.encoders import registry, tag_vocabulary
@@ -50,7 +50,7 @@ def tiny(make: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty folder to work in, where runs are short and networks narrow; names are embedded at random."""
-    reduced(monkeypatch)
+    use_reduced_encoders(monkeypatch)
     for name, make in list(RECIPES.items()):
         monkeypatch.setitem(RECIPES, name, tiny(make))
     monkeypatch.setattr(TrainConfig, "teach_steps", 1)  # of encoders chosen on the command line

@@ -16,7 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tagger_weights import published_weights
-from torch import Tensor, hub, nn
+from torch import Tensor, nn
 
 from icf_avs.encoders import efficientat
 from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
@@ -275,7 +275,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
     for name in ("ICF_WEIGHTS_DIR", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(hub, "_hub_dir", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = tmp_path / "web"
     folder.mkdir()
 

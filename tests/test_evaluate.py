@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
+from listener import Listener
 
 import icf_avs.evaluation.evaluate as evaluation
 from icf_avs.__main__ import main
@@ -18,32 +18,8 @@ from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import AUDIOS, evaluate, evaluate_command, evaluate_each
 from icf_avs.evaluation.robustness.negative_audio import donors, heard
 from icf_avs.evaluation.score_tables import COLUMNS, Settings, read_rows, revision
-from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.media.windows import clip_windows, windows
-from icf_avs.types import ClipSpec, Prediction
-
-
-class Listener(MaskPredictor):
-    """Knows the tiny sets: marks the object of the picture exactly if the sound is that object's tone."""
-
-    classes = ()
-
-    def __init__(self, spec: ClipSpec, deaf: bool = False) -> None:
-        self.spec, self.deaf, self.lengths = spec, deaf, []
-
-    def predict(self, frames, waves):
-        assert frames.dtype == torch.uint8 and frames.shape[1:] == (self.spec.image_size,) * 2 + (3,)
-        assert waves.dtype == torch.float32 and waves.shape == (len(frames), self.spec.window)
-        self.lengths.append(len(frames))
-        logits = torch.full((len(frames), 56, 56), -9.0)
-        for picture, wave, out in zip(frames, waves, logits, strict=True):
-            spectrum = torch.fft.rfft(wave).abs()
-            hertz = int(spectrum.argmax()) * self.spec.sample_rate / self.spec.window
-            tone = spectrum.max() > 0.03 * spectrum.sum()  # all in a few of 7801 bins; false for silence
-            index = round(int(picture[0, 0, 1]) / 50)
-            if self.deaf or (tone and round(hertz / 200) == index + 1):
-                out[:, : 10 * (index + 1)] = 9.0
-        return Prediction(logits, torch.zeros(len(frames), 0), ())
+from icf_avs.types import ClipSpec
 
 
 @pytest.fixture

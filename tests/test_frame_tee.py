@@ -46,17 +46,11 @@ class Behind(threading.Thread):
         return self.seen
 
 
-@pytest.fixture(params=["shared", "too large"])
-def most(request, monkeypatch):
-    if request.param == "too large":
-        monkeypatch.setattr(frame_tee, "_MOST", 1000)
-    return request.param
-
-
+@pytest.mark.parametrize("seconds", [1.0, 1e6], ids=["shared", "too large"])
 @pytest.mark.parametrize("ahead", [0, 1, 20, 1000])
-def test_both_see_every_picture_wherever_the_first_stops(info, most, ahead):
+def test_both_see_every_picture_wherever_the_first_stops(info, seconds, ahead):
     every = times(video_frames(info))
-    with SharedPictures(info, seconds=1.0) as shared:
+    with SharedPictures(info, seconds=seconds) as shared:
         behind = Behind(shared)
         with shared.ahead() as pictures:
             seen = [moment for (moment, _), _ in zip(pictures, range(ahead), strict=False)]
@@ -93,8 +87,9 @@ def test_however_many_pictures_come_later_it_waits_for_the_earlier_ones_alone(in
         assert not waiting.is_alive()
 
 
-def test_nobody_waits_for_one_that_has_left(info, most):
-    with SharedPictures(info, seconds=0.4) as shared:
+@pytest.mark.parametrize("seconds", [0.4, 1e6], ids=["shared", "too large"])
+def test_nobody_waits_for_one_that_has_left(info, seconds):
+    with SharedPictures(info, seconds=seconds) as shared:
         behind = Behind(shared, count=3)
         with shared.ahead() as pictures:
             next(pictures)
@@ -105,8 +100,9 @@ def test_nobody_waits_for_one_that_has_left(info, most):
     assert seen == 50
 
 
-def test_a_failure_ahead_lets_the_other_go(info, most):
-    with SharedPictures(info, seconds=0.4) as shared:
+@pytest.mark.parametrize("seconds", [0.4, 1e6], ids=["shared", "too large"])
+def test_a_failure_ahead_lets_the_other_go(info, seconds):
+    with SharedPictures(info, seconds=seconds) as shared:
         behind = Behind(shared)
         behind.may.set()
         with pytest.raises(KeyboardInterrupt), shared.ahead() as pictures:

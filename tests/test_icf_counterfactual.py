@@ -123,19 +123,29 @@ def test_the_pool_is_the_nearest_free_of_gradient_with_weights_that_sum_to_one(s
     counterfactual = module(space=space, draws=12, keep=3)
     z, visual = states(2, 4, 48).requires_grad_(), states(2, 4, 16).requires_grad_()
     valid = torch.tensor([[True] * 4, [True, True, False, False]])
-    drawn = []
-    reverse = counterfactual._reversed
+    drawn = {}
+    turned = counterfactual.turned
 
-    def recorded(*given: torch.Tensor) -> torch.Tensor:
-        drawn.append((reverse(*given), given[2]))
-        return drawn[-1][0]
+    def recorded(state: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+        found = turned(state, alpha)
+        if state.dim() == 4:  # of the pool [B,J,T,d]; of the loss it is [B,T,d]
+            drawn.update(alpha=alpha, candidates=found)
+        return found
 
-    monkeypatch.setattr(counterfactual, "_reversed", recorded)
+    monkeypatch.setattr(counterfactual, "turned", recorded)
+    if space == "diffusion":
+        denoised = counterfactual.schedule.denoised
+
+        def last(*given: object) -> torch.Tensor:
+            drawn["candidates"] = denoised(*given)
+            return drawn["candidates"]
+
+        monkeypatch.setattr(counterfactual.schedule, "denoised", last)
     pool, terms = counterfactual(z, visual, valid)
     assert pool.texts.shape == (2, 3, 4, 48) and not pool.texts.requires_grad
     torch.testing.assert_close(pool.weights.sum(1), torch.ones(2))
     torch.testing.assert_close(pool.texts.norm(dim=-1), z.norm(dim=-1)[:, None].expand(-1, 3, -1).detach())
-    candidates, alpha = drawn[0]
+    candidates, alpha = drawn["candidates"], drawn["alpha"]
     for clip, frames in ((0, 4), (1, 2)):
         near = F.cosine_similarity(candidates[clip, :, :frames], z[clip, :frames].detach()[None], dim=-1).sum(1).numpy()
         best = np.argsort(-near)[:3]

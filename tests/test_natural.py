@@ -15,7 +15,6 @@ from icf_avs.__main__ import main
 from icf_avs.checkpoint.file import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import ModelConfig
-from icf_avs.encoders import open_vocab_encoder
 from icf_avs.encoders.tag_vocabulary import audio_words
 from icf_avs.errors import UserError
 from icf_avs.inference.guided_filter import guided_filter
@@ -131,10 +130,14 @@ def test_a_picture_is_looked_at_twice(model, catalog):
 
 def test_where_nothing_is_heard_nothing_is_marked(model, catalog, monkeypatch):
     """Quiet frames are not looked at; the others are answered as if these were not there."""
-    listen = model.audio.listen  # one by one: the tagger rounds three sounds unlike two, and encoders pictures
-    monkeypatch.setattr(open_vocab_encoder, "_LARGE", 0)
-    monkeypatch.setattr(open_vocab_encoder, "_SEGMENTED", 1)
+    # One by one: the tagger rounds three sounds unlike two, and encoders frames.
+    listen, visual = model.audio.listen, model.network.visual
+    encode, segment = visual.network.forward, visual.segmenter.forward
     monkeypatch.setattr(model.audio, "listen", lambda waves: torch.cat([listen(wave[None]) for wave in waves]))
+    monkeypatch.setattr(visual.segmenter, "forward", lambda frames: torch.cat([*map(segment, frames.split(1))]))
+    monkeypatch.setattr(
+        visual.network, "forward", lambda frames: [*map(torch.cat, zip(*map(encode, frames.split(1)), strict=True))]
+    )
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 255, (3, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
     bark = bark_of(model, catalog)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from documents import blocks, read, run_shell, understood
-from test_evaluate import Listener
+from listener import Listener
 
 from icf_avs.evaluation.evaluate import FOLDERS
 from icf_avs.evaluation.score_tables import Settings, read_rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import os
 import subprocess
@@ -13,17 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from avsbench_fixtures import NAMES, write_avss, write_ms3, write_s4
+from reduced_encoders import use_reduced_encoders
 from safetensors.torch import load_file
 
 from icf_avs.__main__ import main
 from icf_avs.checkpoint.file import load_checkpoint, read_recipe
 from icf_avs.config import ModelConfig, PlugInConfig, TrainConfig
-from icf_avs.encoders import registry
-from icf_avs.encoders.hf_backbones import load_pyramid
-from icf_avs.encoders.vggish import load_vggish_audio
 from icf_avs.errors import UserError
-from icf_avs.icf import CDCL, MIT, SC, implicit_text
-from icf_avs.icf.text_encoders import load_minilm
+from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.inference.predictor import Predictor
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import train
@@ -105,31 +101,12 @@ def short(config: TrainConfig, **changes: object) -> TrainConfig:
     return replace(config, model=model, icf=icf, spec=spec, steps=2, batch=2 * spec.frames, **changes)
 
 
-def reduced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks of the published widths with one block a stage and random weights: the real ones are elsewhere."""
-    for name in ("pvt-v2-b5", "resnet-50", "swin-b"):
-
-        def build(name: str = name, **options: object) -> torch.nn.Module:
-            return load_pyramid(name, **{**options, "random": True, "depths": (1, 1, 1, 1)})
-
-        monkeypatch.setitem(registry.VISUAL, name, build)
-    torch.manual_seed(0)
-    heard = load_vggish_audio(32, random=True)  # frozen, so no checkpoint has it: the same for all
-    monkeypatch.setitem(registry.AUDIO, "vggish", lambda dim, **_: copy.deepcopy(heard))
-    monkeypatch.setattr(implicit_text, "load_text_encoder", lambda source: load_minilm())
-    monkeypatch.setitem(registry.TEXT, "clip", lambda names: torch.nn.functional.normalize(_random(len(names)), dim=-1))
-
-
-def _random(count: int) -> torch.Tensor:
-    return torch.randn(count, 512, generator=torch.Generator().manual_seed(1))
-
-
 @pytest.mark.parametrize("visual", ["pvt", "r50", "swin"])
 @pytest.mark.parametrize("layout", ["s4", "ms3", "avss"])
 def test_a_full_size_recipe_trains_saves_resumes_and_loads(
     layout: str, visual: str, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reduced(monkeypatch)
+    use_reduced_encoders(monkeypatch)
     config = short(RECIPES[f"{layout}-{visual}"](), checkpoint_every=1)
     source = sets / FOLDER[config.benchmark.layout]
 
@@ -159,7 +136,7 @@ def test_a_full_size_recipe_trains_saves_resumes_and_loads(
 
 def test_ms3_goes_on_from_s4(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside AVSS both sets have its class names, so the weights fit; a model of other parts is refused."""
-    reduced(monkeypatch)
+    use_reduced_encoders(monkeypatch)
     first = train(short(RECIPES["s4-pvt"]()), tmp_path / "s4", source=sets / "Single-source")
     config = replace(short(RECIPES["ms3-from-s4"]()), steps=1, learning_rate=0.0)
     then = train(config, tmp_path / "ms3", source=sets / "Multi-sources", init=first)

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from listener import Listener
 from PIL import Image
-from test_evaluate import Listener
 
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError

@@ -1,4 +1,4 @@
-"""The structure of the package: imports run one way."""
+"""The structure of the package (imports run one way, files are short) and of the tests (each file stands alone)."""
 
 from __future__ import annotations
 
@@ -39,3 +39,29 @@ def test_no_imports_run_in_a_circle():
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
     assert len(order) == len(graph)
+
+
+def test_no_file_of_the_package_is_over_300_lines():
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert not {str(path): lines for path, lines in lengths.items() if lines > 300}
+
+
+def patched_names(node: ast.AST) -> Iterator[str]:
+    """What monkeypatch.setattr, delattr and mock.patch.object replace in one call, where the name is written out."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+        return
+    for value in node.args[:2] if node.func.attr in ("setattr", "delattr", "object", "patch") else ():
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield value.value.split(".")[-1]
+
+
+def test_test_files_import_no_other_and_patch_no_private_name():
+    """Helpers that several files need stand in modules of their own."""
+    files = {path.stem: path for path in Path(__file__).parent.glob("*.py")}
+    for path in files.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            at = f"{path.name}:{getattr(node, 'lineno', 0)}"
+            assert not {part for name in names for part in name.split(".") if part[:5] == "test_"} & set(files), at
+            assert not any(name[:1] == "_" != name[1:2] for name in patched_names(node)), at
