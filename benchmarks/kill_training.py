@@ -25,13 +25,13 @@ import torch
 from reliability import save_row
 from safetensors.torch import load_file
 
-from icf_avs.config import DataConfig, TrainConfig
+from icf_avs.config import DataConfig, ModelConfig, TrainConfig
 from icf_avs.training.run import train
 
 EVERY, KILLS_A_RUN = 2, 4
 RECIPE = TrainConfig(
     name="tiny",
-    model={"dim": 32, "pixel_dim": 16, "implicit_text": None},  # the text encoder takes ten seconds to load
+    model=ModelConfig(dim=32, pixel_dim=16, implicit_text=None),  # the text encoder takes ten seconds to load
     data=DataConfig(pictures=16, clips=4, finish_pictures=4, finish_clips=2, validation=4),
     teach_steps=6,
     teach_batch=8,

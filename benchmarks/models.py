@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.tpavi import TPAVISegmenter
-from icf_avs.config import CounterfactualConfig, ModelConfig
+from icf_avs.config import CounterfactualConfig
 from icf_avs.encoders.onednn_linear import TokenLinear
 from icf_avs.encoders.registry import build_audio, build_visual
 from icf_avs.media.vggish_frontend import log_mel
@@ -51,7 +51,7 @@ def ours(encoder: Encoder, train: bool = False, baseline: bool = False) -> Segme
     torch.manual_seed(0)
     config = ablation(RECIPES["stamps"]()) if baseline else RECIPES["stamps"]()
     full = {"visual": encoder.name, **FULL} if encoder.full else {}
-    model = ModelConfig.from_dict({"classes": CLASSES, **config.model, **full})
+    model = replace(config.model, classes=CLASSES, **full)
     if not baseline:
         model = replace(model, counterfactual=CounterfactualConfig(COUNTERFACTUALS))
     names = F.normalize(torch.randn(len(CLASSES), 512 if encoder.full else 384), dim=-1)

@@ -5,8 +5,7 @@ A part that is None is not built: no parameters, no cost.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.settings import CDCL, MIT, SC
@@ -67,13 +66,14 @@ class EvidenceConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to build the network again. visual, audio: names of encoders in encoders/registry.py. network:
+    """Everything needed to build the network again. classes: what can be told apart; in a recipe there are none, for
+    the data decide. visual, audio: names of encoders in encoders/registry.py. network:
     "guided" (networks/guided.py, with evidence networks/open_vocabulary.py), or one that ICF trains, by its name in
     networks/build.py; that has none of the four last parts. pixel_decoder: of the query network, "light" or
     "deformable". mit: where MIT is read as a part of the network and not only of its training, its settings.
     """
 
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
     network: str = "guided"
     pixel_decoder: str = "light"
     visual: str = "efficientnet-lite0"
@@ -107,8 +107,8 @@ class ModelConfig:
             )
         if self.implicit_text and self.implicit_text.tokens > 12:
             raise ValueError(f"{self.implicit_text.tokens} tokens a frame are too many for the mask head: at most 12")
-        if self.evidence and not (self.implicit_text and self.classes):
-            raise ValueError("evidence is asked for the words of a reading: it needs implicit_text and names")
+        if self.evidence and not self.implicit_text:
+            raise ValueError("evidence is asked for the words of a reading: it needs implicit_text")
         if self.counterfactual and self.counterfactual.count > self.dim - 1:
             raise ValueError(
                 f"{self.counterfactual.count} counterfactuals cannot be orthogonal in {self.dim} dimensions"
@@ -123,30 +123,6 @@ class ModelConfig:
     def audio_dim(self) -> int:
         """Width of the audio encoder's token."""
         return VGGISH_DIM if self.bare_audio else self.dim
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Inverse of `to_dict`, after a trip through JSON. Raises TypeError or ValueError when it does not fit."""
-        values = dict(values)
-        parts = {
-            "mit": _mit,
-            "implicit_text": ImplicitTextConfig,
-            "counterfactual": CounterfactualConfig,
-            "contrastive": ContrastiveConfig,
-            "evidence": EvidenceConfig,
-        }
-        for name, part in parts.items():
-            if values.get(name) is not None:
-                values[name] = part(**values[name])
-        values["classes"] = tuple(values["classes"])
-        return cls(**values)
-
-
-def _mit(**values: Any) -> MIT:
-    return MIT(**{**values, "levels": tuple(values["levels"])})
 
 
 @dataclass(frozen=True)
@@ -204,7 +180,7 @@ class TrainConfig:
     """
 
     name: str
-    model: dict[str, Any]  # arguments of ModelConfig but for the classes, which the data decide
+    model: ModelConfig = field(default_factory=ModelConfig)  # without classes, which the data decide
     data: DataConfig = field(default_factory=DataConfig)
     benchmark: BenchmarkConfig | None = None
     words: WordDataConfig | None = None
@@ -233,10 +209,9 @@ class TrainConfig:
     seed: int = 0
 
     def model_config(self, classes: tuple[str, ...]) -> ModelConfig:
-        """The model of the run. Raises TypeError or ValueError for settings that do not go together."""
+        """The model of the run. Raises ValueError for settings that do not go together."""
         mit = self.icf.mit if self.icf else None
-        own = {"mit": asdict(mit)} if mit and mit.reading != "plug-in" else {}
-        return ModelConfig.from_dict({"classes": classes, **self.model, **own})
+        return replace(self.model, classes=classes, mit=mit if mit and mit.reading != "plug-in" else None)
 
     def stage(self, step: int) -> str:
         """Which stage a step belongs to: "teach", "learn" or "finish"."""

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from icf_avs.config import ModelConfig, TrainConfig
+from icf_avs.config import CounterfactualConfig, TrainConfig
 from icf_avs.guided_losses.objective import Weights
 from icf_avs.training.recipes import ROWS as PART_SETS
 from icf_avs.training.recipes import ablation
@@ -23,7 +23,7 @@ SINCE = {
     "interventions": None, "mit": None,
     "audio_rate": 0.6, "visual_rate": 0.1, "network": "guided", "pixel_decoder": "light",
 }  # fmt: skip
-PLAIN = TrainConfig(name="study", model={}, teach_patience=0)  # whatever recipe the shipped checkpoint is trained by
+PLAIN = TrainConfig(name="study", teach_patience=0)  # whatever recipe the shipped checkpoint is trained by
 OTHERS = ("rest", "foreign")  # terms of SC beside that of its rivals
 
 
@@ -45,7 +45,7 @@ class Row:
         whole = len(self.parts) == 3
         config = replace(base if whole else ablation(base, *self.parts), name=self.name)
         if self.count is not None:
-            config = replace(config, model={**config.model, "counterfactual": {"count": self.count}})
+            config = replace(config, model=replace(config.model, counterfactual=CounterfactualConfig(self.count)))
         return config
 
     def weights(self) -> Weights:
@@ -58,8 +58,8 @@ class Row:
         """
         absent = {"others"} | {term for part, terms in TERMS.items() if part not in self.parts for term in terms}
         weights = {term: weight for term, weight in asdict(self.weights()).items() if term not in absent}
-        model = _as_then(ModelConfig.from_dict({"classes": (), **config.model}).to_dict())
-        run = asdict(replace(config, name="", seed=0, model={}))
+        model = _as_then(asdict(config.model))
+        run = asdict(replace(config, name="", seed=0)) | {"model": {}}
         run["data"] = _as_then(run["data"]) | {"seed": config.scene_seed}
         run = _as_then(run)
         content = json.dumps([run, model, weights, self.control], sort_keys=True)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from icf_avs.checkpoint.file import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
-from icf_avs.config import EvidenceConfig, TrainConfig
+from icf_avs.config import TrainConfig
 from icf_avs.encoders.efficientat import load_efficientat
 from icf_avs.encoders.tag_vocabulary import HeardWords
 from icf_avs.errors import UserError
@@ -74,14 +74,11 @@ Say = Callable[[str, int, int], None]  # what, done, total
 
 
 def row_config(row: str, seed: int, steps: int) -> TrainConfig:
-    """The recipe with the parts of a row, kept from what is tested and, but for those of LONG, cut short. Without MIT
-    there is no vocabulary to search evidence for.
-    """
+    """The recipe with the parts of a row, kept from what is tested and, but for those of LONG, cut short."""
     recipe = natural()
     recipe = replace(recipe, words=replace(recipe.words, held_out=True))
     steps = recipe.steps if row in LONG else steps
-    config = replace(ablation(recipe, *ROWS[row]), name=row, steps=steps, seed=seed)
-    return config if "mit" in ROWS[row] else replace(config, model={**config.model, "evidence": None})
+    return replace(ablation(recipe, *ROWS[row]), name=row, steps=steps, seed=seed)
 
 
 class Tests(NamedTuple):
@@ -95,7 +92,7 @@ class Tests(NamedTuple):
 def load_tests(workers: int, say: Say = lambda what, done, total: None, split: str = "test") -> Tests:
     """The sets of a split, "test" or "val", made or found in the cache."""
     recipe, catalog, recordings = natural(), load_open_vocab_catalog(), load_catalog()
-    words = training_words(catalog, recipe.text, EvidenceConfig(**recipe.model["evidence"]).akin)
+    words = training_words(catalog, recipe.text, recipe.model.evidence.akin)
     hears = HeardWords(load_efficientat(None, recipe.spec.sample_rate), words.words)
     pictures = image_spec(replace(recipe.spec, frames=1))
     sets = {}

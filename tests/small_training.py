@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 import torch
 
-from icf_avs.config import DataConfig, TrainConfig
+from icf_avs.config import DataConfig, ModelConfig, TrainConfig
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.encoders.minilm import TEXT_DIM
 from icf_avs.training import run
@@ -19,7 +20,7 @@ from icf_avs.training.run import train
 
 TINY = TrainConfig(
     name="tiny",
-    model={"dim": 32, "pixel_dim": 16},
+    model=ModelConfig(dim=32, pixel_dim=16),
     data=DataConfig(pictures=16, clips=4, validation=8),
     teach_steps=4,
     teach_batch=8,
@@ -31,7 +32,7 @@ TINY = TrainConfig(
     checkpoint_every=1000,
 )
 PARTS = ("implicit_text", "counterfactual", "contrastive")
-PLAIN = {**TINY.model, **dict.fromkeys(PARTS)}
+PLAIN = replace(TINY.model, **dict.fromkeys(PARTS))
 
 
 @lru_cache

@@ -23,7 +23,7 @@ MOST = 4
 
 def tiny() -> TrainConfig:
     config = with_encoders(RECIPES["ms3-pvt"](), "efficientnet-lite0", "log-mel", "minilm")
-    model = {**config.model, "dim": 32, "heads": 4, "layers": 1}
+    model = replace(config.model, dim=32, heads=4, layers=1)
     return replace(
         config, name="tiny", model=model, icf=PlugInConfig(None, None, CDCL(dim=16)), batch=2 * config.spec.frames,
         spec=replace(config.spec, image_size=64), teach_steps=0, steps=1, warmup=1,

@@ -138,7 +138,7 @@ def test_splits_without_a_table_stay_with_the_names(own: Path):
 
 def short(name: str) -> Callable:
     config = RECIPES[name]()
-    model = {**config.model, "dim": 32, "pixel_dim": 16}
+    model = replace(config.model, dim=32, pixel_dim=16)
     return lambda: replace(
         config, model=model, teach_steps=1, steps=2, batch=10, spec=replace(config.spec, image_size=64)
     )

@@ -24,7 +24,7 @@ from icf_avs.training.recipes import RECIPES
 from icf_avs.types import Batch
 
 CLIPS, FRAMES, STEPS = 5, 2, 3  # not a multiple of the processes; the first step names sounds
-CONFIG = TrainConfig("tiny", {}, teach_steps=1, steps=STEPS - 1, finish=0, warmup=1, learning_rate=1e-6)
+CONFIG = TrainConfig("tiny", teach_steps=1, steps=STEPS - 1, finish=0, warmup=1, learning_rate=1e-6)
 PLUG_IN = PlugInConfig(MIT(dim=32, width=16), SC(width=32, blocks=1, jumps=2, draws=4, keep=2), CDCL(dim=16))
 
 

@@ -35,7 +35,7 @@ def tiny(make: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
     config = make()
     return lambda: replace(
         config,
-        model={**config.model, "dim": 32, "pixel_dim": 16, "heads": 4, "layers": 1},
+        model=replace(config.model, dim=32, pixel_dim=16, heads=4, layers=1),
         icf=config.icf and replace(config.icf, mit=config.icf.mit and replace(config.icf.mit, dim=32, width=16)),
         data=DataConfig(pictures=8, clips=2, finish_pictures=2, finish_clips=1, validation=4),
         spec=replace(config.spec, image_size=64),

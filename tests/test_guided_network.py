@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from small_guided import COMBINATIONS, NAMES, PARTS, SIZE, chosen, random_batch, small_model
 
 from icf_avs.config import ModelConfig
+from icf_avs.config_dict import from_dict
 from icf_avs.guided_losses.mask import bce, dice
 from icf_avs.guided_losses.objective import Weights, objective
 from icf_avs.networks.build import build_model
@@ -231,7 +232,7 @@ def test_the_same_seed_gives_the_same_step() -> None:
 def test_configuration_survives_json() -> None:
     for switches in COMBINATIONS:
         config = small_model(**switches).config
-        assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+        assert from_dict(ModelConfig, json.loads(json.dumps(asdict(config)))) == config
 
 
 @pytest.mark.parametrize("wrong", [{"dim": 30}, {"dim": 4, "counterfactual": PARTS["counterfactual"].__class__(4)}])

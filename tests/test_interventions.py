@@ -284,7 +284,7 @@ def test_a_network_that_does_not_say_what_it_decoded() -> None:
 
 
 def test_a_run_in_which_they_would_change_nothing() -> None:
-    config = TrainConfig("mine", {}, interventions=ALL)
+    config = TrainConfig("mine", interventions=ALL)
     with pytest.raises(UserError, match="guided network has parts of its own"):
         learner_of(config, small_model())
     plain = ModelConfig((), "query", **dict.fromkeys(("implicit_text", "counterfactual", "contrastive")))

@@ -26,7 +26,7 @@ from icf_avs.training.recipes import RECIPES, with_encoders
 torch.set_num_threads(1)
 for name in ("s4-pvt", "s4-pvt-baseline"):
     config = with_encoders(RECIPES[name](), "efficientnet-lite0", "log-mel", "minilm")
-    model = {**config.model, "dim": 32, "pixel_dim": 16, "heads": 4}
+    model = replace(config.model, dim=32, pixel_dim=16, heads=4)
     teach = int(name.endswith("baseline"))
     config = replace(config, name=name.replace("s4-pvt", "tiny"), model=model, teach_steps=teach, steps=11 - teach,
                      batch=20, warmup=1, spec=ClipSpec(image_size=64))

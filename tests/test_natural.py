@@ -62,7 +62,7 @@ def model(words):
     """Of the recipe's kind, as it is before training."""
     recipe = natural()
     small = replace(
-        recipe, spec=replace(recipe.spec, image_size=SIZE), model={**recipe.model, "dim": 32, "pixel_dim": 16}
+        recipe, spec=replace(recipe.spec, image_size=SIZE), model=replace(recipe.model, dim=32, pixel_dim=16)
     )
     return build_model(small, words.words).eval()
 
@@ -329,9 +329,9 @@ def test_rows_of_the_study():
     assert {row: config.steps for row, config in rows.items()} == dict.fromkeys(rows, 20) | long
     assert rows["all"].model == rows["open"].model == natural().model
     assert all(rows[row].model == rows[f"open-{row}"].model for row in ("baseline", "mit"))
-    assert rows["mit"].model["counterfactual"] is None is rows["mit"].model["contrastive"]
-    assert rows["baseline"].model["implicit_text"] is None is rows["baseline"].model["evidence"]
-    baseline = build_model(replace(rows["baseline"], model={**rows["baseline"].model, "dim": 32}), audio_words())
+    assert rows["mit"].model.counterfactual is None is rows["mit"].model.contrastive
+    assert rows["baseline"].model.implicit_text is None is rows["baseline"].model.evidence
+    baseline = build_model(replace(rows["baseline"], model=replace(rows["baseline"].model, dim=32)), audio_words())
     assert baseline.network.implicit_text is None and baseline.audio.names.shape[1] == 384
 
 

@@ -50,7 +50,7 @@ def tiny(
     """Two steps of a small network over the small encoders."""
     config = with_encoders(RECIPES[f"{layout}-pvt"](), "efficientnet-lite0", "log-mel", "minilm")
     absent = dict.fromkeys(("implicit_text", "counterfactual", "contrastive"))
-    model = {**config.model, **absent, "network": name, "dim": 32, "heads": 4, "layers": 1}
+    model = replace(config.model, **absent, network=name, dim=32, heads=4, layers=1)
     return replace(
         config, name=f"{layout}-{name}", model=model, icf=icf, interventions=interventions, teach_steps=0, steps=2,
         spec=replace(config.spec, image_size=64), batch=2 * config.spec.frames, warmup=1, checkpoint_every=1,

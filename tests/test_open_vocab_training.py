@@ -34,7 +34,7 @@ from icf_avs.training.visualize import CLIPS, COLUMNS, GAP, SIDE
 FULL = natural()
 TINY = replace(
     FULL,
-    model={**FULL.model, "dim": 32, "pixel_dim": 16},
+    model=replace(FULL.model, dim=32, pixel_dim=16),
     words=WordDataConfig(pictures=16, clips=2, validation=16),
     spec=replace(FULL.spec, image_size=64),
     steps=4,

@@ -11,13 +11,13 @@ import pytest
 import torch
 from avsbench_fixtures import write_avss, write_s4
 
-from icf_avs.config import BenchmarkConfig, TrainConfig
+from icf_avs.config import BenchmarkConfig, ModelConfig, TrainConfig
 from icf_avs.datasets import features
 from icf_avs.datasets.layouts import read_set
 from icf_avs.encoders.registry import build_visual
 from icf_avs.training.benchmark_data import BenchmarkData
 
-TRAINED = {"visual": "resnet-50", "train_visual": True}
+TRAINED = ModelConfig(visual="resnet-50", train_visual=True)
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def s4(tmp_path: Path) -> Path:
     return root
 
 
-def config(model: dict[str, object], **changes: object) -> TrainConfig:
+def config(model: ModelConfig, **changes: object) -> TrainConfig:
     return replace(TrainConfig("x", model), benchmark=BenchmarkConfig("S4"), batch=10, seed=3, teach_steps=0, **changes)
 
 
@@ -55,7 +55,7 @@ def test_naming_sounds_takes_no_pictures(s4: Path) -> None:
 
 def test_a_frozen_encoder_sees_each_picture_once(s4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
-    data = BenchmarkData(config({}), s4, 2)
+    data = BenchmarkData(config(ModelConfig()), s4, 2)
     first = data.batch(0)
     assert first.frames is None and [level.shape[:3] for level in first.pyramid] == [
         (2, 5, width) for width in (24, 40, 112, 320)
@@ -78,7 +78,7 @@ def test_without_room_pictures_are_encoded_each_time(s4: Path, tmp_path: Path, m
     monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
     disk = namedtuple("disk", "free")
     monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: disk(free=2**30))
-    data = BenchmarkData(config({}), s4, 1)
+    data = BenchmarkData(config(ModelConfig()), s4, 1)
     assert data.features is None and data.batch(0).frames.shape == (2, 5, 224, 224, 3)
 
 

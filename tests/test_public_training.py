@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from icf_avs.__main__ import main
 from icf_avs.checkpoint.file import load_checkpoint, read_recipe
-from icf_avs.config import ModelConfig, PlugInConfig, TrainConfig
+from icf_avs.config import PlugInConfig, TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.inference.predictor import Predictor
@@ -83,7 +83,7 @@ def test_small_encoders_bring_the_small_model() -> None:
     large = RECIPES["s4-pvt"]()
     assert with_encoders(large, None, None, None) == large
     small, shipped = with_encoders(large, "efficientnet-lite0", "log-mel", "minilm"), RECIPES["stamps"]()
-    model = ModelConfig.from_dict({"classes": (), **small.model})
+    model = small.model
     assert (model.dim, model.pixel_dim, model.heads, model.train_visual) == (128, 48, 4, False)
     assert small.teach_steps == TrainConfig.teach_steps  # varied sounds, of the shipped recipe, take longer
     for field in ("learning_rate", "weight_decay", "text"):
@@ -94,7 +94,7 @@ def test_small_encoders_bring_the_small_model() -> None:
 
 
 def short(config: TrainConfig, **changes: object) -> TrainConfig:
-    model = {**config.model, "dim": 32, "pixel_dim": 16, "heads": 4, "layers": 1}
+    model = replace(config.model, dim=32, pixel_dim=16, heads=4, layers=1)
     spec = replace(config.spec, image_size=64)
     small = PlugInConfig(MIT(dim=32, width=16, encoders="published"), SC(width=32, blocks=1, jumps=2), CDCL(dim=16))
     icf = config.icf and small
@@ -193,7 +193,7 @@ def test_two_processes_learn_as_one_that_takes_two_turns(sets: Path, tmp_path: P
         "from icf_avs.training.recipes import RECIPES, with_encoders\nfrom icf_avs.training.run import train\n"
         "torch.set_num_threads(1)\nout, source, turns = sys.argv[1:]\n"
         "config = with_encoders(RECIPES['s4-pvt-baseline'](), 'efficientnet-lite0', 'log-mel', 'minilm')\n"
-        "model = {**config.model, 'dim': 32, 'pixel_dim': 16, 'heads': 4}\n"
+        "model = replace(config.model, dim=32, pixel_dim=16, heads=4)\n"
         "config = replace(config, model=model, teach_steps=1, steps=2, batch=10, learning_rate=1e-2, warmup=1,\n"
         "                 spec=ClipSpec(image_size=64),\n"
         "                 benchmark=BenchmarkConfig('S4', accumulate=int(turns)))\n"

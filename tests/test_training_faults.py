@@ -170,7 +170,7 @@ def test_the_data_folder_vanishes(tmp_path: Path) -> None:
 def small_run() -> TrainConfig:
     """A recipe for S4 with what is small: eight steps, a checkpoint after each."""
     config = with_encoders(RECIPES["s4-pvt-baseline"](), "efficientnet-lite0", "log-mel", "minilm")
-    model = {**config.model, "dim": 32, "pixel_dim": 16, "heads": 4}
+    model = replace(config.model, dim=32, pixel_dim=16, heads=4)
     spec = replace(config.spec, image_size=64)
     sizes = {"teach_steps": 1, "steps": 7, "batch": 10, "warmup": 1, "checkpoint_every": 1}
     return replace(config, model=model, spec=spec, data=DataConfig(), **sizes)

@@ -80,7 +80,7 @@ def test_no_pickle_is_a_checkpoint(ending: str, form: str, tmp_path: Path, capsy
     path = tmp_path / f"model{ending}"
     mark = hostile(path, form)
     (tmp_path / "video.mp4").touch()
-    config = TrainConfig("x", {})
+    config = TrainConfig("x")
     for opened in (load_checkpoint, read_recipe, icf_avs.load, lambda path: build_model(config, ("dog",), path)):
         with pytest.raises(UserError, match=r"pickle|not a safetensors file") as caught:
             opened(path)
@@ -98,7 +98,7 @@ def test_no_pickle_is_a_checkpoint(ending: str, form: str, tmp_path: Path, capsy
 def test_no_pickle_is_resumed_from(form: str, tmp_path: Path) -> None:
     mark = hostile(tmp_path / "last.pt", form)
     with pytest.raises(UserError, match=r"last\.pt: damaged"):
-        Trainer.restore(SimpleNamespace(folder=tmp_path, config=TrainConfig("x", {})))
+        Trainer.restore(SimpleNamespace(folder=tmp_path, config=TrainConfig("x")))
     assert not mark.exists()
 
 

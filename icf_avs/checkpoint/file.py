@@ -6,6 +6,7 @@ The frozen visual encoder is not stored; it comes from its own package. Nothing 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from icf_avs.atomic_io import written_file
 from icf_avs.checkpoint.source import DEFAULT, shipped
 from icf_avs.checkpoint.validation import PICKLES, check_length, check_settings, fitted
 from icf_avs.config import ModelConfig
+from icf_avs.config_dict import from_dict
 from icf_avs.encoders.registry import audio_of, build_visual
 from icf_avs.errors import MissingWeights, UserError
 from icf_avs.networks.build import build_model
@@ -53,7 +55,7 @@ def save_checkpoint(model: SegmentationModel, path: Path, recipe: dict[str, Any]
     """
     metadata = {
         "format": FORMAT,
-        "config": json.dumps(model.config.to_dict()),
+        "config": json.dumps(asdict(model.config)),
         "spec": json.dumps(vars(model.spec)),
         "recipe": json.dumps(recipe),
     }
@@ -78,7 +80,7 @@ def read_config(path: Path) -> ModelConfig:
     """The model that the checkpoint describes. Raises UserError as `load_checkpoint` does."""
     metadata = _metadata(path)
     try:
-        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+        config = from_dict(ModelConfig, json.loads(metadata["config"]))
         check_settings(config)
         return config
     except _UNFIT as error:

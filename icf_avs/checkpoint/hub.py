@@ -8,6 +8,7 @@ huggingface_hub (`pip install 'icf-avs[hub]'`).
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class HubSegmenter(Segmenter, ModelHubMixin, library_name="icf-avs"):
     def _save_pretrained(self, save_directory: Path) -> None:
         save_checkpoint(self.model, save_directory / FILE, self.recipe)
         described = {
-            "library_name": "icf-avs", "format": FORMAT, "model": self.model.config.to_dict(),
+            "library_name": "icf-avs", "format": FORMAT, "model": asdict(self.model.config),
             "spec": vars(self.model.spec), "recipe": self.recipe,
         }  # fmt: skip
         write_text(save_directory / "config.json", json.dumps(described, indent=1) + "\n")

@@ -67,6 +67,8 @@ def build_network(
     if config.network == "guided":
         if config.evidence and (config.visual, config.audio) != _EVIDENCE:
             raise ValueError(f"evidence is what the encoders {' and '.join(_EVIDENCE)} give: name them")
+        if config.evidence and not config.classes:
+            raise ValueError("evidence is asked for the words of a reading: it needs names of classes")
         guided = OpenVocabularyNetwork if config.evidence else GuidedNetwork
         return guided(config, visual, audio, names)
     classes = len(config.classes) + 1 if config.semantic else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icf_avs.cache import cache_dir
-from icf_avs.config import ModelConfig, TrainConfig
+from icf_avs.config import TrainConfig
 from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.dataset import ClipDataset, ClipTensors, collate
 from icf_avs.datasets.features import PictureFeatures
@@ -63,9 +63,9 @@ class BenchmarkData:
     def _features(self, records: Sequence[ClipRecord]) -> PictureFeatures | None:
         """Where pictures go once through a frozen encoder; None where it trains, is on a GPU, or the disk is full."""
         model = self.config.model
-        if model.get("train_visual", ModelConfig.train_visual) or processes().device.type != "cpu":
+        if model.train_visual or processes().device.type != "cpu":
             return None
-        encoder = build_visual(model.get("visual", ModelConfig.visual))
+        encoder = build_visual(model.visual)
         try:
             return PictureFeatures(records, encoder, self.config.spec.image_size, cache_dir() / "features")
         except OSError:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 
 from icf_avs.checkpoint.file import read_recipe, save_checkpoint
+from icf_avs.config import TrainConfig
+from icf_avs.config_dict import from_dict
 from icf_avs.errors import UserError
 from icf_avs.training.calibrate import constants
 from icf_avs.training.loggers import end_trackers, log_pictures, log_text, start_trackers
@@ -72,8 +73,8 @@ class Watch:
         try:
             recipe = read_recipe(self.best) if self.best.exists() else {}
             # A run that is made longer is the same run.
-            mine = json.loads(json.dumps(asdict(self.trainer.config)))
-            same = {**recipe.get("config", {}), "steps": mine["steps"]} == mine
+            mine = self.trainer.config
+            same = replace(from_dict(TrainConfig, recipe["config"]), steps=mine.steps) == mine
             return float(recipe["validation"]["score"]) if same else -1.0
         except (UserError, KeyError, TypeError, ValueError):
             return -1.0

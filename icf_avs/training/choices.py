@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from icf_avs.config import ModelConfig, TrainConfig
+from icf_avs.config import TrainConfig
 from icf_avs.datasets.layouts import class_names
 from icf_avs.errors import UserError
 from icf_avs.training.recipes import RECIPES, with_encoders
@@ -90,14 +90,14 @@ def command_line(config: TrainConfig, source: Path | None, init: str | None) -> 
     if config.name not in RECIPES:
         return None
     recipe = RECIPES[config.name]()
-    model = {"visual": ModelConfig.visual, "audio": ModelConfig.audio, **config.model}
     sound = config.benchmark.sound.replace("_", "-") if config.benchmark else None
     known = Choices(
         sound=sound if recipe.benchmark and config.benchmark != recipe.benchmark else None,
         seed=config.seed if config.seed != recipe.seed else None,
         steps=config.steps if config.steps != recipe.steps else None,
     )
-    encoders = product((None, model["visual"]), (None, model["audio"]), (None, config.text), (None, config.teach_steps))
+    model = config.model
+    encoders = product((None, model.visual), (None, model.audio), (None, config.text), (None, config.teach_steps))
     for visual, audio, text, teach in encoders:
         choices = replace(known, visual=visual, audio=audio, text=text, pretrain_steps=teach)
         if choices.configured(recipe) == config:

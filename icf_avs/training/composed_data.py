@@ -165,7 +165,7 @@ class OpenVocabData(ComposedData):
     def __init__(self, config: TrainConfig, stamps: Path | None, workers: int, report: Report) -> None:
         self.config, sizes = config, config.words
         self.catalog = load_open_vocab_catalog(stamps, HELD_OUT if sizes.held_out else ())
-        evidence = EvidenceConfig(**(config.model["evidence"] or {}))
+        evidence = config.model.evidence or EvidenceConfig()
         self.words = training_words(self.catalog, config.text, evidence.akin)
         self.classes = self.words.words
         hears = HeardWords(load_efficientat(None, config.spec.sample_rate), self.classes)

@@ -6,13 +6,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from icf_avs.config import BenchmarkConfig, DataConfig, ModelConfig, PlugInConfig, TrainConfig, WordDataConfig
+from icf_avs.config import (
+    BenchmarkConfig,
+    DataConfig,
+    EvidenceConfig,
+    ModelConfig,
+    PlugInConfig,
+    TrainConfig,
+    WordDataConfig,
+)
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.settings import MIT
 from icf_avs.types import ClipSpec
 
 SMALL = "efficientnet-lite0"
 PARTS = {"mit": "implicit_text", "sc": "counterfactual", "cdcl": "contrastive"}
+WITHOUT: dict[str, None] = dict.fromkeys(PARTS.values())  # parts of the guided network alone
 
 
 def stamps() -> TrainConfig:
@@ -22,7 +31,6 @@ def stamps() -> TrainConfig:
     # Varied sounds take longer to tell apart.
     return TrainConfig(
         name="stamps",
-        model={},
         data=DataConfig(finish_pictures=2_400, finish_clips=450, hard=0.5, varied=True),
         teach_steps=3_000,
         steps=3_000,
@@ -33,8 +41,7 @@ def stamps() -> TrainConfig:
 
 def stamps_query() -> TrainConfig:
     """The query network on the embedded benchmark, as small as the guided one there, with ICF around it."""
-    model = {"network": "query", **dict.fromkeys(PARTS.values())}
-    return replace(stamps(), name="stamps-query", model=model, icf=PlugInConfig())
+    return replace(stamps(), name="stamps-query", model=ModelConfig(network="query", **WITHOUT), icf=PlugInConfig())
 
 
 def stamps_quick() -> TrainConfig:
@@ -53,11 +60,7 @@ def natural() -> TrainConfig:
     """The guided network with an open vocabulary, for natural video: words in place of sounds, on composed scenes."""
     return TrainConfig(
         name="natural",
-        model={
-            "visual": "efficientnet-lite0-evidence",
-            "audio": "efficientat",
-            "evidence": {},
-        },
+        model=ModelConfig(visual="efficientnet-lite0-evidence", audio="efficientat", evidence=EvidenceConfig()),
         words=WordDataConfig(),
         spec=ClipSpec(image_size=448, sample_rate=32_000, window=160_000),
         teach_steps=0,  # what is heard comes in words
@@ -76,18 +79,18 @@ def _public(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
     frames = 10 if layout == "AVSS" else 5
     return TrainConfig(
         name=name,
-        model={
-            "network": "query",
-            "pixel_decoder": "deformable",
-            "visual": "pvt-v2-b5",
-            "train_visual": True,
-            "audio": "vggish",
-            "dim": 256,
-            "heads": 8,
-            "layers": 3,
-            "semantic": layout == "AVSS",
-            **dict.fromkeys(PARTS.values()),
-        },
+        model=ModelConfig(
+            network="query",
+            pixel_decoder="deformable",
+            visual="pvt-v2-b5",
+            train_visual=True,
+            audio="vggish",
+            dim=256,
+            heads=8,
+            layers=3,
+            semantic=layout == "AVSS",
+            **WITHOUT,
+        ),
         icf=PlugInConfig(mit=MIT(encoders="published")),
         benchmark=BenchmarkConfig(layout),
         text="clip",
@@ -132,7 +135,7 @@ def _laptop(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
     """Our guided network on a set on disk, with the small encoders."""
     return TrainConfig(
         name=name,
-        model={"semantic": layout == "AVSS", "audio": "log-mel", "visual": SMALL, "train_visual": False},
+        model=ModelConfig(semantic=layout == "AVSS"),
         benchmark=BenchmarkConfig(layout),
         estimate=estimate,
         steps=steps,
@@ -159,7 +162,7 @@ def composed() -> TrainConfig:
 
 def with_visual(config: TrainConfig, encoder: str, short: str) -> TrainConfig:
     """The same run with another visual encoder."""
-    return replace(config, name=config.name.replace("pvt", short), model={**config.model, "visual": encoder})
+    return replace(config, name=config.name.replace("pvt", short), model=replace(config.model, visual=encoder))
 
 
 def with_encoders(config: TrainConfig, visual: str | None, audio: str | None, text: str | None) -> TrainConfig:
@@ -168,15 +171,15 @@ def with_encoders(config: TrainConfig, visual: str | None, audio: str | None, te
     the log-mel encoder, which comes untrained, is taught to name sounds first. text: embeds class names, or the
     pseudo-words of ICF.
     """
-    model = {**config.model}
+    model = config.model
     if visual is not None:
-        model |= {"visual": visual, "train_visual": visual != SMALL}
+        model = replace(model, visual=visual, train_visual=visual != SMALL)
     if audio is not None:
-        model["audio"] = audio
+        model = replace(model, audio=audio)
     if visual == SMALL:
-        model |= {field: getattr(ModelConfig, field) for field in ("dim", "pixel_dim", "heads")}
+        small = ("dim", "pixel_dim", "heads", "pixel_decoder")
+        model = replace(model, **{field: getattr(ModelConfig, field) for field in small})
         config = replace(config, learning_rate=TrainConfig.learning_rate, weight_decay=TrainConfig.weight_decay)
-        model |= {"pixel_decoder": ModelConfig.pixel_decoder} if "pixel_decoder" in model else {}
     teach = {"log-mel": TrainConfig.teach_steps, "vggish": 0}.get(audio, config.teach_steps)
     icf = config.icf
     if text is not None and icf is not None and icf.mit is not None:
@@ -186,19 +189,22 @@ def with_encoders(config: TrainConfig, visual: str | None, audio: str | None, te
 
 def with_network(config: TrainConfig, network: str) -> TrainConfig:
     """The same run of another network: the hosts of table 3."""
-    model = {key: value for key, value in config.model.items() if key not in ("pixel_decoder", "layers")}
-    layers = {"layers": 6} if network == "avsegformer" else {}
-    return replace(config, name=f"{network}-{config.name}", model={**model, "network": network, **layers})
+    layers = 6 if network == "avsegformer" else ModelConfig.layers
+    model = replace(config.model, network=network, pixel_decoder=ModelConfig.pixel_decoder, layers=layers)
+    return replace(config, name=f"{network}-{config.name}", model=model)
 
 
 def ablation(config: TrainConfig, *parts: str) -> TrainConfig:
-    """The same run with these parts alone, of "mit", "sc" and "cdcl"; with none it is the baseline."""
+    """The same run with these parts alone, of "mit", "sc" and "cdcl"; with none it is the baseline. Without MIT no
+    words are there to search evidence for.
+    """
     name = "-".join((config.name, *parts)) if parts else f"{config.name}-baseline"
     if config.icf is not None:
         absent = {part: None for part in PARTS if part not in parts}
         return replace(config, name=name, icf=replace(config.icf, **absent) if parts else None)
     absent = {field: None for part, field in PARTS.items() if part not in parts}
-    return replace(config, name=name, model={**config.model, **absent})
+    absent |= {} if "mit" in parts else {"evidence": None}
+    return replace(config, name=name, model=replace(config.model, **absent))
 
 
 def with_interventions(config: TrainConfig) -> TrainConfig:

@@ -16,6 +16,7 @@ from torch import nn
 
 from icf_avs.checkpoint.file import load_checkpoint, trained_state
 from icf_avs.config import TrainConfig
+from icf_avs.config_dict import from_dict
 from icf_avs.encoders.dense_classifier import ClassWords
 from icf_avs.encoders.registry import HEARS_WORDS, audio_of, build_visual, embed_names
 from icf_avs.errors import UserError
@@ -236,12 +237,12 @@ class Trainer:
         path = self.folder / "last.pt"
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            kept, mine = (json.loads(text) for text in (state["config"], json.dumps(asdict(self.config))))
-            other = [name for name in mine if mine[name] != kept.get(name)]
-            grown = longer and other == ["steps"] and mine["steps"] > kept["steps"]
+            kept, mine = from_dict(TrainConfig, json.loads(state["config"])), self.config
+            other = [name for name, value in vars(mine).items() if value != getattr(kept, name)]
+            grown = longer and other == ["steps"] and mine.steps > kept.steps
             same = (not other or grown) and tuple(state["classes"]) == self.data.classes
             if same:
-                self._take(state, kept["steps"] if grown else None)
+                self._take(state, kept.steps if grown else None)
         except FileNotFoundError as error:
             raise UserError(f"{path}: nothing to resume from; start without --resume") from error
         except Exception as error:  # whatever a damaged file makes torch raise
@@ -249,7 +250,7 @@ class Trainer:
                 f"{path}: damaged, or of an earlier version ({type(error).__name__}); start anew without --resume"
             ) from error
         if not same:
-            which = ", ".join(_difference(name, kept.get(name), mine[name]) for name in other) or "other classes"
+            which = ", ".join(_difference(name, kept, mine) for name in other) or "other classes"
             raise UserError(
                 f"{path}: belongs to a run with other settings ({which}); resume with those, or choose another --out"
             )
@@ -281,9 +282,9 @@ def kept_steps(folder: Path) -> int | None:
         return None
 
 
-def _difference(name: str, kept: object, mine: object) -> str:
-    plain = all(isinstance(value, int | float | str) for value in (kept, mine))
-    return f"{name} {kept} there, {mine} here" if plain else f"another {name}"
+def _difference(name: str, kept: TrainConfig, mine: TrainConfig) -> str:
+    there, here = getattr(kept, name), getattr(mine, name)
+    return f"{name} {there} there, {here} here" if isinstance(here, int | float | str) else f"another {name}"
 
 
 def _decayed(module: nn.Module) -> set[int]:

@@ -1,0 +1,44 @@
+"""Settings out of the dictionaries that checkpoints and run folders keep."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from icf_avs.checkpoint.file import read_recipe
+from icf_avs.checkpoint.source import shipped
+from icf_avs.config import EvidenceConfig, ModelConfig, TrainConfig
+from icf_avs.config_dict import from_dict
+from icf_avs.training.recipes import RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_survives_json(name: str) -> None:
+    config = RECIPES[name]()
+    assert from_dict(TrainConfig, json.loads(json.dumps(asdict(config)))) == config
+
+
+def test_recipes_of_shipped_checkpoints_are_read() -> None:
+    """They were written when a model was only what differs from the defaults."""
+    natural = from_dict(TrainConfig, read_recipe(shipped("natural"))["config"])
+    assert natural.model == RECIPES["natural"]().model
+    assert natural.model.evidence == EvidenceConfig()
+    assert from_dict(TrainConfig, read_recipe(shipped("stamps"))["config"]).model == ModelConfig()
+
+
+def test_an_absent_part_stays_absent() -> None:
+    written = {"name": "x", "model": {"network": "query", "implicit_text": None, "counterfactual": None}}
+    with pytest.raises(ValueError, match="query has no parts of the guided"):
+        from_dict(TrainConfig, written)
+    written["model"]["contrastive"] = None
+    assert from_dict(TrainConfig, written).model.counterfactual is None
+
+
+@pytest.mark.parametrize("values", [{"wings": 2}, {"model": {"wings": 2}}, {"icf": {"mit": {"wings": 2}}}])
+def test_an_unknown_setting_is_named(values: dict) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'wings'"):
+        from_dict(TrainConfig, {"name": "x", **values})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'wings'"):
+        replace(ModelConfig(), wings=2)
