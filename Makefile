@@ -10,11 +10,12 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 ICF := .venv/bin/python -m icf_avs
 
-.PHONY: help setup data demo site test test-slow test-install test-lowest train evaluate docs clean
+.PHONY: help setup data demo site lint test test-all test-slow test-install test-lowest train evaluate docs clean
 
 help:
 	@echo "make demo       segment a few videos whose answer is known, and show the scores"
-	@echo "make test       check the code: ruff and pytest"
+	@echo "make test       check the code: ruff, mypy, and the tests of the method and of the main job"
+	@echo "make test-all   the same with every test but those of test-slow and test-install"
 	@echo "make test-slow  the tests that need Ray and a Chromium"
 	@echo "make test-install  what pip installs into an empty environment, and each extra (a large download)"
 	@echo "make test-lowest  tests with the oldest libraries that pyproject.toml allows (a large download)"
@@ -57,10 +58,17 @@ data: setup
 demo: data
 	@$(ICF) demo
 
-test: data
+PYTEST := .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test: lint
+	@$(PYTEST) -m "not full and not ray and not browser and not install"
+
+test-all: lint
+	@$(PYTEST)
+
+lint: data
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
-	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # What half a gigabyte of Ray and a Chromium on this machine are needed for.
 test-slow: data

@@ -23,6 +23,8 @@ from research.jobs import finished
 from research.scoring import TestClip, probabilities, score
 from research.summary import pairs_table, rows_table, summaries
 
+pytestmark = pytest.mark.full
+
 CONTROLS = ("random", "shuffled", "dropout", "video", "segment", "frame", "cosine")
 TestClip.__test__ = False
 

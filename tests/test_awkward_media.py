@@ -31,6 +31,8 @@ from icf_avs.serve.limits import Limits
 from icf_avs.serve.run_inference import answer
 from icf_avs.types import ClipSpec
 
+pytestmark = pytest.mark.full
+
 CLAP = 1.0  # second of the flash and of the click
 ALIGNED = 0.04  # seconds
 

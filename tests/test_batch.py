@@ -36,6 +36,8 @@ from icf_avs.output.result_file import read_segmentation
 from icf_avs.serve.limits import Limits
 from icf_avs.serve.run_inference import answer
 
+pytestmark = pytest.mark.full
+
 THRESHOLD = 1e-4  # so low that the shipped model marks something in clips that it knows nothing of
 SETTINGS = Settings("stamps", "", 1.0, THRESHOLD, False, None)
 

@@ -23,6 +23,8 @@ from icf_avs.synthetic.catalog import load_catalog
 from icf_avs.synthetic.rendering import render_frame
 from icf_avs.synthetic.scene_sampler import sample_scene
 
+pytestmark = pytest.mark.full
+
 COUNTS = {"train": 1, "val": 1, "test": 1, "cross": 1, "cross_val": 1}
 
 

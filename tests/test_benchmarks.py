@@ -36,6 +36,8 @@ from icf_avs.media.video_reader import probe  # noqa: E402
 from icf_avs.networks.build import build_model  # noqa: E402
 from icf_avs.types import ClipSpec  # noqa: E402
 
+pytestmark = pytest.mark.full
+
 ONCE = turns.Machine(turns=1, threads=1)
 SMALL = models.Encoder("resnet-50", True, depths=(1, 1, 1, 1))
 COLUMNS = "benchmark,ours,reference,reference_name,ratio,unit,device,threads,revision"

@@ -16,6 +16,8 @@ from icf_avs.synthetic.catalog import SUPER_CATEGORIES, Catalog, load_catalog
 from icf_avs.synthetic.sounds import resample
 from icf_avs.synthetic.sprite import load_sprite
 
+pytestmark = pytest.mark.full
+
 SAME = 0.5  # correlation from which on two recordings count as one; the known doubles have 0.7 and more
 
 

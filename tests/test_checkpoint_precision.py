@@ -19,6 +19,8 @@ from icf_avs.errors import UserError
 from icf_avs.inference.predictor import Predictor
 from icf_avs.networks.segmentation_model import SegmentationModel
 
+pytestmark = pytest.mark.full
+
 STAMPS, NATURAL = (find_checkpoint(name)[0] for name in ("stamps", "natural"))
 RELATED = "prior.evidence.related"  # int16: numbers of classes
 MET = "counterfactual.met"  # bool

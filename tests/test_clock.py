@@ -15,6 +15,8 @@ from icf_avs.errors import UserError
 from icf_avs.media.joined import joined_parts
 from icf_avs.media.video_reader import probe, read_frames
 
+pytestmark = pytest.mark.full
+
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 known_clips, known_kinds, known_media = map(importlib.import_module, ("known_clips", "known_kinds", "known_media"))
 Known, content, make, wrong = known_clips.Known, known_clips.content, known_clips.make, known_media.wrong

@@ -29,6 +29,8 @@ from icf_avs.synthetic.compose.command import Request, compose
 from icf_avs.synthetic.compose.material import assign_splits, identities, match_classes, normalize
 from icf_avs.training.recipes import RECIPES
 
+pytestmark = pytest.mark.full
+
 KINDS = ("dog", "horse", "cow", "sheep")
 COUNTS = (("train", 6), ("val", 2), ("test", 3))
 

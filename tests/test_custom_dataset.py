@@ -24,6 +24,8 @@ from icf_avs.errors import UserError
 from icf_avs.training.recipes import RECIPES
 from icf_avs.types import ClipSpec
 
+pytestmark = pytest.mark.full
+
 NAMES = ("bark", "drum", "horn", "train")  # of videos
 
 

@@ -16,6 +16,8 @@ from icf_avs.datasets.layouts import read_set
 from icf_avs.datasets.prepare import cut_frames, frame_numbers, log_mel_windows, prepare_command, prepare_set
 from icf_avs.errors import UserError
 
+pytestmark = pytest.mark.full
+
 SIZE = (160, 120)
 
 

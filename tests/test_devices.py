@@ -344,8 +344,16 @@ def given(tmp_path_factory: pytest.TempPathFactory, stamps_sets: Path) -> Given:
     return Given(CPU, folder, stamps_sets, make_clip(folder / "clip.mp4", sound=tone(2.0)))
 
 
+FIRST = (
+    "predict, stamps", "predict, natural", "segment", "evaluate", "probe", "train, a step",
+    "train, a step of a network with ICF and interventions", "calibrate",
+)  # fmt: skip
+ELSEWHERE = [*(("cuda:0", name) for name in CALLS if name not in FIRST), *(("mps", name) for name in ON_MPS)]
+
+
 @pytest.mark.parametrize(
-    ("device", "name"), [*(("cuda:0", name) for name in CALLS), *(("mps", name) for name in ON_MPS)]
+    ("device", "name"),
+    [*(("cuda:0", name) for name in FIRST), *(pytest.param(*pair, marks=pytest.mark.full) for pair in ELSEWHERE)],
 )
 def test_call(name: str, device: str, given: Given) -> None:
     expected = on_the_cpu(name, given)

@@ -120,7 +120,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize(
     ("world", "turns", "network"),
-    [(2, 1, "guided"), (3, 1, "guided"), (2, 2, "guided"), (2, 1, "query"), (3, 1, "query"), (2, 1, "tpavi")],
+    [
+        (2, 1, "guided"),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in [(3, 1, "guided"), (2, 2, "guided"), (2, 1, "query"), (3, 1, "query"), (2, 1, "tpavi")]
+        ),
+    ],
 )
 def test_processes_that_share_a_batch_learn_what_one_does(world: int, turns: int, network: str, run: Any) -> None:
     """The networks besides the guided one learn by interventions."""
@@ -139,7 +145,13 @@ def test_processes_that_share_a_batch_learn_what_one_does(world: int, turns: int
     assert differences.abs().mean() < 1e-8, "a hundredth of what a step moves a weight"
 
 
-@pytest.mark.parametrize(("world", "network"), [(2, "query"), (3, "query"), (2, "tpavi"), (3, "avsegformer")])
+@pytest.mark.parametrize(
+    ("world", "network"),
+    [
+        (2, "query"),
+        *(pytest.param(*case, marks=pytest.mark.full) for case in [(3, "query"), (2, "tpavi"), (3, "avsegformer")]),
+    ],
+)
 def test_the_plug_in_learns_from_several_processes_what_it_does_from_one(world: int, network: str, run: Any) -> None:
     """Terms, diagnostics and gradients, of the network and of ICF, to 1e-4."""
     (expected, _), (found, _) = run(1, network=f"{network}-icf"), run(world, network=f"{network}-icf")

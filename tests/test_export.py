@@ -121,6 +121,7 @@ def test_the_export_leaves_the_model_alone(model: SegmentationModel) -> None:
     assert list(model.state_dict()) == before and any(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_file_answers_as_the_model(form: str, files: dict[str, Path], model: SegmentationModel) -> None:
     run = FORMATS[form].run(files[form])
@@ -135,6 +136,7 @@ def test_a_file_answers_as_the_model(form: str, files: dict[str, Path], model: S
             assert (classes[clip] - expected.classes).abs().max() < 1e-3
 
 
+@pytest.mark.full
 def test_the_files_say_what_they_need(files: dict[str, Path]) -> None:
     import onnx
 
@@ -151,6 +153,7 @@ def test_the_files_say_what_they_need(files: dict[str, Path]) -> None:
     assert sorted(path.name for path in files["onnx"].parent.iterdir()) == ["small.onnx", "small.pt2"]
 
 
+@pytest.mark.full
 def test_the_example_gives_the_masks_of_icf_segment(
     files: dict[str, Path], model: SegmentationModel, tmp_path: Path
 ) -> None:
@@ -198,6 +201,7 @@ def test_without_a_library_it_says_so_at_once(library: str, tmp_path: Path, monk
         export_command("no-such-checkpoint", tmp_path, "onnx")
 
 
+@pytest.mark.full
 def test_the_command_writes_a_card_with_the_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -14,6 +14,8 @@ from icf_avs.media.video_reader import probe, read_frames, video_frames
 from icf_avs.output.video_writer import write_video
 from icf_avs.serve.audio_override import silence
 
+pytestmark = pytest.mark.full
+
 SIGNALS = COLOURS / 255
 DEEP = ["yuv420p9le", "yuv420p10le", "yuv422p10le", "yuv444p12le", "yuv420p12le", "yuv444p14le", "yuv444p16le"]
 

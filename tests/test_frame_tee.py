@@ -12,6 +12,8 @@ from icf_avs.media import frame_tee
 from icf_avs.media.frame_tee import SharedPictures
 from icf_avs.media.video_reader import probe, video_frames
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def info(tmp_path_factory):

@@ -13,6 +13,8 @@ import pytest
 
 from icf_avs.errors import UserError
 
+pytestmark = pytest.mark.full
+
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 fuzz_media, fuzz_tables, mutations, untrusted_readers = map(
     importlib.import_module, ("fuzz_media", "fuzz_tables", "mutations", "untrusted_readers")

@@ -12,6 +12,8 @@ from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.output.video_writer import write_video
 from icf_avs.serve.audio_override import silence
 
+pytestmark = pytest.mark.full
+
 PQ, HLG = 16, 18
 TO_BT2020 = np.array(  # ITU-R BT.2087, with more digits
     [(0.627403896, 0.329283038, 0.043313066), (0.069097289, 0.919540395, 0.011362316),

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 from icf_avs.checkpoint.file import read_recipe
 
+pytestmark = pytest.mark.full
+
 # What `icf train tiny` would be: the command line, with a recipe that is small.
 MODULE = """
 import sys

@@ -22,6 +22,8 @@ from icf_avs.evaluation.robustness.negative_audio import heard
 from icf_avs.inference.predictor import MaskPredictor, Predictor
 from icf_avs.types import ClipSpec
 
+pytestmark = pytest.mark.full
+
 SPLITS = ("train", "train", "val", "test", "test")
 
 

@@ -17,6 +17,8 @@ from icf_avs.training.composed_data import StampsData
 from icf_avs.training.run import train
 from icf_avs.training.visualize import CLIPS, COLUMNS, GAP, SIDE
 
+pytestmark = pytest.mark.full
+
 LONG = replace(TINY, steps=16, checkpoint_every=8)  # twenty steps
 
 

@@ -127,6 +127,7 @@ def test_the_network_is_the_same_whether_or_not_anything_was_built_around_it(set
     assert without.equal(beside) and alone == surrounded and len(alone) > 1_000
 
 
+@pytest.mark.full
 def test_a_host_is_exported(sets: Path, tmp_path: Path) -> None:
     """The command compares the file's answers with the model's for clips of one and of five frames."""
     path = train(replace(tiny("avsegformer", icf=None), steps=1), tmp_path, source=sets / "Multi-sources")
@@ -158,11 +159,13 @@ def test_a_reading_stays_in_the_checkpoint_and_needs_no_text_encoder_at_test(
     assert logits.isfinite().all() and again.logits.equal(logits)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("reading", ["refined", "text"])
 def test_a_reading_is_resumed_as_it_was(reading: Reading, sets: Path, tmp_path: Path) -> None:
     check_resume(with_reading(reading, steps=3), sets / "Multi-sources", tmp_path)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("reading", ["refined", "text"])
 def test_a_reading_is_exported(reading: Reading, sets: Path, tmp_path: Path) -> None:
     path = train(with_reading(reading, steps=1), tmp_path, source=sets / "Multi-sources")

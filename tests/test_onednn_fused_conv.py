@@ -13,6 +13,8 @@ from icf_avs.encoders import onednn_fused_conv
 from icf_avs.encoders.efficientnet_lite import SameConv
 from icf_avs.encoders.onednn_fused_conv import fused_conv
 
+pytestmark = pytest.mark.full
+
 GENERATOR = torch.Generator().manual_seed(0)
 LAYERS = {
     "a point": lambda: SameConv(16, 32, 1),

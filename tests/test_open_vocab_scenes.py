@@ -44,6 +44,8 @@ from icf_avs.synthetic.scene_features import SceneSet, as_bytes, open_vocab_feat
 from icf_avs.synthetic.sprite import load_sprite
 from icf_avs.types import ClipSpec
 
+pytestmark = pytest.mark.full
+
 COUNT = 60
 ONE = OpenVocabStyle(num_objects=(1.0,), group=0.0)
 

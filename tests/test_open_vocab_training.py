@@ -31,6 +31,8 @@ from icf_avs.training.recipes import natural
 from icf_avs.training.run import train
 from icf_avs.training.visualize import CLIPS, COLUMNS, GAP, SIDE
 
+pytestmark = pytest.mark.full
+
 FULL = natural()
 TINY = replace(
     FULL,

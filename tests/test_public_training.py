@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -101,8 +102,13 @@ def short(config: TrainConfig, **changes: object) -> TrainConfig:
     return replace(config, model=model, icf=icf, spec=spec, steps=2, batch=2 * spec.frames, **changes)
 
 
-@pytest.mark.parametrize("visual", ["pvt", "r50", "swin"])
-@pytest.mark.parametrize("layout", ["s4", "ms3", "avss"])
+FIRST = [("s4", "pvt"), ("ms3", "r50"), ("avss", "swin")]
+OTHERS = [pair for pair in product(("s4", "ms3", "avss"), ("pvt", "r50", "swin")) if pair not in FIRST]
+
+
+@pytest.mark.parametrize(
+    ("layout", "visual"), [*FIRST, *(pytest.param(*pair, marks=pytest.mark.full) for pair in OTHERS)]
+)
 def test_a_full_size_recipe_trains_saves_resumes_and_loads(
     layout: str, visual: str, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +190,7 @@ def test_classes_are_scored_in_the_avss_layout(sets: Path, tmp_path: Path, monke
     assert protocols >= {"classes-argmax", "classes-argmax-reference-nobg", "classes-argmax-nobg", "classes-masked"}
 
 
+@pytest.mark.full
 def test_two_processes_learn_as_one_that_takes_two_turns(sets: Path, tmp_path: Path) -> None:
     """Of a batch of two clips with one labelled frame each, so that the mean of both turns is that of the batch."""
     script = tmp_path / "run.py"

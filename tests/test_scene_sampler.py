@@ -26,6 +26,8 @@ from icf_avs.synthetic.soundtrack import activity, render_audio, render_tracks
 from icf_avs.synthetic.sprite import load_sprite
 from icf_avs.types import Batch, ClipSpec
 
+pytestmark = pytest.mark.full
+
 CLIPS = 40
 
 

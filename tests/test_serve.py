@@ -37,6 +37,8 @@ from icf_avs.serve.run_inference import answer
 from icf_avs.serve.timeline import timeline
 from tools.make_picture import write_scene
 
+pytestmark = pytest.mark.full
+
 LIMITS = Limits(max_mb=1, max_seconds=6)
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 

@@ -32,6 +32,8 @@ from icf_avs.synthetic.scene_sampler import TRAIN, sample_scene
 from icf_avs.synthetic.sounds import NOISES, RATE, SPEEDS, SoundBank, coloured, frame_rms, noise, prepare, resample
 from icf_avs.synthetic.soundtrack import render_audio
 
+pytestmark = pytest.mark.full
+
 
 def tone(hertz: float, seconds: float) -> np.ndarray:
     return np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE).astype(np.float32)

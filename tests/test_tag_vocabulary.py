@@ -15,6 +15,8 @@ from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
 from icf_avs.encoders.label_names import audioset_names
 from icf_avs.encoders.tag_vocabulary import FAINTEST, GENERAL_FLOOR, HeardWords, audio_words, mirrored
 
+pytestmark = pytest.mark.full
+
 RATE = 32_000
 
 

@@ -17,6 +17,8 @@ from icf_avs.synthetic.catalog import Catalog, load_catalog
 from icf_avs.synthetic.open_vocab_catalog import HELD_OUT, load_open_vocab_catalog
 from icf_avs.synthetic.tagger_cache import TaggerOutputs, tagger_outputs
 
+pytestmark = pytest.mark.full
+
 VARIANTS = 4
 
 

@@ -158,6 +158,7 @@ def _step(clips: slice) -> dict[str, Tensor]:
     return {"logits": output.logits.detach()} | gradients | buffers
 
 
+@pytest.mark.full
 def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(_half, (tmp_path,), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))

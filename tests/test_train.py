@@ -208,7 +208,9 @@ def test_finishing_steps_are_done_anew_after_those_added(data: StampsData, tmp_p
     assert again.step == 4 + 6 and longer.stage(again.step) == "learn"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full)]
+)
 def test_interrupted_it_keeps_the_step_it_has(
     number: int, code: int, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

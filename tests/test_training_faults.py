@@ -25,6 +25,8 @@ from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import train
 from icf_avs.training.trainer import Trainer
 
+pytestmark = pytest.mark.full
+
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 kill_training = importlib.import_module("kill_training")
 OFTEN = replace(TINY, checkpoint_every=2)
