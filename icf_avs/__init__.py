@@ -41,4 +41,4 @@ def load(checkpoint: str | None = None, device: str | torch.device = "auto") -> 
         return Segmenter(Predictor(model), name)
     from icf_avs.checkpoint.hub import HubSegmenter
 
-    return HubSegmenter(model, name, read_recipe(path), path)
+    return HubSegmenter(model, name, read_recipe(path))

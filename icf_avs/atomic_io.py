@@ -137,6 +137,34 @@ def put_in_place(new: Path, place: Callable[[], Path]) -> Path:
     raise UserError(f"{folder}: other processes replace it again and again; choose another --out")
 
 
+def check_folder(path: Path, option: str = "--out") -> None:
+    """Raise UserError unless files can be written into the folder `path`, which may still have to be made."""
+    _check_writable(path, path, ".icf-", option)
+
+
+def check_file(path: Path, option: str = "--out") -> None:
+    """Raise UserError unless the file `path` can be written or replaced; its folder may still have to be made."""
+    if os.path.isdir(path):
+        raise UserError(f"{path}: is a folder; name a file for {option}")
+    if os.path.lexists(path) and not (os.path.isfile(path) and os.access(path, os.W_OK)):
+        raise UserError(f"{path}: is not a file that may be replaced; name another {option}")
+    _check_writable(path, path.parent, f".{path.name}-", option)
+
+
+def _check_writable(path: Path, folder: Path, prefix: str, option: str) -> None:
+    place = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), Path())
+    if not os.path.isdir(place):
+        raise UserError(f"{place}: is not a folder; name another {option}")
+    try:
+        with suppress(FileNotFoundError):
+            os.stat(folder)  # a name that no folder can have
+        with tempfile.NamedTemporaryFile(prefix=prefix, dir=place):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be written ({reason}); name another {option}") from error
+
+
 def remove_abandoned(parent: Path, prefix: str = PREFIX) -> None:
     """Remove what dead processes have left unfinished in a folder."""
     with suppress(OSError):  # `parent` itself is looked at by who writes to it

@@ -1,4 +1,4 @@
-"""What a result was made from and with: the video, the checkpoint, the encoders, and what was missing."""
+"""Which file a result was made from, told by its place and its content."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from icf_avs.inference.predictor import MaskPredictor
+from typing import Any
 
 
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short_digest(sha256: str) -> str:
+    """Its first twelve digits, which identify a checkpoint in tables of scores."""
+    return sha256[:12]
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,3 @@ class Source:
         if recorded.get("path") == self.place:
             return True
         return recorded["bytes"] == self.path.stat().st_size and recorded["sha256"] == self.content["sha256"]
-
-
-def made_with(predictor: MaskPredictor, checkpoint: str, threshold: float) -> dict[str, Any]:
-    """The model and its settings, as segmentation.json has them; `checkpoint` is its name."""
-    words = predictor.only_words
-    return {
-        "checkpoint": {"name": checkpoint, "sha256": predictor.digest},
-        "encoders": dict(predictor.encoders),
-        "threshold": threshold,
-        **({"words": list(words)} if words is not None else {}),
-        "without": [part._asdict() for part in predictor.missing],
-    }

@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from icf_avs.cli.arg_types import positive, whole
+from icf_avs.arg_types import positive, whole
+from icf_avs.atomic_io import check_file, check_folder
 from icf_avs.cli.options import Parser, command, device
 from icf_avs.errors import UserError
-from icf_avs.output.output_checks import check_file, check_folder
 
 
 def _ablation(args: argparse.Namespace) -> None:

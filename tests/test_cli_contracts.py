@@ -174,7 +174,7 @@ def test_an_export_replaces_no_file_of_others(name: str, tmp_path: Path, capsys:
 
 NO_EFFECT = {
     "data stamps --out o --train 0 --val 0 --test 0 --cross 0": "no clip is asked for",
-    "segment --jobs 2 a.mp4 --out o": "go with --manifest",
+    "segment --jobs 2 a.mp4 --out o": "goes with --manifest",
     "evaluate --data own --sets s4 --out s.csv": "a set of your own",
     "probe --data own --sets s4 ms3 --out o": "a set of your own",
 }
@@ -189,3 +189,14 @@ def test_settings_without_effect_are_refused(
         Path(name).mkdir(parents=True)
     assert main(line.split()) == 2
     assert NO_EFFECT[line] in capsys.readouterr().err
+
+
+OLD = {"segment --manifest m.csv --out o --ray local": "--jobs"}
+
+
+@pytest.mark.parametrize("line", OLD)
+def test_an_option_of_an_earlier_version_gets_one_line_with_the_new_one(line: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(line.split())
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and printed.count("\n") == 1 and OLD[line] in printed

@@ -235,6 +235,7 @@ def test_two_checkpoints_of_one_file_name_keep_their_scores(tiny, tmp_path, monk
         (tmp_path / seed).mkdir()
         (tmp_path / seed / "best.safetensors").write_text(seed)
         loaded = SimpleNamespace(predictor=Listener(ClipSpec(), deaf=seed == "b"), name="best")
+        loaded.predictor.digest = hashlib.sha256(seed.encode()).hexdigest()
         monkeypatch.setattr("icf_avs.load", lambda checkpoint, device, loaded=loaded: loaded, raising=False)
         assert main(["evaluate", f"{seed}/best.safetensors", "--data", "data", "--out", "scores.csv"]) == 0
     rows = [row for row in read_rows(tmp_path / "scores.csv") if (row["protocol"], row["audio"]) == ("strict", "noise")]

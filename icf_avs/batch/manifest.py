@@ -14,9 +14,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from icf_avs.arg_types import positive, rate
 from icf_avs.batch.job import Job, Settings, replaceable
 from icf_avs.batch.report import REPORT
-from icf_avs.cli.arg_types import positive, rate
 from icf_avs.errors import UserError
 
 COLUMNS = ("video", "out", "fps", "audio_track")

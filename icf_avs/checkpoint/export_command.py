@@ -6,15 +6,15 @@ import importlib.util
 import logging
 from pathlib import Path
 
-from icf_avs.atomic_io import write_text
+from icf_avs.atomic_io import check_file, write_text
 from icf_avs.checkpoint.export_formats import FORMATS, difference, trace, write
 from icf_avs.checkpoint.export_graph import ExportGraph
-from icf_avs.checkpoint.file import file_digest, load_checkpoint, read_recipe
+from icf_avs.checkpoint.file import load_checkpoint, read_recipe
 from icf_avs.checkpoint.model_card import HEAD, model_card
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.encoders.registry import HEARS_WORDS
 from icf_avs.errors import UserError
-from icf_avs.output.output_checks import check_file
+from icf_avs.provenance import short_digest
 
 TOLERANCE = 1e-3  # of logits and probabilities
 _USE = {
@@ -58,7 +58,7 @@ def export_command(checkpoint: str, out: Path, form: str, results: Path = Path("
     if not gap <= TOLERANCE:  # true for NaN as well
         raise UserError(f"{target}: differs from the model by {gap:.1e}; do not use it, and report this")
     use = _use(form, graph, target.name)
-    write_text(card, model_card(name, read_recipe(path), use, results, file_digest(path)))
+    write_text(card, model_card(name, read_recipe(path), use, results, short_digest(graph.model.digest or "")))
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, at most {gap:.1e} from the model; the card is README.md")
 
 

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from icf_avs.atomic_io import written_file
 from icf_avs.checkpoint.source import DEFAULT, shipped
-from icf_avs.checkpoint.validation import PICKLES, check_length, check_settings, fitted
+from icf_avs.checkpoint.validation import PICKLES, check_length, fitted
 from icf_avs.config import ModelConfig
 from icf_avs.config_dict import from_dict
 from icf_avs.encoders.registry import audio_of, build_visual
 from icf_avs.errors import MissingWeights, UserError
+from icf_avs.field_bounds import check_settings
 from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
 from icf_avs.provenance import sha256_of
@@ -30,11 +31,6 @@ from icf_avs.types import ClipSpec
 FORMAT = "icf-avs/1"
 # What settings and tensors out of a damaged file make Python and torch raise
 _UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError)
-
-
-def file_digest(path: Path) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of a checkpoint's file, by which its scores are told from others'."""
-    return sha256_of(path)[:12]
 
 
 def trained_state(model: SegmentationModel) -> dict[str, Tensor]:

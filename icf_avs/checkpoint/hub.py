@@ -15,21 +15,22 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelHubMixin
 
 from icf_avs.atomic_io import write_text
-from icf_avs.checkpoint.file import FORMAT, file_digest, load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.checkpoint.file import FORMAT, load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.checkpoint.model_card import model_card
 from icf_avs.checkpoint.source import download, find_checkpoint
 from icf_avs.checkpoint.validation import FILE
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.provenance import short_digest
 
 
 class HubSegmenter(Segmenter, ModelHubMixin, library_name="icf-avs"):
     """A Segmenter with `save_pretrained`, `push_to_hub` and `from_pretrained` of huggingface_hub."""
 
-    def __init__(self, model: SegmentationModel, name: str, recipe: dict[str, Any], path: Path | None = None) -> None:
+    def __init__(self, model: SegmentationModel, name: str, recipe: dict[str, Any]) -> None:
         super().__init__(Predictor(model), name)
-        self.recipe, self._path = recipe, path  # the checkpoint's file, by which its scores are known
+        self.recipe = recipe
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_checkpoint(self.model, save_directory / FILE, self.recipe)
@@ -42,8 +43,9 @@ class HubSegmenter(Segmenter, ModelHubMixin, library_name="icf-avs"):
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card that the mixin saves as README.md, with the scores in results/*.csv of the current folder."""
         use = f'```python\nimport icf_avs\n\nicf_avs.load("user/{self.name}").segment("street.mp4", out="masks")\n```'
-        digest = file_digest(self._path) if self._path else ""
-        return ModelCard(model_card(self.name, self.recipe, use, Path("results"), digest))
+        return ModelCard(
+            model_card(self.name, self.recipe, use, Path("results"), short_digest(self.model.digest or ""))
+        )
 
     @classmethod
     def _from_pretrained(
@@ -58,4 +60,4 @@ class HubSegmenter(Segmenter, ModelHubMixin, library_name="icf-avs"):
                 model_id, revision=revision, cache_dir=cache_dir, force_download=force_download,
                 local_files_only=local_files_only, token=token,
             )  # fmt: skip
-        return cls(load_checkpoint(path), name, read_recipe(path), path)
+        return cls(load_checkpoint(path), name, read_recipe(path))

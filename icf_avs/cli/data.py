@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from icf_avs.cli.arg_types import count, whole
+from icf_avs.arg_types import count, whole
+from icf_avs.atomic_io import check_folder
 from icf_avs.cli.options import command, stamps
 from icf_avs.errors import UserError
-from icf_avs.output.output_checks import check_folder
 
 MOST = 1_000_000  # clips of a split: the scenes of each set of Stamps have so many numbers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from icf_avs.cli.arg_types import positive, probability, whole
+from icf_avs.arg_types import positive, probability, whole
 from icf_avs.cli.options import checkpoint, command, device, test_sets
 
 

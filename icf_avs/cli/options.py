@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
+from types import MappingProxyType
 
-from icf_avs.cli.arg_types import count, positive
+from icf_avs.arg_types import count, positive
 
 SETS = ("s4", "ms3", "avss", "cross")
 
@@ -15,12 +17,19 @@ SETS = ("s4", "ms3", "avss", "cross")
 class Parser(argparse.ArgumentParser):
     """Takes its own usage lines as they are printed: after an option with several choices (`--sets s4 ms3`) what is
     none of these is an argument, which argparse alone would refuse as a wrong choice.
+
+    replaced: options of earlier versions, and what is said of each.
     """
+
+    replaced: Mapping[str, str] = MappingProxyType({})
 
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         words = list(sys.argv[1:] if args is None else args)
+        for word in takewhile(lambda word: word != "--", words):
+            if (advice := self.replaced.get(word.partition("=")[0])) is not None:
+                self.exit(2, f"icf: error: {word.partition('=')[0]} {advice}\n")
         if any(not action.option_strings for action in self._actions):
             for action in self._actions:
                 if action.nargs == "+" and action.choices:
@@ -37,9 +46,7 @@ def _argument_first(words: list[str], option: argparse.Action) -> list[str]:
     return [words[end], *words[:end], *words[end + 1 :]]
 
 
-def command(
-    group: argparse._SubParsersAction, name: str, run: Callable, text: str, examples: str
-) -> argparse.ArgumentParser:
+def command(group: argparse._SubParsersAction, name: str, run: Callable, text: str, examples: str) -> Parser:
     """Add a command to its group; `args.run` is the function that does the work."""
     part = group.add_parser(
         name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 
-from icf_avs.cli.arg_types import whole
+from icf_avs.arg_types import whole
 from icf_avs.cli.options import checkpoint, command, device
 from icf_avs.errors import UserError
 

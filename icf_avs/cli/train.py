@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from icf_avs.cli.arg_types import count, whole
+from icf_avs.arg_types import count, whole
+from icf_avs.atomic_io import check_folder
 from icf_avs.cli.options import command, device, stamps
 from icf_avs.errors import UserError
-from icf_avs.output.output_checks import check_folder
 
 SOUND = ("wav", "video", "log-mel")
 VISUAL = ("efficientnet-lite0", "pvt-v2-b5", "resnet-50", "swin-b")  # of encoders/registry.py, which imports torch

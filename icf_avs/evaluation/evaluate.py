@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from icf_avs.checkpoint.file import file_digest
-from icf_avs.checkpoint.source import find_checkpoint
+from icf_avs.atomic_io import check_folder
 from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.custom_dataset import is_own
 from icf_avs.datasets.image_io import SIZE, WITH_IDS
@@ -44,9 +43,10 @@ from icf_avs.evaluation.score_tables import (
 )
 from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.media.resize import resized
-from icf_avs.output.output_checks import check_folder
+from icf_avs.provenance import short_digest
 
 if TYPE_CHECKING:
+    from icf_avs.inference.segment import Segmenter
     from icf_avs.types import ClipSpec
 
 Split = Literal["test", "val"]
@@ -183,7 +183,7 @@ def evaluate_command(
     check_folder(Path("results")) if out is None else check_tables(out)
     place = find_device(device)
     loaded = load(checkpoint, place)
-    scored = Scored(*identity(checkpoint, loaded.name), data_name(data))
+    scored = Scored(*identity(checkpoint, loaded), data_name(data))
     root, sets, stamps = choose_sets(data, sets, split)
     if out is None:
         out = Path("results") / ("stamps.csv" if stamps else "avsbench.csv")
@@ -228,10 +228,9 @@ def evaluate_command(
     print(f"wrote {out} and {out.with_suffix('.json')}")
 
 
-def identity(checkpoint: str | None, name: str) -> tuple[str, str, str]:
-    """Of a checkpoint of that name: the name, the digest of its file, and what it was asked for by."""
-    path, _ = find_checkpoint(checkpoint)
-    return name, file_digest(path), str(checkpoint or name)
+def identity(checkpoint: str | None, loaded: Segmenter) -> tuple[str, str, str]:
+    """Of a loaded checkpoint: its name, the digest of its file, and what it was asked for by."""
+    return loaded.name, short_digest(loaded.predictor.digest or ""), str(checkpoint or loaded.name)
 
 
 def data_name(data: Path | None) -> str:

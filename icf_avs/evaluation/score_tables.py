@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from icf_avs.atomic_io import write_text
+from icf_avs.atomic_io import check_file, write_text
 from icf_avs.datasets.image_io import SIZE
 from icf_avs.errors import UserError
-from icf_avs.output.output_checks import check_file
 
 if TYPE_CHECKING:
     import torch

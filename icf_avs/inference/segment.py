@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from av.error import FFmpegError
@@ -28,7 +29,7 @@ from icf_avs.output.contact_sheet import classes_of, contact_sheet, frame_tile, 
 from icf_avs.output.overlay import Overlay
 from icf_avs.output.result_file import document, result_folder
 from icf_avs.output.video_writer import WriterThread, write_video
-from icf_avs.provenance import Source, made_with
+from icf_avs.provenance import Source
 from icf_avs.results import FrameMask, Segmentation
 
 _PNG = {"compress_level": 1, "compress_type": 3}  # run lengths: of masks, nothing else makes much less of them
@@ -64,7 +65,7 @@ def segment_video(
         check_class_head(predictor, checkpoint)
     info = probe(path, audio_track)
     count = mask_count(info.duration, fps)
-    made, missing = made_with(predictor, checkpoint, threshold), predictor.missing
+    made, missing = _made_with(predictor, checkpoint, threshold), predictor.missing
     if out is None:
         frames = []
         for frame, _ in stream_masks(predictor, info, fps, threshold, semantic, sound):
@@ -116,6 +117,18 @@ def segment_video(
         _tell(progress, 2 * count, 2 * count)
         folder = put_in_place(new, place)
     return Segmentation(info, spec, tuple(frames), folder, missing)
+
+
+def _made_with(predictor: MaskPredictor, checkpoint: str, threshold: float) -> dict[str, Any]:
+    """The model and its settings, as segmentation.json has them; `checkpoint` is its name."""
+    words = predictor.only_words
+    return {
+        "checkpoint": {"name": checkpoint, "sha256": predictor.digest},
+        "encoders": dict(predictor.encoders),
+        "threshold": threshold,
+        **({"words": list(words)} if words is not None else {}),
+        "without": [part._asdict() for part in predictor.missing],
+    }
 
 
 def _png(frame: FrameMask) -> bytes:

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from icf_avs.atomic_io import replaced_folder, write_text
+from icf_avs.atomic_io import check_file, check_folder, replaced_folder, write_text
 from icf_avs.errors import UserError
 from icf_avs.output.class_overlay import COLOURS, indexed
 from icf_avs.output.instance_tracking import category_names, find_tracks, regions_by_mask
-from icf_avs.output.output_checks import check_file, check_folder
 from icf_avs.output.result_file import read_segmentation
 from icf_avs.output.subtitles import write_srt
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icf_avs.checkpoint.validation import check_settings
 from icf_avs.errors import UserError
+from icf_avs.field_bounds import check_settings
 from icf_avs.mask_rle import check_run_lengths
 from icf_avs.media.packet_scan import MOST_PIXELS
 from icf_avs.output.class_overlay import palette
@@ -31,7 +31,7 @@ def document(
 ) -> dict[str, Any]:  # fmt: skip
     """The content of segmentation.json. Times in seconds from the first picture, areas as a share of the picture.
 
-    `source` tells which file the video is, `made_with` what made the result (provenance.py). With classes it has the
+    `source` tells which file the video is, `made_with` what made the result. With classes it has the
     list of all `categories` as well, and each frame its `classes`; with what was wrong with the video and read all the
     same, `repaired`.
     """

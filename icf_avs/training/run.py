@@ -14,14 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from icf_avs.atomic_io import write_text
+from icf_avs.atomic_io import check_folder, write_text
 from icf_avs.checkpoint.file import read_recipe, save_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.evaluation.score_tables import hardware, revision
 from icf_avs.guided_losses.objective import FINISHING, Weights
 from icf_avs.interruption import Interrupted, Interruption
-from icf_avs.output.output_checks import check_folder
 from icf_avs.training.accelerator import check_processes, first_alone, processes
 from icf_avs.training.callbacks import Watch
 from icf_avs.training.choices import command_line, launched

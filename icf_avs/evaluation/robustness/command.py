@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icf_avs.atomic_io import write_text
+from icf_avs.atomic_io import check_file, check_folder, write_text
 from icf_avs.datasets.layouts import read_set
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
@@ -20,7 +20,6 @@ from icf_avs.evaluation.robustness.scores import ALL
 from icf_avs.evaluation.robustness.table import read_table, rows_of, save_table
 from icf_avs.evaluation.robustness.verdict import RESAMPLES, Verdict, judge, worst
 from icf_avs.evaluation.score_tables import Scored, hardware, revision
-from icf_avs.output.output_checks import check_file, check_folder
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +52,7 @@ def probe_command(
     check_folder(folder)
     place = find_device(device)
     loaded = load(checkpoint, place)
-    scored = Scored(*identity(checkpoint, loaded.name), data_name(data))
+    scored = Scored(*identity(checkpoint, loaded), data_name(data))
     root, sets, is_stamps = choose_sets(data, sets, split)
     stem = "probe" if is_stamps else "probe-avsbench"
     table, report = folder / f"{stem}.csv", folder / f"{stem}-{loaded.name}-{scored.digest}.html"
