@@ -48,7 +48,9 @@ def test_parameters_and_shapes_at_published_widths() -> None:
         network = AVSegFormer(Encoder(), nn.Identity(), classes=71).eval()
         pyramid = [torch.empty(1, 2, c, s, s) for c, s in zip(PVT, (56, 28, 14, 7), strict=True)]
         output = network.decode(
-            VisualFeatures(pyramid), AudioFeatures(torch.empty(1, 2, 128)), torch.ones(1, 2, dtype=torch.bool)
+            network.encode_visual(VisualFeatures(pyramid)),
+            AudioFeatures(torch.empty(1, 2, 128)),
+            torch.ones(1, 2, dtype=torch.bool),
         )
     assert sum(p.numel() for p in network.parameters()) == public_parameters(PVT, 71)
     assert output.classes.shape == (1, 2, 71, 224, 224)

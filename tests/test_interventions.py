@@ -16,7 +16,7 @@ from icf_avs.errors import UserError
 from icf_avs.extensions.interventions import Interventions
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.losses import weighted_sum
-from icf_avs.networks.base import Encoded, Features, NetworkOutput
+from icf_avs.networks.base import Encoded, Features, Network, NetworkOutput
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.training.train_module import PlugInLearner, learner_of
 from icf_avs.types import AudioFeatures, Batch, ClipSpec, VisualFeatures
@@ -228,6 +228,36 @@ def test_what_padding_holds_changes_no_term(name: str) -> None:
         found.append(terms)
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
     assert all(value > 0 for value in found[0].values())
+
+
+class Anew(nn.Module):
+    """A network that decodes everything anew for every sound, from the pyramid."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
+        return self.network.decode(self.network.encode_visual(visual), audio, valid)
+
+
+@every_network
+def test_what_depends_on_the_frames_alone_is_computed_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, (frames, sound, valid) = labelled()
+    network, found, calls = small_network(name).double(), [], []
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    visual, encode = network.encode_frames(frames), type(network).encode_visual
+    monkeypatch.setattr(type(network), "encode_visual", lambda *given: calls.append(None) or encode(*given))
+    output = network(visual, sound.double(), valid)
+    anew = replace(output, encoded=Encoded(visual, output.encoded.audio))
+    for decoded, by in ((output, network), (anew, Anew(network))):
+        torch.manual_seed(0)
+        terms = Interventions(ALL, AUDIO, 5).double().train()(by, decoded, batch)
+        found.append((terms, torch.autograd.grad(sum(terms.values()), trained, allow_unused=True, retain_graph=True)))
+        assert len(calls) == len(found)
+    torch.testing.assert_close(*(terms for terms, _ in found), rtol=1e-6, atol=1e-6)
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert (one is None) == (other is None) and (one is None or torch.allclose(one, other, rtol=1e-3, atol=1e-5))
 
 
 def test_masks_under_other_sounds_fade() -> None:

@@ -78,9 +78,8 @@ def test_query_network_at_the_widths_of_a_resnet_50(decoder: type) -> None:
     with torch.device("meta"):
         network = QueryNetwork(ResNet50(), nn.Identity(), 128, decoder(RESNET50, 256), classes=71, layers=6)
         pyramid = [torch.empty(1, 5, c, s, s) for c, s in zip(RESNET50, (56, 28, 14, 7), strict=True)]
-        output = network.eval().decode(
-            VisualFeatures(pyramid), AudioFeatures(torch.empty(1, 5, 128)), torch.ones(1, 5, dtype=torch.bool)
-        )
+        visual = network.eval().encode_visual(VisualFeatures(pyramid))
+        output = network.decode(visual, AudioFeatures(torch.empty(1, 5, 128)), torch.ones(1, 5, dtype=torch.bool))
     assert output.classes.shape == (1, 5, 71, 56, 56)
     assert [tuple(x.shape) for x in output.features.visual] == [(1, 5, 256, s, s) for s in (56, 28, 14, 7)]
     if decoder is DeformablePixelDecoder:  # 5.32 million at the widths of PVT-v2 (transformers' own), these are wider

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from small_guided import random_batch
-from small_networks import BUILDERS, DIM, WIDTHS, Clips, random_clips, small_network
+from small_networks import AUDIO, BUILDERS, DIM, WIDTHS, Clips, random_clips, small_network
 from torch import nn
 
 from icf_avs.config import ModelConfig
+from icf_avs.extensions.interventions import Interventions
+from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf import CDCL, ICF, MIT, SC
 from icf_avs.icf.text_encoders import TextEncoder, load_minilm
 from icf_avs.networks import Network
@@ -152,3 +156,22 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         MIT(levels=("sentence",))
     with pytest.raises(ValueError, match="at least 1"):
         MIT(windows=0)
+
+
+def test_a_step_with_interventions_is_one_step_of_the_pseudo_words(encoder: TextEncoder) -> None:
+    """Texts go through the text encoder every n-th step, however often the step decodes."""
+    network, clips, batch, counts = reading_text(encoder).train(), random_clips(3, 2), random_batch(), []
+    for settings in (None, InterventionSettings(other_sound=0.3, count=1)):
+        bank = network.text.implicit_text.banks["audio"]
+        bank.steps, texts = 0, []
+        for _ in range(TEXT.encode_every + 1):
+            with torch.no_grad():
+                bank.words.add_(1)  # the texts of a step are those of words before it, unless they were encoded in it
+                output = network(*clips)
+                if settings:
+                    Interventions(settings, AUDIO, 5).train()(network, output, batch)
+            texts.append(bank.texts.clone())
+        changed = [not one.equal(other) for one, other in pairwise(texts)]
+        counts.append((bank.steps, changed))
+        assert bank.training
+    assert counts[0] == counts[1] == (TEXT.encode_every + 1, [False] * (TEXT.encode_every - 1) + [True])

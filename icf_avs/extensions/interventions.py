@@ -6,8 +6,8 @@
         the clip's own sound without one of its sources
     what each of these masks must be                                            (intervention_losses.py)
 
-A network that ignores its sound cannot satisfy them. Frames are encoded once, for the masks of the clip itself. Frames
-of unknown classes claim nothing. Not from the paper: off in published recipes.
+A network that ignores its sound cannot satisfy them. What depends on the frames alone is computed once, for the masks
+of the clip itself. Frames of unknown classes claim nothing. Not from the paper: off in published recipes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from icf_avs.extensions.counterfactual_sounds import CounterfactualSounds
 from icf_avs.extensions.intervention_losses import of_clip_before, other_frames, other_sounds, removed_source
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.losses import at_size_of
+from icf_avs.icf.pseudo_words import PseudoWords
 from icf_avs.networks.base import NetworkOutput
 from icf_avs.types import AudioFeatures, Batch, VisualFeatures
 
@@ -96,8 +97,10 @@ class Interventions(nn.Module):
 
 @contextmanager
 def running_statistics(network: Decodes) -> Iterator[None]:
-    """Batch normalisation as at test: counterfactual sounds neither move its statistics nor are told by them."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    """Batch normalisation and pseudo-words as at test: counterfactual sounds neither move statistics nor are told by
+    them, and a step is counted once.
+    """
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, PseudoWords)
     training = [module for module in network.modules() if isinstance(module, kinds) and module.training]
     for module in training:
         module.eval()

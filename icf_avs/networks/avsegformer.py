@@ -105,23 +105,29 @@ class AVSegFormer(Network):
     def feature_spec(self) -> FeatureSpec:
         return self._spec((self.dim,) * len(self.project), self.dim)
 
+    def encode_visual(self, visual: VisualFeatures) -> VisualFeatures:
+        """X_l, the memory at strides 8, 16 and 32, and M before the mixer."""
+        lead = visual.pyramid[0].shape[:2]
+        levels = [project(x.flatten(0, 1)) for project, x in zip(self.project, visual.pyramid, strict=True)]
+        memory, lateral = self.encoder(levels[1:]), self.lateral(levels[0])
+        mask = self.smooth(lateral + resized_onto(memory[0], lateral))
+        return VisualFeatures([x.unflatten(0, lead) for x in (*levels, *memory, mask)])
+
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
         """Every frame by itself, so that `valid` changes nothing."""
-        lead = audio.token.shape[:2]
-        levels = [project(x.flatten(0, 1)) for project, x in zip(self.project, visual.pyramid, strict=True)]
+        lead, levels = audio.token.shape[:2], visual.pyramid[: len(self.project)]
+        *memory, mask = (x.flatten(0, 1) for x in visual.pyramid[len(self.project) :])
         tokens = self.project_audio(audio.token)
         sound = tokens.flatten(0, 1)[:, None]  # N 1 D
-        memory = self.encoder(levels[1:])
         queries = self.generator(sound) + self.learnt
         seen = torch.cat([x.flatten(2) for x in memory], dim=2).transpose(1, 2)
         for layer in self.decoder:
             queries = layer(queries, seen)
-        lateral = self.lateral(levels[0])
-        mask = self.mixer(self.smooth(lateral + resized_onto(memory[0], lateral)), sound)
+        mask = self.mixer(mask, sound)
         similarity = torch.einsum("nqd,ndhw->nqhw", queries, mask)
         found = self.head(mask + self.fuse(similarity))
         logits, classes = masks_and_classes(found.unflatten(0, lead), self.classes)
-        features = Features(tuple(x.unflatten(0, lead) for x in levels), tokens)
+        features = Features(tuple(levels), tokens)
         return NetworkOutput(logits, features, classes, {"mixer": mask.mean(1).unflatten(0, lead)})
 
 

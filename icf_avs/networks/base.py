@@ -110,9 +110,17 @@ class Network(nn.Module, ABC):
         """The spec of `forward`, from the widths of `decode`'s features."""
         return FeatureSpec(tuple(self.visual.channels if self.train_visual else visual), audio)
 
+    def encode_visual(self, visual: VisualFeatures) -> VisualFeatures:
+        """What of decoding depends on the frames alone, and is shared by all their sounds: maps [B,T,...] of the
+        network's own in place of the pyramid.
+        """
+        return visual
+
     @abstractmethod
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
-        """Features of B clips of T frames, valid [B,T] -> masks, and the first trained maps as features."""
+        """visual: by `encode_visual`, of B clips of T frames; valid [B,T] -> masks, and the first trained maps as
+        features.
+        """
 
     def forward(
         self, frames: Tensor | VisualFeatures, sound: Tensor | AudioFeatures, valid: Tensor, **training: Any
@@ -125,8 +133,9 @@ class Network(nn.Module, ABC):
             refined, levels = self.refinement(visual.pyramid[-1], valid)
             visual = visual._replace(pyramid=[*visual.pyramid[:-1], refined])
         audio = self.encode_audio(sound) if isinstance(sound, Tensor) else sound
-        output = self.decode(visual, audio, valid, **training)
-        output.encoded, output.features.levels = Encoded(visual, audio), levels
+        encoded = Encoded(self.encode_visual(visual), audio)
+        output = self.decode(*encoded, valid, **training)
+        output.encoded, output.features.levels = encoded, levels
         if self.train_visual:
             output.features.visual = tuple(visual.pyramid)
         return output

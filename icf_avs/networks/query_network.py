@@ -108,10 +108,17 @@ class QueryNetwork(Network):
     def feature_spec(self) -> FeatureSpec:
         return self._spec((self.dim,) * 4, self.dim)
 
+    def encode_visual(self, visual: VisualFeatures) -> VisualFeatures:
+        """The pixel decoder's maps, and where texts are read the encoder's coarsest."""
+        lead = visual.pyramid[0].shape[:2]
+        mask, maps = self.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
+        read = [] if self.text is None else [visual.pyramid[-1]]
+        return VisualFeatures([*(x.unflatten(0, lead) for x in (mask, *maps)), *read])
+
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
         """Every frame by itself, so that `valid` changes nothing; a text is also that of its segment and video."""
         lead = audio.token.shape[:2]
-        mask, maps = self.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
+        mask, *maps = (x.flatten(0, 1) for x in visual.pyramid[: 1 + LEVELS])
         token = self.project_audio(audio.token)
         queries, seen, texts = self.queries(token.flatten(0, 1)), self._tokens(maps), None
         if self.text is not None:

@@ -123,9 +123,13 @@ class TPAVI(Network):
     def feature_spec(self) -> FeatureSpec:
         return self._spec((self.dim,) * len(self.project), self.dim)
 
+    def encode_visual(self, visual: VisualFeatures) -> VisualFeatures:
+        """The maps F_l."""
+        levels = zip(self.project, visual.pyramid, strict=True)
+        return VisualFeatures([project(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for project, x in levels])
+
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
-        lead, pyramid = audio.token.shape[:2], visual.pyramid
-        maps = [project(x.flatten(0, 1)).unflatten(0, lead) for project, x in zip(self.project, pyramid, strict=True)]
+        lead, maps = audio.token.shape[:2], visual.pyramid
         heard, tokens = zip(
             *(interact(x, audio.token, valid) for interact, x in zip(self.interact, maps, strict=True)), strict=True
         )
