@@ -49,7 +49,7 @@ def clip(of) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames uint8 [1,5,S,S,3] and windows of audio [1,5,N]."""
     loaded = of.load()
     frames = resized(torch.from_numpy(loaded.frames), model.spec.image_size)
-    return frames[None], torch.from_numpy(windows(loaded.wave, model.spec, 5))[None]
+    return frames[None], torch.from_numpy(windows(loaded.waveform, model.spec, 5))[None]
 
 
 frames, waves = clip(record)

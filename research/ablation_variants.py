@@ -32,8 +32,8 @@ class RandomVectors(SemanticCounterfactual):
     def place(self, factual: Tensor, proposals: Tensor, norms: Tensor) -> Tensor:
         return self.mean + F.normalize(torch.randn_like(proposals), dim=-1) * norms[..., None]
 
-    def forward(self, sound: Tensor, *of_clips: Tensor | Vocabulary | None) -> Rivals:
-        rivals = super().forward(sound, *of_clips)
+    def forward(self, sound: Tensor, *set_clip_length: Tensor | Vocabulary | None) -> Rivals:
+        rivals = super().forward(sound, *set_clip_length)
         return rivals._replace(kinds=torch.zeros_like(rivals.kinds), known=torch.zeros_like(rivals.known))
 
 
@@ -47,8 +47,8 @@ class DroppedSound(SemanticCounterfactual):
         kept = torch.rand_like(proposals) < 0.1
         return self.mean + (factual - self.mean) * kept
 
-    def forward(self, sound: Tensor, *of_clips: Tensor | Vocabulary | None) -> Rivals:
-        rivals = super().forward(sound, *of_clips)
+    def forward(self, sound: Tensor, *set_clip_length: Tensor | Vocabulary | None) -> Rivals:
+        rivals = super().forward(sound, *set_clip_length)
         return rivals._replace(kinds=torch.zeros_like(rivals.kinds), known=torch.ones_like(rivals.known))
 
 

@@ -28,7 +28,7 @@ from icf_avs.checkpoint.file import load_checkpoint, read_recipe, save_checkpoin
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.encoders.efficientat import load_efficientat
-from icf_avs.encoders.tag_vocabulary import HeardWords
+from icf_avs.encoders.tag_vocabulary import WordTagger
 from icf_avs.errors import UserError
 from icf_avs.evaluation.score_tables import revision
 from icf_avs.networks.segmentation_model import SegmentationModel
@@ -93,7 +93,7 @@ def load_tests(workers: int, say: Say = lambda what, done, total: None, split: s
     """The sets of a split, "test" or "val", made or found in the cache."""
     recipe, catalog, recordings = natural(), load_open_vocab_catalog(), load_catalog()
     words = training_words(catalog, recipe.text, recipe.model.evidence.akin)
-    hears = HeardWords(load_efficientat(None, recipe.spec.sample_rate), words.words)
+    hears = WordTagger(load_efficientat(None, recipe.spec.sample_rate), words.words)
     pictures = image_spec(replace(recipe.spec, frames=1))
     sets = {}
     for name, (part, bank, unknown, count) in (SETS if split == "test" else VAL_SETS).items():

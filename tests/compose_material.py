@@ -16,8 +16,8 @@ SIZE = 320, 240
 
 
 def cut_out(catalog: Catalog, kind: str, number: int) -> Image.Image:
-    stems = [stem for stem in catalog.sound_class(kind).stems if catalog.picture_path(stem).is_file()]
-    return Image.open(catalog.picture_path(stems[number % len(stems)])).convert("RGBA").resize((120, 120))
+    stems = [stem for stem in catalog.sound_class(kind).stems if catalog.image_path(stem).is_file()]
+    return Image.open(catalog.image_path(stems[number % len(stems)])).convert("RGBA").resize((120, 120))
 
 
 def write_material(root: Path, catalog: Catalog, pictures: dict[str, str], sounds: dict[str, str]) -> None:

@@ -30,7 +30,7 @@ from icf_avs.cli.parser import build_parser
 from icf_avs.config import DataConfig, ModelConfig, TrainConfig, WordDataConfig
 from icf_avs.encoders import voc_segmenter
 from icf_avs.encoders.registry import build_visual
-from icf_avs.encoders.tag_vocabulary import HeardWords
+from icf_avs.encoders.tag_vocabulary import WordTagger
 from icf_avs.errors import MissingWeights
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
@@ -93,7 +93,7 @@ def natural_weights(segmenter: bool = True) -> Iterator[None]:
 def no_recordings() -> Iterator[None]:
     """In place of what the tagger predicts for every recording, minutes of work: none, so that sounds are words."""
 
-    def nothing(catalog: object, recordings: str, hears: HeardWords, **_: object) -> TaggerOutputs:
+    def nothing(catalog: object, recordings: str, hears: WordTagger, **_: object) -> TaggerOutputs:
         quiet = np.zeros((2, 1, hears.dim), np.float16)
         return TaggerOutputs((), quiet[:0], quiet, quiet[:, 0], np.zeros((0, 2), int), quiet[:0, 0])
 

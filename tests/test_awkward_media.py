@@ -363,7 +363,7 @@ def test_what_is_repaired_is_told(scratched, tmp_path, capsys, monkeypatch):
 def test_a_film_leaves_out_the_damaged_packet(scratched, tmp_path):
     film = probe(segment_video(Witness(), scratched, tmp_path).folder / "overlay.mp4")
     wave = AudioWindows(film).read(0, 64_000)
-    assert film.audio_codec == "aac" and not film.repaired.sound and film.duration == pytest.approx(4, abs=0.05)
+    assert film.audio_codec == "aac" and not film.repaired.damaged_audio and film.duration == pytest.approx(4, abs=0.05)
     assert np.abs(wave[62_000:63_500]).max() > 0.25  # to the end
 
 

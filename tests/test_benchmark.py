@@ -80,7 +80,7 @@ def test_the_feature_is_the_spectrogram_of_the_sound(root: Path) -> None:
     feature = pickle.loads(path.read_bytes())  # our own file
     assert feature.shape == (5, 1, 96, 64) and feature.dtype == torch.float32 and feature.requires_grad
     record = read_set(root / "Multi-sources", "test")[0]
-    wave = torch.from_numpy(record.load().wave)
+    wave = torch.from_numpy(record.load().waveform)
     np.testing.assert_allclose(feature[2, 0].detach(), log_mel(wave[2 * 15_360 :][:15_600]), atol=2e-3)
 
 

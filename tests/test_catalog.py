@@ -41,16 +41,16 @@ def test_every_row_is_there_and_in_one_role(catalog: Catalog, rows: list[dict[st
     assert len(stems) == len(set(stems))
     assert all(row["name"] for row in rows)
     for row in rows:
-        assert catalog.picture_path(row["stem"]).is_file(), row
-        assert (row["role"] == "distractor") == (not row["kind"]) == (not row["super_category"]), row
-        assert not row["sound"] or (row["kind"] and (catalog.root / f"{row['sound']}.ogg").is_file()), row
+        assert catalog.image_path(row["stem"]).is_file(), row
+        assert (row["role"] == "distractor") == (not row["class"]) == (not row["super_category"]), row
+        assert not row["sound"] or (row["class"] and (catalog.root / f"{row['sound']}.ogg").is_file()), row
     used = [stem for kind in catalog.classes for stem in (*kind.stems, *kind.heldout_stems)]
     assert sorted((*used, *catalog.distractors)) == sorted(stems)
 
 
 def test_every_picture_has_a_usable_mask(catalog: Catalog, rows: list[dict[str, str]]) -> None:
     for row in rows:
-        sprite = load_sprite(catalog.picture_path(row["stem"]))
+        sprite = load_sprite(catalog.image_path(row["stem"]))
         assert max(sprite.width, sprite.height) >= 50, row
         assert sprite.area / (sprite.width * sprite.height) > 0.1, row
 

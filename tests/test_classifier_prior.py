@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from icf_avs.config import EvidenceConfig, ImplicitTextConfig, ModelConfig
-from icf_avs.encoders.dense_classifier import ClassEvidence, ClassWords
+from icf_avs.encoders.dense_classifier import ClassSimilarity, DenseClassifier
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.logmel_cnn import AudioEncoder
 from icf_avs.encoders.minilm import embed_names
-from icf_avs.encoders.open_vocab_encoder import PyramidWithEvidence
-from icf_avs.encoders.voc_text_similarity import thing_bearing
+from icf_avs.encoders.open_vocab_encoder import OpenVocabEncoder
+from icf_avs.encoders.voc_text_similarity import voc_similarity
 from icf_avs.inference.guided_filter import guided_filter
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
 from icf_avs.networks.guided import Sounds
@@ -25,12 +25,12 @@ NAMES = ("dog", "violin", "train", "owl")
 
 
 @pytest.fixture(scope="module")
-def bridge() -> ClassWords:
-    return ClassWords()
+def bridge() -> ClassSimilarity:
+    return ClassSimilarity()
 
 
 @pytest.fixture(scope="module")
-def evidence(bridge: ClassWords) -> ClassifierPrior:
+def evidence(bridge: ClassSimilarity) -> ClassifierPrior:
     part = ClassifierPrior(len(NAMES), words=2, classes=128)
     part.learn_names(bridge, embed_names(NAMES))
     return part
@@ -41,20 +41,22 @@ def scores() -> torch.Tensor:
     return 2 * torch.randn(3, 1000, 4, 5, generator=torch.Generator().manual_seed(0))
 
 
-def relevance(bridge: ClassWords, words: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+def relevance(bridge: ClassSimilarity, words: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """[R,N,h,w]: max over the classes that a word may mean of gate * max(z, 0)."""
     index, gates, _ = bridge.bearing(words, 128)
     maps = [(scores[:, at] * gate[:, None, None]).amax(1) for at, gate in zip(index, gates, strict=True)]
     return torch.stack(maps).clamp(min=0)
 
 
-def agreement(bridge: ClassWords, words: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+def agreement(bridge: ClassSimilarity, words: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """[R,N,h,w]: mean of z over all classes, weighed by their nearness to a word."""
     shares = ((bridge.nearness(words) - bridge.commonness) / 0.05).softmax(1)
     return torch.einsum("rc,nchw->rnhw", shares, scores)
 
 
-def test_a_certain_word_gets_its_own_maps(bridge: ClassWords, evidence: ClassifierPrior, scores: torch.Tensor) -> None:
+def test_a_certain_word_gets_its_own_maps(
+    bridge: ClassSimilarity, evidence: ClassifierPrior, scores: torch.Tensor
+) -> None:
     reading = torch.eye(6)[:4, None].expand(4, 3, 6)  # four sounds, each one name; two free words beside the names
     found = evidence(reading, scores)
     assert found.shape == (4, 3, 3, 4, 5)
@@ -91,26 +93,26 @@ def test_the_encoder_gives_evidence_as_levels_of_its_own() -> None:
     network = load_efficientnet_lite0()
     frames = torch.randint(0, 256, (1, 96, 64, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     with torch.inference_mode():
-        levels, scores, _ = PyramidWithEvidence(network, None).evidence(frames)
-        expected = ClassEvidence(network)(levels[-1])
-    assert [level.shape[1] for level in levels] == list(PyramidWithEvidence.channels)
+        levels, scores, _ = OpenVocabEncoder(network, None).evidence(frames)
+        expected = DenseClassifier(network)(levels[-1])
+    assert [level.shape[1] for level in levels] == list(OpenVocabEncoder.channels)
     assert scores.shape == (1, 1000, 3, 2) and torch.equal(scores, expected)
 
 
-def _model(bridge: ClassWords) -> SegmentationModel:
+def _model(bridge: ClassSimilarity) -> SegmentationModel:
     torch.manual_seed(0)
     config = ModelConfig(
         NAMES, dim=32, pixel_dim=16, implicit_text=ImplicitTextConfig(free_words=3), evidence=EvidenceConfig(3, 32)
     )
     names = embed_names(NAMES)
-    audio, visual = AudioEncoder(32), PyramidWithEvidence(load_efficientnet_lite0(), None)
+    audio, visual = AudioEncoder(32), OpenVocabEncoder(load_efficientnet_lite0(), None)
     model = SegmentationModel(config, ClipSpec(image_size=64), OpenVocabularyNetwork(config, visual, audio, names))
     model.network.prior.classifier.learn_names(bridge, names)
-    model.network.prior.segmenter.learn_names(*thing_bearing(names))
+    model.network.prior.segmenter.learn_names(*voc_similarity(names))
     return model
 
 
-def test_a_model_answers_by_its_evidence_and_trains(bridge: ClassWords) -> None:
+def test_a_model_answers_by_its_evidence_and_trains(bridge: ClassSimilarity) -> None:
     model = _model(bridge)
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (2, 1, 64, 64, 3), generator=generator, dtype=torch.uint8)
@@ -156,14 +158,14 @@ def test_the_frames_of_a_clip_keep_their_names_together():
     assert 0.72 < kept[:, 0].float().mean() < 0.78
 
 
-def asked(model, names, sound_of):
+def asked(model, names, scene_audio):
     """Logits of one picture when `names` [B] are read; sound_of: scales what the decoder is told of them."""
     generator = torch.Generator().manual_seed(0)
     picture = torch.randint(0, 256, (1, 1, 64, 64, 3), generator=generator, dtype=torch.uint8)
     network = model.network
     visual = network.encode_frames(picture).map(lambda x: x.expand(len(names), *x.shape[1:]))
     # The reading of a token does not depend on its length, so only what the decoder is told of it changes.
-    sound = sound_of * model.network.implicit_text.vocabulary.words()[list(names)][:, None]
+    sound = scene_audio * model.network.implicit_text.vocabulary.words()[list(names)][:, None]
     pixels = network.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
     sounds = Sounds(sound[None], torch.zeros(1, len(names), 1, 6, sound.shape[-1]), [None])
     found = network.decode_sounds(pixels, sounds, torch.ones(len(names), 1).bool(), visual)

@@ -91,7 +91,7 @@ def test_what_is_marked_is_what_sounds_and_nothing_else(composed: Path):
     for record in read_all(composed / "AVSS"):
         clip = record.load(None)
         assert record.sounding <= record.onscreen and len(record.onscreen) == 2
-        loudness = np.sqrt((clip.wave.reshape(5, -1) ** 2).mean(1))
+        loudness = np.sqrt((clip.waveform.reshape(5, -1) ** 2).mean(1))
         for second, sounding in enumerate(record.seconds):
             marked = {names[number] for number in np.unique(clip.masks[second]) if number}
             assert marked <= sounding

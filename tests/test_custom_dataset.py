@@ -83,11 +83,11 @@ def test_clips_of_five_seconds_with_their_masks_and_sound(made: Path):
     assert clip.labelled.tolist() == [False, True]
     assert (clip.masks[1, :, : OWN_SIZE[0] // 3] == 2).all() and not clip.masks[1, :, OWN_SIZE[0] // 3 :].any()
     assert clip.class_ids is not None
-    assert len(clip.wave) == 2 * 16_000
+    assert len(clip.waveform) == 2 * 16_000
     time = np.arange(5 * 16_000, 7 * 16_000) / 16_000  # the tone goes on where the first clip ends
     inner = slice(800, -4000)
     basis = np.stack([np.sin(2 * np.pi * 440 * time), np.cos(2 * np.pi * 440 * time)])[:, inner]
-    amplitude = np.hypot(*(2 * (basis @ clip.wave[inner]) / basis.shape[1]))
+    amplitude = np.hypot(*(2 * (basis @ clip.waveform[inner]) / basis.shape[1]))
     assert amplitude == pytest.approx(0.3, rel=0.05)
     assert [record.split for record in records.values()] == ["train", "train", "val", "test", "test"]
 
@@ -101,7 +101,7 @@ def test_tensors_know_what_sounds(made: Path):
 
 
 def test_videos_are_cut_once(made: Path):
-    first, again = ([record.wave_path.stat().st_mtime_ns for record in read_all(made)] for _ in range(2))
+    first, again = ([record.audio_path.stat().st_mtime_ns for record in read_all(made)] for _ in range(2))
     assert first == again and len(again) == 5
 
 

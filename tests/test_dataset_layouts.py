@@ -23,9 +23,9 @@ def test_s4(tiny):
     assert clip.frames[:, 0, 0].tolist() == [[10 * number, 50, 99] for number in range(1, 6)]
     assert clip.masks.shape == (5, 224, 224) and clip.labelled.all()
     assert clip.masks[:, :, :80].min() == 1 and clip.masks[:, :, 80:].max() == 0
-    assert clip.wave.dtype == np.float32 and clip.wave.shape == (80_000,)
-    assert np.abs(np.fft.rfft(clip.wave)).argmax() == 400 * 5  # bin = hertz * seconds
-    assert np.abs(clip.wave).max() == pytest.approx(0.5, abs=1e-3)
+    assert clip.waveform.dtype == np.float32 and clip.waveform.shape == (80_000,)
+    assert np.abs(np.fft.rfft(clip.waveform)).argmax() == 400 * 5  # bin = hertz * seconds
+    assert np.abs(clip.waveform).max() == pytest.approx(0.5, abs=1e-3)
 
 
 def test_s4_train_has_one_label(tiny):
@@ -151,4 +151,4 @@ def test_stamps_is_read_as_it_was_written(stamps, folder, split, layout, clips):
         sounds = np.array([[digit == "1" for digit in stamp] for stamp in flags]).any(0)
         np.testing.assert_array_equal(clip.masks.any((1, 2))[clip.labelled], sounds[clip.labelled])
         assert record.sounding <= record.onscreen and bool(record.sounding) == sounds.any()
-        assert clip.wave.shape == (80_000,) and clip.frames.std() > 5
+        assert clip.waveform.shape == (80_000,) and clip.frames.std() > 5

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from icf_avs.encoders.dense_classifier import ClassEvidence, ClassWords
+from icf_avs.encoders.dense_classifier import ClassSimilarity, DenseClassifier
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.encoders.label_names import imagenet_names
 from icf_avs.encoders.minilm import embed_names
@@ -23,20 +23,22 @@ def network() -> EfficientNetLite0:
 
 
 @pytest.fixture(scope="module")
-def evidence(network: EfficientNetLite0) -> ClassEvidence:
-    return ClassEvidence(network)
+def evidence(network: EfficientNetLite0) -> DenseClassifier:
+    return DenseClassifier(network)
 
 
 @pytest.fixture(scope="module")
-def bridge() -> ClassWords:
-    return ClassWords()
+def bridge() -> ClassSimilarity:
+    return ClassSimilarity()
 
 
 def _class(name: str) -> int:
     return next(i for i, names in enumerate(imagenet_names()) if names.split(",")[0] == name)
 
 
-def test_the_mean_of_the_logits_is_the_classifiers_answer(network: EfficientNetLite0, evidence: ClassEvidence) -> None:
+def test_the_mean_of_the_logits_is_the_classifiers_answer(
+    network: EfficientNetLite0, evidence: DenseClassifier
+) -> None:
     frames = torch.randint(0, 256, (2, 160, 128, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.inference_mode():
         pyramid = network(frames)
@@ -48,7 +50,7 @@ def test_the_mean_of_the_logits_is_the_classifiers_answer(network: EfficientNetL
         )
 
 
-def test_one_position_by_hand(network: EfficientNetLite0, evidence: ClassEvidence) -> None:
+def test_one_position_by_hand(network: EfficientNetLite0, evidence: DenseClassifier) -> None:
     level = torch.randn(1, 320, 3, 4, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         scores = evidence(level)
@@ -61,12 +63,12 @@ def test_one_position_by_hand(network: EfficientNetLite0, evidence: ClassEvidenc
     torch.testing.assert_close(evidence(level[..., 1:2]), scores[..., 1:2])  # no position sees another
 
 
-def test_statistics_are_plausible(evidence: ClassEvidence) -> None:
+def test_statistics_are_plausible(evidence: DenseClassifier) -> None:
     assert evidence.mean.shape == evidence.deviation.shape == (1000, 1, 1)
     assert evidence.deviation.min() > 0.3 and evidence.deviation.max() < 6
 
 
-def test_nearness(bridge: ClassWords) -> None:
+def test_nearness(bridge: ClassSimilarity) -> None:
     words = ("zebra", "dog", "train", "singer")
     nearness = bridge.nearness(embed_names(words))
     assert nearness.shape == (4, 1000)
@@ -81,8 +83,8 @@ def test_nearness(bridge: ClassWords) -> None:
     assert bridge.nearness(embed_names(("hen",)))[0, 7] >= expected - 1e-5
 
 
-def test_a_state_dict_replaces_the_text_encoder(bridge: ClassWords) -> None:
-    other = ClassWords(embed=False)
+def test_a_state_dict_replaces_the_text_encoder(bridge: ClassSimilarity) -> None:
+    other = ClassSimilarity(embed=False)
     assert not other.phrases.any()
     other.load_state_dict(bridge.state_dict())
     vectors = embed_names(("hen",))
@@ -100,10 +102,15 @@ def test_a_state_dict_replaces_the_text_encoder(bridge: ClassWords) -> None:
     ],
 )
 def test_relevance_finds_a_stamp(
-    stem: str, word: str, catalog: Catalog, network: EfficientNetLite0, evidence: ClassEvidence, bridge: ClassWords
+    stem: str,
+    word: str,
+    catalog: Catalog,
+    network: EfficientNetLite0,
+    evidence: DenseClassifier,
+    bridge: ClassSimilarity,
 ) -> None:
     picture = Image.new("RGB", (384, 384), (120, 150, 180))
-    stamp = Image.open(catalog.picture_path(stem)).convert("RGBA")
+    stamp = Image.open(catalog.image_path(stem)).convert("RGBA")
     scale = 176 / max(stamp.size)
     stamp = stamp.resize((round(stamp.width * scale), round(stamp.height * scale)))
     picture.paste(stamp, (8, 200), stamp)  # at the lower left

@@ -116,7 +116,7 @@ def predicted_each(given: Given, model: SegmentationModel) -> Any:
 def predicted_in_silence(given: Given) -> Any:
     """Nothing is heard, as where no word is asked for."""
     model = on(given.device, natural())
-    model.audio.only(torch.zeros(len(model.classes), dtype=torch.bool))
+    model.audio.restrict_to(torch.zeros(len(model.classes), dtype=torch.bool))
     prediction = Predictor(model).predict(*clip_of(model))
     return prediction.logits, prediction.heard
 
@@ -283,7 +283,7 @@ class SceneFeatures:
 
 
 class Classes:
-    """Stands for `ClassWords`, whose texts take long to embed."""
+    """Stands for `ClassSimilarity`, whose texts take long to embed."""
 
     def bearing(self, words: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
         values, index = (words @ torch.eye(words.shape[1])).topk(count, dim=1)

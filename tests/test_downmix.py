@@ -7,7 +7,7 @@ import pytest
 from clip_maker import make_clip
 from scipy.signal import butter, sosfilt
 
-from icf_avs.datasets.audio_io import read_video_wave, read_wave
+from icf_avs.datasets.audio_io import read_video_audio, read_waveform
 from icf_avs.media.audio_windows import AudioWindows, sound_blocks
 from icf_avs.media.downmix import mono
 from icf_avs.media.video_reader import probe
@@ -113,9 +113,9 @@ def test_files_whose_channels_cancel_are_heard(tmp_path, name, codec):
     assert info.repaired.document() == {"cancelled_channels": pytest.approx(2, abs=0.1)}  # of no piece twice
     assert "cancel each other" in info.repaired.lines()[0]
     assert not probe(tmp_path / f"0{name}").repaired.document()
-    np.testing.assert_array_equal(read_video_wave(tmp_path / f"1{name}")[: 2 * RATE], opposite)
+    np.testing.assert_array_equal(read_video_audio(tmp_path / f"1{name}")[: 2 * RATE], opposite)
     if codec == "pcm_s16le":
-        assert decibels(read_wave(tmp_path / f"1{name}")[: 2 * RATE] - opposite, opposite) < -25
+        assert decibels(read_waveform(tmp_path / f"1{name}")[: 2 * RATE] - opposite, opposite) < -25
 
 
 def test_channels_for_no_known_loudspeaker_do_not_cancel_in_a_film(tmp_path):

@@ -152,8 +152,8 @@ def test_negative_sounds(records):
     clip = records[0].load()
     assert not heard(clip, records, 0, "silence", 0).any()
     noise = heard(clip, records, 0, "noise", 0)
-    assert noise.dtype == np.float32 and noise.shape == clip.wave.shape
-    assert noise.std() == pytest.approx(clip.wave.std(), rel=0.02)
+    assert noise.dtype == np.float32 and noise.shape == clip.waveform.shape
+    assert noise.std() == pytest.approx(clip.waveform.std(), rel=0.02)
     np.testing.assert_array_equal(noise, heard(clip, records, 0, "noise", 0))
     assert not np.array_equal(noise, heard(clip, records, 0, "noise", 1))
     assert not np.array_equal(noise, heard(clip, records, 1, "noise", 0))

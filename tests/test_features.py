@@ -167,7 +167,7 @@ def test_batches_agree_with_rendered_clips(catalog: Catalog, bank: SoundBank, ma
 
 def test_variations_mix_the_sound_anew(catalog: Catalog, bank: SoundBank, made: SceneFeatures) -> None:
     indices, number = np.array([1, 4]), len(catalog.class_names)
-    one, same, other = (make_batch(made, indices, bank, SPEC, number, v, pictures=False) for v in (1, 1, 2))
+    one, same, other = (make_batch(made, indices, bank, SPEC, number, v, with_images=False) for v in (1, 1, 2))
     assert one.waves.equal(same.waves) and not one.waves.equal(other.waves)
     assert one.onscreen.equal(other.onscreen) and one.pyramid == []
 

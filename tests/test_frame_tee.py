@@ -9,7 +9,7 @@ import pytest
 from clip_maker import make_clip, tone
 
 from icf_avs.media import frame_tee
-from icf_avs.media.frame_tee import SharedPictures
+from icf_avs.media.frame_tee import FrameTee
 from icf_avs.media.video_reader import probe, video_frames
 
 pytestmark = pytest.mark.full
@@ -28,7 +28,7 @@ def times(pictures) -> list[float]:
 class Behind(threading.Thread):
     """Takes pictures in a thread: `count` of them, or all, once it may."""
 
-    def __init__(self, shared: SharedPictures, count: int = 1000) -> None:
+    def __init__(self, shared: FrameTee, count: int = 1000) -> None:
         super().__init__(daemon=True)
         self.shared, self.count, self.may, self.seen = shared, count, threading.Event(), []
         self.start()
@@ -52,7 +52,7 @@ class Behind(threading.Thread):
 @pytest.mark.parametrize("ahead", [0, 1, 20, 1000])
 def test_both_see_every_picture_wherever_the_first_stops(info, seconds, ahead):
     every = times(video_frames(info))
-    with SharedPictures(info, seconds=seconds) as shared:
+    with FrameTee(info, seconds=seconds) as shared:
         behind = Behind(shared)
         with shared.ahead() as pictures:
             seen = [moment for (moment, _), _ in zip(pictures, range(ahead), strict=False)]
@@ -63,7 +63,7 @@ def test_both_see_every_picture_wherever_the_first_stops(info, seconds, ahead):
 def test_waits_until_the_other_is_near_and_decodes_once(info, monkeypatch):
     opened = []
     monkeypatch.setattr(frame_tee, "video_frames", lambda info: opened.append(1) or video_frames(info))
-    with SharedPictures(info, seconds=0.16) as shared:
+    with FrameTee(info, seconds=0.16) as shared:
         behind = Behind(shared)
         with shared.ahead() as pictures:
             for _ in range(20):
@@ -78,7 +78,7 @@ def test_waits_until_the_other_is_near_and_decodes_once(info, monkeypatch):
 
 def test_however_many_pictures_come_later_it_waits_for_the_earlier_ones_alone(info):
     """As in a video whose rate rises: the film has drawn all that has masks, and waits for the next ones."""
-    with SharedPictures(info, seconds=0.16) as shared, shared.ahead() as ahead, shared.behind() as behind:
+    with FrameTee(info, seconds=0.16) as shared, shared.ahead() as ahead, shared.behind() as behind:
         for _ in range(45):
             next(ahead)
         drawn = [next(behind)[0] for _ in range(15)]
@@ -91,7 +91,7 @@ def test_however_many_pictures_come_later_it_waits_for_the_earlier_ones_alone(in
 
 @pytest.mark.parametrize("seconds", [0.4, 1e6], ids=["shared", "too large"])
 def test_nobody_waits_for_one_that_has_left(info, seconds):
-    with SharedPictures(info, seconds=seconds) as shared:
+    with FrameTee(info, seconds=seconds) as shared:
         behind = Behind(shared, count=3)
         with shared.ahead() as pictures:
             next(pictures)
@@ -104,7 +104,7 @@ def test_nobody_waits_for_one_that_has_left(info, seconds):
 
 @pytest.mark.parametrize("seconds", [0.4, 1e6], ids=["shared", "too large"])
 def test_a_failure_ahead_lets_the_other_go(info, seconds):
-    with SharedPictures(info, seconds=seconds) as shared:
+    with FrameTee(info, seconds=seconds) as shared:
         behind = Behind(shared)
         behind.may.set()
         with pytest.raises(KeyboardInterrupt), shared.ahead() as pictures:

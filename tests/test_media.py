@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from clip_maker import HEIGHT, RATE, WIDTH, click, make_clip, number_in, picture, tone
 
-from icf_avs.datasets.audio_io import read_log_mel, read_wave
+from icf_avs.datasets.audio_io import read_log_mel, read_waveform
 from icf_avs.datasets.image_io import read_mask
 from icf_avs.errors import UserError
 from icf_avs.media.audio_windows import AudioWindows
@@ -334,7 +334,7 @@ def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     raises(tmp_path / "pipe.mp4", "save what it gives as a file first")
     raises(Path("/dev/null"), "is a pipe or a device")
-    readers = read_wave, read_image, lambda path: read_mask(path, "S4"), lambda path: read_log_mel(path, 1)
+    readers = read_waveform, read_image, lambda path: read_mask(path, "S4"), lambda path: read_log_mel(path, 1)
     for read in readers:
         with pytest.raises(UserError, match="is a pipe or a device, which is read only once"):
             read(tmp_path / "pipe.mp4")

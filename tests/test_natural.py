@@ -133,9 +133,9 @@ def test_a_picture_is_looked_at_twice(model, catalog):
 def test_where_nothing_is_heard_nothing_is_marked(model, catalog, monkeypatch):
     """Quiet frames are not looked at; the others are answered as if these were not there."""
     # One by one: the tagger rounds three sounds unlike two, and encoders frames.
-    listen, visual = model.audio.listen, model.network.visual
+    tag, visual = model.audio.tag, model.network.visual
     encode, segment = visual.network.forward, visual.segmenter.forward
-    monkeypatch.setattr(model.audio, "listen", lambda waves: torch.cat([listen(wave[None]) for wave in waves]))
+    monkeypatch.setattr(model.audio, "tag", lambda waves: torch.cat([tag(wave[None]) for wave in waves]))
     monkeypatch.setattr(visual.segmenter, "forward", lambda frames: torch.cat([*map(segment, frames.split(1))]))
     monkeypatch.setattr(
         visual.network, "forward", lambda frames: [*map(torch.cat, zip(*map(encode, frames.split(1)), strict=True))]
@@ -201,20 +201,20 @@ def test_words_that_cannot_be_asked_for(model, text, told):
 
 def test_only_what_is_asked_for_is_heard(model, words, catalog):
     waves = bark_of(model, catalog)
-    whole = model.audio.listen(waves)
+    whole = model.audio.tag(waves)
     loudest = int(whole[0, : len(words.words)].argmax())
     assert words.words[loudest] == "dog"
     other = torch.ones(len(words.words), dtype=torch.bool)
     other[loudest] = False
     try:
-        model.audio.only(other)
-        part = model.audio.listen(waves)
+        model.audio.restrict_to(other)
+        part = model.audio.tag(waves)
         assert whole[0, loudest] > 0 == part[0, loudest]
-        model.audio.only(torch.zeros(len(words.words), dtype=torch.bool))
-        assert not model.audio.listen(waves).any()
+        model.audio.restrict_to(torch.zeros(len(words.words), dtype=torch.bool))
+        assert not model.audio.tag(waves).any()
     finally:
-        model.audio.only(torch.ones(len(words.words), dtype=torch.bool))
-    assert torch.equal(model.audio.listen(waves), whole)
+        model.audio.restrict_to(torch.ones(len(words.words), dtype=torch.bool))
+    assert torch.equal(model.audio.tag(waves), whole)
 
 
 def test_a_model_that_hears_no_words_says_so():

@@ -140,7 +140,7 @@ def subsets(count: int) -> list[tuple[int, ...]]:
 
 def test_the_same_pictures_are_asked_for_more(features, words, sounds):
     at = np.arange(24)
-    batch = open_vocab_batch(features, at, words, sounds, np.random.default_rng(0), noisy=False, more=3)
+    batch = open_vocab_batch(features, at, words, sounds, np.random.default_rng(0), noisy=False, extra_queries=3)
     assert batch.other_sounds.shape == (24, 3, *batch.tag_probs.shape[1:])
     assert batch.other_masks.shape == (24, 3, *batch.masks.shape[1:])
     waves, masks = batch.other_sounds.amax(2), batch.other_masks.flatten(2).amax(2)
@@ -157,7 +157,7 @@ def test_the_same_pictures_are_asked_for_more(features, words, sounds):
             wholes = [sum(parts[thing] for thing in some) for some in subsets(len(numbers))]
             for asked in batch.other_masks[clip, :, frame]:
                 assert any(torch.allclose(asked, whole) for whole in [torch.zeros_like(asked), *wholes])
-    alone = open_vocab_batch(features, at, words, sounds, np.random.default_rng(0), noisy=False, more=0)
+    alone = open_vocab_batch(features, at, words, sounds, np.random.default_rng(0), noisy=False, extra_queries=0)
     assert alone.other_sounds is None and alone.other_masks is None
 
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from scene_digest import scene_digest
 
-from icf_avs.encoders.dense_classifier import ClassEvidence
+from icf_avs.encoders.dense_classifier import DenseClassifier
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.label_names import audioset_names
 from icf_avs.encoders.minilm import embed_names
@@ -91,12 +91,12 @@ def test_the_catalog(words: OpenVocabCatalog, catalog: Catalog) -> None:
     pictures = {stem: kind.name for kind in catalog.classes for stem in kind.stems + kind.heldout_stems}
     assert {stamp.stem: stamp.class_name for stamp in words.stamps if stamp.class_name} == pictures
     tests_only = {stem for kind in catalog.classes for stem in kind.heldout_stems}
-    assert {stamp.stem for stamp in words.stamps if stamp.test_picture} == tests_only
+    assert {stamp.stem for stamp in words.stamps if stamp.test_image} == tests_only
 
 
 def test_held_out_kinds_are_chosen_by_their_rule() -> None:
     with resources.files("icf_avs.synthetic").joinpath("stamps.csv").open(encoding="utf-8", newline="") as file:
-        kinds = {row["kind"] for row in csv.DictReader(file) if row["kind"]}
+        kinds = {row["class"] for row in csv.DictReader(file) if row["class"]}
     order = sorted(kinds, key=lambda kind: hashlib.sha256(kind.encode()).digest())
     parts = tuple(part.strip() for name in audioset_names() for part in name.split(","))
     nearest = (embed_names(tuple(kind.replace("-", " ") for kind in order)) @ embed_names(parts).T).amax(1).tolist()
@@ -116,7 +116,7 @@ def test_training_knows_no_word_for_a_held_out_thing(words: OpenVocabCatalog) ->
 
 def test_splits(scenes: dict[str, list[Scene]], words: OpenVocabCatalog) -> None:
     held_out = {stamp.stem for stamp in words.held_out}
-    tests_only = {stamp.stem for stamp in words.stamps if stamp.test_picture}
+    tests_only = {stamp.stem for stamp in words.stamps if stamp.test_image}
     shown = {split: {p.stem for one in some for p in one.stamps} for split, some in scenes.items()}
     for split in ("train", "val"):
         assert not shown[split] & (held_out | tests_only)
@@ -265,7 +265,7 @@ def test_features_are_kept(words: OpenVocabCatalog, tmp_path: Path, monkeypatch:
     network = load_efficientnet_lite0()
     with torch.inference_mode():
         pyramid = network(torch.from_numpy(rgb.copy())[None])
-        scores = ClassEvidence(network)(pyramid[-1])
+        scores = DenseClassifier(network)(pyramid[-1])
     np.testing.assert_allclose(features.pyramid[0][2, 1], pyramid[1][0].permute(1, 2, 0).numpy(), atol=0.02, rtol=0.01)
     assert (z_scores(features.class_scores[2, 1]) - scores[0].clamp(-4, 27.875)).abs().max() < 0.08
     again = open_vocab_features(words, wanted, 1)

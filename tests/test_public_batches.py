@@ -92,14 +92,14 @@ def test_a_clip_without_its_pictures_is_the_same_in_all_else(home, tmp_path) -> 
         for path in (*root.rglob("visual_frames"), *root.rglob("frames")):
             shutil.rmtree(path)
         for index, clip in enumerate(whole):
-            blind = dataset.clip(index, pictures=False)
+            blind = dataset.clip(index, with_frames=False)
             assert blind.frames is None and clip.frames is not None
             for name in ("waves", "masks", "kinds_map", "labelled", "sounding"):
                 assert torch.equal(getattr(blind, name), getattr(clip, name)), name
-        batch = collate([dataset.clip(index, pictures=False) for index in range(len(dataset))])
+        batch = collate([dataset.clip(index, with_frames=False) for index in range(len(dataset))])
         assert batch.frames is None and batch.pyramid == [] and batch.valid.any(1).all()
     with pytest.raises(ValueError, match="native size"):
-        dataset.records[0].load(size=None, pictures=False)
+        dataset.records[0].load(size=None, with_frames=False)
 
 
 def test_log_mel_in_a_batch(home) -> None:

@@ -89,7 +89,7 @@ def test_clips_of_five_and_of_ten_frames(tmp_path: Path) -> None:
     write_avss(tmp_path, rows)
     encoder = build_visual("efficientnet-lite0")
     records = read_set(tmp_path, "train")
-    kept = features.PictureFeatures(records, encoder, 64, tmp_path)
+    kept = features.FrameFeatures(records, encoder, 64, tmp_path)
     for index in (1, 0, 1):
         levels = kept(index)
         frames = torch.from_numpy(records[index].load(64).frames)

@@ -14,7 +14,7 @@ from public_sets import SPEC
 
 from icf_avs.datasets.dataset import ClipDataset, common_audio
 from icf_avs.datasets.layouts import read_set
-from icf_avs.encoders.registry import TAKES_LOG_MEL
+from icf_avs.encoders.registry import ACCEPTS_LOG_MEL
 from icf_avs.errors import UserError
 from icf_avs.evaluation.audio_input import model_sound, silence
 from icf_avs.media.windows import windows
@@ -26,10 +26,10 @@ def test_log_mel_of_both_writers(home, stamps_sets) -> None:
             record = read_set(root / folder, "test")[0]
             clip = record.load(audio="log_mel")
             assert clip.log_mel.shape == (5, 96, 64) and clip.log_mel.dtype == np.float32
-            samples = np.round(record.load().wave * 32768).astype(np.int16)
+            samples = np.round(record.load().waveform * 32768).astype(np.int16)
             np.testing.assert_allclose(clip.log_mel, fixtures.log_mel(samples)[:, 0], atol=2e-3)
             with pytest.raises(UserError, match="log-mel windows only"):
-                _ = clip.wave
+                _ = clip.waveform
 
 
 def test_sound_from_the_first_form_that_is_there(tmp_path) -> None:
@@ -39,11 +39,11 @@ def test_sound_from_the_first_form_that_is_there(tmp_path) -> None:
     fixtures.write_video(tmp_path / "raw_videos/video______.mp4", frames, Fraction(10), stereo)
     (record,) = read_set(tmp_path, "test")
     assert record.sources() == ["wav", "video", "log_mel"]
-    from_wav, from_video = record.load().wave, record.load(audio="video").wave
+    from_wav, from_video = record.load().waveform, record.load(audio="video").waveform
     assert abs(len(from_video) - 80_000) < 2048  # AAC pads its last frame
     tail = slice(8000, 72_000)
     np.testing.assert_allclose(from_video[tail], from_wav[tail] / 2, atol=0.01)  # the mean of two channels
-    record.wave_path.unlink()
+    record.audio_path.unlink()
     assert record.load().log_mel is None and record.load().samples is not None, "waves of the video before log-mel"
     record.video_path.unlink()
     (record,) = read_set(tmp_path, "test")
@@ -57,14 +57,14 @@ def test_sound_from_the_first_form_that_is_there(tmp_path) -> None:
 
 def test_the_form_that_was_asked_for(home, tmp_path) -> None:
     (record,) = read_set(home[0] / "Single-source", "test", "log_mel")
-    assert record.load().samples is None and record.load().sound.shape == (5, 96, 64) and not record.has_wave
+    assert record.load().samples is None and record.load().sound.shape == (5, 96, 64) and not record.has_waveform
     assert record.load(audio="wav").log_mel is None and record.load(audio="wav").sound.shape == (80_000,)
     (preferred,) = read_set(home[0] / "Single-source", "test")
-    assert preferred.has_wave and preferred.load().log_mel is None
+    assert preferred.has_waveform and preferred.load().log_mel is None
     fixtures.write_ms3(tmp_path, [("video______", "test")])
     (record,) = read_set(tmp_path, "test")
-    record.wave_path.unlink()
-    assert not record.has_wave and record.load().samples is None
+    record.audio_path.unlink()
+    assert not record.has_waveform and record.load().samples is None
     with pytest.raises(UserError, match=r"no sound of clip video______: its video in raw_videos is missing"):
         read_set(tmp_path, "test", "video")[0].load()
 
@@ -75,7 +75,7 @@ def test_what_a_model_is_given(home) -> None:
     wave, log_mel = record.load().sound, record.load(audio="log_mel").sound
     waves_alone, takes_both = (SimpleNamespace(spec=SPEC, encoders={}) for _ in range(2))
     np.testing.assert_array_equal(model_sound(waves_alone, wave, 5), windows(wave, SPEC, 5))
-    for takes_both.encoders["audio"] in TAKES_LOG_MEL:
+    for takes_both.encoders["audio"] in ACCEPTS_LOG_MEL:
         np.testing.assert_array_equal(model_sound(takes_both, wave, 5), windows(wave, SPEC, 5))
         np.testing.assert_array_equal(model_sound(takes_both, log_mel, 5), log_mel)
     with pytest.raises(UserError, match="log-mel windows only, and the model takes waves"):
@@ -93,8 +93,8 @@ def test_other_sample_rates_are_resampled(tmp_path, rate, channels) -> None:
     wave = 8000 * np.sin(2 * np.pi * 1000 * time) + 8000 * np.sin(2 * np.pi * high * time)
     samples = np.stack([wave] * channels, 1).astype(np.int16)
     (record,) = read_set(tmp_path, "test")
-    fixtures.write_wav(record.wave_path, samples, rate, channels)
-    found = record.load().wave
+    fixtures.write_wav(record.audio_path, samples, rate, channels)
+    found = record.load().waveform
     assert abs(len(found) - 80_000) <= 16
     spectrum = np.abs(np.fft.rfft(found * np.hanning(len(found)))) / len(found) * 4
     hertz = np.fft.rfftfreq(len(found), 1 / 16_000)
@@ -111,7 +111,7 @@ def test_the_same_form_of_sound_for_all_clips(tmp_path) -> None:
     assert common_audio(records) == "wav"
     with pytest.raises(UserError, match=r"video_____0 has no video, .* but wav and log_mel; unpack all of raw_videos"):
         ClipDataset(records, (), SPEC, "video")
-    records[1].wave_path.unlink()
+    records[1].audio_path.unlink()
     assert common_audio(records) == "log_mel"
     records[2].log_mel_path.unlink()
     with pytest.raises(UserError, match="video_____2 has no log_mel"):

@@ -128,7 +128,7 @@ def test_a_blank_picture_keeps_the_sound(records):
 def test_noise_levels(records):
     clip = records[0].load()
     level = {audio: np.std(heard(clip, records, 0, audio, 0)) for audio in ("noise", "noise-10db", "noise-40db")}
-    assert level["noise"] == pytest.approx(clip.wave.std(), rel=0.02)
+    assert level["noise"] == pytest.approx(clip.waveform.std(), rel=0.02)
     assert 20 * math.log10(level["noise-10db"] / level["noise"]) == pytest.approx(-10, abs=0.01)
     assert 20 * math.log10(level["noise-40db"] / level["noise"]) == pytest.approx(-40, abs=0.01)
 
@@ -164,7 +164,7 @@ def test_every_kind_has_its_super_category():
     tables = []
     for package, name in categories._FILES:
         with categories.resources.files(package).joinpath(name).open(encoding="utf-8") as file:
-            tables.append({row["kind"]: row["super_category"] for row in csv.DictReader(file) if row["kind"]})
+            tables.append({row["class"]: row["super_category"] for row in csv.DictReader(file) if row["class"]})
     public, stamps = tables
     assert len(public) == 92  # 70 classes of AVSS and 23 categories of S4, which share "helicopter"
     assert set(public.values()) == set(SUPER_CATEGORIES)

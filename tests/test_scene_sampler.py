@@ -310,10 +310,10 @@ def test_a_flipped_stamp_is_the_mirror_image(scenes: dict[str, list[Scene]]) -> 
 
 def test_a_mask_is_the_alpha_channel(catalog: Catalog, scenes: dict[str, list[Scene]]) -> None:
     still = {"x": 0.5, "y": 0.5, "sway": 0.0, "drift_x": 0.0, "drift_y": 0.0, "angle": 0.0, "spin": 0.0, "growth": 0.0}
-    alpha = np.asarray(Image.open(catalog.picture_path("animals/birds/owl")).convert("RGBA"))[..., 3]
+    alpha = np.asarray(Image.open(catalog.image_path("animals/birds/owl")).convert("RGBA"))[..., 3]
     height, width = alpha.shape
     placed = replace(scenes["test"][0].stamps[0], stem="animals/birds/owl", **still, flip=False, feather=0.0)
-    sprite = load_sprite(catalog.picture_path("animals/birds/owl"))
+    sprite = load_sprite(catalog.image_path("animals/birds/owl"))
     size = (sprite.width * sprite.height) ** 0.5 / 256  # one picture pixel for each pixel of the stamp
     scene = replace(scenes["test"][0], aspect=1.0, stamps=(replace(placed, size=size),))
     slots = render_stamp_map(scene, 2.5, (256, 256))

@@ -47,7 +47,7 @@ def test_other_words_leave_it_unmarked(segmenter, scene):
         segmenter.listen_for("fire engine")
         assert segmenter.segment(scene[0]).areas[1] > 0.02
     finally:
-        segmenter.model.audio.asked.fill_(1)
+        segmenter.model.audio.active_words.fill_(1)
 
 
 @pytest.mark.parametrize(

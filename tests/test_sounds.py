@@ -29,7 +29,17 @@ from icf_avs.synthetic.audio_augment import (
 )
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.scene_sampler import TRAIN, sample_scene
-from icf_avs.synthetic.sounds import NOISES, RATE, SPEEDS, SoundBank, coloured, frame_rms, noise, prepare, resample
+from icf_avs.synthetic.sounds import (
+    NOISES,
+    RATE,
+    SPEEDS,
+    SoundBank,
+    frame_rms,
+    noise,
+    prepare,
+    resample,
+    tilt_and_reverb,
+)
 from icf_avs.synthetic.soundtrack import render_audio
 
 pytestmark = pytest.mark.full
@@ -127,7 +137,7 @@ def test_noise_has_its_colour(kind: str) -> None:
 def test_colouring_keeps_length_and_is_gentle() -> None:
     dry = tone(1000, 1.0)
     for seed in range(5):
-        wet = coloured(dry, np.random.default_rng(seed), reverb=bool(seed % 2))
+        wet = tilt_and_reverb(dry, np.random.default_rng(seed), reverb=bool(seed % 2))
         assert wet.shape == dry.shape and np.isfinite(wet).all()
         assert abs(20 * np.log10(np.std(wet) / np.std(dry))) < 14
 
@@ -169,7 +179,7 @@ def test_a_pitch_is_bent(octaves: float) -> None:
 
 def test_one_microphone_hears_all_tracks_and_the_noise() -> None:
     """Of what a telephone leaves out nothing is left, in a track or in the noise."""
-    style = replace(VARIED, room=1.0)
+    style = replace(VARIED, reverb_prob=1.0)
     mic = np.where((KNOTS > 400) & (KNOTS < 3000), 1.0, 1e-4)
     clicks = np.zeros(RATE, np.float32)
     clicks[::2_000] = 1
@@ -184,11 +194,11 @@ def test_one_microphone_hears_all_tracks_and_the_noise() -> None:
 
 def test_microphones_differ_and_some_hear_a_band_alone() -> None:
     rng = np.random.default_rng(0)
-    flat = AudioAugment(share=1.0, equaliser=0.0, band=0.0, notch=0.0)
+    flat = AudioAugment(augment_prob=1.0, eq_db=0.0, bandpass_prob=0.0, notch_prob=0.0)
     np.testing.assert_array_equal(microphone(flat, rng), np.ones(len(KNOTS)))
-    narrow = [microphone(replace(flat, band=1.0), rng) for _ in range(20)]
+    narrow = [microphone(replace(flat, bandpass_prob=1.0), rng) for _ in range(20)]
     assert all(curve[1] < 0.7 and curve.max() == 1 and curve[-1] < 1 for curve in narrow)
-    curves = 20 * np.log10([microphone(replace(VARIED, band=0.0, notch=0.0), rng) for _ in range(50)])
+    curves = 20 * np.log10([microphone(replace(VARIED, bandpass_prob=0.0, notch_prob=0.0), rng) for _ in range(50)])
     assert curves.std(axis=0).min() > 2 and np.abs(curves).max() <= 24
 
 
@@ -197,7 +207,7 @@ def test_a_room_goes_on_after_the_sound() -> None:
     burst[:800] = tone(1000, 0.05)
     tails = []
     for room in (0.0, 1.0):
-        style = AudioAugment(share=1.0, room=room, equaliser=0.0, band=0.0, notch=0.0)
+        style = AudioAugment(augment_prob=1.0, reverb_prob=room, eq_db=0.0, bandpass_prob=0.0, notch_prob=0.0)
         wet = [apply_room_and_mic(burst, np.ones(97), 32_768, style, np.random.default_rng(seed)) for seed in range(6)]
         tails.append(np.median([np.std(wave[1_600:4_000]) for wave in wet]))
     assert tails[0] < 1e-3 < 10 * tails[0] + 1e-3 < tails[1]
@@ -217,9 +227,9 @@ def test_a_codec_keeps_what_is_loud_and_drops_what_is_weak() -> None:
 
 def test_a_device_clips_and_drops_pieces() -> None:
     wave = tone(300, 1.0)
-    clipped = degrade(wave, AudioAugment(clipped=1.0, coded=0.0, gaps=0.0), np.random.default_rng(0))
+    clipped = degrade(wave, AudioAugment(clip_prob=1.0, codec_prob=0.0, dropout_prob=0.0), np.random.default_rng(0))
     assert np.mean(np.abs(clipped) > 0.999 * np.abs(clipped).max()) > 0.3
-    broken = degrade(wave, AudioAugment(clipped=0.0, coded=0.0, gaps=1.0), np.random.default_rng(0))
+    broken = degrade(wave, AudioAugment(clip_prob=0.0, codec_prob=0.0, dropout_prob=1.0), np.random.default_rng(0))
     assert 0.01 < np.mean(frame_rms(broken) == 0) < 0.3
     degrade(wave, VARIED, np.random.default_rng(0))
     np.testing.assert_array_equal(wave, tone(300, 1.0))  # not written to
@@ -230,7 +240,7 @@ def test_only_what_asks_for_it_is_varied(catalog: Catalog, bank: SoundBank) -> N
         sample_scene(catalog, "train", index, 0, replace(TRAIN, num_sources=(1.0,), silent=0.0), 1)
         for index in range(6)
     ]
-    always = replace(VARIED, share=1.0)
+    always = replace(VARIED, augment_prob=1.0)
     for scene in scenes:
         plain, active = render_audio(scene, bank, 3)
         np.testing.assert_array_equal(plain, render_audio(scene, bank, 3, PLAIN)[0])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
 from icf_avs.encoders.label_names import audioset_names
-from icf_avs.encoders.tag_vocabulary import FAINTEST, GENERAL_FLOOR, HeardWords, audio_words, mirrored
+from icf_avs.encoders.tag_vocabulary import FAINTEST, GENERAL_FLOOR, WordTagger, audio_words, reflect_pad_silence
 
 pytestmark = pytest.mark.full
 
@@ -21,9 +21,9 @@ RATE = 32_000
 
 
 @pytest.fixture(scope="module")
-def hears() -> HeardWords:
+def hears() -> WordTagger:
     path = published_weights()
-    return HeardWords(load_efficientat(path), ("almond", *audio_words(), "yak"))
+    return WordTagger(load_efficientat(path), ("almond", *audio_words(), "yak"))
 
 
 def engine(seconds: float, seed: int = 0) -> Tensor:
@@ -65,12 +65,12 @@ def test_audio_words_are_the_used_ones_once() -> None:
 
 def test_a_vocabulary_must_hold_all_that_may_be_heard() -> None:
     with pytest.raises(ValueError, match="the vocabulary lacks dog"):
-        HeardWords(EfficientAT(), tuple(word for word in audio_words() if word != "dog"))
+        WordTagger(EfficientAT(), tuple(word for word in audio_words() if word != "dog"))
 
 
 def test_a_word_is_heard_as_its_best_tag_in_any_order_of_the_vocabulary() -> None:
     words = ("almond", *reversed(audio_words()))
-    hears = HeardWords(EfficientAT(), words)
+    hears = WordTagger(EfficientAT(), words)
     here, around = torch.rand(2, 3, 527, generator=torch.Generator().manual_seed(0)) ** 4
     here[0, 74:79] = torch.tensor([0.2, 0.7, 0.1, 0.3, 0.0])
     here[2] *= 0.2
@@ -106,7 +106,7 @@ def test_a_word_is_heard_as_its_best_tag_in_any_order_of_the_vocabulary() -> Non
 
 
 def test_what_is_heard_unsurely_leaves_room_for_second_guesses() -> None:
-    hears = HeardWords(EfficientAT(), audio_words())
+    hears = WordTagger(EfficientAT(), audio_words())
     dog, train = hears.words.index("dog"), hears.words.index("train")
     tags = {row["word"]: int(row["index"]) for row in table() if row["use"] == "1"}
     heard = torch.zeros(4, 527)
@@ -138,10 +138,10 @@ def test_zeros_around_a_sound_become_its_mirror_image() -> None:
         [1, 2, 3, 4, 5, 6, 0, 0, 0, 1],
         [0] * 7 + [1] * 3,
     ]
-    assert mirrored(padded).tolist() == expected
+    assert reflect_pad_silence(padded).tolist() == expected
 
 
-def test_the_answer_is_about_the_middle_second(hears: HeardWords) -> None:
+def test_the_answer_is_about_the_middle_second(hears: WordTagger) -> None:
     """A sound in the middle is heard, the same sound a second away is not."""
     tone = engine(5.0)
     time = torch.arange(len(tone)) / RATE
@@ -154,7 +154,7 @@ def test_the_answer_is_about_the_middle_second(hears: HeardWords) -> None:
     assert loudest[0] > 0.2 and loudest[1:].max() < 0.15, loudest
 
 
-def test_padding_is_not_heard(hears: HeardWords) -> None:
+def test_padding_is_not_heard(hears: WordTagger) -> None:
     """The first window of a video: what its zeros add to the network's answer is less than without the mirror."""
     tone = engine(5.0)
     tone[: 2 * RATE] = 0
@@ -164,7 +164,7 @@ def test_padding_is_not_heard(hears: HeardWords) -> None:
     assert (padded[:, : len(hears.words)] - sound[:, : len(hears.words)]).abs().max() < 0.35
 
 
-def test_weights_are_finite_shares_however_loud(hears: HeardWords) -> None:
+def test_weights_are_finite_shares_however_loud(hears: WordTagger) -> None:
     with torch.no_grad():
         weights = hears(torch.stack([engine(5.0, seed) * gain for seed, gain in ((0, 1.0), (1, 0.1), (2, 0.01))]))
     assert weights.min() >= 0 and weights.max() <= 1 and weights.isfinite().all()

@@ -10,7 +10,7 @@ import pytest
 from tagger_weights import published_weights
 
 from icf_avs.encoders.efficientat import load_efficientat
-from icf_avs.encoders.tag_vocabulary import HeardWords, audio_words
+from icf_avs.encoders.tag_vocabulary import WordTagger, audio_words
 from icf_avs.errors import UserError
 from icf_avs.synthetic import tagger_cache as module
 from icf_avs.synthetic.catalog import Catalog, load_catalog
@@ -31,9 +31,9 @@ def catalog() -> Catalog:
 
 
 @pytest.fixture(scope="module")
-def hears() -> HeardWords:
+def hears() -> WordTagger:
     path = published_weights()
-    return HeardWords(load_efficientat(path), audio_words())
+    return WordTagger(load_efficientat(path), audio_words())
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def library(catalog: Catalog, hears: HeardWords, own_cache: Path) -> TaggerOutputs:
+def library(catalog: Catalog, hears: WordTagger, own_cache: Path) -> TaggerOutputs:
     return tagger_outputs(
         catalog, "train", hears, VARIANTS, only=load_open_vocab_catalog(catalog.root).training_classes
     )
@@ -59,7 +59,7 @@ def words(outputs: np.ndarray) -> np.ndarray:
     return outputs.astype(float)
 
 
-def test_training_does_not_hear_what_is_held_out(catalog: Catalog, hears: HeardWords, library: TaggerOutputs) -> None:
+def test_training_does_not_hear_what_is_held_out(catalog: Catalog, hears: WordTagger, library: TaggerOutputs) -> None:
     assert library.class_names == ("dog", "horse", "rooster")
     other = tagger_outputs(catalog, "train", hears, VARIANTS, only=HELD_OUT)
     assert set(other.class_names) == {"duck", "violin", "rubber-duck"}
@@ -67,7 +67,7 @@ def test_training_does_not_hear_what_is_held_out(catalog: Catalog, hears: HeardW
     assert known >= set(HELD_OUT) | set(library.class_names) and not set(library.class_names) & set(HELD_OUT)
 
 
-def test_shapes_and_scales(library: TaggerOutputs, hears: HeardWords) -> None:
+def test_shapes_and_scales(library: TaggerOutputs, hears: WordTagger) -> None:
     assert library.outputs.shape == (3, VARIANTS, hears.dim)
     assert library.silent.shape == (3, VARIANTS // 4, hears.dim)
     assert library.noise.shape == (VARIANTS, hears.dim)
@@ -94,7 +94,7 @@ def test_variants_differ(library: TaggerOutputs) -> None:
 
 
 def test_it_is_made_once_and_again_when_anything_changes(
-    catalog: Catalog, hears: HeardWords, library: TaggerOutputs, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, hears: WordTagger, library: TaggerOutputs, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = set((own_cache / "heard").iterdir())
 
@@ -109,14 +109,14 @@ def test_it_is_made_once_and_again_when_anything_changes(
         for name in ("outputs", "silent", "noise", "pairs", "mixed")
     )
     assert not any(folder.name.endswith(".partial") for folder in folders)
-    reordered = HeardWords(hears.network, (*audio_words()[1:], audio_words()[0]))
+    reordered = WordTagger(hears.network, (*audio_words()[1:], audio_words()[0]))
     for arguments in ((catalog, "cross", hears, 4), (catalog, "train", hears, 5), (catalog, "train", reordered, 4)):
         with pytest.raises(AssertionError, match="made again"):
             tagger_outputs(*arguments)
 
 
 def test_the_same_everywhere(
-    catalog: Catalog, hears: HeardWords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, hears: WordTagger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = replace(catalog, classes=tuple(kind for kind in catalog.classes if kind.name == "dog"))
     made = []
@@ -127,7 +127,7 @@ def test_the_same_everywhere(
 
 
 def test_a_cache_that_cannot_be_written_says_so(
-    catalog: Catalog, hears: HeardWords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, hears: WordTagger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(module, "cache_dir", lambda: tmp_path / "file")

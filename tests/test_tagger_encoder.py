@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from icf_avs.encoders.efficientat import EfficientAT
 from icf_avs.encoders.minilm import embed_names
-from icf_avs.encoders.tag_vocabulary import HeardWords, audio_words
-from icf_avs.encoders.tagger_encoder import RATE, THRESHOLD, WordEar, load_word_ear
+from icf_avs.encoders.tag_vocabulary import WordTagger, audio_words
+from icf_avs.encoders.tagger_encoder import RATE, THRESHOLD, TaggerEncoder, load_tagger_encoder
 from icf_avs.media.audio_file import read_sound
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.sounds import prepare, resample
@@ -27,9 +27,9 @@ def names() -> torch.Tensor:
 
 
 @pytest.fixture
-def ear(names: torch.Tensor) -> WordEar:
+def ear(names: torch.Tensor) -> TaggerEncoder:
     torch.manual_seed(0)
-    return WordEar(DIM, HeardWords(EfficientAT(RATE, frozen=True), WORDS), names)
+    return TaggerEncoder(DIM, WordTagger(EfficientAT(RATE, frozen=True), WORDS), names)
 
 
 def heard(**weights: float) -> torch.Tensor:
@@ -40,7 +40,7 @@ def heard(**weights: float) -> torch.Tensor:
     return row
 
 
-def test_a_mixture_by_hand(ear: WordEar) -> None:
+def test_a_mixture_by_hand(ear: TaggerEncoder) -> None:
     token, tokens, _ = ear.encode_tags(heard(dog=0.6, cat=0.2))
     places = [WORDS.index("dog"), WORDS.index("cat")]
     vectors = ear.project(F.normalize(ear.names - ear.names.mean(0), dim=-1))[places]
@@ -51,7 +51,7 @@ def test_a_mixture_by_hand(ear: WordEar) -> None:
     torch.testing.assert_close(tokens[0, 2:], token.expand(4, -1))  # no third word is heard
 
 
-def test_what_is_faint_is_nothing_in_part(ear: WordEar) -> None:
+def test_what_is_faint_is_nothing_in_part(ear: TaggerEncoder) -> None:
     silent, surely = ear.encode_tags(heard())[0], ear.encode_tags(heard(dog=THRESHOLD))[0]
     torch.testing.assert_close(silent[0], ear.norm(ear.nothing))
     torch.testing.assert_close(ear.encode_tags(heard(dog=1.0))[0], surely)
@@ -59,7 +59,7 @@ def test_what_is_faint_is_nothing_in_part(ear: WordEar) -> None:
     assert F.cosine_similarity(faint, silent) > F.cosine_similarity(surely, silent)
 
 
-def test_only_what_reads_the_words_trains(ear: WordEar) -> None:
+def test_only_what_reads_the_words_trains(ear: TaggerEncoder) -> None:
     sound = heard(dog=0.5)
     ear.encode_tags(sound)[0].square().sum().backward()
     trained = {name.partition(".")[0] for name, value in ear.named_parameters() if value.requires_grad}
@@ -70,7 +70,7 @@ def test_only_what_reads_the_words_trains(ear: WordEar) -> None:
 def test_a_recording_enters_by_its_words(names: torch.Tensor, catalog: Catalog) -> None:
     found = published_weights()
     torch.manual_seed(0)
-    ear = load_word_ear(DIM, WORDS, names, weights=found)
+    ear = load_tagger_encoder(DIM, WORDS, names, weights=found)
     wave = resample(
         prepare(read_sound(catalog.read_recording(catalog.sound_class("dog").cross_recordings[0]), 16_000)[0]),
         16_000 / RATE,
@@ -81,4 +81,4 @@ def test_a_recording_enters_by_its_words(names: torch.Tensor, catalog: Catalog) 
     torch.testing.assert_close(ear(wave)[0], ear.encode_tags(said)[0])
     assert ear(wave)[2].equal(said)
     with pytest.raises(ValueError, match="does not train"):
-        load_word_ear(DIM, WORDS, names, weights=found, frozen=False)
+        load_tagger_encoder(DIM, WORDS, names, weights=found, frozen=False)

@@ -14,9 +14,9 @@ from PIL import Image
 from icf_avs.encoders import voc_segmenter
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.minilm import embed_names
-from icf_avs.encoders.open_vocab_encoder import PyramidWithEvidence
-from icf_avs.encoders.voc_segmenter import GRID, THINGS, ThingSegmenter, find_segmenter, load_segmenter, thing_names
-from icf_avs.encoders.voc_text_similarity import thing_bearing
+from icf_avs.encoders.open_vocab_encoder import OpenVocabEncoder
+from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, VocSegmenter, find_segmenter, load_segmenter, voc_names
+from icf_avs.encoders.voc_text_similarity import voc_similarity
 from icf_avs.errors import UserError
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrior, add_segmenter
 from icf_avs.synthetic import packages
@@ -24,11 +24,11 @@ from icf_avs.synthetic import packages
 pytestmark = pytest.mark.full
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "things.json").read_text())
-NAMES = [names[0] for names, _ in thing_names()]
+NAMES = [names[0] for names, _ in voc_names()]
 
 
 @pytest.fixture(scope="module")
-def segmenter() -> ThingSegmenter:
+def segmenter() -> VocSegmenter:
     return load_segmenter()
 
 
@@ -45,7 +45,7 @@ def test_it_says_what_the_published_graph_says() -> None:
         layer.stride = (1, 1) if index == 6 else layer.stride
         layer.dilation = layer.padding = (rate, rate)
     logits = network.logits(golden_picture()[None])[0]
-    assert logits.shape == (1 + THINGS, 65, 65)
+    assert logits.shape == (1 + VOC_CLASSES, 65, 65)
     found = torch.stack([logits[:, row, column] for row, column in GOLDEN["positions"]])
     torch.testing.assert_close(found, torch.tensor(GOLDEN["logits"]), atol=2e-3, rtol=0)
 
@@ -71,29 +71,29 @@ def on_grass(stem: str, side: int = 300) -> torch.Tensor:
         ("vehicles/masstransit/green_korean_bus", "bus"),
     ],
 )
-def test_it_finds_things_of_photographs(segmenter: ThingSegmenter, stem: str, thing: str) -> None:
+def test_it_finds_things_of_photographs(segmenter: VocSegmenter, stem: str, thing: str) -> None:
     shares = segmenter(on_grass(stem))
-    assert shares.shape == (1, THINGS, GRID, GRID) and shares.min() >= 0 and shares.sum(1).max() <= 1 + 1e-5
+    assert shares.shape == (1, VOC_CLASSES, GRID, GRID) and shares.min() >= 0 and shares.sum(1).max() <= 1 + 1e-5
     middle = shares[0, :, GRID // 2 - 2 : GRID // 2 + 3, GRID // 2 - 2 : GRID // 2 + 3].mean((1, 2))
     assert NAMES[int(middle.argmax())] == thing and middle.max() > 0.5
     assert shares[0, :, :2, :2].sum(0).max() < 0.2  # plain ground in the corner
 
 
-def test_the_pyramid_ends_with_what_it_says(segmenter: ThingSegmenter) -> None:
+def test_the_pyramid_ends_with_what_it_says(segmenter: VocSegmenter) -> None:
     network = load_efficientnet_lite0()
     frames = torch.randint(0, 256, (2, 96, 64, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     with torch.inference_mode():
-        levels, scores, shares = PyramidWithEvidence(network, segmenter).evidence(frames)
+        levels, scores, shares = OpenVocabEncoder(network, segmenter).evidence(frames)
         torch.testing.assert_close(shares, segmenter(frames))
-        given = PyramidWithEvidence(network, segmenter).evidence(frames, shares + 1)
-        without = PyramidWithEvidence(network, None).evidence(frames)
+        given = OpenVocabEncoder(network, segmenter).evidence(frames, shares + 1)
+        without = OpenVocabEncoder(network, None).evidence(frames)
     assert torch.equal(given.object_probs, shares + 1) and torch.equal(given.class_scores, scores)
     assert without.object_probs.shape == shares.shape and not without.object_probs.any()
 
 
 def test_words_and_things() -> None:
     words = ("dog", "owl", "male person", "violin", "vehicle", "tiger", "train")
-    fit, kin = (dict(zip(words, table, strict=True)) for table in thing_bearing(embed_names(words)))
+    fit, kin = (dict(zip(words, table, strict=True)) for table in voc_similarity(embed_names(words)))
 
     def of(table: torch.Tensor, least: float) -> set[str]:
         return {name for name, value in zip(NAMES, table.tolist(), strict=True) if value > least}
@@ -103,16 +103,16 @@ def test_words_and_things() -> None:
     assert of(fit["vehicle"], 0.99) == {"airplane", "bicycle", "boat", "bus", "car", "motorcycle", "train"}
     assert of(kin["dog"], 0.1) == {"dog"} and {"cat", "dog"} <= of(kin["tiger"], 0.2)
     assert "person" not in of(kin["tiger"], 0.05)
-    assert all(kin[word][at] >= fit[word][at] for word in words for at in range(THINGS))
+    assert all(kin[word][at] >= fit[word][at] for word in words for at in range(VOC_CLASSES))
 
 
 def test_evidence_of_things_by_hand() -> None:
     """Two words, one of which fits thing 0; a third that nothing fits and nothing is kin to."""
     evidence = SegmenterPrior(3, 2)
-    fit, kin = torch.zeros(3, THINGS), torch.zeros(3, THINGS)
+    fit, kin = torch.zeros(3, VOC_CLASSES), torch.zeros(3, VOC_CLASSES)
     fit[0, 0] = kin[0, 0] = kin[0, 1] = 1
     evidence.learn_names(fit, kin)
-    shares = torch.zeros(1, THINGS, 1, 3)
+    shares = torch.zeros(1, VOC_CLASSES, 1, 3)
     shares[0, 0, 0, 0] = shares[0, 1, 0, 1] = shares[0, 2, 0, 2] = 0.5
     log = torch.log1p(torch.tensor(127.5))
     maps, found = (of[0, 0, :, 0] for of in evidence(torch.tensor([[[1.0, 0.0, 0.0]]]), shares))
@@ -139,8 +139,8 @@ def test_what_it_says_counts_beside_the_decoder() -> None:
 
 def test_nothing_it_says_is_endless() -> None:
     evidence = SegmenterPrior(1, 1)
-    evidence.learn_names(torch.zeros(1, THINGS), torch.zeros(1, THINGS))
-    shares = torch.zeros(1, THINGS, 1, 1)
+    evidence.learn_names(torch.zeros(1, VOC_CLASSES), torch.zeros(1, VOC_CLASSES))
+    shares = torch.zeros(1, VOC_CLASSES, 1, 1)
     shares[0, 3] = 1
     maps, found = evidence(torch.ones(1, 1, 1), shares)
     assert torch.isfinite(maps).all() and torch.isfinite(found).all() and found[0, 0, 1] < -5

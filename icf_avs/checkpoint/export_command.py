@@ -12,7 +12,7 @@ from icf_avs.checkpoint.export_graph import ExportGraph
 from icf_avs.checkpoint.file import load_checkpoint, read_recipe
 from icf_avs.checkpoint.model_card import HEAD, model_card
 from icf_avs.checkpoint.source import find_checkpoint
-from icf_avs.encoders.registry import HEARS_WORDS
+from icf_avs.encoders.registry import NEEDS_VOCABULARY
 from icf_avs.errors import UserError
 from icf_avs.provenance import short_digest
 
@@ -49,7 +49,7 @@ def export_command(checkpoint: str, out: Path, form: str, results: Path = Path("
     if card.exists() and not card.read_bytes().startswith(HEAD):
         raise UserError(f"{card}: exists and is not a model card; name another folder for --out")
     model = load_checkpoint(path)
-    if model.config.audio in HEARS_WORDS:
+    if model.config.audio in NEEDS_VOCABULARY:
         raise UserError(f"{path}: has a sound tagger, which cannot be exported yet; export stamps, or one of its kind")
     graph = ExportGraph(model)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that the model does not use

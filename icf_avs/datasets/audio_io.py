@@ -18,27 +18,27 @@ RATE = 16_000
 BANDS, STEPS = 64, 96  # of a log-mel window
 
 
-def read_wave(path: Path) -> np.ndarray:
+def read_waveform(path: Path) -> np.ndarray:
     """Mono, float32 [n] at 16 kHz, whatever the file's rate and channels. Raises UserError if it holds no sound."""
     return decode(path)[0]
 
 
 def decode(path: Path) -> tuple[np.ndarray, int]:
-    """A sound file as `read_wave` gives it, and the rate it is stored at (Hz)."""
+    """A sound file as `read_waveform` gives it, and the rate it is stored at (Hz)."""
     return read_sound(path, RATE, "unpack the set again")
 
 
-def read_video_wave(path: Path) -> np.ndarray:
-    """The sound of a video on the clock of its pictures, as `read_wave`. Raises UserError if it has none."""
+def read_video_audio(path: Path) -> np.ndarray:
+    """The sound of a video on the clock of its pictures, as `read_waveform`. Raises UserError if it has none."""
     blocks = [*mono(sound_blocks(probe(path), RATE), RATE)]
     if not blocks:
         raise UserError(f"{path}: its sound is empty; copy or download it again")
     return np.concatenate(blocks).astype(np.float32)
 
 
-def to_int16(wave: np.ndarray) -> np.ndarray:
+def to_int16(waveform: np.ndarray) -> np.ndarray:
     """float32 [n] in -1..1 -> int16 [n], as WAV files hold it."""
-    return np.clip(np.round(wave * 32768), -32768, 32767).astype(np.int16)
+    return np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.int16)
 
 
 def read_log_mel(path: Path, frames: int) -> np.ndarray:

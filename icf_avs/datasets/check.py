@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from icf_avs.datasets.audio_io import RATE, decode, read_log_mel
 from icf_avs.datasets.clip import ClipRecord
-from icf_avs.datasets.custom_dataset import is_own
+from icf_avs.datasets.custom_dataset import is_custom_dataset
 from icf_avs.datasets.image_io import CLASSES, SIZE, WITH_IDS, Layout, absent, read_frames, read_mask
 from icf_avs.datasets.layouts import SPLITS, TABLES, class_names, find_table, read_all
 from icf_avs.datasets.log_mel_pickle import read_log_mel_pickle
@@ -73,7 +73,7 @@ def find_sets(root: Path) -> list[Path]:
     """Folders of the sets in `root`: itself, or those in it. Raises UserError if there are none."""
     if not root.is_dir():
         raise UserError(f"no folder {root}: name the folder of a set, or one that holds several")
-    if is_own(root):
+    if is_custom_dataset(root):
         return [root]
     for pattern in ("", "*/", "*/*/"):
         found = sorted({path.parent for name in TABLES for path in root.glob(f"{pattern}{name}") if path.is_file()})
@@ -96,7 +96,7 @@ def check_set(root: Path, track: Callable = lambda clips, total, description: cl
 def _check_one(root: Path, track: Callable) -> SetReport:
     report, names = SetReport(root), ()
     with report.noting("table"):
-        if not is_own(root):
+        if not is_custom_dataset(root):
             report.layout = TABLES[find_table(root).name][0]
         records = read_all(root, lambda what: report.problems.append(Problem("table", what)))
         report.layout = records[0].layout if records else report.layout
@@ -168,14 +168,14 @@ def _check_clip(record: ClipRecord, classes: int) -> _Clip:
     rate = None
     with report.noting("audio"):
         rate = _check_audio(record)
-    return _Clip(report.problems, size, record.wave_path, rate)
+    return _Clip(report.problems, size, record.audio_path, rate)
 
 
 def _check_audio(record: ClipRecord) -> int | None:
     """Read each form of a clip's audio that is there; the rate of its audio file, Hz. Raises UserError."""
     there, rate = record.sources(), None
     if not there:
-        raise UserError(f"{absent(record.wave_path)}: is missing, and there is no other sound; unpack the set again")
+        raise UserError(f"{absent(record.audio_path)}: is missing, and there is no other sound; unpack the set again")
     if there == ["video"] and not probe(record.video_path).has_audio:
         raise UserError(f"{record.video_path}: has no sound, and its clip has no other; unpack the set again")
     if "log_mel" in there:
@@ -185,10 +185,10 @@ def _check_audio(record: ClipRecord) -> int | None:
         if count != frames:
             raise UserError(f"{path}: holds {count} log-mel windows, want {frames}; unpack the set again")
     if "wav" in there:
-        samples, rate = decode(record.wave_path)
+        samples, rate = decode(record.audio_path)
         if len(samples) < WINDOW:
             seconds = len(samples) / RATE
-            raise UserError(f"{record.wave_path}: lasts {seconds:.2f} s, less than one window (0.975 s); remove it")
+            raise UserError(f"{record.audio_path}: lasts {seconds:.2f} s, less than one window (0.975 s); remove it")
     return rate
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from icf_avs.datasets.audio_io import read_log_mel, read_video_wave, read_wave
+from icf_avs.datasets.audio_io import read_log_mel, read_video_audio, read_waveform
 from icf_avs.datasets.image_io import SIZE, WITH_IDS, Layout, absent, read_frames, read_masks
 from icf_avs.errors import UserError
 
@@ -29,7 +29,7 @@ class LoadedClip:
     log_mel: np.ndarray | None  # float32 [T, 96, 64], windows 0.96 s apart; None where samples were read
 
     @property
-    def wave(self) -> np.ndarray:
+    def waveform(self) -> np.ndarray:
         """float32 [n], 16 kHz mono. Raises UserError if only log-mel windows were read."""
         if self.samples is None:
             raise UserError(
@@ -58,7 +58,7 @@ class ClipRecord:
     layout: Layout
     frame_paths: tuple[Path, ...]
     mask_paths: tuple[Path | None, ...]  # None: this frame carries no label
-    wave_path: Path
+    audio_path: Path
     video_path: Path | None  # None: not there
     sounding: frozenset[str] | None
     onscreen: frozenset[str] | None
@@ -77,16 +77,16 @@ class ClipRecord:
 
     def sources(self) -> list[Audio]:
         """Which forms of its sound are there, the preferred first."""
-        there = {"wav": self.wave_path.is_file(), "video": self.video_path, "log_mel": self.log_mel_path}
+        there = {"wav": self.audio_path.is_file(), "video": self.video_path, "log_mel": self.log_mel_path}
         return [source for source, path in there.items() if path]
 
     @property
-    def has_wave(self) -> bool:
+    def has_waveform(self) -> bool:
         """Whether `load` gives a wave; False: log-mel windows."""
         form = self.form if self.form != "auto" else next(iter(self.sources()), "wav")
         return form != "log_mel"
 
-    def load(self, size: int | None = SIZE, audio: Audio | None = None, pictures: bool = True) -> LoadedClip:
+    def load(self, size: int | None = SIZE, audio: Audio | None = None, with_frames: bool = True) -> LoadedClip:
         """Read pictures, masks and sound.
 
         size   pictures and masks are squashed to size x size, as is usual; None: native size (masks take the size of
@@ -96,7 +96,7 @@ class ClipRecord:
 
         Raises UserError for a missing or unreadable file and for masks with other values than the layout's.
         """
-        if pictures:
+        if with_frames:
             frames = read_frames(self.frame_paths, size)
             shape = frames.shape[1:3]
         elif size is not None:
@@ -122,13 +122,13 @@ class ClipRecord:
             audio = there[0] if there else "wav"
         if audio not in there:
             missing = {
-                "wav": absent(self.wave_path) if "wav" not in there else None,
+                "wav": absent(self.audio_path) if "wav" not in there else None,
                 "log_mel": f"{self.log_mel_stem}.pkl" if self.log_mel_stem else "log-mel of the AVSS layout",
                 "video": "its video in raw_videos",
             }
             raise UserError(f"no sound of clip {self.name}: {missing[audio]} is missing; unpack the set again")
         if audio == "wav":
-            return read_wave(self.wave_path), None
+            return read_waveform(self.audio_path), None
         if audio == "video":
-            return read_video_wave(self.video_path), None
+            return read_video_audio(self.video_path), None
         return None, read_log_mel(self.log_mel_path, len(self.frame_paths))

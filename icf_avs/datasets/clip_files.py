@@ -57,8 +57,8 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], s
         video.width, video.height, video.pix_fmt, video.thread_count = *size, "yuv420p", 1
         sound = container.add_stream("aac", rate=RATE, layout="mono")
         sound.bit_rate = 96_000
-        for number, picture in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for number, rgb in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, VIDEO_FPS)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))

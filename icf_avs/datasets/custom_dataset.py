@@ -41,7 +41,7 @@ HELP = "docs/OWN_DATA.md shows the layout"
 
 
 @dataclass(frozen=True)
-class OwnVideo:
+class LabelledVideo:
     """One video of the set. classes: what sounds in it, from clips.csv; None where that does not say."""
 
     name: str
@@ -59,12 +59,12 @@ class OwnVideo:
         return {first: folder / f"{first:06d}" for first in firsts}
 
 
-def is_own(root: Path) -> bool:
+def is_custom_dataset(root: Path) -> bool:
     """Whether `root` holds a custom data set."""
     return (root / "videos").is_dir() and (root / "masks").is_dir()
 
 
-def read_own(root: Path, fault: Fault = refused) -> list[ClipRecord]:
+def read_custom_dataset(root: Path, fault: Fault = refused) -> list[ClipRecord]:
     """The clips of all splits, in the order of the videos' names. Videos not seen before are cut, with a progress bar.
 
     `fault` is told of what is wrong with a line of a table, a video, or the name or size of a mask. Raises UserError
@@ -90,24 +90,27 @@ def read_own(root: Path, fault: Fault = refused) -> list[ClipRecord]:
     return records
 
 
-def read_videos(root: Path, fault: Fault = refused) -> list[OwnVideo]:
-    """The videos of the set and their masks by the second; opens none of them. `fault`, UserError: as `read_own`."""
+def read_videos(root: Path, fault: Fault = refused) -> list[LabelledVideo]:
+    """The videos of the set and their masks by the second; opens none of them.
+
+    `fault`, UserError: as `read_custom_dataset`.
+    """
     paths = _by_stem(root / "videos", fault)
     rows = _rows(root, paths, fault)
-    known = own_names(root, fault)
+    known = custom_class_names(root, fault)
     found = []
     for name, row in sorted(rows.items()):
         classes = frozenset(part.strip() for part in row["class"].split(";")) if "class" in row else None
         for unknown in sorted((classes or set()) - set(known)):
             fault(f"{root / CLIPS}: class {unknown!r} of {name} is not in {NAMES}; add it there")
         masks = _masks(root / "masks" / name, paths[name], fault)
-        found.append(OwnVideo(name, paths[name], row["split"], classes, masks))
+        found.append(LabelledVideo(name, paths[name], row["split"], classes, masks))
     for stray in sorted(path for path in (root / "masks").iterdir() if path.is_dir() and path.name not in paths):
         fault(f"{stray}: there is no video of this name in {root / 'videos'}; {HELP}")
     return found
 
 
-def own_names(root: Path, fault: Fault = refused) -> tuple[str, ...]:
+def custom_class_names(root: Path, fault: Fault = refused) -> tuple[str, ...]:
     """Class names, id 1 first: of classes.txt, else of the column class of clips.csv in alphabetical order, else none.
 
     `fault` is told of names that are empty, twice there, or too many. Raises UserError for what is no text.
@@ -198,7 +201,7 @@ def _masks(folder: Path, video: Path, fault: Fault) -> dict[int, Path]:
     return dict(sorted(masks.items()))
 
 
-def _record(video: OwnVideo, first: int, folder: Path, layout: Layout, fault: Fault) -> ClipRecord:
+def _record(video: LabelledVideo, first: int, folder: Path, layout: Layout, fault: Fault) -> ClipRecord:
     frames = tuple(sorted(folder.glob("*.jpg")))
     masks = tuple(video.masks.get(first + i) for i in range(len(frames)))
     width, height = open_image(frames[0], decode=False).size
@@ -216,12 +219,12 @@ def _record(video: OwnVideo, first: int, folder: Path, layout: Layout, fault: Fa
     )  # fmt: skip
 
 
-def _cut_all(videos: Iterable[OwnVideo], fault: Fault) -> None:
+def _cut_all(videos: Iterable[LabelledVideo], fault: Fault) -> None:
     """Cut the clips that are not in the cache yet, with a progress bar; none for what begins after a video's end."""
     from rich.console import Console
     from rich.progress import Progress
 
-    def tried(video: OwnVideo) -> str | None:
+    def tried(video: LabelledVideo) -> str | None:
         try:
             _cut(video)
         except UserError as error:
@@ -237,7 +240,7 @@ def _cut_all(videos: Iterable[OwnVideo], fault: Fault) -> None:
         pool.shutdown(cancel_futures=True)
 
 
-def _cut(video: OwnVideo) -> None:
+def _cut(video: LabelledVideo) -> None:
     info = probe(video.path)
     if not info.has_audio:
         raise UserError(f"{video.path}: has no sound, which is needed to tell what sounds; remove it with its masks")

@@ -60,42 +60,42 @@ class ClipDataset(Dataset[ClipTensors]):
     def __getitem__(self, index: int) -> ClipTensors:
         return self.clip(index)
 
-    def clip(self, index: int, pictures: bool = True) -> ClipTensors:
+    def clip(self, index: int, with_frames: bool = True) -> ClipTensors:
         """Load one clip, with or without its pictures. Raises UserError as `ClipRecord.load`, and for a class id
         without a name.
         """
         record = self.records[index]
-        clip = record.load(self.spec.image_size, self.audio, pictures)
+        clip = record.load(self.spec.image_size, self.audio, with_frames)
         frames = len(clip.frames)
-        heard = self._kinds_by_frame(record, clip)
-        shown = torch.from_numpy(clip.masks)
+        classes = self._classes_by_frame(record, clip)
+        values = torch.from_numpy(clip.masks)
         if clip.class_ids is None or not self.names:
-            only = torch.tensor([ids[0] if len(ids) == 1 else 0 for ids in heard])
-            kinds_map = (shown > 0).long() * only[:, None, None]
+            only = torch.tensor([ids[0] if len(ids) == 1 else 0 for ids in classes])
+            kinds_map = (values > 0).long() * only[:, None, None]
         else:
-            kinds_map = shown.long()
+            kinds_map = values.long()
         sounding = torch.zeros(frames, len(self.names), dtype=torch.bool)
-        for frame, ids in enumerate(heard):
+        for frame, ids in enumerate(classes):
             sounding[frame, [number - 1 for number in ids]] = True
         onscreen = None
         if self.complete:
             onscreen = torch.tensor([name in record.onscreen for name in self.names], dtype=torch.bool)
         if clip.log_mel is None:
-            waves, log_mel = torch.from_numpy(clip_windows(clip.wave, self.spec, frames)), None
+            waves, log_mel = torch.from_numpy(clip_windows(clip.waveform, self.spec, frames)), None
         else:
             waves, log_mel = torch.zeros(frames, 0), torch.from_numpy(clip.log_mel)
         return ClipTensors(
-            frames=torch.from_numpy(clip.frames) if pictures else None,
+            frames=torch.from_numpy(clip.frames) if with_frames else None,
             waves=waves,
             log_mel=log_mel,
-            masks=F.avg_pool2d((shown > 0).float(), MASK_STRIDE),
+            masks=F.avg_pool2d((values > 0).float(), MASK_STRIDE),
             kinds_map=kinds_map,
             labelled=torch.from_numpy(clip.labelled),
             sounding=sounding,
             onscreen=onscreen,
         )
 
-    def _kinds_by_frame(self, record: ClipRecord, clip: LoadedClip) -> list[list[int]]:
+    def _classes_by_frame(self, record: ClipRecord, clip: LoadedClip) -> list[list[int]]:
         """Ids of the kinds that sound in each frame.
 
         By the second where scenes.csv says. Else a labelled frame has the kinds of its class ids, or, in a binary

@@ -23,7 +23,7 @@ from icf_avs.datasets.image_io import read_frames
 SPARE = 2**30  # bytes of the disk that are left alone
 
 
-class PictureFeatures:
+class FrameFeatures:
     """The pyramids of all clips of a split, each encoded when it is first asked for."""
 
     def __init__(self, records: Sequence[ClipRecord], encoder: nn.Module, size: int, folder: Path) -> None:

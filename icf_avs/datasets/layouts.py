@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from icf_avs.datasets.clip import Audio, ClipRecord
-from icf_avs.datasets.custom_dataset import HELP, is_own, own_names, read_own
+from icf_avs.datasets.custom_dataset import HELP, custom_class_names, is_custom_dataset, read_custom_dataset
 from icf_avs.datasets.image_io import Layout
 from icf_avs.datasets.metadata import (
     AVSS_COLUMNS,
@@ -62,7 +62,9 @@ def read_set(root: Path, split: str, sound: Audio = "auto") -> list[ClipRecord]:
         raise ValueError(f"split is {split!r}; it must be one of {SPLITS}")
     records = [replace(record, form=sound) for record in read_all(root) if record.split == split]
     if not records:
-        raise UserError(f"{root if is_own(root) else find_table(root)} has no clip of split {split!r}; ask for another")
+        raise UserError(
+            f"{root if is_custom_dataset(root) else find_table(root)} has no clip of split {split!r}; ask for another"
+        )
     return records
 
 
@@ -70,8 +72,8 @@ def read_all(root: Path, fault: Fault = refused) -> list[ClipRecord]:
     """List the clips of all splits, as `read_set`; `fault` is told of what is wrong with single ones, an unknown split
     too. Raises UserError for what concerns all.
     """
-    if is_own(root):
-        return read_own(root, fault)
+    if is_custom_dataset(root):
+        return read_custom_dataset(root, fault)
     table = find_table(root)
     layout, columns = TABLES[table.name]
     rows = []
@@ -101,8 +103,8 @@ def class_names(root: Path) -> tuple[str, ...]:
     Those of AVSS for AVSS and for an S4 or MS3 set that lies beside it; the categories of its table for an S4 set
     alone, in alphabetical order; none for MS3 alone. Raises UserError for a missing or inconsistent label2idx.json.
     """
-    if is_own(root):
-        return own_names(root)
+    if is_custom_dataset(root):
+        return custom_class_names(root)
     avss, table = avss_root(root), root / "s4_meta_data.csv"
     if avss is not None:
         return read_labels(avss / "label2idx.json")[1:]

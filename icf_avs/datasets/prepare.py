@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from icf_avs.datasets.audio_io import RATE, read_video_wave, read_wave, to_int16
+from icf_avs.datasets.audio_io import RATE, read_video_audio, read_waveform, to_int16
 from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.clip_files import write_bytes, write_image, write_wav
 from icf_avs.datasets.image_io import SIZE
@@ -51,11 +51,11 @@ def cut_frames(video: Path, seconds: int = SECONDS) -> np.ndarray:
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         if fps < 0.5:
             raise UserError(f"{video}: does not say how many pictures a second it has; re-encode it as H.264")
-        wanted, cut, last = frame_numbers(fps, seconds), [], None
+        numbers, cut, last = frame_numbers(fps, seconds), [], None
         frames = (frame for packet in packets(container, stream) for frame in packet.decode())
         for number, frame in enumerate(frames):
             last = frame
-            cut += [_squashed(frame) for index in wanted if index == number]
+            cut += [_squashed(frame) for index in numbers if index == number]
             if len(cut) == seconds:
                 break
     if last is None:
@@ -64,8 +64,8 @@ def cut_frames(video: Path, seconds: int = SECONDS) -> np.ndarray:
 
 
 def _squashed(frame) -> np.ndarray:
-    picture = torch.from_numpy(Orientation.of(frame).apply(frame.to_ndarray(format="rgb24")).copy())
-    planes = F.interpolate(picture.permute(2, 0, 1)[None].float(), (SIZE, SIZE), mode="bilinear")[0]
+    rgb = torch.from_numpy(Orientation.of(frame).apply(frame.to_ndarray(format="rgb24")).copy())
+    planes = F.interpolate(rgb.permute(2, 0, 1)[None].float(), (SIZE, SIZE), mode="bilinear")[0]
     return planes.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
@@ -103,7 +103,7 @@ def prepare_set(root: Path, workers: int = 1, progress: Callable[[int, int], Non
 def _missing(record: ClipRecord) -> tuple[bool, bool, bool]:
     """Whether frames, audio and log-mel windows of a clip are yet to be written."""
     frames = not all(path.is_file() for path in record.frame_paths)
-    return frames, not record.wave_path.is_file(), record.log_mel_path is None
+    return frames, not record.audio_path.is_file(), record.log_mel_path is None
 
 
 def _results(records: list[ClipRecord], workers: int) -> Iterator[str | None]:
@@ -131,14 +131,14 @@ def _prepare_clip(record: ClipRecord) -> str | None:
                 if not path.is_file():
                     write_image(path, Image.fromarray(frame))
         if audio or windows:
-            wave = read_video_wave(record.video_path) if audio else read_wave(record.wave_path)
-            samples = to_int16(wave)
+            waveform = read_video_audio(record.video_path) if audio else read_waveform(record.audio_path)
+            samples = to_int16(waveform)
             if windows:
                 content = io.BytesIO()
                 np.save(content, log_mel_windows(samples), allow_pickle=False)
                 write_bytes(record.log_mel_stem.with_name(record.log_mel_stem.name + ".npy"), content.getvalue())
             if audio:
-                write_wav(record.wave_path, samples)
+                write_wav(record.audio_path, samples)
     except UserError as error:
         return f"clip {record.name}: {error}"
     return None

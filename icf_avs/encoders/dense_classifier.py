@@ -6,8 +6,8 @@ and standard deviation over positions of composed scenes). A softmax over classe
 is; a z-score asks whether anything here is unusually like a dog.
 
 A word bears on a class as far as a text encoder puts it near one of the class's names, or near what the class is: no
-name of a Pekinese says "dog". imagenet_kinds.csv lists such kinds with the classes that they cover (runs of WordNet's
-order), and people, whom ImageNet does not name, with the classes of what they wear.
+name of a Pekinese says "dog". imagenet_hypernyms.csv lists such hypernyms with the classes that they cover (runs of
+WordNet's order), and people, whom ImageNet does not name, with the classes of what they wear.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from icf_avs.encoders.onednn_fused_conv import fused_conv
 from icf_avs.encoders.onednn_linear import pointwise
 
 CLASSES = 1000
-_KIND = 0.97  # a class's own name counts a little more than what it is
+_HYPERNYM = 0.97  # a class's own name counts a little more than what it is
 _WIDTH = 0.15  # of the gate: a class this much further from a word than the nearest one counts 1/e
 _SHARP = 0.05  # temperature of the shares
 
 
-class ClassEvidence(nn.Module):
+class DenseClassifier(nn.Module):
     """Last level of the pyramid [N,320,h,w] -> how unusual each class's logit is there, z-scores [N,1000,h,w]."""
 
     def __init__(self, network: EfficientNetLite0) -> None:
@@ -51,7 +51,7 @@ class ClassEvidence(nn.Module):
         return pointwise(fused_conv(self.head, level, relu6=True), weight, self.classifier.bias)
 
 
-class ClassWords(nn.Module):
+class ClassSimilarity(nn.Module):
     """How words bear on the classes. Its buffers travel in a checkpoint, so the text encoder is needed once.
 
     embed: asks the text encoder now. Without, the buffers are zeros until a state dict fills them.
@@ -60,12 +60,12 @@ class ClassWords(nn.Module):
     def __init__(self, embed: bool = True) -> None:
         super().__init__()
         names = [(name.strip(), (i,)) for i, each in enumerate(imagenet_names()) for name in each.split(",")]
-        own, phrases = len(names), names + _kinds()
+        own, phrases = len(names), names + _hypernyms()
         texts = tuple(text for text, _ in phrases)
         self.register_buffer("phrases", embed_names(texts) if embed else torch.zeros(len(texts), TEXT_DIM))
         # One row per pair of a phrase and a class that it names.
         pairs = [
-            (number, index, 1.0 if number < own else _KIND)
+            (number, index, 1.0 if number < own else _HYPERNYM)
             for number, (_, classes) in enumerate(phrases)
             for index in classes
         ]
@@ -97,14 +97,14 @@ class ClassWords(nn.Module):
         return index, torch.exp((top - top[:, :1]) / _WIDTH), (top / _SHARP).softmax(1)
 
 
-def _kinds() -> list[tuple[str, tuple[int, ...]]]:
+def _hypernyms() -> list[tuple[str, tuple[int, ...]]]:
     """Kinds of things, and the classes that each covers."""
-    kinds = []
-    for row in _rows("imagenet_kinds.csv"):
+    hypernyms = []
+    for row in _rows("imagenet_hypernyms.csv"):
         runs = [run.partition("-") for run in row["classes"].split()]
         classes = tuple(i for first, _, last in runs for i in range(int(first), int(last or first) + 1))
-        kinds += [(name, classes) for name in row["names"].split(";")]
-    return kinds
+        hypernyms += [(name, classes) for name in row["names"].split(";")]
+    return hypernyms
 
 
 def _statistics() -> list[tuple[float, float]]:

@@ -34,7 +34,7 @@ class Family:
     """One encoder: its names in the hub and in transformers, its widths, and what sets it apart from the defaults."""
 
     repo: str
-    kind: str
+    model_type: str
     backbone: str
     config: str
     channels: tuple[int, int, int, int]
@@ -104,10 +104,10 @@ class Pyramid(nn.Module):
         self.requires_grad_(not frozen).train()
 
     def forward(self, frames: Tensor) -> list[Tensor]:
-        pictures = (frames.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.scale
-        return list(self.network(pictures).feature_maps)
+        images = (frames.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.scale
+        return list(self.network(images).feature_maps)
 
-    def of_clips(self, frames: int) -> None:
+    def set_clip_length(self, frames: int) -> None:
         """The frames that are looked at next come in clips of so many."""
         for module in self.modules():
             if isinstance(module, DropPath):
@@ -140,7 +140,7 @@ def load_pyramid(
     else:
         folder = model_folder(family.repo, weights)
         network = _pretrained(folder, family, name, depths)
-    if family.kind == "swin":
+    if family.model_type == "swin":
         network.swin.layernorm = nn.Identity()  # of the classifier: its output is not used, so it could never train
     for module in network.modules():
         if type(module).__name__.endswith("DropPath"):
@@ -154,8 +154,8 @@ def _config(family: Family, depths: tuple[int, ...] | None) -> Any:
     options = dict(family.architecture)
     if depths is not None:
         options["depths"] = list(depths)
-    if family.kind in DROP_PATH:
-        options["drop_path_rate"] = DROP_PATH[family.kind]
+    if family.model_type in DROP_PATH:
+        options["drop_path_rate"] = DROP_PATH[family.model_type]
     return getattr(transformers, family.config)(**options, out_features=STAGES)
 
 
@@ -185,12 +185,14 @@ def _check_config(folder: Path, config: Any, family: Family, name: str, again: s
     import transformers
 
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        found = getattr(transformers, family.config).from_pretrained(folder) if kind == family.kind else None
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        found = (
+            getattr(transformers, family.config).from_pretrained(folder) if model_type == family.model_type else None
+        )
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}: config.json is not a model's configuration; {again}") from error
     if found is None:
-        raise UserError(f"{folder}: holds a model of type {kind}, not {name}; {again}")
+        raise UserError(f"{folder}: holds a model of type {model_type}, not {name}; {again}")
     for field in family.architecture:
         ours, theirs = getattr(config, field), getattr(found, field)
         if ours != (list(theirs) if isinstance(theirs, tuple) else theirs):

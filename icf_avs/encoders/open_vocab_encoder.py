@@ -5,25 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from icf_avs.encoders.dense_classifier import ClassEvidence
+from icf_avs.encoders.dense_classifier import DenseClassifier
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0
-from icf_avs.encoders.voc_segmenter import GRID, THINGS, WITHOUT_SEGMENTER, ThingSegmenter
+from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, WITHOUT_SEGMENTER, VocSegmenter
 from icf_avs.types import Missing, VisualFeatures
 
 _LARGE = 300  # pixels of a side: the first maps of one larger picture leave a processor's cache as it is
 _SEGMENTED = 2  # pictures that the segmenter sees at once: more gain nothing
 
 
-class PyramidWithEvidence(nn.Module):
+class OpenVocabEncoder(nn.Module):
     """A frozen encoder, frames uint8 [N,H,W,3] -> levels [N,c,h,w], and `evidence` beside it. On a CPU it encodes as
     many frames at once as is fastest.
     """
 
     strides, channels = EfficientNetLite0.strides, EfficientNetLite0.channels
 
-    def __init__(self, network: EfficientNetLite0, segmenter: ThingSegmenter | None) -> None:
+    def __init__(self, network: EfficientNetLite0, segmenter: VocSegmenter | None) -> None:
         super().__init__()
-        self.network, self.classifier, self.segmenter = network, ClassEvidence(network), segmenter
+        self.network, self.classifier, self.segmenter = network, DenseClassifier(network), segmenter
 
     @property
     def missing(self) -> tuple[Missing, ...]:
@@ -35,13 +35,13 @@ class PyramidWithEvidence(nn.Module):
         segmenter. object_probs: of the same frames at another size, where they are known.
         """
         pyramid = self(frames)
-        found = self.things(frames) if object_probs is None else object_probs
+        found = self.segment_objects(frames) if object_probs is None else object_probs
         return VisualFeatures(pyramid, self.classifier(pyramid[-1]), found)
 
-    def things(self, frames: Tensor) -> Tensor:
+    def segment_objects(self, frames: Tensor) -> Tensor:
         """frames uint8 [N,H,W,3] -> shares of things [N,20,GRID,GRID]."""
         if self.segmenter is None:
-            return torch.zeros(len(frames), THINGS, GRID, GRID, device=frames.device)
+            return torch.zeros(len(frames), VOC_CLASSES, GRID, GRID, device=frames.device)
         if frames.device.type != "cpu":
             return self.segmenter(frames)
         return torch.cat([self.segmenter(some) for some in frames.split(_SEGMENTED)])

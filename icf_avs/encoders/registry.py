@@ -14,10 +14,10 @@ from icf_avs.encoders import clip_text, minilm
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.encoders.hf_backbones import FAMILIES, load_pyramid
 from icf_avs.encoders.logmel_cnn import AudioEncoder
-from icf_avs.encoders.open_vocab_encoder import PyramidWithEvidence
-from icf_avs.encoders.tagger_encoder import load_word_ear
+from icf_avs.encoders.open_vocab_encoder import OpenVocabEncoder
+from icf_avs.encoders.tagger_encoder import load_tagger_encoder
 from icf_avs.encoders.vggish import load_vggish_audio
-from icf_avs.encoders.voc_segmenter import ThingSegmenter, find_segmenter
+from icf_avs.encoders.voc_segmenter import VocSegmenter, find_segmenter
 from icf_avs.errors import UserError
 
 
@@ -28,8 +28,8 @@ def _efficientnet_lite0(weights: str | Path | None = None, random: bool = False,
 
 
 def _with_evidence(random: bool = False, **options: Any) -> nn.Module:
-    segmenter = ThingSegmenter() if random else find_segmenter()
-    return PyramidWithEvidence(_efficientnet_lite0(random=random, **options), segmenter)
+    segmenter = VocSegmenter() if random else find_segmenter()
+    return OpenVocabEncoder(_efficientnet_lite0(random=random, **options), segmenter)
 
 
 def _log_mel(dim: int, weights: None = None, random: bool = False, frozen: bool = False) -> nn.Module:
@@ -46,10 +46,10 @@ VISUAL: dict[str, Callable[..., nn.Module]] = {
 AUDIO: dict[str, Callable[..., nn.Module]] = {
     "log-mel": _log_mel,
     "vggish": load_vggish_audio,
-    "efficientat": load_word_ear,
+    "efficientat": load_tagger_encoder,
 }
-HEARS_WORDS = frozenset(("efficientat",))  # audio encoders that want the vocabulary: options words and names
-TAKES_LOG_MEL = frozenset(("log-mel", "vggish"))  # audio encoders that take [N,96,64] in place of waves as well
+NEEDS_VOCABULARY = frozenset(("efficientat",))  # audio encoders that want the vocabulary: options words and names
+ACCEPTS_LOG_MEL = frozenset(("log-mel", "vggish"))  # audio encoders that take [N,96,64] in place of waves as well
 TEXT: dict[str, Callable[..., Tensor]] = {"minilm": minilm.embed_names, "clip": clip_text.embed_names}
 
 
@@ -65,7 +65,7 @@ def build_audio(name: str, dim: int | None, **options: Any) -> nn.Module:
     """An audio encoder, waves [N,15600] or log-mel [N,96,64] -> (token [N,dim], tokens [N,6,dim]). dim: None for VGGish
     without a projection.
 
-    options: weights, random, frozen (see load_vggish_audio, load_word_ear). Raises UserError as `build_visual` does.
+    options: weights, random, frozen (see load_vggish_audio). Raises UserError as `build_visual` does.
     """
     return _find(AUDIO, name, "audio")(dim, **options)
 
@@ -75,7 +75,7 @@ def audio_of(config: ModelConfig, names: Tensor, random: bool = False) -> nn.Mod
 
     Raises UserError as `build_visual` does.
     """
-    words = {"words": config.classes, "names": names} if config.audio in HEARS_WORDS else {}
+    words = {"words": config.classes, "names": names} if config.audio in NEEDS_VOCABULARY else {}
     return build_audio(config.audio, None if config.bare_audio else config.dim, random=random, **words)
 
 

@@ -33,7 +33,7 @@ _CONTEXT = 0.35  # share of the whole window in saying what it is that sounds
 READ_OUT = (WINDOW, MIDDLE, FLOOR, GENERAL_FLOOR, FAINTEST, SOFT, _STEP, _CONTEXT)
 
 
-class HeardWords(nn.Module):
+class WordTagger(nn.Module):
     """Waves [N, n], windows of about WINDOW seconds at the network's rate -> [N, len(words)].
 
     The weight of each word in [0, 1], 0 where it is not heard, about the middle second. words: the vocabulary, at least
@@ -56,7 +56,7 @@ class HeardWords(nn.Module):
         return len(self.words)
 
     def forward(self, waves: Tensor) -> Tensor:
-        columns = self.network.maps(mirrored(waves)).mean(2)  # N 384 L
+        columns = self.network.maps(reflect_pad_silence(waves)).mean(2)  # N 384 L
         middle = columns @ _middle(columns.shape[-1], waves.shape[-1] / self.network.sample_rate).to(columns)
         here = self.network.classifier(middle).sigmoid()
         around = self.network.classifier(columns.mean(2)).sigmoid()
@@ -77,13 +77,13 @@ class HeardWords(nn.Module):
         share, odd = (x / x.masked_fill(general, 0).amax(1, True).clamp(min=1e-9) for x in (shares, odds))
         particular = surest * torch.maximum(share, odd**SOFT)
         particular = particular.masked_fill((particular < FAINTEST) | (surest < FLOOR), 0)
-        heard = here - surest
-        heard = torch.where(general, heard.masked_fill(heard < GENERAL_FLOOR, 0), particular)
-        none = heard.new_zeros(len(heard), len(self.words))
-        return none.scatter_reduce(1, words.expand(len(heard), -1), heard, "amax")
+        scores = here - surest
+        scores = torch.where(general, scores.masked_fill(scores < GENERAL_FLOOR, 0), particular)
+        none = scores.new_zeros(len(scores), len(self.words))
+        return none.scatter_reduce(1, words.expand(len(scores), -1), scores, "amax")
 
 
-def mirrored(waves: Tensor) -> Tensor:
+def reflect_pad_silence(waves: Tensor) -> Tensor:
     """Zeros at the ends of waves [N, n] -> the sound beside them, mirrored; a wave silent at its middle is left alone.
 
     Windows at the ends of a video are padded with zeros, and the network takes the edge for an organ or a chainsaw.

@@ -40,7 +40,7 @@ _TYPES = {"float32": np.float32, "int32": np.int32}
 SIDE = 321  # pixels of a picture that is looked at: a multiple of STRIDE and one more
 STRIDE = 16
 GRID = SIDE // STRIDE + 1  # positions along a side
-THINGS = 20
+VOC_CLASSES = 20
 WITHOUT_SEGMENTER = Missing(
     "the segmenter (DeepLabV3, PASCAL VOC)", "people and the other objects that it knows are found less reliably"
 )
@@ -70,7 +70,7 @@ class _Block(nn.Module):
         return fused_conv(self.project, y, residual=x if self.skip else None)
 
 
-class ThingSegmenter(nn.Module):
+class VocSegmenter(nn.Module):
     """frames uint8 [N,H,W,3] -> shares of the twenty things at each position [N,20,GRID,GRID]; the rest is ground."""
 
     def __init__(self) -> None:
@@ -83,15 +83,15 @@ class ThingSegmenter(nn.Module):
             channels = outputs
         self.blocks = nn.Sequential(*blocks)
         self.branch, self.pooled = PointConv(channels, _WIDTH), PointConv(channels, _WIDTH)
-        self.joined, self.classes = PointConv(2 * _WIDTH, _WIDTH), PointConv(_WIDTH, 1 + THINGS)
+        self.joined, self.classes = PointConv(2 * _WIDTH, _WIDTH), PointConv(_WIDTH, 1 + VOC_CLASSES)
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
         return self.logits(resized(frames, SIDE)).softmax(1)[:, 1:]
 
-    def logits(self, pictures: Tensor) -> Tensor:
+    def logits(self, images: Tensor) -> Tensor:
         """uint8 [N,S,S,3], S = 16 k + 1 -> logits [N,21,k+1,k+1], the ground first."""
-        x = pictures.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        x = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         x = self.blocks(fused_conv(self.stem, x, relu6=True))
         mean = F.relu(self.pooled(x.mean((2, 3), keepdim=True))).expand(-1, -1, *x.shape[2:])
         return self.classes(F.relu(self.joined(torch.cat([mean, F.relu(self.branch(x))], dim=1))))
@@ -121,9 +121,9 @@ def read_weights() -> dict[str, Tensor]:
     return tensors
 
 
-def load_segmenter() -> ThingSegmenter:
+def load_segmenter() -> VocSegmenter:
     """The segmenter with its released weights, frozen. Raises MissingWeights or, where they are damaged, UserError."""
-    segmenter, weights = ThingSegmenter(), read_weights()
+    segmenter, weights = VocSegmenter(), read_weights()
 
     def fill(layer: nn.Conv2d, name: str, depthwise: bool = False) -> None:
         if depthwise:
@@ -150,7 +150,7 @@ def load_segmenter() -> ThingSegmenter:
     return segmenter.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def find_segmenter() -> ThingSegmenter | None:
+def find_segmenter() -> VocSegmenter | None:
     """`load_segmenter`; where its weights are missing None, and one line says why and what is worse for it."""
     try:
         return load_segmenter()
@@ -160,8 +160,8 @@ def find_segmenter() -> ThingSegmenter | None:
 
 
 @lru_cache(maxsize=1)
-def thing_names() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
+def voc_names() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
     """Of each of the twenty, in the network's order, what it may be called and words for it and others."""
-    with resources.files(__package__).joinpath("voc_things.csv").open(encoding="utf-8", newline="") as lines:
+    with resources.files(__package__).joinpath("voc_objects.csv").open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     return tuple((tuple(row["names"].split(";")), tuple(filter(None, row["general"].split(";")))) for row in rows)

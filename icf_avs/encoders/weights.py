@@ -63,16 +63,16 @@ def model_folder(repo: str, weights: str | Path | None = None, files: tuple[str,
         if not named or Path(weights).parent.is_dir():  # next to real folders it is a path misspelt
             raise UserError(f"{weights}: no such folder of weights; get them with: {download_command(repo)}")
         repo = weights
-    if own := own_folder():
+    if own := weights_folder():
         if (own / Path(repo).name).is_dir():
             return _complete(own / Path(repo).name, repo, files)
-        say_lacking(own, f"folder {Path(repo).name}", "the hub or its cache")
+        note_missing(own, f"folder {Path(repo).name}", "the hub or its cache")
     return _complete(_from_hub(repo, files), repo, files)
 
 
 def download_command(repo: str) -> str:
     """What to type where there is a network, and how to use what it brings."""
-    folder, revision = own_folder() or Path("weights"), REVISIONS.get(repo)
+    folder, revision = weights_folder() or Path("weights"), REVISIONS.get(repo)
     pinned = f" --revision {revision}" if revision else ""
     return f"hf download {repo}{pinned} --local-dir {quote(str(folder / Path(repo).name))} && {_export(folder)}"
 
@@ -83,7 +83,7 @@ def released_file(what: str, url: str, sha256: str, weights: str | Path | None =
     what: its name for people. sha256: of the download, in hexadecimal. weights: the file or a folder with it. Raises
     UserError when `weights` has no such file, MissingWeights when it is nowhere and cannot be downloaded.
     """
-    name, own = url.rpartition("/")[2], own_folder()
+    name, own = url.rpartition("/")[2], weights_folder()
     folder = own or Path("weights")
     command = f"curl -L --create-dirs -o {quote(str(folder / name))} {url} && {_export(folder)}"
     if weights is not None:
@@ -96,7 +96,7 @@ def released_file(what: str, url: str, sha256: str, weights: str | Path | None =
         return own / name
     if cached.is_file():
         if own:
-            say_lacking(own, name, str(cached.parent))
+            note_missing(own, name, str(cached.parent))
         return cached
     try:
         if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
@@ -139,7 +139,7 @@ def read_pretrained(architecture: Any, folder: Path, repo: str, **options: Any) 
     return model, sorted(report["missing_keys"])
 
 
-def own_folder() -> Path | None:
+def weights_folder() -> Path | None:
     """The folder of weights that ICF_WEIGHTS_DIR names. Raises UserError where there is no such folder."""
     value = os.environ.get(FOLDER_VARIABLE)
     if value and not Path(value).is_dir():
@@ -148,7 +148,7 @@ def own_folder() -> Path | None:
 
 
 @cache
-def say_lacking(folder: Path, name: str, place: str) -> None:
+def note_missing(folder: Path, name: str, place: str) -> None:
     """A line on stderr, once, where the user's folder of weights lacks some that are then read from another place."""
     print(f"{folder}: has no {name}; it is read from {place}", file=sys.stderr, flush=True)
 

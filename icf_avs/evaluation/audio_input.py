@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from icf_avs.encoders.registry import TAKES_LOG_MEL
+from icf_avs.encoders.registry import ACCEPTS_LOG_MEL
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.media.vggish_frontend import LOG_OFFSET
@@ -23,7 +23,7 @@ def model_sound(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.n
     if sound.ndim == 1:
         return clip_windows(sound, predictor.spec, count)
     encoder = predictor.encoders.get("audio")
-    if encoder not in TAKES_LOG_MEL:
+    if encoder not in ACCEPTS_LOG_MEL:
         raise UserError(
             f"the clips have their sound as log-mel windows only, and the model takes waves ({encoder or 'its own'} "
             "audio encoder); unpack audio_wav or raw_videos of the set beside them"

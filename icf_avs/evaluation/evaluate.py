@@ -20,7 +20,7 @@ from torch import Tensor
 
 from icf_avs.atomic_io import check_folder
 from icf_avs.datasets.clip import ClipRecord
-from icf_avs.datasets.custom_dataset import is_own
+from icf_avs.datasets.custom_dataset import is_custom_dataset
 from icf_avs.datasets.image_io import SIZE, WITH_IDS
 from icf_avs.datasets.layouts import TABLES, class_names, find_table, is_stamps, read_set
 from icf_avs.device import find_device
@@ -201,7 +201,7 @@ def evaluate_command(
             if (reason := without_donor(records[name], clips)) is not None:
                 bar.console.print(f"{name}: no off-screen row, {reason}")
                 audios.remove("offscreen")
-            if not all(record.has_wave for record in records[name]):
+            if not all(record.has_waveform for record in records[name]):
                 bar.console.print(f"{name}: no noise row, log-mel windows do not say how loud its clips are")
                 audios.remove("noise")
             advance = partial(bar.advance, bar.add_task(name, total=total))
@@ -248,7 +248,7 @@ def choose_sets(
     as well, as it is for `icf train`. Raises UserError if the folder holds none, or is itself a set and others are
     named.
     """
-    if data is not None and is_own(data):
+    if data is not None and is_custom_dataset(data):
         if sets is not None:
             raise UserError(f"--sets {' '.join(sets)}: {data} is a set of your own, the only one there; leave it out")
         return data, [OWN], False

@@ -83,7 +83,7 @@ class Predictor(MaskPredictor):
         from icf_avs.inference.word_prompts import asked_words
 
         chosen = asked_words(self.model, words)
-        self.model.audio.only(chosen)
+        self.model.audio.restrict_to(chosen)
 
     @torch.inference_mode()
     def predict(self, frames: Tensor, sound: Tensor) -> Prediction:

@@ -20,7 +20,7 @@ from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.streaming import check_settings, stream_masks
 from icf_avs.media.audio_windows import Sound
-from icf_avs.media.frame_tee import SharedPictures
+from icf_avs.media.frame_tee import FrameTee
 from icf_avs.media.video_reader import probe
 from icf_avs.media.windows import mask_count
 from icf_avs.networks.segmentation_model import SegmentationModel
@@ -84,7 +84,7 @@ def segment_video(
         for name in ("masks", "classes") if semantic else ("masks",):
             (new / name).mkdir()
         tiles, shown = [], tile_numbers(count)
-        pictures = SharedPictures(info, predictor.spec.frames / fps)
+        pictures = FrameTee(info, predictor.spec.frames / fps)
 
         def write(frame_of: Callable[[int], FrameMask], drawn: Callable[[int], None]) -> None:
             def overlay_of(frame: FrameMask) -> Overlay | ClassOverlay:

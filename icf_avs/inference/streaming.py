@@ -24,7 +24,7 @@ from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.semantic_postprocess import class_labels
 from icf_avs.mask_rle import encode, encode_nothing
 from icf_avs.media.audio_windows import AudioWindows, Sound
-from icf_avs.media.frame_tee import SharedPictures
+from icf_avs.media.frame_tee import FrameTee
 from icf_avs.media.resize import resized, thumbnail
 from icf_avs.media.video_reader import MediaInfo, read_frames
 from icf_avs.media.windows import mask_count
@@ -38,7 +38,7 @@ _MAX_FPS = 60.0
 
 def stream_masks(
     predictor: MaskPredictor, info: MediaInfo, fps: float = 1.0, threshold: float = 0.5, semantic: bool = False,
-    sound: Sound | None = None, shown: Container[int] = (), pictures: SharedPictures | None = None,
+    sound: Sound | None = None, shown: Container[int] = (), pictures: FrameTee | None = None,
 ) -> Iterator[tuple[FrameMask, np.ndarray | None]]:  # fmt: skip
     """Masks in order, with their classes if `semantic`, those whose numbers are in `shown` with a small copy of their
     pictures (RGB uint8, long side at most 320). `sound` is heard in place of the video's own; `pictures` are taken from

@@ -39,16 +39,16 @@ def _hann() -> Tensor:
     return torch.hann_window(FRAME, periodic=False)
 
 
-def kaldi_log_mel(wave: Tensor) -> Tensor:
+def kaldi_log_mel(waveform: Tensor) -> Tensor:
     """wave [..., n] float32 at 32 kHz in [-1, 1] -> [..., 128, 1 + (n - 1) // 320]; a second gives 100 frames.
 
     In float32 also under autocast. Raises ValueError for a wave shorter than 514 samples.
     """
-    if wave.shape[-1] < SHORTEST:
-        raise ValueError(f"{wave.shape[-1]} samples are too few for a spectrogram; it takes at least {SHORTEST}")
-    with torch.autocast(wave.device.type, enabled=False):
-        sharpened = (wave[..., 1:] - PRE_EMPHASIS * wave[..., :-1]).reshape(-1, wave.shape[-1] - 1)
-        spectrum = torch.stft(sharpened, FFT, HOP, FRAME, _hann().to(wave.device), center=True, return_complex=True)
+    if waveform.shape[-1] < SHORTEST:
+        raise ValueError(f"{waveform.shape[-1]} samples are too few for a spectrogram; it takes at least {SHORTEST}")
+    with torch.autocast(waveform.device.type, enabled=False):
+        sharpened = (waveform[..., 1:] - PRE_EMPHASIS * waveform[..., :-1]).reshape(-1, waveform.shape[-1] - 1)
+        spectrum = torch.stft(sharpened, FFT, HOP, FRAME, _hann().to(waveform.device), center=True, return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
-        mel = mel_bank().to(wave.device) @ power
-        return ((torch.log(mel + LOG_OFFSET) + LEVEL) / SCALE).reshape(*wave.shape[:-1], BANDS, -1)
+        mel = mel_bank().to(waveform.device) @ power
+        return ((torch.log(mel + LOG_OFFSET) + LEVEL) / SCALE).reshape(*waveform.shape[:-1], BANDS, -1)

@@ -18,7 +18,7 @@ _PLAIN = {"yuv420p", "yuvj420p"}  # exact to 2 of 255 by the faster way
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedFrame:
     """As stored: not turned, of any pixel format. Its tags are read at once: while one thread converts the frame they
     are hidden from all others.
     """
@@ -29,7 +29,7 @@ class Picture:
     primaries: int
 
     @classmethod
-    def of(cls, frame: av.VideoFrame) -> Picture:
+    def of(cls, frame: av.VideoFrame) -> DecodedFrame:
         """Take a frame that nobody else has yet."""
         if frame.colorspace not in _MATRICES:
             frame.colorspace = _BT2020 if frame.colorspace == _BT2020_CONSTANT else _UNKNOWN

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from itertools import chain
 from threading import Condition
 
-from icf_avs.media.frame import Picture
+from icf_avs.media.frame import DecodedFrame
 from icf_avs.media.video_reader import MediaInfo, video_frames
 
 _MOST = 200_000_000  # bytes of pictures that the masks of a clip take; beyond, a video is decoded twice
 
 
-class SharedPictures:
+class FrameTee:
     """As a context, pictures as `video_frames` gives them, once `ahead` and once `behind`, each in a thread of its own.
 
     seconds: how far ahead masks must be, as those of a clip are made at once.
@@ -27,18 +27,18 @@ class SharedPictures:
     def __init__(self, info: MediaInfo, seconds: float) -> None:
         self._info, self._seconds = info, seconds
         self._shared = False
-        self._kept: deque[tuple[float, Picture]] = deque()
+        self._queue: deque[tuple[float, DecodedFrame]] = deque()
         self._changed = Condition()
         self._ahead_is_done = self._behind_is_done = False
 
-    def __enter__(self) -> SharedPictures:
+    def __enter__(self) -> FrameTee:
         """Raises UserError as `video_frames` does."""
         self._source = video_frames(self._info)
         first = next(self._source)
         count = math.ceil(self._seconds * self._info.frame_rate) + 1
         self._shared = count * sum(plane.buffer_size for plane in first[1].frame.planes) <= _MOST
         if self._shared:
-            self._pictures = chain([first], self._source)
+            self._frames = chain([first], self._source)
         else:
             self._source.close()
         return self
@@ -48,7 +48,7 @@ class SharedPictures:
         self._source.close()
 
     @contextmanager
-    def ahead(self) -> Iterator[Iterator[tuple[float, Picture]]]:
+    def ahead(self) -> Iterator[Iterator[tuple[float, DecodedFrame]]]:
         """Every picture, as soon as it is decoded. When the context ends, `behind` decodes the rest itself."""
         try:
             yield self._passed_on() if self._shared else video_frames(self._info)
@@ -58,14 +58,14 @@ class SharedPictures:
                 self._changed.notify_all()
 
     @contextmanager
-    def behind(self) -> Iterator[Iterator[tuple[float, Picture]]]:
+    def behind(self) -> Iterator[Iterator[tuple[float, DecodedFrame]]]:
         """Every picture, some time after it was given ahead. When the context ends, none is kept any more."""
         try:
             yield self._taken() if self._shared else video_frames(self._info)
         finally:
             with self._changed:
                 self._behind_is_done = True
-                self._kept.clear()
+                self._queue.clear()
                 self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
@@ -73,23 +73,23 @@ class SharedPictures:
         for these is still to be done there.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._behind_is_done or not self._kept or self._kept[0][0] >= seconds)
+            self._changed.wait_for(lambda: self._behind_is_done or not self._queue or self._queue[0][0] >= seconds)
 
-    def _passed_on(self) -> Iterator[tuple[float, Picture]]:
-        for picture in self._pictures:
+    def _passed_on(self) -> Iterator[tuple[float, DecodedFrame]]:
+        for frame in self._frames:
             with self._changed:
                 if not self._behind_is_done:
-                    self._kept.append(picture)
+                    self._queue.append(frame)
                     self._changed.notify_all()
-            yield picture
+            yield frame
 
-    def _taken(self) -> Iterator[tuple[float, Picture]]:
+    def _taken(self) -> Iterator[tuple[float, DecodedFrame]]:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._kept or self._ahead_is_done)
-                if not self._kept:
+                self._changed.wait_for(lambda: self._queue or self._ahead_is_done)
+                if not self._queue:
                     break
-                picture = self._kept.popleft()
+                frame = self._queue.popleft()
                 self._changed.notify_all()
-            yield picture
-        yield from self._pictures
+            yield frame
+        yield from self._frames

@@ -35,11 +35,11 @@ class Scan:
         self._may_jump = bool(container.format.flags & Flags.ts_discont.value)
         self._video, self._audio, self.frame_length = video, audio, frame_length
         self.runs = Runs(_LONGEST_GAP_OF_BROADCASTS if self._may_jump else _LONGEST_GAP, frame_length)
-        self.picture: av.VideoFrame | None = None
-        self._picture_run: Run | None = None  # that it is of; None without time stamps
+        self.first_frame: av.VideoFrame | None = None
+        self._first_frame_run: Run | None = None  # that it is of; None without time stamps
         self._first: float | None = None  # when the file means to show its first picture, which may be damaged
-        self.pictures = 0  # packets of pictures that are shown
-        self.sounds = 0  # packets of sound
+        self.num_frames = 0  # packets of pictures that are shown
+        self.num_audio_packets = 0  # packets of sound
         self.unbroken = True  # each packet of sound is as long as the first, and begins where the one before it ends
         self.reach: dict[int, float] = {}  # the end of each stream by its own time stamps, what is hidden counted
         self.damaged: list[str] = []  # a line for each place where the container cannot be read
@@ -58,20 +58,20 @@ class Scan:
             run = self.runs.add(packet, float(stamp * packet.time_base))
         elif packet.size:
             self.runs.skip(packet)
-        if is_video and self.picture is None:
-            self._look(packet, run, time)
+        if is_video and self.first_frame is None:
+            self._decode_first(packet, run, time)
         if not packet.size:  # ends a stream
             return
         self.behind = max(self.behind, (packet.pos or 0) + packet.size)
         if packet.is_corrupt and (is_video or is_audio):
             self._incomplete.append((index, self.runs.counts[index]))
-        self.sounds += is_audio
-        self.pictures += is_video and not packet.is_discard
+        self.num_audio_packets += is_audio
+        self.num_frames += is_video and not packet.is_discard
         if stamp is None:
             self.unbroken &= not is_audio
             return
         if is_audio:  # a hole may be told as a packet that lasts on
-            if self.sounds == 1:
+            if self.num_audio_packets == 1:
                 self._length = length
             self.unbroken &= abs(self.reach.get(index, time) - time) <= JUMP and length <= self._length + JUMP
         self.reach[index] = max(self.reach.get(index, time + length), time + length)
@@ -89,22 +89,26 @@ class Scan:
 
         To be asked for when the runs are placed.
         """
-        if self.picture is None or self.picture.time is None or self._picture_run is None:
+        if self.first_frame is None or self.first_frame.time is None or self._first_frame_run is None:
             return None
-        return self.picture.time - self.missing() + self._picture_run.moved
+        return self.first_frame.time - self.missing() + self._first_frame_run.moved
 
     def missing(self) -> float:
         """Seconds from the start to the first picture that can be decoded."""
-        return 0.0 if self._first is None or self.picture.time is None else max(0.0, self.picture.time - self._first)
+        return (
+            0.0
+            if self._first is None or self.first_frame.time is None
+            else max(0.0, self.first_frame.time - self._first)
+        )
 
-    def _look(self, packet: av.Packet, run: Run | None, time: float) -> None:
+    def _decode_first(self, packet: av.Packet, run: Run | None, time: float) -> None:
         # A broadcast is recorded from anywhere between two key frames on: what lies before the first is no part of it.
         begins = packet.is_keyframe or not self._may_jump
         if self._first is None and run is not None and packet.pts is not None and begins and not packet.is_discard:
-            self._first, self._picture_run = time, run
-        self.picture = next(iter(tolerant(packet) or ()), None)
-        if self.picture is not None and self._picture_run is None:
-            self._picture_run = run
+            self._first, self._first_frame_run = time, run
+        self.first_frame = next(iter(tolerant(packet) or ()), None)
+        if self.first_frame is not None and self._first_frame_run is None:
+            self._first_frame_run = run
 
 
 def scanned(
@@ -116,9 +120,9 @@ def scanned(
     scan = Scan(container, video.index, -1 if audio is None else audio.index, 1 / nominal)
     for packet in packets(container, damaged=scan.damaged):
         scan.add(packet)
-    if scan.picture is None or not scan.pictures:
+    if scan.first_frame is None or not scan.num_frames:
         raise UserError(f"{path}: not one picture of it can be decoded; re-encode it as H.264")
-    check_size(scan.picture.width, scan.picture.height, path)
+    check_size(scan.first_frame.width, scan.first_frame.height, path)
     return scan
 
 

@@ -18,10 +18,10 @@ class TooDamaged(Exception):
 class Repaired:
     """Filled while the video is read. A packet is a picture, or some 20 ms of sound."""
 
-    of_pictures: int = 0  # packets of pictures that there are
-    of_sound: int = 0
-    pictures: set[int] = field(default_factory=set)  # numbers of packets that cannot be decoded
-    sound: set[int] = field(default_factory=set)
+    num_video_packets: int = 0  # packets of pictures that there are
+    num_audio_packets: int = 0
+    damaged_video: set[int] = field(default_factory=set)  # numbers of packets that cannot be decoded
+    damaged_audio: set[int] = field(default_factory=set)
     places: int = 0  # where the container is damaged
     incomplete: int = 0  # packets that lack something, as the last one of a recording that breaks off
     parts: int = 1  # files one behind the other that the file consists of
@@ -35,7 +35,9 @@ class Repaired:
     def skip(self, kind: str, number: int) -> None:
         """A packet of a stream ("video" or "audio") cannot be decoded. Raises TooDamaged if too many cannot."""
         lost, count, what = (
-            (self.pictures, self.of_pictures, "pictures") if kind == "video" else (self.sound, self.of_sound, "sound")
+            (self.damaged_video, self.num_video_packets, "pictures")
+            if kind == "video"
+            else (self.damaged_audio, self.num_audio_packets, "sound")
         )
         lost.add(number)
         if len(lost) > MOST_DAMAGED * count:
@@ -53,8 +55,8 @@ class Repaired:
     def document(self) -> dict[str, Any]:
         """For segmentation.json: what was repaired, only what there is."""
         values = {
-            "damaged_pictures": len(self.pictures),
-            "damaged_sound": len(self.sound),
+            "damaged_pictures": len(self.damaged_video),
+            "damaged_sound": len(self.damaged_audio),
             "damaged_places": self.places,
             "incomplete_packets": self.incomplete,
             "joined_files": self.parts if self.parts > 1 else 0,
@@ -69,12 +71,10 @@ class Repaired:
     def lines(self) -> list[str]:
         """For people."""
         found = []
-        if self.pictures:
-            found.append(
-                f"{len(self.pictures)} of {self.of_pictures} packets of pictures are damaged: the last good one stays"
-            )
-        if self.sound:
-            found.append(f"{len(self.sound)} of {self.of_sound} packets of sound are damaged: silence in their place")
+        if lost := len(self.damaged_video):
+            found.append(f"{lost} of {self.num_video_packets} packets of pictures are damaged: the last good one stays")
+        if lost := len(self.damaged_audio):
+            found.append(f"{lost} of {self.num_audio_packets} packets of sound are damaged: silence in their place")
         if self.places:
             found.append(f"the file is damaged at {self.places} places, which are skipped")
         if self.incomplete:

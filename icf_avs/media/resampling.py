@@ -18,7 +18,7 @@ _ZEROS = 24  # zero crossings of the sinc to each side: the transition takes abo
 _CUTOFF = 0.95  # share of the lower Nyquist frequency that is kept
 
 
-def resample(wave: Tensor, rate: int, to: int) -> Tensor:
+def resample(waveform: Tensor, rate: int, to: int) -> Tensor:
     """wave [..., n] at `rate` Hz -> [..., ceil(n * to / rate)] at `to` Hz, as if zeros stood around it.
 
     Raises ValueError for a rate below 1.
@@ -26,14 +26,14 @@ def resample(wave: Tensor, rate: int, to: int) -> Tensor:
     if rate < 1 or to < 1:
         raise ValueError(f"rates are {rate} and {to}; they must be positive")
     if rate == to:
-        return wave
+        return waveform
     step = math.gcd(rate, to)
     up, down = to // step, rate // step
     kernel, reach = _kernel(up, down)
-    length = -(-wave.shape[-1] * up // down)
-    padded = F.pad(wave.reshape(-1, 1, wave.shape[-1]), (reach, reach + down))
-    phases = F.conv1d(padded, kernel.to(wave), stride=down)  # N up blocks
-    return phases.transpose(1, 2).reshape(*wave.shape[:-1], -1)[..., :length]
+    length = -(-waveform.shape[-1] * up // down)
+    padded = F.pad(waveform.reshape(-1, 1, waveform.shape[-1]), (reach, reach + down))
+    phases = F.conv1d(padded, kernel.to(waveform), stride=down)  # N up blocks
+    return phases.transpose(1, 2).reshape(*waveform.shape[:-1], -1)[..., :length]
 
 
 @lru_cache(maxsize=8)

@@ -15,7 +15,7 @@ from torch import Tensor
 SAMPLE_RATE = 16_000
 FRAME, HOP, FFT, BANDS = 400, 160, 512, 64
 LOW_HZ, HIGH_HZ, LOG_OFFSET = 125.0, 7500.0, 0.01
-HEARD = slice(int(LOW_HZ * FFT / SAMPLE_RATE) + 1, math.ceil(HIGH_HZ * FFT / SAMPLE_RATE))  # bins within the bands
+MEL_BINS = slice(int(LOW_HZ * FFT / SAMPLE_RATE) + 1, math.ceil(HIGH_HZ * FFT / SAMPLE_RATE))  # bins within the bands
 WINDOW_FRAMES = 96
 _BLOCK = 64_000  # samples at once on a CPU: what lies between the steps stays in its cache
 WINDOW = FRAME + (WINDOW_FRAMES - 1) * HOP  # 15600 samples, 0.975 s
@@ -43,23 +43,23 @@ def _hann() -> Tensor:
     return torch.hann_window(FRAME, periodic=True)
 
 
-def log_mel(wave: Tensor) -> Tensor:
+def log_mel(waveform: Tensor) -> Tensor:
     """wave [..., n] float32 at 16 kHz -> [..., 1 + (n - 400) // 160, 64]; a window of 15600 samples gives 96 frames.
 
     Raises ValueError when the wave is shorter than one frame.
     """
-    if wave.shape[-1] < FRAME:
-        raise ValueError(f"{wave.shape[-1]} samples are less than one spectrogram frame ({FRAME})")
-    waves = wave.reshape(-1, wave.shape[-1])
-    at_once = max(1, _BLOCK // wave.shape[-1]) if wave.device.type == "cpu" else max(1, len(waves))
+    if waveform.shape[-1] < FRAME:
+        raise ValueError(f"{waveform.shape[-1]} samples are less than one spectrogram frame ({FRAME})")
+    waves = waveform.reshape(-1, waveform.shape[-1])
+    at_once = max(1, _BLOCK // waveform.shape[-1]) if waveform.device.type == "cpu" else max(1, len(waves))
     mel = torch.cat([_log_mel(some) for some in waves.split(at_once)])
-    return mel.reshape(*wave.shape[:-1], *mel.shape[1:])
+    return mel.reshape(*waveform.shape[:-1], *mel.shape[1:])
 
 
 def _log_mel(waves: Tensor) -> Tensor:
     """[N, n] -> [N, frames, 64]."""
     frames = waves.unfold(-1, FRAME, HOP) * _hann().to(waves.device)
-    spectrum = torch.fft.rfft(frames, FFT)[..., HEARD]
+    spectrum = torch.fft.rfft(frames, FFT)[..., MEL_BINS]
     # Not abs(), which guards against overflow and takes twice as long, and each step in place.
     magnitude = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag).sqrt_()
-    return (magnitude @ _filters()[HEARD].to(waves.device)).add_(LOG_OFFSET).log_()
+    return (magnitude @ _filters()[MEL_BINS].to(waves.device)).add_(LOG_OFFSET).log_()

@@ -22,7 +22,7 @@ from av.video.reformatter import VideoReformatter
 from icf_avs.errors import UserError
 from icf_avs.media.clock import Clock
 from icf_avs.media.crop import Crop, container_crop
-from icf_avs.media.frame import Picture
+from icf_avs.media.frame import DecodedFrame
 from icf_avs.media.frame_filters import filtered
 from icf_avs.media.joined import WHOLE, Parts, joined_parts, open_parts
 from icf_avs.media.local_url import check_file
@@ -171,15 +171,15 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
         clock, ends = scan.runs.clock(video.index)
         start = scan.start()
         if start is None:  # a raw stream: no time stamps at all, only a nominal rate
-            start, last = 0.0, scan.pictures * scan.frame_length
+            start, last = 0.0, scan.num_frames * scan.frame_length
         else:
             last = max(ends[video.index], start + 0.001)
         end = last
-        if scan.sounds and ends.get(audio.index, last) > last + (_TAIL if scan.pictures > 1 else 0):
+        if scan.num_audio_packets and ends.get(audio.index, last) > last + (_TAIL if scan.num_frames > 1 else 0):
             end = ends[audio.index]  # the last picture is shown as long as the sound lasts
         check_span(start, end, path)
-        orientation = Orientation.of(scan.picture)
-        width, height, crop = scan.picture.width, scan.picture.height, container_crop(video)
+        orientation = Orientation.of(scan.first_frame)
+        width, height, crop = scan.first_frame.width, scan.first_frame.height, container_crop(video)
         if crop.filter_of(width, height):
             width, height = width - crop.left - crop.right, height - crop.top - crop.bottom
         aspect = video.sample_aspect_ratio or Fraction(1)
@@ -190,13 +190,13 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
             duration=end - start,
             width=width,
             height=height,
-            frame_rate=scan.pictures / ((last if scan.pictures > 1 else end) - start),
-            has_audio=scan.sounds > 0,
-            audio_track=container.streams.audio.index(audio) + 1 if scan.sounds else 0,
-            audio_rate=audio.rate if scan.sounds else 0,
-            audio_channels=audio.channels if scan.sounds else 0,
+            frame_rate=scan.num_frames / ((last if scan.num_frames > 1 else end) - start),
+            has_audio=scan.num_audio_packets > 0,
+            audio_track=container.streams.audio.index(audio) + 1 if scan.num_audio_packets else 0,
+            audio_rate=audio.rate if scan.num_audio_packets else 0,
+            audio_channels=audio.channels if scan.num_audio_packets else 0,
             audio_unbroken=scan.unbroken,
-            audio_codec=audio.codec_context.codec.name if scan.sounds else "",
+            audio_codec=audio.codec_context.codec.name if scan.num_audio_packets else "",
             start=start,
             pixel_aspect=aspect,
             orientation=orientation,
@@ -204,8 +204,8 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
             parts=parts,
             clock=clock,
             repaired=Repaired(
-                of_pictures=clock.counts[video.index],
-                of_sound=scan.sounds,
+                num_video_packets=clock.counts[video.index],
+                num_audio_packets=scan.num_audio_packets,
                 places=len(scan.damaged),
                 parts=len(parts),
                 unread=left,
@@ -226,7 +226,7 @@ def _left_over(path: Path, part: tuple[int, int], others: tuple[int, ...], audio
         return unread(container, scan, end - begin, [other - begin for other in others if begin < other < end])
 
 
-def _pictures(info: MediaInfo) -> Iterator[av.VideoFrame | None]:
+def _decoded_frames(info: MediaInfo) -> Iterator[av.VideoFrame | None]:
     """Every picture; None in place of one that cannot be decoded."""
     rest = 0, None
     for threads in ("AUTO", "NONE"):
@@ -238,16 +238,16 @@ def _pictures(info: MediaInfo) -> Iterator[av.VideoFrame | None]:
             return
 
 
-def video_frames(info: MediaInfo) -> Iterator[tuple[float, Picture]]:
+def video_frames(info: MediaInfo) -> Iterator[tuple[float, DecodedFrame]]:
     """Every picture with the second it is shown at, never decreasing; as stored: not turned, any pixel format."""
     time = None
-    for frame in filtered(filter(None, _pictures(info)), info.crop):
+    for frame in filtered(filter(None, _decoded_frames(info)), info.crop):
         if frame.time is not None:
             shown = frame.time - info.start
         else:
             shown = 0.0 if time is None else time + 1 / info.frame_rate
         time = max(shown, time or 0.0)
-        yield time, Picture.of(frame)
+        yield time, DecodedFrame.of(frame)
     if time is None:
         raise UserError(f"{info.path}: not one picture of it can be decoded; re-encode it as H.264")
 
@@ -255,7 +255,7 @@ def video_frames(info: MediaInfo) -> Iterator[tuple[float, Picture]]:
 def read_frames(
     source: str | Path | MediaInfo,
     times: Iterable[float],
-    pictures: Iterator[tuple[float, Picture]] | None = None,
+    decoded_frames: Iterator[tuple[float, DecodedFrame]] | None = None,
 ) -> Iterator[tuple[float, np.ndarray]]:
     """For each asked time, in seconds and never decreasing, the picture on display then: RGB uint8 [H, W, 3].
 
@@ -265,7 +265,7 @@ def read_frames(
     """
     info = source if isinstance(source, MediaInfo) else probe(source)
     reformatter = VideoReformatter()
-    frames = video_frames(info) if pictures is None else pictures
+    frames = video_frames(info) if decoded_frames is None else decoded_frames
     wanted, before = iter(times), float("-inf")
     shown = upcoming = next(frames)
     for time in wanted:
@@ -277,11 +277,11 @@ def read_frames(
         yield time, as_shown(info, shown[1], reformatter)
 
 
-def as_shown(info: MediaInfo, picture: Picture, reformatter: VideoReformatter) -> np.ndarray:
+def as_shown(info: MediaInfo, frame: DecodedFrame, reformatter: VideoReformatter) -> np.ndarray:
     """One of `video_frames` as RGB, uint8 [H, W, 3], turned. Raises UserError for a pixel format that is unknown."""
     try:
-        stored = picture.converted(reformatter, *info.stored_size, "rgb24").to_ndarray()
+        stored = frame.converted(reformatter, *info.stored_size, "rgb24").to_ndarray()
     except (FFmpegError, ValueError) as error:
-        name = picture.frame.format.name
+        name = frame.frame.format.name
         raise UserError(f"{info.path}: its {name} pictures cannot be shown; re-encode it") from error
     return np.ascontiguousarray(info.orientation.apply(stored))

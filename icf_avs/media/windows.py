@@ -19,21 +19,21 @@ def mask_count(duration: float, fps: float) -> int:
     return max(1, math.ceil(duration * fps - _SHORTEST))
 
 
-def clip_windows(wave: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
+def clip_windows(waveform: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
     """wave [n] float32 at 16 kHz -> the windows of masks 0..count-1, [count, spec.window] at the rate of `spec`."""
-    if spec.sample_rate != RATE and len(wave):
-        wave = resample(torch.from_numpy(wave), RATE, spec.sample_rate).numpy()
-    return windows(wave, spec, count)
+    if spec.sample_rate != RATE and len(waveform):
+        waveform = resample(torch.from_numpy(waveform), RATE, spec.sample_rate).numpy()
+    return windows(waveform, spec, count)
 
 
-def windows(wave: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
+def windows(waveform: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
     """wave [n] float32 at the rate of `spec` -> the windows of masks 0..count-1, [count, spec.window]; zeros beyond its
     ends.
     """
     cut = np.zeros((count, spec.window), dtype=np.float32)
     for index in range(count):
         start = spec.window_start(index)
-        piece = wave[max(start, 0) : max(start + spec.window, 0)]
+        piece = waveform[max(start, 0) : max(start + spec.window, 0)]
         offset = max(-start, 0)
         cut[index, offset : offset + len(piece)] = piece
     return cut

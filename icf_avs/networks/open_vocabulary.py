@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icf_avs.config import ModelConfig
-from icf_avs.encoders.dense_classifier import ClassWords
-from icf_avs.encoders.voc_text_similarity import thing_bearing
+from icf_avs.encoders.dense_classifier import ClassSimilarity
+from icf_avs.encoders.voc_text_similarity import voc_similarity
 from icf_avs.networks.guided import DecoderOutput, GuidedNetwork, Sounds
 from icf_avs.networks.guided_parts.pixel_decoder import Pixels
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior
@@ -21,7 +21,7 @@ from icf_avs.types import Missing, VisualFeatures
 
 
 class OpenVocabularyNetwork(GuidedNetwork):
-    """config.evidence and config.implicit_text are not None; visual: PyramidWithEvidence; audio: WordEar."""
+    """config.evidence and config.implicit_text are not None; visual: OpenVocabEncoder; audio: TaggerEncoder."""
 
     batches_frames = True
 
@@ -44,14 +44,14 @@ class OpenVocabularyNetwork(GuidedNetwork):
         return self.audio.only_words
 
     @torch.no_grad()
-    def learn_names(self, classes: ClassWords) -> None:
+    def learn_names(self, classes: ClassSimilarity) -> None:
         """Before training: tell how the names bear on a classifier's classes, and let sound and text begin with the
         same axes of the names' embeddings. Raises ValueError where there are more axes than names.
         """
         vocabulary = self.implicit_text.vocabulary
         names = vocabulary.names.cpu()  # where the classes and the text encoder are
         self.prior.classifier.learn_names(classes, names)
-        self.prior.segmenter.learn_names(*thing_bearing(names))
+        self.prior.segmenter.learn_names(*voc_similarity(names))
         axes = vocabulary.principal_axes()
         for part in (vocabulary.project, self.audio.project):
             if axes.shape != part.weight.shape:

@@ -19,7 +19,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, VideoReformatter
 
 from icf_avs.media.audio_windows import Sound, sound_blocks
-from icf_avs.media.frame import Picture
+from icf_avs.media.frame import DecodedFrame
 from icf_avs.media.local_url import local_url
 from icf_avs.media.packets import packets
 from icf_avs.media.video_reader import MediaInfo, Orientation, chosen_streams, opened, video_frames
@@ -43,7 +43,7 @@ Mask = TypeVar("Mask")
 def write_video(
     info: MediaInfo, path: Path, interval_at: Callable[[float], int], mask_of: Callable[[int], Mask],
     progress: Callable[[int], None], overlay_of: Callable[[Mask], Overlay | ClassOverlay] = Overlay,
-    sound: Sound | None = None, pictures: Iterator[tuple[float, Picture]] | None = None,
+    sound: Sound | None = None, pictures: Iterator[tuple[float, DecodedFrame]] | None = None,
 ) -> None:  # fmt: skip
     """Write a video with its masks.
 
@@ -85,7 +85,9 @@ def write_video(
         track.write_until(math.inf)
 
 
-def _kept(info: MediaInfo, pictures: Iterator[tuple[float, Picture]]) -> Iterator[tuple[float, Picture, float]]:
+def _kept(
+    info: MediaInfo, pictures: Iterator[tuple[float, DecodedFrame]]
+) -> Iterator[tuple[float, DecodedFrame, float]]:
     """Pictures as (from, picture, until), strictly forward in time, at most one in a 30th of a second."""
     # An ordinary 30 Hz video is not thinned: its time stamps may be rounded to milliseconds.
     slots = _MAX_RATE if info.frame_rate > 1.02 * _MAX_RATE else 1 / _CLOCK
@@ -101,8 +103,8 @@ def _kept(info: MediaInfo, pictures: Iterator[tuple[float, Picture]]) -> Iterato
 
 
 def _at_each_mask(
-    kept: Iterator[tuple[float, Picture, float]], interval_at: Callable[[float], int]
-) -> Iterator[tuple[float, Picture, float]]:
+    kept: Iterator[tuple[float, DecodedFrame, float]], interval_at: Callable[[float], int]
+) -> Iterator[tuple[float, DecodedFrame, float]]:
     """A picture that is on display for long once for each mask that falls to it, to a 30th of a second."""
     for time, frame, until in kept:
         begin = time
@@ -115,7 +117,7 @@ def _at_each_mask(
 
 
 def _drawn(
-    picture: Picture, reformatter: VideoReformatter, info: MediaInfo, overlay: Overlay | ClassOverlay,
+    picture: DecodedFrame, reformatter: VideoReformatter, info: MediaInfo, overlay: Overlay | ClassOverlay,
     encoder: av.VideoCodecContext,
 ) -> av.VideoFrame:  # fmt: skip
     """A yuv420p picture: turned as it is shown, padded to even sizes, with the overlay on it; a new one, unless nothing
@@ -198,7 +200,7 @@ class _Copied:
             for number, packet in enumerate(info.clock.applied(packets(source, own))):
                 if not packet.size:  # ends the stream
                     return
-                if number in info.repaired.sound:
+                if number in info.repaired.damaged_audio:
                     continue
                 begin = packet.dts if packet.pts is None else packet.pts
                 packet.pts = packet.dts = begin - round(info.start / packet.time_base)

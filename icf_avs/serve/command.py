@@ -37,7 +37,7 @@ def serving(
 
     Raises UserError if the address is not available.
     """
-    with own_folder() as store:
+    with weights_folder() as store:
         # Not before: Gradio makes its folder, where it is told to, as soon as it is imported.
         import gradio as gr
         from starlette.middleware import Middleware
@@ -67,7 +67,7 @@ def serving(
 
 
 @contextmanager
-def own_folder() -> Iterator[Path]:
+def weights_folder() -> Iterator[Path]:
     """A new folder that nobody else may read, where Gradio keeps its files too. It is removed at the end."""
     names = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "GRADIO_ALLOWED_PATHS")
     before, ended = {name: os.environ.pop(name) for name in names if name in os.environ}, threading.Event()

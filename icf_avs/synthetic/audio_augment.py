@@ -18,39 +18,39 @@ LONGEST_TAIL = 0.5  # seconds of reverberation
 _FRAME, _SEARCH = 640, 160  # samples: frames of 40 ms overlap by half, and are moved by up to 10 ms to fit
 KNOTS = np.concatenate(([0.0], np.geomspace(60, RATE / 2, 96)))  # Hz at which a curve over frequency is given
 _OCTAVES = np.log2(np.maximum(KNOTS, 60.0) / 1000)  # of the knots, from 1 kHz
-_CODED, _BANDS = 512, 16  # samples of a frame of the codec, bands that share a step of quantisation
+_CODEC_FRAME, _BANDS = 512, 16  # samples of a frame of the codec, bands that share a step of quantisation
 
 
 @dataclass(frozen=True)
 class AudioAugment:
     """Strength of each variation, and the share of mixtures that have it; with share 0 nothing is varied."""
 
-    share: float = 0.0  # of mixtures that are varied at all
-    pitch: float = 0.55  # octaves up or down at most
-    glide: float = 0.08  # octaves that the pitch wanders by
-    swell: float = 5.0  # dB that the loudness wanders by
-    equaliser: float = 8.0  # dB up or down at most, at octave distance; a quarter of it as tilt an octave
-    band: float = 0.25  # share of microphones that hear a band alone: a telephone, a small speaker
-    notch: float = 0.4  # share that miss a band
-    room: float = 0.6  # share of tracks with reverberation
-    noise: tuple[float, float] = (2.0, 45.0)  # dB below the sources
-    level: tuple[float, float] = (-36.0, -11.0)  # dB of a source's RMS below full scale
-    clipped: float = 0.15
-    coded: float = 0.25
-    gaps: float = 0.3  # share with a piece or two of up to 0.12 s missing
+    augment_prob: float = 0.0  # of mixtures that are varied at all
+    pitch_octaves: float = 0.55  # octaves up or down at most
+    glide_octaves: float = 0.08  # octaves that the pitch wanders by
+    gain_range_db: float = 5.0  # dB that the loudness wanders by
+    eq_db: float = 8.0  # dB up or down at most, at octave distance; a quarter of it as tilt an octave
+    bandpass_prob: float = 0.25  # share of microphones that hear a band alone: a telephone, a small speaker
+    notch_prob: float = 0.4  # share that miss a band
+    reverb_prob: float = 0.6  # share of tracks with reverberation
+    noise_db: tuple[float, float] = (2.0, 45.0)  # dB below the sources
+    level_db: tuple[float, float] = (-36.0, -11.0)  # dB of a source's RMS below full scale
+    clip_prob: float = 0.15
+    codec_prob: float = 0.25
+    dropout_prob: float = 0.3  # share with a piece or two of up to 0.12 s missing
 
 
 PLAIN = AudioAugment()
-VARIED = AudioAugment(share=0.5)
+VARIED = AudioAugment(augment_prob=0.5)
 
 
-def time_stretch(wave: np.ndarray, tempo: float) -> np.ndarray:
+def time_stretch(waveform: np.ndarray, tempo: float) -> np.ndarray:
     """Play a wave `tempo` times as fast at the same pitch: frames of 40 ms are taken from where they continue the one
     before best, and overlapped (WSOLA, Verhelst and Roelands 1993). float32 [N] -> float32 [about N / tempo].
     """
     hop = _FRAME // 2
-    count = max(1, round(len(wave) / tempo / hop))
-    padded = np.pad(wave, (hop + _SEARCH, 2 * _FRAME + 2 * _SEARCH + hop))
+    count = max(1, round(len(waveform) / tempo / hop))
+    padded = np.pad(waveform, (hop + _SEARCH, 2 * _FRAME + 2 * _SEARCH + hop))
     window = np.hanning(_FRAME + 1)[:-1].astype(np.float32)
     out = np.zeros((count + 2) * hop, dtype=np.float32)
     at = _SEARCH
@@ -103,20 +103,20 @@ def _over(curve: np.ndarray, size: int) -> np.ndarray:
 
 def _equaliser(style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
     """A smooth random curve over frequency, as factors at the knots."""
-    tilt = rng.uniform(-0.25, 0.25) * style.equaliser * _OCTAVES
-    bumps = np.interp(_OCTAVES, np.arange(-4.5, 4, 1) + rng.uniform(-0.5, 0.5), rng.uniform(-1, 1, 9) * style.equaliser)
+    tilt = rng.uniform(-0.25, 0.25) * style.eq_db * _OCTAVES
+    bumps = np.interp(_OCTAVES, np.arange(-4.5, 4, 1) + rng.uniform(-0.5, 0.5), rng.uniform(-1, 1, 9) * style.eq_db)
     return 10 ** (np.clip(tilt + 0.7 * bumps, -24, 24) / 20)
 
 
 def microphone(style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
     """What a device hears of each frequency, as factors at the knots."""
     curve = _equaliser(style, rng)
-    if rng.random() < style.band:
+    if rng.random() < style.bandpass_prob:
         low, high = 2 ** rng.uniform(-3.5, -1.2), 2 ** rng.uniform(1.2, 2.7)  # kHz
         slope = rng.uniform(6, 30)  # dB an octave
         outside = np.maximum(np.log2(low) - _OCTAVES, 0) + np.maximum(_OCTAVES - np.log2(high), 0)
         curve = curve * 10 ** (-np.minimum(slope * outside, 50) / 20)
-    if rng.random() < style.notch:
+    if rng.random() < style.notch_prob:
         middle, half = rng.uniform(-3, 2.5), rng.uniform(0.1, 0.4)
         curve = np.where(np.abs(_OCTAVES - middle) < half, 0.03, 1.0) * curve
     return curve
@@ -128,7 +128,7 @@ def apply_room_and_mic(
     """A track in a random room through a microphone. `size`: of the Fourier transform, LONGEST_TAIL longer at least."""
     curve = mic * _equaliser(style, rng)
     response = _over(curve, size)
-    if rng.random() < style.room:
+    if rng.random() < style.reverb_prob:
         length = int(rng.uniform(0.05, LONGEST_TAIL) * RATE)
         tail = rng.standard_normal(length, dtype=np.float32)
         tail *= np.exp(np.linspace(0, -6.9, length, dtype=np.float32)) / np.float32(np.sqrt(length / 14))
@@ -141,7 +141,7 @@ def apply_room_and_mic(
 def gain_envelope(samples: int, style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
     """A loudness that wanders, as factors."""
     knots = np.linspace(0, samples, 4 + samples // RATE * 3)
-    curve = np.interp(np.arange(0, samples + 160, 160), knots, rng.uniform(-1, 1, len(knots)) * style.swell)
+    curve = np.interp(np.arange(0, samples + 160, 160), knots, rng.uniform(-1, 1, len(knots)) * style.gain_range_db)
     return np.repeat((10 ** (curve / 20)).astype(np.float32), 160)[:samples]
 
 
@@ -153,39 +153,39 @@ def ambient_noise(
     white = rng.standard_normal((2, bins), dtype=np.float32)
     colour = 10 ** (rng.uniform(-9, 3) * np.clip(_OCTAVES, -4, 3) / 20)
     spectrum = (white[0] + 1j * white[1]) * _over(mic * _equaliser(style, rng) * colour, size)
-    wave = np.fft.irfft(spectrum, size)[:samples].astype(np.float32) * gain_envelope(samples, style, rng)
-    return wave / max(float(np.sqrt(np.mean(np.square(wave)))), 1e-9)
+    waveform = np.fft.irfft(spectrum, size)[:samples].astype(np.float32) * gain_envelope(samples, style, rng)
+    return waveform / max(float(np.sqrt(np.mean(np.square(waveform)))), 1e-9)
 
 
-def degrade(wave: np.ndarray, style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
+def degrade(waveform: np.ndarray, style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
     """What a device stores of a wave: it may clip, drop pieces, and code with loss."""
-    if rng.random() < style.clipped:
-        most = float(np.abs(wave).max()) * rng.uniform(0.15, 0.7)
-        wave = np.clip(wave, -most, most)
-    if rng.random() < style.coded:
-        wave = lossy_codec(wave, rng.uniform(0.6, 2.5))
-    if rng.random() < style.gaps:
-        wave = wave.copy()
-        for _ in range(rng.integers(1, 3) * max(1, len(wave) // RATE)):
-            start = rng.integers(len(wave))
-            wave[start : start + int(rng.uniform(0.02, 0.12) * RATE)] = 0
-    return wave
+    if rng.random() < style.clip_prob:
+        most = float(np.abs(waveform).max()) * rng.uniform(0.15, 0.7)
+        waveform = np.clip(waveform, -most, most)
+    if rng.random() < style.codec_prob:
+        waveform = lossy_codec(waveform, rng.uniform(0.6, 2.5))
+    if rng.random() < style.dropout_prob:
+        waveform = waveform.copy()
+        for _ in range(rng.integers(1, 3) * max(1, len(waveform) // RATE)):
+            start = rng.integers(len(waveform))
+            waveform[start : start + int(rng.uniform(0.02, 0.12) * RATE)] = 0
+    return waveform
 
 
-def lossy_codec(wave: np.ndarray, step: float) -> np.ndarray:
+def lossy_codec(waveform: np.ndarray, step: float) -> np.ndarray:
     """A lossy codec in effigy: in each frame of 32 ms the spectrum is rounded, in 16 bands, to multiples of `step`
     times the band's RMS, so that what is weak beside something loud falls away. Same length.
     """
-    hop = _CODED // 2
-    count = -(-len(wave) // hop) + 1
-    padded = np.pad(wave, (hop, (count + 1) * hop - hop - len(wave)))
-    window = np.sin(np.pi * (np.arange(_CODED, dtype=np.float32) + 0.5) / _CODED).astype(np.float32)
-    spectrum = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, _CODED)[::hop] * window)[:, :-1]
+    hop = _CODEC_FRAME // 2
+    count = -(-len(waveform) // hop) + 1
+    padded = np.pad(waveform, (hop, (count + 1) * hop - hop - len(waveform)))
+    window = np.sin(np.pi * (np.arange(_CODEC_FRAME, dtype=np.float32) + 0.5) / _CODEC_FRAME).astype(np.float32)
+    spectrum = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, _CODEC_FRAME)[::hop] * window)[:, :-1]
     bands = spectrum.reshape(len(spectrum), _BANDS, -1)
     steps = step * np.sqrt(np.mean(np.square(np.abs(bands)), axis=2, keepdims=True)) + 1e-9
     rounded = (np.rint(bands.real / steps) + 1j * np.rint(bands.imag / steps)) * steps
-    frames = np.fft.irfft(rounded.reshape(spectrum.shape), _CODED) * window
+    frames = np.fft.irfft(rounded.reshape(spectrum.shape), _CODEC_FRAME) * window
     out = np.zeros((len(frames) + 1, hop), dtype=np.float32)
     out[:-1] += frames[:, :hop]
     out[1:] += frames[:, hop:]
-    return out.reshape(-1)[hop : hop + len(wave)]
+    return out.reshape(-1)[hop : hop + len(waveform)]

@@ -19,20 +19,20 @@ from icf_avs.synthetic.soundtrack import render_audio
 from icf_avs.types import MASK_STRIDE, Batch, ClipSpec
 
 
-def sound_of(
+def scene_audio(
     scene: Scene, bank: SoundBank, spec: ClipSpec, variation: int, style: AudioAugment = PLAIN
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mix a scene's sound: windows [T,N] float32 and which stamp is heard in which frame [n,T] bool."""
-    wave, active = render_audio(scene, bank, variation, style)
-    return clip_windows(wave, spec, spec.frames), active
+    waveform, active = render_audio(scene, bank, variation, style)
+    return clip_windows(waveform, spec, spec.frames), active
 
 
-def kinds_of(scene: Scene, active: np.ndarray, classes: int) -> np.ndarray:
+def sounding_classes(scene: Scene, active: np.ndarray, classes: int) -> np.ndarray:
     """active [n,T] -> sounding [T,C] bool."""
     sounding = np.zeros((active.shape[1], classes), dtype=bool)
-    for stamp, heard in zip(scene.stamps, active, strict=True):
+    for stamp, sounds in zip(scene.stamps, active, strict=True):
         if stamp.class_id:
-            sounding[heard, stamp.class_id - 1] = True
+            sounding[sounds, stamp.class_id - 1] = True
     return sounding
 
 
@@ -41,20 +41,20 @@ def make_batch(
     indices: np.ndarray,
     bank: SoundBank,
     spec: ClipSpec,
-    number_of_classes: int,
+    num_classes: int,
     variation: int,
-    pictures: bool = True,
+    with_images: bool = True,
     style: AudioAugment = PLAIN,
 ) -> Batch:
     """The scenes of `indices` under the sound mix `variation`. Without pictures only waves and sounding are filled."""
     waves, sounding, onscreen, maps = [], [], [], []
     for index in indices:
         scene = features.scenes[index]
-        heard, active = sound_of(scene, bank, spec, variation, style)
-        waves.append(heard)
-        sounding.append(kinds_of(scene, active, number_of_classes))
-        onscreen.append(kinds_of(scene, np.ones((len(scene.stamps), 1), dtype=bool), number_of_classes)[0])
-        if pictures:
+        windows, active = scene_audio(scene, bank, spec, variation, style)
+        waves.append(windows)
+        sounding.append(sounding_classes(scene, active, num_classes))
+        onscreen.append(sounding_classes(scene, np.ones((len(scene.stamps), 1), dtype=bool), num_classes)[0])
+        if with_images:
             maps.append(classes(features.stamp_maps[index], active, scene))
     sounds = torch.from_numpy(np.stack(sounding))
     every = torch.ones(sounds.shape[:2], dtype=torch.bool)
@@ -62,7 +62,7 @@ def make_batch(
     batch = Batch(
         [], torch.from_numpy(np.stack(waves)), empty, empty, every, every, sounds, torch.from_numpy(np.stack(onscreen))
     )
-    if pictures:
+    if with_images:
         batch.masks, batch.kinds_map = targets(torch.from_numpy(np.stack(maps)))
         batch.pyramid = features.levels(indices)
     return batch

@@ -1,9 +1,9 @@
 """What is in the embedded benchmark: its sound classes, their images and recordings, and the silent distractors.
 
-stamps.csv holds the facts, one row a usable stamp: its path below the stamps folder (stem), its class (column kind,
-empty for a distractor), its super-category, the stem of its recording (empty if it has none of its own), its role
-(train | heldout | distractor) and an English name. A recording or a look that would fit two classes is left out, or the
-classes are made one, so that no label is ambiguous.
+stamps.csv holds the facts, one row a usable stamp: its path below the stamps folder (stem), its class (empty for a
+distractor), its super-category, the stem of its recording (empty if it has none of its own), its role (train | heldout
+| distractor) and an English name. A recording or an image that would fit two classes is left out, or the classes are
+made one, so that no label is ambiguous.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Catalog:
         """The class of that name. Raises KeyError."""
         return self._by_name[name]
 
-    def picture_path(self, stem: str) -> Path:
+    def image_path(self, stem: str) -> Path:
         """The PNG of a stem."""
         return self.root / f"{stem}.png"
 
@@ -98,11 +98,11 @@ def load_catalog(stamps: Path | None = None) -> Catalog:
     with resources.files(__package__).joinpath("stamps.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     shown = [row for row in rows if (root / f"{row['stem']}.png").is_file()]
-    names = tuple(sorted({row["kind"] for row in rows if row["kind"]}))
+    names = tuple(sorted({row["class"] for row in rows if row["class"]}))
     classes = []
     for number, name in enumerate(names, start=1):
-        mine = [row for row in rows if row["kind"] == name]
-        here = [row for row in shown if row["kind"] == name]
+        mine = [row for row in rows if row["class"] == name]
+        here = [row for row in shown if row["class"] == name]
         sounds = [row["sound"] for row in mine if row["sound"] and (root / f"{row['sound']}.ogg").is_file()]
         sound_class = SoundClass(
             id=number,

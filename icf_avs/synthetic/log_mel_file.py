@@ -41,9 +41,9 @@ def _storage(values: bytes) -> bytes:
 
 def pickled_log_mel(samples: np.ndarray) -> bytes:
     """int16 [N] at 16 kHz -> a pickled tensor [5, 1, 96, 64] that requires grad, of windows 0.96 s apart."""
-    wave = torch.from_numpy(samples.astype(np.float32) / 32768)
+    waveform = torch.from_numpy(samples.astype(np.float32) / 32768)
     starts = range(0, 5 * 15_360, 15_360)
-    windows = torch.stack([wave[start : start + WINDOW] for start in starts])
+    windows = torch.stack([waveform[start : start + WINDOW] for start in starts])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the last bits of a sum depend on how many threads share it
     try:

@@ -23,19 +23,19 @@ from icf_avs.synthetic.tagger_cache import TaggerOutputs
 from icf_avs.types import Batch
 
 NEAR = 0.5  # cosine from which a tagger may take one word for another
-_MORE = 4  # queries beside the first
-_ABSENT, _SILENT = 0.14, 0.10  # shares of the queries for what is not shown, for nothing
-_ALMOST = 0.5  # that an absent word is one of those nearest to the words of what is shown
-_NEAREST = 12  # of these words
+_EXTRA_QUERIES = 4  # queries beside the first
+_ABSENT_PROB, _SILENT_PROB = 0.14, 0.10  # shares of the queries for what is not shown, for nothing
+_SIMILAR_ABSENT_PROB = 0.5  # that an absent word is one of those nearest to the words of what is shown
+_NUM_SIMILAR = 12  # of these words
 _TARGETS = (0.6, 0.3, 0.1)  # of 1, 2, 3 things
-_GENERIC = 0.2  # that an object is queried by a word that names others too
-_SYNONYM = 0.35  # that a synonym is predicted
-_RECORDED = 0.5  # that a class with a recording gets the prediction for it
-_MIXED = 0.25  # of these: mixed with another recording, of what is not in the image
-_STRAY = 0.35  # that some unrelated word is predicted as well
-_FAINT = 0.3  # that another object of the image, which is not queried, gets a low score
-_UNSEGMENTED = 0.15  # share of the clips that are given without the segmenter
-_LOST, _UNEVEN = 0.35, 0.35  # share of the channels that are dropped; log-standard deviation of the others
+_GENERIC_PROB = 0.2  # that an object is queried by a word that names others too
+_SYNONYM_PROB = 0.35  # that a synonym is predicted
+_RECORDED_PROB = 0.5  # that a class with a recording gets the prediction for it
+_MIXED_PROB = 0.25  # of these: mixed with another recording, of what is not in the image
+_STRAY_PROB = 0.35  # that some unrelated word is predicted as well
+_FAINT_PROB = 0.3  # that another object of the image, which is not queried, gets a low score
+_NO_SEGMENTER_PROB = 0.15  # share of the clips that are given without the segmenter
+_DROP_PROB, _GAIN_STD = 0.35, 0.35  # share of the channels that are dropped; log-standard deviation of the others
 
 
 @dataclass(frozen=True)
@@ -66,24 +66,24 @@ class Vocabulary:
 
 def open_vocab_batch(
     features: OpenVocabFeatures, indices: np.ndarray, words: Vocabulary, sounds: TaggerOutputs,
-    rng: np.random.Generator, noisy: bool = True, more: int = _MORE,
+    rng: np.random.Generator, noisy: bool = True, extra_queries: int = _EXTRA_QUERIES,
 ) -> Batch:  # fmt: skip
     """The scenes of `indices`, each with tagger predictions for its frames. noisy: scores are jittered, channels are
     dropped, at times there is no segmenter, and half of the scenes are flipped; else the images come along, at half
     their size. more: queries of each scene beside the first.
     """
     frames = features.stamp_maps.shape[1]
-    tags, sounding, onscreen, maps = [], [], [], []
+    tag_rows, sounding, onscreen, maps = [], [], [], []
     for at in indices:
         scene = features.scenes[at]
         shown = words.synonyms_of([words.index[word] for word in scene.present_words])
         onscreen.append(shown)
-        for _ in range(1 + more):
-            heard, asked = _sample_audio(scene, shown, frames, words, sounds, rng)
-            tags.append(heard)
+        for _ in range(1 + extra_queries):
+            tags, queried = _sample_audio(scene, shown, frames, words, sounds, rng)
+            tag_rows.append(tags)
             sounding.append(np.zeros((frames, len(words.words)), bool))
             class_map = np.zeros((frames, len(scene.objects) + 1), np.int64)
-            for word, when in asked:
+            for word, when in queried:
                 sounding[-1][when, word] = True
                 for number in scene.objects_named(words.words[word]):
                     class_map[when, number] = word + 1
@@ -96,28 +96,28 @@ def open_vocab_batch(
         levels = [_channel_dropout(level, rng) for level in levels]
         flipped = torch.from_numpy(rng.random(len(indices)) < 0.5)
         *levels, scores, shares = (_flip(level, flipped) for level in (*levels, scores, shares))
-        masks, kinds_map = (_flip(maps, flipped.repeat_interleave(1 + more)) for maps in (masks, kinds_map))
+        masks, kinds_map = (_flip(maps, flipped.repeat_interleave(1 + extra_queries)) for maps in (masks, kinds_map))
         scores = _jitter_scores(scores, rng)
-        shares = shares * torch.from_numpy(rng.random((len(indices), 1, 1, 1, 1)) >= _UNSEGMENTED)
-    heard, sounding = torch.from_numpy(np.stack(tags)), torch.from_numpy(np.stack(sounding))
-    heard, sounding, masks, kinds_map = (  # B 1+Q ...
-        answers.unflatten(0, (len(indices), 1 + more)) for answers in (heard, sounding, masks, kinds_map)
+        shares = shares * torch.from_numpy(rng.random((len(indices), 1, 1, 1, 1)) >= _NO_SEGMENTER_PROB)
+    tags, sounding = torch.from_numpy(np.stack(tag_rows)), torch.from_numpy(np.stack(sounding))
+    tags, sounding, masks, kinds_map = (  # B 1+Q ...
+        answers.unflatten(0, (len(indices), 1 + extra_queries)) for answers in (tags, sounding, masks, kinds_map)
     )
     return Batch(
         levels,
-        heard.new_zeros(len(indices), frames, 0),  # tags stand for the sounds
+        tags.new_zeros(len(indices), frames, 0),  # tags stand for the sounds
         masks[:, 0],
         kinds_map[:, 0],
         every,
         every,
         sounding[:, 0],
         torch.from_numpy(np.stack(onscreen)),
-        other_sounds=heard[:, 1:] if more else None,
-        other_masks=masks[:, 1:] if more else None,
+        other_sounds=tags[:, 1:] if extra_queries else None,
+        other_masks=masks[:, 1:] if extra_queries else None,
         frames=None if noisy else torch.from_numpy(features.images[indices]),
         class_scores=scores,
         object_probs=shares,
-        tag_probs=heard[:, 0],
+        tag_probs=tags[:, 0],
     )
 
 
@@ -129,65 +129,65 @@ def _sample_audio(
     shown [C]: words that may mean something in the image.
     """
     size = len(words.words)
-    away = words.nameable & ~shown
-    heard = np.stack([_background(size, sounds, rng)] * frames)
+    absent = words.nameable & ~shown
+    tags = np.stack([_background(size, sounds, rng)] * frames)
     draw = rng.random()
-    if draw < _SILENT:
-        return heard, []
-    if draw < _SILENT + _ABSENT:
-        word = sample_absent_word(scene, away, words, rng)
-        heard[:] = simulate_tagger(word, away, words, rng)
-        return heard, [(word, np.ones(frames, bool))]
+    if draw < _SILENT_PROB:
+        return tags, []
+    if draw < _SILENT_PROB + _ABSENT_PROB:
+        word = sample_absent_word(scene, absent, words, rng)
+        tags[:] = simulate_tagger(word, absent, words, rng)
+        return tags, [(word, np.ones(frames, bool))]
     count = min(1 + int(rng.choice(3, p=_TARGETS)), len(scene.objects))
-    asked: list[tuple[int, np.ndarray]] = []
+    queried: list[tuple[int, np.ndarray]] = []
     taken = np.zeros(frames, bool)  # frames in which something sounds already
     for item in rng.permutation(len(scene.objects))[:count]:
-        row, names = _sample_object(scene, int(item), away, words, sounds, rng)
+        row, names = _sample_object(scene, int(item), absent, words, sounds, rng)
         others = [index for index in range(len(scene.objects)) if index != item]
-        if others and rng.random() < _FAINT:
+        if others and rng.random() < _FAINT_PROB:
             other = words.index[scene.objects[rng.choice(others)].words[0]]
             row[other] = max(row[other], row.max() * rng.uniform(0.03, 0.25))
         when = _active_frames(frames, rng)
-        heard[when & ~taken] = row
+        tags[when & ~taken] = row
         row = row * np.float32(rng.uniform(0.4, 1.0))  # another is less sure
         both = when & taken
-        heard[both] = np.maximum(heard[both], row)
+        tags[both] = np.maximum(tags[both], row)
         taken |= when
-        asked += [(name, when) for name in names]
-    return heard, asked
+        queried += [(name, when) for name in names]
+    return tags, queried
 
 
-def sample_absent_word(scene: Scene, away: np.ndarray, words: Vocabulary, rng: np.random.Generator) -> int:
+def sample_absent_word(scene: Scene, absent: np.ndarray, words: Vocabulary, rng: np.random.Generator) -> int:
     """A word for nothing in the image; half of them are similar to the word of something."""
-    choices = np.flatnonzero(away)
-    if rng.random() < _ALMOST:
+    choices = np.flatnonzero(absent)
+    if rng.random() < _SIMILAR_ABSENT_PROB:
         nearness = words.similarity[[words.index[each.words[0]] for each in scene.objects]].max(0)
-        choices = choices[np.argsort(-nearness[choices], kind="stable")[:_NEAREST]]
+        choices = choices[np.argsort(-nearness[choices], kind="stable")[:_NUM_SIMILAR]]
     return int(rng.choice(choices))
 
 
 def _sample_object(
-    scene: Scene, item: int, away: np.ndarray, words: Vocabulary, sounds: TaggerOutputs, rng: np.random.Generator
+    scene: Scene, item: int, absent: np.ndarray, words: Vocabulary, sounds: TaggerOutputs, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[int]]:
     """The prediction for one object [C], and the words that are queried by it."""
     word, class_name = words.index[scene.objects[item].words[0]], scene.objects[item].class_name
-    if class_name in sounds.class_names and rng.random() < _RECORDED:
+    if class_name in sounds.class_names and rng.random() < _RECORDED_PROB:
         at = sounds.class_names.index(class_name)
         with_it = np.flatnonzero((sounds.pairs == at).any(1))
-        if rng.random() < _MIXED and len(with_it):
+        if rng.random() < _MIXED_PROB and len(with_it):
             pair = int(rng.choice(with_it))
             other = words.word_of_class[sounds.class_names[int(sounds.pairs[pair].sum()) - at]]
             row = sounds.mixed[pair].astype(np.float32)
-            if away[other] and _is_recognised(row, word, words):
+            if absent[other] and _is_recognised(row, word, words):
                 return row, [word, *([other] if _is_recognised(row, other, words) else [])]
         row = sounds.outputs[at, rng.integers(sounds.outputs.shape[1])].astype(np.float32)
         if _is_recognised(row, word, words):
             return row, [word]
     generic = scene.objects[item].generic
-    if generic and rng.random() < _GENERIC:
+    if generic and rng.random() < _GENERIC_PROB:
         word = words.index[generic[rng.integers(len(generic))]]
-        return simulate_tagger(word, away, words, rng, synonyms=False), [word]  # "dog" is not predicted for "animal"
-    return simulate_tagger(word, away, words, rng), [word]
+        return simulate_tagger(word, absent, words, rng, synonyms=False), [word]  # "dog" is not predicted for "animal"
+    return simulate_tagger(word, absent, words, rng), [word]
 
 
 def _is_recognised(row: np.ndarray, word: int, words: Vocabulary) -> bool:
@@ -196,7 +196,7 @@ def _is_recognised(row: np.ndarray, word: int, words: Vocabulary) -> bool:
 
 
 def simulate_tagger(
-    word: int, away: np.ndarray, words: Vocabulary, rng: np.random.Generator, synonyms: bool = True
+    word: int, absent: np.ndarray, words: Vocabulary, rng: np.random.Generator, synonyms: bool = True
 ) -> np.ndarray:
     """What a tagger might predict for a word [C]: with a high score or a low one, and with similar words."""
     row = np.zeros(len(words.words), np.float32)
@@ -205,14 +205,14 @@ def simulate_tagger(
     row[word] = strength
     # A similar word that means something else in the image would be queried as well.
     alike = np.flatnonzero((near > words.synonym_threshold) & words.nameable & (np.arange(len(near)) != word))
-    if synonyms and len(alike) and rng.random() < _SYNONYM:
+    if synonyms and len(alike) and rng.random() < _SYNONYM_PROB:
         row[rng.choice(alike)] = strength
         row[word] *= rng.choice((0.0, rng.random()))
-    others = np.flatnonzero((near > NEAR) & (near <= words.synonym_threshold) & away)
+    others = np.flatnonzero((near > NEAR) & (near <= words.synonym_threshold) & absent)
     for other in rng.permutation(others)[: rng.integers(3)]:
         row[other] = max(row[other], strength * rng.uniform(0.05, 0.7))
-    if rng.random() < _STRAY:
-        row[rng.choice(np.flatnonzero(away))] = strength * rng.uniform(0.05, 0.4)
+    if rng.random() < _STRAY_PROB:
+        row[rng.choice(np.flatnonzero(absent))] = strength * rng.uniform(0.05, 0.4)
     return row
 
 
@@ -240,7 +240,7 @@ def _channel_dropout(level: Tensor, rng: np.random.Generator) -> Tensor:
     not rely on the few channels that tell the images of training apart.
     """
     shape = (level.shape[0], 1, level.shape[2], 1, 1)
-    gain = np.exp(rng.normal(0, _UNEVEN, shape)) * (rng.random(shape) >= _LOST) / (1 - _LOST)
+    gain = np.exp(rng.normal(0, _GAIN_STD, shape)) * (rng.random(shape) >= _DROP_PROB) / (1 - _DROP_PROB)
     return level * torch.from_numpy(gain.astype(np.float32))
 
 

@@ -1,16 +1,14 @@
-"""Which words stand for sounds: every photographic stamp with the English words that name it, sound or no sound.
+"""The objects of open-vocabulary scenes: every photographic stamp with the English words that name it.
 
-word_stamps.csv holds the facts, one row a stamp: its path below the stamps folder (stem), its words (the usual one
-first), its family (things that no scene shows together, because one word could mean both), generic words that name it
-and others ("bird", "animal"), its sound class (column kind, empty for a silent object) and its picture (train |
-heldout, as in stamps.csv: a held-out image is of a known class, and is seen in tests only).
+open_vocab_stamps.csv has one row a stamp: its path below the stamps folder (stem), its words (the usual one first), its
+family (no scene shows two of a family, because one word could mean both), generic words that name it and others
+("bird", "animal"), its sound class (empty for a silent object) and its role (train | heldout, as in stamps.csv: a
+held-out image is of a known class, and tests alone show it).
 
-The pictures are those of stamps.csv, photographs all, and some that it lacks because their sound is missing, shared or
-unclear. Photographs were told from drawings by eye. What a program can see does not suffice: drawings have an SVG
-beside them, lie in folders called "cartoon", or have under 100 colours in 5 bits a channel; yet shaded drawings (Santa
-Claus, Easter) have more than a grey mug or the moon. Glass, fire and smoke are left out, having no exact mask, and so
-are most pictures whose long side is under 60 pixels. Texts are cut down by hand to a noun that a text encoder places
-well: "A pair of open scissors." is "scissors", "A xanthia." is "moth".
+The images are those of stamps.csv, and some that it lacks because their sound is missing, shared or unclear.
+Photographs were told from drawings by eye, as no simple statistic separates the two. Glass, fire and smoke are left
+out, having no exact mask, and so are most images whose long side is under 60 pixels. Texts are cut down by hand to a
+noun that a text encoder places well: "A pair of open scissors." is "scissors", "A xanthia." is "moth".
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ HELD_OUT = HELD_OUT_NEAR + HELD_OUT_FAR + _ALIKE
 class NamedStamp:
     """One picture and what it may be called. Splits it may be seen in follow from the last two.
 
-    class_name: of its sound, empty where none is known; test_picture: another image of a class that training knows;
+    class_name: of its sound, empty where none is known; test_image: another image of a class that training knows;
     held_out: training must not know what this is.
     """
 
@@ -51,7 +49,7 @@ class NamedStamp:
     family: str
     generic: tuple[str, ...]
     class_name: str
-    test_picture: bool
+    test_image: bool
     held_out: bool
 
     @property
@@ -70,7 +68,7 @@ class OpenVocabCatalog:
     @cached_property
     def training(self) -> tuple[NamedStamp, ...]:
         """Pictures that training scenes may show."""
-        return tuple(stamp for stamp in self.stamps if not stamp.held_out and not stamp.test_picture)
+        return tuple(stamp for stamp in self.stamps if not stamp.held_out and not stamp.test_image)
 
     @cached_property
     def held_out(self) -> tuple[NamedStamp, ...]:
@@ -96,7 +94,7 @@ def load_open_vocab_catalog(stamps: Path | None = None, held_out: Collection[str
     Raises UserError if most of the pictures are missing.
     """
     root = Path(stamps) if stamps is not None else packages.stamps_root()
-    with resources.files(__package__).joinpath("word_stamps.csv").open(encoding="utf-8", newline="") as file:
+    with resources.files(__package__).joinpath("open_vocab_stamps.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     here = tuple(_stamp(row, held_out) for row in rows if (root / f"{row['stem']}.png").is_file())
     if 2 * len(here) < len(rows):
@@ -115,7 +113,7 @@ def _stamp(row: dict[str, str], held_out: Collection[str]) -> NamedStamp:
         words,
         row["family"],
         generic,
-        row["kind"],
-        test_picture=row["picture"] == "heldout",
-        held_out=row["kind"] in held_out,
+        row["class"],
+        test_image=row["role"] == "heldout",
+        held_out=row["class"] in held_out,
     )

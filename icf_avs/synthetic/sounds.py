@@ -23,51 +23,51 @@ _LEVEL = 0.1  # RMS of the frames that are not silent
 NOISES = ("white", "pink", "brown")
 
 
-def frame_rms(wave: np.ndarray, frame: int = _FRAME) -> np.ndarray:
+def frame_rms(waveform: np.ndarray, frame: int = _FRAME) -> np.ndarray:
     """RMS of consecutive frames, [ceil(N / frame)]; the last frame is padded with zeros."""
-    padded = np.pad(wave, (0, -len(wave) % frame))
+    padded = np.pad(waveform, (0, -len(waveform) % frame))
     return np.sqrt(np.mean(np.square(padded.reshape(-1, frame)), axis=1))
 
 
-def prepare(wave: np.ndarray) -> np.ndarray:
+def prepare(waveform: np.ndarray) -> np.ndarray:
     """Trim silence at both ends, shorten inner pauses, remove the mean, and bring the loudness to one level.
 
     Raises ValueError for a wave that is silent throughout.
     """
-    wave = wave - wave.mean(dtype=np.float64).astype(np.float32)
-    rms = frame_rms(wave)
+    waveform = waveform - waveform.mean(dtype=np.float64).astype(np.float32)
+    rms = frame_rms(waveform)
     if rms.max(initial=0) < 1e-4:
         raise ValueError("the recording is silent")
-    heard = rms > rms.max() * 10 ** (_QUIET_DB / 20)
+    audible = rms > rms.max() * 10 ** (_QUIET_DB / 20)
     since = np.inf  # frames since the last heard one; leading silence counts as a pause already too long
-    keep = np.zeros(len(heard), dtype=bool)
-    for index, sounding in enumerate(heard):
+    keep = np.zeros(len(audible), dtype=bool)
+    for index, sounding in enumerate(audible):
         since = 0 if sounding else since + 1
         keep[index] = since * _FRAME <= _LONGEST_PAUSE * RATE
-    keep[np.flatnonzero(heard)[-1] + 1 :] = False
-    wave = np.pad(wave, (0, -len(wave) % _FRAME)).reshape(-1, _FRAME)[keep].reshape(-1)
-    wave = wave * (_LEVEL / np.sqrt(np.mean(np.square(rms[heard]))))
-    return _faded(wave.astype(np.float32), 64)
+    keep[np.flatnonzero(audible)[-1] + 1 :] = False
+    waveform = np.pad(waveform, (0, -len(waveform) % _FRAME)).reshape(-1, _FRAME)[keep].reshape(-1)
+    waveform = waveform * (_LEVEL / np.sqrt(np.mean(np.square(rms[audible]))))
+    return _faded(waveform.astype(np.float32), 64)
 
 
-def resample(wave: np.ndarray, speed: float) -> np.ndarray:
+def resample(waveform: np.ndarray, speed: float) -> np.ndarray:
     """Play a wave `speed` times as fast (band-limited, by cutting or extending its spectrum)."""
-    length = max(round(len(wave) / speed), 1)
+    length = max(round(len(waveform) / speed), 1)
     margin = 512  # zeros behind the wave keep its end from leaking into its start
-    total = round((len(wave) + margin) / speed)
-    spectrum = np.fft.rfft(wave, len(wave) + margin)
+    total = round((len(waveform) + margin) / speed)
+    spectrum = np.fft.rfft(waveform, len(waveform) + margin)
     bins = total // 2 + 1
     spectrum = spectrum[:bins] if bins <= len(spectrum) else np.pad(spectrum, (0, bins - len(spectrum)))
-    return (np.fft.irfft(spectrum, total)[:length] * (total / (len(wave) + margin))).astype(np.float32)
+    return (np.fft.irfft(spectrum, total)[:length] * (total / (len(waveform) + margin))).astype(np.float32)
 
 
-def _faded(wave: np.ndarray, samples: int) -> np.ndarray:
-    samples = min(samples, len(wave) // 2)
+def _faded(waveform: np.ndarray, samples: int) -> np.ndarray:
+    samples = min(samples, len(waveform) // 2)
     if samples:
         ramp = np.linspace(0, 1, samples, dtype=np.float32)
-        wave[:samples] *= ramp
-        wave[-samples:] *= ramp[::-1]
-    return wave
+        waveform[:samples] *= ramp
+        waveform[-samples:] *= ramp[::-1]
+    return waveform
 
 
 class SoundBank:
@@ -102,8 +102,8 @@ class SoundBank:
         """The wave of a recording at TEMPI[tempo] and its own pitch, float32 [N]; do not write to it."""
         key = (reference, tempo)
         if key not in self._tempi:
-            wave = self._recording(reference)
-            self._tempi[key] = wave if TEMPI[tempo] == 1 else time_stretch(wave, TEMPI[tempo])
+            waveform = self._recording(reference)
+            self._tempi[key] = waveform if TEMPI[tempo] == 1 else time_stretch(waveform, TEMPI[tempo])
         return self._tempi[key]
 
     def _recording(self, reference: str) -> np.ndarray:
@@ -118,10 +118,10 @@ class SoundBank:
 
     def varied(self, class_name: str, samples: int, style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
         """As `looped`, at a tempo of TEMPI and, on top of it, any pitch that the style allows."""
-        wave = self.at_tempo(self._any(class_name, rng), int(rng.integers(len(TEMPI))))
-        octaves = rng.uniform(-style.pitch, style.pitch)
-        source = _loop(wave, reach(samples, octaves, style.glide), rng)
-        return pitch_shift(source, samples, octaves, style.glide, rng)
+        waveform = self.at_tempo(self._any(class_name, rng), int(rng.integers(len(TEMPI))))
+        octaves = rng.uniform(-style.pitch_octaves, style.pitch_octaves)
+        source = _loop(waveform, reach(samples, octaves, style.glide_octaves), rng)
+        return pitch_shift(source, samples, octaves, style.glide_octaves, rng)
 
     def _any(self, class_name: str, rng: np.random.Generator) -> str:
         references = self.references(class_name)
@@ -135,23 +135,23 @@ class SoundBank:
             for reference in self.references(each.name):
                 for speed in range(len(SPEEDS)):
                     self.variant(reference, speed)
-                for tempo in range(len(TEMPI) if style.share else 0):
+                for tempo in range(len(TEMPI) if style.augment_prob else 0):
                     self.at_tempo(reference, tempo)
 
 
-def _loop(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+def _loop(waveform: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
     """`samples` samples of a wave from a random offset on, over and over with gaps <= 0.25 s."""
     track = np.zeros(samples, dtype=np.float32)
-    at = -int(rng.integers(len(wave)))
+    at = -int(rng.integers(len(waveform)))
     while at < samples:
-        start, end = max(at, 0), min(at + len(wave), samples)
+        start, end = max(at, 0), min(at + len(waveform), samples)
         if end > start:
-            track[start:end] = wave[start - at : end - at]
-        at += len(wave) + int(rng.uniform(0.0, _LONGEST_PAUSE) * RATE)
+            track[start:end] = waveform[start - at : end - at]
+        at += len(waveform) + int(rng.uniform(0.0, _LONGEST_PAUSE) * RATE)
     return track
 
 
-def coloured(track: np.ndarray, rng: np.random.Generator, reverb: bool) -> np.ndarray:
+def tilt_and_reverb(track: np.ndarray, rng: np.random.Generator, reverb: bool) -> np.ndarray:
     """A gentle random tilt of the spectrum (at most 4 dB an octave) and, if asked, a short random reverberation."""
     size = fast_length(len(track) + RATE // 2)
     frequency = np.maximum(np.fft.rfftfreq(size, 1 / RATE), 50.0)

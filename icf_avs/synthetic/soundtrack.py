@@ -19,7 +19,7 @@ from icf_avs.synthetic.audio_augment import (
     gain_envelope,
     microphone,
 )
-from icf_avs.synthetic.sounds import NOISES, RATE, SoundBank, coloured, fast_length, frame_rms, noise
+from icf_avs.synthetic.sounds import NOISES, RATE, SoundBank, fast_length, frame_rms, noise, tilt_and_reverb
 from icf_avs.types import ClipSpec
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def render_tracks(
     Deterministic.
     """
     rng = np.random.default_rng([*scene.key, 1 + variation])
-    varied = style.share > 0 and rng.random() < style.share
+    varied = style.augment_prob > 0 and rng.random() < style.augment_prob
     samples = scene.seconds * RATE
     size = fast_length(samples + round(LONGEST_TAIL * RATE))
     mic = microphone(style, rng) if varied else None
@@ -59,13 +59,13 @@ def render_tracks(
             track = bank.varied(class_name, samples, style, rng) * gain_envelope(samples, style, rng) * gate
             track = apply_room_and_mic(track, mic, size, style, rng)
         else:
-            track = coloured(bank.looped(class_name, samples, rng) * gate, rng, reverb=rng.random() < 0.4)
+            track = tilt_and_reverb(bank.looped(class_name, samples, rng) * gate, rng, reverb=rng.random() < 0.4)
         level = np.sqrt(np.mean(np.square(track[track != 0]))) if track.any() else 1.0
         tracks[stamps] = track * (10 ** ((levels[stamps[0]] - loudest) / 20) / level / len(stamps))
     mixture = tracks.sum(axis=0)
     if mic is not None:
-        gain = 10 ** (rng.uniform(*style.level) / 20)
-        hiss = ambient_noise(samples, mic, size, style, rng) * np.float32(10 ** (-rng.uniform(*style.noise) / 20))
+        gain = 10 ** (rng.uniform(*style.level_db) / 20)
+        hiss = ambient_noise(samples, mic, size, style, rng) * np.float32(10 ** (-rng.uniform(*style.noise_db) / 20))
     else:
         gain = 10 ** (rng.uniform(-32, -14) / 20)
         hiss = noise(NOISES[rng.integers(len(NOISES))], samples, rng) * 10 ** (-rng.uniform(10, 45) / 20)
@@ -112,5 +112,5 @@ def render_audio(
     scene: Scene, bank: SoundBank, variation: int = 0, style: AudioAugment = PLAIN
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mixture float32 [N] at 16 kHz and which stamp sounds in which second, bool [stamps, T], measured."""
-    wave, tracks = render_tracks(scene, bank, variation, style)
-    return wave, activity(tracks, ClipSpec(frames=scene.seconds))
+    waveform, tracks = render_tracks(scene, bank, variation, style)
+    return waveform, activity(tracks, ClipSpec(frames=scene.seconds))

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from icf_avs.cache import cache_dir, load_arrays, make_once, save_arrays
-from icf_avs.encoders.tag_vocabulary import READ_OUT, WINDOW, HeardWords
+from icf_avs.encoders.tag_vocabulary import READ_OUT, WINDOW, WordTagger
 from icf_avs.media.resampling import resample
 from icf_avs.synthetic.catalog import Catalog
-from icf_avs.synthetic.sounds import NOISES, RATE, SoundBank, coloured, noise
+from icf_avs.synthetic.sounds import NOISES, RATE, SoundBank, noise, tilt_and_reverb
 
 SECONDS = 5  # of a clip; windows at its ends reach beyond it, into zeros
 _RECIPE = 1  # goes up when the mixtures or the way they are tagged change
@@ -29,7 +29,7 @@ _RAMP = 0.01  # seconds to each side of the moment at which a sound starts or st
 
 @dataclass(frozen=True)
 class TaggerOutputs:
-    """Outputs of HeardWords, one score a word, float16.
+    """Outputs of WordTagger, one score a word, float16.
 
     class_names [C]: in the catalog's order. outputs [C, variants, dim]: each class sounds in the middle second. silent
     [C, variants / 4, dim]: each sounds in other seconds only. noise [variants, dim]: noise alone. mixed
@@ -48,7 +48,7 @@ class TaggerOutputs:
 def tagger_outputs(
     catalog: Catalog,
     recordings: str,
-    hears: HeardWords,
+    tagger: WordTagger,
     variants: int = 24,
     only: Collection[str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -62,15 +62,15 @@ def tagger_outputs(
     class_names = tuple(
         each.name for each in catalog.classes if bank.references(each.name) and (only is None or each.name in only)
     )
-    folder = cache_dir() / "heard" / _digest(catalog, bank, class_names, hears, variants)
-    make_once(folder, lambda new: save_arrays(new, _tag(bank, class_names, hears, variants, progress)))
+    folder = cache_dir() / "heard" / _digest(catalog, bank, class_names, tagger, variants)
+    make_once(folder, lambda new: save_arrays(new, _tag(bank, class_names, tagger, variants, progress)))
     return TaggerOutputs(class_names, *map(np.array, load_arrays(folder, _ARRAYS)))
 
 
 def _tag(
     bank: SoundBank,
     class_names: tuple[str, ...],
-    hears: HeardWords,
+    tagger: WordTagger,
     variants: int,
     progress: Callable[[int, int], None],
 ) -> dict[str, np.ndarray]:
@@ -79,25 +79,27 @@ def _tag(
     outputs, silent = [], []
     for done, class_name in enumerate(class_names):
         progress(done, len(class_names) + 1)
-        outputs.append(_predict(hears, [_example(bank, (class_name,), rng, pauses=i % 2 > 0) for i in range(variants)]))
-        silent.append(_predict(hears, [_example(bank, (class_name,), rng, now=False) for _ in range(quarter)]))
-    noise_only = _predict(hears, [_noisy(rng) for _ in range(variants)])
+        outputs.append(
+            _predict(tagger, [_example(bank, (class_name,), rng, pauses=i % 2 > 0) for i in range(variants)])
+        )
+        silent.append(_predict(tagger, [_example(bank, (class_name,), rng, now=False) for _ in range(quarter)]))
+    noise_only = _predict(tagger, [_noisy(rng) for _ in range(variants)])
     count = len(class_names) * quarter if len(class_names) > 1 else 0
     pairs = np.array([rng.choice(len(class_names), 2, replace=False) for _ in range(count)], np.int64).reshape(count, 2)
-    mixed = [np.zeros((0, hears.dim), np.float16)]
+    mixed = [np.zeros((0, tagger.dim), np.float16)]
     for start in range(0, count, _BATCH):
         both = [(class_names[a], class_names[b]) for a, b in pairs[start : start + _BATCH]]
-        mixed.append(_predict(hears, [_example(bank, two, rng) for two in both]))
+        mixed.append(_predict(tagger, [_example(bank, two, rng) for two in both]))
     progress(len(class_names) + 1, len(class_names) + 1)
     arrays = np.stack(outputs), np.stack(silent), noise_only, pairs, np.concatenate(mixed)
     return dict(zip(_ARRAYS, arrays, strict=True))
 
 
-def _predict(hears: HeardWords, windows: list[np.ndarray]) -> np.ndarray:
+def _predict(tagger: WordTagger, windows: list[np.ndarray]) -> np.ndarray:
     """Windows at RATE -> predictions, float16."""
-    waves = resample(torch.from_numpy(np.stack(windows)), RATE, hears.network.sample_rate)
+    waves = resample(torch.from_numpy(np.stack(windows)), RATE, tagger.network.sample_rate)
     with torch.inference_mode():
-        return torch.cat([hears(part) for part in waves.split(_BATCH)]).half().numpy()
+        return torch.cat([tagger(part) for part in waves.split(_BATCH)]).half().numpy()
 
 
 def _example(
@@ -118,7 +120,7 @@ def _example(
             on[moment + 1 if moment == 0 else moment - 1 if moment == SECONDS - 1 else moment + rng.choice((-1, 1))] = 1
         on[moment] = now
         track = bank.looped(class_name, samples, rng) * _gate(on)
-        track = coloured(track, rng, reverb=rng.random() < 0.4)
+        track = tilt_and_reverb(track, rng, reverb=rng.random() < 0.4)
         rms = float(np.sqrt(np.mean(np.square(track[track != 0])))) if track.any() else 1.0
         clip += track * (10 ** (level / 20) / rms)
     if rng.random() < 0.85:
@@ -147,13 +149,13 @@ def _window(clip: np.ndarray, moment: int) -> np.ndarray:
     return padded[start + samples : start + 2 * samples].astype(np.float32)
 
 
-def _digest(catalog: Catalog, bank: SoundBank, class_names: tuple[str, ...], hears: HeardWords, variants: int) -> str:
+def _digest(catalog: Catalog, bank: SoundBank, class_names: tuple[str, ...], tagger: WordTagger, variants: int) -> str:
     """Changes with the recordings, the network, the words and their tags."""
-    facts = [_RECIPE, bank.recordings, class_names, variants, hears.words, hears.tags.tolist(), READ_OUT]
+    facts = [_RECIPE, bank.recordings, class_names, variants, tagger.words, tagger.tags.tolist(), READ_OUT]
     digest = hashlib.sha256(repr(facts).encode())
     for class_name in class_names:
         for reference in bank.references(class_name):
             digest.update(reference.encode() + catalog.read_recording(reference))
-    for name, tensor in hears.network.state_dict().items():
+    for name, tensor in tagger.network.state_dict().items():
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:20]

@@ -15,7 +15,7 @@ from icf_avs.cache import cache_dir
 from icf_avs.config import TrainConfig
 from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.dataset import ClipDataset, ClipTensors, collate
-from icf_avs.datasets.features import PictureFeatures
+from icf_avs.datasets.features import FrameFeatures
 from icf_avs.datasets.layouts import TABLES, class_names, is_stamps, read_set
 from icf_avs.encoders.registry import build_visual
 from icf_avs.errors import UserError
@@ -60,14 +60,14 @@ class BenchmarkData:
         self.size = config.clips_of(config.spec.frames)
         self._workers = ThreadPoolExecutor(max(1, workers))
 
-    def _features(self, records: Sequence[ClipRecord]) -> PictureFeatures | None:
+    def _features(self, records: Sequence[ClipRecord]) -> FrameFeatures | None:
         """Where pictures go once through a frozen encoder; None where it trains, is on a GPU, or the disk is full."""
         model = self.config.model
         if model.train_visual or processes().device.type != "cpu":
             return None
         encoder = build_visual(model.visual)
         try:
-            return PictureFeatures(records, encoder, self.config.spec.image_size, cache_dir() / "features")
+            return FrameFeatures(records, encoder, self.config.spec.image_size, cache_dir() / "features")
         except OSError:
             return None
 
@@ -77,17 +77,17 @@ class BenchmarkData:
         While the audio encoder is taught it has no pictures.
         """
         order = _order(self.config.seed, step * self.size, self.size, len(self.clips))
-        load = self._sound_alone if self.config.stage(step) == "teach" else self._clip
+        load = self._audio_only if self.config.stage(step) == "teach" else self._clip
         frames = max(len(self.clips.records[index].frame_paths) for index in order)  # alike in all parts
         return collate(list(self._workers.map(load, order[part::parts])), frames)
 
-    def _sound_alone(self, index: int) -> ClipTensors:
-        return self.clips.clip(index, pictures=False)
+    def _audio_only(self, index: int) -> ClipTensors:
+        return self.clips.clip(index, with_frames=False)
 
     def _clip(self, index: int) -> ClipTensors:
         if self.features is None:
             return self.clips[index]
-        return replace(self._sound_alone(index), pyramid=self.features(index))
+        return replace(self._audio_only(index), pyramid=self.features(index))
 
     def validate(self, model: SegmentationModel) -> dict[str, float]:
         """Strict scores on the val split: mIoU and F, and the share marked where nothing sounds."""

@@ -14,7 +14,7 @@ import torch
 from icf_avs.config import EvidenceConfig, TrainConfig
 from icf_avs.encoders.efficientat import load_efficientat
 from icf_avs.encoders.registry import embed_names
-from icf_avs.encoders.tag_vocabulary import HeardWords, audio_words
+from icf_avs.encoders.tag_vocabulary import WordTagger, audio_words
 from icf_avs.media.windows import clip_windows
 from icf_avs.synthetic.audio_augment import PLAIN, VARIED
 from icf_avs.synthetic.batches import concatenate, make_batch
@@ -114,14 +114,14 @@ class StampsData(ComposedData):
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
         config, stage = self.config, self.config.stage(step)
-        teaching, finishing = stage == "teach", stage == "finish"
-        rng = np.random.default_rng([config.seed, int(teaching), step])
-        as_clips = not teaching and rng.random() < (config.finish_clip_share if finishing else config.clip_share)
+        pretraining, finishing = stage == "teach", stage == "finish"
+        rng = np.random.default_rng([config.seed, int(pretraining), step])
+        as_clips = not pretraining and rng.random() < (config.finish_clip_share if finishing else config.clip_share)
         spec = config.final_spec if finishing else config.spec
         name = ("finish_" if finishing else "") + ("clips" if as_clips else "pictures")
         spec = spec if as_clips else replace(spec, frames=1)
         sets = [getattr(self, name), *([self.hard[name]] if name in self.hard else [])]
-        size = config.teach_batch if teaching else config.clips_of(spec.frames)
+        size = config.teach_batch if pretraining else config.clips_of(spec.frames)
         total = sum(len(features.scenes) for features in sets)
         indices = rng.choice(total, min(size, total), replace=False)
         variation = int(rng.integers(1, 2**31))
@@ -132,7 +132,7 @@ class StampsData(ComposedData):
             here, mine = mine[mine < count], mine[mine >= count] - count
             if len(here):
                 of_set = (features, here, self.bank, spec, len(self.classes), variation)
-                drawn.append(make_batch(*of_set, pictures=not teaching, style=self.sounds))
+                drawn.append(make_batch(*of_set, with_images=not pretraining, style=self.sounds))
         return concatenate(drawn)
 
     def samples(self, count: int) -> list[Sample]:
@@ -168,20 +168,20 @@ class OpenVocabData(ComposedData):
         evidence = config.model.evidence or EvidenceConfig()
         self.words = training_words(self.catalog, config.text, evidence.akin)
         self.classes = self.words.words
-        hears = HeardWords(load_efficientat(None, config.spec.sample_rate), self.classes)
+        tagger = WordTagger(load_efficientat(None, config.spec.sample_rate), self.classes)
         known = self.catalog.training_classes
         self.sounds = tagger_outputs(
-            load_catalog(stamps), "train", hears, only=known, progress=lambda *at: report("listening", *at, {})
+            load_catalog(stamps), "train", tagger, only=known, progress=lambda *at: report("listening", *at, {})
         )
 
         def scenes(name: str, split: str, count: int, seed: int, spec: ClipSpec) -> OpenVocabFeatures:
             wanted = SceneSet(split, count, seed, NATURAL, spec)
             return open_vocab_features(self.catalog, wanted, workers, lambda *at: report(name, *at, {}))
 
-        picture, moving = image_spec(replace(config.spec, frames=1)), image_spec(config.spec)
-        self.pictures = scenes("pictures", "train", sizes.pictures, training_seed(config.scene_seed, 0), picture)
+        single, moving = image_spec(replace(config.spec, frames=1)), image_spec(config.spec)
+        self.pictures = scenes("pictures", "train", sizes.pictures, training_seed(config.scene_seed, 0), single)
         self.clips = scenes("clips", "train", sizes.clips, training_seed(config.scene_seed, 1), moving)
-        self.unseen = scenes("validation", "val", sizes.validation, VALIDATION_SEED, picture)
+        self.unseen = scenes("validation", "val", sizes.validation, VALIDATION_SEED, single)
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
@@ -217,7 +217,7 @@ class OpenVocabData(ComposedData):
         rng = np.random.default_rng(VALIDATION_SEED)
         for start in range(0, len(self.unseen.scenes), 8):
             indices = np.arange(start, min(start + 8, len(self.unseen.scenes)))
-            yield open_vocab_batch(self.unseen, indices, self.words, self.sounds, rng, noisy=False, more=0)
+            yield open_vocab_batch(self.unseen, indices, self.words, self.sounds, rng, noisy=False, extra_queries=0)
 
 
 def vocabulary(catalog: OpenVocabCatalog) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from torch import nn
 from icf_avs.checkpoint.file import load_checkpoint, trained_state
 from icf_avs.config import TrainConfig
 from icf_avs.config_dict import from_dict
-from icf_avs.encoders.dense_classifier import ClassWords
-from icf_avs.encoders.registry import HEARS_WORDS, audio_of, build_visual, embed_names
+from icf_avs.encoders.dense_classifier import ClassSimilarity
+from icf_avs.encoders.registry import NEEDS_VOCABULARY, audio_of, build_visual, embed_names
 from icf_avs.errors import UserError
 from icf_avs.icf.implicit_text import text_encoders
 from icf_avs.networks.build import build_model as assembled
@@ -39,7 +39,7 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
     model = config.model_config(classes)
     torch.manual_seed(config.seed)
     visual = build_visual(model.visual, frozen=not model.train_visual)
-    wanted = (model.implicit_text or model.audio in HEARS_WORDS) and classes
+    wanted = (model.implicit_text or model.audio in NEEDS_VOCABULARY) and classes
     names = embed_names(config.text, classes) if wanted else torch.zeros(len(classes), 1)
     audio = audio_of(model, names) if model.audio != "log-mel" else None
     torch.manual_seed(config.seed)  # again: how much loading drew depends on what was at hand
@@ -47,7 +47,7 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
     if model.mit and model.mit.reading == "text":
         fresh.network.text.implicit_text.attach(text_encoders(model.mit))
     if model.evidence:
-        fresh.network.learn_names(ClassWords())
+        fresh.network.learn_names(ClassSimilarity())
     if init is not None:
         taken = load_checkpoint(init)
         if taken.config != fresh.config:

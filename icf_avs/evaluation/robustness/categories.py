@@ -20,7 +20,7 @@ def _table() -> dict[str, str]:
     table: dict[str, str] = {}
     for package, name in _FILES:
         with resources.files(package).joinpath(name).open(encoding="utf-8", newline="") as file:
-            table |= {row["kind"]: row["super_category"] for row in csv.DictReader(file) if row["kind"]}
+            table |= {row["class"]: row["super_category"] for row in csv.DictReader(file) if row["class"]}
     return table
 
 

@@ -60,9 +60,9 @@ def heard(clip: LoadedClip, records: Sequence[ClipRecord], index: int, audio: Au
     if audio == "silence":
         return silence(clip.sound)
     if audio in NOISE_LEVELS:
-        loudness = np.sqrt(np.mean(np.square(clip.wave))) if len(clip.wave) else 0.0
+        loudness = np.sqrt(np.mean(np.square(clip.waveform))) if len(clip.waveform) else 0.0
         gain = loudness * 10 ** (NOISE_LEVELS[audio] / 20)
-        return (gain * rng.standard_normal(len(clip.wave))).astype(np.float32)
+        return (gain * rng.standard_normal(len(clip.waveform))).astype(np.float32)
     if audio == "shifted":
         frames = len(clip.frames)
         return np.roll(clip.sound, len(clip.sound) * (frames // 2) // frames, axis=0)

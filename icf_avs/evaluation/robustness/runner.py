@@ -81,7 +81,7 @@ def probe_set(
         own = (audio for audio in CONDITIONS if audio not in ("offscreen", BLANK))
         sounds = {audio: heard(clip, records, index, audio, seed) for audio in own}
         if donor is not None:
-            sounds["offscreen"] = records[donor.index].load().wave
+            sounds["offscreen"] = records[donor.index].load().waveform
         found = dict(zip(sounds, predict_each(predictor, clip.frames, list(sounds.values())), strict=True))
         found[BLANK] = predict(predictor, np.full_like(clip.frames, _GREY), sounds["true"])
         marked = {}

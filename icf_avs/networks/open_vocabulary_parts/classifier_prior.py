@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from icf_avs.encoders.dense_classifier import ClassWords
+    from icf_avs.encoders.dense_classifier import ClassSimilarity
 
 MAPS = 3  # relevance, agreement, own
 _LEAST = 1e-3  # share of a position below which a word is nothing there
@@ -47,7 +47,7 @@ class ClassifierPrior(nn.Module):
         self.register_buffer("gates", torch.zeros(vocabulary, classes, dtype=torch.float16))
         self.register_buffer("shares", torch.zeros(vocabulary, classes, dtype=torch.float16))
 
-    def learn_names(self, classes: ClassWords, names: Tensor) -> None:
+    def learn_names(self, classes: ClassSimilarity, names: Tensor) -> None:
         """Fill the tables for the names of the vocabulary, unit vectors [C,E]."""
         related, gates, shares = classes.bearing(names, self.related.shape[1])
         self.related.copy_(related)

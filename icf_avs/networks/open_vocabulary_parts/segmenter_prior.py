@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.encoders.voc_segmenter import THINGS, thing_names
+from icf_avs.encoders.voc_segmenter import VOC_CLASSES, voc_names
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import top_words
 
 OBJECT_MAPS = 2  # for, against
@@ -40,18 +40,18 @@ class SegmenterPrior(nn.Module):
     def __init__(self, vocabulary: int, words: int) -> None:
         super().__init__()
         self.words = min(words, vocabulary)
-        self.register_buffer("fit", torch.zeros(vocabulary, THINGS, dtype=torch.float16))
-        self.register_buffer("kin", torch.zeros(vocabulary, THINGS, dtype=torch.float16))
+        self.register_buffer("fit", torch.zeros(vocabulary, VOC_CLASSES, dtype=torch.float16))
+        self.register_buffer("kin", torch.zeros(vocabulary, VOC_CLASSES, dtype=torch.float16))
 
     def learn_names(self, fit: Tensor, kin: Tensor) -> None:
-        """Fill the tables for the names of the vocabulary, both [C,20] (thing_words.thing_bearing)."""
+        """Fill the tables for the names of the vocabulary, both [C,20] (thing_words.voc_similarity)."""
         self.fit.copy_(fit)
         self.kin.copy_(kin)
 
     @property
     def people(self) -> Tensor:
         """[C] bool: names that mean people."""
-        person = next(number for number, (names, _) in enumerate(thing_names()) if "person" in names)
+        person = next(number for number, (names, _) in enumerate(voc_names()) if "person" in names)
         return self.fit[:, person] > 0.5
 
     def forward(self, reading: Tensor, object_probs: Tensor) -> tuple[Tensor, Tensor]:

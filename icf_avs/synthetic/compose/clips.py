@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from icf_avs.datasets.audio_io import RATE, read_wave
+from icf_avs.datasets.audio_io import RATE, read_waveform
 from icf_avs.errors import UserError
 from icf_avs.synthetic.compose.images import AnnotatedImage, ImageSource
 from icf_avs.synthetic.compose.material import Recording
@@ -169,7 +169,7 @@ def _first_readable(recordings: Sequence[Recording], unusable: set[str]) -> tupl
     last = None
     for recording in recordings:
         try:
-            waveform = read_wave(recording.path)
+            waveform = read_waveform(recording.path)
         except UserError as error:
             last = error
         else:

@@ -112,21 +112,21 @@ def _split_material(
     missing = next((image.path for image in shown if not image.path.is_file()), None)
     if missing is not None:
         raise UserError(f"{missing} is missing; name the folder of the pictures with --images")
-    heard = [recording for recording in recordings if recording.label in matched]
+    usable = [recording for recording in recordings if recording.label in matched]
     image_keys = identities(image.path for image in shown)
-    files = identities(recording.path for recording in heard)
-    keys = {recording: recording.origin or files[recording.path] for recording in heard}
+    files = identities(recording.path for recording in usable)
+    keys = {recording: recording.origin or files[recording.path] for recording in usable}
     of_image: dict[str, set[str]] = defaultdict(set)
     for image in shown:
         of_image[image_keys[image.path]] |= {names[label] for label in image.classes if label in names}
     of_recording: dict[str, set[str]] = defaultdict(set)
-    for recording in heard:
+    for recording in usable:
         of_recording[keys[recording]].add(matched[recording.label])
     image_splits, recording_splits = (assign_splits(of, splits, request.seed) for of in (of_image, of_recording))
     found = {}
     for split in SPLITS:
         by_class: dict[str, list[Recording]] = defaultdict(list)
-        for recording in heard:
+        for recording in usable:
             if recording_splits[keys[recording]] == split:
                 by_class[matched[recording.label]].append(recording)
         here = [image for image in shown if image_splits[image_keys[image.path]] == split]
