@@ -30,6 +30,7 @@ def load(checkpoint: str | None = None, device: str | torch.device = "auto") -> 
 
     from icf_avs.checkpoint.file import load_checkpoint, read_recipe
     from icf_avs.checkpoint.source import find_checkpoint
+    from icf_avs.console import VERBOSE, note
     from icf_avs.device import find_device
     from icf_avs.inference.predictor import Predictor
     from icf_avs.inference.segment import Segmenter
@@ -37,6 +38,8 @@ def load(checkpoint: str | None = None, device: str | torch.device = "auto") -> 
     place = find_device(device)
     path, name = find_checkpoint(checkpoint)
     model = load_checkpoint(path).to(place)
+    note(f"checkpoint {name}: {path}, SHA-256 {model.digest}, on {place}", VERBOSE)
+    note(f"encoders: visual {model.config.visual}, audio {model.config.audio}", VERBOSE)
     if importlib.util.find_spec("huggingface_hub") is None:
         return Segmenter(Predictor(model), name)
     from icf_avs.checkpoint.hub import HubSegmenter

@@ -7,10 +7,12 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from icf_avs.cli.parser import build_parser
+from icf_avs.console import VERBOSE, set_verbosity, verbosity
 from icf_avs.errors import UserError
 from icf_avs.interruption import Interrupted
 
@@ -24,6 +26,7 @@ class _Terminated(KeyboardInterrupt):
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 (the user can mend it), 130, 141 or 143."""
     args = build_parser().parse_args(argv)
+    set_verbosity(args.verbosity)
     try:
         with _ended_cleanly():
             code = args.run(args) or 0
@@ -77,6 +80,8 @@ def _where(error: OSError) -> str:
 
 
 def _complain(error: UserError) -> int:
+    if verbosity() >= VERBOSE:
+        traceback.print_exception(error)
     print(f"icf: error: {error}", file=sys.stderr)
     return 2
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from icf_avs.console import NORMAL, verbosity
 from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.image_io import SIZE
 from icf_avs.datasets.layouts import read_set
@@ -33,13 +34,13 @@ def demo_command(out: Path, device: str = "auto") -> None:
 
     place = find_device(device)  # before the work
     started = time.perf_counter()
-    console = Console()
-    console.print(f"1/3 making {CLIPS} videos of unseen scenes in {out / 'stamps'}")
+    console, steps = Console(), Console(quiet=verbosity() < NORMAL)
+    steps.print(f"1/3 making {CLIPS} videos of unseen scenes in {out / 'stamps'}")
     workers = min(os.cpu_count() or 1, CLIPS)
     write_stamps(out / "stamps", seed=0, test=CLIPS, video=True, workers=workers)
     records = read_set(out / "stamps" / "Multi-sources", "test")[:CLIPS]
 
-    console.print("2/3 loading the model")
+    steps.print("2/3 loading the model")
     predictor = load("stamps", place).predictor
     predictor.spec = replace(predictor.spec, phase=PICTURE_PHASE)  # look where the known masks are
 
@@ -49,7 +50,7 @@ def demo_command(out: Path, device: str = "auto") -> None:
     overall = StrictMetric()
     for number, record in enumerate(records, 1):
         assert record.video_path is not None  # written above
-        console.print(f"3/3 segmenting {record.video_path} ({number} of {len(records)})", soft_wrap=True)
+        steps.print(f"3/3 segmenting {record.video_path} ({number} of {len(records)})", soft_wrap=True)
         found = segment_video(predictor, record.video_path, out / "segmented")
         words = _heard(found.heard)
         alone = StrictMetric()

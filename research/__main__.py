@@ -9,6 +9,7 @@ from pathlib import Path
 from icf_avs.arg_types import positive, whole
 from icf_avs.atomic_io import check_file, check_folder
 from icf_avs.cli.options import Parser, command, device
+from icf_avs.console import set_verbosity
 from icf_avs.errors import UserError
 
 
@@ -102,6 +103,7 @@ def _places(part: argparse.ArgumentParser, name: str, default: bool = True) -> N
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, or 2 for what the user can fix."""
     args = build_parser().parse_args(argv)
+    set_verbosity(args.verbosity)
     try:
         args.run(args)
     except UserError as error:

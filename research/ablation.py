@@ -10,13 +10,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
 from icf_avs.atomic_io import replaced_file
 from icf_avs.checkpoint.file import save_checkpoint
 from icf_avs.config import TrainConfig
+from icf_avs.console import progress_console
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import default_sets
@@ -94,7 +94,7 @@ def ablation_command(args: argparse.Namespace) -> None:
     pretraining, jobs = pending(
         args.results, args.out, args.rows or list(ROWS), args.seeds, args.steps, args.device, args.clips
     )
-    console = Console(stderr=True)
+    console = progress_console()
     if not jobs:
         console.print(f"{args.results} has all of it; take out lines to run them again")
         return

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from icf_avs.checkpoint.file import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import TrainConfig
+from icf_avs.console import progress_console
 from icf_avs.encoders.efficientat import load_efficientat
 from icf_avs.encoders.tag_vocabulary import WordTagger
 from icf_avs.errors import UserError
@@ -135,7 +135,7 @@ def natural_command(args: argparse.Namespace) -> None:
         for seed in range(1 if row == SHIPPED or row in LONG else args.seeds or SEEDS)
         if (row, str(seed), args.split == "val") not in done
     ]
-    console = Console(stderr=True)
+    console = progress_console()
     with Progress(console=console) as bar:
         tasks: dict[str, TaskID] = {}
 

@@ -12,6 +12,7 @@ import pytest
 
 import icf_avs.__main__ as cli
 from icf_avs import demo
+from icf_avs.console import NORMAL, VERBOSE, note, progress_console, set_verbosity
 from icf_avs.errors import UserError
 
 COMMANDS = (
@@ -102,6 +103,24 @@ def test_what_a_command_may_raise(error, code, words, monkeypatch, capsys):
     assert cli.main(["demo"]) == code
     printed = capsys.readouterr().err
     assert words in printed and printed.count("\n") == 1
+
+
+def test_verbosity(monkeypatch, capsys):
+    """-q: neither notes nor bars; -v: more notes, and where an error arose; before or after the command."""
+
+    def run(*args):
+        note("usual")
+        note("more", VERBOSE)
+        progress_console().print("bar")
+        raise UserError("wrong")
+
+    monkeypatch.setattr(demo, "demo_command", run)
+    for line, shown in (("demo", 3), ("-q demo", 1), ("demo --quiet", 1), ("demo -v", 4), ("-v demo", 4)):
+        assert cli.main(line.split()) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert ("usual" in lines, "more" in lines, "bar" in lines) == (shown > 1, shown > 3, shown > 1), line
+        assert lines[-1] == "icf: error: wrong" and (len(lines) == shown or (shown == 4 and "Traceback" in lines[3]))
+    set_verbosity(NORMAL)
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -49,12 +49,12 @@ def as_printed(parser: argparse.ArgumentParser, least: bool) -> list[str]:
     usage = parser.format_usage()
     placed = []
     for action in parser._actions:
-        names = action.option_strings[-1:] or [action.metavar or action.dest]
+        names = action.option_strings[:1] or [action.metavar or action.dest]
         if action.dest == "help" or (least and action.option_strings and not action.required):
             continue
         places = [m.start() for m in re.finditer(rf"(?<![\w-]){re.escape(names[0])}(?![\w-])", usage)]
         assert places, (usage, names)
-        words = action.option_strings[-1:] + ([] if action.nargs == 0 else [value(action)])
+        words = action.option_strings[:1] + ([] if action.nargs == 0 else [value(action)])
         placed.append((places[0] if action.option_strings else places[-1], action, words))
     exclusive = [group._group_actions[1:] for group in parser._mutually_exclusive_groups]
     left_out = {id(action) for group in exclusive for action in group}
@@ -191,7 +191,14 @@ def test_settings_without_effect_are_refused(
     assert NO_EFFECT[line] in capsys.readouterr().err
 
 
-OLD = {"segment --manifest m.csv --out o --ray local": "--jobs"}
+OLD = {
+    "segment --manifest m.csv --out o --ray local": "--jobs",
+    "train s4-pvt --sound=wav": "--sound is now --audio-source",
+    "train s4-pvt --audio vggish": "--audio is now --audio-encoder",
+    "train s4-pvt --visual swin-b": "--visual is now --visual-encoder",
+    "train s4-pvt --text clip": "--text is now --text-encoder",
+    "data compose --pictures p --sounds s --audio a --out o": "--audio is now --audio-dir",
+}
 
 
 @pytest.mark.parametrize("line", OLD)

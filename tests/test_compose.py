@@ -269,7 +269,7 @@ SPOILT = [
     ("no such sounds", lambda r: {"sounds": r / "none"}, "no such file or folder"),
     ("a table without categories", lambda r: {"sounds": r / "same.csv"}, "lacks the column filename, category"),
     ("a folder without sounds", lambda r: {"sounds": r / "coco"}, "no sound in a folder of it"),
-    ("sounds elsewhere", lambda r: {"audio": r / "coco"}, "name the folder of the sounds with --audio"),
+    ("sounds elsewhere", lambda r: {"audio": r / "coco"}, "name the folder of the sounds with --audio-dir"),
     ("a sound that is missing", append("ESC-50/meta/esc50.csv", "none.wav,dog,x"), r"none\.wav is missing"),
     ("an unknown picture class", append("same.csv", "dgo,dog"), "line 4: no picture class 'dgo'; there are dog"),
     ("an unknown sound class", append("same.csv", "dog,dogs"), "line 4: no sound class 'dogs'; there are dog"),

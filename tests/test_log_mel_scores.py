@@ -42,7 +42,16 @@ def test_log_mel_alone_trains_and_is_scored(
     monkeypatch.setattr(TrainConfig, "teach_steps", 2)
     for path in (root / "Single-source").rglob("*.wav"):
         path.unlink()
-    small = ["--visual", "efficientnet-lite0", "--audio", "log-mel", "--text", "minilm", "--steps", "1"]
+    small = [
+        "--visual-encoder",
+        "efficientnet-lite0",
+        "--audio-encoder",
+        "log-mel",
+        "--text-encoder",
+        "minilm",
+        "--steps",
+        "1",
+    ]
     assert main(["train", "s4-pvt", "--data", "Single-source", *small, "--out", "run"]) == 0
     assert main(["evaluate", "run/s4-pvt.safetensors", "--data", ".", "--out", "scores.csv"]) == 0
     assert "no noise row" in capsys.readouterr().err

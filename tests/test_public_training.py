@@ -26,7 +26,7 @@ from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import train
 from icf_avs.training.trainer import build_model
 
-SMALL = ["--visual", "efficientnet-lite0", "--audio", "log-mel", "--text", "minilm"]
+SMALL = ["--visual-encoder", "efficientnet-lite0", "--audio-encoder", "log-mel", "--text-encoder", "minilm"]
 SPLITS = ("train", "train", "train", "val", "test")
 
 
@@ -169,10 +169,10 @@ def test_small_encoders_from_the_command_line(
     assert "--data" in capsys.readouterr().err
     assert main(["train", "ms3-pvt", *data, *SMALL, "--out", "elsewhere"]) == 2
     assert "is a S4 set" in capsys.readouterr().err
-    assert main(["train", "s4-pvt", *data, *SMALL, "--sound", "video", "--out", "elsewhere"]) == 2
+    assert main(["train", "s4-pvt", *data, *SMALL, "--audio-source", "video", "--out", "elsewhere"]) == 2
     assert "clip clip-000000 has no video, " in capsys.readouterr().err
-    assert main(["train", "stamps", "--sound", "wav", "--out", "elsewhere"]) == 2
-    assert "takes no --sound" in capsys.readouterr().err
+    assert main(["train", "stamps", "--audio-source", "wav", "--out", "elsewhere"]) == 2
+    assert "takes no --audio-source" in capsys.readouterr().err
 
 
 def test_classes_are_scored_in_the_avss_layout(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from icf_avs.atomic_io import unfinished_folder
@@ -15,6 +14,7 @@ from icf_avs.batch.job import Job, Settings, is_done
 from icf_avs.batch.manifest import read_manifest
 from icf_avs.batch.report import write_report
 from icf_avs.batch.worker_pool import run_processes
+from icf_avs.console import progress_console
 from icf_avs.errors import UserError
 
 
@@ -41,7 +41,7 @@ def corpus_command(manifest: Path, out: Path, settings: Settings, jobs: int | No
 
 def _work_off(todo: list[Job], count: int, work: Path, failures: dict[Job, str], total: int) -> None:
     """Two rounds, the second for what failed in the first; `failures` is what is left then."""
-    console = Console(stderr=True)
+    console = progress_console()
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         done = total - len(todo)

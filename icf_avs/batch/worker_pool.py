@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from icf_avs.batch.job import Job, Settings, loaded, segment_job
+from icf_avs.console import set_verbosity, verbosity
 from icf_avs.errors import UserError
 
 
@@ -69,7 +70,7 @@ def run_processes(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job
 def _start(workers: dict[Connection, _Worker], settings: Settings, work: Path) -> None:
     context = multiprocessing.get_context("spawn")  # threads of torch and FFmpeg do not survive a fork
     pipe, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, settings, work), daemon=True)
+    process = context.Process(target=_work, args=(theirs, settings, work, verbosity()), daemon=True)
     process.start()
     theirs.close()  # so that the end of the process is the end of the pipe
     workers[pipe] = _Worker(process)
@@ -86,7 +87,8 @@ def _obituary(worker: _Worker) -> str:
     return str(UserError(f"{worker.job.video}: the process that worked on it {why} (out of memory?)"))
 
 
-def _work(pipe: Connection, settings: Settings, work: Path) -> None:
+def _work(pipe: Connection, settings: Settings, work: Path, level: int) -> None:
+    set_verbosity(level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     parent = multiprocessing.parent_process()
 

@@ -46,7 +46,7 @@ def _data_compose(args: argparse.Namespace) -> None:
 
     counts = tuple((split, getattr(args, split)) for split in ("train", "val", "test"))
     request = Request(
-        args.pictures, args.sounds, args.images, args.audio, args.mapping, counts, args.sources, args.seed
+        args.pictures, args.sounds, args.images, args.audio_dir, args.mapping, counts, args.sources, args.seed
     )
     compose_command(request, args.out)
 
@@ -128,7 +128,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument("--pictures", metavar="PATH", type=Path, required=True, help="COCO file, or folder by class")
     part.add_argument("--images", metavar="DIR", type=Path, help="pictures of the COCO file (default: its folder)")
     part.add_argument("--sounds", metavar="PATH", type=Path, required=True, help="folder by class, or CSV table")
-    part.add_argument("--audio", metavar="DIR", type=Path, help="files of the table (default: its folder or ../audio)")
+    part.add_argument(
+        "--audio-dir", metavar="DIR", type=Path, help="files of the table (default: its folder or ../audio)"
+    )
+    part.replaced = {"--audio": "is now --audio-dir"}
     part.add_argument("--mapping", metavar="CSV", type=Path, help="table of classes: picture,sound")
     part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write AVSS/ into")
     for split, clips in (("train", 1000), ("val", 100), ("test", 100)):

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from icf_avs.arg_types import count, positive
+from icf_avs.console import QUIET, VERBOSE
 
 SETS = ("s4", "ms3", "avss", "cross")
 
@@ -56,7 +57,18 @@ def command(group: argparse._SubParsersAction, name: str, run: Callable, text: s
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     part.set_defaults(run=run)
+    verbosity(part, default=argparse.SUPPRESS)  # what stands before the command holds
     return part
+
+
+def verbosity(part: argparse.ArgumentParser, default: int | str) -> None:
+    """Add `-v` and `-q`."""
+    group = part.add_mutually_exclusive_group()
+    for short, name, level, text in (
+        ("-v", "--verbose", VERBOSE, "say more: model, device, times, and where an error arose"),
+        ("-q", "--quiet", QUIET, "no progress bars and notes, only results and errors"),
+    ):
+        group.add_argument(short, name, dest="verbosity", action="store_const", const=level, default=default, help=text)
 
 
 def checkpoint(part: argparse.ArgumentParser, name: str) -> None:

@@ -6,7 +6,8 @@ import argparse
 
 from icf_avs import __version__
 from icf_avs.cli import convert, data, evaluate, export, segment, serve, train
-from icf_avs.cli.options import Parser
+from icf_avs.cli.options import Parser, verbosity
+from icf_avs.console import NORMAL
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -17,6 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Start with `icf demo`. Each command explains itself: `icf segment --help`.",
     )
     parser.add_argument("--version", action="version", version=f"icf {__version__}", help="print the version and stop")
+    verbosity(parser, NORMAL)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for part in (segment, convert, serve, train, evaluate, export, data):
         part.add(commands)

@@ -50,7 +50,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "  icf train s4-pvt --data AVSBench/Single-source\n"
         "  icf train own --data own           # your own videos and masks\n"
         "  icf train ms3-from-s4 --data AVSBench/Multi-sources --init runs/s4-pvt/s4-pvt.safetensors\n"
-        "  icf train s4-pvt --data S4 --visual efficientnet-lite0 --audio log-mel --text minilm      # on a CPU\n"
+        "  icf train s4-pvt --data S4 --visual-encoder efficientnet-lite0 --audio-encoder log-mel \\\n"
+        "      --text-encoder minilm                                                         # on a CPU\n"
         "  accelerate launch -m icf_avs train avss-pvt --data AVSBench/AVSS                  # on several GPUs\n\n"
         "Recipes: stamps, stamps-quick; own (docs/OWN_DATA.md); composed (icf data compose); s4-, ms3-, avss- with\n"
         "pvt, r50, swin; ms3-from-s4; natural; and each of stamps,\n"
@@ -71,14 +72,18 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument("--resume", action="store_true", help="continue the run in the folder; --steps may lengthen it")
     part.add_argument("--data", metavar="DIR", type=Path, help="folder of the public set, or of your own")
     part.add_argument(
-        "--sound",
+        "--audio-source",
         choices=SOUND,
         help="form of the sound of the public set (default: the first of these that all clips have)",
     )
     part.add_argument("--init", metavar="CHECKPOINT", type=Path, help="start from the weights of this checkpoint")
-    part.add_argument("--visual", choices=VISUAL, help="encoder of the pictures (default: the recipe's)")
-    part.add_argument("--audio", choices=AUDIO, help="encoder of the sound (default: the recipe's)")
-    part.add_argument("--text", choices=TEXT, help="encoder of the names of the classes (default: the recipe's)")
+    part.add_argument("--visual-encoder", choices=VISUAL, help="encoder of the pictures (default: the recipe's)")
+    part.add_argument("--audio-encoder", choices=AUDIO, help="encoder of the sound (default: the recipe's)")
+    part.add_argument(
+        "--text-encoder", choices=TEXT, help="encoder of the names of the classes (default: the recipe's)"
+    )
+    new = {"sound": "audio-source", "audio": "audio-encoder", "visual": "visual-encoder", "text": "text-encoder"}
+    part.replaced = {f"--{old}": f"is now --{name}" for old, name in new.items()}
     stamps(part)
     part.add_argument(
         "--workers",

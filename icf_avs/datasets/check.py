@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from icf_avs.console import progress_console
 from icf_avs.datasets.audio_io import RATE, decode, read_log_mel
 from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.custom_dataset import is_custom_dataset
@@ -212,10 +213,9 @@ def _compare(clips: list[_Clip], report: SetReport) -> None:
 
 def check_command(root: Path) -> int:
     """Check the sets in `root` with a progress bar and print what was found; exit code 1 if one is unfit."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True)) as bar:
+    with Progress(console=progress_console()) as bar:
         reports = check_set(root, bar.track)
     for report in reports:
         print("\n".join(_lines(report)))

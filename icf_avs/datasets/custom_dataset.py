@@ -25,6 +25,7 @@ from PIL import Image
 
 from icf_avs.atomic_io import replaced_folder
 from icf_avs.cache import cache_dir
+from icf_avs.console import progress_console
 from icf_avs.datasets.audio_io import RATE, to_int16
 from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.clip_files import write_wav
@@ -221,7 +222,6 @@ def _record(video: LabelledVideo, first: int, folder: Path, layout: Layout, faul
 
 def _cut_all(videos: Iterable[LabelledVideo], fault: Fault) -> None:
     """Cut the clips that are not in the cache yet, with a progress bar; none for what begins after a video's end."""
-    from rich.console import Console
     from rich.progress import Progress
 
     def tried(video: LabelledVideo) -> str | None:
@@ -233,7 +233,7 @@ def _cut_all(videos: Iterable[LabelledVideo], fault: Fault) -> None:
     todo = [video for video in videos if not all(folder.is_dir() for folder in video.clips().values())]
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
     try:
-        with Progress(console=Console(stderr=True), disable=not todo) as bar:
+        with Progress(console=progress_console(), disable=not todo) as bar:
             for error in filter(None, bar.track(pool.map(tried, todo), len(todo), description="cutting videos")):
                 fault(error)
     finally:

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from icf_avs.console import progress_console
 from icf_avs.datasets.audio_io import RATE, read_video_audio, read_waveform, to_int16
 from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.clip_files import write_bytes, write_image, write_wav
@@ -146,10 +147,9 @@ def _prepare_clip(record: ClipRecord) -> str | None:
 
 def prepare_command(root: Path, workers: int) -> int:
     """Prepare a set with a progress bar; exit code 1 if some clips could not be, each named at the end."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True)) as bar:
+    with Progress(console=progress_console()) as bar:
         task = bar.add_task("preparing clips", total=None)
         result = prepare_set(root, workers, lambda done, total: bar.update(task, completed=done, total=total))
         bar.update(task, visible=bool(result["written"]))

@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import math
-import sys
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.console import note
 from icf_avs.encoders.onednn_fused_conv import fused_conv
 from icf_avs.encoders.onednn_linear import PointConv
 from icf_avs.encoders.weights import released_file
@@ -155,7 +155,7 @@ def find_segmenter() -> VocSegmenter | None:
     try:
         return load_segmenter()
     except MissingWeights as error:
-        print(f"{WITHOUT_SEGMENTER}; {error}", file=sys.stderr, flush=True)
+        note(f"{WITHOUT_SEGMENTER}; {error}")
         return None
 
 

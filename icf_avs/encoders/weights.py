@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import os
 import re
-import sys
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
@@ -21,11 +20,11 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import torch
-from rich.console import Console
 from rich.progress import wrap_file
 from safetensors import SafetensorError
 
 from icf_avs.atomic_io import replaced_file
+from icf_avs.console import note, progress_console
 from icf_avs.errors import MissingWeights, UserError
 
 FOLDER_VARIABLE = "ICF_WEIGHTS_DIR"
@@ -150,7 +149,7 @@ def weights_folder() -> Path | None:
 @cache
 def note_missing(folder: Path, name: str, place: str) -> None:
     """A line on stderr, once, where the user's folder of weights lacks some that are then read from another place."""
-    print(f"{folder}: has no {name}; it is read from {place}", file=sys.stderr, flush=True)
+    note(f"{folder}: has no {name}; it is read from {place}")
 
 
 def _export(folder: Path) -> str:
@@ -195,7 +194,7 @@ def _from_hub(repo: str, files: tuple[str, ...]) -> Path:
 def _download(what: str, url: str, sha256: str, path: Path) -> None:
     """Raises OSError or HTTPException as urllib does, and ValueError when something else came than was published."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    console = Console(stderr=True)
+    console = progress_console()
     with replaced_file(path) as new, urlopen(url, timeout=_PATIENCE) as answer:
         seen = hashlib.sha256()
         size = int(answer.headers.get("Content-Length") or 0)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from icf_avs.atomic_io import check_folder
+from icf_avs.console import progress_console
 from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.custom_dataset import is_custom_dataset
 from icf_avs.datasets.image_io import SIZE, WITH_IDS
@@ -175,7 +176,6 @@ def evaluate_command(
     has the split val: s4-val. Raises UserError for sets that are not there or cannot be read, and for a table that
     cannot be written: before anything is scored, or once the scores are printed.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
     from icf_avs import load
@@ -194,7 +194,7 @@ def evaluate_command(
     for known in names.values() if settings.size is not None else ():
         class_order(loaded.predictor.classes, known)
     written: list[Row] = []
-    with Progress(console=Console(stderr=True)) as bar:
+    with Progress(console=progress_console()) as bar:
         for name in sets:
             total = len(records[name][:clips])
             audios = list(AUDIOS)

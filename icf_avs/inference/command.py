@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import Progress
 
 import icf_avs
+from icf_avs.console import VERBOSE, note, progress_console
 from icf_avs.errors import UserError
 from icf_avs.glibc_malloc import keep_freed_memory
 from icf_avs.inference.segment import check_class_head, segment_video
@@ -28,7 +29,7 @@ def segment_command(
     checkpoint: as `icf_avs.load` takes it. A video that fails gets its line on standard error and the others go on;
     then UserError.
     """
-    console = Console(stderr=True)
+    console = progress_console()
     # The film has the other half: threads of the model that wait for each other lose more than they gain beside it.
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     keep_freed_memory()
@@ -40,6 +41,7 @@ def segment_command(
     taken: list[Path] = []
     failures: list[UserError] = []
     for path in videos:
+        started = time.perf_counter()
         try:
             with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
                 task = bar.add_task(path.name, total=None)
@@ -54,6 +56,7 @@ def segment_command(
                 print(error, file=sys.stderr)
             continue
         taken.append(result.folder)
+        note(f"{path}: {time.perf_counter() - started:.1f} s for {result.video.duration:.1f} s of video", VERBOSE)
         marked = int(np.count_nonzero(result.areas))
         print(f"{path}: {len(result)} masks, {marked} with something that sounds -> {result.folder}{os.sep}")
         for line in (

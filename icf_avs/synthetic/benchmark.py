@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from icf_avs.console import progress_console
 from icf_avs.datasets.clip_files import (
     VIDEO_FPS,
     semantic_uid,
@@ -126,11 +127,10 @@ def write_stamps(
             f"{out}: holds clips of another --seed, or of more than are asked for; choose another --out, or delete it"
         )
     if remaining := [job for job in jobs if not _done(job)]:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = TextColumn("writing clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        with Progress(*columns, console=progress_console()) as bar:
             for _ in bar.track(_results(remaining, workers), total=len(remaining)):
                 pass
     write_tables(out, [json.loads(job.record.read_bytes()) for job in jobs], catalog.class_names)

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from icf_avs.atomic_io import unfinished_folder
 from icf_avs.cache import cache_dir
+from icf_avs.console import note
 from icf_avs.errors import UserError
 
 
@@ -80,7 +81,7 @@ def fetch_all(stamps: Path | None = None) -> None:
         try:
             root(package)
         except UserError as error:
-            _say(f"doing without the optional {package.name}: {error}")
+            note(f"doing without the optional {package.name}: {error}")
 
 
 def fetch(package: Package) -> Path:
@@ -92,7 +93,7 @@ def fetch(package: Package) -> Path:
     target = packages / package.name
     try:
         packages.mkdir(parents=True, exist_ok=True)
-        _say(f"fetching {package.name} into {target}")
+        note(f"fetching {package.name} into {target}")
         with unfinished_folder(packages) as folder:
             (_download_wheel if package.wheel else _download_debian)(package.name, folder)
             if not (folder / "tree" / package.inner).is_dir():
@@ -106,10 +107,6 @@ def fetch(package: Package) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to {packages}: {error.strerror or error}; set ICF_CACHE elsewhere") from error
     return target / package.inner
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def run_command(arguments: list[str], folder: Path, doing: str) -> None:
@@ -136,7 +133,7 @@ def _download_debian(name: str, folder: Path) -> None:
             for part in ("lists/partial", "cache/archives/partial"):
                 (apt / part).mkdir(parents=True, exist_ok=True)
             options = ["-o", f"Dir::State::Lists={apt / 'lists'}", "-o", f"Dir::Cache={apt / 'cache'}"]
-        _say("refreshing the package lists")
+        note("refreshing the package lists")
         run_command(["apt-get", *options, "update"], folder, "refresh the package lists")
         run_command(["apt-get", *options, "download", name], folder, f"download {name}")
     run_command(["dpkg-deb", "-x", _downloaded(folder, name, "deb"), "tree"], folder, f"unpack {name}")

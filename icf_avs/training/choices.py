@@ -19,22 +19,22 @@ from icf_avs.training.recipes import RECIPES, with_encoders
 class Choices:
     """Options that change the configuration, None: not given."""
 
-    visual: str | None = None
-    audio: str | None = None
-    text: str | None = None
-    sound: str | None = None  # as the command line has it, log-mel
+    visual_encoder: str | None = None
+    audio_encoder: str | None = None
+    text_encoder: str | None = None
+    audio_source: str | None = None  # as the command line has it, log-mel
     seed: int | None = None
     steps: int | None = None
     pretrain_steps: int | None = None
 
     def configured(self, recipe: TrainConfig) -> TrainConfig:
         """The run of a recipe with these options."""
-        config = with_encoders(recipe, self.visual, self.audio, self.text)
+        config = with_encoders(recipe, self.visual_encoder, self.audio_encoder, self.text_encoder)
         given = {"seed": self.seed, "steps": self.steps, "teach_steps": self.pretrain_steps}
         config = replace(config, **{name: value for name, value in given.items() if value is not None})
-        if self.sound is None or config.benchmark is None:
+        if self.audio_source is None or config.benchmark is None:
             return config
-        return replace(config, benchmark=replace(config.benchmark, sound=self.sound.replace("-", "_")))
+        return replace(config, benchmark=replace(config.benchmark, sound=self.audio_source.replace("-", "_")))
 
     def options(self) -> list[str]:
         """As the command line takes them."""
@@ -49,26 +49,28 @@ def refuse_idle(recipe: TrainConfig, choices: Choices, data: Path | None, stamps
     if recipe.benchmark is None:
         if data is not None:
             raise UserError(f"recipe {name} trains on Stamps scenes and takes no --data; name stamps with --stamps")
-        if choices.sound is not None:
-            raise UserError(f"recipe {name} mixes the sound of its scenes itself and takes no --sound")
+        if choices.audio_source is not None:
+            raise UserError(f"recipe {name} mixes the sound of its scenes itself and takes no --audio-source")
         if model.visual != kept.visual:
-            raise UserError(f"recipe {name} has its pictures seen once by {kept.visual} and takes no other --visual")
+            raise UserError(
+                f"recipe {name} has its pictures seen once by {kept.visual} and takes no other --visual-encoder"
+            )
     elif stamps is not None:
         raise UserError(f"recipe {name} trains on the set of --data and takes no --stamps")
     if recipe.words is not None:
         if model.audio != kept.audio or chosen.text != recipe.text:
             raise UserError(f"recipe {name} trains on words that {kept.audio} hears, embedded by {recipe.text}: "
-                            "it takes no other --audio or --text")  # fmt: skip
+                            "it takes no other --audio-encoder or --text-encoder")  # fmt: skip
         if choices.pretrain_steps:
             raise UserError(f"recipe {name} has an audio encoder that comes trained and takes no --pretrain-steps")
         return
     reads = chosen.icf.mit if chosen.icf else model.implicit_text
-    if choices.text is not None and not reads:
-        raise UserError(f"recipe {name} has no text to embed (it is without MIT) and takes no --text")
-    if data is None or not ((choices.text and not chosen.icf) or choices.pretrain_steps):
+    if choices.text_encoder is not None and not reads:
+        raise UserError(f"recipe {name} has no text to embed (it is without MIT) and takes no --text-encoder")
+    if data is None or not ((choices.text_encoder and not chosen.icf) or choices.pretrain_steps):
         return
     if not class_names(data):
-        idle = "--text" if choices.text else "--pretrain-steps"
+        idle = "--text-encoder" if choices.text_encoder else "--pretrain-steps"
         raise UserError(f"{data} has no names of classes, which {idle} needs; leave it out, or name them")
 
 
@@ -92,14 +94,14 @@ def command_line(config: TrainConfig, source: Path | None, init: str | None) -> 
     recipe = RECIPES[config.name]()
     sound = config.benchmark.sound.replace("_", "-") if config.benchmark else None
     known = Choices(
-        sound=sound if recipe.benchmark and config.benchmark != recipe.benchmark else None,
+        audio_source=sound if recipe.benchmark and config.benchmark != recipe.benchmark else None,
         seed=config.seed if config.seed != recipe.seed else None,
         steps=config.steps if config.steps != recipe.steps else None,
     )
     model = config.model
     encoders = product((None, model.visual), (None, model.audio), (None, config.text), (None, config.teach_steps))
     for visual, audio, text, teach in encoders:
-        choices = replace(known, visual=visual, audio=audio, text=text, pretrain_steps=teach)
+        choices = replace(known, visual_encoder=visual, audio_encoder=audio, text_encoder=text, pretrain_steps=teach)
         if choices.configured(recipe) == config:
             where = ["--data" if config.benchmark else "--stamps", typed(source)] if source else []
             begun = ["--init", typed(init)] if init else []

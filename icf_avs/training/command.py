@@ -23,6 +23,7 @@ from rich.progress import (
 )
 
 from icf_avs.config import TrainConfig
+from icf_avs.console import progress_console
 from icf_avs.errors import UserError
 from icf_avs.glibc_malloc import keep_freed_memory
 from icf_avs.training.accelerator import processes
@@ -76,7 +77,7 @@ def configured(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None
 def console_of(device: str) -> Console:
     """Where the run speaks: the standard error of its first process."""
     leads = processes(device).is_main_process
-    return Console(stderr=True, quiet=not leads, markup=False, highlight=False, soft_wrap=True)
+    return progress_console(not leads, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icf_avs.atomic_io import check_file, check_folder, write_text
+from icf_avs.console import progress_console
 from icf_avs.datasets.layouts import read_set
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
@@ -43,7 +44,6 @@ def probe_command(
     are named probe-avsbench. Raises UserError for sets that are not there or cannot be read, and for files that cannot
     be written: before anything is scored, or once the scores are printed.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
     from icf_avs import load
@@ -62,7 +62,7 @@ def probe_command(
     records = {name: read_set(set_folder(root, name), split) for name in sets}
     probes: dict[str, SetProbe] = {}
     verdicts: list[Verdict] = []
-    with Progress(console=Console(stderr=True)) as bar:
+    with Progress(console=progress_console()) as bar:
         tasks = {
             name: bar.add_task(name, total=len(records[name][:clips]) * len(CONDITIONS), start=False) for name in sets
         }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icf_avs.atomic_io import replaced_folder
+from icf_avs.console import progress_console
 from icf_avs.datasets.clip_files import AVSS_COLUMNS, semantic_uid, write_avss_clip, write_table
 from icf_avs.datasets.image_io import CLASSES
 from icf_avs.errors import UserError
@@ -50,7 +51,6 @@ def compose(request: Request, out: Path) -> dict[str, object]:
     The files are a function of the request and the material. Raises UserError for unusable material or an `out` that
     holds something else.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
     folder = out / SET
@@ -83,7 +83,7 @@ def compose(request: Request, out: Path) -> dict[str, object]:
                 write_avss_clip(new / "v1m" / semantic_uid(scene.uid), clip.frames, clip.ids, clip.samples)
                 return ";".join(clip.recordings), _digits(clip)
 
-            with Progress(console=Console(stderr=True)) as bar:
+            with Progress(console=progress_console()) as bar:
                 written = list(bar.track(pool.map(write, scenes), len(scenes), description="composing clips"))
         finally:
             pool.shutdown(cancel_futures=True)

@@ -35,7 +35,7 @@ def find_recordings(path: Path, audio: Path | None = None) -> list[Recording]:
     """
     if path.is_dir():
         if audio is not None:
-            raise UserError(f"--audio {audio}: goes with a table; {path} is a folder, which holds its sounds")
+            raise UserError(f"--audio-dir {audio}: goes with a table; {path} is a folder, which holds its sounds")
         files = sorted(file for file in path.glob("*/*") if file.suffix.lower() in ENDINGS)
         if not files:
             raise UserError(f"{path}: no sound in a folder of it; want CLASS/NAME.wav, or name a CSV table of them")
@@ -49,7 +49,9 @@ def find_recordings(path: Path, audio: Path | None = None) -> list[Recording]:
     root = next((place for place in places if (place / rows[0]["filename"]).is_file()), None)
     if root is None:
         where = " or ".join(map(str, places))
-        raise UserError(f"{path}: {rows[0]['filename']} is not in {where}; name the folder of the sounds with --audio")
+        raise UserError(
+            f"{path}: {rows[0]['filename']} is not in {where}; name the folder of the sounds with --audio-dir"
+        )
     for number, row in enumerate(rows, 2):
         if not row["category"]:
             raise UserError(f"{path}, line {number}: no category; fill it in")
