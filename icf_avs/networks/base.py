@@ -142,7 +142,7 @@ class Network(nn.Module, ABC):
 
     def encode_frames(self, frames: Tensor) -> VisualFeatures:
         """uint8 [B,T,H,W,3] -> maps [B,T,C_l,h_l,w_l]; with gradients only where the encoder is trained."""
-        if self.train_visual and hasattr(self.visual, "of_clips"):
+        if self.train_visual and hasattr(self.visual, "set_clip_length"):
             self.visual.set_clip_length(frames.shape[1])
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_visual):
             levels = self.visual(frames.flatten(0, 1))
