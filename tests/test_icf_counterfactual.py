@@ -13,6 +13,7 @@ from icf_avs.icf import SC
 from icf_avs.icf.diagnostics import changed_share
 from icf_avs.icf.diffusion import Denoiser, Schedule
 from icf_avs.icf.semantic_counterfactual import SemanticCounterfactual
+from icf_avs.icf.vqvae import VQVAE
 
 SMALL = SC(width=32, blocks=2, jumps=4)
 
@@ -118,29 +119,19 @@ def test_a_denoiser_learns_the_noise():
     assert loss < 0.25
 
 
-@pytest.mark.parametrize("space", ["diffusion", "features"])
-def test_the_pool_is_the_nearest_free_of_gradient_with_weights_that_sum_to_one(space, monkeypatch):
-    counterfactual = module(space=space, draws=12, keep=3)
+@pytest.mark.parametrize("strategy", ["diffusion", "vqvae", "feature-noise"])
+def test_the_pool_is_the_nearest_free_of_gradient_with_weights_that_sum_to_one(strategy, monkeypatch):
+    counterfactual = module(strategy=strategy, draws=12, keep=3)
     z, visual = states(2, 4, 48).requires_grad_(), states(2, 4, 16).requires_grad_()
     valid = torch.tensor([[True] * 4, [True, True, False, False]])
     drawn = {}
-    turned = counterfactual.turned
+    generated = counterfactual.generated
 
-    def recorded(state: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-        found = turned(state, alpha)
-        if state.dim() == 4:  # of the pool [B,J,T,d]; of the loss it is [B,T,d]
-            drawn.update(alpha=alpha, candidates=found)
-        return found
+    def recorded(every: torch.Tensor, visual: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+        drawn.update(alpha=alpha, candidates=generated(every, visual, alpha))
+        return drawn["candidates"]
 
-    monkeypatch.setattr(counterfactual, "turned", recorded)
-    if space == "diffusion":
-        denoised = counterfactual.schedule.denoised
-
-        def last(*given: object) -> torch.Tensor:
-            drawn["candidates"] = denoised(*given)
-            return drawn["candidates"]
-
-        monkeypatch.setattr(counterfactual.schedule, "denoised", last)
+    monkeypatch.setattr(counterfactual, "generated", recorded)
     pool, terms = counterfactual(z, visual, valid)
     assert pool.texts.shape == (2, 3, 4, 48) and not pool.texts.requires_grad
     torch.testing.assert_close(pool.weights.sum(1), torch.ones(2))
@@ -155,8 +146,11 @@ def test_the_pool_is_the_nearest_free_of_gradient_with_weights_that_sum_to_one(s
         share = np.sqrt(1 - alpha[clip, best.copy(), 0].numpy())
         np.testing.assert_allclose(pool.weights[clip].numpy(), share / share.sum(), rtol=1e-5)
     assert counterfactual.settings.alpha[0] <= alpha.min() and alpha.max() < counterfactual.settings.alpha[1]
-    assert ("noise" in terms) == (space == "diffusion")
-    sum(terms.values()).backward()
+    assert {*terms} == {"diffusion": {"noise", "ortho"}, "vqvae": {"reconstruction", "ortho"}}.get(strategy, set())
+    if terms:
+        sum(terms.values()).backward()
+    else:
+        assert not list(counterfactual.parameters())
     assert z.grad is None and visual.grad is None
 
 
@@ -172,7 +166,7 @@ def test_the_loss_of_orthogonality_is_least_where_the_algebra_says(lambda_z):
 
 
 def test_padding_frames_change_no_term():
-    counterfactual = module(space="features", orthogonal="samples")
+    counterfactual = module(strategy="vqvae", orthogonal="samples")
     valid = torch.tensor([[True, True, False]])
     torch.manual_seed(3)
     _, first = counterfactual(states(1, 3, 48), states(1, 3, 16), valid)
@@ -180,7 +174,71 @@ def test_padding_frames_change_no_term():
     other[:, 2] = 50.0
     torch.manual_seed(3)
     _, second = counterfactual(other, states(1, 3, 16), valid)
-    torch.testing.assert_close(first["ortho"], second["ortho"])
+    torch.testing.assert_close(first, second)
+
+
+def test_a_text_with_noise_by_hand():
+    """sqrt(1 - alpha) z + sqrt(alpha) eps, as near to z as that says."""
+    counterfactual, z = module(512, strategy="feature-noise"), states(1, 64, 1, 512)
+    alpha = torch.tensor([0.0, 0.75])[:, None].expand(-1, 32).reshape(1, 64, 1)
+    found = counterfactual.generated(z, states(1, 1, 16), alpha)
+    assert found[0, :32].equal(z[0, :32])
+    assert F.cosine_similarity(found, z, dim=-1)[0, 32:].mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_swapped_texts_are_the_nearest_of_other_clips():
+    """Four clips in the plane; the last has one frame, which stands for all that another clip has."""
+    angle = torch.tensor([[0.0, 0.1], [0.4, 0.5], [3.0, 3.1], [0.1, 9.0]])
+    z = 3 * torch.stack([angle.cos(), angle.sin()], dim=-1)
+    valid = torch.tensor([[True, True], [True, True], [True, True], [True, False]])
+    pool, terms = module(2, strategy="pair-swap", keep=2)(z * valid[..., None], states(4, 2, 16), valid)
+    assert not terms and pool.weights.equal(torch.full((4, 2), 0.5))
+    last = z[3, [0, 0]]
+    torch.testing.assert_close(pool.texts[0], torch.stack([last, z[1]]))
+    torch.testing.assert_close(pool.texts[1], torch.stack([last, z[0]]))
+    torch.testing.assert_close(pool.texts[2], torch.stack([z[1], last]))
+    torch.testing.assert_close(pool.texts[3, :, 0], torch.stack([z[0, 0], z[1, 0]]))
+    assert not pool.texts[3, :, 1].any(), "padding"
+
+
+def test_swapped_texts_need_another_clip():
+    one, _ = module(8, strategy="pair-swap")(states(1, 2, 8), states(1, 2, 16), torch.ones(1, 2, dtype=torch.bool))
+    assert one.texts.shape == (1, 0, 2, 8) and one.weights.shape == (1, 0)
+
+
+def test_codes_are_the_nearest_and_both_sides_move():
+    """Against NumPy; the codes follow the encoder and the encoder them, and the decoder's error reaches the encoder."""
+    vqvae = VQVAE(replace(SMALL, parts=4, codes=5), 8, 3)
+    z, visual = states(6, 8), states(6, 3, seed=2)
+    latent = vqvae.encode(z)
+    parts, codes = latent.detach().view(6, 4, 2).numpy(), vqvae.codebooks.detach().numpy()
+    nearest = np.linalg.norm(parts[:, :, None] - codes[None], axis=-1).argmin(-1)
+    expected = np.stack([codes[np.arange(4), row].ravel() for row in nearest])
+    quantised = vqvae.quantised(latent)
+    np.testing.assert_array_equal(quantised.detach().numpy(), expected)
+    rebuilt = vqvae.decode(quantised, visual).detach().numpy()
+    loss = (rebuilt - z.numpy()) ** 2 + 1.25 * (latent.detach().numpy() - expected) ** 2
+    np.testing.assert_allclose(vqvae.loss(z, visual).detach().numpy(), loss.mean(-1), rtol=1e-4)
+    vqvae.loss(z, visual).mean().backward()
+    assert all(parameter.grad.any() for parameter in vqvae.parameters())
+    with pytest.raises(ValueError, match="z of 8 numbers has no 3 parts"):
+        VQVAE(replace(SMALL, parts=3), 8, 3)
+
+
+def test_a_vqvae_learns_to_rebuild():
+    vqvae, z, none = VQVAE(replace(SMALL, parts=4), 16, 0), states(32, 16), states(32, 0)
+    optimizer, first = torch.optim.Adam(vqvae.parameters(), 1e-2), float(vqvae.loss(z, none).mean().detach())
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = vqvae.loss(z, none).mean()
+        loss.backward()
+        optimizer.step()
+    assert loss < first / 3
+
+
+def test_a_strategy_that_there_is_not():
+    with pytest.raises(ValueError, match=r"no strategy features; there are diffusion, vqvae, pair-swap, feature-noise"):
+        SC(strategy="features")
 
 
 def test_the_share_of_changed_classes_counts_nearest_texts_and_no_ties_of_collapsed_ones():

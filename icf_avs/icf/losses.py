@@ -34,6 +34,7 @@ class Weights:
     classes: float = 1.0
     auxiliary: float = 0.1
     noise: float = 0.1
+    reconstruction: float = 0.1  # of a VQ-VAE in place of the diffusion
     ortho: float = 0.1
     vision_audio: float = 0.2
     vision_text: float = 0.2

@@ -11,6 +11,9 @@
 m and s are learnt inside fixed bounds, from z_t. z, v and the pool carry no gradient: L_cf trains the denoiser, m and s
 alone, and the contrasts (contrastive.py) are pushed by a pool that does not move with them. The paper prints eq. 7 with
 a norm in place of the normalised vector, and eq. 11 without v; the others are meant.
+
+Other strategies stand in table 2 and serve comparison: z'_t in the latent space of a VQ-VAE (vqvae.py), z with noise in
+place of z* (sqrt(1 - alpha) z + sqrt(alpha) eps), and z of other clips in place of z* (pair swap).
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.distributed import average, drawn_like
+from icf_avs.distributed import average, drawn_like, own, whole
 from icf_avs.icf.diffusion import Denoiser, Schedule
 from icf_avs.icf.settings import SC
+from icf_avs.icf.vqvae import VQVAE
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,22 @@ class SemanticCounterfactual(nn.Module):
     def __init__(self, settings: SC, dim: int, visual: int) -> None:
         super().__init__()
         self.settings, self.dim = settings, dim
-        self.samples = nn.Linear(dim, 1) if settings.orthogonal in ("both", "samples") else None
-        self.features = nn.Linear(dim, dim) if settings.orthogonal in ("both", "features") else None
+        turns = settings.strategy in ("diffusion", "vqvae")
+        self.samples = nn.Linear(dim, 1) if turns and settings.orthogonal in ("both", "samples") else None
+        self.features = nn.Linear(dim, dim) if turns and settings.orthogonal in ("both", "features") else None
         for layer in (self.samples, self.features):
             if layer is not None:  # at first m and s are the same for every z
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
-        diffuses = settings.space == "diffusion"
-        self.schedule = Schedule(settings.chain) if diffuses else None
         condition = visual if settings.conditioned else 0
-        self.denoiser = Denoiser(dim, condition, settings.width, settings.blocks) if diffuses else None
+        self.schedule: Schedule | None = None
+        self.denoiser: Denoiser | None = None
+        self.vqvae: VQVAE | None = None
+        if settings.strategy == "diffusion":
+            self.schedule = Schedule(settings.chain)
+            self.denoiser = Denoiser(dim, condition, settings.width, settings.blocks)
+        elif settings.strategy == "vqvae":
+            self.vqvae = VQVAE(settings, dim, condition)
 
     def forward(self, z: Tensor, visual: Tensor, valid: Tensor) -> tuple[Counterfactuals, dict[str, Tensor]]:
         """z [B,T,d], visual [B,T,V] and valid [B,T] bool -> the pool, and the terms of the loss by name."""
@@ -58,7 +68,8 @@ class SemanticCounterfactual(nn.Module):
         factual = F.normalize(z.float(), dim=-1) * self.dim**0.5
         terms = self._losses(factual, visual, valid)
         with torch.no_grad():
-            pool = self._pool(factual, visual, valid)
+            swaps = self.settings.strategy == "pair-swap"
+            pool = self._of_other_clips(factual, valid) if swaps else self._pool(factual, visual, valid)
         length = z.norm(dim=-1, keepdim=True)[:, None]
         return Counterfactuals((F.normalize(pool.texts, dim=-1) * length).to(z.dtype), pool.weights), terms
 
@@ -80,18 +91,22 @@ class SemanticCounterfactual(nn.Module):
         return found[0] if len(found) == 1 else found[0] * found[1]
 
     def _losses(self, factual: Tensor, visual: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        settings = self.settings
+        settings, terms = self.settings, {}
         alpha = self._alpha(factual[:, 0, 0])[:, None].expand(factual.shape[:-1])
-        state, terms = factual, {}
-        if self.schedule is not None:
+        if self.vqvae is not None:
+            terms["reconstruction"] = average(self.vqvae.loss(factual, visual), valid)
+            state = self.vqvae.encode(factual).detach()
+            turned = self.turned(state, alpha)
+        elif self.schedule is not None and self.denoiser is not None:
             step = 1 + (drawn_like(factual[:, 0, 0], torch.rand) * settings.depth).long()
             step = step[:, None].expand(factual.shape[:-1])
             noise = drawn_like(factual, torch.randn)
             state = self.schedule.noised(factual, noise, step)
-        turned = self.turned(state, alpha)
-        if self.denoiser is not None:
+            turned = self.turned(state, alpha)
             error = (noise - self.denoiser(turned, step, visual)).square().mean(-1)
             terms["noise"] = average(error, valid)
+        else:  # nothing is learnt
+            return terms
         one, other = F.normalize(turned, dim=-1), F.normalize(state, dim=-1)
         ortho = (one - other).square().sum(-1) + settings.lambda_z * (one * other).sum(-1).square()
         terms["ortho"] = settings.lambda_ortho * average(ortho, valid)
@@ -102,21 +117,37 @@ class SemanticCounterfactual(nn.Module):
         settings = self.settings
         alpha = self._alpha(factual[:, :1, 0].expand(-1, settings.draws))
         every = factual[:, None].expand(-1, settings.draws, -1, -1)
-        found = self._reversed(every, visual, alpha[..., None].expand(every.shape[:-1]))
-        near = (F.cosine_similarity(found, every, dim=-1) * valid[:, None]).sum(
-            -1
-        )  # J of a clip alike in what is valid
+        found = self.generated(every, visual, alpha[..., None].expand(every.shape[:-1]))
+        # All of a clip are over the same valid frames.
+        near = (F.cosine_similarity(found, every, dim=-1) * valid[:, None]).sum(-1)
         best = near.topk(min(settings.keep, settings.draws), dim=1).indices
         weights = (1 - alpha.gather(1, best)).sqrt()
         texts = found.gather(1, best[..., None, None].expand(-1, -1, *found.shape[2:]))
         return Counterfactuals(texts, weights / weights.sum(1, keepdim=True))
 
-    def _reversed(self, every: Tensor, visual: Tensor, alpha: Tensor) -> Tensor:
-        settings = self.settings
-        if self.schedule is None:
-            return self.turned(every, alpha)
-        state = self.turned(self.schedule.noised(every, drawn_like(every, torch.randn), settings.depth), alpha)
-        given = visual[:, None].expand(-1, settings.draws, -1, -1)
+    def _of_other_clips(self, factual: Tensor, valid: Tensor) -> Counterfactuals:
+        """The K nearest texts of other clips, of all processes; none where there is one clip. A clip that is shorter is
+        taken over again from its first frame.
+        """
+        texts, valid_frames = whole(factual), whole(valid).sum(1, keepdim=True).clamp(min=1)
+        frames = torch.arange(factual.shape[1], device=factual.device) % valid_frames
+        texts = texts.gather(1, frames[..., None].expand_as(texts))
+        near = torch.einsum("btd,gtd->bg", factual * valid[..., None], texts)  # all are of the same length
+        itself = torch.eye(len(texts), dtype=torch.bool, device=near.device)[own()]
+        keep = min(self.settings.keep, len(texts) - 1)
+        best = near.masked_fill(itself, -torch.inf).topk(keep, dim=1).indices
+        return Counterfactuals(texts[best], near.new_full(best.shape, 1 / max(1, keep)))
+
+    def generated(self, every: Tensor, visual: Tensor, alpha: Tensor) -> Tensor:
+        """z* [B,J,T,d] of z [B,J,T,d] by alpha [B,J,T]."""
+        settings, given = self.settings, visual[:, None].expand(-1, every.shape[1], -1, -1)
+        if self.vqvae is not None:
+            return self.vqvae.decode(self.vqvae.quantised(self.turned(self.vqvae.encode(every), alpha)), given)
+        noise = drawn_like(every, torch.randn)
+        if self.schedule is None or self.denoiser is None:
+            share = alpha[..., None]
+            return (1 - share).sqrt() * every + share.sqrt() * noise
+        state = self.turned(self.schedule.noised(every, noise, settings.depth), alpha)
         steps = torch.linspace(settings.depth, 0, settings.jumps + 1).round().long().tolist()
         for step, target in pairwise(steps):
             at = torch.full(state.shape[:-1], step, device=state.device)

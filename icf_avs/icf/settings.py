@@ -11,6 +11,7 @@ from typing import Literal, get_args
 Level = Literal["video", "segment", "frame"]
 Contrast = Literal["vision-audio", "vision-text", "audio-text"]
 Reading = Literal["plug-in", "refined", "text"]
+Strategy = Literal["diffusion", "vqvae", "pair-swap", "feature-noise"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,11 @@ class MIT:
 
 @dataclass(frozen=True)
 class SC:
-    """Semantic counterfactual of the factual text (eq. 6-12)."""
+    """Semantic counterfactual of the factual text (eq. 6-12). strategy: the paper's, or one that its table 2 compares
+    it with. Of the others, "feature-noise" and "pair-swap" learn nothing; only draws, keep and alpha count for them.
+    """
 
+    strategy: Strategy = "diffusion"
     chain: int = 1000  # steps of the diffusion
     depth: int = 200  # step at which a state is made orthogonal; nearer to noise, orthogonality means less
     draws: int = 16  # counterfactuals that are generated for each factual text
@@ -54,13 +58,18 @@ class SC:
     alpha: tuple[float, float] = (0.7, 0.8)  # each counterfactual draws its own
     bounds: tuple[float, float] = (0.5, 1.0)  # of m and s
     orthogonal: Literal["both", "samples", "features"] = "both"  # m, s, or their product
-    space: Literal["diffusion", "features"] = "diffusion"  # features: without diffusion, z itself is turned
     jumps: int = 8  # DDIM steps of the reverse process
-    width: int = 256  # of the denoiser
-    blocks: int = 3
+    width: int = 256  # of the denoiser, or of encoder and decoder of the VQ-VAE
+    blocks: int = 3  # of the denoiser
+    parts: int = 8  # of the VQ-VAE's latent vector, each with a codebook
+    codes: int = 64  # of a codebook
     conditioned: bool = True  # on the visual features; without them z* comes back to z less
     lambda_z: float = 2.0  # of eq. 10; up to 1, the loss is least without any counterfactual
     lambda_ortho: float = 1.0  # of eq. 11
+
+    def __post_init__(self) -> None:
+        if self.strategy not in get_args(Strategy):
+            raise ValueError(f"SC has no strategy {self.strategy}; there are {', '.join(get_args(Strategy))}")
 
 
 @dataclass(frozen=True)

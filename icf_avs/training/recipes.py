@@ -229,7 +229,9 @@ LEVELS = ("level-frame", "level-frame-video")  # of the row MIT
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "level-frame": ("mit", {"levels": ("frame",)}),
     "level-frame-video": ("mit", {"levels": ("video", "frame")}),
-    "noise-on-features": ("sc", {"space": "features"}),
+    "noise-on-features": ("sc", {"strategy": "feature-noise"}),
+    "pairs-swapped": ("sc", {"strategy": "pair-swap"}),
+    "vq-vae": ("sc", {"strategy": "vqvae", "lambda_ortho": 0.0}),  # in the paper's table L_ortho comes after diffusion
     "over-samples": ("sc", {"orthogonal": "samples"}),
     "over-features": ("sc", {"orthogonal": "features"}),
     "without-ortho": ("sc", {"lambda_ortho": 0.0}),
