@@ -81,10 +81,6 @@ def test_clap_in_every_container(tmp_path, name, codec, sound_codec):
     assert_clap(clap(tmp_path / name, codec=codec, sound_codec=sound_codec))
 
 
-def test_clap_with_reordered_pictures(tmp_path):
-    assert_clap(clap(tmp_path / "a.mp4", options={"bf": "3"}))
-
-
 def test_clap_at_a_variable_frame_rate(tmp_path):
     rng = random.Random(0)
     times = sorted({0.0, CLAP, *(round(rng.uniform(0, 2), 3) for _ in range(30))})
@@ -210,11 +206,6 @@ def test_one_picture_lasts_as_long_as_its_sound(tmp_path, name):
     assert drawn == [False, False, False, True, True]  # the overlay changes while the picture does not
 
 
-def test_one_picture_and_a_moment_of_sound(tmp_path):
-    path = make_clip(tmp_path / "a.mp4", times=[0.0], flash=0.0, sound=tone(0.04))
-    assert segment_video(Witness(), path, tmp_path / "out").masks.shape == (1, 120, 160)
-
-
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 200), (500, 1), (161, 121), (3840, 2160)])
 def test_tiny_odd_and_large_pictures(tmp_path, size):
     path = make_clip(
@@ -250,17 +241,6 @@ def test_pictures_larger_than_8k_are_refused_before_they_are_decoded(tmp_path):
         container.mux(video.encode(None))
     with pytest.raises(UserError, match="12000 x 6000, larger than 8K"):
         probe(path)
-
-
-@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
-def test_masks_of_a_turned_video_are_as_it_is_shown(tmp_path, rotation):
-    path = make_clip(tmp_path / "phone.mp4", seconds=1, size=(160, 120), sound=tone(1), rotation=rotation)
-    model = Witness()
-    result = segment_video(model, path, tmp_path / "out")
-    height, width = (160, 120) if rotation % 180 else (120, 160)
-    assert result.masks.shape == (1, height, width)
-    film = probe(result.folder / "overlay.mp4")
-    assert (film.width, film.height, film.orientation.transposed) == (width, height, False)
 
 
 @pytest.mark.parametrize(
@@ -314,12 +294,6 @@ def test_audio_track_that_is_not_there(tracks, tmp_path, capsys, monkeypatch):
     silent = make_clip(tmp_path / "silent.mp4", seconds=0.2)
     with pytest.raises(UserError, match="has no sound"):
         segment_video(Witness(), silent, audio_track=2)
-
-
-def test_audio_track_in_the_help(capsys):
-    with pytest.raises(SystemExit):
-        main(["segment", "--help"])
-    assert "default: the first that the file marks as default" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("times", [[0, 0.04, 100 * 3600], [0, 0.04, 30 * 60]])
@@ -431,32 +405,6 @@ def test_truncated_at_any_byte(tmp_path, name):
     path.write_bytes(data)
     assert outcome(path, tmp_path / "out") is not None
     assert answered < len(ends) or name == "a.ts"
-
-
-def test_random_bytes_zeros_and_text(tmp_path):
-    rng = np.random.default_rng(0)
-    heads = [
-        b"",
-        b"\0\0\0\x18ftypisom",
-        b"\x1aE\xdf\xa3",
-        b"RIFF\0\0\0\0AVI ",
-        b"G@\0\x10",
-        b"GIF89a",
-        b"OggS",
-        b"FLV\1",
-    ]
-    for number, head in enumerate(heads * 3):
-        path = tmp_path / f"noise_{number}.mp4"
-        path.write_bytes(head + rng.bytes(int(rng.integers(1, 20_000))))
-        assert outcome(path, tmp_path / "out") is None
-    for name, data in [
-        ("zeros.mp4", bytes(10_000)),
-        ("text.mp4", b"hello\n" * 99),
-        ("list.mp4", b"#EXTM3U\n/etc/passwd"),
-    ]:
-        (tmp_path / name).write_bytes(data)
-        assert outcome(tmp_path / name, tmp_path / "out") is None
-    assert not os.path.exists(tmp_path / "out")
 
 
 def test_sound_that_cannot_be_opened_leaves_nobody_waiting(tmp_path, monkeypatch):

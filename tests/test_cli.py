@@ -15,16 +15,7 @@ from icf_avs import demo
 from icf_avs.console import NORMAL, VERBOSE, note, progress_console, set_verbosity
 from icf_avs.errors import UserError
 
-COMMANDS = (
-    ["segment"],
-    ["train"],
-    ["evaluate"],
-    ["data"],
-    ["data", "stamps"],
-    ["data", "fetch"],
-    ["demo"],
-    ["convert"],
-)
+COMMANDS = ("segment", "train", "evaluate", "data", "demo", "convert")
 
 
 def icf(*args: str, **options) -> subprocess.CompletedProcess[str]:
@@ -36,21 +27,12 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
     done = icf("--help")
     seconds = time.perf_counter() - started
     assert done.returncode == 0 and seconds < 2  # 0.1 s on an idle machine
-    assert all(command[0] in done.stdout for command in COMMANDS)
+    assert all(command in done.stdout for command in COMMANDS)
     code = (
         "import sys, icf_avs.__main__ as m; m.build_parser(); print({'torch', 'numpy', 'av', 'PIL'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_explains_itself(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([*command, "--help"])
-    text = capsys.readouterr().out
-    assert stop.value.code == 0
-    assert command == ["data"] or f"icf {' '.join(command)}" in text.split("examples:")[1]
 
 
 @pytest.mark.parametrize(

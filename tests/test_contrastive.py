@@ -43,14 +43,6 @@ def test_distance_is_that_of_gaussians(seed: int, dim: int) -> None:
     assert float(wasserstein(p, q)) == float(wasserstein(q, p)) and float(wasserstein(p, p)) == 0
 
 
-def test_distances_broadcast() -> None:
-    p, q = draw(3, 1, 4), draw(1, 5, 4, seed=1)
-    every = wasserstein(p, q)
-    assert every.shape == (3, 5)
-    one = wasserstein(Gaussian(p.mean[2, 0], p.deviation[2, 0]), Gaussian(q.mean[0, 4], q.deviation[0, 4]))
-    assert torch.allclose(every[2, 4], one)
-
-
 def test_gaussian_of_weighted_tokens() -> None:
     tokens = torch.tensor([[1.0], [3.0], [99.0]])
     found = gaussian(tokens, torch.tensor([1.0, 3.0, 0.0]), floor=0.5)

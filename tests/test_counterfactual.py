@@ -142,16 +142,6 @@ def test_rivals_keep_the_common_part() -> None:
     assert offset.max() < 2 * (sound - sound.mean((0, 1))).norm(dim=-1).max()
 
 
-def test_without_centring_the_common_part_is_lost() -> None:
-    """The control of the test above: Gram-Schmidt of the raw tokens removes just what all sounds share."""
-    sound, common = with_common_part(0)
-    donors, norms = sound.roll(1, 0)[None], sound.norm(dim=-1)[None]
-    raw = orthogonal(sound, donors, torch.zeros(32), norms)[0]
-    assert ((raw @ common) / (sound @ common)).abs().max() < 0.3
-    centred = orthogonal(sound, donors, sound.mean((0, 1)), torch.ones_like(norms) * 32**0.5)[0]
-    assert ((centred @ common) / (sound @ common)).min() > 0.8
-
-
 # Who may be a rival.
 
 
@@ -240,11 +230,6 @@ def test_a_batch_of_one(words: bool) -> None:
     assert torch.isfinite(rivals.sounds).all()
     assert not rivals.known[0].any()  # no donor: a random direction, of no kind
     assert rivals.known[1].all() == words
-
-
-def test_unknown_kinds_make_rivals_of_no_known_kind() -> None:
-    rivals = rivals_of(torch.zeros(4, 3, dtype=torch.bool), 0, words=False)
-    assert not rivals.known.any() and not rivals.kinds.any()
 
 
 def test_the_mean_moves_in_training_only() -> None:

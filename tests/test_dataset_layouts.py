@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
-from icf_avs.synthetic.benchmark import write_stamps
 
 
 def test_s4(tiny):
@@ -121,34 +117,3 @@ def test_other_mistakes(tiny, tmp_path):
     tiny.edit_table("metadata.csv", lambda rows: rows[1].__setitem__(-1, "v9"))
     with pytest.raises(UserError, match="v9"):
         read_set(tiny.root, "test")
-
-
-@pytest.fixture(scope="module")
-def stamps(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("stamps")
-    write_stamps(root, seed=5, train=1, test=3, cross=2, video=False)
-    return root
-
-
-@pytest.mark.parametrize(
-    ("folder", "split", "layout", "clips"),
-    [
-        ("Single-source", "train", "S4", 1),
-        ("Single-source", "test", "S4", 3),
-        ("Multi-sources", "test", "MS3", 3),
-        ("AVSS", "test", "AVSS", 6),
-        ("Cross", "test", "MS3", 2),
-    ],
-)
-def test_stamps_is_read_as_it_was_written(stamps, folder, split, layout, clips):
-    records = read_set(stamps / folder, split)
-    assert [record.layout for record in records] == [layout] * clips
-    with (stamps / folder / "scenes.csv").open(newline="") as file:
-        scenes = {row["video_id"]: row for row in csv.DictReader(file)}
-    for record in records:
-        clip = record.load()
-        flags = [stamp.split("|")[2] for stamp in scenes[record.name]["stamps"].split(";")]
-        sounds = np.array([[digit == "1" for digit in stamp] for stamp in flags]).any(0)
-        np.testing.assert_array_equal(clip.masks.any((1, 2))[clip.labelled], sounds[clip.labelled])
-        assert record.sounding <= record.onscreen and bool(record.sounding) == sounds.any()
-        assert clip.waveform.shape == (80_000,) and clip.frames.std() > 5

@@ -83,19 +83,13 @@ def files(model: SegmentationModel, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_the_front_end_is_the_spectrogram() -> None:
-    """Against an FFT in NumPy, and against the model's own; tones, noise, silence and full scale."""
+    """Against the model's own, which test_vggish_frontend.py compares with NumPy; tone, noise, silence, full scale."""
     time = np.arange(15_600) / 16_000
     noise = np.random.default_rng(0).normal(0, 0.1, 15_600)
     waves = np.stack([np.sin(2 * np.pi * 440 * time), noise, 0 * time, 0 * time + 1]).astype(np.float32)
     found = LogMel()(torch.from_numpy(waves))
     assert found.shape == (4, 96, 64)
     assert torch.allclose(found, log_mel(torch.from_numpy(waves)), atol=1e-3)  # empty bands beside a loud one
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
-    spectrum = np.abs(np.fft.rfft(waves[1, 160 * 7 : 160 * 7 + 400].astype(np.float64) * window, 512))
-    mel, edges = 1127 * np.log1p(np.arange(257) * 8000 / 256 / 700), 1127 * np.log1p(np.array([125, 7500]) / 700)
-    edges = np.linspace(*edges, 66)
-    weights = np.stack([np.interp(mel, edges[b : b + 3], [0, 1, 0]) for b in range(64)], 1)
-    assert np.allclose(found[1, 7].numpy(), np.log(spectrum @ weights + 0.01), atol=2e-4)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 9])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import pickle
 import shutil
 import sys
 from collections.abc import Iterator
@@ -34,16 +33,6 @@ from icf_avs.types import ClipSpec
 pytestmark = pytest.mark.full
 
 RECIPE = {"command": "icf train tiny", "config": {"seed": 3}, "data": "none", "licence": "Apache-2.0"}
-
-
-class Trap:
-    """A pickle that leaves a mark when it is opened."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.mark,)
 
 
 @pytest.fixture(scope="module")
@@ -131,19 +120,6 @@ def test_without_the_library(cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_folder_without_our_file(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     assert "has no model.safetensors" in line(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.safetensors"])
-def test_a_pickle_is_refused_unopened(name: str, tmp_path: Path) -> None:
-    mark, home = tmp_path / "opened", tmp_path / "model"
-    home.mkdir()
-    (home / name).write_bytes(pickle.dumps(Trap(mark)))
-    with pytest.raises(UserError, match="safetensors"):
-        icf_avs.load(str(home))
-    assert "safetensors" in line(home / name)
-    assert not mark.exists()
-    pickle.loads((home / name).read_bytes())  # it would have
-    assert mark.exists()
 
 
 def test_a_file_of_others_is_no_checkpoint(folder: Path, tmp_path: Path) -> None:

@@ -192,6 +192,8 @@ def test_what_is_not_a_video_gives_one_line(tmp_path):
     raises(tmp_path / "empty.mp4", "0 bytes")
     raises(tmp_path / "text.mp4", "not a video")
     raises(tmp_path / "noise.mkv", "not a video|cannot be read|can be decoded")
+    (tmp_path / "list.mp4").write_text("#EXTM3U\n/etc/passwd")
+    raises(tmp_path / "list.mp4", "not a video|cannot be read|can be decoded")
 
 
 def test_sound_without_pictures_and_pictures_without_sound(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -159,24 +158,6 @@ def test_fast_video_is_thinned_to_thirty(tmp_path, fps, expected):
     assert result.duration == pytest.approx(2, abs=0.03)
     for time, image in read_frames(result, [0.5, 1.0, 1.5]):
         assert abs(number_in(image) - time * fps) <= 1
-
-
-def test_film_keeps_the_shape_of_pixels(tmp_path):
-    path = tmp_path / "wide.mkv"
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=25)
-        video.width, video.height, video.pix_fmt = 160, 120, "yuv420p"
-        video.codec_context.sample_aspect_ratio = Fraction(16, 11)
-        audio = container.add_stream("aac", rate=48_000, layout="mono")
-        for number in range(10):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture(number), "rgb24")))
-        block = av.AudioFrame.from_ndarray(tone(0.4), "fltp", "mono")
-        block.sample_rate = 48_000
-        container.mux(audio.encode(block))
-        container.mux(video.encode(None))
-        container.mux(audio.encode(None))
-    film(path, tmp_path / "film.mp4", nothing((160, 120)))
-    assert probe(tmp_path / "film.mp4").pixel_aspect == Fraction(16, 11)
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(1, 1), (2, 2), (6, 2)])

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -188,34 +185,3 @@ def test_classes_are_scored_in_the_avss_layout(sets: Path, tmp_path: Path, monke
     with open("s.csv", newline="") as file:
         assert {row["test_set"] for row in csv.DictReader(file)} == {"avss", "avss-native"}
     assert protocols >= {"classes-argmax", "classes-argmax-reference-nobg", "classes-argmax-nobg", "classes-masked"}
-
-
-@pytest.mark.full
-def test_two_processes_learn_as_one_that_takes_two_turns(sets: Path, tmp_path: Path) -> None:
-    """Of a batch of two clips with one labelled frame each, so that the mean of both turns is that of the batch."""
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys\nfrom dataclasses import replace\nfrom pathlib import Path\nimport torch\n"
-        "from icf_avs.config import BenchmarkConfig\nfrom icf_avs.types import ClipSpec\n"
-        "from icf_avs.training.recipes import RECIPES, with_encoders\nfrom icf_avs.training.run import train\n"
-        "torch.set_num_threads(1)\nout, source, turns = sys.argv[1:]\n"
-        "config = with_encoders(RECIPES['s4-pvt-baseline'](), 'efficientnet-lite0', 'log-mel', 'minilm')\n"
-        "model = replace(config.model, dim=32, pixel_dim=16, heads=4)\n"
-        "config = replace(config, model=model, teach_steps=1, steps=2, batch=10, learning_rate=1e-2, warmup=1,\n"
-        "                 spec=ClipSpec(image_size=64),\n"
-        "                 benchmark=BenchmarkConfig('S4', accumulate=int(turns)))\n"
-        "if __name__ == '__main__':\n    train(config, Path(out), source=Path(source))\n"
-    )
-    root = Path(__file__).parent.parent
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    found = []
-    for name, command, turns in (("two", launch, "1"), ("one", [sys.executable], "2")):
-        line = [*command, str(script), str(tmp_path / name), str(sets / "Single-source"), turns]
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
-        path = tmp_path / name / "s4-pvt-baseline.safetensors"
-        assert read_recipe(path)["processes"] == {"two": 2, "one": 1}[name]
-        found.append(load_file(path))
-    differences = torch.cat([(value - found[1][key]).abs().float().flatten() for key, value in found[0].items()])
-    assert differences.mean() < 1e-4, "a hundredth of what one step moves a weight"

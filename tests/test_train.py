@@ -29,7 +29,6 @@ from icf_avs.interruption import Interrupted
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.synthetic.batches import make_batch
 from icf_avs.training import callbacks, run
-from icf_avs.training import trainer as trainer_module
 from icf_avs.training.composed_data import StampsData
 from icf_avs.training.plateau import Plateau
 from icf_avs.training.recipes import RECIPES
@@ -134,16 +133,6 @@ def test_a_finished_run_resumes_to_itself(straight: Path) -> None:
     assert all(value.equal(before[name]) for name, value in weights(straight).items())
 
 
-def test_another_seed_is_another_run(data: StampsData, tmp_path: Path) -> None:
-    losses = []
-    for seed in (0, 1):
-        config = replace(TINY, seed=seed)
-        other = run.training_data(config, None, 1, lambda *_: None)
-        trainer = Trainer(config, other, build_model(config, data.classes), tmp_path)
-        losses.append(trainer.advance(other.batch(0))["loss"])
-    assert losses[0] != losses[1]
-
-
 def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: StampsData) -> None:
     """No scene of one seed is met again under another, in whatever set."""
     other = StampsData(replace(TINY, seed=1), None, 1, lambda *_: None)
@@ -154,11 +143,6 @@ def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: Stam
     assert first.masks.equal(then.masks) and first.waves.equal(then.waves)
     fixed = StampsData(replace(TINY, seed=1, data=replace(TINY.data, seed=0)), None, 1, lambda *_: None)
     assert fixed.pictures.scenes == data.pictures.scenes, "the scenes of a seed of their own, where one is set"
-
-
-def test_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nothing to resume from"):
-        train(TINY, tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 5}, {"teach_steps": 3}, {"model": PLAIN}])
@@ -354,23 +338,6 @@ def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the loss is (nan|inf|-inf) and its gradient") as raised:
         train(replace(TINY, learning_rate=1e30), tmp_path)
     assert "\n" not in str(raised.value)
-
-
-def test_a_full_disk_keeps_the_checkpoint_before(
-    data: StampsData, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "last.pt").write_bytes((straight / "last.pt").read_bytes())
-    trainer = Trainer(TINY, data, build_model(TINY, data.classes), tmp_path)
-    trainer.restore()
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(trainer_module.os, "fsync", full)
-    with pytest.raises(UserError, match="No space left"):
-        trainer.save()
-    assert (tmp_path / "last.pt").read_bytes() == (straight / "last.pt").read_bytes()
-    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
 def test_weight_decay_spares_what_has_a_meaning_in_its_size(data: StampsData, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -129,19 +128,6 @@ def test_safetensors_load_too(tmp_path: Path) -> None:
     loaded = load_vggish(path).state_dict()
     path.unlink()  # 144 MB
     assert all(torch.equal(loaded[key], value) and value.dtype == torch.float32 for key, value in state.items())
-
-
-class Code:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, ("executed",)
-
-
-def test_pickled_code_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({"features.0.weight": Code()}, tmp_path / "x.pth")
-    with pytest.raises(UserError, match="not the weights of VGGish"):
-        load_vggish(tmp_path / "x.pth")
-    assert not (tmp_path / "executed").exists()
 
 
 def test_the_adapter_hears_waves_and_log_mel_alike(network: VGGish) -> None:
