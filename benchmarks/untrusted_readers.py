@@ -20,7 +20,7 @@ from PIL import Image
 import icf_avs.checkpoint.file
 from icf_avs.batch.job import Job, Settings, is_done
 from icf_avs.batch.manifest import read_manifest
-from icf_avs.checkpoint.file import file_digest, load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.checkpoint.file import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.checkpoint.model_card import model_card
 from icf_avs.config import ModelConfig
 from icf_avs.datasets.audio_io import read_log_mel
@@ -38,7 +38,7 @@ from icf_avs.mask_rle import encode
 from icf_avs.networks.build import build_model
 from icf_avs.output.convert import convert
 from icf_avs.output.result_file import is_earlier_result
-from icf_avs.provenance import Source
+from icf_avs.provenance import Source, sha256_of, short_digest
 from icf_avs.synthetic.qt_resource import read_qt_resource
 from icf_avs.types import ClipSpec
 from research import ablation
@@ -286,7 +286,7 @@ def _build_visual(name: str, **options: object) -> torch.nn.Module:
 def _load(folder: Path) -> None:
     """Load it as `icf segment` does; one that loads must answer, too."""
     path = folder / "model.safetensors"
-    model_card("model", read_recipe(path), "use", folder, file_digest(path))
+    model_card("model", read_recipe(path), "use", folder, short_digest(sha256_of(path)))
     model = load_checkpoint(path)
     if model.spec.image_size <= 320 and model.spec.window <= 100_000:
         size = model.spec.image_size

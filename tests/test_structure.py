@@ -41,6 +41,32 @@ def test_no_imports_run_in_a_circle():
     assert len(order) == len(graph)
 
 
+def defined(tree: ast.Module) -> set[str]:
+    """Names that a module has once it is imported, as far as they are written out."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    names = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+    names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    imports = (node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom))
+    return names | {(alias.asname or alias.name).split(".")[0] for node in imports for alias in node.names}
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "notebooks", "research", "tests", "tools"])
+def test_what_is_imported_from_the_package_is_there(folder: str):
+    """Programs and tests that no quick run touches do not fall behind a name that changes."""
+    trees = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
+    missing = []
+    for path in (PACKAGE.parent / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "icf_avs":
+                known = defined(trees[node.module]) if node.module in trees else set()
+                missing += [
+                    f"{folder}/{path.name}:{node.lineno}: {node.module}.{alias.name}"
+                    for alias in node.names
+                    if alias.name not in known and f"{node.module}.{alias.name}" not in trees
+                ]
+    assert not missing
+
+
 def test_no_file_of_the_package_is_over_300_lines():
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
     assert not {str(path): lines for path, lines in lengths.items() if lines > 300}
