@@ -16,7 +16,7 @@ help:
 	@echo "make demo       segment a few videos whose answer is known, and show the scores"
 	@echo "make test       check the code: ruff, mypy, and the tests of the method and of the main job"
 	@echo "make test-all   the same with every test but those of test-slow and test-install"
-	@echo "make test-slow  the tests that need Chromium"
+	@echo "make test-slow  the tests that need Ray and a Chromium"
 	@echo "make test-install  what pip installs into an empty environment, and each extra (a large download)"
 	@echo "make test-lowest  tests with the oldest libraries that pyproject.toml allows (a large download)"
 	@echo "make train      train the shipped model anew (RECIPE=$(RECIPE))"
@@ -61,7 +61,7 @@ demo: data
 PYTEST := .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test: lint
-	@$(PYTEST) -m "not full and not browser and not install"
+	@$(PYTEST) -m "not full and not ray and not browser and not install"
 
 test-all: lint
 	@$(PYTEST)
@@ -70,10 +70,10 @@ lint: data
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
 
-# What needs a Chromium on this machine.
+# What half a gigabyte of Ray and a Chromium on this machine are needed for.
 test-slow: data
 	@$(PIP) --editable ".[slow]"
-	@.venv/bin/python -m pytest -m browser
+	@.venv/bin/python -m pytest -m "ray or browser"
 
 # In environments of their own, with the torch above.
 test-install: data

@@ -275,12 +275,38 @@ def test_a_run_that_is_killed_leaves_no_process_and_its_remains_go_with_the_next
     assert sorted(os.listdir(out)) == ["a", "failures.csv"]
 
 
+@pytest.mark.ray
+def test_two_local_ray_workers_write_what_one_process_does(corpus, settings, tmp_path):
+    root, alone = corpus
+    path = write(root / "ray.csv", "video,fps", "day/a.mp4,", '"b, c.mp4",2', "none.mp4,", "long.mp4,")
+    with pytest.raises(UserError, match="1 of 4 videos failed"):
+        corpus_command(path, tmp_path / "out", settings, jobs=2, ray_address="local")
+    assert documents(tmp_path / "out") == {Path(name).stem: text for name, text in alone.items()}
+    assert [line[0] for line in failures(tmp_path / "out")] == ["video", "none.mp4"]
+    assert not [name for name in os.listdir(tmp_path / "out") if name.startswith(".")]
+
+
+@pytest.mark.ray
+def test_a_cluster_that_is_not_there_is_told_at_once(corpus, settings, tmp_path):
+    path = write(corpus[0] / "nobody.csv", "video", "day/a.mp4")
+    with pytest.raises(UserError, match="no cluster can be reached"):
+        corpus_command(path, tmp_path / "out", settings, ray_address="127.0.0.1:1")
+
+
+def test_without_ray_a_line_says_what_to_install(corpus, settings, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "icf_avs.batch.ray_workers", raising=False)
+    path = write(corpus[0] / "noray.csv", "video", "day/a.mp4")
+    with pytest.raises(UserError, match=r"icf-avs\[ray\]"):
+        corpus_command(path, tmp_path / "out", settings, ray_address="local")
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("", "no video"),
         ("a.mp4 --manifest m.csv", "not both"),
-        ("a.mp4 --jobs 2", "goes with --manifest"),
+        ("a.mp4 --jobs 2", "go with --manifest"),
         ("--manifest m.csv --words dog", "not with --manifest"),
     ],
 )

@@ -174,7 +174,7 @@ def test_an_export_replaces_no_file_of_others(name: str, tmp_path: Path, capsys:
 
 NO_EFFECT = {
     "data stamps --out o --train 0 --val 0 --test 0 --cross 0": "no clip is asked for",
-    "segment --jobs 2 a.mp4 --out o": "goes with --manifest",
+    "segment --jobs 2 a.mp4 --out o": "go with --manifest",
     "evaluate --data own --sets s4 --out s.csv": "a set of your own",
     "probe --data own --sets s4 ms3 --out o": "a set of your own",
 }
@@ -192,7 +192,6 @@ def test_settings_without_effect_are_refused(
 
 
 OLD = {
-    "segment --manifest m.csv --out o --ray local": "--jobs",
     "train s4-pvt --sound=wav": "--sound is now --audio-source",
     "train s4-pvt --audio vggish": "--audio is now --audio-encoder",
     "train s4-pvt --visual swin-b": "--visual is now --visual-encoder",

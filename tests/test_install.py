@@ -21,7 +21,7 @@ pytestmark = pytest.mark.install
 ROOT = Path(__file__).parent.parent
 NOT_PACKAGE = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__", "tests", "demo_out")
 # What only extras bring, by the name that is imported.
-OPTIONAL = ("accelerate", "gradio", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "scipy",
+OPTIONAL = ("accelerate", "gradio", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "ray", "scipy",
             "tensorboard", "transformers", "wandb")  # fmt: skip
 
 DATA = """
@@ -88,6 +88,7 @@ def test_the_package_alone(environment: Environment) -> None:
         (("serve",), "web"),
         (("export", "stamps", "--out", "model"), "onnx"),
         (("convert", "masks/street", "--to", "tracks"), "track"),
+        (("segment", "--manifest", "street.csv", "--out", "many", "--ray", "local"), "ray"),
         (("train", "stamps-quick"), "train"),
         (("segment", "street.mp4", "--checkpoint", "user/name", "--out", "x"), "hub"),
     ):
@@ -146,3 +147,9 @@ def test_train(environment: Environment) -> None:
     )
     environment.run("python", "-c", code)
     assert (environment.home / "run/tensorboard").is_dir()
+
+
+def test_ray(environment: Environment) -> None:
+    environment.add("ray")
+    environment.run("icf", "segment", "--manifest", "street.csv", "--out", "many", "--ray", "local", "--jobs", "1")
+    assert (environment.home / "many/street/segmentation.json").is_file()

@@ -1,1 +1,1 @@
-"""Many videos: `icf segment --manifest`, by several processes."""
+"""Many videos: `icf segment --manifest`, by processes of this machine or workers of a Ray cluster."""

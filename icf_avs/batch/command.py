@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,19 +18,26 @@ from icf_avs.batch.worker_pool import run_processes
 from icf_avs.console import progress_console
 from icf_avs.errors import UserError
 
+Engine = Callable[[list[Job]], Iterator[tuple[Job, str | None]]]
 
-def corpus_command(manifest: Path, out: Path, settings: Settings, jobs: int | None = None) -> None:
+
+def corpus_command(
+    manifest: Path, out: Path, settings: Settings, jobs: int | None = None, ray_address: str | None = None
+) -> None:
     """Segment the videos of a manifest into folders below `out`; what is done already is left as it is.
 
-    jobs: processes (default: one a core). Raises UserError for a manifest that cannot be used, before any work, and at
-    the end if videos failed.
+    jobs         workers (default: one a core, or one a CPU of the cluster)
+    ray_address  of a Ray cluster, or "local"; None for processes of this machine
+
+    Raises UserError for a manifest that cannot be used, before any work, and at the end if videos failed.
     """
     rows = read_manifest(manifest, out, settings)
     todo = [row for row in rows if not is_done(row)]
     failures: dict[Job, str] = {}
     with _workplace(out) as work:
         if todo:
-            _work_off(todo, jobs or os.cpu_count() or 1, work, failures, len(rows))
+            with _engine(jobs, ray_address, work) as engine:
+                _work_off(todo, engine, failures, len(rows))
         report = write_report(out, {row: failures[row] for row in rows if row in failures})
     for part in settings.missing if todo else ():
         print(f"made {part}")
@@ -39,7 +47,18 @@ def corpus_command(manifest: Path, out: Path, settings: Settings, jobs: int | No
         raise UserError(f"{len(failures)} of {len(rows)} videos failed; {report} says why")
 
 
-def _work_off(todo: list[Job], count: int, work: Path, failures: dict[Job, str], total: int) -> None:
+@contextmanager
+def _engine(count: int | None, ray_address: str | None, work: Path) -> Iterator[Engine]:
+    if ray_address is None:
+        yield partial(run_processes, count=count or os.cpu_count() or 1, work=work)
+        return
+    from icf_avs.batch.ray_workers import cluster, run_ray
+
+    with cluster(ray_address, count) as workers:
+        yield partial(run_ray, count=workers, work=work)
+
+
+def _work_off(todo: list[Job], engine: Engine, failures: dict[Job, str], total: int) -> None:
     """Two rounds, the second for what failed in the first; `failures` is what is left then."""
     console = progress_console()
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeRemainingColumn()
@@ -50,7 +69,7 @@ def _work_off(todo: list[Job], count: int, work: Path, failures: dict[Job, str],
             if not rows:
                 continue
             bar.update(task, description=title)
-            for row, error in run_processes(list(rows), count, work):
+            for row, error in engine(list(rows)):
                 failures.pop(row, None)
                 if error is None:
                     done += 1

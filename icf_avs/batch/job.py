@@ -1,4 +1,4 @@
-"""One video of many: what is to be done, whether it is done, and doing it."""
+"""One video of many: what is to be done, whether it is done, and doing it. All engines call `segment_job`."""
 
 from __future__ import annotations
 

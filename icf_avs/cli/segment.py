@@ -19,8 +19,8 @@ def _segment(args: argparse.Namespace) -> None:
         return _segment_manifest(args)
     if not args.videos:
         raise UserError("no video to segment; name one or more, or a table of them: --manifest videos.csv")
-    if args.jobs:
-        raise UserError("--jobs goes with --manifest; name the videos in a CSV file with a column `video`")
+    if args.jobs or args.ray:
+        raise UserError("--jobs and --ray go with --manifest; name the videos in a CSV file with a column `video`")
     check_folder(args.out)
     from icf_avs.inference.command import segment_command
 
@@ -49,13 +49,16 @@ def _segment_manifest(args: argparse.Namespace) -> None:
     if args.videos:
         raise UserError(f"{args.videos[0]}: give videos or --manifest, not both; a manifest can list it too")
     check_folder(args.out)
+    if args.ray is not None and args.device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device {args.device!r}: a Ray cluster assigns its GPUs; choose cuda or cpu")
     from icf_avs.batch.command import corpus_command
     from icf_avs.batch.job import checked_settings
     from icf_avs.device import find_device
 
-    find_device(args.device)
+    if args.ray is None:
+        find_device(args.device)
     settings = checked_settings(args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track, args.device)
-    corpus_command(args.manifest, args.out, settings, args.jobs)
+    corpus_command(args.manifest, args.out, settings, args.jobs, args.ray)
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -107,7 +110,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         "audio_track; what is done already is left, what fails is tried twice and then listed in DIR/failures.csv",
     )  # fmt: skip
     many.add_argument("--jobs", metavar="N", type=positive, help="processes of one thread each (default: cores)")
-    part.replaced = {"--ray": "is no longer an option; --jobs N uses the cores of this machine"}
+    many.add_argument(
+        "--ray", metavar="ADDRESS", help="work on this Ray cluster, or local (pip install 'icf-avs[ray]')"
+    )
 
     part = command(
         commands,
