@@ -1,13 +1,10 @@
-"""As much of the Hugging Face hub as loading and pushing a model need, over HTTP, from a folder of repositories.
+"""As much of the Hugging Face hub as loading a model needs, over HTTP, from a folder of repositories.
 
-Of the hub's interface: POST api/repos/create, api/validate-yaml, api/models/NAME/preupload/REVISION, the batch call and
-the upload of Git LFS, api/models/NAME/commit/REVISION; GET of api/models/NAME/revision/REVISION; GET and HEAD of
-NAME/resolve/REVISION/FILE. Who writes needs the token TOKEN. Files named *.safetensors are large ones, as there.
+Of the hub's interface: GET of api/models/NAME/revision/REVISION, GET and HEAD of NAME/resolve/REVISION/FILE.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import http.server
 import json
@@ -16,18 +13,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from huggingface_hub import constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-TOKEN = "hf_of_a_test"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Serves server.root/user/name; server.calls has what was written, server.reads the paths that were read,
-    server.objects the uploaded large files. Every commit that is asked for has the same files.
+    """Serves server.root/user/name; server.reads has the paths that were read. Every commit that is asked for has the
+    same files.
     """
 
     protocol_version = "HTTP/1.1"
@@ -64,67 +59,6 @@ class Hub(http.server.BaseHTTPRequestHandler):
             headers |= {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": commit}
         self.answer(status, body, headers, head)
 
-    def do_POST(self) -> None:
-        body = self.received()
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return self.answer(401, b"{}")
-        parts = self.path.partition("?")[0].strip("/").split("/")
-        match parts:
-            case ["api", "repos", "create"]:
-                found = self.create(json.loads(body))
-            case ["api", "validate-yaml"]:
-                found = {"errors": [], "warnings": []}
-            case ["api", "models", _, _, "preupload", "main"]:
-                large = {True: "lfs", False: "regular"}
-                found = {"files": [
-                    {"path": file["path"], "shouldIgnore": False, "uploadMode": large[file["path"].endswith("tensors")]}
-                    for file in json.loads(body)["files"]
-                ]}  # fmt: skip
-            case [_, _, "info", "lfs", "objects", "batch"]:
-                found = {"transfer": "basic", "objects": [
-                    {**each, "actions": {"upload": {"href": f"{self.server.url}/objects/{each['oid']}"}}}
-                    for each in json.loads(body)["objects"]
-                ]}  # fmt: skip
-            case ["api", "models", user, name, "commit", "main"]:
-                found = self.commit(self.server.root / user / name, [json.loads(line) for line in body.splitlines()])
-            case _:
-                return self.answer(404, b"{}")
-        self.server.calls.append("/".join(parts))
-        self.answer(200, json.dumps(found).encode())
-
-    def do_PUT(self) -> None:
-        self.server.objects[self.path.rpartition("/")[2]] = self.received()
-        self.answer(200, b"")
-
-    def create(self, wanted: dict[str, Any]) -> dict[str, str]:
-        name = f"{wanted['organization']}/{wanted['name']}"
-        (self.server.root / name).mkdir(parents=True, exist_ok=True)
-        return {"url": f"{self.server.url}/{name}"}
-
-    def commit(self, home: Path, lines: list[dict[str, Any]]) -> dict[str, Any]:
-        """Only what was really uploaded, with the digest that it was announced by, becomes a file."""
-        for line in lines:
-            value = line["value"]
-            if line["key"] == "file":
-                (home / value["path"]).write_bytes(base64.b64decode(value["content"]))
-            elif line["key"] == "lfsFile":
-                content = self.server.objects[value["oid"]]
-                assert (hashlib.sha256(content).hexdigest(), len(content)) == (value["oid"], value["size"])
-                (home / value["path"]).write_bytes(content)
-        name = home.relative_to(self.server.root)
-        return {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.server.url}/{name}/commit/{COMMIT}"}
-
-    def received(self) -> bytes:
-        """The body, sent whole or in chunks."""
-        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        chunks = []
-        while size := int(self.rfile.readline(), 16):
-            chunks.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(chunks)
-
     def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, head: bool = False) -> None:
         self.send_response(status)
         for key, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
@@ -141,7 +75,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def hub_in(root: Path, patch: pytest.MonkeyPatch) -> Iterator[http.server.ThreadingHTTPServer]:
     """The hub of this process is a server on this machine, with the repositories in `root`/hub; the cache is empty."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.root, server.calls, server.reads, server.objects = root / "hub", [], [], {}
+    server.root, server.reads = root / "hub", []
     server.url = url = f"http://127.0.0.1:{server.server_port}"
     server.root.mkdir()
     thread = threading.Thread(target=server.serve_forever, daemon=True)

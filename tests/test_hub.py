@@ -10,14 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
-import numpy as np
 import pytest
 import torch
-from clip_maker import make_clip, picture, tone
-from hub_server import COMMIT, TOKEN, hub_in
+from hub_server import COMMIT, hub_in
 from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import icf_avs
@@ -138,43 +134,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[http.server
 def test_a_model_is_downloaded_from_the_hub(hub: http.server.HTTPServer, folder: Path) -> None:
     shutil.copytree(folder, hub.root / "user" / "tiny-avs")
     assert icf_avs.load("user/tiny-avs").recipe == RECIPE
-
-
-def test_a_model_is_pushed_and_loads_as_it_was(hub: http.server.HTTPServer, folder: Path, tmp_path: Path) -> None:
-    """By the hub's own calls; the masks of a video are the same."""
-    pushed = HubSegmenter.from_pretrained(folder)
-    frames = torch.from_numpy(np.stack([Image.fromarray(picture(n)).resize((64, 64)) for n in (5, 15)]))
-    waves = torch.from_numpy(tone(0.975, 16_000)).expand(2, -1)
-    pushed.model.offset.sub_(
-        pushed.predictor.predict(frames, waves).logits.median()
-    )  # so that it marks half of a picture
-    pushed.push_to_hub("user/tiny-avs", token=TOKEN)
-    assert list(dict.fromkeys(hub.calls)) == [
-        "api/repos/create",
-        "api/validate-yaml",
-        "api/models/user/tiny-avs/preupload/main",
-        "user/tiny-avs.git/info/lfs/objects/batch",
-        "api/models/user/tiny-avs/commit/main",
-    ]
-    home = hub.root / "user" / "tiny-avs"
-    assert sorted(path.name for path in home.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-    (weights,) = hub.objects.values()
-    assert weights == (home / "model.safetensors").read_bytes(), "as a large file"
-    assert json.loads((home / "config.json").read_text())["spec"]["phase"] == 0.25
-    assert huggingface_hub.ModelCard.load(home / "README.md").data.library_name == "icf-avs"
-
-    loaded = icf_avs.load("user/tiny-avs")
-    assert loaded.name == "tiny-avs" and loaded.recipe == RECIPE
-    video = make_clip(tmp_path / "clip.mp4", seconds=2, fps=10, sound=tone(2))
-    expected, found = pushed.segment(video), loaded.segment(video)
-    assert np.array_equal(found.masks, expected.masks) and np.array_equal(found.scores, expected.scores)
-    assert found.heard == expected.heard and 0 < expected.masks.mean() < 1
-
-
-def test_pushing_without_the_right_to(hub: http.server.HTTPServer, folder: Path) -> None:
-    with pytest.raises(HfHubHTTPError, match="401"):
-        HubSegmenter.from_pretrained(folder).push_to_hub("user/tiny-avs", token="hf_of_another")
-    assert not hub.calls and not [*hub.root.iterdir()]
 
 
 def test_an_unknown_name(hub: http.server.HTTPServer) -> None:
