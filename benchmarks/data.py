@@ -20,9 +20,9 @@ from benchmarks.videos import HEIGHT, LOOP, WIDTH, write_loop, write_video
 from icf_avs.datasets.dataset import ClipDataset, collate
 from icf_avs.datasets.layouts import class_names, read_set
 from icf_avs.media.video_reader import probe, read_frames
+from icf_avs.synthetic.batches import render_clip
 from icf_avs.synthetic.benchmark import write_stamps
 from icf_avs.synthetic.catalog import load_catalog
-from icf_avs.synthetic.clip_renderer import render_clip
 from icf_avs.synthetic.scene_sampler import sample_scene
 from icf_avs.synthetic.sounds import SoundBank
 from icf_avs.types import ClipSpec

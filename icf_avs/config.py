@@ -146,7 +146,7 @@ class WordDataConfig:
     pictures: int = 4_000  # scenes of one frame
     clips: int = 240  # scenes of five frames
     validation: int = 96  # scenes of one frame, for the calibration after training
-    held_out: bool = False  # whether some kinds are kept from training, to be tested on (open_vocab_catalog.py)
+    held_out: bool = False  # whether some kinds are kept from training, to be tested on (synthetic/catalog.py)
     seed: int | None = None  # of the training scenes; None: the run's
 
 

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from icf_avs import load
 from icf_avs.datasets.layouts import read_set
 from icf_avs.extensions.counterfactual_sounds import orthogonal
-from icf_avs.media.resize import resized
-from icf_avs.media.windows import windows
+from icf_avs.media.audio_windows import windows
+from icf_avs.media.images import resized
 from icf_avs.networks.guided import Sounds
 from icf_avs.synthetic.benchmark import write_stamps
 

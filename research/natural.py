@@ -32,9 +32,8 @@ from icf_avs.encoders.tag_vocabulary import WordTagger
 from icf_avs.errors import UserError
 from icf_avs.evaluation.score_tables import revision
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.synthetic.catalog import load_catalog
+from icf_avs.synthetic.catalog import HELD_OUT_FAR, HELD_OUT_NEAR, load_catalog, load_open_vocab_catalog
 from icf_avs.synthetic.open_vocab_batches import Vocabulary
-from icf_avs.synthetic.open_vocab_catalog import HELD_OUT_FAR, HELD_OUT_NEAR, load_open_vocab_catalog
 from icf_avs.synthetic.open_vocab_sampler import DEFAULT
 from icf_avs.synthetic.scene_features import OpenVocabFeatures, SceneSet, open_vocab_features
 from icf_avs.synthetic.tagger_cache import TaggerOutputs, tagger_outputs

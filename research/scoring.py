@@ -19,8 +19,8 @@ from icf_avs.datasets.layouts import read_set
 from icf_avs.evaluation.evaluate import AUDIOS, FOLDERS
 from icf_avs.evaluation.metrics import StrictMetric, g_score
 from icf_avs.evaluation.robustness.negative_audio import heard
-from icf_avs.media.resize import resized
-from icf_avs.media.windows import clip_windows
+from icf_avs.media.audio_windows import clip_windows
+from icf_avs.media.images import resized
 from icf_avs.networks.guided import Sounds
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import ClipSpec, VisualFeatures

@@ -34,9 +34,9 @@ from icf_avs.encoders.tag_vocabulary import WordTagger
 from icf_avs.errors import MissingWeights
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
-from icf_avs.media.resize import resized
+from icf_avs.media.images import resized
 from icf_avs.networks.build import build_model as assembled
-from icf_avs.synthetic.clip_renderer import Clip
+from icf_avs.synthetic.batches import Clip
 from icf_avs.synthetic.tagger_cache import TaggerOutputs
 from icf_avs.training import composed_data
 from icf_avs.training.recipes import RECIPES, with_encoders

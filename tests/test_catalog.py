@@ -13,8 +13,8 @@ from icf_avs.errors import UserError
 from icf_avs.media.audio_file import read_sound
 from icf_avs.synthetic import packages
 from icf_avs.synthetic.catalog import SUPER_CATEGORIES, Catalog, load_catalog
+from icf_avs.synthetic.rendering import load_sprite
 from icf_avs.synthetic.sounds import resample
-from icf_avs.synthetic.sprite import load_sprite
 
 pytestmark = pytest.mark.full
 

@@ -11,7 +11,7 @@ from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.logmel_cnn import AudioEncoder
 from icf_avs.encoders.minilm import embed_names
 from icf_avs.encoders.open_vocab_encoder import OpenVocabEncoder
-from icf_avs.encoders.voc_text_similarity import voc_similarity
+from icf_avs.encoders.voc_segmenter import voc_similarity
 from icf_avs.inference.guided_filter import guided_filter
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
 from icf_avs.networks.guided import Sounds

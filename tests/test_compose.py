@@ -24,8 +24,8 @@ from icf_avs.encoders.minilm import TEXT_DIM
 from icf_avs.errors import UserError
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.compose.clips import label_image
-from icf_avs.synthetic.compose.coco_images import find_images
 from icf_avs.synthetic.compose.command import Request, compose
+from icf_avs.synthetic.compose.images import find_images
 from icf_avs.synthetic.compose.material import assign_splits, identities, match_classes, normalize
 from icf_avs.training.recipes import RECIPES
 

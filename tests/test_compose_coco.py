@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from icf_avs.__main__ import main
 from icf_avs.errors import UserError
-from icf_avs.synthetic.compose.coco_images import find_images
+from icf_avs.synthetic.compose.images import find_images
 
 pytestmark = pytest.mark.full
 

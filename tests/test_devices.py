@@ -28,7 +28,7 @@ from icf_avs.checkpoint.file import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import ModelConfig, PlugInConfig, TrainConfig
 from icf_avs.datasets.layouts import class_names, read_set
-from icf_avs.encoders import voc_text_similarity
+from icf_avs.encoders import voc_segmenter
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0
 from icf_avs.evaluation.evaluate import evaluate_each
 from icf_avs.evaluation.evaluate_semantic import evaluate_semantic
@@ -293,7 +293,7 @@ class Classes:
 def names_learnt(given: Given) -> Any:
     model = on(given.device, natural())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(voc_text_similarity, "embed_names", lambda names: torch.eye(len(names), 384))
+        patch.setattr(voc_segmenter, "embed_names", lambda names: torch.eye(len(names), 384))
         model.network.learn_names(Classes())
     return [value.float().cpu() for value in (model.network.prior.classifier.gates, model.network.prior.segmenter.fit)]
 

@@ -18,7 +18,7 @@ from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import AUDIOS, evaluate, evaluate_command, evaluate_each
 from icf_avs.evaluation.robustness.negative_audio import donors, heard
 from icf_avs.evaluation.score_tables import COLUMNS, Settings, read_rows, revision
-from icf_avs.media.windows import clip_windows, windows
+from icf_avs.media.audio_windows import clip_windows, windows
 from icf_avs.types import ClipSpec
 
 

@@ -20,9 +20,8 @@ from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.errors import UserError
 from icf_avs.synthetic import packages
 from icf_avs.synthetic import scene_features as scene_features_module
-from icf_avs.synthetic.batches import make_batch
+from icf_avs.synthetic.batches import make_batch, render_clip
 from icf_avs.synthetic.catalog import Catalog
-from icf_avs.synthetic.clip_renderer import render_clip
 from icf_avs.synthetic.scene_features import SceneFeatures, SceneSet, scene_features
 from icf_avs.synthetic.scene_sampler import TRAIN
 from icf_avs.synthetic.sounds import SoundBank

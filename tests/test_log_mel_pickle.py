@@ -17,9 +17,9 @@ from avsbench_fixtures import log_mel, tone, write_pickle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icf_avs.datasets import log_mel_pickle
+from icf_avs.datasets import log_mel as module
 from icf_avs.datasets.audio_io import read_log_mel
-from icf_avs.datasets.log_mel_pickle import read_log_mel_pickle
+from icf_avs.datasets.log_mel import read_log_mel_pickle
 from icf_avs.errors import UserError
 
 pytestmark = pytest.mark.full
@@ -137,12 +137,12 @@ def test_which_function_was_asked_for_is_said(tmp_path: Path) -> None:
 
 
 def test_the_stand_ins_cannot_be_changed(tmp_path: Path) -> None:
-    before = dict(vars(log_mel_pickle))
+    before = dict(vars(module))
     for state in (b"}S'a'\nI1\ns", b"(NS'__call__'\nI1\ntN", b"(N}S'__call__'\nI1\nst"):
         (tmp_path / "x.pkl").write_bytes(b"ctorch._utils\n_rebuild_tensor_v2\n" + state + b"b.")
         with pytest.raises(UserError):
             read_log_mel_pickle(tmp_path / "x.pkl")
-    assert vars(log_mel_pickle).keys() - {"__builtins__"} == before.keys() - {"__builtins__"}
+    assert vars(module).keys() - {"__builtins__"} == before.keys() - {"__builtins__"}
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(released(5)))
     read_log_mel_pickle(tmp_path / "x.pkl")
 

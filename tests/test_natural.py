@@ -22,13 +22,13 @@ from icf_avs.inference.multiscale import merge_scales
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
 from icf_avs.inference.word_prompts import asked_words
+from icf_avs.media.images import resized
 from icf_avs.media.resampling import resample
-from icf_avs.media.resize import resized
 from icf_avs.networks.base import Features, Network, NetworkOutput
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import add_segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.text_summary import MOST, heard_lines
-from icf_avs.synthetic.open_vocab_catalog import load_open_vocab_catalog
+from icf_avs.synthetic.catalog import load_open_vocab_catalog
 from icf_avs.synthetic.open_vocab_sampler import DEFAULT
 from icf_avs.synthetic.scene_features import SceneSet, open_vocab_features
 from icf_avs.synthetic.sounds import RATE, SoundBank

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from icf_avs.encoders.onednn_linear import RowLinear, TokenLinear, with_token_linears
+from icf_avs.encoders.onednn import RowLinear, TokenLinear, with_token_linears
 
 pytestmark = pytest.mark.full
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
+from icf_avs.synthetic.catalog import load_open_vocab_catalog
 from icf_avs.synthetic.open_vocab_batches import Vocabulary, open_vocab_batch, sample_absent_word
-from icf_avs.synthetic.open_vocab_catalog import load_open_vocab_catalog
 from icf_avs.synthetic.open_vocab_sampler import DEFAULT
 from icf_avs.synthetic.scene_features import OpenVocabFeatures, SceneSet, open_vocab_features, probabilities, z_scores
 from icf_avs.synthetic.tagger_cache import TaggerOutputs

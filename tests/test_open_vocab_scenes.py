@@ -23,11 +23,11 @@ from icf_avs.encoders.minilm import embed_names
 from icf_avs.encoders.voc_segmenter import load_segmenter
 from icf_avs.errors import UserError
 from icf_avs.synthetic import packages
-from icf_avs.synthetic.catalog import Catalog
-from icf_avs.synthetic.open_vocab_catalog import (
+from icf_avs.synthetic.catalog import (
     HELD_OUT,
     HELD_OUT_FAR,
     HELD_OUT_NEAR,
+    Catalog,
     OpenVocabCatalog,
     load_open_vocab_catalog,
 )
@@ -38,10 +38,9 @@ from icf_avs.synthetic.open_vocab_sampler import (
     OpenVocabStyle,
     sample_open_vocab_scene,
 )
-from icf_avs.synthetic.rendering import render_frame
+from icf_avs.synthetic.rendering import load_sprite, render_frame
 from icf_avs.synthetic.scene import Camera, Scene
 from icf_avs.synthetic.scene_features import SceneSet, as_bytes, open_vocab_features, probabilities, z_scores
-from icf_avs.synthetic.sprite import load_sprite
 from icf_avs.types import ClipSpec
 
 pytestmark = pytest.mark.full

@@ -11,7 +11,7 @@ from PIL import Image
 from witness import Witness
 
 from icf_avs.inference.segment import Segmenter, segment_video
-from icf_avs.media.resize import thumbnail
+from icf_avs.media.images import thumbnail
 from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.serve.limits import Limits
 from icf_avs.serve.run_inference import answer

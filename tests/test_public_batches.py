@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from icf_avs.datasets.dataset import ClipDataset, collate
 from icf_avs.datasets.layouts import class_names, read_set
 from icf_avs.errors import UserError
-from icf_avs.media.windows import windows
+from icf_avs.media.audio_windows import windows
 from icf_avs.types import ClipSpec
 
 

@@ -15,7 +15,7 @@ from icf_avs.datasets.layouts import read_set
 from icf_avs.encoders.registry import ACCEPTS_LOG_MEL
 from icf_avs.errors import UserError
 from icf_avs.evaluation.audio_input import model_sound, silence
-from icf_avs.media.windows import windows
+from icf_avs.media.audio_windows import windows
 
 
 def test_log_mel_of_both_writers(home, stamps_sets) -> None:

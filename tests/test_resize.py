@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from icf_avs.media.resize import resized
+from icf_avs.media.images import resized
 
 pytestmark = pytest.mark.full
 

@@ -15,15 +15,13 @@ from scene_digest import scene_digest
 from small_guided import random_batch
 
 from icf_avs.synthetic.backgrounds import draw_background, photographs
-from icf_avs.synthetic.batches import concatenate
+from icf_avs.synthetic.batches import classes, concatenate, masks, render_clip
 from icf_avs.synthetic.catalog import Catalog
-from icf_avs.synthetic.clip_renderer import classes, masks, render_clip
-from icf_avs.synthetic.rendering import render_frame, render_stamp_map, visible_shares
+from icf_avs.synthetic.rendering import load_sprite, render_frame, render_stamp_map, visible_shares
 from icf_avs.synthetic.scene import Scene
 from icf_avs.synthetic.scene_sampler import BALANCED, HARD, TRAIN, SceneStyle, sample_scene
 from icf_avs.synthetic.sounds import RATE, SoundBank
 from icf_avs.synthetic.soundtrack import activity, render_audio, render_tracks
-from icf_avs.synthetic.sprite import load_sprite
 from icf_avs.types import Batch, ClipSpec
 
 pytestmark = pytest.mark.full

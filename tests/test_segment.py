@@ -24,9 +24,8 @@ from icf_avs.inference.command import segment_command
 from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.segment import Segmenter, segment_video
 from icf_avs.inference.streaming import stream_masks
-from icf_avs.media.audio_windows import AudioWindows
+from icf_avs.media.audio_windows import AudioWindows, mask_count
 from icf_avs.media.video_reader import probe, read_frames
-from icf_avs.media.windows import mask_count
 from icf_avs.output.contact_sheet import caption
 from icf_avs.output.convert import convert
 from icf_avs.output.subtitles import subtitles

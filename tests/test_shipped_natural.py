@@ -9,7 +9,7 @@ from PIL import Image
 from tagger_weights import published_weights
 
 import icf_avs
-from icf_avs.media.resize import resized
+from icf_avs.media.images import resized
 from icf_avs.synthetic import packages
 from icf_avs.types import ClipSpec
 from tools.make_picture import write_scene

@@ -13,8 +13,7 @@ from icf_avs.encoders.efficientat import load_efficientat
 from icf_avs.encoders.tag_vocabulary import WordTagger, audio_words
 from icf_avs.errors import UserError
 from icf_avs.synthetic import tagger_cache as module
-from icf_avs.synthetic.catalog import Catalog, load_catalog
-from icf_avs.synthetic.open_vocab_catalog import HELD_OUT, load_open_vocab_catalog
+from icf_avs.synthetic.catalog import HELD_OUT, Catalog, load_catalog, load_open_vocab_catalog
 from icf_avs.synthetic.tagger_cache import TaggerOutputs, tagger_outputs
 
 pytestmark = pytest.mark.full

@@ -15,8 +15,15 @@ from icf_avs.encoders import voc_segmenter
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.minilm import embed_names
 from icf_avs.encoders.open_vocab_encoder import OpenVocabEncoder
-from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, VocSegmenter, find_segmenter, load_segmenter, voc_names
-from icf_avs.encoders.voc_text_similarity import voc_similarity
+from icf_avs.encoders.voc_segmenter import (
+    GRID,
+    VOC_CLASSES,
+    VocSegmenter,
+    find_segmenter,
+    load_segmenter,
+    voc_names,
+    voc_similarity,
+)
 from icf_avs.errors import UserError
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrior, add_segmenter
 from icf_avs.synthetic import packages

@@ -17,8 +17,8 @@ from PIL import Image
 import icf_avs
 from icf_avs.datasets.clip_files import write_mp4
 from icf_avs.output.overlay import Overlay
+from icf_avs.synthetic.batches import Clip, render_clip
 from icf_avs.synthetic.catalog import load_catalog
-from icf_avs.synthetic.clip_renderer import Clip, render_clip
 from icf_avs.synthetic.rendering import render_frame
 from icf_avs.synthetic.scene import PlacedStamp, Scene
 from icf_avs.synthetic.sounds import SoundBank

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from icf_avs.datasets.log_mel_pickle import read_log_mel_pickle
+from icf_avs.datasets.log_mel import read_log_mel_pickle
 from icf_avs.errors import UserError
 from icf_avs.media.audio_file import read_sound
 from icf_avs.media.audio_windows import sound_blocks

@@ -32,9 +32,8 @@ from icf_avs.datasets.clip_files import write_wav
 from icf_avs.datasets.image_io import CLASSES, Layout, open_image
 from icf_avs.datasets.metadata import check_columns, read_table
 from icf_avs.errors import Fault, UserError, refused
-from icf_avs.media.audio_windows import AudioWindows
+from icf_avs.media.audio_windows import AudioWindows, mask_count
 from icf_avs.media.video_reader import probe, read_frames
-from icf_avs.media.windows import mask_count
 
 CLIPS, NAMES = "clips.csv", "classes.txt"
 CLIP_SECONDS, PHASE = 5, 0.5

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from icf_avs.datasets.clip import Audio, ClipRecord, LoadedClip
 from icf_avs.errors import UserError
-from icf_avs.media.windows import clip_windows
+from icf_avs.media.audio_windows import clip_windows
 from icf_avs.types import MASK_STRIDE, Batch, ClipSpec
 
 FORMS: tuple[Audio, ...] = ("wav", "video", "log_mel")  # the preferred first

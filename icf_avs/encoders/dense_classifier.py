@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0
 from icf_avs.encoders.label_names import audioset_names, imagenet_names
 from icf_avs.encoders.minilm import TEXT_DIM, embed_names
-from icf_avs.encoders.onednn_fused_conv import fused_conv
-from icf_avs.encoders.onednn_linear import pointwise
+from icf_avs.encoders.onednn import fused_conv, pointwise
 
 CLASSES = 1000
 _HYPERNYM = 0.97  # a class's own name counts a little more than what it is
@@ -89,7 +88,7 @@ class ClassSimilarity(nn.Module):
         return self.nearness(words).amax(1)
 
     def bearing(self, words: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The `count` ImageNet classes nearest to each word, which word_evidence.py weighs.
+        """The `count` ImageNet classes nearest to each word, which classifier_prior.py weighs.
 
         Unit vectors of words [R,E] -> classes long [R,count], their gates and shares [R,count].
         """

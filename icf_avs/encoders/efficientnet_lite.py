@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.encoders.onednn_fused_conv import fused_conv
-from icf_avs.encoders.onednn_linear import pointwise
+from icf_avs.encoders.onednn import fused_conv, pointwise
 from icf_avs.errors import UserError
 
 # (repeats, kernel, stride of the first block, expansion, output channels) of each stage.
@@ -65,15 +64,12 @@ class SameConv(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """Expand (1x1), depthwise (k x k), project (1x1); a skip where shape allows."""
+    """Expand (1x1), depthwise (k x k), project (1x1), normalisation folded into them; a skip where shape allows."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+    def __init__(self, expand: nn.Conv2d | None, depthwise: nn.Conv2d, project: nn.Conv2d) -> None:
         super().__init__()
-        hidden = inputs * expansion
-        self.expand = SameConv(inputs, hidden, 1) if expansion != 1 else None
-        self.depthwise = SameConv(hidden, hidden, kernel, stride, groups=hidden)
-        self.project = SameConv(hidden, outputs, 1)
-        self.skip = stride == 1 and inputs == outputs
+        self.expand, self.depthwise, self.project = expand, depthwise, project
+        self.skip = depthwise.stride == (1, 1) and (expand or depthwise).in_channels == project.out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         y = x if self.expand is None else fused_conv(self.expand, x, relu6=True)
@@ -93,7 +89,10 @@ class EfficientNetLite0(nn.Module):
         blocks, inputs = [], 32
         for repeats, kernel, stride, expansion, outputs in STAGES:
             for repeat in range(repeats):
-                blocks.append(InvertedResidual(inputs, outputs, kernel, stride if repeat == 0 else 1, expansion))
+                hidden = inputs * expansion
+                expand = SameConv(inputs, hidden, 1) if expansion != 1 else None
+                depthwise = SameConv(hidden, hidden, kernel, stride if repeat == 0 else 1, groups=hidden)
+                blocks.append(InvertedResidual(expand, depthwise, SameConv(hidden, outputs, 1)))
                 inputs = outputs
         self.blocks = nn.ModuleList(blocks)
         self.head = SameConv(320, 1280, 1)

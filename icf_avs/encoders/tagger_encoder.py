@@ -2,7 +2,7 @@
 
     a = norm( P sum_w (h_w / sum h) e_w  g + n (1 - g) )                   g = min(1, max_w h_w / threshold)
 
-h are the weights of the words heard (heard_words.py), e their text embeddings, n a vector for "nothing is heard"; P
+h are the weights of the words heard (tag_vocabulary.py), e their text embeddings, n a vector for "nothing is heard"; P
 and n are learned. As sounds enter by their words alone, a word that no sound of the training had enters as well, and
 training may give words in place of sounds. (The tagger's own embedding beside them named the recordings of training and
 led natural sounds astray.) Ours; the paper says only that the text stays implicit.

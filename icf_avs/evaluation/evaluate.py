@@ -43,7 +43,7 @@ from icf_avs.evaluation.score_tables import (
     show,
 )
 from icf_avs.inference.predictor import MaskPredictor
-from icf_avs.media.resize import resized
+from icf_avs.media.images import resized
 from icf_avs.provenance import short_digest
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from icf_avs.evaluation.metrics.semantic import SemanticMetric, likeliest
 from icf_avs.evaluation.score_tables import USUAL, Scores, Settings
 from icf_avs.inference.segment import check_class_head
 from icf_avs.inference.semantic_postprocess import class_labels
-from icf_avs.media.resize import resized
+from icf_avs.media.images import resized
 
 if TYPE_CHECKING:
     from icf_avs.datasets.clip import ClipRecord

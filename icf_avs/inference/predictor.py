@@ -11,7 +11,7 @@ from torch import Tensor
 
 from icf_avs.errors import UserError
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
-from icf_avs.media.resize import resized
+from icf_avs.media.images import resized
 from icf_avs.networks.base import NetworkOutput
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import AudioFeatures, ClipSpec, Missing, Prediction, VisualFeatures

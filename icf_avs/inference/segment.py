@@ -19,10 +19,9 @@ from icf_avs.atomic_io import being_written, put_in_place
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.streaming import check_settings, stream_masks
-from icf_avs.media.audio_windows import Sound
+from icf_avs.media.audio_windows import Sound, mask_count
 from icf_avs.media.frame_tee import FrameTee
 from icf_avs.media.video_reader import probe
-from icf_avs.media.windows import mask_count
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.class_overlay import ClassOverlay, indexed
 from icf_avs.output.contact_sheet import classes_of, contact_sheet, frame_tile, tile_numbers

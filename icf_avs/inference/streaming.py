@@ -23,11 +23,10 @@ from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.semantic_postprocess import class_labels
 from icf_avs.mask_rle import encode, encode_nothing
-from icf_avs.media.audio_windows import AudioWindows, Sound
+from icf_avs.media.audio_windows import AudioWindows, Sound, mask_count
 from icf_avs.media.frame_tee import FrameTee
-from icf_avs.media.resize import resized, thumbnail
+from icf_avs.media.images import resized, thumbnail
 from icf_avs.media.video_reader import MediaInfo, read_frames
-from icf_avs.media.windows import mask_count
 from icf_avs.results import ClassMask, FrameMask, class_masks
 from icf_avs.types import Prediction
 

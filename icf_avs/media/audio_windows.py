@@ -1,22 +1,26 @@
-"""The sound of a video on the clock of its pictures, streamed in constant memory.
+"""The sound of a video on the clock of its frames, streamed in constant memory, and the windows of a clip's masks.
 
-Second 0 is the moment the first picture is shown (see media.py); sound that starts late is late here too.
+Second 0 is the moment the first frame is shown (video_reader.py); sound that starts late is late here too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
+import torch
 
 from icf_avs.errors import UserError
 from icf_avs.media.downmix import mono
 from icf_avs.media.packet_scan import JUMP
 from icf_avs.media.packets import decoded
+from icf_avs.media.resampling import resample
 from icf_avs.media.video_reader import MediaInfo, chosen_streams, opened, probe
+from icf_avs.types import ClipSpec
 
 # Full scale is 1; floating-point sound may go beyond, but what is louder than this is damage.
 _LOUDEST = 8.0
@@ -148,3 +152,32 @@ class AudioWindows:
         if at < length:
             window[max(at, 0) : max(at, 0) + len(part)] = part
         return window
+
+
+RATE = 16_000  # samples a second of the waveforms of clips
+_SHORTEST = 0.1  # a rest of less than this share of an interval belongs to the last whole one
+
+
+def mask_count(duration: float, fps: float) -> int:
+    """How many masks a video gets: one an interval, where a rest below a tenth of one is no interval of its own."""
+    return max(1, math.ceil(duration * fps - _SHORTEST))
+
+
+def clip_windows(waveform: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
+    """wave [n] float32 at 16 kHz -> the windows of masks 0..count-1, [count, spec.window] at the rate of `spec`."""
+    if spec.sample_rate != RATE and len(waveform):
+        waveform = resample(torch.from_numpy(waveform), RATE, spec.sample_rate).numpy()
+    return windows(waveform, spec, count)
+
+
+def windows(waveform: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
+    """wave [n] float32 at the rate of `spec` -> the windows of masks 0..count-1, [count, spec.window]; zeros beyond its
+    ends.
+    """
+    cut = np.zeros((count, spec.window), dtype=np.float32)
+    for index in range(count):
+        start = spec.window_start(index)
+        piece = waveform[max(start, 0) : max(start + spec.window, 0)]
+        offset = max(-start, 0)
+        cut[index, offset : offset + len(piece)] = piece
+    return cut

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from icf_avs.config import ModelConfig
 from icf_avs.encoders.dense_classifier import ClassSimilarity
-from icf_avs.encoders.voc_text_similarity import voc_similarity
+from icf_avs.encoders.voc_segmenter import voc_similarity
 from icf_avs.networks.guided import DecoderOutput, GuidedNetwork, Sounds
 from icf_avs.networks.guided_parts.pixel_decoder import Pixels
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior

@@ -14,7 +14,7 @@ from typing import Literal
 from icf_avs.errors import UserError
 from icf_avs.inference.segment import Segmenter, segment_video
 from icf_avs.media.audio_windows import Sound
-from icf_avs.media.resize import thumbnail
+from icf_avs.media.images import thumbnail
 from icf_avs.media.video_reader import MediaInfo, read_frames
 from icf_avs.output.text_summary import no_word
 from icf_avs.results import FrameMask, Segmentation

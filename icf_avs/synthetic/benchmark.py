@@ -13,7 +13,7 @@ import base64
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,28 +24,30 @@ from PIL import Image
 
 from icf_avs.console import progress_console
 from icf_avs.datasets.clip_files import (
+    AVSS_COLUMNS,
     VIDEO_FPS,
     semantic_uid,
     write_avss_clip,
     write_bytes,
     write_image,
     write_mp4,
+    write_table,
     write_wav,
 )
+from icf_avs.datasets.log_mel import pickled_log_mel
 from icf_avs.errors import UserError
 from icf_avs.output.class_overlay import palette
 from icf_avs.synthetic import packages
 from icf_avs.synthetic.backgrounds import photographs
+from icf_avs.synthetic.batches import Clip, classes, render_clip
 from icf_avs.synthetic.catalog import Catalog, load_catalog
-from icf_avs.synthetic.clip_renderer import Clip, classes, render_clip
-from icf_avs.synthetic.log_mel_file import pickled_log_mel
 from icf_avs.synthetic.rendering import canvas, render_frame
 from icf_avs.synthetic.scene import Scene, base_split, uses_cross_recordings
 from icf_avs.synthetic.scene_sampler import BALANCED, TRAIN, sample_scene
 from icf_avs.synthetic.sounds import SoundBank
-from icf_avs.synthetic.tables import CROSS, MULTI, SEMANTIC, SINGLE, write_tables
 from icf_avs.types import ClipSpec
 
+SINGLE, MULTI, CROSS, SEMANTIC = "Single-source", "Multi-sources", "Cross", "AVSS"
 SPEC = ClipSpec(phase=15 / 16)  # five seconds, pictures where AVSBench cut them
 SHORT_SIDE = 240  # pixels of videos and of AVSS frames
 _STYLES = {  # set -> what training scenes change, what all of its scenes change
@@ -160,8 +162,8 @@ def _version() -> str:
     """Changes with the code and the data that decide what a clip looks like."""
     digest = hashlib.sha256("\n".join(photographs()).encode())
     folder = Path(__file__).parent
-    elsewhere = (folder.parent / "datasets" / "clip_files.py", folder.parent / "media" / "vggish_frontend.py")
-    for path in (folder / "stamps.csv", *sorted(folder.glob("*.py")), *elsewhere):
+    elsewhere = "datasets/clip_files.py", "datasets/log_mel.py", "media/vggish_frontend.py"
+    for path in (folder / "stamps.csv", *sorted(folder.glob("*.py")), *(folder.parent / name for name in elsewhere)):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -233,3 +235,49 @@ def _write_semantic(job: _Job, scene: Scene, clip: Clip, size: tuple[int, int], 
     labelled = 1 if (label, job.split) == ("v1s", "train") else SPEC.frames
     frames, labels = [Image.fromarray(rgb) for rgb, _ in rendered], [Image.fromarray(each) for each in ids[:labelled]]
     write_avss_clip(job.out / SEMANTIC / label / semantic_uid(job.name), frames, labels, samples, palette())
+
+
+def write_tables(out: Path, rows: list[dict], class_names: tuple[str, ...]) -> None:
+    """Write the tables of all sets from the records of their clips (`_write_clip`), in the order given."""
+    of = {dataset: [row for row in rows if row["dataset"] == dataset] for dataset in (SINGLE, MULTI, CROSS)}
+    if of[SINGLE]:
+        table = [(row["name"], 0, row["sounding"][0], row["split"]) for row in of[SINGLE]]
+        write_table(out / SINGLE / "s4_meta_data.csv", ("name", "start", "category", "split"), table)
+    for dataset in (MULTI, CROSS):
+        if of[dataset]:
+            table = [(row["name"], row["split"]) for row in of[dataset]]
+            write_table(out / dataset / "ms3_meta_data.csv", ("video_id", "split"), table)
+    for dataset in (SINGLE, MULTI, CROSS):
+        if of[dataset]:
+            _write_scenes(out / dataset, of[dataset], str)
+    both = of[SINGLE] + of[MULTI]
+    if both:
+        labels = ["v1s"] * len(of[SINGLE]) + ["v1m"] * len(of[MULTI])
+        table = [
+            # The public table calls a clip in which nothing sounds "background".
+            (
+                row["name"],
+                semantic_uid(row["name"]),
+                0,
+                0,
+                "_".join(row["sounding"]) or "background",
+                row["split"],
+                label,
+            )
+            for row, label in zip(both, labels, strict=True)
+        ]
+        write_table(out / SEMANTIC / "metadata.csv", AVSS_COLUMNS, table)
+        ids = {name: number for number, name in enumerate(("background", *class_names))}
+        write_bytes(out / SEMANTIC / "label2idx.json", json.dumps(ids, indent=1).encode())
+        _write_scenes(out / SEMANTIC, both, semantic_uid)
+
+
+def _write_scenes(folder: Path, rows: list[dict], clip_id: Callable[[str], str]) -> None:
+    """scenes.csv: classes joined by blanks; stamps joined by ";", each stem|class|one digit a second (1: it sounds)."""
+    header = ("video_id", "split", "seed", "index", "sounding", "onscreen", "stamps")
+    table = []
+    for row in rows:
+        stamps = ";".join("|".join(stamp) for stamp in row["stamps"])
+        classes = " ".join(row["sounding"]), " ".join(row["onscreen"])
+        table.append((clip_id(row["name"]), row["split"], row["seed"], row["index"], *classes, stamps))
+    write_table(folder / "scenes.csv", header, table)

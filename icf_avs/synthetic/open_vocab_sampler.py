@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from icf_avs.synthetic.open_vocab_catalog import NamedStamp, OpenVocabCatalog
-from icf_avs.synthetic.rendering import canvas, visible_shares
+from icf_avs.synthetic.catalog import NamedStamp, OpenVocabCatalog
+from icf_avs.synthetic.rendering import canvas, load_sprite, visible_shares
 from icf_avs.synthetic.scene import Camera, NamedObject, PlacedStamp, Scene, Shadow, hash_tenth
 from icf_avs.synthetic.scene_sampler import (
     TENTHS,
@@ -26,7 +26,6 @@ from icf_avs.synthetic.scene_sampler import (
     sampled_times,
     search_layout,
 )
-from icf_avs.synthetic.sprite import load_sprite
 
 One = TypeVar("One")
 

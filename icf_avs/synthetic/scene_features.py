@@ -28,10 +28,9 @@ from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficient
 from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, find_segmenter
 from icf_avs.errors import UserError
 from icf_avs.interruption import interrupts_ignored
-from icf_avs.media.resize import resized
+from icf_avs.media.images import resized
 from icf_avs.synthetic.backgrounds import photographs
-from icf_avs.synthetic.catalog import Catalog
-from icf_avs.synthetic.open_vocab_catalog import OpenVocabCatalog
+from icf_avs.synthetic.catalog import Catalog, OpenVocabCatalog
 from icf_avs.synthetic.open_vocab_sampler import OpenVocabStyle, sample_open_vocab_scene
 from icf_avs.synthetic.rendering import render_frame, render_stamp_map
 from icf_avs.synthetic.scene import Scene

@@ -17,9 +17,8 @@ import numpy as np
 
 from icf_avs.synthetic.backgrounds import draw_background
 from icf_avs.synthetic.catalog import Catalog, SoundClass
-from icf_avs.synthetic.rendering import canvas, visible_shares
+from icf_avs.synthetic.rendering import canvas, load_sprite, visible_shares
 from icf_avs.synthetic.scene import SPLITS, PlacedStamp, Scene, base_split, hash_tenth, uses_cross_recordings
-from icf_avs.synthetic.sprite import load_sprite
 
 TENTHS = {"train": range(8), "val": range(8, 9), "test": range(9, 10)}  # of the compositions, by `hash_tenth`
 _ASPECTS = (1.0, 4 / 3, 16 / 9, 9 / 16)

@@ -15,13 +15,11 @@ from icf_avs.config import EvidenceConfig, TrainConfig
 from icf_avs.encoders.efficientat import load_efficientat
 from icf_avs.encoders.registry import embed_names
 from icf_avs.encoders.tag_vocabulary import WordTagger, audio_words
-from icf_avs.media.windows import clip_windows
+from icf_avs.media.audio_windows import clip_windows
 from icf_avs.synthetic.audio_augment import PLAIN, VARIED
-from icf_avs.synthetic.batches import concatenate, make_batch
-from icf_avs.synthetic.catalog import load_catalog
-from icf_avs.synthetic.clip_renderer import render_clip
+from icf_avs.synthetic.batches import concatenate, make_batch, render_clip
+from icf_avs.synthetic.catalog import HELD_OUT, OpenVocabCatalog, load_catalog, load_open_vocab_catalog
 from icf_avs.synthetic.open_vocab_batches import Vocabulary, open_vocab_batch
-from icf_avs.synthetic.open_vocab_catalog import HELD_OUT, OpenVocabCatalog, load_open_vocab_catalog
 from icf_avs.synthetic.open_vocab_sampler import NATURAL, sample_open_vocab_scene
 from icf_avs.synthetic.rendering import render_frame
 from icf_avs.synthetic.scene_features import (

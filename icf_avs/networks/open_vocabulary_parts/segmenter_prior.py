@@ -8,7 +8,7 @@
     logit(p)   <- max(logit(p), SCALE log(meant / (1 - meant))) + (1 + CONTRADICTION named) log(1 - other)   at test
 
 P_c is the share of the segmenter's class c at a position (voc_segmenter.py), 0 of all where there is no segmenter;
-fit and kin say what words have to do with it (voc_text_similarity.py). It knows twenty classes of objects, people
+fit and kin say what words have to do with it (encoders/voc_segmenter.py). It knows twenty classes of objects, people
 among them, whom a classifier of ImageNet does not name, and of any other word it says where it is not. On composed
 scenes it misses much that it finds in natural images, and who trains on them learns to trust it too little; therefore
 what it says counts once more beside the decoder. That another object is there counts three times for a word that it

@@ -16,8 +16,7 @@ from icf_avs.datasets.clip_files import AVSS_COLUMNS, semantic_uid, write_avss_c
 from icf_avs.datasets.image_io import CLASSES
 from icf_avs.errors import UserError
 from icf_avs.synthetic.compose.clips import SPLITS, Clip, Material, Scene, render_clip, sample_scenes
-from icf_avs.synthetic.compose.coco_images import find_images
-from icf_avs.synthetic.compose.images import ImageSource
+from icf_avs.synthetic.compose.images import ImageSource, find_images
 from icf_avs.synthetic.compose.material import (
     Recording,
     assign_splits,

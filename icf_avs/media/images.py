@@ -1,11 +1,11 @@
-"""Pictures squashed or enlarged to the square that a model looks at, and small copies for people."""
+"""Images: upright as viewers show them, resized to the square that a model takes, and thumbnails."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,3 +29,14 @@ def thumbnail(rgb: np.ndarray, longest: int, pixel_aspect: Fraction) -> Image.Im
         image = image.resize([max(1, round(scale * side)) for side in shown], Image.Resampling.BICUBIC)
     image.thumbnail((longest, longest))
     return image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """RGB of 8 bits, turned as EXIF says, transparent parts on black. Pillow itself clips grey of 16 bits at 255."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        deep = np.asarray(image).astype(np.float32)
+        image = Image.fromarray((deep / 257).round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
+    return image.convert("RGB")
