@@ -32,7 +32,7 @@ from icf_avs.datasets.metadata import read_labels
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.registry import build_visual
 from icf_avs.evaluation.robustness import table as probe_table
-from icf_avs.evaluation.score_tables import COLUMNS, USUAL, Scored, save_notes, save_rows
+from icf_avs.evaluation.score_tables import COLUMNS, DEFAULT_SETTINGS, Scored, save_notes, save_rows
 from icf_avs.inference.predictor import Predictor
 from icf_avs.mask_rle import encode
 from icf_avs.networks.build import build_model
@@ -227,7 +227,7 @@ def _own_readers() -> list[Reader]:
         Reader(
             "notes on scores", "json", "scores.json", (notes,),
             lambda folder: save_notes(
-                folder / "scores.json", Scored("a", "1", "a", "own"), "s4", USUAL, {}, torch.device("cpu")
+                folder / "scores.json", Scored("a", "1", "a", "own"), "s4", DEFAULT_SETTINGS, {}, torch.device("cpu")
             ),
         ),
         Reader("study table", "csv", "study.csv", study, _save_study),

@@ -19,8 +19,8 @@ from icf_avs.config import TrainConfig
 from icf_avs.console import progress_console
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
-from icf_avs.evaluation.evaluate import default_sets
 from icf_avs.evaluation.score_tables import revision
+from icf_avs.evaluation.sets import default_sets
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.training.accelerator import processes
 from icf_avs.training.composed_data import StampsData

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.datasets.layouts import read_set
-from icf_avs.evaluation.evaluate import AUDIOS, FOLDERS
+from icf_avs.evaluation.evaluate import AUDIOS
 from icf_avs.evaluation.metrics import StrictMetric, g_score
 from icf_avs.evaluation.robustness.negative_audio import heard
+from icf_avs.evaluation.sets import FOLDERS
 from icf_avs.media.audio_windows import clip_windows
 from icf_avs.media.images import resized
 from icf_avs.networks.guided import Sounds

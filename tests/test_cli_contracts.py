@@ -96,7 +96,7 @@ def test_examples_work_as_printed(command: str):
 
 RANGES = ("serve --port 65536", "serve --port 0", "serve --max-mb 99999999", "evaluate --size 100000",
           "data stamps --out o --test 1000001", "data compose --pictures p --sounds s --out o --sources 0",
-          "data prepare d --workers 100000", "probe --seed -1", "train stamps --workers 0", "train stamps --steps 0",
+          "data prepare d --workers 100000", "evaluate --seed -1", "train stamps --workers 0", "train stamps --steps 0",
           "train stamps --pretrain-steps 999999999")  # fmt: skip
 
 
@@ -113,7 +113,7 @@ OUTPUTS = {
     "segment --manifest": ("segment --manifest nothing.csv --out {}", "folder"),
     "demo": ("demo --out {}", "folder"),
     "evaluate": ("evaluate nothing.safetensors --data nothing --out {}", "file"),
-    "probe": ("probe nothing.safetensors --data nothing --out {}", "folder"),
+    "evaluate --robustness": ("evaluate nothing.safetensors --robustness --data nothing --out {}", "file"),
     "export": ("export stamps --out {}", "folder"),
     "data stamps": ("data stamps --test 1 --out {}", "folder"),
     "data compose": ("data compose --pictures nothing --sounds nothing --out {}", "folder"),
@@ -176,7 +176,8 @@ NO_EFFECT = {
     "data stamps --out o --train 0 --val 0 --test 0 --cross 0": "no clip is asked for",
     "segment --jobs 2 a.mp4 --out o": "go with --manifest",
     "evaluate --data own --sets s4 --out s.csv": "a set of your own",
-    "probe --data own --sets s4 ms3 --out o": "a set of your own",
+    "evaluate --robustness --data own --sets s4 ms3 --out o": "a set of your own",
+    "evaluate --robustness --threshold 0.4": "takes no --threshold",
 }
 
 
@@ -196,6 +197,7 @@ OLD = {
     "train s4-pvt --audio vggish": "--audio is now --audio-encoder",
     "train s4-pvt --visual swin-b": "--visual is now --visual-encoder",
     "train s4-pvt --text clip": "--text is now --text-encoder",
+    "-q probe stamps --clips 3": "probe is now `icf evaluate --robustness`",
     "data compose --pictures p --sounds s --audio a --out o": "--audio is now --audio-dir",
 }
 

@@ -32,7 +32,7 @@ from icf_avs.encoders import voc_segmenter
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0
 from icf_avs.evaluation.evaluate import evaluate_each
 from icf_avs.evaluation.evaluate_semantic import evaluate_semantic
-from icf_avs.evaluation.robustness.runner import probe_set
+from icf_avs.evaluation.robustness.runner import evaluate_robustness
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.inference.predictor import Predictor
@@ -203,7 +203,9 @@ def evaluated_by_class(given: Given) -> Any:
 
 
 def probed(given: Given) -> Any:
-    found = probe_set(Predictor(on(given.device, stamps())), read_set(given.sets / "Multi-sources", "test"), clips=1)
+    found = evaluate_robustness(
+        Predictor(on(given.device, stamps())), read_set(given.sets / "Multi-sources", "test"), clips=1
+    )
     return {str(key): values for key, values in found.scores.items()}
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from listener import Listener
 
-import icf_avs.evaluation.evaluate as evaluation
+import icf_avs.evaluation.sets as evaluation
 from icf_avs.__main__ import main
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import AUDIOS, evaluate, evaluate_command, evaluate_each
 from icf_avs.evaluation.robustness.negative_audio import donors, heard
 from icf_avs.evaluation.score_tables import COLUMNS, Settings, read_rows, revision
+from icf_avs.evaluation.sets import open_task
 from icf_avs.media.audio_windows import clip_windows, windows
 from icf_avs.types import ClipSpec
 
@@ -260,8 +261,8 @@ def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatc
 
     monkeypatch.setattr("icf_avs.evaluation.score_tables.os.replace", full)
     line = ["--data", str(tmp_path / "data"), "--clips", "2", "--out", str(tmp_path / "out.csv")]
-    for command in ("evaluate", "probe"):
-        assert main([command, *line]) == 2
+    for robustness in ([], ["--robustness"]):
+        assert main(["evaluate", *robustness, *line]) == 2
         printed = capsys.readouterr()
         assert "listener" in printed.out and "offscreen" in printed.out
         assert "cannot be written (No space left on device)" in printed.err.splitlines()[-1]
@@ -273,7 +274,7 @@ def test_a_set_whose_clips_share_all_sounds_has_no_off_screen_row(tiny, tmp_path
     loaded = SimpleNamespace(predictor=Listener(ClipSpec()), name="listener")
     monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     out = tmp_path / "scores.csv"
-    evaluate_command(None, tmp_path / "data", None, out, clips=None, seed=0)
+    evaluate_command(open_task(None, tmp_path / "data", None), out, clips=None, seed=0)
     assert {row["audio"] for row in read_rows(out)} == {"true", "silence", "noise"}
     said = " ".join(capsys.readouterr().err.split())  # lines break where the terminal ends
     assert "s4: no off-screen row, every sound of the split is on screen in its clip -clip_00000" in said
@@ -285,10 +286,10 @@ def test_the_validation_split_has_rows_of_its_own(tiny, tmp_path, monkeypatch):
     loaded = SimpleNamespace(predictor=Listener(ClipSpec()), name="listener")
     monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     out = tmp_path / "scores.csv"
-    evaluate_command(None, tmp_path / "data", None, out, clips=None, seed=0, split="val")
+    evaluate_command(open_task(None, tmp_path / "data", None, "val"), out, clips=None, seed=0)
     assert {row["test_set"] for row in read_rows(out)} == {"ms3-val"}
     with pytest.raises(UserError, match="no clip of split 'test'"):
-        evaluate_command(None, tmp_path / "data", None, out, clips=None, seed=0)
+        evaluate_command(open_task(None, tmp_path / "data", None), out, clips=None, seed=0)
 
 
 def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys):
@@ -300,7 +301,7 @@ def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     out = tmp_path / "results/scores.csv"
     monkeypatch.setattr(evaluation, "default_sets", lambda split: pytest.fail("--data was given"))
-    evaluate_command(None, tmp_path / "data", ["s4", "ms3"], out, clips=2, seed=3)
+    evaluate_command(open_task(None, tmp_path / "data", ["s4", "ms3"]), out, clips=2, seed=3)
     rows = read_rows(out)
     assert tuple(rows[0]) == COLUMNS
     assert [row["audio"] for row in rows if (row["test_set"], row["protocol"]) == ("s4", "strict")] == list(AUDIOS)
@@ -313,6 +314,6 @@ def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys)
     assert notes[f"{who} s4"]["hardware"]["threads"] == 1
     assert notes[f"{who} s4"]["strict"]["true"]["fpr_empty"] is None
     assert "listener" in capsys.readouterr().out
-    evaluate_command(None, tmp_path / "data", ["s4"], out, clips=1, seed=0)
+    evaluate_command(open_task(None, tmp_path / "data", ["s4"]), out, clips=1, seed=0)
     again = read_rows(out)
     assert len(again) == len(rows) and {row["clips"] for row in again if row["test_set"] == "s4"} == {"1"}

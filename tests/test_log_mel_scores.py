@@ -67,7 +67,7 @@ def test_log_mel_alone_trains_and_is_scored(
         truth = torch.from_numpy(clip.masks > 0)
         overlaps += ((marked & truth).sum((1, 2)) / (marked | truth).sum((1, 2))).tolist()
     assert float(rows["true", "strict"]["miou"]) == pytest.approx(np.mean(overlaps), abs=1e-4)
-    assert main(["probe", "run/s4-pvt.safetensors", "--data", ".", "--out", "probed"]) == 2
+    assert main(["evaluate", "--robustness", "run/s4-pvt.safetensors", "--data", ".", "--out", "probed.csv"]) == 2
     assert "has its sound as log-mel windows only, and a wave is needed" in capsys.readouterr().err
 
 

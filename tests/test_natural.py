@@ -266,7 +266,7 @@ def test_one_default_whatever_lies_in_a_cache(weights, monkeypatch, tmp_path, ca
     (tmp_path / "m.csv").write_text("video\na.mp4\n")
     for line in (
         ["segment", "a.mp4", "--out", "x"], ["segment", "--manifest", str(tmp_path / "m.csv"), "--out", "x"],
-        ["serve"], ["evaluate"], ["probe"],
+        ["serve"], ["evaluate"], ["evaluate", "--robustness"],
     ):  # fmt: skip
         assert main(line) == 2, line
         said = [part for part in capsys.readouterr().err.splitlines() if part.startswith("icf: error: ")]

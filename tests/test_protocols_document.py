@@ -11,8 +11,8 @@ import torch
 from documents import blocks, read, run_shell, understood
 from listener import Listener
 
-from icf_avs.evaluation.evaluate import FOLDERS
 from icf_avs.evaluation.score_tables import read_rows
+from icf_avs.evaluation.sets import FOLDERS
 from icf_avs.types import ClipSpec
 
 pytestmark = pytest.mark.full

@@ -1,4 +1,4 @@
-"""Probing with models whose answer is known: one that hears perfectly, and one that is deaf."""
+"""Robustness of models whose scores are known: one that uses the audio perfectly, and one that ignores it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import AUDIOS, evaluate
 from icf_avs.evaluation.robustness.categories import super_categories
-from icf_avs.evaluation.robustness.command import probe_command
+from icf_avs.evaluation.robustness.command import robustness_command
 from icf_avs.evaluation.robustness.negative_audio import NEGATIVES, UNKNOWN, choose_donor, frame_heard, heard
-from icf_avs.evaluation.robustness.runner import CONDITIONS, probe_set
-from icf_avs.evaluation.robustness.scores import ALL, CHANGED, Tally, compared
+from icf_avs.evaluation.robustness.runner import CONDITIONS, evaluate_robustness
+from icf_avs.evaluation.robustness.scores import ALL, CHANGED, compared, condition_scores
 from icf_avs.evaluation.robustness.table import COLUMNS, read_table
 from icf_avs.evaluation.robustness.verdict import Verdict, interval, judge, worst
+from icf_avs.evaluation.scorer import Scorer
+from icf_avs.evaluation.sets import open_task
 from icf_avs.synthetic.catalog import SUPER_CATEGORIES
 from icf_avs.types import ClipSpec
 
@@ -53,29 +55,29 @@ def changing(tiny):
     return root
 
 
-def test_a_deaf_model_is_flagged_and_an_oracle_cleared(records):
-    probes = {deaf: probe_set(Listener(ClipSpec(), deaf=deaf), records) for deaf in (True, False)}
-    verdicts = {deaf: judge(probe.ious, probe.frames, "s4") for deaf, probe in probes.items()}
-    assert verdicts[True].label == "deaf" and verdicts[True].ratio == pytest.approx(1)
-    assert verdicts[False].label == "listens" and verdicts[False].ratio == 0
+def test_a_model_that_ignores_the_audio_is_told_from_an_oracle(records):
+    results = {deaf: evaluate_robustness(Listener(ClipSpec(), deaf=deaf), records) for deaf in (True, False)}
+    verdicts = {deaf: judge(result.ious, result.frames, "s4") for deaf, result in results.items()}
+    assert verdicts[True].label == "ignores the audio" and verdicts[True].ratio == pytest.approx(1)
+    assert verdicts[False].label == "uses the audio" and verdicts[False].ratio == 0
     for deaf, verdict in verdicts.items():
         assert verdict.low == verdict.high == pytest.approx(verdict.ratio)  # all clips alike
-        assert verdict.true == pytest.approx(probes[deaf].scores["true", ALL]["miou"], abs=1e-12)
-        assert verdict.negative == pytest.approx(probes[deaf].scores["offscreen", ALL]["miou"], abs=1e-12)
+        assert verdict.true == pytest.approx(results[deaf].scores["true", ALL]["miou"], abs=1e-12)
+        assert verdict.negative == pytest.approx(results[deaf].scores["offscreen", ALL]["miou"], abs=1e-12)
     assert worst([verdicts[False], verdicts[True]]) is verdicts[True]
     marked = (40 + 80 + 120) / 3 / 224
     root = (math.sqrt(40 / 224) + math.sqrt(80 / 224) + math.sqrt(120 / 224)) / 3
     for audio in NEGATIVES:
-        oracle, deaf = probes[False].scores[audio, ALL], probes[True].scores[audio, ALL]
+        oracle, deaf = results[False].scores[audio, ALL], results[True].scores[audio, ALL]
         assert oracle["miou"] == oracle["fpr"] == oracle["null"] == 0 and oracle["g_miou"] > 0.98
         assert oracle["drop_miou"] > 0.97 and deaf["drop_miou"] == pytest.approx(0) == deaf["drop_f"]
         assert deaf["fpr"] == pytest.approx(marked, abs=0.01) and deaf["null"] == pytest.approx(root, abs=0.01)
         assert deaf["g_miou"] < 0.06 > deaf["g_f"]
 
 
-def test_the_probe_and_the_evaluation_agree(records):
+def test_robustness_and_evaluation_agree(records):
     model = Listener(ClipSpec(), deaf=True)
-    scores = probe_set(model, records, seed=3).scores
+    scores = evaluate_robustness(model, records, seed=3).scores
     for audio in AUDIOS[:3]:  # off-screen donors are chosen differently
         for protocol, names in (("strict", ("miou", "f")), ("reference", ("reference_miou", "reference_f"))):
             expected = evaluate(model, records, audio, seed=3)[protocol]
@@ -88,8 +90,8 @@ def test_shifted_sound_is_scored_where_it_changes_what_sounds(changing):
     moved = heard(records[0].load(), records, 0, "shifted", 0)
     assert not moved[: 2 * 16_000].any() and moved[2 * 16_000 : 4 * 16_000].std() > 0.3
     assert [frame_heard(t, 5) for t in range(5)] == [3, 4, 0, 1, 2]
-    oracle = probe_set(Listener(ClipSpec()), records).scores
-    deaf = probe_set(Listener(ClipSpec(), deaf=True), records).scores
+    oracle = evaluate_robustness(Listener(ClipSpec()), records).scores
+    deaf = evaluate_robustness(Listener(ClipSpec(), deaf=True), records).scores
     # frames 0-1 fall silent, frames 2-3 begin to sound, frame 4 stays silent
     assert oracle["shifted", CHANGED]["frames"] == oracle["true", CHANGED]["frames"] == 4
     assert oracle["true", CHANGED]["miou"] > 0.97 and oracle["shifted", CHANGED]["miou"] == 0
@@ -104,9 +106,9 @@ def test_the_seconds_of_a_set_tell_more_than_its_masks(changing):
     for name, digits in (("constant", ("11111", "00000")), ("handing over", ("11000", "01111"))):
         stamps = f"animals/dog|dog|{digits[0]};animals/hen|hen|{digits[1]}"
         (changing / "scenes.csv").write_text(f"{header}clip_000000,test,0,0,dog hen,dog hen,{stamps}\n")
-        probe = probe_set(Listener(ClipSpec()), read_set(changing, "test"))
+        result = evaluate_robustness(Listener(ClipSpec()), read_set(changing, "test"))
         frames[name] = (
-            probe.scores["shifted", CHANGED]["frames"] if ("shifted", CHANGED) in probe.scores else probe.notes
+            result.scores["shifted", CHANGED]["frames"] if ("shifted", CHANGED) in result.scores else result.notes
         )
     assert frames["handing over"] == 4  # hen: frames 2 to 4, so only the last hears what it did
     assert "a shift" in " ".join(frames["constant"])
@@ -120,7 +122,7 @@ def test_a_blank_picture_keeps_the_sound(records):
             seen.append((frames.unique().tolist(), waves.abs().max().item()))
             return super().predict(frames, waves)
 
-    scores = probe_set(Model(ClipSpec(), deaf=True), records[:1]).scores
+    scores = evaluate_robustness(Model(ClipSpec(), deaf=True), records[:1]).scores
     assert seen[CONDITIONS.index("blank") - 1] == ([128], pytest.approx(0.5, abs=0.01))  # no donor, so one call less
     assert scores["blank", ALL]["fpr"] == pytest.approx(160 / 224, abs=0.01)  # what it takes grey for
 
@@ -138,7 +140,7 @@ def test_donors_come_from_another_super_category(tiny):
     records = read_set(tiny.s4("test", kinds), "test")
     chosen = {choose_donor(records, 0, seed) for seed in range(30)}
     assert chosen == {(2, "music"), (3, "music"), (4, "human")}  # never the cat
-    scores = probe_set(Listener(ClipSpec()), records).scores
+    scores = evaluate_robustness(Listener(ClipSpec()), records).scores
     parts = {category for audio, category in scores if audio == "offscreen"} - {ALL}
     assert sum(scores["offscreen", part]["clips"] for part in parts) == 5
     assert all(scores["true", part]["clips"] == scores["offscreen", part]["clips"] for part in parts)
@@ -148,14 +150,14 @@ def test_kinds_of_unknown_super_category_are_noted(tiny):
     records = read_set(tiny.s4("test", ["dog", "kazoo", "hen"]), "test")
     assert {choose_donor(records, 1, seed) for seed in range(20)} == {(0, UNKNOWN), (2, UNKNOWN)}
     assert {choose_donor(records, 0, seed) for seed in range(20)} == {(1, UNKNOWN), (2, UNKNOWN)}
-    assert "merely shares no kind" in " ".join(probe_set(Listener(ClipSpec()), records).notes)
+    assert "merely shares no kind" in " ".join(evaluate_robustness(Listener(ClipSpec()), records).notes)
     unknown = read_set(tiny.ms3("test", 2), "test") if not (tiny.root / "s4_meta_data.csv").unlink() else None
-    probe = probe_set(Listener(ClipSpec(), deaf=True), unknown)
-    assert ("offscreen", ALL) not in probe.scores and "2 of 2 clips have no off-screen" in probe.notes[0]
-    verdict = judge(probe.ious, probe.frames, "ms3")
-    assert verdict.label == "deaf" and verdict.audio == "noise"
-    assert probe.frames.tolist() == [4, 4]  # the last mask of each is empty
-    assert verdict.true == pytest.approx(probe.scores["true", ALL]["miou"], abs=1e-12)
+    result = evaluate_robustness(Listener(ClipSpec(), deaf=True), unknown)
+    assert ("offscreen", ALL) not in result.scores and "2 of 2 clips have no off-screen" in result.notes[0]
+    verdict = judge(result.ious, result.frames, "ms3")
+    assert verdict.label == "ignores the audio" and verdict.audio == "noise"
+    assert result.frames.tolist() == [4, 4]  # the last mask of each is empty
+    assert verdict.true == pytest.approx(result.scores["true", ALL]["miou"], abs=1e-12)
 
 
 def test_every_kind_has_its_super_category():
@@ -182,15 +184,15 @@ def test_drop_and_g_score_by_hand():
     assert made["shifted", ALL]["drop_miou"] == pytest.approx(0.4)
 
 
-def test_tally_counts_silent_frames_only():
-    tally, probabilities = Tally(), torch.zeros(2, 4, 4)
+def test_false_positives_are_those_of_silent_frames():
+    scorer, probabilities = Scorer(), torch.zeros(2, 4, 4)
     probabilities[0, :2, :2] = 0.9  # 4 of 16 pixels
     probabilities[1] = 0.9
-    tally.update(probabilities, torch.ones(2, 4, 4, dtype=torch.bool), torch.tensor([True, False]))
-    scores = tally.compute()
+    scorer.update(probabilities, torch.ones(2, 4, 4, dtype=torch.bool), torch.tensor([True, False]))
+    scores = condition_scores(scorer)
     assert (scores["clips"], scores["frames"], scores["fpr"], scores["null"]) == (1, 2, 0.25, 0.5)
     assert scores["miou"] == pytest.approx((0.25 + 1) / 2)
-    assert math.isnan(Tally().compute()["miou"])
+    assert math.isnan(condition_scores(Scorer())["miou"])
 
 
 def judged(true, negative, frames=1) -> Verdict:
@@ -201,12 +203,16 @@ def judged(true, negative, frames=1) -> Verdict:
 
 def test_the_boundary_lies_half_way():
     alike = [0.8] * 7
-    for left, label in ((0.41, "deaf"), (0.4, "listens"), (0.39, "listens")):  # all clips alike: no spread
+    for left, label in (
+        (0.41, "ignores the audio"),
+        (0.4, "uses the audio"),
+        (0.39, "uses the audio"),
+    ):  # all clips alike: no spread
         verdict = judged(alike, [left] * 7, frames=5)
         assert verdict.label == label and (verdict.true, verdict.negative) == (pytest.approx(0.8), pytest.approx(left))
         assert "7 clips" in verdict.sentence("m") and label in verdict.sentence("m")
     blind = judged([0.04] * 7, [0.0] * 7)
-    assert blind.label == "undecided" and blind.blind and "too little to tell" in blind.sentence("m")
+    assert blind.label == "undecided" and blind.too_little and "too little to tell" in blind.sentence("m")
 
 
 def test_an_interval_on_both_sides_of_the_boundary_does_not_decide():
@@ -214,8 +220,8 @@ def test_an_interval_on_both_sides_of_the_boundary_does_not_decide():
     mixed = judged(true, [0.8] * 6 + [0.0] * 4)  # a ratio of 0.6 from clips that say 1 and clips that say 0
     assert mixed.label == "undecided" and mixed.ratio == pytest.approx(0.6) and mixed.low < 0.5 < 0.6 < mixed.high
     assert "m is undecided" in mixed.sentence("m") and f"{mixed.low:.2f} to {mixed.high:.2f}" in mixed.sentence("m")
-    assert judged(true * 40, ([0.8] * 6 + [0.0] * 4) * 40).label == "deaf"  # the same share of 400 clips
-    assert judged(true, [0.8] + [0.0] * 9).label == "listens"
+    assert judged(true * 40, ([0.8] * 6 + [0.0] * 4) * 40).label == "ignores the audio"  # the same share of 400 clips
+    assert judged(true, [0.8] + [0.0] * 9).label == "uses the audio"
     single = judged([0.8], [0.8])
     assert single.label == "undecided" and "no interval from a single clip" in single.sentence("m")
 
@@ -268,20 +274,20 @@ def test_the_command_writes_page_and_table(tiny, tmp_path, monkeypatch, capsys):
     loaded = SimpleNamespace(predictor=Listener(ClipSpec(), deaf=True), name="<deaf>")
     monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     out = tmp_path / "out"
-    probe_command(None, tmp_path / "data", ["s4", "ms3"], out, clips=2, seed=5)
+    robustness_command(open_task(None, tmp_path / "data", ["s4", "ms3"]), out / "probe-avsbench.csv", clips=2, seed=5)
     digest = read_table(out / "probe-avsbench.csv")[0]["digest"]
     name = f"probe-avsbench-<deaf>-{digest}.html"
     assert sorted(path.name for path in out.iterdir()) == [name, "probe-avsbench.csv"]
     text = (out / name).read_text(encoding="utf-8")
     page = Page(text)
     assert not page.open and "script" not in page.tags and "link" not in page.tags
-    assert "&lt;deaf&gt; is deaf" in text and "url(" not in text
+    assert "&lt;deaf&gt; ignores the audio" in text and "url(" not in text
     assert len(page.sources) == 2 * (2 + 6) + 2 * (2 + 5)  # picture, truth and conditions; ms3 without off-screen
     for source in page.sources:
         kind, data = source.split(",", 1)
         assert kind == "data:image/png;base64"
         assert Image.open(io.BytesIO(base64.b64decode(data))).size == (132, 132)
-    assert "above 0.5 a model counts as deaf" in text and "95 % interval over clips 1.00 to 1.00" in text
+    assert "above 0.5 a model ignores the audio" in text and "95 % interval over clips 1.00 to 1.00" in text
     assert "binary mask" not in text  # it has no class head
     for fact in ("seed of noise, donors and interval</dt><dd>5", "hardware", "revision", "2 clips"):
         assert fact in text
@@ -291,22 +297,22 @@ def test_the_command_writes_page_and_table(tiny, tmp_path, monkeypatch, capsys):
     assert sorted(whole) == sorted(CONDITIONS)
     silence = next(row for row in rows if (row["test_set"], row["audio"]) == ("s4", "silence"))
     assert silence["drop_miou"] == "0.0000" and float(silence["g_miou"]) < 0.06 and silence["seed"] == "5"
-    assert re.search(r"is deaf.*above 0.5 a model counts as deaf", capsys.readouterr().out, re.S)
-    probe_command(None, tmp_path / "data", ["s4"], out, clips=1, seed=0)
+    assert re.search(r"ignores the audio.*above 0.5 a model ignores the audio", capsys.readouterr().out, re.S)
+    robustness_command(open_task(None, tmp_path / "data", ["s4"]), out / "probe-avsbench.csv", clips=1, seed=0)
     again = read_table(out / "probe-avsbench.csv")
     assert {row["clips"] for row in again if row["test_set"] == "s4"} == {"1"}
     assert [row for row in again if row["test_set"] == "ms3"] == [row for row in rows if row["test_set"] == "ms3"]
     (out / "probe-avsbench.csv").write_text("a,b\n")
-    with pytest.raises(UserError, match="not a table of a probe"):
-        probe_command(None, tmp_path / "data", ["s4"], out, clips=1, seed=0)
+    with pytest.raises(UserError, match="not a table of robustness"):
+        robustness_command(open_task(None, tmp_path / "data", ["s4"]), out / "probe-avsbench.csv", clips=1, seed=0)
 
 
 def test_the_worst_of_several_sets():
     blind = Verdict("undecided", "s4", "offscreen", 0.01, 0.0, 3, 0.0, 0.0)
     assert worst([blind]) is blind and "too little to tell" in blind.sentence("m")
-    listens = Verdict("listens", "ms3", "offscreen", 0.8, 0.3, 3, 0.3, 0.4)
+    listens = Verdict("uses the audio", "ms3", "offscreen", 0.8, 0.3, 3, 0.3, 0.4)
     unsure = Verdict("undecided", "cross", "offscreen", 0.8, 0.7, 3, 0.4, 1.1)
-    deaf = Verdict("deaf", "avss", "offscreen", 0.8, 0.6, 3, 0.6, 0.8)
+    deaf = Verdict("ignores the audio", "avss", "offscreen", 0.8, 0.6, 3, 0.6, 0.8)
     assert worst([blind, listens]) is listens
     assert worst([listens, unsure, blind]) is unsure
     assert worst([listens, unsure, deaf]) is deaf
@@ -320,7 +326,9 @@ def test_a_class_head_is_said_not_to_be_scored(tiny, tmp_path, monkeypatch, caps
     monkeypatch.setattr(
         "icf_avs.load", lambda checkpoint, device="auto": SimpleNamespace(predictor=model, name="m"), raising=False
     )
-    probe_command(None, tmp_path / "data", ["s4"], tmp_path / "out", clips=None, seed=0)
+    robustness_command(
+        open_task(None, tmp_path / "data", ["s4"]), tmp_path / "out" / "probe-avsbench.csv", clips=None, seed=0
+    )
     (written,) = (tmp_path / "out").glob("probe-avsbench-m-*.html")
     text = written.read_text(encoding="utf-8")
     assert text.count("the binary mask, what sounds against all else") == 2  # below the verdict, and among the facts

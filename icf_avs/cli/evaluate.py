@@ -1,4 +1,4 @@
-"""`icf evaluate` and `icf probe`: what a model is worth."""
+"""`icf evaluate`: scores of a model, and whether it uses the audio."""
 
 from __future__ import annotations
 
@@ -6,23 +6,31 @@ import argparse
 from pathlib import Path
 
 from icf_avs.arg_types import positive, probability, whole
+from icf_avs.atomic_io import check_file, check_folder
 from icf_avs.cli.options import checkpoint, command, device, test_sets
+from icf_avs.errors import UserError
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     from icf_avs.evaluation.evaluate import evaluate_command
-    from icf_avs.evaluation.score_tables import Settings
+    from icf_avs.evaluation.robustness.command import robustness_command
+    from icf_avs.evaluation.score_tables import Settings, check_tables
+    from icf_avs.evaluation.sets import open_task
 
     settings = Settings(None if args.native else args.size, args.threshold, args.batch_size)
-    evaluate_command(
-        args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed, settings, args.split, args.device
-    )
-
-
-def _probe(args: argparse.Namespace) -> None:
-    from icf_avs.evaluation.robustness.command import probe_command
-
-    probe_command(args.checkpoint, args.data, args.sets, args.out, args.clips, args.seed, args.split, args.device)
+    if args.robustness and settings != Settings():
+        raise UserError("--robustness takes no --threshold, --batch-size, --size or --native; leave them out")
+    if args.out is None:
+        check_folder(Path("results"))
+    elif args.robustness:
+        check_file(args.out)
+    else:
+        check_tables(args.out)
+    task = open_task(args.checkpoint, args.data, args.sets, args.split, args.device)
+    if args.robustness:
+        robustness_command(task, args.out, args.clips, args.seed)
+    else:
+        evaluate_command(task, args.out, args.clips, args.seed, settings)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -31,10 +39,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         commands,
         "evaluate",
         _evaluate,
-        "score a checkpoint with the true sound, silence, noise and off-screen sounds",
+        "score a checkpoint with the true sound, silence, noise and off-screen sounds, and its robustness",
         "  icf evaluate stamps                           # the checkpoint stamps on the default Stamps test sets\n"
         "  icf evaluate runs/stamps/stamps.safetensors --sets ms3 --clips 20\n"
         "  icf evaluate --data AVSBench --sets s4        # a folder with Single-source/, Multi-sources/, AVSS/\n"
+        "  icf evaluate --robustness --clips 20          # does the model use the audio?\n"
         "  icf evaluate --data AVSBench --threshold 0.4 --batch-size 1      # as GAVS does (docs/PROTOCOLS.md)\n\n"
         "Rows of the same checkpoint (the same file), data, test set and protocol are replaced in the table, all\n"
         "others are kept. Other settings have names of their own there: reference-b1-t0.4, s4-512, s4-native, s4-val.",
@@ -43,10 +52,17 @@ def add(commands: argparse._SubParsersAction) -> None:
     device(part)
     test_sets(part)
     part.add_argument(
+        "--robustness",
+        action="store_true",
+        help="score silence, noise, off-screen and shifted sound and blank frames, and write a page that says whether "
+        "the model uses the audio",
+    )
+    part.add_argument(
         "--out",
         metavar="CSV",
         type=Path,
-        help="table (default: results/stamps.csv; with --data of another origin results/avsbench.csv)",
+        help="table (default: results/stamps.csv; with --data of another origin results/avsbench.csv; with "
+        "--robustness results/probe.csv or probe-avsbench.csv, and the page beside it)",
     )
     part.add_argument(
         "--threshold", metavar="X", type=probability, default=0.5, help="mask: probability above this (default: 0.5)"
@@ -63,19 +79,3 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="pixels of a side of pictures and masks (default: 224)",
     )
     size.add_argument("--native", action="store_true", help="pictures and masks as large as they are")
-
-    part = command(
-        commands,
-        "probe",
-        _probe,
-        "tell whether a checkpoint listens: silence, noise, off-screen and shifted sound, blank pictures",
-        "  icf probe stamps                              # the checkpoint stamps on the default Stamps test sets\n"
-        "  icf probe runs/stamps/stamps.safetensors --sets ms3 --clips 20\n"
-        "  icf probe --data AVSBench --sets s4           # a folder with Single-source/, Multi-sources/, AVSS/\n\n"
-        "Writes DIR/probe.csv and one page, DIR/probe-CHECKPOINT-DIGEST.html (probe-avsbench... for other sets than\n"
-        "Stamps).",
-    )
-    checkpoint(part, "checkpoint")
-    device(part)
-    test_sets(part)
-    part.add_argument("--out", metavar="DIR", type=Path, help="folder for the table and the page (default: results)")

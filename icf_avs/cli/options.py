@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
     """Takes its own usage lines as they are printed: after an option with several choices (`--sets s4 ms3`) what is
     none of these is an argument, which argparse alone would refuse as a wrong choice.
 
-    replaced: options of earlier versions, and what is said of each.
+    replaced: options or commands of earlier versions, and what is said of each.
     """
 
     replaced: Mapping[str, str] = MappingProxyType({})
@@ -28,7 +28,10 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         words = list(sys.argv[1:] if args is None else args)
-        for word in takewhile(lambda word: word != "--", words):
+        written = list(takewhile(lambda word: word != "--", words))
+        if any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
+            written = [word for word in written if not word.startswith("-")][:1]  # the command
+        for word in written:
             if (advice := self.replaced.get(word.partition("=")[0])) is not None:
                 self.exit(2, f"icf: error: {word.partition('=')[0]} {advice}\n")
         if any(not action.option_strings for action in self._actions):

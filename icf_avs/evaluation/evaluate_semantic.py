@@ -20,7 +20,7 @@ from icf_avs.datasets.image_io import WITH_IDS
 from icf_avs.errors import UserError
 from icf_avs.evaluation.audio_input import model_sound
 from icf_avs.evaluation.metrics.semantic import SemanticMetric, likeliest
-from icf_avs.evaluation.score_tables import USUAL, Scores, Settings
+from icf_avs.evaluation.score_tables import DEFAULT_SETTINGS, Scores, Settings
 from icf_avs.inference.segment import check_class_head
 from icf_avs.inference.semantic_postprocess import class_labels
 from icf_avs.media.images import resized
@@ -40,7 +40,7 @@ def evaluate_semantic(
     names: Sequence[str],
     clips: int | None = None,
     progress: Callable[[], None] = lambda: None,
-    settings: Settings = USUAL,
+    settings: Settings = DEFAULT_SETTINGS,
 ) -> dict[str, dict[str, float]]:
     """Scores of `SemanticMetric` on the labelled frames of `records`, by rule: argmax, argmax-padded and masked.
 

@@ -74,7 +74,7 @@ class Settings:
         return test_set, protocol
 
 
-USUAL = Settings()
+DEFAULT_SETTINGS = Settings()
 
 
 def score_rows(

@@ -9,9 +9,10 @@ from html import escape
 
 from icf_avs.evaluation.robustness.frames import SIDE, tile
 from icf_avs.evaluation.robustness.negative_audio import SOUND_NAMES
-from icf_avs.evaluation.robustness.runner import BLANK, Example, SetProbe
-from icf_avs.evaluation.robustness.scores import ALL, BATCH_SIZE, CHANGED, Scores
-from icf_avs.evaluation.robustness.verdict import DEAF_ABOVE, Verdict, worst
+from icf_avs.evaluation.robustness.runner import BLANK, Example, RobustnessResult
+from icf_avs.evaluation.robustness.scores import ALL, CHANGED, Scores
+from icf_avs.evaluation.robustness.verdict import IGNORES_ABOVE, Verdict, worst
+from icf_avs.evaluation.score_tables import DEFAULT_SETTINGS
 
 _SHOWN = ("true", "silence", "noise", "offscreen", "shifted")  # beside picture and truth
 _COLUMNS = (
@@ -25,7 +26,8 @@ _STYLE = f"""
 body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }}
 h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.2rem; }}
 .verdict {{ border-left: .5rem solid; padding: .6rem 1rem; font-size: 1.1rem; }}
-.listens {{ border-color: #228833; }} .deaf {{ border-color: #cc3311; }} .undecided {{ border-color: #bbaa22; }}
+.uses-the-audio {{ border-color: #228833; }} .ignores-the-audio {{ border-color: #cc3311; }}
+.undecided {{ border-color: #bbaa22; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }}
 th, td {{ padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }}
@@ -43,12 +45,12 @@ through the same front end. Scores are shares in [0, 1], always against the orig
 <b>lower is better</b>.</p>
 <dl>
 <dt>verdict</dt><dd>how much of the mIoU is left under off-screen sound (noise, where a set knows none): above
-{DEAF_ABOVE} the model is deaf. The interval is that of a bootstrap over the clips; where it lies on both sides of
-{DEAF_ABOVE}, they do not decide.</dd>
+{IGNORES_ABOVE} the model ignores the audio. The interval is that of a bootstrap over the clips; where it lies on both
+sides of {IGNORES_ABOVE}, they do not decide.</dd>
 <dt>mIoU, F</dt><dd>strict protocol: over frames in which something sounds, one threshold for the whole set. F takes
 the best of 255 thresholds, one of which marks everything, so F does not fall to 0 even for a blank prediction.</dd>
-<dt>ref.</dt><dd>the public AVSBench evaluation, in batches of {BATCH_SIZE}; frames with empty truth count as
-background accuracy, so its mIoU does not fall to 0 where there are such frames.</dd>
+<dt>ref.</dt><dd>the public AVSBench evaluation, in batches of {DEFAULT_SETTINGS.batch_size}; frames with empty
+truth count as background accuracy, so its mIoU does not fall to 0 where there are such frames.</dd>
 <dt>drop</dt><dd>score with the true sound minus this one, on the same clips or frames.</dd>
 <dt>G</dt><dd>2 m&#8314; (1 &minus; m&#8315;) / (m&#8314; + 1 &minus; m&#8315;) of the true and the wrong sound: high
 only for a model that marks what sounds and stays silent when nothing does.</dd>
@@ -57,46 +59,49 @@ should be marked.</dd>
 <dt>off-screen</dt><dd>the sound of another clip of the set, of a super-category that does not sound in this one and of
 a kind that is not in its picture. The rows below it split the clips by that super-category.</dd>
 <dt>shifted</dt><dd>the clip's own sound moved by half the clip (in whole frames) and wrapped around. In frames where
-that changes what sounds, a model that listens loses its mask; what it should mark there instead need not be the
+that changes what sounds, a model that uses the audio loses its mask; what it should mark there instead need not be the
 original mask, so its mIoU need not fall to 0.</dd>
 <dt>blank picture</dt><dd>mid-grey with the true sound: whatever is marked was guessed from the sound alone.</dd>
 </dl>
 """
 
 
-def page(checkpoint: str, probes: Mapping[str, SetProbe], verdicts: list[Verdict], facts: Mapping[str, str]) -> str:
-    """The report in HTML: probes by test set, their verdicts in that order, and facts on how it came about."""
+def page(
+    checkpoint: str, results: Mapping[str, RobustnessResult], verdicts: list[Verdict], facts: Mapping[str, str]
+) -> str:
+    """The report in HTML: results by test set, their verdicts in that order, and facts on how it came about."""
     verdict = worst(verdicts)
     sentence = verdict.sentence(checkpoint)
     if len(verdicts) > 1:
         sentence += f" Of the {len(verdicts)} sets this one speaks least for it."
+    style = verdict.label.replace(" ", "-")
     lines = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>Does {escape(checkpoint)} listen?</title><style>{_STYLE}</style></head><body>",
-        f"<h1>Does {escape(checkpoint)} listen?</h1>",
-        f'<p class="verdict {verdict.label}">{escape(sentence)}</p>',
+        f"<title>Does {escape(checkpoint)} use the audio?</title><style>{_STYLE}</style></head><body>",
+        f"<h1>Does {escape(checkpoint)} use the audio?</h1>",
+        f'<p class="verdict {style}">{escape(sentence)}</p>',
     ]
     if scored := facts.get("what is scored"):
         lines += [f"<p>Scored is {escape(scored)}.</p>"]
-    for (test_set, probe), own in zip(probes.items(), verdicts, strict=True):
+    for (test_set, result), own in zip(results.items(), verdicts, strict=True):
         lines += [f"<h2>{escape(test_set)}: {own.label}</h2>", f"<p>{escape(own.summary())}</p>"]
-        lines += [f"<p>{escape(note)}</p>" for note in probe.notes]
-        lines += [_table(probe), _tiles(probe.examples)]
+        lines += [f"<p>{escape(note)}</p>" for note in result.notes]
+        lines += [_table(result), _tiles(result.examples)]
     lines += ["<h2>How to read this</h2>", _READING, "<h2>How it came about</h2>", "<dl>"]
     lines += [f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items()]
     return "\n".join([*lines, "</dl></body></html>", ""])
 
 
-def _table(probe: SetProbe) -> str:
+def _table(result: RobustnessResult) -> str:
     head = "".join(f"<th>{name}</th>" for name in ("sound", "clips", "frames", *(name for name, _ in _COLUMNS)))
     rows = []
     for audio in SOUND_NAMES:
-        parts = sorted(subset for kind, subset in probe.scores if kind == audio and subset != ALL)
+        parts = sorted(subset for kind, subset in result.scores if kind == audio and subset != ALL)
         for subset in (ALL, *parts):
-            if (audio, subset) in probe.scores and (audio != "true" or subset in (ALL, CHANGED)):
-                rows.append(_row(audio, subset, probe.scores[audio, subset]))
+            if (audio, subset) in result.scores and (audio != "true" or subset in (ALL, CHANGED)):
+                rows.append(_row(audio, subset, result.scores[audio, subset]))
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 

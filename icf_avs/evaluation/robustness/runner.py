@@ -14,7 +14,8 @@ from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import predict, predict_each
 from icf_avs.evaluation.metrics.binary import areas
 from icf_avs.evaluation.robustness.negative_audio import NEGATIVES, UNKNOWN, Donor, choose_donor, frame_heard, heard
-from icf_avs.evaluation.robustness.scores import ALL, CHANGED, Key, Scores, Tally, compared
+from icf_avs.evaluation.robustness.scores import ALL, CHANGED, Key, Scores, compared, condition_scores
+from icf_avs.evaluation.scorer import Scorer, empty_frames, every_frame
 from icf_avs.inference.predictor import MaskPredictor
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _GREY = 128
 
 @dataclass(frozen=True)
 class Example:
-    """One frame of a clip and what the model marks in it."""
+    """One frame of a clip and its masks."""
 
     clip: str
     picture: np.ndarray  # uint8 [H, W, 3]
@@ -37,7 +38,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class SetProbe:
+class RobustnessResult:
     """All scores of one test set, some examples, and what must be said beside them.
 
     `ious` and `frames` are what `verdict.judge` takes.
@@ -51,14 +52,14 @@ class SetProbe:
     notes: list[str]
 
 
-def probe_set(
+def evaluate_robustness(
     predictor: MaskPredictor,
     records: Sequence[ClipRecord],
     seed: int = 0,
     clips: int | None = None,
     examples: int = 4,
     progress: Callable[[], None] = lambda: None,
-) -> SetProbe:
+) -> RobustnessResult:
     """Score a model on the labelled frames of `records` under each of `CONDITIONS`, all through one front end.
 
     clips     only the first so many; donors of off-screen sound still come from all records
@@ -67,7 +68,7 @@ def probe_set(
     shown = records[:clips]
     donors, notes = _donors(records, len(shown), seed)
     chosen = set(np.linspace(0, len(shown) - 1, min(examples, len(shown))).round().astype(int).tolist())
-    tallies: defaultdict[Key, Tally] = defaultdict(Tally)
+    scorers: defaultdict[Key, Scorer] = defaultdict(Scorer)
     ious = {condition: np.full(len(shown), np.nan) for condition in CONDITIONS}
     counts = np.zeros(len(shown), int)
     pictured = []
@@ -90,14 +91,13 @@ def probe_set(
                 progress()
                 continue
             probabilities = found[condition][labelled]
-            silent = torch.ones(len(truth), dtype=torch.bool)
+            silent = {"true": empty_frames(truth), "shifted": mute}.get(condition, every_frame(truth))
             if condition in ("true", "shifted"):
-                silent = ~truth.any(2).any(1) if condition == "true" else mute
-                tallies[condition, CHANGED].update(probabilities[changed], truth[changed], silent[changed])
-            tallies[condition, ALL].update(probabilities, truth, silent)
+                scorers[condition, CHANGED].update(probabilities[changed], truth[changed], silent[changed])
+            scorers[condition, ALL].update(probabilities, truth, silent)
             ious[condition][index] = _iou_sum(probabilities, truth)
             if donor is not None and condition in ("true", "offscreen"):
-                tallies[condition, donor.category].update(probabilities, truth, silent)
+                scorers[condition, donor.category].update(probabilities, truth, silent)
             marked[condition] = (probabilities > 0.5).numpy()
             progress()
         if index in chosen:
@@ -106,12 +106,12 @@ def probe_set(
             name = " and ".join(sorted(records[donor.index].sounding or ())) if donor else ""
             masks = {condition: frames[at] for condition, frames in marked.items()}
             pictured.append(Example(record.name, picture, truth[at].numpy(), masks, name))
-    scores = compared({key: tally.compute() for key, tally in tallies.items()})
+    scores = compared({key: condition_scores(scorer) for key, scorer in scorers.items()})
     if not scores["shifted", CHANGED]["frames"]:
         notes.append("In no frame is a shift known to change what sounds, so the shifted sound tests little here.")
         for audio in ("true", "shifted"):
             del scores[audio, CHANGED]
-    return SetProbe(len(shown), scores, ious, counts, pictured, notes)
+    return RobustnessResult(len(shown), scores, ious, counts, pictured, notes)
 
 
 def _iou_sum(probabilities: torch.Tensor, truth: torch.Tensor) -> float:

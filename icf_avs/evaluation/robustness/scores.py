@@ -15,57 +15,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
-from icf_avs.evaluation.metrics import ReferenceMetric, StrictMetric, g_score
+from icf_avs.evaluation.metrics import g_score
 from icf_avs.evaluation.robustness.negative_audio import NEGATIVES
+from icf_avs.evaluation.scorer import Scorer
 
 ALL, CHANGED = "all", "changed"  # subsets: every clip, and frames whose sounding set a shift of the sound changes
-BATCH_SIZE = 4  # of the reference protocol
 NAN = float("nan")
 
 Scores = dict[str, float]
 Key = tuple[str, str]  # kind of sound, subset
 
 
-class Tally:
-    """Collects the predictions of one kind of sound, clip by clip."""
-
-    def __init__(self) -> None:
-        self._reference, self._strict = ReferenceMetric(BATCH_SIZE), StrictMetric()
-        self._clips = self._frames = self._silent = 0
-        self._marked = self._null = 0.0
-
-    def update(self, probabilities: Tensor, truth: Tensor, silent: Tensor) -> None:
-        """Add frames of one clip: probabilities [n, H, W] in [0, 1], truth [n, H, W] bool, the original mask.
-
-        silent: bool [n], in which frames nothing should be marked.
-        """
-        if not len(probabilities):
-            return
-        self._reference.update(probabilities, truth)
-        self._strict.update(probabilities, truth)
-        share = (probabilities[silent] > 0.5).double().mean((1, 2))
-        self._clips += 1
-        self._frames += len(probabilities)
-        self._silent += len(share)
-        self._marked += share.sum().item()
-        self._null += share.sqrt().sum().item()
-
-    def compute(self) -> Scores:
-        """clips, frames, miou, f (strict), reference_miou, reference_f, fpr, null; NaN where no frame decides."""
-        counts = {"clips": self._clips, "frames": self._frames}
-        if not self._frames:
-            return counts | dict.fromkeys(("miou", "f", "reference_miou", "reference_f", "fpr", "null"), NAN)
-        strict, reference = self._strict.compute(), self._reference.compute()
-        return counts | {
-            "miou": float(strict["miou"]),
-            "f": float(strict["f"]),
-            "reference_miou": float(reference["miou"]),
-            "reference_f": float(reference["f"]),
-            "fpr": self._marked / self._silent if self._silent else NAN,
-            "null": self._null / self._silent if self._silent else NAN,
-        }
+def condition_scores(scorer: Scorer) -> Scores:
+    """clips, frames, miou, f (strict), reference_miou, reference_f, fpr, null; NaN where no frame decides."""
+    found = scorer.compute()
+    strict, reference = found["strict"], found["reference"]
+    return {
+        "clips": scorer.clips,
+        "frames": scorer.frames,
+        "miou": strict["miou"],
+        "f": strict["f"],
+        "reference_miou": reference["miou"],
+        "reference_f": reference["f"],
+        "fpr": strict["fpr"],
+        "null": scorer.null(),
+    }
 
 
 def compared(scores: Mapping[Key, Scores]) -> dict[Key, Scores]:

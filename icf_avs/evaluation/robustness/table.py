@@ -1,4 +1,4 @@
-"""The table of a probe (CSV): one row a checkpoint, test set, kind of sound and subset ("category") of the clips.
+"""The table of robustness (CSV): one row a checkpoint, test set, kind of sound and subset ("category") of the clips.
 
 Checkpoint, digest, path and data are as in results.py. Category is `all`, the super-category of the off-screen sound,
 or `changed`; rows of the true sound on the same clips or frames stand beside it. Scores as in scores.py, empty where
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from icf_avs.evaluation.robustness.runner import SetProbe
+from icf_avs.evaluation.robustness.runner import RobustnessResult
 from icf_avs.evaluation.score_tables import UNKNOWN, Row, Scored, read_rows, replace_rows, revision
 
 _SCORES = (
@@ -20,10 +20,10 @@ _SCORES = (
 COLUMNS = ("checkpoint", *UNKNOWN, "test_set", "audio", "category", "clips", "frames", *_SCORES, "seed", "revision")
 
 
-def rows_of(probe: SetProbe, scored: Scored, test_set: str, seed: int) -> list[Row]:
+def rows_of(result: RobustnessResult, scored: Scored, test_set: str, seed: int) -> list[Row]:
     """The rows of one test set."""
     code, rows = revision(), []
-    for (audio, category), values in probe.scores.items():
+    for (audio, category), values in result.scores.items():
         cells = ("" if math.isnan(values[name]) else f"{values[name]:.4f}" for name in _SCORES)
         counts = str(values["clips"]), str(values["frames"])
         row = (*scored, test_set, audio, category, *counts, *cells, str(seed), code)
@@ -33,7 +33,7 @@ def rows_of(probe: SetProbe, scored: Scored, test_set: str, seed: int) -> list[R
 
 def read_table(path: Path) -> list[Row]:
     """Rows of the table at `path`, none where there is no file. Raises UserError if it has other columns."""
-    return read_rows(path, COLUMNS, "a probe")
+    return read_rows(path, COLUMNS, "robustness")
 
 
 def save_table(path: Path, rows: list[Row]) -> None:

@@ -1,10 +1,9 @@
-"""Whether a model listens: how much of its mIoU is left under a sound that nothing in the picture makes.
+"""Whether a model uses the audio: how much of its mIoU is left under a sound that nothing in the image makes.
 
-Off-screen sound decides; noise does where a set knows no off-screen sound. A deaf model keeps its whole mIoU (ratio
-1), an oracle keeps nothing (0); half way lies `DEAF_ABOVE`. How sure the ratio is says a bootstrap: clips are drawn
-anew, with replacement, and the middle 95 % of the ratios they give is the interval. Where it lies on both sides of the
-boundary, the clips do not decide. A model that marks next to nothing even with the true sound (mIoU below
-`BLIND_BELOW`) is neither deaf nor does it listen.
+Off-screen sound decides; noise does where a set knows no off-screen sound. A model that ignores the audio keeps its
+whole mIoU (ratio 1), an oracle keeps nothing (0); `IGNORES_ABOVE` lies half way. A bootstrap gives the 95 % interval of
+the ratio: clips are drawn anew, with replacement. Where it includes the boundary, the result is undecided, as it is for
+a model that segments next to nothing even with the true sound (mIoU below `MIN_MIOU`).
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ import numpy as np
 
 from icf_avs.evaluation.robustness.negative_audio import SOUND_NAMES
 
-DEAF_ABOVE = 0.5
-BLIND_BELOW = 0.05
+IGNORES_ABOVE = 0.5
+MIN_MIOU = 0.05
 RESAMPLES = 2000
-Label = Literal["deaf", "listens", "undecided"]
-_RANK = {"deaf": 2, "undecided": 1, "listens": 0}
+Label = Literal["ignores the audio", "uses the audio", "undecided"]
+_RANK = {"ignores the audio": 2, "undecided": 1, "uses the audio": 0}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a model listens on one set, and the numbers that decided: mIoU with the true sound and with `audio`."""
+    """Whether a model uses the audio on one set, and what decided: mIoU with the true sound and with `audio`."""
 
     label: Label
     test_set: str
@@ -43,29 +42,28 @@ class Verdict:
         return self.negative / self.true if self.true else math.nan
 
     @property
-    def blind(self) -> bool:
-        """Whether too little is marked with the true sound for the ratio to mean anything."""
-        return not self.true >= BLIND_BELOW  # NaN too
+    def too_little(self) -> bool:
+        """Whether too little is segmented with the true sound for the ratio to mean anything."""
+        return not self.true >= MIN_MIOU  # NaN too
 
     def summary(self) -> str:
         """The numbers, in words."""
-        if self.blind:
-            return f"mIoU {self.true:.3f} with the true sound, below {BLIND_BELOW}: too little to tell."
+        if self.too_little:
+            return f"mIoU {self.true:.3f} with the true sound, below {MIN_MIOU}: too little to tell."
         interval = f"95 % interval over clips {self.low:.2f} to {self.high:.2f}"
         if math.isnan(self.low):
             interval = "no interval from a single clip"
         return (
             f"mIoU {self.true:.3f} with the true sound and {self.negative:.3f} under {SOUND_NAMES[self.audio]}: "
-            f"{self.ratio:.2f} of it is left ({interval}); above {DEAF_ABOVE} a model counts as deaf."
+            f"{self.ratio:.2f} of it is left ({interval}); above {IGNORES_ABOVE} a model ignores the audio."
         )
 
     def sentence(self, name: str) -> str:
         """What to say of the model of that name."""
-        if self.blind:
-            means = "marks too little to tell whether it listens"
+        if self.too_little:
+            means = "segments too little to tell whether it uses the audio"
         else:
-            deaf = "is deaf: it marks much the same whatever it hears"
-            means = {"listens": "listens", "deaf": deaf, "undecided": "is undecided: take more clips"}[self.label]
+            means = "is undecided: take more clips" if self.label == "undecided" else self.label
         return f"{name} {means}. On {self.test_set} ({self.clips} clips): {self.summary()}"
 
 
@@ -83,8 +81,11 @@ def judge(ious: Mapping[str, np.ndarray], frames: np.ndarray, test_set: str, see
     means = [float(kind.sum() / count) if count else math.nan for kind in (true, negative)]
     low, high = interval(true, negative, seed)
     label: Label = "undecided"
-    if means[0] >= BLIND_BELOW and not math.isnan(low):
-        label = "deaf" if low > DEAF_ABOVE else "listens" if high <= DEAF_ABOVE else "undecided"
+    if means[0] >= MIN_MIOU and not math.isnan(low):
+        if low > IGNORES_ABOVE:
+            label = "ignores the audio"
+        elif high <= IGNORES_ABOVE:
+            label = "uses the audio"
     return Verdict(label, test_set, audio, *means, len(true), low, high)
 
 
@@ -107,6 +108,6 @@ def interval(true: np.ndarray, negative: np.ndarray, seed: int = 0) -> tuple[flo
 
 
 def worst(verdicts: list[Verdict]) -> Verdict:
-    """The verdict on all sets: the one that speaks least for the model, of those where it marks anything."""
-    seeing = [verdict for verdict in verdicts if not verdict.blind]
+    """The verdict on all sets: the one that speaks least for the model, of those where it segments anything."""
+    seeing = [verdict for verdict in verdicts if not verdict.too_little]
     return max(seeing, key=lambda verdict: (_RANK[verdict.label], verdict.ratio)) if seeing else verdicts[0]
