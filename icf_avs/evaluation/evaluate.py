@@ -80,7 +80,7 @@ def evaluate_each(
     clips: int | None = None,
     progress: Callable[[], None] = lambda: None,
     settings: Settings = DEFAULT_SETTINGS,
-) -> dict[Audio, Scores]:
+) -> dict[str, Scores]:
     """`evaluate` with several kinds of audio, each of which gets its scores. The frames of a clip are read and encoded
     once.
     """

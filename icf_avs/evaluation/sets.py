@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -87,7 +88,7 @@ def choose_sets(
         return data, [OWN], False
     if data is not None and _is_set(data):
         name = TABLES[find_table(data).name][0].lower()
-        if set(sets or [name]) != {name}:
+        if sets and set(sets) != {name}:
             raise UserError(f"--sets {' '.join(sets)}: {data} is itself a set, {name}; give the folder above it")
         return data, [name], is_stamps(data)
     sets = None if sets is None else list(dict.fromkeys(sets))
@@ -117,6 +118,6 @@ def default_sets(split: Split = "test") -> Path:
     from icf_avs.synthetic.benchmark import write_stamps
 
     root = cache_dir() / f"stamps-{split}"
-    counts = {"test": 120, "cross": 120} if split == "test" else {"val": 120, "cross_val": 120}
-    write_stamps(root, seed=0, **counts, video=False, workers=os.cpu_count() or 1)
+    write = partial(write_stamps, root, seed=0, video=False, workers=os.cpu_count() or 1)
+    write(test=120, cross=120) if split == "test" else write(val=120, cross_val=120)
     return root

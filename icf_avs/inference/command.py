@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 import icf_avs
 from icf_avs.console import VERBOSE, note, progress_console
@@ -44,10 +45,9 @@ def segment_command(
         started = time.perf_counter()
         try:
             with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-                task = bar.add_task(path.name, total=None)
                 result = segment_video(
                     segmenter.predictor, path, out, fps, threshold,
-                    progress=lambda done, total, bar=bar, task=task: bar.update(task, completed=done, total=total),
+                    progress=partial(_advance, bar, bar.add_task(path.name, total=None)),
                     semantic=semantic, audio_track=audio_track, checkpoint=segmenter.name, taken=taken,
                 )  # fmt: skip
         except UserError as error:
@@ -55,6 +55,7 @@ def segment_command(
             if len(videos) > 1:
                 print(error, file=sys.stderr)
             continue
+        assert result.folder is not None  # `out` was given
         taken.append(result.folder)
         note(f"{path}: {time.perf_counter() - started:.1f} s for {result.video.duration:.1f} s of video", VERBOSE)
         marked = int(np.count_nonzero(result.areas))
@@ -71,3 +72,7 @@ def segment_command(
         raise failures[0]
     if failures:
         raise UserError(f"{len(failures)} of {len(videos)} videos failed; their lines above say why")
+
+
+def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)

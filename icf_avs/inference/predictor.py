@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from icf_avs.networks.base import NetworkOutput
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import AudioFeatures, ClipSpec, Missing, Prediction, VisualFeatures
 
+if TYPE_CHECKING:
+    from icf_avs.encoders.tagger_encoder import TaggerEncoder
+
 _INACTIVE = -30.0  # logits of frames in which nothing sounds
 
 
@@ -23,8 +27,7 @@ class MaskPredictor:
     """What segmentation and scores ask of whatever makes masks; `Predictor` is that of our models.
 
     encoders: names of the encoders, "visual" and "audio"; semantic: whether there is a class head; missing: parts whose
-    weights are unavailable; digest: SHA-256 of the checkpoint; only_words: the classes that are listened for, None for
-    all.
+    weights are unavailable; digest: SHA-256 of the checkpoint.
     """
 
     spec: ClipSpec
@@ -33,7 +36,11 @@ class MaskPredictor:
     semantic: bool = False
     missing: tuple[Missing, ...] = ()
     digest: str | None = None
-    only_words: tuple[str, ...] | None = None
+
+    @property
+    def only_words(self) -> tuple[str, ...] | None:
+        """The classes that `listen_for` chose, None for all."""
+        return None
 
     def predict(self, frames: Tensor, sound: Tensor) -> Prediction:
         """One clip of T frames, uint8 [T,S,S,3], T at most spec.frames; sound, waveforms [T,window] or log-mel
@@ -83,7 +90,7 @@ class Predictor(MaskPredictor):
         from icf_avs.inference.word_prompts import asked_words
 
         chosen = asked_words(self.model, words)
-        self.model.audio.restrict_to(chosen)
+        cast("TaggerEncoder", self.model.audio).restrict_to(chosen)
 
     @torch.inference_mode()
     def predict(self, frames: Tensor, sound: Tensor) -> Prediction:
@@ -108,9 +115,12 @@ class Predictor(MaskPredictor):
         there is none.
         """
         frames, second = None if frames is None else frames.to(self.model.device), self.model.network.second_scale
-        visual = self._encode_frames(frames) if visual is None else visual
+        if visual is None:
+            assert frames is not None  # one of the two is given
+            visual = self._encode_frames(frames)
         if second is None:
             return [EncodedFrames(visual)]
+        assert frames is not None  # as there is a second scale
         side = max(1, round(second * self.spec.image_size / 32)) * 32  # which every level of a pyramid divides
         small = resized(frames.flatten(0, 1), side).unflatten(0, frames.shape[:2])
         return [EncodedFrames(visual, small), EncodedFrames(self._encode_frames(small, visual.object_probs), small)]

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from av.error import FFmpegError
@@ -17,7 +17,7 @@ from PIL import Image
 
 from icf_avs.atomic_io import being_written, put_in_place
 from icf_avs.errors import UserError
-from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.inference.predictor import MaskPredictor, Predictor
 from icf_avs.inference.streaming import check_settings, stream_masks
 from icf_avs.media.audio_windows import Sound, mask_count
 from icf_avs.media.frame_tee import FrameTee
@@ -31,7 +31,10 @@ from icf_avs.output.video_writer import WriterThread, write_video
 from icf_avs.provenance import Source
 from icf_avs.results import FrameMask, Segmentation
 
-_PNG = {"compress_level": 1, "compress_type": 3}  # run lengths: of masks, nothing else makes much less of them
+_PNG: dict[str, Any] = {
+    "compress_level": 1,
+    "compress_type": 3,
+}  # run lengths: of masks, nothing else makes much less of them
 
 
 def segment_video(
@@ -103,7 +106,7 @@ def segment_video(
                 (new / "masks" / f"{frame.index:06d}.png").write_bytes(_png(frame))
                 if semantic:
                     indexed(frame.class_ids).save(new / "classes" / f"{frame.index:06d}.png", **_PNG)
-                if frame.index in shown:
+                if preview is not None:
                     tiles.append(frame_tile(frame, preview))
                 _tell(progress, len(frames) + film.drawn, 2 * count)
             contact_sheet(tiles, classes_of(frames[index] for index in sorted(shown))).save(new / "sheet.png")
@@ -169,7 +172,7 @@ class Segmenter:
     @property
     def model(self) -> SegmentationModel:
         """The model that the checkpoint holds."""
-        return self.predictor.model
+        return cast(Predictor, self.predictor).model
 
     def segment(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Container, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ _MAX_FPS = 60.0
 def stream_masks(
     predictor: MaskPredictor, info: MediaInfo, fps: float = 1.0, threshold: float = 0.5, semantic: bool = False,
     sound: Sound | None = None, shown: Container[int] = (), pictures: FrameTee | None = None,
-) -> Iterator[tuple[FrameMask, np.ndarray | None]]:  # fmt: skip
+) -> Generator[tuple[FrameMask, np.ndarray | None], None, None]:  # fmt: skip
     """Masks in order, with their classes if `semantic`, those whose numbers are in `shown` with a small copy of their
     pictures (RGB uint8, long side at most 320). `sound` is heard in place of the video's own; `pictures` are taken from
     where a film gets them as well.
@@ -55,7 +55,8 @@ def stream_masks(
     def answered() -> Iterator[tuple[FrameMask, np.ndarray | None]]:
         clip, prediction = asked[0][0], asked.popleft()[1].result()
         names = prediction.class_names if semantic else ()
-        classes = prediction.classes if semantic else [None] * len(clip)
+        found = prediction.classes if semantic else None
+        classes = [None] * len(clip) if found is None else list(found)
         for shot, logits, kinds, presence in zip(clip, prediction.logits, classes, prediction.heard, strict=True):
             end = info.duration if shot.index == count - 1 else (shot.index + 1) / fps
             frame = _frame_mask(shot, shot.index / fps, end, logits, info, threshold, kinds, names)

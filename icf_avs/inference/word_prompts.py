@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from icf_avs.config import EvidenceConfig
 from icf_avs.encoders.tag_vocabulary import audio_words
 from icf_avs.errors import UserError
 from icf_avs.networks.open_vocabulary import OpenVocabularyNetwork
@@ -25,11 +28,11 @@ def asked_words(model: SegmentationModel, text: str) -> Tensor:
     words = [word.strip().lower() for word in text.split(",") if word.strip()]
     if not words:
         raise UserError("--words names nothing; give one or more with commas between them: --words 'dog, violin'")
-    names = model.audio.names.cpu()
+    names = cast(Tensor, model.audio.names).cpu()
     near = F.normalize(_vectors(model.classes, words, names), dim=-1) @ F.normalize(names, dim=-1).T
     # The vocabulary also holds what is only ever shown; asked for alone, it would leave the model deaf without a word.
     near = near.masked_fill(torch.tensor([word not in audio_words() for word in model.classes]), -1.0)
-    meant = near > model.config.evidence.akin
+    meant = near > cast("EvidenceConfig", model.config.evidence).akin
     for word, row, found in zip(words, near, meant, strict=True):
         if not found.any():
             offered = ", ".join(model.classes[i] for i in row.topk(min(_OFFERED, len(row))).indices)

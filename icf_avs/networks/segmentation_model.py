@@ -42,6 +42,9 @@ class SegmentationModel(nn.Module):
     it.
     """
 
+    offset: Tensor
+    relative_threshold: Tensor | None
+
     def __init__(self, config: ModelConfig, spec: ClipSpec, network: Network) -> None:
         super().__init__()
         self.config, self.spec, self.classes, self.network = config, spec, config.classes, network

@@ -19,12 +19,12 @@ _FILES = (("icf_avs.evaluation.robustness", "super_categories.csv"), ("icf_avs.s
 def _table() -> dict[str, str]:
     table: dict[str, str] = {}
     for package, name in _FILES:
-        with resources.files(package).joinpath(name).open(encoding="utf-8", newline="") as file:
-            table |= {row["class"]: row["super_category"] for row in csv.DictReader(file) if row["class"]}
+        lines = resources.files(package).joinpath(name).read_text(encoding="utf-8").splitlines()
+        table |= {row["class"]: row["super_category"] for row in csv.DictReader(lines) if row["class"]}
     return table
 
 
 def super_categories(kinds: Iterable[str]) -> frozenset[str] | None:
     """The super-categories of some kinds, or None if one of them is in no table."""
-    found = [_table().get(kind) for kind in kinds]
-    return None if None in found else frozenset(found)
+    table, names = _table(), set(kinds)
+    return frozenset(table[name] for name in names) if names <= table.keys() else None

@@ -46,7 +46,7 @@ MIXED, UNKNOWN = "mixed", "unknown"  # donors of several super-categories, and o
 class Donor(NamedTuple):
     """The clip whose sound stands in, as an index into the records, and its super-category."""
 
-    index: int
+    record: int
     category: str
 
 
@@ -109,9 +109,9 @@ def choose_donor(records: Sequence[ClipRecord], index: int, seed: int) -> Donor:
     candidates = donors(records, index)
     own = super_categories(records[index].sounding or ())
     groups: dict[str, list[int]] = {}
-    for i in candidates if own is not None else ():
+    for i in candidates:
         theirs = super_categories(records[i].sounding or ())
-        if theirs and not theirs & own:
+        if own is not None and theirs and not theirs & own:
             groups.setdefault(next(iter(theirs)) if len(theirs) == 1 else MIXED, []).append(i)
     if not groups:
         return Donor(int(rng.choice(candidates)), UNKNOWN)

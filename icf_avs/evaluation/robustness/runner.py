@@ -13,7 +13,15 @@ import torch
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import predict, predict_each
 from icf_avs.evaluation.metrics.binary import areas
-from icf_avs.evaluation.robustness.negative_audio import NEGATIVES, UNKNOWN, Donor, choose_donor, frame_heard, heard
+from icf_avs.evaluation.robustness.negative_audio import (
+    NEGATIVES,
+    UNKNOWN,
+    Audio,
+    Donor,
+    choose_donor,
+    frame_heard,
+    heard,
+)
 from icf_avs.evaluation.robustness.scores import ALL, CHANGED, Key, Scores, compared, condition_scores
 from icf_avs.evaluation.scorer import Scorer, empty_frames, every_frame
 from icf_avs.inference.predictor import MaskPredictor
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
 
 BLANK = "blank"  # the picture, not the sound: mid-grey
 CONDITIONS = ("true", *NEGATIVES, "shifted", BLANK)
+_OF_CLIP: tuple[Audio, ...] = ("true", "silence", "noise", "noise-10db", "noise-40db", "shifted")
 _GREY = 128
 
 
@@ -79,10 +88,9 @@ def evaluate_robustness(
         counts[index] = truth.any(2).any(1).sum()
         sets = _sounding(record, clip)
         changed, mute = (torch.from_numpy(flags)[labelled] for flags in _shift(sets))
-        own = (audio for audio in CONDITIONS if audio not in ("offscreen", BLANK))
-        sounds = {audio: heard(clip, records, index, audio, seed) for audio in own}
+        sounds: dict[str, np.ndarray] = {audio: heard(clip, records, index, audio, seed) for audio in _OF_CLIP}
         if donor is not None:
-            sounds["offscreen"] = records[donor.index].load().waveform
+            sounds["offscreen"] = records[donor.record].load().waveform
         found = dict(zip(sounds, predict_each(predictor, clip.frames, list(sounds.values())), strict=True))
         found[BLANK] = predict(predictor, np.full_like(clip.frames, _GREY), sounds["true"])
         marked = {}
@@ -103,7 +111,7 @@ def evaluate_robustness(
         if index in chosen:
             at = _telling_frame(truth.numpy(), changed.numpy())
             picture = clip.frames[np.flatnonzero(clip.labelled)[at]]
-            name = " and ".join(sorted(records[donor.index].sounding or ())) if donor else ""
+            name = " and ".join(sorted(records[donor.record].sounding or ())) if donor else ""
             masks = {condition: frames[at] for condition, frames in marked.items()}
             pictured.append(Example(record.name, picture, truth[at].numpy(), masks, name))
     scores = compared({key: condition_scores(scorer) for key, scorer in scorers.items()})

@@ -78,15 +78,15 @@ def judge(ious: Mapping[str, np.ndarray], frames: np.ndarray, test_set: str, see
     audio = "offscreen" if not np.isnan(ious["offscreen"]).all() else "noise"
     there = ~np.isnan(ious[audio])
     true, negative, count = ious["true"][there], ious[audio][there], frames[there].sum()
-    means = [float(kind.sum() / count) if count else math.nan for kind in (true, negative)]
+    positive, left = (float(ious.sum() / count) if count else math.nan for ious in (true, negative))
     low, high = interval(true, negative, seed)
     label: Label = "undecided"
-    if means[0] >= MIN_MIOU and not math.isnan(low):
+    if positive >= MIN_MIOU and not math.isnan(low):
         if low > IGNORES_ABOVE:
             label = "ignores the audio"
         elif high <= IGNORES_ABOVE:
             label = "uses the audio"
-    return Verdict(label, test_set, audio, *means, len(true), low, high)
+    return Verdict(label, test_set, audio, positive, left, len(true), low, high)
 
 
 def interval(true: np.ndarray, negative: np.ndarray, seed: int = 0) -> tuple[float, float]:
