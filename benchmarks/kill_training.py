@@ -32,25 +32,25 @@ EVERY, KILLS_A_RUN = 2, 4
 RECIPE = TrainConfig(
     name="tiny",
     model=ModelConfig(dim=32, pixel_dim=16, implicit_text=None),  # the text encoder takes ten seconds to load
-    data=DataConfig(pictures=16, clips=4, finish_pictures=4, finish_clips=2, validation=4),
-    teach_steps=6,
-    teach_batch=8,
+    data=DataConfig(images=16, clips=4, highres_images=4, highres_clips=2, validation=4),
+    audio_pretrain_steps=6,
+    audio_pretrain_batch=8,
     steps=10,
-    finish=6,
-    finish_size=256,
+    highres_steps=6,
+    highres_size=256,
     batch=10,
     clip_share=0.4,
     warmup=2,
     checkpoint_every=EVERY,
 )
-TOTAL = RECIPE.teach_steps + RECIPE.steps + RECIPE.finish
+TOTAL = RECIPE.audio_pretrain_steps + RECIPE.steps + RECIPE.highres_steps
 
 
 def run(folder: Path) -> None:
     """Begin the run in `folder`, or go on with it; every step is a line on standard output."""
 
     def report(stage: str, done: int, total: int, values: dict[str, float]) -> None:
-        if stage in ("teach", "learn"):
+        if stage in ("pretrain", "train"):
             print(done, flush=True)
 
     torch.set_num_threads(1)

@@ -30,7 +30,7 @@ from icf_avs.icf.icf import ICF
 from icf_avs.icf.text_encoders import CLAP, PLACEHOLDER, PUBLISHED, Source, TextEncoder
 from icf_avs.networks.build import build_model
 from icf_avs.training.recipes import RECIPES
-from icf_avs.training.train_module import PlugInLearner
+from icf_avs.training.train_module import PlugInTrainModule
 from icf_avs.types import Batch
 
 RUNS = {RESNET: "s4-r50", PVT: "s4-pvt"}
@@ -74,14 +74,14 @@ def one_step(encoder: Encoder, given: Batch, plug_in: bool, encode_every: int | 
     settings, icf = config.model_config(()), config.icf
     audio = build_audio(settings.audio, settings.dim, random=True)
     model = build_model(settings, config.spec, encoder.build(train=True), audio=audio)
-    learner = PlugInLearner(model, None)
+    train_module = PlugInTrainModule(model, None)
     if plug_in:
         loaded = {source: text_encoder(source, encoder.depths and 1) for source in set(PUBLISHED.values())}
         texts = {level: loaded[source] for level, source in PUBLISHED.items()}
         mit = replace(icf.mit, encode_every=encode_every or icf.mit.encode_every)
-        learner.icf = ICF(model.network.feature_spec, mit, icf.sc, icf.cdcl, encoder_of=texts.__getitem__)
-    learner.train()
-    return stepping(learner, lambda: learner(given, "learn")["loss"])
+        train_module.icf = ICF(model.network.feature_spec, mit, icf.sc, icf.cdcl, encoder_of=texts.__getitem__)
+    train_module.train()
+    return stepping(train_module, lambda: train_module(given, "train")["loss"])
 
 
 def plug_in_step(

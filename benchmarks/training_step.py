@@ -17,7 +17,7 @@ from benchmarks.models import EMBEDDED, PVT, RESNET, Encoder, batch, embedding, 
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
 from icf_avs.glibc_malloc import keep_freed_memory
-from icf_avs.training.train_module import Learner
+from icf_avs.training.train_module import TrainModule
 from icf_avs.types import Batch
 
 
@@ -38,10 +38,10 @@ def stepping(network: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Non
 def our_step(encoder: Encoder, given: Batch, baseline: bool = False) -> Callable[[], None]:
     """A step of ICF, or of its baseline row."""
     model = ours(encoder, train=True, baseline=baseline).to(given.valid.device)
-    learner = Learner(model).to(given.valid.device).train()
+    train_module = TrainModule(model).to(given.valid.device).train()
     if not model.config.train_visual:
         given.pyramid = [level.clone() for level in model.network.encode_frames(given.frames).pyramid]
-    return stepping(learner, lambda: learner(given, "learn")["loss"])
+    return stepping(train_module, lambda: train_module(given, "train")["loss"])
 
 
 def peer_step(encoder: Encoder, given: Batch) -> Callable[[], None]:

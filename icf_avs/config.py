@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from icf_avs.config_dict import names_new_names
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.settings import CDCL, MIT, SC
 from icf_avs.types import ClipSpec
@@ -48,20 +49,21 @@ class ContrastiveConfig:
     temperature: float = 0.2
 
 
+@names_new_names
 @dataclass(frozen=True)
 class EvidenceConfig:
     """Open vocabulary, searched for by a classifier's classes: how many words of a sound are searched for, how many
-    classes are looked at for each; akin: cosine of their text embeddings from which two words may mean the same thing;
-    nameless: share of the clips that training answers by evidence alone
-    (networks/open_vocabulary_parts/name_dropout.py); second: side, in sides of a frame, of the smaller copy of it that
-    is segmented as well (inference/multiscale.py).
+    classes for each; synonym_threshold: cosine of their text embeddings from which two words may mean the same;
+    name_dropout: share of the clips that training segments by evidence alone
+    (networks/open_vocabulary_parts/name_dropout.py); second_scale: side, in sides of a frame, of the smaller copy of it
+    that is segmented as well (inference/multiscale.py).
     """
 
     words: int = 6
     classes: int = 64
-    akin: float = 0.6
-    nameless: float = 0.5
-    second: float = 0.5
+    synonym_threshold: float = 0.6
+    name_dropout: float = 0.5
+    second_scale: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -125,31 +127,34 @@ class ModelConfig:
         return VGGISH_DIM if self.bare_audio else self.dim
 
 
+@names_new_names
 @dataclass(frozen=True)
 class DataConfig:
-    """Composed training scenes: pictures are rendered once, their features kept; the sound is mixed anew each time."""
+    """Composed training scenes: images are rendered once, their features cached; audio is mixed anew each time."""
 
-    pictures: int = 8_000  # scenes of one frame
+    images: int = 8_000  # scenes of one frame
     clips: int = 1_000  # scenes of five frames
-    finish_pictures: int = 1_600  # the same for the finishing stage, at its size
-    finish_clips: int = 300
+    highres_images: int = 1_600  # the same of the last stage, at its size
+    highres_clips: int = 300
     validation: int = 96  # balanced scenes of five frames, for the calibration after training
     seed: int | None = None  # of the training scenes; None: the run's
-    hard: float = 0.0  # hard scenes that are added to each of the first four, as a share of it
-    varied: bool = False  # whether the sound of training is varied far beyond the recordings
+    hard_fraction: float = 0.0  # hard scenes that are added to each of the first four, as a share of it
+    audio_augment: bool = False  # whether training audio varies far beyond the recordings
 
 
+@names_new_names
 @dataclass(frozen=True)
 class WordDataConfig:
     """Open-vocabulary scenes (synthetic/open_vocab_sampler.py): words and tagger predictions stand for sounds."""
 
-    pictures: int = 4_000  # scenes of one frame
+    images: int = 4_000  # scenes of one frame
     clips: int = 240  # scenes of five frames
     validation: int = 96  # scenes of one frame, for the calibration after training
     held_out: bool = False  # whether some kinds are kept from training, to be tested on (synthetic/catalog.py)
     seed: int | None = None  # of the training scenes; None: the run's
 
 
+@names_new_names
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """A public set to train on. layout: "S4", "MS3", "AVSS" or "own" (docs/OWN_DATA.md), which the folder given with
@@ -157,8 +162,10 @@ class BenchmarkConfig:
     """
 
     layout: str
-    sound: str = "auto"  # form it is read in: "wav", "video", "log_mel", or the first of these that every clip has
-    accumulate: int = 1  # parts of a batch that a process does one after the other
+    audio_source: str = (
+        "auto"  # form it is read in: "wav", "video", "log_mel", or the first of these that every clip has
+    )
+    grad_accum_steps: int = 1  # parts of a batch that a process computes one after the other
     bf16: bool = True  # where there is a GPU
 
 
@@ -173,6 +180,7 @@ class PlugInConfig:
     cdcl: CDCL | None = field(default_factory=CDCL)
 
 
+@names_new_names
 @dataclass(frozen=True)
 class TrainConfig:
     """One complete run of training: on word scenes (`words`), on a public set (`benchmark`), or else on composed scenes
@@ -186,19 +194,21 @@ class TrainConfig:
     words: WordDataConfig | None = None
     icf: PlugInConfig | None = None  # of a network that is not guided; None: it is trained by its masks alone
     interventions: InterventionSettings | None = None  # of such a network, beside ICF or without it
-    text: str = "minilm"  # text encoder that embeds the names of the classes
+    text_encoder: str = "minilm"  # text encoder that embeds the names of the classes
     starts_from: str = ""  # what run it goes on from, whose checkpoint has to be named; "": it may begin from nothing
     estimate: str = ""  # expected time and hardware, where nobody has measured it yet
     spec: ClipSpec = field(default_factory=ClipSpec)
-    teach_steps: int = 1_200  # the audio encoder learns to name the sounds
-    teach_batch: int = 64
-    teach_patience: int = 400  # steps without progress after which it ends early (training/plateau.py); 0: never
+    audio_pretrain_steps: int = 1_200  # the audio encoder learns to name the sounds
+    audio_pretrain_batch: int = 64
+    audio_pretrain_patience: int = (
+        400  # steps without progress after which it ends early (training/plateau.py); 0: never
+    )
     steps: int = 2_600
     batch: int = 32  # frames of a step: so many pictures, or a fifth as many clips
     clip_share: float = 0.25  # share of the steps that see clips of five frames
-    finish: int = 1_000  # steps after these, at half the learning rate, on larger pictures
-    finish_size: int = 320  # of a picture there, and ever after: things look larger to a network tested above its size
-    finish_clip_share: float = 0.5
+    highres_steps: int = 1_000  # steps after these, at half the learning rate, on larger pictures
+    highres_size: int = 320  # of a picture there, and ever after: things look larger to a network tested above its size
+    highres_clip_share: float = 0.5
     learning_rate: float = 1e-3
     audio_rate: float = 0.6  # share of it for the audio encoder; a visual encoder that comes with weights gets the next
     visual_rate: float = 0.1
@@ -214,10 +224,10 @@ class TrainConfig:
         return replace(self.model, classes=classes, mit=mit if mit and mit.reading != "plug-in" else None)
 
     def stage(self, step: int) -> str:
-        """Which stage a step belongs to: "teach", "learn" or "finish"."""
-        if step < self.teach_steps:
-            return "teach"
-        return "finish" if self.finish and step >= self.teach_steps + self.steps else "learn"
+        """Which stage a step belongs to: "pretrain", "train" or "highres"."""
+        if step < self.audio_pretrain_steps:
+            return "pretrain"
+        return "highres" if self.highres_steps and step >= self.audio_pretrain_steps + self.steps else "train"
 
     def clips_of(self, frames: int) -> int:
         """Clips of so many frames in the batch of a step, while masks are learnt: of composed scenes at least two."""
@@ -229,10 +239,10 @@ class TrainConfig:
         found = [self.clips_of(self.spec.frames)]
         if not self.benchmark:
             scenes = self.words or self.data
-            found += [scenes.pictures, scenes.clips]
-            if self.finish and not self.words:
-                found += [scenes.finish_pictures, scenes.finish_clips]
-        return min(found + [self.teach_batch] * bool(self.teach_steps and not self.benchmark))
+            found += [scenes.images, scenes.clips]
+            if self.highres_steps and not self.words:
+                found += [scenes.highres_images, scenes.highres_clips]
+        return min(found + [self.audio_pretrain_batch] * bool(self.audio_pretrain_steps and not self.benchmark))
 
     @property
     def scene_seed(self) -> int:
@@ -243,4 +253,4 @@ class TrainConfig:
     @property
     def final_spec(self) -> ClipSpec:
         """The clip specification of the finished model."""
-        return replace(self.spec, image_size=self.finish_size) if self.finish else self.spec
+        return replace(self.spec, image_size=self.highres_size) if self.highres_steps else self.spec

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from icf_avs.arg_types import positive, whole
 from icf_avs.atomic_io import check_file, check_folder
-from icf_avs.cli.options import Parser, command, device
-from icf_avs.console import set_verbosity
+from icf_avs.cli.options import Parser, command, device, verbosity
+from icf_avs.console import NORMAL, set_verbosity
 from icf_avs.errors import UserError
 
 
@@ -39,6 +39,7 @@ def _summary(args: argparse.Namespace) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The commands; `args.run` is the function that does the work."""
     parser = Parser(prog="python -m research", description="What each part of the method is worth.")
+    verbosity(parser, NORMAL)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     steps = whole(1, 10**8)
     part = command(

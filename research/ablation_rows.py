@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from icf_avs.config import CounterfactualConfig, TrainConfig
+from icf_avs.config_dict import EARLIER
 from icf_avs.guided_losses.objective import Weights
 from icf_avs.training.recipes import ROWS as PART_SETS
 from icf_avs.training.recipes import ablation
@@ -23,7 +24,7 @@ SINCE = {
     "interventions": None, "mit": None,
     "audio_rate": 0.6, "visual_rate": 0.1, "network": "guided", "pixel_decoder": "light",
 }  # fmt: skip
-PLAIN = TrainConfig(name="study", teach_patience=0)  # whatever recipe the shipped checkpoint is trained by
+PLAIN = TrainConfig(name="study", audio_pretrain_patience=0)  # whatever recipe the shipped checkpoint is trained by
 OTHERS = ("rest", "foreign")  # terms of SC beside that of its rivals
 
 
@@ -41,7 +42,7 @@ class Row:
 
     def config(self, seed: int, steps: int) -> TrainConfig:
         """The run of this row: no teaching (the taught encoder is given) and no finishing stage."""
-        base = replace(PLAIN, steps=steps, teach_steps=0, finish=0, seed=seed)
+        base = replace(PLAIN, steps=steps, audio_pretrain_steps=0, highres_steps=0, seed=seed)
         whole = len(self.parts) == 3
         config = replace(base if whole else ablation(base, *self.parts), name=self.name)
         if self.count is not None:
@@ -67,13 +68,17 @@ class Row:
 
 
 def _as_then(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings without those that came later and change nothing, so that hashes of earlier runs stay."""
-    return {name: value for name, value in values.items() if name not in SINCE or value != SINCE[name]}
+    """Settings under their first names, without those that came later and change nothing: so hashes of earlier runs
+    stay.
+    """
+    first = {new: old for names in EARLIER.values() for old, new in names.items()}
+    named = {first.get(name, name): value for name, value in values.items()}
+    return {name: value for name, value in named.items() if name not in SINCE or value != SINCE[name]}
 
 
 def teaching(seed: int) -> TrainConfig:
     """The run that teaches the audio encoder to name sounds, once for all rows of a seed."""
-    return replace(ablation(PLAIN), name=f"taught-{seed}", steps=0, finish=0, seed=seed)
+    return replace(ablation(PLAIN), name=f"taught-{seed}", steps=0, highres_steps=0, seed=seed)
 
 
 def _main() -> list[Row]:

@@ -56,7 +56,7 @@ def train_run(
     folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, data, model, folder)
     if weights is not None:
-        trainer.learner.weights = {"learn": weights}
+        trainer.train_module.weights = {"train": weights}
     if (folder / "last.pt").exists():
         trainer.restore()
     fit(trainer, report)

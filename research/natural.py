@@ -91,7 +91,7 @@ class Tests(NamedTuple):
 def load_tests(workers: int, say: Say = lambda what, done, total: None, split: str = "test") -> Tests:
     """The sets of a split, "test" or "val", made or found in the cache."""
     recipe, catalog, recordings = natural(), load_open_vocab_catalog(), load_catalog()
-    words = training_words(catalog, recipe.text, recipe.model.evidence.akin)
+    words = training_words(catalog, recipe.text_encoder, recipe.model.evidence.synonym_threshold)
     hears = WordTagger(load_efficientat(None, recipe.spec.sample_rate), words.words)
     pictures = image_spec(replace(recipe.spec, frames=1))
     sets = {}

@@ -187,22 +187,22 @@ def ten_steps(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
     with natural_weights(), no_recordings():
         data = training_data(config, source, 1, lambda *_: None)
         trainer = Trainer(config, data, build_model(config, data.classes), folder)
-        steps = {str(step): trainer.advance(*trainer.batches(step)) for step in range(trainer.total)}
+        steps = {str(step): trainer.train_step(*trainer.batches(step)) for step in range(trainer.total)}
     for terms in steps.values():
         terms.pop("z* of another class", None)
     return steps
 
 
 def _small(name: str, folder: Path) -> tuple[TrainConfig, Path | None]:
-    run = {"steps": 7, "teach_steps": 3, "finish": 0, "warmup": 2}
+    run = {"steps": 7, "audio_pretrain_steps": 3, "highres_steps": 0, "warmup": 2}
     if name == "natural":
         config = RECIPES[name]()
-        words = WordDataConfig(pictures=16, clips=2, validation=8)
-        run |= {"steps": 10, "teach_steps": 0}
+        words = WordDataConfig(images=16, clips=2, validation=8)
+        run |= {"steps": 10, "audio_pretrain_steps": 0}
         return replace(config, **run, batch=10, words=words, spec=replace(config.spec, image_size=96)), None
     if name == "stamps":
-        data = DataConfig(pictures=16, clips=4, validation=8)
-        return replace(RECIPES[name](), **run, data=data, teach_batch=8, batch=10, clip_share=0.4), None
+        data = DataConfig(images=16, clips=4, validation=8)
+        return replace(RECIPES[name](), **run, data=data, audio_pretrain_batch=8, batch=10, clip_share=0.4), None
     config = with_encoders(RECIPES[f"{name}-pvt"](), "efficientnet-lite0", "log-mel", "minilm")
     splits = ("train", "train", "train", "val", "test")
     rows = [(f"{i}_0_5000", NAMES[1 + i % 2], split) for i, split in enumerate(splits)]
@@ -210,7 +210,7 @@ def _small(name: str, folder: Path) -> tuple[TrainConfig, Path | None]:
     write_ms3(folder / "Multi-sources", [(f"many-{i:06d}", split) for i, split in enumerate(splits)])
     write_avss(folder / "AVSS", [(uid[0], uid, 0, 0, kind, split, "v1m") for uid, kind, split in rows], names=NAMES)
     source = {"s4": "Single-source", "ms3": "Multi-sources", "avss": "AVSS"}[name]
-    return replace(config, **run, batch=2 * config.spec.frames, teach_batch=4), folder / source
+    return replace(config, **run, batch=2 * config.spec.frames, audio_pretrain_batch=4), folder / source
 
 
 TEN_STEPS = ("stamps", "natural", "s4", "ms3", "avss")

@@ -56,7 +56,7 @@ def test_the_rows_are_still_the_runs_in_results() -> None:
         assert row.digest(config) == line["config_hash"], line["row"]
     run = ROWS["all"].config(0, 600)
     assert ROWS["all"].digest(run) == "dd04dc2fbd3a"
-    for data in (replace(run.data, varied=True), replace(run.data, hard=0.5)):
+    for data in (replace(run.data, audio_augment=True), replace(run.data, hard_fraction=0.5)):
         assert ROWS["all"].digest(replace(run, data=data)) != "dd04dc2fbd3a"
     assert teaching(0).data == run.data
 

@@ -26,7 +26,7 @@ def tiny() -> TrainConfig:
     model = replace(config.model, dim=32, heads=4, layers=1)
     return replace(
         config, name="tiny", model=model, icf=PlugInConfig(None, None, CDCL(dim=16)), batch=2 * config.spec.frames,
-        spec=replace(config.spec, image_size=64), teach_steps=0, steps=1, warmup=1,
+        spec=replace(config.spec, image_size=64), audio_pretrain_steps=0, steps=1, warmup=1,
     )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_from_the_command_to_the_gradient(tmp_path: Path, monkeypatch: pytest.Mo
     class Traced(Trainer):
         def __init__(self, *given: object) -> None:
             super().__init__(*given)
-            weight = next(p for p in self.learner.model.network.head.parameters() if p.requires_grad)
+            weight = next(p for p in self.train_module.model.network.head.parameters() if p.requires_grad)
             weight.register_hook(self.note)
 
         def note(self, gradient: object) -> None:
@@ -51,4 +51,4 @@ def test_from_the_command_to_the_gradient(tmp_path: Path, monkeypatch: pytest.Mo
     (stack,) = stacks
     below = stack[stack.index("cli/train.py:_train") :]
     assert len(below) <= MOST, below
-    assert below[-1] == "training/trainer.py:advance"
+    assert below[-1] == "training/trainer.py:train_step"

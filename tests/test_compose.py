@@ -158,7 +158,9 @@ def test_folders_and_two_training_steps(
     monkeypatch.setattr("icf_avs.training.trainer.embed_names", names)
     config = RECIPES["composed"]()
     model = replace(config.model, dim=32, pixel_dim=16)
-    tiny = replace(config, model=model, teach_steps=1, steps=2, batch=10, spec=replace(config.spec, image_size=64))
+    tiny = replace(
+        config, model=model, audio_pretrain_steps=1, steps=2, batch=10, spec=replace(config.spec, image_size=64)
+    )
     monkeypatch.setitem(RECIPES, "composed", lambda: tiny)
     assert main(["train", "composed", "--data", "set/AVSS", "--out", "run"]) == 0
     assert main(["evaluate", "run/composed.safetensors", "--data", "set", "--out", "s.csv"]) == 0

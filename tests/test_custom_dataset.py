@@ -142,7 +142,7 @@ def short(name: str) -> Callable:
     config = RECIPES[name]()
     model = replace(config.model, dim=32, pixel_dim=16)
     return lambda: replace(
-        config, model=model, teach_steps=1, steps=2, batch=10, spec=replace(config.spec, image_size=64)
+        config, model=model, audio_pretrain_steps=1, steps=2, batch=10, spec=replace(config.spec, image_size=64)
     )
 
 

@@ -45,7 +45,7 @@ from icf_avs.training import trainer as trainer_module
 from icf_avs.training.calibrate import calibrate
 from icf_avs.training.data import Sample
 from icf_avs.training.run import train
-from icf_avs.training.train_module import learner_of
+from icf_avs.training.train_module import build_train_module
 from icf_avs.training.visualize import sample_sheet
 from icf_avs.types import Batch, ClipSpec, VisualFeatures
 from research.ablation_variants import replace_part
@@ -140,17 +140,17 @@ def words_batch(model: SegmentationModel, clips: int = 3) -> Batch:
 
 
 def learnt(
-    given: Given, model: SegmentationModel, batch: Batch, stage: str = "learn", config: TrainConfig = TINY
+    given: Given, model: SegmentationModel, batch: Batch, stage: str = "train", config: TrainConfig = TINY
 ) -> Any:
     """A step of training, by hand: terms, the norm of the gradient, and the means that follow. config: plug-ins."""
     torch.manual_seed(0)
-    learner = learner_of(config, copy.deepcopy(model)).to(given.device).train()
-    terms = learner(batch.to(given.device), stage)
+    train_module = build_train_module(config, copy.deepcopy(model)).to(given.device).train()
+    terms = train_module(batch.to(given.device), stage)
     terms["loss"].backward()
-    parameters = [p for p in learner.parameters() if p.grad is not None]
+    parameters = [p for p in train_module.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
     torch.optim.AdamW(parameters, fused=True).step()
-    learner.update_running_means()
+    train_module.update_running_means()
     return {name: float(value.detach()) for name, value in terms.items()} | {"norm": float(norm)}
 
 
@@ -170,7 +170,7 @@ def trained(given: Given) -> Any:
         patch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # accelerate sets it, and would leave it behind
         AcceleratorState._reset_state(reset_partial_state=True)
         try:
-            config = replace(TINY, teach_steps=1, steps=1, checkpoint_every=2)
+            config = replace(TINY, audio_pretrain_steps=1, steps=1, checkpoint_every=2)
             path = train(config, folder, device=str(given.device))
         finally:
             AcceleratorState._reset_state(reset_partial_state=True)
@@ -320,7 +320,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "train": trained,
     "train, samples": sheet,
     "train, a step": lambda given: learnt(given, small_model(semantic=True), random_batch()),
-    "train, a step of naming": lambda given: learnt(given, small_model(), random_batch(), "teach"),
+    "train, a step of naming": lambda given: learnt(given, small_model(), random_batch(), "pretrain"),
     "train, a step of a network with ICF and interventions": lambda given: learnt(
         given, small_host("query"), random_batch(), config=replace(TINY, icf=PLUG_IN, interventions=INTERVENTIONS)
     ),

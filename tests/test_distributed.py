@@ -24,7 +24,7 @@ from icf_avs.training.recipes import RECIPES
 from icf_avs.types import Batch
 
 CLIPS, FRAMES, STEPS = 5, 2, 3  # not a multiple of the processes; the first step names sounds
-CONFIG = TrainConfig("tiny", teach_steps=1, steps=STEPS - 1, finish=0, warmup=1, learning_rate=1e-6)
+CONFIG = TrainConfig("tiny", audio_pretrain_steps=1, steps=STEPS - 1, highres_steps=0, warmup=1, learning_rate=1e-6)
 PLUG_IN = PlugInConfig(MIT(dim=32, width=16), SC(width=32, blocks=1, jumps=2, draws=4, keep=2), CDCL(dim=16))
 
 
@@ -71,7 +71,7 @@ def steps(rank: int, world: int, port: int, turns: int, network: str, folder: st
         os.environ.update({name: str(value) for name, value in where.items()})
     from icf_avs.training.trainer import Trainer
 
-    config = replace(CONFIG, benchmark=BenchmarkConfig("S4", accumulate=turns))
+    config = replace(CONFIG, benchmark=BenchmarkConfig("S4", grad_accum_steps=turns))
     if network == "guided":
         model = small_model(semantic=True)
     elif network.endswith("-icf"):
@@ -83,11 +83,11 @@ def steps(rank: int, world: int, port: int, turns: int, network: str, folder: st
     trainer, found = Trainer(config, Shared(), model, Path(folder)), []
     assert trainer.accelerator.num_processes == world
     for step in range(STEPS):
-        terms = trainer.advance(*trainer.batches(step))
-        gradients = {n: p.grad.clone() for n, p in trainer.learner.named_parameters() if p.grad is not None}
+        terms = trainer.train_step(*trainer.batches(step))
+        gradients = {n: p.grad.clone() for n, p in trainer.train_module.named_parameters() if p.grad is not None}
         found.append((terms, gradients))
     if rank == 0:
-        torch.save((found, trainer.learner.state_dict()), Path(folder) / f"{world}-{turns}-{network}.pt")
+        torch.save((found, trainer.train_module.state_dict()), Path(folder) / f"{world}-{turns}-{network}.pt")
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
@@ -176,7 +176,7 @@ def test_more_processes_than_clips_are_refused_in_one_line(monkeypatch: pytest.M
                 continue
             with pytest.raises(UserError, match=rf"recipe {recipe} .* {most} clips.* among {count} .*at most {most}"):
                 accelerator.check_processes(RECIPES[recipe]())
-    turns = replace(RECIPES["s4-pvt"](), benchmark=BenchmarkConfig("S4", accumulate=3))
+    turns = replace(RECIPES["s4-pvt"](), benchmark=BenchmarkConfig("S4", grad_accum_steps=3))
     monkeypatch.setattr(accelerator, "processes", lambda: SimpleNamespace(num_processes=3))
     with pytest.raises(UserError, match="among 9 processes and turns"):
         accelerator.check_processes(turns)

@@ -35,13 +35,13 @@ def tiny(make: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
         config,
         model=replace(config.model, dim=32, pixel_dim=16, heads=4, layers=1),
         icf=config.icf and replace(config.icf, mit=config.icf.mit and replace(config.icf.mit, dim=32, width=16)),
-        data=DataConfig(pictures=8, clips=2, finish_pictures=2, finish_clips=1, validation=4),
+        data=DataConfig(images=8, clips=2, highres_images=2, highres_clips=1, validation=4),
         spec=replace(config.spec, image_size=64),
         batch=2 * config.spec.frames,
-        teach_steps=min(config.teach_steps, 1),
+        audio_pretrain_steps=min(config.audio_pretrain_steps, 1),
         steps=2,
-        finish=min(config.finish, 1),
-        finish_size=96,
+        highres_steps=min(config.highres_steps, 1),
+        highres_size=96,
     )
 
 
@@ -51,7 +51,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     use_reduced_encoders(monkeypatch)
     for name, make in list(RECIPES.items()):
         monkeypatch.setitem(RECIPES, name, tiny(make))
-    monkeypatch.setattr(TrainConfig, "teach_steps", 1)  # of encoders chosen on the command line
+    monkeypatch.setattr(TrainConfig, "audio_pretrain_steps", 1)  # of encoders chosen on the command line
     monkeypatch.setitem(registry.TEXT, "minilm", lambda names: _random(len(names)))
     monkeypatch.setattr("icf_avs.datasets.custom_dataset.cache_dir", lambda: tmp_path / "cache")
     monkeypatch.chdir(tmp_path)

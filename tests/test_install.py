@@ -141,7 +141,7 @@ def test_train(environment: Environment) -> None:
     code = (
         "from dataclasses import replace; from icf_avs.__main__ import main; from icf_avs.config import DataConfig;"
         "from icf_avs.training.recipes import RECIPES; config = RECIPES['stamps-quick']();"
-        "small = replace(config, data=DataConfig(pictures=8, clips=2, validation=4), teach_steps=1, steps=2);"
+        "small = replace(config, data=DataConfig(images=8, clips=2, validation=4), audio_pretrain_steps=1, steps=2);"
         "RECIPES['stamps-quick'] = lambda: small;"
         "raise SystemExit(main(['train', 'stamps-quick', '--out', 'run']))"
     )

@@ -18,7 +18,7 @@ from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.losses import weighted_sum
 from icf_avs.networks.base import Encoded, Features, Network, NetworkOutput
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.training.train_module import PlugInLearner, learner_of
+from icf_avs.training.train_module import PlugInTrainModule, build_train_module
 from icf_avs.types import AudioFeatures, Batch, ClipSpec, VisualFeatures
 
 LOG2 = math.log(2)
@@ -283,11 +283,11 @@ def test_the_learner_adds_the_weighted_terms() -> None:
     found = []
     for interventions in (None, settings):
         torch.manual_seed(0)
-        learner = PlugInLearner(small_host("query"), None, interventions).train()
+        train_module = PlugInTrainModule(small_host("query"), None, interventions).train()
         for _ in range(2):
             torch.manual_seed(1)
-            terms = learner(batch, "learn")
-            learner.update_running_means()
+            terms = train_module(batch, "train")
+            train_module.update_running_means()
         found.append({name: float(value.detach()) for name, value in terms.items()})
     plain, whole = found
     added = sum(getattr(settings, name) * whole[name] for name in KINDS[1:])
@@ -316,9 +316,9 @@ def test_a_network_that_does_not_say_what_it_decoded() -> None:
 def test_a_run_in_which_they_would_change_nothing() -> None:
     config = TrainConfig("mine", interventions=ALL)
     with pytest.raises(UserError, match="guided network has parts of its own"):
-        learner_of(config, small_model())
+        build_train_module(config, small_model())
     plain = ModelConfig((), "query", **dict.fromkeys(("implicit_text", "counterfactual", "contrastive")))
     host = small_host("query")
     with pytest.raises(UserError, match="recipe mine intervenes by classes, of which these data have no names"):
-        learner_of(config, SegmentationModel(plain, ClipSpec(), host.network))
-    assert host.classes == NAMES and learner_of(config, host).interventions is not None
+        build_train_module(config, SegmentationModel(plain, ClipSpec(), host.network))
+    assert host.classes == NAMES and build_train_module(config, host).interventions is not None

@@ -30,8 +30,8 @@ for name in ("s4-pvt", "s4-pvt-baseline"):
     config = with_encoders(RECIPES[name](), "efficientnet-lite0", "log-mel", "minilm")
     model = replace(config.model, dim=32, pixel_dim=16, heads=4)
     teach = int(name.endswith("baseline"))
-    config = replace(config, name=name.replace("s4-pvt", "tiny"), model=model, teach_steps=teach, steps=11 - teach,
-                     batch=20, warmup=1, spec=ClipSpec(image_size=64))
+    config = replace(config, name=name.replace("s4-pvt", "tiny"), model=model, audio_pretrain_steps=teach,
+                     steps=11 - teach, batch=20, warmup=1, spec=ClipSpec(image_size=64))
     RECIPES[config.name] = lambda config=config: config
 if __name__ == "__main__":
     sys.exit(main())
@@ -76,7 +76,7 @@ def test_two_processes_have_the_losses_of_one(recipe: str, source: Path, tmp_pat
     found, expected = trained(source, tmp_path / "two", recipe, *LAUNCH), trained(source, tmp_path / "one", recipe)
     assert read_recipe(tmp_path / "two" / f"{recipe}.safetensors")["processes"] == 2
     steps = [(row["step"], row["stage"]) for row in expected]
-    assert steps == [(0, "learn" if recipe == "tiny" else "teach"), (10, "learn"), (10, "validation")]
+    assert steps == [(0, "train" if recipe == "tiny" else "pretrain"), (10, "train"), (10, "validation")]
     assert [(row["step"], row["stage"]) for row in found] == steps, "each row is written once"
     for mine, his in zip(found, expected, strict=True):
         assert mine.keys() == his.keys()

@@ -39,7 +39,7 @@ def test_log_mel_alone_trains_and_is_scored(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(root)
-    monkeypatch.setattr(TrainConfig, "teach_steps", 2)
+    monkeypatch.setattr(TrainConfig, "audio_pretrain_steps", 2)
     for path in (root / "Single-source").rglob("*.wav"):
         path.unlink()
     small = [

@@ -67,9 +67,9 @@ def test_tensorboard_shows_terms_by_stage_and_clips(straight: Path, tmp_path: Pa
     train(LONG, tmp_path, resume=True)
     shown = EventAccumulator(str(tmp_path / "tensorboard"), {"scalars": 0, "images": 0, "tensors": 0}).Reload()
     tags = shown.Tags()
-    assert {"teach/naming", "teach/loss", "learn/bce", "learn/rivals", "validation/score"} <= set(tags["scalars"])
-    assert [event.step for event in shown.Scalars("learn/loss")] == [10, 19]
-    assert [event.step for event in shown.Scalars("teach/loss")] == [0]
+    assert {"pretrain/naming", "pretrain/loss", "train/bce", "train/rivals", "validation/score"} <= set(tags["scalars"])
+    assert [event.step for event in shown.Scalars("train/loss")] == [10, 19]
+    assert [event.step for event in shown.Scalars("pretrain/loss")] == [0]
     assert [event.step for event in shown.Images("samples")] == [7, 15, 19]
     picture = shown.Images("samples")[-1]
     assert (picture.width, picture.height) == (COLUMNS * (SIDE + GAP), CLIPS * (3 * (SIDE + GAP) + 2 * GAP))
@@ -142,7 +142,7 @@ def test_wandb_kept_here(wandb, straight: Path, tmp_path: Path, monkeypatch: pyt
     train(LONG, tmp_path, wandb=True)
     identity = (tmp_path / "wandb-id.txt").read_text().strip()
     (log,) = (tmp_path / "wandb").glob(f"offline-run-*-{identity}/run-{identity}.wandb")
-    assert {"teach/naming", "learn/bce", "validation/score"} <= kept_terms(log)
+    assert {"pretrain/naming", "train/bce", "validation/score"} <= kept_terms(log)
     assert len([*log.parent.glob("files/media/images/samples_*.png")]) == 3
     assert same(straight, tmp_path)
 

@@ -52,8 +52,9 @@ def tiny(
     absent = dict.fromkeys(("implicit_text", "counterfactual", "contrastive"))
     model = replace(config.model, **absent, network=name, dim=32, heads=4, layers=1)
     return replace(
-        config, name=f"{layout}-{name}", model=model, icf=icf, interventions=interventions, teach_steps=0, steps=2,
-        spec=replace(config.spec, image_size=64), batch=2 * config.spec.frames, warmup=1, checkpoint_every=1,
+        config, name=f"{layout}-{name}", model=model, icf=icf, interventions=interventions,
+        audio_pretrain_steps=0, steps=2, spec=replace(config.spec, image_size=64), batch=2 * config.spec.frames,
+        warmup=1, checkpoint_every=1,
     )  # fmt: skip
 
 

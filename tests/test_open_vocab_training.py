@@ -37,7 +37,7 @@ FULL = natural()
 TINY = replace(
     FULL,
     model=replace(FULL.model, dim=32, pixel_dim=16),
-    words=WordDataConfig(pictures=16, clips=2, validation=16),
+    words=WordDataConfig(images=16, clips=2, validation=16),
     spec=replace(FULL.spec, image_size=64),
     steps=4,
     batch=10,
@@ -102,7 +102,7 @@ def test_it_shows_clips_and_keeps_the_best(data: OpenVocabData, tmp_path: Path) 
 
 def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: OpenVocabData) -> None:
     other = OpenVocabData(replace(TINY, seed=1), None, 1, lambda *_: None)
-    seen = [[scene.stamps for features in (run.pictures, run.clips) for scene in features.scenes]
+    seen = [[scene.stamps for features in (run.images, run.clips) for scene in features.scenes]
             for run in (data, other)]  # fmt: skip
     assert not any(stamps in seen[0] for stamps in seen[1])
     assert other.unseen.scenes == data.unseen.scenes

@@ -30,7 +30,9 @@ def s4(tmp_path: Path) -> Path:
 
 
 def config(model: ModelConfig, **changes: object) -> TrainConfig:
-    return replace(TrainConfig("x", model), benchmark=BenchmarkConfig("S4"), batch=10, seed=3, teach_steps=0, **changes)
+    return replace(
+        TrainConfig("x", model), benchmark=BenchmarkConfig("S4"), batch=10, seed=3, audio_pretrain_steps=0, **changes
+    )
 
 
 def test_every_clip_is_seen_once_an_epoch(s4: Path) -> None:
@@ -45,7 +47,7 @@ def test_every_clip_is_seen_once_an_epoch(s4: Path) -> None:
 def test_naming_sounds_takes_no_pictures(s4: Path) -> None:
     """The same clips as with pictures, though there are none on the disk any more."""
     expected = [BenchmarkData(config(TRAINED), s4, 1).batch(step) for step in range(2)]
-    data = BenchmarkData(replace(config(TRAINED), teach_steps=2), s4, 2)
+    data = BenchmarkData(replace(config(TRAINED), audio_pretrain_steps=2), s4, 2)
     shutil.rmtree(s4 / "s4_data" / "visual_frames")
     for step, batch in enumerate(expected):
         taught = data.batch(step)

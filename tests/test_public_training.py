@@ -83,12 +83,16 @@ def test_small_encoders_bring_the_small_model() -> None:
     small, shipped = with_encoders(large, "efficientnet-lite0", "log-mel", "minilm"), RECIPES["stamps"]()
     model = small.model
     assert (model.dim, model.pixel_dim, model.heads, model.train_visual) == (128, 48, 4, False)
-    assert small.teach_steps == TrainConfig.teach_steps  # varied sounds, of the shipped recipe, take longer
-    for field in ("learning_rate", "weight_decay", "text"):
+    assert (
+        small.audio_pretrain_steps == TrainConfig.audio_pretrain_steps
+    )  # varied sounds, of the shipped recipe, take longer
+    for field in ("learning_rate", "weight_decay", "text_encoder"):
         assert getattr(small, field) == getattr(shipped, field), field
     assert (small.name, small.batch, small.benchmark) == (large.name, large.batch, large.benchmark)
     taught = with_encoders(large, None, "log-mel", None)
-    assert taught.learning_rate == large.learning_rate and taught.teach_steps == TrainConfig.teach_steps
+    assert (
+        taught.learning_rate == large.learning_rate and taught.audio_pretrain_steps == TrainConfig.audio_pretrain_steps
+    )
 
 
 def short(config: TrainConfig, **changes: object) -> TrainConfig:
@@ -155,7 +159,7 @@ def test_small_encoders_from_the_command_line(
 ) -> None:
     """The S4 recipe on a CPU: train, resume, evaluate, and the same weights from a run without a break."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(TrainConfig, "teach_steps", 2)
+    monkeypatch.setattr(TrainConfig, "audio_pretrain_steps", 2)
     data = ["--data", str(sets / "Single-source")]
     assert main(["train", "s4-pvt", *data, *SMALL, "--steps", "2", "--out", "run"]) == 0
     assert main(["evaluate", "run/s4-pvt.safetensors", "--data", str(sets), "--sets", "s4", "--out", "scores.csv"]) == 0
@@ -174,7 +178,7 @@ def test_small_encoders_from_the_command_line(
 
 def test_classes_are_scored_in_the_avss_layout(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(TrainConfig, "teach_steps", 0)
+    monkeypatch.setattr(TrainConfig, "audio_pretrain_steps", 0)
     options = ["--data", str(sets / "AVSS"), *SMALL, "--steps", "1", "--out", "run"]
     assert main(["train", "avss-pvt", *options]) == 0
     scores = ["evaluate", "run/avss-pvt.safetensors", "--data", str(sets), "--sets", "avss", "--out", "s.csv"]

@@ -30,10 +30,11 @@ from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.synthetic.batches import make_batch
 from icf_avs.training import callbacks, run
 from icf_avs.training.composed_data import StampsData
+from icf_avs.training.optimizer import adamw, schedule
 from icf_avs.training.plateau import Plateau
 from icf_avs.training.recipes import RECIPES
 from icf_avs.training.run import IN_PYTHON, train
-from icf_avs.training.trainer import Trainer, build_model, schedule
+from icf_avs.training.trainer import Trainer, build_model
 
 GOLDEN = Path(__file__).parent / "golden" / "ten_steps.json"
 
@@ -52,7 +53,7 @@ def prepared(data: StampsData, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_golden_losses(row: str, data: StampsData, tmp_path: Path) -> None:
     config = TINY if row == "full" else replace(TINY, model=PLAIN)
     trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
-    found = [trainer.advance(data.batch(step))["loss"] for step in range(trainer.total)]
+    found = [trainer.train_step(data.batch(step))["loss"] for step in range(trainer.total)]
     kept = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if os.environ.get("ICF_REGENERATE"):
         GOLDEN.parent.mkdir(exist_ok=True)
@@ -92,7 +93,7 @@ def test_what_a_run_leaves(straight: Path, data: StampsData) -> None:
     found = {path.name for path in straight.iterdir()} - {"tensorboard"}  # where it is installed
     assert found == {"best.safetensors", "last.pt", "metrics.jsonl", "recipe.json", "samples", "tiny.safetensors"}
     rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
-    assert [(row["step"], row["stage"]) for row in rows] == [(0, "teach"), (9, "learn"), (9, "validation")]
+    assert [(row["step"], row["stage"]) for row in rows] == [(0, "pretrain"), (9, "train"), (9, "validation")]
     assert {"loss", "naming", "top1", "seconds"} <= rows[0].keys() and {"loss", "bce"} <= rows[1].keys()
     model = load_checkpoint(straight / "tiny.safetensors")
     assert model.classes == data.classes and model.config.dim == 32 and model.network.counterfactual.started
@@ -104,7 +105,7 @@ def test_what_a_run_leaves(straight: Path, data: StampsData) -> None:
 
 def test_the_checkpoint_has_the_command_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "tiny", lambda: TINY)
-    path = train(replace(TINY, steps=1, teach_steps=0, seed=3), tmp_path)
+    path = train(replace(TINY, steps=1, audio_pretrain_steps=0, seed=3), tmp_path)
     assert read_recipe(path)["command"] == "icf train tiny --seed 3 --steps 1 --pretrain-steps 0"
 
 
@@ -119,7 +120,7 @@ def test_the_best_checkpoint_is_that_of_the_best_validation(data: StampsData, tm
     assert recipe["step"] == best + 1 and recipe["validation"]["score"] == pytest.approx(scores[best], abs=1e-5)
     trainer = Trainer(TINY, data, build_model(TINY, data.classes), tmp_path)
     while trainer.step <= best:
-        trainer.advance(data.batch(trainer.step))
+        trainer.train_step(data.batch(trainer.step))
     kept = load_file(tmp_path / "best.safetensors")
     assert kept.pop("offset") == pytest.approx(recipe["validation"]["offset"])
     state = trainer.model.state_dict()
@@ -136,16 +137,16 @@ def test_a_finished_run_resumes_to_itself(straight: Path) -> None:
 def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: StampsData) -> None:
     """No scene of one seed is met again under another, in whatever set."""
     other = StampsData(replace(TINY, seed=1), None, 1, lambda *_: None)
-    seen = [[scene.stamps for features in (run.pictures, run.clips) for scene in features.scenes]
+    seen = [[scene.stamps for features in (run.images, run.clips) for scene in features.scenes]
             for run in (data, other)]  # fmt: skip
     assert not any(stamps in seen[0] for stamps in seen[1])
     first, then = next(data.validation()), next(other.validation())
     assert first.masks.equal(then.masks) and first.waves.equal(then.waves)
     fixed = StampsData(replace(TINY, seed=1, data=replace(TINY.data, seed=0)), None, 1, lambda *_: None)
-    assert fixed.pictures.scenes == data.pictures.scenes, "the scenes of a seed of their own, where one is set"
+    assert fixed.images.scenes == data.images.scenes, "the scenes of a seed of their own, where one is set"
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 5}, {"teach_steps": 3}, {"model": PLAIN}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 5}, {"audio_pretrain_steps": 3}, {"model": PLAIN}])
 def test_resumption_with_other_settings(change: dict, straight: Path) -> None:
     with pytest.raises(UserError, match="other settings") as raised:
         train(replace(TINY, **change), straight, resume=True)
@@ -172,24 +173,24 @@ def test_a_run_is_lengthened(straight: Path, tmp_path: Path) -> None:
         assert group["lr"] == pytest.approx(group["scale"] * TINY.learning_rate * schedule(8, 9, 2))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["stage"]) for row in rows if row["stage"] != "validation"] == [
-        (0, "teach"), (9, "learn"), (10, "learn"), (12, "learn")]  # fmt: skip
+        (0, "pretrain"), (9, "train"), (10, "train"), (12, "train")]  # fmt: skip
     assert any(not value.equal(weights(straight)[name]) for name, value in weights(tmp_path / "run").items())
     train(longer, tmp_path / "run", resume=True)  # and finished it resumes to itself
     assert read_recipe(path)["lengthened"] == recipe["lengthened"]
 
 
 def test_finishing_steps_are_done_anew_after_those_added(data: StampsData, tmp_path: Path) -> None:
-    config = replace(TINY, finish=2)
+    config = replace(TINY, highres_steps=2)
     trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
     trainer.step = 4 + 6 + 1
-    trainer.optimizer = trainer._optimizer()  # of its stage
+    trainer.optimizer = adamw(trainer.config, trainer.train_module, trainer.pretraining)  # of its stage
     trainer.save()
     longer = replace(config, steps=8)
     again = Trainer(longer, data, build_model(longer, data.classes), tmp_path)
     with pytest.raises(UserError, match="steps 6 there, 8 here"):
         again.restore()
     again.restore(longer=True)
-    assert again.step == 4 + 6 and longer.stage(again.step) == "learn"
+    assert again.step == 4 + 6 and longer.stage(again.step) == "train"
 
 
 @pytest.mark.parametrize(
@@ -202,15 +203,15 @@ def test_interrupted_it_keeps_the_step_it_has(
     """By the command line: one line that says how to go on, which does, to the weights of an unbroken run."""
     monkeypatch.setitem(RECIPES, "tiny", lambda: TINY)
     monkeypatch.chdir(tmp_path)
-    advance = Trainer.advance
+    train_step = Trainer.train_step
 
     def interrupted(trainer: Trainer, *parts: object) -> dict[str, float]:
         if trainer.step == 6:
             os.kill(os.getpid(), number)
-        return advance(trainer, *parts)
+        return train_step(trainer, *parts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "advance", interrupted)
+        patch.setattr(Trainer, "train_step", interrupted)
         assert main(["train", "tiny", "--out", "a run", "--threads", "1", "--workers", "1", "--device", "cpu"]) == code
     error = capsys.readouterr().err.strip().splitlines()[-1]
     how = "icf train tiny --out 'a run' --workers 1 --threads 1 --device cpu --resume"
@@ -261,7 +262,7 @@ def test_a_run_that_fails_before_its_first_step_leaves_nothing(
     if why in ("data", "signal"):
         monkeypatch.setattr(run, "training_data", failing_data if why == "data" else terminated)
     elif why == "no number":
-        monkeypatch.setattr(Trainer, "advance", lambda *_: failing_data())
+        monkeypatch.setattr(Trainer, "train_step", lambda *_: failing_data())
     elif why == "tracker":
         monkeypatch.setattr(callbacks, "log_text", failing_data)
     else:
@@ -273,13 +274,13 @@ def test_a_run_that_fails_before_its_first_step_leaves_nothing(
 
 def test_pretraining_ends_when_its_loss_stops_falling(data: StampsData, tmp_path: Path) -> None:
     """The stage after it is the same; a run broken off in the middle ends it at the same step, bit for bit."""
-    config = replace(TINY, teach_steps=30, teach_patience=4, steps=2, checkpoint_every=3)
+    config = replace(TINY, audio_pretrain_steps=30, audio_pretrain_patience=4, steps=2, checkpoint_every=3)
     straight = train(config, tmp_path / "straight")
     taken = read_recipe(straight)["pretraining steps"]
     assert 4 < taken < 30
     rows = [json.loads(line) for line in (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()]
-    steps = {stage: [row["step"] for row in rows if row["stage"] == stage] for stage in ("teach", "learn")}
-    assert steps["teach"][-1] == taken - 1 and steps["learn"][0] == 30
+    steps = {stage: [row["step"] for row in rows if row["stage"] == stage] for stage in ("pretrain", "train")}
+    assert steps["pretrain"][-1] == taken - 1 and steps["train"][0] == 30
     broken_off(tmp_path / "broken", config, 4)
     broken = train(config, tmp_path / "broken", resume=True)
     assert read_recipe(broken)["pretraining steps"] == taken
@@ -342,7 +343,7 @@ def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
 
 def test_weight_decay_spares_what_has_a_meaning_in_its_size(data: StampsData, tmp_path: Path) -> None:
     """Biases, norms, temperatures: a step without a gradient leaves them and shrinks matrices by rate and decay."""
-    config = replace(TINY, teach_steps=0, learning_rate=0.1, weight_decay=0.5, warmup=0)
+    config = replace(TINY, audio_pretrain_steps=0, learning_rate=0.1, weight_decay=0.5, warmup=0)
     trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
     every = {id(p): name for name, p in trainer.model.named_parameters() if p.requires_grad}
     groups = trainer.optimizer.param_groups
@@ -369,7 +370,7 @@ def test_weight_decay_spares_what_has_a_meaning_in_its_size(data: StampsData, tm
 @pytest.mark.parametrize("value", [-30.0, 30.0])
 def test_temperatures_stay_within_bounds(value: float, data: StampsData, tmp_path: Path) -> None:
     """As CLIP's: of both a parameter that is outside counts as the bound, and is put there by the next step."""
-    config = replace(TINY, teach_steps=0)
+    config = replace(TINY, audio_pretrain_steps=0)
     trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
     learnt = [p for name, p in trainer.model.named_parameters() if name.endswith("log_temperature")]
     assert len(learnt) == 2
@@ -380,7 +381,7 @@ def test_temperatures_stay_within_bounds(value: float, data: StampsData, tmp_pat
     bound = 0.01 if value < 0 else 1.0
     assert float(space.temperature.detach()) == pytest.approx(bound)
     assert float(vocabulary.similarity(torch.randn(8, 32)).abs().max().detach()) <= 1 / bound + 1e-3
-    assert np.isfinite(trainer.advance(data.batch(TINY.teach_steps))["loss"])
+    assert np.isfinite(trainer.train_step(data.batch(TINY.audio_pretrain_steps))["loss"])
     assert [float(parameter.detach().exp()) for parameter in learnt] == pytest.approx([bound] * 2)
 
 
@@ -400,10 +401,10 @@ def test_batches_follow_from_seed_and_step(data: StampsData) -> None:
 
 
 def test_the_finishing_stage_sees_larger_pictures() -> None:
-    sizes = DataConfig(pictures=2, clips=2, finish_pictures=4, finish_clips=2, validation=2)
-    config = replace(TINY, data=sizes, finish=8, finish_size=256, finish_clip_share=0.5)
+    sizes = DataConfig(images=2, clips=2, highres_images=4, highres_clips=2, validation=2)
+    config = replace(TINY, data=sizes, highres_steps=8, highres_size=256, highres_clip_share=0.5)
     data = StampsData(config, None, 1, lambda *_: None)
-    assert [config.stage(step) for step in (3, 4, 9, 10, 17)] == ["teach", "learn", "learn", "finish", "finish"]
+    assert [config.stage(step) for step in (3, 4, 9, 10, 17)] == ["pretrain", "train", "train", "highres", "highres"]
     assert data.batch(9).masks.shape[-2:] == (56, 56)
     shapes = {data.batch(step).masks.shape for step in range(10, 18)}
     assert shapes == {(2, 5, 64, 64), (4, 1, 64, 64)}, "clips and pictures, all of the finishing size"
@@ -414,11 +415,11 @@ def test_the_finishing_stage_sees_larger_pictures() -> None:
 
 def overfitted(data: StampsData, model: dict, steps: int) -> tuple[SegmentationModel, object, list[float]]:
     """A model trained on one batch of four pictures, that batch, and its losses."""
-    config = replace(TINY, model=model, teach_steps=0)
+    config = replace(TINY, model=model, audio_pretrain_steps=0)
     torch.manual_seed(0)
     network = build_model(config, data.classes)
     indices = np.array([0, 3, 5, 9])
-    batch = make_batch(data.pictures, indices, data.bank, replace(TINY.spec, frames=1), len(data.classes), variation=1)
+    batch = make_batch(data.images, indices, data.bank, replace(TINY.spec, frames=1), len(data.classes), variation=1)
     optimizer = torch.optim.AdamW(network.parameters(), 4e-3)
     losses = []
     for _ in range(steps):

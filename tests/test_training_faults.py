@@ -20,7 +20,7 @@ from small_training import TINY, broken_off, stand_ins, tiny_data
 from icf_avs.config import DataConfig, TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.training.composed_data import StampsData
-from icf_avs.training.error_messages import told
+from icf_avs.training.error_messages import as_user_errors
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import train
 from icf_avs.training.trainer import Trainer
@@ -101,15 +101,15 @@ def test_out_of_memory_in_the_middle_of_a_run(
     prepared: None, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step really asks for more memory than there is."""
-    advance = Trainer.advance
+    train_step = Trainer.train_step
 
     def failing(trainer: Trainer, *parts: object) -> dict[str, float]:
         if trainer.step == 5:
             torch.empty(2**50)
-        return advance(trainer, *parts)
+        return train_step(trainer, *parts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "advance", failing)
+        patch.setattr(Trainer, "train_step", failing)
         with pytest.raises(UserError, match=r"out of memory at step 5 \(.*DefaultCPUAllocator") as raised:
             train(OFTEN, tmp_path)
     assert "\n" not in str(raised.value) and "--resume" in str(raised.value)
@@ -133,19 +133,19 @@ def test_out_of_memory_in_the_middle_of_a_run(
     ],
 )
 def test_each_fault_is_one_line(fault: Exception, said: str, straight: Path) -> None:
-    with pytest.raises(UserError, match=said) as raised, told(SimpleNamespace(step=5, folder=straight)):
+    with pytest.raises(UserError, match=said) as raised, as_user_errors(SimpleNamespace(step=5, folder=straight)):
         raise fault
     assert "\n" not in str(raised.value) and f"go on from {straight / 'last.pt'} with --resume" in str(raised.value)
 
 
 def test_a_fault_before_the_first_checkpoint(prepared: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Trainer, "advance", lambda *_: torch.empty(2**50))
+    monkeypatch.setattr(Trainer, "train_step", lambda *_: torch.empty(2**50))
     with pytest.raises(UserError, match=r"at step 0 .* start anew"):
         train(TINY, tmp_path)
 
 
 def test_other_errors_are_not_hidden(prepared: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Trainer, "advance", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(Trainer, "train_step", lambda *_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
         train(TINY, tmp_path)
 
@@ -174,5 +174,5 @@ def small_run() -> TrainConfig:
     config = with_encoders(RECIPES["s4-pvt-baseline"](), "efficientnet-lite0", "log-mel", "minilm")
     model = replace(config.model, dim=32, pixel_dim=16, heads=4)
     spec = replace(config.spec, image_size=64)
-    sizes = {"teach_steps": 1, "steps": 7, "batch": 10, "warmup": 1, "checkpoint_every": 1}
+    sizes = {"audio_pretrain_steps": 1, "steps": 7, "batch": 10, "warmup": 1, "checkpoint_every": 1}
     return replace(config, model=model, spec=spec, data=DataConfig(), **sizes)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from icf_avs.config_dict import names_new_names
+
 Level = Literal["video", "segment", "frame"]
 Contrast = Literal["vision-audio", "vision-text", "audio-text"]
 Reading = Literal["plug-in", "refined", "text"]
@@ -44,6 +46,7 @@ class MIT:
             raise ValueError(f"levels and numbers of MIT must be at least 1: {self}")
 
 
+@names_new_names
 @dataclass(frozen=True)
 class SC:
     """Semantic counterfactual of the factual text (eq. 6-12). strategy: the paper's, or one that its table 2 compares

@@ -32,7 +32,7 @@ def asked_words(model: SegmentationModel, text: str) -> Tensor:
     near = F.normalize(_vectors(model.classes, words, names), dim=-1) @ F.normalize(names, dim=-1).T
     # The vocabulary also holds what is only ever shown; asked for alone, it would leave the model deaf without a word.
     near = near.masked_fill(torch.tensor([word not in audio_words() for word in model.classes]), -1.0)
-    meant = near > cast("EvidenceConfig", model.config.evidence).akin
+    meant = near > cast("EvidenceConfig", model.config.evidence).synonym_threshold
     for word, row, found in zip(words, near, meant, strict=True):
         if not found.any():
             offered = ", ".join(model.classes[i] for i in row.topk(min(_OFFERED, len(row))).indices)

@@ -27,13 +27,13 @@ class OpenVocabularyNetwork(GuidedNetwork):
 
     def _add_prior(self, config: ModelConfig) -> None:
         search, names = config.evidence, len(config.classes)
-        self.second_scale, self.synonym_threshold = search.second, search.akin
+        self.second_scale, self.synonym_threshold = search.second_scale, search.synonym_threshold
         classifier, segmenter = (
             ClassifierPrior(names, search.words, search.classes),
             SegmenterPrior(names, search.words),
         )
         self.prior = EvidencePrior(config.dim, classifier, segmenter)
-        self.name_dropout = NameDropout(config.dim, config.implicit_text.tokens, search.nameless)
+        self.name_dropout = NameDropout(config.dim, config.implicit_text.tokens, search.name_dropout)
 
     @property
     def missing(self) -> tuple[Missing, ...]:

@@ -53,7 +53,7 @@ def _place(device: str) -> torch.device:
 
 def check_processes(config: TrainConfig) -> None:
     """Raise UserError where a batch has not a clip for every process (and turn) of the run."""
-    parts = processes().num_processes * (config.benchmark.accumulate if config.benchmark else 1)
+    parts = processes().num_processes * (config.benchmark.grad_accum_steps if config.benchmark else 1)
     if parts > config.fewest_clips:
         raise UserError(
             f"recipe {config.name} has steps of {config.fewest_clips} clips, which cannot be shared among {parts} "

@@ -44,18 +44,20 @@ class BenchmarkData:
                 f"{found}recipe {config.name} trains on {what}: name the folder with --data; it holds {held[layout]}"
             )
         self.root = root
-        records = read_set(root, "train", config.benchmark.sound)
+        records = read_set(root, "train", config.benchmark.audio_source)
         if records[0].layout.removesuffix("-classes") != layout:
             raise UserError(
                 f"{root} is a {records[0].layout} set and recipe {config.name} wants {layout}; name another"
             )
         self.classes = class_names(root)
-        self.config = config if self.classes else replace(config, teach_steps=0)  # as the run, without names to teach
+        self.config = (
+            config if self.classes else replace(config, audio_pretrain_steps=0)
+        )  # as the run, without names to teach
         self.origin = f"{layout} layout, {len(records)} training clips" + (
             ", composed Stamps scenes" if is_stamps(root) else ""
         )
         self.licence = "weights follow the terms of the set they were trained on"
-        self.clips = ClipDataset(records, self.classes, config.spec, config.benchmark.sound)
+        self.clips = ClipDataset(records, self.classes, config.spec, config.benchmark.audio_source)
         self.features = self._features(records)
         self.size = config.clips_of(config.spec.frames)
         self._workers = ThreadPoolExecutor(max(1, workers))
@@ -77,7 +79,7 @@ class BenchmarkData:
         While the audio encoder is taught it has no pictures.
         """
         order = _order(self.config.seed, step * self.size, self.size, len(self.clips))
-        load = self._audio_only if self.config.stage(step) == "teach" else self._clip
+        load = self._audio_only if self.config.stage(step) == "pretrain" else self._clip
         frames = max(len(self.clips.records[index].frame_paths) for index in order)  # alike in all parts
         return collate(list(self._workers.map(load, order[part::parts])), frames)
 

@@ -45,7 +45,7 @@ class Calibration:
     miou_foreign: float
 
 
-def constants(model: SegmentationModel) -> list[Tensor]:
+def calibration_buffers(model: SegmentationModel) -> list[Tensor]:
     """The buffers that calibration sets: the offset, and with an open vocabulary the relative threshold."""
     return [model.offset, *([] if model.relative_threshold is None else [model.relative_threshold])]
 
@@ -89,7 +89,7 @@ def calibrate(model: SegmentationModel, batches: Iterable[Batch]) -> Calibration
     Where no frame sounds or no sound is off-screen (a handful of scenes), that score counts as 0 at every offset.
     """
     model.eval()
-    predictor, network, chosen = Predictor(model), model.network, constants(model)
+    predictor, network, chosen = Predictor(model), model.network, calibration_buffers(model)
     for constant in chosen:
         constant.zero_()
     shares = SHARES[: None if len(chosen) > 1 else 1]

@@ -1,4 +1,4 @@
-"""What is seen of a run while it goes on: trackers, pictures of a few clips, scores, and the best checkpoint so far."""
+"""What a run shows while it goes on: trackers, images of a few clips, scores, and the best checkpoint so far."""
 
 from __future__ import annotations
 
@@ -12,57 +12,57 @@ from icf_avs.checkpoint.file import read_recipe, save_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.config_dict import from_dict
 from icf_avs.errors import UserError
-from icf_avs.training.calibrate import constants
-from icf_avs.training.loggers import end_trackers, log_pictures, log_text, start_trackers
+from icf_avs.training.calibrate import calibration_buffers
+from icf_avs.training.loggers import end_trackers, log_images, log_text, start_trackers
 from icf_avs.training.trainer import Trainer
 from icf_avs.training.visualize import CLIPS, sample_sheet
 
 
-class Watch:
+class Callbacks:
     """Belongs to the writing process; a context in which the run goes on. Nothing it does changes what is learnt."""
 
     def __init__(self, trainer: Trainer, recipe: Callable[[dict[str, float]], dict[str, Any]], wandb: bool) -> None:
         """recipe: from scores, what a checkpoint says of its making. Validation clips are made or loaded now.
 
-        Raises UserError when W&B is wanted and cannot be had, and where the validation clips are not there.
+        Raises UserError when W&B is wanted and unavailable, and where the validation clips are not there.
         """
         self.trainer, self.recipe = trainer, recipe
         self.evaluate, self.samples = trainer.data.evaluator(), trainer.data.samples(CLIPS)
-        self.pictures, self.best = trainer.folder / "samples", trainer.folder / "best.safetensors"
+        self.images, self.best = trainer.folder / "samples", trainer.folder / "best.safetensors"
         self.best_score = self._score_before()
         self.accelerator = trainer.accelerator
         start_trackers(self.accelerator, trainer.folder, trainer.config, trainer.step, wandb)
         log_text(self.accelerator, "recipe", recipe({}))
 
-    def terms(self, step: int, stage: str, values: dict[str, float]) -> None:
+    def on_step(self, step: int, stage: str, values: dict[str, float]) -> None:
         """Hand the terms of a step on, each under the name of its stage."""
         self.accelerator.log({f"{stage}/{name}": value for name, value in values.items()}, step=step)
 
-    def look(self, step: int) -> dict[str, float]:
-        """Score the model as it is after `step`, show what it marks, and keep it if it is the best; its scores."""
+    def on_checkpoint(self, step: int) -> dict[str, float]:
+        """Score the model as it is after `step`, show its masks, and keep it if it is the best; its scores."""
         trainer, model = self.trainer, self.trainer.model
-        before, spec = [constant.clone() for constant in constants(model)], model.spec
+        before, spec = [constant.clone() for constant in calibration_buffers(model)], model.spec
         model.spec = trainer.config.final_spec
         try:
             scores = self.evaluate(model.eval())
             self.accelerator.log({f"validation/{name}": value for name, value in scores.items()}, step=step)
             if self.samples:
                 sheet = sample_sheet(model, self.samples)
-                self.pictures.mkdir(exist_ok=True)
-                partial = self.pictures / ".partial"
+                self.images.mkdir(exist_ok=True)
+                partial = self.images / ".partial"
                 Image.fromarray(sheet).save(partial, "PNG", compress_level=1)
-                partial.replace(self.pictures / f"{step + 1:06d}.png")
-                log_pictures(self.accelerator, "samples", [sheet], step)
+                partial.replace(self.images / f"{step + 1:06d}.png")
+                log_images(self.accelerator, "samples", [sheet], step)
             if scores.get("score", -1.0) > self.best_score:
                 self.best_score = scores["score"]
                 save_checkpoint(model, self.best, self.recipe(scores) | {"step": trainer.step})
         finally:
-            for constant, value in zip(constants(model), before, strict=True):
+            for constant, value in zip(calibration_buffers(model), before, strict=True):
                 constant.copy_(value)
             model.spec = spec
         return scores
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Callbacks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

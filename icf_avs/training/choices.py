@@ -30,11 +30,11 @@ class Choices:
     def configured(self, recipe: TrainConfig) -> TrainConfig:
         """The run of a recipe with these options."""
         config = with_encoders(recipe, self.visual_encoder, self.audio_encoder, self.text_encoder)
-        given = {"seed": self.seed, "steps": self.steps, "teach_steps": self.pretrain_steps}
+        given = {"seed": self.seed, "steps": self.steps, "audio_pretrain_steps": self.pretrain_steps}
         config = replace(config, **{name: value for name, value in given.items() if value is not None})
         if self.audio_source is None or config.benchmark is None:
             return config
-        return replace(config, benchmark=replace(config.benchmark, sound=self.audio_source.replace("-", "_")))
+        return replace(config, benchmark=replace(config.benchmark, audio_source=self.audio_source.replace("-", "_")))
 
     def options(self) -> list[str]:
         """As the command line takes them."""
@@ -58,9 +58,9 @@ def refuse_idle(recipe: TrainConfig, choices: Choices, data: Path | None, stamps
     elif stamps is not None:
         raise UserError(f"recipe {name} trains on the set of --data and takes no --stamps")
     if recipe.words is not None:
-        if model.audio != kept.audio or chosen.text != recipe.text:
-            raise UserError(f"recipe {name} trains on words that {kept.audio} hears, embedded by {recipe.text}: "
-                            "it takes no other --audio-encoder or --text-encoder")  # fmt: skip
+        if model.audio != kept.audio or chosen.text_encoder != recipe.text_encoder:
+            raise UserError(f"recipe {name} trains on words that {kept.audio} predicts, embedded by "
+                            f"{recipe.text_encoder}: it takes no other --audio-encoder or --text-encoder")  # fmt: skip
         if choices.pretrain_steps:
             raise UserError(f"recipe {name} has an audio encoder that comes trained and takes no --pretrain-steps")
         return
@@ -92,14 +92,16 @@ def command_line(config: TrainConfig, source: Path | None, init: str | None) -> 
     if config.name not in RECIPES:
         return None
     recipe = RECIPES[config.name]()
-    sound = config.benchmark.sound.replace("_", "-") if config.benchmark else None
+    sound = config.benchmark.audio_source.replace("_", "-") if config.benchmark else None
     known = Choices(
         audio_source=sound if recipe.benchmark and config.benchmark != recipe.benchmark else None,
         seed=config.seed if config.seed != recipe.seed else None,
         steps=config.steps if config.steps != recipe.steps else None,
     )
     model = config.model
-    encoders = product((None, model.visual), (None, model.audio), (None, config.text), (None, config.teach_steps))
+    encoders = product(
+        (None, model.visual), (None, model.audio), (None, config.text_encoder), (None, config.audio_pretrain_steps)
+    )
     for visual, audio, text, teach in encoders:
         choices = replace(known, visual_encoder=visual, audio_encoder=audio, text_encoder=text, pretrain_steps=teach)
         if choices.configured(recipe) == config:

@@ -43,14 +43,14 @@ COLUMNS = (
     TextColumn("{task.fields[values]}"),
 )
 STAGES = {
-    "listening": "listening to recordings",
-    "pictures": "rendering pictures",
+    "tagging": "tagging recordings",
+    "images": "rendering images",
     "clips": "rendering clips",
-    "finish_pictures": "rendering large pictures",
-    "finish_clips": "rendering large clips",
+    "highres_images": "rendering large images",
+    "highres_clips": "rendering large clips",
     "validation": "rendering validation clips",
-    "teach": "naming sounds",
-    "learn": "learning masks",
+    "pretrain": "pretraining the audio encoder",
+    "train": "training masks",
 }
 
 
@@ -106,13 +106,13 @@ def _report(
     values: dict[str, float],
 ) -> None:
     """Show how far a stage is; steps are counted from 1 in each of the two of the run itself."""
-    if stage in ("teach", "learn"):
-        taught = total - config.steps - config.finish  # the steps before the masks
-        if stage == "learn" and "teach" in tasks and not bar.tasks[tasks["teach"]].finished:
-            taken = round(bar.tasks[tasks["teach"]].completed)
-            bar.console.print(f"{STAGES['teach']}: no more progress, ended after {taken} of {taught} steps")
-            bar.update(tasks["teach"], total=taken)
-        done, total = (done, taught) if stage == "teach" else (done - taught, total - taught)
+    if stage in ("pretrain", "train"):
+        pretraining = total - config.steps - config.highres_steps  # the steps before the masks
+        if stage == "train" and "pretrain" in tasks and not bar.tasks[tasks["pretrain"]].finished:
+            taken = round(bar.tasks[tasks["pretrain"]].completed)
+            bar.console.print(f"{STAGES['pretrain']}: no more progress, ended after {taken} of {pretraining} steps")
+            bar.update(tasks["pretrain"], total=taken)
+        done, total = (done, pretraining) if stage == "pretrain" else (done - pretraining, total - pretraining)
     if stage not in tasks:
         tasks[stage] = bar.add_task(STAGES[stage], total=total, values="")
     shown = " ".join(f"{name} {values[name]:.3f}" for name in SHOWN if name in values)

@@ -83,25 +83,25 @@ class StampsData(ComposedData):
         self.config = config
         self.catalog = load_catalog(stamps)
         self.classes = self.catalog.class_names
-        self.sounds = VARIED if config.data.varied else PLAIN
+        self.sounds = VARIED if config.data.audio_augment else PLAIN
         self.bank = SoundBank(self.catalog, "train")
         self.bank.warm(self.sounds)
         self._workers, self._report = workers, report
         self.hard: dict[str, SceneFeatures] = {}  # by the name of the set that they are added to
         sizes, spec, final = config.data, config.spec, config.final_spec
-        self.pictures = self._train("pictures", sizes.pictures, 0, replace(spec, frames=1))
+        self.images = self._train("images", sizes.images, 0, replace(spec, frames=1))
         self.clips = self._train("clips", sizes.clips, 1, spec)
-        if config.finish:
+        if config.highres_steps:
             # Half of what the last stage sees is as sharp as its size, half is enlarged from the size of stored files.
-            self.finish_pictures = self._train("finish_pictures", sizes.finish_pictures, 2, replace(final, frames=1))
-            self.finish_clips = self._train("finish_clips", sizes.finish_clips, 3, final, STORED_SIZE)
+            self.highres_images = self._train("highres_images", sizes.highres_images, 2, replace(final, frames=1))
+            self.highres_clips = self._train("highres_clips", sizes.highres_clips, 3, final, STORED_SIZE)
 
     def _train(self, name: str, count: int, number: int, spec: ClipSpec, detail: int | None = None) -> SceneFeatures:
         def of(style: SceneStyle, count: int, number: int) -> SceneFeatures:
             seed = training_seed(self.config.scene_seed, number)
             return self._scenes(name, SceneSet("train", count, seed, style, spec, detail))
 
-        added = round(self.config.data.hard * count)
+        added = round(self.config.data.hard_fraction * count)
         if added:
             self.hard[name] = of(HARD, added, 4 + number)
         return of(TRAIN, count, number)
@@ -112,14 +112,14 @@ class StampsData(ComposedData):
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
         config, stage = self.config, self.config.stage(step)
-        pretraining, finishing = stage == "teach", stage == "finish"
+        pretraining, finishing = stage == "pretrain", stage == "highres"
         rng = np.random.default_rng([config.seed, int(pretraining), step])
-        as_clips = not pretraining and rng.random() < (config.finish_clip_share if finishing else config.clip_share)
+        as_clips = not pretraining and rng.random() < (config.highres_clip_share if finishing else config.clip_share)
         spec = config.final_spec if finishing else config.spec
-        name = ("finish_" if finishing else "") + ("clips" if as_clips else "pictures")
+        name = ("highres_" if finishing else "") + ("clips" if as_clips else "images")
         spec = spec if as_clips else replace(spec, frames=1)
         sets = [getattr(self, name), *([self.hard[name]] if name in self.hard else [])]
-        size = config.teach_batch if pretraining else config.clips_of(spec.frames)
+        size = config.audio_pretrain_batch if pretraining else config.clips_of(spec.frames)
         total = sum(len(features.scenes) for features in sets)
         indices = rng.choice(total, min(size, total), replace=False)
         variation = int(rng.integers(1, 2**31))
@@ -164,12 +164,12 @@ class OpenVocabData(ComposedData):
         self.config, sizes = config, config.words
         self.catalog = load_open_vocab_catalog(stamps, HELD_OUT if sizes.held_out else ())
         evidence = config.model.evidence or EvidenceConfig()
-        self.words = training_words(self.catalog, config.text, evidence.akin)
+        self.words = training_words(self.catalog, config.text_encoder, evidence.synonym_threshold)
         self.classes = self.words.words
         tagger = WordTagger(load_efficientat(None, config.spec.sample_rate), self.classes)
         known = self.catalog.training_classes
         self.sounds = tagger_outputs(
-            load_catalog(stamps), "train", tagger, only=known, progress=lambda *at: report("listening", *at, {})
+            load_catalog(stamps), "train", tagger, only=known, progress=lambda *at: report("tagging", *at, {})
         )
 
         def scenes(name: str, split: str, count: int, seed: int, spec: ClipSpec) -> OpenVocabFeatures:
@@ -177,7 +177,7 @@ class OpenVocabData(ComposedData):
             return open_vocab_features(self.catalog, wanted, workers, lambda *at: report(name, *at, {}))
 
         single, moving = image_spec(replace(config.spec, frames=1)), image_spec(config.spec)
-        self.pictures = scenes("pictures", "train", sizes.pictures, training_seed(config.scene_seed, 0), single)
+        self.images = scenes("images", "train", sizes.images, training_seed(config.scene_seed, 0), single)
         self.clips = scenes("clips", "train", sizes.clips, training_seed(config.scene_seed, 1), moving)
         self.unseen = scenes("validation", "val", sizes.validation, VALIDATION_SEED, single)
 
@@ -185,7 +185,7 @@ class OpenVocabData(ComposedData):
         """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
         config = self.config
         rng = np.random.default_rng([config.seed, step])
-        features = self.clips if rng.random() < config.clip_share else self.pictures
+        features = self.clips if rng.random() < config.clip_share else self.images
         size = config.clips_of(features.stamp_maps.shape[1])
         indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
         drawn = (  # each scene by a chance of its own, whatever part it is in

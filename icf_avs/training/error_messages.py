@@ -1,4 +1,4 @@
-"""What ends a run, told in one line: full disk, vanished data, no memory, Ctrl-C. The last checkpoint stays."""
+"""What ends a run, as one line: full disk, vanished data, no memory, Ctrl-C. The last checkpoint stays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "ALLOC_FAILED")  #
 
 
 @contextmanager
-def told(trainer: Trainer, source: Path | None = None, machine: Sequence[str] = ()) -> Iterator[None]:
+def as_user_errors(trainer: Trainer, source: Path | None = None, machine: Sequence[str] = ()) -> Iterator[None]:
     """Raise UserError in place of OSError and of an allocation that failed: what happened at which step, what to do.
     Interrupted says so, too. source: folder of the run's data, as it was named. machine: options of the command line
     that say how it runs here.
@@ -35,8 +35,8 @@ def told(trainer: Trainer, source: Path | None = None, machine: Sequence[str] = 
         raise
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-        mend = "make room" if error.errno in _FULL else "check that the data and the run folder exist"
-        raise UserError(f"{what}, at step {trainer.step}; {mend}, and {_go_on(trainer)}") from error
+        fix = "make room" if error.errno in _FULL else "check that the data and the run folder exist"
+        raise UserError(f"{what}, at step {trainer.step}; {fix}, and {_go_on(trainer)}") from error
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise

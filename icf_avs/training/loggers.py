@@ -1,4 +1,4 @@
-"""Where the curves and pictures of a run go beside its folder: TensorBoard if installed, Weights & Biases if asked.
+"""Where the curves and images of a run go beside its folder: TensorBoard if installed, Weights & Biases if asked.
 
 TensorBoard writes files. W&B sends the run to its host, and nothing here loads it unless `wandb` is True; no other
 tracker of accelerate's is ever chosen, whatever is installed or set in the environment.
@@ -31,7 +31,7 @@ def start_trackers(accelerator: Accelerator, folder: Path, config: TrainConfig, 
     """Give `accelerator` the trackers of a run that begins or goes on at `step`; call it in the writing process.
 
     TensorBoard's files are in folder/tensorboard, W&B's in folder/wandb. A run that goes on hides what TensorBoard has
-    of steps from `step` on, and stays the same run of W&B. Raises UserError when W&B is wanted and cannot be had.
+    of steps from `step` on, and stays the same run of W&B. Raises UserError when W&B is wanted and unavailable.
     """
     found: list[GeneralTracker] = []
     if importlib.util.find_spec("tensorboard"):
@@ -64,11 +64,11 @@ def log_text(accelerator: Accelerator, name: str, values: dict) -> None:
             tracker.log({name: f"```\n{json.dumps(values, indent=1)}\n```"})
 
 
-def log_pictures(accelerator: Accelerator, name: str, pictures: Sequence[np.ndarray], step: int) -> None:
-    """Show pictures, uint8 [H, W, 3] of one size, in every tracker."""
+def log_images(accelerator: Accelerator, name: str, images: Sequence[np.ndarray], step: int) -> None:
+    """Show images, uint8 [H, W, 3] of one size, in every tracker."""
     for tracker in accelerator.trackers:
         layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-        tracker.log_images({name: np.stack(pictures)}, step=step, **layout)
+        tracker.log_images({name: np.stack(images)}, step=step, **layout)
 
 
 def end_trackers(accelerator: Accelerator, failed: bool) -> None:

@@ -31,11 +31,11 @@ def stamps() -> TrainConfig:
     # Varied sounds take longer to tell apart.
     return TrainConfig(
         name="stamps",
-        data=DataConfig(finish_pictures=2_400, finish_clips=450, hard=0.5, varied=True),
-        teach_steps=3_000,
+        data=DataConfig(highres_images=2_400, highres_clips=450, hard_fraction=0.5, audio_augment=True),
+        audio_pretrain_steps=3_000,
         steps=3_000,
-        finish=1_200,
-        finish_size=384,  # outlines gain from it
+        highres_steps=1_200,
+        highres_size=384,  # outlines gain from it
     )
 
 
@@ -49,10 +49,10 @@ def stamps_quick() -> TrainConfig:
     return replace(
         stamps(),
         name="stamps-quick",
-        data=DataConfig(pictures=400, clips=40, validation=24),
-        teach_steps=150,
+        data=DataConfig(images=400, clips=40, validation=24),
+        audio_pretrain_steps=150,
         steps=200,
-        finish=0,
+        highres_steps=0,
     )
 
 
@@ -63,11 +63,11 @@ def natural() -> TrainConfig:
         model=ModelConfig(visual="efficientnet-lite0-evidence", audio="efficientat", evidence=EvidenceConfig()),
         words=WordDataConfig(),
         spec=ClipSpec(image_size=448, sample_rate=32_000, window=160_000),
-        teach_steps=0,  # what is heard comes in words
+        audio_pretrain_steps=0,  # what is heard comes in words
         steps=2_000,
         batch=16,
         clip_share=0.2,
-        finish=0,
+        highres_steps=0,
     )
 
 
@@ -93,13 +93,13 @@ def _public(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
         ),
         icf=PlugInConfig(mit=MIT(encoders="published")),
         benchmark=BenchmarkConfig(layout),
-        text="clip",
+        text_encoder="clip",
         estimate=estimate,
         spec=ClipSpec(frames=frames, phase=15 / 16),
-        teach_steps=0,  # VGGish comes taught
+        audio_pretrain_steps=0,  # VGGish comes taught
         steps=steps,
         batch=8 * frames,
-        finish=0,
+        highres_steps=0,
         learning_rate=1e-4,
         audio_rate=1.0,
         visual_rate=1.0,
@@ -139,7 +139,7 @@ def _laptop(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
         benchmark=BenchmarkConfig(layout),
         estimate=estimate,
         steps=steps,
-        finish=0,
+        highres_steps=0,
         checkpoint_every=250,
     )
 
@@ -180,11 +180,11 @@ def with_encoders(config: TrainConfig, visual: str | None, audio: str | None, te
         small = ("dim", "pixel_dim", "heads", "pixel_decoder")
         model = replace(model, **{field: getattr(ModelConfig, field) for field in small})
         config = replace(config, learning_rate=TrainConfig.learning_rate, weight_decay=TrainConfig.weight_decay)
-    teach = {"log-mel": TrainConfig.teach_steps, "vggish": 0}.get(audio, config.teach_steps)
+    teach = {"log-mel": TrainConfig.audio_pretrain_steps, "vggish": 0}.get(audio, config.audio_pretrain_steps)
     icf = config.icf
     if text is not None and icf is not None and icf.mit is not None:
         icf = replace(icf, mit=replace(icf.mit, encoders="minilm" if text == "minilm" else "published"))
-    return replace(config, model=model, text=text or config.text, icf=icf, teach_steps=teach)
+    return replace(config, model=model, text_encoder=text or config.text_encoder, icf=icf, audio_pretrain_steps=teach)
 
 
 def with_network(config: TrainConfig, network: str) -> TrainConfig:

@@ -22,10 +22,10 @@ from icf_avs.evaluation.score_tables import hardware, revision
 from icf_avs.guided_losses.objective import FINISHING, Weights
 from icf_avs.interruption import Interrupted, Interruption
 from icf_avs.training.accelerator import check_processes, first_alone, processes
-from icf_avs.training.callbacks import Watch
+from icf_avs.training.callbacks import Callbacks
 from icf_avs.training.choices import command_line, launched
 from icf_avs.training.data import Report
-from icf_avs.training.error_messages import told
+from icf_avs.training.error_messages import as_user_errors
 from icf_avs.training.loggers import check_wandb
 from icf_avs.training.run_folder import RunFolder
 from icf_avs.training.sources import training_data
@@ -69,7 +69,7 @@ def train(
         with first_alone():
             data = training_data(config, source, workers, report)
             if not data.classes:  # nothing to name sounds by
-                config = replace(config, teach_steps=0)
+                config = replace(config, audio_pretrain_steps=0)
             model = build_model(config, data.classes, init)
         trainer = place.trainer = Trainer(config, data, model, folder)
         trainer.init = str(init) if init else None
@@ -80,11 +80,14 @@ def train(
         recipe = partial(recipe_of, config, trainer, command=made_by)
         path = folder / f"{config.name}.safetensors"
         leads = trainer.accelerator.is_main_process
-        with told(trainer, source, machine), Watch(trainer, recipe, wandb) if leads else nullcontext() as watch:
+        with (
+            as_user_errors(trainer, source, machine),
+            Callbacks(trainer, recipe, wandb) if leads else nullcontext() as callbacks,
+        ):
             if leads:
                 write_text(folder / "recipe.json", json.dumps(recipe({}), indent=1) + "\n")
             trainer.seconds += time.monotonic() - begun
-            fit(trainer, report, watch, stop)
+            fit(trainer, report, callbacks, stop)
             if leads:
                 begun = time.monotonic()
                 trainer.model.spec = config.final_spec
@@ -117,7 +120,7 @@ def check_start(config: TrainConfig, folder: Path, init: Path | None, resume: bo
 def fit(
     trainer: Trainer,
     report: Report = lambda *_: None,
-    watch: Watch | None = None,
+    callbacks: Callbacks | None = None,
     stop: Interruption | None = None,
 ) -> None:
     """Do the steps that are left of a run; log and checkpoints go to the trainer's folder."""
@@ -128,20 +131,20 @@ def fit(
         while trainer.step < trainer.total:
             batches, at, stage = upcoming.result(), trainer.step, config.stage(trainer.step)
             upcoming = loader.submit(trainer.batches, at + 1)
-            values = trainer.advance(*batches)
+            values = trainer.train_step(*batches)
             trainer.seconds = spent + time.monotonic() - begun
-            ended = stage == "teach" and trainer.end_early(values["naming"])
+            ended = stage == "pretrain" and trainer.end_early(values["naming"])
             if ended:
                 upcoming = loader.submit(trainer.batches, trainer.step)
             last = trainer.step == trainer.total
             due = trainer.step % config.checkpoint_every == 0 or last
             if leads:
-                report("teach" if stage == "teach" else "learn", trainer.step, trainer.total, values)
+                report("pretrain" if stage == "pretrain" else "train", trainer.step, trainer.total, values)
                 if at % 10 == 0 or ended or last:
                     _note(log, trainer, at, stage, values)
-                    if watch:
-                        watch.terms(at, stage, values)
-                if due and watch and stage != "teach" and (scores := watch.look(at)):
+                    if callbacks:
+                        callbacks.on_step(at, stage, values)
+                if due and callbacks and stage != "pretrain" and (scores := callbacks.on_checkpoint(at)):
                     _note(log, trainer, at, "validation", scores)
             ending = stop is not None and trainer.asked_to_end(stop.asked)
             if leads and (due or ending):
@@ -175,7 +178,7 @@ def recipe_of(config: TrainConfig, trainer: Trainer, scores: dict[str, float], c
         "config": asdict(config),
         "weights": asdict(Weights()),
         "finishing weights": asdict(FINISHING),
-        "pretraining steps": trainer.taught,
+        "pretraining steps": trainer.pretrained_steps,
         "lengthened": trainer.lengthened,
         "validation": scores,
         "minutes": round(trainer.seconds / 60, 1),

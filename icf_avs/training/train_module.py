@@ -25,35 +25,37 @@ from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import Batch
 
 
-class Learner(nn.Module):
-    """A guided network with its own losses, and the naming head of the teaching stage, which no checkpoint keeps."""
+class TrainModule(nn.Module):
+    """A guided network with its own losses, and the classifier that pretrains its audio encoder, which stays out of
+    checkpoints.
+    """
 
     def __init__(self, model: SegmentationModel) -> None:
         super().__init__()
         self.model = model
-        self.teacher = nn.Linear(model.config.audio_dim, len(model.classes) + 1)
-        self.weights = {"learn": Weights(), "finish": FINISHING}
+        self.audio_classifier = nn.Linear(model.config.audio_dim, len(model.classes) + 1)
+        self.weights = {"train": Weights(), "highres": FINISHING}
         self.icf: PlugIn | None = None
         self.interventions: Interventions | None = None
 
     def forward(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        """Terms of the loss of a stage ("teach", "learn", "finish"), and "loss", their weighted sum."""
-        return self._teach(batch) if stage == "teach" else self._learn(batch, stage)
+        """Terms of the loss of a stage ("pretrain", "train", "highres"), and "loss", their weighted sum."""
+        return self._pretrain_audio(batch) if stage == "pretrain" else self._train_masks(batch, stage)
 
     def update_running_means(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
         """After a step: move the running means of counterfactual sounds. total: sums over the processes of a run."""
         if self.model.network.counterfactual is not None:
             self.model.network.counterfactual.update_running_means(total)
 
-    def _teach(self, batch: Batch) -> dict[str, Tensor]:
-        named = self.teacher(self.model.network.encode_audio(batch.sound).token).float()
-        loss = sound_reading(named, batch.sounding, batch.valid & batch.known)
-        guess = named[..., :-1].argmax(-1, keepdim=True)
+    def _pretrain_audio(self, batch: Batch) -> dict[str, Tensor]:
+        logits = self.audio_classifier(self.model.network.encode_audio(batch.sound).token).float()
+        loss = sound_reading(logits, batch.sounding, batch.valid & batch.known)
+        guess = logits[..., :-1].argmax(-1, keepdim=True)
         heard = batch.sounding.any(-1)
         right = average(batch.sounding.gather(-1, guess)[..., 0].float(), heard)
         return {"naming": loss, "top1": right, "loss": loss}
 
-    def _learn(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+    def _train_masks(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         network, extra = self.model.network, None
         audio = network.encode_audio(batch.sound, batch.has_tags)
         if batch.other_sounds is not None:
@@ -68,7 +70,7 @@ class Learner(nn.Module):
             return objective(replace(output, **whole), batch, self.model.network.joint_embedding, self.weights[stage])
 
 
-class PlugInLearner(Learner):
+class PlugInTrainModule(TrainModule):
     """A network, with ICF and interventions around it while it is trained; without both its masks alone train it."""
 
     def __init__(
@@ -85,7 +87,7 @@ class PlugInLearner(Learner):
         if self.interventions is not None:
             self.interventions.sounds.update_running_means(total)
 
-    def _learn(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+    def _train_masks(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         output = self.model(batch.visual or batch.frames, batch.sound, batch.valid)
         with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
             output.logits, output.classes = convert_to_fp32(output.logits), convert_to_fp32(output.classes)
@@ -102,12 +104,12 @@ class PlugInLearner(Learner):
         return found | {"loss": total}
 
 
-def learner_of(config: TrainConfig, model: SegmentationModel) -> Learner:
+def build_train_module(config: TrainConfig, model: SegmentationModel) -> TrainModule:
     """What trains a model. Raises UserError for a plug-in that would change nothing."""
     if config.interventions and not model.classes:
         raise UserError(f"recipe {config.name} intervenes by classes, of which these data have no names")
     if not isinstance(model.network, GuidedNetwork):
-        return PlugInLearner(model, config.icf, config.interventions)
+        return PlugInTrainModule(model, config.icf, config.interventions)
     if config.icf or config.interventions:
         raise UserError("the guided network has parts of its own in place of ICF and interventions; set both to None")
-    return Learner(model)
+    return TrainModule(model)

@@ -26,8 +26,9 @@ from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
 from icf_avs.networks.temperature import clamp_temperatures
 from icf_avs.training.accelerator import processes
 from icf_avs.training.data import Data
+from icf_avs.training.optimizer import adamw, learning_rate_share
 from icf_avs.training.plateau import Plateau
-from icf_avs.training.train_module import learner_of
+from icf_avs.training.train_module import build_train_module
 from icf_avs.types import Batch
 
 
@@ -40,7 +41,7 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
     torch.manual_seed(config.seed)
     visual = build_visual(model.visual, frozen=not model.train_visual)
     wanted = (model.implicit_text or model.audio in NEEDS_VOCABULARY) and classes
-    names = embed_names(config.text, classes) if wanted else torch.zeros(len(classes), 1)
+    names = embed_names(config.text_encoder, classes) if wanted else torch.zeros(len(classes), 1)
     audio = audio_of(model, names) if model.audio != "log-mel" else None
     torch.manual_seed(config.seed)  # again: how much loading drew depends on what was at hand
     fresh = assembled(model, config.spec, visual, names, audio)
@@ -57,74 +58,56 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
 
 
 class Trainer:
-    """State of a run: model, naming head of the teaching stage, optimizer, step. Every process of a run has one.
+    """State of a run: model, audio classifier of the pretraining, optimizer, step. Every process of a run has one.
 
     resumed_at: step at which this process began. init: checkpoint that the run started from, or None. taught: steps of
-    the teaching stage, once it is over. lengthened: each time the run was made longer, at which step, from and to what.
+    the pretraining, once it is over. lengthened: each time the run was made longer, at which step, from and to what.
     """
 
     def __init__(self, config: TrainConfig, data: Data, model: SegmentationModel, folder: Path) -> None:
         self.config, self.data, self.model, self.folder = config, data, model, folder
         device = processes().device
         lower = config.benchmark is not None and config.benchmark.bf16 and device.type == "cuda"
-        unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # teaching reaches the audio encoder alone
+        unused = DistributedDataParallelKwargs(
+            find_unused_parameters=True
+        )  # pretraining reaches the audio encoder alone
         self.accelerator = Accelerator(
             cpu=device.type == "cpu", mixed_precision="bf16" if lower else "no", kwargs_handlers=[unused]
         )
-        self.learner = learner_of(config, model)
-        self.wrapped = self.accelerator.prepare(self.learner)
+        self.train_module = build_train_module(config, model)
+        self.wrapped = self.accelerator.prepare(self.train_module)
         self.step = self.resumed_at = 0
         self.seconds = 0.0
         self.init: str | None = None
-        self.taught = 0
+        self.pretrained_steps = 0
         self.lengthened: list[dict[str, int]] = []
-        self._plateau = Plateau(config.teach_patience)
-        self.optimizer = self._optimizer()
+        self._plateau = Plateau(config.audio_pretrain_patience)
+        self.optimizer = adamw(self.config, self.train_module, self.pretraining)
 
     @property
     def parts(self) -> int:
-        """Into how many parts the batch of a step is split: a batch for each turn, a part of it for each process."""
-        return self.accelerator.num_processes * self.turns
+        """Into how many parts the batch of a step is split: of each accumulated batch a part for each process."""
+        return self.accelerator.num_processes * self.grad_accum_steps
 
     @property
-    def turns(self) -> int:
-        return self.config.benchmark.accumulate if self.config.benchmark else 1
+    def grad_accum_steps(self) -> int:
+        return self.config.benchmark.grad_accum_steps if self.config.benchmark else 1
 
     def batches(self, step: int) -> list[Batch]:
-        """This process's parts of the batches of a step, one a turn."""
-        first = self.accelerator.process_index * self.turns
-        return [self.data.batch(step, part, self.parts) for part in range(first, first + self.turns)]
+        """This process's parts of the accumulated batches of a step."""
+        first = self.accelerator.process_index * self.grad_accum_steps
+        return [self.data.batch(step, part, self.parts) for part in range(first, first + self.grad_accum_steps)]
 
     @property
-    def teaching(self) -> bool:
-        return self.config.stage(self.step) == "teach"
+    def pretraining(self) -> bool:
+        return self.config.stage(self.step) == "pretrain"
 
     @property
     def total(self) -> int:
-        return self.config.teach_steps + self.config.steps + self.config.finish
+        return self.config.audio_pretrain_steps + self.config.steps + self.config.highres_steps
 
-    def _optimizer(self) -> torch.optim.AdamW:
-        """The taught audio encoder moves on more slowly, or the decoder's first noise would undo it; so does a visual
-        encoder that comes with weights.
-        """
-        model, rate = self.model, self.config.learning_rate
-        audio = [parameter for parameter in model.audio.parameters() if parameter.requires_grad]
-        if self.teaching:
-            shares = [(1.0, [*audio, *self.learner.teacher.parameters()])]
-        else:
-            visual = [parameter for parameter in model.visual.parameters() if parameter.requires_grad]
-            known = {id(parameter) for parameter in (*audio, *visual, *self.learner.teacher.parameters())}
-            rest = [p for p in self.learner.parameters() if p.requires_grad and id(p) not in known]
-            shares = [(self.config.audio_rate, audio), (1.0, rest), (self.config.visual_rate, visual)]
-        decayed, groups = _decayed(self.learner), []
-        for scale, parameters in shares:
-            for decay, chosen in ((self.config.weight_decay, True), (0.0, False)):
-                some = [p for p in parameters if (id(p) in decayed) == chosen]
-                groups += [{"params": some, "scale": scale, "weight_decay": decay}] if some else []
-        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
-
-    def advance(self, *parts: Batch) -> dict[str, float]:
-        """One optimizer step on this process's parts of the batches of its turns, whose losses are averaged. Raises
+    def train_step(self, *parts: Batch) -> dict[str, float]:
+        """One optimizer step on this process's parts of the accumulated batches, whose losses are averaged. Raises
         UserError, before it, when the gradient is no number.
         """
         config, accelerator = self.config, self.accelerator
@@ -147,28 +130,28 @@ class Trainer:
                 f"checkpoint is in {self.folder}: lower the learning rate and train anew"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * group["scale"] * self._rate()
+            group["lr"] = config.learning_rate * group["scale"] * learning_rate_share(config, self.step)
         self.optimizer.step()
         clamp_temperatures(self.model)
-        self.learner.update_running_means(accelerator.reduce)  # by all parts of the batch
+        self.train_module.update_running_means(accelerator.reduce)  # by all parts of the batch
         self.step += 1
-        if self.step == config.teach_steps:
-            self._end_teaching(self.step)
-        return self._of_all(terms) | {"gradient": norm}
+        if self.step == config.audio_pretrain_steps:
+            self._end_pretraining(self.step)
+        return self._reduce_metrics(terms) | {"gradient": norm}
 
     def end_early(self, naming: float) -> bool:
-        """After a step of the teaching stage: if the loss of naming has stopped falling, go on to the next stage, whose
+        """After a step of the pretraining: if the loss of naming has stopped falling, go on to the next stage, whose
         first step keeps its number. Returns whether it has.
         """
-        if not self.teaching or not self._plateau.reached(naming):
+        if not self.pretraining or not self._plateau.reached(naming):
             return False
-        taken, self.step = self.step, self.config.teach_steps
-        self._end_teaching(taken)
+        taken, self.step = self.step, self.config.audio_pretrain_steps
+        self._end_pretraining(taken)
         return True
 
-    def _end_teaching(self, taken: int) -> None:
-        self.taught = taken
-        self.optimizer = self._optimizer()
+    def _end_pretraining(self, taken: int) -> None:
+        self.pretrained_steps = taken
+        self.optimizer = adamw(self.config, self.train_module, self.pretraining)
 
     def asked_to_end(self, mine: int) -> bool:
         """Whether any process of the run was asked to end; mine: whether this one was. All of them learn it at once."""
@@ -177,23 +160,14 @@ class Trainer:
         asked = torch.tensor(float(bool(mine)), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum"))
 
-    def _of_all(self, terms: dict[str, float]) -> dict[str, float]:
+    def _reduce_metrics(self, terms: dict[str, float]) -> dict[str, float]:
         """Means over the processes, which all have the same terms."""
         mine = torch.tensor(list(terms.values()), device=self.accelerator.device)
         return dict(zip(terms, self.accelerator.reduce(mine, "mean").tolist(), strict=True))
 
-    def _rate(self) -> float:
-        """Share of the learning rate at this step: each of the three stages has a schedule of its own."""
-        config, learning = self.config, self.step - self.config.teach_steps
-        if learning < 0:
-            return schedule(self.step, config.teach_steps, config.warmup)
-        if learning < config.steps:
-            return schedule(learning, config.steps, config.warmup)
-        return 0.5 * schedule(learning - config.steps, config.finish, config.warmup)
-
     def save(self) -> None:
         """Write last.pt atomically: on a full disk the file before it stays, and where a weight is no number."""
-        if not all(torch.isfinite(parameter).all() for parameter in self.learner.parameters()):
+        if not all(torch.isfinite(parameter).all() for parameter in self.train_module.parameters()):
             raise UserError(
                 f"a weight is NaN or infinite after step {self.step}, which is not kept; the last good checkpoint is "
                 f"in {self.folder}: lower the learning rate and train anew"
@@ -204,12 +178,12 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "model": trained_state(self.model),
-            "teacher": self.learner.teacher.state_dict(),
-            "icf": self.learner.icf.state_dict() if self.learner.icf else {},
-            "interventions": self.learner.interventions.state_dict() if self.learner.interventions else {},
+            "teacher": self.train_module.audio_classifier.state_dict(),
+            "icf": self.train_module.icf.state_dict() if self.train_module.icf else {},
+            "interventions": self.train_module.interventions.state_dict() if self.train_module.interventions else {},
             "optimizer": self.optimizer.state_dict(),
             "init": self.init,
-            "taught": self.taught,
+            "taught": self.pretrained_steps,
             "lengthened": self.lengthened,
             "plateau": self._plateau.state(),
         }
@@ -258,18 +232,18 @@ class Trainer:
     def _take(self, state: dict[str, Any], steps: int | None) -> None:
         """steps: what the run began with, where it is to be longer now."""
         self.step, self.seconds, self.lengthened = state["step"], state["seconds"], state["lengthened"]
-        self.init, self.taught, self._plateau = state["init"], state["taught"], Plateau(**state["plateau"])
+        self.init, self.pretrained_steps, self._plateau = state["init"], state["taught"], Plateau(**state["plateau"])
         if steps is not None:
-            self.step = min(self.step, self.config.teach_steps + steps)
+            self.step = min(self.step, self.config.audio_pretrain_steps + steps)
             self.lengthened = [*self.lengthened, {"at": self.step, "from": steps, "to": self.config.steps}]
         self.resumed_at = self.step
         self.model.load_state_dict(current_keys(state["model"]), strict=False)
-        self.learner.teacher.load_state_dict(state["teacher"])
-        if self.learner.icf is not None:
-            self.learner.icf.load_state_dict(state["icf"])
-        if self.learner.interventions is not None:
-            self.learner.interventions.load_state_dict(state["interventions"])
-        self.optimizer = self._optimizer()
+        self.train_module.audio_classifier.load_state_dict(state["teacher"])
+        if self.train_module.icf is not None:
+            self.train_module.icf.load_state_dict(state["icf"])
+        if self.train_module.interventions is not None:
+            self.train_module.interventions.load_state_dict(state["interventions"])
+        self.optimizer = adamw(self.config, self.train_module, self.pretraining)
         self.optimizer.load_state_dict(state["optimizer"])
 
 
@@ -285,16 +259,3 @@ def kept_steps(folder: Path) -> int | None:
 def _difference(name: str, kept: TrainConfig, mine: TrainConfig) -> str:
     there, here = getattr(kept, name), getattr(mine, name)
     return f"{name} {there} there, {here} here" if isinstance(here, int | float | str) else f"another {name}"
-
-
-def _decayed(module: nn.Module) -> set[int]:
-    """Ids of the parameters that weight decay applies to: matrices and kernels, and no scalars, vectors or biases."""
-    named = ((name.rpartition(".")[2], p) for name, p in module.named_parameters() if p.dim() > 1)
-    return {id(p) for name, p in named if "bias" not in name}
-
-
-def schedule(step: int, steps: int, warmup: int) -> float:
-    """Share of the learning rate: linear warm-up, then a cosine to 2 %."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

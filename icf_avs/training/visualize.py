@@ -1,4 +1,4 @@
-"""A few validation clips to look at while a run goes on: picture, truth, and what the model marks now."""
+"""A few validation clips to look at while a run goes on: frame, ground truth, and predicted mask."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ CLIPS, COLUMNS, SIDE, GAP = 4, 5, 112, 4  # of a sheet; SIDE and GAP in pixels
 
 
 def sample_sheet(model: SegmentationModel, samples: list[Sample]) -> np.ndarray:
-    """uint8 [H, W, 3]: of every clip up to five moments, with the truth above and what the model marks below.
+    """uint8 [H, W, 3]: of every clip up to five moments, with the ground truth and the predicted mask below.
 
     Switches the model to evaluation.
     """
     line = SIDE + GAP
     sheet = np.full((len(samples) * (3 * line + 2 * GAP), COLUMNS * line, 3), 24, np.uint8)
     for row, sample in enumerate(samples):
-        logits = _marked(model, sample)
+        logits = _mask_logits(model, sample)
         shown = np.linspace(0, len(sample.frames) - 1, min(COLUMNS, len(sample.frames))).round().astype(int)
         for column, frame in enumerate(shown):
             picture = Image.fromarray(sample.frames[frame].numpy()).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -38,7 +38,7 @@ def sample_sheet(model: SegmentationModel, samples: list[Sample]) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _marked(model: SegmentationModel, sample: Sample) -> Tensor:
+def _mask_logits(model: SegmentationModel, sample: Sample) -> Tensor:
     """Mask logits [T,h,w] on the CPU."""
     predictor = Predictor(model)
     audio = model.eval().network.encode_audio(sample.sound[None].to(model.device), sample.has_tags)
