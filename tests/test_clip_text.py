@@ -12,8 +12,6 @@ from icf_avs.encoders import clip_text
 from icf_avs.encoders.registry import embed_names
 from icf_avs.errors import UserError
 
-pytestmark = pytest.mark.full
-
 transformers = pytest.importorskip("transformers")
 BYTES = [chr(code) for code in range(ord("!"), ord("~") + 1)]
 

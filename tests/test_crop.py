@@ -16,8 +16,6 @@ from icf_avs.inference.segment import segment_video
 from icf_avs.media.crop import Crop
 from icf_avs.media.video_reader import probe, read_frames
 
-pytestmark = pytest.mark.full
-
 WIDTH, HEIGHT = 240, 160  # of what is stored
 CUT = Crop(left=40, right=24, top=16, bottom=22)
 SHOWN = WIDTH - 64, HEIGHT - 38

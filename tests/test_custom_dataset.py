@@ -24,8 +24,6 @@ from icf_avs.errors import UserError
 from icf_avs.training.recipes import RECIPES
 from icf_avs.types import ClipSpec
 
-pytestmark = pytest.mark.full
-
 NAMES = ("bark", "drum", "horn", "train")  # of videos
 
 

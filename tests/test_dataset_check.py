@@ -19,8 +19,6 @@ from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
 from icf_avs.synthetic.benchmark import write_stamps
 
-pytestmark = pytest.mark.full
-
 S4 = [(f"{split}-dog_{i}"[:11], 0, "dog", split) for split in ("train", "val", "test") for i in range(2)]
 MS3 = [(f"video{i}_{split}", split) for split in ("train", "val", "test") for i in range(2)]
 AVSS = [

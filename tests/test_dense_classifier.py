@@ -14,8 +14,6 @@ from icf_avs.encoders.label_names import imagenet_names
 from icf_avs.encoders.minilm import embed_names
 from icf_avs.synthetic.catalog import Catalog
 
-pytestmark = pytest.mark.full
-
 
 @pytest.fixture(scope="module")
 def network() -> EfficientNetLite0:

@@ -12,8 +12,6 @@ from icf_avs.media.audio_windows import AudioWindows, sound_blocks
 from icf_avs.media.downmix import mono
 from icf_avs.media.video_reader import probe
 
-pytestmark = pytest.mark.full
-
 RATE = 16_000
 
 

@@ -26,8 +26,6 @@ from icf_avs.errors import UserError
 from icf_avs.media.efficientat_frontend import kaldi_log_mel
 from icf_avs.media.resampling import resample
 
-pytestmark = pytest.mark.full
-
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "efficientat.json").read_text())
 
 

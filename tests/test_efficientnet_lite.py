@@ -8,8 +8,6 @@ from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0, weights_
 from icf_avs.encoders.onednn import pointwise
 from icf_avs.errors import UserError
 
-pytestmark = pytest.mark.full
-
 
 def test_equals_the_published_network():
     package = pytest.importorskip("efficientnet_lite_pytorch")

@@ -12,8 +12,6 @@ from icf_avs.media import frame_tee
 from icf_avs.media.frame_tee import FrameTee
 from icf_avs.media.video_reader import probe, video_frames
 
-pytestmark = pytest.mark.full
-
 
 @pytest.fixture(scope="module")
 def info(tmp_path_factory):

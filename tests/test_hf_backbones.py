@@ -16,8 +16,6 @@ from icf_avs.encoders.hf_backbones import FAMILIES, load_pyramid
 from icf_avs.encoders.onednn import TokenLinear
 from icf_avs.errors import UserError
 
-pytestmark = pytest.mark.full
-
 transformers = pytest.importorskip("transformers")
 SHALLOW = (1, 1, 2, 1)
 CLASSIFIERS = {

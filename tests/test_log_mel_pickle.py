@@ -22,8 +22,6 @@ from icf_avs.datasets.audio_io import read_log_mel
 from icf_avs.datasets.log_mel import read_log_mel_pickle
 from icf_avs.errors import UserError
 
-pytestmark = pytest.mark.full
-
 
 def released(windows: int) -> torch.Tensor:
     """As the public tool makes it: not a leaf, a view, requires grad."""

@@ -10,8 +10,6 @@ import torch
 from icf_avs.encoders import minilm
 from icf_avs.errors import UserError
 
-pytestmark = pytest.mark.full
-
 
 def test_related_names_are_near() -> None:
     pytest.importorskip(minilm.PACKAGE)

@@ -40,8 +40,6 @@ from icf_avs.types import AudioFeatures, ClipSpec
 from research import natural as study
 from research.word_scores import AUDIOS, word_scores
 
-pytestmark = pytest.mark.full
-
 SIZE = 96
 
 

@@ -13,8 +13,6 @@ from icf_avs.encoders import onednn
 from icf_avs.encoders.efficientnet_lite import SameConv
 from icf_avs.encoders.onednn import fused_conv
 
-pytestmark = pytest.mark.full
-
 GENERATOR = torch.Generator().manual_seed(0)
 LAYERS = {
     "a point": lambda: SameConv(16, 32, 1),

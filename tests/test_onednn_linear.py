@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from icf_avs.encoders.onednn import RowLinear, TokenLinear, with_token_linears
 
-pytestmark = pytest.mark.full
-
 
 def worst(found: Tensor, expected: np.ndarray) -> float:
     """The largest error, beside the largest number that there should be."""

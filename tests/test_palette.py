@@ -8,8 +8,6 @@ from PIL import Image
 
 from icf_avs.output.class_overlay import indexed, palette
 
-pytestmark = pytest.mark.full
-
 
 def test_known_colours_of_avss_and_pascal_voc():
     known = {

@@ -16,8 +16,6 @@ from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.serve.limits import Limits
 from icf_avs.serve.run_inference import answer
 
-pytestmark = pytest.mark.full
-
 SHAPES = [Fraction(2), Fraction(16, 11), Fraction(1, 2), Fraction(64, 45), Fraction(1)]
 
 

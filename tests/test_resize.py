@@ -10,8 +10,6 @@ from torch.nn import functional as F
 
 from icf_avs.media.images import resized
 
-pytestmark = pytest.mark.full
-
 
 @pytest.mark.parametrize(("size", "side"), [((90, 160), 48), ((48, 48), 32), ((20, 31), 64), ((7, 5), 1)])
 def test_as_in_real_numbers_and_as_pillow(size: tuple[int, int], side: int) -> None:

@@ -9,8 +9,6 @@ from PIL import Image
 from icf_avs.datasets.image_io import read_frames
 from icf_avs.synthetic.compose.images import FolderImages
 
-pytestmark = pytest.mark.full
-
 PICTURE = np.full((20, 30, 3), 120, np.uint8)
 PICTURE[:10, :15], PICTURE[:10, 15:], PICTURE[10:, :15] = (200, 40, 40), (40, 200, 40), (40, 40, 200)
 STORED = {  # by EXIF's orientation: where its table says that the first row and the first column are shown

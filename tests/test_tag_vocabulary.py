@@ -15,8 +15,6 @@ from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
 from icf_avs.encoders.label_names import audioset_names
 from icf_avs.encoders.tag_vocabulary import FAINTEST, GENERAL_FLOOR, WordTagger, audio_words, reflect_pad_silence
 
-pytestmark = pytest.mark.full
-
 RATE = 32_000
 
 

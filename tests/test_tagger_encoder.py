@@ -15,8 +15,6 @@ from icf_avs.media.audio_file import read_sound
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.sounds import prepare, resample
 
-pytestmark = pytest.mark.full
-
 WORDS = audio_words()
 DIM = 16
 

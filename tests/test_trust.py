@@ -40,8 +40,6 @@ from icf_avs.synthetic.qt_resource import read_qt_resource
 from icf_avs.training.trainer import Trainer, build_model
 from icf_avs.types import ClipSpec
 
-pytestmark = pytest.mark.full
-
 ROOT = Path(__file__).parents[1]
 ENDINGS = (".pkl", ".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 

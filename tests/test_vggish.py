@@ -17,8 +17,6 @@ from icf_avs.encoders.vggish import VGGish, VGGishAudio, load_vggish, load_vggis
 from icf_avs.errors import UserError
 from icf_avs.media.vggish_frontend import log_mel
 
-pytestmark = pytest.mark.full
-
 SHAPES = {  # of the public weights file
     "features.0": (64, 1, 3, 3),
     "features.3": (128, 64, 3, 3),

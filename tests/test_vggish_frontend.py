@@ -9,8 +9,6 @@ import torch
 from icf_avs.media.vggish_frontend import WINDOW, WINDOW_FRAMES, log_mel
 from icf_avs.types import ClipSpec
 
-pytestmark = pytest.mark.full
-
 
 def reference(wave: np.ndarray) -> np.ndarray:
     """One frame and one band at a time, float64: [n] -> [frames, 64]."""

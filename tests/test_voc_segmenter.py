@@ -28,8 +28,6 @@ from icf_avs.errors import UserError
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrior, add_segmenter
 from icf_avs.synthetic import packages
 
-pytestmark = pytest.mark.full
-
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "things.json").read_text())
 NAMES = [names[0] for names, _ in voc_names()]
 

@@ -11,8 +11,6 @@ import pytest
 from icf_avs.output.video_writer import WriterThread
 from icf_avs.results import FrameMask
 
-pytestmark = pytest.mark.full
-
 
 def mask(index: int) -> FrameMask:
     return FrameMask(index, float(index), index + 1.0, index + 0.5, 0.0, 0.0, (), {})
