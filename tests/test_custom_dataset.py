@@ -193,7 +193,7 @@ SPOILT = [
     ("a mask after the end", lambda own: write_left_third(own / "masks/bark/000003.png", 1), "has no second 3"),
     ("a mask long after", lambda own: write_left_third(own / "masks/bark/000300.png", 1), "has no second 300"),
     ("a mask of another size", spoil_size, "is 64x64, its video 192x120"),
-    ("no picture", lambda own: (own / "masks/bark/000000.png").write_text("x"), "cannot read the picture"),
+    ("no picture", lambda own: (own / "masks/bark/000000.png").write_text("x"), "cannot read the image"),
     ("class ids without names", lambda own: (own / "classes.txt").unlink(), "want one channel with 0 and 255"),
     ("an id without a name", lambda own: (own / "classes.txt").write_text("dog\n"), "classes.txt names 0 to 1"),
     ("a name twice", lambda own: (own / "classes.txt").write_text("dog\ndog\n"), "2 names, 1 of them different"),

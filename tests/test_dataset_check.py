@@ -115,7 +115,7 @@ SPOILT = [
         find(r, "*.pkl"), fixtures.tone(0, 5), 3)),
     ("Multi-sources", "audio", "is missing, and there is no other sound", lambda r: [
         find(r, "*.wav").unlink(), find(r, "*.pkl").unlink()]),
-    ("Single-source", "masks", "cannot read the picture", lambda r: find(r, "*_2.png").write_bytes(b"\x89PNG")),
+    ("Single-source", "masks", "cannot read the image", lambda r: find(r, "*_2.png").write_bytes(b"\x89PNG")),
     ("AVSS", "frames", "truncated", lambda r: (
         find(r, "frames/0.jpg").write_bytes(find(r, "frames/0.jpg").read_bytes()[:1500]))),
     ("Single-source", "frames", "_3.png is missing", lambda r: (

@@ -57,7 +57,7 @@ def test_masks_may_be_stored_as_bits_or_as_grey_colour(tiny):
         (lambda tiny: (tiny.root / "ms3_meta_data.csv").unlink(), "holds 0 of"),
         (lambda tiny: tiny.table("metadata.csv", "uid", []), "holds 2 of"),
         (lambda tiny: next(tiny.root.rglob("*.mp4_3.png")).unlink(), "mp4_3.png is missing"),
-        (lambda tiny: next(tiny.root.rglob("*.mp4_3.png")).write_bytes(b"\x89PNG..."), "cannot read the picture"),
+        (lambda tiny: next(tiny.root.rglob("*.mp4_3.png")).write_bytes(b"\x89PNG..."), "cannot read the image"),
         (lambda tiny: next(tiny.root.rglob("gt_masks/*/*/*_2.png")).unlink(), "_2.png is missing"),
         (
             lambda tiny: tiny.mask(next(tiny.root.rglob("gt_masks/*/*/*_2.png")), 1, 77),

@@ -11,11 +11,10 @@ import pytest
 from clip_maker import HEIGHT, RATE, WIDTH, click, make_clip, number_in, picture, tone
 
 from icf_avs.datasets.audio_io import read_log_mel, read_waveform
-from icf_avs.datasets.image_io import read_mask
+from icf_avs.datasets.image_io import open_image, read_mask
 from icf_avs.errors import UserError
 from icf_avs.media.audio_windows import AudioWindows
 from icf_avs.media.video_reader import probe, read_frames
-from icf_avs.synthetic.compose.images import read_image
 
 CONTAINERS = [
     ("a.mp4", "libx264", "aac"),
@@ -336,7 +335,7 @@ def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     raises(tmp_path / "pipe.mp4", "save what it gives as a file first")
     raises(Path("/dev/null"), "is a pipe or a device")
-    readers = read_waveform, read_image, lambda path: read_mask(path, "S4"), lambda path: read_log_mel(path, 1)
+    readers = read_waveform, open_image, lambda path: read_mask(path, "S4"), lambda path: read_log_mel(path, 1)
     for read in readers:
         with pytest.raises(UserError, match="is a pipe or a device, which is read only once"):
             read(tmp_path / "pipe.mp4")

@@ -34,7 +34,7 @@ class LogMel(nn.Module):
         hann = torch.hann_window(FRAME, periodic=True, dtype=torch.float64)
         basis = torch.cat([angle.cos(), angle.sin()]) * hann
         self.register_buffer("basis", basis.float()[:, None])  # [514, 1, 400], real parts first
-        self.register_buffer("filters", vggish_frontend._filters().T.contiguous()[..., None])  # [64, 257, 1]
+        self.register_buffer("filters", vggish_frontend.mel_filters().T.contiguous()[..., None])  # [64, 257, 1]
 
     def forward(self, waves: Tensor) -> Tensor:
         real, imaginary = F.conv1d(waves[:, None], self.basis, stride=HOP).chunk(2, dim=1)

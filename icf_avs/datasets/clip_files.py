@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import multiprocessing
 import wave as wav_format
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -17,6 +20,7 @@ from icf_avs.atomic_io import written_file
 from icf_avs.datasets.audio_io import RATE
 from icf_avs.media.local_url import local_url
 
+Job, Result = TypeVar("Job"), TypeVar("Result")
 VIDEO_FPS = 25
 _ADVICE = "free some space or choose another --out"
 AVSS_COLUMNS = ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label")  # of metadata.csv
@@ -66,6 +70,20 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], s
         frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
         container.mux(sound.encode(frame))
         container.mux(sound.encode(None))
+
+
+def write_all(write: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
+    """write(job) of each job as it is done, in processes of their own where there is more than one worker."""
+    if workers == 1 or len(jobs) < 4:
+        yield from map(write, jobs)
+        return
+    # Spawned, not forked: the caller may run threads (torch, PyAV), which a fork would break.
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for future in as_completed([pool.submit(write, job) for job in jobs]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -59,8 +59,13 @@ def _some(values: set[int]) -> str:
     return str(ordered if len(ordered) <= 6 else [*ordered[:3], *ordered[-3:]])
 
 
-def open_image(path: Path, decode: bool = True) -> Image.Image:
-    """The image of a file, or its header alone (for the size). Raises UserError if it is missing or unreadable."""
+def open_image(
+    path: Path, decode: bool = True, missing: str = "unpack the set again, or correct its table"
+) -> Image.Image:
+    """The image of a file, or its header alone (for the size). missing: what to do where there is no file.
+
+    Raises UserError if it is missing or unreadable.
+    """
     check_no_pipe(path)
     try:
         with Image.open(path) as image:
@@ -68,9 +73,9 @@ def open_image(path: Path, decode: bool = True) -> Image.Image:
                 image.load()
             return image
     except FileNotFoundError:
-        raise UserError(f"{absent(path)} is missing; unpack the set again, or correct its table") from None
+        raise UserError(f"{absent(path)} is missing; {missing}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the picture {path}: {error}; unpack the set again") from error
+        raise UserError(f"cannot read the image {path}: {error}; copy it again") from error
 
 
 def absent(path: Path) -> Path:

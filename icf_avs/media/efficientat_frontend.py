@@ -12,6 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from icf_avs.media.vggish_frontend import mel_filters
+
 SAMPLE_RATE = 32_000
 FRAME, HOP, FFT, BANDS = 800, 320, 1024, 128
 HIGH_HZ = 15_000.0
@@ -19,19 +21,10 @@ PRE_EMPHASIS, LOG_OFFSET, LEVEL, SCALE = 0.97, 1e-5, 4.5, 5.0
 SHORTEST = FFT // 2 + 2  # samples: what mirroring half a transform needs
 
 
-def _mel(hertz: Tensor) -> Tensor:
-    return 1127.0 * torch.log1p(hertz / 700.0)
-
-
 @lru_cache(maxsize=1)
 def mel_bank() -> Tensor:
     """[128, 513] triangular filters from 0 to 15000 Hz."""
-    bins = _mel(torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64))
-    high = _mel(torch.tensor(HIGH_HZ, dtype=torch.float64)).item()
-    edges = torch.linspace(0, high, BANDS + 2, dtype=torch.float64)[:, None]
-    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
-    rising, falling = (bins - lower) / (centre - lower), (upper - bins) / (upper - centre)
-    return torch.minimum(rising, falling).clamp(min=0).float()
+    return mel_filters(SAMPLE_RATE, FFT, BANDS, 0.0, HIGH_HZ).T.contiguous()
 
 
 @lru_cache(maxsize=1)

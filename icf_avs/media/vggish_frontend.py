@@ -25,17 +25,17 @@ def _mel(hertz: Tensor) -> Tensor:
     return 1127.0 * torch.log1p(hertz / 700.0)
 
 
-@lru_cache(maxsize=1)
-def _filters() -> Tensor:
-    """[257, 64] triangular filters; the row of 0 Hz is zero, as in VGGish."""
-    bins = _mel(torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64))[:, None]
-    low, high = _mel(torch.tensor([LOW_HZ, HIGH_HZ], dtype=torch.float64)).tolist()
-    edges = torch.linspace(low, high, BANDS + 2, dtype=torch.float64)
+@lru_cache(maxsize=2)
+def mel_filters(
+    sample_rate: int = SAMPLE_RATE, fft: int = FFT, bands: int = BANDS, low_hz: float = LOW_HZ, high_hz: float = HIGH_HZ
+) -> Tensor:
+    """[fft / 2 + 1, bands] triangular filters; the row of 0 Hz is zero."""
+    bins = _mel(torch.linspace(0, sample_rate / 2, fft // 2 + 1, dtype=torch.float64))[:, None]
+    low, high = _mel(torch.tensor([low_hz, high_hz], dtype=torch.float64)).tolist()
+    edges = torch.linspace(low, high, bands + 2, dtype=torch.float64)
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     rising, falling = (bins - lower) / (centre - lower), (upper - bins) / (upper - centre)
-    filters = torch.minimum(rising, falling).clamp(min=0)
-    filters[0] = 0
-    return filters.float()
+    return torch.minimum(rising, falling).clamp(min=0).float()
 
 
 @lru_cache(maxsize=1)
@@ -62,4 +62,4 @@ def _log_mel(waves: Tensor) -> Tensor:
     spectrum = torch.fft.rfft(frames, FFT)[..., MEL_BINS]
     # Not abs(), which guards against overflow and takes twice as long, and each step in place.
     magnitude = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag).sqrt_()
-    return (magnitude @ _filters()[MEL_BINS].to(waves.device)).add_(LOG_OFFSET).log_()
+    return (magnitude @ mel_filters()[MEL_BINS].to(waves.device)).add_(LOG_OFFSET).log_()

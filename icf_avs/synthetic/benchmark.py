@@ -12,9 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +25,7 @@ from icf_avs.datasets.clip_files import (
     AVSS_COLUMNS,
     VIDEO_FPS,
     semantic_uid,
+    write_all,
     write_avss_clip,
     write_bytes,
     write_image,
@@ -133,22 +132,9 @@ def write_stamps(
 
         columns = TextColumn("writing clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=progress_console()) as bar:
-            for _ in bar.track(_results(remaining, workers), total=len(remaining)):
+            for _ in bar.track(write_all(_write_clip, remaining, workers), total=len(remaining)):
                 pass
     write_tables(out, [json.loads(job.record.read_bytes()) for job in jobs], catalog.class_names)
-
-
-def _results(jobs: list[_Job], workers: int) -> Iterator[None]:
-    if workers == 1 or len(jobs) < 4:
-        yield from map(_write_clip, jobs)
-        return
-    # Spawned, not forked: the caller may run threads (torch, PyAV), which a fork would break.
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"))
-    try:
-        for future in as_completed([pool.submit(_write_clip, job) for job in jobs]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icf_avs.media.audio_windows import windows
 from icf_avs.synthetic.audio_augment import (
     LONGEST_TAIL,
     PLAIN,
@@ -96,13 +97,9 @@ def activity(tracks: np.ndarray, spec: ClipSpec) -> np.ndarray:
     for index, track in enumerate(tracks):
         if not track.any():
             continue
-        windows = np.zeros((spec.frames, spec.window), dtype=np.float32)
-        for t in range(spec.frames):
-            start = spec.window_start(t)
-            piece = track[max(start, 0) : max(start + spec.window, 0)]
-            windows[t, max(-start, 0) : max(-start, 0) + len(piece)] = piece
-        rms = np.sqrt(np.mean(np.square(windows), axis=1))
-        frames = np.stack([frame_rms(window, _FRAME) for window in windows])
+        cut = windows(track, spec, spec.frames)
+        rms = np.sqrt(np.mean(np.square(cut), axis=1))
+        frames = np.stack([frame_rms(window, _FRAME) for window in cut])
         share = np.mean(frames > frames.max() * 10 ** (_QUIET_FRAME_DB / 20), axis=1)
         active[index] = (rms > rms.max() * 10 ** (_QUIET_DB / 20)) & (share >= _SHARE)
     return active

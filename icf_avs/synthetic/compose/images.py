@@ -17,14 +17,18 @@ import numpy as np
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
+from icf_avs.datasets.image_io import open_image
 from icf_avs.errors import UserError
 from icf_avs.mask_rle import check_run_lengths
 from icf_avs.media.images import upright
-from icf_avs.media.local_url import check_no_pipe
 
 SMALLEST = 0.005  # share of the image from which on an object can be what sounds
+_MISSING = "name the folder of the images with --images"
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 Masks = dict[str, np.ndarray]  # bool [H, W] by class
+_ORIENTATION = 0x0112  # of EXIF; from 5 to 8 width and height change places
+_FAR = 16  # times the size of the image: memory grows with the coordinates
+Outline = list[list[float]] | dict[str, Any]  # polygons or run lengths
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ class FolderImages:
             raise UserError(f"{root / 'images'}: no picture in a folder of it; want images/CLASS/NAME.jpg")
 
     def load(self, image: AnnotatedImage) -> tuple[Image.Image, Masks]:
-        shown = upright(read_image(image.path))  # as it was shown to who drew the mask
-        stored = read_image(image.key)
+        shown = upright(open_image(image.path, missing=_MISSING))  # as it was shown to who drew the mask
+        stored = open_image(image.key, missing=_MISSING)
         mask = np.asarray(stored.convert("RGB") if stored.mode in ("LA", "PA", "RGBA") else stored)  # without alpha
         mask = mask.reshape(*mask.shape[:2], -1).any(-1)
         if mask.shape != shown.size[::-1]:
@@ -86,24 +90,6 @@ class FolderImages:
                 "masks are as large as their pictures"
             )
         return shown, dict.fromkeys(image.classes, mask)
-
-
-def read_image(path: Path) -> Image.Image:
-    """The image, read to its end. Raises UserError where it is missing or broken."""
-    check_no_pipe(path)
-    try:
-        image = Image.open(path)
-        image.load()
-        return image
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; name the folder of the pictures with --images") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the picture {path}: {error}; copy it again or remove it") from error
-
-
-_ORIENTATION = 0x0112  # of EXIF; from 5 to 8 width and height change places
-_FAR = 16  # times the size of the image: memory grows with the coordinates
-Outline = list[list[float]] | dict[str, Any]  # polygons or run lengths
 
 
 def find_images(path: Path, images: Path | None) -> ImageSource:
@@ -191,7 +177,7 @@ class CocoImages:
 
     def load(self, image: AnnotatedImage) -> tuple[Image.Image, Masks]:
         """As `ImageSource`. Raises UserError for an image of another size than the file says."""
-        stored, facts = read_image(image.path), self._facts[image.key]
+        stored, facts = open_image(image.path, missing=_MISSING), self._facts[image.key]
         turn, size = stored.getexif().get(_ORIENTATION, 1), (facts["width"], facts["height"])
         shown = stored.size[::-1] if turn in range(5, 9) else stored.size
         if size not in (shown, stored.size):
