@@ -29,8 +29,6 @@ from icf_avs.synthetic.compose.images import find_images
 from icf_avs.synthetic.compose.material import assign_splits, identities, match_classes, normalize
 from icf_avs.training.recipes import RECIPES
 
-pytestmark = pytest.mark.full
-
 KINDS = ("dog", "horse", "cow", "sheep")
 COUNTS = (("train", 6), ("val", 2), ("test", 3))
 

@@ -15,8 +15,6 @@ from icf_avs.__main__ import main
 from icf_avs.errors import UserError
 from icf_avs.synthetic.compose.images import find_images
 
-pytestmark = pytest.mark.full
-
 WIDTH, HEIGHT = 160, 120
 SQUARE = [20, 10, 60, 10, 60, 50, 20, 50]
 

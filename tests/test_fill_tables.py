@@ -12,8 +12,6 @@ from icf_avs.evaluation.score_tables import COLUMNS, read_rows, save_rows
 from research import natural
 from tools.fill_tables import fill, fill_documents
 
-pytestmark = pytest.mark.full
-
 ROOT = Path(__file__).parents[1]
 TABLE = ",".join(COLUMNS) + (
     "\na,12ab,runs/a.safetensors,own,s4,true,strict,0.7014,0.8,,120,0,abc"

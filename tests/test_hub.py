@@ -26,8 +26,6 @@ from icf_avs.inference.predictor import Predictor
 from icf_avs.networks.build import build_model
 from icf_avs.types import ClipSpec
 
-pytestmark = pytest.mark.full
-
 RECIPE = {"command": "icf train tiny", "config": {"seed": 3}, "data": "none", "licence": "Apache-2.0"}
 
 

@@ -6,8 +6,6 @@ import pytest
 
 from tools import make_licences as licences
 
-pytestmark = pytest.mark.full
-
 
 def test_each_library_has_its_line():
     rows, names = licences.lines(licences.DOCUMENT.read_text(encoding="utf-8")), licences.direct()

@@ -18,8 +18,6 @@ from icf_avs.synthetic.tagger_cache import TaggerOutputs
 from icf_avs.training.composed_data import training_words, vocabulary
 from icf_avs.types import ClipSpec
 
-pytestmark = pytest.mark.full
-
 SIZE, FRAMES = 64, 3
 SURELY = 9 / 16  # exact in half precision
 

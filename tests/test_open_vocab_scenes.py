@@ -43,8 +43,6 @@ from icf_avs.synthetic.scene import Camera, Scene
 from icf_avs.synthetic.scene_features import SceneSet, as_bytes, open_vocab_features, probabilities, z_scores
 from icf_avs.types import ClipSpec
 
-pytestmark = pytest.mark.full
-
 COUNT = 60
 ONE = OpenVocabStyle(num_objects=(1.0,), group=0.0)
 

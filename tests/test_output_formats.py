@@ -34,8 +34,6 @@ from icf_avs.output.subtitles import BREAK, COMES, GOES, SHORTEST, subtitles
 from icf_avs.results import FrameMask, Segmentation
 from icf_avs.types import ClipSpec, Prediction
 
-pytestmark = pytest.mark.full
-
 FPS, SECONDS = 4, 2.0
 KINDS = ("dog", "brass bell")
 DAVIS = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]

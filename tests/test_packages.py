@@ -11,8 +11,6 @@ import pytest
 from icf_avs.errors import UserError
 from icf_avs.synthetic import packages
 
-pytestmark = pytest.mark.full
-
 NAME, INNER = "tuxpaint-stamps-default", "usr/share/tuxpaint/stamps"
 
 

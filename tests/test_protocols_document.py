@@ -15,8 +15,6 @@ from icf_avs.evaluation.score_tables import read_rows
 from icf_avs.evaluation.sets import FOLDERS
 from icf_avs.types import ClipSpec
 
-pytestmark = pytest.mark.full
-
 TEXT = read("docs/PROTOCOLS.md")
 SECTION = TEXT.split("## Who scores how\n")[1].split("\n## ")[0]
 ROWS = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in SECTION.splitlines() if line[:2] == "| "]

@@ -19,8 +19,6 @@ from icf_avs.training.benchmark_data import BenchmarkData
 
 TRAINED = ModelConfig(visual="resnet-50", train_visual=True)
 
-pytestmark = pytest.mark.full
-
 
 @pytest.fixture
 def s4(tmp_path: Path) -> Path:

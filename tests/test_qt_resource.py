@@ -15,8 +15,6 @@ from icf_avs.errors import UserError
 from icf_avs.synthetic import packages
 from icf_avs.synthetic.qt_resource import read_qt_resource
 
-pytestmark = pytest.mark.full
-
 FILES = {"a.txt": (0, b"raw bytes"), "ö.bin": (1, b"packed " * 100)}
 
 

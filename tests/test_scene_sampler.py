@@ -24,8 +24,6 @@ from icf_avs.synthetic.sounds import RATE, SoundBank
 from icf_avs.synthetic.soundtrack import activity, render_audio, render_tracks
 from icf_avs.types import Batch, ClipSpec
 
-pytestmark = pytest.mark.full
-
 CLIPS = 40
 
 

@@ -42,8 +42,6 @@ from icf_avs.synthetic.sounds import (
 )
 from icf_avs.synthetic.soundtrack import render_audio
 
-pytestmark = pytest.mark.full
-
 
 def tone(hertz: float, seconds: float) -> np.ndarray:
     return np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE).astype(np.float32)

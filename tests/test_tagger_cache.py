@@ -16,8 +16,6 @@ from icf_avs.synthetic import tagger_cache as module
 from icf_avs.synthetic.catalog import HELD_OUT, Catalog, load_catalog, load_open_vocab_catalog
 from icf_avs.synthetic.tagger_cache import TaggerOutputs, tagger_outputs
 
-pytestmark = pytest.mark.full
-
 VARIANTS = 4
 
 
