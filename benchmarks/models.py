@@ -108,11 +108,11 @@ def batch(clips: int = 1, frames: int = 5, size: int = 224) -> Batch:
     for clip in range(clips):
         sounding[clip, :, clip % len(CLASSES)] = True
         onscreen[clip, [clip % len(CLASSES), (clip + 1) % len(CLASSES)]] = True
-    kinds_map = (masks * (torch.arange(clips) % len(CLASSES) + 1)[:, None, None, None]).long()
+    class_map = (masks * (torch.arange(clips) % len(CLASSES) + 1)[:, None, None, None]).long()
     every = torch.ones(clips, frames, dtype=torch.bool)
     pictures = torch.randint(0, 256, (clips, frames, size, size, 3), dtype=torch.uint8)
     waves = 0.1 * torch.randn(clips, frames, 15_600)
-    return Batch([], waves, masks, kinds_map, every, every.clone(), sounding, onscreen, frames=pictures)
+    return Batch([], waves, masks, class_map, every, every.clone(), sounding, onscreen, frames=pictures)
 
 
 def embedding(given: Batch) -> Tensor:

@@ -36,7 +36,7 @@ def random_batch(clips: int = 4, length: int = 5) -> Batch:
     every, masks = torch.ones(shape, dtype=torch.bool), (torch.rand(*shape, 16, 16) > 0.7).float()
     return Batch(
         pyramid=[], frames=torch.randint(0, 256, (*shape, 64, 64, 3), dtype=torch.uint8),
-        waves=torch.randn(*shape, 4_000), masks=masks, kinds_map=masks.long(), labelled=every, valid=every,
+        waves=torch.randn(*shape, 4_000), masks=masks, class_map=masks.long(), labelled=every, valid=every,
         sounding=torch.zeros(*shape, 0, dtype=torch.bool),
     )  # fmt: skip
 

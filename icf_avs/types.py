@@ -104,7 +104,7 @@ class Batch:
 
     pyramid: levels [B,T,c,h,w] of the frozen visual encoder; class_scores, object_probs: as in VisualFeatures.
     waves: [B,T,N] float32, one window a frame.
-    masks: [B,T,h,w] float in [0,1] at stride 4, share of each cell that sounds.  kinds_map: [B,T,H,W] long, finer than
+    masks: [B,T,h,w] float in [0,1] at stride 4, share of each cell that sounds.  class_map: [B,T,H,W] long, finer than
     the masks, class id of the sounding pixel, 0 for background and where the class is unknown.  labelled, valid: [B,T]
     bool (a padding frame is not valid).  sounding: [B,T,C] bool, classes known to sound in each frame.  onscreen: [B,C]
     bool, classes that are in the picture at all, or None where nobody knows (public benchmarks label what sounds, not
@@ -118,7 +118,7 @@ class Batch:
     pyramid: list[Tensor]
     waves: Tensor
     masks: Tensor
-    kinds_map: Tensor
+    class_map: Tensor
     labelled: Tensor
     valid: Tensor
     sounding: Tensor

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icf_avs.networks.guided_parts.counterfactual import Rivals, SemanticCounterfactual
+from icf_avs.networks.guided_parts.counterfactual import Counterfactuals, SemanticCounterfactual
 from icf_avs.networks.guided_parts.implicit_text import ImplicitText
 from icf_avs.networks.guided_parts.joint_embedding import Gaussian, JointEmbedding
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
@@ -32,9 +32,11 @@ class RandomVectors(SemanticCounterfactual):
     def place(self, factual: Tensor, proposals: Tensor, norms: Tensor) -> Tensor:
         return self.mean + F.normalize(torch.randn_like(proposals), dim=-1) * norms[..., None]
 
-    def forward(self, sound: Tensor, *set_clip_length: Tensor | Vocabulary | None) -> Rivals:
-        rivals = super().forward(sound, *set_clip_length)
-        return rivals._replace(kinds=torch.zeros_like(rivals.kinds), known=torch.zeros_like(rivals.known))
+    def forward(self, sound: Tensor, *set_clip_length: Tensor | Vocabulary | None) -> Counterfactuals:
+        counterfactuals = super().forward(sound, *set_clip_length)
+        return counterfactuals._replace(
+            classes=torch.zeros_like(counterfactuals.classes), known=torch.zeros_like(counterfactuals.known)
+        )
 
 
 class DroppedSound(SemanticCounterfactual):
@@ -47,9 +49,11 @@ class DroppedSound(SemanticCounterfactual):
         kept = torch.rand_like(proposals) < 0.1
         return self.mean + (factual - self.mean) * kept
 
-    def forward(self, sound: Tensor, *set_clip_length: Tensor | Vocabulary | None) -> Rivals:
-        rivals = super().forward(sound, *set_clip_length)
-        return rivals._replace(kinds=torch.zeros_like(rivals.kinds), known=torch.ones_like(rivals.known))
+    def forward(self, sound: Tensor, *set_clip_length: Tensor | Vocabulary | None) -> Counterfactuals:
+        counterfactuals = super().forward(sound, *set_clip_length)
+        return counterfactuals._replace(
+            classes=torch.zeros_like(counterfactuals.classes), known=torch.ones_like(counterfactuals.known)
+        )
 
 
 class OneLevelText(ImplicitText):
@@ -92,9 +96,9 @@ def _point(modality: Gaussian) -> Gaussian:
 def replace_part(model: SegmentationModel, control: str) -> None:
     """Put the stand-in of that name into a freshly built full model. Raises ValueError for another name."""
     config, network = model.config, model.network
-    rivals = {"random": RandomVectors, "shuffled": ShuffledSounds, "dropout": DroppedSound}
-    if control in rivals:
-        network.counterfactual = rivals[control](config.dim, len(config.classes), config.counterfactual.count)
+    counterfactuals = {"random": RandomVectors, "shuffled": ShuffledSounds, "dropout": DroppedSound}
+    if control in counterfactuals:
+        network.counterfactual = counterfactuals[control](config.dim, len(config.classes), config.counterfactual.count)
     elif control in ("video", "segment", "frame"):
         network.implicit_text = OneLevelText(network.implicit_text, config.heads, control)
     elif control == "cosine":

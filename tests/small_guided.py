@@ -65,9 +65,9 @@ def random_batch(clips: int = 3, frames: int = 2, seed: int = 0, kinds: int = le
         masks[clip, :, : 4 + 2 * (clip % 4), :8] = 1
         sounding[clip, :, clip % kinds] = True
         onscreen[clip, [clip % kinds, (clip + 1) % kinds]] = True
-    kinds_map = (masks * (torch.arange(clips) % kinds + 1)[:, None, None, None]).long()
+    class_map = (masks * (torch.arange(clips) % kinds + 1)[:, None, None, None]).long()
     every = torch.ones(lead, dtype=torch.bool)
-    return Batch(pyramid, waves, masks, kinds_map, every, every.clone(), sounding, onscreen)
+    return Batch(pyramid, waves, masks, class_map, every, every.clone(), sounding, onscreen)
 
 
 def chosen(batch: Batch, clips: torch.Tensor) -> Batch:

@@ -85,32 +85,32 @@ def rivals_of(control: str, clips: int = 6):
     part = model.network.counterfactual
     batch = random_batch(clips=clips)
     sound = torch.randn(clips, 2, 32) + 3
-    rivals = part(sound, batch.sounding, batch.valid)
-    return rivals, sound, part.mean, batch.sounding.any(1)
+    counterfactuals = part(sound, batch.sounding, batch.valid)
+    return counterfactuals, sound, part.mean, batch.sounding.any(1)
 
 
 def test_shuffled_sounds_are_those_of_other_clips() -> None:
-    rivals, sound, _, kinds = rivals_of("shuffled")
+    counterfactuals, sound, _, kinds = rivals_of("shuffled")
     for clip in range(len(sound)):
-        match = (rivals.sounds[0, clip] == sound).flatten(1).all(1)
+        match = (counterfactuals.sounds[0, clip] == sound).flatten(1).all(1)
         assert match.sum() == 1 and not match[clip]
         assert not (kinds[match.nonzero()[0, 0]] & kinds[clip]).any()
 
 
 def test_random_vectors_are_as_long_as_sounds_and_nobody_knows_what_they_are() -> None:
-    rivals, sound, mean, _ = rivals_of("random")
+    counterfactuals, sound, mean, _ = rivals_of("random")
     lengths = (sound - mean).norm(dim=-1).flatten()
-    for length in (rivals.sounds - mean).norm(dim=-1).flatten():
+    for length in (counterfactuals.sounds - mean).norm(dim=-1).flatten():
         assert (lengths - length).abs().min() < 1e-4
-    assert not rivals.known.any() and not rivals.kinds.any()
+    assert not counterfactuals.known.any() and not counterfactuals.classes.any()
 
 
 def test_a_dropped_sound_keeps_a_tenth_of_its_channels() -> None:
-    rivals, sound, mean, _ = rivals_of("dropout", clips=40)
-    kept = rivals.sounds[0] == mean + (sound - mean)
+    counterfactuals, sound, mean, _ = rivals_of("dropout", clips=40)
+    kept = counterfactuals.sounds[0] == mean + (sound - mean)
     assert 0.05 < kept.float().mean() < 0.15
-    assert torch.equal(rivals.sounds[0][~kept], mean.expand_as(sound)[~kept])
-    assert rivals.known.all() and not rivals.kinds.any()
+    assert torch.equal(counterfactuals.sounds[0][~kept], mean.expand_as(sound)[~kept])
+    assert counterfactuals.known.all() and not counterfactuals.classes.any()
 
 
 @pytest.mark.parametrize("level", ["video", "segment", "frame"])

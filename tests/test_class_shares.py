@@ -54,14 +54,14 @@ def removal(batch: Batch, removed: int) -> tuple[GuidedOutput, float, Tensor]:
     """The loss of taking one class out of every sound, at logits of zero, and its gradient by the logits."""
     model = small_model()
     output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding, known=batch.known)
-    rest = output.rivals.rest
+    rest = output.counterfactuals.removal
     valid = torch.ones_like(rest.valid)
-    output.rivals = output.rivals._replace(
-        rest=rest._replace(removed=torch.full_like(rest.removed, removed), valid=valid)
+    output.counterfactuals = output.counterfactuals._replace(
+        removal=rest._replace(removed=torch.full_like(rest.removed, removed), valid=valid)
     )
-    output.rest_logits = torch.zeros_like(output.rest_logits).requires_grad_()
+    output.source_removal_logits = torch.zeros_like(output.source_removal_logits).requires_grad_()
     loss = objective(output, batch, model.network.joint_embedding, Weights())["rest"]
-    gradient = torch.autograd.grad(loss, output.rest_logits)[0] if loss.requires_grad else torch.zeros(())
+    gradient = torch.autograd.grad(loss, output.source_removal_logits)[0] if loss.requires_grad else torch.zeros(())
     return output, float(loss.detach()), gradient
 
 
@@ -70,7 +70,7 @@ def two_sources(clips: int = 1) -> Batch:
     batch = random_batch(clips, frames=2)
     pixels = torch.zeros(clips, 2, 64, 64, dtype=torch.long)
     pixels[..., :30, :33], pixels[..., 30:, :33] = 1, 2
-    batch.kinds_map, batch.masks = pixels, avg_pool2d((pixels > 0).float(), FINE)
+    batch.class_map, batch.masks = pixels, avg_pool2d((pixels > 0).float(), FINE)
     batch.sounding[:] = False
     batch.sounding[..., :2] = True
     return batch
@@ -79,18 +79,18 @@ def two_sources(clips: int = 1) -> Batch:
 def test_the_only_source_leaves_nothing() -> None:
     """No ring at its border, which has parts of cells: at logits of zero the loss is log 2, without a Dice term."""
     batch = two_sources()
-    batch.kinds_map[batch.kinds_map == 2] = 1
+    batch.class_map[batch.class_map == 2] = 1
     batch.sounding[..., 1] = False
     _, loss, gradient = removal(batch, 0)
     assert loss == pytest.approx(math.log(2)) and (gradient > 0).all()
-    batch.kinds_map[:] = 0  # whatever the map says
+    batch.class_map[:] = 0  # whatever the map says
     assert removal(batch, 0)[1] == pytest.approx(math.log(2))
 
 
 def test_one_of_two_sources_leaves_the_share_of_the_other() -> None:
     batch = two_sources()
     _, loss, _ = removal(batch, 0)
-    stays = by_hand(batch.kinds_map[0, 0].numpy(), 2)
+    stays = by_hand(batch.class_map[0, 0].numpy(), 2)
     dice = 1 - 2 * 0.5 * stays.sum() / (0.5 * stays.size + stays.sum())
     assert loss == pytest.approx(math.log(2) + dice, rel=1e-5)
     assert 0 < (stays % 1 > 0).sum() < 40  # cells at the border
@@ -99,10 +99,10 @@ def test_one_of_two_sources_leaves_the_share_of_the_other() -> None:
 def test_removal_is_not_asked_of_pixels_without_a_class() -> None:
     """A binary layout that names two classes, as MS3: which pixels are whose nobody knows."""
     batch = two_sources()
-    batch.kinds_map[:] = 0
+    batch.class_map[:] = 0
     _, loss, gradient = removal(batch, 0)
     assert loss == 0 and not gradient.any()
-    batch.kinds_map[0, 0, :8, :8] = 1  # two by two cells are told in one frame
+    batch.class_map[0, 0, :8, :8] = 1  # two by two cells are told in one frame
     _, loss, gradient = removal(batch, 0)
     asked = gradient != 0
     assert not asked[0, 1].any()
@@ -113,7 +113,7 @@ def test_removal_is_not_asked_of_pixels_without_a_class() -> None:
 def test_a_frame_without_the_removed_class_stays_as_it_is() -> None:
     batch = two_sources()
     batch.sounding[:, 1, 0] = False
-    batch.kinds_map[:, 1] = 0
+    batch.class_map[:, 1] = 0
     batch.labelled[:, 0] = False
     _, loss, gradient = removal(batch, 0)
     target = 0.5 - gradient[0, 1] / gradient[0, 1].abs().max() / 2
@@ -127,7 +127,7 @@ def unknown(names: tuple[str, ...]) -> tuple[Batch, torch.nn.Module]:
     """Clips that all mark something, of which no class is known."""
     batch = random_batch(3)
     batch.sounding = batch.sounding[..., : len(names)] & False
-    batch.kinds_map[:], batch.onscreen = 0, None
+    batch.class_map[:], batch.onscreen = 0, None
     assert not batch.known.any()
     return batch, small_model(names=names)
 
@@ -142,8 +142,10 @@ def test_a_clip_of_unknown_classes_is_compared_with_no_other(names: tuple[str, .
             batch.waves[1:] = 0.3 * torch.randn(batch.waves[1:].shape)
         torch.manual_seed(0)
         output = model.eval()(batch.visual, batch.waves, batch.valid, sounding=batch.sounding, known=batch.known)
-        away = torch.nn.functional.normalize(output.rivals.sounds[:, 0] - model.network.counterfactual.mean, dim=-1)
-        assert not output.rivals.known.any() and not output.rivals.kinds.any()
+        away = torch.nn.functional.normalize(
+            output.counterfactuals.sounds[:, 0] - model.network.counterfactual.mean, dim=-1
+        )
+        assert not output.counterfactuals.known.any() and not output.counterfactuals.classes.any()
         terms = objective(output, batch, model.network.joint_embedding, Weights())
         assert float(terms["foreign"]) == 0 and float(terms.get("sound_reading", 0)) == 0
         found.append(away)
@@ -161,13 +163,17 @@ def test_unknown_clips_are_no_negatives_of_each_other(names: tuple[str, ...]) ->
 
 def test_among_known_clips_an_unknown_one_is_left_out() -> None:
     batch = random_batch(3)
-    batch.sounding[0], batch.kinds_map[0], batch.onscreen = False, 0, None
+    batch.sounding[0], batch.class_map[0], batch.onscreen = False, 0, None
     model = small_model()
     output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding, known=batch.known)
-    assert not output.rivals.kinds[:, 0].any() and output.rivals.known[:, 1:].all()
-    for maps in (output.foreign_logits, output.reading):
+    assert not output.counterfactuals.classes[:, 0].any() and output.counterfactuals.known[:, 1:].all()
+    for maps in (output.visual_counterfactual_logits, output.reading):
         maps.retain_grad()
     terms = objective(output, batch, model.network.joint_embedding, Weights())
     (terms["foreign"] + terms["sound_reading"]).backward()
-    assert output.foreign_logits.grad.flatten(1).any(1).tolist() == [False, False, True]  # nor is its sound known wrong
+    assert output.visual_counterfactual_logits.grad.flatten(1).any(1).tolist() == [
+        False,
+        False,
+        True,
+    ]  # nor is its sound known wrong
     assert output.reading.grad.flatten(1).any(1).tolist() == [False, True, True]

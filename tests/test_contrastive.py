@@ -156,7 +156,7 @@ def test_a_frame_without_a_mask_takes_no_part() -> None:
     batch, other = random_batch(2, frames=3), random_batch(2, frames=3)
     for each in (batch, other):
         each.masks[:, 2] = 0
-        each.kinds_map[:, 2] = 0
+        each.class_map[:, 2] = 0
     other.waves[:, 2] = 0
     for level in other.pyramid:
         level[:, 2] += 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from icf_avs.extensions.counterfactual_sounds import orthogonal
-from icf_avs.networks.guided_parts.counterfactual import Rivals, SemanticCounterfactual
+from icf_avs.networks.guided_parts.counterfactual import Counterfactuals, SemanticCounterfactual
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 
@@ -25,12 +25,12 @@ def throughout(kinds: Tensor, sound: Tensor) -> Tensor:
     return kinds[:, None].expand(-1, sound.shape[1], -1)
 
 
-def cosines(factual: Tensor, rivals: Tensor, mean: Tensor) -> Tensor:
+def cosines(factual: Tensor, counterfactuals: Tensor, mean: Tensor) -> Tensor:
     """|cos| around the mean between every two of factual and rivals, [..., pairs]; measured in float64."""
-    every = torch.cat([factual[None], rivals]).double() - mean.double()
+    every = torch.cat([factual[None], counterfactuals]).double() - mean.double()
     every = torch.nn.functional.normalize(every, dim=-1).movedim(0, -2)
     gram = (every @ every.transpose(-1, -2)).abs()
-    upper = torch.triu_indices(len(rivals) + 1, len(rivals) + 1, 1)
+    upper = torch.triu_indices(len(counterfactuals) + 1, len(counterfactuals) + 1, 1)
     return gram[..., upper[0], upper[1]]
 
 
@@ -53,10 +53,10 @@ def test_orthogonal_and_of_the_asked_norms(data: st.DataObject, dim: int, seed: 
     lead = data.draw(st.sampled_from([(), (3,), (2, 3)]))
     factual, proposals, mean, norms = draw(seed, lead, dim, count, common)
     torch.manual_seed(seed)
-    rivals = orthogonal(factual, proposals, mean, norms)
-    assert rivals.shape == proposals.shape and rivals.dtype == torch.float32
-    assert cosines(factual, rivals, mean).max() < 1e-5
-    assert torch.allclose((rivals - mean).norm(dim=-1), norms, rtol=1e-4)
+    counterfactuals = orthogonal(factual, proposals, mean, norms)
+    assert counterfactuals.shape == proposals.shape and counterfactuals.dtype == torch.float32
+    assert cosines(factual, counterfactuals, mean).max() < 1e-5
+    assert torch.allclose((counterfactuals - mean).norm(dim=-1), norms, rtol=1e-4)
 
 
 @settings(max_examples=15, deadline=None)
@@ -64,10 +64,12 @@ def test_orthogonal_and_of_the_asked_norms(data: st.DataObject, dim: int, seed: 
 def test_bfloat16_within_its_resolution(seed: int, count: int) -> None:
     parts = [part.bfloat16() for part in draw(seed, (4,), 32, count, 1.0)]
     torch.manual_seed(seed)
-    rivals = orthogonal(*parts)
-    assert rivals.dtype == torch.bfloat16
-    assert cosines(parts[0], rivals, parts[2]).max() < 0.02  # float32 inside: only the result is rounded, by 2^-9
-    assert torch.allclose((rivals - parts[2]).float().norm(dim=-1), parts[3].float(), rtol=0.02)
+    counterfactuals = orthogonal(*parts)
+    assert counterfactuals.dtype == torch.bfloat16
+    assert (
+        cosines(parts[0], counterfactuals, parts[2]).max() < 0.02
+    )  # float32 inside: only the result is rounded, by 2^-9
+    assert torch.allclose((counterfactuals - parts[2]).float().norm(dim=-1), parts[3].float(), rtol=0.02)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5])
@@ -88,25 +90,27 @@ def test_degenerate_proposals(case: str, count: int) -> None:
         "the mean": mean.expand_as(proposals),
     }[case]
     torch.manual_seed(0)
-    rivals = orthogonal(factual, proposals.clone(), mean, norms)
-    assert torch.isfinite(rivals).all() and cosines(factual, rivals, mean).max() < 1e-5
-    assert torch.allclose((rivals - mean).norm(dim=-1), norms, rtol=1e-4)
+    counterfactuals = orthogonal(factual, proposals.clone(), mean, norms)
+    assert torch.isfinite(counterfactuals).all() and cosines(factual, counterfactuals, mean).max() < 1e-5
+    assert torch.allclose((counterfactuals - mean).norm(dim=-1), norms, rtol=1e-4)
 
 
 def test_a_factual_that_is_the_mean_itself() -> None:
     factual, proposals, mean, norms = draw(1, (4,), 8, 3, 1.0)
-    rivals = orthogonal(mean.expand_as(factual), proposals, mean, norms)
-    assert torch.isfinite(rivals).all() and cosines(proposals[0], rivals[1:], mean).isfinite().all()
+    counterfactuals = orthogonal(mean.expand_as(factual), proposals, mean, norms)
+    assert torch.isfinite(counterfactuals).all() and cosines(proposals[0], counterfactuals[1:], mean).isfinite().all()
 
 
 def test_diverse() -> None:
     """Apart by at least the longer of the two, from each other and from the factual one; anew with every draw."""
     factual, proposals, mean, norms = draw(2, (6,), 16, 5, 3.0)
-    rivals = orthogonal(factual, proposals, mean, norms)
+    counterfactuals = orthogonal(factual, proposals, mean, norms)
     for i in range(5):
-        assert ((rivals[i] - factual).norm(dim=-1) >= norms[i] * 0.999).all()
+        assert ((counterfactuals[i] - factual).norm(dim=-1) >= norms[i] * 0.999).all()
         for j in range(i):
-            assert ((rivals[i] - rivals[j]).norm(dim=-1) >= torch.maximum(norms[i], norms[j]) * 0.999).all()
+            assert (
+                (counterfactuals[i] - counterfactuals[j]).norm(dim=-1) >= torch.maximum(norms[i], norms[j]) * 0.999
+            ).all()
     part = SemanticCounterfactual(16, 6, 2, words=False)
     sound = torch.randn(6, 2, 16)
     kinds = torch.eye(6, dtype=torch.bool)
@@ -134,10 +138,10 @@ def test_rivals_keep_the_common_part() -> None:
     torch.manual_seed(0)
     part(sound, kinds, every(sound))
     part.update_running_means()
-    rivals = part(sound, kinds, every(sound)).sounds
-    along = (rivals @ common) / (sound @ common)
+    counterfactuals = part(sound, kinds, every(sound)).sounds
+    along = (counterfactuals @ common) / (sound @ common)
     assert along.min() > 0.8 and along.max() < 1.2
-    offset = (rivals - sound.mean((0, 1))).norm(dim=-1)
+    offset = (counterfactuals - sound.mean((0, 1))).norm(dim=-1)
     # On the manifold: as far out as sounds are.
     assert offset.max() < 2 * (sound - sound.mean((0, 1))).norm(dim=-1).max()
 
@@ -145,7 +149,7 @@ def test_rivals_keep_the_common_part() -> None:
 # Who may be a rival.
 
 
-def rivals_of(kinds: Tensor, seed: int, words: bool, count: int = 2) -> Rivals:
+def rivals_of(kinds: Tensor, seed: int, words: bool, count: int = 2) -> Counterfactuals:
     torch.manual_seed(seed)
     part = SemanticCounterfactual(16, kinds.shape[1], count, words=words)
     vocabulary = Vocabulary(torch.randn(kinds.shape[1], 8), 2, 16) if words else None
@@ -159,12 +163,14 @@ def test_a_rival_never_shares_a_kind_with_the_clip(data: st.DataObject, seed: in
     clips, number = data.draw(st.integers(1, 5)), data.draw(st.integers(2, 6))
     share = data.draw(st.sampled_from([0, 0.3, 0.8]))
     kinds = torch.rand(clips, number, generator=torch.Generator().manual_seed(seed)) < share
-    rivals = rivals_of(kinds, seed, words, count=3)
-    assert rivals.sounds.shape == (3, clips, 3, 16) and torch.isfinite(rivals.sounds).all()
-    shared = (rivals.kinds & kinds).any(-1)
+    counterfactuals = rivals_of(kinds, seed, words, count=3)
+    assert counterfactuals.sounds.shape == (3, clips, 3, 16) and torch.isfinite(counterfactuals.sounds).all()
+    shared = (counterfactuals.classes & kinds).any(-1)
     assert not (shared & ~kinds.all(1)).any()
-    assert not (shared & rivals.known).any(), "where all kinds sound, a word is one of them: not known"
-    assert not (rivals.known & ~rivals.kinds.any(-1)).any(), "a rival that is known must be of some kind"
+    assert not (shared & counterfactuals.known).any(), "where all kinds sound, a word is one of them: not known"
+    assert not (counterfactuals.known & ~counterfactuals.classes.any(-1)).any(), (
+        "a rival that is known must be of some kind"
+    )
 
 
 def test_a_donor_is_what_the_rival_is_made_of() -> None:
@@ -177,17 +183,17 @@ def test_a_donor_is_what_the_rival_is_made_of() -> None:
     seen: list[set[int]] = [set() for _ in kinds]
     for seed in range(30):
         torch.manual_seed(seed)
-        rivals = part(sound, throughout(kinds, sound), every(sound))
+        counterfactuals = part(sound, throughout(kinds, sound), every(sound))
         for clip in range(4):
             distance = []
             for donor in range(4):
                 plane = torch.stack([sound[clip, 0] - part.mean, sound[donor, 0] - part.mean], dim=1).double()
                 basis, _ = torch.linalg.qr(plane)
-                rest = (rivals.sounds[0, clip, 0] - part.mean).double()
+                rest = (counterfactuals.sounds[0, clip, 0] - part.mean).double()
                 distance.append(float((rest - basis @ (basis.T @ rest)).norm() / rest.norm()))
             donor = min((d for d in range(4) if d != clip), key=lambda d: distance[d])
             assert distance[donor] < 1e-4
-            assert rivals.kinds[0, clip].equal(kinds[donor]) and rivals.known[0, clip]
+            assert counterfactuals.classes[0, clip].equal(kinds[donor]) and counterfactuals.known[0, clip]
             seen[clip].add(donor)
     assert seen == [{2, 3}, {2}, {0, 1, 3}, {0, 2}]
 
@@ -205,11 +211,11 @@ def test_words_never_name_a_sounding_kind(seed: int, number: int) -> None:
     part.generator = Keep()
     vocabulary.words = lambda: torch.eye(number + 2, 16)  # so that a mixture of words is its shares
     sound = torch.randn(6, 1, 16)
-    rivals = part(sound, throughout(kinds, sound), every(sound), vocabulary, known=every(sound))
+    counterfactuals = part(sound, throughout(kinds, sound), every(sound), vocabulary, known=every(sound))
     shares = part.generator.inputs[0][:, :number]
     assert torch.allclose(shares.sum(1), torch.ones(6))
     assert not shares[kinds].any()
-    assert (shares > 0).equal(rivals.kinds[1]) and rivals.known[1].all()
+    assert (shares > 0).equal(counterfactuals.classes[1]) and counterfactuals.known[1].all()
 
 
 class Keep(nn.Module):
@@ -226,10 +232,10 @@ class Keep(nn.Module):
 
 @pytest.mark.parametrize("words", [False, True])
 def test_a_batch_of_one(words: bool) -> None:
-    rivals = rivals_of(torch.tensor([[True, False, False]]), 0, words)
-    assert torch.isfinite(rivals.sounds).all()
-    assert not rivals.known[0].any()  # no donor: a random direction, of no kind
-    assert rivals.known[1].all() == words
+    counterfactuals = rivals_of(torch.tensor([[True, False, False]]), 0, words)
+    assert torch.isfinite(counterfactuals.sounds).all()
+    assert not counterfactuals.known[0].any()  # no donor: a random direction, of no kind
+    assert counterfactuals.known[1].all() == words
 
 
 def test_the_mean_moves_in_training_only() -> None:
@@ -262,14 +268,14 @@ def test_the_means_keep_their_digits_at_lower_precision() -> None:
     for part in parts:
         part.update_running_means()
     assert torch.allclose(parts[1].mean, parts[0].mean, atol=1e-5)
-    assert torch.allclose(parts[1].alone, parts[0].alone, atol=1e-5)
+    assert torch.allclose(parts[1].class_means, parts[0].class_means, atol=1e-5)
 
 
 def test_without_classes_there_is_still_a_mean() -> None:
     part, sound = SemanticCounterfactual(8, 0, 1, words=False), torch.randn(2, 3, 8)
     part(sound, torch.zeros(2, 3, 0, dtype=torch.bool), every(sound))
     part.update_running_means()
-    assert torch.allclose(part.mean, sound.mean((0, 1)), atol=1e-6) and part.alone.shape == (0, 8)
+    assert torch.allclose(part.mean, sound.mean((0, 1)), atol=1e-6) and part.class_means.shape == (0, 8)
 
 
 def test_parts_of_a_batch_move_the_means_as_the_whole_does() -> None:
@@ -292,17 +298,17 @@ def test_parts_of_a_batch_move_the_means_as_the_whole_does() -> None:
         assert torch.allclose(part.mean, sound[valid].mean(0), atol=1e-6)
         for kind in range(4):
             expected = sound[single[..., kind]].mean(0) if single[..., kind].any() else torch.zeros(8)
-            assert torch.allclose(part.alone[kind], expected, atol=1e-6)
-        assert part.met.equal(single.any(1).any(0))
+            assert torch.allclose(part.class_means[kind], expected, atol=1e-6)
+        assert part.seen_classes.equal(single.any(1).any(0))
 
 
 def test_rivals_carry_no_gradient_and_the_generator_learns() -> None:
     torch.manual_seed(0)
     part, vocabulary = SemanticCounterfactual(16, 3, 2, words=True), Vocabulary(torch.randn(3, 8), 2, 16)
     sound = torch.randn(4, 2, 16, requires_grad=True)
-    rivals = part(sound, throughout(torch.eye(4, 3, dtype=torch.bool), sound), every(sound), vocabulary)
-    assert not rivals.sounds.requires_grad and rivals.rest.sound.requires_grad
-    rivals.fit.backward()
+    counterfactuals = part(sound, throughout(torch.eye(4, 3, dtype=torch.bool), sound), every(sound), vocabulary)
+    assert not counterfactuals.sounds.requires_grad and counterfactuals.removal.sound.requires_grad
+    counterfactuals.fit.backward()
     assert sound.grad is None and all(parameter.grad is None for parameter in vocabulary.parameters())
     assert all(parameter.grad.abs().sum() > 0 for parameter in part.parameters())
 
@@ -316,10 +322,10 @@ def test_padding_counts_for_nothing() -> None:
         again, mended = copy.deepcopy(part), sound.clone()
         mended[~valid] = padding
         torch.manual_seed(0)
-        rivals = again(mended, throughout(kinds, mended), valid, vocabulary)
-        lengths = (rivals.sounds - again.mean).norm(dim=-1)
+        counterfactuals = again(mended, throughout(kinds, mended), valid, vocabulary)
+        lengths = (counterfactuals.sounds - again.mean).norm(dim=-1)
         again.update_running_means()
-        found.append((again.mean, rivals.fit, lengths))
+        found.append((again.mean, counterfactuals.fit, lengths))
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-4)
 
@@ -344,13 +350,13 @@ def test_a_source_is_taken_out_and_the_others_stay() -> None:
     kinds = torch.tensor([[[1, 0, 1, 0], [0, 0, 1, 0]]], dtype=torch.bool)  # kind 0 in one frame of two
     removed = set()
     for _ in range(20):
-        rest = part.eval()(mixed, kinds, every(mixed)).rest
+        rest = part.eval()(mixed, kinds, every(mixed)).removal
         gone = int(rest.removed)
         removed.add(gone)
         kept = 2 - gone
         assert rest.valid.all()
         left = rest.sound - part.mean
-        out = torch.nn.functional.normalize(part.alone[gone] - part.mean, dim=0)
+        out = torch.nn.functional.normalize(part.class_means[gone] - part.mean, dim=0)
         assert (left @ out).abs().max() < 1e-4
         assert ((left @ directions[kept]) / directions[kept].norm()).min() > 2
     assert removed == {0, 2}  # of the whole clip's kinds, by chance
@@ -358,10 +364,10 @@ def test_a_source_is_taken_out_and_the_others_stay() -> None:
 
 def test_what_was_never_met_alone_is_not_taken_out() -> None:
     part, directions = taught_part()
-    part.met[:] = torch.tensor([True, False, True, True])
+    part.seen_classes[:] = torch.tensor([True, False, True, True])
     sound = (5 + directions[[1, 0, 3]])[:, None]
     kinds = torch.tensor([[[0, 1, 0, 0]], [[1, 1, 0, 0]], [[0, 0, 0, 0]]], dtype=torch.bool)
-    rest = part.eval()(sound, kinds, every(sound)).rest
+    rest = part.eval()(sound, kinds, every(sound)).removal
     assert rest.valid.tolist() == [False, True, False] and rest.removed[1] == 0
 
 
@@ -371,5 +377,5 @@ def test_only_frames_of_one_kind_tell_how_it_sounds() -> None:
     kinds = torch.tensor([[[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]]], dtype=torch.bool)
     part(sound, kinds, torch.tensor([[True, True, True, False]]))
     part.update_running_means()
-    assert part.met.tolist() == [True, False, False]  # padding and mixtures teach nothing
-    assert part.alone.tolist() == [[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    assert part.seen_classes.tolist() == [True, False, False]  # padding and mixtures teach nothing
+    assert part.class_means.tolist() == [[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]

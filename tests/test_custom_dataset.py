@@ -95,7 +95,7 @@ def test_tensors_know_what_sounds(made: Path):
     dog = data[0]
     assert dog.sounding.tolist() == [[True, False], [False, False], [True, False]]
     assert dog.labelled.tolist() == [True, False, True]
-    assert 0.25 < dog.masks[0].mean() < 0.4 and set(dog.kinds_map[0].unique().tolist()) == {0, 1}
+    assert 0.25 < dog.masks[0].mean() < 0.4 and set(dog.class_map[0].unique().tolist()) == {0, 1}
 
 
 def test_videos_are_cut_once(made: Path):
@@ -123,7 +123,7 @@ def test_a_class_for_each_video_instead_of_ids(own: Path):
     assert records["bark_0_3"].load().class_ids is None
     data = ClipDataset(read_set(own, "train"), class_names(own), ClipSpec(image_size=64))
     assert data[1].sounding.tolist()[0] == [True, True, False, False]
-    assert set(data[0].kinds_map[0].unique().tolist()) == {0, 1}
+    assert set(data[0].class_map[0].unique().tolist()) == {0, 1}
 
 
 def test_splits_without_a_table_stay_with_the_names(own: Path):

@@ -33,13 +33,13 @@ def shared_batch(step: int) -> Batch:
     batch = random_batch(CLIPS, FRAMES, seed=step)
     batch.labelled[1:3, 1:] = False
     batch.valid[3:, 1] = batch.labelled[3:, 1] = False
-    for whole in (batch.masks, batch.kinds_map, batch.sounding):
+    for whole in (batch.masks, batch.class_map, batch.sounding):
         whole[2] = 0  # silent
-    batch.masks[3], batch.kinds_map[3] = 1, 4
-    batch.sounding[0, :, 2], batch.kinds_map[0, :, 8:, 8:], batch.masks[0, :, 8:, 8:] = True, 3, 0.5
+    batch.masks[3], batch.class_map[3] = 1, 4
+    batch.sounding[0, :, 2], batch.class_map[0, :, 8:, 8:], batch.masks[0, :, 8:, 8:] = True, 3, 0.5
     if step == 2:
         batch.onscreen = None
-        batch.sounding[4], batch.kinds_map[4] = False, 0
+        batch.sounding[4], batch.class_map[4] = False, 0
     batch.other_sounds = batch.waves.roll(1, 0)[:, None] + batch.waves[:, None]
     batch.other_masks = batch.masks.roll(1, 0)[:, None]
     return batch

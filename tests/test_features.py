@@ -143,7 +143,7 @@ def test_batches_agree_with_rendered_clips(catalog: Catalog, bank: SoundBank, ma
     indices = np.array([1, 4, 17])
     number = len(catalog.class_names)
     batch = make_batch(made, indices, bank, SPEC, number, variation=7)
-    assert batch.masks.shape == (3, 2, 16, 16) and batch.kinds_map.shape == (3, 2, 32, 32)
+    assert batch.masks.shape == (3, 2, 16, 16) and batch.class_map.shape == (3, 2, 32, 32)
     assert batch.masks.max() == 1 and batch.labelled.all() and batch.valid.all()
     for row, index in enumerate(indices):
         scene = made.scenes[index]
@@ -151,7 +151,7 @@ def test_batches_agree_with_rendered_clips(catalog: Catalog, bank: SoundBank, ma
         marks = torch.from_numpy(clip.masks).float()
         assert batch.masks[row].equal(F.avg_pool2d(marks[:, 1::2, 1::2], 2))
         assert (batch.masks[row] - F.avg_pool2d(marks, 4)).abs().mean() < 0.04  # of 64 pixels
-        assert (batch.kinds_map[row] > 0).equal(marks[:, 1::2, 1::2] > 0)
+        assert (batch.class_map[row] > 0).equal(marks[:, 1::2, 1::2] > 0)
         for placed, active in zip(scene.stamps, clip.active, strict=True):
             if placed.class_id:
                 assert batch.sounding[row, :, placed.class_id - 1].tolist() == active.tolist()

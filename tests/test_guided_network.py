@@ -81,8 +81,13 @@ def test_an_ablated_part_leaves_nothing_behind(part: str) -> None:
     assert sum(p.numel() for p in without.parameters()) < sum(p.numel() for p in whole.parameters())
     output = run(without, random_batch())
     absent = {
-        "implicit_text": (output.reading, output.pixel_reading, output.rival_text),
-        "counterfactual": (output.rivals, output.rival_logits, output.rest_logits, output.foreign_logits),
+        "implicit_text": (output.reading, output.pixel_reading, output.counterfactual_text),
+        "counterfactual": (
+            output.counterfactuals,
+            output.counterfactual_logits,
+            output.source_removal_logits,
+            output.visual_counterfactual_logits,
+        ),
         "contrastive": (without.network.joint_embedding,),
     }[part]
     assert all(value is None for value in absent)
@@ -100,14 +105,19 @@ def test_the_baseline_has_the_parameters_that_all_share() -> None:
 def test_shapes() -> None:
     model, batch = small_model(semantic=True), random_batch(3, frames=5)
     output, side = run(model, batch), SIZE // 4
-    assert output.logits.shape == output.foreign_logits.shape == (3, 5, side, side)
+    assert output.logits.shape == output.visual_counterfactual_logits.shape == (3, 5, side, side)
     assert output.classes.shape == (3, 5, len(NAMES) + 1, side, side)
     assert output.prior.shape == (3, 5, side // 4, side // 4)
     assert output.reading.shape == (3, 5, 8) and output.pixel_reading.shape == (3, 5, 8, side // 4, side // 4)
     assert output.semantic.shape == (3, 5, 32) and output.parts.shape == (3, 5, 6, 32)
     assert output.patches.shape == (3, 5, (side // 4) ** 2, 32)
-    assert output.rival_logits.shape == (2, 3, 5, side, side) and output.rivals.sounds.shape == (2, 3, 5, 32)
-    assert output.rival_text.shape == (2, 3, 5, 2, 32)
+    assert output.counterfactual_logits.shape == (2, 3, 5, side, side) and output.counterfactuals.sounds.shape == (
+        2,
+        3,
+        5,
+        32,
+    )
+    assert output.counterfactual_text.shape == (2, 3, 5, 2, 32)
     assert {level: text.shape[1] for level, text in output.text.items()} == {"video": 2, "segment": 3, "frame": 5}
 
 
@@ -158,7 +168,13 @@ def test_training_outputs_leave_the_factual_answer_alone() -> None:
     trained, plain = run(model, batch), run(model, batch, training=False)
     for name, value in maps(plain).items():
         assert torch.allclose(maps(trained)[name], value, atol=1e-4), name
-    assert plain.rivals is plain.rival_logits is plain.foreign_logits is plain.pixel_reading is None
+    assert (
+        plain.counterfactuals
+        is plain.counterfactual_logits
+        is plain.visual_counterfactual_logits
+        is plain.pixel_reading
+        is None
+    )
 
 
 def test_the_foreign_sound_is_that_of_the_clip_before() -> None:
@@ -166,7 +182,7 @@ def test_the_foreign_sound_is_that_of_the_clip_before() -> None:
     model, batch = small_model().eval(), random_batch(3)
     output = run(model, batch)
     swapped = replace(batch, waves=batch.waves[[2, 0, 1]])
-    assert torch.allclose(output.foreign_logits, run(model, swapped, training=False).logits, atol=1e-4)
+    assert torch.allclose(output.visual_counterfactual_logits, run(model, swapped, training=False).logits, atol=1e-4)
 
 
 def test_other_sounds_of_the_same_pictures_are_answered_as_if_alone() -> None:
@@ -174,11 +190,14 @@ def test_other_sounds_of_the_same_pictures_are_answered_as_if_alone() -> None:
     others = torch.stack([batch.waves[[1, 2, 0]], batch.waves[[2, 0, 1]]], dim=1)  # B Q T N
     extra = model.network.encode_audio(others.flatten(0, 1)).map(lambda x: x.unflatten(0, (3, 2)))
     output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding, extra_audio=extra)
-    assert len(output.rival_logits) == PARTS["counterfactual"].count and output.extra_logits.shape[:2] == (2, 3)
+    assert len(output.counterfactual_logits) == PARTS["counterfactual"].count and output.extra_logits.shape[:2] == (
+        2,
+        3,
+    )
     for number in range(2):
         alone = run(model, replace(batch, waves=others[:, number]), training=False).logits
         assert torch.allclose(output.extra_logits[number], alone, atol=1e-4)
-    assert torch.allclose(output.extra_logits[1], output.foreign_logits, atol=1e-4)
+    assert torch.allclose(output.extra_logits[1], output.visual_counterfactual_logits, atol=1e-4)
     truth = torch.stack([batch.masks, batch.masks.flip(-1)], dim=1)
     terms = objective(output, replace(batch, other_masks=truth), model.network.joint_embedding, Weights())
     every = batch.labelled & batch.valid
@@ -195,12 +214,12 @@ def test_rivals_are_answered_with_their_own_text() -> None:
     output = run(model, batch)
     pixels = model.network.pixel_decoder([level.flatten(0, 1) for level in batch.pyramid])
     within = output.parts - output.semantic[:, :, None]
-    for index, sound in enumerate(output.rivals.sounds):
+    for index, sound in enumerate(output.counterfactuals.sounds):
         found = model.network.decode_sounds(
             pixels, Sounds(sound[None], within[None], [None]), batch.valid, batch.visual
         )
-        assert torch.allclose(found.logits[0].unflatten(0, (3, 2)), output.rival_logits[index], atol=1e-4)
-        assert torch.allclose(found.text["frame"][0], output.rival_text[index], atol=1e-4)
+        assert torch.allclose(found.logits[0].unflatten(0, (3, 2)), output.counterfactual_logits[index], atol=1e-4)
+        assert torch.allclose(found.text["frame"][0], output.counterfactual_text[index], atol=1e-4)
 
 
 def test_a_position_that_fits_the_sound_guides_the_decoder() -> None:

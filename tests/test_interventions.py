@@ -95,7 +95,7 @@ def test_the_sound_of_the_clip_before_is_wrong_in_frames_that_lack_it() -> None:
     assert terms == {"other_frames": pytest.approx(LOG2)} and (gradient[0] > 0).equal(batch.masks > 0)
     assert network.calls[0][0].equal(audio.roll(1, 0))
     batch.sounding[1] = batch.sounding[0]  # the second clip may rightly be segmented under the first one's sound
-    batch.kinds_map[1] = batch.kinds_map[1].clamp(max=1)
+    batch.class_map[1] = batch.class_map[1].clamp(max=1)
     _, gradient, _ = asked(batch, only("other_frames"))
     assert gradient[0].flatten(1).any(1).tolist() == [True, False, True]
 
@@ -104,11 +104,11 @@ def test_a_removed_source_takes_its_mask_along() -> None:
     """Class 0 above and class 1 below sound as e_0 + e_1 around a mean of zero: one of them is taken out."""
     batch = random_batch(2, kinds=2)
     batch.sounding[:] = True
-    batch.kinds_map = torch.zeros(2, 2, 64, 64, dtype=torch.long)
-    batch.kinds_map[..., :16, :32], batch.kinds_map[..., 16:32, :32] = 1, 2
-    batch.masks = torch.nn.functional.avg_pool2d((batch.kinds_map > 0).float(), 4)
+    batch.class_map = torch.zeros(2, 2, 64, 64, dtype=torch.long)
+    batch.class_map[..., :16, :32], batch.class_map[..., 16:32, :32] = 1, 2
+    batch.masks = torch.nn.functional.avg_pool2d((batch.class_map > 0).float(), 4)
     audio, started = (torch.eye(8)[0] + torch.eye(8)[1]).expand(2, 2, 8), torch.tensor(True)
-    means = {"alone": torch.eye(8)[:2], "met": torch.tensor([True, True]), "started": started}
+    means = {"class_means": torch.eye(8)[:2], "seen_classes": torch.tensor([True, True]), "started": started}
     terms, gradient, network = asked(batch, only("removed_source"), audio, **means)
     dice = 1 - 2 * 0.5 * 32 / (128 + 32)  # of half of the 16 x 8 cells, at probabilities of a half everywhere
     assert terms == {"removed_source": pytest.approx(LOG2 + dice, rel=1e-5)}
@@ -125,8 +125,8 @@ def test_frames_of_unknown_classes_claim_nothing() -> None:
     """A clip, and one frame of another; nor does their sound say anything about others."""
     batch = random_batch(3)
     batch.onscreen = None
-    batch.sounding[0], batch.kinds_map[0] = False, 0
-    batch.sounding[1, 1], batch.kinds_map[1, 1] = False, 0
+    batch.sounding[0], batch.class_map[0] = False, 0
+    batch.sounding[1, 1], batch.class_map[1, 1] = False, 0
     known = batch.known
     assert known.tolist() == [[False, False], [True, False], [True, True]]
     _, gradient, network = asked(batch, replace(ALL, count=2), audio := torch.randn(3, 2, 8))

@@ -147,7 +147,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
 
 def empty_masks(batch: Batch) -> None:
     batch.masks.zero_()
-    batch.kinds_map.zero_()
+    batch.class_map.zero_()
 
 
 def nothing_labelled(batch: Batch) -> None:
@@ -161,7 +161,7 @@ def nobody_sounds(batch: Batch) -> None:
 
 def kinds_unknown(batch: Batch) -> None:
     batch.sounding.zero_()
-    batch.kinds_map.zero_()
+    batch.class_map.zero_()
     batch.onscreen = None
 
 
@@ -211,7 +211,9 @@ def test_one_clip_has_nothing_to_be_told_from_but_its_own_rivals() -> None:
     assert float(whole["contrast"]) == 0  # which a full mask does not leave
 
 
-@pytest.mark.parametrize("name", ["logits", "prior", "rival_logits", "foreign_logits", "pixel_reading"])
+@pytest.mark.parametrize(
+    "name", ["logits", "prior", "counterfactual_logits", "visual_counterfactual_logits", "pixel_reading"]
+)
 def test_an_unlabelled_frame_gets_no_mask_gradient(name: str) -> None:
     batch = random_batch(3, frames=3)
     batch.labelled[:, 1] = False
@@ -221,7 +223,7 @@ def test_an_unlabelled_frame_gets_no_mask_gradient(name: str) -> None:
     maps = getattr(output, name)
     maps.retain_grad()
     objective(output, batch, model.network.joint_embedding, Weights())["loss"].backward()
-    time = {"rival_logits": 2}.get(name, 1)
+    time = {"counterfactual_logits": 2}.get(name, 1)
     frames = maps.grad.abs().sum([axis for axis in range(maps.dim()) if axis != time])
     assert frames[0] > 0 and frames[2] > 0 and frames[1] == 0
 
@@ -231,7 +233,7 @@ def test_the_mask_of_an_unlabelled_frame_does_not_matter() -> None:
     for each in (batch, other):
         each.labelled[:, 1] = False
     other.masks[:, 1] = 1 - other.masks[:, 1]
-    other.kinds_map[:, 1] = 3
+    other.class_map[:, 1] = 3
     assert float(terms_of(batch, semantic=True)[0]["loss"]) == float(terms_of(other, semantic=True)[0]["loss"])
 
 
@@ -268,11 +270,11 @@ def test_a_foreign_sound_is_wrong_where_its_kind_is_not_on_screen() -> None:
         if shown is not None:
             batch.onscreen[1, shown] = True  # the kind of clip 0, in the picture of clip 1
             everywhere[1] = False
-        expected = mask.blank(output.foreign_logits, batch.masks, everywhere, inside)
+        expected = mask.blank(output.visual_counterfactual_logits, batch.masks, everywhere, inside)
         assert torch.allclose(objective(output, batch, model.network.joint_embedding, Weights())["foreign"], expected)
 
 
 def test_names_of_the_vocabulary_are_class_ids_less_one() -> None:
     batch = random_batch(len(NAMES))
     sounding = batch.sounding[:, 0].float().argmax(1)
-    assert batch.kinds_map.flatten(1).amax(1).equal(sounding + 1)
+    assert batch.class_map.flatten(1).amax(1).equal(sounding + 1)

@@ -100,9 +100,9 @@ def test_evidence_is_asked_for_the_words_that_are_heard_of_rivals_for_their_read
     alone, trained = (reading.unflatten(1, (2, 2)) for reading in asked)
     assert alone[0, 0, 0, cat] == pytest.approx(0.75) and alone[0, 0, 0].sum() == pytest.approx(1)
     assert not alone[0, 0, 1].any()  # nothing is heard, nothing is asked for
-    factual, *rivals, rest, foreign, first, second, third = trained
+    factual, *counterfactuals, rest, foreign, first, second, third = trained
     assert torch.equal(factual, alone[0]) and torch.equal(foreign, factual.roll(1, 0))
-    assert all(reading.max() < 0.01 and reading.min() > 0 for reading in (*rivals, rest))
+    assert all(reading.max() < 0.01 and reading.min() > 0 for reading in (*counterfactuals, rest))
     assert torch.allclose(first[..., [owl, person]], torch.tensor([1 / 3, 2 / 3]))
     assert (second[..., owl] == 1).all()
     assert torch.allclose(third[..., person], torch.tensor(0.5))  # heard faintly, searched for in part

@@ -70,7 +70,7 @@ def test_what_is_asked_for_is_marked_and_nothing_else(batch, features, words):
                 truth |= features.masks(at, word)[frame]
             share = truth.reshape(SIZE // 4, 2, SIZE // 4, 2).mean((1, 3))
             np.testing.assert_allclose(batch.masks[row, frame], share)
-            kinds = set(batch.kinds_map[row, frame].unique().tolist()) - {0}
+            kinds = set(batch.class_map[row, frame].unique().tolist()) - {0}
             assert {words.words[kind - 1] for kind in kinds} <= set(named)
 
 
@@ -175,7 +175,7 @@ def test_the_same_numbers_give_the_same_batch(features, words, sounds):
     one, other, third = (
         open_vocab_batch(features, np.arange(8), words, sounds, np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
-    for name in ("tag_probs", "masks", "kinds_map", "sounding", "onscreen", "other_sounds", "other_masks"):
+    for name in ("tag_probs", "masks", "class_map", "sounding", "onscreen", "other_sounds", "other_masks"):
         assert torch.equal(getattr(one, name), getattr(other, name))
     assert torch.equal(one.class_scores, other.class_scores)
     assert not torch.equal(one.tag_probs, third.tag_probs) and not torch.equal(one.class_scores, third.class_scores)
@@ -202,7 +202,7 @@ def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(fe
         turn = (lambda maps: maps.flip(-1)) if mirrored[-1] else (lambda maps: maps)
         assert torch.equal(rough.masks[clip], turn(calm.masks[clip]))
         assert torch.equal(rough.other_masks[clip], turn(calm.other_masks[clip]))
-        assert torch.equal(rough.kinds_map[clip], turn(calm.kinds_map[clip]))
+        assert torch.equal(rough.class_map[clip], turn(calm.class_map[clip]))
         for level, whole in zip(rough.pyramid, raw, strict=True):
             gain = (level[clip] * turn(whole[clip])).sum((0, 2, 3)) / whole[clip].square().sum((0, 2, 3))
             assert torch.allclose(level[clip], turn(whole[clip]) * gain[:, None, None], atol=1e-3)

@@ -97,5 +97,7 @@ def test_checkpoints_of_earlier_versions_keep_their_weights(tmp_path) -> None:
     now = load_file(tmp_path / "again.safetensors")
     assert current_keys(now) == now and current_keys(earlier).keys() == now.keys()
     assert all(value.equal(now[key]) for key, value in current_keys(earlier).items())
+    between = {key.replace("class_means", "alone").replace("seen_classes", "met"): value for key, value in now.items()}
+    assert "network.counterfactual.alone" in between and current_keys(between) == now
     again = load_checkpoint(tmp_path / "again.safetensors").state_dict()
     assert all(value.equal(again[key]) for key, value in model.state_dict().items())

@@ -36,9 +36,9 @@ def test_a_batch_of_s4(home) -> None:
     clip = written["-dog_______"]
     mask = clip.masks[0].reshape(56, 4, 56, 4)
     np.testing.assert_allclose(batch.masks[0, 0], mask.mean((1, 3)))
-    np.testing.assert_array_equal(batch.kinds_map[0, 0], 7 * clip.masks[0])
-    assert batch.kinds_map.dtype == torch.long and batch.masks.dtype == torch.float32
-    assert not batch.masks[:, 1:].any() and not batch.kinds_map[:, 1:].any()
+    np.testing.assert_array_equal(batch.class_map[0, 0], 7 * clip.masks[0])
+    assert batch.class_map.dtype == torch.long and batch.masks.dtype == torch.float32
+    assert not batch.masks[:, 1:].any() and not batch.class_map[:, 1:].any()
     np.testing.assert_array_equal(batch.frames[0, 3], clip.frames[3])
     np.testing.assert_allclose(batch.waves[0], windows(clip.samples.astype(np.float32) / 32768, SPEC, 5), atol=1e-6)
 
@@ -47,12 +47,12 @@ def test_a_batch_of_ms3_names_a_pixel_only_where_one_kind_is_known(home) -> None
     root, _ = home
     (one,) = items(root / "Multi-sources", "test")
     assert one.masks[:4].any((1, 2)).all() and not one.masks[4].any()
-    assert one.kinds_map.flatten(1).amax(1).tolist() == [70] * 4 + [0]
+    assert one.class_map.flatten(1).amax(1).tolist() == [70] * 4 + [0]
     assert one.sounding.sum(1).tolist() == [1] * 4 + [0]
     (two,) = items(root / "Multi-sources", "train")
-    assert not two.kinds_map.any() and two.sounding.sum(1).tolist() == [2] * 4 + [0]
+    assert not two.class_map.any() and two.sounding.sum(1).tolist() == [2] * 4 + [0]
     (none,) = items(root / "Multi-sources", "val")
-    assert not none.kinds_map.any() and not none.sounding.any()
+    assert not none.class_map.any() and not none.sounding.any()
 
 
 def test_a_batch_of_avss_mixes_five_and_ten_frames(home) -> None:
@@ -60,11 +60,11 @@ def test_a_batch_of_avss_mixes_five_and_ten_frames(home) -> None:
     dataset = items(root / "AVSS", "test")
     (batch,) = DataLoader(dataset, batch_size=3, collate_fn=collate)
     assert batch.valid.sum(1).tolist() == [5, 5, 10] == batch.labelled.sum(1).tolist()
-    for values in (batch.frames, batch.waves, batch.masks, batch.kinds_map, batch.sounding):
+    for values in (batch.frames, batch.waves, batch.masks, batch.class_map, batch.sounding):
         assert len(values) == 3 and not values[:2, 5:].any() and values[2].flatten(1).any(1).all()
-    assert [ids.unique().tolist() for ids in batch.kinds_map] == [[0, 7], [0, 70], [0, 70]]
+    assert [ids.unique().tolist() for ids in batch.class_map] == [[0, 7], [0, 70], [0, 70]]
     small = np.asarray(Image.fromarray(written[dataset.records[2].name].masks[9]).resize((224, 224), Image.NEAREST))
-    np.testing.assert_array_equal(batch.kinds_map[2, 9], small)
+    np.testing.assert_array_equal(batch.class_map[2, 9], small)
     train = collate([*items(root / "AVSS", "train")])
     assert train.labelled.sum(1).tolist() == [1, 1, 5, 10]
     # unlabelled frames have the kinds of the table, labelled ones those of their class ids
@@ -94,7 +94,7 @@ def test_a_clip_without_its_pictures_is_the_same_in_all_else(home, tmp_path) -> 
         for index, clip in enumerate(whole):
             blind = dataset.clip(index, with_frames=False)
             assert blind.frames is None and clip.frames is not None
-            for name in ("waves", "masks", "kinds_map", "labelled", "sounding"):
+            for name in ("waves", "masks", "class_map", "labelled", "sounding"):
                 assert torch.equal(getattr(blind, name), getattr(clip, name)), name
         batch = collate([dataset.clip(index, with_frames=False) for index in range(len(dataset))])
         assert batch.frames is None and batch.pyramid == [] and batch.valid.any(1).all()

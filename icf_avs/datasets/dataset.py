@@ -28,7 +28,7 @@ class ClipTensors:
     waves: Tensor
     log_mel: Tensor | None
     masks: Tensor
-    kinds_map: Tensor
+    class_map: Tensor
     labelled: Tensor
     sounding: Tensor
     onscreen: Tensor | None
@@ -71,9 +71,9 @@ class ClipDataset(Dataset[ClipTensors]):
         values = torch.from_numpy(clip.masks)
         if clip.class_ids is None or not self.names:
             only = torch.tensor([ids[0] if len(ids) == 1 else 0 for ids in classes])
-            kinds_map = (values > 0).long() * only[:, None, None]
+            class_map = (values > 0).long() * only[:, None, None]
         else:
-            kinds_map = values.long()
+            class_map = values.long()
         sounding = torch.zeros(frames, len(self.names), dtype=torch.bool)
         for frame, ids in enumerate(classes):
             sounding[frame, [number - 1 for number in ids]] = True
@@ -89,7 +89,7 @@ class ClipDataset(Dataset[ClipTensors]):
             waves=waves,
             log_mel=log_mel,
             masks=F.avg_pool2d((values > 0).float(), MASK_STRIDE),
-            kinds_map=kinds_map,
+            class_map=class_map,
             labelled=torch.from_numpy(clip.labelled),
             sounding=sounding,
             onscreen=onscreen,
@@ -163,7 +163,7 @@ def collate(clips: Sequence[ClipTensors], frames: int | None = None) -> Batch:
         pyramid=[stacked(levels) for levels in zip(*(clip.pyramid for clip in clips), strict=True)],
         waves=joined("waves"),
         masks=joined("masks"),
-        kinds_map=joined("kinds_map"),
+        class_map=joined("class_map"),
         labelled=joined("labelled"),
         valid=torch.arange(frames) < lengths[:, None],
         sounding=joined("sounding"),

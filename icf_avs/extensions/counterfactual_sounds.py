@@ -29,25 +29,25 @@ from icf_avs.distributed import own, whole
 
 class Proposal(NamedTuple):
     """A sound for every clip of the whole batch. sound [B,T,D]; classes [B,C] bool, what it sounds like where `known`
-    [B]; told [B,T] bool: frames of which it is known that it is of other classes than those that sound.
+    [B]; differs [B,T] bool: frames of which it is known that it is of other classes than those that sound.
     """
 
     sound: Tensor
     classes: Tensor
     known: Tensor
-    told: Tensor
+    differs: Tensor
 
 
 class Counterfactuals(NamedTuple):
     """K proposals for every clip of this process. sounds [K,B,T,D], orthogonal to the factual one; proposals, the same
-    before; classes [K,B,C], known [K,B], told [K,B,T]: see Proposal.
+    before; classes [K,B,C], known [K,B], differs [K,B,T]: see Proposal.
     """
 
     sounds: Tensor
     proposals: Tensor
     classes: Tensor
     known: Tensor
-    told: Tensor
+    differs: Tensor
 
 
 class SourceRemoval(NamedTuple):
@@ -106,8 +106,8 @@ class CounterfactualSounds(nn.Module):
         self.count, self.momentum = count, momentum
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
-        self.register_buffer("alone", torch.zeros(classes, dim))  # p_b
-        self.register_buffer("met", torch.zeros(classes, dtype=torch.bool))  # classes that have a p_b
+        self.register_buffer("class_means", torch.zeros(classes, dim))  # p_b
+        self.register_buffer("seen_classes", torch.zeros(classes, dtype=torch.bool))  # classes that have a p_b
         self.pending_sums: Tensor | None = None  # what `update_running_means` moves the means by
 
     def forward(
@@ -141,12 +141,12 @@ class CounterfactualSounds(nn.Module):
                 else self._of_clips(every, classes, known, synonyms)
                 for index in range(self.count)
             ]
-            proposals, others, sure, told = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+            proposals, others, known_classes, differs = (torch.stack(parts) for parts in zip(*drawn, strict=True))
             # At least 1: where all sounds are alike so is their mean, and a counterfactual must still differ from it.
             lengths = (every[taken] - self.mean).norm(dim=-1).clamp(min=1)
             norms = lengths[torch.randint(lengths.numel(), (self.count, *every.shape[:2]), device=sound.device)]
             sounds = self.place(every, proposals, norms)
-        found = Counterfactuals(*(part[:, mine] for part in (sounds, proposals, others, sure, told)))
+        found = Counterfactuals(*(part[:, mine] for part in (sounds, proposals, others, known_classes, differs)))
         return found, self._removal(sound, classes)
 
     def place(self, factual: Tensor, proposals: Tensor, norms: Tensor) -> Tensor:
@@ -163,9 +163,11 @@ class CounterfactualSounds(nn.Module):
         found, self.pending_sums = sums / count.clamp(min=1), None
         self.mean.copy_(torch.where(self.started, torch.lerp(self.mean, found[0], self.momentum), found[0]))
         self.started.fill_(True)
-        moved = torch.where(self.met[:, None], torch.lerp(self.alone, found[1:], 4 * self.momentum), found[1:])
-        self.alone.copy_(torch.where(count[1:] > 0, moved, self.alone))
-        self.met.logical_or_(count[1:, 0] > 0)
+        moved = torch.where(
+            self.seen_classes[:, None], torch.lerp(self.class_means, found[1:], 4 * self.momentum), found[1:]
+        )
+        self.class_means.copy_(torch.where(count[1:] > 0, moved, self.class_means))
+        self.seen_classes.logical_or_(count[1:, 0] > 0)
 
     def random(self, sound: Tensor) -> Tensor:
         """A random direction for every frame, of no class."""
@@ -185,12 +187,12 @@ class CounterfactualSounds(nn.Module):
         """Take one of its classes out of every clip's sound [b,T,D]; classes [B,C] are of the whole batch. Carries the
         gradient: each source learns to be removable.
         """
-        chance = torch.rand(classes.shape, device=sound.device).masked_fill(~(classes & self.met), -1)
+        chance = torch.rand(classes.shape, device=sound.device).masked_fill(~(classes & self.seen_classes), -1)
         if not chance.numel():  # no classes
             none = torch.zeros_like(classes.any(1))[own()]
             return SourceRemoval(sound, sound.new_zeros(len(sound), dtype=torch.long), none)
         best, removed = chance[own()].max(1)
-        direction = F.normalize(self.alone[removed] - self.mean, dim=-1)[:, None].to(sound.dtype)  # B 1 D
+        direction = F.normalize(self.class_means[removed] - self.mean, dim=-1)[:, None].to(sound.dtype)  # B 1 D
         along = ((sound - self.mean.to(sound.dtype)) * direction).sum(-1, keepdim=True)
         return SourceRemoval(sound - along * direction, removed, best >= 0)
 
@@ -204,6 +206,6 @@ class CounterfactualSounds(nn.Module):
         foreign.fill_diagonal_(False)
         donor = (torch.rand(clips, clips, device=sound.device) + foreign).argmax(1)
         found = foreign.any(1)
-        told = found[:, None] & known & known[donor]
-        proposal = torch.where(told[..., None], sound[donor], self.random(sound))
-        return Proposal(proposal, classes[donor] & found[:, None], found & classes[donor].any(1), told)
+        differs = found[:, None] & known & known[donor]
+        proposal = torch.where(differs[..., None], sound[donor], self.random(sound))
+        return Proposal(proposal, classes[donor] & found[:, None], found & classes[donor].any(1), differs)

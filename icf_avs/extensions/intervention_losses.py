@@ -77,8 +77,8 @@ def _without(removed: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     sounds = batch.sounding.gather(2, removed[:, None, None].expand(-1, batch.sounding.shape[1], 1))[..., 0]
     alone = sounds & (batch.sounding.sum(-1) == 1)  # then all that is marked is of the class
     silent = batch.known & ~sounds  # then none of it is
-    vanishing = share(batch.kinds_map == removed[:, None, None, None] + 1, batch.masks)  # ids of the map count from 1
+    vanishing = share(batch.class_map == removed[:, None, None, None] + 1, batch.masks)  # ids of the map count from 1
     vanishing = torch.where(alone[..., None, None], batch.masks, vanishing)
-    told = known_cells(batch.kinds_map, batch.masks)
+    told = known_cells(batch.class_map, batch.masks)
     shown = told.flatten(2).all(-1) | (vanishing > 0).flatten(2).any(-1)
     return batch.masks - vanishing, (told & shown[..., None, None]) | (alone | silent)[..., None, None]

@@ -68,8 +68,8 @@ class Interventions(nn.Module):
         if settings.orthogonal_sound:
             sounds["orthogonal_sound"] = drawn.sounds
         if settings.other_frames:  # every clip under the sound before is every sound over the frames of the next clip
-            before, told = of_clip_before(audio), of_clip_before(known)
-            sounds["other_frames"] = torch.where(told[..., None], before, self.sounds.mean.to(audio.dtype))[None]
+            before, differs = of_clip_before(audio), of_clip_before(known)
+            sounds["other_frames"] = torch.where(differs[..., None], before, self.sounds.mean.to(audio.dtype))[None]
         if settings.removed_source:
             sounds["removed_source"] = removal.sound[None]
         logits = self._decoded(network, visual, torch.cat(list(sounds.values())), batch)
@@ -82,7 +82,7 @@ class Interventions(nn.Module):
                 elif kind == "removed_source":
                     terms[kind] = removed_source(found[0], removal.removed, removal.valid, batch, frames)
                 else:
-                    terms[kind] = other_sounds(found, drawn.classes, drawn.known, batch, frames & drawn.told)
+                    terms[kind] = other_sounds(found, drawn.classes, drawn.known, batch, frames & drawn.differs)
         return terms
 
     @staticmethod
@@ -97,7 +97,7 @@ class Interventions(nn.Module):
 
 @contextmanager
 def running_statistics(network: Decodes) -> Iterator[None]:
-    """Batch normalisation and pseudo-words as at test: counterfactual sounds neither move statistics nor are told by
+    """Batch normalisation and pseudo-words as at test: counterfactual sounds neither move statistics nor are differs by
     them, and a step is counted once.
     """
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, PseudoWords)

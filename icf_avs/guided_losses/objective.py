@@ -48,22 +48,22 @@ def objective(output: GuidedOutput, batch: Batch, space: JointEmbedding | None, 
     frames = batch.labelled & batch.valid
     terms = {"bce": mask.bce(output.logits, batch.masks, frames), "dice": mask.dice(output.logits, batch.masks, frames)}
     if output.classes is not None:
-        shares = class_shares(batch.kinds_map, batch.masks, output.classes.shape[2] - 1)
+        shares = class_shares(batch.class_map, batch.masks, output.classes.shape[2] - 1)
         terms["semantic"] = mask.semantic(output.classes, shares, frames)
     if output.prior is not None:
         terms["prior"] = mask.bce(output.prior, _like(batch.masks, output.prior), frames)
     if batch.sounding.shape[-1] and output.reading is not None:
         terms["sound_reading"] = sound_reading(output.reading, batch.sounding, batch.valid & batch.known)
-        terms["pixel_reading"] = pixel_reading(output.pixel_reading, batch.kinds_map, batch.masks, frames)
-    if output.rivals is not None:
-        rivals, rest = output.rivals, output.rivals.rest
-        of_rivals = (output.rival_logits, rivals.kinds, rivals.known)
-        terms["rivals"] = other_sounds(*of_rivals, batch, frames, output.synonyms)
-        terms["foreign"] = other_frames(output.foreign_logits, batch, frames, output.synonyms)
+        terms["pixel_reading"] = pixel_reading(output.pixel_reading, batch.class_map, batch.masks, frames)
+    if output.counterfactuals is not None:
+        counterfactuals, removal = output.counterfactuals, output.counterfactuals.removal
+        of_counterfactuals = (output.counterfactual_logits, counterfactuals.classes, counterfactuals.known)
+        terms["rivals"] = other_sounds(*of_counterfactuals, batch, frames, output.synonyms)
+        terms["foreign"] = other_frames(output.visual_counterfactual_logits, batch, frames, output.synonyms)
         if batch.sounding.shape[-1]:
-            terms["rest"] = removed_source(output.rest_logits, rest.removed, rest.valid, batch, frames)
-        if rivals.fit is not None:
-            terms["generator"] = rivals.fit
+            terms["rest"] = removed_source(output.source_removal_logits, removal.removed, removal.valid, batch, frames)
+        if counterfactuals.fit is not None:
+            terms["generator"] = counterfactuals.fit
     if output.extra_logits is not None:
         truth = batch.other_masks.transpose(0, 1)
         every = frames.expand(truth.shape[:-2])
@@ -92,30 +92,31 @@ def _contrast(output: GuidedOutput, batch: Batch, frames: Tensor, space: JointEm
     hard = (Gaussian(hard.mean[:, None], hard.deviation[:, None]), silent.any(1, keepdim=True))
     others = contrastive.negatives(whole(clip_classes(batch, output.synonyms)), whole(present & told))[own()]
     temperature = space.temperature
-    rivals: list[tuple[Gaussian, Tensor]] = []
-    rival_text: list[tuple[Gaussian, Tensor]] = []
-    if output.rivals is not None:
-        distinct = ~(output.rivals.kinds & clip_classes(batch, output.synonyms)).any(-1).T  # B K
-        # A rival takes the factual parts in time along, or its spread alone would tell it from the factual sound.
-        moved = (output.rivals.sounds - output.semantic.detach())[:, :, :, None] + output.parts.detach()  # K B T L D
+    hard_audio: list[tuple[Gaussian, Tensor]] = []
+    hard_text: list[tuple[Gaussian, Tensor]] = []
+    if output.counterfactuals is not None:
+        distinct = ~(output.counterfactuals.classes & clip_classes(batch, output.synonyms)).any(-1).T  # B K
+        # It takes the factual parts in time along, or its spread alone would tell it from the factual sound.
+        change = output.counterfactuals.sounds - output.semantic.detach()
+        moved = change[:, :, :, None] + output.parts.detach()  # K B T L D
         tokens, of_parts = moved.flatten(2, 3).transpose(0, 1), sounds.repeat_interleave(length, 1)
-        rivals = [(space.of_audio(tokens, _each(of_parts, len(moved))), distinct)]
-        if output.rival_text is not None:
-            tokens = output.rival_text.flatten(2, 3).transpose(0, 1)  # B K (T n) D
-            of_frames = sounds.repeat_interleave(output.rival_text.shape[3], 1)
-            rival_text = [(space.of_text(tokens, _each(of_frames, len(moved))), distinct)]
+        hard_audio = [(space.of_audio(tokens, _each(of_parts, len(moved))), distinct)]
+        if output.counterfactual_text is not None:
+            tokens = output.counterfactual_text.flatten(2, 3).transpose(0, 1)  # B K (T n) D
+            of_frames = sounds.repeat_interleave(output.counterfactual_text.shape[3], 1)
+            hard_text = [(space.of_text(tokens, _each(of_frames, len(moved))), distinct)]
 
     def term(anchor: Gaussian, positive: Gaussian, extra: list[tuple[Gaussian, Tensor]]) -> Tensor:
         return contrastive.info_nce(anchor, positive, others, extra, temperature, present)
 
-    terms = [term(audio, vision, [hard]), term(vision, audio, rivals)]
+    terms = [term(audio, vision, [hard]), term(vision, audio, hard_audio)]
     if "frame" in output.text:
         tokens = output.text["frame"]
         text = space.of_text(tokens.flatten(1, 2), sounds.repeat_interleave(tokens.shape[2], 1).float())
         terms += [
             term(audio, text, []),
             term(text, audio, []),
-            term(vision, text, rival_text),
+            term(vision, text, hard_text),
             term(text, vision, [hard]),
         ]
     return torch.stack(terms).mean()
@@ -133,5 +134,5 @@ def _patch_share(masks: Tensor, output: GuidedOutput) -> Tensor:
 
 
 def _each(frames: Tensor, count: int) -> Tensor:
-    """Weights [B,n] of a clip's tokens, for each of its K rivals: [B,K,n]."""
+    """Weights [B,n] of a clip's tokens, for each of its K counterfactuals: [B,K,n]."""
     return frames.float()[:, None].expand(-1, count, -1)

@@ -47,7 +47,7 @@ def segmentation_losses(output: NetworkOutput, batch: Batch) -> dict[str, Tensor
     frames, logits = batch.labelled & batch.valid, at_size_of(batch.masks, output.logits)
     terms = {of.__name__: of(logits, batch.masks, frames) for of in (mask.bce, mask.dice, focal)}
     if output.classes is not None:
-        shares = class_shares(batch.kinds_map, batch.masks, output.classes.shape[2] - 1)
+        shares = class_shares(batch.class_map, batch.masks, output.classes.shape[2] - 1)
         terms["classes"] = mask.semantic(at_size_of(batch.masks, output.classes), shares, frames)
     if output.auxiliary:
         early = [mask.dice(at_size_of(batch.masks, each), batch.masks, frames) for each in output.auxiliary.values()]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from icf_avs.config import ModelConfig
 from icf_avs.extensions.intervention_losses import of_clip_before
 from icf_avs.networks.base import Features, FeatureSpec, Network, NetworkOutput
-from icf_avs.networks.guided_parts.counterfactual import Rivals, SemanticCounterfactual
+from icf_avs.networks.guided_parts.counterfactual import Counterfactuals, SemanticCounterfactual
 from icf_avs.networks.guided_parts.decoder import MaskDecoder, SemanticHead
 from icf_avs.networks.guided_parts.implicit_text import ImplicitText
 from icf_avs.networks.guided_parts.joint_embedding import JointEmbedding
@@ -32,9 +32,9 @@ class GuidedOutput(NetworkOutput):
 
     prior [B,T,h',w'] | reading [B,T,M] logits in the vocabulary | pixel_reading [B,T,M,h',w'] | text: level -> tokens
     semantic [B,T,D] z | parts [B,T,L,D] z as it changes within its frame | patches [B,T,h'w',D]
-    rivals | rival_logits [K,B,T,h,w] | rival_text [K,B,T,n,D]
-    rest_logits [B,T,h,w]: the sound without one of its classes
-    foreign_logits [B,T,h,w]: these frames under the sound of the clip before in the batch
+    counterfactuals | counterfactual_logits [K,B,T,h,w] | counterfactual_text [K,B,T,n,D]
+    source_removal_logits [B,T,h,w]: the sound without one of its classes
+    visual_counterfactual_logits [B,T,h,w]: these frames under the sound of the clip before in the batch
     extra_logits [Q,B,T,h,w]: these frames under other sounds
     synonyms [C,C] bool: words of an open vocabulary that may mean the same
     """
@@ -46,11 +46,11 @@ class GuidedOutput(NetworkOutput):
     reading: Tensor | None = None
     pixel_reading: Tensor | None = None
     text: dict[str, Tensor] = field(default_factory=dict)
-    rivals: Rivals | None = None
-    rival_logits: Tensor | None = None
-    rival_text: Tensor | None = None
-    rest_logits: Tensor | None = None
-    foreign_logits: Tensor | None = None
+    counterfactuals: Counterfactuals | None = None
+    counterfactual_logits: Tensor | None = None
+    counterfactual_text: Tensor | None = None
+    source_removal_logits: Tensor | None = None
+    visual_counterfactual_logits: Tensor | None = None
     extra_logits: Tensor | None = None
     synonyms: Tensor | None = None
 
@@ -59,7 +59,13 @@ class GuidedOutput(NetworkOutput):
         return None if self.reading is None else self.reading.softmax(-1)
 
     def add_to_logits(self, offset: Tensor) -> None:
-        for name in ("logits", "rival_logits", "rest_logits", "foreign_logits", "extra_logits"):
+        for name in (
+            "logits",
+            "counterfactual_logits",
+            "source_removal_logits",
+            "visual_counterfactual_logits",
+            "extra_logits",
+        ):
             logits = getattr(self, name)
             setattr(self, name, None if logits is None else logits + offset)
 
@@ -107,9 +113,9 @@ class GuidedNetwork(Network):
         guided = text is not None or config.contrastive is not None
         self.decoder = MaskDecoder(dim, config.pixel_dim, config.heads, config.layers, queries, prior=guided)
         self.semantic = SemanticHead(len(config.classes), dim, config.pixel_dim) if config.semantic else None
-        rivals, contrast = config.counterfactual, config.contrastive
+        drawn, contrast = config.counterfactual, config.contrastive
         words = text is not None and len(config.classes) > 0
-        self.counterfactual = SemanticCounterfactual(dim, len(config.classes), rivals.count, words) if rivals else None
+        self.counterfactual = SemanticCounterfactual(dim, len(config.classes), drawn.count, words) if drawn else None
         self.joint_embedding = (
             JointEmbedding(dim, contrast.dim, contrast.floor, contrast.temperature, text is not None)
             if contrast
@@ -140,12 +146,12 @@ class GuidedNetwork(Network):
         pixels = self.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
         parts = audio.token[:, :, None] if audio.parts is None else audio.parts
         semantic, within = self.semantic_of(audio.token), parts - audio.token[:, :, None]
-        sounds, rivals = Sounds(semantic[None], within[None], [audio.tag_probs]), None
+        sounds, counterfactuals = Sounds(semantic[None], within[None], [audio.tag_probs]), None
         synonyms = None if sounding is None else self.synonyms()
         if sounding is not None and self.counterfactual is not None:
             vocabulary = None if self.implicit_text is None else self.implicit_text.vocabulary
-            rivals = self.counterfactual(semantic, sounding, valid, vocabulary, synonyms, known)
-            sounds = self._with_counterfactuals(sounds, semantic, within, rivals)
+            counterfactuals = self.counterfactual(semantic, sounding, valid, vocabulary, synonyms, known)
+            sounds = self._with_counterfactuals(sounds, semantic, within, counterfactuals)
         if extra_audio is not None:
             sounds = self._with_extra(sounds, extra_audio)
         found = self.decode_sounds(pixels, sounds, valid, visual)
@@ -170,23 +176,25 @@ class GuidedNetwork(Network):
         if self.semantic is not None:
             output.classes = self.semantic(found.query[0], pixels.fine).unflatten(0, valid.shape)
         if sounding is not None:
-            self._add_training(output, found, logits, rivals)
+            self._add_training(output, found, logits, counterfactuals)
         return output
 
-    def _add_training(self, output: GuidedOutput, found: DecoderOutput, logits: Tensor, rivals: Rivals | None) -> None:
+    def _add_training(
+        self, output: GuidedOutput, found: DecoderOutput, logits: Tensor, drawn: Counterfactuals | None
+    ) -> None:
         """What the losses alone read: logits [R,B,T,h,w] of the true sound, K counterfactuals, the same without one of
         its classes, the sound of the clip before, and Q extra sounds.
         """
-        output.rivals = rivals
+        output.counterfactuals = drawn
         if found.pixel_reading is not None:
             output.pixel_reading = found.pixel_reading.unflatten(0, logits.shape[1:3])
         first_extra = 1
-        if rivals is not None:
-            rest = 1 + len(rivals.sounds)
-            output.rival_logits, output.rest_logits = logits[1:rest], logits[rest]
-            output.foreign_logits = logits[rest + 1]
-            output.rival_text = found.text["frame"][1:rest] if found.text else None
-            first_extra = rest + 2
+        if drawn is not None:
+            removal = 1 + len(drawn.sounds)
+            output.counterfactual_logits, output.source_removal_logits = logits[1:removal], logits[removal]
+            output.visual_counterfactual_logits = logits[removal + 1]
+            output.counterfactual_text = found.text["frame"][1:removal] if found.text else None
+            first_extra = removal + 2
         output.extra_logits = logits[first_extra:] if len(logits) > first_extra else None
 
     def semantic_of(self, audio: Tensor) -> Tensor:
@@ -198,13 +206,13 @@ class GuidedNetwork(Network):
         return None
 
     @staticmethod
-    def _with_counterfactuals(sounds: Sounds, semantic: Tensor, within: Tensor, rivals: Rivals) -> Sounds:
+    def _with_counterfactuals(sounds: Sounds, semantic: Tensor, within: Tensor, drawn: Counterfactuals) -> Sounds:
         """After the true sound its counterfactuals, and the sound of the clip before: every image under the sound of
         another is every sound over another image.
         """
-        made, (tags,) = len(rivals.sounds) + 1, sounds.tag_probs
+        made, (tags,) = len(drawn.sounds) + 1, sounds.tag_probs
         return Sounds(
-            torch.cat([sounds.semantic, rivals.sounds, rivals.rest.sound[None], of_clip_before(semantic)[None]]),
+            torch.cat([sounds.semantic, drawn.sounds, drawn.removal.sound[None], of_clip_before(semantic)[None]]),
             torch.cat([sounds.parts.expand(1 + made, -1, -1, -1, -1), of_clip_before(within)[None]]),
             [tags, *[None] * made, None if tags is None else of_clip_before(tags)],
         )

@@ -67,7 +67,7 @@ class OpenVocabularyNetwork(GuidedNetwork):
         return found.map(lambda x: x.unflatten(0, frames.shape[:2]))
 
     def synonyms(self) -> Tensor:
-        return self.implicit_text.vocabulary.akin(self.synonym_threshold)
+        return self.implicit_text.vocabulary.synonyms(self.synonym_threshold)
 
     def _guided(self, pixels: Pixels, sounds: Sounds, text: Tensor, visual: VisualFeatures) -> DecoderOutput:
         """Masks with the names of the sounds and without them; the surer counts. In training either of the two."""

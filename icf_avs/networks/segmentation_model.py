@@ -25,14 +25,22 @@ _EARLIER = {
 }
 
 
+# Keys whose last part had another name then, and for some time after.
+_RENAMED = {
+    "network.counterfactual.alone": "network.counterfactual.class_means",
+    "network.counterfactual.met": "network.counterfactual.seen_classes",
+    "network.semantic.kinds": "network.semantic.class_embeddings",
+}
+
+
 def current_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with the keys of this version, whichever wrote it."""
-    if any(key.startswith("network.") for key in state):
-        return state
-    return {_current_key(key): value for key, value in state.items()}
+    if not any(key.startswith("network.") for key in state):
+        state = {_in_network(key): value for key, value in state.items()}
+    return {_RENAMED.get(key, key): value for key, value in state.items()}
 
 
-def _current_key(key: str) -> str:
+def _in_network(key: str) -> str:
     prefix = next(prefix for prefix in _EARLIER if key.startswith(prefix))
     return _EARLIER[prefix] + key.removeprefix(prefix)
 

@@ -120,14 +120,14 @@ def make_batch(
         [], torch.from_numpy(np.stack(waves)), empty, empty, every, every, sounds, torch.from_numpy(np.stack(onscreen))
     )
     if with_images:
-        batch.masks, batch.kinds_map = targets(torch.from_numpy(np.stack(maps)))
+        batch.masks, batch.class_map = targets(torch.from_numpy(np.stack(maps)))
         batch.pyramid = features.levels(indices)
     return batch
 
 
-def targets(kinds_map: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes of what sounds at every second pixel, [B,T,S/2,S/2] -> masks [B,T,S/4,S/4] and kinds_map of a Batch."""
-    return F.avg_pool2d((kinds_map > 0).float(), MASK_STRIDE // MAP_STRIDE), kinds_map.long()
+def targets(class_map: Tensor) -> tuple[Tensor, Tensor]:
+    """Classes of what sounds at every second pixel, [B,T,S/2,S/2] -> masks [B,T,S/4,S/4] and class_map of a Batch."""
+    return F.avg_pool2d((class_map > 0).float(), MASK_STRIDE // MAP_STRIDE), class_map.long()
 
 
 def concatenate(batches: list[Batch]) -> Batch:

@@ -89,25 +89,25 @@ def open_vocab_batch(
                     class_map[when, number] = word + 1
             objects = features.object_maps(at)
             maps.append(np.stack([row[numbers] for row, numbers in zip(class_map, objects, strict=True)]))
-    masks, kinds_map = targets(torch.from_numpy(np.stack(maps)))
+    masks, class_map = targets(torch.from_numpy(np.stack(maps)))
     every = torch.ones(len(indices), frames, dtype=torch.bool)
     levels, scores, shares = features.visual(indices)
     if noisy:
         levels = [_channel_dropout(level, rng) for level in levels]
         flipped = torch.from_numpy(rng.random(len(indices)) < 0.5)
         *levels, scores, shares = (_flip(level, flipped) for level in (*levels, scores, shares))
-        masks, kinds_map = (_flip(maps, flipped.repeat_interleave(1 + extra_queries)) for maps in (masks, kinds_map))
+        masks, class_map = (_flip(maps, flipped.repeat_interleave(1 + extra_queries)) for maps in (masks, class_map))
         scores = _jitter_scores(scores, rng)
         shares = shares * torch.from_numpy(rng.random((len(indices), 1, 1, 1, 1)) >= _NO_SEGMENTER_PROB)
     tags, sounding = torch.from_numpy(np.stack(tag_rows)), torch.from_numpy(np.stack(sounding))
-    tags, sounding, masks, kinds_map = (  # B 1+Q ...
-        answers.unflatten(0, (len(indices), 1 + extra_queries)) for answers in (tags, sounding, masks, kinds_map)
+    tags, sounding, masks, class_map = (  # B 1+Q ...
+        answers.unflatten(0, (len(indices), 1 + extra_queries)) for answers in (tags, sounding, masks, class_map)
     )
     return Batch(
         levels,
         tags.new_zeros(len(indices), frames, 0),  # tags stand for the sounds
         masks[:, 0],
-        kinds_map[:, 0],
+        class_map[:, 0],
         every,
         every,
         sounding[:, 0],

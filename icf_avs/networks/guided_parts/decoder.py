@@ -86,11 +86,11 @@ class SemanticHead(nn.Module):
 
     def __init__(self, classes: int, dim: int, pixel_dim: int) -> None:
         super().__init__()
-        self.kinds = nn.Parameter(torch.normal(0.0, 0.1, (classes + 1, dim)))  # background first
+        self.class_embeddings = nn.Parameter(torch.normal(0.0, 0.1, (classes + 1, dim)))  # background first
         self.embed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, pixel_dim))
         self.scale = pixel_dim**-0.5
 
     def forward(self, query: Tensor, fine: Tensor) -> Tensor:
         """query [N,D], fine [N,P,h,w] -> class logits [N, C+1, h, w]."""
-        embedded = self.embed(query[:, None] + self.kinds)
+        embedded = self.embed(query[:, None] + self.class_embeddings)
         return torch.einsum("ncp,nphw->nchw", embedded, fine) * self.scale

@@ -37,7 +37,7 @@ class Vocabulary(nn.Module):
         """Index of the free word for "nothing sounds"."""
         return self.names.shape[0]
 
-    def akin(self, cosine: float) -> Tensor:
+    def synonyms(self, cosine: float) -> Tensor:
         """[C,C] bool: names that may mean the same thing, for their embeddings are that near; each to itself."""
         return self.names @ self.names.T > cosine
 
