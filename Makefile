@@ -14,8 +14,8 @@ ICF := .venv/bin/python -m icf_avs
 
 help:
 	@echo "make demo       segment a few videos whose answer is known, and show the scores"
-	@echo "make test       check the code: ruff, mypy, and the tests of the method and of the main job"
-	@echo "make test-all   the same with every test but those of test-slow and test-install"
+	@echo "make test       check the code: ruff, mypy, and the tests but for those that take long"
+	@echo "make test-all   the same with the long tests"
 	@echo "make test-slow  the tests that need Ray and a Chromium"
 	@echo "make test-install  what pip installs into an empty environment, and each extra (a large download)"
 	@echo "make test-lowest  tests with the oldest libraries that pyproject.toml allows (a large download)"
