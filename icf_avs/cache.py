@@ -54,7 +54,7 @@ def load_arrays(folder: Path, names: Iterable[str], writable: bool = False) -> l
 
 
 def _lock(folder: Path) -> AbstractContextManager[object]:
-    """A lock outside the folder's parent; none where locks cannot be written, so that writing itself says why."""
+    """A lock outside the folder's parent; none where locks cannot be written."""
     lock = folder.parent.with_name("locks") / f"{folder.name}.lock"
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ def test_joined_files_whose_pictures_are_reordered_turned_and_of_other_sizes(tmp
 def test_a_file_behind_it_that_cannot_be_read_is_told(tmp_path, number):
     path, known = known_kinds.followed(tmp_path, np.random.default_rng([5, number]))
     assert not wrong(path, known, tmp_path / "out")
-    assert any("hold neither pictures nor sound" in line for line in probe(path).repaired.lines())
+    assert any("hold neither video nor sound" in line for line in probe(path).repaired.lines())
 
 
 def test_a_part_that_is_cut_short_is_refused_as_a_file_is(tmp_path):

@@ -261,11 +261,11 @@ SPOILT = [
     ("boxes alone", edit(lambda d: [a.pop("segmentation") for a in d["annotations"]]), "no segmentation, only a box"),
     ("another folder of pictures", lambda r: {"images": r / "coco"}, "is missing; name the folder"),
     ("pictures of another size", edit(lambda d: [i.update(width=400) for i in d["images"]]),
-        "24 with run lengths of another size than the picture"),
+        "24 with run lengths of another size than the image"),
     ("a folder without masks", lambda r: {"pictures": r / "ESC-50", "images": None}, "want images/CLASS"),
     ("a picture without a mask", lambda r: (next((r / "photos/masks").rglob("*.png")).unlink(), {
         "pictures": r / "photos", "images": None})[1], "has no mask"),
-    ("a mask of another size", mask_of_another_size, "is 9x9, its picture 320x240"),
+    ("a mask of another size", mask_of_another_size, "is 9x9, its image 320x240"),
     ("no such sounds", lambda r: {"sounds": r / "none"}, "no such file or folder"),
     ("a table without categories", lambda r: {"sounds": r / "same.csv"}, "lacks the column filename, category"),
     ("a folder without sounds", lambda r: {"sounds": r / "coco"}, "no sound in a folder of it"),
@@ -274,7 +274,7 @@ SPOILT = [
     ("an unknown picture class", append("same.csv", "dgo,dog"), "line 4: no picture class 'dgo'; there are dog"),
     ("an unknown sound class", append("same.csv", "dog,dogs"), "line 4: no sound class 'dogs'; there are dog"),
     ("a sound of two classes", append("same.csv", "dog,sheep"), "sheep belongs to lamb and to dog"),
-    ("no common class", lambda r: {"mapping": None, "sounds": r / "clocks"}, "no class of the pictures .* --mapping"),
+    ("no common class", lambda r: {"mapping": None, "sounds": r / "clocks"}, "no class of the images .* --mapping"),
     ("too few for a split", lambda r: {"sounds": r / "few"}, "left for the split val; .* --val 0"),
     ("nothing asked for", lambda r: {"counts": (("train", 0),)}, "no clip is asked for"),
 ]  # fmt: skip

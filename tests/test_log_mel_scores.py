@@ -68,7 +68,7 @@ def test_log_mel_alone_trains_and_is_scored(
         overlaps += ((marked & truth).sum((1, 2)) / (marked | truth).sum((1, 2))).tolist()
     assert float(rows["true", "strict"]["miou"]) == pytest.approx(np.mean(overlaps), abs=1e-4)
     assert main(["evaluate", "--robustness", "run/s4-pvt.safetensors", "--data", ".", "--out", "probed.csv"]) == 2
-    assert "has its sound as log-mel windows only, and a wave is needed" in capsys.readouterr().err
+    assert "has its sound as log-mel windows only, and a waveform is needed" in capsys.readouterr().err
 
 
 class Recorder(MaskPredictor):
@@ -90,9 +90,9 @@ def test_what_stands_for_a_sound_in_log_mel(root: Path) -> None:
     np.testing.assert_allclose(heard(clip, records, 0, "silence", 0), fixtures.log_mel(mute)[:, 0], atol=1e-6)
     np.testing.assert_array_equal(heard(clip, records, 0, "offscreen", 0), records[1].load().log_mel)
     np.testing.assert_array_equal(heard(clip, records, 0, "shifted", 0)[2], clip.log_mel[0])
-    with pytest.raises(UserError, match="log-mel windows only, and a wave is needed"):
+    with pytest.raises(UserError, match="log-mel windows only, and a waveform is needed"):
         heard(clip, records, 0, "noise", 0)
-    with pytest.raises(UserError, match="the model takes waves"):
+    with pytest.raises(UserError, match="the model takes waveforms"):
         evaluate(Recorder(ClipSpec()), records)
-    with pytest.raises(UserError, match="the model takes waves"):
+    with pytest.raises(UserError, match="the model takes waveforms"):
         predict(Recorder(ClipSpec()), clip.frames, clip.log_mel)

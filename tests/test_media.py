@@ -277,7 +277,7 @@ def test_a_damaged_packet_of_sound_is_silence_and_nothing_moves(tmp_path, codec)
 def test_what_is_damaged_for_the_most_part_is_refused(tmp_path):
     path = make_clip(tmp_path / "a.mp4", sound=tone(2), codec="mjpeg", pix_fmt="yuvj420p")
     info = probe(overwritten(path, "video", range(10, 36)))
-    with pytest.raises(UserError, match="more than half of its pictures is damaged"):
+    with pytest.raises(UserError, match="more than half of its video is damaged"):
         numbers_at(info, [1.9])
     info = probe(overwritten(path, "audio", range(10, 80)))
     with pytest.raises(UserError, match="more than half of its sound is damaged"):

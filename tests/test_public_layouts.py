@@ -62,7 +62,7 @@ def test_native_size(home, tmp_path) -> None:
     assert record.load(None).masks.shape == (5, 300, 400)
     fixtures.write_picture(record.frame_paths[3], np.zeros((301, 400, 3), np.uint8))
     assert record.load().frames.shape == (5, 224, 224, 3)
-    with pytest.raises(UserError, match="pictures of one clip are 400x300 and 400x301"):
+    with pytest.raises(UserError, match="frames of one clip are 400x300 and 400x301"):
         record.load(None)
 
 

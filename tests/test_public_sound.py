@@ -76,7 +76,7 @@ def test_what_a_model_is_given(home) -> None:
     for takes_both.encoders["audio"] in ACCEPTS_LOG_MEL:
         np.testing.assert_array_equal(model_sound(takes_both, wave, 5), windows(wave, SPEC, 5))
         np.testing.assert_array_equal(model_sound(takes_both, log_mel, 5), log_mel)
-    with pytest.raises(UserError, match="log-mel windows only, and the model takes waves"):
+    with pytest.raises(UserError, match="log-mel windows only, and the model takes waveforms"):
         model_sound(waves_alone, log_mel, 5)
     mute = fixtures.log_mel(np.zeros(80_000, np.int16))[:, 0]
     np.testing.assert_allclose(silence(log_mel), mute, atol=1e-6)

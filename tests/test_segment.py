@@ -312,7 +312,7 @@ def test_nothing_is_left_of_a_video_that_breaks(tmp_path):
         end = position + 4 + size  # behind the head of a block
         data[end - size : end] = bytes(size)
     path.write_bytes(data)
-    with pytest.raises(UserError, match="more than half of its pictures"):
+    with pytest.raises(UserError, match="more than half of its video"):
         segment_video(RedWhenLoud(frames=1), path, tmp_path / "new" / "out")
     assert os.listdir(tmp_path) == ["broken.mkv"]
 

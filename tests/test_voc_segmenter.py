@@ -181,5 +181,5 @@ def test_another_file_than_the_published_one_is_never_unpacked(tmp_path: Path, m
     assert len(voc_segmenter.read_weights()) == 148
     for content in (bytes(archive[:-4]), bytes(archive[:-4]) + b"more", b"no archive", b""):
         here.write_bytes(content)
-        with pytest.raises(UserError, match=r"weights of the segmenter of things are damaged .*SHA-256"):
+        with pytest.raises(UserError, match=r"weights of the VOC segmenter are damaged .*SHA-256"):
             load_segmenter()

@@ -1,4 +1,4 @@
-"""The sound of a clip from disk: a wave of any rate and channels, a raw video, or log-mel windows."""
+"""The sound of a clip from disk: a waveform of any rate and channels, a raw video, or log-mel windows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def decode(path: Path) -> tuple[np.ndarray, int]:
 
 
 def read_video_audio(path: Path) -> np.ndarray:
-    """The sound of a video on the clock of its pictures, as `read_waveform`. Raises UserError if it has none."""
+    """The sound of a video on the clock of its frames, as `read_waveform`. Raises UserError if it has none."""
     blocks = [*mono(sound_blocks(probe(path), RATE), RATE)]
     if not blocks:
         raise UserError(f"{path}: its sound is empty; copy or download it again")

@@ -36,7 +36,7 @@ SHOWN = 10  # problems printed of each category but "table", whose lines are all
 
 
 class Problem(NamedTuple):
-    """One thing that makes a set unfit: one of CATEGORIES, and a line that says which file and what is wrong."""
+    """One fault that makes a set unfit: one of CATEGORIES, and a line that says which file and what is wrong."""
 
     category: str
     line: str

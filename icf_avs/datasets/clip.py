@@ -1,4 +1,4 @@
-"""One clip of a public set: where its files lie, what is known of its kinds, and its contents once loaded."""
+"""One clip of a public set: where its files lie, what is known of its classes, and its contents once loaded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Audio = Literal["auto", "wav", "log_mel", "video"]
 
 @dataclass(frozen=True)
 class LoadedClip:
-    """One clip of T frames in memory, 224x224 unless asked otherwise."""
+    """One clip of T frames in memory, 224x224 unless requested otherwise."""
 
     name: str
-    frames: np.ndarray  # uint8 [T, H, W, 3]; [T, 0, 0, 3] where pictures were not asked for
+    frames: np.ndarray  # uint8 [T, H, W, 3]; [T, 0, 0, 3] where frames were not requested
     masks: np.ndarray  # uint8 [T, H, W], class ids in AVSS and where one's own set has them, else 0 or 1
     labelled: np.ndarray  # bool [T]; masks of unlabelled frames are zeros and mean nothing
     valid: np.ndarray  # bool [T]; all true: only a batch pads
@@ -33,23 +33,23 @@ class LoadedClip:
         """float32 [n], 16 kHz mono. Raises UserError if only log-mel windows were read."""
         if self.samples is None:
             raise UserError(
-                f"clip {self.name} has its sound as log-mel windows only, and a wave is needed; "
+                f"clip {self.name} has its sound as log-mel windows only, and a waveform is needed; "
                 "unpack audio_wav or raw_videos of the set beside them"
             )
         return self.samples
 
     @property
     def sound(self) -> np.ndarray:
-        """The wave [n], or the log-mel windows [T, 96, 64] where those were read."""
+        """The waveform [n], or the log-mel windows [T, 96, 64] where those were read."""
         return self.samples if self.log_mel is None else self.log_mel
 
 
 @dataclass(frozen=True)
 class ClipRecord:
-    """Where the files of one clip lie, and what is known of its kinds.
+    """Where the files of one clip lie, and what is known of its classes.
 
-    `sounding` and `onscreen` are the kinds that sound at some time and the kinds that are in the picture, from
-    scenes.csv; without it both are the kinds that the set itself or AVSS metadata beside it names, and None where
+    `sounding` and `onscreen` are the classes that sound at some time and the classes that are visible, from
+    scenes.csv; without it both are the classes that the set itself or AVSS metadata beside it names, and None where
     neither names any.
     """
 
@@ -63,8 +63,8 @@ class ClipRecord:
     sounding: frozenset[str] | None
     onscreen: frozenset[str] | None
     log_mel_stem: Path | None = None  # the file of log-mel windows without its ending; None in AVSS, which has none
-    seconds: tuple[frozenset[str], ...] | None = None  # kinds that sound in each frame, where scenes.csv says
-    complete: bool = False  # whether `onscreen` has everything in the picture, as from scenes.csv
+    seconds: tuple[frozenset[str], ...] | None = None  # classes that sound in each frame, where scenes.csv says
+    complete: bool = False  # whether `onscreen` has everything visible, as from scenes.csv
     form: Audio = "auto"  # of its sound, unless `load` asks for another
 
     @property
@@ -82,17 +82,17 @@ class ClipRecord:
 
     @property
     def has_waveform(self) -> bool:
-        """Whether `load` gives a wave; False: log-mel windows."""
+        """Whether `load` gives a waveform; False: log-mel windows."""
         form = self.form if self.form != "auto" else next(iter(self.sources()), "wav")
         return form != "log_mel"
 
     def load(self, size: int | None = SIZE, audio: Audio | None = None, with_frames: bool = True) -> LoadedClip:
-        """Read pictures, masks and sound.
+        """Read frames, masks and sound.
 
-        size   pictures and masks are squashed to size x size, as is usual; None: native size (masks take the size of
-               the pictures)
+        size   frames and masks are squashed to size x size, as is usual; None: native size (masks take the size of
+               the frames)
         audio  "wav", "video" (of raw_videos) or "log_mel"; "auto": the first of these that is there; None: its `form`
-        pictures  False: they are not opened; needs a size
+        with_frames  False: frames are not opened; needs a size
 
         Raises UserError for a missing or unreadable file and for masks with other values than the layout's.
         """
@@ -102,7 +102,7 @@ class ClipRecord:
         elif size is not None:
             frames, shape = np.zeros((len(self.frame_paths), 0, 0, 3), np.uint8), (size, size)
         else:
-            raise ValueError("without pictures masks have no native size")
+            raise ValueError("without frames masks have no native size")
         masks = read_masks(self.mask_paths, self.layout, shape)
         samples, log_mel = self._sound(audio or self.form)
         return LoadedClip(

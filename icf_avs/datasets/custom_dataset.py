@@ -67,8 +67,8 @@ def is_custom_dataset(root: Path) -> bool:
 def read_custom_dataset(root: Path, fault: Fault = refused) -> list[ClipRecord]:
     """The clips of all splits, in the order of the videos' names. Videos not seen before are cut, with a progress bar.
 
-    `fault` is told of what is wrong with a line of a table, a video, or the name or size of a mask. Raises UserError
-    for what concerns all.
+    `fault` is called with what is wrong with a line of a table, a video, or the name or size of a mask. Raises
+    UserError for what concerns all.
     """
     videos = read_videos(root, fault)
     _cut_all(videos, fault)
@@ -113,7 +113,7 @@ def read_videos(root: Path, fault: Fault = refused) -> list[LabelledVideo]:
 def custom_class_names(root: Path, fault: Fault = refused) -> tuple[str, ...]:
     """Class names, id 1 first: of classes.txt, else of the column class of clips.csv in alphabetical order, else none.
 
-    `fault` is told of names that are empty, twice there, or too many. Raises UserError for what is no text.
+    `fault` is called with names that are empty, twice there, or too many. Raises UserError for what is no text.
     """
     path = root / NAMES
     if path.is_file():

@@ -32,7 +32,7 @@ class ClipTensors:
     labelled: Tensor
     sounding: Tensor
     onscreen: Tensor | None
-    pyramid: tuple[Tensor, ...] = ()  # levels [T,c,h,w], where an encoder has seen the pictures before
+    pyramid: tuple[Tensor, ...] = ()  # levels [T,c,h,w], where an encoder has processed the frames before
 
 
 class ClipDataset(Dataset[ClipTensors]):
@@ -42,7 +42,7 @@ class ClipDataset(Dataset[ClipTensors]):
         self, records: Sequence[ClipRecord], names: Sequence[str], spec: ClipSpec, audio: Audio = "auto"
     ) -> None:
         """names  of the classes, id 1 first (`layouts.class_names` of the set); may be empty
-        spec   size of the pictures, and the windows cut from waves; its number of frames does not matter
+        spec   size of the frames, and the windows cut from waveforms; its number of frames does not matter
         audio  form of the sound; "auto": the first of wav, video and log_mel that every clip has
 
         Raises UserError if a clip lacks that form, or they have none in common.
@@ -61,7 +61,7 @@ class ClipDataset(Dataset[ClipTensors]):
         return self.clip(index)
 
     def clip(self, index: int, with_frames: bool = True) -> ClipTensors:
-        """Load one clip, with or without its pictures. Raises UserError as `ClipRecord.load`, and for a class id
+        """Load one clip, with or without its frames. Raises UserError as `ClipRecord.load`, and for a class id
         without a name.
         """
         record = self.records[index]
@@ -96,10 +96,10 @@ class ClipDataset(Dataset[ClipTensors]):
         )
 
     def _classes_by_frame(self, record: ClipRecord, clip: LoadedClip) -> list[list[int]]:
-        """Ids of the kinds that sound in each frame.
+        """Ids of the classes that sound in each frame.
 
-        By the second where scenes.csv says. Else a labelled frame has the kinds of its class ids, or, in a binary
-        layout, all kinds of the clip if it marks anything; an unlabelled one has all kinds of the clip.
+        By the second where scenes.csv says. Else a labelled frame has the classes of its class ids, or, in a binary
+        layout, all classes of the clip if its mask is not empty; an unlabelled one has all classes of the clip.
         """
         if record.seconds is not None and len(record.seconds) == len(clip.frames):
             return [self._known(names) for names in record.seconds]

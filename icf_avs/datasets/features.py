@@ -1,7 +1,7 @@
-"""Pictures of a public set seen once: what a frozen encoder says of them, kept for the epochs that follow.
+"""Features of the frames of a public set, which a frozen encoder computes once for all epochs.
 
-On a CPU the encoder costs more than all that trains, and it says the same of a picture in every epoch. The file has no
-name and is gone with the process: nothing can be stale, and a resumed run sees the same numbers again.
+On a CPU the encoder costs more than all that trains, and its output for a frame never changes. The file has no name and
+is gone with the process: nothing can be stale, and a resumed run reads the same numbers again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPARE = 2**30  # bytes of the disk that are left alone
 
 
 class FrameFeatures:
-    """The pyramids of all clips of a split, each encoded when it is first asked for."""
+    """The pyramids of all clips of a split, each encoded when it is first requested."""
 
     def __init__(self, records: Sequence[ClipRecord], encoder: nn.Module, size: int, folder: Path) -> None:
         """encoder: frozen, frames uint8 [N,S,S,3] -> levels; size: S, pixels; folder: where the file lies.

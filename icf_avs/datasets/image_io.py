@@ -1,4 +1,4 @@
-"""Pictures and masks of a clip from disk, at one size."""
+"""Frames and masks of a clip from disk, at one size."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ WITH_IDS = ("AVSS", "own-classes")  # whose masks hold class ids
 
 
 def read_frames(paths: Sequence[Path], size: int | None) -> np.ndarray:
-    """Pictures of one clip, RGB uint8 [T, H, W, 3]; squashed to `size` x `size`, or as they are (None).
+    """Frames of one clip, RGB uint8 [T, H, W, 3]; squashed to `size` x `size`, or as they are (None).
 
-    Raises UserError for a missing or unreadable picture, and without `size` for pictures of different sizes.
+    Raises UserError for a missing or unreadable frame, and without `size` for frames of different sizes.
     """
     frames = [_resized(upright(open_image(path)), size, Image.Resampling.BILINEAR) for path in paths]
     for path, frame in zip(paths, frames, strict=True):
         if frame.shape != frames[0].shape:
             shapes = " and ".join(f"{array.shape[1]}x{array.shape[0]}" for array in (frames[0], frame))
-            raise UserError(f"{path}: pictures of one clip are {shapes}; unpack the set again, or load at a fixed size")
+            raise UserError(f"{path}: frames of one clip are {shapes}; unpack the set again, or load at a fixed size")
     return np.stack(frames)
 
 

@@ -1,4 +1,4 @@
-"""The three public layouts, S4, MS3 and AVSS: their clips and class names; a custom data set is read by own.py.
+"""The three public layouts, S4, MS3 and AVSS: their clips and class names; custom_dataset.py reads a custom one.
 
 A set is a folder that holds `s4_meta_data.csv`, `ms3_meta_data.csv` or `metadata.csv`; which one says its layout. A
 `scenes.csv` beside it (only our own Stamps sets have one) adds which classes are in the frame and which of them sound.
@@ -69,8 +69,8 @@ def read_set(root: Path, split: str, sound: Audio = "auto") -> list[ClipRecord]:
 
 
 def read_all(root: Path, fault: Fault = refused) -> list[ClipRecord]:
-    """List the clips of all splits, as `read_set`; `fault` is told of what is wrong with single ones, an unknown split
-    too. Raises UserError for what concerns all.
+    """List the clips of all splits, as `read_set`; `fault` is called with what is wrong with single ones, an unknown
+    split too. Raises UserError for what concerns all.
     """
     if is_custom_dataset(root):
         return read_custom_dataset(root, fault)
@@ -112,8 +112,8 @@ def class_names(root: Path) -> tuple[str, ...]:
 
 
 def is_stamps(root: Path) -> bool:
-    """Whether the set in `root` is of the embedded benchmark: it says what is where, and `icf data compose`, which does
-    so too, has not left its mark.
+    """Whether the set in `root` is of the embedded benchmark: it has scenes.csv, and no composed.json,
+    which `icf data compose` writes beside its own.
     """
     return (root / "scenes.csv").is_file() and not (root / "composed.json").is_file()
 

@@ -19,7 +19,7 @@ _NO_CLASSES = {"", "off-the-screen", "background"}  # the public table has them 
 
 @dataclass(frozen=True)
 class Scene:
-    """What scenes.csv says of one clip: classes that sound at some time, classes in the picture, classes by second."""
+    """One clip in scenes.csv: classes that sound at some time, visible classes, classes by second."""
 
     sounding: frozenset[str]
     onscreen: frozenset[str]

@@ -1,6 +1,6 @@
 """`icf data prepare`: frames, sound and log-mel windows of S4 and MS3 from their raw videos, as the released ones.
 
-The picture of second k is number int(k * fps + 15/16 * fps) of the video, fps rounded to an integer, or the last one if
+The frame of second k is number int(k * fps + 15/16 * fps) of the video, fps rounded to an integer, or the last one if
 there are fewer; it is squashed to 224x224, bilinear without antialiasing (PROTOCOLS, how the released frames were cut).
 Log-mel windows are 0.96 s apart; a clip with fewer than five repeats the last one. They are written as .npy, since
 pickles are programs.
@@ -35,21 +35,21 @@ HOP = WINDOW_FRAMES * 160  # samples from one log-mel window to the next
 
 
 def frame_numbers(fps: float, seconds: int = SECONDS) -> list[int]:
-    """Which pictures of a video of `fps` pictures a second are cut."""
+    """Which frames of a video of `fps` frames a second are cut."""
     whole = round(fps)
     return [int(second * whole + PHASE * whole) for second in range(seconds)]
 
 
 def cut_frames(video: Path, seconds: int = SECONDS) -> np.ndarray:
-    """The pictures of a video that the sets hold, uint8 [seconds, 224, 224, 3]. Raises UserError if it is unreadable.
+    """The frames of a video that the sets hold, uint8 [seconds, 224, 224, 3]. Raises UserError if it is unreadable.
 
-    Pictures are counted as they are decoded, and turned as they are shown.
+    Frames are counted as they are decoded, and turned as they are shown.
     """
     with opened(video) as container:
         stream, _ = chosen_streams(container, video)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         if fps < 0.5:
-            raise UserError(f"{video}: does not say how many pictures a second it has; re-encode it as H.264")
+            raise UserError(f"{video}: does not say how many frames a second it has; re-encode it as H.264")
         numbers, cut, last = frame_numbers(fps, seconds), [], None
         frames = (frame for packet in packets(container, stream) for frame in packet.decode())
         for number, frame in enumerate(frames):
@@ -58,7 +58,7 @@ def cut_frames(video: Path, seconds: int = SECONDS) -> np.ndarray:
             if len(cut) == seconds:
                 break
     if last is None:
-        raise UserError(f"{video}: not one picture of it can be decoded; re-encode it as H.264")
+        raise UserError(f"{video}: not one frame of it can be decoded; re-encode it as H.264")
     return np.stack(cut + [_squashed(last)] * (seconds - len(cut)))
 
 

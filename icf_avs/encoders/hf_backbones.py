@@ -25,7 +25,7 @@ from icf_avs.encoders.onednn import with_token_linears
 from icf_avs.encoders.weights import download_command, model_folder, read_pretrained, require_transformers
 from icf_avs.errors import UserError
 
-MEAN, SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of all three, for pictures in [0, 1]
+MEAN, SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of all three, for images in [0, 1]
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
@@ -108,7 +108,7 @@ class Pyramid(nn.Module):
         return list(self.network(images).feature_maps)
 
     def set_clip_length(self, frames: int) -> None:
-        """The frames that are looked at next come in clips of so many."""
+        """Frames of the next batch come in clips of so many."""
         for module in self.modules():
             if isinstance(module, DropPath):
                 module.frames = frames

@@ -1,6 +1,6 @@
 """The names behind the outputs of the pretrained classifiers, as data files beside this one.
 
-audioset.csv: index, mid and display name of AudioSet's 527 kinds of sound (ontology: CC BY 4.0), in the order of
+audioset.csv: index, mid and display name of AudioSet's 527 sound classes (ontology: CC BY 4.0), in the order of
 EfficientAT's logits. imagenet.csv: index and names of ImageNet's 1000 classes, in the order of EfficientNet-Lite0's
 logits (no background class); synonyms of one class are joined by ", ".
 """

@@ -27,15 +27,15 @@ class Residual(nn.Module):
 
 
 def as_log_mel(sound: Tensor) -> Tensor:
-    """waves [..., 15600], or log-mel [..., 96, 64] as some data sets release it -> log-mel [..., 96, 64].
+    """waveforms [..., 15600], or log-mel [..., 96, 64] as some data sets release it -> log-mel [..., 96, 64].
 
-    The two cannot be confused: a wave of 64 samples is too short for a single spectrogram frame.
+    The two cannot be confused: a waveform of 64 samples is too short for a single spectrogram frame.
     """
     return sound if sound.shape[-2:] == (WINDOW_FRAMES, BANDS) else log_mel(sound)
 
 
 class AudioEncoder(nn.Module):
-    """sound, waves [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D])."""
+    """sound, waveforms [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D])."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FEW = 128  # tokens: with fewer, to lay out the matrix for oneDNN takes longer than its product spares
-SMALL = 20_480  # numbers up to which PyTorch gives one dilated picture to no library, but to a loop over its pixels
+SMALL = 20_480  # numbers up to which PyTorch gives one dilated image to no library, but to a loop over its pixels
 
 
 def _one_dnn(x: Tensor) -> bool:
@@ -40,7 +40,7 @@ class TokenLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if not _one_dnn(x) or x.numel() < FEW * self.in_features or x.numel() <= SMALL:
             return super().forward(x)
-        # All tokens as the rows of one picture. The kernel is a single point, so its dilation changes nothing; but
+        # All tokens as the rows of one image. The kernel is a single point, so its dilation changes nothing; but
         # without it, on one thread, PyTorch would turn the convolution into MKL's product again, and the way back too.
         tokens = x.flatten(0, -2)[None, :, None].permute(0, 3, 1, 2)
         y = F.conv2d(tokens, self.weight[:, :, None, None], self.bias, dilation=2)
@@ -67,10 +67,10 @@ def with_token_linears(network: nn.Module) -> nn.Module:
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """F.conv2d with kernels of a single point, [outputs,inputs,1,1]: for these a dilation changes nothing; but without
-    one, on one thread, PyTorch gives them to MKL in place of oneDNN, which takes half as long. A single small picture
+    one, on one thread, PyTorch gives them to MKL in place of oneDNN, which takes half as long. A single small image
     goes to neither with a dilation, but to a loop over its pixels.
     """
-    # What is exported may run anywhere, and must not depend on how many pictures it was exported with.
+    # What is exported may run anywhere, and must not depend on how many images it was exported with.
     to_one_dnn = x.device.type == "cpu" and not torch.compiler.is_compiling() and (len(x) > 1 or x.numel() > SMALL)
     return F.conv2d(x, weight, bias, dilation=2 if to_one_dnn else 1)
 

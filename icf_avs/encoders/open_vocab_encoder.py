@@ -1,4 +1,4 @@
-"""The visual encoder "efficientnet-lite0-evidence": what an open vocabulary is searched for in."""
+"""The visual encoder "efficientnet-lite0-evidence", for an open vocabulary."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from icf_avs.encoders.efficientnet_lite import EfficientNetLite0
 from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, WITHOUT_SEGMENTER, VocSegmenter
 from icf_avs.types import Missing, VisualFeatures
 
-_LARGE = 300  # pixels of a side: the first maps of one larger picture leave a processor's cache as it is
-_SEGMENTED = 2  # pictures that the segmenter sees at once: more gain nothing
+_LARGE = 300  # pixels of a side: the first maps of one larger image leave a processor's cache as it is
+_SEGMENTED = 2  # images in a batch of the segmenter: more gain nothing
 
 
 class OpenVocabEncoder(nn.Module):
@@ -31,7 +31,7 @@ class OpenVocabEncoder(nn.Module):
         return () if self.segmenter is not None else (WITHOUT_SEGMENTER,)
 
     def evidence(self, frames: Tensor, object_probs: Tensor | None = None) -> VisualFeatures:
-        """The levels, the evidence for ImageNet's classes and the segmenter's shares of objects, which are 0 without a
+        """The levels, the scores of ImageNet's classes, and the segmenter's probabilities of objects: 0 without a
         segmenter. object_probs: of the same frames at another size, where they are known.
         """
         pyramid = self(frames)
@@ -39,7 +39,7 @@ class OpenVocabEncoder(nn.Module):
         return VisualFeatures(pyramid, self.classifier(pyramid[-1]), found)
 
     def segment_objects(self, frames: Tensor) -> Tensor:
-        """frames uint8 [N,H,W,3] -> shares of things [N,20,GRID,GRID]."""
+        """frames uint8 [N,H,W,3] -> probabilities of objects [N,20,GRID,GRID]."""
         if self.segmenter is None:
             return torch.zeros(len(frames), VOC_CLASSES, GRID, GRID, device=frames.device)
         if frames.device.type != "cpu":

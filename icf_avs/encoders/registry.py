@@ -49,7 +49,7 @@ AUDIO: dict[str, Callable[..., nn.Module]] = {
     "efficientat": load_tagger_encoder,
 }
 NEEDS_VOCABULARY = frozenset(("efficientat",))  # audio encoders that want the vocabulary: options words and names
-ACCEPTS_LOG_MEL = frozenset(("log-mel", "vggish"))  # audio encoders that take [N,96,64] in place of waves as well
+ACCEPTS_LOG_MEL = frozenset(("log-mel", "vggish"))  # audio encoders that take [N,96,64] in place of waveforms as well
 TEXT: dict[str, Callable[..., Tensor]] = {"minilm": minilm.embed_names, "clip": clip_text.embed_names}
 
 
@@ -62,8 +62,8 @@ def build_visual(name: str, **options: Any) -> nn.Module:
 
 
 def build_audio(name: str, dim: int | None, **options: Any) -> nn.Module:
-    """An audio encoder, waves [N,15600] or log-mel [N,96,64] -> (token [N,dim], tokens [N,6,dim]). dim: None for VGGish
-    without a projection.
+    """An audio encoder, waveforms [N,15600] or log-mel [N,96,64] -> (token [N,dim], tokens [N,6,dim]). dim: None for
+    VGGish without a projection.
 
     options: weights, random, frozen (see load_vggish_audio). Raises UserError as `build_visual` does.
     """

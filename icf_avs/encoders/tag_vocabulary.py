@@ -1,10 +1,10 @@
-"""What a tagger hears at one moment, in words for the visible things that make such sounds.
+"""The words of a vocabulary that a tagger predicts at one moment: names of visible objects that make such sounds.
 
 EfficientAT's last map of a window of several seconds is pooled over the middle second: around it the network has the
 context that it learnt with (on one second alone it names little), and yet a bark is told from the pause after it.
-audioset_words.csv gives the word of each of AudioSet's 527 kinds of sound, and its use. Barks and howls are both "dog":
-what may be seen (use 1). An animal, an instrument, a vehicle or a tool is heard as such as far as nothing more
-particular is (2). Kinds that name no thing (music, an echo, noise, a small room) are not used (0).
+audioset_words.csv gives the word of each of AudioSet's 527 sound classes, and its use. Barks and howls are both "dog":
+what may be seen (use 1). General words, such as animal or instrument, are predicted as far as nothing more
+particular is (2). Classes that name no object (music, an echo, noise, a small room) are not used (0).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ READ_OUT = (WINDOW, MIDDLE, FLOOR, GENERAL_FLOOR, FAINTEST, SOFT, _STEP, _CONTEX
 
 
 class WordTagger(nn.Module):
-    """Waves [N, n], windows of about WINDOW seconds at the network's rate -> [N, len(words)].
+    """Waveforms [N, n], windows of about WINDOW seconds at the network's rate -> [N, len(words)].
 
     The weight of each word in [0, 1], 0 where it is not heard, about the middle second. words: the vocabulary, at least
     audio_words(). Raises ValueError where it lacks any.
@@ -84,7 +84,8 @@ class WordTagger(nn.Module):
 
 
 def reflect_pad_silence(waves: Tensor) -> Tensor:
-    """Zeros at the ends of waves [N, n] -> the sound beside them, mirrored; a wave silent at its middle is left alone.
+    """Zeros at the ends of waveforms [N, n] -> the sound beside them, mirrored; a waveform silent at its middle is left
+    alone.
 
     Windows at the ends of a video are padded with zeros, and the network takes the edge for an organ or a chainsaw.
     """

@@ -1,11 +1,11 @@
-"""The audio encoder "efficientat": a sound as the words in which a tagger hears it.
+"""The audio encoder "efficientat": a sound enters as the words that a tagger predicts for it.
 
     a = norm( P sum_w (h_w / sum h) e_w  g + n (1 - g) )                   g = min(1, max_w h_w / threshold)
 
-h are the weights of the words heard (tag_vocabulary.py), e their text embeddings, n a vector for "nothing is heard"; P
+h are the scores of the predicted words (tag_vocabulary.py), e their text embeddings, n a vector for "no word"; P
 and n are learned. As sounds enter by their words alone, a word that no sound of the training had enters as well, and
 training may give words in place of sounds. (The tagger's own embedding beside them named the recordings of training and
-led natural sounds astray.) Ours; the paper says only that the text stays implicit.
+led natural sounds astray.) Not from the paper, which says only that the text stays implicit.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from icf_avs.encoders.tag_vocabulary import WordTagger
 
 THRESHOLD = 0.15  # a sound whose surest word has less is nothing, in part
 PARTS = 6  # words that are handed on one by one
-RATE = 32_000  # Hz, of the waves
+RATE = 32_000  # Hz, of the waveforms
 
 
 class TaggerEncoder(nn.Module):
-    """waves [N,160000] at 32 kHz -> (token [N,D], tokens [N,6,D], tags [N,C], how surely each word sounds).
+    """waveforms [N,160000] at 32 kHz -> (token [N,D], tokens [N,6,D], tags [N,C], how surely each word sounds).
 
     names: text embeddings of the C words [C,E]. A token leans to one of the likeliest words each, or where fewer are
     heard to none.
@@ -56,16 +56,16 @@ class TaggerEncoder(nn.Module):
 
     @torch.no_grad()
     def tag(self, waves: Tensor) -> Tensor:
-        """Waves [N,160000] at 32 kHz -> weights of the words [N,C]."""
+        """Waveforms [N,160000] at 32 kHz -> weights of the words [N,C]."""
         return self.heard(waves) * self.active_words
 
     @property
     def only_words(self) -> list[int] | None:
-        """The words that may be heard, None for all."""
+        """The words that may be predicted, None for all."""
         return None if self.active_words.all() else self.active_words.nonzero()[:, 0].tolist()
 
     def restrict_to(self, words: Tensor) -> None:
-        """Hear nothing but these words from now on: bool [C]."""
+        """Predict no other words from now on: bool [C]."""
         self.active_words.copy_(words)
 
 

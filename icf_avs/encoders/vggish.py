@@ -65,7 +65,7 @@ class VGGish(nn.Module):
 
 
 class VGGishAudio(nn.Module):
-    """sound, waves [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D]), as AudioEncoder.
+    """sound, waveforms [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D]), as AudioEncoder.
 
     The token is the embedding projected, the tokens are the time steps of the last map projected. The projections
     train; VGGish itself does not unless `frozen` is off. dim: None for VGGish alone, as AVSBench and AVSegFormer have

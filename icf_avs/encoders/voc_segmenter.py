@@ -48,7 +48,7 @@ URL = f"https://registry.npmjs.org/@codait/max-image-segmenter/-/{FILE}"
 SHA256 = "203ed3d8b2891f76616555a25378ef823a1def9a505143a8196dfc28f73bcd87"
 _SHARDS = ("group1-shard1of3", "group1-shard2of3", "group1-shard3of3")  # of numbers; model.json says which are whose
 _TYPES = {"float32": np.float32, "int32": np.int32}
-SIDE = 321  # pixels of a picture that is looked at: a multiple of STRIDE and one more
+SIDE = 321  # pixels of the input: a multiple of STRIDE and one more
 STRIDE = 16
 GRID = SIDE // STRIDE + 1  # positions along a side
 VOC_CLASSES = 20
@@ -65,7 +65,7 @@ _EXPANSION, _WIDTH = 6, 256
 
 
 class VocSegmenter(nn.Module):
-    """frames uint8 [N,H,W,3] -> shares of the twenty things at each position [N,20,GRID,GRID]; the rest is ground."""
+    """frames uint8 [N,H,W,3] -> probabilities of the twenty classes at each position [N,20,GRID,GRID]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class VocSegmenter(nn.Module):
 
 def fetch() -> Path:
     """The package with the weights, brought to this machine if need be; see weights.released_file."""
-    return released_file("the segmenter of things", URL, SHA256)
+    return released_file("the VOC segmenter", URL, SHA256)
 
 
 def read_weights() -> dict[str, Tensor]:
@@ -113,7 +113,7 @@ def read_weights() -> dict[str, Tensor]:
             at += values.nbytes
             tensors[entry["name"]] = torch.from_numpy(values.reshape(entry["shape"]).copy())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the weights of the segmenter of things are damaged ({error}); delete it") from error
+        raise UserError(f"{path}: the weights of the VOC segmenter are damaged ({error}); delete it") from error
     return tensors
 
 

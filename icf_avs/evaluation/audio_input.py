@@ -1,4 +1,4 @@
-"""The sound of a clip as a model takes it, where it may be a wave or log-mel windows alone."""
+"""The sound of a clip as a model takes it, where it may be a waveform or log-mel windows alone."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from icf_avs.media.vggish_frontend import LOG_OFFSET
 
 
 def model_sound(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.ndarray:
-    """What `predict` takes: of a wave [n] at 16 kHz its windows [count, window] at the rate of the model; log-mel
+    """What `predict` takes: of a waveform [n] at 16 kHz its windows [count, window] at the rate of the model; log-mel
     windows [count, 96, 64] unchanged.
 
-    Released log-mel windows lie 0.96 s apart (PROTOCOLS, audio front end), those cut from a wave 1 / fps.
-    Raises UserError for log-mel where the audio encoder of the model takes waves alone.
+    Released log-mel windows lie 0.96 s apart (PROTOCOLS, audio front end), those cut from a waveform 1 / fps.
+    Raises UserError for log-mel where the audio encoder of the model takes waveforms alone.
     """
     if sound.ndim == 1:
         return clip_windows(sound, predictor.spec, count)
     encoder = predictor.encoders.get("audio")
     if encoder not in ACCEPTS_LOG_MEL:
         raise UserError(
-            f"the clips have their sound as log-mel windows only, and the model takes waves ({encoder or 'its own'} "
-            "audio encoder); unpack audio_wav or raw_videos of the set beside them"
+            "the clips have their sound as log-mel windows only, and the model takes waveforms "
+            f"({encoder or 'its own'} audio encoder); unpack audio_wav or raw_videos of the set beside them"
         )
     return sound
 
 
 def silence(sound: np.ndarray) -> np.ndarray:
-    """As long a silence in the same form: zeros for a wave, the logarithm of the offset for log-mel windows."""
+    """As long a silence in the same form: zeros for a waveform, the logarithm of the offset for log-mel windows."""
     return np.full_like(sound, 0.0 if sound.ndim == 1 else math.log(LOG_OFFSET))

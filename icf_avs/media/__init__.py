@@ -1,1 +1,1 @@
-"""What comes from outside: pictures and sound of any video, and the public sets on disk."""
+"""Any video or sound file: frames and sound on one clock."""

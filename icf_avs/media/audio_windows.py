@@ -31,7 +31,7 @@ Sound = Callable[[int, str | None], Iterator[np.ndarray]]  # (rate, layout) -> b
 def sound_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
     """The sound from second 0 on without holes: float32 [channels, n] blocks at `rate`.
 
-    Late sound and holes become zeros, sound before the first picture is left out. `layout` ("mono", "stereo")
+    Late sound and holes become zeros, sound before the first frame is left out. `layout` ("mono", "stereo")
     is mixed to by the usual weights; None keeps the channels. Samples that are no numbers become zeros. Raises
     UserError without sound.
     """
@@ -164,15 +164,15 @@ def mask_count(duration: float, fps: float) -> int:
 
 
 def clip_windows(waveform: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
-    """wave [n] float32 at 16 kHz -> the windows of masks 0..count-1, [count, spec.window] at the rate of `spec`."""
+    """waveform [n] float32 at 16 kHz -> the windows of masks 0..count-1, [count, spec.window] at the rate of `spec`."""
     if spec.sample_rate != RATE and len(waveform):
         waveform = resample(torch.from_numpy(waveform), RATE, spec.sample_rate).numpy()
     return windows(waveform, spec, count)
 
 
 def windows(waveform: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
-    """wave [n] float32 at the rate of `spec` -> the windows of masks 0..count-1, [count, spec.window]; zeros beyond its
-    ends.
+    """waveform [n] float32 at the rate of `spec` -> the windows of masks 0..count-1, [count, spec.window]; zeros beyond
+    its ends.
     """
     cut = np.zeros((count, spec.window), dtype=np.float32)
     for index in range(count):

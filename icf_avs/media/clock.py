@@ -1,6 +1,6 @@
 """One clock for a file whose time stamps begin anew or jump: joined recordings, a counter that starts again, a gap.
 
-A stream is cut into runs wherever its time stamps go back, or further forward than a gap may be. Runs of pictures and
+A stream is cut into runs wherever its time stamps go back, or further forward than a gap may be. Runs of frames and
 of sound that begin together are of one recording and are moved by the same time, so that they stay in step.
 """
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import av
 
 _BACK = 0.1  # seconds that a time stamp goes back where it begins anew; less is a rounding
-_TOGETHER = 10.0  # seconds between the first time stamps of the pictures and of the sound of one recording
-_OVERLAP = 0.25  # seconds of sound that may be lost where two recordings meet, for their pictures to meet
+_TOGETHER = 10.0  # seconds between the first time stamps of the frames and of the sound of one recording
+_OVERLAP = 0.25  # seconds of sound that may be lost where two recordings meet, for their frames to meet
 _LAST = 3  # packets of a run that a parser may take for damaged as the next one does not go on from them
-_REORDERED = 60  # seconds between decoding and showing a picture; more is a damaged time stamp
+_REORDERED = 60  # seconds between decoding and showing a frame; more is a damaged time stamp
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Run:
 
 
 class Runs:
-    """Finds the runs of the pictures and of the sound of a file."""
+    """Finds the runs of the frames and of the sound of a file."""
 
     def __init__(self, longest_gap: float, frame_length: float) -> None:
-        """longest_gap: seconds without a picture or sound; frame_length: of a picture that does not say how long it is
+        """longest_gap: seconds without a frame or sound; frame_length: of a frame that does not say how long it is
         shown.
         """
         self._gap, self._frame_length = longest_gap, frame_length
@@ -129,7 +129,7 @@ class Runs:
         return abs(stamp - other.now) < abs(stamp - (other.now - other.jump))
 
     def clock(self, video: int) -> tuple[Clock, dict[int, float]]:
-        """Put one recording behind the other: their pictures meet, or their sound where that lasts longer.
+        """Put one recording behind the other: their frames meet, or their sound where that lasts longer.
 
         With the clock comes the end of each stream on it.
         """

@@ -55,7 +55,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 0x54CC, 0x54DD, 0x54BB, 0x54AA
 
 
 class Crop(NamedTuple):
-    """Columns and rows at the edges of a stored picture that are not shown."""
+    """Columns and rows at the edges of a stored frame that are not shown."""
 
     left: int = 0
     right: int = 0
@@ -63,7 +63,7 @@ class Crop(NamedTuple):
     bottom: int = 0
 
     def filter_of(self, width: int, height: int) -> str | None:
-        """FFmpeg's filter for pictures of a size; None where nothing is cut off, or nothing would be left."""
+        """FFmpeg's filter for frames of a size; None where nothing is cut off, or nothing would be left."""
         shown = width - self.left - self.right, height - self.top - self.bottom
         if not any(self) or min(shown) < 1:
             return None
@@ -71,7 +71,7 @@ class Crop(NamedTuple):
 
 
 def container_crop(stream: av.video.stream.VideoStream) -> Crop:
-    """What the container cuts off the pictures of a stream; nothing in formats that cannot say so."""
+    """What the container cuts off the frames of a stream; nothing in formats that cannot say so."""
     if not {"mov", "matroska"} & {*stream.container.format.name.split(",")}:
         return Crop()
     file = io.BytesIO()

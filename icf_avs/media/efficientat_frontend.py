@@ -33,9 +33,9 @@ def _hann() -> Tensor:
 
 
 def kaldi_log_mel(waveform: Tensor) -> Tensor:
-    """wave [..., n] float32 at 32 kHz in [-1, 1] -> [..., 128, 1 + (n - 1) // 320]; a second gives 100 frames.
+    """waveform [..., n] float32 at 32 kHz in [-1, 1] -> [..., 128, 1 + (n - 1) // 320]; a second gives 100 frames.
 
-    In float32 also under autocast. Raises ValueError for a wave shorter than 514 samples.
+    In float32 also under autocast. Raises ValueError for a waveform shorter than 514 samples.
     """
     if waveform.shape[-1] < SHORTEST:
         raise ValueError(f"{waveform.shape[-1]} samples are too few for a spectrogram; it takes at least {SHORTEST}")

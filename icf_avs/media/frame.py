@@ -1,4 +1,4 @@
-"""A decoded picture and its conversion to what an ordinary display shows: RGB or YUV of 8 bits, without alpha."""
+"""A decoded frame and its conversion to what an ordinary display shows: RGB or YUV of 8 bits, without alpha."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from icf_avs.media.hdr import is_wide, to_sdr
 
 _BT709, _UNKNOWN, _BT2020, _BT2020_CONSTANT = 1, 2, 9, 10  # matrices, in FFmpeg's numbering
-_MATRICES = {0, _BT709, _UNKNOWN, 4, 5, 6, 7, _BT2020}  # that FFmpeg converts; it refuses a picture with any other
+_MATRICES = {0, _BT709, _UNKNOWN, 4, 5, 6, 7, _BT2020}  # that FFmpeg converts; it refuses a frame with any other
 _EXACT = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 _DEEP = Interpolation.BILINEAR | Interpolation.ACCURATE_RND  # to 16 bits, "full chroma" gives wrong colours
 _PLAIN = {"yuv420p", "yuvj420p"}  # exact to 2 of 255 by the faster way
@@ -42,7 +42,7 @@ class DecodedFrame:
         return (ColorTrc.BT709, ColorPrimaries.BT709) if wide else (self.transfer, self.primaries)
 
     def converted(self, reformatter: VideoReformatter, width: int, height: int, pix_fmt: str) -> av.VideoFrame:
-        """The picture at that size; the frame itself where nothing is to be done.
+        """The frame at that size; the frame itself where nothing is to be done.
 
         HDR and wide gamut become BT.709 (hdr.py), alpha is composed on black, and RGB in the limited range is expanded.
         Raises FFmpegError or ValueError for a pixel format that cannot be converted.

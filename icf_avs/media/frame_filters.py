@@ -11,7 +11,7 @@ from icf_avs.media.crop import Crop
 
 
 def filtered(frames: Iterator[av.VideoFrame], crop: Crop) -> Iterator[av.VideoFrame]:
-    """Pass frames on; from the first interlaced one, a filter weaves the fields. Where pictures change their size or
+    """Pass frames on; from the first interlaced one, a filter weaves the fields. Where frames change their size or
     format, filters are made anew.
     """
     graph, built, interlaced = None, None, False

@@ -1,6 +1,6 @@
-"""The pictures of a video, decoded once for two who both go through them: the masks ahead, the film behind.
+"""The frames of a video, decoded once for two readers in step: the masks ahead, the overlay video behind.
 
-What lies between the two is kept. That is bounded, as who is ahead waits now and then (`wait`) until the other is near.
+Frames between the two are queued. The queue is bounded: the reader ahead waits (`wait`) until the other is near.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from threading import Condition
 from icf_avs.media.frame import DecodedFrame
 from icf_avs.media.video_reader import MediaInfo, video_frames
 
-_MOST = 200_000_000  # bytes of pictures that the masks of a clip take; beyond, a video is decoded twice
+_MOST = 200_000_000  # bytes of frames that the masks of a clip take; beyond, a video is decoded twice
 
 
 class FrameTee:
-    """As a context, pictures as `video_frames` gives them, once `ahead` and once `behind`, each in a thread of its own.
+    """As a context, frames as `video_frames` gives them, once `ahead` and once `behind`, each in a thread of its own.
 
     seconds: how far ahead masks must be, as those of a clip are made at once.
     """
@@ -49,7 +49,7 @@ class FrameTee:
 
     @contextmanager
     def ahead(self) -> Iterator[Iterator[tuple[float, DecodedFrame]]]:
-        """Every picture, as soon as it is decoded. When the context ends, `behind` decodes the rest itself."""
+        """Every frame, as soon as it is decoded. When the context ends, `behind` decodes the rest itself."""
         try:
             yield self._passed_on() if self._shared else video_frames(self._info)
         finally:
@@ -59,7 +59,7 @@ class FrameTee:
 
     @contextmanager
     def behind(self) -> Iterator[Iterator[tuple[float, DecodedFrame]]]:
-        """Every picture, some time after it was given ahead. When the context ends, none is kept any more."""
+        """Every frame, some time after it was given ahead. When the context ends, none is kept any more."""
         try:
             yield self._taken() if self._shared else video_frames(self._info)
         finally:
@@ -69,7 +69,7 @@ class FrameTee:
                 self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Until `behind` has taken every picture before that time. For who is ahead, when nothing that `behind` needs
+        """Until `behind` has taken every frame before that time. For the reader ahead, when nothing that `behind` needs
         for these is still to be done there.
         """
         with self._changed:

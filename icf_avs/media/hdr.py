@@ -1,7 +1,7 @@
 """High dynamic range and wide gamut to what an ordinary display shows: BT.709, 100 cd/m2 at most.
 
 PQ: SMPTE ST 2084. HLG: ITU-R BT.2100 on a display of 1000 cd/m2. What was graded for an ordinary display comes back. In
-a picture that is brighter, light up to 50 cd/m2 stays as it is, and from there (later, if it is little brighter) to the
+a frame that is brighter, light up to 50 cd/m2 stays as it is, and from there (later, if it is little brighter) to the
 brightest it is compressed, hue kept.
 """
 
@@ -16,7 +16,7 @@ _WHITE = 100.0  # cd/m2 of an ordinary display, BT.1886
 _GAMMA = 2.4
 _HLG_PEAK, _HLG_GAMMA = 1000.0, 1.2
 _KNEE = 0.5  # of _WHITE, at least
-_BRIGHTEST = 99.9  # per cent of the pixels of a picture; a spark or two may clip
+_BRIGHTEST = 99.9  # per cent of the pixels of a frame; a spark or two may clip
 _STEPS = 4096  # of the table back to signals, even in the square root of light
 _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)  # of BT.2020
 _CHROMATICITIES = {  # x and y of red, green, blue; white is D65
@@ -28,7 +28,7 @@ _D65 = (0.3127, 0.3290)
 
 
 def is_wide(transfer: int, primaries: int) -> bool:
-    """Whether pictures with these tags are not for an ordinary display."""
+    """Whether frames with these tags are not for an ordinary display."""
     return transfer in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67) or primaries == ColorPrimaries.BT2020
 
 

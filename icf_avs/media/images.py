@@ -14,7 +14,7 @@ def resized(images: Tensor, side: int) -> Tensor:
     """uint8 [N,H,W,3] -> uint8 [N,side,side,3], bilinear, antialiased where it shrinks; the same tensor if it fits."""
     if images.shape[1:3] == (side, side):
         return images
-    # On the CPU, which does it in whole numbers, as Pillow does: so all devices see the same pictures.
+    # On the CPU, which does it in whole numbers, as Pillow does: so all devices see the same frames.
     planes = F.interpolate(images.cpu().permute(0, 3, 1, 2), (side, side), mode="bilinear", antialias=True)
     return planes.permute(0, 2, 3, 1).contiguous().to(images.device)
 

@@ -17,9 +17,9 @@ from icf_avs.media.packets import packets, tolerant
 
 # Containers that state their length up front, so that a file which breaks off can be told from a short one.
 _STATES_LENGTH = {"mov", "matroska", "avi", "flv", "asf"}
-MOST_PIXELS = 8192 * 4320  # of a picture: 8K; more would need gigabytes
+MOST_PIXELS = 8192 * 4320  # of a frame: 8K; more would need gigabytes
 _LONGEST = 24  # hours
-_LONGEST_GAP = 600.0  # seconds without a new picture and without sound; a clock that goes further forward jumps
+_LONGEST_GAP = 600.0  # seconds without a new frame and without sound; a clock that goes further forward jumps
 _LONGEST_GAP_OF_BROADCASTS = 10.0  # where the clock may jump by the rules of the container; as FFmpeg has it
 # Bytes behind the last packet that an index may take: of the file, or in all and for each packet.
 _INDEX, _INDEX_BYTES, _INDEX_OF_PACKET = 0.25, 1 << 20, 64
@@ -28,17 +28,17 @@ JUMP = 0.05  # seconds: sound whose time stamps stray further from where it shou
 
 
 class Scan:
-    """What the packets of a file say, without decoding more than one picture."""
+    """What the packets of a file say, without decoding more than one frame."""
 
     def __init__(self, container: av.container.InputContainer, video: int, audio: int, frame_length: float) -> None:
-        """video, audio: indices of the streams, -1 without sound. frame_length: of a picture that does not say it."""
+        """video, audio: indices of the streams, -1 without sound. frame_length: of a frame that does not say it."""
         self._may_jump = bool(container.format.flags & Flags.ts_discont.value)
         self._video, self._audio, self.frame_length = video, audio, frame_length
         self.runs = Runs(_LONGEST_GAP_OF_BROADCASTS if self._may_jump else _LONGEST_GAP, frame_length)
         self.first_frame: av.VideoFrame | None = None
         self._first_frame_run: Run | None = None  # that it is of; None without time stamps
-        self._first: float | None = None  # when the file means to show its first picture, which may be damaged
-        self.num_frames = 0  # packets of pictures that are shown
+        self._first: float | None = None  # when the file means to show its first frame, which may be damaged
+        self.num_frames = 0  # packets of frames that are shown
         self.num_audio_packets = 0  # packets of sound
         self.unbroken = True  # each packet of sound is as long as the first, and begins where the one before it ends
         self.reach: dict[int, float] = {}  # the end of each stream by its own time stamps, what is hidden counted
@@ -76,7 +76,7 @@ class Scan:
             self.unbroken &= abs(self.reach.get(index, time) - time) <= JUMP and length <= self._length + JUMP
         self.reach[index] = max(self.reach.get(index, time + length), time + length)
         if run is not None and not packet.is_discard:
-            # the last picture lasts at least a moment, even where no duration is written
+            # the last frame lasts at least a moment, even where no duration is written
             self.runs.show(run, time, max(length, min(0.5, self.frame_length)) if is_video else length)
 
     @property
@@ -85,16 +85,16 @@ class Scan:
         return sum(not self.runs.ends_at(stream, number) for stream, number in self._incomplete)
 
     def start(self) -> float | None:
-        """When the first picture is shown, on the continuous clock, also where it is damaged; None without time stamps.
+        """When the first frame is shown, on the continuous clock, also where it is damaged; None without time stamps.
 
-        To be asked for when the runs are placed.
+        To be requested when the runs are placed.
         """
         if self.first_frame is None or self.first_frame.time is None or self._first_frame_run is None:
             return None
         return self.first_frame.time - self.missing() + self._first_frame_run.moved
 
     def missing(self) -> float:
-        """Seconds from the start to the first picture that can be decoded."""
+        """Seconds from the start to the first frame that can be decoded."""
         return (
             0.0
             if self._first is None or self.first_frame.time is None
@@ -115,25 +115,25 @@ def scanned(
     container: av.container.InputContainer, video: av.video.stream.VideoStream,
     audio: av.audio.stream.AudioStream | None, path: Path,
 ) -> Scan:  # fmt: skip
-    """What all packets of an open file say. Raises UserError without a picture that can be decoded, or for its size."""
+    """What all packets of an open file say. Raises UserError without a frame that can be decoded, or for its size."""
     nominal = float(video.guessed_rate or video.average_rate or 25)
     scan = Scan(container, video.index, -1 if audio is None else audio.index, 1 / nominal)
     for packet in packets(container, damaged=scan.damaged):
         scan.add(packet)
     if scan.first_frame is None or not scan.num_frames:
-        raise UserError(f"{path}: not one picture of it can be decoded; re-encode it as H.264")
+        raise UserError(f"{path}: not one frame of it can be decoded; re-encode it as H.264")
     check_size(scan.first_frame.width, scan.first_frame.height, path)
     return scan
 
 
 def check_size(width: int, height: int, path: Path) -> None:
-    """Raise UserError for pictures that are larger than 8K."""
+    """Raise UserError for frames that are larger than 8K."""
     if width * height > MOST_PIXELS:
-        raise UserError(f"{path}: its pictures are {width} x {height}, larger than 8K; scale it down first")
+        raise UserError(f"{path}: its frames are {width} x {height}, larger than 8K; scale it down first")
 
 
 def check_span(start: float, end: float, path: Path) -> None:
-    """Raise UserError for pictures that last longer than a day."""
+    """Raise UserError for frames that last longer than a day."""
     if end - start > _LONGEST * 3600:
         raise UserError(
             f"{path}: lasts {(end - start) / 3600:.0f} hours by its time stamps; cut it into parts of at most "
@@ -164,13 +164,13 @@ def check_whole(container: av.container.InputContainer, scan: Scan, path: Path, 
         return
     there, stated = max(scan.reach.values(), default=0.0), (container.duration or 0) / av.time_base
     lacks = stated - there
-    if kind == "mov":  # states the length of every stream: the pictures may end before the sound, as stated
+    if kind == "mov":  # states the length of every stream: the frames may end before the sound, as stated
         for stream in (*container.streams.video, *container.streams.audio):
             if stream.duration and not stream.disposition & Disposition.attached_pic:
                 begin = float((stream.start_time or 0) * stream.time_base)
                 end = begin + float(stream.duration * stream.time_base)
                 lacks = max(lacks, end - scan.reach.get(stream.index, begin))
-    if kind == "avi":  # counts its pictures in the header; the library's own duration is that of what is there
+    if kind == "avi":  # counts its frames in the header; the library's own duration is that of what is there
         for stream in container.streams.video:
             lacks = max(lacks, float(stream.frames * stream.time_base) - scan.reach.get(stream.index, 0.0))
         stated = there + lacks

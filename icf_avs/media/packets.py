@@ -12,7 +12,7 @@ from icf_avs.media.clock import Clock
 from icf_avs.media.joined import in_its_part
 from icf_avs.media.repaired import Repaired
 
-_UNCONCEALED = {"vp8", "vp9", "av1", "libdav1d"}  # decoders that build on a picture that is lost as if it were there
+_UNCONCEALED = {"vp8", "vp9", "av1", "libdav1d"}  # decoders that build on a frame that is lost as if it were there
 _TRIES = 10  # to read on behind a damaged place of the container
 
 
@@ -47,7 +47,7 @@ def decoded(
     """Every frame of a stream in order, on the clock; None in place of a packet that cannot be decoded.
 
     Such packets are noted in `repaired`, but for those before the first key frame of a recording that starts between
-    two. Where a key frame is lost, or a decoder conceals nothing, pictures are left out up to the next key frame.
+    two. Where a key frame is lost, or a decoder conceals nothing, frames are left out up to the next key frame.
     Raises TooDamaged.
     Where several threads decode, a packet that is damaged near the end takes whole frames behind it along. Returned is
     then what to give as `first`, the packet to begin with, and `after`, the frame to go on behind, for a single thread.

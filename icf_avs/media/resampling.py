@@ -1,4 +1,4 @@
-"""Change of sampling rate for waves that are tensors already (media is resampled while it is decoded).
+"""Change of sampling rate for waveforms that are tensors already (media is resampled while it is decoded).
 
 A band-limited interpolation: y[m] = sum_n x[n] h(m / ratio - n), where h is a sinc cut off a little below the lower of
 the two Nyquist frequencies and windowed by a squared cosine. Since the ratio is rational, h takes few sets of values:
@@ -19,7 +19,7 @@ _CUTOFF = 0.95  # share of the lower Nyquist frequency that is kept
 
 
 def resample(waveform: Tensor, rate: int, to: int) -> Tensor:
-    """wave [..., n] at `rate` Hz -> [..., ceil(n * to / rate)] at `to` Hz, as if zeros stood around it.
+    """waveform [..., n] at `rate` Hz -> [..., ceil(n * to / rate)] at `to` Hz, as if zeros stood around it.
 
     Raises ValueError for a rate below 1.
     """

@@ -44,9 +44,10 @@ def _hann() -> Tensor:
 
 
 def log_mel(waveform: Tensor) -> Tensor:
-    """wave [..., n] float32 at 16 kHz -> [..., 1 + (n - 400) // 160, 64]; a window of 15600 samples gives 96 frames.
+    """waveform [..., n] float32 at 16 kHz -> [..., 1 + (n - 400) // 160, 64]; a window of 15600 samples
+    gives 96 frames.
 
-    Raises ValueError when the wave is shorter than one frame.
+    Raises ValueError when the waveform is shorter than one frame.
     """
     if waveform.shape[-1] < FRAME:
         raise ValueError(f"{waveform.shape[-1]} samples are less than one spectrogram frame ({FRAME})")

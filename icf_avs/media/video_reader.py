@@ -1,7 +1,7 @@
-"""A video file in, its pictures out, on one clock and in constant memory (its sound: audio_windows.py).
+"""A video file in, its frames out, on one clock and in constant memory (its sound: audio_windows.py).
 
-The clock: second 0 is the moment the first picture is shown. Everything here decodes forward and holds one or two
-pictures at a time. Anything wrong with the file is a UserError of one line.
+The clock: second 0 is the moment the first frame is shown. Everything here decodes forward and holds one or two
+frames at a time. Anything wrong with the file is a UserError of one line.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from icf_avs.media.packet_scan import check_size, check_span, check_whole, scann
 from icf_avs.media.packets import decoded
 from icf_avs.media.repaired import Repaired, TooDamaged
 
-_TAIL = 0.25  # seconds of sound behind the last picture that are no part of the video: the rounding of encoders
+_TAIL = 0.25  # seconds of sound behind the last frame that are no part of the video: the rounding of encoders
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a stored picture is turned before it is shown: transposed first, then mirrored."""
+    """How a stored frame is turned before it is shown: transposed first, then mirrored."""
 
     transposed: bool = False
     mirror_x: bool = False
@@ -63,10 +63,10 @@ class MediaInfo:
     """What a whole scan of a video file says. Width and height are as shown, after rotation."""
 
     path: Path
-    duration: float  # seconds, from the first picture to the end of the last
+    duration: float  # seconds, from the first frame to the end of the last
     width: int
     height: int
-    frame_rate: float  # pictures a second, on average
+    frame_rate: float  # frames a second, on average
     has_audio: bool
     audio_track: int  # which of the file's audio tracks its sound is, counted from 1; 0 without sound
     audio_rate: int  # samples a second, 0 without sound
@@ -76,14 +76,14 @@ class MediaInfo:
     start: float  # the container's time at second 0
     pixel_aspect: Fraction  # width of a shown pixel over its height
     orientation: Orientation
-    crop: Crop  # of the stored pictures
+    crop: Crop  # of the stored frames
     parts: Parts = WHOLE  # files that it consists of
     clock: Clock = field(default_factory=Clock)
     repaired: Repaired = field(default_factory=Repaired, compare=False)  # filled on while the video is read
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """Width and height before pictures are turned."""
+        """Width and height before frames are turned."""
         return (self.height, self.width) if self.orientation.transposed else (self.width, self.height)
 
 
@@ -128,7 +128,7 @@ def chosen_streams(
     """
     video = container.streams.best("video")
     if video is None or video.disposition & Disposition.attached_pic:
-        raise UserError(f"{path}: has no video stream; name a file with pictures and sound")
+        raise UserError(f"{path}: has no video stream; name a file with video and sound")
     if video.codec_context is None or not video.width or not video.height:
         raise UserError(f"{path}: its video codec cannot be read; re-encode it as H.264")
     check_size(video.width, video.height, path)
@@ -152,10 +152,10 @@ def _described(track: av.audio.stream.AudioStream) -> str:
 
 
 def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
-    """Scan a whole file (demuxed, one picture decoded) and say what is in it.
+    """Scan a whole file (demuxed, one frame decoded) and say what is in it.
 
     `audio_track` (from 1) chooses among several; see chosen_streams. Raises UserError if the file is missing, a folder,
-    empty, unreadable, without video or pictures, without that track, cut short, or of absurd size or length.
+    empty, unreadable, without video or frames, without that track, cut short, or of absurd size or length.
     """
     path = Path(path)
     _check_readable(path)
@@ -176,7 +176,7 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
             last = max(ends[video.index], start + 0.001)
         end = last
         if scan.num_audio_packets and ends.get(audio.index, last) > last + (_TAIL if scan.num_frames > 1 else 0):
-            end = ends[audio.index]  # the last picture is shown as long as the sound lasts
+            end = ends[audio.index]  # the last frame is shown as long as the sound lasts
         check_span(start, end, path)
         orientation = Orientation.of(scan.first_frame)
         width, height, crop = scan.first_frame.width, scan.first_frame.height, container_crop(video)
@@ -227,7 +227,7 @@ def _left_over(path: Path, part: tuple[int, int], others: tuple[int, ...], audio
 
 
 def _decoded_frames(info: MediaInfo) -> Iterator[av.VideoFrame | None]:
-    """Every picture; None in place of one that cannot be decoded."""
+    """Every frame; None in place of one that cannot be decoded."""
     rest = 0, None
     for threads in ("AUTO", "NONE"):
         with opened(info.path, info.parts) as container:
@@ -239,7 +239,7 @@ def _decoded_frames(info: MediaInfo) -> Iterator[av.VideoFrame | None]:
 
 
 def video_frames(info: MediaInfo) -> Iterator[tuple[float, DecodedFrame]]:
-    """Every picture with the second it is shown at, never decreasing; as stored: not turned, any pixel format."""
+    """Every frame with the second it is shown at, never decreasing; as stored: not turned, any pixel format."""
     time = None
     for frame in filtered(filter(None, _decoded_frames(info)), info.crop):
         if frame.time is not None:
@@ -249,7 +249,7 @@ def video_frames(info: MediaInfo) -> Iterator[tuple[float, DecodedFrame]]:
         time = max(shown, time or 0.0)
         yield time, DecodedFrame.of(frame)
     if time is None:
-        raise UserError(f"{info.path}: not one picture of it can be decoded; re-encode it as H.264")
+        raise UserError(f"{info.path}: not one frame of it can be decoded; re-encode it as H.264")
 
 
 def read_frames(
@@ -257,9 +257,9 @@ def read_frames(
     times: Iterable[float],
     decoded_frames: Iterator[tuple[float, DecodedFrame]] | None = None,
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """For each asked time, in seconds and never decreasing, the picture on display then: RGB uint8 [H, W, 3].
+    """For each time, in seconds and never decreasing, the frame on display then: RGB uint8 [H, W, 3].
 
-    Times before the first picture give the first, times after the last give the last. `pictures` are those of
+    Times before the first frame give the first, times after the last give the last. `decoded_frames` are those of
     `video_frames`, by default decoded here. Raises UserError as probe does, or if the file breaks in the middle;
     ValueError if the times go back.
     """
@@ -283,5 +283,5 @@ def as_shown(info: MediaInfo, frame: DecodedFrame, reformatter: VideoReformatter
         stored = frame.converted(reformatter, *info.stored_size, "rgb24").to_ndarray()
     except (FFmpegError, ValueError) as error:
         name = frame.frame.format.name
-        raise UserError(f"{info.path}: its {name} pictures cannot be shown; re-encode it") from error
+        raise UserError(f"{info.path}: its {name} frames cannot be shown; re-encode it") from error
     return np.ascontiguousarray(info.orientation.apply(stored))

@@ -127,7 +127,7 @@ def _segmentation(document: dict[str, Any], folder: Path) -> Segmentation:
     if not all(type(side) is int and side > 0 for side in (video.width, video.height)):
         raise ValueError("its pictures have no size")
     if video.width * video.height > MOST_PIXELS:
-        raise ValueError(f"its pictures are {video.width} x {video.height}, larger than 8K")
+        raise ValueError(f"its frames are {video.width} x {video.height}, larger than 8K")
     names = tuple(_text(category["name"]) for category in document.get("categories", ()))
     if [category["id"] for category in document.get("categories", ())] != [*range(1, len(names) + 1)]:
         raise ValueError("the ids of its categories are not 1, 2, ...")

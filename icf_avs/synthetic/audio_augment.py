@@ -30,7 +30,7 @@ class AudioAugment:
     glide_octaves: float = 0.08  # octaves that the pitch wanders by
     gain_range_db: float = 5.0  # dB that the loudness wanders by
     eq_db: float = 8.0  # dB up or down at most, at octave distance; a quarter of it as tilt an octave
-    bandpass_prob: float = 0.25  # share of microphones that hear a band alone: a telephone, a small speaker
+    bandpass_prob: float = 0.25  # share of microphones that record a band alone: a telephone, a small speaker
     notch_prob: float = 0.4  # share that miss a band
     reverb_prob: float = 0.6  # share of tracks with reverberation
     noise_db: tuple[float, float] = (2.0, 45.0)  # dB below the sources
@@ -45,8 +45,8 @@ VARIED = AudioAugment(augment_prob=0.5)
 
 
 def time_stretch(waveform: np.ndarray, tempo: float) -> np.ndarray:
-    """Play a wave `tempo` times as fast at the same pitch: frames of 40 ms are taken from where they continue the one
-    before best, and overlapped (WSOLA, Verhelst and Roelands 1993). float32 [N] -> float32 [about N / tempo].
+    """Play a waveform `tempo` times as fast at the same pitch: frames of 40 ms are taken from where they continue the
+    one before best, and overlapped (WSOLA, Verhelst and Roelands 1993). float32 [N] -> float32 [about N / tempo].
     """
     hop = _FRAME // 2
     count = max(1, round(len(waveform) / tempo / hop))
@@ -59,14 +59,14 @@ def time_stretch(waveform: np.ndarray, tempo: float) -> np.ndarray:
             wanted = padded[at + hop : at + hop + _FRAME]
             around = min(round(number * hop * tempo), len(padded) - _FRAME - 2 * _SEARCH)
             fit = np.correlate(padded[around : around + _FRAME + 2 * _SEARCH], wanted, "valid")
-            # In silence nothing fits better than the place asked for.
+            # In silence nothing fits better than the place requested.
             at = around + (int(fit.argmax()) if fit.max() > 0 else _SEARCH)
         out[number * hop : number * hop + _FRAME] += window * padded[at : at + _FRAME]
     return out[hop : hop + count * hop]
 
 
 def pitch_shift(source: np.ndarray, samples: int, octaves: float, glide: float, rng: np.random.Generator) -> np.ndarray:
-    """Play `samples` samples of a wave `octaves` higher, faster too, the pitch wandering by up to `glide` octaves.
+    """Play `samples` samples of a waveform `octaves` higher, faster too, the pitch wandering by up to `glide` octaves.
 
     The source must hold `reach(samples, octaves, glide)` samples. Between samples: a cubic through four.
     """
@@ -109,7 +109,7 @@ def _equaliser(style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
 
 
 def microphone(style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
-    """What a device hears of each frequency, as factors at the knots."""
+    """The frequency response of a random device, as factors at the knots."""
     curve = _equaliser(style, rng)
     if rng.random() < style.bandpass_prob:
         low, high = 2 ** rng.uniform(-3.5, -1.2), 2 ** rng.uniform(1.2, 2.7)  # kHz
@@ -158,7 +158,7 @@ def ambient_noise(
 
 
 def degrade(waveform: np.ndarray, style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
-    """What a device stores of a wave: it may clip, drop pieces, and code with loss."""
+    """What a device stores of a waveform: it may clip, drop pieces, and code with loss."""
     if rng.random() < style.clip_prob:
         most = float(np.abs(waveform).max()) * rng.uniform(0.15, 0.7)
         waveform = np.clip(waveform, -most, most)
@@ -173,7 +173,7 @@ def degrade(waveform: np.ndarray, style: AudioAugment, rng: np.random.Generator)
 
 
 def lossy_codec(waveform: np.ndarray, step: float) -> np.ndarray:
-    """A lossy codec in effigy: in each frame of 32 ms the spectrum is rounded, in 16 bands, to multiples of `step`
+    """A simplified lossy codec: in each frame of 32 ms the spectrum is rounded, in 16 bands, to multiples of `step`
     times the band's RMS, so that what is weak beside something loud falls away. Same length.
     """
     hop = _CODEC_FRAME // 2

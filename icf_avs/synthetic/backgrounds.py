@@ -64,7 +64,7 @@ def draw_background(split: str, rng: np.random.Generator, generated: float) -> s
 
 @lru_cache(maxsize=96)
 def load_background(reference: str) -> Image.Image:
-    """The picture of a reference, RGB, long side at most 640. Raises UserError if it cannot be read."""
+    """The image of a reference, RGB, long side at most 640. Raises UserError if it cannot be read."""
     source, _, name = reference.partition(":")
     if source == "noise":
         return _coloured_noise(int(name))

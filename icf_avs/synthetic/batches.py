@@ -79,7 +79,7 @@ def _look_up(stamp_maps: np.ndarray, values: np.ndarray) -> np.ndarray:
 def scene_audio(
     scene: Scene, bank: SoundBank, spec: ClipSpec, variation: int, style: AudioAugment = PLAIN
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mix a scene's sound: windows [T,N] float32 and which stamp is heard in which frame [n,T] bool."""
+    """Mix a scene's sound: windows [T,N] float32 and which stamp sounds in which frame [n,T] bool."""
     waveform, active = render_audio(scene, bank, variation, style)
     return clip_windows(waveform, spec, spec.frames), active
 
@@ -103,7 +103,7 @@ def make_batch(
     with_images: bool = True,
     style: AudioAugment = PLAIN,
 ) -> Batch:
-    """The scenes of `indices` under the sound mix `variation`. Without pictures only waves and sounding are filled."""
+    """The scenes of `indices` with the sound mix `variation`. Without images only waves and sounding are filled."""
     waves, sounding, onscreen, maps = [], [], [], []
     for index in indices:
         scene = features.scenes[index]

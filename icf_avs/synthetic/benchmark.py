@@ -47,7 +47,7 @@ from icf_avs.synthetic.sounds import SoundBank
 from icf_avs.types import ClipSpec
 
 SINGLE, MULTI, CROSS, SEMANTIC = "Single-source", "Multi-sources", "Cross", "AVSS"
-SPEC = ClipSpec(phase=15 / 16)  # five seconds, pictures where AVSBench cut them
+SPEC = ClipSpec(phase=15 / 16)  # five seconds, frames where AVSBench cut them
 SHORT_SIDE = 240  # pixels of videos and of AVSS frames
 _STYLES = {  # set -> what training scenes change, what all of its scenes change
     SINGLE: ({"silent": 0.0}, {"num_sources": (1.0,), "continuous": 1.0}),

@@ -30,7 +30,7 @@ from icf_avs.synthetic.qt_resource import Resources, read_qt_resource
 SUPER_CATEGORIES = ("music", "human", "animal", "device")
 
 # Second recordings of the same classes, by other people with other microphones. None is a training recording
-# (tests/test_catalog.py correlates the waves).
+# (tests/test_catalog.py correlates the waveforms).
 _GCOMPRIS_FARM = {
     "owl": "owl", "pig": "pig", "hen": "chickens", "horse": "horse",
     "cow": "cow", "dog": "dog", "duck": "duck", "sheep": "sheep",
@@ -149,8 +149,8 @@ def _cross_recordings(name: str) -> tuple[str, ...]:
 
 # Sound classes that can be held out of training, to measure what open vocabulary is worth.
 # Sorted by the SHA-256 of their names, these are the first fourteen whose name is within .75 (cosine, MiniLM) of a name
-# in AudioSet, and the first seven whose name is further than .6 from all of them, which a tagger cannot but hear as
-# something else (tests/test_open_vocab_scenes.py repeats the choice).
+# in AudioSet, and the first seven whose name is further than .6 from all of them, which a tagger is bound to
+# predict as something else (tests/test_open_vocab_scenes.py repeats the choice).
 HELD_OUT_NEAR = (
     "violin", "owl", "duck", "fire-truck", "hammer", "mouse", "scissors",
     "goat", "drum-kit", "rubber-duck", "sheep", "toilet", "frog", "crow",
@@ -162,10 +162,10 @@ HELD_OUT = HELD_OUT_NEAR + HELD_OUT_FAR + _ALIKE
 
 @dataclass(frozen=True)
 class NamedStamp:
-    """One picture and what it may be called. Splits it may be seen in follow from the last two.
+    """One image and its names. The last two fields decide the splits that may show it.
 
     class_name: of its sound, empty where none is known; test_image: another image of a class that training knows;
-    held_out: training must not know what this is.
+    held_out: training must not know this class.
     """
 
     stem: str
@@ -184,19 +184,19 @@ class NamedStamp:
 
 @dataclass(frozen=True)
 class OpenVocabCatalog:
-    """The pictures on this machine that have words, in a fixed order."""
+    """The images on this machine that have words, in a fixed order."""
 
     root: Path
     stamps: tuple[NamedStamp, ...]
 
     @cached_property
     def training(self) -> tuple[NamedStamp, ...]:
-        """Pictures that training scenes may show."""
+        """Images that training scenes may show."""
         return tuple(stamp for stamp in self.stamps if not stamp.held_out and not stamp.test_image)
 
     @cached_property
     def held_out(self) -> tuple[NamedStamp, ...]:
-        """All pictures of what training does not know."""
+        """All images of what training does not know."""
         return tuple(stamp for stamp in self.stamps if stamp.held_out)
 
     @cached_property
@@ -215,7 +215,7 @@ def load_open_vocab_catalog(stamps: Path | None = None, held_out: Collection[str
     """Read the facts and keep what is on this machine; `stamps` is the stamps folder (None: packages.stamps_root()),
     held_out: sound classes that training must not know.
 
-    Raises UserError if most of the pictures are missing.
+    Raises UserError if most of the images are missing.
     """
     root = Path(stamps) if stamps is not None else packages.stamps_root()
     with resources.files(__package__).joinpath("open_vocab_stamps.csv").open(encoding="utf-8", newline="") as file:
@@ -223,7 +223,7 @@ def load_open_vocab_catalog(stamps: Path | None = None, held_out: Collection[str
     here = tuple(_stamp(row, held_out) for row in rows if (root / f"{row['stem']}.png").is_file())
     if 2 * len(here) < len(rows):
         raise UserError(
-            f"{root} has only {len(here)} of {len(rows)} pictures: pass the stamps folder of a complete Tux Paint "
+            f"{root} has only {len(here)} of {len(rows)} images: pass the stamps folder of a complete Tux Paint "
             "stamps collection with --stamps DIR"
         )
     return OpenVocabCatalog(root, here)

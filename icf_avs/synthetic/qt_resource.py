@@ -15,12 +15,12 @@ from pathlib import Path
 from icf_avs.errors import UserError
 
 _ZLIB, _FOLDER, _ZSTD = 1, 2, 4
-_LARGEST = 1 << 28  # bytes an entry may unpack to: no picture or sound is near that
+_LARGEST = 1 << 28  # bytes an entry may unpack to: no image or sound is near that
 _LONGEST_PATH = 4_096
 
 
 class Resources(Mapping[str, bytes]):
-    """The files of one archive, path -> content. The index is read at once, a content when it is asked for."""
+    """The files of one archive, path -> content. The index is read at once, a content when it is requested."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,8 +1,8 @@
 """Images of a scene: stamps with exact masks over a background, at any moment and any size.
 
-Lengths are in units of the shorter side of a virtual canvas of the scene's aspect; the canvas is squashed to the size
-asked for. Stamps are drawn with premultiplied alpha. In open-vocabulary scenes their colours are moved towards those of
-the background, they cast a shadow, and a camera adds its faults.
+Lengths are in units of the shorter side of a virtual canvas of the scene's aspect; the canvas is squashed to the
+requested size. Stamps are drawn with premultiplied alpha. In open-vocabulary scenes their colours are moved towards
+those of the background, they cast a shadow, and a camera adds its faults.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Sprite:
 
 @lru_cache(maxsize=512)
 def load_sprite(path: Path) -> Sprite:
-    """Read a cut-out picture, cropped to what is visible. Raises UserError if it cannot be shown."""
+    """Read a cut-out image, cropped to what is visible. Raises UserError if it cannot be shown."""
     try:
         image = Image.open(path).convert("RGBA")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The recordings of the embedded benchmark as waves that can be mixed at once: mono float32 at 16 kHz.
+"""The recordings of the embedded benchmark as waveforms that can be mixed at once: mono float32 at 16 kHz.
 
 Each recording is trimmed, its inner pauses are shortened, its loudness made equal, and speeds from 0.85 to 1.18 are
 prepared, which changes pitch and tempo together as a tape does.
@@ -18,7 +18,7 @@ RATE = 16_000
 SPEEDS = tuple(float(speed) for speed in np.geomspace(0.85, 1.18, 9))
 _FRAME = 160  # samples, 10 ms
 _QUIET_DB = -35.0  # below the loudest frame: counts as silence
-_LONGEST_PAUSE = 0.25  # seconds; so that a sounding thing sounds in every second
+_LONGEST_PAUSE = 0.25  # seconds; so that a sounding object sounds in every second
 _LEVEL = 0.1  # RMS of the frames that are not silent
 NOISES = ("white", "pink", "brown")
 
@@ -32,14 +32,14 @@ def frame_rms(waveform: np.ndarray, frame: int = _FRAME) -> np.ndarray:
 def prepare(waveform: np.ndarray) -> np.ndarray:
     """Trim silence at both ends, shorten inner pauses, remove the mean, and bring the loudness to one level.
 
-    Raises ValueError for a wave that is silent throughout.
+    Raises ValueError for a waveform that is silent throughout.
     """
     waveform = waveform - waveform.mean(dtype=np.float64).astype(np.float32)
     rms = frame_rms(waveform)
     if rms.max(initial=0) < 1e-4:
         raise ValueError("the recording is silent")
     audible = rms > rms.max() * 10 ** (_QUIET_DB / 20)
-    since = np.inf  # frames since the last heard one; leading silence counts as a pause already too long
+    since = np.inf  # frames since the last audible one; leading silence counts as a pause already too long
     keep = np.zeros(len(audible), dtype=bool)
     for index, sounding in enumerate(audible):
         since = 0 if sounding else since + 1
@@ -51,9 +51,9 @@ def prepare(waveform: np.ndarray) -> np.ndarray:
 
 
 def resample(waveform: np.ndarray, speed: float) -> np.ndarray:
-    """Play a wave `speed` times as fast (band-limited, by cutting or extending its spectrum)."""
+    """Play a waveform `speed` times as fast (band-limited, by cutting or extending its spectrum)."""
     length = max(round(len(waveform) / speed), 1)
-    margin = 512  # zeros behind the wave keep its end from leaking into its start
+    margin = 512  # zeros behind the waveform keep its end from leaking into its start
     total = round((len(waveform) + margin) / speed)
     spectrum = np.fft.rfft(waveform, len(waveform) + margin)
     bins = total // 2 + 1
@@ -73,7 +73,7 @@ def _faded(waveform: np.ndarray, samples: int) -> np.ndarray:
 class SoundBank:
     """The prepared recordings of every class, `recordings`: "train", or "cross" for the second recordings.
 
-    A variant is computed when first asked for and kept, so that a mixture costs about a millisecond. The bank can be
+    A variant is computed when first requested and kept, so that a mixture costs about a millisecond. The bank can be
     sent to worker processes.
     """
 
@@ -92,14 +92,14 @@ class SoundBank:
         return entry.recordings if self.recordings == "train" else entry.cross_recordings
 
     def variant(self, reference: str, speed: int) -> np.ndarray:
-        """The wave of a recording at SPEEDS[speed], float32 [N]; do not write to it."""
+        """The waveform of a recording at SPEEDS[speed], float32 [N]; do not write to it."""
         key = (reference, speed)
         if key not in self._variants:
             self._variants[key] = resample(self._recording(reference), SPEEDS[speed])
         return self._variants[key]
 
     def at_tempo(self, reference: str, tempo: int) -> np.ndarray:
-        """The wave of a recording at TEMPI[tempo] and its own pitch, float32 [N]; do not write to it."""
+        """The waveform of a recording at TEMPI[tempo] and its own pitch, float32 [N]; do not write to it."""
         key = (reference, tempo)
         if key not in self._tempi:
             waveform = self._recording(reference)
@@ -140,7 +140,7 @@ class SoundBank:
 
 
 def _loop(waveform: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """`samples` samples of a wave from a random offset on, over and over with gaps <= 0.25 s."""
+    """`samples` samples of a waveform from a random offset on, over and over with gaps <= 0.25 s."""
     track = np.zeros(samples, dtype=np.float32)
     at = -int(rng.integers(len(waveform)))
     while at < samples:

@@ -1,4 +1,4 @@
-"""Where the batches of a run on a public set come from."""
+"""Training batches and validation of a public set."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class BenchmarkData:
         self._workers = ThreadPoolExecutor(max(1, workers))
 
     def _features(self, records: Sequence[ClipRecord]) -> FrameFeatures | None:
-        """Where pictures go once through a frozen encoder; None where it trains, is on a GPU, or the disk is full."""
+        """Cached features of a frozen encoder; None where it trains, is on a GPU, or the disk is full."""
         model = self.config.model
         if model.train_visual or processes().device.type != "cpu":
             return None
@@ -76,7 +76,7 @@ class BenchmarkData:
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Part number `part` of the batch of a step: a function of the run's seed and these numbers.
 
-        While the audio encoder is taught it has no pictures.
+        While the audio encoder is pretrained it has no images.
         """
         order = _order(self.config.seed, step * self.size, self.size, len(self.clips))
         load = self._audio_only if self.config.stage(step) == "pretrain" else self._clip
@@ -92,7 +92,7 @@ class BenchmarkData:
         return replace(self._audio_only(index), pyramid=self.features(index))
 
     def validate(self, model: SegmentationModel) -> dict[str, float]:
-        """Strict scores on the val split: mIoU and F, and the share marked where nothing sounds."""
+        """Strict scores on the val split: mIoU and F, and the share segmented where nothing sounds."""
         scores = evaluate(Predictor(model), read_set(self.root, "val", self.clips.audio))["strict"]
         return {name: scores[name] for name in ("miou", "f", "fpr_empty")}
 

@@ -1,4 +1,4 @@
-"""Where the batches of a run on composed scenes come from. All is rendered, or found in the cache, at once."""
+"""Training batches and validation of composed scenes. All is rendered, or found in the cache, at the start."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ STORED_SIZE = 224  # of an image in files of the S4 and MS3 layouts
 
 
 class ComposedData:
-    """What both kinds of composed scenes share."""
+    """What both data sets of composed scenes share."""
 
     config: TrainConfig
     evaluated_batches: int  # of validation, in the middle of a run
@@ -211,7 +211,7 @@ class OpenVocabData(ComposedData):
         return [Sample(torch.from_numpy(clip), sound, masks, True) for clip, sound, masks in parts]
 
     def validation(self) -> Iterator[Batch]:
-        """Scenes of the validation split, eight at a time; the same words are heard every time."""
+        """Scenes of the validation split, eight at a time; the same words are queried every time."""
         rng = np.random.default_rng(VALIDATION_SEED)
         for start in range(0, len(self.unseen.scenes), 8):
             indices = np.arange(start, min(start + 8, len(self.unseen.scenes)))
@@ -219,14 +219,14 @@ class OpenVocabData(ComposedData):
 
 
 def vocabulary(catalog: OpenVocabCatalog) -> tuple[str, ...]:
-    """What may be heard, and all that a picture may be asked for: words that training does not know included."""
+    """The words of sounds, and all words of images: those that training does not know included."""
     shown = {word for stamp in catalog.stamps for word in (*stamp.words, *stamp.generic)}
     heard = audio_words()
     return (*heard, *sorted(shown - set(heard)))
 
 
 def training_words(catalog: OpenVocabCatalog, text: str, synonym_threshold: float) -> Vocabulary:
-    """The vocabulary for batches, embedded by the encoder `text`. Words that training must not know may not be said."""
+    """The vocabulary for batches, embedded by the encoder `text`. Words unknown to training are not nameable."""
     words = vocabulary(catalog)
     unknown = {word for stamp in catalog.held_out for word in stamp.words} - set(catalog.training_words)
     nameable = np.array([word not in unknown for word in words])

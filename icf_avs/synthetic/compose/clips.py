@@ -82,7 +82,7 @@ def sample_scenes(material: Material, split: str, count: int, sources: int, seed
     pools = material.by_class
     if count and not pools:
         raise UserError(
-            f"no class has both pictures and sounds left for the split {split}; give more of them (three of a class "
+            f"no class has both images and sounds left for the split {split}; give more of them (three of a class "
             f"are one for each split), or ask for --{split} 0"
         )
     scenes = []

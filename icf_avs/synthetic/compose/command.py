@@ -110,7 +110,7 @@ def _split_material(
     shown = [image for image in images.images if image.classes & set(names)]
     missing = next((image.path for image in shown if not image.path.is_file()), None)
     if missing is not None:
-        raise UserError(f"{missing} is missing; name the folder of the pictures with --images")
+        raise UserError(f"{missing} is missing; name the folder of the images with --images")
     usable = [recording for recording in recordings if recording.label in matched]
     image_keys = identities(image.path for image in shown)
     files = identities(recording.path for recording in usable)

@@ -73,11 +73,11 @@ class FolderImages:
         for path in sorted(path for path in (root / "images").glob("*/*") if path.suffix.lower() in ENDINGS):
             mask = root / "masks" / path.parent.name / f"{path.stem}.png"
             if not mask.is_file():
-                raise UserError(f"{path}: has no mask {mask}; add it, or take the picture out")
+                raise UserError(f"{path}: has no mask {mask}; add it, or take the image out")
             name = frozenset({path.parent.name})
             self.images.append(AnnotatedImage(path, name, name, mask))
         if not self.images:
-            raise UserError(f"{root / 'images'}: no picture in a folder of it; want images/CLASS/NAME.jpg")
+            raise UserError(f"{root / 'images'}: no image in a folder of it; want images/CLASS/NAME.jpg")
 
     def load(self, image: AnnotatedImage) -> tuple[Image.Image, Masks]:
         shown = upright(open_image(image.path, missing=_MISSING))  # as it was shown to who drew the mask
@@ -86,8 +86,8 @@ class FolderImages:
         mask = mask.reshape(*mask.shape[:2], -1).any(-1)
         if mask.shape != shown.size[::-1]:
             raise UserError(
-                f"{image.key}: is {mask.shape[1]}x{mask.shape[0]}, its picture {shown.width}x{shown.height}; "
-                "masks are as large as their pictures"
+                f"{image.key}: is {mask.shape[1]}x{mask.shape[0]}, its image {shown.width}x{shown.height}; "
+                "masks are as large as their images"
             )
         return shown, dict.fromkeys(image.classes, mask)
 
@@ -104,7 +104,7 @@ def find_images(path: Path, images: Path | None) -> ImageSource:
             f"{path}: no such file or folder; name a COCO annotation file, or a folder with images/, masks/"
         )
     if images is not None:
-        raise UserError(f"--images {images}: goes with a COCO file; {path} is a folder, which holds its pictures")
+        raise UserError(f"--images {images}: goes with a COCO file; {path} is a folder, which holds its images")
     return FolderImages(path)
 
 
@@ -183,7 +183,7 @@ class CocoImages:
         if size not in (shown, stored.size):
             raise UserError(
                 f"{image.path}: is {shown[0]}x{shown[1]}, in {self._path.name} {size[0]}x{size[1]}; use the "
-                "pictures that were annotated"
+                "images that were annotated"
             )
         masks = {name: np.zeros(size[::-1], bool) for name in image.onscreen}
         for name, outline in self._outlines[image.key]:
@@ -232,14 +232,14 @@ def check_outline(segmentation: Any, height: int, width: int) -> Outline:
         raise ValueError("a segmentation that is not a list of polygons")
     if polygons := [polygon for polygon in segmentation if _covers_pixels(polygon, height, width)]:
         return polygons
-    raise ValueError("no polygon that marks anything in the picture")
+    raise ValueError("no polygon that covers a pixel of the image")
 
 
 def _covers_pixels(polygon: list[Any], height: int, width: int) -> bool:
     if len(polygon) % 2 or not all(_is_number(value) for value in polygon):
         raise ValueError("a polygon that is not a list of pairs of numbers")
     if any(abs(value) > _FAR * max(height, width) for value in polygon):
-        raise ValueError("a polygon far outside the picture")
+        raise ValueError("a polygon far outside the image")
     points = np.array(polygon, float).reshape(-1, 2)
     if len(points) < 3 or np.linalg.matrix_rank(points - points[0]) < 2:  # a point or a line
         return False
@@ -249,7 +249,7 @@ def _covers_pixels(polygon: list[Any], height: int, width: int) -> bool:
 def _check_run_lengths(code: dict[str, Any], height: int, width: int) -> dict[str, Any]:
     counts = code.get("counts")
     if code.get("size") != [height, width]:
-        raise ValueError("run lengths of another size than the picture")
+        raise ValueError("run lengths of another size than the image")
     if isinstance(counts, str):
         check_run_lengths(code, height, width)
         empty = not coco_mask.area(code)
@@ -259,7 +259,7 @@ def _check_run_lengths(code: dict[str, Any], height: int, width: int) -> dict[st
             raise ValueError("broken run lengths")
         empty = not sum(counts[1::2])
     if empty:
-        raise ValueError("run lengths that mark nothing")
+        raise ValueError("run lengths of an empty mask")
     return {"size": [height, width], "counts": counts}
 
 

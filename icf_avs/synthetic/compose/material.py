@@ -87,13 +87,13 @@ def match_classes(images: Collection[str], sounds: Collection[str], mapping: Pat
                 )
         if mapped.setdefault(sound, normalize(image)) != normalize(image):
             raise UserError(
-                f"{mapping}, line {number}: {sound} belongs to {mapped[sound]} and to {image}; in a picture with both "
+                f"{mapping}, line {number}: {sound} belongs to {mapped[sound]} and to {image}; in an image with both "
                 "it could not be told what sounds, so choose one"
             )
     found = {sound: name for sound, name in (found | mapped).items() if name}
     if not found:
         raise UserError(
-            f"no class of the pictures ({_some(images)}) has the name of a class of the sounds ({_some(sounds)}); "
+            f"no class of the images ({_some(images)}) has the name of a class of the sounds ({_some(sounds)}); "
             "say which belong together with --mapping, a CSV table with the columns picture and sound"
         )
     return found
@@ -123,7 +123,7 @@ def assign_splits(items: Mapping[str, Collection[str]], splits: Collection[str],
     """Split of each item; items: its classes by key. A function of the keys and the seed.
 
     The rarest class goes first, so that each split gets some of every class where there are as many items as
-    splits; a class with fewer is in one split alone, train if that is asked for.
+    splits; a class with fewer is in one split alone, train if that is requested.
     """
     shares = {split: share for split, share in SHARES.items() if split in splits}
     *smaller, largest = shares
