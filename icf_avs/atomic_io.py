@@ -31,7 +31,7 @@ _LOCK = "lock"
 def unfinished_folder(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
     """A new folder in `parent` to make something in; it is removed at the end. Those of dead processes go first.
 
-    It has the usual permissions itself, but lies in one that nobody else may look into.
+    It has the usual permissions itself, but lies in one that nobody else may read.
     """
     remove_abandoned(parent, prefix)
     hidden, lock = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)), None

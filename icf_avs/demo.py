@@ -19,7 +19,7 @@ from icf_avs.datasets.layouts import read_set
 from icf_avs.evaluation.metrics import StrictMetric
 
 CLIPS = 6
-PICTURE_PHASE = 15 / 16  # AVSBench layouts hold the picture and mask at 15/16 of each second
+FRAME_PHASE = 15 / 16  # AVSBench layouts hold the frame and mask at 15/16 of each second
 
 
 def demo_command(out: Path, device: str = "auto") -> None:
@@ -42,21 +42,21 @@ def demo_command(out: Path, device: str = "auto") -> None:
 
     steps.print("2/3 loading the model")
     predictor = load("stamps", place).predictor
-    predictor.spec = replace(predictor.spec, phase=PICTURE_PHASE)  # look where the known masks are
+    predictor.spec = replace(predictor.spec, phase=FRAME_PHASE)  # look where the known masks are
 
-    table = Table(title="what was marked, against the known masks")
-    for heading in ("video", "sounding", "heard", "mIoU", "marked while silent"):
+    table = Table(title="predicted masks, against the known ones")
+    for heading in ("video", "sounding", "tags", "mIoU", "segmented while silent"):
         table.add_column(heading)
     overall = StrictMetric()
     for number, record in enumerate(records, 1):
         assert record.video_path is not None  # written above
         steps.print(f"3/3 segmenting {record.video_path} ({number} of {len(records)})", soft_wrap=True)
         found = segment_video(predictor, record.video_path, out / "segmented")
-        words = _heard(found.heard)
+        tags = _top_tags(found.heard)
         alone = StrictMetric()
         for metric in (alone, overall):
             _score(metric, found.masks, record)
-        table.add_row(record.video_path.name, ", ".join(sorted(record.sounding or ())), words, *_cells(alone))
+        table.add_row(record.video_path.name, ", ".join(sorted(record.sounding or ())), tags, *_cells(alone))
     table.add_section()
     table.add_row("all", "", "", *_cells(overall), style="bold")
     console.print(table)
@@ -71,8 +71,8 @@ def demo_command(out: Path, device: str = "auto") -> None:
 def _score(metric: StrictMetric, masks: np.ndarray, record: ClipRecord) -> None:
     truth = torch.from_numpy(record.load().masks)
     squashed = [np.asarray(Image.fromarray(mask).resize((SIZE, SIZE), Image.Resampling.NEAREST)) for mask in masks]
-    marked = torch.from_numpy(np.stack(squashed[: len(truth)])).float()
-    metric.update(marked, truth[: len(marked)])
+    predicted = torch.from_numpy(np.stack(squashed[: len(truth)])).float()
+    metric.update(predicted, truth[: len(predicted)])
 
 
 def _cells(metric: StrictMetric) -> list[str]:
@@ -80,8 +80,8 @@ def _cells(metric: StrictMetric) -> list[str]:
     return [f"{scores[key]:.2f}" if scores[key] == scores[key] else "-" for key in ("miou", "fpr_empty")]
 
 
-def _heard(frames: Iterable[Iterable[tuple[str, float]]]) -> str:
-    """The words heard in a video, by their mean presence, at most three."""
+def _top_tags(frames: Iterable[Iterable[tuple[str, float]]]) -> str:
+    """The tags of a video, by their mean presence, at most three."""
     total: dict[str, float] = {}
     for frame in frames:
         for word, presence in frame:

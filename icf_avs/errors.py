@@ -9,7 +9,7 @@ Fault = Callable[[str], None]  # is told what is wrong with one part of the inpu
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that says what, where and what to do.
+    """Something the user can fix: one line that says what, where and what to do.
 
     The command line prints it without a traceback and exits with code 2; in Python it is an ordinary
     exception whose text is that line. Names out of broken or hostile files get into such lines, so whatever

@@ -31,9 +31,9 @@ def check_settings(settings: ModelConfig | ClipSpec) -> None:
         if is_dataclass(value):
             check_settings(value)
         elif item.type in ("int", "float"):
-            kinds = (int,) if item.type == "int" else (int, float)
+            types = (int,) if item.type == "int" else (int, float)
             most = _MOST.get(name, _MOST_ELSE)
-            if type(value) not in kinds or not math.isfinite(value) or not 0 <= value <= most:
+            if type(value) not in types or not math.isfinite(value) or not 0 <= value <= most:
                 raise ValueError(f"{name} is {_short(value)}; want {item.type} from 0 to {most}")
         elif item.type in ("bool", "str"):
             if type(value).__name__ != item.type:

@@ -15,7 +15,7 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
     return {"size": list(run_lengths["size"]), "counts": run_lengths["counts"].decode("ascii")}
 
 
-def encode_nothing(height: int, width: int) -> dict[str, Any]:
+def encode_empty(height: int, width: int) -> dict[str, Any]:
     """encode(zeros [height, width])."""
     return {"size": [height, width], "counts": _nothing(height, width)}
 
@@ -29,7 +29,7 @@ def decode(run_lengths: dict[str, Any]) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _nothing(height: int, width: int) -> str:
-    """Run lengths of a mask without a mark: of the many in a video, none is worked out."""
+    """Run lengths of a mask that is empty: of the many in a video, none is worked out."""
     return encode(np.zeros((height, width), bool))["counts"]
 
 

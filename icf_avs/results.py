@@ -18,7 +18,7 @@ class ClassMask:
     """The part of a mask that is of one class."""
 
     category_id: int  # 1 is the first class; 0, background, has no mask
-    area: float  # share of the picture, 0 to 1
+    area: float  # share of the frame, 0 to 1
     score: float  # mean probability, in it, that the pixel sounds
     run_lengths: dict[str, Any]
 
@@ -30,8 +30,8 @@ class FrameMask:
     index: int
     start: float  # seconds; the mask stands for [start, end)
     end: float
-    picture_time: float  # seconds, of the picture that the model saw
-    area: float  # share of the picture, 0 to 1
+    picture_time: float  # seconds, of the frame that the model saw
+    area: float  # share of the frame, 0 to 1
     score: float  # mean probability inside the mask, 0 if it is empty
     heard: tuple[tuple[str, float], ...]  # words and probabilities, the likeliest first
     run_lengths: dict[str, Any]  # the mask as COCO RLE
@@ -114,7 +114,7 @@ class Segmentation:
 
     @property
     def areas(self) -> np.ndarray:
-        """[n] share of the picture."""
+        """[n] share of the frame."""
         return np.array([frame.area for frame in self.frames])
 
     @property

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from icf_avs.datasets.layouts import read_set
 from icf_avs.evaluation.evaluate import AUDIOS
 from icf_avs.evaluation.metrics import StrictMetric, g_score
-from icf_avs.evaluation.robustness.negative_audio import heard
+from icf_avs.evaluation.robustness.negative_audio import altered_audio
 from icf_avs.evaluation.sets import FOLDERS
 from icf_avs.media.audio_windows import clip_windows
 from icf_avs.media.images import resized
@@ -63,7 +63,8 @@ def test_clips(
             with torch.inference_mode():
                 levels = visual(resized(torch.from_numpy(clip.frames), spec.image_size).to(device))
             sounds = [
-                clip_windows(heard(clip, records, index, audio, seed), spec, len(clip.frames)) for audio in AUDIOS
+                clip_windows(altered_audio(clip, records, index, audio, seed), spec, len(clip.frames))
+                for audio in AUDIOS
             ]
             found.append(
                 TestClip(

@@ -28,7 +28,7 @@ from icf_avs.media.audio_windows import AudioWindows
 from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.output.result_file import read_segmentation
 from icf_avs.serve.limits import Limits
-from icf_avs.serve.run_inference import answer
+from icf_avs.serve.run_inference import run_inference
 from icf_avs.types import ClipSpec
 
 pytestmark = pytest.mark.full
@@ -331,7 +331,9 @@ def test_what_is_repaired_is_told(scratched, tmp_path, capsys, monkeypatch):
     document = json.loads((tmp_path / "a" / "segmentation.json").read_text())
     assert document["repaired"] == {"damaged_pictures": 1, "damaged_sound": 1} and len(document["frames"]) == 4
     assert len(read_segmentation(tmp_path / "a")) == 4
-    assert "packets of sound are damaged" in answer(Segmenter(Witness(), ""), scratched, tmp_path, Limits()).summary
+    assert (
+        "packets of sound are damaged" in run_inference(Segmenter(Witness(), ""), scratched, tmp_path, Limits()).summary
+    )
 
 
 def test_a_film_leaves_out_the_damaged_packet(scratched, tmp_path):

@@ -34,7 +34,7 @@ from icf_avs.inference.command import segment_command
 from icf_avs.inference.segment import segment_video
 from icf_avs.output.result_file import read_segmentation
 from icf_avs.serve.limits import Limits
-from icf_avs.serve.run_inference import answer
+from icf_avs.serve.run_inference import run_inference
 
 pytestmark = pytest.mark.full
 
@@ -203,7 +203,7 @@ def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_pa
         patch.setattr(icf_avs, "load", lambda checkpoint, device: segmenter)
         segment_command([video], tmp_path / "one", None, 1.0, 0.5)
         assert f"made without {part['part']}: {part['effect']}" in capsys.readouterr().out
-        assert f"Made without {part['part']}" in answer(segmenter, video, tmp_path, Limits()).summary
+        assert f"Made without {part['part']}" in run_inference(segmenter, video, tmp_path, Limits()).summary
     there = job()
     assert not is_done(there) and segment_job(there, tmp_path) is None and is_done(there)
     weights = find_checkpoint("natural")[0].read_bytes()

@@ -40,7 +40,7 @@ from icf_avs.inference.segment import Segmenter, segment_video
 from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.serve.limits import Limits
-from icf_avs.serve.run_inference import answer
+from icf_avs.serve.run_inference import run_inference
 from icf_avs.training import trainer as trainer_module
 from icf_avs.training.calibrate import calibrate
 from icf_avs.training.data import Sample
@@ -229,7 +229,7 @@ def loaded(given: Given) -> Any:
 def answered(given: Given) -> Any:
     store = given.folder / f"page-{given.device.type}"
     store.mkdir()
-    return answer(
+    return run_inference(
         Segmenter(Predictor(on(given.device, stamps())), "stamps"), given.video, store, Limits()
     ).summary.encode()
 

@@ -16,7 +16,7 @@ from icf_avs.__main__ import main
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import AUDIOS, evaluate, evaluate_command, evaluate_each
-from icf_avs.evaluation.robustness.negative_audio import donors, heard
+from icf_avs.evaluation.robustness.negative_audio import altered_audio, donors
 from icf_avs.evaluation.score_tables import COLUMNS, Settings, read_rows, revision
 from icf_avs.evaluation.sets import open_task
 from icf_avs.media.audio_windows import clip_windows, windows
@@ -151,14 +151,16 @@ def test_unlabelled_frames_are_not_scored(tiny):
 
 def test_negative_sounds(records):
     clip = records[0].load()
-    assert not heard(clip, records, 0, "silence", 0).any()
-    noise = heard(clip, records, 0, "noise", 0)
+    assert not altered_audio(clip, records, 0, "silence", 0).any()
+    noise = altered_audio(clip, records, 0, "noise", 0)
     assert noise.dtype == np.float32 and noise.shape == clip.waveform.shape
     assert noise.std() == pytest.approx(clip.waveform.std(), rel=0.02)
-    np.testing.assert_array_equal(noise, heard(clip, records, 0, "noise", 0))
-    assert not np.array_equal(noise, heard(clip, records, 0, "noise", 1))
-    assert not np.array_equal(noise, heard(clip, records, 1, "noise", 0))
-    chosen = {int(np.abs(np.fft.rfft(heard(clip, records, 0, "offscreen", seed))).argmax()) // 5 for seed in range(12)}
+    np.testing.assert_array_equal(noise, altered_audio(clip, records, 0, "noise", 0))
+    assert not np.array_equal(noise, altered_audio(clip, records, 0, "noise", 1))
+    assert not np.array_equal(noise, altered_audio(clip, records, 1, "noise", 0))
+    chosen = {
+        int(np.abs(np.fft.rfft(altered_audio(clip, records, 0, "offscreen", seed))).argmax()) // 5 for seed in range(12)
+    }
     assert chosen == {400, 600}  # the tones of the other two clips, never its own
 
 

@@ -169,5 +169,5 @@ def test_what_cannot_be_scored(tiny, tmp_path):
 
 def test_sets_without_class_ids(tiny):
     records = read_set(tiny.s4("test", ["ant"]), "test")
-    with pytest.raises(UserError, match="S4 set, whose masks tell no classes"):
+    with pytest.raises(UserError, match="S4 set, whose masks have no classes"):
         evaluate_semantic(Guesser(), records, NAMES)

@@ -18,7 +18,7 @@ from icf_avs.config import TrainConfig
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import evaluate, predict
-from icf_avs.evaluation.robustness.negative_audio import heard
+from icf_avs.evaluation.robustness.negative_audio import altered_audio
 from icf_avs.inference.predictor import MaskPredictor, Predictor
 from icf_avs.types import ClipSpec
 
@@ -85,13 +85,13 @@ def test_what_stands_for_a_sound_in_log_mel(root: Path) -> None:
     folder = root / "Single-source"
     waves, records = read_set(folder, "test"), read_set(folder, "test", "log_mel")
     clip = records[0].load()
-    np.testing.assert_array_equal(heard(clip, records, 0, "true", 0), clip.log_mel)
-    mute = heard(waves[0].load(), waves, 0, "silence", 0)
-    np.testing.assert_allclose(heard(clip, records, 0, "silence", 0), fixtures.log_mel(mute)[:, 0], atol=1e-6)
-    np.testing.assert_array_equal(heard(clip, records, 0, "offscreen", 0), records[1].load().log_mel)
-    np.testing.assert_array_equal(heard(clip, records, 0, "shifted", 0)[2], clip.log_mel[0])
+    np.testing.assert_array_equal(altered_audio(clip, records, 0, "true", 0), clip.log_mel)
+    mute = altered_audio(waves[0].load(), waves, 0, "silence", 0)
+    np.testing.assert_allclose(altered_audio(clip, records, 0, "silence", 0), fixtures.log_mel(mute)[:, 0], atol=1e-6)
+    np.testing.assert_array_equal(altered_audio(clip, records, 0, "offscreen", 0), records[1].load().log_mel)
+    np.testing.assert_array_equal(altered_audio(clip, records, 0, "shifted", 0)[2], clip.log_mel[0])
     with pytest.raises(UserError, match="log-mel windows only, and a waveform is needed"):
-        heard(clip, records, 0, "noise", 0)
+        altered_audio(clip, records, 0, "noise", 0)
     with pytest.raises(UserError, match="the model takes waveforms"):
         evaluate(Recorder(ClipSpec()), records)
     with pytest.raises(UserError, match="the model takes waveforms"):

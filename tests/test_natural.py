@@ -21,13 +21,13 @@ from icf_avs.inference.guided_filter import guided_filter
 from icf_avs.inference.multiscale import merge_scales
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
-from icf_avs.inference.word_prompts import asked_words
+from icf_avs.inference.word_prompts import prompted_words
 from icf_avs.media.images import resized
 from icf_avs.media.resampling import resample
 from icf_avs.networks.base import Features, Network, NetworkOutput
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import add_segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.output.text_summary import MOST, heard_lines
+from icf_avs.output.text_summary import MOST, tag_lines
 from icf_avs.synthetic.catalog import load_open_vocab_catalog
 from icf_avs.synthetic.open_vocab_sampler import DEFAULT
 from icf_avs.synthetic.scene_features import SceneSet, open_vocab_features
@@ -174,12 +174,12 @@ def test_through_a_checkpoint_it_answers_the_same(model, catalog, tmp_path):
 
 
 def test_words_choose_what_may_be_heard(model, words):
-    animals = asked_words(model, "Dog , horse")
+    animals = prompted_words(model, "Dog , horse")
     assert animals[words.index["dog"]] and animals[words.index["horse"]] and not animals[words.index["violin"]]
     audible = np.array([word in audio_words() for word in words.words])
     kin = words.synonyms_of([words.index["dog"], words.index["horse"]])
     assert torch.equal(animals, torch.from_numpy(kin & audible)) and (kin & ~audible).any()
-    unknown = asked_words(model, "locomotive")  # not in the vocabulary: by its embedding
+    unknown = prompted_words(model, "locomotive")  # not in the vocabulary: by its embedding
     assert "locomotive" not in words.words and unknown[words.index["train"]] and not unknown[words.index["dog"]]
 
 
@@ -194,7 +194,7 @@ def test_words_choose_what_may_be_heard(model, words):
 )
 def test_words_that_cannot_be_asked_for(model, text, told):
     with pytest.raises(UserError, match=told):
-        asked_words(model, text)
+        prompted_words(model, text)
 
 
 def test_only_what_is_asked_for_is_heard(model, words, catalog):
@@ -238,16 +238,16 @@ class _Frame:
 def test_stretches_of_the_same_words_are_one_line():
     dog, both = (("dog", 0.4),), (("person", 0.9), ("dog", 0.7))
     frames = [_Frame(0, dog), _Frame(1, (("dog", 0.6),)), _Frame(2, both), _Frame(59, ()), _Frame(60, dog)]
-    assert list(heard_lines(frames)) == [
+    assert list(tag_lines(frames)) == [
         "0:00-0:02  dog 0.60",
         "0:02-0:03  person 0.90, dog 0.70",
         "0:59-1:00  nothing",
         "1:00-1:01  dog 0.40",
     ]
     unnamed = [_Frame(0, ()), _Frame(1, (), 0.2), _Frame(2, dog, 0.2)]  # of a model without names
-    assert [line[11:] for line in heard_lines(unnamed)] == ["nothing", "a sound without a name", "dog 0.40"]
+    assert [line[11:] for line in tag_lines(unnamed)] == ["nothing", "a sound without a name", "dog 0.40"]
     many = [_Frame(second, dog if second % 2 else ()) for second in range(100)]
-    lines = list(heard_lines(many))
+    lines = list(tag_lines(many))
     assert len(lines) == MOST + 1 and str(100 - MOST) in lines[-1]
 
 

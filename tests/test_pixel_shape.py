@@ -14,7 +14,7 @@ from icf_avs.inference.segment import Segmenter, segment_video
 from icf_avs.media.images import thumbnail
 from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.serve.limits import Limits
-from icf_avs.serve.run_inference import answer
+from icf_avs.serve.run_inference import run_inference
 
 SHAPES = [Fraction(2), Fraction(16, 11), Fraction(1, 2), Fraction(64, 45), Fraction(1)]
 
@@ -33,7 +33,7 @@ def test_every_output_has_the_shape_that_players_show(tmp_path, aspect, rotation
     shown = max(1, aspect) * width / (max(1, 1 / aspect) * height)
     with Image.open(result.folder / "sheet.png") as sheet:
         assert (sheet.width - 12) / (sheet.height - 34) == pytest.approx(shown, rel=0.02)
-    ((preview, _),) = answer(Segmenter(Witness(), ""), path, tmp_path, Limits()).pictures
+    ((preview, _),) = run_inference(Segmenter(Witness(), ""), path, tmp_path, Limits()).pictures
     with Image.open(preview) as image:
         assert max(image.size) <= 320 and image.width / image.height == pytest.approx(shown, rel=0.02)
 

@@ -22,7 +22,7 @@ from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import AUDIOS, evaluate
 from icf_avs.evaluation.robustness.categories import super_categories
 from icf_avs.evaluation.robustness.command import robustness_command
-from icf_avs.evaluation.robustness.negative_audio import NEGATIVES, UNKNOWN, choose_donor, frame_heard, heard
+from icf_avs.evaluation.robustness.negative_audio import NEGATIVES, UNKNOWN, altered_audio, choose_donor, shifted_frame
 from icf_avs.evaluation.robustness.runner import CONDITIONS, evaluate_robustness
 from icf_avs.evaluation.robustness.scores import ALL, CHANGED, compared, condition_scores
 from icf_avs.evaluation.robustness.table import COLUMNS, read_table
@@ -87,9 +87,9 @@ def test_robustness_and_evaluation_agree(records):
 
 def test_shifted_sound_is_scored_where_it_changes_what_sounds(changing):
     records = read_set(changing, "test")
-    moved = heard(records[0].load(), records, 0, "shifted", 0)
+    moved = altered_audio(records[0].load(), records, 0, "shifted", 0)
     assert not moved[: 2 * 16_000].any() and moved[2 * 16_000 : 4 * 16_000].std() > 0.3
-    assert [frame_heard(t, 5) for t in range(5)] == [3, 4, 0, 1, 2]
+    assert [shifted_frame(t, 5) for t in range(5)] == [3, 4, 0, 1, 2]
     oracle = evaluate_robustness(Listener(ClipSpec()), records).scores
     deaf = evaluate_robustness(Listener(ClipSpec(), deaf=True), records).scores
     # frames 0-1 fall silent, frames 2-3 begin to sound, frame 4 stays silent
@@ -129,7 +129,9 @@ def test_a_blank_picture_keeps_the_sound(records):
 
 def test_noise_levels(records):
     clip = records[0].load()
-    level = {audio: np.std(heard(clip, records, 0, audio, 0)) for audio in ("noise", "noise-10db", "noise-40db")}
+    level = {
+        audio: np.std(altered_audio(clip, records, 0, audio, 0)) for audio in ("noise", "noise-10db", "noise-40db")
+    }
     assert level["noise"] == pytest.approx(clip.waveform.std(), rel=0.02)
     assert 20 * math.log10(level["noise-10db"] / level["noise"]) == pytest.approx(-10, abs=0.01)
     assert 20 * math.log10(level["noise-40db"] / level["noise"]) == pytest.approx(-40, abs=0.01)
@@ -150,7 +152,7 @@ def test_kinds_of_unknown_super_category_are_noted(tiny):
     records = read_set(tiny.s4("test", ["dog", "kazoo", "hen"]), "test")
     assert {choose_donor(records, 1, seed) for seed in range(20)} == {(0, UNKNOWN), (2, UNKNOWN)}
     assert {choose_donor(records, 0, seed) for seed in range(20)} == {(1, UNKNOWN), (2, UNKNOWN)}
-    assert "merely shares no kind" in " ".join(evaluate_robustness(Listener(ClipSpec()), records).notes)
+    assert "merely shares no class" in " ".join(evaluate_robustness(Listener(ClipSpec()), records).notes)
     unknown = read_set(tiny.ms3("test", 2), "test") if not (tiny.root / "s4_meta_data.csv").unlink() else None
     result = evaluate_robustness(Listener(ClipSpec(), deaf=True), unknown)
     assert ("offscreen", ALL) not in result.scores and "2 of 2 clips have no off-screen" in result.notes[0]

@@ -29,7 +29,7 @@ from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.output.contact_sheet import caption
 from icf_avs.output.convert import convert
 from icf_avs.output.subtitles import subtitles
-from icf_avs.output.text_summary import heard_lines
+from icf_avs.output.text_summary import tag_lines
 from icf_avs.results import FrameMask
 from icf_avs.serve.timeline import timeline
 from icf_avs.types import ClipSpec, Prediction
@@ -117,7 +117,7 @@ def test_what_drove_a_mask_is_told_everywhere(tmp_path, short, weight, marked):
     shown = weight > 0 if marked else weight >= 0.1
     frames = json.loads((result.folder / "segmentation.json").read_text())["frames"]
     assert [[item["word"] for item in frame["heard"]][:1] for frame in frames] == [["square"] if shown else []]
-    lines, page = list(heard_lines(result.frames)), timeline(result.frames)
+    lines, page = list(tag_lines(result.frames)), timeline(result.frames)
     assert len(lines) == 1 and ("square" in lines[0]) == ("square" in page) == shown
     assert ("nothing" in lines[0]) == ("nothing" in page) == (not marked and not shown)
     texts = [words for _, _, words in subtitles(result.frames)]
@@ -134,7 +134,7 @@ def test_a_mask_of_a_model_without_names_is_no_nothing(tmp_path, clip):
             return Prediction(super().predict(frames, waves).logits, torch.zeros(len(frames), 0), ())
 
     frames = segment_video(Nameless(), clip, tmp_path).frames
-    assert [line[11:] for line in heard_lines(frames)] == ["nothing", "a sound without a name", "nothing"]
+    assert [line[11:] for line in tag_lines(frames)] == ["nothing", "a sound without a name", "nothing"]
     assert subtitles(frames) == [(2.0, 3.0, ("[sound]",))]
     assert "a sound without a name" in timeline(frames)
 
@@ -223,7 +223,7 @@ def test_two_videos_of_one_name_and_folders_of_others(tmp_path, clip):
     (out / "square_2").mkdir(parents=True)
     (out / "square_2" / "mine.txt").write_text("keep")
     first = segment_video(RedWhenLoud(), clip, out).folder
-    second = segment_video(RedWhenLoud(), clip, out, taken=[first]).folder
+    second = segment_video(RedWhenLoud(), clip, out, reserved_dirs=[first]).folder
     again = segment_video(RedWhenLoud(), clip, out).folder
     assert [path.name for path in (first, second, again)] == ["square", "square_3", "square"]
     assert (out / "square_2" / "mine.txt").read_text() == "keep"

@@ -33,7 +33,7 @@ from icf_avs.results import FrameMask
 from icf_avs.serve.audio_override import noise, of_clip, silence
 from icf_avs.serve.command import serving, sweep
 from icf_avs.serve.limits import Limits
-from icf_avs.serve.run_inference import answer
+from icf_avs.serve.run_inference import run_inference
 from icf_avs.serve.timeline import timeline
 from tools.make_picture import write_scene
 
@@ -134,8 +134,8 @@ def test_a_shorter_clip_is_heard_again_and_again(scene, quiet):
 
 def test_answer_with_its_own_sound(segmenter, scene, tmp_path):
     told = []
-    found = answer(segmenter, scene, tmp_path, LIMITS, progress=lambda done, total: told.append(done / total))
-    assert found.summary == "Marked in 3 of 5 seconds. Heard most: fire-truck."
+    found = run_inference(segmenter, scene, tmp_path, LIMITS, progress=lambda done, total: told.append(done / total))
+    assert found.summary == "Segmented in 3 of 5 seconds. Tags: fire-truck."
     assert found.words.count(">fire-truck<") == 1
     assert [caption for _, caption in found.pictures][::4] == ["0 s: fire-truck", "4 s: nothing"]
     assert set(json.loads(found.document.read_text())["source"]) == {"bytes", "sha256"}  # not where the server has it
@@ -150,16 +150,16 @@ def test_answer_with_its_own_sound(segmenter, scene, tmp_path):
 
 
 def test_the_model_listens(segmenter, scene, quiet, tmp_path):
-    assert "Marked in 0 of 5" in answer(segmenter, scene, tmp_path, LIMITS, "muted").summary
-    noise = json.loads(answer(segmenter, scene, tmp_path, LIMITS, "noise").document.read_text(encoding="utf-8"))
+    assert "Segmented in 0 of 5" in run_inference(segmenter, scene, tmp_path, LIMITS, "muted").summary
+    noise = json.loads(run_inference(segmenter, scene, tmp_path, LIMITS, "noise").document.read_text(encoding="utf-8"))
     areas = [frame["area"] for frame in noise["frames"]]
     assert sum(area > 0 for area in areas) <= 1 and max(areas) < 0.001  # a speck
-    own = answer(segmenter, scene, tmp_path, LIMITS, "clip", scene)
-    assert "Marked in 3 of 5" in own.summary
-    found = answer(segmenter, scene, tmp_path, LIMITS, "clip", quiet)
+    own = run_inference(segmenter, scene, tmp_path, LIMITS, "clip", scene)
+    assert "Segmented in 3 of 5" in own.summary
+    found = run_inference(segmenter, scene, tmp_path, LIMITS, "clip", quiet)
     wave = AudioWindows(probe(found.overlay)).read(0, 80_000)  # what plays is what was heard: 440 Hz to the end
     assert abs(np.fft.rfft(wave)).argmax() * 16_000 / 80_000 == pytest.approx(440, abs=1)
-    muted = answer(segmenter, scene, tmp_path, LIMITS, "muted")
+    muted = run_inference(segmenter, scene, tmp_path, LIMITS, "muted")
     assert np.abs(AudioWindows(probe(muted.overlay)).read(0, 80_000)).max() < 1e-4
 
 
@@ -187,7 +187,7 @@ def test_what_is_refused_is_said_in_a_line(segmenter, scene, quiet, text, tmp_pa
     ]
     for video, limits, options, line in cases:
         with pytest.raises(UserError) as error:
-            answer(segmenter, video, store, limits, **options)
+            run_inference(segmenter, video, store, limits, **options)
         assert line in str(error.value)
         assert str(tmp_path) not in str(error.value) and str(video.parent) not in str(error.value)
     assert os.listdir(store) == []
@@ -211,15 +211,15 @@ def test_timeline_escapes_words_and_takes_the_likeliest():
 
 def test_upload_and_result_over_http(client, site, scene, quiet):
     summary, overlay, words, pictures, masks, document = client.predict(handle_file(scene), api_name="/listen")
-    assert summary.startswith("Marked in 3 of 5 seconds.") and "fire-truck" in words
+    assert summary.startswith("Segmented in 3 of 5 seconds.") and "fire-truck" in words
     assert probe(overlay).duration == pytest.approx(5, abs=0.1) and len(pictures) == 5
     with zipfile.ZipFile(masks["value"]) as archive:
         assert len(archive.namelist()) == 5
     assert len(json.loads(Path(document["value"]).read_text())["frames"]) == 5
     muted = client.predict(handle_file(scene), "muted", None, api_name="/instead")
-    assert "Marked in 0 of 5" in muted[0]
+    assert "Segmented in 0 of 5" in muted[0]
     clip = client.predict(handle_file(scene), "clip", handle_file(quiet), api_name="/instead")
-    assert "Marked in 0 of 5" in clip[0]
+    assert "Segmented in 0 of 5" in clip[0]
 
 
 def test_progress_reaches_the_visitor(client, scene):
@@ -254,14 +254,14 @@ def test_one_video_is_worked_on_at_a_time(site, quiet, monkeypatch):
         most = max(most, working)
         try:
             time.sleep(0.2)
-            return answer(*args, **options)
+            return run_inference(*args, **options)
         finally:
             working -= 1
 
-    monkeypatch.setattr("icf_avs.serve.page.answer", counted)
+    monkeypatch.setattr("icf_avs.serve.page.run_inference", counted)
     visitor = Client(site[0], verbose=False, download_files=False)
     jobs = [visitor.submit(handle_file(quiet), api_name="/listen") for _ in range(4)]
-    assert ["Marked in" in job.result()[0] for job in jobs] == [True] * 4
+    assert ["Segmented in" in job.result()[0] for job in jobs] == [True] * 4
     assert most == 1
 
 
@@ -274,7 +274,7 @@ def test_messages_hold_no_folder_no_traceback_and_no_markup(client, site, text, 
     def fails(*args, **options):
         raise RuntimeError("secret of the server")
 
-    monkeypatch.setattr("icf_avs.serve.page.answer", fails)
+    monkeypatch.setattr("icf_avs.serve.page.run_inference", fails)
     with pytest.raises(AppError, match="It is not your fault") as error:
         client.predict(handle_file(scene), api_name="/listen")
     assert "secret" not in str(error.value)
@@ -386,7 +386,7 @@ def test_nobody_passes_the_queue(site, scene):
     for index in queued:
         text = json.dumps({**body, "fn_index": index}).encode()
         status, answered, _ = ask(site, "POST", "/gradio_api/run/predict", text, {"Content-Type": "application/json"})
-        assert status >= 400 and b"Marked" not in answered
+        assert status >= 400 and b"Segmented" not in answered
 
 
 def test_the_page_names_no_other_host(site):
@@ -494,7 +494,7 @@ def test_in_a_browser(site, scene, quiet, text, tmp_path):
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(site[0])
         page.set_input_files("#video input[type=file]", scene)
-        page.wait_for_function(done, arg=["own", "Marked in 3 of 5"])
+        page.wait_for_function(done, arg=["own", "Segmented in 3 of 5"])
         assert page.locator("#own-words td", has_text="99").count() >= 1 and "fire-truck" in page.inner_text(
             "#own-words"
         )
@@ -508,11 +508,11 @@ def test_in_a_browser(site, scene, quiet, text, tmp_path):
 
         for label in ("Muted", "White noise"):  # the switch
             page.get_by_label(label).check()
-            page.wait_for_function(done, arg=["changed", f"{label}. Marked in 0 of 5"])
+            page.wait_for_function(done, arg=["changed", f"{label}. Segmented in 0 of 5"])
         page.get_by_label("Another clip's sound").check()
         page.wait_for_function(done, arg=["changed", "Choose"])
         page.set_input_files("#other input[type=file]", scene)
-        page.wait_for_function(done, arg=["changed", "Another clip's sound. Marked in 3 of 5"])
+        page.wait_for_function(done, arg=["changed", "Another clip's sound. Segmented in 3 of 5"])
 
         with page.expect_download() as download:
             page.click("#own-masks")

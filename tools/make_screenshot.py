@@ -18,7 +18,7 @@ from icf_avs.serve.command import serving
 from icf_avs.serve.limits import Limits
 from tools.make_picture import write_scene
 
-_DONE = "document.querySelector('#{}-summary').innerText.includes('Marked in')"
+_DONE = "document.querySelector('#{}-summary').innerText.includes('Segmented in')"
 _AT_ONE_SECOND = "document.querySelectorAll('video').forEach(video => { video.currentTime = 1 })"
 
 

@@ -37,9 +37,9 @@ def read_manifest(path: Path, out: Path, settings: Settings) -> list[Job]:
     for number, row in _rows(path):
         where = f"{path}, line {number}"
         job = _job(where, row, path.parent, out, settings)
-        taken = lines.setdefault(_key(job.folder), f"line {number}")
-        if taken != f"line {number}":
-            raise UserError(f"{where}: would write the same folder as {taken}, {job.folder}; {_RENAME}")
+        owner = lines.setdefault(_key(job.folder), f"line {number}")
+        if owner != f"line {number}":
+            raise UserError(f"{where}: would write the same folder as {owner}, {job.folder}; {_RENAME}")
         jobs.append(job)
     if not jobs:
         raise UserError(f"{path}: lists no video; give one a line below the heading `video`")
@@ -92,8 +92,8 @@ def _check_names(path: Path, names: list[str]) -> None:
     for name in names:
         if name and name not in COLUMNS:
             near = difflib.get_close_matches(name, COLUMNS, 1)
-            mend = f"write `{near[0]}`" if near else "remove it"
-            raise UserError(f"{path}: nothing reads the column `{name}`; {mend} (there are {', '.join(COLUMNS)})")
+            advice = f"write `{near[0]}`" if near else "remove it"
+            raise UserError(f"{path}: nothing reads the column `{name}`; {advice} (there are {', '.join(COLUMNS)})")
     for name in COLUMNS:
         if names.count(name) > 1:
             raise UserError(f"{path}: has {names.count(name)} columns `{name}`; leave one")

@@ -24,8 +24,8 @@ Runner = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Format:
-    """write(program, outputs, metadata, path); run(path) -> a function of (frames, waves), on the CPU; needs: libraries
-    beside torch.
+    """write(program, outputs, metadata, path); run(path) -> a function of (frames, waveforms), on the CPU; needs:
+    libraries beside torch.
     """
 
     suffix: str
@@ -35,7 +35,7 @@ class Format:
 
 
 def trace(graph: ExportGraph) -> ExportedProgram:
-    """The graph as a program for any number of clips and of frames; the size of pictures and windows is fixed."""
+    """The graph as a program for any number of clips and of frames; the size of frames and windows is fixed."""
     clips, frames = Dim("clips", min=1, max=_MOST), Dim("frames", min=1, max=_MOST)
     shape = {0: clips, 1: frames}
     with torch.no_grad():  # two clips of three frames: a size of 1 would be taken for a constant

@@ -25,7 +25,7 @@ from icf_avs.types import VisualFeatures
 
 
 class LogMel(nn.Module):
-    """waves [N, n] at 16 kHz -> log-mel [N, 1 + (n - 400) // 160, 64], as `spectrogram.log_mel` up to rounding."""
+    """waveforms [N, n] at 16 kHz -> log-mel [N, 1 + (n - 400) // 160, 64], as `spectrogram.log_mel` up to rounding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class GatheredText(nn.Module):
 
 
 class ExportGraph(nn.Module):
-    """(frames uint8 [B,T,S,S,3], waves float32 [B,T,N]) -> the outputs of `outputs`, in that order.
+    """(frames uint8 [B,T,S,S,3], waveforms float32 [B,T,N]) -> the outputs of `outputs`, in that order.
 
     logits [B,T,h,w] mask logits | heard [B,T,C] how present each class is in the sound, in [0, 1] (with MIT)
     classes [B,T,C+1,h,w] class logits, background first (with a class head)

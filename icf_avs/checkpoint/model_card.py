@@ -21,7 +21,7 @@ tags:
 ---
 # {name}
 
-Audio-visual segmentation: marks, in every frame of a video, the pixels of what sounds. A model of icf-avs, an open
+Audio-visual segmentation: segments, in every frame of a video, the pixels of what sounds. A model of icf-avs, an open
 implementation of *Implicit Counterfactual Learning for Audio-Visual Segmentation* (ICF, ICCV 2025).
 
 ## Use
@@ -38,7 +38,7 @@ implementation of *Implicit Counterfactual Learning for Audio-Visual Segmentatio
 """
 _UNKNOWN = "None are known here; `icf evaluate CHECKPOINT` writes them to results/*.csv.\n"
 _LEGEND = (
-    "Under silence, noise and an off-screen sound nothing should be marked: there, lower is better. "
+    "Under silence, noise and an off-screen sound nothing should be segmented: there, lower is better. "
     "Protocols: docs/PROTOCOLS.md of icf-avs.\n"
 )
 

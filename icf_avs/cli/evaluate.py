@@ -76,6 +76,6 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         type=whole(1, 8192),
         default=224,
-        help="pixels of a side of pictures and masks (default: 224)",
+        help="pixels of a side of frames and masks (default: 224)",
     )
-    size.add_argument("--native", action="store_true", help="pictures and masks as large as they are")
+    size.add_argument("--native", action="store_true", help="frames and masks at their own size")

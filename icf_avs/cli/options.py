@@ -104,5 +104,5 @@ def test_sets(part: argparse.ArgumentParser) -> None:
 
 
 def stamps(part: argparse.ArgumentParser) -> None:
-    """Add the folder that pictures and sounds come from."""
+    """Add the folder of images and sounds."""
     part.add_argument("--stamps", metavar="DIR", type=Path, help="Tux Paint stamps folder (default: fetched)")

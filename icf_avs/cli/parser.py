@@ -14,7 +14,7 @@ def build_parser() -> argparse.ArgumentParser:
     """All commands with their options; `args.run` is the function that does the work."""
     parser = Parser(
         prog="icf",
-        description="Mark the pixels of what sounds, in every frame of a video.",
+        description="Segment, in every frame of a video, the pixels of the objects that sound.",
         epilog="Start with `icf demo`. Each command explains itself: `icf segment --help`.",
     )
     parser.add_argument("--version", action="version", version=f"icf {__version__}", help="print the version and stop")

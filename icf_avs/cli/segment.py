@@ -88,16 +88,16 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument("--fps", type=rate, default=1.0, help="masks a second (default: 1)")
     checkpoint(part, "--checkpoint")
     device(part)
-    part.add_argument("--threshold", type=probability, default=0.5, help="mark pixels above this (default: 0.5)")
-    part.add_argument("--semantic", action="store_true", help="tell the class of each marked pixel too (classes/*.png)")
+    part.add_argument("--threshold", type=probability, default=0.5, help="probability of the pixels (default: 0.5)")
+    part.add_argument("--semantic", action="store_true", help="predict the class of each pixel too (classes/*.png)")
     part.add_argument(
         "--audio-track", metavar="N", type=positive,
-        help="listen to the N-th audio track (default: the first that the file marks as default, else the one that a "
+        help="use the N-th audio track (default: the first that the file marks as default, else the one that a "
         "player would choose)",
     )  # fmt: skip
     part.add_argument(
         "--words", metavar="WORDS",
-        help="hear only these, with commas between them, in a checkpoint with a sound tagger: 'dog, violin'",
+        help="predict only these tags, with commas between them, in a checkpoint with a sound tagger: 'dog, violin'",
     )  # fmt: skip
     part.add_argument(
         "--weights-dir", metavar="DIR", type=Path,

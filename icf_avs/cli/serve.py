@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         commands,
         "serve",
         _serve,
-        "show a web page: drop a video, see what sounds, and change the sound to see whether the model listens",
+        "show a web page: drop a video, see what sounds, and change the sound to see whether the model uses it",
         "  icf serve                                     # http://127.0.0.1:7860, for this machine alone\n"
         "  icf serve --host 0.0.0.0 --port 8080          # for the network: it has no password\n"
         "  icf serve --max-seconds 20 --max-mb 30\n\n"

@@ -61,7 +61,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/RECIPE)")
     part.add_argument("--seed", type=count, help="seed of weights, order and training scenes (default: the recipe's)")
     part.add_argument(
-        "--steps", metavar="N", type=whole(1, MOST), help="steps in which masks are learnt (default: the recipe's)"
+        "--steps", metavar="N", type=whole(1, MOST), help="steps in which masks are learned (default: the recipe's)"
     )
     part.add_argument(
         "--pretrain-steps",
@@ -77,7 +77,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="form of the sound of the public set (default: the first of these that all clips have)",
     )
     part.add_argument("--init", metavar="CHECKPOINT", type=Path, help="start from the weights of this checkpoint")
-    part.add_argument("--visual-encoder", choices=VISUAL, help="encoder of the pictures (default: the recipe's)")
+    part.add_argument("--visual-encoder", choices=VISUAL, help="encoder of the frames (default: the recipe's)")
     part.add_argument("--audio-encoder", choices=AUDIO, help="encoder of the sound (default: the recipe's)")
     part.add_argument(
         "--text-encoder", choices=TEXT, help="encoder of the names of the classes (default: the recipe's)"
@@ -95,5 +95,5 @@ def add(commands: argparse._SubParsersAction) -> None:
     device(part)
     part.add_argument("--threads", metavar="N", type=whole(1, 1000), help="CPU threads of the network (default: all)")
     part.add_argument(
-        "--wandb", action="store_true", help="send curves and pictures to Weights & Biases (default: TensorBoard files)"
+        "--wandb", action="store_true", help="send curves and images to Weights & Biases (default: TensorBoard files)"
     )

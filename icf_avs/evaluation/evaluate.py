@@ -1,8 +1,9 @@
 """Score a model on test sets with the true sound and with three negative sounds, into a CSV table.
 
-The model sees each clip four times with the same pictures: with its `true` sound, with `silence`, with white `noise`
-as loud as the clip, and with an `offscreen` sound, that of another clip none of whose sounding kinds is in the picture.
-Under a negative sound nothing should be marked; mIoU and F are still taken against the original mask (lower is better).
+The model sees each clip four times with the same frames: with its `true` sound, with `silence`, with white `noise` as
+loud as the clip, and with an `offscreen` sound, that of another clip none of whose sounding classes is in the frame.
+Under a negative sound nothing should be segmented; mIoU and F are still taken against the original mask (lower is
+better).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from icf_avs.datasets.layouts import class_names
 from icf_avs.errors import UserError
 from icf_avs.evaluation.audio_input import model_sound
 from icf_avs.evaluation.evaluate_semantic import class_order, class_protocols, evaluate_semantic
-from icf_avs.evaluation.robustness.negative_audio import Audio, heard, without_donor
+from icf_avs.evaluation.robustness.negative_audio import Audio, altered_audio, without_donor
 from icf_avs.evaluation.score_tables import (
     DEFAULT_SETTINGS,
     Row,
@@ -63,11 +64,10 @@ def evaluate(
     settings  size, threshold of the mask and batches of the reference F
 
     Returns the scores of each protocol, {"reference": {...}, "strict": {...}, "dataset": {...}, "dataset-2classes":
-    {...}}, from `ReferenceMetric`, `StrictMetric` and `DatasetMetric`, each with `miou`, `f` and `fpr`: the share of
-    pixels marked where nothing should be, which is over the frames with empty ground truth for the true sound (NaN if
-    there are none) and over all frames for a negative one. Pictures are squashed to the size that is scored, and then
-    to the one the model takes.
-    Raises UserError if no off-screen donor can be told.
+    {...}}, from `ReferenceMetric`, `StrictMetric` and `DatasetMetric`, each with `miou`, `f` and `fpr`: the share
+    of pixels segmented where nothing should be, which is over the frames with empty ground truth for the true sound
+    (NaN if there are none) and over all frames for a negative one. Frames are squashed to the size that is scored,
+    and then to the one the model takes. Raises UserError if no off-screen donor can be told.
     """
     return evaluate_each(predictor, records, (audio,), seed, clips, progress, settings)[audio]
 
@@ -89,7 +89,7 @@ def evaluate_each(
     scorers = {audio: Scorer(settings) for audio in audios}
     for index, record in enumerate(records[:clips]):
         clip = record.load(settings.size)
-        sounds = [heard(clip, records, index, audio, seed) for audio in audios]
+        sounds = [altered_audio(clip, records, index, audio, seed) for audio in audios]
         truth = torch.from_numpy(clip.masks[clip.labelled] > 0)
         found = predict_each(predictor, clip.frames, sounds, clip.masks.shape[1:])
         for (audio, scorer), probabilities in zip(scorers.items(), found, strict=True):
@@ -102,9 +102,10 @@ def evaluate_each(
 def predict(
     predictor: MaskPredictor, frames: np.ndarray, sound: np.ndarray, size: tuple[int, int] = (SIZE, SIZE)
 ) -> Tensor:
-    """Probabilities [T, *size] of pictures uint8 [T, H, W, 3] and their sound, in clips of `spec.frames`.
+    """Probabilities [T, *size] of frames uint8 [T, H, W, 3] and their sound, in clips of `spec.frames`.
 
-    sound: a wave [n] or log-mel windows [T, 96, 64]. Raises UserError for log-mel where the model takes waves alone.
+    sound: a waveform [n] or log-mel windows [T, 96, 64]. Raises UserError for log-mel where the model takes
+    waveforms alone.
     """
     return predict_each(predictor, frames, [sound], size)[0]
 
@@ -114,12 +115,12 @@ def predict_each(
 ) -> list[Tensor]:
     """`predict` of the same frames under each of several sounds, encoded once."""
     spec: ClipSpec = predictor.spec
-    pictures = resized(torch.from_numpy(frames), spec.image_size)
+    resized_frames = resized(torch.from_numpy(frames), spec.image_size)
     windows = [torch.from_numpy(model_sound(predictor, sound, len(frames))) for sound in sounds]
     parts: list[list[Tensor]] = [[] for _ in sounds]
     for start in range(0, len(frames), spec.frames):
         part = slice(start, start + spec.frames)
-        predictions = predictor.predict_each(pictures[part], [waves[part] for waves in windows])
+        predictions = predictor.predict_each(resized_frames[part], [waveforms[part] for waveforms in windows])
         for prediction, found in zip(predictions, parts, strict=True):
             logits = prediction.logits.float()[:, None]
             found.append(F.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0])

@@ -63,7 +63,7 @@ def evaluate_semantic(
     shown = records[:clips]
     for number, record in enumerate(shown, 1):
         if record.layout not in WITH_IDS:
-            raise UserError(f"clip {record.name} is of an {record.layout} set, whose masks tell no classes; give AVSS")
+            raise UserError(f"clip {record.name} is of an {record.layout} set, whose masks have no classes; give AVSS")
         clip = record.load(settings.size)
         labelled = torch.from_numpy(clip.labelled)
         truth = torch.from_numpy(clip.masks)[labelled].long()
@@ -131,13 +131,13 @@ def _only(whose: str, names: Sequence[str], others: Sequence[str]) -> str:
 
 
 def _predictions(predictor: MaskPredictor, frames: np.ndarray, sound: np.ndarray) -> Iterator[Prediction]:
-    """Pictures uint8 [T, H, W, 3] and their sound through the model, in clips of `spec.frames`."""
+    """Frames uint8 [T, H, W, 3] and their sound through the model, in clips of `spec.frames`."""
     spec = predictor.spec
-    pictures = resized(torch.from_numpy(frames), spec.image_size)
-    waves = torch.from_numpy(model_sound(predictor, sound, len(frames)))
+    resized_frames = resized(torch.from_numpy(frames), spec.image_size)
+    waveforms = torch.from_numpy(model_sound(predictor, sound, len(frames)))
     for start in range(0, len(frames), spec.frames):
         part = slice(start, start + spec.frames)
-        yield predictor.predict(pictures[part], waves[part])
+        yield predictor.predict(resized_frames[part], waveforms[part])
 
 
 def _enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:

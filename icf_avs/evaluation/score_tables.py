@@ -1,7 +1,7 @@
 """The table of scores (CSV) that `icf evaluate` keeps, and beside it a JSON file that says on what they came about.
 
 One row a checkpoint, test set, audio and protocol; scores are shares in [0, 1], empty where none exists. `fpr` is the
-share of pixels marked where nothing should be: over the frames with empty ground truth for the true sound, over all
+share of pixels segmented where nothing should be: over the frames with empty ground truth for the true sound, over all
 frames for silence, noise and off-screen sound. `revision` is that of the code that scored. A checkpoint is known by the
 `digest` of its file; `checkpoint` and `path` say what it was called. `data` is the folder of the sets, "stamps" for the
 default ones. Scores under other settings than the reference's have names of their own in the cells `test_set` and
@@ -55,14 +55,14 @@ class Scored(NamedTuple):
 class Settings:
     """What a user may choose of how predictions are scored; by default as the reference does."""
 
-    size: int | None = SIZE  # pixels of a side of pictures and masks; None: as they are
+    size: int | None = SIZE  # pixels of a side of frames and masks; None: as they are
     threshold: float = 0.5
     batch_size: int = 4  # clips
 
     def labels(self, test_set: str, protocol: str) -> tuple[str, str]:
         """The cells `test_set` and `protocol` of scores taken under these settings.
 
-        A size other than 224 names other pictures: `s4-512`, `s4-native`. Batches other than of 4 clips and thresholds
+        A size other than 224 names other frames: `s4-512`, `s4-native`. Batches other than of 4 clips and thresholds
         other than 0.5 name another way to score them, where it matters: `reference-b1-t0.4`, but `strict-t0.4`.
         """
         if self.size != SIZE:

@@ -17,21 +17,20 @@ from icf_avs.console import VERBOSE, note, progress_console
 from icf_avs.errors import UserError
 from icf_avs.glibc_malloc import keep_freed_memory
 from icf_avs.inference.segment import check_class_head, segment_video
-from icf_avs.output.text_summary import heard_lines
+from icf_avs.output.text_summary import tag_lines
 
 
 def segment_command(
     videos: list[Path], out: Path, checkpoint: str | None, fps: float, threshold: float, semantic: bool = False,
     audio_track: int | None = None, words: str | None = None, device: str = "auto",
 ) -> None:  # fmt: skip
-    """Segment videos from the command line: a progress bar while it runs, and when a video is done what was marked and
-    what was heard in it.
+    """Segment videos from the command line: a progress bar while it runs, then the masks and tags of each video.
 
     checkpoint: as `icf_avs.load` takes it. A video that fails gets its line on standard error and the others go on;
     then UserError.
     """
     console = progress_console()
-    # The film has the other half: threads of the model that wait for each other lose more than they gain beside it.
+    # The writer of the overlay video has the other half: more threads of the model would only wait for each other.
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     keep_freed_memory()
     segmenter = icf_avs.load(checkpoint, device)
@@ -39,7 +38,7 @@ def segment_command(
         check_class_head(segmenter.predictor, segmenter.name)
     if words is not None:
         segmenter.listen_for(words)
-    taken: list[Path] = []
+    reserved_dirs: list[Path] = []
     failures: list[UserError] = []
     for path in videos:
         started = time.perf_counter()
@@ -48,7 +47,7 @@ def segment_command(
                 result = segment_video(
                     segmenter.predictor, path, out, fps, threshold,
                     progress=partial(_advance, bar, bar.add_task(path.name, total=None)),
-                    semantic=semantic, audio_track=audio_track, checkpoint=segmenter.name, taken=taken,
+                    semantic=semantic, audio_track=audio_track, checkpoint=segmenter.name, reserved_dirs=reserved_dirs,
                 )  # fmt: skip
         except UserError as error:
             failures.append(error)
@@ -56,13 +55,11 @@ def segment_command(
                 print(error, file=sys.stderr)
             continue
         assert result.folder is not None  # `out` was given
-        taken.append(result.folder)
+        reserved_dirs.append(result.folder)
         note(f"{path}: {time.perf_counter() - started:.1f} s for {result.video.duration:.1f} s of video", VERBOSE)
         marked = int(np.count_nonzero(result.areas))
         print(f"{path}: {len(result)} masks, {marked} with something that sounds -> {result.folder}{os.sep}")
-        for line in (
-            heard_lines(result.frames) if segmenter.predictor.classes else ()
-        ):  # without names, it hears no words
+        for line in tag_lines(result.frames) if segmenter.predictor.classes else ():  # without names, it hears no words
             print(f"  {line}")
         for part in result.missing:
             print(f"  made {part}")

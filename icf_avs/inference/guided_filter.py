@@ -3,8 +3,8 @@
     a, b = argmin sum over a window  (a . I(x) + b - logit(x))^2 + eps |a|^2          logit(p) <- mean a . I(p) + mean b
 
 The guided filter (He, Sun and Tang, ECCV 2010), in its fast form (He and Sun, arXiv 1505.00996): fitted at 1/4 of the
-picture, where the decoder draws, and applied at 1/2. The decoder knows edges by features of a frozen encoder alone, and
-draws a thing that it never saw as a cloud; its colours are new to nobody. No parameters, not in training.
+frame, where the decoder draws, and applied at 1/2. The decoder knows edges by features of a frozen encoder alone, and
+draws an object that it never saw as a cloud; its colours are new to nobody. No parameters, not in training.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from icf_avs.networks.pooling import grid_means
 
-_WINDOW = 16  # a window reaches that part of the side of the picture to each side
+_WINDOW = 16  # a window reaches that part of the side of the frame to each side
 _EPS = 1e-5  # of colours in [0, 1]
 _SURE = 6.0  # beyond this a logit is sure, and would only draw the fit to itself
 
 
 def guided_filter(logits: Tensor, pictures: Tensor) -> Tensor:
-    """Mask logits [N,h,w] and the pictures uint8 [N,H,W,3], at least 2h x 2w -> [N,2h,2w]."""
+    """Mask logits [N,h,w] and the frames uint8 [N,H,W,3], at least 2h x 2w -> [N,2h,2w]."""
     high, wide = logits.shape[-2:]
     colours = _pooled(pictures, 2 * high, 2 * wide) / 255 - 0.5
     coarse, reach = F.avg_pool2d(colours, 2), max(1, round(max(high, wide) / _WINDOW))

@@ -63,7 +63,7 @@ def merged_scales(scales: Scales, model: SegmentationModel) -> Scales:
 
 
 def relative_threshold(scales: Scales, model: SegmentationModel) -> Scales:
-    """What is much less sure than the surest place is not marked (relative_threshold.py)."""
+    """What is much less sure than the surest place is not segmented (relative_threshold.py)."""
     share = model.relative_threshold
     return scales if share is None else [replace(scale, logits=below_surest(scale.logits, share)) for scale in scales]
 
@@ -73,7 +73,7 @@ STEPS: tuple[Step, ...] = (segmenter_prior, colour_edges, calibrated_offset, mer
 
 
 def postprocess(scales: Scales, model: SegmentationModel) -> Tensor:
-    """Mask logits [B,T,h,w] of all scales -> those that say what is marked: above 0."""
+    """Mask logits [B,T,h,w] of all scales -> those that say what is segmented: above 0."""
     for step in STEPS:
         scales = step(scales, model)
     return scales[0].logits

@@ -53,7 +53,7 @@ class MaskPredictor:
         return [self.predict(frames, sound) for sound in sounds]
 
     def listen_for(self, words: str) -> None:
-        """From now on take these words alone for heard, with commas between them. Raises UserError where it cannot."""
+        """From now on predict only these tags, with commas between them. Raises UserError where it cannot."""
         raise UserError("--words needs a checkpoint with a sound tagger; take --checkpoint natural")
 
 
@@ -87,9 +87,9 @@ class Predictor(MaskPredictor):
         return None if chosen is None else tuple(self.classes[index] for index in chosen)
 
     def listen_for(self, words: str) -> None:
-        from icf_avs.inference.word_prompts import asked_words
+        from icf_avs.inference.word_prompts import prompted_words
 
-        chosen = asked_words(self.model, words)
+        chosen = prompted_words(self.model, words)
         cast("TaggerEncoder", self.model.audio).restrict_to(chosen)
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""A relative threshold: what is much less sure than the surest place of its own frame is not marked.
+"""A relative threshold: what is much less sure than the surest place of its own frame is not segmented.
 
     logit(p) <- logit(p) - share * max(0, q),  q the 99.5 % quantile of the frame's logits
 

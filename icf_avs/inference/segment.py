@@ -48,19 +48,19 @@ def segment_video(
     semantic: bool = False,
     audio_track: int | None = None,
     checkpoint: str = "",
-    taken: Iterable[Path] = (),
+    reserved_dirs: Iterable[Path] = (),
     sound: Sound | None = None,
     private: bool = False,
 ) -> Segmentation:
     """Segment a video at `fps` masks a second; with `out`, write out/STEM/ (overlay.mp4, masks/, ...) as well.
 
-    `semantic` asks for the class of each marked pixel: classes/ is added, the overlay and the sheet are in the colours
-    of the classes. `audio_track` (from 1) chooses among several; by default the one that the file marks as default.
-    progress(done, total) is called as the work goes on; `checkpoint` is the name written to segmentation.json; `taken`
-    are result folders of the same run that must not be replaced; `sound` is heard, by the model and in the overlay, in
-    place of the video's own; `private` leaves the folder of the video out of segmentation.json. Results appear
-    complete or not at all. Raises UserError for whatever is wrong with the video, the settings or the output folder,
-    and for a model without a class head if `semantic`.
+    `semantic` asks for the class of each segmented pixel: classes/ is added, the overlay and the sheet are in the
+    colours of the classes. `audio_track` (from 1) chooses among several; by default the one that the file marks as
+    default. progress(done, total) is called as the work goes on; `checkpoint` is the name written to
+    segmentation.json; `reserved_dirs` are result folders of the same run that must not be replaced; `sound` is
+    taken, by the model and in the overlay, in place of the video's own; `private` leaves the folder of the video
+    out of segmentation.json. Results appear complete or not at all. Raises UserError for whatever is wrong with the
+    video, the settings or the output folder, and for a model without a class head if `semantic`.
     """
     check_settings(fps, threshold)
     if semantic:
@@ -72,21 +72,21 @@ def segment_video(
         frames = []
         for frame, _ in stream_masks(predictor, info, fps, threshold, semantic, sound):
             frames.append(frame)
-            _tell(progress, len(frames), count)
+            _report(progress, len(frames), count)
         info.repaired.look_again(info.path)
         return Segmentation(info, replace(predictor.spec, fps=fps), tuple(frames), None, missing)
 
-    source, taken = Source(info.path), set(taken)
+    source, reserved_dirs = Source(info.path), set(reserved_dirs)
 
     def place() -> Path:
-        return result_folder(Path(out), source, taken)
+        return result_folder(Path(out), source, reserved_dirs)
 
     with being_written(place(), (FFmpegError,)) as new:
         video = source.content if private else {"path": source.place, **source.content}
         for name in ("masks", "classes") if semantic else ("masks",):
             (new / name).mkdir()
         tiles, shown = [], tile_numbers(count)
-        pictures = FrameTee(info, predictor.spec.frames / fps)
+        tee = FrameTee(info, predictor.spec.frames / fps)
 
         def write(frame_of: Callable[[int], FrameMask], drawn: Callable[[int], None]) -> None:
             def overlay_of(frame: FrameMask) -> Overlay | ClassOverlay:
@@ -95,28 +95,28 @@ def segment_video(
             def interval_at(time: float) -> int:
                 return min(int(time * fps + 1e-6), count - 1)
 
-            with pictures.behind() as frames:
+            with tee.behind() as frames:
                 write_video(info, new / "overlay.mp4", interval_at, frame_of, drawn, overlay_of, sound, frames)
 
-        masks = stream_masks(predictor, info, fps, threshold, semantic, sound, shown, pictures)
-        with pictures, WriterThread(write) as film, closing(masks):  # closed first: then the film waits for no more
-            frames = film.frames
+        masks = stream_masks(predictor, info, fps, threshold, semantic, sound, shown, tee)
+        with tee, WriterThread(write) as writer, closing(masks):  # closed first: then the writer waits for no more
+            frames = writer.frames
             for frame, preview in masks:
-                film.add(frame)
+                writer.add(frame)
                 (new / "masks" / f"{frame.index:06d}.png").write_bytes(_png(frame))
                 if semantic:
                     indexed(frame.class_ids).save(new / "classes" / f"{frame.index:06d}.png", **_PNG)
                 if preview is not None:
                     tiles.append(frame_tile(frame, preview))
-                _tell(progress, len(frames) + film.drawn, 2 * count)
+                _report(progress, len(frames) + writer.drawn, 2 * count)
             contact_sheet(tiles, classes_of(frames[index] for index in sorted(shown))).save(new / "sheet.png")
-            film.finish(lambda: _tell(progress, count + film.drawn, 2 * count))
+            writer.finish(lambda: _report(progress, count + writer.drawn, 2 * count))
         info.repaired.look_again(info.path)
         spec = replace(predictor.spec, fps=fps)
         content = document(info, spec, checkpoint, frames, video, made)
         text = json.dumps(content, indent=1, ensure_ascii=False)
         (new / "segmentation.json").write_text(text + "\n", encoding="utf-8")
-        _tell(progress, 2 * count, 2 * count)
+        _report(progress, 2 * count, 2 * count)
         folder = put_in_place(new, place)
     return Segmentation(info, spec, tuple(frames), folder, missing)
 
@@ -134,7 +134,7 @@ def _made_with(predictor: MaskPredictor, checkpoint: str, threshold: float) -> d
 
 
 def _png(frame: FrameMask) -> bytes:
-    """The mask as a grey picture, 0 or 255; one without a mark as it was made last."""
+    """The mask as a grey image, 0 or 255; one that is empty as it was made last."""
     return _drawn(frame.mask) if frame.area else _black(*frame.run_lengths["size"])
 
 
@@ -158,7 +158,7 @@ def check_class_head(predictor: MaskPredictor, name: str) -> None:
         )
 
 
-def _tell(progress: Callable[[int, int], None] | None, done: int, total: int) -> None:
+def _report(progress: Callable[[int, int], None] | None, done: int, total: int) -> None:
     if progress is not None:
         progress(done, total)
 
@@ -189,8 +189,8 @@ class Segmenter:
         )
 
     def listen_for(self, words: str) -> None:
-        """From now on hear only these words, with commas between them, and what may mean the same.
+        """From now on predict only these tags, with commas between them, and what may mean the same.
 
-        Raises UserError for a model that does not hear in words, and for a word that it could not hear.
+        Raises UserError for a model without tags, and for a word that is like none of them.
         """
         self.predictor.listen_for(words)

@@ -1,8 +1,8 @@
 """From class logits to class ids, at any size.
 
-Two rules. With a mask, the mask head says where and the class head says what: a marked pixel is of the likeliest class
-other than background, all others are background, so that class masks and masks agree whatever the threshold. Without,
-it is the plain argmax over background and classes that the AVSS protocol scores.
+Two rules. With a mask, the mask head says where and the class head says what: a segmented pixel is of the likeliest
+class other than background, all others are background, so that class masks and masks agree whatever the threshold.
+Without, it is the plain argmax over background and classes that the AVSS protocol scores.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MAX_CLASSES = 255  # ids are bytes, and 0 is background
-_TOGETHER = 8  # classes that are enlarged at a time: all 71 of a 4K picture would take 2.4 GB
+_TOGETHER = 8  # classes that are enlarged at a time: all 71 of a 4K frame would take 2.4 GB
 
 
 def class_labels(logits: Tensor, size: tuple[int, int], mask: Tensor | None = None) -> Tensor:

@@ -1,6 +1,6 @@
-"""The masks of a video, one after the other: its pictures and its sound in, what sounds out.
+"""The masks of a video, one after the other: its frames and its sound in, what sounds out.
 
-Mask i stands for [i/fps, (i+1)/fps) seconds; picture and sound are taken by ClipSpec. Clips of `spec.frames`
+Mask i stands for [i/fps, (i+1)/fps) seconds; frame and sound are taken by ClipSpec. Clips of `spec.frames`
 masks go through the model one after the other, so a long video needs no more memory than a short one.
 """
 
@@ -22,7 +22,7 @@ from icf_avs.encoders.tag_vocabulary import FLOOR
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.semantic_postprocess import class_labels
-from icf_avs.mask_rle import encode, encode_nothing
+from icf_avs.mask_rle import encode, encode_empty
 from icf_avs.media.audio_windows import AudioWindows, Sound, mask_count
 from icf_avs.media.frame_tee import FrameTee
 from icf_avs.media.images import resized, thumbnail
@@ -30,18 +30,18 @@ from icf_avs.media.video_reader import MediaInfo, read_frames
 from icf_avs.results import ClassMask, FrameMask, class_masks
 from icf_avs.types import Prediction
 
-HEARD_WORDS = 5  # words of a mask that are reported at most
-_PREVIEW = 320  # long side of a picture on the contact sheet
+MAX_TAGS = 5  # words of a mask that are reported at most
+_PREVIEW = 320  # long side of an image on the contact sheet
 _MAX_FPS = 60.0
 
 
 def stream_masks(
     predictor: MaskPredictor, info: MediaInfo, fps: float = 1.0, threshold: float = 0.5, semantic: bool = False,
-    sound: Sound | None = None, shown: Container[int] = (), pictures: FrameTee | None = None,
+    sound: Sound | None = None, shown: Container[int] = (), tee: FrameTee | None = None,
 ) -> Generator[tuple[FrameMask, np.ndarray | None], None, None]:  # fmt: skip
     """Masks in order, with their classes if `semantic`, those whose numbers are in `shown` with a small copy of their
-    pictures (RGB uint8, long side at most 320). `sound` is heard in place of the video's own; `pictures` are taken from
-    where a film gets them as well.
+    frames (RGB uint8, long side at most 320). `sound` replaces the video's own; `tee` gives the frames, from
+    where the overlay video gets them as well.
 
     Raises UserError for a video without sound or one that breaks in the middle, and for an unusable setting.
     """
@@ -50,49 +50,51 @@ def stream_masks(
     count = mask_count(info.duration, fps)
     times = (spec.frame_time(i) for i in range(count))
 
-    asked: deque[tuple[list[_Shot], Future[Prediction]]] = deque()
+    pending: deque[tuple[list[_Shot], Future[Prediction]]] = deque()
 
-    def answered() -> Iterator[tuple[FrameMask, np.ndarray | None]]:
-        clip, prediction = asked[0][0], asked.popleft()[1].result()
+    def finished() -> Iterator[tuple[FrameMask, np.ndarray | None]]:
+        clip, prediction = pending[0][0], pending.popleft()[1].result()
         names = prediction.class_names if semantic else ()
         found = prediction.classes if semantic else None
         classes = [None] * len(clip) if found is None else list(found)
-        for shot, logits, kinds, presence in zip(clip, prediction.logits, classes, prediction.heard, strict=True):
+        for shot, logits, class_logits, presence in zip(
+            clip, prediction.logits, classes, prediction.heard, strict=True
+        ):
             end = info.duration if shot.index == count - 1 else (shot.index + 1) / fps
-            frame = _frame_mask(shot, shot.index / fps, end, logits, info, threshold, kinds, names)
-            frame = replace(frame, heard=heard_words(presence, prediction.words, frame.area > 0))
+            frame = _frame_mask(shot, shot.index / fps, end, logits, info, threshold, class_logits, names)
+            frame = replace(frame, heard=reported_tags(presence, prediction.words, frame.area > 0))
             yield frame, shot.preview
 
-    # The model answers a clip in a thread of its own while the pictures of the next one are decoded here.
+    # The model answers a clip in a thread of its own while the frames of the next one are decoded here.
     thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-    with nullcontext() if pictures is None else pictures.ahead() as given, thread:
-        windows = AudioWindows(info, spec.sample_rate, sound)  # in here: the film waits until this context ends
+    with nullcontext() if tee is None else tee.ahead() as given, thread:
+        windows = AudioWindows(info, spec.sample_rate, sound)  # in here: the writer waits until this context ends
         clip: list[_Shot] = []
-        for index, (time, picture) in enumerate(read_frames(info, times, given)):
-            squashed = resized(torch.from_numpy(picture)[None], spec.image_size)[0]
-            preview = np.asarray(thumbnail(picture, _PREVIEW, info.pixel_aspect)) if index in shown else None
-            wave = windows.read(spec.window_start(index), spec.window)
-            clip.append(_Shot(index, min(time, info.duration), squashed, wave, preview))
+        for index, (time, image) in enumerate(read_frames(info, times, given)):
+            resized_image = resized(torch.from_numpy(image)[None], spec.image_size)[0]
+            preview = np.asarray(thumbnail(image, _PREVIEW, info.pixel_aspect)) if index in shown else None
+            waveform = windows.read(spec.window_start(index), spec.window)
+            clip.append(_Shot(index, min(time, info.duration), resized_image, waveform, preview))
             last = index == count - 1
             if len(clip) == spec.frames or last:
-                asked.append((clip, thread.submit(_predict, predictor, clip)))
-                while len(asked) > (0 if last else 1):
-                    yield from answered()
-                if pictures is not None and not last:
-                    pictures.wait(clip[0].index / fps)  # no more than this clip and the next lie before the film
+                pending.append((clip, thread.submit(_predict, predictor, clip)))
+                while len(pending) > (0 if last else 1):
+                    yield from finished()
+                if tee is not None and not last:
+                    tee.wait(clip[0].index / fps)  # no more than this clip and the next lie before the writer
                 clip = []
-            while asked and asked[0][1].done():
-                yield from answered()
+            while pending and pending[0][1].done():
+                yield from finished()
 
 
 @dataclass(frozen=True)
 class _Shot:
-    """What the model is given for one mask; the picture itself is let go at once."""
+    """What the model is given for one mask; the frame itself is let go at once."""
 
     index: int
     time: float
-    squashed: torch.Tensor  # uint8 [S, S, 3]
-    wave: np.ndarray  # float32 [window]
+    resized_image: torch.Tensor  # uint8 [S, S, 3]
+    waveform: np.ndarray  # float32 [window]
     preview: np.ndarray | None  # uint8 [h, w, 3]
 
 
@@ -105,37 +107,37 @@ def check_settings(fps: float, threshold: float) -> None:
 
 
 def _predict(predictor: MaskPredictor, clip: list[_Shot]) -> Prediction:
-    frames = torch.stack([shot.squashed for shot in clip])
-    waves = torch.from_numpy(np.stack([shot.wave for shot in clip]))
+    frames = torch.stack([shot.resized_image for shot in clip])
+    waves = torch.from_numpy(np.stack([shot.waveform for shot in clip]))
     return predictor.predict(frames, waves)
 
 
 def _frame_mask(
     shot: _Shot, start: float, end: float, logits: torch.Tensor, info: MediaInfo, threshold: float,
-    kinds: torch.Tensor | None, names: tuple[str, ...],
+    class_logits: torch.Tensor | None, names: tuple[str, ...],
 ) -> FrameMask:  # fmt: skip
     size, least = (info.height, info.width), math.log(threshold / (1 - threshold))
     described = partial(FrameMask, shot.index, start, end, shot.time, heard=(), class_names=names)
-    if kinds is None and logits.amax() <= least:
-        return described(area=0.0, score=0.0, run_lengths=encode_nothing(*size))
+    if class_logits is None and logits.amax() <= least:
+        return described(area=0.0, score=0.0, run_lengths=encode_empty(*size))
     native = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
     mask = native > least
-    marked = native.numpy()[mask.numpy()]  # NumPy picks them three times as fast
+    inside = native.numpy()[mask.numpy()]  # NumPy picks them three times as fast
     classes: tuple[ClassMask, ...] = ()
-    if kinds is not None:
-        classes = class_masks(class_labels(kinds, size, mask).cpu().numpy(), native.sigmoid().cpu().numpy())
+    if class_logits is not None:
+        classes = class_masks(class_labels(class_logits, size, mask).cpu().numpy(), native.sigmoid().cpu().numpy())
     return described(
-        area=len(marked) / mask.numel(),
-        score=torch.from_numpy(marked).sigmoid().mean().item() if len(marked) else 0.0,
+        area=len(inside) / mask.numel(),
+        score=torch.from_numpy(inside).sigmoid().mean().item() if len(inside) else 0.0,
         run_lengths=encode(mask.cpu().numpy()),
         classes=classes,
     )
 
 
-def heard_words(presence: torch.Tensor, words: tuple[str, ...], marked: bool) -> tuple[tuple[str, float], ...]:
-    """The words that are reported of a mask, the likeliest first: those from FLOOR on, as the model takes a sound for
-    heard from there on; where anything is marked at least the likeliest, however faint.
+def reported_tags(presence: torch.Tensor, words: tuple[str, ...], segmented: bool) -> tuple[tuple[str, float], ...]:
+    """The tags that are reported of a mask, the likeliest first: those from FLOOR on, as the model takes a tag for
+    present from there on; where anything is segmented at least the likeliest, however faint.
     """
-    values, order = presence.float().topk(min(HEARD_WORDS, len(words)))
+    values, order = presence.float().topk(min(MAX_TAGS, len(words)))
     found = [(words[i], value) for value, i in zip(values.tolist(), order.tolist(), strict=True) if value > 0]
-    return tuple(word for rank, word in enumerate(found) if word[1] >= FLOOR or (marked and rank == 0))
+    return tuple(word for rank, word in enumerate(found) if word[1] >= FLOOR or (segmented and rank == 0))

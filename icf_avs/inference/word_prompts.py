@@ -1,4 +1,4 @@
-"""`--words "dog, violin"`: a model with an open vocabulary is told what to listen for, and hears nothing else."""
+"""`--words "dog, violin"`: an open-vocabulary model predicts these tags alone."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from icf_avs.networks.segmentation_model import SegmentationModel
 _OFFERED = 3  # words that are named where one is not known
 
 
-def asked_words(model: SegmentationModel, text: str) -> Tensor:
-    """Words with commas between them -> the words that may be heard and may mean one of them, bool [C].
+def prompted_words(model: SegmentationModel, text: str) -> Tensor:
+    """Words with commas between them -> the tags that may mean one of them, bool [C].
 
-    A word that the vocabulary lacks goes through the text encoder. Raises UserError for a model that does not hear in
-    words, for no word, for one that nothing audible is near to, and where the text encoder is missing.
+    A word that the vocabulary lacks goes through the text encoder. Raises UserError for a model without
+    tags, for no word, for one that no tag is near to, and where the text encoder is missing.
     """
     if not isinstance(model.network, OpenVocabularyNetwork):
         raise UserError("--words needs a checkpoint with a sound tagger; take --checkpoint natural")
@@ -30,7 +30,7 @@ def asked_words(model: SegmentationModel, text: str) -> Tensor:
         raise UserError("--words names nothing; give one or more with commas between them: --words 'dog, violin'")
     names = cast(Tensor, model.audio.names).cpu()
     near = F.normalize(_vectors(model.classes, words, names), dim=-1) @ F.normalize(names, dim=-1).T
-    # The vocabulary also holds what is only ever shown; asked for alone, it would leave the model deaf without a word.
+    # The vocabulary also holds words that are no sounds; alone, they would leave the model without any tag.
     near = near.masked_fill(torch.tensor([word not in audio_words() for word in model.classes]), -1.0)
     meant = near > cast("EvidenceConfig", model.config.evidence).synonym_threshold
     for word, row, found in zip(words, near, meant, strict=True):

@@ -32,7 +32,7 @@ def palette(n: int = COLOURS) -> np.ndarray:
 
 
 def indexed(ids: np.ndarray) -> Image.Image:
-    """Class ids, uint8 [H, W] -> a picture (mode P) whose pixels are the ids, shown in these colours."""
+    """Class ids, uint8 [H, W] -> an image (mode P) whose pixels are the ids, shown in these colours."""
     picture = Image.fromarray(ids)
     picture.putpalette(palette().tobytes())
     return picture
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
 
 
 def draw_legend(entries: Sequence[Entry], width: int, height: int, text_size: int) -> Image.Image:
-    """As small a picture as holds the entries, in rows of at most `width` pixels, never larger than width x height.
+    """As small an image as holds the entries, in rows of at most `width` pixels, never larger than width x height.
 
     If not all have room, the last words say how many are left out.
     """
@@ -99,7 +99,7 @@ def entries(ids: Sequence[int], names: Sequence[str]) -> list[Entry]:
 
 
 class ClassOverlay:
-    """The class masks of one picture and, at its top left, their legend, the largest first."""
+    """The class masks of one frame and, at its top left, their legend, the largest first."""
 
     def __init__(self, ids: np.ndarray, names: Sequence[str]) -> None:
         """ids: uint8 [H, W], 0 is background; names[id] is the name of a class."""
@@ -115,7 +115,7 @@ class ClassOverlay:
             self._legend = _planes(np.asarray(panel))
 
     def draw_yuv420(self, y: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
-        """Draw on the planes of a yuv420p picture: uint8 [H, W] and two of [ceil(H/2), ceil(W/2)], in place."""
+        """Draw on the planes of a yuv420p frame: uint8 [H, W] and two of [ceil(H/2), ceil(W/2)], in place."""
         self._masks.draw_yuv420(y, u, v)
         for plane, panel in zip((y, u, v), self._legend or (), strict=False):
             rows, columns = panel.shape

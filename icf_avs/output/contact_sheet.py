@@ -1,4 +1,4 @@
-"""sheet.png: one look at a whole video, with times and what was heard."""
+"""sheet.png: one look at a whole video, with times and tags."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COLUMNS, _CAPTION, _GAP = 4, 22, 6
 
 @dataclass(frozen=True)
 class Tile:
-    """A small picture with its mask drawn in (uint8 [h, w, 3]), and the line below it."""
+    """A small image with its mask drawn in (uint8 [h, w, 3]), and the line below it."""
 
     picture: np.ndarray
     caption: str
@@ -50,7 +50,7 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def frame_tile(frame: FrameMask, preview: np.ndarray) -> Tile:
-    """A mask, or its classes if it has them, on the small picture uint8 [h, w, 3]."""
+    """A mask, or its classes if it has them, on the small image uint8 [h, w, 3]."""
     height, width = preview.shape[:2]
     mask = Image.fromarray(frame.class_ids if frame.class_names else frame.mask)
     small = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))

@@ -46,11 +46,11 @@ def convert(folder: str | Path, to: str) -> Path:
 def coco_dataset(segmentation: Segmentation) -> dict[str, Any]:
     """A COCO data set (object detection, https://cocodataset.org/#format-data), as `pycocotools.coco.COCO` loads it.
 
-    Images (one a mask, those without anything marked too), annotations and categories.
+    Images (one a mask, those without anything segmented too), annotations and categories.
 
     With classes an annotation is the part of a mask that is of one class; without, the mask, of the one category
     "sounding". Areas and boxes [x, y, w, h] are in pixels. Beyond the format, annotations have a `score`, so that
-    they can be given to COCO.loadRes as they are, and images the `time` of their picture and the interval `start` to
+    they can be given to COCO.loadRes as they are, and images the `time` of their frame and the interval `start` to
     `end` that their mask stands for, in seconds. `file_name` is the name of the mask's own PNG.
     """
     images, annotations = [], []

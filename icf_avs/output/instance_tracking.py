@@ -20,7 +20,7 @@ from icf_avs.mask_rle import decode, encode
 if TYPE_CHECKING:
     from icf_avs.results import FrameMask, Segmentation
 
-MIN_AREA = 0.0005  # share of the picture; a smaller region is a speck and no object
+MIN_AREA = 0.0005  # share of the frame; a smaller region is a speck and no object
 MIN_IOU = 0.2  # of two regions of an object, one after the other
 MAX_GAP = 1.0  # seconds that an object may be unmarked, be it at 1 mask a second or at 30; one mask in any case
 _ONLY_CATEGORY = "sounding"

@@ -1,6 +1,6 @@
-"""Draw masks on a picture: a tint inside, a contour around. Plane by plane, so that YUV video stays YUV.
+"""Draw masks on a frame: a tint inside, a contour around. Plane by plane, so that YUV video stays YUV.
 
-out = (keep * plane + add) / 256, inside the bounding box of what is marked in each band of rows
+out = (keep * plane + add) / 256, inside the bounding box of what is segmented in each band of rows
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import numpy as np
 
 TINT, CONTOUR = (255, 64, 0), (255, 232, 64)  # RGB
 _OPACITY = 112  # of the tint, out of 256; the contour is opaque
-_BAND = 64  # rows: what is worked on at once stays in the processor's cache, and rows without a mark are left
+_BAND = 64  # rows: what is worked on at once stays in the processor's cache, and empty rows are left
 
 
 def inner_edge(mask: np.ndarray, width: int) -> np.ndarray:
     """Where a mask (bool [H, W], or uint8 ids with a mask each) lies within `width` steps of its outside: bool [H, W].
 
-    The frame of the picture is not an edge.
+    The border of the image is not an edge.
     """
     up, down, left, right = _neighbours(mask)
     inside = (mask == up) & (mask == down) & (mask == left) & (mask == right)
@@ -37,7 +37,7 @@ class _Layer:
     """What one mask does to one plane."""
 
     bands: list[tuple[tuple[slice, slice], np.ndarray, np.ndarray]]  # where in the plane; keep and add, uint16
-    room: np.ndarray  # uint16, to work in: a new array for every picture costs as much as the sum
+    room: np.ndarray  # uint16, to work in: a new array for every frame costs as much as the sum
 
     @classmethod
     def of(
@@ -72,7 +72,7 @@ def _moved(part: slice, by: int) -> slice:
 
 
 class Overlay:
-    """One mask, or one of each class, made ready to be drawn on many pictures of its size."""
+    """One mask, or one of each class, made ready to be drawn on many frames of its size."""
 
     def __init__(self, mask: np.ndarray, colours: np.ndarray | None = None) -> None:
         """mask: bool [H, W]; with colours (uint8 [n, 2, 3], tint and contour of each id) class ids, uint8 [H, W]."""
@@ -98,7 +98,7 @@ class Overlay:
                 self._layer(self._box, self._mask, self._edge, self._rgb[..., channel]).draw(picture[..., channel])
 
     def draw_yuv420(self, y: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
-        """Draw on the planes of a yuv420p picture: uint8 [H, W] and two of [ceil(H/2), ceil(W/2)], in place."""
+        """Draw on the planes of a yuv420p frame: uint8 [H, W] and two of [ceil(H/2), ceil(W/2)], in place."""
         if self.is_empty:
             return
         if self._yuv is None:

@@ -29,7 +29,7 @@ def document(
     info: MediaInfo, spec: ClipSpec, checkpoint: str, frames: Sequence[FrameMask], source: dict[str, Any],
     made_with: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """The content of segmentation.json. Times in seconds from the first picture, areas as a share of the picture.
+    """The content of segmentation.json. Times in seconds from the first frame, areas as a share of the frame.
 
     `source` tells which file the video is, `made_with` what made the result. With classes it has the
     list of all `categories` as well, and each frame its `classes`; with what was wrong with the video and read all the
@@ -95,7 +95,7 @@ class SavedVideo:
     duration: float  # seconds
     width: int
     height: int
-    frame_rate: float  # pictures a second, on average
+    frame_rate: float  # frames a second, on average
 
 
 def read_segmentation(folder: str | Path) -> Segmentation:
@@ -125,7 +125,7 @@ def _segmentation(document: dict[str, Any], folder: Path) -> Segmentation:
         Path(_text(facts["file"])), _number(facts["duration"]), facts["width"], facts["height"], _number(facts["fps"])
     )
     if not all(type(side) is int and side > 0 for side in (video.width, video.height)):
-        raise ValueError("its pictures have no size")
+        raise ValueError("its frames have no size")
     if video.width * video.height > MOST_PIXELS:
         raise ValueError(f"its frames are {video.width} x {video.height}, larger than 8K")
     names = tuple(_text(category["name"]) for category in document.get("categories", ()))
@@ -180,23 +180,23 @@ def _text(value: Any) -> str:
     return value
 
 
-def result_folder(out: Path, video: Source, taken: set[Path] = frozenset()) -> Path:
+def result_folder(out: Path, video: Source, reserved_dirs: set[Path] = frozenset()) -> Path:
     """out/STEM for this video, or out/STEM_2, ... where that name belongs to something else.
 
-    A folder may be replaced if it holds an earlier result for this very video. `taken` are the folders of other videos
-    of the same run.
+    A folder may be replaced if it holds an earlier result for this very video. `reserved_dirs` are the folders of
+    other videos of the same run.
     """
     number = 1
     while True:
         folder = out / (video.path.stem if number == 1 else f"{video.path.stem}_{number}")
-        if not _same_name(folder, taken) and (not os.path.lexists(folder) or is_earlier_result(folder, video)):
+        if not _same_name(folder, reserved_dirs) and (not os.path.lexists(folder) or is_earlier_result(folder, video)):
             return folder
         number += 1
 
 
-def _same_name(folder: Path, taken: set[Path]) -> bool:
+def _same_name(folder: Path, reserved_dirs: set[Path]) -> bool:
     """Some file systems do not tell DOG from dog."""
-    return str(folder).casefold() in {str(other).casefold() for other in taken}
+    return str(folder).casefold() in {str(other).casefold() for other in reserved_dirs}
 
 
 def is_earlier_result(folder: Path, video: Source) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 COMES, GOES = 0.5, 0.3
 BREAK = 1.0  # seconds; a shorter silence does not end a line
 SHORTEST = 0.5  # seconds
-UNNAMED = "[sound]"  # what is marked by a model without names
+UNNAMED = "[sound]"  # what is segmented by a model without names
 _CLOCK = Fraction(1, 1000)  # the format's own
 
 
@@ -40,7 +40,7 @@ class _Span(NamedTuple):
 
 
 def subtitles(frames: Sequence[FrameMask]) -> list[Subtitle]:
-    """What sounds when, in order and without overlap; a stretch in which nothing is heard has no subtitle."""
+    """What sounds when, in order and without overlap; a stretch in which there is no tag has no subtitle."""
     spans = sorted(span for word, on in _sounding(frames).items() for span in _spans(frames, word, on))
     found: list[Subtitle] = []
     for start, end in pairwise(sorted({time for span in spans for time in span[:2]})):
@@ -53,8 +53,8 @@ def subtitles(frames: Sequence[FrameMask]) -> list[Subtitle]:
 
 
 def _sounding(frames: Sequence[FrameMask]) -> dict[str, list[bool]]:
-    """Each word, and whether it sounds in each frame: with hysteresis; where something is marked and no word sounds as
-    surely, the likeliest.
+    """Each word, and whether it sounds in each frame: with hysteresis; where something is segmented and no tag
+    sounds as surely, the likeliest.
     """
     words = {word for frame in frames for word, _ in frame.heard}
     on = {word: [False] * len(frames) for word in (*words, UNNAMED)}

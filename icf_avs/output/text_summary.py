@@ -1,4 +1,4 @@
-"""What is heard second by second, for people: one line for each stretch in which the same words are heard."""
+"""The tags of a video, for people: one line for each stretch with the same tags."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MOST = 24  # lines; what a longer video holds is in its segmentation.json
 
 
-def heard_lines(frames: Sequence[FrameMask]) -> Iterator[str]:
+def tag_lines(frames: Sequence[FrameMask]) -> Iterator[str]:
     """From when to when, and each word with the most it had, as in "0:00-0:03  dog 0.93, person 0.31"."""
     stretches = [list(same) for _, same in groupby(frames, key=_kind)]
     for same in stretches[:MOST]:
@@ -27,12 +27,12 @@ def heard_lines(frames: Sequence[FrameMask]) -> Iterator[str]:
 
 
 def no_word(frame: FrameMask) -> str:
-    """What is said of a mask of which no word is heard: a model without names marks by the sound alone."""
+    """What is said of a mask of which no word is heard: a model without names segments by the sound alone."""
     return "a sound without a name" if frame.area else "nothing"
 
 
 def _kind(frame: FrameMask) -> frozenset[str]:
-    """The words of a mask; of one without, whether anything is marked."""
+    """The words of a mask; of one without, whether anything is segmented."""
     return frozenset(word for word, _ in frame.heard) or frozenset([no_word(frame)])
 
 

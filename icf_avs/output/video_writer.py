@@ -27,12 +27,12 @@ from icf_avs.output.class_overlay import ClassOverlay
 from icf_avs.output.overlay import Overlay
 from icf_avs.results import FrameMask
 
-_CLOCK = Fraction(1, 90_000)  # fine enough for pictures at irregular times
-# The fastest preset, and one quantizer for all pictures: to choose one for each, CRF first analyses half-size copies,
+_CLOCK = Fraction(1, 90_000)  # fine enough for frames at irregular times
+# The fastest preset, and one quantizer for all frames: to choose one for each, CRF first analyses half-size copies,
 # which takes nearly as long again. 23 leaves a PSNR of 43 to 45 dB, in about the room that CRF 23 takes.
-_ENCODER = {"preset": "ultrafast", "qp": "23", "a53cc": "0"}  # captions are lost where a picture is drawn on
-_MAX_RATE = 30  # pictures a second; faster video is thinned
-_SOUND_AT_ONCE = 1.0  # seconds: picture by picture, each would push the other's encoder out of the processor's cache
+_ENCODER = {"preset": "ultrafast", "qp": "23", "a53cc": "0"}  # captions are lost where a frame is drawn on
+_MAX_RATE = 30  # frames a second; faster video is thinned
+_SOUND_AT_ONCE = 1.0  # seconds: frame by frame, each would push the other's encoder out of the processor's cache
 _BT601, _AS_BT601 = 5, (0, 2, 6)  # matrices in FFmpeg's numbering: RGB, unknown and NTSC are taken for the first
 _PROGRESS_INTERVAL = 0.25  # seconds
 _AAC = {"aac_coder": "fast"}  # at this rate no worse than the default, by signal to noise, in two thirds of its time
@@ -49,20 +49,20 @@ def write_video(
 
     interval_at(seconds) -> number of the mask that is shown then; mask_of(number) -> bool [H, W], or whatever
     overlay_of takes, which makes it ready to be drawn; progress(number) is called at each new mask. `sound` stands in
-    for the video's own; `pictures` are those of `video_frames`, by default decoded here. Raises UserError if the video
+    for the video's own; `frames` are those of `video_frames`, by default decoded here. Raises UserError if the video
     breaks in the middle.
     """
     with av.open(local_url(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        # Even sizes are what 4:2:0 asks for; the last row and column of an odd picture are doubled.
+        # Even sizes are what 4:2:0 asks for; the last row and column of an odd frame are doubled.
         width, height = info.width + info.width % 2, info.height + info.height % 2
         rate = min(Fraction(info.frame_rate).limit_denominator(1001), Fraction(_MAX_RATE))
         video = container.add_stream("libx264", rate=rate, options=_ENCODER)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        # The masks have the other half. On two cores, one thread spends less on a picture than two do.
+        # The masks have the other half. On two cores, one thread spends less on a frame than two do.
         video.codec_context.thread_count = max(1, (os.cpu_count() or 1) // 2)
         video.codec_context.time_base = _CLOCK
         video.codec_context.sample_aspect_ratio = info.pixel_aspect
-        video.codec_context.flags |= Flags.frame_duration  # or the encoder guesses how long the last picture lasts
+        video.codec_context.flags |= Flags.frame_duration  # or the encoder guesses how long the last frame lasts
         track = _audio_track(container, info, sound)
         reformatter = VideoReformatter()
         current, overlay, sounded = -1, None, 0.0
@@ -88,7 +88,7 @@ def write_video(
 def _kept(
     info: MediaInfo, pictures: Iterator[tuple[float, DecodedFrame]]
 ) -> Iterator[tuple[float, DecodedFrame, float]]:
-    """Pictures as (from, picture, until), strictly forward in time, at most one in a 30th of a second."""
+    """Frames as (from, frame, until), strictly forward in time, at most one in a 30th of a second."""
     # An ordinary 30 Hz video is not thinned: its time stamps may be rounded to milliseconds.
     slots = _MAX_RATE if info.frame_rate > 1.02 * _MAX_RATE else 1 / _CLOCK
     held = None
@@ -105,7 +105,7 @@ def _kept(
 def _at_each_mask(
     kept: Iterator[tuple[float, DecodedFrame, float]], interval_at: Callable[[float], int]
 ) -> Iterator[tuple[float, DecodedFrame, float]]:
-    """A picture that is on display for long once for each mask that falls to it, to a 30th of a second."""
+    """A frame that is on display for long once for each mask that falls to it, to a 30th of a second."""
     for time, frame, until in kept:
         begin = time
         for step in range(1, int((until - time) * _MAX_RATE)):
@@ -120,7 +120,7 @@ def _drawn(
     picture: DecodedFrame, reformatter: VideoReformatter, info: MediaInfo, overlay: Overlay | ClassOverlay,
     encoder: av.VideoCodecContext,
 ) -> av.VideoFrame:  # fmt: skip
-    """A yuv420p picture: turned as it is shown, padded to even sizes, with the overlay on it; a new one, unless nothing
+    """A yuv420p frame: turned as it is shown, padded to even sizes, with the overlay on it; a new one, unless nothing
     is to be done."""
     source = _colours_of(encoder, picture.converted(reformatter, *info.stored_size, "yuv420p"), reformatter)
     shown, size = (info.width, info.height), (encoder.width, encoder.height)
@@ -147,7 +147,7 @@ def _drawn(
 
 
 def _colours_of(encoder: av.VideoCodecContext, frame: av.VideoFrame, reformatter: VideoReformatter) -> av.VideoFrame:
-    """A yuv420p picture in the matrix and range of the video that is written, which are those of its first picture."""
+    """A yuv420p frame in the matrix and range of the video that is written, which are those of its first frame."""
 
     def kind(tags: av.VideoCodecContext | av.VideoFrame) -> tuple[int, int]:
         matrix = _BT601 if tags.colorspace in _AS_BT601 else tags.colorspace
@@ -181,7 +181,7 @@ def _audio_track(container: av.container.OutputContainer, info: MediaInfo, sound
 
 
 class _Copied:
-    """Packets as they are, on the clock of the pictures, but for those that are known to be damaged: not every player
+    """Packets as they are, on the clock of the frames, but for those that are known to be damaged: not every player
     goes on behind one. One that ends before second 0 is kept to begin with: the next may need it to be decoded.
     """
 
@@ -270,10 +270,10 @@ class WriterThread:
         if self._result.done():
             self._result.result()
 
-    def finish(self, tell: Callable[[], None]) -> None:
-        """Wait for the end of the video, and call `tell` now and then. Raises what made the writing fail."""
+    def finish(self, report: Callable[[], None]) -> None:
+        """Wait for the end of the video, and call `report` now and then. Raises what made the writing fail."""
         while wait([self._result], _PROGRESS_INTERVAL).not_done:
-            tell()
+            report()
         self._result.result()
 
     def __exit__(self, *_: object) -> None:

@@ -1,1 +1,1 @@
-"""`icf serve`: a page that segments a video and lets one change what the model hears."""
+"""`icf serve`: a page that segments a video and lets one change the sound of the model."""

@@ -24,9 +24,9 @@ from icf_avs.errors import UserError
 from icf_avs.inference.segment import Segmenter
 from icf_avs.serve.limits import Limits
 
-KEPT = 3600.0  # seconds that an upload or a result stays after it was last used
-_LOOKS = 60.0  # seconds between two looks for what is older
-_PAUSE = 0.2  # seconds between two looks for a signal
+MAX_AGE = 3600.0  # seconds that an upload or a result stays after it was last used
+_SWEEP_INTERVAL = 60.0  # seconds between two looks for what is older
+_SIGNAL_INTERVAL = 0.2  # seconds between two looks for a signal
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def serving(
 
     Raises UserError if the address is not available.
     """
-    with weights_folder() as store:
+    with page_folder() as store:
         # Not before: Gradio makes its folder, where it is told to, as soon as it is imported.
         import gradio as gr
         from starlette.middleware import Middleware
@@ -67,7 +67,7 @@ def serving(
 
 
 @contextmanager
-def weights_folder() -> Iterator[Path]:
+def page_folder() -> Iterator[Path]:
     """A new folder that nobody else may read, where Gradio keeps its files too. It is removed at the end."""
     names = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "GRADIO_ALLOWED_PATHS")
     before, ended = {name: os.environ.pop(name) for name in names if name in os.environ}, threading.Event()
@@ -85,9 +85,9 @@ def weights_folder() -> Iterator[Path]:
             os.environ.update(before)
 
 
-def sweep(store: Path, kept: float = KEPT) -> None:
+def sweep(store: Path, max_age: float = MAX_AGE) -> None:
     """Remove what has not been used for so many seconds."""
-    oldest = time.time() - kept
+    oldest = time.time() - max_age
     for entry in store.iterdir():
         with suppress(FileNotFoundError):  # gone meanwhile
             if entry.stat().st_mtime < oldest:
@@ -95,7 +95,7 @@ def sweep(store: Path, kept: float = KEPT) -> None:
 
 
 def _sweep_until(ended: threading.Event, store: Path) -> None:
-    while not ended.wait(_LOOKS):
+    while not ended.wait(_SWEEP_INTERVAL):
         sweep(store)
 
 
@@ -126,4 +126,4 @@ def serve_command(
         print(f"the page is at {address} (end it with Ctrl+C)", flush=True)
         # Not one long wait: a signal that another thread receives, as one at work may, does not wake this one.
         while not stopped:
-            time.sleep(_PAUSE)
+            time.sleep(_SIGNAL_INTERVAL)

@@ -20,7 +20,7 @@ class Limits:
 
     max_mb: int = 100
     max_seconds: int = 60
-    work_seconds: float = 600.0  # a picture of 8K takes as long as many small ones
+    work_seconds: float = 600.0  # a frame of 8K takes as long as many small ones
 
     @property
     def upload_bytes(self) -> int:
@@ -46,11 +46,11 @@ class Limits:
         """`progress`, which ends the work with a UserError when it has taken too long from now on."""
         end = time.monotonic() + self.work_seconds
 
-        def told(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             if time.monotonic() > end:
                 raise UserError(
-                    f"{path}: took longer than {self.work_seconds:.0f} s; give a smaller picture or a shorter video"
+                    f"{path}: took longer than {self.work_seconds:.0f} s; give a smaller or a shorter video"
                 )
             progress(done, total)
 
-        return told
+        return report

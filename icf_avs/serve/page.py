@@ -1,4 +1,4 @@
-"""The page: a video on the left, the sound that is heard in its place on the right, and what comes of each below."""
+"""The page: a video on the left, the sound that replaces its own on the right, and the result of each below."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import gradio as gr
 from icf_avs.errors import UserError
 from icf_avs.inference.segment import Segmenter
 from icf_avs.serve.limits import Limits
-from icf_avs.serve.run_inference import Answer, Heard, answer
+from icf_avs.serve.run_inference import AudioMode, PageResult, run_inference
 from icf_avs.serve.timeline import CSS as TIMELINE_CSS
 
 CSS = (
@@ -27,7 +27,7 @@ CSS = (
     + "footer { display: none !important; }"
 )
 _OTHER_SOUNDS = {"muted": "Muted", "noise": "White noise", "clip": "Another clip's sound"}
-_SETTLED = "The page failed at this video. It is not your fault; whoever runs the page finds more in its log."
+_FAILED = "The page failed at this video. It is not your fault; whoever runs the page finds more in its log."
 
 
 class _Column:
@@ -41,7 +41,7 @@ class _Column:
             self.overlay = gr.Video(
                 label="What sounds is tinted", interactive=False, height=320, buttons=[], elem_id=f"{name}-overlay"
             )
-            gr.Markdown("Heard, in percent, and share of the picture that is marked:")
+            gr.Markdown("Tags in percent, and share of the frame that is segmented:")
             self.words = gr.HTML(elem_id=f"{name}-words")
             self.pictures = gr.Gallery(
                 label="Second by second", columns=3, height=320, object_fit="contain", interactive=False, buttons=[],
@@ -55,7 +55,7 @@ class _Column:
     def parts(self) -> list[gr.components.Component]:
         return [self.summary, self.overlay, self.words, self.pictures, self.masks, self.document]
 
-    def shown(self, found: Answer) -> tuple[Any, ...]:
+    def shown(self, found: PageResult) -> tuple[Any, ...]:
         """Values of `parts`."""
         return (
             html.escape(found.summary), str(found.overlay), found.words,
@@ -75,43 +75,43 @@ def build_page(segmenter: Segmenter, store: Path, limits: Limits, jobs: int = 1)
     # Gradio calls from dozens of threads in turn, and glibc keeps for each what the largest video took in it.
     workers = ThreadPoolExecutor(jobs, thread_name_prefix="segment")
 
-    def ask(video: str, heard: Heard, other: str | None, progress: gr.Progress) -> Answer:
+    def infer(video: str, heard: AudioMode, other: str | None, progress: gr.Progress) -> PageResult:
         with suppress(FileNotFoundError):
             os.utime(Path(video).parent)  # of this upload alone: it is used
-        with _told():
+        with _errors_shown():
             run = copy_context().run  # where Gradio looks up whose progress it is
             given = segmenter, Path(video), store, limits, heard, other and Path(other), _bar(progress)
-            return workers.submit(run, answer, *given).result()
+            return workers.submit(run, run_inference, *given).result()
 
     def listen(video: str | None, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
-        return own.emptied() if video is None else own.shown(ask(video, "own", None, progress))
+        return own.emptied() if video is None else own.shown(infer(video, "own", None, progress))
 
     def instead(
-        video: str | None, heard: Heard | None, other: str | None, progress: gr.Progress = gr.Progress()  # noqa: B008
+        video: str | None, heard: AudioMode | None, other: str | None, progress: gr.Progress = gr.Progress()  # noqa: B008
     ) -> tuple[Any, ...]:  # fmt: skip
         if video is None or heard is None or (heard == "clip" and other is None):
             return changed.emptied()
-        found = ask(video, heard, other, progress)
+        found = infer(video, heard, other, progress)
         return changed.shown(replace(found, summary=f"{_OTHER_SOUNDS[heard]}. {found.summary}"))
 
     with gr.Blocks(title="ICF-AVS", analytics_enabled=False) as page:
         gr.Markdown(
-            "# What sounds?\nDrop a video: the pixels of what makes the sound are marked, one mask a second. Then "
-            "change the sound, and see whether the model listens. "
+            "# What sounds?\nDrop a video: the pixels of what makes the sound are segmented, one mask a second. Then "
+            "change the sound, and see whether the model uses it. "
             f"At most {limits.max_seconds} s and {limits.max_mb} MB; files are deleted after an hour."
         )
         with gr.Row():
             video = gr.Video(label="Your video, with its sound", sources=["upload"], height=300, elem_id="video")
             with gr.Column():
                 choices = [(label, name) for name, label in _OTHER_SOUNDS.items()]
-                heard = gr.Radio(choices, label="Let it hear instead", elem_id="heard")
+                heard = gr.Radio(choices, label="Replace its sound by", elem_id="heard")
                 other = gr.Video(
-                    label="The clip whose sound is heard", sources=["upload"], height=200, visible=False,
+                    label="The clip whose sound is used", sources=["upload"], height=200, visible=False,
                     elem_id="other",
                 )  # fmt: skip
         with gr.Row():
             own = _Column("Its own sound", "No video yet.", "own")
-            changed = _Column("Another sound, the same pictures", "Choose what it shall hear instead.", "changed")
+            changed = _Column("Another sound, the same frames", "Choose another sound.", "changed")
 
         quick = {"queue": False, "api_visibility": "private"}
         work = {"concurrency_id": "segment", "concurrency_limit": jobs}
@@ -134,16 +134,16 @@ def build_page(segmenter: Segmenter, store: Path, limits: Limits, jobs: int = 1)
 
 
 def _bar(progress: gr.Progress) -> Callable[[int, int], None]:
-    return lambda done, total: progress(done / max(total, 1), desc="Looking and listening")
+    return lambda done, total: progress(done / max(total, 1), desc="Segmenting")
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """What can be mended is told in its one line; of anything else the visitor learns nothing but that it failed."""
+def _errors_shown() -> Iterator[None]:
+    """What can be fixed is shown in its one line; of anything else the visitor learns nothing but that it failed."""
     try:
         yield
     except UserError as error:
         raise gr.Error(html.escape(str(error)), duration=None, title="Please change", print_exception=False) from None
     except Exception:
-        logging.getLogger(__name__).exception("a video could not be answered")
-        raise gr.Error(_SETTLED, duration=None, title="Failed", print_exception=False) from None
+        logging.getLogger(__name__).exception("a video could not be segmented")
+        raise gr.Error(_FAILED, duration=None, title="Failed", print_exception=False) from None

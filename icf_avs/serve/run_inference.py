@@ -22,30 +22,30 @@ from icf_avs.serve.audio_override import noise, of_clip, silence
 from icf_avs.serve.limits import Limits
 from icf_avs.serve.timeline import timeline
 
-Heard = Literal["own", "muted", "noise", "clip"]
-_PREVIEW = 320  # long side of a picture in the gallery
+AudioMode = Literal["own", "muted", "noise", "clip"]
+_PREVIEW = 320  # long side of an image in the gallery
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Files lie in the folder that `answer` was given."""
+class PageResult:
+    """Files lie in the folder that `run_inference` was given."""
 
-    overlay: Path  # mp4 with the sound that was heard
+    overlay: Path  # mp4 with the sound that was used
     words: str  # HTML
     summary: str  # one line
-    pictures: list[tuple[Path, str]]  # a picture with its mask and a caption, one a mask
+    pictures: list[tuple[Path, str]]  # an image with its mask and a caption, one a mask
     masks: Path  # zip of PNG files
     document: Path  # segmentation.json
 
 
-def answer(
-    segmenter: Segmenter, video: Path, store: Path, limits: Limits, heard: Heard = "own", other: Path | None = None,
+def run_inference(
+    segmenter: Segmenter, video: Path, store: Path, limits: Limits, heard: AudioMode = "own", other: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Answer:  # fmt: skip
-    """Segment a video, one mask a second, while the model hears its own sound, another or none.
+) -> PageResult:  # fmt: skip
+    """Segment a video, one mask a second, with its own sound, another or none.
 
     store  a folder that gets one of its own for the results, complete or not at all
-    other  the video whose sound is heard, for "clip"
+    other  the video whose sound is used, for "clip"
     Raises UserError for whatever is wrong with a video, or if one is beyond the limits; its line has no folder in it.
     """
     folder = Path(tempfile.mkdtemp(prefix="answer-", dir=store))
@@ -65,7 +65,7 @@ def answer(
         raise
 
 
-def _sound(info: MediaInfo, heard: Heard, other: Path | None, limits: Limits) -> Sound | None:
+def _sound(info: MediaInfo, heard: AudioMode, other: Path | None, limits: Limits) -> Sound | None:
     if heard == "own":
         return None
     if heard == "muted":
@@ -84,20 +84,20 @@ def _without_folders(line: str, *paths: Path | None) -> str:
     return line
 
 
-def _shown(result: Segmentation) -> Answer:
+def _shown(result: Segmentation) -> PageResult:
     folder = result.folder
     assert folder is not None  # it was asked for
-    marked = sum(frame.area > 0 for frame in result.frames)
+    segmented = sum(frame.area > 0 for frame in result.frames)
     words = Counter(word for frame in result.frames for word, _ in frame.heard[:1])
-    heard = f"Heard most: {', '.join(word for word, _ in words.most_common(3))}."
+    heard = f"Tags: {', '.join(word for word, _ in words.most_common(3))}."
     if not words:
-        heard = "It has no names for sounds." if marked else "It knows no sound here."
+        heard = "It has no names for sounds." if segmented else "It knows no sound here."
     made = "".join(f" Made {part}." for part in result.missing)
     repaired = "".join(f" Repaired: {line}." for line in result.video.repaired.lines())
-    return Answer(
+    return PageResult(
         overlay=folder / "overlay.mp4",
         words=timeline(result.frames),
-        summary=f"Marked in {marked} of {len(result)} seconds. {heard}{made}{repaired}",
+        summary=f"Segmented in {segmented} of {len(result)} seconds. {heard}{made}{repaired}",
         pictures=_pictures(result, folder),
         masks=_zipped(folder),
         document=folder / "segmentation.json",
@@ -105,14 +105,14 @@ def _shown(result: Segmentation) -> Answer:
 
 
 def _pictures(result: Segmentation, folder: Path) -> list[tuple[Path, str]]:
-    """The middle picture of each interval, out of the overlay."""
+    """The middle frame of each interval, out of the overlay."""
     (folder / "pictures").mkdir()
     found = []
-    for frame, (_, picture) in zip(
+    for frame, (_, image) in zip(
         result.frames, read_frames(folder / "overlay.mp4", (frame.time for frame in result.frames)), strict=True
     ):
         path = folder / "pictures" / f"{frame.index:06d}.jpg"
-        thumbnail(picture, _PREVIEW, result.video.pixel_aspect).save(path, quality=85)
+        thumbnail(image, _PREVIEW, result.video.pixel_aspect).save(path, quality=85)
         found.append((path, _caption(frame)))
     return found
 

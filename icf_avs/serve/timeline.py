@@ -1,4 +1,4 @@
-"""What is heard and marked in each second, as a table: a row a word, a column a mask, darker where it is likelier."""
+"""The tags and masks of each second, as a table: a row a tag, a column a mask, darker where it is likelier."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from html import escape
 from icf_avs.output.text_summary import no_word
 from icf_avs.results import FrameMask
 
-_WORDS = 12  # rows: those that are likeliest at any time, and each that is the likeliest where something is marked
+_WORDS = 12  # rows: those that are likeliest at any time, and each that is the likeliest where something is segmented
 CSS = """
-.heard { overflow-x: auto; }
-.heard table { border-collapse: separate; border-spacing: 2px; font-size: 12px; width: auto; border: 0; }
-.heard td, .heard th { padding: 2px 3px; min-width: 26px; text-align: center; border: 0; font-weight: normal; }
-.heard th[scope=row] { text-align: right; white-space: nowrap; position: sticky; left: 0;
+.timeline { overflow-x: auto; }
+.timeline table { border-collapse: separate; border-spacing: 2px; font-size: 12px; width: auto; border: 0; }
+.timeline td, .timeline th { padding: 2px 3px; min-width: 26px; text-align: center; border: 0; font-weight: normal; }
+.timeline th[scope=row] { text-align: right; white-space: nowrap; position: sticky; left: 0;
   background: var(--body-background-fill); }
-.heard td { border-radius: 3px; }
+.timeline td { border-radius: 3px; }
 """
-_HEARD, _MARKED = "38, 110, 190", "230, 90, 20"  # RGB
+_TAG_COLOUR, _MASK_COLOUR = "38, 110, 190", "230, 90, 20"  # RGB
 
 
 def timeline(frames: Sequence[FrameMask]) -> str:
-    """HTML of the words heard in each interval, and of the share of the picture that is marked. Words are escaped."""
+    """HTML of the tags of each interval, and of the share of the frame that is segmented. Words are escaped."""
     peaks: dict[str, float] = {}
     for frame in frames:
         for word, probability in frame.heard:
@@ -32,12 +32,12 @@ def timeline(frames: Sequence[FrameMask]) -> str:
     head = "".join(f"<th scope=col>{frame.start:g}</th>" for frame in frames)
     rows = [f"<tr><th scope=row>second</th>{head}</tr>"]
     for word in words:
-        rows.append(_row(word, [dict(frame.heard).get(word, 0.0) for frame in frames], _HEARD))
+        rows.append(_row(word, [dict(frame.heard).get(word, 0.0) for frame in frames], _TAG_COLOUR))
     if not words:
         heard = no_word(max(frames, key=lambda frame: frame.area))
-        rows.append(f'<tr><th scope=row>heard</th><td colspan="{len(frames)}">{heard}</td></tr>')
-    rows.append(_row("marked", [frame.area for frame in frames], _MARKED))
-    return f'<div class="heard"><table>{"".join(rows)}</table></div>'
+        rows.append(f'<tr><th scope=row>tags</th><td colspan="{len(frames)}">{heard}</td></tr>')
+    rows.append(_row("segmented", [frame.area for frame in frames], _MASK_COLOUR))
+    return f'<div class="timeline"><table>{"".join(rows)}</table></div>'
 
 
 def _row(name: str, values: Sequence[float], colour: str) -> str:

@@ -66,10 +66,10 @@ class ReferenceMetric(ExactMetric):
         Raises ValueError for unequal shapes, and for probabilities or soft truth outside [0, 1].
         """
         probabilities, truth = checked(probabilities, truth)
-        inter, union, marked = areas(probabilities, truth, self.threshold)
+        inter, union, predicted = areas(probabilities, truth, self.threshold)
         pixels = truth[0].numel()
         sounding = truth.sum((1, 2)) > 0
-        inter = torch.where(sounding, inter, pixels - marked)
+        inter = torch.where(sounding, inter, pixels - predicted)
         union = torch.where(sounding, union, pixels)
         iou = inter.float() / (union.float() + 1e-7)
         curve = self.open_curve[0]
@@ -81,7 +81,7 @@ class ReferenceMetric(ExactMetric):
         self.open_iou = self.open_iou + iou.double().sum()
         self.open_curve = curve[None]
         self.frames = self.frames + len(iou)
-        self.active = self.active + (marked / pixels).sum()
+        self.active = self.active + (predicted / pixels).sum()
         if counts[0] == self.batch_size:
             self.batches, self.iou, self.f = self._closed()
             for name in ("open_counts", "open_iou", "open_curve"):
@@ -100,7 +100,9 @@ class ReferenceMetric(ExactMetric):
         return batches, iou, f
 
     def compute(self) -> dict[str, float]:
-        """Return `miou`, `f`, and `active`: the share of pixels marked, mean over frames. ValueError without clips."""
+        """Return `miou`, `f`, and `active`: the share of pixels segmented, mean over frames. ValueError without
+        clips.
+        """
         batches, iou, f = self._closed()
         if not batches:
             raise ValueError("no clips to score")
@@ -135,9 +137,9 @@ class StrictMetric(ExactMetric):
         Raises ValueError for unequal shapes, and for probabilities or soft truth outside [0, 1].
         """
         probabilities, truth = checked(probabilities, truth)
-        inter, union, marked = areas(probabilities, truth, self.threshold)
+        inter, union, predicted = areas(probabilities, truth, self.threshold)
         sounding = truth.sum((1, 2)) > 0
-        active = marked / truth[0].numel()
+        active = predicted / truth[0].numel()
         self.sounding = self.sounding + sounding.sum()
         self.empty = self.empty + (~sounding).sum()
         self.iou = self.iou + (inter[sounding] / union[sounding]).sum()
@@ -150,9 +152,9 @@ class StrictMetric(ExactMetric):
         """Return the scores of the whole set; NaN where no frame of the kind was seen, ValueError without frames.
 
         miou, f       over frames in which something sounds; F at the one threshold that is best for the whole set
-        fpr_empty     share of pixels marked, mean over frames in which nothing sounds
+        fpr_empty     share of pixels segmented, mean over frames in which nothing sounds
         blank_empty   share of those frames that are left wholly blank
-        active        share of pixels marked, mean over all frames (the false-positive rate under a negative sound)
+        active        share of pixels segmented, mean over all frames (the false-positive rate under a negative sound)
         """
         frames = self.sounding + self.empty
         if not frames:
@@ -194,7 +196,7 @@ def _within_unit(values: Tensor) -> bool:
 
 
 def areas(probabilities: Tensor, truth: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Intersection, union and marked pixels of every frame: float64 [n]."""
+    """Intersection, union and segmented pixels of every frame: float64 [n]."""
     mask = probabilities > threshold
     inter = (truth * mask).sum((1, 2), dtype=torch.float64)
     union = torch.maximum(truth, mask.float()).sum((1, 2), dtype=torch.float64)

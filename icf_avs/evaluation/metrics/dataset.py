@@ -3,7 +3,7 @@
     IoU = inter / union
     F   = 1.3 * TP / (1.3 * TP + 0.3 * FN + FP)        (1.3 P R / (0.3 P + R) of the set's one precision and recall)
 
-There is one mask, probability > threshold, and no search for the best of 255. Large things weigh more than small ones.
+There is one mask, probability > threshold, and no search for the best of 255. Large objects weigh more than small ones.
 The public code of both averages over TWO classes, background and object. Most pixels are background and most of those
 are easy, so that mean lies far above the object's own score.
 """
@@ -30,14 +30,14 @@ class DatasetMetric(ExactMetric):
 
     full_state_update = False
     inter: Tensor
-    marked: Tensor
+    predicted: Tensor
     true: Tensor
     pixels: Tensor
 
     def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.threshold = checked_threshold(threshold)
-        for name in ("inter", "marked", "true", "pixels"):
+        for name in ("inter", "predicted", "true", "pixels"):
             self.add_state(name, torch.tensor(0.0, dtype=torch.float64), "sum")
 
     def update(self, probabilities: Tensor, truth: Tensor) -> None:
@@ -46,28 +46,28 @@ class DatasetMetric(ExactMetric):
         Raises ValueError for unequal shapes, and for probabilities or soft truth outside [0, 1].
         """
         probabilities, truth = checked(probabilities, truth)
-        inter, _, marked = areas(probabilities, truth, self.threshold)
+        inter, _, predicted = areas(probabilities, truth, self.threshold)
         self.inter = self.inter + inter.sum()
-        self.marked = self.marked + marked.sum()
+        self.predicted = self.predicted + predicted.sum()
         self.true = self.true + truth.sum(dtype=torch.float64)
         self.pixels = self.pixels + truth.numel()
 
     def compute(self) -> dict[str, float]:
         """Return the scores; ValueError without frames.
 
-        miou, f                      of the object's pixels; NaN if none is marked and none true
+        miou, f                      of the object's pixels; NaN if none is segmented and none true
         miou_2classes, f_2classes    mean of background and object; a class that never occurs counts 0 in the mIoU and
                                      is left out of the F, as in CAVP
         """
         if not self.pixels:
             raise ValueError("no frames to score")
         # background and object
-        marked = torch.stack([self.pixels - self.marked, self.marked])
+        predicted = torch.stack([self.pixels - self.predicted, self.predicted])
         true = torch.stack([self.pixels - self.true, self.true])
-        hits = torch.stack([self.pixels - self.marked - self.true + self.inter, self.inter])
-        union = marked + true - hits
+        hits = torch.stack([self.pixels - self.predicted - self.true + self.inter, self.inter])
+        union = predicted + true - hits
         weighted = (1 + BETA_SQUARED) * hits
-        f = weighted / (weighted + BETA_SQUARED * (true - hits) + (marked - hits))  # 0 / 0 is NaN
+        f = weighted / (weighted + BETA_SQUARED * (true - hits) + (predicted - hits))  # 0 / 0 is NaN
         scores = {
             "miou": hits[1] / union[1],
             "f": f[1],

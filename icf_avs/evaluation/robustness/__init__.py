@@ -1,1 +1,1 @@
-"""Robustness to negative audio: does a model mark what sounds, or whatever stands out in the picture?"""
+"""Robustness to negative audio: does a model segment what sounds, or whatever stands out in the frame?"""

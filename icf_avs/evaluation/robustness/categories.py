@@ -1,8 +1,8 @@
-"""The super-category of a kind of sound: music, human, animal or device, as in AVSBench-Robust (arXiv 2502.00358).
+"""The super-category of a class of sounds: music, human, animal or device, as in AVSBench-Robust (arXiv 2502.00358).
 
-super_categories.csv holds the 70 classes of AVSS and the 23 categories of S4; those of our own Stamps kinds stand in
-their catalogue. Where AVSBench-Robust names a kind its choice is kept (a computer keyboard is a device); it does so
-for S4 and MS3 only, the rest of AVSS is ours.
+super_categories.csv holds the 70 classes of AVSS and the 23 categories of S4; those of our own Stamps classes stand in
+their catalogue. Where AVSBench-Robust names a class its choice is kept (a computer keyboard is a device); it does so
+for S4 and MS3 only, the rest of AVSS is not from there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _table() -> dict[str, str]:
     return table
 
 
-def super_categories(kinds: Iterable[str]) -> frozenset[str] | None:
-    """The super-categories of some kinds, or None if one of them is in no table."""
-    table, names = _table(), set(kinds)
+def super_categories(classes: Iterable[str]) -> frozenset[str] | None:
+    """The super-categories of some classes, or None if one of them is in no table."""
+    table, names = _table(), set(classes)
     return frozenset(table[name] for name in names) if names <= table.keys() else None

@@ -1,4 +1,4 @@
-"""The small pictures of a report, as PNG inside the page."""
+"""The small images of a report, as PNG inside the page."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SIDE = 132  # pixels
 _COLOURS = 96  # enough for a thumbnail, and a third of the bytes
 
 
-def tile(picture: np.ndarray, mask: np.ndarray | None = None) -> str:
-    """picture uint8 [H, W, 3], and mask bool [H, W] drawn in -> "data:image/png;base64,..." of a SIDE x SIDE tile.
+def tile(image: np.ndarray, mask: np.ndarray | None = None) -> str:
+    """image uint8 [H, W, 3], and mask bool [H, W] drawn in -> "data:image/png;base64,..." of a SIDE x SIDE tile.
 
-    With a mask the picture loses its colours, so that the mask's stands out on any.
+    With a mask the image loses its colours, so that the mask's stands out on any.
     """
-    drawn = picture
+    drawn = image
     if mask is not None:
-        drawn = np.array(Image.fromarray(picture).convert("L").convert("RGB"))
+        drawn = np.array(Image.fromarray(image).convert("L").convert("RGB"))
         Overlay(mask).draw_rgb(drawn)
     small = Image.fromarray(drawn).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()

@@ -1,12 +1,12 @@
-"""What a model is given to hear in place of a clip's sound. All of it are waves that go through the same front end.
+"""The sounds that replace that of a clip. All are waveforms that go through the same front end.
 
 true         the clip's own sound
 silence      zeros
 noise        white Gaussian noise as loud (root mean square) as the clip; noise-10db and noise-40db are so much
              quieter. TeSO reports "10 dB and 40 dB" without saying against what; these are below the clip's loudness
-offscreen    the sound of another clip of the split, none of whose sounding kinds is in the picture
+offscreen    the sound of another clip of the split, none of whose sounding classes is in the frame
 shifted      the clip's own sound, moved later by half the clip and wrapped around. Half is rounded down to whole
-             frames, so that each frame hears exactly what another frame should
+             frames, so that each frame has exactly the sound of another frame
 
 `icf evaluate` takes any off-screen donor. The probe takes one from another super-category than everything that sounds
 in the clip, as AVSBench-Robust does: see `choose_donor`. The latter also avoids pairs it finds unsuitable (no human
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from icf_avs.datasets.clip import ClipRecord, LoadedClip
 
 Audio = Literal["true", "silence", "noise", "noise-10db", "noise-40db", "offscreen", "shifted"]
-NEGATIVES = ("silence", "noise", "noise-10db", "noise-40db", "offscreen")  # nothing in the picture makes them
+NEGATIVES = ("silence", "noise", "noise-10db", "noise-40db", "offscreen")  # nothing in the frame makes them
 NOISE_LEVELS = {"noise": 0.0, "noise-10db": -10.0, "noise-40db": -40.0}  # dB relative to the clip
 SOUND_NAMES = {
     "true": "the true sound",
@@ -38,9 +38,9 @@ SOUND_NAMES = {
     "noise-40db": "white noise 40 dB below the clip",
     "offscreen": "off-screen sound",
     "shifted": "its sound shifted by half the clip",
-    "blank": "the true sound, with a blank picture",
+    "blank": "the true sound, with a blank frame",
 }
-MIXED, UNKNOWN = "mixed", "unknown"  # donors of several super-categories, and of kinds that are in no table
+MIXED, UNKNOWN = "mixed", "unknown"  # donors of several super-categories, and of classes that are in no table
 
 
 class Donor(NamedTuple):
@@ -50,9 +50,10 @@ class Donor(NamedTuple):
     category: str
 
 
-def heard(clip: LoadedClip, records: Sequence[ClipRecord], index: int, audio: Audio, seed: int) -> np.ndarray:
-    """What stands for the sound of `records[index]`: a wave, float32 [n] at 16 kHz, or log-mel windows [T, 96, 64] of a
-    clip that has those alone; the same for the same seed. Raises UserError for noise where there is no wave.
+def altered_audio(clip: LoadedClip, records: Sequence[ClipRecord], index: int, audio: Audio, seed: int) -> np.ndarray:
+    """What stands for the sound of `records[index]`: a waveform, float32 [n] at 16 kHz, or log-mel windows [T, 96,
+    64] of a clip that has those alone; the same for the same seed. Raises UserError for noise where there is no
+    waveform.
     """
     rng = np.random.default_rng([seed, index])
     if audio == "true":
@@ -69,7 +70,7 @@ def heard(clip: LoadedClip, records: Sequence[ClipRecord], index: int, audio: Au
     return records[rng.choice(donors(records, index))].load().sound
 
 
-def frame_heard(frame: int, frames: int) -> int:
+def shifted_frame(frame: int, frames: int) -> int:
     """Which frame's sound is heard at `frame` of a clip of so many, when the sound is shifted."""
     return (frame - frames // 2) % frames
 
@@ -79,7 +80,7 @@ def donors(records: Sequence[ClipRecord], index: int) -> list[int]:
     onscreen = records[index].onscreen
     if onscreen is None:
         raise UserError(
-            f"clip {records[index].name}: its set does not say what is in the picture, so no sound is known to be "
+            f"clip {records[index].name}: its set does not say what is in the frame, so no sound is known to be "
             "off-screen; add a scenes.csv, or use the same clips in the AVSS layout"
         )
     found = [i for i, other in enumerate(records) if other.sounding and not other.sounding & onscreen]
@@ -93,7 +94,7 @@ def without_donor(records: Sequence[ClipRecord], clips: int | None) -> str | Non
     sounds = {frozenset(record.sounding) for record in records if record.sounding}
     for record in records[:clips]:
         if record.onscreen is None:
-            return "its clips do not say what is in the picture"
+            return "its clips do not say what is in the frame"
         if not any(not sounding & record.onscreen for sounding in sounds):
             return f"every sound of the split is on screen in its clip {record.name}"
     return None
@@ -102,7 +103,7 @@ def without_donor(records: Sequence[ClipRecord], clips: int | None) -> str | Non
 def choose_donor(records: Sequence[ClipRecord], index: int, seed: int) -> Donor:
     """An off-screen clip for clip `index`: first a super-category that is silent in it, at random, then one of its.
 
-    Without such a donor, or if the super-category of a kind is not known, any clip that shares no kind will do; its
+    Without such a donor, or if the super-category of a class is not known, any clip that shares no class will do; its
     category is then `UNKNOWN`. Raises UserError as `donors`.
     """
     rng = np.random.default_rng([seed, index])

@@ -1,4 +1,4 @@
-"""One page on one checkpoint: the verdict, the tables, and pictures. It needs nothing but itself: no script, no
+"""One page on one checkpoint: the verdict, the tables, and images. It needs nothing but itself: no script, no
 other file, no connection."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from icf_avs.evaluation.robustness.scores import ALL, CHANGED, Scores
 from icf_avs.evaluation.robustness.verdict import IGNORES_ABOVE, Verdict, worst
 from icf_avs.evaluation.score_tables import DEFAULT_SETTINGS
 
-_SHOWN = ("true", "silence", "noise", "offscreen", "shifted")  # beside picture and truth
+_SHOWN = ("true", "silence", "noise", "offscreen", "shifted")  # beside frame and truth
 _COLUMNS = (
     *(("mIoU", "miou"), ("drop", "drop_miou"), ("G-mIoU", "g_miou")),
     *(("F", "f"), ("drop", "drop_f"), ("G-F", "g_f")),
@@ -39,30 +39,24 @@ tr.part td:first-child {{ padding-left: 1.6rem; }}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .88rem; }}
 dt {{ font-weight: 600; }} dd {{ margin: 0; overflow-wrap: anywhere; }}
 """
-_READING = f"""
-<p>The model sees each clip several times with the same pictures and other sounds. All sounds are waves that go
-through the same front end. Scores are shares in [0, 1], always against the original mask, so under a wrong sound
-<b>lower is better</b>.</p>
-<dl>
-<dt>verdict</dt><dd>how much of the mIoU is left under off-screen sound (noise, where a set knows none): above
-{IGNORES_ABOVE} the model ignores the audio. The interval is that of a bootstrap over the clips; where it lies on both
-sides of {IGNORES_ABOVE}, they do not decide.</dd>
-<dt>mIoU, F</dt><dd>strict protocol: over frames in which something sounds, one threshold for the whole set. F takes
-the best of 255 thresholds, one of which marks everything, so F does not fall to 0 even for a blank prediction.</dd>
-<dt>ref.</dt><dd>the public AVSBench evaluation, in batches of {DEFAULT_SETTINGS.batch_size}; frames with empty
-truth count as background accuracy, so its mIoU does not fall to 0 where there are such frames.</dd>
-<dt>drop</dt><dd>score with the true sound minus this one, on the same clips or frames.</dd>
-<dt>G</dt><dd>2 m&#8314; (1 &minus; m&#8315;) / (m&#8314; + 1 &minus; m&#8315;) of the true and the wrong sound: high
-only for a model that marks what sounds and stays silent when nothing does.</dd>
-<dt>FPR, null score</dt><dd>share of pixels marked, and the mean of its square root, over frames in which nothing
-should be marked.</dd>
-<dt>off-screen</dt><dd>the sound of another clip of the set, of a super-category that does not sound in this one and of
-a kind that is not in its picture. The rows below it split the clips by that super-category.</dd>
-<dt>shifted</dt><dd>the clip's own sound moved by half the clip (in whole frames) and wrapped around. In frames where
-that changes what sounds, a model that uses the audio loses its mask; what it should mark there instead need not be the
-original mask, so its mIoU need not fall to 0.</dd>
-<dt>blank picture</dt><dd>mid-grey with the true sound: whatever is marked was guessed from the sound alone.</dd>
-</dl>
+_READING = f""" <p>The model sees each clip several times with the same frames and other sounds. All sounds are
+waveforms that go through the same front end. Scores are shares in [0, 1], always against the original mask, so under a
+wrong sound <b>lower is better</b>.</p> <dl> <dt>verdict</dt><dd>how much of the mIoU is left under off-screen sound
+(noise, where a set knows none): above {IGNORES_ABOVE} the model ignores the audio. The interval is that of a bootstrap
+over the clips; where it lies on both sides of {IGNORES_ABOVE}, they do not decide.</dd> <dt>mIoU, F</dt><dd>strict
+protocol: over frames in which something sounds, one threshold for the whole set. F takes the best of 255 thresholds,
+one of which segments everything, so F does not fall to 0 even for a blank prediction.</dd> <dt>ref.</dt><dd>the public
+AVSBench evaluation, in batches of {DEFAULT_SETTINGS.batch_size}; frames with empty truth count as background accuracy,
+so its mIoU does not fall to 0 where there are such frames.</dd> <dt>drop</dt><dd>score with the true sound minus this
+one, on the same clips or frames.</dd> <dt>G</dt><dd>2 m&#8314; (1 &minus; m&#8315;) / (m&#8314; + 1 &minus; m&#8315;)
+of the true and the wrong sound: high only for a model that segments what sounds and stays silent when nothing
+does.</dd> <dt>FPR, null score</dt><dd>share of pixels segmented, and the mean of its square root, over frames in which
+nothing should be segmented.</dd> <dt>off-screen</dt><dd>the sound of another clip of the set, of a super-category that
+does not sound in this one and of a class that is not in its frames. The rows below it split the clips by that
+super-category.</dd> <dt>shifted</dt><dd>the clip's own sound moved by half the clip (in whole frames) and wrapped
+around. In frames where that changes what sounds, a model that uses the audio loses its mask; what it should segment
+there instead need not be the original mask, so its mIoU need not fall to 0.</dd> <dt>blank frame</dt><dd>mid-grey with
+the true sound: whatever is segmented was guessed from the sound alone.</dd> </dl>
 """
 
 
@@ -98,7 +92,7 @@ def _table(result: RobustnessResult) -> str:
     head = "".join(f"<th>{name}</th>" for name in ("sound", "clips", "frames", *(name for name, _ in _COLUMNS)))
     rows = []
     for audio in SOUND_NAMES:
-        parts = sorted(subset for kind, subset in result.scores if kind == audio and subset != ALL)
+        parts = sorted(subset for sound, subset in result.scores if sound == audio and subset != ALL)
         for subset in (ALL, *parts):
             if (audio, subset) in result.scores and (audio != "true" or subset in (ALL, CHANGED)):
                 rows.append(_row(audio, subset, result.scores[audio, subset]))
@@ -110,8 +104,8 @@ def _row(audio: str, subset: str, scores: Scores) -> str:
     if subset == CHANGED:
         name = "frames in which a shift changes what sounds"
     cells = "".join(_cell(key, scores[key]) for _, key in _COLUMNS)
-    kind = "" if subset == ALL else ' class="part"'
-    return f"<tr{kind}><td>{escape(name)}</td><td>{scores['clips']}</td><td>{scores['frames']}</td>{cells}</tr>"
+    style = "" if subset == ALL else ' class="part"'
+    return f"<tr{style}><td>{escape(name)}</td><td>{scores['clips']}</td><td>{scores['frames']}</td>{cells}</tr>"
 
 
 def _cell(key: str, value: float) -> str:
@@ -126,21 +120,21 @@ def _cell(key: str, value: float) -> str:
 
 
 def _tiles(examples: list[Example]) -> str:
-    kinds = [kind for kind in (*_SHOWN, BLANK) if any(kind in example.marked for example in examples)]
-    heads = {"true": "true sound", "offscreen": "off-screen", BLANK: "blank picture"}
-    head = "".join(f"<th>{escape(text)}</th>" for text in ("", "picture", "truth", *(heads.get(k, k) for k in kinds)))
-    strips = "".join(_strip(example, kinds) for example in examples)
+    sounds = [sound for sound in (*_SHOWN, BLANK) if any(sound in example.predicted for example in examples)]
+    heads = {"true": "true sound", "offscreen": "off-screen", BLANK: "blank frame"}
+    head = "".join(f"<th>{escape(text)}</th>" for text in ("", "frame", "truth", *(heads.get(k, k) for k in sounds)))
+    strips = "".join(_strip(example, sounds) for example in examples)
     return f'<div class="wide"><table class="tiles"><tr>{head}</tr>{strips}</table></div>'
 
 
-def _strip(example: Example, kinds: list[str]) -> str:
-    images = [("picture", tile(example.picture)), ("truth", tile(example.picture, example.truth))]
-    for kind in kinds:
-        if kind in example.marked:
-            picture = example.picture if kind != BLANK else example.picture * 0 + 128
-            images.append((f"marked under {kind}", tile(picture, example.marked[kind])))
+def _strip(example: Example, sounds: list[str]) -> str:
+    images = [("frame", tile(example.image)), ("truth", tile(example.image, example.truth))]
+    for sound in sounds:
+        if sound in example.predicted:
+            image = example.image if sound != BLANK else example.image * 0 + 128
+            images.append((f"mask under {sound}", tile(image, example.predicted[sound])))
         else:
-            images.append((kind, ""))
+            images.append((sound, ""))
     cells = "".join(f'<td><img alt="{escape(alt)}" src="{data}"></td>' if data else "<td></td>" for alt, data in images)
     note = f"<br>off-screen: {escape(example.donor)}" if example.donor else ""
     return f"<tr><td>{escape(example.clip)}{note}</td>{cells}</tr>"

@@ -1,4 +1,4 @@
-"""Run one model over the clips of a test set under every kind of sound, and under a blank picture."""
+"""Run one model over the clips of a test set under every kind of sound, and under a blank frame."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from icf_avs.evaluation.robustness.negative_audio import (
     UNKNOWN,
     Audio,
     Donor,
+    altered_audio,
     choose_donor,
-    frame_heard,
-    heard,
+    shifted_frame,
 )
 from icf_avs.evaluation.robustness.scores import ALL, CHANGED, Key, Scores, compared, condition_scores
 from icf_avs.evaluation.scorer import Scorer, empty_frames, every_frame
@@ -29,7 +29,7 @@ from icf_avs.inference.predictor import MaskPredictor
 if TYPE_CHECKING:
     from icf_avs.datasets.clip import ClipRecord, LoadedClip
 
-BLANK = "blank"  # the picture, not the sound: mid-grey
+BLANK = "blank"  # the frame, not the sound: mid-grey
 CONDITIONS = ("true", *NEGATIVES, "shifted", BLANK)
 _OF_CLIP: tuple[Audio, ...] = ("true", "silence", "noise", "noise-10db", "noise-40db", "shifted")
 _GREY = 128
@@ -40,9 +40,9 @@ class Example:
     """One frame of a clip and its masks."""
 
     clip: str
-    picture: np.ndarray  # uint8 [H, W, 3]
+    image: np.ndarray  # uint8 [H, W, 3]
     truth: np.ndarray  # bool [H, W]
-    marked: dict[str, np.ndarray]  # kind of sound -> bool [H, W]
+    predicted: dict[str, np.ndarray]  # kind of sound -> bool [H, W]
     donor: str  # what sounds off-screen, "" if nothing
 
 
@@ -80,7 +80,7 @@ def evaluate_robustness(
     scorers: defaultdict[Key, Scorer] = defaultdict(Scorer)
     ious = {condition: np.full(len(shown), np.nan) for condition in CONDITIONS}
     counts = np.zeros(len(shown), int)
-    pictured = []
+    chosen_examples = []
     for index, record in enumerate(shown):
         clip, donor = record.load(), donors[index]
         labelled = torch.from_numpy(clip.labelled)
@@ -88,12 +88,12 @@ def evaluate_robustness(
         counts[index] = truth.any(2).any(1).sum()
         sets = _sounding(record, clip)
         changed, mute = (torch.from_numpy(flags)[labelled] for flags in _shift(sets))
-        sounds: dict[str, np.ndarray] = {audio: heard(clip, records, index, audio, seed) for audio in _OF_CLIP}
+        sounds: dict[str, np.ndarray] = {audio: altered_audio(clip, records, index, audio, seed) for audio in _OF_CLIP}
         if donor is not None:
             sounds["offscreen"] = records[donor.record].load().waveform
         found = dict(zip(sounds, predict_each(predictor, clip.frames, list(sounds.values())), strict=True))
         found[BLANK] = predict(predictor, np.full_like(clip.frames, _GREY), sounds["true"])
-        marked = {}
+        predicted = {}
         for condition in CONDITIONS:
             if condition not in found:
                 progress()
@@ -106,20 +106,20 @@ def evaluate_robustness(
             ious[condition][index] = _iou_sum(probabilities, truth)
             if donor is not None and condition in ("true", "offscreen"):
                 scorers[condition, donor.category].update(probabilities, truth, silent)
-            marked[condition] = (probabilities > 0.5).numpy()
+            predicted[condition] = (probabilities > 0.5).numpy()
             progress()
         if index in chosen:
-            at = _telling_frame(truth.numpy(), changed.numpy())
-            picture = clip.frames[np.flatnonzero(clip.labelled)[at]]
+            at = _example_frame(truth.numpy(), changed.numpy())
+            image = clip.frames[np.flatnonzero(clip.labelled)[at]]
             name = " and ".join(sorted(records[donor.record].sounding or ())) if donor else ""
-            masks = {condition: frames[at] for condition, frames in marked.items()}
-            pictured.append(Example(record.name, picture, truth[at].numpy(), masks, name))
+            masks = {condition: frames[at] for condition, frames in predicted.items()}
+            chosen_examples.append(Example(record.name, image, truth[at].numpy(), masks, name))
     scores = compared({key: condition_scores(scorer) for key, scorer in scorers.items()})
     if not scores["shifted", CHANGED]["frames"]:
         notes.append("In no frame is a shift known to change what sounds, so the shifted sound tests little here.")
         for audio in ("true", "shifted"):
             del scores[audio, CHANGED]
-    return RobustnessResult(len(shown), scores, ious, counts, pictured, notes)
+    return RobustnessResult(len(shown), scores, ious, counts, chosen_examples, notes)
 
 
 def _iou_sum(probabilities: torch.Tensor, truth: torch.Tensor) -> float:
@@ -140,17 +140,17 @@ def _donors(records: Sequence[ClipRecord], count: int, seed: int) -> tuple[list[
     notes = []
     if without := found.count(None):
         notes.append(
-            f"{without} of {count} clips have no off-screen sound: the set does not say what is in their pictures, or "
+            f"{without} of {count} clips have no off-screen sound: the set does not say what is in their frames, or "
             "all that sounds in it is there."
         )
     if unknown := sum(donor is not None and donor.category == UNKNOWN for donor in found):
         notes.append(
-            f"The off-screen sound of {unknown} of {count} clips merely shares no kind with the picture: no clip is "
+            f"The off-screen sound of {unknown} of {count} clips merely shares no class with the frame: no clip is "
             "known to be of another super-category."
         )
     if any(found) and not all(record.complete for record in records[:count]):
         notes.append(
-            "The set names what sounds, so an off-screen sound may be of a thing that is silent in the picture."
+            "The set names what sounds, so an off-screen sound may be of an object that is silent in the frame."
         )
     return found, notes
 
@@ -170,13 +170,13 @@ def _sounding(record: ClipRecord, clip: LoadedClip) -> list[frozenset | None]:
 
 def _shift(sets: list[frozenset | None]) -> tuple[np.ndarray, np.ndarray]:
     """Of each frame under shifted sound: whether what sounds is known to differ, and whether nothing sounds; bool."""
-    moved = [sets[frame_heard(t, len(sets))] for t in range(len(sets))]
+    moved = [sets[shifted_frame(t, len(sets))] for t in range(len(sets))]
     changed = [None not in (old, new) and old != new for old, new in zip(sets, moved, strict=True)]
     return np.array(changed), np.array([new is not None and not new for new in moved])
 
 
-def _telling_frame(truth: np.ndarray, changed: np.ndarray) -> int:
-    """The frame to show: one with something to mark, if there is one whose sound changes when shifted."""
+def _example_frame(truth: np.ndarray, changed: np.ndarray) -> int:
+    """The frame to show: one with something to segment, if there is one whose sound changes when shifted."""
     areas = truth.sum((1, 2))
     middle = -abs(np.arange(len(areas)) - len(areas) // 2)
     return max(range(len(areas)), key=lambda t: (areas[t] > 0, changed[t], middle[t]))

@@ -1,13 +1,13 @@
 """Scores of a model under one kind of sound, against the ORIGINAL masks: under a negative sound lower is better.
 
-FPR        share of the pixels marked, mean over the frames in which nothing should be (AVSBench-Robust): those with
+FPR        share of the pixels segmented, mean over the frames in which nothing should be (AVSBench-Robust): those with
            empty truth for the true sound, those whose new sound is nobody's for a shifted one, all others' all frames
-null       S = sqrt(marked / pixels), mean over the same frames (the null score of Ref-AVS, whose code takes the share
-           of all pixels of a batch of 4 clips at once: that gives more, unless all frames have the same share)
+null       S = sqrt(segmented / pixels), mean over the same frames (the null score of Ref-AVS, whose code takes the
+           share of all pixels of a batch of 4 clips at once: that gives more, unless all frames have the same share)
 G          2 m+ (1 - m-) / (m+ + 1 - m-), m+ with the true sound and m- with the other, of mIoU and of F; it is high
-           only for a model that marks what sounds AND stays silent when nothing does
+           only for a model that segments what sounds AND stays silent when nothing does
 drop       m+ - m-, both on the same clips or frames
-F takes the best of 255 thresholds, the first of which marks every pixel; so even a blank prediction has some F, and
+F takes the best of 255 thresholds, the first of which segments every pixel; so even a blank prediction has some F, and
 a drop in F is bounded by it.
 """
 
@@ -45,7 +45,7 @@ def condition_scores(scorer: Scorer) -> Scores:
 def compared(scores: Mapping[Key, Scores]) -> dict[Key, Scores]:
     """`scores` with drop_miou, drop_f, g_miou and g_f against the true sound on the same subset; else NaN.
 
-    G only under negative sounds: a shifted sound calls for a mask, and a blank picture is no sound.
+    G only under negative sounds: a shifted sound calls for a mask, and a blank frame is no sound.
     """
     whole = {}
     for (audio, subset), values in scores.items():
