@@ -17,7 +17,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from clip_maker import RATE, click, make_clip, number_in, remux, tone
+from clip_maker import RATE, click, make_clip, remux, tone
 from witness import Witness
 
 import icf_avs
@@ -426,12 +426,3 @@ def test_sound_that_cannot_be_opened_leaves_nobody_waiting(tmp_path, monkeypatch
     thread.start()
     thread.join(60)
     assert said and not os.path.exists(tmp_path / "out" / "a")
-
-
-def test_numbers_of_the_pictures_are_those_shown(tmp_path):
-    """At a variable rate, each mask is of the picture on display in the middle of its interval."""
-    times = [0.0, 0.3, 0.35, 0.9, 1.4, 1.95]
-    path = make_clip(tmp_path / "a.mp4", times=times, sound=tone(2), size=(160, 120))
-    result = segment_video(Witness(), path, fps=4.0)
-    shown = [max(n for n, time in enumerate(times) if time <= middle) for middle in np.arange(0.125, 2, 0.25)]
-    assert [number_in(image) for _, image in read_frames(path, result.times)] == shown

@@ -59,14 +59,6 @@ def contents(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def test_shapes(made: SceneFeatures) -> None:
-    assert len(made.scenes) == 18 and made.stamp_maps.shape == (18, 2, 32, 32)
-    assert [level.shape for level in made.pyramid] == [
-        (18, 2, 16, 16, 24), (18, 2, 8, 8, 40), (18, 2, 4, 4, 112), (18, 2, 2, 2, 320),
-    ]  # fmt: skip
-    assert [scene.index for scene in made.scenes] == list(range(18))
-
-
 def test_any_number_of_workers(catalog: Catalog, cache: Path, made: SceneFeatures) -> None:
     found = scene_features(catalog, WANTED, workers=2)
     assert found.scenes == made.scenes

@@ -72,25 +72,6 @@ def test_turned_and_mirrored_video_is_read_as_shown(tmp_path, rotation, flip):
     assert image.flags["C_CONTIGUOUS"]
 
 
-@pytest.mark.parametrize(
-    ("codec", "pix_fmt", "size"),
-    [("libx264", "yuv444p", (161, 121)), ("ffv1", "yuv420p10le", (160, 120)), ("ffv1", "yuv420p", (161, 121))],
-)
-def test_odd_sizes_and_ten_bits(tmp_path, codec, pix_fmt, size):
-    path = make_clip(tmp_path / "a.mkv", codec=codec, pix_fmt=pix_fmt, size=size, seconds=0.4)
-    ((_, image),) = read_frames(path, [0.2])
-    assert image.shape == (size[1], size[0], 3)
-    assert number_in(image) == 5
-    assert np.abs(image.astype(int) - picture(5, *size)).mean() < 6
-
-
-def test_interlaced_video_keeps_its_times(tmp_path):
-    path = make_clip(tmp_path / "fields.mp4", options={"x264-params": "tff=1"})
-    with av.open(str(path)) as container:
-        assert next(container.decode(video=0)).interlaced_frame
-    assert numbers_at(path, [0.0, 0.5, 1.3, 1.99]) == [0, 12, 32, 49]
-
-
 def test_gif_is_read_and_has_no_sound(tmp_path):
     path = make_clip(tmp_path / "a.gif", codec="gif", pix_fmt="rgb8", fps=10, times=[0, 0.1, 0.5, 0.8])
     info = probe(path)
@@ -129,21 +110,6 @@ def test_any_chain_of_windows_equals_one_long_window(tmp_path):
         windows = AudioWindows(path)
         for start in range(-2_000, 22_000, step):
             np.testing.assert_array_equal(windows.read(start, length), whole[start + 2_000 : start + 2_000 + length])
-
-
-def test_mono_is_the_mean_of_the_channels(tmp_path):
-    sound = tone(1, channels=2)
-    sound[1] *= -0.5
-    path = make_clip(tmp_path / "a.mkv", seconds=1, sound=sound, sound_codec="pcm_s16le")
-    wave = AudioWindows(path, rate=RATE).read(0, RATE)
-    np.testing.assert_allclose(wave, sound.mean(axis=0), atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["late.mp4", "late.mkv"])
-def test_late_sound_is_late(tmp_path, name):
-    path = make_clip(tmp_path / name, seconds=3, sound=click(2, at=1.0), sound_at=0.7)
-    wave = AudioWindows(path).read(0, 48_000)
-    assert np.abs(wave).argmax() / 16_000 == pytest.approx(1.7, abs=0.03)
 
 
 def test_late_pictures_set_the_clock(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections import Counter
 from dataclasses import fields, replace
 
@@ -34,17 +33,6 @@ def scenes(catalog: Catalog) -> dict[str, list[Scene]]:
         split: [sample_scene(catalog, split, index, 0, style) for index in range(CLIPS)]
         for split, style in styles.items()
     }
-
-
-def test_the_same_numbers_give_the_same_scene(catalog: Catalog, scenes: dict[str, list[Scene]]) -> None:
-    assert sample_scene(catalog, "test", 7, 0, BALANCED) == scenes["test"][7]
-    assert sample_scene(catalog, "test", 7, 1, BALANCED) != scenes["test"][7]
-    assert pickle.loads(pickle.dumps(scenes["test"][7])) == scenes["test"][7]
-    rgb, slots = render_frame(scenes["test"][7], 1.5, (96, 64))
-    again, slots_again = render_frame(pickle.loads(pickle.dumps(scenes["test"][7])), 1.5, (96, 64))
-    assert rgb.shape == (64, 96, 3) and rgb.dtype == np.uint8 and slots.shape == (64, 96)
-    np.testing.assert_array_equal(rgb, again)
-    np.testing.assert_array_equal(slots, slots_again)
 
 
 def test_the_test_scenes_are_those_that_were_scored(catalog: Catalog) -> None:

@@ -27,7 +27,6 @@ from safetensors.torch import save_file
 import icf_avs
 from icf_avs.__main__ import main
 from icf_avs.checkpoint.file import load_checkpoint, read_recipe, save_checkpoint
-from icf_avs.cli.parser import build_parser
 from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.datasets.layouts import read_set
 from icf_avs.encoders.efficientat import load_efficientat
@@ -438,10 +437,6 @@ def test_no_pickle_is_a_log_mel_array(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="refused"):
         read_log_mel(tmp_path / "x.pkl", 5)
     assert not mark.exists()
-
-
-def test_the_page_is_for_this_machine_unless_asked_otherwise() -> None:
-    assert build_parser().parse_args(["serve"]).host == "127.0.0.1"
 
 
 def test_a_name_that_no_file_can_have_is_refused(tmp_path):
