@@ -20,9 +20,15 @@ from PIL import Image
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import AUDIOS, evaluate
-from icf_avs.evaluation.robustness.categories import super_categories
 from icf_avs.evaluation.robustness.command import robustness_command
-from icf_avs.evaluation.robustness.negative_audio import NEGATIVES, UNKNOWN, altered_audio, choose_donor, shifted_frame
+from icf_avs.evaluation.robustness.negative_audio import (
+    NEGATIVES,
+    UNKNOWN,
+    altered_audio,
+    choose_donor,
+    shifted_frame,
+    super_categories,
+)
 from icf_avs.evaluation.robustness.runner import CONDITIONS, evaluate_robustness
 from icf_avs.evaluation.robustness.scores import ALL, CHANGED, compared, condition_scores
 from icf_avs.evaluation.robustness.table import COLUMNS, read_table
@@ -163,10 +169,10 @@ def test_kinds_of_unknown_super_category_are_noted(tiny):
 
 
 def test_every_kind_has_its_super_category():
-    from icf_avs.evaluation.robustness import categories
+    from icf_avs.evaluation.robustness import negative_audio as categories
 
     tables = []
-    for package, name in categories._FILES:
+    for package, name in categories.CATEGORY_FILES:
         with categories.resources.files(package).joinpath(name).open(encoding="utf-8") as file:
             tables.append({row["class"]: row["super_category"] for row in csv.DictReader(file) if row["class"]})
     public, stamps = tables

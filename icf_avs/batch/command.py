@@ -12,8 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from icf_avs.atomic_io import unfinished_folder
 from icf_avs.batch.job import Job, Settings, is_done
-from icf_avs.batch.manifest import read_manifest
-from icf_avs.batch.report import write_report
+from icf_avs.batch.manifest import read_manifest, write_report
 from icf_avs.batch.worker_pool import run_processes
 from icf_avs.console import progress_console
 from icf_avs.errors import UserError

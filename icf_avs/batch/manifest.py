@@ -1,4 +1,4 @@
-"""The list of videos: a CSV file, checked as a whole before any work starts.
+"""The list of videos, a CSV file, checked as a whole before any work starts; and the table of those that failed.
 
 Columns: `video`, a path that is relative to the file's own folder; and where they are wanted `out`, the result folder
 below --out (default: the video's name without its ending), `fps` and `audio_track`. Any other is refused: it might be
@@ -10,15 +10,18 @@ from __future__ import annotations
 import argparse
 import csv
 import difflib
+import io
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from icf_avs.arg_types import positive, rate
+from icf_avs.atomic_io import write_text
 from icf_avs.batch.job import Job, Settings, replaceable
-from icf_avs.batch.report import REPORT
 from icf_avs.errors import UserError
 
+REPORT = "failures.csv"  # what failed, below --out
 COLUMNS = ("video", "out", "fps", "audio_track")
 
 
@@ -115,3 +118,13 @@ def _job(where: str, row: dict[str, str], folder: Path, out: Path, settings: Set
     except argparse.ArgumentTypeError as error:
         raise UserError(f"{where}: {error} in the columns `fps` and `audio_track`") from error
     return Job(name, video, result, settings)
+
+
+def write_report(out: Path, failures: Mapping[Job, str]) -> Path:
+    """Write out/failures.csv: a line (video, error) for each, the heading alone where nothing failed."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("video", "error"))
+    table.writerows((job.name, error) for job, error in failures.items())
+    write_text(out / REPORT, text.getvalue())
+    return out / REPORT

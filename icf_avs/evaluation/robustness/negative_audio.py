@@ -8,21 +8,27 @@ offscreen    the sound of another clip of the split, none of whose sounding clas
 shifted      the clip's own sound, moved later by half the clip and wrapped around. Half is rounded down to whole
              frames, so that each frame has exactly the sound of another frame
 
-`icf evaluate` takes any off-screen donor. The probe takes one from another super-category than everything that sounds
-in the clip, as AVSBench-Robust does: see `choose_donor`. The latter also avoids pairs it finds unsuitable (no human
-sound for music, and so on), which would leave whole super-categories untested; that is not repeated here.
+`icf evaluate` takes any off-screen donor; with --robustness one from another super-category than everything that
+sounds in the clip, as in AVSBench-Robust: see `choose_donor`. That paper also avoids pairs it finds unsuitable (no
+human sound for music, and so on), which would leave whole super-categories untested; this is not repeated here.
+
+super_categories.csv has the super-category (music, human, animal, device) of the 70 classes of AVSS and the 23
+categories of S4; stamps.csv has those of Stamps. For S4 and MS3 they are as in AVSBench-Robust (a computer keyboard is
+a device); it names none for the rest of AVSS, whose are our choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from icf_avs.errors import UserError
 from icf_avs.evaluation.audio_input import silence
-from icf_avs.evaluation.robustness.categories import super_categories
 
 if TYPE_CHECKING:
     from icf_avs.datasets.clip import ClipRecord, LoadedClip
@@ -40,6 +46,7 @@ SOUND_NAMES = {
     "shifted": "its sound shifted by half the clip",
     "blank": "the true sound, with a blank frame",
 }
+CATEGORY_FILES = (("icf_avs.evaluation.robustness", "super_categories.csv"), ("icf_avs.synthetic", "stamps.csv"))
 MIXED, UNKNOWN = "mixed", "unknown"  # donors of several super-categories, and of classes that are in no table
 
 
@@ -118,3 +125,18 @@ def choose_donor(records: Sequence[ClipRecord], index: int, seed: int) -> Donor:
         return Donor(int(rng.choice(candidates)), UNKNOWN)
     category = str(rng.choice(sorted(groups)))
     return Donor(int(rng.choice(groups[category])), category)
+
+
+@cache
+def _table() -> dict[str, str]:
+    table: dict[str, str] = {}
+    for package, name in CATEGORY_FILES:
+        lines = resources.files(package).joinpath(name).read_text(encoding="utf-8").splitlines()
+        table |= {row["class"]: row["super_category"] for row in csv.DictReader(lines) if row["class"]}
+    return table
+
+
+def super_categories(classes: Iterable[str]) -> frozenset[str] | None:
+    """The super-categories of some classes, or None if one of them is in no table."""
+    table, names = _table(), set(classes)
+    return frozenset(table[name] for name in names) if names <= table.keys() else None

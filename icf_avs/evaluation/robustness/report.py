@@ -3,17 +3,24 @@ other file, no connection."""
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Mapping
 from html import escape
 
-from icf_avs.evaluation.robustness.frames import SIDE, tile
+import numpy as np
+from PIL import Image
+
 from icf_avs.evaluation.robustness.negative_audio import SOUND_NAMES
 from icf_avs.evaluation.robustness.runner import BLANK, Example, RobustnessResult
 from icf_avs.evaluation.robustness.scores import ALL, CHANGED, Scores
 from icf_avs.evaluation.robustness.verdict import IGNORES_ABOVE, Verdict, worst
 from icf_avs.evaluation.score_tables import DEFAULT_SETTINGS
+from icf_avs.output.overlay import Overlay
 
+_SIDE = 132  # pixels
+_COLOURS = 96  # enough for a thumbnail, and a third of the bytes
 _SHOWN = ("true", "silence", "noise", "offscreen", "shifted")  # beside frame and truth
 _COLUMNS = (
     *(("mIoU", "miou"), ("drop", "drop_miou"), ("G-mIoU", "g_miou")),
@@ -34,7 +41,7 @@ th, td {{ padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #888
 th:first-child, td:first-child {{ text-align: left; }}
 tr.part td:first-child {{ padding-left: 1.6rem; }}
 .tiles td, .tiles th {{ padding: .15rem; border: 0; text-align: center; font-size: .8rem; font-weight: normal; }}
-.tiles img {{ display: block; width: {SIDE}px; height: {SIDE}px; }}
+.tiles img {{ display: block; width: {_SIDE}px; height: {_SIDE}px; }}
 .tiles td:first-child {{ min-width: 7rem; white-space: normal; overflow-wrap: anywhere; }}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .88rem; }}
 dt {{ font-weight: 600; }} dd {{ margin: 0; overflow-wrap: anywhere; }}
@@ -128,13 +135,28 @@ def _tiles(examples: list[Example]) -> str:
 
 
 def _strip(example: Example, sounds: list[str]) -> str:
-    images = [("frame", tile(example.image)), ("truth", tile(example.image, example.truth))]
+    images = [("frame", _tile(example.image)), ("truth", _tile(example.image, example.truth))]
     for sound in sounds:
         if sound in example.predicted:
             image = example.image if sound != BLANK else example.image * 0 + 128
-            images.append((f"mask under {sound}", tile(image, example.predicted[sound])))
+            images.append((f"mask under {sound}", _tile(image, example.predicted[sound])))
         else:
             images.append((sound, ""))
     cells = "".join(f'<td><img alt="{escape(alt)}" src="{data}"></td>' if data else "<td></td>" for alt, data in images)
     note = f"<br>off-screen: {escape(example.donor)}" if example.donor else ""
     return f"<tr><td>{escape(example.clip)}{note}</td>{cells}</tr>"
+
+
+def _tile(image: np.ndarray, mask: np.ndarray | None = None) -> str:
+    """image uint8 [H, W, 3], and mask bool [H, W] drawn in -> "data:image/png;base64,..." of a _SIDE x _SIDE tile.
+
+    With a mask the image loses its colours, so that the mask's stands out on any.
+    """
+    drawn = image
+    if mask is not None:
+        drawn = np.array(Image.fromarray(image).convert("L").convert("RGB"))
+        Overlay(mask).draw_rgb(drawn)
+    small = Image.fromarray(drawn).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    small.quantize(_COLOURS).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
