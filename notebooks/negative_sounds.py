@@ -88,7 +88,7 @@ def attenuated(decibel: float) -> icf_avs.media.audio_windows.Sound:
     """The video's own sound, attenuated by this many dB."""
 
     def blocks(rate: int, layout: str | None):
-        for block in icf_avs.media.audio_windows.sound_blocks(info, rate, layout):
+        for block in icf_avs.media.audio_windows.audio_blocks(info, rate, layout):
             yield block * np.float32(10 ** (-decibel / 20))
 
     return blocks

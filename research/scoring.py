@@ -21,7 +21,7 @@ from icf_avs.evaluation.metrics import StrictMetric, g_score
 from icf_avs.evaluation.robustness.negative_audio import altered_audio
 from icf_avs.evaluation.sets import FOLDERS
 from icf_avs.media.audio_windows import clip_windows
-from icf_avs.media.images import resized
+from icf_avs.media.images import resize_frames
 from icf_avs.networks.guided import Sounds
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import ClipSpec, VisualFeatures
@@ -61,7 +61,7 @@ def test_clips(
         for index, record in enumerate(records[:clips]):
             clip = record.load()
             with torch.inference_mode():
-                levels = visual(resized(torch.from_numpy(clip.frames), spec.image_size).to(device))
+                levels = visual(resize_frames(torch.from_numpy(clip.frames), spec.image_size).to(device))
             sounds = [
                 clip_windows(altered_audio(clip, records, index, audio, seed), spec, len(clip.frames))
                 for audio in AUDIOS

@@ -34,7 +34,7 @@ from icf_avs.encoders.tag_vocabulary import WordTagger
 from icf_avs.errors import MissingWeights
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
-from icf_avs.media.images import resized
+from icf_avs.media.images import resize_frames
 from icf_avs.networks.build import build_model as assembled
 from icf_avs.synthetic.batches import Clip
 from icf_avs.synthetic.tagger_cache import TaggerOutputs
@@ -148,7 +148,7 @@ def pooled(logits: torch.Tensor) -> list[Any]:
 
 def fixed_batch(spec: ClipSpec, clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
     """Two frames of the scene, uint8 [2,S,S,3], with their windows of sound [2,window] at the model's rate."""
-    frames = resized(torch.from_numpy(np.stack([clip.frames[second] for second in (1, 4)])), spec.image_size)
+    frames = resize_frames(torch.from_numpy(np.stack([clip.frames[second] for second in (1, 4)])), spec.image_size)
     wave = np.repeat(clip.waveform, spec.sample_rate // 16_000)
     starts = [max(0, spec.window_start(second)) for second in (1, 4)]
     windows = [np.pad(wave[start : start + spec.window], (0, spec.window))[: spec.window] for start in starts]

@@ -7,7 +7,7 @@ from small_networks import random_clips, small_network
 from torch import nn
 
 from icf_avs.config import ModelConfig
-from icf_avs.encoders.registry import audio_of
+from icf_avs.encoders.registry import build_model_audio
 from icf_avs.networks import AVSegFormer
 from icf_avs.networks.avsegformer import Mixer
 from icf_avs.networks.build import build_network
@@ -61,7 +61,7 @@ def test_as_a_recipe_builds_it_it_takes_vggish_without_a_projection() -> None:
     options = {"implicit_text": None, "counterfactual": None, "contrastive": None, "audio": "vggish", "dim": 256}
     config = ModelConfig((), network="avsegformer", train_visual=True, layers=6, heads=8, **options)
     with torch.device("meta"):
-        network = build_network(config, Encoder(), audio_of(config, torch.zeros(0, 1), random=True))
+        network = build_network(config, Encoder(), build_model_audio(config, torch.zeros(0, 1), random=True))
     beside = sum(p.numel() for key, p in network.named_parameters() if not key.startswith("audio."))
     assert beside == public_parameters(PVT, 1)
     assert sum(p.numel() for p in network.audio.parameters()) == 72_141_184  # of VGGish alone

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from icf_avs.errors import UserError
-from icf_avs.media.audio_file import read_sound
+from icf_avs.media.audio_file import read_audio
 from icf_avs.synthetic import packages
 from icf_avs.synthetic.catalog import SUPER_CATEGORIES, Catalog, load_catalog
 from icf_avs.synthetic.rendering import load_sprite
@@ -76,7 +76,7 @@ def waves(catalog: Catalog) -> dict[str, np.ndarray]:
     """Every recording at 4 kHz, without mean, by reference; and two that are left out for being another's double."""
     references = {r for kind in catalog.classes for r in (*kind.recordings, *kind.cross_recordings)}
     references |= {"stamps:animals/mammals/rodents/beaver", "stamps:animals/mammals/camel/dromedary"}
-    decoded = {reference: read_sound(catalog.read_recording(reference), 16_000)[0] for reference in sorted(references)}
+    decoded = {reference: read_audio(catalog.read_recording(reference), 16_000)[0] for reference in sorted(references)}
     return {reference: resample(wave - wave.mean(), 4.0) for reference, wave in decoded.items()}
 
 

@@ -43,14 +43,14 @@ def scores() -> torch.Tensor:
 
 def relevance(bridge: ClassSimilarity, words: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """[R,N,h,w]: max over the classes that a word may mean of gate * max(z, 0)."""
-    index, gates, _ = bridge.bearing(words, 128)
+    index, gates, _ = bridge.top_classes(words, 128)
     maps = [(scores[:, at] * gate[:, None, None]).amax(1) for at, gate in zip(index, gates, strict=True)]
     return torch.stack(maps).clamp(min=0)
 
 
 def agreement(bridge: ClassSimilarity, words: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """[R,N,h,w]: mean of z over all classes, weighed by their nearness to a word."""
-    shares = ((bridge.nearness(words) - bridge.commonness) / 0.05).softmax(1)
+    shares = ((bridge.similarity(words) - bridge.commonness) / 0.05).softmax(1)
     return torch.einsum("rc,nchw->rnhw", shares, scores)
 
 
@@ -62,7 +62,7 @@ def test_a_certain_word_gets_its_own_maps(
     assert found.shape == (4, 3, 3, 4, 5)
     vectors = embed_names(NAMES)
     torch.testing.assert_close(found[:, :, 0], relevance(bridge, vectors, scores), atol=0.02, rtol=0.01)
-    index, gates, _ = bridge.bearing(vectors, 128)
+    index, gates, _ = bridge.top_classes(vectors, 128)
     share = torch.stack(
         [(scores.softmax(1)[:, at] * gate[:, None, None]).sum(1) for at, gate in zip(index, gates, strict=True)]
     )

@@ -26,7 +26,7 @@ from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.compose.clips import label_image
 from icf_avs.synthetic.compose.command import Request, compose
 from icf_avs.synthetic.compose.images import find_images
-from icf_avs.synthetic.compose.material import assign_splits, identities, match_classes, normalize
+from icf_avs.synthetic.compose.material import assign_splits, content_keys, match_classes, normalize
 from icf_avs.training.recipes import RECIPES
 
 KINDS = ("dog", "horse", "cow", "sheep")
@@ -214,7 +214,7 @@ def test_dealing():
 def test_files_of_the_same_content_are_one(tmp_path: Path):
     for name, text in (("a.wav", "12345"), ("b.wav", "12345"), ("c.wav", "54321"), ("d.wav", "1")):
         (tmp_path / name).write_text(text)
-    keys = {path.name: key for path, key in identities(tmp_path.iterdir()).items()}
+    keys = {path.name: key for path, key in content_keys(tmp_path.iterdir()).items()}
     assert keys["a.wav"] == keys["b.wav"] and len(set(keys.values())) == 3
 
 

@@ -68,7 +68,7 @@ def test_statistics_are_plausible(evidence: DenseClassifier) -> None:
 
 def test_nearness(bridge: ClassSimilarity) -> None:
     words = ("zebra", "dog", "train", "singer")
-    nearness = bridge.nearness(embed_names(words))
+    nearness = bridge.similarity(embed_names(words))
     assert nearness.shape == (4, 1000)
     assert nearness[0].argmax() == _class("zebra") and nearness[0].max() > 0.99
     assert {int(i) for i in nearness[1].topk(118).indices} == set(range(151, 269))  # "hotdog" is further than any dog
@@ -78,7 +78,7 @@ def test_nearness(bridge: ClassSimilarity) -> None:
     # By hand: a class of several names is as near as the nearest of them.
     names = [name.strip() for name in imagenet_names()[7].split(",")]
     expected = (embed_names(("hen",)) @ embed_names(tuple(names)).T).max()
-    assert bridge.nearness(embed_names(("hen",)))[0, 7] >= expected - 1e-5
+    assert bridge.similarity(embed_names(("hen",)))[0, 7] >= expected - 1e-5
 
 
 def test_a_state_dict_replaces_the_text_encoder(bridge: ClassSimilarity) -> None:
@@ -86,7 +86,7 @@ def test_a_state_dict_replaces_the_text_encoder(bridge: ClassSimilarity) -> None
     assert not other.phrases.any()
     other.load_state_dict(bridge.state_dict())
     vectors = embed_names(("hen",))
-    torch.testing.assert_close(other.nearness(vectors), bridge.nearness(vectors))
+    torch.testing.assert_close(other.similarity(vectors), bridge.similarity(vectors))
     torch.testing.assert_close(other.commonness, bridge.commonness)
 
 
@@ -114,7 +114,7 @@ def test_relevance_finds_a_stamp(
     picture.paste(stamp, (8, 200), stamp)  # at the lower left
     with torch.inference_mode():
         scores = evidence(network(torch.from_numpy(np.asarray(picture).copy())[None])[-1])
-        index, gates, _ = bridge.bearing(embed_names((word, "violin")), 128)
+        index, gates, _ = bridge.top_classes(embed_names((word, "violin")), 128)
         maps = (scores[0, index] * gates[..., None, None]).amax(1).clamp(min=0)  # 2 12 12
     y, x = divmod(int(maps[0].argmax()), 12)
     assert y >= 5 and x <= 6

@@ -287,7 +287,7 @@ class SceneFeatures:
 class Classes:
     """Stands for `ClassSimilarity`, whose texts take long to embed."""
 
-    def bearing(self, words: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+    def top_classes(self, words: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
         values, index = (words @ torch.eye(words.shape[1])).topk(count, dim=1)
         return index, values, values
 

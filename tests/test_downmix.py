@@ -8,8 +8,8 @@ from clip_maker import make_clip
 from scipy.signal import butter, sosfilt
 
 from icf_avs.datasets.audio_io import read_video_audio, read_waveform
-from icf_avs.media.audio_windows import AudioWindows, sound_blocks
-from icf_avs.media.downmix import mono
+from icf_avs.media.audio_windows import AudioWindows, audio_blocks
+from icf_avs.media.downmix import to_mono
 from icf_avs.media.video_reader import probe
 
 RATE = 16_000
@@ -25,7 +25,7 @@ def noise(seed: int, seconds: float = 4.0, low: float = 100, high: float = 6_000
 
 def mixed(*channels: np.ndarray, size: int = 1_000) -> np.ndarray:
     sound = np.stack(channels)
-    parts = [*mono((sound[:, at : at + size] for at in range(0, sound.shape[1], size)), RATE)]
+    parts = [*to_mono((sound[:, at : at + size] for at in range(0, sound.shape[1], size)), RATE)]
     assert all(part.dtype == np.float32 for part in parts)
     return np.concatenate(parts)
 
@@ -120,5 +120,5 @@ def test_channels_for_no_known_loudspeaker_do_not_cancel_in_a_film(tmp_path):
     sound = np.tile(A[: 3 * RATE], (9, 1))
     sound[1::2] *= -1
     path = make_clip(tmp_path / "a.nut", seconds=3, sound=sound, sound_rate=RATE, sound_codec="pcm_s16le")
-    stereo = np.concatenate([*sound_blocks(probe(path), RATE, "stereo")], axis=1)
+    stereo = np.concatenate([*audio_blocks(probe(path), RATE, "stereo")], axis=1)
     assert stereo.shape[0] == 2 and decibels(stereo[0, : 2 * RATE] - A[: 2 * RATE], A[: 2 * RATE]) < -25

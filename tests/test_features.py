@@ -90,7 +90,7 @@ def test_other_scenes_are_other_features(
     one, wanted = replace(FEW, count=1), replace(FEW, count=1)
     scene_features(catalog, one, 1)
     if change == "photographs":
-        monkeypatch.setattr(scene_features_module, "photographs", lambda: ())
+        monkeypatch.setattr(scene_features_module, "list_photographs", lambda: ())
     else:
         spec = ClipSpec(frames=1, image_size=64)
         other = {"seed": 4, "count": 2, "style": replace(TRAIN, silent=0.5), "spec": spec, "split": "val"}

@@ -22,7 +22,7 @@ from icf_avs.inference.multiscale import merge_scales
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
 from icf_avs.inference.word_prompts import prompted_words
-from icf_avs.media.images import resized
+from icf_avs.media.images import resize_frames
 from icf_avs.media.resampling import resample
 from icf_avs.networks.base import Features, Network, NetworkOutput
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import add_segmenter
@@ -112,7 +112,7 @@ def test_a_picture_is_looked_at_twice(model, catalog):
     """At it and at a copy of 64 pixels, the nearest to half of its side that all levels divide."""
     frames, valid = torch.randint(0, 255, (2, SIZE, SIZE, 3), dtype=torch.uint8), torch.ones(1, 2, dtype=torch.bool)
     waves = bark_of(model, catalog).repeat(2, 1)
-    smaller = resized(frames, 64)
+    smaller = resize_frames(frames, 64)
     predictor, network, masks = Predictor(model), model.network, []
     with torch.inference_mode():
         audio = network.encode_audio(waves[None])
@@ -157,7 +157,7 @@ def test_where_nothing_is_heard_nothing_is_marked(model, catalog, monkeypatch):
 
 def bark_of(model, catalog):
     """[1,N], five seconds."""
-    bark = SoundBank(catalog, "train").looped("dog", 5 * RATE, np.random.default_rng(0))
+    bark = SoundBank(catalog, "train").loop_recording("dog", 5 * RATE, np.random.default_rng(0))
     return resample(torch.from_numpy(bark)[None], RATE, model.spec.sample_rate)
 
 

@@ -13,7 +13,13 @@ from torch.nn.functional import avg_pool2d
 from icf_avs.synthetic.catalog import load_open_vocab_catalog
 from icf_avs.synthetic.open_vocab_batches import Vocabulary, open_vocab_batch, sample_absent_word
 from icf_avs.synthetic.open_vocab_sampler import DEFAULT
-from icf_avs.synthetic.scene_features import OpenVocabFeatures, SceneSet, open_vocab_features, probabilities, z_scores
+from icf_avs.synthetic.scene_features import (
+    OpenVocabFeatures,
+    SceneSet,
+    dequantize_probs,
+    dequantize_scores,
+    open_vocab_features,
+)
 from icf_avs.synthetic.tagger_cache import TaggerOutputs
 from icf_avs.training.composed_data import training_words, vocabulary
 from icf_avs.types import ClipSpec
@@ -186,9 +192,9 @@ def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(fe
     calm, rough = (
         open_vocab_batch(features, at, words, sounds, np.random.default_rng(0), noisy=noisy) for noisy in (False, True)
     )
-    exact = z_scores(features.class_scores[at])
+    exact = dequantize_scores(features.class_scores[at])
     raw = [torch.from_numpy(level[at]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
-    shares = probabilities(features.object_probs[at])
+    shares = dequantize_probs(features.object_probs[at])
     assert shares.amax(2).max() > 0.5  # some things are seen for what they are
     assert all(torch.equal(*both) for both in zip(calm.pyramid, raw, strict=True))
     assert calm.class_scores.equal(exact) and calm.object_probs.equal(shares)

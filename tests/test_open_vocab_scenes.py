@@ -40,7 +40,13 @@ from icf_avs.synthetic.open_vocab_sampler import (
 )
 from icf_avs.synthetic.rendering import load_sprite, render_frame
 from icf_avs.synthetic.scene import Camera, Scene
-from icf_avs.synthetic.scene_features import SceneSet, as_bytes, open_vocab_features, probabilities, z_scores
+from icf_avs.synthetic.scene_features import (
+    SceneSet,
+    dequantize_probs,
+    dequantize_scores,
+    open_vocab_features,
+    quantize_scores,
+)
 from icf_avs.types import ClipSpec
 
 COUNT = 60
@@ -251,7 +257,7 @@ def test_features_are_kept(words: OpenVocabCatalog, tmp_path: Path, monkeypatch:
     assert features.class_scores.shape == (3, 2, 3, 3, 1000) and features.stamp_maps.shape == (3, 2, 48, 48)
     assert features.images.shape == (3, 2, 48, 48, 3)
     seen = load_segmenter()(torch.tensor(features.images[1]))
-    assert (probabilities(features.object_probs[1]) - seen).abs().max() < 0.003
+    assert (dequantize_probs(features.object_probs[1]) - seen).abs().max() < 0.003
     scene = sample_open_vocab_scene(words, "train", 2, seconds=2)
     assert features.scenes[2] == scene
     rgb, things = render(scene, 1.5, (96, 96))
@@ -264,7 +270,7 @@ def test_features_are_kept(words: OpenVocabCatalog, tmp_path: Path, monkeypatch:
         pyramid = network(torch.from_numpy(rgb.copy())[None])
         scores = DenseClassifier(network)(pyramid[-1])
     np.testing.assert_allclose(features.pyramid[0][2, 1], pyramid[1][0].permute(1, 2, 0).numpy(), atol=0.02, rtol=0.01)
-    assert (z_scores(features.class_scores[2, 1]) - scores[0].clamp(-4, 27.875)).abs().max() < 0.08
+    assert (dequantize_scores(features.class_scores[2, 1]) - scores[0].clamp(-4, 27.875)).abs().max() < 0.08
     again = open_vocab_features(words, wanted, 1)
     np.testing.assert_array_equal(again.class_scores, features.class_scores)
     names = sorted(path.name for path in (tmp_path / "features").iterdir())
@@ -273,5 +279,8 @@ def test_features_are_kept(words: OpenVocabCatalog, tmp_path: Path, monkeypatch:
 
 def test_a_byte_holds_a_score() -> None:
     scores = torch.linspace(-4, 27.8, 1000 * 4).view(1, 1000, 2, 2)
-    assert (z_scores(as_bytes(scores)) - scores).abs().max() <= 0.0626
-    assert as_bytes(torch.full((1, 1000, 1, 1), 99.0)).max() == 255 and as_bytes(torch.full((1, 1, 1, 1), -99.0)) == 0
+    assert (dequantize_scores(quantize_scores(scores)) - scores).abs().max() <= 0.0626
+    assert (
+        quantize_scores(torch.full((1, 1000, 1, 1), 99.0)).max() == 255
+        and quantize_scores(torch.full((1, 1, 1, 1), -99.0)) == 0
+    )

@@ -19,7 +19,7 @@ from icf_avs.config import TrainConfig, WordDataConfig
 from icf_avs.encoders import dense_classifier
 from icf_avs.encoders.efficientat import EfficientAT
 from icf_avs.encoders.minilm import TEXT_DIM
-from icf_avs.encoders.registry import audio_of
+from icf_avs.encoders.registry import build_model_audio
 from icf_avs.synthetic.open_vocab_sampler import NATURAL, sample_open_vocab_scene
 from icf_avs.synthetic.rendering import render_frame
 from icf_avs.synthetic.scene_features import VALIDATION_SEED
@@ -69,7 +69,9 @@ def data() -> Iterator[OpenVocabData]:
         patch.setattr(trainer_module, "embed_names", embedded)
         patch.setattr(composed_data, "load_efficientat", lambda _, rate: EfficientAT(rate))
         patch.setattr(composed_data, "tagger_outputs", heard)
-        patch.setattr(trainer_module, "audio_of", lambda model, names: audio_of(model, names, random=True))
+        patch.setattr(
+            trainer_module, "build_model_audio", lambda model, names: build_model_audio(model, names, random=True)
+        )
         made = OpenVocabData(TINY, None, 1, lambda *_: None)
         size = len(made.classes)
         made.sounds = replace(made.sounds, silent=np.zeros((2, 1, size), np.float16), noise=np.zeros((2, size)))

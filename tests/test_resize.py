@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from icf_avs.media.images import resized
+from icf_avs.media.images import resize_frames
 
 
 @pytest.mark.parametrize(("size", "side"), [((90, 160), 48), ((48, 48), 32), ((20, 31), 64), ((7, 5), 1)])
 def test_as_in_real_numbers_and_as_pillow(size: tuple[int, int], side: int) -> None:
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (2, *size, 3), generator=generator, dtype=torch.uint8)
-    found = resized(pictures, side)
+    found = resize_frames(pictures, side)
     assert found.shape == (2, side, side, 3) and found.dtype == torch.uint8 and found.is_contiguous()
     real = F.interpolate(pictures.permute(0, 3, 1, 2).double(), (side, side), mode="bilinear", antialias=True)
     assert (found.permute(0, 3, 1, 2).double() - real).abs().max() < 1.01
@@ -25,4 +25,4 @@ def test_as_in_real_numbers_and_as_pillow(size: tuple[int, int], side: int) -> N
 
 def test_what_fits_is_left_alone() -> None:
     pictures = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
-    assert resized(pictures, 32) is pictures
+    assert resize_frames(pictures, 32) is pictures

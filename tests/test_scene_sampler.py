@@ -13,14 +13,14 @@ from PIL import Image
 from scene_digest import scene_digest
 from small_guided import random_batch
 
-from icf_avs.synthetic.backgrounds import draw_background, photographs
-from icf_avs.synthetic.batches import classes, concatenate, masks, render_clip
+from icf_avs.synthetic.backgrounds import draw_background, list_photographs
+from icf_avs.synthetic.batches import binary_masks, concat_batches, render_clip, semantic_masks
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.rendering import load_sprite, render_frame, render_stamp_map, visible_shares
 from icf_avs.synthetic.scene import Scene
 from icf_avs.synthetic.scene_sampler import BALANCED, HARD, TRAIN, SceneStyle, sample_scene
 from icf_avs.synthetic.sounds import RATE, SoundBank
-from icf_avs.synthetic.soundtrack import activity, render_audio, render_tracks
+from icf_avs.synthetic.soundtrack import render_audio, render_tracks, track_activity
 from icf_avs.types import Batch, ClipSpec
 
 CLIPS = 40
@@ -86,8 +86,8 @@ def test_every_photograph_has_one_split() -> None:
     drawn = {
         split: {draw_background(split, rng, generated=0.0) for _ in range(600)} for split in ("train", "val", "test")
     }
-    assert set.union(*drawn.values()) == set(photographs())
-    assert sum(map(len, drawn.values())) == len(photographs())
+    assert set.union(*drawn.values()) == set(list_photographs())
+    assert sum(map(len, drawn.values())) == len(list_photographs())
     assert min(map(len, drawn.values())) >= 3
 
 
@@ -145,7 +145,7 @@ def hard(catalog: Catalog) -> list[Scene]:
 
 def test_hard_scenes_are_of_the_training_split(catalog: Catalog, hard: list[Scene]) -> None:
     heldout = {stem for kind in catalog.classes for stem in kind.heldout_stems}
-    photographs_shown = {scene.background for scene in hard} & set(photographs())
+    photographs_shown = {scene.background for scene in hard} & set(list_photographs())
     rng = np.random.default_rng(0)
     assert photographs_shown <= {draw_background("train", rng, generated=0.0) for _ in range(900)}
     for scene in hard:
@@ -168,7 +168,7 @@ def test_two_of_a_kind_have_one_voice(hard: list[Scene], bank: SoundBank) -> Non
         assert scene.stamps[one].spans == scene.stamps[other].spans
         wave, tracks = render_tracks(scene, bank)
         np.testing.assert_array_equal(tracks[one], tracks[other])
-        active = activity(tracks, ClipSpec())
+        active = track_activity(tracks, ClipSpec())
         np.testing.assert_array_equal(active[one], active[other])
         if scene.stamps[one].spans:
             sounding += 1
@@ -260,7 +260,7 @@ def test_activity_by_hand() -> None:
     silent[RATE : 2 * RATE] = 0
     sliver[RATE + 1600 : 2 * RATE] = 0  # a tenth of the second window is left
     quiet[RATE : 2 * RATE] *= 0.02  # -34 dB
-    found = activity(np.stack([loud, silent, sliver, quiet, 0 * loud]), spec)
+    found = track_activity(np.stack([loud, silent, sliver, quiet, 0 * loud]), spec)
     assert found.tolist() == [[True] * 3, *[[True, False, True]] * 3, [False] * 3]
 
 
@@ -269,9 +269,9 @@ def test_masks_and_classes_by_hand(scenes: dict[str, list[Scene]]) -> None:
     scene = replace(scene, stamps=scene.stamps[:2])
     slots = np.array([[[0, 1, 2]], [[0, 1, 2]]], dtype=np.uint8)
     active = np.array([[True, False], [True, True]])
-    assert masks(slots, active).tolist() == [[[0, 1, 1]], [[0, 0, 1]]]
+    assert binary_masks(slots, active).tolist() == [[[0, 1, 1]], [[0, 0, 1]]]
     first, second = (placed.class_id for placed in scene.stamps)
-    assert classes(slots, active, scene).tolist() == [[[0, first, second]], [[0, 0, second]]]
+    assert semantic_masks(slots, active, scene).tolist() == [[[0, first, second]], [[0, 0, second]]]
 
 
 def test_the_picture_squashes(scenes: dict[str, list[Scene]]) -> None:
@@ -318,12 +318,12 @@ def test_render_clip(catalog: Catalog, bank: SoundBank, scenes: dict[str, list[S
 
 def test_two_batches_become_one() -> None:
     one, other = random_batch(clips=2), random_batch(clips=3)
-    whole = concatenate([one, other])
+    whole = concat_batches([one, other])
     for field in fields(Batch):
         a, b, both = (getattr(batch, field.name) for batch in (one, other, whole))
         for x, y, z in zip(a, b, both, strict=True) if isinstance(a, list) else [(a, b, both)]:
             assert z is None if x is None else torch.equal(z, torch.cat([x, y])), field.name
-    assert len(whole.pyramid) == len(one.pyramid) > 1 and concatenate([one]) is one
+    assert len(whole.pyramid) == len(one.pyramid) > 1 and concat_batches([one]) is one
 
 
 def test_programmers_mistakes(catalog: Catalog) -> None:

@@ -15,8 +15,8 @@ from icf_avs.checkpoint.file import read_recipe
 from icf_avs.datasets.clip_files import write_mp4
 from icf_avs.datasets.layouts import read_set
 from icf_avs.evaluation.evaluate import evaluate
-from icf_avs.media.audio_file import read_sound
-from icf_avs.synthetic.backgrounds import load_background, photographs
+from icf_avs.media.audio_file import read_audio
+from icf_avs.synthetic.backgrounds import list_photographs, load_background
 from icf_avs.synthetic.benchmark import write_stamps
 from icf_avs.synthetic.packages import stamps_root
 
@@ -53,8 +53,8 @@ def test_it_listens(model, records):
 
 def test_a_photograph_with_real_speech_runs_through_the_command(tmp_path):
     """Natural content: a photograph of a place and a person who speaks, neither composed by us."""
-    speech = read_sound(sorted(stamps_root().glob("animals/mammals/dogs/*_desc*.ogg"))[0], 16_000)[0]
-    picture = np.asarray(load_background(photographs()[0]).resize((640, 360)))
+    speech = read_audio(sorted(stamps_root().glob("animals/mammals/dogs/*_desc*.ogg"))[0], 16_000)[0]
+    picture = np.asarray(load_background(list_photographs()[0]).resize((640, 360)))
     seconds = max(1, round(len(speech) / 16_000))
     samples = np.resize(speech, seconds * 16_000)
     video = tmp_path / "speech.mp4"

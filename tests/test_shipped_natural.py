@@ -9,7 +9,7 @@ from PIL import Image
 from tagger_weights import published_weights
 
 import icf_avs
-from icf_avs.media.images import resized
+from icf_avs.media.images import resize_frames
 from icf_avs.synthetic import packages
 from icf_avs.types import ClipSpec
 from tools.make_picture import write_scene
@@ -76,7 +76,7 @@ def test_a_photograph_answers_to_its_own_word(segmenter, stem, said, not_said):
         scales, valid = predictor.encode(frames), torch.ones(1, 1, dtype=torch.bool)
         answers = [predictor.segment(scales, model.network.encode_audio(word, tags=True), valid) for word in words]
         logits = torch.cat([answer.logits for answer in answers])
-    half = resized(torch.from_numpy(np.array(mask.convert("RGB")))[None], logits.shape[-1])[0, ..., 0] > 127
+    half = resize_frames(torch.from_numpy(np.array(mask.convert("RGB")))[None], logits.shape[-1])[0, ..., 0] > 127
     own, other = (logits[:, 0] > 0).unbind()
     assert (own & half).sum() / (own | half).sum() > 0.6
     assert other.float().mean() < 0.02

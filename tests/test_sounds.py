@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from icf_avs.errors import UserError
-from icf_avs.media.audio_file import read_sound
+from icf_avs.media.audio_file import read_audio
 from icf_avs.synthetic.audio_augment import (
-    KNOTS,
+    FREQUENCY_KNOTS,
     PLAIN,
     TEMPI,
     VARIED,
@@ -22,9 +22,9 @@ from icf_avs.synthetic.audio_augment import (
     apply_room_and_mic,
     degrade,
     lossy_codec,
-    microphone,
+    mic_response,
     pitch_shift,
-    reach,
+    source_length,
     time_stretch,
 )
 from icf_avs.synthetic.catalog import Catalog
@@ -36,9 +36,9 @@ from icf_avs.synthetic.sounds import (
     SoundBank,
     frame_rms,
     noise,
-    prepare,
     resample,
     tilt_and_reverb,
+    trim_and_normalize,
 )
 from icf_avs.synthetic.soundtrack import render_audio
 
@@ -53,28 +53,28 @@ def test_decode_mixes_down_and_resamples(tmp_path: Path) -> None:
     with wav_format.open(str(path), "wb") as file:
         file.setparams((2, 2, 44_100, 0, "NONE", ""))
         file.writeframes((np.stack([left, left], axis=1) * 32767).astype("<i2").tobytes())
-    wave, rate = read_sound(path, RATE)
+    wave, rate = read_audio(path, RATE)
     assert rate == 44_100
     assert wave.dtype == np.float32 and abs(len(wave) - RATE) < 20
     assert np.argmax(np.abs(np.fft.rfft(wave[:RATE], RATE))) == 440
-    np.testing.assert_array_equal(read_sound(path.read_bytes(), RATE)[0], wave)
+    np.testing.assert_array_equal(read_audio(path.read_bytes(), RATE)[0], wave)
 
 
 def test_what_is_no_sound_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "x.ogg").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"x\.ogg"):
-        read_sound(tmp_path / "x.ogg", RATE)
+        read_audio(tmp_path / "x.ogg", RATE)
     with pytest.raises(UserError, match=r"none\.ogg"):
-        read_sound(tmp_path / "none.ogg", RATE)
+        read_audio(tmp_path / "none.ogg", RATE)
 
 
 def test_prepare_trims_and_levels() -> None:
     rest = np.zeros(RATE, np.float32)
-    wave = prepare(np.concatenate([rest, 0.01 * tone(500, 1), rest, 0.01 * tone(700, 1), rest]))
+    wave = trim_and_normalize(np.concatenate([rest, 0.01 * tone(500, 1), rest, 0.01 * tone(700, 1), rest]))
     assert abs(len(wave) / RATE - 2.25) < 0.03  # the pause of a second is shortened to a quarter
     assert np.sqrt(np.mean(np.square(wave[: RATE // 2]))) == pytest.approx(0.1, rel=0.05)
     with pytest.raises(ValueError, match="silent"):
-        prepare(rest)
+        trim_and_normalize(rest)
 
 
 @pytest.mark.parametrize("speed", SPEEDS)
@@ -97,26 +97,26 @@ def test_every_training_recording_sounds_all_the_time(catalog: Catalog, bank: So
 
 
 def test_loops_have_no_long_gap(bank: SoundBank) -> None:
-    track = bank.looped("hammer", 5 * RATE, np.random.default_rng(0))
+    track = bank.loop_recording("hammer", 5 * RATE, np.random.default_rng(0))
     assert track.shape == (5 * RATE,)
     silent = np.diff(np.flatnonzero(np.concatenate(([True], frame_rms(track) > 1e-4, [True]))))
     assert silent.max() <= 30
-    np.testing.assert_array_equal(track, bank.looped("hammer", 5 * RATE, np.random.default_rng(0)))
+    np.testing.assert_array_equal(track, bank.loop_recording("hammer", 5 * RATE, np.random.default_rng(0)))
 
 
 def test_the_banks_have_different_recordings(catalog: Catalog, bank: SoundBank) -> None:
     other = SoundBank(catalog, "cross")
     assert not set(other.references("cow")) & set(bank.references("cow"))
-    assert other.looped("cow", RATE, np.random.default_rng(0)).any()
+    assert other.loop_recording("cow", RATE, np.random.default_rng(0)).any()
     with pytest.raises(ValueError, match="zebra"):
-        other.looped("zebra", RATE, np.random.default_rng(0))
+        other.loop_recording("zebra", RATE, np.random.default_rng(0))
     with pytest.raises(ValueError, match="both"):
         SoundBank(catalog, "both")
 
 
 def test_a_bank_travels_to_a_worker(bank: SoundBank) -> None:
     copy = pickle.loads(pickle.dumps(bank))
-    a, b = (x.looped("cow", RATE, np.random.default_rng(1)) for x in (bank, copy))
+    a, b = (x.loop_recording("cow", RATE, np.random.default_rng(1)) for x in (bank, copy))
     np.testing.assert_array_equal(a, b)
 
 
@@ -167,10 +167,10 @@ def test_a_tempo_moves_what_happens() -> None:
 def test_a_pitch_is_bent(octaves: float) -> None:
     rng = np.random.default_rng(0)
     source = tone(800, 2.0)
-    played = pitch_shift(source[: reach(RATE, octaves, 0.0)], RATE, octaves, 0.0, rng)
+    played = pitch_shift(source[: source_length(RATE, octaves, 0.0)], RATE, octaves, 0.0, rng)
     assert played.shape == (RATE,) and loudest_hertz(played) == pytest.approx(800 * 2**octaves, abs=1)
     assert np.std(played) == pytest.approx(2**-0.5, rel=0.02)
-    wandering = pitch_shift(source[: reach(RATE, octaves, 0.2)], RATE, octaves, 0.2, rng)
+    wandering = pitch_shift(source[: source_length(RATE, octaves, 0.2)], RATE, octaves, 0.2, rng)
     pitches = [loudest_hertz(wandering[at : at + 1600]) for at in range(0, RATE - 1600, 1600)]
     assert 800 * 2**octaves * 0.02 < np.ptp(pitches) < 800 * 2**octaves * 0.35
 
@@ -178,7 +178,7 @@ def test_a_pitch_is_bent(octaves: float) -> None:
 def test_one_microphone_hears_all_tracks_and_the_noise() -> None:
     """Of what a telephone leaves out nothing is left, in a track or in the noise."""
     style = replace(VARIED, reverb_prob=1.0)
-    mic = np.where((KNOTS > 400) & (KNOTS < 3000), 1.0, 1e-4)
+    mic = np.where((FREQUENCY_KNOTS > 400) & (FREQUENCY_KNOTS < 3000), 1.0, 1e-4)
     clicks = np.zeros(RATE, np.float32)
     clicks[::2_000] = 1
     for seed in range(4):
@@ -193,10 +193,10 @@ def test_one_microphone_hears_all_tracks_and_the_noise() -> None:
 def test_microphones_differ_and_some_hear_a_band_alone() -> None:
     rng = np.random.default_rng(0)
     flat = AudioAugment(augment_prob=1.0, eq_db=0.0, bandpass_prob=0.0, notch_prob=0.0)
-    np.testing.assert_array_equal(microphone(flat, rng), np.ones(len(KNOTS)))
-    narrow = [microphone(replace(flat, bandpass_prob=1.0), rng) for _ in range(20)]
+    np.testing.assert_array_equal(mic_response(flat, rng), np.ones(len(FREQUENCY_KNOTS)))
+    narrow = [mic_response(replace(flat, bandpass_prob=1.0), rng) for _ in range(20)]
     assert all(curve[1] < 0.7 and curve.max() == 1 and curve[-1] < 1 for curve in narrow)
-    curves = 20 * np.log10([microphone(replace(VARIED, bandpass_prob=0.0, notch_prob=0.0), rng) for _ in range(50)])
+    curves = 20 * np.log10([mic_response(replace(VARIED, bandpass_prob=0.0, notch_prob=0.0), rng) for _ in range(50)])
     assert curves.std(axis=0).min() > 2 and np.abs(curves).max() <= 24
 
 

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
 from icf_avs.encoders.label_names import audioset_names
-from icf_avs.encoders.tag_vocabulary import FAINTEST, GENERAL_FLOOR, WordTagger, audio_words, reflect_pad_silence
+from icf_avs.encoders.tag_vocabulary import (
+    GENERAL_SCORE_FLOOR,
+    RELATIVE_SCORE_FLOOR,
+    WordTagger,
+    audio_words,
+    reflect_pad_silence,
+)
 
 RATE = 32_000
 
@@ -84,12 +90,12 @@ def test_a_word_is_heard_as_its_best_tag_in_any_order_of_the_vocabulary() -> Non
             share = shares[tag]
             odds = share * (1 - most) / (most * (1 - share))  # beside those of the likeliest
             weight = surely * max(share / most, odds**0.5)
-            expected[number, place] = max(expected[number, place], weight if weight >= FAINTEST else 0)
+            expected[number, place] = max(expected[number, place], weight if weight >= RELATIVE_SCORE_FLOOR else 0)
         for row in table():
             if row["use"] == "2":  # what the surest particular word leaves
                 left = now[int(row["index"])] - max(now[tag] for tag, _ in used)
                 place = words.index(row["word"])
-                expected[number, place] = max(expected[number, place], left if left >= GENERAL_FLOOR else 0)
+                expected[number, place] = max(expected[number, place], left if left >= GENERAL_SCORE_FLOOR else 0)
     assert np.abs(weights.numpy() - expected).max() < 1e-5
     assert (weights == 0).any() and not weights[:, 0].any()  # nothing sounds like an almond
     surest = here[:, [tag for tag, _ in used]].amax(1)

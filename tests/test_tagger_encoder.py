@@ -11,9 +11,9 @@ from icf_avs.encoders.efficientat import EfficientAT
 from icf_avs.encoders.minilm import embed_names
 from icf_avs.encoders.tag_vocabulary import WordTagger, audio_words
 from icf_avs.encoders.tagger_encoder import RATE, THRESHOLD, TaggerEncoder, load_tagger_encoder
-from icf_avs.media.audio_file import read_sound
+from icf_avs.media.audio_file import read_audio
 from icf_avs.synthetic.catalog import Catalog
-from icf_avs.synthetic.sounds import prepare, resample
+from icf_avs.synthetic.sounds import resample, trim_and_normalize
 
 WORDS = audio_words()
 DIM = 16
@@ -70,7 +70,9 @@ def test_a_recording_enters_by_its_words(names: torch.Tensor, catalog: Catalog) 
     torch.manual_seed(0)
     ear = load_tagger_encoder(DIM, WORDS, names, weights=found)
     wave = resample(
-        prepare(read_sound(catalog.read_recording(catalog.sound_class("dog").cross_recordings[0]), 16_000)[0]),
+        trim_and_normalize(
+            read_audio(catalog.read_recording(catalog.sound_class("dog").cross_recordings[0]), 16_000)[0]
+        ),
         16_000 / RATE,
     )
     wave = torch.from_numpy(wave).repeat(-(-160_000 // len(wave)))[None, :160_000]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.config import ModelConfig
-from icf_avs.encoders.registry import audio_of
+from icf_avs.encoders.registry import build_model_audio
 from icf_avs.networks import TPAVI
 from icf_avs.networks.batch_norm import FrameBatchNorm
 from icf_avs.networks.build import build_network
@@ -68,7 +68,7 @@ def test_as_a_recipe_builds_it_it_takes_vggish_without_a_projection(encoder: str
     options = {"implicit_text": None, "counterfactual": None, "contrastive": None, "audio": "vggish", "dim": 256}
     config = ModelConfig(names, network="tpavi", visual=encoder, train_visual=True, semantic=semantic, **options)
     with torch.device("meta"):
-        audio = audio_of(config, torch.zeros(70, 1), random=True)
+        audio = build_model_audio(config, torch.zeros(70, 1), random=True)
         network = build_network(config, Encoder(WIDTHS[encoder]), audio)
     beside = sum(p.numel() for key, p in network.named_parameters() if not key.startswith("audio."))
     assert beside == public_parameters(WIDTHS[encoder], 71 if semantic else None)

@@ -20,7 +20,7 @@ from icf_avs.checkpoint.source import DEFAULT, shipped
 from icf_avs.checkpoint.validation import PICKLES, check_length, fitted
 from icf_avs.config import ModelConfig
 from icf_avs.config_dict import from_dict
-from icf_avs.encoders.registry import audio_of, build_visual
+from icf_avs.encoders.registry import build_model_audio, build_visual
 from icf_avs.errors import MissingWeights, UserError
 from icf_avs.field_bounds import check_settings
 from icf_avs.networks.build import build_model
@@ -98,7 +98,7 @@ def load_checkpoint(path: Path, bare: bool = False) -> SegmentationModel:
         names = state.get("network.implicit_text.vocabulary.names", state.get("network.audio.names"))
         names = torch.zeros(len(config.classes), 1) if names is None else names.float()
         visual = build_visual(config.visual, random=bare or config.train_visual, frozen=not config.train_visual)
-        audio = audio_of(config, names, bare) if config.audio != "log-mel" else None
+        audio = build_model_audio(config, names, bare) if config.audio != "log-mel" else None
         with torch.device("meta"):  # a configuration may claim any size: first the shapes alone
             expected = build_model(config, spec, visual, names, audio).state_dict()
         state = fitted(state, expected)

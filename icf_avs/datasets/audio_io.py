@@ -8,9 +8,9 @@ import numpy as np
 
 from icf_avs.datasets.log_mel import read_log_mel_pickle
 from icf_avs.errors import UserError
-from icf_avs.media.audio_file import read_sound
-from icf_avs.media.audio_windows import sound_blocks
-from icf_avs.media.downmix import mono
+from icf_avs.media.audio_file import read_audio
+from icf_avs.media.audio_windows import audio_blocks
+from icf_avs.media.downmix import to_mono
 from icf_avs.media.local_url import check_no_pipe
 from icf_avs.media.video_reader import probe
 
@@ -25,12 +25,12 @@ def read_waveform(path: Path) -> np.ndarray:
 
 def decode(path: Path) -> tuple[np.ndarray, int]:
     """A sound file as `read_waveform` gives it, and the rate it is stored at (Hz)."""
-    return read_sound(path, RATE, "unpack the set again")
+    return read_audio(path, RATE, "unpack the set again")
 
 
 def read_video_audio(path: Path) -> np.ndarray:
     """The sound of a video on the clock of its frames, as `read_waveform`. Raises UserError if it has none."""
-    blocks = [*mono(sound_blocks(probe(path), RATE), RATE)]
+    blocks = [*to_mono(audio_blocks(probe(path), RATE), RATE)]
     if not blocks:
         raise UserError(f"{path}: its sound is empty; copy or download it again")
     return np.concatenate(blocks).astype(np.float32)

@@ -19,7 +19,7 @@ from icf_avs.console import progress_console
 from icf_avs.datasets.audio_io import RATE, decode, read_log_mel
 from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.custom_dataset import is_custom_dataset
-from icf_avs.datasets.image_io import CLASSES, SIZE, WITH_IDS, Layout, absent, read_frames, read_mask
+from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, CLASSES, SIZE, Layout, missing_folder, read_frames, read_mask
 from icf_avs.datasets.layouts import SPLITS, TABLES, class_names, find_table, read_all
 from icf_avs.datasets.log_mel import read_log_mel_pickle
 from icf_avs.errors import UserError
@@ -155,7 +155,7 @@ def _check_clip(record: ClipRecord, classes: int) -> _Clip:
         with report.noting("masks"):
             mask = read_mask(path, record.layout)
             sizes[path] = mask.shape[::-1]
-            if record.layout in WITH_IDS and mask.max() >= classes:
+            if record.layout in CLASS_ID_LAYOUTS and mask.max() >= classes:
                 raise UserError(f"{path}: holds class id {mask.max()}, want 0 to {classes - 1}; name it or correct it")
     for category, paths in (("frames", record.frame_paths), ("masks", masks)):
         for path in paths:
@@ -176,7 +176,9 @@ def _check_audio(record: ClipRecord) -> int | None:
     """Read each form of a clip's audio that is there; the rate of its audio file, Hz. Raises UserError."""
     there, rate = record.sources(), None
     if not there:
-        raise UserError(f"{absent(record.audio_path)}: is missing, and there is no other sound; unpack the set again")
+        raise UserError(
+            f"{missing_folder(record.audio_path)}: is missing, and there is no other sound; unpack the set again"
+        )
     if there == ["video"] and not probe(record.video_path).has_audio:
         raise UserError(f"{record.video_path}: has no sound, and its clip has no other; unpack the set again")
     if "log_mel" in there:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from icf_avs.datasets.audio_io import read_log_mel, read_video_audio, read_waveform
-from icf_avs.datasets.image_io import SIZE, WITH_IDS, Layout, absent, read_frames, read_masks
+from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, SIZE, Layout, missing_folder, read_frames, read_masks
 from icf_avs.errors import UserError
 
 Audio = Literal["auto", "wav", "log_mel", "video"]
@@ -111,7 +111,7 @@ class ClipRecord:
             masks=masks,
             labelled=np.array([path is not None for path in self.mask_paths]),
             valid=np.ones(len(frames), bool),
-            class_ids=masks if self.layout in WITH_IDS else None,
+            class_ids=masks if self.layout in CLASS_ID_LAYOUTS else None,
             samples=samples,
             log_mel=log_mel,
         )
@@ -122,7 +122,7 @@ class ClipRecord:
             audio = there[0] if there else "wav"
         if audio not in there:
             missing = {
-                "wav": absent(self.audio_path) if "wav" not in there else None,
+                "wav": missing_folder(self.audio_path) if "wav" not in there else None,
                 "log_mel": f"{self.log_mel_stem}.pkl" if self.log_mel_stem else "log-mel of the AVSS layout",
                 "video": "its video in raw_videos",
             }

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from icf_avs.errors import UserError
-from icf_avs.media.images import upright
+from icf_avs.media.images import upright_rgb
 from icf_avs.media.local_url import check_no_pipe
 
 SIZE = 224  # pixels of a side, in the reference protocol
 CLASSES = 71  # of AVSS, with background
 Layout = Literal["S4", "MS3", "AVSS", "own", "own-classes"]
-WITH_IDS = ("AVSS", "own-classes")  # whose masks hold class ids
+CLASS_ID_LAYOUTS = ("AVSS", "own-classes")  # whose masks hold class ids
 
 
 def read_frames(paths: Sequence[Path], size: int | None) -> np.ndarray:
@@ -24,7 +24,7 @@ def read_frames(paths: Sequence[Path], size: int | None) -> np.ndarray:
 
     Raises UserError for a missing or unreadable frame, and without `size` for frames of different sizes.
     """
-    frames = [_resized(upright(open_image(path)), size, Image.Resampling.BILINEAR) for path in paths]
+    frames = [_resized(upright_rgb(open_image(path)), size, Image.Resampling.BILINEAR) for path in paths]
     for path, frame in zip(paths, frames, strict=True):
         if frame.shape != frames[0].shape:
             shapes = " and ".join(f"{array.shape[1]}x{array.shape[0]}" for array in (frames[0], frame))
@@ -35,7 +35,7 @@ def read_frames(paths: Sequence[Path], size: int | None) -> np.ndarray:
 def read_masks(paths: Sequence[Path | None], layout: Layout, size: tuple[int, int]) -> np.ndarray:
     """Masks of one clip, uint8 [T, H, W] of size (H, W), nearest; zeros where a path is None.
 
-    Values are class ids in the layouts WITH_IDS, else 0 and 1. Raises UserError for other values than the layout's.
+    Values are class ids in CLASS_ID_LAYOUTS, else 0 and 1. Raises UserError for other values than the layout's.
     """
     return np.stack([np.zeros(size, np.uint8) if path is None else read_mask(path, layout, size) for path in paths])
 
@@ -46,7 +46,7 @@ def read_mask(path: Path, layout: Layout, size: tuple[int, int] | None = None) -
     if mask.ndim == 3 and (mask == mask[..., :1]).all():  # grey, but stored as RGB
         mask = mask[..., 0]
     found = set(np.unique(mask).tolist())
-    ids = layout in WITH_IDS
+    ids = layout in CLASS_ID_LAYOUTS
     if mask.ndim != 2 or not (max(found) < CLASSES if ids else found <= {0, 1} or found <= {0, 255}):
         want = f"class ids 0..{CLASSES - 1}" if ids else "0 and 255"
         raise UserError(f"{path} is no {layout} mask: want one channel with {want}, got {_some(found)}")
@@ -73,12 +73,12 @@ def open_image(
                 image.load()
             return image
     except FileNotFoundError:
-        raise UserError(f"{absent(path)} is missing; {missing}") from None
+        raise UserError(f"{missing_folder(path)} is missing; {missing}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot read the image {path}: {error}; copy it again") from error
 
 
-def absent(path: Path) -> Path:
+def missing_folder(path: Path) -> Path:
     """The highest folder above a missing file that is missing too (a whole split may be), or the file itself."""
     while not path.parent.exists():
         path = path.parent

@@ -25,9 +25,9 @@ from icf_avs.datasets.image_io import SIZE
 from icf_avs.datasets.layouts import find_table, read_all
 from icf_avs.datasets.metadata import AVSS_TABLE
 from icf_avs.errors import UserError
-from icf_avs.media.packets import packets
+from icf_avs.media.packets import read_packets
 from icf_avs.media.vggish_frontend import WINDOW, WINDOW_FRAMES, log_mel
-from icf_avs.media.video_reader import Orientation, chosen_streams, opened
+from icf_avs.media.video_reader import Orientation, open_media, select_streams
 
 SECONDS = 5
 PHASE = 15 / 16
@@ -45,13 +45,13 @@ def cut_frames(video: Path, seconds: int = SECONDS) -> np.ndarray:
 
     Frames are counted as they are decoded, and turned as they are shown.
     """
-    with opened(video) as container:
-        stream, _ = chosen_streams(container, video)
+    with open_media(video) as container:
+        stream, _ = select_streams(container, video)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         if fps < 0.5:
             raise UserError(f"{video}: does not say how many frames a second it has; re-encode it as H.264")
         numbers, cut, last = frame_numbers(fps, seconds), [], None
-        frames = (frame for packet in packets(container, stream) for frame in packet.decode())
+        frames = (frame for packet in read_packets(container, stream) for frame in packet.decode())
         for number, frame in enumerate(frames):
             last = frame
             cut += [_squashed(frame) for index in numbers if index == number]

@@ -75,9 +75,9 @@ class ClassSimilarity(nn.Module):
         # Some classes are near to any word; that much of their nearness says nothing.
         self.register_buffer("commonness", torch.zeros(CLASSES))
         if embed:
-            self.commonness.copy_(self.nearness(embed_names(audioset_names())).mean(0))
+            self.commonness.copy_(self.similarity(embed_names(audioset_names())).mean(0))
 
-    def nearness(self, words: Tensor) -> Tensor:
+    def similarity(self, words: Tensor) -> Tensor:
         """Unit vectors of words [R,E] -> cosine to the nearest name of each class [R,1000]."""
         each = (words @ self.phrases.T)[:, self._phrase] * self._factor
         nearest = torch.full((len(words), CLASSES), -1.0, device=words.device, dtype=each.dtype)
@@ -85,14 +85,14 @@ class ClassSimilarity(nn.Module):
 
     def known(self, words: Tensor) -> Tensor:
         """Unit vectors of words [R,E] -> [R], cosine to the nearest class: under about .5, no class is meant."""
-        return self.nearness(words).amax(1)
+        return self.similarity(words).amax(1)
 
-    def bearing(self, words: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    def top_classes(self, words: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """The `count` ImageNet classes nearest to each word, which classifier_prior.py weighs.
 
         Unit vectors of words [R,E] -> classes long [R,count], their gates and shares [R,count].
         """
-        top, index = (self.nearness(words) - self.commonness).topk(count, dim=1)
+        top, index = (self.similarity(words) - self.commonness).topk(count, dim=1)
         return index, torch.exp((top - top[:, :1]) / _WIDTH), (top / _SHARP).softmax(1)
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FEW = 128  # tokens: with fewer, to lay out the matrix for oneDNN takes longer than its product spares
-SMALL = 20_480  # numbers up to which PyTorch gives one dilated image to no library, but to a loop over its pixels
+MIN_TOKENS = 128  # tokens: with fewer, to lay out the matrix for oneDNN takes longer than its product spares
+SMALL_INPUT = 20_480  # numbers up to which PyTorch gives one dilated image to no library, but to a loop over its pixels
 
 
 def _one_dnn(x: Tensor) -> bool:
@@ -38,7 +38,7 @@ class TokenLinear(nn.Linear):
     """[...,inputs] -> [...,outputs], for many tokens at once; it trains like any other layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _one_dnn(x) or x.numel() < FEW * self.in_features or x.numel() <= SMALL:
+        if not _one_dnn(x) or x.numel() < MIN_TOKENS * self.in_features or x.numel() <= SMALL_INPUT:
             return super().forward(x)
         # All tokens as the rows of one image. The kernel is a single point, so its dilation changes nothing; but
         # without it, on one thread, PyTorch would turn the convolution into MKL's product again, and the way back too.
@@ -71,7 +71,9 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     goes to neither with a dilation, but to a loop over its pixels.
     """
     # What is exported may run anywhere, and must not depend on how many images it was exported with.
-    to_one_dnn = x.device.type == "cpu" and not torch.compiler.is_compiling() and (len(x) > 1 or x.numel() > SMALL)
+    to_one_dnn = (
+        x.device.type == "cpu" and not torch.compiler.is_compiling() and (len(x) > 1 or x.numel() > SMALL_INPUT)
+    )
     return F.conv2d(x, weight, bias, dilation=2 if to_one_dnn else 1)
 
 

@@ -70,7 +70,7 @@ def build_audio(name: str, dim: int | None, **options: Any) -> nn.Module:
     return _find(AUDIO, name, "audio")(dim, **options)
 
 
-def audio_of(config: ModelConfig, names: Tensor, random: bool = False) -> nn.Module:
+def build_model_audio(config: ModelConfig, names: Tensor, random: bool = False) -> nn.Module:
     """The audio encoder of a model; names: text embeddings [C,E] of its classes; random: without released weights.
 
     Raises UserError as `build_visual` does.

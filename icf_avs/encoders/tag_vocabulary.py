@@ -20,17 +20,15 @@ from icf_avs.encoders.efficientat import EfficientAT
 
 WINDOW = 5.0  # seconds of sound around each moment
 MIDDLE = 1.2  # seconds of them that the answer is about, the outer ones less than the inner
-FLOOR = 0.1  # a moment whose surest word has less counts as one in which nothing is heard
-GENERAL_FLOOR = (
-    0.15  # a general word below this counts as not heard: faint sounds, whatever they are, are often "animal"
-)
-FAINTEST = 0.02  # a word below this counts as not heard beside the surest one
-SOFT = 0.5  # power of the odds between words: where the tagger is unsure, its next guesses are worth more than they say
+SCORE_FLOOR = 0.1  # where the best word has a lower score, no word is predicted
+GENERAL_SCORE_FLOOR = 0.15  # the same of a general word: faint sounds of any source are often "animal"
+RELATIVE_SCORE_FLOOR = 0.02  # a word with a lower score is not predicted beside the best one
+ODDS_POWER = 0.5  # of the odds between words: where the tagger is unsure, its next guesses get higher scores
 _GENERAL = 2  # use of a tag
 _STEP = 0.32  # seconds that a column of the network's last map stands for
 _CONTEXT = 0.35  # share of the whole window in saying what it is that sounds
 # Whatever is kept of what is heard depends on these.
-READ_OUT = (WINDOW, MIDDLE, FLOOR, GENERAL_FLOOR, FAINTEST, SOFT, _STEP, _CONTEXT)
+READ_OUT = (WINDOW, MIDDLE, SCORE_FLOOR, GENERAL_SCORE_FLOOR, RELATIVE_SCORE_FLOOR, ODDS_POWER, _STEP, _CONTEXT)
 
 
 class WordTagger(nn.Module):
@@ -75,10 +73,10 @@ class WordTagger(nn.Module):
         odds = shares / (1 - shares).clamp(min=1e-6)
         surest = here.masked_fill(general, 0).amax(1, True)
         share, odd = (x / x.masked_fill(general, 0).amax(1, True).clamp(min=1e-9) for x in (shares, odds))
-        particular = surest * torch.maximum(share, odd**SOFT)
-        particular = particular.masked_fill((particular < FAINTEST) | (surest < FLOOR), 0)
+        particular = surest * torch.maximum(share, odd**ODDS_POWER)
+        particular = particular.masked_fill((particular < RELATIVE_SCORE_FLOOR) | (surest < SCORE_FLOOR), 0)
         scores = here - surest
-        scores = torch.where(general, scores.masked_fill(scores < GENERAL_FLOOR, 0), particular)
+        scores = torch.where(general, scores.masked_fill(scores < GENERAL_SCORE_FLOOR, 0), particular)
         none = scores.new_zeros(len(scores), len(self.words))
         return none.scatter_reduce(1, words.expand(len(scores), -1), scores, "amax")
 

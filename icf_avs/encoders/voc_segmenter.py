@@ -40,7 +40,7 @@ from icf_avs.encoders.minilm import embed_names
 from icf_avs.encoders.onednn import PointConv, fused_conv
 from icf_avs.encoders.weights import released_file
 from icf_avs.errors import MissingWeights, UserError
-from icf_avs.media.images import resized
+from icf_avs.media.images import resize_frames
 from icf_avs.types import Missing
 
 FILE = "max-image-segmenter-0.3.0.tgz"
@@ -83,7 +83,7 @@ class VocSegmenter(nn.Module):
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
-        return self.logits(resized(frames, SIDE)).softmax(1)[:, 1:]
+        return self.logits(resize_frames(frames, SIDE)).softmax(1)[:, 1:]
 
     def logits(self, images: Tensor) -> Tensor:
         """uint8 [N,S,S,3], S = 16 k + 1 -> logits [N,21,k+1,k+1], the ground first."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from icf_avs.console import progress_console
 from icf_avs.datasets.clip import ClipRecord
-from icf_avs.datasets.image_io import SIZE, WITH_IDS
+from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, SIZE
 from icf_avs.datasets.layouts import class_names
 from icf_avs.errors import UserError
 from icf_avs.evaluation.audio_input import model_sound
@@ -40,7 +40,7 @@ from icf_avs.evaluation.score_tables import (
 from icf_avs.evaluation.scorer import Scorer, empty_frames, every_frame
 from icf_avs.evaluation.sets import Task, set_folder
 from icf_avs.inference.predictor import MaskPredictor
-from icf_avs.media.images import resized
+from icf_avs.media.images import resize_frames
 
 if TYPE_CHECKING:
     from icf_avs.types import ClipSpec
@@ -115,7 +115,7 @@ def predict_each(
 ) -> list[Tensor]:
     """`predict` of the same frames under each of several sounds, encoded once."""
     spec: ClipSpec = predictor.spec
-    resized_frames = resized(torch.from_numpy(frames), spec.image_size)
+    resized_frames = resize_frames(torch.from_numpy(frames), spec.image_size)
     windows = [torch.from_numpy(model_sound(predictor, sound, len(frames))) for sound in sounds]
     parts: list[list[Tensor]] = [[] for _ in sounds]
     for start in range(0, len(frames), spec.frames):
@@ -143,7 +143,7 @@ def evaluate_command(
     if out is None:
         out = Path("results") / ("stamps.csv" if task.is_stamps else "avsbench.csv")
         check_tables(out)
-    semantic = {name for name in seen if seen[name][0].layout in WITH_IDS and predictor.semantic}
+    semantic = {name for name in seen if seen[name][0].layout in CLASS_ID_LAYOUTS and predictor.semantic}
     names = {name: ("background", *class_names(set_folder(task.root, name))) for name in semantic}
     for known in names.values() if settings.size is not None else ():
         class_order(predictor.classes, known)

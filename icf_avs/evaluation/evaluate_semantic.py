@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icf_avs.datasets.image_io import WITH_IDS
+from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS
 from icf_avs.errors import UserError
 from icf_avs.evaluation.audio_input import model_sound
 from icf_avs.evaluation.metrics.semantic import SemanticMetric, likeliest
 from icf_avs.evaluation.score_tables import DEFAULT_SETTINGS, Scores, Settings
 from icf_avs.inference.segment import check_class_head
 from icf_avs.inference.semantic_postprocess import class_labels
-from icf_avs.media.images import resized
+from icf_avs.media.images import resize_frames
 
 if TYPE_CHECKING:
     from icf_avs.datasets.clip import ClipRecord
@@ -62,7 +62,7 @@ def evaluate_semantic(
     metrics = {rule: SemanticMetric(len(names), sync_on_compute=False) for rule in batches}
     shown = records[:clips]
     for number, record in enumerate(shown, 1):
-        if record.layout not in WITH_IDS:
+        if record.layout not in CLASS_ID_LAYOUTS:
             raise UserError(f"clip {record.name} is of an {record.layout} set, whose masks have no classes; give AVSS")
         clip = record.load(settings.size)
         labelled = torch.from_numpy(clip.labelled)
@@ -133,7 +133,7 @@ def _only(whose: str, names: Sequence[str], others: Sequence[str]) -> str:
 def _predictions(predictor: MaskPredictor, frames: np.ndarray, sound: np.ndarray) -> Iterator[Prediction]:
     """Frames uint8 [T, H, W, 3] and their sound through the model, in clips of `spec.frames`."""
     spec = predictor.spec
-    resized_frames = resized(torch.from_numpy(frames), spec.image_size)
+    resized_frames = resize_frames(torch.from_numpy(frames), spec.image_size)
     waveforms = torch.from_numpy(model_sound(predictor, sound, len(frames)))
     for start in range(0, len(frames), spec.frames):
         part = slice(start, start + spec.frames)

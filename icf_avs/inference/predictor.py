@@ -12,7 +12,7 @@ from torch import Tensor
 
 from icf_avs.errors import UserError
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
-from icf_avs.media.images import resized
+from icf_avs.media.images import resize_frames
 from icf_avs.networks.base import NetworkOutput
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import AudioFeatures, ClipSpec, Missing, Prediction, VisualFeatures
@@ -122,7 +122,7 @@ class Predictor(MaskPredictor):
             return [EncodedFrames(visual)]
         assert frames is not None  # as there is a second scale
         side = max(1, round(second * self.spec.image_size / 32)) * 32  # which every level of a pyramid divides
-        small = resized(frames.flatten(0, 1), side).unflatten(0, frames.shape[:2])
+        small = resize_frames(frames.flatten(0, 1), side).unflatten(0, frames.shape[:2])
         return [EncodedFrames(visual, small), EncodedFrames(self._encode_frames(small, visual.object_probs), small)]
 
     def segment(self, scales: Sequence[EncodedFrames], audio: AudioFeatures, valid: Tensor) -> NetworkOutput:

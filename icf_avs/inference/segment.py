@@ -19,7 +19,7 @@ from icf_avs.atomic_io import being_written, put_in_place
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor, Predictor
 from icf_avs.inference.streaming import check_settings, stream_masks
-from icf_avs.media.audio_windows import Sound, mask_count
+from icf_avs.media.audio_windows import AudioSource, mask_count
 from icf_avs.media.frame_tee import FrameTee
 from icf_avs.media.video_reader import probe
 from icf_avs.networks.segmentation_model import SegmentationModel
@@ -49,7 +49,7 @@ def segment_video(
     audio_track: int | None = None,
     checkpoint: str = "",
     reserved_dirs: Iterable[Path] = (),
-    sound: Sound | None = None,
+    sound: AudioSource | None = None,
     private: bool = False,
 ) -> Segmentation:
     """Segment a video at `fps` masks a second; with `out`, write out/STEM/ (overlay.mp4, masks/, ...) as well.
@@ -73,7 +73,7 @@ def segment_video(
         for frame, _ in stream_masks(predictor, info, fps, threshold, semantic, sound):
             frames.append(frame)
             _report(progress, len(frames), count)
-        info.repaired.look_again(info.path)
+        info.repaired.check_growth(info.path)
         return Segmentation(info, replace(predictor.spec, fps=fps), tuple(frames), None, missing)
 
     source, reserved_dirs = Source(info.path), set(reserved_dirs)
@@ -111,7 +111,7 @@ def segment_video(
                 _report(progress, len(frames) + writer.drawn, 2 * count)
             contact_sheet(tiles, classes_of(frames[index] for index in sorted(shown))).save(new / "sheet.png")
             writer.finish(lambda: _report(progress, count + writer.drawn, 2 * count))
-        info.repaired.look_again(info.path)
+        info.repaired.check_growth(info.path)
         spec = replace(predictor.spec, fps=fps)
         content = document(info, spec, checkpoint, frames, video, made)
         text = json.dumps(content, indent=1, ensure_ascii=False)

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from icf_avs.encoders.tag_vocabulary import FLOOR
+from icf_avs.encoders.tag_vocabulary import SCORE_FLOOR
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.semantic_postprocess import class_labels
 from icf_avs.mask_rle import encode, encode_empty
-from icf_avs.media.audio_windows import AudioWindows, Sound, mask_count
+from icf_avs.media.audio_windows import AudioSource, AudioWindows, mask_count
 from icf_avs.media.frame_tee import FrameTee
-from icf_avs.media.images import resized, thumbnail
+from icf_avs.media.images import resize_frames, thumbnail
 from icf_avs.media.video_reader import MediaInfo, read_frames
 from icf_avs.results import ClassMask, FrameMask, class_masks
 from icf_avs.types import Prediction
@@ -37,7 +37,7 @@ _MAX_FPS = 60.0
 
 def stream_masks(
     predictor: MaskPredictor, info: MediaInfo, fps: float = 1.0, threshold: float = 0.5, semantic: bool = False,
-    sound: Sound | None = None, shown: Container[int] = (), tee: FrameTee | None = None,
+    sound: AudioSource | None = None, shown: Container[int] = (), tee: FrameTee | None = None,
 ) -> Generator[tuple[FrameMask, np.ndarray | None], None, None]:  # fmt: skip
     """Masks in order, with their classes if `semantic`, those whose numbers are in `shown` with a small copy of their
     frames (RGB uint8, long side at most 320). `sound` replaces the video's own; `tee` gives the frames, from
@@ -71,7 +71,7 @@ def stream_masks(
         windows = AudioWindows(info, spec.sample_rate, sound)  # in here: the writer waits until this context ends
         clip: list[_Shot] = []
         for index, (time, image) in enumerate(read_frames(info, times, given)):
-            resized_image = resized(torch.from_numpy(image)[None], spec.image_size)[0]
+            resized_image = resize_frames(torch.from_numpy(image)[None], spec.image_size)[0]
             preview = np.asarray(thumbnail(image, _PREVIEW, info.pixel_aspect)) if index in shown else None
             waveform = windows.read(spec.window_start(index), spec.window)
             clip.append(_Shot(index, min(time, info.duration), resized_image, waveform, preview))
@@ -135,9 +135,9 @@ def _frame_mask(
 
 
 def reported_tags(presence: torch.Tensor, words: tuple[str, ...], segmented: bool) -> tuple[tuple[str, float], ...]:
-    """The tags that are reported of a mask, the likeliest first: those from FLOOR on, as the model takes a tag for
-    present from there on; where anything is segmented at least the likeliest, however faint.
+    """The tags that are reported of a mask, the likeliest first: those from SCORE_FLOOR on, where the model takes a
+    tag for present; where anything is segmented at least the likeliest, however faint.
     """
     values, order = presence.float().topk(min(MAX_TAGS, len(words)))
     found = [(words[i], value) for value, i in zip(values.tolist(), order.tolist(), strict=True) if value > 0]
-    return tuple(word for rank, word in enumerate(found) if word[1] >= FLOOR or (segmented and rank == 0))
+    return tuple(word for rank, word in enumerate(found) if word[1] >= SCORE_FLOOR or (segmented and rank == 0))

@@ -9,11 +9,11 @@ import av
 import numpy as np
 
 from icf_avs.errors import UserError
-from icf_avs.media.downmix import mono
+from icf_avs.media.downmix import to_mono
 from icf_avs.media.local_url import check_no_pipe, local_url
 
 
-def read_sound(source: Path | bytes, rate: int, advice: str = "") -> tuple[np.ndarray, int]:
+def read_audio(source: Path | bytes, rate: int, advice: str = "") -> tuple[np.ndarray, int]:
     """float32 [n] at `rate` Hz, and the rate it is stored at (Hz). source: a file, or its bytes.
 
     Raises UserError, with `advice`, if it holds no sound.
@@ -36,4 +36,4 @@ def read_sound(source: Path | bytes, rate: int, advice: str = "") -> tuple[np.nd
         raise UserError(f"{label}: cannot be decoded as sound ({reason}){advice}") from error
     if not parts:
         raise UserError(f"{label}: its sound is empty{advice}")
-    return np.concatenate([*mono((part.to_ndarray() for part in parts), rate)]).astype(np.float32), stored
+    return np.concatenate([*to_mono((part.to_ndarray() for part in parts), rate)]).astype(np.float32), stored

@@ -15,20 +15,20 @@ import numpy as np
 import torch
 
 from icf_avs.errors import UserError
-from icf_avs.media.downmix import mono
+from icf_avs.media.downmix import to_mono
 from icf_avs.media.packet_scan import JUMP
-from icf_avs.media.packets import decoded
+from icf_avs.media.packets import decode_frames
 from icf_avs.media.resampling import resample
-from icf_avs.media.video_reader import MediaInfo, chosen_streams, opened, probe
+from icf_avs.media.video_reader import MediaInfo, open_media, probe, select_streams
 from icf_avs.types import ClipSpec
 
 # Full scale is 1; floating-point sound may go beyond, but what is louder than this is damage.
 _LOUDEST = 8.0
 
-Sound = Callable[[int, str | None], Iterator[np.ndarray]]  # (rate, layout) -> blocks, as sound_blocks gives them
+AudioSource = Callable[[int, str | None], Iterator[np.ndarray]]  # (rate, layout) -> blocks, as audio_blocks gives them
 
 
-def sound_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
+def audio_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
     """The sound from second 0 on without holes: float32 [channels, n] blocks at `rate`.
 
     Late sound and holes become zeros, sound before the first frame is left out. `layout` ("mono", "stereo")
@@ -39,9 +39,11 @@ def sound_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Itera
         raise UserError(f"{info.path}: has no sound, which is needed to tell what sounds; name a video with sound")
     written = 0  # samples given so far
     channels = 1
-    with opened(info.path, info.parts) as container:
-        _, stream = chosen_streams(container, info.path, info.audio_track)
-        for begin, pieces in _runs(decoded(container, stream, info.clock, info.repaired), info.start, rate, layout):
+    with open_media(info.path, info.parts) as container:
+        _, stream = select_streams(container, info.path, info.audio_track)
+        for begin, pieces in _runs(
+            decode_frames(container, stream, info.clock, info.repaired), info.start, rate, layout
+        ):
             place = round(begin * rate)
             for piece in pieces:
                 channels = len(piece)
@@ -110,17 +112,17 @@ def _spread(blocks: Iterator[np.ndarray], source: str, layout: str | None, rate:
         blocks = (block[:1] for block in blocks)
     if layout is None:
         return blocks
-    return (np.tile(block, (av.AudioLayout(layout).nb_channels, 1)) for block in mono(blocks, rate))
+    return (np.tile(block, (av.AudioLayout(layout).nb_channels, 1)) for block in to_mono(blocks, rate))
 
 
 class AudioWindows:
     """Windows of the sound of a video, mixed to mono (downmix.py), read forward in constant memory."""
 
-    def __init__(self, source: str | Path | MediaInfo, rate: int = 16_000, sound: Sound | None = None) -> None:
+    def __init__(self, source: str | Path | MediaInfo, rate: int = 16_000, sound: AudioSource | None = None) -> None:
         """`sound` stands in for the video's own. Raises UserError as probe does, and for a video without sound."""
         info = source if isinstance(source, MediaInfo) else probe(source)
-        own = partial(mono, restored=info.repaired.restore)
-        self._blocks = own(sound_blocks(info, rate), rate) if sound is None else mono(sound(rate, None), rate)
+        own = partial(to_mono, restored=info.repaired.restore)
+        self._blocks = own(audio_blocks(info, rate), rate) if sound is None else to_mono(sound(rate, None), rate)
         self._held = next(self._blocks, np.zeros(0, np.float32))
         self._first = 0  # sample number of _held[0]
         self._before = None

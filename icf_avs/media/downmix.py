@@ -17,7 +17,7 @@ _RELEVANT = 1e-3  # share of the energy of a stretch; less of it in an octave do
 _LOWEST = 20  # Hz; below are offsets, not sound
 
 
-def mono(
+def to_mono(
     blocks: Iterator[np.ndarray], rate: int, restored: Callable[[float], None] = lambda seconds: None
 ) -> Iterator[np.ndarray]:
     """float32 [channels, n] blocks at `rate` -> float32 [n] blocks, as many samples in all, about a second behind.

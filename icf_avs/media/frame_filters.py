@@ -10,7 +10,7 @@ from av.filter import Graph
 from icf_avs.media.crop import Crop
 
 
-def filtered(frames: Iterator[av.VideoFrame], crop: Crop) -> Iterator[av.VideoFrame]:
+def filter_frames(frames: Iterator[av.VideoFrame], crop: Crop) -> Iterator[av.VideoFrame]:
     """Pass frames on; from the first interlaced one, a filter weaves the fields. Where frames change their size or
     format, filters are made anew.
     """

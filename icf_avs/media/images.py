@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def resized(images: Tensor, side: int) -> Tensor:
+def resize_frames(images: Tensor, side: int) -> Tensor:
     """uint8 [N,H,W,3] -> uint8 [N,side,side,3], bilinear, antialiased where it shrinks; the same tensor if it fits."""
     if images.shape[1:3] == (side, side):
         return images
@@ -31,7 +31,7 @@ def thumbnail(rgb: np.ndarray, longest: int, pixel_aspect: Fraction) -> Image.Im
     return image
 
 
-def upright(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
     """RGB of 8 bits, turned as EXIF says, transparent parts on black. Pillow itself clips grey of 16 bits at 255."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):

@@ -71,7 +71,7 @@ def open_parts(path: Path, parts: Parts) -> av.container.InputContainer:
     return av.open(script, format="concat", options=options, metadata_errors="replace")
 
 
-def in_its_part(container: av.container.InputContainer, packet: av.Packet) -> av.Packet:
+def fix_part_timestamps(container: av.container.InputContainer, packet: av.Packet) -> av.Packet:
     """A packet without a time of decoding that FFmpeg has counted on from the part before."""
     joined = container.format.name == "concat" and None not in (packet.pts, packet.dts)
     if joined and (packet.pts - packet.dts) * packet.time_base > _APART / 2:

@@ -13,7 +13,7 @@ from av.stream import Disposition
 
 from icf_avs.errors import UserError
 from icf_avs.media.clock import Run, Runs
-from icf_avs.media.packets import packets, tolerant
+from icf_avs.media.packets import decode_packet, read_packets
 
 # Containers that state their length up front, so that a file which breaks off can be told from a short one.
 _STATES_LENGTH = {"mov", "matroska", "avi", "flv", "asf"}
@@ -106,19 +106,19 @@ class Scan:
         begins = packet.is_keyframe or not self._may_jump
         if self._first is None and run is not None and packet.pts is not None and begins and not packet.is_discard:
             self._first, self._first_frame_run = time, run
-        self.first_frame = next(iter(tolerant(packet) or ()), None)
+        self.first_frame = next(iter(decode_packet(packet) or ()), None)
         if self.first_frame is not None and self._first_frame_run is None:
             self._first_frame_run = run
 
 
-def scanned(
+def scan_packets(
     container: av.container.InputContainer, video: av.video.stream.VideoStream,
     audio: av.audio.stream.AudioStream | None, path: Path,
 ) -> Scan:  # fmt: skip
     """What all packets of an open file say. Raises UserError without a frame that can be decoded, or for its size."""
     nominal = float(video.guessed_rate or video.average_rate or 25)
     scan = Scan(container, video.index, -1 if audio is None else audio.index, 1 / nominal)
-    for packet in packets(container, damaged=scan.damaged):
+    for packet in read_packets(container, damaged=scan.damaged):
         scan.add(packet)
     if scan.first_frame is None or not scan.num_frames:
         raise UserError(f"{path}: not one frame of it can be decoded; re-encode it as H.264")
@@ -141,7 +141,7 @@ def check_span(start: float, end: float, path: Path) -> None:
         )
 
 
-def unread(container: av.container.InputContainer, scan: Scan, size: int, others: Iterable[int]) -> int:
+def unread_bytes(container: av.container.InputContainer, scan: Scan, size: int, others: Iterable[int]) -> int:
     """Bytes at the end of a file of so many that hold no packet; 0 where they are no more than an index may take.
 
     others: where another file seems to begin in it, of which it is said in any case.

@@ -9,14 +9,14 @@ import av
 from av.error import FFmpegError
 
 from icf_avs.media.clock import Clock
-from icf_avs.media.joined import in_its_part
+from icf_avs.media.joined import fix_part_timestamps
 from icf_avs.media.repaired import Repaired
 
 _UNCONCEALED = {"vp8", "vp9", "av1", "libdav1d"}  # decoders that build on a frame that is lost as if it were there
 _TRIES = 10  # to read on behind a damaged place of the container
 
 
-def packets(
+def read_packets(
     container: av.container.InputContainer, *streams: av.stream.Stream, damaged: list[str] | None = None
 ) -> Iterator[av.Packet]:
     """As `container.demux`, also where a stream begins in the middle of the file: such a one is left out.
@@ -28,7 +28,7 @@ def packets(
         try:
             for packet in container.demux(*streams):
                 tries = _TRIES if packet.size else tries
-                yield in_its_part(container, packet)
+                yield fix_part_timestamps(container, packet)
             return
         except IndexError:  # of PyAV, when all packets are read and it closes streams that it does not know
             return
@@ -40,7 +40,7 @@ def packets(
                 damaged.append(str(error))
 
 
-def decoded(
+def decode_frames(
     container: av.container.InputContainer, stream: av.stream.Stream, clock: Clock, repaired: Repaired, first: int = 0,
     after: int | None = None,
 ) -> Generator[av.frame.Frame | None, None, tuple[int, int] | None]:  # fmt: skip
@@ -55,7 +55,7 @@ def decoded(
     begun, key, waiting = False, 0, False
     recent: deque[bool] = deque(maxlen=16)  # as many threads as FFmpeg takes by itself
     given, there = after, after  # greatest time stamps, of frames and of packets
-    for number, packet in enumerate(clock.applied(packets(container, stream))):
+    for number, packet in enumerate(clock.applied(read_packets(container, stream))):
         if number < first and packet.size:
             continue
         if packet.size and packet.is_keyframe:
@@ -64,7 +64,7 @@ def decoded(
             recent.append(packet.is_keyframe)
         if packet.size and not packet.is_discard:
             there = _later(there, packet.pts)
-        frames = tolerant(packet)
+        frames = decode_packet(packet)
         begun |= bool(frames) or (frames is None and packet.is_keyframe)
         if frames is None and begun:
             repaired.skip(stream.type, number)
@@ -87,7 +87,7 @@ def _later(one: int | None, other: int | None) -> int | None:
     return other if one is None else one if other is None else max(one, other)
 
 
-def tolerant(packet: av.Packet) -> list[av.frame.Frame] | None:
+def decode_packet(packet: av.Packet) -> list[av.frame.Frame] | None:
     """The frames that come with a packet; None if it cannot be decoded."""
     try:
         return packet.decode()

@@ -47,7 +47,7 @@ class Repaired:
         """In so many seconds one channel is used in place of the mean of all."""
         self.cancelled += seconds
 
-    def look_again(self, path: Path) -> None:
+    def check_growth(self, path: Path) -> None:
         """Note whether the file has grown since it was scanned."""
         with suppress(OSError):  # gone: then it has not grown
             self.grown = path.stat().st_size > self.size

@@ -23,11 +23,11 @@ from icf_avs.errors import UserError
 from icf_avs.media.clock import Clock
 from icf_avs.media.crop import Crop, container_crop
 from icf_avs.media.frame import DecodedFrame
-from icf_avs.media.frame_filters import filtered
+from icf_avs.media.frame_filters import filter_frames
 from icf_avs.media.joined import WHOLE, Parts, joined_parts, open_parts
 from icf_avs.media.local_url import check_file
-from icf_avs.media.packet_scan import check_size, check_span, check_whole, scanned, unread
-from icf_avs.media.packets import decoded
+from icf_avs.media.packet_scan import check_size, check_span, check_whole, scan_packets, unread_bytes
+from icf_avs.media.packets import decode_frames
 from icf_avs.media.repaired import Repaired, TooDamaged
 
 _TAIL = 0.25  # seconds of sound behind the last frame that are no part of the video: the rounding of encoders
@@ -88,7 +88,7 @@ class MediaInfo:
 
 
 @contextmanager
-def opened(path: Path, parts: Parts = WHOLE) -> Iterator[av.container.InputContainer]:
+def open_media(path: Path, parts: Parts = WHOLE) -> Iterator[av.container.InputContainer]:
     """Open a local file, or parts of it as one, and turn whatever fails while it is read into a UserError."""
     _check_readable(path)
     try:
@@ -118,7 +118,7 @@ def _check_readable(path: Path) -> None:
         raise UserError(f"{path}: may not be read ({error.strerror}); change its permissions") from error
 
 
-def chosen_streams(
+def select_streams(
     container: av.container.InputContainer, path: Path, audio_track: int | None = None
 ) -> tuple[av.video.stream.VideoStream, av.audio.stream.AudioStream | None]:
     """The video stream that a player would choose and an audio stream (or None).
@@ -154,7 +154,7 @@ def _described(track: av.audio.stream.AudioStream) -> str:
 def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
     """Scan a whole file (demuxed, one frame decoded) and say what is in it.
 
-    `audio_track` (from 1) chooses among several; see chosen_streams. Raises UserError if the file is missing, a folder,
+    `audio_track` (from 1) chooses among several; see select_streams. Raises UserError if the file is missing, a folder,
     empty, unreadable, without video or frames, without that track, cut short, or of absurd size or length.
     """
     path = Path(path)
@@ -162,12 +162,12 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
     size = path.stat().st_size
     parts, others = joined_parts(path, size)
     left = sum(_left_over(path, part, others, audio_track) for part in parts) if len(parts) > 1 else 0
-    with opened(path, parts) as container:
-        video, audio = chosen_streams(container, path, audio_track)
-        scan = scanned(container, video, audio, path)
+    with open_media(path, parts) as container:
+        video, audio = select_streams(container, path, audio_track)
+        scan = scan_packets(container, video, audio, path)
         if len(parts) == 1:
             check_whole(container, scan, path)
-            left = unread(container, scan, size, others)
+            left = unread_bytes(container, scan, size, others)
         clock, ends = scan.runs.clock(video.index)
         start = scan.start()
         if start is None:  # a raw stream: no time stamps at all, only a nominal rate
@@ -220,20 +220,20 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
 def _left_over(path: Path, part: tuple[int, int], others: tuple[int, ...], audio_track: int | None) -> int:
     """Bytes of one of the files that a file consists of that hold no packet. Raises UserError if it is cut short."""
     begin, end = part
-    with opened(path, (part,)) as container:
-        scan = scanned(container, *chosen_streams(container, path, audio_track), path)
+    with open_media(path, (part,)) as container:
+        scan = scan_packets(container, *select_streams(container, path, audio_track), path)
         check_whole(container, scan, path, begin)
-        return unread(container, scan, end - begin, [other - begin for other in others if begin < other < end])
+        return unread_bytes(container, scan, end - begin, [other - begin for other in others if begin < other < end])
 
 
 def _decoded_frames(info: MediaInfo) -> Iterator[av.VideoFrame | None]:
     """Every frame; None in place of one that cannot be decoded."""
     rest = 0, None
     for threads in ("AUTO", "NONE"):
-        with opened(info.path, info.parts) as container:
-            stream, _ = chosen_streams(container, info.path)
+        with open_media(info.path, info.parts) as container:
+            stream, _ = select_streams(container, info.path)
             stream.thread_type = threads
-            rest = yield from decoded(container, stream, info.clock, info.repaired, *rest)
+            rest = yield from decode_frames(container, stream, info.clock, info.repaired, *rest)
         if rest is None:
             return
 
@@ -241,7 +241,7 @@ def _decoded_frames(info: MediaInfo) -> Iterator[av.VideoFrame | None]:
 def video_frames(info: MediaInfo) -> Iterator[tuple[float, DecodedFrame]]:
     """Every frame with the second it is shown at, never decreasing; as stored: not turned, any pixel format."""
     time = None
-    for frame in filtered(filter(None, _decoded_frames(info)), info.crop):
+    for frame in filter_frames(filter(None, _decoded_frames(info)), info.crop):
         if frame.time is not None:
             shown = frame.time - info.start
         else:
@@ -274,10 +274,10 @@ def read_frames(
         before = time
         while upcoming is not None and upcoming[0] <= time + 1e-6:
             shown, upcoming = upcoming, next(frames, None)
-        yield time, as_shown(info, shown[1], reformatter)
+        yield time, to_rgb(info, shown[1], reformatter)
 
 
-def as_shown(info: MediaInfo, frame: DecodedFrame, reformatter: VideoReformatter) -> np.ndarray:
+def to_rgb(info: MediaInfo, frame: DecodedFrame, reformatter: VideoReformatter) -> np.ndarray:
     """One of `video_frames` as RGB, uint8 [H, W, 3], turned. Raises UserError for a pixel format that is unknown."""
     try:
         stored = frame.converted(reformatter, *info.stored_size, "rgb24").to_ndarray()

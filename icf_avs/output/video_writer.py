@@ -18,11 +18,11 @@ from av.codec.context import Flags
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, VideoReformatter
 
-from icf_avs.media.audio_windows import Sound, sound_blocks
+from icf_avs.media.audio_windows import AudioSource, audio_blocks
 from icf_avs.media.frame import DecodedFrame
 from icf_avs.media.local_url import local_url
-from icf_avs.media.packets import packets
-from icf_avs.media.video_reader import MediaInfo, Orientation, chosen_streams, opened, video_frames
+from icf_avs.media.packets import read_packets
+from icf_avs.media.video_reader import MediaInfo, Orientation, open_media, select_streams, video_frames
 from icf_avs.output.class_overlay import ClassOverlay
 from icf_avs.output.overlay import Overlay
 from icf_avs.results import FrameMask
@@ -43,7 +43,7 @@ Mask = TypeVar("Mask")
 def write_video(
     info: MediaInfo, path: Path, interval_at: Callable[[float], int], mask_of: Callable[[int], Mask],
     progress: Callable[[int], None], overlay_of: Callable[[Mask], Overlay | ClassOverlay] = Overlay,
-    sound: Sound | None = None, pictures: Iterator[tuple[float, DecodedFrame]] | None = None,
+    sound: AudioSource | None = None, pictures: Iterator[tuple[float, DecodedFrame]] | None = None,
 ) -> None:  # fmt: skip
     """Write a video with its masks.
 
@@ -166,15 +166,15 @@ class _AudioTrack(Protocol):
         """Write on until the sound reaches `time` seconds, or to its end."""
 
 
-def _audio_track(container: av.container.OutputContainer, info: MediaInfo, sound: Sound | None) -> _AudioTrack:
+def _audio_track(container: av.container.OutputContainer, info: MediaInfo, sound: AudioSource | None) -> _AudioTrack:
     """Add `sound`, or the video's own: its AAC as it is, or whatever else there is as AAC.
 
     What is copied loses nothing and costs next to nothing. It must be without holes: the sound is at the second it
     belongs to, and holes have to be filled.
     """
     if sound is None and info.audio_codec == "aac" and info.audio_channels <= 2 and info.audio_unbroken:
-        with opened(info.path, info.parts) as source:
-            own = chosen_streams(source, info.path, info.audio_track)[1]
+        with open_media(info.path, info.parts) as source:
+            own = select_streams(source, info.path, info.audio_track)[1]
             if own.codec_context.extradata:  # in broadcasts each packet brings its own, which MP4 does not hold
                 return _Copied(container, info, container.add_stream_from_template(own))
     return _Encoded(container, info, sound)
@@ -193,11 +193,11 @@ class _Copied:
         self._next = next(self._packets, None)
 
     def _moved(self, info: MediaInfo) -> Iterator[av.Packet]:
-        with opened(
+        with open_media(
             info.path, info.parts
         ) as source:  # in here, where only what reading raises is taken for the video's fault
-            own = chosen_streams(source, info.path, info.audio_track)[1]
-            for number, packet in enumerate(info.clock.applied(packets(source, own))):
+            own = select_streams(source, info.path, info.audio_track)[1]
+            for number, packet in enumerate(info.clock.applied(read_packets(source, own))):
                 if not packet.size:  # ends the stream
                     return
                 if number in info.repaired.damaged_audio:
@@ -218,12 +218,12 @@ class _Copied:
 class _Encoded:
     """The sound at the second it belongs to: holes are filled, late sound stays late."""
 
-    def __init__(self, container: av.container.OutputContainer, info: MediaInfo, sound: Sound | None) -> None:
+    def __init__(self, container: av.container.OutputContainer, info: MediaInfo, sound: AudioSource | None) -> None:
         self._container = container
         rate = info.audio_rate if info.audio_rate in _AAC_RATES else 48_000
         self._layout = "mono" if sound is None and info.audio_channels == 1 else "stereo"
         self._stream = container.add_stream("aac", rate=rate, layout=self._layout, options=_AAC)
-        self._blocks = (sound or partial(sound_blocks, info))(rate, self._layout)
+        self._blocks = (sound or partial(audio_blocks, info))(rate, self._layout)
         self._samples = 0
 
     def write_until(self, time: float) -> None:

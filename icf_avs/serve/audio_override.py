@@ -8,19 +8,19 @@ import numpy as np
 from av import AudioLayout
 
 from icf_avs.errors import UserError
-from icf_avs.media.audio_windows import Sound, sound_blocks
-from icf_avs.media.downmix import mono
+from icf_avs.media.audio_windows import AudioSource, audio_blocks
+from icf_avs.media.downmix import to_mono
 from icf_avs.media.video_reader import MediaInfo
 
 _LOUDNESS_RATE = 16_000
 
 
-def silence(info: MediaInfo) -> Sound:
+def silence(info: MediaInfo) -> AudioSource:
     """Zeros, as long as the video."""
     return lambda rate, layout: (np.zeros(shape, np.float32) for shape in _shapes(info, rate, layout))
 
 
-def noise(info: MediaInfo, seed: int = 0) -> Sound:
+def noise(info: MediaInfo, seed: int = 0) -> AudioSource:
     """White Gaussian noise, the same in all channels, as loud (root mean square) as the video's own sound.
 
     Raises UserError, when it is asked for, if the video has no sound.
@@ -28,7 +28,7 @@ def noise(info: MediaInfo, seed: int = 0) -> Sound:
 
     def blocks(rate: int, layout: str | None) -> Iterator[np.ndarray]:
         power, count = 0.0, 0
-        for block in mono(sound_blocks(info, _LOUDNESS_RATE), _LOUDNESS_RATE):
+        for block in to_mono(audio_blocks(info, _LOUDNESS_RATE), _LOUDNESS_RATE):
             power += float(np.square(block, dtype=np.float64).sum())
             count += len(block)
         loudness, rng = (power / max(count, 1)) ** 0.5, np.random.default_rng(seed)
@@ -38,7 +38,7 @@ def noise(info: MediaInfo, seed: int = 0) -> Sound:
     return blocks
 
 
-def of_clip(info: MediaInfo, other: MediaInfo) -> Sound:
+def of_clip(info: MediaInfo, other: MediaInfo) -> AudioSource:
     """The sound of another video, again and again where it is shorter, cut where it is longer.
 
     Raises UserError, when it is asked for, if that has no sound.
@@ -48,7 +48,7 @@ def of_clip(info: MediaInfo, other: MediaInfo) -> Sound:
         left = round(info.duration * rate)
         while left > 0:
             before = left
-            for block in sound_blocks(other, rate, layout):
+            for block in audio_blocks(other, rate, layout):
                 yield block[:, :left]
                 left -= block.shape[1]
                 if left <= 0:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from icf_avs.errors import UserError
 from icf_avs.inference.segment import Segmenter, segment_video
-from icf_avs.media.audio_windows import Sound
+from icf_avs.media.audio_windows import AudioSource
 from icf_avs.media.images import thumbnail
 from icf_avs.media.video_reader import MediaInfo, read_frames
 from icf_avs.output.text_summary import no_word
@@ -65,7 +65,7 @@ def run_inference(
         raise
 
 
-def _sound(info: MediaInfo, heard: AudioMode, other: Path | None, limits: Limits) -> Sound | None:
+def _sound(info: MediaInfo, heard: AudioMode, other: Path | None, limits: Limits) -> AudioSource | None:
     if heard == "own":
         return None
     if heard == "muted":

@@ -16,8 +16,8 @@ RATE = 16_000
 TEMPI = (0.72, 0.85, 1.0, 1.18, 1.4)  # prepared with the pitch kept
 LONGEST_TAIL = 0.5  # seconds of reverberation
 _FRAME, _SEARCH = 640, 160  # samples: frames of 40 ms overlap by half, and are moved by up to 10 ms to fit
-KNOTS = np.concatenate(([0.0], np.geomspace(60, RATE / 2, 96)))  # Hz at which a curve over frequency is given
-_OCTAVES = np.log2(np.maximum(KNOTS, 60.0) / 1000)  # of the knots, from 1 kHz
+FREQUENCY_KNOTS = np.concatenate(([0.0], np.geomspace(60, RATE / 2, 96)))  # Hz at which a curve over frequency is given
+_OCTAVES = np.log2(np.maximum(FREQUENCY_KNOTS, 60.0) / 1000)  # of the knots, from 1 kHz
 _CODEC_FRAME, _BANDS = 512, 16  # samples of a frame of the codec, bands that share a step of quantisation
 
 
@@ -81,7 +81,7 @@ def pitch_shift(source: np.ndarray, samples: int, octaves: float, glide: float, 
     return here + at * (slope + at * ((-3 * step - 2 * slope - far) + at * (2 * step + slope + far)))
 
 
-def reach(samples: int, octaves: float, glide: float) -> int:
+def source_length(samples: int, octaves: float, glide: float) -> int:
     """Samples of the source that `pitch_shift` needs."""
     return int(samples * 2 ** (octaves + glide)) + 5
 
@@ -89,8 +89,8 @@ def reach(samples: int, octaves: float, glide: float) -> int:
 @lru_cache(maxsize=8)
 def _places(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Knot below each bin of a spectrum of `size` samples, and how far above it the bin is."""
-    place = np.interp(np.fft.rfftfreq(size, 1 / RATE), KNOTS, np.arange(len(KNOTS)))
-    below = np.minimum(place.astype(np.int64), len(KNOTS) - 2)
+    place = np.interp(np.fft.rfftfreq(size, 1 / RATE), FREQUENCY_KNOTS, np.arange(len(FREQUENCY_KNOTS)))
+    below = np.minimum(place.astype(np.int64), len(FREQUENCY_KNOTS) - 2)
     return below, (place - below).astype(np.float32)
 
 
@@ -108,7 +108,7 @@ def _equaliser(style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
     return 10 ** (np.clip(tilt + 0.7 * bumps, -24, 24) / 20)
 
 
-def microphone(style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
+def mic_response(style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
     """The frequency response of a random device, as factors at the knots."""
     curve = _equaliser(style, rng)
     if rng.random() < style.bandpass_prob:

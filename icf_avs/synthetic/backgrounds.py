@@ -16,7 +16,7 @@ from PIL import Image
 from icf_avs.errors import UserError
 from icf_avs.synthetic import packages
 from icf_avs.synthetic.qt_resource import Resources, read_qt_resource
-from icf_avs.synthetic.scene import base_split, hash_tenth
+from icf_avs.synthetic.scene import base_split, hash_decile
 
 _LONGEST = 640  # pixels
 _NOISES = 1 << 30  # how many generated backgrounds there are
@@ -24,7 +24,7 @@ _SPLITS = {"train": range(7), "val": range(7, 8), "test": range(8, 10)}  # tenth
 
 
 @lru_cache(maxsize=1)
-def photographs() -> tuple[str, ...]:
+def list_photographs() -> tuple[str, ...]:
     """References of all photographs on this machine, sorted; empty, with a warning, if the packages are not here."""
     found = []
     if packages.find(packages.GCOMPRIS):
@@ -47,7 +47,7 @@ def _monuments() -> Resources:
 
 @lru_cache(maxsize=4)
 def _photographs_of(split: str) -> tuple[str, ...]:
-    return tuple(name for name in photographs() if hash_tenth(name) in _SPLITS[split])
+    return tuple(name for name in list_photographs() if hash_decile(name) in _SPLITS[split])
 
 
 def draw_background(split: str, rng: np.random.Generator, generated: float) -> str:
@@ -58,7 +58,7 @@ def draw_background(split: str, rng: np.random.Generator, generated: float) -> s
         return choices[rng.integers(len(choices))]
     while True:
         reference = f"noise:{rng.integers(_NOISES)}"
-        if hash_tenth(reference) in _SPLITS[split]:
+        if hash_decile(reference) in _SPLITS[split]:
             return reference
 
 

@@ -16,7 +16,7 @@ from icf_avs.synthetic.rendering import render_frame
 from icf_avs.synthetic.scene import Scene
 from icf_avs.synthetic.scene_features import MAP_STRIDE, SceneFeatures
 from icf_avs.synthetic.sounds import SoundBank
-from icf_avs.synthetic.soundtrack import activity, render_audio, render_tracks
+from icf_avs.synthetic.soundtrack import render_audio, render_tracks, track_activity
 from icf_avs.types import MASK_STRIDE, Batch, ClipSpec
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Clip:
     @property
     def masks(self) -> np.ndarray:
         """uint8 [T, H, W]: 1 where something sounds."""
-        return masks(self.stamp_maps, self.active)
+        return binary_masks(self.stamp_maps, self.active)
 
 
 def render_clip(
@@ -54,18 +54,18 @@ def render_clip(
     return Clip(
         frames=np.stack([rgb for rgb, _ in images]),
         stamp_maps=np.stack([stamp_map for _, stamp_map in images]),
-        active=activity(tracks, spec),
+        active=track_activity(tracks, spec),
         waveform=waveform,
         class_names=tuple(placed.class_name for placed in scene.stamps),
     )
 
 
-def masks(stamp_maps: np.ndarray, active: np.ndarray) -> np.ndarray:
+def binary_masks(stamp_maps: np.ndarray, active: np.ndarray) -> np.ndarray:
     """Binary ground truth, uint8 [T, H, W]: 1 where the topmost stamp sounds. stamp_maps [T, H, W], active [n, T]."""
     return _look_up(stamp_maps, active.astype(np.uint8))
 
 
-def classes(stamp_maps: np.ndarray, active: np.ndarray, scene: Scene) -> np.ndarray:
+def semantic_masks(stamp_maps: np.ndarray, active: np.ndarray, scene: Scene) -> np.ndarray:
     """Semantic ground truth: as `masks`, with the class id (from 1) of the sounding stamp; 0 elsewhere."""
     ids = np.array([placed.class_id for placed in scene.stamps], dtype=np.uint8)
     return _look_up(stamp_maps, active * ids[:, None])
@@ -84,9 +84,9 @@ def scene_audio(
     return clip_windows(waveform, spec, spec.frames), active
 
 
-def sounding_classes(scene: Scene, active: np.ndarray, classes: int) -> np.ndarray:
+def sounding_classes(scene: Scene, active: np.ndarray, num_classes: int) -> np.ndarray:
     """active [n,T] -> sounding [T,C] bool."""
-    sounding = np.zeros((active.shape[1], classes), dtype=bool)
+    sounding = np.zeros((active.shape[1], num_classes), dtype=bool)
     for stamp, sounds in zip(scene.stamps, active, strict=True):
         if stamp.class_id:
             sounding[sounds, stamp.class_id - 1] = True
@@ -112,7 +112,7 @@ def make_batch(
         sounding.append(sounding_classes(scene, active, num_classes))
         onscreen.append(sounding_classes(scene, np.ones((len(scene.stamps), 1), dtype=bool), num_classes)[0])
         if with_images:
-            maps.append(classes(features.stamp_maps[index], active, scene))
+            maps.append(semantic_masks(features.stamp_maps[index], active, scene))
     sounds = torch.from_numpy(np.stack(sounding))
     every = torch.ones(sounds.shape[:2], dtype=torch.bool)
     empty = torch.zeros(0)
@@ -120,17 +120,17 @@ def make_batch(
         [], torch.from_numpy(np.stack(waves)), empty, empty, every, every, sounds, torch.from_numpy(np.stack(onscreen))
     )
     if with_images:
-        batch.masks, batch.class_map = targets(torch.from_numpy(np.stack(maps)))
+        batch.masks, batch.class_map = mask_targets(torch.from_numpy(np.stack(maps)))
         batch.pyramid = features.levels(indices)
     return batch
 
 
-def targets(class_map: Tensor) -> tuple[Tensor, Tensor]:
+def mask_targets(class_map: Tensor) -> tuple[Tensor, Tensor]:
     """Classes of what sounds at every second pixel, [B,T,S/2,S/2] -> masks [B,T,S/4,S/4] and class_map of a Batch."""
     return F.avg_pool2d((class_map > 0).float(), MASK_STRIDE // MAP_STRIDE), class_map.long()
 
 
-def concatenate(batches: list[Batch]) -> Batch:
+def concat_batches(batches: list[Batch]) -> Batch:
     """Batches of clips of the same length and size, as one."""
     if len(batches) == 1:
         return batches[0]

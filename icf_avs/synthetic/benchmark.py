@@ -37,10 +37,10 @@ from icf_avs.datasets.log_mel import pickled_log_mel
 from icf_avs.errors import UserError
 from icf_avs.output.class_overlay import palette
 from icf_avs.synthetic import packages
-from icf_avs.synthetic.backgrounds import photographs
-from icf_avs.synthetic.batches import Clip, classes, render_clip
+from icf_avs.synthetic.backgrounds import list_photographs
+from icf_avs.synthetic.batches import Clip, render_clip, semantic_masks
 from icf_avs.synthetic.catalog import Catalog, load_catalog
-from icf_avs.synthetic.rendering import canvas, render_frame
+from icf_avs.synthetic.rendering import canvas_size, render_frame
 from icf_avs.synthetic.scene import Scene, base_split, uses_cross_recordings
 from icf_avs.synthetic.scene_sampler import BALANCED, TRAIN, sample_scene
 from icf_avs.synthetic.sounds import SoundBank
@@ -146,7 +146,7 @@ def _tools(stamps: Path) -> tuple[Catalog, SoundBank, SoundBank]:
 @lru_cache(maxsize=1)
 def _version() -> str:
     """Changes with the code and the data that decide what a clip looks like."""
-    digest = hashlib.sha256("\n".join(photographs()).encode())
+    digest = hashlib.sha256("\n".join(list_photographs()).encode())
     folder = Path(__file__).parent
     elsewhere = "datasets/clip_files.py", "datasets/log_mel.py", "media/vggish_frontend.py"
     for path in (folder / "stamps.csv", *sorted(folder.glob("*.py")), *(folder.parent / name for name in elsewhere)):
@@ -187,7 +187,7 @@ def _write_clip(job: _Job) -> None:
             write_image(data / "gt_masks" / inner / job.name / f"{job.name}_{t + 1}.png", mask)
     write_wav(data / "audio_wav" / inner / f"{job.name}.wav", samples)
     write_bytes(data / "audio_log_mel" / inner / f"{job.name}.pkl", pickled_log_mel(samples))
-    across, down = canvas(scene.aspect)
+    across, down = canvas_size(scene.aspect)
     size = round(across * SHORT_SIDE / 2) * 2, round(down * SHORT_SIDE / 2) * 2
     if job.dataset != CROSS:
         _write_semantic(job, scene, clip, size, samples)
@@ -217,7 +217,7 @@ def _write_clip(job: _Job) -> None:
 def _write_semantic(job: _Job, scene: Scene, clip: Clip, size: tuple[int, int], samples: np.ndarray) -> None:
     label = "v1s" if job.dataset == SINGLE else "v1m"
     rendered = [render_frame(scene, SPEC.frame_time(t), size) for t in range(SPEC.frames)]
-    ids = classes(np.stack([stamp_map for _, stamp_map in rendered]), clip.active, scene)
+    ids = semantic_masks(np.stack([stamp_map for _, stamp_map in rendered]), clip.active, scene)
     labelled = 1 if (label, job.split) == ("v1s", "train") else SPEC.frames
     frames, labels = [Image.fromarray(rgb) for rgb, _ in rendered], [Image.fromarray(each) for each in ids[:labelled]]
     write_avss_clip(job.out / SEMANTIC / label / semantic_uid(job.name), frames, labels, samples, palette())
@@ -264,6 +264,6 @@ def _write_scenes(folder: Path, rows: list[dict], clip_id: Callable[[str], str])
     table = []
     for row in rows:
         stamps = ";".join("|".join(stamp) for stamp in row["stamps"])
-        classes = " ".join(row["sounding"]), " ".join(row["onscreen"])
-        table.append((clip_id(row["name"]), row["split"], row["seed"], row["index"], *classes, stamps))
+        semantic_masks = " ".join(row["sounding"]), " ".join(row["onscreen"])
+        table.append((clip_id(row["name"]), row["split"], row["seed"], row["index"], *semantic_masks, stamps))
     write_table(folder / "scenes.csv", header, table)

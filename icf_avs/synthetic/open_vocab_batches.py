@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icf_avs.synthetic.batches import targets
+from icf_avs.synthetic.batches import mask_targets
 from icf_avs.synthetic.scene import Scene
 from icf_avs.synthetic.scene_features import OpenVocabFeatures
 from icf_avs.synthetic.tagger_cache import TaggerOutputs
@@ -89,7 +89,7 @@ def open_vocab_batch(
                     class_map[when, number] = word + 1
             objects = features.object_maps(at)
             maps.append(np.stack([row[numbers] for row, numbers in zip(class_map, objects, strict=True)]))
-    masks, class_map = targets(torch.from_numpy(np.stack(maps)))
+    masks, class_map = mask_targets(torch.from_numpy(np.stack(maps)))
     every = torch.ones(len(indices), frames, dtype=torch.bool)
     levels, scores, shares = features.visual(indices)
     if noisy:

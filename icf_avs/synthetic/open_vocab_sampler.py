@@ -15,23 +15,23 @@ from typing import TypeVar
 import numpy as np
 
 from icf_avs.synthetic.catalog import NamedStamp, OpenVocabCatalog
-from icf_avs.synthetic.rendering import canvas, load_sprite, visible_shares
-from icf_avs.synthetic.scene import Camera, NamedObject, PlacedStamp, Scene, Shadow, hash_tenth
+from icf_avs.synthetic.rendering import canvas_size, load_sprite, visible_shares
+from icf_avs.synthetic.scene import Camera, NamedObject, PlacedStamp, Scene, Shadow, hash_decile
 from icf_avs.synthetic.scene_sampler import (
-    TENTHS,
+    SPLIT_DECILES,
     ViewRanges,
     draw_gains,
     draw_motion,
     draw_view,
-    sampled_times,
     search_layout,
+    visibility_times,
 )
 
-One = TypeVar("One")
+T = TypeVar("T")
 
 OPEN_VOCAB_SPLITS = ("train", "val", "test", "heldout", "heldout-val")  # new ones at the end: they are drawn by number
 _HELD_OUT = {"heldout": "cross", "heldout-val": "cross-val"}  # and the name of such a split in scenes with sound
-_TENTHS = TENTHS | dict.fromkeys(_HELD_OUT, range(10))
+_TENTHS = SPLIT_DECILES | dict.fromkeys(_HELD_OUT, range(10))
 _STREAM = 5  # keeps these scenes' random numbers apart from those of the scenes with sound
 _SMALLEST, _LARGEST = 0.05, 0.9  # square root of the area of a stamp's box, in shorter sides of the image
 _ENLARGED = 2.5 / 448  # shorter sides a pixel of the cut-out may cover: more would look like no photograph
@@ -73,7 +73,7 @@ def sample_open_vocab_scene(
     close = style.close > 0 and rng.random() < style.close and len(cast[0]) == 1
     view = ViewRanges(lambda: _zoom(style, rng), 0.05, _GAINS, (0.5, 30), generated=0.1)
     empty = draw_view(catalog.root, _HELD_OUT.get(split, split), index, seed, seconds, view, rng)
-    times = [0.5] if seconds == 1 else sampled_times(seconds)
+    times = [0.5] if seconds == 1 else visibility_times(seconds)
     scene = search_layout(
         lambda shrink: _lay_out(catalog, cast, empty, shrink, close, rng),
         lambda candidate: _all_visible(candidate, len(cast), times),
@@ -133,11 +133,11 @@ def _draw_cast(
             # Copies of one animal, or of all that there are of its word.
             choices = [first] if rng.random() < 0.5 else [s for s in same_word if s.generic == first.generic]
             cast.append((first, *(_choice(choices, rng) for _ in range(copies - 1))))
-        if hash_tenth("\n".join(sorted({stamp.stem for copies in cast for stamp in copies}))) in _TENTHS[split]:
+        if hash_decile("\n".join(sorted({stamp.stem for copies in cast for stamp in copies}))) in _TENTHS[split]:
             return cast
 
 
-def _choice(choices: Sequence[One], rng: np.random.Generator) -> One:
+def _choice(choices: Sequence[T], rng: np.random.Generator) -> T:
     return choices[rng.integers(len(choices))]
 
 
@@ -162,7 +162,7 @@ def _lay_out(
         if near:
             size = rng.uniform(*_CLOSE) * shrink
         # The best of a few places is far from the other objects; it may well be at the edge.
-        places = np.array(canvas(scene.aspect)) * (0.5 + rng.uniform(-0.44, 0.44, (3, 2)))
+        places = np.array(canvas_size(scene.aspect)) * (0.5 + rng.uniform(-0.44, 0.44, (3, 2)))
         centre = max(places, key=lambda place: min((float(np.hypot(*(place - c))) for c in centres), default=0.0))
         centres.append(centre)
         for copy, pose in zip(copies, _poses(len(copies), centre, size, rng), strict=True):
@@ -222,7 +222,7 @@ def _place(
 def _all_visible(scene: Scene, objects: int, times: list[float]) -> bool:
     """Whether at all times enough is visible of every object."""
     shares = visible_shares(scene, times)
-    across, down = canvas(scene.aspect)
+    across, down = canvas_size(scene.aspect)
     boxes, numbers = np.array([stamp.size**2 for stamp in scene.stamps]), np.array(scene.object_of)
     for number in range(1, objects + 1):
         mine = numbers == number

@@ -73,7 +73,7 @@ Patch = tuple[int, tuple[slice, slice], np.ndarray]  # number of the stamp, wind
 _CONTRAST = (0.6, 1.5)  # how far the standard deviation of a stamp's colours may be scaled
 
 
-def canvas(aspect: float) -> tuple[float, float]:
+def canvas_size(aspect: float) -> tuple[float, float]:
     """Width and height of the virtual canvas, whose shorter side is 1."""
     return (aspect, 1.0) if aspect >= 1 else (1.0, 1.0 / aspect)
 
@@ -91,7 +91,7 @@ def _patches(scene: Scene, time_s: float, size: tuple[int, int]) -> list[Patch]:
     """The visible parts of all stamps, premultiplied, in drawing order."""
     patches: list[Patch] = []
     width, height = size
-    across, down = canvas(scene.aspect)
+    across, down = canvas_size(scene.aspect)
     scale_x, scale_y = width / across, height / down
     for number, stamp in enumerate(scene.stamps, start=1):
         sprite = load_sprite(scene.path(stamp))
@@ -170,7 +170,7 @@ def render_frame(scene: Scene, time_s: float, size: tuple[int, int]) -> tuple[np
 def _background(scene: Scene, time_s: float, size: tuple[int, int]) -> np.ndarray:
     """A slowly panning crop of the background, float32 [H, W, 3]."""
     image = load_background(scene.background)
-    across, down = canvas(scene.aspect)
+    across, down = canvas_size(scene.aspect)
     largest = min(image.width / across, image.height / down) * scene.zoom
     width, height = largest * across, largest * down
     since = time_s - scene.seconds / 2
@@ -242,7 +242,7 @@ def _photograph(image: np.ndarray, scene: Scene, time_s: float) -> np.ndarray:
 
 def visible_shares(scene: Scene, times: list[float], short_side: int = 64) -> np.ndarray:
     """Share of each stamp's own area that is inside the image and not covered: float [len(times), stamps]."""
-    across, down = canvas(scene.aspect)
+    across, down = canvas_size(scene.aspect)
     size = round(across * short_side), round(down * short_side)
     shares = np.zeros((len(times), len(scene.stamps)))
     for row, time_s in enumerate(times):

@@ -21,7 +21,7 @@ def base_split(split: str) -> str:
     return {"cross": "test", "cross-val": "val"}.get(split, split)
 
 
-def hash_tenth(text: str) -> int:
+def hash_decile(text: str) -> int:
     """A number from 0 to 9 by the hash of a text: it decides the split of a background or a composition."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 10
 

@@ -28,8 +28,8 @@ from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficient
 from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, find_segmenter
 from icf_avs.errors import UserError
 from icf_avs.interruption import interrupts_ignored
-from icf_avs.media.images import resized
-from icf_avs.synthetic.backgrounds import photographs
+from icf_avs.media.images import resize_frames
+from icf_avs.synthetic.backgrounds import list_photographs
 from icf_avs.synthetic.catalog import Catalog, OpenVocabCatalog
 from icf_avs.synthetic.open_vocab_sampler import OpenVocabStyle, sample_open_vocab_scene
 from icf_avs.synthetic.rendering import render_frame, render_stamp_map
@@ -104,8 +104,9 @@ class SceneFeatures:
 
 @dataclass
 class OpenVocabFeatures(SceneFeatures):
-    """images uint8 [n,T,S/2,S/2,3]; class_scores uint8 [n,T,S/32,S/32,1000] (read them with `z_scores`); object_probs
-    uint8 [n,T,20,g,g] of the segmenter (read them with `probabilities`)."""
+    """images uint8 [n,T,S/2,S/2,3]; class_scores uint8 [n,T,S/32,S/32,1000], which `dequantize_scores` reads;
+    object_probs uint8 [n,T,20,g,g] of the segmenter, which `dequantize_probs` reads.
+    """
 
     images: np.ndarray
     class_scores: np.ndarray
@@ -113,7 +114,7 @@ class OpenVocabFeatures(SceneFeatures):
 
     def visual(self, indices: np.ndarray) -> VisualFeatures:
         """What the visual encoder makes of some scenes, [n,T,...] float32."""
-        scores, probs = z_scores(self.class_scores[indices]), probabilities(self.object_probs[indices])
+        scores, probs = dequantize_scores(self.class_scores[indices]), dequantize_probs(self.object_probs[indices])
         return VisualFeatures(self.levels(indices), scores, probs)
 
     def object_maps(self, index: int) -> np.ndarray:
@@ -125,17 +126,17 @@ class OpenVocabFeatures(SceneFeatures):
         return np.isin(self.object_maps(index), self.scenes[index].objects_named(word))
 
 
-def z_scores(stored: np.ndarray) -> Tensor:
+def dequantize_scores(stored: np.ndarray) -> Tensor:
     """Stored bytes [...,h,w,1000] -> z-scores float32 [...,1000,h,w], as DenseClassifier gave them to within 1/16."""
     return ((torch.tensor(stored).float() - _ZERO) * _STEP).movedim(-1, -3)
 
 
-def as_bytes(scores: Tensor) -> np.ndarray:
+def quantize_scores(scores: Tensor) -> np.ndarray:
     """z-scores [N,1000,h,w] -> bytes [N,h,w,1000]."""
     return (scores / _STEP + _ZERO).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
-def probabilities(stored: np.ndarray) -> Tensor:
+def dequantize_probs(stored: np.ndarray) -> Tensor:
     """Stored bytes -> the segmenter's probabilities, float32."""
     return torch.tensor(stored).float() / 255
 
@@ -170,7 +171,7 @@ def training_seed(run: int, number: int) -> int:
 
 def _folder(catalog: Catalog | OpenVocabCatalog, scene_set: SceneSet) -> Path:
     """Where the arrays are kept: another folder for every change of what they depend on."""
-    facts = [VERSION, type(scene_set.style).__name__, asdict(scene_set), repr(catalog), photographs()]
+    facts = [VERSION, type(scene_set.style).__name__, asdict(scene_set), repr(catalog), list_photographs()]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "features" / digest[:20]
 
@@ -249,7 +250,7 @@ def _encode(moments: list[tuple[Scene, float]], scene_set: SceneSet) -> dict[str
     """What the arrays hold of some frames, by name."""
     side, detail = scene_set.spec.image_size, scene_set.detail or scene_set.spec.image_size
     rendered = [render_frame(scene, moment, (detail, detail)) for scene, moment in moments]
-    images = resized(torch.from_numpy(np.stack([rgb for rgb, _ in rendered])), side)
+    images = resize_frames(torch.from_numpy(np.stack([rgb for rgb, _ in rendered])), side)
     maps = [stamp_map for _, stamp_map in rendered]
     if detail != side:
         maps = [render_stamp_map(scene, moment, (side, side)) for scene, moment in moments]
@@ -262,8 +263,8 @@ def _encode(moments: list[tuple[Scene, float]], scene_set: SceneSet) -> dict[str
     }
     batch["stamp_maps"] = np.stack([stamp_map[half, half] for stamp_map in maps])
     if scene_set.open_vocab:
-        batch["images"] = resized(images, side // MAP_STRIDE).numpy()
-        batch["class_scores"] = as_bytes(_classifier()(pyramid[-1]))
+        batch["images"] = resize_frames(images, side // MAP_STRIDE).numpy()
+        batch["class_scores"] = quantize_scores(_classifier()(pyramid[-1]))
     return batch
 
 

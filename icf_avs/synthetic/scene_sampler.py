@@ -17,10 +17,10 @@ import numpy as np
 
 from icf_avs.synthetic.backgrounds import draw_background
 from icf_avs.synthetic.catalog import Catalog, SoundClass
-from icf_avs.synthetic.rendering import canvas, load_sprite, visible_shares
-from icf_avs.synthetic.scene import SPLITS, PlacedStamp, Scene, base_split, hash_tenth, uses_cross_recordings
+from icf_avs.synthetic.rendering import canvas_size, load_sprite, visible_shares
+from icf_avs.synthetic.scene import SPLITS, PlacedStamp, Scene, base_split, hash_decile, uses_cross_recordings
 
-TENTHS = {"train": range(8), "val": range(8, 9), "test": range(9, 10)}  # of the compositions, by `hash_tenth`
+SPLIT_DECILES = {"train": range(8), "val": range(8, 9), "test": range(9, 10)}  # of the compositions, by `hash_decile`
 _ASPECTS = (1.0, 4 / 3, 16 / 9, 9 / 16)
 _EDGE = 0.08  # seconds around a whole second within which a sound begins or ends
 Spans = tuple[tuple[float, float], ...]
@@ -95,7 +95,7 @@ def sample_scene(
 
     def is_visible(candidate: Scene) -> bool:
         needed = [bool(stamp.class_name) for stamp in candidate.stamps]
-        shares = visible_shares(candidate, sampled_times(scene.seconds))
+        shares = visible_shares(candidate, visibility_times(scene.seconds))
         return bool(shares[:, needed].min(initial=1.0) >= style.min_visible)
 
     return search_layout(lay_out, is_visible, tries=6)
@@ -147,7 +147,7 @@ def draw_motion(angle: Draw, drift_x: Draw, drift_y: Draw, growth: float, rng: n
     }
 
 
-def sampled_times(seconds: int) -> list[float]:
+def visibility_times(seconds: int) -> list[float]:
     """Moments at which visibility is checked: those of the frames that are cut from a clip."""
     return [second + moment for second in range(seconds) for moment in (0.5, 15 / 16)]
 
@@ -195,7 +195,7 @@ def _draw_cast(
         for i in rng.permutation(len(catalog.distractors))[:others]:
             cast.append((catalog.distractors[i], None, False))
         composition = "\n".join(sorted({stem for stem, *_ in cast}))
-        if 2 <= len(cast) <= 5 and hash_tenth(composition) in TENTHS[base_split(split)]:
+        if 2 <= len(cast) <= 5 and hash_decile(composition) in SPLIT_DECILES[base_split(split)]:
             return cast
 
 
@@ -251,7 +251,7 @@ def _lay_out(
         sprite = load_sprite(catalog.image_path(stem))
         # Long thin stamps would otherwise reach far out of the image.
         size = min(size, 0.95 * (min(sprite.width, sprite.height) / max(sprite.width, sprite.height)) ** 0.5) * shrink
-        places = (np.array(canvas(aspect)) * (0.5 + rng.uniform(-spread, spread, (tries, 2)))).tolist()
+        places = (np.array(canvas_size(aspect)) * (0.5 + rng.uniform(-spread, spread, (tries, 2)))).tolist()
         x, y = max(places, key=lambda place: min((_distance(place, other) for other in placed), default=0.0))
         placed.append(
             PlacedStamp(

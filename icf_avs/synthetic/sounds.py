@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from icf_avs.media.audio_file import read_sound
-from icf_avs.synthetic.audio_augment import PLAIN, TEMPI, AudioAugment, pitch_shift, reach, time_stretch
+from icf_avs.media.audio_file import read_audio
+from icf_avs.synthetic.audio_augment import PLAIN, TEMPI, AudioAugment, pitch_shift, source_length, time_stretch
 from icf_avs.synthetic.catalog import Catalog
 
 RATE = 16_000
@@ -29,7 +29,7 @@ def frame_rms(waveform: np.ndarray, frame: int = _FRAME) -> np.ndarray:
     return np.sqrt(np.mean(np.square(padded.reshape(-1, frame)), axis=1))
 
 
-def prepare(waveform: np.ndarray) -> np.ndarray:
+def trim_and_normalize(waveform: np.ndarray) -> np.ndarray:
     """Trim silence at both ends, shorten inner pauses, remove the mean, and bring the loudness to one level.
 
     Raises ValueError for a waveform that is silent throughout.
@@ -98,7 +98,7 @@ class SoundBank:
             self._variants[key] = resample(self._recording(reference), SPEEDS[speed])
         return self._variants[key]
 
-    def at_tempo(self, reference: str, tempo: int) -> np.ndarray:
+    def tempo_variant(self, reference: str, tempo: int) -> np.ndarray:
         """The waveform of a recording at TEMPI[tempo] and its own pitch, float32 [N]; do not write to it."""
         key = (reference, tempo)
         if key not in self._tempi:
@@ -108,19 +108,19 @@ class SoundBank:
 
     def _recording(self, reference: str) -> np.ndarray:
         if reference not in self._prepared:
-            self._prepared[reference] = prepare(read_sound(self._catalog.read_recording(reference), RATE)[0])
+            self._prepared[reference] = trim_and_normalize(read_audio(self._catalog.read_recording(reference), RATE)[0])
         return self._prepared[reference]
 
-    def looped(self, class_name: str, samples: int, rng: np.random.Generator) -> np.ndarray:
+    def loop_recording(self, class_name: str, samples: int, rng: np.random.Generator) -> np.ndarray:
         """`samples` samples of a class sounding: a random recording, speed and offset, looped with gaps <= 0.25 s."""
         reference = self._any(class_name, rng)
         return _loop(self.variant(reference, int(rng.integers(len(SPEEDS)))), samples, rng)
 
     def varied(self, class_name: str, samples: int, style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
         """As `looped`, at a tempo of TEMPI and, on top of it, any pitch that the style allows."""
-        waveform = self.at_tempo(self._any(class_name, rng), int(rng.integers(len(TEMPI))))
+        waveform = self.tempo_variant(self._any(class_name, rng), int(rng.integers(len(TEMPI))))
         octaves = rng.uniform(-style.pitch_octaves, style.pitch_octaves)
-        source = _loop(waveform, reach(samples, octaves, style.glide_octaves), rng)
+        source = _loop(waveform, source_length(samples, octaves, style.glide_octaves), rng)
         return pitch_shift(source, samples, octaves, style.glide_octaves, rng)
 
     def _any(self, class_name: str, rng: np.random.Generator) -> str:
@@ -136,7 +136,7 @@ class SoundBank:
                 for speed in range(len(SPEEDS)):
                     self.variant(reference, speed)
                 for tempo in range(len(TEMPI) if style.augment_prob else 0):
-                    self.at_tempo(reference, tempo)
+                    self.tempo_variant(reference, tempo)
 
 
 def _loop(waveform: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:

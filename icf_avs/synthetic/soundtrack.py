@@ -18,7 +18,7 @@ from icf_avs.synthetic.audio_augment import (
     apply_room_and_mic,
     degrade,
     gain_envelope,
-    microphone,
+    mic_response,
 )
 from icf_avs.synthetic.sounds import NOISES, RATE, SoundBank, fast_length, frame_rms, noise, tilt_and_reverb
 from icf_avs.types import ClipSpec
@@ -46,7 +46,7 @@ def render_tracks(
     varied = style.augment_prob > 0 and rng.random() < style.augment_prob
     samples = scene.seconds * RATE
     size = fast_length(samples + round(LONGEST_TAIL * RATE))
-    mic = microphone(style, rng) if varied else None
+    mic = mic_response(style, rng) if varied else None
     tracks = np.zeros((len(scene.stamps), samples), dtype=np.float32)
     levels = -rng.uniform(0, 9, len(scene.stamps))
     loudest = max((levels[i] for i, placed in enumerate(scene.stamps) if placed.spans), default=0.0)
@@ -60,7 +60,8 @@ def render_tracks(
             track = bank.varied(class_name, samples, style, rng) * gain_envelope(samples, style, rng) * gate
             track = apply_room_and_mic(track, mic, size, style, rng)
         else:
-            track = tilt_and_reverb(bank.looped(class_name, samples, rng) * gate, rng, reverb=rng.random() < 0.4)
+            track = bank.loop_recording(class_name, samples, rng) * gate
+            track = tilt_and_reverb(track, rng, reverb=rng.random() < 0.4)
         level = np.sqrt(np.mean(np.square(track[track != 0]))) if track.any() else 1.0
         tracks[stamps] = track * (10 ** ((levels[stamps[0]] - loudest) / 20) / level / len(stamps))
     mixture = tracks.sum(axis=0)
@@ -87,7 +88,7 @@ def _gate(spans: tuple[tuple[float, float], ...], samples: int) -> np.ndarray:
     return gate
 
 
-def activity(tracks: np.ndarray, spec: ClipSpec) -> np.ndarray:
+def track_activity(tracks: np.ndarray, spec: ClipSpec) -> np.ndarray:
     """Which track sounds in which interval: tracks [n, N] -> bool [n, T].
 
     A track sounds when the RMS of the interval's window is above -30 dB of the track's loudest window and at least
@@ -110,4 +111,4 @@ def render_audio(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mixture float32 [N] at 16 kHz and which stamp sounds in which second, bool [stamps, T], measured."""
     waveform, tracks = render_tracks(scene, bank, variation, style)
-    return waveform, activity(tracks, ClipSpec(frames=scene.seconds))
+    return waveform, track_activity(tracks, ClipSpec(frames=scene.seconds))

@@ -119,7 +119,7 @@ def _example(
         if not now:
             on[moment + 1 if moment == 0 else moment - 1 if moment == SECONDS - 1 else moment + rng.choice((-1, 1))] = 1
         on[moment] = now
-        track = bank.looped(class_name, samples, rng) * _gate(on)
+        track = bank.loop_recording(class_name, samples, rng) * _gate(on)
         track = tilt_and_reverb(track, rng, reverb=rng.random() < 0.4)
         rms = float(np.sqrt(np.mean(np.square(track[track != 0])))) if track.any() else 1.0
         clip += track * (10 ** (level / 20) / rms)

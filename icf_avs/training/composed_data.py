@@ -17,7 +17,7 @@ from icf_avs.encoders.registry import embed_names
 from icf_avs.encoders.tag_vocabulary import WordTagger, audio_words
 from icf_avs.media.audio_windows import clip_windows
 from icf_avs.synthetic.audio_augment import PLAIN, VARIED
-from icf_avs.synthetic.batches import concatenate, make_batch, render_clip
+from icf_avs.synthetic.batches import concat_batches, make_batch, render_clip
 from icf_avs.synthetic.catalog import HELD_OUT, OpenVocabCatalog, load_catalog, load_open_vocab_catalog
 from icf_avs.synthetic.open_vocab_batches import Vocabulary, open_vocab_batch
 from icf_avs.synthetic.open_vocab_sampler import NATURAL, sample_open_vocab_scene
@@ -131,7 +131,7 @@ class StampsData(ComposedData):
             if len(here):
                 of_set = (features, here, self.bank, spec, len(self.classes), variation)
                 drawn.append(make_batch(*of_set, with_images=not pretraining, style=self.sounds))
-        return concatenate(drawn)
+        return concat_batches(drawn)
 
     def samples(self, count: int) -> list[Sample]:
         """The first scenes of `validation`."""
@@ -194,7 +194,7 @@ class OpenVocabData(ComposedData):
             )
             for at in np.sort(indices)[part::parts]
         )
-        return concatenate(list(drawn))
+        return concat_batches(list(drawn))
 
     def samples(self, count: int) -> list[Sample]:
         """Scenes of the validation split as clips, each with the tags that are predicted in it."""

@@ -18,7 +18,7 @@ from icf_avs.checkpoint.file import load_checkpoint, trained_state
 from icf_avs.config import TrainConfig
 from icf_avs.config_dict import from_dict
 from icf_avs.encoders.dense_classifier import ClassSimilarity
-from icf_avs.encoders.registry import NEEDS_VOCABULARY, audio_of, build_visual, embed_names
+from icf_avs.encoders.registry import NEEDS_VOCABULARY, build_model_audio, build_visual, embed_names
 from icf_avs.errors import UserError
 from icf_avs.icf.implicit_text import text_encoders
 from icf_avs.networks.build import build_model as assembled
@@ -42,7 +42,7 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
     visual = build_visual(model.visual, frozen=not model.train_visual)
     wanted = (model.implicit_text or model.audio in NEEDS_VOCABULARY) and classes
     names = embed_names(config.text_encoder, classes) if wanted else torch.zeros(len(classes), 1)
-    audio = audio_of(model, names) if model.audio != "log-mel" else None
+    audio = build_model_audio(model, names) if model.audio != "log-mel" else None
     torch.manual_seed(config.seed)  # again: how much loading drew depends on what was at hand
     fresh = assembled(model, config.spec, visual, names, audio)
     if model.mit and model.mit.reading == "text":

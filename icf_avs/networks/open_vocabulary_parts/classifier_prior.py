@@ -49,7 +49,7 @@ class ClassifierPrior(nn.Module):
 
     def learn_names(self, classes: ClassSimilarity, names: Tensor) -> None:
         """Fill the tables for the names of the vocabulary, unit vectors [C,E]."""
-        related, gates, shares = classes.bearing(names, self.related.shape[1])
+        related, gates, shares = classes.top_classes(names, self.related.shape[1])
         self.related.copy_(related)
         self.gates.copy_(gates)
         self.shares.copy_(shares)

@@ -20,8 +20,8 @@ from icf_avs.synthetic.compose.images import ImageSource, find_images
 from icf_avs.synthetic.compose.material import (
     Recording,
     assign_splits,
+    content_keys,
     find_recordings,
-    identities,
     match_classes,
     normalize,
 )
@@ -112,8 +112,8 @@ def _split_material(
     if missing is not None:
         raise UserError(f"{missing} is missing; name the folder of the images with --images")
     usable = [recording for recording in recordings if recording.label in matched]
-    image_keys = identities(image.path for image in shown)
-    files = identities(recording.path for recording in usable)
+    image_keys = content_keys(image.path for image in shown)
+    files = content_keys(recording.path for recording in usable)
     keys = {recording: recording.origin or files[recording.path] for recording in usable}
     of_image: dict[str, set[str]] = defaultdict(set)
     for image in shown:

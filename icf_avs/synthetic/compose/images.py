@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 from icf_avs.datasets.image_io import open_image
 from icf_avs.errors import UserError
 from icf_avs.mask_rle import check_run_lengths
-from icf_avs.media.images import upright
+from icf_avs.media.images import upright_rgb
 
 SMALLEST = 0.005  # share of the image from which on an object can be what sounds
 _MISSING = "name the folder of the images with --images"
@@ -80,7 +80,7 @@ class FolderImages:
             raise UserError(f"{root / 'images'}: no image in a folder of it; want images/CLASS/NAME.jpg")
 
     def load(self, image: AnnotatedImage) -> tuple[Image.Image, Masks]:
-        shown = upright(open_image(image.path, missing=_MISSING))  # as it was shown to who drew the mask
+        shown = upright_rgb(open_image(image.path, missing=_MISSING))  # as it was shown to who drew the mask
         stored = open_image(image.key, missing=_MISSING)
         mask = np.asarray(stored.convert("RGB") if stored.mode in ("LA", "PA", "RGBA") else stored)  # without alpha
         mask = mask.reshape(*mask.shape[:2], -1).any(-1)

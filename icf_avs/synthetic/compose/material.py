@@ -103,7 +103,7 @@ def _some(names: Collection[str]) -> str:
     return ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def identities(paths: Iterable[Path]) -> dict[Path, str]:
+def content_keys(paths: Iterable[Path]) -> dict[Path, str]:
     """A key for each file, the same for files of the same content whatever their names.
 
     Only files of the same size are read: two that are equal have the same.
