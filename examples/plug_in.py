@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from icf_avs.icf import CDCL, ICF, MIT, SC, segmentation_losses
-from icf_avs.networks.base import Features, FeatureSpec, NetworkOutput
-from icf_avs.types import Batch
+from icf_avs.types import Batch, Features, FeatureSpec, NetworkOutput
 
 
 class SmallNetwork(nn.Module):

@@ -7,12 +7,14 @@ M words in the implicit vocabulary | K counterfactuals | C classes (kinds of sou
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from icf_avs.icf.channel_time import Level
 
 MASK_STRIDE = 4  # pixels of a picture per cell of the masks in a Batch
 
@@ -98,6 +100,71 @@ class AudioFeatures(NamedTuple):
         return AudioFeatures(*(None if value is None else change(value) for value in self))
 
 
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Widths of the features that a network returns: channels of each visual level, fine to coarse, and of audio."""
+
+    visual: tuple[int, ...]
+    audio: int
+
+
+class Texts(NamedTuple):
+    """Implicit texts (icf/implicit_text.py). visual l^v and audio l^a [B,T,d], 0 on padding; sound: l^a without what
+    all texts of its bank share, by which clips are told apart; pull: term of the loss, a number.
+    """
+
+    visual: Tensor
+    audio: Tensor
+    sound: Tensor
+    pull: Tensor
+
+
+@dataclass
+class Features:
+    """visual: multi-scale maps [B,T,C_l,h_l,w_l], fine to coarse. audio: one token a frame [B,T,D]. levels, texts: what
+    of MIT the network itself computes, in the readings "refined" and "text".
+    """
+
+    visual: tuple[Tensor, ...]
+    audio: Tensor
+    levels: dict[str, Level] | None = None
+    texts: Texts | None = None
+
+
+class Encoded(NamedTuple):
+    """What `decode` takes of frames and sound."""
+
+    visual: VisualFeatures
+    audio: AudioFeatures
+
+
+@dataclass
+class NetworkOutput:
+    """logits: mask logits [B,T,h,w]. classes: class logits [B,T,C,h,w], background first, or None without a class head.
+    auxiliary: further terms that the network itself is trained by, by name: mask logits [B,T,h',w'] of early layers.
+    encoded: what it was decoded from, for losses that decode again with another sound (icf_avs/extensions).
+    segmenter: of the open vocabulary, what a segmenter says of the sound's words [B,T,2,h',w'] (inference/postprocess).
+    """
+
+    logits: Tensor
+    features: Features
+    classes: Tensor | None = None
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    encoded: Encoded | None = None
+    segmenter: Tensor | None = None
+
+    @property
+    def word_probs(self) -> Tensor | None:
+        """[B,T,M], how present each word of the network's vocabulary is in the sound, the classes first; None without
+        a vocabulary.
+        """
+        return None
+
+    def add_to_logits(self, offset: Tensor) -> None:
+        """Add a constant to all mask logits."""
+        self.logits = self.logits + offset
+
+
 @dataclass
 class Batch:
     """What a training step sees.
@@ -161,7 +228,7 @@ class Batch:
         def moved(value: Any) -> Any:
             return [moved(level) for level in value] if isinstance(value, list) else value.to(device)
 
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
         return Batch(**{name: value if value is None else moved(value) for name, value in values.items()})
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from icf_avs.config import EvidenceConfig, ModelConfig
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.relative_threshold import below_surest
-from icf_avs.networks.base import Features, Network, NetworkOutput
+from icf_avs.networks.base import Network
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.training.calibrate import OFFSETS, absent_words, calibrate, frame_ious
-from icf_avs.types import AudioFeatures, Batch, ClipSpec, VisualFeatures
+from icf_avs.types import AudioFeatures, Batch, ClipSpec, Features, NetworkOutput, VisualFeatures
 
 
 def test_iou_of_each_offset_by_hand():

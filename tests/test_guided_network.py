@@ -9,8 +9,8 @@ import torch
 from small_guided import COMBINATIONS, NAMES, PARTS, SIZE, chosen, random_batch, small_model
 
 from icf_avs.config import ModelConfig
-from icf_avs.guided_losses.mask import bce, dice
 from icf_avs.guided_losses.objective import Weights, objective
+from icf_avs.icf.mask_losses import bce, dice
 from icf_avs.networks.build import build_model
 from icf_avs.networks.guided import GuidedOutput, Sounds
 from icf_avs.networks.segmentation_model import SegmentationModel

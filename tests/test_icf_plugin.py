@@ -15,7 +15,7 @@ from small_guided import random_batch
 from icf_avs.icf import CDCL, ICF, MIT, SC
 from icf_avs.icf.icf import pooled
 from icf_avs.icf.implicit_text import text_encoders
-from icf_avs.networks.base import Features, FeatureSpec
+from icf_avs.types import Features, FeatureSpec
 
 ROOT = Path(__file__).parents[1]
 SPEC = FeatureSpec((8, 16), 24)

@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from icf_avs.icf import MIT
+from icf_avs.icf.channel_time import ChannelTimeAttention, ChannelTimeLevels, scopes
 from icf_avs.icf.implicit_text import Fusion, GatedMLP, ImplicitText
 from icf_avs.icf.pseudo_words import PseudoWords
 from icf_avs.icf.text_encoders import CLAP, CLIP, PUBLISHED, XCLIP, Source, TextEncoder, load_minilm, text_widths
-from icf_avs.networks.channel_time import ChannelTimeAttention, ChannelTimeLevels, scopes
 
 SMALL = MIT(dim=32, width=12, prompts=5)
 

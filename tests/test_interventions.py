@@ -16,10 +16,10 @@ from icf_avs.errors import UserError
 from icf_avs.extensions.interventions import Interventions
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.losses import weighted_sum
-from icf_avs.networks.base import Encoded, Features, Network, NetworkOutput
+from icf_avs.networks.base import Network
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.training.train_module import PlugInTrainModule, build_train_module
-from icf_avs.types import AudioFeatures, Batch, ClipSpec, VisualFeatures
+from icf_avs.types import AudioFeatures, Batch, ClipSpec, Encoded, Features, NetworkOutput, VisualFeatures
 
 LOG2 = math.log(2)
 KINDS = ("other_sound", "orthogonal_sound", "other_frames", "removed_source")

@@ -24,7 +24,7 @@ from icf_avs.inference.segment import Segmenter
 from icf_avs.inference.word_prompts import prompted_words
 from icf_avs.media.images import resize_frames
 from icf_avs.media.resampling import resample
-from icf_avs.networks.base import Features, Network, NetworkOutput
+from icf_avs.networks.base import Network
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import add_segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.text_summary import MOST, tag_lines
@@ -36,7 +36,7 @@ from icf_avs.synthetic.tagger_cache import TaggerOutputs
 from icf_avs.training.composed_data import image_spec, training_words
 from icf_avs.training.recipes import natural
 from icf_avs.training.trainer import build_model
-from icf_avs.types import AudioFeatures, ClipSpec
+from icf_avs.types import AudioFeatures, ClipSpec, Features, NetworkOutput
 from research import natural as study
 from research.word_scores import AUDIOS, word_scores
 

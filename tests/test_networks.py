@@ -9,7 +9,7 @@ import torch
 from small_networks import BUILDERS, WIDTHS, SmallVisual, random_clips, small_network
 from torch import Tensor, nn
 
-from icf_avs.networks.base import NetworkOutput
+from icf_avs.types import NetworkOutput
 
 every_network = pytest.mark.parametrize("name", BUILDERS)
 LOGITS_STRIDE = {"query-light": 4, "query-deformable": 4, "tpavi": 1, "avsegformer": 1}

@@ -12,9 +12,9 @@ from icf_avs.checkpoint.file import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.inference.postprocess import STEPS, ScaleMasks, postprocess
 from icf_avs.inference.predictor import Predictor
-from icf_avs.networks.base import Features, Network, NetworkOutput
+from icf_avs.networks.base import Network
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
-from icf_avs.types import AudioFeatures, VisualFeatures
+from icf_avs.types import AudioFeatures, Features, NetworkOutput, VisualFeatures
 
 
 class Means(nn.Module):

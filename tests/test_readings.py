@@ -14,9 +14,9 @@ from icf_avs.config import ModelConfig
 from icf_avs.extensions.interventions import Interventions
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf import CDCL, ICF, MIT, SC
+from icf_avs.icf.channel_time import Refinement
 from icf_avs.icf.text_encoders import TextEncoder, load_minilm
 from icf_avs.networks import Network
-from icf_avs.networks.channel_time import Refinement
 from icf_avs.networks.text_attention import TextAttention
 
 REFINED, TEXT = (MIT(reading, dim=32, width=8, prompts=4) for reading in ("refined", "text"))

@@ -41,6 +41,16 @@ def test_no_imports_run_in_a_circle():
     assert len(order) == len(graph)
 
 
+def test_the_method_imports_one_way():
+    """ICF as published knows nothing of networks and of what is not from the paper; training knows all of them."""
+    rooms = ("icf", "extensions", "networks", "guided_losses", "training")
+    files = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+    for number, room in enumerate(rooms):
+        for name in (name for name in files if name.startswith(f"icf_avs.{room}")):
+            found = {module.removeprefix("icf_avs.").split(".")[0] for module in imported(files[name], set(files))}
+            assert not found & set(rooms[number + 1 :]), name
+
+
 def defined(tree: ast.Module) -> set[str]:
     """Names that a module has once it is imported, as far as they are written out."""
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from icf_avs.distributed import own, whole
 from icf_avs.extensions.counterfactual_sounds import expand_synonyms
-from icf_avs.guided_losses import mask
-from icf_avs.guided_losses.class_shares import known as known_cells
-from icf_avs.guided_losses.class_shares import share
+from icf_avs.icf import mask_losses as mask
+from icf_avs.icf.class_shares import known as known_cells
+from icf_avs.icf.class_shares import share
 from icf_avs.types import Batch
 
 

@@ -24,8 +24,7 @@ from icf_avs.extensions.intervention_losses import of_clip_before, other_frames,
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.losses import at_size_of
 from icf_avs.icf.pseudo_words import PseudoWords
-from icf_avs.networks.base import NetworkOutput
-from icf_avs.types import AudioFeatures, Batch, VisualFeatures
+from icf_avs.types import AudioFeatures, Batch, NetworkOutput, VisualFeatures
 
 
 class Decodes(Protocol):

@@ -20,8 +20,7 @@ from icf_avs.icf.losses import Weights, weighted_sum
 from icf_avs.icf.semantic_counterfactual import Counterfactuals, SemanticCounterfactual
 from icf_avs.icf.settings import CDCL, MIT, SC
 from icf_avs.icf.text_encoders import TextEncoder
-from icf_avs.networks.base import Features, FeatureSpec, Texts
-from icf_avs.types import Batch
+from icf_avs.types import Batch, Features, FeatureSpec, Texts
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from icf_avs.distributed import average
+from icf_avs.icf.channel_time import ChannelTimeLevels, Level
 from icf_avs.icf.pseudo_words import PseudoWords
 from icf_avs.icf.settings import MIT
 from icf_avs.icf.text_encoders import PUBLISHED, TextEncoder, load_minilm, load_text_encoder
-from icf_avs.networks.base import Texts
-from icf_avs.networks.channel_time import ChannelTimeLevels, Level
+from icf_avs.types import Texts
 
 
 class ImplicitText(nn.Module):

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.batch_norm import FrameBatchNorm
 from icf_avs.icf.settings import MIT
 from icf_avs.icf.text_encoders import TextEncoder, text_widths
-from icf_avs.networks.batch_norm import FrameBatchNorm
 
 TEMPLATES = {
     "video": "A video of [ ]",

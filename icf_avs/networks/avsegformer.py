@@ -19,11 +19,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from icf_avs.networks.base import Features, FeatureSpec, Network, NetworkOutput
+from icf_avs.networks.base import Network
 from icf_avs.networks.deformable import HEADS, DeformableEncoder
 from icf_avs.networks.mask_head import UpsamplingHead, masks_and_classes
 from icf_avs.networks.pixel_decoder import resized_onto
-from icf_avs.types import AudioFeatures, VisualFeatures
+from icf_avs.types import AudioFeatures, Features, FeatureSpec, NetworkOutput, VisualFeatures
 
 
 class QueryGenerator(nn.Module):

@@ -8,79 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from icf_avs.networks.channel_time import Level, Refinement
-from icf_avs.types import AudioFeatures, Missing, VisualFeatures
-
-
-@dataclass(frozen=True)
-class FeatureSpec:
-    """Widths of the features that a network returns: channels of each visual level, fine to coarse, and of audio."""
-
-    visual: tuple[int, ...]
-    audio: int
-
-
-class Texts(NamedTuple):
-    """Implicit texts (icf/implicit_text.py). visual l^v and audio l^a [B,T,d], 0 on padding; sound: l^a without what
-    all texts of its bank share, by which clips are told apart; pull: term of the loss, a number.
-    """
-
-    visual: Tensor
-    audio: Tensor
-    sound: Tensor
-    pull: Tensor
-
-
-@dataclass
-class Features:
-    """visual: multi-scale maps [B,T,C_l,h_l,w_l], fine to coarse. audio: one token a frame [B,T,D]. levels, texts: what
-    of MIT the network itself computes, in the readings "refined" and "text".
-    """
-
-    visual: tuple[Tensor, ...]
-    audio: Tensor
-    levels: dict[str, Level] | None = None
-    texts: Texts | None = None
-
-
-class Encoded(NamedTuple):
-    """What `decode` takes of frames and sound."""
-
-    visual: VisualFeatures
-    audio: AudioFeatures
-
-
-@dataclass
-class NetworkOutput:
-    """logits: mask logits [B,T,h,w]. classes: class logits [B,T,C,h,w], background first, or None without a class head.
-    auxiliary: further terms that the network itself is trained by, by name: mask logits [B,T,h',w'] of early layers.
-    encoded: what it was decoded from, for losses that decode again with another sound (icf_avs/extensions).
-    segmenter: of the open vocabulary, what a segmenter says of the sound's words [B,T,2,h',w'] (inference/postprocess).
-    """
-
-    logits: Tensor
-    features: Features
-    classes: Tensor | None = None
-    auxiliary: dict[str, Tensor] = field(default_factory=dict)
-    encoded: Encoded | None = None
-    segmenter: Tensor | None = None
-
-    @property
-    def word_probs(self) -> Tensor | None:
-        """[B,T,M], how present each word of the network's vocabulary is in the sound, the classes first; None without
-        a vocabulary.
-        """
-        return None
-
-    def add_to_logits(self, offset: Tensor) -> None:
-        """Add a constant to all mask logits."""
-        self.logits = self.logits + offset
+from icf_avs.icf.channel_time import Refinement
+from icf_avs.types import AudioFeatures, Encoded, FeatureSpec, Missing, NetworkOutput, VisualFeatures
 
 
 class Network(nn.Module, ABC):

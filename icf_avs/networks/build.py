@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from icf_avs.config import ModelConfig
 from icf_avs.encoders.registry import build_audio
 from icf_avs.errors import UserError
+from icf_avs.icf.channel_time import Refinement
 from icf_avs.networks.avsegformer import AVSegFormer
 from icf_avs.networks.base import Network
-from icf_avs.networks.channel_time import Refinement
 from icf_avs.networks.guided import GuidedNetwork
 from icf_avs.networks.open_vocabulary import OpenVocabularyNetwork
 from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from icf_avs.config import ModelConfig
 from icf_avs.extensions.intervention_losses import of_clip_before
-from icf_avs.networks.base import Features, FeatureSpec, Network, NetworkOutput
+from icf_avs.networks.base import Network
 from icf_avs.networks.guided_parts.counterfactual import Counterfactuals, SemanticCounterfactual
 from icf_avs.networks.guided_parts.decoder import MaskDecoder, SemanticHead
 from icf_avs.networks.guided_parts.implicit_text import ImplicitText
@@ -23,7 +23,7 @@ from icf_avs.networks.guided_parts.joint_embedding import JointEmbedding
 from icf_avs.networks.guided_parts.pixel_decoder import PixelDecoder, Pixels
 from icf_avs.networks.guided_parts.spatial_prior import SpatialPrior
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
-from icf_avs.types import AudioFeatures, VisualFeatures
+from icf_avs.types import AudioFeatures, Features, FeatureSpec, NetworkOutput, VisualFeatures
 
 
 @dataclass(kw_only=True)

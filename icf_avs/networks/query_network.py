@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from icf_avs.encoders.onednn import PointConv
 from icf_avs.networks.attention import CrossBlock, SelfBlock
-from icf_avs.networks.base import Features, FeatureSpec, Network, NetworkOutput
+from icf_avs.networks.base import Network
 from icf_avs.networks.deformable import LEVELS, SinePosition
 from icf_avs.networks.mask_head import masks_and_classes
 from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder, resized_onto, separable
-from icf_avs.types import AudioFeatures, VisualFeatures
+from icf_avs.types import AudioFeatures, Features, FeatureSpec, NetworkOutput, VisualFeatures
 
 if TYPE_CHECKING:
     from icf_avs.networks.text_attention import TextAttention

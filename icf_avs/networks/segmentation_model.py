@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from icf_avs.config import ModelConfig
-from icf_avs.networks.base import Network, NetworkOutput
-from icf_avs.types import AudioFeatures, ClipSpec, Missing, VisualFeatures
+from icf_avs.networks.base import Network
+from icf_avs.types import AudioFeatures, ClipSpec, Missing, NetworkOutput, VisualFeatures
 
 # Prefixes of the keys of checkpoints that were written before the guided network stood in a SegmentationModel.
 _EARLIER = {

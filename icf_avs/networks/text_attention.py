@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from icf_avs.icf.implicit_text import ImplicitText
 from icf_avs.icf.settings import MIT
 from icf_avs.networks.attention import CrossBlock
-from icf_avs.networks.base import Texts
+from icf_avs.types import Texts
 
 
 class TextAttention(nn.Module):

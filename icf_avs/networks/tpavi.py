@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.networks.base import Features, FeatureSpec, Network, NetworkOutput
-from icf_avs.networks.batch_norm import FrameBatchNorm
+from icf_avs.batch_norm import FrameBatchNorm
+from icf_avs.networks.base import Network
 from icf_avs.networks.mask_head import UpsamplingHead, masks_and_classes
-from icf_avs.types import AudioFeatures, VisualFeatures
+from icf_avs.types import AudioFeatures, Features, FeatureSpec, NetworkOutput, VisualFeatures
 
 DILATIONS = (3, 6, 12, 18)
 

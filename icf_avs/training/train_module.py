@@ -19,10 +19,9 @@ from icf_avs.guided_losses.objective import FINISHING, Weights, objective
 from icf_avs.icf.icf import ICF as PlugIn
 from icf_avs.icf.losses import Weights as PlugInWeights
 from icf_avs.icf.losses import segmentation_losses, weighted_sum
-from icf_avs.networks.base import Features
 from icf_avs.networks.guided import GuidedNetwork
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.types import Batch
+from icf_avs.types import Batch, Features
 
 
 class TrainModule(nn.Module):
