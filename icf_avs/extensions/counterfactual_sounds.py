@@ -101,6 +101,11 @@ class CounterfactualSounds(nn.Module):
     A training loop calls `update_running_means` after each of its steps: so they are the same in all parts of a batch.
     """
 
+    mean: Tensor
+    started: Tensor
+    class_means: Tensor
+    seen_classes: Tensor
+
     def __init__(self, dim: int, classes: int, count: int, momentum: float = 0.05) -> None:
         super().__init__()
         self.count, self.momentum = count, momentum

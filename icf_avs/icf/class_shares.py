@@ -18,7 +18,7 @@ def share(where: Tensor, masks: Tensor) -> Tensor:
 
     Never more than the mask: a map that is no finer than the masks says what a cell is of, not how much of it.
     """
-    return torch.minimum(F.adaptive_avg_pool2d(where.to(masks.dtype), masks.shape[-2:]), masks)
+    return torch.minimum(F.adaptive_avg_pool2d(where.to(masks.dtype), (masks.shape[-2], masks.shape[-1])), masks)
 
 
 def known(class_map: Tensor, masks: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class DistributionContrast(nn.Module):
         for name, anchor in (("vision-text", vision), ("audio-text", audio)):
             if name in settings.contrasts:
                 logits, weights = [], []
-                if negatives is not None:
+                if negatives is not None and pool is not None:
                     logits.append(-distance(_each(anchor), negatives, settings) / settings.temperature)
                     weights.append(pool.weights)
                 if others is not None:

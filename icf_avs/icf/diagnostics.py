@@ -39,7 +39,7 @@ def joint_auc(vision: Tensor, sound: Tensor, batch: Batch) -> Tensor:
     """AUC by which the cosine of every position [b,T,h,w,d] with its frame's sound [b,T,d] tells the mask; .5 is
     chance.
     """
-    inside = whole(F.adaptive_avg_pool2d(batch.masks, vision.shape[2:4]) > 0.5)
+    inside = whole(F.adaptive_avg_pool2d(batch.masks, (vision.shape[2], vision.shape[3])) > 0.5)
     score = whole(torch.einsum("bthwd,btd->bthw", vision.float(), sound.float()))
     frames = whole(batch.labelled & batch.valid)
     score, truth = score[frames].flatten(), inside[frames].flatten().long()

@@ -24,6 +24,8 @@ TIME = 64  # width of the time embedding before its MLP
 class Schedule(nn.Module):
     """abar [chain + 1]: how much of the variance is signal after t steps; abar[0] is 1."""
 
+    abar: Tensor
+
     def __init__(self, chain: int) -> None:
         super().__init__()
         betas = torch.linspace(FIRST_BETA**0.5, LAST_BETA**0.5, chain, dtype=torch.float64).square()
@@ -74,10 +76,11 @@ class Denoiser(nn.Module):
 class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.set = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
+        modulation = nn.Linear(width, 3 * width)
+        self.set = nn.Sequential(nn.SiLU(), modulation)
         self.inner = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        nn.init.zeros_(self.set[1].weight)
-        nn.init.zeros_(self.set[1].bias)
+        nn.init.zeros_(modulation.weight)
+        nn.init.zeros_(modulation.bias)
 
     def forward(self, x: Tensor, given: Tensor) -> Tensor:
         shift, scale, gate = self.set(given).chunk(3, -1)

@@ -79,18 +79,20 @@ class ICF(nn.Module):
 
     def _texts(self, features: Features, maps: Tensor, valid: Tensor) -> Texts:
         """By eq. 1-4, or of a network of which they are a part."""
-        if features.texts is None and self.implicit_text is None:
+        if features.texts is not None:
+            return features.texts
+        if self.implicit_text is None:
             raise ValueError("MIT(reading='text') needs a network with texts: ModelConfig(mit=...)")
-        return features.texts or self.implicit_text(maps, features.audio, valid, features.levels)
+        return self.implicit_text(maps, features.audio, valid, features.levels)
 
     @torch.no_grad()
     def _diagnostics(self, maps: Tensor, clips: Clips, pool: Counterfactuals | None, batch: Batch) -> dict[str, Tensor]:
         found = {}
         if clips.text is not None:
             found["z cosine over clips"] = mean_cosine(clips.text, clips.valid)
-        if pool is not None:
+        if pool is not None and clips.text is not None:
             found["z* of another class"] = changed_share(clips.text, pool.texts, clips.valid, batch.sounding)
-        if self.contrast is not None:
+        if self.contrast is not None and self.cdcl is not None:
             joint, sound = self.contrast.joint(maps.movedim(2, -1), clips.audio)
             found["joint space AUC"] = joint_auc(joint, sound, batch)
             found["positive pairs"] = other_pairs(positive_pairs(clips, self.cdcl))
@@ -102,7 +104,7 @@ def pooled(maps: Tensor, batch: Batch, over: str) -> Tensor:
     mean = maps.mean((-2, -1))
     if over == "frame":
         return mean
-    share = F.adaptive_avg_pool2d(batch.masks, maps.shape[-2:])[:, :, None]
+    share = F.adaptive_avg_pool2d(batch.masks, (maps.shape[-2], maps.shape[-1]))[:, :, None]
     size = share.sum((-2, -1))
     inside = (maps * share).sum((-2, -1)) / size.clamp(min=1e-6)
     marked = batch.labelled[..., None] & (size > 0)

@@ -12,7 +12,8 @@ point, of which trace and entropy cancel in the contrasts. Padding frames take n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ class ImplicitText(nn.Module):
     width of the audio tokens; encoder_of: level -> text encoder, None where what has been learnt is only used.
     """
 
+    banks: Mapping[str, PseudoWords]
+
     def __init__(
         self, settings: MIT, visual: int | None, audio: int, encoder_of: Callable[[str], TextEncoder] | None
     ) -> None:
@@ -37,7 +40,7 @@ class ImplicitText(nn.Module):
         self.dim = settings.dim
         self.levels = None if visual is None else ChannelTimeLevels(visual, settings)
         widths = dict.fromkeys(settings.levels, settings.width) | {"audio": audio}
-        self.banks = nn.ModuleDict(
+        self.banks = nn.ModuleDict(  # type: ignore[assignment]
             {
                 level: PseudoWords(level, encoder_of and encoder_of(level), settings, width)
                 for level, width in widths.items()
@@ -94,7 +97,7 @@ class Fusion(nn.Module):
         """valid [B,T] bool -> z [B,T,d], 0 on padding. Raises ValueError for more than `most_frames` frames."""
         gated = []
         for of, text in (("visual", texts.visual), ("audio", texts.audio)):
-            for block in self.gates[of]:
+            for block in cast(nn.ModuleList, self.gates[of]):
                 text = block(text, valid)
             gated.append(text)
         return self.fuse(torch.cat(gated, -1)) * valid[..., None]

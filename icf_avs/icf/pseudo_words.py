@@ -39,6 +39,8 @@ class PseudoWords(nn.Module):
     has learnt.
     """
 
+    texts: Tensor
+
     def __init__(self, level: str, encoder: TextEncoder | None, settings: MIT, features: int) -> None:
         super().__init__()
         self.settings, self.template = settings, TEMPLATES[level]

@@ -71,19 +71,23 @@ def text_widths(encoders: str, level: str) -> tuple[int, int]:
 class TextEncoder:
     """A frozen text encoder. It is no module: its weights are in no checkpoint, and it is never in training mode."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, pooled: Callable[[Any, Tensor], Tensor], dim: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, pooled: Callable[[Any, Tensor], Tensor], dim: int) -> None:
         self.model, self.tokenizer, self.pooled, self.dim = model.eval().requires_grad_(False), tokenizer, pooled, dim
         self.placeholder = tokenizer(f"a {PLACEHOLDER}", add_special_tokens=False).input_ids[-1]
 
     @property
+    def embeddings(self) -> nn.Embedding:
+        return self.model.get_input_embeddings()
+
+    @property
     def widths(self) -> tuple[int, int]:
         """Width of the embeddings of tokens, and so of pseudo-words, and of texts."""
-        return self.model.get_input_embeddings().embedding_dim, self.dim
+        return self.embeddings.embedding_dim, self.dim
 
     def tokens(self, word: str) -> Tensor:
         """The mean embedding of the tokens of a word [token_dim]."""
         ids = self.tokenizer(f" {word}", add_special_tokens=False, return_tensors="pt").input_ids[0]
-        return self.model.get_input_embeddings().weight[ids.to(self.model.get_input_embeddings().weight.device)].mean(0)
+        return self.embeddings.weight[ids.to(self.embeddings.weight.device)].mean(0)
 
     def __call__(self, template: str, words: Tensor) -> Tensor:
         """Pseudo-words [M,p,token_dim] in the place of [ ] of the template -> texts [M,dim], with gradients."""
@@ -95,7 +99,7 @@ class TextEncoder:
         def insert(_: nn.Module, __: Any, embedded: Tensor) -> Tensor:
             return embedded.masked_scatter(place[..., None], words.to(embedded.dtype))
 
-        hook = self.model.get_input_embeddings().register_forward_hook(insert)
+        hook = self.embeddings.register_forward_hook(insert)
         try:
             output = self.model(input_ids=found.input_ids, attention_mask=found.attention_mask)
         finally:

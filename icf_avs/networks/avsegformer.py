@@ -84,7 +84,7 @@ class AVSegFormer(Network):
         super().__init__(visual, audio, train_visual)
         self.dim, self.classes = dim, classes
         wide = 8 * dim
-        self.project = nn.ModuleList(_normed(nn.Conv2d(width, dim, 1)) for width in visual.channels)
+        self.project = nn.ModuleList(_normed(nn.Conv2d(width, dim, 1)) for width in self.visual.channels)
         self.project_audio = nn.Linear(audio_dim, dim)
         self.generator = QueryGenerator(dim, queries, layers)
         self.learnt = nn.Parameter(torch.empty(queries, dim))

@@ -24,16 +24,26 @@ class Network(nn.Module, ABC):
     maps after it, `decode`'s own. refinement: of the coarsest map before it is decoded, in MIT's reading "refined".
     """
 
+    visual: Any
+    audio: Any
     refinement: Refinement | None
-    missing: tuple[Missing, ...] = ()  # parts of the encoders that are unavailable
     batches_frames = False  # whether the visual encoder itself divides frames so that a CPU is fast
     second_scale: float | None = None  # side, in sides of a frame, of a copy that is segmented too; colours guide both
-    chosen_tags: list[int] | None = None  # classes that alone may sound, None for all
 
     def __init__(self, visual: nn.Module, audio: nn.Module, train_visual: bool) -> None:
         super().__init__()
         self.visual, self.audio, self.train_visual = visual, audio, train_visual
         self.refinement = None
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """Parts of the encoders that are unavailable."""
+        return ()
+
+    @property
+    def chosen_tags(self) -> list[int] | None:
+        """Classes that alone may sound, None for all."""
+        return None
 
     @property
     @abstractmethod

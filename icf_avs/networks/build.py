@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -70,13 +71,13 @@ def build_network(
         if config.evidence and not config.classes:
             raise ValueError("evidence is asked for the words of a reading: it needs names of classes")
         guided = OpenVocabularyNetwork if config.evidence else GuidedNetwork
-        return guided(config, visual, audio, names)
+        return guided(config, visual, audio, cast(Tensor, names))
     classes = len(config.classes) + 1 if config.semantic else None
     network = NETWORKS[config.network](config, visual, audio, classes)
     if config.mit and config.mit.reading == "refined":
-        network.refinement = Refinement(visual.channels[-1], config.mit)
+        network.refinement = Refinement(network.visual.channels[-1], config.mit)
     elif config.mit:
-        network.text = TextAttention(config.mit, visual.channels[-1], config.dim, config.heads)
+        network.text = TextAttention(config.mit, network.visual.channels[-1], config.dim, config.heads)
     return network
 
 

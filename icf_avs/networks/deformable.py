@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def initialise(module: nn.Module) -> None:
             _initialise_attention(part)
 
 
-def _initialise_attention(attention: nn.Module) -> None:
+def _initialise_attention(attention: Any) -> None:
     """Head i samples in direction i of a ring, its points at distances 1, 2, ... along the larger axis."""
     for layer in (attention.sampling_offsets, attention.attention_weights):
         nn.init.zeros_(layer.weight)

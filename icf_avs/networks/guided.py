@@ -8,7 +8,7 @@ z, pixels -> implicit text -> prior, decoder -> mask    for the true sound and, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,15 +99,20 @@ class GuidedNetwork(Network):
     `Network`. Raises ValueError where there are not as many names as classes.
     """
 
+    implicit_text: ImplicitText | None
+    prior: SpatialPrior | None
+
     def __init__(self, config: ModelConfig, visual: nn.Module, audio: nn.Module, names: Tensor) -> None:
         super().__init__(visual, audio, config.train_visual)
         if len(names) != len(config.classes):
             raise ValueError(f"{len(names)} name embeddings for {len(config.classes)} classes")
         dim, text = config.dim, config.implicit_text
         self.widths = config.pixel_dim, dim
-        self.pixel_decoder = PixelDecoder(visual.channels, dim, config.pixel_dim)
+        self.pixel_decoder = PixelDecoder(self.visual.channels, dim, config.pixel_dim)
         vocabulary = Vocabulary(names, text.free_words, dim) if text else None
-        self.implicit_text = ImplicitText(vocabulary, dim, config.heads, text.tokens, text.segment) if text else None
+        self.implicit_text = (
+            ImplicitText(vocabulary, dim, config.heads, text.tokens, text.segment) if text and vocabulary else None
+        )
         self._add_prior(config)
         queries = 1 + (text.tokens if text else 0)
         guided = text is not None or config.contrastive is not None
@@ -220,7 +225,7 @@ class GuidedNetwork(Network):
     def _with_extra(self, sounds: Sounds, extra: AudioFeatures) -> Sounds:
         """And after them extra ones [B,Q,T,...]."""
         flat, lead = extra.map(lambda x: x.flatten(0, 1)), extra.token.shape[:2]
-        within, semantic = flat.parts - flat.token[:, :, None], self.semantic_of(flat.token)
+        within, semantic = cast(Tensor, flat.parts) - flat.token[:, :, None], self.semantic_of(flat.token)
         tags = [None] * lead[1] if extra.tag_probs is None else extra.tag_probs.unbind(1)
         return Sounds(
             torch.cat([sounds.semantic, semantic.unflatten(0, lead).transpose(0, 1)]),
@@ -241,7 +246,7 @@ class GuidedNetwork(Network):
     def _guided(self, pixels: Pixels, sounds: Sounds, text: Tensor | None, visual: VisualFeatures) -> DecoderOutput:
         """Masks by the decoder and what guides it: text [R,N,n,D] of the frames, its prior, and CDCL's match."""
         guides, reading = [], None
-        if text is not None:
+        if text is not None and self.prior is not None and self.implicit_text is not None:
             found = self.prior(pixels.tokens, sounds.semantic.flatten(1, 2), text, self.implicit_text.vocabulary)
             guides, reading = [found.prior], found.pixel_reading
         if self.joint_embedding is not None:
@@ -253,4 +258,4 @@ class GuidedNetwork(Network):
     def _match(self, pixels: Pixels, sounds: Sounds) -> Tensor:
         """[R,N,h,w]: how near positions and sounds lie to each other in CDCL's space."""
         parts = (sounds.semantic[:, :, :, None] + sounds.parts).flatten(1, 2)
-        return self.joint_embedding.match(parts, pixels.tokens)
+        return cast(JointEmbedding, self.joint_embedding).match(parts, pixels.tokens)

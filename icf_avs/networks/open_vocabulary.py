@@ -4,14 +4,17 @@ they name is searched for by the dense evidence of an image classifier and of a 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icf_avs.config import ModelConfig
+from icf_avs.config import EvidenceConfig, ImplicitTextConfig, ModelConfig
 from icf_avs.encoders.dense_classifier import ClassSimilarity
 from icf_avs.encoders.voc_segmenter import voc_similarity
 from icf_avs.networks.guided import DecoderOutput, GuidedNetwork, Sounds
+from icf_avs.networks.guided_parts.implicit_text import ImplicitText
 from icf_avs.networks.guided_parts.pixel_decoder import Pixels
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior
 from icf_avs.networks.open_vocabulary_parts.evidence_prior import EvidencePrior
@@ -24,16 +27,20 @@ class OpenVocabularyNetwork(GuidedNetwork):
     """config.evidence and config.implicit_text are not None; visual: OpenVocabEncoder; audio: TaggerEncoder."""
 
     batches_frames = True
+    implicit_text: ImplicitText
+    prior: EvidencePrior
 
     def _add_prior(self, config: ModelConfig) -> None:
-        search, names = config.evidence, len(config.classes)
+        search, names = cast(EvidenceConfig, config.evidence), len(config.classes)
         self.second_scale, self.synonym_threshold = search.second_scale, search.synonym_threshold
         classifier, segmenter = (
             ClassifierPrior(names, search.words, search.classes),
             SegmenterPrior(names, search.words),
         )
         self.prior = EvidencePrior(config.dim, classifier, segmenter)
-        self.name_dropout = NameDropout(config.dim, config.implicit_text.tokens, search.name_dropout)
+        self.name_dropout = NameDropout(
+            config.dim, cast(ImplicitTextConfig, config.implicit_text).tokens, search.name_dropout
+        )
 
     @property
     def missing(self) -> tuple[Missing, ...]:
@@ -69,9 +76,10 @@ class OpenVocabularyNetwork(GuidedNetwork):
     def synonyms(self) -> Tensor:
         return self.implicit_text.vocabulary.synonyms(self.synonym_threshold)
 
-    def _guided(self, pixels: Pixels, sounds: Sounds, text: Tensor, visual: VisualFeatures) -> DecoderOutput:
+    def _guided(self, pixels: Pixels, sounds: Sounds, text: Tensor | None, visual: VisualFeatures) -> DecoderOutput:
         """Masks with the names of the sounds and without them; the surer counts. In training either of the two."""
-        evidence = visual.class_scores.flatten(0, 1), visual.object_probs.flatten(0, 1)
+        text = cast(Tensor, text)
+        evidence = [cast(Tensor, found).flatten(0, 1) for found in (visual.class_scores, visual.object_probs)]
         tags = [None if probs is None else probs.flatten(0, 1) for probs in sounds.tag_probs]
         found = self.prior(
             pixels.tokens, sounds.semantic.flatten(1, 2), text, self.implicit_text.vocabulary, *evidence, tags

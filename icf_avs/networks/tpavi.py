@@ -28,8 +28,9 @@ class DilatedConvolutions(nn.ModuleList):
     """[N,C,h,w] -> [N,D,h,w]: the sum of 3 x 3 convolutions of several dilations."""
 
     def __init__(self, channels: int, dim: int) -> None:
-        super().__init__(nn.Conv2d(channels, dim, 3, padding=rate, dilation=rate) for rate in DILATIONS)
-        for layer in self:
+        layers = [nn.Conv2d(channels, dim, 3, padding=rate, dilation=rate) for rate in DILATIONS]
+        super().__init__(layers)
+        for layer in layers:
             nn.init.normal_(layer.weight, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,10 +112,12 @@ class TPAVI(Network):
     ) -> None:
         super().__init__(visual, audio, train_visual)
         self.dim, self.classes = dim, classes
-        self.project = nn.ModuleList(DilatedConvolutions(width, dim) for width in visual.channels)
+        self.project = nn.ModuleList(DilatedConvolutions(width, dim) for width in self.visual.channels)
         # The public network for classes leaves the bias out.
-        self.interact = nn.ModuleList(PixelWiseInteraction(dim, audio_dim, classes is None) for _ in visual.channels)
-        self.fuse = nn.ModuleList(Fusion(dim) for _ in visual.channels)
+        self.interact = nn.ModuleList(
+            PixelWiseInteraction(dim, audio_dim, classes is None) for _ in self.visual.channels
+        )
+        self.fuse = nn.ModuleList(Fusion(dim) for _ in self.visual.channels)
         # The public network builds this unit and has no input for it. It is kept so that both have the same weights.
         self.fuse[-1].skip.requires_grad_(False)
         self.head = UpsamplingHead(dim, classes or 1, scale=2, bias=True)

@@ -8,7 +8,7 @@ representations are orthogonal, latent, diverse, and need no edits of text.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,26 +39,27 @@ class SemanticCounterfactual(CounterfactualSounds):
         words = words and count > 1  # a single one is a donor
         self.generator = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)) if words else None
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         sound: Tensor,
         sounding: Tensor,
         valid: Tensor,
-        vocabulary: Vocabulary | None = None,
+        vocabulary: Vocabulary | None = None,  # type: ignore[override]
         synonyms: Tensor | None = None,
-        known: Tensor | None = None,
+        known: Tensor | None = None,  # type: ignore[override]
     ) -> Counterfactuals:
         """As CounterfactualSounds; synonyms [C,C] bool are those of an open vocabulary: a
         counterfactual is of all classes that it may mean, and made of words alone that training has had.
 
         The vocabulary must be given when the part was built with words.
         """
-        words = None if self.generator is None else partial(self._words, vocabulary=vocabulary, synonyms=synonyms)
-        drawn, removal = super().forward(sound, sounding, valid, known, synonyms, words)
+        given = cast(Vocabulary, vocabulary)
+        propose = None if self.generator is None else partial(self._words, vocabulary=given, synonyms=synonyms)
+        drawn, removal = super().forward(sound, sounding, valid, known, synonyms, propose)
         fit = None
         if self.generator is not None:
-            words = vocabulary.words().detach()
-            reading = vocabulary.similarity(sound.detach(), words).softmax(-1).detach()
+            words = given.words().detach()
+            reading = given.similarity(sound.detach(), words).softmax(-1).detach()
             error = self.generator(reading @ words) - sound.detach()
             fit = average(error.square().mean(-1), valid)
         return Counterfactuals(drawn.sounds, drawn.classes, drawn.known, fit, removal)
@@ -79,7 +80,7 @@ class SemanticCounterfactual(CounterfactualSounds):
         words = vocabulary.words()
         mixed = words[first] * (1 - share) + words[second] * share
         picked = F.one_hot(first, classes.shape[1]).bool() | (F.one_hot(second, classes.shape[1]).bool() & (share > 0))
-        proposal = torch.where(known[..., None], self.generator(mixed)[:, None], self.random(sound))
+        proposal = torch.where(known[..., None], cast(nn.Module, self.generator)(mixed)[:, None], self.random(sound))
         any_known = known.any(1)
         return Proposal(
             proposal,

@@ -9,7 +9,7 @@ Factual and counterfactual sounds of a picture are decoded together: all their q
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,7 @@ class MaskDecoder(nn.Module):
 
     def _sharpened(self, context: Tensor, own: Tensor) -> Tensor:
         """The head over context [N,c,h,w], which R sounds share, and their own maps [R,N,m,h,w] -> [R,N,h,w]."""
-        first, _, last = self.sharpen
+        first, last = cast(nn.Conv2d, self.sharpen[0]), cast(nn.Conv2d, self.sharpen[2])
         if len(own) == 1:
             together = torch.cat([context, own[0]], dim=1).contiguous(memory_format=torch.channels_last)
             return self.sharpen(together)[:, 0][None]
@@ -78,7 +78,7 @@ class MaskDecoder(nn.Module):
         hidden = F.conv2d(maps, of_own, padding=1).unflatten(0, own.shape[:2])
         # The largest tensor of a step. Not add_(): in place on a view, the way back would copy it four times.
         hidden = (hidden + shared).relu_()
-        return torch.einsum("rnchw,c->rnhw", hidden, last.weight[0, :, 0, 0]) + last.bias
+        return torch.einsum("rnchw,c->rnhw", hidden, last.weight[0, :, 0, 0]) + cast(Tensor, last.bias)
 
 
 class SemanticHead(nn.Module):

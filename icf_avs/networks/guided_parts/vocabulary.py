@@ -22,6 +22,8 @@ from icf_avs.networks.temperature import log_temperature, temperature
 class Vocabulary(nn.Module):
     """names: [C, E] embeddings of the class names, kept as a buffer; start: tau before training."""
 
+    names: Tensor
+
     def __init__(self, names: Tensor, free_words: int, dim: int, start: float = 0.1) -> None:
         super().__init__()
         self.register_buffer("names", names)

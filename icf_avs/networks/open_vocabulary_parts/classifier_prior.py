@@ -40,6 +40,10 @@ class ClassifierPrior(nn.Module):
     The tables are zeros until `learn_names` or a state dict fills them.
     """
 
+    related: Tensor
+    gates: Tensor
+    shares: Tensor
+
     def __init__(self, vocabulary: int, words: int, classes: int) -> None:
         super().__init__()
         self.words = min(words, vocabulary)

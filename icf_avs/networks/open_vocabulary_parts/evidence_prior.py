@@ -49,7 +49,7 @@ class EvidencePrior(SpatialPrior):
         self.weigh_objects = nn.Parameter(torch.tensor([0.5, -0.25]))
         self.present = nn.Linear(1 + MAPS + OBJECT_MAPS, 1)
 
-    def forward(
+    def forward(  # type: ignore[override]
         self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary, class_scores: Tensor,
         object_probs: Tensor, tag_probs: Sequence[Tensor | None],
     ) -> EvidenceOutput:  # fmt: skip

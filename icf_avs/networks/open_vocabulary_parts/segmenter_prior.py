@@ -37,6 +37,9 @@ class SegmenterPrior(nn.Module):
     The tables are zeros until `learn_names` or a state dict fills them.
     """
 
+    fit: Tensor
+    kin: Tensor
+
     def __init__(self, vocabulary: int, words: int) -> None:
         super().__init__()
         self.words = min(words, vocabulary)
