@@ -1,4 +1,4 @@
-"""ICF-AVS: marks, in every frame of a video, the pixels of the objects that make the sound.
+"""ICF-AVS: segments, in every frame of a video, the pixels of the objects that make the sound.
 
 import icf_avs
 result = icf_avs.load().segment("my.mp4")

@@ -1,4 +1,4 @@
-"""`icf demo`: make a few videos whose answer is known, segment them as `icf segment` does, show scores and paths."""
+"""`icf demo`: make a few videos whose masks are known, segment them as `icf segment` does, show scores and paths."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def demo_command(out: Path, device: str = "auto") -> None:
 
     steps.print("2/3 loading the model")
     predictor = load("stamps", place).predictor
-    predictor.spec = replace(predictor.spec, phase=FRAME_PHASE)  # look where the known masks are
+    predictor.spec = replace(predictor.spec, phase=FRAME_PHASE)  # the times of the known masks
 
     table = Table(title="predicted masks, against the known ones")
     for heading in ("video", "sounding", "tags", "mIoU", "segmented while silent"):

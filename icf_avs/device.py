@@ -15,7 +15,7 @@ def find_device(name: str | torch.device = "auto") -> torch.device:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     here = ["cuda"] * bool(gpus) + [f"cuda:{number}" for number in range(gpus)]
     here += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
-    wanted = here[0] if name == "auto" else str(name)
-    if wanted not in here:
-        raise UserError(f"device {wanted[:40]!r}: not on this machine; choose auto or one of {', '.join(here)}")
-    return torch.device(wanted)
+    expected = here[0] if name == "auto" else str(name)
+    if expected not in here:
+        raise UserError(f"device {expected[:40]!r}: not on this machine; choose auto or one of {', '.join(here)}")
+    return torch.device(expected)

@@ -1,11 +1,11 @@
-"""The exceptions a user is meant to see."""
+"""The exceptions that are shown to users."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NoReturn
 
-Fault = Callable[[str], None]  # is told what is wrong with one part of the input; if it returns, that part is left out
+Fault = Callable[[str], None]  # takes what is wrong with one part of the input; if it returns, that part is left out
 
 
 class UserError(Exception):

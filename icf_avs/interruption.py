@@ -42,7 +42,7 @@ class Interruption:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let the work inside come to a place where it can be left: it looks at `asked`."""
+        """Let the work inside come to a place where it can be left: it checks `asked`."""
         self._deferred = True
         try:
             yield

@@ -1,4 +1,4 @@
-"""Which file a result was made from, told by its place and its content."""
+"""Which file a result was made from, identified by its place and its content."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def short_digest(sha256: str) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """A video file, by its place and by its content, which is read once it is asked for."""
+    """A video file, by its place and by its content, which is read on first use."""
 
     path: Path
 

@@ -36,7 +36,7 @@ class FrameMask:
     heard: tuple[tuple[str, float], ...]  # words and probabilities, the likeliest first
     run_lengths: dict[str, Any]  # the mask as COCO RLE
     classes: tuple[ClassMask, ...] = ()  # its parts by class, in the order of the ids
-    class_names: tuple[str, ...] = ()  # of all ids, background first; empty unless classes were asked for
+    class_names: tuple[str, ...] = ()  # of all ids, background first; empty without semantic=True
 
     @property
     def time(self) -> float:
@@ -73,7 +73,7 @@ def class_masks(ids: np.ndarray, probability: np.ndarray) -> tuple[ClassMask, ..
 
 @dataclass(frozen=True)
 class Segmentation:
-    """All masks of a video. They are held as run lengths and unpacked when asked for."""
+    """All masks of a video. They are held as run lengths and unpacked on access."""
 
     video: MediaInfo
     spec: ClipSpec

@@ -134,7 +134,7 @@ def segmentations(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
     with natural_weights(segmenter=name != "natural-no-segmenter"):
         segmenter = icf_avs.load("natural")
         if name == "words":
-            segmenter.listen_for("fire engine, dog")
+            segmenter.set_words("fire engine, dog")
         return document(segmenter, video, folder)
 
 

@@ -217,7 +217,7 @@ def segmented(given: Given, semantic_head: bool = False) -> Any:
 
 def listened_for(given: Given) -> Any:
     segmenter = Segmenter(Predictor(on(given.device, natural())), "natural")
-    segmenter.listen_for("dog, violin")
+    segmenter.set_words("dog, violin")
     return segmenter.predictor.predict(*clip_of(segmenter.model, 1)).heard
 
 

@@ -217,7 +217,7 @@ def test_only_what_is_asked_for_is_heard(model, words, catalog):
 
 def test_a_model_that_hears_no_words_says_so():
     with pytest.raises(UserError, match="--checkpoint natural"):
-        icf_avs.load("stamps").listen_for("dog")
+        icf_avs.load("stamps").set_words("dog")
 
 
 def test_segmenting_tells_what_is_heard(model, tmp_path, monkeypatch, capsys):

@@ -56,7 +56,7 @@ def checked_settings(
     checkpoint: str | None, fps: float, threshold: float, semantic: bool, audio_track: int | None,
     device: str = "auto",
 ) -> Settings:  # fmt: skip
-    """Settings whose checkpoint is there and fits. Raises UserError if it is not or, with `semantic`, tells no classes.
+    """Settings whose checkpoint fits. Raises UserError if it is missing or, with `semantic`, has no class head.
 
     Here the model stays on the CPU and is let go: workers load their own.
     """

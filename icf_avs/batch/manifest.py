@@ -59,14 +59,14 @@ _RENAME = "give another name in the column `out`"
 
 
 def _key(folder: Path) -> str:
-    """Some file systems do not tell DOG from dog."""
+    """Some file systems do not distinguish DOG from dog."""
     return str(folder).casefold()
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Line number and cells of each row."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the text
+        with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets write a byte order mark
             reader = csv.reader(file, skipinitialspace=True, strict=True)
             names = [name.strip() for name in next(reader, [])]
             _check_names(path, names)

@@ -39,7 +39,7 @@ def run_processes(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job
             for pipe in wait(list(workers)):
                 worker = workers[pipe]
                 try:
-                    answer = pipe.recv()
+                    error = pipe.recv()
                 except (EOFError, OSError):
                     del workers[pipe]
                     pipe.close()
@@ -56,7 +56,7 @@ def run_processes(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job
                     worker.process.join()
                     pipe.close()
                 if ended is not None:
-                    yield ended, answer
+                    yield ended, error
         if todo:
             raise UserError("the processes ended while they loaded the model (out of memory?); try fewer --jobs")
     finally:
@@ -77,7 +77,7 @@ def _start(workers: dict[Connection, _Worker], settings: Settings, work: Path) -
 
 
 def _send(pipe: Connection, job: Job | None) -> None:
-    with suppress(OSError):  # it died just now: the next look at the pipe finds that out
+    with suppress(OSError):  # it died just now: the next read of the pipe shows it
         pipe.send(job)
 
 

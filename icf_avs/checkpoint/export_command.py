@@ -36,7 +36,7 @@ def export_command(checkpoint: str, out: Path, form: str, results: Path = Path("
     """Write out/NAME.onnx or out/NAME.pt2 and out/README.md, run the file and say how near it comes to the model.
 
     form  a key of FORMATS; results  folder of the tables of scores that the card shows.
-    Raises UserError without the checkpoint or a library, and when the file answers otherwise than the model.
+    Raises UserError without the checkpoint or a library, and when the file differs from the model.
     """
     made = FORMATS[form]
     for library in made.needs:
@@ -52,7 +52,7 @@ def export_command(checkpoint: str, out: Path, form: str, results: Path = Path("
     if model.config.audio in NEEDS_VOCABULARY:
         raise UserError(f"{path}: has a sound tagger, which cannot be exported yet; export stamps, or one of its kind")
     graph = ExportGraph(model)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that the model does not use
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that the model does not use
     write(graph, trace(graph), made, target)
     gap = max(difference(graph, made.run(target), 1, frames) for frames in (1, graph.model.spec.frames))
     if not gap <= TOLERANCE:  # true for NaN as well

@@ -1,4 +1,4 @@
-"""The file formats of an exported model, how each is written, and how it is run to see that it answers as the model."""
+"""The file formats of an exported model, how each is written, and how it is run to compare it with the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from icf_avs.checkpoint.export_graph import ExportGraph
 INPUTS = ("frames", "waves")
 NOTES = "icf-avs.json"  # of a .pt2 file: the member that holds the metadata
 _OPSET = 18
-_MOST = 1 << 31  # clips, and frames of each: torch 2.6 has to be told that there is an end
+_MOST = 1 << 31  # clips, and frames of each: torch 2.6 needs an upper bound
 
 Runner = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 

@@ -1,4 +1,4 @@
-"""Bounds on what a checkpoint says of itself, which is a claim: checked before memory is asked for."""
+"""Bounds on what a checkpoint claims, checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ def fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[
     """
     found = dict(state)
     for name in sorted(state.keys() & expected.keys()):
-        value, wanted = state[name], expected[name]
-        if value.shape != wanted.shape:
-            raise ValueError(f"{name[:80]} is {[*value.shape]}, by its configuration {[*wanted.shape]}")
-        if not _means(value, wanted.dtype):
-            raise ValueError(f"{name[:80]} is of {value.dtype}, not {wanted.dtype}, and cannot be told from it")
-        found[name] = value.to(wanted.dtype)
+        value, target = state[name], expected[name]
+        if value.shape != target.shape:
+            raise ValueError(f"{name[:80]} is {[*value.shape]}, by its configuration {[*target.shape]}")
+        if not _means(value, target.dtype):
+            raise ValueError(f"{name[:80]} is of {value.dtype}, not {target.dtype}, and cannot be told from it")
+        found[name] = value.to(target.dtype)
         if not found[name].isfinite().all():
             raise ValueError(f"{name[:80]} is not all finite")
     return found
 
 
-def _means(value: Tensor, wanted: torch.dtype) -> bool:
+def _means(value: Tensor, expected: torch.dtype) -> bool:
     """Whether a tensor says what one of another type would: whole numbers only where its own type holds all of them."""
-    if wanted.is_floating_point or value.is_complex():
+    if expected.is_floating_point or value.is_complex():
         return value.is_floating_point()
     most = 2 / torch.finfo(value.dtype).eps if value.is_floating_point() else math.inf
     whole = value.double()
-    return whole.equal(value.to(wanted).double()) and bool((whole.abs() <= most).all())
+    return whole.equal(value.to(expected).double()) and bool((whole.abs() <= most).all())
 
 
 def check_files(where: str, names: Iterable[str]) -> None:

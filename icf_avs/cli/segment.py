@@ -118,7 +118,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         commands,
         "demo",
         _demo,
-        "make a few videos whose answer is known, segment them and show the scores",
+        "make a few videos whose masks are known, segment them and show the scores",
         "  icf demo\n  icf demo --out my_demo",
     )
     part.add_argument("--out", metavar="DIR", type=Path, default=Path("demo_out"), help="folder (default: demo_out)")

@@ -67,7 +67,7 @@ def evaluate(
     {...}}, from `ReferenceMetric`, `StrictMetric` and `DatasetMetric`, each with `miou`, `f` and `fpr`: the share
     of pixels segmented where nothing should be, which is over the frames with empty ground truth for the true sound
     (NaN if there are none) and over all frames for a negative one. Frames are squashed to the size that is scored,
-    and then to the one the model takes. Raises UserError if no off-screen donor can be told.
+    and then to the one the model takes. Raises UserError if no off-screen donor is known.
     """
     return evaluate_each(predictor, records, (audio,), seed, clips, progress, settings)[audio]
 

@@ -37,7 +37,7 @@ def segment_command(
     if semantic:
         check_class_head(segmenter.predictor, segmenter.name)
     if words is not None:
-        segmenter.listen_for(words)
+        segmenter.set_words(words)
     reserved_dirs: list[Path] = []
     failures: list[UserError] = []
     for path in videos:
@@ -57,9 +57,9 @@ def segment_command(
         assert result.folder is not None  # `out` was given
         reserved_dirs.append(result.folder)
         note(f"{path}: {time.perf_counter() - started:.1f} s for {result.video.duration:.1f} s of video", VERBOSE)
-        marked = int(np.count_nonzero(result.areas))
-        print(f"{path}: {len(result)} masks, {marked} with something that sounds -> {result.folder}{os.sep}")
-        for line in tag_lines(result.frames) if segmenter.predictor.classes else ():  # without names, it hears no words
+        found = int(np.count_nonzero(result.areas))
+        print(f"{path}: {len(result)} masks, {found} with something that sounds -> {result.folder}{os.sep}")
+        for line in tag_lines(result.frames) if segmenter.predictor.classes else ():  # without names there are no tags
             print(f"  {line}")
         for part in result.missing:
             print(f"  made {part}")

@@ -4,7 +4,7 @@
 
 The guided filter (He, Sun and Tang, ECCV 2010), in its fast form (He and Sun, arXiv 1505.00996): fitted at 1/4 of the
 frame, where the decoder draws, and applied at 1/2. The decoder knows edges by features of a frozen encoder alone, and
-draws an object that it never saw as a cloud; its colours are new to nobody. No parameters, not in training.
+draws an object that it never saw as a cloud; its colours are always known. No parameters, not in training.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class MaskPredictor:
 
     @property
     def only_words(self) -> tuple[str, ...] | None:
-        """The classes that `listen_for` chose, None for all."""
+        """The classes that `set_words` chose, None for all."""
         return None
 
     def predict(self, frames: Tensor, sound: Tensor) -> Prediction:
@@ -51,7 +51,7 @@ class MaskPredictor:
         """The same frames under each of several sounds."""
         return [self.predict(frames, sound) for sound in sounds]
 
-    def listen_for(self, words: str) -> None:
+    def set_words(self, words: str) -> None:
         """From now on predict only these tags, with commas between them. Raises UserError where it cannot."""
         raise UserError("--words needs a checkpoint with a sound tagger; take --checkpoint natural")
 
@@ -70,7 +70,7 @@ class EncodedFrames:
 
 
 class Predictor(MaskPredictor):
-    """Masks by a model. It sees to device, evaluation mode, scales and post-processing, and that frames in which no tag
+    """Masks by a model. It handles device, evaluation mode, scales and post-processing, and that frames in which no tag
     is active are not processed.
     """
 
@@ -85,7 +85,7 @@ class Predictor(MaskPredictor):
         chosen = self.model.network.chosen_tags
         return None if chosen is None else tuple(self.classes[index] for index in chosen)
 
-    def listen_for(self, words: str) -> None:
+    def set_words(self, words: str) -> None:
         from icf_avs.inference.word_prompts import prompted_words
 
         chosen = prompted_words(self.model, words)

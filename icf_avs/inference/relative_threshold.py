@@ -15,7 +15,7 @@ _SUREST = 0.005  # of the pixels
 
 
 def surest(logits: Tensor) -> Tensor:
-    """Mask logits [...,h,w] -> [...,1,1]: how sure a frame's answer is where it is surest."""
+    """Mask logits [...,h,w] -> [...,1,1]: the logit of the surest place of a frame."""
     count = max(1, round(_SUREST * logits.shape[-2] * logits.shape[-1]))
     return logits.flatten(-2).topk(count, dim=-1).values[..., -1, None, None]
 

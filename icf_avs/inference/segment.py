@@ -150,7 +150,7 @@ def _drawn(mask: np.ndarray) -> bytes:
 
 
 def check_class_head(predictor: MaskPredictor, name: str) -> None:
-    """Raise UserError unless the model of that name tells classes."""
+    """Raise UserError unless the model of that name has a class head."""
     if not predictor.semantic:
         raise UserError(
             f"{name or 'the model'} was trained without a class head; leave --semantic (semantic=True) out, or give a "
@@ -188,9 +188,9 @@ class Segmenter:
             self.predictor, path, out, fps, threshold, semantic=semantic, audio_track=audio_track, checkpoint=self.name
         )
 
-    def listen_for(self, words: str) -> None:
+    def set_words(self, words: str) -> None:
         """From now on predict only these tags, with commas between them, and what may mean the same.
 
         Raises UserError for a model without tags, and for a word that is like none of them.
         """
-        self.predictor.listen_for(words)
+        self.predictor.set_words(words)

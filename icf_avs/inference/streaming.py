@@ -65,7 +65,7 @@ def stream_masks(
             frame = replace(frame, heard=reported_tags(presence, prediction.words, frame.area > 0))
             yield frame, shot.preview
 
-    # The model answers a clip in a thread of its own while the frames of the next one are decoded here.
+    # The model segments a clip in a thread of its own while the frames of the next one are decoded here.
     thread = ThreadPoolExecutor(1, thread_name_prefix="model")
     with nullcontext() if tee is None else tee.ahead() as given, thread:
         windows = AudioWindows(info, spec.sample_rate, sound)  # in here: the writer waits until this context ends
@@ -108,8 +108,8 @@ def check_settings(fps: float, threshold: float) -> None:
 
 def _predict(predictor: MaskPredictor, clip: list[_Shot]) -> Prediction:
     frames = torch.stack([shot.resized_image for shot in clip])
-    waves = torch.from_numpy(np.stack([shot.waveform for shot in clip]))
-    return predictor.predict(frames, waves)
+    waveforms = torch.from_numpy(np.stack([shot.waveform for shot in clip]))
+    return predictor.predict(frames, waveforms)
 
 
 def _frame_mask(

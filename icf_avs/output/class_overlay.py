@@ -33,9 +33,9 @@ def palette(n: int = COLOURS) -> np.ndarray:
 
 def indexed(ids: np.ndarray) -> Image.Image:
     """Class ids, uint8 [H, W] -> an image (mode P) whose pixels are the ids, shown in these colours."""
-    picture = Image.fromarray(ids)
-    picture.putpalette(palette().tobytes())
-    return picture
+    image = Image.fromarray(ids)
+    image.putpalette(palette().tobytes())
+    return image
 
 
 class Entry(NamedTuple):
@@ -62,8 +62,8 @@ def draw_legend(entries: Sequence[Entry], width: int, height: int, text_size: in
 
     used = [x + w for (x, _), w in zip(places, [*widths[:shown], gap + font.getlength(more) + gap], strict=False)]
     size = min(width, round(max(used))), min(height, line * (places[-1][1] + 1))
-    picture = Image.new("RGB", size, _PAPER)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(image)
     for entry, (x, row) in zip(entries[:shown], places, strict=False):
         tint, contour = (tuple(colour) for colour in entry.colours.tolist())
         left, top = x + gap, row * line + (line - swatch) // 2
@@ -72,7 +72,7 @@ def draw_legend(entries: Sequence[Entry], width: int, height: int, text_size: in
     if more:
         x, row = places[-1]
         draw.text((x + gap, row * line + line // 2), more, fill=_INK, font=font, anchor="lm")
-    return picture
+    return image
 
 
 def _places(widths: list[int], width: int) -> list[tuple[int, int]]:

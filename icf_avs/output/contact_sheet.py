@@ -1,4 +1,4 @@
-"""sheet.png: one look at a whole video, with times and tags."""
+"""sheet.png: a whole video in one image, with times and tags."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS, _CAPTION, _GAP = 4, 22, 6
 class Tile:
     """A small image with its mask drawn in (uint8 [h, w, 3]), and the line below it."""
 
-    picture: np.ndarray
+    image: np.ndarray
     caption: str
 
 
@@ -54,9 +54,9 @@ def frame_tile(frame: FrameMask, preview: np.ndarray) -> Tile:
     height, width = preview.shape[:2]
     mask = Image.fromarray(frame.class_ids if frame.class_names else frame.mask)
     small = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
-    picture = preview.copy()
-    Overlay(small, class_colours(len(frame.class_names)) if frame.class_names else None).draw_rgb(picture)
-    return Tile(picture, caption(frame.picture_time, frame.heard, width))
+    image = preview.copy()
+    Overlay(small, class_colours(len(frame.class_names)) if frame.class_names else None).draw_rgb(image)
+    return Tile(image, caption(frame.picture_time, frame.heard, width))
 
 
 def classes_of(frames: Iterable[FrameMask]) -> list[Entry]:
@@ -71,7 +71,7 @@ def classes_of(frames: Iterable[FrameMask]) -> list[Entry]:
 
 def contact_sheet(tiles: list[Tile], legend: Sequence[Entry] = ()) -> Image.Image:
     """Lay tiles of one size out in rows of four, with a legend of their colours below if there is one."""
-    height, width = tiles[0].picture.shape[:2]
+    height, width = tiles[0].image.shape[:2]
     columns = min(_COLUMNS, len(tiles))
     rows = -(-len(tiles) // columns)
     step_x, step_y = width + _GAP, height + _CAPTION + _GAP
@@ -83,6 +83,6 @@ def contact_sheet(tiles: list[Tile], legend: Sequence[Entry] = ()) -> Image.Imag
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for number, tile in enumerate(tiles):
         x, y = number % columns * step_x + _GAP, number // columns * step_y + _GAP
-        sheet.paste(Image.fromarray(tile.picture), (x, y))
+        sheet.paste(Image.fromarray(tile.image), (x, y))
         draw.text((x + 2, y + height + 2), tile.caption, fill=(235, 235, 235), font=font)
     return sheet

@@ -100,7 +100,7 @@ def write_coco(segmentation: Segmentation, path: Path) -> None:
 def object_ids(segmentation: Segmentation) -> Iterator[np.ndarray]:
     """uint8 [H, W] for each mask: the id of the Track that a pixel is of, else 0.
 
-    Raises UserError for more objects than an index can tell apart, and without SciPy.
+    Raises UserError for more objects than there are indices, and without SciPy.
     """
     tracks = find_tracks(segmentation)
     if len(tracks) >= COLOURS:

@@ -91,11 +91,11 @@ class Overlay:
         self._rgb = np.array((TINT, CONTOUR)) if colours is None else colours
         self._yuv: list[_Layer] | None = None
 
-    def draw_rgb(self, picture: np.ndarray) -> None:
+    def draw_rgb(self, image: np.ndarray) -> None:
         """Draw on uint8 [H, W, 3], in place."""
         if not self.is_empty:
             for channel in range(3):
-                self._layer(self._box, self._mask, self._edge, self._rgb[..., channel]).draw(picture[..., channel])
+                self._layer(self._box, self._mask, self._edge, self._rgb[..., channel]).draw(image[..., channel])
 
     def draw_yuv420(self, y: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
         """Draw on the planes of a yuv420p frame: uint8 [H, W] and two of [ceil(H/2), ceil(W/2)], in place."""

@@ -31,7 +31,7 @@ def document(
 ) -> dict[str, Any]:  # fmt: skip
     """The content of segmentation.json. Times in seconds from the first frame, areas as a share of the frame.
 
-    `source` tells which file the video is, `made_with` what made the result. With classes it has the
+    `source` says which file the video is, `made_with` what made the result. With classes it has the
     list of all `categories` as well, and each frame its `classes`; with what was wrong with the video and read all the
     same, `repaired`.
     """
@@ -195,7 +195,7 @@ def result_folder(out: Path, video: Source, reserved_dirs: set[Path] = frozenset
 
 
 def _same_name(folder: Path, reserved_dirs: set[Path]) -> bool:
-    """Some file systems do not tell DOG from dog."""
+    """Some file systems do not distinguish DOG from dog."""
     return str(folder).casefold() in {str(other).casefold() for other in reserved_dirs}
 
 

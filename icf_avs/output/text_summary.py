@@ -14,7 +14,7 @@ MOST = 24  # lines; what a longer video holds is in its segmentation.json
 
 def tag_lines(frames: Sequence[FrameMask]) -> Iterator[str]:
     """From when to when, and each word with the most it had, as in "0:00-0:03  dog 0.93, person 0.31"."""
-    stretches = [list(same) for _, same in groupby(frames, key=_kind)]
+    stretches = [list(same) for _, same in groupby(frames, key=_tags)]
     for same in stretches[:MOST]:
         most: dict[str, float] = {}
         for frame in same:
@@ -27,11 +27,11 @@ def tag_lines(frames: Sequence[FrameMask]) -> Iterator[str]:
 
 
 def no_word(frame: FrameMask) -> str:
-    """What is said of a mask of which no word is heard: a model without names segments by the sound alone."""
+    """What stands for the tags of a mask that has none: a model without names segments by the sound alone."""
     return "a sound without a name" if frame.area else "nothing"
 
 
-def _kind(frame: FrameMask) -> frozenset[str]:
+def _tags(frame: FrameMask) -> frozenset[str]:
     """The words of a mask; of one without, whether anything is segmented."""
     return frozenset(word for word, _ in frame.heard) or frozenset([no_word(frame)])
 

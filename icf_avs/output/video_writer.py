@@ -43,7 +43,7 @@ Mask = TypeVar("Mask")
 def write_video(
     info: MediaInfo, path: Path, interval_at: Callable[[float], int], mask_of: Callable[[int], Mask],
     progress: Callable[[int], None], overlay_of: Callable[[Mask], Overlay | ClassOverlay] = Overlay,
-    sound: AudioSource | None = None, pictures: Iterator[tuple[float, DecodedFrame]] | None = None,
+    sound: AudioSource | None = None, images: Iterator[tuple[float, DecodedFrame]] | None = None,
 ) -> None:  # fmt: skip
     """Write a video with its masks.
 
@@ -66,15 +66,15 @@ def write_video(
         track = _audio_track(container, info, sound)
         reformatter = VideoReformatter()
         current, overlay, sounded = -1, None, 0.0
-        for time, picture, until in _at_each_mask(_kept(info, pictures or video_frames(info)), interval_at):
+        for time, image, until in _at_each_mask(_kept(info, images or video_frames(info)), interval_at):
             number = interval_at(time)
             if overlay is None or number != current:
                 current, overlay = number, overlay_of(mask_of(number))
                 progress(number)
-            drawn = _drawn(picture, reformatter, info, overlay, video.codec_context)
+            drawn = _drawn(image, reformatter, info, overlay, video.codec_context)
             if not video.codec_context.is_open:
                 video.codec_context.colorspace, video.codec_context.color_range = drawn.colorspace, drawn.color_range
-                video.codec_context.color_trc, video.codec_context.color_primaries = picture.shown_as
+                video.codec_context.color_trc, video.codec_context.color_primaries = image.shown_as
             drawn.time_base, drawn.pts = _CLOCK, round(time / _CLOCK)
             drawn.duration = max(1, round(until / _CLOCK) - drawn.pts)
             container.mux(video.encode(drawn))
@@ -85,14 +85,12 @@ def write_video(
         track.write_until(math.inf)
 
 
-def _kept(
-    info: MediaInfo, pictures: Iterator[tuple[float, DecodedFrame]]
-) -> Iterator[tuple[float, DecodedFrame, float]]:
+def _kept(info: MediaInfo, images: Iterator[tuple[float, DecodedFrame]]) -> Iterator[tuple[float, DecodedFrame, float]]:
     """Frames as (from, frame, until), strictly forward in time, at most one in a 30th of a second."""
     # An ordinary 30 Hz video is not thinned: its time stamps may be rounded to milliseconds.
     slots = _MAX_RATE if info.frame_rate > 1.02 * _MAX_RATE else 1 / _CLOCK
     held = None
-    for time, frame in pictures:
+    for time, frame in images:
         if held is not None:
             if int(time * slots + 1e-6) == int(held[0] * slots + 1e-6):
                 continue
@@ -103,10 +101,10 @@ def _kept(
 
 
 def _at_each_mask(
-    kept: Iterator[tuple[float, DecodedFrame, float]], interval_at: Callable[[float], int]
+    passed: Iterator[tuple[float, DecodedFrame, float]], interval_at: Callable[[float], int]
 ) -> Iterator[tuple[float, DecodedFrame, float]]:
     """A frame that is on display for long once for each mask that falls to it, to a 30th of a second."""
-    for time, frame, until in kept:
+    for time, frame, until in passed:
         begin = time
         for step in range(1, int((until - time) * _MAX_RATE)):
             moment = time + step / _MAX_RATE
@@ -117,12 +115,12 @@ def _at_each_mask(
 
 
 def _drawn(
-    picture: DecodedFrame, reformatter: VideoReformatter, info: MediaInfo, overlay: Overlay | ClassOverlay,
+    image: DecodedFrame, reformatter: VideoReformatter, info: MediaInfo, overlay: Overlay | ClassOverlay,
     encoder: av.VideoCodecContext,
 ) -> av.VideoFrame:  # fmt: skip
     """A yuv420p frame: turned as it is shown, padded to even sizes, with the overlay on it; a new one, unless nothing
     is to be done."""
-    source = _colours_of(encoder, picture.converted(reformatter, *info.stored_size, "yuv420p"), reformatter)
+    source = _colours_of(encoder, image.converted(reformatter, *info.stored_size, "yuv420p"), reformatter)
     shown, size = (info.width, info.height), (encoder.width, encoder.height)
     as_shown = info.orientation == Orientation() and shown == size and source.colorspace
     if as_shown and overlay.is_empty:

@@ -23,7 +23,7 @@ def silence(info: MediaInfo) -> AudioSource:
 def noise(info: MediaInfo, seed: int = 0) -> AudioSource:
     """White Gaussian noise, the same in all channels, as loud (root mean square) as the video's own sound.
 
-    Raises UserError, when it is asked for, if the video has no sound.
+    Raises UserError, when it is read, if the video has no sound.
     """
 
     def blocks(rate: int, layout: str | None) -> Iterator[np.ndarray]:
@@ -41,7 +41,7 @@ def noise(info: MediaInfo, seed: int = 0) -> AudioSource:
 def of_clip(info: MediaInfo, other: MediaInfo) -> AudioSource:
     """The sound of another video, again and again where it is shorter, cut where it is longer.
 
-    Raises UserError, when it is asked for, if that has no sound.
+    Raises UserError, when it is read, if that has no sound.
     """
 
     def blocks(rate: int, layout: str | None) -> Iterator[np.ndarray]:

@@ -25,8 +25,8 @@ from icf_avs.inference.segment import Segmenter
 from icf_avs.serve.limits import Limits
 
 MAX_AGE = 3600.0  # seconds that an upload or a result stays after it was last used
-_SWEEP_INTERVAL = 60.0  # seconds between two looks for what is older
-_SIGNAL_INTERVAL = 0.2  # seconds between two looks for a signal
+_SWEEP_INTERVAL = 60.0  # seconds between two removals
+_SIGNAL_INTERVAL = 0.2  # seconds between two checks for a signal
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def serving(
     Raises UserError if the address is not available.
     """
     with page_folder() as store:
-        # Not before: Gradio makes its folder, where it is told to, as soon as it is imported.
+        # Not before: Gradio makes its folder, in GRADIO_TEMP_DIR, as soon as it is imported.
         import gradio as gr
         from starlette.middleware import Middleware
 

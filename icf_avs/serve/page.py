@@ -27,11 +27,11 @@ CSS = (
     + "footer { display: none !important; }"
 )
 _OTHER_SOUNDS = {"muted": "Muted", "noise": "White noise", "clip": "Another clip's sound"}
-_FAILED = "The page failed at this video. It is not your fault; whoever runs the page finds more in its log."
+_FAILED = "The page failed at this video. It is not your fault; the log of the server has more."
 
 
 class _Column:
-    """Where one answer is shown."""
+    """Where one result is shown."""
 
     def __init__(self, title: str, hint: str, name: str) -> None:
         self.hint = hint
@@ -65,7 +65,7 @@ class _Column:
         )  # fmt: skip
 
     def emptied(self) -> tuple[Any, ...]:
-        """Values of `parts` before there is an answer."""
+        """Values of `parts` before there is a result."""
         button = gr.DownloadButton(value=None, interactive=False)
         return self.hint, None, "", None, button, button
 
@@ -79,7 +79,7 @@ def build_page(segmenter: Segmenter, store: Path, limits: Limits, jobs: int = 1)
         with suppress(FileNotFoundError):
             os.utime(Path(video).parent)  # of this upload alone: it is used
         with _errors_shown():
-            run = copy_context().run  # where Gradio looks up whose progress it is
+            run = copy_context().run  # where Gradio keeps whose progress it is
             given = segmenter, Path(video), store, limits, heard, other and Path(other), _bar(progress)
             return workers.submit(run, run_inference, *given).result()
 

@@ -1,4 +1,4 @@
-"""What the server answers at all: the page, uploads to it, and files out of its own folder.
+"""What the server answers: the page, uploads to it, and files out of its own folder.
 
 Gradio checks what it serves and how long a file is, but its server can do more (fetch addresses for a visitor, show its
 monitor, keep a history of runs), and takes any number of files. Only what the page needs gets through.
@@ -48,7 +48,7 @@ class RequestFilter(BaseHTTPMiddleware):
         self._store, self._limits = store.resolve(), limits
 
     async def dispatch(self, request: Request, call_next: Callable) -> Response:
-        """The answer to a request: Gradio's, or a line why there is none."""
+        """The answer to a request: Gradio's, or one line with the reason for refusing."""
         try:
             refused = await self._refused(request)
             response = PlainTextResponse(refused[1], refused[0]) if refused else await call_next(request)
@@ -75,7 +75,7 @@ class RequestFilter(BaseHTTPMiddleware):
         return None
 
     def _upload_refused(self, length: int) -> tuple[int, str] | None:
-        if length > self._limits.upload_bytes + _SLACK:  # of all files in it: Gradio looks at each alone
+        if length > self._limits.upload_bytes + _SLACK:  # of all files in it: Gradio checks each alone
             return 413, f"the file has {length / MB:.0f} MB; this page takes {self._limits.max_mb} MB at most"
         if _size(self._store) + length > self._limits.stored_bytes:
             return 507, "the page is full; come back in an hour"

@@ -78,7 +78,7 @@ def _sound(info: MediaInfo, heard: AudioMode, other: Path | None, limits: Limits
 
 
 def _without_folders(line: str, *paths: Path | None) -> str:
-    """Where the server keeps its files is nobody's business, and no visitor knows these names."""
+    """No visitor needs to know where the server keeps its files."""
     for path in filter(None, paths):
         line = line.replace(f"{path.parent}/", "")
     return line

@@ -78,7 +78,7 @@ def altered_audio(clip: LoadedClip, records: Sequence[ClipRecord], index: int, a
 
 
 def shifted_frame(frame: int, frames: int) -> int:
-    """Which frame's sound is heard at `frame` of a clip of so many, when the sound is shifted."""
+    """Which frame's sound `frame` gets of a clip of so many, when the sound is shifted."""
     return (frame - frames // 2) % frames
 
 

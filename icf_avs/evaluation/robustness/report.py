@@ -46,24 +46,30 @@ tr.part td:first-child {{ padding-left: 1.6rem; }}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .88rem; }}
 dt {{ font-weight: 600; }} dd {{ margin: 0; overflow-wrap: anywhere; }}
 """
-_READING = f""" <p>The model sees each clip several times with the same frames and other sounds. All sounds are
-waveforms that go through the same front end. Scores are shares in [0, 1], always against the original mask, so under a
-wrong sound <b>lower is better</b>.</p> <dl> <dt>verdict</dt><dd>how much of the mIoU is left under off-screen sound
-(noise, where a set knows none): above {IGNORES_ABOVE} the model ignores the audio. The interval is that of a bootstrap
-over the clips; where it lies on both sides of {IGNORES_ABOVE}, they do not decide.</dd> <dt>mIoU, F</dt><dd>strict
-protocol: over frames in which something sounds, one threshold for the whole set. F takes the best of 255 thresholds,
-one of which segments everything, so F does not fall to 0 even for a blank prediction.</dd> <dt>ref.</dt><dd>the public
-AVSBench evaluation, in batches of {DEFAULT_SETTINGS.batch_size}; frames with empty truth count as background accuracy,
-so its mIoU does not fall to 0 where there are such frames.</dd> <dt>drop</dt><dd>score with the true sound minus this
-one, on the same clips or frames.</dd> <dt>G</dt><dd>2 m&#8314; (1 &minus; m&#8315;) / (m&#8314; + 1 &minus; m&#8315;)
-of the true and the wrong sound: high only for a model that segments what sounds and stays silent when nothing
-does.</dd> <dt>FPR, null score</dt><dd>share of pixels segmented, and the mean of its square root, over frames in which
-nothing should be segmented.</dd> <dt>off-screen</dt><dd>the sound of another clip of the set, of a super-category that
-does not sound in this one and of a class that is not in its frames. The rows below it split the clips by that
-super-category.</dd> <dt>shifted</dt><dd>the clip's own sound moved by half the clip (in whole frames) and wrapped
-around. In frames where that changes what sounds, a model that uses the audio loses its mask; what it should segment
-there instead need not be the original mask, so its mIoU need not fall to 0.</dd> <dt>blank frame</dt><dd>mid-grey with
-the true sound: whatever is segmented was guessed from the sound alone.</dd> </dl>
+_READING = f"""
+<p>The model sees each clip several times with the same frames and other sounds. All sounds are waveforms that
+go through the same front end. Scores are shares in [0, 1], always against the original mask, so under a wrong sound
+<b>lower is better</b>.</p>
+<dl>
+<dt>verdict</dt><dd>how much of the mIoU is left under off-screen sound (noise, where a set knows none): above
+{IGNORES_ABOVE} the model ignores the audio. The interval is that of a bootstrap over the clips; where it lies on both
+sides of {IGNORES_ABOVE}, they do not decide.</dd>
+<dt>mIoU, F</dt><dd>strict protocol: over frames in which something sounds, one threshold for the whole set. F takes
+the best of 255 thresholds, one of which segments everything, so F does not fall to 0 even for a blank prediction.</dd>
+<dt>ref.</dt><dd>the public AVSBench evaluation, in batches of {DEFAULT_SETTINGS.batch_size}; frames with empty
+truth count as background accuracy, so its mIoU does not fall to 0 where there are such frames.</dd>
+<dt>drop</dt><dd>score with the true sound minus this one, on the same clips or frames.</dd>
+<dt>G</dt><dd>2 m&#8314; (1 &minus; m&#8315;) / (m&#8314; + 1 &minus; m&#8315;) of the true and the wrong sound: high
+only for a model that segments what sounds and stays silent when nothing does.</dd>
+<dt>FPR, null score</dt><dd>share of pixels segmented, and the mean of its square root, over frames in which nothing
+should be segmented.</dd>
+<dt>off-screen</dt><dd>the sound of another clip of the set, of a super-category that does not sound in this one and of
+a class that is not in its frames. The rows below it split the clips by that super-category.</dd>
+<dt>shifted</dt><dd>the clip's own sound moved by half the clip (in whole frames) and wrapped around. In frames where
+that changes what sounds, a model that uses the audio loses its mask; what it should segment there instead need not be
+the original mask, so its mIoU need not fall to 0.</dd>
+<dt>blank frame</dt><dd>mid-grey with the true sound: whatever is segmented was guessed from the sound alone.</dd>
+</dl>
 """
 
 

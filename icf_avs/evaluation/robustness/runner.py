@@ -156,9 +156,9 @@ def _donors(records: Sequence[ClipRecord], count: int, seed: int) -> tuple[list[
 
 
 def _sounding(record: ClipRecord, clip: LoadedClip) -> list[frozenset | None]:
-    """What sounds in each frame, as the set says or else as its masks do; None where nobody knows.
+    """What sounds in each frame, as the set says or else as its masks do; None where it is unknown.
 
-    Masks tell classes in the AVSS layout, and in the others merely whether anything sounds.
+    Masks have classes in the AVSS layout, in the others they say only whether anything sounds.
     """
     if record.seconds is not None and len(record.seconds) == len(clip.frames):
         return list(record.seconds)

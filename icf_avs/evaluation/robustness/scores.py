@@ -1,7 +1,7 @@
 """Scores of a model under one kind of sound, against the ORIGINAL masks: under a negative sound lower is better.
 
 FPR        share of the pixels segmented, mean over the frames in which nothing should be (AVSBench-Robust): those with
-           empty truth for the true sound, those whose new sound is nobody's for a shifted one, all others' all frames
+           empty truth for the true sound, those in which nothing sounds for a shifted one, all frames for the others
 null       S = sqrt(segmented / pixels), mean over the same frames (the null score of Ref-AVS, whose code takes the
            share of all pixels of a batch of 4 clips at once: that gives more, unless all frames have the same share)
 G          2 m+ (1 - m-) / (m+ + 1 - m-), m+ with the true sound and m- with the other, of mIoU and of F; it is high
