@@ -28,7 +28,7 @@ from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.console import progress_console
 from icf_avs.encoders.efficientat import load_efficientat
-from icf_avs.encoders.tag_vocabulary import WordTagger
+from icf_avs.encoders.tagger_encoder import WordTagger
 from icf_avs.errors import UserError
 from icf_avs.evaluation.score_tables import revision
 from icf_avs.networks.segmentation_model import SegmentationModel

@@ -30,7 +30,7 @@ from icf_avs.cli.parser import build_parser
 from icf_avs.config import DataConfig, ModelConfig, TrainConfig, WordDataConfig
 from icf_avs.encoders import voc_segmenter
 from icf_avs.encoders.registry import build_visual
-from icf_avs.encoders.tag_vocabulary import WordTagger
+from icf_avs.encoders.tagger_encoder import WordTagger
 from icf_avs.errors import MissingWeights
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter

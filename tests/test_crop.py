@@ -13,7 +13,7 @@ from PIL import Image
 from witness import Witness
 
 from icf_avs.inference.segment import segment_video
-from icf_avs.media.crop import Crop
+from icf_avs.media.frame_filters import Crop
 from icf_avs.media.video_reader import probe, read_frames
 
 WIDTH, HEIGHT = 240, 160  # of what is stored

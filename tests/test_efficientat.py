@@ -19,12 +19,12 @@ from tagger_weights import published_weights
 from torch import Tensor, nn
 
 from icf_avs.encoders import efficientat
+from icf_avs.encoders.dense_classifier import audioset_names, imagenet_names
 from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
-from icf_avs.encoders.label_names import audioset_names, imagenet_names
 from icf_avs.encoders.weights import released_file
 from icf_avs.errors import UserError
+from icf_avs.media.audio_file import resample
 from icf_avs.media.efficientat_frontend import kaldi_log_mel
-from icf_avs.media.resampling import resample
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "efficientat.json").read_text())
 

@@ -9,7 +9,7 @@ import pytest
 from clip_maker import make_clip, number_in
 from colour_patches import COLOURS, patches, seen, write_patches
 
-from icf_avs.media.crop import Crop
+from icf_avs.media.frame_filters import Crop
 from icf_avs.media.video_reader import probe, read_frames, video_frames
 from icf_avs.output.video_writer import write_video
 from icf_avs.serve.audio_override import silence

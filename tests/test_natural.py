@@ -15,15 +15,15 @@ from icf_avs.__main__ import main
 from icf_avs.checkpoint.file import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import ModelConfig
-from icf_avs.encoders.tag_vocabulary import audio_words
+from icf_avs.encoders.tagger_encoder import audio_words
 from icf_avs.errors import UserError
 from icf_avs.inference.guided_filter import guided_filter
 from icf_avs.inference.multiscale import merge_scales
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
 from icf_avs.inference.word_prompts import prompted_words
+from icf_avs.media.audio_file import resample
 from icf_avs.media.images import resize_frames
-from icf_avs.media.resampling import resample
 from icf_avs.networks.base import Network
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import add_segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel

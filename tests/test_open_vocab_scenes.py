@@ -16,9 +16,8 @@ import torch
 from PIL import Image
 from scene_digest import scene_digest
 
-from icf_avs.encoders.dense_classifier import DenseClassifier
+from icf_avs.encoders.dense_classifier import DenseClassifier, audioset_names
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
-from icf_avs.encoders.label_names import audioset_names
 from icf_avs.encoders.minilm import embed_names
 from icf_avs.encoders.voc_segmenter import load_segmenter
 from icf_avs.errors import UserError

@@ -12,7 +12,7 @@ import torch
 from avsbench_fixtures import write_avss, write_s4
 
 from icf_avs.config import BenchmarkConfig, ModelConfig, TrainConfig
-from icf_avs.datasets import features
+from icf_avs.datasets import dataset
 from icf_avs.datasets.layouts import read_set
 from icf_avs.encoders.registry import build_visual
 from icf_avs.training.benchmark_data import BenchmarkData
@@ -79,7 +79,7 @@ def test_a_frozen_encoder_sees_each_picture_once(s4: Path, tmp_path: Path, monke
 def test_without_room_pictures_are_encoded_each_time(s4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
     disk = namedtuple("disk", "free")
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: disk(free=2**30))
+    monkeypatch.setattr(dataset.shutil, "disk_usage", lambda folder: disk(free=2**30))
     data = BenchmarkData(config(ModelConfig()), s4, 1)
     assert data.features is None and data.batch(0).frames.shape == (2, 5, 224, 224, 3)
 
@@ -89,7 +89,7 @@ def test_clips_of_five_and_of_ten_frames(tmp_path: Path) -> None:
     write_avss(tmp_path, rows)
     encoder = build_visual("efficientnet-lite0")
     records = read_set(tmp_path, "train")
-    kept = features.FrameFeatures(records, encoder, 64, tmp_path)
+    kept = dataset.FrameFeatures(records, encoder, 64, tmp_path)
     for index in (1, 0, 1):
         levels = kept(index)
         frames = torch.from_numpy(records[index].load(64).frames)

@@ -10,7 +10,7 @@ import pytest
 from tagger_weights import published_weights
 
 from icf_avs.encoders.efficientat import load_efficientat
-from icf_avs.encoders.tag_vocabulary import WordTagger, audio_words
+from icf_avs.encoders.tagger_encoder import WordTagger, audio_words
 from icf_avs.errors import UserError
 from icf_avs.synthetic import tagger_cache as module
 from icf_avs.synthetic.catalog import HELD_OUT, Catalog, load_catalog, load_open_vocab_catalog

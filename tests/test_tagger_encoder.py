@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from icf_avs.encoders.efficientat import EfficientAT
 from icf_avs.encoders.minilm import embed_names
-from icf_avs.encoders.tag_vocabulary import WordTagger, audio_words
-from icf_avs.encoders.tagger_encoder import RATE, THRESHOLD, TaggerEncoder, load_tagger_encoder
+from icf_avs.encoders.tagger_encoder import RATE, THRESHOLD, TaggerEncoder, WordTagger, audio_words, load_tagger_encoder
 from icf_avs.media.audio_file import read_audio
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.sounds import resample, trim_and_normalize

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from icf_avs.encoders import voc_segmenter
+from icf_avs.encoders.dense_classifier import OpenVocabEncoder
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.minilm import embed_names
-from icf_avs.encoders.open_vocab_encoder import OpenVocabEncoder
 from icf_avs.encoders.voc_segmenter import (
     GRID,
     VOC_CLASSES,

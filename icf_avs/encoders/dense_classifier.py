@@ -1,27 +1,48 @@
-"""Dense class evidence: what EfficientNet-Lite0's classifier says at every position, and how that bears on a word.
+"""The visual encoder "efficientnet-lite0-evidence": dense scores of ImageNet's classes, and how words relate to these.
 
-The classifier follows a mean over positions, so it can as well be applied before it (Zhou et al., class activation
-mapping, arXiv 1512.04150). Logits of a class are compared with what that class gets anywhere (imagenet_logits.csv: mean
-and standard deviation over positions of composed scenes). A softmax over classes would ask which class a patch of sky
-is; a z-score asks whether anything here is unusually like a dog.
+EfficientNet-Lite0's classifier follows a mean over positions, so it can as well be applied before it (Zhou et al.,
+class activation mapping, arXiv 1512.04150). Logits of a class are compared with what that class gets anywhere
+(imagenet_logits.csv: mean and standard deviation over positions of composed scenes). A softmax over classes would ask
+which class a patch of sky is; a z-score asks whether anything here is unusually like a dog.
 
-A word bears on a class as far as a text encoder puts it near one of the class's names, or near what the class is: no
-name of a Pekinese says "dog". imagenet_hypernyms.csv lists such hypernyms with the classes that they cover (runs of
-WordNet's order), and people, whom ImageNet does not name, with the classes of what they wear.
+A word relates to a class as far as a text encoder puts it near one of the class's names, or near a hypernym: no name of
+a Pekinese says "dog". imagenet_hypernyms.csv lists hypernyms with the classes that they cover (runs of WordNet's
+order), and people, whom ImageNet does not name, with the classes of what they wear.
+
+audioset.csv has index, mid and display name of AudioSet's 527 sound classes (ontology: CC BY 4.0), in the order of
+EfficientAT's logits; imagenet.csv has index and names of ImageNet's 1000 classes, in the order of EfficientNet-Lite0's
+logits (no background class); synonyms of one class are joined by ", ".
 """
 
 from __future__ import annotations
 
-import csv
-from importlib import resources
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0
-from icf_avs.encoders.label_names import audioset_names, imagenet_names
 from icf_avs.encoders.minilm import TEXT_DIM, embed_names
 from icf_avs.encoders.onednn import fused_conv, pointwise
+from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, WITHOUT_SEGMENTER, VocSegmenter
+from icf_avs.encoders.weights import read_rows
+from icf_avs.types import Missing, VisualFeatures
+
+
+def audioset_names() -> tuple[str, ...]:
+    """The 527 display names, as "Male speech, man speaking": a comma is part of the name."""
+    return _names("audioset.csv")
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """The 1000 classes, each with its synonyms, as "tench, Tinca tinca"; the first is the usual name."""
+    return _names("imagenet.csv")
+
+
+@lru_cache(maxsize=2)
+def _names(file: str) -> tuple[str, ...]:
+    return tuple(row["name"] for row in read_rows(file))
+
 
 CLASSES = 1000
 _HYPERNYM = 0.97  # a class's own name counts a little more than what it is
@@ -99,7 +120,7 @@ class ClassSimilarity(nn.Module):
 def _hypernyms() -> list[tuple[str, tuple[int, ...]]]:
     """Hypernyms, and the classes that each covers."""
     hypernyms = []
-    for row in _rows("imagenet_hypernyms.csv"):
+    for row in read_rows("imagenet_hypernyms.csv"):
         runs = [run.partition("-") for run in row["classes"].split()]
         classes = tuple(i for first, _, last in runs for i in range(int(first), int(last or first) + 1))
         hypernyms += [(name, classes) for name in row["names"].split(";")]
@@ -107,9 +128,46 @@ def _hypernyms() -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _statistics() -> list[tuple[float, float]]:
-    return [(float(row["mean"]), float(row["deviation"])) for row in _rows("imagenet_logits.csv")]
+    return [(float(row["mean"]), float(row["deviation"])) for row in read_rows("imagenet_logits.csv")]
 
 
-def _rows(file: str) -> list[dict[str, str]]:
-    with resources.files(__package__).joinpath(file).open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+_LARGE = 300  # pixels of a side: the first maps of one larger image leave a processor's cache as it is
+_SEGMENTED = 2  # images in a batch of the segmenter: more gain nothing
+
+
+class OpenVocabEncoder(nn.Module):
+    """A frozen encoder, frames uint8 [N,H,W,3] -> levels [N,c,h,w], and `evidence` beside it. On a CPU it encodes as
+    many frames at once as is fastest.
+    """
+
+    strides, channels = EfficientNetLite0.strides, EfficientNetLite0.channels
+
+    def __init__(self, network: EfficientNetLite0, segmenter: VocSegmenter | None) -> None:
+        super().__init__()
+        self.network, self.classifier, self.segmenter = network, DenseClassifier(network), segmenter
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """What it does without."""
+        return () if self.segmenter is not None else (WITHOUT_SEGMENTER,)
+
+    def evidence(self, frames: Tensor, object_probs: Tensor | None = None) -> VisualFeatures:
+        """The levels, the scores of ImageNet's classes, and the segmenter's probabilities of objects: 0 without a
+        segmenter. object_probs: of the same frames at another size, where they are known.
+        """
+        pyramid = self(frames)
+        found = self.segment_objects(frames) if object_probs is None else object_probs
+        return VisualFeatures(pyramid, self.classifier(pyramid[-1]), found)
+
+    def segment_objects(self, frames: Tensor) -> Tensor:
+        """frames uint8 [N,H,W,3] -> probabilities of objects [N,20,GRID,GRID]."""
+        if self.segmenter is None:
+            return torch.zeros(len(frames), VOC_CLASSES, GRID, GRID, device=frames.device)
+        if frames.device.type != "cpu":
+            return self.segmenter(frames)
+        return torch.cat([self.segmenter(some) for some in frames.split(_SEGMENTED)])
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        if frames.device.type != "cpu" or frames.shape[1] <= _LARGE:
+            return self.network(frames)
+        return [torch.cat(level) for level in zip(*map(self.network, frames.split(1)), strict=True)]

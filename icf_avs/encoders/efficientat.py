@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from icf_avs.encoders.weights import reading_weights, released_file
+from icf_avs.media.audio_file import resample
 from icf_avs.media.efficientat_frontend import SAMPLE_RATE, kaldi_log_mel
-from icf_avs.media.resampling import resample
 
 # (kernel, expanded channels, output channels, squeezed channels or 0, hard-swish, stride) of each block.
 BLOCKS = (

@@ -18,14 +18,12 @@ names, for a text encoder does not know that an owl is a bird, and words that na
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import io
 import json
 import math
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from tarfile import TarFile
 
@@ -38,7 +36,7 @@ from icf_avs.console import note
 from icf_avs.encoders.efficientnet_lite import InvertedResidual
 from icf_avs.encoders.minilm import embed_names
 from icf_avs.encoders.onednn import PointConv, fused_conv
-from icf_avs.encoders.weights import released_file
+from icf_avs.encoders.weights import read_rows, released_file
 from icf_avs.errors import MissingWeights, UserError
 from icf_avs.media.images import resize_frames
 from icf_avs.types import Missing
@@ -158,8 +156,7 @@ def find_segmenter() -> VocSegmenter | None:
 @lru_cache(maxsize=1)
 def voc_names() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
     """Of each of the twenty, in the network's order, what it may be called and words for it and others."""
-    with resources.files(__package__).joinpath("voc_objects.csv").open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
+    rows = read_rows("voc_objects.csv")
     return tuple((tuple(row["names"].split(";")), tuple(filter(None, row["general"].split(";")))) for row in rows)
 
 

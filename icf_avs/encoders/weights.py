@@ -6,6 +6,7 @@ What is downloaded is of one revision, or has the SHA-256 that is known here; it
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib.util
 import os
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from http.client import HTTPException
+from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
 from shlex import quote
@@ -162,6 +164,12 @@ def weights_folder() -> Path | None:
 def note_missing(folder: Path, name: str, place: str) -> None:
     """A line on stderr, once, where the user's folder of weights lacks some that are then read from another place."""
     note(f"{folder}: has no {name}; it is read from {place}")
+
+
+def read_rows(name: str) -> list[dict[str, str]]:
+    """Rows of a CSV file beside this one."""
+    with resources.files(__package__).joinpath(name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _export(folder: Path) -> str:

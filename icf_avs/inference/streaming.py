@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from icf_avs.encoders.tag_vocabulary import SCORE_FLOOR
+from icf_avs.encoders.tagger_encoder import SCORE_FLOOR
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.semantic_postprocess import class_labels

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icf_avs.config import EvidenceConfig
-from icf_avs.encoders.tag_vocabulary import audio_words
+from icf_avs.encoders.tagger_encoder import audio_words
 from icf_avs.errors import UserError
 from icf_avs.networks.open_vocabulary import OpenVocabularyNetwork
 from icf_avs.networks.segmentation_model import SegmentationModel

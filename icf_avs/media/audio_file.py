@@ -1,12 +1,17 @@
-"""A sound file as a mono waveform, whatever its format, rate and channels."""
+"""A sound file as a mono waveform, whatever its format, rate and channels; and waveforms at another sampling rate."""
 
 from __future__ import annotations
 
 import io
+import math
+from functools import lru_cache
 from pathlib import Path
 
 import av
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from icf_avs.errors import UserError
 from icf_avs.media.downmix import to_mono
@@ -37,3 +42,37 @@ def read_audio(source: Path | bytes, rate: int, advice: str = "") -> tuple[np.nd
     if not parts:
         raise UserError(f"{label}: its sound is empty{advice}")
     return np.concatenate([*to_mono((part.to_ndarray() for part in parts), rate)]).astype(np.float32), stored
+
+
+_ZEROS = 24  # zero crossings of the sinc to each side: the transition takes about 8 % of the lower Nyquist frequency
+_CUTOFF = 0.95  # share of the lower Nyquist frequency that is kept
+
+
+def resample(waveform: Tensor, rate: int, to: int) -> Tensor:
+    """waveform [..., n] at `rate` Hz -> [..., ceil(n * to / rate)] at `to` Hz, as if zeros stood around it.
+
+    Raises ValueError for a rate below 1.
+    """
+    if rate < 1 or to < 1:
+        raise ValueError(f"rates are {rate} and {to}; they must be positive")
+    if rate == to:
+        return waveform
+    step = math.gcd(rate, to)
+    up, down = to // step, rate // step
+    kernel, reach = _kernel(up, down)
+    length = -(-waveform.shape[-1] * up // down)
+    padded = F.pad(waveform.reshape(-1, 1, waveform.shape[-1]), (reach, reach + down))
+    phases = F.conv1d(padded, kernel.to(waveform), stride=down)  # N up blocks
+    return phases.transpose(1, 2).reshape(*waveform.shape[:-1], -1)[..., :length]
+
+
+@lru_cache(maxsize=8)
+def _kernel(up: int, down: int) -> tuple[Tensor, int]:
+    """h at each of the `up` places between `down` samples, [up, 1, 2 * reach + down + 1], and its reach in samples."""
+    cutoff = _CUTOFF * min(1.0, up / down)
+    reach = math.ceil(_ZEROS / cutoff)
+    places = torch.arange(up, dtype=torch.float64) * down / up
+    samples = torch.arange(-reach, reach + down + 1, dtype=torch.float64)
+    crossings = ((samples - places[:, None]) * cutoff).clamp(-_ZEROS, _ZEROS)
+    window = torch.cos(crossings * (math.pi / 2 / _ZEROS)) ** 2
+    return (cutoff * torch.sinc(crossings) * window)[:, None].float(), reach

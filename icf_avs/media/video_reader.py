@@ -21,9 +21,8 @@ from av.video.reformatter import VideoReformatter
 
 from icf_avs.errors import UserError
 from icf_avs.media.clock import Clock
-from icf_avs.media.crop import Crop, container_crop
 from icf_avs.media.frame import DecodedFrame
-from icf_avs.media.frame_filters import filter_frames
+from icf_avs.media.frame_filters import Crop, container_crop, filter_frames
 from icf_avs.media.joined import WHOLE, Parts, joined_parts, open_parts
 from icf_avs.media.local_url import check_file
 from icf_avs.media.packet_scan import check_size, check_span, check_whole, scan_packets, unread_bytes

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from icf_avs.cache import cache_dir, load_arrays, make_once, save_arrays
-from icf_avs.encoders.tag_vocabulary import READ_OUT, WINDOW, WordTagger
-from icf_avs.media.resampling import resample
+from icf_avs.encoders.tagger_encoder import READ_OUT, WINDOW, WordTagger
+from icf_avs.media.audio_file import resample
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.sounds import NOISES, RATE, SoundBank, noise, tilt_and_reverb
 

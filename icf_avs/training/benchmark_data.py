@@ -14,8 +14,7 @@ import numpy as np
 from icf_avs.cache import cache_dir
 from icf_avs.config import TrainConfig
 from icf_avs.datasets.clip import ClipRecord
-from icf_avs.datasets.dataset import ClipDataset, ClipTensors, collate
-from icf_avs.datasets.features import FrameFeatures
+from icf_avs.datasets.dataset import ClipDataset, ClipTensors, FrameFeatures, collate
 from icf_avs.datasets.layouts import TABLES, class_names, is_stamps, read_set
 from icf_avs.encoders.registry import build_visual
 from icf_avs.errors import UserError

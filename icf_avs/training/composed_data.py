@@ -14,7 +14,7 @@ import torch
 from icf_avs.config import EvidenceConfig, TrainConfig
 from icf_avs.encoders.efficientat import load_efficientat
 from icf_avs.encoders.registry import embed_names
-from icf_avs.encoders.tag_vocabulary import WordTagger, audio_words
+from icf_avs.encoders.tagger_encoder import WordTagger, audio_words
 from icf_avs.media.audio_windows import clip_windows
 from icf_avs.synthetic.audio_augment import PLAIN, VARIED
 from icf_avs.synthetic.batches import concat_batches, make_batch, render_clip
