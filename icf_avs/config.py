@@ -68,7 +68,7 @@ class EvidenceConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to build the network again. classes: what can be told apart; in a recipe there are none, for
+    """Everything needed to build the network again. classes: what can be distinguished; in a recipe there are none, for
     the data decide. visual, audio: names of encoders in encoders/registry.py. network:
     "guided" (networks/guided.py, with evidence networks/open_vocabulary.py), or one that ICF trains, by its name in
     networks/build.py; that has none of the four last parts. pixel_decoder: of the query network, "light" or
@@ -150,7 +150,7 @@ class WordDataConfig:
     images: int = 4_000  # scenes of one frame
     clips: int = 240  # scenes of five frames
     validation: int = 96  # scenes of one frame, for the calibration after training
-    held_out: bool = False  # whether some kinds are kept from training, to be tested on (synthetic/catalog.py)
+    held_out: bool = False  # whether some classes are kept from training, to be tested on (synthetic/catalog.py)
     seed: int | None = None  # of the training scenes; None: the run's
 
 
@@ -204,10 +204,10 @@ class TrainConfig:
         400  # steps without progress after which it ends early (training/plateau.py); 0: never
     )
     steps: int = 2_600
-    batch: int = 32  # frames of a step: so many pictures, or a fifth as many clips
+    batch: int = 32  # frames of a step: so many images, or a fifth as many clips
     clip_share: float = 0.25  # share of the steps that see clips of five frames
-    highres_steps: int = 1_000  # steps after these, at half the learning rate, on larger pictures
-    highres_size: int = 320  # of a picture there, and ever after: things look larger to a network tested above its size
+    highres_steps: int = 1_000  # steps after these, at half the learning rate, on larger images
+    highres_size: int = 320  # of an image there, and ever after: objects look larger to a network tested above its size
     highres_clip_share: float = 0.5
     learning_rate: float = 1e-3
     audio_rate: float = 0.6  # share of it for the audio encoder; a visual encoder that comes with weights gets the next

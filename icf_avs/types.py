@@ -1,7 +1,7 @@
 """Shape legend, and the types that pass between the rooms of the project.
 
 B clips | T frames of a clip | H, W pixels | D channels | S segments of a clip
-M words in the implicit vocabulary | K counterfactuals | C classes (kinds of sound) | N audio samples of a window
+M words in the implicit vocabulary | K counterfactuals | C classes (of sound) | N audio samples of a window
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from icf_avs.icf.channel_time import Level
 
-MASK_STRIDE = 4  # pixels of a picture per cell of the masks in a Batch
+MASK_STRIDE = 4  # pixels of an image per cell of the masks in a Batch
 
 
 @dataclass(frozen=True)
 class ClipSpec:
     """All arithmetic of time. Mask i of a clip stands for the interval [i/fps, (i+1)/fps) seconds.
 
-    Its sound is the window of `window` samples centred on that interval; its picture is the video frame at
+    Its sound is the window of `window` samples centred on that interval; its image is the video frame at
     `phase` of the interval (AVSBench cut its frames at 15/16 of each second, see PROTOCOLS).
     """
 
@@ -43,7 +43,7 @@ class ClipSpec:
             raise ValueError(f"phase is {self.phase}; it is a share of an interval, in [0, 1)")
 
     def frame_time(self, index: int) -> float:
-        """Seconds at which the picture of mask `index` is taken."""
+        """Seconds at which the image of mask `index` is taken."""
         return (index + self.phase) / self.fps
 
     def window_start(self, index: int) -> int:
@@ -110,7 +110,7 @@ class FeatureSpec:
 
 class Texts(NamedTuple):
     """Implicit texts (icf/implicit_text.py). visual l^v and audio l^a [B,T,d], 0 on padding; sound: l^a without what
-    all texts of its bank share, by which clips are told apart; pull: term of the loss, a number.
+    all texts of its bank share, by which clips are distinguished; pull: term of the loss, a number.
     """
 
     visual: Tensor
@@ -174,12 +174,12 @@ class Batch:
     masks: [B,T,h,w] float in [0,1] at stride 4, share of each cell that sounds.  class_map: [B,T,H,W] long, finer than
     the masks, class id of the sounding pixel, 0 for background and where the class is unknown.  labelled, valid: [B,T]
     bool (a padding frame is not valid).  sounding: [B,T,C] bool, classes known to sound in each frame.  onscreen: [B,C]
-    bool, classes that are in the picture at all, or None where nobody knows (public benchmarks label what sounds, not
+    bool, classes that are in the image at all, or None where nobody knows (public benchmarks label what sounds, not
     what is silent); where it is known, so is all that sounds.
     tag_probs: [B,T,C] where tags stand for sounds.  other_sounds [B,Q,T,...], other_masks [B,Q,T,h,w]: Q more sounds of
-    the same pictures, in the form of `sound`, and what each marks, or None.
+    the same images, in the form of `sound`, and the mask of each, or None.
     frames: uint8 [B,T,S,S,3] where the pyramid is left empty, for the model's encoder to make, or where masks are to
-    follow their colours.  log_mel: [B,T,96,64] where the set releases that in place of waves.
+    follow their colours.  log_mel: [B,T,96,64] where the set releases that in place of waveforms.
     """
 
     pyramid: list[Tensor]

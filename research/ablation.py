@@ -168,7 +168,7 @@ def _train_and_score(job: Job) -> tuple[Line, list[Line]]:
     return line, [run | shown(part) for part in parts]
 
 
-# Of this process: jobs of one seed in a row share their scenes, all share the test clips, whose pictures are encoded.
+# Of this process: jobs of one seed in a row share their scenes, all share the test clips, whose images are encoded.
 _planned: dict[int, StampsData] = {}
 _loaded: dict[int | None, list[TestClip]] = {}
 

@@ -1,4 +1,4 @@
-"""Rows of the study: which run each one is. All share scenes, steps, and for a seed the taught audio encoder."""
+"""Rows of the study: which run each one is. All share scenes, steps, and for a seed the pretrained audio encoder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SINCE = {
     "audio_rate": 0.6, "visual_rate": 0.1, "network": "guided", "pixel_decoder": "light",
 }  # fmt: skip
 PLAIN = TrainConfig(name="study", audio_pretrain_patience=0)  # whatever recipe the shipped checkpoint is trained by
-OTHERS = ("rest", "foreign")  # terms of SC beside that of its rivals
+OTHERS = ("rest", "foreign")  # terms of SC beside that of its counterfactuals
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Row:
     main: bool = False
 
     def config(self, seed: int, steps: int) -> TrainConfig:
-        """The run of this row: no teaching (the taught encoder is given) and no finishing stage."""
+        """The run of this row: no pretraining (the pretrained encoder is given) and no last stage."""
         base = replace(PLAIN, steps=steps, audio_pretrain_steps=0, highres_steps=0, seed=seed)
         whole = len(self.parts) == 3
         config = replace(base if whole else ablation(base, *self.parts), name=self.name)
@@ -77,7 +77,7 @@ def _as_then(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def teaching(seed: int) -> TrainConfig:
-    """The run that teaches the audio encoder to name sounds, once for all rows of a seed."""
+    """The run that pretrains the audio encoder, once for all rows of a seed."""
     return replace(ablation(PLAIN), name=f"taught-{seed}", steps=0, highres_steps=0, seed=seed)
 
 

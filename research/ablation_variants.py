@@ -14,7 +14,7 @@ from icf_avs.networks.segmentation_model import SegmentationModel
 
 
 class ShuffledSounds(SemanticCounterfactual):
-    """Other clips' sounds as they are, with blank targets: the strongest simple rival, from the field."""
+    """Other clips' sounds as they are, with blank targets: the strongest simple baseline, from the field."""
 
     def __init__(self, dim: int, classes: int, count: int) -> None:
         super().__init__(dim, classes, count, words=False)

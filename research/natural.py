@@ -1,12 +1,12 @@
-"""`python -m research natural`: what an open vocabulary is worth, on scenes of kinds that training knows or does not.
+"""`python -m research natural`: what an open vocabulary is worth, on scenes of classes that training knows or does not.
 
-Rows: "shipped", the checkpoint as it is; "open", a run of the same recipe that keeps some kinds from training, also
+Rows: "shipped", the checkpoint as it is; "open", a run of the same recipe that keeps some classes from training, also
 with no part of the method ("open-baseline") and with MIT alone ("open-mit"); and such runs cut short. The sets
-(word_scores.py): `known`, new scenes of kinds that all runs know; `cross`, the same with other recordings of these
-kinds; `heldout`, scenes and recordings of kinds that training was kept from; `unnamed`, more such kinds, for which the
-tagger has no name: none can be heard as what it is. Each has a validation split, `known-val` and so on, for choices:
-other scenes with backgrounds of their own, and other moments of the recordings (there are too few to share them out).
-"shipped" knows all kinds and is scored on the first two alone.
+(word_scores.py): `known`, new scenes of classes that all runs know; `cross`, the same with other recordings; `heldout`,
+scenes and recordings of classes that training was kept from; `unnamed`, more such classes, for which the tagger has no
+name. Each has a validation split, `known-val` and so on, for choices: other scenes with backgrounds of their own, and
+other moments of the recordings (there are too few to divide). "shipped" knows all classes and is scored on the first
+two alone.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ _WHOLE = ("mit", "sc", "cdcl")
 # Row -> parts of the method. Those of LONG run as long as the recipe says, with one seed.
 LONG: dict[str, tuple[str, ...]] = {"open": _WHOLE, "open-baseline": (), "open-mit": ("mit",)}
 ROWS = LONG | {"baseline": (), "mit": ("mit",), "all": _WHOLE}
-# set -> (split, recordings, held-out kinds that are asked for, scenes before those without a question are left out)
+# set -> (split, recordings, held-out classes that are asked for, scenes before those without a question are left out)
 SETS: dict[str, tuple[str, str, tuple[str, ...], int]] = {
     "known": ("test", "train", (), 240),
-    "cross": ("test", "cross", (), 720),  # of few kinds there is another recording
+    "cross": ("test", "cross", (), 720),  # of few classes there is another recording
     "heldout": ("heldout", "train", HELD_OUT_NEAR, 480),
     "unnamed": ("heldout", "train", HELD_OUT_FAR, 240),
 }

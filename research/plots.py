@@ -1,4 +1,4 @@
-"""The pictures of the study: reliance on sound against accuracy, counterfactuals, clips under four sounds."""
+"""The images of the study: reliance on sound against accuracy, counterfactuals, clips under four sounds."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def counterfactuals(model: SegmentationModel, batch: Batch, path: Path) -> None:
 def four_sounds(
     models: dict[str, SegmentationModel], clip: TestClip, picture: np.ndarray, frame: int, path: Path
 ) -> None:
-    """One frame under each of four sounds, a line a model. picture: uint8 [H,W,3] of that frame."""
+    """One frame under each of four sounds, a line a model. image: uint8 [H,W,3] of that frame."""
     figure, axes = plt.subplots(len(models), len(AUDIOS), figsize=(8, 2.1 * len(models)), layout="constrained")
     for line, (name, model) in zip(np.atleast_2d(axes), models.items(), strict=True):
         for place, audio, found in zip(line, AUDIOS, probabilities(model, clip)[:, frame], strict=True):

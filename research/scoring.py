@@ -1,7 +1,7 @@
-"""Scores of one model on balanced test scenes under four sounds: every picture is encoded once, whatever is heard.
+"""Scores of one model on balanced test scenes under four sounds: every image is encoded once, whatever sounds.
 
 The S4-like and MS3-like Stamps test sets, their frames pooled, under the `strict` protocol (docs/PROTOCOLS.md), and
-apart by set and by how many things in the picture could sound.
+apart by set and by how many things in the image could sound.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Scores = dict[str, float]
 @dataclass(frozen=True)
 class TestClip:
     """pyramid: levels [1,T,c,h,w] float16; waves [4,T,N] float32, in the order of AUDIOS; truth [T,H,W] bool;
-    labelled [T] bool; candidates: kinds in the picture that could sound.
+    labelled [T] bool; candidates: classes in the image that could sound.
     """
 
     test_set: str
@@ -82,7 +82,7 @@ def test_clips(
 
 @torch.inference_mode()
 def probabilities(model: SegmentationModel, clip: TestClip) -> Tensor:
-    """[4,T,H,W], one for each of AUDIOS; the picture is looked at once."""
+    """[4,T,H,W], one for each of AUDIOS; the image is looked at once."""
     device, network = model.device, model.network
     visual = VisualFeatures([level.float().to(device) for level in clip.pyramid])
     pixels, audio = network.pixel_decoder([level[0] for level in visual.pyramid]), clip.waves.to(device)

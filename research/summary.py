@@ -1,8 +1,8 @@
 """What the runs say together: means and deviations of rows, and paired tests of what each part and stand-in changes.
 
-Pairs are runs of the same seed, which share the taught ear, the weights that both have, and the order of scenes. With
-three seeds a paired t-test has two degrees of freedom: p is shown, and so is the difference in standard deviations of
-the row it is compared with, which is what the study's bar is set in.
+Pairs are runs of the same seed, which share the pretrained audio encoder, the weights that both have, and the order of
+scenes. With three seeds a paired t-test has two degrees of freedom: p is shown, and so is the difference in standard
+deviations of the row it is compared with, which the study's threshold is given in.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def spread(values: list[float]) -> str:
 
 def pairs_table(lines: list[Line], parts: list[Line]) -> list[Line]:
     """Differences of PAIRS in mIoU, G-mIoU and mIoU under off-screen sound, over all scenes; and in mIoU where two or
-    three things in the picture could sound. `deviations`: the difference over the standard deviation, over seeds, of
+    three things in the image could sound. `deviations`: the difference over the standard deviation, over seeds, of
     the row it is compared with.
     """
     by_run = {(line["row"], line["seed"]): line for line in lines}
@@ -118,7 +118,7 @@ def paired_p(gains: list[float]) -> str:
 
 
 def summary_command(table: Path, runs: Path, pictures: Path) -> None:
-    """Write the two tables of the summary beside `table`, and the plots into `pictures`; those that need models are
+    """Write the two tables of the summary beside `table`, and the plots into `images`; those that need models are
     made from the runs in `runs` if they are there, the example clips beside the runs.
     """
     lines, parts = RUNS.read(table), PARTS.read(parts_path(table))

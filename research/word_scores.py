@@ -1,8 +1,8 @@
 """Scores of a model with an open vocabulary on composed word scenes, with what is heard of real recordings.
 
 Every scene shows at least two things. One of them that has a recording sounds, or its word is said, which leaves the
-hearing out; or there is silence, noise, a recording of what is not in the picture, or a word of the vocabulary that
-nothing in it can mean. Strict scores over pictures, all against the mask of the thing that sounds (of the last four
+hearing out; or there is silence, noise, a recording of what is not in the image, or a word of the vocabulary that
+nothing in it can mean. Strict scores over images, all against the mask of the thing that sounds (of the last four
 lower is better), as in icf_avs/evaluation/evaluate.py.
 """
 
@@ -44,7 +44,7 @@ def word_scores(
     """{audio: {"miou", "f", "fpr", "scenes"}}; silence [C]: what is heard of zeros.
 
     Of the scenes of one frame those that show two things or more, one of which is of a kind of `sounds`; fpr is the
-    share of the picture that is marked.
+    share of the image that is marked.
     """
     questions = _questions(features, words, sounds, silence.numpy(), seed)
     metrics = {audio: StrictMetric(sync_on_compute=False) for audio in AUDIOS}

@@ -53,11 +53,11 @@ def other_frames(logits: Tensor, batch: Batch, frames: Tensor, synonyms: Tensor 
     """
     factual = clip_classes(batch, synonyms)
     heard = of_clip_before(factual)
-    told = of_clip_before(batch.known & batch.valid) & heard.any(-1, keepdim=True)  # B T
-    other = told & batch.known & ~(heard & factual).any(-1, keepdim=True)
+    sure = of_clip_before(batch.known & batch.valid) & heard.any(-1, keepdim=True)  # B T
+    other = sure & batch.known & ~(heard & factual).any(-1, keepdim=True)
     absent = torch.zeros_like(other)
     if batch.onscreen is not None:
-        absent = told & ~(heard & batch.onscreen).any(-1, keepdim=True)
+        absent = sure & ~(heard & batch.onscreen).any(-1, keepdim=True)
     return mask.blank(logits, batch.masks, absent & frames, other & frames)
 
 
@@ -79,6 +79,6 @@ def _without(removed: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     silent = batch.known & ~sounds  # then none of it is
     vanishing = share(batch.class_map == removed[:, None, None, None] + 1, batch.masks)  # ids of the map count from 1
     vanishing = torch.where(alone[..., None, None], batch.masks, vanishing)
-    told = known_cells(batch.class_map, batch.masks)
-    shown = told.flatten(2).all(-1) | (vanishing > 0).flatten(2).any(-1)
-    return batch.masks - vanishing, (told & shown[..., None, None]) | (alone | silent)[..., None, None]
+    cells = known_cells(batch.class_map, batch.masks)
+    shown = cells.flatten(2).all(-1) | (vanishing > 0).flatten(2).any(-1)
+    return batch.masks - vanishing, (cells & shown[..., None, None]) | (alone | silent)[..., None, None]

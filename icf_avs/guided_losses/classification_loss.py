@@ -1,4 +1,4 @@
-"""Supervision of readings in the vocabulary, where the kinds of the sounding objects are known."""
+"""Supervision of readings in the vocabulary, where the classes of the sounding objects are known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def sound_reading(logits: Tensor, sounding: Tensor, frames: Tensor) -> Tensor:
     """Cross-entropy of a reading with what sounds.
 
     logits [B,T,M] (names, then "nothing sounds", then other free words), sounding [B,T,C] bool, frames [B,T] bool of
-    which it is known what sounds. The target shares its weight among the sounding kinds; a frame where none sounds is
+    which it is known what sounds. The target shares its weight among the sounding classes; a frame where none sounds is
     "nothing sounds".
     """
     target = torch.zeros_like(logits)

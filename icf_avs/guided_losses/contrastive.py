@@ -1,11 +1,11 @@
 """CDCL, collaborative distribution-aware contrastive learning.
 
     W2^2(p, q) = |mu_p - mu_q|^2 + |sigma_p - sigma_q|^2          2-Wasserstein distance of diagonal Gaussians
-    loss(x -> y) = -log  exp(-W2^2(x_i, y_i)/tau) / sum over y_i, negatives and rivals
+    loss(x -> y) = -log  exp(-W2^2(x_i, y_i)/tau) / sum over y_i, negatives and counterfactuals
 
 Inter-modality: audio-vision, audio-text, vision-text, both ways, vision pooled over the sounding region. Collaborative:
 the counterfactuals of clip i stand in the denominators of the terms anchored in its vision, the silent region of the
-same picture in those anchored in its audio; one temperature for all. Negatives are clips of the whole batch, also those
+same image in those anchored in its audio; one temperature for all. Negatives are clips of the whole batch, also those
 of other processes. Clips that share a sounding class are never negatives of each other, nor are clips whose classes are
 unknown. Not from the paper, which gives the two contrasts and that they collaborate.
 """
@@ -44,7 +44,7 @@ def info_nce(
 
     others = wasserstein(column(anchor), Gaussian(whole(positive.mean)[None], whole(positive.deviation)[None]))  # b B
     own = wasserstein(anchor, positive)[:, None]
-    distance = torch.cat([own, others] + [wasserstein(column(anchor), rival) for rival, _ in extra], dim=1)
+    distance = torch.cat([own, others] + [wasserstein(column(anchor), other) for other, _ in extra], dim=1)
     usable = torch.cat([torch.ones_like(own, dtype=torch.bool), negatives] + [where for _, where in extra], dim=1)
     logits = (-distance / temperature).masked_fill(~usable, float("-inf"))
     return average(-logits.log_softmax(1)[:, 0], present & usable[:, 1:].any(1))

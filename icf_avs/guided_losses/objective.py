@@ -37,7 +37,7 @@ class Weights:
     contrast: float = 0.1
 
 
-# The finishing stage starts from a model that already leaves blank what it does not hear: there, suppression is eased.
+# The last stage starts from a model that already leaves blank what does not sound: there, suppression is eased.
 FINISHING = Weights(rivals=0.1, foreign=0.1)
 
 
@@ -84,14 +84,14 @@ def _contrast(output: GuidedOutput, batch: Batch, frames: Tensor, space: JointEm
     silent = (_patch_share(1 - batch.masks, output) >= 1) & sounds.repeat_interleave(
         marked.shape[1] // sounds.shape[1], 1
     )
-    present, told = sounds.any(1), (batch.known | ~sounds).all(1)
+    present, known = sounds.any(1), (batch.known | ~sounds).all(1)
     length = output.parts.shape[2]
 
     vision = space.of_vision(patches, marked)
     audio = space.of_audio(output.parts.flatten(1, 2), sounds.repeat_interleave(length, 1).float())
     hard = space.of_vision(patches, silent.float())
     hard = (Gaussian(hard.mean[:, None], hard.deviation[:, None]), silent.any(1, keepdim=True))
-    others = contrastive.negatives(whole(clip_classes(batch, output.synonyms)), whole(present & told))[own()]
+    others = contrastive.negatives(whole(clip_classes(batch, output.synonyms)), whole(present & known))[own()]
     temperature = space.temperature
     hard_audio: list[tuple[Gaussian, Tensor]] = []
     hard_text: list[tuple[Gaussian, Tensor]] = []

@@ -9,7 +9,7 @@ the paper); W2 needs no shrinkage. A Gaussian is held by its centred frames X [T
 computed in T x T: Tr((S_P S_Q)^(1/2)) is the sum of the singular values of X_P X_Q^T, and the determinant follows
 from the lemma det(eps I_d + X^T X) = eps^(d-T) det(eps I_T + X X^T). Exact, in O(T^2 d), and with finite gradients
 where frames are equal, zero, or one alone. Where a clip has no spread but that of rounding (a constant tone, a still
-picture), the gradient of a sum of singular values is a rotation of full size that rounding chooses: a singular value s
+image), the gradient of a sum of singular values is a rotation of full size that rounding chooses: a singular value s
 counts as s^2 / sqrt(s^2 + r^2), whose gradient goes to 0 with s.
 """
 

@@ -34,7 +34,7 @@ def blank(logits: Tensor, factual: Tensor, everywhere: Tensor, inside: Tensor) -
     """Suppression of a counterfactual mask.
 
     logits [...,h,w]; factual [...,h,w] in [0,1], the mask that must vanish. Frames in `inside` [...] answer for the
-    pixels of the factual mask, frames in `everywhere` [...] for the whole picture as well.
+    pixels of the factual mask, frames in `everywhere` [...] for the whole image as well.
     """
     cost = F.softplus(logits)
     size = factual.sum((-2, -1))

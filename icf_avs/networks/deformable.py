@@ -33,7 +33,7 @@ def library(what: str) -> ModuleType:
 class SinePosition(nn.Module):
     """Sine embedding of rows, then of columns (Carion et al., ECCV 2020): shape (N,*,h,w) -> [1,D,h,w].
 
-    normalised: positions run from 0 to 2 pi in every picture, else they count pixels. It takes the place of
+    normalised: positions run from 0 to 2 pi in every image, else they count pixels. It takes the place of
     transformers' module, which keeps the last embedding of each device for good.
     """
 

@@ -1,4 +1,4 @@
-"""Pixel decoders: a visual pyramid becomes mask features and maps of one width D. They never hear anything.
+"""Pixel decoders: a visual pyramid becomes mask features and maps of one width D. They read no audio.
 
 pyramid: [N,C_l,h_l,w_l] at strides 4, 8, 16, 32, fine to coarse
 -> PixelMaps: mask [N,D,h_4,w_4]; maps [N,D,h_l,w_l] at strides 32, 16, 8, coarse to fine

@@ -1,13 +1,13 @@
 """Calibration: the constant added to all mask logits, chosen on validation scenes after training.
 
-The blank targets of counterfactuals teach caution, so a freshly trained model marks too little. The offset is the one
+Blank targets of counterfactuals teach caution, so a freshly trained model segments too little. The offset is the one
 with the best G-mIoU (AVSBench-Robust, see PROTOCOLS): the harmonic mean of mIoU with the true sound and one minus the
-mIoU that is left under a sound which is not in the picture.
+mIoU that is left under a sound which is not in the image.
 
 With an open vocabulary comes the share of inference/relative_threshold.py: the largest with which KEPT of the best
-score is left. Composed scenes are crowded and ask for none; what it spares is the plain ground of natural pictures.
-Then the offset is lowered until a word for what is not in the picture marks FALSE_AREA of it at most. Words, since a
-sound that is not there may be heard as something that is, and no caution in looking helps against that.
+score is left. Composed scenes are crowded and ask for none; what it spares is the plain ground of natural images.
+Then the offset is lowered until the mask of a word for what is not in the image has FALSE_AREA of it at most. Words are
+used, since a sound that is not there may be recognised as one that is, against which no offset helps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 OFFSETS = torch.linspace(-2.0, 2.0, 33)
 SHARES = torch.linspace(0.0, 0.5, 11)
 KEPT = 0.98
-FALSE_AREA = 0.009  # share of a picture: on other scenes it should stay below a hundredth
+FALSE_AREA = 0.009  # share of an image: on other scenes it should stay below a hundredth
 ABSENT = 2  # words for what is not there that each clip is asked for
 
 
@@ -50,7 +50,7 @@ def calibration_buffers(model: SegmentationModel) -> list[Tensor]:
     return [model.offset, *([] if model.relative_threshold is None else [model.relative_threshold])]
 
 
-def _marked(logits: Tensor, shares: Tensor) -> Iterator[Tensor]:
+def _segmented(logits: Tensor, shares: Tensor) -> Iterator[Tensor]:
     """logits [n,h,w] -> bool [n,h,w] with each relative threshold and, for each, with each offset."""
     most = surest(logits)
     for share in shares:
@@ -64,34 +64,35 @@ def frame_ious(logits: Tensor, masks: Tensor, shares: Tensor = SHARES[:1]) -> Te
     """
     truth = masks > 0.5
     ious = [
-        (marked & truth).sum((1, 2)) / (marked | truth).sum((1, 2)).clamp(min=1) for marked in _marked(logits, shares)
+        (marked & truth).sum((1, 2)) / (marked | truth).sum((1, 2)).clamp(min=1)
+        for marked in _segmented(logits, shares)
     ]
     return torch.stack(ious, dim=1).unflatten(1, (len(shares), len(OFFSETS)))
 
 
-def marked_areas(logits: Tensor, shares: Tensor) -> Tensor:
+def segmented_areas(logits: Tensor, shares: Tensor) -> Tensor:
     """logits [n,h,w] -> [n, len(shares), len(OFFSETS)], the share of each frame that is marked."""
-    areas = [marked.float().mean((1, 2)) for marked in _marked(logits, shares)]
+    areas = [marked.float().mean((1, 2)) for marked in _segmented(logits, shares)]
     return torch.stack(areas, dim=1).unflatten(1, (len(shares), len(OFFSETS)))
 
 
 def absent_words(batch: Batch, generator: torch.Generator) -> Tensor:
     """Tags [B,T,C] that say one word each, of those that can mean nothing in the clip's frames."""
     words = torch.multinomial((~batch.onscreen).float().cpu(), 1, generator=generator)
-    said = torch.zeros(batch.onscreen.shape).scatter_(1, words, 1.0)
-    return said[:, None].expand(-1, batch.valid.shape[1], -1).to(batch.masks)
+    tags = torch.zeros(batch.onscreen.shape).scatter_(1, words, 1.0)
+    return tags[:, None].expand(-1, batch.valid.shape[1], -1).to(batch.masks)
 
 
 @torch.no_grad()
 def calibrate(model: SegmentationModel, batches: Iterable[Batch]) -> Calibration:
-    """Set the constants by validation batches of a few clips each, whose sounds are tried on each other's pictures.
+    """Set the constants by validation batches of a few clips each, whose sounds are tried on each other's images.
 
     Where no frame sounds or no sound is off-screen (a handful of scenes), that score counts as 0 at every offset.
     """
     model.eval()
     predictor, network, chosen = Predictor(model), model.network, calibration_buffers(model)
-    for constant in chosen:
-        constant.zero_()
+    for buffer in chosen:
+        buffer.zero_()
     shares = SHARES[: None if len(chosen) > 1 else 1]
     own, foreign, areas, generator = [], [], [], torch.Generator().manual_seed(0)
     for batch in (batch.to(model.device) for batch in batches):
@@ -99,18 +100,18 @@ def calibrate(model: SegmentationModel, batches: Iterable[Batch]) -> Calibration
 
         scales, audio = predictor.encode(batch.frames, batch.visual), network.encode_audio(batch.sound, batch.has_tags)
 
-        def answer(audio: AudioFeatures, batch: Batch = batch, scales: list[EncodedFrames] = scales) -> Tensor:
+        def decode(audio: AudioFeatures, batch: Batch = batch, scales: list[EncodedFrames] = scales) -> Tensor:
             return grid_means(predictor.segment(scales, audio, batch.valid).logits, batch.masks.shape[-2:])
 
-        logits = answer(audio)
+        logits = decode(audio)
         own.append(frame_ious(logits[shown], batch.masks[shown], shares))
         other = batch.sounding.any(1).roll(1, 0)
         absent = shown & (other.any(1) & ~(other & batch.onscreen).any(1))[:, None]
-        foreign.append(frame_ious(answer(audio.map(lambda x: x.roll(1, 0)))[absent], batch.masks[absent], shares))
+        foreign.append(frame_ious(decode(audio.map(lambda x: x.roll(1, 0)))[absent], batch.masks[absent], shares))
         for _ in range(ABSENT if model.relative_threshold is not None else 0):
             areas.append(
-                marked_areas(
-                    answer(network.encode_audio(absent_words(batch, generator), tags=True))[batch.valid], shares
+                segmented_areas(
+                    decode(network.encode_audio(absent_words(batch, generator), tags=True))[batch.valid], shares
                 )
             )
     good, left = (torch.cat(ious).sum(0) / max(1, len(torch.cat(ious))) for ious in (own, foreign))

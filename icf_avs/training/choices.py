@@ -53,7 +53,7 @@ def refuse_idle(recipe: TrainConfig, choices: Choices, data: Path | None, stamps
             raise UserError(f"recipe {name} mixes the sound of its scenes itself and takes no --audio-source")
         if model.visual != kept.visual:
             raise UserError(
-                f"recipe {name} has its pictures seen once by {kept.visual} and takes no other --visual-encoder"
+                f"recipe {name} has its images encoded once by {kept.visual} and takes no other --visual-encoder"
             )
     elif stamps is not None:
         raise UserError(f"recipe {name} trains on the set of --data and takes no --stamps")
@@ -102,8 +102,8 @@ def command_line(config: TrainConfig, source: Path | None, init: str | None) -> 
     encoders = product(
         (None, model.visual), (None, model.audio), (None, config.text_encoder), (None, config.audio_pretrain_steps)
     )
-    for visual, audio, text, teach in encoders:
-        choices = replace(known, visual_encoder=visual, audio_encoder=audio, text_encoder=text, pretrain_steps=teach)
+    for visual, audio, text, steps in encoders:
+        choices = replace(known, visual_encoder=visual, audio_encoder=audio, text_encoder=text, pretrain_steps=steps)
         if choices.configured(recipe) == config:
             where = ["--data" if config.benchmark else "--stamps", typed(source)] if source else []
             begun = ["--init", typed(init)] if init else []

@@ -20,8 +20,8 @@ Evaluator = Callable[["SegmentationModel"], dict[str, float]]  # scores by name;
 
 @dataclass(frozen=True)
 class Sample:
-    """A validation clip to look at: frames uint8 [T,S,S,3]; sound, waves [T,N], log-mel [T,96,64] or, with has_tags,
-    tags [T,C]; masks [T,h,w] float in [0,1].
+    """A clip to display: frames uint8 [T,S,S,3]; sound, waveforms [T,N], log-mel [T,96,64] or, has_tags, tags
+    [T,C]; masks [T,h,w] float in [0,1].
     """
 
     frames: Tensor
@@ -31,7 +31,7 @@ class Sample:
 
 
 class Data(Protocol):
-    """config: of the run. classes: names of the kinds, in the order of their ids; origin, licence: a line each, for the
+    """config: of the run. classes: their names, in the order of their ids; origin, licence: a line each, for the
     checkpoint.
     """
 

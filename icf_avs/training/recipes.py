@@ -96,7 +96,7 @@ def _public(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
         text_encoder="clip",
         estimate=estimate,
         spec=ClipSpec(frames=frames, phase=15 / 16),
-        audio_pretrain_steps=0,  # VGGish comes taught
+        audio_pretrain_steps=0,  # VGGish comes trained
         steps=steps,
         batch=8 * frames,
         highres_steps=0,
@@ -168,7 +168,7 @@ def with_visual(config: TrainConfig, encoder: str, short: str) -> TrainConfig:
 def with_encoders(config: TrainConfig, visual: str | None, audio: str | None, text: str | None) -> TrainConfig:
     """The same run with other encoders, None: the recipe's. The small ones change what goes with them: Lite0 stays
     frozen and takes the widths and the learning rate of the Stamps recipe, for what trains on it is as small as there;
-    the log-mel encoder, which comes untrained, is taught to name sounds first. text: embeds class names, or the
+    the log-mel encoder, which comes untrained, is pretrained first. text: embeds class names, or the
     pseudo-words of ICF.
     """
     model = config.model
@@ -180,11 +180,13 @@ def with_encoders(config: TrainConfig, visual: str | None, audio: str | None, te
         small = ("dim", "pixel_dim", "heads", "pixel_decoder")
         model = replace(model, **{field: getattr(ModelConfig, field) for field in small})
         config = replace(config, learning_rate=TrainConfig.learning_rate, weight_decay=TrainConfig.weight_decay)
-    teach = {"log-mel": TrainConfig.audio_pretrain_steps, "vggish": 0}.get(audio, config.audio_pretrain_steps)
+    pretraining = {"log-mel": TrainConfig.audio_pretrain_steps, "vggish": 0}.get(audio, config.audio_pretrain_steps)
     icf = config.icf
     if text is not None and icf is not None and icf.mit is not None:
         icf = replace(icf, mit=replace(icf.mit, encoders="minilm" if text == "minilm" else "published"))
-    return replace(config, model=model, text_encoder=text or config.text_encoder, icf=icf, audio_pretrain_steps=teach)
+    return replace(
+        config, model=model, text_encoder=text or config.text_encoder, icf=icf, audio_pretrain_steps=pretraining
+    )
 
 
 def with_network(config: TrainConfig, network: str) -> TrainConfig:

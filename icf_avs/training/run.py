@@ -53,11 +53,11 @@ def train(
     init      a checkpoint whose weights the run starts from (None: drawn from the seed)
     resume    go on with the run in `folder`; it may have more steps than it began with
     workers   processes that render scenes, threads that read clips
-    wandb     also send curves and pictures to Weights & Biases
+    wandb     also send curves and images to Weights & Biases
     device    that it runs on (training/accelerator.py)
     machine   options of the command line for this machine, which the line that says how to resume repeats
     `folder` also gets last.pt (for resume), metrics.jsonl (all terms, every tenth step), recipe.json, and at every
-    checkpoint a picture of a few validation clips (samples/STEP.png); best.safetensors is the best of these by the
+    checkpoint an image of a few validation clips (samples/STEP.png); best.safetensors is the best of these by the
     scores of validation clips. A run that ends before its first step leaves nothing. Raises UserError; Interrupted
     after Ctrl-C or SIGTERM, once the step it was at is done and kept.
     Under several processes (`accelerate launch`) all of them call this; the first one writes.

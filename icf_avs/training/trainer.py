@@ -60,8 +60,9 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
 class Trainer:
     """State of a run: model, audio classifier of the pretraining, optimizer, step. Every process of a run has one.
 
-    resumed_at: step at which this process began. init: checkpoint that the run started from, or None. taught: steps of
-    the pretraining, once it is over. lengthened: each time the run was made longer, at which step, from and to what.
+    resumed_at: step at which this process began. init: checkpoint that the run started from, or None. pretrained_steps:
+    how many the pretraining had, once it is over. lengthened: each time the run was made longer, at which step, from
+    and to what.
     """
 
     def __init__(self, config: TrainConfig, data: Data, model: SegmentationModel, folder: Path) -> None:
@@ -108,7 +109,7 @@ class Trainer:
 
     def train_step(self, *parts: Batch) -> dict[str, float]:
         """One optimizer step on this process's parts of the accumulated batches, whose losses are averaged. Raises
-        UserError, before it, when the gradient is no number.
+        UserError, before it, when the gradient is NaN or infinite.
         """
         config, accelerator = self.config, self.accelerator
         self.wrapped.train()
@@ -166,7 +167,7 @@ class Trainer:
         return dict(zip(terms, self.accelerator.reduce(mine, "mean").tolist(), strict=True))
 
     def save(self) -> None:
-        """Write last.pt atomically: on a full disk the file before it stays, and where a weight is no number."""
+        """Write last.pt atomically: on a full disk the file before it stays, and where a weight is NaN or infinite."""
         if not all(torch.isfinite(parameter).all() for parameter in self.train_module.parameters()):
             raise UserError(
                 f"a weight is NaN or infinite after step {self.step}, which is not kept; the last good checkpoint is "

@@ -27,10 +27,10 @@ def sample_sheet(model: SegmentationModel, samples: list[Sample]) -> np.ndarray:
         logits = _mask_logits(model, sample)
         shown = np.linspace(0, len(sample.frames) - 1, min(COLUMNS, len(sample.frames))).round().astype(int)
         for column, frame in enumerate(shown):
-            picture = Image.fromarray(sample.frames[frame].numpy()).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+            image = Image.fromarray(sample.frames[frame].numpy()).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
             truth = _at(sample.masks[frame] - 0.5)
             for number, mask in enumerate((np.zeros_like(truth), truth, _at(logits[frame]))):
-                tile = np.array(picture)
+                tile = np.array(image)
                 Overlay(mask).draw_rgb(tile)
                 top, left = row * (3 * line + 2 * GAP) + number * line, column * line
                 sheet[top : top + SIDE, left : left + SIDE] = tile

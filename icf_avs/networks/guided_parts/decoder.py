@@ -1,10 +1,10 @@
-"""The mask decoder: queries from sound and implicit text look at the picture, each draws a map, a small head sharpens.
+"""The mask decoder: queries from sound and implicit text look at the image, each draws a map, a small head sharpens.
 
     q = [z_t, T_frame]; q <- L layers of cross-attention to the 1/16 tokens (biased by the prior) and self-attention
     S_i = <e(q_i), P>                                 similarity maps of the pixel embedding P at 1/4
     logits = sum_i S_i + sharpen([P', S, up(prior)])
 
-Factual and counterfactual sounds of a picture are decoded together: all their queries look at one set of keys.
+Factual and counterfactual sounds of an image are decoded together: all their queries look at one set of keys.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MaskDecoder(nn.Module):
         self.role = nn.Parameter(torch.normal(0.0, 0.1, (queries, dim)))
         self.cross = nn.ModuleList(CrossBlock(dim, heads) for _ in range(layers))
         self.self_attention = nn.ModuleList(SelfBlock(dim, heads) for _ in range(layers))
-        self.position = nn.Conv2d(dim, dim, 3, 1, 1, groups=dim)  # where things are, for any size of picture
+        self.position = nn.Conv2d(dim, dim, 3, 1, 1, groups=dim)  # where objects are, for any size of image
         self.embed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, pixel_dim))
         # The head sees 16 channels, maps included: with channels last, CPUs are fast at just such widths.
         self.context = PointConv(pixel_dim, 16 - queries - (1 if prior else 0))
@@ -43,7 +43,7 @@ class MaskDecoder(nn.Module):
         self.scale = pixel_dim**-0.5
 
     def forward(self, pixels: Pixels, sound: Tensor, text: Tensor | None, prior: Tensor | None) -> Decoded:
-        """sound [R,N,D], text [R,N,n,D] and prior [R,N,h/16,w/16] or None, for R sounds of the same N pictures."""
+        """sound [R,N,D], text [R,N,n,D] and prior [R,N,h/16,w/16] or None, for R sounds of the same N images."""
         repeats, count, _ = sound.shape
         queries = sound[:, :, None] if text is None else torch.cat([sound[:, :, None], text], dim=2)
         queries = queries + self.role  # R N q D

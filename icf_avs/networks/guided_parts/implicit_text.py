@@ -4,7 +4,7 @@
     T_g = text(H_g)                                                                            (vocabulary.py)
 
 The evidence of a scope is its sound tokens z and its visual tokens v. Queries start from the sound, so that what is
-read is what was heard. Ours; the paper gives the three granularities and that they stay implicit.
+read is what was heard. Not from the paper: the paper gives the three granularities and that they stay implicit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 class ImplicitText(nn.Module):
     """(z [B,T,D], v [B/R,T,P,D], valid [B,T]) -> the text of each level by its name.
 
-    R sounds of each picture come one after the other: sounds i, i + B/R, i + 2 B/R ... are over picture i.
+    R sounds of each image come one after the other: sounds i, i + B/R, i + 2 B/R ... are over image i.
     """
 
     def __init__(self, vocabulary: Vocabulary, dim: int, heads: int, tokens: int, segment: int) -> None:
@@ -104,6 +104,6 @@ class ImplicitText(nn.Module):
 
 
 def _summary(sound: Tensor, visual: Tensor) -> Tensor:
-    """At the coarse levels a picture is its mean and its sound: enough for "what is this video about". [B,T,2,D]"""
+    """At the coarse levels an image is its mean and its sound: enough for "what is this video about". [B,T,2,D]"""
     looks = visual.mean(2).repeat(sound.shape[0] // visual.shape[0], 1, 1)
     return torch.stack([sound, looks], dim=2)

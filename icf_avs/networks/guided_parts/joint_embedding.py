@@ -61,7 +61,7 @@ class JointEmbedding(nn.Module):
         return gaussian(F.normalize(self.text(tokens), dim=-1), weights, self.floor)
 
     def match(self, parts: Tensor, tokens: Tensor) -> Tensor:
-        """R sounds in L parts, [R,N,L,D], over N pictures, tokens [N,D,h,w] -> logits [R,N,h,w]."""
+        """R sounds in L parts, [R,N,L,D], over N images, tokens [N,D,h,w] -> logits [R,N,h,w]."""
         heard = self.of_audio(parts, parts.new_ones(parts.shape[:-1]))
         seen = F.normalize(self.vision(tokens.permute(0, 2, 3, 1)), dim=-1)
         near = torch.einsum("rnc,nhwc->rnhw", heard.mean, seen)

@@ -1,4 +1,4 @@
-"""The pixel decoder: a light FPN with GroupNorm over the frozen pyramid. It never hears anything, so it runs once for
+"""The pixel decoder: a light FPN with GroupNorm over the frozen pyramid. It reads no audio, so it runs once for
 the factual sound and all its counterfactuals.
 """
 

@@ -5,7 +5,8 @@
     text(h) = r(h) W + R h                                                       a token near the text manifold
     agreement(z, p) = log sum_w r_w(z) r_w(k(p))                                 a sound and a position p, word by word
 
-Ours (docs/GUIDED.md): the paper says only that the text stays implicit. The first free word means "nothing sounds".
+Not from the paper (docs/GUIDED.md), which says only that the text stays implicit. The first free word means "nothing
+sounds".
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Vocabulary(nn.Module):
 
     def words(self) -> Tensor:
         """W [M, D]: names first, free words after."""
-        # MiniLM vectors of related names share most of their length; the mean taken away, they can be told apart.
+        # MiniLM vectors of related names share most of their length; the mean taken away, they can be distinguished.
         return torch.cat([self.project(F.normalize(self.names - self.names.mean(0), dim=-1)), self.free])
 
     def similarity(self, tokens: Tensor, words: Tensor | None = None) -> Tensor:
@@ -67,7 +68,7 @@ class Vocabulary(nn.Module):
         return self.similarity(tokens, words).softmax(-1) @ words + self.residual(tokens)
 
     def agreement(self, heard: Tensor, seen: Tensor) -> Tensor:
-        """Log-probability that a sound and a position of the picture are read as the same word, "nothing" excepted.
+        """Log-probability that a sound and a position of the image are read as the same word, "nothing" excepted.
 
         Logits of readings, heard [R,N,M] and seen [N,h,w,M] -> [R,N,h,w], at least -7. Several sources agree each with
         its own places: no mixture of their words has to resemble them all.

@@ -1,4 +1,4 @@
-"""MIT's prior with a classifier at hand: where the picture shows what a sound is read as, class by class.
+"""MIT's prior with a classifier at hand: where the image shows what a sound is read as, class by class.
 
     rel(w, p) = max_c g(w, c) max(z_c(p), 0)           how well the likeliest class of a word is seen at a position
     agr(w, p) = sum_c s(w, c) z_c(p)                   the same by all its classes, for and against
@@ -6,11 +6,10 @@
     e(r, p)   = [max_w s_w rel(w, p), sum_w r_w agr(w, p), max_w s_w own(w, p)]      w the likeliest words of r
     s_w       = r_w sum(r) / max(r)
 
-The first and the third are a maximum, so that each of two sounding things is found as surely as it would be alone.
+The first and the third are a maximum, so that each of two sounding objects is found as surely as it would be alone.
 z is how unusual a class's logit is at p (dense_classifier.py); gates g and shares s say how near a text encoder
-puts a word to the classes' names. So the words of the sound meet the classes of the picture in text space, and a word
-that no training scene showed is searched for as well as any other. Ours; the paper says that implicit text gives prior
-guidance.
+puts a word to the classes' names. So the words of the sound meet the classes of the image in text space, and a word
+that no training scene showed is searched for as well as any other. Not from the paper.
 """
 
 from __future__ import annotations

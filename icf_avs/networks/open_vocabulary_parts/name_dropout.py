@@ -1,9 +1,9 @@
-"""Answering without the name: where a word was never trained, what the network knows of trained words misleads it.
+"""Masks without the name: where a word was never trained, what the network knows of trained words misleads it.
 
 The evidence for the words of a sound stays; what else the decoder learns of it (the sound itself, its text, how the
 prior and CDCL's space compare them with positions) gives way to learnt tokens that say "what is searched for". In
-training a share of the clips is answered so, and the decoder learns to turn evidence into a mask whatever the word;
-afterwards both answers are given, and at every position the surer one counts. Ours; the paper's vocabulary is not open.
+training a share of the clips is segmented so, and the decoder learns to turn evidence into a mask whatever the word;
+at test both masks are made, and at every position the larger logit counts. Not from the paper.
 """
 
 from __future__ import annotations
