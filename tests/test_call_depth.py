@@ -1,24 +1,36 @@
-"""From the command to the gradient it is a few calls: what a reader of a training step has to follow."""
+"""From the command to the gradient, and to the network, it is a few calls: what a reader has to follow."""
 
 from __future__ import annotations
 
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from avsbench_fixtures import write_ms3
+from clip_maker import make_clip, tone
 
 import icf_avs
 from icf_avs.__main__ import main
 from icf_avs.config import PlugInConfig, TrainConfig
 from icf_avs.icf import CDCL
+from icf_avs.inference import streaming
+from icf_avs.inference.segment import Segmenter
 from icf_avs.training import run
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.trainer import Trainer
 
 PACKAGE = Path(icf_avs.__file__).parent
 MOST = 4
+
+
+def package_frames() -> list[str]:
+    """The frames of the package on the stack of this thread, the outermost first."""
+    ours = [frame for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(PACKAGE)]
+    ours = [frame for frame in ours if frame.name != "<listcomp>"]  # a frame before Python 3.12 alone
+    return [f"{Path(frame.filename).relative_to(PACKAGE)}:{frame.name}" for frame in ours]
 
 
 def tiny() -> TrainConfig:
@@ -40,8 +52,7 @@ def test_from_the_command_to_the_gradient(tmp_path: Path, monkeypatch: pytest.Mo
             weight.register_hook(self.note)
 
         def note(self, gradient: object) -> None:
-            ours = [frame for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(PACKAGE)]
-            stacks.append([f"{Path(frame.filename).relative_to(PACKAGE)}:{frame.name}" for frame in ours])
+            stacks.append(package_frames())
 
     monkeypatch.setattr(run, "Trainer", Traced)
     monkeypatch.setitem(RECIPES, "tiny", tiny)
@@ -52,3 +63,27 @@ def test_from_the_command_to_the_gradient(tmp_path: Path, monkeypatch: pytest.Mo
     below = stack[stack.index("cli/train.py:_train") :]
     assert len(below) <= MOST, below
     assert below[-1] == "training/trainer.py:train_step"
+
+
+def test_from_the_command_to_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network runs in a thread: what leads to the thread and what leads on in it count together."""
+    stacks: list[list[str]] = []
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *given: Any, **options: Any) -> Any:
+            stacks.append(package_frames())
+            return super().submit(*given, **options)
+
+    def load(checkpoint: str, device: str) -> Segmenter:
+        segmenter = real(checkpoint, device)
+        segmenter.model.network.register_forward_pre_hook(lambda *_: stacks.append(package_frames()))
+        return segmenter
+
+    real = icf_avs.load
+    monkeypatch.setattr(icf_avs, "load", load)
+    monkeypatch.setattr(streaming, "ThreadPoolExecutor", Pool)
+    video = make_clip(tmp_path / "clip.mp4", seconds=1, sound=tone(1))
+    assert main(["segment", str(video), "--out", str(tmp_path / "out"), "--checkpoint", "stamps"]) == 0
+    before, behind = stacks
+    path = before[before.index("cli/segment.py:_segment") :] + behind
+    assert len(path) <= 8 and path[-1] == "inference/predictor.py:segment", path
