@@ -79,7 +79,7 @@ class Segmentation:
     spec: ClipSpec
     frames: tuple[FrameMask, ...]
     folder: Path | None  # where the results lie, None if nothing was written
-    missing: tuple[Missing, ...] = ()  # parts of the model that could not be had, and what is worse for it
+    missing: tuple[Missing, ...] = ()  # parts of the model that were unavailable, and their effect
 
     def __len__(self) -> int:
         return len(self.frames)

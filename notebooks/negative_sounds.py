@@ -84,7 +84,7 @@ for name, result in results.items():
 
 
 # %%
-def attenuated(decibel: float) -> icf_avs.media.audio_windows.Sound:
+def attenuated(decibel: float) -> icf_avs.media.audio_windows.AudioSource:
     """The video's own sound, attenuated by this many dB."""
 
     def blocks(rate: int, layout: str | None):

@@ -37,7 +37,7 @@ def reliance(lines: list[Line], path: Path) -> None:
         good = [float(run["miou"]) for run in runs]
         axes.scatter(kept, good, color=colour, s=36, label=name)
         axes.annotate(name, (mean(kept), mean(good)), (6, 4), textcoords="offset points", color=colour, fontsize=9)
-    axes.set_xlabel("share of mIoU left when the sound is replaced by an off-screen one (0: listens, 1: deaf)")
+    axes.set_xlabel("share of mIoU left under an off-screen sound (0: uses the audio, 1: ignores it)")
     axes.set_ylabel("mIoU with the true sound")
     axes.set_xlim(left=0)
     _save(figure, axes, path)

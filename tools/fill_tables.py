@@ -73,7 +73,7 @@ def fill_documents(root: Path, check: bool = False) -> int:
 def fill(text: str, results: Path, where: Path) -> str:
     """`text` with the tables between its marks made anew. UserError, naming `where`, if one cannot be filled."""
     if len(OPENING.findall(text)) != len(MARKED.findall(text)):
-        raise UserError(f"{where}: a malformed `<!-- results:NAME -->`, or one without `<!-- /results -->`; mend it")
+        raise UserError(f"{where}: a malformed `<!-- results:NAME -->`, or one without `<!-- /results -->`; fix it")
 
     def table(match: re.Match[str]) -> str:
         path = results / f"{match['name']}.csv"
@@ -85,7 +85,7 @@ def fill(text: str, results: Path, where: Path) -> str:
                 raise UserError(f"{where}: {path} has no column {column!r}; it has {', '.join(columns)}")
             rows = [row for row in rows if row[column] in value.split(",")]
         if not rows:
-            raise UserError(f"{where}: {path} has no row for {match[1].strip()}; mend the mark or run `icf evaluate`")
+            raise UserError(f"{where}: {path} has no row for {match[1].strip()}; fix the comment or run `icf evaluate`")
         try:
             lines = BLOCKS.get(columns, _plain)(columns, rows)
         except ValueError as error:

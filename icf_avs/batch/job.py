@@ -38,7 +38,7 @@ class Settings:
     threshold: float
     semantic: bool
     audio_track: int | None
-    missing: tuple[Missing, ...] = ()  # parts of the model that cannot be had now
+    missing: tuple[Missing, ...] = ()  # parts of the model that are unavailable now
     device: str = "auto"  # as icf_avs.load takes it
 
 

@@ -47,7 +47,7 @@ def run_processes(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job
                     if worker.job is not None:
                         if todo:
                             _start(workers, worker.job.settings, work)
-                        yield worker.job, _obituary(worker)
+                        yield worker.job, _crash_message(worker)
                     continue
                 ended, worker.job = worker.job, todo.popleft() if todo else None
                 _send(pipe, worker.job)
@@ -81,7 +81,7 @@ def _send(pipe: Connection, job: Job | None) -> None:
         pipe.send(job)
 
 
-def _obituary(worker: _Worker) -> str:
+def _crash_message(worker: _Worker) -> str:
     code = worker.process.exitcode or 0
     why = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     return str(UserError(f"{worker.job.video}: the process that worked on it {why} (out of memory?)"))

@@ -1,4 +1,4 @@
-"""The sound used in place of a video's own: none, noise, or that of another video (`data.audio_windows.Sound`)."""
+"""The sound that replaces a video's own: none, noise, or that of another video (`media.audio_windows.AudioSource`)."""
 
 from __future__ import annotations
 
