@@ -27,7 +27,7 @@ def inference(
         device = torch.device(machine.device)
         model = ours(encoder).to(device)
         programs = [
-            lambda model=model: model(given.frames, given.waves, given.valid),
+            lambda model=model: model(given.frames, given.waveforms, given.valid),
             lambda model=model: model.network.encode_frames(given.frames),
         ]
         if encoder is not EMBEDDED:

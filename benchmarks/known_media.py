@@ -47,13 +47,13 @@ class Witness(MaskPredictor):
 
     def __init__(self) -> None:
         self.colours: list[int] = []
-        self.waves: list[np.ndarray] = []
+        self.waveforms: list[np.ndarray] = []
 
     def predict(self, frames: torch.Tensor, waves: torch.Tensor) -> Prediction:
         """As icf_avs.inference.streaming.Model."""
         means = frames.numpy().reshape(len(frames), -1, 3).mean(1)
         self.colours += [int(np.abs(COLOURS - mean).sum(1).argmin()) for mean in means]
-        self.waves.extend(waves.numpy().copy())
+        self.waveforms.extend(waves.numpy().copy())
         return Prediction(torch.full(frames.shape[:3], -9.0), torch.zeros(len(frames), 1), self.classes)
 
 
@@ -76,7 +76,7 @@ def _wrong(path: Path, known: Known, out: Path | None) -> tuple[list[str], Segme
         found.append(f"{len(result)} masks, not {known.longest * FPS}")
     if known.repaired and not result.video.repaired.document() and out is not None:
         found.append("nothing is said of what was repaired")
-    for index, (colour, wave) in enumerate(zip(witness.colours, witness.waves, strict=True)):
+    for index, (colour, wave) in enumerate(zip(witness.colours, witness.waveforms, strict=True)):
         middle = (index + 0.5) / FPS
         if known.missing and middle > len(result) / FPS - _RAGGED:
             break

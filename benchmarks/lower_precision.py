@@ -46,7 +46,7 @@ def _programs(model: SegmentationModel, given: Batch) -> list[Callable[[], Tenso
     """The same clips in float32, in bf16, and in bf16 compiled."""
 
     def plain() -> Tensor:
-        return model(given.frames, given.waves, given.valid).logits
+        return model(given.frames, given.waveforms, given.valid).logits
 
     compiled = torch.compile(plain)
 

@@ -36,7 +36,7 @@ def once(task: str, who: str, encoder: Encoder, size: int = 224) -> None:
         step = our_step(encoder, given) if who == "ours" else peer_step(encoder, given)
     elif who == "ours":
         model = ours(encoder)
-        step = torch.inference_mode()(lambda: model(given.frames, given.waves, given.valid))
+        step = torch.inference_mode()(lambda: model(given.frames, given.waveforms, given.valid))
     else:
         model, sound = tpavi(encoder), embedding(given)
         step = torch.inference_mode()(lambda: model(given.frames, sound))

@@ -80,7 +80,7 @@ def given_embedding(model: SegmentationModel, given: Batch) -> tuple[Segmentatio
     """A model with VGGish -> the same with its answers in place of it, and the sounds to give to that: their log-mel,
     so that the spectrogram is not in its time either.
     """
-    told, mel = copy(model), log_mel(given.waves)
+    told, mel = copy(model), log_mel(given.waveforms)
     told._modules = {**model._modules, "network": copy(model.network)}
     told.network._modules = {**model.network._modules, "audio": copy(model.audio)}
     told.audio._modules = {**model.audio._modules, "vggish": Heard(model.audio.vggish, mel.flatten(0, 1))}
@@ -111,8 +111,8 @@ def batch(clips: int = 1, frames: int = 5, size: int = 224) -> Batch:
     class_map = (masks * (torch.arange(clips) % len(CLASSES) + 1)[:, None, None, None]).long()
     every = torch.ones(clips, frames, dtype=torch.bool)
     pictures = torch.randint(0, 256, (clips, frames, size, size, 3), dtype=torch.uint8)
-    waves = 0.1 * torch.randn(clips, frames, 15_600)
-    return Batch([], waves, masks, class_map, every, every.clone(), sounding, onscreen, frames=pictures)
+    waveforms = 0.1 * torch.randn(clips, frames, 15_600)
+    return Batch([], waveforms, masks, class_map, every, every.clone(), sounding, onscreen, frames=pictures)
 
 
 def embedding(given: Batch) -> Tensor:

@@ -35,7 +35,7 @@ def random_batch(clips: int = 4, length: int = 5) -> Batch:
     every, masks = torch.ones(shape, dtype=torch.bool), (torch.rand(*shape, 16, 16) > 0.7).float()
     return Batch(
         pyramid=[], frames=torch.randint(0, 256, (*shape, 64, 64, 3), dtype=torch.uint8),
-        waves=torch.randn(*shape, 4_000), masks=masks, class_map=masks.long(), labelled=every, valid=every,
+        waveforms=torch.randn(*shape, 4_000), masks=masks, class_map=masks.long(), labelled=every, valid=every,
         sounding=torch.zeros(*shape, 0, dtype=torch.bool),
     )  # fmt: skip
 
@@ -46,7 +46,7 @@ if __name__ == "__main__":
     icf = ICF(network.feature_spec, mit=MIT(dim=64, width=32), sc=SC(width=64), cdcl=CDCL())
     optimizer = torch.optim.AdamW([*network.parameters(), *icf.parameters()], 1e-3)
     for step in range(10):
-        output = network(batch.frames, batch.waves, batch.valid)
+        output = network(batch.frames, batch.waveforms, batch.valid)
         loss = sum(segmentation_losses(output, batch).values()) + icf(output.features, batch).total
         optimizer.zero_grad()
         loss.backward()

@@ -170,7 +170,7 @@ class Batch:
     """What a training step sees.
 
     pyramid: levels [B,T,c,h,w] of the frozen visual encoder; class_scores, object_probs: as in VisualFeatures.
-    waves: [B,T,N] float32, one window a frame.
+    waveforms: [B,T,N] float32, one window a frame.
     masks: [B,T,h,w] float in [0,1] at stride 4, share of each cell that sounds.  class_map: [B,T,H,W] long, finer than
     the masks, class id of the sounding pixel, 0 for background and where the class is unknown.  labelled, valid: [B,T]
     bool (a padding frame is not valid).  sounding: [B,T,C] bool, classes known to sound in each frame.  onscreen: [B,C]
@@ -183,7 +183,7 @@ class Batch:
     """
 
     pyramid: list[Tensor]
-    waves: Tensor
+    waveforms: Tensor
     masks: Tensor
     class_map: Tensor
     labelled: Tensor
@@ -214,8 +214,8 @@ class Batch:
 
     @property
     def sound(self) -> Tensor:
-        """Tags where these stand for sounds, log-mel where there is one, waves else."""
-        return next(form for form in (self.tag_probs, self.log_mel, self.waves) if form is not None)
+        """Tags where these stand for sounds, log-mel where there is one, waveforms else."""
+        return next(form for form in (self.tag_probs, self.log_mel, self.waveforms) if form is not None)
 
     @property
     def has_tags(self) -> bool:

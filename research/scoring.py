@@ -32,13 +32,13 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class TestClip:
-    """pyramid: levels [1,T,c,h,w] float16; waves [4,T,N] float32, in the order of AUDIOS; truth [T,H,W] bool;
+    """pyramid: levels [1,T,c,h,w] float16; waveforms [4,T,N] float32, in the order of AUDIOS; truth [T,H,W] bool;
     labelled [T] bool; candidates: classes in the image that could sound.
     """
 
     test_set: str
     pyramid: list[Tensor]
-    waves: Tensor
+    waveforms: Tensor
     truth: Tensor
     labelled: Tensor
     candidates: int
@@ -85,7 +85,7 @@ def probabilities(model: SegmentationModel, clip: TestClip) -> Tensor:
     """[4,T,H,W], one for each of AUDIOS; the image is looked at once."""
     device, network = model.device, model.network
     visual = VisualFeatures([level.float().to(device) for level in clip.pyramid])
-    pixels, audio = network.pixel_decoder([level[0] for level in visual.pyramid]), clip.waves.to(device)
+    pixels, audio = network.pixel_decoder([level[0] for level in visual.pyramid]), clip.waveforms.to(device)
     token, parts, _ = network.encode_audio(audio)
     within = (parts - token[:, :, None])[:, None]
     sounds = Sounds(network.semantic_of(token)[:, None], within, [None] * len(audio))

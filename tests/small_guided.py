@@ -56,7 +56,7 @@ def random_batch(clips: int = 3, frames: int = 2, seed: int = 0, kinds: int = le
         torch.randn(*lead, width, SIZE // stride, SIZE // stride, generator=generator)
         for width, stride in zip(WIDTHS, (4, 8, 16, 32), strict=True)
     ]
-    waves = 0.1 * torch.randn(*lead, ClipSpec().window, generator=generator)
+    waveforms = 0.1 * torch.randn(*lead, ClipSpec().window, generator=generator)
     side = SIZE // 4
     masks = torch.zeros(*lead, side, side)
     sounding = torch.zeros(*lead, kinds, dtype=torch.bool)
@@ -67,7 +67,7 @@ def random_batch(clips: int = 3, frames: int = 2, seed: int = 0, kinds: int = le
         onscreen[clip, [clip % kinds, (clip + 1) % kinds]] = True
     class_map = (masks * (torch.arange(clips) % kinds + 1)[:, None, None, None]).long()
     every = torch.ones(lead, dtype=torch.bool)
-    return Batch(pyramid, waves, masks, class_map, every, every.clone(), sounding, onscreen)
+    return Batch(pyramid, waveforms, masks, class_map, every, every.clone(), sounding, onscreen)
 
 
 def chosen(batch: Batch, clips: torch.Tensor) -> Batch:

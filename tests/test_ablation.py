@@ -66,7 +66,7 @@ def test_a_stand_in_trains(control: str) -> None:
     model = small_model()
     replace_part(model, control)
     batch = random_batch()
-    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
+    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
     terms = objective(output, batch, model.network.joint_embedding, Weights())
     terms["loss"].backward()
     assert torch.isfinite(terms["loss"])
@@ -169,7 +169,7 @@ def test_scores_are_those_of_the_model_itself() -> None:
     for clip in clips:
         visual = VisualFeatures([level.float() for level in clip.pyramid])
         with torch.no_grad():
-            logits = model(visual, clip.waves[3][None], torch.ones(1, 2, dtype=torch.bool)).logits[0]
+            logits = model(visual, clip.waveforms[3][None], torch.ones(1, 2, dtype=torch.bool)).logits[0]
         alone = torch.nn.functional.interpolate(logits[:, None], (64, 64), mode="bilinear", align_corners=False)
         assert torch.allclose(probabilities(model, clip)[3], alone[:, 0].sigmoid(), atol=1e-5)
         metric.update(alone[:, 0].sigmoid(), clip.truth)

@@ -45,7 +45,7 @@ def heard_and_seen(path, fps=50.0, **settings):
     # Mask i is of the picture at (i + 1/2)/fps: the flash began between the one before and this one.
     seen = flashes[0] / fps
     spec = ClipSpec(fps=fps)
-    at = [(abs(wave).max(), spec.window_start(i) + abs(wave).argmax()) for i, wave in enumerate(model.waves)]
+    at = [(abs(wave).max(), spec.window_start(i) + abs(wave).argmax()) for i, wave in enumerate(model.waveforms)]
     heard = max(at)[1] / spec.sample_rate
     return heard, seen, result
 
@@ -191,7 +191,9 @@ def test_sound_shorter_than_a_window(tmp_path, seconds):
     path = make_clip(tmp_path / "a.mkv", seconds=2, sound=tone(seconds) + 0.2, sound_codec="pcm_s16le")
     model = Witness()
     assert len(segment_video(model, path, tmp_path / "out", fps=2.0)) == 4
-    assert np.count_nonzero(model.waves[0]) == pytest.approx(seconds * 16_000, abs=20) and not model.waves[2].any()
+    assert (
+        np.count_nonzero(model.waveforms[0]) == pytest.approx(seconds * 16_000, abs=20) and not model.waveforms[2].any()
+    )
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])

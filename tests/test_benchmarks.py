@@ -107,7 +107,7 @@ def test_inference_and_training_at_a_tiny_size():
 def test_a_model_that_is_given_the_embedding_answers_the_same():
     model, given = models.ours(SMALL), models.batch(size=64)
     told, heard = models.given_embedding(model, given)
-    whole = model(given.frames, given.waves, given.valid).logits
+    whole = model(given.frames, given.waveforms, given.valid).logits
     torch.testing.assert_close(told(given.frames, heard, given.valid).logits, whole)
     assert isinstance(model.audio.vggish, VGGish) and told.audio is not model.audio
 
@@ -123,8 +123,8 @@ def test_the_formula_of_f_and_the_histogram_agree():
 def test_our_step_has_four_counterfactuals_and_its_baseline_none():
     model = models.ours(models.EMBEDDED, train=True)
     given = models.batch(2, size=64)
-    output = model(given.frames, given.waves, given.valid, sounding=given.sounding)
-    assert len(output.rival_logits) == 4
+    output = model(given.frames, given.waveforms, given.valid, sounding=given.sounding)
+    assert len(output.counterfactual_logits) == 4
     assert models.ours(models.EMBEDDED, train=True, baseline=True).network.counterfactual is None
 
 

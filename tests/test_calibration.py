@@ -47,7 +47,9 @@ class Cautious(Network):
         return AudioFeatures(sound)
 
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
-        return NetworkOutput(self.logits(audio.token, audio.token.equal(self.batch.waves)), Features((), audio.token))
+        return NetworkOutput(
+            self.logits(audio.token, audio.token.equal(self.batch.waveforms)), Features((), audio.token)
+        )
 
     def logits(self, sounds: Tensor, own: bool) -> Tensor:
         return self.batch.masks - 1.7 - (0.0 if own else 9.0)
@@ -91,14 +93,14 @@ def test_a_picture_has_a_threshold_of_its_own():
     """No one offset marks the truth of both pictures and nothing else."""
     batch = halves()
     model = model_of(Generous(batch), open_vocabulary=True)
-    assert frame_ious(found_by(model, batch, batch.waves)[:, 0], batch.masks[:, 0]).mean(0).max() < 1
+    assert frame_ious(found_by(model, batch, batch.waveforms)[:, 0], batch.masks[:, 0]).mean(0).max() < 1
     model.offset.fill_(1.0)  # calibrating starts from nothing
     model.relative_threshold.fill_(0.5)
     found = calibrate(model, [batch])
     assert found.miou == pytest.approx(1) and found.offset == -0.75
     assert found.share == pytest.approx(0.3), "the largest that leaves all of the truth"
     assert float(model.relative_threshold) == found.share and float(model.offset) == found.offset
-    assert (found_by(model, batch, batch.waves) > 0).equal(batch.masks > 0)
+    assert (found_by(model, batch, batch.waveforms) > 0).equal(batch.masks > 0)
 
 
 def test_a_word_for_what_is_not_there_marks_a_hundredth_at_most():
@@ -107,7 +109,7 @@ def test_a_word_for_what_is_not_there_marks_a_hundredth_at_most():
     model = model_of(Wishful(batch), open_vocabulary=True)
     found = calibrate(model, [batch])
     assert found.offset == 0 and found.miou == pytest.approx(0.5)
-    assert not (found_by(model, batch, batch.waves.roll(1, 0)) > 0).any()
+    assert not (found_by(model, batch, batch.waveforms.roll(1, 0)) > 0).any()
 
 
 def test_the_surest_place_by_hand():

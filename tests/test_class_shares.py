@@ -53,7 +53,7 @@ def test_a_map_as_coarse_as_the_masks_is_never_more_than_they_are() -> None:
 def removal(batch: Batch, removed: int) -> tuple[GuidedOutput, float, Tensor]:
     """The loss of taking one class out of every sound, at logits of zero, and its gradient by the logits."""
     model = small_model()
-    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding, known=batch.known)
+    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding, known=batch.known)
     rest = output.counterfactuals.removal
     valid = torch.ones_like(rest.valid)
     output.counterfactuals = output.counterfactuals._replace(
@@ -139,9 +139,9 @@ def test_a_clip_of_unknown_classes_is_compared_with_no_other(names: tuple[str, .
     found = []
     for swapped in (False, True):
         if swapped:
-            batch.waves[1:] = 0.3 * torch.randn(batch.waves[1:].shape)
+            batch.waveforms[1:] = 0.3 * torch.randn(batch.waveforms[1:].shape)
         torch.manual_seed(0)
-        output = model.eval()(batch.visual, batch.waves, batch.valid, sounding=batch.sounding, known=batch.known)
+        output = model.eval()(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding, known=batch.known)
         away = torch.nn.functional.normalize(
             output.counterfactuals.sounds[:, 0] - model.network.counterfactual.mean, dim=-1
         )
@@ -157,7 +157,7 @@ def test_unknown_clips_are_no_negatives_of_each_other(names: tuple[str, ...]) ->
     batch, _ = unknown(names)
     batch.masks.fill_(1)  # no silent region
     model = small_model(names=names, counterfactual=False)
-    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
+    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
     assert float(objective(output, batch, model.network.joint_embedding, Weights())["contrast"]) == 0
 
 
@@ -165,7 +165,7 @@ def test_among_known_clips_an_unknown_one_is_left_out() -> None:
     batch = random_batch(3)
     batch.sounding[0], batch.class_map[0], batch.onscreen = False, 0, None
     model = small_model()
-    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding, known=batch.known)
+    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding, known=batch.known)
     assert not output.counterfactuals.classes[:, 0].any() and output.counterfactuals.known[:, 1:].all()
     for maps in (output.visual_counterfactual_logits, output.reading):
         maps.retain_grad()

@@ -124,7 +124,7 @@ def test_zero_when_there_is_nothing_to_be_told_from() -> None:
 def contrast(batch, **switches: bool) -> dict[str, Tensor]:
     model = small_model(**switches).eval()
     torch.manual_seed(0)
-    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
+    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
     return objective(output, batch, model.network.joint_embedding, Weights())
 
 
@@ -157,7 +157,7 @@ def test_a_frame_without_a_mask_takes_no_part() -> None:
     for each in (batch, other):
         each.masks[:, 2] = 0
         each.class_map[:, 2] = 0
-    other.waves[:, 2] = 0
+    other.waveforms[:, 2] = 0
     for level in other.pyramid:
         level[:, 2] += 1
     found = [float(contrast(each, implicit_text=False, counterfactual=False)["contrast"]) for each in (batch, other)]
@@ -174,7 +174,7 @@ def test_the_order_of_clips_does_not_matter() -> None:
 
 def test_the_temperature_is_one_parameter_and_learns() -> None:
     batch, model = random_batch(3), small_model()
-    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
+    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
     objective(output, batch, model.network.joint_embedding, Weights())["contrast"].backward()
     assert (
         model.network.joint_embedding.log_temperature.shape == ()

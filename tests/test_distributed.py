@@ -40,7 +40,7 @@ def shared_batch(step: int) -> Batch:
     if step == 2:
         batch.onscreen = None
         batch.sounding[4], batch.class_map[4] = False, 0
-    batch.other_sounds = batch.waves.roll(1, 0)[:, None] + batch.waves[:, None]
+    batch.other_sounds = batch.waveforms.roll(1, 0)[:, None] + batch.waveforms[:, None]
     batch.other_masks = batch.masks.roll(1, 0)[:, None]
     return batch
 

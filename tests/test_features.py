@@ -150,7 +150,7 @@ def test_batches_agree_with_rendered_clips(catalog: Catalog, bank: SoundBank, ma
                 assert batch.onscreen[row, placed.class_id - 1]
         assert batch.onscreen[row].sum() == sum(bool(placed.class_id) for placed in scene.stamps)
         start = SPEC.window_start(1)
-        np.testing.assert_array_equal(batch.waves[row, 1].numpy(), clip.waveform[start : start + SPEC.window])
+        np.testing.assert_array_equal(batch.waveforms[row, 1].numpy(), clip.waveform[start : start + SPEC.window])
         for level, cached in zip(batch.pyramid, made.pyramid, strict=True):
             assert level.dtype == torch.float32
             np.testing.assert_array_equal(level[row].permute(0, 2, 3, 1).numpy(), cached[index].astype(np.float32))
@@ -159,7 +159,7 @@ def test_batches_agree_with_rendered_clips(catalog: Catalog, bank: SoundBank, ma
 def test_variations_mix_the_sound_anew(catalog: Catalog, bank: SoundBank, made: SceneFeatures) -> None:
     indices, number = np.array([1, 4]), len(catalog.class_names)
     one, same, other = (make_batch(made, indices, bank, SPEC, number, v, with_images=False) for v in (1, 1, 2))
-    assert one.waves.equal(same.waves) and not one.waves.equal(other.waves)
+    assert one.waveforms.equal(same.waveforms) and not one.waveforms.equal(other.waveforms)
     assert one.onscreen.equal(other.onscreen) and one.pyramid == []
 
 

@@ -33,7 +33,7 @@ def named(switches: dict[str, bool]) -> str:
 
 
 def run(model: SegmentationModel, batch: Batch, training: bool = True) -> GuidedOutput:
-    return model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding if training else None)
+    return model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding if training else None)
 
 
 def step(model: SegmentationModel, optimizer: torch.optim.Optimizer, batch: Batch, seed: int = 0) -> dict[str, float]:
@@ -154,7 +154,7 @@ def test_padding_changes_nothing(frames: int) -> None:
     padded = replace(
         batch,
         pyramid=[torch.cat([a, 20 * b], dim=1) for a, b in zip(batch.pyramid, rest.pyramid, strict=True)],
-        waves=torch.cat([batch.waves, 5 * rest.waves], dim=1),
+        waveforms=torch.cat([batch.waveforms, 5 * rest.waveforms], dim=1),
         valid=torch.cat([batch.valid, torch.zeros(2, 2, dtype=torch.bool)], dim=1),
     )
     plain, found = (maps(run(model, each, training=False)) for each in (batch, padded))
@@ -181,21 +181,21 @@ def test_the_foreign_sound_is_that_of_the_clip_before() -> None:
     """do(vision): its logits are what that sound alone, put under this picture, would give."""
     model, batch = small_model().eval(), random_batch(3)
     output = run(model, batch)
-    swapped = replace(batch, waves=batch.waves[[2, 0, 1]])
+    swapped = replace(batch, waveforms=batch.waveforms[[2, 0, 1]])
     assert torch.allclose(output.visual_counterfactual_logits, run(model, swapped, training=False).logits, atol=1e-4)
 
 
 def test_other_sounds_of_the_same_pictures_are_answered_as_if_alone() -> None:
     model, batch = small_model().eval(), random_batch(3)
-    others = torch.stack([batch.waves[[1, 2, 0]], batch.waves[[2, 0, 1]]], dim=1)  # B Q T N
+    others = torch.stack([batch.waveforms[[1, 2, 0]], batch.waveforms[[2, 0, 1]]], dim=1)  # B Q T N
     extra = model.network.encode_audio(others.flatten(0, 1)).map(lambda x: x.unflatten(0, (3, 2)))
-    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding, extra_audio=extra)
+    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding, extra_audio=extra)
     assert len(output.counterfactual_logits) == PARTS["counterfactual"].count and output.extra_logits.shape[:2] == (
         2,
         3,
     )
     for number in range(2):
-        alone = run(model, replace(batch, waves=others[:, number]), training=False).logits
+        alone = run(model, replace(batch, waveforms=others[:, number]), training=False).logits
         assert torch.allclose(output.extra_logits[number], alone, atol=1e-4)
     assert torch.allclose(output.extra_logits[1], output.visual_counterfactual_logits, atol=1e-4)
     truth = torch.stack([batch.masks, batch.masks.flip(-1)], dim=1)

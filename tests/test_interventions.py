@@ -308,7 +308,7 @@ def test_settings_that_make_no_sense() -> None:
 
 def test_a_network_that_does_not_say_what_it_decoded() -> None:
     batch = random_batch()
-    output = NetworkOutput(batch.masks, Features((), batch.waves))
+    output = NetworkOutput(batch.masks, Features((), batch.waveforms))
     with pytest.raises(ValueError, match=r"must return NetworkOutput\.encoded"):
         Interventions(ALL, 8, 5)(Zeros(), output, batch)
 

@@ -127,7 +127,7 @@ def test_sample_clips_are_those_of_the_validation(data: StampsData) -> None:
     """Rendered in colour, they have the sound and masks that validation batches have."""
     samples, batch = data.samples(CLIPS), next(data.validation())
     assert len(samples) == CLIPS
-    for sample, waves, masks in zip(samples, batch.waves, batch.masks, strict=False):
+    for sample, waves, masks in zip(samples, batch.waveforms, batch.masks, strict=False):
         assert np.allclose(sample.sound, waves, atol=1e-6)
         cells = sample.masks.unflatten(2, (-1, 4)).unflatten(1, (-1, 4)).mean((2, 4))
         assert float((cells - masks).abs().mean()) < 0.01, "the batch has them at a quarter of the size"

@@ -132,7 +132,7 @@ def test_pixel_reading_by_hand() -> None:
 def terms_of(batch: Batch, semantic: bool = False, **switches: bool) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
     model = small_model(semantic=semantic, **switches)
     torch.manual_seed(1)
-    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
+    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
     return objective(output, batch, model.network.joint_embedding, Weights()), model
 
 
@@ -220,7 +220,7 @@ def test_an_unlabelled_frame_gets_no_mask_gradient(name: str) -> None:
     batch.labelled[:, 1] = False
     batch.masks[:, 1] = 1  # whatever stands there
     model = small_model()
-    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
+    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
     maps = getattr(output, name)
     maps.retain_grad()
     objective(output, batch, model.network.joint_embedding, Weights())["loss"].backward()
@@ -264,7 +264,7 @@ def test_a_foreign_sound_is_wrong_where_its_kind_is_not_on_screen() -> None:
     """Clip i shows kinds i and i + 1 of 3 and hears clip i - 1: on screen in none, but in one once it is put there."""
     batch = random_batch(3)
     model = small_model()
-    output = model(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
+    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
     inside = torch.ones(3, 2, dtype=torch.bool)
     everywhere = inside.clone()
     for shown in (None, 0):

@@ -29,7 +29,7 @@ def test_a_batch_of_s4(home) -> None:
     batch = collate([*items(root / "Single-source", "train")])
     assert batch.pyramid == [] and batch.onscreen is None and batch.log_mel is None
     assert batch.frames.shape == (2, 5, 224, 224, 3) and batch.frames.dtype == torch.uint8
-    assert batch.waves.shape == (2, 5, 15_600) and batch.waves.dtype == torch.float32
+    assert batch.waveforms.shape == (2, 5, 15_600) and batch.waveforms.dtype == torch.float32
     assert batch.labelled.tolist() == [[True] + [False] * 4] * 2 and batch.valid.all()
     assert batch.sounding.shape == (2, 5, 70)
     assert batch.sounding.nonzero()[:, 2].unique().tolist() == [2, 6]
@@ -40,7 +40,7 @@ def test_a_batch_of_s4(home) -> None:
     assert batch.class_map.dtype == torch.long and batch.masks.dtype == torch.float32
     assert not batch.masks[:, 1:].any() and not batch.class_map[:, 1:].any()
     np.testing.assert_array_equal(batch.frames[0, 3], clip.frames[3])
-    np.testing.assert_allclose(batch.waves[0], windows(clip.samples.astype(np.float32) / 32768, SPEC, 5), atol=1e-6)
+    np.testing.assert_allclose(batch.waveforms[0], windows(clip.samples.astype(np.float32) / 32768, SPEC, 5), atol=1e-6)
 
 
 def test_a_batch_of_ms3_names_a_pixel_only_where_one_kind_is_known(home) -> None:
@@ -60,7 +60,7 @@ def test_a_batch_of_avss_mixes_five_and_ten_frames(home) -> None:
     dataset = items(root / "AVSS", "test")
     (batch,) = DataLoader(dataset, batch_size=3, collate_fn=collate)
     assert batch.valid.sum(1).tolist() == [5, 5, 10] == batch.labelled.sum(1).tolist()
-    for values in (batch.frames, batch.waves, batch.masks, batch.class_map, batch.sounding):
+    for values in (batch.frames, batch.waveforms, batch.masks, batch.class_map, batch.sounding):
         assert len(values) == 3 and not values[:2, 5:].any() and values[2].flatten(1).any(1).all()
     assert [ids.unique().tolist() for ids in batch.class_map] == [[0, 7], [0, 70], [0, 70]]
     small = np.asarray(Image.fromarray(written[dataset.records[2].name].masks[9]).resize((224, 224), Image.NEAREST))
@@ -94,7 +94,7 @@ def test_a_clip_without_its_pictures_is_the_same_in_all_else(home, tmp_path) -> 
         for index, clip in enumerate(whole):
             blind = dataset.clip(index, with_frames=False)
             assert blind.frames is None and clip.frames is not None
-            for name in ("waves", "masks", "class_map", "labelled", "sounding"):
+            for name in ("waveforms", "masks", "class_map", "labelled", "sounding"):
                 assert torch.equal(getattr(blind, name), getattr(clip, name)), name
         batch = collate([dataset.clip(index, with_frames=False) for index in range(len(dataset))])
         assert batch.frames is None and batch.pyramid == [] and batch.valid.any(1).all()
@@ -104,7 +104,7 @@ def test_a_clip_without_its_pictures_is_the_same_in_all_else(home, tmp_path) -> 
 
 def test_log_mel_in_a_batch(home) -> None:
     batch = collate([*items(home[0] / "Single-source", "train", audio="log_mel")])
-    assert batch.log_mel.shape == (2, 5, 96, 64) and batch.waves.shape == (2, 5, 0)
+    assert batch.log_mel.shape == (2, 5, 96, 64) and batch.waveforms.shape == (2, 5, 0)
     assert batch.sound is batch.log_mel
 
 

@@ -39,7 +39,9 @@ def test_every_clip_is_seen_once_an_epoch(s4: Path) -> None:
     clips = [frames.float().mean().item() for step in range(3) for frames in data.batch(step).frames]
     assert sorted(clips[:3]) == sorted(clips[3:]) and len(set(clips)) == 3
     whole, parts = data.batch(5), [data.batch(5, part, 2) for part in range(2)]
-    assert torch.equal(whole.waves[0], parts[0].waves[0]) and torch.equal(whole.waves[1], parts[1].waves[0])
+    assert torch.equal(whole.waveforms[0], parts[0].waveforms[0]) and torch.equal(
+        whole.waveforms[1], parts[1].waveforms[0]
+    )
 
 
 def test_naming_sounds_takes_no_pictures(s4: Path) -> None:
@@ -50,7 +52,7 @@ def test_naming_sounds_takes_no_pictures(s4: Path) -> None:
     for step, batch in enumerate(expected):
         taught = data.batch(step)
         assert taught.frames is None and taught.pyramid == []
-        assert torch.equal(taught.waves, batch.waves) and torch.equal(taught.sounding, batch.sounding)
+        assert torch.equal(taught.waveforms, batch.waveforms) and torch.equal(taught.sounding, batch.sounding)
     with pytest.raises(Exception, match="visual_frames is missing"):
         data.batch(2)
 
@@ -68,7 +70,7 @@ def test_a_frozen_encoder_sees_each_picture_once(s4: Path, tmp_path: Path, monke
     for found, level in zip(first.pyramid, levels, strict=True):
         assert torch.equal(found.flatten(0, 1), found.flatten(0, 1).half().float()), "the same when it is read again"
         torch.testing.assert_close(found.flatten(0, 1), level, rtol=2e-3, atol=2e-2)
-    assert torch.equal(first.masks, shown.masks) and torch.equal(first.waves, shown.waves)
+    assert torch.equal(first.masks, shown.masks) and torch.equal(first.waveforms, shown.waveforms)
     again = [data.batch(step) for step in range(3)]
     shutil.rmtree(s4 / "s4_data" / "visual_frames")
     for step, batch in enumerate(again):

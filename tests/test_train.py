@@ -141,7 +141,7 @@ def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: Stam
             for run in (data, other)]  # fmt: skip
     assert not any(stamps in seen[0] for stamps in seen[1])
     first, then = next(data.validation()), next(other.validation())
-    assert first.masks.equal(then.masks) and first.waves.equal(then.waves)
+    assert first.masks.equal(then.masks) and first.waveforms.equal(then.waveforms)
     fixed = StampsData(replace(TINY, seed=1, data=replace(TINY.data, seed=0)), None, 1, lambda *_: None)
     assert fixed.images.scenes == data.images.scenes, "the scenes of a seed of their own, where one is set"
 
@@ -393,11 +393,11 @@ def test_schedule() -> None:
 
 def test_batches_follow_from_seed_and_step(data: StampsData) -> None:
     one, same, other = data.batch(7), data.batch(7), data.batch(8)
-    assert one.waves.equal(same.waves) and one.masks.equal(same.masks)
-    assert one.waves.shape != other.waves.shape or not one.waves.equal(other.waves)
+    assert one.waveforms.equal(same.waveforms) and one.masks.equal(same.masks)
+    assert one.waveforms.shape != other.waveforms.shape or not one.waveforms.equal(other.waveforms)
     shapes = {data.batch(step).masks.shape[:2] for step in range(4, 16)}
     assert shapes == {(10, 1), (2, 5)}  # ten frames: so many pictures, or two clips of five
-    assert data.batch(0).waves.shape[:2] == (8, 1)
+    assert data.batch(0).waveforms.shape[:2] == (8, 1)
 
 
 def test_the_finishing_stage_sees_larger_pictures() -> None:
@@ -423,7 +423,7 @@ def overfitted(data: StampsData, model: dict, steps: int) -> tuple[SegmentationM
     optimizer = torch.optim.AdamW(network.parameters(), 4e-3)
     losses = []
     for _ in range(steps):
-        output = network(batch.visual, batch.waves, batch.valid, sounding=batch.sounding)
+        output = network(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
         loss = objective(output, batch, network.network.joint_embedding, Weights())["loss"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -445,8 +445,8 @@ def marked(network: SegmentationModel, batch, waves: torch.Tensor) -> tuple[floa
 def test_it_learns(row: str, data: StampsData) -> None:
     network, batch, losses = overfitted(data, TINY.model if row == "full" else PLAIN, 50)
     assert losses[-1] < (0.5 if row == "full" else 0.35) * losses[0]
-    share, iou = marked(network, batch, batch.waves)
+    share, iou = marked(network, batch, batch.waveforms)
     assert iou > 0.6
     if row == "full":
-        silence, _ = marked(network, batch, torch.zeros_like(batch.waves))
+        silence, _ = marked(network, batch, torch.zeros_like(batch.waveforms))
         assert silence < 0.5 * share

@@ -36,7 +36,7 @@ class ClipTensors:
     """One clip, shapes as in `Batch` without B; `frames`, `log_mel` or `onscreen` is None where `Batch` has None."""
 
     frames: Tensor | None
-    waves: Tensor
+    waveforms: Tensor
     log_mel: Tensor | None
     masks: Tensor
     class_map: Tensor
@@ -92,12 +92,12 @@ class ClipDataset(Dataset[ClipTensors]):
         if self.complete:
             onscreen = torch.tensor([name in record.onscreen for name in self.names], dtype=torch.bool)
         if clip.log_mel is None:
-            waves, log_mel = torch.from_numpy(clip_windows(clip.waveform, self.spec, frames)), None
+            waveforms, log_mel = torch.from_numpy(clip_windows(clip.waveform, self.spec, frames)), None
         else:
-            waves, log_mel = torch.zeros(frames, 0), torch.from_numpy(clip.log_mel)
+            waveforms, log_mel = torch.zeros(frames, 0), torch.from_numpy(clip.log_mel)
         return ClipTensors(
             frames=torch.from_numpy(clip.frames) if with_frames else None,
-            waves=waves,
+            waveforms=waveforms,
             log_mel=log_mel,
             masks=F.avg_pool2d((values > 0).float(), MASK_STRIDE),
             class_map=class_map,
@@ -172,7 +172,7 @@ def collate(clips: Sequence[ClipTensors], frames: int | None = None) -> Batch:
     onscreen = [clip.onscreen for clip in clips]
     return Batch(
         pyramid=[stacked(levels) for levels in zip(*(clip.pyramid for clip in clips), strict=True)],
-        waves=joined("waves"),
+        waveforms=joined("waveforms"),
         masks=joined("masks"),
         class_map=joined("class_map"),
         labelled=joined("labelled"),

@@ -103,12 +103,12 @@ def make_batch(
     with_images: bool = True,
     style: AudioAugment = PLAIN,
 ) -> Batch:
-    """The scenes of `indices` with the sound mix `variation`. Without images only waves and sounding are filled."""
-    waves, sounding, onscreen, maps = [], [], [], []
+    """The scenes of `indices` with the sound mix `variation`. Without images only waveforms and sounding are filled."""
+    waveforms, sounding, onscreen, maps = [], [], [], []
     for index in indices:
         scene = features.scenes[index]
         windows, active = scene_audio(scene, bank, spec, variation, style)
-        waves.append(windows)
+        waveforms.append(windows)
         sounding.append(sounding_classes(scene, active, num_classes))
         onscreen.append(sounding_classes(scene, np.ones((len(scene.stamps), 1), dtype=bool), num_classes)[0])
         if with_images:
@@ -117,7 +117,14 @@ def make_batch(
     every = torch.ones(sounds.shape[:2], dtype=torch.bool)
     empty = torch.zeros(0)
     batch = Batch(
-        [], torch.from_numpy(np.stack(waves)), empty, empty, every, every, sounds, torch.from_numpy(np.stack(onscreen))
+        [],
+        torch.from_numpy(np.stack(waveforms)),
+        empty,
+        empty,
+        every,
+        every,
+        sounds,
+        torch.from_numpy(np.stack(onscreen)),
     )
     if with_images:
         batch.masks, batch.class_map = mask_targets(torch.from_numpy(np.stack(maps)))

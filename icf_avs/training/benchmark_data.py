@@ -111,7 +111,9 @@ class BenchmarkData:
         records = read_set(self.root, "val", self.clips.audio)[:count]
         clips = ClipDataset(records, self.classes, self.config.final_spec, self.clips.audio)
         found = (clips[index] for index in range(len(clips)))
-        return [Sample(clip.frames, clip.waves if clip.log_mel is None else clip.log_mel, clip.masks) for clip in found]
+        return [
+            Sample(clip.frames, clip.waveforms if clip.log_mel is None else clip.log_mel, clip.masks) for clip in found
+        ]
 
 
 def _order(seed: int, first: int, count: int, clips: int) -> list[int]:
