@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from documents import ROOT, blocks, read
 
 import icf_avs
 
@@ -51,30 +53,51 @@ def test_the_method_imports_one_way():
             assert not found & set(rooms[number + 1 :]), name
 
 
-def defined(tree: ast.Module) -> set[str]:
-    """Names that a module has once it is imported, as far as they are written out."""
+@functools.cache
+def defined() -> dict[str, set[str]]:
+    """Of each module of the package the names that it has once it is imported, as far as they are written out."""
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    names = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
-    names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    imports = (node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom))
-    return names | {(alias.asname or alias.name).split(".")[0] for node in imports for alias in node.names}
+    names: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        found = names.setdefault(name_of(path), set())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, kinds):
+                found.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                found.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
+    return names
+
+
+def missing(code: str) -> list[str]:
+    """What a program imports from the package that is not there, with the line."""
+    modules = defined()
+    return [
+        f"{node.lineno}: {node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "icf_avs"
+        for alias in node.names
+        if alias.name not in modules.get(str(node.module), ()) and f"{node.module}.{alias.name}" not in modules
+    ]
 
 
 @pytest.mark.parametrize("folder", ["benchmarks", "examples", "notebooks", "research", "tests", "tools"])
-def test_what_is_imported_from_the_package_is_there(folder: str):
+def test_what_programs_import_from_the_package_is_there(folder: str):
     """Programs and tests that no quick run touches do not fall behind a name that changes."""
-    trees = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
-    missing = []
-    for path in (PACKAGE.parent / folder).glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "icf_avs":
-                known = defined(trees[node.module]) if node.module in trees else set()
-                missing += [
-                    f"{folder}/{path.name}:{node.lineno}: {node.module}.{alias.name}"
-                    for alias in node.names
-                    if alias.name not in known and f"{node.module}.{alias.name}" not in trees
-                ]
-    assert not missing
+    found = {path.name: missing(path.read_text(encoding="utf-8")) for path in (PACKAGE.parent / folder).glob("*.py")}
+    assert found
+    assert not {name: names for name, names in found.items() if names}
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_what_the_code_of_documents_imports_is_there(name: str):
+    assert not [
+        f"block of line {block.line}, {line}"
+        for block in blocks(read(name))
+        if block.language == "python"
+        for line in missing(block.code)
+    ]
 
 
 def test_no_file_of_the_package_is_over_300_lines():
