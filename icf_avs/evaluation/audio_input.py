@@ -1,16 +1,20 @@
-"""The sound of a clip as a model takes it, where it may be a waveform or log-mel windows alone."""
+"""A clip through a model: its sound as the model takes it, a waveform or log-mel windows, and its predictions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 
 from icf_avs.encoders.registry import ACCEPTS_LOG_MEL
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.media.audio_windows import clip_windows
+from icf_avs.media.images import resize_frames
 from icf_avs.media.vggish_frontend import LOG_OFFSET
+from icf_avs.types import Prediction
 
 
 def model_sound(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.ndarray:
@@ -34,3 +38,15 @@ def model_sound(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.n
 def silence(sound: np.ndarray) -> np.ndarray:
     """As long a silence in the same form: zeros for a waveform, the logarithm of the offset for log-mel windows."""
     return np.full_like(sound, 0.0 if sound.ndim == 1 else math.log(LOG_OFFSET))
+
+
+def predictions(
+    predictor: MaskPredictor, frames: np.ndarray, sounds: Sequence[np.ndarray]
+) -> Iterator[list[Prediction]]:
+    """Frames uint8 [T, H, W, 3] under each of several sounds, in clips of `spec.frames`, encoded once."""
+    spec = predictor.spec
+    resized = resize_frames(torch.from_numpy(frames), spec.image_size)
+    windows = [torch.from_numpy(model_sound(predictor, sound, len(frames))) for sound in sounds]
+    for start in range(0, len(frames), spec.frames):
+        part = slice(start, start + spec.frames)
+        yield predictor.predict_each(resized[part], [sound[part] for sound in windows])

@@ -23,7 +23,7 @@ from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, SIZE
 from icf_avs.datasets.layouts import class_names
 from icf_avs.errors import UserError
-from icf_avs.evaluation.audio_input import model_sound
+from icf_avs.evaluation.audio_input import predictions
 from icf_avs.evaluation.evaluate_semantic import class_order, class_protocols, evaluate_semantic
 from icf_avs.evaluation.robustness.negative_audio import Audio, altered_audio, without_donor
 from icf_avs.evaluation.score_tables import (
@@ -40,10 +40,9 @@ from icf_avs.evaluation.score_tables import (
 from icf_avs.evaluation.scorer import Scorer, empty_frames, every_frame
 from icf_avs.evaluation.sets import Task, set_folder
 from icf_avs.inference.predictor import MaskPredictor
-from icf_avs.media.images import resize_frames
 
 if TYPE_CHECKING:
-    from icf_avs.types import ClipSpec
+    pass
 
 AUDIOS: tuple[Audio, ...] = ("true", "silence", "noise", "offscreen")
 
@@ -114,14 +113,9 @@ def predict_each(
     predictor: MaskPredictor, frames: np.ndarray, sounds: Sequence[np.ndarray], size: tuple[int, int] = (SIZE, SIZE)
 ) -> list[Tensor]:
     """`predict` of the same frames under each of several sounds, encoded once."""
-    spec: ClipSpec = predictor.spec
-    resized_frames = resize_frames(torch.from_numpy(frames), spec.image_size)
-    windows = [torch.from_numpy(model_sound(predictor, sound, len(frames))) for sound in sounds]
     parts: list[list[Tensor]] = [[] for _ in sounds]
-    for start in range(0, len(frames), spec.frames):
-        part = slice(start, start + spec.frames)
-        predictions = predictor.predict_each(resized_frames[part], [waveforms[part] for waveforms in windows])
-        for prediction, found in zip(predictions, parts, strict=True):
+    for clip in predictions(predictor, frames, sounds):
+        for prediction, found in zip(clip, parts, strict=True):
             logits = prediction.logits.float()[:, None]
             found.append(F.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0])
     return [torch.cat(found).sigmoid() for found in parts]

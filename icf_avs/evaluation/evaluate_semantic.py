@@ -8,27 +8,24 @@ which its model is made to answer background, and scores them too. That raises t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS
 from icf_avs.errors import UserError
-from icf_avs.evaluation.audio_input import model_sound
+from icf_avs.evaluation.audio_input import predictions
 from icf_avs.evaluation.metrics.semantic import SemanticMetric, likeliest
 from icf_avs.evaluation.score_tables import DEFAULT_SETTINGS, Scores, Settings
 from icf_avs.inference.segment import check_class_head
 from icf_avs.inference.semantic_postprocess import class_labels
-from icf_avs.media.images import resize_frames
 
 if TYPE_CHECKING:
     from icf_avs.datasets.clip import ClipRecord
     from icf_avs.inference.predictor import MaskPredictor
-    from icf_avs.types import Prediction
 
 PADDED = 10  # frames of a clip in the reference's loader
 Portion = list[Tensor]  # [prediction, truth] of one clip, class ids [n, H, W]
@@ -67,7 +64,7 @@ def evaluate_semantic(
         clip = record.load(settings.size)
         labelled = torch.from_numpy(clip.labelled)
         truth = torch.from_numpy(clip.masks)[labelled].long()
-        parts = [(found.logits, found.classes) for found in _predictions(predictor, clip.frames, clip.sound)]
+        parts = [(found.logits, found.classes) for (found,) in predictions(predictor, clip.frames, [clip.sound])]
         logits, classes = (torch.cat(tensors)[labelled].float().cpu() for tensors in zip(*parts, strict=True))
         classes = classes[:, order]
         # frame by frame: 71 maps of one are 14 MB
@@ -128,16 +125,6 @@ def _only(whose: str, names: Sequence[str], others: Sequence[str]) -> str:
     lone = [name for name in names if name not in set(others)]
     more = ", ..." if len(lone) > 3 else ""
     return f", only {whose} has {', '.join(lone[:3])}{more}" if lone else ""
-
-
-def _predictions(predictor: MaskPredictor, frames: np.ndarray, sound: np.ndarray) -> Iterator[Prediction]:
-    """Frames uint8 [T, H, W, 3] and their sound through the model, in clips of `spec.frames`."""
-    spec = predictor.spec
-    resized_frames = resize_frames(torch.from_numpy(frames), spec.image_size)
-    waveforms = torch.from_numpy(model_sound(predictor, sound, len(frames)))
-    for start in range(0, len(frames), spec.frames):
-        part = slice(start, start + spec.frames)
-        yield predictor.predict(resized_frames[part], waveforms[part])
 
 
 def _enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
