@@ -7,7 +7,7 @@ query generator: learnt queries, layers of {self-attention, cross-attention to a
 encoder: deformable attention over X at strides 8, 16, 32 -> memory [N,L,D]
 decoder: layers of {self-attention, cross-attention to memory, feed-forward} -> q [N,Q,D]
 mask features M [N,D,h/4,w/4]: memory at stride 8, upsampled, + X at stride 4, convolution
-mixer: a looks at all pixels of M; a sigmoid of what it sees scales the channels of M
+mixer: a attends to all pixels of M; a sigmoid of the result scales the channels of M
 head: S = q M [N,Q,h/4,w/4]; convolutions(M + MLP(S)) -> logits [B,T,h,w], the size of the frame
 auxiliary["mixer"] [B,T,h/4,w/4]: the mean of M over channels, which a Dice loss of weight 0.1 trains as a mask
 """

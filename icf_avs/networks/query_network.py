@@ -1,4 +1,4 @@
-"""QueryNetwork, the base network of the paper: queries made of sound look at pixels, and pixels at queries.
+"""QueryNetwork, the base network of the paper: queries made of sound attend to pixels, and pixels to queries.
 
 The paper (sec. 4) names its parts: Mask2Former's pixel decoder after COMBO, and bi-directional query learning after
 AVSAC (arXiv 2402.02327) and AVSegFormer (2307.01146). Its loss has no class term, so one dense mask, no matching.
@@ -46,7 +46,7 @@ class AudioQueries(nn.Module):
 
 
 class BidirectionalLayer(nn.Module):
-    """queries [N,Q,D], pixels [N,L,D] -> both, each after a look at the other."""
+    """queries [N,Q,D], pixels [N,L,D] -> both, each after attending to the other."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()

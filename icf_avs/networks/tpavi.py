@@ -38,7 +38,7 @@ class DilatedConvolutions(nn.ModuleList):
 
 
 class PixelWiseInteraction(nn.Module):
-    """maps [B,T,D,h,w], audio [B,T,A] -> maps that have heard the clip, audio tokens [B,T,D].
+    """maps [B,T,D,h,w], audio [B,T,A] -> maps conditioned on the sound of the clip, audio tokens [B,T,D].
 
     Its weights are no softmax but products, so the sums over positions and frames come first: the matrix of all
     pairs of positions, [Thw,Thw], is never built.
@@ -64,8 +64,8 @@ class PixelWiseInteraction(nn.Module):
         count = valid.sum(1).clamp(min=1)[:, None, None]
         clip = torch.einsum("btk,btv->bkv", keys, values) / count
         read = torch.einsum("btkhw,bkv->btvhw", theta, clip)
-        heard = self.batch_norm(self.out(read.flatten(0, 1)).unflatten(0, lead), valid)
-        return self.norm((maps + heard).movedim(2, -1)).movedim(-1, 2), tokens
+        conditioned = self.batch_norm(self.out(read.flatten(0, 1)).unflatten(0, lead), valid)
+        return self.norm((maps + conditioned).movedim(2, -1)).movedim(-1, 2), tokens
 
 
 class ResidualUnit(nn.Module):
@@ -133,10 +133,10 @@ class TPAVI(Network):
 
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
         lead, maps = audio.token.shape[:2], visual.pyramid
-        heard, tokens = zip(
+        conditioned, tokens = zip(
             *(interact(x, audio.token, valid) for interact, x in zip(self.interact, maps, strict=True)), strict=True
         )
-        found = self._top_down([x.flatten(0, 1) for x in heard])
+        found = self._top_down([x.flatten(0, 1) for x in conditioned])
         logits, classes = masks_and_classes(self.head(found).unflatten(0, lead), self.classes)
         return NetworkOutput(logits, Features(tuple(maps), torch.stack(tokens).mean(0)), classes)
 

@@ -1,10 +1,10 @@
-"""The mask decoder: queries from sound and implicit text look at the image, each draws a map, a small head sharpens.
+"""The mask decoder: queries from sound and implicit text attend to the image, each draws a map, a small head sharpens.
 
     q = [z_t, T_frame]; q <- L layers of cross-attention to the 1/16 tokens (biased by the prior) and self-attention
     S_i = <e(q_i), P>                                 similarity maps of the pixel embedding P at 1/4
     logits = sum_i S_i + sharpen([P', S, up(prior)])
 
-Factual and counterfactual sounds of an image are decoded together: all their queries look at one set of keys.
+Factual and counterfactual sounds of an image are decoded together: all their queries attend to one set of keys.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from icf_avs.networks.guided_parts.pixel_decoder import Pixels
 
 
 class Decoded(NamedTuple):
-    """logits [R,N,h/4,w/4]; query [R,N,D], the sound's query after it has looked."""
+    """logits [R,N,h/4,w/4]; query [R,N,D], the sound's query after the last layer."""
 
     logits: Tensor
     query: Tensor

@@ -3,8 +3,8 @@
     H_g = Q_g + attention(Q_g + mean z, evidence of the scope, text of the coarser level)      g = video, segment, frame
     T_g = text(H_g)                                                                            (vocabulary.py)
 
-The evidence of a scope is its sound tokens z and its visual tokens v. Queries start from the sound, so that what is
-read is what was heard. Not from the paper: the paper gives the three granularities and that they stay implicit.
+The evidence of a scope is its sound tokens z and its visual tokens v. Queries start from the sound, so that the text
+is that of the sound. Not from the paper: the paper gives the three granularities and that they stay implicit.
 """
 
 from __future__ import annotations

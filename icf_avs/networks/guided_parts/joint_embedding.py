@@ -62,9 +62,9 @@ class JointEmbedding(nn.Module):
 
     def match(self, parts: Tensor, tokens: Tensor) -> Tensor:
         """R sounds in L parts, [R,N,L,D], over N images, tokens [N,D,h,w] -> logits [R,N,h,w]."""
-        heard = self.of_audio(parts, parts.new_ones(parts.shape[:-1]))
-        seen = F.normalize(self.vision(tokens.permute(0, 2, 3, 1)), dim=-1)
-        near = torch.einsum("rnc,nhwc->rnhw", heard.mean, seen)
-        spread = (heard.deviation - self.floor).square().sum(-1)
-        distance = (1 + heard.mean.square().sum(-1) + spread)[..., None, None] - 2 * near
+        sound = self.of_audio(parts, parts.new_ones(parts.shape[:-1]))
+        pixels = F.normalize(self.vision(tokens.permute(0, 2, 3, 1)), dim=-1)
+        near = torch.einsum("rnc,nhwc->rnhw", sound.mean, pixels)
+        spread = (sound.deviation - self.floor).square().sum(-1)
+        distance = (1 + sound.mean.square().sum(-1) + spread)[..., None, None] - 2 * near
         return self.sharpness * (self.radius - distance)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.encoders.onednn import PointConv
+from icf_avs.networks.pixel_decoder import separable
 from icf_avs.networks.pooling import grid_means
 
 
@@ -19,15 +20,6 @@ class Pixels(NamedTuple):
     tokens: Tensor
     fine: Tensor
     pooled: Tensor
-
-
-def _separable(width: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(width, width, 3, 1, 1, groups=width, bias=False),
-        PointConv(width, width, bias=False),
-        nn.GroupNorm(8, width),
-        nn.ReLU(inplace=True),
-    )
 
 
 class PixelDecoder(nn.Module):
@@ -43,13 +35,9 @@ class PixelDecoder(nn.Module):
             nn.Conv2d(dim, dim, 3, 1, 1, bias=False), nn.GroupNorm(8, dim), nn.ReLU(inplace=True)
         )
         self.down16 = PointConv(dim, pixel_dim)
-        self.mix8 = _separable(pixel_dim)
+        self.mix8 = separable(pixel_dim)
         # No GroupNorm at the finest level: there it would cost as much as all the rest.
-        self.mix4 = nn.Sequential(
-            nn.Conv2d(pixel_dim, pixel_dim, 3, 1, 1, groups=pixel_dim),
-            PointConv(pixel_dim, pixel_dim),
-            nn.ReLU(inplace=True),
-        )
+        self.mix4 = separable(pixel_dim, norm=False)
 
     def forward(self, pyramid: list[Tensor]) -> Pixels:
         p4, p8, p16, p32 = (layer(level) for layer, level in zip(self.lateral, pyramid, strict=True))

@@ -67,11 +67,11 @@ class Vocabulary(nn.Module):
         words = self.words() if words is None else words
         return self.similarity(tokens, words).softmax(-1) @ words + self.residual(tokens)
 
-    def agreement(self, heard: Tensor, seen: Tensor) -> Tensor:
+    def agreement(self, sound: Tensor, pixels: Tensor) -> Tensor:
         """Log-probability that a sound and a position of the image are read as the same word, "nothing" excepted.
 
-        Logits of readings, heard [R,N,M] and seen [N,h,w,M] -> [R,N,h,w], at least -7. Several sources agree each with
-        its own places: no mixture of their words has to resemble them all.
+        Logits of readings, sound [R,N,M] and pixels [N,h,w,M] -> [R,N,h,w], at least -7. Each of several sources agrees
+        with its own places: no mixture of their words has to resemble them all.
         """
-        audible = torch.arange(heard.shape[-1], device=heard.device) != self.silence
-        return (torch.einsum("rnm,nhwm->rnhw", heard.softmax(-1) * audible, seen.softmax(-1)) + math.exp(-7)).log()
+        audible = torch.arange(sound.shape[-1], device=sound.device) != self.silence
+        return (torch.einsum("rnm,nhwm->rnhw", sound.softmax(-1) * audible, pixels.softmax(-1)) + math.exp(-7)).log()
