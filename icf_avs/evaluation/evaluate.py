@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -40,9 +39,6 @@ from icf_avs.evaluation.score_tables import (
 from icf_avs.evaluation.scorer import Scorer, empty_frames, every_frame
 from icf_avs.evaluation.sets import Task, set_folder
 from icf_avs.inference.predictor import MaskPredictor
-
-if TYPE_CHECKING:
-    pass
 
 AUDIOS: tuple[Audio, ...] = ("true", "silence", "noise", "offscreen")
 

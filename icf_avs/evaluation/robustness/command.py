@@ -6,7 +6,6 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from icf_avs.atomic_io import check_file, write_text
 from icf_avs.console import progress_console
@@ -18,9 +17,6 @@ from icf_avs.evaluation.robustness.table import read_table, rows_of, save_table
 from icf_avs.evaluation.robustness.verdict import RESAMPLES, Verdict, judge, worst
 from icf_avs.evaluation.score_tables import Scored, hardware, revision
 from icf_avs.evaluation.sets import Task
-
-if TYPE_CHECKING:
-    pass
 
 BINARY_ONLY = "the binary mask, what sounds against all else; the classes that this checkpoint names are not scored"
 
