@@ -6,7 +6,6 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -162,14 +161,6 @@ def test_published_text_encoders_have_their_published_sizes():
     millions = {"openai/clip-vit-base-patch32": 63.43, "microsoft/xclip-base-patch32": 63.17,
                 "laion/clap-htsat-unfused": 125.30}  # fmt: skip
     assert {name: round(count / 1e6, 2) for name, count in sizes.items()} == millions
-
-
-def test_a_batch_is_as_large_as_the_machine_can_hold(monkeypatch):
-    monkeypatch.setattr(plug_in, "peak", lambda machine, encoder, who, clips: 2_000 + 1_500 * clips)
-    for room, expected in ((100_000, 8), (12_000, 4), (7_000, 2), (1_000, 1)):
-        memory = SimpleNamespace(available=room * 1e6 / plug_in.SPARE)
-        monkeypatch.setattr(plug_in.psutil, "virtual_memory", lambda memory=memory: memory)
-        assert plug_in.fitting(ONCE, SMALL) == expected
 
 
 def test_both_models_of_the_memory_benchmark_run():
