@@ -36,16 +36,18 @@ class Machine:
             torch.cuda.synchronize()
 
 
-def seconds(machine: Machine, *programs: Callable[[], object]) -> list[list[float]]:
+def seconds(machine: Machine, *programs: Callable[[], object], warm: bool = True) -> list[list[float]]:
     """Seconds of each turn of each program.
 
     Every program runs once more, uncounted, right before it is timed: otherwise it would pay for what the one before it
-    left in the processor's caches, which is most where that one is the largest.
+    left in the processor's caches, which is most where that one is the largest. warm: False for programs so long that
+    it does not matter.
     """
     taken: list[list[float]] = [[] for _ in programs]
     for _ in range(machine.turns):
         for spent, program in zip(taken, programs, strict=True):
-            program()
+            if warm:
+                program()
             machine.finish()
             began = time.perf_counter()
             program()
