@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from icf_avs import load
 from icf_avs.datasets.layouts import read_set
 from icf_avs.extensions.counterfactual_sounds import orthogonal
-from icf_avs.media.audio_windows import windows
+from icf_avs.media.audio_windows import cut_windows
 from icf_avs.media.images import resize_frames
 from icf_avs.networks.guided import Sounds
 from icf_avs.synthetic.benchmark import write_stamps
@@ -49,7 +49,7 @@ def clip(of) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames uint8 [1,5,S,S,3] and windows of audio [1,5,N]."""
     loaded = of.load()
     frames = resize_frames(torch.from_numpy(loaded.frames), model.spec.image_size)
-    return frames[None], torch.from_numpy(windows(loaded.waveform, model.spec, 5))[None]
+    return frames[None], torch.from_numpy(cut_windows(loaded.waveform, model.spec, 5))[None]
 
 
 frames, waves = clip(record)

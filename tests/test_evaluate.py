@@ -19,7 +19,7 @@ from icf_avs.evaluation.evaluate import AUDIOS, evaluate, evaluate_command, eval
 from icf_avs.evaluation.robustness.negative_audio import altered_audio, donors
 from icf_avs.evaluation.score_tables import COLUMNS, Settings, read_rows, revision
 from icf_avs.evaluation.sets import open_task
-from icf_avs.media.audio_windows import clip_windows, windows
+from icf_avs.media.audio_windows import clip_windows, cut_windows
 from icf_avs.types import ClipSpec
 
 
@@ -175,12 +175,12 @@ def test_donors_share_no_kind_with_the_picture(tiny):
 
 def test_windows_are_centred_and_padded():
     spec = ClipSpec(sample_rate=100, window=400)
-    cut = windows(np.arange(1, 501, dtype=np.float32), spec, 5)
+    cut = cut_windows(np.arange(1, 501, dtype=np.float32), spec, 5)
     assert cut.shape == (5, 400)
     assert cut[0, :150].sum() == 0 and cut[0, 150] == 1  # begins 1.5 s before the wave
     assert cut[2, 0] == 51 and cut[2, -1] == 450
     assert cut[4, 249] == 500 and cut[4, 250:].sum() == 0
-    assert not windows(np.zeros(0, np.float32), spec, 2).any()
+    assert not cut_windows(np.zeros(0, np.float32), spec, 2).any()
 
 
 def test_windows_are_at_the_rate_of_the_model():

@@ -36,7 +36,7 @@ def saved(name: str, folder: Path) -> nn.Module:
     """A shallow classifier as the hub has them: its tensors carry a prefix and it has a classifier head."""
     family = FAMILIES[name]
     torch.manual_seed(1)
-    config = getattr(transformers, family.config)(**{**family.architecture, "depths": list(SHALLOW)})
+    config = getattr(transformers, f"{family.prefix}Config")(**{**family.architecture, "depths": list(SHALLOW)})
     classifier = getattr(transformers, CLASSIFIERS[name])(config)
     classifier.save_pretrained(folder)
     return classifier.eval()

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from icf_avs.datasets.dataset import ClipDataset, collate
 from icf_avs.datasets.layouts import class_names, read_set
 from icf_avs.errors import UserError
-from icf_avs.media.audio_windows import windows
+from icf_avs.media.audio_windows import cut_windows
 from icf_avs.types import ClipSpec
 
 
@@ -40,7 +40,9 @@ def test_a_batch_of_s4(home) -> None:
     assert batch.class_map.dtype == torch.long and batch.masks.dtype == torch.float32
     assert not batch.masks[:, 1:].any() and not batch.class_map[:, 1:].any()
     np.testing.assert_array_equal(batch.frames[0, 3], clip.frames[3])
-    np.testing.assert_allclose(batch.waveforms[0], windows(clip.samples.astype(np.float32) / 32768, SPEC, 5), atol=1e-6)
+    np.testing.assert_allclose(
+        batch.waveforms[0], cut_windows(clip.samples.astype(np.float32) / 32768, SPEC, 5), atol=1e-6
+    )
 
 
 def test_a_batch_of_ms3_names_a_pixel_only_where_one_kind_is_known(home) -> None:

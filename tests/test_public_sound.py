@@ -15,7 +15,7 @@ from icf_avs.datasets.layouts import read_set
 from icf_avs.encoders.registry import ACCEPTS_LOG_MEL
 from icf_avs.errors import UserError
 from icf_avs.evaluation.audio_input import model_sound, silence
-from icf_avs.media.audio_windows import windows
+from icf_avs.media.audio_windows import cut_windows
 
 
 def test_log_mel_of_both_writers(home, stamps_sets) -> None:
@@ -72,9 +72,9 @@ def test_what_a_model_is_given(home) -> None:
     (record,) = read_set(home[0] / "Single-source", "test")
     wave, log_mel = record.load().sound, record.load(audio="log_mel").sound
     waves_alone, takes_both = (SimpleNamespace(spec=SPEC, encoders={}) for _ in range(2))
-    np.testing.assert_array_equal(model_sound(waves_alone, wave, 5), windows(wave, SPEC, 5))
+    np.testing.assert_array_equal(model_sound(waves_alone, wave, 5), cut_windows(wave, SPEC, 5))
     for takes_both.encoders["audio"] in ACCEPTS_LOG_MEL:
-        np.testing.assert_array_equal(model_sound(takes_both, wave, 5), windows(wave, SPEC, 5))
+        np.testing.assert_array_equal(model_sound(takes_both, wave, 5), cut_windows(wave, SPEC, 5))
         np.testing.assert_array_equal(model_sound(takes_both, log_mel, 5), log_mel)
     with pytest.raises(UserError, match="log-mel windows only, and the model takes waveforms"):
         model_sound(waves_alone, log_mel, 5)

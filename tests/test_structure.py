@@ -53,6 +53,17 @@ def test_the_method_imports_one_way():
             assert not found & set(rooms[number + 1 :]), name
 
 
+def test_data_and_encoders_import_nothing_that_calls_them():
+    files = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+    below = {"media": set(), "encoders": {"media"}, "datasets": {"media"}}
+    below["synthetic"] = {"media", "encoders", "datasets"}
+    callers = {"training", "evaluation", "inference", "networks", "checkpoint", "serve", "batch", "cli"}
+    for room in below:
+        for name in (name for name in files if name.startswith(f"icf_avs.{room}")):
+            found = {module.removeprefix("icf_avs.").split(".")[0] for module in imported(files[name], set(files))}
+            assert not found & (callers | set(below) - below[room] - {room}), name
+
+
 @functools.cache
 def defined() -> dict[str, set[str]]:
     """Of each module of the package the names that it has once it is imported, as far as they are written out."""

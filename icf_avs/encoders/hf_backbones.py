@@ -35,8 +35,7 @@ class Family:
 
     repo: str
     model_type: str
-    backbone: str
-    config: str
+    prefix: str  # of its classes in transformers
     channels: tuple[int, int, int, int]
     architecture: dict[str, Any]
 
@@ -45,24 +44,21 @@ FAMILIES = {
     "pvt-v2-b5": Family(
         "OpenGVLab/pvt_v2_b5",
         "pvt_v2",
-        "PvtV2Backbone",
-        "PvtV2Config",
+        "PvtV2",
         (64, 128, 320, 512),
         {"depths": [3, 6, 40, 3], "hidden_sizes": [64, 128, 320, 512], "mlp_ratios": [4, 4, 4, 4]},
     ),
     "resnet-50": Family(
         "microsoft/resnet-50",
         "resnet",
-        "ResNetBackbone",
-        "ResNetConfig",
+        "ResNet",
         (256, 512, 1024, 2048),
         {"depths": [3, 4, 6, 3], "hidden_sizes": [256, 512, 1024, 2048], "layer_type": "bottleneck"},
     ),
     "swin-b": Family(
         "microsoft/swin-base-patch4-window7-224-in22k",
         "swin",
-        "SwinBackbone",
-        "SwinConfig",
+        "Swin",
         (128, 256, 512, 1024),
         {"depths": [2, 2, 18, 2], "embed_dim": 128, "num_heads": [4, 8, 16, 32], "window_size": 7},
     ),
@@ -148,32 +144,32 @@ def load_pyramid(
     return Pyramid(with_token_linears(network), family.channels, frozen)
 
 
-def _config(family: Family, depths: tuple[int, ...] | None) -> Any:
+def _class(family: Family, ending: str) -> Any:
     import transformers
 
+    return getattr(transformers, family.prefix + ending)
+
+
+def _config(family: Family, depths: tuple[int, ...] | None) -> Any:
     options = dict(family.architecture)
     if depths is not None:
         options["depths"] = list(depths)
     if family.model_type in DROP_PATH:
         options["drop_path_rate"] = DROP_PATH[family.model_type]
-    return getattr(transformers, family.config)(**options, out_features=STAGES)
+    return _class(family, "Config")(**options, out_features=STAGES)
 
 
 def _random(family: Family, depths: tuple[int, ...] | None) -> nn.Module:
-    import transformers
-
     with torch.device("cpu"):  # what is imported now: torch 2.6 fails to import some of its parts for its meta device
-        backbone = getattr(transformers, family.backbone)
+        backbone = _class(family, "Backbone")
     return backbone(_config(family, depths))
 
 
 def _pretrained(folder: Path, family: Family, name: str, depths: tuple[int, ...] | None) -> nn.Module:
-    import transformers
-
     again = f"get the right ones with: {download_command(family.repo)}"
     config = _config(family, depths)
     _check_config(folder, config, family, name, again)
-    network, missing = read_pretrained(getattr(transformers, family.backbone), folder, family.repo, config=config)
+    network, missing = read_pretrained(_class(family, "Backbone"), folder, family.repo, config=config)
     # SwinBackbone adds a norm to every level, which no classifier has: it starts as plain normalisation.
     missing = [key for key in missing if not key.startswith("hidden_states_norms.")]
     if missing:
@@ -182,13 +178,9 @@ def _pretrained(folder: Path, family: Family, name: str, depths: tuple[int, ...]
 
 
 def _check_config(folder: Path, config: Any, family: Family, name: str, again: str) -> None:
-    import transformers
-
     try:
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        found = (
-            getattr(transformers, family.config).from_pretrained(folder) if model_type == family.model_type else None
-        )
+        found = _class(family, "Config").from_pretrained(folder) if model_type == family.model_type else None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}: config.json is not a model's configuration; {again}") from error
     if found is None:

@@ -169,10 +169,10 @@ def clip_windows(waveform: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray
     """waveform [n] float32 at 16 kHz -> the windows of masks 0..count-1, [count, spec.window] at the rate of `spec`."""
     if spec.sample_rate != RATE and len(waveform):
         waveform = resample(torch.from_numpy(waveform), RATE, spec.sample_rate).numpy()
-    return windows(waveform, spec, count)
+    return cut_windows(waveform, spec, count)
 
 
-def windows(waveform: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
+def cut_windows(waveform: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
     """waveform [n] float32 at the rate of `spec` -> the windows of masks 0..count-1, [count, spec.window]; zeros beyond
     its ends.
     """

@@ -12,7 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
-RATE = 16_000
+from icf_avs.media.audio_windows import RATE
+
 TEMPI = (0.72, 0.85, 1.0, 1.18, 1.4)  # prepared with the pitch kept
 LONGEST_TAIL = 0.5  # seconds of reverberation
 _FRAME, _SEARCH = 640, 160  # samples: frames of 40 ms overlap by half, and are moved by up to 10 ms to fit

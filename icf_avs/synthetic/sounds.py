@@ -11,10 +11,10 @@ import math
 import numpy as np
 
 from icf_avs.media.audio_file import read_audio
+from icf_avs.media.audio_windows import RATE
 from icf_avs.synthetic.audio_augment import PLAIN, TEMPI, AudioAugment, pitch_shift, source_length, time_stretch
 from icf_avs.synthetic.catalog import Catalog
 
-RATE = 16_000
 SPEEDS = tuple(float(speed) for speed in np.geomspace(0.85, 1.18, 9))
 _FRAME = 160  # samples, 10 ms
 _QUIET_DB = -35.0  # below the loudest frame: counts as silence
@@ -91,7 +91,7 @@ class SoundBank:
         entry = self._catalog.sound_class(class_name)
         return entry.recordings if self.recordings == "train" else entry.cross_recordings
 
-    def variant(self, reference: str, speed: int) -> np.ndarray:
+    def speed_variant(self, reference: str, speed: int) -> np.ndarray:
         """The waveform of a recording at SPEEDS[speed], float32 [N]; do not write to it."""
         key = (reference, speed)
         if key not in self._variants:
@@ -114,9 +114,11 @@ class SoundBank:
     def loop_recording(self, class_name: str, samples: int, rng: np.random.Generator) -> np.ndarray:
         """`samples` samples of a class sounding: a random recording, speed and offset, looped with gaps <= 0.25 s."""
         reference = self._any(class_name, rng)
-        return _loop(self.variant(reference, int(rng.integers(len(SPEEDS)))), samples, rng)
+        return _loop(self.speed_variant(reference, int(rng.integers(len(SPEEDS)))), samples, rng)
 
-    def varied(self, class_name: str, samples: int, style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
+    def loop_augmented(
+        self, class_name: str, samples: int, style: AudioAugment, rng: np.random.Generator
+    ) -> np.ndarray:
         """As `looped`, at a tempo of TEMPI and, on top of it, any pitch that the style allows."""
         waveform = self.tempo_variant(self._any(class_name, rng), int(rng.integers(len(TEMPI))))
         octaves = rng.uniform(-style.pitch_octaves, style.pitch_octaves)
@@ -129,12 +131,12 @@ class SoundBank:
             raise ValueError(f"the class {class_name} has no {self.recordings} recording")
         return references[rng.integers(len(references))]
 
-    def warm(self, style: AudioAugment = PLAIN) -> None:
+    def prepare_all(self, style: AudioAugment = PLAIN) -> None:
         """Prepare everything now (a few seconds), for example before worker processes are started."""
         for each in self._catalog.classes:
             for reference in self.references(each.name):
                 for speed in range(len(SPEEDS)):
-                    self.variant(reference, speed)
+                    self.speed_variant(reference, speed)
                 for tempo in range(len(TEMPI) if style.augment_prob else 0):
                     self.tempo_variant(reference, tempo)
 

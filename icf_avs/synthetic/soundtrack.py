@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icf_avs.media.audio_windows import windows
+from icf_avs.media.audio_windows import cut_windows
 from icf_avs.synthetic.audio_augment import (
     LONGEST_TAIL,
     PLAIN,
@@ -57,7 +57,7 @@ def render_tracks(
     for class_name, stamps in voices.items():
         gate = _gate(scene.stamps[stamps[0]].spans, samples)
         if mic is not None:
-            track = bank.varied(class_name, samples, style, rng) * gain_envelope(samples, style, rng) * gate
+            track = bank.loop_augmented(class_name, samples, style, rng) * gain_envelope(samples, style, rng) * gate
             track = apply_room_and_mic(track, mic, size, style, rng)
         else:
             track = bank.loop_recording(class_name, samples, rng) * gate
@@ -98,7 +98,7 @@ def track_activity(tracks: np.ndarray, spec: ClipSpec) -> np.ndarray:
     for index, track in enumerate(tracks):
         if not track.any():
             continue
-        cut = windows(track, spec, spec.frames)
+        cut = cut_windows(track, spec, spec.frames)
         rms = np.sqrt(np.mean(np.square(cut), axis=1))
         frames = np.stack([frame_rms(window, _FRAME) for window in cut])
         share = np.mean(frames > frames.max() * 10 ** (_QUIET_FRAME_DB / 20), axis=1)

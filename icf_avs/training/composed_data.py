@@ -85,7 +85,7 @@ class StampsData(ComposedData):
         self.classes = self.catalog.class_names
         self.sounds = VARIED if config.data.audio_augment else PLAIN
         self.bank = SoundBank(self.catalog, "train")
-        self.bank.warm(self.sounds)
+        self.bank.prepare_all(self.sounds)
         self._workers, self._report = workers, report
         self.hard: dict[str, SceneFeatures] = {}  # by the name of the set that they are added to
         sizes, spec, final = config.data, config.spec, config.final_spec

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from icf_avs.datasets.audio_io import RATE, read_waveform
+from icf_avs.datasets.layouts import SPLITS
 from icf_avs.errors import UserError
 from icf_avs.synthetic.compose.images import AnnotatedImage, ImageSource
 from icf_avs.synthetic.compose.material import Recording
 
 SECONDS = 5
-SPLITS = ("train", "val", "test")
 SHORT_SIDE = 240  # pixels of a frame in the set
 _CONTINUOUS = 0.5  # share of the sources that sound all the time
 _ANOTHER = 0.5  # how often one more source sounds, where the image has one
