@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from benchmarks.tpavi import TPAVISegmenter
 from icf_avs.config import CounterfactualConfig
-from icf_avs.encoders.onednn import TokenLinear
+from icf_avs.encoders.onednn_layers import TokenLinear
 from icf_avs.encoders.registry import build_audio, build_visual
 from icf_avs.media.vggish_frontend import log_mel
 from icf_avs.networks.build import build_model

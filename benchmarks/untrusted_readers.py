@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-import icf_avs.checkpoint.file
+import icf_avs.checkpoint.serialization
 from icf_avs.batch.job import Job, Settings, is_done
 from icf_avs.batch.manifest import read_manifest
-from icf_avs.checkpoint.file import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.checkpoint.model_card import model_card
+from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.config import ModelConfig
 from icf_avs.datasets.audio_io import read_log_mel
 from icf_avs.datasets.check import check_set
@@ -31,7 +31,7 @@ from icf_avs.datasets.layouts import class_names, read_all
 from icf_avs.datasets.metadata import read_labels
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.registry import build_visual
-from icf_avs.evaluation.robustness import table as probe_table
+from icf_avs.evaluation.robustness import csv_table as probe_table
 from icf_avs.evaluation.score_tables import COLUMNS, DEFAULT_SETTINGS, Scored, save_notes, save_rows
 from icf_avs.inference.predictor import Predictor
 from icf_avs.mask_rle import encode
@@ -295,7 +295,7 @@ def _load(folder: Path) -> None:
 
 def readers(scratch: Path) -> list[Reader]:
     """All of them. `scratch` is an empty folder for making the originals."""
-    icf_avs.checkpoint.file.build_visual = _build_visual
+    icf_avs.checkpoint.serialization.build_visual = _build_visual
     checkpoint = Reader("checkpoint", "checkpoint", "model.safetensors", _checkpoints(scratch), _load)
     return [
         *_set_readers(),

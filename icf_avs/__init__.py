@@ -28,7 +28,7 @@ def load(checkpoint: str | None = None, device: str | torch.device = "auto") -> 
     """
     import importlib.util
 
-    from icf_avs.checkpoint.file import load_checkpoint, read_recipe
+    from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
     from icf_avs.checkpoint.source import find_checkpoint
     from icf_avs.console import VERBOSE, note
     from icf_avs.device import find_device

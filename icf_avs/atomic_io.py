@@ -33,7 +33,7 @@ def unfinished_folder(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
 
     It has the usual permissions itself, but lies in one that nobody else may read.
     """
-    remove_abandoned(parent, prefix)
+    remove_stale_files(parent, prefix)
     hidden, lock = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)), None
     try:
         lock = _locked(hidden)
@@ -165,7 +165,7 @@ def _check_writable(path: Path, folder: Path, prefix: str, option: str) -> None:
         raise UserError(f"{path}: cannot be written ({reason}); name another {option}") from error
 
 
-def remove_abandoned(parent: Path, prefix: str = PREFIX) -> None:
+def remove_stale_files(parent: Path, prefix: str = PREFIX) -> None:
     """Remove what dead processes have left unfinished in a folder."""
     with suppress(OSError):  # `parent` itself is looked at by who writes to it
         for entry in os.scandir(parent):

@@ -234,7 +234,7 @@ class TrainConfig:
         return max(1 if self.benchmark else 2, self.batch // frames)
 
     @property
-    def fewest_clips(self) -> int:
+    def min_batch_size(self) -> int:
         """Clips in the smallest batch that any step has: so many parts it can be shared among."""
         found = [self.clips_of(self.spec.frames)]
         if not self.benchmark:

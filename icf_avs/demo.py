@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from icf_avs.console import NORMAL, verbosity
-from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.image_io import SIZE
 from icf_avs.datasets.layouts import read_set
+from icf_avs.datasets.video_clip import ClipRecord
 from icf_avs.evaluation.metrics import StrictMetric
 
 CLIPS = 6

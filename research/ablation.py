@@ -14,17 +14,17 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
 from icf_avs.atomic_io import replaced_file
-from icf_avs.checkpoint.file import save_checkpoint
+from icf_avs.checkpoint.serialization import save_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.console import progress_console
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
 from icf_avs.evaluation.score_tables import revision
-from icf_avs.evaluation.sets import default_sets
+from icf_avs.evaluation.test_sets import default_sets
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.training.accelerator import processes
 from icf_avs.training.composed_data import StampsData
-from icf_avs.training.run import recipe_of
+from icf_avs.training.run import training_metadata
 from icf_avs.training.trainer import build_model
 from research.ablation_rows import ROWS, teaching
 from research.ablation_variants import replace_part
@@ -154,7 +154,9 @@ def _train_and_score(job: Job) -> tuple[Line, list[Line]]:
     validation = data.validate(model)
     if not row.control:  # a variant has other weights than a checkpoint can describe
         command = f"python -m research ablation --rows {job.row} --seeds {job.seed + 1} --steps {job.steps}"
-        save_checkpoint(model, job.folder / "model.safetensors", recipe_of(config, trainer, validation, command))
+        save_checkpoint(
+            model, job.folder / "model.safetensors", training_metadata(config, trainer, validation, command)
+        )
     scores, parts = score(model, _tests(job, model))
     run = {"row": job.row, "seed": str(job.seed)}
     line = run | shown(scores)

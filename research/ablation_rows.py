@@ -9,7 +9,7 @@ from typing import Any
 
 from icf_avs.config import CounterfactualConfig, TrainConfig
 from icf_avs.config_dict import EARLIER
-from icf_avs.guided_losses.objective import Weights
+from icf_avs.guided_losses.total_loss import Weights
 from icf_avs.training.recipes import ROWS as PART_SETS
 from icf_avs.training.recipes import ablation
 

@@ -23,7 +23,7 @@ import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
-from icf_avs.checkpoint.file import load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.console import progress_console
@@ -39,9 +39,9 @@ from icf_avs.synthetic.scene_features import OpenVocabFeatures, SceneSet, open_v
 from icf_avs.synthetic.tagger_cache import TaggerOutputs, tagger_outputs
 from icf_avs.training.accelerator import processes
 from icf_avs.training.composed_data import OpenVocabData, image_spec, training_words
-from icf_avs.training.data import Report
+from icf_avs.training.data_protocol import Report
 from icf_avs.training.recipes import ablation, natural
-from icf_avs.training.run import recipe_of
+from icf_avs.training.run import training_metadata
 from icf_avs.training.trainer import build_model
 from research.jobs import finished, machine, shown, train_run
 from research.table import Line, Table
@@ -111,7 +111,9 @@ def train_row(config: TrainConfig, folder: Path, workers: int, report: Report) -
     data = OpenVocabData(config, None, workers, report)
     trainer = train_run(config, folder, data, build_model(config, data.classes), report)
     scores = data.validate(trainer.model)
-    save_checkpoint(trainer.model, folder / "model.safetensors", recipe_of(config, trainer, scores, _command(config)))
+    save_checkpoint(
+        trainer.model, folder / "model.safetensors", training_metadata(config, trainer, scores, _command(config))
+    )
     return trainer.model, trainer.seconds / 60
 
 

@@ -19,7 +19,7 @@ from icf_avs.datasets.layouts import read_set
 from icf_avs.evaluation.evaluate import AUDIOS
 from icf_avs.evaluation.metrics import StrictMetric, g_score
 from icf_avs.evaluation.robustness.negative_audio import altered_audio
-from icf_avs.evaluation.sets import FOLDERS
+from icf_avs.evaluation.test_sets import FOLDERS
 from icf_avs.media.audio_windows import clip_windows
 from icf_avs.media.images import resize_frames
 from icf_avs.networks.guided import Sounds

@@ -149,9 +149,9 @@ def summaries(table: Path, lines: list[Line], parts: list[Line]) -> dict[Path, s
 
 
 def _plots_of_models(whole: Path, plain: Path, runs: Path, pictures: Path) -> None:
-    from icf_avs.checkpoint.file import load_checkpoint
+    from icf_avs.checkpoint.serialization import load_checkpoint
     from icf_avs.datasets.layouts import read_set
-    from icf_avs.evaluation.sets import FOLDERS, default_sets
+    from icf_avs.evaluation.test_sets import FOLDERS, default_sets
     from icf_avs.training.composed_data import StampsData
     from research.plots import counterfactuals, four_sounds
     from research.scoring import test_clips

@@ -25,7 +25,7 @@ from tagger_weights import published_weights
 
 import icf_avs
 from icf_avs.checkpoint.export_command import export_command
-from icf_avs.checkpoint.file import load_checkpoint
+from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.cli.parser import build_parser
 from icf_avs.config import DataConfig, ModelConfig, TrainConfig, WordDataConfig
 from icf_avs.encoders import voc_segmenter
@@ -39,8 +39,8 @@ from icf_avs.networks.build import build_model as assembled
 from icf_avs.synthetic.batches import Clip
 from icf_avs.synthetic.tagger_cache import TaggerOutputs
 from icf_avs.training import composed_data
+from icf_avs.training.data_factory import training_data
 from icf_avs.training.recipes import RECIPES, with_encoders
-from icf_avs.training.sources import training_data
 from icf_avs.training.trainer import Trainer, build_model
 from icf_avs.types import ClipSpec
 from tools.make_picture import write_scene

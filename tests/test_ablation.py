@@ -12,7 +12,7 @@ from small_guided import random_batch, small_model
 
 from icf_avs.errors import UserError
 from icf_avs.evaluation.metrics import StrictMetric
-from icf_avs.guided_losses.objective import Weights, objective
+from icf_avs.guided_losses.total_loss import Weights, objective
 from icf_avs.training.trainer import build_model
 from icf_avs.types import VisualFeatures
 from research.__main__ import main

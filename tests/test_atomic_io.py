@@ -16,7 +16,7 @@ from clip_maker import make_clip, tone
 from small_guided import small_model
 
 from icf_avs.atomic_io import replaced_file, replaced_folder, unfinished_folder, write_text, written_file
-from icf_avs.checkpoint.file import save_checkpoint
+from icf_avs.checkpoint.serialization import save_checkpoint
 from icf_avs.datasets.clip_files import write_bytes
 from icf_avs.encoders.weights import released_file
 from icf_avs.inference.predictor import MaskPredictor

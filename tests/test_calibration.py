@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from icf_avs.config import EvidenceConfig, ModelConfig
 from icf_avs.inference.predictor import Predictor
-from icf_avs.inference.relative_threshold import below_surest
+from icf_avs.inference.relative_threshold import subtract_max_fraction
 from icf_avs.networks.base import Network
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.training.calibrate import OFFSETS, absent_words, calibrate, frame_ious
@@ -116,8 +116,8 @@ def test_the_surest_place_by_hand():
     """Of 400 pixels the second; and where nothing is marked, nothing is taken away."""
     logits = torch.full((2, 20, 20), -3.0)
     logits[0, 0, :3] = torch.tensor([9.0, 5.0, 4.0])
-    assert below_surest(logits, torch.tensor(0.0)).equal(logits)
-    lower = below_surest(logits, torch.tensor(0.2))
+    assert subtract_max_fraction(logits, torch.tensor(0.0)).equal(logits)
+    lower = subtract_max_fraction(logits, torch.tensor(0.2))
     assert lower[0, 0, :4].tolist() == pytest.approx([8.0, 4.0, 3.0, -4.0])
     assert lower[1].equal(logits[1])
 

@@ -11,7 +11,7 @@ import pytest
 
 from icf_avs.errors import UserError
 from icf_avs.media.audio_file import read_audio
-from icf_avs.synthetic import packages
+from icf_avs.synthetic import asset_packages
 from icf_avs.synthetic.catalog import SUPER_CATEGORIES, Catalog, load_catalog
 from icf_avs.synthetic.rendering import load_sprite
 from icf_avs.synthetic.sounds import resample
@@ -100,7 +100,7 @@ def test_no_two_kinds_share_a_recording(catalog: Catalog, likeness) -> None:
 
 
 def test_no_cross_recording_is_a_training_recording(catalog: Catalog, likeness) -> None:
-    assert packages.root(packages.GCOMPRIS) and packages.root(packages.OVOS)
+    assert asset_packages.root(asset_packages.GCOMPRIS) and asset_packages.root(asset_packages.OVOS)
     crossed = [kind for kind in catalog.classes if kind.cross_recordings]
     assert len(crossed) >= 12
     training = [reference for kind in catalog.classes for reference in kind.recordings]
@@ -128,15 +128,15 @@ def test_ids_do_not_depend_on_what_is_installed(catalog: Catalog, tmp_path: Path
 
 def test_a_named_folder_without_stamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="tuxpaint-stamps-default"):
-        packages.stamps_root(tmp_path)
+        asset_packages.stamps_root(tmp_path)
     monkeypatch.setenv("ICF_STAMPS", str(tmp_path))
     with pytest.raises(UserError, match="--stamps DIR"):
-        packages.stamps_root()
+        asset_packages.stamps_root()
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     monkeypatch.delenv("ICF_CACHE", raising=False)
-    assert packages.cache_dir() == Path("/somewhere/icf-avs")
+    assert asset_packages.cache_dir() == Path("/somewhere/icf-avs")
     monkeypatch.setenv("ICF_CACHE", "/elsewhere")
-    assert packages.cache_dir() == Path("/elsewhere")
+    assert asset_packages.cache_dir() == Path("/elsewhere")

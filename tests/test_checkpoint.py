@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from icf_avs.checkpoint import file
-from icf_avs.checkpoint.file import load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.checkpoint import serialization
+from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.config import ModelConfig
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.errors import UserError
@@ -152,7 +152,7 @@ def test_a_failure_leaves_the_old_one(fails: str, saved: Path, monkeypatch: pyte
         raise PermissionError(13, "Permission denied")
 
     if fails == "save_file":
-        monkeypatch.setattr(file, "save_file", full)
+        monkeypatch.setattr(serialization, "save_file", full)
     else:
         monkeypatch.setattr(os, "replace", refused)
     with pytest.raises((OSError, UserError)):

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import icf_avs
-from icf_avs.checkpoint.file import load_checkpoint
+from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import Predictor

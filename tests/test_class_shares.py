@@ -13,8 +13,8 @@ from small_guided import NAMES, random_batch, small_model
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from icf_avs.guided_losses.objective import Weights, objective
-from icf_avs.icf.class_shares import class_shares, known, share
+from icf_avs.guided_losses.total_loss import Weights, objective
+from icf_avs.icf.soft_class_targets import class_shares, known, share
 from icf_avs.networks.guided import GuidedOutput
 from icf_avs.types import Batch
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from icf_avs.config import EvidenceConfig, ImplicitTextConfig, ModelConfig
-from icf_avs.encoders.dense_classifier import ClassSimilarity, DenseClassifier, OpenVocabEncoder
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.logmel_cnn import AudioEncoder
 from icf_avs.encoders.minilm import embed_names
+from icf_avs.encoders.open_vocab_encoder import ClassSimilarity, DenseClassifier, OpenVocabEncoder
 from icf_avs.encoders.voc_segmenter import voc_similarity
 from icf_avs.inference.guided_filter import guided_filter
 from icf_avs.inference.postprocess import ScaleMasks, postprocess

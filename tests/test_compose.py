@@ -26,7 +26,7 @@ from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.compose.clips import label_image
 from icf_avs.synthetic.compose.command import Request, compose
 from icf_avs.synthetic.compose.images import find_images
-from icf_avs.synthetic.compose.material import assign_splits, content_keys, match_classes, normalize
+from icf_avs.synthetic.compose.source_clips import assign_splits, content_keys, match_classes, normalize
 from icf_avs.training.recipes import RECIPES
 
 KINDS = ("dog", "horse", "cow", "sheep")

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from icf_avs import config
-from icf_avs.checkpoint.file import read_recipe
+from icf_avs.checkpoint.serialization import read_recipe
 from icf_avs.checkpoint.source import shipped
 from icf_avs.config import EvidenceConfig, ModelConfig, TrainConfig
 from icf_avs.config_dict import EARLIER, from_dict

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from icf_avs.encoders.dense_classifier import ClassSimilarity, DenseClassifier, imagenet_names
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.encoders.minilm import embed_names
+from icf_avs.encoders.open_vocab_encoder import ClassSimilarity, DenseClassifier, imagenet_names
 from icf_avs.synthetic.catalog import Catalog
 
 

@@ -24,7 +24,7 @@ from small_training import TINY, frozen_encoder, stand_ins, tiny_data
 
 import icf_avs
 from icf_avs.checkpoint.export_graph import ExportGraph
-from icf_avs.checkpoint.file import load_checkpoint, save_checkpoint
+from icf_avs.checkpoint.serialization import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import ModelConfig, PlugInConfig, TrainConfig
 from icf_avs.datasets.layouts import class_names, read_set
@@ -43,7 +43,7 @@ from icf_avs.serve.limits import Limits
 from icf_avs.serve.run_inference import run_inference
 from icf_avs.training import trainer as trainer_module
 from icf_avs.training.calibrate import calibrate
-from icf_avs.training.data import Sample
+from icf_avs.training.data_protocol import Sample
 from icf_avs.training.run import train
 from icf_avs.training.train_module import build_train_module
 from icf_avs.training.visualize import sample_sheet

@@ -138,7 +138,7 @@ def test_guided_python(small: Path, capsys: pytest.CaptureFixture[str]):
 def test_results(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
     root = tmp_path_factory.mktemp("sets")
     write_stamps(root, seed=0, test=2, video=False)
-    monkeypatch.setattr("icf_avs.evaluation.sets.default_sets", lambda split: root)
+    monkeypatch.setattr("icf_avs.evaluation.test_sets.default_sets", lambda split: root)
     run_document(read("docs/RESULTS.md"))
     assert (small / "results/try.csv").is_file() and (small / "results/try/probe.csv").is_file()
 

@@ -19,8 +19,8 @@ from tagger_weights import published_weights
 from torch import Tensor, nn
 
 from icf_avs.encoders import efficientat
-from icf_avs.encoders.dense_classifier import audioset_names, imagenet_names
 from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
+from icf_avs.encoders.open_vocab_encoder import audioset_names, imagenet_names
 from icf_avs.encoders.weights import released_file
 from icf_avs.errors import UserError
 from icf_avs.media.audio_file import resample

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0, weights_path
-from icf_avs.encoders.onednn import pointwise
+from icf_avs.encoders.onednn_layers import pointwise
 from icf_avs.errors import UserError
 
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from listener import Listener
 
-import icf_avs.evaluation.sets as evaluation
+import icf_avs.evaluation.test_sets as evaluation
 from icf_avs.__main__ import main
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import AUDIOS, evaluate, evaluate_command, evaluate_each
 from icf_avs.evaluation.robustness.negative_audio import altered_audio, donors
 from icf_avs.evaluation.score_tables import COLUMNS, Settings, read_rows, revision
-from icf_avs.evaluation.sets import open_task
+from icf_avs.evaluation.test_sets import open_task
 from icf_avs.media.audio_windows import clip_windows, cut_windows
 from icf_avs.types import ClipSpec
 

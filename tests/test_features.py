@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from icf_avs.cache import load_arrays, make_once, save_arrays
+from icf_avs.array_cache import load_arrays, make_once, save_arrays
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.errors import UserError
-from icf_avs.synthetic import packages
+from icf_avs.synthetic import asset_packages
 from icf_avs.synthetic import scene_features as scene_features_module
 from icf_avs.synthetic.batches import make_batch, render_clip
 from icf_avs.synthetic.catalog import Catalog
@@ -35,7 +35,7 @@ FEW = replace(WANTED, count=2)
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache that holds the packages and no features; returns where those will be."""
-    here = packages.cache_dir() / "packages"
+    here = asset_packages.cache_dir() / "packages"
     folder = tmp_path / "cache"
     folder.mkdir()
     if here.is_dir():
@@ -48,7 +48,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def made(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> SceneFeatures:
     """One worker's set, in a cache of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        here, folder = packages.cache_dir() / "packages", tmp_path_factory.mktemp("cache")
+        here, folder = asset_packages.cache_dir() / "packages", tmp_path_factory.mktemp("cache")
         if here.is_dir():
             (folder / "packages").symlink_to(here.resolve())
         patch.setenv("ICF_CACHE", str(folder))

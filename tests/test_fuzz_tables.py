@@ -26,7 +26,7 @@ SEED, INPUTS = 1, 300  # others than those of its usual seed
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("icf_avs.checkpoint.file.build_visual", None)  # which `readers` replaces
+        patch.setattr("icf_avs.checkpoint.serialization.build_visual", None)  # which `readers` replaces
         yield untrusted_readers.readers(tmp_path_factory.mktemp("seeds"))
 
 

@@ -9,7 +9,7 @@ import torch
 from small_guided import COMBINATIONS, NAMES, PARTS, SIZE, chosen, random_batch, small_model
 
 from icf_avs.config import ModelConfig
-from icf_avs.guided_losses.objective import Weights, objective
+from icf_avs.guided_losses.total_loss import Weights, objective
 from icf_avs.icf.mask_losses import bce, dice
 from icf_avs.networks.build import build_model
 from icf_avs.networks.guided import GuidedOutput, Sounds

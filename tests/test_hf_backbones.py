@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from icf_avs import distributed
 from icf_avs.encoders import hf_backbones
 from icf_avs.encoders.hf_backbones import FAMILIES, load_pyramid
-from icf_avs.encoders.onednn import TokenLinear
+from icf_avs.encoders.onednn_layers import TokenLinear
 from icf_avs.errors import UserError
 
 transformers = pytest.importorskip("transformers")

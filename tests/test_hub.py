@@ -17,8 +17,8 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 import icf_avs
-from icf_avs.checkpoint.file import load_checkpoint, read_recipe
 from icf_avs.checkpoint.hub import HubSegmenter
+from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
 from icf_avs.config import ModelConfig
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.errors import UserError

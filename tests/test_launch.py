@@ -13,7 +13,7 @@ import torch
 from avsbench_fixtures import write_s4
 from safetensors.torch import load_file
 
-from icf_avs.checkpoint.file import read_recipe
+from icf_avs.checkpoint.serialization import read_recipe
 
 pytestmark = pytest.mark.full
 

@@ -13,7 +13,7 @@ from avsbench_fixtures import write_s4
 from torch.nn import functional as F
 
 from icf_avs.__main__ import main
-from icf_avs.checkpoint.file import load_checkpoint
+from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError

@@ -10,7 +10,7 @@ import torch
 from small_guided import NAMES, random_batch, small_model
 
 from icf_avs.guided_losses import classification_loss
-from icf_avs.guided_losses.objective import Weights, objective
+from icf_avs.guided_losses.total_loss import Weights, objective
 from icf_avs.icf import mask_losses as mask
 from icf_avs.types import Batch
 

@@ -12,7 +12,7 @@ from tagger_weights import published_weights
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.checkpoint.file import load_checkpoint, save_checkpoint
+from icf_avs.checkpoint.serialization import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import ModelConfig
 from icf_avs.encoders.tagger_encoder import audio_words

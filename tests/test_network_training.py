@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from icf_avs.checkpoint.export_command import export_command
 from icf_avs.checkpoint.export_formats import trace
 from icf_avs.checkpoint.export_graph import ExportGraph
-from icf_avs.checkpoint.file import load_checkpoint
+from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.config import PlugInConfig, TrainConfig
 from icf_avs.datasets.layouts import read_set
 from icf_avs.evaluation.evaluate import evaluate

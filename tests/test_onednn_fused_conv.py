@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from icf_avs.encoders import onednn
+from icf_avs.encoders import onednn_layers
 from icf_avs.encoders.efficientnet_lite import SameConv
-from icf_avs.encoders.onednn import fused_conv
+from icf_avs.encoders.onednn_layers import fused_conv
 
 GENERATOR = torch.Generator().manual_seed(0)
 LAYERS = {
@@ -47,7 +47,7 @@ def test_the_numbers_of_separate_steps(name: str, kind: str) -> None:
         found = fused_conv(layer, x, relu6=kind == "clipped", residual=plus)
         torch.testing.assert_close(found, steps(layer, x, kind == "clipped", plus), atol=1e-4, rtol=1e-5)
         assert torch.equal(x, before)
-    assert len(onednn._cached.get(layer, {})) == (onednn._MOST if CAPABLE else 0)  # of three shapes
+    assert len(onednn_layers._cached.get(layer, {})) == (onednn_layers._MOST if CAPABLE else 0)  # of three shapes
 
 
 @torch.no_grad()
@@ -105,7 +105,7 @@ def test_forgotten_with_its_layer() -> None:
     layer = SameConv(16, 8, 1).requires_grad_(False)
     with torch.no_grad():
         fused_conv(layer, picture(layer))
-    before = len(onednn._cached)
-    assert (layer in onednn._cached) == CAPABLE
+    before = len(onednn_layers._cached)
+    assert (layer in onednn_layers._cached) == CAPABLE
     del layer
-    assert len(onednn._cached) == before - CAPABLE
+    assert len(onednn_layers._cached) == before - CAPABLE

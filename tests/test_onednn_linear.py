@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from icf_avs.encoders.onednn import RowLinear, TokenLinear, with_token_linears
+from icf_avs.encoders.onednn_layers import RowLinear, TokenLinear, with_token_linears
 
 
 def worst(found: Tensor, expected: np.ndarray) -> float:

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from scene_digest import scene_digest
 
-from icf_avs.encoders.dense_classifier import DenseClassifier, audioset_names
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.minilm import embed_names
+from icf_avs.encoders.open_vocab_encoder import DenseClassifier, audioset_names
 from icf_avs.encoders.voc_segmenter import load_segmenter
 from icf_avs.errors import UserError
-from icf_avs.synthetic import packages
+from icf_avs.synthetic import asset_packages
 from icf_avs.synthetic.catalog import (
     HELD_OUT,
     HELD_OUT_FAR,
@@ -245,7 +245,7 @@ def test_clips_move_and_stay_visible(words: OpenVocabCatalog) -> None:
 
 
 def test_features_are_kept(words: OpenVocabCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "packages").symlink_to(packages.cache_dir() / "packages")
+    (tmp_path / "packages").symlink_to(asset_packages.cache_dir() / "packages")
     load_sprite.cache_clear()
     monkeypatch.setenv("ICF_CACHE", str(tmp_path))
     wanted = SceneSet("train", 3, 0, DEFAULT, ClipSpec(frames=2, image_size=96), strides=(8, 32))

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from icf_avs.checkpoint.file import read_recipe
+from icf_avs.checkpoint.serialization import read_recipe
 from icf_avs.config import TrainConfig, WordDataConfig
-from icf_avs.encoders import dense_classifier
+from icf_avs.encoders import open_vocab_encoder
 from icf_avs.encoders.efficientat import EfficientAT
 from icf_avs.encoders.minilm import TEXT_DIM
 from icf_avs.encoders.registry import build_model_audio
@@ -65,7 +65,7 @@ def heard(*_: object, **__: object) -> TaggerOutputs:
 def data() -> Iterator[OpenVocabData]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(composed_data, "embed_names", embedded)
-        patch.setattr(dense_classifier, "embed_names", embedded)
+        patch.setattr(open_vocab_encoder, "embed_names", embedded)
         patch.setattr(trainer_module, "embed_names", embedded)
         patch.setattr(composed_data, "load_efficientat", lambda _, rate: EfficientAT(rate))
         patch.setattr(composed_data, "tagger_outputs", heard)

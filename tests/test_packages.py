@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from icf_avs.errors import UserError
-from icf_avs.synthetic import packages
+from icf_avs.synthetic import asset_packages
 
 NAME, INNER = "tuxpaint-stamps-default", "usr/share/tuxpaint/stamps"
 
@@ -37,19 +37,19 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_package_is_fetched_once(apt: Path) -> None:
-    root = packages.fetch(packages.STAMPS)
-    assert root == packages.cache_dir() / "packages" / NAME / INNER
+    root = asset_packages.fetch(asset_packages.STAMPS)
+    assert root == asset_packages.cache_dir() / "packages" / NAME / INNER
     assert (root / "animals" / "a.txt").read_text() == "a"
-    assert packages.stamps_root() == root
+    assert asset_packages.stamps_root() == root
     assert (apt / "calls").read_text().splitlines() == [f"download {NAME}"]
-    assert [path.name for path in (packages.cache_dir() / "packages").iterdir()] == [NAME]
+    assert [path.name for path in (asset_packages.cache_dir() / "packages").iterdir()] == [NAME]
 
 
 def test_missing_lists_are_refreshed(apt: Path) -> None:
     once = f'if [ ! -e {apt}/refreshed ]; then case "$*" in *update*) touch {apt}/refreshed;; *) exit 100;; esac; fi\n'
     script = (apt / "apt-get").read_text().splitlines(keepends=True)
     (apt / "apt-get").write_text("".join([*script[:2], once, *script[2:]]))
-    packages.fetch(packages.STAMPS)
+    asset_packages.fetch(asset_packages.STAMPS)
     calls = (apt / "calls").read_text().splitlines()
     assert len(calls) == 3 and calls[1].endswith("update") and calls[2].endswith(f"download {NAME}")
 
@@ -57,17 +57,17 @@ def test_missing_lists_are_refreshed(apt: Path) -> None:
 def test_a_failed_fetch_leaves_nothing_and_says_why(apt: Path) -> None:
     (apt / "apt-get").write_text("#!/bin/sh\necho E: no such host >&2\nexit 100\n")
     with pytest.raises(UserError, match="no such host"):
-        packages.fetch(packages.STAMPS)
-    assert list((packages.cache_dir() / "packages").iterdir()) == []
+        asset_packages.fetch(asset_packages.STAMPS)
+    assert list((asset_packages.cache_dir() / "packages").iterdir()) == []
 
 
 def test_without_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match="mate-backgrounds: apt-get and dpkg-deb"):
-        packages.fetch(packages.MATE)
+        asset_packages.fetch(asset_packages.MATE)
 
 
 def test_a_package_without_what_we_need(apt: Path) -> None:
     with pytest.raises(UserError, match="no longer holds usr/none"):
-        packages.fetch(packages.Package(NAME, "usr/none"))
+        asset_packages.fetch(asset_packages.Package(NAME, "usr/none"))

@@ -12,7 +12,7 @@ from documents import blocks, read, run_shell, understood
 from listener import Listener
 
 from icf_avs.evaluation.score_tables import read_rows
-from icf_avs.evaluation.sets import FOLDERS
+from icf_avs.evaluation.test_sets import FOLDERS
 from icf_avs.types import ClipSpec
 
 TEXT = read("docs/PROTOCOLS.md")

@@ -14,7 +14,7 @@ from reduced_encoders import use_reduced_encoders
 from safetensors.torch import load_file
 
 from icf_avs.__main__ import main
-from icf_avs.checkpoint.file import load_checkpoint, read_recipe
+from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
 from icf_avs.config import PlugInConfig, TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.icf import CDCL, MIT, SC

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icf_avs.errors import UserError
-from icf_avs.synthetic import packages
+from icf_avs.synthetic import asset_packages
 from icf_avs.synthetic.qt_resource import read_qt_resource
 
 FILES = {"a.txt": (0, b"raw bytes"), "ö.bin": (1, b"packed " * 100)}
@@ -85,7 +85,7 @@ def test_no_changed_byte_brings_anything_but_a_user_error(tmp_path_factory, at: 
 
 
 def test_a_real_archive() -> None:
-    read = read_qt_resource(packages.root(packages.GCOMPRIS) / "instruments.rcc")
+    read = read_qt_resource(asset_packages.root(asset_packages.GCOMPRIS) / "instruments.rcc")
     sounds = [name for name in read if name.endswith(".ogg")]
     assert len(sounds) == 26
     assert all(read[name][:4] == b"OggS" for name in sounds)

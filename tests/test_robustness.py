@@ -20,7 +20,9 @@ from PIL import Image
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import AUDIOS, evaluate
+from icf_avs.evaluation.robustness.audio_reliance import Verdict, interval, judge, worst
 from icf_avs.evaluation.robustness.command import robustness_command
+from icf_avs.evaluation.robustness.csv_table import COLUMNS, read_table
 from icf_avs.evaluation.robustness.negative_audio import (
     NEGATIVES,
     UNKNOWN,
@@ -31,10 +33,8 @@ from icf_avs.evaluation.robustness.negative_audio import (
 )
 from icf_avs.evaluation.robustness.runner import CONDITIONS, evaluate_robustness
 from icf_avs.evaluation.robustness.scores import ALL, CHANGED, compared, condition_scores
-from icf_avs.evaluation.robustness.table import COLUMNS, read_table
-from icf_avs.evaluation.robustness.verdict import Verdict, interval, judge, worst
 from icf_avs.evaluation.scorer import Scorer
-from icf_avs.evaluation.sets import open_task
+from icf_avs.evaluation.test_sets import open_task
 from icf_avs.synthetic.catalog import SUPER_CATEGORIES
 from icf_avs.types import ClipSpec
 

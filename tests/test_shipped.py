@@ -11,14 +11,14 @@ from PIL import Image
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.checkpoint.file import read_recipe
+from icf_avs.checkpoint.serialization import read_recipe
 from icf_avs.datasets.clip_files import write_mp4
 from icf_avs.datasets.layouts import read_set
 from icf_avs.evaluation.evaluate import evaluate
 from icf_avs.media.audio_file import read_audio
+from icf_avs.synthetic.asset_packages import stamps_root
 from icf_avs.synthetic.backgrounds import list_photographs, load_background
 from icf_avs.synthetic.benchmark import write_stamps
-from icf_avs.synthetic.packages import stamps_root
 
 CHECKPOINTS = sorted((Path(icf_avs.__file__).parent / "checkpoints").glob("*.safetensors"))
 

@@ -10,7 +10,7 @@ from tagger_weights import published_weights
 
 import icf_avs
 from icf_avs.media.images import resize_frames
-from icf_avs.synthetic import packages
+from icf_avs.synthetic import asset_packages
 from icf_avs.types import ClipSpec
 from tools.make_picture import write_scene
 
@@ -62,7 +62,7 @@ def test_a_photograph_answers_to_its_own_word(segmenter, stem, said, not_said):
     """Real photographs, cut out, on plain grass."""
     predictor, side = segmenter.predictor, 448
     model = predictor.model
-    stamp = Image.open(packages.stamps_root() / f"{stem}.png").convert("RGBA")
+    stamp = Image.open(asset_packages.stamps_root() / f"{stem}.png").convert("RGBA")
     scale = 0.7 * side / max(stamp.size)
     stamp = stamp.resize((round(stamp.width * scale), round(stamp.height * scale)))
     picture, mask = Image.new("RGB", (side, side), (120, 150, 90)), Image.new("L", (side, side))

@@ -11,8 +11,8 @@ import torch
 from tagger_weights import published_weights
 from torch import Tensor
 
-from icf_avs.encoders.dense_classifier import audioset_names
 from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
+from icf_avs.encoders.open_vocab_encoder import audioset_names
 from icf_avs.encoders.tagger_encoder import (
     GENERAL_SCORE_FLOOR,
     RELATIVE_SCORE_FLOOR,

@@ -21,12 +21,12 @@ from safetensors.torch import load_file
 from small_training import PLAIN, TINY, broken_off, stand_ins, tiny_data
 
 from icf_avs.__main__ import main
-from icf_avs.checkpoint.file import load_checkpoint, read_recipe
+from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
 from icf_avs.config import DataConfig, TrainConfig
 from icf_avs.errors import UserError
-from icf_avs.guided_losses.objective import Weights, objective
-from icf_avs.interruption import Interrupted
+from icf_avs.guided_losses.total_loss import Weights, objective
 from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.signals import Interrupted
 from icf_avs.synthetic.batches import make_batch
 from icf_avs.training import callbacks, run
 from icf_avs.training.composed_data import StampsData

@@ -17,9 +17,9 @@ from icf_avs.cli import train as cli
 from icf_avs.config import TrainConfig
 from icf_avs.encoders import registry
 from icf_avs.errors import UserError
-from icf_avs.evaluation.sets import choose_sets
+from icf_avs.evaluation.test_sets import choose_sets
 from icf_avs.training import command, run
-from icf_avs.training.choices import Choices, command_line, launched
+from icf_avs.training.cli_overrides import Choices, command_line, launched
 from icf_avs.training.command import scoring
 from icf_avs.training.recipes import RECIPES
 from icf_avs.training.run import train

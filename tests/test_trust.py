@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.checkpoint.file import load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.datasets.layouts import read_set
 from icf_avs.encoders.efficientat import load_efficientat
@@ -34,7 +34,7 @@ from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.vggish import load_vggish
 from icf_avs.errors import UserError
 from icf_avs.networks.build import build_model as assembled
-from icf_avs.synthetic import packages
+from icf_avs.synthetic import asset_packages
 from icf_avs.synthetic.qt_resource import read_qt_resource
 from icf_avs.training.trainer import Trainer, build_model
 from icf_avs.types import ClipSpec
@@ -239,7 +239,7 @@ def wheel(path: Path, *members: str) -> None:
 def test_a_zip_that_reaches_out_of_itself_is_not_unpacked(member: str, tmp_path: Path) -> None:
     wheel(tmp_path / "x.whl", "good", member)
     with pytest.raises(UserError, match="outside of itself"):
-        packages.unpack_zip(tmp_path / "x.whl", tmp_path / "tree")
+        asset_packages.unpack_zip(tmp_path / "x.whl", tmp_path / "tree")
     assert os.listdir(tmp_path) == ["x.whl"]
 
 
@@ -248,7 +248,7 @@ def test_a_zip_that_is_huge_or_broken_is_not_unpacked(tmp_path: Path) -> None:
     content = (tmp_path / "x.whl").read_bytes()
     (tmp_path / "x.whl").write_bytes(content.replace(b"\x64\0\0\0", b"\0\0\0\x7f"))  # 2 GB a member, so it says
     with pytest.raises(UserError, match="would unpack to more"):
-        packages.unpack_zip(tmp_path / "x.whl", tmp_path / "tree")
+        asset_packages.unpack_zip(tmp_path / "x.whl", tmp_path / "tree")
     for broken in (
         b"",
         content[:-30],
@@ -257,7 +257,7 @@ def test_a_zip_that_is_huge_or_broken_is_not_unpacked(tmp_path: Path) -> None:
     ):
         (tmp_path / "x.whl").write_bytes(broken)
         with pytest.raises(UserError, match="not a sound archive"):
-            packages.unpack_zip(tmp_path / "x.whl", tmp_path / "tree")
+            asset_packages.unpack_zip(tmp_path / "x.whl", tmp_path / "tree")
 
 
 def debian(path: Path, members: list[tarfile.TarInfo]) -> None:
@@ -313,7 +313,7 @@ def test_a_debian_package_that_reaches_out_of_itself_is_not_taken(members, tmp_p
         pytest.skip("dpkg-deb is not on this system")
     (tmp_path / "secret").write_text("secret")
     debian(tmp_path / "x.deb", [*INNER, *members[1]])
-    real = packages.run_command
+    real = asset_packages.run_command
 
     def command(arguments: list[str], place: Path, doing: str) -> None:
         if arguments[0] == "apt-get":
@@ -321,10 +321,10 @@ def test_a_debian_package_that_reaches_out_of_itself_is_not_taken(members, tmp_p
         else:
             real(arguments, place, doing)
 
-    monkeypatch.setattr(packages, "run_command", command)
+    monkeypatch.setattr(asset_packages, "run_command", command)
     monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
     try:
-        root = packages.fetch(packages.Package("x", "usr/inner"))
+        root = asset_packages.fetch(asset_packages.Package("x", "usr/inner"))
         assert not members[0].startswith("a link")
         assert os.listdir(root) == ["good"]  # what the unpacker made harmless
     except UserError as error:
@@ -337,13 +337,13 @@ def test_a_debian_package_with_links_within_is_taken(tmp_path: Path, monkeypatch
     if not shutil.which("dpkg-deb"):
         pytest.skip("dpkg-deb is not on this system")
     debian(tmp_path / "x.deb", [*INNER, link("./usr/inner/same", "good"), link("./usr/other", "inner")])
-    real = packages.run_command
+    real = asset_packages.run_command
     monkeypatch.setattr(
-        packages, "run_command",
+        asset_packages, "run_command",
         lambda a, place, doing: shutil.copy(tmp_path / "x.deb", place) if a[0] == "apt-get" else real(a, place, doing),
     )  # fmt: skip
     monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
-    assert (packages.fetch(packages.Package("x", "usr/inner")) / "same").read_text() == "x"
+    assert (asset_packages.fetch(asset_packages.Package("x", "usr/inner")) / "same").read_text() == "x"
 
 
 def test_qt_resources_of_folders_in_folders_take_no_memory(tmp_path: Path) -> None:

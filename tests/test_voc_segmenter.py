@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from icf_avs.encoders import voc_segmenter
-from icf_avs.encoders.dense_classifier import OpenVocabEncoder
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.minilm import embed_names
+from icf_avs.encoders.open_vocab_encoder import OpenVocabEncoder
 from icf_avs.encoders.voc_segmenter import (
     GRID,
     VOC_CLASSES,
@@ -26,7 +26,7 @@ from icf_avs.encoders.voc_segmenter import (
 )
 from icf_avs.errors import UserError
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrior, add_segmenter
-from icf_avs.synthetic import packages
+from icf_avs.synthetic import asset_packages
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "things.json").read_text())
 NAMES = [names[0] for names, _ in voc_names()]
@@ -57,7 +57,7 @@ def test_it_says_what_the_published_graph_says() -> None:
 
 def on_grass(stem: str, side: int = 300) -> torch.Tensor:
     """A photographic stamp, as large as the picture allows, on plain green: uint8 [1,side,side,3]."""
-    stamp = Image.open(packages.stamps_root() / f"{stem}.png").convert("RGBA")
+    stamp = Image.open(asset_packages.stamps_root() / f"{stem}.png").convert("RGBA")
     scale = side * 0.8 / max(stamp.size)
     stamp = stamp.resize((round(stamp.width * scale), round(stamp.height * scale)))
     picture = Image.new("RGB", (side, side), (120, 150, 90))

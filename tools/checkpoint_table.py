@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from icf_avs.checkpoint.file import load_checkpoint, read_recipe
+from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
 from icf_avs.config import TrainConfig
 from icf_avs.config_dict import from_dict
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from icf_avs.atomic_io import replaced_file
-from icf_avs.encoders.dense_classifier import imagenet_names
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.encoders.open_vocab_encoder import imagenet_names
 from icf_avs.synthetic.catalog import load_open_vocab_catalog
 from icf_avs.synthetic.open_vocab_sampler import sample_open_vocab_scene
 from icf_avs.synthetic.rendering import render_frame

@@ -16,7 +16,7 @@ import torch
 
 import icf_avs
 from icf_avs.atomic_io import put_in_place
-from icf_avs.checkpoint.file import load_checkpoint
+from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import Predictor

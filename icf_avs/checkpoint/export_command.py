@@ -9,8 +9,8 @@ from pathlib import Path
 from icf_avs.atomic_io import check_file, write_text
 from icf_avs.checkpoint.export_formats import FORMATS, difference, trace, write
 from icf_avs.checkpoint.export_graph import ExportGraph
-from icf_avs.checkpoint.file import load_checkpoint, read_recipe
 from icf_avs.checkpoint.model_card import HEAD, model_card
+from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.encoders.registry import NEEDS_VOCABULARY
 from icf_avs.errors import UserError

@@ -53,7 +53,7 @@ def _data_compose(args: argparse.Namespace) -> None:
 
 def _data_fetch(args: argparse.Namespace) -> None:
     from icf_avs.encoders import efficientat, voc_segmenter
-    from icf_avs.synthetic.packages import fetch_all
+    from icf_avs.synthetic.asset_packages import fetch_all
 
     fetch_all()
     for fetch in (efficientat.fetch, voc_segmenter.fetch):  # of `natural`; the rest works without them

@@ -15,7 +15,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from icf_avs.evaluation.evaluate import evaluate_command
     from icf_avs.evaluation.robustness.command import robustness_command
     from icf_avs.evaluation.score_tables import Settings, check_tables
-    from icf_avs.evaluation.sets import open_task
+    from icf_avs.evaluation.test_sets import open_task
 
     settings = Settings(None if args.native else args.size, args.threshold, args.batch_size)
     if args.robustness and settings != Settings():

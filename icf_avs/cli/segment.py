@@ -33,7 +33,7 @@ def _segment(args: argparse.Namespace) -> None:
 def _set_weights_dir(folder: Path, checkpoint: str | None) -> None:
     if not folder.is_dir():
         raise UserError(f"--weights-dir {folder}: no such folder; name the folder with the weights")
-    from icf_avs.checkpoint.file import read_config
+    from icf_avs.checkpoint.serialization import read_config
     from icf_avs.checkpoint.source import find_checkpoint
     from icf_avs.encoders.registry import reads_released_weights
 

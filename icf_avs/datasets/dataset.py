@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from icf_avs.datasets.clip import Audio, ClipRecord, LoadedClip
 from icf_avs.datasets.image_io import read_frames
+from icf_avs.datasets.video_clip import Audio, ClipRecord, LoadedClip
 from icf_avs.errors import UserError
 from icf_avs.media.audio_windows import clip_windows
 from icf_avs.types import MASK_STRIDE, Batch, ClipSpec

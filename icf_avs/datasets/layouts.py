@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from icf_avs.datasets.clip import Audio, ClipRecord
 from icf_avs.datasets.custom_dataset import HELP, custom_class_names, is_custom_dataset, read_custom_dataset
 from icf_avs.datasets.image_io import Layout
 from icf_avs.datasets.metadata import (
@@ -18,12 +17,13 @@ from icf_avs.datasets.metadata import (
     AVSS_TABLE,
     Scene,
     avss_classes,
-    avss_root,
+    find_avss_root,
+    parse_classes,
     read_labels,
     read_scenes,
     read_table,
-    split_classes,
 )  # fmt: skip
+from icf_avs.datasets.video_clip import Audio, ClipRecord
 from icf_avs.errors import Fault, UserError, refused
 
 SPLITS = ("train", "val", "test")
@@ -105,7 +105,7 @@ def class_names(root: Path) -> tuple[str, ...]:
     """
     if is_custom_dataset(root):
         return custom_class_names(root)
-    avss, table = avss_root(root), root / "s4_meta_data.csv"
+    avss, table = find_avss_root(root), root / "s4_meta_data.csv"
     if avss is not None:
         return read_labels(avss / "label2idx.json")[1:]
     return tuple(sorted({row["category"] for row in read_table(table, ("category",))})) if table.is_file() else ()
@@ -181,7 +181,7 @@ def _avss_record(root: Path, row: dict[str, str], scene: Scene | None) -> ClipRe
         tuple(clip / "labels_semantic" / f"{i}.png" if i < labelled else None for i in range(frames)),
         clip / "audio.wav",
         None,
-        **_classes(scene, split_classes(row["a_obj"])),
+        **_classes(scene, parse_classes(row["a_obj"])),
     )
 
 

@@ -47,7 +47,7 @@ def check_columns(path: Path, rows: list[dict[str, str]], known: tuple[str, ...]
         raise UserError(f"{path}: nothing reads the column {unknown[0]!r}; want {', '.join(known)}, so remove it")
 
 
-def split_classes(cell: str) -> frozenset[str]:
+def parse_classes(cell: str) -> frozenset[str]:
     """Classes in a cell of `a_obj`: joined by "_" ("-" is part of a name); no other words, and "h orse" is horse."""
     return frozenset(name.replace(" ", "") for name in cell.split("_")) - _NO_CLASSES
 
@@ -77,7 +77,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def avss_root(root: Path) -> Path | None:
+def find_avss_root(root: Path) -> Path | None:
     """The AVSS set that `root` is, or that lies beside it; None if there is none."""
     root = root.absolute()
     if (root / AVSS_TABLE).is_file():
@@ -98,15 +98,15 @@ def avss_classes(root: Path, part: str) -> dict[str, frozenset[str]] | None:
 
     From the metadata of the AVSS set beside `root`; None if there is none.
     """
-    avss = avss_root(root)
+    avss = find_avss_root(root)
     if avss is None:
         return None
     rows = [row for row in read_table(avss / AVSS_TABLE, AVSS_COLUMNS) if row["label"] == part]
     found: dict[str, frozenset[str] | None] = {}
     for row in rows:
         for key in {row["uid"].rsplit("_", 2)[0], row.get("vid", "")} - {row["uid"]}:
-            found[key] = None if key in found else split_classes(row["a_obj"])
-    found |= {row["uid"]: split_classes(row["a_obj"]) for row in rows}
+            found[key] = None if key in found else parse_classes(row["a_obj"])
+    found |= {row["uid"]: parse_classes(row["a_obj"]) for row in rows}
     return {key: value for key, value in found.items() if value is not None}
 
 

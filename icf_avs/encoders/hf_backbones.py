@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from icf_avs.distributed import drawn
-from icf_avs.encoders.onednn import with_token_linears
+from icf_avs.encoders.onednn_layers import with_token_linears
 from icf_avs.encoders.weights import download_command, model_folder, read_pretrained, require_transformers
 from icf_avs.errors import UserError
 

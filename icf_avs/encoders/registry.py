@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from icf_avs.config import ModelConfig
 from icf_avs.encoders import clip_text, minilm
-from icf_avs.encoders.dense_classifier import OpenVocabEncoder
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.encoders.hf_backbones import FAMILIES, load_pyramid
 from icf_avs.encoders.logmel_cnn import AudioEncoder
+from icf_avs.encoders.open_vocab_encoder import OpenVocabEncoder
 from icf_avs.encoders.tagger_encoder import load_tagger_encoder
 from icf_avs.encoders.vggish import load_vggish_audio
 from icf_avs.encoders.voc_segmenter import VocSegmenter, find_segmenter

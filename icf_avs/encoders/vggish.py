@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from icf_avs.encoders.logmel_cnn import as_log_mel
-from icf_avs.encoders.onednn import RowLinear
-from icf_avs.encoders.weights import reading_weights, released_file
+from icf_avs.encoders.onednn_layers import RowLinear
+from icf_avs.encoders.weights import released_file, weight_loading_errors
 from icf_avs.media.vggish_frontend import BANDS, WINDOW_FRAMES
 
 URL = "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth"
@@ -91,7 +91,7 @@ def load_vggish(weights: str | Path | None = None) -> VGGish:
     Raises UserError when there are none (see weights.released_file) or they are of another network.
     """
     path = released_file("VGGish", URL, SHA256, weights)
-    with reading_weights(path, "VGGish"):
+    with weight_loading_errors(path, "VGGish"):
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:

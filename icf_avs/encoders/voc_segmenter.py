@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from icf_avs.console import note
 from icf_avs.encoders.efficientnet_lite import InvertedResidual
 from icf_avs.encoders.minilm import embed_names
-from icf_avs.encoders.onednn import PointConv, fused_conv
+from icf_avs.encoders.onednn_layers import PointConv, fused_conv
 from icf_avs.encoders.weights import read_rows, released_file
 from icf_avs.errors import MissingWeights, UserError
 from icf_avs.media.images import resize_frames

@@ -144,7 +144,7 @@ def read_pretrained(architecture: Any, folder: Path, repo: str, **options: Any) 
 
 
 @contextmanager
-def reading_weights(path: Path, what: str, advice: str = "delete it and get it again") -> Iterator[None]:
+def weight_loading_errors(path: Path, what: str, advice: str = "delete it and get it again") -> Iterator[None]:
     """Turn what fails while the weights of a network are read from a file into a UserError."""
     try:
         yield

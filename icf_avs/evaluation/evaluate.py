@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from icf_avs.console import progress_console
-from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, SIZE
 from icf_avs.datasets.layouts import class_names
+from icf_avs.datasets.video_clip import ClipRecord
 from icf_avs.errors import UserError
 from icf_avs.evaluation.audio_input import predictions
 from icf_avs.evaluation.evaluate_semantic import class_order, class_protocols, evaluate_semantic
@@ -37,7 +37,7 @@ from icf_avs.evaluation.score_tables import (
     show,
 )
 from icf_avs.evaluation.scorer import Scorer, empty_frames, every_frame
-from icf_avs.evaluation.sets import Task, set_folder
+from icf_avs.evaluation.test_sets import Task, set_folder
 from icf_avs.inference.predictor import MaskPredictor
 
 AUDIOS: tuple[Audio, ...] = ("true", "silence", "noise", "offscreen")

@@ -24,7 +24,7 @@ from icf_avs.inference.segment import check_class_head
 from icf_avs.inference.semantic_postprocess import class_labels
 
 if TYPE_CHECKING:
-    from icf_avs.datasets.clip import ClipRecord
+    from icf_avs.datasets.video_clip import ClipRecord
     from icf_avs.inference.predictor import MaskPredictor
 
 PADDED = 10  # frames of a clip in the reference's loader

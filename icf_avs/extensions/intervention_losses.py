@@ -17,8 +17,8 @@ from torch import Tensor
 from icf_avs.distributed import own, whole
 from icf_avs.extensions.counterfactual_sounds import expand_synonyms
 from icf_avs.icf import mask_losses as mask
-from icf_avs.icf.class_shares import known as known_cells
-from icf_avs.icf.class_shares import share
+from icf_avs.icf.soft_class_targets import known as known_cells
+from icf_avs.icf.soft_class_targets import share
 from icf_avs.types import Batch
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from icf_avs.distributed import average
-from icf_avs.icf.class_shares import present, share
+from icf_avs.icf.soft_class_targets import present, share
 
 
 def sound_reading(logits: Tensor, sounding: Tensor, frames: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def changed_share(z: Tensor, pool: Tensor, valid: Tensor, sounding: Tensor) -> T
     return average(changed.float(), torch.ones_like(changed))
 
 
-def joint_auc(vision: Tensor, sound: Tensor, batch: Batch) -> Tensor:
+def audio_visual_auroc(vision: Tensor, sound: Tensor, batch: Batch) -> Tensor:
     """AUC by which the cosine of every position [b,T,h,w,d] with its frame's sound [b,T,d] tells the mask; .5 is
     chance.
     """

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.icf.contrastive import Clips, DistributionContrast, positive_pairs
-from icf_avs.icf.diagnostics import changed_share, joint_auc, mean_cosine, other_pairs
+from icf_avs.icf.diagnostics import audio_visual_auroc, changed_share, mean_cosine, other_pairs
 from icf_avs.icf.implicit_text import Fusion, ImplicitText, text_encoders
 from icf_avs.icf.losses import Weights, weighted_sum
 from icf_avs.icf.semantic_counterfactual import Counterfactuals, SemanticCounterfactual
@@ -94,7 +94,7 @@ class ICF(nn.Module):
             found["z* of another class"] = changed_share(clips.text, pool.texts, clips.valid, batch.sounding)
         if self.contrast is not None and self.cdcl is not None:
             joint, sound = self.contrast.joint(maps.movedim(2, -1), clips.audio)
-            found["joint space AUC"] = joint_auc(joint, sound, batch)
+            found["joint space AUC"] = audio_visual_auroc(joint, sound, batch)
             found["positive pairs"] = other_pairs(positive_pairs(clips, self.cdcl))
         return found
 

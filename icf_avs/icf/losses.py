@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from icf_avs.distributed import average
 from icf_avs.icf import mask_losses as mask
-from icf_avs.icf.class_shares import class_shares
+from icf_avs.icf.soft_class_targets import class_shares
 from icf_avs.types import Batch, NetworkOutput
 
 FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.25  # Lin et al., arXiv 1708.02002

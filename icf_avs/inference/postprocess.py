@@ -14,7 +14,7 @@ from torch import Tensor
 
 from icf_avs.inference.guided_filter import guided_filter
 from icf_avs.inference.multiscale import merge_scales
-from icf_avs.inference.relative_threshold import below_surest
+from icf_avs.inference.relative_threshold import subtract_max_fraction
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import add_segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel
 
@@ -41,7 +41,7 @@ def segmenter_prior(scales: Scales, model: SegmentationModel) -> Scales:
     ]
 
 
-def colour_edges(scales: Scales, model: SegmentationModel) -> Scales:
+def refine_edges(scales: Scales, model: SegmentationModel) -> Scales:
     """Masks end where colours do, at twice the resolution (guided_filter.py)."""
     return [
         scale if scale.frames is None else replace(scale, logits=_by_frame(guided_filter, scale, scale.frames))
@@ -65,11 +65,15 @@ def merged_scales(scales: Scales, model: SegmentationModel) -> Scales:
 def relative_threshold(scales: Scales, model: SegmentationModel) -> Scales:
     """What is much less sure than the surest place is not segmented (relative_threshold.py)."""
     share = model.relative_threshold
-    return scales if share is None else [replace(scale, logits=below_surest(scale.logits, share)) for scale in scales]
+    return (
+        scales
+        if share is None
+        else [replace(scale, logits=subtract_max_fraction(scale.logits, share)) for scale in scales]
+    )
 
 
 Step = Callable[[Scales, SegmentationModel], Scales]
-STEPS: tuple[Step, ...] = (segmenter_prior, colour_edges, calibrated_offset, merged_scales, relative_threshold)
+STEPS: tuple[Step, ...] = (segmenter_prior, refine_edges, calibrated_offset, merged_scales, relative_threshold)
 
 
 def postprocess(scales: Scales, model: SegmentationModel) -> Tensor:

@@ -20,6 +20,6 @@ def surest(logits: Tensor) -> Tensor:
     return logits.flatten(-2).topk(count, dim=-1).values[..., -1, None, None]
 
 
-def below_surest(logits: Tensor, share: Tensor) -> Tensor:
+def subtract_max_fraction(logits: Tensor, share: Tensor) -> Tensor:
     """Mask logits [...,h,w] -> [...,h,w]; share: a scalar, 0 changes nothing."""
     return logits - share * surest(logits).clamp(min=0)

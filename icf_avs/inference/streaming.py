@@ -62,7 +62,7 @@ def stream_masks(
         ):
             end = info.duration if shot.index == count - 1 else (shot.index + 1) / fps
             frame = _frame_mask(shot, shot.index / fps, end, logits, info, threshold, class_logits, names)
-            frame = replace(frame, heard=reported_tags(presence, prediction.words, frame.area > 0))
+            frame = replace(frame, heard=select_tags(presence, prediction.words, frame.area > 0))
             yield frame, shot.preview
 
     # The model segments a clip in a thread of its own while the frames of the next one are decoded here.
@@ -134,7 +134,7 @@ def _frame_mask(
     )
 
 
-def reported_tags(presence: torch.Tensor, words: tuple[str, ...], segmented: bool) -> tuple[tuple[str, float], ...]:
+def select_tags(presence: torch.Tensor, words: tuple[str, ...], segmented: bool) -> tuple[tuple[str, float], ...]:
     """The tags that are reported of a mask, the likeliest first: those from SCORE_FLOOR on, where the model takes a
     tag for present; where anything is segmented at least the likeliest, however faint.
     """

@@ -12,8 +12,8 @@ from av.format import Flags
 from av.stream import Disposition
 
 from icf_avs.errors import UserError
-from icf_avs.media.clock import Run, Runs
 from icf_avs.media.packets import decode_packet, read_packets
+from icf_avs.media.timestamp_repair import Run, Runs
 
 # Containers that state their length up front, so that a file which breaks off can be told from a short one.
 _STATES_LENGTH = {"mov", "matroska", "avi", "flv", "asf"}

@@ -8,9 +8,9 @@ from collections.abc import Generator, Iterator
 import av
 from av.error import FFmpegError
 
-from icf_avs.media.clock import Clock
-from icf_avs.media.joined import fix_part_timestamps
-from icf_avs.media.repaired import Repaired
+from icf_avs.media.concatenated_files import fix_part_timestamps
+from icf_avs.media.repairs import Repaired
+from icf_avs.media.timestamp_repair import Clock
 
 _UNCONCEALED = {"vp8", "vp9", "av1", "libdav1d"}  # decoders that build on a frame that is lost as if it were there
 _TRIES = 10  # to read on behind a damaged place of the container

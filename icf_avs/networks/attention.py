@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.encoders.onednn import TokenLinear
+from icf_avs.encoders.onednn_layers import TokenLinear
 
 
 class Attention(nn.Module):

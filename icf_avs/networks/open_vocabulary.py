@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icf_avs.config import EvidenceConfig, ImplicitTextConfig, ModelConfig
-from icf_avs.encoders.dense_classifier import ClassSimilarity
+from icf_avs.encoders.open_vocab_encoder import ClassSimilarity
 from icf_avs.encoders.voc_segmenter import voc_similarity
 from icf_avs.networks.guided import DecoderOutput, GuidedNetwork, Sounds
 from icf_avs.networks.guided_parts.implicit_text import ImplicitText
 from icf_avs.networks.guided_parts.pixel_decoder import Pixels
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior
-from icf_avs.networks.open_vocabulary_parts.evidence_prior import EvidencePrior
+from icf_avs.networks.open_vocabulary_parts.combined_prior import EvidencePrior
 from icf_avs.networks.open_vocabulary_parts.name_dropout import NameDropout
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrior
 from icf_avs.types import Missing, VisualFeatures

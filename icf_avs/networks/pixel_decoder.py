@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.encoders.onednn import PointConv
+from icf_avs.encoders.onednn_layers import PointConv
 from icf_avs.networks.deformable import HEADS, LEVELS, SinePosition, initialise, library
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from icf_avs.encoders.onednn import PointConv
+from icf_avs.encoders.onednn_layers import PointConv
 from icf_avs.networks.attention import CrossBlock, SelfBlock
 from icf_avs.networks.base import Network
 from icf_avs.networks.deformable import LEVELS, SinePosition

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icf_avs.config_validation import check_settings
 from icf_avs.errors import UserError
-from icf_avs.field_bounds import check_settings
 from icf_avs.mask_rle import check_run_lengths
 from icf_avs.media.packet_scan import MOST_PIXELS
 from icf_avs.output.class_overlay import palette

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from icf_avs.errors import UserError
-from icf_avs.synthetic import packages
+from icf_avs.synthetic import asset_packages
 from icf_avs.synthetic.qt_resource import Resources, read_qt_resource
 from icf_avs.synthetic.scene import base_split, hash_decile
 
@@ -27,9 +27,9 @@ _SPLITS = {"train": range(7), "val": range(7, 8), "test": range(8, 10)}  # tenth
 def list_photographs() -> tuple[str, ...]:
     """References of all photographs on this machine, sorted; empty, with a warning, if the packages are not here."""
     found = []
-    if packages.find(packages.GCOMPRIS):
+    if asset_packages.find(asset_packages.GCOMPRIS):
         found += [f"gcompris:{name}" for name in _monuments() if "/resource/" in name and name.endswith(".webp")]
-    if mate := packages.find(packages.MATE):
+    if mate := asset_packages.find(asset_packages.MATE):
         found += [f"mate:nature/{path.name}" for path in (mate / "nature").glob("*.jpg")]
     if not found:
         warnings.warn(
@@ -42,7 +42,7 @@ def list_photographs() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _monuments() -> Resources:
-    return read_qt_resource(packages.root(packages.GCOMPRIS) / "explore_monuments.rcc")
+    return read_qt_resource(asset_packages.root(asset_packages.GCOMPRIS) / "explore_monuments.rcc")
 
 
 @lru_cache(maxsize=4)
@@ -72,7 +72,7 @@ def load_background(reference: str) -> Image.Image:
         if source == "gcompris":
             image = Image.open(io.BytesIO(_monuments()[name]))
         else:
-            image = Image.open(packages.root(packages.MATE) / name)
+            image = Image.open(asset_packages.root(asset_packages.MATE) / name)
         image.draft("RGB", (_LONGEST, _LONGEST))
         image = image.convert("RGB")
     except (OSError, KeyError) as error:

@@ -36,7 +36,7 @@ from icf_avs.datasets.clip_files import (
 from icf_avs.datasets.log_mel import pickled_log_mel
 from icf_avs.errors import UserError
 from icf_avs.output.class_overlay import palette
-from icf_avs.synthetic import packages
+from icf_avs.synthetic import asset_packages
 from icf_avs.synthetic.backgrounds import list_photographs
 from icf_avs.synthetic.batches import Clip, render_clip, semantic_masks
 from icf_avs.synthetic.catalog import Catalog, load_catalog
@@ -103,8 +103,8 @@ def write_stamps(
     """
     if min(seed, train, val, test, cross, cross_val) < 0 or workers < 1:
         raise ValueError("the seed and the numbers of clips must not be negative, and workers must be at least 1")
-    packages.fetch_all(stamps)
-    root = packages.stamps_root(stamps)
+    asset_packages.fetch_all(stamps)
+    root = asset_packages.stamps_root(stamps)
     catalog = load_catalog(root)
     if (cross or cross_val) and not any(each.cross_recordings for each in catalog.classes):
         raise UserError(

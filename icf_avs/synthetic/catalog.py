@@ -24,7 +24,7 @@ from importlib import resources
 from pathlib import Path
 
 from icf_avs.errors import UserError
-from icf_avs.synthetic import packages
+from icf_avs.synthetic import asset_packages
 from icf_avs.synthetic.qt_resource import Resources, read_qt_resource
 
 SUPER_CATEGORIES = ("music", "human", "animal", "device")
@@ -83,9 +83,9 @@ class Catalog:
             if source == "stamps":
                 return (self.root / f"{path}.ogg").read_bytes()
             if source == "ovos":
-                return (packages.root(packages.OVOS) / path).read_bytes()
+                return (asset_packages.root(asset_packages.OVOS) / path).read_bytes()
             archive, _, member = path.partition(":")
-            return _archive(packages.root(packages.GCOMPRIS) / archive)[member]
+            return _archive(asset_packages.root(asset_packages.GCOMPRIS) / archive)[member]
         except KeyError as error:
             raise UserError(f"{reference} is not in GCompris' data here: another version is installed") from error
         except OSError as error:
@@ -103,7 +103,7 @@ def load_catalog(stamps: Path | None = None) -> Catalog:
     `stamps` is the stamps folder (None: `packages.stamps_root()`). Cross recordings are listed for the optional
     packages already here (`packages.fetch_all` brings them). Raises UserError if most of the stamps are missing.
     """
-    root = Path(stamps) if stamps is not None else packages.stamps_root()
+    root = Path(stamps) if stamps is not None else asset_packages.stamps_root()
     with resources.files(__package__).joinpath("stamps.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     shown = [row for row in rows if (root / f"{row['stem']}.png").is_file()]
@@ -135,14 +135,14 @@ def load_catalog(stamps: Path | None = None) -> Catalog:
 
 def _cross_recordings(name: str) -> tuple[str, ...]:
     found = []
-    if packages.find(packages.GCOMPRIS):
+    if asset_packages.find(asset_packages.GCOMPRIS):
         activity = "/gcompris/src/activities"
         if name in _GCOMPRIS_FARM:
             member = f"{activity}/explore_farm_animals/resource/animals/{_GCOMPRIS_FARM[name]}.ogg"
             found.append(f"gcompris:explore_farm_animals.rcc:{member}")
         if name in _GCOMPRIS_MUSIC:
             found.append(f"gcompris:instruments.rcc:{activity}/instruments/resource/{_GCOMPRIS_MUSIC[name]}.ogg")
-    if name in _OVOS and packages.find(packages.OVOS):
+    if name in _OVOS and asset_packages.find(asset_packages.OVOS):
         found.append(f"ovos:animals/{name}.mp3")
     return tuple(found)
 
@@ -217,7 +217,7 @@ def load_open_vocab_catalog(stamps: Path | None = None, held_out: Collection[str
 
     Raises UserError if most of the images are missing.
     """
-    root = Path(stamps) if stamps is not None else packages.stamps_root()
+    root = Path(stamps) if stamps is not None else asset_packages.stamps_root()
     with resources.files(__package__).joinpath("open_vocab_stamps.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     here = tuple(_stamp(row, held_out) for row in rows if (root / f"{row['stem']}.png").is_file())

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icf_avs.cache import cache_dir, load_arrays, make_once, save_arrays
-from icf_avs.encoders.dense_classifier import CLASSES, DenseClassifier
+from icf_avs.array_cache import cache_dir, load_arrays, make_once, save_arrays
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
+from icf_avs.encoders.open_vocab_encoder import CLASSES, DenseClassifier
 from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, find_segmenter
 from icf_avs.errors import UserError
-from icf_avs.interruption import interrupts_ignored
 from icf_avs.media.images import resize_frames
+from icf_avs.signals import interrupts_ignored
 from icf_avs.synthetic.backgrounds import list_photographs
 from icf_avs.synthetic.catalog import Catalog, OpenVocabCatalog
 from icf_avs.synthetic.open_vocab_sampler import OpenVocabStyle, sample_open_vocab_scene

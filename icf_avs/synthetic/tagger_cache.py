@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from icf_avs.cache import cache_dir, load_arrays, make_once, save_arrays
+from icf_avs.array_cache import cache_dir, load_arrays, make_once, save_arrays
 from icf_avs.encoders.tagger_encoder import READ_OUT, WINDOW, WordTagger
 from icf_avs.media.audio_file import resample
 from icf_avs.synthetic.catalog import Catalog

@@ -54,10 +54,10 @@ def _place(device: str) -> torch.device:
 def check_processes(config: TrainConfig) -> None:
     """Raise UserError where a batch has not a clip for every process (and turn) of the run."""
     parts = processes().num_processes * (config.benchmark.grad_accum_steps if config.benchmark else 1)
-    if parts > config.fewest_clips:
+    if parts > config.min_batch_size:
         raise UserError(
-            f"recipe {config.name} has steps of {config.fewest_clips} clips, which cannot be shared among {parts} "
-            f"processes{' and turns' * (parts > processes().num_processes)}; start at most {config.fewest_clips}"
+            f"recipe {config.name} has steps of {config.min_batch_size} clips, which cannot be shared among {parts} "
+            f"processes{' and turns' * (parts > processes().num_processes)}; start at most {config.min_batch_size}"
         )
 
 

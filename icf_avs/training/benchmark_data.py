@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icf_avs.cache import cache_dir
+from icf_avs.array_cache import cache_dir
 from icf_avs.config import TrainConfig
-from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.dataset import ClipDataset, ClipTensors, FrameFeatures, collate
 from icf_avs.datasets.layouts import TABLES, class_names, is_stamps, read_set
+from icf_avs.datasets.video_clip import ClipRecord
 from icf_avs.encoders.registry import build_visual
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import evaluate
 from icf_avs.inference.predictor import Predictor
 from icf_avs.training.accelerator import processes
-from icf_avs.training.data import Evaluator, Sample
+from icf_avs.training.data_protocol import Evaluator, Sample
 from icf_avs.types import Batch
 
 if TYPE_CHECKING:

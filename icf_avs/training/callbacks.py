@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from icf_avs.checkpoint.file import read_recipe, save_checkpoint
+from icf_avs.checkpoint.serialization import read_recipe, save_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.config_dict import from_dict
 from icf_avs.errors import UserError

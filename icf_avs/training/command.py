@@ -27,8 +27,8 @@ from icf_avs.console import progress_console
 from icf_avs.errors import UserError
 from icf_avs.glibc_malloc import keep_freed_memory
 from icf_avs.training.accelerator import processes
-from icf_avs.training.choices import Choices, refuse_idle, typed
-from icf_avs.training.data import Report
+from icf_avs.training.cli_overrides import Choices, refuse_idle, typed
+from icf_avs.training.data_protocol import Report
 from icf_avs.training.recipes import RECIPES
 from icf_avs.training.run import check_start
 from icf_avs.training.trainer import kept_steps

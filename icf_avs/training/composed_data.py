@@ -36,7 +36,7 @@ from icf_avs.synthetic.scene_sampler import BALANCED, HARD, TRAIN, SceneStyle, s
 from icf_avs.synthetic.sounds import SoundBank
 from icf_avs.synthetic.tagger_cache import tagger_outputs
 from icf_avs.training.calibrate import calibrate
-from icf_avs.training.data import Evaluator, Report, Sample
+from icf_avs.training.data_protocol import Evaluator, Report, Sample
 from icf_avs.types import Batch, ClipSpec
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from icf_avs.errors import UserError
-from icf_avs.interruption import Interrupted
-from icf_avs.training.choices import command_line, launched, typed
+from icf_avs.signals import Interrupted
+from icf_avs.training.cli_overrides import command_line, launched, typed
 
 if TYPE_CHECKING:
     from icf_avs.training.trainer import Trainer

@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from icf_avs.atomic_io import check_folder, write_text
-from icf_avs.checkpoint.file import read_recipe, save_checkpoint
+from icf_avs.checkpoint.serialization import read_recipe, save_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.evaluation.score_tables import hardware, revision
-from icf_avs.guided_losses.objective import FINISHING, Weights
-from icf_avs.interruption import Interrupted, Interruption
+from icf_avs.guided_losses.total_loss import FINISHING, Weights
+from icf_avs.signals import Interrupted, Interruption
 from icf_avs.training.accelerator import check_processes, first_alone, processes
 from icf_avs.training.callbacks import Callbacks
-from icf_avs.training.choices import command_line, launched
-from icf_avs.training.data import Report
+from icf_avs.training.cli_overrides import command_line, launched
+from icf_avs.training.data_factory import training_data
+from icf_avs.training.data_protocol import Report
 from icf_avs.training.error_messages import as_user_errors
 from icf_avs.training.loggers import check_wandb
 from icf_avs.training.run_folder import RunFolder
-from icf_avs.training.sources import training_data
 from icf_avs.training.trainer import Trainer, build_model
 
 IN_PYTHON = "icf_avs.training.run.train, in Python"  # no options of a recipe make this configuration
@@ -77,7 +77,7 @@ def train(
             trainer.restore(longer=True)
         line = command_line(config, source, trainer.init)
         made_by = launched(line, trainer.accelerator.num_processes) if line else IN_PYTHON
-        recipe = partial(recipe_of, config, trainer, command=made_by)
+        recipe = partial(training_metadata, config, trainer, command=made_by)
         path = folder / f"{config.name}.safetensors"
         leads = trainer.accelerator.is_main_process
         with (
@@ -133,7 +133,7 @@ def fit(
             upcoming = loader.submit(trainer.batches, at + 1)
             values = trainer.train_step(*batches)
             trainer.seconds = spent + time.monotonic() - begun
-            ended = stage == "pretrain" and trainer.end_early(values["naming"])
+            ended = stage == "pretrain" and trainer.maybe_end_pretraining(values["naming"])
             if ended:
                 upcoming = loader.submit(trainer.batches, trainer.step)
             last = trainer.step == trainer.total
@@ -171,7 +171,7 @@ def _note(log: TextIO, trainer: Trainer, step: int, stage: str, values: dict[str
     log.flush()
 
 
-def recipe_of(config: TrainConfig, trainer: Trainer, scores: dict[str, float], command: str) -> dict[str, Any]:
+def training_metadata(config: TrainConfig, trainer: Trainer, scores: dict[str, float], command: str) -> dict[str, Any]:
     """What a checkpoint says of its making. command: that made it, or does so again."""
     return {
         "command": command,

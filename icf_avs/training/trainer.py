@@ -14,10 +14,10 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
-from icf_avs.checkpoint.file import load_checkpoint, trained_state
+from icf_avs.checkpoint.serialization import load_checkpoint, state_dict_without_frozen
 from icf_avs.config import TrainConfig
 from icf_avs.config_dict import from_dict
-from icf_avs.encoders.dense_classifier import ClassSimilarity
+from icf_avs.encoders.open_vocab_encoder import ClassSimilarity
 from icf_avs.encoders.registry import NEEDS_VOCABULARY, build_model_audio, build_visual, embed_names
 from icf_avs.errors import UserError
 from icf_avs.icf.implicit_text import text_encoders
@@ -25,7 +25,7 @@ from icf_avs.networks.build import build_model as assembled
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
 from icf_avs.networks.temperature import clamp_temperatures
 from icf_avs.training.accelerator import processes
-from icf_avs.training.data import Data
+from icf_avs.training.data_protocol import Data
 from icf_avs.training.optimizer import adamw, learning_rate_share
 from icf_avs.training.plateau import Plateau
 from icf_avs.training.train_module import build_train_module
@@ -140,7 +140,7 @@ class Trainer:
             self._end_pretraining(self.step)
         return self._reduce_metrics(terms) | {"gradient": norm}
 
-    def end_early(self, naming: float) -> bool:
+    def maybe_end_pretraining(self, naming: float) -> bool:
         """After a step of the pretraining: if the loss of naming has stopped falling, go on to the next stage, whose
         first step keeps its number. Returns whether it has.
         """
@@ -178,7 +178,7 @@ class Trainer:
             "classes": list(self.data.classes),
             "step": self.step,
             "seconds": self.seconds,
-            "model": trained_state(self.model),
+            "model": state_dict_without_frozen(self.model),
             "teacher": self.train_module.audio_classifier.state_dict(),
             "icf": self.train_module.icf.state_dict() if self.train_module.icf else {},
             "interventions": self.train_module.interventions.state_dict() if self.train_module.interventions else {},

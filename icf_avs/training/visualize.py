@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from icf_avs.inference.predictor import Predictor
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.overlay import Overlay
-from icf_avs.training.data import Sample
+from icf_avs.training.data_protocol import Sample
 
 CLIPS, COLUMNS, SIDE, GAP = 4, 5, 112, 4  # of a sheet; SIDE and GAP in pixels
 

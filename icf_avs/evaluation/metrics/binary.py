@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icf_avs.evaluation.metrics.exact import ExactMetric
+from icf_avs.evaluation.metrics.exact_sums import ExactMetric
 from icf_avs.evaluation.metrics.f_curve import THRESHOLDS, f_curves
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from icf_avs.atomic_io import check_file, write_text
 from icf_avs.console import progress_console
 from icf_avs.errors import UserError
+from icf_avs.evaluation.robustness.audio_reliance import RESAMPLES, Verdict, judge, worst
+from icf_avs.evaluation.robustness.csv_table import read_table, rows_of, save_table
 from icf_avs.evaluation.robustness.report import page
 from icf_avs.evaluation.robustness.runner import CONDITIONS, RobustnessResult, evaluate_robustness
 from icf_avs.evaluation.robustness.scores import ALL
-from icf_avs.evaluation.robustness.table import read_table, rows_of, save_table
-from icf_avs.evaluation.robustness.verdict import RESAMPLES, Verdict, judge, worst
 from icf_avs.evaluation.score_tables import Scored, hardware, revision
-from icf_avs.evaluation.sets import Task
+from icf_avs.evaluation.test_sets import Task
 
 BINARY_ONLY = "the binary mask, what sounds against all else; the classes that this checkpoint names are not scored"
 

@@ -31,7 +31,7 @@ from icf_avs.errors import UserError
 from icf_avs.evaluation.audio_input import silence
 
 if TYPE_CHECKING:
-    from icf_avs.datasets.clip import ClipRecord, LoadedClip
+    from icf_avs.datasets.video_clip import ClipRecord, LoadedClip
 
 Audio = Literal["true", "silence", "noise", "noise-10db", "noise-40db", "offscreen", "shifted"]
 NEGATIVES = ("silence", "noise", "noise-10db", "noise-40db", "offscreen")  # nothing in the frame makes them

@@ -12,10 +12,10 @@ from html import escape
 import numpy as np
 from PIL import Image
 
+from icf_avs.evaluation.robustness.audio_reliance import IGNORES_ABOVE, Verdict, worst
 from icf_avs.evaluation.robustness.negative_audio import SOUND_NAMES
 from icf_avs.evaluation.robustness.runner import BLANK, Example, RobustnessResult
 from icf_avs.evaluation.robustness.scores import ALL, CHANGED, Scores
-from icf_avs.evaluation.robustness.verdict import IGNORES_ABOVE, Verdict, worst
 from icf_avs.evaluation.score_tables import DEFAULT_SETTINGS
 from icf_avs.output.overlay import Overlay
 

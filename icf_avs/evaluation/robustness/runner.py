@@ -27,7 +27,7 @@ from icf_avs.evaluation.scorer import Scorer, empty_frames, every_frame
 from icf_avs.inference.predictor import MaskPredictor
 
 if TYPE_CHECKING:
-    from icf_avs.datasets.clip import ClipRecord, LoadedClip
+    from icf_avs.datasets.video_clip import ClipRecord, LoadedClip
 
 BLANK = "blank"  # the frame, not the sound: mid-grey
 CONDITIONS = ("true", *NEGATIVES, "shifted", BLANK)

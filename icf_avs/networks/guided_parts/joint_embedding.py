@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.encoders.onednn import TokenLinear
+from icf_avs.encoders.onednn_layers import TokenLinear
 from icf_avs.networks.temperature import log_temperature, temperature
 
 

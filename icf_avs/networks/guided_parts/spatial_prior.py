@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.encoders.onednn import PointConv
+from icf_avs.encoders.onednn_layers import PointConv
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from icf_avs.encoders.dense_classifier import ClassSimilarity
+    from icf_avs.encoders.open_vocab_encoder import ClassSimilarity
 
 MAPS = 3  # relevance, agreement, own
 _LEAST = 1e-3  # share of a position below which a word is nothing there

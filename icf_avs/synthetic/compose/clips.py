@@ -17,7 +17,7 @@ from icf_avs.datasets.audio_io import RATE, read_waveform
 from icf_avs.datasets.layouts import SPLITS
 from icf_avs.errors import UserError
 from icf_avs.synthetic.compose.images import AnnotatedImage, ImageSource
-from icf_avs.synthetic.compose.material import Recording
+from icf_avs.synthetic.compose.source_clips import Recording
 
 SECONDS = 5
 SHORT_SIDE = 240  # pixels of a frame in the set

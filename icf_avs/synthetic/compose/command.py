@@ -17,7 +17,7 @@ from icf_avs.datasets.image_io import CLASSES
 from icf_avs.errors import UserError
 from icf_avs.synthetic.compose.clips import SPLITS, Clip, Material, Scene, render_clip, sample_scenes
 from icf_avs.synthetic.compose.images import ImageSource, find_images
-from icf_avs.synthetic.compose.material import (
+from icf_avs.synthetic.compose.source_clips import (
     Recording,
     assign_splits,
     content_keys,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from icf_avs.datasets.clip import ClipRecord
 from icf_avs.datasets.custom_dataset import is_custom_dataset
 from icf_avs.datasets.layouts import TABLES, find_table, is_stamps, read_set
+from icf_avs.datasets.video_clip import ClipRecord
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
 from icf_avs.evaluation.score_tables import Scored
@@ -114,7 +114,7 @@ def _is_set(root: Path) -> bool:
 
 def default_sets(split: Split = "test") -> Path:
     """Folder of a split of Stamps in the cache, 120 clips a set, seed 0; written on first use or when outdated."""
-    from icf_avs.cache import cache_dir
+    from icf_avs.array_cache import cache_dir
     from icf_avs.synthetic.benchmark import write_stamps
 
     root = cache_dir() / f"stamps-{split}"

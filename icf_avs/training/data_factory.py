@@ -7,7 +7,7 @@ from pathlib import Path
 from icf_avs.config import TrainConfig
 from icf_avs.training.benchmark_data import BenchmarkData
 from icf_avs.training.composed_data import OpenVocabData, StampsData
-from icf_avs.training.data import Data, Report
+from icf_avs.training.data_protocol import Data, Report
 
 
 def training_data(config: TrainConfig, source: Path | None, workers: int, report: Report) -> Data:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0
 from icf_avs.encoders.minilm import TEXT_DIM, embed_names
-from icf_avs.encoders.onednn import fused_conv, pointwise
+from icf_avs.encoders.onednn_layers import fused_conv, pointwise
 from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, WITHOUT_SEGMENTER, VocSegmenter
 from icf_avs.encoders.weights import read_rows
 from icf_avs.types import Missing, VisualFeatures

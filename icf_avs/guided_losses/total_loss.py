@@ -12,7 +12,7 @@ from icf_avs.extensions.intervention_losses import clip_classes, other_frames, o
 from icf_avs.guided_losses import contrastive
 from icf_avs.guided_losses.classification_loss import pixel_reading, sound_reading
 from icf_avs.icf import mask_losses as mask
-from icf_avs.icf.class_shares import class_shares
+from icf_avs.icf.soft_class_targets import class_shares
 from icf_avs.networks.guided import GuidedOutput
 from icf_avs.networks.guided_parts.joint_embedding import Gaussian, JointEmbedding
 from icf_avs.networks.pooling import grid_means

@@ -20,9 +20,9 @@ from icf_avs.checkpoint.source import DEFAULT, shipped
 from icf_avs.checkpoint.validation import PICKLES, check_length, fitted
 from icf_avs.config import ModelConfig
 from icf_avs.config_dict import from_dict
+from icf_avs.config_validation import check_settings
 from icf_avs.encoders.registry import build_model_audio, build_visual
 from icf_avs.errors import MissingWeights, UserError
-from icf_avs.field_bounds import check_settings
 from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
 from icf_avs.provenance import sha256_of
@@ -33,7 +33,7 @@ FORMAT = "icf-avs/1"
 _UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError)
 
 
-def trained_state(model: SegmentationModel) -> dict[str, Tensor]:
+def state_dict_without_frozen(model: SegmentationModel) -> dict[str, Tensor]:
     """The state dict without the encoders that are frozen."""
     frozen = _frozen(model.config)
     return {key: value for key, value in model.state_dict().items() if not key.startswith(frozen)}
@@ -55,7 +55,7 @@ def save_checkpoint(model: SegmentationModel, path: Path, recipe: dict[str, Any]
         "spec": json.dumps(vars(model.spec)),
         "recipe": json.dumps(recipe),
     }
-    state = {key: value.cpu().contiguous() for key, value in trained_state(model).items()}
+    state = {key: value.cpu().contiguous() for key, value in state_dict_without_frozen(model).items()}
     with written_file(path, "make room or choose another folder", (SafetensorError,), flush=True) as new:
         save_file(state, new, metadata)
 

@@ -17,8 +17,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from icf_avs.array_cache import cache_dir
 from icf_avs.atomic_io import unfinished_folder
-from icf_avs.cache import cache_dir
 from icf_avs.console import note
 from icf_avs.errors import UserError
 
