@@ -63,6 +63,41 @@ def test_every_combination_trains_and_an_absent_part_has_no_parameters(encoder_o
         assert all(parameter.grad is not None for parameter in icf.parameters())
 
 
+def test_replaced_audio_gives_texts_of_the_own_frames_and_another_sound(encoder_of, monkeypatch):
+    """Table 2, "audio replaced": of eq. 5 with each other clip's audio text, the nearest; clip by clip by hand."""
+    torch.manual_seed(0)
+    parts = PARTS | {"sc": SC(strategy="audio-swap", keep=1)}
+    icf, batch, taps = ICF(SPEC, **parts, encoder_of=encoder_of).eval(), random_batch(), features()
+    pools = []
+    whole = icf.contrast.forward
+    monkeypatch.setattr(icf.contrast, "forward", lambda clips, pool: pools.append((clips, pool)) or whole(clips, pool))
+    output = icf(taps, batch)
+    assert output.terms.keys() == {"pull", "vision-audio", "vision-text", "audio-text"}
+    assert not list(icf.counterfactual.parameters())
+    (clips, pool) = pools[0]
+    valid = batch.valid
+    texts = icf.implicit_text(taps.visual[-1], taps.audio, valid)
+    for own in range(3):
+        found = []
+        for other in {0, 1, 2} - {own}:
+            frames = [t % int(valid[other].sum()) for t in range(2)]
+            mixed = texts._replace(visual=texts.visual[own, None], audio=texts.audio[other, frames][None])
+            found.append(icf.fusion(mixed, valid[own, None])[0])
+        near = [torch.cosine_similarity(each, clips.text[own], dim=-1)[valid[own]].sum() for each in found]
+        best = found[int(torch.stack(near).argmax())]
+        expected = torch.nn.functional.normalize(best, dim=-1) * clips.text[own].norm(dim=-1, keepdim=True)
+        torch.testing.assert_close(pool.texts[own, 0], expected.detach(), atol=1e-5, rtol=1e-4)
+    assert pool.texts.shape[1] == 1 and not pool.texts.requires_grad
+
+
+def test_one_clip_has_no_audio_to_replace_its_own_by(encoder_of):
+    parts = PARTS | {"sc": SC(strategy="audio-swap")}
+    icf, batch, taps = ICF(SPEC, **parts, encoder_of=encoder_of), random_batch(clips=1), features(clips=1)
+    assert torch.isfinite(icf(taps, batch).total)
+    with pytest.raises(ValueError, match="needs MIT"):
+        ICF(SPEC, sc=SC(strategy="audio-swap"))
+
+
 def test_diagnostics_are_reported_and_carry_no_gradient(encoder_of):
     found = plug_in(encoder_of)(features(), random_batch()).diagnostics
     assert found.keys() == {"z cosine over clips", "z* of another class", "joint space AUC", "positive pairs"}

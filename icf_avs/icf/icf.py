@@ -17,7 +17,7 @@ from icf_avs.icf.contrastive import Clips, DistributionContrast, positive_pairs
 from icf_avs.icf.diagnostics import audio_visual_auroc, changed_share, mean_cosine, other_pairs
 from icf_avs.icf.implicit_text import Fusion, ImplicitText, text_encoders
 from icf_avs.icf.losses import Weights, weighted_sum
-from icf_avs.icf.semantic_counterfactual import Counterfactuals, SemanticCounterfactual
+from icf_avs.icf.semantic_counterfactual import Counterfactuals, SemanticCounterfactual, of_other_clips
 from icf_avs.icf.settings import CDCL, MIT, SC
 from icf_avs.icf.text_encoders import TextEncoder
 from icf_avs.types import Batch, Features, FeatureSpec, Texts
@@ -55,6 +55,9 @@ class ICF(nn.Module):
         # Not from the paper, whose SC always has a text: without MIT, what is turned is made of both features.
         self.semantic = nn.Linear(visual + audio, dim) if sc and not mit else None
         self.counterfactual = SemanticCounterfactual(sc, dim, visual) if sc else None
+        self.swaps_audio = sc is not None and sc.strategy == "audio-swap"
+        if self.swaps_audio and not mit:
+            raise ValueError("SC(strategy='audio-swap') needs MIT: it replaces the audio text of a clip")
         self.contrast = DistributionContrast(cdcl, visual, audio, dim if mit or sc else None) if cdcl else None
 
     def forward(self, features: Features, batch: Batch) -> ICFOutput:
@@ -62,14 +65,16 @@ class ICF(nn.Module):
         maps, audio, valid = features.visual[self.level], features.audio, batch.valid
         vision = pooled(maps, batch, self.cdcl.vision if self.cdcl else "frame")
         terms: dict[str, Tensor] = {}
-        z = heard = pool = None
+        z = heard = pool = candidates = None
         if self.fusion is not None:
             texts = self._texts(features, maps, valid)
             z, heard, terms["pull"] = self.fusion(texts, valid), texts.sound, texts.pull
+            if self.swaps_audio:
+                candidates = self._with_other_audio(self.fusion, texts, valid)
         elif self.semantic is not None:
             z = self.semantic(torch.cat([vision, audio], -1))
         if self.counterfactual is not None:
-            pool, losses = self.counterfactual(z, vision, valid)
+            pool, losses = self.counterfactual(z, vision, valid, candidates)
             terms |= losses
         clips = Clips(vision, audio, valid, z, heard)
         if self.contrast is not None:
@@ -84,6 +89,15 @@ class ICF(nn.Module):
         if self.implicit_text is None:
             raise ValueError("MIT(reading='text') needs a network with texts: ModelConfig(mit=...)")
         return self.implicit_text(maps, features.audio, valid, features.levels)
+
+    @torch.no_grad()
+    def _with_other_audio(self, fusion: Fusion, texts: Texts, valid: Tensor) -> Tensor:
+        """Eq. 5 of each clip's visual text and the audio text of every other clip: [B,J,T,d]."""
+        audio = of_other_clips(texts.audio, valid)
+        pairs = audio.shape[:2]
+        visual = texts.visual[:, None].expand_as(audio).flatten(0, 1)
+        mixed = texts._replace(visual=visual, audio=audio.flatten(0, 1))
+        return fusion(mixed, valid[:, None].expand(*pairs, -1).flatten(0, 1)).unflatten(0, pairs)
 
     @torch.no_grad()
     def _diagnostics(self, maps: Tensor, clips: Clips, pool: Counterfactuals | None, batch: Batch) -> dict[str, Tensor]:

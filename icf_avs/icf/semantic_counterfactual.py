@@ -62,14 +62,22 @@ class SemanticCounterfactual(nn.Module):
         elif settings.strategy == "vqvae":
             self.vqvae = VQVAE(settings, dim, condition)
 
-    def forward(self, z: Tensor, visual: Tensor, valid: Tensor) -> tuple[Counterfactuals, dict[str, Tensor]]:
-        """z [B,T,d], visual [B,T,V] and valid [B,T] bool -> the pool, and the terms of the loss by name."""
+    def forward(
+        self, z: Tensor, visual: Tensor, valid: Tensor, candidates: Tensor | None = None
+    ) -> tuple[Counterfactuals, dict[str, Tensor]]:
+        """z [B,T,d], visual [B,T,V] and valid [B,T] bool -> the pool, and the terms of the loss by name. candidates
+        [B,J,T,d]: texts of which the strategy "audio-swap" keeps the nearest.
+        """
         z, visual = z.detach(), visual.detach()
         factual = F.normalize(z.float(), dim=-1) * self.dim**0.5
         terms = self._losses(factual, visual, valid)
         with torch.no_grad():
-            swaps = self.settings.strategy == "pair-swap"
-            pool = self._of_other_clips(factual, valid) if swaps else self._pool(factual, visual, valid)
+            if self.settings.strategy == "pair-swap":
+                candidates = of_other_clips(factual, valid)
+            if candidates is None:
+                pool = self._pool(factual, visual, valid)
+            else:
+                pool = self._nearest(factual, F.normalize(candidates.float(), dim=-1), valid)
         length = z.norm(dim=-1, keepdim=True)[:, None]
         return Counterfactuals((F.normalize(pool.texts, dim=-1) * length).to(z.dtype), pool.weights), terms
 
@@ -125,18 +133,13 @@ class SemanticCounterfactual(nn.Module):
         texts = found.gather(1, best[..., None, None].expand(-1, -1, *found.shape[2:]))
         return Counterfactuals(texts, weights / weights.sum(1, keepdim=True))
 
-    def _of_other_clips(self, factual: Tensor, valid: Tensor) -> Counterfactuals:
-        """The K nearest texts of other clips, of all processes; none where there is one clip. A clip that is shorter is
-        taken over again from its first frame.
-        """
-        texts, valid_frames = whole(factual), whole(valid).sum(1, keepdim=True).clamp(min=1)
-        frames = torch.arange(factual.shape[1], device=factual.device) % valid_frames
-        texts = texts.gather(1, frames[..., None].expand_as(texts))
-        near = torch.einsum("btd,gtd->bg", factual * valid[..., None], texts)  # all are of the same length
-        itself = torch.eye(len(texts), dtype=torch.bool, device=near.device)[own()]
-        keep = min(self.settings.keep, len(texts) - 1)
-        best = near.masked_fill(itself, -torch.inf).topk(keep, dim=1).indices
-        return Counterfactuals(texts[best], near.new_full(best.shape, 1 / max(1, keep)))
+    def _nearest(self, factual: Tensor, candidates: Tensor, valid: Tensor) -> Counterfactuals:
+        """The K nearest of candidates [B,J,T,d] of one length, with equal weights; none where there is one clip."""
+        near = torch.einsum("btd,bjtd->bj", factual * valid[..., None], candidates)
+        keep = min(self.settings.keep, candidates.shape[1])
+        best = near.topk(keep, dim=1).indices
+        texts = candidates.gather(1, best[..., None, None].expand(-1, -1, *candidates.shape[2:]))
+        return Counterfactuals(texts, near.new_full(best.shape, 1 / max(1, keep)))
 
     def generated(self, every: Tensor, visual: Tensor, alpha: Tensor) -> Tensor:
         """z* [B,J,T,d] of z [B,J,T,d] by alpha [B,J,T]."""
@@ -157,3 +160,17 @@ class SemanticCounterfactual(nn.Module):
     def _alpha(self, like: Tensor) -> Tensor:
         low, high = self.settings.alpha
         return low + (high - low) * drawn_like(like, torch.rand)
+
+
+def of_other_clips(texts: Tensor, valid: Tensor) -> Tensor:
+    """Texts [B,T,d] of the clips of this process -> for each, those of the other clips of all processes [B,J,T,d]. A
+    clip that is shorter is taken over again from its first frame.
+    """
+    every, valid_frames = whole(texts), whole(valid).sum(1, keepdim=True).clamp(min=1)
+    frames = torch.arange(texts.shape[1], device=texts.device) % valid_frames
+    every = every.gather(1, frames[..., None].expand_as(every))
+    others = ~torch.eye(len(every), dtype=torch.bool, device=texts.device)
+    clips = (
+        torch.arange(len(every), device=texts.device).expand_as(others)[others].view(len(every), len(every) - 1)[own()]
+    )
+    return every[clips]

@@ -13,7 +13,7 @@ from icf_avs.config_dict import names_new_names
 Level = Literal["video", "segment", "frame"]
 Contrast = Literal["vision-audio", "vision-text", "audio-text"]
 Reading = Literal["plug-in", "refined", "text"]
-Strategy = Literal["diffusion", "vqvae", "pair-swap", "feature-noise"]
+Strategy = Literal["diffusion", "vqvae", "pair-swap", "audio-swap", "feature-noise"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class MIT:
 @dataclass(frozen=True)
 class SC:
     """Semantic counterfactual of the factual text (eq. 6-12). strategy: the paper's, or one that its table 2 compares
-    it with. Of the others, "feature-noise" and "pair-swap" learn nothing; only draws, keep and alpha count for them.
+    it with. "feature-noise", "pair-swap" and "audio-swap" learn nothing: the first has draws, keep and alpha, the other
+    two have keep alone.
     """
 
     strategy: Strategy = "diffusion"

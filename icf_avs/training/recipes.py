@@ -233,6 +233,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "level-frame-video": ("mit", {"levels": ("video", "frame")}),
     "noise-on-features": ("sc", {"strategy": "feature-noise"}),
     "pairs-swapped": ("sc", {"strategy": "pair-swap"}),
+    "audio-replaced": ("sc", {"strategy": "audio-swap"}),
     "vq-vae": ("sc", {"strategy": "vqvae", "lambda_ortho": 0.0}),  # in the paper's table L_ortho comes after diffusion
     "over-samples": ("sc", {"orthogonal": "samples"}),
     "over-features": ("sc", {"orthogonal": "features"}),
