@@ -3,9 +3,9 @@
 The runs are the recipes s4-r50 and s4-pvt: query network, trained encoder, clips of five frames at 224x224; MIT, SC and
 CDCL with the published text encoders. All weights are random. Pseudo-words go through the text encoders every n-th
 step, so a turn is a whole period of n steps. Memory is the largest resident set of a process of its own, in which they
-go through them in both of two steps; the second finds the optimizer's state. A batch has two of the recipe's eight
-clips: eight of PVT-v2-B5 do not fit into 24 GB. The text encoders' work does not grow with the batch, so two clips make
-the plug-in look dearer than eight do.
+go through them in both of two steps; the second finds the optimizer's state. A batch has as many
+of the recipe's eight clips as 24 GB hold; for the step both networks are in one process. The text encoders' work does
+not grow with the batch, so fewer clips make the plug-in look dearer than eight do.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from icf_avs.training.train_module import PlugInTrainModule
 from icf_avs.types import Batch
 
 RUNS = {RESNET: "s4-r50", PVT: "s4-pvt"}
-CLIPS = 2  # of a batch
+STEP_CLIPS = {RESNET: 4, PVT: 2}  # of a batch
+MEMORY_CLIPS = {RESNET: 8, PVT: 2}
 TURNS = 2  # at most, of encode_every steps each
 ALONE = "the network alone"
 
@@ -85,12 +86,13 @@ def one_step(encoder: Encoder, given: Batch, plug_in: bool, encode_every: int | 
 
 
 def plug_in_step(
-    machine: Machine, encoders: Sequence[Encoder] = tuple(RUNS), clips: int = CLIPS, size: int = 224
+    machine: Machine, encoders: Sequence[Encoder] = tuple(RUNS), clips: int | None = None, size: int = 224
 ) -> Iterator[Row]:
     """Rows plug-in-step-NAME, in seconds a step."""
     keep_freed_memory()
     for encoder in encoders:
-        given, period = batch(clips, size=size), RECIPES[RUNS[RESNET]]().icf.mit.encode_every
+        count = clips or STEP_CLIPS[encoder]
+        given, period = batch(count, size=size), RECIPES[RUNS[RESNET]]().icf.mit.encode_every
         steps = [one_step(encoder, given, plug_in) for plug_in in (True, False)]
         for step in steps:  # each as a whole takes far longer than what it leaves in the processor's caches
             step()
@@ -100,14 +102,17 @@ def plug_in_step(
             warm=False,
         )
         each = [[spent / period for spent in turns] for turns in taken]
-        yield row(f"plug-in-step-{encoder.name}", *each, ALONE, machine, f"s/step of {clips} clips")
+        yield row(f"plug-in-step-{encoder.name}", *each, ALONE, machine, f"s/step of {count} clips")
 
 
-def plug_in_memory(machine: Machine, encoders: Sequence[Encoder] = tuple(RUNS), clips: int = CLIPS) -> Iterator[Row]:
+def plug_in_memory(
+    machine: Machine, encoders: Sequence[Encoder] = tuple(RUNS), clips: int | None = None
+) -> Iterator[Row]:
     """Rows plug-in-memory-NAME."""
     for encoder in encoders:
-        peaks = [[peak(machine, encoder, who, clips)] for who in ("icf", "alone")]
-        yield row(f"plug-in-memory-{encoder.name}", *peaks, ALONE, machine, f"MB, {clips} clips")
+        count = clips or MEMORY_CLIPS[encoder]
+        peaks = [[peak(machine, encoder, who, count)] for who in ("icf", "alone")]
+        yield row(f"plug-in-memory-{encoder.name}", *peaks, ALONE, machine, f"MB, {count} clips")
 
 
 def times(count: int, step: Callable[[], None]) -> None:
