@@ -26,7 +26,7 @@ EARLIER = {
 }  # fmt: skip
 
 
-def names_new_names(of: type[Settings]) -> type[Settings]:
+def reject_renamed_fields(of: type[Settings]) -> type[Settings]:
     """A decorator of a settings class: an earlier name of a field is an error that says the new one."""
     names, init = EARLIER[of.__name__], of.__init__
 

@@ -13,7 +13,8 @@ alone, and the contrasts (contrastive.py) are pushed by a pool that does not mov
 a norm in place of the normalised vector, and eq. 11 without v; the others are meant.
 
 Other strategies stand in table 2 and serve comparison: z'_t in the latent space of a VQ-VAE (vqvae.py), z with noise in
-place of z* (sqrt(1 - alpha) z + sqrt(alpha) eps), and z of other clips in place of z* (pair swap).
+place of z* (sqrt(1 - alpha) z + sqrt(alpha) eps), z of other clips in place of z* (pair swap), and eq. 5 with the audio
+text of other clips (audio swap; icf.py computes these texts).
 """
 
 from __future__ import annotations
@@ -164,13 +165,11 @@ class SemanticCounterfactual(nn.Module):
 
 def of_other_clips(texts: Tensor, valid: Tensor) -> Tensor:
     """Texts [B,T,d] of the clips of this process -> for each, those of the other clips of all processes [B,J,T,d]. A
-    clip that is shorter is taken over again from its first frame.
+    shorter clip is repeated from its first frame.
     """
     every, valid_frames = whole(texts), whole(valid).sum(1, keepdim=True).clamp(min=1)
     frames = torch.arange(texts.shape[1], device=texts.device) % valid_frames
     every = every.gather(1, frames[..., None].expand_as(every))
-    others = ~torch.eye(len(every), dtype=torch.bool, device=texts.device)
-    clips = (
-        torch.arange(len(every), device=texts.device).expand_as(others)[others].view(len(every), len(every) - 1)[own()]
-    )
-    return every[clips]
+    clips = len(every)
+    others = ~torch.eye(clips, dtype=torch.bool, device=texts.device)
+    return every[others.nonzero()[:, 1].view(clips, clips - 1)[own()]]

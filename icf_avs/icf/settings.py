@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from icf_avs.config_dict import names_new_names
+from icf_avs.config_dict import reject_renamed_fields
 
 Level = Literal["video", "segment", "frame"]
 Contrast = Literal["vision-audio", "vision-text", "audio-text"]
@@ -46,7 +46,7 @@ class MIT:
             raise ValueError(f"levels and numbers of MIT must be at least 1: {self}")
 
 
-@names_new_names
+@reject_renamed_fields
 @dataclass(frozen=True)
 class SC:
     """Semantic counterfactual of the factual text (eq. 6-12). strategy: the paper's, or one that its table 2 compares
