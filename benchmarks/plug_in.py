@@ -1,19 +1,17 @@
-"""(h) A training step with the whole of ICF beside the network's own: its seconds, and the peak memory of a process.
+"""(h) A training step with the whole of ICF beside the network's own: its seconds, and the peak memory of its process.
 
 The runs are the recipes s4-r50 and s4-pvt: query network, trained encoder, clips of five frames at 224x224; MIT, SC and
-CDCL with the published text encoders. All weights are random. Pseudo-words go through the text encoders every n-th
-step, so a turn is a whole period of n steps. Memory is the largest resident set of a process of its own, in which they
-go through them in both of two steps; the second finds the optimizer's state. A batch has as many
-of the recipe's eight clips as 24 GB hold; for the step both networks are in one process. The text encoders' work does
-not grow with the batch, so fewer clips make the plug-in look dearer than eight do.
+CDCL with the published text encoders. All weights are random. Each network is in a process of its own: one step that
+does not count (it allocates the optimizer's state and encodes the texts), then a whole period of n steps, in which
+pseudo-words go once through the text encoders. A batch has the recipe's eight clips where 24 GB hold them. The text
+encoders' work does not grow with the batch, so fewer clips make the plug-in look dearer than eight do.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
 
 import torch
 import transformers
@@ -23,7 +21,8 @@ from benchmarks.models import PVT, RESNET, Encoder, batch
 from benchmarks.processes import finished
 from benchmarks.table import Row
 from benchmarks.training_step import stepping
-from benchmarks.turns import Machine, row, seconds
+from benchmarks.turns import Machine, row
+from icf_avs.config import TrainConfig
 from icf_avs.encoders.registry import build_audio
 from icf_avs.glibc_malloc import keep_freed_memory
 from icf_avs.icf.icf import ICF
@@ -34,9 +33,8 @@ from icf_avs.training.train_module import PlugInTrainModule
 from icf_avs.types import Batch
 
 RUNS = {RESNET: "s4-r50", PVT: "s4-pvt"}
-STEP_CLIPS = {RESNET: 4, PVT: 2}  # of a batch
-MEMORY_CLIPS = {RESNET: 8, PVT: 2}
-TURNS = 2  # at most, of encode_every steps each
+CLIPS = {RESNET: 8, PVT: 4}  # of a batch; eight of PVTv2-B5 take more than 24 GB
+TURNS = 2  # at most
 ALONE = "the network alone"
 
 
@@ -66,12 +64,10 @@ def text_encoder(source: Source, layers: int | None = None) -> TextEncoder:
     return TextEncoder(architecture(config), words, source.pooled, source.widths[1])
 
 
-def one_step(encoder: Encoder, given: Batch, plug_in: bool, encode_every: int | None = None) -> Callable[[], None]:
-    """A step of the encoder's recipe as a program, with the whole of ICF or without any. encode_every: not the
-    recipe's.
-    """
+def one_step(encoder: Encoder, given: Batch, plug_in: bool) -> Callable[[], None]:
+    """A step of the encoder's recipe as a program, with the whole of ICF or without any."""
     torch.manual_seed(0)
-    config = RECIPES[next(name for of, name in RUNS.items() if of.name == encoder.name)]()
+    config = recipe(encoder)
     settings, icf = config.model_config(()), config.icf
     audio = build_audio(settings.audio, settings.dim, random=True)
     model = build_model(settings, config.spec, encoder.build(train=True), audio=audio)
@@ -79,53 +75,41 @@ def one_step(encoder: Encoder, given: Batch, plug_in: bool, encode_every: int | 
     if plug_in:
         loaded = {source: text_encoder(source, encoder.depths and 1) for source in set(PUBLISHED.values())}
         texts = {level: loaded[source] for level, source in PUBLISHED.items()}
-        mit = replace(icf.mit, encode_every=encode_every or icf.mit.encode_every)
-        train_module.icf = ICF(model.network.feature_spec, mit, icf.sc, icf.cdcl, encoder_of=texts.__getitem__)
+        train_module.icf = ICF(model.network.feature_spec, icf.mit, icf.sc, icf.cdcl, encoder_of=texts.__getitem__)
     train_module.train()
     return stepping(train_module, lambda: train_module(given, "train")["loss"])
 
 
-def plug_in_step(
-    machine: Machine, encoders: Sequence[Encoder] = tuple(RUNS), clips: int | None = None, size: int = 224
-) -> Iterator[Row]:
-    """Rows plug-in-step-NAME, in seconds a step."""
+def recipe(encoder: Encoder) -> TrainConfig:
+    """The published recipe of an encoder."""
+    return RECIPES[next(name for of, name in RUNS.items() if of.name == encoder.name)]()
+
+
+def seconds_a_step(encoder: Encoder, plug_in: bool, clips: int, size: int = 224) -> float:
+    """Mean over a period of encode_every steps; one step before it does not count."""
     keep_freed_memory()
-    for encoder in encoders:
-        count = clips or STEP_CLIPS[encoder]
-        given, period = batch(count, size=size), RECIPES[RUNS[RESNET]]().icf.mit.encode_every
-        steps = [one_step(encoder, given, plug_in) for plug_in in (True, False)]
-        for step in steps:  # each as a whole takes far longer than what it leaves in the processor's caches
-            step()
-        taken = seconds(
-            replace(machine, turns=min(machine.turns, TURNS)),
-            *(partial(times, period, step) for step in steps),
-            warm=False,
-        )
-        each = [[spent / period for spent in turns] for turns in taken]
-        yield row(f"plug-in-step-{encoder.name}", *each, ALONE, machine, f"s/step of {count} clips")
-
-
-def plug_in_memory(
-    machine: Machine, encoders: Sequence[Encoder] = tuple(RUNS), clips: int | None = None
-) -> Iterator[Row]:
-    """Rows plug-in-memory-NAME."""
-    for encoder in encoders:
-        count = clips or MEMORY_CLIPS[encoder]
-        peaks = [[peak(machine, encoder, who, count)] for who in ("icf", "alone")]
-        yield row(f"plug-in-memory-{encoder.name}", *peaks, ALONE, machine, f"MB, {count} clips")
-
-
-def times(count: int, step: Callable[[], None]) -> None:
-    """So many steps."""
-    for _ in range(count):
+    step, period = one_step(encoder, batch(clips, size=size), plug_in), recipe(encoder).icf.mit.encode_every
+    step()
+    began = time.perf_counter()
+    for _ in range(period):
         step()
+    return (time.perf_counter() - began) / period
 
 
-def peak(machine: Machine, encoder: Encoder, who: str, clips: int) -> float:
-    """Megabytes of a process that takes two steps."""
-    return finished(machine, "-m", "benchmarks.plug_in", encoder.name, who, str(clips)).peak
+def plug_in(machine: Machine, encoders: Sequence[Encoder] = tuple(RUNS)) -> Iterator[Row]:
+    """Rows plug-in-step-NAME, in seconds a step, and plug-in-memory-NAME, in megabytes."""
+    for encoder in encoders:
+        clips = CLIPS[encoder]
+        turns = [
+            [finished(machine, "-m", "benchmarks.plug_in", encoder.name, who, str(clips)) for who in ("icf", "alone")]
+            for _ in range(min(machine.turns, TURNS))
+        ]
+        steps = ([float(each.printed) for each in of] for of in zip(*turns, strict=True))
+        yield row(f"plug-in-step-{encoder.name}", *steps, ALONE, machine, f"s/step of {clips} clips")
+        peaks = ([each.peak for each in of] for of in zip(*turns, strict=True))
+        yield row(f"plug-in-memory-{encoder.name}", *peaks, ALONE, machine, f"MB, {clips} clips")
 
 
 if __name__ == "__main__":
     name, who, clips = sys.argv[1:]
-    times(2, one_step(next(of for of in RUNS if of.name == name), batch(int(clips)), who == "icf", 1))
+    print(seconds_a_step(next(of for of in RUNS if of.name == name), who == "icf", int(clips)))

@@ -147,10 +147,19 @@ def test_the_plug_in_benchmark_counts_the_text_encoders(monkeypatch):
     encoded = []
     plain = plug_in.TextEncoder.__call__
     monkeypatch.setattr(plug_in.TextEncoder, "__call__", lambda *given: encoded.append(given[1]) or plain(*given))
-    found = named(plug_in.plug_in_step(ONCE, [SMALL], clips=1, size=64))
-    assert set(found) == {("plug-in-step-resnet-50", plug_in.ALONE)}
-    assert found["plug-in-step-resnet-50", plug_in.ALONE].unit == "s/step of 1 clips"
-    assert len(encoded) == 2 * 4, "in two periods of steps each of four banks goes once through its encoder"
+    assert plug_in.seconds_a_step(SMALL, True, clips=1, size=64) > 0
+    assert len(encoded) == 2 * 4, "before a period of steps and in it each of four banks goes once through its encoder"
+    assert plug_in.seconds_a_step(SMALL, False, clips=1, size=64) > 0
+    assert len(encoded) == 2 * 4
+
+
+def test_the_plug_in_benchmark_pairs_processes(monkeypatch):
+    told = {"icf": processes.Finished(60, 100, 3000, "3.0\n"), "alone": processes.Finished(40, 70, 2000, "2.0\n")}
+    monkeypatch.setattr(plug_in, "finished", lambda machine, *words: told[words[3]])
+    found = named(plug_in.plug_in(ONCE, [models.RESNET]))
+    step, peak_memory = found["plug-in-step-resnet-50", plug_in.ALONE], found["plug-in-memory-resnet-50", plug_in.ALONE]
+    assert (step.ours, step.reference, step.ratio, step.unit) == ("3", "2", "0.667", "s/step of 8 clips")
+    assert (peak_memory.ours, peak_memory.reference, peak_memory.unit) == ("3000", "2000", "MB, 8 clips")
 
 
 def test_published_text_encoders_have_their_published_sizes():
