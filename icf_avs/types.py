@@ -110,13 +110,15 @@ class FeatureSpec:
 
 class Texts(NamedTuple):
     """Implicit texts (icf/implicit_text.py). visual l^v and audio l^a [B,T,d], 0 on padding; sound: l^a without what
-    all texts of its bank share, by which clips are distinguished; pull: term of the loss, a number.
+    all texts of its bank share, by which clips are distinguished; pull: term of the loss, a number; revised: l^v and
+    l^a [B,R,T,d] of other texts of the banks than those that match best, without gradient, where asked for.
     """
 
     visual: Tensor
     audio: Tensor
     sound: Tensor
     pull: Tensor
+    revised: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass

@@ -238,7 +238,8 @@ def test_a_vqvae_learns_to_rebuild():
 
 def test_a_strategy_that_there_is_not():
     with pytest.raises(
-        ValueError, match=r"no strategy features; there are diffusion, vqvae, pair-swap, audio-swap, feature-noise"
+        ValueError,
+        match=r"no strategy features; there are diffusion, vqvae, pair-swap, audio-swap, text-revision, feature-noise",
     ):
         SC(strategy="features")
 

@@ -55,9 +55,9 @@ class ICF(nn.Module):
         # Not from the paper, whose SC always has a text: without MIT, what is turned is made of both features.
         self.semantic = nn.Linear(visual + audio, dim) if sc and not mit else None
         self.counterfactual = SemanticCounterfactual(sc, dim, visual) if sc else None
-        self.swaps_audio = sc is not None and sc.strategy == "audio-swap"
-        if self.swaps_audio and not mit:
-            raise ValueError("SC(strategy='audio-swap') needs MIT: it replaces the audio text of a clip")
+        self.strategy = sc.strategy if sc else None
+        if self.strategy in ("audio-swap", "text-revision") and not mit:
+            raise ValueError(f"SC(strategy='{self.strategy}') needs MIT: it changes the texts of a clip")
         self.contrast = DistributionContrast(cdcl, visual, audio, dim if mit or sc else None) if cdcl else None
 
     def forward(self, features: Features, batch: Batch) -> ICFOutput:
@@ -69,8 +69,7 @@ class ICF(nn.Module):
         if self.fusion is not None:
             texts = self._texts(features, maps, valid)
             z, heard, terms["pull"] = self.fusion(texts, valid), texts.sound, texts.pull
-            if self.swaps_audio:
-                candidates = self._with_other_audio(self.fusion, texts, valid)
+            candidates = self._candidates(self.fusion, texts, valid)
         elif self.semantic is not None:
             z = self.semantic(torch.cat([vision, audio], -1))
         if self.counterfactual is not None:
@@ -88,15 +87,25 @@ class ICF(nn.Module):
             return features.texts
         if self.implicit_text is None:
             raise ValueError("MIT(reading='text') needs a network with texts: ModelConfig(mit=...)")
-        return self.implicit_text(maps, features.audio, valid, features.levels)
+        revise = self.strategy == "text-revision"
+        return self.implicit_text(maps, features.audio, valid, features.levels, revise)
 
     @torch.no_grad()
-    def _with_other_audio(self, fusion: Fusion, texts: Texts, valid: Tensor) -> Tensor:
-        """Eq. 5 of each clip's visual text and the audio text of every other clip: [B,J,T,d]."""
-        audio = of_other_clips(texts.audio, valid)
+    def _candidates(self, fusion: Fusion, texts: Texts, valid: Tensor) -> Tensor | None:
+        """Counterfactuals by eq. 5 [B,J,T,d]: of each clip's visual text with the audio text of every other clip, or of
+        revised texts.
+        """
+        if self.strategy == "audio-swap":
+            audio = of_other_clips(texts.audio, valid)
+            visual = texts.visual[:, None].expand_as(audio)
+        elif self.strategy != "text-revision":
+            return None
+        elif texts.revised is None:
+            raise ValueError("SC(strategy='text-revision') needs texts that ICF computes, not MIT(reading='text')")
+        else:
+            visual, audio = texts.revised
         pairs = audio.shape[:2]
-        visual = texts.visual[:, None].expand_as(audio).flatten(0, 1)
-        mixed = texts._replace(visual=visual, audio=audio.flatten(0, 1))
+        mixed = texts._replace(visual=visual.flatten(0, 1), audio=audio.flatten(0, 1))
         return fusion(mixed, valid[:, None].expand(*pairs, -1).flatten(0, 1)).unflatten(0, pairs)
 
     @torch.no_grad()

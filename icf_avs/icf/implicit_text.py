@@ -53,28 +53,38 @@ class ImplicitText(nn.Module):
         for level, bank in self.banks.items():
             bank.attach(encoder_of(level))
 
-    def forward(self, visual: Tensor, audio: Tensor, valid: Tensor, levels: dict[str, Level] | None = None) -> Texts:
+    def forward(
+        self, visual: Tensor, audio: Tensor, valid: Tensor, levels: dict[str, Level] | None = None, revise: bool = False
+    ) -> Texts:
         """visual [B,T,C,h,w], audio [B,T,D], valid [B,T] bool, True at the beginning of each clip; levels: of the
-        network, where it has attended to the map already. Raises ValueError without them where they are needed.
+        network, where it has attended to the map already; revise: whether revised texts are asked for. Raises
+        ValueError without levels where they are needed.
         """
         levels = levels if self.levels is None else self.levels(visual, valid)[1]
         if levels is None:
             raise ValueError("MIT(reading='refined') needs a network that refines its map: ModelConfig(mit=...)")
         present, clip = valid.any(1), torch.arange(valid.shape[0], device=valid.device)[:, None]
-        slots, pulls = [], []
+        slots, other_slots, pulls = [], [], []
         for name, level in levels.items():
-            texts, pull = self.banks[name](level.mean, level.scopes.real)  # B S k d, B S
-            slots.append(texts[clip, level.scopes.of_frame])
-            pulls.append(_mean(pull, level.scopes.real))
-        heard, pull = self.banks["audio"](audio, valid)
-        pulls.append(_mean(pull, valid))
-        there = valid[..., None]
+            choice = self.banks[name](level.mean, level.scopes.real, revise)
+            slots.append(choice.texts[clip, level.scopes.of_frame])
+            pulls.append(_mean(choice.pull, level.scopes.real))
+            if choice.revised is not None:
+                other_slots.append(choice.revised[clip, level.scopes.of_frame])
+        choice = self.banks["audio"](audio, valid, revise)
+        pulls.append(_mean(choice.pull, valid))
+        there, revised = valid[..., None], None
         seen = self._weighted(torch.cat(slots, 2), "visual") * there
-        heard = self._weighted(heard, "audio") * there
-        return Texts(seen, heard, heard - self.banks["audio"].centre, average(torch.stack(pulls).mean(0), present))
+        heard = self._weighted(choice.texts, "audio") * there
+        if choice.revised is not None:
+            with torch.no_grad():
+                others = self._weighted(torch.cat(other_slots, 3), "visual"), self._weighted(choice.revised, "audio")
+                revised = others[0].transpose(1, 2) * there[:, None], others[1].transpose(1, 2) * there[:, None]
+        pull = average(torch.stack(pulls).mean(0), present)
+        return Texts(seen, heard, heard - self.banks["audio"].centre, pull, revised)
 
     def _weighted(self, texts: Tensor, of: str) -> Tensor:
-        """Eq. 4: [B,T,k,d] -> [B,T,d]."""
+        """Eq. 4: [B,T,...,k,d] -> [B,T,...,d]."""
         logits = texts @ self.weigh[of] / math.sqrt(texts.shape[-1])
         return (logits.softmax(-1)[..., None] * texts).sum(-2)
 

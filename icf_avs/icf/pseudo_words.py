@@ -13,6 +13,8 @@ F is a batch normalisation and a linear layer of them.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +34,16 @@ FIRST_WORDS = (
     "person", "voice", "dog", "bark", "bird", "song", "car", "engine", "guitar", "strings", "drum", "beat", "water",
     "wind", "machine", "noise",
 )  # fmt: skip
+
+
+class Choice(NamedTuple):
+    """texts [B,S,k_t,dim] that match each scope best; pull, the term of each [B,S]; revised [B,S,R,k_t,dim], without
+    gradient: R groups of k_t texts with other words in the template, the best match first, where asked for.
+    """
+
+    texts: Tensor
+    pull: Tensor
+    revised: Tensor | None
 
 
 class PseudoWords(nn.Module):
@@ -64,9 +76,9 @@ class PseudoWords(nn.Module):
         first = first + 0.1 * first.std() * torch.randn_like(first)
         self.words.copy_(first.view_as(self.words))
 
-    def forward(self, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of scopes [B,S,F], valid [B,S] bool -> the texts chosen for each [B,S,k_t,dim] (by softmax one, the
-        weighted mean of all), and the pull term of each [B,S].
+    def forward(self, features: Tensor, valid: Tensor, revise: bool = False) -> Choice:
+        """Features of scopes [B,S,F], valid [B,S] bool -> the texts chosen for each (by softmax one, the weighted mean
+        of all). revise: whether revised texts are asked for.
         """
         settings, texts = self.settings, self._encoded()
         if self.normalize is not None:
@@ -74,12 +86,18 @@ class PseudoWords(nn.Module):
         unit = F.normalize(texts, dim=-1)
         matched = F.normalize(self.match(features), dim=-1)
         similarity = matched @ unit.T
-        best = similarity.topk(min(settings.chosen, len(texts)), dim=-1).indices
+        count = min(settings.chosen, len(texts))
+        best = similarity.topk(count, dim=-1).indices
         hard = F.one_hot(best, len(texts)).to(similarity.dtype)
         soft = (similarity / settings.selection_temperature).softmax(-1)[..., None, :]
         chosen = soft if settings.selection == "softmax" else hard + soft - soft.detach()
         pull = 1 - (matched.detach() @ unit.T).gather(-1, best).mean(-1)
-        return self.project(chosen @ texts), pull
+        revised = None
+        if revise:
+            with torch.no_grad():
+                others = similarity.argsort(-1, descending=True)[..., count : len(texts) // count * count]
+                revised = self.project(texts[others]).unflatten(-2, (-1, count))
+        return Choice(self.project(chosen @ texts), pull, revised)
 
     @property
     def centre(self) -> Tensor:

@@ -14,7 +14,7 @@ a norm in place of the normalised vector, and eq. 11 without v; the others are m
 
 Other strategies stand in table 2 and serve comparison: z'_t in the latent space of a VQ-VAE (vqvae.py), z with noise in
 place of z* (sqrt(1 - alpha) z + sqrt(alpha) eps), z of other clips in place of z* (pair swap), and eq. 5 with the audio
-text of other clips (audio swap; icf.py computes these texts).
+text of other clips (audio swap) or with other words in the templates (text revision); icf.py computes these texts.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class SemanticCounterfactual(nn.Module):
         self, z: Tensor, visual: Tensor, valid: Tensor, candidates: Tensor | None = None
     ) -> tuple[Counterfactuals, dict[str, Tensor]]:
         """z [B,T,d], visual [B,T,V] and valid [B,T] bool -> the pool, and the terms of the loss by name. candidates
-        [B,J,T,d]: texts of which the strategy "audio-swap" keeps the nearest.
+        [B,J,T,d]: texts of which "audio-swap" and "text-revision" keep the nearest.
         """
         z, visual = z.detach(), visual.detach()
         factual = F.normalize(z.float(), dim=-1) * self.dim**0.5

@@ -13,7 +13,7 @@ from icf_avs.config_dict import reject_renamed_fields
 Level = Literal["video", "segment", "frame"]
 Contrast = Literal["vision-audio", "vision-text", "audio-text"]
 Reading = Literal["plug-in", "refined", "text"]
-Strategy = Literal["diffusion", "vqvae", "pair-swap", "audio-swap", "feature-noise"]
+Strategy = Literal["diffusion", "vqvae", "pair-swap", "audio-swap", "text-revision", "feature-noise"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class MIT:
 @dataclass(frozen=True)
 class SC:
     """Semantic counterfactual of the factual text (eq. 6-12). strategy: the paper's, or one that its table 2 compares
-    it with. "feature-noise", "pair-swap" and "audio-swap" learn nothing: the first has draws, keep and alpha, the other
-    two have keep alone.
+    it with. "feature-noise", "pair-swap", "audio-swap" and "text-revision" learn nothing: the first has draws, keep and
+    alpha, the others have keep alone.
     """
 
     strategy: Strategy = "diffusion"

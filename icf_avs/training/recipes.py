@@ -234,6 +234,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "noise-on-features": ("sc", {"strategy": "feature-noise"}),
     "pairs-swapped": ("sc", {"strategy": "pair-swap"}),
     "audio-replaced": ("sc", {"strategy": "audio-swap"}),
+    "text-revised": ("sc", {"strategy": "text-revision"}),
     "vq-vae": ("sc", {"strategy": "vqvae", "lambda_ortho": 0.0}),  # in the paper's table L_ortho comes after diffusion
     "over-samples": ("sc", {"orthogonal": "samples"}),
     "over-features": ("sc", {"orthogonal": "features"}),
