@@ -29,6 +29,19 @@ def note(line: str, level: int = NORMAL) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, as in "1 mask" and "2 masks"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def table_console() -> Console:
+    """Where tables are printed, on standard output: in a file or a pipe, which has no width, no cell is cut short."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal else Console(width=200)
+
+
 def progress_console(quiet: bool = False, **options: Any) -> Console:
     """Where progress bars are drawn. quiet: nothing is, whatever the level."""
     from rich.console import Console

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 Fault = Callable[[str], None]  # takes what is wrong with one part of the input; if it returns, that part is left out
@@ -22,6 +23,12 @@ class UserError(Exception):
 
 class MissingWeights(UserError):
     """Weights of an encoder that are not on this machine and cannot be downloaded."""
+
+
+def did_you_mean(word: str, known: Iterable[str], most: int = 1) -> str:
+    """The known words that are written much like a wrong one, to go between its error and the advice."""
+    similar = difflib.get_close_matches(word, list(known), most)
+    return f"; did you mean {' or '.join(similar)}?" if similar else ";"
 
 
 def refused(what: str) -> NoReturn:

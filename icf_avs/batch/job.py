@@ -21,6 +21,7 @@ from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter, check_class_head, segment_video
+from icf_avs.inference.word_prompts import tell_prompts
 from icf_avs.output.result_file import is_earlier_result
 from icf_avs.provenance import Source
 from icf_avs.types import Missing
@@ -38,6 +39,7 @@ class Settings:
     threshold: float
     semantic: bool
     audio_track: int | None
+    words: str | None = None  # as `icf segment --words` takes them
     missing: tuple[Missing, ...] = ()  # parts of the model that are unavailable now
     device: str = "auto"  # as icf_avs.load takes it
 
@@ -54,9 +56,10 @@ class Job:
 
 def checked_settings(
     checkpoint: str | None, fps: float, threshold: float, semantic: bool, audio_track: int | None,
-    device: str = "auto",
+    words: str | None = None, device: str = "auto",
 ) -> Settings:  # fmt: skip
-    """Settings whose checkpoint fits. Raises UserError if it is missing or, with `semantic`, has no class head.
+    """Settings whose checkpoint fits. Raises UserError if it is missing or, with `semantic`, has no class head, and for
+    words that it cannot be asked for.
 
     Here the model stays on the CPU and is let go: workers load their own.
     """
@@ -64,9 +67,11 @@ def checked_settings(
     model = Predictor(load_checkpoint(path))
     if semantic:
         check_class_head(model, name)
+    if words is not None:
+        tell_prompts(model.model, words)
     if checkpoint is not None and Path(checkpoint).exists():
         checkpoint = str(Path(checkpoint).resolve())  # workers may be in another folder
-    return Settings(checkpoint, model.digest, fps, threshold, semantic, audio_track, model.missing, device)
+    return Settings(checkpoint, model.digest, fps, threshold, semantic, audio_track, words, model.missing, device)
 
 
 def is_done(job: Job) -> bool:
@@ -124,6 +129,8 @@ def segment_job(job: Job, work: Path, progress: Callable[[int, int], None] | Non
 
 def _segment(job: Job, scratch: Path, progress: Callable[[int, int], None] | None) -> None:
     settings, segmenter = job.settings, loaded(job.settings.checkpoint, job.settings.device)
+    if settings.words is not None:
+        segmenter.set_words(settings.words)
     record = _record(job) if job.video.exists() else {}  # if not, the next line says so; if it changes meanwhile, redo
     result = segment_video(
         segmenter.predictor, job.video, scratch / "new", settings.fps, settings.threshold, progress,

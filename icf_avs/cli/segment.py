@@ -44,8 +44,6 @@ def _set_weights_dir(folder: Path, checkpoint: str | None) -> None:
 
 
 def _segment_manifest(args: argparse.Namespace) -> None:
-    if args.words is not None:
-        raise UserError("--words goes with videos, not with --manifest")
     if args.videos:
         raise UserError(f"{args.videos[0]}: give videos or --manifest, not both; a manifest can list it too")
     check_folder(args.out)
@@ -57,7 +55,9 @@ def _segment_manifest(args: argparse.Namespace) -> None:
 
     if args.ray is None:
         find_device(args.device)
-    settings = checked_settings(args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track, args.device)
+    settings = checked_settings(
+        args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track, args.words, args.device
+    )
     corpus_command(args.manifest, args.out, settings, args.jobs, args.ray)
 
 
@@ -74,16 +74,20 @@ def add(commands: argparse._SubParsersAction) -> None:
         commands,
         "segment",
         _segment,
-        "write the masks of what sounds in each video, an overlay video and a contact sheet",
+        "write one mask a second of what sounds in each video, an overlay video and a contact sheet",
         "  icf segment street.mp4 --out masks\n"
-        "  icf segment *.mp4 --out masks --fps 4\n"
+        "  icf segment *.mp4 --out masks --fps 4      # four masks a second\n"
+        "  icf segment holiday --out masks            # all videos in a folder\n"
+        "  icf segment street.mp4 --out masks --words 'barking, car horn'\n"
         "  icf segment street.mp4 --out masks --semantic --checkpoint runs/avss-pvt/avss-pvt.safetensors\n"
         "  icf segment --manifest videos.csv --out masks --jobs 8\n"
         "  icf segment --out masks -- -Ab3.mp4        # a name that begins with a dash\n\n"
         "Each video gets a folder masks/NAME with masks/*.png, overlay.mp4, sheet.png and segmentation.json.\n"
         "`icf convert masks/NAME --to ...` writes COCO, indexed PNG, tracks or subtitles from it.",
     )
-    part.add_argument("videos", metavar="VIDEO", type=Path, nargs="*", help="a video file with sound")
+    part.add_argument(
+        "videos", metavar="VIDEO", type=Path, nargs="*", help="a video file with sound, or a folder of them"
+    )
     part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
     part.add_argument("--fps", type=rate, default=1.0, help="masks a second (default: 1)")
     checkpoint(part, "--checkpoint")
@@ -97,7 +101,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     part.add_argument(
         "--words", metavar="WORDS",
-        help="predict only these tags, with commas between them, in a checkpoint with a sound tagger: 'dog, violin'",
+        help="segment only what makes these sounds, in a checkpoint with a sound tagger (`icf words` lists them): "
+        "'barking, car horn'",
     )  # fmt: skip
     part.add_argument(
         "--weights-dir", metavar="DIR", type=Path,

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from functools import partial
+from glob import glob, has_magic
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,31 @@ import torch
 from rich.progress import Progress, TaskID
 
 import icf_avs
-from icf_avs.console import VERBOSE, note, progress_console
+from icf_avs.console import VERBOSE, counted, note, progress_console
 from icf_avs.errors import UserError
 from icf_avs.glibc_malloc import keep_freed_memory
 from icf_avs.inference.segment import check_class_head, segment_video
+from icf_avs.inference.word_prompts import tell_prompts
 from icf_avs.output.text_summary import tag_lines
+
+ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv")
+
+
+def find_videos(paths: list[Path]) -> list[Path]:
+    """The videos that paths stand for: a folder stands for those in it, and a pattern such as *.mp4, which
+    some shells leave as it is, for those that match it. Raises UserError for one that stands for none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        some = [path]
+        if path.is_dir():
+            some = [file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.name[0] != "."]
+        elif not path.exists() and has_magic(str(path)):
+            some = [Path(name) for name in glob(str(path))]
+        if not some:
+            raise UserError(f"{path}: no video there; name a video, or a folder with *{', *'.join(ENDINGS)}")
+        found += sorted(some)
+    return found
 
 
 def segment_command(
@@ -26,10 +47,10 @@ def segment_command(
 ) -> None:  # fmt: skip
     """Segment videos from the command line: a progress bar while it runs, then the masks and tags of each video.
 
-    checkpoint: as `icf_avs.load` takes it. A video that fails gets its line on standard error and the others go on;
-    then UserError.
+    videos: as find_videos takes them; checkpoint: as `icf_avs.load` takes it. A video that fails gets its line on
+    standard error and the others go on; then UserError.
     """
-    console = progress_console()
+    console, videos = progress_console(), find_videos(videos)
     # The writer of the overlay video has the other half: more threads of the model would only wait for each other.
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     keep_freed_memory()
@@ -38,6 +59,7 @@ def segment_command(
         check_class_head(segmenter.predictor, segmenter.name)
     if words is not None:
         segmenter.set_words(words)
+        tell_prompts(segmenter.model, words)
     reserved_dirs: list[Path] = []
     failures: list[UserError] = []
     for path in videos:
@@ -58,7 +80,8 @@ def segment_command(
         reserved_dirs.append(result.folder)
         note(f"{path}: {time.perf_counter() - started:.1f} s for {result.video.duration:.1f} s of video", VERBOSE)
         found = int(np.count_nonzero(result.areas))
-        print(f"{path}: {len(result)} masks, {found} with something that sounds -> {result.folder}{os.sep}")
+        masks = f"{counted(len(result), 'mask')} ({fps:g} a second)"
+        print(f"{path}: {masks}, {found} with something that sounds -> {result.folder}{os.sep}")
         for line in tag_lines(result.frames) if segmenter.predictor.classes else ():  # without names there are no tags
             print(f"  {line}")
         for part in result.missing:

@@ -1,7 +1,18 @@
-"""`--words "dog, violin"`: an open-vocabulary model predicts these tags alone."""
+"""Words that a user asks for, `--words "barking, car horn"`, and the tags of the vocabulary that stand for them.
+
+Tables say which, so that no text encoder is needed: everyday_words.csv, then the tags themselves and AudioSet's names
+of sounds. A word may be in the plural or a form of a verb, and of several words ("barking dog") each may be known. Only
+what no table has is compared by text embeddings: those in the checkpoint or, where it is installed, the text encoder.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from typing import cast
 
 import torch
@@ -9,42 +20,123 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icf_avs.config import EvidenceConfig
+from icf_avs.console import note
+from icf_avs.encoders.open_vocab_encoder import audioset_names
 from icf_avs.encoders.tagger_encoder import audio_words
-from icf_avs.errors import UserError
+from icf_avs.encoders.weights import read_rows
+from icf_avs.errors import UserError, did_you_mean
 from icf_avs.networks.open_vocabulary import OpenVocabularyNetwork
 from icf_avs.networks.segmentation_model import SegmentationModel
 
-_OFFERED = 3  # words that are named where one is not known
+LIST = "`icf words` lists what can be asked for"
+NOT_VISIBLE = "no visible object that the model knows makes this sound"
+_IGNORED = {"a", "an", "the", "my", "some", "of", "on", "and"}
+_ENDINGS = (("", ""), ("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"))
+_OFFERED = 3  # similar words that are named where one is not known
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A word as it was asked for and the tags that stand for it; none where nothing visible makes its sound."""
+
+    word: str
+    tags: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.word}: {', '.join(self.tags) or NOT_VISIBLE}"
+
+
+def split_words(text: str) -> list[str]:
+    """Words with commas or semicolons between them, in lower case. Raises UserError for none."""
+    words = [" ".join(word.split()).lower() for word in re.split("[,;\n]", text)]
+    if not any(words):
+        raise UserError(f"--words names nothing; give one or more with commas between them: 'dog, violin'. {LIST}")
+    return list(dict.fromkeys(filter(None, words)))
+
+
+@lru_cache(maxsize=1)
+def known_words() -> dict[str, tuple[str, ...]]:
+    """Every word in the tables and the tags that stand for it."""
+    known: dict[str, tuple[str, ...]] = {word: (word,) for word in audio_words()}
+    for row in read_rows("everyday_words.csv"):
+        tags = tuple(filter(None, row["tags"].split(";")))
+        known |= dict.fromkeys(row["words"].split(";"), tags)
+    named: dict[str, list[str]] = defaultdict(list)  # "Vehicle horn, car horn, honking" are three names
+    for name, row in zip(audioset_names(), read_rows("audioset_words.csv"), strict=True):
+        for part in re.sub(r" \(.*\)", "", name.lower()).split(", "):
+            named[part] += [row["word"]] if row["use"] != "0" else []
+    return {word: tuple(dict.fromkeys(tags)) for word, tags in named.items()} | known
+
+
+def find_tags(phrase: str) -> tuple[str, ...] | None:
+    """The tags that stand for a word or a few, none where nothing visible makes the sound; None: no table has it."""
+    words = [word for word in phrase.split() if word not in _IGNORED]
+    things = [word for word in words if not word.endswith("ing")]
+    for form in chain(_forms(phrase), _forms(" ".join(words)), _forms(" ".join(things))):
+        if form in known_words():
+            return known_words()[form]
+    found: list[str] = []
+    for word in things if len(words) > 1 else ():
+        if (tags := find_tags(word)) is None:
+            return None
+        found += tags
+    return tuple(dict.fromkeys(found)) if things and len(words) > 1 else None
+
+
+def _forms(word: str) -> Iterator[str]:
+    """The word, and what it may be the plural or a form of."""
+    yield from (word.removesuffix(ending) + stem for ending, stem in _ENDINGS if word.endswith(ending))
+    yield re.sub(r"(.)\1(ing|ed)$", r"\1", word)
 
 
 def prompted_words(model: SegmentationModel, text: str) -> Tensor:
-    """Words with commas between them -> the tags that may mean one of them, bool [C].
+    """The tags that stand for the words in `text`, bool [C]. Raises UserError as find_prompts does."""
+    meant = {tag for prompt in find_prompts(model, text) for tag in prompt.tags}
+    return torch.tensor([word in meant for word in model.classes])
 
-    A word that the vocabulary lacks goes through the text encoder. Raises UserError for a model without
-    tags, for no word, for one that no tag is near to, and where the text encoder is missing.
+
+def find_prompts(model: SegmentationModel, text: str) -> list[Prompt]:
+    """Each of the words in `text`, with commas or semicolons between them.
+
+    Raises UserError for a model without tags, for no word, one that is not known, and where nothing visible makes any
+    of the sounds.
     """
     if not isinstance(model.network, OpenVocabularyNetwork):
         raise UserError("--words needs a checkpoint with a sound tagger; take --checkpoint natural")
-    words = [word.strip().lower() for word in text.split(",") if word.strip()]
-    if not words:
-        raise UserError("--words names nothing; give one or more with commas between them: --words 'dog, violin'")
-    names = cast(Tensor, model.audio.names).cpu()
-    near = F.normalize(_vectors(model.classes, words, names), dim=-1) @ F.normalize(names, dim=-1).T
-    # The vocabulary also holds words that are no sounds; alone, they would leave the model without any tag.
-    near = near.masked_fill(torch.tensor([word not in audio_words() for word in model.classes]), -1.0)
-    meant = near > cast("EvidenceConfig", model.config.evidence).synonym_threshold
-    for word, row, found in zip(words, near, meant, strict=True):
-        if not found.any():
-            offered = ", ".join(model.classes[i] for i in row.topk(min(_OFFERED, len(row))).indices)
-            raise UserError(
-                f"{word!r}: no word of its vocabulary is similar to this one; the most similar are {offered}"
-            )
-    return meant.any(0)
+    prompts = []
+    for word in split_words(text):
+        tags = find_tags(word)
+        prompts.append(Prompt(word, _similar_tags(model, word) if tags is None else tags))
+    if not any(prompt.tags for prompt in prompts):
+        raise UserError(f"nothing to segment: {'; '.join(map(str, prompts))}. {LIST}")
+    return prompts
 
 
-def _vectors(vocabulary: tuple[str, ...], words: list[str], names: Tensor) -> Tensor:
-    if all(word in vocabulary for word in words):
-        return names[[vocabulary.index(word) for word in words]]
+def _similar_tags(model: SegmentationModel, word: str) -> tuple[str, ...]:
+    """The tags whose text embedding is similar. Raises UserError for none."""
+    names = F.normalize(cast(Tensor, model.audio.names).cpu(), dim=-1)
+    vector = names[model.classes.index(word)] if word in model.classes else _embedding(word)
+    found: tuple[str, ...] = ()
+    if vector is not None:
+        near = (names @ vector > cast(EvidenceConfig, model.config.evidence).synonym_threshold).tolist()
+        found = tuple(name for name, same in zip(model.classes, near, strict=True) if same and name in audio_words())
+    if not found:
+        raise UserError(f"{word!r}: no such word is known{did_you_mean(word, known_words(), _OFFERED)} {LIST}")
+    return found
+
+
+def _embedding(word: str) -> Tensor | None:
+    """Unit vector [E] of a word, None where the text encoder is not installed."""
     from icf_avs.encoders.minilm import embed_names
 
-    return embed_names(tuple(words)).to(names)
+    try:
+        return embed_names((word,))[0]
+    except UserError:
+        return None
+
+
+def tell_prompts(model: SegmentationModel, text: str) -> None:
+    """Note on standard error what stands for each word that is no tag itself. Raises UserError as find_prompts does."""
+    for prompt in find_prompts(model, text):
+        if prompt.tags != (prompt.word,):
+            note(str(prompt))

@@ -21,7 +21,7 @@ def tag_lines(frames: Sequence[FrameMask]) -> Iterator[str]:
             for word, weight in frame.heard:
                 most[word] = max(most.get(word, 0.0), weight)
         words = ", ".join(f"{word} {weight:.2f}" for word, weight in sorted(most.items(), key=lambda item: -item[1]))
-        yield f"{_clock(same[0].start)}-{_clock(same[-1].end)}  {words or no_word(same[0])}"
+        yield f"{clock(same[0].start)}-{clock(same[-1].end)}  {words or no_word(same[0])}"
     if len(stretches) > MOST:
         yield f"... and {len(stretches) - MOST} more in segmentation.json"
 
@@ -36,7 +36,7 @@ def _tags(frame: FrameMask) -> frozenset[str]:
     return frozenset(word for word, _ in frame.heard) or frozenset([no_word(frame)])
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    whole = f"{rest:04.1f}" if rest % 1 else f"{rest:02.0f}"
-    return f"{int(minutes)}:{whole}"
+def clock(seconds: float) -> str:
+    """Minutes and seconds, as in 1:05; with hundredths where there are any, as between masks at a high fps."""
+    minutes, hundredths = divmod(round(100 * seconds), 6000)
+    return f"{minutes}:{hundredths // 100:02}" + (f".{hundredths % 100:02}" if hundredths % 100 else "")
