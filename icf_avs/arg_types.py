@@ -8,27 +8,23 @@ from collections.abc import Callable
 
 def count(text: str) -> int:
     """argparse type: an integer of at least 0."""
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a count; want an integer of at least 0")
-    return int(text)
+    return _integer(text, 0, 10**18 - 1, "an integer of at least 0")
 
 
 def positive(text: str) -> int:
     """argparse type: an integer of at least 1."""
-    if count(text) == 0:
-        raise argparse.ArgumentTypeError("want an integer of at least 1")
-    return int(text)
+    return _integer(text, 1, 10**18 - 1, "an integer of at least 1")
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
     """An argparse type: an integer from `least` to `most`."""
+    return lambda text: _integer(text, least, most, f"an integer from {least} to {most}")
 
-    def value(text: str) -> int:
-        if not least <= count(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text}: want an integer from {least} to {most}")
-        return int(text)
 
-    return value
+def _integer(text: str, least: int, most: int, want: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: want {want}")
+    return int(text)
 
 
 def rate(text: str) -> float:
@@ -36,9 +32,14 @@ def rate(text: str) -> float:
     return _within(text, 60, "masks a second, above 0 and at most 60")
 
 
+def learning_rate(text: str) -> float:
+    """argparse type: a number in (0, 1]."""
+    return _within(text, 1, "a number above 0 and at most 1")
+
+
 def probability(text: str) -> float:
     """argparse type: a number in (0, 1)."""
-    return _within(text, 1 - 1e-9, "a number between 0 and 1")
+    return _within(text, 1 - 1e-9, "a number above 0 and below 1")
 
 
 def _within(text: str, most: float, want: str) -> float:

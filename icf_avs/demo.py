@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from icf_avs.console import NORMAL, verbosity
+from icf_avs.console import NORMAL, table_console, verbosity
 from icf_avs.datasets.image_io import SIZE
 from icf_avs.datasets.layouts import read_set
 from icf_avs.datasets.video_clip import ClipRecord
@@ -34,7 +34,7 @@ def demo_command(out: Path, device: str = "auto") -> None:
 
     place = find_device(device)  # before the work
     started = time.perf_counter()
-    console, steps = Console(), Console(quiet=verbosity() < NORMAL)
+    console, steps = table_console(), Console(quiet=verbosity() < NORMAL)
     steps.print(f"1/3 making {CLIPS} videos of unseen scenes in {out / 'stamps'}")
     workers = min(os.cpu_count() or 1, CLIPS)
     write_stamps(out / "stamps", seed=0, test=CLIPS, video=True, workers=workers)

@@ -100,13 +100,13 @@ def test_rows_become_jobs(tmp_path):
         ("video;fps\na.mp4;1\n", "comma-separated"),
         ("video,video\na.mp4,b.mp4\n", "2 columns `video`"),
         ("video\n", "lists no video"),
-        ("video,fsp\na.mp4,2\n", "column `fsp`; write `fps`"),
+        ("video,fsp\na.mp4,2\n", "column `fsp`; did you mean fps\\?"),
         ("video,notes\na.mp4,x\n", "column `notes`; remove it"),
         ("video,fps\n,1\n", "line 2: names no video"),
         ("video\n..\x00\n", "line 2"),
         ("video\na.mp4,1\n", "line 2: has 2 cells"),
         ("video,fps\na.mp4,fast\n", "line 2: 'fast'"),
-        ("video,audio_track\n\na.mp4,0\n", "line 3: want an integer"),
+        ("video,audio_track\n\na.mp4,0\n", "line 3: '0': want an integer"),
         ('video\n"a.mp4\n', "is not CSV"),
         ("video\na.mp4\nsub/A.mkv\n", "line 3: would write the same folder as line 2"),
         ("video,out\na.mp4,x/y\nb.mp4,x\n", "inside the folder of line 3"),
@@ -293,6 +293,23 @@ def test_a_cluster_that_is_not_there_is_told_at_once(corpus, settings, tmp_path)
         corpus_command(path, tmp_path / "out", settings, ray_address="127.0.0.1:1")
 
 
+def test_words_hold_for_a_whole_manifest(corpus, tmp_path, monkeypatch):
+    """Words that the model cannot be asked for are refused before any work; others are part of what makes a result."""
+    monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
+    for words, told in (("thunder", "nothing to segment: thunder: no visible"), ("gitar", "did you mean guitar")):
+        with pytest.raises(UserError, match=told):
+            checked_settings("natural", 1.0, 0.5, False, None, words)
+    path = write(corpus[0] / "words.csv", "video", "day/a.mp4")
+    jobs = [
+        read_manifest(path, tmp_path, checked_settings("natural", 1.0, 0.5, False, None, words))[0]
+        for words in ("barking; violins", None)
+    ]
+    assert segment_job(jobs[0], tmp_path) is None and [is_done(job) for job in jobs] == [True, False]
+    found = json.loads((tmp_path / "a" / "segmentation.json").read_text())["made_with"]
+    assert found["words"] == ["dog", "violin"]
+    loaded.cache_clear()
+
+
 def test_without_ray_a_line_says_what_to_install(corpus, settings, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "icf_avs.batch.ray_workers", raising=False)
@@ -307,7 +324,6 @@ def test_without_ray_a_line_says_what_to_install(corpus, settings, tmp_path, mon
         ("", "no video"),
         ("a.mp4 --manifest m.csv", "not both"),
         ("a.mp4 --jobs 2", "go with --manifest"),
-        ("--manifest m.csv --words dog", "not with --manifest"),
     ],
 )
 def test_options_that_do_not_go_together(line, words):

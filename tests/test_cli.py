@@ -38,7 +38,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
 @pytest.mark.parametrize(
     "line",
     [
-        "",
+        "-v",
         "sing",
         "segment clip.mp4",  # no --out
         "segment clip.mp4 --out o --fps 0",

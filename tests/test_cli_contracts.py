@@ -192,6 +192,36 @@ def test_settings_without_effect_are_refused(
     assert NO_EFFECT[line] in capsys.readouterr().err
 
 
+MISSPELT = {
+    "segmnt a.mp4": "no command 'segmnt'; did you mean segment?",
+    "data chek x": "no command 'chek'; did you mean check? `icf data --help`",
+    "train s4-pvtt --data x": "no recipe 's4-pvtt'; did you mean s4-pvt?",
+    "segment a.mp4 --out o --checkpoint natual": "natual: no such checkpoint; did you mean natural?",
+    "evaluate --clips x": "'x': want an integer of at least 1",
+    "evaluate --clips 0": "'0': want an integer of at least 1",
+    "segment a.mp4 --out o --threshold 1": "'1': want a number above 0 and below 1",
+}
+
+
+@pytest.mark.parametrize("line", MISSPELT)
+def test_what_is_misspelt_gets_a_line_with_what_was_meant(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert main(line.split()) == 2
+    except SystemExit as stop:
+        assert stop.code == 2
+    assert MISSPELT[line] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["", "data"])
+def test_without_a_command_there_is_help(line: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(line.split())
+    assert not stop.value.code and "commands:" in capsys.readouterr().out
+
+
 OLD = {
     "train s4-pvt --sound=wav": "--sound is now --audio-source",
     "train s4-pvt --audio vggish": "--audio is now --audio-encoder",

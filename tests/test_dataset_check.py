@@ -205,7 +205,7 @@ def test_notes_do_not_make_a_set_unfit(tmp_path: Path) -> None:
     (found,) = check_set(tmp_path)
     assert not found.problems
     notes = " ".join(found.notes)
-    assert "1 names in metadata.csv are not in label2idx.json: no-such-name (1 clips)" in notes
+    assert "1 name of metadata.csv missing in label2idx.json: no-such-name (1 clip)" in notes
     assert "sample rates: 3 of 16000 Hz, 1 of 44100 Hz" in notes
 
 
@@ -214,7 +214,7 @@ def test_native_pictures_are_noted(tmp_path: Path) -> None:
     for path in tmp_path.rglob("*.png"):
         Image.open(path).resize((320, 240), Image.Resampling.NEAREST).save(path)
     (found,) = check_set(tmp_path)
-    assert not found.problems and "frames of 1 clips are not 224x224" in " ".join(found.notes)
+    assert not found.problems and "1 clip with frames that are not 224x224" in " ".join(found.notes)
     assert read_set(tmp_path, "train")[0].load(None).masks.shape == (5, 240, 320)
 
 

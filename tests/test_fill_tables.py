@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from icf_avs.errors import UserError
-from icf_avs.evaluation.score_tables import COLUMNS, read_rows, save_rows
+from icf_avs.evaluation.score_tables import COLUMNS, read_rows, save_rows, show
 from research import natural
 from tools.fill_tables import fill, fill_documents
 
@@ -183,3 +183,15 @@ def test_the_tree_in_the_readme_names_every_folder_of_the_package():
     tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The tree")[2].partition("```\n\n")[0]
     found = {path.parent.name for path in (ROOT / "icf_avs").glob("*/__init__.py")}
     assert found and not [name for name in found if f"{name}/" not in tree]
+
+
+def test_a_table_in_a_log_keeps_all_digits(capsys):
+    row = dict.fromkeys(COLUMNS, "0.1234") | {
+        "checkpoint": "a-checkpoint-of-a-long-name",
+        "protocol": "reference-b1-t0.4",
+    }
+    row |= {"test_set": "avss-native", "audio": "offscreen"}
+    show([row])
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("a-checkpoint"))
+    assert line.split()[:4] == ["a-checkpoint-of-a-long-name", "avss-native", "offscreen", "reference-b1-t0.4"]
+    assert line.split()[4:] == ["0.1234"] * 4

@@ -230,7 +230,7 @@ def test_sheet_shows_at_most_twelve_evenly_spaced(tmp_path):
     assert len(chosen) == 12 and (chosen[0], chosen[-1]) == (0, 99)
     assert set(np.diff(chosen)) == {9}
     tile = Tile(np.full((90, 160, 3), 200, np.uint8), caption(65.25, (("dog", 0.8), ("w" * 99, 0.4)), 160))
-    assert tile.caption == "1:05.2  dog 80%"
+    assert tile.caption == "1:05.25  dog 80%"
     sheet = np.asarray(contact_sheet([tile] * 5))
     assert (sheet == 200).all(axis=-1).sum() == 5 * 90 * 160
     assert (sheet[96:116] > 220).any()  # the line below

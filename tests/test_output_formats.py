@@ -26,11 +26,12 @@ from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.segment import segment_video
 from icf_avs.mask_rle import check_run_lengths, decode, encode
-from icf_avs.media.video_reader import probe
+from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.output.convert import convert, object_ids
 from icf_avs.output.instance_tracking import find_tracks
 from icf_avs.output.result_file import read_segmentation
 from icf_avs.output.subtitles import BREAK, COMES, GOES, SHORTEST, subtitles
+from icf_avs.provenance import Source
 from icf_avs.results import FrameMask, Segmentation
 from icf_avs.types import ClipSpec, Prediction
 
@@ -179,7 +180,7 @@ def test_coco_loads_with_pycocotools_and_holds_the_masks(either):
     assert len(data.imgs) == len(either)  # with those of nothing
     for picture_id, expected in zip(sorted(data.imgs), either.frames, strict=True):
         info = data.imgs[picture_id]
-        png = np.asarray(Image.open(either.folder / "masks" / info["file_name"]))
+        png = np.asarray(Image.open(either.folder / "masks" / info["file_name"].replace("jpg", "png")))
         assert png.shape == (info["height"], info["width"])
         found = np.zeros(png.shape, np.uint8)
         for annotation in data.loadAnns(data.getAnnIds(imgIds=picture_id)):
@@ -192,6 +193,18 @@ def test_coco_loads_with_pycocotools_and_holds_the_masks(either):
         np.testing.assert_array_equal(found > 0, png == 255)
         if either.class_names:
             np.testing.assert_array_equal(found, expected.class_ids)
+
+
+def test_coco_has_the_frames_of_its_masks_while_the_video_is_there(plain, clip, tmp_path, capsys):
+    source, times = {"path": str(clip), **Source(clip).content}, (plain.spec.frame_time(i) for i in range(len(plain)))
+    folder = copied(plain, tmp_path / "a", source=source)
+    names = [image["file_name"] for image in json.loads(convert(folder, "coco").read_text())["images"]]
+    assert sorted(os.listdir(folder / "frames")) == names
+    for name, (_, frame) in zip(names, read_frames(probe(clip), times), strict=True):
+        assert np.abs(np.asarray(Image.open(folder / "frames" / name)).astype(int) - frame).mean() < 3
+    moved = copied(plain, tmp_path / "b", source=source | {"sha256": "0"})
+    assert convert(moved, "coco").exists() and not (moved / "frames").exists()
+    assert "without frames/" in capsys.readouterr().err
 
 
 def test_coco_annotations_are_results_as_well(semantic, capsys):

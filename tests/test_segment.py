@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 
 import icf_avs
 from icf_avs.errors import UserError
-from icf_avs.inference.command import segment_command
+from icf_avs.inference.command import find_videos, segment_command
 from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.segment import Segmenter, segment_video
 from icf_avs.inference.streaming import stream_masks
@@ -146,7 +146,7 @@ def test_the_page_leaves_no_word_out_that_drove_a_mask():
     many = tuple((f"word{number}", 0.9) for number in range(20))
     assert "door" in timeline([frame(0, 0.1, *many), frame(1, 0.1, ("door", 0.11)), frame(2, 0.0, ("bell", 0.12))])
     assert "bell" not in timeline([frame(0, 0.1, *many), frame(2, 0.0, ("bell", 0.12))])
-    assert caption(3, (("a very long name of a musical instrument", 0.12),), 120).startswith("0:03.0  a very")
+    assert caption(3, (("a very long name of a musical instrument", 0.12),), 120).startswith("0:03  a very")
 
 
 @pytest.mark.parametrize("fps", [0.4, 4.0])
@@ -350,9 +350,21 @@ def test_command_goes_on_after_a_bad_video(tmp_path, clip, capsys, monkeypatch):
     with pytest.raises(UserError, match="1 of 3"):
         segment_command([clip, tmp_path / "none.mp4", clip], tmp_path / "out", None, 1.0, 0.5)
     output = capsys.readouterr()
-    assert output.out.count("5 masks, 1 with") == 2
+    assert output.out.count("5 masks (1 a second), 1 with") == 2
     assert "none.mp4: no such file" in output.err
     assert sorted(os.listdir(tmp_path / "out")) == ["square", "square_2"]
+
+
+def test_a_folder_or_a_pattern_stands_for_its_videos(tmp_path):
+    for name in ("b.MP4", "a.mkv", "._a.mkv", "notes.txt", "[1].mp4"):
+        (tmp_path / name).touch()
+    a, b, one = (tmp_path / name for name in ("a.mkv", "b.MP4", "[1].mp4"))
+    assert find_videos([tmp_path]) == [one, a, b] == sorted([one, a, b])
+    assert find_videos([tmp_path / "*.mkv", one]) == [a, one]
+    (tmp_path / "empty").mkdir()
+    for none in ("empty", "*.mov"):
+        with pytest.raises(UserError, match="no video there"):
+            find_videos([tmp_path / none])
 
 
 def test_sound_that_outlasts_the_pictures(tmp_path):

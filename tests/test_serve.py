@@ -137,7 +137,7 @@ def test_answer_with_its_own_sound(segmenter, scene, tmp_path):
     found = run_inference(segmenter, scene, tmp_path, LIMITS, progress=lambda done, total: told.append(done / total))
     assert found.summary == "Segmented in 3 of 5 seconds. Tags: fire-truck."
     assert found.words.count(">fire-truck<") == 1
-    assert [caption for _, caption in found.pictures][::4] == ["0 s: fire-truck", "4 s: nothing"]
+    assert [caption for _, caption in found.pictures][::4] == ["0:00 fire-truck", "0:04 nothing"]
     assert set(json.loads(found.document.read_text())["source"]) == {"bytes", "sha256"}  # not where the server has it
     assert told == sorted(told) and told[-1] == 1
     document = json.loads(found.document.read_text())

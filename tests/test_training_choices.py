@@ -15,6 +15,7 @@ from small_training import TINY
 from icf_avs.__main__ import main
 from icf_avs.cli import train as cli
 from icf_avs.config import TrainConfig
+from icf_avs.config_settings import with_settings
 from icf_avs.encoders import registry
 from icf_avs.errors import UserError
 from icf_avs.evaluation.test_sets import choose_sets
@@ -24,6 +25,8 @@ from icf_avs.training.command import scoring
 from icf_avs.training.recipes import RECIPES
 from icf_avs.training.run import train
 
+SETTINGS = ("weight_decay=0.5", "warmup=7", "model.layers=3", "spec.phase=0.25", "data.seed=4", "data.seed=null",
+            "text_encoder=clip", "learning_rate=0.25", "words=null")  # fmt: skip
 PATHS = some.sampled_from(["own", "a folder/it's [here]", "-set", "/data/S4"]).map(Path)
 
 
@@ -59,6 +62,9 @@ def parsed(line: str) -> tuple[TrainConfig, Path | None, Path | None]:
         seed=maybe(some.integers(0, 10**18 - 1)),
         steps=maybe(some.integers(1, 10**6)),
         pretrain_steps=maybe(some.integers(0, 5000)),
+        lr=maybe(some.floats(1e-6, 1)),
+        batch=maybe(some.integers(1, 1000)),
+        settings=maybe(some.lists(some.sampled_from(SETTINGS), max_size=3)),
     ),
     maybe(PATHS),
     maybe(PATHS),
@@ -74,6 +80,24 @@ def test_the_command_of_a_run_makes_its_configuration(
 
 def test_a_run_without_options_has_a_short_command() -> None:
     assert all(command_line(make(), None, None) == ["train", name] for name, make in RECIPES.items())
+
+
+def test_any_setting_can_be_given_by_its_type() -> None:
+    config = with_settings(RECIPES["s4-pvt"](), [
+        "learning_rate=1", "icf.mit.levels=[\"video\"]", "icf.sc.alpha=[0.5, 1]", "icf.cdcl.measure=features",
+        "interventions=null", "model.train_visual=false",
+    ])  # fmt: skip
+    assert config.learning_rate == 1.0 and type(config.learning_rate) is float
+    assert config.icf.mit.levels == ("video",) and config.icf.sc.alpha == (0.5, 1.0)
+    assert config.icf.cdcl.measure == "features" and config.model.train_visual is False
+    for wrong, told in {
+        "lerning_rate=1": "did you mean learning_rate", "icf.cdcl.dims=3": "did you mean dim",
+        "steps=many": "is not int", "steps=1.5": "is not int", "batch=-4": "is not int", "batch": "want KEY=VALUE",
+        "learning_rate=nan": "is not float", "icf.cdcl.measure=x": "is not Literal",
+        "model.dim=13": "not a multiple of heads", "words.images=3": "no settings",
+    }.items():  # fmt: skip
+        with pytest.raises(UserError, match=told):
+            with_settings(config, [wrong])
 
 
 def test_choices_are_encoders() -> None:

@@ -14,7 +14,7 @@ from icf_avs.atomic_io import unfinished_folder
 from icf_avs.batch.job import Job, Settings, is_done
 from icf_avs.batch.manifest import read_manifest, write_report
 from icf_avs.batch.worker_pool import run_processes
-from icf_avs.console import progress_console
+from icf_avs.console import counted, progress_console
 from icf_avs.errors import UserError
 
 Engine = Callable[[list[Job]], Iterator[tuple[Job, str | None]]]
@@ -41,9 +41,10 @@ def corpus_command(
     for part in settings.missing if todo else ():
         print(f"made {part}")
     made = len(todo) - len(failures)
-    print(f"{manifest}: {len(rows)} videos, {made} done now, {len(rows) - len(todo)} before -> {out}{os.sep}")
+    videos = counted(len(rows), "video")
+    print(f"{manifest}: {videos}, {made} done now, {len(rows) - len(todo)} before -> {out}{os.sep}")
     if failures:
-        raise UserError(f"{len(failures)} of {len(rows)} videos failed; {report} says why")
+        raise UserError(f"{len(failures)} of {videos} failed; {report} says why")
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import difflib
 import io
 import os
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from pathlib import Path
 from icf_avs.arg_types import positive, rate
 from icf_avs.atomic_io import write_text
 from icf_avs.batch.job import Job, Settings, replaceable
-from icf_avs.errors import UserError
+from icf_avs.errors import UserError, did_you_mean
 
 REPORT = "failures.csv"  # what failed, below --out
 COLUMNS = ("video", "out", "fps", "audio_track")
@@ -94,9 +93,8 @@ def _check_names(path: Path, names: list[str]) -> None:
         raise UserError(f"{path}: has no column `video` (its first line is {shown}); want a heading, comma-separated")
     for name in names:
         if name and name not in COLUMNS:
-            near = difflib.get_close_matches(name, COLUMNS, 1)
-            advice = f"write `{near[0]}`" if near else "remove it"
-            raise UserError(f"{path}: nothing reads the column `{name}`; {advice} (there are {', '.join(COLUMNS)})")
+            advice = f"{did_you_mean(name, COLUMNS)} remove it, or write one of {', '.join(COLUMNS)}"
+            raise UserError(f"{path}: nothing reads the column `{name}`{advice}")
     for name in COLUMNS:
         if names.count(name) > 1:
             raise UserError(f"{path}: has {names.count(name)} columns `{name}`; leave one")

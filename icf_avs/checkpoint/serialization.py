@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from icf_avs.atomic_io import written_file
-from icf_avs.checkpoint.source import DEFAULT, shipped
+from icf_avs.checkpoint.source import DEFAULT, SHIPPED, shipped
 from icf_avs.checkpoint.validation import PICKLES, check_length, fitted
 from icf_avs.config import ModelConfig
 from icf_avs.config_dict import from_dict
 from icf_avs.config_validation import check_settings
 from icf_avs.encoders.registry import build_model_audio, build_visual
-from icf_avs.errors import MissingWeights, UserError
+from icf_avs.errors import MissingWeights, UserError, did_you_mean
 from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
 from icf_avs.provenance import sha256_of
@@ -127,7 +127,8 @@ def load_checkpoint(path: Path, bare: bool = False) -> SegmentationModel:
 def _metadata(path: Path) -> dict[str, str]:
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; give a .safetensors file or the name of a shipped one")
+        hint = did_you_mean(str(path), SHIPPED)
+        raise UserError(f"{path}: no such checkpoint{hint} give a .safetensors file, or {' or '.join(SHIPPED)}")
     if path.suffix in PICKLES:
         raise UserError(
             f"{path}: a pickle can run any code when it is opened, and is refused; give a .safetensors file"

@@ -9,6 +9,7 @@ from typing import Any
 from icf_avs.checkpoint.validation import FILE, PICKLES, check_files
 from icf_avs.errors import UserError
 
+SHIPPED = ("natural", "stamps")
 DEFAULT = "natural"  # what every command and `icf_avs.load` take where no checkpoint is named
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

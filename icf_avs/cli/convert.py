@@ -27,7 +27,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "  icf convert masks/street --to coco\n"
         "  icf convert masks/street --to tracks palette srt\n\n"
         "Written into the same folder:\n"
-        "  coco        coco.json     a COCO data set, for pycocotools and labelling tools\n"
+        "  coco        coco.json     a COCO data set, for pycocotools and labelling tools, with its images in frames/\n"
         "  palette     objects/      indexed PNG, an index an object, as DAVIS has them\n"
         "  tracks      tracks.json   objects over time: boxes, masks, scores\n"
         "  srt         sounds.srt    subtitles: what sounds when\n\n"

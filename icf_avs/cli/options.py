@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from icf_avs.arg_types import count, positive
 from icf_avs.console import QUIET, VERBOSE
+from icf_avs.errors import did_you_mean
 
 SETS = ("s4", "ms3", "avss", "cross")
 
@@ -29,11 +30,19 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         words = list(sys.argv[1:] if args is None else args)
         written = list(takewhile(lambda word: word != "--", words))
-        if any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
+        groups = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        if groups:
             written = [word for word in written if not word.startswith("-")][:1]  # the command
         for word in written:
             if (advice := self.replaced.get(word.partition("=")[0])) is not None:
                 self.exit(2, f"icf: error: {word.partition('=')[0]} {advice}\n")
+        for group in groups:
+            if not words:
+                self.print_help()
+                self.exit()
+            if written and written[0] not in group.choices:
+                hint = did_you_mean(written[0], group.choices)
+                self.exit(2, f"icf: error: no command {written[0]!r}{hint} `{self.prog} --help` lists them\n")
         if any(not action.option_strings for action in self._actions):
             for action in self._actions:
                 if action.nargs == "+" and action.choices:

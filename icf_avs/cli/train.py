@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from icf_avs.arg_types import count, whole
+from icf_avs.arg_types import count, learning_rate, whole
 from icf_avs.atomic_io import check_folder
 from icf_avs.cli.options import command, device, stamps
 from icf_avs.errors import UserError
@@ -45,6 +45,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "  icf train stamps                   # the shipped model\n"
         "  icf train stamps-quick             # a few minutes, to see that training works here\n"
         "  icf train stamps --seed 1 --out runs/stamps-1\n"
+        "  icf train stamps --lr 0.0005 --batch 16 --set weight_decay=0.01 --out runs/stamps-slow\n"
         "  icf train stamps --resume          # go on where an interrupted run stopped\n"
         "  icf train stamps --resume --steps 6000            # the same run, made longer\n"
         "  icf train s4-pvt --data AVSBench/Single-source\n"
@@ -69,6 +70,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         type=whole(0, MOST),
         help="most steps in which the audio encoder learns to name sounds before, 0: none (default: the recipe's)",
     )
+    part.add_argument("--lr", metavar="X", type=learning_rate, help="learning rate (default: the recipe's)")
+    part.add_argument("--batch", metavar="N", type=whole(1, 10**6), help="frames of a step (default: the recipe's)")
+    part.add_argument(
+        "--set", metavar="KEY=VALUE", dest="settings", action="append",
+        help="change any setting of the recipe, such as weight_decay=0.01 or icf.cdcl.temperature=0.1; may be repeated "
+        "(icf_avs/config.py lists them)",
+    )  # fmt: skip
     part.add_argument("--resume", action="store_true", help="continue the run in the folder; --steps may lengthen it")
     part.add_argument("--data", metavar="DIR", type=Path, help="folder of the public set, or of your own")
     part.add_argument(

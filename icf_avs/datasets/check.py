@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from icf_avs.console import progress_console
+from icf_avs.console import counted, progress_console
 from icf_avs.datasets.audio_io import RATE, decode, read_log_mel
 from icf_avs.datasets.custom_dataset import is_custom_dataset
 from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, CLASSES, SIZE, Layout, missing_folder, read_frames, read_mask
@@ -139,8 +139,8 @@ def _notes(report: SetReport, records: list[ClipRecord], names: tuple[str, ...])
         yield "not the published set, its counts differ"
     unknown = Counter(name for record in records for name in (record.sounding or set()) - set(names))
     if report.layout == "AVSS" and names and unknown:
-        some = ", ".join(f"{name} ({count} clips)" for name, count in unknown.most_common(5))
-        yield f"{len(unknown)} names in metadata.csv are not in label2idx.json: {some}"
+        some = ", ".join(f"{name} ({counted(count, 'clip')})" for name, count in unknown.most_common(5))
+        yield f"{counted(len(unknown), 'name')} of metadata.csv missing in label2idx.json: {some}"
 
 
 def _check_clip(record: ClipRecord, classes: int) -> _Clip:
@@ -210,7 +210,8 @@ def _compare(clips: list[_Clip], report: SetReport) -> None:
         report.notes.append(f"sample rates: {text}; the audio is resampled to 16 kHz when it is read")
     other = sum(clip.size not in (None, (SIZE, SIZE)) for clip in clips)
     if other and report.layout != "AVSS":
-        report.notes.append(f"frames of {other} clips are not {SIZE}x{SIZE}; they are squashed unless asked otherwise")
+        text = f"{counted(other, 'clip')} with frames that are not {SIZE}x{SIZE}"
+        report.notes.append(f"{text}; these are squashed unless asked otherwise")
 
 
 def check_command(root: Path) -> int:
@@ -238,4 +239,4 @@ def _lines(report: SetReport) -> Iterator[str]:
             yield from (f"    {line}" for line in lines[:shown])
         if len(lines) > shown:
             yield f"    ... and {len(lines) - shown} more"
-    yield f"  UNFIT: {len(report.problems)} problems" if report.problems else "  fit for use"
+    yield f"  UNFIT: {counted(len(report.problems), 'problem')}" if report.problems else "  fit for use"

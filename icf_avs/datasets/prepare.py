@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from icf_avs.console import progress_console
+from icf_avs.console import counted, progress_console
 from icf_avs.datasets.audio_io import RATE, read_video_audio, read_waveform, to_int16
 from icf_avs.datasets.clip_files import write_all, write_bytes, write_image, write_wav
 from icf_avs.datasets.image_io import SIZE
@@ -142,7 +142,7 @@ def prepare_command(root: Path, workers: int) -> int:
         print(line)
     whole = result["clips"] - result["written"] - len(result["errors"])
     print(
-        f"{root}: {result['clips']} clips, {result['written']} written now, {whole} complete before, "
+        f"{root}: {counted(result['clips'], 'clip')}, {result['written']} written now, {whole} complete before, "
         f"{len(result['errors'])} not possible"
     )
     return 1 if result["errors"] else 0

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from icf_avs.atomic_io import check_file, write_text
+from icf_avs.console import table_console
 from icf_avs.datasets.image_io import SIZE
 from icf_avs.errors import UserError
 
@@ -233,7 +234,6 @@ def revision() -> str:
 def show(rows: list[Row]) -> None:
     """Print `rows`, all of one checkpoint, as a table."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
 
     if not rows:
@@ -249,5 +249,5 @@ def show(rows: list[Row]) -> None:
         table.add_column(column, justify="right" if column in ("miou", "f", "fpr", "clips") else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(row[column] for column in shown))
-    Console().print(table)
+    table_console().print(table)
     print(f"scores of {Scored(*(rows[0][column] for column in Scored._fields))}")

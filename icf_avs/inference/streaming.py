@@ -103,7 +103,7 @@ def check_settings(fps: float, threshold: float) -> None:
     if not (math.isfinite(fps) and 0 < fps <= _MAX_FPS):
         raise UserError(f"fps is {fps}; give a number of masks a second above 0, at most {_MAX_FPS:g}")
     if not 0 < threshold < 1:
-        raise UserError(f"threshold is {threshold}; give a probability between 0 and 1")
+        raise UserError(f"threshold is {threshold}; give a number above 0 and below 1")
 
 
 def _predict(predictor: MaskPredictor, clip: list[_Shot]) -> Prediction:

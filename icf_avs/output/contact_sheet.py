@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from icf_avs.output.class_overlay import Entry, class_colours, draw_legend, entries
 from icf_avs.output.overlay import Overlay
+from icf_avs.output.text_summary import clock
 from icf_avs.results import FrameMask
 
 TILES = 12  # at most
@@ -32,8 +33,7 @@ def tile_numbers(count: int) -> set[int]:
 
 def caption(seconds: float, heard: tuple[tuple[str, float], ...], width: int) -> str:
     """Time stamp and words, cut to `width` pixels."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    text = f"{int(minutes)}:{rest:04.1f}"
+    text = clock(seconds)
     font = ImageFont.load_default(14)
     for rank, (word, probability) in enumerate(heard):
         longer = f"{text}  {word} {probability:.0%}"

@@ -1,7 +1,7 @@
 """A finished folder of `icf segment` in the formats that other tools read, each written into the same folder.
 
-coco.json, for pycocotools and labelling tools; objects/, indexed PNG in the convention of DAVIS 2017 and YouTube-VOS: 0
-is background, and an object keeps its index; tracks.json, objects over time; sounds.srt, subtitles.
+coco.json with frames/, for pycocotools and labelling tools; objects/, indexed PNG in the convention of DAVIS 2017 and
+YouTube-VOS: 0 is background, and an object keeps its index; tracks.json, objects over time; sounds.srt, subtitles.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from icf_avs.atomic_io import check_file, check_folder, replaced_folder, write_text
+from icf_avs.console import note
 from icf_avs.errors import UserError
+from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.output.class_overlay import COLOURS, indexed
 from icf_avs.output.instance_tracking import category_names, find_tracks, regions_by_mask
 from icf_avs.output.result_file import read_segmentation
@@ -51,14 +54,14 @@ def coco_dataset(segmentation: Segmentation) -> dict[str, Any]:
     With classes an annotation is the part of a mask that is of one class; without, the mask, of the one category
     "sounding". Areas and boxes [x, y, w, h] are in pixels. Beyond the format, annotations have a `score`, so that
     they can be given to COCO.loadRes as they are, and images the `time` of their frame and the interval `start` to
-    `end` that their mask stands for, in seconds. `file_name` is the name of the mask's own PNG.
+    `end` that their mask stands for, in seconds. `file_name` is that of the frame in frames/.
     """
     images, annotations = [], []
     for frame in segmentation.frames:
         images.append(
             {
                 "id": frame.index + 1,
-                "file_name": f"{frame.index:06d}.png",
+                "file_name": f"{frame.index:06d}.jpg",
                 "width": segmentation.video.width,
                 "height": segmentation.video.height,
                 "time": round(frame.picture_time, 6),
@@ -93,7 +96,18 @@ def coco_dataset(segmentation: Segmentation) -> dict[str, Any]:
 
 
 def write_coco(segmentation: Segmentation, path: Path) -> None:
-    """Write coco_dataset as JSON."""
+    """Write coco_dataset as JSON, and beside it the frames that the masks are of, as labelling tools want them. Where
+    the video has moved or changed, a note says that there are no frames.
+    """
+    try:
+        info = probe(segmentation.video.unchanged())
+    except UserError as error:
+        note(f"{path}: without frames/, as {error}")
+    else:
+        times = (segmentation.spec.frame_time(index) for index in range(len(segmentation)))
+        with replaced_folder(path.parent / "frames") as new:
+            for index, (_, image) in enumerate(read_frames(info, times)):
+                Image.fromarray(image).save(new / f"{index:06d}.jpg", quality=95)
     write_text(path, json.dumps(coco_dataset(segmentation), indent=1, ensure_ascii=False) + "\n")
 
 

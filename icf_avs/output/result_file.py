@@ -96,6 +96,17 @@ class SavedVideo:
     width: int
     height: int
     frame_rate: float  # frames a second, on average
+    source: dict[str, Any]  # its path, where that is known, bytes and sha256
+
+    def unchanged(self) -> Path:
+        """The video itself. Raises UserError where it is not known, moved or changed."""
+        path = Path(str(self.source.get("path", self.path)))
+        try:
+            if "path" in self.source and Source(path).content.items() <= self.source.items():
+                return path
+        except (OSError, ValueError):  # a path with a zero byte is no path
+            pass
+        raise UserError(f"{path}: has moved or changed since it was segmented; segment it again")
 
 
 def read_segmentation(folder: str | Path) -> Segmentation:
@@ -122,8 +133,9 @@ def read_segmentation(folder: str | Path) -> Segmentation:
 def _segmentation(document: dict[str, Any], folder: Path) -> Segmentation:
     facts = document["video"]
     video = SavedVideo(
-        Path(_text(facts["file"])), _number(facts["duration"]), facts["width"], facts["height"], _number(facts["fps"])
-    )
+        Path(_text(facts["file"])), _number(facts["duration"]), facts["width"], facts["height"], _number(facts["fps"]),
+        dict(document.get("source", {})),
+    )  # fmt: skip
     if not all(type(side) is int and side > 0 for side in (video.width, video.height)):
         raise ValueError("its frames have no size")
     if video.width * video.height > MOST_PIXELS:

@@ -16,7 +16,7 @@ from icf_avs.inference.segment import Segmenter, segment_video
 from icf_avs.media.audio_windows import AudioSource
 from icf_avs.media.images import thumbnail
 from icf_avs.media.video_reader import MediaInfo, read_frames
-from icf_avs.output.text_summary import no_word
+from icf_avs.output.text_summary import clock, no_word
 from icf_avs.results import FrameMask, Segmentation
 from icf_avs.serve.audio_override import noise, of_clip, silence
 from icf_avs.serve.limits import Limits
@@ -119,7 +119,7 @@ def _pictures(result: Segmentation, folder: Path) -> list[tuple[Path, str]]:
 
 def _caption(frame: FrameMask) -> str:
     words = ", ".join(word for word, _ in frame.heard[:2]) or no_word(frame)
-    return f"{frame.start:g} s: {words}"
+    return f"{clock(frame.start)} {words}"
 
 
 def _zipped(folder: Path) -> Path:

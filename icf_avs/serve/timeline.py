@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from icf_avs.output.text_summary import no_word
+from icf_avs.output.text_summary import clock, no_word
 from icf_avs.results import FrameMask
 
 _WORDS = 12  # rows: those that are likeliest at any time, and each that is the likeliest where something is segmented
@@ -29,7 +29,7 @@ def timeline(frames: Sequence[FrameMask]) -> str:
     words = sorted(peaks, key=lambda word: (-peaks[word], word))
     driving = {frame.heard[0][0] for frame in frames if frame.area and frame.heard}  # these are never left out
     words = [word for rank, word in enumerate(words) if rank < _WORDS or word in driving]
-    head = "".join(f"<th scope=col>{frame.start:g}</th>" for frame in frames)
+    head = "".join(f"<th scope=col>{clock(frame.start)}</th>" for frame in frames)
     rows = [f"<tr><th scope=row>second</th>{head}</tr>"]
     for word in words:
         rows.append(_row(word, [dict(frame.heard).get(word, 0.0) for frame in frames], _TAG_COLOUR))

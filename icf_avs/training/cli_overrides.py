@@ -5,11 +5,14 @@ command line that a configuration comes from.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 from icf_avs.config import TrainConfig
+from icf_avs.config_settings import settings_between, with_settings
 from icf_avs.datasets.layouts import class_names
 from icf_avs.errors import UserError
 from icf_avs.training.recipes import RECIPES, with_encoders
@@ -26,19 +29,27 @@ class Choices:
     seed: int | None = None
     steps: int | None = None
     pretrain_steps: int | None = None
+    lr: float | None = None
+    batch: int | None = None
+    settings: Sequence[str] | None = None  # KEY=VALUE, of any field
 
     def configured(self, recipe: TrainConfig) -> TrainConfig:
         """The run of a recipe with these options."""
         config = with_encoders(recipe, self.visual_encoder, self.audio_encoder, self.text_encoder)
-        given = {"seed": self.seed, "steps": self.steps, "audio_pretrain_steps": self.pretrain_steps}
+        given = {
+            "seed": self.seed, "steps": self.steps, "audio_pretrain_steps": self.pretrain_steps,
+            "learning_rate": self.lr, "batch": self.batch,
+        }  # fmt: skip
         config = replace(config, **{name: value for name, value in given.items() if value is not None})
-        if self.audio_source is None or config.benchmark is None:
-            return config
-        return replace(config, benchmark=replace(config.benchmark, audio_source=self.audio_source.replace("-", "_")))
+        if self.audio_source is not None and config.benchmark is not None:
+            source = self.audio_source.replace("-", "_")
+            config = replace(config, benchmark=replace(config.benchmark, audio_source=source))
+        return with_settings(config, self.settings or ())
 
     def options(self) -> list[str]:
         """As the command line takes them."""
-        given = ((name, value) for name, value in vars(self).items() if value is not None)
+        given = [(name, value) for name, value in vars(self).items() if value is not None and name != "settings"]
+        given += [("set", setting) for setting in self.settings or ()]
         return [word for name, value in given for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -102,10 +113,14 @@ def command_line(config: TrainConfig, source: Path | None, init: str | None) -> 
     encoders = product(
         (None, model.visual), (None, model.audio), (None, config.text_encoder), (None, config.audio_pretrain_steps)
     )
+    found: list[Choices] = []
     for visual, audio, text, steps in encoders:
         choices = replace(known, visual_encoder=visual, audio_encoder=audio, text_encoder=text, pretrain_steps=steps)
-        if choices.configured(recipe) == config:
+        found.append(replace(choices, settings=[*settings_between(choices.configured(recipe), config)]))
+    shortest = min(found, key=lambda choices: len(choices.options()))
+    with suppress(UserError):  # a part that the recipe leaves out cannot be written as a setting
+        if shortest.configured(recipe) == config:
             where = ["--data" if config.benchmark else "--stamps", typed(source)] if source else []
             begun = ["--init", typed(init)] if init else []
-            return ["train", config.name, *where, *begun, *choices.options()]
+            return ["train", config.name, *where, *begun, *shortest.options()]
     return None

@@ -24,7 +24,7 @@ from rich.progress import (
 
 from icf_avs.config import TrainConfig
 from icf_avs.console import progress_console
-from icf_avs.errors import UserError
+from icf_avs.errors import UserError, did_you_mean
 from icf_avs.glibc_malloc import keep_freed_memory
 from icf_avs.training.accelerator import processes
 from icf_avs.training.cli_overrides import Choices, refuse_idle, typed
@@ -59,7 +59,7 @@ def configured(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None
     for it. Raises UserError for what is known to be wrong before any work.
     """
     if args.recipe not in RECIPES:
-        raise UserError(f"no recipe {args.recipe!r}; there are: {', '.join(RECIPES)}")
+        raise UserError(f"no recipe {args.recipe!r}{did_you_mean(args.recipe, RECIPES)} `icf train --help` lists them")
     recipe = RECIPES[args.recipe]()
     choices = Choices(**{field.name: getattr(args, field.name) for field in fields(Choices)})
     refuse_idle(recipe, choices, args.data, args.stamps)

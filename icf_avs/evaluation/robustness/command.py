@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from icf_avs.atomic_io import check_file, write_text
-from icf_avs.console import progress_console
+from icf_avs.console import counted, progress_console, table_console
 from icf_avs.errors import UserError
 from icf_avs.evaluation.robustness.audio_reliance import RESAMPLES, Verdict, judge, worst
 from icf_avs.evaluation.robustness.csv_table import read_table, rows_of, save_table
@@ -74,7 +74,7 @@ def _print(results: dict[str, RobustnessResult], verdicts: list[Verdict], scored
 
 def _facts(task: Task, results: dict[str, RobustnessResult], seed: int) -> dict[str, str]:
     kind = "composed Stamps scenes, not natural video" if task.is_stamps else "sets in the AVSBench layouts"
-    counts = ", ".join(f"{test_set} {result.clips} clips" for test_set, result in results.items())
+    counts = ", ".join(f"{test_set} {counted(result.clips, 'clip')}" for test_set, result in results.items())
     machine = hardware(task.device)
     return {
         "checkpoint": str(task.scored),
@@ -88,7 +88,6 @@ def _facts(task: Task, results: dict[str, RobustnessResult], seed: int) -> dict[
 
 def _show(results: dict[str, RobustnessResult]) -> None:
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
 
     names = ("miou", "drop_miou", "g_miou", "f", "fpr", "null")
@@ -105,4 +104,4 @@ def _show(results: dict[str, RobustnessResult]) -> None:
             if subset == ALL:
                 cells = (f"{scores[name]:.3f}".replace("nan", "-") for name in names)
                 table.add_row(test_set, audio, *cells)
-    Console().print(table)
+    table_console().print(table)

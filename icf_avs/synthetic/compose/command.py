@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icf_avs.atomic_io import replaced_folder
-from icf_avs.console import progress_console
+from icf_avs.console import counted, progress_console, table_console
 from icf_avs.datasets.clip_files import AVSS_COLUMNS, semantic_uid, write_avss_clip, write_table
 from icf_avs.datasets.image_io import CLASSES
 from icf_avs.errors import UserError
@@ -173,7 +173,6 @@ def _facts(
 
 def compose_command(request: Request, out: Path) -> None:
     """Compose, and say what came of it."""
-    from rich.console import Console
     from rich.table import Table
 
     facts = compose(request, out)
@@ -182,10 +181,10 @@ def compose_command(request: Request, out: Path) -> None:
         table.add_column(heading)
     for name, counts in facts["classes"].items():
         table.add_row(name, ", ".join(facts["sounds of a class"][name]), *map(str, counts.values()))
-    Console().print(table)
+    table_console().print(table)
     if facts["unusable recordings"]:
         some = facts["unusable recordings"]
-        print(f"{len(some)} recordings are silent or cannot be read and were passed over: {', '.join(some[:5])}")
+        print(f"passed over as silent or unreadable: {counted(len(some), 'recording')}: {', '.join(some[:5])}")
     for note in facts["notes"]:
         print(note)
     print(f"the set is in {out / SET}\nnext: icf train composed --data {out / SET}")
