@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from icf_avs import console
 from icf_avs.datasets import check
 from icf_avs.datasets.check import check_command, check_set, find_sets
 from icf_avs.datasets.layouts import read_set
@@ -174,14 +175,20 @@ def test_all_faults_of_a_table_are_named(tmp_path: Path, capsys) -> None:
     fixtures.write_avss(tmp_path, AVSS)
     grey(find(tmp_path, "v2/*/labels_semantic/0.png"), 99, (144, 256))
     bad = [["a", "", "0", "0", "x", "test", "v1m"], ["b", "b_0", "0", "0", "x", "tset", "v1m"],
-           ["c", "c_0", "0", "0", "x", "test", "v3"], ["d", "../d", "0", "0", "x", "test", "v2"]]  # fmt: skip
+           ["c", "c_0", "0", "0", "x", "test", "v3"], ["d", "../d", "0", "0", "x", "test", "v2"],
+           ["e", "e_0", "0", "0", "", "tset", "v3"]]  # fmt: skip
     first = len(AVSS) + 2
     table(tmp_path, lambda lines: [*lines, *bad])
     assert check_command(tmp_path) == 1
     out = capsys.readouterr().out
     for number, words in enumerate(("an empty cell", "split 'tset'", "label 'v3'", "cannot be a file's")):
         assert re.search(f"line {first + number}: .*{words}", out), out
+    for words in ("a_obj is ''", "split 'tset'", "label 'v3'"):  # each fault of a line
+        assert re.search(f"line {first + len(bad) - 1}: .*{words}", out), out
     assert "got [99]" in out
+    rename(tmp_path, "a_obj")  # a table that cannot be read at all hides nothing else
+    labels(tmp_path, lambda ids: ids | {"woman": 3})
+    assert [problem.category for problem in check_set(tmp_path)[0].problems] == ["class names", "table"]
 
 
 def test_ten_problems_of_a_category_are_named(tmp_path: Path, capsys) -> None:
@@ -191,6 +198,11 @@ def test_ten_problems_of_a_category_are_named(tmp_path: Path, capsys) -> None:
     assert check_command(tmp_path) == 1
     out = capsys.readouterr().out
     assert "masks: 30" in out and out.count("got [9]") == 10 and "... and 20 more" in out
+    console.set_verbosity(console.VERBOSE)
+    try:
+        assert check_command(tmp_path) == 1 and capsys.readouterr().out.count("got [9]") == 30
+    finally:
+        console.set_verbosity(console.NORMAL)
 
 
 def test_notes_do_not_make_a_set_unfit(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from icf_avs.console import counted, progress_console
+from icf_avs.console import VERBOSE, counted, progress_console, verbosity
 from icf_avs.datasets.audio_io import RATE, decode, read_log_mel
 from icf_avs.datasets.custom_dataset import is_custom_dataset
 from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, CLASSES, SIZE, Layout, missing_folder, read_frames, read_mask
@@ -32,7 +32,7 @@ OFFICIAL: dict[Layout | None, dict[str, int]] = {
     "AVSS": {"train": 8498, "val": 1304, "test": 1554},
 }
 CATEGORIES = ("table", "class names", "frames", "masks", "audio")
-SHOWN = 10  # problems printed of each category but "table", whose lines are all fixed in one file
+SHOWN = 10  # problems printed of each category without -v, but of "table", whose lines are all fixed in one file
 
 
 class Problem(NamedTuple):
@@ -99,12 +99,14 @@ def _check_one(root: Path, track: Callable) -> SetReport:
     with report.noting("table"):
         if not is_custom_dataset(root):
             report.layout = TABLES[find_table(root).name][0]
+    if report.layout not in ("S4", "MS3"):  # these may have them from another set beside them
+        with report.noting("class names"):
+            names = class_names(root)
+    with report.noting("table"):
         records = read_all(root, lambda what: report.problems.append(Problem("table", what)))
         report.layout = records[0].layout if records else report.layout
         report.counts = {split: sum(record.split == split for record in records) for split in SPLITS}
         report.problems += _listed_twice(root, records)
-        with report.noting("class names"):  # an S4 or MS3 set may have them from another set beside it
-            names = () if report.layout in ("S4", "MS3") else class_names(root)
         classes = len(names) + 1 if names else CLASSES
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
             checked = pool.map(lambda record: _check_clip(record, classes), records)
@@ -139,7 +141,7 @@ def _notes(report: SetReport, records: list[ClipRecord], names: tuple[str, ...])
         yield "not the published set, its counts differ"
     unknown = Counter(name for record in records for name in (record.sounding or set()) - set(names))
     if report.layout == "AVSS" and names and unknown:
-        some = ", ".join(f"{name} ({counted(count, 'clip')})" for name, count in unknown.most_common(5))
+        some = ", ".join(f"{name} ({counted(count, 'clip')})" for name, count in unknown.most_common())
         yield f"{counted(len(unknown), 'name')} of metadata.csv missing in label2idx.json: {some}"
 
 
@@ -233,10 +235,10 @@ def _lines(report: SetReport) -> Iterator[str]:
     yield from (f"  note: {note}" for note in report.notes)
     for category in CATEGORIES:
         lines = [problem.line for problem in report.problems if problem.category == category]
-        shown = len(lines) if category == "table" else SHOWN
+        shown = len(lines) if category == "table" or verbosity() >= VERBOSE else SHOWN
         if lines:
             yield f"  {category}: {len(lines)}"
             yield from (f"    {line}" for line in lines[:shown])
         if len(lines) > shown:
-            yield f"    ... and {len(lines) - shown} more"
+            yield f"    ... and {len(lines) - shown} more, which -v lists"
     yield f"  UNFIT: {counted(len(report.problems), 'problem')}" if report.problems else "  fit for use"

@@ -78,14 +78,18 @@ def read_all(root: Path, fault: Fault = refused) -> list[ClipRecord]:
     layout, columns = TABLES[table.name]
     rows = []
     for number, row in enumerate(read_table(table, columns), 2):
-        where = f"{table}, line {number}"
-        if not all(_plain(row[column]) for column in columns):
-            fault(f"{where}: an empty cell or a name that cannot be a file's; correct the table")
-        elif row["split"] not in SPLITS:
-            fault(f"{where}: split {row['split']!r}; want {', '.join(SPLITS)}")
-        elif layout == "AVSS" and row["label"] not in _PARTS:
-            fault(f"{where}: clip {row['uid']} has label {row['label']!r}; want {', '.join(_PARTS)}")
-        else:
+        faults = [
+            f"{column} is {row[column]!r}, an empty cell or a name that cannot be a file's; correct the table"
+            for column in columns
+            if not _plain(row[column])
+        ]
+        if row["split"] and row["split"] not in SPLITS:
+            faults.append(f"split {row['split']!r}; want {', '.join(SPLITS)}")
+        if layout == "AVSS" and row["label"] and row["label"] not in _PARTS:
+            faults.append(f"clip {row['uid']} has label {row['label']!r}; want {', '.join(_PARTS)}")
+        for what in faults:
+            fault(f"{table}, line {number}: {what}")
+        if not faults:
             rows.append(row)
     scenes = read_scenes(root, fault)
     if layout == "AVSS":
