@@ -31,7 +31,7 @@ from icf_avs.datasets.layouts import class_names, read_all
 from icf_avs.datasets.metadata import read_labels
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.registry import build_visual
-from icf_avs.evaluation.robustness import csv_table as probe_table
+from icf_avs.evaluation.robustness import command as robustness
 from icf_avs.evaluation.score_tables import COLUMNS, DEFAULT_SETTINGS, Scored, save_notes, save_rows
 from icf_avs.inference.predictor import Predictor
 from icf_avs.mask_rle import encode
@@ -181,7 +181,7 @@ def _study_row() -> bytes:
 
 
 def _save_probe(folder: Path) -> None:
-    probe_table.save_table(folder / "probe.csv", [dict.fromkeys(probe_table.COLUMNS, "1")])
+    robustness.read_table(folder / "probe.csv")
 
 
 def _segmentations() -> tuple[bytes, ...]:
@@ -219,7 +219,7 @@ def _own_readers() -> list[Reader]:
     manifest = csv_text(("video", "out", "fps", "audio_track"), ("a.mp4", "day/a", "2", ""), ("b, c.mp4", "", "", "1"))
     notes = json.dumps({"stamps s4": {"command": "icf evaluate", "strict": {"true": {"miou": 0.5}}}}).encode()
     study = csv_text(ablation.RUNS.columns), _study_row()
-    probe = csv_text(probe_table.COLUMNS, tuple("0" for _ in probe_table.COLUMNS))
+    probe = csv_text(robustness.COLUMNS, tuple("0" for _ in robustness.COLUMNS))
     return [
         Reader("manifest", "csv", "list.csv", (manifest,), _manifest, {"a.mp4": b"x"}),
         Reader("record of a result", "json", "out/made_from.json", (record,), _done, {"a.mp4": b"x"}),

@@ -54,15 +54,15 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument(
         "--robustness",
         action="store_true",
-        help="score silence, noise, off-screen and shifted sound and blank frames, and write a page that says whether "
-        "the model uses the audio",
+        help="score silence, noise, off-screen and shifted sound and blank frames, and say whether the model uses the "
+        "audio",
     )
     part.add_argument(
         "--out",
         metavar="CSV",
         type=Path,
         help="table (default: results/stamps.csv; with --data of another origin results/avsbench.csv; with "
-        "--robustness results/probe.csv or probe-avsbench.csv, and the page beside it)",
+        "--robustness results/probe.csv or probe-avsbench.csv)",
     )
     part.add_argument(
         "--threshold", metavar="X", type=probability, default=0.5, help="mask: probability above this (default: 0.5)"

@@ -15,11 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from icf_avs.evaluation.robustness.negative_audio import SOUND_NAMES
-
 IGNORES_ABOVE = 0.5
 MIN_MIOU = 0.05
 RESAMPLES = 2000
+_NAMES = {"offscreen": "off-screen sound", "noise": "white noise as loud as the clip"}
 Label = Literal["ignores the audio", "uses the audio", "undecided"]
 _RANK = {"ignores the audio": 2, "undecided": 1, "uses the audio": 0}
 
@@ -54,7 +53,7 @@ class Verdict:
         if math.isnan(self.low):
             interval = "no interval from a single clip"
         return (
-            f"mIoU {self.true:.3f} with the true sound and {self.negative:.3f} under {SOUND_NAMES[self.audio]}: "
+            f"mIoU {self.true:.3f} with the true sound and {self.negative:.3f} under {_NAMES[self.audio]}: "
             f"{self.ratio:.2f} of it is left ({interval}); above {IGNORES_ABOVE} a model ignores the audio."
         )
 

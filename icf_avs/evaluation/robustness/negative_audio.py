@@ -36,16 +36,6 @@ if TYPE_CHECKING:
 Audio = Literal["true", "silence", "noise", "noise-10db", "noise-40db", "offscreen", "shifted"]
 NEGATIVES = ("silence", "noise", "noise-10db", "noise-40db", "offscreen")  # nothing in the frame makes them
 NOISE_LEVELS = {"noise": 0.0, "noise-10db": -10.0, "noise-40db": -40.0}  # dB relative to the clip
-SOUND_NAMES = {
-    "true": "the true sound",
-    "silence": "silence",
-    "noise": "white noise as loud as the clip",
-    "noise-10db": "white noise 10 dB below the clip",
-    "noise-40db": "white noise 40 dB below the clip",
-    "offscreen": "off-screen sound",
-    "shifted": "its sound shifted by half the clip",
-    "blank": "the true sound, with a blank frame",
-}
 CATEGORY_FILES = (("icf_avs.evaluation.robustness", "super_categories.csv"), ("icf_avs.synthetic", "stamps.csv"))
 MIXED, UNKNOWN = "mixed", "unknown"  # donors of several super-categories, and of classes that are in no table
 

@@ -1,9 +1,22 @@
-"""Run one model over the clips of a test set under every kind of sound, and under a blank frame."""
+"""Run one model over the clips of a test set under every kind of sound, and under a blank frame, and score it.
+
+Scores of a model under one kind of sound, against the ORIGINAL masks: under a negative sound lower is better.
+
+FPR        share of the pixels segmented, mean over the frames in which nothing should be (AVSBench-Robust): those with
+           empty truth for the true sound, those in which nothing sounds for a shifted one, all frames for the others
+null       S = sqrt(segmented / pixels), mean over the same frames (the null score of Ref-AVS, whose code takes the
+           share of all pixels of a batch of 4 clips at once: that gives more, unless all frames have the same share)
+G          2 m+ (1 - m-) / (m+ + 1 - m-), m+ with the true sound and m- with the other, of mIoU and of F; it is high
+           only for a model that segments what sounds AND stays silent when nothing does
+drop       m+ - m-, both on the same clips or frames
+F takes the best of 255 thresholds, the first of which segments every pixel; so even a blank prediction has some F, and
+a drop in F is bounded by it.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +25,7 @@ import torch
 
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import predict, predict_each
+from icf_avs.evaluation.metrics import g_score
 from icf_avs.evaluation.metrics.binary import areas
 from icf_avs.evaluation.robustness.negative_audio import (
     NEGATIVES,
@@ -22,7 +36,6 @@ from icf_avs.evaluation.robustness.negative_audio import (
     choose_donor,
     shifted_frame,
 )
-from icf_avs.evaluation.robustness.scores import ALL, CHANGED, Key, Scores, compared, condition_scores
 from icf_avs.evaluation.scorer import Scorer, empty_frames, every_frame
 from icf_avs.inference.predictor import MaskPredictor
 
@@ -33,31 +46,21 @@ BLANK = "blank"  # the frame, not the sound: mid-grey
 CONDITIONS = ("true", *NEGATIVES, "shifted", BLANK)
 _OF_CLIP: tuple[Audio, ...] = ("true", "silence", "noise", "noise-10db", "noise-40db", "shifted")
 _GREY = 128
+ALL, CHANGED = "all", "changed"  # subsets: every clip, and frames whose sounding set a shift of the sound changes
+NAN = float("nan")
 
-
-@dataclass(frozen=True)
-class Example:
-    """One frame of a clip and its masks."""
-
-    clip: str
-    image: np.ndarray  # uint8 [H, W, 3]
-    truth: np.ndarray  # bool [H, W]
-    predicted: dict[str, np.ndarray]  # kind of sound -> bool [H, W]
-    donor: str  # what sounds off-screen, "" if nothing
+Scores = dict[str, float]
+Key = tuple[str, str]  # kind of sound, subset
 
 
 @dataclass(frozen=True)
 class RobustnessResult:
-    """All scores of one test set, some examples, and what must be said beside them.
-
-    `ious` and `frames` are what `verdict.judge` takes.
-    """
+    """All scores of one test set, and what must be said beside them; `ious` and `frames` are what `judge` takes."""
 
     clips: int
     scores: dict[Key, Scores]
     ious: dict[str, np.ndarray]
     frames: np.ndarray
-    examples: list[Example]
     notes: list[str]
 
 
@@ -66,7 +69,6 @@ def evaluate_robustness(
     records: Sequence[ClipRecord],
     seed: int = 0,
     clips: int | None = None,
-    examples: int = 4,
     progress: Callable[[], None] = lambda: None,
 ) -> RobustnessResult:
     """Score a model on the labelled frames of `records` under each of `CONDITIONS`, all through one front end.
@@ -76,11 +78,9 @@ def evaluate_robustness(
     """
     shown = records[:clips]
     donors, notes = _donors(records, len(shown), seed)
-    chosen = set(np.linspace(0, len(shown) - 1, min(examples, len(shown))).round().astype(int).tolist())
     scorers: defaultdict[Key, Scorer] = defaultdict(Scorer)
     ious = {condition: np.full(len(shown), np.nan) for condition in CONDITIONS}
     counts = np.zeros(len(shown), int)
-    chosen_examples = []
     for index, record in enumerate(shown):
         clip, donor = record.load(), donors[index]
         labelled = torch.from_numpy(clip.labelled)
@@ -93,7 +93,6 @@ def evaluate_robustness(
             sounds["offscreen"] = records[donor.record].load().waveform
         found = dict(zip(sounds, predict_each(predictor, clip.frames, list(sounds.values())), strict=True))
         found[BLANK] = predict(predictor, np.full_like(clip.frames, _GREY), sounds["true"])
-        predicted = {}
         for condition in CONDITIONS:
             if condition not in found:
                 progress()
@@ -106,20 +105,13 @@ def evaluate_robustness(
             ious[condition][index] = _iou_sum(probabilities, truth)
             if donor is not None and condition in ("true", "offscreen"):
                 scorers[condition, donor.category].update(probabilities, truth, silent)
-            predicted[condition] = (probabilities > 0.5).numpy()
             progress()
-        if index in chosen:
-            at = _example_frame(truth.numpy(), changed.numpy())
-            image = clip.frames[np.flatnonzero(clip.labelled)[at]]
-            name = " and ".join(sorted(records[donor.record].sounding or ())) if donor else ""
-            masks = {condition: frames[at] for condition, frames in predicted.items()}
-            chosen_examples.append(Example(record.name, image, truth[at].numpy(), masks, name))
     scores = compared({key: condition_scores(scorer) for key, scorer in scorers.items()})
     if not scores["shifted", CHANGED]["frames"]:
         notes.append("In no frame is a shift known to change what sounds, so the shifted sound tests little here.")
         for audio in ("true", "shifted"):
             del scores[audio, CHANGED]
-    return RobustnessResult(len(shown), scores, ious, counts, chosen_examples, notes)
+    return RobustnessResult(len(shown), scores, ious, counts, notes)
 
 
 def _iou_sum(probabilities: torch.Tensor, truth: torch.Tensor) -> float:
@@ -175,8 +167,25 @@ def _shift(sets: list[frozenset | None]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(changed), np.array([new is not None and not new for new in moved])
 
 
-def _example_frame(truth: np.ndarray, changed: np.ndarray) -> int:
-    """The frame to show: one with something to segment, if there is one whose sound changes when shifted."""
-    areas = truth.sum((1, 2))
-    middle = -abs(np.arange(len(areas)) - len(areas) // 2)
-    return max(range(len(areas)), key=lambda t: (areas[t] > 0, changed[t], middle[t]))
+def condition_scores(scorer: Scorer) -> Scores:
+    """clips, frames, miou, f (strict), reference_miou, reference_f, fpr, null; NaN where no frame decides."""
+    found = scorer.compute()
+    scores = {f"{prefix}{of}": found[name][of] for prefix, name in (("", "strict"), ("reference_", "reference"))
+              for of in ("miou", "f")}  # fmt: skip
+    counts = {"clips": scorer.clips, "frames": scorer.frames}
+    return {**counts, **scores, "fpr": found["strict"]["fpr"], "null": scorer.null()}
+
+
+def compared(scores: Mapping[Key, Scores]) -> dict[Key, Scores]:
+    """`scores` with drop_miou, drop_f, g_miou and g_f against the true sound on the same subset; else NaN.
+
+    G only under negative sounds: a shifted sound calls for a mask, and a blank frame is no sound.
+    """
+    whole = {}
+    for (audio, subset), values in scores.items():
+        true = scores["true", subset]
+        whole[audio, subset] = dict(values)
+        for of in ("miou", "f"):
+            whole[audio, subset][f"drop_{of}"] = NAN if audio == "true" else true[of] - values[of]
+            whole[audio, subset][f"g_{of}"] = g_score(true[of], values[of]) if audio in NEGATIVES else NAN
+    return whole
