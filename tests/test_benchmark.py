@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import pickle
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from icf_avs.datasets.clip_files import write_mp4
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
-from icf_avs.media.vggish_frontend import log_mel
 from icf_avs.output.class_overlay import palette
 from icf_avs.synthetic.benchmark import write_stamps
 from icf_avs.synthetic.catalog import load_catalog
@@ -73,15 +70,6 @@ def test_multi_sources_and_cross_are_laid_out_as_ms3(root: Path) -> None:
             for i in range(1, 6):
                 assert (base / f"ms3_data/visual_frames/{name}/{name}.mp4_{i}.png").is_file()
                 assert (base / f"ms3_data/gt_masks/{row['split']}/{name}/{name}_{i}.png").is_file()
-
-
-def test_the_feature_is_the_spectrogram_of_the_sound(root: Path) -> None:
-    path = next((root / "Multi-sources/ms3_data/audio_log_mel/test").iterdir())
-    feature = pickle.loads(path.read_bytes())  # our own file
-    assert feature.shape == (5, 1, 96, 64) and feature.dtype == torch.float32 and feature.requires_grad
-    record = read_set(root / "Multi-sources", "test")[0]
-    wave = torch.from_numpy(record.load().waveform)
-    np.testing.assert_allclose(feature[2, 0].detach(), log_mel(wave[2 * 15_360 :][:15_600]), atol=2e-3)
 
 
 def test_the_semantic_set(root: Path) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import io
 import os
 import pickle
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -29,28 +28,21 @@ def released(windows: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("windows", [5, 10])
-def test_a_released_pickle(tmp_path: Path, windows: int, protocol: int) -> None:
-    tensor = released(windows)
-    with (tmp_path / "x.pkl").open("wb") as file:
-        pickle.dump(tensor, file, protocol=protocol)
-    found = read_log_mel_pickle(tmp_path / "x.pkl")
-    assert found.dtype == np.float32 and found.shape == (windows, 1, 96, 64)
-    np.testing.assert_array_equal(found, tensor.detach().numpy())
-
-
 @pytest.mark.parametrize(
     "tensor",
     [
+        released(5),
         released(12)[3:8],  # starts within its storage
         released(10)[::2],  # has gaps
         torch.randn(5, 1, 64, 96).transpose(2, 3),  # other strides
         torch.randn(1, 1, 96, 64).expand(5, 1, 96, 64),  # one window five times
     ],
 )
-def test_views_are_unrolled(tmp_path: Path, tensor: torch.Tensor) -> None:
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps(tensor))
-    np.testing.assert_array_equal(read_log_mel_pickle(tmp_path / "x.pkl"), tensor.detach().numpy())
+def test_a_released_pickle(tmp_path: Path, tensor: torch.Tensor, protocol: int) -> None:
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(tensor, protocol=protocol))
+    found = read_log_mel_pickle(tmp_path / "x.pkl")
+    assert found.dtype == np.float32 and found.shape == (5, 1, 96, 64)
+    np.testing.assert_array_equal(found, tensor.detach().numpy())
 
 
 def test_missing_windows_repeat_the_last(tmp_path: Path) -> None:
@@ -114,9 +106,10 @@ def attacks(mark: Path) -> dict[str, bytes]:
 def test_a_pickle_with_code_is_refused_and_never_run(tmp_path: Path, name: str) -> None:
     mark = tmp_path / "ran"
     (tmp_path / "x.pkl").write_bytes(attacks(mark)[name])
-    with pytest.raises(UserError, match=r"x\.pkl: (refused|no log-mel pickle)") as caught:
+    with pytest.raises(UserError, match=r"x\.pkl: no log-mel pickle") as caught:
         read_log_mel_pickle(tmp_path / "x.pkl")
     assert "\n" not in str(caught.value)
+    assert name != "eval" or "asks for builtins.eval" in str(caught.value)
     assert not mark.exists()
 
 
@@ -126,12 +119,6 @@ def test_the_canary_sings_when_it_is_run(tmp_path: Path) -> None:
         with contextlib.suppress(Exception):
             pickle.loads(attacks(mark)[name])  # our own file
         assert mark.exists(), name
-
-
-def test_which_function_was_asked_for_is_said(tmp_path: Path) -> None:
-    (tmp_path / "x.pkl").write_bytes(attacks(tmp_path / "ran")["eval"])
-    with pytest.raises(UserError, match=r"asks for (builtins|__builtin__)\.eval"):
-        read_log_mel_pickle(tmp_path / "x.pkl")
 
 
 def test_the_stand_ins_cannot_be_changed(tmp_path: Path) -> None:
@@ -145,62 +132,38 @@ def test_the_stand_ins_cannot_be_changed(tmp_path: Path) -> None:
     read_log_mel_pickle(tmp_path / "x.pkl")
 
 
-class StoragePickler(pickle.Pickler):
-    def persistent_id(self, item):
-        return item if isinstance(item, tuple) else None
-
-
-def storage(values: bytes, claimed: int, written: int) -> bytes:
-    """torch's legacy format of a float storage, by hand."""
+def saved(legacy: bool = True) -> bytes:
+    """A storage of one window, as torch writes it into a pickle; the ZIP archive of torch.save itself otherwise."""
     content = io.BytesIO()
-    for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
-        pickle.dump(part, content, 2)
-    StoragePickler(content, 2).dump(("storage", torch.FloatStorage, "1", "cpu", claimed, None))
-    return content.getvalue() + pickle.dumps(["1"], 2) + struct.pack("<q", written) + values
-
-
-class Tensor:
-    def __init__(self, blob: bytes, offset: int, size: tuple, stride: tuple) -> None:
-        self.parts = blob, offset, size, stride
-
-    def __reduce__(self):
-        blob, offset, size, stride = self.parts
-        blob = Calls(torch.storage._load_from_bytes, blob)
-        return torch._utils._rebuild_tensor_v2, (blob, offset, size, stride, False, collections.OrderedDict())
-
-
-def zipped() -> bytes:
-    content = io.BytesIO()
-    torch.save(torch.zeros(6144).storage(), content)
+    torch.save(torch.zeros(6144).storage(), content, _use_new_zipfile_serialization=not legacy)
     return content.getvalue()
 
 
-def test_a_storage_made_by_hand_is_read(tmp_path: Path) -> None:
-    values = np.arange(6144, dtype="<f4")
-    tensor = Tensor(storage(values.tobytes(), 6144, 6144), 0, (1, 1, 96, 64), (6144, 6144, 64, 1))
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps(tensor))
-    np.testing.assert_array_equal(read_log_mel_pickle(tmp_path / "x.pkl").ravel(), values)
+def tensor_of(blob: bytes, offset: int, size: tuple, stride: tuple) -> bytes:
+    storage = Calls(torch.storage._load_from_bytes, blob)
+    hooks = collections.OrderedDict()
+    return pickle.dumps(Calls(torch._utils._rebuild_tensor_v2, storage, offset, size, stride, False, hooks))
 
 
 @pytest.mark.parametrize(
-    ("claimed", "written", "offset", "size", "stride"),
+    ("lost", "offset", "size", "stride"),
     [
-        (6145, 6145, 0, (1, 1, 96, 64), (6144, 6144, 64, 1)),  # more than is there
-        (6144, 6143, 0, (1, 1, 96, 64), (6144, 6144, 64, 1)),
-        (6144, 6144, 1, (1, 1, 96, 64), (6144, 6144, 64, 1)),  # reaches beyond
-        (6144, 6144, -1, (1, 1, 96, 64), (6144, 6144, 64, 1)),
-        (6144, 6144, 0, (1, 1, 96, 64), (6144, 6144, 64, 2)),
-        (6144, 6144, 0, (1, 1, 96, 64), (6144, 6144, 64, -1)),
-        (6144, 6144, 0, (2**40, 1, 96, 64), (0, 0, 0, 0)),  # would fill the memory
-        (6144, 6144, 0, (1, 1, 96, 64), (64, 1)),
-        (6144, 6144, 0, (1.0, 1, 96, 64), (6144, 6144, 64, 1)),
-        (6144, 6144, 0, (0, 1, 96, 64), (6144, 6144, 64, 1)),
+        (4, 0, (1, 1, 96, 64), (6144, 6144, 64, 1)),  # a number less than the file says
+        (0, 1, (1, 1, 96, 64), (6144, 6144, 64, 1)),  # reaches beyond
+        (0, -1, (1, 1, 96, 64), (6144, 6144, 64, 1)),
+        (0, 0, (1, 1, 96, 64), (6144, 6144, 64, 2)),
+        (0, 0, (1, 1, 96, 64), (6144, 6144, 64, -1)),
+        (0, 0, (2**40, 1, 96, 64), (0, 0, 0, 0)),  # would fill the memory
+        (0, 0, (1, 1, 96, 64), (64, 1)),
+        (0, 0, (1.0, 1, 96, 64), (6144, 6144, 64, 1)),
+        (0, 0, (0, 1, 96, 64), (6144, 6144, 64, 1)),
     ],
 )
-def test_a_tensor_never_reaches_beyond_its_storage(tmp_path, claimed, written, offset, size, stride) -> None:
-    blob = storage(np.zeros(6144, "<f4").tobytes(), claimed, written)
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps(Tensor(blob, offset, size, stride)))
-    with pytest.raises(UserError, match=r"x\.pkl: (no log-mel pickle|holds no tensor)"):
+def test_a_tensor_never_reaches_beyond_its_storage(tmp_path, lost, offset, size, stride) -> None:
+    (tmp_path / "x.pkl").write_bytes(tensor_of(saved(), 0, (1, 1, 96, 64), (6144, 6144, 64, 1)))
+    assert not read_log_mel_pickle(tmp_path / "x.pkl").any()
+    (tmp_path / "x.pkl").write_bytes(tensor_of(saved()[: -lost or None], offset, size, stride))
+    with pytest.raises(UserError, match=r"x\.pkl: no log-mel pickle"):
         read_log_mel_pickle(tmp_path / "x.pkl")
 
 
@@ -214,8 +177,8 @@ def test_a_tensor_never_reaches_beyond_its_storage(tmp_path, claimed, written, o
         (pickle.dumps(torch.zeros(5, 96, 64)), "holds no tensor"),
         (pickle.dumps(torch.zeros(5, 1, 96, 64, dtype=torch.float64)), "float64"),
         (pickle.dumps(torch.full((5, 1, 96, 64), torch.nan)), "not all finite"),
-        (b"\x80\x02Nr\xff\xff\xff\xff.", "memo"),  # would make the unpickler allocate 64 GB
-        (pickle.dumps(Tensor(zipped(), 0, (1, 1, 96, 64), (6144, 6144, 64, 1))), "ZIP archive"),
+        (b"\x80\x02Nr\xff\xff\xff\xff.", "holds no tensor"),  # makes the unpickler in C allocate 64 GB
+        (tensor_of(saved(legacy=False), 0, (1, 1, 96, 64), (6144, 6144, 64, 1)), "ZIP archive"),
         (bytes(9 << 20), "more than log-mel windows take"),
     ],
 )

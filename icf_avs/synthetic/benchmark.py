@@ -33,7 +33,6 @@ from icf_avs.datasets.clip_files import (
     write_table,
     write_wav,
 )
-from icf_avs.datasets.log_mel import pickled_log_mel
 from icf_avs.errors import UserError
 from icf_avs.output.class_overlay import palette
 from icf_avs.synthetic import asset_packages
@@ -148,8 +147,7 @@ def _version() -> str:
     """Changes with the code and the data that decide what a clip looks like."""
     digest = hashlib.sha256("\n".join(list_photographs()).encode())
     folder = Path(__file__).parent
-    elsewhere = "datasets/clip_files.py", "datasets/log_mel.py", "media/vggish_frontend.py"
-    for path in (folder / "stamps.csv", *sorted(folder.glob("*.py")), *(folder.parent / name for name in elsewhere)):
+    for path in (folder / "stamps.csv", *sorted(folder.glob("*.py")), folder.parent / "datasets" / "clip_files.py"):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -186,7 +184,6 @@ def _write_clip(job: _Job) -> None:
             mask = Image.fromarray(clip.masks[t] * np.uint8(255))
             write_image(data / "gt_masks" / inner / job.name / f"{job.name}_{t + 1}.png", mask)
     write_wav(data / "audio_wav" / inner / f"{job.name}.wav", samples)
-    write_bytes(data / "audio_log_mel" / inner / f"{job.name}.pkl", pickled_log_mel(samples))
     across, down = canvas_size(scene.aspect)
     size = round(across * SHORT_SIDE / 2) * 2, round(down * SHORT_SIDE / 2) * 2
     if job.dataset != CROSS:
