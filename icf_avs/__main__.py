@@ -26,6 +26,7 @@ class _Terminated(KeyboardInterrupt):
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 (the user can fix it), 130, 141 or 143."""
     args = build_parser().parse_args(argv)
+    args.command_line = sys.argv[1:] if argv is None else argv
     set_verbosity(args.verbosity)
     try:
         with _ended_cleanly():

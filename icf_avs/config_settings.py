@@ -1,11 +1,11 @@
-"""Settings of a configuration as text, `icf.cdcl.temperature=0.1`: read by the type of the field, and written."""
+"""Settings of a configuration as text, `icf.cdcl.temperature=0.1`, read by the type of the field."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Iterable
+from dataclasses import is_dataclass, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -28,16 +28,6 @@ def with_settings(config: Config, settings: Iterable[str]) -> Config:
         except (TypeError, ValueError) as error:
             raise UserError(f"--set {setting}: {error}") from error
     return config
-
-
-def settings_between(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
-    """The settings that make one configuration of another of the same type."""
-    for item in fields(old):
-        before, after, key = getattr(old, item.name), getattr(new, item.name), f"{prefix}{item.name}"
-        if is_dataclass(before) and type(before) is type(after):
-            yield from settings_between(before, after, f"{key}.")
-        elif before != after:
-            yield f"{key}={after if isinstance(after, str) else json.dumps(after, default=str)}"
 
 
 def _with(config: Any, path: list[str], text: str) -> Any:

@@ -153,10 +153,8 @@ def _train_and_score(job: Job) -> tuple[Line, list[Line]]:
     trainer = train_run(config, job.folder, data, model, _quiet, row.weights())
     validation = data.validate(model)
     if not row.control:  # a variant has other weights than a checkpoint can describe
-        command = f"python -m research ablation --rows {job.row} --seeds {job.seed + 1} --steps {job.steps}"
-        save_checkpoint(
-            model, job.folder / "model.safetensors", training_metadata(config, trainer, validation, command)
-        )
+        trainer.command = f"python -m research ablation --rows {job.row} --seeds {job.seed + 1} --steps {job.steps}"
+        save_checkpoint(model, job.folder / "model.safetensors", training_metadata(config, trainer, validation))
     scores, parts = score(model, _tests(job, model))
     run = {"row": job.row, "seed": str(job.seed)}
     line = run | shown(scores)

@@ -111,9 +111,8 @@ def train_row(config: TrainConfig, folder: Path, workers: int, report: Report) -
     data = OpenVocabData(config, None, workers, report)
     trainer = train_run(config, folder, data, build_model(config, data.classes), report)
     scores = data.validate(trainer.model)
-    save_checkpoint(
-        trainer.model, folder / "model.safetensors", training_metadata(config, trainer, scores, _command(config))
-    )
+    trainer.command = _command(config)
+    save_checkpoint(trainer.model, folder / "model.safetensors", training_metadata(config, trainer, scores))
     return trainer.model, trainer.seconds / 60
 
 

@@ -39,8 +39,8 @@ from icf_avs.networks.build import build_model as assembled
 from icf_avs.synthetic.batches import Clip
 from icf_avs.synthetic.tagger_cache import TaggerOutputs
 from icf_avs.training import composed_data
-from icf_avs.training.data_factory import training_data
 from icf_avs.training.recipes import RECIPES, with_encoders
+from icf_avs.training.run import training_data
 from icf_avs.training.trainer import Trainer, build_model
 from icf_avs.types import ClipSpec
 from tools.make_picture import write_scene

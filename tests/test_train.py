@@ -26,9 +26,8 @@ from icf_avs.config import DataConfig, TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.guided_losses.total_loss import Weights, objective
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.signals import Interrupted
 from icf_avs.synthetic.batches import make_batch
-from icf_avs.training import callbacks, run
+from icf_avs.training import run
 from icf_avs.training.composed_data import StampsData
 from icf_avs.training.optimizer import adamw, schedule
 from icf_avs.training.plateau import Plateau
@@ -98,15 +97,9 @@ def test_what_a_run_leaves(straight: Path, data: StampsData) -> None:
     model = load_checkpoint(straight / "tiny.safetensors")
     assert model.classes == data.classes and model.config.dim == 32 and model.network.counterfactual.started
     recipe = read_recipe(straight / "tiny.safetensors")
-    assert recipe["config"]["seed"] == 0 and recipe["command"] == IN_PYTHON  # no recipe of the command line is so small
+    assert recipe["config"]["seed"] == 0 and recipe["command"] == IN_PYTHON
     assert recipe["pretraining steps"] == 4 and recipe["lengthened"] == []
     assert json.loads((straight / "recipe.json").read_text())["config"] == recipe["config"]
-
-
-def test_the_checkpoint_has_the_command_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RECIPES, "tiny", lambda: TINY)
-    path = train(replace(TINY, steps=1, audio_pretrain_steps=0, seed=3), tmp_path)
-    assert read_recipe(path)["command"] == "icf train tiny --seed 3 --steps 1 --pretrain-steps 0"
 
 
 def test_the_best_checkpoint_is_that_of_the_best_validation(data: StampsData, tmp_path: Path) -> None:
@@ -214,13 +207,14 @@ def test_interrupted_it_keeps_the_step_it_has(
         patch.setattr(Trainer, "train_step", interrupted)
         assert main(["train", "tiny", "--out", "a run", "--threads", "1", "--workers", "1", "--device", "cpu"]) == code
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    how = "icf train tiny --out 'a run' --workers 1 --threads 1 --device cpu --resume"
-    assert error == f"icf: stopped; a run/last.pt has step 7 of 10; go on with: {how}"
+    typed = "icf train tiny --out 'a run' --threads 1 --workers 1 --device cpu"
+    assert error == f"icf: stopped; a run/last.pt has step 7 of 10; go on with: {typed} --resume"
     assert torch.load("a run/last.pt", weights_only=True)["step"] == 7
     assert not list(Path("a run").rglob("*partial*")) and not Path("a run/tiny.safetensors").exists()
     assert main(shlex.split(error.partition("go on with: icf ")[2])) == 0
     expected = weights(straight)
     assert all(value.equal(expected[name]) for name, value in weights(Path("a run")).items())
+    assert read_recipe(Path("a run/tiny.safetensors"))["command"] == typed
 
 
 def failing_data(*_: object) -> StampsData:
@@ -239,37 +233,6 @@ def test_the_workers_of_the_command_reach_the_data(tmp_path: Path, monkeypatch: 
     for options in (["--workers", "3"], []):
         assert main(["train", "tiny", "--out", str(tmp_path), *options]) == 2
     assert asked == [3, 2]
-
-
-def terminated(*_: object) -> StampsData:
-    os.kill(os.getpid(), signal.SIGTERM)
-    raise AssertionError("still here")
-
-
-@pytest.mark.parametrize(
-    ("why", "there"),
-    [("data", False), ("signal", False), ("no number", False), ("tracker", True), ("defect", True)],
-)
-def test_a_run_that_fails_before_its_first_step_leaves_nothing(
-    why: str, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not even the folder, unless it was there; what was in it stays."""
-    folder = tmp_path / "runs" / "tiny"
-    if there:
-        (folder / "samples").mkdir(parents=True)
-        (folder / "notes.txt").write_text("mine")
-    before = sorted(tmp_path.rglob("*"))
-    if why in ("data", "signal"):
-        monkeypatch.setattr(run, "training_data", failing_data if why == "data" else terminated)
-    elif why == "no number":
-        monkeypatch.setattr(Trainer, "train_step", lambda *_: failing_data())
-    elif why == "tracker":
-        monkeypatch.setattr(callbacks, "log_text", failing_data)
-    else:
-        monkeypatch.setattr(run, "fit", lambda *_: 1 / 0)
-    with pytest.raises((UserError, Interrupted, ZeroDivisionError)):
-        train(TINY, folder)
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_pretraining_ends_when_its_loss_stops_falling(data: StampsData, tmp_path: Path) -> None:

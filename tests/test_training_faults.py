@@ -133,7 +133,10 @@ def test_out_of_memory_in_the_middle_of_a_run(
     ],
 )
 def test_each_fault_is_one_line(fault: Exception, said: str, straight: Path) -> None:
-    with pytest.raises(UserError, match=said) as raised, as_user_errors(SimpleNamespace(step=5, folder=straight)):
+    with (
+        pytest.raises(UserError, match=said) as raised,
+        as_user_errors(SimpleNamespace(step=5, folder=straight), "icf train tiny --resume"),
+    ):
         raise fault
     assert "\n" not in str(raised.value) and f"go on from {straight / 'last.pt'} with --resume" in str(raised.value)
 

@@ -20,7 +20,7 @@ MOST = 10**8  # steps
 def _train(args: argparse.Namespace) -> None:
     check_folder(args.out or Path("runs"))
     try:
-        from icf_avs.training.command import announce, configured, console_of, machine_options, progress
+        from icf_avs.training.command import announce, configured, console_of, progress
         from icf_avs.training.run import train
     except ModuleNotFoundError as error:
         raise UserError(f"training needs {error.name}: pip install 'icf-avs[train]'") from error
@@ -30,7 +30,7 @@ def _train(args: argparse.Namespace) -> None:
     with progress(config, console) as report:
         path = train(
             config, folder, source=source, init=args.init, resume=args.resume, workers=args.workers, wandb=args.wandb,
-            device=args.device, report=report, machine=machine_options(args),
+            device=args.device, report=report, command=args.command_line,
         )  # fmt: skip
     announce(path, config, source, folder, console)
 

@@ -1,21 +1,17 @@
-"""What the options of `icf train` make of a recipe, which of them have no effect on it, and the other way round: the
-command line that a configuration comes from.
-"""
+"""What the options of `icf train` make of a recipe, and which of them have no effect on it."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 
 from icf_avs.config import TrainConfig
-from icf_avs.config_settings import settings_between, with_settings
+from icf_avs.config_settings import with_settings
 from icf_avs.datasets.layouts import class_names
 from icf_avs.errors import UserError
-from icf_avs.training.recipes import RECIPES, with_encoders
+from icf_avs.training.recipes import with_encoders
 
 
 @dataclass(frozen=True)
@@ -45,12 +41,6 @@ class Choices:
             source = self.audio_source.replace("-", "_")
             config = replace(config, benchmark=replace(config.benchmark, audio_source=source))
         return with_settings(config, self.settings or ())
-
-    def options(self) -> list[str]:
-        """As the command line takes them."""
-        given = [(name, value) for name, value in vars(self).items() if value is not None and name != "settings"]
-        given += [("set", setting) for setting in self.settings or ()]
-        return [word for name, value in given for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def refuse_idle(recipe: TrainConfig, choices: Choices, data: Path | None, stamps: Path | None) -> None:
@@ -93,34 +83,3 @@ def typed(path: Path | str) -> str:
 def launched(words: list[str], processes: int) -> str:
     """A command line with the arguments `words` of `icf`, as it is typed."""
     return shlex.join([*(["accelerate", "launch", "-m", "icf_avs"] if processes > 1 else ["icf"]), *words])
-
-
-def command_line(config: TrainConfig, source: Path | None, init: str | None) -> list[str] | None:
-    """The arguments of `icf` that make this configuration; None where no options of a recipe do.
-
-    source: folder of the public set or of the stamps.
-    """
-    if config.name not in RECIPES:
-        return None
-    recipe = RECIPES[config.name]()
-    sound = config.benchmark.audio_source.replace("_", "-") if config.benchmark else None
-    known = Choices(
-        audio_source=sound if recipe.benchmark and config.benchmark != recipe.benchmark else None,
-        seed=config.seed if config.seed != recipe.seed else None,
-        steps=config.steps if config.steps != recipe.steps else None,
-    )
-    model = config.model
-    encoders = product(
-        (None, model.visual), (None, model.audio), (None, config.text_encoder), (None, config.audio_pretrain_steps)
-    )
-    found: list[Choices] = []
-    for visual, audio, text, steps in encoders:
-        choices = replace(known, visual_encoder=visual, audio_encoder=audio, text_encoder=text, pretrain_steps=steps)
-        found.append(replace(choices, settings=[*settings_between(choices.configured(recipe), config)]))
-    shortest = min(found, key=lambda choices: len(choices.options()))
-    with suppress(UserError):  # a part that the recipe leaves out cannot be written as a setting
-        if shortest.configured(recipe) == config:
-            where = ["--data" if config.benchmark else "--stamps", typed(source)] if source else []
-            begun = ["--init", typed(init)] if init else []
-            return ["train", config.name, *where, *begun, *shortest.options()]
-    return None

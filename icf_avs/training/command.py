@@ -89,13 +89,6 @@ def progress(config: TrainConfig, console: Console) -> Iterator[Report]:
         yield partial(_report, bar, {}, config)
 
 
-def machine_options(args: argparse.Namespace) -> list[str]:
-    """The options that were given of those that say how a run is done here, and are no part of its recipe."""
-    given = {"workers": args.workers != 2, "threads": args.threads, "device": args.device != "auto"}  # not the defaults
-    words = [word for name, some in given.items() if some for word in (f"--{name}", str(getattr(args, name)))]
-    return [*words, *(["--wandb"] if args.wandb else [])]
-
-
 def _report(
     bar: Progress,
     tasks: dict[str, TaskID],

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from icf_avs.errors import UserError
 from icf_avs.signals import Interrupted
-from icf_avs.training.cli_overrides import command_line, launched, typed
 
 if TYPE_CHECKING:
     from icf_avs.training.trainer import Trainer
@@ -22,15 +20,14 @@ _NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "ALLOC_FAILED")  #
 
 
 @contextmanager
-def as_user_errors(trainer: Trainer, source: Path | None = None, machine: Sequence[str] = ()) -> Iterator[None]:
+def as_user_errors(trainer: Trainer, go_on: str) -> Iterator[None]:
     """Raise UserError in place of OSError and of an allocation that failed: what happened at which step, what to do.
-    Interrupted says so, too. source: folder of the run's data, as it was named. machine: options of the command line
-    that say how it runs here.
+    Interrupted says so, too. go_on: the command that resumes the run.
     """
     try:
         yield
     except Interrupted as stop:
-        raise Interrupted(stop.number, _stopped(trainer, source, machine)) from None
+        raise Interrupted(stop.number, _stopped(trainer, go_on)) from None
     except BrokenPipeError:  # nobody reads what is printed: no fault of the run
         raise
     except OSError as error:
@@ -47,19 +44,11 @@ def as_user_errors(trainer: Trainer, source: Path | None = None, machine: Sequen
         ) from error
 
 
-def _stopped(trainer: Trainer, source: Path | None, machine: Sequence[str]) -> str:
+def _stopped(trainer: Trainer, go_on: str) -> str:
     last = trainer.folder / "last.pt"
     if not last.exists():
         return "stopped before the first step; nothing is kept"
-    line = command_line(trainer.config, source, None)
-    if line and trainer.folder != Path("runs") / trainer.config.name:
-        line += ["--out", typed(trainer.folder)]
-    how = (
-        launched([*line, *machine, "--resume"], trainer.accelerator.num_processes)
-        if line
-        else "train(..., resume=True)"
-    )
-    return f"stopped; {last} has step {trainer.step} of {trainer.total}; go on with: {how}"
+    return f"stopped; {last} has step {trainer.step} of {trainer.total}; go on with: {go_on}"
 
 
 def _is_memory(error: Exception) -> bool:

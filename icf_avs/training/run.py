@@ -22,16 +22,25 @@ from icf_avs.evaluation.score_tables import hardware, revision
 from icf_avs.guided_losses.total_loss import FINISHING, Weights
 from icf_avs.signals import Interrupted, Interruption
 from icf_avs.training.accelerator import check_processes, first_alone, processes
+from icf_avs.training.benchmark_data import BenchmarkData
 from icf_avs.training.callbacks import Callbacks
-from icf_avs.training.cli_overrides import command_line, launched
-from icf_avs.training.data_factory import training_data
-from icf_avs.training.data_protocol import Report
+from icf_avs.training.cli_overrides import launched
+from icf_avs.training.composed_data import OpenVocabData, StampsData
+from icf_avs.training.data_protocol import Data, Report
 from icf_avs.training.error_messages import as_user_errors
 from icf_avs.training.loggers import check_wandb
-from icf_avs.training.run_folder import RunFolder
 from icf_avs.training.trainer import Trainer, build_model
 
-IN_PYTHON = "icf_avs.training.run.train, in Python"  # no options of a recipe make this configuration
+IN_PYTHON = "icf_avs.training.run.train, in Python"
+
+
+def training_data(config: TrainConfig, source: Path | None, workers: int, report: Report) -> Data:
+    """The data of a recipe. Raises UserError when they are not there."""
+    if config.words is not None:
+        return OpenVocabData(config, source, workers, report)
+    if config.benchmark is None:
+        return StampsData(config, source, workers, report)
+    return BenchmarkData(config, source, workers)
 
 
 def train(
@@ -45,43 +54,44 @@ def train(
     wandb: bool = False,
     device: str = "auto",
     report: Report = lambda *_: None,
-    machine: Sequence[str] = (),
+    command: Sequence[str] = (),
 ) -> Path:
     """Run (or go on with) a training run; returns the path of its checkpoint, folder/NAME.safetensors.
 
     source    folder of the public set, or of the Tux Paint stamps (None: fetched)
-    init      a checkpoint whose weights the run starts from (None: drawn from the seed)
+    init      a checkpoint whose weights the run starts from (None: drawn from the seed); not read to go on
     resume    go on with the run in `folder`; it may have more steps than it began with
     workers   processes that render scenes, threads that read clips
     wandb     also send curves and images to Weights & Biases
     device    that it runs on (training/accelerator.py)
-    machine   options of the command line for this machine, which the line that says how to resume repeats
+    command   arguments of `icf` that call this, for the checkpoint and for the line that says how to resume
     `folder` also gets last.pt (for resume), metrics.jsonl (all terms, every tenth step), recipe.json, and at every
     checkpoint an image of a few validation clips (samples/STEP.png); best.safetensors is the best of these by the
-    scores of validation clips. A run that ends before its first step leaves nothing. Raises UserError; Interrupted
-    after Ctrl-C or SIGTERM, once the step it was at is done and kept.
+    scores of validation clips. Raises UserError; Interrupted after Ctrl-C or SIGTERM, when its step is done and kept.
     Under several processes (`accelerate launch`) all of them call this; the first one writes.
     """
     processes(device)
     check_start(config, folder, init, resume, wandb)
     begun = time.monotonic()
-    with Interruption() as stop, RunFolder(folder) as place:
+    with Interruption() as stop:
         with first_alone():
             data = training_data(config, source, workers, report)
             if not data.classes:  # nothing to name sounds by
                 config = replace(config, audio_pretrain_steps=0)
-            model = build_model(config, data.classes, init)
-        trainer = place.trainer = Trainer(config, data, model, folder)
-        trainer.init = str(init) if init else None
+            model = build_model(config, data.classes, None if resume else init)
+        trainer = Trainer(config, data, model, folder)
+        leads, count = trainer.accelerator.is_main_process, trainer.accelerator.num_processes
+        words = [word for word in command if word != "--resume"]
+        trainer.command = launched(words, count) if words else IN_PYTHON
         if resume:
             trainer.restore(longer=True)
-        line = command_line(config, source, trainer.init)
-        made_by = launched(line, trainer.accelerator.num_processes) if line else IN_PYTHON
-        recipe = partial(training_metadata, config, trainer, command=made_by)
+        recipe = partial(training_metadata, config, trainer)
         path = folder / f"{config.name}.safetensors"
-        leads = trainer.accelerator.is_main_process
+        if leads:
+            folder.mkdir(parents=True, exist_ok=True)
+        go_on = launched([*words, "--resume"], count) if words else "train(..., resume=True)"
         with (
-            as_user_errors(trainer, source, machine),
+            as_user_errors(trainer, go_on),
             Callbacks(trainer, recipe, wandb) if leads else nullcontext() as callbacks,
         ):
             if leads:
@@ -105,13 +115,11 @@ def check_start(config: TrainConfig, folder: Path, init: Path | None, resume: bo
     last = folder / "last.pt"
     if resume and not last.exists():
         raise UserError(f"{last}: nothing to resume from; start without --resume")
-    if resume and init is not None:
-        raise UserError(f"--resume goes on with the weights in {last} and takes no --init")
     if not resume and last.exists():
         raise UserError(f"{folder}: holds a run already; go on with it with --resume, or choose another --out")
     if config.starts_from and init is None and not resume:
         raise UserError(f"recipe {config.name} goes on from {config.starts_from}: name its checkpoint with --init")
-    if init is not None:
+    if init is not None and not resume:
         read_recipe(init)
     if wandb:
         check_wandb()
@@ -171,10 +179,10 @@ def _note(log: TextIO, trainer: Trainer, step: int, stage: str, values: dict[str
     log.flush()
 
 
-def training_metadata(config: TrainConfig, trainer: Trainer, scores: dict[str, float], command: str) -> dict[str, Any]:
-    """What a checkpoint says of its making. command: that made it, or does so again."""
+def training_metadata(config: TrainConfig, trainer: Trainer, scores: dict[str, float]) -> dict[str, Any]:
+    """What a checkpoint says of its making."""
     return {
-        "command": command,
+        "command": trainer.command,
         "config": asdict(config),
         "weights": asdict(Weights()),
         "finishing weights": asdict(FINISHING),

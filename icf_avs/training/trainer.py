@@ -60,9 +60,8 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
 class Trainer:
     """State of a run: model, audio classifier of the pretraining, optimizer, step. Every process of a run has one.
 
-    resumed_at: step at which this process began. init: checkpoint that the run started from, or None. pretrained_steps:
-    how many the pretraining had, once it is over. lengthened: each time the run was made longer, at which step, from
-    and to what.
+    command: that made the run. pretrained_steps: how many the pretraining had, once it is over. lengthened: each time
+    the run was made longer, at which step, from and to what.
     """
 
     def __init__(self, config: TrainConfig, data: Data, model: SegmentationModel, folder: Path) -> None:
@@ -77,9 +76,9 @@ class Trainer:
         )
         self.train_module = build_train_module(config, model)
         self.wrapped = self.accelerator.prepare(self.train_module)
-        self.step = self.resumed_at = 0
+        self.step = 0
         self.seconds = 0.0
-        self.init: str | None = None
+        self.command = ""
         self.pretrained_steps = 0
         self.lengthened: list[dict[str, int]] = []
         self._plateau = Plateau(config.audio_pretrain_patience)
@@ -183,7 +182,7 @@ class Trainer:
             "icf": self.train_module.icf.state_dict() if self.train_module.icf else {},
             "interventions": self.train_module.interventions.state_dict() if self.train_module.interventions else {},
             "optimizer": self.optimizer.state_dict(),
-            "init": self.init,
+            "command": self.command,
             "taught": self.pretrained_steps,
             "lengthened": self.lengthened,
             "plateau": self._plateau.state(),
@@ -233,11 +232,12 @@ class Trainer:
     def _take(self, state: dict[str, Any], steps: int | None) -> None:
         """steps: what the run began with, where it is to be longer now."""
         self.step, self.seconds, self.lengthened = state["step"], state["seconds"], state["lengthened"]
-        self.init, self.pretrained_steps, self._plateau = state["init"], state["taught"], Plateau(**state["plateau"])
-        if steps is not None:
+        self.pretrained_steps, self._plateau = state["taught"], Plateau(**state["plateau"])
+        if steps is None:
+            self.command = state["command"]
+        else:
             self.step = min(self.step, self.config.audio_pretrain_steps + steps)
             self.lengthened = [*self.lengthened, {"at": self.step, "from": steps, "to": self.config.steps}]
-        self.resumed_at = self.step
         self.model.load_state_dict(current_keys(state["model"]), strict=False)
         self.train_module.audio_classifier.load_state_dict(state["teacher"])
         if self.train_module.icf is not None:
