@@ -12,8 +12,7 @@ from torch import Tensor
 
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
-from icf_avs.checkpoint.export_formats import FORMATS, INPUTS, trace, write
-from icf_avs.checkpoint.export_graph import ExportGraph
+from icf_avs.checkpoint.export import FORMATS, INPUTS, ExportGraph, trace, write
 from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.networks.segmentation_model import SegmentationModel

@@ -201,7 +201,7 @@ class TrainConfig:
     audio_pretrain_steps: int = 1_200  # the audio encoder learns to name the sounds
     audio_pretrain_batch: int = 64
     audio_pretrain_patience: int = (
-        400  # steps without progress after which it ends early (training/plateau.py); 0: never
+        400  # steps without progress after which it ends early (training/optimizer.py); 0: never
     )
     steps: int = 2_600
     batch: int = 32  # frames of a step: so many images, or a fifth as many clips

@@ -24,7 +24,7 @@ from PIL import Image
 from tagger_weights import published_weights
 
 import icf_avs
-from icf_avs.checkpoint.export_command import export_command
+from icf_avs.checkpoint.export import export_command
 from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.cli.parser import build_parser
 from icf_avs.config import DataConfig, ModelConfig, TrainConfig, WordDataConfig

@@ -12,7 +12,7 @@ import pytest
 from clip_maker import make_clip, number_in, tone
 
 from icf_avs.errors import UserError
-from icf_avs.media.concatenated_files import joined_parts
+from icf_avs.media.container import joined_parts
 from icf_avs.media.video_reader import probe, read_frames
 
 pytestmark = pytest.mark.full

@@ -23,7 +23,7 @@ from small_guided import random_batch, small_host, small_model
 from small_training import TINY, frozen_encoder, stand_ins, tiny_data
 
 import icf_avs
-from icf_avs.checkpoint.export_graph import ExportGraph
+from icf_avs.checkpoint.export import ExportGraph
 from icf_avs.checkpoint.serialization import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import ModelConfig, PlugInConfig, TrainConfig
@@ -43,10 +43,10 @@ from icf_avs.serve.limits import Limits
 from icf_avs.serve.run_inference import run_inference
 from icf_avs.training import trainer as trainer_module
 from icf_avs.training.calibrate import calibrate
+from icf_avs.training.callbacks import sample_sheet
 from icf_avs.training.data_protocol import Sample
 from icf_avs.training.run import train
 from icf_avs.training.train_module import build_train_module
-from icf_avs.training.visualize import sample_sheet
 from icf_avs.types import Batch, ClipSpec, VisualFeatures
 from research.ablation_variants import replace_part
 from research.plots import counterfactuals

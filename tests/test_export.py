@@ -19,9 +19,7 @@ from small_guided import NAMES, PARTS, WIDTHS
 from torch import Tensor, nn
 
 from icf_avs.__main__ import main
-from icf_avs.checkpoint.export_command import export_command
-from icf_avs.checkpoint.export_formats import FORMATS, trace, write
-from icf_avs.checkpoint.export_graph import ExportGraph, LogMel
+from icf_avs.checkpoint.export import FORMATS, ExportGraph, LogMel, export_command, trace, write
 from icf_avs.config import ModelConfig
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import Predictor

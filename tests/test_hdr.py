@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from colour_patches import COLOURS, patches, seen, write_patches
 
-from icf_avs.media.hdr import to_sdr
+from icf_avs.media.frame import to_sdr
 from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.output.video_writer import write_video
 from icf_avs.serve.audio_override import silence

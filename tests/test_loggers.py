@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from small_training import TINY, broken_off, stand_ins, tiny_data
 
 from icf_avs.errors import UserError
+from icf_avs.training.callbacks import CLIPS, COLUMNS, GAP, SIDE
 from icf_avs.training.composed_data import StampsData
 from icf_avs.training.run import train
-from icf_avs.training.visualize import CLIPS, COLUMNS, GAP, SIDE
 
 pytestmark = pytest.mark.full
 

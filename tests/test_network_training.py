@@ -12,9 +12,7 @@ from avsbench_fixtures import NAMES, write_avss, write_ms3
 from clip_maker import make_clip, tone
 from safetensors.torch import load_file
 
-from icf_avs.checkpoint.export_command import export_command
-from icf_avs.checkpoint.export_formats import trace
-from icf_avs.checkpoint.export_graph import ExportGraph
+from icf_avs.checkpoint.export import ExportGraph, export_command, trace
 from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.config import PlugInConfig, TrainConfig
 from icf_avs.datasets.layouts import read_set

@@ -26,10 +26,10 @@ from icf_avs.synthetic.scene_features import VALIDATION_SEED
 from icf_avs.synthetic.tagger_cache import TaggerOutputs
 from icf_avs.training import composed_data, run
 from icf_avs.training import trainer as trainer_module
+from icf_avs.training.callbacks import CLIPS, COLUMNS, GAP, SIDE
 from icf_avs.training.composed_data import OpenVocabData
 from icf_avs.training.recipes import natural
 from icf_avs.training.run import train
-from icf_avs.training.visualize import CLIPS, COLUMNS, GAP, SIDE
 
 pytestmark = pytest.mark.full
 

@@ -29,8 +29,7 @@ from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.synthetic.batches import make_batch
 from icf_avs.training import run
 from icf_avs.training.composed_data import StampsData
-from icf_avs.training.optimizer import adamw, schedule
-from icf_avs.training.plateau import Plateau
+from icf_avs.training.optimizer import Plateau, adamw, schedule
 from icf_avs.training.recipes import RECIPES
 from icf_avs.training.run import IN_PYTHON, train
 from icf_avs.training.trainer import Trainer, build_model

@@ -20,9 +20,8 @@ from small_training import TINY, broken_off, stand_ins, tiny_data
 from icf_avs.config import DataConfig, TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.training.composed_data import StampsData
-from icf_avs.training.error_messages import as_user_errors
 from icf_avs.training.recipes import RECIPES, with_encoders
-from icf_avs.training.run import train
+from icf_avs.training.run import as_user_errors, train
 from icf_avs.training.trainer import Trainer
 
 pytestmark = pytest.mark.full

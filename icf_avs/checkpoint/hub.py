@@ -17,8 +17,7 @@ from huggingface_hub import ModelCard, ModelHubMixin
 from icf_avs.atomic_io import write_text
 from icf_avs.checkpoint.model_card import model_card
 from icf_avs.checkpoint.serialization import FORMAT, load_checkpoint, read_recipe, save_checkpoint
-from icf_avs.checkpoint.source import download, find_checkpoint
-from icf_avs.checkpoint.validation import FILE
+from icf_avs.checkpoint.source import FILE, download, find_checkpoint
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel

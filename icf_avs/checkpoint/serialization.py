@@ -6,6 +6,8 @@ The frozen visual encoder is not stored; it comes from its own package. Nothing 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from icf_avs.atomic_io import written_file
-from icf_avs.checkpoint.source import DEFAULT, SHIPPED, shipped
-from icf_avs.checkpoint.validation import PICKLES, check_length, fitted
+from icf_avs.checkpoint.source import DEFAULT, PICKLES, SHIPPED, check_length, shipped
 from icf_avs.config import ModelConfig
 from icf_avs.config_dict import from_dict
 from icf_avs.config_validation import check_settings
@@ -144,3 +145,31 @@ def _metadata(path: Path) -> dict[str, str]:
         kind = f"a checkpoint of another version ({found})" if found else "not a checkpoint of icf-avs"
         raise UserError(f"{path}: {kind}, this version reads {FORMAT}; train it anew with `icf train`")
     return metadata
+
+
+def fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file in the types that the model has, whatever precision they were saved in.
+
+    Raises ValueError unless those that both have are of the same shape, all finite, and mean the same in both types:
+    weights may be of any precision, but whole numbers must be what they were. `expected` may lie on the meta device.
+    """
+    found = dict(state)
+    for name in sorted(state.keys() & expected.keys()):
+        value, target = state[name], expected[name]
+        if value.shape != target.shape:
+            raise ValueError(f"{name[:80]} is {[*value.shape]}, by its configuration {[*target.shape]}")
+        if not _means(value, target.dtype):
+            raise ValueError(f"{name[:80]} is of {value.dtype}, not {target.dtype}, and cannot be told from it")
+        found[name] = value.to(target.dtype)
+        if not found[name].isfinite().all():
+            raise ValueError(f"{name[:80]} is not all finite")
+    return found
+
+
+def _means(value: Tensor, expected: torch.dtype) -> bool:
+    """Whether a tensor says what one of another type would: whole numbers only where its own type holds all of them."""
+    if expected.is_floating_point or value.is_complex():
+        return value.is_floating_point()
+    most = 2 / torch.finfo(value.dtype).eps if value.is_floating_point() else math.inf
+    whole = value.double()
+    return whole.equal(value.to(expected).double()) and bool((whole.abs() <= most).all())

@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from icf_avs.checkpoint.validation import FILE, PICKLES, check_files
 from icf_avs.errors import UserError
+
+FILE = "model.safetensors"  # the checkpoint in a folder or in a repository of the hub
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+_LONGEST_HEADER = 1 << 22  # bytes; the shipped checkpoint has 24 kB
+
+
+def check_length(path: Path) -> None:
+    """Raise UserError if the header of a safetensors file claims to be longer than any of ours."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise UserError(
+            f"{path}: not a safetensors file of icf-avs (its header claims {length} bytes, {_LONGEST_HEADER} are the "
+            "most); get it again"
+        )
+
+
+def check_files(where: str, names: Iterable[str]) -> None:
+    """Raise UserError unless a checkpoint is among the files of a folder or repository; never take a pickle for it."""
+    names = sorted(names)
+    if FILE in names:
+        return
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    if pickles:
+        raise UserError(
+            f"{where}: {pickles[0]} is a pickle, which can run any code when it is opened, and is refused; "
+            f"ask for {FILE} (`save_pretrained` writes it)"
+        )
+    raise UserError(
+        f"{where}: has no {FILE}, so it is not a model of icf-avs; name another, or a .safetensors file in it"
+    )
+
 
 SHIPPED = ("natural", "stamps")
 DEFAULT = "natural"  # what every command and `icf_avs.load` take where no checkpoint is named

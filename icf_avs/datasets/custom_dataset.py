@@ -26,11 +26,10 @@ from PIL import Image
 from icf_avs.array_cache import cache_dir
 from icf_avs.atomic_io import replaced_folder
 from icf_avs.console import progress_console
-from icf_avs.datasets.audio_io import RATE, to_int16
 from icf_avs.datasets.clip_files import write_wav
 from icf_avs.datasets.image_io import CLASSES, Layout, open_image
 from icf_avs.datasets.metadata import check_columns, read_table
-from icf_avs.datasets.video_clip import ClipRecord
+from icf_avs.datasets.video_clip import RATE, ClipRecord, to_int16
 from icf_avs.errors import Fault, UserError, refused
 from icf_avs.media.audio_windows import AudioWindows, mask_count
 from icf_avs.media.video_reader import probe, read_frames

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from icf_avs.errors import UserError
+from icf_avs.media.container import check_no_pipe
 from icf_avs.media.images import upright_rgb
-from icf_avs.media.local_url import check_no_pipe
 
 SIZE = 224  # pixels of a side, in the reference protocol
 CLASSES = 71  # of AVSS, with background

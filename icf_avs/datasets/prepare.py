@@ -18,12 +18,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from icf_avs.console import counted, progress_console
-from icf_avs.datasets.audio_io import RATE, read_video_audio, read_waveform, to_int16
 from icf_avs.datasets.clip_files import write_all, write_bytes, write_image, write_wav
 from icf_avs.datasets.image_io import SIZE
 from icf_avs.datasets.layouts import find_table, read_all
 from icf_avs.datasets.metadata import AVSS_TABLE
-from icf_avs.datasets.video_clip import ClipRecord
+from icf_avs.datasets.video_clip import RATE, ClipRecord, read_video_audio, read_waveform, to_int16
 from icf_avs.errors import UserError
 from icf_avs.media.packets import read_packets
 from icf_avs.media.vggish_frontend import WINDOW, WINDOW_FRAMES, log_mel

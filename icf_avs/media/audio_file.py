@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icf_avs.errors import UserError
+from icf_avs.media.container import check_no_pipe, local_url
 from icf_avs.media.downmix import to_mono
-from icf_avs.media.local_url import check_no_pipe, local_url
 
 
 def read_audio(source: Path | bytes, rate: int, advice: str = "") -> tuple[np.ndarray, int]:

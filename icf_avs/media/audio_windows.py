@@ -17,8 +17,7 @@ import torch
 from icf_avs.errors import UserError
 from icf_avs.media.audio_file import resample
 from icf_avs.media.downmix import to_mono
-from icf_avs.media.packet_scan import JUMP
-from icf_avs.media.packets import decode_frames
+from icf_avs.media.packets import JUMP, decode_frames
 from icf_avs.media.video_reader import MediaInfo, open_media, probe, select_streams
 from icf_avs.types import ClipSpec
 

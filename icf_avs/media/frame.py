@@ -1,14 +1,99 @@
-"""A decoded frame and its conversion to what an ordinary display shows: RGB or YUV of 8 bits, without alpha."""
+"""A decoded frame and its conversion to what an ordinary display shows: RGB or YUV of 8 bits, without alpha.
+
+High dynamic range and wide gamut become BT.709, 100 cd/m2 at most. PQ: SMPTE ST 2084. HLG: ITU-R BT.2100 on a display
+of 1000 cd/m2. What was graded for an ordinary display comes back. In a frame that is brighter, light up to 50 cd/m2
+stays as it is, and from there (later, if it is little brighter) to the brightest it is compressed, hue kept.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-from icf_avs.media.hdr import is_wide, to_sdr
+_WHITE = 100.0  # cd/m2 of an ordinary display, BT.1886
+_GAMMA = 2.4
+_HLG_PEAK, _HLG_GAMMA = 1000.0, 1.2
+_KNEE = 0.5  # of _WHITE, at least
+_BRIGHTEST = 99.9  # per cent of the pixels of a frame; a spark or two may clip
+_STEPS = 4096  # of the table back to signals, even in the square root of light
+_LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)  # of BT.2020
+_CHROMATICITIES = {  # x and y of red, green, blue; white is D65
+    ColorPrimaries.BT709: (0.640, 0.330, 0.300, 0.600, 0.150, 0.060),
+    ColorPrimaries.BT2020: (0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
+    ColorPrimaries.SMPTE432: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+}
+_D65 = (0.3127, 0.3290)
+
+
+def is_wide(transfer: int, primaries: int) -> bool:
+    """Whether frames with these tags are not for an ordinary display."""
+    return transfer in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67) or primaries == ColorPrimaries.BT2020
+
+
+def to_sdr(codes: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
+    """RGB signals, uint16 [H, W, 3] in the full range -> uint8 [H, W, 3] for an ordinary display.
+
+    The tags are those of FFmpeg; unknown primaries are taken for BT.2020.
+    """
+    light = _light(transfer)[codes.reshape(-1, 3)]
+    if transfer == ColorTrc.ARIB_STD_B67:  # scene to display
+        light *= (_HLG_PEAK / _WHITE) * ((light @ _LUMINANCE) ** (_HLG_GAMMA - 1))[:, None]
+    light = (light @ _to_bt709(primaries)).clip(0)
+    brightest = np.maximum(np.maximum(light[:, 0], light[:, 1]), light[:, 2])
+    peak = float(np.percentile(brightest[:: max(1, len(brightest) // 100_000)], _BRIGHTEST))
+    if peak > 1.001:
+        light *= _compression(brightest, peak)[:, None]
+    roots = np.sqrt(light.clip(0, 1), out=light)
+    return _signals()[(roots * (_STEPS - 1) + 0.5).astype(np.uint16)].reshape(codes.shape)
+
+
+def _compression(light: np.ndarray, peak: float) -> np.ndarray:
+    """By which factor light is reduced: 1 up to the knee, and so that `peak` becomes 1 (Reinhard's extended curve)."""
+    knee = max(_KNEE, 1 / peak)
+    over, most = (np.maximum(light, knee) - knee) / (1 - knee), (peak - knee) / (1 - knee)
+    reduced = over * (1 + over / most**2) / (1 + over)
+    return (knee + (1 - knee) * reduced) / (knee + (1 - knee) * over)
+
+
+@lru_cache(maxsize=4)
+def _light(transfer: int) -> np.ndarray:
+    """Of each signal of 16 bits its light, float32: of the display in _WHITE, but for HLG that of the scene."""
+    signal = np.arange(65536) / 65535
+    if transfer == ColorTrc.SMPTE2084:
+        power = signal ** (1 / 78.84375)
+        light = (np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)) ** (1 / 0.1593017578125)
+        light *= 10_000 / _WHITE
+    elif transfer == ColorTrc.ARIB_STD_B67:
+        a, b, c = 0.17883277, 0.28466892, 0.55991073
+        light = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
+    else:
+        light = signal**_GAMMA
+    return light.astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _signals() -> np.ndarray:
+    roots = np.arange(_STEPS) / (_STEPS - 1)
+    return (255 * roots ** (2 / _GAMMA)).round().astype(np.uint8)
+
+
+@lru_cache(maxsize=4)
+def _to_bt709(primaries: int) -> np.ndarray:
+    """float32 [3, 3]: light [n, 3] of these primaries @ it is that of BT.709."""
+    given = primaries if primaries in _CHROMATICITIES else ColorPrimaries.BT2020
+    return (np.linalg.inv(_to_xyz(ColorPrimaries.BT709)) @ _to_xyz(given)).T.astype(np.float32)
+
+
+def _to_xyz(primaries: int) -> np.ndarray:
+    xy = np.array([*np.reshape(_CHROMATICITIES[primaries], (3, 2)), _D65])
+    red, green, blue, white = np.stack([xy[:, 0], xy[:, 1], 1 - xy.sum(axis=1)], axis=1) / xy[:, 1:]
+    columns = np.stack([red, green, blue], axis=1)
+    return columns * np.linalg.solve(columns, white)
+
 
 _BT709, _UNKNOWN, _BT2020, _BT2020_CONSTANT = 1, 2, 9, 10  # matrices, in FFmpeg's numbering
 _MATRICES = {0, _BT709, _UNKNOWN, 4, 5, 6, 7, _BT2020}  # that FFmpeg converts; it refuses a frame with any other
@@ -44,7 +129,7 @@ class DecodedFrame:
     def converted(self, reformatter: VideoReformatter, width: int, height: int, pix_fmt: str) -> av.VideoFrame:
         """The frame at that size; the frame itself where nothing is to be done.
 
-        HDR and wide gamut become BT.709 (hdr.py), alpha is composed on black, and RGB in the limited range is expanded.
+        HDR and wide gamut become BT.709, alpha is composed on black, and RGB in the limited range is expanded.
         Raises FFmpegError or ValueError for a pixel format that cannot be converted.
         """
         rgb = self._ordinary(reformatter)

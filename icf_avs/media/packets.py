@@ -1,16 +1,24 @@
-"""Packets of an open file, and what is decoded from them. What is damaged is skipped, as players do, and counted."""
+"""Packets of an open file: what they say about its length, whether that can be true, and what is decoded from them.
+
+What is damaged is skipped, as players do, and counted.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
 
 import av
 from av.error import FFmpegError
+from av.format import Flags
+from av.stream import Disposition
 
-from icf_avs.media.concatenated_files import fix_part_timestamps
-from icf_avs.media.repairs import Repaired
-from icf_avs.media.timestamp_repair import Clock
+from icf_avs.errors import UserError
+from icf_avs.media.container import fix_part_timestamps
+from icf_avs.media.repairs import Clock, Repaired, Run, Runs
 
 _UNCONCEALED = {"vp8", "vp9", "av1", "libdav1d"}  # decoders that build on a frame that is lost as if it were there
 _TRIES = 10  # to read on behind a damaged place of the container
@@ -93,3 +101,187 @@ def decode_packet(packet: av.Packet) -> list[av.frame.Frame] | None:
         return packet.decode()
     except FFmpegError:
         return None
+
+
+# Containers that state their length up front, so that a file which breaks off can be told from a short one.
+_STATES_LENGTH = {"mov", "matroska", "avi", "flv", "asf"}
+MOST_PIXELS = 8192 * 4320  # of a frame: 8K; more would need gigabytes
+_LONGEST = 24  # hours
+_LONGEST_GAP = 600.0  # seconds without a new frame and without sound; a clock that goes further forward jumps
+_LONGEST_GAP_OF_BROADCASTS = 10.0  # where the clock may jump by the rules of the container; as FFmpeg has it
+# Bytes behind the last packet that an index may take: of the file, or in all and for each packet.
+_INDEX, _INDEX_BYTES, _INDEX_OF_PACKET = 0.25, 1 << 20, 64
+_LONG_INDEX = {"mov", "wtv"}  # may take more
+JUMP = 0.05  # seconds: sound whose time stamps stray further from where it should be has a hole or an overlap
+
+
+class Scan:
+    """What the packets of a file say, without decoding more than one frame."""
+
+    def __init__(self, container: av.container.InputContainer, video: int, audio: int, frame_length: float) -> None:
+        """video, audio: indices of the streams, -1 without sound. frame_length: of a frame that does not say it."""
+        self._may_jump = bool(container.format.flags & Flags.ts_discont.value)
+        self._video, self._audio, self.frame_length = video, audio, frame_length
+        self.runs = Runs(_LONGEST_GAP_OF_BROADCASTS if self._may_jump else _LONGEST_GAP, frame_length)
+        self.first_frame: av.VideoFrame | None = None
+        self._first_frame_run: Run | None = None  # that it is of; None without time stamps
+        self._first: float | None = None  # when the file means to show its first frame, which may be damaged
+        self.num_frames = 0  # packets of frames that are shown
+        self.num_audio_packets = 0  # packets of sound
+        self.unbroken = True  # each packet of sound is as long as the first, and begins where the one before it ends
+        self.reach: dict[int, float] = {}  # the end of each stream by its own time stamps, what is hidden counted
+        self.damaged: list[str] = []  # a line for each place where the container cannot be read
+        self.behind = 0  # the byte behind the last packet
+        self._incomplete: list[tuple[int, int]] = []  # streams and numbers of packets that lack something
+        self._length = math.inf  # of the first packet of sound, in seconds
+
+    def add(self, packet: av.Packet) -> None:
+        """Take note of the next packet of the file."""
+        index = packet.stream.index  # not packet.stream_index, which is 0 in every packet that ends a stream
+        is_video, is_audio = index == self._video, index == self._audio
+        stamp, pts = packet.pts if packet.dts is None else packet.dts, packet.dts if packet.pts is None else packet.pts
+        time, length = float((pts or 0) * packet.time_base), float((packet.duration or 0) * packet.time_base)
+        run = None
+        if packet.size and stamp is not None and (is_video or is_audio):
+            run = self.runs.add(packet, float(stamp * packet.time_base))
+        elif packet.size:
+            self.runs.skip(packet)
+        if is_video and self.first_frame is None:
+            self._decode_first(packet, run, time)
+        if not packet.size:  # ends a stream
+            return
+        self.behind = max(self.behind, (packet.pos or 0) + packet.size)
+        if packet.is_corrupt and (is_video or is_audio):
+            self._incomplete.append((index, self.runs.counts[index]))
+        self.num_audio_packets += is_audio
+        self.num_frames += is_video and not packet.is_discard
+        if stamp is None:
+            self.unbroken &= not is_audio
+            return
+        if is_audio:  # a hole may be told as a packet that lasts on
+            if self.num_audio_packets == 1:
+                self._length = length
+            self.unbroken &= abs(self.reach.get(index, time) - time) <= JUMP and length <= self._length + JUMP
+        self.reach[index] = max(self.reach.get(index, time + length), time + length)
+        if run is not None and not packet.is_discard:
+            # the last frame lasts at least a moment, even where no duration is written
+            self.runs.show(run, time, max(length, min(0.5, self.frame_length)) if is_video else length)
+
+    @property
+    def incomplete(self) -> int:
+        """Packets that lack something. At the end of a run it only seems so, as the next packet is of another one."""
+        return sum(not self.runs.ends_at(stream, number) for stream, number in self._incomplete)
+
+    def start(self) -> float | None:
+        """When the first frame is shown, on the continuous clock, also where it is damaged; None without time stamps.
+
+        To be requested when the runs are placed.
+        """
+        if self.first_frame is None or self.first_frame.time is None or self._first_frame_run is None:
+            return None
+        return self.first_frame.time - self.missing() + self._first_frame_run.moved
+
+    def missing(self) -> float:
+        """Seconds from the start to the first frame that can be decoded."""
+        return (
+            0.0
+            if self._first is None or self.first_frame.time is None
+            else max(0.0, self.first_frame.time - self._first)
+        )
+
+    def _decode_first(self, packet: av.Packet, run: Run | None, time: float) -> None:
+        # A broadcast is recorded from anywhere between two key frames on: what lies before the first is no part of it.
+        begins = packet.is_keyframe or not self._may_jump
+        if self._first is None and run is not None and packet.pts is not None and begins and not packet.is_discard:
+            self._first, self._first_frame_run = time, run
+        self.first_frame = next(iter(decode_packet(packet) or ()), None)
+        if self.first_frame is not None and self._first_frame_run is None:
+            self._first_frame_run = run
+
+
+def scan_packets(
+    container: av.container.InputContainer, video: av.video.stream.VideoStream,
+    audio: av.audio.stream.AudioStream | None, path: Path,
+) -> Scan:  # fmt: skip
+    """What all packets of an open file say. Raises UserError without a frame that can be decoded, or for its size."""
+    nominal = float(video.guessed_rate or video.average_rate or 25)
+    scan = Scan(container, video.index, -1 if audio is None else audio.index, 1 / nominal)
+    for packet in read_packets(container, damaged=scan.damaged):
+        scan.add(packet)
+    if scan.first_frame is None or not scan.num_frames:
+        raise UserError(f"{path}: not one frame of it can be decoded; re-encode it as H.264")
+    check_size(scan.first_frame.width, scan.first_frame.height, path)
+    return scan
+
+
+def check_size(width: int, height: int, path: Path) -> None:
+    """Raise UserError for frames that are larger than 8K."""
+    if width * height > MOST_PIXELS:
+        raise UserError(f"{path}: its frames are {width} x {height}, larger than 8K; scale it down first")
+
+
+def check_span(start: float, end: float, path: Path) -> None:
+    """Raise UserError for frames that last longer than a day."""
+    if end - start > _LONGEST * 3600:
+        raise UserError(
+            f"{path}: lasts {(end - start) / 3600:.0f} hours by its time stamps; cut it into parts of at most "
+            f"{_LONGEST} hours, or re-encode it"
+        )
+
+
+def unread_bytes(container: av.container.InputContainer, scan: Scan, size: int, others: Iterable[int]) -> int:
+    """Bytes at the end of a file of so many that hold no packet; 0 where they are no more than an index may take.
+
+    others: where another file seems to begin in it, of which it is said in any case.
+    """
+    rest, packets_there = size - scan.behind, sum(scan.runs.counts.values())
+    if not scan.behind:
+        return 0  # no packet says where it is
+    if any(begin >= scan.behind for begin in others):
+        return rest
+    index = min(_INDEX * size, _INDEX_BYTES + _INDEX_OF_PACKET * packets_there)
+    return rest if rest > index and _kind(container) not in _LONG_INDEX else 0
+
+
+def check_whole(container: av.container.InputContainer, scan: Scan, path: Path, begin: int = 0) -> None:
+    """Raise UserError if the file, which begins at a byte of that at `path`, holds clearly less than its header
+    promises.
+    """
+    kind = _kind(container)
+    if kind not in _STATES_LENGTH or (kind == "mov" and _is_fragmented(path, begin)):
+        return
+    there, stated = max(scan.reach.values(), default=0.0), (container.duration or 0) / av.time_base
+    lacks = stated - there
+    if kind == "mov":  # states the length of every stream: the frames may end before the sound, as stated
+        for stream in (*container.streams.video, *container.streams.audio):
+            if stream.duration and not stream.disposition & Disposition.attached_pic:
+                begin = float((stream.start_time or 0) * stream.time_base)
+                end = begin + float(stream.duration * stream.time_base)
+                lacks = max(lacks, end - scan.reach.get(stream.index, begin))
+    if kind == "avi":  # counts its frames in the header; the library's own duration is that of what is there
+        for stream in container.streams.video:
+            lacks = max(lacks, float(stream.frames * stream.time_base) - scan.reach.get(stream.index, 0.0))
+        stated = there + lacks
+    if lacks > min(0.5, 0.05 * stated) + 0.04:
+        whole = max(stated, there + lacks)
+        raise UserError(
+            f"{path}: cut short, {whole - max(lacks, 0):.2f} of {whole:.2f} s are there; copy or download it again"
+        )
+
+
+def _kind(container: av.container.InputContainer) -> str:
+    return container.format.name.split(",")[0]
+
+
+def _is_fragmented(path: Path, begin: int) -> bool:
+    """Whether an MP4 was written piece by piece, as recordings are: then its length is that of what is there."""
+    with path.open("rb") as file:
+        file.seek(begin)
+        while len(head := file.read(8)) == 8 and head[4:] != b"moof":
+            size = int.from_bytes(head[:4], "big")
+            if size == 1:
+                size = int.from_bytes(file.read(8), "big") - 8
+            if size < 8:  # the last box, or none
+                return False
+            file.seek(size - 8, os.SEEK_CUR)
+    return head[4:] == b"moof"

@@ -1,11 +1,179 @@
-"""What is damaged in a video that is read all the same, as players do. It is reported with every result."""
+"""What is damaged in a video that is read all the same, as players do, and is reported with every result.
+
+And one clock for a file whose time stamps begin anew or jump: joined recordings, a counter that starts again, a gap.
+
+A stream is cut into runs wherever its time stamps go back, or further forward than a gap may be. Runs of frames and
+of sound that begin together are of one recording and are moved by the same time, so that they stay in step.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import av
+
+_BACK = 0.1  # seconds that a time stamp goes back where it begins anew; less is a rounding
+_TOGETHER = 10.0  # seconds between the first time stamps of the frames and of the sound of one recording
+_OVERLAP = 0.25  # seconds of sound that may be lost where two recordings meet, for their frames to meet
+_LAST = 3  # packets of a run that a parser may take for damaged as the next one does not go on from them
+_REORDERED = 60  # seconds between decoding and showing a frame; more is a damaged time stamp
+
+
+@dataclass(frozen=True)
+class Clock:
+    """By how much the time stamps of each stream are moved."""
+
+    moves: dict[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)  # (from packet number, seconds), ...
+    jumps: tuple[float, ...] = ()  # where time stamps begin anew or jump, in seconds of the continuous clock
+    counts: dict[int, int] = field(
+        default_factory=dict
+    )  # packets of each stream; in a file that grows, more come later
+
+    def applied(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+        """Packets of a file from its beginning, with continuous time stamps, as many as there were."""
+        numbers: dict[int, int] = {}
+        for packet in packets:
+            if packet.size:
+                index = packet.stream.index
+                number = numbers.get(index, 0)
+                numbers[index] = number + 1
+                if number >= self.counts.get(index, number + 1):
+                    continue
+                if (
+                    None not in (packet.pts, packet.dts)
+                    and abs(packet.pts - packet.dts) > _REORDERED / packet.time_base
+                ):
+                    packet.pts = packet.dts
+                if index in self.moves:
+                    seconds = next((move for first, move in reversed(self.moves[index]) if number >= first), 0.0)
+                    ticks = round(seconds / packet.time_base)
+                    packet.pts = None if packet.pts is None else packet.pts + ticks
+                    packet.dts = None if packet.dts is None else packet.dts + ticks
+            yield packet
+
+
+@dataclass(eq=False)
+class Run:
+    """Packets of a stream whose time stamps go on from one to the next. Times are the container's."""
+
+    stream: int
+    first: int  # number of its first packet in the stream
+    at: float  # its first time stamp
+    now: float  # its latest
+    jump: float = 0.0  # from the latest of the run before to its first
+    begin: float = math.inf  # of what is shown or heard
+    end: float = -math.inf
+    latest: float = -math.inf  # beginning of a packet
+    shortest: float = math.inf  # length of a packet
+    mate: Run | None = None  # the run of the other stream that was recorded with it
+    moved: float = 0.0  # seconds, once it is placed
+
+
+class Runs:
+    """Finds the runs of the frames and of the sound of a file."""
+
+    def __init__(self, longest_gap: float, frame_length: float) -> None:
+        """longest_gap: seconds without a frame or sound; frame_length: of a frame that does not say how long it is
+        shown.
+        """
+        self._gap, self._frame_length = longest_gap, frame_length
+        self._all: list[Run] = []
+        self._current: dict[int, Run] = {}
+        self.counts: dict[int, int] = {}  # packets of each stream so far
+
+    def add(self, packet: av.Packet, stamp: float) -> Run:
+        """The run that the next packet of a stream belongs to; stamp: when it is decoded."""
+        index = packet.stream.index
+        number = self.counts.get(index, 0)
+        self.counts[index] = number + 1
+        run = self._current.get(index)
+        other = next((other for stream, other in self._current.items() if stream != index), None)
+        if run is None or self._jumps(run, other, packet, stamp):
+            before, run = run, Run(index, number, stamp, stamp)
+            if before is not None:
+                run.jump = stamp - before.now
+                if before.latest > -math.inf and before.shortest < math.inf:
+                    before.end = before.latest + before.shortest  # a gap may be told as a length
+            if other is not None and other.mate is None and (before is None or abs(stamp - other.at) <= _TOGETHER):
+                run.mate, other.mate = other, run
+            self._all.append(run)
+            self._current[index] = run
+        run.now = max(run.now, stamp)
+        return run
+
+    def show(self, run: Run, begin: float, length: float) -> None:
+        """What is shown or heard of a packet of a run."""
+        run.begin = min(run.begin, begin)
+        run.end = max(run.end, begin + length)
+        run.latest = max(run.latest, begin)
+        run.shortest = min(run.shortest, length or run.shortest)
+
+    def skip(self, packet: av.Packet) -> None:
+        """Count a packet without a time stamp."""
+        index = packet.stream.index
+        self.counts[index] = self.counts.get(index, 0) + 1
+
+    def ends_at(self, stream: int, number: int) -> bool:
+        """Whether a packet of a stream, counted from 1, is among the last of a run that another one follows."""
+        return any(run.stream == stream and 0 <= run.first - number < _LAST for run in self._all if run.first)
+
+    def _jumps(self, run: Run, other: Run | None, packet: av.Packet, stamp: float) -> bool:
+        back = run.now - stamp
+        if back > (_BACK if packet.is_keyframe else 1 + 16 * self._frame_length):
+            return True
+        if -back > self._gap and (other is None or stamp - other.now > self._gap):
+            return True
+        # The other stream has jumped, alone so far: has this one gone with it, though its own seem to go on?
+        if other is None or other.mate is not None or abs(other.jump) < 1 or -back < _OVERLAP:
+            return False
+        return abs(stamp - other.now) < abs(stamp - (other.now - other.jump))
+
+    def clock(self, video: int) -> tuple[Clock, dict[int, float]]:
+        """Put one recording behind the other: their frames meet, or their sound where that lasts longer.
+
+        With the clock comes the end of each stream on it.
+        """
+        ends: dict[int, float] = {}
+        jumps: list[float] = []
+        placed: set[Run] = set()
+        for run in self._all:
+            if run in placed:
+                continue
+            group = [run] if run.mate is None else [run, run.mate]
+            placed.update(group)
+            needed = {one.stream: ends[one.stream] - _begin(one) for one in group if one.stream in ends}
+            moved = needed.get(video, max(needed.values(), default=0.0))
+            if max(needed.values(), default=moved) > moved + _OVERLAP:
+                moved = max(needed.values())
+            if len(group) == 1 and run.stream in ends:
+                moved = self._alone(run, moved)
+            for one in group:
+                one.moved = moved
+                ends[one.stream] = max(ends.get(one.stream, -math.inf), max(one.end, _begin(one)) + moved)
+            if any(one.first for one in group):
+                jumps.append(min(map(_begin, group)) + moved)
+        moves: dict[int, list[tuple[int, float]]] = {}
+        for run in self._all:
+            moves.setdefault(run.stream, []).append((run.first, run.moved))
+        moves = {stream: found for stream, found in moves.items() if any(moved for _, moved in found)}
+        return Clock({stream: tuple(found) for stream, found in moves.items()}, tuple(jumps), self.counts), ends
+
+    def _alone(self, run: Run, moved: float) -> float:
+        """A stream that jumps alone goes on where it was, or comes back to where it would be without its jumps."""
+        earlier = [one.moved for one in self._all if one.stream == run.stream and one.first < run.first]
+        if abs(run.jump) < 1:
+            return earlier[-1]
+        return next((one for one in reversed(earlier) if abs(one - moved) < 0.5), moved)
+
+
+def _begin(run: Run) -> float:
+    return run.at if run.begin == math.inf else run.begin
+
 
 MOST_DAMAGED = 0.5  # of the frames or of the sound; beyond, a file is refused
 

@@ -20,14 +20,11 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from icf_avs.errors import UserError
-from icf_avs.media.concatenated_files import WHOLE, Parts, joined_parts, open_parts
+from icf_avs.media.container import WHOLE, Parts, check_file, joined_parts, open_parts
 from icf_avs.media.frame import DecodedFrame
 from icf_avs.media.frame_filters import Crop, container_crop, filter_frames
-from icf_avs.media.local_url import check_file
-from icf_avs.media.packet_scan import check_size, check_span, check_whole, scan_packets, unread_bytes
-from icf_avs.media.packets import decode_frames
-from icf_avs.media.repairs import Repaired, TooDamaged
-from icf_avs.media.timestamp_repair import Clock
+from icf_avs.media.packets import check_size, check_span, check_whole, decode_frames, scan_packets, unread_bytes
+from icf_avs.media.repairs import Clock, Repaired, TooDamaged
 
 _TAIL = 0.25  # seconds of sound behind the last frame that are no part of the video: the rounding of encoders
 

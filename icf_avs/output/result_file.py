@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from icf_avs.config_validation import check_settings
 from icf_avs.errors import UserError
 from icf_avs.mask_rle import check_run_lengths
-from icf_avs.media.packet_scan import MOST_PIXELS
+from icf_avs.media.packets import MOST_PIXELS
 from icf_avs.output.class_overlay import palette
 from icf_avs.provenance import Source
 from icf_avs.results import ClassMask, FrameMask, Segmentation

@@ -12,7 +12,7 @@ import av
 from av.error import FFmpegError
 
 from icf_avs.atomic_io import written_file
-from icf_avs.media.local_url import local_url
+from icf_avs.media.container import local_url
 
 if TYPE_CHECKING:
     from icf_avs.results import FrameMask, Segmentation

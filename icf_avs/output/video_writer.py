@@ -19,8 +19,8 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, VideoReformatter
 
 from icf_avs.media.audio_windows import AudioSource, audio_blocks
+from icf_avs.media.container import local_url
 from icf_avs.media.frame import DecodedFrame
-from icf_avs.media.local_url import local_url
 from icf_avs.media.packets import read_packets
 from icf_avs.media.video_reader import MediaInfo, Orientation, open_media, select_streams, video_frames
 from icf_avs.output.class_overlay import ClassOverlay

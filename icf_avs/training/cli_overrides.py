@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,8 +77,3 @@ def refuse_idle(recipe: TrainConfig, choices: Choices, data: Path | None, stamps
 def typed(path: Path | str) -> str:
     """A path as an argument, which one that begins with a dash would not be."""
     return f"./{path}" if str(path).startswith("-") else str(path)
-
-
-def launched(words: list[str], processes: int) -> str:
-    """A command line with the arguments `words` of `icf`, as it is typed."""
-    return shlex.join([*(["accelerate", "launch", "-m", "icf_avs"] if processes > 1 else ["icf"]), *words])

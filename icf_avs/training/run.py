@@ -1,18 +1,25 @@
-"""One run from its recipe to its checkpoint."""
+"""One run from its recipe to its checkpoint.
+
+What ends it is one line: full disk, vanished data, no memory, Ctrl-C. The last checkpoint stays.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import shlex
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
+
+import torch
 
 from icf_avs.atomic_io import check_folder, write_text
 from icf_avs.checkpoint.serialization import read_recipe, save_checkpoint
@@ -24,10 +31,8 @@ from icf_avs.signals import Interrupted, Interruption
 from icf_avs.training.accelerator import check_processes, first_alone, processes
 from icf_avs.training.benchmark_data import BenchmarkData
 from icf_avs.training.callbacks import Callbacks
-from icf_avs.training.cli_overrides import launched
 from icf_avs.training.composed_data import OpenVocabData, StampsData
 from icf_avs.training.data_protocol import Data, Report
-from icf_avs.training.error_messages import as_user_errors
 from icf_avs.training.loggers import check_wandb
 from icf_avs.training.trainer import Trainer, build_model
 
@@ -106,6 +111,11 @@ def train(
                 save_checkpoint(trainer.model, path, recipe(scores))
         trainer.accelerator.wait_for_everyone()
     return path
+
+
+def launched(words: list[str], processes: int) -> str:
+    """A command line with the arguments `words` of `icf`, as it is typed."""
+    return shlex.join([*(["accelerate", "launch", "-m", "icf_avs"] if processes > 1 else ["icf"]), *words])
 
 
 def check_start(config: TrainConfig, folder: Path, init: Path | None, resume: bool, wandb: bool) -> None:
@@ -197,3 +207,49 @@ def training_metadata(config: TrainConfig, trainer: Trainer, scores: dict[str, f
         "licence": trainer.data.licence,
         **({"without": [part.part for part in trainer.model.missing]} if trainer.model.missing else {}),
     }
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "ALLOC_FAILED")  # in the words of a RuntimeError
+
+
+@contextmanager
+def as_user_errors(trainer: Trainer, go_on: str) -> Iterator[None]:
+    """Raise UserError in place of OSError and of an allocation that failed: what happened at which step, what to do.
+    Interrupted says so, too. go_on: the command that resumes the run.
+    """
+    try:
+        yield
+    except Interrupted as stop:
+        raise Interrupted(stop.number, _stopped(trainer, go_on)) from None
+    except BrokenPipeError:  # nobody reads what is printed: no fault of the run
+        raise
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+        fix = "make room" if error.errno in _FULL else "check that the data and the run folder exist"
+        raise UserError(f"{what}, at step {trainer.step}; {fix}, and {_go_on(trainer)}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        said = str(error).partition("\n")[0].partition(" Tried")[0].rstrip(".") or "none is left"
+        raise UserError(
+            f"out of memory at step {trainer.step} ({said[:160]}); end other programs, or share the batch among more "
+            f"processes (accelerate launch), and {_go_on(trainer)}"
+        ) from error
+
+
+def _stopped(trainer: Trainer, go_on: str) -> str:
+    last = trainer.folder / "last.pt"
+    if not last.exists():
+        return "stopped before the first step; nothing is kept"
+    return f"stopped; {last} has step {trainer.step} of {trainer.total}; go on with: {go_on}"
+
+
+def _is_memory(error: Exception) -> bool:
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or any(words in str(error) for words in _NO_MEMORY)
+
+
+def _go_on(trainer: Trainer) -> str:
+    last = trainer.folder / "last.pt"
+    return f"go on from {last} with --resume" if last.exists() else "start anew: no checkpoint had been kept yet"

@@ -26,8 +26,7 @@ from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
 from icf_avs.networks.temperature import clamp_temperatures
 from icf_avs.training.accelerator import processes
 from icf_avs.training.data_protocol import Data
-from icf_avs.training.optimizer import adamw, learning_rate_share
-from icf_avs.training.plateau import Plateau
+from icf_avs.training.optimizer import Plateau, adamw, learning_rate_share
 from icf_avs.training.train_module import build_train_module
 from icf_avs.types import Batch
 

@@ -15,9 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icf_avs.evaluation.metrics.binary import areas, checked, checked_threshold
-from icf_avs.evaluation.metrics.exact_sums import ExactMetric
-from icf_avs.evaluation.metrics.f_curve import BETA_SQUARED
+from icf_avs.evaluation.metrics.binary import BETA_SQUARED, ExactMetric, areas, checked, checked_threshold
 
 EPSILON = 2.220446049250313e-16  # numpy.spacing(1)
 

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from icf_avs.errors import UserError
-from icf_avs.evaluation.metrics.exact_sums import ExactMetric
-from icf_avs.evaluation.metrics.f_curve import BETA_SQUARED
+from icf_avs.evaluation.metrics.binary import BETA_SQUARED, ExactMetric
 
 EPSILON = 2.220446049250313e-16
 

@@ -13,8 +13,8 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from icf_avs.datasets.audio_io import RATE, read_waveform
 from icf_avs.datasets.layouts import SPLITS
+from icf_avs.datasets.video_clip import RATE, read_waveform
 from icf_avs.errors import UserError
 from icf_avs.synthetic.compose.images import AnnotatedImage, ImageSource
 from icf_avs.synthetic.compose.source_clips import Recording

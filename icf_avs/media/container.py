@@ -1,13 +1,16 @@
-"""Files one behind the other in one, as `cat` joins them: where each begins, and how all of them are read.
+"""A local file as FFmpeg opens it, also one that consists of several, one behind the other, as `cat` joins them.
 
-FFmpeg goes on behind the second header of some containers (TS, MPEG, VOB) and stops at that of others. Here each part
+FFmpeg takes what stands before a colon for a protocol, as in "take:2/a.mp4" or "pipe:1".
+
+It goes on behind the second header of some containers (TS, MPEG, VOB) and stops at that of others. Here each part
 is a range of bytes that is opened as a file of its own; several are given to FFmpeg's concat demuxer, which lets each
-begin so long after the one before that clock.py notices, and puts one recording behind the other.
+begin so long after the one before that repairs.py notices, and puts one recording behind the other.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -17,7 +20,27 @@ import av
 from av.error import FFmpegError
 
 from icf_avs.errors import UserError
-from icf_avs.media.local_url import local_url
+
+
+def local_url(path: str | os.PathLike[str]) -> str:
+    """A path as FFmpeg takes it for a local file, whatever is in its name."""
+    return f"file:{os.path.abspath(path)}"
+
+
+def check_file(path: Path) -> None:
+    """Raise UserError unless a path names a file."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file inside it")
+    check_no_pipe(path)
+
+
+def check_no_pipe(path: Path) -> None:
+    """Raise UserError for a pipe or a device: to open one may block for ever, and it is read only once."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: is a pipe or a device, which is read only once; save what it gives as a file first")
+
 
 Parts = tuple[tuple[int, int], ...]  # first byte of each, and the one behind its last; (0, 0) is the whole file
 WHOLE: Parts = ((0, 0),)
