@@ -39,7 +39,7 @@ from icf_avs.networks.build import build_model
 from icf_avs.output.convert import convert
 from icf_avs.output.result_file import is_earlier_result
 from icf_avs.provenance import Source, sha256_of, short_digest
-from icf_avs.synthetic.qt_resource import read_qt_resource
+from icf_avs.synthetic.asset_packages import read_qt_resource
 from icf_avs.types import ClipSpec
 from research import ablation
 from tools.fill_tables import fill

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from icf_avs.icf.channel_time import Level
 
+RATE = 16_000  # samples a second of the waveforms of clips
+MAP_STRIDE = 2  # maps and images of cached scenes are kept at half the size of the frames
 MASK_STRIDE = 4  # pixels of an image per cell of the masks in a Batch
 
 

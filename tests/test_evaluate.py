@@ -15,7 +15,8 @@ import icf_avs.evaluation.test_sets as evaluation
 from icf_avs.__main__ import main
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
-from icf_avs.evaluation.evaluate import AUDIOS, evaluate, evaluate_command, evaluate_each
+from icf_avs.evaluation.command import evaluate_command
+from icf_avs.evaluation.evaluate import AUDIOS, evaluate, evaluate_each
 from icf_avs.evaluation.robustness.negative_audio import altered_audio, donors
 from icf_avs.evaluation.score_tables import COLUMNS, Settings, read_rows, revision
 from icf_avs.evaluation.test_sets import open_task

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from icf_avs.array_cache import load_arrays, make_once, save_arrays
+from icf_avs.atomic_io import load_arrays, make_once, save_arrays
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.errors import UserError
 from icf_avs.synthetic import asset_packages

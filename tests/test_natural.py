@@ -31,12 +31,12 @@ from icf_avs.output.text_summary import MOST, clock, tag_lines
 from icf_avs.synthetic.catalog import load_open_vocab_catalog
 from icf_avs.synthetic.open_vocab_sampler import DEFAULT
 from icf_avs.synthetic.scene_features import SceneSet, open_vocab_features
-from icf_avs.synthetic.sounds import RATE, SoundBank
+from icf_avs.synthetic.sounds import SoundBank
 from icf_avs.synthetic.tagger_cache import TaggerOutputs
 from icf_avs.training.composed_data import image_spec, training_words
 from icf_avs.training.recipes import natural
 from icf_avs.training.trainer import build_model
-from icf_avs.types import AudioFeatures, ClipSpec, Features, NetworkOutput
+from icf_avs.types import RATE, AudioFeatures, ClipSpec, Features, NetworkOutput
 from research import natural as study
 from research.word_scores import AUDIOS, word_scores
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from icf_avs.errors import UserError
 from icf_avs.synthetic import asset_packages
-from icf_avs.synthetic.qt_resource import read_qt_resource
+from icf_avs.synthetic.asset_packages import read_qt_resource
 
 FILES = {"a.txt": (0, b"raw bytes"), "ö.bin": (1, b"packed " * 100)}
 

@@ -15,7 +15,7 @@ from listener import Listener
 
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
-from icf_avs.evaluation.evaluate import AUDIOS, evaluate
+from icf_avs.evaluation.evaluate import AUDIOS, Scorer, evaluate
 from icf_avs.evaluation.robustness.audio_reliance import Verdict, interval, judge, worst
 from icf_avs.evaluation.robustness.command import COLUMNS, read_table, robustness_command
 from icf_avs.evaluation.robustness.negative_audio import (
@@ -34,7 +34,6 @@ from icf_avs.evaluation.robustness.runner import (
     condition_scores,
     evaluate_robustness,
 )
-from icf_avs.evaluation.scorer import Scorer
 from icf_avs.evaluation.test_sets import open_task
 from icf_avs.synthetic.catalog import SUPER_CATEGORIES
 from icf_avs.types import ClipSpec

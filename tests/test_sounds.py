@@ -31,7 +31,6 @@ from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.scene_sampler import TRAIN, sample_scene
 from icf_avs.synthetic.sounds import (
     NOISES,
-    RATE,
     SPEEDS,
     SoundBank,
     frame_rms,
@@ -41,6 +40,7 @@ from icf_avs.synthetic.sounds import (
     trim_and_normalize,
 )
 from icf_avs.synthetic.soundtrack import render_audio
+from icf_avs.types import RATE
 
 
 def tone(hertz: float, seconds: float) -> np.ndarray:

@@ -35,7 +35,7 @@ from icf_avs.encoders.vggish import load_vggish
 from icf_avs.errors import UserError
 from icf_avs.networks.build import build_model as assembled
 from icf_avs.synthetic import asset_packages
-from icf_avs.synthetic.qt_resource import read_qt_resource
+from icf_avs.synthetic.asset_packages import read_qt_resource
 from icf_avs.training.trainer import Trainer, build_model
 from icf_avs.types import ClipSpec
 

@@ -20,10 +20,11 @@ from icf_avs.datasets.custom_dataset import is_custom_dataset
 from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, CLASSES, SIZE, Layout, missing_folder, read_frames, read_mask
 from icf_avs.datasets.layouts import SPLITS, TABLES, class_names, find_table, read_all
 from icf_avs.datasets.log_mel import read_log_mel_pickle
-from icf_avs.datasets.video_clip import RATE, ClipRecord, decode, read_log_mel
+from icf_avs.datasets.video_clip import ClipRecord, decode, read_log_mel
 from icf_avs.errors import UserError
 from icf_avs.media.vggish_frontend import WINDOW
 from icf_avs.media.video_reader import probe
+from icf_avs.types import RATE
 
 OFFICIAL: dict[Layout | None, dict[str, int]] = {
     "S4": {"train": 3452, "val": 740, "test": 740},

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from icf_avs.atomic_io import written_file
-from icf_avs.datasets.video_clip import RATE
 from icf_avs.media.container import local_url
+from icf_avs.types import RATE
 
 Job, Result = TypeVar("Job"), TypeVar("Result")
 VIDEO_FPS = 25

@@ -23,16 +23,16 @@ from pathlib import Path
 from av.error import FFmpegError
 from PIL import Image
 
-from icf_avs.array_cache import cache_dir
-from icf_avs.atomic_io import replaced_folder
+from icf_avs.atomic_io import cache_dir, replaced_folder
 from icf_avs.console import progress_console
 from icf_avs.datasets.clip_files import write_wav
 from icf_avs.datasets.image_io import CLASSES, Layout, open_image
 from icf_avs.datasets.metadata import check_columns, read_table
-from icf_avs.datasets.video_clip import RATE, ClipRecord, to_int16
+from icf_avs.datasets.video_clip import ClipRecord, to_int16
 from icf_avs.errors import Fault, UserError, refused
 from icf_avs.media.audio_windows import AudioWindows, mask_count
 from icf_avs.media.video_reader import probe, read_frames
+from icf_avs.types import RATE
 
 CLIPS, NAMES = "clips.csv", "classes.txt"
 CLIP_SECONDS, PHASE = 5, 0.5

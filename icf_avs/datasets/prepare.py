@@ -22,11 +22,12 @@ from icf_avs.datasets.clip_files import write_all, write_bytes, write_image, wri
 from icf_avs.datasets.image_io import SIZE
 from icf_avs.datasets.layouts import find_table, read_all
 from icf_avs.datasets.metadata import AVSS_TABLE
-from icf_avs.datasets.video_clip import RATE, ClipRecord, read_video_audio, read_waveform, to_int16
+from icf_avs.datasets.video_clip import ClipRecord, read_video_audio, read_waveform, to_int16
 from icf_avs.errors import UserError
 from icf_avs.media.packets import read_packets
 from icf_avs.media.vggish_frontend import WINDOW, WINDOW_FRAMES, log_mel
 from icf_avs.media.video_reader import Orientation, open_media, select_streams
+from icf_avs.types import RATE
 
 SECONDS = 5
 PHASE = 15 / 16

@@ -153,3 +153,13 @@ def _available() -> bool:
         and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
     )
+
+
+def separable(dim: int, norm: bool = True) -> nn.Sequential:
+    """A 3 x 3 convolution of each channel, a linear layer over channels, GroupNorm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=not norm),
+        PointConv(dim, dim, bias=not norm),
+        *([nn.GroupNorm(8, dim)] if norm else []),
+        nn.ReLU(inplace=True),
+    )

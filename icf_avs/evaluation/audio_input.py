@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from icf_avs.encoders.registry import ACCEPTS_LOG_MEL
 from icf_avs.errors import UserError
-from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.media.audio_windows import clip_windows
 from icf_avs.media.images import resize_frames
 from icf_avs.media.vggish_frontend import LOG_OFFSET
-from icf_avs.types import Prediction
+
+if TYPE_CHECKING:
+    from icf_avs.inference.predictor import MaskPredictor
+    from icf_avs.types import Prediction
 
 
 def model_sound(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.ndarray:

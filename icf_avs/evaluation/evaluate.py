@@ -1,4 +1,4 @@
-"""Score a model on test sets with the true sound and with three negative sounds, into a CSV table.
+"""Score a model on test sets with the true sound and with three negative sounds.
 
 The model sees each clip four times with the same frames: with its `true` sound, with `silence`, with white `noise` as
 loud as the clip, and with an `offscreen` sound, that of another clip none of whose sounding classes is in the frame.
@@ -9,36 +9,85 @@ better).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
+from math import nan
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from icf_avs.console import progress_console
-from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, SIZE
-from icf_avs.datasets.layouts import class_names
-from icf_avs.datasets.video_clip import ClipRecord
-from icf_avs.errors import UserError
+from icf_avs.datasets.image_io import SIZE
 from icf_avs.evaluation.audio_input import predictions
-from icf_avs.evaluation.evaluate_semantic import class_order, class_protocols, evaluate_semantic
-from icf_avs.evaluation.robustness.negative_audio import Audio, altered_audio, without_donor
-from icf_avs.evaluation.score_tables import (
-    DEFAULT_SETTINGS,
-    Row,
-    Scores,
-    Settings,
-    check_tables,
-    save_notes,
-    save_rows,
-    score_rows,
-    show,
-)
-from icf_avs.evaluation.scorer import Scorer, empty_frames, every_frame
-from icf_avs.evaluation.test_sets import Task, set_folder
-from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.evaluation.metrics import DatasetMetric, ReferenceMetric, StrictMetric
+from icf_avs.evaluation.robustness.negative_audio import Audio, altered_audio
+from icf_avs.evaluation.score_tables import DEFAULT_SETTINGS, Scores, Settings
+
+if TYPE_CHECKING:
+    from icf_avs.datasets.video_clip import ClipRecord
+    from icf_avs.inference.predictor import MaskPredictor
+
+
+class Scorer:
+    """Collects predictions, clip by clip.
+
+    clips, frames  how many were scored
+    """
+
+    def __init__(self, settings: Settings = DEFAULT_SETTINGS) -> None:
+        # One process scores the whole set, also where a run has several: nothing is to be gathered.
+        self._reference = ReferenceMetric(settings.batch_size, settings.threshold, sync_on_compute=False)
+        self._strict = StrictMetric(settings.threshold, sync_on_compute=False)
+        self._dataset = DatasetMetric(settings.threshold, sync_on_compute=False)
+        self._threshold = settings.threshold
+        self.clips = self.frames = self._silent = 0
+        self._share = self._root = 0.0
+
+    def update(self, probabilities: Tensor, truth: Tensor, silent: Tensor) -> None:
+        """Add frames of one clip: probabilities [n, H, W] in [0, 1]; truth bool [n, H, W], the original mask.
+
+        silent: bool [n], the frames in which nothing should be segmented.
+        """
+        if not len(probabilities):
+            return
+        for metric in (self._reference, self._strict, self._dataset):
+            metric.update(probabilities, truth)
+        share = (probabilities[silent] > self._threshold).double().mean((1, 2))
+        self.clips += 1
+        self.frames += len(probabilities)
+        self._silent += len(share)
+        self._share += share.sum().item()
+        self._root += share.sqrt().sum().item()
+
+    def compute(self) -> Scores:
+        """What the metrics return and `fpr`, by protocol: reference, strict, dataset, dataset-2classes.
+
+        fpr: share of the pixels segmented, mean over the silent frames; NaN without any, as are all scores without any
+        frame.
+        """
+        if not self.frames:
+            return {name: dict.fromkeys(("miou", "f", "fpr"), nan) for name in ("reference", "strict")}
+        scores = {"reference": self._reference.compute(), "strict": self._strict.compute()}
+        whole = self._dataset.compute()
+        scores["dataset"] = {name: whole[name] for name in ("miou", "f")}
+        scores["dataset-2classes"] = {name: whole[f"{name}_2classes"] for name in ("miou", "f")}
+        fpr = self._share / self._silent if self._silent else nan
+        return {protocol: {**values, "fpr": fpr} for protocol, values in scores.items()}
+
+    def null(self) -> float:
+        """S = sqrt(segmented / pixels), mean over the silent frames; NaN without any."""
+        return self._root / self._silent if self._silent else nan
+
+
+def empty_frames(truth: Tensor) -> Tensor:
+    """In which frames of truth bool [n, H, W] nothing sounds: bool [n]."""
+    return ~truth.any(2).any(1)
+
+
+def every_frame(truth: Tensor) -> Tensor:
+    """All frames: nothing in the image makes a negative sound."""
+    return torch.ones(len(truth), dtype=torch.bool)
+
 
 AUDIOS: tuple[Audio, ...] = ("true", "silence", "noise", "offscreen")
 
@@ -115,57 +164,3 @@ def predict_each(
             logits = prediction.logits.float()[:, None]
             found.append(F.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0])
     return [torch.cat(found).sigmoid() for found in parts]
-
-
-def evaluate_command(
-    task: Task, out: Path | None, clips: int | None, seed: int, settings: Settings = DEFAULT_SETTINGS
-) -> None:
-    """Score a checkpoint on each test set, write the table and its sidecar, print a summary.
-
-    out       the table (None: results/stamps.csv, or avsbench.csv for sets of another origin)
-    settings  other ones than usual have rows of their own (`Settings.labels`)
-
-    Raises UserError for a table that cannot be written: before anything is scored, or once the scores are printed.
-    """
-    from rich.progress import Progress
-
-    predictor, seen = task.segmenter.predictor, task.records
-    if out is None:
-        out = Path("results") / ("stamps.csv" if task.is_stamps else "avsbench.csv")
-        check_tables(out)
-    semantic = {name for name in seen if seen[name][0].layout in CLASS_ID_LAYOUTS and predictor.semantic}
-    names = {name: ("background", *class_names(set_folder(task.root, name))) for name in semantic}
-    for known in names.values() if settings.size is not None else ():
-        class_order(predictor.classes, known)
-    written: list[Row] = []
-    with Progress(console=progress_console()) as bar:
-        for name, records in seen.items():
-            total = len(records[:clips])
-            audios = list(AUDIOS)
-            if (reason := without_donor(records, clips)) is not None:
-                bar.console.print(f"{name}: no off-screen row, {reason}")
-                audios.remove("offscreen")
-            if not all(record.has_waveform for record in records):
-                bar.console.print(f"{name}: no noise row, log-mel windows do not say how loud its clips are")
-                audios.remove("noise")
-            advance = partial(bar.advance, bar.add_task(name, total=total))
-            scores = evaluate_each(predictor, records, audios, seed, clips, advance, settings)
-            if name in semantic and settings.size is not None:
-                advance = partial(bar.advance, bar.add_task(f"{name}, classes", total=total))
-                found = evaluate_semantic(predictor, records, names[name], clips, advance, settings)
-                scores["true"] = {**scores["true"], **class_protocols(found)}
-            elif name in semantic:
-                bar.console.print(f"{name}: no rows of classes, which are scored at one size; leave --native out")
-            rows = score_rows(scores, task.scored, task.label(name), total, seed, settings)
-            written += rows
-            try:  # set by set: what is finished outlives an interruption
-                save_rows(out, rows)
-                save_notes(out.with_suffix(".json"), task.scored, task.label(name), settings, scores, task.device)
-            except UserError:
-                bar.stop()
-                show(written)
-                raise
-    show(written)
-    for part in predictor.missing:
-        print(f"scored {part}")
-    print(f"wrote {out} and {out.with_suffix('.json')}")

@@ -114,7 +114,7 @@ def _is_set(root: Path) -> bool:
 
 def default_sets(split: Split = "test") -> Path:
     """Folder of a split of Stamps in the cache, 120 clips a set, seed 0; written on first use or when outdated."""
-    from icf_avs.array_cache import cache_dir
+    from icf_avs.atomic_io import cache_dir
     from icf_avs.synthetic.benchmark import write_stamps
 
     root = cache_dir() / f"stamps-{split}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,10 +14,12 @@ from icf_avs.guided_losses import contrastive
 from icf_avs.guided_losses.classification_loss import pixel_reading, sound_reading
 from icf_avs.icf import mask_losses as mask
 from icf_avs.icf.soft_class_targets import class_shares
-from icf_avs.networks.guided import GuidedOutput
 from icf_avs.networks.guided_parts.joint_embedding import Gaussian, JointEmbedding
 from icf_avs.networks.pooling import grid_means
-from icf_avs.types import Batch
+
+if TYPE_CHECKING:
+    from icf_avs.networks.guided import GuidedOutput
+    from icf_avs.types import Batch
 
 
 @dataclass(frozen=True)

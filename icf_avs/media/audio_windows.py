@@ -19,7 +19,7 @@ from icf_avs.media.audio_file import resample
 from icf_avs.media.downmix import to_mono
 from icf_avs.media.packets import JUMP, decode_frames
 from icf_avs.media.video_reader import MediaInfo, open_media, probe, select_streams
-from icf_avs.types import ClipSpec
+from icf_avs.types import RATE, ClipSpec
 
 # Full scale is 1; floating-point sound may go beyond, but what is louder than this is damage.
 _LOUDEST = 8.0
@@ -155,7 +155,6 @@ class AudioWindows:
         return window
 
 
-RATE = 16_000  # samples a second of the waveforms of clips
 _SHORTEST = 0.1  # a rest of less than this share of an interval belongs to the last whole one
 
 

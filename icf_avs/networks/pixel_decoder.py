@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.encoders.onednn_layers import PointConv
+from icf_avs.encoders.onednn_layers import PointConv, separable
 from icf_avs.networks.deformable import HEADS, LEVELS, SinePosition, initialise, library
 
 
@@ -30,16 +30,6 @@ class PixelMaps(NamedTuple):
 def resized_onto(x: Tensor, finer: Tensor) -> Tensor:
     """x at the size of `finer`, bilinear."""
     return F.interpolate(x, finer.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def separable(dim: int, norm: bool = True) -> nn.Sequential:
-    """A 3 x 3 convolution of each channel, a linear layer over channels, GroupNorm and ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=not norm),
-        PointConv(dim, dim, bias=not norm),
-        *([nn.GroupNorm(8, dim)] if norm else []),
-        nn.ReLU(inplace=True),
-    )
 
 
 class LightPixelDecoder(nn.Module):

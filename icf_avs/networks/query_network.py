@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from icf_avs.encoders.onednn_layers import PointConv
+from icf_avs.encoders.onednn_layers import PointConv, separable
 from icf_avs.networks.attention import CrossBlock, SelfBlock
 from icf_avs.networks.base import Network
 from icf_avs.networks.deformable import LEVELS, SinePosition
 from icf_avs.networks.mask_head import masks_and_classes
-from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder, resized_onto, separable
+from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder, resized_onto
 from icf_avs.types import AudioFeatures, Features, FeatureSpec, NetworkOutput, VisualFeatures
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from icf_avs.media.audio_windows import RATE
+from icf_avs.types import RATE
 
 TEMPI = (0.72, 0.85, 1.0, 1.18, 1.4)  # prepared with the pitch kept
 LONGEST_TAIL = 0.5  # seconds of reverberation

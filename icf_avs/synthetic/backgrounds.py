@@ -15,7 +15,7 @@ from PIL import Image
 
 from icf_avs.errors import UserError
 from icf_avs.synthetic import asset_packages
-from icf_avs.synthetic.qt_resource import Resources, read_qt_resource
+from icf_avs.synthetic.asset_packages import Resources, read_qt_resource
 from icf_avs.synthetic.scene import base_split, hash_decile
 
 _LONGEST = 640  # pixels

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from icf_avs.errors import UserError
 from icf_avs.synthetic import asset_packages
-from icf_avs.synthetic.qt_resource import Resources, read_qt_resource
+from icf_avs.synthetic.asset_packages import Resources, read_qt_resource
 
 SUPER_CATEGORIES = ("music", "human", "animal", "device")
 

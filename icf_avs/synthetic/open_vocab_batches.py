@@ -11,16 +11,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from icf_avs.synthetic.batches import mask_targets
-from icf_avs.synthetic.scene import Scene
-from icf_avs.synthetic.scene_features import OpenVocabFeatures
-from icf_avs.synthetic.tagger_cache import TaggerOutputs
 from icf_avs.types import Batch
+
+if TYPE_CHECKING:
+    from icf_avs.synthetic.scene import Scene
+    from icf_avs.synthetic.scene_features import OpenVocabFeatures
+    from icf_avs.synthetic.tagger_cache import TaggerOutputs
 
 NEAR = 0.5  # cosine from which a tagger may take one word for another
 _EXTRA_QUERIES = 4  # queries beside the first

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icf_avs.array_cache import cache_dir, load_arrays, make_once, save_arrays
+from icf_avs.atomic_io import cache_dir, load_arrays, make_once, save_arrays
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.encoders.open_vocab_encoder import CLASSES, DenseClassifier
 from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, find_segmenter
@@ -35,10 +35,9 @@ from icf_avs.synthetic.open_vocab_sampler import OpenVocabStyle, sample_open_voc
 from icf_avs.synthetic.rendering import render_frame, render_stamp_map
 from icf_avs.synthetic.scene import Scene
 from icf_avs.synthetic.scene_sampler import SceneStyle, sample_scene
-from icf_avs.types import ClipSpec, VisualFeatures
+from icf_avs.types import MAP_STRIDE, ClipSpec, VisualFeatures
 
 VERSION = 3  # raise when rendering, encoding or the segmenter change
-MAP_STRIDE = 2  # maps and images are kept at half the size of the frames
 VALIDATION_SEED = 0  # whatever the seed of the run, so that scores of runs compare
 _SETS = 8  # most sets of training scenes that a run has
 _CHUNK, _BATCH = 16, 4  # scenes that a worker does at a time, frames that it encodes at once

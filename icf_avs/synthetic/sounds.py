@@ -11,9 +11,9 @@ import math
 import numpy as np
 
 from icf_avs.media.audio_file import read_audio
-from icf_avs.media.audio_windows import RATE
 from icf_avs.synthetic.audio_augment import PLAIN, TEMPI, AudioAugment, pitch_shift, source_length, time_stretch
 from icf_avs.synthetic.catalog import Catalog
+from icf_avs.types import RATE
 
 SPEEDS = tuple(float(speed) for speed in np.geomspace(0.85, 1.18, 9))
 _FRAME = 160  # samples, 10 ms

@@ -20,8 +20,8 @@ from icf_avs.synthetic.audio_augment import (
     gain_envelope,
     mic_response,
 )
-from icf_avs.synthetic.sounds import NOISES, RATE, SoundBank, fast_length, frame_rms, noise, tilt_and_reverb
-from icf_avs.types import ClipSpec
+from icf_avs.synthetic.sounds import NOISES, SoundBank, fast_length, frame_rms, noise, tilt_and_reverb
+from icf_avs.types import RATE, ClipSpec
 
 if TYPE_CHECKING:
     from icf_avs.synthetic.scene import Scene

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from icf_avs.array_cache import cache_dir, load_arrays, make_once, save_arrays
+from icf_avs.atomic_io import cache_dir, load_arrays, make_once, save_arrays
 from icf_avs.encoders.tagger_encoder import READ_OUT, WINDOW, WordTagger
 from icf_avs.media.audio_file import resample
 from icf_avs.synthetic.catalog import Catalog
-from icf_avs.synthetic.sounds import NOISES, RATE, SoundBank, noise, tilt_and_reverb
+from icf_avs.synthetic.sounds import NOISES, SoundBank, noise, tilt_and_reverb
+from icf_avs.types import RATE
 
 SECONDS = 5  # of a clip; windows at its ends reach beyond it, into zeros
 _RECIPE = 1  # goes up when the mixtures or the way they are tagged change

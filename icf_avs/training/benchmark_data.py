@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icf_avs.array_cache import cache_dir
+from icf_avs.atomic_io import cache_dir
 from icf_avs.config import TrainConfig
 from icf_avs.datasets.dataset import ClipDataset, ClipTensors, FrameFeatures, collate
 from icf_avs.datasets.layouts import TABLES, class_names, is_stamps, read_set

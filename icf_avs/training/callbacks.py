@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from icf_avs.config import TrainConfig
 from icf_avs.config_dict import from_dict
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import Predictor
-from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.overlay import Overlay
 from icf_avs.training.calibrate import calibration_buffers
-from icf_avs.training.data_protocol import Sample
 from icf_avs.training.loggers import end_trackers, log_images, log_text, start_trackers
-from icf_avs.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from icf_avs.networks.segmentation_model import SegmentationModel
+    from icf_avs.training.data_protocol import Sample
+    from icf_avs.training.trainer import Trainer
 
 
 class Callbacks:

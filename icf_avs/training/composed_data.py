@@ -23,7 +23,6 @@ from icf_avs.synthetic.open_vocab_batches import Vocabulary, open_vocab_batch
 from icf_avs.synthetic.open_vocab_sampler import NATURAL, sample_open_vocab_scene
 from icf_avs.synthetic.rendering import render_frame
 from icf_avs.synthetic.scene_features import (
-    MAP_STRIDE,
     VALIDATION_SEED,
     OpenVocabFeatures,
     SceneFeatures,
@@ -37,7 +36,7 @@ from icf_avs.synthetic.sounds import SoundBank
 from icf_avs.synthetic.tagger_cache import tagger_outputs
 from icf_avs.training.calibrate import calibrate
 from icf_avs.training.data_protocol import Evaluator, Report, Sample
-from icf_avs.types import Batch, ClipSpec
+from icf_avs.types import MAP_STRIDE, Batch, ClipSpec
 
 if TYPE_CHECKING:
     from icf_avs.networks.segmentation_model import SegmentationModel

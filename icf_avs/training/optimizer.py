@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from icf_avs.config import TrainConfig
-from icf_avs.training.train_module import TrainModule
+if TYPE_CHECKING:
+    from icf_avs.config import TrainConfig
+    from icf_avs.training.train_module import TrainModule
 
 
 def adamw(config: TrainConfig, module: TrainModule, pretraining: bool) -> torch.optim.AdamW:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from icf_avs.errors import UserError
-from icf_avs.evaluation.evaluate import predict, predict_each
+from icf_avs.evaluation.evaluate import Scorer, empty_frames, every_frame, predict, predict_each
 from icf_avs.evaluation.metrics import g_score
 from icf_avs.evaluation.metrics.binary import areas
 from icf_avs.evaluation.robustness.negative_audio import (
@@ -36,11 +36,10 @@ from icf_avs.evaluation.robustness.negative_audio import (
     choose_donor,
     shifted_frame,
 )
-from icf_avs.evaluation.scorer import Scorer, empty_frames, every_frame
-from icf_avs.inference.predictor import MaskPredictor
 
 if TYPE_CHECKING:
     from icf_avs.datasets.video_clip import ClipRecord, LoadedClip
+    from icf_avs.inference.predictor import MaskPredictor
 
 BLANK = "blank"  # the frame, not the sound: mid-grey
 CONDITIONS = ("true", *NEGATIVES, "shifted", BLANK)

@@ -9,8 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.encoders.onednn_layers import PointConv
-from icf_avs.networks.pixel_decoder import separable
+from icf_avs.encoders.onednn_layers import PointConv, separable
 from icf_avs.networks.pooling import grid_means
 
 

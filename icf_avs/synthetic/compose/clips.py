@@ -14,10 +14,11 @@ import numpy as np
 from PIL import Image
 
 from icf_avs.datasets.layouts import SPLITS
-from icf_avs.datasets.video_clip import RATE, read_waveform
+from icf_avs.datasets.video_clip import read_waveform
 from icf_avs.errors import UserError
 from icf_avs.synthetic.compose.images import AnnotatedImage, ImageSource
 from icf_avs.synthetic.compose.source_clips import Recording
+from icf_avs.types import RATE
 
 SECONDS = 5
 SHORT_SIDE = 240  # pixels of a frame in the set
