@@ -15,7 +15,7 @@ from icf_avs.training.recipes import ablation
 
 TERMS = {  # of the loss, by the one part they belong to
     "mit": ("sound_reading", "pixel_reading"),
-    "sc": ("rivals", "rest", "foreign", "generator"),
+    "sc": ("counterfactual", "source_removal", "visual_counterfactual", "generator"),
     "cdcl": ("contrast",),
 }
 # Settings that came after the study's first runs: with these values a run is what it was without them.
@@ -24,8 +24,11 @@ SINCE = {
     "interventions": None, "mit": None,
     "audio_rate": 0.6, "visual_rate": 0.1, "network": "guided", "pixel_decoder": "light",
 }  # fmt: skip
+FIRST = {  # names of terms in the study's first runs, by which hashes of these stay
+    "counterfactual": "rivals", "visual_counterfactual": "foreign", "source_removal": "rest",
+}  # fmt: skip
 PLAIN = TrainConfig(name="study", audio_pretrain_patience=0)  # whatever recipe the shipped checkpoint is trained by
-OTHERS = ("rest", "foreign")  # terms of SC beside that of its counterfactuals
+OTHERS = ("source_removal", "visual_counterfactual")  # terms of SC beside that of its counterfactuals
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,12 @@ class Row:
     def digest(self, config: TrainConfig) -> str:
         """Short hash of all that decides the run but its code and the seed of its weights: of two rows with the same,
         one is superfluous. It changes with the scenes, which differ from seed to seed. Weights of terms that the row's
-        parts do not have are left out, and of "others", which word scenes alone have.
+        parts do not have are left out, and of "extra_audio", which word scenes alone have.
         """
-        absent = {"others"} | {term for part, terms in TERMS.items() if part not in self.parts for term in terms}
-        weights = {term: weight for term, weight in asdict(self.weights()).items() if term not in absent}
+        absent = {"extra_audio"} | {term for part, terms in TERMS.items() if part not in self.parts for term in terms}
+        weights = {
+            FIRST.get(term, term): weight for term, weight in asdict(self.weights()).items() if term not in absent
+        }
         model = _as_then(asdict(config.model))
         run = asdict(replace(config, name="", seed=0)) | {"model": {}}
         run["data"] = _as_then(run["data"]) | {"seed": config.scene_seed}
@@ -95,13 +100,13 @@ ROWS: dict[str, Row] = {
             "shuffled",
             "SC replaced by other clips' sounds, blank targets",
             control="shuffled",
-            without=("rest",),
+            without=("source_removal",),
             main=True,
         ),
         Row("random", "SC replaced by random vectors", control="random", without=OTHERS),
         Row("dropout", "SC replaced by dropping most of the sound, blank targets", control="dropout", without=OTHERS),
-        Row("sc-no-vision", "SC without do(vision)", without=("foreign",)),
-        Row("sc-no-rest", "SC without taking a source out of the sound", without=("rest",)),
+        Row("sc-no-vision", "SC without do(vision)", without=("visual_counterfactual",)),
+        Row("sc-no-rest", "SC without taking a source out of the sound", without=("source_removal",)),
         Row("video-level", "MIT at video level alone", control="video"),
         Row("segment-level", "MIT at segment level alone", control="segment"),
         Row("frame-level", "MIT at frame level alone", control="frame"),

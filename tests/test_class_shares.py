@@ -60,7 +60,7 @@ def removal(batch: Batch, removed: int) -> tuple[GuidedOutput, float, Tensor]:
         removal=rest._replace(removed=torch.full_like(rest.removed, removed), valid=valid)
     )
     output.source_removal_logits = torch.zeros_like(output.source_removal_logits).requires_grad_()
-    loss = objective(output, batch, model.network.joint_embedding, Weights())["rest"]
+    loss = objective(output, batch, model.network.joint_embedding, Weights())["source_removal"]
     gradient = torch.autograd.grad(loss, output.source_removal_logits)[0] if loss.requires_grad else torch.zeros(())
     return output, float(loss.detach()), gradient
 
@@ -147,7 +147,7 @@ def test_a_clip_of_unknown_classes_is_compared_with_no_other(names: tuple[str, .
         )
         assert not output.counterfactuals.known.any() and not output.counterfactuals.classes.any()
         terms = objective(output, batch, model.network.joint_embedding, Weights())
-        assert float(terms["foreign"]) == 0 and float(terms.get("sound_reading", 0)) == 0
+        assert float(terms["visual_counterfactual"]) == 0 and float(terms.get("sound_reading", 0)) == 0
         found.append(away)
     assert torch.allclose(*found, atol=1e-5)
 
@@ -170,7 +170,7 @@ def test_among_known_clips_an_unknown_one_is_left_out() -> None:
     for maps in (output.visual_counterfactual_logits, output.reading):
         maps.retain_grad()
     terms = objective(output, batch, model.network.joint_embedding, Weights())
-    (terms["foreign"] + terms["sound_reading"]).backward()
+    (terms["visual_counterfactual"] + terms["sound_reading"]).backward()
     assert output.visual_counterfactual_logits.grad.flatten(1).any(1).tolist() == [
         False,
         False,

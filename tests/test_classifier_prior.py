@@ -144,7 +144,7 @@ def test_what_is_hidden_says_nothing_of_the_sound():
     part = NameDropout(8, tokens=2, share=0.5)
     sound, text = torch.randn(3, 4, 8), torch.randn(3, 4, 2, 8)
     named = torch.tensor([True, False, True, False])
-    shown, read = part.hide(sound, text, named)
+    shown, read = part.drop_names(sound, text, named)
     assert torch.equal(shown[:, named], sound[:, named]) and torch.equal(read[:, named], text[:, named])
     assert torch.equal(shown[:, ~named], part.sound.expand(3, 2, 8))
     assert torch.equal(read[:, ~named], part.text.expand(3, 2, 2, 8))

@@ -137,7 +137,15 @@ def test_processes_that_share_a_batch_learn_what_one_does(world: int, turns: int
         assert gradients.keys() == others.keys()
         for name, gradient in gradients.items():
             assert (others[name] - gradient).norm() < 1e-3 * gradient.norm() + 1e-6, name
-    guided = {"contrast", "foreign", "rest", "rivals", "generator", "semantic", "others"}
+    guided = {
+        "contrast",
+        "visual_counterfactual",
+        "source_removal",
+        "counterfactual",
+        "generator",
+        "semantic",
+        "extra_audio",
+    }
     kinds = {"other_sound", "orthogonal_sound", "other_frames", "removed_source"}
     asked = guided if network == "guided" else kinds
     assert asked <= found[1][0].keys() and all(found[2][0][name] > 0 for name in asked & kinds)

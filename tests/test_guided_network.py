@@ -18,7 +18,7 @@ from icf_avs.types import Batch
 
 TERMS = {
     "implicit_text": {"sound_reading", "pixel_reading"},
-    "counterfactual": {"rivals", "foreign"},
+    "counterfactual": {"counterfactual", "visual_counterfactual"},
     "contrastive": {"contrast"},
 }
 HOMES = {
@@ -205,7 +205,7 @@ def test_other_sounds_of_the_same_pictures_are_answered_as_if_alone() -> None:
         bce(output.extra_logits[q], truth[:, q], every) + dice(output.extra_logits[q], truth[:, q], every)
         for q in range(2)
     ]
-    assert torch.allclose(terms["others"], sum(wanted) / 2, atol=1e-5)
+    assert torch.allclose(terms["extra_audio"], sum(wanted) / 2, atol=1e-5)
 
 
 def test_rivals_are_answered_with_their_own_text() -> None:

@@ -140,7 +140,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     terms, _ = terms_of(random_batch(), semantic=True)
     weights = asdict(Weights())
     assert set(terms) == {*weights, "loss"} - {
-        "others"
+        "extra_audio"
     }  # which the batch does not ask; tests/test_guided_network.py has it
     total = sum(weights[name] * float(value.detach()) for name, value in terms.items() if name != "loss")
     assert float(terms["loss"].detach()) == pytest.approx(total, rel=1e-5)
@@ -197,10 +197,19 @@ def test_finite_whatever_the_batch(spoil, clips: int) -> None:
     terms["loss"].backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     if spoil is nothing_labelled:
-        for name in ("bce", "dice", "semantic", "prior", "pixel_reading", "rivals", "foreign", "contrast"):
+        for name in (
+            "bce",
+            "dice",
+            "semantic",
+            "prior",
+            "pixel_reading",
+            "counterfactual",
+            "visual_counterfactual",
+            "contrast",
+        ):
             assert float(terms[name]) == 0, name
     if spoil is everything_sounds:
-        assert float(terms["foreign"]) == 0  # no picture lacks what sounds
+        assert float(terms["visual_counterfactual"]) == 0  # no picture lacks what sounds
 
 
 def test_one_clip_has_nothing_to_be_told_from_but_its_own_rivals() -> None:
@@ -245,9 +254,9 @@ def test_a_rival_that_sounds_in_the_picture_is_not_suppressed() -> None:
     batch.sounding[..., 0] = True
     batch.onscreen[:, 0] = True
     terms, _ = terms_of(batch, implicit_text=False)
-    assert float(terms["foreign"]) == 0
+    assert float(terms["visual_counterfactual"]) == 0
     with_words, _ = terms_of(batch)
-    assert float(with_words["rivals"]) > 0
+    assert float(with_words["counterfactual"]) > 0
 
 
 def test_what_is_on_screen_is_not_suppressed_everywhere() -> None:
@@ -256,7 +265,7 @@ def test_what_is_on_screen_is_not_suppressed_everywhere() -> None:
     crowded.onscreen.fill_(True)
     unknown = random_batch(3)
     unknown.onscreen = None
-    few, many, none = (float(terms_of(each)[0]["rivals"]) for each in (batch, crowded, unknown))
+    few, many, none = (float(terms_of(each)[0]["counterfactual"]) for each in (batch, crowded, unknown))
     assert few > many == none > 0
 
 
@@ -272,7 +281,9 @@ def test_a_foreign_sound_is_wrong_where_its_kind_is_not_on_screen() -> None:
             batch.onscreen[1, shown] = True  # the kind of clip 0, in the picture of clip 1
             everywhere[1] = False
         expected = mask.blank(output.visual_counterfactual_logits, batch.masks, everywhere, inside)
-        assert torch.allclose(objective(output, batch, model.network.joint_embedding, Weights())["foreign"], expected)
+        assert torch.allclose(
+            objective(output, batch, model.network.joint_embedding, Weights())["visual_counterfactual"], expected
+        )
 
 
 def test_names_of_the_vocabulary_are_class_ids_less_one() -> None:

@@ -81,7 +81,7 @@ def test_frames_are_encoded_once_for_several_sounds(tagged: Predictor) -> None:
 
 
 def test_the_steps_and_what_they_leave_of_a_plain_network(tagged: Predictor) -> None:
-    names = ["segmenter_prior", "refine_edges", "calibrated_offset", "merged_scales", "relative_threshold"]
+    names = ["segmenter_prior", "refine_edges", "calibrated_offset", "multiscale", "relative_threshold"]
     assert [step.__name__ for step in STEPS] == names
     logits = torch.randn(1, 2, 4, 4)
     tagged.model.offset.fill_(0.5)

@@ -57,7 +57,7 @@ class LogMel(nn.Module):
         return (F.conv1d(magnitude, self.filters) + LOG_OFFSET).log().transpose(1, 2)
 
 
-class GatheredText(nn.Module):
+class UnpaddedImplicitText(nn.Module):
     """`ImplicitText` without padding: every frame gathers the frames of its segment."""
 
     def __init__(self, text: ImplicitText) -> None:
@@ -99,7 +99,7 @@ class ExportGraph(nn.Module):
         self.log_mel = LogMel()
         network, reads = self.model.network, False
         if isinstance(network, GuidedNetwork) and network.implicit_text is not None:
-            network.implicit_text, reads = GatheredText(network.implicit_text), len(model.classes) > 0
+            network.implicit_text, reads = UnpaddedImplicitText(network.implicit_text), len(model.classes) > 0
         present = {"heard": reads, "classes": model.config.semantic}
         self.outputs = ("logits", *(name for name, there in present.items() if there))
 

@@ -32,16 +32,16 @@ class Weights:
     prior: float = 0.5
     sound_reading: float = 0.3
     pixel_reading: float = 0.3
-    rivals: float = 0.3
-    rest: float = 0.3
-    foreign: float = 0.3
-    others: float = 2.0
+    counterfactual: float = 0.3
+    source_removal: float = 0.3
+    visual_counterfactual: float = 0.3
+    extra_audio: float = 2.0
     generator: float = 0.2
     contrast: float = 0.1
 
 
 # The last stage starts from a model that already leaves blank what does not sound: there, suppression is eased.
-FINISHING = Weights(rivals=0.1, foreign=0.1)
+FINISHING = Weights(counterfactual=0.1, visual_counterfactual=0.1)
 
 
 def objective(output: GuidedOutput, batch: Batch, space: JointEmbedding | None, weights: Weights) -> dict[str, Tensor]:
@@ -62,16 +62,22 @@ def objective(output: GuidedOutput, batch: Batch, space: JointEmbedding | None, 
     if output.counterfactuals is not None:
         counterfactuals, removal = output.counterfactuals, output.counterfactuals.removal
         of_counterfactuals = (output.counterfactual_logits, counterfactuals.classes, counterfactuals.known)
-        terms["rivals"] = other_sounds(*of_counterfactuals, batch, frames, output.synonyms)
-        terms["foreign"] = other_frames(output.visual_counterfactual_logits, batch, frames, output.synonyms)
+        terms["counterfactual"] = other_sounds(*of_counterfactuals, batch, frames, output.synonyms)
+        terms["visual_counterfactual"] = other_frames(
+            output.visual_counterfactual_logits, batch, frames, output.synonyms
+        )
         if batch.sounding.shape[-1]:
-            terms["rest"] = removed_source(output.source_removal_logits, removal.removed, removal.valid, batch, frames)
+            terms["source_removal"] = removed_source(
+                output.source_removal_logits, removal.removed, removal.valid, batch, frames
+            )
         if counterfactuals.fit is not None:
             terms["generator"] = counterfactuals.fit
     if output.extra_logits is not None:
         truth = batch.other_masks.transpose(0, 1)
         every = frames.expand(truth.shape[:-2])
-        terms["others"] = mask.bce(output.extra_logits, truth, every) + mask.dice(output.extra_logits, truth, every)
+        terms["extra_audio"] = mask.bce(output.extra_logits, truth, every) + mask.dice(
+            output.extra_logits, truth, every
+        )
     if space is not None:
         terms["contrast"] = _contrast(output, batch, frames, space)
     scale = asdict(weights)

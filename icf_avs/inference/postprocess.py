@@ -54,7 +54,7 @@ def calibrated_offset(scales: Scales, model: SegmentationModel) -> Scales:
     return [replace(scale, logits=scale.logits + model.offset) for scale in scales]
 
 
-def merged_scales(scales: Scales, model: SegmentationModel) -> Scales:
+def multiscale(scales: Scales, model: SegmentationModel) -> Scales:
     """One mask of the frames and of a smaller copy (multiscale.py)."""
     first, *smaller = scales
     for scale in smaller:
@@ -73,7 +73,7 @@ def relative_threshold(scales: Scales, model: SegmentationModel) -> Scales:
 
 
 Step = Callable[[Scales, SegmentationModel], Scales]
-STEPS: tuple[Step, ...] = (segmenter_prior, refine_edges, calibrated_offset, merged_scales, relative_threshold)
+STEPS: tuple[Step, ...] = (segmenter_prior, refine_edges, calibrated_offset, multiscale, relative_threshold)
 
 
 def postprocess(scales: Scales, model: SegmentationModel) -> Tensor:

@@ -92,7 +92,7 @@ class OpenVocabularyNetwork(GuidedNetwork):
         decoded = []
         for named in [self.name_dropout.draw(clips, frames)] if self.training else [every, ~every]:
             prior = found.evidence + by_name * named[:, None, None]
-            decoded.append((self.decoder(pixels, *self.name_dropout.hide(semantic, text, named), prior), prior))
+            decoded.append((self.decoder(pixels, *self.name_dropout.drop_names(semantic, text, named), prior), prior))
         first, prior = decoded[0]
         logits = torch.stack([masks.logits for masks, _ in decoded]).amax(0)
         logits = logits - F.softplus(-found.present)[..., None, None]  # of what is nowhere, nothing is marked

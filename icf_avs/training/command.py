@@ -33,7 +33,7 @@ from icf_avs.training.recipes import RECIPES
 from icf_avs.training.run import check_start
 from icf_avs.training.trainer import kept_steps
 
-SHOWN = ("loss", "top1", "bce", "dice", "rivals")
+SHOWN = ("loss", "top1", "bce", "dice", "counterfactual")
 COLUMNS = (
     TextColumn("{task.description}"),
     BarColumn(),

@@ -39,7 +39,7 @@ def stamps() -> TrainConfig:
     )
 
 
-def stamps_query() -> TrainConfig:
+def stamps_query_network() -> TrainConfig:
     """The query network on the embedded benchmark, as small as the guided one there, with ICF around it."""
     return replace(stamps(), name="stamps-query", model=ModelConfig(network="query", **WITHOUT), icf=PlugInConfig())
 
@@ -262,7 +262,7 @@ def _recipes() -> dict[str, Callable[[], TrainConfig]]:
     hosts = [changed(make, with_network, name) for make in (*pvt, *r50) for name in ("tpavi", "avsegformer")]
     makers: list[Maker] = [
         stamps,
-        stamps_query,
+        stamps_query_network,
         *pvt,
         *r50,
         *swin,
@@ -273,10 +273,12 @@ def _recipes() -> dict[str, Callable[[], TrainConfig]]:
         own,
         composed,
     ]
-    makers += [changed(make, ablation) for make in (stamps_query, *r50, *swin, *hosts)]
+    makers += [changed(make, ablation) for make in (stamps_query_network, *r50, *swin, *hosts)]
     makers += [changed(make, ablation, *parts) for make in (stamps, *pvt) for parts in ROWS]
     makers += [
-        changed(run, with_interventions) for make in (stamps_query, *pvt) for run in (make, changed(make, ablation))
+        changed(run, with_interventions)
+        for make in (stamps_query_network, *pvt)
+        for run in (make, changed(make, ablation))
     ]
     for make in (ms3_pvt, avss_pvt):
         makers += [changed(make, variant, name) for name in VARIANTS if name not in LEVELS]

@@ -27,7 +27,7 @@ class NameDropout(nn.Module):
         """[clips * frames] bool, for training: the frames that keep their names, those of a clip alike."""
         return (drawn(clips, 1, self.sound.device) >= self.share).repeat_interleave(frames)
 
-    def hide(self, sound: Tensor, text: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
+    def drop_names(self, sound: Tensor, text: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
         """sound [R,N,D] and text [R,N,n,D], given way where `named` [N] is False."""
         keep = named[None, :, None]
         return torch.where(keep, sound, self.sound), torch.where(keep[..., None], text, self.text)
