@@ -46,7 +46,7 @@ from icf_avs.types import ClipSpec
 from tools.make_picture import write_scene
 
 ROOT = Path(__file__).parents[1]
-CHECKPOINTS = ROOT / "icf_avs" / "checkpoints"
+CHECKPOINTS = ROOT / "icf_avs" / "pretrained"
 CLASSES = ("bell", "cat", "dog")
 
 

@@ -72,13 +72,13 @@ def test_seeds_of_the_study_with_words_are_averaged(project):
 
 def test_facts_of_the_shipped_checkpoints_come_from_themselves(project, capsys):
     (project / "icf_avs").mkdir()
-    (project / "icf_avs/checkpoints").symlink_to(ROOT / "icf_avs/checkpoints")
+    (project / "icf_avs/pretrained").symlink_to(ROOT / "icf_avs/pretrained")
     assert fill_documents(project, check=True) == 1
     assert "checkpoints.csv is stale" in capsys.readouterr().err
     fill_documents(project)
     with (project / "results/checkpoints.csv").open() as file:
         (row, *_) = csv.DictReader(file)
-    size = (ROOT / "icf_avs/checkpoints" / f"{row['checkpoint']}.safetensors").stat().st_size
+    size = (ROOT / "icf_avs/pretrained" / f"{row['checkpoint']}.safetensors").stat().st_size
     assert float(row["MB"]) == round(size / 1e6, 1) and int(row["kinds"]) > 1 and float(row["minutes"]) > 0
 
 

@@ -20,7 +20,7 @@ from icf_avs.synthetic.asset_packages import stamps_root
 from icf_avs.synthetic.backgrounds import list_photographs, load_background
 from icf_avs.synthetic.benchmark import write_stamps
 
-CHECKPOINTS = sorted((Path(icf_avs.__file__).parent / "checkpoints").glob("*.safetensors"))
+CHECKPOINTS = sorted((Path(icf_avs.__file__).parent / "pretrained").glob("*.safetensors"))
 
 
 @pytest.fixture(scope="module")

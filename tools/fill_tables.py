@@ -39,7 +39,7 @@ def fill_documents(root: Path, check: bool = False) -> int:
         raise UserError(f"no README.md and results folder in {root}; run this in the project's folder")
     documents = (root / "README.md", *sorted((root / "docs").glob("*.md")))
     results = root / "results"
-    checkpoints = root / "icf_avs" / "checkpoints"
+    checkpoints = root / "icf_avs" / "pretrained"
     made = {results / "checkpoints.csv": checkpoint_table(checkpoints)}
     if (results / "bench.csv").is_file():
         made[results / "models.csv"] = model_zoo(checkpoints, results)

@@ -67,7 +67,7 @@ def find_checkpoint(checkpoint: str | None) -> tuple[Path, str]:
 
 def shipped(name: str) -> Path:
     """The file of a checkpoint that comes with the package, whether or not there is one of that name."""
-    return Path(__file__).parents[1] / "checkpoints" / f"{name}.safetensors"
+    return Path(__file__).parents[1] / "pretrained" / f"{name}.safetensors"
 
 
 def download(repo: str, **options: Any) -> Path:
