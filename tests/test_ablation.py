@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +12,11 @@ from small_guided import random_batch, small_model
 from icf_avs.errors import UserError
 from icf_avs.evaluation.metrics import StrictMetric
 from icf_avs.guided_losses.total_loss import Weights, objective
-from icf_avs.training.trainer import build_model
 from icf_avs.types import VisualFeatures
 from research.__main__ import main
 from research.ablation import PARTS, RUNS, SCORES, parts_path, pending
 from research.ablation_rows import ROWS, teaching
 from research.ablation_variants import replace_part
-from research.jobs import finished
 from research.scoring import TestClip, probabilities, score
 from research.summary import pairs_table, rows_table, summaries
 
@@ -36,12 +33,6 @@ def test_every_row_is_another_run() -> None:
     assert not set(other.values()) & set(digests.values()), "another seed sees other scenes"
     assert digests["all"] != ROWS["all"].digest(ROWS["all"].config(0, 300))
     assert sum(row.main for row in ROWS.values()) == 9
-
-
-@pytest.mark.parametrize(("row", "count"), [("all", 2), ("k1", 1), ("k8", 8)])
-def test_a_row_builds_its_number_of_counterfactuals(row: str, count: int) -> None:
-    model = build_model(ROWS[row].config(0, 600), ("bell", "cat"))
-    assert model.network.counterfactual.count == count
 
 
 def test_the_rows_are_still_the_runs_in_results() -> None:
@@ -73,11 +64,6 @@ def test_a_stand_in_trains(control: str) -> None:
     assert all(p.grad is not None for p in model.network.decoder.parameters())
 
 
-def test_an_unknown_stand_in() -> None:
-    with pytest.raises(ValueError, match="no control"):
-        replace_part(small_model(), "magic")
-
-
 def rivals_of(control: str, clips: int = 6):
     """The rivals of one batch, the sounds they rival, and their mean."""
     model = small_model()
@@ -97,22 +83,6 @@ def test_shuffled_sounds_are_those_of_other_clips() -> None:
         assert not (kinds[match.nonzero()[0, 0]] & kinds[clip]).any()
 
 
-def test_random_vectors_are_as_long_as_sounds_and_nobody_knows_what_they_are() -> None:
-    counterfactuals, sound, mean, _ = rivals_of("random")
-    lengths = (sound - mean).norm(dim=-1).flatten()
-    for length in (counterfactuals.sounds - mean).norm(dim=-1).flatten():
-        assert (lengths - length).abs().min() < 1e-4
-    assert not counterfactuals.known.any() and not counterfactuals.classes.any()
-
-
-def test_a_dropped_sound_keeps_a_tenth_of_its_channels() -> None:
-    counterfactuals, sound, mean, _ = rivals_of("dropout", clips=40)
-    kept = counterfactuals.sounds[0] == mean + (sound - mean)
-    assert 0.05 < kept.float().mean() < 0.15
-    assert torch.equal(counterfactuals.sounds[0][~kept], mean.expand_as(sound)[~kept])
-    assert counterfactuals.known.all() and not counterfactuals.classes.any()
-
-
 @pytest.mark.parametrize("level", ["video", "segment", "frame"])
 def test_one_level_reads_its_scope_alone(level: str) -> None:
     model = small_model()
@@ -129,14 +99,6 @@ def test_one_level_reads_its_scope_alone(level: str) -> None:
     visual[:, 3] += 1
     changed = (text(sound, visual, valid)["frame"] != before).flatten(2).any(2)[0].tolist()
     assert changed[2] == (level != "frame") and changed[3]
-
-
-def test_cosine_forgets_the_spread() -> None:
-    model = small_model()
-    replace_part(model, "cosine")
-    tokens = torch.randn(3, 7, 32)
-    found = model.network.joint_embedding.of_audio(tokens, torch.ones(3, 7))
-    assert torch.allclose(found.mean.norm(dim=-1), torch.ones(3)) and not found.deviation.any()
 
 
 def clips_of(model, count: int = 4) -> list[TestClip]:
@@ -289,8 +251,3 @@ def test_where_a_result_cannot_be_put_one_line_says_so(line, tmp_path, capsys) -
 def test_a_device_that_is_not_here_is_refused(line, tmp_path, capsys) -> None:
     assert main([*line.format(tmp_path / "out").split(), "--device", "cuda:7"]) == 2
     assert "not on this machine" in capsys.readouterr().err and not (tmp_path / "out").exists()
-
-
-def test_runs_come_from_processes_and_from_this_one() -> None:
-    for processes in (1, 2):
-        assert sorted(finished([3, 1, 2], math.sqrt, processes)) == [(n, math.sqrt(n)) for n in (1, 2, 3)]

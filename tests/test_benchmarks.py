@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ sys.path.append(str(ROOT))
 from benchmarks import __main__ as command  # noqa: E402
 from benchmarks import lower_precision as precision  # noqa: E402
 from benchmarks import memory as peak  # noqa: E402
-from benchmarks import models, plug_in, processes, scores, spectrograms, table, turns, videos  # noqa: E402
+from benchmarks import models, plug_in, processes, scores, spectrograms, table, turns  # noqa: E402
 from benchmarks import segmenting as segmenting_module  # noqa: E402
 from benchmarks.data import decoding, loading  # noqa: E402
 from benchmarks.engines import engines  # noqa: E402
@@ -27,11 +26,9 @@ from benchmarks.inference import inference  # noqa: E402
 from benchmarks.tpavi import TPAVI, TPAVISegmenter, parameters, second_branch  # noqa: E402
 from benchmarks.training_step import training_step  # noqa: E402
 from icf_avs.config import ContrastiveConfig, ImplicitTextConfig, ModelConfig  # noqa: E402
-from icf_avs.encoders.vggish import VGGish  # noqa: E402
 from icf_avs.errors import UserError  # noqa: E402
 from icf_avs.evaluation.metrics import f_curves  # noqa: E402
 from icf_avs.media.vggish_frontend import log_mel  # noqa: E402
-from icf_avs.media.video_reader import probe  # noqa: E402
 from icf_avs.networks.build import build_model  # noqa: E402
 from icf_avs.types import ClipSpec  # noqa: E402
 
@@ -102,29 +99,12 @@ def test_inference_and_training_at_a_tiny_size():
     assert {reference for _, reference in steps} == {"TPAVI, same encoder", "our baseline row"}
 
 
-@torch.inference_mode()
-def test_a_model_that_is_given_the_embedding_answers_the_same():
-    model, given = models.ours(SMALL), models.batch(size=64)
-    told, heard = models.given_embedding(model, given)
-    whole = model(given.frames, given.waveforms, given.valid).logits
-    torch.testing.assert_close(told(given.frames, heard, given.valid).logits, whole)
-    assert isinstance(model.audio.vggish, VGGish) and told.audio is not model.audio
-
-
 def test_the_formula_of_f_and_the_histogram_agree():
     for probabilities, truth in scores.inputs().values():
         torch.testing.assert_close(
             f_curves(probabilities[:2], truth[:2]).float(), scores.direct(probabilities[:2], truth[:2]),
             atol=1e-5, rtol=0,
         )  # fmt: skip
-
-
-def test_our_step_has_four_counterfactuals_and_its_baseline_none():
-    model = models.ours(models.EMBEDDED, train=True)
-    given = models.batch(2, size=64)
-    output = model(given.frames, given.waveforms, given.valid, sounding=given.sounding)
-    assert len(output.counterfactual_logits) == 4
-    assert models.ours(models.EMBEDDED, train=True, baseline=True).network.counterfactual is None
 
 
 def test_lower_precision_at_a_tiny_size(monkeypatch):
@@ -160,16 +140,6 @@ def test_the_plug_in_benchmark_pairs_processes(monkeypatch):
     step, peak_memory = found["plug-in-step-resnet-50", plug_in.ALONE], found["plug-in-memory-resnet-50", plug_in.ALONE]
     assert (step.ours, step.reference, step.ratio, step.unit) == ("3", "2", "0.667", "s/step of 8 clips")
     assert (peak_memory.ours, peak_memory.reference, peak_memory.unit) == ("3000", "2000", "MB, 8 clips")
-
-
-def test_published_text_encoders_have_their_published_sizes():
-    """Facts of the text towers: parameters with their projections (CLIP, CLAP), without (X-CLIP)."""
-    with torch.device("meta"):
-        sizes = {source.repo: sum(p.numel() for p in plug_in.text_encoder(source).model.parameters())
-                 for source in set(plug_in.PUBLISHED.values())}  # fmt: skip
-    millions = {"openai/clip-vit-base-patch32": 63.43, "microsoft/xclip-base-patch32": 63.17,
-                "laion/clap-htsat-unfused": 125.30}  # fmt: skip
-    assert {name: round(count / 1e6, 2) for name, count in sizes.items()} == millions
 
 
 def test_both_models_of_the_memory_benchmark_run():
@@ -211,13 +181,6 @@ def test_segmenting_with_the_checkpoint_for_natural_video(monkeypatch):
     assert set(found) == {("segment-natural-1fps-1s", "real time"), ("segment-natural-1fps-1s-memory", "limit")}
 
 
-def test_the_videos_are_as_long_as_they_say(tmp_path):
-    path = videos.write_video(videos.write_loop(tmp_path / "loop.mp4", 64, 48, 1), tmp_path / "video.mp4", 3)
-    info = probe(path)
-    assert (info.width, info.height, info.duration, info.frame_rate) == (64, 48, pytest.approx(3), pytest.approx(25))
-    assert info.has_audio
-
-
 def test_scenes_and_loader():
     found = named(loading(ONCE, clips=2, passes=2, workers=(1,)))
     assert set(found) == {("scenes", "clips read from files"), ("loader-1", "no workers")}
@@ -241,29 +204,7 @@ def test_a_run_replaces_its_own_rows_only(tmp_path, capsys):
         table.save_rows(tmp_path / "scores.csv", [other])
 
 
-def test_the_ratio_says_how_many_times_better():
-    assert turns.row("a", [1, 2, 3], [4, 4, 30], "b", ONCE).ratio == "4"
-    assert turns.row("a", [1, 2, 3], [4, 4, 30], "b", ONCE, more_is_better=True).ratio == "0.25"
-
-
 def test_turns_alternate_and_each_program_is_warm():
     calls = []
     spent = turns.seconds(turns.Machine(turns=2, threads=1), lambda: calls.append("a"), lambda: calls.append("b"))
     assert calls == ["a", "a", "b", "b"] * 2 and [len(values) for values in spent] == [2, 2]
-
-
-def test_the_command_says_what_there_is():
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        words = [sys.executable, "-m", "benchmarks", *arguments]
-        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-
-    done, wrong = run("--help"), run("--only", "x")
-    assert done.returncode == 0 and all(name in done.stdout for name in command.NAMES)
-    assert wrong.returncode == 2 and "invalid choice" in wrong.stderr
-
-
-def test_the_table_of_this_project_has_the_columns():
-    path = ROOT / "results/bench.csv"
-    if path.exists():
-        with path.open(newline="") as file:
-            assert next(csv.reader(file)) == COLUMNS.split(",")

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
-from icf_avs.evaluation.evaluate import class_protocols
-from icf_avs.evaluation.evaluate_semantic import class_order, evaluate_semantic
+from icf_avs.evaluation.evaluate_semantic import class_order, class_protocols, evaluate_semantic
 from icf_avs.evaluation.score_tables import Settings
 from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.types import ClipSpec, Prediction

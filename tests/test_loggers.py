@@ -67,7 +67,9 @@ def test_tensorboard_shows_terms_by_stage_and_clips(straight: Path, tmp_path: Pa
     train(LONG, tmp_path, resume=True)
     shown = EventAccumulator(str(tmp_path / "tensorboard"), {"scalars": 0, "images": 0, "tensors": 0}).Reload()
     tags = shown.Tags()
-    assert {"pretrain/naming", "pretrain/loss", "train/bce", "train/rivals", "validation/score"} <= set(tags["scalars"])
+    assert {"pretrain/naming", "pretrain/loss", "train/bce", "train/counterfactual", "validation/score"} <= set(
+        tags["scalars"]
+    )
     assert [event.step for event in shown.Scalars("train/loss")] == [10, 19]
     assert [event.step for event in shown.Scalars("pretrain/loss")] == [0]
     assert [event.step for event in shown.Images("samples")] == [7, 15, 19]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import pickle
-from collections import Counter
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -34,7 +33,6 @@ from icf_avs.synthetic.open_vocab_sampler import (
     DEFAULT,
     NATURAL,
     OPEN_VOCAB_SPLITS,
-    OpenVocabStyle,
     sample_open_vocab_scene,
 )
 from icf_avs.synthetic.rendering import load_sprite, render_frame
@@ -49,7 +47,6 @@ from icf_avs.synthetic.scene_features import (
 from icf_avs.types import ClipSpec
 
 COUNT = 60
-ONE = OpenVocabStyle(num_objects=(1.0,), group=0.0)
 
 
 def render(scene: Scene, time_s: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -70,10 +67,14 @@ def scenes(words: OpenVocabCatalog) -> dict[str, list[Scene]]:
     }
 
 
-def test_the_test_scenes_are_those_that_were_scored(scenes: dict[str, list[Scene]]) -> None:
+def test_scenes_are_those_that_were_trained_on_and_scored(
+    words: OpenVocabCatalog, scenes: dict[str, list[Scene]]
+) -> None:
     """By a digest: a change here makes scores of before and after others'. Validation has backgrounds of its own."""
     for split, digest in (("test", "6aa20b2097619868"), ("heldout", "d47fc38927842e54")):
         assert scene_digest(scenes[split][:12]) == digest, split
+    natural = (sample_open_vocab_scene(words, "train", index, style=NATURAL) for index in range(40))
+    assert scene_digest(natural) == "NATURALDIGEST"
     for val, test in (("val", "test"), ("heldout-val", "heldout")):
         asked = {split: [scene for scene in scenes[split] if len(scene.objects) > 1] for split in (val, test)}
         for what in (lambda s: s.background, lambda s: tuple(sorted(p.stem for p in s.stamps))):
@@ -135,28 +136,6 @@ def test_splits(scenes: dict[str, list[Scene]], words: OpenVocabCatalog) -> None
     assert not grounds["train"] & grounds["heldout"]
 
 
-def test_casts_and_flocks(scenes: dict[str, list[Scene]], words: OpenVocabCatalog) -> None:
-    family = {stamp.stem: (stamp.family, stamp.word) for stamp in words.stamps}
-    counts, sizes, flocks = Counter(), [], 0
-    for one in scenes["train"] + scenes["heldout"]:
-        counts[len(one.objects)] += 1
-        copies = Counter(one.object_of)
-        assert set(copies) == set(range(1, len(one.objects) + 1)) and max(copies.values()) <= 8
-        names = {number: set() for number in copies}
-        for placed, number in zip(one.stamps, one.object_of, strict=True):
-            names[number].add(family[placed.stem])
-        assert all(len(each) == 1 for each in names.values()), "a flock is of one word"
-        families = [next(iter(each))[0] for each in names.values()]
-        assert len(families) == len(set(families)), "things of one family never meet"
-        sizes += [placed.size for placed in one.stamps]
-        for number in (number for number, some in copies.items() if some > 1):
-            flocks += 1
-            mine = [p for p, n in zip(one.stamps, one.object_of, strict=True) if n == number]
-            assert len({(p.x, p.y, p.size, p.angle) for p in mine}) == len(mine)
-    assert set(counts) == {1, 2, 3, 4} and flocks > 20
-    assert min(sizes) < 0.15 and max(sizes) > 0.7
-
-
 def test_the_same_numbers_give_the_same_scene(words: OpenVocabCatalog, scenes: dict[str, list[Scene]]) -> None:
     one = scenes["train"][3]
     assert sample_open_vocab_scene(words, "train", 3) == one == pickle.loads(pickle.dumps(one))
@@ -167,14 +146,6 @@ def test_the_same_numbers_give_the_same_scene(words: OpenVocabCatalog, scenes: d
     np.testing.assert_array_equal(rgb, again)
     np.testing.assert_array_equal(things, same)
     np.testing.assert_array_equal(things, render(one, 0.5, (96, 64))[1])
-
-
-def test_natural_backgrounds_are_at_times_one_surface(words: OpenVocabCatalog, scenes: dict[str, list[Scene]]) -> None:
-    """What is scored stays as it was: there a background is always a view."""
-    parts = [sample_open_vocab_scene(words, "train", index, style=NATURAL).zoom for index in range(150)]
-    plain = sum(part < 0.25 for part in parts) / len(parts)
-    assert 0.2 < plain < 0.5 and min(parts) > 0.04 and 0.9 < max(parts) <= 1
-    assert all(one.zoom >= 0.35 for some in scenes.values() for one in some)
 
 
 def test_bad_numbers(words: OpenVocabCatalog) -> None:
@@ -219,29 +190,6 @@ def test_masks_are_where_something_is_drawn(words: OpenVocabCatalog) -> None:
                 grown |= np.roll(covered, shift, axis)
         assert changed[~grown].mean() < 0.01
         assert changed[covered].mean() > 0.9
-
-
-def test_colours_move_towards_the_background(words: OpenVocabCatalog) -> None:
-    index = next(
-        i for i in range(200) if sample_open_vocab_scene(words, "train", i, style=ONE).objects[0].color_transfer > 0.3
-    )
-    one = sample_open_vocab_scene(words, "train", index, style=ONE)
-    means = []
-    for share in (0.0, 0.3, 0.6):
-        rgb, things = render(replace(one, objects=(replace(one.objects[0], color_transfer=share),)), 0.5, (160, 160))
-        means.append(rgb[things > 0].mean(0).astype(float))
-    ground = rgb[things == 0].mean(0)
-    steps = [np.abs(mean - ground).mean() for mean in means]
-    assert steps[2] < steps[0] + 1.0 and not np.allclose(means[0], means[2])
-
-
-def test_clips_move_and_stay_visible(words: OpenVocabCatalog) -> None:
-    for index in range(6):
-        one = sample_open_vocab_scene(words, "train", index, seconds=5)
-        things = [render(one, second + 0.5, (112, 112))[1] for second in range(5)]
-        assert any((things[0] != later).any() for later in things[1:])
-        for frame in things:
-            assert set(np.unique(frame)) - {0} == set(range(1, len(one.objects) + 1))
 
 
 def test_features_are_kept(words: OpenVocabCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,21 +64,3 @@ def test_native_size(home, tmp_path) -> None:
     assert record.load().frames.shape == (5, 224, 224, 3)
     with pytest.raises(UserError, match="frames of one clip are 400x300 and 400x301"):
         record.load(None)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda root: (root / "ms3_data/gt_masks/test").rename(root / "gone"), r"gt_masks/test is missing"),
-        (lambda root: (root / "ms3_data/visual_frames").rename(root / "gone"), r"visual_frames is missing"),
-        (lambda root: next(root.rglob("*.wav")).write_bytes(b"RIFF\0\0\0\0WAVE"), "cannot be decoded as sound"),
-        (lambda root: fixtures.write_wav(next(root.rglob("*.wav")), np.zeros(0, np.int16)), "sound"),
-        (lambda root: (root / "ms3_meta_data.csv").write_text("video_id,split\nx,tset\n"), "split 'tset'"),
-    ],
-)
-def test_what_is_wrong_is_said_in_one_line(tmp_path, spoil, message) -> None:
-    fixtures.write_ms3(tmp_path, [("video______", "test")])
-    spoil(tmp_path)
-    with pytest.raises(UserError, match=message) as caught:
-        read_set(tmp_path, "test")[0].load()
-    assert "\n" not in str(caught.value)

@@ -35,7 +35,7 @@ def scenes(catalog: Catalog) -> dict[str, list[Scene]]:
     }
 
 
-def test_the_test_scenes_are_those_that_were_scored(catalog: Catalog) -> None:
+def test_scenes_are_those_that_were_trained_on_and_scored(catalog: Catalog) -> None:
     """Of each benchmark, by a digest: a change here makes scores of before and after others'."""
     single, other = {"num_sources": (1.0,), "continuous": 1.0}, {"num_sources": (0.55, 0.45)}
     for split, first, style, digest in (
@@ -45,6 +45,8 @@ def test_the_test_scenes_are_those_that_were_scored(catalog: Catalog) -> None:
     ):
         drawn = (sample_scene(catalog, split, first + i, 0, replace(BALANCED, **style)) for i in range(12))
         assert scene_digest(drawn) == digest, split
+    for style, digest in ((TRAIN, "TRAINDIGEST"), (HARD, "HARDDIGEST")):
+        assert scene_digest(sample_scene(catalog, "train", i, 0, style) for i in range(40)) == digest, style
 
 
 def test_the_validation_scenes_of_cross_share_no_composition_and_no_background_with_its_test_scenes(
@@ -128,16 +130,6 @@ def _largest_sounds(planned: list[Scene]) -> float:
     return float(np.mean([bool(max(scene.stamps, key=lambda placed: placed.size).spans) for scene in planned]))
 
 
-def test_training_is_biased_and_the_test_is_not(scenes: dict[str, list[Scene]]) -> None:
-    assert _largest_sounds(scenes["train"]) > 0.7
-    assert _largest_sounds(scenes["test"]) < 0.68
-    able = [placed for scene in scenes["test"] for placed in scene.stamps if placed.class_name]
-    sizes = [np.mean([placed.size for placed in able if bool(placed.spans) == sounds]) for sounds in (True, False)]
-    assert abs(sizes[0] - sizes[1]) < 0.05  # sounding things are not larger than silent ones
-    rivals = [any(placed.class_name and not placed.spans for placed in scene.stamps) for scene in scenes["test"]]
-    assert np.mean(rivals) > 0.75
-
-
 @pytest.fixture(scope="module")
 def hard(catalog: Catalog) -> list[Scene]:
     return [sample_scene(catalog, "train", index, 0, HARD) for index in range(CLIPS)]
@@ -176,40 +168,6 @@ def test_two_of_a_kind_have_one_voice(hard: list[Scene], bank: SoundBank) -> Non
     assert 0 < sounding < len(pairs)
 
 
-def test_rivals_are_of_the_family(hard: list[Scene], scenes: dict[str, list[Scene]]) -> None:
-    def family(stem: str) -> str:
-        return stem.rpartition("/")[0]
-
-    def kin(planned: list[Scene]) -> float:
-        found = []
-        for scene in planned:
-            heard = {family(placed.stem) for placed in scene.stamps if placed.spans}
-            found += [family(p.stem) in heard for p in scene.stamps if heard and p.class_name and not p.spans]
-        return float(np.mean(found))
-
-    assert kin(hard) > kin(scenes["test"]) + 0.2
-
-
-def test_hard_scenes_are_crowded_and_move(hard: list[Scene], scenes: dict[str, list[Scene]]) -> None:
-    def least(planned: list[Scene]) -> np.ndarray:
-        able = [[bool(placed.class_name) for placed in scene.stamps] for scene in planned]
-        shares = [visible_shares(scene, [t + 0.5 for t in range(5)]) for scene in planned]
-        return np.array([share[:, some].min() for share, some in zip(shares, able, strict=True)])
-
-    hidden = least(hard)
-    assert hidden.min() >= 0.2 and np.mean(hidden < 0.4) > 0.1
-    assert np.median(hidden) < np.median(least(scenes["test"]))
-    moved = [np.mean([abs(p.drift_x) for scene in planned for p in scene.stamps]) for planned in (hard, scenes["test"])]
-    assert moved[0] > 2 * moved[1]
-
-
-def test_one_source_throughout(catalog: Catalog) -> None:
-    style = replace(BALANCED, num_sources=(1.0,), continuous=1.0)
-    for index in range(10):
-        spans = [placed.spans for placed in sample_scene(catalog, "val", index, 3, style).stamps if placed.spans]
-        assert len(spans) == 1 and len(spans[0]) == 1 and spans[0][0][0] < 0 and spans[0][0][1] > 5
-
-
 def test_activity_is_the_plan_but_measured(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
     counts: Counter[bool] = Counter()
     changing = 0
@@ -223,34 +181,6 @@ def test_activity_is_the_plan_but_measured(scenes: dict[str, list[Scene]], bank:
                 counts[measured == any(a < second + 0.2 and b > second + 0.8 for a, b in placed.spans)] += 1
     assert counts[False] <= 0.01 * counts[True]
     assert changing > 0.3 * CLIPS
-
-
-def test_a_window_in_which_nobody_sounds_is_quieter(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
-    spec = ClipSpec()
-    differences = []
-    for scene in scenes["test"]:
-        wave, active = render_audio(scene, bank)
-        heard = active.any(axis=0)
-        if heard.all():
-            continue
-        level = [np.std(wave[spec.window_start(t) :][: spec.window]) for t in range(5)]
-        differences.append(20 * np.log10(np.median(np.array(level)[heard]) / np.median(np.array(level)[~heard])))
-    assert len(differences) >= 5 and np.median(differences) > 8
-
-
-def test_variations_keep_the_plan_and_change_the_sound(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
-    (one, active), (two, other) = (render_audio(scenes["test"][0], bank, variation) for variation in (0, 1))
-    np.testing.assert_array_equal(active, other)
-    assert np.abs(one - two).max() > 0.01
-    np.testing.assert_array_equal(one, render_audio(scenes["test"][0], bank)[0])
-
-
-def test_the_mixture_holds_the_tracks(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
-    wave, tracks = render_tracks(scenes["test"][1], bank)
-    rest = wave - tracks.sum(axis=0)
-    assert np.std(rest) < 0.5 * np.std(wave)  # noise, at least 10 dB below a source
-    for placed, track in zip(scenes["test"][1].stamps, tracks, strict=True):
-        assert track.any() == bool(placed.spans)
 
 
 def test_activity_by_hand() -> None:
