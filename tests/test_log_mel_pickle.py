@@ -135,7 +135,7 @@ def test_the_stand_ins_cannot_be_changed(tmp_path: Path) -> None:
 def saved(legacy: bool = True) -> bytes:
     """A storage of one window, as torch writes it into a pickle; the ZIP archive of torch.save itself otherwise."""
     content = io.BytesIO()
-    torch.save(torch.zeros(6144).storage(), content, _use_new_zipfile_serialization=not legacy)
+    torch.save(torch.zeros(6144).__reduce_ex__(2)[1][0], content, _use_new_zipfile_serialization=not legacy)
     return content.getvalue()
 
 
