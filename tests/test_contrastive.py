@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from small_guided import chosen, random_batch, small_model
 from torch import Tensor
 
-from icf_avs.guided_losses.contrastive import info_nce, negatives, wasserstein
-from icf_avs.guided_losses.total_loss import Weights, objective
+from icf_avs.guided_losses.total_loss import Weights, info_nce, negatives, objective, wasserstein
 from icf_avs.networks.guided_parts.joint_embedding import Gaussian, gaussian
 
 ONE = torch.ones(())

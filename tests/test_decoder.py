@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icf_avs.networks.guided_parts.decoder import MaskDecoder
-from icf_avs.networks.guided_parts.pixel_decoder import Pixels
+from icf_avs.networks.guided_parts.decoder import MaskDecoder, Pixels
 
 N, D, P, QUERIES = 2, 16, 8, 3
 

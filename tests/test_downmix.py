@@ -8,8 +8,8 @@ from clip_maker import make_clip
 from scipy.signal import butter, sosfilt
 
 from icf_avs.datasets.video_clip import read_video_audio, read_waveform
+from icf_avs.media.audio_file import to_mono
 from icf_avs.media.audio_windows import AudioWindows, audio_blocks
-from icf_avs.media.downmix import to_mono
 from icf_avs.media.video_reader import probe
 
 RATE = 16_000

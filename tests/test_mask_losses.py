@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_guided import NAMES, random_batch, small_model
 
-from icf_avs.guided_losses import classification_loss
+from icf_avs.guided_losses import total_loss
 from icf_avs.guided_losses.total_loss import Weights, objective
 from icf_avs.icf import mask_losses as mask
 from icf_avs.types import Batch
@@ -106,8 +106,8 @@ def test_sound_reading_by_hand() -> None:
         ([True, True], (cost[0] + cost[1]) / 2),
         ([False, False], cost[2]),
     ):
-        assert torch.allclose(classification_loss.sound_reading(logits, torch.tensor([[sounding]]), YES), expected)
-    assert float(classification_loss.sound_reading(logits, torch.tensor([[[True, False]]]), NO)) == 0
+        assert torch.allclose(total_loss.sound_reading(logits, torch.tensor([[sounding]]), YES), expected)
+    assert float(total_loss.sound_reading(logits, torch.tensor([[[True, False]]]), NO)) == 0
 
 
 def test_pixel_reading_by_hand() -> None:
@@ -121,9 +121,9 @@ def test_pixel_reading_by_hand() -> None:
     masks[..., 2:, 2:] = 1  # of an unknown class
     cost = -logits.log_softmax(2)[0, 0]
     expected = (0.5 * cost[1, 0, 0] + 0.75 * cost[0, 1, 0] + 0.25 * cost[1, 1, 0]) / 1.5
-    assert torch.allclose(classification_loss.pixel_reading(logits, kinds, masks, YES), expected)
-    assert float(classification_loss.pixel_reading(logits, kinds, masks, NO)) == 0
-    assert float(classification_loss.pixel_reading(logits, 0 * kinds, masks, YES)) == 0
+    assert torch.allclose(total_loss.pixel_reading(logits, kinds, masks, YES), expected)
+    assert float(total_loss.pixel_reading(logits, kinds, masks, NO)) == 0
+    assert float(total_loss.pixel_reading(logits, 0 * kinds, masks, YES)) == 0
 
 
 # The objective as a whole.

@@ -14,10 +14,9 @@ import numpy as np
 from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, SIZE, Layout, missing_folder, read_frames, read_masks
 from icf_avs.datasets.log_mel import read_log_mel_pickle
 from icf_avs.errors import UserError
-from icf_avs.media.audio_file import read_audio
+from icf_avs.media.audio_file import read_audio, to_mono
 from icf_avs.media.audio_windows import audio_blocks
 from icf_avs.media.container import check_no_pipe
-from icf_avs.media.downmix import to_mono
 from icf_avs.media.video_reader import probe
 from icf_avs.types import RATE
 

@@ -1,4 +1,16 @@
-"""All terms of the training loss, and the only home of their weights."""
+"""All terms of the guided network's loss, and the only home of their weights.
+
+CDCL, collaborative distribution-aware contrastive learning:
+
+    W2^2(p, q) = |mu_p - mu_q|^2 + |sigma_p - sigma_q|^2          2-Wasserstein distance of diagonal Gaussians
+    loss(x -> y) = -log  exp(-W2^2(x_i, y_i)/tau) / sum over y_i, negatives and counterfactuals
+
+Inter-modality: audio-vision, audio-text, vision-text, both ways, vision pooled over the sounding region. Collaborative:
+the counterfactuals of clip i stand in the denominators of the terms anchored in its vision, the silent region of the
+same image in those anchored in its audio; one temperature for all. Negatives are clips of the whole batch, also those
+of other processes. Clips that share a sounding class are never negatives of each other, nor are clips whose classes are
+unknown. Not from the paper, which gives the two contrasts and that they collaborate.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +20,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from icf_avs.distributed import own, whole
+from icf_avs.distributed import average, own, whole
 from icf_avs.extensions.intervention_losses import clip_classes, other_frames, other_sounds, removed_source
-from icf_avs.guided_losses import contrastive
-from icf_avs.guided_losses.classification_loss import pixel_reading, sound_reading
 from icf_avs.icf import mask_losses as mask
-from icf_avs.icf.soft_class_targets import class_shares
+from icf_avs.icf.soft_class_targets import class_shares, present, share
 from icf_avs.networks.guided_parts.joint_embedding import Gaussian, JointEmbedding
 from icf_avs.networks.pooling import grid_means
 
@@ -100,7 +110,7 @@ def _contrast(output: GuidedOutput, batch: Batch, frames: Tensor, space: JointEm
     audio = space.of_audio(output.parts.flatten(1, 2), sounds.repeat_interleave(length, 1).float())
     hard = space.of_vision(patches, silent.float())
     hard = (Gaussian(hard.mean[:, None], hard.deviation[:, None]), silent.any(1, keepdim=True))
-    others = contrastive.negatives(whole(clip_classes(batch, output.synonyms)), whole(present & known))[own()]
+    others = negatives(whole(clip_classes(batch, output.synonyms)), whole(present & known))[own()]
     temperature = space.temperature
     hard_audio: list[tuple[Gaussian, Tensor]] = []
     hard_text: list[tuple[Gaussian, Tensor]] = []
@@ -117,7 +127,7 @@ def _contrast(output: GuidedOutput, batch: Batch, frames: Tensor, space: JointEm
             hard_text = [(space.of_text(tokens, _each(of_frames, len(moved))), distinct)]
 
     def term(anchor: Gaussian, positive: Gaussian, extra: list[tuple[Gaussian, Tensor]]) -> Tensor:
-        return contrastive.info_nce(anchor, positive, others, extra, temperature, present)
+        return info_nce(anchor, positive, others, extra, temperature, present)
 
     terms = [term(audio, vision, [hard]), term(vision, audio, hard_audio)]
     if "frame" in output.text:
@@ -146,3 +156,67 @@ def _patch_share(masks: Tensor, output: GuidedOutput) -> Tensor:
 def _each(frames: Tensor, count: int) -> Tensor:
     """Weights [B,n] of a clip's tokens, for each of its K counterfactuals: [B,K,n]."""
     return frames.float()[:, None].expand(-1, count, -1)
+
+
+def sound_reading(logits: Tensor, sounding: Tensor, frames: Tensor) -> Tensor:
+    """Cross-entropy of a reading with what sounds.
+
+    logits [B,T,M] (names, then "nothing sounds", then other free words), sounding [B,T,C] bool, frames [B,T] bool of
+    which it is known what sounds. The target shares its weight among the sounding classes; a frame where none sounds is
+    "nothing sounds".
+    """
+    target = torch.zeros_like(logits)
+    silent = ~sounding.any(-1, keepdim=True)
+    target[..., : sounding.shape[-1] + 1] = torch.cat([sounding, silent], dim=-1).to(logits.dtype)
+    target = target / target.sum(-1, keepdim=True)
+    return average(-(target * logits.log_softmax(-1)).sum(-1), frames)
+
+
+def pixel_reading(logits: Tensor, class_map: Tensor, masks: Tensor, frames: Tensor) -> Tensor:
+    """Cross-entropy of the reading of sounding positions with their classes, each by the share that it takes: logits
+    [B,T,M,h,w], class_map [B,T,H,W], masks [B,T,h',w'], frames [B,T] bool.
+    """
+    log_probability = logits.log_softmax(2)
+    coarse = torch.nn.functional.adaptive_avg_pool2d(masks, logits.shape[-2:])
+    cost, weight = torch.zeros_like(coarse), torch.zeros_like(coarse)
+    for number in present(class_map):
+        part = share(class_map == number, coarse) * frames[..., None, None]
+        cost, weight = cost - part * log_probability[:, :, number - 1], weight + part
+    return average(cost / weight.clamp(min=1e-6), weight)
+
+
+def wasserstein(p: Gaussian, q: Gaussian) -> Tensor:
+    """Squared 2-Wasserstein distance; the leading dimensions broadcast."""
+    return (p.mean - q.mean).square().sum(-1) + (p.deviation - q.deviation).square().sum(-1)
+
+
+def info_nce(
+    anchor: Gaussian,
+    positive: Gaussian,
+    negatives: Tensor,
+    extra: list[tuple[Gaussian, Tensor]],
+    temperature: Tensor,
+    present: Tensor,
+) -> Tensor:
+    """One direction: anchors and positives [b,d] of this process; negatives [b,B] bool, which positives of the whole
+    batch may be negatives of which anchor; extra: Gaussians [b,k,d] that are negatives of their own anchor, where [b,k]
+    bool; present [b] bool, clips that take part.
+
+    Zero for a batch in which no anchor has anything to be told from.
+    """
+
+    def column(x: Gaussian) -> Gaussian:
+        return Gaussian(x.mean[:, None], x.deviation[:, None])
+
+    others = wasserstein(column(anchor), Gaussian(whole(positive.mean)[None], whole(positive.deviation)[None]))  # b B
+    own = wasserstein(anchor, positive)[:, None]
+    distance = torch.cat([own, others] + [wasserstein(column(anchor), other) for other, _ in extra], dim=1)
+    usable = torch.cat([torch.ones_like(own, dtype=torch.bool), negatives] + [where for _, where in extra], dim=1)
+    logits = (-distance / temperature).masked_fill(~usable, float("-inf"))
+    return average(-logits.log_softmax(1)[:, 0], present & usable[:, 1:].any(1))
+
+
+def negatives(sounding: Tensor, present: Tensor) -> Tensor:
+    """[B,C] bool classes, [B] bool -> [B,B] bool: different clips, both present, no sounding class in common."""
+    shared = (sounding.to(torch.float32) @ sounding.to(torch.float32).T) > 0
+    return ~shared & ~torch.eye(len(shared), dtype=torch.bool, device=shared.device) & present[None] & present[:, None]

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from icf_avs.errors import UserError
-from icf_avs.media.audio_file import resample
-from icf_avs.media.downmix import to_mono
+from icf_avs.media.audio_file import resample, to_mono
 from icf_avs.media.packets import JUMP, decode_frames
 from icf_avs.media.video_reader import MediaInfo, open_media, probe, select_streams
 from icf_avs.types import RATE, ClipSpec
@@ -115,7 +114,7 @@ def _spread(blocks: Iterator[np.ndarray], source: str, layout: str | None, rate:
 
 
 class AudioWindows:
-    """Windows of the sound of a video, mixed to mono (downmix.py), read forward in constant memory."""
+    """Windows of the sound of a video, mixed to mono (audio_file.py), read forward in constant memory."""
 
     def __init__(self, source: str | Path | MediaInfo, rate: int = 16_000, sound: AudioSource | None = None) -> None:
         """`sound` stands in for the video's own. Raises UserError as probe does, and for a video without sound."""

@@ -196,7 +196,7 @@ class Repaired:
     unread: int = 0  # bytes at the end of the file, or of such a part, that hold nothing that can be read
     missing: float = 0.0  # seconds of frames at the beginning of which none can be decoded
     jumps: tuple[float, ...] = ()  # seconds at which the file's time stamps begin anew or jump
-    cancelled: float = 0.0  # seconds of sound whose channels cancel each other in their mean (downmix.py)
+    cancelled: float = 0.0  # seconds of sound whose channels cancel each other in their mean (audio_file.py)
     size: int = 0  # bytes of the file when it was scanned
     grown: bool = False
 

@@ -17,10 +17,9 @@ from icf_avs.config import ModelConfig
 from icf_avs.extensions.intervention_losses import of_clip_before
 from icf_avs.networks.base import Network
 from icf_avs.networks.guided_parts.counterfactual import Counterfactuals, SemanticCounterfactual
-from icf_avs.networks.guided_parts.decoder import MaskDecoder, SemanticHead
+from icf_avs.networks.guided_parts.decoder import MaskDecoder, PixelDecoder, Pixels, SemanticHead
 from icf_avs.networks.guided_parts.implicit_text import ImplicitText
 from icf_avs.networks.guided_parts.joint_embedding import JointEmbedding
-from icf_avs.networks.guided_parts.pixel_decoder import PixelDecoder, Pixels
 from icf_avs.networks.guided_parts.spatial_prior import SpatialPrior
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 from icf_avs.types import AudioFeatures, Features, FeatureSpec, NetworkOutput, VisualFeatures

@@ -14,8 +14,8 @@ from icf_avs.config import EvidenceConfig, ImplicitTextConfig, ModelConfig
 from icf_avs.encoders.open_vocab_encoder import ClassSimilarity
 from icf_avs.encoders.voc_segmenter import voc_similarity
 from icf_avs.networks.guided import DecoderOutput, GuidedNetwork, Sounds
+from icf_avs.networks.guided_parts.decoder import Pixels
 from icf_avs.networks.guided_parts.implicit_text import ImplicitText
-from icf_avs.networks.guided_parts.pixel_decoder import Pixels
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior
 from icf_avs.networks.open_vocabulary_parts.combined_prior import EvidencePrior
 from icf_avs.networks.open_vocabulary_parts.name_dropout import NameDropout

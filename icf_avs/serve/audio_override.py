@@ -8,8 +8,8 @@ import numpy as np
 from av import AudioLayout
 
 from icf_avs.errors import UserError
+from icf_avs.media.audio_file import to_mono
 from icf_avs.media.audio_windows import AudioSource, audio_blocks
-from icf_avs.media.downmix import to_mono
 from icf_avs.media.video_reader import MediaInfo
 
 _LOUDNESS_RATE = 16_000

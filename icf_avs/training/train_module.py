@@ -14,8 +14,7 @@ from icf_avs.distributed import average
 from icf_avs.errors import UserError
 from icf_avs.extensions.interventions import Interventions
 from icf_avs.extensions.settings import InterventionSettings
-from icf_avs.guided_losses.classification_loss import sound_reading
-from icf_avs.guided_losses.total_loss import FINISHING, Weights, objective
+from icf_avs.guided_losses.total_loss import FINISHING, Weights, objective, sound_reading
 from icf_avs.icf.icf import ICF as PlugIn
 from icf_avs.icf.losses import Weights as PlugInWeights
 from icf_avs.icf.losses import segmentation_losses, weighted_sum
