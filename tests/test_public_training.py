@@ -174,18 +174,3 @@ def test_small_encoders_from_the_command_line(
     assert "clip clip-000000 has no video, " in capsys.readouterr().err
     assert main(["train", "stamps", "--audio-source", "wav", "--out", "elsewhere"]) == 2
     assert "takes no --audio-source" in capsys.readouterr().err
-
-
-def test_classes_are_scored_in_the_avss_layout(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(TrainConfig, "audio_pretrain_steps", 0)
-    options = ["--data", str(sets / "AVSS"), *SMALL, "--steps", "1", "--out", "run"]
-    assert main(["train", "avss-pvt", *options]) == 0
-    scores = ["evaluate", "run/avss-pvt.safetensors", "--data", str(sets), "--sets", "avss", "--out", "s.csv"]
-    assert main(scores) == 0
-    with open("s.csv", newline="") as file:
-        protocols = {row["protocol"] for row in csv.DictReader(file)}
-    assert main([*scores, "--native"]) == 0
-    with open("s.csv", newline="") as file:
-        assert {row["test_set"] for row in csv.DictReader(file)} == {"avss", "avss-native"}
-    assert protocols >= {"classes-argmax", "classes-argmax-reference-nobg", "classes-argmax-nobg", "classes-masked"}
