@@ -103,7 +103,7 @@ def load_tests(workers: int, say: Say = lambda what, done, total: None, split: s
             recordings, bank, hears, _VARIANTS[split], kinds, progress=partial(say, f"{name}: listening")
         )
         sets[name] = scenes, sounds
-    return Tests(words, sets, hears(torch.zeros(1, recipe.spec.window))[0])
+    return Tests(words, sets, hears(torch.zeros(1, 1, recipe.spec.window))[0, 0])
 
 
 def train_row(config: TrainConfig, folder: Path, workers: int, report: Report) -> tuple[SegmentationModel, float]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tagger_weights import published_weights
+from tagger_weights import FILE, published_weights
 from torch import Tensor, nn
 
 from icf_avs.encoders import efficientat
@@ -88,8 +88,13 @@ def test_a_wave_too_short_for_a_spectrogram_is_refused() -> None:
         kaldi_log_mel(torch.zeros(513))
 
 
-def test_it_has_0_98_million_parameters() -> None:
-    assert sum(parameter.numel() for parameter in EfficientAT().parameters()) == 983_599
+@pytest.mark.parametrize(("width", "parameters", "numbers"), [(0.4, 983_599, 993_485), (1.0, 4_876_831, 4_901_277)])
+def test_both_have_as_many_numbers_as_the_published_files(width: float, parameters: int, numbers: int) -> None:
+    """Of mn10 the number of tensors and of their elements is known from code that pins the file."""
+    network = EfficientAT(width=width)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    state = network.state_dict().values()
+    assert len(state) == 312 and sum(tensor.numel() for tensor in state) == numbers
 
 
 @pytest.mark.parametrize(("rate", "seconds", "steps"), [(32_000, 1, 4), (16_000, 0.975, 4), (32_000, 10, 32)])
@@ -199,7 +204,7 @@ def test_names_are_whole_and_in_order() -> None:
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / efficientat.FILE
+    path = tmp_path / FILE
     state = EfficientAT().state_dict()
     for wrong in ({"a": torch.zeros(1)}, {**state, "more": torch.zeros(1)}, [1]):
         torch.save(wrong, path)
@@ -262,7 +267,7 @@ def test_without_a_network_one_line_says_what_to_do(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set") as caught:
         load_efficientat()
-    assert f"curl -L --create-dirs -o weights/{efficientat.FILE} {efficientat.URL}" in str(caught.value)
+    assert f"curl -L --create-dirs -o weights/{FILE} {efficientat.URL}/{FILE}" in str(caught.value)
 
 
 def test_a_file_or_folder_that_is_named_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,9 @@ def test_where_nothing_is_heard_nothing_is_marked(model, catalog, monkeypatch):
     # One by one: the tagger rounds three sounds unlike two, and encoders frames.
     tag, visual = model.audio.tag, model.network.visual
     encode, segment = visual.network.forward, visual.segmenter.forward
-    monkeypatch.setattr(model.audio, "tag", lambda waves: torch.cat([tag(wave[None]) for wave in waves]))
+    monkeypatch.setattr(
+        model.audio, "tag", lambda clips: torch.cat([tag(clips[:, [at]]) for at in range(clips.shape[1])], 1)
+    )
     monkeypatch.setattr(visual.segmenter, "forward", lambda frames: torch.cat([*map(segment, frames.split(1))]))
     monkeypatch.setattr(
         visual.network, "forward", lambda frames: [*map(torch.cat, zip(*map(encode, frames.split(1)), strict=True))]
@@ -198,16 +200,16 @@ def test_words_that_cannot_be_asked_for(model, text, told):
 
 
 def test_only_what_is_asked_for_is_heard(model, words, catalog):
-    waves = bark_of(model, catalog)
+    waves = bark_of(model, catalog)[None]
     whole = model.audio.tag(waves)
-    loudest = int(whole[0, : len(words.words)].argmax())
+    loudest = int(whole[0, 0].argmax())
     assert words.words[loudest] == "dog"
     other = torch.ones(len(words.words), dtype=torch.bool)
     other[loudest] = False
     try:
         model.audio.restrict_to(other)
         part = model.audio.tag(waves)
-        assert whole[0, loudest] > 0 == part[0, loudest]
+        assert whole[0, 0, loudest] > 0 == part[0, 0, loudest]
         model.audio.restrict_to(torch.zeros(len(words.words), dtype=torch.bool))
         assert not model.audio.tag(waves).any()
     finally:

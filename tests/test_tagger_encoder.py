@@ -75,7 +75,7 @@ def test_a_recording_enters_by_its_words(names: torch.Tensor, catalog: Catalog) 
         16_000 / RATE,
     )
     wave = torch.from_numpy(wave).repeat(-(-160_000 // len(wave)))[None, :160_000]
-    said = ear.heard(wave)
+    said = ear.heard(wave[None])[0]
     assert WORDS[said[0, : len(WORDS)].argmax()] == "dog"
     torch.testing.assert_close(ear(wave)[0], ear.encode_tags(said)[0])
     assert ear(wave)[2].equal(said)

@@ -1,8 +1,8 @@
-"""Audio tagger: EfficientAT mn04, a MobileNetV3 of 0.98 M parameters that knows AudioSet's 527 sound classes.
+"""Audio taggers: EfficientAT mn04 and mn10, MobileNetV3 of 0.98 M and 4.9 M parameters with AudioSet's 527 classes.
 
-Architecture: Howard et al., MobileNetV3-Large (arXiv 1905.02244) at width 0.4 over a log-mel spectrogram, with a plain
-sigmoid in its squeeze-and-excitation. Weights: Schmid, Koutini and Widmer, EfficientAT (arXiv 2211.04772), release
-v0.0.1 (MIT), learnt on AudioSet from larger teachers; its file's name gives the mAP, .432.
+Architecture: Howard et al., MobileNetV3-Large (arXiv 1905.02244) at width 0.4 or 1 over a log-mel spectrogram, with a
+plain sigmoid in its squeeze-and-excitation. Weights: Schmid, Koutini and Widmer, EfficientAT (arXiv 2211.04772),
+release v0.0.1 (MIT), learnt on AudioSet from larger teachers; the names of the files give the mAP.
 """
 
 from __future__ import annotations
@@ -16,29 +16,38 @@ from icf_avs.encoders.weights import released_file, weight_loading_errors
 from icf_avs.media.audio_file import resample
 from icf_avs.media.efficientat_frontend import SAMPLE_RATE, kaldi_log_mel
 
-# (kernel, expanded channels, output channels, squeezed channels or 0, hard-swish, stride) of each block.
+# MobileNetV3-Large at width 1: kernel, expanded channels, output channels, squeeze-and-excitation, hard-swish, stride.
 BLOCKS = (
-    (3, 8, 8, 0, False, 1),
-    (3, 24, 16, 0, False, 2),
-    (3, 32, 16, 0, False, 1),
-    (5, 32, 16, 8, False, 2),
-    (5, 48, 16, 16, False, 1),
-    (5, 48, 16, 16, False, 1),
-    (3, 96, 32, 0, True, 2),
-    (3, 80, 32, 0, True, 1),
-    (3, 72, 32, 0, True, 1),
-    (3, 72, 32, 0, True, 1),
-    (3, 192, 48, 48, True, 1),
-    (3, 272, 48, 72, True, 1),
-    (5, 272, 64, 72, True, 2),
-    (5, 384, 64, 96, True, 1),
-    (5, 384, 64, 96, True, 1),
+    (3, 16, 16, False, False, 1),
+    (3, 64, 24, False, False, 2),
+    (3, 72, 24, False, False, 1),
+    (5, 72, 40, True, False, 2),
+    (5, 120, 40, True, False, 1),
+    (5, 120, 40, True, False, 1),
+    (3, 240, 80, False, True, 2),
+    (3, 200, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 480, 112, True, True, 1),
+    (3, 672, 112, True, True, 1),
+    (5, 672, 160, True, True, 2),
+    (5, 960, 160, True, True, 1),
+    (5, 960, 160, True, True, 1),
 )
-STEM, EMBEDDING, HIDDEN, TAGS = 8, 384, 512, 527
-FILE = "mn04_as_mAP_432.pt"
-URL = f"https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/{FILE}"
-SHA256 = "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c"
+TAGS = 527
+# By name: width, file of release v0.0.1, and its SHA-256 (that of mn10 as several public code bases pin it).
+RELEASED = {
+    "mn04": (0.4, "mn04_as_mAP_432.pt", "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c"),
+    "mn10": (1.0, "mn10_as_mAP_471.pt", "0bd7dc2443af498c289a2e739f02ebb515d6aa3fd3ab9db539c86123ae368a4e"),
+}
+URL = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1"
 _RENAMED = (("conc_se_layers.0.", ""), ("classifier.2.", "classifier.0."), ("classifier.5.", "classifier.3."))
+
+
+def _eighths(channels: float) -> int:
+    """The nearest multiple of 8 that is at least 8 and no more than a tenth below, as in MobileNet's code."""
+    near = max(8, int(channels + 4) // 8 * 8)
+    return near if near >= 0.9 * channels else near + 8
 
 
 def _convolution(
@@ -84,23 +93,28 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientAT(nn.Module):
-    """Waveforms [N, n] of any one length from 514 samples at 32 kHz -> (logits [N, 527], embedding [N, 384]).
+    """Waveforms [N, n] of any one length from 514 samples at 32 kHz -> (logits [N, 527], embedding [N, 960 width]).
 
     A probability is the sigmoid of its logit: several objects may sound. sample_rate: of the waveforms it will be
     given, in Hz; others than 32000 are resampled. frozen: stays in evaluation mode whatever the model around it does.
     """
 
-    def __init__(self, sample_rate: int = SAMPLE_RATE, frozen: bool = False) -> None:
+    step = 0.32  # seconds that a column of the last map stands for
+
+    def __init__(self, sample_rate: int = SAMPLE_RATE, frozen: bool = False, width: float = 0.4) -> None:
         super().__init__()
-        layers: list[nn.Module] = [_convolution(1, STEM, 3, 2, activation=nn.Hardswish())]
-        inputs = STEM
-        for kernel, expanded, outputs, squeezed, hard_swish, stride in BLOCKS:
+        first, last, hidden = (_eighths(channels * width) for channels in (16, 160, 1280))
+        layers: list[nn.Module] = [_convolution(1, first, 3, 2, activation=nn.Hardswish())]
+        inputs = first
+        for kernel, wide, narrow, squeeze, hard_swish, stride in BLOCKS:
+            expanded, outputs = _eighths(wide * width), _eighths(narrow * width)
+            squeezed = _eighths(expanded // 4) if squeeze else 0
             layers.append(InvertedResidual(inputs, kernel, expanded, outputs, squeezed, hard_swish, stride))
             inputs = outputs
-        layers.append(_convolution(inputs, EMBEDDING, 1, activation=nn.Hardswish()))
+        layers.append(_convolution(inputs, 6 * last, 1, activation=nn.Hardswish()))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
-            nn.Linear(EMBEDDING, HIDDEN), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(HIDDEN, TAGS)
+            nn.Linear(6 * last, hidden), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(hidden, TAGS)
         )
         self.sample_rate = sample_rate
         self.frozen = frozen
@@ -112,30 +126,35 @@ class EfficientAT(nn.Module):
         return self.classifier(embedding), embedding
 
     def maps(self, waves: Tensor) -> Tensor:
-        """Waveforms [N, n] -> the last map [N, 384, 4, L], L = steps of 0.32 s; its mean is the embedding."""
+        """Waveforms [N, n] -> the last map [N, D, 4, L], L steps in time; its mean is the embedding."""
         return self.features(kaldi_log_mel(resample(waves, self.sample_rate, SAMPLE_RATE))[:, None])
+
+    def columns(self, waves: Tensor) -> Tensor:
+        """Waveforms [N, n] -> [N, D, L]: the mean over any steps is what `classifier` takes."""
+        return self.maps(waves).mean(2)
 
     def train(self, mode: bool = True) -> EfficientAT:
         """As of any module, but a frozen one never leaves evaluation mode."""
         return super().train(mode and not self.frozen)
 
 
-def fetch(weights: str | Path | None = None) -> Path:
+def fetch(weights: str | Path | None = None, name: str = "mn04") -> Path:
     """The file of the weights, brought to this machine if need be; see weights.released_file."""
-    return released_file("EfficientAT mn04", URL, SHA256, weights)
+    _, file, sha256 = RELEASED[name]
+    return released_file(f"EfficientAT {name}", f"{URL}/{file}", sha256, weights)
 
 
 def load_efficientat(
-    weights: str | Path | None = None, sample_rate: int = SAMPLE_RATE, frozen: bool = True
+    weights: str | Path | None = None, sample_rate: int = SAMPLE_RATE, frozen: bool = True, name: str = "mn04"
 ) -> EfficientAT:
     """The pretrained network, whole state dict accounted for.
 
     weights: the file or a folder with it; None: see weights.released_file. Raises UserError when there is none, or
     it is of another network.
     """
-    path = fetch(weights)
-    network = EfficientAT(sample_rate, frozen)
-    with weight_loading_errors(path, "EfficientAT mn04"):
+    path = fetch(weights, name)
+    network = EfficientAT(sample_rate, frozen, RELEASED[name][0])
+    with weight_loading_errors(path, f"EfficientAT {name}"):
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict({_own_name(key): value for key, value in state.items()})
     return network.eval().to(memory_format=torch.channels_last)  # a third less time on a CPU

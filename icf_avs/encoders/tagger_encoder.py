@@ -1,7 +1,16 @@
 """The audio encoder "efficientat": a sound enters as the words that a tagger predicts for it.
 
-EfficientAT's last map of a window of several seconds is pooled over the middle second: around it the network has the
-context that it was trained with (on one second alone it names little), and yet a bark is told from the pause after it.
+What sounds is read at three granularities, when it sounds from the last one and from the level of the sound:
+
+    score(tag) = (p_clip(tag) p_window(tag) p_middle(tag))^(1/3)                          a product of experts
+    active     = level  max_tag score(tag) >= SCORE_FLOOR
+    level      = min(1, RMS of the middle second / RMS of the loudest window of the clip)
+
+p_window are the tagger's probabilities with its last map pooled over a window of several seconds, p_middle over its
+middle (on one second alone the tagger names little), p_clip the largest p_window of the masks that are made together,
+the clip. So a sound keeps its word while it goes on, and a bark is told from the pause after it. Silence is never
+active.
+
 audioset_words.csv gives the word of each of AudioSet's 527 sound classes, and its use. Barks and howls are both "dog":
 a visible object (use 1). General words, such as animal or instrument, are predicted as far as nothing more particular
 is (2). Classes that name no object (music, an echo, noise, a small room) are not used (0).
@@ -18,6 +27,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,26 +37,23 @@ from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
 from icf_avs.encoders.weights import read_rows
 
 WINDOW = 5.0  # seconds of sound around each moment
-MIDDLE = 1.2  # seconds of them that the answer is about, the outer ones less than the inner
-SCORE_FLOOR = 0.1  # where the best word has a lower score, no word is predicted
-GENERAL_SCORE_FLOOR = 0.15  # the same of a general word: faint sounds of any source are often "animal"
+MIDDLE = 1.2  # seconds of them that say when it sounds, the outer ones less than the inner
+SCORE_FLOOR = 0.05  # where the best tag has a lower score, nothing sounds
 RELATIVE_SCORE_FLOOR = 0.02  # a word with a lower score is not predicted beside the best one
-ODDS_POWER = 0.5  # of the odds between words: where the tagger is unsure, its next guesses get higher scores
 _GENERAL = 2  # use of a tag
-_STEP = 0.32  # seconds that a column of the network's last map stands for
-_CONTEXT = 0.35  # share of the whole window in saying what it is that sounds
-# Whatever is kept of what is heard depends on these.
-READ_OUT = (WINDOW, MIDDLE, SCORE_FLOOR, GENERAL_SCORE_FLOOR, RELATIVE_SCORE_FLOOR, ODDS_POWER, _STEP, _CONTEXT)
+READ_OUT = (WINDOW, MIDDLE, SCORE_FLOOR, RELATIVE_SCORE_FLOOR)  # whatever is kept of what is heard depends on these
 
 
 class WordTagger(nn.Module):
-    """Waveforms [N, n], windows of about WINDOW seconds at the network's rate -> [N, len(words)].
+    """Waveforms [B, T, n], for each of B clips T windows of about WINDOW seconds at the network's rate -> the weight of
+    each word in the middle of each window [B, T, len(words)], in [0, 1], 0 where it is not heard.
 
-    The weight of each word in [0, 1], 0 where it is not heard, about the middle second. words: the vocabulary, at least
-    audio_words(). Raises ValueError where it lacks any.
+    network: a tagger of AudioSet's classes, with `sample_rate`, `columns` (waveforms [N, n] -> features [N, D, L], one
+    each `step` seconds) and `classifier` (their mean over some steps [N, D] -> logits [N, 527]). words: the vocabulary,
+    at least audio_words(). Raises ValueError where it lacks any.
     """
 
-    def __init__(self, network: EfficientAT, words: tuple[str, ...]) -> None:
+    def __init__(self, network: Any, words: tuple[str, ...]) -> None:
         super().__init__()
         if missing := set(audio_words()) - set(words):
             raise ValueError(f"the vocabulary lacks {', '.join(sorted(missing))}")
@@ -61,32 +68,42 @@ class WordTagger(nn.Module):
         """Columns of the output."""
         return len(self.words)
 
-    def forward(self, waves: Tensor) -> Tensor:
-        columns = self.network.maps(reflect_pad_silence(waves)).mean(2)  # N 384 L
-        middle = columns @ _middle(columns.shape[-1], waves.shape[-1] / self.network.sample_rate).to(columns)
-        here = self.network.classifier(middle).sigmoid()
-        around = self.network.classifier(columns.mean(2)).sigmoid()
-        return self.weights(here, around)
+    def forward(self, clips: Tensor) -> Tensor:
+        waves = reflect_pad_silence(clips.flatten(0, 1))
+        columns = self.network.columns(waves)
+        seconds = waves.shape[-1] / self.network.sample_rate
+        pooled = columns.mean(2), columns @ _middle(columns.shape[-1], self.network.step, seconds).to(columns)
+        window, middle = (self.network.classifier(part).sigmoid().unflatten(0, clips.shape[:2]) for part in pooled)
+        return self.weights(window, middle, _level(waves.view_as(clips), self.network.sample_rate))
 
-    def weights(self, here: Tensor, around: Tensor) -> Tensor:
-        """Probabilities of the tags, in the middle second and in the window [N, 527] -> weights of words [N, words].
+    def weights(self, window: Tensor, middle: Tensor, level: Tensor) -> Tensor:
+        """Probabilities of the tags in the windows and in their middles [B, T, 527], level [B, T] -> weights of words.
 
-        What sounds, the window says as well, a little; how surely something sounds now, the middle alone: the surest
-        word has that weight s, another the more of its share of s and s (o / o_surest)^SOFT, o its odds. A word has the
-        weight of the best of its tags, a general word as much of it as the surest particular word leaves.
+        The surest particular word has its score s. Another one with score t has the weight t or, where the tagger is
+        unsure, more: s times the root of the odds of t beside those of s. A word has the weight of the best of its
+        tags, a general word what the surest particular word of the clip leaves of it.
         """
         tags, words, general = self.tags.unbind(1)
-        here, around, general = here[:, tags], around[:, tags], general.bool()
-        shares = here ** (1 - _CONTEXT) * around**_CONTEXT
-        odds = shares / (1 - shares).clamp(min=1e-6)
-        surest = here.masked_fill(general, 0).amax(1, True)
-        share, odd = (x / x.masked_fill(general, 0).amax(1, True).clamp(min=1e-9) for x in (shares, odds))
-        particular = surest * torch.maximum(share, odd**ODDS_POWER)
-        particular = particular.masked_fill((particular < RELATIVE_SCORE_FLOOR) | (surest < SCORE_FLOOR), 0)
-        scores = here - surest
-        scores = torch.where(general, scores.masked_fill(scores < GENERAL_SCORE_FLOOR, 0), particular)
-        none = scores.new_zeros(len(scores), len(self.words))
-        return none.scatter_reduce(1, words.expand(len(scores), -1), scores, "amax")
+        window, middle, general = window[..., tags], middle[..., tags], general.bool()
+        clip = window.amax(1, keepdim=True).expand_as(window)
+        scores = (clip * window * middle) ** (1 / 3)
+        active = level[..., None] * scores.amax(-1, True) >= SCORE_FLOOR
+        surest, found = (part.masked_fill(general, 0).amax(-1, True) for part in (scores, clip))
+        odds = scores * (1 - surest) / (surest * (1 - scores)).clamp(min=1e-9)
+        particular = torch.maximum(scores, surest * odds.sqrt())
+        scores = torch.where(general, clip - found, particular)
+        scores = scores.masked_fill((scores < RELATIVE_SCORE_FLOOR) | ~active, 0)
+        none = scores.new_zeros(*scores.shape[:2], len(self.words))
+        return none.scatter_reduce(2, words.expand_as(scores), scores, "amax")
+
+
+def _level(clips: Tensor, sample_rate: int) -> Tensor:
+    """[B, T, n] -> [B, T] in [0, 1], how loud the middle second of a window is beside the loudest window of its clip; 0
+    where it is silent.
+    """
+    power, middle = clips.square(), clips.shape[-1] // 2
+    second = power[..., max(middle - sample_rate // 2, 0) : middle + sample_rate // 2].mean(-1)
+    return (second / power.mean(-1).amax(1, True).clamp(min=1e-12)).sqrt().clamp(max=1)
 
 
 def reflect_pad_silence(waves: Tensor) -> Tensor:
@@ -120,9 +137,9 @@ def _word_of_tag() -> tuple[tuple[str, int], ...]:
 
 
 @lru_cache(maxsize=8)
-def _middle(columns: int, seconds: float) -> Tensor:
-    """Weights [columns], sum 1: a bell of MIDDLE seconds around the middle of a window. Column j is about j * _STEP."""
-    away = (torch.arange(columns) * _STEP - seconds / 2) / MIDDLE
+def _middle(columns: int, step: float, seconds: float) -> Tensor:
+    """Weights [columns], sum 1: a bell of MIDDLE seconds around the middle of a window. Column j is about j * step."""
+    away = (torch.arange(columns) * step - seconds / 2) / MIDDLE
     bell = torch.where(away.abs() < 0.5, torch.cos(torch.pi * away).square(), torch.zeros(()))
     return bell / bell.sum()
 
@@ -149,7 +166,7 @@ class TaggerEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, waves: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.encode_tags(self.tag(waves))
+        return self.encode_tags(self.tag(waves[:, None])[:, 0])
 
     def encode_tags(self, tags: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `forward`, of a sound that has these tags [N,C]."""
@@ -163,9 +180,9 @@ class TaggerEncoder(nn.Module):
         return self.norm(mixed * confidence + rest), self.norm(apart * confidence[..., None] + rest[:, None]), tags
 
     @torch.no_grad()
-    def tag(self, waves: Tensor) -> Tensor:
-        """Waveforms [N,160000] at 32 kHz -> weights of the words [N,C]."""
-        return self.heard(waves) * self.active_words
+    def tag(self, clips: Tensor) -> Tensor:
+        """Waveforms of clips [B,T,160000] at 32 kHz -> weights of the words [B,T,C]."""
+        return self.heard(clips) * self.active_words
 
     @property
     def only_words(self) -> list[int] | None:

@@ -20,7 +20,7 @@ from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPr
 from icf_avs.networks.open_vocabulary_parts.combined_prior import EvidencePrior
 from icf_avs.networks.open_vocabulary_parts.name_dropout import NameDropout
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrior
-from icf_avs.types import Missing, VisualFeatures
+from icf_avs.types import AudioFeatures, Missing, VisualFeatures
 
 
 class OpenVocabularyNetwork(GuidedNetwork):
@@ -72,6 +72,10 @@ class OpenVocabularyNetwork(GuidedNetwork):
         with torch.no_grad():
             found = self.visual.evidence(frames.flatten(0, 1), *given)
         return found.map(lambda x: x.unflatten(0, frames.shape[:2]))
+
+    def encode_audio(self, sound: Tensor, tags: bool = False) -> AudioFeatures:
+        """As of any network; the tagger is given the windows of a clip together."""
+        return super().encode_audio(sound if tags else self.audio.tag(sound), tags=True)
 
     def synonyms(self) -> Tensor:
         return self.implicit_text.vocabulary.synonyms(self.synonym_threshold)

@@ -100,7 +100,7 @@ def _predict(tagger: WordTagger, windows: list[np.ndarray]) -> np.ndarray:
     """Windows at RATE -> predictions, float16."""
     waves = resample(torch.from_numpy(np.stack(windows)), RATE, tagger.network.sample_rate)
     with torch.inference_mode():
-        return torch.cat([tagger(part) for part in waves.split(_BATCH)]).half().numpy()
+        return torch.cat([tagger(part[:, None])[:, 0] for part in waves.split(_BATCH)]).half().numpy()
 
 
 def _example(
