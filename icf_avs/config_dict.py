@@ -1,10 +1,18 @@
-"""Settings out of dictionaries, as checkpoints and run folders keep them, whichever version wrote them."""
+"""Settings out of dictionaries, as checkpoints and run folders keep them, whichever version wrote them; bounds on the
+numbers, names and types that a file claims, checked before anything is built; and KEY=VALUE of the command line.
+"""
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass, replace
 from functools import wraps
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from icf_avs.errors import UserError, did_you_mean
 
 Settings = TypeVar("Settings")
 
@@ -55,3 +63,95 @@ def _value(wanted: Any, value: Any) -> Any:
     if inner is not None and value is not None:
         return from_dict(inner, value)
     return tuple(value) if get_origin(wanted) is tuple else value
+
+
+# Of the numbers in configuration and clip specification. What they cost in tensors is bounded by the file's own
+# shapes (fitted); these bound the rest: modules that are built, and memory of one prediction.
+_MOST = {
+    "dim": 8_192,
+    "pixel_dim": 8_192,
+    "heads": 1_024,
+    "layers": 64,
+    "windows": 64,
+    "frames": 10_000,
+    "image_size": 4_096,
+}
+_MOST_ELSE, _MOST_NAMES, _LONGEST_NAME = 1_000_000, 20_000, 1_000
+
+
+def check_settings(settings: Any) -> None:
+    """Raise ValueError for a number that no ModelConfig or ClipSpec of ours has, or a value of another type."""
+    for item in fields(settings):
+        name, value = item.name, getattr(settings, item.name)
+        if is_dataclass(value):
+            check_settings(value)
+        elif item.type in ("int", "float"):
+            types = (int,) if item.type == "int" else (int, float)
+            most = _MOST.get(name, _MOST_ELSE)
+            if type(value) not in types or not math.isfinite(value) or not 0 <= value <= most:
+                raise ValueError(f"{name} is {_short(value)}; want {item.type} from 0 to {most}")
+        elif item.type in ("bool", "str"):
+            if type(value).__name__ != item.type:
+                raise ValueError(f"{name} is {_short(value)}; want {item.type}")
+        elif isinstance(value, tuple):
+            if len(value) > _MOST_NAMES:
+                raise ValueError(f"{len(value)} {name} are more than {_MOST_NAMES}")
+            if not all(isinstance(word, str) and len(word) <= _LONGEST_NAME for word in value):
+                raise ValueError(f"{name} are not a list of names")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a number of more than 64 bits"
+    return repr(value)[:40]
+
+
+def with_settings(config: Settings, settings: Iterable[str]) -> Settings:
+    """The configuration with each KEY=VALUE; dots lead into its parts, and null leaves an optional part out.
+
+    Raises UserError for an unknown key, a value of another type, and values that do not go together.
+    """
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting}: want KEY=VALUE, as in learning_rate=0.0005")
+        try:
+            config = _with(config, key.split("."), text)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--set {setting}: {error}") from error
+    return config
+
+
+def _with(config: Any, path: list[str], text: str) -> Any:
+    name, *inner = path
+    hints = get_type_hints(type(config)) if is_dataclass(config) else {}
+    if name not in hints:
+        known = ", ".join(hints) or "no settings, for the recipe leaves this part out"
+        raise ValueError(f"no setting {name!r}{did_you_mean(name, hints)} there are {known}")
+    value = _with(getattr(config, name), inner, text) if inner else _read(text, hints[name])
+    return replace(config, **{name: value})
+
+
+def _read(text: str, hint: Any) -> Any:
+    """Text as a value of a type. Raises ValueError where it is none."""
+    for wanted in get_args(hint) if get_origin(hint) is UnionType else (hint,):
+        if wanted is str or (get_origin(wanted) is Literal and text in get_args(wanted)):
+            return text
+        try:
+            value = json.loads(text)
+        except ValueError:
+            continue
+        if wanted is float and type(value) is int:
+            value = float(value)
+        if get_origin(wanted) is tuple and isinstance(value, list):
+            inner = get_args(wanted)
+            each = inner[:1] * len(value) if inner[-1] is ... else inner
+            return tuple(
+                _read(one if isinstance(one, str) else json.dumps(one), kind)
+                for one, kind in zip(value, each, strict=True)
+            )
+        if wanted in (int, float, bool, NoneType) and type(value) is wanted:
+            if wanted in (int, float) and not (math.isfinite(value) and value >= 0):
+                break
+            return value
+    raise ValueError(f"{text[:40]!r} is not {getattr(hint, '__name__', str(hint).replace('typing.', ''))}")

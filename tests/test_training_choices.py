@@ -10,7 +10,7 @@ from avsbench_fixtures import write_ms3, write_s4
 
 from icf_avs.__main__ import main
 from icf_avs.cli import train as cli
-from icf_avs.config_settings import with_settings
+from icf_avs.config_dict import with_settings
 from icf_avs.encoders import registry
 from icf_avs.errors import UserError
 from icf_avs.evaluation.test_sets import choose_sets

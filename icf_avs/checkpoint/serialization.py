@@ -20,8 +20,7 @@ from torch import Tensor
 from icf_avs.atomic_io import written_file
 from icf_avs.checkpoint.source import DEFAULT, PICKLES, SHIPPED, check_length, shipped
 from icf_avs.config import ModelConfig
-from icf_avs.config_dict import from_dict
-from icf_avs.config_validation import check_settings
+from icf_avs.config_dict import check_settings, from_dict
 from icf_avs.encoders.registry import build_model_audio, build_visual
 from icf_avs.errors import MissingWeights, UserError, did_you_mean
 from icf_avs.networks.build import build_model

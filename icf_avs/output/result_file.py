@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icf_avs.config_validation import check_settings
+from icf_avs.config_dict import check_settings
 from icf_avs.errors import UserError
 from icf_avs.mask_rle import check_run_lengths
 from icf_avs.media.packets import MOST_PIXELS

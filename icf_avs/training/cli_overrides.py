@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from icf_avs.config import TrainConfig
-from icf_avs.config_settings import with_settings
+from icf_avs.config_dict import with_settings
 from icf_avs.datasets.layouts import class_names
 from icf_avs.errors import UserError
 from icf_avs.training.recipes import with_encoders
