@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from icf_avs.provenance import VERSION
+
 if TYPE_CHECKING:
     import torch
 
     from icf_avs.inference.segment import Segmenter
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 
 def load(checkpoint: str | None = None, device: str | torch.device = "auto") -> Segmenter:

@@ -54,6 +54,11 @@ class ClipSpec:
         return round(middle - self.window / 2)
 
     @property
+    def delay(self) -> float:
+        """Seconds from the frame of a mask to the end of its sound: no answer comes earlier."""
+        return (self.window_start(0) + self.window) / self.sample_rate - self.frame_time(0)
+
+    @property
     def seconds(self) -> float:
         return self.frames / self.fps
 

@@ -119,7 +119,7 @@ def document(segmenter: Segmenter, video: Path, out: Path, **options: Any) -> di
     for frame, path in zip(result.frames, sorted((result.folder / "masks").iterdir()), strict=True):
         assert np.array_equal(np.asarray(Image.open(path)) > 127, frame.mask)
     found = json.loads((result.folder / "segmentation.json").read_text(encoding="utf-8"))
-    del found["source"]  # its path is of this machine
+    del found["source"], found["made_with"]["versions"]  # of this machine
     return found
 
 
@@ -132,10 +132,7 @@ def segmentations(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
     if name in ("stamps", "odd-size"):
         return document(icf_avs.load("stamps"), video, folder)
     with natural_weights(segmenter=name != "natural-no-segmenter"):
-        segmenter = icf_avs.load("natural")
-        if name == "words":
-            segmenter.set_words("fire engine, dog")
-        return document(segmenter, video, folder)
+        return document(icf_avs.load("natural"), video, folder, words="fire engine, dog" if name == "words" else None)
 
 
 SEGMENTATIONS = ("stamps", "natural", "natural-no-segmenter", "words", "semantic", "odd-size")

@@ -116,8 +116,7 @@ def predicted_each(given: Given, model: SegmentationModel) -> Any:
 def predicted_in_silence(given: Given) -> Any:
     """Nothing is heard, as where no word is asked for."""
     model = on(given.device, natural())
-    model.audio.restrict_to(torch.zeros(len(model.classes), dtype=torch.bool))
-    prediction = Predictor(model).predict(*clip_of(model))
+    prediction = Predictor(model, torch.zeros(len(model.classes), dtype=torch.bool)).predict(*clip_of(model))
     return prediction.logits, prediction.heard
 
 
@@ -216,9 +215,8 @@ def segmented(given: Given, semantic_head: bool = False) -> Any:
 
 
 def listened_for(given: Given) -> Any:
-    segmenter = Segmenter(Predictor(on(given.device, natural())), "natural")
-    segmenter.set_words("dog, violin")
-    return segmenter.predictor.predict(*clip_of(segmenter.model, 1)).heard
+    predictor = Predictor(on(given.device, natural())).with_words("dog, violin")
+    return predictor.predict(*clip_of(predictor.model, 1)).heard
 
 
 def loaded(given: Given) -> Any:

@@ -76,6 +76,12 @@ def test_own_video(small: Path):
     assert len((small / "all/failures.csv").read_text().splitlines()) == 1, "a header and no failure"
 
 
+def test_python(small: Path):
+    make_clip(small / "street.mp4", seconds=3, fps=10, size=(320, 240), sound=tone(3))
+    names = run_document(read("docs/PYTHON.md"))
+    assert len(names["result"]) == 6 and names["same"].masks.shape == (3, 240, 320)
+
+
 def test_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     names = run_document(read("docs/PLUG_IN.md"))

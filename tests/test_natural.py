@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -199,27 +200,25 @@ def test_words_that_cannot_be_asked_for(model, text, told):
         prompted_words(model, text)
 
 
-def test_only_what_is_asked_for_is_heard(model, words, catalog):
-    waves = bark_of(model, catalog)[None]
-    whole = model.audio.tag(waves)
-    loudest = int(whole[0, 0].argmax())
-    assert words.words[loudest] == "dog"
-    other = torch.ones(len(words.words), dtype=torch.bool)
-    other[loudest] = False
-    try:
-        model.audio.restrict_to(other)
-        part = model.audio.tag(waves)
-        assert whole[0, 0, loudest] > 0 == part[0, 0, loudest]
-        model.audio.restrict_to(torch.zeros(len(words.words), dtype=torch.bool))
-        assert not model.audio.tag(waves).any()
-    finally:
-        model.audio.restrict_to(torch.ones(len(words.words), dtype=torch.bool))
-    assert torch.equal(model.audio.tag(waves), whole)
+def test_words_are_those_of_one_predictor_also_while_others_work(model, words, catalog):
+    """Threads share a model; what one asks for neither stays nor reaches the others."""
+    waves, frames = bark_of(model, catalog), torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8)
+    plain, dog, none = words.index["dog"], *(torch.zeros(len(words.words), dtype=torch.bool) for _ in range(2))
+    dog[plain] = True
+    predictors = [Predictor(model), Predictor(model, ~dog), Predictor(model, dog), Predictor(model, none)]
+    alone = [predictor.predict(frames, waves) for predictor in predictors]
+    assert int(alone[0].heard.argmax()) == plain and not alone[1].heard[0, plain] and not alone[3].heard.any()
+    assert alone[2].heard.nonzero().tolist() == [[0, plain]]
+    assert predictors[2].only_words == ("dog",) and predictors[0].only_words is None
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda predictor: predictor.predict(frames, waves), predictors * 4))
+    for found, expected in zip(together, alone * 4, strict=True):
+        assert torch.equal(found.heard, expected.heard) and torch.equal(found.logits, expected.logits)
 
 
 def test_a_model_that_hears_no_words_says_so():
     with pytest.raises(UserError, match="--checkpoint natural"):
-        icf_avs.load("stamps").set_words("dog")
+        icf_avs.load("stamps").predictor.with_words("dog")
 
 
 def test_segmenting_tells_what_is_heard(model, tmp_path, monkeypatch, capsys):

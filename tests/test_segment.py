@@ -189,7 +189,14 @@ def test_results_on_disk_agree_with_each_other(clip, tmp_path):
     assert os.listdir(tmp_path / "out") == ["square"]
     assert told == sorted(told) and told[-1] == 1
     document = json.loads((folder / "segmentation.json").read_text())
-    assert document["video"] == {"file": "square.mp4", "width": WIDTH, "height": HEIGHT, "duration": 5, "fps": 25}
+    assert document["video"] == {
+        "file": "square.mp4",
+        "width": WIDTH,
+        "height": HEIGHT,
+        "start": 0,
+        "duration": 5,
+        "fps": 25,
+    }
     assert document["checkpoint"] == "tiny" and document["clip"]["frames"] == 5 and len(document["frames"]) == 5
     for index, frame in enumerate(document["frames"]):
         stored = np.asarray(Image.open(folder / "masks" / f"{index:06d}.png"))

@@ -20,7 +20,7 @@ from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import Predictor
-from icf_avs.inference.segment import Segmenter, check_class_head, segment_video
+from icf_avs.inference.segment import Segmenter, check_class_head
 from icf_avs.inference.word_prompts import tell_prompts
 from icf_avs.output.result_file import is_earlier_result
 from icf_avs.provenance import Source
@@ -129,12 +129,10 @@ def segment_job(job: Job, work: Path, progress: Callable[[int, int], None] | Non
 
 def _segment(job: Job, scratch: Path, progress: Callable[[int, int], None] | None) -> None:
     settings, segmenter = job.settings, loaded(job.settings.checkpoint, job.settings.device)
-    if settings.words is not None:
-        segmenter.set_words(settings.words)
     record = _record(job) if job.video.exists() else {}  # if not, the next line says so; if it changes meanwhile, redo
-    result = segment_video(
-        segmenter.predictor, job.video, scratch / "new", settings.fps, settings.threshold, progress,
-        semantic=settings.semantic, audio_track=settings.audio_track, checkpoint=segmenter.name,
+    result = segmenter.segment(
+        job.video, scratch / "new", settings.fps, settings.threshold, settings.semantic, settings.audio_track,
+        words=settings.words, progress=progress,
     )  # fmt: skip
     record["without"] = [part.part for part in result.missing]
     (result.folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

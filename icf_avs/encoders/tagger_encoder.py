@@ -160,7 +160,6 @@ class TaggerEncoder(nn.Module):
         super().__init__()
         self.heard = heard.requires_grad_(False)
         self.register_buffer("names", names.clone())  # a checkpoint keeps no tensor twice under two names
-        self.register_buffer("active_words", torch.ones(len(names)), persistent=False)  # see `only`
         self.project = nn.Linear(names.shape[1], dim)
         self.nothing = nn.Parameter(torch.randn(dim) * 0.1)
         self.norm = nn.LayerNorm(dim)
@@ -182,16 +181,7 @@ class TaggerEncoder(nn.Module):
     @torch.no_grad()
     def tag(self, clips: Tensor) -> Tensor:
         """Waveforms of clips [B,T,160000] at 32 kHz -> weights of the words [B,T,C]."""
-        return self.heard(clips) * self.active_words
-
-    @property
-    def only_words(self) -> list[int] | None:
-        """The words that may be predicted, None for all."""
-        return None if self.active_words.all() else self.active_words.nonzero()[:, 0].tolist()
-
-    def restrict_to(self, words: Tensor) -> None:
-        """Predict no other words from now on: bool [C]."""
-        self.active_words.copy_(words)
+        return self.heard(clips)
 
 
 def load_tagger_encoder(

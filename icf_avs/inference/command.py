@@ -57,8 +57,8 @@ def segment_command(
     segmenter = icf_avs.load(checkpoint, device)
     if semantic:
         check_class_head(segmenter.predictor, segmenter.name)
+    predictor = segmenter.predictor if words is None else segmenter.predictor.with_words(words)
     if words is not None:
-        segmenter.set_words(words)
         tell_prompts(segmenter.model, words)
     reserved_dirs: list[Path] = []
     failures: list[UserError] = []
@@ -67,7 +67,7 @@ def segment_command(
         try:
             with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
                 result = segment_video(
-                    segmenter.predictor, path, out, fps, threshold,
+                    predictor, path, out, fps, threshold,
                     progress=partial(_advance, bar, bar.add_task(path.name, total=None)),
                     semantic=semantic, audio_track=audio_track, checkpoint=segmenter.name, reserved_dirs=reserved_dirs,
                 )  # fmt: skip

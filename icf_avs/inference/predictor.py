@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
@@ -26,7 +27,8 @@ class MaskPredictor:
     """What segmentation and scores ask of whatever makes masks; `Predictor` is that of our models.
 
     encoders: names of the encoders, "visual" and "audio"; semantic: whether there is a class head; missing: parts whose
-    weights are unavailable; digest: SHA-256 of the checkpoint.
+    weights are unavailable; digest: SHA-256 of the checkpoint; only_words: the classes that `with_words` chose, None
+    for all.
     """
 
     spec: ClipSpec
@@ -35,11 +37,7 @@ class MaskPredictor:
     semantic: bool = False
     missing: tuple[Missing, ...] = ()
     digest: str | None = None
-
-    @property
-    def only_words(self) -> tuple[str, ...] | None:
-        """The classes that `set_words` chose, None for all."""
-        return None
+    only_words: tuple[str, ...] | None = None
 
     def predict(self, frames: Tensor, sound: Tensor) -> Prediction:
         """One clip of T frames, uint8 [T,S,S,3], T at most spec.frames; sound, waveforms [T,window] or log-mel
@@ -51,9 +49,30 @@ class MaskPredictor:
         """The same frames under each of several sounds."""
         return [self.predict(frames, sound) for sound in sounds]
 
-    def set_words(self, words: str) -> None:
-        """From now on predict only these tags, with commas between them. Raises UserError where it cannot."""
+    def growing_clip(self) -> GrowingClip:
+        """A clip whose frames come one by one."""
+        return GrowingClip(self)
+
+    def with_words(self, words: str) -> MaskPredictor:
+        """A predictor by the same model that predicts only these tags, with commas between them, and what may mean the
+        same. Raises UserError for a model without tags, and for a word that is like none of them.
+        """
         raise UserError("--words needs a checkpoint with a sound tagger; take --checkpoint natural")
+
+
+class GrowingClip:
+    """The frames of a clip so far, at most spec.frames."""
+
+    def __init__(self, predictor: MaskPredictor) -> None:
+        self._predictor = predictor
+        self._frames: list[Tensor] = []
+        self._sounds: list[Tensor] = []
+
+    def add(self, frame: Tensor, sound: Tensor) -> Prediction:
+        """frame uint8 [S,S,3], sound [window] -> what `MaskPredictor.predict` says of all frames so far."""
+        self._frames.append(frame)
+        self._sounds.append(sound)
+        return self._predictor.predict(torch.stack(self._frames), torch.stack(self._sounds))
 
 
 @dataclass(frozen=True)
@@ -68,33 +87,42 @@ class EncodedFrames:
         colours = None if self.frames is None else self.frames[:, frames]
         return EncodedFrames(self.visual.map(lambda x: x[:, frames]), colours)
 
+    @classmethod
+    def joined(cls, parts: Sequence[EncodedFrames]) -> EncodedFrames:
+        """Frames [B,T,...] of the same clips, one part after the other."""
+        pyramids = zip(*(part.visual.pyramid for part in parts), strict=True)
+        rest = zip(*((*part.visual[1:], part.frames) for part in parts), strict=True)
+        scores, probs, frames = map(_joined, rest)
+        return cls(VisualFeatures([torch.cat(level, 1) for level in pyramids], scores, probs), frames)
+
 
 class Predictor(MaskPredictor):
     """Masks by a model. It handles device, evaluation mode, scales and post-processing, and that frames in which no tag
     is active are not processed.
     """
 
-    def __init__(self, model: SegmentationModel) -> None:
+    def __init__(self, model: SegmentationModel, active_words: Tensor | None = None) -> None:
+        """active_words: the classes that may sound, bool [C], None for all."""
         self.model, self.spec, self.classes = model, model.spec, model.classes
+        self._active_words = None if active_words is None else active_words.to(model.device)
+        if active_words is not None:
+            self.only_words = tuple(self.classes[index] for index in active_words.nonzero()[:, 0].tolist())
         self.digest, self.missing = model.digest, model.missing
         self.encoders = {"visual": model.config.visual, "audio": model.config.audio}
         self.semantic = model.config.semantic
 
-    @property
-    def only_words(self) -> tuple[str, ...] | None:
-        chosen = self.model.network.chosen_tags
-        return None if chosen is None else tuple(self.classes[index] for index in chosen)
-
-    def set_words(self, words: str) -> None:
+    def with_words(self, words: str) -> Predictor:
         from icf_avs.inference.word_prompts import prompted_words
 
-        chosen = prompted_words(self.model, words)
-        cast("TaggerEncoder", self.model.audio).restrict_to(chosen)
+        return Predictor(self.model, prompted_words(self.model, words))
+
+    def growing_clip(self) -> GrowingClip:
+        return _EncodedClip(self)
 
     @torch.inference_mode()
     def predict(self, frames: Tensor, sound: Tensor) -> Prediction:
-        audio, active, processed = self._encode_audio(sound)
-        return self._prediction(self.encode(frames[processed][None]), audio, active, processed)
+        audio = self._encode_audio(sound)
+        return self._prediction(lambda processed: self.encode(frames[processed][None]), audio)
 
     @torch.inference_mode()
     def predict_each(self, frames: Tensor, sounds: Sequence[Tensor]) -> list[Prediction]:
@@ -102,10 +130,8 @@ class Predictor(MaskPredictor):
             return [self.predict(frames, sounds[0])]
         scales, found = self.encode(frames[None]), []
         for sound in sounds:
-            audio, active, processed = self._encode_audio(sound)
-            where = processed.to(self.model.device)
-            some = scales if processed.all() else [scale.at(where) for scale in scales]
-            found.append(self._prediction(some, audio, active, processed))
+            audio = self._encode_audio(sound)
+            found.append(self._prediction(partial(_selected, scales), audio))
         return found
 
     def encode(self, frames: Tensor | None, visual: VisualFeatures | None = None) -> list[EncodedFrames]:
@@ -142,24 +168,26 @@ class Predictor(MaskPredictor):
         levels = zip(*map(network.visual, frames.flatten(0, 1).split(1)), strict=True)
         return VisualFeatures([torch.cat(level).unflatten(0, frames.shape[:2]) for level in levels])
 
-    def _encode_audio(self, sound: Tensor) -> tuple[AudioFeatures, Tensor, Tensor]:
-        """Features [1,T,...]; the frames in which anything sounds, and those to process, bool [T]: of a silent clip
-        the first is, for it says how large a mask is.
+    def _encode_audio(self, sound: Tensor) -> AudioFeatures:
+        """Features [1,T,...]."""
+        network, sound = self.model.eval().network, sound[None].to(self.model.device)
+        if self._active_words is None:
+            return network.encode_audio(sound)
+        tags = cast("TaggerEncoder", network.audio).tag(sound)
+        return network.encode_audio(tags * self._active_words, tags=True)
+
+    def _prediction(self, encoded: Callable[[Tensor], Sequence[EncodedFrames]], audio: AudioFeatures) -> Prediction:
+        """encoded(bool [T]): those frames at every scale. They are the frames in which anything sounds; of a silent
+        clip the first, for it says how large a mask is.
         """
-        audio = self.model.eval().network.encode_audio(sound[None].to(self.model.device))
-        active = torch.ones(len(sound), dtype=torch.bool)
+        active = torch.ones(audio.token.shape[1], dtype=torch.bool)
         if audio.tag_probs is not None:
             active = (audio.tag_probs[0] > 0).any(1).cpu()
         processed = active.clone()
         processed[0] |= not active.any()
-        return audio, active, processed
-
-    def _prediction(
-        self, scales: Sequence[EncodedFrames], audio: AudioFeatures, active: Tensor, processed: Tensor
-    ) -> Prediction:
         where = processed.to(self.model.device)
         valid = torch.ones(1, int(processed.sum()), dtype=torch.bool, device=self.model.device)
-        output = self.segment(scales, audio.map(lambda x: x[:, where]), valid)
+        output = self.segment(encoded(processed), audio.map(lambda x: x[:, where]), valid)
 
         def of_all(found: Tensor, inactive: float) -> Tensor:
             whole = torch.full((len(active), *found.shape[2:]), inactive)
@@ -173,3 +201,38 @@ class Predictor(MaskPredictor):
         if output.classes is None:
             return Prediction(logits, heard, names)
         return Prediction(logits, heard, names, of_all(output.classes, 0.0), ("background", *self.classes))
+
+
+def _selected(scales: Sequence[EncodedFrames], frames: Tensor) -> Sequence[EncodedFrames]:
+    """Some of encoded frames, bool [T]."""
+    where = frames.to(scales[0].visual.pyramid[0].device)
+    return scales if frames.all() else [scale.at(where) for scale in scales]
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Frames [B,T,...], one part after the other, where there are any."""
+    there = [part for part in parts if part is not None]
+    return torch.cat(there, 1) if there else None
+
+
+class _EncodedClip(GrowingClip):
+    """Keeps what the encoders make of each frame, so that each is encoded once."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__(predictor)
+        self._scales: dict[int, list[EncodedFrames]] = {}
+
+    @torch.inference_mode()
+    def add(self, frame: Tensor, sound: Tensor) -> Prediction:
+        predictor = cast(Predictor, self._predictor)
+        self._frames.append(frame)
+        self._sounds.append(sound)
+        return predictor._prediction(self._encoded, predictor._encode_audio(torch.stack(self._sounds)))
+
+    def _encoded(self, frames: Tensor) -> list[EncodedFrames]:
+        numbers = frames.nonzero()[:, 0].tolist()
+        for number in numbers:
+            if number not in self._scales:
+                self._scales[number] = cast(Predictor, self._predictor).encode(self._frames[number][None, None])
+        parts = (self._scales[number] for number in numbers)
+        return [EncodedFrames.joined(scale) for scale in zip(*parts, strict=True)]

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
+import av
 import numpy as np
+import torch
 from av.error import FFmpegError
 from PIL import Image
 
 from icf_avs.atomic_io import being_written, put_in_place
 from icf_avs.errors import UserError
+from icf_avs.inference.live_stream import MaskStream
 from icf_avs.inference.predictor import MaskPredictor, Predictor
+from icf_avs.inference.segment_arrays import Frames, segment_arrays
 from icf_avs.inference.streaming import check_settings, stream_masks
+from icf_avs.media.arrays import Audio, Pair, Piece, audio_source, checked_rate
 from icf_avs.media.audio_windows import AudioSource, mask_count
 from icf_avs.media.frame_tee import FrameTee
+from icf_avs.media.temporary_file import temporary_file
 from icf_avs.media.video_reader import probe
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.class_overlay import ClassOverlay, indexed
@@ -28,8 +34,10 @@ from icf_avs.output.contact_sheet import classes_of, contact_sheet, frame_tile, 
 from icf_avs.output.overlay import Overlay
 from icf_avs.output.result_file import document, result_folder
 from icf_avs.output.video_writer import WriterThread, write_video
-from icf_avs.provenance import Source
+from icf_avs.provenance import VERSION, Source
 from icf_avs.results import FrameMask, Segmentation
+
+Video = str | Path | bytes | BinaryIO | Frames
 
 _PNG: dict[str, Any] = {
     "compress_level": 1,
@@ -127,6 +135,7 @@ def _made_with(predictor: MaskPredictor, checkpoint: str, threshold: float) -> d
     return {
         "checkpoint": {"name": checkpoint, "sha256": predictor.digest},
         "encoders": dict(predictor.encoders),
+        "versions": {"icf-avs": VERSION, "torch": torch.__version__, "av": av.__version__},
         "threshold": threshold,
         **({"words": list(words)} if words is not None else {}),
         "without": [part._asdict() for part in predictor.missing],
@@ -176,21 +185,71 @@ class Segmenter:
 
     def segment(
         self,
-        path: str | Path,
+        video: Video,
         out: str | Path | None = None,
         fps: float = 1.0,
         threshold: float = 0.5,
         semantic: bool = False,
         audio_track: int | None = None,
+        *,
+        words: str | None = None,
+        audio: Audio | None = None,
+        frame_rate: float | None = None,
+        sample_rate: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Segmentation:
-        """Segment a video at `fps` masks a second; see `segment_video`. With `out`, files are written as well."""
-        return segment_video(
-            self.predictor, path, out, fps, threshold, semantic=semantic, audio_track=audio_track, checkpoint=self.name
-        )
+        """Segment a video at `fps` masks a second. With `out`, files are written as well; see `segment_video`.
 
-    def set_words(self, words: str) -> None:
-        """From now on predict only these tags, with commas between them, and what may mean the same.
-
-        Raises UserError for a model without tags, and for a word that is like none of them.
+        video: a path; the bytes of a file or a binary file; frames uint8 [T,H,W,3], or an iterator of frames, with
+        `audio` and both rates; or an iterator of frames with the sound from each to the next, with its `sample_rate`.
+        See `segment_arrays`. `words`: only these tags in this call, see `MaskPredictor.with_words`. `audio`: another
+        sound in place of the video's own. progress(done, total) is called as the work goes on.
         """
-        self.predictor.set_words(words)
+        predictor = self._predictor(words, semantic)
+        sound = None if audio is None else audio_source(audio, sample_rate)
+        is_path = isinstance(video, str | Path)
+        if is_path or isinstance(video, bytes) or hasattr(video, "read"):
+            with nullcontext(video) if is_path else temporary_file(cast("bytes | BinaryIO", video)) as path:
+                return segment_video(
+                    predictor, cast(Path, path), out, fps, threshold, progress, semantic=semantic,
+                    audio_track=audio_track, checkpoint=self.name, sound=sound, private=not is_path,
+                )  # fmt: skip
+        if out is not None or audio_track is not None:
+            raise UserError("out and audio_track go with video files; the masks of arrays are in the result")
+        return segment_arrays(
+            predictor, cast(Frames, video), fps, threshold, semantic, audio=sound, frame_rate=frame_rate,
+            sample_rate=sample_rate, progress=progress,
+        )  # fmt: skip
+
+    def stream(
+        self,
+        source: Iterable[Pair],
+        sample_rate: int,
+        fps: float = 1.0,
+        threshold: float = 0.5,
+        semantic: bool = False,
+        *,
+        words: str | None = None,
+    ) -> Iterator[FrameMask]:
+        """The mask of each interval as soon as it can be known, of frames and sound as they come.
+
+        source: pairs of a frame (uint8 RGB [H,W,3]) and the sound that follows it ([n] or [channels, n] at
+        `sample_rate`, float or int16), either of them None where only the other has come. The sound is the clock. A
+        mask comes `delay` seconds after its frame and however long the model takes. Memory is constant. The last mask
+        of each clip of `spec.frames` is that of a file with these frames and this sound; the others know less of it.
+        """
+        predictor = self._predictor(words, semantic)
+        pieces = (Piece(*pair) for pair in source)
+        rate = round(checked_rate(sample_rate, "sample_rate"))
+        return iter(MaskStream(predictor, pieces, rate, fps, threshold, semantic))
+
+    @property
+    def delay(self) -> float:
+        """Seconds from a frame to the end of the sound that its mask needs."""
+        return self.predictor.spec.delay
+
+    def _predictor(self, words: str | None, semantic: bool) -> MaskPredictor:
+        predictor = self.predictor if words is None else self.predictor.with_words(words)
+        if semantic:
+            check_class_head(predictor, self.name)
+        return predictor

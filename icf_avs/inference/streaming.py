@@ -49,35 +49,29 @@ def stream_masks(
     spec = replace(predictor.spec, fps=fps)
     count = mask_count(info.duration, fps)
     times = (spec.frame_time(i) for i in range(count))
+    size = info.height, info.width
 
-    pending: deque[tuple[list[_Shot], Future[Prediction]]] = deque()
+    pending: deque[tuple[list[Shot], Future[Prediction]]] = deque()
 
     def finished() -> Iterator[tuple[FrameMask, np.ndarray | None]]:
         clip, prediction = pending[0][0], pending.popleft()[1].result()
-        names = prediction.class_names if semantic else ()
-        found = prediction.classes if semantic else None
-        classes = [None] * len(clip) if found is None else list(found)
-        for shot, logits, class_logits, presence in zip(
-            clip, prediction.logits, classes, prediction.heard, strict=True
-        ):
-            end = info.duration if shot.index == count - 1 else (shot.index + 1) / fps
-            frame = _frame_mask(shot, shot.index / fps, end, logits, info, threshold, class_logits, names)
-            frame = replace(frame, heard=select_tags(presence, prediction.words, frame.area > 0))
+        for shot, frame in zip(clip, frame_masks(clip, prediction, size, threshold, semantic), strict=True):
             yield frame, shot.preview
 
     # The model segments a clip in a thread of its own while the frames of the next one are decoded here.
     thread = ThreadPoolExecutor(1, thread_name_prefix="model")
     with nullcontext() if tee is None else tee.ahead() as given, thread:
         windows = AudioWindows(info, spec.sample_rate, sound)  # in here: the writer waits until this context ends
-        clip: list[_Shot] = []
+        clip: list[Shot] = []
         for index, (time, image) in enumerate(read_frames(info, times, given)):
             resized_image = resize_frames(torch.from_numpy(image)[None], spec.image_size)[0]
             preview = np.asarray(thumbnail(image, _PREVIEW, info.pixel_aspect)) if index in shown else None
             waveform = windows.read(spec.window_start(index), spec.window)
-            clip.append(_Shot(index, min(time, info.duration), resized_image, waveform, preview))
             last = index == count - 1
+            end = info.duration if last else (index + 1) / fps
+            clip.append(Shot(index, index / fps, end, min(time, info.duration), resized_image, waveform, preview))
             if len(clip) == spec.frames or last:
-                pending.append((clip, thread.submit(_predict, predictor, clip)))
+                pending.append((clip, thread.submit(predict_clip, predictor, clip)))
                 while len(pending) > (0 if last else 1):
                     yield from finished()
                 if tee is not None and not last:
@@ -88,14 +82,16 @@ def stream_masks(
 
 
 @dataclass(frozen=True)
-class _Shot:
+class Shot:
     """What the model is given for one mask; the frame itself is let go at once."""
 
     index: int
-    time: float
+    start: float  # seconds; the mask stands for [start, end)
+    end: float
+    time: float  # of the frame
     resized_image: torch.Tensor  # uint8 [S, S, 3]
     waveform: np.ndarray  # float32 [window]
-    preview: np.ndarray | None  # uint8 [h, w, 3]
+    preview: np.ndarray | None = None  # uint8 [h, w, 3]
 
 
 def check_settings(fps: float, threshold: float) -> None:
@@ -106,18 +102,31 @@ def check_settings(fps: float, threshold: float) -> None:
         raise UserError(f"threshold is {threshold}; give a number above 0 and below 1")
 
 
-def _predict(predictor: MaskPredictor, clip: list[_Shot]) -> Prediction:
+def predict_clip(predictor: MaskPredictor, clip: list[Shot]) -> Prediction:
+    """At most `spec.frames` of one clip."""
     frames = torch.stack([shot.resized_image for shot in clip])
     waveforms = torch.from_numpy(np.stack([shot.waveform for shot in clip]))
     return predictor.predict(frames, waveforms)
 
 
+def frame_masks(
+    clip: list[Shot], prediction: Prediction, size: tuple[int, int], threshold: float, semantic: bool, since: int = 0
+) -> Iterator[FrameMask]:
+    """The masks of a clip at the size of its frames, (height, width), from one of them on."""
+    names = prediction.class_names if semantic else ()
+    classes = prediction.classes if semantic else None
+    for number in range(since, len(clip)):
+        class_logits = None if classes is None else classes[number]
+        frame = _frame_mask(clip[number], prediction.logits[number], size, threshold, class_logits, names)
+        yield replace(frame, heard=select_tags(prediction.heard[number], prediction.words, frame.area > 0))
+
+
 def _frame_mask(
-    shot: _Shot, start: float, end: float, logits: torch.Tensor, info: MediaInfo, threshold: float,
-    class_logits: torch.Tensor | None, names: tuple[str, ...],
+    shot: Shot, logits: torch.Tensor, size: tuple[int, int], threshold: float, class_logits: torch.Tensor | None,
+    names: tuple[str, ...],
 ) -> FrameMask:  # fmt: skip
-    size, least = (info.height, info.width), math.log(threshold / (1 - threshold))
-    described = partial(FrameMask, shot.index, start, end, shot.time, heard=(), class_names=names)
+    least = math.log(threshold / (1 - threshold))
+    described = partial(FrameMask, shot.index, shot.start, shot.end, shot.time, heard=(), class_names=names)
     if class_logits is None and logits.amax() <= least:
         return described(area=0.0, score=0.0, run_lengths=encode_empty(*size))
     native = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]

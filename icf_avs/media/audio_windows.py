@@ -6,6 +6,7 @@ Second 0 is the moment the first frame is shown (video_reader.py); sound that st
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -96,6 +97,11 @@ def _runs(frames: Iterator, start: float, rate: int, layout: str | None) -> Iter
 def _samples(block: av.AudioFrame) -> np.ndarray:
     """[channels, n], without what is no number. The block is interleaved: PyAV miscounts the planes of 7.1."""
     samples = block.to_ndarray().reshape(-1, block.layout.nb_channels).T
+    return limited(samples)
+
+
+def limited(samples: np.ndarray) -> np.ndarray:
+    """Samples without what is no number or damage."""
     return np.nan_to_num(samples, nan=0.0).clip(-_LOUDEST, _LOUDEST)
 
 
@@ -121,8 +127,8 @@ class AudioWindows:
         info = source if isinstance(source, MediaInfo) else probe(source)
         own = partial(to_mono, restored=info.repaired.restore)
         self._blocks = own(audio_blocks(info, rate), rate) if sound is None else to_mono(sound(rate, None), rate)
-        self._held = next(self._blocks, np.zeros(0, np.float32))
-        self._first = 0  # sample number of _held[0]
+        self._held = SoundBuffer()
+        self._held.append(next(self._blocks, np.zeros(0, np.float32)))
         self._before = None
 
     def read(self, start: int, length: int) -> np.ndarray:
@@ -133,24 +139,41 @@ class AudioWindows:
         if self._before is not None and start < self._before:
             raise ValueError(f"windows are read forward: {start} after {self._before}")
         self._before = start
-        pieces, have = [self._held], self._first + len(self._held)
-        while have < start + length:
-            block = next(self._blocks, None)
-            if block is None:
-                break
-            if have + len(block) <= start:  # wholly before the window: nothing of it will be asked again
-                pieces, self._first = [], have + len(block)
-            else:
-                pieces.append(block)
-            have += len(block)
-        held = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-        drop = min(max(start - self._first, 0), len(held))
-        self._held, self._first = held[drop:], self._first + drop
-        window = np.zeros(length, np.float32)
-        at = self._first - start  # above 0 only before second 0
-        part = self._held[: max(length - at, 0)]
-        if at < length:
+        while self._held.end < start + length and (block := next(self._blocks, None)) is not None:
+            self._held.append(block)
+            self._held.drop(start)
+        return self._held.window(start, length)
+
+
+class SoundBuffer:
+    """Samples that have come and may still be asked for."""
+
+    def __init__(self) -> None:
+        self._blocks: deque[np.ndarray] = deque()
+        self._first = self.end = 0  # number of the first sample that is held, and of the one that comes next
+
+    def __len__(self) -> int:
+        """Samples that are held."""
+        return self.end - self._first
+
+    def append(self, block: np.ndarray) -> None:
+        """float32 [n], behind the others."""
+        self._blocks.append(block)
+        self.end += len(block)
+
+    def drop(self, before: int) -> None:
+        """Let go of blocks that lie wholly before a sample."""
+        while self._blocks and self._first + len(self._blocks[0]) <= before:
+            self._first += len(self._blocks.popleft())
+
+    def window(self, start: int, length: int) -> np.ndarray:
+        """Samples [start, start + length), float32, zeros where there are none; those before `start` are let go."""
+        self.drop(start)
+        window, at = np.zeros(length, np.float32), self._first - start
+        for block in self._blocks:
+            part = block[max(-at, 0) : max(length - at, 0)]
             window[max(at, 0) : max(at, 0) + len(part)] = part
+            at += len(block)
         return window
 
 

@@ -41,11 +41,6 @@ class Network(nn.Module, ABC):
         return ()
 
     @property
-    def chosen_tags(self) -> list[int] | None:
-        """Classes that alone may sound, None for all."""
-        return None
-
-    @property
     @abstractmethod
     def feature_spec(self) -> FeatureSpec:
         """Widths of the features that `forward` returns."""

@@ -46,10 +46,6 @@ class OpenVocabularyNetwork(GuidedNetwork):
     def missing(self) -> tuple[Missing, ...]:
         return self.visual.missing
 
-    @property
-    def chosen_tags(self) -> list[int] | None:
-        return self.audio.only_words
-
     @torch.no_grad()
     def learn_names(self, classes: ClassSimilarity) -> None:
         """Before training: tell how the names bear on a classifier's classes, and let sound and text begin with the

@@ -29,7 +29,8 @@ def document(
     info: MediaInfo, spec: ClipSpec, checkpoint: str, frames: Sequence[FrameMask], source: dict[str, Any],
     made_with: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """The content of segmentation.json. Times in seconds from the first frame, areas as a share of the frame.
+    """The content of segmentation.json, as segmentation.schema.json describes it. Times in seconds from the first frame
+    (which the file itself shows at `start`), areas as a share of the frame.
 
     `source` says which file the video is, `made_with` what made the result. With classes it has the
     list of all `categories` as well, and each frame its `classes`; with what was wrong with the video and read all the
@@ -43,6 +44,7 @@ def document(
             "file": info.path.name,
             "width": info.width,
             "height": info.height,
+            "start": round(info.start, 6),
             "duration": round(info.duration, 6),
             "fps": round(info.frame_rate, 6),
         },

@@ -1,0 +1,47 @@
+"""`icf live`: what sounds now, a line a mask, from a camera or a file that is played."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+import icf_avs
+from icf_avs.console import note
+from icf_avs.inference.live_stream import MaskStream
+from icf_avs.inference.word_prompts import tell_prompts
+from icf_avs.media.arrays import Piece
+from icf_avs.media.live_source import captured, played, read_ahead
+from icf_avs.media.video_reader import probe
+from icf_avs.output.text_summary import tag_lines
+
+
+def live_command(
+    video: Path | None, devices: list[str], checkpoint: str | None, fps: float, threshold: float,
+    words: str | None = None, device: str = "auto",
+) -> None:  # fmt: skip
+    """Print each mask as soon as it is known, and how long after its frame that was, until the source ends.
+
+    devices: see `captured`, where there is no video. Raises UserError for a source that cannot be read.
+    """
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # the source is decoded by the others
+    segmenter = icf_avs.load(checkpoint, device)
+    predictor = segmenter.predictor if words is None else segmenter.predictor.with_words(words)
+    if words is not None:
+        tell_prompts(segmenter.model, words)
+    rate = predictor.spec.sample_rate
+    sources = [captured(name, rate) for name in devices] if video is None else [played(probe(video), rate)]
+    note(f"{segmenter.name}: a mask needs the sound until {segmenter.delay:.1f} s after its frame; Ctrl-C stops")
+    began = 0.0
+
+    def arriving() -> Iterator[Piece]:
+        nonlocal began
+        for piece in read_ahead(sources):
+            began = began or time.monotonic()
+            yield piece
+
+    for mask in MaskStream(predictor, arriving(), rate, fps, threshold):
+        delay = time.monotonic() - began - mask.picture_time
+        print(f"{next(tag_lines([mask]))}  ({mask.area:.1%} of the frame, after {delay:.2f} s)", flush=True)

@@ -1,0 +1,137 @@
+"""The masks of frames and sound as they come, from a camera, a call or arrays, in constant memory.
+
+The sound is the clock: a frame is shown when the sound that came before it has been heard. A mask needs the sound
+around its frame, so it comes ClipSpec.delay seconds after it (0.5 s `stamps`, 2.5 s `natural`), and however long
+the model takes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from icf_avs.errors import UserError
+from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.inference.streaming import Shot, check_settings, frame_masks, predict_clip
+from icf_avs.media.arrays import Array, Piece, Resampler, frames_of, waveform_of
+from icf_avs.media.audio_windows import SoundBuffer, mask_count
+from icf_avs.media.images import resize_frames
+from icf_avs.results import FrameMask
+from icf_avs.types import Prediction
+
+
+class MaskStream:
+    """Iterating gives the mask of each interval as soon as it can be known; see `Segmenter.stream`.
+
+    whole_clips: the masks of a clip are made together, as those of a file are, and are the same; without, each is made
+    of the clip so far, so that the last one of a clip alone is that of the file.
+    """
+
+    def __init__(
+        self, predictor: MaskPredictor, source: Iterable[Piece], sample_rate: int, fps: float = 1.0,
+        threshold: float = 0.5, semantic: bool = False, whole_clips: bool = False,
+    ) -> None:  # fmt: skip
+        check_settings(fps, threshold)
+        self._predictor, self._source, self._rate = predictor, source, sample_rate
+        self._spec = replace(predictor.spec, fps=fps)
+        self._threshold, self._semantic, self._whole_clips = threshold, semantic, whole_clips
+        self.size: tuple[int, int] | None = None  # height and width of the frames
+        self.num_frames = 0
+        self.duration = 0.0  # seconds that have come
+
+    def __iter__(self) -> Iterator[FrameMask]:
+        clip: list[Shot] = []
+        growing = self._predictor.growing_clip()
+        if not self._whole_clips:  # the first call of a model takes longest
+            growing.add(*self._nothing())
+            growing = self._predictor.growing_clip()
+        for shot in self._shots():
+            clip.append(shot)
+            if not self._whole_clips:
+                prediction = growing.add(shot.resized_image, torch.from_numpy(shot.waveform))
+                yield from self._masks(clip, prediction, since=len(clip) - 1)
+            if len(clip) == self._spec.frames:
+                if self._whole_clips:
+                    yield from self._masks(clip, predict_clip(self._predictor, clip))
+                clip, growing = [], self._predictor.growing_clip()
+        if clip and self._whole_clips:
+            yield from self._masks(clip, predict_clip(self._predictor, clip))
+
+    def _nothing(self) -> tuple[torch.Tensor, torch.Tensor]:
+        side = self._spec.image_size
+        return torch.zeros(side, side, 3, dtype=torch.uint8), torch.zeros(self._spec.window)
+
+    def _masks(self, clip: list[Shot], prediction: Prediction, since: int = 0) -> Iterator[FrameMask]:
+        assert self.size is not None  # there are frames
+        return frame_masks(clip, prediction, self.size, self._threshold, self._semantic, since)
+
+    def _shots(self) -> Iterator[Shot]:
+        """Each as soon as the next frame and the sound of its window have come."""
+        spec, sound = self._spec, _Sound(self._rate, self._spec.sample_rate)
+        seen: deque[torch.Tensor] = deque()  # images of shots whose sound is still to come
+        shown: np.ndarray | None = None
+        index = 0  # of the next shot
+
+        def shot(time: float, end: float) -> Shot:
+            window = sound.window(spec.window_start(index), spec.window)
+            return Shot(index, index / spec.fps, end, time, seen.popleft(), window)
+
+        for frame, audio, time in self._source:
+            self.duration = sound.seconds if time is None else time
+            is_frame = frame is not None or time is not None
+            while is_frame and shown is not None and spec.frame_time(index + len(seen)) < self.duration - 1e-6:
+                seen.append(self._resized(shown))
+            if frame is not None:
+                shown = self._checked(frame)
+            if audio is not None:
+                sound.append(waveform_of(audio))
+            while seen and sound.end >= spec.window_start(index) + spec.window:
+                yield shot(spec.frame_time(index), (index + 1) / spec.fps)
+                index += 1
+            if time is None:
+                self.duration = sound.seconds
+        if shown is None or not sound.seconds:
+            raise UserError(f"no {'frame' if shown is None else 'sound'} came; both are needed to tell what sounds")
+        sound.append(None)
+        count = mask_count(self.duration, spec.fps)
+        seen.extend([self._resized(shown)] * (count - index - len(seen)))
+        while seen:
+            end = self.duration if index == count - 1 else (index + 1) / spec.fps
+            yield shot(min(spec.frame_time(index), self.duration), end)
+            index += 1
+
+    def _checked(self, frame: Array) -> np.ndarray:
+        """A copy: a camera may write the next frame to the same place."""
+        image = frames_of(frame, 3).copy()
+        size = (image.shape[0], image.shape[1])
+        if size != (self.size or size):
+            raise UserError(f"frames are {size} after {self.size}, height and width; give frames of one size")
+        self.size, self.num_frames = size, self.num_frames + 1
+        return image
+
+    def _resized(self, image: np.ndarray) -> torch.Tensor:
+        return resize_frames(torch.from_numpy(image)[None], self._spec.image_size)[0]
+
+
+class _Sound(SoundBuffer):
+    """The mean of the channels of what comes, at the rate of the model."""
+
+    def __init__(self, rate: int, to: int) -> None:
+        super().__init__()
+        self._resample, self._rate, self._count = Resampler(1, rate, to), rate, 0
+
+    @property
+    def seconds(self) -> float:
+        """That have come."""
+        return self._count / self._rate
+
+    def append(self, block: np.ndarray | None) -> None:
+        """float32 [channels, n], None at the end."""
+        if block is not None:
+            self._count += block.shape[1]
+            block = block.mean(0, keepdims=True)
+        super().append(self._resample(block)[0])

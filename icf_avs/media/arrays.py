@@ -1,0 +1,124 @@
+"""Frames and sound that a program holds as arrays, in the form in which they are read from videos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import torch
+
+from icf_avs.errors import UserError
+from icf_avs.media.audio_file import read_audio
+from icf_avs.media.audio_windows import AudioSource, limited
+
+Array = np.ndarray | torch.Tensor
+Audio = str | Path | Array | AudioSource
+Pair = tuple[Array | None, Array | None]
+_MOST_CHANNELS = 64  # more, and an array is taken for [n, channels]
+
+
+def frames_of(frames: Array, dims: int) -> np.ndarray:
+    """uint8 RGB [T,H,W,3], or with dims 3 one frame [H,W,3]. Raises UserError for another type or shape."""
+    array = _numpy(frames)
+    if array.dtype != np.uint8 or array.ndim != dims or array.shape[-1] != 3 or 0 in array.shape:
+        expected = "[T, H, W, 3]" if dims == 4 else "[H, W, 3]"
+        raise UserError(f"frames are {array.dtype} {list(array.shape)}; give RGB as uint8 {expected}")
+    return array
+
+
+def waveform_of(audio: Array) -> np.ndarray:
+    """Samples [n] or [channels, n], floats of full scale 1 or signed integers -> float32 [channels, n].
+
+    Raises UserError for another type or shape.
+    """
+    array = _numpy(audio)
+    if array.dtype.kind not in "fi" or not 1 <= array.ndim <= 2 or len(np.atleast_2d(array)) > _MOST_CHANNELS:
+        raise UserError(
+            f"the audio is {array.dtype} {list(array.shape)}; give float or int16 samples, [n] or [channels, n]"
+        )
+    full_scale = 1 if array.dtype.kind == "f" else -np.iinfo(array.dtype).min
+    return np.atleast_2d(limited(array.astype(np.float32) / full_scale))
+
+
+def _numpy(array: Array) -> np.ndarray:
+    return array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+
+
+class Piece(NamedTuple):
+    """What comes next: a frame uint8 [H,W,3], the sound from then on [n] or [channels,n], or both; time: the seconds at
+    which the frame is shown, where these are known.
+    """
+
+    frame: Array | None
+    audio: Array | None
+    time: float | None = None
+
+
+def pieces_of(frames: Iterable[Array], frame_rate: float, waveform: np.ndarray, rate: int) -> Iterator[Piece]:
+    """Frames [H,W,3] with their sound [n] at `rate` Hz, which may be longer."""
+    end = number = 0
+    for number, frame in enumerate(frames, 1):
+        begin, end = end, round(number / frame_rate * rate)
+        yield Piece(frame, waveform[begin:end], (number - 1) / frame_rate)
+    yield Piece(None, waveform[end:], number / frame_rate)
+
+
+class Resampler:
+    """Blocks float32 [channels, n] at one rate -> blocks at another, as far as they are known yet."""
+
+    def __init__(self, channels: int, rate: int, to: int) -> None:
+        self._rate, self._is_same = rate, rate == to
+        # One a channel: FFmpeg's layouts end at eight.
+        self._channels = [av.AudioResampler("flt", "mono", to) for _ in range(channels)]
+
+    def __call__(self, block: np.ndarray | None) -> np.ndarray:
+        """None: what is left at the end."""
+        if self._is_same or (block is not None and not block.size):
+            return np.zeros((len(self._channels), 0), np.float32) if block is None else block
+        found = []
+        for number, resampler in enumerate(self._channels):
+            parts = resampler.resample(None if block is None else self._frame(block[number]))
+            found.append(np.concatenate([np.zeros(0, np.float32), *(part.to_ndarray()[0] for part in parts)]))
+        return np.stack(found)
+
+    def _frame(self, channel: np.ndarray) -> av.AudioFrame:
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channel[None]), "flt", "mono")
+        frame.sample_rate = self._rate
+        return frame
+
+
+def _blocks(waveform: np.ndarray, rate: int, to: int) -> Iterator[np.ndarray]:
+    resampler = Resampler(len(waveform), rate, to)
+    for start in range(0, waveform.shape[1], rate):
+        yield resampler(waveform[:, start : start + rate])
+    if (rest := resampler(None)).size:
+        yield rest
+
+
+def audio_source(audio: Audio, sample_rate: int | None) -> AudioSource:
+    """What stands in for the sound of a video: a file with sound, samples at `sample_rate`, or a source already.
+
+    Raises UserError for samples without their rate, and when it is read for a file without sound.
+    """
+    if isinstance(audio, str | Path):
+        path = Path(audio)
+        return lambda rate, layout: iter([_laid_out(read_audio(path, rate)[0][None], layout)])
+    if callable(audio) and not isinstance(audio, torch.Tensor):
+        return audio
+    waveform, own_rate = waveform_of(audio), round(checked_rate(sample_rate, "sample_rate"))
+    return lambda rate, layout: (_laid_out(block, layout) for block in _blocks(waveform, own_rate, rate))
+
+
+def _laid_out(block: np.ndarray, layout: str | None) -> np.ndarray:
+    return block if layout is None else np.tile(block.mean(0), (av.AudioLayout(layout).nb_channels, 1))
+
+
+def checked_rate(rate: float | None, name: str) -> float:
+    """A rate of arrays, by its name. Raises UserError unless it is a number of 1 or more."""
+    if rate is None or not 1 <= rate < math.inf:
+        raise UserError(f"{name} is {rate}; give that of the arrays, in Hz")
+    return rate

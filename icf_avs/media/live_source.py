@@ -1,0 +1,79 @@
+"""Frames and sound in real time: a file as it is played, or a camera and a microphone by the devices of FFmpeg."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
+from queue import Queue
+from threading import Thread
+
+import av
+from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
+
+from icf_avs.errors import UserError
+from icf_avs.media.arrays import Piece
+from icf_avs.media.audio_windows import AudioWindows
+from icf_avs.media.video_reader import MediaInfo, to_rgb, video_frames
+
+_WAITING = 32  # pieces that may wait for the model; then a device drops frames
+
+
+def played(info: MediaInfo, rate: int) -> Iterator[Piece]:
+    """A file, each frame with its sound at `rate` Hz at the moment the next frame is shown. Raises UserError as
+    `video_frames` and `AudioWindows` do.
+    """
+    windows, reformatter, end = AudioWindows(info, rate), VideoReformatter(), 0
+    frames = chain(video_frames(info), [(info.duration, None)])
+    began = time.monotonic()
+    for (shown, frame), (until, _) in pairwise(frames):
+        image, (begin, end) = to_rgb(info, frame, reformatter), (end, round(until * rate))
+        piece = Piece(image, windows.read(begin, end - begin), shown)
+        time.sleep(max(0.0, began + until - time.monotonic()))
+        yield piece
+    yield Piece(None, windows.read(end, rate), info.duration)
+
+
+def captured(device: str, rate: int) -> Iterator[Piece]:
+    """The frames and the sound at `rate` Hz of FORMAT:NAME, as v4l2:/dev/video0, alsa:default or avfoundation:0:0.
+
+    Raises UserError for a device that cannot be opened or ceases.
+    """
+    kind, _, name = device.partition(":")
+    try:
+        with av.open(name, format=kind) as container:
+            resampler = av.AudioResampler("fltp", None, rate)
+            for frame in container.decode():
+                if isinstance(frame, av.VideoFrame):
+                    yield Piece(frame.to_ndarray(format="rgb24"), None)
+                else:
+                    for block in resampler.resample(frame):
+                        yield Piece(None, block.to_ndarray())
+    except (FFmpegError, OSError, ValueError) as error:
+        raise UserError(f"{device}: cannot be read ({error}); name a device of FFmpeg, as v4l2:/dev/video0") from error
+
+
+def read_ahead(sources: Sequence[Iterator[Piece]]) -> Iterator[Piece]:
+    """What all sources give, each read in a thread of its own, in the order in which it comes."""
+    waiting: Queue[Piece | BaseException | None] = Queue(_WAITING)
+
+    def read(source: Iterator[Piece]) -> None:
+        try:
+            for piece in source:
+                waiting.put(piece)
+            waiting.put(None)
+        except BaseException as error:  # raised where the pieces are used
+            waiting.put(error)
+
+    for source in sources:
+        Thread(target=read, args=(source,), daemon=True).start()
+    left = len(sources)
+    while left:
+        match waiting.get():
+            case None:
+                left -= 1
+            case BaseException() as error:
+                raise error
+            case piece:
+                yield piece

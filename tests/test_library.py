@@ -1,0 +1,237 @@
+"""The package inside another program: whatever form a video has, its masks are those of the file."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clip_maker import make_clip
+from golden_cases import lossless, truck_scene
+from json_schema import faults
+
+import icf_avs
+from icf_avs.errors import UserError
+from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.inference.segment import Segmenter
+from icf_avs.media.audio_windows import audio_blocks
+from icf_avs.media.video_reader import probe, read_frames
+from icf_avs.results import Segmentation
+from icf_avs.types import ClipSpec, Missing, Prediction
+
+PROGRAM = Path(__file__).with_name("client_program.py")
+RATE = 48_000
+
+
+class LoudRed(MaskPredictor):
+    """Logits are as high as the frame is red and its sound loud, so that every input shows; of a clip the more, the
+    more frames it has.
+    """
+
+    spec = ClipSpec(image_size=64)
+    classes = ("red",)
+
+    def predict(self, frames: torch.Tensor, sound: torch.Tensor) -> Prediction:
+        red = frames[..., 0].float() - frames[..., 1:].float().mean(-1)
+        loud = sound.abs().mean(1)
+        logits = red / 20 + 40 * loud[:, None, None] + len(frames) - 10
+        return Prediction(logits, loud[:, None].clamp(max=1), self.classes)
+
+
+SEGMENTER = Segmenter(LoudRed(), "loud")
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["mono", "cancelling"])
+def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6.4 seconds, louder from second to second; of two channels one is the opposite of the other for some time."""
+    time = np.arange(round(6.4 * RATE)) / RATE
+    wave = (0.1 * time * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+    channels = np.stack([wave, np.where(time < 4, -wave, wave)])[: request.param]
+    return make_clip(
+        tmp_path_factory.mktemp("video") / "loud.mkv", seconds=6.4, sound=channels, sound_codec="pcm_f32le"
+    )
+
+
+@pytest.fixture(scope="module")
+def frames(video: Path) -> np.ndarray:
+    return np.stack([image for _, image in read_frames(video, (number / 25 for number in range(160)))])
+
+
+@pytest.fixture(scope="module")
+def sound(video: Path) -> np.ndarray:
+    return np.concatenate([*audio_blocks(probe(video), RATE)], axis=1)
+
+
+def check_same(found: Segmentation, expected: Segmentation) -> None:
+    assert 0 < expected.areas[0] < expected.areas[-2]
+    for one, other in zip(found.frames, expected.frames, strict=True):
+        assert one.run_lengths == other.run_lengths and one.index == other.index
+        np.testing.assert_allclose(one.heard[0][1], other.heard[0][1], rtol=1e-5)
+        for name in ("start", "end", "picture_time", "area", "score"):
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-6, err_msg=name)
+    video, other = found.video, expected.video
+    assert (video.width, video.height) == (other.width, other.height)
+    np.testing.assert_allclose((video.duration, video.frame_rate), (other.duration, other.frame_rate), atol=2e-3)
+    assert found.spec == expected.spec
+
+
+@pytest.mark.parametrize("fps", [1.0, 3.0])
+def test_arrays_give_the_masks_of_the_file(video: Path, frames: np.ndarray, sound: np.ndarray, fps: float) -> None:
+    expected, told = SEGMENTER.segment(video, fps=fps), []
+    found = SEGMENTER.segment(
+        frames, fps=fps, frame_rate=25, audio=sound, sample_rate=RATE, progress=lambda *now: told.append(now)
+    )
+    check_same(found, expected)
+    assert told == [(done, len(found)) for done in range(1, len(found) + 1)] and found.folder is None
+    given = torch.from_numpy(frames), torch.from_numpy(sound)
+    check_same(SEGMENTER.segment(given[0], fps=fps, frame_rate=25, audio=given[1], sample_rate=RATE), expected)
+    one_by_one = iter(frames)
+    check_same(SEGMENTER.segment(one_by_one, fps=fps, frame_rate=25, audio=sound, sample_rate=RATE), expected)
+
+
+def test_pairs_of_a_frame_and_its_sound_do_too(video: Path, frames: np.ndarray, sound: np.ndarray) -> None:
+    """But that their channels are mixed as they come: where these cancel each other, nothing is left."""
+    pairs = zip(frames, np.split(sound, 160, axis=1), strict=True)
+    if len(sound) == 1:
+        check_same(SEGMENTER.segment(pairs, sample_rate=RATE), SEGMENTER.segment(video))
+    else:
+        assert not SEGMENTER.segment(pairs, sample_rate=RATE).heard[1]
+
+
+def test_bytes_and_binary_files_are_read_as_the_file(video: Path, tmp_path: Path) -> None:
+    expected = SEGMENTER.segment(video)
+    check_same(SEGMENTER.segment(video.read_bytes()), expected)
+    check_same(SEGMENTER.segment(io.BytesIO(video.read_bytes())), expected)
+    with video.open("rb") as file:
+        result = SEGMENTER.segment(file, tmp_path)
+    check_same(result, expected)
+    assert result.folder == tmp_path / "loud"
+    source = json.loads((result.folder / "segmentation.json").read_text())["source"]
+    assert source.keys() == {"bytes", "sha256"} and source["bytes"] == video.stat().st_size
+    assert SEGMENTER.segment(video.read_bytes(), tmp_path).folder.name == "video"
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_another_sound_takes_the_place_of_the_own(
+    video: Path, frames: np.ndarray, tmp_path: Path, as_file: bool
+) -> None:
+    time = np.arange(round(6.4 * RATE)) / RATE
+    other = (3000 * np.sin(2 * np.pi * 300 * time)).astype(np.int16)
+    audio: dict = {"audio": other, "sample_rate": RATE}
+    expected = SEGMENTER.segment(frames, frame_rate=25, **audio)
+    if as_file:
+        sound = (other / 32768).astype(np.float32)[None]
+        path = make_clip(tmp_path / "other.mkv", seconds=6.4, sound=sound, sound_codec="pcm_s16le")
+        audio = {"audio": path}
+    result = SEGMENTER.segment(video, tmp_path / "out", **audio)
+    np.testing.assert_allclose(result.areas, expected.areas, atol=1e-3)
+    heard, own = ([tags[0][1] for tags in found.heard] for found in (result, SEGMENTER.segment(video)))
+    assert max(heard[:6]) - min(heard[:6]) < 1e-3 and max(own) > 3 * max(heard)
+    assert probe(result.folder / "overlay.mp4").has_audio
+
+
+IMAGE, SOUND = np.zeros((8, 48, 64, 3), np.uint8), np.zeros(RATE, np.float32)
+RATES = {"frame_rate": 8, "sample_rate": RATE}
+
+
+@pytest.mark.parametrize(
+    ("video", "options", "told"),
+    [
+        (IMAGE, RATES, "give their audio="),
+        (IMAGE.astype(np.float32), {"audio": SOUND, **RATES}, "float32 .8, 48, 64, 3.; give RGB as uint8"),
+        (IMAGE[0], {"audio": SOUND, **RATES}, r"\[T, H, W, 3\]"),
+        (IMAGE, {"audio": SOUND.reshape(-1, 2), **RATES}, r"\[n\] or \[channels, n\]"),
+        (IMAGE, {"audio": SOUND > 0, **RATES}, "bool"),
+        (IMAGE, {"audio": SOUND, "sample_rate": RATE}, "frame_rate is None"),
+        (IMAGE, {"audio": SOUND, "frame_rate": 8}, "sample_rate is None"),
+        (IMAGE, {"audio": SOUND, **RATES, "fps": 0}, "fps is 0"),
+        (IMAGE, {"audio": SOUND, **RATES, "out": "out"}, "video files"),
+        (IMAGE, {"audio": SOUND, **RATES, "words": "dog"}, "sound tagger"),
+        (IMAGE, {"audio": SOUND, **RATES, "semantic": True}, "without a class head"),
+        (iter([]), {"sample_rate": RATE}, "no frame came"),
+        (iter([(IMAGE[0], None)]), {"sample_rate": RATE}, "no sound came"),
+        (iter([(IMAGE[0], SOUND), (IMAGE[0, 1:], SOUND)]), {"sample_rate": RATE}, "one size"),
+        (b"no video", {}, "not a video"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_told_in_one_line(video: object, options: dict, told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        SEGMENTER.segment(video, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_threads_share_a_segmenter(video: Path) -> None:
+    segmenter = icf_avs.load("stamps")
+    settings = [{"threshold": 0.1}, {"threshold": 0.9}, {"fps": 2.0}, {}]
+    alone = [segmenter.segment(video, **setting) for setting in settings]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda setting: segmenter.segment(video, **setting), settings))
+    for one, other in zip(together, alone, strict=True):
+        assert one.frames == other.frames
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fire truck that sounds, as a file without loss."""
+    folder = tmp_path_factory.mktemp("scene")
+    return lossless(folder / "clip.mkv", truck_scene(folder))
+
+
+@pytest.mark.parametrize("checkpoint", ["stamps", "natural"])
+def test_a_program_of_thirty_lines(scene: Path, checkpoint: str) -> None:
+    assert len(PROGRAM.read_text().splitlines()) <= 30
+    done = subprocess.run([sys.executable, PROGRAM, scene, checkpoint], capture_output=True, text=True, check=True)
+    first, *lines = done.stdout.splitlines()
+    assert first.endswith("IoU with the file's 1.0") and float(first.split("%")[0]) > 1
+    assert [line[:3] for line in lines] == ["0.0", "1.0", "2.0", "3.0", "4.0"]
+    assert re.search("fire.truck", lines[1]) and "0.0%" in lines[4]
+
+
+def test_its_types_are_strict() -> None:
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-incremental", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROGRAM.parents[1], check=False)
+    assert done.returncode == 0, done.stdout
+
+
+SCHEMA = json.loads((Path(icf_avs.__file__).parent / "output" / "segmentation.schema.json").read_text())
+
+
+class Everything(LoudRed):
+    """Whatever may be told of a model is told."""
+
+    semantic, digest, encoders = True, "0f" * 32, {"visual": "a", "audio": "b"}
+    missing, only_words = (Missing("the ears", "hears less"),), ("red",)
+
+    def predict(self, frames: torch.Tensor, sound: torch.Tensor) -> Prediction:
+        found = super().predict(frames, sound)
+        classes = torch.stack([-found.logits, found.logits], 1)
+        return replace(found, classes=classes, class_names=("background", "red"))
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_the_json_is_as_its_schema_says(video: Path, tmp_path: Path, everything: bool) -> None:
+    segmenter = Segmenter(Everything(), "all") if everything else SEGMENTER
+    joined = tmp_path / "joined.mkv"
+    joined.write_bytes(video.read_bytes() * (1 + everything))
+    result = segmenter.segment(joined, tmp_path / "out", semantic=everything)
+    document = json.loads((result.folder / "segmentation.json").read_text())
+    assert not list(faults(document, SCHEMA))
+    assert ("categories" in document) == ("words" in document["made_with"]) == everything
+    assert document.get("repaired", {}).get("joined_files", 1) == 1 + everything
+    assert document["made_with"]["versions"]["icf-avs"] == icf_avs.__version__
+    wrong = json.loads(json.dumps(document))
+    del wrong["video"]["start"]
+    wrong["made_with"]["threshold"] = 2
+    wrong["frames"][1]["area"], wrong["frames"][2]["more"] = "large", 1
+    assert sorted(faults(wrong, SCHEMA)) == [
+        "$.frames[1].area: is no number", "$.frames[2]: has more", "$.made_with.threshold: exclusiveMaximum",
+        "$.video: lacks start",
+    ]  # fmt: skip
