@@ -41,7 +41,7 @@ from icf_avs.output.result_file import is_earlier_result
 from icf_avs.provenance import Source, sha256_of, short_digest
 from icf_avs.synthetic.asset_packages import read_qt_resource
 from icf_avs.types import ClipSpec
-from research import ablation
+from research import reproduction
 from tools.fill_tables import fill
 
 SETTINGS = Settings(None, "0" * 64, 1.0, 0.5, False, None)
@@ -171,13 +171,13 @@ def _save_scores(folder: Path) -> None:
 
 
 def _save_study(folder: Path) -> None:
-    line = dict.fromkeys(ablation.RUNS.columns, "1") | {"row": "all", "seed": "0"}
-    ablation.RUNS.replace(folder / "study.csv", ("all", "0"), [line])
+    line = dict.fromkeys(reproduction.RUNS.columns, "1") | {"row": "all", "seed": "0"}
+    reproduction.RUNS.replace(folder / "study.csv", ("all", "0"), [line])
 
 
 def _study_row() -> bytes:
-    line = dict.fromkeys(ablation.RUNS.columns, "0.5") | {"row": "baseline", "seed": "1"}
-    return csv_text(ablation.RUNS.columns, tuple(line.values()))
+    line = dict.fromkeys(reproduction.RUNS.columns, "0.5") | {"row": "baseline", "seed": "1"}
+    return csv_text(reproduction.RUNS.columns, tuple(line.values()))
 
 
 def _save_probe(folder: Path) -> None:
@@ -218,7 +218,7 @@ def _own_readers() -> list[Reader]:
     record = json.dumps({"version": "0", "video": {"file": "a.mp4", "bytes": 1, "mtime_ns": 2}}).encode()
     manifest = csv_text(("video", "out", "fps", "audio_track"), ("a.mp4", "day/a", "2", ""), ("b, c.mp4", "", "", "1"))
     notes = json.dumps({"stamps s4": {"command": "icf evaluate", "strict": {"true": {"miou": 0.5}}}}).encode()
-    study = csv_text(ablation.RUNS.columns), _study_row()
+    study = csv_text(reproduction.RUNS.columns), _study_row()
     probe = csv_text(robustness.COLUMNS, tuple("0" for _ in robustness.COLUMNS))
     return [
         Reader("manifest", "csv", "list.csv", (manifest,), _manifest, {"a.mp4": b"x"}),

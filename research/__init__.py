@@ -1,1 +1,1 @@
-"""The ablation studies behind docs/ABLATION.md and docs/NATURAL.md: `python -m research`. Not part of the package."""
+"""The studies behind docs/REPRODUCTION.md and docs/NATURAL.md: `python -m research`. Not part of the package."""

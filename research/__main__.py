@@ -1,8 +1,9 @@
-"""`python -m research`: the ablation study, the open vocabulary, and their summary (docs/ABLATION.md, NATURAL.md)."""
+"""`python -m research`: the reproduction study, its summary, the open vocabulary (docs/REPRODUCTION.md, NATURAL.md)."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from icf_avs.console import NORMAL, set_verbosity
 from icf_avs.errors import UserError
 
 
-def _ablation(args: argparse.Namespace) -> None:
+def _reproduction(args: argparse.Namespace) -> None:
     check_folder(args.out)
     check_file(args.results, "--results")
-    from research.ablation import ablation_command
+    from research.reproduction import reproduction_command
 
-    ablation_command(args)
+    reproduction_command(args)
 
 
 def _natural(args: argparse.Namespace) -> None:
@@ -33,7 +34,7 @@ def _summary(args: argparse.Namespace) -> None:
     check_folder(args.pictures, "--pictures")
     from research.summary import summary_command
 
-    summary_command(args.results, args.out, args.pictures)
+    summary_command(args.results, args.pictures)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,22 +45,21 @@ def build_parser() -> argparse.ArgumentParser:
     steps = whole(1, 10**8)
     part = command(
         commands,
-        "ablation",
-        _ablation,
-        "train and score every row of the ablation, as many at a time as there are cores",
-        "  python -m research ablation                   # all that results/ablation.csv lacks\n"
-        "  python -m research ablation --rows baseline all --seeds 1 --steps 100 --clips 10 --results try.csv\n\n"
-        "Rows: baseline, all, each part and pair of mit, sc, cdcl; and variants (research/ablation_rows.py).\n"
-        "Interrupted, it goes on where each run stopped. Each finished run is a line of the table.",
+        "reproduction",
+        _reproduction,
+        "train and score the rows of the paper's tables 2 and 3 and figure 5, and ours",
+        "  python -m research reproduction               # all that results/reproduction.csv lacks\n"
+        "  python -m research reproduction --rows baseline all --seeds 1 --steps 20 --clips 4 --results try.csv\n\n"
+        "Rows: research/rows.py. Interrupted, it goes on where each run stopped. Each finished run is a line.",
     )
     part.add_argument("--rows", metavar="ROW", nargs="+", help="only these rows (default: all)")
     part.add_argument(
         "--seeds", metavar="N", type=whole(1, 1000), default=3, help="seeds 0 to N-1 of each row (default: 3)"
     )
     part.add_argument("--steps", metavar="N", type=steps, default=600, help="steps of a run (default: 600)")
-    part.add_argument("--clips", metavar="N", type=positive, help="score only the first N clips of each test set")
-    part.add_argument("--jobs", metavar="N", type=whole(1, 1000), help="processes (default: cores, or 1 with a GPU)")
-    _places(part, "ablation")
+    part.add_argument("--clips", metavar="N", type=positive, default=60, help="clips of each test set (default: 60)")
+    part.add_argument("--jobs", metavar="N", type=whole(1, 1000), default=os.cpu_count() or 1, help="processes (cores)")
+    _places(part, "reproduction")
     device(part)
 
     part = command(
@@ -85,10 +85,12 @@ def build_parser() -> argparse.ArgumentParser:
         commands,
         "summary",
         _summary,
-        "mean, deviation and paired tests of the runs in the table, and the study's plots",
+        "mean, deviation and paired tests of the runs in the table, and the curves of figure 5",
         "  python -m research summary",
     )
-    _places(part, "ablation")
+    part.add_argument(
+        "--results", metavar="CSV", type=Path, default=Path("results/reproduction.csv"), help="table (%(default)s)"
+    )
     part.add_argument("--pictures", metavar="DIR", type=Path, default=Path("docs"), help="folder of the plots (docs)")
     return parser
 

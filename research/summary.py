@@ -1,8 +1,7 @@
-"""What the runs say together: means and deviations of rows, and paired tests of what each part and stand-in changes.
+"""`python -m research summary`: means and deviations of rows, paired tests, and the curves of figure 5.
 
-Pairs are runs of the same seed, which share the pretrained audio encoder, the weights that both have, and the order of
-scenes. With three seeds a paired t-test has two degrees of freedom: p is shown, and so is the difference in standard
-deviations of the row it is compared with, which the study's threshold is given in.
+Pairs are runs of the same seed, which share the pretrained audio encoder, the scenes and their order. A paired t-test
+over three seeds has two degrees of freedom, so the difference of each pair is shown as well.
 """
 
 from __future__ import annotations
@@ -13,98 +12,68 @@ from statistics import mean, stdev
 
 from icf_avs.atomic_io import write_text
 from icf_avs.errors import UserError
-from research.ablation import PARTS, RUNS, parts_path
-from research.ablation_rows import ROWS
+from icf_avs.evaluation.robustness.perturbations import MIXED, SNRS
+from research.reproduction import DIAGNOSTICS, RUNS
+from research.rows import ROWS
+from research.scoring import COLUMNS
 from research.table import Line, csv_text
 
-SHOWN = ("miou", "f", "miou_silence", "miou_noise", "miou_offscreen", "fpr_offscreen", "g_miou")
-PAIRS = (  # question, row, row it is compared with
-    ("MIT alone", "mit", "baseline"),
-    ("SC alone", "sc", "baseline"),
-    ("CDCL alone", "cdcl", "baseline"),
-    ("MIT beside SC and CDCL", "all", "sc+cdcl"),
-    ("SC beside MIT and CDCL", "all", "mit+cdcl"),
-    ("CDCL beside MIT and SC", "all", "mit+sc"),
-    ("the whole method", "all", "baseline"),
-    ("SC against shuffled sounds", "all", "shuffled"),
-    ("SC against random vectors", "all", "random"),
-    ("SC against dropout", "all", "dropout"),
-    ("do(vision)", "all", "sc-no-vision"),
-    ("taking a source out", "all", "sc-no-rest"),
-    ("three levels against video alone", "all", "video-level"),
-    ("three levels against segments alone", "all", "segment-level"),
-    ("three levels against frames alone", "all", "frame-level"),
-    ("W2 against cosine", "all", "cosine"),
-    ("two counterfactuals against one", "all", "k1"),
-    ("four counterfactuals against two", "k4", "all"),
-    ("eight counterfactuals against two", "k8", "all"),
+PAIRS = (  # row, row it is compared with
+    ("cdcl", "baseline"),
+    ("mit+cdcl", "baseline"),
+    ("all", "baseline"),
+    ("all", "mit+cdcl"),
+    ("trained-cdcl", "trained-baseline"),
+    ("trained-mit+cdcl", "trained-baseline"),
+    ("trained-all", "trained-baseline"),
+    ("tpavi-all", "tpavi-baseline"),
+    ("avsegformer-all", "avsegformer-baseline"),
+    ("interventions", "baseline"),
+    ("all+interventions", "interventions"),
+    ("guided", "all+interventions"),
 )
-EXAMPLES = 4  # clips shown under four sounds
-PAIR_COLUMNS = ("question", "row", "against", "scenes", "score", "seeds", "difference", "deviations", "p")
-
-
-def rows_table(lines: list[Line]) -> list[Line]:
-    """One line a row: seeds, and mean ± standard deviation over them of the scores that are shown."""
-    table = []
-    for name in ROWS:
-        runs = [line for line in lines if line["row"] == name]
-        if runs:
-            cells = {score: spread([float(run[score]) for run in runs]) for score in SHOWN}
-            table.append({"row": name, "what": ROWS[name].what, "seeds": str(len(runs)), **cells})
-    return table
+PAIR_COLUMNS = ("row", "against", "score", "seeds", "difference", "of_each_seed", "p")
+COMPARED = ("miou", "g_miou", "miou_offscreen", "miou_snr-20db", "miou_mixed-2")
+CURVES = ("baseline", "all", "interventions", "all+interventions", "guided")
 
 
 def spread(values: list[float]) -> str:
-    """ "0.712 ± 0.004", or the mean alone for one value."""
-    if any(math.isnan(value) for value in values):
+    """ "0.712 ± 0.004", or the mean alone for one value; empty where there is none."""
+    if not values or any(map(math.isnan, values)):
         return ""
     return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
-def pairs_table(lines: list[Line], parts: list[Line]) -> list[Line]:
-    """Differences of PAIRS in mIoU, G-mIoU and mIoU under off-screen sound, over all scenes; and in mIoU where two or
-    three things in the image could sound. `deviations`: the difference over the standard deviation, over seeds, of
-    the row it is compared with.
-    """
-    by_run = {(line["row"], line["seed"]): line for line in lines}
-    by_part = {(line["row"], line["seed"], line["test_set"], line["candidates"]): line for line in parts}
+def rows_table(lines: list[Line]) -> list[Line]:
+    """A line for each row that has runs, of its most steps."""
     table = []
-    for question, row, against in PAIRS:
-        seeds = sorted(
-            {seed for name, seed in by_run if name == row} & {seed for name, seed in by_run if name == against}
-        )
-        if not seeds:
-            continue
+    for name, row in ROWS.items():
+        runs = [line for line in lines if line["row"] == name]
+        if runs:
+            cells = {score: spread([float(run[score]) for run in runs]) for score in (*COLUMNS, *DIAGNOSTICS)}
+            facts = {"row": name, "answers": row.answers, "seeds": str(len(runs)), "steps": runs[0]["steps"]}
+            table.append(facts | cells)
+    return table
 
-        def compare(scenes: str, score: str, of_run, question=question, row=row, against=against, seeds=seeds) -> None:
-            ours, theirs = ([of_run(name, seed) for seed in seeds] for name in (row, against))
-            gains = [a - b for a, b in zip(ours, theirs, strict=True)]
-            deviation = stdev(theirs) if len(theirs) > 1 else 0.0
+
+def pairs_table(lines: list[Line]) -> list[Line]:
+    """Differences of PAIRS over the seeds that both rows have, with a two-sided paired t-test."""
+    runs, table = {(line["row"], line["seed"]): line for line in lines}, []
+    for row, against in PAIRS:
+        seeds = [seed for name, seed in runs if name == row and (against, seed) in runs]
+        for score in COMPARED if seeds else ():
+            gains = [float(runs[row, seed][score]) - float(runs[against, seed][score]) for seed in seeds]
             table.append(
                 {
-                    "question": question,
                     "row": row,
                     "against": against,
-                    "scenes": scenes,
                     "score": score,
                     "seeds": str(len(seeds)),
                     "difference": f"{mean(gains):+.4f}",
-                    "deviations": f"{mean(gains) / deviation:+.1f}" if deviation else "",
+                    "of_each_seed": " ".join(f"{gain:+.3f}" for gain in gains),
                     "p": paired_p(gains),
                 }
             )
-
-        for score in ("miou", "g_miou", "miou_offscreen"):
-            compare("all", score, lambda name, seed, score=score: float(by_run[name, seed][score]))
-
-        def crowded(name: str, seed: str) -> float:
-            found = [
-                by_part[name, seed, "all", number] for number in ("2", "3") if (name, seed, "all", number) in by_part
-            ]
-            frames = [int(part["frames"]) for part in found]
-            return sum(float(part["miou"]) * n for part, n in zip(found, frames, strict=True)) / max(1, sum(frames))
-
-        compare("2 or 3 candidates", "miou", crowded)
     return table
 
 
@@ -117,54 +86,46 @@ def paired_p(gains: list[float]) -> str:
     return f"{ttest_1samp(gains, 0.0).pvalue:.3f}"
 
 
-def summary_command(table: Path, runs: Path, pictures: Path) -> None:
-    """Write the two tables of the summary beside `table`, and the plots into `images`; those that need models are
-    made from the runs in `runs` if they are there, the example clips beside the runs.
-    """
-    lines, parts = RUNS.read(table), PARTS.read(parts_path(table))
+def summary_command(table: Path, pictures: Path) -> None:
+    """Write the two tables of the summary beside `table`, and the curves into `pictures`."""
+    lines = RUNS.read(table)
     if not lines:
-        raise UserError(f"{table} has no run yet; make some with `python -m research ablation`")
-    for path, text in summaries(table, lines, parts).items():
+        raise UserError(f"{table} has no run yet; make some with `python -m research reproduction`")
+    columns = ("row", "answers", "seeds", "steps", *COLUMNS, *DIAGNOSTICS)
+    for name, text in (
+        ("rows", csv_text(columns, rows_table(lines))),
+        ("pairs", csv_text(PAIR_COLUMNS, pairs_table(lines))),
+    ):
+        path = table.with_name(f"{table.stem}_{name}.csv")
         write_text(path, text)
         print(f"wrote {path}")
-    from research.plots import reliance
-
-    reliance(lines, pictures / "ablation_reliance.png")
-    print(f"wrote {pictures / 'ablation_reliance.png'}")
-    whole, plain = (runs / f"{row}-seed0" / "model.safetensors" for row in ("all", "baseline"))
-    if whole.exists() and plain.exists():
-        _plots_of_models(whole, plain, runs, pictures)
+    curves(lines, pictures / "reproduction.png")
+    print(f"wrote {pictures / 'reproduction.png'}")
 
 
-def summaries(table: Path, lines: list[Line], parts: list[Line]) -> dict[Path, str]:
-    """The files of the summary and what they hold."""
-    contents = {
-        "rows": (("row", "what", "seeds", *SHOWN), rows_table(lines)),
-        "pairs": (PAIR_COLUMNS, pairs_table(lines, parts)),
-    }
-    return {
-        table.with_name(f"{table.stem}_{name}.csv"): csv_text(columns, content)
-        for name, (columns, content) in contents.items()
-    }
+def curves(lines: list[Line], path: Path) -> None:
+    """mIoU by the noise added to the sound, and by how many of a clip's five frames are mixed."""
+    import matplotlib
 
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
 
-def _plots_of_models(whole: Path, plain: Path, runs: Path, pictures: Path) -> None:
-    from icf_avs.checkpoint.serialization import load_checkpoint
-    from icf_avs.datasets.layouts import read_set
-    from icf_avs.evaluation.test_sets import FOLDERS, default_sets
-    from icf_avs.training.composed_data import StampsData
-    from research.plots import counterfactuals, four_sounds
-    from research.scoring import test_clips
-
-    models = {"baseline": load_checkpoint(plain), "all": load_checkpoint(whole)}
-    data = StampsData(ROWS["all"].config(0, 1), None, 1, lambda *_: None)
-    counterfactuals(models["all"], next(iter(data.validation())), pictures / "ablation_counterfactuals.png")
-    print(f"wrote {pictures / 'ablation_counterfactuals.png'}")
-    root = default_sets()
-    records = read_set(root / FOLDERS["ms3"], "test")[:EXAMPLES]
-    clips = test_clips(root, models["all"].visual, models["all"].spec, EXAMPLES)[-len(records) :]
-    for record, clip in zip(records, clips, strict=True):
-        path = runs / f"four-sounds-{record.name}.png"
-        frame = int(clip.truth.flatten(1).any(1).int().argmax())
-        four_sounds(models, clip, record.load().frames[frame], frame, path)
-        print(f"wrote {path}")
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
+    axes = (
+        ("noise added to the sound (dB below it)", ["none", "40", "30", "20"], ["miou", *sorted(SNRS, reverse=True)]),
+        ("frames of five that are mixed", ["0", "1", "2", "3", "4"], ["miou", *MIXED]),
+    )
+    for panel, (label, ticks, names) in zip(panels, axes, strict=True):
+        for row in CURVES:
+            runs = [line for line in lines if line["row"] == row]
+            if runs:
+                keys = [name if name == "miou" else f"miou_{name}" for name in names]
+                values = [[float(run[key]) for run in runs] for key in keys]
+                deviations = [stdev(each) if len(each) > 1 else 0.0 for each in values]
+                panel.errorbar(ticks, [mean(each) for each in values], deviations, marker="o", capsize=3, label=row)
+        panel.set_xlabel(label)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("mIoU, strict")
+    panels[1].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,7 @@ from icf_avs.training.data_protocol import Sample
 from icf_avs.training.run import train
 from icf_avs.training.train_module import build_train_module
 from icf_avs.types import Batch, ClipSpec, VisualFeatures
-from research.ablation_variants import replace_part
-from research.plots import counterfactuals
-from research.scoring import probabilities, test_clips
+from research.scoring import score, test_clips
 from research.word_scores import _answers, _Question
 
 test_clips.__test__ = False
@@ -153,12 +151,6 @@ def learnt(
     return {name: float(value.detach()) for name, value in terms.items()} | {"norm": float(norm)}
 
 
-def stand_in(given: Given, control: str) -> Any:
-    model = small_model()
-    replace_part(model, control)
-    return learnt(given, model, random_batch())
-
-
 def trained(given: Given) -> Any:
     """The whole of `icf train`, with pictures, validation and the best checkpoint on the way; losses and weights."""
     folder = given.folder / given.device.type
@@ -247,13 +239,7 @@ def saved(given: Given) -> Any:
 def of_the_study(given: Given) -> Any:
     model = on(given.device, stamps())
     clips = test_clips(given.sets, model.visual, model.spec, clips=1)
-    return [probabilities(model, clip) for clip in clips]
-
-
-def counterfactuals_drawn(given: Given) -> Any:
-    path = given.folder / f"{given.device.type}.png"
-    counterfactuals(on(given.device, small_model()), random_batch(6).to(given.device), path)
-    return path.is_file()
+    return list(score(model, clips).values())
 
 
 def words_scored(given: Given) -> Any:
@@ -326,9 +312,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "train, names of an open vocabulary": names_learnt,
     "calibrate": lambda given: calibrated(given, small_model(), random_batch()),
     "calibrate, words": lambda given: calibrated(given, natural(), words_batch(natural())),
-    **{f"study, {name}": partial(stand_in, control=name) for name in ("random", "dropout", "segment", "cosine")},
     "study, scores": of_the_study,
-    "study, plots": counterfactuals_drawn,
     "study, scores of words": words_scored,
 }
 

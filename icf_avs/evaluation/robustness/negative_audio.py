@@ -7,6 +7,7 @@ noise        white Gaussian noise as loud (root mean square) as the clip; noise-
 offscreen    the sound of another clip of the split, none of whose sounding classes is in the frame
 shifted      the clip's own sound, moved later by half the clip and wrapped around. Half is rounded down to whole
              frames, so that each frame has exactly the sound of another frame
+snr-20db     the clip's own sound with noise added; -30db and -40db too (perturbations.py)
 
 `icf evaluate` takes any off-screen donor; with --robustness one from another super-category than everything that
 sounds in the clip, as in AVSBench-Robust: see `choose_donor`. That paper also avoids pairs it finds unsuitable (no
@@ -29,11 +30,14 @@ import numpy as np
 
 from icf_avs.errors import UserError
 from icf_avs.evaluation.audio_input import silence
+from icf_avs.evaluation.robustness.perturbations import SNRS, with_noise
 
 if TYPE_CHECKING:
     from icf_avs.datasets.video_clip import ClipRecord, LoadedClip
 
-Audio = Literal["true", "silence", "noise", "noise-10db", "noise-40db", "offscreen", "shifted"]
+Audio = Literal[
+    "true", "silence", "noise", "noise-10db", "noise-40db", "offscreen", "shifted", "snr-20db", "snr-30db", "snr-40db"
+]
 NEGATIVES = ("silence", "noise", "noise-10db", "noise-40db", "offscreen")  # nothing in the frame makes them
 NOISE_LEVELS = {"noise": 0.0, "noise-10db": -10.0, "noise-40db": -40.0}  # dB relative to the clip
 CATEGORY_FILES = (("icf_avs.evaluation.robustness", "super_categories.csv"), ("icf_avs.synthetic", "stamps.csv"))
@@ -61,6 +65,8 @@ def altered_audio(clip: LoadedClip, records: Sequence[ClipRecord], index: int, a
         loudness = np.sqrt(np.mean(np.square(clip.waveform))) if len(clip.waveform) else 0.0
         gain = loudness * 10 ** (NOISE_LEVELS[audio] / 20)
         return (gain * rng.standard_normal(len(clip.waveform))).astype(np.float32)
+    if audio in SNRS:
+        return with_noise(clip.waveform, SNRS[audio], rng)
     if audio == "shifted":
         frames = len(clip.frames)
         return np.roll(clip.sound, len(clip.sound) * (frames // 2) // frames, axis=0)

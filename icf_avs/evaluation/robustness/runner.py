@@ -1,4 +1,4 @@
-"""Run one model over the clips of a test set under every kind of sound, and under a blank frame, and score it.
+"""Run one model over the clips of a test set under every kind of sound, with mixed frames and a blank one; score it.
 
 Scores of a model under one kind of sound, against the ORIGINAL masks: under a negative sound lower is better.
 
@@ -36,14 +36,17 @@ from icf_avs.evaluation.robustness.negative_audio import (
     choose_donor,
     shifted_frame,
 )
+from icf_avs.evaluation.robustness.perturbations import MIXED, SNRS, mix_frames
 
 if TYPE_CHECKING:
     from icf_avs.datasets.video_clip import ClipRecord, LoadedClip
     from icf_avs.inference.predictor import MaskPredictor
 
 BLANK = "blank"  # the frame, not the sound: mid-grey
-CONDITIONS = ("true", *NEGATIVES, "shifted", BLANK)
-_OF_CLIP: tuple[Audio, ...] = ("true", "silence", "noise", "noise-10db", "noise-40db", "shifted")
+CONDITIONS = ("true", *NEGATIVES, "shifted", *SNRS, *MIXED, BLANK)
+_OF_CLIP: tuple[Audio, ...] = (
+    "true", "silence", "noise", "noise-10db", "noise-40db", "shifted", "snr-20db", "snr-30db", "snr-40db"
+)  # fmt: skip
 _GREY = 128
 ALL, CHANGED = "all", "changed"  # subsets: every clip, and frames whose sounding set a shift of the sound changes
 NAN = float("nan")
@@ -91,13 +94,19 @@ def evaluate_robustness(
         if donor is not None:
             sounds["offscreen"] = records[donor.record].load().waveform
         found = dict(zip(sounds, predict_each(predictor, clip.frames, list(sounds.values())), strict=True))
+        if len(shown) > 1:
+            other = shown[(index + 1) % len(shown)].load().frames
+            for condition, count in MIXED.items():
+                mixed = mix_frames(clip.frames, other, count, np.random.default_rng([seed, index]))
+                found[condition] = predict(predictor, mixed, sounds["true"])
         found[BLANK] = predict(predictor, np.full_like(clip.frames, _GREY), sounds["true"])
         for condition in CONDITIONS:
             if condition not in found:
                 progress()
                 continue
             probabilities = found[condition][labelled]
-            silent = {"true": empty_frames(truth), "shifted": mute}.get(condition, every_frame(truth))
+            silent = every_frame(truth) if condition in (*NEGATIVES, BLANK) else empty_frames(truth)
+            silent = mute if condition == "shifted" else silent
             if condition in ("true", "shifted"):
                 scorers[condition, CHANGED].update(probabilities[changed], truth[changed], silent[changed])
             scorers[condition, ALL].update(probabilities, truth, silent)
@@ -106,6 +115,8 @@ def evaluate_robustness(
                 scorers[condition, donor.category].update(probabilities, truth, silent)
             progress()
     scores = compared({key: condition_scores(scorer) for key, scorer in scorers.items()})
+    if len(shown) == 1:
+        notes.append("With a single clip there are no frames of another one to mix in.")
     if not scores["shifted", CHANGED]["frames"]:
         notes.append("In no frame is a shift known to change what sounds, so the shifted sound tests little here.")
         for audio in ("true", "shifted"):

@@ -1,0 +1,157 @@
+"""The study: its rows are different runs, its table says what is left, scores and tests of the summary add up."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_guided import NAMES, SIZE, random_batch, small_host
+
+from icf_avs.errors import UserError
+from icf_avs.evaluation.metrics import StrictMetric
+from icf_avs.training.recipes import VARIANTS
+from icf_avs.training.train_module import build_train_module
+from icf_avs.training.trainer import build_model
+from icf_avs.types import VisualFeatures
+from research.__main__ import main
+from research.jobs import finished
+from research.reproduction import DIAGNOSTICS, RUNS, build, pending
+from research.rows import ROWS, base, digest, pretraining
+from research.scoring import COLUMNS, CONDITIONS, MIXED, SOUNDS, TestClip, score
+from research.summary import PAIRS, pairs_table, rows_table, summary_command
+
+pytestmark = pytest.mark.full
+TestClip.__test__ = False
+
+
+def test_every_row_is_another_run() -> None:
+    digests = {name: digest(row.config(0, 400)) for name, row in ROWS.items()}
+    assert len(set(digests.values())) == len(ROWS)
+    assert digests["all"] == digest(base(3, 400)) != digest(ROWS["all"].config(0, 300))
+    assert {name for pair in PAIRS for name in pair} <= set(ROWS)
+    answered = " ".join(row.answers for row in ROWS.values())
+    assert all(name in answered for name in VARIANTS if name.split("-")[0] in ("k", "alpha", "depth"))
+
+
+def test_rows_of_a_seed_share_their_scenes_and_audio_encoder() -> None:
+    for seed in (0, 1):
+        of_rows = {(row.config(seed, 400).scene_seed, row.config(seed, 400).data) for row in ROWS.values()}
+        assert of_rows == {(seed, pretraining(seed).data)}
+    audio = {
+        name: build_model(ROWS[name].config(0, 1), ("bell", "cat")).audio for name in ("all", "guided", "tpavi-all")
+    }
+    shapes = [{key: value.shape for key, value in part.state_dict().items()} for part in audio.values()]
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+def test_scores_are_those_of_the_network_itself() -> None:
+    model, batch = small_host("query").eval(), random_batch(2, frames=5)
+    clips = []
+    for index in range(2):
+        levels = [level[index].half() for level in batch.pyramid]
+        mixed = {count: [level + count for level in levels] for count in MIXED.values()}
+        sounds = torch.stack([batch.sound[index] * (number + 1) for number in range(len(SOUNDS))])
+        truth = torch.nn.functional.interpolate(batch.masks[index][None], (SIZE, SIZE))[0] > 0.5
+        clips.append(TestClip({0: levels, **mixed}, sounds, truth, np.ones(5, bool)))
+    found = score(model, clips)
+    assert tuple(found) == COLUMNS
+    for condition in CONDITIONS:
+        metric = StrictMetric(sync_on_compute=False)
+        for clip in clips:
+            levels = [level[None].float() for level in clip.pyramids[MIXED.get(condition, 0)]]
+            sound = clip.sounds[SOUNDS.index(condition) if condition in SOUNDS else 0][None]
+            with torch.inference_mode():
+                logits = model(VisualFeatures(levels), sound, torch.ones(1, 5, dtype=torch.bool)).logits
+            masks = torch.nn.functional.interpolate(logits, (SIZE, SIZE), mode="bilinear", align_corners=False)
+            metric.update(masks[0].sigmoid(), clip.truth)
+        column = "miou" if condition == "true" else f"miou_{condition}"
+        assert found[column] == pytest.approx(metric.compute()["miou"], abs=1e-6), condition
+
+
+def a_run(row: str, seed: int, miou: float, steps: int = 400) -> dict[str, str]:
+    line = dict.fromkeys(RUNS.columns, "0.1000") | {"row": row, "seed": str(seed), "steps": str(steps)}
+    return line | {"miou": f"{miou:.4f}", "config_hash": digest(ROWS[row].config(seed, steps))}
+
+
+def test_the_table_keeps_runs_apart_and_says_what_is_left(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    args = argparse.Namespace(
+        results=table, rows=["baseline", "all"], seeds=2, steps=400, out=tmp_path, device="cpu", clips=1
+    )
+    assert [(job.row, job.seed) for job in pending(args)] == [
+        (None, 0), ("baseline", 0), ("all", 0), (None, 1), ("baseline", 1), ("all", 1),
+    ]  # fmt: skip
+    for run in (a_run("all", 0, 0.5), a_run("all", 0, 0.6), a_run("baseline", 1, 0.4)):
+        RUNS.replace(table, (run["row"], run["seed"]), [run])
+    assert [line["miou"] for line in RUNS.read(table)] == ["0.4000", "0.6000"]
+    (tmp_path / "audio-seed0").mkdir()
+    (tmp_path / "audio-seed0" / "audio.safetensors").touch()
+    assert [(job.row, job.seed) for job in pending(args)] == [("baseline", 0), (None, 1), ("all", 1)]
+    args.steps = 500
+    assert len(pending(args)) == 5, "other runs than those of the table"
+    args.rows = ["nothing"]
+    with pytest.raises(UserError, match="no row 'nothing'"):
+        pending(args)
+    table.write_text("a,b\n")
+    with pytest.raises(UserError, match="not a table of these runs"):
+        RUNS.read(table)
+
+
+def test_summary_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [a_run("baseline", seed, 0.4 + 0.01 * seed) for seed in (0, 1, 2)]
+    lines += [a_run("all", seed, miou) for seed, miou in enumerate((0.42, 0.42, 0.45))]
+    rows = {line["row"]: line for line in rows_table(lines)}
+    assert rows["all"]["miou"] == "0.430 ± 0.017" and rows["all"]["seeds"] == "3" and rows["all"]["steps"] == "400"
+    pair = next(line for line in pairs_table(lines) if line["row"] == "all" and line["score"] == "miou")
+    assert pair["difference"] == "+0.0200" and pair["of_each_seed"] == "+0.020 +0.010 +0.030"
+    # differences .02, .01, .03: t = .02 / (.01 / sqrt 3) = 3.46 with 2 degrees of freedom
+    t = 0.02 / (0.01 / math.sqrt(3))
+    assert float(pair["p"]) == pytest.approx(1 - t / math.sqrt(2 + t**2), abs=1e-3)
+    assert not rows_table([a_run("all", 0, 0.4) | dict.fromkeys(DIAGNOSTICS, "nan")])[0]["z_cosine"]
+    table = tmp_path / "reproduction.csv"
+    for line in lines:
+        RUNS.replace(table, (line["row"], line["seed"]), [line])
+    summary_command(table, tmp_path)
+    assert (tmp_path / "reproduction.png").stat().st_size > 5_000 and (tmp_path / "reproduction_pairs.csv").exists()
+    with pytest.raises(UserError, match="has no run yet"):
+        summary_command(tmp_path / "none.csv", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("reproduction --seeds 0", "from 1 to 1000"),
+        ("reproduction --clips 0", "at least 1"),
+        ("reproduction --rows magic --out {}", "no row 'magic'"),
+        ("reproduction --rows all --seeds 9 --out {} --device cuda", "cuda"),
+        ("natural --out {} --device cuda", "cuda"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(line, said, tmp_path, capsys) -> None:
+    try:
+        code = main(line.format(tmp_path / "runs").split())
+    except SystemExit as error:
+        code = error.code
+    err = capsys.readouterr().err
+    assert code == 2 and said in err and "Traceback" not in err
+
+
+def test_runs_come_from_processes_and_from_this_one() -> None:
+    for processes in (1, 2):
+        assert sorted(finished([3, 1, 2], math.sqrt, processes)) == [(n, math.sqrt(n)) for n in (1, 2, 3)]
+
+
+def test_a_trained_encoder_gets_gradients_of_masks_and_contrasts_and_a_frozen_one_none() -> None:
+    frames = torch.randint(0, 255, (2, 2, 64, 64, 3), dtype=torch.uint8)
+    batch = replace(random_batch(2, 2, kinds=2), pyramid=[], frames=frames)
+    for name in ("all", "trained-all"):
+        config = ROWS[name].config(0, 1)
+        model = build(config, NAMES)
+        build_train_module(config, model).train()(batch, "train")["loss"].backward()
+        found = [parameter.grad is not None and bool(parameter.grad.any()) for parameter in model.visual.parameters()]
+        assert any(found) == (name == "trained-all")
