@@ -101,7 +101,6 @@ def test_log_mel_windows_are_those_of_the_front_end() -> None:
     five = fixtures.log_mel(noise[:80_000])
     np.testing.assert_allclose(log_mel_windows(noise[:80_000]), five, atol=2e-3)
     np.testing.assert_array_equal(log_mel_windows(noise), log_mel_windows(noise[:80_000]))
-    assert len(log_mel_windows(noise, 10)) == 10
     short = log_mel_windows(noise[:48_000])
     np.testing.assert_allclose(short, five[[0, 1, 2, 2, 2]], atol=2e-3)
     with pytest.raises(UserError, match=r"0\.97 s, less than one window"):

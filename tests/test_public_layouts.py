@@ -41,7 +41,7 @@ def test_we_read_what_the_independent_reader_reads(home, stamps_sets, source, fo
             assert clip.labelled.tolist() == [i < len(masks) for i in range(len(clip.frames))]
             np.testing.assert_array_equal(clip.masks[: len(masks)], masks)
             np.testing.assert_allclose(clip.waveform * 32768, truth["samples"], atol=0.01)
-            assert clip.valid.all() and clip.log_mel is None
+            assert clip.log_mel is None
             assert (clip.class_ids is clip.masks) == (record.layout == "AVSS")
             clips += 1
     assert clips >= 2

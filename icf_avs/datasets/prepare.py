@@ -34,14 +34,14 @@ PHASE = 15 / 16
 HOP = WINDOW_FRAMES * 160  # samples from one log-mel window to the next
 
 
-def frame_numbers(fps: float, seconds: int = SECONDS) -> list[int]:
+def frame_numbers(fps: float) -> list[int]:
     """Which frames of a video of `fps` frames a second are cut."""
     whole = round(fps)
-    return [int(second * whole + PHASE * whole) for second in range(seconds)]
+    return [int(second * whole + PHASE * whole) for second in range(SECONDS)]
 
 
-def cut_frames(video: Path, seconds: int = SECONDS) -> np.ndarray:
-    """The frames of a video that the sets hold, uint8 [seconds, 224, 224, 3]. Raises UserError if it is unreadable.
+def cut_frames(video: Path) -> np.ndarray:
+    """The frames of a video that the sets hold, uint8 [5, 224, 224, 3]. Raises UserError if it is unreadable.
 
     Frames are counted as they are decoded, and turned as they are shown.
     """
@@ -50,16 +50,16 @@ def cut_frames(video: Path, seconds: int = SECONDS) -> np.ndarray:
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         if fps < 0.5:
             raise UserError(f"{video}: does not say how many frames a second it has; re-encode it as H.264")
-        numbers, cut, last = frame_numbers(fps, seconds), [], None
+        numbers, cut, last = frame_numbers(fps), [], None
         frames = (frame for packet in read_packets(container, stream) for frame in packet.decode())
         for number, frame in enumerate(frames):
             last = frame
             cut += [_squashed(frame) for index in numbers if index == number]
-            if len(cut) == seconds:
+            if len(cut) == SECONDS:
                 break
     if last is None:
         raise UserError(f"{video}: not one frame of it can be decoded; re-encode it as H.264")
-    return np.stack(cut + [_squashed(last)] * (seconds - len(cut)))
+    return np.stack(cut + [_squashed(last)] * (SECONDS - len(cut)))
 
 
 def _squashed(frame) -> np.ndarray:
@@ -68,14 +68,14 @@ def _squashed(frame) -> np.ndarray:
     return planes.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
-def log_mel_windows(samples: np.ndarray, seconds: int = SECONDS) -> np.ndarray:
-    """int16 [n] at 16 kHz -> float32 [seconds, 1, 96, 64]. Raises UserError for less than one window (0.975 s)."""
+def log_mel_windows(samples: np.ndarray) -> np.ndarray:
+    """int16 [n] at 16 kHz -> float32 [5, 1, 96, 64]. Raises UserError for less than one window (0.975 s)."""
     if len(samples) < WINDOW:
         raise UserError(f"its sound lasts {len(samples) / RATE:.2f} s, less than one window (0.975 s); leave it out")
-    count = min((len(samples) - WINDOW) // HOP + 1, seconds)
+    count = min((len(samples) - WINDOW) // HOP + 1, SECONDS)
     steps = log_mel(torch.from_numpy(samples.astype(np.float32) / 32768))[: count * WINDOW_FRAMES].numpy()
     cut = steps.reshape(count, 1, WINDOW_FRAMES, -1)
-    return cut[np.minimum(np.arange(seconds), count - 1)]
+    return cut[np.minimum(np.arange(SECONDS), count - 1)]
 
 
 def prepare_set(root: Path, workers: int = 1, progress: Callable[[int, int], None] = lambda done, total: None) -> dict:

@@ -80,7 +80,6 @@ class LoadedClip:
     frames: np.ndarray  # uint8 [T, H, W, 3]; [T, 0, 0, 3] where frames were not requested
     masks: np.ndarray  # uint8 [T, H, W], class ids in AVSS and where one's own set has them, else 0 or 1
     labelled: np.ndarray  # bool [T]; masks of unlabelled frames are zeros and mean nothing
-    valid: np.ndarray  # bool [T]; all true: only a batch pads
     class_ids: np.ndarray | None  # the masks, where they hold class ids
     samples: np.ndarray | None  # float32 [n], 16 kHz mono; None where only log-mel windows were read
     log_mel: np.ndarray | None  # float32 [T, 96, 64], windows 0.96 s apart; None where samples were read
@@ -167,7 +166,6 @@ class ClipRecord:
             frames=frames,
             masks=masks,
             labelled=np.array([path is not None for path in self.mask_paths]),
-            valid=np.ones(len(frames), bool),
             class_ids=masks if self.layout in CLASS_ID_LAYOUTS else None,
             samples=samples,
             log_mel=log_mel,
