@@ -1,7 +1,7 @@
 """Writer of tiny sets in exactly the layouts of the public ones (PROTOCOLS, layouts on disk).
 
-It shares no code with the reader. Each clip is a shape on a shaded ground, or a picture with alpha that is given, and a
-tone; what was written is returned, so that a test knows the truth.
+It shares no code with the reader. Each clip is a shape on a shaded ground, a picture with alpha that is given, or
+(sprite "plain") columns of a frame of one colour; with a tone. What was written is returned: a test knows the truth.
 """
 
 from __future__ import annotations
@@ -124,13 +124,26 @@ def write_video(path: Path, frames: list[np.ndarray], fps: Fraction, samples: np
             container.mux(sound.encode(None))
 
 
+def plain(index: int, second: int, size: tuple[int, int]):
+    """A frame of one colour, and the columns below 40 * (index + 1) of 224 as its object."""
+    width, height = size
+    mask = np.broadcast_to(np.arange(width) < 40 * (index + 1) * width // 224, (height, width))
+    return np.full((height, width, 3), (10 * second, 50 * index, 99), np.uint8), mask
+
+
 def _content(seed: int, name: str, split: str, seconds: int, size, sprite, silent: tuple[int, ...], value: int):
+    if sprite == "plain":
+        drawn = [plain(seed, second, size) for second in range(seconds)]
+        masks = [np.uint8(value) * (mask & (second not in silent)) for second, (_, mask) in enumerate(drawn)]
+        return Written(name, split, [frame for frame, _ in drawn], masks, tone((2 * seed - 1) / 3, seconds))
     drawn = [draw(seed, second, size, sprite) for second in range(seconds)]
     masks = [np.uint8(value) * (mask & (second not in silent)) for second, (_, mask) in enumerate(drawn)]
     return Written(name, split, [frame for frame, _ in drawn], masks, tone(seed, seconds))
 
 
-def write_s4(root: Path, clips: list[tuple[str, int, str, str]], sprite: Image.Image | None = None) -> list[Written]:
+def write_s4(
+    root: Path, clips: list[tuple[str, int, str, str]], sprite: Image.Image | str | None = None
+) -> list[Written]:
     """clips: rows of the table (name, start, category, split)."""
     write_table(root / "s4_meta_data.csv", "name,start,category,split", clips)
     written = []
@@ -147,7 +160,7 @@ def write_s4(root: Path, clips: list[tuple[str, int, str, str]], sprite: Image.I
     return written
 
 
-def write_ms3(root: Path, clips: list[tuple[str, str]], sprite: Image.Image | None = None) -> list[Written]:
+def write_ms3(root: Path, clips: list[tuple[str, str]], sprite: Image.Image | str | None = None) -> list[Written]:
     """clips: rows of the table (video_id, split); the last mask of each is empty."""
     write_table(root / "ms3_meta_data.csv", "video_id,split", clips)
     written = []
@@ -164,7 +177,11 @@ def write_ms3(root: Path, clips: list[tuple[str, str]], sprite: Image.Image | No
 
 
 def write_avss(
-    root: Path, clips: list[tuple], names: tuple[str, ...] = NAMES, first: int = 1, sprite: Image.Image | None = None
+    root: Path,
+    clips: list[tuple],
+    names: tuple[str, ...] = NAMES,
+    first: int = 1,
+    sprite: Image.Image | str | None = None,
 ) -> list[Written]:
     """clips: rows of the table (vid, uid, s_min, s_sec, a_obj, split, label), the class the first of a_obj's names.
 

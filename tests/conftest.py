@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import wave
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,71 +33,30 @@ class TinySets:
         self.root = root
 
     def table(self, name: str, header: str, rows: list[str]) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+        (self.root / name).write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
 
-    def picture(self, path: Path, values: np.ndarray) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(values).save(path)
-
-    def frame(self, path: Path, index: int, number: int, size: tuple[int, int] = (224, 224)) -> None:
-        self.picture(path, np.full((*size, 3), (10 * number, 50 * index, 99), np.uint8))
-
-    def mask(self, path: Path, index: int, value: int, size: tuple[int, int] = (224, 224)) -> None:
-        values = np.zeros(size, np.uint8)
-        values[:, : 40 * (index + 1) * size[1] // 224] = value
-        self.picture(path, values)
-
-    def sound(self, path: Path, index: int, seconds: int = 5) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        samples = 0.5 * np.sin(2 * np.pi * 200 * (index + 1) * np.arange(seconds * 16_000) / 16_000)
-        with wave.open(str(path), "wb") as file:
-            file.setparams((1, 2, 16_000, 0, "NONE", ""))
-            file.writeframes((samples * 32767).astype("<i2").tobytes())
+    def mask(self, path: Path, index: int, value: int) -> None:
+        fixtures.write_picture(path, np.uint8(value) * fixtures.plain(index, 0, (224, 224))[1])
 
     def s4(self, split: str, categories: list[str]) -> Path:
         """Names begin with a dash, as some of AVSBench do."""
-        names = [f"-clip_{i:05d}" for i in range(len(categories))]
-        rows = [f"{name},{i},{kind},{split}" for i, (name, kind) in enumerate(zip(names, categories, strict=True))]
-        self.table("s4_meta_data.csv", "name,start,category,split", rows)
-        data = self.root / "s4_data"
-        for i, (name, kind) in enumerate(zip(names, categories, strict=True)):
-            for number in range(1, 6):
-                self.frame(data / "visual_frames" / split / kind / name / f"{name}_{number}.png", i, number)
-                if number == 1 or split != "train":
-                    self.mask(data / "gt_masks" / split / kind / name / f"{name}_{number}.png", i, 255)
-            self.sound(data / "audio_wav" / split / kind / f"{name}.wav", i)
+        rows = [(f"-clip_{i:05d}", i, category, split) for i, category in enumerate(categories)]
+        fixtures.write_s4(self.root, rows, "plain")
         return self.root
 
     def ms3(self, split: str, clips: int) -> Path:
         """The last mask of every clip is empty."""
-        names = [f"clip_{i:06d}" for i in range(clips)]
-        self.table("ms3_meta_data.csv", "video_id,split", [f"{name},{split}" for name in names])
-        data = self.root / "ms3_data"
-        for i, name in enumerate(names):
-            for number in range(1, 6):
-                self.frame(data / "visual_frames" / name / f"{name}.mp4_{number}.png", i, number)
-                value = 0 if number == 5 else 255
-                self.mask(data / "gt_masks" / split / name / f"{name}_{number}.png", i, value)
-            self.sound(data / "audio_wav" / split / f"{name}.wav", i)
+        fixtures.write_ms3(self.root, [(f"clip_{i:06d}", split) for i in range(clips)], "plain")
         return self.root
 
     def avss(self, split: str, parts: list[str]) -> Path:
-        """Pictures are 320 x 240; clip i is of class i + 1."""
-        names = [f"clip_{i:06d}_0_5000" for i in range(len(parts))]
+        """Clip i is of class i + 1."""
+        names = ("background", *(f"kind-{i}" for i in range(len(parts))))
         rows = [
-            f"{name[:11]},{name},0,0,kind-{i}_off-the-screen,{split},{part}"
-            for i, (name, part) in enumerate(zip(names, parts, strict=True))
+            (f"clip_{i:06d}", f"clip_{i:06d}_0_5000", 0, 0, f"kind-{i}_off-the-screen", split, part)
+            for i, part in enumerate(parts)
         ]
-        self.table("metadata.csv", "vid,uid,s_min,s_sec,a_obj,split,label", rows)
-        for i, (name, part) in enumerate(zip(names, parts, strict=True)):
-            frames = 10 if part == "v2" else 5
-            for number in range(frames):
-                self.frame(self.root / part / name / "frames" / f"{number}.jpg", i, number, (240, 320))
-                if number == 0 or (part, split) != ("v1s", "train"):
-                    self.mask(self.root / part / name / "labels_semantic" / f"{number}.png", i, i + 1, (240, 320))
-            self.sound(self.root / part / name / "audio.wav", i, frames)
+        fixtures.write_avss(self.root, rows, names, sprite="plain")
         return self.root
 
     def edit_table(self, name: str, change: Callable[[list[list[str]]], None]) -> None:

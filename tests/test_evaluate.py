@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 from types import SimpleNamespace
 
@@ -228,28 +227,6 @@ def test_other_settings_have_rows_of_their_own(tiny, tmp_path, monkeypatch):
     for wrong in (["--size", "64", "--native"], ["--threshold", "40"], ["--batch-size", "0"], ["--size", "0"]):
         with pytest.raises(SystemExit):
             main([*command, *wrong])
-
-
-def test_two_checkpoints_of_one_file_name_keep_their_scores(tiny, tmp_path, monkeypatch):
-    """A best.safetensors of each seed: rows and notes of both stay, and say which file they are of."""
-    tiny.root = tmp_path / "data/Single-source"
-    tiny.s4("test", ["dog", "cat", "hen"])
-    monkeypatch.chdir(tmp_path)
-    for seed in ("a", "b"):
-        (tmp_path / seed).mkdir()
-        (tmp_path / seed / "best.safetensors").write_text(seed)
-        loaded = SimpleNamespace(predictor=Listener(ClipSpec(), deaf=seed == "b"), name="best")
-        loaded.predictor.digest = hashlib.sha256(seed.encode()).hexdigest()
-        monkeypatch.setattr("icf_avs.load", lambda checkpoint, device, loaded=loaded: loaded, raising=False)
-        assert main(["evaluate", f"{seed}/best.safetensors", "--data", "data", "--out", "scores.csv"]) == 0
-    rows = [row for row in read_rows(tmp_path / "scores.csv") if (row["protocol"], row["audio"]) == ("strict", "noise")]
-    assert [(row["checkpoint"], row["path"], float(row["miou"]) > 0.9) for row in rows] == [
-        ("best", "a/best.safetensors", False),
-        ("best", "b/best.safetensors", True),
-    ]
-    digests = [hashlib.sha256(seed.encode()).hexdigest()[:12] for seed in ("a", "b")]
-    assert [row["digest"] for row in rows] == digests
-    assert set(json.loads((tmp_path / "scores.json").read_text())) == {f"best {digest} data s4" for digest in digests}
 
 
 def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatch, capsys):

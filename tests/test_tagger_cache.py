@@ -11,7 +11,6 @@ from tagger_weights import published_weights
 
 from icf_avs.encoders.efficientat import load_efficientat
 from icf_avs.encoders.tagger_encoder import WordTagger, audio_words
-from icf_avs.errors import UserError
 from icf_avs.synthetic import tagger_cache as module
 from icf_avs.synthetic.catalog import HELD_OUT, Catalog, load_catalog, load_open_vocab_catalog
 from icf_avs.synthetic.tagger_cache import TaggerOutputs, tagger_outputs
@@ -121,12 +120,3 @@ def test_the_same_everywhere(
         monkeypatch.setattr(module, "cache_dir", lambda name=name: tmp_path / name)
         made.append(tagger_outputs(one, "cross", hears, 4))
     assert np.array_equal(made[0].outputs, made[1].outputs) and made[0].mixed.shape == (0, hears.dim)
-
-
-def test_a_cache_that_cannot_be_written_says_so(
-    catalog: Catalog, hears: WordTagger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr(module, "cache_dir", lambda: tmp_path / "file")
-    with pytest.raises(UserError, match=r"cannot be written .* set ICF_CACHE"):
-        tagger_outputs(catalog, "train", hears, 4)
