@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 
-def load(checkpoint: str | None = None, device: str | torch.device = "auto") -> Segmenter:
+def load(checkpoint: str | None = None, device: str | torch.device = "auto", tagger: str | None = None) -> Segmenter:
     """A model ready to segment: a shipped checkpoint by name (default "natural", whose encoders' weights are downloaded
     on first use), a .safetensors file or a folder by path, or "user/name" on the Hugging Face hub. device: "auto" (a
-    GPU where there is one), "cpu", "cuda", "cuda:1" or "mps". With huggingface_hub installed it has
+    GPU where there is one), "cpu", "cuda", "cuda:1" or "mps". tagger: audio tagger in place of the checkpoint's own,
+    "efficientat-mn10" or "ast" (encoders/tagger_encoder.py). With huggingface_hub installed it has
     `save_pretrained(folder)` and `push_to_hub("user/name")` (icf_avs/checkpoint/hub.py).
 
     Raises icf_avs.errors.UserError when there is no such checkpoint or device, it does not fit this version, or weights
@@ -39,7 +40,7 @@ def load(checkpoint: str | None = None, device: str | torch.device = "auto") -> 
 
     place = find_device(device)
     path, name = find_checkpoint(checkpoint)
-    model = load_checkpoint(path).to(place)
+    model = load_checkpoint(path, tagger=tagger).to(place)
     note(f"checkpoint {name}: {path}, SHA-256 {model.digest}, on {place}", VERBOSE)
     note(f"encoders: visual {model.config.visual}, audio {model.config.audio}", VERBOSE)
     if importlib.util.find_spec("huggingface_hub") is None:

@@ -27,8 +27,7 @@ from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe, save_
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.console import progress_console
-from icf_avs.encoders.efficientat import load_efficientat
-from icf_avs.encoders.tagger_encoder import WordTagger
+from icf_avs.encoders.tagger_encoder import WordTagger, load_tagger
 from icf_avs.errors import UserError
 from icf_avs.evaluation.score_tables import revision
 from icf_avs.networks.segmentation_model import SegmentationModel
@@ -88,14 +87,18 @@ class Tests(NamedTuple):
     silence: Tensor
 
 
-def load_tests(workers: int, say: Say = lambda what, done, total: None, split: str = "test") -> Tests:
-    """The sets of a split, "test" or "val", made or found in the cache."""
+def load_tests(
+    workers: int, say: Say = lambda what, done, total: None, split: str = "test", held_out: bool = True
+) -> Tests:
+    """The sets of a split, "test" or "val", made or found in the cache; held_out: also those of held-out classes."""
     recipe, catalog, recordings = natural(), load_open_vocab_catalog(), load_catalog()
     words = training_words(catalog, recipe.text_encoder, recipe.model.evidence.synonym_threshold)
-    hears = WordTagger(load_efficientat(None, recipe.spec.sample_rate), words.words)
+    hears = WordTagger(load_tagger(recipe.model.audio), words.words)
     pictures = image_spec(replace(recipe.spec, frames=1))
     sets = {}
     for name, (part, bank, unknown, count) in (SETS if split == "test" else VAL_SETS).items():
+        if unknown and not held_out:
+            continue
         wanted = SceneSet(part, count, 0, DEFAULT, pictures)
         scenes = open_vocab_features(catalog, wanted, workers, partial(say, f"{name}: scenes"))
         kinds = unknown or catalog.training_classes
@@ -144,7 +147,7 @@ def natural_command(args: argparse.Namespace) -> None:
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done, total=total)
 
-        tests = load_tests(os.cpu_count() or 1, say, args.split)
+        tests = load_tests(os.cpu_count() or 1, say, args.split, held_out=set(rows) != {SHIPPED})
         for (row, seed), lines in finished(jobs, partial(_do, args, tests, device, say), 1):
             RUNS.replace(args.results, (row, str(seed), args.split == "val"), lines)
     console.print(f"wrote {args.results}")

@@ -16,6 +16,8 @@ from icf_avs.__main__ import main
 from icf_avs.checkpoint.serialization import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import ModelConfig
+from icf_avs.encoders import tagger_encoder
+from icf_avs.encoders.efficientat import EfficientAT
 from icf_avs.encoders.tagger_encoder import audio_words
 from icf_avs.errors import UserError
 from icf_avs.inference.guided_filter import guided_filter
@@ -174,6 +176,18 @@ def test_through_a_checkpoint_it_answers_the_same(model, catalog, tmp_path):
     one, other = Predictor(model).predict(frames, waves), Predictor(again).predict(frames, waves)
     assert torch.equal(one.logits, other.logits) and torch.equal(one.heard, other.heard)
     assert one.words == model.classes and one.heard.shape == (2, len(model.classes))
+
+
+def test_a_checkpoint_takes_another_tagger(model, tmp_path, monkeypatch):
+    """Its weights do not depend on the tagger's, which only names words."""
+    path = tmp_path / "natural.safetensors"
+    save_checkpoint(model, path, {"name": "test"})
+    monkeypatch.setattr(tagger_encoder, "load_efficientat", lambda *_, name: EfficientAT(32_000, True, 1.0))
+    again = load_checkpoint(path, tagger="efficientat-mn10")
+    assert again.config.audio == "efficientat-mn10" and again.audio.project.weight.equal(model.audio.project.weight)
+    for checkpoint, tagger in ((path, "vggish"), (find_checkpoint("stamps")[0], "ast")):
+        with pytest.raises(UserError, match=f"no tagger {tagger}; .* efficientat-mn10 or ast"):
+            load_checkpoint(checkpoint, tagger=tagger)
 
 
 def test_words_choose_what_may_be_heard(model, words):

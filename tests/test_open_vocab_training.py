@@ -67,7 +67,7 @@ def data() -> Iterator[OpenVocabData]:
         patch.setattr(composed_data, "embed_names", embedded)
         patch.setattr(open_vocab_encoder, "embed_names", embedded)
         patch.setattr(trainer_module, "embed_names", embedded)
-        patch.setattr(composed_data, "load_efficientat", lambda _, rate: EfficientAT(rate))
+        patch.setattr(composed_data, "load_tagger", lambda _: EfficientAT(32_000))
         patch.setattr(composed_data, "tagger_outputs", heard)
         patch.setattr(
             trainer_module, "build_model_audio", lambda model, names: build_model_audio(model, names, random=True)

@@ -10,7 +10,9 @@ import pytest
 import torch
 from tagger_weights import published_weights
 from torch import Tensor
+from transformers import ASTConfig, ASTForAudioClassification
 
+from icf_avs.encoders.ast_tagger import AST
 from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
 from icf_avs.encoders.open_vocab_encoder import audioset_names
 from icf_avs.encoders.tagger_encoder import RELATIVE_SCORE_FLOOR, WordTagger, audio_words, reflect_pad_silence
@@ -166,3 +168,20 @@ def test_weights_are_finite_shares_however_loud(hears: WordTagger) -> None:
     with torch.no_grad():
         weights = hears(torch.stack([engine(5.0, seed) * gain for seed, gain in ((0, 1.0), (1, 0.1), (2, 0.01))])[None])
     assert weights.min() >= 0 and weights.max() <= 1 and weights.isfinite().all()
+
+
+def small_ast() -> AST:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    return AST(ASTForAudioClassification(ASTConfig(num_labels=527, **sizes)), RATE)
+
+
+@pytest.mark.parametrize(("network", "steps"), [(EfficientAT(RATE, True, 1.0), 16), (small_ast(), 50)])
+def test_any_tagger_of_the_same_tags(network: EfficientAT | AST, steps: int) -> None:
+    """By shape alone: their weights are not here."""
+    tagger, waves = WordTagger(network, audio_words()), torch.stack([engine(5.0), torch.zeros(5 * RATE)])
+    with torch.no_grad():
+        columns = network.columns(waves)
+        assert network.classifier(columns.mean(2)).shape == (2, 527) and columns.shape[2] == steps
+        assert steps * network.step == pytest.approx(5.0, abs=network.step)
+        weights = tagger(waves[None])[0]
+    assert weights.shape == (2, tagger.dim) and weights[0].any() and not weights[1].any()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from icf_avs.checkpoint.source import DEFAULT, PICKLES, SHIPPED, check_length, s
 from icf_avs.config import ModelConfig
 from icf_avs.config_dict import check_settings, from_dict
 from icf_avs.encoders.registry import build_model_audio, build_visual
+from icf_avs.encoders.tagger_encoder import TAGGERS
 from icf_avs.errors import MissingWeights, UserError, did_you_mean
 from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
@@ -83,13 +84,18 @@ def read_config(path: Path) -> ModelConfig:
         raise UserError(f"{path}: damaged checkpoint ({str(error).partition(chr(10))[0]}); get it again") from error
 
 
-def load_checkpoint(path: Path, bare: bool = False) -> SegmentationModel:
+def load_checkpoint(path: Path, bare: bool = False, tagger: str | None = None) -> SegmentationModel:
     """Build the model a checkpoint describes and load its weights; bare: frozen encoders, which it does not hold, are
-    left without theirs, for who only counts.
+    left without theirs, for who only counts; tagger: audio tagger of encoders/tagger_encoder.TAGGERS in place of its.
 
-    Raises UserError for a missing file, a file that is no checkpoint of ours, another version, or one that is damaged.
+    Raises UserError for a missing file, a file that is no checkpoint of ours, another version, or one that is damaged,
+    and for a tagger where it has none or that is unknown.
     """
     config, metadata = read_config(path), _metadata(path)
+    if tagger is not None:
+        if not {tagger, config.audio} <= set(TAGGERS):
+            raise UserError(f"{path}: no tagger {tagger}; a checkpoint with a tagger takes {' or '.join(TAGGERS)}")
+        config = replace(config, audio=tagger)
     try:
         spec = ClipSpec(**json.loads(metadata["spec"]))
         check_settings(spec)

@@ -15,7 +15,7 @@ from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficient
 from icf_avs.encoders.hf_backbones import FAMILIES, load_pyramid
 from icf_avs.encoders.logmel_cnn import AudioEncoder
 from icf_avs.encoders.open_vocab_encoder import OpenVocabEncoder
-from icf_avs.encoders.tagger_encoder import load_tagger_encoder
+from icf_avs.encoders.tagger_encoder import TAGGERS, load_tagger_encoder
 from icf_avs.encoders.vggish import load_vggish_audio
 from icf_avs.encoders.voc_segmenter import VocSegmenter, find_segmenter
 from icf_avs.errors import UserError
@@ -46,9 +46,9 @@ VISUAL: dict[str, Callable[..., nn.Module]] = {
 AUDIO: dict[str, Callable[..., nn.Module]] = {
     "log-mel": _log_mel,
     "vggish": load_vggish_audio,
-    "efficientat": load_tagger_encoder,
+    **{name: partial(load_tagger_encoder, tagger=name) for name in TAGGERS},
 }
-NEEDS_VOCABULARY = frozenset(("efficientat",))  # audio encoders that want the vocabulary: options words and names
+NEEDS_VOCABULARY = frozenset(TAGGERS)  # audio encoders that want the vocabulary: options words and names
 ACCEPTS_LOG_MEL = frozenset(("log-mel", "vggish"))  # audio encoders that take [N,96,64] in place of waveforms as well
 TEXT: dict[str, Callable[..., Tensor]] = {"minilm": minilm.embed_names, "clip": clip_text.embed_names}
 

@@ -1,4 +1,4 @@
-"""The audio encoder "efficientat": a sound enters as the words that a tagger predicts for it.
+"""The audio encoders "efficientat", "efficientat-mn10" and "ast": a sound enters as the words of a tagger.
 
 What sounds is read at three granularities, when it sounds from the last one and from the level of the sound:
 
@@ -33,7 +33,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
+from icf_avs.encoders.ast_tagger import load_ast
+from icf_avs.encoders.efficientat import RELEASED, EfficientAT, load_efficientat
 from icf_avs.encoders.weights import read_rows
 
 WINDOW = 5.0  # seconds of sound around each moment
@@ -184,6 +185,19 @@ class TaggerEncoder(nn.Module):
         return self.heard(clips)
 
 
+TAGGERS = ("efficientat", "efficientat-mn10", "ast")
+
+
+def load_tagger(name: str, weights: str | Path | None = None, random: bool = False) -> nn.Module:
+    """A tagger of TAGGERS for waveforms at RATE, as WordTagger takes it; weights: see load_efficientat and load_ast;
+    random: without them. Raises UserError when they are not to be had.
+    """
+    if name == "ast":
+        return load_ast(weights, RATE, random)
+    size = "mn10" if name == "efficientat-mn10" else "mn04"
+    return EfficientAT(RATE, True, RELEASED[size][0]) if random else load_efficientat(weights, RATE, name=size)
+
+
 def load_tagger_encoder(
     dim: int,
     words: tuple[str, ...],
@@ -191,12 +205,12 @@ def load_tagger_encoder(
     weights: str | Path | None = None,
     random: bool = False,
     frozen: bool = True,
+    tagger: str = TAGGERS[0],
 ) -> TaggerEncoder:
-    """The encoder for a vocabulary of words with text embeddings [C,E]; weights: see load_efficientat; random: none.
+    """The encoder for a vocabulary of words with text embeddings [C,E]; tagger, weights, random: see load_tagger.
 
     Raises UserError when the tagger's weights are not to be had, ValueError when the vocabulary lacks an audio word.
     """
     if not frozen:
         raise ValueError("the tagger does not train")
-    tagger = EfficientAT(RATE, frozen) if random else load_efficientat(weights, RATE)
-    return TaggerEncoder(dim, WordTagger(tagger, words), names)
+    return TaggerEncoder(dim, WordTagger(load_tagger(tagger, weights, random), words), names)

@@ -41,6 +41,7 @@ REVISIONS: dict[str, str | None] = {
     "microsoft/xclip-base-patch32": "a2e27a78a2b5d802e894b8a1ef14f3a8ce490963",
     "laion/clap-htsat-unfused": "8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a",
     "microsoft/resnet-50": "34c2154c194f829b11125337b98c8f5f9965ff19",
+    "MIT/ast-finetuned-audioset-10-10-0.4593": "f826b80d28226b62986cc218e5cec390b1096902",
     "OpenGVLab/pvt_v2_b5": None,
     "microsoft/swin-base-patch4-window7-224-in22k": None,
 }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from icf_avs.config import ModelConfig
 from icf_avs.encoders.registry import build_audio
+from icf_avs.encoders.tagger_encoder import TAGGERS
 from icf_avs.errors import UserError
 from icf_avs.icf.channel_time import Refinement
 from icf_avs.networks.avsegformer import AVSegFormer
@@ -22,7 +23,7 @@ from icf_avs.networks.text_attention import TextAttention
 from icf_avs.networks.tpavi import TPAVI
 from icf_avs.types import ClipSpec
 
-_EVIDENCE = "efficientnet-lite0-evidence", "efficientat"  # encoders of an open vocabulary
+_EVIDENCE = "efficientnet-lite0-evidence"  # visual encoder of an open vocabulary
 PIXEL_DECODERS = {"light": LightPixelDecoder, "deformable": DeformablePixelDecoder}
 
 
@@ -66,8 +67,8 @@ def build_network(
         raise UserError(f"no pixel decoder is called {config.pixel_decoder}; there are {', '.join(PIXEL_DECODERS)}")
     audio = build_audio("log-mel", config.dim) if audio is None else audio
     if config.network == "guided":
-        if config.evidence and (config.visual, config.audio) != _EVIDENCE:
-            raise ValueError(f"evidence is what the encoders {' and '.join(_EVIDENCE)} give: name them")
+        if config.evidence and not (config.visual == _EVIDENCE and config.audio in TAGGERS):
+            raise ValueError(f"evidence is what the encoders {_EVIDENCE} and {' or '.join(TAGGERS)} give: name them")
         if config.evidence and not config.classes:
             raise ValueError("evidence is asked for the words of a reading: it needs names of classes")
         guided = OpenVocabularyNetwork if config.evidence else GuidedNetwork

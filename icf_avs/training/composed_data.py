@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from icf_avs.config import EvidenceConfig, TrainConfig
-from icf_avs.encoders.efficientat import load_efficientat
 from icf_avs.encoders.registry import embed_names
-from icf_avs.encoders.tagger_encoder import WordTagger, audio_words
+from icf_avs.encoders.tagger_encoder import WordTagger, audio_words, load_tagger
 from icf_avs.media.audio_windows import clip_windows
 from icf_avs.synthetic.audio_augment import PLAIN, VARIED
 from icf_avs.synthetic.batches import concat_batches, make_batch, render_clip
@@ -165,7 +164,7 @@ class OpenVocabData(ComposedData):
         evidence = config.model.evidence or EvidenceConfig()
         self.words = training_words(self.catalog, config.text_encoder, evidence.synonym_threshold)
         self.classes = self.words.words
-        tagger = WordTagger(load_efficientat(None, config.spec.sample_rate), self.classes)
+        tagger = WordTagger(load_tagger(config.model.audio), self.classes)
         known = self.catalog.training_classes
         self.sounds = tagger_outputs(
             load_catalog(stamps), "train", tagger, only=known, progress=lambda *at: report("tagging", *at, {})
