@@ -222,13 +222,31 @@ def test_upload_and_result_over_http(client, site, scene, quiet):
     assert "Segmented in 0 of 5" in clip[0]
 
 
+def test_the_example_and_the_settings(client, site):
+    config = json.loads(ask(site, "GET", "/config")[1])
+    assert "Model: **stamps**" in json.dumps(config)
+    (examples,) = (part["id"] for part in config["components"] if part["type"] == "dataset")
+    click = next(event["id"] for event in config["dependencies"] if event["targets"] == [[examples, "click"]])
+    body = json.dumps({"data": [0], "fn_index": click, "session_hash": "a"}).encode()
+    answered = ask(site, "POST", "/gradio_api/run/predict", body, {"Content-Type": "application/json"})
+    video = json.loads(answered[1])["data"][0]["value"]
+    sweep(site[1], 0.0)
+    assert Path(video["path"]).exists(), "the example outlasts what visitors leave"
+    summary, *_, pictures, _, document = client.predict(video, "", 2, 0.9, api_name="/listen")
+    assert " of 10 masks. Tags: fire-truck" in summary and pictures[1]["caption"] == "0:00.50 fire-truck"
+    assert json.loads(Path(document["value"]).read_text())["made_with"]["threshold"] == 0.9
+    sweep(site[1], -1.0)
+    assert Path(video["path"]).exists()
+
+
 def test_progress_reaches_the_visitor(client, scene):
     job = client.submit(handle_file(scene), api_name="/listen")
     told = []
     while not job.done():
-        told += [unit.progress for unit in job.status().progress_data or ()]
+        told += job.status().progress_data or ()
         time.sleep(0.005)
-    assert job.result()[0] and any(0 < share < 1 for share in told)
+    assert job.result()[0] and any(0 < unit.progress < 1 for unit in told)
+    assert any(unit.desc and unit.desc.endswith(" of 5 seconds") for unit in told)
 
 
 def test_several_visitors_and_a_poisoned_upload(client, site, scene, text):
@@ -382,7 +400,7 @@ def test_nobody_passes_the_queue(site, scene):
     body = {"data": [{"path": str(own / "truck.mp4"), "meta": {"_type": "gradio.FileData"}}], "session_hash": "a"}
     dependencies = json.loads(ask(site, "GET", "/config")[1])["dependencies"]
     queued = [entry["id"] for entry in dependencies if entry["queue"] is not False]
-    assert len(queued) == 4
+    assert len(queued) == 6
     for index in queued:
         text = json.dumps({**body, "fn_index": index}).encode()
         status, answered, _ = ask(site, "POST", "/gradio_api/run/predict", text, {"Content-Type": "application/json"})

@@ -10,6 +10,8 @@ from tagger_weights import published_weights
 
 import icf_avs
 from icf_avs.media.images import resize_frames
+from icf_avs.serve.limits import Limits
+from icf_avs.serve.run_inference import run_inference
 from icf_avs.synthetic import asset_packages
 from icf_avs.types import ClipSpec
 from tools.make_picture import write_scene
@@ -43,6 +45,17 @@ def test_it_finds_a_thing_while_it_sounds(segmenter, scene):
 def test_other_words_leave_it_unmarked(segmenter, scene):
     assert np.all(segmenter.segment(scene[0], words="dog, violin").areas < 0.01)
     assert segmenter.segment(scene[0], words="fire engine").areas[1] > 0.02
+
+
+def test_the_page_takes_words_and_says_what_stands_for_them(segmenter, scene, tmp_path):
+    found = [
+        run_inference(segmenter, scene[0], tmp_path, Limits(), words=words) for words in ("Siren; thunder", "dogs")
+    ]
+    assert (
+        found[0].summary.startswith("Segmented in 3 of 5 seconds.") and "siren: emergency vehicle" in found[0].summary
+    )
+    assert "thunder: no visible object" in found[0].summary
+    assert found[1].summary == "Segmented in 0 of 5 seconds. None of the sounds asked for. dogs: dog."
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,12 @@ from icf_avs.atomic_io import unfinished_folder
 from icf_avs.errors import UserError
 from icf_avs.inference.segment import Segmenter
 from icf_avs.serve.limits import Limits
+from icf_avs.synthetic.asset_packages import STAMPS, find
+from icf_avs.synthetic.example_scene import write_scene
+from icf_avs.types import ClipSpec
 
 MAX_AGE = 3600.0  # seconds that an upload or a result stays after it was last used
+_YEARS = 1e9  # seconds
 _SWEEP_INTERVAL = 60.0  # seconds between two removals
 _SIGNAL_INTERVAL = 0.2  # seconds between two checks for a signal
 
@@ -45,8 +49,10 @@ def serving(
         from icf_avs.serve.page import CSS, build_page
         from icf_avs.serve.request_filter import RequestFilter
 
-        page = build_page(segmenter, store, limits, jobs)
         check_address(host, port)
+        page = build_page(segmenter, store, limits, jobs, _example(store))
+        for entry in store.iterdir():  # what is here now stays as long as the page
+            os.utime(entry, (time.time() + _YEARS,) * 2)
         try:
             _, address, _ = page.launch(
                 server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, inbrowser=False, share=False,
@@ -83,6 +89,15 @@ def page_folder() -> Iterator[Path]:
             sweeper.join()
             del os.environ["GRADIO_TEMP_DIR"], os.environ["GRADIO_EXAMPLES_CACHE"]
             os.environ.update(before)
+
+
+def _example(store: Path) -> Path | None:
+    """A video to click, where the images and sounds that it is made of are on this machine."""
+    if find(STAMPS) is None:
+        return None
+    (store / "example").mkdir()
+    write_scene(store / "example" / "fire-truck.mp4", ClipSpec())
+    return store / "example" / "fire-truck.mp4"
 
 
 def sweep(store: Path, max_age: float = MAX_AGE) -> None:

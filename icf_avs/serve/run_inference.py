@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from icf_avs.console import counted
 from icf_avs.errors import UserError
 from icf_avs.inference.segment import Segmenter, segment_video
+from icf_avs.inference.word_prompts import find_prompts
 from icf_avs.media.audio_windows import AudioSource
 from icf_avs.media.images import thumbnail
 from icf_avs.media.video_reader import MediaInfo, read_frames
@@ -40,12 +42,15 @@ class PageResult:
 
 def run_inference(
     segmenter: Segmenter, video: Path, store: Path, limits: Limits, heard: AudioMode = "own", other: Path | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+    words: str = "", fps: float = 1.0, threshold: float = 0.5,
 ) -> PageResult:  # fmt: skip
-    """Segment a video, one mask a second, with its own sound, another or none.
+    """Segment a video with its own sound, another or none.
 
     store  a folder that gets one of its own for the results, complete or not at all
     other  the video whose sound is used, for "clip"
+    progress  is told how many seconds of how many are done
+    words  segment only what these ask for; "": whatever sounds
     Raises UserError for whatever is wrong with a video, or if one is beyond the limits; its line has no folder in it.
     """
     folder = Path(tempfile.mkdtemp(prefix="answer-", dir=store))
@@ -53,11 +58,14 @@ def run_inference(
         info = limits.checked(video)
         if not info.has_audio:
             raise UserError(f"{video}: has no sound, which is needed to tell what sounds; give a video with sound")
+        predictor = segmenter.predictor.with_words(words) if words.strip() else segmenter.predictor
         result = segment_video(
-            segmenter.predictor, video, folder, progress=limits.timed(progress, video), checkpoint=segmenter.name,
-            sound=_sound(info, heard, other, limits), private=True,
+            predictor, video, folder, fps, threshold,
+            progress=limits.timed(lambda done, total: progress(info.duration * done / total, info.duration), video),
+            checkpoint=segmenter.name, sound=_sound(info, heard, other, limits), private=True,
         )  # fmt: skip
-        return _shown(result)
+        prompts = find_prompts(segmenter.model, words) if words.strip() else []
+        return _shown(result, "".join(f" {prompt}." for prompt in prompts))
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, UserError):
@@ -84,20 +92,23 @@ def _without_folders(line: str, *paths: Path | None) -> str:
     return line
 
 
-def _shown(result: Segmentation) -> PageResult:
+def _shown(result: Segmentation, asked: str) -> PageResult:
+    """asked: what stands for the words that were asked for."""
     folder = result.folder
     assert folder is not None  # it was asked for
     segmented = sum(frame.area > 0 for frame in result.frames)
     words = Counter(word for frame in result.frames for word, _ in frame.heard[:1])
     heard = f"Tags: {', '.join(word for word, _ in words.most_common(3))}."
     if not words:
-        heard = "It has no names for sounds." if segmented else "It knows no sound here."
+        nothing = "None of the sounds asked for." if asked else "No sound that the model knows."
+        heard = "The model has no names for sounds." if segmented else nothing
+    unit = "second" if result.spec.fps == 1 else "mask"
     made = "".join(f" Made {part}." for part in result.missing)
     repaired = "".join(f" Repaired: {line}." for line in result.video.repaired.lines())
     return PageResult(
         overlay=folder / "overlay.mp4",
         words=timeline(result.frames),
-        summary=f"Segmented in {segmented} of {len(result)} seconds. {heard}{made}{repaired}",
+        summary=f"Segmented in {segmented} of {counted(len(result), unit)}. {heard}{asked}{made}{repaired}",
         pictures=_pictures(result, folder),
         masks=_zipped(folder),
         document=folder / "segmentation.json",

@@ -36,7 +36,7 @@ def timeline(frames: Sequence[FrameMask]) -> str:
     if not words:
         heard = no_word(max(frames, key=lambda frame: frame.area))
         rows.append(f'<tr><th scope=row>tags</th><td colspan="{len(frames)}">{heard}</td></tr>')
-    rows.append(_row("segmented", [frame.area for frame in frames], _MASK_COLOUR))
+    rows.append(_row("tinted", [frame.area for frame in frames], _MASK_COLOUR))
     return f'<div class="timeline"><table>{"".join(rows)}</table></div>'
 
 
