@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from icf_avs.config import ModelConfig
-from icf_avs.networks.base import Network
-from icf_avs.types import AudioFeatures, ClipSpec, Missing, NetworkOutput, VisualFeatures
+if TYPE_CHECKING:
+    from icf_avs.config import ModelConfig
+    from icf_avs.networks.base import Network
+    from icf_avs.types import AudioFeatures, ClipSpec, Missing, NetworkOutput, VisualFeatures
 
 # Prefixes of the keys of checkpoints that were written before the guided network stood in a SegmentationModel.
 _EARLIER = {
