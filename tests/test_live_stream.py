@@ -86,10 +86,8 @@ def test_a_clip_that_grows_is_the_same_as_the_clip(checkpoint: str, monkeypatch:
     sound = torch.randn(3, spec.window, generator=generator) * torch.tensor([0.0, 0.1, 0.1])[:, None]
     clip = predictor.growing_clip()
     for count in (1, 2, 3):
-        found, expected = (
-            clip.add(frames[count - 1], sound[count - 1]),
-            predictor.predict(frames[:count], sound[:count]),
-        )
+        found = clip.add(predictor.prepare(frames[count - 1]), sound[count - 1])
+        expected = predictor.predict(frames[:count], sound[:count])
         torch.testing.assert_close(found.logits, expected.logits, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(found.heard, expected.heard, rtol=1e-3, atol=1e-4)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -50,12 +50,13 @@ class MaskStream:
         clip: list[Shot] = []
         growing = self._predictor.growing_clip()
         if not self._whole_clips:  # the first call of a model takes longest
-            growing.add(*self._nothing())
+            side, window = self._spec.image_size, self._spec.window
+            growing.add(self._predictor.prepare(torch.zeros(side, side, 3, dtype=torch.uint8)), torch.zeros(window))
             growing = self._predictor.growing_clip()
         for shot in self._shots():
             clip.append(shot)
             if not self._whole_clips:
-                prediction = growing.add(shot.resized_image, torch.from_numpy(shot.waveform))
+                prediction = growing.add(shot.prepared, torch.from_numpy(shot.waveform))
                 yield from self._masks(clip, prediction, since=len(clip) - 1)
             if len(clip) == self._spec.frames:
                 if self._whole_clips:
@@ -64,10 +65,6 @@ class MaskStream:
         if clip and self._whole_clips:
             yield from self._masks(clip, predict_clip(self._predictor, clip))
 
-    def _nothing(self) -> tuple[torch.Tensor, torch.Tensor]:
-        side = self._spec.image_size
-        return torch.zeros(side, side, 3, dtype=torch.uint8), torch.zeros(self._spec.window)
-
     def _masks(self, clip: list[Shot], prediction: Prediction, since: int = 0) -> Iterator[FrameMask]:
         assert self.size is not None  # there are frames
         return frame_masks(clip, prediction, self.size, self._threshold, self._semantic, since)
@@ -75,13 +72,14 @@ class MaskStream:
     def _shots(self) -> Iterator[Shot]:
         """Each as soon as the next frame and the sound of its window have come."""
         spec, sound = self._spec, _Sound(self._rate, self._spec.sample_rate)
-        seen: deque[torch.Tensor] = deque()  # images of shots whose sound is still to come
+        seen: deque[tuple[torch.Tensor, Any]] = deque()  # images of shots whose sound is still to come
         shown: np.ndarray | None = None
         index = 0  # of the next shot
 
         def shot(time: float, end: float) -> Shot:
             window = sound.window(spec.window_start(index), spec.window)
-            return Shot(index, index / spec.fps, end, time, seen.popleft(), window)
+            image, prepared = seen.popleft()
+            return Shot(index, index / spec.fps, end, time, image, window, prepared=prepared)
 
         for frame, audio, time in self._source:
             self.duration = sound.seconds if time is None else time
@@ -116,8 +114,10 @@ class MaskStream:
         self.size, self.num_frames = size, self.num_frames + 1
         return image
 
-    def _resized(self, image: np.ndarray) -> torch.Tensor:
-        return resize_frames(torch.from_numpy(image)[None], self._spec.image_size)[0]
+    def _resized(self, image: np.ndarray) -> tuple[torch.Tensor, Any]:
+        """And what the predictor makes of it meanwhile."""
+        resized = resize_frames(torch.from_numpy(image)[None], self._spec.image_size)[0]
+        return resized, None if self._whole_clips else self._predictor.prepare(resized)
 
 
 class _Sound(SoundBuffer):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -49,6 +49,10 @@ class MaskPredictor:
         """The same frames under each of several sounds."""
         return [self.predict(frames, sound) for sound in sounds]
 
+    def prepare(self, frame: Tensor) -> Any:
+        """What of a frame uint8 [S,S,3] can be done before its sound is known, for `growing_clip`."""
+        return frame
+
     def growing_clip(self) -> GrowingClip:
         """A clip whose frames come one by one."""
         return GrowingClip(self)
@@ -65,11 +69,11 @@ class GrowingClip:
 
     def __init__(self, predictor: MaskPredictor) -> None:
         self._predictor = predictor
-        self._frames: list[Tensor] = []
+        self._frames: list[Any] = []
         self._sounds: list[Tensor] = []
 
-    def add(self, frame: Tensor, sound: Tensor) -> Prediction:
-        """frame uint8 [S,S,3], sound [window] -> what `MaskPredictor.predict` says of all frames so far."""
+    def add(self, frame: Any, sound: Tensor) -> Prediction:
+        """frame: by `MaskPredictor.prepare`; sound [window] -> what its `predict` says of all frames so far."""
         self._frames.append(frame)
         self._sounds.append(sound)
         return self._predictor.predict(torch.stack(self._frames), torch.stack(self._sounds))
@@ -115,6 +119,10 @@ class Predictor(MaskPredictor):
         from icf_avs.inference.word_prompts import prompted_words
 
         return Predictor(self.model, prompted_words(self.model, words))
+
+    @torch.inference_mode()
+    def prepare(self, frame: Tensor) -> list[EncodedFrames]:
+        return self.encode(frame[None, None])
 
     def growing_clip(self) -> GrowingClip:
         return _EncodedClip(self)
@@ -216,23 +224,12 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 
 class _EncodedClip(GrowingClip):
-    """Keeps what the encoders make of each frame, so that each is encoded once."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        super().__init__(predictor)
-        self._scales: dict[int, list[EncodedFrames]] = {}
+    """Each of its frames is encoded once."""
 
     @torch.inference_mode()
-    def add(self, frame: Tensor, sound: Tensor) -> Prediction:
+    def add(self, frame: list[EncodedFrames], sound: Tensor) -> Prediction:
         predictor = cast(Predictor, self._predictor)
         self._frames.append(frame)
         self._sounds.append(sound)
-        return predictor._prediction(self._encoded, predictor._encode_audio(torch.stack(self._sounds)))
-
-    def _encoded(self, frames: Tensor) -> list[EncodedFrames]:
-        numbers = frames.nonzero()[:, 0].tolist()
-        for number in numbers:
-            if number not in self._scales:
-                self._scales[number] = cast(Predictor, self._predictor).encode(self._frames[number][None, None])
-        parts = (self._scales[number] for number in numbers)
-        return [EncodedFrames.joined(scale) for scale in zip(*parts, strict=True)]
+        scales = [EncodedFrames.joined(scale) for scale in zip(*self._frames, strict=True)]
+        return predictor._prediction(partial(_selected, scales), predictor._encode_audio(torch.stack(self._sounds)))

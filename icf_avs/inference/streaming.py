@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -95,6 +95,7 @@ class Shot:
     resized_image: torch.Tensor  # uint8 [S, S, 3]
     waveform: np.ndarray  # float32 [window]
     preview: np.ndarray | None = None  # uint8 [h, w, 3]
+    prepared: Any = None  # by `MaskPredictor.prepare`
 
 
 def check_settings(fps: float, threshold: float) -> None:
