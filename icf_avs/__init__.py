@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from icf_avs.provenance import VERSION
+from icf_avs.version import VERSION
 
 if TYPE_CHECKING:
     import torch

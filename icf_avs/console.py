@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,24 @@ if TYPE_CHECKING:
 
 QUIET, NORMAL, VERBOSE = -1, 0, 1
 _verbosity = NORMAL  # of this process
+_LEVELS = {QUIET: logging.WARNING, NORMAL: logging.INFO, VERBOSE: logging.DEBUG}
+_logger = logging.getLogger("icf_avs")
+
+
+class _Stderr(logging.Handler):
+    """Whatever standard error is by then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr, flush=True)
 
 
 def set_verbosity(level: int) -> None:
-    """QUIET, NORMAL or VERBOSE, for all that this process says from now on."""
+    """QUIET, NORMAL or VERBOSE, for all that this process, which is a command, says from now on."""
     global _verbosity
     _verbosity = level
+    _logger.setLevel(_LEVELS[level])
+    if not _logger.handlers:
+        _logger.addHandler(_Stderr())
 
 
 def verbosity() -> int:
@@ -24,9 +37,8 @@ def verbosity() -> int:
 
 
 def note(line: str, level: int = NORMAL) -> None:
-    """Print a line, unless fewer are wanted."""
-    if _verbosity >= level:
-        print(line, file=sys.stderr, flush=True)
+    """Log a line, as INFO or, if VERBOSE, as DEBUG. Commands print it; in another program its logging decides."""
+    _logger.log(_LEVELS[level], "%s", line)
 
 
 def counted(number: int, noun: str) -> str:

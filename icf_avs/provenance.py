@@ -1,4 +1,4 @@
-"""What a result was made from: this version, and a file identified by its place and its content."""
+"""Which file a result was made from, identified by its place and its content."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-VERSION = "0.1.0"
 
 
 def sha256_of(path: str | Path) -> str:

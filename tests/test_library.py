@@ -189,6 +189,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_program_of_thirty_lines(scene: Path, checkpoint: str) -> None:
     assert len(PROGRAM.read_text().splitlines()) <= 30
     done = subprocess.run([sys.executable, PROGRAM, scene, checkpoint], capture_output=True, text=True, check=True)
+    assert not done.stderr
     first, *lines = done.stdout.splitlines()
     assert first.endswith("IoU with the file's 1.0") and float(first.split("%")[0]) > 1
     assert [line[:3] for line in lines] == ["0.0", "1.0", "2.0", "3.0", "4.0"]

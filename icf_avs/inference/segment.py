@@ -34,8 +34,9 @@ from icf_avs.output.contact_sheet import classes_of, contact_sheet, frame_tile, 
 from icf_avs.output.overlay import Overlay
 from icf_avs.output.result_file import document, result_folder
 from icf_avs.output.video_writer import WriterThread, write_video
-from icf_avs.provenance import VERSION, Source
+from icf_avs.provenance import Source
 from icf_avs.results import FrameMask, Segmentation
+from icf_avs.version import VERSION
 
 Video = str | Path | bytes | BinaryIO | Frames
 
