@@ -23,6 +23,7 @@ NAMES = {  # name: where it is, a function of the machine that gives rows, and w
     "plug-in": ("plug_in.plug_in", "a step with the whole of ICF and of the network alone, time and memory"),
     "segment": ("segmenting.segmenting", "`icf segment` by length of video, time and memory"),
     "segment-natural": ("segmenting.segmenting_natural", "the same with the checkpoint `natural`"),
+    "live": ("live.live", "`icf live`, half an hour at the speed of the clock: delay and memory"),
     "log-mel": ("spectrograms.spectrograms", "the audio front end against librosa and NumPy"),
     "decoding": ("data.decoding", "pictures of a video"),
     "loading": ("data.loading", "composed scenes; batches with 0, 1, 2 workers"),

@@ -23,6 +23,7 @@ from benchmarks import segmenting as segmenting_module  # noqa: E402
 from benchmarks.data import decoding, loading  # noqa: E402
 from benchmarks.engines import engines  # noqa: E402
 from benchmarks.inference import inference  # noqa: E402
+from benchmarks.live import live  # noqa: E402
 from benchmarks.tpavi import TPAVI, TPAVISegmenter, parameters, second_branch  # noqa: E402
 from benchmarks.training_step import training_step  # noqa: E402
 from icf_avs.config import ContrastiveConfig, ImplicitTextConfig, ModelConfig  # noqa: E402
@@ -179,6 +180,14 @@ def test_segmenting_with_the_checkpoint_for_natural_video(monkeypatch):
     monkeypatch.setattr(segmenting_module, "ONE_TURN", 1)
     found = named(segmenting_module.segmenting_natural(ONCE, lengths=(1,), size=(64, 48), loop=1))
     assert set(found) == {("segment-natural-1fps-1s", "real time"), ("segment-natural-1fps-1s-memory", "limit")}
+
+
+def test_live_video(monkeypatch):
+    monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
+    found = named(live(ONCE, lengths=(1, 2), size=(64, 48), loop=1))
+    rows = {(f"live-{name}-{length}s-{what}", "limit") for name in ("stamps", "natural") for length in (1, 2)
+            for what in ("delay", "memory")}  # fmt: skip
+    assert set(found) == rows | {(f"live-{name}-2s-memory", "1 s of video") for name in ("stamps", "natural")}
 
 
 def test_scenes_and_loader():
