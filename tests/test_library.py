@@ -136,6 +136,8 @@ def test_another_sound_takes_the_place_of_the_own(
     heard, own = ([tags[0][1] for tags in found.heard] for found in (result, SEGMENTER.segment(video)))
     assert max(heard[:6]) - min(heard[:6]) < 1e-3 and max(own) > 3 * max(heard)
     assert probe(result.folder / "overlay.mp4").has_audio
+    document = json.loads((result.folder / "segmentation.json").read_text())
+    assert document["made_with"]["audio"] == "replaced" and not list(faults(document, SCHEMA))
 
 
 IMAGE, SOUND = np.zeros((8, 48, 64, 3), np.uint8), np.zeros(RATE, np.float32)

@@ -65,6 +65,8 @@ def test_frames_without_an_active_tag_are_not_processed(tagged: Predictor) -> No
     assert network.visual.calls == [1, 1] and network.decoded == [2]  # on a CPU one after the other
     assert found.logits[[1, 3], 0, 0].tolist() == [20, 40] and (found.logits[[0, 2]] < -20).all()
     assert found.heard.equal(tags) and found.words == tagged.classes
+    arrays = tagged.predict(frames_of([10, 20, 30, 40]).numpy(), tags.numpy())
+    assert arrays.logits.equal(found.logits) and arrays.heard.equal(found.heard)
 
 
 def test_of_a_silent_clip_one_frame_says_how_large_a_mask_is(tagged: Predictor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from icf_avs.errors import UserError
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
+from icf_avs.media.arrays import Array
 from icf_avs.media.images import resize_frames
 from icf_avs.types import AudioFeatures, ClipSpec, Missing, NetworkOutput, Prediction, VisualFeatures
 
@@ -39,7 +40,7 @@ class MaskPredictor:
     digest: str | None = None
     only_words: tuple[str, ...] | None = None
 
-    def predict(self, frames: Tensor, sound: Tensor) -> Prediction:
+    def predict(self, frames: Array, sound: Array) -> Prediction:
         """One clip of T frames, uint8 [T,S,S,3], T at most spec.frames; sound, waveforms [T,window] or log-mel
         [T,96,64] -> Prediction, on the CPU.
         """
@@ -128,7 +129,8 @@ class Predictor(MaskPredictor):
         return _EncodedClip(self)
 
     @torch.inference_mode()
-    def predict(self, frames: Tensor, sound: Tensor) -> Prediction:
+    def predict(self, frames: Array, sound: Array) -> Prediction:
+        frames, sound = torch.as_tensor(frames), torch.as_tensor(sound)
         audio = self._encode_audio(sound)
         return self._prediction(lambda processed: self.encode(frames[processed][None]), audio)
 

@@ -76,7 +76,7 @@ def segment_video(
         check_class_head(predictor, checkpoint)
     info = probe(path, audio_track)
     count = mask_count(info.duration, fps)
-    made, missing = _made_with(predictor, checkpoint, threshold), predictor.missing
+    made, missing = _made_with(predictor, checkpoint, threshold, sound), predictor.missing
     if out is None:
         frames = []
         for frame, _ in stream_masks(predictor, info, fps, threshold, semantic, sound):
@@ -130,7 +130,9 @@ def segment_video(
     return Segmentation(info, spec, tuple(frames), folder, missing)
 
 
-def _made_with(predictor: MaskPredictor, checkpoint: str, threshold: float) -> dict[str, Any]:
+def _made_with(
+    predictor: MaskPredictor, checkpoint: str, threshold: float, sound: AudioSource | None
+) -> dict[str, Any]:
     """The model and its settings, as segmentation.json has them; `checkpoint` is its name."""
     words = predictor.only_words
     return {
@@ -139,6 +141,7 @@ def _made_with(predictor: MaskPredictor, checkpoint: str, threshold: float) -> d
         "versions": {"icf-avs": VERSION, "torch": torch.__version__, "av": av.__version__},
         "threshold": threshold,
         **({"words": list(words)} if words is not None else {}),
+        **({"audio": "replaced"} if sound is not None else {}),
         "without": [part._asdict() for part in predictor.missing],
     }
 
