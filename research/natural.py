@@ -6,7 +6,7 @@ with no part of the method ("open-baseline") and with MIT alone ("open-mit"); an
 scenes and recordings of classes that training was kept from; `unnamed`, more such classes, for which the tagger has no
 name. Each has a validation split, `known-val` and so on, for choices: other scenes with backgrounds of their own, and
 other moments of the recordings (there are too few to divide). "shipped" knows all classes and is scored on the first
-two alone.
+two alone, as are the rows of WITHOUT: the same without one step or constant of inference.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 from rich.progress import Progress, TaskID
@@ -30,6 +33,8 @@ from icf_avs.console import progress_console
 from icf_avs.encoders.tagger_encoder import WordTagger, load_tagger
 from icf_avs.errors import UserError
 from icf_avs.evaluation.score_tables import revision
+from icf_avs.inference import multiscale, postprocess
+from icf_avs.networks.open_vocabulary_parts import combined_prior, segmenter_prior
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.synthetic.catalog import HELD_OUT_FAR, HELD_OUT_NEAR, load_catalog, load_open_vocab_catalog
 from icf_avs.synthetic.open_vocab_batches import Vocabulary
@@ -47,6 +52,19 @@ from research.table import Line, Table
 from research.word_scores import word_scores
 
 SHIPPED = "shipped"
+_STEPS = postprocess.STEPS
+# Row -> what the shipped checkpoint does without: an attribute of a module, and its value then.
+WITHOUT: dict[str, tuple[ModuleType, str, object]] = {
+    **{
+        f"no-{step.__name__.replace('_', '-')}": (postprocess, "STEPS", tuple(each for each in _STEPS if each != step))
+        for step in (postprocess.segmenter_prior, postprocess.refine_edges, postprocess.relative_threshold)
+    },
+    "one-scale": (postprocess, "merge_scales", lambda large, small: large),
+    "two-scales-always": (multiscale, "LARGE", 1e-6),
+    "segmenter-odds-once": (segmenter_prior, "_SEGMENTER_LOGIT_SCALE", 1.0),
+    "no-contradiction": (segmenter_prior, "_CONTRADICTION_SCALE", 0.0),
+    "no-person-floor": (combined_prior, "_PERSON_FLOOR", 1e-6),
+}
 _WHOLE = ("mit", "sc", "cdcl")
 # Row -> parts of the method. Those of LONG run as long as the recipe says, with one seed.
 LONG: dict[str, tuple[str, ...]] = {"open": _WHOLE, "open-baseline": (), "open-mit": ("mit",)}
@@ -126,8 +144,8 @@ def _command(config: TrainConfig) -> str:
 
 def natural_command(args: argparse.Namespace) -> None:
     """Score the rows that the table lacks, or that are named, and write it run by run."""
-    if unknown := [row for row in args.rows or () if row not in (SHIPPED, *ROWS)]:
-        raise UserError(f"no row {unknown[0]!r}; there are: {', '.join((SHIPPED, *ROWS))}")
+    if unknown := [row for row in args.rows or () if row not in RUNS.rows]:
+        raise UserError(f"no row {unknown[0]!r}; there are: {', '.join(RUNS.rows)}")
     rows = args.rows or (SHIPPED, *ROWS)
     _refuse_idle(args, rows)
     device = processes(args.device).device
@@ -135,7 +153,7 @@ def natural_command(args: argparse.Namespace) -> None:
     jobs = [
         (row, seed)
         for row in rows
-        for seed in range(1 if row == SHIPPED or row in LONG else args.seeds or SEEDS)
+        for seed in range(1 if row not in ROWS or row in LONG else args.seeds or SEEDS)
         if (row, str(seed), args.split == "val") not in done
     ]
     console = progress_console()
@@ -147,7 +165,7 @@ def natural_command(args: argparse.Namespace) -> None:
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done, total=total)
 
-        tests = load_tests(os.cpu_count() or 1, say, args.split, held_out=set(rows) != {SHIPPED})
+        tests = load_tests(os.cpu_count() or 1, say, args.split, held_out=bool(ROWS.keys() & set(rows)))
         for (row, seed), lines in finished(jobs, partial(_do, args, tests, device, say), 1):
             RUNS.replace(args.results, (row, str(seed), args.split == "val"), lines)
     console.print(f"wrote {args.results}")
@@ -156,7 +174,7 @@ def natural_command(args: argparse.Namespace) -> None:
 def _do(args: argparse.Namespace, tests: Tests, device: torch.device, say: Say, job: tuple[str, int]) -> list[Line]:
     """Train a row unless it is the shipped checkpoint, and score it."""
     row, seed = job
-    if row == SHIPPED:
+    if row not in ROWS:
         path, _ = find_checkpoint("natural")
         recipe = read_recipe(path)
         model, minutes, steps = load_checkpoint(path).to(device), recipe["minutes"], recipe["config"]["steps"]
@@ -169,10 +187,11 @@ def _do(args: argparse.Namespace, tests: Tests, device: torch.device, say: Say, 
     suffix = "" if args.split == "test" else f"-{args.split}"
     lines = []
     for name, (scenes, sounds) in tests.sets.items():
-        if row == SHIPPED and SETS[name][2]:
+        if row not in ROWS and SETS[name][2]:
             continue
         progress = partial(say, f"scoring {row} {name}")
-        scores = word_scores(model, scenes, tests.words, sounds, tests.silence, progress=progress)
+        with patch.object(*WITHOUT[row]) if row in WITHOUT else nullcontext():
+            scores = word_scores(model, scenes, tests.words, sounds, tests.silence, progress=progress)
         of_run = {"row": row, "seed": str(seed), "test_set": name + suffix}
         lines += [of_run | {"audio": audio} | shown(found) | made for audio, found in scores.items()]
     return lines
@@ -180,9 +199,9 @@ def _do(args: argparse.Namespace, tests: Tests, device: torch.device, say: Say, 
 
 def _refuse_idle(args: argparse.Namespace, rows: Sequence[str]) -> None:
     """Raise UserError for an option that changes nothing for these rows."""
-    if set(rows) == {SHIPPED} and args.out is not None:
+    if not ROWS.keys() & set(rows) and args.out is not None:
         raise UserError(f"row {SHIPPED} trains nothing and takes no --out")
-    if set(rows) <= {SHIPPED, *LONG}:
+    if not (ROWS.keys() - LONG) & set(rows):
         for option in ("seeds", "steps"):
             if getattr(args, option) is not None:
                 raise UserError(f"rows {', '.join(rows)} have one seed and their own steps; they take no --{option}")
@@ -193,7 +212,7 @@ def run_of(line: Line) -> tuple[str, str, bool]:
     return line["row"], line["seed"], line["test_set"].endswith("-val")
 
 
-RUNS = Table(COLUMNS, (SHIPPED, *ROWS), run_of)
+RUNS = Table(COLUMNS, (SHIPPED, *WITHOUT, *ROWS), run_of)
 
 
 def _told(say: Say, run: str, stage: str, done: int, total: int, values: dict[str, float]) -> None:
