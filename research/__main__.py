@@ -30,6 +30,13 @@ def _natural(args: argparse.Namespace) -> None:
     natural_command(args)
 
 
+def _onsets(args: argparse.Namespace) -> None:
+    check_file(args.results, "--results")
+    from research.onsets import onsets_command
+
+    onsets_command(args)
+
+
 def _summary(args: argparse.Namespace) -> None:
     check_folder(args.pictures, "--pictures")
     from research.summary import summary_command
@@ -80,6 +87,17 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--steps", metavar="N", type=steps, help="steps of a run (default: 300)")
     _places(part, "natural", default=False)
     device(part)
+
+    part = command(
+        commands,
+        "onsets",
+        _onsets,
+        "what each part of the rule that reads words from a tagger is worth, on sounds that begin and end",
+        "  python -m research onsets",
+    )
+    part.add_argument("--split", choices=("test", "val"), default="test", help="as of natural (default: test)")
+    part.add_argument("--clips", metavar="N", type=positive, default=6, help="clips of each class (default: 6)")
+    part.add_argument("--results", metavar="CSV", type=Path, default=Path("results/onsets.csv"), help="(%(default)s)")
 
     part = command(
         commands,

@@ -70,12 +70,16 @@ class WordTagger(nn.Module):
         return len(self.words)
 
     def forward(self, clips: Tensor) -> Tensor:
+        return self.weights(*self.evidence(clips))
+
+    def evidence(self, clips: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward` -> what `weights` takes."""
         waves = reflect_pad_silence(clips.flatten(0, 1))
         columns = self.network.columns(waves)
         seconds = waves.shape[-1] / self.network.sample_rate
         pooled = columns.mean(2), columns @ _middle(columns.shape[-1], self.network.step, seconds).to(columns)
         window, middle = (self.network.classifier(part).sigmoid().unflatten(0, clips.shape[:2]) for part in pooled)
-        return self.weights(window, middle, _level(waves.view_as(clips), self.network.sample_rate))
+        return window, middle, _level(waves.view_as(clips), self.network.sample_rate)
 
     def weights(self, window: Tensor, middle: Tensor, level: Tensor) -> Tensor:
         """Probabilities of the tags in the windows and in their middles [B, T, 527], level [B, T] -> weights of words.

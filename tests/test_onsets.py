@@ -1,0 +1,38 @@
+"""The scores of words on sounds that begin and end, by hand, and the composed sounds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tagger_weights import published_weights
+
+from icf_avs.encoders.efficientat import load_efficientat
+from icf_avs.encoders.tagger_encoder import WordTagger, audio_words
+from research.onsets import ROWS, compose, scores
+
+
+def test_scores_by_hand() -> None:
+    """One clip that begins and ends, two throughout, of which the second is never right."""
+    on = torch.tensor([[True, True, False, False], [True] * 4, [True] * 4])
+    right = torch.tensor([[False, True], [False, True], [False, True]])
+    weights = torch.zeros(3, 4, 2)
+    weights[0, :3] = torch.tensor([[0.2, 0.5], [0.5, 0.2], [0.0, 0.1]])  # right, another word, in a pause
+    weights[1, :3, 1] = 0.3
+    weights[2, :, 0] = 0.3
+    found = scores(weights, on, right)
+    assert found["f1"] == pytest.approx(2 * 2 / (3 + 2))
+    assert found["right"] == pytest.approx((1 + 3 + 0) / (2 + 4 + 4))
+    assert found["lost"] == pytest.approx(1 / 4)
+
+
+def test_the_rule_finds_when_a_composed_sound_is_on() -> None:
+    """Half of the clips have pauses; the level tells these from the sound, the clip keeps its word."""
+    tagger = WordTagger(load_efficientat(published_weights()), audio_words())
+    sounds = compose(tagger, seed=1, count=2)
+    assert sounds.on[1::2].all() and not sounds.on[::2].all(1).any() and sounds.right.any(1).all()
+    found = {
+        row: scores(ROWS[row](tagger, sounds).view(*sounds.on.shape, -1), sounds.on, sounds.right)
+        for row in ("whole", "without level", "middle alone")
+    }
+    assert found["whole"]["f1"] > 0.9 > found["without level"]["f1"]
+    assert found["whole"]["right"] > found["middle alone"]["right"] + 0.05
