@@ -199,7 +199,8 @@ def test_a_program_of_thirty_lines(scene: Path, checkpoint: str) -> None:
 
 
 def test_its_types_are_strict() -> None:
-    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", PROGRAM]
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", PROGRAM]
+    command += ["--cache-dir=.mypy_cache/client"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROGRAM.parents[1], check=False)
     assert done.returncode == 0, done.stdout
 
