@@ -160,7 +160,7 @@ RATES = {"frame_rate": 8, "sample_rate": RATE}
         (IMAGE, {"audio": SOUND, **RATES, "semantic": True}, "without a class head"),
         (iter([]), {"sample_rate": RATE}, "no frame came"),
         (iter([(IMAGE[0], None)]), {"sample_rate": RATE}, "no sound came"),
-        (iter([(IMAGE[0], SOUND), (IMAGE[0, 1:], SOUND)]), {"sample_rate": RATE}, "one size"),
+        (iter([(IMAGE[0], SOUND), (IMAGE[0, 1:], SOUND), (None, SOUND)]), {"sample_rate": RATE}, "one size"),
         (b"no video", {}, "not a video"),
     ],
 )  # fmt: skip

@@ -8,7 +8,7 @@ the model takes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ class MaskStream:
         """Each as soon as the next frame and the sound of its window have come."""
         spec, sound = self._spec, _Sound(self._rate, self._spec.sample_rate)
         seen: deque[tuple[torch.Tensor, Any]] = deque()  # images of shots whose sound is still to come
-        shown: np.ndarray | None = None
+        shown: Callable[[], np.ndarray] | None = None
         index = 0  # of the next shot
 
         def shot(time: float, end: float) -> Shot:
@@ -87,7 +87,7 @@ class MaskStream:
             while is_frame and shown is not None and spec.frame_time(index + len(seen)) < self.duration - 1e-6:
                 seen.append(self._resized(shown))
             if frame is not None:
-                shown = self._checked(frame)
+                shown, self.num_frames = _kept(frame), self.num_frames + 1
             if audio is not None:
                 sound.append(waveform_of(audio))
             while seen and sound.end >= spec.window_start(index) + spec.window:
@@ -105,19 +105,23 @@ class MaskStream:
             yield shot(min(spec.frame_time(index), self.duration), end)
             index += 1
 
-    def _checked(self, frame: Array) -> np.ndarray:
-        """A copy: a camera may write the next frame to the same place."""
-        image = frames_of(frame, 3).copy()
+    def _resized(self, shown: Callable[[], np.ndarray]) -> tuple[torch.Tensor, Any]:
+        """And what the predictor makes of it meanwhile."""
+        image = shown()
         size = (image.shape[0], image.shape[1])
         if size != (self.size or size):
             raise UserError(f"frames are {size} after {self.size}, height and width; give frames of one size")
-        self.size, self.num_frames = size, self.num_frames + 1
-        return image
-
-    def _resized(self, image: np.ndarray) -> tuple[torch.Tensor, Any]:
-        """And what the predictor makes of it meanwhile."""
+        self.size = size
         resized = resize_frames(torch.from_numpy(image)[None], self._spec.image_size)[0]
         return resized, None if self._whole_clips else self._predictor.prepare(resized)
+
+
+def _kept(frame: Array | Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
+    """An array is copied: a camera may write the next frame to the same place."""
+    if callable(frame) and not isinstance(frame, torch.Tensor):
+        return frame
+    image = frames_of(frame, 3).copy()
+    return lambda: image
 
 
 class _Sound(SoundBuffer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,11 +49,11 @@ def _numpy(array: Array) -> np.ndarray:
 
 
 class Piece(NamedTuple):
-    """What comes next: a frame uint8 [H,W,3], the sound from then on [n] or [channels,n], or both; time: the seconds at
-    which the frame is shown, where these are known.
+    """What comes next: a frame uint8 [H,W,3] (or what makes it, as few are looked at), the sound from then on [n] or
+    [channels,n], or both; time: the seconds at which the frame is shown, where these are known.
     """
 
-    frame: Array | None
+    frame: Array | Callable[[], np.ndarray] | None
     audio: Array | None
     time: float | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain, pairwise
 from queue import Queue
 from threading import Thread
@@ -28,7 +29,7 @@ def played(info: MediaInfo, rate: int) -> Iterator[Piece]:
     frames = chain(video_frames(info), [(info.duration, None)])
     began = time.monotonic()
     for (shown, frame), (until, _) in pairwise(frames):
-        image, (begin, end) = to_rgb(info, frame, reformatter), (end, round(until * rate))
+        image, (begin, end) = partial(to_rgb, info, frame, reformatter), (end, round(until * rate))
         piece = Piece(image, windows.read(begin, end - begin), shown)
         time.sleep(max(0.0, began + until - time.monotonic()))
         yield piece
@@ -46,7 +47,7 @@ def captured(device: str, rate: int) -> Iterator[Piece]:
             resampler = av.AudioResampler("fltp", None, rate)
             for frame in container.decode():
                 if isinstance(frame, av.VideoFrame):
-                    yield Piece(frame.to_ndarray(format="rgb24"), None)
+                    yield Piece(partial(frame.to_ndarray, format="rgb24"), None)
                 else:
                     for block in resampler.resample(frame):
                         yield Piece(None, block.to_ndarray())
