@@ -10,21 +10,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from icf_avs.errors import UserError
+from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.streaming import Shot, check_settings, frame_masks, predict_clip
 from icf_avs.media.arrays import Array, Piece, Resampler, frames_of, waveform_of
 from icf_avs.media.audio_windows import SoundBuffer, mask_count
 from icf_avs.media.images import resize_frames
-
-if TYPE_CHECKING:
-    from icf_avs.inference.predictor import MaskPredictor
-    from icf_avs.results import FrameMask
-    from icf_avs.types import Prediction
+from icf_avs.results import FrameMask
+from icf_avs.types import Prediction
 
 
 class MaskStream:

@@ -15,11 +15,11 @@ from icf_avs.errors import UserError
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
 from icf_avs.media.arrays import Array
 from icf_avs.media.images import resize_frames
+from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import AudioFeatures, ClipSpec, Missing, NetworkOutput, Prediction, VisualFeatures
 
 if TYPE_CHECKING:
     from icf_avs.encoders.tagger_encoder import TaggerEncoder
-    from icf_avs.networks.segmentation_model import SegmentationModel
 
 _INACTIVE = -30.0  # logits of frames in which nothing sounds
 

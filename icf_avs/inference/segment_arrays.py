@@ -6,22 +6,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
 
 from icf_avs.errors import UserError
 from icf_avs.inference.live_stream import MaskStream
+from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.media.arrays import Array, Audio, Pair, Piece, audio_source, checked_rate, frames_of, pieces_of
 from icf_avs.media.audio_file import to_mono
 from icf_avs.media.audio_windows import mask_count
 from icf_avs.media.frame_filters import Crop
 from icf_avs.media.video_reader import MediaInfo, Orientation
 from icf_avs.results import FrameMask, Segmentation
-
-if TYPE_CHECKING:
-    from icf_avs.inference.predictor import MaskPredictor
 
 Frames = Array | Iterable[Array] | Iterable[Pair]
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +21,15 @@ from torch.nn import functional as F
 
 from icf_avs.encoders.tagger_encoder import SCORE_FLOOR
 from icf_avs.errors import UserError
+from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.semantic_postprocess import class_labels
 from icf_avs.mask_rle import encode, encode_empty
 from icf_avs.media.audio_windows import AudioSource, AudioWindows, mask_count
+from icf_avs.media.frame_tee import FrameTee
 from icf_avs.media.images import resize_frames, thumbnail
 from icf_avs.media.video_reader import MediaInfo, read_frames
 from icf_avs.results import ClassMask, FrameMask, class_masks
-
-if TYPE_CHECKING:
-    from icf_avs.inference.predictor import MaskPredictor
-    from icf_avs.media.frame_tee import FrameTee
-    from icf_avs.types import Prediction
+from icf_avs.types import Prediction
 
 MAX_TAGS = 5  # words of a mask that are reported at most
 _PREVIEW = 320  # long side of an image on the contact sheet

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from icf_avs.config import ModelConfig
-    from icf_avs.networks.base import Network
-    from icf_avs.types import AudioFeatures, ClipSpec, Missing, NetworkOutput, VisualFeatures
+from icf_avs.config import ModelConfig
+from icf_avs.networks.base import Network
+from icf_avs.types import AudioFeatures, ClipSpec, Missing, NetworkOutput, VisualFeatures
 
 # Prefixes of the keys of checkpoints that were written before the guided network stood in a SegmentationModel.
 _EARLIER = {
