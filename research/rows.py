@@ -1,9 +1,9 @@
 """Rows of the study: which run each one is, as a change of one base run, and what of the paper it answers.
 
 The base is `stamps-query` with the whole of ICF, half as wide: the query network on composed Stamps scenes, frozen
-EfficientNet-Lite0 at 160 pixels, MiniLM as text encoder. Half of the steps, by chance, see eight clips of five frames, as
-in the paper, and half forty single frames, since eight scenes a step are few for so short a run. Scenes, their order and
-the pretrained audio encoder are shared by all rows of a seed.
+EfficientNet-Lite0 at 160 pixels, MiniLM as text encoder. Half of the steps, by chance, see eight clips of five frames,
+as in the paper, and half forty single frames, since eight scenes a step are few for so short a run. Scenes, their order
+and the pretrained audio encoder are shared by all rows of a seed.
 """
 
 from __future__ import annotations
