@@ -12,7 +12,8 @@ from torch import Tensor
 
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
-from icf_avs.checkpoint.export import FORMATS, INPUTS, ExportGraph, trace, write
+from icf_avs.checkpoint.export import FORMATS, trace, write
+from icf_avs.checkpoint.export_graphs import WaveformGraph
 from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.networks.segmentation_model import SegmentationModel
@@ -21,7 +22,7 @@ from icf_avs.networks.segmentation_model import SegmentationModel
 def engines(machine: Machine, model: SegmentationModel | None = None) -> Iterator[Row]:
     """Rows engine-onnxruntime and engine-compiled: a clip of as many pictures as the model was made for."""
     model = load_checkpoint(find_checkpoint("stamps")[0]) if model is None else model
-    graph = ExportGraph(model)
+    graph = WaveformGraph(model)
     clip = graph.example(1, model.spec.frames)
     valid = torch.ones(1, model.spec.frames, dtype=torch.bool)
 
@@ -34,7 +35,7 @@ def engines(machine: Machine, model: SegmentationModel | None = None) -> Iterato
         path = Path(folder) / "model.onnx"
         write(graph, trace(graph), FORMATS["onnx"], path)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    given = {name: x.numpy() for name, x in zip(INPUTS, clip, strict=True)}
+    given = {name: x.numpy() for name, x in zip(graph.inputs, clip, strict=True)}
     compiled = torch.compile(plain)
     with torch.inference_mode():
         ours, other, fast = seconds(

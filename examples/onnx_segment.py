@@ -1,6 +1,8 @@
 """Segment a video with ONNX Runtime and PyAV alone: one mask (0 or 255) a second, as large as the video is shown.
 
-icf export stamps --out model && python examples/onnx_segment.py model/stamps.onnx street.mp4 masks
+icf export natural --out model && python examples/onnx_segment.py model/natural.onnx street.mp4 masks
+
+A model with a tagger has a second file, NAME-tags.onnx: it hears, and frames in which it hears nothing are left out.
 """
 
 import json
@@ -15,6 +17,8 @@ import onnxruntime
 
 model, video, out = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+tags = model.removesuffix(".onnx") + "-tags.onnx"
+tagger = onnxruntime.InferenceSession(tags, providers=["CPUExecutionProvider"]) if os.path.exists(tags) else None
 notes = session.get_modelmeta().custom_metadata_map
 spec, words = json.loads(notes["spec"]), json.loads(notes["words"])
 fps, side, rate, window = spec["fps"], spec["image_size"], spec["sample_rate"], spec["window"]
@@ -39,6 +43,19 @@ def resized(array, height, width):
         weights /= weights.sum(1, keepdims=True)
         array = np.moveaxis(np.tensordot(weights.astype(np.float32), array, (1, axis)), 0, axis)
     return array
+
+
+def predicted(frames, waves):
+    """Of a clip -> mask logits of the frames that are segmented, by their index; how sure each word is [T, words]."""
+    if tagger is None:
+        logits, *heard = session.run(None, {"frames": frames[None], "waves": waves[None]})
+        return dict(enumerate(logits[0])), heard[0][0] if words else None
+    (heard,) = tagger.run(None, {"waves": waves[None]})
+    active = heard[0].any(1).nonzero()[0]
+    if not len(active):
+        return {}, heard[0]
+    (logits,) = session.run(None, {"frames": frames[None, active], "heard": heard[:, active]})
+    return dict(zip(active.tolist(), logits[0], strict=True)), heard[0]
 
 
 at, sound, start, begin, pictures_read, seen_to, heard_to = {}, [], None, None, 0, 0.0, 0.0
@@ -72,10 +89,12 @@ for first in range(0, count, spec["frames"]):  # clips as long as the model was 
     frames = np.stack([resized(view, side, side).round().astype(np.uint8) for view in views])
     starts = [window + round((i + 0.5) / fps * rate - window / 2) for i in clip]  # of the sound around each middle
     waves = np.stack([wave[begin : begin + window] for begin in starts])
-    logits, *heard = session.run(None, {"frames": frames[None], "waves": waves[None]})
-    for i, view, each in zip(clip, views, logits[0], strict=True):
-        mask = resized(each, *view.shape[:2]) > 0
-        print(f"{i:6d} {mask.mean():7.2%} {words[heard[0][0][i - first].argmax()] if words else ''}")
+    logits, heard = predicted(frames, waves)
+    for i, view in zip(clip, views, strict=True):
+        size, now = view.shape[:2], i - first
+        mask = resized(logits[now], *size) > 0 if now in logits else np.zeros(size, bool)
+        name = words[heard[now].argmax()] if words and heard[now].any() else ""
+        print(f"{i:6d} {mask.mean():7.2%} {name}")
         png = av.CodecContext.create("png", "w")
         png.height, png.width, png.pix_fmt, png.time_base = *mask.shape, "gray", Fraction(1)
         grey = av.VideoFrame.from_ndarray(mask * np.uint8(255), "gray")

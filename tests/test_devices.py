@@ -23,7 +23,7 @@ from small_guided import random_batch, small_host, small_model
 from small_training import TINY, frozen_encoder, stand_ins, tiny_data
 
 import icf_avs
-from icf_avs.checkpoint.export import ExportGraph
+from icf_avs.checkpoint.export_graphs import WaveformGraph
 from icf_avs.checkpoint.serialization import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import ModelConfig, PlugInConfig, TrainConfig
@@ -226,7 +226,7 @@ def answered(given: Given) -> Any:
 
 def exported(given: Given) -> Any:
     """The graph, which stays on the CPU, of a model that is elsewhere."""
-    graph = ExportGraph(on(given.device, semantic()))
+    graph = WaveformGraph(on(given.device, semantic()))
     return list(graph(*graph.example(1, 2)))
 
 

@@ -19,7 +19,8 @@ from small_guided import NAMES, PARTS, WIDTHS
 from torch import Tensor, nn
 
 from icf_avs.__main__ import main
-from icf_avs.checkpoint.export import FORMATS, ExportGraph, LogMel, export_command, trace, write
+from icf_avs.checkpoint.export import FORMATS, export_command, trace, write
+from icf_avs.checkpoint.export_graphs import LogMel, WaveformGraph
 from icf_avs.config import ModelConfig
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import Predictor
@@ -73,7 +74,7 @@ def model() -> SegmentationModel:
 @pytest.fixture(scope="module")
 def files(model: SegmentationModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("exported")
-    graph = ExportGraph(model)
+    graph = WaveformGraph(model)
     program = trace(graph)
     for form in FORMATS.values():
         write(graph, program, form, folder / f"small{form.suffix}")
@@ -95,7 +96,7 @@ def test_the_front_end_is_the_spectrogram() -> None:
 def test_the_graph_is_the_model(off: tuple[str, ...], frames: int) -> None:
     """Every number of frames, whole segments or not, with and without the parts."""
     each = small(**dict.fromkeys(off))
-    graph = ExportGraph(each)
+    graph = WaveformGraph(each)
     pictures, waves = graph.example(2, frames)
     with torch.no_grad():
         outputs = dict(zip(graph.outputs, graph(pictures, waves), strict=True))
@@ -109,16 +110,17 @@ def test_the_graph_is_the_model(off: tuple[str, ...], frames: int) -> None:
 
 def test_the_export_leaves_the_model_alone(model: SegmentationModel) -> None:
     before = list(model.state_dict())
-    ExportGraph(model)
+    WaveformGraph(model)
     assert list(model.state_dict()) == before and any(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_file_answers_as_the_model(form: str, files: dict[str, Path], model: SegmentationModel) -> None:
-    run = FORMATS[form].run(files[form])
+    graph = WaveformGraph(model)
+    run = FORMATS[form].run(files[form], graph)
     for clips, frames in SHAPES:
-        pictures, waves = ExportGraph(model).example(clips, frames)
+        pictures, waves = graph.example(clips, frames)
         logits, heard, classes = run(pictures, waves)
         assert logits.shape == (clips, frames, 24, 24) and classes.shape == (clips, frames, len(NAMES) + 1, 24, 24)
         for clip in range(clips):
@@ -139,7 +141,7 @@ def test_the_files_say_what_they_need(files: dict[str, Path]) -> None:
         told = json.loads(archive.read(extra))
     assert told == {
         "spec": notes["spec"], "words": notes["words"], "classes": notes["classes"],
-        "outputs": ["logits", "heard", "classes"],
+        "inputs": ["frames", "waves"], "outputs": ["logits", "heard", "classes"],
     }  # fmt: skip
     assert notes["classes"] == ["background", *NAMES]
     assert sorted(path.name for path in files["onnx"].parent.iterdir()) == ["small.onnx", "small.pt2"]

@@ -12,7 +12,8 @@ from avsbench_fixtures import NAMES, write_avss, write_ms3
 from clip_maker import make_clip, tone
 from safetensors.torch import load_file
 
-from icf_avs.checkpoint.export import ExportGraph, export_command, trace
+from icf_avs.checkpoint.export import export_command, trace
+from icf_avs.checkpoint.export_graphs import WaveformGraph
 from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.config import PlugInConfig, TrainConfig
 from icf_avs.datasets.layouts import read_set
@@ -118,7 +119,7 @@ def test_the_network_is_the_same_whether_or_not_anything_was_built_around_it(set
             (
                 load_file(path),
                 Predictor(model).predict(frames, waves).logits,
-                trace(ExportGraph(model)).graph_module.code,
+                trace(WaveformGraph(model)).graph_module.code,
             )
         )
     (plain, without, alone), (trained, beside, surrounded) = found

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +13,8 @@ from PIL import Image
 from tagger_weights import published_weights
 
 import icf_avs
+from icf_avs.__main__ import main
+from icf_avs.checkpoint.export import graphs_of
 from icf_avs.media.images import resize_frames
 from icf_avs.serve.limits import Limits
 from icf_avs.serve.run_inference import run_inference
@@ -88,3 +94,34 @@ def test_a_photograph_answers_to_its_own_word(segmenter, stem, said, not_said):
     own, other = (logits[:, 0] > 0).unbind()
     assert (own & half).sum() / (own | half).sum() > 0.6
     assert other.float().mean() < 0.02
+
+
+def test_its_graphs_are_the_model(segmenter):
+    """Sounds with tags and silences among them, frames of noise; clips and frames at their own places."""
+    model, predictor = segmenter.model, segmenter.predictor
+    hears, masks = graphs_of(model)
+    with torch.inference_mode():
+        (waves,) = hears.example(2, 3)
+        waves[1, 2] = 0
+        heard, tags = hears(waves)[0], model.audio.tag(waves)
+        assert torch.allclose(heard, tags, atol=1e-5) and (tags > 0).any() and not tags[1, 2].any()
+        frames, words = masks.example(1, 3)
+        valid = torch.ones(1, 3, dtype=torch.bool)
+        expected = predictor.segment(predictor.encode(frames), model.network.encode_audio(words, tags=True), valid)
+        found = masks(frames, words)[0]
+    assert (found - expected.logits).abs().max() < 0.1  # of grey levels that are rounded the other way
+    assert (found - expected.logits).abs().mean() < 0.01
+
+
+@pytest.mark.full
+def test_its_files_segment_without_the_package(segmenter, scene, tmp_path):
+    assert main(["export", "natural", "--out", str(tmp_path)]) == 0
+    assert "natural-tags.onnx" in (tmp_path / "README.md").read_text()
+    example = Path(__file__).parents[1] / "examples" / "onnx_segment.py"
+    command = [sys.executable, example, tmp_path / "natural.onnx", scene[0], tmp_path / "masks"]
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+    paths = sorted((tmp_path / "masks").iterdir())
+    found = np.stack([np.asarray(Image.open(path)) > 0 for path in paths])
+    expected = segmenter.segment(scene[0]).masks
+    assert found.shape == expected.shape
+    assert (found & expected).sum() / (found | expected).sum() > 0.99

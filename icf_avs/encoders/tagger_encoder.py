@@ -77,9 +77,14 @@ class WordTagger(nn.Module):
         waves = reflect_pad_silence(clips.flatten(0, 1))
         columns = self.network.columns(waves)
         seconds = waves.shape[-1] / self.network.sample_rate
-        pooled = columns.mean(2), columns @ _middle(columns.shape[-1], self.network.step, seconds).to(columns)
+        bell = middle_weights(columns.shape[-1], self.network.step, seconds).to(columns)
+        return self.read(waves.view_as(clips), columns, bell)
+
+    def read(self, clips: Tensor, columns: Tensor, bell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `evidence`, of the network's columns [B*T,D,L] for these clips; bell: `middle_weights` [L]."""
+        pooled = columns.mean(2), columns @ bell
         window, middle = (self.network.classifier(part).sigmoid().unflatten(0, clips.shape[:2]) for part in pooled)
-        return window, middle, _level(waves.view_as(clips), self.network.sample_rate)
+        return window, middle, _level(clips, self.network.sample_rate)
 
     def weights(self, window: Tensor, middle: Tensor, level: Tensor) -> Tensor:
         """Probabilities of the tags in the windows and in their middles [B, T, 527], level [B, T] -> weights of words.
@@ -117,9 +122,12 @@ def reflect_pad_silence(waves: Tensor) -> Tensor:
 
     Windows at the ends of a video are padded with zeros, and the network takes the edge for an organ or a chainsaw.
     """
+    return waves if (waves[:, [0, -1]] != 0).all() else mirrored_ends(waves)  # most windows of natural video are full
+
+
+def mirrored_ends(waves: Tensor) -> Tensor:
+    """As `reflect_pad_silence`, without a look at whether there is anything to do."""
     length = waves.shape[-1]
-    if (waves[:, [0, -1]] != 0).all():  # most windows of natural video
-        return waves
     sounds = waves != 0
     first = sounds.int().argmax(1, keepdim=True)
     last = length - 1 - sounds.flip(1).int().argmax(1, keepdim=True)
@@ -142,7 +150,7 @@ def _word_of_tag() -> tuple[tuple[str, int], ...]:
 
 
 @lru_cache(maxsize=8)
-def _middle(columns: int, step: float, seconds: float) -> Tensor:
+def middle_weights(columns: int, step: float, seconds: float) -> Tensor:
     """Weights [columns], sum 1: a bell of MIDDLE seconds around the middle of a window. Column j is about j * step."""
     away = (torch.arange(columns) * step - seconds / 2) / MIDDLE
     bell = torch.where(away.abs() < 0.5, torch.cos(torch.pi * away).square(), torch.zeros(()))

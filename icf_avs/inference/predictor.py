@@ -149,15 +149,14 @@ class Predictor(MaskPredictor):
         at the model's own size, where these are known; then frames may be as small as the second scale, and None where
         there is none.
         """
-        frames, second = None if frames is None else frames.to(self.model.device), self.model.network.second_scale
+        frames = None if frames is None else frames.to(self.model.device)
         if visual is None:
             assert frames is not None  # one of the two is given
             visual = self._encode_frames(frames)
-        if second is None:
+        if self.model.network.second_scale is None:
             return [EncodedFrames(visual)]
         assert frames is not None  # as there is a second scale
-        side = max(1, round(second * self.spec.image_size / 32)) * 32  # which every level of a pyramid divides
-        small = resize_frames(frames.flatten(0, 1), side).unflatten(0, frames.shape[:2])
+        small = resize_frames(frames.flatten(0, 1), second_size(self.model)).unflatten(0, frames.shape[:2])
         return [EncodedFrames(visual, small), EncodedFrames(self._encode_frames(small, visual.object_probs), small)]
 
     def segment(self, scales: Sequence[EncodedFrames], audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
@@ -211,6 +210,11 @@ class Predictor(MaskPredictor):
         if output.classes is None:
             return Prediction(logits, heard, names)
         return Prediction(logits, heard, names, of_all(output.classes, 0.0), ("background", *self.classes))
+
+
+def second_size(model: SegmentationModel) -> int:
+    """Side in pixels of the second scale's frames, which every level of a pyramid divides."""
+    return max(1, round(cast(float, model.network.second_scale) * model.spec.image_size / 32)) * 32
 
 
 def _selected(scales: Sequence[EncodedFrames], frames: Tensor) -> Sequence[EncodedFrames]:

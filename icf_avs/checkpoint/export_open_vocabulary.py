@@ -1,0 +1,120 @@
+"""The two graphs of a model with a tagger: from sound to tags, and from frames and tags to masks.
+
+They are apart because the frames in which no tag is active are not processed, and a graph cannot leave out frames. The
+program that runs them does: examples/onnx_segment.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icf_avs.checkpoint.export_graphs import ExportGraph, Spectrum
+from icf_avs.encoders.efficientat import EfficientAT
+from icf_avs.encoders.tagger_encoder import middle_weights, mirrored_ends
+from icf_avs.encoders.voc_segmenter import GRID, SIDE, VOC_CLASSES
+from icf_avs.errors import UserError
+from icf_avs.inference.postprocess import ScaleMasks, postprocess
+from icf_avs.inference.predictor import second_size
+from icf_avs.media.efficientat_frontend import FFT, FRAME, HOP, LEVEL, LOG_OFFSET, PRE_EMPHASIS, SCALE, mel_bank
+from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.types import AudioFeatures, VisualFeatures
+
+
+class KaldiLogMel(nn.Module):
+    """waveforms [N, n] at 32 kHz -> log-mel [N, 128, 1 + (n - 1) // 320], as `kaldi_log_mel` to rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spectrum = Spectrum(torch.hann_window(FRAME, periodic=False, dtype=torch.float64), HOP, FFT)
+        self.register_buffer("bank", mel_bank().clone())
+
+    def forward(self, waves: Tensor) -> Tensor:
+        sharpened = waves[:, 1:] - PRE_EMPHASIS * waves[:, :-1]
+        power = self.spectrum(F.pad(sharpened[:, None], (FRAME // 2, FRAME // 2), mode="reflect")[:, 0])
+        return ((self.bank @ power + LOG_OFFSET).log() + LEVEL) / SCALE
+
+
+class Resize(nn.Module):
+    """uint8 [N,S,S,3] -> uint8 [N,side,side,3], as `media.images.resize_frames` up to a grey level."""
+
+    def __init__(self, size: int, side: int) -> None:
+        super().__init__()
+        unit = torch.eye(size)[None, None]
+        weights = F.interpolate(unit, (side, size), mode="bilinear", antialias=True)[0, 0]
+        self.register_buffer("weights", weights)  # [side, size]
+
+    def forward(self, images: Tensor) -> Tensor:
+        columns = torch.einsum("jw,nhwc->nhjc", self.weights, images.float()).round()
+        return torch.einsum("ih,nhjc->nijc", self.weights, columns).round().clamp(0, 255).to(torch.uint8)
+
+
+class TagGraph(ExportGraph):
+    """waves float32 [B,T,160000] at 32 kHz -> heard [B,T,C], the weights of the tags: 0 where none is active."""
+
+    suffix, inputs, outputs = "-tags", ("waves",), ("heard",)
+
+    def __init__(self, model: SegmentationModel) -> None:
+        super().__init__(model)
+        tagger = self.model.audio.heard
+        if not isinstance(tagger.network, EfficientAT):
+            raise UserError("only EfficientAT can be exported as a tagger; load the model without `tagger`")
+        self.tagger, self.log_mel = tagger, KaldiLogMel()
+        window = model.spec.window
+        columns = tagger.network.columns(torch.zeros(1, window)).shape[-1]
+        seconds = window / tagger.network.sample_rate
+        self.register_buffer("middle", middle_weights(columns, tagger.network.step, seconds))
+
+    def example(self, clips: int, frames: int) -> tuple[Tensor]:
+        """Tones that are struck twice a second, for which the tagger has tags, from a silence on."""
+        time = torch.arange(self.model.spec.window) / self.model.spec.sample_rate
+        number = torch.arange(clips * frames)[:, None]
+        tone = sum((2 * torch.pi * part * (220 + 5 * number) * time).sin() / part for part in range(1, 9))
+        struck = 0.3 * tone * torch.exp(-8 * (time % 0.5)) * (time > 0.2 * (number % 3))
+        return (struck.unflatten(0, (clips, frames)),)
+
+    def forward(self, waves: Tensor) -> tuple[Tensor]:
+        sound = mirrored_ends(waves.flatten(0, 1))
+        columns = self.tagger.network.features(self.log_mel(sound)[:, None]).mean(2)
+        return (self.tagger.weights(*self.tagger.read(sound.view_as(waves), columns, self.middle)),)
+
+
+class TaggedMaskGraph(ExportGraph):
+    """(frames uint8 [B,T,S,S,3] with a tag each, heard [B,T,C]) -> logits [B,T,h,w], at both scales, post-processed."""
+
+    inputs, outputs = ("frames", "heard"), ("logits",)
+
+    def __init__(self, model: SegmentationModel) -> None:
+        super().__init__(model)
+        size = model.spec.image_size
+        self.smaller = Resize(size, second_size(model))
+        self.for_segmenter = Resize(size, SIDE)
+
+    def example(self, clips: int, frames: int) -> tuple[Tensor, Tensor]:
+        """Three tags a frame."""
+        generator = torch.Generator().manual_seed(0)
+        heard = torch.rand(clips, frames, len(self.model.classes), generator=generator)
+        heard = heard * (heard >= heard.topk(min(3, heard.shape[-1])).values[..., -1:])
+        return self.example_frames(clips, frames, generator), heard
+
+    def forward(self, frames: Tensor, heard: Tensor) -> tuple[Tensor]:
+        clips, count = frames.shape[:2]
+        torch._check(heard.shape[0] == clips)
+        torch._check(heard.shape[1] == count)
+        network, encoder = self.model.network, self.model.visual
+        images = frames.flatten(0, 1)
+        smaller = self.smaller(images)
+        found = torch.zeros(clips * count, VOC_CLASSES, GRID, GRID)
+        if encoder.segmenter is not None:
+            found = encoder.segmenter.logits(self.for_segmenter(images)).softmax(1)[:, 1:]
+        token, parts, _ = self.model.audio.encode_tags(heard.flatten(0, 1))
+        audio = AudioFeatures(token.unflatten(0, (clips, count)), parts.unflatten(0, (clips, count)), heard)
+        colours, masks = smaller.unflatten(0, (clips, count)), []
+        for scale in (images, smaller):
+            pyramid = encoder.network(scale)
+            visual = VisualFeatures(pyramid, encoder.classifier(pyramid[-1]), found)
+            visual = visual.map(lambda x: x.unflatten(0, (clips, count)))
+            output = network(visual, audio, torch.ones(clips, count, dtype=torch.bool))
+            masks.append(ScaleMasks(output.logits, colours, output.segmenter))
+        return (postprocess(masks, self.model),)
