@@ -24,27 +24,20 @@ def load(checkpoint: str | None = None, device: str | torch.device = "auto", tag
     on first use), a .safetensors file or a folder by path, or "user/name" on the Hugging Face hub. device: "auto" (a
     GPU where there is one), "cpu", "cuda", "cuda:1" or "mps". tagger: audio tagger in place of the checkpoint's own,
     "efficientat-mn10" or "ast" (encoders/tagger_encoder.py). With huggingface_hub installed it has
-    `save_pretrained(folder)` and `push_to_hub("user/name")` (icf_avs/checkpoint/hub.py).
+    `save_pretrained(folder)` and `push_to_hub("user/name")` (icf_avs/checkpoint/loaded.py).
 
     Raises icf_avs.errors.UserError when there is no such checkpoint or device, it does not fit this version, or weights
     that it needs cannot be downloaded.
     """
-    import importlib.util
-
-    from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
+    from icf_avs.checkpoint.loaded import LoadedSegmenter
+    from icf_avs.checkpoint.serialization import load_checkpoint
     from icf_avs.checkpoint.source import find_checkpoint
     from icf_avs.console import VERBOSE, note
     from icf_avs.device import find_device
-    from icf_avs.inference.predictor import Predictor
-    from icf_avs.inference.segment import Segmenter
 
     place = find_device(device)
     path, name = find_checkpoint(checkpoint)
     model = load_checkpoint(path, tagger=tagger).to(place)
     note(f"checkpoint {name}: {path}, SHA-256 {model.digest}, on {place}", VERBOSE)
     note(f"encoders: visual {model.config.visual}, audio {model.config.audio}", VERBOSE)
-    if importlib.util.find_spec("huggingface_hub") is None:
-        return Segmenter(Predictor(model), name)
-    from icf_avs.checkpoint.hub import HubSegmenter
-
-    return HubSegmenter(model, name, read_recipe(path))
+    return LoadedSegmenter(model, name, path)
