@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from icf_avs import __version__
-from icf_avs.cli import convert, data, evaluate, export, live, segment, serve, train, words
+from icf_avs.cli import compare, convert, data, evaluate, export, live, segment, serve, train, words
 from icf_avs.cli.options import Parser, verbosity
 from icf_avs.console import NORMAL
 
@@ -21,6 +21,6 @@ def build_parser() -> argparse.ArgumentParser:
     verbosity(parser, NORMAL)
     parser.replaced = {"probe": "is now `icf evaluate --robustness`"}
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for part in (segment, live, words, convert, serve, train, evaluate, export, data):
+    for part in (segment, live, words, convert, serve, train, compare, evaluate, export, data):
         part.add(commands)
     return parser
