@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from icf_avs.icf import CDCL, ICF, MIT, SC, segmentation_losses
-from icf_avs.types import Batch, Features, FeatureSpec, NetworkOutput
+from icf_avs.types import Batch, FeatureSpec, NetworkFeatures, NetworkOutput
 
 
 class SmallNetwork(nn.Module):
@@ -26,7 +26,7 @@ class SmallNetwork(nn.Module):
         maps = self.image(frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 255)
         audio = self.sound(sound.flatten(0, 1)[:, None]).mean(-1)
         logits = self.mask(maps * self.gate(audio).sigmoid()[..., None, None])[:, 0]
-        features = Features((maps.unflatten(0, (clips, length)),), audio.unflatten(0, (clips, length)))
+        features = NetworkFeatures((maps.unflatten(0, (clips, length)),), audio.unflatten(0, (clips, length)))
         return NetworkOutput(logits.unflatten(0, (clips, length)), features)
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from icf_avs.cli.parser import build_parser
 from icf_avs.console import VERBOSE, set_verbosity, verbosity
 from icf_avs.errors import UserError
-from icf_avs.signals import Interrupted
+from icf_avs.interrupts import Interrupted
 
 _ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 

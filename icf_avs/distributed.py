@@ -20,7 +20,7 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def own() -> slice:
+def local_slice() -> slice:
     """The clips of this process among those of the whole batch."""
     return slice(dist.get_rank() if processes() > 1 else 0, None, processes())
 
@@ -33,21 +33,21 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
-def drawn(clips: int, each: int, device: torch.device) -> Tensor:
+def rand_for_batch(clips: int, each: int, device: torch.device) -> Tensor:
     """[clips * each] uniform random numbers for the clips of this process, drawn for those of the whole batch."""
     count = clips if processes() == 1 else int(total(torch.tensor(clips, device=device)))
-    return torch.rand(count, each, device=device)[own()].flatten()
+    return torch.rand(count, each, device=device)[local_slice()].flatten()
 
 
-def drawn_like(rows: Tensor, draw: Callable[..., Tensor]) -> Tensor:
+def draw_for_batch(rows: Tensor, draw: Callable[..., Tensor]) -> Tensor:
     """Random numbers of the shape [b,...] of rows for the clips of this process, drawn for those of the whole batch.
     draw: torch.rand or torch.randn.
     """
     count = len(rows) if processes() == 1 else int(total(torch.tensor(len(rows), device=rows.device)))
-    return draw(count, *rows.shape[1:], device=rows.device)[own()].to(rows.dtype)
+    return draw(count, *rows.shape[1:], device=rows.device)[local_slice()].to(rows.dtype)
 
 
-def average(values: Tensor, where: Tensor) -> Tensor:
+def masked_mean(values: Tensor, where: Tensor) -> Tensor:
     """Mean of `values` over the places of the whole batch where `where` is true, or by it as weights (broadcast); zero,
     with a gradient path, when there are none.
 
@@ -58,7 +58,7 @@ def average(values: Tensor, where: Tensor) -> Tensor:
     return (values * weights).sum() * (processes() / total(weights.sum()).clamp(min=1))
 
 
-def whole(rows: Tensor) -> Tensor:
+def all_gather_clips(rows: Tensor) -> Tensor:
     """The clips of all processes in order: [b,...] of each -> [B,...]. The gradient goes back to their processes."""
     if processes() == 1:
         return rows

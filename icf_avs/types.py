@@ -129,7 +129,7 @@ class Texts(NamedTuple):
 
 
 @dataclass
-class Features:
+class NetworkFeatures:
     """visual: multi-scale maps [B,T,C_l,h_l,w_l], fine to coarse. audio: one token a frame [B,T,D]. levels, texts: what
     of MIT the network itself computes, in the readings "refined" and "text".
     """
@@ -156,7 +156,7 @@ class NetworkOutput:
     """
 
     logits: Tensor
-    features: Features
+    features: NetworkFeatures
     classes: Tensor | None = None
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
     encoded: Encoded | None = None
@@ -248,7 +248,8 @@ class Prediction:
     logits: [T, h, w] float, mask logits at the model's own resolution (upsample, then sigmoid > 0.5).
     heard:  [T, M'] float in [0, 1], how present each word of `words` is in the sound of each frame.
     words:  the M' words, in that order.
-    classes: [T, C+1, h, w] float, class logits, background first; None without a class head (see class_labels.py).
+    classes: [T, C+1, h, w] float, class logits, background first; None without a class head
+        (inference/semantic_postprocess.py).
     class_names: the C+1 names in that order, the first is "background"; empty without a class head.
     """
 

@@ -36,7 +36,7 @@ from icf_avs.evaluation.score_tables import revision
 from icf_avs.inference import multiscale, postprocess
 from icf_avs.networks.open_vocabulary_parts import combined_prior, segmenter_prior
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.synthetic.catalog import HELD_OUT_FAR, HELD_OUT_NEAR, load_catalog, load_open_vocab_catalog
+from icf_avs.synthetic.catalog import HELD_OUT_FAR, HELD_OUT_NEAR, load_catalog, load_open_vocab_stamps
 from icf_avs.synthetic.open_vocab_batches import Vocabulary
 from icf_avs.synthetic.open_vocab_sampler import DEFAULT
 from icf_avs.synthetic.scene_features import OpenVocabFeatures, SceneSet, open_vocab_features
@@ -109,7 +109,7 @@ def load_tests(
     workers: int, say: Say = lambda what, done, total: None, split: str = "test", held_out: bool = True
 ) -> Tests:
     """The sets of a split, "test" or "val", made or found in the cache; held_out: also those of held-out classes."""
-    recipe, catalog, recordings = natural(), load_open_vocab_catalog(), load_catalog()
+    recipe, catalog, recordings = natural(), load_open_vocab_stamps(), load_catalog()
     words = training_words(catalog, recipe.text_encoder, recipe.model.evidence.synonym_threshold)
     hears = WordTagger(load_tagger(recipe.model.audio), words.words)
     pictures = image_spec(replace(recipe.spec, frames=1))

@@ -24,7 +24,7 @@ from icf_avs.encoders import tagger_encoder
 from icf_avs.encoders.minilm import embed_names
 from icf_avs.encoders.tagger_encoder import RATE, WINDOW, WordTagger, audio_words, load_tagger
 from icf_avs.media.audio_file import resample
-from icf_avs.synthetic.catalog import load_catalog, load_open_vocab_catalog
+from icf_avs.synthetic.catalog import load_catalog, load_open_vocab_stamps
 from icf_avs.synthetic.sounds import NOISES, SoundBank, noise, tilt_and_reverb
 from research.table import csv_text
 
@@ -89,7 +89,7 @@ def compose(tagger: WordTagger, seed: int, count: int) -> Sounds:
     """`count` clips of each class that has a second recording and a word."""
     catalog, rng = load_catalog(), np.random.default_rng(seed)
     bank, names = SoundBank(catalog, "cross"), F.normalize(embed_names(tagger.words), dim=-1)
-    word_of = {stamp.class_name: stamp.word for stamp in reversed(load_open_vocab_catalog(held_out=()).stamps)}
+    word_of = {stamp.class_name: stamp.word for stamp in reversed(load_open_vocab_stamps(held_out=()).stamps)}
     rows = []
     for each in (each.name for each in catalog.classes if bank.references(each.name) and each.name in word_of):
         right = names @ F.normalize(embed_names((word_of[each],)), dim=-1)[0] > _SAME

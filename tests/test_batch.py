@@ -23,7 +23,7 @@ from tagger_weights import published_weights
 import icf_avs
 from icf_avs.batch import command
 from icf_avs.batch.command import corpus_command
-from icf_avs.batch.job import Settings, checked_settings, is_done, loaded, segment_job
+from icf_avs.batch.job import Settings, build_settings, is_done, loaded, segment_job
 from icf_avs.batch.manifest import read_manifest
 from icf_avs.batch.worker_pool import run_processes
 from icf_avs.checkpoint.source import find_checkpoint
@@ -63,7 +63,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings():
-    return checked_settings("stamps", 1.0, THRESHOLD, False, None)
+    return build_settings("stamps", 1.0, THRESHOLD, False, None)
 
 
 def write(path: Path, *lines: str, encoding: str = "utf-8") -> Path:
@@ -185,7 +185,7 @@ def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_pa
 
     def job():
         loaded.cache_clear()
-        return read_manifest(path, out, checked_settings("natural", 1.0, 0.5, False, None))[0]
+        return read_manifest(path, out, build_settings("natural", 1.0, 0.5, False, None))[0]
 
     def made_with():
         return json.loads((out / "a" / "segmentation.json").read_text())["made_with"]
@@ -300,10 +300,10 @@ def test_words_hold_for_a_whole_manifest(corpus, tmp_path, monkeypatch):
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
     for words, told in (("thunder", "nothing to segment: thunder: no visible"), ("gitar", "did you mean guitar")):
         with pytest.raises(UserError, match=told):
-            checked_settings("natural", 1.0, 0.5, False, None, words)
+            build_settings("natural", 1.0, 0.5, False, None, words)
     path = write(corpus[0] / "words.csv", "video", "day/a.mp4")
     jobs = [
-        read_manifest(path, tmp_path, checked_settings("natural", 1.0, 0.5, False, None, words))[0]
+        read_manifest(path, tmp_path, build_settings("natural", 1.0, 0.5, False, None, words))[0]
         for words in ("barking; violins", None)
     ]
     assert segment_job(jobs[0], tmp_path) is None and [is_done(job) for job in jobs] == [True, False]

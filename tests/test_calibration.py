@@ -12,7 +12,7 @@ from icf_avs.inference.relative_threshold import subtract_max_fraction
 from icf_avs.networks.base import Network
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.training.calibrate import OFFSETS, absent_words, calibrate, frame_ious
-from icf_avs.types import AudioFeatures, Batch, ClipSpec, Features, NetworkOutput, VisualFeatures
+from icf_avs.types import AudioFeatures, Batch, ClipSpec, NetworkFeatures, NetworkOutput, VisualFeatures
 
 
 def test_iou_of_each_offset_by_hand():
@@ -48,7 +48,7 @@ class Cautious(Network):
 
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
         return NetworkOutput(
-            self.logits(audio.token, audio.token.equal(self.batch.waveforms)), Features((), audio.token)
+            self.logits(audio.token, audio.token.equal(self.batch.waveforms)), NetworkFeatures((), audio.token)
         )
 
     def logits(self, sounds: Tensor, own: bool) -> Tensor:

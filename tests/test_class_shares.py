@@ -13,7 +13,7 @@ from small_guided import NAMES, random_batch, small_model
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from icf_avs.guided_losses.total_loss import Weights, objective
+from icf_avs.guided_losses.total_loss import GuidedLossWeights, guided_loss
 from icf_avs.icf.soft_class_targets import class_shares, known, share
 from icf_avs.networks.guided import GuidedOutput
 from icf_avs.types import Batch
@@ -60,7 +60,7 @@ def removal(batch: Batch, removed: int) -> tuple[GuidedOutput, float, Tensor]:
         removal=rest._replace(removed=torch.full_like(rest.removed, removed), valid=valid)
     )
     output.source_removal_logits = torch.zeros_like(output.source_removal_logits).requires_grad_()
-    loss = objective(output, batch, model.network.joint_embedding, Weights())["source_removal"]
+    loss = guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())["source_removal"]
     gradient = torch.autograd.grad(loss, output.source_removal_logits)[0] if loss.requires_grad else torch.zeros(())
     return output, float(loss.detach()), gradient
 
@@ -146,7 +146,7 @@ def test_a_clip_of_unknown_classes_is_compared_with_no_other(names: tuple[str, .
             output.counterfactuals.sounds[:, 0] - model.network.counterfactual.mean, dim=-1
         )
         assert not output.counterfactuals.known.any() and not output.counterfactuals.classes.any()
-        terms = objective(output, batch, model.network.joint_embedding, Weights())
+        terms = guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())
         assert float(terms["visual_counterfactual"]) == 0 and float(terms.get("sound_reading", 0)) == 0
         found.append(away)
     assert torch.allclose(*found, atol=1e-5)
@@ -158,7 +158,7 @@ def test_unknown_clips_are_no_negatives_of_each_other(names: tuple[str, ...]) ->
     batch.masks.fill_(1)  # no silent region
     model = small_model(names=names, counterfactual=False)
     output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
-    assert float(objective(output, batch, model.network.joint_embedding, Weights())["contrast"]) == 0
+    assert float(guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())["contrast"]) == 0
 
 
 def test_among_known_clips_an_unknown_one_is_left_out() -> None:
@@ -169,7 +169,7 @@ def test_among_known_clips_an_unknown_one_is_left_out() -> None:
     assert not output.counterfactuals.classes[:, 0].any() and output.counterfactuals.known[:, 1:].all()
     for maps in (output.visual_counterfactual_logits, output.reading):
         maps.retain_grad()
-    terms = objective(output, batch, model.network.joint_embedding, Weights())
+    terms = guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())
     (terms["visual_counterfactual"] + terms["sound_reading"]).backward()
     assert output.visual_counterfactual_logits.grad.flatten(1).any(1).tolist() == [
         False,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_guided import chosen, random_batch, small_model
 from torch import Tensor
 
-from icf_avs.guided_losses.total_loss import Weights, info_nce, negatives, objective, wasserstein
+from icf_avs.guided_losses.total_loss import GuidedLossWeights, guided_loss, info_nce, negatives, wasserstein
 from icf_avs.networks.guided_parts.joint_embedding import Gaussian, gaussian
 
 ONE = torch.ones(())
@@ -124,7 +124,7 @@ def contrast(batch, **switches: bool) -> dict[str, Tensor]:
     model = small_model(**switches).eval()
     torch.manual_seed(0)
     output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
-    return objective(output, batch, model.network.joint_embedding, Weights())
+    return guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())
 
 
 def test_a_pair_of_one_kind_alone_leaves_only_silent_regions() -> None:
@@ -174,7 +174,7 @@ def test_the_order_of_clips_does_not_matter() -> None:
 def test_the_temperature_is_one_parameter_and_learns() -> None:
     batch, model = random_batch(3), small_model()
     output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
-    objective(output, batch, model.network.joint_embedding, Weights())["contrast"].backward()
+    guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())["contrast"].backward()
     assert (
         model.network.joint_embedding.log_temperature.shape == ()
         and model.network.joint_embedding.log_temperature.grad != 0

@@ -9,7 +9,7 @@ import torch
 from small_guided import COMBINATIONS, NAMES, PARTS, SIZE, chosen, random_batch, small_model
 
 from icf_avs.config import ModelConfig
-from icf_avs.guided_losses.total_loss import Weights, objective
+from icf_avs.guided_losses.total_loss import GuidedLossWeights, guided_loss
 from icf_avs.icf.mask_losses import bce, dice
 from icf_avs.networks.build import build_model
 from icf_avs.networks.guided import GuidedOutput, Sounds
@@ -38,7 +38,7 @@ def run(model: SegmentationModel, batch: Batch, training: bool = True) -> Guided
 
 def step(model: SegmentationModel, optimizer: torch.optim.Optimizer, batch: Batch, seed: int = 0) -> dict[str, float]:
     torch.manual_seed(seed)
-    terms = objective(run(model, batch), batch, model.network.joint_embedding, Weights())
+    terms = guided_loss(run(model, batch), batch, model.network.joint_embedding, GuidedLossWeights())
     optimizer.zero_grad(set_to_none=True)
     terms["loss"].backward()
     optimizer.step()
@@ -63,7 +63,7 @@ def test_every_parameter_of_what_is_built_gets_a_gradient(switches: dict[str, bo
     for seed in range(3):
         model.zero_grad(set_to_none=True)
         batch = random_batch(3, frames=3, seed=seed)
-        objective(run(model, batch), batch, model.network.joint_embedding, Weights())["loss"].backward()
+        guided_loss(run(model, batch), batch, model.network.joint_embedding, GuidedLossWeights())["loss"].backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
             moved[name] += float(parameter.grad.abs().sum())
@@ -199,7 +199,7 @@ def test_other_sounds_of_the_same_pictures_are_answered_as_if_alone() -> None:
         assert torch.allclose(output.extra_logits[number], alone, atol=1e-4)
     assert torch.allclose(output.extra_logits[1], output.visual_counterfactual_logits, atol=1e-4)
     truth = torch.stack([batch.masks, batch.masks.flip(-1)], dim=1)
-    terms = objective(output, replace(batch, other_masks=truth), model.network.joint_embedding, Weights())
+    terms = guided_loss(output, replace(batch, other_masks=truth), model.network.joint_embedding, GuidedLossWeights())
     every = batch.labelled & batch.valid
     wanted = [
         bce(output.extra_logits[q], truth[:, q], every) + dice(output.extra_logits[q], truth[:, q], every)

@@ -19,7 +19,7 @@ from icf_avs.icf.contrastive import (
     positive_pairs,
 )
 from icf_avs.icf.gaussian import fit_gaussians
-from icf_avs.icf.losses import Weights, focal, weighted_sum
+from icf_avs.icf.losses import ICFLossWeights, focal, weighted_sum
 from icf_avs.icf.semantic_counterfactual import Counterfactuals
 
 SETTINGS = CDCL(dim=16)
@@ -163,5 +163,5 @@ def test_focal_loss_is_the_published_formula():
 
 def test_the_total_is_the_weighted_sum_and_weights_have_one_home():
     terms = {name: torch.tensor(float(i + 1)) for i, name in enumerate(("bce", "vision-audio", "noise"))}
-    weights = Weights(bce=2.0, vision_audio=0.5, noise=0.25)
+    weights = ICFLossWeights(bce=2.0, vision_audio=0.5, noise=0.25)
     assert float(weighted_sum(terms, weights)) == pytest.approx(2 * 1 + 0.5 * 2 + 0.25 * 3)

@@ -15,7 +15,7 @@ from small_guided import random_batch
 from icf_avs.icf import CDCL, ICF, MIT, SC
 from icf_avs.icf.icf import pooled
 from icf_avs.icf.implicit_text import text_encoders
-from icf_avs.types import Features, FeatureSpec
+from icf_avs.types import FeatureSpec, NetworkFeatures
 
 ROOT = Path(__file__).parents[1]
 SPEC = FeatureSpec((8, 16), 24)
@@ -28,11 +28,11 @@ def encoder_of():
     return text_encoders(MIT())
 
 
-def features(clips: int = 3, frames: int = 2, seed: int = 0) -> Features:
+def features(clips: int = 3, frames: int = 2, seed: int = 0) -> NetworkFeatures:
     generator = torch.Generator().manual_seed(seed)
     maps = [torch.randn(clips, frames, c, s, s, generator=generator) for c, s in zip(SPEC.visual, (8, 4), strict=True)]
     audio = torch.randn(clips, frames, SPEC.audio, generator=generator)
-    return Features(tuple(level.requires_grad_() for level in maps), audio.requires_grad_())
+    return NetworkFeatures(tuple(level.requires_grad_() for level in maps), audio.requires_grad_())
 
 
 def plug_in(encoder_of, **switches: bool) -> ICF:
@@ -113,7 +113,7 @@ def test_permuted_clips_give_the_same_losses(encoder_of):
     """Without counterfactuals, which are drawn."""
     icf, batch, taps = plug_in(encoder_of, sc=False), random_batch(), features()
     order = torch.tensor([2, 0, 1])
-    moved = Features(tuple(level[order] for level in taps.visual), taps.audio[order])
+    moved = NetworkFeatures(tuple(level[order] for level in taps.visual), taps.audio[order])
     parts = {name: value[order] for name, value in vars(batch).items() if torch.is_tensor(value)}
     shuffled = copy.copy(batch)
     vars(shuffled).update(parts)

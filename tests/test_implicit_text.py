@@ -8,15 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from icf_avs.networks.guided_parts.implicit_text import ImplicitText
+from icf_avs.networks.guided_parts.implicit_text import GuidedImplicitText
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 DIM, TOKENS = 16, 2
 
 
-def part(segment: int, seed: int = 0) -> ImplicitText:
+def part(segment: int, seed: int = 0) -> GuidedImplicitText:
     torch.manual_seed(seed)
-    return ImplicitText(Vocabulary(torch.randn(5, 8), 3, DIM), DIM, heads=4, tokens=TOKENS, segment=segment).eval()
+    return GuidedImplicitText(
+        Vocabulary(torch.randn(5, 8), 3, DIM), DIM, heads=4, tokens=TOKENS, segment=segment
+    ).eval()
 
 
 def evidence(clips: int, frames: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

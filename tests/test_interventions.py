@@ -19,7 +19,7 @@ from icf_avs.icf.losses import weighted_sum
 from icf_avs.networks.base import Network
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.training.train_module import PlugInTrainModule, build_train_module
-from icf_avs.types import AudioFeatures, Batch, ClipSpec, Encoded, Features, NetworkOutput, VisualFeatures
+from icf_avs.types import AudioFeatures, Batch, ClipSpec, Encoded, NetworkFeatures, NetworkOutput, VisualFeatures
 
 LOG2 = math.log(2)
 KINDS = ("other_sound", "orthogonal_sound", "other_frames", "removed_source")
@@ -42,12 +42,12 @@ class Zeros(nn.Module):
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
         self.calls.append((audio.token, valid))
         self.logits = torch.zeros(*valid.shape, 16, 16, requires_grad=True)
-        return NetworkOutput(self.logits, Features((), audio.token))
+        return NetworkOutput(self.logits, NetworkFeatures((), audio.token))
 
 
 def output_of(batch: Batch, audio: Tensor) -> NetworkOutput:
     encoded = Encoded(VisualFeatures(batch.pyramid), AudioFeatures(audio))
-    return NetworkOutput(torch.zeros_like(batch.masks), Features((), audio), encoded=encoded)
+    return NetworkOutput(torch.zeros_like(batch.masks), NetworkFeatures((), audio), encoded=encoded)
 
 
 def asked(batch: Batch, settings: InterventionSettings, audio: Tensor | None = None, **means: Tensor):
@@ -308,7 +308,7 @@ def test_settings_that_make_no_sense() -> None:
 
 def test_a_network_that_does_not_say_what_it_decoded() -> None:
     batch = random_batch()
-    output = NetworkOutput(batch.masks, Features((), batch.waveforms))
+    output = NetworkOutput(batch.masks, NetworkFeatures((), batch.waveforms))
     with pytest.raises(ValueError, match=r"must return NetworkOutput\.encoded"):
         Interventions(ALL, 8, 5)(Zeros(), output, batch)
 

@@ -1,4 +1,4 @@
-"""Mask losses, readings and the terms of the objective: hand-worked values, and frames that must not take part."""
+"""Mask losses, readings and the terms of the guided_loss: hand-worked values, and frames that must not take part."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from small_guided import NAMES, random_batch, small_model
 
 from icf_avs.guided_losses import total_loss
-from icf_avs.guided_losses.total_loss import Weights, objective
-from icf_avs.icf import mask_losses as mask
+from icf_avs.guided_losses.total_loss import GuidedLossWeights, guided_loss
+from icf_avs.icf import mask_losses
 from icf_avs.types import Batch
 
 NO = torch.zeros(1, 1, dtype=torch.bool)
@@ -21,19 +21,19 @@ YES = ~NO
 def test_bce_by_hand() -> None:
     logits = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 1/2 and 3/4
     target = torch.tensor([[[[1.0, 0.0]]]])
-    assert float(mask.bce(logits, target, YES)) == pytest.approx((math.log(2) + math.log(4)) / 2)
+    assert float(mask_losses.bce(logits, target, YES)) == pytest.approx((math.log(2) + math.log(4)) / 2)
 
 
 def test_dice_by_hand() -> None:
     logits = torch.tensor([[[[0.0, math.log(3)]]]])
     target = torch.tensor([[[[1.0, 0.0]]]])
-    assert float(mask.dice(logits, target, YES)) == pytest.approx(1 - 2 * 0.5 / (1.25 + 1))
+    assert float(mask_losses.dice(logits, target, YES)) == pytest.approx(1 - 2 * 0.5 / (1.25 + 1))
 
 
 def test_frames_weigh_the_same() -> None:
     logits, target = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4).round()
     frames = torch.tensor([[True, False, True], [False, False, True]])
-    for loss in (mask.bce, mask.dice):
+    for loss in (mask_losses.bce, mask_losses.dice):
         single = [
             loss(logits[b : b + 1, t : t + 1], target[b : b + 1, t : t + 1], YES) for b, t in ((0, 0), (0, 2), (1, 2))
         ]
@@ -42,7 +42,7 @@ def test_frames_weigh_the_same() -> None:
 
 def test_dice_does_not_ask_overlap_of_an_empty_mask() -> None:
     logits = torch.randn(1, 2, 4, 4, requires_grad=True)
-    loss = mask.dice(logits, torch.zeros(1, 2, 4, 4), torch.ones(1, 2, dtype=torch.bool))
+    loss = mask_losses.dice(logits, torch.zeros(1, 2, 4, 4), torch.ones(1, 2, dtype=torch.bool))
     loss.backward()
     assert float(loss.detach()) == 0 and not logits.grad.any()
 
@@ -51,18 +51,18 @@ def test_blank_by_hand() -> None:
     logits = torch.tensor([[[[0.0, 10.0]]]])
     factual = torch.tensor([[[[1.0, 0.0]]]])
     zero, ten = math.log(2), math.log1p(math.exp(10))
-    assert float(mask.blank(logits, factual, NO, YES)) == pytest.approx(zero)
-    assert float(mask.blank(logits, factual, YES, NO)) == pytest.approx((zero + ten) / 2)
-    assert float(mask.blank(logits, factual, YES, YES)) == pytest.approx(zero + (zero + ten) / 2)
-    assert float(mask.blank(logits, factual, NO, NO)) == 0
-    assert float(mask.blank(logits, 0 * factual, NO, YES)) == 0  # nothing to vanish
+    assert float(mask_losses.empty_mask(logits, factual, NO, YES)) == pytest.approx(zero)
+    assert float(mask_losses.empty_mask(logits, factual, YES, NO)) == pytest.approx((zero + ten) / 2)
+    assert float(mask_losses.empty_mask(logits, factual, YES, YES)) == pytest.approx(zero + (zero + ten) / 2)
+    assert float(mask_losses.empty_mask(logits, factual, NO, NO)) == 0
+    assert float(mask_losses.empty_mask(logits, 0 * factual, NO, YES)) == 0  # nothing to vanish
 
 
 def test_a_frame_with_nothing_to_vanish_does_not_dilute_the_rest() -> None:
     logits, factual = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
     factual[0, 0] = 1
     both = torch.ones(1, 2, dtype=torch.bool)
-    assert float(mask.blank(logits, factual, ~both, both)) == pytest.approx(math.log(2))
+    assert float(mask_losses.empty_mask(logits, factual, ~both, both)) == pytest.approx(math.log(2))
 
 
 def test_semantic_by_hand() -> None:
@@ -70,7 +70,7 @@ def test_semantic_by_hand() -> None:
     probability = logits.flatten().softmax(0)
 
     def loss(*shares: float) -> torch.Tensor:
-        return mask.semantic(logits, torch.tensor(shares).reshape(1, 1, 3, 1, 1), YES)
+        return mask_losses.semantic(logits, torch.tensor(shares).reshape(1, 1, 3, 1, 1), YES)
 
     overlap = 1 - 2 * probability[2] / (probability[2] + 1)
     assert torch.allclose(loss(0, 0, 1), overlap - probability[2].log())
@@ -80,7 +80,7 @@ def test_semantic_by_hand() -> None:
     assert float(loss(0.25, 0, 0.5)) == 0, "a quarter of the cell is of an unknown class"
 
 
-@pytest.mark.parametrize("loss", [mask.bce, mask.dice])
+@pytest.mark.parametrize("loss", [mask_losses.bce, mask_losses.dice])
 def test_an_unlabelled_frame_gets_no_gradient(loss) -> None:
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     frames = torch.tensor([[True, False, True], [False, True, False]])
@@ -91,7 +91,7 @@ def test_an_unlabelled_frame_gets_no_gradient(loss) -> None:
 def test_semantic_of_an_unlabelled_frame_gets_no_gradient() -> None:
     logits = torch.randn(2, 3, 5, 4, 4, requires_grad=True)
     frames = torch.tensor([[True, False, True], [False, True, False]])
-    mask.semantic(logits, torch.randn(2, 3, 5, 4, 4).softmax(2), frames).backward()
+    mask_losses.semantic(logits, torch.randn(2, 3, 5, 4, 4).softmax(2), frames).backward()
     assert logits.grad.flatten(2).any(-1).equal(frames)
 
 
@@ -126,19 +126,19 @@ def test_pixel_reading_by_hand() -> None:
     assert float(total_loss.pixel_reading(logits, 0 * kinds, masks, YES)) == 0
 
 
-# The objective as a whole.
+# The guided_loss as a whole.
 
 
 def terms_of(batch: Batch, semantic: bool = False, **switches: bool) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
     model = small_model(semantic=semantic, **switches)
     torch.manual_seed(1)
     output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
-    return objective(output, batch, model.network.joint_embedding, Weights()), model
+    return guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights()), model
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     terms, _ = terms_of(random_batch(), semantic=True)
-    weights = asdict(Weights())
+    weights = asdict(GuidedLossWeights())
     assert set(terms) == {*weights, "loss"} - {
         "extra_audio"
     }  # which the batch does not ask; tests/test_guided_network.py has it
@@ -232,7 +232,7 @@ def test_an_unlabelled_frame_gets_no_mask_gradient(name: str) -> None:
     output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
     maps = getattr(output, name)
     maps.retain_grad()
-    objective(output, batch, model.network.joint_embedding, Weights())["loss"].backward()
+    guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())["loss"].backward()
     time = {"counterfactual_logits": 2}.get(name, 1)
     frames = maps.grad.abs().sum([axis for axis in range(maps.dim()) if axis != time])
     assert frames[0] > 0 and frames[2] > 0 and frames[1] == 0
@@ -280,9 +280,10 @@ def test_a_foreign_sound_is_wrong_where_its_kind_is_not_on_screen() -> None:
         if shown is not None:
             batch.onscreen[1, shown] = True  # the kind of clip 0, in the picture of clip 1
             everywhere[1] = False
-        expected = mask.blank(output.visual_counterfactual_logits, batch.masks, everywhere, inside)
+        expected = mask_losses.empty_mask(output.visual_counterfactual_logits, batch.masks, everywhere, inside)
         assert torch.allclose(
-            objective(output, batch, model.network.joint_embedding, Weights())["visual_counterfactual"], expected
+            guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())["visual_counterfactual"],
+            expected,
         )
 
 

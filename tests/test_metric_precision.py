@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torchmetrics import Metric
 
-from icf_avs.evaluation.metrics import DatasetMetric, ReferenceMetric, StrictMetric
+from icf_avs.evaluation.metrics import AVSBenchMetric, DatasetMetric, StrictMetric
 from icf_avs.evaluation.metrics.semantic import SemanticMetric
 
 METRICS = {
-    "reference": ReferenceMetric,
+    "reference": AVSBenchMetric,
     "strict": StrictMetric,
     "dataset": DatasetMetric,
     "semantic": lambda: SemanticMetric(4),

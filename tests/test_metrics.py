@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icf_avs.evaluation.metrics import THRESHOLDS, DatasetMetric, ReferenceMetric, StrictMetric, f_curves, g_score
+from icf_avs.evaluation.metrics import THRESHOLDS, AVSBenchMetric, DatasetMetric, StrictMetric, f_curves, g_score
 
 LEVELS = np.float32([0, 0.1, 0.25, 0.5, 0.500001, 0.75, 1.0])
 Clip = tuple[np.ndarray, np.ndarray]  # probabilities and truth, float32 [n, H, W]
@@ -98,7 +98,7 @@ def run(metric, made):
 @settings(max_examples=25, deadline=None)
 @given(made=clips(), batch_size=st.integers(1, 4))
 def test_reference_equals_oracle(made, batch_size):
-    got = run(ReferenceMetric(batch_size), made)
+    got = run(AVSBenchMetric(batch_size), made)
     assert (got["miou"], got["f"]) == pytest.approx(oracle_reference(made, batch_size), abs=1e-6)
 
 
@@ -122,7 +122,7 @@ def test_dataset_equals_oracle_in_any_order(made, seed, threshold):
 @settings(max_examples=20, deadline=None)
 @given(made=clips(), threshold=st.sampled_from([0.4, 0.1, 0.75]))
 def test_a_threshold_moves_the_mask_and_not_f(made, threshold):
-    got, usual = run(ReferenceMetric(2, threshold), made), run(ReferenceMetric(2), made)
+    got, usual = run(AVSBenchMetric(2, threshold), made), run(AVSBenchMetric(2), made)
     assert got["miou"] == pytest.approx(oracle_reference(made, 2, threshold)[0], abs=1e-6)
     assert got["f"] == usual["f"]
     assert run(StrictMetric(threshold), made) == pytest.approx(oracle_strict(made, threshold), abs=1e-9, nan_ok=True)
@@ -133,7 +133,7 @@ def test_a_threshold_moves_the_mask_and_not_f(made, threshold):
 def test_a_perfect_answer_scores_one(made):
     perfect = [((g > 0).astype(np.float32), (g > 0).astype(np.float32)) for _, g in made]
     strict = run(StrictMetric(), perfect)
-    assert run(ReferenceMetric(2), perfect)["miou"] == pytest.approx(1, abs=1e-6)
+    assert run(AVSBenchMetric(2), perfect)["miou"] == pytest.approx(1, abs=1e-6)
     for key, value in run(DatasetMetric(), perfect).items():
         both = any(g.any() for _, g in made) and not all(g.all() for _, g in perfect)
         assert math.isnan(value) or value == pytest.approx(1) or (key == "miou_2classes" and not both)
@@ -178,12 +178,12 @@ def test_hand_worked_frame():
 
 def test_half_is_not_marked_but_counts_for_f():
     p, g = torch.full((1, 2, 2), 0.5), torch.ones(1, 2, 2)
-    metric = ReferenceMetric(1)
+    metric = AVSBenchMetric(1)
     metric.update(p, g)
     assert metric.compute() == pytest.approx({"miou": 0.0, "f": 1.0, "active": 0.0})
 
 
-@pytest.mark.parametrize("metric", [ReferenceMetric(1), StrictMetric()])
+@pytest.mark.parametrize("metric", [AVSBenchMetric(1), StrictMetric()])
 def test_soft_masks_count_by_their_value(metric):
     p = torch.tensor([[[0.9, 0.9, 0.0, 0.0]]])
     metric.update(p, torch.tensor([[[0.5, 1.0, 0.25, 0.0]]]))
@@ -218,7 +218,7 @@ def test_empty_truth_is_lenient_in_reference_and_apart_in_strict():
     p = torch.zeros(1, 10, 10)
     p[0, 0, :3] = 0.9
     truth = torch.zeros(1, 10, 10)
-    reference, strict = ReferenceMetric(1), StrictMetric()
+    reference, strict = AVSBenchMetric(1), StrictMetric()
     reference.update(p, truth)
     strict.update(p, truth)
     assert reference.compute() == pytest.approx({"miou": 0.97, "f": 0.0, "active": 0.03})
@@ -229,8 +229,8 @@ def test_empty_truth_is_lenient_in_reference_and_apart_in_strict():
 
 def test_a_silent_batch_halves_f_in_reference_and_is_left_out_in_strict():
     right, silent = np.ones((2, 1, 3, 3), np.float32), np.zeros((2, 1, 3, 3), np.float32)
-    assert run(ReferenceMetric(1), [right, silent])["f"] == pytest.approx(0.5)
-    assert run(ReferenceMetric(2), [right, silent])["f"] == pytest.approx(1.0)  # silent frames of a batch are skipped
+    assert run(AVSBenchMetric(1), [right, silent])["f"] == pytest.approx(0.5)
+    assert run(AVSBenchMetric(2), [right, silent])["f"] == pytest.approx(1.0)  # silent frames of a batch are skipped
     assert run(StrictMetric(), [right, silent])["f"] == pytest.approx(1.0)
 
 
@@ -238,14 +238,14 @@ def test_every_batch_takes_its_own_threshold():
     # one answer is exact below 0.3 and one above 0.7: no one threshold serves both
     low, high = np.float32([[[0.2, 0.0]]]), np.float32([[[0.9, 0.7]]])
     both = [(low, np.float32([[[1, 0]]])), (high, np.float32([[[1, 0]]]))]
-    assert run(ReferenceMetric(1), both)["f"] == pytest.approx(1.0)
-    assert run(ReferenceMetric(2), both)["f"] == pytest.approx(run(StrictMetric(), both)["f"])
-    assert run(ReferenceMetric(2), both)["f"] == pytest.approx((1 + 1.3 * 0.5 / (0.3 * 0.5 + 1)) / 2)
+    assert run(AVSBenchMetric(1), both)["f"] == pytest.approx(1.0)
+    assert run(AVSBenchMetric(2), both)["f"] == pytest.approx(run(StrictMetric(), both)["f"])
+    assert run(AVSBenchMetric(2), both)["f"] == pytest.approx((1 + 1.3 * 0.5 / (0.3 * 0.5 + 1)) / 2)
 
 
 def test_a_short_last_batch_weighs_as_much_as_a_full_one():
     right, wrong, truth = torch.ones(1, 2, 2), torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
-    metric = ReferenceMetric(4)
+    metric = AVSBenchMetric(4)
     for p in (right, right, right, right, wrong):
         metric.update(p, truth)
     assert metric.compute()["miou"] == pytest.approx(0.5)  # and not 4/5
@@ -256,7 +256,7 @@ def test_a_short_last_batch_weighs_as_much_as_a_full_one():
 
 def test_calling_the_metric_gives_the_score_of_one_clip_and_goes_on_forming_batches():
     right, wrong, truth = torch.ones(1, 2, 2), torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
-    metric = ReferenceMetric(2)
+    metric = AVSBenchMetric(2)
     assert [metric(p, truth)["miou"] for p in (wrong, right, right)] == [0, 1, 1]
     assert metric.compute()["miou"] == pytest.approx((0.5 + 1) / 2)
 
@@ -264,7 +264,7 @@ def test_calling_the_metric_gives_the_score_of_one_clip_and_goes_on_forming_batc
 def test_sums_over_many_batches_round_as_float32():
     p, total = torch.zeros(1, 10, 10), np.float32(0)
     p[0, 0, :3] = 1
-    metric = ReferenceMetric(1)
+    metric = AVSBenchMetric(1)
     for _ in range(700):
         metric.update(p, torch.zeros(1, 10, 10))
         total += np.float32(97) / (np.float32(100) + np.float32(1e-7))
@@ -273,7 +273,7 @@ def test_sums_over_many_batches_round_as_float32():
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-@pytest.mark.parametrize("metric", [ReferenceMetric(), StrictMetric(), DatasetMetric()])
+@pytest.mark.parametrize("metric", [AVSBenchMetric(), StrictMetric(), DatasetMetric()])
 def test_mistakes_of_the_programmer(metric):
     with pytest.raises(ValueError, match="no "):
         metric.compute()
@@ -285,7 +285,7 @@ def test_mistakes_of_the_programmer(metric):
     with pytest.raises(ValueError, match="shapes"):
         metric.update(torch.ones(1, 2, 2), torch.ones(1, 2, 3))
     with pytest.raises(ValueError, match="batch_size"):
-        ReferenceMetric(0)
+        AVSBenchMetric(0)
     for bad in (0, 1, 40, float("nan")):
         with pytest.raises(ValueError, match="threshold is"):
             type(metric)(threshold=bad)

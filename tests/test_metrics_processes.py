@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import spawn
 
-from icf_avs.evaluation.metrics import DatasetMetric, ReferenceMetric, SemanticMetric, StrictMetric
+from icf_avs.evaluation.metrics import AVSBenchMetric, DatasetMetric, SemanticMetric, StrictMetric
 
 CLIPS, BATCH, WORLD = 9, 2, 2  # five batches, the last one short
 
@@ -19,9 +19,9 @@ CLIPS, BATCH, WORLD = 9, 2, 2  # five batches, the last one short
 def scores(rank: int, world: int) -> dict[str, dict[str, float]]:
     """Scores of all processes together, where this one is given every `world`-th batch."""
     rng = np.random.default_rng(5)
-    binary = {"reference": ReferenceMetric(BATCH), "strict": StrictMetric(), "dataset": DatasetMetric()}
+    binary = {"reference": AVSBenchMetric(BATCH), "strict": StrictMetric(), "dataset": DatasetMetric()}
     metrics = {**binary, "semantic": SemanticMetric(5)}
-    lonely = ReferenceMetric(CLIPS)
+    lonely = AVSBenchMetric(CLIPS)
     for clip in range(CLIPS):
         p = torch.from_numpy(rng.random((3, 5, 4), np.float32))
         truth = torch.from_numpy(rng.random(p.shape) < 0.3 * (clip != 3))

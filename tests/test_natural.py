@@ -31,7 +31,7 @@ from icf_avs.networks.base import Network
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import add_segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.text_summary import MOST, clock, tag_lines
-from icf_avs.synthetic.catalog import load_open_vocab_catalog
+from icf_avs.synthetic.catalog import load_open_vocab_stamps
 from icf_avs.synthetic.open_vocab_sampler import DEFAULT
 from icf_avs.synthetic.scene_features import SceneSet, open_vocab_features
 from icf_avs.synthetic.sounds import SoundBank
@@ -39,7 +39,7 @@ from icf_avs.synthetic.tagger_cache import TaggerOutputs
 from icf_avs.training.composed_data import image_spec, training_words
 from icf_avs.training.recipes import natural
 from icf_avs.training.trainer import build_model
-from icf_avs.types import RATE, AudioFeatures, ClipSpec, Features, NetworkOutput
+from icf_avs.types import RATE, AudioFeatures, ClipSpec, NetworkFeatures, NetworkOutput
 from research import natural as study
 from research.word_scores import AUDIOS, word_scores
 
@@ -57,7 +57,7 @@ def weights():
 
 @pytest.fixture(scope="module")
 def words(catalog):
-    return training_words(load_open_vocab_catalog(catalog.root), "minilm", 0.6)
+    return training_words(load_open_vocab_stamps(catalog.root), "minilm", 0.6)
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +293,7 @@ def test_one_default_whatever_lies_in_a_cache(weights, monkeypatch, tmp_path, ca
 @pytest.fixture(scope="module")
 def scenes(catalog):
     spec = image_spec(replace(natural().spec, frames=1, image_size=SIZE))
-    return open_vocab_features(load_open_vocab_catalog(catalog.root), SceneSet("heldout", 24, 0, DEFAULT, spec), 1)
+    return open_vocab_features(load_open_vocab_stamps(catalog.root), SceneSet("heldout", 24, 0, DEFAULT, spec), 1)
 
 
 class Oracle(Network):
@@ -318,7 +318,7 @@ class Oracle(Network):
             word = self.words.words[int(heard.argmax())] if heard.any() else ""
             word = self.asked.setdefault(number, word) if self.deaf else word
             rows.append(40 * torch.from_numpy(self.scenes.masks(number, word)[0]).float() - 20)
-        return NetworkOutput(torch.stack(rows)[:, None], Features((), audio.token))
+        return NetworkOutput(torch.stack(rows)[:, None], NetworkFeatures((), audio.token))
 
 
 @pytest.mark.parametrize("deaf", [False, True])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
-from icf_avs.synthetic.catalog import load_open_vocab_catalog
+from icf_avs.synthetic.catalog import load_open_vocab_stamps
 from icf_avs.synthetic.open_vocab_batches import Vocabulary, open_vocab_batch, sample_absent_word
 from icf_avs.synthetic.open_vocab_sampler import DEFAULT
 from icf_avs.synthetic.scene_features import (
@@ -30,7 +30,7 @@ SURELY = 9 / 16  # exact in half precision
 
 @pytest.fixture(scope="module")
 def catalog(catalog):
-    return load_open_vocab_catalog(catalog.root)
+    return load_open_vocab_stamps(catalog.root)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from icf_avs.synthetic.catalog import (
     HELD_OUT_NEAR,
     Catalog,
     OpenVocabCatalog,
-    load_open_vocab_catalog,
+    load_open_vocab_stamps,
 )
 from icf_avs.synthetic.open_vocab_sampler import (
     DEFAULT,
@@ -57,7 +57,7 @@ def render(scene: Scene, time_s: float, size: tuple[int, int]) -> tuple[np.ndarr
 
 @pytest.fixture(scope="module")
 def words() -> OpenVocabCatalog:
-    return load_open_vocab_catalog()
+    return load_open_vocab_stamps()
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_bad_numbers(words: OpenVocabCatalog) -> None:
     with pytest.raises(ValueError, match="strides"):
         SceneSet("train", 1, 0, NATURAL, ClipSpec(), strides=(8, 4))
     with pytest.raises(UserError, match="--stamps"):
-        load_open_vocab_catalog(Path(__file__).parent)
+        load_open_vocab_stamps(Path(__file__).parent)
 
 
 def test_words_name_things(words: OpenVocabCatalog) -> None:

@@ -14,7 +14,7 @@ from icf_avs.inference.postprocess import STEPS, ScaleMasks, postprocess
 from icf_avs.inference.predictor import Predictor
 from icf_avs.networks.base import Network
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
-from icf_avs.types import AudioFeatures, Features, NetworkOutput, VisualFeatures
+from icf_avs.types import AudioFeatures, NetworkFeatures, NetworkOutput, VisualFeatures
 
 
 class Means(nn.Module):
@@ -44,7 +44,7 @@ class Tagged(Network):
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
         assert not self.training and audio.token.shape[:2] == valid.shape and valid.all()
         self.decoded.append(valid.shape[1])
-        return NetworkOutput(visual.pyramid[0][:, :, 0].expand(-1, -1, 4, 4), Features((), audio.token))
+        return NetworkOutput(visual.pyramid[0][:, :, 0].expand(-1, -1, 4, 4), NetworkFeatures((), audio.token))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from PIL import Image
 from scene_digest import scene_digest
 from small_guided import random_batch
 
-from icf_avs.synthetic.backgrounds import draw_background, list_photographs
+from icf_avs.synthetic.backgrounds import list_photographs, sample_background
 from icf_avs.synthetic.batches import binary_masks, concat_batches, render_clip, semantic_masks
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.rendering import load_sprite, render_frame, render_stamp_map, visible_shares
@@ -86,7 +86,7 @@ def test_few_stamps_still_give_disjoint_compositions(catalog: Catalog) -> None:
 def test_every_photograph_has_one_split() -> None:
     rng = np.random.default_rng(0)
     drawn = {
-        split: {draw_background(split, rng, generated=0.0) for _ in range(600)} for split in ("train", "val", "test")
+        split: {sample_background(split, rng, generated=0.0) for _ in range(600)} for split in ("train", "val", "test")
     }
     assert set.union(*drawn.values()) == set(list_photographs())
     assert sum(map(len, drawn.values())) == len(list_photographs())
@@ -139,7 +139,7 @@ def test_hard_scenes_are_of_the_training_split(catalog: Catalog, hard: list[Scen
     heldout = {stem for kind in catalog.classes for stem in kind.heldout_stems}
     photographs_shown = {scene.background for scene in hard} & set(list_photographs())
     rng = np.random.default_rng(0)
-    assert photographs_shown <= {draw_background("train", rng, generated=0.0) for _ in range(900)}
+    assert photographs_shown <= {sample_background("train", rng, generated=0.0) for _ in range(900)}
     for scene in hard:
         assert 2 <= len(scene.stamps) <= 5 and not {placed.stem for placed in scene.stamps} & heldout
         composition = "\n".join(sorted({placed.stem for placed in scene.stamps}))

@@ -17,14 +17,14 @@ from icf_avs.synthetic.audio_augment import (
     PLAIN,
     TEMPI,
     VARIED,
-    AudioAugment,
+    AudioAugmentConfig,
     ambient_noise,
     apply_room_and_mic,
     degrade,
     lossy_codec,
     mic_response,
-    pitch_shift,
     source_length,
+    speed_perturb,
     time_stretch,
 )
 from icf_avs.synthetic.catalog import Catalog
@@ -167,10 +167,10 @@ def test_a_tempo_moves_what_happens() -> None:
 def test_a_pitch_is_bent(octaves: float) -> None:
     rng = np.random.default_rng(0)
     source = tone(800, 2.0)
-    played = pitch_shift(source[: source_length(RATE, octaves, 0.0)], RATE, octaves, 0.0, rng)
+    played = speed_perturb(source[: source_length(RATE, octaves, 0.0)], RATE, octaves, 0.0, rng)
     assert played.shape == (RATE,) and loudest_hertz(played) == pytest.approx(800 * 2**octaves, abs=1)
     assert np.std(played) == pytest.approx(2**-0.5, rel=0.02)
-    wandering = pitch_shift(source[: source_length(RATE, octaves, 0.2)], RATE, octaves, 0.2, rng)
+    wandering = speed_perturb(source[: source_length(RATE, octaves, 0.2)], RATE, octaves, 0.2, rng)
     pitches = [loudest_hertz(wandering[at : at + 1600]) for at in range(0, RATE - 1600, 1600)]
     assert 800 * 2**octaves * 0.02 < np.ptp(pitches) < 800 * 2**octaves * 0.35
 
@@ -192,7 +192,7 @@ def test_one_microphone_hears_all_tracks_and_the_noise() -> None:
 
 def test_microphones_differ_and_some_hear_a_band_alone() -> None:
     rng = np.random.default_rng(0)
-    flat = AudioAugment(augment_prob=1.0, eq_db=0.0, bandpass_prob=0.0, notch_prob=0.0)
+    flat = AudioAugmentConfig(augment_prob=1.0, eq_db=0.0, bandpass_prob=0.0, notch_prob=0.0)
     np.testing.assert_array_equal(mic_response(flat, rng), np.ones(len(FREQUENCY_KNOTS)))
     narrow = [mic_response(replace(flat, bandpass_prob=1.0), rng) for _ in range(20)]
     assert all(curve[1] < 0.7 and curve.max() == 1 and curve[-1] < 1 for curve in narrow)
@@ -205,7 +205,7 @@ def test_a_room_goes_on_after_the_sound() -> None:
     burst[:800] = tone(1000, 0.05)
     tails = []
     for room in (0.0, 1.0):
-        style = AudioAugment(augment_prob=1.0, reverb_prob=room, eq_db=0.0, bandpass_prob=0.0, notch_prob=0.0)
+        style = AudioAugmentConfig(augment_prob=1.0, reverb_prob=room, eq_db=0.0, bandpass_prob=0.0, notch_prob=0.0)
         wet = [apply_room_and_mic(burst, np.ones(97), 32_768, style, np.random.default_rng(seed)) for seed in range(6)]
         tails.append(np.median([np.std(wave[1_600:4_000]) for wave in wet]))
     assert tails[0] < 1e-3 < 10 * tails[0] + 1e-3 < tails[1]
@@ -225,9 +225,13 @@ def test_a_codec_keeps_what_is_loud_and_drops_what_is_weak() -> None:
 
 def test_a_device_clips_and_drops_pieces() -> None:
     wave = tone(300, 1.0)
-    clipped = degrade(wave, AudioAugment(clip_prob=1.0, codec_prob=0.0, dropout_prob=0.0), np.random.default_rng(0))
+    clipped = degrade(
+        wave, AudioAugmentConfig(clip_prob=1.0, codec_prob=0.0, dropout_prob=0.0), np.random.default_rng(0)
+    )
     assert np.mean(np.abs(clipped) > 0.999 * np.abs(clipped).max()) > 0.3
-    broken = degrade(wave, AudioAugment(clip_prob=0.0, codec_prob=0.0, dropout_prob=1.0), np.random.default_rng(0))
+    broken = degrade(
+        wave, AudioAugmentConfig(clip_prob=0.0, codec_prob=0.0, dropout_prob=1.0), np.random.default_rng(0)
+    )
     assert 0.01 < np.mean(frame_rms(broken) == 0) < 0.3
     degrade(wave, VARIED, np.random.default_rng(0))
     np.testing.assert_array_equal(wave, tone(300, 1.0))  # not written to

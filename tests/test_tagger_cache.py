@@ -12,7 +12,7 @@ from tagger_weights import published_weights
 from icf_avs.encoders.efficientat import load_efficientat
 from icf_avs.encoders.tagger_encoder import WordTagger, audio_words
 from icf_avs.synthetic import tagger_cache as module
-from icf_avs.synthetic.catalog import HELD_OUT, Catalog, load_catalog, load_open_vocab_catalog
+from icf_avs.synthetic.catalog import HELD_OUT, Catalog, load_catalog, load_open_vocab_stamps
 from icf_avs.synthetic.tagger_cache import TaggerOutputs, tagger_outputs
 
 VARIANTS = 4
@@ -46,9 +46,7 @@ def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def library(catalog: Catalog, hears: WordTagger, own_cache: Path) -> TaggerOutputs:
-    return tagger_outputs(
-        catalog, "train", hears, VARIANTS, only=load_open_vocab_catalog(catalog.root).training_classes
-    )
+    return tagger_outputs(catalog, "train", hears, VARIANTS, only=load_open_vocab_stamps(catalog.root).training_classes)
 
 
 def words(outputs: np.ndarray) -> np.ndarray:
@@ -59,7 +57,7 @@ def test_training_does_not_hear_what_is_held_out(catalog: Catalog, hears: WordTa
     assert library.class_names == ("dog", "horse", "rooster")
     other = tagger_outputs(catalog, "train", hears, VARIANTS, only=HELD_OUT)
     assert set(other.class_names) == {"duck", "violin", "rubber-duck"}
-    known = load_open_vocab_catalog(catalog.root, held_out=()).training_classes
+    known = load_open_vocab_stamps(catalog.root, held_out=()).training_classes
     assert known >= set(HELD_OUT) | set(library.class_names) and not set(library.class_names) & set(HELD_OUT)
 
 

@@ -24,7 +24,7 @@ from icf_avs.__main__ import main
 from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
 from icf_avs.config import DataConfig, TrainConfig
 from icf_avs.errors import UserError
-from icf_avs.guided_losses.total_loss import Weights, objective
+from icf_avs.guided_losses.total_loss import GuidedLossWeights, guided_loss
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.synthetic.batches import make_batch
 from icf_avs.training import run
@@ -380,7 +380,7 @@ def overfitted(data: StampsData, model: dict, steps: int) -> tuple[SegmentationM
     losses = []
     for _ in range(steps):
         output = network(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
-        loss = objective(output, batch, network.network.joint_embedding, Weights())["loss"]
+        loss = guided_loss(output, batch, network.network.joint_embedding, GuidedLossWeights())["loss"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

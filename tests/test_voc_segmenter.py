@@ -19,8 +19,8 @@ from icf_avs.encoders.voc_segmenter import (
     GRID,
     VOC_CLASSES,
     VocSegmenter,
-    find_segmenter,
     load_segmenter,
+    load_segmenter_or_none,
     voc_names,
     voc_similarity,
 )
@@ -163,7 +163,7 @@ def test_without_a_network_it_is_done_without(
 ) -> None:
     kept(tmp_path, monkeypatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert find_segmenter() is None
+    assert load_segmenter_or_none() is None
     said = capsys.readouterr().err
     assert (
         said.count("\n") == 1

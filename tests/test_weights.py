@@ -139,7 +139,7 @@ def test_a_folder_of_weights_that_is_not_there_is_refused(
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(tmp_path / "wieghts"))
     looks = (
         lambda: weights.model_folder(REPO), vggish.load_vggish, efficientat.load_efficientat,
-        voc_segmenter.find_segmenter,
+        voc_segmenter.load_segmenter_or_none,
         lambda: icf_avs.load("natural"),
     )  # fmt: skip
     for look in looks:

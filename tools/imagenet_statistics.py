@@ -14,7 +14,7 @@ import torch
 from icf_avs.atomic_io import replaced_file
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.open_vocab_encoder import imagenet_names
-from icf_avs.synthetic.catalog import load_open_vocab_catalog
+from icf_avs.synthetic.catalog import load_open_vocab_stamps
 from icf_avs.synthetic.open_vocab_sampler import sample_open_vocab_scene
 from icf_avs.synthetic.rendering import render_frame
 
@@ -24,7 +24,7 @@ _SEED = 1_000  # scenes that no training run draws
 
 def logit_statistics(scenes: int = SCENES) -> torch.Tensor:
     """Mean and standard deviation of every class's logit over all positions of training scenes: float64 [1000, 2]."""
-    catalog, network = load_open_vocab_catalog(), load_efficientnet_lite0()
+    catalog, network = load_open_vocab_stamps(), load_efficientnet_lite0()
     total, squares, count = torch.zeros(1000, dtype=torch.float64), torch.zeros(1000, dtype=torch.float64), 0
     with torch.inference_mode():
         for index in range(scenes):

@@ -54,7 +54,7 @@ class Job:
     settings: Settings
 
 
-def checked_settings(
+def build_settings(
     checkpoint: str | None, fps: float, threshold: float, semantic: bool, audio_track: int | None,
     words: str | None = None, device: str = "auto",
 ) -> Settings:  # fmt: skip

@@ -20,7 +20,7 @@ from icf_avs.inference.postprocess import ScaleMasks, postprocess
 from icf_avs.media import vggish_frontend
 from icf_avs.media.vggish_frontend import FFT, FRAME, HOP, LOG_OFFSET
 from icf_avs.networks.guided import GuidedNetwork
-from icf_avs.networks.guided_parts.implicit_text import ImplicitText
+from icf_avs.networks.guided_parts.implicit_text import GuidedImplicitText
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import VisualFeatures
@@ -55,9 +55,9 @@ class LogMel(nn.Module):
 
 
 class UnpaddedImplicitText(nn.Module):
-    """`ImplicitText` without padding: every frame gathers the frames of its segment."""
+    """`GuidedImplicitText` without padding: every frame gathers the frames of its segment."""
 
-    def __init__(self, text: ImplicitText) -> None:
+    def __init__(self, text: GuidedImplicitText) -> None:
         super().__init__()
         self.text = text
 

@@ -50,12 +50,12 @@ def _segment_manifest(args: argparse.Namespace) -> None:
     if args.ray is not None and args.device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device {args.device!r}: a Ray cluster assigns its GPUs; choose cuda or cpu")
     from icf_avs.batch.command import corpus_command
-    from icf_avs.batch.job import checked_settings
+    from icf_avs.batch.job import build_settings
     from icf_avs.device import find_device
 
     if args.ray is None:
         find_device(args.device)
-    settings = checked_settings(
+    settings = build_settings(
         args.checkpoint, args.fps, args.threshold, args.semantic, args.audio_track, args.words, args.device
     )
     corpus_command(args.manifest, args.out, settings, args.jobs, args.ray)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icf_avs.distributed import drawn
+from icf_avs.distributed import rand_for_batch
 from icf_avs.encoders.onednn_layers import with_token_linears
 from icf_avs.encoders.weights import download_command, model_folder, read_pretrained, require_transformers
 from icf_avs.errors import UserError
@@ -78,7 +78,7 @@ class DropPath(nn.Module):
         if not self.training or self.drop_prob == 0:
             return x
         keep = 1 - self.drop_prob
-        kept = (drawn(len(x) // self.frames, self.frames, x.device) + keep).floor()
+        kept = (rand_for_batch(len(x) // self.frames, self.frames, x.device) + keep).floor()
         return x.div(keep) * kept.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
 
 

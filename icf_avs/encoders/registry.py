@@ -17,7 +17,7 @@ from icf_avs.encoders.logmel_cnn import AudioEncoder
 from icf_avs.encoders.open_vocab_encoder import OpenVocabEncoder
 from icf_avs.encoders.tagger_encoder import TAGGERS, load_tagger_encoder
 from icf_avs.encoders.vggish import load_vggish_audio
-from icf_avs.encoders.voc_segmenter import VocSegmenter, find_segmenter
+from icf_avs.encoders.voc_segmenter import VocSegmenter, load_segmenter_or_none
 from icf_avs.errors import UserError
 
 
@@ -28,7 +28,7 @@ def _efficientnet_lite0(weights: str | Path | None = None, random: bool = False,
 
 
 def _with_evidence(random: bool = False, **options: Any) -> nn.Module:
-    segmenter = VocSegmenter() if random else find_segmenter()
+    segmenter = VocSegmenter() if random else load_segmenter_or_none()
     return OpenVocabEncoder(_efficientnet_lite0(random=random, **options), segmenter)
 
 

@@ -144,7 +144,7 @@ def load_segmenter() -> VocSegmenter:
     return segmenter.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def find_segmenter() -> VocSegmenter | None:
+def load_segmenter_or_none() -> VocSegmenter | None:
     """`load_segmenter`; where its weights are missing None, and one line says why and what is worse for it."""
     try:
         return load_segmenter()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from icf_avs.datasets.image_io import SIZE
 from icf_avs.evaluation.audio_input import predictions
-from icf_avs.evaluation.metrics import DatasetMetric, ReferenceMetric, StrictMetric
+from icf_avs.evaluation.metrics import AVSBenchMetric, DatasetMetric, StrictMetric
 from icf_avs.evaluation.robustness.negative_audio import Audio, altered_audio
 from icf_avs.evaluation.score_tables import DEFAULT_SETTINGS, Scores, Settings
 
@@ -36,7 +36,7 @@ class Scorer:
 
     def __init__(self, settings: Settings = DEFAULT_SETTINGS) -> None:
         # One process scores the whole set, also where a run has several: nothing is to be gathered.
-        self._reference = ReferenceMetric(settings.batch_size, settings.threshold, sync_on_compute=False)
+        self._reference = AVSBenchMetric(settings.batch_size, settings.threshold, sync_on_compute=False)
         self._strict = StrictMetric(settings.threshold, sync_on_compute=False)
         self._dataset = DatasetMetric(settings.threshold, sync_on_compute=False)
         self._threshold = settings.threshold
@@ -108,7 +108,7 @@ def evaluate(
     settings  size, threshold of the mask and batches of the reference F
 
     Returns the scores of each protocol, {"reference": {...}, "strict": {...}, "dataset": {...}, "dataset-2classes":
-    {...}}, from `ReferenceMetric`, `StrictMetric` and `DatasetMetric`, each with `miou`, `f` and `fpr`: the share
+    {...}}, from `AVSBenchMetric`, `StrictMetric` and `DatasetMetric`, each with `miou`, `f` and `fpr`: the share
     of pixels segmented where nothing should be, which is over the frames with empty ground truth for the true sound
     (NaN if there are none) and over all frames for a negative one. Frames are squashed to the size that is scored,
     and then to the one the model takes. Raises UserError if no off-screen donor is known.

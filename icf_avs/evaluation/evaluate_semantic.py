@@ -1,7 +1,7 @@
 """Score the class head of a model on AVSS, frame by frame at 224x224 (PROTOCOLS section 2).
 
 Two rules turn its logits into class ids. `argmax` is the protocol's: the likeliest of background and all classes.
-`masked` is that of `icf segment --semantic` (class_labels.py): the mask head says where, the class head says what.
+`masked` is that of `icf segment --semantic` (semantic_postprocess.py): the mask head says where, the class head what.
 `argmax-padded` is `argmax` as the reference itself counts: it fills every clip up to ten frames with blank ones, on
 which its model is made to answer background, and scores them too. That raises the score of the background.
 """

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.distributed import own, whole
+from icf_avs.distributed import all_gather_clips, local_slice
 
 
 class Proposal(NamedTuple):
@@ -130,12 +130,12 @@ class CounterfactualSounds(nn.Module):
         of which none is a counterfactual of another; propose: where every second proposal comes from, if not from
         clips.
         """
-        every, mine = whole(sound.detach()), own()
-        taken = whole(valid)
+        every, mine = all_gather_clips(sound.detach()), local_slice()
+        taken = all_gather_clips(valid)
         taken = taken | ~taken.any()  # a batch of padding alone is taken as it is
         valid = taken[mine]
-        classes = whole((sounding & valid[..., None]).any(1))
-        known = classes.any(1)[:, None].expand(every.shape[:2]) if known is None else whole(known)
+        classes = all_gather_clips((sounding & valid[..., None]).any(1))
+        known = classes.any(1)[:, None].expand(every.shape[:2]) if known is None else all_gather_clips(known)
         if self.training:
             self._note(sound.detach()[valid], sounding[valid])
         # They carry no gradient to what made them: the decoder learns to refuse, they do not learn to be refused.
@@ -194,9 +194,9 @@ class CounterfactualSounds(nn.Module):
         """
         chance = torch.rand(classes.shape, device=sound.device).masked_fill(~(classes & self.seen_classes), -1)
         if not chance.numel():  # no classes
-            none = torch.zeros_like(classes.any(1))[own()]
+            none = torch.zeros_like(classes.any(1))[local_slice()]
             return SourceRemoval(sound, sound.new_zeros(len(sound), dtype=torch.long), none)
-        best, removed = chance[own()].max(1)
+        best, removed = chance[local_slice()].max(1)
         direction = F.normalize(self.class_means[removed] - self.mean, dim=-1)[:, None].to(sound.dtype)  # B 1 D
         along = ((sound - self.mean.to(sound.dtype)) * direction).sum(-1, keepdim=True)
         return SourceRemoval(sound - along * direction, removed, best >= 0)

@@ -14,15 +14,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from icf_avs.distributed import own, whole
+from icf_avs.distributed import all_gather_clips, local_slice
 from icf_avs.extensions.counterfactual_sounds import expand_synonyms
-from icf_avs.icf import mask_losses as mask
+from icf_avs.icf import mask_losses
 from icf_avs.icf.soft_class_targets import known as known_cells
 from icf_avs.icf.soft_class_targets import share
 from icf_avs.types import Batch
 
 
-def clip_classes(batch: Batch, synonyms: Tensor | None = None) -> Tensor:
+def sounding_classes(batch: Batch, synonyms: Tensor | None = None) -> Tensor:
     """[B,C] bool: what sounds in a clip, and all that it may be called, by synonyms [C,C] bool."""
     return expand_synonyms(batch.sounding.any(1), synonyms)
 
@@ -34,31 +34,31 @@ def other_sounds(
     asked.
     """
     # A sound that shares a class may rightly be segmented.
-    other = ~(classes & clip_classes(batch, synonyms)).any(-1)
+    other = ~(classes & sounding_classes(batch, synonyms)).any(-1)
     absent = torch.zeros_like(other)
     if batch.onscreen is not None:
         absent = known & ~(classes & batch.onscreen).any(-1)
     factual = batch.masks.expand(len(logits), *batch.masks.shape)
-    return mask.blank(logits, factual, absent[..., None] & frames, other[..., None] & frames)
+    return mask_losses.empty_mask(logits, factual, absent[..., None] & frames, other[..., None] & frames)
 
 
 def of_clip_before(clips: Tensor) -> Tensor:
     """clips [b,...] of this process -> those that come one before them in the whole batch."""
-    return whole(clips).roll(1, 0)[own()]
+    return all_gather_clips(clips).roll(1, 0)[local_slice()]
 
 
 def other_frames(logits: Tensor, batch: Batch, frames: Tensor, synonyms: Tensor | None = None) -> Tensor:
     """logits [B,T,h,w] of the frames of each clip under the sound of the clip before; frames [B,T] bool, that are
     asked.
     """
-    factual = clip_classes(batch, synonyms)
+    factual = sounding_classes(batch, synonyms)
     heard = of_clip_before(factual)
     sure = of_clip_before(batch.known & batch.valid) & heard.any(-1, keepdim=True)  # B T
     other = sure & batch.known & ~(heard & factual).any(-1, keepdim=True)
     absent = torch.zeros_like(other)
     if batch.onscreen is not None:
         absent = sure & ~(heard & batch.onscreen).any(-1, keepdim=True)
-    return mask.blank(logits, batch.masks, absent & frames, other & frames)
+    return mask_losses.empty_mask(logits, batch.masks, absent & frames, other & frames)
 
 
 def removed_source(logits: Tensor, removed: Tensor, valid: Tensor, batch: Batch, frames: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def removed_source(logits: Tensor, removed: Tensor, valid: Tensor, batch: Batch,
     """
     target, cells = _without(removed, batch)
     asked = frames & valid[:, None] & cells.flatten(2).any(-1)
-    return mask.bce(logits, target, asked, cells) + mask.dice(logits, target, asked, cells)
+    return mask_losses.bce(logits, target, asked, cells) + mask_losses.dice(logits, target, asked, cells)
 
 
 def _without(removed: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

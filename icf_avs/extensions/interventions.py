@@ -96,7 +96,7 @@ class Interventions(nn.Module):
 
 @contextmanager
 def running_statistics(network: Decodes) -> Iterator[None]:
-    """Batch normalisation and pseudo-words as at test: counterfactual sounds neither move statistics nor are differs by
+    """Batch normalisation and pseudo-words as at test: counterfactual sounds neither move statistics nor are moved by
     them, and a step is counted once.
     """
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, PseudoWords)

@@ -1,1 +1,1 @@
-"""Losses: pure functions that return scalars, and objective.py, the only home of their weights."""
+"""Losses: pure functions that return scalars, and total_loss.py, the only home of their weights."""

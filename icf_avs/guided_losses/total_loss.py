@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from icf_avs.distributed import average, own, whole
-from icf_avs.extensions.intervention_losses import clip_classes, other_frames, other_sounds, removed_source
-from icf_avs.icf import mask_losses as mask
+from icf_avs.distributed import all_gather_clips, local_slice, masked_mean
+from icf_avs.extensions.intervention_losses import other_frames, other_sounds, removed_source, sounding_classes
+from icf_avs.icf import mask_losses
 from icf_avs.icf.soft_class_targets import class_shares, present, share
 from icf_avs.networks.guided_parts.joint_embedding import Gaussian, JointEmbedding
 from icf_avs.networks.pooling import grid_means
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Weights:
+class GuidedLossWeights:
     """Weight of each term of the loss."""
 
     bce: float = 1.0
@@ -51,21 +51,26 @@ class Weights:
 
 
 # The last stage starts from a model that already leaves blank what does not sound: there, suppression is eased.
-FINISHING = Weights(counterfactual=0.1, visual_counterfactual=0.1)
+HIGHRES_WEIGHTS = GuidedLossWeights(counterfactual=0.1, visual_counterfactual=0.1)
 
 
-def objective(output: GuidedOutput, batch: Batch, space: JointEmbedding | None, weights: Weights) -> dict[str, Tensor]:
+def guided_loss(
+    output: GuidedOutput, batch: Batch, space: JointEmbedding | None, weights: GuidedLossWeights
+) -> dict[str, Tensor]:
     """Named terms, unweighted, and their weighted sum as "loss". A part that is absent contributes no term.
 
     Under several processes each has its part of the batch; the mean of what they return is that of the whole batch.
     """
     frames = batch.labelled & batch.valid
-    terms = {"bce": mask.bce(output.logits, batch.masks, frames), "dice": mask.dice(output.logits, batch.masks, frames)}
+    terms = {
+        "bce": mask_losses.bce(output.logits, batch.masks, frames),
+        "dice": mask_losses.dice(output.logits, batch.masks, frames),
+    }
     if output.classes is not None:
         shares = class_shares(batch.class_map, batch.masks, output.classes.shape[2] - 1)
-        terms["semantic"] = mask.semantic(output.classes, shares, frames)
+        terms["semantic"] = mask_losses.semantic(output.classes, shares, frames)
     if output.prior is not None:
-        terms["prior"] = mask.bce(output.prior, _like(batch.masks, output.prior), frames)
+        terms["prior"] = mask_losses.bce(output.prior, _like(batch.masks, output.prior), frames)
     if batch.sounding.shape[-1] and output.reading is not None:
         terms["sound_reading"] = sound_reading(output.reading, batch.sounding, batch.valid & batch.known)
         terms["pixel_reading"] = pixel_reading(output.pixel_reading, batch.class_map, batch.masks, frames)
@@ -85,7 +90,7 @@ def objective(output: GuidedOutput, batch: Batch, space: JointEmbedding | None, 
     if output.extra_logits is not None:
         truth = batch.other_masks.transpose(0, 1)
         every = frames.expand(truth.shape[:-2])
-        terms["extra_audio"] = mask.bce(output.extra_logits, truth, every) + mask.dice(
+        terms["extra_audio"] = mask_losses.bce(output.extra_logits, truth, every) + mask_losses.dice(
             output.extra_logits, truth, every
         )
     if space is not None:
@@ -110,12 +115,14 @@ def _contrast(output: GuidedOutput, batch: Batch, frames: Tensor, space: JointEm
     audio = space.of_audio(output.parts.flatten(1, 2), sounds.repeat_interleave(length, 1).float())
     hard = space.of_vision(patches, silent.float())
     hard = (Gaussian(hard.mean[:, None], hard.deviation[:, None]), silent.any(1, keepdim=True))
-    others = negatives(whole(clip_classes(batch, output.synonyms)), whole(present & known))[own()]
+    others = negatives(all_gather_clips(sounding_classes(batch, output.synonyms)), all_gather_clips(present & known))[
+        local_slice()
+    ]
     temperature = space.temperature
     hard_audio: list[tuple[Gaussian, Tensor]] = []
     hard_text: list[tuple[Gaussian, Tensor]] = []
     if output.counterfactuals is not None:
-        distinct = ~(output.counterfactuals.classes & clip_classes(batch, output.synonyms)).any(-1).T  # B K
+        distinct = ~(output.counterfactuals.classes & sounding_classes(batch, output.synonyms)).any(-1).T  # B K
         # It takes the factual parts in time along, or its spread alone would tell it from the factual sound.
         change = output.counterfactuals.sounds - output.semantic.detach()
         moved = change[:, :, :, None] + output.parts.detach()  # K B T L D
@@ -154,7 +161,7 @@ def _patch_share(masks: Tensor, output: GuidedOutput) -> Tensor:
 
 
 def _each(frames: Tensor, count: int) -> Tensor:
-    """Weights [B,n] of a clip's tokens, for each of its K counterfactuals: [B,K,n]."""
+    """GuidedLossWeights [B,n] of a clip's tokens, for each of its K counterfactuals: [B,K,n]."""
     return frames.float()[:, None].expand(-1, count, -1)
 
 
@@ -169,7 +176,7 @@ def sound_reading(logits: Tensor, sounding: Tensor, frames: Tensor) -> Tensor:
     silent = ~sounding.any(-1, keepdim=True)
     target[..., : sounding.shape[-1] + 1] = torch.cat([sounding, silent], dim=-1).to(logits.dtype)
     target = target / target.sum(-1, keepdim=True)
-    return average(-(target * logits.log_softmax(-1)).sum(-1), frames)
+    return masked_mean(-(target * logits.log_softmax(-1)).sum(-1), frames)
 
 
 def pixel_reading(logits: Tensor, class_map: Tensor, masks: Tensor, frames: Tensor) -> Tensor:
@@ -182,7 +189,7 @@ def pixel_reading(logits: Tensor, class_map: Tensor, masks: Tensor, frames: Tens
     for number in present(class_map):
         part = share(class_map == number, coarse) * frames[..., None, None]
         cost, weight = cost - part * log_probability[:, :, number - 1], weight + part
-    return average(cost / weight.clamp(min=1e-6), weight)
+    return masked_mean(cost / weight.clamp(min=1e-6), weight)
 
 
 def wasserstein(p: Gaussian, q: Gaussian) -> Tensor:
@@ -208,12 +215,14 @@ def info_nce(
     def column(x: Gaussian) -> Gaussian:
         return Gaussian(x.mean[:, None], x.deviation[:, None])
 
-    others = wasserstein(column(anchor), Gaussian(whole(positive.mean)[None], whole(positive.deviation)[None]))  # b B
+    others = wasserstein(
+        column(anchor), Gaussian(all_gather_clips(positive.mean)[None], all_gather_clips(positive.deviation)[None])
+    )  # b B
     own = wasserstein(anchor, positive)[:, None]
     distance = torch.cat([own, others] + [wasserstein(column(anchor), other) for other, _ in extra], dim=1)
     usable = torch.cat([torch.ones_like(own, dtype=torch.bool), negatives] + [where for _, where in extra], dim=1)
     logits = (-distance / temperature).masked_fill(~usable, float("-inf"))
-    return average(-logits.log_softmax(1)[:, 0], present & usable[:, 1:].any(1))
+    return masked_mean(-logits.log_softmax(1)[:, 0], present & usable[:, 1:].any(1))
 
 
 def negatives(sounding: Tensor, present: Tensor) -> Tensor:

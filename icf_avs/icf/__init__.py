@@ -12,10 +12,10 @@ from icf_avs.icf.settings import CDCL, MIT, SC
 
 if TYPE_CHECKING:
     from icf_avs.icf.icf import ICF, ICFOutput
-    from icf_avs.icf.losses import Weights, segmentation_losses
+    from icf_avs.icf.losses import ICFLossWeights, segmentation_losses
 
-__all__ = ["CDCL", "ICF", "MIT", "SC", "ICFOutput", "Weights", "segmentation_losses"]
-_HOME = {"ICF": "icf", "ICFOutput": "icf", "Weights": "losses", "segmentation_losses": "losses"}
+__all__ = ["CDCL", "ICF", "MIT", "SC", "ICFLossWeights", "ICFOutput", "segmentation_losses"]
+_HOME = {"ICF": "icf", "ICFOutput": "icf", "ICFLossWeights": "losses", "segmentation_losses": "losses"}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.distributed import average, own, whole
+from icf_avs.distributed import all_gather_clips, local_slice, masked_mean
 from icf_avs.icf.gaussian import Gaussians, entropy, fit_gaussians, wasserstein2
 from icf_avs.icf.semantic_counterfactual import Counterfactuals
 from icf_avs.icf.settings import CDCL
@@ -91,12 +91,12 @@ class DistributionContrast(nn.Module):
 
 def positive_pairs(clips: Clips, settings: CDCL) -> Tensor:
     """P_i: bool [b,B], clips of this process by those of all; each is a positive of itself."""
-    valid = whole(clips.valid)
-    pairs = torch.eye(len(valid), dtype=torch.bool, device=valid.device)[own()]
+    valid = all_gather_clips(clips.valid)
+    pairs = torch.eye(len(valid), dtype=torch.bool, device=valid.device)[local_slice()]
     if settings.positives == "pairs" or clips.audio_text is None:
         return pairs
-    texts = F.normalize(_mean(whole(clips.audio_text.detach()), valid), dim=-1)
-    return pairs | (texts[own()] @ texts.T >= settings.positive_cosine)
+    texts = F.normalize(_mean(all_gather_clips(clips.audio_text.detach()), valid), dim=-1)
+    return pairs | (texts[local_slice()] @ texts.T >= settings.positive_cosine)
 
 
 def distance(first: Gaussians, second: Gaussians, settings: CDCL) -> Tensor:
@@ -117,13 +117,13 @@ def contrast_of_pairs(distances: Tensor, positive: Tensor, present: Tensor, temp
     """Eq. 16 of distances [B,G] with positives [B,G]; the mean over the clips that are present [B]."""
     logits = -distances / temperature
     chosen = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
-    return average(logits.logsumexp(1) - chosen, present)
+    return masked_mean(logits.logsumexp(1) - chosen, present)
 
 
 def contrast_of_texts(factual: Tensor, negatives: Tensor, weights: Tensor, present: Tensor) -> Tensor:
     """Eq. 17 of logits -D/tau: factual [B], negatives [B,K] with their weights [B,K], of which 0 is none."""
     against = torch.where(weights > 0, negatives + weights.clamp(min=1e-12).log(), -torch.inf)
-    return average(torch.cat([factual[:, None], against], 1).logsumexp(1) - factual, present)
+    return masked_mean(torch.cat([factual[:, None], against], 1).logsumexp(1) - factual, present)
 
 
 def _mean(features: Tensor, valid: Tensor) -> Tensor:
@@ -138,4 +138,4 @@ def _each(of: Gaussians) -> Gaussians:
 
 def _all(of: Gaussians) -> Gaussians:
     """[b] -> those of all processes [1,B]."""
-    return Gaussians(*(whole(part)[None] for part in of))
+    return Gaussians(*(all_gather_clips(part)[None] for part in of))

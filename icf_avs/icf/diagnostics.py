@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 
-from icf_avs.distributed import average, own, whole
+from icf_avs.distributed import all_gather_clips, local_slice, masked_mean
 from icf_avs.types import Batch
 
 _MARGIN = 1e-3  # of cosines
@@ -15,7 +15,7 @@ _MARGIN = 1e-3  # of cosines
 
 def mean_cosine(z: Tensor, valid: Tensor) -> Tensor:
     """Mean cosine between the texts z [b,T,d] of different clips: near 1, they have collapsed. NaN for one clip."""
-    unit = whole(_of_clip(z, valid))
+    unit = all_gather_clips(_of_clip(z, valid))
     pairs = ~torch.eye(len(unit), dtype=torch.bool, device=z.device)
     return (unit @ unit.T)[pairs].mean()
 
@@ -26,22 +26,22 @@ def changed_share(z: Tensor, pool: Tensor, valid: Tensor, sounding: Tensor) -> T
 
     sounding [b,T,C] bool; clips without known classes count as classes of their own.
     """
-    every, other = whole(_of_clip(z, valid)), _of_clip(pool, valid[:, None])
+    every, other = all_gather_clips(_of_clip(z, valid)), _of_clip(pool, valid[:, None])
     cosine = torch.einsum("bkd,gd->bkg", other, every)
-    classes = whole(sounding.any(1)).float()
+    classes = all_gather_clips(sounding.any(1)).float()
     same = (classes @ classes.T > 0) | torch.eye(len(every), dtype=torch.bool, device=z.device)
-    same = same[own()][:, None]
+    same = same[local_slice()][:, None]
     changed = cosine.masked_fill(same, -1).amax(-1) > cosine.masked_fill(~same, -1).amax(-1) + _MARGIN
-    return average(changed.float(), torch.ones_like(changed))
+    return masked_mean(changed.float(), torch.ones_like(changed))
 
 
 def audio_visual_auroc(vision: Tensor, sound: Tensor, batch: Batch) -> Tensor:
     """AUC by which the cosine of every position [b,T,h,w,d] with its frame's sound [b,T,d] tells the mask; .5 is
     chance.
     """
-    inside = whole(F.adaptive_avg_pool2d(batch.masks, (vision.shape[2], vision.shape[3])) > 0.5)
-    score = whole(torch.einsum("bthwd,btd->bthw", vision.float(), sound.float()))
-    frames = whole(batch.labelled & batch.valid)
+    inside = all_gather_clips(F.adaptive_avg_pool2d(batch.masks, (vision.shape[2], vision.shape[3])) > 0.5)
+    score = all_gather_clips(torch.einsum("bthwd,btd->bthw", vision.float(), sound.float()))
+    frames = all_gather_clips(batch.labelled & batch.valid)
     score, truth = score[frames].flatten(), inside[frames].flatten().long()
     if not 0 < truth.sum() < truth.numel():
         return torch.full((), torch.nan, device=vision.device)
@@ -50,8 +50,8 @@ def audio_visual_auroc(vision: Tensor, sound: Tensor, batch: Batch) -> Tensor:
 
 def other_pairs(positive: Tensor) -> Tensor:
     """Share of the pairs of different clips that eq. 16 takes for positives [b,B]: near 1, it contrasts nothing."""
-    different = ~torch.eye(positive.shape[1], dtype=torch.bool, device=positive.device)[own()]
-    return average(positive.float(), different)
+    different = ~torch.eye(positive.shape[1], dtype=torch.bool, device=positive.device)[local_slice()]
+    return masked_mean(positive.float(), different)
 
 
 def _of_clip(texts: Tensor, valid: Tensor) -> Tensor:

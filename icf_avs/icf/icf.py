@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from icf_avs.icf.contrastive import Clips, DistributionContrast, positive_pairs
 from icf_avs.icf.diagnostics import audio_visual_auroc, changed_share, mean_cosine, other_pairs
 from icf_avs.icf.implicit_text import Fusion, ImplicitText, text_encoders
-from icf_avs.icf.losses import Weights, weighted_sum
+from icf_avs.icf.losses import ICFLossWeights, weighted_sum
 from icf_avs.icf.semantic_counterfactual import Counterfactuals, SemanticCounterfactual, of_other_clips
 from icf_avs.icf.settings import CDCL, MIT, SC
 from icf_avs.icf.text_encoders import TextEncoder
-from icf_avs.types import Batch, Features, FeatureSpec, Texts
+from icf_avs.types import Batch, FeatureSpec, NetworkFeatures, Texts
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class ICF(nn.Module):
 
     def __init__(
         self, features: FeatureSpec, mit: MIT | None = None, sc: SC | None = None, cdcl: CDCL | None = None,
-        weights: Weights | None = None, level: int = -1, encoder_of: Callable[[str], TextEncoder] | None = None,
+        weights: ICFLossWeights | None = None, level: int = -1, encoder_of: Callable[[str], TextEncoder] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         visual, audio, dim = features.visual[level], features.audio, (mit or MIT()).dim
-        self.level, self.cdcl, self.weights = level, cdcl, weights or Weights()
+        self.level, self.cdcl, self.weights = level, cdcl, weights or ICFLossWeights()
         self.implicit_text = self.fusion = None
         if mit:
             if mit.reading != "text":
@@ -60,7 +60,7 @@ class ICF(nn.Module):
             raise ValueError(f"SC(strategy='{self.strategy}') needs MIT: it changes the texts of a clip")
         self.contrast = DistributionContrast(cdcl, visual, audio, dim if mit or sc else None) if cdcl else None
 
-    def forward(self, features: Features, batch: Batch) -> ICFOutput:
+    def forward(self, features: NetworkFeatures, batch: Batch) -> ICFOutput:
         """The losses of a batch by the features of the network."""
         maps, audio, valid = features.visual[self.level], features.audio, batch.valid
         vision = pooled(maps, batch, self.cdcl.vision if self.cdcl else "frame")
@@ -81,7 +81,7 @@ class ICF(nn.Module):
         total = weighted_sum(terms, self.weights) if terms else maps.sum() * 0
         return ICFOutput(terms, total, self._diagnostics(maps, clips, pool, batch))
 
-    def _texts(self, features: Features, maps: Tensor, valid: Tensor) -> Texts:
+    def _texts(self, features: NetworkFeatures, maps: Tensor, valid: Tensor) -> Texts:
         """By eq. 1-4, or of a network of which they are a part."""
         if features.texts is not None:
             return features.texts

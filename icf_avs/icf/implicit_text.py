@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from icf_avs.distributed import average
+from icf_avs.distributed import masked_mean
 from icf_avs.icf.channel_time import ChannelTimeLevels, Level
 from icf_avs.icf.pseudo_words import PseudoWords
 from icf_avs.icf.settings import MIT
@@ -80,7 +80,7 @@ class ImplicitText(nn.Module):
             with torch.no_grad():
                 others = self._weighted(torch.cat(other_slots, 3), "visual"), self._weighted(choice.revised, "audio")
                 revised = others[0].transpose(1, 2) * there[:, None], others[1].transpose(1, 2) * there[:, None]
-        pull = average(torch.stack(pulls).mean(0), present)
+        pull = masked_mean(torch.stack(pulls).mean(0), present)
         return Texts(seen, heard, heard - self.banks["audio"].centre, pull, revised)
 
     def _weighted(self, texts: Tensor, of: str) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icf_avs.distributed import average
-from icf_avs.icf import mask_losses as mask
+from icf_avs.distributed import masked_mean
+from icf_avs.icf import mask_losses
 from icf_avs.icf.soft_class_targets import class_shares
 from icf_avs.types import Batch, NetworkOutput
 
@@ -24,7 +24,7 @@ FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.25  # Lin et al., arXiv 1708.02002
 
 
 @dataclass(frozen=True)
-class Weights:
+class ICFLossWeights:
     """Weight of each term by name."""
 
     bce: float = 1.0
@@ -44,12 +44,14 @@ class Weights:
 def segmentation_losses(output: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
     """The terms of eq. 18 on the frames that are labelled and no padding."""
     frames, logits = batch.labelled & batch.valid, at_size_of(batch.masks, output.logits)
-    terms = {of.__name__: of(logits, batch.masks, frames) for of in (mask.bce, mask.dice, focal)}
+    terms = {of.__name__: of(logits, batch.masks, frames) for of in (mask_losses.bce, mask_losses.dice, focal)}
     if output.classes is not None:
         shares = class_shares(batch.class_map, batch.masks, output.classes.shape[2] - 1)
-        terms["classes"] = mask.semantic(at_size_of(batch.masks, output.classes), shares, frames)
+        terms["classes"] = mask_losses.semantic(at_size_of(batch.masks, output.classes), shares, frames)
     if output.auxiliary:
-        early = [mask.dice(at_size_of(batch.masks, each), batch.masks, frames) for each in output.auxiliary.values()]
+        early = [
+            mask_losses.dice(at_size_of(batch.masks, each), batch.masks, frames) for each in output.auxiliary.values()
+        ]
         terms["auxiliary"] = torch.stack(early).sum()
     return terms
 
@@ -60,10 +62,10 @@ def focal(logits: Tensor, masks: Tensor, frames: Tensor) -> Tensor:
     probability = logits.sigmoid()
     missed = probability * (1 - masks) + (1 - probability) * masks
     balance = FOCAL_ALPHA * masks + (1 - FOCAL_ALPHA) * (1 - masks)
-    return average((balance * missed**FOCAL_GAMMA * cross_entropy).mean((-2, -1)), frames)
+    return masked_mean((balance * missed**FOCAL_GAMMA * cross_entropy).mean((-2, -1)), frames)
 
 
-def weighted_sum(terms: dict[str, Tensor], weights: Weights) -> Tensor:
+def weighted_sum(terms: dict[str, Tensor], weights: ICFLossWeights) -> Tensor:
     """L of eq. 19: the terms by their weights; 0 for none."""
     values = [getattr(weights, name.replace("-", "_")) * value for name, value in terms.items()]
     return torch.stack(values).sum()

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.distributed import average, drawn_like, own, whole
+from icf_avs.distributed import all_gather_clips, draw_for_batch, local_slice, masked_mean
 from icf_avs.icf.diffusion import Denoiser, Schedule
 from icf_avs.icf.settings import SC
 from icf_avs.icf.vqvae import VQVAE
@@ -86,7 +86,7 @@ class SemanticCounterfactual(nn.Module):
         """Eq. 7 and 8: states [...,d] moved towards a direction orthogonal to each; alpha [...], broadcast."""
         length = state.norm(dim=-1, keepdim=True)
         unit = state / length.clamp(min=1e-12)
-        noise = drawn_like(state, torch.randn)
+        noise = draw_for_batch(state, torch.randn)
         noise = F.normalize(noise - (noise * unit).sum(-1, keepdim=True) * unit, dim=-1)
         share = alpha[..., None] * self._strength(state)
         moved = (1 - share).clamp(min=0).sqrt() * unit + share.sqrt() * noise
@@ -103,22 +103,22 @@ class SemanticCounterfactual(nn.Module):
         settings, terms = self.settings, {}
         alpha = self._alpha(factual[:, 0, 0])[:, None].expand(factual.shape[:-1])
         if self.vqvae is not None:
-            terms["reconstruction"] = average(self.vqvae.loss(factual, visual), valid)
+            terms["reconstruction"] = masked_mean(self.vqvae.loss(factual, visual), valid)
             state = self.vqvae.encode(factual).detach()
             turned = self.turned(state, alpha)
         elif self.schedule is not None and self.denoiser is not None:
-            step = 1 + (drawn_like(factual[:, 0, 0], torch.rand) * settings.depth).long()
+            step = 1 + (draw_for_batch(factual[:, 0, 0], torch.rand) * settings.depth).long()
             step = step[:, None].expand(factual.shape[:-1])
-            noise = drawn_like(factual, torch.randn)
+            noise = draw_for_batch(factual, torch.randn)
             state = self.schedule.noised(factual, noise, step)
             turned = self.turned(state, alpha)
             error = (noise - self.denoiser(turned, step, visual)).square().mean(-1)
-            terms["noise"] = average(error, valid)
+            terms["noise"] = masked_mean(error, valid)
         else:  # nothing is learnt
             return terms
         one, other = F.normalize(turned, dim=-1), F.normalize(state, dim=-1)
         ortho = (one - other).square().sum(-1) + settings.lambda_z * (one * other).sum(-1).square()
-        terms["ortho"] = settings.lambda_ortho * average(ortho, valid)
+        terms["ortho"] = settings.lambda_ortho * masked_mean(ortho, valid)
         return terms
 
     def _pool(self, factual: Tensor, visual: Tensor, valid: Tensor) -> Counterfactuals:
@@ -147,7 +147,7 @@ class SemanticCounterfactual(nn.Module):
         settings, given = self.settings, visual[:, None].expand(-1, every.shape[1], -1, -1)
         if self.vqvae is not None:
             return self.vqvae.decode(self.vqvae.quantised(self.turned(self.vqvae.encode(every), alpha)), given)
-        noise = drawn_like(every, torch.randn)
+        noise = draw_for_batch(every, torch.randn)
         if self.schedule is None or self.denoiser is None:
             share = alpha[..., None]
             return (1 - share).sqrt() * every + share.sqrt() * noise
@@ -160,16 +160,16 @@ class SemanticCounterfactual(nn.Module):
 
     def _alpha(self, like: Tensor) -> Tensor:
         low, high = self.settings.alpha
-        return low + (high - low) * drawn_like(like, torch.rand)
+        return low + (high - low) * draw_for_batch(like, torch.rand)
 
 
 def of_other_clips(texts: Tensor, valid: Tensor) -> Tensor:
     """Texts [B,T,d] of the clips of this process -> for each, those of the other clips of all processes [B,J,T,d]. A
     shorter clip is repeated from its first frame.
     """
-    every, valid_frames = whole(texts), whole(valid).sum(1, keepdim=True).clamp(min=1)
+    every, valid_frames = all_gather_clips(texts), all_gather_clips(valid).sum(1, keepdim=True).clamp(min=1)
     frames = torch.arange(texts.shape[1], device=texts.device) % valid_frames
     every = every.gather(1, frames[..., None].expand_as(every))
     clips = len(every)
     others = ~torch.eye(clips, dtype=torch.bool, device=texts.device)
-    return every[others.nonzero()[:, 1].view(clips, clips - 1)[own()]]
+    return every[others.nonzero()[:, 1].view(clips, clips - 1)[local_slice()]]

@@ -12,7 +12,7 @@ import icf_avs
 from icf_avs.console import note
 from icf_avs.inference.live_stream import MaskStream
 from icf_avs.inference.word_prompts import tell_prompts
-from icf_avs.media.arrays import Piece
+from icf_avs.media.arrays import AVChunk
 from icf_avs.media.live_source import captured, played, read_ahead
 from icf_avs.media.video_reader import probe
 from icf_avs.output.text_summary import tag_lines
@@ -36,11 +36,11 @@ def live_command(
     note(f"{segmenter.name}: a mask needs the sound until {segmenter.delay:.1f} s after its frame; Ctrl-C stops")
     began = 0.0
 
-    def arriving() -> Iterator[Piece]:
+    def arriving() -> Iterator[AVChunk]:
         nonlocal began
-        for piece in read_ahead(sources):
+        for chunk in read_ahead(sources):
             began = began or time.monotonic()
-            yield piece
+            yield chunk
 
     for mask in MaskStream(predictor, arriving(), rate, fps, threshold):
         delay = time.monotonic() - began - mask.picture_time

@@ -17,8 +17,8 @@ import torch
 
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import MaskPredictor
-from icf_avs.inference.streaming import Shot, check_settings, frame_masks, predict_clip
-from icf_avs.media.arrays import Array, Piece, Resampler, frames_of, waveform_of
+from icf_avs.inference.streaming import FrameInput, check_settings, frame_masks, predict_clip
+from icf_avs.media.arrays import Array, AVChunk, Resampler, frames_of, waveform_of
 from icf_avs.media.audio_windows import SoundBuffer, mask_count
 from icf_avs.media.images import resize_frames
 from icf_avs.results import FrameMask
@@ -33,7 +33,7 @@ class MaskStream:
     """
 
     def __init__(
-        self, predictor: MaskPredictor, source: Iterable[Piece], sample_rate: int, fps: float = 1.0,
+        self, predictor: MaskPredictor, source: Iterable[AVChunk], sample_rate: int, fps: float = 1.0,
         threshold: float = 0.5, semantic: bool = False, whole_clips: bool = False,
     ) -> None:  # fmt: skip
         check_settings(fps, threshold)
@@ -45,16 +45,16 @@ class MaskStream:
         self.duration = 0.0  # seconds that have come
 
     def __iter__(self) -> Iterator[FrameMask]:
-        clip: list[Shot] = []
+        clip: list[FrameInput] = []
         growing = self._predictor.growing_clip()
         if not self._whole_clips:  # the first call of a model takes longest
             side, window = self._spec.image_size, self._spec.window
             growing.add(self._predictor.prepare(torch.zeros(side, side, 3, dtype=torch.uint8)), torch.zeros(window))
             growing = self._predictor.growing_clip()
-        for shot in self._shots():
-            clip.append(shot)
+        for frame_input in self._inputs():
+            clip.append(frame_input)
             if not self._whole_clips:
-                prediction = growing.add(shot.prepared, torch.from_numpy(shot.waveform))
+                prediction = growing.add(frame_input.prepared, torch.from_numpy(frame_input.waveform))
                 yield from self._masks(clip, prediction, since=len(clip) - 1)
             if len(clip) == self._spec.frames:
                 if self._whole_clips:
@@ -63,21 +63,21 @@ class MaskStream:
         if clip and self._whole_clips:
             yield from self._masks(clip, predict_clip(self._predictor, clip))
 
-    def _masks(self, clip: list[Shot], prediction: Prediction, since: int = 0) -> Iterator[FrameMask]:
+    def _masks(self, clip: list[FrameInput], prediction: Prediction, since: int = 0) -> Iterator[FrameMask]:
         assert self.size is not None  # there are frames
         return frame_masks(clip, prediction, self.size, self._threshold, self._semantic, since)
 
-    def _shots(self) -> Iterator[Shot]:
+    def _inputs(self) -> Iterator[FrameInput]:
         """Each as soon as the next frame and the sound of its window have come."""
         spec, sound = self._spec, _Sound(self._rate, self._spec.sample_rate)
-        seen: deque[tuple[torch.Tensor, Any]] = deque()  # images of shots whose sound is still to come
+        seen: deque[tuple[torch.Tensor, Any]] = deque()  # images of inputs whose sound is still to come
         shown: Callable[[], np.ndarray] | None = None
-        index = 0  # of the next shot
+        index = 0  # of the next input
 
-        def shot(time: float, end: float) -> Shot:
+        def frame_input(time: float, end: float) -> FrameInput:
             window = sound.window(spec.window_start(index), spec.window)
             image, prepared = seen.popleft()
-            return Shot(index, index / spec.fps, end, time, image, window, prepared=prepared)
+            return FrameInput(index, index / spec.fps, end, time, image, window, prepared=prepared)
 
         for frame, audio, time in self._source:
             self.duration = sound.seconds if time is None else time
@@ -89,7 +89,7 @@ class MaskStream:
             if audio is not None:
                 sound.append(waveform_of(audio))
             while seen and sound.end >= spec.window_start(index) + spec.window:
-                yield shot(spec.frame_time(index), (index + 1) / spec.fps)
+                yield frame_input(spec.frame_time(index), (index + 1) / spec.fps)
                 index += 1
             if time is None:
                 self.duration = sound.seconds
@@ -100,7 +100,7 @@ class MaskStream:
         seen.extend([self._resized(shown)] * (count - index - len(seen)))
         while seen:
             end = self.duration if index == count - 1 else (index + 1) / spec.fps
-            yield shot(min(spec.frame_time(index), self.duration), end)
+            yield frame_input(min(spec.frame_time(index), self.duration), end)
             index += 1
 
     def _resized(self, shown: Callable[[], np.ndarray]) -> tuple[torch.Tensor, Any]:

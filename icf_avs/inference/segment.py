@@ -23,7 +23,7 @@ from icf_avs.inference.live_stream import MaskStream
 from icf_avs.inference.predictor import MaskPredictor, Predictor
 from icf_avs.inference.segment_arrays import Frames, segment_arrays
 from icf_avs.inference.streaming import check_settings, stream_masks
-from icf_avs.media.arrays import Audio, Pair, Piece, audio_source, checked_rate
+from icf_avs.media.arrays import Audio, AVChunk, Pair, audio_source, checked_rate
 from icf_avs.media.audio_windows import AudioSource, mask_count
 from icf_avs.media.frame_tee import FrameTee
 from icf_avs.media.temporary_file import temporary_file
@@ -243,9 +243,9 @@ class Segmenter:
         of each clip of `spec.frames` is that of a file with these frames and this sound; the others know less of it.
         """
         predictor = self._predictor(words, semantic)
-        pieces = (Piece(*pair) for pair in source)
+        chunks = (AVChunk(*pair) for pair in source)
         rate = round(checked_rate(sample_rate, "sample_rate"))
-        return iter(MaskStream(predictor, pieces, rate, fps, threshold, semantic))
+        return iter(MaskStream(predictor, chunks, rate, fps, threshold, semantic))
 
     @property
     def delay(self) -> float:

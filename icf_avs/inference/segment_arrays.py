@@ -14,7 +14,7 @@ import torch
 from icf_avs.errors import UserError
 from icf_avs.inference.live_stream import MaskStream
 from icf_avs.inference.predictor import MaskPredictor
-from icf_avs.media.arrays import Array, Audio, Pair, Piece, audio_source, checked_rate, frames_of, pieces_of
+from icf_avs.media.arrays import Array, Audio, AVChunk, Pair, audio_source, checked_rate, chunks_of, frames_of
 from icf_avs.media.audio_file import to_mono
 from icf_avs.media.audio_windows import mask_count
 from icf_avs.media.frame_filters import Crop
@@ -39,14 +39,14 @@ def segment_arrays(
     rate = predictor.spec.sample_rate
     if frame_rate is None and audio is None and not isinstance(frames, np.ndarray | torch.Tensor):
         rate = round(checked_rate(sample_rate, "sample_rate"))
-        source: Iterable[Piece] = (Piece(*pair) for pair in frames)
+        source: Iterable[AVChunk] = (AVChunk(*pair) for pair in frames)
     else:
         if isinstance(frames, np.ndarray | torch.Tensor):
             frames = frames_of(frames, 4)
         if audio is None:
             raise UserError("frames alone do not tell what sounds; give their audio=, [n] or [channels, n], as well")
         mono = np.concatenate([*to_mono(audio_source(audio, sample_rate)(rate, None), rate)])
-        source = pieces_of(cast("Iterable[Array]", frames), checked_rate(frame_rate, "frame_rate"), mono, rate)
+        source = chunks_of(cast("Iterable[Array]", frames), checked_rate(frame_rate, "frame_rate"), mono, rate)
     stream = MaskStream(predictor, source, rate, fps, threshold, semantic, whole_clips=True)
     total = mask_count(len(frames) / frame_rate, fps) if isinstance(frames, np.ndarray) and frame_rate else 0
     masks: list[FrameMask] = []

@@ -52,25 +52,25 @@ def stream_masks(
     times = (spec.frame_time(i) for i in range(count))
     size = info.height, info.width
 
-    pending: deque[tuple[list[Shot], Future[Prediction]]] = deque()
+    pending: deque[tuple[list[FrameInput], Future[Prediction]]] = deque()
 
     def finished() -> Iterator[tuple[FrameMask, np.ndarray | None]]:
         clip, prediction = pending[0][0], pending.popleft()[1].result()
-        for shot, frame in zip(clip, frame_masks(clip, prediction, size, threshold, semantic), strict=True):
-            yield frame, shot.preview
+        for frame_input, frame in zip(clip, frame_masks(clip, prediction, size, threshold, semantic), strict=True):
+            yield frame, frame_input.preview
 
     # The model segments a clip in a thread of its own while the frames of the next one are decoded here.
     thread = ThreadPoolExecutor(1, thread_name_prefix="model")
     with nullcontext() if tee is None else tee.ahead() as given, thread:
         windows = AudioWindows(info, spec.sample_rate, sound)  # in here: the writer waits until this context ends
-        clip: list[Shot] = []
+        clip: list[FrameInput] = []
         for index, (time, image) in enumerate(read_frames(info, times, given)):
             resized_image = resize_frames(torch.from_numpy(image)[None], spec.image_size)[0]
             preview = np.asarray(thumbnail(image, _PREVIEW, info.pixel_aspect)) if index in shown else None
             waveform = windows.read(spec.window_start(index), spec.window)
             last = index == count - 1
             end = info.duration if last else (index + 1) / fps
-            clip.append(Shot(index, index / fps, end, min(time, info.duration), resized_image, waveform, preview))
+            clip.append(FrameInput(index, index / fps, end, min(time, info.duration), resized_image, waveform, preview))
             if len(clip) == spec.frames or last:
                 pending.append((clip, thread.submit(predict_clip, predictor, clip)))
                 while len(pending) > (0 if last else 1):
@@ -83,7 +83,7 @@ def stream_masks(
 
 
 @dataclass(frozen=True)
-class Shot:
+class FrameInput:
     """What the model is given for one mask; the frame itself is let go at once."""
 
     index: int
@@ -104,15 +104,20 @@ def check_settings(fps: float, threshold: float) -> None:
         raise UserError(f"threshold is {threshold}; give a number above 0 and below 1")
 
 
-def predict_clip(predictor: MaskPredictor, clip: list[Shot]) -> Prediction:
+def predict_clip(predictor: MaskPredictor, clip: list[FrameInput]) -> Prediction:
     """At most `spec.frames` of one clip."""
-    frames = torch.stack([shot.resized_image for shot in clip])
-    waveforms = torch.from_numpy(np.stack([shot.waveform for shot in clip]))
+    frames = torch.stack([frame_input.resized_image for frame_input in clip])
+    waveforms = torch.from_numpy(np.stack([frame_input.waveform for frame_input in clip]))
     return predictor.predict(frames, waveforms)
 
 
 def frame_masks(
-    clip: list[Shot], prediction: Prediction, size: tuple[int, int], threshold: float, semantic: bool, since: int = 0
+    clip: list[FrameInput],
+    prediction: Prediction,
+    size: tuple[int, int],
+    threshold: float,
+    semantic: bool,
+    since: int = 0,
 ) -> Iterator[FrameMask]:
     """The masks of a clip at the size of its frames, (height, width), from one of them on."""
     names = prediction.class_names if semantic else ()
@@ -124,11 +129,13 @@ def frame_masks(
 
 
 def _frame_mask(
-    shot: Shot, logits: torch.Tensor, size: tuple[int, int], threshold: float, class_logits: torch.Tensor | None,
-    names: tuple[str, ...],
+    frame_input: FrameInput, logits: torch.Tensor, size: tuple[int, int], threshold: float,
+    class_logits: torch.Tensor | None, names: tuple[str, ...],
 ) -> FrameMask:  # fmt: skip
     least = math.log(threshold / (1 - threshold))
-    described = partial(FrameMask, shot.index, shot.start, shot.end, shot.time, heard=(), class_names=names)
+    described = partial(
+        FrameMask, frame_input.index, frame_input.start, frame_input.end, frame_input.time, heard=(), class_names=names
+    )
     if class_logits is None and logits.amax() <= least:
         return described(area=0.0, score=0.0, run_lengths=encode_empty(*size))
     native = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]

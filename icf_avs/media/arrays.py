@@ -48,7 +48,7 @@ def _numpy(array: Array) -> np.ndarray:
     return array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
 
 
-class Piece(NamedTuple):
+class AVChunk(NamedTuple):
     """What comes next: a frame uint8 [H,W,3] (or what makes it, as few are looked at), the sound from then on [n] or
     [channels,n], or both; time: the seconds at which the frame is shown, where these are known.
     """
@@ -58,13 +58,13 @@ class Piece(NamedTuple):
     time: float | None = None
 
 
-def pieces_of(frames: Iterable[Array], frame_rate: float, waveform: np.ndarray, rate: int) -> Iterator[Piece]:
+def chunks_of(frames: Iterable[Array], frame_rate: float, waveform: np.ndarray, rate: int) -> Iterator[AVChunk]:
     """Frames [H,W,3] with their sound [n] at `rate` Hz, which may be longer."""
     end = number = 0
     for number, frame in enumerate(frames, 1):
         begin, end = end, round(number / frame_rate * rate)
-        yield Piece(frame, waveform[begin:end], (number - 1) / frame_rate)
-    yield Piece(None, waveform[end:], number / frame_rate)
+        yield AVChunk(frame, waveform[begin:end], (number - 1) / frame_rate)
+    yield AVChunk(None, waveform[end:], number / frame_rate)
 
 
 class Resampler:

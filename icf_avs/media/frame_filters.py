@@ -27,7 +27,7 @@ class Element(NamedTuple):
     end: int
 
 
-def elements(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Element]:
+def iter_ebml_elements(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Element]:
     """Those that lie side by side in [start, end) of data, by default all of it."""
     end = len(data) if end is None else end
     while start < end:
@@ -40,12 +40,12 @@ def elements(data: bytes, start: int = 0, end: int | None = None) -> Iterator[El
         start = stop
 
 
-def find(data: bytes, *keys: int) -> list[Element]:
+def find_ebml_path(data: bytes, *keys: int) -> list[Element]:
     """The first element of each key, each inside the one before; fewer where there is none."""
     found: list[Element] = []
     for key in keys:
         span = found[-1][3:] if found else ()
-        inside = next((element for element in elements(data, *span) if element.key == key), None)
+        inside = next((element for element in iter_ebml_elements(data, *span) if element.key == key), None)
         if inside is None:
             break
         found.append(inside)
@@ -83,8 +83,8 @@ def container_crop(stream: av.video.stream.VideoStream) -> Crop:
             data = file.getvalue()
     except (FFmpegError, ValueError):  # a codec that Matroska has no name for
         return Crop()
-    video = find(data, SEGMENT, TRACKS, TRACK, VIDEO)[-1]
-    parts = {part.key: data[part.start : part.end] for part in elements(data, video.start, video.end)}
+    video = find_ebml_path(data, SEGMENT, TRACKS, TRACK, VIDEO)[-1]
+    parts = {part.key: data[part.start : part.end] for part in iter_ebml_elements(data, video.start, video.end)}
     return Crop(*(int.from_bytes(parts.get(side, b""), "big") for side in (_LEFT, _RIGHT, _TOP, _BOTTOM)))
 
 

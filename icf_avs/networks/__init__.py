@@ -5,16 +5,16 @@ from icf_avs.networks.base import Network
 from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder
 from icf_avs.networks.query_network import QueryNetwork
 from icf_avs.networks.tpavi import TPAVI
-from icf_avs.types import Features, FeatureSpec, NetworkOutput
+from icf_avs.types import FeatureSpec, NetworkFeatures, NetworkOutput
 
 __all__ = [
     "TPAVI",
     "AVSegFormer",
     "DeformablePixelDecoder",
     "FeatureSpec",
-    "Features",
     "LightPixelDecoder",
     "Network",
+    "NetworkFeatures",
     "NetworkOutput",
     "QueryNetwork",
 ]

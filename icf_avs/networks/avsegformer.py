@@ -23,7 +23,7 @@ from icf_avs.networks.base import Network
 from icf_avs.networks.deformable import HEADS, DeformableEncoder
 from icf_avs.networks.mask_head import UpsamplingHead, masks_and_classes
 from icf_avs.networks.pixel_decoder import resized_onto
-from icf_avs.types import AudioFeatures, Features, FeatureSpec, NetworkOutput, VisualFeatures
+from icf_avs.types import AudioFeatures, FeatureSpec, NetworkFeatures, NetworkOutput, VisualFeatures
 
 
 class QueryGenerator(nn.Module):
@@ -127,7 +127,7 @@ class AVSegFormer(Network):
         similarity = torch.einsum("nqd,ndhw->nqhw", queries, mask)
         found = self.head(mask + self.fuse(similarity))
         logits, classes = masks_and_classes(found.unflatten(0, lead), self.classes)
-        features = Features(tuple(levels), tokens)
+        features = NetworkFeatures(tuple(levels), tokens)
         return NetworkOutput(logits, features, classes, {"mixer": mask.mean(1).unflatten(0, lead)})
 
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from icf_avs.config import ModelConfig
 from icf_avs.extensions.intervention_losses import of_clip_before
 from icf_avs.networks.base import Network
-from icf_avs.networks.guided_parts.counterfactual import Counterfactuals, SemanticCounterfactual
+from icf_avs.networks.guided_parts.counterfactual import Counterfactuals, GuidedCounterfactual
 from icf_avs.networks.guided_parts.decoder import MaskDecoder, PixelDecoder, Pixels, SemanticHead
-from icf_avs.networks.guided_parts.implicit_text import ImplicitText
+from icf_avs.networks.guided_parts.implicit_text import GuidedImplicitText
 from icf_avs.networks.guided_parts.joint_embedding import JointEmbedding
-from icf_avs.networks.guided_parts.spatial_prior import SpatialPrior
+from icf_avs.networks.guided_parts.localization_prior import LocalizationPrior
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
-from icf_avs.types import AudioFeatures, Features, FeatureSpec, NetworkOutput, VisualFeatures
+from icf_avs.types import AudioFeatures, FeatureSpec, NetworkFeatures, NetworkOutput, VisualFeatures
 
 
 @dataclass(kw_only=True)
@@ -98,8 +98,8 @@ class GuidedNetwork(Network):
     `Network`. Raises ValueError where there are not as many names as classes.
     """
 
-    implicit_text: ImplicitText | None
-    prior: SpatialPrior | None
+    implicit_text: GuidedImplicitText | None
+    prior: LocalizationPrior | None
 
     def __init__(self, config: ModelConfig, visual: nn.Module, audio: nn.Module, names: Tensor) -> None:
         super().__init__(visual, audio, config.train_visual)
@@ -110,7 +110,9 @@ class GuidedNetwork(Network):
         self.pixel_decoder = PixelDecoder(self.visual.channels, dim, config.pixel_dim)
         vocabulary = Vocabulary(names, text.free_words, dim) if text else None
         self.implicit_text = (
-            ImplicitText(vocabulary, dim, config.heads, text.tokens, text.segment) if text and vocabulary else None
+            GuidedImplicitText(vocabulary, dim, config.heads, text.tokens, text.segment)
+            if text and vocabulary
+            else None
         )
         self._add_prior(config)
         queries = 1 + (text.tokens if text else 0)
@@ -119,7 +121,7 @@ class GuidedNetwork(Network):
         self.semantic = SemanticHead(len(config.classes), dim, config.pixel_dim) if config.semantic else None
         drawn, contrast = config.counterfactual, config.contrastive
         words = text is not None and len(config.classes) > 0
-        self.counterfactual = SemanticCounterfactual(dim, len(config.classes), drawn.count, words) if drawn else None
+        self.counterfactual = GuidedCounterfactual(dim, len(config.classes), drawn.count, words) if drawn else None
         self.joint_embedding = (
             JointEmbedding(dim, contrast.dim, contrast.floor, contrast.temperature, text is not None)
             if contrast
@@ -128,7 +130,7 @@ class GuidedNetwork(Network):
 
     def _add_prior(self, config: ModelConfig) -> None:
         """Build what guides the decoder. In here, since new weights are drawn in this order."""
-        self.prior = SpatialPrior(config.dim) if config.implicit_text else None
+        self.prior = LocalizationPrior(config.dim) if config.implicit_text else None
 
     @property
     def feature_spec(self) -> FeatureSpec:
@@ -145,7 +147,7 @@ class GuidedNetwork(Network):
     ) -> GuidedOutput:
         """For training: sounding [B,T,C] bool, classes known to sound, switches SC on; extra_audio [B,Q,T,...], more
         sounds of the same frames; known [B,T] bool, frames of which `sounding` is all that sounds (see
-        `SemanticCounterfactual`).
+        `GuidedCounterfactual`).
         """
         pixels = self.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
         parts = audio.token[:, :, None] if audio.parts is None else audio.parts
@@ -164,7 +166,7 @@ class GuidedNetwork(Network):
         fine, tokens = (maps.unflatten(0, valid.shape) for maps in (pixels.fine, pixels.tokens))
         output = GuidedOutput(
             logits[0],
-            Features((fine, tokens), audio.token),
+            NetworkFeatures((fine, tokens), audio.token),
             semantic=semantic,
             parts=semantic[:, :, None] + within,
             patches=tokens.flatten(3).transpose(2, 3),

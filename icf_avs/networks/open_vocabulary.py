@@ -15,7 +15,7 @@ from icf_avs.encoders.open_vocab_encoder import ClassSimilarity
 from icf_avs.encoders.voc_segmenter import voc_similarity
 from icf_avs.networks.guided import DecoderOutput, GuidedNetwork, Sounds
 from icf_avs.networks.guided_parts.decoder import Pixels
-from icf_avs.networks.guided_parts.implicit_text import ImplicitText
+from icf_avs.networks.guided_parts.implicit_text import GuidedImplicitText
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior
 from icf_avs.networks.open_vocabulary_parts.combined_prior import EvidencePrior
 from icf_avs.networks.open_vocabulary_parts.name_dropout import NameDropout
@@ -27,7 +27,7 @@ class OpenVocabularyNetwork(GuidedNetwork):
     """config.evidence and config.implicit_text are not None; visual: OpenVocabEncoder; audio: TaggerEncoder."""
 
     batches_frames = True
-    implicit_text: ImplicitText
+    implicit_text: GuidedImplicitText
     prior: EvidencePrior
 
     def _add_prior(self, config: ModelConfig) -> None:

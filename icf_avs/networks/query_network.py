@@ -26,7 +26,7 @@ from icf_avs.networks.base import Network
 from icf_avs.networks.deformable import LEVELS, SinePosition
 from icf_avs.networks.mask_head import masks_and_classes
 from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder, resized_onto
-from icf_avs.types import AudioFeatures, Features, FeatureSpec, NetworkOutput, VisualFeatures
+from icf_avs.types import AudioFeatures, FeatureSpec, NetworkFeatures, NetworkOutput, VisualFeatures
 
 if TYPE_CHECKING:
     from icf_avs.networks.text_attention import TextAttention
@@ -129,7 +129,7 @@ class QueryNetwork(Network):
         found = self.head(queries, self._onto_mask(seen, maps, mask))
         logits, classes = masks_and_classes(found.unflatten(0, lead), self.classes)
         levels = tuple(x.unflatten(0, lead) for x in (mask, *maps[::-1]))
-        return NetworkOutput(logits, Features(levels, token, texts=texts), classes)
+        return NetworkOutput(logits, NetworkFeatures(levels, token, texts=texts), classes)
 
     def _tokens(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps of three strides -> tokens [N,L,D] of each, that know their place and stride."""

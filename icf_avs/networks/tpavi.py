@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from icf_avs.batch_norm import FrameBatchNorm
 from icf_avs.networks.base import Network
 from icf_avs.networks.mask_head import UpsamplingHead, masks_and_classes
-from icf_avs.types import AudioFeatures, Features, FeatureSpec, NetworkOutput, VisualFeatures
+from icf_avs.types import AudioFeatures, FeatureSpec, NetworkFeatures, NetworkOutput, VisualFeatures
 
 DILATIONS = (3, 6, 12, 18)
 
@@ -138,7 +138,7 @@ class TPAVI(Network):
         )
         found = self._top_down([x.flatten(0, 1) for x in conditioned])
         logits, classes = masks_and_classes(self.head(found).unflatten(0, lead), self.classes)
-        return NetworkOutput(logits, Features(tuple(maps), torch.stack(tokens).mean(0)), classes)
+        return NetworkOutput(logits, NetworkFeatures(tuple(maps), torch.stack(tokens).mean(0)), classes)
 
     def _top_down(self, levels: Sequence[Tensor]) -> Tensor:
         """Levels [N,D,h,w], fine to coarse -> [N,D,2 h_4,2 w_4]."""

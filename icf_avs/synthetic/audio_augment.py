@@ -23,7 +23,7 @@ _CODEC_FRAME, _BANDS = 512, 16  # samples of a frame of the codec, bands that sh
 
 
 @dataclass(frozen=True)
-class AudioAugment:
+class AudioAugmentConfig:
     """Strength of each variation, and the share of mixtures that have it; with share 0 nothing is varied."""
 
     augment_prob: float = 0.0  # of mixtures that are varied at all
@@ -41,8 +41,8 @@ class AudioAugment:
     dropout_prob: float = 0.3  # share with a piece or two of up to 0.12 s missing
 
 
-PLAIN = AudioAugment()
-VARIED = AudioAugment(augment_prob=0.5)
+PLAIN = AudioAugmentConfig()
+VARIED = AudioAugmentConfig(augment_prob=0.5)
 
 
 def time_stretch(waveform: np.ndarray, tempo: float) -> np.ndarray:
@@ -66,10 +66,12 @@ def time_stretch(waveform: np.ndarray, tempo: float) -> np.ndarray:
     return out[hop : hop + count * hop]
 
 
-def pitch_shift(source: np.ndarray, samples: int, octaves: float, glide: float, rng: np.random.Generator) -> np.ndarray:
+def speed_perturb(
+    source: np.ndarray, samples: int, octaves: float, glide: float, rng: np.random.Generator
+) -> np.ndarray:
     """Play `samples` samples of a waveform `octaves` higher, faster too, the pitch wandering by up to `glide` octaves.
 
-    The source must hold `reach(samples, octaves, glide)` samples. Between samples: a cubic through four.
+    The source must hold `source_length(samples, octaves, glide)` samples. Between samples: a cubic through four.
     """
     time = np.arange(samples, dtype=np.float32) / RATE
     wander = glide * np.sin(2 * np.pi * (rng.uniform(0.3, 3.0) * time + rng.random())).astype(np.float32)
@@ -83,7 +85,7 @@ def pitch_shift(source: np.ndarray, samples: int, octaves: float, glide: float, 
 
 
 def source_length(samples: int, octaves: float, glide: float) -> int:
-    """Samples of the source that `pitch_shift` needs."""
+    """Samples of the source that `speed_perturb` needs."""
     return int(samples * 2 ** (octaves + glide)) + 5
 
 
@@ -102,14 +104,14 @@ def _over(curve: np.ndarray, size: int) -> np.ndarray:
     return curve[below] + share * (curve[1:] - curve[:-1])[below]
 
 
-def _equaliser(style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
+def _equaliser(style: AudioAugmentConfig, rng: np.random.Generator) -> np.ndarray:
     """A smooth random curve over frequency, as factors at the knots."""
     tilt = rng.uniform(-0.25, 0.25) * style.eq_db * _OCTAVES
     bumps = np.interp(_OCTAVES, np.arange(-4.5, 4, 1) + rng.uniform(-0.5, 0.5), rng.uniform(-1, 1, 9) * style.eq_db)
     return 10 ** (np.clip(tilt + 0.7 * bumps, -24, 24) / 20)
 
 
-def mic_response(style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
+def mic_response(style: AudioAugmentConfig, rng: np.random.Generator) -> np.ndarray:
     """The frequency response of a random device, as factors at the knots."""
     curve = _equaliser(style, rng)
     if rng.random() < style.bandpass_prob:
@@ -124,7 +126,7 @@ def mic_response(style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
 
 
 def apply_room_and_mic(
-    track: np.ndarray, mic: np.ndarray, size: int, style: AudioAugment, rng: np.random.Generator
+    track: np.ndarray, mic: np.ndarray, size: int, style: AudioAugmentConfig, rng: np.random.Generator
 ) -> np.ndarray:
     """A track in a random room through a microphone. `size`: of the Fourier transform, LONGEST_TAIL longer at least."""
     curve = mic * _equaliser(style, rng)
@@ -139,7 +141,7 @@ def apply_room_and_mic(
     return np.fft.irfft(np.fft.rfft(track, size) * response, size)[: len(track)].astype(np.float32)
 
 
-def gain_envelope(samples: int, style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
+def gain_envelope(samples: int, style: AudioAugmentConfig, rng: np.random.Generator) -> np.ndarray:
     """A loudness that wanders, as factors."""
     knots = np.linspace(0, samples, 4 + samples // RATE * 3)
     curve = np.interp(np.arange(0, samples + 160, 160), knots, rng.uniform(-1, 1, len(knots)) * style.gain_range_db)
@@ -147,7 +149,7 @@ def gain_envelope(samples: int, style: AudioAugment, rng: np.random.Generator) -
 
 
 def ambient_noise(
-    samples: int, mic: np.ndarray, size: int, style: AudioAugment, rng: np.random.Generator
+    samples: int, mic: np.ndarray, size: int, style: AudioAugmentConfig, rng: np.random.Generator
 ) -> np.ndarray:
     """The noise of a place through a microphone: any colour, rising and falling, of RMS 1."""
     bins = size // 2 + 1
@@ -158,7 +160,7 @@ def ambient_noise(
     return waveform / max(float(np.sqrt(np.mean(np.square(waveform)))), 1e-9)
 
 
-def degrade(waveform: np.ndarray, style: AudioAugment, rng: np.random.Generator) -> np.ndarray:
+def degrade(waveform: np.ndarray, style: AudioAugmentConfig, rng: np.random.Generator) -> np.ndarray:
     """What a device stores of a waveform: it may clip, drop pieces, and code with loss."""
     if rng.random() < style.clip_prob:
         most = float(np.abs(waveform).max()) * rng.uniform(0.15, 0.7)

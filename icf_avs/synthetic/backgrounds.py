@@ -50,7 +50,7 @@ def _photographs_of(split: str) -> tuple[str, ...]:
     return tuple(name for name in list_photographs() if hash_decile(name) in _SPLITS[split])
 
 
-def draw_background(split: str, rng: np.random.Generator, generated: float) -> str:
+def sample_background(split: str, rng: np.random.Generator, generated: float) -> str:
     """A random reference of a split (`base_split`); `generated` is the share of coloured noise."""
     split = base_split(split)
     choices = _photographs_of(split)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icf_avs.media.audio_windows import clip_windows
-from icf_avs.synthetic.audio_augment import PLAIN, AudioAugment
+from icf_avs.synthetic.audio_augment import PLAIN, AudioAugmentConfig
 from icf_avs.synthetic.rendering import render_frame
 from icf_avs.synthetic.scene import Scene
 from icf_avs.synthetic.soundtrack import render_audio, render_tracks, track_activity
@@ -77,7 +77,7 @@ def _look_up(stamp_maps: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def scene_audio(
-    scene: Scene, bank: SoundBank, spec: ClipSpec, variation: int, style: AudioAugment = PLAIN
+    scene: Scene, bank: SoundBank, spec: ClipSpec, variation: int, style: AudioAugmentConfig = PLAIN
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mix a scene's sound: windows [T,N] float32 and which stamp sounds in which frame [n,T] bool."""
     waveform, active = render_audio(scene, bank, variation, style)
@@ -101,7 +101,7 @@ def make_batch(
     num_classes: int,
     variation: int,
     with_images: bool = True,
-    style: AudioAugment = PLAIN,
+    style: AudioAugmentConfig = PLAIN,
 ) -> Batch:
     """The scenes of `indices` with the sound mix `variation`. Without images only waveforms and sounding are filled."""
     waveforms, sounding, onscreen, maps = [], [], [], []

@@ -133,7 +133,7 @@ def write_stamps(
         with Progress(*columns, console=progress_console()) as bar:
             for _ in bar.track(write_all(_write_clip, remaining, workers), total=len(remaining)):
                 pass
-    write_tables(out, [json.loads(job.record.read_bytes()) for job in jobs], catalog.class_names)
+    write_metadata(out, [json.loads(job.record.read_bytes()) for job in jobs], catalog.class_names)
 
 
 @lru_cache(maxsize=1)
@@ -220,7 +220,7 @@ def _write_semantic(job: _Job, scene: Scene, clip: Clip, size: tuple[int, int], 
     write_avss_clip(job.out / SEMANTIC / label / semantic_uid(job.name), frames, labels, samples, palette())
 
 
-def write_tables(out: Path, rows: list[dict], class_names: tuple[str, ...]) -> None:
+def write_metadata(out: Path, rows: list[dict], class_names: tuple[str, ...]) -> None:
     """Write the tables of all sets from the records of their clips (`_write_clip`), in the order given."""
     of = {dataset: [row for row in rows if row["dataset"] == dataset] for dataset in (SINGLE, MULTI, CROSS)}
     if of[SINGLE]:

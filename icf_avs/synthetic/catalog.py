@@ -211,7 +211,7 @@ class OpenVocabCatalog:
         return tuple(sorted(own | {word for stamp in self.training for word in stamp.generic}))
 
 
-def load_open_vocab_catalog(stamps: Path | None = None, held_out: Collection[str] = HELD_OUT) -> OpenVocabCatalog:
+def load_open_vocab_stamps(stamps: Path | None = None, held_out: Collection[str] = HELD_OUT) -> OpenVocabCatalog:
     """Read the facts and keep what is on this machine; `stamps` is the stamps folder (None: packages.stamps_root()),
     held_out: sound classes that training must not know.
 

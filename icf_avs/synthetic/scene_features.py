@@ -25,10 +25,10 @@ from torch import Tensor
 from icf_avs.atomic_io import cache_dir, load_arrays, make_once, save_arrays
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.encoders.open_vocab_encoder import CLASSES, DenseClassifier
-from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, find_segmenter
+from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, load_segmenter_or_none
 from icf_avs.errors import UserError
+from icf_avs.interrupts import interrupts_ignored
 from icf_avs.media.images import resize_frames
-from icf_avs.signals import interrupts_ignored
 from icf_avs.synthetic.backgrounds import list_photographs
 from icf_avs.synthetic.catalog import Catalog, OpenVocabCatalog
 from icf_avs.synthetic.open_vocab_sampler import OpenVocabStyle, sample_open_vocab_scene
@@ -270,7 +270,7 @@ def _encode(moments: list[tuple[Scene, float]], scene_set: SceneSet) -> dict[str
 def _object_probs(folder: Path, images: np.ndarray, progress: Progress) -> np.ndarray:
     """images uint8 [n,T,s,s,3] -> the segmenter's probabilities as bytes [n,T,20,g,g]; zeros without a segmenter."""
     shape = (*images.shape[:2], VOC_CLASSES, GRID, GRID)
-    if not folder.is_dir() and (segmenter := find_segmenter()) is None:
+    if not folder.is_dir() and (segmenter := load_segmenter_or_none()) is None:
         return np.zeros(shape, np.uint8)
 
     def compute(new: Path) -> None:

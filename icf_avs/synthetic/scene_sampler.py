@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from icf_avs.synthetic.backgrounds import draw_background
+from icf_avs.synthetic.backgrounds import sample_background
 from icf_avs.synthetic.catalog import Catalog, SoundClass
 from icf_avs.synthetic.rendering import canvas_size, load_sprite, visible_shares
 from icf_avs.synthetic.scene import SPLITS, PlacedStamp, Scene, base_split, hash_decile, uses_cross_recordings
@@ -113,7 +113,7 @@ def draw_view(
         seed=seed,
         seconds=seconds,
         aspect=float(rng.choice(_ASPECTS, p=(0.25, 0.3, 0.35, 0.1))),
-        background=draw_background(split, rng, view.generated),
+        background=sample_background(split, rng, view.generated),
         zoom=float(view.zoom()),
         pan_x=float(rng.random()),
         pan_y=float(rng.random()),

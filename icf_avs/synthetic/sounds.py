@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from icf_avs.media.audio_file import read_audio
-from icf_avs.synthetic.audio_augment import PLAIN, TEMPI, AudioAugment, pitch_shift, source_length, time_stretch
+from icf_avs.synthetic.audio_augment import PLAIN, TEMPI, AudioAugmentConfig, source_length, speed_perturb, time_stretch
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.types import RATE
 
@@ -117,13 +117,13 @@ class SoundBank:
         return _loop(self.speed_variant(reference, int(rng.integers(len(SPEEDS)))), samples, rng)
 
     def loop_augmented(
-        self, class_name: str, samples: int, style: AudioAugment, rng: np.random.Generator
+        self, class_name: str, samples: int, style: AudioAugmentConfig, rng: np.random.Generator
     ) -> np.ndarray:
         """As `looped`, at a tempo of TEMPI and, on top of it, any pitch that the style allows."""
         waveform = self.tempo_variant(self._any(class_name, rng), int(rng.integers(len(TEMPI))))
         octaves = rng.uniform(-style.pitch_octaves, style.pitch_octaves)
         source = _loop(waveform, source_length(samples, octaves, style.glide_octaves), rng)
-        return pitch_shift(source, samples, octaves, style.glide_octaves, rng)
+        return speed_perturb(source, samples, octaves, style.glide_octaves, rng)
 
     def _any(self, class_name: str, rng: np.random.Generator) -> str:
         references = self.references(class_name)
@@ -131,7 +131,7 @@ class SoundBank:
             raise ValueError(f"the class {class_name} has no {self.recordings} recording")
         return references[rng.integers(len(references))]
 
-    def prepare_all(self, style: AudioAugment = PLAIN) -> None:
+    def prepare_all(self, style: AudioAugmentConfig = PLAIN) -> None:
         """Prepare everything now (a few seconds), for example before worker processes are started."""
         for each in self._catalog.classes:
             for reference in self.references(each.name):

@@ -13,7 +13,7 @@ from icf_avs.media.audio_windows import cut_windows
 from icf_avs.synthetic.audio_augment import (
     LONGEST_TAIL,
     PLAIN,
-    AudioAugment,
+    AudioAugmentConfig,
     ambient_noise,
     apply_room_and_mic,
     degrade,
@@ -34,7 +34,7 @@ _FADE = 0.02  # seconds
 
 
 def render_tracks(
-    scene: Scene, bank: SoundBank, variation: int = 0, style: AudioAugment = PLAIN
+    scene: Scene, bank: SoundBank, variation: int = 0, style: AudioAugmentConfig = PLAIN
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mixture, float32 [N], peak <= 0.99, and the track of each stamp in it, float32 [stamps, N].
 
@@ -107,7 +107,7 @@ def track_activity(tracks: np.ndarray, spec: ClipSpec) -> np.ndarray:
 
 
 def render_audio(
-    scene: Scene, bank: SoundBank, variation: int = 0, style: AudioAugment = PLAIN
+    scene: Scene, bank: SoundBank, variation: int = 0, style: AudioAugmentConfig = PLAIN
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mixture float32 [N] at 16 kHz and which stamp sounds in which second, bool [stamps, T], measured."""
     waveform, tracks = render_tracks(scene, bank, variation, style)

@@ -17,7 +17,7 @@ from icf_avs.encoders.tagger_encoder import WordTagger, audio_words, load_tagger
 from icf_avs.media.audio_windows import clip_windows
 from icf_avs.synthetic.audio_augment import PLAIN, VARIED
 from icf_avs.synthetic.batches import concat_batches, make_batch, render_clip
-from icf_avs.synthetic.catalog import HELD_OUT, OpenVocabCatalog, load_catalog, load_open_vocab_catalog
+from icf_avs.synthetic.catalog import HELD_OUT, OpenVocabCatalog, load_catalog, load_open_vocab_stamps
 from icf_avs.synthetic.open_vocab_batches import Vocabulary, open_vocab_batch
 from icf_avs.synthetic.open_vocab_sampler import NATURAL, sample_open_vocab_scene
 from icf_avs.synthetic.rendering import render_frame
@@ -160,7 +160,7 @@ class OpenVocabData(ComposedData):
 
     def __init__(self, config: TrainConfig, stamps: Path | None, workers: int, report: Report) -> None:
         self.config, sizes = config, config.words
-        self.catalog = load_open_vocab_catalog(stamps, HELD_OUT if sizes.held_out else ())
+        self.catalog = load_open_vocab_stamps(stamps, HELD_OUT if sizes.held_out else ())
         evidence = config.model.evidence or EvidenceConfig()
         self.words = training_words(self.catalog, config.text_encoder, evidence.synonym_threshold)
         self.classes = self.words.words

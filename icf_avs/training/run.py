@@ -26,8 +26,8 @@ from icf_avs.checkpoint.serialization import read_recipe, save_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.evaluation.score_tables import hardware, revision
-from icf_avs.guided_losses.total_loss import FINISHING, Weights
-from icf_avs.signals import Interrupted, Interruption
+from icf_avs.guided_losses.total_loss import HIGHRES_WEIGHTS, GuidedLossWeights
+from icf_avs.interrupts import Interrupted, Interruption
 from icf_avs.training.accelerator import check_processes, first_alone, processes
 from icf_avs.training.benchmark_data import BenchmarkData
 from icf_avs.training.callbacks import Callbacks
@@ -194,8 +194,8 @@ def training_metadata(config: TrainConfig, trainer: Trainer, scores: dict[str, f
     return {
         "command": trainer.command,
         "config": asdict(config),
-        "weights": asdict(Weights()),
-        "finishing weights": asdict(FINISHING),
+        "weights": asdict(GuidedLossWeights()),
+        "finishing weights": asdict(HIGHRES_WEIGHTS),
         "pretraining steps": trainer.pretrained_steps,
         "lengthened": trainer.lengthened,
         "validation": scores,

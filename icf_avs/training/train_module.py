@@ -10,17 +10,16 @@ from accelerate.utils import convert_to_fp32
 from torch import Tensor, nn
 
 from icf_avs.config import PlugInConfig, TrainConfig
-from icf_avs.distributed import average
+from icf_avs.distributed import masked_mean
 from icf_avs.errors import UserError
 from icf_avs.extensions.interventions import Interventions
 from icf_avs.extensions.settings import InterventionSettings
-from icf_avs.guided_losses.total_loss import FINISHING, Weights, objective, sound_reading
+from icf_avs.guided_losses.total_loss import HIGHRES_WEIGHTS, GuidedLossWeights, guided_loss, sound_reading
 from icf_avs.icf.icf import ICF as PlugIn
-from icf_avs.icf.losses import Weights as PlugInWeights
-from icf_avs.icf.losses import segmentation_losses, weighted_sum
+from icf_avs.icf.losses import ICFLossWeights, segmentation_losses, weighted_sum
 from icf_avs.networks.guided import GuidedNetwork
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.types import Batch, Features
+from icf_avs.types import Batch, NetworkFeatures
 
 
 class TrainModule(nn.Module):
@@ -32,7 +31,7 @@ class TrainModule(nn.Module):
         super().__init__()
         self.model = model
         self.audio_classifier = nn.Linear(model.config.audio_dim, len(model.classes) + 1)
-        self.weights = {"train": Weights(), "highres": FINISHING}
+        self.weights = {"train": GuidedLossWeights(), "highres": HIGHRES_WEIGHTS}
         self.icf: PlugIn | None = None
         self.interventions: Interventions | None = None
 
@@ -50,7 +49,7 @@ class TrainModule(nn.Module):
         loss = sound_reading(logits, batch.sounding, batch.valid & batch.known)
         guess = logits[..., :-1].argmax(-1, keepdim=True)
         heard = batch.sounding.any(-1)
-        right = average(batch.sounding.gather(-1, guess)[..., 0].float(), heard)
+        right = masked_mean(batch.sounding.gather(-1, guess)[..., 0].float(), heard)
         return {"naming": loss, "top1": right, "loss": loss}
 
     def _train_masks(self, batch: Batch, stage: str) -> dict[str, Tensor]:
@@ -65,7 +64,7 @@ class TrainModule(nn.Module):
         )  # fmt: skip
         with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
             whole = {field.name: convert_to_fp32(getattr(output, field.name)) for field in fields(output)}
-            return objective(replace(output, **whole), batch, self.model.network.joint_embedding, self.weights[stage])
+            return guided_loss(replace(output, **whole), batch, self.model.network.joint_embedding, self.weights[stage])
 
 
 class PlugInTrainModule(TrainModule):
@@ -75,7 +74,7 @@ class PlugInTrainModule(TrainModule):
         self, model: SegmentationModel, icf: PlugInConfig | None, interventions: InterventionSettings | None = None
     ) -> None:
         super().__init__(model)
-        self.weights = PlugInWeights()
+        self.weights = ICFLossWeights()
         if icf is not None:
             self.icf = PlugIn(model.network.feature_spec, icf.mit, icf.sc, icf.cdcl, self.weights)
         if interventions is not None:
@@ -94,7 +93,7 @@ class PlugInTrainModule(TrainModule):
             total = weighted_sum(found, self.weights)
             if self.icf is not None:
                 features = {name: convert_to_fp32(value) for name, value in vars(output.features).items()}
-                extra = self.icf(Features(**features), batch)
+                extra = self.icf(NetworkFeatures(**features), batch)
                 found, total = found | extra.terms | extra.diagnostics, total + extra.total
         if self.interventions is not None:
             terms = self.interventions(self.model, output, batch)

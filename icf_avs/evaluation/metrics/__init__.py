@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from icf_avs.evaluation.metrics.binary import THRESHOLDS, ReferenceMetric, StrictMetric, f_curves, g_score
+from icf_avs.evaluation.metrics.binary import THRESHOLDS, AVSBenchMetric, StrictMetric, f_curves, g_score
 from icf_avs.evaluation.metrics.dataset_level import DatasetMetric
 from icf_avs.evaluation.metrics.semantic import SemanticMetric
 
-__all__ = ["THRESHOLDS", "DatasetMetric", "ReferenceMetric", "SemanticMetric", "StrictMetric", "f_curves", "g_score"]
+__all__ = ["THRESHOLDS", "AVSBenchMetric", "DatasetMetric", "SemanticMetric", "StrictMetric", "f_curves", "g_score"]

@@ -1,6 +1,6 @@
 """Scores of binary audio-visual segmentation (S4, MS3) under two protocols.
 
-`ReferenceMetric` is what the public AVSBench evaluation computes, quirks included, so that a score can stand beside
+`AVSBenchMetric` is what the public AVSBench evaluation computes, quirks included, so that a score can stand beside
 published ones. `StrictMetric` does not depend on batches and scores frames in which nothing sounds apart.
 
     IoU = sum(P * G) / sum(max(P, G)), P = probability > 0.5 (or another threshold)
@@ -70,7 +70,7 @@ class ExactMetric(Metric):
         return cast(Self, super()._apply(lambda state: state.to(fn(state).device), exclude_state))
 
 
-class ReferenceMetric(ExactMetric):
+class AVSBenchMetric(ExactMetric):
     """mIoU and F as the AVSBench evaluation computes them, from batches of `batch_size` clips.
 
     Its quirks: a frame with empty truth scores its share of rightly blank pixels as IoU; F leaves such frames out, and

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.distributed import average
+from icf_avs.distributed import masked_mean
 from icf_avs.extensions.counterfactual_sounds import CounterfactualSounds, Proposal, SourceRemoval, expand_synonyms
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
@@ -31,7 +31,7 @@ class Counterfactuals(NamedTuple):
     removal: SourceRemoval
 
 
-class SemanticCounterfactual(CounterfactualSounds):
+class GuidedCounterfactual(CounterfactualSounds):
     """Draws K counterfactual sounds for every clip: donors, and with a vocabulary every second one made of words."""
 
     def __init__(self, dim: int, classes: int, count: int, words: bool, momentum: float = 0.05) -> None:
@@ -61,7 +61,7 @@ class SemanticCounterfactual(CounterfactualSounds):
             words = given.words().detach()
             reading = given.similarity(sound.detach(), words).softmax(-1).detach()
             error = self.generator(reading @ words) - sound.detach()
-            fit = average(error.square().mean(-1), valid)
+            fit = masked_mean(error.square().mean(-1), valid)
         return Counterfactuals(drawn.sounds, drawn.classes, drawn.known, fit, removal)
 
     def _words(

@@ -16,7 +16,7 @@ from icf_avs.networks.attention import CrossBlock
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 
-class ImplicitText(nn.Module):
+class GuidedImplicitText(nn.Module):
     """(z [B,T,D], v [B/R,T,P,D], valid [B,T]) -> the text of each level by its name.
 
     R sounds of each image come one after the other: sounds i, i + B/R, i + 2 B/R ... are over image i.

@@ -7,7 +7,7 @@
     s_w       = r_w sum(r) / max(r)
 
 The first and the third are a maximum, so that each of two sounding objects is found as surely as it would be alone.
-z is how unusual a class's logit is at p (dense_classifier.py); gates g and shares s say how near a text encoder
+z is how unusual a class's logit is at p (open_vocab_encoder.py); gates g and shares s say how near a text encoder
 puts a word to the classes' names. So the words of the sound meet the classes of the image in text space, and a word
 that no training scene showed is searched for as well as any other. Not from the paper.
 """

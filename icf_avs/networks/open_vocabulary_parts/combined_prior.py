@@ -4,10 +4,11 @@
     evidence(p) = b + g agreement(z, p) + u . [e, t](z, p)                            k, q maps, s, b, g, u: learned
     present     = v . max_p [agreement, e, t]                                         v learned
 
-named, b, g, agreement: spatial_prior.py. e: classifier_prior.py; t: segmenter_prior.py. `present` says whether anything
-of the sound is in the image at all. Evidence is asked for the predicted tags, and for the reading of counterfactual
-sounds, which have none: training asks for many objects by one general word, and so most of a reading of "cat" becomes
-"animal". People whose tags are weak are searched for in part, for a weak tag of a person is common. Not from the paper.
+named, b, g, agreement: localization_prior.py. e: classifier_prior.py; t: segmenter_prior.py. `present` says whether
+anything of the sound is in the image at all. Evidence is asked for the predicted tags, and for the reading of
+counterfactual sounds, which have none: training asks for many objects by one general word, and so most of a reading of
+"cat" becomes "animal". People whose tags are weak are searched for in part, for a weak tag of a person is common. Not
+from the paper.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.networks.guided_parts.spatial_prior import SpatialPrior
+from icf_avs.networks.guided_parts.localization_prior import LocalizationPrior
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import MAPS, ClassifierPrior
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import OBJECT_MAPS, SegmenterPrior
@@ -41,7 +42,7 @@ class EvidenceOutput(NamedTuple):
     pixel_reading: Tensor
 
 
-class EvidencePrior(SpatialPrior):
+class EvidencePrior(LocalizationPrior):
     def __init__(self, dim: int, classifier: ClassifierPrior, segmenter: SegmenterPrior) -> None:
         super().__init__(dim)
         self.classifier, self.segmenter = classifier, segmenter
@@ -53,8 +54,8 @@ class EvidencePrior(SpatialPrior):
         self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary, class_scores: Tensor,
         object_probs: Tensor, tag_probs: Sequence[Tensor | None],
     ) -> EvidenceOutput:  # fmt: skip
-        """As `SpatialPrior.forward`, with class_scores [N,K,h',w'], object_probs [N,20,h'',w''] and, of each of the R
-        sounds, tag_probs [N,C], or None for one without tags.
+        """As `LocalizationPrior.forward`, with class_scores [N,K,h',w'], object_probs [N,20,h'',w''] and, of each of
+        the R sounds, tag_probs [N,C], or None for one without tags.
         """
         found = self.compare(tokens, sound, text, vocabulary)
         evidence, best = self.offset + self.share * found.agreement, [found.agreement.amax((-2, -1))[..., None]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from icf_avs.distributed import drawn
+from icf_avs.distributed import rand_for_batch
 
 
 class NameDropout(nn.Module):
@@ -25,7 +25,7 @@ class NameDropout(nn.Module):
 
     def draw(self, clips: int, frames: int) -> Tensor:
         """[clips * frames] bool, for training: the frames that keep their names, those of a clip alike."""
-        return (drawn(clips, 1, self.sound.device) >= self.share).repeat_interleave(frames)
+        return (rand_for_batch(clips, 1, self.sound.device) >= self.share).repeat_interleave(frames)
 
     def drop_names(self, sound: Tensor, text: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
         """sound [R,N,D] and text [R,N,n,D], given way where `named` [N] is False."""

@@ -3,9 +3,9 @@
     own(w, p)   = sum_c fit(w, c) P_c(p)
     meant(r, p) = max_w min(1, s_w) own(w, p)                                   w, s_w as in classifier_prior.py
     other(r, p) = sum_c P_c(p) (1 - max_w min(1, s_w) kin(w, c))
-    t(r, p)     = [max_w s_w log(1 + own(w, p) / LEAST), log(1 + other(r, p) / LEAST)]            for the prior
+    t(r, p)     = [max_w s_w log(1 + own(w, p) / _LEAST), log(1 + other(r, p) / _LEAST)]          for the prior
     named(r)    = max_w min(1, s_w) max_c fit(w, c)
-    logit(p)   <- max(logit(p), SCALE log(meant / (1 - meant))) + (1 + CONTRADICTION named) log(1 - other)   at test
+    logit(p)   <- max(logit(p), s log(meant / (1 - meant))) + (1 + c named) log(1 - other)   at test
 
 P_c is the share of the segmenter's class c at a position (voc_segmenter.py), 0 of all where there is no segmenter;
 fit and kin say what words have to do with it (encoders/voc_segmenter.py). It knows twenty classes of objects, people

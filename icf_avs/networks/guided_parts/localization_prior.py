@@ -37,7 +37,7 @@ class Comparison(NamedTuple):
     pixel_reading: Tensor
 
 
-class SpatialPrior(nn.Module):
+class LocalizationPrior(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.key = PointConv(dim, dim)

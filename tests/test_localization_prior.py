@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from icf_avs.networks.guided_parts.spatial_prior import SpatialPrior
+from icf_avs.networks.guided_parts.localization_prior import LocalizationPrior
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 DIM = 16
@@ -41,7 +41,7 @@ def test_silence_agrees_with_nothing() -> None:
 
 
 def test_agreement_moves_the_prior_where_it_is() -> None:
-    words, prior = vocabulary(), SpatialPrior(DIM)
+    words, prior = vocabulary(), LocalizationPrior(DIM)
     tokens, sound, text = torch.randn(2, DIM, 3, 3), torch.randn(4, 2, DIM), torch.randn(4, 2, 5, DIM)
     both, seen = prior(tokens, sound, text, words)
     assert both.shape == (4, 2, 3, 3) and seen.shape == (2, 7, 3, 3)
