@@ -115,6 +115,7 @@ OUTPUTS = {
     "evaluate": ("evaluate nothing.safetensors --data nothing --out {}", "file"),
     "evaluate --robustness": ("evaluate nothing.safetensors --robustness --data nothing --out {}", "file"),
     "export": ("export stamps --out {}", "folder"),
+    "compare": ("compare nothing --out {}", "file"),
     "data stamps": ("data stamps --test 1 --out {}", "folder"),
     "data compose": ("data compose --pictures nothing --sounds nothing --out {}", "folder"),
     "train": ("train stamps-quick --out {}", "folder"),
