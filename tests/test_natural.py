@@ -252,12 +252,14 @@ class _Frame:
 
 def test_stretches_of_the_same_words_are_one_line():
     dog, both = (("dog", 0.4),), (("person", 0.9), ("dog", 0.7))
-    frames = [_Frame(0, dog), _Frame(1, (("dog", 0.6),)), _Frame(2, both), _Frame(59, ()), _Frame(60, dog)]
+    frames = [_Frame(0, dog, 0.1), _Frame(1, (("dog", 0.6),), 0.2), _Frame(2, both, 0.1), _Frame(59, ()),
+              _Frame(60, dog), _Frame(61, dog), _Frame(62, dog, 0.1)]  # fmt: skip
     assert list(tag_lines(frames)) == [
         "0:00-0:02  dog 0.60",
         "0:02-0:03  person 0.90, dog 0.70",
         "0:59-1:00  nothing",
-        "1:00-1:01  dog 0.40",
+        "1:00-1:02  dog 0.40 (not segmented)",
+        "1:02-1:03  dog 0.40",
     ]
     fine = [_Frame(0, dog), _Frame(59.996, both)]  # as at a high fps
     assert [line.split()[0] for line in tag_lines(fine)] == ["0:00-0:01", "1:00-1:01"]

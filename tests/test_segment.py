@@ -357,9 +357,15 @@ def test_command_goes_on_after_a_bad_video(tmp_path, clip, capsys, monkeypatch):
     with pytest.raises(UserError, match="1 of 3"):
         segment_command([clip, tmp_path / "none.mp4", clip], tmp_path / "out", None, 1.0, 0.5)
     output = capsys.readouterr()
-    assert output.out.count("5 masks (1 a second), 1 with") == 2
+    assert output.out.count("5 masks (1 a second), 1 with something segmented ->") == 2
     assert "none.mp4: no such file" in output.err
     assert sorted(os.listdir(tmp_path / "out")) == ["square", "square_2"]
+
+
+def test_a_missing_video_is_told_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(icf_avs, "load", lambda *_: pytest.fail("the model is loaded"))
+    with pytest.raises(UserError, match=r"none\.mp4: no such file"):
+        segment_command([tmp_path / "none.mp4"], tmp_path / "out", None, 1.0, 0.5)
 
 
 def test_a_folder_or_a_pattern_stands_for_its_videos(tmp_path):

@@ -19,6 +19,7 @@ from icf_avs.errors import UserError
 from icf_avs.glibc_malloc import keep_freed_memory
 from icf_avs.inference.segment import check_class_head, segment_video
 from icf_avs.inference.word_prompts import tell_prompts
+from icf_avs.media.container import check_file
 from icf_avs.output.text_summary import tag_lines
 
 ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv")
@@ -54,6 +55,8 @@ def segment_command(
     # The writer of the overlay video has the other half: more threads of the model would only wait for each other.
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     keep_freed_memory()
+    if not any(path.exists() for path in videos):
+        check_file(videos[0])  # before the model is loaded
     segmenter = icf_avs.load(checkpoint, device)
     if semantic:
         check_class_head(segmenter.predictor, segmenter.name)
@@ -81,7 +84,7 @@ def segment_command(
         note(f"{path}: {time.perf_counter() - started:.1f} s for {result.video.duration:.1f} s of video", VERBOSE)
         found = int(np.count_nonzero(result.areas))
         masks = f"{counted(len(result), 'mask')} ({fps:g} a second)"
-        print(f"{path}: {masks}, {found} with something that sounds -> {result.folder}{os.sep}")
+        print(f"{path}: {masks}, {found} with something segmented -> {result.folder}{os.sep}")
         for line in tag_lines(result.frames) if segmenter.predictor.classes else ():  # without names there are no tags
             print(f"  {line}")
         for part in result.missing:

@@ -1,4 +1,4 @@
-"""The tags of a video, for people: one line for each stretch with the same tags."""
+"""The tags of a video, for people: one line for each stretch with the same tags, segmented or not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ MOST = 24  # lines; what a longer video holds is in its segmentation.json
 
 
 def tag_lines(frames: Sequence[FrameMask]) -> Iterator[str]:
-    """From when to when, and each word with the most it had, as in "0:00-0:03  dog 0.93, person 0.31"."""
+    """From when to when, and each word with the most it had, as in "0:00-0:03  dog 0.93, person 0.31"; for masks that
+    are empty all the same, with "(not segmented)" at the end.
+    """
     stretches = [list(same) for _, same in groupby(frames, key=_tags)]
     for same in stretches[:MOST]:
         most: dict[str, float] = {}
@@ -21,7 +23,8 @@ def tag_lines(frames: Sequence[FrameMask]) -> Iterator[str]:
             for word, weight in frame.heard:
                 most[word] = max(most.get(word, 0.0), weight)
         words = ", ".join(f"{word} {weight:.2f}" for word, weight in sorted(most.items(), key=lambda item: -item[1]))
-        yield f"{clock(same[0].start)}-{clock(same[-1].end)}  {words or no_word(same[0])}"
+        empty = " (not segmented)" if words and not same[0].area else ""
+        yield f"{clock(same[0].start)}-{clock(same[-1].end)}  {words or no_word(same[0])}{empty}"
     if len(stretches) > MOST:
         yield f"... and {len(stretches) - MOST} more in segmentation.json"
 
@@ -31,9 +34,9 @@ def no_word(frame: FrameMask) -> str:
     return "a sound without a name" if frame.area else "nothing"
 
 
-def _tags(frame: FrameMask) -> frozenset[str]:
-    """The words of a mask; of one without, whether anything is segmented."""
-    return frozenset(word for word, _ in frame.heard) or frozenset([no_word(frame)])
+def _tags(frame: FrameMask) -> tuple[bool, frozenset[str]]:
+    """Whether anything is segmented, and the words."""
+    return bool(frame.area), frozenset(word for word, _ in frame.heard)
 
 
 def clock(seconds: float) -> str:
