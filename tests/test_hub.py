@@ -114,6 +114,9 @@ def test_without_the_library(cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_folder_without_our_file(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     assert "has no model.safetensors" in line(tmp_path)
+    for name in ("last.pt", "own.safetensors", "best.safetensors"):  # as a run leaves them
+        (tmp_path / name).touch()
+    assert line(tmp_path).endswith(f"name one of them: {tmp_path}/best.safetensors, {tmp_path}/own.safetensors")
 
 
 def test_a_file_of_others_is_no_checkpoint(folder: Path, tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ def find_checkpoint(checkpoint: str | None) -> tuple[Path, str]:
     if found.is_file():
         return found, found.stem
     if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        if files and path / FILE not in files:
+            raise UserError(f"{name}: has no {FILE}; name one of them: {', '.join(map(str, files))}")
         check_files(name, [entry.name for entry in path.iterdir()])
         return path / FILE, path.resolve().name
     if path.exists() or path.suffix in (".safetensors", *PICKLES) or not _HUB_NAME.fullmatch(name):
