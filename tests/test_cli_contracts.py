@@ -201,6 +201,9 @@ MISSPELT = {
     "evaluate --clips x": "'x': want an integer of at least 1",
     "evaluate --clips 0": "'0': want an integer of at least 1",
     "segment a.mp4 --out o --threshold 1": "'1': want a number above 0 and below 1",
+    "segment a.mp4 --out o --treshold 0.3": "unrecognized arguments: --treshold 0.3; did you mean --threshold? see",
+    "words dog": "icf words: error: unrecognized arguments: dog; see `icf words --help`",
+    "segment a.mp4": "icf segment: error: the following arguments are required: --out; see `icf segment --help`",
 }
 
 
@@ -209,11 +212,13 @@ def test_what_is_misspelt_gets_a_line_with_what_was_meant(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
+    Path("a.mp4").touch()
     try:
         assert main(line.split()) == 2
     except SystemExit as stop:
         assert stop.code == 2
-    assert MISSPELT[line] in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert MISSPELT[line] in printed and printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("line", ["", "data"])

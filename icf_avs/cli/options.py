@@ -8,17 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
+from typing import NoReturn
 
 from icf_avs.arg_types import count, positive
 from icf_avs.console import QUIET, VERBOSE
-from icf_avs.errors import did_you_mean
+from icf_avs.errors import UserError, did_you_mean
 
 SETS = ("s4", "ms3", "avss", "cross")
 
 
 class Parser(argparse.ArgumentParser):
     """Takes its own usage lines as they are printed: after an option with several choices (`--sets s4 ms3`) what is
-    none of these is an argument, which argparse alone would refuse as a wrong choice.
+    none of these is an argument, which argparse alone would refuse as a wrong choice. An error is one line.
 
     replaced: options or commands of earlier versions, and what is said of each.
     """
@@ -47,7 +48,17 @@ class Parser(argparse.ArgumentParser):
             for action in self._actions:
                 if action.nargs == "+" and action.choices:
                     words = _argument_first(words, action)
-        return super().parse_known_args(words, namespace)
+        found, unknown = super().parse_known_args(words, namespace)
+        if unknown:
+            option = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+            hint = did_you_mean(option, self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint.rstrip(';')}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, and exit with code 2."""
+        line = UserError(f"{message}{'' if message[-1] == '?' else ';'} see `{self.prog} --help`")
+        self.exit(2, f"{self.prog}: error: {line}\n")
 
 
 def _argument_first(words: list[str], option: argparse.Action) -> list[str]:
