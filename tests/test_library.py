@@ -161,13 +161,24 @@ RATES = {"frame_rate": 8, "sample_rate": RATE}
         (iter([]), {"sample_rate": RATE}, "no frame came"),
         (iter([(IMAGE[0], None)]), {"sample_rate": RATE}, "no sound came"),
         (iter([(IMAGE[0], SOUND), (IMAGE[0, 1:], SOUND), (None, SOUND)]), {"sample_rate": RATE}, "one size"),
-        (b"no video", {}, "not a video"),
+        (b"no video", {}, "^the bytes: not a video"),
+        (None, {}, "the video is None; give a path"),
+        (3, {}, "the video is 3; give a path"),
+        (iter([IMAGE[0]]), {"sample_rate": RATE}, "a ndarray is no pair; give pairs"),
+        (IMAGE, {"audio": SOUND + np.nan, **RATES}, "NaN or infinite"),
+        (iter([(IMAGE[0], SOUND + np.inf)]), {"sample_rate": RATE}, "NaN or infinite"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_told_in_one_line(video: object, options: dict, told: str) -> None:
     with pytest.raises(UserError, match=told) as caught:
         SEGMENTER.segment(video, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", [iter([IMAGE[0]]), None])
+def test_a_stream_takes_pairs(source: object) -> None:
+    with pytest.raises(UserError, match="give pairs of a frame and the sound"):
+        list(SEGMENTER.stream(source, RATE))
 
 
 def test_threads_share_a_segmenter(video: Path) -> None:

@@ -23,7 +23,7 @@ from icf_avs.inference.live_stream import MaskStream
 from icf_avs.inference.predictor import MaskPredictor, Predictor
 from icf_avs.inference.segment_arrays import Frames, segment_arrays
 from icf_avs.inference.streaming import check_settings, stream_masks
-from icf_avs.media.arrays import Audio, AVChunk, Pair, audio_source, checked_rate
+from icf_avs.media.arrays import Audio, Pair, audio_source, checked_rate, paired
 from icf_avs.media.audio_windows import AudioSource, mask_count
 from icf_avs.media.frame_tee import FrameTee
 from icf_avs.media.temporary_file import temporary_file
@@ -218,6 +218,9 @@ class Segmenter:
                     predictor, cast(Path, path), out, fps, threshold, progress, semantic=semantic,
                     audio_track=audio_track, checkpoint=self.name, sound=sound, private=not is_path,
                 )  # fmt: skip
+        if not isinstance(video, Iterable):
+            told = "give a path, bytes, a binary file, an array, or an iterator; docs/PYTHON.md has examples of each"
+            raise UserError(f"the video is {video!r}; {told}")
         if out is not None or audio_track is not None:
             raise UserError("out and audio_track go with video files; the masks of arrays are in the result")
         return segment_arrays(
@@ -243,9 +246,8 @@ class Segmenter:
         of each clip of `spec.frames` is that of a file with these frames and this sound; the others know less of it.
         """
         predictor = self._predictor(words, semantic)
-        chunks = (AVChunk(*pair) for pair in source)
         rate = round(checked_rate(sample_rate, "sample_rate"))
-        return iter(MaskStream(predictor, chunks, rate, fps, threshold, semantic))
+        return iter(MaskStream(predictor, paired(source), rate, fps, threshold, semantic))
 
     @property
     def delay(self) -> float:

@@ -14,7 +14,7 @@ import torch
 from icf_avs.errors import UserError
 from icf_avs.inference.live_stream import MaskStream
 from icf_avs.inference.predictor import MaskPredictor
-from icf_avs.media.arrays import Array, Audio, AVChunk, Pair, audio_source, checked_rate, chunks_of, frames_of
+from icf_avs.media.arrays import Array, Audio, AVChunk, Pair, audio_source, checked_rate, chunks_of, frames_of, paired
 from icf_avs.media.audio_file import to_mono
 from icf_avs.media.audio_windows import mask_count
 from icf_avs.media.frame_filters import Crop
@@ -39,7 +39,7 @@ def segment_arrays(
     rate = predictor.spec.sample_rate
     if frame_rate is None and audio is None and not isinstance(frames, np.ndarray | torch.Tensor):
         rate = round(checked_rate(sample_rate, "sample_rate"))
-        source: Iterable[AVChunk] = (AVChunk(*pair) for pair in frames)
+        source: Iterable[AVChunk] = paired(cast("Iterable[Pair]", frames))
     else:
         if isinstance(frames, np.ndarray | torch.Tensor):
             frames = frames_of(frames, 4)

@@ -33,13 +33,15 @@ def frames_of(frames: Array, dims: int) -> np.ndarray:
 def waveform_of(audio: Array) -> np.ndarray:
     """Samples [n] or [channels, n], floats of full scale 1 or signed integers -> float32 [channels, n].
 
-    Raises UserError for another type or shape.
+    Raises UserError for another type or shape, and for samples that are no number.
     """
     array = _numpy(audio)
     if array.dtype.kind not in "fi" or not 1 <= array.ndim <= 2 or len(np.atleast_2d(array)) > _MOST_CHANNELS:
         raise UserError(
             f"the audio is {array.dtype} {list(array.shape)}; give float or int16 samples, [n] or [channels, n]"
         )
+    if not np.isfinite(array).all():
+        raise UserError("the audio has samples that are NaN or infinite; give finite ones, 0 for silence")
     full_scale = 1 if array.dtype.kind == "f" else -np.iinfo(array.dtype).min
     return np.atleast_2d(limited(array.astype(np.float32) / full_scale))
 
@@ -56,6 +58,14 @@ class AVChunk(NamedTuple):
     frame: Array | Callable[[], np.ndarray] | None
     audio: Array | None
     time: float | None = None
+
+
+def paired(source: Iterable[Pair]) -> Iterator[AVChunk]:
+    """Pairs, as they come. Raises UserError for anything else."""
+    for pair in source if isinstance(source, Iterable) else [source]:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise UserError(f"a {type(pair).__name__} is no pair; give pairs of a frame and the sound that follows it")
+        yield AVChunk(*pair)
 
 
 def chunks_of(frames: Iterable[Array], frame_rate: float, waveform: np.ndarray, rate: int) -> Iterator[AVChunk]:

@@ -9,16 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from icf_avs.errors import UserError
+
 
 @contextmanager
 def temporary_file(content: bytes | BinaryIO) -> Iterator[Path]:
-    """Bytes, or what a binary file holds from its position on, as a file of its name; deleted afterwards."""
-    name = getattr(content, "name", None)
+    """Bytes, or what a binary file holds from its position on, as a file of its name; deleted afterwards.
+    A UserError meanwhile names them in place of it.
+    """
+    given = getattr(content, "name", None)
+    name = Path(given).name if isinstance(given, str) else ""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, Path(name).name if isinstance(name, str) and name else "video")
+        path = Path(folder, name or "video")
         with path.open("wb") as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
                 shutil.copyfileobj(content, file)
-        yield path
+        try:
+            yield path
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), name or "the bytes")) from error
