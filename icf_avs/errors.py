@@ -25,9 +25,9 @@ class MissingWeights(UserError):
     """Weights of an encoder that are not on this machine and cannot be downloaded."""
 
 
-def did_you_mean(word: str, known: Iterable[str], most: int = 1) -> str:
+def did_you_mean(word: str, known: Iterable[str], most: int = 1, similarity: float = 0.6) -> str:
     """The known words that are written much like a wrong one, to go between its error and the advice."""
-    similar = difflib.get_close_matches(word, list(known), most)
+    similar = difflib.get_close_matches(word, list(known), most, similarity)
     return f"; did you mean {' or '.join(similar)}?" if similar else ";"
 
 

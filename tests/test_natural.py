@@ -206,6 +206,9 @@ def test_words_choose_what_may_be_heard(model, words):
         (" , ", "names nothing"),
         ("qwzx vrrk", "no such word is known; `icf words`"),
         ("gitar", "did you mean guitar"),
+        ("happiness", "'happiness': no such word is known; `icf words`"),
+        ("gitar, dog, qwzx", "'gitar': .*; did you mean guitar.*[?] 'qwzx': no such word is known; `icf words`"),
+        (["dog", "violin"], "words are .'dog', 'violin'.; give a string"),
         ("thunder, rain", "nothing to segment: thunder: no visible object .*; rain: no visible object"),
     ],
 )

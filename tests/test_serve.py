@@ -27,6 +27,7 @@ import icf_avs
 import icf_avs.__main__ as cli
 from icf_avs.errors import UserError
 from icf_avs.inference.segment import segment_video
+from icf_avs.inference.word_prompts import LIST
 from icf_avs.media.audio_windows import AudioWindows
 from icf_avs.media.video_reader import probe
 from icf_avs.results import FrameMask
@@ -296,6 +297,13 @@ def test_messages_hold_no_folder_no_traceback_and_no_markup(client, site, text, 
     with pytest.raises(AppError, match="It is not your fault") as error:
         client.predict(handle_file(scene), api_name="/listen")
     assert "secret" not in str(error.value)
+
+    def refuses(*args, **options):
+        raise UserError(f"'gitar': no such word is known; did you mean guitar? {LIST}")
+
+    monkeypatch.setattr("icf_avs.serve.page.run_inference", refuses)
+    with pytest.raises(AppError, match=r"did you mean guitar\? the page has examples of words"):
+        client.predict(handle_file(scene), api_name="/listen")
 
 
 def test_a_large_upload_is_refused(site):

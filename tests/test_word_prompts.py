@@ -57,6 +57,7 @@ def test_a_list_has_commas_or_semicolons():
 
 def test_every_word_stands_for_tags_of_the_tagger(capsys: pytest.CaptureFixture[str]):
     assert {tag for tags in known_words().values() for tag in tags} == set(audio_words())
+    assert "pans" in known_words() and not {"and pans", "etc."} & set(known_words())
     assert main(["words"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any("bark" in line.partition(": ")[0].split(", ") and line.endswith(": dog") for line in lines)

@@ -32,7 +32,7 @@ LIST = "`icf words` lists what can be asked for"
 NOT_VISIBLE = "no visible object that the model knows makes this sound"
 _IGNORED = {"a", "an", "the", "my", "some", "of", "on", "and"}
 _ENDINGS = (("", ""), ("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"))
-_OFFERED = 3  # similar words that are named where one is not known
+_OFFERED, _SIMILAR = 3, 0.75  # words that are named where one is not known: how many, and how similar at least
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class Prompt:
 
 
 def split_words(text: str) -> list[str]:
-    """Words with commas or semicolons between them, in lower case. Raises UserError for none."""
+    """Words with commas or semicolons between them, in lower case. Raises UserError for none, and what is no text."""
+    if not isinstance(text, str):
+        raise UserError(f"words are {text!r}; give a string with commas between them: 'dog, violin'")
     words = [" ".join(word.split()).lower() for word in re.split("[,;\n]", text)]
     if not any(words):
         raise UserError(f"--words names nothing; give one or more with commas between them: 'dog, violin'. {LIST}")
@@ -63,7 +65,7 @@ def known_words() -> dict[str, tuple[str, ...]]:
         known |= dict.fromkeys(row["words"].split(";"), tags)
     named: dict[str, list[str]] = defaultdict(list)  # "Vehicle horn, car horn, honking" are three names
     for name, row in zip(audioset_names(), read_rows("audioset_words.csv"), strict=True):
-        for part in re.sub(r" \(.*\)", "", name.lower()).split(", "):
+        for part in re.sub(r" \(.*\)|(?<=, )and |, etc\.", "", name.lower()).split(", "):
             named[part] += [row["word"]] if row["use"] != "0" else []
     return {word: tuple(dict.fromkeys(tags)) for word, tags in named.items()} | known
 
@@ -103,26 +105,29 @@ def find_prompts(model: SegmentationModel, text: str) -> list[Prompt]:
     """
     if not isinstance(model.network, OpenVocabularyNetwork):
         raise UserError("--words needs a checkpoint with a sound tagger; take --checkpoint natural")
-    prompts = []
+    prompts, unknown = [], []
     for word in split_words(text):
-        tags = find_tags(word)
-        prompts.append(Prompt(word, _similar_tags(model, word) if tags is None else tags))
+        found = find_tags(word)
+        tags = _similar_tags(model, word) if found is None else found
+        if found is None and not tags:
+            hint = did_you_mean(word, known_words(), _OFFERED, _SIMILAR)
+            unknown.append(f"{word!r}: no such word is known{hint}")
+        prompts.append(Prompt(word, tags))
+    if unknown:
+        raise UserError(f"{' '.join(unknown)} {LIST}")
     if not any(prompt.tags for prompt in prompts):
         raise UserError(f"nothing to segment: {'; '.join(map(str, prompts))}. {LIST}")
     return prompts
 
 
 def _similar_tags(model: SegmentationModel, word: str) -> tuple[str, ...]:
-    """The tags whose text embedding is similar. Raises UserError for none."""
+    """The tags whose text embedding is similar."""
     names = F.normalize(cast(Tensor, model.audio.names).cpu(), dim=-1)
     vector = names[model.classes.index(word)] if word in model.classes else _embedding(word)
-    found: tuple[str, ...] = ()
-    if vector is not None:
-        near = (names @ vector > cast(EvidenceConfig, model.config.evidence).synonym_threshold).tolist()
-        found = tuple(name for name, same in zip(model.classes, near, strict=True) if same and name in audio_words())
-    if not found:
-        raise UserError(f"{word!r}: no such word is known{did_you_mean(word, known_words(), _OFFERED)} {LIST}")
-    return found
+    if vector is None:
+        return ()
+    near = (names @ vector > cast(EvidenceConfig, model.config.evidence).synonym_threshold).tolist()
+    return tuple(name for name, same in zip(model.classes, near, strict=True) if same and name in audio_words())
 
 
 def _embedding(word: str) -> Tensor | None:

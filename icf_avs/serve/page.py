@@ -18,6 +18,7 @@ import gradio as gr
 
 from icf_avs.errors import UserError
 from icf_avs.inference.segment import Segmenter
+from icf_avs.inference.word_prompts import LIST
 from icf_avs.serve.limits import Limits
 from icf_avs.serve.run_inference import AudioMode, PageResult, run_inference
 from icf_avs.serve.timeline import CSS as TIMELINE_CSS
@@ -188,7 +189,8 @@ def _errors_shown() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise gr.Error(html.escape(str(error)), duration=None, title="Please change", print_exception=False) from None
+        line = str(error).replace(LIST, "the page has examples of words")
+        raise gr.Error(html.escape(line), duration=None, title="Please change", print_exception=False) from None
     except Exception:
         logging.getLogger(__name__).exception("a video could not be segmented")
         raise gr.Error(_FAILED, duration=None, title="Failed", print_exception=False) from None
