@@ -15,6 +15,8 @@ import av
 import numpy as np
 import onnxruntime
 
+if len(sys.argv) != 4 or not all(map(os.path.isfile, sys.argv[1:3])):
+    sys.exit("usage: python onnx_segment.py MODEL.onnx VIDEO OUT, where MODEL.onnx and VIDEO are files")
 model, video, out = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 tags = model.removesuffix(".onnx") + "-tags.onnx"
@@ -93,10 +95,12 @@ for first in range(0, count, spec["frames"]):  # clips as long as the model was 
     for i, view in zip(clip, views, strict=True):
         size, now = view.shape[:2], i - first
         mask = resized(logits[now], *size) > 0 if now in logits else np.zeros(size, bool)
-        name = words[heard[now].argmax()] if words and heard[now].any() else ""
+        score = heard[now].max() if words else 0
+        name = words[heard[now].argmax()] if score >= 0.05 or (score > 0 and mask.any()) else ""
         print(f"{i:6d} {mask.mean():7.2%} {name}")
         png = av.CodecContext.create("png", "w")
         png.height, png.width, png.pix_fmt, png.time_base = *mask.shape, "gray", Fraction(1)
         grey = av.VideoFrame.from_ndarray(mask * np.uint8(255), "gray")
         with open(f"{out}/{i:06d}.png", "wb") as target:
             target.writelines(bytes(packet) for packet in [*png.encode(grey), *png.encode(None)])
+print(f"the masks are in {out}{os.sep}", file=sys.stderr)

@@ -188,6 +188,13 @@ def test_the_example_gives_the_masks_of_icf_segment(
     assert len(done.stdout.splitlines()) == lines
 
 
+def test_the_example_prints_its_usage(tmp_path: Path) -> None:
+    for arguments in ([], ["none.onnx", "none.mp4", "masks"]):
+        command = [sys.executable, ROOT / "examples" / "onnx_segment.py", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 1 and done.stderr.startswith("usage: ") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("library", ["onnx", "onnxscript", "onnxruntime"])
 def test_without_a_library_it_says_so_at_once(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
@@ -197,12 +204,12 @@ def test_without_a_library_it_says_so_at_once(library: str, tmp_path: Path, monk
 
 @pytest.mark.full
 def test_the_command_writes_a_card_with_the_scores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:
     """The shipped model, as people export it; what the file answers is compared by the command itself."""
     monkeypatch.chdir(ROOT)
     assert main(["export", "stamps", "--out", str(tmp_path / "out")]) == 0
-    assert "stamps.onnx" in capsys.readouterr().out
+    assert "stamps.onnx" in capsys.readouterr().out and not recwarn.list
     card = (tmp_path / "out" / "README.md").read_text()
     assert "icf train stamps" in card and "Apache-2.0" in card and "<!--" not in card
     with (ROOT / "results" / "stamps.csv").open(newline="") as file:

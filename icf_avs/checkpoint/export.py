@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,8 @@ def export_command(checkpoint: str, out: Path, form: str, results: Path = Path("
         check_file(target)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that the model does not use
     for target, graph in targets.items():
-        write(graph, trace(graph), made, target)
+        with warnings.catch_warnings(action="ignore"):  # of torch and its exporter, about themselves
+            write(graph, trace(graph), made, target)
         gap = max(difference(graph, made.run(target, graph), 1, frames) for frames in (1, graph.model.spec.frames))
         if not gap <= TOLERANCE:  # true for NaN as well
             raise UserError(f"{target}: differs from the model by {gap:.1e}; do not use it, and report this")
