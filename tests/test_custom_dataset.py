@@ -226,6 +226,25 @@ def test_a_check_names_all_faults_at_once(own: Path, capsys: pytest.CaptureFixtu
         assert words in printed, words
 
 
+@pytest.mark.parametrize(
+    ("spoil", "heading"),
+    [
+        (lambda own: (own / "masks/bark/000000.png").write_text("x"), "masks"),
+        (lambda own: write_left_third(own / "masks/bark/000000.png", 1, (64, 64)), "masks"),
+        (lambda own: write_left_third(own / "masks/train/000300.png", 1), "masks"),
+        (lambda own: (own / "classes.txt").write_bytes(b"\xff\n"), "class names"),
+        (lambda own: (own / "clips.csv").write_text("video,split\nbark,train\n"), "table"),
+    ],
+)
+def test_a_check_names_a_fault_once(
+    spoil: Callable[[Path], object], heading: str, own: Path, capsys: pytest.CaptureFixture[str]
+):
+    spoil(own)
+    assert check_command(own) == 1
+    printed = capsys.readouterr().out
+    assert f"\n  {heading}: 1\n" in printed and "UNFIT: 1 problem\n" in printed, printed
+
+
 def test_too_few_videos_for_splits(own: Path):
     (own / "clips.csv").unlink()
     for name in NAMES[1:3]:

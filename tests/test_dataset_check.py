@@ -168,6 +168,9 @@ def test_one_fault_is_one_problem(tmp_path: Path) -> None:
     (found,) = check_set(tmp_path)
     assert [problem.category for problem in found.problems] == ["masks", "masks"]
     assert any("gt_masks/test is missing" in problem.line for problem in found.problems)
+    fixtures.write_s4(tmp_path / "s4", S4)
+    rename(tmp_path / "s4", "category")
+    assert [problem.category for problem in check_set(tmp_path / "s4")[0].problems] == ["table"]
 
 
 def test_all_faults_of_a_table_are_named(tmp_path: Path, capsys) -> None:

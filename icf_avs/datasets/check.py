@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from icf_avs.console import VERBOSE, counted, progress_console, verbosity
-from icf_avs.datasets.custom_dataset import is_custom_dataset
+from icf_avs.datasets.custom_dataset import NAMES, is_custom_dataset
 from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, CLASSES, SIZE, Layout, missing_folder, read_frames, read_mask
 from icf_avs.datasets.layouts import SPLITS, TABLES, class_names, find_table, read_all
 from icf_avs.datasets.log_mel import read_log_mel_pickle
@@ -115,7 +115,12 @@ def _check_one(root: Path, track: Callable) -> SetReport:
         report.notes += _notes(report, records, names)
         if report.layout in OFFICIAL:
             _compare(clips, report)
-    report.problems = list(dict.fromkeys(report.problems))  # a missing folder is missed by all of its clips
+    heads = {f"{root / 'masks'}{os.sep}": "masks", f"{root / NAMES}:": "class names"}  # of a custom set
+    lines = {line: category for category, line in report.problems}  # a missing folder is missed by all of its clips
+    report.problems = [
+        Problem(next((head for start, head in heads.items() if line.startswith(start)), category), line)
+        for line, category in lines.items()
+    ]
     return report
 
 
@@ -159,13 +164,14 @@ def _check_clip(record: ClipRecord, classes: int) -> _Clip:
             sizes[path] = mask.shape[::-1]
             if record.layout in CLASS_ID_LAYOUTS and mask.max() >= classes:
                 raise UserError(f"{path}: holds class id {mask.max()}, want 0 to {classes - 1}; name it or correct it")
-    for category, paths in (("frames", record.frame_paths), ("masks", masks)):
+    is_custom = record.layout.startswith("own")  # then sizes and names were checked when it was listed
+    for category, paths in () if is_custom else (("frames", record.frame_paths), ("masks", masks)):
         for path in paths:
             if size is not None and sizes.get(path, size) != size:
                 text = "{}x{}, the first frame of its clip {}x{}".format(*sizes[path], *size)
                 report.problems.append(Problem(category, f"{path}: is {text}; unpack the set again"))
         complete = category == "frames" or None not in record.mask_paths
-        if complete and not record.layout.startswith("own"):
+        if complete:
             there = sorted(set(paths[0].parent.glob(f"[!.]*{paths[0].suffix}")) - set(paths))
             report.problems += [Problem(category, f"{path}: does not belong there; remove it") for path in there]
     rate = None
