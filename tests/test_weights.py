@@ -14,6 +14,7 @@ import torch
 from hub_server import COMMIT, hub_in
 
 import icf_avs
+from icf_avs import console
 from icf_avs.__main__ import main
 from icf_avs.encoders import clip_text, efficientat, registry, vggish, voc_segmenter, weights
 from icf_avs.encoders.hf_backbones import FAMILIES
@@ -192,11 +193,14 @@ def test_what_cannot_train_or_load_says_so() -> None:
 def test_weights_that_the_named_folder_lacks_are_not_taken_from_elsewhere_without_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept, own = filled(tmp_path / "torch" / "hub" / "checkpoints", "x.pt"), filled(tmp_path / "own")
+    kept = filled(tmp_path / "torch" / "hub" / "checkpoints", "x.pt")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     assert weights.released_file("X", "http://127.0.0.1:9/x.pt", "0") == kept / "x.pt"
     assert not capsys.readouterr().err, "no folder is named"
-    monkeypatch.setenv(weights.FOLDER_VARIABLE, str(own))
-    for _ in range(2):
-        assert weights.released_file("X", "http://127.0.0.1:9/x.pt", "0") == kept / "x.pt"
-    assert capsys.readouterr().err.splitlines() == [f"{own}: has no x.pt; it is read from {kept}"], "once"
+    for level, own in ((console.NORMAL, filled(tmp_path / "usual")), (console.VERBOSE, filled(tmp_path / "verbose"))):
+        monkeypatch.setenv(weights.FOLDER_VARIABLE, str(own))
+        console.set_verbosity(level)
+        for _ in range(2):
+            assert weights.released_file("X", "http://127.0.0.1:9/x.pt", "0") == kept / "x.pt"
+    console.set_verbosity(console.NORMAL)
+    assert capsys.readouterr().err.splitlines() == [f"{own}: has no x.pt; it is read from {kept}"], "once, with -v"

@@ -28,7 +28,7 @@ from rich.progress import wrap_file
 from safetensors import SafetensorError
 
 from icf_avs.atomic_io import replaced_file
-from icf_avs.console import note, progress_console
+from icf_avs.console import VERBOSE, note, progress_console
 from icf_avs.errors import MissingWeights, UserError
 
 FOLDER_VARIABLE = "ICF_WEIGHTS_DIR"
@@ -163,8 +163,8 @@ def weights_folder() -> Path | None:
 
 @cache
 def note_missing(folder: Path, name: str, place: str) -> None:
-    """A line on stderr, once, where the user's folder of weights lacks some that are then read from another place."""
-    note(f"{folder}: has no {name}; it is read from {place}")
+    """A line of `-v`, once, where the user's folder of weights lacks some that are then read from another place."""
+    note(f"{folder}: has no {name}; it is read from {place}", VERBOSE)
 
 
 def read_rows(name: str) -> list[dict[str, str]]:

@@ -47,14 +47,15 @@ def evaluate_command(
         class_order(predictor.classes, known)
     written: list[Row] = []
     with Progress(console=progress_console()) as bar:
+        say = partial(bar.console.print, soft_wrap=True)
         for name, records in seen.items():
             total = len(records[:clips])
             audios = list(AUDIOS)
             if (reason := without_donor(records, clips)) is not None:
-                bar.console.print(f"{name}: no off-screen row, {reason}")
+                say(f"{name}: no off-screen row, {reason}")
                 audios.remove("offscreen")
             if not all(record.has_waveform for record in records):
-                bar.console.print(f"{name}: no noise row, log-mel windows do not say how loud its clips are")
+                say(f"{name}: no noise row, log-mel windows do not say how loud its clips are")
                 audios.remove("noise")
             advance = partial(bar.advance, bar.add_task(name, total=total))
             scores = evaluate_each(predictor, records, audios, seed, clips, advance, settings)
@@ -63,7 +64,7 @@ def evaluate_command(
                 found = evaluate_semantic(predictor, records, names[name], clips, advance, settings)
                 scores["true"] = {**scores["true"], **class_protocols(found)}
             elif name in semantic:
-                bar.console.print(f"{name}: no rows of classes, which are scored at one size; leave --native out")
+                say(f"{name}: no rows of classes, which are scored at one size; leave --native out")
             rows = score_rows(scores, task.scored, task.label(name), total, seed, settings)
             written += rows
             try:  # set by set: what is finished outlives an interruption

@@ -99,7 +99,7 @@ def without_donor(records: Sequence[ClipRecord], clips: int | None) -> str | Non
         if record.onscreen is None:
             return "its clips do not say what is in the frame"
         if not any(not sounding & record.onscreen for sounding in sounds):
-            return f"every sound of the split is on screen in its clip {record.name}"
+            return f"clip {record.name} has no off-screen sound to choose from"
     return None
 
 
