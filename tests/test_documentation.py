@@ -112,9 +112,9 @@ def test_avsbench(small: Path):
 def test_own_data(small: Path, catalog: Catalog):
 
     (small / "own/videos").mkdir(parents=True)
-    for number in range(4):
-        make_clip(small / f"own/videos/dog-{number}.mp4", seconds=2, fps=10, size=(192, 120), sound=tone(2))
-        write_left_third(small / f"own/masks/dog-{number}/000000.png", 1)
+    for name in ("NAME", "dog-1", "dog-2", "dog-3"):
+        make_clip(small / f"own/videos/{name}.mp4", seconds=2, fps=10, size=(192, 120), sound=tone(2))
+        write_left_third(small / f"own/masks/{name}/000000.png", 1)
     (small / "own/classes.txt").write_text("dog\n")
     kinds = {kind: kind for kind in ("dog", "horse", "cow")}
     write_material(

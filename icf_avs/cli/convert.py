@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from icf_avs.cli.options import command
@@ -14,7 +15,9 @@ def _convert(args: argparse.Namespace) -> None:
     from icf_avs.output.convert import convert
 
     for to in dict.fromkeys(args.to):
-        print(convert(args.folder, to))
+        written = convert(args.folder, to)
+        frames = written.with_name("frames")
+        print(f"{written} and {frames}{os.sep}" if to == "coco" and frames.is_dir() else written)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
