@@ -37,16 +37,26 @@ def learning_rate(text: str) -> float:
     return _within(text, 1, "a number above 0 and at most 1")
 
 
+def share(text: str) -> float:
+    """argparse type: a number in [0, 1]."""
+    return _within(text, 1, "a number from 0 to 1", zero=True)
+
+
+def positive_number(text: str) -> float:
+    """argparse type: a number above 0, at most 10^6."""
+    return _within(text, 10**6, "a number above 0")
+
+
 def probability(text: str) -> float:
     """argparse type: a number in (0, 1)."""
     return _within(text, 1 - 1e-9, "a number above 0 and below 1")
 
 
-def _within(text: str, most: float, want: str) -> float:
+def _within(text: str, most: float, want: str, zero: bool = False) -> float:
     try:
         value = float(text)
     except ValueError:
         value = float("nan")
-    if not 0 < value <= most:  # false for NaN as well
+    if not (0 < value <= most or (zero and value == 0)):  # false for NaN as well
         raise argparse.ArgumentTypeError(f"{text!r}: want {want}")
     return value

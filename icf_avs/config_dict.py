@@ -6,15 +6,31 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass, replace
 from functools import wraps
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from icf_avs.arg_types import learning_rate, positive_number, share, whole
 from icf_avs.errors import UserError, did_you_mean
 
 Settings = TypeVar("Settings")
+
+# What the options of `icf train` and KEY=VALUE take of a setting, by its name; of others, whatever has their type.
+LIMITS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("steps", "checkpoint_every"), whole(1, 10**8)),
+    **dict.fromkeys(("audio_pretrain_steps", "highres_steps"), whole(0, 10**8)),
+    **dict.fromkeys(("batch", "audio_pretrain_batch", "grad_accum_steps", "images", "clips", "highres_images",
+        "highres_clips", "validation", "dim", "heads", "layers", "width", "chain", "depth", "draws",
+        "keep", "jumps", "blocks"), whole(1, 10**6)),
+    **dict.fromkeys(("image_size", "highres_size"), whole(32, 4096)),
+    **dict.fromkeys(("clip_share", "highres_clip_share", "weight_decay"), share),
+    **dict.fromkeys(("clip_norm", "temperature"), positive_number),
+    "learning_rate": learning_rate,
+    "sample_rate": whole(16_000, 48_000),
+}  # fmt: skip
 
 # Names that settings had before, by class.
 EARLIER = {
@@ -109,32 +125,48 @@ def _short(value: Any) -> str:
 def with_settings(config: Settings, settings: Iterable[str]) -> Settings:
     """The configuration with each KEY=VALUE; dots lead into its parts, and null leaves an optional part out.
 
-    Raises UserError for an unknown key, a value of another type, and values that do not go together.
+    Raises UserError for an unknown key, a value of another type or out of its limits, and values that do not go
+    together.
     """
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting}: want KEY=VALUE, as in learning_rate=0.0005")
         try:
-            config = _with(config, key.split("."), text)
-        except (TypeError, ValueError) as error:
+            config = _with(config, key, text)
+        except (ArgumentTypeError, TypeError, ValueError) as error:
             raise UserError(f"--set {setting}: {error}") from error
     return config
 
 
-def _with(config: Any, path: list[str], text: str) -> Any:
-    name, *inner = path
-    hints = get_type_hints(type(config)) if is_dataclass(config) else {}
-    if name not in hints:
-        known = ", ".join(hints) or "no settings, for the recipe leaves this part out"
-        raise ValueError(f"no setting {name!r}{did_you_mean(name, hints)} there are {known}")
-    value = _with(getattr(config, name), inner, text) if inner else _read(text, hints[name])
-    return replace(config, **{name: value})
+def _with(config: Any, key: str, text: str) -> Any:
+    names, groups, hint = key.split("."), [config], Any
+    for depth, name in enumerate(names):
+        group, at = groups[-1], ".".join(names[:depth])
+        if group is None:
+            fit = "ICF, such as stamps-query" if at == "icf" else "that part"
+            raise ValueError(f"recipe {config.name} has no `{at}`; choose a recipe with {fit}")
+        if not is_dataclass(group):
+            raise ValueError(f"{at} is one value and has no settings; set {at}=...")
+        hints = get_type_hints(type(group))
+        if name not in hints:
+            raise ValueError(f"no setting {name!r}{did_you_mean(name, hints)} there are {', '.join(hints)}")
+        groups.append(getattr(group, name))
+        hint = hints[name]
+    inner = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
+    if inner and not (text == "null" and NoneType in get_args(hint)):
+        known = [item.name for item in fields(inner)]
+        raise ValueError(f"{key} is a group; set {key}.{'dim' if 'dim' in known else known[0]}=... and so on")
+    value = LIMITS[names[-1]](text) if names[-1] in LIMITS else _read(text, hint)
+    for name, group in zip(reversed(names), reversed(groups[:-1]), strict=True):
+        value = replace(group, **{name: value})
+    return value
 
 
 def _read(text: str, hint: Any) -> Any:
     """Text as a value of a type. Raises ValueError where it is none."""
-    for wanted in get_args(hint) if get_origin(hint) is UnionType else (hint,):
+    kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    for wanted in kinds:
         if wanted is str or (get_origin(wanted) is Literal and text in get_args(wanted)):
             return text
         try:
@@ -146,12 +178,25 @@ def _read(text: str, hint: Any) -> Any:
         if get_origin(wanted) is tuple and isinstance(value, list):
             inner = get_args(wanted)
             each = inner[:1] * len(value) if inner[-1] is ... else inner
-            return tuple(
-                _read(one if isinstance(one, str) else json.dumps(one), kind)
-                for one, kind in zip(value, each, strict=True)
-            )
+            if len(each) == len(value):
+                return tuple(
+                    _read(one if isinstance(one, str) else json.dumps(one), kind)
+                    for one, kind in zip(value, each, strict=True)
+                )
         if wanted in (int, float, bool, NoneType) and type(value) is wanted:
-            if wanted in (int, float) and not (math.isfinite(value) and value >= 0):
+            if wanted in (int, float) and not 0 <= value < 10**18:  # false for NaN as well
                 break
             return value
-    raise ValueError(f"{text[:40]!r} is not {getattr(hint, '__name__', str(hint).replace('typing.', ''))}")
+    raise ValueError(f"{text[:40]!r}: want {', or '.join(map(_described, kinds))}")
+
+
+def _described(kind: Any) -> str:
+    """What a value of a type is, in words."""
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(inner)}"
+    if get_origin(kind) is tuple:
+        count = "" if inner[-1] is ... else f" of {len(inner)}"
+        return f"a list{count} in brackets, each {_described(inner[0])}"
+    words = {int: "a whole number of 0 or more", float: "a number of 0 or more", bool: "true or false"}
+    return words.get(kind, "null" if kind is NoneType else "text")

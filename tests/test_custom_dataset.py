@@ -260,7 +260,7 @@ def test_too_few_videos_for_splits(own: Path):
 
 def test_recipes_of_public_sets_refuse_it(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["train", "s4-pvt", "--data", str(own), "--out", str(tmp_path / "run")]) == 2
-    assert "is a own-classes set" in capsys.readouterr().err
+    assert "holds videos/ and masks/, for recipe own" in capsys.readouterr().err
     assert main(["train", "own", "--out", str(tmp_path / "run")]) == 2
     assert "trains on videos of your own: name the folder with --data; it holds videos/ and" in capsys.readouterr().err
     for lacking in (tmp_path / "nope", tmp_path):

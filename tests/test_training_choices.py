@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from avsbench_fixtures import write_ms3, write_s4
+from rich.console import Console
 
 from icf_avs.__main__ import main
 from icf_avs.cli import train as cli
@@ -14,7 +17,7 @@ from icf_avs.config_dict import with_settings
 from icf_avs.encoders import registry
 from icf_avs.errors import UserError
 from icf_avs.evaluation.test_sets import choose_sets
-from icf_avs.training.command import scoring
+from icf_avs.training.command import progress, scoring
 from icf_avs.training.recipes import RECIPES
 
 
@@ -28,12 +31,42 @@ def test_any_setting_can_be_given_by_its_type() -> None:
     assert config.icf.cdcl.measure == "features" and config.model.train_visual is False
     for wrong, told in {
         "lerning_rate=1": "did you mean learning_rate", "icf.cdcl.dims=3": "did you mean dim",
-        "steps=many": "is not int", "steps=1.5": "is not int", "batch=-4": "is not int", "batch": "want KEY=VALUE",
-        "learning_rate=nan": "is not float", "icf.cdcl.measure=x": "is not Literal",
-        "model.dim=13": "not a multiple of heads", "words.images=3": "no settings",
+        "steps=many": "'many': want an integer from 1 to", "steps=1.5": "want an integer",
+        "batch=-4": "want an integer", "batch": "want KEY=VALUE",
+        "learning_rate=nan": "want a number above 0 and at most 1",
+        "seed=-1": "'-1': want a whole number of 0 or more$", "data.seed=x": "of 0 or more, or null$",
+        "icf.cdcl.measure=x": "'x': want one of distributions, features, prototypes$",
+        "icf.sc.alpha=[1, 1, 1]": "want a list of 2 in brackets, each a number of 0 or more$",
+        "icf.mit.levels=video": "want a list in brackets, each one of video, segment, frame$",
+        "model.train_visual=1": "want true or false$", "model=3": r"model is a group; set model.dim=\.\.\. and so on$",
+        "model.dim=13": "not a multiple of heads", "steps.x=3": "steps is one value",
+        "words.images=3": "recipe s4-pvt has no `words`; choose a recipe with that part$",
     }.items():  # fmt: skip
         with pytest.raises(UserError, match=told):
             with_settings(config, [wrong])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "checkpoint_every=0", "batch=0", "steps=0", "clip_share=5", "clip_norm=0", "spec.sample_rate=100",
+        "learning_rate=100", "model.heads=0", "spec.image_size=0", "benchmark.grad_accum_steps=0",
+        "icf.cdcl.temperature=0",
+    ],
+)  # fmt: skip
+def test_a_setting_has_the_limits_of_its_option(setting: str) -> None:
+    with pytest.raises(UserError, match=rf"^--set {setting}: '\d+': want "):
+        with_settings(RECIPES["s4-pvt"](), [setting])
+
+
+@pytest.mark.parametrize("recipe", ["own", "composed", "stamps", "stamps-quick", "natural"])
+def test_the_settings_of_the_help_are_those_of_any_recipe(recipe: str) -> None:
+    config = with_settings(RECIPES[recipe](), ["weight_decay=0.01", "model.dim=64"])
+    assert config.weight_decay == 0.01 and config.model.dim == 64
+    for key, said in {"icf.cdcl.temperature": f"recipe {recipe} has no `icf`; choose a recipe with ICF, such as "
+                      "stamps-query$", "ifc.cdcl.temperature": "did you mean icf"}.items():  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            with_settings(config, [f"{key}=0.1"])
 
 
 def test_choices_are_encoders() -> None:
@@ -63,6 +96,21 @@ def test_choices_are_encoders() -> None:
         ("ms3-from-s4 --data MS3", "goes on from an S4 run: name its checkpoint with --init"),
         ("stamps --init nowhere.safetensors", "nowhere.safetensors: no such checkpoint"),
         ("stamps --resume", "nothing to resume from"),
+        ("stamps --set name=foo", "--set name=foo: recipe stamps decides its `name`; choose another recipe"),
+        ("own --data own --set benchmark=null", "recipe own decides its `benchmark`"),
+        ("stamps --lr 0.1 --set learning_rate=0.0001", "learning_rate is given twice, by --lr and by --set learning_"),
+        (
+            "own --visual-encoder resnet-50 --set model.visual=swin-b",
+            "model.visual is given twice, by --visual-encoder",
+        ),
+        ("stamps --set steps=5 --set steps=6", "steps is given twice, by --set steps=5 and by --set steps=6; leave"),
+        ("own --data nowhere", "nowhere: no such folder; recipe own trains on videos of your own: name the folder"),
+        (
+            "s4-pvt --data MS3",
+            "MS3: holds ms3_meta_data.csv, for recipe ms3-pvt; recipe s4-pvt trains on a set in the "
+            "layout of S4: name the folder with --data; it holds s4_meta_data.csv",
+        ),
+        ("own --data MS3 --init natural", "MS3: holds ms3_meta_data.csv"),  # after natural was found
     ],
 )
 def test_an_option_without_effect_is_refused(
@@ -73,9 +121,23 @@ def test_an_option_without_effect_is_refused(
     write_ms3(tmp_path / "MS3", [("many-000000", "train")])
     before = sorted(tmp_path.rglob("*"))
     assert main(["train", *line.split()]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
+    (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("icf: error: ") and said in error
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("width", "terms"), [(80, 1), (120, 4)])
+def test_a_bar_keeps_its_numbers(width: int, terms: int) -> None:
+    """Of a run whose configuration has another name than its recipe, too."""
+    values = dict.fromkeys(("loss", "bce", "dice", "counterfactual"), 1.5)
+    config = replace(RECIPES["own"](), name="a run")
+    screen = io.StringIO()
+    with progress(config, "own", Console(file=screen, width=width, force_terminal=True, color_system=None)) as report:
+        report("pretrain", 1_200, config.audio_pretrain_steps + config.steps, {"loss": 1.5, "top1": 0.5})
+        report("train", 1_212, config.audio_pretrain_steps + config.steps, values)
+    last = [line for line in screen.getvalue().splitlines() if "training masks" in line][-1]
+    assert "  12/1500 0:00:00 -:--:-- " in last.replace("\r", "")
+    assert last.count("1.500") == terms and "loss 1.500" in last and "…" not in last
 
 
 @pytest.mark.parametrize("name", ["Single-source", "S4", "my own [1]"])

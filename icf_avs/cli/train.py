@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from icf_avs.arg_types import count, learning_rate, whole
+from icf_avs.arg_types import count, whole
 from icf_avs.atomic_io import check_folder
 from icf_avs.cli.options import command, device, stamps
+from icf_avs.config_dict import LIMITS
 from icf_avs.errors import UserError
 
 SOUND = ("wav", "video", "log-mel")
 VISUAL = ("efficientnet-lite0", "pvt-v2-b5", "resnet-50", "swin-b")  # of encoders/registry.py, which imports torch
 AUDIO = ("log-mel", "vggish")
 TEXT = ("minilm", "clip")
-MOST = 10**8  # steps
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -25,11 +25,11 @@ def _train(args: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f"training needs {error.name}: pip install 'icf-avs[train]'") from error
 
-    config, folder, source = configured(args)
+    config, folder, source, init = configured(args)
     console = console_of(args.device)
-    with progress(config, console) as report:
+    with progress(config, args.recipe, console) as report:
         path = train(
-            config, folder, source=source, init=args.init, resume=args.resume, workers=args.workers, wandb=args.wandb,
+            config, folder, source=source, init=init, resume=args.resume, workers=args.workers, wandb=args.wandb,
             device=args.device, report=report, command=args.command_line,
         )  # fmt: skip
     announce(path, config, source, folder, console)
@@ -62,19 +62,19 @@ def add(commands: argparse._SubParsersAction) -> None:
     part.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/RECIPE)")
     part.add_argument("--seed", type=count, help="seed of weights, order and training scenes (default: the recipe's)")
     part.add_argument(
-        "--steps", metavar="N", type=whole(1, MOST), help="steps in which masks are learned (default: the recipe's)"
+        "--steps", metavar="N", type=LIMITS["steps"], help="steps in which masks are learned (default: the recipe's)"
     )
     part.add_argument(
         "--pretrain-steps",
         metavar="N",
-        type=whole(0, MOST),
+        type=LIMITS["audio_pretrain_steps"],
         help="most steps in which the audio encoder learns to name sounds before, 0: none (default: the recipe's)",
     )
-    part.add_argument("--lr", metavar="X", type=learning_rate, help="learning rate (default: the recipe's)")
-    part.add_argument("--batch", metavar="N", type=whole(1, 10**6), help="frames of a step (default: the recipe's)")
+    part.add_argument("--lr", metavar="X", type=LIMITS["learning_rate"], help="learning rate (default: the recipe's)")
+    part.add_argument("--batch", metavar="N", type=LIMITS["batch"], help="frames of a step (default: the recipe's)")
     part.add_argument(
         "--set", metavar="KEY=VALUE", dest="settings", action="append",
-        help="change any setting of the recipe, such as weight_decay=0.01 or icf.cdcl.temperature=0.1; may be repeated "
+        help="change any setting of the recipe, such as weight_decay=0.01 or model.dim=64; may be repeated "
         "(icf_avs/config.py lists them)",
     )  # fmt: skip
     part.add_argument("--resume", action="store_true", help="continue the run in the folder; --steps may lengthen it")
@@ -84,7 +84,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         choices=SOUND,
         help="form of the sound of the public set (default: the first of these that all clips have)",
     )
-    part.add_argument("--init", metavar="CHECKPOINT", type=Path, help="start from the weights of this checkpoint")
+    part.add_argument("--init", metavar="CHECKPOINT", help="start from the weights of this checkpoint")
     part.add_argument("--visual-encoder", choices=VISUAL, help="encoder of the frames (default: the recipe's)")
     part.add_argument("--audio-encoder", choices=AUDIO, help="encoder of the sound (default: the recipe's)")
     part.add_argument(

@@ -13,8 +13,9 @@ import numpy as np
 
 from icf_avs.atomic_io import cache_dir
 from icf_avs.config import TrainConfig
+from icf_avs.datasets.custom_dataset import is_custom_dataset
 from icf_avs.datasets.dataset import ClipDataset, ClipTensors, FrameFeatures, collate
-from icf_avs.datasets.layouts import TABLES, class_names, is_stamps, read_set
+from icf_avs.datasets.layouts import TABLES, class_names, find_table, is_stamps, read_set
 from icf_avs.datasets.video_clip import ClipRecord
 from icf_avs.encoders.registry import build_visual
 from icf_avs.errors import UserError
@@ -34,25 +35,13 @@ class BenchmarkData:
     """The train split in an order drawn anew for every epoch; the val split for the scores at the end."""
 
     def __init__(self, config: TrainConfig, root: Path | None, workers: int) -> None:
-        layout = config.benchmark.layout
-        if root is None or not any((root / name).exists() for name in (*TABLES, "videos", "masks")):
-            what = "videos of your own" if layout == "own" else f"a set in the layout of {layout}"
-            held = {"own": "videos/ and masks/"} | {layout: table for table, (layout, _) in TABLES.items()}
-            found = "" if root is None else f"{root}: {'no set is in it' if root.is_dir() else 'no such folder'}; "
-            raise UserError(
-                f"{found}recipe {config.name} trains on {what}: name the folder with --data; it holds {held[layout]}"
-            )
-        self.root = root
+        self.root = root = check_set(config, root)
         records = read_set(root, "train", config.benchmark.audio_source)
-        if records[0].layout.removesuffix("-classes") != layout:
-            raise UserError(
-                f"{root} is a {records[0].layout} set and recipe {config.name} wants {layout}; name another"
-            )
         self.classes = class_names(root)
         self.config = (
             config if self.classes else replace(config, audio_pretrain_steps=0)
         )  # as the run, without names to teach
-        self.origin = f"{layout} layout, {len(records)} training clips" + (
+        self.origin = f"{config.benchmark.layout} layout, {len(records)} training clips" + (
             ", composed Stamps scenes" if is_stamps(root) else ""
         )
         self.licence = "weights follow the terms of the set they were trained on"
@@ -114,6 +103,24 @@ class BenchmarkData:
         return [
             Sample(clip.frames, clip.waveforms if clip.log_mel is None else clip.log_mel, clip.masks) for clip in found
         ]
+
+
+def check_set(config: TrainConfig, root: Path | None) -> Path:
+    """The folder of the set that a recipe trains on. Raises UserError where it is none, or of another layout; no file
+    in it is read.
+    """
+    layout = config.benchmark.layout
+    what = "videos of your own" if layout == "own" else f"a set in the layout of {layout}"
+    held = {"own": "videos/ and masks/"} | {layout: table for table, (layout, _) in TABLES.items()}
+    wanted = f"recipe {config.name} trains on {what}: name the folder with --data; it holds {held[layout]}"
+    if root is None or not any((root / name).exists() for name in (*TABLES, "videos", "masks")):
+        found = "" if root is None else f"{root}: {'no set is in it' if root.is_dir() else 'no such folder'}; "
+        raise UserError(f"{found}{wanted}")
+    there = "own" if is_custom_dataset(root) else TABLES[find_table(root).name][0]
+    if there != layout:
+        fit = {"own": "own", "AVSS": "composed or avss-pvt"}.get(there, f"{there.lower()}-pvt")
+        raise UserError(f"{root}: holds {held[there]}, for recipe {fit}; {wanted}")
+    return root
 
 
 def _order(seed: int, first: int, count: int, clips: int) -> list[int]:

@@ -12,6 +12,13 @@ from icf_avs.datasets.layouts import class_names
 from icf_avs.errors import UserError
 from icf_avs.training.recipes import with_encoders
 
+# Setting that each option stands for; which --set may set as well.
+_SETTING_OF = {
+    "seed": "seed", "steps": "steps", "pretrain_steps": "audio_pretrain_steps", "lr": "learning_rate", "batch": "batch",
+    "text_encoder": "text_encoder", "visual_encoder": "model.visual", "audio_encoder": "model.audio",
+    "audio_source": "benchmark.audio_source",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -31,10 +38,7 @@ class Choices:
     def configured(self, recipe: TrainConfig) -> TrainConfig:
         """The run of a recipe with these options."""
         config = with_encoders(recipe, self.visual_encoder, self.audio_encoder, self.text_encoder)
-        given = {
-            "seed": self.seed, "steps": self.steps, "audio_pretrain_steps": self.pretrain_steps,
-            "learning_rate": self.lr, "batch": self.batch,
-        }  # fmt: skip
+        given = {name: getattr(self, option) for option, name in _SETTING_OF.items() if "." not in name}
         config = replace(config, **{name: value for name, value in given.items() if value is not None})
         if self.audio_source is not None and config.benchmark is not None:
             source = self.audio_source.replace("-", "_")
@@ -44,6 +48,7 @@ class Choices:
 
 def refuse_idle(recipe: TrainConfig, choices: Choices, data: Path | None, stamps: Path | None) -> None:
     """Raise UserError for an option that would change nothing in a run of the recipe, or that it cannot follow."""
+    _refuse_settings(recipe.name, choices)
     name, chosen = recipe.name, choices.configured(recipe)
     kept, model = (run.model_config(("",)) for run in (recipe, chosen))
     if recipe.benchmark is None:
@@ -72,6 +77,22 @@ def refuse_idle(recipe: TrainConfig, choices: Choices, data: Path | None, stamps
     if not class_names(data):
         idle = "--text-encoder" if choices.text_encoder else "--pretrain-steps"
         raise UserError(f"{data} has no names of classes, which {idle} needs; leave it out, or name them")
+
+
+def _refuse_settings(recipe: str, choices: Choices) -> None:
+    """Raise UserError for a setting that makes another recipe, and for one that is given twice."""
+    given = {
+        setting: f"--{option.replace('_', '-')}"
+        for option, setting in _SETTING_OF.items()
+        if getattr(choices, option) is not None
+    }
+    for setting in choices.settings or ():
+        key = setting.partition("=")[0]
+        if key in ("name", "benchmark", "words"):
+            raise UserError(f"--set {setting}: recipe {recipe} decides its `{key}`; choose another recipe")
+        if key in given:
+            raise UserError(f"{key} is given twice, by {given[key]} and by --set {setting}; leave one out")
+        given[key] = f"--set {setting}"
 
 
 def typed(path: Path | str) -> str:

@@ -21,12 +21,15 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
+from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.console import progress_console
 from icf_avs.errors import UserError, did_you_mean
 from icf_avs.glibc_malloc import keep_freed_memory
 from icf_avs.training.accelerator import processes
+from icf_avs.training.benchmark_data import check_set
 from icf_avs.training.cli_overrides import Choices, refuse_idle, typed
 from icf_avs.training.data_protocol import Report
 from icf_avs.training.recipes import RECIPES
@@ -34,12 +37,13 @@ from icf_avs.training.run import check_start
 from icf_avs.training.trainer import kept_steps
 
 SHOWN = ("loss", "top1", "bce", "dice", "counterfactual")
-COLUMNS = (
+WIDE = 120  # columns of a terminal that have room for all that is shown
+COLUMNS = (  # only the bar gives way where there is no room
     TextColumn("{task.description}"),
     BarColumn(),
-    MofNCompleteColumn(),
-    TimeElapsedColumn(),
-    TimeRemainingColumn(),
+    MofNCompleteColumn(table_column=Column(no_wrap=True)),
+    TimeElapsedColumn(table_column=Column(no_wrap=True)),
+    TimeRemainingColumn(table_column=Column(no_wrap=True)),
     TextColumn("{task.fields[values]}"),
 )
 STAGES = {
@@ -54,9 +58,9 @@ STAGES = {
 }
 
 
-def configured(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None]:
-    """The run that the command line names: its configuration, its folder, and that of its data. This process is set up
-    for it. Raises UserError for what is known to be wrong before any work.
+def configured(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None, Path | None]:
+    """The run that the command line names: its configuration, its folder, that of its data, and the checkpoint that it
+    starts from. This process is set up for it. Raises UserError for what is known to be wrong before any work.
     """
     if args.recipe not in RECIPES:
         raise UserError(f"no recipe {args.recipe!r}{did_you_mean(args.recipe, RECIPES)} `icf train --help` lists them")
@@ -70,8 +74,11 @@ def configured(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory()
-    check_start(config, folder, args.init, args.resume, args.wandb)  # here as well, above the bars
-    return config, folder, args.data if config.benchmark else args.stamps
+    init = find_checkpoint(args.init)[0] if args.init and not args.resume else None
+    check_start(config, folder, init, args.resume, args.wandb)  # here as well, above the bars
+    if config.benchmark:
+        check_set(config, args.data)
+    return config, folder, args.data if config.benchmark else args.stamps, init
 
 
 def console_of(device: str) -> Console:
@@ -81,9 +88,9 @@ def console_of(device: str) -> Console:
 
 
 @contextmanager
-def progress(config: TrainConfig, console: Console) -> Iterator[Report]:
-    """Progress bars, one for each stage, and the function that moves them."""
-    if config == replace(RECIPES[config.name](), seed=config.seed) and config.estimate:  # of no other run than it
+def progress(config: TrainConfig, recipe: str, console: Console) -> Iterator[Report]:
+    """Progress bars, one for each stage of a run of a recipe, and the function that moves them."""
+    if config == replace(RECIPES[recipe](), seed=config.seed) and config.estimate:  # of no other run than it
         console.print(f"{config.name}: {config.estimate}")
     with Progress(*COLUMNS, console=console) as bar:
         yield partial(_report, bar, {}, config)
@@ -108,7 +115,8 @@ def _report(
         done, total = (done, pretraining) if stage == "pretrain" else (done - pretraining, total - pretraining)
     if stage not in tasks:
         tasks[stage] = bar.add_task(STAGES[stage], total=total, values="")
-    shown = " ".join(f"{name} {values[name]:.3f}" for name in SHOWN if name in values)
+    terms = SHOWN if bar.console.width >= WIDE or not bar.console.is_terminal else SHOWN[:1]
+    shown = " ".join(f"{name} {values[name]:.3f}" for name in terms if name in values)
     bar.update(tasks[stage], completed=done, total=total, values=shown)
     if not bar.console.is_terminal and (done % 100 == 0 or done == total):  # a log file shows no bar
         bar.console.print(f"{STAGES[stage]} {done}/{total} {shown}")
