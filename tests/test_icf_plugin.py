@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from itertools import product
@@ -11,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from small_guided import random_batch
+from transformers.utils import logging
 
 from icf_avs.icf import CDCL, ICF, MIT, SC
 from icf_avs.icf.icf import pooled
 from icf_avs.icf.implicit_text import text_encoders
-from icf_avs.types import FeatureSpec, NetworkFeatures
+from icf_avs.types import Batch, FeatureSpec, NetworkFeatures
 
 ROOT = Path(__file__).parents[1]
 SPEC = FeatureSpec((8, 16), 24)
@@ -96,6 +98,63 @@ def test_one_clip_has_no_audio_to_replace_its_own_by(encoder_of):
     assert torch.isfinite(icf(taps, batch).total)
     with pytest.raises(ValueError, match="needs MIT"):
         ICF(SPEC, sc=SC(strategy="audio-swap"))
+
+
+def spoilt(what: str) -> tuple[NetworkFeatures, Batch]:
+    """Features and batch with one mistake."""
+    taps, batch = features(), random_batch()
+    maps, audio = taps.visual[-1], taps.audio
+    if what == "valid":
+        batch.valid[0] = torch.tensor([False, True])
+    elif what == "levels":
+        taps.visual = taps.visual[1:]
+    elif what.startswith("maps"):
+        changed = {"channels": maps[:, :, :9], "frames": maps[:, :1], "rank": maps.mean(-1), "gradient": maps.detach()}
+        taps.visual = (taps.visual[0], changed[what.split()[1]])
+    else:
+        taps.audio = {"width": audio[..., :7], "frames": audio[:, :1], "gradient": audio.detach()}[what.split()[1]]
+    return taps, batch
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("levels", "features.visual has 1 levels; want the 2 of FeatureSpec"),
+        ("maps channels", "features.visual[-1] has shape [3, 2, 9, 4, 4]; want [3, 2, 16, h, w]: clips and frames of "
+         "batch.valid, width of FeatureSpec"),
+        ("maps frames", "features.visual[-1] has shape [3, 1, 16, 4, 4]; want [3, 2, 16, h, w]"),
+        ("maps rank", "features.visual[-1] has shape [3, 2, 16, 4]; want [3, 2, 16, h, w]"),
+        ("maps gradient", "features.visual[-1] has no gradient; want the output of a layer that is trained"),
+        ("audio width", "features.audio has shape [3, 2, 7]; want [3, 2, 24]"),
+        ("audio frames", "features.audio has shape [3, 1, 24]; want [3, 2, 24]"),
+        ("audio gradient", "features.audio has no gradient"),
+        ("valid", "batch.valid has padding before a valid frame; want the valid frames of a clip first"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_ones_own_network_is_told(what: str, said: str) -> None:
+    icf, wrong = ICF(SPEC, cdcl=PARTS["cdcl"]), spoilt(what)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        icf(*wrong)
+    icf(features(), random_batch())
+    if what.endswith("gradient"):  # which only CDCL needs, in a training step
+        ICF(SPEC)(*wrong)
+        icf.eval()(*wrong)
+
+
+def test_settings_that_nothing_fits_are_refused() -> None:
+    for level in (2, -3):
+        with pytest.raises(ValueError, match=f"level is {level}, and FeatureSpec has 2 visual levels, from 0"):
+            ICF(SPEC, level=level)
+    with pytest.raises(ValueError, match="MIT has no encoder clip; there are published, minilm"):
+        MIT(encoders="clip")
+    with pytest.raises(ValueError, match="CDCL has no contrast vision; there are vision-audio, "):
+        CDCL(contrasts=("vision",))
+
+
+def test_text_encoders_are_loaded_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    logging.enable_progress_bar()
+    ICF(SPEC, mit=PARTS["mit"])
+    assert capfd.readouterr() == ("", "") and logging.is_progress_bar_enabled()
 
 
 def test_diagnostics_are_reported_and_carry_no_gradient(encoder_of):

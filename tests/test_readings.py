@@ -152,7 +152,7 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
             ModelConfig((), **without, **wrong)
     with pytest.raises(ValueError, match="network tpavi has no queries for text"):
         ModelConfig((), network="tpavi", mit=TEXT, **without)
-    with pytest.raises(ValueError, match="MIT has no sentence"):
+    with pytest.raises(ValueError, match="MIT has no level sentence; there are video, segment, frame"):
         MIT(levels=("sentence",))
     with pytest.raises(ValueError, match="at least 1"):
         MIT(windows=0)

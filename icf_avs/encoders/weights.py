@@ -122,8 +122,9 @@ def read_pretrained(architecture: Any, folder: Path, repo: str, **options: Any) 
     """
     from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # a table of tensors not used (a classifier's, say); what lacks is told below
+    logging.disable_progress_bar()
     try:
         model, report = architecture.from_pretrained(
             folder,
@@ -141,6 +142,8 @@ def read_pretrained(architecture: Any, folder: Path, repo: str, **options: Any) 
         ) from error
     finally:
         logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
     return model, sorted(report["missing_keys"])
 
 

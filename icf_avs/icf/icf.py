@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.icf.check_features import FeatureCheck
 from icf_avs.icf.contrastive import Clips, DistributionContrast, positive_pairs
 from icf_avs.icf.diagnostics import audio_visual_auroc, changed_share, mean_cosine, other_pairs
 from icf_avs.icf.implicit_text import Fusion, ImplicitText, text_encoders
@@ -44,6 +45,7 @@ class ICF(nn.Module):
         weights: ICFLossWeights | None = None, level: int = -1, encoder_of: Callable[[str], TextEncoder] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.check = FeatureCheck(features, level, cdcl is not None)
         visual, audio, dim = features.visual[level], features.audio, (mit or MIT()).dim
         self.level, self.cdcl, self.weights = level, cdcl, weights or ICFLossWeights()
         self.implicit_text = self.fusion = None
@@ -61,7 +63,8 @@ class ICF(nn.Module):
         self.contrast = DistributionContrast(cdcl, visual, audio, dim if mit or sc else None) if cdcl else None
 
     def forward(self, features: NetworkFeatures, batch: Batch) -> ICFOutput:
-        """The losses of a batch by the features of the network."""
+        """The losses of a batch by the features of the network. Raises ValueError for features of another shape."""
+        self.check(features, batch, self.training)
         maps, audio, valid = features.visual[self.level], features.audio, batch.valid
         vision = pooled(maps, batch, self.cdcl.vision if self.cdcl else "frame")
         terms: dict[str, Tensor] = {}

@@ -6,7 +6,7 @@ Where the paper leaves a point open, the default is this project's choice; docs/
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from icf_avs.config_dict import reject_renamed_fields
 
@@ -14,6 +14,18 @@ Level = Literal["video", "segment", "frame"]
 Contrast = Literal["vision-audio", "vision-text", "audio-text"]
 Reading = Literal["plug-in", "refined", "text"]
 Strategy = Literal["diffusion", "vqvae", "pair-swap", "audio-swap", "text-revision", "feature-noise"]
+
+
+def _check_choices(settings: Any) -> None:
+    """Raise ValueError for a word that is none of those of its field."""
+    for name, hint in get_type_hints(type(settings)).items():
+        value, kind = getattr(settings, name), get_args(hint)[0] if get_origin(hint) is tuple else hint
+        known = get_args(kind) if get_origin(kind) is Literal else ()
+        for word in value if isinstance(value, tuple) else (value,):
+            if known and word not in known:
+                raise ValueError(
+                    f"{type(settings).__name__} has no {name.removesuffix('s')} {word}; there are {', '.join(known)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -40,8 +52,7 @@ class MIT:
     encode_every: int = 4  # training steps between two passes of the pseudo-words through the text encoders
 
     def __post_init__(self) -> None:
-        if unknown := {*self.levels} - {*get_args(Level)} or {self.reading} - {*get_args(Reading)}:
-            raise ValueError(f"MIT has no {', '.join(unknown)}")
+        _check_choices(self)
         if min(len(self.levels), self.windows, self.prompts, self.pseudo_words, self.chosen, self.encode_every) < 1:
             raise ValueError(f"levels and numbers of MIT must be at least 1: {self}")
 
@@ -72,8 +83,7 @@ class SC:
     lambda_ortho: float = 1.0  # of eq. 11
 
     def __post_init__(self) -> None:
-        if self.strategy not in get_args(Strategy):
-            raise ValueError(f"SC has no strategy {self.strategy}; there are {', '.join(get_args(Strategy))}")
+        _check_choices(self)
 
 
 @dataclass(frozen=True)
@@ -91,3 +101,6 @@ class CDCL:
     positive_cosine: float = 0.95  # of two audio texts from which their clips are positives
     vision: Literal["frame", "mask"] = "frame"  # over what the visual features are pooled
     other_texts: bool = False  # not from the paper: texts of other clips among the negatives of eq. 17
+
+    def __post_init__(self) -> None:
+        _check_choices(self)

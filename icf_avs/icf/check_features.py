@@ -1,0 +1,40 @@
+"""What ICF is given, against what it was built for: a mistake in a network of one's own is told in one sentence."""
+
+from __future__ import annotations
+
+import torch
+
+from icf_avs.types import Batch, FeatureSpec, NetworkFeatures
+
+
+class FeatureCheck:
+    """spec: widths that ICF was built for; level: of the visual levels, the one that it reads; gradient: whether it
+    trains the network through these features. Raises ValueError where the spec has no such level.
+    """
+
+    def __init__(self, spec: FeatureSpec, level: int, gradient: bool) -> None:
+        self.spec, self.level, self.gradient, self.first = spec, level, gradient, True
+        if not -len(spec.visual) <= level < len(spec.visual):
+            raise ValueError(f"level is {level}, and FeatureSpec has {len(spec.visual)} visual levels, from 0 (finest)")
+
+    def __call__(self, features: NetworkFeatures, batch: Batch, training: bool) -> None:
+        """Raise ValueError for features that do not have the shape of the spec and of batch.valid, for those that no
+        gradient reaches in a training step, and, in the first batch alone, for padding before valid frames.
+        """
+        levels, spec = len(features.visual), self.spec
+        if levels != len(spec.visual):
+            raise ValueError(f"features.visual has {levels} levels; want the {len(spec.visual)} of FeatureSpec")
+        visual = features.visual[self.level], spec.visual[self.level], ", h, w"
+        audio = features.audio, spec.audio, ""
+        for name, (tensor, width, rest) in {f"visual[{self.level}]": visual, "audio": audio}.items():
+            clips, frames = batch.valid.shape
+            if tensor.shape[:3] != (clips, frames, width) or tensor.dim() != 3 + rest.count(","):
+                raise ValueError(
+                    f"features.{name} has shape {[*tensor.shape]}; want [{clips}, {frames}, {width}{rest}]: clips and "
+                    "frames of batch.valid, width of FeatureSpec"
+                )
+            if self.gradient and training and torch.is_grad_enabled() and not tensor.requires_grad:
+                raise ValueError(f"features.{name} has no gradient; want the output of a layer that is trained")
+        if self.first and (batch.valid[:, 1:] & ~batch.valid[:, :-1]).any():
+            raise ValueError("batch.valid has padding before a valid frame; want the valid frames of a clip first")
+        self.first = False
