@@ -114,7 +114,7 @@ def test_what_drove_a_mask_is_told_everywhere(tmp_path, short, weight, marked):
             return Prediction(logits, torch.tensor([[0.0, weight, weight / 9]]).expand(len(frames), -1), self.classes)
 
     result = segment_video(Model(), short, tmp_path)
-    shown = weight > 0 if marked else weight >= 0.1
+    shown = weight > 0 if marked else weight >= 0.05
     frames = json.loads((result.folder / "segmentation.json").read_text())["frames"]
     assert [[item["word"] for item in frame["heard"]][:1] for frame in frames] == [["square"] if shown else []]
     lines, page = list(tag_lines(result.frames)), timeline(result.frames)
