@@ -6,6 +6,7 @@ A part that is None is not built: no parameters, no cost.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from icf_avs.config_dict import reject_renamed_fields
 from icf_avs.extensions.settings import InterventionSettings
@@ -162,9 +163,7 @@ class BenchmarkConfig:
     """
 
     layout: str
-    audio_source: str = (
-        "auto"  # form it is read in: "wav", "video", "log_mel", or the first of these that every clip has
-    )
+    audio_source: Literal["auto", "wav", "video", "log_mel"] = "auto"  # form; auto: the first that all clips have
     grad_accum_steps: int = 1  # parts of a batch that a process computes one after the other
     bf16: bool = True  # where there is a GPU
 

@@ -35,6 +35,7 @@ def test_any_setting_can_be_given_by_its_type() -> None:
         "batch=-4": "want an integer", "batch": "want KEY=VALUE",
         "learning_rate=nan": "want a number above 0 and at most 1",
         "seed=-1": "'-1': want a whole number of 0 or more$", "data.seed=x": "of 0 or more, or null$",
+        "benchmark.audio_source=x": "want one of auto, wav, video, log_mel$",
         "icf.cdcl.measure=x": "'x': want one of distributions, features, prototypes$",
         "icf.sc.alpha=[1, 1, 1]": "want a list of 2 in brackets, each a number of 0 or more$",
         "icf.mit.levels=video": "want a list in brackets, each one of video, segment, frame$",
@@ -126,13 +127,15 @@ def test_an_option_without_effect_is_refused(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize(("width", "terms"), [(80, 1), (120, 4)])
-def test_a_bar_keeps_its_numbers(width: int, terms: int) -> None:
+@pytest.mark.parametrize(("width", "terms", "terminal"), [(80, 1, True), (120, 4, True), (80, 1, False)])
+def test_a_bar_keeps_its_numbers(width: int, terms: int, terminal: bool) -> None:
     """Of a run whose configuration has another name than its recipe, too."""
     values = dict.fromkeys(("loss", "bce", "dice", "counterfactual"), 1.5)
     config = replace(RECIPES["own"](), name="a run")
     screen = io.StringIO()
-    with progress(config, "own", Console(file=screen, width=width, force_terminal=True, color_system=None)) as report:
+    with progress(
+        config, "own", Console(file=screen, width=width, force_terminal=terminal, color_system=None)
+    ) as report:
         report("pretrain", 1_200, config.audio_pretrain_steps + config.steps, {"loss": 1.5, "top1": 0.5})
         report("train", 1_212, config.audio_pretrain_steps + config.steps, values)
     last = [line for line in screen.getvalue().splitlines() if "training masks" in line][-1]

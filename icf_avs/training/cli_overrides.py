@@ -12,7 +12,7 @@ from icf_avs.datasets.layouts import class_names
 from icf_avs.errors import UserError
 from icf_avs.training.recipes import with_encoders
 
-# Setting that each option stands for; which --set may set as well.
+# The setting of each option, which --set can change as well; one of a part has a dot.
 _SETTING_OF = {
     "seed": "seed", "steps": "steps", "pretrain_steps": "audio_pretrain_steps", "lr": "learning_rate", "batch": "batch",
     "text_encoder": "text_encoder", "visual_encoder": "model.visual", "audio_encoder": "model.audio",
@@ -88,7 +88,7 @@ def _refuse_settings(recipe: str, choices: Choices) -> None:
     }
     for setting in choices.settings or ():
         key = setting.partition("=")[0]
-        if key in ("name", "benchmark", "words"):
+        if key in ("name", "benchmark", "benchmark.layout", "words"):
             raise UserError(f"--set {setting}: recipe {recipe} decides its `{key}`; choose another recipe")
         if key in given:
             raise UserError(f"{key} is given twice, by {given[key]} and by --set {setting}; leave one out")

@@ -115,11 +115,11 @@ def _report(
         done, total = (done, pretraining) if stage == "pretrain" else (done - pretraining, total - pretraining)
     if stage not in tasks:
         tasks[stage] = bar.add_task(STAGES[stage], total=total, values="")
-    terms = SHOWN if bar.console.width >= WIDE or not bar.console.is_terminal else SHOWN[:1]
-    shown = " ".join(f"{name} {values[name]:.3f}" for name in terms if name in values)
-    bar.update(tasks[stage], completed=done, total=total, values=shown)
+    shown = [f"{name} {values[name]:.3f}" for name in SHOWN if name in values]
+    room = len(SHOWN) if bar.console.width >= WIDE else 1  # the total loss is the first
+    bar.update(tasks[stage], completed=done, total=total, values=" ".join(shown[:room]))
     if not bar.console.is_terminal and (done % 100 == 0 or done == total):  # a log file shows no bar
-        bar.console.print(f"{STAGES[stage]} {done}/{total} {shown}")
+        bar.console.print(f"{STAGES[stage]} {done}/{total} {' '.join(shown)}")
 
 
 def announce(path: Path, config: TrainConfig, source: Path | None, folder: Path, console: Console) -> None:
