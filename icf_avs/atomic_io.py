@@ -14,11 +14,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from filelock import FileLock
 
 from icf_avs.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 try:
     import fcntl
@@ -233,12 +236,16 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> None:
 
 def save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write FOLDER/NAME.npy for each array."""
+    import numpy as np  # here, so that `icf --help` answers at once
+
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
 def load_arrays(folder: Path, names: Iterable[str], writable: bool = False) -> list[np.ndarray]:
     """The arrays of these names, mapped into memory."""
+    import numpy as np
+
     return [np.load(folder / f"{name}.npy", mmap_mode="r+" if writable else "r") for name in names]
 
 

@@ -13,9 +13,8 @@ from statistics import mean, stdev
 from icf_avs.atomic_io import write_text
 from icf_avs.errors import UserError
 from icf_avs.evaluation.robustness.perturbations import MIXED, SNRS
-from research.reproduction import DIAGNOSTICS, RUNS
+from research.reproduction import RUNS
 from research.rows import ROWS
-from research.scoring import COLUMNS
 from research.table import Line, csv_text
 
 PAIRS = (  # row, row it is compared with
@@ -33,6 +32,10 @@ PAIRS = (  # row, row it is compared with
     ("guided", "all+interventions"),
 )
 PAIR_COLUMNS = ("row", "against", "score", "seeds", "difference", "of_each_seed", "p")
+SHOWN = (  # scores and diagnostics of the table of rows; the table of runs has all
+    "miou", "g_miou", "miou_noise", "miou_offscreen", "fpr_offscreen", "miou_snr-20db", "miou_mixed-2", "z_cosine",
+    "z_other_class", "joint_auc",
+)  # fmt: skip
 COMPARED = ("miou", "g_miou", "miou_offscreen", "miou_snr-20db", "miou_mixed-2")
 CURVES = ("baseline", "all", "interventions", "all+interventions", "guided")
 
@@ -50,7 +53,7 @@ def rows_table(lines: list[Line]) -> list[Line]:
     for name, row in ROWS.items():
         runs = [line for line in lines if line["row"] == name]
         if runs:
-            cells = {score: spread([float(run[score]) for run in runs]) for score in (*COLUMNS, *DIAGNOSTICS)}
+            cells = {score: spread([float(run[score]) for run in runs]) for score in SHOWN}
             facts = {"row": name, "answers": row.answers, "seeds": str(len(runs)), "steps": runs[0]["steps"]}
             table.append(facts | cells)
     return table
@@ -91,7 +94,7 @@ def summary_command(table: Path, pictures: Path) -> None:
     lines = RUNS.read(table)
     if not lines:
         raise UserError(f"{table} has no run yet; make some with `python -m research reproduction`")
-    columns = ("row", "answers", "seeds", "steps", *COLUMNS, *DIAGNOSTICS)
+    columns = ("row", "answers", "seeds", "steps", *SHOWN)
     for name, text in (
         ("rows", csv_text(columns, rows_table(lines))),
         ("pairs", csv_text(PAIR_COLUMNS, pairs_table(lines))),

@@ -70,6 +70,7 @@ def parsers(parser: argparse.ArgumentParser, name: str = ""):
 COMPUTING = {
     "segment": ("segment", "{video}", "--out", "{out}"),
     "demo": ("demo", "--out", "{out}"),
+    "live": ("live", "{video}"),
     "serve": ("serve",),
     "train": ("train", "stamps-quick", "--out", "{out}"),
     "evaluate": ("evaluate",),
@@ -86,7 +87,7 @@ def test_every_command_that_computes_takes_it() -> None:
 @pytest.mark.parametrize("name", COMPUTING)
 def test_it_is_refused_before_work_begins(name: str, machine, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     machine(1)
-    video = make_clip(tmp_path / "clip.mp4", sound=tone(1.0), seconds=1.0) if name == "segment" else ""
+    video = make_clip(tmp_path / "clip.mp4", sound=tone(1.0), seconds=1.0) if name in ("segment", "live") else ""
     words = [word.format(video=video, out=tmp_path / "out") for word in COMPUTING[name]]
     assert main([*words, "--device", "cuda:7"]) == 2
     told = capsys.readouterr().err.strip().splitlines()
@@ -111,7 +112,7 @@ def test_many_videos_pass_it_to_their_processes(machine, tmp_path: Path, capsys:
     assert "not on this machine" in capsys.readouterr().err
     assert main([*command, "--device", "cpu"]) == 0
     assert "1 done now" in capsys.readouterr().out
-    settings = [Settings(None, "", 1.0, 0.5, False, None, device) for device in ("cpu", "cuda")]
+    settings = [Settings(None, "", 1.0, 0.5, False, None, device=device) for device in ("cpu", "cuda")]
     one, other = (_record(Job("clip.mp4", video, tmp_path, each)) for each in settings)
     assert one == other
 
