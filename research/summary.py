@@ -22,6 +22,7 @@ PAIRS = (  # row, row it is compared with
     ("mit+cdcl", "baseline"),
     ("all", "baseline"),
     ("all", "mit+cdcl"),
+    ("all", "cdcl"),
     ("trained-cdcl", "trained-baseline"),
     ("trained-mit+cdcl", "trained-baseline"),
     ("trained-all", "trained-baseline"),
@@ -29,6 +30,7 @@ PAIRS = (  # row, row it is compared with
     ("avsegformer-all", "avsegformer-baseline"),
     ("interventions", "baseline"),
     ("all+interventions", "interventions"),
+    ("guided", "baseline"),
     ("guided", "all+interventions"),
 )
 PAIR_COLUMNS = ("row", "against", "score", "seeds", "difference", "of_each_seed", "p")
