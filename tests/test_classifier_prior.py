@@ -13,7 +13,7 @@ from icf_avs.encoders.open_vocab_encoder import ClassSimilarity, DenseClassifier
 from icf_avs.encoders.voc_segmenter import voc_similarity
 from icf_avs.inference.guided_filter import guided_filter
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
-from icf_avs.networks.guided import Sounds
+from icf_avs.networks.guided import GuidedNetwork, Sounds
 from icf_avs.networks.open_vocabulary import OpenVocabularyNetwork
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior
 from icf_avs.networks.open_vocabulary_parts.name_dropout import NameDropout
@@ -116,19 +116,20 @@ def test_a_model_answers_by_its_evidence_and_trains(bridge: ClassSimilarity) -> 
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (2, 1, 64, 64, 3), generator=generator, dtype=torch.uint8)
     waves, valid = 0.1 * torch.randn(2, 1, 15_600, generator=generator), torch.ones(2, 1, dtype=torch.bool)
+    audio = GuidedNetwork.encode_audio(model.network, waves)  # without tags: this model hears by a log-mel encoder
     visual = model.network.encode_frames(frames)
     sounding = torch.eye(4, dtype=torch.bool)[:2, None]
-    output = model(visual, waves, valid, sounding=sounding)
+    output = model(visual, audio, valid, sounding=sounding)
     output.logits.mean().backward()
     assert model.network.prior.weigh.grad.abs().sum() > 0 and model.network.prior.present.weight.grad.abs().sum() > 0
     model.eval()
     with torch.no_grad():
-        before = model(visual, waves, valid)
-        after = model(visual._replace(class_scores=visual.class_scores + 3), waves, valid)
+        before = model(visual, audio, valid)
+        after = model(visual._replace(class_scores=visual.class_scores + 3), audio, valid)
         finer = postprocess([ScaleMasks(before.logits, frames, before.segmenter)], model)
         model.network.prior.present.bias.fill_(-50.0)  # sure that nothing of the sound is in the picture
-        absent = model(visual, waves, valid)
-        things = model(visual._replace(object_probs=visual.object_probs + 0.5), waves, valid)
+        absent = model(visual, audio, valid)
+        things = model(visual._replace(object_probs=visual.object_probs + 0.5), audio, valid)
     assert not torch.allclose(before.prior, after.prior) and not torch.allclose(before.prior, things.prior)
     followed = guided_filter(before.logits[:, 0], frames[:, 0])  # neither constant of the calibration is set
     torch.testing.assert_close(finer[:, 0], followed, atol=1e-4, rtol=1e-4)

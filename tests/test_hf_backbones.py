@@ -189,7 +189,7 @@ def test_stochastic_depth_is_drawn_for_the_whole_batch(name: str, monkeypatch: p
     monkeypatch.setattr(distributed, "processes", lambda: 2)
     monkeypatch.setattr(distributed, "total", lambda count: torch.tensor(7))
     for rank in range(2):
-        monkeypatch.setattr(distributed, "own", lambda rank=rank: slice(rank, None, 2))
+        monkeypatch.setattr(distributed, "local_slice", lambda rank=rank: slice(rank, None, 2))
         torch.manual_seed(0)
         assert drop(x[rank::2].flatten(0, 1)).equal(expected[rank::2].flatten(0, 1))
     assert drop.eval()(x) is x

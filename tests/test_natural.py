@@ -285,8 +285,10 @@ def test_one_default_whatever_lies_in_a_cache(weights, monkeypatch, tmp_path, ca
     with pytest.raises(UserError, match=tip):
         icf_avs.load()
     (tmp_path / "m.csv").write_text("video\na.mp4\n")
+    (tmp_path / "a.mp4").touch()
     for line in (
-        ["segment", "a.mp4", "--out", "x"], ["segment", "--manifest", str(tmp_path / "m.csv"), "--out", "x"],
+        ["segment", str(tmp_path / "a.mp4"), "--out", "x"],
+        ["segment", "--manifest", str(tmp_path / "m.csv"), "--out", "x"],
         ["serve"], ["evaluate"], ["evaluate", "--robustness"],
     ):  # fmt: skip
         assert main(line) == 2, line

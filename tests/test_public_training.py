@@ -60,7 +60,7 @@ def test_every_recipe_is_what_its_name_says(name: str) -> None:
     published = name.split("-")[0] in ("s4", "ms3", "avss", "tpavi", "avsegformer")
     hosts = {"tpavi", "avsegformer"} & set(name.split("-"))
     assert model.network == (hosts.pop() if hosts else "query" if published or "query" in name else "guided")
-    reading = {"refined", "text"} & set(name.split("-")) or {"plug-in"}
+    reading = {"refined", "text"} & set(name.removesuffix("-text-revised").split("-")) or {"plug-in"}
     assert reading == {model.mit.reading if model.mit else "plug-in"}
     assert model.mit is None or model.mit == config.icf.mit
     assert bool(config.estimate) == (config.benchmark is not None), "unmeasured runs say what is expected of them"
@@ -169,7 +169,7 @@ def test_small_encoders_from_the_command_line(
     assert main(["train", "s4-pvt", *SMALL, "--out", "elsewhere"]) == 2
     assert "--data" in capsys.readouterr().err
     assert main(["train", "ms3-pvt", *data, *SMALL, "--out", "elsewhere"]) == 2
-    assert "is a S4 set" in capsys.readouterr().err
+    assert "for recipe s4-pvt" in capsys.readouterr().err
     assert main(["train", "s4-pvt", *data, *SMALL, "--audio-source", "video", "--out", "elsewhere"]) == 2
     assert "clip clip-000000 has no video, " in capsys.readouterr().err
     assert main(["train", "stamps", "--audio-source", "wav", "--out", "elsewhere"]) == 2

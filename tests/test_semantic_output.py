@@ -233,7 +233,7 @@ def test_one_line_for_a_checkpoint_without_a_class_head(clip, tmp_path, monkeypa
 def test_command(clip, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(icf_avs, "load", lambda checkpoint, device="auto": Segmenter(TwoThings(), "two"))
     segment_command([clip], tmp_path, None, 1.0, 0.5, semantic=True)
-    assert "5 masks, 3 with" in capsys.readouterr().out
+    assert "5 masks (1 a second), 3 with" in capsys.readouterr().out
     assert len(os.listdir(tmp_path / "a" / "classes")) == 5
 
 
