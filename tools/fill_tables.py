@@ -3,8 +3,8 @@
 `<!-- results:stamps protocol=strict -->` ... `<!-- /results -->` is filled from results/stamps.csv, from the rows
 whose columns have the values named (`protocol=reference,strict`: either of these). A table of scores gets one line a
 checkpoint, test set and protocol, with the four sounds side by side, and says more of those that are alike in these;
-one of speeds (benchmarks/) a line a pair; that of `icf study natural` a line a row and test set, its seeds averaged;
-any other CSV is shown as it is.
+one of speeds (benchmarks/) a line a pair; that of `python -m research natural` a line a row and test set, its seeds
+averaged; any other CSV is shown as it is.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ class WaveformGraph(ExportGraph):
         torch._check(waves.shape[1] == count)
         visual = VisualFeatures([level.unflatten(0, (clips, count)) for level in model.visual(frames.flatten(0, 1))])
         mel = self.log_mel(waves.flatten(0, 1)).unflatten(0, (clips, count))
-        output = model.network(visual, mel, torch.ones(clips, count, dtype=torch.bool))
+        output = model.network(visual, mel, torch.ones(clips, count, dtype=torch.bool, device=frames.device))
         results = [postprocess([ScaleMasks(output.logits)], model)]
         if "heard" in self.outputs:
             results.append(output.word_probs[..., : len(model.classes)])

@@ -105,16 +105,17 @@ class TaggedMaskGraph(ExportGraph):
         network, encoder = self.model.network, self.model.visual
         images = frames.flatten(0, 1)
         smaller = self.smaller(images)
-        found = torch.zeros(clips * count, VOC_CLASSES, GRID, GRID)
+        found = torch.zeros(clips * count, VOC_CLASSES, GRID, GRID, device=frames.device)
         if encoder.segmenter is not None:
             found = encoder.segmenter.logits(self.for_segmenter(images)).softmax(1)[:, 1:]
         token, parts, _ = self.model.audio.encode_tags(heard.flatten(0, 1))
         audio = AudioFeatures(token.unflatten(0, (clips, count)), parts.unflatten(0, (clips, count)), heard)
+        valid = torch.ones(clips, count, dtype=torch.bool, device=frames.device)
         colours, masks = smaller.unflatten(0, (clips, count)), []
         for scale in (images, smaller):
             pyramid = encoder.network(scale)
             visual = VisualFeatures(pyramid, encoder.classifier(pyramid[-1]), found)
             visual = visual.map(lambda x: x.unflatten(0, (clips, count)))
-            output = network(visual, audio, torch.ones(clips, count, dtype=torch.bool))
+            output = network(visual, audio, valid)
             masks.append(ScaleMasks(output.logits, colours, output.segmenter))
         return (postprocess(masks, self.model),)

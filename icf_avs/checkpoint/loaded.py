@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 class LoadedSegmenter(Segmenter):
-    """path: of the checkpoint. Both methods are those of huggingface_hub's ModelHubMixin, which takes a quarter of a
-    second to import: that waits until it is asked for. They raise UserError where huggingface_hub is not installed.
+    """path: of the checkpoint. Both methods are those of huggingface_hub's ModelHubMixin, which is imported only when
+    one of them is called, because the import takes long. They raise UserError where huggingface_hub is not installed.
     """
 
     def __init__(self, model: SegmentationModel, name: str, path: Path) -> None:
