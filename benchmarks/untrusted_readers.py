@@ -31,8 +31,8 @@ from icf_avs.datasets.metadata import read_labels
 from icf_avs.datasets.video_clip import read_log_mel
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.registry import build_visual
-from icf_avs.evaluation.robustness import command as robustness
-from icf_avs.evaluation.score_tables import COLUMNS, DEFAULT_SETTINGS, Scored, save_notes, save_rows
+from icf_avs.evaluation.command import ROBUSTNESS
+from icf_avs.evaluation.score_tables import COLUMNS, DEFAULT_SETTINGS, SCORES, Scored, save_notes
 from icf_avs.inference.predictor import Predictor
 from icf_avs.mask_rle import encode
 from icf_avs.networks.build import build_model
@@ -167,7 +167,7 @@ def _done(folder: Path) -> None:
 def _save_scores(folder: Path) -> None:
     mark = "<!-- results:scores checkpoint=stamps -->\n<!-- /results -->\n"
     fill(mark, folder, folder / "README.md")
-    save_rows(folder / "scores.csv", [dict(zip(COLUMNS, map(str, range(len(COLUMNS))), strict=True))])
+    SCORES.save(folder / "scores.csv", [dict(zip(COLUMNS, map(str, range(len(COLUMNS))), strict=True))])
 
 
 def _save_study(folder: Path) -> None:
@@ -181,7 +181,7 @@ def _study_row() -> bytes:
 
 
 def _save_probe(folder: Path) -> None:
-    robustness.read_table(folder / "probe.csv")
+    ROBUSTNESS.read(folder / "probe.csv")
 
 
 def _segmentations() -> tuple[bytes, ...]:
@@ -219,7 +219,7 @@ def _own_readers() -> list[Reader]:
     manifest = csv_text(("video", "out", "fps", "audio_track"), ("a.mp4", "day/a", "2", ""), ("b, c.mp4", "", "", "1"))
     notes = json.dumps({"stamps s4": {"command": "icf evaluate", "strict": {"true": {"miou": 0.5}}}}).encode()
     study = csv_text(reproduction.RUNS.columns), _study_row()
-    probe = csv_text(robustness.COLUMNS, tuple("0" for _ in robustness.COLUMNS))
+    probe = csv_text(ROBUSTNESS.columns, ("0",) * len(ROBUSTNESS.columns))
     return [
         Reader("manifest", "csv", "list.csv", (manifest,), _manifest, {"a.mp4": b"x"}),
         Reader("record of a result", "json", "out/made_from.json", (record,), _done, {"a.mp4": b"x"}),

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from icf_avs.datasets.layouts import read_set
 from icf_avs.evaluation.metrics import StrictMetric, g_score
-from icf_avs.evaluation.robustness.negative_audio import Audio, altered_audio
-from icf_avs.evaluation.robustness.perturbations import MIXED, SNRS, mix_frames
+from icf_avs.evaluation.robustness.negative_audio import MIXED, SNRS, Audio, altered_audio, mix_frames
 from icf_avs.evaluation.test_sets import FOLDERS
 from icf_avs.inference.predictor import Predictor
 from icf_avs.media.audio_windows import clip_windows

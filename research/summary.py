@@ -12,7 +12,7 @@ from statistics import mean, stdev
 
 from icf_avs.atomic_io import write_text
 from icf_avs.errors import UserError
-from icf_avs.evaluation.robustness.perturbations import MIXED, SNRS
+from icf_avs.evaluation.robustness.negative_audio import MIXED, SNRS
 from research.reproduction import RUNS
 from research.rows import ROWS
 from research.table import Line, csv_text

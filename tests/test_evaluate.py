@@ -17,7 +17,7 @@ from icf_avs.errors import UserError
 from icf_avs.evaluation.command import evaluate_command
 from icf_avs.evaluation.evaluate import AUDIOS, evaluate, evaluate_each
 from icf_avs.evaluation.robustness.negative_audio import altered_audio, donors
-from icf_avs.evaluation.score_tables import COLUMNS, Settings, read_rows, revision
+from icf_avs.evaluation.score_tables import COLUMNS, SCORES, Settings, revision
 from icf_avs.evaluation.test_sets import open_task
 from icf_avs.media.audio_windows import clip_windows, cut_windows
 from icf_avs.types import ClipSpec
@@ -195,7 +195,7 @@ def test_windows_are_at_the_rate_of_the_model():
 
 
 def cells(path):
-    return {(row["test_set"], row["protocol"], row["audio"]): row for row in read_rows(path)}
+    return {(row["test_set"], row["protocol"], row["audio"]): row for row in SCORES.read(path)}
 
 
 def test_other_settings_have_rows_of_their_own(tiny, tmp_path, monkeypatch):
@@ -239,7 +239,7 @@ def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatc
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("icf_avs.evaluation.score_tables.os.replace", full)
+    monkeypatch.setattr("icf_avs.atomic_io.os.replace", full)
     line = ["--data", str(tmp_path / "data"), "--clips", "2", "--out", str(tmp_path / "out.csv")]
     for robustness in ([], ["--robustness"]):
         assert main(["evaluate", *robustness, *line]) == 2
@@ -255,7 +255,7 @@ def test_a_set_whose_clips_share_all_sounds_has_no_off_screen_row(tiny, tmp_path
     monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     out = tmp_path / "scores.csv"
     evaluate_command(open_task(None, tmp_path / "data", None), out, clips=None, seed=0)
-    assert {row["audio"] for row in read_rows(out)} == {"true", "silence", "noise"}
+    assert {row["audio"] for row in SCORES.read(out)} == {"true", "silence", "noise"}
     said = capsys.readouterr().err.splitlines()
     assert any(
         "s4: no off-screen row, clip -clip_00000 has no off-screen sound to choose from" in line for line in said
@@ -269,7 +269,7 @@ def test_the_validation_split_has_rows_of_its_own(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
     out = tmp_path / "scores.csv"
     evaluate_command(open_task(None, tmp_path / "data", None, "val"), out, clips=None, seed=0)
-    assert {row["test_set"] for row in read_rows(out)} == {"ms3-val"}
+    assert {row["test_set"] for row in SCORES.read(out)} == {"ms3-val"}
     with pytest.raises(UserError, match="no clip of split 'test'"):
         evaluate_command(open_task(None, tmp_path / "data", None), out, clips=None, seed=0)
 
@@ -284,7 +284,7 @@ def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys)
     out = tmp_path / "results/scores.csv"
     monkeypatch.setattr(evaluation, "default_sets", lambda split: pytest.fail("--data was given"))
     evaluate_command(open_task(None, tmp_path / "data", ["s4", "ms3"]), out, clips=2, seed=3)
-    rows = read_rows(out)
+    rows = SCORES.read(out)
     assert tuple(rows[0]) == COLUMNS
     assert [row["audio"] for row in rows if (row["test_set"], row["protocol"]) == ("s4", "strict")] == list(AUDIOS)
     assert {row["audio"] for row in rows if row["test_set"] == "ms3"} == {"true", "silence", "noise"}  # no scenes.csv
@@ -297,5 +297,5 @@ def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys)
     assert notes[f"{who} s4"]["strict"]["true"]["fpr_empty"] is None
     assert "listener" in capsys.readouterr().out
     evaluate_command(open_task(None, tmp_path / "data", ["s4"]), out, clips=1, seed=0)
-    again = read_rows(out)
+    again = SCORES.read(out)
     assert len(again) == len(rows) and {row["clips"] for row in again if row["test_set"] == "s4"} == {"1"}

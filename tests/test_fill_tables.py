@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from icf_avs.errors import UserError
-from icf_avs.evaluation.score_tables import COLUMNS, read_rows, save_rows, show
+from icf_avs.evaluation.command import print_table
+from icf_avs.evaluation.score_tables import COLUMNS, SCORES
 from research import natural
 from tools.fill_tables import fill, fill_documents
 
@@ -126,38 +127,27 @@ def test_rows_of_the_same_checkpoint_set_and_protocol_are_replaced(project):
     path = project / "results/stamps.csv"
     row = dict.fromkeys(COLUMNS, "") | {"checkpoint": "a", "digest": "12ab", "data": "own", "test_set": "ms3"}
     row |= {"audio": "true", "miou": "0.5"}
-    save_rows(path, [row])
-    assert len(read_rows(path)) == 4
-    save_rows(path, [row | {"test_set": "s4", "protocol": "strict", "miou": "0.1"}])  # silence is not there any more
-    kept = [(r["test_set"], r["protocol"], r["miou"]) for r in read_rows(path)]
+    SCORES.save(path, [row])
+    assert len(SCORES.read(path)) == 4
+    SCORES.save(path, [row | {"test_set": "s4", "protocol": "strict", "miou": "0.1"}])  # silence is not there any more
+    kept = [(r["test_set"], r["protocol"], r["miou"]) for r in SCORES.read(path)]
     assert kept == [("s4", "reference", "0.7"), ("ms3", "", "0.5"), ("s4", "strict", "0.1")]
     assert [p.name for p in path.parent.iterdir()] == ["stamps.csv"]  # no temporary file stays
     (project / "results/other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="not a table of scores"):
-        save_rows(project / "results/other.csv", [row])
+        SCORES.save(project / "results/other.csv", [row])
     assert (project / "results/other.csv").read_text() == "a,b\n1,2\n"
 
 
 def test_checkpoints_of_one_name_keep_their_rows(project):
     """Two runs write best.safetensors, and the same is scored on two folders: four lines, each told from the others."""
-    path, usual = project / "results/stamps.csv", read_rows(project / "results/stamps.csv")[0]
-    save_rows(path, [usual | {"digest": "34cd", "path": "b/a.safetensors", "miou": "0.2"}])
-    save_rows(path, [usual | {"data": "other", "miou": "0.3"}])
+    path, usual = project / "results/stamps.csv", SCORES.read(project / "results/stamps.csv")[0]
+    SCORES.save(path, [usual | {"digest": "34cd", "path": "b/a.safetensors", "miou": "0.2"}])
+    SCORES.save(path, [usual | {"data": "other", "miou": "0.3"}])
     text = fill(PAGE, project / "results", Path("x.md"))
     for cells in ("| a (12ab) | s4 (own) | strict | 120 | 0.701 |", "| a (34cd) | s4 (own) | strict | 120 | 0.200 |"):
         assert cells in text
     assert "| a (12ab) | s4 (other) | strict | 120 | 0.300 |" in text
-
-
-def test_a_table_of_an_earlier_version_is_read_and_kept(project):
-    """Without digest nobody knows which checkpoint of that name its rows are of: new ones replace none of them."""
-    path, usual = project / "results/stamps.csv", read_rows(project / "results/stamps.csv")[0]
-    path.write_text(
-        "checkpoint,test_set,audio,protocol,miou,f,fpr,clips,seed,revision\na,s4,true,strict,0.9,0.8,,120,0,abc\n"
-    )
-    assert read_rows(path)[0]["digest"] == "" and read_rows(path)[0]["miou"] == "0.9"
-    save_rows(path, [usual])
-    assert [(row["digest"], row["miou"]) for row in read_rows(path)] == [("", "0.9"), ("12ab", "0.7014")]
 
 
 def test_choices_are_counted_by_the_set_they_were_judged_on(project):
@@ -186,12 +176,6 @@ def test_the_tree_in_the_readme_names_every_folder_of_the_package():
 
 
 def test_a_table_in_a_log_keeps_all_digits(capsys):
-    row = dict.fromkeys(COLUMNS, "0.1234") | {
-        "checkpoint": "a-checkpoint-of-a-long-name",
-        "protocol": "reference-b1-t0.4",
-    }
-    row |= {"test_set": "avss-native", "audio": "offscreen"}
-    show([row])
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("a-checkpoint"))
-    assert line.split()[:4] == ["a-checkpoint-of-a-long-name", "avss-native", "offscreen", "reference-b1-t0.4"]
-    assert line.split()[4:] == ["0.1234"] * 4
+    cells = ["a-checkpoint-of-a-long-name", "avss-native", "offscreen", "reference-b1-t0.4", *["0.1234"] * 4]
+    print_table("scores", [f"column {number}" for number in range(8)], 4, [cells])
+    assert cells in [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -17,7 +17,7 @@ from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
-from icf_avs.evaluation.evaluate import evaluate, predict
+from icf_avs.evaluation.evaluate import evaluate, predict_each
 from icf_avs.evaluation.robustness.negative_audio import altered_audio
 from icf_avs.inference.predictor import MaskPredictor, Predictor
 from icf_avs.types import ClipSpec
@@ -95,4 +95,4 @@ def test_what_stands_for_a_sound_in_log_mel(root: Path) -> None:
     with pytest.raises(UserError, match="the model takes waveforms"):
         evaluate(Recorder(ClipSpec()), records)
     with pytest.raises(UserError, match="the model takes waveforms"):
-        predict(Recorder(ClipSpec()), clip.frames, clip.log_mel)
+        predict_each(Recorder(ClipSpec()), clip.frames, [clip.log_mel])

@@ -11,7 +11,7 @@ import torch
 from documents import blocks, read, run_shell, understood
 from listener import Listener
 
-from icf_avs.evaluation.score_tables import read_rows
+from icf_avs.evaluation.score_tables import SCORES
 from icf_avs.evaluation.test_sets import FOLDERS
 from icf_avs.types import ClipSpec
 
@@ -54,7 +54,7 @@ def folder(tiny, tmp_path, monkeypatch):
 def test_the_commands_write_the_rows_that_the_table_names(folder):
     for command in RUN:
         run_shell(command)
-    written = {(row["test_set"], row["protocol"]) for row in read_rows(folder / "results/avsbench.csv")}
+    written = {(row["test_set"], row["protocol"]) for row in SCORES.read(folder / "results/avsbench.csv")}
     named = {"reference", "strict", "dataset", "dataset-2classes", "reference-b1", "reference-t0.4"}
     assert {protocol for test_set, protocol in written if test_set == "s4"} >= {*named, "reference-b1-t0.4"}
     assert {test_set for test_set, _ in written} == {"s4", "ms3", "s4-512", "ms3-512", "s4-native", "ms3-native"}

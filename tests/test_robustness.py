@@ -15,18 +15,20 @@ from listener import Listener
 
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
+from icf_avs.evaluation.command import ROBUSTNESS, robustness_command
 from icf_avs.evaluation.evaluate import AUDIOS, Scorer, evaluate
 from icf_avs.evaluation.robustness.audio_reliance import Verdict, interval, judge, worst
-from icf_avs.evaluation.robustness.command import COLUMNS, read_table, robustness_command
 from icf_avs.evaluation.robustness.negative_audio import (
+    MIXED,
     NEGATIVES,
+    SNRS,
     UNKNOWN,
     altered_audio,
     choose_donor,
+    mix_frames,
     shifted_frame,
     super_categories,
 )
-from icf_avs.evaluation.robustness.perturbations import MIXED, SNRS, mix_frames, with_noise
 from icf_avs.evaluation.robustness.runner import (
     ALL,
     CHANGED,
@@ -150,7 +152,8 @@ def test_added_noise_has_its_signal_to_noise_ratio(records):
     for audio, snr in SNRS.items():
         added = altered_audio(clip, records, 0, audio, 0) - clip.waveform
         assert 20 * math.log10(clip.waveform.std() / added.std()) == pytest.approx(snr, abs=0.1)
-    assert not with_noise(np.zeros(16, np.float32), 20.0, np.random.default_rng(0)).any()
+    clip.samples[:] = 0
+    assert not altered_audio(clip, records, 0, "snr-20db", 0).any()
 
 
 def test_frames_are_averaged_with_those_of_another_clip():
@@ -299,8 +302,8 @@ def test_the_command_writes_a_table_and_says_what_it_found(tiny, tmp_path, monke
     table = tmp_path / "out" / "probe-avsbench.csv"
     robustness_command(open_task(None, tmp_path / "data", ["s4", "ms3"]), table, clips=2, seed=5)
     assert list(table.parent.iterdir()) == [table]
-    rows = read_table(table)
-    assert tuple(rows[0]) == COLUMNS
+    rows = ROBUSTNESS.read(table)
+    assert tuple(rows[0]) == ROBUSTNESS.columns
     whole = [row["audio"] for row in rows if (row["test_set"], row["category"]) == ("s4", ALL)]
     assert sorted(whole) == sorted(CONDITIONS)
     silence = next(row for row in rows if (row["test_set"], row["audio"]) == ("s4", "silence"))
@@ -312,7 +315,7 @@ def test_the_command_writes_a_table_and_says_what_it_found(tiny, tmp_path, monke
     model.semantic = True
     robustness_command(open_task(None, tmp_path / "data", ["s4"]), table, clips=1, seed=0)
     assert "Scored is the binary mask" in capsys.readouterr().out
-    again = read_table(table)
+    again = ROBUSTNESS.read(table)
     assert {row["clips"] for row in again if row["test_set"] == "s4"} == {"1"}
     assert [row for row in again if row["test_set"] == "ms3"] == [row for row in rows if row["test_set"] == "ms3"]
     table.write_text("a,b\n")

@@ -12,8 +12,7 @@ from icf_avs.errors import UserError
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from icf_avs.evaluation.command import evaluate_command
-    from icf_avs.evaluation.robustness.command import robustness_command
+    from icf_avs.evaluation.command import evaluate_command, robustness_command
     from icf_avs.evaluation.score_tables import Settings, check_tables
     from icf_avs.evaluation.test_sets import open_task
 

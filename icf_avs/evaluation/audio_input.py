@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,6 @@ from icf_avs.encoders.registry import ACCEPTS_LOG_MEL
 from icf_avs.errors import UserError
 from icf_avs.media.audio_windows import clip_windows
 from icf_avs.media.images import resize_frames
-from icf_avs.media.vggish_frontend import LOG_OFFSET
 
 if TYPE_CHECKING:
     from icf_avs.inference.predictor import MaskPredictor
@@ -21,11 +19,9 @@ if TYPE_CHECKING:
 
 
 def model_sound(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.ndarray:
-    """What `predict` takes: of a waveform [n] at 16 kHz its windows [count, window] at the rate of the model; log-mel
-    windows [count, 96, 64] unchanged.
-
-    Released log-mel windows lie 0.96 s apart (PROTOCOLS, audio front end), those cut from a waveform 1 / fps.
-    Raises UserError for log-mel where the audio encoder of the model takes waveforms alone.
+    """What `predict` takes: of a waveform [n] at 16 kHz its windows [count, window] at the rate of the model, 1 / fps
+    apart; log-mel windows [count, 96, 64], 0.96 s apart, unchanged. Raises UserError for log-mel where the audio
+    encoder of the model takes waveforms alone.
     """
     if sound.ndim == 1:
         return clip_windows(sound, predictor.spec, count)
@@ -36,11 +32,6 @@ def model_sound(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.n
             f"({encoder or 'its own'} audio encoder); unpack audio_wav or raw_videos of the set beside them"
         )
     return sound
-
-
-def silence(sound: np.ndarray) -> np.ndarray:
-    """As long a silence in the same form: zeros for a waveform, the logarithm of the offset for log-mel windows."""
-    return np.full_like(sound, 0.0 if sound.ndim == 1 else math.log(LOG_OFFSET))
 
 
 def predictions(

@@ -1,28 +1,52 @@
-"""`icf evaluate`: scores of a checkpoint under the true sound and three negative ones, as a table (CSV)."""
+"""`icf evaluate`: scores of a checkpoint under the true sound and negative ones, as a table (CSV) and on the terminal.
+
+The table of `--robustness` has a row a checkpoint, test set, kind of sound and subset ("category") of the clips: `all`,
+the super-category of the off-screen sound, or `changed`. Rows of the true sound on the same clips or frames stand
+beside it. Scores as in robustness/runner.py.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from icf_avs.console import progress_console
+from icf_avs.atomic_io import check_file
+from icf_avs.console import progress_console, table_console
 from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS
 from icf_avs.datasets.layouts import class_names
-from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import AUDIOS, evaluate_each
 from icf_avs.evaluation.evaluate_semantic import class_order, class_protocols, evaluate_semantic
+from icf_avs.evaluation.robustness.audio_reliance import Verdict, judge, worst
 from icf_avs.evaluation.robustness.negative_audio import without_donor
+from icf_avs.evaluation.robustness.runner import ALL, SCORE_NAMES, evaluate_robustness
 from icf_avs.evaluation.score_tables import (
+    COLUMNS,
     DEFAULT_SETTINGS,
+    SCORES,
     Row,
+    Scored,
+    ScoreTable,
     Settings,
+    cell,
     check_tables,
+    revision,
     save_notes,
-    save_rows,
     score_rows,
-    show,
 )
 from icf_avs.evaluation.test_sets import Task, set_folder
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from icf_avs.datasets.video_clip import ClipRecord
+
+ROBUSTNESS = ScoreTable(
+    "robustness",
+    (*Scored._fields, "test_set", "audio", "category", "clips", "frames", *SCORE_NAMES, "seed", "revision"),
+    ("data", "test_set"),
+)
 
 
 def evaluate_command(
@@ -35,46 +59,114 @@ def evaluate_command(
 
     Raises UserError for a table that cannot be written: before anything is scored, or once the scores are printed.
     """
+    table = out or Path("results") / ("stamps.csv" if task.is_stamps else "avsbench.csv")
+    check_tables(table)
+    predictor, written = task.segmenter.predictor, list[Row]()
+    semantic = {
+        name: ("background", *class_names(set_folder(task.root, name)))
+        for name, records in task.records.items()
+        if records[0].layout in CLASS_ID_LAYOUTS and predictor.semantic
+    }
+    for known in semantic.values() if settings.size is not None else ():
+        class_order(predictor.classes, known)
+
+    def score(name: str, records: Sequence[ClipRecord], bar: Progress) -> None:
+        say, total, audios = partial(bar.console.print, soft_wrap=True), len(records[:clips]), list(AUDIOS)
+        if (reason := without_donor(records, clips)) is not None:
+            say(f"{name}: no off-screen row, {reason}")
+            audios.remove("offscreen")
+        if not all(record.has_waveform for record in records):
+            say(f"{name}: no noise row, log-mel windows do not say how loud its clips are")
+            audios.remove("noise")
+        advance = partial(bar.advance, bar.add_task(name, total=total))
+        scores = evaluate_each(predictor, records, audios, seed, clips, advance, settings)
+        if name in semantic and settings.size is not None:
+            advance = partial(bar.advance, bar.add_task(f"{name}, classes", total=total))
+            found = evaluate_semantic(predictor, records, semantic[name], clips, advance, settings)
+            scores["true"] = {**scores["true"], **class_protocols(found)}
+        elif name in semantic:
+            say(f"{name}: no rows of classes, which are scored at one size; leave --native out")
+        rows = score_rows(scores, task.scored, task.label(name), total, seed, settings)
+        written.extend(rows)
+        SCORES.save(table, rows)
+        save_notes(table.with_suffix(".json"), task.scored, task.label(name), settings, scores, task.device)
+
+    def show() -> None:
+        if not written:
+            return
+        shown = [*COLUMNS[:1], *COLUMNS[4:-2]]
+        title = "scores (under silence, noise and offscreen lower is better)"
+        print_table(title, shown, 4, ([row[column] for column in shown] for row in written))
+        print(f"scores of {task.scored}")
+
+    _score_sets(task, score, show)
+    print(f"wrote {table} and {table.with_suffix('.json')}")
+
+
+def robustness_command(task: Task, out: Path | None, clips: int | None, seed: int) -> None:
+    """Score a checkpoint under every sound; write the table `out`, print a summary and whether it uses the audio.
+
+    out: None: results/probe.csv, or probe-avsbench.csv for sets of another origin than Stamps. Raises UserError as
+    `evaluate_command`.
+    """
+    table = out or Path("results") / ("probe.csv" if task.is_stamps else "probe-avsbench.csv")
+    check_file(table)
+    ROBUSTNESS.read(table)
+    lines, notes, verdicts = list[list[str]](), list[str](), list[Verdict]()
+
+    def score(name: str, records: Sequence[ClipRecord], bar: Progress) -> None:
+        advance = partial(bar.advance, bar.add_task(name, total=len(records[:clips])))
+        label, code, rows = task.label(name), revision(), []
+        result = evaluate_robustness(task.segmenter.predictor, records, seed, clips, progress=advance)
+        for (audio, category), values in result.scores.items():
+            cells = str(values["clips"]), str(values["frames"]), *(cell(values[score]) for score in SCORE_NAMES)
+            row = (*task.scored, label, audio, category, *cells, str(seed), code)
+            rows.append(dict(zip(ROBUSTNESS.columns, row, strict=True)))
+            if category == ALL:
+                lines.append([label, audio, *(f"{values[name]:.3f}".replace("nan", "-") for name in SHOWN)])
+        notes.extend(f"{label}: {note}" for note in result.notes)
+        verdicts.append(judge(result.ious, result.frames, label, seed))
+        ROBUSTNESS.save(table, rows)
+
+    def show() -> None:
+        if not verdicts:
+            return
+        print_table("strict scores against the original mask", ["set", "sound", *SHOWN], 2, lines)
+        print("\n".join([*notes, f"scores of {task.scored}", worst(verdicts).sentence(task.scored.checkpoint)]))
+
+    _score_sets(task, score, show)
+    if task.segmenter.predictor.semantic:
+        print("Scored is the binary mask, what sounds against all else; classes that it names are not scored.")
+    print(f"wrote {table}")
+
+
+SHOWN = ("miou", "drop_miou", "g_miou", "f", "fpr", "null")  # on the terminal
+
+
+def _score_sets(
+    task: Task, score: Callable[[str, Sequence[ClipRecord], Progress], None], show: Callable[[], None]
+) -> None:
+    """Score and save set by set, so that what is finished outlives an interruption, and show that however it ends."""
     from rich.progress import Progress
 
-    predictor, seen = task.segmenter.predictor, task.records
-    if out is None:
-        out = Path("results") / ("stamps.csv" if task.is_stamps else "avsbench.csv")
-        check_tables(out)
-    semantic = {name for name in seen if seen[name][0].layout in CLASS_ID_LAYOUTS and predictor.semantic}
-    names = {name: ("background", *class_names(set_folder(task.root, name))) for name in semantic}
-    for known in names.values() if settings.size is not None else ():
-        class_order(predictor.classes, known)
-    written: list[Row] = []
-    with Progress(console=progress_console()) as bar:
-        say = partial(bar.console.print, soft_wrap=True)
-        for name, records in seen.items():
-            total = len(records[:clips])
-            audios = list(AUDIOS)
-            if (reason := without_donor(records, clips)) is not None:
-                say(f"{name}: no off-screen row, {reason}")
-                audios.remove("offscreen")
-            if not all(record.has_waveform for record in records):
-                say(f"{name}: no noise row, log-mel windows do not say how loud its clips are")
-                audios.remove("noise")
-            advance = partial(bar.advance, bar.add_task(name, total=total))
-            scores = evaluate_each(predictor, records, audios, seed, clips, advance, settings)
-            if name in semantic and settings.size is not None:
-                advance = partial(bar.advance, bar.add_task(f"{name}, classes", total=total))
-                found = evaluate_semantic(predictor, records, names[name], clips, advance, settings)
-                scores["true"] = {**scores["true"], **class_protocols(found)}
-            elif name in semantic:
-                say(f"{name}: no rows of classes, which are scored at one size; leave --native out")
-            rows = score_rows(scores, task.scored, task.label(name), total, seed, settings)
-            written += rows
-            try:  # set by set: what is finished outlives an interruption
-                save_rows(out, rows)
-                save_notes(out.with_suffix(".json"), task.scored, task.label(name), settings, scores, task.device)
-            except UserError:
-                bar.stop()
-                show(written)
-                raise
-    show(written)
-    for part in predictor.missing:
+    try:
+        with Progress(console=progress_console()) as bar:
+            for name, records in task.records.items():
+                score(name, records, bar)
+    finally:
+        show()
+    for part in task.segmenter.predictor.missing:
         print(f"scored {part}")
-    print(f"wrote {out} and {out.with_suffix('.json')}")
+
+
+def print_table(title: str, columns: Sequence[str], left: int, lines: Iterable[Sequence[str]]) -> None:
+    """A table on the terminal, its first `left` columns aligned to the left."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, pad_edge=False, collapse_padding=True, title=title)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    table_console().print(table)

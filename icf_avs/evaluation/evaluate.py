@@ -29,10 +29,7 @@ if TYPE_CHECKING:
 
 
 class Scorer:
-    """Collects predictions, clip by clip.
-
-    clips, frames  how many were scored
-    """
+    """Collects predictions, clip by clip. clips, frames: how many were scored."""
 
     def __init__(self, settings: Settings = DEFAULT_SETTINGS) -> None:
         # One process scores the whole set, also where a run has several: nothing is to be gathered.
@@ -44,9 +41,8 @@ class Scorer:
         self._share = self._root = 0.0
 
     def update(self, probabilities: Tensor, truth: Tensor, silent: Tensor) -> None:
-        """Add frames of one clip: probabilities [n, H, W] in [0, 1]; truth bool [n, H, W], the original mask.
-
-        silent: bool [n], the frames in which nothing should be segmented.
+        """Add frames of one clip: probabilities [n, H, W] in [0, 1]; truth bool [n, H, W], the original mask; silent
+        bool [n], the frames in which nothing should be segmented.
         """
         if not len(probabilities):
             return
@@ -60,10 +56,8 @@ class Scorer:
         self._root += share.sqrt().sum().item()
 
     def compute(self) -> Scores:
-        """What the metrics return and `fpr`, by protocol: reference, strict, dataset, dataset-2classes.
-
-        fpr: share of the pixels segmented, mean over the silent frames; NaN without any, as are all scores without any
-        frame.
+        """What the metrics return and `fpr`, by protocol: reference, strict, dataset, dataset-2classes. fpr: share of
+        the pixels segmented, mean over the silent frames. NaN without any, as are all scores without any frame.
         """
         if not self.frames:
             return {name: dict.fromkeys(("miou", "f", "fpr"), nan) for name in ("reference", "strict")}
@@ -79,14 +73,9 @@ class Scorer:
         return self._root / self._silent if self._silent else nan
 
 
-def empty_frames(truth: Tensor) -> Tensor:
-    """In which frames of truth bool [n, H, W] nothing sounds: bool [n]."""
-    return ~truth.any(2).any(1)
-
-
-def every_frame(truth: Tensor) -> Tensor:
-    """All frames: nothing in the image makes a negative sound."""
-    return torch.ones(len(truth), dtype=torch.bool)
+def silent_frames(truth: Tensor, negative: bool) -> Tensor:
+    """bool [n], where nothing should be segmented: all frames under a negative sound, else those without truth."""
+    return torch.ones(len(truth), dtype=torch.bool) if negative else ~truth.any(2).any(1)
 
 
 AUDIOS: tuple[Audio, ...] = ("true", "silence", "noise", "offscreen")
@@ -101,17 +90,15 @@ def evaluate(
     progress: Callable[[], None] = lambda: None,
     settings: Settings = DEFAULT_SETTINGS,
 ) -> Scores:
-    """Score a model at 224x224 on the labelled frames of `records`, all with the same kind of `audio`.
+    """Scores of a model at 224x224 on the labelled frames of `records` under one kind of `audio`, by protocol
+    (`Scorer.compute`). `fpr` is over the frames with empty truth for the true sound, over all frames for a negative
+    one.
 
     clips     score only the first so many; donors of off-screen sounds still come from all records
     progress  called after each clip
-    settings  size, threshold of the mask and batches of the reference F
+    settings  size, to which frames are squashed, and then to that of the model; threshold; batches of the reference F
 
-    Returns the scores of each protocol, {"reference": {...}, "strict": {...}, "dataset": {...}, "dataset-2classes":
-    {...}}, from `AVSBenchMetric`, `StrictMetric` and `DatasetMetric`, each with `miou`, `f` and `fpr`: the share
-    of pixels segmented where nothing should be, which is over the frames with empty ground truth for the true sound
-    (NaN if there are none) and over all frames for a negative one. Frames are squashed to the size that is scored,
-    and then to the one the model takes. Raises UserError if no off-screen donor is known.
+    Raises UserError if no off-screen donor is known.
     """
     return evaluate_each(predictor, records, (audio,), seed, clips, progress, settings)[audio]
 
@@ -125,9 +112,7 @@ def evaluate_each(
     progress: Callable[[], None] = lambda: None,
     settings: Settings = DEFAULT_SETTINGS,
 ) -> dict[str, Scores]:
-    """`evaluate` with several kinds of audio, each of which gets its scores. The frames of a clip are read and encoded
-    once.
-    """
+    """`evaluate` with several kinds of audio. The frames of a clip are read and encoded once."""
     if unknown := set(audios) - set(AUDIOS):
         raise ValueError(f"audio is {unknown.pop()!r}; it must be one of {AUDIOS}")
     scorers = {audio: Scorer(settings) for audio in audios}
@@ -137,27 +122,17 @@ def evaluate_each(
         truth = torch.from_numpy(clip.masks[clip.labelled] > 0)
         found = predict_each(predictor, clip.frames, sounds, clip.masks.shape[1:])
         for (audio, scorer), probabilities in zip(scorers.items(), found, strict=True):
-            silent = empty_frames(truth) if audio == "true" else every_frame(truth)
-            scorer.update(probabilities[torch.from_numpy(clip.labelled)], truth, silent)
+            scorer.update(probabilities[torch.from_numpy(clip.labelled)], truth, silent_frames(truth, audio != "true"))
         progress()
     return {audio: scorer.compute() for audio, scorer in scorers.items()}
-
-
-def predict(
-    predictor: MaskPredictor, frames: np.ndarray, sound: np.ndarray, size: tuple[int, int] = (SIZE, SIZE)
-) -> Tensor:
-    """Probabilities [T, *size] of frames uint8 [T, H, W, 3] and their sound, in clips of `spec.frames`.
-
-    sound: a waveform [n] or log-mel windows [T, 96, 64]. Raises UserError for log-mel where the model takes
-    waveforms alone.
-    """
-    return predict_each(predictor, frames, [sound], size)[0]
 
 
 def predict_each(
     predictor: MaskPredictor, frames: np.ndarray, sounds: Sequence[np.ndarray], size: tuple[int, int] = (SIZE, SIZE)
 ) -> list[Tensor]:
-    """`predict` of the same frames under each of several sounds, encoded once."""
+    """Probabilities [T, *size] of frames uint8 [T, H, W, 3], encoded once, under each of several sounds: a waveform [n]
+    or log-mel windows [T, 96, 64]. Raises UserError for log-mel where the model takes waveforms alone.
+    """
     parts: list[list[Tensor]] = [[] for _ in sounds]
     for clip in predictions(predictor, frames, sounds):
         for prediction, found in zip(clip, parts, strict=True):

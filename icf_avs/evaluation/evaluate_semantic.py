@@ -41,14 +41,12 @@ def evaluate_semantic(
 ) -> dict[str, dict[str, float]]:
     """Scores of `SemanticMetric` on the labelled frames of `records`, by rule: argmax, argmax-padded and masked.
 
-    names     of the set's class ids, background first (`metadata.read_labels`); those of the model are matched to them
-              by name, in whatever order they are
-    clips     score only the first so many
-    progress  called after each clip
+    names     of the set's class ids, background first; those of the model are matched to them by name
     settings  size; threshold of the mask; clips that make one update of the metric, as one batch of the reference
 
-    Raises UserError for a model without a class head or with other classes than the set's, and for a set without class
-    ids; ValueError for `settings.size` None, since clips of several sizes make no batch.
+    clips, progress as in `evaluate`. Raises UserError for a model without a class head or with other classes than the
+    set's, and for a set without class ids; ValueError for `settings.size` None, since clips of several sizes make no
+    batch.
     """
     if settings.size is None:
         raise ValueError("classes are scored at one size")
@@ -85,10 +83,8 @@ def evaluate_semantic(
 
 
 def class_protocols(scores: Scores) -> Scores:
-    """The scores of `evaluate_semantic` as protocols of the table.
-
-    Each rule as the reference averages it and as it leaves out the background, the right way to leave it out, over
-    classes that occur alone, and from the pixels of the whole set; padding, where it is scored, touches the first two.
+    """The scores of `evaluate_semantic` as protocols of the table (docs/PROTOCOLS.md). Of the padded rule only the
+    first two differ from the unpadded one.
     """
     averages = {
         "": ("miou", "f"),
@@ -107,24 +103,20 @@ def class_protocols(scores: Scores) -> Scores:
 
 
 def class_order(classes: Sequence[str], names: Sequence[str]) -> list[int]:
-    """For each class id of the set the index among (background, *classes) of the model.
-
-    Raises UserError unless both have the same names.
+    """For each class id of the set the index among (background, *classes) of the model. Raises UserError unless both
+    have the same names.
     """
     own = ["background", *classes]
     if sorted(own) != sorted(names):
+        differing = ""
+        for whose, some, others in (("the checkpoint", own, names), ("the set", names, own)):
+            if lone := [name for name in some if name not in set(others)]:
+                differing += f", only {whose} has {', '.join(lone[:3])}{', ...' * (len(lone) > 3)}"
         raise UserError(
             f"the classes do not match: the checkpoint has {len(own)} with background, the set has {len(names)}"
-            f"{_only('the checkpoint', own, names)}{_only('the set', names, own)}; "
-            "evaluate on the kind of set that the checkpoint was trained on"
+            f"{differing}; evaluate on the kind of set that the checkpoint was trained on"
         )
     return [own.index(name) for name in names]
-
-
-def _only(whose: str, names: Sequence[str], others: Sequence[str]) -> str:
-    lone = [name for name in names if name not in set(others)]
-    more = ", ..." if len(lone) > 3 else ""
-    return f", only {whose} has {', '.join(lone[:3])}{more}" if lone else ""
 
 
 def _enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:

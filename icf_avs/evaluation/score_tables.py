@@ -1,11 +1,9 @@
-"""The table of scores (CSV) that `icf evaluate` keeps, and beside it a JSON file that says on what they came about.
+"""The tables of scores (CSV) that `icf evaluate` keeps, and beside the first a JSON file on how they came about.
 
-One row a checkpoint, test set, audio and protocol; scores are shares in [0, 1], empty where none exists. `fpr` is the
-share of pixels segmented where nothing should be: over the frames with empty ground truth for the true sound, over all
-frames for silence, noise and off-screen sound. `revision` is that of the code that scored. A checkpoint is known by the
-`digest` of its file; `checkpoint` and `path` say what it was called. `data` is the folder of the sets, "stamps" for the
-default ones. Scores under other settings than the reference's have names of their own in the cells `test_set` and
-`protocol`: see `Settings.labels`.
+A checkpoint is known by the `digest` of its file; `checkpoint` and `path` say what it was called. `data` is the folder
+of the sets, "stamps" for the default ones. Scores are shares in [0, 1], empty where none exists. `fpr` is the share of
+pixels segmented where nothing should be: over the frames with empty ground truth for the true sound, over all frames
+for silence, noise and off-screen sound. `revision` is that of the code that scored.
 """
 
 from __future__ import annotations
@@ -24,18 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from icf_avs.atomic_io import check_file, write_text
-from icf_avs.console import table_console
 from icf_avs.datasets.image_io import SIZE
 from icf_avs.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-UNKNOWN = ("digest", "path", "data")  # tables written before these columns were there are read with empty cells
-COLUMNS = (
-    *("checkpoint", *UNKNOWN, "test_set", "audio", "protocol"),
-    *("miou", "f", "fpr", "clips", "seed", "revision"),
-)
 Row = dict[str, str]
 Scores = dict[str, dict[str, float]]  # protocol -> score -> value
 
@@ -50,6 +42,42 @@ class Scored(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.checkpoint} ({self.path}, digest {self.digest})"
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """columns: of the file. keys: new rows replace those of the same checkpoint that have the same of these cells."""
+
+    what: str
+    columns: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    def read(self, path: Path) -> list[Row]:
+        """Rows of the table at `path`, none where there is no file. Raises UserError if it has other columns."""
+        if not path.exists():
+            return []
+        found, rows = read_csv(path)
+        if found != self.columns:
+            raise UserError(
+                f"{path} is not a table of {self.what} (columns {','.join(self.columns)}); name another --out"
+            )
+        return rows
+
+    def save(self, path: Path, rows: list[Row]) -> None:
+        """Put `rows` in place of those with the same keys, and keep the others."""
+
+        def key(row: Row) -> tuple[str, ...]:
+            return (row["digest"] or row["checkpoint"], *(row[cell] for cell in self.keys))
+
+        replaced, text = set(map(key, rows)), io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([row for row in self.read(path) if key(row) not in replaced] + rows)
+        write_text(path, text.getvalue())
+
+
+COLUMNS = (*Scored._fields, "test_set", "audio", "protocol", "miou", "f", "fpr", "clips", "seed", "revision")
+SCORES = ScoreTable("scores", COLUMNS, ("data", "test_set", "protocol"))
 
 
 @dataclass(frozen=True)
@@ -81,22 +109,23 @@ DEFAULT_SETTINGS = Settings()
 def score_rows(
     scores: dict[str, Scores], scored: Scored, test_set: str, clips: int, seed: int, settings: Settings
 ) -> list[Row]:
-    """Rows of one test set from the scores of each kind of audio.
-
-    Without those that another batch size or threshold leaves as they are: a run with the usual ones writes them.
+    """Rows of one test set from the scores of each kind of audio, without those that another batch size or threshold
+    leaves as they are: a run with the usual ones writes them.
     """
-    code = revision()
-    usual = Settings(size=settings.size)
-    rows = []
+    code, usual, rows = revision(), Settings(size=settings.size), []
     for audio, protocols in scores.items():
         for protocol, values in protocols.items():
             labels = settings.labels(test_set, protocol)
-            if settings != usual and labels == usual.labels(test_set, protocol):
-                continue
-            cells = ("" if math.isnan(values[key]) else f"{values[key]:.4f}" for key in ("miou", "f", "fpr"))
-            row = (*scored, labels[0], audio, labels[1], *cells, str(clips), str(seed), code)
-            rows.append(dict(zip(COLUMNS, row, strict=True)))
+            if settings == usual or labels != usual.labels(test_set, protocol):
+                cells = (cell(values[key]) for key in ("miou", "f", "fpr"))
+                row = (*scored, labels[0], audio, labels[1], *cells, str(clips), str(seed), code)
+                rows.append(dict(zip(COLUMNS, row, strict=True)))
     return rows
+
+
+def cell(score: float) -> str:
+    """A score as it stands in a table; empty for NaN."""
+    return "" if math.isnan(score) else f"{score:.4f}"
 
 
 def read_csv(path: Path) -> tuple[tuple[str, ...], list[Row]]:
@@ -115,54 +144,17 @@ def read_csv(path: Path) -> tuple[tuple[str, ...], list[Row]]:
         raise UserError(f"{path}: cannot be read as a CSV table ({error}); restore it, or move it away") from error
 
 
-def fits(found: tuple[str, ...], columns: tuple[str, ...] = COLUMNS) -> bool:
-    """Whether a table with the columns `found` is one of scores, of this version or an earlier one."""
-    return found in (columns, tuple(column for column in columns if column not in UNKNOWN))
-
-
-def read_rows(path: Path, columns: tuple[str, ...] = COLUMNS, what: str = "scores") -> list[Row]:
-    """Rows of the table of `what` at `path`, none where there is no file. Raises UserError if it has other columns."""
-    if not path.exists():
-        return []
-    found, rows = read_csv(path)
-    if not fits(found, columns):
-        raise UserError(f"{path} is not a table of {what} (columns {','.join(columns)}); name another --out")
-    return [dict.fromkeys(columns, "") | row for row in rows]
-
-
-def save_rows(path: Path, rows: list[Row]) -> None:
-    """Put `rows` in place of those of the same checkpoint, data, test set and protocol in the table at `path`, and keep
-    the others.
-    """
-    replace_rows(path, COLUMNS, read_rows(path), rows, ("data", "test_set", "protocol"))
-
-
-def replace_rows(path: Path, columns: tuple[str, ...], old: list[Row], new: list[Row], cells: tuple[str, ...]) -> None:
-    """Write to `path` the old rows and the new ones, without old ones of the checkpoint and `cells` of a new one."""
-
-    def key(row: Row) -> tuple[str, ...]:
-        return (row["digest"] or row["checkpoint"], *(row[cell] for cell in cells))
-
-    replaced = set(map(key, new))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([row for row in old if key(row) not in replaced] + new)
-    write_text(path, text.getvalue())
-
-
 def check_tables(out: Path) -> None:
     """Raise UserError unless the table `out` and the notes beside it can be written, and are such where they exist."""
     if out.suffix == ".json":
         raise UserError(f"{out}: the notes beside the table end in .json; name a .csv file for --out")
     check_file(out)
     check_file(out.with_suffix(".json"))
-    read_rows(out)
-    read_notes(out.with_suffix(".json"))
+    SCORES.read(out)
+    _notes(out.with_suffix(".json"))
 
 
-def read_notes(path: Path) -> dict[str, object]:
-    """The notes at `path`, none where there is no file. Raises UserError for anything else."""
+def _notes(path: Path) -> dict[str, object]:
     try:
         notes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if not isinstance(notes, dict):
@@ -179,10 +171,9 @@ def save_notes(
 
     {"CHECKPOINT DIGEST DATA SET": {...}}, and "... SET reference-b1" under other settings than the usual ones.
     """
-    notes = read_notes(path)
     test_set, protocol = settings.labels(test_set, "reference")
     key = f"{scored.checkpoint} {scored.digest} {scored.data} {test_set}"
-    notes[key + (f" {protocol}" if protocol != "reference" else "")] = {
+    note = {
         "command": shlex.join(["icf", *sys.argv[1:]]),
         "reference_batch_size": settings.batch_size,
         "threshold": settings.threshold,
@@ -192,6 +183,7 @@ def save_notes(
             for audio, protocols in scores.items()
         },
     }
+    notes = _notes(path) | {key + (f" {protocol}" if protocol != "reference" else ""): note}
     write_text(path, json.dumps(notes, indent=1, sort_keys=True) + "\n")
 
 
@@ -199,21 +191,17 @@ def hardware(device: torch.device) -> dict[str, str | int | None]:
     """What this process runs on; device: what its model is on."""
     import torch
 
+    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on Linux
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "system": platform.platform(terse=True),
-        "processor": f"{os.cpu_count()} x {_processor()}",
+        "processor": f"{os.cpu_count()} x {names[0] if names else platform.machine()}",
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else {"mps": "Apple"}.get(device.type),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on Linux
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def revision() -> str:
@@ -229,25 +217,3 @@ def revision() -> str:
         return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unversioned"
-
-
-def show(rows: list[Row]) -> None:
-    """Print `rows`, all of one checkpoint, as a table."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    if not rows:
-        return
-    shown = [column for column in COLUMNS[:-2] if column not in UNKNOWN]
-    table = Table(
-        box=SIMPLE,
-        pad_edge=False,
-        collapse_padding=True,
-        title="scores (under silence, noise and offscreen lower is better)",
-    )
-    for column in shown:
-        table.add_column(column, justify="right" if column in ("miou", "f", "fpr", "clips") else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(row[column] for column in shown))
-    table_console().print(table)
-    print(f"scores of {Scored(*(rows[0][column] for column in Scored._fields))}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from icf_avs.atomic_io import cache_dir
 from icf_avs.datasets.custom_dataset import is_custom_dataset
 from icf_avs.datasets.layouts import TABLES, find_table, is_stamps, read_set
 from icf_avs.datasets.video_clip import ClipRecord
@@ -30,10 +31,7 @@ OWN = "own"  # a set of one's own is the folder itself
 
 @dataclass(frozen=True)
 class Task:
-    """A loaded checkpoint and the clips to score it on.
-
-    records  clips of the split, by the name of their set; root  folder of the sets
-    """
+    """A loaded checkpoint and the clips to score it on: of the split, by the name of their set; root: their folder."""
 
     segmenter: Segmenter
     device: torch.device
@@ -51,25 +49,19 @@ class Task:
 def open_task(
     checkpoint: str | None, data: Path | None, sets: Sequence[str] | None, split: Split = "test", device: str = "auto"
 ) -> Task:
-    """Load a checkpoint and read the test sets.
+    """Load a checkpoint and read the test sets. Raises UserError for what is not there or cannot be read.
 
-    data  folder of the sets (None: the default Stamps sets); sets  names of `FOLDERS` (None: all in the folder, of the
-    default ones `DEFAULT_SETS`). Raises UserError for what is not there or cannot be read.
+    data  folder of the sets (None: the default Stamps sets); sets  names of `FOLDERS` (None: as `choose_sets`)
     """
     from icf_avs import load
 
     place = find_device(device)
     loaded = load(checkpoint, place)
-    digest = short_digest(loaded.predictor.digest or "")
-    scored = Scored(loaded.name, digest, str(checkpoint or loaded.name), data_name(data))
+    name = "stamps" if data is None else os.path.normpath(data)
+    scored = Scored(loaded.name, short_digest(loaded.predictor.digest or ""), str(checkpoint or loaded.name), name)
     root, names, stamps = choose_sets(data, sets, split)
     records = {name: read_set(set_folder(root, name), split) for name in names}
     return Task(loaded, place, scored, root, split, stamps, records)
-
-
-def data_name(data: Path | None) -> str:
-    """What the folder of the sets is called in tables."""
-    return "stamps" if data is None else os.path.normpath(data)
 
 
 def choose_sets(
@@ -91,9 +83,10 @@ def choose_sets(
         if sets and set(sets) != {name}:
             raise UserError(f"--sets {' '.join(sets)}: {data} is itself a set, {name}; give the folder above it")
         return data, [name], is_stamps(data)
-    sets = None if sets is None else list(dict.fromkeys(sets))
     root = data or default_sets(split)
-    if sets is None:
+    if sets is not None:
+        sets = list(dict.fromkeys(sets))
+    else:
         sets = DEFAULT_SETS if data is None else [name for name in FOLDERS if (root / FOLDERS[name]).is_dir()]
     if not sets:
         raise UserError(
@@ -114,7 +107,6 @@ def _is_set(root: Path) -> bool:
 
 def default_sets(split: Split = "test") -> Path:
     """Folder of a split of Stamps in the cache, 120 clips a set, seed 0; written on first use or when outdated."""
-    from icf_avs.atomic_io import cache_dir
     from icf_avs.synthetic.benchmark import write_stamps
 
     root = cache_dir() / f"stamps-{split}"

@@ -45,25 +45,20 @@ class Verdict:
         """Whether too little is segmented with the true sound for the ratio to mean anything."""
         return not self.true >= MIN_MIOU  # NaN too
 
-    def summary(self) -> str:
-        """The numbers, in words."""
+    def sentence(self, name: str) -> str:
+        """What to say of the model of that name, with the numbers."""
+        where = f"On {self.test_set} ({self.clips} clips): mIoU {self.true:.3f} with the true sound"
         if self.too_little:
-            return f"mIoU {self.true:.3f} with the true sound, below {MIN_MIOU}: too little to tell."
+            means = "segments too little to tell whether it uses the audio"
+            return f"{name} {means}. {where}, below {MIN_MIOU}: too little to tell."
+        means = "is undecided: take more clips" if self.label == "undecided" else self.label
         interval = f"95 % interval over clips {self.low:.2f} to {self.high:.2f}"
         if math.isnan(self.low):
             interval = "no interval from a single clip"
         return (
-            f"mIoU {self.true:.3f} with the true sound and {self.negative:.3f} under {_NAMES[self.audio]}: "
-            f"{self.ratio:.2f} of it is left ({interval}); above {IGNORES_ABOVE} a model ignores the audio."
+            f"{name} {means}. {where} and {self.negative:.3f} under {_NAMES[self.audio]}: {self.ratio:.2f} of it is "
+            f"left ({interval}); above {IGNORES_ABOVE} a model ignores the audio."
         )
-
-    def sentence(self, name: str) -> str:
-        """What to say of the model of that name."""
-        if self.too_little:
-            means = "segments too little to tell whether it uses the audio"
-        else:
-            means = "is undecided: take more clips" if self.label == "undecided" else self.label
-        return f"{name} {means}. On {self.test_set} ({self.clips} clips): {self.summary()}"
 
 
 def judge(ious: Mapping[str, np.ndarray], frames: np.ndarray, test_set: str, seed: int = 0) -> Verdict:

@@ -1,4 +1,4 @@
-"""The sounds that replace that of a clip. All are waveforms that go through the same front end.
+"""The sounds and frames that replace or disturb those of a clip. All sounds go through the same front end.
 
 true         the clip's own sound
 silence      zeros
@@ -7,7 +7,12 @@ noise        white Gaussian noise as loud (root mean square) as the clip; noise-
 offscreen    the sound of another clip of the split, none of whose sounding classes is in the frame
 shifted      the clip's own sound, moved later by half the clip and wrapped around. Half is rounded down to whole
              frames, so that each frame has exactly the sound of another frame
-snr-20db     the clip's own sound with noise added; -30db and -40db too (perturbations.py)
+snr-20db     the clip's own sound with white Gaussian noise 20 dB below its loudness; -30db and -40db too
+mixed-N      its own sound; N of its frames are averages of themselves and of frames of another clip
+
+The last two are the curves of the paper's figure 5. It gives the range of both (20 to 40 dB; 0 to 4 frames), not how
+frames are mixed. An average changes every network's input; frames that were wholly replaced would ask for masks of what
+is not in them.
 
 `icf evaluate` takes any off-screen donor; with --robustness one from another super-category than everything that
 sounds in the clip, as in AVSBench-Robust: see `choose_donor`. That paper also avoids pairs it finds unsuitable (no
@@ -21,6 +26,7 @@ a device); it names none for the rest of AVSS, whose are our choice.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
@@ -29,8 +35,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from icf_avs.errors import UserError
-from icf_avs.evaluation.audio_input import silence
-from icf_avs.evaluation.robustness.perturbations import SNRS, with_noise
+from icf_avs.media.vggish_frontend import LOG_OFFSET
 
 if TYPE_CHECKING:
     from icf_avs.datasets.video_clip import ClipRecord, LoadedClip
@@ -40,8 +45,10 @@ Audio = Literal[
 ]
 NEGATIVES = ("silence", "noise", "noise-10db", "noise-40db", "offscreen")  # nothing in the frame makes them
 NOISE_LEVELS = {"noise": 0.0, "noise-10db": -10.0, "noise-40db": -40.0}  # dB relative to the clip
+SNRS = {"snr-20db": 20.0, "snr-30db": 30.0, "snr-40db": 40.0}  # dB
+MIXED = {f"mixed-{count}": count for count in (1, 2, 3, 4)}  # frames
 CATEGORY_FILES = (("icf_avs.evaluation.robustness", "super_categories.csv"), ("icf_avs.synthetic", "stamps.csv"))
-MIXED, UNKNOWN = "mixed", "unknown"  # donors of several super-categories, and of classes that are in no table
+SEVERAL, UNKNOWN = "mixed", "unknown"  # donors of several super-categories, and of classes that are in no table
 
 
 class Donor(NamedTuple):
@@ -59,18 +66,37 @@ def altered_audio(clip: LoadedClip, records: Sequence[ClipRecord], index: int, a
     rng = np.random.default_rng([seed, index])
     if audio == "true":
         return clip.sound
-    if audio == "silence":
-        return silence(clip.sound)
+    if audio == "silence":  # of log-mel windows the logarithm of the offset
+        return np.full_like(clip.sound, 0.0 if clip.sound.ndim == 1 else math.log(LOG_OFFSET))
     if audio in NOISE_LEVELS:
-        loudness = np.sqrt(np.mean(np.square(clip.waveform))) if len(clip.waveform) else 0.0
-        gain = loudness * 10 ** (NOISE_LEVELS[audio] / 20)
-        return (gain * rng.standard_normal(len(clip.waveform))).astype(np.float32)
+        return _noise(clip.waveform, NOISE_LEVELS[audio], rng).astype(np.float32)
     if audio in SNRS:
-        return with_noise(clip.waveform, SNRS[audio], rng)
+        return (clip.waveform + _noise(clip.waveform, -SNRS[audio], rng)).astype(np.float32)
     if audio == "shifted":
         frames = len(clip.frames)
         return np.roll(clip.sound, len(clip.sound) * (frames // 2) // frames, axis=0)
     return records[rng.choice(donors(records, index))].load().sound
+
+
+def _noise(waveform: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    """White noise of the loudness of a waveform [n], and so many dB: of silence it is silence."""
+    loudness = np.sqrt(np.mean(np.square(waveform))) if len(waveform) else 0.0
+    return loudness * 10 ** (level / 20) * rng.standard_normal(len(waveform))
+
+
+def mix_frames(frames: np.ndarray, others: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """frames, others uint8 [T,H,W,3] -> `frames` with `count` of them, drawn by `rng`, averaged with those of `others`
+    at the same place. From the same state of `rng`, a larger count mixes what a smaller one does, and more.
+
+    Raises UserError where the sizes differ.
+    """
+    if frames.shape[1:] != others.shape[1:]:
+        raise UserError(f"frames of {frames.shape[1:3]} cannot be mixed with frames of {others.shape[1:3]}")
+    mixed = frames.copy()
+    for place in rng.permutation(len(frames))[:count]:
+        pair = np.stack([frames[place], others[place % len(others)]])
+        mixed[place] = pair.mean(0).round().astype(np.uint8)
+    return mixed
 
 
 def shifted_frame(frame: int, frames: int) -> int:
@@ -116,7 +142,7 @@ def choose_donor(records: Sequence[ClipRecord], index: int, seed: int) -> Donor:
     for i in candidates:
         theirs = super_categories(records[i].sounding or ())
         if own is not None and theirs and not theirs & own:
-            groups.setdefault(next(iter(theirs)) if len(theirs) == 1 else MIXED, []).append(i)
+            groups.setdefault(next(iter(theirs)) if len(theirs) == 1 else SEVERAL, []).append(i)
     if not groups:
         return Donor(int(rng.choice(candidates)), UNKNOWN)
     category = str(rng.choice(sorted(groups)))

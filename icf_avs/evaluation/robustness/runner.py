@@ -18,25 +18,28 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from icf_avs.errors import UserError
-from icf_avs.evaluation.evaluate import Scorer, empty_frames, every_frame, predict, predict_each
+from icf_avs.evaluation.evaluate import Scorer, predict_each, silent_frames
 from icf_avs.evaluation.metrics import g_score
 from icf_avs.evaluation.metrics.binary import areas
 from icf_avs.evaluation.robustness.negative_audio import (
+    MIXED,
     NEGATIVES,
+    SNRS,
     UNKNOWN,
     Audio,
     Donor,
     altered_audio,
     choose_donor,
+    mix_frames,
     shifted_frame,
 )
-from icf_avs.evaluation.robustness.perturbations import MIXED, SNRS, mix_frames
 
 if TYPE_CHECKING:
     from icf_avs.datasets.video_clip import ClipRecord, LoadedClip
@@ -49,7 +52,9 @@ _OF_CLIP: tuple[Audio, ...] = (
 )  # fmt: skip
 _GREY = 128
 ALL, CHANGED = "all", "changed"  # subsets: every clip, and frames whose sounding set a shift of the sound changes
-NAN = float("nan")
+SCORE_NAMES = (
+    "miou", "f", "reference_miou", "reference_f", "fpr", "null", "drop_miou", "drop_f", "g_miou", "g_f"
+)  # fmt: skip
 
 Scores = dict[str, float]
 Key = tuple[str, str]  # kind of sound, subset
@@ -59,7 +64,6 @@ Key = tuple[str, str]  # kind of sound, subset
 class RobustnessResult:
     """All scores of one test set, and what must be said beside them; `ious` and `frames` are what `judge` takes."""
 
-    clips: int
     scores: dict[Key, Scores]
     ious: dict[str, np.ndarray]
     frames: np.ndarray
@@ -76,7 +80,7 @@ def evaluate_robustness(
     """Score a model on the labelled frames of `records` under each of `CONDITIONS`, all through one front end.
 
     clips     only the first so many; donors of off-screen sound still come from all records
-    progress  called once per clip and condition
+    progress  called after each clip
     """
     shown = records[:clips]
     donors, notes = _donors(records, len(shown), seed)
@@ -88,32 +92,28 @@ def evaluate_robustness(
         labelled = torch.from_numpy(clip.labelled)
         truth = torch.from_numpy(clip.masks > 0)[labelled]
         counts[index] = truth.any(2).any(1).sum()
-        sets = _sounding(record, clip)
-        changed, mute = (torch.from_numpy(flags)[labelled] for flags in _shift(sets))
+        changed, mute = (torch.from_numpy(flags)[labelled] for flags in _shift(_sounding(record, clip)))
         sounds: dict[str, np.ndarray] = {audio: altered_audio(clip, records, index, audio, seed) for audio in _OF_CLIP}
         if donor is not None:
             sounds["offscreen"] = records[donor.record].load().waveform
         found = dict(zip(sounds, predict_each(predictor, clip.frames, list(sounds.values())), strict=True))
+        images = {BLANK: np.full_like(clip.frames, _GREY)}
         if len(shown) > 1:
             other = shown[(index + 1) % len(shown)].load().frames
             for condition, count in MIXED.items():
-                mixed = mix_frames(clip.frames, other, count, np.random.default_rng([seed, index]))
-                found[condition] = predict(predictor, mixed, sounds["true"])
-        found[BLANK] = predict(predictor, np.full_like(clip.frames, _GREY), sounds["true"])
-        for condition in CONDITIONS:
-            if condition not in found:
-                progress()
-                continue
+                images[condition] = mix_frames(clip.frames, other, count, np.random.default_rng([seed, index]))
+        for condition, frames in images.items():
+            (found[condition],) = predict_each(predictor, frames, [sounds["true"]])
+        for condition in filter(found.__contains__, CONDITIONS):
             probabilities = found[condition][labelled]
-            silent = every_frame(truth) if condition in (*NEGATIVES, BLANK) else empty_frames(truth)
-            silent = mute if condition == "shifted" else silent
+            silent = silent_frames(truth, condition in (*NEGATIVES, BLANK)) if condition != "shifted" else mute
             if condition in ("true", "shifted"):
                 scorers[condition, CHANGED].update(probabilities[changed], truth[changed], silent[changed])
             scorers[condition, ALL].update(probabilities, truth, silent)
             ious[condition][index] = _iou_sum(probabilities, truth)
             if donor is not None and condition in ("true", "offscreen"):
                 scorers[condition, donor.category].update(probabilities, truth, silent)
-            progress()
+        progress()
     scores = compared({key: condition_scores(scorer) for key, scorer in scorers.items()})
     if len(shown) == 1:
         notes.append("With a single clip there are no frames of another one to mix in.")
@@ -121,7 +121,7 @@ def evaluate_robustness(
         notes.append("In no frame is a shift known to change what sounds, so the shifted sound tests little here.")
         for audio in ("true", "shifted"):
             del scores[audio, CHANGED]
-    return RobustnessResult(len(shown), scores, ious, counts, notes)
+    return RobustnessResult(scores, ious, counts, notes)
 
 
 def _iou_sum(probabilities: torch.Tensor, truth: torch.Tensor) -> float:
@@ -191,11 +191,10 @@ def compared(scores: Mapping[Key, Scores]) -> dict[Key, Scores]:
 
     G only under negative sounds: a shifted sound calls for a mask, and a blank frame is no sound.
     """
-    whole = {}
-    for (audio, subset), values in scores.items():
+    whole = {key: dict(values) for key, values in scores.items()}
+    for (audio, subset), values in whole.items():
         true = scores["true", subset]
-        whole[audio, subset] = dict(values)
         for of in ("miou", "f"):
-            whole[audio, subset][f"drop_{of}"] = NAN if audio == "true" else true[of] - values[of]
-            whole[audio, subset][f"g_{of}"] = g_score(true[of], values[of]) if audio in NEGATIVES else NAN
+            values[f"drop_{of}"] = nan if audio == "true" else true[of] - values[of]
+            values[f"g_{of}"] = g_score(true[of], values[of]) if audio in NEGATIVES else nan
     return whole
