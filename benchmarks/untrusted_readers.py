@@ -27,8 +27,8 @@ from icf_avs.datasets.check import check_set
 from icf_avs.datasets.custom_dataset import read_videos
 from icf_avs.datasets.image_io import read_mask
 from icf_avs.datasets.layouts import class_names, read_all
+from icf_avs.datasets.log_mel import read_log_mel
 from icf_avs.datasets.metadata import read_labels
-from icf_avs.datasets.video_clip import read_log_mel
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.registry import build_visual
 from icf_avs.evaluation.command import ROBUSTNESS

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+T = TypeVar("T")
 
 QUIET, NORMAL, VERBOSE = -1, 0, 1
 _verbosity = NORMAL  # of this process
@@ -59,3 +62,11 @@ def progress_console(quiet: bool = False, **options: Any) -> Console:
     from rich.console import Console
 
     return Console(stderr=True, quiet=quiet or _verbosity < NORMAL, **options)
+
+
+def track(results: Iterable[T], total: int, description: str) -> Iterator[T]:
+    """The results, so many, with a progress bar as they come; none where there are none."""
+    from rich.progress import Progress
+
+    with Progress(console=progress_console(), disable=not total) as bar:
+        yield from bar.track(results, total, description=description)

@@ -17,8 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icf_avs.datasets import log_mel as module
-from icf_avs.datasets.log_mel import read_log_mel_pickle
-from icf_avs.datasets.video_clip import read_log_mel
+from icf_avs.datasets.log_mel import read_log_mel, read_log_mel_pickle
 from icf_avs.errors import UserError
 
 

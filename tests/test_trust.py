@@ -428,7 +428,7 @@ def test_the_search_sees_a_flaw(source: str) -> None:
 
 
 def test_no_pickle_is_a_log_mel_array(tmp_path: Path) -> None:
-    from icf_avs.datasets.video_clip import read_log_mel
+    from icf_avs.datasets.log_mel import read_log_mel
 
     np.save(tmp_path / "x.npy", np.array([Canary(tmp_path / "sang")], dtype=object), allow_pickle=True)
     with pytest.raises(UserError):

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from icf_avs.console import VERBOSE, counted, progress_console, verbosity
+from icf_avs.console import VERBOSE, counted, verbosity
 from icf_avs.datasets.custom_dataset import NAMES, is_custom_dataset
 from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, CLASSES, SIZE, Layout, missing_folder, read_frames, read_mask
+from icf_avs.datasets.jobs import in_threads
 from icf_avs.datasets.layouts import SPLITS, TABLES, class_names, find_table, read_all
-from icf_avs.datasets.log_mel import read_log_mel_pickle
-from icf_avs.datasets.video_clip import ClipRecord, decode, read_log_mel
+from icf_avs.datasets.log_mel import read_log_mel, read_log_mel_pickle
+from icf_avs.datasets.video_clip import ClipRecord
 from icf_avs.errors import UserError
+from icf_avs.media.audio_file import read_audio
 from icf_avs.media.vggish_frontend import WINDOW
 from icf_avs.media.video_reader import probe
 from icf_avs.types import RATE
@@ -77,8 +78,7 @@ def find_sets(root: Path) -> list[Path]:
     if is_custom_dataset(root):
         return [root]
     for pattern in ("", "*/", "*/*/"):
-        found = sorted({path.parent for name in TABLES for path in root.glob(f"{pattern}{name}") if path.is_file()})
-        if found:
+        if found := sorted({path.parent for name in TABLES for path in root.glob(pattern + name) if path.is_file()}):
             return found
     raise UserError(
         f"{root} holds no set: want {', '.join(TABLES)} in it or in a folder of it, or "
@@ -86,15 +86,12 @@ def find_sets(root: Path) -> list[Path]:
     )
 
 
-def check_set(root: Path, track: Callable = lambda clips, total, description: clips) -> list[SetReport]:
-    """Check every file of all sets in `root`. track: shows progress, as `rich.progress.Progress.track`.
-
-    Raises UserError if there are no sets.
-    """
-    return [_check_one(path, track) for path in find_sets(root)]
+def check_set(root: Path) -> list[SetReport]:
+    """Check every file of all sets in `root`, with a progress bar. Raises UserError if there are no sets."""
+    return [_check_one(path) for path in find_sets(root)]
 
 
-def _check_one(root: Path, track: Callable) -> SetReport:
+def _check_one(root: Path) -> SetReport:
     report, names = SetReport(root), ()
     with report.noting("table"):
         if not is_custom_dataset(root):
@@ -108,9 +105,7 @@ def _check_one(root: Path, track: Callable) -> SetReport:
         report.counts = {split: sum(record.split == split for record in records) for split in SPLITS}
         report.problems += _listed_twice(root, records)
         classes = len(names) + 1 if names else CLASSES
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-            checked = pool.map(lambda record: _check_clip(record, classes), records)
-            clips = list(track(checked, total=len(records), description=f"checking {root.name}"))
+        clips = list(in_threads(lambda record: _check_clip(record, classes), records, f"checking {root.name}"))
         report.problems += [problem for clip in clips for problem in clip.problems]
         report.notes += _notes(report, records, names)
         if report.layout in OFFICIAL:
@@ -138,8 +133,8 @@ def _listed_twice(root: Path, records: list[ClipRecord]) -> Iterator[Problem]:
 
 def _notes(report: SetReport, records: list[ClipRecord], names: tuple[str, ...]) -> Iterator[str]:
     if report.layout not in OFFICIAL:
-        yield from (f"no clip of split {split}, so it cannot be trained on" for split in SPLITS[:2]
-                    if not report.counts[split])  # fmt: skip
+        missing = [split for split in SPLITS[:2] if not report.counts[split]]
+        yield from (f"no clip of split {split}, so it cannot be trained on" for split in missing)
         if not names:
             yield "no names of classes, so sounds will not be named"
     elif report.counts != OFFICIAL[report.layout]:
@@ -164,14 +159,13 @@ def _check_clip(record: ClipRecord, classes: int) -> _Clip:
             sizes[path] = mask.shape[::-1]
             if record.layout in CLASS_ID_LAYOUTS and mask.max() >= classes:
                 raise UserError(f"{path}: holds class id {mask.max()}, want 0 to {classes - 1}; name it or correct it")
-    is_custom = record.layout.startswith("own")  # then sizes and names were checked when it was listed
-    for category, paths in () if is_custom else (("frames", record.frame_paths), ("masks", masks)):
+    parts = (("frames", record.frame_paths), ("masks", masks))
+    for category, paths in () if record.layout.startswith("own") else parts:  # those were checked when it was listed
         for path in paths:
             if size is not None and sizes.get(path, size) != size:
                 text = "{}x{}, the first frame of its clip {}x{}".format(*sizes[path], *size)
                 report.problems.append(Problem(category, f"{path}: is {text}; unpack the set again"))
-        complete = category == "frames" or None not in record.mask_paths
-        if complete:
+        if category == "frames" or None not in record.mask_paths:
             there = sorted(set(paths[0].parent.glob(f"[!.]*{paths[0].suffix}")) - set(paths))
             report.problems += [Problem(category, f"{path}: does not belong there; remove it") for path in there]
     rate = None
@@ -196,7 +190,7 @@ def _check_audio(record: ClipRecord) -> int | None:
         if count != frames:
             raise UserError(f"{path}: holds {count} log-mel windows, want {frames}; unpack the set again")
     if "wav" in there:
-        samples, rate = decode(record.audio_path)
+        samples, rate = read_audio(record.audio_path, RATE, "unpack the set again")
         if len(samples) < WINDOW:
             seconds = len(samples) / RATE
             raise UserError(f"{record.audio_path}: lasts {seconds:.2f} s, less than one window (0.975 s); remove it")
@@ -206,7 +200,6 @@ def _check_audio(record: ClipRecord) -> int | None:
 def _compare(clips: list[_Clip], report: SetReport) -> None:
     """What no clip of a public set shows alone: mixed sample rates, frames of another size than the reference's."""
     rates = Counter(clip.rate for clip in clips if clip.rate)
-    text = ", ".join(f"{count} of {rate} Hz" for rate, count in rates.most_common())
     if len(rates) > 1 and report.layout != "AVSS":  # the other two are of 16 kHz throughout: not the released file
         usual = rates.most_common(1)[0][0]
         report.problems += [
@@ -215,6 +208,7 @@ def _compare(clips: list[_Clip], report: SetReport) -> None:
             if clip.rate not in (None, usual)
         ]
     elif set(rates) - {RATE}:
+        text = ", ".join(f"{count} of {rate} Hz" for rate, count in rates.most_common())
         report.notes.append(f"sample rates: {text}; the audio is resampled to 16 kHz when it is read")
     other = sum(clip.size not in (None, (SIZE, SIZE)) for clip in clips)
     if other and report.layout != "AVSS":
@@ -223,11 +217,8 @@ def _compare(clips: list[_Clip], report: SetReport) -> None:
 
 
 def check_command(root: Path) -> int:
-    """Check the sets in `root` with a progress bar and print what was found; exit code 1 if one is unfit."""
-    from rich.progress import Progress
-
-    with Progress(console=progress_console()) as bar:
-        reports = check_set(root, bar.track)
+    """Check the sets in `root` and print what was found; exit code 1 if one is unfit."""
+    reports = check_set(root)
     for report in reports:
         print("\n".join(_lines(report)))
     return 1 if any(report.problems for report in reports) else 0

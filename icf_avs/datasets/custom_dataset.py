@@ -14,9 +14,7 @@ second i is the one shown at i + 0.5, as `icf segment` takes it, so that its mas
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +22,9 @@ from av.error import FFmpegError
 from PIL import Image
 
 from icf_avs.atomic_io import cache_dir, replaced_folder
-from icf_avs.console import progress_console
 from icf_avs.datasets.clip_files import write_wav
 from icf_avs.datasets.image_io import CLASSES, Layout, open_image
+from icf_avs.datasets.jobs import in_threads
 from icf_avs.datasets.metadata import check_columns, read_table
 from icf_avs.datasets.video_clip import ClipRecord, to_int16
 from icf_avs.errors import Fault, UserError, refused
@@ -70,19 +68,19 @@ def read_custom_dataset(root: Path, fault: Fault = refused) -> list[ClipRecord]:
     UserError for what concerns all.
     """
     videos = read_videos(root, fault)
-    _cut_all(videos, fault)
-    layout: Layout = "own"
-    if (root / NAMES).is_file() and all(video.classes is None for video in videos):
-        layout = "own-classes"
+    uncut = [video for video in videos if not all(folder.is_dir() for folder in video.clips().values())]
+    for error in filter(None, in_threads(_cut, uncut, "cutting videos")):
+        fault(error)
+    has_ids = (root / NAMES).is_file() and all(video.classes is None for video in videos)
     records = []
     for video in videos:
         cut = {first: folder for first, folder in video.clips().items() if folder.is_dir()}
-        found = [_record(video, first, folder, layout, fault) for first, folder in cut.items()]
+        found = [_record(video, *clip, "own-classes" if has_ids else "own", fault) for clip in cut.items()]
         labelled = {path for record in found for path in record.mask_paths}
-        beyond = [second for second, path in video.masks.items() if path not in labelled]
-        if beyond and found:
+        beyond = next((second for second, path in video.masks.items() if path not in labelled), None)
+        if beyond is not None and found:
             fault(
-                f"{video.masks[beyond[0]]}: {video.path.name} has no second {beyond[0]} (masks are numbered by the "
+                f"{video.masks[beyond]}: {video.path.name} has no second {beyond} (masks are numbered by the "
                 "second, from 0); take the mask out or rename it"
             )
         records += found
@@ -94,8 +92,14 @@ def read_videos(root: Path, fault: Fault = refused) -> list[LabelledVideo]:
 
     `fault`, UserError: as `read_custom_dataset`.
     """
-    paths = _by_stem(root / "videos", fault)
-    rows = _rows(root, paths, fault)
+    paths: dict[str, Path] = {}
+    for path in sorted(path for path in (root / "videos").glob("[!.]*") if path.is_file()):
+        if path.stem in paths:
+            fault(f"{path}: and {paths[path.stem].name} have the same name; rename one and its masks")
+        paths[path.stem] = path
+    if not paths:
+        raise UserError(f"{root / 'videos'}: holds no video; put NAME.mp4 there. {HELP}")
+    rows = _read_clips(root, paths, fault) if (root / CLIPS).is_file() else _draw_splits(root, paths)
     known = custom_class_names(root, fault)
     found = []
     for name, row in sorted(rows.items()):
@@ -117,10 +121,9 @@ def custom_class_names(root: Path, fault: Fault = refused) -> tuple[str, ...]:
     path = root / NAMES
     if path.is_file():
         try:
-            names = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+            names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: is not text in UTF-8; save it as such") from error
-        names = [line.strip() for line in names]
         if not names:
             fault(f"{path}: holds no name; write a class a line, or remove it")
     else:
@@ -136,25 +139,9 @@ def custom_class_names(root: Path, fault: Fault = refused) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _by_stem(folder: Path, fault: Fault) -> dict[str, Path]:
-    paths: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file():
-            continue
-        if path.stem in paths:
-            fault(f"{path}: and {paths[path.stem].name} have the same name; rename one and its masks")
-        paths[path.stem] = path
-    if not paths:
-        raise UserError(f"{folder}: holds no video; put NAME.mp4 there. {HELP}")
-    return paths
-
-
-def _rows(root: Path, paths: dict[str, Path], fault: Fault) -> dict[str, dict[str, str]]:
-    """Of each video its split, and its class where a table says."""
-    table = root / CLIPS
-    if not table.is_file():
-        return {name: {"split": split} for name, split in _drawn(root, paths).items()}
-    rows: dict[str, dict[str, str]] = {}
+def _read_clips(root: Path, paths: dict[str, Path], fault: Fault) -> dict[str, dict[str, str]]:
+    """The rows of clips.csv by video."""
+    table, rows = root / CLIPS, {}
     lines = read_table(table, ("name", "split"))
     check_columns(table, lines, ("name", "split", "class"))
     for number, row in enumerate(lines, 2):
@@ -172,7 +159,7 @@ def _rows(root: Path, paths: dict[str, Path], fault: Fault) -> dict[str, dict[st
     return rows
 
 
-def _drawn(root: Path, names: Iterable[str]) -> dict[str, str]:
+def _draw_splits(root: Path, names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Split by name: in an order that does not follow the alphabet, the first tenth val, the second test."""
     order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
     if len(order) < 3:
@@ -181,12 +168,12 @@ def _drawn(root: Path, names: Iterable[str]) -> dict[str, str]:
             f"write {CLIPS} with the columns name and split"
         )
     part = max(1, round(len(order) / 10))
-    return {name: ("val", "test")[i // part] if i < 2 * part else "train" for i, name in enumerate(order)}
+    return {name: {"split": ("val", "test")[i // part] if i < 2 * part else "train"} for i, name in enumerate(order)}
 
 
 def _masks(folder: Path, video: Path, fault: Fault) -> dict[int, Path]:
     """The masks of a video by second, in order."""
-    paths = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
+    paths = sorted(path for path in folder.glob("[!.]*") if path.is_file())
     if not paths:
         fault(f"{folder}: no masks of {video.name}; put 000000.png (second 0), ... there, or remove it")
     masks: dict[int, Path] = {}
@@ -212,44 +199,25 @@ def _record(video: LabelledVideo, first: int, folder: Path, layout: Layout, faul
             continue
         if size != (width, height):
             fault(f"{path}: is {size[0]}x{size[1]}, its video {width}x{height}; masks are as large as the video")
-    return ClipRecord(
-        f"{video.name}_{first}_{first + len(frames)}", video.split, layout, frames, masks, folder / "audio.wav", None,
-        sounding=video.classes, onscreen=video.classes,
-    )  # fmt: skip
+    name, known = f"{video.name}_{first}_{first + len(frames)}", video.classes
+    return ClipRecord(name, video.split, layout, frames, masks, folder / "audio.wav", None, known, known)
 
 
-def _cut_all(videos: Iterable[LabelledVideo], fault: Fault) -> None:
-    """Cut the clips that are not in the cache yet, with a progress bar; none for what begins after a video's end."""
-    from rich.progress import Progress
-
-    def tried(video: LabelledVideo) -> str | None:
-        try:
-            _cut(video)
-        except UserError as error:
-            return str(error)
-
-    todo = [video for video in videos if not all(folder.is_dir() for folder in video.clips().values())]
-    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
+def _cut(video: LabelledVideo) -> str | None:
+    """Cut the clips that are not in the cache yet, but those after the video's end; what is wrong with it, or None."""
     try:
-        with Progress(console=progress_console(), disable=not todo) as bar:
-            for error in filter(None, bar.track(pool.map(tried, todo), len(todo), description="cutting videos")):
-                fault(error)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _cut(video: LabelledVideo) -> None:
-    info = probe(video.path)
-    if not info.has_audio:
-        raise UserError(f"{video.path}: has no sound, which is needed to tell what sounds; remove it with its masks")
-    count, missing = mask_count(info.duration, 1.0), {}
-    for first, folder in video.clips().items():
-        if first < count and not folder.is_dir():
-            missing[folder] = range(first, min(first + CLIP_SECONDS, count))
-    frames = read_frames(info, (second + PHASE for span in missing.values() for second in span))
-    sound = AudioWindows(info, RATE)
-    for folder, span in missing.items():
-        with replaced_folder(folder, (FFmpegError,)) as new:
-            for number in range(len(span)):
-                Image.fromarray(next(frames)[1]).save(new / f"{number}.jpg", quality=95)
-            write_wav(new / "audio.wav", to_int16(sound.read(span[0] * RATE, len(span) * RATE)))
+        info = probe(video.path)
+        if not info.has_audio:
+            raise UserError(f"{video.path}: has no sound, which is needed to tell what sounds; remove it and its masks")
+        count = mask_count(info.duration, 1.0)
+        clips = {first: folder for first, folder in video.clips().items() if first < count and not folder.is_dir()}
+        spans = [range(first, min(first + CLIP_SECONDS, count)) for first in clips]
+        frames = read_frames(info, (second + PHASE for span in spans for second in span))
+        sound = AudioWindows(info, RATE)
+        for folder, span in zip(clips.values(), spans, strict=True):
+            with replaced_folder(folder, (FFmpegError,)) as new:
+                for number in range(len(span)):
+                    Image.fromarray(next(frames)[1]).save(new / f"{number}.jpg", quality=95)
+                write_wav(new / "audio.wav", to_int16(sound.read(span[0] * RATE, len(span) * RATE)))
+    except UserError as error:
+        return str(error)

@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from icf_avs.datasets.image_io import read_frames
@@ -27,27 +27,11 @@ from icf_avs.errors import UserError
 from icf_avs.media.audio_windows import clip_windows
 from icf_avs.types import MASK_STRIDE, Batch, ClipSpec
 
-FORMS: tuple[Audio, ...] = ("wav", "video", "log_mel")  # the preferred first
-FOLDERS = {"wav": "audio_wav", "video": "raw_videos", "log_mel": "audio_log_mel"}
+FOLDERS: dict[Audio, str] = {"wav": "audio_wav", "video": "raw_videos", "log_mel": "audio_log_mel"}  # preferred first
 
 
-@dataclass(frozen=True)
-class ClipTensors:
-    """One clip, shapes as in `Batch` without B; `frames`, `log_mel` or `onscreen` is None where `Batch` has None."""
-
-    frames: Tensor | None
-    waveforms: Tensor
-    log_mel: Tensor | None
-    masks: Tensor
-    class_map: Tensor
-    labelled: Tensor
-    sounding: Tensor
-    onscreen: Tensor | None
-    pyramid: tuple[Tensor, ...] = ()  # levels [T,c,h,w], where an encoder has processed the frames before
-
-
-class ClipDataset(Dataset[ClipTensors]):
-    """Clips in the order of `records`, one item a clip."""
+class ClipDataset(Dataset[Batch]):
+    """Clips in the order of `records`, one item a clip: a Batch without its first dimension, `pyramid` empty."""
 
     def __init__(
         self, records: Sequence[ClipRecord], names: Sequence[str], spec: ClipSpec, audio: Audio = "auto"
@@ -61,17 +45,17 @@ class ClipDataset(Dataset[ClipTensors]):
         if spec.image_size % MASK_STRIDE:
             raise ValueError(f"image_size {spec.image_size} is not a multiple of the masks' stride {MASK_STRIDE}")
         self.records, self.names, self.spec = records, tuple(names), spec
-        self.audio = common_audio(records, FORMS if audio == "auto" else (audio,))
+        self.audio = common_audio(records, FOLDERS if audio == "auto" else (audio,))
         self.complete = all(record.complete for record in records)
         self._ids = {name: number for number, name in enumerate(self.names, 1)}
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> ClipTensors:
+    def __getitem__(self, index: int) -> Batch:
         return self.clip(index)
 
-    def clip(self, index: int, with_frames: bool = True) -> ClipTensors:
+    def clip(self, index: int, with_frames: bool = True) -> Batch:
         """Load one clip, with or without its frames. Raises UserError as `ClipRecord.load`, and for a class id
         without a name.
         """
@@ -88,22 +72,18 @@ class ClipDataset(Dataset[ClipTensors]):
         sounding = torch.zeros(frames, len(self.names), dtype=torch.bool)
         for frame, ids in enumerate(classes):
             sounding[frame, [number - 1 for number in ids]] = True
-        onscreen = None
-        if self.complete:
-            onscreen = torch.tensor([name in record.onscreen for name in self.names], dtype=torch.bool)
-        if clip.log_mel is None:
-            waveforms, log_mel = torch.from_numpy(clip_windows(clip.waveform, self.spec, frames)), None
-        else:
-            waveforms, log_mel = torch.zeros(frames, 0), torch.from_numpy(clip.log_mel)
-        return ClipTensors(
-            frames=torch.from_numpy(clip.frames) if with_frames else None,
-            waveforms=waveforms,
-            log_mel=log_mel,
+        waveforms = clip_windows(clip.waveform, self.spec, frames) if clip.log_mel is None else np.zeros((frames, 0))
+        return Batch(
+            pyramid=[],
+            waveforms=torch.from_numpy(waveforms).float(),
             masks=F.avg_pool2d((values > 0).float(), MASK_STRIDE),
             class_map=class_map,
             labelled=torch.from_numpy(clip.labelled),
+            valid=torch.ones(frames, dtype=torch.bool),
             sounding=sounding,
-            onscreen=onscreen,
+            onscreen=torch.tensor([name in record.onscreen for name in self.names]).bool() if self.complete else None,
+            frames=torch.from_numpy(clip.frames) if with_frames else None,
+            log_mel=None if clip.log_mel is None else torch.from_numpy(clip.log_mel),
         )
 
     def _classes_by_frame(self, record: ClipRecord, clip: LoadedClip) -> list[list[int]]:
@@ -137,50 +117,40 @@ class ClipDataset(Dataset[ClipTensors]):
         return sorted(self._ids[name] for name in names) if self._ids.keys() >= set(names) else []
 
 
-def common_audio(records: Sequence[ClipRecord], forms: Sequence[Audio] = FORMS) -> Audio:
+def common_audio(records: Sequence[ClipRecord], forms: Collection[Audio] = tuple(FOLDERS)) -> Audio:
     """The first of `forms` of sound that every clip has. Raises UserError if there is none."""
+    left = list(forms)
     for record in records:
         there = record.sources()
-        left = [form for form in forms if form in there]
+        forms, left = left, [form for form in left if form in there]
         if not left:
             raise UserError(
                 f"clip {record.name} has no {' or '.join(forms)}, asked for or found with the clips before it, but "
                 f"{' and '.join(there) or 'no sound'}; unpack all of {' or '.join(FOLDERS[form] for form in forms)}"
             )
-        forms = left
-    return forms[0]
+    return left[0]
 
 
-def collate(clips: Sequence[ClipTensors], frames: int | None = None) -> Batch:
+def collate(clips: Sequence[Batch], frames: int | None = None) -> Batch:
     """Join clips of any numbers of frames; shorter ones get blank frames, neither valid nor labelled, at their end.
 
-    frames: of the batch, at least as many as the longest clip has (None: as many).
+    clips: as ClipDataset gives them; frames: of the batch, at least as many as the longest has (None: as many).
     """
-    lengths = torch.tensor([len(clip.labelled) for clip in clips])
-    frames = frames or int(lengths.max())
+    frames = frames or max(len(clip.valid) for clip in clips)
 
-    def stacked(values: Sequence[Tensor]) -> Tensor:
-        joined = values[0].new_zeros(len(values), frames, *values[0].shape[1:])
-        for row, value in zip(joined, values, strict=True):
-            row[: len(value)] = value
-        return joined
+    def padded(values: Sequence[Tensor]) -> Tensor:
+        longest = values[0].new_zeros(frames, *values[0].shape[1:])
+        return pad_sequence([longest, *values], batch_first=True)[1:]
 
-    def joined(name: str) -> Tensor | None:
+    parts = {}
+    for name in ("waveforms", "masks", "class_map", "labelled", "valid", "sounding", "frames", "log_mel"):
         values = [getattr(clip, name) for clip in clips]
-        return None if any(value is None for value in values) else stacked(values)
-
+        parts[name] = None if any(value is None for value in values) else padded(values)
     onscreen = [clip.onscreen for clip in clips]
     return Batch(
-        pyramid=[stacked(levels) for levels in zip(*(clip.pyramid for clip in clips), strict=True)],
-        waveforms=joined("waveforms"),
-        masks=joined("masks"),
-        class_map=joined("class_map"),
-        labelled=joined("labelled"),
-        valid=torch.arange(frames) < lengths[:, None],
-        sounding=joined("sounding"),
+        pyramid=[padded(levels) for levels in zip(*(clip.pyramid for clip in clips), strict=True)],
         onscreen=None if any(row is None for row in onscreen) else torch.stack(onscreen),
-        frames=joined("frames"),
-        log_mel=joined("log_mel"),
+        **parts,
     )
 
 
@@ -211,7 +181,7 @@ class FrameFeatures:
             self._rows = np.memmap(file, np.float16, "w+", shape=(self._first[-1], numbers))
         self._seen = np.zeros(len(records), bool)
 
-    def __call__(self, index: int) -> tuple[Tensor, ...]:
+    def __call__(self, index: int) -> list[Tensor]:
         """Levels [T,c,h,w] float32 of clip `index`, rounded to float16, the first time too."""
         rows = self._rows[self._first[index] : self._first[index + 1]]
         if not self._seen[index]:
@@ -221,4 +191,4 @@ class FrameFeatures:
             self._seen[index] = True
         values = torch.from_numpy(rows.astype(np.float32))
         parts = values.split([int(np.prod(shape)) for shape in self._shapes], 1)
-        return tuple(part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True))
+        return [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]

@@ -24,7 +24,8 @@ def read_frames(paths: Sequence[Path], size: int | None) -> np.ndarray:
 
     Raises UserError for a missing or unreadable frame, and without `size` for frames of different sizes.
     """
-    frames = [_resized(upright_rgb(open_image(path)), size, Image.Resampling.BILINEAR) for path in paths]
+    sides = None if size is None else (size, size)
+    frames = [_resized(upright_rgb(open_image(path)), sides, Image.Resampling.BILINEAR) for path in paths]
     for path, frame in zip(paths, frames, strict=True):
         if frame.shape != frames[0].shape:
             shapes = " and ".join(f"{array.shape[1]}x{array.shape[0]}" for array in (frames[0], frame))
@@ -32,31 +33,21 @@ def read_frames(paths: Sequence[Path], size: int | None) -> np.ndarray:
     return np.stack(frames)
 
 
-def read_masks(paths: Sequence[Path | None], layout: Layout, size: tuple[int, int]) -> np.ndarray:
-    """Masks of one clip, uint8 [T, H, W] of size (H, W), nearest; zeros where a path is None.
+def read_mask(path: Path, layout: Layout, size: tuple[int, int] | None = None) -> np.ndarray:
+    """One mask, uint8 [H, W] of `size` (H, W), nearest, or at its own (None).
 
     Values are class ids in CLASS_ID_LAYOUTS, else 0 and 1. Raises UserError for other values than the layout's.
     """
-    return np.stack([np.zeros(size, np.uint8) if path is None else read_mask(path, layout, size) for path in paths])
-
-
-def read_mask(path: Path, layout: Layout, size: tuple[int, int] | None = None) -> np.ndarray:
-    """One mask, uint8 [H, W], as `read_masks` gives it; at its own size if `size` is None."""
     mask = _resized(open_image(path), size, Image.Resampling.NEAREST)
     if mask.ndim == 3 and (mask == mask[..., :1]).all():  # grey, but stored as RGB
         mask = mask[..., 0]
-    found = set(np.unique(mask).tolist())
+    found = np.unique(mask).tolist()
     ids = layout in CLASS_ID_LAYOUTS
-    if mask.ndim != 2 or not (max(found) < CLASSES if ids else found <= {0, 1} or found <= {0, 255}):
+    if mask.ndim != 2 or not (found[-1] < CLASSES if ids else {*found} <= {0, 1} or {*found} <= {0, 255}):
         want = f"class ids 0..{CLASSES - 1}" if ids else "0 and 255"
-        raise UserError(f"{path} is no {layout} mask: want one channel with {want}, got {_some(found)}")
+        some = found if len(found) <= 6 else [*found[:3], *found[-3:]]  # the wrong one is mostly the largest
+        raise UserError(f"{path} is no {layout} mask: want one channel with {want}, got {some}")
     return mask.astype(np.uint8) if ids else (mask > 0).astype(np.uint8)
-
-
-def _some(values: set[int]) -> str:
-    """A few of the values; the last ones too, as the wrong one is mostly the largest."""
-    ordered = sorted(values)
-    return str(ordered if len(ordered) <= 6 else [*ordered[:3], *ordered[-3:]])
 
 
 def open_image(
@@ -85,8 +76,6 @@ def missing_folder(path: Path) -> Path:
     return path
 
 
-def _resized(image: Image.Image, size: int | tuple[int, int] | None, resample: Image.Resampling) -> np.ndarray:
-    if size is None:
-        return np.asarray(image)
-    height, width = (size, size) if isinstance(size, int) else size
-    return np.asarray(image if image.size == (width, height) else image.resize((width, height), resample))
+def _resized(image: Image.Image, size: tuple[int, int] | None, resample: Image.Resampling) -> np.ndarray:
+    same = size is None or image.size == size[::-1]
+    return np.asarray(image if same else image.resize(size[::-1], resample))

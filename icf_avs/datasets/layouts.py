@@ -1,8 +1,8 @@
 """The three public layouts, S4, MS3 and AVSS: their clips and class names; custom_dataset.py reads a custom one.
 
 A set is a folder that holds `s4_meta_data.csv`, `ms3_meta_data.csv` or `metadata.csv`; which one says its layout. A
-`scenes.csv` beside it (only our own Stamps sets have one) adds which classes are in the frame and which of them sound.
-S4 and MS3 are v1s and v1m of AVSS, so an AVSS set in a folder beside them names their classes.
+`scenes.csv` beside it (composed sets have one) adds which classes are in the frame and which of them sound. S4 and MS3
+are v1s and v1m of AVSS, so an AVSS set in a folder beside them names their classes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from icf_avs.datasets.image_io import Layout
 from icf_avs.datasets.metadata import (
     AVSS_COLUMNS,
     AVSS_TABLE,
-    Scene,
     avss_classes,
     find_avss_root,
     parse_classes,
@@ -62,9 +61,8 @@ def read_set(root: Path, split: str, sound: Audio = "auto") -> list[ClipRecord]:
         raise ValueError(f"split is {split!r}; it must be one of {SPLITS}")
     records = [replace(record, form=sound) for record in read_all(root) if record.split == split]
     if not records:
-        raise UserError(
-            f"{root if is_custom_dataset(root) else find_table(root)} has no clip of split {split!r}; ask for another"
-        )
+        place = root if is_custom_dataset(root) else find_table(root)
+        raise UserError(f"{place} has no clip of split {split!r}; ask for another")
     return records
 
 
@@ -81,7 +79,7 @@ def read_all(root: Path, fault: Fault = refused) -> list[ClipRecord]:
         faults = [
             f"{column} is {row[column]!r}, an empty cell or a name that cannot be a file's; correct the table"
             for column in columns
-            if not _plain(row[column])
+            if not _is_file_name(row[column])
         ]
         if row["split"] and row["split"] not in SPLITS:
             faults.append(f"split {row['split']!r}; want {', '.join(SPLITS)}")
@@ -93,12 +91,9 @@ def read_all(root: Path, fault: Fault = refused) -> list[ClipRecord]:
             rows.append(row)
     scenes = read_scenes(root, fault)
     if layout == "AVSS":
-        return [_avss_record(root, row, scenes.get(row["uid"])) for row in rows]
-    if layout == "MS3":
-        named = avss_classes(root, "v1m")
-        return [_ms3_record(root, row, scenes.get(row["video_id"]), named) for row in rows]
-    named = avss_classes(root, "v1s")
-    return [_s4_record(root, row, scenes.get(row["name"]), named) for row in rows]
+        return [_avss_record(root, row, scenes) for row in rows]
+    named = avss_classes(root, "v1s" if layout == "S4" else "v1m")
+    return [_avsbench_record(root, layout, row, scenes, named) for row in rows]
 
 
 def class_names(root: Path) -> tuple[str, ...]:
@@ -109,9 +104,9 @@ def class_names(root: Path) -> tuple[str, ...]:
     """
     if is_custom_dataset(root):
         return custom_class_names(root)
-    avss, table = find_avss_root(root), root / "s4_meta_data.csv"
-    if avss is not None:
+    if (avss := find_avss_root(root)) is not None:
         return read_labels(avss / "label2idx.json")[1:]
+    table = root / "s4_meta_data.csv"
     return tuple(sorted({row["category"] for row in read_table(table, ("category",))})) if table.is_file() else ()
 
 
@@ -122,31 +117,33 @@ def is_stamps(root: Path) -> bool:
     return (root / "scenes.csv").is_file() and not (root / "composed.json").is_file()
 
 
-def _plain(name: str) -> bool:
-    """Whether files can be called so."""
+def _is_file_name(name: str) -> bool:
     return name not in ("", ".", "..") and not set("/\\\0") & set(name) and len(name.encode()) <= _LONGEST
 
 
-Named = dict[str, frozenset[str]] | None  # classes of clips, from AVSS metadata
-
-
-def _s4_record(root: Path, row: dict[str, str], scene: Scene | None, named: Named) -> ClipRecord:
-    name, inner = row["name"], Path(row["split"], row["category"])
-    data, labelled = root / "s4_data", 1 if row["split"] == "train" else 5
-    frames, masks = (data / part / inner / name for part in ("visual_frames", "gt_masks"))
-    # Categories are other words than the names of AVSS, so the two are never mixed in one set.
-    known = frozenset({row["category"]}) if named is None else named.get(_uid(name, row.get("start", "")))
+def _avsbench_record(
+    root: Path, layout: Layout, row: dict[str, str], scenes: dict[str, dict], named: dict[str, frozenset[str]] | None
+) -> ClipRecord:
+    """A clip of S4 or MS3. named: classes by clip, from AVSS metadata."""
+    split = row["split"]
+    if layout == "S4":
+        name, inner, data, stem = row["name"], f"{split}/{row['category']}", root / "s4_data", f"{row['name']}_"
+        frames, video = data / "visual_frames" / inner / name, root / "raw_videos" / inner / f"{name}.mp4"
+        # Categories are other words than the names of AVSS, so the two are never mixed in one set.
+        known = frozenset({row["category"]}) if named is None else named.get(_uid(name, row.get("start", "")))
+    else:
+        name, inner, data, stem = row["video_id"], split, root / "ms3_data", f"{row['video_id']}.mp4_"
+        frames, video = data / "visual_frames" / name, root / "raw_videos" / f"{name}.mp4"
+        known = None if named is None else named.get(name)
+    masks, labelled = data / "gt_masks" / inner / name, 1 if (layout, split) == ("S4", "train") else 5
     return ClipRecord(
-        name,
-        row["split"],
-        "S4",
-        tuple(frames / f"{name}_{i}.png" for i in range(1, 6)),
+        name, split, layout,
+        tuple(frames / f"{stem}{i}.png" for i in range(1, 6)),
         tuple(masks / f"{name}_{i}.png" if i <= labelled else None for i in range(1, 6)),
-        data / "audio_wav" / inner / f"{name}.wav",
-        _if_there(root / "raw_videos" / inner / f"{name}.mp4"),
+        data / "audio_wav" / inner / f"{name}.wav", video if video.is_file() else None,
         log_mel_stem=data / "audio_log_mel" / inner / name,
-        **_classes(scene, known),
-    )
+        **scenes.get(name, {"sounding": known, "onscreen": known}),
+    )  # fmt: skip
 
 
 def _uid(name: str, start: str) -> str:
@@ -158,42 +155,14 @@ def _uid(name: str, start: str) -> str:
     return f"{name}_{begin}_{begin + 5000}"
 
 
-def _ms3_record(root: Path, row: dict[str, str], scene: Scene | None, named: Named) -> ClipRecord:
-    name, split, data = row["video_id"], row["split"], root / "ms3_data"
-    return ClipRecord(
-        name,
-        split,
-        "MS3",
-        tuple(data / "visual_frames" / name / f"{name}.mp4_{i}.png" for i in range(1, 6)),
-        tuple(data / "gt_masks" / split / name / f"{name}_{i}.png" for i in range(1, 6)),
-        data / "audio_wav" / split / f"{name}.wav",
-        _if_there(root / "raw_videos" / f"{name}.mp4"),
-        log_mel_stem=data / "audio_log_mel" / split / name,
-        **_classes(scene, None if named is None else named.get(name)),
-    )
-
-
-def _avss_record(root: Path, row: dict[str, str], scene: Scene | None) -> ClipRecord:
+def _avss_record(root: Path, row: dict[str, str], scenes: dict[str, dict]) -> ClipRecord:
     name, split, part = row["uid"], row["split"], row["label"]
-    clip, frames = root / part / name, 10 if part == "v2" else 5
+    clip, frames, known = root / part / name, 10 if part == "v2" else 5, parse_classes(row["a_obj"])
     labelled = 1 if (part, split) == ("v1s", "train") else frames
     return ClipRecord(
-        name,
-        split,
-        "AVSS",
+        name, split, "AVSS",
         tuple(clip / "frames" / f"{i}.jpg" for i in range(frames)),
         tuple(clip / "labels_semantic" / f"{i}.png" if i < labelled else None for i in range(frames)),
-        clip / "audio.wav",
-        None,
-        **_classes(scene, parse_classes(row["a_obj"])),
-    )
-
-
-def _classes(scene: Scene | None, known: frozenset[str] | None) -> dict:
-    if scene is None:
-        return {"sounding": known, "onscreen": known}
-    return {"sounding": scene.sounding, "onscreen": scene.onscreen, "seconds": scene.seconds, "complete": True}
-
-
-def _if_there(path: Path) -> Path | None:
-    return path if path.is_file() else None
+        clip / "audio.wav", None,
+        **scenes.get(name, {"sounding": known, "onscreen": known}),
+    )  # fmt: skip

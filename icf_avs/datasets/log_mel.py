@@ -1,4 +1,4 @@
-"""The released log-mel features, pickled tensors, read without executing anything in the file.
+"""Log-mel windows of a clip: arrays that `icf data prepare` wrote, and the released pickles, of which nothing is run.
 
 A pickle is a program: it names functions and calls them. Only the operations and the four functions that a tensor's
 pickle has are allowed here, the functions as own ones that make a view of float32 numbers; the numbers themselves are
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from icf_avs.errors import UserError
+from icf_avs.media.container import check_no_pipe
 
-SHAPE = (1, 96, 64)  # of one window
+SHAPE = (1, 96, 64)  # of one window: channel, steps of 10 ms, mel bands
 MOST_BYTES = 8 << 20  # a clip of ten seconds has 0.25 MB
 _OPERATIONS = frozenset(
     """
@@ -41,16 +42,16 @@ class _Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Callable:
         allowed = {  # functions of this call alone, so that nothing that a file does to them lasts
-            ("torch._utils", "_rebuild_tensor_v2"): lambda values, offset, size, stride, *_: values.as_strided(
+            "torch._utils._rebuild_tensor_v2": lambda values, offset, size, stride, *_: values.as_strided(
                 size, stride, offset
             ),  # raises where it would reach beyond the values
-            ("torch.storage", "_load_from_bytes"): lambda content: _values(content),
-            ("collections", "OrderedDict"): lambda: None,  # of a tensor's hooks: none
-            ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # bytes before protocol 3
+            "torch.storage._load_from_bytes": lambda content: _values(content),
+            "collections.OrderedDict": lambda: None,  # of a tensor's hooks: none
+            "_codecs.encode": lambda text, _: text.encode("latin1"),  # bytes before protocol 3
         }
-        if (module, name) not in allowed:
+        if (asked := f"{module}.{name}") not in allowed:
             raise ValueError(f"refused: it asks for {module[:40]}.{name[:40]}, which was not run")
-        return allowed[module, name]
+        return allowed[asked]
 
 
 def _values(content: bytes) -> Tensor:
@@ -82,3 +83,24 @@ def read_log_mel_pickle(path: Path) -> np.ndarray:
     except Exception as error:  # a malformed pickle can make the machine raise nearly anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: no log-mel pickle as released ({reason}); unpack the set again") from error
+
+
+def read_log_mel(path: Path, frames: int) -> np.ndarray:
+    """Log-mel windows of a clip of so many frames, float32 [frames, 96, 64], from a released .pkl or a .npy file.
+
+    Fewer windows than frames: the last one is repeated, as in the released files. More: the first ones are taken.
+    Raises UserError for anything else.
+    """
+    check_no_pipe(path)
+    if path.suffix == ".pkl":
+        windows = read_log_mel_pickle(path)
+    else:
+        try:
+            windows = np.lib.format.open_memmap(path, mode="r")  # asks for no more memory than the file has
+        except Exception as error:  # its header is a Python literal, which can be broken in many ways
+            raise UserError(f"{path}: no log-mel array ({error}); delete it and run `icf data prepare`") from error
+    if windows.dtype != np.float32 or windows.ndim != 4 or windows.shape[1:] != SHAPE or not len(windows):
+        raise UserError(
+            f"{path}: want float32 log-mel [n, 1, 96, 64], got {windows.dtype} {[*windows.shape]}; unpack the set again"
+        )
+    return windows[np.minimum(np.arange(frames), len(windows) - 1), 0]

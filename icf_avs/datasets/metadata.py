@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from icf_avs.datasets.image_io import CLASSES
@@ -15,15 +14,6 @@ from icf_avs.errors import Fault, UserError, refused
 
 AVSS_TABLE, AVSS_COLUMNS = "metadata.csv", ("uid", "split", "label", "a_obj")
 _NO_CLASSES = {"", "off-the-screen", "background"}  # the public table has them among the names of classes
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One clip in scenes.csv: classes that sound at some time, visible classes, classes by second."""
-
-    sounding: frozenset[str]
-    onscreen: frozenset[str]
-    seconds: tuple[frozenset[str], ...] | None
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
@@ -110,18 +100,20 @@ def avss_classes(root: Path, part: str) -> dict[str, frozenset[str]] | None:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def read_scenes(root: Path, fault: Fault = refused) -> dict[str, Scene]:
-    """scenes.csv of the set in `root` by clip; empty if there is none. Raises UserError for a malformed one."""
+def read_scenes(root: Path, fault: Fault = refused) -> dict[str, dict]:
+    """scenes.csv of the set in `root` by clip: fields of ClipRecord; empty if there is none. Raises UserError for a
+    malformed one.
+    """
     path = root / "scenes.csv"
-    if not path.is_file():
-        return {}
+    rows = read_table(path, ("video_id", "sounding", "onscreen")) if path.is_file() else []
     return {
-        row["video_id"]: Scene(
-            frozenset(row["sounding"].split()),
-            frozenset(row["onscreen"].split()),
-            _by_second(row.get("stamps"), path, fault),
-        )
-        for row in read_table(path, ("video_id", "sounding", "onscreen"))
+        row["video_id"]: {
+            "sounding": frozenset(row["sounding"].split()),
+            "onscreen": frozenset(row["onscreen"].split()),
+            "seconds": _by_second(row.get("stamps"), path, fault),
+            "complete": True,
+        }
+        for row in rows
     }
 
 
@@ -132,7 +124,5 @@ def _by_second(stamps: str | None, path: Path, fault: Fault) -> tuple[frozenset[
     parts = [stamp.split("|") for stamp in stamps.split(";")]
     if any(len(part) != 3 or len(part[2]) != len(parts[0][2]) for part in parts):
         return fault(f"{path}: {stamps[:60]!r} is not a list of stamps (stem|class|11010;...); write the set again")
-    return tuple(
-        frozenset(name for _, name, digits in parts if name and digits[second] == "1")
-        for second in range(len(parts[0][2]))
-    )
+    seconds = range(len(parts[0][2]))
+    return tuple(frozenset(name for _, name, on in parts if name and on[second] == "1") for second in seconds)

@@ -9,7 +9,6 @@ pickles are programs.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,10 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from icf_avs.console import counted, progress_console
-from icf_avs.datasets.clip_files import write_all, write_bytes, write_image, write_wav
+from icf_avs.console import counted, track
+from icf_avs.datasets.clip_files import write_bytes, write_image, write_wav
 from icf_avs.datasets.image_io import SIZE
+from icf_avs.datasets.jobs import in_processes
 from icf_avs.datasets.layouts import find_table, read_all
 from icf_avs.datasets.metadata import AVSS_TABLE
 from icf_avs.datasets.video_clip import ClipRecord, read_video_audio, read_waveform, to_int16
@@ -51,10 +51,8 @@ def cut_frames(video: Path) -> np.ndarray:
         if fps < 0.5:
             raise UserError(f"{video}: does not say how many frames a second it has; re-encode it as H.264")
         numbers, cut, last = frame_numbers(fps), [], None
-        frames = (frame for packet in read_packets(container, stream) for frame in packet.decode())
-        for number, frame in enumerate(frames):
-            last = frame
-            cut += [_squashed(frame) for index in numbers if index == number]
+        for number, last in enumerate(frame for packet in read_packets(container, stream) for frame in packet.decode()):
+            cut += [_squashed(last) for index in numbers if index == number]
             if len(cut) == SECONDS:
                 break
     if last is None:
@@ -78,10 +76,9 @@ def log_mel_windows(samples: np.ndarray) -> np.ndarray:
     return cut[np.minimum(np.arange(SECONDS), count - 1)]
 
 
-def prepare_set(root: Path, workers: int = 1, progress: Callable[[int, int], None] = lambda done, total: None) -> dict:
-    """Write what is missing of the set in `root`; what is there, released or prepared before, is kept.
-
-    workers   processes; progress  called with the clips done and all clips to do
+def prepare_set(root: Path, workers: int = 1) -> dict:
+    """Write what is missing of the set in `root`, with a progress bar; what is there, released or prepared before, is
+    kept. workers: processes.
 
     Returns {"clips": all, "written": those completed now, "errors": [one line each]}. Raises UserError if `root` is
     no S4 or MS3 set, or cannot be written.
@@ -92,11 +89,9 @@ def prepare_set(root: Path, workers: int = 1, progress: Callable[[int, int], Non
     if not (root / "raw_videos").is_dir():
         raise UserError(f"{root / 'raw_videos'} is missing; put the videos of the clips there")
     jobs = [record for record in records if any(_missing(record))]
-    errors = []
-    for done, error in enumerate(write_all(_prepare_clip, jobs, workers), 1):
-        errors += [error] if error else []
-        progress(done, len(jobs))
-    return {"clips": len(records), "written": len(jobs) - len(errors), "errors": sorted(errors)}
+    written = track(in_processes(_prepare_clip, jobs, workers), len(jobs), "preparing clips")
+    errors = sorted(error for error in written if error)
+    return {"clips": len(records), "written": len(jobs) - len(errors), "errors": errors}
 
 
 def _missing(record: ClipRecord) -> tuple[bool, bool, bool]:
@@ -107,7 +102,6 @@ def _missing(record: ClipRecord) -> tuple[bool, bool, bool]:
 
 def _prepare_clip(record: ClipRecord) -> str | None:
     """Write one clip; what is wrong with it, in one line, or None."""
-    torch.set_num_threads(1)
     try:
         frames, audio, windows = _missing(record)
         if record.video_path is None and (frames or audio):
@@ -117,8 +111,7 @@ def _prepare_clip(record: ClipRecord) -> str | None:
                 if not path.is_file():
                     write_image(path, Image.fromarray(frame))
         if audio or windows:
-            waveform = read_video_audio(record.video_path) if audio else read_waveform(record.audio_path)
-            samples = to_int16(waveform)
+            samples = to_int16(read_video_audio(record.video_path) if audio else read_waveform(record.audio_path))
             if windows:
                 content = io.BytesIO()
                 np.save(content, log_mel_windows(samples), allow_pickle=False)
@@ -127,17 +120,11 @@ def _prepare_clip(record: ClipRecord) -> str | None:
                 write_wav(record.audio_path, samples)
     except UserError as error:
         return f"clip {record.name}: {error}"
-    return None
 
 
 def prepare_command(root: Path, workers: int) -> int:
-    """Prepare a set with a progress bar; exit code 1 if some clips could not be, each named at the end."""
-    from rich.progress import Progress
-
-    with Progress(console=progress_console()) as bar:
-        task = bar.add_task("preparing clips", total=None)
-        result = prepare_set(root, workers, lambda done, total: bar.update(task, completed=done, total=total))
-        bar.update(task, visible=bool(result["written"]))
+    """Prepare a set; exit code 1 if some clips could not be, each named at the end."""
+    result = prepare_set(root, workers)
     for line in result["errors"]:
         print(line)
     whole = result["clips"] - result["written"] - len(result["errors"])

@@ -1,7 +1,4 @@
-"""One clip of a public set: where its files lie, what is known of its classes, and its contents once loaded.
-
-Its sound is a waveform of any rate and channels, a raw video, or log-mel windows.
-"""
+"""One clip of a set on disk: where its files lie, what is known of its classes, and its contents once loaded."""
 
 from __future__ import annotations
 
@@ -11,26 +8,20 @@ from typing import Literal
 
 import numpy as np
 
-from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, SIZE, Layout, missing_folder, read_frames, read_masks
-from icf_avs.datasets.log_mel import read_log_mel_pickle
+from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, SIZE, Layout, missing_folder, read_frames, read_mask
+from icf_avs.datasets.log_mel import read_log_mel
 from icf_avs.errors import UserError
 from icf_avs.media.audio_file import read_audio, to_mono
 from icf_avs.media.audio_windows import audio_blocks
-from icf_avs.media.container import check_no_pipe
 from icf_avs.media.video_reader import probe
 from icf_avs.types import RATE
 
-BANDS, STEPS = 64, 96  # of a log-mel window
+Audio = Literal["auto", "wav", "log_mel", "video"]
 
 
 def read_waveform(path: Path) -> np.ndarray:
     """Mono, float32 [n] at 16 kHz, whatever the file's rate and channels. Raises UserError if it holds no sound."""
-    return decode(path)[0]
-
-
-def decode(path: Path) -> tuple[np.ndarray, int]:
-    """A sound file as `read_waveform` gives it, and the rate it is stored at (Hz)."""
-    return read_audio(path, RATE, "unpack the set again")
+    return read_audio(path, RATE, "unpack the set again")[0]
 
 
 def read_video_audio(path: Path) -> np.ndarray:
@@ -44,32 +35,6 @@ def read_video_audio(path: Path) -> np.ndarray:
 def to_int16(waveform: np.ndarray) -> np.ndarray:
     """float32 [n] in -1..1 -> int16 [n], as WAV files hold it."""
     return np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.int16)
-
-
-def read_log_mel(path: Path, frames: int) -> np.ndarray:
-    """Log-mel windows of a clip of so many frames, float32 [frames, 96, 64].
-
-    `path` is a released pickle, read without executing anything in it, or a .npy file that `icf data prepare` wrote.
-    Fewer windows than frames: the last one is repeated, as in the released files. More: the first ones are taken.
-    Raises UserError for anything else.
-    """
-    check_no_pipe(path)
-    if path.suffix == ".pkl":
-        windows = read_log_mel_pickle(path)
-    else:
-        try:
-            windows = np.lib.format.open_memmap(path, mode="r")  # asks for no more memory than the file has
-        except Exception as error:  # its header is a Python literal, which can be broken in many ways
-            raise UserError(f"{path}: no log-mel array ({error}); delete it and run `icf data prepare`") from error
-    if windows.dtype != np.float32 or windows.ndim != 4 or windows.shape[1:] != (1, STEPS, BANDS) or not len(windows):
-        raise UserError(
-            f"{path}: want float32 log-mel [n, 1, {STEPS}, {BANDS}], got {windows.dtype} {[*windows.shape]}; "
-            "unpack the set again"
-        )
-    return windows[np.minimum(np.arange(frames), len(windows) - 1), 0]
-
-
-Audio = Literal["auto", "wav", "log_mel", "video"]
 
 
 @dataclass(frozen=True)
@@ -126,9 +91,8 @@ class ClipRecord:
     @property
     def log_mel_path(self) -> Path | None:
         """The log-mel windows, of `icf data prepare` (.npy) or as released (.pkl), or None if there are none."""
-        if self.log_mel_stem is None:
-            return None
-        paths = (self.log_mel_stem.with_name(self.log_mel_stem.name + ending) for ending in (".npy", ".pkl"))
+        stem = self.log_mel_stem
+        paths = [stem.with_name(stem.name + ending) for ending in (".npy", ".pkl")] if stem else []
         return next((path for path in paths if path.is_file()), None)
 
     def sources(self) -> list[Audio]:
@@ -139,8 +103,10 @@ class ClipRecord:
     @property
     def has_waveform(self) -> bool:
         """Whether `load` gives a waveform; False: log-mel windows."""
-        form = self.form if self.form != "auto" else next(iter(self.sources()), "wav")
-        return form != "log_mel"
+        return self._form(self.form) != "log_mel"
+
+    def _form(self, audio: Audio) -> Audio:
+        return next(iter(self.sources()), "wav") if audio == "auto" else audio
 
     def load(self, size: int | None = SIZE, audio: Audio | None = None, with_frames: bool = True) -> LoadedClip:
         """Read frames, masks and sound.
@@ -154,36 +120,26 @@ class ClipRecord:
         """
         if with_frames:
             frames = read_frames(self.frame_paths, size)
-            shape = frames.shape[1:3]
         elif size is not None:
-            frames, shape = np.zeros((len(self.frame_paths), 0, 0, 3), np.uint8), (size, size)
+            frames = np.zeros((len(self.frame_paths), 0, 0, 3), np.uint8)
         else:
             raise ValueError("without frames masks have no native size")
-        masks = read_masks(self.mask_paths, self.layout, shape)
-        samples, log_mel = self._sound(audio or self.form)
-        return LoadedClip(
-            name=self.name,
-            frames=frames,
-            masks=masks,
-            labelled=np.array([path is not None for path in self.mask_paths]),
-            class_ids=masks if self.layout in CLASS_ID_LAYOUTS else None,
-            samples=samples,
-            log_mel=log_mel,
-        )
+        shape = frames.shape[1:3] if with_frames else (size, size)
+        empty = np.zeros(shape, np.uint8)
+        masks = np.stack([empty if path is None else read_mask(path, self.layout, shape) for path in self.mask_paths])
+        labelled = np.array([path is not None for path in self.mask_paths])
+        class_ids = masks if self.layout in CLASS_ID_LAYOUTS else None
+        return LoadedClip(self.name, frames, masks, labelled, class_ids, *self._sound(self._form(audio or self.form)))
 
     def _sound(self, audio: Audio) -> tuple[np.ndarray | None, np.ndarray | None]:
-        there = self.sources()
-        if audio == "auto":
-            audio = there[0] if there else "wav"
-        if audio not in there:
+        """Samples and log-mel windows, one of them None."""
+        if audio not in self.sources():
             missing = {
-                "wav": missing_folder(self.audio_path) if "wav" not in there else None,
+                "wav": missing_folder(self.audio_path) if audio == "wav" else None,
                 "log_mel": f"{self.log_mel_stem}.pkl" if self.log_mel_stem else "log-mel of the AVSS layout",
                 "video": "its video in raw_videos",
             }
             raise UserError(f"no sound of clip {self.name}: {missing[audio]} is missing; unpack the set again")
-        if audio == "wav":
-            return read_waveform(self.audio_path), None
-        if audio == "video":
-            return read_video_audio(self.video_path), None
-        return None, read_log_mel(self.log_mel_path, len(self.frame_paths))
+        if audio == "log_mel":
+            return None, read_log_mel(self.log_mel_path, len(self.frame_paths))
+        return read_waveform(self.audio_path) if audio == "wav" else read_video_audio(self.video_path), None

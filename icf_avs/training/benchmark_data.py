@@ -14,7 +14,7 @@ import numpy as np
 from icf_avs.atomic_io import cache_dir
 from icf_avs.config import TrainConfig
 from icf_avs.datasets.custom_dataset import is_custom_dataset
-from icf_avs.datasets.dataset import ClipDataset, ClipTensors, FrameFeatures, collate
+from icf_avs.datasets.dataset import ClipDataset, FrameFeatures, collate
 from icf_avs.datasets.layouts import TABLES, class_names, find_table, is_stamps, read_set
 from icf_avs.datasets.video_clip import ClipRecord
 from icf_avs.encoders.registry import build_visual
@@ -71,10 +71,10 @@ class BenchmarkData:
         frames = max(len(self.clips.records[index].frame_paths) for index in order)  # alike in all parts
         return collate(list(self._workers.map(load, order[part::parts])), frames)
 
-    def _audio_only(self, index: int) -> ClipTensors:
+    def _audio_only(self, index: int) -> Batch:
         return self.clips.clip(index, with_frames=False)
 
-    def _clip(self, index: int) -> ClipTensors:
+    def _clip(self, index: int) -> Batch:
         if self.features is None:
             return self.clips[index]
         return replace(self._audio_only(index), pyramid=self.features(index))
