@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from benchmarks.turns import Machine
 
 NAMES = {  # name: where it is, a function of the machine that gives rows, and what it times
-    "inference": ("inference.inference", "a clip of five frames: ours, TPAVI, the encoder alone"),
+    "inference": ("inference.inference", "a clip of five frames: each network, TPAVI as published, the encoder alone"),
     "engines": ("engines.engines", "the shipped model by ONNX Runtime and by torch.compile"),
-    "training": ("training_step.training_step", "a step: ours, TPAVI, our baseline row"),
-    "memory": ("memory.memory", "peak memory of both"),
-    "plug-in": ("plug_in.plug_in", "a step with the whole of ICF and of the network alone, time and memory"),
+    "training": ("training.training", "a step of each network and of TPAVI as published, with ICF and without; memory"),
+    "memory": ("memory.memory", "peak memory of inference of each network"),
+    "optimisations": ("optimisations.optimisations", "what each optimisation buys: done so and otherwise"),
     "segment": ("segmenting.segmenting", "`icf segment` by length of video, time and memory"),
     "segment-natural": ("segmenting.segmenting_natural", "the same with the checkpoint `natural`"),
     "live": ("live.live", "`icf live`, half an hour at the speed of the clock: delay and memory"),

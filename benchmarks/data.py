@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
-from benchmarks.videos import HEIGHT, LOOP, WIDTH, write_loop, write_video
+from benchmarks.videos import HEIGHT, LOOP, WIDTH, pattern_loop, write_video
 from icf_avs.datasets.dataset import ClipDataset, collate
 from icf_avs.datasets.layouts import class_names, read_set
 from icf_avs.media.video_reader import probe, read_frames
@@ -33,7 +33,7 @@ def decoding(
 ) -> Iterator[Row]:
     """Rows decode-RATE."""
     with tempfile.TemporaryDirectory() as folder:
-        path = write_video(write_loop(Path(folder) / "loop.mp4", *size, loop), Path(folder) / "video.mp4", loop)
+        path = write_video(pattern_loop(Path(folder) / "loop.mp4", *size, loop), Path(folder) / "video.mp4", loop)
         info = probe(path)
 
         def some(rate: float) -> None:

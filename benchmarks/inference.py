@@ -1,8 +1,8 @@
-"""(a) Seconds for a clip of five frames at 224x224: ours, TPAVI with the same encoder, and the encoder alone.
+"""(a) Seconds for a clip of five frames at 224x224, from pixels and waveforms to masks: each network beside TPAVI as
+published with the same encoder, and beside the visual encoder alone.
 
-Ours hears waves, so its time has the whole audio encoder in it (VGGish, with the full-size ones); TPAVI is given the
-sound's embedding. "overhead" is ours less the encoder, beside the encoder: a ratio of 2.5 is the 40 % that it may be.
-"overhead-given-embedding" is the same where ours too is given what VGGish says of the sound, as TPAVI is.
+"overhead" is a network less the encoder, beside the encoder: a ratio of 2.5 is an overhead of 40 %. VGGish and its
+spectrogram are in it; in "overhead-given-embedding" they are not.
 """
 
 from __future__ import annotations
@@ -11,39 +11,60 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from benchmarks.models import EMBEDDED, PVT, RESNET, Encoder, batch, embedding, given_embedding, ours, tpavi
+from benchmarks.models import ENCODERS, NETWORKS, PUBLISHED, Encoder, batch, build, build_small
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
 
+OWN = {"guided-lite0": "stamps", "open-vocabulary": "natural"}  # with small encoders of their own: whose recipe
+
 
 def inference(
-    machine: Machine, encoders: Sequence[Encoder] = (PVT, RESNET, EMBEDDED), size: int = 224
+    machine: Machine,
+    encoders: Sequence[Encoder] = tuple(ENCODERS.values()),
+    size: int = 224,
+    own_size: int | None = None,
 ) -> Iterator[Row]:
-    """Rows inference-NAME: against TPAVI, but for the embedded encoder; against the encoder alone; the overhead, and
-    but for the embedded encoder, whose ear is its own, that without VGGish.
+    """Rows inference-ENCODER-NETWORK, ...-overhead and ...-overhead-given-embedding, then inference-OWN. own_size: of
+    the frames of these, by default the recipe's.
     """
-    given = batch(size=size).to(torch.device(machine.device))
+    device = torch.device(machine.device)
+    given = batch(size=size).to(device)
     for encoder in encoders:
-        device = torch.device(machine.device)
-        model = ours(encoder).to(device)
-        programs = [
-            lambda model=model: model(given.frames, given.waveforms, given.valid),
-            lambda model=model: model.network.encode_frames(given.frames),
-        ]
-        if encoder is not EMBEDDED:
-            told, heard = given_embedding(model, given)
-            programs.append(lambda told=told, heard=heard: told(given.frames, heard, given.valid))
-            peer, sound = tpavi(encoder).to(device), embedding(given).to(device)
-            programs.append(lambda peer=peer, sound=sound: peer(given.frames, sound))
+        models = {name: build(name, encoder).to(device) for name in NETWORKS}
+        parts = models["query-light"].network
         with torch.inference_mode():
-            mine, floor, *others = seconds(machine, *programs)
-        name, unit = f"inference-{encoder.name}", "s/clip"
-        if others:
-            yield row(name, mine, others[1], "TPAVI, same encoder", machine, unit)
-        yield row(name, mine, floor, "encoder alone", machine, unit)
-        rests = {"overhead": mine}
-        if others:
-            rests["overhead-given-embedding"] = others[0]
-        for kind, spent in rests.items():
-            rest = [whole - part for whole, part in zip(spent, floor, strict=True)]
-            yield row(f"{name}-{kind}", rest, floor, "encoder alone", machine, unit)
+            alone, heard, *found = seconds(
+                machine,
+                lambda parts=parts: parts.encode_frames(given.frames),
+                lambda parts=parts: parts.encode_audio(given.waveforms),
+                *(lambda model=model: model(given.frames, given.waveforms, given.valid) for model in models.values()),
+            )
+        spent = dict(zip(models, found, strict=True))
+        for name in NETWORKS[1:]:
+            label = f"inference-{encoder.name}-{name}"
+            yield row(label, spent[name], spent[PUBLISHED], PUBLISHED, machine, "s/clip")
+            rest = [whole - part for whole, part in zip(spent[name], alone, strict=True)]
+            yield row(f"{label}-overhead", rest, alone, "encoder alone", machine, "s/clip")
+            rest = [whole - part for whole, part in zip(rest, heard, strict=True)]
+            yield row(f"{label}-overhead-given-embedding", rest, alone, "encoder alone", machine, "s/clip")
+    for name, of in OWN.items():
+        yield _with_own_encoders(machine, name, of, own_size)
+
+
+def _with_own_encoders(machine: Machine, name: str, of: str, size: int | None) -> Row:
+    """A frame with its sound at the size of a recipe, beside the encoders of both alone."""
+    device = torch.device(machine.device)
+    model = build_small(of, size).to(device)
+    spec = model.spec
+    frames = torch.randint(0, 256, (1, spec.frames, spec.image_size, spec.image_size, 3), dtype=torch.uint8).to(device)
+    sound = 0.1 * torch.randn(1, spec.frames, spec.window, device=device)
+    valid = torch.ones(1, spec.frames, dtype=torch.bool, device=device)
+
+    def encoders() -> None:
+        model.network.encode_frames(frames)
+        model.network.encode_audio(sound)
+
+    with torch.inference_mode():
+        turns = seconds(machine, lambda: model(frames, sound, valid), encoders)
+    mine, alone = ([spent / spec.frames for spent in each] for each in turns)
+    return row(f"inference-{name}", mine, alone, "its encoders alone", machine, "s/frame")

@@ -11,7 +11,7 @@ from benchmarks.processes import finished
 from benchmarks.segmenting import MOST_MEMORY
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row
-from benchmarks.videos import HEIGHT, LOOP, WIDTH, write_loop, write_video
+from benchmarks.videos import HEIGHT, LOOP, WIDTH, scene_loop, write_video
 
 MOST = {"stamps": 1.5, "natural": 3.0}  # seconds
 
@@ -21,11 +21,11 @@ def live(
 ) -> Iterator[Row]:
     """Rows live-CHECKPOINT-LENGTH-delay and ...-memory against their limits, and memory against the shortest video."""
     with tempfile.TemporaryDirectory() as folder:
-        pictures = write_loop(Path(folder, "loop.mp4"), *size, loop)
+        scene = scene_loop(Path(folder, "scene.mp4"), *size, loop)
         for checkpoint, most in MOST.items():
             peaks: list[float] = []
             for length in lengths:
-                path = write_video(pictures, Path(folder, f"{length}.mp4"), length)
+                path = write_video(scene, Path(folder, f"{length}.mp4"), length)
                 run = finished(machine, "-m", "icf_avs", "live", str(path), "--checkpoint", checkpoint)
                 delays = [float(found) for found in re.findall(r"after (\d+\.\d+) s\)", run.printed)]
                 assert len(delays) == length

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.models import PVT, RESNET, Encoder, batch, ours
+from benchmarks.models import PVT, RESNET, Encoder, batch, build
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
 from icf_avs.networks.segmentation_model import SegmentationModel
@@ -28,7 +28,7 @@ def lower_precision(
     given = batch(clips, size=size).to(device)
     matrix = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     for encoder in encoders:
-        model = ours(encoder).to(device)
+        model = build("query-light", encoder).to(device)
 
         programs = _programs(model, given)
         with torch.inference_mode():

@@ -1,37 +1,38 @@
-"""The models that are timed, all with random weights, and what they are given: the same frames and sounds for all."""
+"""The networks that are timed, all of random weights, and what they are given: the same frames and sounds for all.
+
+PUBLISHED is the reference: TPAVI as the field runs it. It has the weights of the package's TPAVI, the linear layers of
+PyTorch, and the matrix of all pairs of positions [Thw,Thw], which its authors' code builds (a gigabyte a clip).
+"""
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.tpavi import TPAVISegmenter
-from icf_avs.config import CounterfactualConfig
-from icf_avs.encoders.onednn_layers import TokenLinear
-from icf_avs.encoders.registry import build_audio, build_visual
-from icf_avs.media.vggish_frontend import log_mel
+from icf_avs.config import CounterfactualConfig, TrainConfig
+from icf_avs.encoders.registry import build_model_audio, build_visual
+from icf_avs.encoders.tagger_encoder import audio_words
 from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.training.recipes import RECIPES, ablation
+from icf_avs.networks.tpavi import PixelWiseInteraction
+from icf_avs.training.recipes import RECIPES, with_network, with_visual
 from icf_avs.types import Batch
 
 CLASSES = tuple(f"kind {number}" for number in range(23))  # as many as S4 has
-COUNTERFACTUALS = 4  # of a training step
-FULL = {"train_visual": True, "audio": "vggish", "dim": 256, "pixel_dim": 64, "heads": 8}
+PUBLISHED = "TPAVI as published"
+NETWORKS = (PUBLISHED, "query-light", "query-deformable", "tpavi", "avsegformer", "guided")
+FULL = {"train_visual": True, "audio": "vggish", "dim": 256, "pixel_dim": 64, "heads": 8}  # of the guided network
+COUNTERFACTUALS = 4  # of its training step
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A visual encoder: whether the full-size settings of the guided network go with it, and for tests fewer blocks
-    than it has (depths).
-    """
+    """A visual encoder; for tests with fewer blocks than it has (depths)."""
 
     name: str
-    full: bool
     depths: tuple[int, int, int, int] | None = None
 
     def build(self, train: bool = False) -> nn.Module:
@@ -39,62 +40,70 @@ class Encoder:
         return build_visual(self.name, random=True, frozen=not train, **options)
 
 
-PVT, RESNET, EMBEDDED = (
-    Encoder("pvt-v2-b5", True),
-    Encoder("resnet-50", True),
-    Encoder("efficientnet-lite0", False),
-)
+PVT, RESNET = Encoder("pvt-v2-b5"), Encoder("resnet-50")
+ENCODERS = {encoder.name: encoder for encoder in (RESNET, PVT)}
 
 
-def ours(encoder: Encoder, train: bool = False, baseline: bool = False) -> SegmentationModel:
-    """The guided network with K = 4; or its baseline row, without MIT, SC and CDCL."""
+def recipe(network: str, encoder: Encoder) -> TrainConfig:
+    """How a network is trained on S4 with this encoder."""
+    config = with_visual(RECIPES["s4-pvt"](), encoder.name, "")
+    if network == "guided":
+        model = replace(RECIPES["stamps"]().model, visual=encoder.name, classes=CLASSES, **FULL)
+        return replace(config, model=replace(model, counterfactual=CounterfactualConfig(COUNTERFACTUALS)), icf=None)
+    kind, _, decoder = network.partition("-")
+    if kind == "query":
+        return replace(config, model=replace(config.model, pixel_decoder=decoder))
+    return with_network(config, "tpavi" if network == PUBLISHED else network)
+
+
+def build(network: str, encoder: Encoder, train: bool = False) -> SegmentationModel:
+    """One of NETWORKS with random weights, for frames and waveforms; all compute VGGish."""
     torch.manual_seed(0)
-    config = ablation(RECIPES["stamps"]()) if baseline else RECIPES["stamps"]()
-    full = {"visual": encoder.name, **FULL} if encoder.full else {}
-    model = replace(config.model, classes=CLASSES, **full)
-    if not baseline:
-        model = replace(model, counterfactual=CounterfactualConfig(COUNTERFACTUALS))
-    names = F.normalize(torch.randn(len(CLASSES), 512 if encoder.full else 384), dim=-1)
-    audio = build_audio(model.audio, model.dim, random=True) if model.audio != "log-mel" else None
-    network = build_model(model, config.spec, encoder.build(train and model.train_visual), names, audio)
-    return network.train() if train else network.eval()
+    config = recipe(network, encoder)
+    names = F.normalize(torch.randn(len(CLASSES), 512), dim=-1)
+    settings = config.model_config(CLASSES)
+    audio = build_model_audio(settings, names, random=True)
+    model = build_model(settings, config.spec, encoder.build(train), names, audio)
+    if network == PUBLISHED:
+        as_published(model)
+    return model.train() if train else model.eval()
 
 
-class Heard(nn.Module):
-    """In place of VGGish: what it says of the only sounds that it will be asked about."""
-
-    def __init__(self, vggish: nn.Module, mel: Tensor) -> None:
-        super().__init__()
-        with torch.inference_mode():
-            self.last = vggish.steps(mel)
-            self.embedding = vggish.embed(self.last)
-
-    def steps(self, mel: Tensor) -> Tensor:
-        return self.last
-
-    def embed(self, steps: Tensor) -> Tensor:
-        return self.embedding
-
-
-def given_embedding(model: SegmentationModel, given: Batch) -> tuple[SegmentationModel, Tensor]:
-    """A model with VGGish -> the same with its answers in place of it, and the sounds to give to that: their log-mel,
-    so that the spectrogram is not in its time either.
+def build_small(of: str, size: int | None = None) -> SegmentationModel:
+    """The network of the recipe "stamps" or "natural", with small encoders of its own. size: of its frames, by default
+    that of the recipe's end.
     """
-    told, mel = copy(model), log_mel(given.waveforms)
-    told._modules = {**model._modules, "network": copy(model.network)}
-    told.network._modules = {**model.network._modules, "audio": copy(model.audio)}
-    told.audio._modules = {**model.audio._modules, "vggish": Heard(model.audio.vggish, mel.flatten(0, 1))}
-    return told, mel
-
-
-def tpavi(encoder: Encoder, train: bool = False) -> TPAVISegmenter:
-    """The reference with the same encoder, as transformers computes it: without our faster linear layers."""
     torch.manual_seed(0)
-    network = TPAVISegmenter(encoder.build(train))
+    config = RECIPES[of]()
+    settings, spec = config.model_config(audio_words() if config.words else CLASSES), config.final_spec
+    names = F.normalize(torch.randn(len(settings.classes), 384), dim=-1)
+    visual, audio = build_visual(settings.visual, random=True), build_model_audio(settings, names, random=True)
+    return build_model(settings, replace(spec, image_size=size or spec.image_size), visual, names, audio).eval()
+
+
+class PairwiseInteraction(PixelWiseInteraction):
+    """The same numbers in the order of the authors' code: of all pairs of positions first."""
+
+    def forward(self, maps: Tensor, audio: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        lead, size = audio.shape[:2], maps.shape[-2:]
+        frames, tokens = maps.flatten(0, 1), self.align(audio)
+        theta, g = (layer(frames).unflatten(0, lead).movedim(2, -1).flatten(1, 3) for layer in (self.theta, self.g))
+        phi = self.phi(tokens[:, :, None].expand(-1, -1, size.numel(), -1).flatten(1, 2))  # B Thw D/2
+        read = (theta @ phi.transpose(1, 2) / phi.shape[1]) @ g
+        read = self.out(read.unflatten(1, (lead[1], *size)).movedim(-1, 2).flatten(0, 1))
+        norm = self.batch_norm
+        read = F.batch_norm(read, norm.running_mean, norm.running_var, norm.weight, norm.bias, self.training)
+        return self.norm((maps + read.unflatten(0, lead)).movedim(2, -1)).movedim(-1, 2), tokens
+
+
+def as_published(network: nn.Module) -> nn.Module:
+    """TPAVI, changed in place to what its authors' code computes."""
     for module in network.modules():
-        if isinstance(module, TokenLinear):
-            module.forward = nn.Linear.forward.__get__(module)
-    return network.train() if train else network.eval()
+        if isinstance(module, PixelWiseInteraction):
+            module.__class__ = PairwiseInteraction
+        elif isinstance(module, nn.Linear):
+            module.__class__ = nn.Linear
+    return network
 
 
 def batch(clips: int = 1, frames: int = 5, size: int = 224) -> Batch:
@@ -113,8 +122,3 @@ def batch(clips: int = 1, frames: int = 5, size: int = 224) -> Batch:
     pictures = torch.randint(0, 256, (clips, frames, size, size, 3), dtype=torch.uint8)
     waveforms = 0.1 * torch.randn(clips, frames, 15_600)
     return Batch([], waveforms, masks, class_map, every, every.clone(), sounding, onscreen, frames=pictures)
-
-
-def embedding(given: Batch) -> Tensor:
-    """[B,T,128], what TPAVI is given of the sound: VGGish's embedding, whose own cost it is spared."""
-    return torch.rand(*given.valid.shape, 128)

@@ -1,13 +1,14 @@
 """(c) `icf segment`, the whole process, and (g) its memory: by length of the video and masks a second, at 720p.
 
-Seconds per second of video beside real time, and the same for the longest video beside the shortest: a ratio of 1 or
-more says that time is linear. So with memory: what the longest takes beside what the shortest does. A process is run
-once for each turn; the longest video has one turn, for it is ten minutes of the same work.
+Every frame of the video has a mask, but in rows with "empty". Seconds per second of video beside real time, and the
+same for the longest video beside the shortest: a ratio of 1 or more says that time is linear. So with memory: what the
+longest takes beside what the shortest does. A process is run once for each turn; ten minutes have one turn.
 With `stamps` at all rates, and at one mask a second with `natural`, which needs its audio weights.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,17 +16,20 @@ from pathlib import Path
 from benchmarks.processes import Finished, finished
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row
-from benchmarks.videos import HEIGHT, LOOP, WIDTH, write_loop, write_video
+from benchmarks.videos import HEIGHT, LOOP, WIDTH, pattern_loop, scene_loop, write_video
 
-MOST_MEMORY = 1200.0  # MB, that a process may take
+MOST_MEMORY = 1100.0  # MB, that a process may take
 ONE_TURN = 300  # seconds of video from which on one turn is enough
+LEAST_MASKS = 0.9  # share of the scene's frames in which something must be segmented
 
 
 def segmenting(
     machine: Machine, lengths: Sequence[int] = (10, 60, 600), rates: Sequence[float] = (1, 5),
     size: tuple[int, int] = (WIDTH, HEIGHT), loop: int = LOOP,
 ) -> Iterator[Row]:  # fmt: skip
-    """Rows segment-RATE-LENGTH against real time, ...-memory against the limit, and both against the shortest video."""
+    """Rows segment-RATE-LENGTH against real time, ...-memory against the limit, and both against the shortest video;
+    segment-empty-..., of the longest video at the first rate.
+    """
     yield from _segmenting(machine, [("stamps", rate) for rate in rates], lengths, size, loop)
 
 
@@ -42,38 +46,54 @@ def _segmenting(
     """asked: checkpoints, each with its masks a second."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        pictures = write_loop(place / "loop.mp4", *size, loop)
-        videos = {length: write_video(pictures, place / f"{length}.mp4", length) for length in lengths}
+        scene = scene_loop(place / "scene.mp4", *size, loop)
+        videos = {length: write_video(scene, place / f"{length}.mp4", length) for length in lengths}
         for checkpoint, rate in asked:
             runs = _runs(machine, videos, checkpoint, rate)
-            first = runs[lengths[0]]
-            for length in lengths:
-                name, found = f"{rate:g}fps-{length}s", runs[length]
-                name = name if checkpoint == "stamps" else f"{checkpoint}-{name}"
-                paid = [run.wall / length for run in found]
-                peaks = [run.peak for run in found]
-                yield row(f"segment-{name}", paid, [1.0] * len(paid), "real time", machine, "s/s of video")
-                yield row(f"segment-{name}-memory", peaks, [MOST_MEMORY] * len(peaks), "limit", machine, "MB")
-                if length != lengths[0]:
-                    # From the second length on: what more video costs, without the start of the process.
-                    beside = [run.cpu / lengths[0] for run in first[: len(found)]]
-                    work = [run.cpu / length for run in found]
-                    short = f"{lengths[0]} s of video"
-                    yield row(f"segment-{name}-compute", work, beside, short, machine, "CPU s/s of video")
-                    yield row(
-                        f"segment-{name}-memory", peaks, [run.peak for run in first[: len(found)]], short, machine, "MB"
-                    )
+            for run in (run for length in lengths for run in runs[length]):
+                masks, found = map(int, re.findall(r"(\d+) masks? .*?(\d+) with something", run.printed)[0])
+                assert found >= LEAST_MASKS * masks, run.printed
+            yield from _rows(machine, _label(checkpoint, f"{rate:g}fps"), runs)
+        checkpoint, rate = asked[0]
+        longest = lengths[-1]
+        video = write_video(pattern_loop(place / "pattern.mp4", *size, loop), place / "empty.mp4", longest)
+        run = _run(machine, video, checkpoint, rate)
+        name = f"segment-{_label(checkpoint, f'empty-{rate:g}fps')}-{longest}s"
+        yield row(name, [run.wall / longest], [1.0], "real time", machine, "s/s of video")
+        yield row(f"{name}-memory", [run.peak], [MOST_MEMORY], "limit", machine, "MB")
+
+
+def _label(checkpoint: str, name: str) -> str:
+    return name if checkpoint == "stamps" else f"{checkpoint}-{name}"
+
+
+def _rows(machine: Machine, label: str, runs: dict[int, list[Finished]]) -> Iterator[Row]:
+    shortest, first = next(iter(runs.items()))
+    for length, found in runs.items():
+        name, short = f"segment-{label}-{length}s", f"{shortest} s of video"
+        peaks = [run.peak for run in found]
+        yield row(name, [run.wall / length for run in found], [1.0] * len(found), "real time", machine, "s/s of video")
+        yield row(f"{name}-memory", peaks, [MOST_MEMORY] * len(peaks), "limit", machine, "MB")
+        if length != shortest:
+            # From the second length on: what more video costs, without the start of the process.
+            beside, work = [run.cpu / shortest for run in first], [run.cpu / length for run in found]
+            yield row(f"{name}-compute", work, beside[: len(work)], short, machine, "CPU s/s of video")
+            yield row(f"{name}-memory", peaks, [run.peak for run in first[: len(found)]], short, machine, "MB")
+            walls, busy = [run.wall / length for run in found], [run.cpu / length for run in found]
+            yield row(f"{name}-in-threads", walls, busy, "one after the other", machine, "s/s of video")
 
 
 def _runs(machine: Machine, videos: dict[int, Path], checkpoint: str, rate: float) -> dict[int, list[Finished]]:
     """The lengths take turns, long ones only once; before, the shortest warms the disk's cache and does not count."""
+    _run(machine, videos[min(videos)], checkpoint, rate)
     runs: dict[int, list[Finished]] = {length: [] for length in videos}
-    for turn in range(machine.turns + 1):
+    for turn in range(machine.turns):
         for length, path in videos.items():
-            if (turn > 1 and length >= ONE_TURN) or (not turn and length != min(videos)):
-                continue
-            words = ["--out", str(path.parent / "out"), "--fps", f"{rate:g}", "--checkpoint", checkpoint]
-            run = finished(machine, "-m", "icf_avs", "segment", str(path), *words)
-            if turn:
-                runs[length].append(run)
+            if not turn or length < ONE_TURN:
+                runs[length].append(_run(machine, path, checkpoint, rate))
     return runs
+
+
+def _run(machine: Machine, path: Path, checkpoint: str, rate: float) -> Finished:
+    words = "--out", str(path.parent / "out"), "--fps", f"{rate:g}", "--checkpoint", checkpoint
+    return finished(machine, "-m", "icf_avs", "segment", str(path), *words)

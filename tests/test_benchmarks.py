@@ -1,4 +1,4 @@
-"""The benchmarks run at a tiny size and write the right columns; TPAVI has the size that is public."""
+"""The benchmarks run at a tiny size and write the right columns; the reference computes what TPAVI does."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ sys.path.append(str(ROOT))
 from benchmarks import __main__ as command  # noqa: E402
 from benchmarks import lower_precision as precision  # noqa: E402
 from benchmarks import memory as peak  # noqa: E402
-from benchmarks import models, plug_in, processes, scores, spectrograms, table, turns  # noqa: E402
+from benchmarks import models, optimisations, processes, scores, spectrograms, table, training, turns  # noqa: E402
 from benchmarks import segmenting as segmenting_module  # noqa: E402
 from benchmarks.data import decoding, loading  # noqa: E402
 from benchmarks.engines import engines  # noqa: E402
 from benchmarks.inference import inference  # noqa: E402
 from benchmarks.live import live  # noqa: E402
-from benchmarks.tpavi import TPAVI, TPAVISegmenter, parameters, second_branch  # noqa: E402
-from benchmarks.training_step import training_step  # noqa: E402
 from icf_avs.config import ContrastiveConfig, ImplicitTextConfig, ModelConfig  # noqa: E402
+from icf_avs.encoders.registry import build_visual  # noqa: E402
 from icf_avs.errors import UserError  # noqa: E402
 from icf_avs.evaluation.metrics import f_curves  # noqa: E402
 from icf_avs.media.vggish_frontend import log_mel  # noqa: E402
@@ -36,7 +35,7 @@ from icf_avs.types import ClipSpec  # noqa: E402
 pytestmark = pytest.mark.full
 
 ONCE = turns.Machine(turns=1, threads=1)
-SMALL = models.Encoder("resnet-50", True, depths=(1, 1, 1, 1))
+SMALL = models.Encoder("resnet-50", depths=(1, 1, 1, 1))
 COLUMNS = "benchmark,ours,reference,reference_name,ratio,unit,device,threads,revision"
 
 
@@ -51,53 +50,42 @@ def named(rows) -> dict[tuple[str, str], table.Row]:
     return found
 
 
-@pytest.mark.parametrize(("name", "millions"), [("resnet-50", 91.40), ("pvt-v2-b5", 101.32)])
-def test_tpavi_has_the_parameters_that_are_public(name: str, millions: float):
-    with torch.device("meta"):
-        model = TPAVISegmenter(models.Encoder(name, True).build(train=True))
-    unused = second_branch(model) if name == "resnet-50" else 0
-    assert (parameters(model) + unused) / 1e6 == pytest.approx(millions, abs=0.005)
+@pytest.mark.parametrize(("encoder", "millions"), [(models.RESNET, 91.40), (models.PVT, 101.32)])
+def test_tpavi_has_the_parameters_that_are_public(encoder: models.Encoder, millions: float):
+    """VGGish not counted; the public ResNet-50 holds its stages 3 and 4 twice and uses them once."""
+    network = models.build(models.PUBLISHED, encoder, train=True).network
+    unused = [] if encoder is models.PVT else network.visual.network.encoder.stages[2:]
+    count = [sum(p.numel() for p in part.parameters()) for part in (network, *unused)]
+    count.append(-sum(p.numel() for p in network.audio.parameters()))
+    assert sum(count) / 1e6 == pytest.approx(millions, abs=0.005)
 
 
-def test_tpavi_attends_from_every_pixel_to_the_sound_of_every_frame():
-    torch.manual_seed(0)
-    module, x, sound = TPAVI().eval(), torch.randn(2, 256, 3, 2, 2), torch.randn(2, 3, 128)
-    value, query, key = ((layer.weight.flatten(1), layer.bias) for layer in (module.g, module.theta, module.phi))
-    pixels = x.movedim(1, -1).flatten(1, 3)  # B N 256
-    heard = module.audio(sound).repeat_interleave(4, 1)
-    v, q, k = (given @ weight.T + bias for given, (weight, bias) in ((pixels, value), (pixels, query), (heard, key)))
-    mixed = (q @ k.transpose(1, 2) / 12) @ v
-    mu, norm = module.mu
-    out = mixed @ mu.weight.flatten(1).T + mu.bias
-    out = pixels + out / (1 + norm.eps) ** 0.5
-    wanted = module.norm(out).unflatten(1, (3, 2, 2)).movedim(-1, 1)
-    torch.testing.assert_close(module(x, sound), wanted, atol=1e-5, rtol=1e-4)
+@pytest.mark.parametrize("name", ["resnet-50", "pvt-v2-b5"])
+def test_tpavi_as_published_computes_what_ours_does(name: str):
+    encoder = models.Encoder(name, depths=(1, 1, 1, 1))
+    ours, theirs = (models.build(network, encoder) for network in ("tpavi", models.PUBLISHED))
+    for interact in ours.network.interact:
+        nn.init.normal_(interact.batch_norm.weight)  # begins as zero: the sound would change nothing
+    theirs.load_state_dict(ours.state_dict())
+    given = models.batch(frames=2, size=64)
+    with torch.inference_mode():
+        found, expected = (model(given.frames, given.waveforms, given.valid).logits for model in (theirs, ours))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    linears = [module for module in theirs.modules() if isinstance(module, nn.Linear)]
+    assert {type(module) for module in linears} == {nn.Linear}, "the library's own"
+    assert all(type(module) is models.PairwiseInteraction for module in theirs.network.interact)
 
 
-def test_the_reference_has_the_librarys_own_linear_layers():
-    encoder = models.Encoder("pvt-v2-b5", "s4-pvt", depths=(1, 1, 1, 1))
-    networks = {who: build(encoder).visual for who, build in (("ours", models.ours), ("tpavi", models.tpavi))}
-    for who, network in networks.items():
-        linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
-        assert {module.forward.__func__ is nn.Linear.forward for module in linears} == {who == "tpavi"}
-    networks["tpavi"].load_state_dict(networks["ours"].state_dict())
-    frames = models.batch(frames=2, size=64).frames[0]
-    for mine, theirs in zip(networks["ours"](frames), networks["tpavi"](frames), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
-
-
-def test_inference_and_training_at_a_tiny_size():
-    found = named(inference(ONCE, [SMALL, models.EMBEDDED], size=64))
-    assert {name for name, _ in found} >= {"inference-resnet-50", "inference-resnet-50-overhead"}
-    assert ("inference-resnet-50", "TPAVI, same encoder") in found
-    assert ("inference-efficientnet-lite0", "TPAVI, same encoder") not in found
-    assert ("inference-resnet-50-overhead-given-embedding", "encoder alone") in found
-    assert ("inference-efficientnet-lite0-overhead-given-embedding", "encoder alone") not in found
-    whole = found["inference-resnet-50", "encoder alone"]
-    rest = found["inference-resnet-50-overhead", "encoder alone"]
-    assert float(rest.ours) == pytest.approx(float(whole.ours) - float(whole.reference), rel=0.02)
-    steps = named(training_step(ONCE, [SMALL], size=64, clips=1))
-    assert {reference for _, reference in steps} == {"TPAVI, same encoder", "our baseline row"}
+def test_inference_at_a_tiny_size(monkeypatch):
+    monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
+    found = named(inference(ONCE, [SMALL], size=64, own_size=64))
+    names = {name for name, _ in found}
+    assert names >= {f"inference-resnet-50-{network}" for network in models.NETWORKS[1:]}
+    assert {"inference-guided-lite0", "inference-open-vocabulary"} <= names
+    assert ("inference-resnet-50-query-light-overhead-given-embedding", "encoder alone") in found
+    whole = found["inference-resnet-50-query-light", models.PUBLISHED]
+    rest = found["inference-resnet-50-query-light-overhead", "encoder alone"]
+    assert float(rest.ours) == pytest.approx(float(whole.ours) - float(rest.reference), rel=0.02)
 
 
 def test_the_formula_of_f_and_the_histogram_agree():
@@ -119,34 +107,48 @@ def test_engines_on_a_small_model(monkeypatch):
     parts = {"implicit_text": ImplicitTextConfig(free_words=3), "contrastive": ContrastiveConfig()}
     config = ModelConfig(("bell", "cat"), dim=32, pixel_dim=16, **parts)
     names = torch.nn.functional.normalize(torch.randn(2, 384), dim=-1)
-    model = build_model(config, ClipSpec(image_size=64, frames=2), models.EMBEDDED.build(), names).eval()
+    model = build_model(
+        config, ClipSpec(image_size=64, frames=2), build_visual("efficientnet-lite0", random=True), names
+    ).eval()
     found = named(engines(ONCE, model))
     assert set(found) == {("engine-onnxruntime", "PyTorch"), ("engine-compiled", "PyTorch")}
 
 
-def test_the_plug_in_benchmark_counts_the_text_encoders(monkeypatch):
+def test_a_step_of_training_counts_the_text_encoders(monkeypatch):
     encoded = []
-    plain = plug_in.TextEncoder.__call__
-    monkeypatch.setattr(plug_in.TextEncoder, "__call__", lambda *given: encoded.append(given[1]) or plain(*given))
-    assert plug_in.seconds_a_step(SMALL, True, clips=1, size=64) > 0
+    plain = training.TextEncoder.__call__
+    monkeypatch.setattr(training.TextEncoder, "__call__", lambda *given: encoded.append(given[1]) or plain(*given))
+    assert training.seconds_a_step("query-light+icf", SMALL, size=64) > 0
     assert len(encoded) == 2 * 4, "before a period of steps and in it each of four banks goes once through its encoder"
-    assert plug_in.seconds_a_step(SMALL, False, clips=1, size=64) > 0
+    for network in models.NETWORKS:
+        assert training.seconds_a_step(network, SMALL, clips=1, size=64) > 0
     assert len(encoded) == 2 * 4
 
 
-def test_the_plug_in_benchmark_pairs_processes(monkeypatch):
-    told = {"icf": processes.Finished(60, 100, 3000, "3.0\n"), "alone": processes.Finished(40, 70, 2000, "2.0\n")}
-    monkeypatch.setattr(plug_in, "finished", lambda machine, *words: told[words[3]])
-    found = named(plug_in.plug_in(ONCE, [models.RESNET]))
-    step, peak_memory = found["plug-in-step-resnet-50", plug_in.ALONE], found["plug-in-memory-resnet-50", plug_in.ALONE]
-    assert (step.ours, step.reference, step.ratio, step.unit) == ("3", "2", "0.667", "s/step of 8 clips")
-    assert (peak_memory.ours, peak_memory.reference, peak_memory.unit) == ("3000", "2000", "MB, 8 clips")
+def test_training_pairs_processes(monkeypatch):
+    told = {name: processes.Finished(60, 100, 1000 * n, f"{n}.0\n") for n, name in enumerate(models.NETWORKS, 2)}
+    told |= {name: processes.Finished(60, 100, 9000, "4.5\n") for name in training.WITH_ICF}
+    monkeypatch.setattr(training, "finished", lambda machine, *words: told[words[3]])
+    found = named(training.training(ONCE, [SMALL]))
+    step = found["training-step-resnet-50-query-light+icf", training.ALONE]
+    peak_memory = found["training-memory-resnet-50-query-light+icf", models.PUBLISHED]
+    assert (step.ours, step.reference, step.ratio, step.unit) == ("4.5", "3", "0.667", "s/step of 2 clips")
+    assert (peak_memory.ours, peak_memory.reference, peak_memory.unit) == ("9000", "2000", "MB, 2 clips")
+    assert ("training-step-resnet-50-guided", models.PUBLISHED) in found
 
 
-def test_both_models_of_the_memory_benchmark_run():
-    for task in ("inference", "training"):
-        for who in ("ours", "tpavi"):
-            peak.once(task, who, SMALL, size=64)
+def test_every_network_of_the_memory_benchmark_runs():
+    for network in models.NETWORKS:
+        peak.once(network, SMALL, size=64)
+
+
+def test_optimisations_at_a_tiny_size(monkeypatch):
+    monkeypatch.setattr(optimisations, "finished", lambda *_: processes.Finished(60, 100, 3000, "3.0\n"))
+    threads = torch.get_num_threads()
+    found = named(optimisations.optimisations(ONCE, SMALL, seconds_of_video=1, side=64))
+    torch.set_num_threads(threads)
+    assert len(found) == 13
+    assert float(found["mask-as-run-lengths", "bool array"].ratio) > 100
 
 
 def test_log_mel_by_numpy_is_ours(capsys):
@@ -168,9 +170,11 @@ def test_a_process_is_measured_without_the_one_that_starts_it():
 
 
 def test_segmenting_and_decoding_of_short_videos(monkeypatch):
-    monkeypatch.setattr(segmenting_module, "ONE_TURN", 1)  # each video once, nothing to warm up
+    monkeypatch.setattr(segmenting_module, "ONE_TURN", 1)  # each video once
+    monkeypatch.setattr(segmenting_module, "LEAST_MASKS", 0)  # a video this small shows little
     found = named(segmenting_module.segmenting(ONCE, lengths=(1, 2), rates=(1,), size=(64, 48), loop=1))
     assert ("segment-1fps-2s", "real time") in found and ("segment-1fps-2s-memory", "limit") in found
+    assert ("segment-empty-1fps-2s", "real time") in found
     assert 50 < float(found["segment-1fps-2s-memory", "limit"].ours) < 1500
     assert set(named(decoding(ONCE, rates=(1,), size=(64, 48), loop=1))) == {("decode-1fps", "every picture to RGB")}
 
@@ -178,8 +182,16 @@ def test_segmenting_and_decoding_of_short_videos(monkeypatch):
 def test_segmenting_with_the_checkpoint_for_natural_video(monkeypatch):
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
     monkeypatch.setattr(segmenting_module, "ONE_TURN", 1)
+    monkeypatch.setattr(segmenting_module, "LEAST_MASKS", 0)
     found = named(segmenting_module.segmenting_natural(ONCE, lengths=(1,), size=(64, 48), loop=1))
-    assert set(found) == {("segment-natural-1fps-1s", "real time"), ("segment-natural-1fps-1s-memory", "limit")}
+    names = ("segment-natural-1fps-1s", "segment-natural-empty-1fps-1s")
+    assert set(found) == {row for name in names for row in ((name, "real time"), (f"{name}-memory", "limit"))}
+
+
+def test_a_video_without_masks_is_not_taken_for_one_with_masks(monkeypatch):
+    monkeypatch.setattr(segmenting_module, "scene_loop", segmenting_module.pattern_loop)
+    with pytest.raises(AssertionError, match="0 with something segmented"):
+        list(segmenting_module.segmenting(ONCE, lengths=(1,), rates=(1,), size=(64, 48), loop=1))
 
 
 def test_live_video(monkeypatch):
