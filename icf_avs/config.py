@@ -56,7 +56,7 @@ class EvidenceConfig:
     """Open vocabulary, searched for by a classifier's classes: how many words of a sound are searched for, how many
     classes for each; synonym_threshold: cosine of their text embeddings from which two words may mean the same;
     name_dropout: share of the clips that training segments by evidence alone
-    (networks/open_vocabulary_parts/name_dropout.py); second_scale: side, in sides of a frame, of the smaller copy of it
+    (networks/open_vocabulary.py); second_scale: side, in sides of a frame, of the smaller copy of it
     that is segmented as well (inference/multiscale.py).
     """
 

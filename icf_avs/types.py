@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from icf_avs.icf.channel_time import Level
+    from icf_avs.icf.channel_time import LevelFeatures
 
 RATE = 16_000  # samples a second of the waveforms of clips
 MAP_STRIDE = 2  # maps and images of cached scenes are kept at half the size of the frames
@@ -136,7 +136,7 @@ class NetworkFeatures:
 
     visual: tuple[Tensor, ...]
     audio: Tensor
-    levels: dict[str, Level] | None = None
+    levels: dict[str, LevelFeatures] | None = None
     texts: Texts | None = None
 
 

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from icf_avs import load
 from icf_avs.datasets.layouts import read_set
-from icf_avs.extensions.counterfactual_sounds import orthogonal
+from icf_avs.extensions.counterfactual_sounds import orthogonalize
 from icf_avs.media.audio_windows import cut_windows
 from icf_avs.media.images import resize_frames
-from icf_avs.networks.guided import Sounds
+from icf_avs.networks.guided import SoundTokens
 from icf_avs.synthetic.benchmark import write_stamps
 
 OUT = Path("notebook_out")
@@ -115,14 +115,14 @@ show(Image.fromarray(heat(match)), "guided_network-cdcl")
 def do(sound: torch.Tensor) -> torch.Tensor:
     """Mask logits [5,h,w] if the semantic of the audio is [1,5,D]."""
     parts = sound.new_zeros(1, *sound.shape[:2], 1, sound.shape[-1])
-    sounds = Sounds(sound[None], parts, [None])
+    sounds = SoundTokens(sound[None], parts, [None])
     return network.decode_sounds(pixels, sounds, valid, visual).logits[0] + model.offset
 
 
 centre = network.counterfactual.mean
 factual = output.semantic
 other_sound = network.semantic_of(network.encode_audio(clip(other)[1]).token)
-counterfactual = orthogonal(factual, other_sound[None], centre, (factual - centre).norm(dim=-1)[None])[0]
+counterfactual = orthogonalize(factual, other_sound[None], centre, (factual - centre).norm(dim=-1)[None])[0]
 logits_of = {
     "its own": do(factual),
     "another clip": do(other_sound),

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from icf_avs.atomic_io import write_text
 from icf_avs.encoders import tagger_encoder
-from icf_avs.encoders.minilm import embed_names
 from icf_avs.encoders.tagger_encoder import RATE, WINDOW, WordTagger, audio_words, load_tagger
+from icf_avs.encoders.text_encoders import embed_with_minilm
 from icf_avs.media.audio_file import resample
 from icf_avs.synthetic.catalog import load_catalog, load_open_vocab_stamps
 from icf_avs.synthetic.sounds import NOISES, SoundBank, noise, tilt_and_reverb
@@ -88,11 +88,11 @@ def scores(weights: Tensor, on: Tensor, right: Tensor) -> dict[str, float]:
 def compose(tagger: WordTagger, seed: int, count: int) -> Sounds:
     """`count` clips of each class that has a second recording and a word."""
     catalog, rng = load_catalog(), np.random.default_rng(seed)
-    bank, names = SoundBank(catalog, "cross"), F.normalize(embed_names(tagger.words), dim=-1)
+    bank, names = SoundBank(catalog, "cross"), F.normalize(embed_with_minilm(tagger.words), dim=-1)
     word_of = {stamp.class_name: stamp.word for stamp in reversed(load_open_vocab_stamps(held_out=()).stamps)}
     rows = []
     for each in (each.name for each in catalog.classes if bank.references(each.name) and each.name in word_of):
-        right = names @ F.normalize(embed_names((word_of[each],)), dim=-1)[0] > _SAME
+        right = names @ F.normalize(embed_with_minilm((word_of[each],)), dim=-1)[0] > _SAME
         for number in range(count):
             lengths = np.repeat(np.arange(SECONDS), rng.integers(1, 5, SECONDS))[:SECONDS]
             on = np.ones(SECONDS, bool) if number % 2 else (lengths + rng.integers(2)) % 2 == 0

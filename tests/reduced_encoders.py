@@ -7,11 +7,10 @@ import copy
 import pytest
 import torch
 
-from icf_avs.encoders import registry
-from icf_avs.encoders.hf_backbones import load_pyramid
+from icf_avs.encoders import registry, text_encoders
+from icf_avs.encoders.hf_backbones import load_backbone
+from icf_avs.encoders.text_encoders import load_minilm
 from icf_avs.encoders.vggish import load_vggish_audio
-from icf_avs.icf import implicit_text
-from icf_avs.icf.text_encoders import load_minilm
 
 
 def use_reduced_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,13 +18,13 @@ def use_reduced_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pvt-v2-b5", "resnet-50", "swin-b"):
 
         def build(name: str = name, **options: object) -> torch.nn.Module:
-            return load_pyramid(name, **{**options, "random": True, "depths": (1, 1, 1, 1)})
+            return load_backbone(name, **{**options, "random": True, "depths": (1, 1, 1, 1)})
 
         monkeypatch.setitem(registry.VISUAL, name, build)
     torch.manual_seed(0)
     heard = load_vggish_audio(32, random=True)  # frozen, so no checkpoint has it: the same for all
     monkeypatch.setitem(registry.AUDIO, "vggish", lambda dim, **_: copy.deepcopy(heard))
-    monkeypatch.setattr(implicit_text, "load_text_encoder", lambda source: load_minilm())
+    monkeypatch.setattr(text_encoders, "load_text_encoder", lambda source: load_minilm())
     monkeypatch.setitem(registry.TEXT, "clip", lambda names: torch.nn.functional.normalize(_random(len(names)), dim=-1))
 
 

@@ -7,10 +7,12 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from icf_avs.config import ContrastiveConfig, CounterfactualConfig, ImplicitTextConfig, ModelConfig
 from icf_avs.networks.build import build_model
+from icf_avs.networks.guided import GuidedOutput
+from icf_avs.networks.guided_parts.losses import GuidedLossWeights, guided_loss
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import Batch, ClipSpec
 
@@ -68,6 +70,17 @@ def random_batch(clips: int = 3, frames: int = 2, seed: int = 0, kinds: int = le
     class_map = (masks * (torch.arange(clips) % kinds + 1)[:, None, None, None]).long()
     every = torch.ones(lead, dtype=torch.bool)
     return Batch(pyramid, waveforms, masks, class_map, every, every.clone(), sounding, onscreen)
+
+
+def run(model: SegmentationModel, batch: Batch, training: bool = True, **given: Any) -> GuidedOutput:
+    """training: with counterfactuals; given: what else `GuidedNetwork.decode` takes."""
+    return model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding if training else None, **given)
+
+
+def loss_terms(model: SegmentationModel, batch: Batch, output: GuidedOutput | None = None) -> dict[str, Tensor]:
+    """Of an output, by default that of `run`."""
+    output = run(model, batch) if output is None else output
+    return guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())
 
 
 def chosen(batch: Batch, clips: torch.Tensor) -> Batch:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from icf_avs.encoders.logmel_cnn import AudioEncoder
+from icf_avs.encoders.logmel_cnn import LogMelEncoder
 from icf_avs.networks import TPAVI, AVSegFormer, DeformablePixelDecoder, LightPixelDecoder, Network, QueryNetwork
 
 WIDTHS = (6, 8, 10, 12)  # channels of the pyramid
@@ -63,7 +63,7 @@ def small_network(name: str, train_visual: bool = False, **options: Any) -> Netw
     """In evaluation mode, no parameter left at zero. The visual encoder asks for gradients only where it trains."""
     torch.manual_seed(0)
     visual = SmallVisual().requires_grad_(train_visual)
-    network = BUILDERS[name](visual, AudioEncoder(AUDIO), train_visual=train_visual, **options)
+    network = BUILDERS[name](visual, LogMelEncoder(AUDIO), train_visual=train_visual, **options)
     for parameter in network.parameters():  # as after some training: what starts at zero passes no gradient on
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)

@@ -12,7 +12,7 @@ import torch
 
 from icf_avs.config import DataConfig, ModelConfig, TrainConfig
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
-from icf_avs.encoders.minilm import TEXT_DIM
+from icf_avs.encoders.text_encoders import MINILM_DIM
 from icf_avs.training import run
 from icf_avs.training import trainer as trainer_module
 from icf_avs.training.composed_data import StampsData
@@ -55,7 +55,7 @@ def stand_ins(data: StampsData, patch: pytest.MonkeyPatch) -> None:
         return again
 
     def names(encoder: str, classes: tuple[str, ...]) -> torch.Tensor:
-        vectors = torch.randn(len(classes), TEXT_DIM, generator=torch.Generator().manual_seed(0))
+        vectors = torch.randn(len(classes), MINILM_DIM, generator=torch.Generator().manual_seed(0))
         return torch.nn.functional.normalize(vectors, dim=-1)
 
     patch.setattr(run, "training_data", loaded)

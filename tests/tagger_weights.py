@@ -21,4 +21,4 @@ def published_weights() -> Path:
     """The published file. Raises UserError, which fails the test, where it can neither be found nor downloaded."""
     folder = Path(os.environ.get("ICF_WEIGHTS_DIR") or BESIDE)
     file = folder / FILE
-    return file if file.is_file() else efficientat.fetch()
+    return file if file.is_file() else efficientat.fetch_weights()

@@ -9,12 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_guided import NAMES, random_batch, small_model
+from small_guided import NAMES, loss_terms, random_batch, run, small_model
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from icf_avs.guided_losses.total_loss import GuidedLossWeights, guided_loss
-from icf_avs.icf.soft_class_targets import class_shares, known, share
+from icf_avs.icf.soft_class_targets import area_share, class_shares, known_cells
 from icf_avs.networks.guided import GuidedOutput
 from icf_avs.types import Batch
 
@@ -40,27 +39,27 @@ def test_shares_are_counted_pixels(seed: int, unknown: bool) -> None:
     found = class_shares(class_map, masks, 3)[0, 0].numpy()
     for number in range(4):
         np.testing.assert_allclose(found[number], by_hand(pixels, number), atol=1e-6)
-    np.testing.assert_array_equal(known(class_map, masks)[0, 0].numpy(), by_hand(pixels, 9) == 0)
+    np.testing.assert_array_equal(known_cells(class_map, masks)[0, 0].numpy(), by_hand(pixels, 9) == 0)
 
 
 def test_a_map_as_coarse_as_the_masks_is_never_more_than_they_are() -> None:
     masks = torch.tensor([[[[1.0, 0.75, 0.25, 0.0]]]])
     where = torch.tensor([[[[True, True, False, False]]]])
-    assert share(where, masks).flatten().tolist() == [1, 0.75, 0, 0]
-    assert known(where, masks).flatten().tolist() == [True, True, False, True]
+    assert area_share(where, masks).flatten().tolist() == [1, 0.75, 0, 0]
+    assert known_cells(where, masks).flatten().tolist() == [True, True, False, True]
 
 
 def removal(batch: Batch, removed: int) -> tuple[GuidedOutput, float, Tensor]:
     """The loss of taking one class out of every sound, at logits of zero, and its gradient by the logits."""
     model = small_model()
-    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding, known=batch.known)
+    output = run(model, batch, known=batch.known)
     rest = output.counterfactuals.removal
     valid = torch.ones_like(rest.valid)
     output.counterfactuals = output.counterfactuals._replace(
         removal=rest._replace(removed=torch.full_like(rest.removed, removed), valid=valid)
     )
     output.source_removal_logits = torch.zeros_like(output.source_removal_logits).requires_grad_()
-    loss = guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())["source_removal"]
+    loss = loss_terms(model, batch, output)["source_removal"]
     gradient = torch.autograd.grad(loss, output.source_removal_logits)[0] if loss.requires_grad else torch.zeros(())
     return output, float(loss.detach()), gradient
 
@@ -141,14 +140,12 @@ def test_a_clip_of_unknown_classes_is_compared_with_no_other(names: tuple[str, .
         if swapped:
             batch.waveforms[1:] = 0.3 * torch.randn(batch.waveforms[1:].shape)
         torch.manual_seed(0)
-        output = model.eval()(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding, known=batch.known)
-        away = torch.nn.functional.normalize(
-            output.counterfactuals.sounds[:, 0] - model.network.counterfactual.mean, dim=-1
-        )
+        output = run(model.eval(), batch, known=batch.known)
+        away = output.counterfactuals.sounds[:, 0] - model.network.counterfactual.mean
         assert not output.counterfactuals.known.any() and not output.counterfactuals.classes.any()
-        terms = guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())
+        terms = loss_terms(model, batch, output)
         assert float(terms["visual_counterfactual"]) == 0 and float(terms.get("sound_reading", 0)) == 0
-        found.append(away)
+        found.append(torch.nn.functional.normalize(away, dim=-1))
     assert torch.allclose(*found, atol=1e-5)
 
 
@@ -156,24 +153,19 @@ def test_a_clip_of_unknown_classes_is_compared_with_no_other(names: tuple[str, .
 def test_unknown_clips_are_no_negatives_of_each_other(names: tuple[str, ...]) -> None:
     batch, _ = unknown(names)
     batch.masks.fill_(1)  # no silent region
-    model = small_model(names=names, counterfactual=False)
-    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
-    assert float(guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())["contrast"]) == 0
+    assert float(loss_terms(small_model(names=names, counterfactual=False), batch)["contrast"]) == 0
 
 
 def test_among_known_clips_an_unknown_one_is_left_out() -> None:
     batch = random_batch(3)
     batch.sounding[0], batch.class_map[0], batch.onscreen = False, 0, None
     model = small_model()
-    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding, known=batch.known)
+    output = run(model, batch, known=batch.known)
     assert not output.counterfactuals.classes[:, 0].any() and output.counterfactuals.known[:, 1:].all()
     for maps in (output.visual_counterfactual_logits, output.reading):
         maps.retain_grad()
-    terms = guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())
+    terms = loss_terms(model, batch, output)
     (terms["visual_counterfactual"] + terms["sound_reading"]).backward()
-    assert output.visual_counterfactual_logits.grad.flatten(1).any(1).tolist() == [
-        False,
-        False,
-        True,
-    ]  # nor is its sound known wrong
+    reached = output.visual_counterfactual_logits.grad.flatten(1).any(1).tolist()
+    assert reached == [False, False, True]  # nor is its sound known wrong
     assert output.reading.grad.flatten(1).any(1).tolist() == [False, True, True]

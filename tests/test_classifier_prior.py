@@ -7,16 +7,15 @@ import torch
 
 from icf_avs.config import EvidenceConfig, ImplicitTextConfig, ModelConfig
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
-from icf_avs.encoders.logmel_cnn import AudioEncoder
-from icf_avs.encoders.minilm import embed_names
-from icf_avs.encoders.open_vocab_encoder import ClassSimilarity, DenseClassifier, OpenVocabEncoder
+from icf_avs.encoders.logmel_cnn import LogMelEncoder
+from icf_avs.encoders.open_vocab_encoder import ClassSimilarity, OpenVocabEncoder
+from icf_avs.encoders.text_encoders import embed_with_minilm
 from icf_avs.encoders.voc_segmenter import voc_similarity
 from icf_avs.inference.guided_filter import guided_filter
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
-from icf_avs.networks.guided import GuidedNetwork, Sounds
-from icf_avs.networks.open_vocabulary import OpenVocabularyNetwork
+from icf_avs.networks.guided import GuidedNetwork, SoundTokens
+from icf_avs.networks.open_vocabulary import NameDropout, OpenVocabularyNetwork
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior
-from icf_avs.networks.open_vocabulary_parts.name_dropout import NameDropout
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import ClipSpec
 
@@ -31,7 +30,7 @@ def bridge() -> ClassSimilarity:
 @pytest.fixture(scope="module")
 def evidence(bridge: ClassSimilarity) -> ClassifierPrior:
     part = ClassifierPrior(len(NAMES), words=2, classes=128)
-    part.learn_names(bridge, embed_names(NAMES))
+    part.init_from_names(bridge, embed_with_minilm(NAMES))
     return part
 
 
@@ -59,7 +58,7 @@ def test_a_certain_word_gets_its_own_maps(
     reading = torch.eye(6)[:4, None].expand(4, 3, 6)  # four sounds, each one name; two free words beside the names
     found = evidence(reading, scores)
     assert found.shape == (4, 3, 3, 4, 5)
-    vectors = embed_names(NAMES)
+    vectors = embed_with_minilm(NAMES)
     torch.testing.assert_close(found[:, :, 0], relevance(bridge, vectors, scores), atol=0.02, rtol=0.01)
     index, gates, _ = bridge.top_classes(vectors, 128)
     share = torch.stack(
@@ -88,26 +87,16 @@ def test_nothing_is_searched_for_where_nothing_is_read(evidence: ClassifierPrior
     assert not evidence(silent, scores).any()
 
 
-def test_the_encoder_gives_evidence_as_levels_of_its_own() -> None:
-    network = load_efficientnet_lite0()
-    frames = torch.randint(0, 256, (1, 96, 64, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    with torch.inference_mode():
-        levels, scores, _ = OpenVocabEncoder(network, None).evidence(frames)
-        expected = DenseClassifier(network)(levels[-1])
-    assert [level.shape[1] for level in levels] == list(OpenVocabEncoder.channels)
-    assert scores.shape == (1, 1000, 3, 2) and torch.equal(scores, expected)
-
-
 def _model(bridge: ClassSimilarity) -> SegmentationModel:
     torch.manual_seed(0)
     config = ModelConfig(
         NAMES, dim=32, pixel_dim=16, implicit_text=ImplicitTextConfig(free_words=3), evidence=EvidenceConfig(3, 32)
     )
-    names = embed_names(NAMES)
-    audio, visual = AudioEncoder(32), OpenVocabEncoder(load_efficientnet_lite0(), None)
+    names = embed_with_minilm(NAMES)
+    audio, visual = LogMelEncoder(32), OpenVocabEncoder(load_efficientnet_lite0(), None)
     model = SegmentationModel(config, ClipSpec(image_size=64), OpenVocabularyNetwork(config, visual, audio, names))
-    model.network.prior.classifier.learn_names(bridge, names)
-    model.network.prior.segmenter.learn_names(*voc_similarity(names))
+    model.network.prior.classifier.init_from_names(bridge, names)
+    model.network.prior.segmenter.init_from_names(*voc_similarity(names))
     return model
 
 
@@ -167,7 +156,7 @@ def asked(model, names, scene_audio):
     # The reading of a token does not depend on its length, so only what the decoder is told of it changes.
     sound = scene_audio * model.network.implicit_text.vocabulary.words()[list(names)][:, None]
     pixels = network.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
-    sounds = Sounds(sound[None], torch.zeros(1, len(names), 1, 6, sound.shape[-1]), [None])
+    sounds = SoundTokens(sound[None], torch.zeros(1, len(names), 1, 6, sound.shape[-1]), [None])
     found = network.decode_sounds(pixels, sounds, torch.ones(len(names), 1).bool(), visual)
     return found.logits[0]
 

@@ -20,7 +20,7 @@ from pycocotools import mask as run_lengths
 from icf_avs.__main__ import main
 from icf_avs.datasets.check import check_command
 from icf_avs.datasets.layouts import class_names, is_stamps, read_all, read_set
-from icf_avs.encoders.minilm import TEXT_DIM
+from icf_avs.encoders.text_encoders import MINILM_DIM
 from icf_avs.errors import UserError
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.compose.clips import label_image
@@ -151,7 +151,7 @@ def test_folders_and_two_training_steps(
     assert not any(record.complete for record in read_set(tmp_path / "set/AVSS", "train"))
 
     def names(encoder: str, classes: tuple[str, ...]) -> torch.Tensor:
-        return torch.nn.functional.normalize(torch.randn(len(classes), TEXT_DIM), dim=-1)
+        return torch.nn.functional.normalize(torch.randn(len(classes), MINILM_DIM), dim=-1)
 
     monkeypatch.setattr("icf_avs.training.trainer.embed_names", names)
     config = RECIPES["composed"]()

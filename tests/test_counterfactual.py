@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from icf_avs.extensions.counterfactual_sounds import orthogonal
-from icf_avs.networks.guided_parts.counterfactual import Counterfactuals, GuidedCounterfactual
+from icf_avs.extensions.counterfactual_sounds import orthogonalize
+from icf_avs.networks.guided_parts.counterfactual import GuidedCounterfactuals, GuidedCounterfactualSampler
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 
@@ -53,7 +53,7 @@ def test_orthogonal_and_of_the_asked_norms(data: st.DataObject, dim: int, seed: 
     lead = data.draw(st.sampled_from([(), (3,), (2, 3)]))
     factual, proposals, mean, norms = draw(seed, lead, dim, count, common)
     torch.manual_seed(seed)
-    counterfactuals = orthogonal(factual, proposals, mean, norms)
+    counterfactuals = orthogonalize(factual, proposals, mean, norms)
     assert counterfactuals.shape == proposals.shape and counterfactuals.dtype == torch.float32
     assert cosines(factual, counterfactuals, mean).max() < 1e-5
     assert torch.allclose((counterfactuals - mean).norm(dim=-1), norms, rtol=1e-4)
@@ -64,7 +64,7 @@ def test_orthogonal_and_of_the_asked_norms(data: st.DataObject, dim: int, seed: 
 def test_bfloat16_within_its_resolution(seed: int, count: int) -> None:
     parts = [part.bfloat16() for part in draw(seed, (4,), 32, count, 1.0)]
     torch.manual_seed(seed)
-    counterfactuals = orthogonal(*parts)
+    counterfactuals = orthogonalize(*parts)
     assert counterfactuals.dtype == torch.bfloat16
     assert (
         cosines(parts[0], counterfactuals, parts[2]).max() < 0.02
@@ -75,7 +75,7 @@ def test_bfloat16_within_its_resolution(seed: int, count: int) -> None:
 @pytest.mark.parametrize("dim", [1, 2, 5])
 def test_more_than_fit_are_refused(dim: int) -> None:
     with pytest.raises(ValueError, match=f"{dim} counterfactuals.*{dim} dimensions"):
-        orthogonal(torch.randn(dim), torch.randn(dim, dim), torch.zeros(dim), torch.ones(dim))
+        orthogonalize(torch.randn(dim), torch.randn(dim, dim), torch.zeros(dim), torch.ones(dim))
 
 
 @pytest.mark.parametrize("case", ["copies of the factual", "its opposites", "duplicates", "zeros", "the mean"])
@@ -90,28 +90,28 @@ def test_degenerate_proposals(case: str, count: int) -> None:
         "the mean": mean.expand_as(proposals),
     }[case]
     torch.manual_seed(0)
-    counterfactuals = orthogonal(factual, proposals.clone(), mean, norms)
+    counterfactuals = orthogonalize(factual, proposals.clone(), mean, norms)
     assert torch.isfinite(counterfactuals).all() and cosines(factual, counterfactuals, mean).max() < 1e-5
     assert torch.allclose((counterfactuals - mean).norm(dim=-1), norms, rtol=1e-4)
 
 
 def test_a_factual_that_is_the_mean_itself() -> None:
     factual, proposals, mean, norms = draw(1, (4,), 8, 3, 1.0)
-    counterfactuals = orthogonal(mean.expand_as(factual), proposals, mean, norms)
+    counterfactuals = orthogonalize(mean.expand_as(factual), proposals, mean, norms)
     assert torch.isfinite(counterfactuals).all() and cosines(proposals[0], counterfactuals[1:], mean).isfinite().all()
 
 
 def test_diverse() -> None:
     """Apart by at least the longer of the two, from each other and from the factual one; anew with every draw."""
     factual, proposals, mean, norms = draw(2, (6,), 16, 5, 3.0)
-    counterfactuals = orthogonal(factual, proposals, mean, norms)
+    counterfactuals = orthogonalize(factual, proposals, mean, norms)
     for i in range(5):
         assert ((counterfactuals[i] - factual).norm(dim=-1) >= norms[i] * 0.999).all()
         for j in range(i):
             assert (
                 (counterfactuals[i] - counterfactuals[j]).norm(dim=-1) >= torch.maximum(norms[i], norms[j]) * 0.999
             ).all()
-    part = GuidedCounterfactual(16, 6, 2, words=False)
+    part = GuidedCounterfactualSampler(16, 6, 2, words=False)
     sound = torch.randn(6, 2, 16)
     kinds = torch.eye(6, dtype=torch.bool)
     first, second = (
@@ -134,7 +134,7 @@ def with_common_part(seed: int) -> tuple[Tensor, Tensor]:
 def test_rivals_keep_the_common_part() -> None:
     """Fails when the centring is taken out: a rival would then be what no sound ever is, and easy to refuse."""
     sound, common = with_common_part(0)
-    part, kinds = GuidedCounterfactual(32, 8, 3, words=False), throughout(torch.eye(8, dtype=torch.bool), sound)
+    part, kinds = GuidedCounterfactualSampler(32, 8, 3, words=False), throughout(torch.eye(8, dtype=torch.bool), sound)
     torch.manual_seed(0)
     part(sound, kinds, every(sound))
     part.update_running_means()
@@ -149,9 +149,9 @@ def test_rivals_keep_the_common_part() -> None:
 # Who may be a rival.
 
 
-def rivals_of(kinds: Tensor, seed: int, words: bool, count: int = 2) -> Counterfactuals:
+def rivals_of(kinds: Tensor, seed: int, words: bool, count: int = 2) -> GuidedCounterfactuals:
     torch.manual_seed(seed)
-    part = GuidedCounterfactual(16, kinds.shape[1], count, words=words)
+    part = GuidedCounterfactualSampler(16, kinds.shape[1], count, words=words)
     vocabulary = Vocabulary(torch.randn(kinds.shape[1], 8), 2, 16) if words else None
     sound = torch.randn(kinds.shape[0], 3, 16)
     return part(sound, throughout(kinds, sound), every(sound), vocabulary)
@@ -177,7 +177,7 @@ def test_a_donor_is_what_the_rival_is_made_of() -> None:
     """Around the mean, a rival lies in the plane of the factual sound and of one other clip that shares no kind."""
     kinds = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 0]], dtype=torch.bool)
     sound = torch.randn(4, 2, 16, generator=torch.Generator().manual_seed(0))
-    part = GuidedCounterfactual(16, 3, 1, words=False)
+    part = GuidedCounterfactualSampler(16, 3, 1, words=False)
     part(sound, throughout(kinds, sound), every(sound))
     part.update_running_means()
     seen: list[set[int]] = [set() for _ in kinds]
@@ -206,7 +206,7 @@ def test_words_never_name_a_sounding_kind(seed: int, number: int) -> None:
     kinds = torch.rand(6, number, generator=generator) < 0.6
     kinds[:, 0] &= ~kinds.all(1)  # one at least must be left to choose
     torch.manual_seed(seed)
-    part = GuidedCounterfactual(16, number, 2, words=True)
+    part = GuidedCounterfactualSampler(16, number, 2, words=True)
     vocabulary = Vocabulary(torch.randn(number, 8), 2, 16)
     part.generator = Keep()
     vocabulary.words = lambda: torch.eye(number + 2, 16)  # so that a mixture of words is its shares
@@ -239,7 +239,7 @@ def test_a_batch_of_one(words: bool) -> None:
 
 
 def test_the_mean_moves_in_training_only() -> None:
-    part = GuidedCounterfactual(4, 3, 1, words=False, momentum=0.25)
+    part = GuidedCounterfactualSampler(4, 3, 1, words=False, momentum=0.25)
     kinds, valid = torch.eye(3, dtype=torch.bool)[:, None].expand(-1, 2, -1), torch.ones(3, 2, dtype=torch.bool)
     part.eval()(torch.ones(3, 2, 4), kinds, valid)
     assert not part.mean.any() and not part.started
@@ -261,7 +261,7 @@ def test_the_mean_moves_in_training_only() -> None:
 def test_the_means_keep_their_digits_at_lower_precision() -> None:
     """Under autocast a sum over frames would be of eight bits, and could not join the means."""
     sound, sounding = torch.randn(40, 9, 8) + 3, torch.rand(40, 9, 4) < 0.2
-    parts = [GuidedCounterfactual(8, 4, 1, words=False) for _ in range(2)]
+    parts = [GuidedCounterfactualSampler(8, 4, 1, words=False) for _ in range(2)]
     parts[0](sound, sounding, every(sound))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         parts[1](sound, sounding, every(sound))
@@ -272,7 +272,7 @@ def test_the_means_keep_their_digits_at_lower_precision() -> None:
 
 
 def test_without_classes_there_is_still_a_mean() -> None:
-    part, sound = GuidedCounterfactual(8, 0, 1, words=False), torch.randn(2, 3, 8)
+    part, sound = GuidedCounterfactualSampler(8, 0, 1, words=False), torch.randn(2, 3, 8)
     part(sound, torch.zeros(2, 3, 0, dtype=torch.bool), every(sound))
     part.update_running_means()
     assert torch.allclose(part.mean, sound.mean((0, 1)), atol=1e-6) and part.class_means.shape == (0, 8)
@@ -283,7 +283,7 @@ def test_parts_of_a_batch_move_the_means_as_the_whole_does() -> None:
     torch.manual_seed(0)
     sound, valid = torch.randn(5, 3, 8), torch.rand(5, 3) < 0.7
     sounding = torch.rand(5, 3, 4) < 0.3
-    whole, turns, mine, other = (GuidedCounterfactual(8, 4, 1, words=False) for _ in range(4))
+    whole, turns, mine, other = (GuidedCounterfactualSampler(8, 4, 1, words=False) for _ in range(4))
     whole(sound, sounding, valid)
     for part in (slice(0, 4), slice(4, 5)):
         turns(sound[part], sounding[part], valid[part])
@@ -304,7 +304,7 @@ def test_parts_of_a_batch_move_the_means_as_the_whole_does() -> None:
 
 def test_rivals_carry_no_gradient_and_the_generator_learns() -> None:
     torch.manual_seed(0)
-    part, vocabulary = GuidedCounterfactual(16, 3, 2, words=True), Vocabulary(torch.randn(3, 8), 2, 16)
+    part, vocabulary = GuidedCounterfactualSampler(16, 3, 2, words=True), Vocabulary(torch.randn(3, 8), 2, 16)
     sound = torch.randn(4, 2, 16, requires_grad=True)
     counterfactuals = part(sound, throughout(torch.eye(4, 3, dtype=torch.bool), sound), every(sound), vocabulary)
     assert not counterfactuals.sounds.requires_grad and counterfactuals.removal.sound.requires_grad
@@ -315,7 +315,7 @@ def test_rivals_carry_no_gradient_and_the_generator_learns() -> None:
 
 def test_padding_counts_for_nothing() -> None:
     """The mean, the lengths that are drawn and the generator's fit do not change with what padding holds."""
-    part, found = GuidedCounterfactual(16, 5, 2, words=True).train(), []
+    part, found = GuidedCounterfactualSampler(16, 5, 2, words=True).train(), []
     vocabulary, kinds = Vocabulary(torch.randn(5, 8), 2, 16), torch.eye(3, 5, dtype=torch.bool)
     sound, valid = torch.randn(3, 4, 16), torch.arange(4) < torch.tensor([4, 2, 3])[:, None]
     for padding in (0.0, 1e3):
@@ -333,11 +333,11 @@ def test_padding_counts_for_nothing() -> None:
 # A source taken out.
 
 
-def taught_part(classes: int = 4, dim: int = 16) -> tuple[GuidedCounterfactual, Tensor]:
+def taught_part(classes: int = 4, dim: int = 16) -> tuple[GuidedCounterfactualSampler, Tensor]:
     """A part that has met each kind alone, and the kinds' directions around a common mean of 5 in every channel."""
     torch.manual_seed(0)
     directions = 3 * torch.linalg.qr(torch.randn(dim, dim)).Q[:classes]
-    part = GuidedCounterfactual(dim, classes, 1, words=False).train()
+    part = GuidedCounterfactualSampler(dim, classes, 1, words=False).train()
     for _ in range(60):
         part((5 + directions)[:, None], torch.eye(classes, dtype=torch.bool)[:, None], torch.ones(classes, 1) > 0)
         part.update_running_means()
@@ -372,7 +372,7 @@ def test_what_was_never_met_alone_is_not_taken_out() -> None:
 
 
 def test_only_frames_of_one_kind_tell_how_it_sounds() -> None:
-    part = GuidedCounterfactual(2, 3, 1, words=False).train()
+    part = GuidedCounterfactualSampler(2, 3, 1, words=False).train()
     sound = torch.tensor([[[1.0, 0.0], [8.0, 8.0], [3.0, 0.0], [50.0, 50.0]]])
     kinds = torch.tensor([[[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]]], dtype=torch.bool)
     part(sound, kinds, torch.tensor([[True, True, True, False]]))

@@ -19,7 +19,7 @@ from icf_avs.datasets.check import check_command
 from icf_avs.datasets.custom_dataset import read_videos
 from icf_avs.datasets.dataset import ClipDataset
 from icf_avs.datasets.layouts import class_names, read_all, read_set
-from icf_avs.encoders.minilm import TEXT_DIM
+from icf_avs.encoders.text_encoders import MINILM_DIM
 from icf_avs.errors import UserError
 from icf_avs.training.recipes import RECIPES
 from icf_avs.types import ClipSpec
@@ -58,7 +58,7 @@ def text_encoder():
     """Random vectors stand for the names: the real encoder takes ten seconds to load."""
 
     def names(encoder: str, classes: tuple[str, ...]) -> torch.Tensor:
-        vectors = torch.randn(len(classes), TEXT_DIM, generator=torch.Generator().manual_seed(0))
+        vectors = torch.randn(len(classes), MINILM_DIM, generator=torch.Generator().manual_seed(0))
         return torch.nn.functional.normalize(vectors, dim=-1)
 
     with pytest.MonkeyPatch.context() as patch:

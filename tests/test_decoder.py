@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icf_avs.networks.guided_parts.decoder import MaskDecoder, Pixels
+from icf_avs.networks.guided_parts.decoder import MaskDecoder, PixelFeatures
 
 N, D, P, QUERIES = 2, 16, 8, 3
 
@@ -23,7 +23,7 @@ def made(prior: bool, repeats: int) -> tuple[MaskDecoder, list[Tensor]]:
 
 def decoded(decoder: MaskDecoder, given: list[Tensor]) -> Tensor:
     tokens, fine, sound, text, *prior = given
-    return decoder(Pixels(tokens, fine, torch.zeros(0)), sound, text, *(prior or [None])).logits
+    return decoder(PixelFeatures(tokens, fine, torch.zeros(0)), sound, text, *(prior or [None])).logits
 
 
 @pytest.mark.parametrize("prior", [False, True])

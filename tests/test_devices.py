@@ -279,8 +279,8 @@ class Classes:
 def names_learnt(given: Given) -> Any:
     model = on(given.device, natural())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(voc_segmenter, "embed_names", lambda names: torch.eye(len(names), 384))
-        model.network.learn_names(Classes())
+        patch.setattr(voc_segmenter, "embed_with_minilm", lambda names: torch.eye(len(names), 384))
+        model.network.init_from_names(Classes())
     return [value.float().cpu() for value in (model.network.prior.classifier.gates, model.network.prior.segmenter.fit)]
 
 

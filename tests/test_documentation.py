@@ -19,7 +19,7 @@ from reduced_encoders import use_reduced_encoders
 
 from icf_avs.config import DataConfig, TrainConfig
 from icf_avs.encoders import registry
-from icf_avs.encoders.minilm import TEXT_DIM
+from icf_avs.encoders.text_encoders import MINILM_DIM
 from icf_avs.synthetic.benchmark import write_stamps
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.training.recipes import RECIPES
@@ -60,7 +60,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def _random(count: int) -> torch.Tensor:
-    vectors = torch.randn(count, TEXT_DIM, generator=torch.Generator().manual_seed(1))
+    vectors = torch.randn(count, MINILM_DIM, generator=torch.Generator().manual_seed(1))
     return torch.nn.functional.normalize(vectors, dim=-1)
 
 

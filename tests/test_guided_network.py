@@ -6,13 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_guided import COMBINATIONS, NAMES, PARTS, SIZE, chosen, random_batch, small_model
+from small_guided import COMBINATIONS, NAMES, PARTS, SIZE, chosen, loss_terms, random_batch, run, small_model
 
 from icf_avs.config import ModelConfig
-from icf_avs.guided_losses.total_loss import GuidedLossWeights, guided_loss
-from icf_avs.icf.mask_losses import bce, dice
+from icf_avs.icf.losses import bce_loss, dice_loss
 from icf_avs.networks.build import build_model
-from icf_avs.networks.guided import GuidedOutput, Sounds
+from icf_avs.networks.guided import GuidedOutput, SoundTokens
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import Batch
 
@@ -28,17 +27,16 @@ HOMES = {
 }
 
 
+UNDER_OTHERS = ("counterfactual", "source_removal", "visual_counterfactual")
+
+
 def named(switches: dict[str, bool]) -> str:
     return "+".join(name for name, on in switches.items() if on) or "none"
 
 
-def run(model: SegmentationModel, batch: Batch, training: bool = True) -> GuidedOutput:
-    return model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding if training else None)
-
-
 def step(model: SegmentationModel, optimizer: torch.optim.Optimizer, batch: Batch, seed: int = 0) -> dict[str, float]:
     torch.manual_seed(seed)
-    terms = guided_loss(run(model, batch), batch, model.network.joint_embedding, GuidedLossWeights())
+    terms = loss_terms(model, batch)
     optimizer.zero_grad(set_to_none=True)
     terms["loss"].backward()
     optimizer.step()
@@ -63,7 +61,7 @@ def test_every_parameter_of_what_is_built_gets_a_gradient(switches: dict[str, bo
     for seed in range(3):
         model.zero_grad(set_to_none=True)
         batch = random_batch(3, frames=3, seed=seed)
-        guided_loss(run(model, batch), batch, model.network.joint_embedding, GuidedLossWeights())["loss"].backward()
+        loss_terms(model, batch)["loss"].backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
             moved[name] += float(parameter.grad.abs().sum())
@@ -82,12 +80,7 @@ def test_an_ablated_part_leaves_nothing_behind(part: str) -> None:
     output = run(without, random_batch())
     absent = {
         "implicit_text": (output.reading, output.pixel_reading, output.counterfactual_text),
-        "counterfactual": (
-            output.counterfactuals,
-            output.counterfactual_logits,
-            output.source_removal_logits,
-            output.visual_counterfactual_logits,
-        ),
+        "counterfactual": (output.counterfactuals, *(getattr(output, f"{name}_logits") for name in UNDER_OTHERS)),
         "contrastive": (without.network.joint_embedding,),
     }[part]
     assert all(value is None for value in absent)
@@ -111,12 +104,8 @@ def test_shapes() -> None:
     assert output.reading.shape == (3, 5, 8) and output.pixel_reading.shape == (3, 5, 8, side // 4, side // 4)
     assert output.semantic.shape == (3, 5, 32) and output.parts.shape == (3, 5, 6, 32)
     assert output.patches.shape == (3, 5, (side // 4) ** 2, 32)
-    assert output.counterfactual_logits.shape == (2, 3, 5, side, side) and output.counterfactuals.sounds.shape == (
-        2,
-        3,
-        5,
-        32,
-    )
+    assert output.counterfactual_logits.shape == (2, 3, 5, side, side)
+    assert output.counterfactuals.sounds.shape == (2, 3, 5, 32)
     assert output.counterfactual_text.shape == (2, 3, 5, 2, 32)
     assert {level: text.shape[1] for level, text in output.text.items()} == {"video": 2, "segment": 3, "frame": 5}
 
@@ -168,13 +157,8 @@ def test_training_outputs_leave_the_factual_answer_alone() -> None:
     trained, plain = run(model, batch), run(model, batch, training=False)
     for name, value in maps(plain).items():
         assert torch.allclose(maps(trained)[name], value, atol=1e-4), name
-    assert (
-        plain.counterfactuals
-        is plain.counterfactual_logits
-        is plain.visual_counterfactual_logits
-        is plain.pixel_reading
-        is None
-    )
+    assert plain.counterfactuals is plain.counterfactual_logits is plain.visual_counterfactual_logits is None
+    assert plain.pixel_reading is None
 
 
 def test_the_foreign_sound_is_that_of_the_clip_before() -> None:
@@ -189,20 +173,18 @@ def test_other_sounds_of_the_same_pictures_are_answered_as_if_alone() -> None:
     model, batch = small_model().eval(), random_batch(3)
     others = torch.stack([batch.waveforms[[1, 2, 0]], batch.waveforms[[2, 0, 1]]], dim=1)  # B Q T N
     extra = model.network.encode_audio(others.flatten(0, 1)).map(lambda x: x.unflatten(0, (3, 2)))
-    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding, extra_audio=extra)
-    assert len(output.counterfactual_logits) == PARTS["counterfactual"].count and output.extra_logits.shape[:2] == (
-        2,
-        3,
-    )
+    output = run(model, batch, extra_audio=extra)
+    assert len(output.counterfactual_logits) == PARTS["counterfactual"].count
+    assert output.extra_logits.shape[:2] == (2, 3)
     for number in range(2):
         alone = run(model, replace(batch, waveforms=others[:, number]), training=False).logits
         assert torch.allclose(output.extra_logits[number], alone, atol=1e-4)
     assert torch.allclose(output.extra_logits[1], output.visual_counterfactual_logits, atol=1e-4)
     truth = torch.stack([batch.masks, batch.masks.flip(-1)], dim=1)
-    terms = guided_loss(output, replace(batch, other_masks=truth), model.network.joint_embedding, GuidedLossWeights())
+    terms = loss_terms(model, replace(batch, other_masks=truth), output)
     every = batch.labelled & batch.valid
     wanted = [
-        bce(output.extra_logits[q], truth[:, q], every) + dice(output.extra_logits[q], truth[:, q], every)
+        bce_loss(output.extra_logits[q], truth[:, q], every) + dice_loss(output.extra_logits[q], truth[:, q], every)
         for q in range(2)
     ]
     assert torch.allclose(terms["extra_audio"], sum(wanted) / 2, atol=1e-5)
@@ -215,9 +197,8 @@ def test_rivals_are_answered_with_their_own_text() -> None:
     pixels = model.network.pixel_decoder([level.flatten(0, 1) for level in batch.pyramid])
     within = output.parts - output.semantic[:, :, None]
     for index, sound in enumerate(output.counterfactuals.sounds):
-        found = model.network.decode_sounds(
-            pixels, Sounds(sound[None], within[None], [None]), batch.valid, batch.visual
-        )
+        sounds = SoundTokens(sound[None], within[None], [None])
+        found = model.network.decode_sounds(pixels, sounds, batch.valid, batch.visual)
         assert torch.allclose(found.logits[0].unflatten(0, (3, 2)), output.counterfactual_logits[index], atol=1e-4)
         assert torch.allclose(found.text["frame"][0], output.counterfactual_text[index], atol=1e-4)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from icf_avs import distributed
 from icf_avs.encoders import hf_backbones
-from icf_avs.encoders.hf_backbones import FAMILIES, load_pyramid
+from icf_avs.encoders.hf_backbones import BACKBONES, load_backbone
 from icf_avs.encoders.onednn_layers import TokenLinear
 from icf_avs.errors import UserError
 
@@ -23,7 +23,7 @@ CLASSIFIERS = {
     "resnet-50": "ResNetForImageClassification",
     "swin-b": "SwinForImageClassification",
 }
-every_name = pytest.mark.parametrize("name", FAMILIES)
+every_name = pytest.mark.parametrize("name", BACKBONES)
 
 
 def frames(height: int, width: int, count: int = 1) -> Tensor:
@@ -34,7 +34,7 @@ def frames(height: int, width: int, count: int = 1) -> Tensor:
 
 def saved(name: str, folder: Path) -> nn.Module:
     """A shallow classifier as the hub has them: its tensors carry a prefix and it has a classifier head."""
-    family = FAMILIES[name]
+    family = BACKBONES[name]
     torch.manual_seed(1)
     config = getattr(transformers, f"{family.prefix}Config")(**{**family.architecture, "depths": list(SHALLOW)})
     classifier = getattr(transformers, CLASSIFIERS[name])(config)
@@ -48,10 +48,10 @@ def saved(name: str, folder: Path) -> nn.Module:
 def test_full_size_has_the_published_number_of_parameters(name: str, millions: float, published: float) -> None:
     """Papers count the classifier of 1000 kinds too, and for Swin one norm at the end where we have one a level."""
     with torch.device("meta"):
-        network = load_pyramid(name, random=True).network
+        network = load_backbone(name, random=True).network
     count = sum(parameter.numel() for parameter in network.parameters())
     assert round(count / 1e6, 1) == millions
-    *others, last = FAMILIES[name].channels
+    *others, last = BACKBONES[name].channels
     norms = 2 * sum(others) if name == "swin-b" else 0
     assert round((count - norms + 1000 * (last + 1)) / 1e6, 1) == published
 
@@ -59,7 +59,7 @@ def test_full_size_has_the_published_number_of_parameters(name: str, millions: f
 @every_name
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 91), (33, 224)])
 def test_levels_of_any_picture_round_up(name: str, height: int, width: int) -> None:
-    encoder = load_pyramid(name, random=True, depths=SHALLOW)
+    encoder = load_backbone(name, random=True, depths=SHALLOW)
     levels = encoder(frames(height, width, 2))
     expected = [(2, c, -(-height // s), -(-width // s)) for c, s in zip(encoder.channels, (4, 8, 16, 32), strict=True)]
     assert [tuple(level.shape) for level in levels] == expected
@@ -68,7 +68,7 @@ def test_levels_of_any_picture_round_up(name: str, height: int, width: int) -> N
 
 @every_name
 def test_the_network_sees_pictures_in_imagenets_statistics(name: str) -> None:
-    encoder = load_pyramid(name, random=True, depths=SHALLOW)
+    encoder = load_backbone(name, random=True, depths=SHALLOW)
     seen: list[Tensor] = []
     encoder.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     pictures = frames(64, 64)
@@ -87,7 +87,7 @@ def test_a_classifiers_folder_gives_its_features(name: str, tmp_path: Path) -> N
     )
     with torch.no_grad():
         last = classifier.base_model(normal).last_hidden_state
-        level = load_pyramid(name, tmp_path, depths=SHALLOW)(pictures)[-1]
+        level = load_backbone(name, tmp_path, depths=SHALLOW)(pictures)[-1]
     if name == "swin-b":  # both end in a normalisation whose scale and offset are still one and zero
         last = last.transpose(1, 2).unflatten(2, (7, 7))
     assert torch.allclose(level, last, atol=1e-4), (level - last).abs().max()
@@ -95,10 +95,10 @@ def test_a_classifiers_folder_gives_its_features(name: str, tmp_path: Path) -> N
 
 @every_name
 def test_frozen_never_trains_and_trained_leaves_no_parameter_out(name: str) -> None:
-    frozen = load_pyramid(name, random=True, depths=SHALLOW).train()
+    frozen = load_backbone(name, random=True, depths=SHALLOW).train()
     assert not any(module.training for module in frozen.modules())
     assert not frozen(frames(64, 64))[-1].requires_grad
-    trained = load_pyramid(name, random=True, frozen=False, depths=SHALLOW).train()
+    trained = load_backbone(name, random=True, frozen=False, depths=SHALLOW).train()
     before = {key: value.clone() for key, value in trained.named_buffers()}
     # Stochastic depth may skip a block in a step; it is no part of this.
     for module in trained.modules():
@@ -114,7 +114,7 @@ def test_frozen_never_trains_and_trained_leaves_no_parameter_out(name: str) -> N
 def test_linear_layers_by_onednn_change_nothing(name: str) -> None:
     """Levels and gradients beside those of the library's own layers."""
     torch.manual_seed(4)
-    encoder = load_pyramid(name, random=True, frozen=False, depths=SHALLOW).eval()
+    encoder = load_backbone(name, random=True, frozen=False, depths=SHALLOW).eval()
     linears = [module for module in encoder.modules() if isinstance(module, TokenLinear)]
     assert len(linears) > 20 and not any(type(module) is nn.Linear for module in encoder.modules())
     found = []
@@ -135,9 +135,9 @@ def test_linear_layers_by_onednn_change_nothing(name: str) -> None:
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     saved("resnet-50", tmp_path)
     with pytest.raises(UserError, match=r"holds a model of type resnet, not pvt-v2-b5; .*hf download OpenGVLab/pvt_v2"):
-        load_pyramid("pvt-v2-b5", tmp_path)
+        load_backbone("pvt-v2-b5", tmp_path)
     with pytest.raises(UserError, match=r"depths is \[1, 1, 2, 1\], but resnet-50 has \[3, 4, 6, 3\]"):
-        load_pyramid("resnet-50", tmp_path)
+        load_backbone("resnet-50", tmp_path)
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:
@@ -146,15 +146,15 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     whole = tensors.read_bytes()
     tensors.write_bytes(whole[:-1000])
     with pytest.raises(UserError, match=r"cannot read the weights \(.*hf download microsoft/resnet-50"):
-        load_pyramid("resnet-50", tmp_path, depths=SHALLOW)
+        load_backbone("resnet-50", tmp_path, depths=SHALLOW)
     from safetensors.torch import load, save_file
 
     save_file({k: v for k, v in load(whole).items() if "stages.2.layers.1" not in k}, tensors, {"format": "pt"})
     with pytest.raises(UserError, match=r"18 tensors of resnet-50 are missing, as encoder.stages.2.layers.1"):
-        load_pyramid("resnet-50", tmp_path, depths=SHALLOW)
+        load_backbone("resnet-50", tmp_path, depths=SHALLOW)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UserError, match=r"config.json is not a model's configuration"):
-        load_pyramid("resnet-50", tmp_path, depths=SHALLOW)
+        load_backbone("resnet-50", tmp_path, depths=SHALLOW)
 
 
 class Code:
@@ -166,19 +166,19 @@ def test_pickled_tensors_load_and_pickled_code_never_runs(tmp_path: Path, monkey
     classifier = saved("resnet-50", tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(classifier.state_dict(), tmp_path / "pytorch_model.bin")
-    level = load_pyramid("resnet-50", tmp_path, depths=SHALLOW).network.embedder.embedder.convolution.weight
+    level = load_backbone("resnet-50", tmp_path, depths=SHALLOW).network.embedder.embedder.convolution.weight
     assert torch.equal(level, classifier.resnet.embedder.embedder.convolution.weight)
     torch.save({"a": Code()}, tmp_path / "pytorch_model.bin")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"cannot read the weights \(more in it than tensors\)"):
-        load_pyramid("resnet-50", tmp_path, depths=SHALLOW)
+        load_backbone("resnet-50", tmp_path, depths=SHALLOW)
     assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("name", ["pvt-v2-b5", "swin-b"])
 def test_stochastic_depth_is_drawn_for_the_whole_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes with parts of seven clips drop what one does; and no part of the network draws otherwise."""
-    network = load_pyramid(name, random=True, frozen=False, depths=SHALLOW).network
+    network = load_backbone(name, random=True, frozen=False, depths=SHALLOW).network
     drops = [module for module in network.modules() if "DropPath" in type(module).__name__]
     assert drops and all(type(module) is hf_backbones.DropPath for module in drops)
     drop = drops[-1].train()

@@ -11,16 +11,16 @@ from torch.nn import functional as F
 
 from icf_avs.icf import CDCL
 from icf_avs.icf.contrastive import (
-    Clips,
+    ContrastInputs,
     DistributionContrast,
-    contrast_of_pairs,
-    contrast_of_texts,
     distance,
+    multi_positive_nce,
     positive_pairs,
+    weighted_nce,
 )
 from icf_avs.icf.gaussian import fit_gaussians
-from icf_avs.icf.losses import ICFLossWeights, focal, weighted_sum
-from icf_avs.icf.semantic_counterfactual import Counterfactuals
+from icf_avs.icf.losses import ICFLossWeights, focal_loss, weighted_sum
+from icf_avs.icf.semantic_counterfactual import CounterfactualPool
 
 SETTINGS = CDCL(dim=16)
 
@@ -35,7 +35,7 @@ def test_equation_16_with_several_positives():
     present = torch.tensor([True, True, False, True])
     each = np.exp(-distances.numpy() / 0.2)
     shares = (each * positive.numpy()).sum(1) / each.sum(1)
-    found = contrast_of_pairs(distances, positive, present, 0.2)
+    found = multi_positive_nce(-distances / 0.2, positive, present)
     assert float(found) == pytest.approx(float(-np.log(shares)[present.numpy()].mean()), rel=1e-4)
 
 
@@ -44,14 +44,14 @@ def test_equation_17_with_weights():
     weights = (1 - alpha).sqrt() / (1 - alpha).sqrt().sum(1, keepdim=True)
     top = np.exp(own.numpy())
     below = top + (weights.numpy() * np.exp(negatives.numpy())).sum(1)
-    found = contrast_of_texts(own, negatives, weights, torch.ones(3, dtype=torch.bool))
+    found = weighted_nce(own, negatives, weights, torch.ones(3, dtype=torch.bool))
     assert float(found) == pytest.approx(float(-np.log(top / below).mean()), rel=1e-4)
 
 
 def test_at_chance_equation_17_is_log_2_for_any_number_of_negatives():
     for count in (1, 8):
         weights = torch.full((2, count), 1 / count)
-        found = contrast_of_texts(torch.zeros(2), torch.zeros(2, count), weights, torch.ones(2, dtype=torch.bool))
+        found = weighted_nce(torch.zeros(2), torch.zeros(2, count), weights, torch.ones(2, dtype=torch.bool))
         assert float(found) == pytest.approx(np.log(2), rel=1e-5)
 
 
@@ -61,7 +61,7 @@ def test_what_depends_on_the_anchor_alone_cancels():
     present = torch.ones(3, dtype=torch.bool)
     shifted = distances + drawn(3, 1, seed=4)
     torch.testing.assert_close(
-        contrast_of_pairs(distances, positive, present, 0.2), contrast_of_pairs(shifted, positive, present, 0.2)
+        multi_positive_nce(-distances / 0.2, positive, present), multi_positive_nce(-shifted / 0.2, positive, present)
     )
 
 
@@ -89,7 +89,7 @@ def test_measures_of_table_2():
 def test_positives_are_told_by_the_audio_text():
     texts = drawn(4, 1, 8).expand(-1, 3, -1).clone()
     texts[2] = texts[0]  # two clips of one sound
-    clips = Clips(drawn(4, 3, 6), drawn(4, 3, 5), torch.ones(4, 3, dtype=torch.bool), audio_text=texts)
+    clips = ContrastInputs(drawn(4, 3, 6), drawn(4, 3, 5), torch.ones(4, 3, dtype=torch.bool), audio_text=texts)
     expected = torch.eye(4, dtype=torch.bool)
     expected[0, 2] = expected[2, 0] = True
     assert positive_pairs(clips, SETTINGS).equal(expected)
@@ -101,21 +101,21 @@ def contrast(**changes: object) -> DistributionContrast:
     return DistributionContrast(replace(SETTINGS, **changes), 6, 5, 8)
 
 
-def clips(count: int = 4, frames: int = 3) -> tuple[Clips, Counterfactuals]:
+def clips(count: int = 4, frames: int = 3) -> tuple[ContrastInputs, CounterfactualPool]:
     valid = torch.ones(count, frames, dtype=torch.bool)
-    made = Clips(
+    made = ContrastInputs(
         drawn(count, frames, 6).requires_grad_(), drawn(count, frames, 5, seed=1).requires_grad_(), valid,
         drawn(count, frames, 8, seed=2).requires_grad_(), drawn(count, frames, 8, seed=3),
     )  # fmt: skip
     weights = torch.full((count, 2), 0.5)
-    return made, Counterfactuals(drawn(count, 2, frames, 8, seed=5), weights)
+    return made, CounterfactualPool(drawn(count, 2, frames, 8, seed=5), weights)
 
 
 def test_negatives_of_texts_are_the_own_counterfactuals_alone():
     module = contrast()
     own, pool = clips()
     found = module(own, pool)
-    other = Clips(own.vision, own.audio, own.valid, own.text.detach().clone(), own.audio_text)
+    other = ContrastInputs(own.vision, own.audio, own.valid, own.text.detach().clone(), own.audio_text)
     other.text[1:] = 7.0
     changed = module(other, pool)
     torch.testing.assert_close(
@@ -124,7 +124,7 @@ def test_negatives_of_texts_are_the_own_counterfactuals_alone():
     assert not torch.isclose(found["vision-text"], changed["vision-text"])
 
 
-def _terms_of_first(module: DistributionContrast, own: Clips, pool: Counterfactuals) -> torch.Tensor:
+def _terms_of_first(module: DistributionContrast, own: ContrastInputs, pool: CounterfactualPool) -> torch.Tensor:
     first = own.valid.clone()
     first[1:] = False
     return module(replace(own, valid=first), pool)["vision-text"]
@@ -158,7 +158,7 @@ def test_focal_loss_is_the_published_formula():
     pt = np.where(masks.numpy() > 0, p, 1 - p)
     alpha = np.where(masks.numpy() > 0, 0.25, 0.75)
     expected = (-alpha * (1 - pt) ** 2 * np.log(pt)).mean((-2, -1))[frames.numpy()].mean()
-    assert float(focal(logits, masks, frames)) == pytest.approx(float(expected), rel=1e-4)
+    assert float(focal_loss(logits, masks, frames)) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_the_total_is_the_weighted_sum_and_weights_have_one_home():

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from icf_avs.icf import SC
-from icf_avs.icf.diagnostics import changed_share
-from icf_avs.icf.diffusion import Denoiser, Schedule
+from icf_avs.icf.diagnostics import class_change_rate
+from icf_avs.icf.diffusion import Denoiser, NoiseSchedule
 from icf_avs.icf.semantic_counterfactual import SemanticCounterfactual
 from icf_avs.icf.vqvae import VQVAE
 
@@ -32,7 +32,7 @@ def test_a_turned_state_has_the_asked_cosine_and_length(alpha):
     """Over samples with m at its bound 1: cos(z', z) = sqrt(1 - alpha)."""
     counterfactual = module(orthogonal="samples", bounds=(1.0, 1.0))
     state = 3 * states(4, 5, 48)
-    turned = counterfactual.turned(state, torch.full((4, 5), alpha))
+    turned = counterfactual.orthogonalize(state, torch.full((4, 5), alpha))
     torch.testing.assert_close(turned.norm(dim=-1), state.norm(dim=-1))
     cosine = F.cosine_similarity(turned, state, dim=-1)
     torch.testing.assert_close(cosine, torch.full_like(cosine, (1 - alpha) ** 0.5), atol=2e-3, rtol=1e-3)
@@ -42,7 +42,7 @@ def test_the_direction_is_orthogonal_to_the_state():
     """At alpha 1 nothing of the state is left but what is orthogonal to it; other draws are other directions."""
     counterfactual = module(orthogonal="samples", bounds=(1.0, 1.0))
     state, every = states(6, 48), torch.ones(6)
-    one, other = counterfactual.turned(state, every), counterfactual.turned(state, every)
+    one, other = counterfactual.orthogonalize(state, every), counterfactual.orthogonalize(state, every)
     assert F.cosine_similarity(one, state, dim=-1).abs().max() < 1e-5
     assert F.cosine_similarity(one, other, dim=-1).abs().max() < 0.7
 
@@ -54,7 +54,7 @@ def test_strengths_stay_inside_their_bounds_and_learn(orthogonal):
     for layer in (counterfactual.samples, counterfactual.features):
         if layer is not None:
             torch.nn.init.normal_(layer.weight, std=5)
-    found = counterfactual._strength(9 * states(7, 48))
+    found = counterfactual.strength(9 * states(7, 48))
     power = 2 if orthogonal == "both" else 1
     assert low**power <= found.min() and found.max() <= high**power
     assert found.shape == ((7, 1) if orthogonal == "samples" else (7, 48))
@@ -65,7 +65,7 @@ def test_strengths_stay_inside_their_bounds_and_learn(orthogonal):
 
 
 def test_the_schedule_and_the_forward_process_are_those_of_latent_diffusion():
-    schedule = Schedule(1000)
+    schedule = NoiseSchedule(1000)
     betas = np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2
     abar = np.cumprod(1 - betas)
     np.testing.assert_allclose(schedule.abar[1:].numpy(), abar, rtol=1e-5)
@@ -74,7 +74,7 @@ def test_the_schedule_and_the_forward_process_are_those_of_latent_diffusion():
     step = torch.tensor([1, 200, 1000])
     expected = np.sqrt(abar[[0, 199, 999]])[:, None] * z.numpy()
     expected = expected + np.sqrt(1 - abar[[0, 199, 999]])[:, None] * noise.numpy()
-    np.testing.assert_allclose(schedule.noised(z, noise, step).numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(schedule.add_noise(z, noise, step).numpy(), expected, rtol=1e-4, atol=1e-5)
     # Steps of q one after the other give the same mean as eq. 6 in one.
     signal = 1.0
     for beta in betas[:200]:
@@ -83,21 +83,21 @@ def test_the_schedule_and_the_forward_process_are_those_of_latent_diffusion():
 
 
 def test_the_reverse_process_with_the_true_noise_comes_back():
-    schedule = Schedule(1000)
+    schedule = NoiseSchedule(1000)
     z, noise = states(4, 16), states(4, 16, seed=2)
-    state = schedule.noised(z, noise, 200)
+    state = schedule.add_noise(z, noise, 200)
     for step, target in ((200, 120), (120, 40), (40, 0)):
-        state = schedule.denoised(state, noise, step, target)
+        state = schedule.ddim_step(state, noise, step, target)
     torch.testing.assert_close(state, z, rtol=1e-4, atol=1e-5)
 
 
 def test_one_reverse_step_by_hand():
-    schedule = Schedule(1000)
+    schedule = NoiseSchedule(1000)
     a, b = float(schedule.abar[200]), float(schedule.abar[100])
     state, noise = states(1, 3), states(1, 3, seed=2)
     clean = (state.numpy() - np.sqrt(1 - a) * noise.numpy()) / np.sqrt(a)
     np.testing.assert_allclose(
-        schedule.denoised(state, noise, 200, 100).numpy(),
+        schedule.ddim_step(state, noise, 200, 100).numpy(),
         np.sqrt(b) * clean + np.sqrt(1 - b) * noise.numpy(),
         rtol=1e-5,
         atol=1e-6,
@@ -107,12 +107,12 @@ def test_one_reverse_step_by_hand():
 def test_a_denoiser_learns_the_noise():
     """Of one vector: after a few steps the error is far below that of predicting nothing."""
     torch.manual_seed(0)
-    denoiser, schedule = Denoiser(8, 0, 32, 2), Schedule(1000)
+    denoiser, schedule = Denoiser(8, 0, 32, 2), NoiseSchedule(1000)
     z = states(1, 8).expand(64, -1)
     optimizer = torch.optim.Adam(denoiser.parameters(), 3e-3)
     for _ in range(250):
         noise, step = torch.randn(64, 8), torch.randint(100, 201, (64,))
-        loss = (noise - denoiser(schedule.noised(z, noise, step), step, None)).square().mean()
+        loss = (noise - denoiser(schedule.add_noise(z, noise, step), step, None)).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -125,13 +125,13 @@ def test_the_pool_is_the_nearest_free_of_gradient_with_weights_that_sum_to_one(s
     z, visual = states(2, 4, 48).requires_grad_(), states(2, 4, 16).requires_grad_()
     valid = torch.tensor([[True] * 4, [True, True, False, False]])
     drawn = {}
-    generated = counterfactual.generated
+    generated = counterfactual.generate
 
     def recorded(every: torch.Tensor, visual: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
         drawn.update(alpha=alpha, candidates=generated(every, visual, alpha))
         return drawn["candidates"]
 
-    monkeypatch.setattr(counterfactual, "generated", recorded)
+    monkeypatch.setattr(counterfactual, "generate", recorded)
     pool, terms = counterfactual(z, visual, valid)
     assert pool.texts.shape == (2, 3, 4, 48) and not pool.texts.requires_grad
     torch.testing.assert_close(pool.weights.sum(1), torch.ones(2))
@@ -160,7 +160,7 @@ def test_the_loss_of_orthogonality_is_least_where_the_algebra_says(lambda_z):
     shares = torch.linspace(0, 1, 1001)
     state = F.normalize(states(1, 64), dim=-1).expand(1001, -1)
     counterfactual = module(64, orthogonal="samples", bounds=(1.0, 1.0))
-    turned = counterfactual.turned(state, shares)
+    turned = counterfactual.orthogonalize(state, shares)
     loss = (turned - state).square().sum(-1) + lambda_z * (turned * state).sum(-1).square()
     assert float(shares[loss.argmin()]) == pytest.approx(max(0.0, 1 - 1 / lambda_z**2), abs=0.01)
 
@@ -181,7 +181,7 @@ def test_a_text_with_noise_by_hand():
     """sqrt(1 - alpha) z + sqrt(alpha) eps, as near to z as that says."""
     counterfactual, z = module(512, strategy="feature-noise"), states(1, 64, 1, 512)
     alpha = torch.tensor([0.0, 0.75])[:, None].expand(-1, 32).reshape(1, 64, 1)
-    found = counterfactual.generated(z, states(1, 1, 16), alpha)
+    found = counterfactual.generate(z, states(1, 1, 16), alpha)
     assert found[0, :32].equal(z[0, :32])
     assert F.cosine_similarity(found, z, dim=-1)[0, 32:].mean() == pytest.approx(0.5, abs=0.03)
 
@@ -214,7 +214,7 @@ def test_codes_are_the_nearest_and_both_sides_move():
     parts, codes = latent.detach().view(6, 4, 2).numpy(), vqvae.codebooks.detach().numpy()
     nearest = np.linalg.norm(parts[:, :, None] - codes[None], axis=-1).argmin(-1)
     expected = np.stack([codes[np.arange(4), row].ravel() for row in nearest])
-    quantised = vqvae.quantised(latent)
+    quantised = vqvae.quantize(latent)
     np.testing.assert_array_equal(quantised.detach().numpy(), expected)
     rebuilt = vqvae.decode(quantised, visual).detach().numpy()
     loss = (rebuilt - z.numpy()) ** 2 + 1.25 * (latent.detach().numpy() - expected) ** 2
@@ -250,7 +250,7 @@ def test_the_share_of_changed_classes_counts_nearest_texts_and_no_ties_of_collap
     sounding = torch.tensor([[1, 0], [1, 0], [0, 1]], dtype=torch.bool)[:, None]
     pool = torch.eye(4)[torch.tensor([[2, 1], [0, 2], [2, 2]])][:, :, None]  # B K T d
     every = torch.ones(3, 1, dtype=torch.bool)
-    assert float(changed_share(texts, pool, every, sounding)) == pytest.approx(2 / 6)
+    assert float(class_change_rate(texts, pool, every, sounding)) == pytest.approx(2 / 6)
     for seed in range(4):  # all the same but for rounding
         noise = 1e-6 * torch.randn(3, 1, 4, generator=torch.Generator().manual_seed(seed))
-        assert float(changed_share(torch.ones(3, 1, 4) + noise, pool, every, sounding)) == 0
+        assert float(class_change_rate(torch.ones(3, 1, 4) + noise, pool, every, sounding)) == 0

@@ -10,8 +10,8 @@ import torch
 from small_guided import random_batch
 from small_networks import random_clips, small_network
 
+from icf_avs.encoders.text_encoders import load_text_encoders
 from icf_avs.icf import CDCL, ICF, MIT, SC, segmentation_losses
-from icf_avs.icf.implicit_text import text_encoders
 
 PARTS = {
     "mit": MIT(dim=16, width=8, prompts=3, pseudo_words=1, chosen=1, gates=1),
@@ -27,7 +27,7 @@ STEPS = 4
 
 @pytest.fixture(scope="module")
 def encoder_of():
-    return text_encoders(MIT())
+    return load_text_encoders("minilm")
 
 
 @pytest.mark.parametrize("parts", COMBINATIONS, ids=lambda parts: "+".join(sorted(parts)) or "none")
@@ -46,19 +46,24 @@ def test_every_combination_trains_every_host(network: str, parts: frozenset[str]
         output = host(*clips)
         extra = icf(output.features, batch)
         loss = torch.stack(list(segmentation_losses(output, batch).values())).sum() + extra.total
+        if not losses and "cdcl" in parts:  # the contrasts alone reach the network
+            taps = output.features.visual[-1], output.features.audio
+            assert all(gradient.any() for gradient in torch.autograd.grad(extra.total, taps, retain_graph=True))
         optimizer.zero_grad()
         loss.backward()
+        if not losses and "cdcl" in parts:
+            assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in icf.parameters())
         optimizer.step()
         losses.append(float(loss))
     assert losses[-1] < losses[0] and all(torch.isfinite(torch.tensor(losses)))
     expected = set().union(*(TERMS[name] for name in parts))
     expected |= {"vision-text", "audio-text"} if "cdcl" in parts and len(parts) > 1 else set()
     assert extra.terms.keys() == expected
-    moved = {
-        name.split(".")[0] + "." + name.split(".")[1]
-        for name, value in everything.named_parameters()
-        if not value.equal(before[name])
-    }
+    changed = (name for name, value in everything.named_parameters() if not value.equal(before[name]))
+    moved = {".".join(name.split(".")[:2]) for name in changed}
+    built = {"mit": icf.implicit_text, "sc": icf.counterfactual, "cdcl": icf.contrast}
+    assert {name for name, module in built.items() if module is not None} == parts
+    assert parts or not list(icf.parameters()), "what is absent has no parameters"
     own = {"mit": "icf.implicit_text", "sc": "icf.counterfactual", "cdcl": "icf.contrast"}
     assert {"host.visual", "host.audio"} <= moved
     assert {part for part in PARTS if own[part] in moved} == parts

@@ -21,11 +21,20 @@ from transformers import (
     XCLIPTextModel,
 )
 
+from icf_avs.encoders.text_encoders import (
+    CLAP,
+    CLIP,
+    PUBLISHED,
+    XCLIP,
+    TextEncoder,
+    TextEncoderSpec,
+    load_minilm,
+    text_widths,
+)
 from icf_avs.icf import MIT
-from icf_avs.icf.channel_time import ChannelTimeAttention, ChannelTimeLevels, scopes
-from icf_avs.icf.implicit_text import Fusion, GatedMLP, ImplicitText
-from icf_avs.icf.pseudo_words import PseudoWords
-from icf_avs.icf.text_encoders import CLAP, CLIP, PUBLISHED, XCLIP, Source, TextEncoder, load_minilm, text_widths
+from icf_avs.icf.channel_time import ChannelTimeAttention, MultiLevelAttention, sliding_windows
+from icf_avs.icf.implicit_text import GatedMLP, ImplicitText, TextFusion
+from icf_avs.icf.pseudo_words import PseudoWordBank
 
 SMALL = MIT(dim=32, width=12, prompts=5)
 
@@ -45,9 +54,9 @@ def module(encoder: TextEncoder) -> ImplicitText:
 
 
 @pytest.fixture(scope="module")
-def fusion() -> Fusion:
+def fusion() -> TextFusion:
     torch.manual_seed(0)
-    made = Fusion(SMALL)
+    made = TextFusion(SMALL)
     for gates in made.gates.values():
         for gate in gates:
             torch.nn.init.normal_(gate.across, std=0.3)
@@ -110,16 +119,16 @@ def test_windows_slide_back_where_they_would_be_short(frames, count, expected):
     """Whatever padding follows, and with a clip without any frame beside."""
     for padding in (0, 1, 4):
         valid = torch.arange(frames + padding) < torch.tensor([[frames], [0]])
-        found = scopes(valid, count, -(-(frames + padding) // count))
-        windows = [found.frames[0, s][found.member[0, s]].tolist() for s in range(count) if found.real[0, s]]
-        assert windows == [list(window) for window in expected] and not found.member[1].any()
+        found = sliding_windows(valid, count, -(-(frames + padding) // count))
+        windows = [found.frames[0, s][found.frame_mask[0, s]].tolist() for s in range(count) if found.valid[0, s]]
+        assert windows == [list(window) for window in expected] and not found.frame_mask[1].any()
         first = [next(s for s, window in enumerate(expected) if frame in window) for frame in range(frames)]
         assert found.of_frame[0, :frames].tolist() == first
 
 
 def test_a_frame_has_the_map_of_its_scope_and_a_scope_its_mean():
     torch.manual_seed(0)
-    levels, maps, valid = ChannelTimeLevels(16, SMALL), features(2, 5)[0], torch.ones(2, 5, dtype=torch.bool)
+    levels, maps, valid = MultiLevelAttention(16, SMALL), features(2, 5)[0], torch.ones(2, 5, dtype=torch.bool)
     valid[1, 3:] = False
     for attention in levels.attention.values():
         torch.nn.init.normal_(attention.value.weight, std=0.3)
@@ -155,7 +164,7 @@ def test_every_frame_has_its_own_text_and_levels_share_theirs(module, fusion):
     _, levels = module.levels(visual, valid)
     shared = {"video": [(0, 1, 2, 3, 4)], "segment": [(0, 1, 2), (3, 4)], "frame": []}
     for name, level in levels.items():
-        texts = module.banks[name](level.mean, level.scopes.real)[0][0, level.scopes.of_frame[0]]
+        texts = module.banks[name](level.mean, level.windows.valid)[0][0, level.windows.of_frame[0]]
         for frames in shared[name]:
             assert all(texts[frame].equal(texts[frames[0]]) for frame in frames), name
 
@@ -163,13 +172,13 @@ def test_every_frame_has_its_own_text_and_levels_share_theirs(module, fusion):
 def test_the_pyramid_is_weighted_over_all_levels_together(module):
     texts = torch.randn(1, 2, 6, 32, generator=torch.Generator().manual_seed(2))
     module.weigh["visual"].data.normal_(generator=torch.Generator().manual_seed(3))
-    found = module._weighted(texts, "visual")[0, 1].detach().numpy()
+    found = module.pyramid(texts, "visual")[0, 1].detach().numpy()
     each = texts[0, 1].numpy()
     score = np.exp(each @ module.weigh["visual"].detach().numpy() / np.sqrt(32))
     np.testing.assert_allclose(found, (score / score.sum()) @ each, rtol=1e-4, atol=1e-5)
 
 
-def read(bank: PseudoWords, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def read(bank: PseudoWordBank, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What a bank makes of features [S,F] of one clip."""
     return bank(features[None], torch.ones(1, len(features), dtype=torch.bool))[:2]
 
@@ -183,7 +192,7 @@ def test_clips_that_share_most_of_their_features_choose_by_the_rest(encoder):
     commonest = {}
     for batch_norm in (False, True):
         torch.manual_seed(0)
-        bank = PseudoWords("audio", encoder, replace(SMALL, batch_norm=batch_norm, chosen=1), 24).train()
+        bank = PseudoWordBank("audio", encoder, replace(SMALL, batch_norm=batch_norm, chosen=1), 24).train()
         chosen = bank(features[None], valid[None]).texts
         _, counts = chosen[0, valid].detach().round(decimals=3).unique(dim=0, return_counts=True)
         commonest[batch_norm] = counts.max() / 60
@@ -192,7 +201,7 @@ def test_clips_that_share_most_of_their_features_choose_by_the_rest(encoder):
 
 def test_a_bank_keeps_the_texts_that_match_best(encoder):
     torch.manual_seed(0)
-    bank = PseudoWords("audio", encoder, SMALL, 24).eval()
+    bank = PseudoWordBank("audio", encoder, SMALL, 24).eval()
     given = torch.randn(7, 24)
     bank.normalize.running_mean.normal_()
     bank.normalize.running_var.uniform_(0.5, 2)
@@ -208,7 +217,7 @@ def test_a_bank_keeps_the_texts_that_match_best(encoder):
 def test_words_learn_and_the_text_encoder_does_not(encoder):
     torch.manual_seed(0)
     before = copy.deepcopy(encoder.model.state_dict())
-    bank = PseudoWords("frame", encoder, SMALL, 16).train()
+    bank = PseudoWordBank("frame", encoder, SMALL, 16).train()
     chosen, pull = read(bank, torch.randn(6, 16))
     (chosen.square().sum() + pull.sum()).backward()
     assert bank.words.grad.abs().amax((1, 2)).gt(0).all(), "every text's words, chosen or not, get a gradient"
@@ -219,7 +228,7 @@ def test_words_learn_and_the_text_encoder_does_not(encoder):
 
 
 def test_the_pull_moves_the_words_and_not_the_features(encoder):
-    bank = PseudoWords("frame", encoder, SMALL, 16).train()
+    bank = PseudoWordBank("frame", encoder, SMALL, 16).train()
     given = torch.randn(3, 16, requires_grad=True)
     _, pull = read(bank, given)
     pull.sum().backward()
@@ -228,7 +237,7 @@ def test_the_pull_moves_the_words_and_not_the_features(encoder):
 
 def test_texts_are_encoded_every_nth_step_and_a_resumed_bank_goes_on_alike(encoder):
     class Counting:
-        widths, tokens = encoder.widths, staticmethod(encoder.tokens)
+        widths, word_embedding = encoder.widths, staticmethod(encoder.word_embedding)
         calls = 0
 
         def __call__(self, *given: object) -> torch.Tensor:
@@ -236,14 +245,14 @@ def test_texts_are_encoded_every_nth_step_and_a_resumed_bank_goes_on_alike(encod
             return encoder(*given)
 
     counting = Counting()
-    bank = PseudoWords("frame", counting, SMALL, 16).train()
+    bank = PseudoWordBank("frame", counting, SMALL, 16).train()
     given = torch.randn(2, 16)
     for _ in range(6):
         last, _ = read(bank, given)
     assert counting.calls == 2
     state = copy.deepcopy(bank.state_dict())
     bank.words.data.add_(1.0)  # of which nothing is seen before the next encoding
-    resumed = PseudoWords("frame", counting, SMALL, 16).train()
+    resumed = PseudoWordBank("frame", counting, SMALL, 16).train()
     resumed.load_state_dict(state)
     resumed.words.data.add_(1.0)
     for _ in range(3):
@@ -280,7 +289,7 @@ class Words:
         return BatchEncoding({"input_ids": ids, "attention_mask": mask})
 
 
-def tiny_encoder(source: Source, pads: int = 0) -> TextEncoder:
+def tiny_encoder(source: TextEncoderSpec, pads: int = 0) -> TextEncoder:
     """The published text encoder's class at a tiny size with random weights."""
     torch.manual_seed(0)
     size = {
@@ -339,7 +348,7 @@ def test_padding_behind_a_sentence_changes_no_text(source):
 
 @every_source
 def test_a_bank_learns_through_every_published_class(source):
-    bank = PseudoWords("frame", tiny_encoder(source), SMALL, 12).train()
+    bank = PseudoWordBank("frame", tiny_encoder(source), SMALL, 12).train()
     chosen, pull = read(bank, torch.randn(6, 12, generator=torch.Generator().manual_seed(1)))
     (chosen.square().sum() + pull.sum()).backward()
     assert bank.words.grad.abs().amax((1, 2)).gt(1e-6).all()

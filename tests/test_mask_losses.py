@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from small_guided import NAMES, random_batch, small_model
+from small_guided import NAMES, loss_terms, random_batch, run, small_model
 
-from icf_avs.guided_losses import total_loss
-from icf_avs.guided_losses.total_loss import GuidedLossWeights, guided_loss
-from icf_avs.icf import mask_losses
+from icf_avs.icf.losses import bce_loss, dice_loss, semantic_loss, suppression_loss
+from icf_avs.networks.guided_parts import losses
+from icf_avs.networks.guided_parts.losses import GuidedLossWeights
 from icf_avs.types import Batch
 
 NO = torch.zeros(1, 1, dtype=torch.bool)
@@ -21,19 +21,19 @@ YES = ~NO
 def test_bce_by_hand() -> None:
     logits = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 1/2 and 3/4
     target = torch.tensor([[[[1.0, 0.0]]]])
-    assert float(mask_losses.bce(logits, target, YES)) == pytest.approx((math.log(2) + math.log(4)) / 2)
+    assert float(bce_loss(logits, target, YES)) == pytest.approx((math.log(2) + math.log(4)) / 2)
 
 
 def test_dice_by_hand() -> None:
     logits = torch.tensor([[[[0.0, math.log(3)]]]])
     target = torch.tensor([[[[1.0, 0.0]]]])
-    assert float(mask_losses.dice(logits, target, YES)) == pytest.approx(1 - 2 * 0.5 / (1.25 + 1))
+    assert float(dice_loss(logits, target, YES)) == pytest.approx(1 - 2 * 0.5 / (1.25 + 1))
 
 
 def test_frames_weigh_the_same() -> None:
     logits, target = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4).round()
     frames = torch.tensor([[True, False, True], [False, False, True]])
-    for loss in (mask_losses.bce, mask_losses.dice):
+    for loss in (bce_loss, dice_loss):
         single = [
             loss(logits[b : b + 1, t : t + 1], target[b : b + 1, t : t + 1], YES) for b, t in ((0, 0), (0, 2), (1, 2))
         ]
@@ -42,7 +42,7 @@ def test_frames_weigh_the_same() -> None:
 
 def test_dice_does_not_ask_overlap_of_an_empty_mask() -> None:
     logits = torch.randn(1, 2, 4, 4, requires_grad=True)
-    loss = mask_losses.dice(logits, torch.zeros(1, 2, 4, 4), torch.ones(1, 2, dtype=torch.bool))
+    loss = dice_loss(logits, torch.zeros(1, 2, 4, 4), torch.ones(1, 2, dtype=torch.bool))
     loss.backward()
     assert float(loss.detach()) == 0 and not logits.grad.any()
 
@@ -51,18 +51,18 @@ def test_blank_by_hand() -> None:
     logits = torch.tensor([[[[0.0, 10.0]]]])
     factual = torch.tensor([[[[1.0, 0.0]]]])
     zero, ten = math.log(2), math.log1p(math.exp(10))
-    assert float(mask_losses.empty_mask(logits, factual, NO, YES)) == pytest.approx(zero)
-    assert float(mask_losses.empty_mask(logits, factual, YES, NO)) == pytest.approx((zero + ten) / 2)
-    assert float(mask_losses.empty_mask(logits, factual, YES, YES)) == pytest.approx(zero + (zero + ten) / 2)
-    assert float(mask_losses.empty_mask(logits, factual, NO, NO)) == 0
-    assert float(mask_losses.empty_mask(logits, 0 * factual, NO, YES)) == 0  # nothing to vanish
+    assert float(suppression_loss(logits, factual, NO, YES)) == pytest.approx(zero)
+    assert float(suppression_loss(logits, factual, YES, NO)) == pytest.approx((zero + ten) / 2)
+    assert float(suppression_loss(logits, factual, YES, YES)) == pytest.approx(zero + (zero + ten) / 2)
+    assert float(suppression_loss(logits, factual, NO, NO)) == 0
+    assert float(suppression_loss(logits, 0 * factual, NO, YES)) == 0  # nothing to vanish
 
 
 def test_a_frame_with_nothing_to_vanish_does_not_dilute_the_rest() -> None:
     logits, factual = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
     factual[0, 0] = 1
     both = torch.ones(1, 2, dtype=torch.bool)
-    assert float(mask_losses.empty_mask(logits, factual, ~both, both)) == pytest.approx(math.log(2))
+    assert float(suppression_loss(logits, factual, ~both, both)) == pytest.approx(math.log(2))
 
 
 def test_semantic_by_hand() -> None:
@@ -70,7 +70,7 @@ def test_semantic_by_hand() -> None:
     probability = logits.flatten().softmax(0)
 
     def loss(*shares: float) -> torch.Tensor:
-        return mask_losses.semantic(logits, torch.tensor(shares).reshape(1, 1, 3, 1, 1), YES)
+        return semantic_loss(logits, torch.tensor(shares).reshape(1, 1, 3, 1, 1), YES)
 
     overlap = 1 - 2 * probability[2] / (probability[2] + 1)
     assert torch.allclose(loss(0, 0, 1), overlap - probability[2].log())
@@ -80,18 +80,12 @@ def test_semantic_by_hand() -> None:
     assert float(loss(0.25, 0, 0.5)) == 0, "a quarter of the cell is of an unknown class"
 
 
-@pytest.mark.parametrize("loss", [mask_losses.bce, mask_losses.dice])
+@pytest.mark.parametrize("loss", [bce_loss, dice_loss, semantic_loss])
 def test_an_unlabelled_frame_gets_no_gradient(loss) -> None:
-    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    shape = (2, 3, 5, 4, 4) if loss is semantic_loss else (2, 3, 4, 4)
+    logits, target = torch.randn(shape, requires_grad=True), torch.randn(shape).softmax(2)
     frames = torch.tensor([[True, False, True], [False, True, False]])
-    loss(logits, torch.rand(2, 3, 4, 4), frames).backward()
-    assert logits.grad.flatten(2).any(-1).equal(frames)
-
-
-def test_semantic_of_an_unlabelled_frame_gets_no_gradient() -> None:
-    logits = torch.randn(2, 3, 5, 4, 4, requires_grad=True)
-    frames = torch.tensor([[True, False, True], [False, True, False]])
-    mask_losses.semantic(logits, torch.randn(2, 3, 5, 4, 4).softmax(2), frames).backward()
+    loss(logits, target, frames).backward()
     assert logits.grad.flatten(2).any(-1).equal(frames)
 
 
@@ -106,8 +100,8 @@ def test_sound_reading_by_hand() -> None:
         ([True, True], (cost[0] + cost[1]) / 2),
         ([False, False], cost[2]),
     ):
-        assert torch.allclose(total_loss.sound_reading(logits, torch.tensor([[sounding]]), YES), expected)
-    assert float(total_loss.sound_reading(logits, torch.tensor([[[True, False]]]), NO)) == 0
+        assert torch.allclose(losses.sound_reading_loss(logits, torch.tensor([[sounding]]), YES), expected)
+    assert float(losses.sound_reading_loss(logits, torch.tensor([[[True, False]]]), NO)) == 0
 
 
 def test_pixel_reading_by_hand() -> None:
@@ -121,9 +115,9 @@ def test_pixel_reading_by_hand() -> None:
     masks[..., 2:, 2:] = 1  # of an unknown class
     cost = -logits.log_softmax(2)[0, 0]
     expected = (0.5 * cost[1, 0, 0] + 0.75 * cost[0, 1, 0] + 0.25 * cost[1, 1, 0]) / 1.5
-    assert torch.allclose(total_loss.pixel_reading(logits, kinds, masks, YES), expected)
-    assert float(total_loss.pixel_reading(logits, kinds, masks, NO)) == 0
-    assert float(total_loss.pixel_reading(logits, 0 * kinds, masks, YES)) == 0
+    assert torch.allclose(losses.pixel_reading_loss(logits, kinds, masks, YES), expected)
+    assert float(losses.pixel_reading_loss(logits, kinds, masks, NO)) == 0
+    assert float(losses.pixel_reading_loss(logits, 0 * kinds, masks, YES)) == 0
 
 
 # The guided_loss as a whole.
@@ -132,83 +126,52 @@ def test_pixel_reading_by_hand() -> None:
 def terms_of(batch: Batch, semantic: bool = False, **switches: bool) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
     model = small_model(semantic=semantic, **switches)
     torch.manual_seed(1)
-    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
-    return guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights()), model
+    return loss_terms(model, batch), model
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     terms, _ = terms_of(random_batch(), semantic=True)
     weights = asdict(GuidedLossWeights())
-    assert set(terms) == {*weights, "loss"} - {
-        "extra_audio"
-    }  # which the batch does not ask; tests/test_guided_network.py has it
+    # The batch does not ask for extra sounds, which tests/test_guided_network.py has.
+    assert set(terms) == {*weights, "loss"} - {"extra_audio"}
     total = sum(weights[name] * float(value.detach()) for name, value in terms.items() if name != "loss")
     assert float(terms["loss"].detach()) == pytest.approx(total, rel=1e-5)
 
 
-def empty_masks(batch: Batch) -> None:
-    batch.masks.zero_()
-    batch.class_map.zero_()
+def spoilt(batch: Batch, case: str) -> Batch:
+    if case in ("empty masks", "nobody sounds"):
+        batch.masks.zero_()
+    if case in ("empty masks", "nobody sounds", "kinds unknown"):
+        batch.class_map.zero_()
+    if case in ("nobody sounds", "kinds unknown"):
+        batch.sounding.zero_()
+    if case == "everything sounds":
+        for each in (batch.masks, batch.sounding, batch.onscreen):
+            each.fill_(1)
+    batch.onscreen = None if case == "kinds unknown" else batch.onscreen
+    batch.labelled &= case != "nothing labelled"
+    batch.valid &= case != "only padding"
+    return batch
 
 
-def nothing_labelled(batch: Batch) -> None:
-    batch.labelled.zero_()
-
-
-def nobody_sounds(batch: Batch) -> None:
-    empty_masks(batch)
-    batch.sounding.zero_()
-
-
-def kinds_unknown(batch: Batch) -> None:
-    batch.sounding.zero_()
-    batch.class_map.zero_()
-    batch.onscreen = None
-
-
-def everything_sounds(batch: Batch) -> None:
-    batch.masks.fill_(1)
-    batch.sounding.fill_(True)
-    batch.onscreen.fill_(True)
-
-
-def only_padding(batch: Batch) -> None:
-    batch.valid.zero_()
-
-
-CASES = [
-    empty_masks,
-    nothing_labelled,
-    nobody_sounds,
-    kinds_unknown,
-    everything_sounds,
-    only_padding,
-    lambda batch: None,
-]
+CASES = (
+    "empty masks", "nothing labelled", "nobody sounds", "kinds unknown", "everything sounds", "only padding", "as is",
+)  # fmt: skip
+OF_LABELLED_FRAMES = (
+    "bce", "dice", "semantic", "prior", "pixel_reading", "counterfactual", "visual_counterfactual", "contrast",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("clips", [1, 3])
-@pytest.mark.parametrize("spoil", CASES, ids=lambda case: case.__name__)
-def test_finite_whatever_the_batch(spoil, clips: int) -> None:
-    batch = random_batch(clips)
-    spoil(batch)
-    terms, model = terms_of(batch, semantic=True)
+@pytest.mark.parametrize("case", CASES)
+def test_finite_whatever_the_batch(case: str, clips: int) -> None:
+    terms, model = terms_of(spoilt(random_batch(clips), case), semantic=True)
     assert all(torch.isfinite(value) for value in terms.values()), terms
     terms["loss"].backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-    if spoil is nothing_labelled:
-        for name in (
-            "bce",
-            "dice",
-            "semantic",
-            "prior",
-            "pixel_reading",
-            "counterfactual",
-            "visual_counterfactual",
-            "contrast",
-        ):
-            assert float(terms[name]) == 0, name
-    if spoil is everything_sounds:
+    if case == "nothing labelled":
+        assert not any(float(terms[name]) for name in OF_LABELLED_FRAMES)
+    if case == "everything sounds":
         assert float(terms["visual_counterfactual"]) == 0  # no picture lacks what sounds
 
 
@@ -229,10 +192,10 @@ def test_an_unlabelled_frame_gets_no_mask_gradient(name: str) -> None:
     batch.labelled[:, 1] = False
     batch.masks[:, 1] = 1  # whatever stands there
     model = small_model()
-    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
+    output = run(model, batch)
     maps = getattr(output, name)
     maps.retain_grad()
-    guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())["loss"].backward()
+    loss_terms(model, batch, output)["loss"].backward()
     time = {"counterfactual_logits": 2}.get(name, 1)
     frames = maps.grad.abs().sum([axis for axis in range(maps.dim()) if axis != time])
     assert frames[0] > 0 and frames[2] > 0 and frames[1] == 0
@@ -273,18 +236,15 @@ def test_a_foreign_sound_is_wrong_where_its_kind_is_not_on_screen() -> None:
     """Clip i shows kinds i and i + 1 of 3 and hears clip i - 1: on screen in none, but in one once it is put there."""
     batch = random_batch(3)
     model = small_model()
-    output = model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding)
+    output = run(model, batch)
     inside = torch.ones(3, 2, dtype=torch.bool)
     everywhere = inside.clone()
     for shown in (None, 0):
         if shown is not None:
             batch.onscreen[1, shown] = True  # the kind of clip 0, in the picture of clip 1
             everywhere[1] = False
-        expected = mask_losses.empty_mask(output.visual_counterfactual_logits, batch.masks, everywhere, inside)
-        assert torch.allclose(
-            guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())["visual_counterfactual"],
-            expected,
-        )
+        expected = suppression_loss(output.visual_counterfactual_logits, batch.masks, everywhere, inside)
+        assert torch.allclose(loss_terms(model, batch, output)["visual_counterfactual"], expected)
 
 
 def test_names_of_the_vocabulary_are_class_ids_less_one() -> None:

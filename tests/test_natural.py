@@ -28,7 +28,7 @@ from icf_avs.inference.word_prompts import find_tags, prompted_words
 from icf_avs.media.audio_file import resample
 from icf_avs.media.images import resize_frames
 from icf_avs.networks.base import Network
-from icf_avs.networks.open_vocabulary_parts.segmenter_prior import add_segmenter
+from icf_avs.networks.open_vocabulary_parts.segmenter_prior import fuse_segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.text_summary import MOST, clock, tag_lines
 from icf_avs.synthetic.catalog import load_open_vocab_stamps
@@ -123,7 +123,7 @@ def test_a_picture_is_looked_at_twice(model, catalog):
         small = network.encode_frames(smaller[None], whole.object_probs)  # the segmenter of objects is asked once
         for visual in (whole, small):
             output = network(visual, audio, valid)
-            with_objects = add_segmenter(output.logits[0], output.segmenter[0])
+            with_objects = fuse_segmenter(output.logits[0], output.segmenter[0])
             masks.append(guided_filter(with_objects, smaller)[None])
         halfway = predictor.segment(predictor.encode(smaller[None], whole), audio, valid)
     both = merge_scales(*masks)

@@ -17,9 +17,10 @@ from icf_avs.checkpoint.export_graphs import WaveformGraph
 from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.config import PlugInConfig, TrainConfig
 from icf_avs.datasets.layouts import read_set
+from icf_avs.encoders import text_encoders
 from icf_avs.evaluation.evaluate import evaluate
 from icf_avs.extensions.settings import InterventionSettings
-from icf_avs.icf import CDCL, MIT, SC, implicit_text, text_encoders
+from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.icf.settings import Reading
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
@@ -149,7 +150,6 @@ def test_a_reading_stays_in_the_checkpoint_and_needs_no_text_encoder_at_test(
     path = train(with_reading(reading, steps=3), tmp_path / "run", source=source)
     more = load_file(path).keys() - load_file(plain).keys()
     assert more and all(key.startswith(added) for key in more) and load_file(plain).keys() <= load_file(path).keys()
-    monkeypatch.setattr(implicit_text, "load_minilm", None)
     monkeypatch.setattr(text_encoders, "load_minilm", None)
     model = load_checkpoint(path)
     assert model.config.mit.reading == reading

@@ -16,8 +16,8 @@ from PIL import Image
 from scene_digest import scene_digest
 
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
-from icf_avs.encoders.minilm import embed_names
 from icf_avs.encoders.open_vocab_encoder import DenseClassifier, audioset_names
+from icf_avs.encoders.text_encoders import embed_with_minilm
 from icf_avs.encoders.voc_segmenter import load_segmenter
 from icf_avs.errors import UserError
 from icf_avs.synthetic import asset_packages
@@ -102,7 +102,11 @@ def test_held_out_kinds_are_chosen_by_their_rule() -> None:
         kinds = {row["class"] for row in csv.DictReader(file) if row["class"]}
     order = sorted(kinds, key=lambda kind: hashlib.sha256(kind.encode()).digest())
     parts = tuple(part.strip() for name in audioset_names() for part in name.split(","))
-    nearest = (embed_names(tuple(kind.replace("-", " ") for kind in order)) @ embed_names(parts).T).amax(1).tolist()
+    nearest = (
+        (embed_with_minilm(tuple(kind.replace("-", " ") for kind in order)) @ embed_with_minilm(parts).T)
+        .amax(1)
+        .tolist()
+    )
     near = [kind for kind, cosine in zip(order, nearest, strict=True) if cosine >= 0.75]
     far = [kind for kind, cosine in zip(order, nearest, strict=True) if cosine < 0.6]
     assert tuple(near[:14]) == HELD_OUT_NEAR and tuple(far[:7]) == HELD_OUT_FAR
@@ -112,7 +116,7 @@ def test_training_knows_no_word_for_a_held_out_thing(words: OpenVocabCatalog) ->
     assert {stamp.class_name for stamp in words.held_out} <= set(HELD_OUT)
     unknown = tuple(sorted({word for stamp in words.held_out for word in stamp.words}))
     assert not set(unknown) & set(words.training_words)
-    cosines = embed_names(unknown) @ embed_names(words.training_words).T
+    cosines = embed_with_minilm(unknown) @ embed_with_minilm(words.training_words).T
     close = {words.training_words[j] for _, j in (cosines > 0.7).nonzero().tolist()}
     assert {word for word in close if "truck" not in word} <= {"lion", "sea lion"}  # other vehicles are other things
 

@@ -18,8 +18,8 @@ from icf_avs.checkpoint.serialization import read_recipe
 from icf_avs.config import TrainConfig, WordDataConfig
 from icf_avs.encoders import open_vocab_encoder
 from icf_avs.encoders.efficientat import EfficientAT
-from icf_avs.encoders.minilm import TEXT_DIM
 from icf_avs.encoders.registry import build_model_audio
+from icf_avs.encoders.text_encoders import MINILM_DIM
 from icf_avs.synthetic.open_vocab_sampler import NATURAL, sample_open_vocab_scene
 from icf_avs.synthetic.rendering import render_frame
 from icf_avs.synthetic.scene_features import VALIDATION_SEED
@@ -50,7 +50,7 @@ def embedded(encoder: str | tuple[str, ...], names: tuple[str, ...] = ()) -> tor
     """Random unit vectors in place of the text encoder's, by the name."""
     texts = names or encoder
     vectors = torch.stack([
-        torch.randn(TEXT_DIM, generator=torch.Generator().manual_seed(sum(map(ord, text)))) for text in texts
+        torch.randn(MINILM_DIM, generator=torch.Generator().manual_seed(sum(map(ord, text)))) for text in texts
     ])  # fmt: skip
     return torch.nn.functional.normalize(vectors, dim=-1)
 
@@ -65,7 +65,7 @@ def heard(*_: object, **__: object) -> TaggerOutputs:
 def data() -> Iterator[OpenVocabData]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(composed_data, "embed_names", embedded)
-        patch.setattr(open_vocab_encoder, "embed_names", embedded)
+        patch.setattr(open_vocab_encoder, "embed_with_minilm", embedded)
         patch.setattr(trainer_module, "embed_names", embedded)
         patch.setattr(composed_data, "load_tagger", lambda _: EfficientAT(32_000))
         patch.setattr(composed_data, "tagger_outputs", heard)

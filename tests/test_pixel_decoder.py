@@ -11,7 +11,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerSine
 
 from icf_avs.errors import UserError
 from icf_avs.networks import AVSegFormer, DeformablePixelDecoder, LightPixelDecoder, QueryNetwork
-from icf_avs.networks.deformable import DeformableEncoder, SinePosition
+from icf_avs.networks.deformable import DeformableEncoder, SinePositionEmbedding
 from icf_avs.types import AudioFeatures, VisualFeatures
 
 RESNET50 = (256, 512, 1024, 2048)
@@ -24,7 +24,7 @@ class ResNet50(nn.Module):
 @pytest.mark.parametrize("normalised", [False, True])
 def test_positions_are_those_of_the_library(normalised: bool) -> None:
     shape = (2, 7, 5, 3)
-    found = SinePosition(32, normalised)(shape, "cpu", torch.float32)
+    found = SinePositionEmbedding(32, normalised)(shape, "cpu", torch.float32)
     expected = Mask2FormerSinePositionEmbedding(16, normalize=normalised)(shape, "cpu", torch.float32)
     torch.testing.assert_close(found, expected[:1], rtol=1e-4, atol=1e-5)
 

@@ -11,13 +11,13 @@ from small_networks import AUDIO, BUILDERS, DIM, WIDTHS, Clips, random_clips, sm
 from torch import nn
 
 from icf_avs.config import ModelConfig
+from icf_avs.encoders.text_encoders import TextEncoder, load_minilm
 from icf_avs.extensions.interventions import Interventions
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf import CDCL, ICF, MIT, SC
-from icf_avs.icf.channel_time import Refinement
-from icf_avs.icf.text_encoders import TextEncoder, load_minilm
+from icf_avs.icf.channel_time import FeatureRefinement
 from icf_avs.networks import Network
-from icf_avs.networks.text_attention import TextAttention
+from icf_avs.networks.query_network import TextAttention
 
 REFINED, TEXT = (MIT(reading, dim=32, width=8, prompts=4) for reading in ("refined", "text"))
 every_network = pytest.mark.parametrize("name", BUILDERS)
@@ -31,7 +31,7 @@ def encoder() -> TextEncoder:
 def refined(name: str, train_visual: bool = False, moved: bool = True) -> Network:
     """moved: away from the identity that it starts as."""
     network = small_network(name, train_visual)
-    network.refinement = Refinement(WIDTHS[-1], REFINED)
+    network.refinement = FeatureRefinement(WIDTHS[-1], REFINED)
     for attention in network.refinement.levels.attention.values() if moved else ():
         nn.init.normal_(attention.value.weight)
     return network.eval()

@@ -45,7 +45,7 @@ def test_no_imports_run_in_a_circle():
 
 def test_the_method_imports_one_way():
     """ICF as published knows nothing of networks and of what is not from the paper; training knows all of them."""
-    rooms = ("icf", "extensions", "networks", "guided_losses", "training")
+    rooms = ("icf", "extensions", "networks", "training")
     files = {name_of(path): path for path in PACKAGE.rglob("*.py")}
     for number, room in enumerate(rooms):
         for name in (name for name in files if name.startswith(f"icf_avs.{room}")):

@@ -8,8 +8,8 @@ from tagger_weights import published_weights
 from torch.nn import functional as F
 
 from icf_avs.encoders.efficientat import EfficientAT
-from icf_avs.encoders.minilm import embed_names
 from icf_avs.encoders.tagger_encoder import RATE, THRESHOLD, TaggerEncoder, WordTagger, audio_words, load_tagger_encoder
+from icf_avs.encoders.text_encoders import embed_with_minilm
 from icf_avs.media.audio_file import read_audio
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.sounds import resample, trim_and_normalize
@@ -20,7 +20,7 @@ DIM = 16
 
 @pytest.fixture(scope="module")
 def names() -> torch.Tensor:
-    return embed_names(WORDS)
+    return embed_with_minilm(WORDS)
 
 
 @pytest.fixture

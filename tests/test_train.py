@@ -24,7 +24,7 @@ from icf_avs.__main__ import main
 from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
 from icf_avs.config import DataConfig, TrainConfig
 from icf_avs.errors import UserError
-from icf_avs.guided_losses.total_loss import GuidedLossWeights, guided_loss
+from icf_avs.networks.guided_parts.losses import GuidedLossWeights, guided_loss
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.synthetic.batches import make_batch
 from icf_avs.training import run

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from icf_avs.encoders import vggish
-from icf_avs.encoders.logmel_cnn import AudioEncoder, as_log_mel
+from icf_avs.encoders.logmel_cnn import LogMelEncoder, as_log_mel
 from icf_avs.encoders.vggish import VGGish, VGGishAudio, load_vggish, load_vggish_audio
 from icf_avs.errors import UserError
 from icf_avs.media.vggish_frontend import log_mel
@@ -162,7 +162,7 @@ def test_unfrozen_it_trains_whole(network: VGGish) -> None:
 
 def test_the_small_encoder_hears_log_mel_too() -> None:
     torch.manual_seed(0)
-    encoder, sound = AudioEncoder(16), waves()
+    encoder, sound = LogMelEncoder(16), waves()
     assert all(torch.equal(a, b) for a, b in zip(encoder(sound), encoder(log_mel(sound)), strict=True))
     assert as_log_mel(torch.zeros(3, 5, 15_600)).shape == (3, 5, 96, 64)
 

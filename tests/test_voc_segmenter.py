@@ -13,8 +13,8 @@ from PIL import Image
 
 from icf_avs.encoders import voc_segmenter
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
-from icf_avs.encoders.minilm import embed_names
-from icf_avs.encoders.open_vocab_encoder import OpenVocabEncoder
+from icf_avs.encoders.open_vocab_encoder import DenseClassifier, OpenVocabEncoder
+from icf_avs.encoders.text_encoders import embed_with_minilm
 from icf_avs.encoders.voc_segmenter import (
     GRID,
     VOC_CLASSES,
@@ -25,7 +25,7 @@ from icf_avs.encoders.voc_segmenter import (
     voc_similarity,
 )
 from icf_avs.errors import UserError
-from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrior, add_segmenter
+from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrior, fuse_segmenter
 from icf_avs.synthetic import asset_packages
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "things.json").read_text())
@@ -67,15 +67,10 @@ def on_grass(stem: str, side: int = 300) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("stem", "thing"),
-    [
-        ("animals/birds/owl", "bird"),
-        ("animals/mammals/bovines/cow", "cow"),
-        ("animals/mammals/bovines/sheep", "sheep"),
-        ("animals/mammals/dogs/dog", "dog"),
-        ("people/fireman240a", "person"),
-        ("vehicles/masstransit/green_korean_bus", "bus"),
-    ],
-)
+    [("animals/birds/owl", "bird"), ("animals/mammals/bovines/cow", "cow"), ("animals/mammals/bovines/sheep", "sheep"),
+     ("animals/mammals/dogs/dog", "dog"), ("people/fireman240a", "person"),
+     ("vehicles/masstransit/green_korean_bus", "bus")],
+)  # fmt: skip
 def test_it_finds_things_of_photographs(segmenter: VocSegmenter, stem: str, thing: str) -> None:
     shares = segmenter(on_grass(stem))
     assert shares.shape == (1, VOC_CLASSES, GRID, GRID) and shares.min() >= 0 and shares.sum(1).max() <= 1 + 1e-5
@@ -84,21 +79,24 @@ def test_it_finds_things_of_photographs(segmenter: VocSegmenter, stem: str, thin
     assert shares[0, :, :2, :2].sum(0).max() < 0.2  # plain ground in the corner
 
 
-def test_the_pyramid_ends_with_what_it_says(segmenter: VocSegmenter) -> None:
+def test_evidence_stands_beside_the_levels(segmenter: VocSegmenter) -> None:
     network = load_efficientnet_lite0()
     frames = torch.randint(0, 256, (2, 96, 64, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     with torch.inference_mode():
         levels, scores, shares = OpenVocabEncoder(network, segmenter).evidence(frames)
         torch.testing.assert_close(shares, segmenter(frames))
+        expected = DenseClassifier(network)(levels[-1])
         given = OpenVocabEncoder(network, segmenter).evidence(frames, shares + 1)
         without = OpenVocabEncoder(network, None).evidence(frames)
+    assert [level.shape[1] for level in levels] == list(OpenVocabEncoder.channels)
+    assert scores.shape == (2, 1000, 3, 2) and torch.equal(scores, expected)
     assert torch.equal(given.object_probs, shares + 1) and torch.equal(given.class_scores, scores)
     assert without.object_probs.shape == shares.shape and not without.object_probs.any()
 
 
 def test_words_and_things() -> None:
     words = ("dog", "owl", "male person", "violin", "vehicle", "tiger", "train")
-    fit, kin = (dict(zip(words, table, strict=True)) for table in voc_similarity(embed_names(words)))
+    fit, kin = (dict(zip(words, table, strict=True)) for table in voc_similarity(embed_with_minilm(words)))
 
     def of(table: torch.Tensor, least: float) -> set[str]:
         return {name for name, value in zip(NAMES, table.tolist(), strict=True) if value > least}
@@ -116,7 +114,7 @@ def test_evidence_of_things_by_hand() -> None:
     evidence = SegmenterPrior(3, 2)
     fit, kin = torch.zeros(3, VOC_CLASSES), torch.zeros(3, VOC_CLASSES)
     fit[0, 0] = kin[0, 0] = kin[0, 1] = 1
-    evidence.learn_names(fit, kin)
+    evidence.init_from_names(fit, kin)
     shares = torch.zeros(1, VOC_CLASSES, 1, 3)
     shares[0, 0, 0, 0] = shares[0, 1, 0, 1] = shares[0, 2, 0, 2] = 0.5
     log = torch.log1p(torch.tensor(127.5))
@@ -137,14 +135,14 @@ def test_what_it_says_counts_beside_the_decoder() -> None:
     """Four positions: it finds what is meant, it finds something else, it doubts, there is nothing."""
     meant, against = torch.tensor([[0.9, 0.0, 0.5, 0.0], [0.0, -2.5, -0.125, 0.0]]).view(2, 1, 1, 4)
     found = torch.stack([meant, against], dim=1)
-    settled = add_segmenter(torch.tensor([-2.0, 1.0, 0.25, -9.0]).view(1, 1, 4), found)[0, 0]
+    settled = fuse_segmenter(torch.tensor([-2.0, 1.0, 0.25, -9.0]).view(1, 1, 4), found)[0, 0]
     torch.testing.assert_close(settled, torch.tensor([1.5 * math.log(9), -1.5, 0.125, -9.0]))
-    assert torch.isfinite(add_segmenter(torch.zeros(1, 1, 1), torch.ones(1, 2, 1, 1))).all()
+    assert torch.isfinite(fuse_segmenter(torch.zeros(1, 1, 1), torch.ones(1, 2, 1, 1))).all()
 
 
 def test_nothing_it_says_is_endless() -> None:
     evidence = SegmenterPrior(1, 1)
-    evidence.learn_names(torch.zeros(1, VOC_CLASSES), torch.zeros(1, VOC_CLASSES))
+    evidence.init_from_names(torch.zeros(1, VOC_CLASSES), torch.zeros(1, VOC_CLASSES))
     shares = torch.zeros(1, VOC_CLASSES, 1, 1)
     shares[0, 3] = 1
     maps, found = evidence(torch.ones(1, 1, 1), shares)
@@ -165,15 +163,12 @@ def test_without_a_network_it_is_done_without(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert load_segmenter_or_none() is None
     said = capsys.readouterr().err
-    assert (
-        said.count("\n") == 1
-        and "HF_HUB_OFFLINE is set" in said
-        and f"curl -L --create-dirs -o weights/{voc_segmenter.FILE}" in said
-    )
+    assert said.count("\n") == 1 and "HF_HUB_OFFLINE is set" in said
+    assert f"curl -L --create-dirs -o weights/{voc_segmenter.FILE}" in said
 
 
 def test_another_file_than_the_published_one_is_never_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = bytearray(voc_segmenter.fetch().read_bytes())
+    archive = bytearray(voc_segmenter.fetch_weights().read_bytes())
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     here = tmp_path / voc_segmenter.FILE

@@ -16,10 +16,10 @@ from hub_server import COMMIT, hub_in
 import icf_avs
 from icf_avs import console
 from icf_avs.__main__ import main
-from icf_avs.encoders import ast_tagger, clip_text, efficientat, registry, vggish, voc_segmenter, weights
-from icf_avs.encoders.hf_backbones import FAMILIES
+from icf_avs.encoders import ast_tagger, efficientat, registry, vggish, voc_segmenter, weights
+from icf_avs.encoders.hf_backbones import BACKBONES
+from icf_avs.encoders.text_encoders import CLIP, PUBLISHED
 from icf_avs.errors import UserError
-from icf_avs.icf.text_encoders import PUBLISHED
 
 REPO, PINNED = "OpenGVLab/pvt_v2_b5", "laion/clap-htsat-unfused"
 
@@ -80,7 +80,7 @@ def test_offline_the_hubs_cache_will_do(tmp_path: Path) -> None:
 
 
 def test_every_hub_model_has_an_entry_and_a_pin_is_a_whole_commit() -> None:
-    read = {model.repo for model in (*FAMILIES.values(), *PUBLISHED.values())} | {clip_text.REPO, ast_tagger.REPO}
+    read = {model.repo for model in (*BACKBONES.values(), *PUBLISHED.values())} | {CLIP.repo, ast_tagger.REPO}
     assert read == weights.REVISIONS.keys()
     assert all(revision is None or re.fullmatch("[0-9a-f]{40}", revision) for revision in weights.REVISIONS.values())
     assert all(weights.REVISIONS[source.repo] for source in PUBLISHED.values())

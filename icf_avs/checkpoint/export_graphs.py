@@ -79,8 +79,8 @@ class UnpaddedImplicitText(nn.Module):
         video = video[:, None].expand(-1, frames, -1, -1).flatten(0, 1)  # (B T) n D
         parts = sound[:, member].unflatten(1, (frames, size)).flatten(0, 1)  # (B T) size D
         looks = visual.mean(2)[:, member].unflatten(1, (frames, size)).flatten(0, 1)[:, :, None]
-        segment = self.text.of_segments(parts, looks, inside, words, [video])[:, 0]  # of each frame's own segment
-        return {"frame": self.text.of_frames(sound, visual, valid, words, [segment])}
+        segment = self.text.of_segments(parts, looks, inside, words, video)[:, 0]  # of each frame's own segment
+        return {"frame": self.text.of_frames(sound, visual, valid, words, segment)}
 
 
 class ExportGraph(nn.Module, ABC):

@@ -56,7 +56,7 @@ def _data_fetch(args: argparse.Namespace) -> None:
     from icf_avs.synthetic.asset_packages import fetch_all
 
     fetch_all()
-    for fetch in (efficientat.fetch, voc_segmenter.fetch):  # of `natural`; the rest works without them
+    for fetch in (efficientat.fetch_weights, voc_segmenter.fetch_weights):  # of `natural`; the rest works without them
         try:
             fetch()
         except UserError as error:

@@ -18,22 +18,12 @@ from icf_avs.media.efficientat_frontend import SAMPLE_RATE, kaldi_log_mel
 
 # MobileNetV3-Large at width 1: kernel, expanded channels, output channels, squeeze-and-excitation, hard-swish, stride.
 BLOCKS = (
-    (3, 16, 16, False, False, 1),
-    (3, 64, 24, False, False, 2),
-    (3, 72, 24, False, False, 1),
-    (5, 72, 40, True, False, 2),
-    (5, 120, 40, True, False, 1),
-    (5, 120, 40, True, False, 1),
-    (3, 240, 80, False, True, 2),
-    (3, 200, 80, False, True, 1),
-    (3, 184, 80, False, True, 1),
-    (3, 184, 80, False, True, 1),
-    (3, 480, 112, True, True, 1),
-    (3, 672, 112, True, True, 1),
-    (5, 672, 160, True, True, 2),
-    (5, 960, 160, True, True, 1),
-    (5, 960, 160, True, True, 1),
-)
+    (3, 16, 16, False, False, 1), (3, 64, 24, False, False, 2), (3, 72, 24, False, False, 1),
+    (5, 72, 40, True, False, 2), (5, 120, 40, True, False, 1), (5, 120, 40, True, False, 1),
+    (3, 240, 80, False, True, 2), (3, 200, 80, False, True, 1), (3, 184, 80, False, True, 1),
+    (3, 184, 80, False, True, 1), (3, 480, 112, True, True, 1), (3, 672, 112, True, True, 1),
+    (5, 672, 160, True, True, 2), (5, 960, 160, True, True, 1), (5, 960, 160, True, True, 1),
+)  # fmt: skip
 TAGS = 527
 # By name: width, file of release v0.0.1, and its SHA-256 (that of mn10 as several public code bases pin it).
 RELEASED = {
@@ -53,11 +43,9 @@ def _eighths(channels: float) -> int:
 def _convolution(
     inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, activation: nn.Module | None = None
 ) -> nn.Sequential:
-    layers: list[nn.Module] = [
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01),
-    ]
-    return nn.Sequential(*layers, *([activation] if activation else []))
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)
+    return nn.Sequential(convolution, norm, *([activation] if activation else []))
 
 
 class SqueezeExcitation(nn.Module):
@@ -65,8 +53,7 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, squeezed)
-        self.fc2 = nn.Linear(squeezed, channels)
+        self.fc1, self.fc2 = nn.Linear(channels, squeezed), nn.Linear(squeezed, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         weights = torch.sigmoid(self.fc2(torch.relu(self.fc1(x.mean((2, 3))))))  # N C
@@ -113,11 +100,9 @@ class EfficientAT(nn.Module):
             inputs = outputs
         layers.append(_convolution(inputs, 6 * last, 1, activation=nn.Hardswish()))
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(
-            nn.Linear(6 * last, hidden), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(hidden, TAGS)
-        )
-        self.sample_rate = sample_rate
-        self.frozen = frozen
+        head = nn.Linear(6 * last, hidden), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(hidden, TAGS)
+        self.classifier = nn.Sequential(*head)
+        self.sample_rate, self.frozen = sample_rate, frozen
         if frozen:
             self.eval().requires_grad_(False)
 
@@ -138,7 +123,7 @@ class EfficientAT(nn.Module):
         return super().train(mode and not self.frozen)
 
 
-def fetch(weights: str | Path | None = None, name: str = "mn04") -> Path:
+def fetch_weights(weights: str | Path | None = None, name: str = "mn04") -> Path:
     """The file of the weights, brought to this machine if need be; see weights.released_file."""
     _, file, sha256 = RELEASED[name]
     return released_file(f"EfficientAT {name}", f"{URL}/{file}", sha256, weights)
@@ -152,16 +137,11 @@ def load_efficientat(
     weights: the file or a folder with it; None: see weights.released_file. Raises UserError when there is none, or
     it is of another network.
     """
-    path = fetch(weights, name)
+    path = fetch_weights(weights, name)
     network = EfficientAT(sample_rate, frozen, RELEASED[name][0])
     with weight_loading_errors(path, f"EfficientAT {name}"):
         state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict({_own_name(key): value for key, value in state.items()})
+        for published, own in _RENAMED:
+            state = {key.replace(published, own): value for key, value in state.items()}
+        network.load_state_dict(state)
     return network.eval().to(memory_format=torch.channels_last)  # a third less time on a CPU
-
-
-def _own_name(key: str) -> str:
-    """The published name of a tensor -> ours."""
-    for published, own in _RENAMED:
-        key = key.replace(published, own)
-    return key

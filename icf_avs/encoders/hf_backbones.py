@@ -27,10 +27,11 @@ from icf_avs.errors import UserError
 
 MEAN, SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of all three, for images in [0, 1]
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
+DROP_PATH = {"pvt_v2": 0.3, "swin": 0.3}  # stochastic depth, only where the encoder trains
 
 
 @dataclass(frozen=True)
-class Family:
+class BackboneSpec:
     """One encoder: its names in the hub and in transformers, its widths, and what sets it apart from the defaults."""
 
     repo: str
@@ -39,31 +40,33 @@ class Family:
     channels: tuple[int, int, int, int]
     architecture: dict[str, Any]
 
+    def transformers_class(self, ending: str) -> Any:
+        import transformers
 
-FAMILIES = {
-    "pvt-v2-b5": Family(
-        "OpenGVLab/pvt_v2_b5",
-        "pvt_v2",
-        "PvtV2",
-        (64, 128, 320, 512),
+        return getattr(transformers, self.prefix + ending)
+
+    def config(self, depths: tuple[int, ...] | None) -> Any:
+        """The configuration in transformers. depths: other than those of the published network."""
+        options = self.architecture | ({} if depths is None else {"depths": list(depths)})
+        if self.model_type in DROP_PATH:
+            options["drop_path_rate"] = DROP_PATH[self.model_type]
+        return self.transformers_class("Config")(**options, out_features=STAGES)
+
+
+BACKBONES = {
+    "pvt-v2-b5": BackboneSpec(
+        "OpenGVLab/pvt_v2_b5", "pvt_v2", "PvtV2", (64, 128, 320, 512),
         {"depths": [3, 6, 40, 3], "hidden_sizes": [64, 128, 320, 512], "mlp_ratios": [4, 4, 4, 4]},
     ),
-    "resnet-50": Family(
-        "microsoft/resnet-50",
-        "resnet",
-        "ResNet",
-        (256, 512, 1024, 2048),
+    "resnet-50": BackboneSpec(
+        "microsoft/resnet-50", "resnet", "ResNet", (256, 512, 1024, 2048),
         {"depths": [3, 4, 6, 3], "hidden_sizes": [256, 512, 1024, 2048], "layer_type": "bottleneck"},
     ),
-    "swin-b": Family(
-        "microsoft/swin-base-patch4-window7-224-in22k",
-        "swin",
-        "Swin",
-        (128, 256, 512, 1024),
+    "swin-b": BackboneSpec(
+        "microsoft/swin-base-patch4-window7-224-in22k", "swin", "Swin", (128, 256, 512, 1024),
         {"depths": [2, 2, 18, 2], "embed_dim": 128, "num_heads": [4, 8, 16, 32], "window_size": 7},
     ),
-}
-DROP_PATH = {"pvt_v2": 0.3, "swin": 0.3}  # stochastic depth, only where the encoder trains
+}  # fmt: skip
 
 
 class DropPath(nn.Module):
@@ -82,7 +85,7 @@ class DropPath(nn.Module):
         return x.div(keep) * kept.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
 
 
-class Pyramid(nn.Module):
+class PyramidBackbone(nn.Module):
     """frames uint8 [N,H,W,3] -> four levels [N,channels[i],ceil(H/strides[i]),ceil(W/strides[i])].
 
     Any H and W of at least 32 will do: the convolutions of PVTv2 and ResNet round up, Swin pads within.
@@ -109,7 +112,7 @@ class Pyramid(nn.Module):
             if isinstance(module, DropPath):
                 module.frames = frames
 
-    def train(self, mode: bool = True) -> Pyramid:
+    def train(self, mode: bool = True) -> PyramidBackbone:
         super().train(mode and not self.frozen)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -117,75 +120,49 @@ class Pyramid(nn.Module):
         return self
 
 
-def load_pyramid(
-    name: str,
-    weights: str | Path | None = None,
-    random: bool = False,
-    frozen: bool = True,
+def load_backbone(
+    name: str, weights: str | Path | None = None, random: bool = False, frozen: bool = True,
     depths: tuple[int, int, int, int] | None = None,
-) -> Pyramid:
-    """The encoder `name` of FAMILIES with the weights of its hub model, of another (a hub id) or of a local folder.
+) -> PyramidBackbone:  # fmt: skip
+    """The encoder `name` of BACKBONES with the weights of its hub model, of another (a hub id) or of a local folder.
 
     random: no weights, for a checkpoint that brings its own. depths: fewer blocks than the published network has.
     Raises UserError when transformers is missing, the weights are, or they are of another network.
     """
-    family = FAMILIES[name]
+    spec = BACKBONES[name]
     require_transformers(name)
     if random:
-        network = _random(family, depths)
+        with torch.device("cpu"):  # what is imported now: torch 2.6 fails to import some parts for its meta device
+            backbone = spec.transformers_class("Backbone")
+        network = backbone(spec.config(depths))
     else:
-        folder = model_folder(family.repo, weights)
-        network = _pretrained(folder, family, name, depths)
-    if family.model_type == "swin":
+        network = _pretrained(model_folder(spec.repo, weights), spec, name, depths)
+    if spec.model_type == "swin":
         network.swin.layernorm = nn.Identity()  # of the classifier: its output is not used, so it could never train
     for module in network.modules():
         if type(module).__name__.endswith("DropPath"):
             module.__class__ = DropPath
-    return Pyramid(with_token_linears(network), family.channels, frozen)
+    return PyramidBackbone(with_token_linears(network), spec.channels, frozen)
 
 
-def _class(family: Family, ending: str) -> Any:
-    import transformers
-
-    return getattr(transformers, family.prefix + ending)
-
-
-def _config(family: Family, depths: tuple[int, ...] | None) -> Any:
-    options = dict(family.architecture)
-    if depths is not None:
-        options["depths"] = list(depths)
-    if family.model_type in DROP_PATH:
-        options["drop_path_rate"] = DROP_PATH[family.model_type]
-    return _class(family, "Config")(**options, out_features=STAGES)
-
-
-def _random(family: Family, depths: tuple[int, ...] | None) -> nn.Module:
-    with torch.device("cpu"):  # what is imported now: torch 2.6 fails to import some of its parts for its meta device
-        backbone = _class(family, "Backbone")
-    return backbone(_config(family, depths))
-
-
-def _pretrained(folder: Path, family: Family, name: str, depths: tuple[int, ...] | None) -> nn.Module:
-    again = f"get the right ones with: {download_command(family.repo)}"
-    config = _config(family, depths)
-    _check_config(folder, config, family, name, again)
-    network, missing = read_pretrained(_class(family, "Backbone"), folder, family.repo, config=config)
+def _pretrained(folder: Path, spec: BackboneSpec, name: str, depths: tuple[int, ...] | None) -> nn.Module:
+    config, again = spec.config(depths), f"get the right ones with: {download_command(spec.repo)}"
+    try:
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        found = None
+        if model_type == spec.model_type:
+            found = spec.transformers_class("Config").from_pretrained(folder)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}: config.json is not a model's configuration; {again}") from error
+    if found is None:
+        raise UserError(f"{folder}: holds a model of type {model_type}, not {name}; {again}")
+    for field in spec.architecture:
+        ours, theirs = getattr(config, field), getattr(found, field)
+        if ours != (list(theirs) if isinstance(theirs, tuple) else theirs):
+            raise UserError(f"{folder}: {field} is {theirs}, but {name} has {ours}; {again}")
+    network, missing = read_pretrained(spec.transformers_class("Backbone"), folder, spec.repo, config=config)
     # SwinBackbone adds a norm to every level, which no classifier has: it starts as plain normalisation.
     missing = [key for key in missing if not key.startswith("hidden_states_norms.")]
     if missing:
         raise UserError(f"{folder}: {len(missing)} tensors of {name} are missing, as {missing[0]}; {again}")
     return network
-
-
-def _check_config(folder: Path, config: Any, family: Family, name: str, again: str) -> None:
-    try:
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        found = _class(family, "Config").from_pretrained(folder) if model_type == family.model_type else None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}: config.json is not a model's configuration; {again}") from error
-    if found is None:
-        raise UserError(f"{folder}: holds a model of type {model_type}, not {name}; {again}")
-    for field in family.architecture:
-        ours, theirs = getattr(config, field), getattr(found, field)
-        if ours != (list(theirs) if isinstance(theirs, tuple) else theirs):
-            raise UserError(f"{folder}: {field} is {theirs}, but {name} has {ours}; {again}")

@@ -5,6 +5,8 @@ One window of 0.975 s gives L = 6 tokens in time and, by learned attention over 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from icf_avs.media.vggish_frontend import BANDS, WINDOW_FRAMES, log_mel
@@ -34,18 +36,14 @@ def as_log_mel(sound: Tensor) -> Tensor:
     return sound if sound.shape[-2:] == (WINDOW_FRAMES, BANDS) else log_mel(sound)
 
 
-class AudioEncoder(nn.Module):
+class LogMelEncoder(nn.Module):
     """sound, waveforms [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D])."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        inputs = 1
-        for index, width in enumerate(WIDTHS):
-            layers.append(_block(inputs, width, 2))
-            if index:
-                layers.append(Residual(width))
-            inputs = width
+        layers: list[nn.Module] = [_block(1, WIDTHS[0], 2)]
+        for inputs, width in pairwise(WIDTHS):
+            layers += [_block(inputs, width, 2), Residual(width)]
         self.features = nn.Sequential(*layers)
         self.length = WINDOW_FRAMES // 2 ** len(WIDTHS)
         self.project = nn.Linear(WIDTHS[-1] * (BANDS // 2 ** len(WIDTHS)), dim)

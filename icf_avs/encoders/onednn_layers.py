@@ -104,7 +104,7 @@ _cached: WeakKeyDictionary[nn.Conv2d, dict[tuple, _Kernel]] = WeakKeyDictionary(
 
 def fused_conv(layer: nn.Conv2d, x: Tensor, relu6: bool = False, residual: Tensor | None = None) -> Tensor:
     """layer(x) [N,C,h,w], clipped to [0, 6] if `relu6`, or with `residual` added. A layer that pads unevenly has a
-    method `placed(x)`: the kernel and the even padding that give the same.
+    method `shifted_kernel(x)`: the kernel and the even padding that give the same.
     """
     if not _possible(layer, x):
         y = layer(x)
@@ -123,7 +123,7 @@ def _kernel_for(layer: nn.Conv2d, x: Tensor) -> _Kernel:
     shape, cached = (x.shape, layer.stride, layer.dilation), _cached.setdefault(layer, {})
     kernel = cached.pop(shape, None)
     if kernel is None or kernel.version != layer.weight._version:
-        weight, padding = layer.placed(x) if hasattr(layer, "placed") else (layer.weight, layer.padding)
+        weight, padding = layer.shifted_kernel(x) if hasattr(layer, "shifted_kernel") else (layer.weight, layer.padding)
         geometry = padding, layer.stride, layer.dilation, layer.groups
         laid_out = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, x.shape)
         kernel = _Kernel(laid_out, padding, layer.weight._version)
@@ -155,7 +155,7 @@ def _available() -> bool:
     )
 
 
-def separable(dim: int, norm: bool = True) -> nn.Sequential:
+def separable_conv(dim: int, norm: bool = True) -> nn.Sequential:
     """A 3 x 3 convolution of each channel, a linear layer over channels, GroupNorm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=not norm),

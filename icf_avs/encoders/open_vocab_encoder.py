@@ -22,32 +22,18 @@ import torch
 from torch import Tensor, nn
 
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0
-from icf_avs.encoders.minilm import TEXT_DIM, embed_names
 from icf_avs.encoders.onednn_layers import fused_conv, pointwise
+from icf_avs.encoders.text_encoders import MINILM_DIM, embed_with_minilm
 from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, WITHOUT_SEGMENTER, VocSegmenter
 from icf_avs.encoders.weights import read_rows
 from icf_avs.types import Missing, VisualFeatures
-
-
-def audioset_names() -> tuple[str, ...]:
-    """The 527 display names, as "Male speech, man speaking": a comma is part of the name."""
-    return _names("audioset.csv")
-
-
-def imagenet_names() -> tuple[str, ...]:
-    """The 1000 classes, each with its synonyms, as "tench, Tinca tinca"; the first is the usual name."""
-    return _names("imagenet.csv")
-
-
-@lru_cache(maxsize=2)
-def _names(file: str) -> tuple[str, ...]:
-    return tuple(row["name"] for row in read_rows(file))
-
 
 CLASSES = 1000
 _HYPERNYM = 0.97  # a class's own name counts a little more than what it is
 _WIDTH = 0.15  # of the gate: a class this much further from a word than the nearest one counts 1/e
 _SHARP = 0.05  # temperature of the shares
+_LARGE = 300  # pixels of a side: the first maps of one larger image leave a processor's cache as it is
+_SEGMENTED = 2  # images in a batch of the segmenter: more gain nothing
 
 
 class DenseClassifier(nn.Module):
@@ -56,9 +42,10 @@ class DenseClassifier(nn.Module):
     def __init__(self, network: EfficientNetLite0) -> None:
         super().__init__()
         self.head, self.classifier = network.head, network.classifier
-        mean, deviation = torch.tensor(_statistics()).unbind(1)
-        self.register_buffer("mean", mean[:, None, None], persistent=False)
-        self.register_buffer("deviation", deviation[:, None, None], persistent=False)
+        rows = read_rows("imagenet_logits.csv")
+        for name in ("mean", "deviation"):
+            values = torch.tensor([float(row[name]) for row in rows])
+            self.register_buffer(name, values[:, None, None], persistent=False)
 
     @torch.no_grad()
     def forward(self, level: Tensor) -> Tensor:
@@ -82,31 +69,25 @@ class ClassSimilarity(nn.Module):
         names = [(name.strip(), (i,)) for i, each in enumerate(imagenet_names()) for name in each.split(",")]
         own, phrases = len(names), names + _hypernyms()
         texts = tuple(text for text, _ in phrases)
-        self.register_buffer("phrases", embed_names(texts) if embed else torch.zeros(len(texts), TEXT_DIM))
+        self.register_buffer("phrases", embed_with_minilm(texts) if embed else torch.zeros(len(texts), MINILM_DIM))
         # One row per pair of a phrase and a class that it names.
-        pairs = [
+        rows = [
             (number, index, 1.0 if number < own else _HYPERNYM)
             for number, (_, classes) in enumerate(phrases)
             for index in classes
         ]
-        phrase, index, factor = zip(*pairs, strict=True)
-        self.register_buffer("_phrase", torch.tensor(phrase), persistent=False)
-        self.register_buffer("_index", torch.tensor(index), persistent=False)
-        self.register_buffer("_factor", torch.tensor(factor), persistent=False)
+        for name, column in zip(("_phrase", "_index", "_factor"), zip(*rows, strict=True), strict=True):
+            self.register_buffer(name, torch.tensor(column), persistent=False)
         # Some classes are near to any word; that much of their nearness says nothing.
         self.register_buffer("commonness", torch.zeros(CLASSES))
         if embed:
-            self.commonness.copy_(self.similarity(embed_names(audioset_names())).mean(0))
+            self.commonness.copy_(self.similarity(embed_with_minilm(audioset_names())).mean(0))
 
     def similarity(self, words: Tensor) -> Tensor:
         """Unit vectors of words [R,E] -> cosine to the nearest name of each class [R,1000]."""
         each = (words @ self.phrases.T)[:, self._phrase] * self._factor
         nearest = torch.full((len(words), CLASSES), -1.0, device=words.device, dtype=each.dtype)
         return nearest.scatter_reduce(1, self._index.expand(len(words), -1), each, "amax")
-
-    def known(self, words: Tensor) -> Tensor:
-        """Unit vectors of words [R,E] -> [R], cosine to the nearest class: under about .5, no class is meant."""
-        return self.similarity(words).amax(1)
 
     def top_classes(self, words: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """The `count` ImageNet classes nearest to each word, which classifier_prior.py weighs.
@@ -117,6 +98,18 @@ class ClassSimilarity(nn.Module):
         return index, torch.exp((top - top[:, :1]) / _WIDTH), (top / _SHARP).softmax(1)
 
 
+@lru_cache(maxsize=1)
+def audioset_names() -> tuple[str, ...]:
+    """The 527 display names, as "Male speech, man speaking": a comma is part of the name."""
+    return tuple(row["name"] for row in read_rows("audioset.csv"))
+
+
+@lru_cache(maxsize=1)
+def imagenet_names() -> tuple[str, ...]:
+    """The 1000 classes, each with its synonyms, as "tench, Tinca tinca"; the first is the usual name."""
+    return tuple(row["name"] for row in read_rows("imagenet.csv"))
+
+
 def _hypernyms() -> list[tuple[str, tuple[int, ...]]]:
     """Hypernyms, and the classes that each covers."""
     hypernyms = []
@@ -125,14 +118,6 @@ def _hypernyms() -> list[tuple[str, tuple[int, ...]]]:
         classes = tuple(i for first, _, last in runs for i in range(int(first), int(last or first) + 1))
         hypernyms += [(name, classes) for name in row["names"].split(";")]
     return hypernyms
-
-
-def _statistics() -> list[tuple[float, float]]:
-    return [(float(row["mean"]), float(row["deviation"])) for row in read_rows("imagenet_logits.csv")]
-
-
-_LARGE = 300  # pixels of a side: the first maps of one larger image leave a processor's cache as it is
-_SEGMENTED = 2  # images in a batch of the segmenter: more gain nothing
 
 
 class OpenVocabEncoder(nn.Module):

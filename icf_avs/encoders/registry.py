@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from icf_avs.config import ModelConfig
-from icf_avs.encoders import clip_text, minilm
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
-from icf_avs.encoders.hf_backbones import FAMILIES, load_pyramid
-from icf_avs.encoders.logmel_cnn import AudioEncoder
+from icf_avs.encoders.hf_backbones import BACKBONES, load_backbone
+from icf_avs.encoders.logmel_cnn import LogMelEncoder
 from icf_avs.encoders.open_vocab_encoder import OpenVocabEncoder
 from icf_avs.encoders.tagger_encoder import TAGGERS, load_tagger_encoder
+from icf_avs.encoders.text_encoders import embed_with_clip, embed_with_minilm
 from icf_avs.encoders.vggish import load_vggish_audio
 from icf_avs.encoders.voc_segmenter import VocSegmenter, load_segmenter_or_none
 from icf_avs.errors import UserError
@@ -35,13 +35,13 @@ def _with_evidence(random: bool = False, **options: Any) -> nn.Module:
 def _log_mel(dim: int, weights: None = None, random: bool = False, frozen: bool = False) -> nn.Module:
     if weights is not None or frozen:
         raise UserError("the log-mel encoder is trained from scratch: it takes no weights; choose vggish instead")
-    return AudioEncoder(dim)
+    return LogMelEncoder(dim)
 
 
 VISUAL: dict[str, Callable[..., nn.Module]] = {
     "efficientnet-lite0": _efficientnet_lite0,
     "efficientnet-lite0-evidence": _with_evidence,
-    **{name: partial(load_pyramid, name) for name in FAMILIES},
+    **{name: partial(load_backbone, name) for name in BACKBONES},
 }
 AUDIO: dict[str, Callable[..., nn.Module]] = {
     "log-mel": _log_mel,
@@ -50,13 +50,13 @@ AUDIO: dict[str, Callable[..., nn.Module]] = {
 }
 NEEDS_VOCABULARY = frozenset(TAGGERS)  # audio encoders that want the vocabulary: options words and names
 ACCEPTS_LOG_MEL = frozenset(("log-mel", "vggish"))  # audio encoders that take [N,96,64] in place of waveforms as well
-TEXT: dict[str, Callable[..., Tensor]] = {"minilm": minilm.embed_names, "clip": clip_text.embed_names}
+TEXT: dict[str, Callable[..., Tensor]] = {"minilm": embed_with_minilm, "clip": embed_with_clip}
 
 
 def build_visual(name: str, **options: Any) -> nn.Module:
     """A visual encoder, frames uint8 [N,H,W,3] -> four levels; it has `channels` and `strides`.
 
-    options: weights, random, frozen (see load_pyramid). Raises UserError for an unknown name or missing weights.
+    options: weights, random, frozen (see load_backbone). Raises UserError for an unknown name or missing weights.
     """
     return _find(VISUAL, name, "visual")(**options)
 

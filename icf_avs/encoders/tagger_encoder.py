@@ -58,8 +58,7 @@ class WordTagger(nn.Module):
         super().__init__()
         if missing := set(audio_words()) - set(words):
             raise ValueError(f"the vocabulary lacks {', '.join(sorted(missing))}")
-        self.network = network
-        self.words = words
+        self.network, self.words = network, words
         pairs = [(tag, words.index(word), use == _GENERAL) for tag, (word, use) in enumerate(_word_of_tag()) if use]
         # [used tags, (tag, place of its word, whether it is a general one)]
         self.register_buffer("tags", torch.tensor(pairs, dtype=torch.long), persistent=False)
@@ -75,8 +74,7 @@ class WordTagger(nn.Module):
     def evidence(self, clips: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `forward` -> what `weights` takes."""
         waves = reflect_pad_silence(clips.flatten(0, 1))
-        columns = self.network.columns(waves)
-        seconds = waves.shape[-1] / self.network.sample_rate
+        columns, seconds = self.network.columns(waves), waves.shape[-1] / self.network.sample_rate
         bell = middle_weights(columns.shape[-1], self.network.step, seconds).to(columns)
         return self.read(waves.view_as(clips), columns, bell)
 
@@ -211,14 +209,9 @@ def load_tagger(name: str, weights: str | Path | None = None, random: bool = Fal
 
 
 def load_tagger_encoder(
-    dim: int,
-    words: tuple[str, ...],
-    names: Tensor,
-    weights: str | Path | None = None,
-    random: bool = False,
-    frozen: bool = True,
-    tagger: str = TAGGERS[0],
-) -> TaggerEncoder:
+    dim: int, words: tuple[str, ...], names: Tensor, weights: str | Path | None = None, random: bool = False,
+    frozen: bool = True, tagger: str = TAGGERS[0],
+) -> TaggerEncoder:  # fmt: skip
     """The encoder for a vocabulary of words with text embeddings [C,E]; tagger, weights, random: see load_tagger.
 
     Raises UserError when the tagger's weights are not to be had, ValueError when the vocabulary lacks an audio word.

@@ -5,6 +5,7 @@ Source: PROTOCOLS, audio front end. The final ReLU is kept and there is no PCA, 
 
 from __future__ import annotations
 
+from itertools import chain, pairwise
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ URL = "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-
 # Its name ends with the first eight digits, as is torch.hub's custom. All 64 stand in the primitives of the D3M project
 # (uncharted-distil/distil-primitives, audio_transfer.py), which pin the same address.
 SHA256 = "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b"
-CONVOLUTIONS = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M")  # widths of 3 x 3 convolutions; M: 2 x 2 maximum
+# Widths of 3 x 3 convolutions, and whether a 2 x 2 maximum follows.
+CONVOLUTIONS = ((64, True), (128, True), (256, False), (256, True), (512, False), (512, True))
 EMBEDDING = 128
 
 
@@ -31,24 +33,16 @@ class VGGish(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         inputs = 1
-        for width, following in zip(CONVOLUTIONS, (*CONVOLUTIONS[1:], ""), strict=True):
-            if width == "M":
-                continue
+        for width, pooled in CONVOLUTIONS:
             layers.append(nn.Conv2d(inputs, width, 3, padding=1))
             # The maximum first: the same numbers, and a quarter of them left for the ReLU.
-            layers += [nn.MaxPool2d(2, 2)] if following == "M" else []
-            layers.append(nn.ReLU(inplace=True))
+            layers += [*([nn.MaxPool2d(2, 2)] if pooled else []), nn.ReLU(inplace=True)]
             inputs = width
         self.features = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.cell = inputs * (BANDS // 16)  # numbers of one of the 6 time steps of the last map
-        self.embeddings = nn.Sequential(
-            RowLinear(self.cell * (WINDOW_FRAMES // 16), 4096),  # 201 MB: it takes as long as to read them
-            nn.ReLU(inplace=True),
-            RowLinear(4096, 4096),
-            nn.ReLU(inplace=True),
-            RowLinear(4096, EMBEDDING),
-            nn.ReLU(inplace=True),
-        )
+        widths = (self.cell * (WINDOW_FRAMES // 16), 4096, 4096, EMBEDDING)  # 201 MB: it takes as long as to read them
+        linears = [[RowLinear(*sizes), nn.ReLU(inplace=True)] for sizes in pairwise(widths)]
+        self.embeddings = nn.Sequential(*chain.from_iterable(linears))
 
     def forward(self, mel: Tensor) -> Tensor:
         return self.embed(self.steps(mel))
@@ -65,7 +59,7 @@ class VGGish(nn.Module):
 
 
 class VGGishAudio(nn.Module):
-    """sound, waveforms [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D]), as AudioEncoder.
+    """sound, waveforms [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D]), as LogMelEncoder.
 
     The token is the embedding projected, the tokens are the time steps of the last map projected. The projections
     train; VGGish itself does not unless `frozen` is off. dim: None for VGGish alone, as AVSBench and AVSegFormer have

@@ -34,8 +34,8 @@ from torch.nn import functional as F
 
 from icf_avs.console import note
 from icf_avs.encoders.efficientnet_lite import InvertedResidual
-from icf_avs.encoders.minilm import embed_names
 from icf_avs.encoders.onednn_layers import PointConv, fused_conv
+from icf_avs.encoders.text_encoders import embed_with_minilm
 from icf_avs.encoders.weights import read_rows, released_file
 from icf_avs.errors import MissingWeights, UserError
 from icf_avs.media.images import resize_frames
@@ -91,14 +91,14 @@ class VocSegmenter(nn.Module):
         return self.classes(F.relu(self.joined(torch.cat([mean, F.relu(self.branch(x))], dim=1))))
 
 
-def fetch() -> Path:
+def fetch_weights() -> Path:
     """The package with the weights, brought to this machine if need be; see weights.released_file."""
     return released_file("the VOC segmenter", URL, SHA256)
 
 
 def read_weights() -> dict[str, Tensor]:
     """The tensors by name, fetched if need be. Raises MissingWeights or, where they are damaged, UserError."""
-    path = fetch()
+    path = fetch_weights()
     try:
         archive = path.read_bytes()
         if hashlib.sha256(archive).hexdigest() != SHA256:  # unpacked only if it is the published one
@@ -167,8 +167,8 @@ def voc_similarity(words: Tensor) -> tuple[Tensor, Tensor]:
     """Unit vectors of words [R,E], by the same text encoder -> fit and kin, both [R,20] in [0, 1]."""
     near, general = [], []
     for names, others in voc_names():
-        near.append((words @ embed_names(names).T).amax(1))
-        general.append((words @ embed_names(others).T).amax(1) if others else torch.zeros(len(words)))
+        near.append((words @ embed_with_minilm(names).T).amax(1))
+        general.append((words @ embed_with_minilm(others).T).amax(1) if others else torch.zeros(len(words)))
     nearest, wide = torch.stack(near, 1), torch.stack(general, 1)
     gate = torch.exp((nearest - nearest.amax(1, True)) / 0.15)
     fit = torch.where(wide > _SAME, 1.0, ((nearest - 0.6) / 0.3).clamp(0, 1) * gate)

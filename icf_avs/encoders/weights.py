@@ -108,10 +108,8 @@ def released_file(what: str, url: str, sha256: str, weights: str | Path | None =
             raise URLError("HF_HUB_OFFLINE is set")
         _download(what, url, sha256, cached)
     except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
-        raise MissingWeights(
-            f"the weights of {what} are not here and cannot be downloaded ({getattr(error, 'reason', error)}); "
-            f"get them with: {command}"
-        ) from error
+        reason = f"are not here and cannot be downloaded ({getattr(error, 'reason', error)})"
+        raise MissingWeights(f"the weights of {what} {reason}; get them with: {command}") from error
     return cached
 
 
@@ -126,20 +124,13 @@ def read_pretrained(architecture: Any, folder: Path, repo: str, **options: Any) 
     logging.set_verbosity_error()  # a table of tensors not used (a classifier's, say); what lacks is told below
     logging.disable_progress_bar()
     try:
-        model, report = architecture.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            weights_only=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
+        options |= {"weights_only": True, "local_files_only": True, "output_loading_info": True}
+        model, report = architecture.from_pretrained(folder, dtype=torch.float32, **options)
     except (OSError, RuntimeError, ValueError, TypeError, SafetensorError, UnpicklingError) as error:
         # The error of torch would recommend to load unsafely.
         line = "more in it than tensors" if isinstance(error, UnpicklingError) else _first_line(error)
-        raise UserError(
-            f"{folder}: cannot read the weights ({line}); get the right ones with: {download_command(repo)}"
-        ) from error
+        again = f"get the right ones with: {download_command(repo)}"
+        raise UserError(f"{folder}: cannot read the weights ({line}); {again}") from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:
@@ -201,17 +192,14 @@ def _from_hub(repo: str, files: tuple[str, ...]) -> Path:
             if (folder / tensors).is_file():
                 break
     except RepositoryNotFoundError as error:
-        raise UserError(
-            f"{repo}: the hub has no such model, or it is private; give another name or a local folder"
-        ) from error
+        advice = "give another name or a local folder"
+        raise UserError(f"{repo}: the hub has no such model, or it is private; {advice}") from error
     except HFValidationError as error:
         raise UserError(f"{repo}: not the name of a hub model (owner/name), nor a folder") from error
     except Exception as error:  # of the network, whose exceptions belong to an HTTP library the hub's client may change
         reason = "no answer from the hub" if isinstance(error, LocalEntryNotFoundError) else _first_line(error)
-        raise UserError(
-            f"the weights of {repo} are not here (no such folder, nor cached) and cannot be downloaded ({reason}); "
-            f"get them with: {download_command(repo)}"
-        ) from error
+        reason = f"are not here (no such folder, nor cached) and cannot be downloaded ({reason})"
+        raise UserError(f"the weights of {repo} {reason}; get them with: {download_command(repo)}") from error
     return folder
 
 
@@ -220,12 +208,9 @@ def _download(what: str, url: str, sha256: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     console = progress_console()
     with replaced_file(path) as new, urlopen(url, timeout=_PATIENCE) as answer:
-        seen = hashlib.sha256()
-        size = int(answer.headers.get("Content-Length") or 0)
-        with (
-            wrap_file(answer, size, description=f"weights of {what}", console=console, transient=True) as reader,
-            new.open("wb") as file,
-        ):
+        seen, size = hashlib.sha256(), int(answer.headers.get("Content-Length") or 0)
+        bar = wrap_file(answer, size, description=f"weights of {what}", console=console, transient=True)
+        with bar as reader, new.open("wb") as file:
             while block := reader.read(1 << 16):
                 file.write(block)
                 seen.update(block)

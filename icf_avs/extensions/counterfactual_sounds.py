@@ -38,7 +38,7 @@ class Proposal(NamedTuple):
     differs: Tensor
 
 
-class Counterfactuals(NamedTuple):
+class CounterfactualSounds(NamedTuple):
     """K proposals for every clip of this process. sounds [K,B,T,D], orthogonal to the factual one; proposals, the same
     before; classes [K,B,C], known [K,B], differs [K,B,T]: see Proposal.
     """
@@ -60,10 +60,10 @@ class SourceRemoval(NamedTuple):
     valid: Tensor
 
 
-Propose = Callable[[Tensor, Tensor, Tensor], Proposal]  # sound [B,T,D], classes [B,C] and known [B,T] of all clips
+ProposalFn = Callable[[Tensor, Tensor, Tensor], Proposal]  # sound [B,T,D], classes [B,C] and known [B,T] of all clips
 
 
-def orthogonal(factual: Tensor, proposals: Tensor, mean: Tensor, norms: Tensor) -> Tensor:
+def orthogonalize(factual: Tensor, proposals: Tensor, mean: Tensor, norms: Tensor) -> Tensor:
     """Gram-Schmidt around the mean, in float32.
 
     factual [...,D], proposals [K,...,D], mean [D], norms [K,...] -> [K,...,D] with z~_k - mean orthogonal to
@@ -75,13 +75,18 @@ def orthogonal(factual: Tensor, proposals: Tensor, mean: Tensor, norms: Tensor) 
     mean32 = mean.float()
     basis = [F.normalize(factual.float() - mean32, dim=-1)]
     for proposal in proposals.float() - mean32:
-        vector = _without(proposal, basis)
+        vector = _reject(proposal, basis)
         # A proposal inside the span (a copy of the factual, say) leaves nothing: take a random direction instead.
         lost = vector.norm(dim=-1, keepdim=True) < 1e-3 * proposal.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-        vector = torch.where(lost, _without(torch.randn_like(vector), basis), vector)
-        vector = _without(F.normalize(vector, dim=-1), basis)  # twice is enough (Kahan)
-        basis.append(F.normalize(vector, dim=-1))
+        vector = torch.where(lost, _reject(torch.randn_like(vector), basis), vector)
+        basis.append(F.normalize(_reject(F.normalize(vector, dim=-1), basis), dim=-1))  # twice is enough (Kahan)
     return (mean32 + torch.stack(basis[1:]) * norms.float()[..., None]).to(factual.dtype)
+
+
+def _reject(vector: Tensor, basis: list[Tensor]) -> Tensor:
+    for direction in basis:
+        vector = vector - (vector * direction).sum(-1, keepdim=True) * direction
+    return vector
 
 
 def expand_synonyms(classes: Tensor, synonyms: Tensor | None) -> Tensor:
@@ -89,13 +94,7 @@ def expand_synonyms(classes: Tensor, synonyms: Tensor | None) -> Tensor:
     return classes if synonyms is None else (classes.float() @ synonyms.float()) > 0
 
 
-def _without(vector: Tensor, basis: list[Tensor]) -> Tensor:
-    for direction in basis:
-        vector = vector - (vector * direction).sum(-1, keepdim=True) * direction
-    return vector
-
-
-class CounterfactualSounds(nn.Module):
+class CounterfactualSoundSampler(nn.Module):
     """Draws `count` counterfactual sounds for every clip. dim: width of a sound. It has running means, no parameters.
 
     A training loop calls `update_running_means` after each of its steps: so they are the same in all parts of a batch.
@@ -116,47 +115,41 @@ class CounterfactualSounds(nn.Module):
         self.pending_sums: Tensor | None = None  # what `update_running_means` moves the means by
 
     def forward(
-        self,
-        sound: Tensor,
-        sounding: Tensor,
-        valid: Tensor,
-        known: Tensor | None = None,
-        synonyms: Tensor | None = None,
-        propose: Propose | None = None,
-    ) -> tuple[Counterfactuals, SourceRemoval]:
+        self, sound: Tensor, sounding: Tensor, valid: Tensor, known: Tensor | None = None,
+        synonyms: Tensor | None = None, propose: ProposalFn | None = None,
+    ) -> tuple[CounterfactualSounds, SourceRemoval]:  # fmt: skip
         """sound z [B,T,D]; sounding [B,T,C] bool, classes known to sound (all False where unknown); valid [B,T] bool,
         False on padding, whose sound counts for nothing; known [B,T] bool: frames of which `sounding` is all that
         sounds (None: those of clips in which any class sounds); synonyms [C,C] bool: classes that may mean the same,
         of which none is a counterfactual of another; propose: where every second proposal comes from, if not from
         clips.
         """
-        every, mine = all_gather_clips(sound.detach()), local_slice()
-        taken = all_gather_clips(valid)
-        taken = taken | ~taken.any()  # a batch of padding alone is taken as it is
-        valid = taken[mine]
+        every, mine, frame_mask = all_gather_clips(sound.detach()), local_slice(), all_gather_clips(valid)
+        frame_mask = frame_mask | ~frame_mask.any()  # a batch of padding alone is taken as it is
+        valid = frame_mask[mine]
         classes = all_gather_clips((sounding & valid[..., None]).any(1))
         known = classes.any(1)[:, None].expand(every.shape[:2]) if known is None else all_gather_clips(known)
         if self.training:
-            self._note(sound.detach()[valid], sounding[valid])
+            self._add_to_sums(sound.detach()[valid], sounding[valid])
         # They carry no gradient to what made them: the decoder learns to refuse, they do not learn to be refused.
         with torch.no_grad():
             drawn = [
                 propose(every, classes, known)
                 if propose is not None and index % 2
-                else self._of_clips(every, classes, known, synonyms)
+                else self._of_other_clips(every, classes, known, synonyms)
                 for index in range(self.count)
             ]
-            proposals, others, known_classes, differs = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+            proposals, *claims = (torch.stack(parts) for parts in zip(*drawn, strict=True))
             # At least 1: where all sounds are alike so is their mean, and a counterfactual must still differ from it.
-            lengths = (every[taken] - self.mean).norm(dim=-1).clamp(min=1)
+            lengths = (every[frame_mask] - self.mean).norm(dim=-1).clamp(min=1)
             norms = lengths[torch.randint(lengths.numel(), (self.count, *every.shape[:2]), device=sound.device)]
-            sounds = self.place(every, proposals, norms)
-        found = Counterfactuals(*(part[:, mine] for part in (sounds, proposals, others, known_classes, differs)))
-        return found, self._removal(sound, classes)
+            sounds = orthogonalize(every, proposals, self.mean, norms)
+        found = CounterfactualSounds(*(part[:, mine] for part in (sounds, proposals, *claims)))
+        return found, self._remove_source(sound, classes)
 
-    def place(self, factual: Tensor, proposals: Tensor, norms: Tensor) -> Tensor:
-        """Where the counterfactuals lie: factual [B,T,D], proposals [K,B,T,D], norms [K,B,T] -> [K,B,T,D]."""
-        return orthogonal(factual, proposals, self.mean, norms)
+    def random_direction(self, sound: Tensor) -> Tensor:
+        """A random sound for every frame, of no class."""
+        return self.mean + torch.randn_like(sound)
 
     def update_running_means(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
         """Move the running means once, by the mean over all that was heard in training since the last call; the first
@@ -165,20 +158,14 @@ class CounterfactualSounds(nn.Module):
         if self.pending_sums is None:
             return
         sums, count = total(self.pending_sums).split([len(self.mean), 1], dim=1)
-        found, self.pending_sums = sums / count.clamp(min=1), None
+        found, self.pending_sums, known = sums / count.clamp(min=1), None, self.seen_classes[:, None]
         self.mean.copy_(torch.where(self.started, torch.lerp(self.mean, found[0], self.momentum), found[0]))
         self.started.fill_(True)
-        moved = torch.where(
-            self.seen_classes[:, None], torch.lerp(self.class_means, found[1:], 4 * self.momentum), found[1:]
-        )
+        moved = torch.where(known, torch.lerp(self.class_means, found[1:], 4 * self.momentum), found[1:])
         self.class_means.copy_(torch.where(count[1:] > 0, moved, self.class_means))
         self.seen_classes.logical_or_(count[1:, 0] > 0)
 
-    def random(self, sound: Tensor) -> Tensor:
-        """A random direction for every frame, of no class."""
-        return self.mean + torch.randn_like(sound)
-
-    def _note(self, sound: Tensor, sounding: Tensor) -> None:
+    def _add_to_sums(self, sound: Tensor, sounding: Tensor) -> None:
         """Add to the sums over frames, and to their number: sound [n,D], of all; sounding [n,C], of those in which one
         class sounds alone.
         """
@@ -188,7 +175,21 @@ class CounterfactualSounds(nn.Module):
             sums = member.T @ F.pad(sound.float(), (0, 1), value=1)
         self.pending_sums = sums if self.pending_sums is None else self.pending_sums + sums
 
-    def _removal(self, sound: Tensor, classes: Tensor) -> SourceRemoval:
+    def _of_other_clips(self, sound: Tensor, classes: Tensor, known: Tensor, synonyms: Tensor | None) -> Proposal:
+        """The sound of another clip that shares no class; a random direction where the batch has none, and in frames of
+        which it is unknown what sounds in either.
+        """
+        clips = sound.shape[0]
+        classes, any_known = expand_synonyms(classes, synonyms), known.any(1)
+        foreign = ((classes.float() @ classes.float().T) == 0) & any_known & any_known[:, None]
+        foreign.fill_diagonal_(False)
+        donor = (torch.rand(clips, clips, device=sound.device) + foreign).argmax(1)
+        found = foreign.any(1)
+        differs = found[:, None] & known & known[donor]
+        proposal = torch.where(differs[..., None], sound[donor], self.random_direction(sound))
+        return Proposal(proposal, classes[donor] & found[:, None], found & classes[donor].any(1), differs)
+
+    def _remove_source(self, sound: Tensor, classes: Tensor) -> SourceRemoval:
         """Take one of its classes out of every clip's sound [b,T,D]; classes [B,C] are of the whole batch. Carries the
         gradient: each source learns to be removable.
         """
@@ -200,17 +201,3 @@ class CounterfactualSounds(nn.Module):
         direction = F.normalize(self.class_means[removed] - self.mean, dim=-1)[:, None].to(sound.dtype)  # B 1 D
         along = ((sound - self.mean.to(sound.dtype)) * direction).sum(-1, keepdim=True)
         return SourceRemoval(sound - along * direction, removed, best >= 0)
-
-    def _of_clips(self, sound: Tensor, classes: Tensor, known: Tensor, synonyms: Tensor | None) -> Proposal:
-        """The sound of another clip that shares no class; a random direction where the batch has none, and in frames of
-        which it is unknown what sounds in either.
-        """
-        clips = sound.shape[0]
-        classes, any_known = expand_synonyms(classes, synonyms), known.any(1)
-        foreign = ((classes.float() @ classes.float().T) == 0) & any_known & any_known[:, None]
-        foreign.fill_diagonal_(False)
-        donor = (torch.rand(clips, clips, device=sound.device) + foreign).argmax(1)
-        found = foreign.any(1)
-        differs = found[:, None] & known & known[donor]
-        proposal = torch.where(differs[..., None], sound[donor], self.random(sound))
-        return Proposal(proposal, classes[donor] & found[:, None], found & classes[donor].any(1), differs)

@@ -19,15 +19,20 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from icf_avs.extensions.counterfactual_sounds import CounterfactualSounds
-from icf_avs.extensions.intervention_losses import of_clip_before, other_frames, other_sounds, removed_source
+from icf_avs.extensions.counterfactual_sounds import CounterfactualSoundSampler
+from icf_avs.extensions.intervention_losses import (
+    other_frames_loss,
+    other_sound_loss,
+    previous_clip,
+    removed_source_loss,
+)
 from icf_avs.extensions.settings import InterventionSettings
-from icf_avs.icf.losses import at_size_of
-from icf_avs.icf.pseudo_words import PseudoWords
+from icf_avs.icf.losses import resize_logits
+from icf_avs.icf.pseudo_words import PseudoWordBank
 from icf_avs.types import AudioFeatures, Batch, NetworkOutput, VisualFeatures
 
 
-class Decodes(Protocol):
+class Decoder(Protocol):
     """What is asked of a network beside `NetworkOutput.encoded`: that it decodes that again with another sound."""
 
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
@@ -50,16 +55,16 @@ class Interventions(nn.Module):
         if not classes:
             raise ValueError("interventions claim nothing of sounds without classes; set them to None")
         self.settings = settings
-        self.sounds = CounterfactualSounds(audio, classes, settings.count)
+        self.sounds = CounterfactualSoundSampler(audio, classes, settings.count)
 
-    def forward(self, network: Decodes, output: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, network: Decoder, output: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Terms of the loss by name, as in the settings, unweighted. output: the network's, of this batch. Raises
         ValueError where that does not say what it was decoded from.
         """
         if output.encoded is None:
             raise ValueError("interventions decode once more: the network must return NetworkOutput.encoded")
         settings, visual, audio = self.settings, output.encoded.visual, output.encoded.audio.token
-        known, frames = batch.known & batch.valid, batch.labelled & batch.valid
+        known, frame_mask = batch.known & batch.valid, batch.labelled & batch.valid
         drawn, removal = self.sounds(audio, batch.sounding, batch.valid, known)
         sounds: dict[str, Tensor] = {}  # [R,B,T,D] of each kind
         if settings.other_sound:
@@ -67,39 +72,39 @@ class Interventions(nn.Module):
         if settings.orthogonal_sound:
             sounds["orthogonal_sound"] = drawn.sounds
         if settings.other_frames:  # every clip under the sound before is every sound over the frames of the next clip
-            before, differs = of_clip_before(audio), of_clip_before(known)
+            before, differs = previous_clip(audio), previous_clip(known)
             sounds["other_frames"] = torch.where(differs[..., None], before, self.sounds.mean.to(audio.dtype))[None]
         if settings.removed_source:
             sounds["removed_source"] = removal.sound[None]
-        logits = self._decoded(network, visual, torch.cat(list(sounds.values())), batch)
-        counts = [len(each) for each in sounds.values()]
-        terms = {}
+        logits = decode_sounds(network, visual, torch.cat(list(sounds.values())), batch)
+        counts, terms = [len(each) for each in sounds.values()], {}
         with torch.autocast(audio.device.type, enabled=False):  # sums over many pixels want all digits
             for kind, found in zip(sounds, logits.float().split(counts), strict=True):
                 if kind == "other_frames":
-                    terms[kind] = other_frames(found[0], batch, frames)
+                    terms[kind] = other_frames_loss(found[0], batch, frame_mask)
                 elif kind == "removed_source":
-                    terms[kind] = removed_source(found[0], removal.removed, removal.valid, batch, frames)
+                    terms[kind] = removed_source_loss(found[0], removal.removed, removal.valid, batch, frame_mask)
                 else:
-                    terms[kind] = other_sounds(found, drawn.classes, drawn.known, batch, frames & drawn.differs)
+                    asked = frame_mask & drawn.differs
+                    terms[kind] = other_sound_loss(found, drawn.classes, drawn.known, batch, asked)
         return terms
 
-    @staticmethod
-    def _decoded(network: Decodes, visual: VisualFeatures, sounds: Tensor, batch: Batch) -> Tensor:
-        """Logits [R,B,T,h,w] of the frames under R sounds [R,B,T,D], at the size of the masks."""
-        count = len(sounds)
-        repeated = visual.map(lambda maps: maps.expand(count, *maps.shape).flatten(0, 1))
-        with running_statistics(network):
-            logits = network.decode(repeated, AudioFeatures(sounds.flatten(0, 1)), batch.valid.repeat(count, 1)).logits
-        return at_size_of(batch.masks, logits).unflatten(0, (count, -1))
+
+def decode_sounds(network: Decoder, visual: VisualFeatures, sounds: Tensor, batch: Batch) -> Tensor:
+    """Logits [R,B,T,h,w] of the frames under R sounds [R,B,T,D], at the size of the masks."""
+    count = len(sounds)
+    repeated = visual.map(lambda maps: maps.expand(count, *maps.shape).flatten(0, 1))
+    with running_statistics(network):
+        logits = network.decode(repeated, AudioFeatures(sounds.flatten(0, 1)), batch.valid.repeat(count, 1)).logits
+    return resize_logits(logits, batch.masks).unflatten(0, (count, -1))
 
 
 @contextmanager
-def running_statistics(network: Decodes) -> Iterator[None]:
+def running_statistics(network: Decoder) -> Iterator[None]:
     """Batch normalisation and pseudo-words as at test: counterfactual sounds neither move statistics nor are moved by
     them, and a step is counted once.
     """
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, PseudoWords)
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, PseudoWordBank)
     training = [module for module in network.modules() if isinstance(module, kinds) and module.training]
     for module in training:
         module.eval()

@@ -23,7 +23,7 @@ class InterventionSettings:
         weights = (self.other_sound, self.orthogonal_sound, self.other_frames, self.removed_source)
         if min(weights) < 0 or not any(weights):
             raise ValueError(
-                f"a weight is negative, or none is above 0: {self}; without interventions set them to None"
+                f"a weight is negative, or none is above 0: {self}; for no interventions, set them to None"
             )
         if self.count < 1:
             raise ValueError(f"count is {self.count}; it must be at least 1")

@@ -8,8 +8,8 @@ from icf_avs.types import Batch, FeatureSpec, NetworkFeatures
 
 
 class FeatureCheck:
-    """spec: widths that ICF was built for; level: of the visual levels, the one that it reads; gradient: whether it
-    trains the network through these features. Raises ValueError where the spec has no such level.
+    """spec: widths that ICF was built for; level: the visual level that it reads; gradient: whether it trains the
+    network through these features. Raises ValueError where the spec has no such level.
     """
 
     def __init__(self, spec: FeatureSpec, level: int, gradient: bool) -> None:
@@ -21,13 +21,11 @@ class FeatureCheck:
         """Raise ValueError for features that do not have the shape of the spec and of batch.valid, for those that no
         gradient reaches in a training step, and, in the first batch alone, for padding before valid frames.
         """
-        levels, spec = len(features.visual), self.spec
-        if levels != len(spec.visual):
-            raise ValueError(f"features.visual has {levels} levels; want the {len(spec.visual)} of FeatureSpec")
-        visual = features.visual[self.level], spec.visual[self.level], ", h, w"
-        audio = features.audio, spec.audio, ""
-        for name, (tensor, width, rest) in {f"visual[{self.level}]": visual, "audio": audio}.items():
-            clips, frames = batch.valid.shape
+        levels, (clips, frames) = len(features.visual), batch.valid.shape
+        if levels != len(self.spec.visual):
+            raise ValueError(f"features.visual has {levels} levels; want the {len(self.spec.visual)} of FeatureSpec")
+        visual = f"visual[{self.level}]", features.visual[self.level], self.spec.visual[self.level], ", h, w"
+        for name, tensor, width, rest in (visual, ("audio", features.audio, self.spec.audio, "")):
             if tensor.shape[:3] != (clips, frames, width) or tensor.dim() != 3 + rest.count(","):
                 raise ValueError(
                     f"features.{name} has shape {[*tensor.shape]}; want [{clips}, {frames}, {width}{rest}]: clips and "

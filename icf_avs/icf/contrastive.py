@@ -22,15 +22,13 @@ from torch.nn import functional as F
 
 from icf_avs.distributed import all_gather_clips, local_slice, masked_mean
 from icf_avs.icf.gaussian import Gaussians, entropy, fit_gaussians, wasserstein2
-from icf_avs.icf.semantic_counterfactual import Counterfactuals
+from icf_avs.icf.semantic_counterfactual import CounterfactualPool
 from icf_avs.icf.settings import CDCL
 
 
 @dataclass(frozen=True)
-class Clips:
-    """What is contrasted of B clips. vision [B,T,V], audio [B,T,A]; text: z [B,T,d]; audio_text: l^a [B,T,d]; valid
-    [B,T] bool.
-    """
+class ContrastInputs:
+    """Of B clips: vision [B,T,V], audio [B,T,A]; text: z [B,T,d]; audio_text: l^a [B,T,d]; valid [B,T] bool."""
 
     vision: Tensor
     audio: Tensor
@@ -48,54 +46,45 @@ class DistributionContrast(nn.Module):
         self.vision, self.audio = nn.Linear(vision, settings.dim), nn.Linear(audio, settings.dim)
         self.text = None if text is None else nn.Linear(text, settings.dim)
 
-    def forward(self, clips: Clips, pool: Counterfactuals | None = None) -> dict[str, Tensor]:
+    def forward(self, clips: ContrastInputs, pool: CounterfactualPool | None = None) -> dict[str, Tensor]:
         """Terms of the loss by name, of these clips among those of all processes. pool: their counterfactuals."""
-        settings = self.settings
-        vision, audio = (
-            self._gaussians(self.vision, clips.vision, clips.valid),
-            self._gaussians(self.audio, clips.audio, clips.valid),
-        )
-        present, terms = clips.valid.any(1), {}
+        settings, present, terms = self.settings, clips.valid.any(1), {}
+        vision, audio = self.joint(clips.vision, clips.audio)
+        anchors = {"vision": fit_gaussians(vision, clips.valid), "audio": fit_gaussians(audio, clips.valid)}
+        positive = positive_pairs(clips, settings)
         if "vision-audio" in settings.contrasts:
-            positive = positive_pairs(clips, settings)
-            distances = distance(_each(vision), _all(audio), settings)
-            terms["vision-audio"] = contrast_of_pairs(distances, positive, present, settings.temperature)
+            distances = distance(_column(anchors["vision"]), _all_clips(anchors["audio"]), settings)
+            terms["vision-audio"] = multi_positive_nce(-distances / settings.temperature, positive, present)
         if self.text is None or clips.text is None:
             return terms
-        texts = self._gaussians(self.text, clips.text, clips.valid)
-        others = None
-        if settings.other_texts or pool is None:
-            others = texts, ~positive_pairs(clips, settings)
-        negatives = None if pool is None else self._gaussians(self.text, pool.texts, clips.valid[:, None])  # B K
-        for name, anchor in (("vision-text", vision), ("audio-text", audio)):
-            if name in settings.contrasts:
-                logits, weights = [], []
-                if negatives is not None and pool is not None:
-                    logits.append(-distance(_each(anchor), negatives, settings) / settings.temperature)
-                    weights.append(pool.weights)
-                if others is not None:
-                    logits.append(-distance(_each(anchor), _all(others[0]), settings) / settings.temperature)
-                    weights.append(others[1].float())
-                own_logit = -distance(anchor, texts, settings) / settings.temperature
-                terms[name] = contrast_of_texts(own_logit, torch.cat(logits, 1), torch.cat(weights, 1), present)
+        text = fit_gaussians(F.normalize(self.text(clips.text), dim=-1), clips.valid)
+        candidates, weights = [], []  # Gaussians [B,K], and how much each counts as a negative
+        if pool is not None:
+            candidates += [fit_gaussians(F.normalize(self.text(pool.texts), dim=-1), clips.valid[:, None])]
+            weights += [pool.weights]
+        if pool is None or settings.other_texts:
+            candidates, weights = [*candidates, _all_clips(text)], [*weights, (~positive).float()]
+        for name, anchor in anchors.items():
+            if f"{name}-text" in settings.contrasts:
+                logits = [-distance(_column(anchor), each, settings) / settings.temperature for each in candidates]
+                own = -distance(anchor, text, settings) / settings.temperature
+                terms[f"{name}-text"] = weighted_nce(own, torch.cat(logits, 1), torch.cat(weights, 1), present)
         return terms
 
     def joint(self, vision: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Features [...,V] and [...,A] in the joint space, unit vectors."""
         return F.normalize(self.vision(vision), dim=-1), F.normalize(self.audio(audio), dim=-1)
 
-    @staticmethod
-    def _gaussians(project: nn.Linear, features: Tensor, valid: Tensor) -> Gaussians:
-        return fit_gaussians(F.normalize(project(features), dim=-1), valid)
 
-
-def positive_pairs(clips: Clips, settings: CDCL) -> Tensor:
+def positive_pairs(clips: ContrastInputs, settings: CDCL) -> Tensor:
     """P_i: bool [b,B], clips of this process by those of all; each is a positive of itself."""
     valid = all_gather_clips(clips.valid)
     pairs = torch.eye(len(valid), dtype=torch.bool, device=valid.device)[local_slice()]
     if settings.positives == "pairs" or clips.audio_text is None:
         return pairs
-    texts = F.normalize(_mean(all_gather_clips(clips.audio_text.detach()), valid), dim=-1)
+    weight = valid[..., None].to(clips.audio_text.dtype)
+    mean = (all_gather_clips(clips.audio_text.detach()) * weight).sum(1) / weight.sum(1).clamp(min=1)
+    texts = F.normalize(mean, dim=-1)
     return pairs | (texts[local_slice()] @ texts.T >= settings.positive_cosine)
 
 
@@ -113,29 +102,23 @@ def distance(first: Gaussians, second: Gaussians, settings: CDCL) -> Tensor:
     return total + scale * (entropy(first, settings.shrinkage) + entropy(second, settings.shrinkage))
 
 
-def contrast_of_pairs(distances: Tensor, positive: Tensor, present: Tensor, temperature: float) -> Tensor:
-    """Eq. 16 of distances [B,G] with positives [B,G]; the mean over the clips that are present [B]."""
-    logits = -distances / temperature
+def multi_positive_nce(logits: Tensor, positive: Tensor, present: Tensor) -> Tensor:
+    """Eq. 16 of logits -D/tau [B,G] with positives [B,G]; the mean over the clips that are present [B]."""
     chosen = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
     return masked_mean(logits.logsumexp(1) - chosen, present)
 
 
-def contrast_of_texts(factual: Tensor, negatives: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+def weighted_nce(factual: Tensor, negatives: Tensor, weights: Tensor, present: Tensor) -> Tensor:
     """Eq. 17 of logits -D/tau: factual [B], negatives [B,K] with their weights [B,K], of which 0 is none."""
     against = torch.where(weights > 0, negatives + weights.clamp(min=1e-12).log(), -torch.inf)
     return masked_mean(torch.cat([factual[:, None], against], 1).logsumexp(1) - factual, present)
 
 
-def _mean(features: Tensor, valid: Tensor) -> Tensor:
-    weight = valid[..., None].to(features.dtype)
-    return (features * weight).sum(1) / weight.sum(1).clamp(min=1)
-
-
-def _each(of: Gaussians) -> Gaussians:
+def _column(of: Gaussians) -> Gaussians:
     """[B] -> [B,1], against what stands in the second dimension."""
     return Gaussians(*(part[:, None] for part in of))
 
 
-def _all(of: Gaussians) -> Gaussians:
+def _all_clips(of: Gaussians) -> Gaussians:
     """[b] -> those of all processes [1,B]."""
     return Gaussians(*(all_gather_clips(part)[None] for part in of))

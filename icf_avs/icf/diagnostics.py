@@ -1,4 +1,4 @@
-"""What shows whether the parts of ICF do what they are for; every run logs these figures."""
+"""Figures that show whether the parts of ICF do what they are for; every run logs them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from icf_avs.types import Batch
 _MARGIN = 1e-3  # of cosines
 
 
-def mean_cosine(z: Tensor, valid: Tensor) -> Tensor:
+def mean_pairwise_cosine(z: Tensor, valid: Tensor) -> Tensor:
     """Mean cosine between the texts z [b,T,d] of different clips: near 1, they have collapsed. NaN for one clip."""
     unit = all_gather_clips(_of_clip(z, valid))
     pairs = ~torch.eye(len(unit), dtype=torch.bool, device=z.device)
     return (unit @ unit.T)[pairs].mean()
 
 
-def changed_share(z: Tensor, pool: Tensor, valid: Tensor, sounding: Tensor) -> Tensor:
+def class_change_rate(z: Tensor, pool: Tensor, valid: Tensor, sounding: Tensor) -> Tensor:
     """Share of the counterfactuals [b,K,T,d] to which, of all clips' texts z [b,T,d], one of another class is nearest,
     by a margin: where texts have collapsed into one, none is.
 
@@ -35,20 +35,20 @@ def changed_share(z: Tensor, pool: Tensor, valid: Tensor, sounding: Tensor) -> T
     return masked_mean(changed.float(), torch.ones_like(changed))
 
 
-def audio_visual_auroc(vision: Tensor, sound: Tensor, batch: Batch) -> Tensor:
+def audio_visual_auroc(vision: Tensor, audio: Tensor, batch: Batch) -> Tensor:
     """AUC by which the cosine of every position [b,T,h,w,d] with its frame's sound [b,T,d] tells the mask; .5 is
     chance.
     """
     inside = all_gather_clips(F.adaptive_avg_pool2d(batch.masks, (vision.shape[2], vision.shape[3])) > 0.5)
-    score = all_gather_clips(torch.einsum("bthwd,btd->bthw", vision.float(), sound.float()))
-    frames = all_gather_clips(batch.labelled & batch.valid)
-    score, truth = score[frames].flatten(), inside[frames].flatten().long()
+    score = all_gather_clips(torch.einsum("bthwd,btd->bthw", vision.float(), audio.float()))
+    frame_mask = all_gather_clips(batch.labelled & batch.valid)
+    score, truth = score[frame_mask].flatten(), inside[frame_mask].flatten().long()
     if not 0 < truth.sum() < truth.numel():
         return torch.full((), torch.nan, device=vision.device)
     return binary_auroc(score.sigmoid(), truth)
 
 
-def other_pairs(positive: Tensor) -> Tensor:
+def positive_pair_rate(positive: Tensor) -> Tensor:
     """Share of the pairs of different clips that eq. 16 takes for positives [b,B]: near 1, it contrasts nothing."""
     different = ~torch.eye(positive.shape[1], dtype=torch.bool, device=positive.device)[local_slice()]
     return masked_mean(positive.float(), different)

@@ -1,4 +1,4 @@
-"""The latent diffusion of semantic counterfactuals: schedule, denoiser, and the steps of both processes (eq. 6, 9).
+"""The latent diffusion of semantic counterfactuals: noise schedule and denoiser (eq. 6, 9).
 
     q(z_t | z_(t-1), v) = N(sqrt(1 - beta_t) z_(t-1), beta_t I), so z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps
     (eq. 6)
@@ -21,7 +21,15 @@ FIRST_BETA, LAST_BETA = 0.0015, 0.0195
 TIME = 64  # width of the time embedding before its MLP
 
 
-class Schedule(nn.Module):
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer that starts at zero."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class NoiseSchedule(nn.Module):
     """abar [chain + 1]: how much of the variance is signal after t steps; abar[0] is 1."""
 
     abar: Tensor
@@ -32,39 +40,34 @@ class Schedule(nn.Module):
         abar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
         self.register_buffer("abar", abar.float(), persistent=False)
 
-    def noised(self, z: Tensor, noise: Tensor, step: Tensor | int) -> Tensor:
+    def add_noise(self, z: Tensor, noise: Tensor, step: Tensor | int) -> Tensor:
         """z_t of eq. 6; step: a number, or [...] one for each vector of z [...,d]."""
-        signal = self._at(step, z)
+        signal = self.abar[step].to(z.dtype)
+        signal = signal[..., None] if isinstance(step, Tensor) else signal
         return signal.sqrt() * z + (1 - signal).sqrt() * noise
 
-    def denoised(self, state: Tensor, noise: Tensor, step: int, target: int) -> Tensor:
-        """DDIM from z_step to z_target by the predicted noise."""
-        signal, later = self._at(step, state), self._at(target, state)
+    def ddim_step(self, state: Tensor, noise: Tensor, step: int, target: int) -> Tensor:
+        """From z_step to z_target by the predicted noise."""
+        signal, later = self.abar[step].to(state.dtype), self.abar[target].to(state.dtype)
         clean = (state - (1 - signal).sqrt() * noise) / signal.sqrt()
         return later.sqrt() * clean + (1 - later).sqrt() * noise
 
-    def _at(self, step: Tensor | int, like: Tensor) -> Tensor:
-        signal = self.abar[step]
-        return signal[..., None].to(like.dtype) if isinstance(step, Tensor) else signal.to(like.dtype)
-
 
 class Denoiser(nn.Module):
-    """eps_theta(z_t, t, v): an MLP of residual blocks whose norms are set by time and condition. Its output starts at
-    0.
-    """
+    """eps_theta(z_t, t, v): a residual MLP whose norms are set by time and condition. Its output starts at 0."""
 
     def __init__(self, dim: int, condition: int, width: int, blocks: int) -> None:
         super().__init__()
         self.enter, self.condition = nn.Linear(dim, width), nn.Linear(condition, width) if condition else None
         self.time = nn.Sequential(nn.Linear(TIME, width), nn.SiLU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
-        self.leave = nn.Linear(width, dim)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.leave = zero_linear(width, dim)
 
     def forward(self, state: Tensor, step: Tensor, visual: Tensor | None) -> Tensor:
         """state [...,d], step [...] long, visual [...,V] or None -> predicted noise [...,d]."""
-        given = self.time(_sinusoids(step).to(state.dtype))
+        rates = torch.exp(-math.log(10_000) * torch.arange(TIME // 2, device=step.device) / (TIME // 2))
+        angles = step[..., None].float() * rates
+        given = self.time(torch.cat([angles.sin(), angles.cos()], -1).to(state.dtype))
         if self.condition is not None:
             given = given + self.condition(visual)
         x = self.enter(state)
@@ -76,19 +79,9 @@ class Denoiser(nn.Module):
 class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        modulation = nn.Linear(width, 3 * width)
-        self.set = nn.Sequential(nn.SiLU(), modulation)
+        self.set = nn.Sequential(nn.SiLU(), zero_linear(width, 3 * width))
         self.inner = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        nn.init.zeros_(modulation.weight)
-        nn.init.zeros_(modulation.bias)
 
     def forward(self, x: Tensor, given: Tensor) -> Tensor:
         shift, scale, gate = self.set(given).chunk(3, -1)
         return x + (1 + gate) * self.inner(F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift)
-
-
-def _sinusoids(step: Tensor) -> Tensor:
-    """[...] -> [...,TIME], as in transformers."""
-    rates = torch.exp(-math.log(10_000) * torch.arange(TIME // 2, device=step.device) / (TIME // 2))
-    angles = step[..., None].float() * rates
-    return torch.cat([angles.sin(), angles.cos()], -1)

@@ -40,8 +40,8 @@ class Gaussians(NamedTuple):
 
 
 def fit_gaussians(features: Tensor, valid: Tensor) -> Gaussians:
-    """Frame features [...,T,d] and valid [...,T] bool, False on padding -> their Gaussians (eq. 13). In float32:
-    singular values have no half-precision kernels. A set without any valid frame is a point at zero.
+    """Eq. 13: frame features [...,T,d] and valid [...,T] bool, False on padding -> Gaussians, in float32: singular
+    values have no half-precision kernels. A set without any valid frame is a point at zero.
     """
     valid = valid.expand(features.shape[:-1])
     with torch.autocast(features.device.type, enabled=False):
@@ -61,7 +61,7 @@ def wasserstein2(first: Gaussians, second: Gaussians) -> Tensor:
 
 
 def entropy(of: Gaussians, shrinkage: float) -> Tensor:
-    """H of the Gaussians with covariance S + shrinkage I, in nats: [...] (eq. 14).
+    """Eq. 14: H of the Gaussians with covariance S + shrinkage I, in nats: [...].
 
     Centred frames have no spread along their sum u: u u^T gives that direction the factor 1 in the T x T determinant,
     and its true factor, the shrinkage, is put in exactly. That keeps float32 accurate.

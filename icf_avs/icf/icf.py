@@ -13,22 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icf_avs.encoders.text_encoders import TextEncoder, load_text_encoders
 from icf_avs.icf.check_features import FeatureCheck
-from icf_avs.icf.contrastive import Clips, DistributionContrast, positive_pairs
-from icf_avs.icf.diagnostics import audio_visual_auroc, changed_share, mean_cosine, other_pairs
-from icf_avs.icf.implicit_text import Fusion, ImplicitText, text_encoders
+from icf_avs.icf.contrastive import ContrastInputs, DistributionContrast, positive_pairs
+from icf_avs.icf.diagnostics import audio_visual_auroc, class_change_rate, mean_pairwise_cosine, positive_pair_rate
+from icf_avs.icf.implicit_text import ImplicitText, TextFusion
 from icf_avs.icf.losses import ICFLossWeights, weighted_sum
-from icf_avs.icf.semantic_counterfactual import Counterfactuals, SemanticCounterfactual, of_other_clips
+from icf_avs.icf.semantic_counterfactual import CounterfactualPool, SemanticCounterfactual, texts_of_other_clips
 from icf_avs.icf.settings import CDCL, MIT, SC
-from icf_avs.icf.text_encoders import TextEncoder
 from icf_avs.types import Batch, FeatureSpec, NetworkFeatures, Texts
 
 
 @dataclass(frozen=True)
 class ICFOutput:
-    """terms of the loss, unweighted, by name; total, their weighted sum; diagnostics, which are only to be looked
-    at.
-    """
+    """terms of the loss by name, unweighted; total, their weighted sum; diagnostics, only to be looked at."""
 
     terms: dict[str, Tensor]
     total: Tensor
@@ -38,6 +36,8 @@ class ICFOutput:
 class ICF(nn.Module):
     """features: widths of what the network returns. A part that is None is not built. level: of the visual levels, the
     one that is read, the coarsest by default. encoder_of: level of text -> its frozen text encoder.
+
+    Raises ValueError for a level that there is not, and for an SC that needs an MIT that there is not.
     """
 
     def __init__(
@@ -48,84 +48,83 @@ class ICF(nn.Module):
         self.check = FeatureCheck(features, level, cdcl is not None)
         visual, audio, dim = features.visual[level], features.audio, (mit or MIT()).dim
         self.level, self.cdcl, self.weights = level, cdcl, weights or ICFLossWeights()
-        self.implicit_text = self.fusion = None
-        if mit:
-            if mit.reading != "text":
-                read = visual if mit.reading == "plug-in" else None
-                self.implicit_text = ImplicitText(mit, read, audio, encoder_of or text_encoders(mit))
-            self.fusion = Fusion(mit)
-        # Not from the paper, whose SC always has a text: without MIT, what is turned is made of both features.
-        self.semantic = nn.Linear(visual + audio, dim) if sc and not mit else None
-        self.counterfactual = SemanticCounterfactual(sc, dim, visual) if sc else None
         self.strategy = sc.strategy if sc else None
         if self.strategy in ("audio-swap", "text-revision") and not mit:
             raise ValueError(f"SC(strategy='{self.strategy}') needs MIT: it changes the texts of a clip")
+        self.implicit_text = None
+        if mit and mit.reading != "text":  # where queries read the texts, the network has them
+            channels = visual if mit.reading == "plug-in" else None
+            self.implicit_text = ImplicitText(mit, channels, audio, encoder_of or load_text_encoders(mit.encoders))
+        self.fusion = TextFusion(mit) if mit else None
+        # Not from the paper, whose SC always has a text: without MIT, what is changed is made of both features.
+        self.semantic = nn.Linear(visual + audio, dim) if sc and not mit else None
+        self.counterfactual = SemanticCounterfactual(sc, dim, visual) if sc else None
         self.contrast = DistributionContrast(cdcl, visual, audio, dim if mit or sc else None) if cdcl else None
 
     def forward(self, features: NetworkFeatures, batch: Batch) -> ICFOutput:
         """The losses of a batch by the features of the network. Raises ValueError for features of another shape."""
         self.check(features, batch, self.training)
         maps, audio, valid = features.visual[self.level], features.audio, batch.valid
-        vision = pooled(maps, batch, self.cdcl.vision if self.cdcl else "frame")
-        terms: dict[str, Tensor] = {}
-        z = heard = pool = candidates = None
+        vision = pool_visual(maps, batch, self.cdcl.vision if self.cdcl else "frame")
+
+        texts, z, pool, terms = None, None, None, {}
         if self.fusion is not None:
-            texts = self._texts(features, maps, valid)
-            z, heard, terms["pull"] = self.fusion(texts, valid), texts.sound, texts.pull
-            candidates = self._candidates(self.fusion, texts, valid)
+            texts = self._implicit_texts(features, maps, valid)  # l^v and l^a (eq. 1-4)
+            z, terms = self.fusion(texts, valid), {"pull": texts.pull}  # factual text (eq. 5)
         elif self.semantic is not None:
             z = self.semantic(torch.cat([vision, audio], -1))
         if self.counterfactual is not None:
-            pool, losses = self.counterfactual(z, vision, valid, candidates)
+            pool, losses = self.counterfactual(z, vision, valid, self._candidates(texts, valid))  # l^cf (eq. 6-12)
             terms |= losses
-        clips = Clips(vision, audio, valid, z, heard)
+        clips = ContrastInputs(vision, audio, valid, z, texts.sound if texts else None)
         if self.contrast is not None:
-            terms |= self.contrast(clips, pool)
-        total = weighted_sum(terms, self.weights) if terms else maps.sum() * 0
+            terms |= self.contrast(clips, pool)  # eq. 13-17
+        total = weighted_sum(terms, self.weights) if terms else maps.sum() * 0  # eq. 19
         return ICFOutput(terms, total, self._diagnostics(maps, clips, pool, batch))
 
-    def _texts(self, features: NetworkFeatures, maps: Tensor, valid: Tensor) -> Texts:
+    def _implicit_texts(self, features: NetworkFeatures, maps: Tensor, valid: Tensor) -> Texts:
         """By eq. 1-4, or of a network of which they are a part."""
         if features.texts is not None:
             return features.texts
         if self.implicit_text is None:
             raise ValueError("MIT(reading='text') needs a network with texts: ModelConfig(mit=...)")
-        revise = self.strategy == "text-revision"
-        return self.implicit_text(maps, features.audio, valid, features.levels, revise)
+        return self.implicit_text(maps, features.audio, valid, features.levels, self.strategy == "text-revision")
 
     @torch.no_grad()
-    def _candidates(self, fusion: Fusion, texts: Texts, valid: Tensor) -> Tensor | None:
+    def _candidates(self, texts: Texts | None, valid: Tensor) -> Tensor | None:
         """Counterfactuals by eq. 5 [B,J,T,d]: of each clip's visual text with the audio text of every other clip, or of
         revised texts.
         """
-        if self.strategy == "audio-swap":
-            audio = of_other_clips(texts.audio, valid)
-            visual = texts.visual[:, None].expand_as(audio)
-        elif self.strategy != "text-revision":
+        if texts is None or self.fusion is None or self.strategy not in ("audio-swap", "text-revision"):
             return None
+        if self.strategy == "audio-swap":
+            audio = texts_of_other_clips(texts.audio, valid)
+            visual = texts.visual[:, None].expand_as(audio)
         elif texts.revised is None:
             raise ValueError("SC(strategy='text-revision') needs texts that ICF computes, not MIT(reading='text')")
         else:
             visual, audio = texts.revised
         pairs = audio.shape[:2]
         mixed = texts._replace(visual=visual.flatten(0, 1), audio=audio.flatten(0, 1))
-        return fusion(mixed, valid[:, None].expand(*pairs, -1).flatten(0, 1)).unflatten(0, pairs)
+        return self.fusion(mixed, valid[:, None].expand(*pairs, -1).flatten(0, 1)).unflatten(0, pairs)
 
     @torch.no_grad()
-    def _diagnostics(self, maps: Tensor, clips: Clips, pool: Counterfactuals | None, batch: Batch) -> dict[str, Tensor]:
+    def _diagnostics(
+        self, maps: Tensor, clips: ContrastInputs, pool: CounterfactualPool | None, batch: Batch
+    ) -> dict[str, Tensor]:
         found = {}
         if clips.text is not None:
-            found["z cosine over clips"] = mean_cosine(clips.text, clips.valid)
+            found["z cosine over clips"] = mean_pairwise_cosine(clips.text, clips.valid)
         if pool is not None and clips.text is not None:
-            found["z* of another class"] = changed_share(clips.text, pool.texts, clips.valid, batch.sounding)
+            found["z* of another class"] = class_change_rate(clips.text, pool.texts, clips.valid, batch.sounding)
         if self.contrast is not None and self.cdcl is not None:
-            joint, sound = self.contrast.joint(maps.movedim(2, -1), clips.audio)
-            found["joint space AUC"] = audio_visual_auroc(joint, sound, batch)
-            found["positive pairs"] = other_pairs(positive_pairs(clips, self.cdcl))
+            vision, audio = self.contrast.joint(maps.movedim(2, -1), clips.audio)
+            found["joint space AUC"] = audio_visual_auroc(vision, audio, batch)
+            found["positive pairs"] = positive_pair_rate(positive_pairs(clips, self.cdcl))
         return found
 
 
-def pooled(maps: Tensor, batch: Batch, over: str) -> Tensor:
+def pool_visual(maps: Tensor, batch: Batch, over: str) -> Tensor:
     """Maps [B,T,C,h,w] -> [B,T,C]: over the frame, or over the mask in frames that have one ("mask")."""
     mean = maps.mean((-2, -1))
     if over == "frame":
@@ -133,5 +132,4 @@ def pooled(maps: Tensor, batch: Batch, over: str) -> Tensor:
     share = F.adaptive_avg_pool2d(batch.masks, (maps.shape[-2], maps.shape[-1]))[:, :, None]
     size = share.sum((-2, -1))
     inside = (maps * share).sum((-2, -1)) / size.clamp(min=1e-6)
-    marked = batch.labelled[..., None] & (size > 0)
-    return torch.where(marked, inside, mean)
+    return torch.where(batch.labelled[..., None] & (size > 0), inside, mean)

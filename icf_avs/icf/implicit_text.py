@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from icf_avs.distributed import masked_mean
-from icf_avs.icf.channel_time import ChannelTimeLevels, Level
-from icf_avs.icf.pseudo_words import PseudoWords
+from icf_avs.encoders.text_encoders import TextEncoder
+from icf_avs.icf.channel_time import LevelFeatures, MultiLevelAttention
+from icf_avs.icf.pseudo_words import PseudoWordBank
 from icf_avs.icf.settings import MIT
-from icf_avs.icf.text_encoders import PUBLISHED, TextEncoder, load_minilm, load_text_encoder
 from icf_avs.types import Texts
 
 
@@ -31,22 +31,20 @@ class ImplicitText(nn.Module):
     width of the audio tokens; encoder_of: level -> text encoder, None where what has been learnt is only used.
     """
 
-    banks: Mapping[str, PseudoWords]
+    banks: Mapping[str, PseudoWordBank]
 
     def __init__(
         self, settings: MIT, visual: int | None, audio: int, encoder_of: Callable[[str], TextEncoder] | None
     ) -> None:
         super().__init__()
-        self.dim = settings.dim
-        self.levels = None if visual is None else ChannelTimeLevels(visual, settings)
+        self.levels = None if visual is None else MultiLevelAttention(visual, settings)
         widths = dict.fromkeys(settings.levels, settings.width) | {"audio": audio}
-        self.banks = nn.ModuleDict(  # type: ignore[assignment]
-            {
-                level: PseudoWords(level, encoder_of and encoder_of(level), settings, width)
-                for level, width in widths.items()
-            }
-        )
-        self.weigh = nn.ParameterDict({of: nn.Parameter(torch.zeros(self.dim)) for of in ("visual", "audio")})
+        banks = {
+            level: PseudoWordBank(level, encoder_of and encoder_of(level), settings, width)
+            for level, width in widths.items()
+        }
+        self.banks = nn.ModuleDict(banks)  # type: ignore[assignment]
+        self.weigh = nn.ParameterDict({of: nn.Parameter(torch.zeros(settings.dim)) for of in ("visual", "audio")})
 
     def attach(self, encoder_of: Callable[[str], TextEncoder]) -> None:
         """Give every bank its text encoder and first words, so that it can be trained."""
@@ -54,8 +52,9 @@ class ImplicitText(nn.Module):
             bank.attach(encoder_of(level))
 
     def forward(
-        self, visual: Tensor, audio: Tensor, valid: Tensor, levels: dict[str, Level] | None = None, revise: bool = False
-    ) -> Texts:
+        self, visual: Tensor, audio: Tensor, valid: Tensor, levels: dict[str, LevelFeatures] | None = None,
+        revise: bool = False,
+    ) -> Texts:  # fmt: skip
         """visual [B,T,C,h,w], audio [B,T,D], valid [B,T] bool, True at the beginning of each clip; levels: of the
         network, where it has attended to the map already; revise: whether revised texts are asked for. Raises
         ValueError without levels where they are needed.
@@ -63,44 +62,41 @@ class ImplicitText(nn.Module):
         levels = levels if self.levels is None else self.levels(visual, valid)[1]
         if levels is None:
             raise ValueError("MIT(reading='refined') needs a network that refines its map: ModelConfig(mit=...)")
-        present, clip = valid.any(1), torch.arange(valid.shape[0], device=valid.device)[:, None]
-        slots, other_slots, pulls = [], [], []
+        clip = torch.arange(valid.shape[0], device=valid.device)[:, None]
+        texts, others, pulls = [], [], []
         for name, level in levels.items():
-            choice = self.banks[name](level.mean, level.scopes.real, revise)
-            slots.append(choice.texts[clip, level.scopes.of_frame])
-            pulls.append(_mean(choice.pull, level.scopes.real))
-            if choice.revised is not None:
-                other_slots.append(choice.revised[clip, level.scopes.of_frame])
-        choice = self.banks["audio"](audio, valid, revise)
-        pulls.append(_mean(choice.pull, valid))
-        there, revised = valid[..., None], None
-        seen = self._weighted(torch.cat(slots, 2), "visual") * there
-        heard = self._weighted(choice.texts, "audio") * there
-        if choice.revised is not None:
+            found, of_frame = self.banks[name](level.mean, level.windows.valid, revise), level.windows.of_frame
+            texts.append(found.texts[clip, of_frame])
+            pulls.append(_mean(found.pull, level.windows.valid))
+            if found.revised is not None:
+                others.append(found.revised[clip, of_frame])
+        heard, frame_mask, revised = self.banks["audio"](audio, valid, revise), valid[..., None], None
+        pulls.append(_mean(heard.pull, valid))
+        text = self.pyramid(torch.cat(texts, 2), "visual") * frame_mask
+        audio_text = self.pyramid(heard.texts, "audio") * frame_mask
+        if heard.revised is not None:
             with torch.no_grad():
-                others = self._weighted(torch.cat(other_slots, 3), "visual"), self._weighted(choice.revised, "audio")
-                revised = others[0].transpose(1, 2) * there[:, None], others[1].transpose(1, 2) * there[:, None]
-        pull = masked_mean(torch.stack(pulls).mean(0), present)
-        return Texts(seen, heard, heard - self.banks["audio"].centre, pull, revised)
+                both = self.pyramid(torch.cat(others, 3), "visual"), self.pyramid(heard.revised, "audio")
+                revised = both[0].transpose(1, 2) * frame_mask[:, None], both[1].transpose(1, 2) * frame_mask[:, None]
+        pull = masked_mean(torch.stack(pulls).mean(0), valid.any(1))
+        return Texts(text, audio_text, audio_text - self.banks["audio"].centre, pull, revised)
 
-    def _weighted(self, texts: Tensor, of: str) -> Tensor:
-        """Eq. 4: [B,T,...,k,d] -> [B,T,...,d]."""
+    def pyramid(self, texts: Tensor, of: str) -> Tensor:
+        """Eq. 4: texts of all levels [B,T,...,k,d] -> [B,T,...,d]; of: "visual" or "audio"."""
         logits = texts @ self.weigh[of] / math.sqrt(texts.shape[-1])
         return (logits.softmax(-1)[..., None] * texts).sum(-2)
 
 
-class Fusion(nn.Module):
+class TextFusion(nn.Module):
     """Eq. 5: the factual text z of l^v and l^a."""
 
     def __init__(self, settings: MIT) -> None:
         super().__init__()
-        dim = settings.dim
-        self.gates = nn.ModuleDict(
-            {
-                of: nn.ModuleList(GatedMLP(dim, settings.most_frames) for _ in range(settings.gates))
-                for of in ("audio", "visual")
-            }
-        )
+        dim, count = settings.dim, settings.gates
+        gates = {
+            of: nn.ModuleList(GatedMLP(dim, settings.most_frames) for _ in range(count)) for of in ("audio", "visual")
+        }
+        self.gates = nn.ModuleDict(gates)
         self.fuse = nn.Sequential(nn.Linear(2 * dim, dim), nn.GELU(), nn.Linear(dim, dim))
 
     def forward(self, texts: Texts, valid: Tensor) -> Tensor:
@@ -118,11 +114,8 @@ class GatedMLP(nn.Module):
 
     def __init__(self, dim: int, most_frames: int) -> None:
         super().__init__()
-        self.enter, self.leave = (
-            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU()),
-            nn.Linear(dim, dim),
-        )
-        self.norm = nn.LayerNorm(dim)
+        self.enter = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU())
+        self.leave, self.norm = nn.Linear(dim, dim), nn.LayerNorm(dim)
         self.across = nn.Parameter(torch.zeros(most_frames, most_frames))
         self.bias = nn.Parameter(torch.ones(most_frames))
 
@@ -136,20 +129,7 @@ class GatedMLP(nn.Module):
         return x + self.leave(kept * gate)
 
 
-def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """[B,S] -> [B] over the places where it counts."""
-    weight = where.to(values.dtype)
+def _mean(values: Tensor, valid: Tensor) -> Tensor:
+    """[B,S] -> [B] over the valid places."""
+    weight = valid.to(values.dtype)
     return (values * weight).sum(1) / weight.sum(1).clamp(min=1)
-
-
-def text_encoders(settings: MIT) -> Callable[[str], TextEncoder]:
-    """The text encoder of each level, each loaded once. Raises UserError as they do."""
-    loaded: dict[object, TextEncoder] = {}
-
-    def of(level: str) -> TextEncoder:
-        source = None if settings.encoders == "minilm" else PUBLISHED[level]
-        if source not in loaded:
-            loaded[source] = load_minilm() if source is None else load_text_encoder(source)
-        return loaded[source]
-
-    return of

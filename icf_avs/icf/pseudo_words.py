@@ -3,12 +3,11 @@ texts.
 
     l in arg max over l_1 .. l_k of (1/k_t) sum_i sim(F, Text(l_i)),  sim the cosine          (eq. 3)
 
-The arg max keeps, of a bank of M texts, the k_t that match a scope best. Texts that are never chosen would never learn,
-so a pull term draws the chosen towards the features, whose own gradient is stopped there: else everything would end in
-one direction. The choice is differentiable straight through, or by softmax.
-
-Features of different clips share most of their direction before training, and so would choose alike:
-F is a batch normalisation and a linear layer of them.
+The arg max keeps, of a bank of M texts, the k_t that match a window best. Texts that are never chosen would never
+learn, so a pull term draws the chosen towards the features, whose own gradient is stopped there: else everything would
+end in one direction. The choice is differentiable straight through, or by softmax. Features of different clips share
+most of their direction before training, and so would choose alike: F is a batch normalisation and a linear layer of
+them.
 """
 
 from __future__ import annotations
@@ -20,24 +19,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.batch_norm import FrameBatchNorm
+from icf_avs.encoders.text_encoders import TextEncoder, text_widths
 from icf_avs.icf.settings import MIT
-from icf_avs.icf.text_encoders import TextEncoder, text_widths
 
 TEMPLATES = {
-    "video": "A video of [ ]",
-    "segment": "A segment of [ ]",
-    "frame": "A frame of [ ]",
-    "audio": "An audio of [ ]",
-}
+    "video": "A video of [ ]", "segment": "A segment of [ ]", "frame": "A frame of [ ]", "audio": "An audio of [ ]",
+}  # fmt: skip
 # Pseudo-words start from the embeddings of words: CLIP's table has a spread of .014, and what starts far off stays off.
-FIRST_WORDS = (
+INITIAL_WORDS = (
     "person", "voice", "dog", "bark", "bird", "song", "car", "engine", "guitar", "strings", "drum", "beat", "water",
     "wind", "machine", "noise",
 )  # fmt: skip
 
 
-class Choice(NamedTuple):
-    """texts [B,S,k_t,dim] that match each scope best; pull, the term of each [B,S]; revised [B,S,R,k_t,dim], without
+class MatchedTexts(NamedTuple):
+    """texts [B,S,k_t,dim] that match each window best; pull, the term of each [B,S]; revised [B,S,R,k_t,dim], without
     gradient: R groups of k_t texts with other words in the template, the best match first, where asked for.
     """
 
@@ -46,7 +42,7 @@ class Choice(NamedTuple):
     revised: Tensor | None
 
 
-class PseudoWords(nn.Module):
+class PseudoWordBank(nn.Module):
     """The bank of one level. features: width of what is matched; encoder: None for a bank that keeps the texts that it
     has learnt.
     """
@@ -62,42 +58,40 @@ class PseudoWords(nn.Module):
         if encoder is not None:
             self.attach(encoder)
         self.normalize = FrameBatchNorm(features) if settings.batch_norm else None
-        self.match = nn.Linear(features, text_dim)
-        self.project = nn.Linear(text_dim, settings.dim)
+        self.match, self.project = nn.Linear(features, text_dim), nn.Linear(text_dim, settings.dim)
         self.register_buffer("texts", torch.zeros(settings.prompts, text_dim))
         self.steps = 0
 
     @torch.no_grad()
     def attach(self, encoder: TextEncoder) -> None:
         """Take the text encoder, and the first words by it."""
-        self._encoder = [encoder]
-        count = self.words.shape[0] * self.words.shape[1]
-        first = torch.stack([encoder.tokens(FIRST_WORDS[i % len(FIRST_WORDS)]) for i in range(count)])
+        self._encoder, count = [encoder], self.words.shape[0] * self.words.shape[1]
+        first = torch.stack([encoder.word_embedding(INITIAL_WORDS[i % len(INITIAL_WORDS)]) for i in range(count)])
         first = first + 0.1 * first.std() * torch.randn_like(first)
         self.words.copy_(first.view_as(self.words))
 
-    def forward(self, features: Tensor, valid: Tensor, revise: bool = False) -> Choice:
-        """Features of scopes [B,S,F], valid [B,S] bool -> the texts chosen for each (by softmax one, the weighted mean
+    def forward(self, features: Tensor, valid: Tensor, revise: bool = False) -> MatchedTexts:
+        """Features of windows [B,S,F], valid [B,S] bool -> the texts chosen for each (by softmax one, the weighted mean
         of all). revise: whether revised texts are asked for.
         """
         settings, texts = self.settings, self._encoded()
         if self.normalize is not None:
             features = self.normalize(features[..., None, None], valid)[..., 0, 0]
-        unit = F.normalize(texts, dim=-1)
-        matched = F.normalize(self.match(features), dim=-1)
+        unit, matched = F.normalize(texts, dim=-1), F.normalize(self.match(features), dim=-1)
         similarity = matched @ unit.T
         count = min(settings.chosen, len(texts))
         best = similarity.topk(count, dim=-1).indices
-        hard = F.one_hot(best, len(texts)).to(similarity.dtype)
         soft = (similarity / settings.selection_temperature).softmax(-1)[..., None, :]
-        chosen = soft if settings.selection == "softmax" else hard + soft - soft.detach()
+        chosen = soft
+        if settings.selection == "straight-through":
+            chosen = F.one_hot(best, len(texts)).to(similarity.dtype) + soft - soft.detach()
         pull = 1 - (matched.detach() @ unit.T).gather(-1, best).mean(-1)
         revised = None
         if revise:
             with torch.no_grad():
                 others = similarity.argsort(-1, descending=True)[..., count : len(texts) // count * count]
                 revised = self.project(texts[others]).unflatten(-2, (-1, count))
-        return Choice(self.project(chosen @ texts), pull, revised)
+        return MatchedTexts(self.project(chosen @ texts), pull, revised)
 
     @property
     def centre(self) -> Tensor:

@@ -27,14 +27,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.distributed import all_gather_clips, draw_for_batch, local_slice, masked_mean
-from icf_avs.icf.diffusion import Denoiser, Schedule
+from icf_avs.icf.diffusion import Denoiser, NoiseSchedule, zero_linear
 from icf_avs.icf.settings import SC
 from icf_avs.icf.vqvae import VQVAE
 
 
 @dataclass(frozen=True)
-class Counterfactuals:
-    """The pool of B clips. texts: l^cf [B,K,T,d], of the length of z; weights [B,K], of eq. 17, that sum to 1."""
+class CounterfactualPool:
+    """Of B clips. texts: l^cf [B,K,T,d], of the length of z; weights [B,K], of eq. 17, that sum to 1."""
 
     texts: Tensor
     weights: Tensor
@@ -45,27 +45,19 @@ class SemanticCounterfactual(nn.Module):
 
     def __init__(self, settings: SC, dim: int, visual: int) -> None:
         super().__init__()
-        self.settings, self.dim = settings, dim
-        turns = settings.strategy in ("diffusion", "vqvae")
-        self.samples = nn.Linear(dim, 1) if turns and settings.orthogonal in ("both", "samples") else None
-        self.features = nn.Linear(dim, dim) if turns and settings.orthogonal in ("both", "features") else None
-        for layer in (self.samples, self.features):
-            if layer is not None:  # at first m and s are the same for every z
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
-        condition = visual if settings.conditioned else 0
-        self.schedule: Schedule | None = None
-        self.denoiser: Denoiser | None = None
-        self.vqvae: VQVAE | None = None
-        if settings.strategy == "diffusion":
-            self.schedule = Schedule(settings.chain)
-            self.denoiser = Denoiser(dim, condition, settings.width, settings.blocks)
-        elif settings.strategy == "vqvae":
-            self.vqvae = VQVAE(settings, dim, condition)
+        self.settings, self.dim, condition = settings, dim, visual if settings.conditioned else 0
+        learns, over = settings.strategy in ("diffusion", "vqvae"), settings.orthogonal
+        # At first m and s are the same for every z.
+        self.samples = zero_linear(dim, 1) if learns and over in ("both", "samples") else None
+        self.features = zero_linear(dim, dim) if learns and over in ("both", "features") else None
+        diffusion = settings.strategy == "diffusion"
+        self.schedule = NoiseSchedule(settings.chain) if diffusion else None
+        self.denoiser = Denoiser(dim, condition, settings.width, settings.blocks) if diffusion else None
+        self.vqvae = VQVAE(settings, dim, condition) if settings.strategy == "vqvae" else None
 
     def forward(
         self, z: Tensor, visual: Tensor, valid: Tensor, candidates: Tensor | None = None
-    ) -> tuple[Counterfactuals, dict[str, Tensor]]:
+    ) -> tuple[CounterfactualPool, dict[str, Tensor]]:
         """z [B,T,d], visual [B,T,V] and valid [B,T] bool -> the pool, and the terms of the loss by name. candidates
         [B,J,T,d]: texts of which "audio-swap" and "text-revision" keep the nearest.
         """
@@ -74,96 +66,87 @@ class SemanticCounterfactual(nn.Module):
         terms = self._losses(factual, visual, valid)
         with torch.no_grad():
             if self.settings.strategy == "pair-swap":
-                candidates = of_other_clips(factual, valid)
+                candidates = texts_of_other_clips(factual, valid)
             if candidates is None:
-                pool = self._pool(factual, visual, valid)
+                every = factual[:, None].expand(-1, self.settings.draws, -1, -1)
+                alpha = self._draw_alpha(every[:, :, 0, 0])
+                candidates = self.generate(every, visual, alpha[..., None].expand(every.shape[:-1]))
             else:
-                pool = self._nearest(factual, F.normalize(candidates.float(), dim=-1), valid)
-        length = z.norm(dim=-1, keepdim=True)[:, None]
-        return Counterfactuals((F.normalize(pool.texts, dim=-1) * length).to(z.dtype), pool.weights), terms
+                candidates, alpha = F.normalize(candidates.float(), dim=-1), candidates.new_zeros(candidates.shape[:2])
+            texts, alpha = self._nearest(factual, candidates, alpha, valid)
+        length, weights = z.norm(dim=-1, keepdim=True)[:, None], (1 - alpha).sqrt()
+        texts = (F.normalize(texts, dim=-1) * length).to(z.dtype)
+        return CounterfactualPool(texts, weights / weights.sum(1, keepdim=True)), terms
 
-    def turned(self, state: Tensor, alpha: Tensor) -> Tensor:
+    def _losses(self, factual: Tensor, visual: Tensor, valid: Tensor) -> dict[str, Tensor]:
+        """Eq. 10 and 11."""
+        settings, terms = self.settings, {}
+        alpha = self._draw_alpha(factual[:, 0, 0])[:, None].expand(factual.shape[:-1])
+        if self.vqvae is not None:
+            terms["reconstruction"] = masked_mean(self.vqvae.loss(factual, visual), valid)
+            state = self.vqvae.encode(factual).detach()
+            moved = self.orthogonalize(state, alpha)
+        elif self.schedule is not None and self.denoiser is not None:
+            step = 1 + (draw_for_batch(factual[:, 0, 0], torch.rand) * settings.depth).long()
+            step = step[:, None].expand(factual.shape[:-1])
+            noise = draw_for_batch(factual, torch.randn)
+            state = self.schedule.add_noise(factual, noise, step)
+            moved = self.orthogonalize(state, alpha)
+            terms["noise"] = masked_mean((noise - self.denoiser(moved, step, visual)).square().mean(-1), valid)
+        else:
+            return terms
+        one, other = F.normalize(moved, dim=-1), F.normalize(state, dim=-1)
+        ortho = (one - other).square().sum(-1) + settings.lambda_z * (one * other).sum(-1).square()
+        terms["ortho"] = settings.lambda_ortho * masked_mean(ortho, valid)
+        return terms
+
+    def orthogonalize(self, state: Tensor, alpha: Tensor) -> Tensor:
         """Eq. 7 and 8: states [...,d] moved towards a direction orthogonal to each; alpha [...], broadcast."""
         length = state.norm(dim=-1, keepdim=True)
         unit = state / length.clamp(min=1e-12)
         noise = draw_for_batch(state, torch.randn)
         noise = F.normalize(noise - (noise * unit).sum(-1, keepdim=True) * unit, dim=-1)
-        share = alpha[..., None] * self._strength(state)
+        share = alpha[..., None] * self.strength(state)
         moved = (1 - share).clamp(min=0).sqrt() * unit + share.sqrt() * noise
         return F.normalize(moved, dim=-1) * length
 
-    def _strength(self, state: Tensor) -> Tensor:
-        """m, s, or m s: [...,1] or [...,d], inside the bounds."""
+    def strength(self, state: Tensor) -> Tensor:
+        """m [...,1], s [...,d] or m s [...,d] of states [...,d], inside the bounds."""
         low, high = self.settings.bounds
-        parts = [layer for layer in (self.samples, self.features) if layer is not None]
-        found = [low + (high - low) * layer(state / self.dim**0.5).sigmoid() for layer in parts]
+        layers = [layer for layer in (self.samples, self.features) if layer is not None]
+        found = [low + (high - low) * layer(state / self.dim**0.5).sigmoid() for layer in layers]
         return found[0] if len(found) == 1 else found[0] * found[1]
 
-    def _losses(self, factual: Tensor, visual: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        settings, terms = self.settings, {}
-        alpha = self._alpha(factual[:, 0, 0])[:, None].expand(factual.shape[:-1])
-        if self.vqvae is not None:
-            terms["reconstruction"] = masked_mean(self.vqvae.loss(factual, visual), valid)
-            state = self.vqvae.encode(factual).detach()
-            turned = self.turned(state, alpha)
-        elif self.schedule is not None and self.denoiser is not None:
-            step = 1 + (draw_for_batch(factual[:, 0, 0], torch.rand) * settings.depth).long()
-            step = step[:, None].expand(factual.shape[:-1])
-            noise = draw_for_batch(factual, torch.randn)
-            state = self.schedule.noised(factual, noise, step)
-            turned = self.turned(state, alpha)
-            error = (noise - self.denoiser(turned, step, visual)).square().mean(-1)
-            terms["noise"] = masked_mean(error, valid)
-        else:  # nothing is learnt
-            return terms
-        one, other = F.normalize(turned, dim=-1), F.normalize(state, dim=-1)
-        ortho = (one - other).square().sum(-1) + settings.lambda_z * (one * other).sum(-1).square()
-        terms["ortho"] = settings.lambda_ortho * masked_mean(ortho, valid)
-        return terms
-
-    def _pool(self, factual: Tensor, visual: Tensor, valid: Tensor) -> Counterfactuals:
-        """Many z* [B,J,T,d] of which the K nearest are kept (eq. 9, 12)."""
-        settings = self.settings
-        alpha = self._alpha(factual[:, :1, 0].expand(-1, settings.draws))
-        every = factual[:, None].expand(-1, settings.draws, -1, -1)
-        found = self.generated(every, visual, alpha[..., None].expand(every.shape[:-1]))
-        # All of a clip are over the same valid frames.
-        near = (F.cosine_similarity(found, every, dim=-1) * valid[:, None]).sum(-1)
-        best = near.topk(min(settings.keep, settings.draws), dim=1).indices
-        weights = (1 - alpha.gather(1, best)).sqrt()
-        texts = found.gather(1, best[..., None, None].expand(-1, -1, *found.shape[2:]))
-        return Counterfactuals(texts, weights / weights.sum(1, keepdim=True))
-
-    def _nearest(self, factual: Tensor, candidates: Tensor, valid: Tensor) -> Counterfactuals:
-        """The K nearest of candidates [B,J,T,d] of one length, with equal weights; none where there is one clip."""
-        near = torch.einsum("btd,bjtd->bj", factual * valid[..., None], candidates)
-        keep = min(self.settings.keep, candidates.shape[1])
-        best = near.topk(keep, dim=1).indices
-        texts = candidates.gather(1, best[..., None, None].expand(-1, -1, *candidates.shape[2:]))
-        return Counterfactuals(texts, near.new_full(best.shape, 1 / max(1, keep)))
-
-    def generated(self, every: Tensor, visual: Tensor, alpha: Tensor) -> Tensor:
-        """z* [B,J,T,d] of z [B,J,T,d] by alpha [B,J,T]."""
+    def generate(self, every: Tensor, visual: Tensor, alpha: Tensor) -> Tensor:
+        """Eq. 9: z* [B,J,T,d] of z [B,J,T,d] by alpha [B,J,T]; visual [B,T,V]."""
         settings, given = self.settings, visual[:, None].expand(-1, every.shape[1], -1, -1)
         if self.vqvae is not None:
-            return self.vqvae.decode(self.vqvae.quantised(self.turned(self.vqvae.encode(every), alpha)), given)
+            return self.vqvae.decode(self.vqvae.quantize(self.orthogonalize(self.vqvae.encode(every), alpha)), given)
         noise = draw_for_batch(every, torch.randn)
         if self.schedule is None or self.denoiser is None:
-            share = alpha[..., None]
-            return (1 - share).sqrt() * every + share.sqrt() * noise
-        state = self.turned(self.schedule.noised(every, noise, settings.depth), alpha)
+            return (1 - alpha[..., None]).sqrt() * every + alpha[..., None].sqrt() * noise
+        state = self.orthogonalize(self.schedule.add_noise(every, noise, settings.depth), alpha)
         steps = torch.linspace(settings.depth, 0, settings.jumps + 1).round().long().tolist()
         for step, target in pairwise(steps):
             at = torch.full(state.shape[:-1], step, device=state.device)
-            state = self.schedule.denoised(state, self.denoiser(state, at, given), step, target)
+            state = self.schedule.ddim_step(state, self.denoiser(state, at, given), step, target)
         return state
 
-    def _alpha(self, like: Tensor) -> Tensor:
+    def _nearest(self, z: Tensor, found: Tensor, alpha: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Eq. 12: of candidates [B,J,T,d] the K nearest to z [B,T,d], all over the same valid frames, and their alpha;
+        none where there is one clip.
+        """
+        near = (F.cosine_similarity(found, z[:, None], dim=-1) * valid[:, None]).sum(-1)
+        best = near.topk(min(self.settings.keep, found.shape[1]), dim=1).indices
+        texts = found.gather(1, best[..., None, None].expand(-1, -1, *found.shape[2:]))
+        return texts, alpha.gather(1, best)
+
+    def _draw_alpha(self, like: Tensor) -> Tensor:
         low, high = self.settings.alpha
         return low + (high - low) * draw_for_batch(like, torch.rand)
 
 
-def of_other_clips(texts: Tensor, valid: Tensor) -> Tensor:
+def texts_of_other_clips(texts: Tensor, valid: Tensor) -> Tensor:
     """Texts [B,T,d] of the clips of this process -> for each, those of the other clips of all processes [B,J,T,d]. A
     shorter clip is repeated from its first frame.
     """

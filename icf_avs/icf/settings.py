@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from icf_avs.config_dict import reject_renamed_fields
 
-Level = Literal["video", "segment", "frame"]
+Granularity = Literal["video", "segment", "frame"]
 Contrast = Literal["vision-audio", "vision-text", "audio-text"]
 Reading = Literal["plug-in", "refined", "text"]
 Strategy = Literal["diffusion", "vqvae", "pair-swap", "audio-swap", "text-revision", "feature-noise"]
@@ -36,13 +36,13 @@ class MIT:
     """
 
     reading: Reading = "plug-in"
-    levels: tuple[Level, ...] = ("video", "segment", "frame")
+    levels: tuple[Granularity, ...] = ("video", "segment", "frame")
     windows: int = 2  # a segment is ceil(T / windows) frames
     width: int = 128  # channels of the channel-time attention, after a projection
     dim: int = 256  # of the implicit texts and of the factual text z
     prompts: int = 8  # texts of a level's bank, each with pseudo-words of its own
     pseudo_words: int = 2  # in the place of [ ] of a template
-    chosen: int = 2  # k_t: how many texts of the bank a scope keeps
+    chosen: int = 2  # k_t: how many texts of the bank a window keeps
     batch_norm: bool = True  # of the features that choose: else what those of all clips share decides alone
     selection: Literal["straight-through", "softmax"] = "straight-through"
     selection_temperature: float = 0.07

@@ -10,23 +10,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_EXACT = 1e-4  # of a share, below which it is rounding
+_ROUNDING = 1e-4  # of a share
 
 
-def share(where: Tensor, masks: Tensor) -> Tensor:
-    """where [B,T,H,W] bool, a choice of the pixels that sound -> its share [B,T,h,w] of each cell of masks [B,T,h,w].
+def area_share(pixels: Tensor, masks: Tensor) -> Tensor:
+    """pixels [B,T,H,W] bool, a choice of those that sound -> its share [B,T,h,w] of each cell of masks [B,T,h,w].
 
     Never more than the mask: a map that is no finer than the masks says what a cell is of, not how much of it.
     """
-    return torch.minimum(F.adaptive_avg_pool2d(where.to(masks.dtype), (masks.shape[-2], masks.shape[-1])), masks)
+    return torch.minimum(F.adaptive_avg_pool2d(pixels.to(masks.dtype), (masks.shape[-2], masks.shape[-1])), masks)
 
 
-def known(class_map: Tensor, masks: Tensor) -> Tensor:
+def known_cells(class_map: Tensor, masks: Tensor) -> Tensor:
     """[B,T,h,w] bool: cells of which every part that sounds has a known class; background is known."""
-    return masks - share(class_map > 0, masks) < _EXACT
+    return masks - area_share(class_map > 0, masks) < _ROUNDING
 
 
-def present(class_map: Tensor) -> list[int]:
+def class_ids(class_map: Tensor) -> list[int]:
     """Ids of the classes in a map."""
     return [number for number in class_map.unique().tolist() if number > 0]
 
@@ -35,6 +35,6 @@ def class_shares(class_map: Tensor, masks: Tensor, classes: int) -> Tensor:
     """Shares [B,T,1+classes,h,w] of background and classes; they add up to less than 1 where a class is unknown."""
     shares = masks.new_zeros(*masks.shape[:2], 1 + classes, *masks.shape[2:])
     shares[:, :, 0] = 1 - masks
-    for number in present(class_map):
-        shares[:, :, number] = share(class_map == number, masks)
+    for number in class_ids(class_map):
+        shares[:, :, number] = area_share(class_map == number, masks)
     return shares

@@ -15,7 +15,7 @@ from torch import Tensor
 from icf_avs.inference.guided_filter import guided_filter
 from icf_avs.inference.multiscale import merge_scales
 from icf_avs.inference.relative_threshold import subtract_max_fraction
-from icf_avs.networks.open_vocabulary_parts.segmenter_prior import add_segmenter
+from icf_avs.networks.open_vocabulary_parts.segmenter_prior import fuse_segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel
 
 
@@ -36,7 +36,7 @@ Scales = list[ScaleMasks]
 def segmenter_prior(scales: Scales, model: SegmentationModel) -> Scales:
     """The segmenter's word counts beside the decoder's (networks/open_vocabulary_parts/segmenter_prior.py)."""
     return [
-        scale if scale.segmenter is None else replace(scale, logits=_by_frame(add_segmenter, scale, scale.segmenter))
+        scale if scale.segmenter is None else replace(scale, logits=_by_frame(fuse_segmenter, scale, scale.segmenter))
         for scale in scales
     ]
 

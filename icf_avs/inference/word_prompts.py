@@ -132,10 +132,10 @@ def _similar_tags(model: SegmentationModel, word: str) -> tuple[str, ...]:
 
 def _embedding(word: str) -> Tensor | None:
     """Unit vector [E] of a word, None where the text encoder is not installed."""
-    from icf_avs.encoders.minilm import embed_names
+    from icf_avs.encoders.text_encoders import embed_with_minilm
 
     try:
-        return embed_names((word,))[0]
+        return embed_with_minilm((word,))[0]
     except UserError:
         return None
 

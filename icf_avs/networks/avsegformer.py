@@ -14,15 +14,13 @@ auxiliary["mixer"] [B,T,h/4,w/4]: the mean of M over channels, which a Dice loss
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
 from icf_avs.networks.base import Network
-from icf_avs.networks.deformable import HEADS, DeformableEncoder
-from icf_avs.networks.mask_head import UpsamplingHead, masks_and_classes
-from icf_avs.networks.pixel_decoder import resized_onto
+from icf_avs.networks.deformable import HEADS, DeformableEncoder, init_matrices
+from icf_avs.networks.mask_head import UpsamplingHead, split_class_logits
+from icf_avs.networks.pixel_decoder import resize_like
 from icf_avs.types import AudioFeatures, FeatureSpec, NetworkFeatures, NetworkOutput, VisualFeatures
 
 
@@ -70,20 +68,11 @@ class AVSegFormer(Network):
     """
 
     def __init__(
-        self,
-        visual: nn.Module,
-        audio: nn.Module,
-        audio_dim: int = 128,
-        *,
-        train_visual: bool = False,
-        classes: int | None = None,
-        dim: int = 256,
-        queries: int = 300,
-        layers: int = 6,
-    ) -> None:
+        self, visual: nn.Module, audio: nn.Module, audio_dim: int = 128, *, train_visual: bool = False,
+        classes: int | None = None, dim: int = 256, queries: int = 300, layers: int = 6,
+    ) -> None:  # fmt: skip
         super().__init__(visual, audio, train_visual)
-        self.dim, self.classes = dim, classes
-        wide = 8 * dim
+        self.dim, self.classes, wide = dim, classes, 8 * dim
         self.project = nn.ModuleList(_normed(nn.Conv2d(width, dim, 1)) for width in self.visual.channels)
         self.project_audio = nn.Linear(audio_dim, dim)
         self.generator = QueryGenerator(dim, queries, layers)
@@ -97,8 +86,8 @@ class AVSegFormer(Network):
         )
         self.head = UpsamplingHead(dim, classes or 1, scale=4, bias=False)
         for module in (self.project, self.generator, self.decoder, self.lateral, self.smooth, self.mixer, self.fuse):
-            _xavier(module.parameters())
-        _xavier([self.learnt, *self.head.parameters()])
+            init_matrices(module.parameters())
+        init_matrices([self.learnt, *self.head.parameters()])
         self.encoder = DeformableEncoder(dim, layers, wide, dropout=0.1)
 
     @property
@@ -110,7 +99,7 @@ class AVSegFormer(Network):
         lead = visual.pyramid[0].shape[:2]
         levels = [project(x.flatten(0, 1)) for project, x in zip(self.project, visual.pyramid, strict=True)]
         memory, lateral = self.encoder(levels[1:]), self.lateral(levels[0])
-        mask = self.smooth(lateral + resized_onto(memory[0], lateral))
+        mask = self.smooth(lateral + resize_like(memory[0], lateral))
         return VisualFeatures([x.unflatten(0, lead) for x in (*levels, *memory, mask)])
 
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
@@ -126,7 +115,7 @@ class AVSegFormer(Network):
         mask = self.mixer(mask, sound)
         similarity = torch.einsum("nqd,ndhw->nqhw", queries, mask)
         found = self.head(mask + self.fuse(similarity))
-        logits, classes = masks_and_classes(found.unflatten(0, lead), self.classes)
+        logits, classes = split_class_logits(found.unflatten(0, lead), self.classes)
         features = NetworkFeatures(tuple(levels), tokens)
         return NetworkOutput(logits, features, classes, {"mixer": mask.mean(1).unflatten(0, lead)})
 
@@ -137,9 +126,3 @@ def _layer(dim: int, feed_forward: int, dropout: float) -> nn.TransformerDecoder
 
 def _normed(layer: nn.Conv2d) -> nn.Sequential:
     return nn.Sequential(layer, nn.GroupNorm(32, layer.out_channels))
-
-
-def _xavier(parameters: Iterable[nn.Parameter]) -> None:
-    for parameter in parameters:
-        if parameter.dim() > 1:
-            nn.init.xavier_uniform_(parameter)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icf_avs.icf.channel_time import Refinement
+from icf_avs.icf.channel_time import FeatureRefinement
 from icf_avs.types import AudioFeatures, Encoded, FeatureSpec, Missing, NetworkOutput, VisualFeatures
 
 
@@ -26,14 +26,13 @@ class Network(nn.Module, ABC):
 
     visual: Any
     audio: Any
-    refinement: Refinement | None
+    refinement: FeatureRefinement | None
     batches_frames = False  # whether the visual encoder itself divides frames so that a CPU is fast
     second_scale: float | None = None  # side, in sides of a frame, of a copy that is segmented too; colours guide both
 
     def __init__(self, visual: nn.Module, audio: nn.Module, train_visual: bool) -> None:
         super().__init__()
-        self.visual, self.audio, self.train_visual = visual, audio, train_visual
-        self.refinement = None
+        self.visual, self.audio, self.train_visual, self.refinement = visual, audio, train_visual, None
 
     @property
     def missing(self) -> tuple[Missing, ...]:

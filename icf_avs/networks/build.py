@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -11,46 +10,20 @@ from icf_avs.config import ModelConfig
 from icf_avs.encoders.registry import build_audio
 from icf_avs.encoders.tagger_encoder import TAGGERS
 from icf_avs.errors import UserError
-from icf_avs.icf.channel_time import Refinement
+from icf_avs.icf.channel_time import FeatureRefinement
 from icf_avs.networks.avsegformer import AVSegFormer
 from icf_avs.networks.base import Network
 from icf_avs.networks.guided import GuidedNetwork
 from icf_avs.networks.open_vocabulary import OpenVocabularyNetwork
 from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder
-from icf_avs.networks.query_network import QueryNetwork
+from icf_avs.networks.query_network import QueryNetwork, TextAttention
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.networks.text_attention import TextAttention
 from icf_avs.networks.tpavi import TPAVI
 from icf_avs.types import ClipSpec
 
-_EVIDENCE = "efficientnet-lite0-evidence"  # visual encoder of an open vocabulary
+NETWORKS = ("guided", "query", "tpavi", "avsegformer")
 PIXEL_DECODERS = {"light": LightPixelDecoder, "deformable": DeformablePixelDecoder}
-
-
-def _query(config: ModelConfig, visual: nn.Module, audio: nn.Module, classes: int | None) -> Network:
-    decoder = PIXEL_DECODERS[config.pixel_decoder](visual.channels, config.dim)
-    return QueryNetwork(
-        visual, audio, config.dim, decoder, train_visual=config.train_visual, classes=classes, layers=config.layers,
-        heads=config.heads,
-    )  # fmt: skip
-
-
-def _tpavi(config: ModelConfig, visual: nn.Module, audio: nn.Module, classes: int | None) -> Network:
-    return TPAVI(visual, audio, config.audio_dim, train_visual=config.train_visual, classes=classes, dim=config.dim)
-
-
-def _avsegformer(config: ModelConfig, visual: nn.Module, audio: nn.Module, classes: int | None) -> Network:
-    return AVSegFormer(
-        visual, audio, config.audio_dim, train_visual=config.train_visual, classes=classes, dim=config.dim,
-        layers=config.layers,
-    )  # fmt: skip
-
-
-NETWORKS: dict[str, Callable[[ModelConfig, nn.Module, nn.Module, int | None], Network]] = {
-    "query": _query,
-    "tpavi": _tpavi,
-    "avsegformer": _avsegformer,
-}
+_EVIDENCE = "efficientnet-lite0-evidence"  # visual encoder of an open vocabulary
 
 
 def build_network(
@@ -61,25 +34,39 @@ def build_network(
 
     Raises UserError for an unknown name, and ValueError for settings that do not go together.
     """
-    if config.network not in ("guided", *NETWORKS):
-        raise UserError(f"no network is called {config.network}; there are guided, {', '.join(NETWORKS)}")
+    if config.network not in NETWORKS:
+        raise UserError(f"no network is called {config.network}; there are {', '.join(NETWORKS)}")
     if config.pixel_decoder not in PIXEL_DECODERS:
         raise UserError(f"no pixel decoder is called {config.pixel_decoder}; there are {', '.join(PIXEL_DECODERS)}")
     audio = build_audio("log-mel", config.dim) if audio is None else audio
     if config.network == "guided":
-        if config.evidence and not (config.visual == _EVIDENCE and config.audio in TAGGERS):
-            raise ValueError(f"evidence is what the encoders {_EVIDENCE} and {' or '.join(TAGGERS)} give: name them")
-        if config.evidence and not config.classes:
-            raise ValueError("evidence is asked for the words of a reading: it needs names of classes")
-        guided = OpenVocabularyNetwork if config.evidence else GuidedNetwork
-        return guided(config, visual, audio, cast(Tensor, names))
+        return _guided(config, visual, audio, cast(Tensor, names))
     classes = len(config.classes) + 1 if config.semantic else None
-    network = NETWORKS[config.network](config, visual, audio, classes)
+    options: dict[str, Any] = {"train_visual": config.train_visual, "classes": classes}
+    network: Network
+    if config.network == "tpavi":
+        network = TPAVI(visual, audio, config.audio_dim, dim=config.dim, **options)
+    elif config.network == "avsegformer":
+        network = AVSegFormer(visual, audio, config.audio_dim, dim=config.dim, layers=config.layers, **options)
+    else:
+        decoder = PIXEL_DECODERS[config.pixel_decoder](cast(Any, visual).channels, config.dim)
+        options |= {"layers": config.layers, "heads": config.heads}
+        network = QueryNetwork(visual, audio, config.dim, decoder, **options)
     if config.mit and config.mit.reading == "refined":
-        network.refinement = Refinement(network.visual.channels[-1], config.mit)
+        network.refinement = FeatureRefinement(network.visual.channels[-1], config.mit)
     elif config.mit:
         network.text = TextAttention(config.mit, network.visual.channels[-1], config.dim, config.heads)
     return network
+
+
+def _guided(config: ModelConfig, visual: nn.Module, audio: nn.Module, names: Tensor) -> GuidedNetwork:
+    if config.evidence is None:
+        return GuidedNetwork(config, visual, audio, names)
+    if config.visual != _EVIDENCE or config.audio not in TAGGERS:
+        raise ValueError(f"evidence is what the encoders {_EVIDENCE} and {' or '.join(TAGGERS)} give: name them")
+    if not config.classes:
+        raise ValueError("evidence is asked for the words of a reading: it needs names of classes")
+    return OpenVocabularyNetwork(config, visual, audio, names)
 
 
 def build_model(

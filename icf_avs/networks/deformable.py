@@ -9,7 +9,7 @@ DeformableEncoder: maps [N,D,h_l,w_l] of L levels -> the same shapes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +22,7 @@ from icf_avs.encoders.weights import require_transformers
 LEVELS, HEADS = 3, 8  # three levels are a literal of transformers' layers
 
 
-def library(what: str) -> ModuleType:
+def load_mask2former(what: str) -> ModuleType:
     """transformers' module of Mask2Former. Raises UserError where transformers is not installed."""
     require_transformers(what)
     with torch.device("cpu"):  # what is imported now: torch 2.6 fails to import some of its parts for its meta device
@@ -30,7 +30,7 @@ def library(what: str) -> ModuleType:
     return modeling_mask2former
 
 
-class SinePosition(nn.Module):
+class SinePositionEmbedding(nn.Module):
     """Sine embedding of rows, then of columns (Carion et al., ECCV 2020): shape (N,*,h,w) -> [1,D,h,w].
 
     normalised: positions run from 0 to 2 pi in every image, else they count pixels. It takes the place of
@@ -42,10 +42,10 @@ class SinePosition(nn.Module):
         self.features, self.normalised = dim // 2, normalised
 
     def forward(self, shape: Sequence[int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
-        exponents = torch.arange(0, self.features, 2, device=device) / self.features
-        rows, columns = (self._along(length, 10_000**exponents) for length in shape[-2:])  # F h, F w
         height, width = shape[-2:]
-        rows, columns = rows[:, :, None].expand(-1, -1, width), columns[:, None].expand(-1, height, -1)
+        periods = 10_000 ** (torch.arange(0, self.features, 2, device=device) / self.features)
+        rows = self._along(height, periods)[:, :, None].expand(-1, -1, width)
+        columns = self._along(width, periods)[:, None].expand(-1, height, -1)
         return torch.cat([rows, columns])[None].to(dtype)
 
     def _along(self, length: int, periods: Tensor) -> Tensor:
@@ -56,19 +56,24 @@ class SinePosition(nn.Module):
         return torch.stack([angles.sin(), angles.cos()], dim=1).flatten(0, 1)
 
 
-def initialise(module: nn.Module) -> None:
-    """Xavier for every matrix, zero for the biases of convolutions; then what deformable attention needs."""
-    for parameter in module.parameters():
+def init_matrices(parameters: Iterable[nn.Parameter]) -> None:
+    """Xavier's uniform weights for all that have two dimensions or more."""
+    for parameter in parameters:
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
+
+
+def init_deformable(module: nn.Module) -> None:
+    """Xavier for every matrix, zero for the biases of convolutions; then what deformable attention needs."""
+    init_matrices(module.parameters())
     for part in module.modules():
         if isinstance(part, nn.Conv2d) and part.bias is not None:
             nn.init.zeros_(part.bias)
         if hasattr(part, "sampling_offsets"):
-            _initialise_attention(part)
+            _init_attention(part)
 
 
-def _initialise_attention(attention: Any) -> None:
+def _init_attention(attention: Any) -> None:
     """Head i samples in direction i of a ring, its points at distances 1, 2, ... along the larger axis."""
     for layer in (attention.sampling_offsets, attention.attention_weights):
         nn.init.zeros_(layer.weight)
@@ -89,19 +94,16 @@ class DeformableEncoder(nn.Module):
 
     def __init__(self, dim: int, layers: int, feed_forward: int, dropout: float) -> None:
         super().__init__()
-        mask2former = library("the deformable encoder")
+        mask2former = load_mask2former("the deformable encoder")
         config = mask2former.Mask2FormerConfig(
-            feature_size=dim,
-            encoder_layers=layers,
-            encoder_feedforward_dim=feed_forward,
-            num_attention_heads=HEADS,
+            feature_size=dim, encoder_layers=layers, encoder_feedforward_dim=feed_forward, num_attention_heads=HEADS,
             dropout=dropout,
-        )
+        )  # fmt: skip
         self.encoder = mask2former.Mask2FormerPixelDecoderEncoderOnly(config)
         for layer in self.encoder.layers:
             layer.activation_fn = F.gelu
-        initialise(self.encoder)
-        self.position = SinePosition(dim, normalised=False)
+        init_deformable(self.encoder)
+        self.position = SinePositionEmbedding(dim, normalised=False)
         self.level = nn.Parameter(torch.randn(LEVELS, dim))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

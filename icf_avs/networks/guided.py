@@ -14,15 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from icf_avs.config import ModelConfig
-from icf_avs.extensions.intervention_losses import of_clip_before
+from icf_avs.extensions.intervention_losses import previous_clip
 from icf_avs.networks.base import Network
-from icf_avs.networks.guided_parts.counterfactual import Counterfactuals, GuidedCounterfactual
-from icf_avs.networks.guided_parts.decoder import MaskDecoder, PixelDecoder, Pixels, SemanticHead
+from icf_avs.networks.guided_parts.counterfactual import GuidedCounterfactuals, GuidedCounterfactualSampler
+from icf_avs.networks.guided_parts.decoder import MaskDecoder, PixelDecoder, PixelFeatures, SemanticHead
 from icf_avs.networks.guided_parts.implicit_text import GuidedImplicitText
 from icf_avs.networks.guided_parts.joint_embedding import JointEmbedding
 from icf_avs.networks.guided_parts.localization_prior import LocalizationPrior
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 from icf_avs.types import AudioFeatures, FeatureSpec, NetworkFeatures, NetworkOutput, VisualFeatures
+
+_LOGITS = (
+    "logits", "counterfactual_logits", "source_removal_logits", "visual_counterfactual_logits", "extra_logits",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -45,7 +49,7 @@ class GuidedOutput(NetworkOutput):
     reading: Tensor | None = None
     pixel_reading: Tensor | None = None
     text: dict[str, Tensor] = field(default_factory=dict)
-    counterfactuals: Counterfactuals | None = None
+    counterfactuals: GuidedCounterfactuals | None = None
     counterfactual_logits: Tensor | None = None
     counterfactual_text: Tensor | None = None
     source_removal_logits: Tensor | None = None
@@ -58,18 +62,12 @@ class GuidedOutput(NetworkOutput):
         return None if self.reading is None else self.reading.softmax(-1)
 
     def add_to_logits(self, offset: Tensor) -> None:
-        for name in (
-            "logits",
-            "counterfactual_logits",
-            "source_removal_logits",
-            "visual_counterfactual_logits",
-            "extra_logits",
-        ):
-            logits = getattr(self, name)
-            setattr(self, name, None if logits is None else logits + offset)
+        for name in _LOGITS:
+            if (logits := getattr(self, name)) is not None:
+                setattr(self, name, logits + offset)
 
 
-class Sounds(NamedTuple):
+class SoundTokens(NamedTuple):
     """R sounds of the frames of B clips: semantic z [R,B,T,D]; parts [R,B,T,L,D], how each changes within its frame;
     tag_probs: of each [B,T,C], None where it has no tags.
     """
@@ -103,30 +101,26 @@ class GuidedNetwork(Network):
 
     def __init__(self, config: ModelConfig, visual: nn.Module, audio: nn.Module, names: Tensor) -> None:
         super().__init__(visual, audio, config.train_visual)
-        if len(names) != len(config.classes):
-            raise ValueError(f"{len(names)} name embeddings for {len(config.classes)} classes")
-        dim, text = config.dim, config.implicit_text
+        classes, dim, text = len(config.classes), config.dim, config.implicit_text
+        if len(names) != classes:
+            raise ValueError(f"{len(names)} name embeddings for {classes} classes")
         self.widths = config.pixel_dim, dim
         self.pixel_decoder = PixelDecoder(self.visual.channels, dim, config.pixel_dim)
-        vocabulary = Vocabulary(names, text.free_words, dim) if text else None
-        self.implicit_text = (
-            GuidedImplicitText(vocabulary, dim, config.heads, text.tokens, text.segment)
-            if text and vocabulary
-            else None
-        )
+        self.implicit_text = None
+        if text:
+            vocabulary = Vocabulary(names, text.free_words, dim)
+            self.implicit_text = GuidedImplicitText(vocabulary, dim, config.heads, text.tokens, text.segment)
         self._add_prior(config)
-        queries = 1 + (text.tokens if text else 0)
-        guided = text is not None or config.contrastive is not None
+        queries, drawn, contrast = 1 + (text.tokens if text else 0), config.counterfactual, config.contrastive
+        guided = text is not None or contrast is not None
         self.decoder = MaskDecoder(dim, config.pixel_dim, config.heads, config.layers, queries, prior=guided)
-        self.semantic = SemanticHead(len(config.classes), dim, config.pixel_dim) if config.semantic else None
-        drawn, contrast = config.counterfactual, config.contrastive
-        words = text is not None and len(config.classes) > 0
-        self.counterfactual = GuidedCounterfactual(dim, len(config.classes), drawn.count, words) if drawn else None
-        self.joint_embedding = (
-            JointEmbedding(dim, contrast.dim, contrast.floor, contrast.temperature, text is not None)
-            if contrast
-            else None
-        )
+        self.semantic = SemanticHead(classes, dim, config.pixel_dim) if config.semantic else None
+        self.counterfactual = self.joint_embedding = None
+        if drawn:
+            self.counterfactual = GuidedCounterfactualSampler(dim, classes, drawn.count, bool(text and classes))
+        if contrast:
+            start = contrast.floor, contrast.temperature
+            self.joint_embedding = JointEmbedding(dim, contrast.dim, *start, text is not None)
 
     def _add_prior(self, config: ModelConfig) -> None:
         """Build what guides the decoder. In here, since new weights are drawn in this order."""
@@ -137,27 +131,22 @@ class GuidedNetwork(Network):
         return self._spec(self.widths, self.widths[1])
 
     def decode(
-        self,
-        visual: VisualFeatures,
-        audio: AudioFeatures,
-        valid: Tensor,
-        sounding: Tensor | None = None,
-        extra_audio: AudioFeatures | None = None,
-        known: Tensor | None = None,
-    ) -> GuidedOutput:
+        self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor, sounding: Tensor | None = None,
+        extra_audio: AudioFeatures | None = None, known: Tensor | None = None,
+    ) -> GuidedOutput:  # fmt: skip
         """For training: sounding [B,T,C] bool, classes known to sound, switches SC on; extra_audio [B,Q,T,...], more
         sounds of the same frames; known [B,T] bool, frames of which `sounding` is all that sounds (see
-        `GuidedCounterfactual`).
+        `GuidedCounterfactualSampler`).
         """
         pixels = self.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
         parts = audio.token[:, :, None] if audio.parts is None else audio.parts
         semantic, within = self.semantic_of(audio.token), parts - audio.token[:, :, None]
-        sounds, counterfactuals = Sounds(semantic[None], within[None], [audio.tag_probs]), None
+        sounds, counterfactuals = SoundTokens(semantic[None], within[None], [audio.tag_probs]), None
         synonyms = None if sounding is None else self.synonyms()
         if sounding is not None and self.counterfactual is not None:
             vocabulary = None if self.implicit_text is None else self.implicit_text.vocabulary
             counterfactuals = self.counterfactual(semantic, sounding, valid, vocabulary, synonyms, known)
-            sounds = self._with_counterfactuals(sounds, semantic, within, counterfactuals)
+            sounds = self._with_counterfactuals(sounds, counterfactuals)
         if extra_audio is not None:
             sounds = self._with_extra(sounds, extra_audio)
         found = self.decode_sounds(pixels, sounds, valid, visual)
@@ -165,14 +154,10 @@ class GuidedNetwork(Network):
         logits = found.logits.unflatten(1, valid.shape)
         fine, tokens = (maps.unflatten(0, valid.shape) for maps in (pixels.fine, pixels.tokens))
         output = GuidedOutput(
-            logits[0],
-            NetworkFeatures((fine, tokens), audio.token),
-            semantic=semantic,
-            parts=semantic[:, :, None] + within,
-            patches=tokens.flatten(3).transpose(2, 3),
-            text={name: level[0] for name, level in (found.text or {}).items()},
-            synonyms=synonyms,
-        )
+            logits[0], NetworkFeatures((fine, tokens), audio.token), semantic=semantic,
+            parts=semantic[:, :, None] + within, patches=tokens.flatten(3).transpose(2, 3),
+            text={name: level[0] for name, level in (found.text or {}).items()}, synonyms=synonyms,
+        )  # fmt: skip
         if found.prior is not None:
             output.prior = found.prior[0].unflatten(0, valid.shape)
         if found.segmenter is not None:
@@ -186,15 +171,14 @@ class GuidedNetwork(Network):
         return output
 
     def _add_training(
-        self, output: GuidedOutput, found: DecoderOutput, logits: Tensor, drawn: Counterfactuals | None
+        self, output: GuidedOutput, found: DecoderOutput, logits: Tensor, drawn: GuidedCounterfactuals | None
     ) -> None:
         """What the losses alone read: logits [R,B,T,h,w] of the true sound, K counterfactuals, the same without one of
         its classes, the sound of the clip before, and Q extra sounds.
         """
-        output.counterfactuals = drawn
         if found.pixel_reading is not None:
             output.pixel_reading = found.pixel_reading.unflatten(0, logits.shape[1:3])
-        first_extra = 1
+        output.counterfactuals, first_extra = drawn, 1
         if drawn is not None:
             removal = 1 + len(drawn.sounds)
             output.counterfactual_logits, output.source_removal_logits = logits[1:removal], logits[removal]
@@ -212,29 +196,31 @@ class GuidedNetwork(Network):
         return None
 
     @staticmethod
-    def _with_counterfactuals(sounds: Sounds, semantic: Tensor, within: Tensor, drawn: Counterfactuals) -> Sounds:
+    def _with_counterfactuals(sounds: SoundTokens, drawn: GuidedCounterfactuals) -> SoundTokens:
         """After the true sound its counterfactuals, and the sound of the clip before: every image under the sound of
         another is every sound over another image.
         """
-        made, (tags,) = len(drawn.sounds) + 1, sounds.tag_probs
-        return Sounds(
-            torch.cat([sounds.semantic, drawn.sounds, drawn.removal.sound[None], of_clip_before(semantic)[None]]),
-            torch.cat([sounds.parts.expand(1 + made, -1, -1, -1, -1), of_clip_before(within)[None]]),
-            [tags, *[None] * made, None if tags is None else of_clip_before(tags)],
+        made, (semantic, parts, (tags,)) = len(drawn.sounds) + 1, sounds
+        return SoundTokens(
+            torch.cat([semantic, drawn.sounds, drawn.removal.sound[None], previous_clip(semantic[0])[None]]),
+            torch.cat([parts.expand(1 + made, -1, -1, -1, -1), previous_clip(parts[0])[None]]),
+            [tags, *[None] * made, None if tags is None else previous_clip(tags)],
         )
 
-    def _with_extra(self, sounds: Sounds, extra: AudioFeatures) -> Sounds:
+    def _with_extra(self, sounds: SoundTokens, extra: AudioFeatures) -> SoundTokens:
         """And after them extra ones [B,Q,T,...]."""
         flat, lead = extra.map(lambda x: x.flatten(0, 1)), extra.token.shape[:2]
         within, semantic = cast(Tensor, flat.parts) - flat.token[:, :, None], self.semantic_of(flat.token)
         tags = [None] * lead[1] if extra.tag_probs is None else extra.tag_probs.unbind(1)
-        return Sounds(
+        return SoundTokens(
             torch.cat([sounds.semantic, semantic.unflatten(0, lead).transpose(0, 1)]),
             torch.cat([sounds.parts, within.unflatten(0, lead).transpose(0, 1)]),
             [*sounds.tag_probs, *tags],
         )
 
-    def decode_sounds(self, pixels: Pixels, sounds: Sounds, valid: Tensor, visual: VisualFeatures) -> DecoderOutput:
+    def decode_sounds(
+        self, pixels: PixelFeatures, sounds: SoundTokens, valid: Tensor, visual: VisualFeatures
+    ) -> DecoderOutput:
         """Masks of the same frames, of which `visual` is known, under each of R sounds."""
         repeats, clips, frames, _ = sounds.semantic.shape
         if self.implicit_text is None:
@@ -244,19 +230,21 @@ class GuidedNetwork(Network):
         text = {name: level.unflatten(0, (repeats, clips)) for name, level in text.items()}
         return self._guided(pixels, sounds, text["frame"].flatten(1, 2), visual)._replace(text=text)
 
-    def _guided(self, pixels: Pixels, sounds: Sounds, text: Tensor | None, visual: VisualFeatures) -> DecoderOutput:
+    def _guided(
+        self, pixels: PixelFeatures, sounds: SoundTokens, text: Tensor | None, visual: VisualFeatures
+    ) -> DecoderOutput:
         """Masks by the decoder and what guides it: text [R,N,n,D] of the frames, its prior, and CDCL's match."""
-        guides, reading = [], None
+        prior, reading = None, None
         if text is not None and self.prior is not None and self.implicit_text is not None:
             found = self.prior(pixels.tokens, sounds.semantic.flatten(1, 2), text, self.implicit_text.vocabulary)
-            guides, reading = [found.prior], found.pixel_reading
+            prior, reading = found.prior, found.pixel_reading
         if self.joint_embedding is not None:
-            guides.append(self._match(pixels, sounds))
-        prior = sum(guides[1:], guides[0]) if guides else None
+            match = self._match(pixels, sounds)
+            prior = match if prior is None else prior + match
         decoded = self.decoder(pixels, sounds.semantic.flatten(1, 2), text, prior)
         return DecoderOutput(decoded.logits, decoded.query, prior, reading)
 
-    def _match(self, pixels: Pixels, sounds: Sounds) -> Tensor:
+    def _match(self, pixels: PixelFeatures, sounds: SoundTokens) -> Tensor:
         """[R,N,h,w]: how near positions and sounds lie to each other in CDCL's space."""
         parts = (sounds.semantic[:, :, :, None] + sounds.parts).flatten(1, 2)
         return cast(JointEmbedding, self.joint_embedding).match(parts, pixels.tokens)

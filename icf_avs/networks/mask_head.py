@@ -21,7 +21,7 @@ class UpsamplingHead(nn.Sequential):
         )
 
 
-def masks_and_classes(maps: Tensor, classes: int | None) -> tuple[Tensor, Tensor | None]:
+def split_class_logits(maps: Tensor, classes: int | None) -> tuple[Tensor, Tensor | None]:
     """The maps [B,T,classes or 1,h,w] of a head -> mask logits [B,T,h,w], class logits.
 
     Of classes, background first, the mask is the logit of all others together against the background.

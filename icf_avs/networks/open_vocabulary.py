@@ -7,20 +7,47 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.config import EvidenceConfig, ImplicitTextConfig, ModelConfig
+from icf_avs.distributed import rand_for_batch
 from icf_avs.encoders.open_vocab_encoder import ClassSimilarity
 from icf_avs.encoders.voc_segmenter import voc_similarity
-from icf_avs.networks.guided import DecoderOutput, GuidedNetwork, Sounds
-from icf_avs.networks.guided_parts.decoder import Pixels
+from icf_avs.networks.guided import DecoderOutput, GuidedNetwork, SoundTokens
+from icf_avs.networks.guided_parts.decoder import PixelFeatures
 from icf_avs.networks.guided_parts.implicit_text import GuidedImplicitText
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior
 from icf_avs.networks.open_vocabulary_parts.combined_prior import EvidencePrior
-from icf_avs.networks.open_vocabulary_parts.name_dropout import NameDropout
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrior
 from icf_avs.types import AudioFeatures, Missing, VisualFeatures
+
+
+class NameDropout(nn.Module):
+    """Masks without the name: where a word was never trained, what the network knows of trained words misleads it.
+
+    The evidence for the words of a sound stays; what else the decoder learns of it (the sound itself, its text, how the
+    prior and CDCL's space compare them with positions) gives way to learnt tokens that say "what is searched for". In
+    training a share of the clips is segmented so, and the decoder learns to turn evidence into a mask whatever the
+    word; at test both masks are made, and at every position the larger logit counts. Not from the paper.
+
+    tokens: of implicit text a frame.
+    """
+
+    def __init__(self, dim: int, tokens: int, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.sound = nn.Parameter(torch.normal(0.0, 0.1, (dim,)))
+        self.text = nn.Parameter(torch.normal(0.0, 0.1, (tokens, dim)))
+
+    def draw(self, clips: int, frames: int) -> Tensor:
+        """[clips * frames] bool, for training: the frames that keep their names, those of a clip alike."""
+        return (rand_for_batch(clips, 1, self.sound.device) >= self.share).repeat_interleave(frames)
+
+    def drop_names(self, sound: Tensor, text: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
+        """sound [R,N,D] and text [R,N,n,D], given way where `named` [N] is False."""
+        keep = named[None, :, None]
+        return torch.where(keep, sound, self.sound), torch.where(keep[..., None], text, self.text)
 
 
 class OpenVocabularyNetwork(GuidedNetwork):
@@ -33,28 +60,24 @@ class OpenVocabularyNetwork(GuidedNetwork):
     def _add_prior(self, config: ModelConfig) -> None:
         search, names = cast(EvidenceConfig, config.evidence), len(config.classes)
         self.second_scale, self.synonym_threshold = search.second_scale, search.synonym_threshold
-        classifier, segmenter = (
-            ClassifierPrior(names, search.words, search.classes),
-            SegmenterPrior(names, search.words),
-        )
-        self.prior = EvidencePrior(config.dim, classifier, segmenter)
-        self.name_dropout = NameDropout(
-            config.dim, cast(ImplicitTextConfig, config.implicit_text).tokens, search.name_dropout
-        )
+        classifier = ClassifierPrior(names, search.words, search.classes)
+        self.prior = EvidencePrior(config.dim, classifier, SegmenterPrior(names, search.words))
+        tokens = cast(ImplicitTextConfig, config.implicit_text).tokens
+        self.name_dropout = NameDropout(config.dim, tokens, search.name_dropout)
 
     @property
     def missing(self) -> tuple[Missing, ...]:
         return self.visual.missing
 
     @torch.no_grad()
-    def learn_names(self, classes: ClassSimilarity) -> None:
+    def init_from_names(self, classes: ClassSimilarity) -> None:
         """Before training: tell how the names bear on a classifier's classes, and let sound and text begin with the
         same axes of the names' embeddings. Raises ValueError where there are more axes than names.
         """
         vocabulary = self.implicit_text.vocabulary
         names = vocabulary.names.cpu()  # where the classes and the text encoder are
-        self.prior.classifier.learn_names(classes, names)
-        self.prior.segmenter.learn_names(*voc_similarity(names))
+        self.prior.classifier.init_from_names(classes, names)
+        self.prior.segmenter.init_from_names(*voc_similarity(names))
         axes = vocabulary.principal_axes()
         for part in (vocabulary.project, self.audio.project):
             if axes.shape != part.weight.shape:
@@ -64,9 +87,9 @@ class OpenVocabularyNetwork(GuidedNetwork):
 
     def encode_frames(self, frames: Tensor, object_probs: Tensor | None = None) -> VisualFeatures:
         """object_probs [B,T,20,h,w]: of the same frames at another size, where they are known."""
-        given = [] if object_probs is None else [object_probs.flatten(0, 1)]
+        known = None if object_probs is None else object_probs.flatten(0, 1)
         with torch.no_grad():
-            found = self.visual.evidence(frames.flatten(0, 1), *given)
+            found = self.visual.evidence(frames.flatten(0, 1), known)
         return found.map(lambda x: x.unflatten(0, frames.shape[:2]))
 
     def encode_audio(self, sound: Tensor, tags: bool = False) -> AudioFeatures:
@@ -76,18 +99,18 @@ class OpenVocabularyNetwork(GuidedNetwork):
     def synonyms(self) -> Tensor:
         return self.implicit_text.vocabulary.synonyms(self.synonym_threshold)
 
-    def _guided(self, pixels: Pixels, sounds: Sounds, text: Tensor | None, visual: VisualFeatures) -> DecoderOutput:
+    def _guided(
+        self, pixels: PixelFeatures, sounds: SoundTokens, text: Tensor | None, visual: VisualFeatures
+    ) -> DecoderOutput:
         """Masks with the names of the sounds and without them; the surer counts. In training either of the two."""
-        text = cast(Tensor, text)
+        semantic, text = sounds.semantic.flatten(1, 2), cast(Tensor, text)
         evidence = [cast(Tensor, found).flatten(0, 1) for found in (visual.class_scores, visual.object_probs)]
         tags = [None if probs is None else probs.flatten(0, 1) for probs in sounds.tag_probs]
-        found = self.prior(
-            pixels.tokens, sounds.semantic.flatten(1, 2), text, self.implicit_text.vocabulary, *evidence, tags
-        )
+        found = self.prior(pixels.tokens, semantic, text, self.implicit_text.vocabulary, *evidence, tags)
         by_name = found.named
         if self.joint_embedding is not None:
             by_name = by_name + self._match(pixels, sounds)
-        semantic, (clips, frames) = sounds.semantic.flatten(1, 2), sounds.semantic.shape[1:3]
+        clips, frames = sounds.semantic.shape[1:3]
         every = torch.ones(clips * frames, dtype=torch.bool, device=semantic.device)
         decoded = []
         for named in [self.name_dropout.draw(clips, frames)] if self.training else [every, ~every]:

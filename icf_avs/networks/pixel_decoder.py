@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.encoders.onednn_layers import PointConv, separable
-from icf_avs.networks.deformable import HEADS, LEVELS, SinePosition, initialise, library
+from icf_avs.encoders.onednn_layers import PointConv, separable_conv
+from icf_avs.networks.deformable import HEADS, LEVELS, SinePositionEmbedding, init_deformable, load_mask2former
 
 
 class PixelMaps(NamedTuple):
@@ -27,7 +27,7 @@ class PixelMaps(NamedTuple):
     maps: tuple[Tensor, ...]
 
 
-def resized_onto(x: Tensor, finer: Tensor) -> Tensor:
+def resize_like(x: Tensor, finer: Tensor) -> Tensor:
     """x at the size of `finer`, bilinear."""
     return F.interpolate(x, finer.shape[-2:], mode="bilinear", align_corners=False)
 
@@ -39,14 +39,14 @@ class LightPixelDecoder(nn.Module):
         super().__init__()
         self.dim = dim
         self.lateral = nn.ModuleList(PointConv(width, dim) for width in channels)
-        self.refine = nn.ModuleList(separable(dim, norm=level > 0) for level in range(len(channels)))
+        self.refine = nn.ModuleList(separable_conv(dim, norm=level > 0) for level in range(len(channels)))
 
     def forward(self, pyramid: Sequence[Tensor]) -> PixelMaps:
         found: list[Tensor] = []
         for lateral, refine, level in zip(self.lateral[::-1], self.refine[::-1], pyramid[::-1], strict=True):
             x = lateral(level)
             if found:
-                x = x + resized_onto(found[-1], x)
+                x = x + resize_like(found[-1], x)
             found.append(x + refine(x))
         return PixelMaps(found[-1], tuple(found[:-1]))
 
@@ -56,18 +56,15 @@ class DeformablePixelDecoder(nn.Module):
 
     def __init__(self, channels: Sequence[int], dim: int = 256, layers: int = 6) -> None:
         super().__init__()
-        mask2former = library("the deformable pixel decoder")
+        mask2former = load_mask2former("the deformable pixel decoder")
         config = mask2former.Mask2FormerConfig(
-            feature_size=dim,
-            mask_feature_size=dim,
-            encoder_layers=layers,
-            encoder_feedforward_dim=4 * dim,
+            feature_size=dim, mask_feature_size=dim, encoder_layers=layers, encoder_feedforward_dim=4 * dim,
             num_attention_heads=HEADS,
-        )
+        )  # fmt: skip
         self.dim = dim
         self.decoder = mask2former.Mask2FormerPixelDecoder(config, list(channels))
-        self.decoder.position_embedding = SinePosition(dim, normalised=True)
-        initialise(self.decoder)
+        self.decoder.position_embedding = SinePositionEmbedding(dim, normalised=True)
+        init_deformable(self.decoder)
         self.decoder.level_embed = nn.Parameter(torch.randn(LEVELS, dim))  # transformers leaves it uninitialised
 
     def forward(self, pyramid: Sequence[Tensor]) -> PixelMaps:

@@ -15,21 +15,19 @@ Cross-attention to the one audio token would add the same vector to all queries;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from icf_avs.encoders.onednn_layers import PointConv, separable
+from icf_avs.encoders.onednn_layers import PointConv, separable_conv
+from icf_avs.icf.implicit_text import ImplicitText
+from icf_avs.icf.settings import MIT
 from icf_avs.networks.attention import CrossBlock, SelfBlock
 from icf_avs.networks.base import Network
-from icf_avs.networks.deformable import LEVELS, SinePosition
-from icf_avs.networks.mask_head import masks_and_classes
-from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder, resized_onto
-from icf_avs.types import AudioFeatures, FeatureSpec, NetworkFeatures, NetworkOutput, VisualFeatures
-
-if TYPE_CHECKING:
-    from icf_avs.networks.text_attention import TextAttention
+from icf_avs.networks.deformable import LEVELS, SinePositionEmbedding
+from icf_avs.networks.mask_head import split_class_logits
+from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder, resize_like
+from icf_avs.types import AudioFeatures, FeatureSpec, NetworkFeatures, NetworkOutput, Texts, VisualFeatures
 
 
 class AudioQueries(nn.Module):
@@ -65,12 +63,32 @@ class DenseMaskHead(nn.Module):
         super().__init__()
         self.embed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         self.fuse = nn.Sequential(PointConv(queries, dim), nn.ReLU(inplace=True), PointConv(dim, dim))
-        self.predict = nn.Sequential(separable(dim, norm=False), PointConv(dim, outputs))
+        self.predict = nn.Sequential(separable_conv(dim, norm=False), PointConv(dim, outputs))
         self.scale = dim**-0.5
 
     def forward(self, queries: Tensor, mask: Tensor) -> Tensor:
         similarity = torch.einsum("nqd,ndhw->nqhw", self.embed(queries), mask) * self.scale
         return self.predict(mask + self.fuse(similarity))
+
+
+class TextAttention(nn.Module):
+    """The reading "text" of MIT (sec. 4.2 of the paper, two steps): queries [N,Q,D] attend to the texts l^v and l^a of
+    their frame (eq. 1-4). Two texts, and not the fused one: a single token would move all queries alike. At test the
+    texts of the banks are constants; training needs text encoders, by `implicit_text.attach`.
+
+    visual: channels of the map that is read; dim: of queries and audio tokens.
+    """
+
+    def __init__(self, settings: MIT, visual: int, dim: int, heads: int) -> None:
+        super().__init__()
+        self.implicit_text = ImplicitText(settings, visual, dim, None)
+        self.enter, self.block = nn.Linear(settings.dim, dim), CrossBlock(dim, heads)
+
+    def forward(self, queries: Tensor, visual: Tensor, audio: Tensor, valid: Tensor) -> tuple[Tensor, Texts]:
+        """visual [B,T,C,h,w], audio [B,T,D], valid [B,T] bool; N = B T."""
+        texts = self.implicit_text(visual, audio, valid)
+        tokens = self.enter(torch.stack([texts.visual, texts.audio], 2)).flatten(0, 1)  # N 2 D
+        return self.block(queries, tokens), texts
 
 
 class QueryNetwork(Network):
@@ -80,26 +98,17 @@ class QueryNetwork(Network):
     """
 
     def __init__(
-        self,
-        visual: nn.Module,
-        audio: nn.Module,
-        audio_dim: int,
-        pixel_decoder: LightPixelDecoder | DeformablePixelDecoder,
-        *,
-        train_visual: bool = False,
-        classes: int | None = None,
-        queries: int = 16,
-        layers: int = 3,
-        heads: int = 8,
-    ) -> None:
+        self, visual: nn.Module, audio: nn.Module, audio_dim: int,
+        pixel_decoder: LightPixelDecoder | DeformablePixelDecoder, *, train_visual: bool = False,
+        classes: int | None = None, queries: int = 16, layers: int = 3, heads: int = 8,
+    ) -> None:  # fmt: skip
         super().__init__(visual, audio, train_visual)
         dim = pixel_decoder.dim
-        self.dim, self.classes = dim, classes
-        self.pixel_decoder = pixel_decoder
+        self.dim, self.classes, self.pixel_decoder = dim, classes, pixel_decoder
         self.project_audio = nn.Linear(audio_dim, dim)
         self.queries = AudioQueries(dim, queries)
         self.text: TextAttention | None = None  # in the reading "text" of MIT
-        self.position = SinePosition(dim, normalised=True)
+        self.position = SinePositionEmbedding(dim, normalised=True)
         self.level = nn.Parameter(torch.randn(LEVELS, dim))
         self.layers = nn.ModuleList(BidirectionalLayer(dim, heads) for _ in range(layers))
         self.head = DenseMaskHead(dim, queries, classes or 1)
@@ -127,21 +136,20 @@ class QueryNetwork(Network):
             level = index % LEVELS
             queries, seen[level] = layer(queries, seen[level])
         found = self.head(queries, self._onto_mask(seen, maps, mask))
-        logits, classes = masks_and_classes(found.unflatten(0, lead), self.classes)
+        logits, classes = split_class_logits(found.unflatten(0, lead), self.classes)
         levels = tuple(x.unflatten(0, lead) for x in (mask, *maps[::-1]))
         return NetworkOutput(logits, NetworkFeatures(levels, token, texts=texts), classes)
 
     def _tokens(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps of three strides -> tokens [N,L,D] of each, that know their place and stride."""
-        placed = [
-            x + self.position(x.shape, x.device, x.dtype) + level[:, None, None]
+        return [
+            (x + self.position(x.shape, x.device, x.dtype) + level[:, None, None]).flatten(2).transpose(1, 2)
             for x, level in zip(maps, self.level, strict=True)
         ]
-        return [x.flatten(2).transpose(1, 2) for x in placed]
 
     def _onto_mask(self, tokens: Sequence[Tensor], maps: Sequence[Tensor], mask: Tensor) -> Tensor:
         """The mask features with the tokens of all strides added, coarse to fine."""
         coarse, *finer = [x.transpose(1, 2).unflatten(2, y.shape[-2:]) for x, y in zip(tokens, maps, strict=True)]
         for x in (*finer, mask):
-            coarse = x + resized_onto(coarse, x)
+            coarse = x + resize_like(coarse, x)
         return coarse

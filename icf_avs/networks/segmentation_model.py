@@ -23,8 +23,6 @@ _EARLIER = {
     "prior.weigh_things": "network.prior.weigh_objects",
     "": "network.",
 }
-
-
 # Keys whose last part had another name then, and for some time after.
 _RENAMED = {
     "network.counterfactual.alone": "network.counterfactual.class_means",
@@ -35,14 +33,14 @@ _RENAMED = {
 
 def current_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with the keys of this version, whichever wrote it."""
+
+    def in_network(key: str) -> str:
+        prefix = next(prefix for prefix in _EARLIER if key.startswith(prefix))
+        return _EARLIER[prefix] + key.removeprefix(prefix)
+
     if not any(key.startswith("network.") for key in state):
-        state = {_in_network(key): value for key, value in state.items()}
+        state = {in_network(key): value for key, value in state.items()}
     return {_RENAMED.get(key, key): value for key, value in state.items()}
-
-
-def _in_network(key: str) -> str:
-    prefix = next(prefix for prefix in _EARLIER if key.startswith(prefix))
-    return _EARLIER[prefix] + key.removeprefix(prefix)
 
 
 class SegmentationModel(nn.Module):

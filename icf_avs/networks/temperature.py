@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 LOWEST, HIGHEST = 0.01, 1.0  # CLIP: logits are multiplied by 1 to 100
-_NAME = "log_temperature"
 
 
 def log_temperature(start: float) -> nn.Parameter:
@@ -27,5 +26,5 @@ def temperature(logarithm: Tensor) -> Tensor:
 def clamp_temperatures(model: nn.Module) -> None:
     """After an optimizer step: a parameter that has left the bounds would have no gradient to return by."""
     for name, parameter in model.named_parameters():
-        if name.rpartition(".")[2] == _NAME:
+        if name.rpartition(".")[2] == "log_temperature":
             parameter.clamp_(math.log(LOWEST), math.log(HIGHEST))

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from icf_avs.batch_norm import FrameBatchNorm
 from icf_avs.networks.base import Network
-from icf_avs.networks.mask_head import UpsamplingHead, masks_and_classes
+from icf_avs.networks.mask_head import UpsamplingHead, split_class_logits
 from icf_avs.types import AudioFeatures, FeatureSpec, NetworkFeatures, NetworkOutput, VisualFeatures
 
 DILATIONS = (3, 6, 12, 18)
@@ -80,7 +80,7 @@ class ResidualUnit(nn.Module):
         return x + self.second(self.first(x).relu())
 
 
-class Fusion(nn.Module):
+class TopDownFusion(nn.Module):
     """One step top-down: x, with a level [N,D,h,w] if there is one, refined and upsampled to `size`."""
 
     def __init__(self, dim: int) -> None:
@@ -101,23 +101,15 @@ class TPAVI(Network):
     """
 
     def __init__(
-        self,
-        visual: nn.Module,
-        audio: nn.Module,
-        audio_dim: int = 128,
-        *,
-        train_visual: bool = False,
-        classes: int | None = None,
-        dim: int = 256,
-    ) -> None:
+        self, visual: nn.Module, audio: nn.Module, audio_dim: int = 128, *, train_visual: bool = False,
+        classes: int | None = None, dim: int = 256,
+    ) -> None:  # fmt: skip
         super().__init__(visual, audio, train_visual)
         self.dim, self.classes = dim, classes
         self.project = nn.ModuleList(DilatedConvolutions(width, dim) for width in self.visual.channels)
-        # The public network for classes leaves the bias out.
-        self.interact = nn.ModuleList(
-            PixelWiseInteraction(dim, audio_dim, classes is None) for _ in self.visual.channels
-        )
-        self.fuse = nn.ModuleList(Fusion(dim) for _ in self.visual.channels)
+        bias = classes is None  # the public network for classes leaves it out
+        self.interact = nn.ModuleList(PixelWiseInteraction(dim, audio_dim, bias) for _ in self.visual.channels)
+        self.fuse = nn.ModuleList(TopDownFusion(dim) for _ in self.visual.channels)
         # The public network builds this unit and has no input for it. It is kept so that both have the same weights.
         self.fuse[-1].skip.requires_grad_(False)
         self.head = UpsamplingHead(dim, classes or 1, scale=2, bias=True)
@@ -136,15 +128,11 @@ class TPAVI(Network):
         conditioned, tokens = zip(
             *(interact(x, audio.token, valid) for interact, x in zip(self.interact, maps, strict=True)), strict=True
         )
-        found = self._top_down([x.flatten(0, 1) for x in conditioned])
-        logits, classes = masks_and_classes(self.head(found).unflatten(0, lead), self.classes)
-        return NetworkOutput(logits, NetworkFeatures(tuple(maps), torch.stack(tokens).mean(0)), classes)
-
-    def _top_down(self, levels: Sequence[Tensor]) -> Tensor:
-        """Levels [N,D,h,w], fine to coarse -> [N,D,2 h_4,2 w_4]."""
-        finest = levels[0].shape[-2:]
-        sizes = [(2 * finest[0], 2 * finest[1]), *(x.shape[-2:] for x in levels[:-1])]
+        levels = [x.flatten(0, 1) for x in conditioned]  # N D h w, fine to coarse
+        height, width = levels[0].shape[-2:]
+        sizes = [(2 * height, 2 * width), *(x.shape[-2:] for x in levels[:-1])]
         x = self.fuse[-1](levels[-1], sizes[-1])
         for fuse, size, level in zip(self.fuse[-2::-1], sizes[-2::-1], levels[-2::-1], strict=True):
             x = fuse(x, size, level)
-        return x
+        logits, classes = split_class_logits(self.head(x).unflatten(0, lead), self.classes)
+        return NetworkOutput(logits, NetworkFeatures(tuple(maps), torch.stack(tokens).mean(0)), classes)

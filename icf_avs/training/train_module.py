@@ -14,10 +14,10 @@ from icf_avs.distributed import masked_mean
 from icf_avs.errors import UserError
 from icf_avs.extensions.interventions import Interventions
 from icf_avs.extensions.settings import InterventionSettings
-from icf_avs.guided_losses.total_loss import HIGHRES_WEIGHTS, GuidedLossWeights, guided_loss, sound_reading
 from icf_avs.icf.icf import ICF as PlugIn
 from icf_avs.icf.losses import ICFLossWeights, segmentation_losses, weighted_sum
 from icf_avs.networks.guided import GuidedNetwork
+from icf_avs.networks.guided_parts.losses import HIGHRES_WEIGHTS, GuidedLossWeights, guided_loss, sound_reading_loss
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import Batch, NetworkFeatures
 
@@ -46,7 +46,7 @@ class TrainModule(nn.Module):
 
     def _pretrain_audio(self, batch: Batch) -> dict[str, Tensor]:
         logits = self.audio_classifier(self.model.network.encode_audio(batch.sound).token).float()
-        loss = sound_reading(logits, batch.sounding, batch.valid & batch.known)
+        loss = sound_reading_loss(logits, batch.sounding, batch.valid & batch.known)
         guess = logits[..., :-1].argmax(-1, keepdim=True)
         heard = batch.sounding.any(-1)
         right = masked_mean(batch.sounding.gather(-1, guess)[..., 0].float(), heard)

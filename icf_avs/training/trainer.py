@@ -19,8 +19,8 @@ from icf_avs.config import TrainConfig
 from icf_avs.config_dict import from_dict
 from icf_avs.encoders.open_vocab_encoder import ClassSimilarity
 from icf_avs.encoders.registry import NEEDS_VOCABULARY, build_model_audio, build_visual, embed_names
+from icf_avs.encoders.text_encoders import load_text_encoders
 from icf_avs.errors import UserError
-from icf_avs.icf.implicit_text import text_encoders
 from icf_avs.networks.build import build_model as assembled
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
 from icf_avs.networks.temperature import clamp_temperatures
@@ -45,9 +45,9 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
     torch.manual_seed(config.seed)  # again: how much loading drew depends on what was at hand
     fresh = assembled(model, config.spec, visual, names, audio)
     if model.mit and model.mit.reading == "text":
-        fresh.network.text.implicit_text.attach(text_encoders(model.mit))
+        fresh.network.text.implicit_text.attach(load_text_encoders(model.mit.encoders))
     if model.evidence:
-        fresh.network.learn_names(ClassSimilarity())
+        fresh.network.init_from_names(ClassSimilarity())
     if init is not None:
         taken = load_checkpoint(init)
         if taken.config != fresh.config:

@@ -15,11 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.distributed import masked_mean
-from icf_avs.extensions.counterfactual_sounds import CounterfactualSounds, Proposal, SourceRemoval, expand_synonyms
+from icf_avs.extensions.counterfactual_sounds import (
+    CounterfactualSoundSampler,
+    Proposal,
+    SourceRemoval,
+    expand_synonyms,
+)
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 
-class Counterfactuals(NamedTuple):
+class GuidedCounterfactuals(NamedTuple):
     """sounds [K,B,T,D]; classes [K,B,C] bool, what one sounds like where `known` [K,B]; fit: the generator's loss, or
     None without one; removal: the factual sound less one of its classes.
     """
@@ -31,7 +36,7 @@ class Counterfactuals(NamedTuple):
     removal: SourceRemoval
 
 
-class GuidedCounterfactual(CounterfactualSounds):
+class GuidedCounterfactualSampler(CounterfactualSoundSampler):
     """Draws K counterfactual sounds for every clip: donors, and with a vocabulary every second one made of words."""
 
     def __init__(self, dim: int, classes: int, count: int, words: bool, momentum: float = 0.05) -> None:
@@ -40,31 +45,25 @@ class GuidedCounterfactual(CounterfactualSounds):
         self.generator = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)) if words else None
 
     def forward(  # type: ignore[override]
-        self,
-        sound: Tensor,
-        sounding: Tensor,
-        valid: Tensor,
-        vocabulary: Vocabulary | None = None,  # type: ignore[override]
-        synonyms: Tensor | None = None,
-        known: Tensor | None = None,  # type: ignore[override]
-    ) -> Counterfactuals:
-        """As CounterfactualSounds; synonyms [C,C] bool are those of an open vocabulary: a
-        counterfactual is of all classes that it may mean, and made of words alone that training has had.
+        self, sound: Tensor, sounding: Tensor, valid: Tensor, vocabulary: Vocabulary | None = None,
+        synonyms: Tensor | None = None, known: Tensor | None = None,
+    ) -> GuidedCounterfactuals:  # fmt: skip
+        """As CounterfactualSoundSampler; synonyms [C,C] bool are those of an open vocabulary: a counterfactual is of
+        all classes that it may mean, and made of words alone that training has had.
 
         The vocabulary must be given when the part was built with words.
         """
-        given = cast(Vocabulary, vocabulary)
-        propose = None if self.generator is None else partial(self._words, vocabulary=given, synonyms=synonyms)
+        given, propose, fit = cast(Vocabulary, vocabulary), None, None
+        if self.generator is not None:
+            propose = partial(self._of_words, vocabulary=given, synonyms=synonyms)
         drawn, removal = super().forward(sound, sounding, valid, known, synonyms, propose)
-        fit = None
         if self.generator is not None:
             words = given.words().detach()
             reading = given.similarity(sound.detach(), words).softmax(-1).detach()
-            error = self.generator(reading @ words) - sound.detach()
-            fit = masked_mean(error.square().mean(-1), valid)
-        return Counterfactuals(drawn.sounds, drawn.classes, drawn.known, fit, removal)
+            fit = masked_mean((self.generator(reading @ words) - sound.detach()).square().mean(-1), valid)
+        return GuidedCounterfactuals(drawn.sounds, drawn.classes, drawn.known, fit, removal)
 
-    def _words(
+    def _of_words(
         self, sound: Tensor, classes: Tensor, known: Tensor, vocabulary: Vocabulary, synonyms: Tensor | None
     ) -> Proposal:
         """A semantic generated from one or two names that do not sound in the clip; a random direction in frames of
@@ -77,13 +76,11 @@ class GuidedCounterfactual(CounterfactualSounds):
         first, second = chance.topk(2, dim=1).indices.unbind(1) if classes.shape[1] > 1 else (chance.argmax(1),) * 2
         share = (torch.rand(len(classes), 1, device=sound.device) - 0.5).clamp(min=0)  # mostly one word
         share = share.masked_fill(classes.gather(1, second[:, None]), 0)  # only one word is left that does not sound
-        words = vocabulary.words()
-        mixed = words[first] * (1 - share) + words[second] * share
+        words, any_known = vocabulary.words(), known.any(1)
+        made = cast(nn.Module, self.generator)(words[first] * (1 - share) + words[second] * share)
         picked = F.one_hot(first, classes.shape[1]).bool() | (F.one_hot(second, classes.shape[1]).bool() & (share > 0))
-        proposal = torch.where(known[..., None], cast(nn.Module, self.generator)(mixed)[:, None], self.random(sound))
-        any_known = known.any(1)
         return Proposal(
-            proposal,
+            torch.where(known[..., None], made[:, None], self.random_direction(sound)),
             expand_synonyms(picked, synonyms) & any_known[:, None],
             any_known & ~(picked & classes).any(1),
             known,

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.encoders.onednn_layers import PointConv, separable
+from icf_avs.encoders.onednn_layers import PointConv, separable_conv
 from icf_avs.networks.attention import CrossBlock, SelfBlock
 from icf_avs.networks.pooling import grid_means
 
 
-class Pixels(NamedTuple):
+class PixelFeatures(NamedTuple):
     """tokens [N,D,h/16,w/16] for attention, prior; fine [N,P,h/4,w/4] for masks; pooled [N,49,D] for implicit text."""
 
     tokens: Tensor
@@ -32,7 +32,7 @@ class Pixels(NamedTuple):
 
 
 class PixelDecoder(nn.Module):
-    """pyramid of [N,c_l,h_l,w_l] at strides 4, 8, 16, 32 -> Pixels."""
+    """pyramid of [N,c_l,h_l,w_l] at strides 4, 8, 16, 32 -> PixelFeatures."""
 
     def __init__(self, channels: tuple[int, int, int, int], dim: int, pixel_dim: int) -> None:
         super().__init__()
@@ -40,22 +40,21 @@ class PixelDecoder(nn.Module):
         # No norm on these paths: GroupNorm's backward pass crashes (torch 2.13, CPU) on channels-last input that
         # needs no gradient, which frozen features are.
         self.lateral = nn.ModuleList(PointConv(c, w) for c, w in zip(channels, widths, strict=True))
-        self.mix16 = nn.Sequential(
-            nn.Conv2d(dim, dim, 3, 1, 1, bias=False), nn.GroupNorm(8, dim), nn.ReLU(inplace=True)
-        )
+        mix = nn.Conv2d(dim, dim, 3, 1, 1, bias=False)
+        self.mix16 = nn.Sequential(mix, nn.GroupNorm(8, dim), nn.ReLU(inplace=True))
         self.down16 = PointConv(dim, pixel_dim)
-        self.mix8 = separable(pixel_dim)
+        self.mix8 = separable_conv(pixel_dim)
         # No GroupNorm at the finest level: there it would cost as much as all the rest.
-        self.mix4 = separable(pixel_dim, norm=False)
+        self.mix4 = separable_conv(pixel_dim, norm=False)
 
-    def forward(self, pyramid: list[Tensor]) -> Pixels:
+    def forward(self, pyramid: list[Tensor]) -> PixelFeatures:
         p4, p8, p16, p32 = (layer(level) for layer, level in zip(self.lateral, pyramid, strict=True))
         tokens = self.mix16(_onto(p16, p32))
         p8 = _onto(p8, self.down16(tokens))
         p8 = p8 + self.mix8(p8)
         p4 = _onto(p4, p8)
         fine = p4 + self.mix4(p4)
-        return Pixels(tokens, fine, grid_means(tokens, 7).flatten(2).transpose(1, 2))
+        return PixelFeatures(tokens, fine, grid_means(tokens, 7).flatten(2).transpose(1, 2))
 
 
 def _onto(finer: Tensor, x: Tensor) -> Tensor:
@@ -63,7 +62,7 @@ def _onto(finer: Tensor, x: Tensor) -> Tensor:
     return F.interpolate(x, finer.shape[-2:], mode="bilinear", align_corners=False).add_(finer)
 
 
-class Decoded(NamedTuple):
+class MaskDecoderOutput(NamedTuple):
     """logits [R,N,h/4,w/4]; query [R,N,D], the sound's query after the last layer."""
 
     logits: Tensor
@@ -85,7 +84,9 @@ class MaskDecoder(nn.Module):
         self.sharpen = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU(inplace=True), PointConv(16, 1))
         self.scale = pixel_dim**-0.5
 
-    def forward(self, pixels: Pixels, sound: Tensor, text: Tensor | None, prior: Tensor | None) -> Decoded:
+    def forward(
+        self, pixels: PixelFeatures, sound: Tensor, text: Tensor | None, prior: Tensor | None
+    ) -> MaskDecoderOutput:
         """sound [R,N,D], text [R,N,n,D] and prior [R,N,h/16,w/16] or None, for R sounds of the same N images."""
         repeats, count, _ = sound.shape
         queries = sound[:, :, None] if text is None else torch.cat([sound[:, :, None], text], dim=2)
@@ -106,7 +107,7 @@ class MaskDecoder(nn.Module):
             prior = F.interpolate(prior, maps.shape[-2:], mode="bilinear", align_corners=False)
             own = torch.cat([maps, prior[:, :, None]], dim=2)
         logits = maps.sum(2) + self._sharpened(self.context(pixels.fine), own)
-        return Decoded(logits, queries[:, :, 0])
+        return MaskDecoderOutput(logits, queries[:, :, 0])
 
     def _sharpened(self, context: Tensor, own: Tensor) -> Tensor:
         """The head over context [N,c,h,w], which R sounds share, and their own maps [R,N,m,h,w] -> [R,N,h,w]."""

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from icf_avs.networks.attention import CrossBlock
 from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
+LEVELS = ("video", "segment", "frame")
+
 
 class GuidedImplicitText(nn.Module):
     """(z [B,T,D], v [B/R,T,P,D], valid [B,T]) -> the text of each level by its name.
@@ -24,25 +26,22 @@ class GuidedImplicitText(nn.Module):
 
     def __init__(self, vocabulary: Vocabulary, dim: int, heads: int, tokens: int, segment: int) -> None:
         super().__init__()
-        self.vocabulary = vocabulary
-        self.segment = segment
-        self.queries = nn.ParameterDict(
-            {level: nn.Parameter(torch.normal(0.0, 0.1, (tokens, dim))) for level in ("video", "segment", "frame")}
-        )
-        self.read = nn.ModuleDict({level: CrossBlock(dim, heads) for level in ("video", "segment", "frame")})
+        self.vocabulary, self.segment = vocabulary, segment
+        queries = {level: nn.Parameter(torch.normal(0.0, 0.1, (tokens, dim))) for level in LEVELS}
+        self.queries = nn.ParameterDict(queries)
+        self.read = nn.ModuleDict({level: CrossBlock(dim, heads) for level in LEVELS})
 
     def forward(self, sound: Tensor, visual: Tensor, valid: Tensor) -> dict[str, Tensor]:
         """Returns the implicit text of each level: video [B,n,D], segment [B,S,n,D], frame [B,T,n,D].
 
         valid [B,T] is False on padding frames, which no real frame attends to.
         """
-        clips, frames = valid.shape
-        words = self.vocabulary.words()
+        frames, words = valid.shape[1], self.vocabulary.words()
         video = self.of_video(sound, visual, valid, words)
         above = video.repeat_interleave(-(-frames // self.segment), 0)
-        segment = self.of_segments(sound, visual, valid, words, [above])
+        segment = self.of_segments(sound, visual, valid, words, above)
         above = segment[:, self.owner(frames, sound.device)].flatten(0, 1)
-        return {"video": video, "segment": segment, "frame": self.of_frames(sound, visual, valid, words, [above])}
+        return {"video": video, "segment": segment, "frame": self.of_frames(sound, visual, valid, words, above)}
 
     def owner(self, frames: int, device: torch.device) -> Tensor:
         """[T], which segment a frame belongs to."""
@@ -50,9 +49,9 @@ class GuidedImplicitText(nn.Module):
 
     def of_video(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor) -> Tensor:
         """-> [B,n,D]"""
-        return self._level("video", sound, _summary(sound, visual), valid, words, [])
+        return self.of_level("video", sound, _summary(sound, visual), valid, words)
 
-    def of_segments(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor, above: list[Tensor]) -> Tensor:
+    def of_segments(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor, above: Tensor) -> Tensor:
         """above: coarser tokens [B*S,n,D] -> [B,S,n,D]"""
         clips, frames = valid.shape
         segments = -(-frames // self.segment)
@@ -63,29 +62,22 @@ class GuidedImplicitText(nn.Module):
             return x.reshape(clips * segments, self.segment, *x.shape[2:])
 
         evidence = split(_summary(sound, visual))
-        found = self._level("segment", split(sound), evidence, split(valid), words, above)
-        return found.unflatten(0, (clips, segments))
+        return self.of_level("segment", split(sound), evidence, split(valid), words, above).unflatten(
+            0, (clips, segments)
+        )
 
-    def of_frames(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor, above: list[Tensor]) -> Tensor:
+    def of_frames(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor, above: Tensor) -> Tensor:
         """above: coarser tokens [B*T,n,D] -> [B,T,n,D]"""
-        sounds = sound.flatten(0, 1)[:, None]
-        every = torch.ones_like(valid).flatten()[:, None]
-        looks = visual.flatten(0, 1)  # (B/R T) P D
-        return self._level("frame", sounds, sounds[:, :, None], every, words, above, looks).unflatten(0, valid.shape)
+        sounds, every = sound.flatten(0, 1)[:, None], torch.ones_like(valid).flatten()[:, None]
+        shared = visual.flatten(0, 1)  # (B/R T) P D
+        return self.of_level("frame", sounds, sounds[:, :, None], every, words, above, shared).unflatten(0, valid.shape)
 
-    def _level(
-        self,
-        level: str,
-        sound: Tensor,
-        evidence: Tensor,
-        valid: Tensor,
-        words: Tensor,
-        above: list[Tensor],
+    def of_level(
+        self, level: str, sound: Tensor, evidence: Tensor, valid: Tensor, words: Tensor, above: Tensor | None = None,
         shared: Tensor | None = None,
-    ) -> Tensor:
-        """One granularity over N scopes of t frames: sound [N,t,D], evidence [N,t,e,D], valid [N,t] -> [N,n,D].
-
-        shared [N/R,s,D]: evidence that every R-th scope has in common, of valid frames.
+    ) -> Tensor:  # fmt: skip
+        """One granularity over N scopes of t frames: sound [N,t,D], evidence [N,t,e,D], valid [N,t], coarser tokens
+        `above` [N,n,D] -> [N,n,D]. shared [N/R,s,D]: evidence that every R-th scope has in common, of valid frames.
         """
         scopes, frames, each, dim = evidence.shape
         weights = valid.to(sound.dtype)[..., None]
@@ -93,11 +85,11 @@ class GuidedImplicitText(nn.Module):
         queries = self.queries[level] + mean[:, None]
         keys = evidence.reshape(scopes, frames * each, dim)
         allowed = valid[..., None].expand(scopes, frames, each).reshape(scopes, frames * each)
-        for tokens in above:
-            keys = torch.cat([keys, tokens], dim=1)
-            allowed = torch.cat([allowed, allowed.new_ones(scopes, tokens.shape[1])], dim=1)
-        if not above:  # a scope of padding alone must still attend to something
+        if above is None:  # a scope of padding alone must still attend to something
             allowed = allowed | ~allowed.any(1, keepdim=True)
+        else:
+            keys = torch.cat([keys, above], dim=1)
+            allowed = torch.cat([allowed, allowed.new_ones(scopes, above.shape[1])], dim=1)
         if shared is not None:
             allowed = torch.cat([allowed.new_ones(scopes, shared.shape[1]), allowed], dim=1)
         return self.vocabulary.read(self.read[level](queries, keys, allowed[:, None, None], shared), words)
@@ -105,5 +97,5 @@ class GuidedImplicitText(nn.Module):
 
 def _summary(sound: Tensor, visual: Tensor) -> Tensor:
     """At the coarse levels an image is its mean and its sound: enough for "what is this video about". [B,T,2,D]"""
-    looks = visual.mean(2).repeat(sound.shape[0] // visual.shape[0], 1, 1)
-    return torch.stack([sound, looks], dim=2)
+    images = visual.mean(2).repeat(sound.shape[0] // visual.shape[0], 1, 1)
+    return torch.stack([sound, images], dim=2)

@@ -26,7 +26,7 @@ class PriorOutput(NamedTuple):
     pixel_reading: Tensor
 
 
-class Comparison(NamedTuple):
+class TextImageSimilarity(NamedTuple):
     """R sounds over N images: similarity of positions and text, agreement of positions and sound [R,N,h,w]; readings
     of the sounds [R,N,M] and of the positions [N,M,h,w], as logits.
     """
@@ -40,8 +40,7 @@ class Comparison(NamedTuple):
 class LocalizationPrior(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.key = PointConv(dim, dim)
-        self.query = nn.Linear(dim, dim)
+        self.key, self.query = PointConv(dim, dim), nn.Linear(dim, dim)
         self.scale = nn.Parameter(torch.tensor(10.0))
         self.offset = nn.Parameter(torch.tensor(-3.0))
         self.share = nn.Parameter(torch.tensor(0.5))
@@ -51,12 +50,10 @@ class LocalizationPrior(nn.Module):
         found = self.compare(tokens, sound, text, vocabulary)
         return PriorOutput(found.similarity + self.offset + self.share * found.agreement, found.pixel_reading)
 
-    def compare(self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary) -> Comparison:
+    def compare(self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary) -> TextImageSimilarity:
         """What `forward` adds up."""
-        keys = self.key(tokens)
-        likeness = torch.einsum("rnqd,ndhw->rnqhw", F.normalize(self.query(text), dim=-1), F.normalize(keys, dim=1))
-        words = vocabulary.words()
-        pixel_logits = vocabulary.similarity(keys.permute(0, 2, 3, 1), words)
-        sound_logits = vocabulary.similarity(sound, words)
-        agreement = vocabulary.agreement(sound_logits, pixel_logits)
-        return Comparison(likeness.amax(2) * self.scale, agreement, sound_logits, pixel_logits.permute(0, 3, 1, 2))
+        keys, words = self.key(tokens), vocabulary.words()
+        cosine = torch.einsum("rnqd,ndhw->rnqhw", F.normalize(self.query(text), dim=-1), F.normalize(keys, dim=1))
+        pixels, sounds = vocabulary.similarity(keys.permute(0, 2, 3, 1), words), vocabulary.similarity(sound, words)
+        agreement = vocabulary.agreement(sounds, pixels)
+        return TextImageSimilarity(cosine.amax(2) * self.scale, agreement, sounds, pixels.permute(0, 3, 1, 2))

@@ -36,7 +36,7 @@ def top_words(reading: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 class ClassifierPrior(nn.Module):
     """vocabulary: how many names it has; words: how many of a reading are searched for; classes: looked at for each.
 
-    The tables are zeros until `learn_names` or a state dict fills them.
+    The tables are zeros until `init_from_names` or a state dict fills them.
     """
 
     related: Tensor
@@ -50,12 +50,11 @@ class ClassifierPrior(nn.Module):
         self.register_buffer("gates", torch.zeros(vocabulary, classes, dtype=torch.float16))
         self.register_buffer("shares", torch.zeros(vocabulary, classes, dtype=torch.float16))
 
-    def learn_names(self, classes: ClassSimilarity, names: Tensor) -> None:
+    def init_from_names(self, classes: ClassSimilarity, names: Tensor) -> None:
         """Fill the tables for the names of the vocabulary, unit vectors [C,E]."""
-        related, gates, shares = classes.top_classes(names, self.related.shape[1])
-        self.related.copy_(related)
-        self.gates.copy_(gates)
-        self.shares.copy_(shares)
+        found = classes.top_classes(names, self.related.shape[1])
+        for table, values in zip((self.related, self.gates, self.shares), found, strict=True):
+            table.copy_(values)
 
     def forward(self, reading: Tensor, scores: Tensor) -> Tensor:
         """reading, probabilities over at least the vocabulary [R,N,M]; scores z [N,K,h,w] -> e [R,N,3,h,w]."""
@@ -67,17 +66,9 @@ class ClassifierPrior(nn.Module):
         def of_classes(maps: Tensor) -> Tensor:
             return maps.gather(1, at).unflatten(1, (repeats, words, classes)).transpose(0, 1)  # R N W G P
 
-        flat = scores.flatten(2)
-        seen, shares_of = of_classes(flat), of_classes(flat.softmax(1))
-        relevance = (seen * gates[..., None]).amax(3).clamp(min=0)
-        agreement = torch.einsum("rnwg,rnwgp->rnwp", shares, seen)
-        own = torch.einsum("rnwg,rnwgp->rnwp", gates, shares_of).add(_LEAST).log() - math.log(_LEAST)
-        maps = torch.stack(
-            [
-                (scaled[..., None] * relevance).amax(2),
-                torch.einsum("rnw,rnwp->rnp", weight, agreement),
-                (scaled[..., None] * own).amax(2),
-            ],
-            dim=2,
-        )
-        return maps.unflatten(-1, scores.shape[-2:])
+        flat, scaled = scores.flatten(2), scaled[..., None]
+        seen, probs = of_classes(flat), of_classes(flat.softmax(1))
+        relevance = (scaled * (seen * gates[..., None]).amax(3).clamp(min=0)).amax(2)
+        agreement = torch.einsum("rnw,rnwp->rnp", weight, torch.einsum("rnwg,rnwgp->rnwp", shares, seen))
+        own = torch.einsum("rnwg,rnwgp->rnwp", gates, probs).add(_LEAST).log() - math.log(_LEAST)
+        return torch.stack([relevance, agreement, (scaled * own).amax(2)], dim=2).unflatten(-1, scores.shape[-2:])

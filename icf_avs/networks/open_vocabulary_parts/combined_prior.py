@@ -62,19 +62,17 @@ class EvidencePrior(LocalizationPrior):
         reading = found.sound_reading.softmax(-1)[..., : len(vocabulary.names)].clone()
         for number, probs in enumerate(tag_probs):
             if probs is not None:
-                reading[number] = self._normalised(probs)
-        object_maps, segmenter = self.segmenter(reading, object_probs)
-        for maps, weigh in (
-            (self.classifier(reading, class_scores), self.weigh),
-            (object_maps, self.weigh_objects),
-        ):  # R N m h' w'
+                reading[number] = self._reading_of(probs)
+        objects, segmenter = self.segmenter(reading, object_probs)
+        classes = self.classifier(reading, class_scores)  # R N m h' w'
+        for maps, weigh in ((classes, self.weigh), (objects, self.weigh_objects)):
             weighed = torch.einsum("m,rnmhw->rnhw", weigh, maps)
             evidence = evidence + F.interpolate(weighed, evidence.shape[-2:], mode="bilinear", align_corners=False)
             best.append(maps.amax((-2, -1)))
         present = self.present(torch.cat(best, dim=-1))[..., 0]
         return EvidenceOutput(found.similarity, evidence, present, segmenter, found.pixel_reading)
 
-    def _normalised(self, tag_probs: Tensor) -> Tensor:
+    def _reading_of(self, tag_probs: Tensor) -> Tensor:
         """Tags [N,C] as a reading."""
         counted = torch.where(self.segmenter.people, tag_probs * (tag_probs / _PERSON_FLOOR).clamp(max=1), tag_probs)
         whole = torch.maximum(counted.sum(-1, keepdim=True), tag_probs.amax(-1, keepdim=True))

@@ -34,7 +34,7 @@ _NONE = 1e-9
 class SegmenterPrior(nn.Module):
     """vocabulary: how many names it has; words: how many of a reading are searched for.
 
-    The tables are zeros until `learn_names` or a state dict fills them.
+    The tables are zeros until `init_from_names` or a state dict fills them.
     """
 
     fit: Tensor
@@ -46,8 +46,8 @@ class SegmenterPrior(nn.Module):
         self.register_buffer("fit", torch.zeros(vocabulary, VOC_CLASSES, dtype=torch.float16))
         self.register_buffer("kin", torch.zeros(vocabulary, VOC_CLASSES, dtype=torch.float16))
 
-    def learn_names(self, fit: Tensor, kin: Tensor) -> None:
-        """Fill the tables for the names of the vocabulary, both [C,20] (thing_words.voc_similarity)."""
+    def init_from_names(self, fit: Tensor, kin: Tensor) -> None:
+        """Fill the tables for the names of the vocabulary, both [C,20] (voc_segmenter.voc_similarity)."""
         self.fit.copy_(fit)
         self.kin.copy_(kin)
 
@@ -76,7 +76,7 @@ class SegmenterPrior(nn.Module):
         return maps.unflatten(-1, size), found.unflatten(-1, size)
 
 
-def add_segmenter(logits: Tensor, segmenter: Tensor) -> Tensor:
+def fuse_segmenter(logits: Tensor, segmenter: Tensor) -> Tensor:
     """Mask logits [N,h,w], and what a segmenter found [N,2,h',w'] -> [N,h,w]."""
     meant, against = F.interpolate(segmenter, logits.shape[-2:], mode="bilinear").unbind(1)
     sure = _SEGMENTER_LOGIT_SCALE * meant.clamp(_NONE, 1 - _LEAST).logit()

