@@ -22,10 +22,10 @@ from benchmarks.models import ENCODERS, NETWORKS, PUBLISHED, Encoder, batch, bui
 from benchmarks.processes import finished
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row
+from icf_avs.encoders.text_encoders import CLAP, PLACEHOLDER, TextEncoder, TextEncoderSpec
+from icf_avs.encoders.text_encoders import PUBLISHED as PUBLISHED_TEXTS
 from icf_avs.glibc_malloc import keep_freed_memory
 from icf_avs.icf.icf import ICF
-from icf_avs.icf.text_encoders import CLAP, PLACEHOLDER, Source, TextEncoder
-from icf_avs.icf.text_encoders import PUBLISHED as PUBLISHED_TEXTS
 from icf_avs.training.train_module import PlugInTrainModule, TrainModule
 from icf_avs.types import Batch
 
@@ -54,7 +54,7 @@ class Words:
         return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 
 
-def text_encoder(source: Source, layers: int | None = None) -> TextEncoder:
+def text_encoder(source: TextEncoderSpec, layers: int | None = None) -> TextEncoder:
     """A published text encoder of random weights, whose sizes are transformers' defaults. layers: for tests."""
     architecture = getattr(transformers, source.model)
     config = architecture.config_class(**({} if layers is None else {"num_hidden_layers": layers}))
