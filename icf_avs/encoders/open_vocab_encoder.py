@@ -121,9 +121,7 @@ def _hypernyms() -> list[tuple[str, tuple[int, ...]]]:
 
 
 class OpenVocabEncoder(nn.Module):
-    """A frozen encoder, frames uint8 [N,H,W,3] -> levels [N,c,h,w], and `evidence` beside it. On a CPU it encodes as
-    many frames at once as is fastest.
-    """
+    """A frozen encoder, frames uint8 [N,H,W,3] -> levels [N,c,h,w], and `evidence`; in batches that suit a CPU."""
 
     strides, channels = EfficientNetLite0.strides, EfficientNetLite0.channels
 

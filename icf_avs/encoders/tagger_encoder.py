@@ -106,9 +106,7 @@ class WordTagger(nn.Module):
 
 
 def _level(clips: Tensor, sample_rate: int) -> Tensor:
-    """[B, T, n] -> [B, T] in [0, 1], how loud the middle second of a window is beside the loudest window of its clip; 0
-    where it is silent.
-    """
+    """[B, T, n] -> [B, T] in [0, 1]: how loud the middle second of a window is beside its clip's loudest window."""
     power, middle = clips.square(), clips.shape[-1] // 2
     second = power[..., max(middle - sample_rate // 2, 0) : middle + sample_rate // 2].mean(-1)
     return (second / power.mean(-1).amax(1, True).clamp(min=1e-12)).sqrt().clamp(max=1)

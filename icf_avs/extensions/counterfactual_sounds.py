@@ -166,9 +166,7 @@ class CounterfactualSoundSampler(nn.Module):
         self.seen_classes.logical_or_(count[1:, 0] > 0)
 
     def _add_to_sums(self, sound: Tensor, sounding: Tensor) -> None:
-        """Add to the sums over frames, and to their number: sound [n,D], of all; sounding [n,C], of those in which one
-        class sounds alone.
-        """
+        """Of sound [n,D] and sounding [n,C]: sums over all frames and those of one class alone, and their numbers."""
         single = sounding & (sounding.sum(1, keepdim=True) == 1)
         member = torch.cat([sounding.new_ones(len(sounding), 1), single], dim=1).float()  # n 1+C
         with torch.autocast(sound.device.type, enabled=False):  # counts and means want all digits

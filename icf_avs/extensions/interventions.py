@@ -101,9 +101,7 @@ def decode_sounds(network: Decoder, visual: VisualFeatures, sounds: Tensor, batc
 
 @contextmanager
 def running_statistics(network: Decoder) -> Iterator[None]:
-    """Batch normalisation and pseudo-words as at test: counterfactual sounds neither move statistics nor are moved by
-    them, and a step is counted once.
-    """
+    """Batch normalisation and pseudo-words as at test: counterfactual sounds move no statistics, and count no step."""
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, PseudoWordBank)
     training = [module for module in network.modules() if isinstance(module, kinds) and module.training]
     for module in training:

@@ -58,15 +58,17 @@ class DistributionContrast(nn.Module):
         if self.text is None or clips.text is None:
             return terms
         text = fit_gaussians(F.normalize(self.text(clips.text), dim=-1), clips.valid)
-        candidates, weights = [], []  # Gaussians [B,K], and how much each counts as a negative
+        negatives, weights = [], []  # Gaussians [B,K], and how much each counts
         if pool is not None:
-            candidates += [fit_gaussians(F.normalize(self.text(pool.texts), dim=-1), clips.valid[:, None])]
+            negatives += [fit_gaussians(F.normalize(self.text(pool.texts), dim=-1), clips.valid[:, None])]
             weights += [pool.weights]
-        if pool is None or settings.other_texts:
-            candidates, weights = [*candidates, _all_clips(text)], [*weights, (~positive).float()]
+        other_texts = pool is None or settings.other_texts
+        if other_texts:
+            weights += [(~positive).float()]
         for name, anchor in anchors.items():
             if f"{name}-text" in settings.contrasts:
-                logits = [-distance(_column(anchor), each, settings) / settings.temperature for each in candidates]
+                every = [*negatives, _all_clips(text)] if other_texts else negatives
+                logits = [-distance(_column(anchor), each, settings) / settings.temperature for each in every]
                 own = -distance(anchor, text, settings) / settings.temperature
                 terms[f"{name}-text"] = weighted_nce(own, torch.cat(logits, 1), torch.cat(weights, 1), present)
         return terms

@@ -36,9 +36,7 @@ def class_change_rate(z: Tensor, pool: Tensor, valid: Tensor, sounding: Tensor) 
 
 
 def audio_visual_auroc(vision: Tensor, audio: Tensor, batch: Batch) -> Tensor:
-    """AUC by which the cosine of every position [b,T,h,w,d] with its frame's sound [b,T,d] tells the mask; .5 is
-    chance.
-    """
+    """AUC by which the cosine of a position [b,T,h,w,d] with its frame's sound [b,T,d] tells the mask; chance is .5."""
     inside = all_gather_clips(F.adaptive_avg_pool2d(batch.masks, (vision.shape[2], vision.shape[3])) > 0.5)
     score = all_gather_clips(torch.einsum("bthwd,btd->bthw", vision.float(), audio.float()))
     frame_mask = all_gather_clips(batch.labelled & batch.valid)

@@ -92,9 +92,7 @@ class ICF(nn.Module):
 
     @torch.no_grad()
     def _candidates(self, texts: Texts | None, valid: Tensor) -> Tensor | None:
-        """Counterfactuals by eq. 5 [B,J,T,d]: of each clip's visual text with the audio text of every other clip, or of
-        revised texts.
-        """
+        """Eq. 5 [B,J,T,d] of each clip's visual text with every other clip's audio text, or of revised texts."""
         if texts is None or self.fusion is None or self.strategy not in ("audio-swap", "text-revision"):
             return None
         if self.strategy == "audio-swap":

@@ -72,9 +72,7 @@ def resize_logits(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def bce_loss(logits: Tensor, target: Tensor, frame_mask: Tensor, cells: Tensor | None = None) -> Tensor:
-    """Mean binary cross-entropy of logits and target [B,T,h,w], in each frame over its cells [B,T,h,w] bool (None:
-    all).
-    """
+    """Mean binary cross-entropy of logits and target [B,T,h,w], over all or the cells [B,T,h,w] bool of a frame."""
     cost = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return masked_mean(_cell_mean(cost, cells), frame_mask)
 
@@ -99,9 +97,7 @@ def focal_loss(logits: Tensor, masks: Tensor, frame_mask: Tensor) -> Tensor:
 
 
 def semantic_loss(logits: Tensor, shares: Tensor, frame_mask: Tensor) -> Tensor:
-    """CE + Dice over classes: logits, shares [B,T,C+1,h,w] (soft_class_targets.py). Cells that are in part of an
-    unknown class take no part.
-    """
+    """CE + Dice of logits and class shares [B,T,C+1,h,w]. Cells that are in part of an unknown class take no part."""
     cells = shares.sum(2) > 1 - 1e-3
     cross_entropy = _cell_mean(-(shares * logits.log_softmax(2)).sum(2), cells)
     probability, target = (each[:, :, 1:] * cells[:, :, None] for each in (logits.softmax(2), shares))

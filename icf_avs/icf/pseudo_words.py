@@ -43,9 +43,7 @@ class MatchedTexts(NamedTuple):
 
 
 class PseudoWordBank(nn.Module):
-    """The bank of one level. features: width of what is matched; encoder: None for a bank that keeps the texts that it
-    has learnt.
-    """
+    """The bank of one level. features: width of what is matched; encoder: None where only learnt texts are used."""
 
     texts: Tensor
 

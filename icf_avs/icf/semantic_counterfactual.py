@@ -133,9 +133,7 @@ class SemanticCounterfactual(nn.Module):
         return state
 
     def _nearest(self, z: Tensor, found: Tensor, alpha: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. 12: of candidates [B,J,T,d] the K nearest to z [B,T,d], all over the same valid frames, and their alpha;
-        none where there is one clip.
-        """
+        """Eq. 12: of candidates [B,J,T,d] the K nearest to z [B,T,d] over its valid frames, and their alpha."""
         near = (F.cosine_similarity(found, z[:, None], dim=-1) * valid[:, None]).sum(-1)
         best = near.topk(min(self.settings.keep, found.shape[1]), dim=1).indices
         texts = found.gather(1, best[..., None, None].expand(-1, -1, *found.shape[2:]))

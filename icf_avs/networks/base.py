@@ -56,9 +56,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
-        """visual: by `encode_visual`, of B clips of T frames; valid [B,T] -> masks, and the first trained maps as
-        features.
-        """
+        """visual: by `encode_visual`, of B clips of T frames; valid [B,T] -> masks; features: first trained maps."""
 
     def forward(
         self, frames: Tensor | VisualFeatures, sound: Tensor | AudioFeatures, valid: Tensor, **training: Any

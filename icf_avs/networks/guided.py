@@ -146,7 +146,7 @@ class GuidedNetwork(Network):
         if sounding is not None and self.counterfactual is not None:
             vocabulary = None if self.implicit_text is None else self.implicit_text.vocabulary
             counterfactuals = self.counterfactual(semantic, sounding, valid, vocabulary, synonyms, known)
-            sounds = self._with_counterfactuals(sounds, counterfactuals)
+            sounds = self._with_counterfactuals(sounds, semantic, within, counterfactuals)
         if extra_audio is not None:
             sounds = self._with_extra(sounds, extra_audio)
         found = self.decode_sounds(pixels, sounds, valid, visual)
@@ -196,14 +196,16 @@ class GuidedNetwork(Network):
         return None
 
     @staticmethod
-    def _with_counterfactuals(sounds: SoundTokens, drawn: GuidedCounterfactuals) -> SoundTokens:
+    def _with_counterfactuals(
+        sounds: SoundTokens, semantic: Tensor, within: Tensor, drawn: GuidedCounterfactuals
+    ) -> SoundTokens:
         """After the true sound its counterfactuals, and the sound of the clip before: every image under the sound of
         another is every sound over another image.
         """
-        made, (semantic, parts, (tags,)) = len(drawn.sounds) + 1, sounds
+        made, (tags,) = len(drawn.sounds) + 1, sounds.tag_probs
         return SoundTokens(
-            torch.cat([semantic, drawn.sounds, drawn.removal.sound[None], previous_clip(semantic[0])[None]]),
-            torch.cat([parts.expand(1 + made, -1, -1, -1, -1), previous_clip(parts[0])[None]]),
+            torch.cat([sounds.semantic, drawn.sounds, drawn.removal.sound[None], previous_clip(semantic)[None]]),
+            torch.cat([sounds.parts.expand(1 + made, -1, -1, -1, -1), previous_clip(within)[None]]),
             [tags, *[None] * made, None if tags is None else previous_clip(tags)],
         )
 

@@ -44,9 +44,7 @@ def current_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class SegmentationModel(nn.Module):
-    """config, spec: what the network was built from and how clips are cut for it. inference/predictor.py makes masks of
-    it.
-    """
+    """config, spec: what the network was built from, how clips are cut. inference/predictor.py makes masks of it."""
 
     offset: Tensor
     relative_threshold: Tensor | None

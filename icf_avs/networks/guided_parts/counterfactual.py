@@ -66,9 +66,7 @@ class GuidedCounterfactualSampler(CounterfactualSoundSampler):
     def _of_words(
         self, sound: Tensor, classes: Tensor, known: Tensor, vocabulary: Vocabulary, synonyms: Tensor | None
     ) -> Proposal:
-        """A semantic generated from one or two names that do not sound in the clip; a random direction in frames of
-        which it is unknown what sounds.
-        """
+        """A semantic made of one or two names that do not sound in the clip; in unknown frames a random direction."""
         classes = expand_synonyms(classes, synonyms)
         if synonyms is not None:
             classes = classes | ~self.seen_classes

@@ -122,6 +122,7 @@ def contrastive_loss(output: GuidedOutput, batch: Batch, frame_mask: Tensor, spa
     audio = space.of_audio(output.parts.flatten(1, 2), tokens_of(sounds, length).float())
     region = space.of_vision(patches, silent.float())
     silent_region = [(Gaussian(region.mean[:, None], region.deviation[:, None]), silent.any(1, keepdim=True))]
+    temperature = space.temperature
     other_audio: list[Negatives] = []
     other_text: list[Negatives] = []
     if output.counterfactuals is not None:
@@ -142,7 +143,7 @@ def contrastive_loss(output: GuidedOutput, batch: Batch, frame_mask: Tensor, spa
             other_text = [(space.of_text(tokens, weights), distinct)]
 
     def term(anchor: Gaussian, positive: Gaussian, extra: list[Negatives]) -> Tensor:
-        return info_nce(anchor, positive, others, extra, space.temperature, present)
+        return info_nce(anchor, positive, others, extra, temperature, present)
 
     terms = [term(audio, vision, silent_region), term(vision, audio, other_audio)]
     if "frame" in output.text:
@@ -194,10 +195,13 @@ def info_nce(
 
     Zero for a batch in which no anchor has anything to be told from.
     """
-    column = Gaussian(anchor.mean[:, None], anchor.deviation[:, None])
-    every = Gaussian(all_gather_clips(positive.mean)[None], all_gather_clips(positive.deviation)[None])
+
+    def distances(to: Gaussian) -> Tensor:
+        return wasserstein(Gaussian(anchor.mean[:, None], anchor.deviation[:, None]), to)
+
+    every = distances(Gaussian(all_gather_clips(positive.mean)[None], all_gather_clips(positive.deviation)[None]))
     own = wasserstein(anchor, positive)[:, None]
-    distance = torch.cat([own, wasserstein(column, every), *(wasserstein(column, other) for other, _ in extra)], dim=1)
+    distance = torch.cat([own, every, *(distances(other) for other, _ in extra)], dim=1)
     usable = torch.cat([torch.ones_like(own, dtype=torch.bool), negatives, *(where for _, where in extra)], dim=1)
     logits = (-distance / temperature).masked_fill(~usable, float("-inf"))
     return masked_mean(-logits.log_softmax(1)[:, 0], present & usable[:, 1:].any(1))
