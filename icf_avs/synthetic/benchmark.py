@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,19 +19,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from icf_avs.console import progress_console
+from icf_avs.console import track
+from icf_avs.datasets import clip_files
 from icf_avs.datasets.clip_files import (
-    AVSS_COLUMNS,
     VIDEO_FPS,
     semantic_uid,
-    write_all,
     write_avss_clip,
+    write_avss_tables,
     write_bytes,
     write_image,
     write_mp4,
+    write_scenes_table,
     write_table,
     write_wav,
 )
+from icf_avs.datasets.jobs import in_processes
 from icf_avs.errors import UserError
 from icf_avs.output.class_overlay import palette
 from icf_avs.synthetic import asset_packages
@@ -63,11 +64,11 @@ class _Job:
 
     out: Path
     stamps: Path
+    seed: int
+    video: bool
     dataset: str
     split: str  # of the scene; the clips of "cross" and "cross-val" are written as split test and val
     index: int
-    seed: int
-    video: bool
 
     @property
     def name(self) -> str:
@@ -77,22 +78,22 @@ class _Job:
 
     @property
     def record(self) -> Path:
+        """Says what is in the clip; the last of its files to be written."""
         return self.out / self.dataset / ".clips" / f"{self.name}.json"
+
+    def is_done(self) -> bool:
+        """Whether the clip was written by this code."""
+        try:
+            row = json.loads(self.record.read_bytes())
+        except (OSError, ValueError):
+            return False
+        return row.get("version") == _version() and (row["video"] or not self.video)
 
 
 def write_stamps(
-    out: Path,
-    *,
-    stamps: Path | None = None,
-    seed: int = 0,
-    train: int = 0,
-    val: int = 0,
-    test: int = 0,
-    cross: int = 0,
-    cross_val: int = 0,
-    video: bool = True,
-    workers: int = 1,
-) -> None:
+    out: Path, *, stamps: Path | None = None, seed: int = 0, train: int = 0, val: int = 0, test: int = 0,
+    cross: int = 0, cross_val: int = 0, video: bool = True, workers: int = 1,
+) -> None:  # fmt: skip
     """Write that many clips of each split into each of Single-source and Multi-sources, and `cross` test clips and
     `cross_val` ones of val into Cross.
 
@@ -109,31 +110,23 @@ def write_stamps(
         raise UserError(
             "the cross set needs second recordings: install gcompris-qt-data, or have a connection to fetch it"
         )
-    counts = {"train": train, "val": val, "test": test}
+    counts = {(dataset, split): count for dataset in (SINGLE, MULTI)
+              for split, count in (("train", train), ("val", val), ("test", test))}  # fmt: skip
+    counts |= {(CROSS, "cross-val"): cross_val, (CROSS, "cross"): cross}
     jobs = [
-        _Job(out, root, dataset, split, _FIRST[dataset] + number, seed, video)
-        for dataset in (SINGLE, MULTI)
-        for split, count in counts.items()
+        _Job(out, root, seed, video, *place, _FIRST[place[0]] + number)
+        for place, count in counts.items()
         for number in range(count)
     ]
-    jobs += [
-        _Job(out, root, CROSS, split, _FIRST[CROSS] + number, seed, video)
-        for split, count in (("cross-val", cross_val), ("cross", cross))
-        for number in range(count)
-    ]
-    wanted = {job.record for job in jobs}
-    if any(record not in wanted for name in (SINGLE, MULTI, CROSS) for record in (out / name / ".clips").glob("[!.]*")):
+    written = {record for name in _FIRST for record in (out / name / ".clips").glob("[!.]*")}
+    if written - {job.record for job in jobs}:
         raise UserError(
             f"{out}: holds clips of another --seed, or of more than are asked for; choose another --out, or delete it"
         )
-    if remaining := [job for job in jobs if not _done(job)]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = TextColumn("writing clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=progress_console()) as bar:
-            for _ in bar.track(write_all(_write_clip, remaining, workers), total=len(remaining)):
-                pass
-    write_metadata(out, [json.loads(job.record.read_bytes()) for job in jobs], catalog.class_names)
+    remaining = [job for job in jobs if not job.is_done()]
+    for _ in track(in_processes(_write_clip, remaining, workers), len(remaining), "writing clips"):
+        pass
+    _write_tables(out, [json.loads(job.record.read_bytes()) for job in jobs], catalog.class_names)
 
 
 @lru_cache(maxsize=1)
@@ -147,18 +140,9 @@ def _version() -> str:
     """Changes with the code and the data that decide what a clip looks like."""
     digest = hashlib.sha256("\n".join(list_photographs()).encode())
     folder = Path(__file__).parent
-    for path in (folder / "stamps.csv", *sorted(folder.glob("*.py")), folder.parent / "datasets" / "clip_files.py"):
+    for path in (folder / "stamps.csv", *sorted(folder.glob("*.py")), Path(clip_files.__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _done(job: _Job) -> bool:
-    """Whether the clip was written by this code; its record is the last file of a clip."""
-    try:
-        row = json.loads(job.record.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return row.get("version") == _version() and (row["video"] or not job.video)
 
 
 def _write_clip(job: _Job) -> None:
@@ -168,46 +152,38 @@ def _write_clip(job: _Job) -> None:
     style = replace(TRAIN, **training, **always) if job.split == "train" else replace(BALANCED, **always)
     scene = sample_scene(catalog, job.split, job.index, job.seed, style, round(SPEC.seconds))
     clip = render_clip(scene, cross_bank if uses_cross_recordings(job.split) else bank, SPEC)
-    split = base_split(job.split)
+    split, base, name = base_split(job.split), job.out / job.dataset, job.name
     samples = np.round(clip.waveform * 32767).astype(np.int16)
-    sounding = [name for name, active in zip(clip.class_names, clip.active, strict=True) if active.any()]
-    base = job.out / job.dataset
+    sounding = [kind for kind, active in zip(clip.class_names, clip.active, strict=True) if active.any()]
     if job.dataset == SINGLE:
-        data, inner, stem = base / "s4_data", f"{split}/{sounding[0]}", f"{job.name}_"
-        frames, video = data / "visual_frames" / inner / job.name, base / f"raw_videos/{inner}/{job.name}.mp4"
+        data, inner, stem = base / "s4_data", f"{split}/{sounding[0]}", f"{name}_"
+        frames, video = data / "visual_frames" / inner / name, base / f"raw_videos/{inner}/{name}.mp4"
     else:
-        data, inner, stem = base / "ms3_data", split, f"{job.name}.mp4_"
-        frames, video = data / "visual_frames" / job.name, base / f"raw_videos/{job.name}.mp4"
-    for t in range(SPEC.frames):
-        write_image(frames / f"{stem}{t + 1}.png", Image.fromarray(clip.frames[t]))
+        data, inner, stem = base / "ms3_data", split, f"{name}.mp4_"
+        frames, video = data / "visual_frames" / name, base / f"raw_videos/{name}.mp4"
+    masks = data / "gt_masks" / inner / name
+    for t, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
+        write_image(frames / f"{stem}{t + 1}.png", Image.fromarray(frame))
         if t == 0 or (job.dataset, split) != (SINGLE, "train"):
-            mask = Image.fromarray(clip.masks[t] * np.uint8(255))
-            write_image(data / "gt_masks" / inner / job.name / f"{job.name}_{t + 1}.png", mask)
-    write_wav(data / "audio_wav" / inner / f"{job.name}.wav", samples)
-    across, down = canvas_size(scene.aspect)
-    size = round(across * SHORT_SIDE / 2) * 2, round(down * SHORT_SIDE / 2) * 2
+            write_image(masks / f"{name}_{t + 1}.png", Image.fromarray(mask * np.uint8(255)))
+    write_wav(data / "audio_wav" / inner / f"{name}.wav", samples)
+    size = tuple(round(side * SHORT_SIDE / 2) * 2 for side in canvas_size(scene.aspect))
     if job.dataset != CROSS:
         _write_semantic(job, scene, clip, size, samples)
     if job.video:
         times = (number / VIDEO_FPS for number in range(round(SPEC.seconds * VIDEO_FPS)))
         write_mp4(video, (render_frame(scene, time_s, size)[0] for time_s in times), size, samples)
+    shown = enumerate(clip.class_names, start=1)
+    stamps = [
+        [placed.stem, placed.class_name, "".join(str(int(on)) for on in active)]
+        for placed, active in zip(scene.stamps, clip.active, strict=True)
+    ]
     row = {
-        "version": _version(),
-        "video": job.video,
-        "dataset": job.dataset,
-        "name": job.name,
-        "split": split,
-        "seed": job.seed,
-        "index": job.index,
-        "sounding": sorted(sounding),
-        "onscreen": sorted(
-            name for i, name in enumerate(clip.class_names) if name and (clip.stamp_maps == i + 1).any()
-        ),
-        "stamps": [
-            [placed.stem, placed.class_name, "".join(str(int(on)) for on in active)]
-            for placed, active in zip(scene.stamps, clip.active, strict=True)
-        ],
-    }
+        "version": _version(), "video": job.video, "dataset": job.dataset, "name": name, "split": split,
+        "seed": job.seed, "index": job.index, "sounding": sorted(sounding),
+        "onscreen": sorted(kind for number, kind in shown if kind and (clip.stamp_maps == number).any()),
+        "stamps": stamps,
+    }  # fmt: skip
     write_bytes(job.record, json.dumps(row).encode())
 
 
@@ -220,47 +196,19 @@ def _write_semantic(job: _Job, scene: Scene, clip: Clip, size: tuple[int, int], 
     write_avss_clip(job.out / SEMANTIC / label / semantic_uid(job.name), frames, labels, samples, palette())
 
 
-def write_metadata(out: Path, rows: list[dict], class_names: tuple[str, ...]) -> None:
+def _write_tables(out: Path, rows: list[dict], class_names: tuple[str, ...]) -> None:
     """Write the tables of all sets from the records of their clips (`_write_clip`), in the order given."""
     of = {dataset: [row for row in rows if row["dataset"] == dataset] for dataset in (SINGLE, MULTI, CROSS)}
-    if of[SINGLE]:
-        table = [(row["name"], 0, row["sounding"][0], row["split"]) for row in of[SINGLE]]
-        write_table(out / SINGLE / "s4_meta_data.csv", ("name", "start", "category", "split"), table)
-    for dataset in (MULTI, CROSS):
-        if of[dataset]:
-            table = [(row["name"], row["split"]) for row in of[dataset]]
+    for dataset, mine in of.items():
+        if mine and dataset == SINGLE:
+            table = [(row["name"], 0, row["sounding"][0], row["split"]) for row in mine]
+            write_table(out / SINGLE / "s4_meta_data.csv", ("name", "start", "category", "split"), table)
+        elif mine:
+            table = [(row["name"], row["split"]) for row in mine]
             write_table(out / dataset / "ms3_meta_data.csv", ("video_id", "split"), table)
-    for dataset in (SINGLE, MULTI, CROSS):
-        if of[dataset]:
-            _write_scenes(out / dataset, of[dataset], str)
-    both = of[SINGLE] + of[MULTI]
-    if both:
-        labels = ["v1s"] * len(of[SINGLE]) + ["v1m"] * len(of[MULTI])
-        table = [
-            # The public table calls a clip in which nothing sounds "background".
-            (
-                row["name"],
-                semantic_uid(row["name"]),
-                0,
-                0,
-                "_".join(row["sounding"]) or "background",
-                row["split"],
-                label,
-            )
-            for row, label in zip(both, labels, strict=True)
-        ]
-        write_table(out / SEMANTIC / "metadata.csv", AVSS_COLUMNS, table)
-        ids = {name: number for number, name in enumerate(("background", *class_names))}
-        write_bytes(out / SEMANTIC / "label2idx.json", json.dumps(ids, indent=1).encode())
-        _write_scenes(out / SEMANTIC, both, semantic_uid)
-
-
-def _write_scenes(folder: Path, rows: list[dict], clip_id: Callable[[str], str]) -> None:
-    """scenes.csv: classes joined by blanks; stamps joined by ";", each stem|class|one digit a second (1: it sounds)."""
-    header = ("video_id", "split", "seed", "index", "sounding", "onscreen", "stamps")
-    table = []
-    for row in rows:
-        stamps = ";".join("|".join(stamp) for stamp in row["stamps"])
-        semantic_masks = " ".join(row["sounding"]), " ".join(row["onscreen"])
-        table.append((clip_id(row["name"]), row["split"], row["seed"], row["index"], *semantic_masks, stamps))
-    write_table(folder / "scenes.csv", header, table)
+        if mine:
+            write_scenes_table(out / dataset, mine, ("seed", "index"))
+    semantic = [row | {"part": part} for part, dataset in (("v1s", SINGLE), ("v1m", MULTI)) for row in of[dataset]]
+    if semantic:
+        write_avss_tables(out / SEMANTIC, semantic, class_names)
+        write_scenes_table(out / SEMANTIC, semantic, ("seed", "index"))

@@ -2,16 +2,13 @@
 
 stamps.csv has one row a usable stamp: its path below the stamps folder (stem), its class (empty for a distractor), its
 super-category, the stem of its recording (empty if it has none of its own), its role (train | heldout | distractor) and
-an English name. A recording or an image that would fit two classes is left out, or the classes are made one, so that no
-label is ambiguous.
+an English name. A recording or an image that would fit two classes is left out, or the classes are made one.
 
 open_vocab_stamps.csv has one row a stamp with words: stem, its words (the usual one first), its family (no scene shows
 two of a family, because one word could mean both), generic words that name it and others ("bird", "animal"), its sound
-class (empty for a silent object) and its role (a held-out image is of a known class, and tests alone show it). Its
-images are those of stamps.csv, and some that it lacks because their sound is missing, shared or unclear. Photographs
-were told from drawings by eye, as no simple statistic separates the two. Glass, fire and smoke are left out, having no
-exact mask, and so are most images whose long side is under 60 pixels. Texts are cut down by hand to a noun that a text
-encoder places well: "A pair of open scissors." is "scissors", "A xanthia." is "moth".
+class (empty for a silent object) and its role (a held-out image is of a known class, and tests alone show it). Left out
+are drawings, glass, fire and smoke (no exact mask) and most images under 60 pixels. Words are nouns that a text encoder
+places well: "A pair of open scissors." is "scissors", "A xanthia." is "moth".
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ from pathlib import Path
 
 from icf_avs.errors import UserError
 from icf_avs.synthetic import asset_packages
-from icf_avs.synthetic.asset_packages import Resources, read_qt_resource
+from icf_avs.synthetic.qt_resource import QtResource
 
 SUPER_CATEGORIES = ("music", "human", "animal", "device")
 
@@ -53,6 +50,11 @@ class SoundClass:
     heldout_stems: tuple[str, ...]
     recordings: tuple[str, ...]
     cross_recordings: tuple[str, ...]
+
+    @property
+    def family(self) -> str:
+        """The folder of its images: cats, bovines, birds, percussion."""
+        return self.stems[0].rpartition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -92,45 +94,46 @@ class Catalog:
             raise UserError(f"cannot read the recording {reference}: {error.strerror}; fetch the data again") from error
 
 
-@lru_cache(maxsize=4)
-def _archive(path: Path) -> Resources:
-    return read_qt_resource(path)
+_archive = lru_cache(maxsize=4)(QtResource)
 
 
 def load_catalog(stamps: Path | None = None) -> Catalog:
     """Read the facts and keep what is on this machine; ids and class names do not depend on that.
 
-    `stamps` is the stamps folder (None: `packages.stamps_root()`). Cross recordings are listed for the optional
-    packages already here (`packages.fetch_all` brings them). Raises UserError if most of the stamps are missing.
+    `stamps` is the stamps folder (None: `asset_packages.stamps_root()`). Cross recordings are listed for the optional
+    packages already here (`asset_packages.fetch_all` brings them). Raises UserError if most of the stamps are missing.
     """
-    root = Path(stamps) if stamps is not None else asset_packages.stamps_root()
-    with resources.files(__package__).joinpath("stamps.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    shown = [row for row in rows if (root / f"{row['stem']}.png").is_file()]
+    root, rows, shown = _read_facts("stamps.csv", stamps)
     names = tuple(sorted({row["class"] for row in rows if row["class"]}))
     classes = []
     for number, name in enumerate(names, start=1):
         mine = [row for row in rows if row["class"] == name]
-        here = [row for row in shown if row["class"] == name]
+        stems = {role: tuple(row["stem"] for row in shown if (row["class"], row["role"]) == (name, role))
+                 for role in ("train", "heldout")}  # fmt: skip
         sounds = [row["sound"] for row in mine if row["sound"] and (root / f"{row['sound']}.ogg").is_file()]
-        sound_class = SoundClass(
-            id=number,
-            name=name,
-            super_category=mine[0]["super_category"],
-            stems=tuple(row["stem"] for row in here if row["role"] == "train"),
-            heldout_stems=tuple(row["stem"] for row in here if row["role"] == "heldout"),
-            recordings=tuple(f"stamps:{stem}" for stem in sounds),
-            cross_recordings=_cross_recordings(name),
-        )
-        if sound_class.stems and sound_class.recordings:
-            classes.append(sound_class)
-    if 2 * len(classes) < len(names):
-        raise UserError(
-            f"{root} has images and sounds of only {len(classes)} of {len(names)} classes: pass the stamps folder "
-            "of a complete Tux Paint stamps collection with --stamps DIR"
-        )
+        recordings = tuple(f"stamps:{stem}" for stem in sounds)
+        if stems["train"] and recordings:
+            files = stems["train"], stems["heldout"], recordings, _cross_recordings(name)
+            classes.append(SoundClass(number, name, mine[0]["super_category"], *files))
+    _check_complete(root, "images and sounds", len(classes), len(names), "classes")
     distractors = tuple(row["stem"] for row in shown if row["role"] == "distractor")
     return Catalog(root, names, tuple(classes), distractors)
+
+
+def _read_facts(table: str, stamps: Path | None) -> tuple[Path, list[dict[str, str]], list[dict[str, str]]]:
+    """The stamps folder, all rows of a table, and those whose image is there."""
+    root = Path(stamps) if stamps is not None else asset_packages.stamps_root()
+    with resources.files(__package__).joinpath(table).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return root, rows, [row for row in rows if (root / f"{row['stem']}.png").is_file()]
+
+
+def _check_complete(root: Path, what: str, here: int, wanted: int, of: str) -> None:
+    if 2 * here < wanted:
+        raise UserError(
+            f"{root} has {what} of only {here} of {wanted} {of}: pass the stamps folder "
+            "of a complete Tux Paint stamps collection with --stamps DIR"
+        )
 
 
 def _cross_recordings(name: str) -> tuple[str, ...]:
@@ -207,37 +210,16 @@ class OpenVocabCatalog:
     @cached_property
     def training_words(self) -> tuple[str, ...]:
         """Every word that training may ask for or take as a counterfactual, generic ones too, sorted."""
-        own = {word for stamp in self.training for word in stamp.words}
-        return tuple(sorted(own | {word for stamp in self.training for word in stamp.generic}))
+        return tuple(sorted({word for stamp in self.training for word in stamp.words + stamp.generic}))
 
 
 def load_open_vocab_stamps(stamps: Path | None = None, held_out: Collection[str] = HELD_OUT) -> OpenVocabCatalog:
-    """Read the facts and keep what is on this machine; `stamps` is the stamps folder (None: packages.stamps_root()),
-    held_out: sound classes that training must not know.
-
-    Raises UserError if most of the images are missing.
-    """
-    root = Path(stamps) if stamps is not None else asset_packages.stamps_root()
-    with resources.files(__package__).joinpath("open_vocab_stamps.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    here = tuple(_stamp(row, held_out) for row in rows if (root / f"{row['stem']}.png").is_file())
-    if 2 * len(here) < len(rows):
-        raise UserError(
-            f"{root} has only {len(here)} of {len(rows)} images: pass the stamps folder of a complete Tux Paint "
-            "stamps collection with --stamps DIR"
-        )
-    return OpenVocabCatalog(root, here)
-
-
-def _stamp(row: dict[str, str], held_out: Collection[str]) -> NamedStamp:
-    generic = tuple(row["generic"].split(";")) if row["generic"] else ()
-    words = tuple(row["words"].split(";"))
-    return NamedStamp(
-        row["stem"],
-        words,
-        row["family"],
-        generic,
-        row["class"],
-        test_image=row["role"] == "heldout",
-        held_out=row["class"] in held_out,
-    )
+    """As `load_catalog`. held_out: sound classes that training must not know."""
+    root, rows, shown = _read_facts("open_vocab_stamps.csv", stamps)
+    _check_complete(root, "images", len(shown), len(rows), "objects")
+    found = []
+    for row in shown:
+        words, generic = (tuple(row[column].split(";")) if row[column] else () for column in ("words", "generic"))
+        roles = row["role"] == "heldout", row["class"] in held_out
+        found.append(NamedStamp(row["stem"], words, row["family"], generic, row["class"], *roles))
+    return OpenVocabCatalog(root, tuple(found))

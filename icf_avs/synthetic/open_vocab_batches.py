@@ -73,16 +73,16 @@ def open_vocab_batch(
 ) -> Batch:  # fmt: skip
     """The scenes of `indices`, each with tagger predictions for its frames. noisy: scores are jittered, channels are
     dropped, at times there is no segmenter, and half of the scenes are flipped; else the images come along, at half
-    their size. more: queries of each scene beside the first.
+    their size. extra_queries: of each scene beside the first.
     """
-    frames = features.stamp_maps.shape[1]
+    frames, clips, queries = features.stamp_maps.shape[1], len(indices), 1 + extra_queries
     tag_rows, sounding, onscreen, maps = [], [], [], []
     for at in indices:
         scene = features.scenes[at]
-        shown = words.synonyms_of([words.index[word] for word in scene.present_words])
-        onscreen.append(shown)
-        for _ in range(1 + extra_queries):
-            tags, queried = _sample_audio(scene, shown, frames, words, sounds, rng)
+        objects = features.object_maps(at)
+        onscreen.append(words.synonyms_of([words.index[word] for word in scene.present_words]))
+        for _ in range(queries):
+            tags, queried = _sample_audio(scene, onscreen[-1], frames, words, sounds, rng)
             tag_rows.append(tags)
             sounding.append(np.zeros((frames, len(words.words)), bool))
             class_map = np.zeros((frames, len(scene.objects) + 1), np.int64)
@@ -90,38 +90,29 @@ def open_vocab_batch(
                 sounding[-1][when, word] = True
                 for number in scene.objects_named(words.words[word]):
                     class_map[when, number] = word + 1
-            objects = features.object_maps(at)
             maps.append(np.stack([row[numbers] for row, numbers in zip(class_map, objects, strict=True)]))
     masks, class_map = mask_targets(torch.from_numpy(np.stack(maps)))
-    every = torch.ones(len(indices), frames, dtype=torch.bool)
-    levels, scores, shares = features.visual(indices)
+    levels, scores, probs = features.visual(indices)
     if noisy:
         levels = [_channel_dropout(level, rng) for level in levels]
-        flipped = torch.from_numpy(rng.random(len(indices)) < 0.5)
-        *levels, scores, shares = (_flip(level, flipped) for level in (*levels, scores, shares))
-        masks, class_map = (_flip(maps, flipped.repeat_interleave(1 + extra_queries)) for maps in (masks, class_map))
+        flipped = torch.from_numpy(rng.random(clips) < 0.5)
+        *levels, scores, probs = (_flip(level, flipped) for level in (*levels, scores, probs))
+        masks, class_map = (_flip(maps, flipped.repeat_interleave(queries)) for maps in (masks, class_map))
         scores = _jitter_scores(scores, rng)
-        shares = shares * torch.from_numpy(rng.random((len(indices), 1, 1, 1, 1)) >= _NO_SEGMENTER_PROB)
+        probs = probs * torch.from_numpy(rng.random((clips, 1, 1, 1, 1)) >= _NO_SEGMENTER_PROB)
     tags, sounding = torch.from_numpy(np.stack(tag_rows)), torch.from_numpy(np.stack(sounding))
     tags, sounding, masks, class_map = (  # B 1+Q ...
-        answers.unflatten(0, (len(indices), 1 + extra_queries)) for answers in (tags, sounding, masks, class_map)
+        answers.unflatten(0, (clips, queries)) for answers in (tags, sounding, masks, class_map)
     )
+    every = torch.ones(clips, frames, dtype=torch.bool)
     return Batch(
-        levels,
-        tags.new_zeros(len(indices), frames, 0),  # tags stand for the sounds
-        masks[:, 0],
-        class_map[:, 0],
-        every,
-        every,
-        sounding[:, 0],
-        torch.from_numpy(np.stack(onscreen)),
+        levels, tags.new_zeros(clips, frames, 0),  # tags stand for the sounds
+        masks[:, 0], class_map[:, 0], every, every, sounding[:, 0], torch.from_numpy(np.stack(onscreen)),
         other_sounds=tags[:, 1:] if extra_queries else None,
         other_masks=masks[:, 1:] if extra_queries else None,
         frames=None if noisy else torch.from_numpy(features.images[indices]),
-        class_scores=scores,
-        object_probs=shares,
-        tag_probs=tags[:, 0],
-    )
+        class_scores=scores, object_probs=probs, tag_probs=tags[:, 0],
+    )  # fmt: skip
 
 
 def _sample_audio(

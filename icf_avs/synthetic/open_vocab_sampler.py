@@ -20,6 +20,8 @@ from icf_avs.synthetic.scene import Camera, NamedObject, PlacedStamp, Scene, Sha
 from icf_avs.synthetic.scene_sampler import (
     SPLIT_DECILES,
     ViewRanges,
+    check_request,
+    draw_count,
     draw_gains,
     draw_motion,
     draw_view,
@@ -64,10 +66,7 @@ def sample_open_vocab_scene(
     catalog: OpenVocabCatalog, split: str, index: int, seed: int = 0, style: OpenVocabStyle = DEFAULT, seconds: int = 1
 ) -> Scene:
     """Scene number `index` of a split of OPEN_VOCAB_SPLITS. Raises ValueError for another split or under a second."""
-    if split not in OPEN_VOCAB_SPLITS:
-        raise ValueError(f"split is {split!r}; it must be one of {', '.join(OPEN_VOCAB_SPLITS)}")
-    if seconds < 1:
-        raise ValueError(f"seconds is {seconds}; it must be at least 1")
+    check_request(split, OPEN_VOCAB_SPLITS, seconds)
     rng = np.random.default_rng([_STREAM, seed, OPEN_VOCAB_SPLITS.index(split), index])
     cast = _draw_cast(catalog, split, style, rng)
     close = style.close > 0 and rng.random() < style.close and len(cast[0]) == 1
@@ -75,14 +74,14 @@ def sample_open_vocab_scene(
     empty = draw_view(catalog.root, _HELD_OUT.get(split, split), index, seed, seconds, view, rng)
     times = [0.5] if seconds == 1 else visibility_times(seconds)
     scene = search_layout(
-        lambda shrink: _lay_out(catalog, cast, empty, shrink, close, rng),
+        lambda shrink: _lay_out(cast, empty, shrink, close, rng),
         lambda candidate: _all_visible(candidate, len(cast), times),
         tries=4,
     )
-    objects = [
-        NamedObject(*names, float(rng.uniform(0, 0.6)) if rng.random() < 0.6 else 0.0)
-        for names in ((copies[0].words, copies[0].generic, copies[0].class_name) for copies in cast)
-    ]
+    objects = []
+    for first, *_ in cast:
+        transfer = float(rng.uniform(0, 0.6)) if rng.random() < 0.6 else 0.0
+        objects.append(NamedObject(first.words, first.generic, first.class_name, transfer))
     camera = Camera(
         flip_background=bool(rng.random() < 0.5),
         gamma=float(np.exp(rng.uniform(-0.3, 0.3))) if rng.random() < 0.5 else 1.0,
@@ -90,7 +89,10 @@ def sample_open_vocab_scene(
         blur=float(rng.uniform(0.3, 1.5)) if rng.random() < 0.3 else 0.0,
         noise=float(rng.uniform(1, 10)) if rng.random() < 0.5 else 0.0,
     )
-    shadow = _shadow(rng) if style.shadow > 0 and rng.random() < style.shadow else None
+    shadow = None
+    if style.shadow > 0 and rng.random() < style.shadow:
+        offset_x, offset_y = float(rng.normal(0, 0.08)), float(rng.uniform(-0.01, 0.1))
+        shadow = Shadow(offset_x, offset_y, float(rng.uniform(0.003, 0.03)), float(rng.uniform(0.15, 0.65)))
     return replace(scene, objects=tuple(objects), camera=camera, shadow=shadow)
 
 
@@ -101,11 +103,6 @@ def _zoom(style: OpenVocabStyle, rng: np.random.Generator) -> float:
     return rng.uniform(*_ZOOM)
 
 
-def _shadow(rng: np.random.Generator) -> Shadow:
-    offset_x, offset_y = rng.normal(0, 0.08), rng.uniform(-0.01, 0.1)
-    return Shadow(float(offset_x), float(offset_y), float(rng.uniform(0.003, 0.03)), float(rng.uniform(0.15, 0.65)))
-
-
 def _draw_cast(
     catalog: OpenVocabCatalog, split: str, style: OpenVocabStyle, rng: np.random.Generator
 ) -> list[tuple[NamedStamp, ...]]:
@@ -114,8 +111,7 @@ def _draw_cast(
     if split == "test":
         known = tuple(stamp for stamp in catalog.stamps if not stamp.held_out)
     while True:
-        weights = np.array(style.num_objects)
-        count = 1 + int(rng.choice(len(weights), p=weights / sum(style.num_objects)))
+        count = draw_count(style.num_objects, 1, rng)
         cast: list[tuple[NamedStamp, ...]] = []
         while len(cast) < count:
             # The first of a held-out scene is what makes it one; half of the others are.
@@ -142,12 +138,7 @@ def _choice(choices: Sequence[T], rng: np.random.Generator) -> T:
 
 
 def _lay_out(
-    catalog: OpenVocabCatalog,
-    cast: list[tuple[NamedStamp, ...]],
-    scene: Scene,
-    shrink: float,
-    close: bool,
-    rng: np.random.Generator,
+    cast: list[tuple[NamedStamp, ...]], scene: Scene, shrink: float, close: bool, rng: np.random.Generator
 ) -> Scene:
     """The scene with sizes, places, order and motion of all stamps. close: the first object is close."""
     centres: list[np.ndarray] = []
@@ -165,55 +156,38 @@ def _lay_out(
         places = np.array(canvas_size(scene.aspect)) * (0.5 + rng.uniform(-0.44, 0.44, (3, 2)))
         centre = max(places, key=lambda place: min((float(np.hypot(*(place - c))) for c in centres), default=0.0))
         centres.append(centre)
-        for copy, pose in zip(copies, _poses(len(copies), centre, size, rng), strict=True):
-            stamps.append(_place(catalog, copy, *pose, near, rng))
+        # All copies are under one light; the lower ones of a group are larger, and lie on top.
+        gains, feather = np.array(draw_gains(*_GAINS, rng)), float(rng.uniform(0.2, 1.6)) if rng.random() < 0.7 else 0.0
+        poses = [(centre, size, gains)] if len(copies) == 1 else _group(len(copies), centre, size, gains, rng)
+        for copy, pose in zip(copies, poses, strict=True):
+            stamps.append(_place(scene, copy, *pose, feather, near, rng))
             object_of.append(int(number) + 1)
     return replace(scene, stamps=tuple(stamps), object_of=tuple(object_of))
 
 
-def _poses(
-    copies: int, centre: np.ndarray, size: float, rng: np.random.Generator
-) -> list[tuple[np.ndarray, float, tuple[float, float, float], float]]:
-    """Place, size, gains and feather of each copy; the lower ones of a group are larger, and lie on top."""
-    gains, feather = np.array(draw_gains(*_GAINS, rng)), float(rng.uniform(0.2, 1.6)) if rng.random() < 0.7 else 0.0
-    if copies == 1:
-        return [(centre, size, tuple(gains.tolist()), feather)]
+def _group(
+    copies: int, centre: np.ndarray, size: float, gains: np.ndarray, rng: np.random.Generator
+) -> list[tuple[np.ndarray, float, np.ndarray]]:
+    """Place, size and gains of each copy."""
     offsets = rng.normal(0, 1, (copies, 2)) * np.array([0.75, 0.4]) * size * copies**0.4
     offsets = offsets[np.argsort(offsets[:, 1])]
     depth = np.clip(1 + 0.25 * offsets[:, 1] / (np.abs(offsets[:, 1]).max() + 1e-9), 0.6, 1.4)
     sizes = size * depth * np.exp(rng.normal(0, 0.12, copies))
-    return [
-        (centre + offset, float(one), tuple((gains * rng.uniform(0.9, 1.1)).tolist()), feather)
-        for offset, one in zip(offsets, sizes, strict=True)
-    ]
+    return [(centre + offset, one, gains * rng.uniform(0.9, 1.1)) for offset, one in zip(offsets, sizes, strict=True)]
 
 
 def _place(
-    catalog: OpenVocabCatalog,
-    stamp: NamedStamp,
-    centre: np.ndarray,
-    size: float,
-    gains: tuple[float, float, float],
-    feather: float,
-    close: bool,
+    scene: Scene, stamp: NamedStamp, centre: np.ndarray, size: float, gains: np.ndarray, feather: float, close: bool,
     rng: np.random.Generator,
-) -> PlacedStamp:
-    sprite = load_sprite(catalog.root / f"{stamp.stem}.png")
+) -> PlacedStamp:  # fmt: skip
+    sprite = load_sprite(scene.root / f"{stamp.stem}.png")
     long_side, short_side = max(sprite.width, sprite.height), min(sprite.width, sprite.height)
     longest, enlarged = (2 * _CLOSE[1], _CLOSE_ENLARGED) if close else (1.2, _ENLARGED)
     size = min(size, longest * (short_side / long_side) ** 0.5, enlarged * (sprite.width * sprite.height) ** 0.5)
     return PlacedStamp(
-        stem=stamp.stem,
-        class_name=stamp.class_name,
-        class_id=0,
-        spans=(),
-        x=float(centre[0]),
-        y=float(centre[1]),
-        size=float(size),
-        **draw_motion(
-            lambda: rng.normal(0, 8), lambda: rng.normal(0, 0.03), lambda: rng.normal(0, 0.015), 0.04, rng
-        ),
-        gains=gains,
+        stamp.stem, stamp.class_name, 0, (), *centre.tolist(), float(size),
+        **draw_motion(lambda width: rng.normal(0, width), 8, (0.03, 0.015), 0.04, rng),
+        gains=tuple(gains.tolist()),
         offset=float(rng.uniform(-20, 20)),
         feather=feather,
     )  # fmt: skip

@@ -11,14 +11,17 @@ import numpy as np
 SPLITS = ("train", "val", "test", "cross", "cross-val")  # new ones at the end: random streams depend on the position
 
 
+_BASE = {"cross": "test", "cross-val": "val"}  # these have other recordings than training
+
+
 def uses_cross_recordings(split: str) -> bool:
     """Whether the sounds of a split are other recordings than those of training."""
-    return split in ("cross", "cross-val")
+    return split in _BASE
 
 
 def base_split(split: str) -> str:
     """The split whose compositions and backgrounds are used: "train", "val" or "test"."""
-    return {"cross": "test", "cross-val": "val"}.get(split, split)
+    return _BASE.get(split, split)
 
 
 def hash_decile(text: str) -> int:

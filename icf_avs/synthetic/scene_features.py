@@ -2,18 +2,16 @@
 
 Rendering and encoding an image costs about 30 ms, and a frozen encoder's features never change. So they are computed
 once, in parallel, and found again by a digest of all that they depend on. Open-vocabulary scenes keep what any word can
-be compared with: small images, the scores of all ImageNet classes and the segmenter's probabilities. At 448 pixels a
-frame takes 0.9 MB at strides 8, 16 and 32, 1.5 MB with stride 4.
+be compared with: small images, the scores of all ImageNet classes and the segmenter's probabilities.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,11 +21,11 @@ import torch
 from torch import Tensor
 
 from icf_avs.atomic_io import cache_dir, load_arrays, make_once, save_arrays
+from icf_avs.datasets.jobs import in_processes
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.encoders.open_vocab_encoder import CLASSES, DenseClassifier
 from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, load_segmenter_or_none
 from icf_avs.errors import UserError
-from icf_avs.interrupts import interrupts_ignored
 from icf_avs.media.images import resize_frames
 from icf_avs.synthetic.backgrounds import list_photographs
 from icf_avs.synthetic.catalog import Catalog, OpenVocabCatalog
@@ -43,7 +41,7 @@ _SETS = 8  # most sets of training scenes that a run has
 _CHUNK, _BATCH = 16, 4  # scenes that a worker does at a time, frames that it encodes at once
 _STEP, _ZERO = 0.125, 32  # a byte b stands for the z-score (b - 32) / 8, from -4 to 27.875
 Progress = Callable[[int, int], None]
-Job = tuple["Catalog | OpenVocabCatalog", "SceneSet", Path | None, int]
+HALF = slice(MAP_STRIDE // 2, None, MAP_STRIDE)  # the pixels of a frame that a map of MAP_STRIDE keeps
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class SceneSet:
     strides: tuple[int, ...] = EfficientNetLite0.strides
 
     def __post_init__(self) -> None:
-        if not set(self.strides) <= set(EfficientNetLite0.strides) or list(self.strides) != sorted(set(self.strides)):
+        if self.strides != tuple(stride for stride in EfficientNetLite0.strides if stride in self.strides):
             raise ValueError(f"strides are {self.strides}; they must rise, and be of {EfficientNetLite0.strides}")
 
     @property
@@ -76,15 +74,15 @@ class SceneSet:
         """Shape and type of each array, in the order of the fields of SceneFeatures or OpenVocabFeatures."""
         size, lead = self.spec.image_size, (self.count, self.spec.frames)
         channels = dict(zip(EfficientNetLite0.strides, EfficientNetLite0.channels, strict=True))
-        half, coarse = size // MAP_STRIDE, -(-size // EfficientNetLite0.strides[-1])
-        shapes = {
-            f"stride{stride}": ((*lead, -(-size // stride), -(-size // stride), channels[stride]), np.float16)
+        half, cells = size // MAP_STRIDE, {stride: -(-size // stride) for stride in EfficientNetLite0.strides}
+        shapes: dict[str, tuple[tuple[int, ...], type]] = {
+            f"stride{stride}": ((*lead, cells[stride], cells[stride], channels[stride]), np.float16)
             for stride in self.strides
         }
-        shapes |= {"stamp_maps": ((*lead, half, half), np.uint8)}
+        shapes["stamp_maps"] = (*lead, half, half), np.uint8
         if self.open_vocab:
-            shapes |= {"images": ((*lead, half, half, 3), np.uint8)}
-            shapes |= {"class_scores": ((*lead, coarse, coarse, CLASSES), np.uint8)}
+            shapes["images"] = (*lead, half, half, 3), np.uint8
+            shapes["class_scores"] = (*lead, cells[32], cells[32], CLASSES), np.uint8
         return shapes
 
 
@@ -147,9 +145,7 @@ def scene_features(
 
     Raises UserError when the disk is full. A set that was not finished leaves nothing behind.
     """
-    scenes, (*pyramid, stamp_maps) = _find_or_compute(
-        _folder(catalog, scene_set), catalog, scene_set, workers, progress
-    )
+    _, scenes, (*pyramid, stamp_maps) = _find_or_compute(catalog, scene_set, workers, progress)
     return SceneFeatures(scenes, pyramid, stamp_maps)
 
 
@@ -157,8 +153,7 @@ def open_vocab_features(
     catalog: OpenVocabCatalog, scene_set: SceneSet, workers: int, progress: Progress = lambda done, total: None
 ) -> OpenVocabFeatures:
     """As `scene_features`, of open-vocabulary scenes; progress reports the segmenter's work after that."""
-    folder = _folder(catalog, scene_set)
-    scenes, (*pyramid, stamp_maps, images, scores) = _find_or_compute(folder, catalog, scene_set, workers, progress)
+    folder, scenes, (*pyramid, stamp_maps, images, scores) = _find_or_compute(catalog, scene_set, workers, progress)
     probs = _object_probs(folder.with_name(f"{folder.name}-objects"), images, progress)
     return OpenVocabFeatures(scenes, pyramid, stamp_maps, images, scores, probs)
 
@@ -168,21 +163,17 @@ def training_seed(run: int, number: int) -> int:
     return _SETS * run + number
 
 
-def _folder(catalog: Catalog | OpenVocabCatalog, scene_set: SceneSet) -> Path:
-    """Where the arrays are kept: another folder for every change of what they depend on."""
+def _find_or_compute(
+    catalog: Catalog | OpenVocabCatalog, scene_set: SceneSet, workers: int, progress: Progress
+) -> tuple[Path, list[Scene], list[np.ndarray]]:
+    """The folder of the arrays, another one for every change of what they depend on; the scenes; the arrays."""
     facts = [VERSION, type(scene_set.style).__name__, asdict(scene_set), repr(catalog), list_photographs()]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return cache_dir() / "features" / digest[:20]
-
-
-def _find_or_compute(
-    folder: Path, catalog: Catalog | OpenVocabCatalog, scene_set: SceneSet, workers: int, progress: Progress
-) -> tuple[list[Scene], list[np.ndarray]]:
-    scenes: list[Scene] = []
+    folder, scenes = cache_dir() / "features" / digest[:20], []
 
     def sample(new: Path | None) -> None:
         jobs = [(catalog, scene_set, new, start) for start in range(0, scene_set.count, _CHUNK)]
-        for part in _map(jobs, workers):
+        for part in in_processes(_do_chunk, jobs, workers):
             scenes.extend(part)
             progress(len(scenes), scene_set.count)
 
@@ -193,7 +184,7 @@ def _find_or_compute(
     make_once(folder, compute)
     if not scenes:
         sample(None)
-    return scenes, load_arrays(folder, scene_set.shapes)
+    return folder, scenes, load_arrays(folder, scene_set.shapes)
 
 
 def _allocate(folder: Path, shapes: dict[str, tuple[tuple[int, ...], type]]) -> None:
@@ -211,33 +202,18 @@ def _allocate(folder: Path, shapes: dict[str, tuple[tuple[int, ...], type]]) -> 
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
-def _map(jobs: list[Job], workers: int) -> Iterator[list[Scene]]:
-    """Results in order of the jobs; in processes of their own when there is more than one worker."""
-    if workers <= 1:
-        yield from map(_do_chunk, jobs)
-        return
-    # Threads of torch do not survive a fork, so the workers are spawned.
-    with interrupts_ignored():
-        pool = multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,))
-    with pool:
-        yield from pool.imap(_do_chunk, jobs)
-
-
-def _do_chunk(job: Job) -> list[Scene]:
+def _do_chunk(job: tuple[Catalog | OpenVocabCatalog, SceneSet, Path | None, int]) -> list[Scene]:
     """Sample _CHUNK scenes; where a folder is given, render and encode them into its files too."""
     catalog, scene_set, folder, start = job
-    stop = min(start + _CHUNK, scene_set.count)
+    spec, stop = scene_set.spec, min(start + _CHUNK, scene_set.count)
     sample = sample_open_vocab_scene if scene_set.open_vocab else sample_scene
-    seconds = max(1, round(scene_set.spec.seconds))
-    scenes = [
-        sample(catalog, scene_set.split, index, scene_set.seed, scene_set.style, seconds)
-        for index in range(start, stop)
-    ]
+    drawn = scene_set.seed, scene_set.style, max(1, round(spec.seconds))
+    scenes = [sample(catalog, scene_set.split, index, *drawn) for index in range(start, stop)]
     if folder is None:
         return scenes
     arrays = zip(scene_set.shapes, load_arrays(folder, scene_set.shapes, writable=True), strict=True)
     rows = {name: array[start:stop].reshape(-1, *array.shape[2:]) for name, array in arrays}
-    moments = [(scene, scene_set.spec.frame_time(t)) for scene in scenes for t in range(scene_set.spec.frames)]
+    moments = [(scene, spec.frame_time(t)) for scene in scenes for t in range(spec.frames)]
     for at in range(0, len(moments), _BATCH):
         batch = _encode(moments[at : at + _BATCH], scene_set)
         for name, row in rows.items():
@@ -253,14 +229,11 @@ def _encode(moments: list[tuple[Scene, float]], scene_set: SceneSet) -> dict[str
     maps = [stamp_map for _, stamp_map in rendered]
     if detail != side:
         maps = [render_stamp_map(scene, moment, (side, side)) for scene, moment in moments]
-    half = slice(MAP_STRIDE // 2, None, MAP_STRIDE)
     with torch.inference_mode():
         pyramid = _encoder()(images)
-    batch = {
-        f"stride{stride}": level.permute(0, 2, 3, 1).half().numpy()
-        for stride, level in zip(EfficientNetLite0.strides, pyramid, strict=True)
-    }
-    batch["stamp_maps"] = np.stack([stamp_map[half, half] for stamp_map in maps])
+    levels = zip(EfficientNetLite0.strides, pyramid, strict=True)
+    batch = {f"stride{stride}": level.permute(0, 2, 3, 1).half().numpy() for stride, level in levels}
+    batch["stamp_maps"] = np.stack(maps)[:, HALF, HALF]
     if scene_set.open_vocab:
         batch["images"] = resize_frames(images, side // MAP_STRIDE).numpy()
         batch["class_scores"] = quantize_scores(_classifier()(pyramid[-1]))
@@ -285,9 +258,7 @@ def _object_probs(folder: Path, images: np.ndarray, progress: Progress) -> np.nd
     return load_arrays(folder, ["object_probs"])[0]
 
 
-@lru_cache(maxsize=1)
-def _encoder() -> EfficientNetLite0:
-    return load_efficientnet_lite0()
+_encoder = lru_cache(maxsize=1)(load_efficientnet_lite0)
 
 
 @lru_cache(maxsize=1)

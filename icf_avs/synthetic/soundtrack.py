@@ -5,8 +5,6 @@ Whether a stamp sounds in an interval is measured on its own track, never read f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from icf_avs.media.audio_windows import cut_windows
@@ -20,11 +18,9 @@ from icf_avs.synthetic.audio_augment import (
     gain_envelope,
     mic_response,
 )
+from icf_avs.synthetic.scene import Scene
 from icf_avs.synthetic.sounds import NOISES, SoundBank, fast_length, frame_rms, noise, tilt_and_reverb
 from icf_avs.types import RATE, ClipSpec
-
-if TYPE_CHECKING:
-    from icf_avs.synthetic.scene import Scene
 
 _QUIET_DB = -30.0  # a window this far below the track's loudest one counts as silent
 _QUIET_FRAME_DB = -35.0  # the same for the frames of 25 ms inside a window
@@ -45,6 +41,7 @@ def render_tracks(
     rng = np.random.default_rng([*scene.key, 1 + variation])
     varied = style.augment_prob > 0 and rng.random() < style.augment_prob
     samples = scene.seconds * RATE
+    time = np.arange(samples, dtype=np.float32) / RATE
     size = fast_length(samples + round(LONGEST_TAIL * RATE))
     mic = mic_response(style, rng) if varied else None
     tracks = np.zeros((len(scene.stamps), samples), dtype=np.float32)
@@ -55,7 +52,8 @@ def render_tracks(
         if placed.spans:
             voices.setdefault(placed.class_name, []).append(index)
     for class_name, stamps in voices.items():
-        gate = _gate(scene.stamps[stamps[0]].spans, samples)
+        ramps = [np.minimum(time - start, end - time) / _FADE + 0.5 for start, end in scene.stamps[stamps[0]].spans]
+        gate = np.clip(np.max(ramps, axis=0), 0, 1)
         if mic is not None:
             track = bank.loop_augmented(class_name, samples, style, rng) * gain_envelope(samples, style, rng) * gate
             track = apply_room_and_mic(track, mic, size, style, rng)
@@ -77,15 +75,6 @@ def render_tracks(
         mixture = degrade(mixture, style, rng)
     gain = min(gain, 0.99 / max(float(np.abs(mixture).max()), 1e-6))
     return (mixture * gain).astype(np.float32), (tracks * gain).astype(np.float32)
-
-
-def _gate(spans: tuple[tuple[float, float], ...], samples: int) -> np.ndarray:
-    """1 inside the spans (seconds), 0 outside, with short ramps."""
-    time = np.arange(samples, dtype=np.float32) / RATE
-    gate = np.zeros(samples, dtype=np.float32)
-    for start, end in spans:
-        np.maximum(gate, np.clip(np.minimum(time - start, end - time) / _FADE + 0.5, 0, 1), out=gate)
-    return gate
 
 
 def track_activity(tracks: np.ndarray, spec: ClipSpec) -> np.ndarray:

@@ -26,6 +26,7 @@ _RECIPE = 1  # goes up when the mixtures or the way they are tagged change
 _ARRAYS = ("outputs", "silent", "noise", "pairs", "mixed")
 _BATCH = 16
 _RAMP = 0.01  # seconds to each side of the moment at which a sound starts or stops
+Progress = Callable[[int, int], None]  # (done, total)
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,9 @@ class TaggerOutputs:
 
 
 def tagger_outputs(
-    catalog: Catalog,
-    recordings: str,
-    tagger: WordTagger,
-    variants: int = 24,
-    only: Collection[str] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> TaggerOutputs:
+    catalog: Catalog, recordings: str, tagger: WordTagger, variants: int = 24, only: Collection[str] | None = None,
+    progress: Progress = lambda done, total: None,
+) -> TaggerOutputs:  # fmt: skip
     """Predictions for the recordings "train" or "cross" of all classes that have any, from the cache or made now.
 
     only: names of the classes wanted, None: all. It is made in about a minute, and the same wherever the files are.
@@ -69,29 +66,23 @@ def tagger_outputs(
 
 
 def _tag(
-    bank: SoundBank,
-    class_names: tuple[str, ...],
-    tagger: WordTagger,
-    variants: int,
-    progress: Callable[[int, int], None],
+    bank: SoundBank, class_names: tuple[str, ...], tagger: WordTagger, variants: int, progress: Progress
 ) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(variants)
-    quarter = max(variants // 4, 1)
+    number, quarter = len(class_names), max(variants // 4, 1)
     outputs, silent = [], []
-    for done, class_name in enumerate(class_names):
-        progress(done, len(class_names) + 1)
-        outputs.append(
-            _predict(tagger, [_example(bank, (class_name,), rng, pauses=i % 2 > 0) for i in range(variants)])
-        )
-        silent.append(_predict(tagger, [_example(bank, (class_name,), rng, now=False) for _ in range(quarter)]))
+    for done, name in enumerate(class_names):
+        progress(done, number + 1)
+        outputs.append(_predict(tagger, [_example(bank, (name,), rng, pauses=i % 2 > 0) for i in range(variants)]))
+        silent.append(_predict(tagger, [_example(bank, (name,), rng, now=False) for _ in range(quarter)]))
     noise_only = _predict(tagger, [_noisy(rng) for _ in range(variants)])
-    count = len(class_names) * quarter if len(class_names) > 1 else 0
-    pairs = np.array([rng.choice(len(class_names), 2, replace=False) for _ in range(count)], np.int64).reshape(count, 2)
+    count = number * quarter if number > 1 else 0
+    pairs = np.array([rng.choice(number, 2, replace=False) for _ in range(count)], np.int64).reshape(count, 2)
     mixed = [np.zeros((0, tagger.dim), np.float16)]
     for start in range(0, count, _BATCH):
         both = [(class_names[a], class_names[b]) for a, b in pairs[start : start + _BATCH]]
         mixed.append(_predict(tagger, [_example(bank, two, rng) for two in both]))
-    progress(len(class_names) + 1, len(class_names) + 1)
+    progress(number + 1, number + 1)
     arrays = np.stack(outputs), np.stack(silent), noise_only, pairs, np.concatenate(mixed)
     return dict(zip(_ARRAYS, arrays, strict=True))
 

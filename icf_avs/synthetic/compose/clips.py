@@ -5,10 +5,8 @@ As Visual Post-production does (VPO; Chen et al., CVPR 2024): what is in an imag
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -17,7 +15,7 @@ from icf_avs.datasets.layouts import SPLITS
 from icf_avs.datasets.video_clip import read_waveform
 from icf_avs.errors import UserError
 from icf_avs.synthetic.compose.images import AnnotatedImage, ImageSource
-from icf_avs.synthetic.compose.source_clips import Recording
+from icf_avs.synthetic.compose.material import Material, Recording
 from icf_avs.types import RATE
 
 SECONDS = 5
@@ -51,28 +49,6 @@ class Scene:
     image: AnnotatedImage
     sources: tuple[Source, ...]
     seed: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Material:
-    """The images and recordings of one split. names: of the set's classes by the images' spelling."""
-
-    images: Sequence[AnnotatedImage]
-    recordings: Mapping[str, Sequence[Recording]]  # by class of the set
-    names: Mapping[str, str]
-
-    def sounding(self, image: AnnotatedImage) -> list[str]:
-        """Classes of an image that can sound, in alphabetical order."""
-        return sorted({self.names[label] for label in image.classes if label in self.names} & set(self.recordings))
-
-    @cached_property
-    def by_class(self) -> dict[str, list[AnnotatedImage]]:
-        """Images in which a class can sound."""
-        found: dict[str, list[AnnotatedImage]] = defaultdict(list)
-        for image in self.images:
-            for name in self.sounding(image):
-                found[name].append(image)
-        return dict(sorted(found.items()))
 
 
 def sample_scenes(material: Material, split: str, count: int, sources: int, seed: int) -> list[Scene]:
@@ -136,9 +112,9 @@ def render_clip(
     scale = SHORT_SIDE / min(image.size)
     size = tuple(max(round(side * scale), 1) for side in image.size)
     frames, segmented = [], []
-    for second, box in enumerate(_camera(image.size, rng)):
+    for box, on in zip(_camera(image.size, rng), active.T, strict=True):
         frames.append(image.resize(size, Image.Resampling.BILINEAR, box))
-        sounding = [ids[source.name] for source, on in zip(scene.sources, active[:, second], strict=True) if on]
+        sounding = [ids[source.name] for source, sounds in zip(scene.sources, on, strict=True) if sounds]
         seen = np.asarray(labels.resize(size, Image.Resampling.NEAREST, box))
         segmented.append(Image.fromarray(np.where(np.isin(seen, sounding), seen, 0).astype(np.uint8)))
     return Clip(frames, segmented, samples, active, tuple(recording.name for recording, _ in used))
@@ -156,7 +132,7 @@ def label_image(
     return shown, Image.fromarray(labels)
 
 
-def _camera(size: tuple[int, int], rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
+def _camera(size: tuple[int, int], rng: np.random.Generator) -> list[tuple[float, ...]]:
     """What is seen of an image of that size in each second: left, upper, right, lower. It moves and zooms evenly."""
     share = rng.uniform(*_VIEW, size=2)[:, None]  # at the first second and at the last
     corner = rng.uniform(0, 1, size=(2, 2)) * (1 - share)
@@ -167,22 +143,20 @@ def _camera(size: tuple[int, int], rng: np.random.Generator) -> list[tuple[float
 
 def _first_readable(recordings: Sequence[Recording], unusable: set[str]) -> tuple[Recording, np.ndarray]:
     """The first of the recordings that can be read, and its waveform without silent ends, float32 [n] at 16 kHz."""
-    last = None
+    reason: object = "they are silent"
     for recording in recordings:
         try:
             waveform = read_waveform(recording.path)
         except UserError as error:
-            last = error
+            reason = error
         else:
             level = np.abs(waveform)
             loud = np.flatnonzero(level > _EDGE * level.max(initial=0))
             if len(loud) and level.max() > 1e-3:
                 return recording, waveform[loud[0] : loud[-1] + 1]
         unusable.add(recording.name)
-    raise UserError(
-        f"{len(recordings)} recordings of {recordings[0].label} cannot be used: {last or 'they are silent'}; "
-        "replace them"
-    )
+    label = recordings[0].label
+    raise UserError(f"{len(recordings)} recordings of {label} cannot be used: {reason}; replace them")
 
 
 def _mix(

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from icf_avs.atomic_io import replaced_folder
-from icf_avs.console import counted, progress_console, table_console
-from icf_avs.datasets.clip_files import AVSS_COLUMNS, semantic_uid, write_avss_clip, write_table
-from icf_avs.datasets.image_io import CLASSES
-from icf_avs.errors import UserError
-from icf_avs.synthetic.compose.clips import SPLITS, Clip, Material, Scene, render_clip, sample_scenes
-from icf_avs.synthetic.compose.images import ImageSource, find_images
-from icf_avs.synthetic.compose.source_clips import (
-    Recording,
-    assign_splits,
-    content_keys,
-    find_recordings,
-    match_classes,
-    normalize,
+from icf_avs.console import counted, table_console
+from icf_avs.datasets.clip_files import (
+    semantic_uid,
+    write_avss_clip,
+    write_avss_tables,
+    write_scenes_table,
+    write_table,
 )
+from icf_avs.datasets.image_io import CLASSES
+from icf_avs.datasets.jobs import in_threads
+from icf_avs.datasets.layouts import SPLITS
+from icf_avs.errors import UserError
+from icf_avs.synthetic.compose.clips import Scene, render_clip, sample_scenes
+from icf_avs.synthetic.compose.images import find_images
+from icf_avs.synthetic.compose.material import find_recordings, match_classes, normalize, split_material
 
 SET = "AVSS"  # folder of the set below OUT, as `icf evaluate --data OUT` finds it
 RECORD = "composed.json"  # says what it was made of
@@ -44,18 +44,17 @@ class Request:
     seed: int = 0
 
 
-def compose(request: Request, out: Path) -> dict[str, object]:
+def compose(request: Request, out: Path) -> dict[str, Any]:
     """Write the set into out/AVSS, with a progress bar; returns what composed.json says of it.
 
     The files are a function of the request and the material. Raises UserError for unusable material or an `out` that
     holds something else.
     """
-    from rich.progress import Progress
-
     folder = out / SET
     if folder.exists() and not (folder / RECORD).is_file():
         raise UserError(f"{folder}: exists and was not written by `icf data compose`; choose another --out")
-    if not any(count for _, count in request.counts):
+    counts = {split: count for split, count in request.counts if count}
+    if not counts:
         raise UserError("no clip is asked for; give --train, --val or --test a number above 0")
     images = find_images(request.pictures, request.images)
     recordings = find_recordings(request.sounds, request.audio)
@@ -65,110 +64,52 @@ def compose(request: Request, out: Path) -> dict[str, object]:
     classes = sorted(set(matched.values()))
     if len(classes) >= CLASSES:
         raise UserError(f"{len(classes)} classes match, more than {CLASSES - 1}; leave some out with --mapping")
-    ids = {name: number for number, name in enumerate(("background", *classes))}
-    material = _split_material(request, images, recordings, matched, names)
+    ids = {name: number for number, name in enumerate(classes, 1)}
+    material = split_material(images.images, recordings, matched, names, counts, request.seed)
     scenes = [
         scene
-        for split, count in request.counts
+        for split, count in counts.items()
         for scene in sample_scenes(material[split], split, count, request.sources, request.seed)
     ]
     unusable: set[str] = set()
     with replaced_folder(folder) as new:
-        pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
-        try:
 
-            def write(scene: Scene) -> tuple[str, list[str]]:
-                clip = render_clip(scene, images, names, ids, unusable)
-                write_avss_clip(new / "v1m" / semantic_uid(scene.uid), clip.frames, clip.ids, clip.samples)
-                return ";".join(clip.recordings), _digits(clip)
+        def write(scene: Scene) -> tuple[tuple[str, ...], dict[str, Any]]:
+            """Names of the recordings, and the row of the tables."""
+            clip = render_clip(scene, images, names, ids, unusable)
+            write_avss_clip(new / "v1m" / semantic_uid(scene.uid), clip.frames, clip.ids, clip.samples)
+            sounding = [source.name for source in scene.sources]
+            digits = ["".join(str(int(on)) for on in row) for row in clip.active]
+            return clip.recordings, {
+                "name": scene.uid, "split": scene.split, "part": "v1m", "sounding": sounding,
+                "onscreen": {names[label] for label in scene.image.onscreen if label in names},
+                "stamps": [("picture", *source) for source in zip(sounding, digits, strict=True)],
+            }  # fmt: skip
 
-            with Progress(console=progress_console()) as bar:
-                written = list(bar.track(pool.map(write, scenes), len(scenes), description="composing clips"))
-        finally:
-            pool.shutdown(cancel_futures=True)
-        (new / "label2idx.json").write_text(json.dumps(ids, indent=1) + "\n", encoding="utf-8")
-        _write_tables(new, scenes, written, images, names)
-        facts = _facts(request, scenes, classes, matched, sorted(unusable), images.notes)
+        written = list(in_threads(write, scenes, "composing clips"))
+        rows = [row for _, row in written]
+        write_avss_tables(new, rows, classes)
+        if images.complete:
+            write_scenes_table(new, rows)
+        sources = [
+            (semantic_uid(scene.uid), scene.split, os.path.relpath(scene.image.path, images.root), ";".join(used))
+            for scene, (used, _) in zip(scenes, written, strict=True)
+        ]
+        write_table(new / "sources.csv", ("uid", "split", "picture", "sounds"), sources)
+        clips = Counter((source.name, scene.split) for scene in scenes for source in scene.sources)
+        facts = {
+            "seed": request.seed,
+            "sources": request.sources,
+            "clips": dict(Counter(scene.split for scene in scenes)),
+            "classes": {name: {split: clips[name, split] for split in SPLITS} for name in classes},
+            "sounds of a class": {
+                name: sorted(label for label in matched if matched[label] == name) for name in classes
+            },
+            "unusable recordings": sorted(unusable),
+            "notes": images.notes,
+        }
         (new / RECORD).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return facts
-
-
-def _digits(clip: Clip) -> list[str]:
-    """For each source a digit a second, 1 where it sounds."""
-    return ["".join(str(int(on)) for on in row) for row in clip.active]
-
-
-def _split_material(
-    request: Request,
-    images: ImageSource,
-    recordings: Sequence[Recording],
-    matched: Mapping[str, str],
-    names: Mapping[str, str],
-) -> dict[str, Material]:
-    """The material of each split. An image or a recording is in one split only."""
-    splits = [split for split, count in request.counts if count]
-    shown = [image for image in images.images if image.classes & set(names)]
-    missing = next((image.path for image in shown if not image.path.is_file()), None)
-    if missing is not None:
-        raise UserError(f"{missing} is missing; name the folder of the images with --images")
-    usable = [recording for recording in recordings if recording.label in matched]
-    image_keys = content_keys(image.path for image in shown)
-    files = content_keys(recording.path for recording in usable)
-    keys = {recording: recording.origin or files[recording.path] for recording in usable}
-    of_image: dict[str, set[str]] = defaultdict(set)
-    for image in shown:
-        of_image[image_keys[image.path]] |= {names[label] for label in image.classes if label in names}
-    of_recording: dict[str, set[str]] = defaultdict(set)
-    for recording in usable:
-        of_recording[keys[recording]].add(matched[recording.label])
-    image_splits, recording_splits = (assign_splits(of, splits, request.seed) for of in (of_image, of_recording))
-    found = {}
-    for split in SPLITS:
-        by_class: dict[str, list[Recording]] = defaultdict(list)
-        for recording in usable:
-            if recording_splits[keys[recording]] == split:
-                by_class[matched[recording.label]].append(recording)
-        here = [image for image in shown if image_splits[image_keys[image.path]] == split]
-        found[split] = Material(here, dict(by_class), names)
-    return found
-
-
-def _write_tables(
-    folder: Path,
-    scenes: Sequence[Scene],
-    written: Sequence[tuple[str, list[str]]],
-    images: ImageSource,
-    names: Mapping[str, str],
-) -> None:
-    """metadata.csv as AVSS has it; sources.csv: of what a clip was made; scenes.csv where everything is annotated."""
-    metadata, sources, shown = [], [], []
-    for scene, (recordings, digits) in zip(scenes, written, strict=True):
-        uid, classes = semantic_uid(scene.uid), [source.name for source in scene.sources]
-        metadata.append((scene.uid, uid, 0, 0, "_".join(classes), scene.split, "v1m"))
-        sources.append((uid, scene.split, os.path.relpath(scene.image.path, images.root), recordings))
-        onscreen = sorted({names[label] for label in scene.image.onscreen if label in names})
-        parts = ";".join(f"picture|{name}|{row}" for name, row in zip(classes, digits, strict=True))
-        shown.append((uid, scene.split, " ".join(sorted(classes)), " ".join(onscreen), parts))
-    write_table(folder / "metadata.csv", AVSS_COLUMNS, metadata)
-    write_table(folder / "sources.csv", ("uid", "split", "picture", "sounds"), sources)
-    if images.complete:
-        write_table(folder / "scenes.csv", ("video_id", "split", "sounding", "onscreen", "stamps"), shown)
-
-
-def _facts(
-    request: Request, scenes: Sequence[Scene], classes: list[str], matched: Mapping[str, str], unusable: list[str],
-    notes: list[str],
-) -> dict[str, object]:  # fmt: skip
-    clips = Counter((source.name, scene.split) for scene in scenes for source in scene.sources)
-    return {
-        "seed": request.seed,
-        "sources": request.sources,
-        "clips": dict(Counter(scene.split for scene in scenes)),
-        "classes": {name: {split: clips[name, split] for split in SPLITS} for name in classes},
-        "sounds of a class": {name: sorted(label for label in matched if matched[label] == name) for name in classes},
-        "unusable recordings": unusable,
-        "notes": notes,
-    }
 
 
 def compose_command(request: Request, out: Path) -> None:
@@ -176,9 +117,7 @@ def compose_command(request: Request, out: Path) -> None:
     from rich.table import Table
 
     facts = compose(request, out)
-    table = Table(title="clips in which a class sounds")
-    for heading in ("class", "sounds", *SPLITS):
-        table.add_column(heading)
+    table = Table("class", "sounds", *SPLITS, title="clips in which a class sounds")
     for name, counts in facts["classes"].items():
         table.add_row(name, ", ".join(facts["sounds of a class"][name]), *map(str, counts.values()))
     table_console().print(table)

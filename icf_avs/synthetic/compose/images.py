@@ -7,11 +7,10 @@ reads and writes beyond its memory for broken run lengths.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -28,7 +27,6 @@ ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 Masks = dict[str, np.ndarray]  # bool [H, W] by class
 _ORIENTATION = 0x0112  # of EXIF; from 5 to 8 width and height change places
 _FAR = 16  # times the size of the image: memory grows with the coordinates
-Outline = list[list[float]] | dict[str, Any]  # polygons or run lengths
 
 
 @dataclass(frozen=True)
@@ -43,27 +41,13 @@ class AnnotatedImage:
     key: Any
 
 
-class ImageSource(Protocol):
-    """root: file names are reported relative to it; complete: whether everything of these classes is annotated; notes:
-    lines to report about the images that were read.
-    """
-
-    root: Path
-    complete: bool
-    notes: list[str]
-    images: list[AnnotatedImage]
-
-    def load(self, image: AnnotatedImage) -> tuple[Image.Image, Masks]:
-        """The image (RGB) and its masks. Raises UserError if a file is missing or broken."""
-
-
 class FolderImages:
     """DIR/images/CLASS/NAME.jpg with DIR/masks/CLASS/NAME.png, in which all but 0 is the class. What else is in an
     image is unknown.
     """
 
-    complete = False
-    notes: ClassVar[list[str]] = []
+    complete = False  # whether everything of these classes is annotated
+    notes: ClassVar[list[str]] = []  # lines to report about the images that were read
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -80,6 +64,7 @@ class FolderImages:
             raise UserError(f"{root / 'images'}: no image in a folder of it; want images/CLASS/NAME.jpg")
 
     def load(self, image: AnnotatedImage) -> tuple[Image.Image, Masks]:
+        """The image (RGB) and its masks. Raises UserError if a file is missing or broken."""
         shown = upright_rgb(open_image(image.path, missing=_MISSING))  # as it was shown to who drew the mask
         stored = open_image(image.key, missing=_MISSING)
         mask = np.asarray(stored.convert("RGB") if stored.mode in ("LA", "PA", "RGBA") else stored)  # without alpha
@@ -90,6 +75,95 @@ class FolderImages:
                 "masks are as large as their images"
             )
         return shown, dict.fromkeys(image.classes, mask)
+
+
+class CocoImages:
+    """The file is taken to annotate everything of its categories, as COCO does, and photographs as they are shown:
+    turned by their EXIF. Where an image's width and height are those of the stored one, that one is annotated, and both
+    are turned. `left_out` counts the annotations that are broken, by what is wrong with them.
+    """
+
+    complete = True
+
+    def __init__(self, path: Path, root: Path) -> None:
+        self.root, self._path = root, path
+        self.left_out: Counter[str] = Counter()
+        self._turned: set[Path] = set()
+        self._outlines: dict[Any, list[tuple[str, dict]]] = defaultdict(list)  # class and run lengths, by image
+        self._onscreen: dict[Any, set[str]] = defaultdict(set)
+        try:
+            document = json.loads(path.read_bytes())
+            if lacking := [part for part in ("images", "categories", "annotations") if not document.get(part)]:
+                raise ValueError(f"no {', '.join(lacking)}")
+            self._facts = {image["id"]: image for image in document["images"] if _is_image(image)}
+            names = {part["id"]: str(part["name"]) for part in document["categories"] if _has(part, "id", "name")}
+            annotations = list(document["annotations"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(
+                f"{path}: is not an annotation file in COCO's format ({type(error).__name__}: {error}); it has lists "
+                "of images, categories and annotations with a segmentation"
+            ) from error
+        for annotation in annotations:
+            try:
+                self._add(annotation, names)
+            except ValueError as error:
+                self.left_out[str(error)] += 1
+        if self.left_out.total() == len(annotations):
+            raise UserError(f"{path}: none of its annotations can be used: {self._broken}; masks are needed")
+        self.images = []
+        for key, facts in self._facts.items():
+            areas: Counter[str] = Counter()
+            for name, outline in self._outlines[key]:
+                areas[name] += int(coco_mask.area(outline))
+            least = SMALLEST * facts["width"] * facts["height"]
+            if large := frozenset(name for name, area in areas.items() if area >= least):
+                onscreen = frozenset(self._onscreen[key])
+                self.images.append(AnnotatedImage(root / facts["file_name"], large, onscreen, key))
+
+    @property
+    def _broken(self) -> str:
+        return ", ".join(f"{count} with {what}" for what, count in self.left_out.most_common())
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines to report: annotations left out, photographs turned."""
+        notes = [f"{self.left_out.total()} annotations are broken and were left out: {self._broken}"]
+        turned = (
+            f"{len(self._turned)} photographs are annotated as stored, not as shown (by their EXIF), and were turned"
+        )
+        return notes * bool(self.left_out) + [turned] * bool(self._turned)
+
+    def _add(self, annotation: Any, names: dict[Any, str]) -> None:
+        """Raises ValueError, which says what is wrong with an annotation."""
+        if not isinstance(annotation, dict):
+            raise ValueError("no fields")
+        facts, name = (_find(annotation, *of) for of in (("image_id", self._facts), ("category_id", names)))
+        if facts is None or name is None:
+            raise ValueError(f"an unknown {'image' if facts is None else 'category'}")
+        self._onscreen[facts["id"]].add(name)  # wherever it may be
+        outline = read_outline(annotation.get("segmentation"), facts["height"], facts["width"])
+        self._outlines[facts["id"]].append((name, outline))
+
+    def load(self, image: AnnotatedImage) -> tuple[Image.Image, Masks]:
+        """As `FolderImages.load`. Raises UserError also for an image of another size than the file says."""
+        stored, facts = open_image(image.path, missing=_MISSING), self._facts[image.key]
+        turn, size = stored.getexif().get(_ORIENTATION, 1), (facts["width"], facts["height"])
+        shown = stored.size[::-1] if turn in range(5, 9) else stored.size
+        if size not in (shown, stored.size):
+            raise UserError(
+                f"{image.path}: is {shown[0]}x{shown[1]}, in {self._path.name} {size[0]}x{size[1]}; use the "
+                "images that were annotated"
+            )
+        masks = {name: np.zeros(size[::-1], bool) for name in image.onscreen}
+        for name, outline in self._outlines[image.key]:
+            masks[name] |= coco_mask.decode(outline).astype(bool)
+        if size != shown:
+            self._turned.add(image.path)
+            masks = {name: _turn_mask(mask, turn) for name, mask in masks.items()}
+        return ImageOps.exif_transpose(stored).convert("RGB"), masks
+
+
+ImageSource = FolderImages | CocoImages
 
 
 def find_images(path: Path, images: Path | None) -> ImageSource:
@@ -106,92 +180,6 @@ def find_images(path: Path, images: Path | None) -> ImageSource:
     if images is not None:
         raise UserError(f"--images {images}: goes with a COCO file; {path} is a folder, which holds its images")
     return FolderImages(path)
-
-
-class CocoImages:
-    """The file is taken to annotate everything of its categories, as COCO does, and photographs as they are shown:
-    turned by their EXIF. Where an image's width and height are those of the stored one, that one is annotated, and both
-    are turned. `left_out` counts the annotations that are broken, by what is wrong with them.
-    """
-
-    complete = True
-
-    def __init__(self, path: Path, root: Path) -> None:
-        self.root, self._path = root, path
-        self.left_out: Counter[str] = Counter()
-        self._turned: set[Path] = set()
-        self._outlines: dict[Any, list[tuple[str, Outline]]] = defaultdict(list)
-        try:
-            document = json.loads(path.read_bytes())
-            if lacking := [part for part in ("images", "categories", "annotations") if not document.get(part)]:
-                raise ValueError(f"no {', '.join(lacking)}")
-            self._facts = {image["id"]: image for image in document["images"] if _is_image(image)}
-            names = {part["id"]: str(part["name"]) for part in document["categories"] if _has(part, "id", "name")}
-            annotations = list(document["annotations"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(
-                f"{path}: is not an annotation file in COCO's format ({type(error).__name__}: {error}); it has lists "
-                "of images, categories and annotations with a segmentation"
-            ) from error
-        self.images = self._read(annotations, names)
-        if self.left_out.total() == len(annotations):
-            raise UserError(f"{path}: none of its annotations can be used: {self._broken}; masks are needed")
-
-    @property
-    def _broken(self) -> str:
-        return ", ".join(f"{count} with {what}" for what, count in self.left_out.most_common())
-
-    @property
-    def notes(self) -> list[str]:
-        """Lines to report: annotations left out, photographs turned."""
-        notes = [f"{self.left_out.total()} annotations are broken and were left out: {self._broken}"]
-        turned = (
-            f"{len(self._turned)} photographs are annotated as stored, not as shown (by their EXIF), and were turned"
-        )
-        return notes * bool(self.left_out) + [turned] * bool(self._turned)
-
-    def _read(self, annotations: list[Any], names: dict[Any, str]) -> list[AnnotatedImage]:
-        areas: dict[Any, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-        for annotation in annotations:
-            facts, name = (_find(annotation, *of) for of in (("image_id", self._facts), ("category_id", names)))
-            if facts is None or name is None:
-                what = "image" if facts is None else "category"
-                self.left_out[f"an unknown {what}" if isinstance(annotation, dict) else "no fields"] += 1
-                continue
-            here = areas[facts["id"]]
-            here[name] += 0.0  # it is in the image, wherever it may be
-            try:
-                outline = check_outline(annotation.get("segmentation"), facts["height"], facts["width"])
-            except ValueError as error:
-                self.left_out[str(error)] += 1
-                continue
-            area = annotation.get("area")
-            here[name] += area if _is_number(area) and area >= 0 else facts["width"] * facts["height"]
-            self._outlines[facts["id"]].append((name, outline))
-        found = []
-        for key, facts in self._facts.items():
-            least, outlined = SMALLEST * facts["width"] * facts["height"], {name for name, _ in self._outlines[key]}
-            if large := frozenset(name for name, area in areas[key].items() if area >= least and name in outlined):
-                found.append(AnnotatedImage(self.root / facts["file_name"], large, frozenset(areas[key]), key))
-        return found
-
-    def load(self, image: AnnotatedImage) -> tuple[Image.Image, Masks]:
-        """As `ImageSource`. Raises UserError for an image of another size than the file says."""
-        stored, facts = open_image(image.path, missing=_MISSING), self._facts[image.key]
-        turn, size = stored.getexif().get(_ORIENTATION, 1), (facts["width"], facts["height"])
-        shown = stored.size[::-1] if turn in range(5, 9) else stored.size
-        if size not in (shown, stored.size):
-            raise UserError(
-                f"{image.path}: is {shown[0]}x{shown[1]}, in {self._path.name} {size[0]}x{size[1]}; use the "
-                "images that were annotated"
-            )
-        masks = {name: np.zeros(size[::-1], bool) for name in image.onscreen}
-        for name, outline in self._outlines[image.key]:
-            masks[name] |= _rasterize(outline, size[1], size[0])
-        if size != shown:
-            self._turned.add(image.path)
-            masks = {name: _turn_mask(mask, turn) for name, mask in masks.items()}
-        return ImageOps.exif_transpose(stored).convert("RGB"), masks
 
 
 def _turn_mask(mask: np.ndarray, orientation: int) -> np.ndarray:
@@ -212,61 +200,37 @@ def _is_image(facts: Any) -> bool:
     )
 
 
-def _find(annotation: Any, key: str, known: dict[Any, Any]) -> Any:
+def _find(annotation: dict, key: str, known: dict[Any, Any]) -> Any:
     """What an annotation refers to by `key`, or None."""
-    number = annotation.get(key) if isinstance(annotation, dict) else None
-    return known.get(number) if isinstance(number, int | str) else None
+    return known.get(annotation.get(key)) if isinstance(annotation.get(key), int | str) else None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def check_outline(segmentation: Any, height: int, width: int) -> Outline:
-    """Polygons without the empty ones, or run lengths. Raises ValueError, which says what is wrong."""
+def read_outline(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """Polygons or run lengths -> run lengths as pycocotools has them. Raises ValueError, which says what is wrong."""
     if not segmentation:
         raise ValueError("no segmentation, only a box")
     if isinstance(segmentation, dict):
-        return _check_run_lengths(segmentation, height, width)
-    if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
-        raise ValueError("a segmentation that is not a list of polygons")
-    if polygons := [polygon for polygon in segmentation if _covers_pixels(polygon, height, width)]:
-        return polygons
-    raise ValueError("no polygon that covers a pixel of the image")
-
-
-def _covers_pixels(polygon: list[Any], height: int, width: int) -> bool:
-    if len(polygon) % 2 or not all(_is_number(value) for value in polygon):
-        raise ValueError("a polygon that is not a list of pairs of numbers")
-    if any(abs(value) > _FAR * max(height, width) for value in polygon):
-        raise ValueError("a polygon far outside the image")
-    points = np.array(polygon, float).reshape(-1, 2)
-    if len(points) < 3 or np.linalg.matrix_rank(points - points[0]) < 2:  # a point or a line
-        return False
-    return bool((points.max(0) > 0).all() and (points.min(0) < (width, height)).all())
-
-
-def _check_run_lengths(code: dict[str, Any], height: int, width: int) -> dict[str, Any]:
-    counts = code.get("counts")
-    if code.get("size") != [height, width]:
-        raise ValueError("run lengths of another size than the image")
-    if isinstance(counts, str):
-        check_run_lengths(code, height, width)
-        empty = not coco_mask.area(code)
+        size, counts = segmentation.get("size"), segmentation.get("counts")
+        if size != [height, width]:
+            raise ValueError("run lengths of another size than the image")
+        outline = {"size": size, "counts": counts}
+        if isinstance(counts, str):
+            check_run_lengths(outline, height, width)
+        else:
+            whole = isinstance(counts, list) and all(isinstance(run, int) and run >= 0 for run in counts)
+            if not whole or sum(counts) != height * width:
+                raise ValueError("broken run lengths")
+            outline = coco_mask.frPyObjects(outline, height, width)
+    elif isinstance(segmentation, list) and all(isinstance(polygon, list) for polygon in segmentation):
+        farthest = _FAR * max(height, width)
+        for polygon in segmentation:
+            numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in polygon)
+            if len(polygon) % 2 or not numbers or not all(abs(value) <= farthest for value in polygon):
+                raise ValueError("a polygon that is not a list of pairs of numbers, or is far outside the image")
+        polygons = [polygon for polygon in segmentation if len(polygon) > 4]  # not a point or a line
+        outline = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width) if polygons else [])
     else:
-        whole = isinstance(counts, list) and all(isinstance(run, int) and 0 <= run <= height * width for run in counts)
-        if not whole or sum(counts) != height * width:
-            raise ValueError("broken run lengths")
-        empty = not sum(counts[1::2])
-    if empty:
-        raise ValueError("run lengths of an empty mask")
-    return {"size": [height, width], "counts": counts}
-
-
-def _rasterize(outline: Outline, height: int, width: int) -> np.ndarray:
-    """bool [height, width] of what `check_outline` gave."""
-    if isinstance(outline, list):
-        outline = coco_mask.merge(coco_mask.frPyObjects(outline, height, width))
-    elif isinstance(outline["counts"], list):
-        outline = coco_mask.frPyObjects(outline, height, width)
-    return coco_mask.decode(outline).astype(bool)
+        raise ValueError("a segmentation that is not a list of polygons")
+    if not coco_mask.area(outline):
+        raise ValueError("a segmentation that covers no pixel of the image")
+    return outline

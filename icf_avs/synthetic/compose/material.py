@@ -6,12 +6,14 @@ import difflib
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from icf_avs.datasets.metadata import check_columns, read_table
 from icf_avs.errors import UserError
+from icf_avs.synthetic.compose.images import AnnotatedImage
 
 ENDINGS = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".mkv"}
 SHARES = {"val": 0.1, "test": 0.1, "train": 0.8}
@@ -25,6 +27,28 @@ class Recording:
     label: str
     name: str
     origin: str = ""
+
+
+@dataclass(frozen=True)
+class Material:
+    """The images and recordings of one split. names: of the set's classes by the images' spelling."""
+
+    images: Sequence[AnnotatedImage]
+    recordings: Mapping[str, Sequence[Recording]]  # by class of the set
+    names: Mapping[str, str]
+
+    def sounding(self, image: AnnotatedImage) -> list[str]:
+        """Classes of an image that can sound, in alphabetical order."""
+        return sorted({self.names[label] for label in image.classes if label in self.names} & set(self.recordings))
+
+    @cached_property
+    def by_class(self) -> dict[str, list[AnnotatedImage]]:
+        """Images in which a class can sound."""
+        found: dict[str, list[AnnotatedImage]] = defaultdict(list)
+        for image in self.images:
+            for name in self.sounding(image):
+                found[name].append(image)
+        return dict(sorted(found.items()))
 
 
 def find_recordings(path: Path, audio: Path | None = None) -> list[Recording]:
@@ -79,9 +103,9 @@ def match_classes(images: Collection[str], sounds: Collection[str], mapping: Pat
     check_columns(mapping, rows, ("picture", "sound"))
     for number, row in enumerate(rows, 2):
         image, sound = row["picture"].strip(), row["sound"].strip()
-        for name, known, what in ((image, images, "picture"), (sound, sounds, "sound")):
-            if name not in known and not (name == "" and what == "picture"):
-                near = difflib.get_close_matches(name, known, 3, 0.5) or sorted(known)[:5]
+        for name, known, what in ((image, {*images, ""}, "picture"), (sound, sounds, "sound")):
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 3, 0.5) or sorted(filter(None, known))[:5]
                 raise UserError(
                     f"{mapping}, line {number}: no {what} class {name!r}; there are {', '.join(near)}, ... (spelt so)"
                 )
@@ -92,15 +116,43 @@ def match_classes(images: Collection[str], sounds: Collection[str], mapping: Pat
             )
     found = {sound: name for sound, name in (found | mapped).items() if name}
     if not found:
+        some = [", ".join(sorted(of)[:5]) + (", ..." if len(of) > 5 else "") for of in (images, sounds)]
         raise UserError(
-            f"no class of the images ({_some(images)}) has the name of a class of the sounds ({_some(sounds)}); "
+            f"no class of the images ({some[0]}) has the name of a class of the sounds ({some[1]}); "
             "say which belong together with --mapping, a CSV table with the columns picture and sound"
         )
     return found
 
 
-def _some(names: Collection[str]) -> str:
-    return ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+def split_material(
+    images: Sequence[AnnotatedImage], recordings: Sequence[Recording], matched: Mapping[str, str],
+    names: Mapping[str, str], splits: Collection[str], seed: int,
+) -> dict[str, Material]:  # fmt: skip
+    """The material of each split. An image or a recording is in one split only, even if it is there under two names.
+
+    matched, names: the set's classes of sounds and of images. Raises UserError for an image that is missing.
+    """
+    shown = [image for image in images if image.classes & set(names)]
+    if missing := next((image.path for image in shown if not image.path.is_file()), None):
+        raise UserError(f"{missing} is missing; name the folder of the images with --images")
+    usable = [recording for recording in recordings if recording.label in matched]
+    image_keys = content_keys(image.path for image in shown)
+    files = content_keys(recording.path for recording in usable)
+    of_image, of_recording = defaultdict(set), defaultdict(set)
+    for image in shown:
+        of_image[image_keys[image.path]] |= {names[label] for label in image.classes if label in names}
+    for recording in usable:
+        of_recording[recording.origin or files[recording.path]].add(matched[recording.label])
+    image_splits, recording_splits = (assign_splits(of, splits, seed) for of in (of_image, of_recording))
+    found = {}
+    for split in splits:
+        by_class: dict[str, list[Recording]] = defaultdict(list)
+        for recording in usable:
+            if recording_splits[recording.origin or files[recording.path]] == split:
+                by_class[matched[recording.label]].append(recording)
+        here = [image for image in shown if image_splits[image_keys[image.path]] == split]
+        found[split] = Material(here, dict(by_class), names)
+    return found
 
 
 def content_keys(paths: Iterable[Path]) -> dict[Path, str]:
