@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from icf_avs.output.overlay import Overlay, limited_yuv
 
 COLOURS = 256  # ids that one byte can hold
-_PAPER, _INK = (24, 24, 24), (235, 235, 235)
+PAPER, INK = (24, 24, 24), (235, 235, 235)
 
 
 def palette(n: int = COLOURS) -> np.ndarray:
@@ -38,11 +38,23 @@ def indexed(ids: np.ndarray) -> Image.Image:
     return image
 
 
+def class_colours(n: int) -> np.ndarray:
+    """Tint and contour of ids 0..n-1, uint8 [n, 2, 3]. The contour is lighter: many colours of the palette are dark."""
+    tints = palette(n)
+    return np.stack([tints, 128 + tints // 2], axis=1)
+
+
 class Entry(NamedTuple):
-    """One class: its name, and tint and contour as uint8 [2, 3]."""
+    """One class of a legend: its name, and tint and contour as uint8 [2, 3]."""
 
     name: str
     colours: np.ndarray
+
+
+def entries(ids: Sequence[int], names: Sequence[str]) -> list[Entry]:
+    """Legend entries of class ids, in that order; names[id] is the name of a class."""
+    colours = class_colours(len(names))
+    return [Entry(names[index], colours[index]) for index in ids]
 
 
 def draw_legend(entries: Sequence[Entry], width: int, height: int, text_size: int) -> Image.Image:
@@ -51,27 +63,25 @@ def draw_legend(entries: Sequence[Entry], width: int, height: int, text_size: in
     If not all have room, the last words say how many are left out.
     """
     font = ImageFont.load_default(text_size)
-    line, swatch, gap = round(1.5 * text_size), text_size, max(2, text_size // 3)
-    rows = max(1, height // line)
-    widths = [gap + swatch + gap + round(font.getlength(entry.name)) + gap for entry in entries]
+    line, gap = round(1.5 * text_size), max(2, text_size // 3)
+    widths = [2 * gap + text_size + round(font.getlength(entry.name)) + gap for entry in entries]
     shown, more, places = len(entries), "", _places(widths, width)
-    while places[-1][1] >= rows and shown > 1:
+    while places[-1][1] >= max(1, height // line) and shown > 1:
         shown -= 1
         more = f"+{len(entries) - shown} more"
         places = _places([*widths[:shown], gap + round(font.getlength(more)) + gap], width)
 
     used = [x + w for (x, _), w in zip(places, [*widths[:shown], gap + font.getlength(more) + gap], strict=False)]
     size = min(width, round(max(used))), min(height, line * (places[-1][1] + 1))
-    image = Image.new("RGB", size, _PAPER)
+    image = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(image)
-    for entry, (x, row) in zip(entries[:shown], places, strict=False):
-        tint, contour = (tuple(colour) for colour in entry.colours.tolist())
-        left, top = x + gap, row * line + (line - swatch) // 2
-        draw.rectangle((left, top, left + swatch - 1, top + swatch - 1), fill=tint, outline=contour)
-        draw.text((left + swatch + gap, row * line + line // 2), entry.name, fill=_INK, font=font, anchor="lm")
-    if more:
-        x, row = places[-1]
-        draw.text((x + gap, row * line + line // 2), more, fill=_INK, font=font, anchor="lm")
+    texts = [(text_size + gap, entry.name) for entry in entries[:shown]] + [(0, more)]
+    for number, ((x, row), (indent, text)) in enumerate(zip(places, texts, strict=False)):
+        left, top = x + gap, row * line + (line - text_size) // 2
+        if indent:
+            tint, contour = (tuple(colour) for colour in entries[number].colours.tolist())
+            draw.rectangle((left, top, left + text_size - 1, top + text_size - 1), fill=tint, outline=contour)
+        draw.text((left + indent, row * line + line // 2), text, fill=INK, font=font, anchor="lm")
     return image
 
 
@@ -86,18 +96,6 @@ def _places(widths: list[int], width: int) -> list[tuple[int, int]]:
     return places
 
 
-def class_colours(n: int) -> np.ndarray:
-    """Tint and contour of ids 0..n-1, uint8 [n, 2, 3]. The contour is lighter: many colours of the palette are dark."""
-    tints = palette(n)
-    return np.stack([tints, 128 + tints // 2], axis=1)
-
-
-def entries(ids: Sequence[int], names: Sequence[str]) -> list[Entry]:
-    """Legend entries of class ids, in that order; names[id] is the name of a class."""
-    colours = class_colours(len(names))
-    return [Entry(names[index], colours[index]) for index in ids]
-
-
 class ClassOverlay:
     """The class masks of one frame and, at its top left, their legend, the largest first."""
 
@@ -105,25 +103,20 @@ class ClassOverlay:
         """ids: uint8 [H, W], 0 is background; names[id] is the name of a class."""
         self._masks = Overlay(ids, class_colours(len(names)))
         self.is_empty = self._masks.is_empty
-        pixels = np.bincount(ids.ravel(), minlength=len(names))
-        pixels[0] = 0
-        order = [index for index in np.argsort(-pixels, kind="stable").tolist() if pixels[index]]
-        self._legend: tuple[np.ndarray, ...] | None = None
-        height, width = ids.shape
-        if order:
+        self._legend: np.ndarray | None = None  # YUV [h, w, 3], both sides even
+        if not self.is_empty:
+            height, width = ids.shape
+            areas = np.bincount(ids.ravel(), minlength=len(names))
+            order = [index for index in np.argsort(-areas, kind="stable").tolist() if index and areas[index]]
             panel = draw_legend(entries(order, names), width, max(2, height // 3), max(10, height // 32))
-            self._legend = _planes(np.asarray(panel))
+            rgb = np.asarray(panel)[: panel.height // 2 * 2, : panel.width // 2 * 2]
+            self._legend = limited_yuv(rgb).astype(np.uint8)
 
     def draw_yuv420(self, y: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
         """Draw on the planes of a yuv420p frame: uint8 [H, W] and two of [ceil(H/2), ceil(W/2)], in place."""
         self._masks.draw_yuv420(y, u, v)
-        for plane, panel in zip((y, u, v), self._legend or (), strict=False):
-            rows, columns = panel.shape
-            plane[:rows, :columns] = panel
-
-
-def _planes(rgb: np.ndarray) -> tuple[np.ndarray, ...]:
-    """uint8 [h, w, 3] -> its yuv420p planes, the chroma that of every second pixel; h and w are cut to even."""
-    height, width = (side // 2 * 2 for side in rgb.shape[:2])
-    yuv = limited_yuv(rgb[:height, :width]).astype(np.uint8)
-    return yuv[..., 0], yuv[::2, ::2, 1], yuv[::2, ::2, 2]
+        if self._legend is not None:
+            height, width, _ = self._legend.shape
+            y[:height, :width] = self._legend[..., 0]
+            for plane, channel in ((u, 1), (v, 2)):
+                plane[: height // 2, : width // 2] = self._legend[::2, ::2, channel]

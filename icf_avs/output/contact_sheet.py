@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from icf_avs.output.class_overlay import Entry, class_colours, draw_legend, entries
+from icf_avs.output.class_overlay import INK, PAPER, Entry, class_colours, draw_legend, entries
 from icf_avs.output.overlay import Overlay
 from icf_avs.output.text_summary import clock
 from icf_avs.results import FrameMask
@@ -18,8 +18,7 @@ TILES = 12  # at most
 _COLUMNS, _CAPTION, _GAP = 4, 22, 6
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """A small image with its mask drawn in (uint8 [h, w, 3]), and the line below it."""
 
     image: np.ndarray
@@ -32,21 +31,18 @@ def tile_numbers(count: int) -> set[int]:
 
 
 def caption(seconds: float, heard: tuple[tuple[str, float], ...], width: int) -> str:
-    """Time stamp and words, cut to `width` pixels."""
-    text = clock(seconds)
-    font = ImageFont.load_default(14)
+    """Time stamp and words, as many as `width` pixels hold; the first is cut to fit."""
+    text, font = clock(seconds), ImageFont.load_default(14)
     for rank, (word, probability) in enumerate(heard):
         longer = f"{text}  {word} {probability:.0%}"
         if font.getlength(longer) > width:
-            return text if rank else _cut(longer, font, width)
+            if rank:
+                return text
+            while len(longer) > 1 and font.getlength(f"{longer}...") > width:
+                longer = longer[:-1].rstrip()
+            return f"{longer}..."
         text = longer
     return text
-
-
-def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    while len(text) > 1 and font.getlength(f"{text}...") > width:
-        text = text[:-1].rstrip()
-    return f"{text}..."
 
 
 def frame_tile(frame: FrameMask, preview: np.ndarray) -> Tile:
@@ -73,16 +69,14 @@ def contact_sheet(tiles: list[Tile], legend: Sequence[Entry] = ()) -> Image.Imag
     """Lay tiles of one size out in rows of four, with a legend of their colours below if there is one."""
     height, width = tiles[0].image.shape[:2]
     columns = min(_COLUMNS, len(tiles))
-    rows = -(-len(tiles) // columns)
     step_x, step_y = width + _GAP, height + _CAPTION + _GAP
-    size = columns * step_x + _GAP, rows * step_y + _GAP
-    key = draw_legend(legend, size[0], 40 * _CAPTION, 14) if legend else None
-    sheet = Image.new("RGB", (size[0], size[1] + (key.height if key else 0)), (24, 24, 24))
-    if key:
-        sheet.paste(key, (0, size[1]))
+    across, down = columns * step_x + _GAP, -(-len(tiles) // columns) * step_y + _GAP
+    key = draw_legend(legend, across, 40 * _CAPTION, 14) if legend else Image.new("RGB", (0, 0))
+    sheet = Image.new("RGB", (across, down + key.height), PAPER)
+    sheet.paste(key, (0, down))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for number, tile in enumerate(tiles):
         x, y = number % columns * step_x + _GAP, number // columns * step_y + _GAP
         sheet.paste(Image.fromarray(tile.image), (x, y))
-        draw.text((x + 2, y + height + 2), tile.caption, fill=(235, 235, 235), font=font)
+        draw.text((x + 2, y + height + 2), tile.caption, fill=INK, font=font)
     return sheet

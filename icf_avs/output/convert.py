@@ -20,9 +20,9 @@ from icf_avs.console import note
 from icf_avs.errors import UserError
 from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.output.class_overlay import COLOURS, indexed
-from icf_avs.output.instance_tracking import category_names, find_tracks, regions_by_mask
+from icf_avs.output.instance_tracking import Region, category_names, find_tracks, parts_of
 from icf_avs.output.result_file import read_segmentation
-from icf_avs.output.subtitles import write_srt
+from icf_avs.output.subtitles import srt_text
 
 if TYPE_CHECKING:
     from icf_avs.results import Segmentation
@@ -49,45 +49,26 @@ def convert(folder: str | Path, to: str) -> Path:
 def coco_dataset(segmentation: Segmentation) -> dict[str, Any]:
     """A COCO data set (object detection, https://cocodataset.org/#format-data), as `pycocotools.coco.COCO` loads it.
 
-    Images (one a mask, those without anything segmented too), annotations and categories.
-
-    With classes an annotation is the part of a mask that is of one class; without, the mask, of the one category
-    "sounding". Areas and boxes [x, y, w, h] are in pixels. Beyond the format, annotations have a `score`, so that
-    they can be given to COCO.loadRes as they are, and images the `time` of their frame and the interval `start` to
-    `end` that their mask stands for, in seconds. `file_name` is that of the frame in frames/.
+    Images (one a mask, those without anything segmented too), annotations and categories. An annotation is the part of
+    a mask that is of one class; without classes, the mask, of the one category "sounding". Areas and boxes [x, y, w, h]
+    are in pixels. Beyond the format, annotations have a `score`, so that COCO.loadRes takes them, and images the `time`
+    of their frame and the interval `start` to `end` of their mask, in seconds.
     """
-    images, annotations = [], []
+    video, names, images, annotations = segmentation.video, category_names(segmentation), [], []
     for frame in segmentation.frames:
-        images.append(
-            {
-                "id": frame.index + 1,
-                "file_name": f"{frame.index:06d}.jpg",
-                "width": segmentation.video.width,
-                "height": segmentation.video.height,
-                "time": round(frame.picture_time, 6),
-                "start": round(frame.start, 6),
-                "end": round(frame.end, 6),
-            }
-        )
-        parts = [(part.category_id, part.score, part.run_lengths) for part in frame.classes]
-        for category, score, run_lengths in parts if frame.class_names else [(1, frame.score, frame.run_lengths)]:
-            area = int(coco_mask.area(run_lengths))
-            if area:
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,  # COCOeval takes 0 for "no match"
-                        "image_id": frame.index + 1,
-                        "category_id": category,
-                        "segmentation": run_lengths,
-                        "area": area,
-                        "bbox": coco_mask.toBbox(run_lengths).tolist(),
-                        "iscrowd": 0,
-                        "score": round(score, 6),
-                    }
-                )
-    names = category_names(segmentation)
+        images.append({
+            "id": frame.index + 1, "file_name": f"{frame.index:06d}.jpg", "width": video.width, "height": video.height,
+            "time": round(frame.picture_time, 6), "start": round(frame.start, 6), "end": round(frame.end, 6),
+        })  # fmt: skip
+        for category, score, run_lengths in parts_of(frame):
+            if area := int(coco_mask.area(run_lengths)):
+                annotations.append({
+                    "id": len(annotations) + 1,  # COCOeval takes 0 for "no match"
+                    "image_id": frame.index + 1, "category_id": category, "segmentation": run_lengths, "area": area,
+                    "bbox": coco_mask.toBbox(run_lengths).tolist(), "iscrowd": 0, "score": round(score, 6),
+                })  # fmt: skip
     return {
-        "info": {"description": f"what sounds in {segmentation.video.path.name}, by ICF-AVS"},
+        "info": {"description": f"what sounds in {video.path.name}, by ICF-AVS"},
         "licenses": [],
         "images": images,
         "annotations": annotations,
@@ -95,9 +76,13 @@ def coco_dataset(segmentation: Segmentation) -> dict[str, Any]:
     }
 
 
-def write_coco(segmentation: Segmentation, path: Path) -> None:
-    """Write coco_dataset as JSON, and beside it the frames that the masks are of, as labelling tools want them. Where
-    the video has moved or changed, a note says that there are no frames.
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _write_coco(segmentation: Segmentation, path: Path) -> None:
+    """coco_dataset, and beside it the frames that the masks are of, as labelling tools want them. Where the video has
+    moved or changed, a note says that there are no frames.
     """
     try:
         info = probe(segmentation.video.unchanged())
@@ -108,7 +93,7 @@ def write_coco(segmentation: Segmentation, path: Path) -> None:
         with replaced_folder(path.parent / "frames") as new:
             for index, (_, image) in enumerate(read_frames(info, times)):
                 Image.fromarray(image).save(new / f"{index:06d}.jpg", quality=95)
-    write_text(path, json.dumps(coco_dataset(segmentation), indent=1, ensure_ascii=False) + "\n")
+    _write_json(path, coco_dataset(segmentation))
 
 
 def object_ids(segmentation: Segmentation) -> Iterator[np.ndarray]:
@@ -116,21 +101,24 @@ def object_ids(segmentation: Segmentation) -> Iterator[np.ndarray]:
 
     Raises UserError for more objects than there are indices, and without SciPy.
     """
-    tracks = find_tracks(segmentation)
+    tracks, video = find_tracks(segmentation), segmentation.video
     if len(tracks) >= COLOURS:
         raise UserError(
-            f"{segmentation.video.path.name}: has {len(tracks)} objects and an indexed PNG only {COLOURS - 1} for "
-            "them; convert it to tracks instead"
+            f"{video.path.name}: has {len(tracks)} objects and an indexed PNG only {COLOURS - 1} for them; convert it "
+            "to tracks instead"
         )
-    for found in regions_by_mask(segmentation, tracks):
-        ids = np.zeros((segmentation.video.height, segmentation.video.width), np.uint8)
+    present: list[list[tuple[int, Region]]] = [[] for _ in segmentation.frames]
+    for track in tracks:
+        for region in track.regions:
+            present[region.index].append((track.id, region))
+    for found in present:
+        ids = np.zeros((video.height, video.width), np.uint8)
         for number, region in found:
             ids[region.mask] = number
         yield ids
 
 
-def write_palette(segmentation: Segmentation, folder: Path) -> None:
-    """Write object_ids as indexed PNG files; `folder` is replaced. Raises UserError as object_ids does."""
+def _write_palette(segmentation: Segmentation, folder: Path) -> None:
     with replaced_folder(folder) as new:
         for index, ids in enumerate(object_ids(segmentation)):
             indexed(ids).save(new / f"{index:06d}.png")
@@ -141,44 +129,34 @@ def tracks_document(segmentation: Segmentation) -> dict[str, Any]:
 
     Raises UserError without SciPy.
     """
-    names, frames = category_names(segmentation), segmentation.frames
-    video = segmentation.video
+    names, frames, video = category_names(segmentation), segmentation.frames, segmentation.video
+
+    def interval(first: int, last: int) -> dict[str, float]:
+        return {"start": round(frames[first].start, 6), "end": round(frames[last].end, 6)}
+
     return {
         "version": _TRACKS_VERSION,
         "video": {"file": video.path.name, "width": video.width, "height": video.height},
         "tracks": [
             {
-                "id": track.id,
-                "category_id": track.category_id,
-                "name": names[track.category_id],
-                "start": round(frames[track.regions[0].index].start, 6),
-                "end": round(frames[track.regions[-1].index].end, 6),
+                "id": track.id, "category_id": track.category_id, "name": names[track.category_id],
+                **interval(track.regions[0].index, track.regions[-1].index),
                 "regions": [
                     {
-                        "index": region.index,
-                        "start": round(frames[region.index].start, 6),
-                        "end": round(frames[region.index].end, 6),
-                        "bbox": list(region.box),
-                        "area": region.area,
-                        "score": round(region.score, 6),
-                        "segmentation": region.run_lengths,
+                        "index": region.index, **interval(region.index, region.index), "bbox": list(region.box),
+                        "area": region.area, "score": round(region.score, 6), "segmentation": region.run_lengths,
                     }
                     for region in track.regions
                 ],
             }
             for track in find_tracks(segmentation)
         ],
-    }
-
-
-def write_tracks(segmentation: Segmentation, path: Path) -> None:
-    """Write tracks_document as JSON. Raises UserError without SciPy."""
-    write_text(path, json.dumps(tracks_document(segmentation), indent=1, ensure_ascii=False) + "\n")
+    }  # fmt: skip
 
 
 WRITERS = {
-    "coco": ("coco.json", write_coco),
-    "palette": ("objects", write_palette),
-    "tracks": ("tracks.json", write_tracks),
-    "srt": ("sounds.srt", write_srt),
+    "coco": ("coco.json", _write_coco),
+    "palette": ("objects", _write_palette),
+    "tracks": ("tracks.json", lambda segmentation, path: _write_json(path, tracks_document(segmentation))),
+    "srt": ("sounds.srt", lambda segmentation, path: write_text(path, srt_text(segmentation.frames))),
 }

@@ -7,7 +7,7 @@ model: masks follow each other by as much as a second, in which no velocity hold
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 MIN_AREA = 0.0005  # share of the frame; a smaller region is a speck and no object
 MIN_IOU = 0.2  # of two regions of an object, one after the other
 MAX_GAP = 1.0  # seconds that an object may be unmarked, be it at 1 mask a second or at 30; one mask in any case
-_ONLY_CATEGORY = "sounding"
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,14 @@ class Track:
 
 def category_names(segmentation: Segmentation) -> tuple[str, ...]:
     """Names by category id, background first; without classes all that sounds is of one category."""
-    return segmentation.class_names or ("background", _ONLY_CATEGORY)
+    return segmentation.class_names or ("background", "sounding")
+
+
+def parts_of(frame: FrameMask) -> list[tuple[int, float, dict[str, Any]]]:
+    """Category id, score and run lengths of the parts of a mask by class; without classes, of the mask."""
+    if frame.class_names:
+        return [(part.category_id, part.score, part.run_lengths) for part in frame.classes]
+    return [(1, frame.score, frame.run_lengths)]
 
 
 def regions_of(frame: FrameMask) -> Iterator[Region]:
@@ -66,8 +72,7 @@ def regions_of(frame: FrameMask) -> Iterator[Region]:
         from scipy import ndimage
     except ImportError as error:
         raise UserError("objects need SciPy, which is not installed; pip install 'icf-avs[track]'") from error
-    parts = [(part.category_id, part.score, part.run_lengths) for part in frame.classes]
-    for category, score, run_lengths in parts if frame.class_names else [(1, frame.score, frame.run_lengths)]:
+    for category, score, run_lengths in parts_of(frame):
         labels, _ = ndimage.label(decode(run_lengths), structure=np.ones((3, 3)))
         for label, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
             mask = np.zeros(labels.shape, bool)
@@ -95,15 +100,6 @@ def find_tracks(segmentation: Segmentation) -> tuple[Track, ...]:
             else:
                 tracks.append([region])
     return tuple(Track(number, track[0].category_id, tuple(track)) for number, track in enumerate(tracks, 1))
-
-
-def regions_by_mask(segmentation: Segmentation, tracks: Sequence[Track]) -> list[list[tuple[int, Region]]]:
-    """For each mask the objects in it, as (id of the track, region)."""
-    present: list[list[tuple[int, Region]]] = [[] for _ in segmentation.frames]
-    for track in tracks:
-        for region in track.regions:
-            present[region.index].append((track.id, region))
-    return present
 
 
 def _links(old: list[Region], new: list[Region]) -> dict[int, int]:

@@ -5,8 +5,6 @@ out = (keep * plane + add) / 256, inside the bounding box of what is segmented i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 TINT, CONTOUR = (255, 64, 0), (255, 232, 64)  # RGB
@@ -19,11 +17,9 @@ def inner_edge(mask: np.ndarray, width: int) -> np.ndarray:
 
     The border of the image is not an edge.
     """
-    up, down, left, right = _neighbours(mask)
-    inside = (mask == up) & (mask == down) & (mask == left) & (mask == right)
+    inside = np.logical_and.reduce([mask == shifted for shifted in _neighbours(mask)])
     for _ in range(width - 1):
-        up, down, left, right = _neighbours(inside)
-        inside = inside & up & down & left & right
+        inside = np.logical_and.reduce([inside, *_neighbours(inside)])
     return (mask != 0) & ~inside
 
 
@@ -32,43 +28,31 @@ def _neighbours(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]
 
 
-@dataclass(frozen=True)
 class _Layer:
-    """What one mask does to one plane."""
+    """What one mask (bool, or ids) does to one plane, in a box whose upper left corner is at (top, left)."""
 
-    bands: list[tuple[tuple[slice, slice], np.ndarray, np.ndarray]]  # where in the plane; keep and add, uint16
-    room: np.ndarray  # uint16, to work in: a new array for every frame costs as much as the sum
-
-    @classmethod
-    def of(
-        cls, box: tuple[slice, slice], mask: np.ndarray, edge: np.ndarray,
-        tint: int | np.ndarray, contour: int | np.ndarray,
-    ) -> _Layer:  # fmt: skip
+    def __init__(self, corner: tuple[int, int], mask: np.ndarray, edge: np.ndarray, colours: np.ndarray) -> None:
+        """colours of one channel: [2], tint and contour, or [n, 2], those of each id in `mask`."""
+        tint, contour = colours if colours.ndim == 1 else (colours[mask, 0], colours[mask, 1])
         weight = np.where(edge, 256, np.where(mask, _OPACITY, 0)).astype(np.uint16)
         add = weight * np.where(edge, contour, tint).astype(np.uint16)
-        keep = 256 - weight
-        top, left = (side.start for side in box)
-        bands = []
+        self._bands = []  # where in the plane, keep, add
         for first in range(0, len(mask), _BAND):
-            rows = slice(first, min(first + _BAND, len(mask)))
-            marked = np.flatnonzero(mask[rows].any(axis=0))
-            if len(marked):
-                columns = slice(marked[0], marked[-1] + 1)
-                place = _moved(rows, top), _moved(columns, left)
-                bands.append((place, keep[rows, columns], add[rows, columns]))
-        return cls(bands, np.empty(_BAND * mask.shape[1], np.uint16))
+            columns = np.flatnonzero(mask[first : first + _BAND].any(axis=0))
+            if len(columns):
+                part = slice(first, min(first + _BAND, len(mask))), slice(columns[0], columns[-1] + 1)
+                place = tuple(slice(side.start + by, side.stop + by) for side, by in zip(part, corner, strict=True))
+                self._bands.append((place, 256 - weight[part], add[part]))
+        # To work in: a new array for every frame costs as much as the sum.
+        self._room = np.empty(_BAND * mask.shape[1], np.uint16)
 
     def draw(self, plane: np.ndarray) -> None:
-        for place, keep, add in self.bands:
-            part, mixed = plane[place], self.room[: keep.size].reshape(keep.shape)
-            np.multiply(keep, part, out=mixed)
-            np.add(mixed, add, out=mixed)
-            np.right_shift(mixed, 8, out=mixed)
-            part[...] = mixed
-
-
-def _moved(part: slice, by: int) -> slice:
-    return slice(part.start + by, part.stop + by)
+        for place, keep, add in self._bands:
+            mixed = self._room[: keep.size].reshape(keep.shape)
+            np.multiply(keep, plane[place], out=mixed)
+            mixed += add
+            mixed >>= 8
+            plane[place] = mixed
 
 
 class Overlay:
@@ -79,40 +63,31 @@ class Overlay:
         self.is_empty = not mask.any()
         if self.is_empty:
             return
-        width = max(1, round(min(mask.shape) / 240))
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         # Even bounds, so that the box falls on whole pixels of the half-size colour planes too.
-        top, bottom = rows[0] // 2 * 2, rows[-1] + 1
-        left, right = columns[0] // 2 * 2, columns[-1] + 1
-        self._box = slice(top, bottom), slice(left, right)
-        self._half_box = slice(top // 2, (bottom + 1) // 2), slice(left // 2, (right + 1) // 2)
-        edge = inner_edge(mask, width)
-        self._mask, self._edge = mask[self._box], edge[self._box]
+        self._corner = int(rows[0] // 2 * 2), int(columns[0] // 2 * 2)
+        box = slice(self._corner[0], rows[-1] + 1), slice(self._corner[1], columns[-1] + 1)
+        self._mask, self._edge = mask[box], inner_edge(mask, max(1, round(min(mask.shape) / 240)))[box]
         self._rgb = np.array((TINT, CONTOUR)) if colours is None else colours
-        self._yuv: list[_Layer] | None = None
+        self._yuv: list[_Layer] = []
 
     def draw_rgb(self, image: np.ndarray) -> None:
         """Draw on uint8 [H, W, 3], in place."""
         if not self.is_empty:
             for channel in range(3):
-                self._layer(self._box, self._mask, self._edge, self._rgb[..., channel]).draw(image[..., channel])
+                _Layer(self._corner, self._mask, self._edge, self._rgb[..., channel]).draw(image[..., channel])
 
     def draw_yuv420(self, y: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
         """Draw on the planes of a yuv420p frame: uint8 [H, W] and two of [ceil(H/2), ceil(W/2)], in place."""
         if self.is_empty:
             return
-        if self._yuv is None:
-            half_mask, half_edge = _halved(self._mask), _halved(self._edge)
-            yuv = limited_yuv(self._rgb)
-            self._yuv = [self._layer(self._box, self._mask, self._edge, yuv[..., 0])]
-            self._yuv += [self._layer(self._half_box, half_mask, half_edge, yuv[..., i]) for i in (1, 2)]
+        if not self._yuv:
+            yuv, half = limited_yuv(self._rgb), (self._corner[0] // 2, self._corner[1] // 2)
+            halves = _halved(self._mask), _halved(self._edge)
+            self._yuv = [_Layer(self._corner, self._mask, self._edge, yuv[..., 0])]
+            self._yuv += [_Layer(half, *halves, yuv[..., channel]) for channel in (1, 2)]
         for layer, plane in zip(self._yuv, (y, u, v), strict=True):
             layer.draw(plane)
-
-    def _layer(self, box: tuple[slice, slice], mask: np.ndarray, edge: np.ndarray, colours: np.ndarray) -> _Layer:
-        """colours of one channel: [2], tint and contour, or [n, 2], those of each id in `mask`."""
-        tint, contour = colours if colours.ndim == 1 else (colours[mask, 0], colours[mask, 1])
-        return _Layer.of(box, mask, edge, tint, contour)
 
 
 def _halved(mask: np.ndarray) -> np.ndarray:
@@ -122,8 +97,7 @@ def _halved(mask: np.ndarray) -> np.ndarray:
 
 
 def limited_yuv(rgb: np.ndarray) -> np.ndarray:
-    """RGB to YUV, int [..., 3]. BT.601 in the limited range: exact enough for a marker, whatever the matrix of the
-    video."""
+    """RGB to YUV, int [..., 3]. BT.601 in the limited range: exact enough for a marker in video of any matrix."""
     r, g, b = np.moveaxis(np.asarray(rgb, dtype=float), -1, 0)
     y = 0.299 * r + 0.587 * g + 0.114 * b
     planes = 16 + y * 219 / 255, 128 + (b - y) * 0.564 * 224 / 255, 128 + (r - y) * 0.713 * 224 / 255

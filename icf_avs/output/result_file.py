@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,56 +37,41 @@ def document(
     list of all `categories` as well, and each frame its `classes`; with what was wrong with the video and read all the
     same, `repaired`.
     """
-    names = frames[0].class_names
-    repaired = info.repaired.document()
+    names, repaired = frames[0].class_names, info.repaired.document()
+    colours = palette(max(1, len(names))).tolist()
+    categories = [{"id": index, "name": names[index], "color": colours[index]} for index in range(1, len(names))]
     return {
         "version": JSON_VERSION,
         "video": {
-            "file": info.path.name,
-            "width": info.width,
-            "height": info.height,
-            "start": round(info.start, 6),
-            "duration": round(info.duration, 6),
-            "fps": round(info.frame_rate, 6),
+            "file": info.path.name, "width": info.width, "height": info.height, "start": round(info.start, 6),
+            "duration": round(info.duration, 6), "fps": round(info.frame_rate, 6),
         },
         "source": source,
         **({"repaired": repaired} if repaired else {}),
         "checkpoint": checkpoint,
         "made_with": made_with,
         "clip": asdict(spec),
-        **({"categories": _categories(names)} if names else {}),
+        **({"categories": categories} if names else {}),
         "frames": [_frame_document(frame) for frame in frames],
-    }
-
-
-def _categories(names: tuple[str, ...]) -> list[dict[str, Any]]:
-    colours = palette(len(names)).tolist()
-    return [{"id": index, "name": names[index], "color": colours[index]} for index in range(1, len(names))]
+    }  # fmt: skip
 
 
 def _frame_document(frame: FrameMask) -> dict[str, Any]:
+    names = ("time", "start", "end", "picture_time", "area", "score")
     values = {
         "index": frame.index,
-        "time": round(frame.time, 6),
-        "start": round(frame.start, 6),
-        "end": round(frame.end, 6),
-        "picture_time": round(frame.picture_time, 6),
-        "area": round(frame.area, 6),
-        "score": round(frame.score, 6),
+        **{name: round(getattr(frame, name), 6) for name in names},
         "heard": [{"word": word, "probability": round(value, 4)} for word, value in frame.heard],
         "segmentation": frame.run_lengths,
     }
     if frame.class_names:
         values["classes"] = [
             {
-                "category_id": part.category_id,
-                "name": frame.class_names[part.category_id],
-                "area": round(part.area, 6),
-                "score": round(part.score, 6),
-                "segmentation": part.run_lengths,
+                "category_id": part.category_id, "name": frame.class_names[part.category_id],
+                "area": round(part.area, 6), "score": round(part.score, 6), "segmentation": part.run_lengths,
             }
             for part in frame.classes
-        ]
+        ]  # fmt: skip
     return values
 
 
@@ -134,25 +120,22 @@ def read_segmentation(folder: str | Path) -> Segmentation:
 
 def _segmentation(document: dict[str, Any], folder: Path) -> Segmentation:
     facts = document["video"]
-    video = SavedVideo(
-        Path(_text(facts["file"])), _number(facts["duration"]), facts["width"], facts["height"], _number(facts["fps"]),
-        dict(document.get("source", {})),
-    )  # fmt: skip
-    if not all(type(side) is int and side > 0 for side in (video.width, video.height)):
+    width, height = facts["width"], facts["height"]
+    if not all(type(side) is int and side > 0 for side in (width, height)):
         raise ValueError("its frames have no size")
-    if video.width * video.height > MOST_PIXELS:
-        raise ValueError(f"its frames are {video.width} x {video.height}, larger than 8K")
-    names = tuple(_text(category["name"]) for category in document.get("categories", ()))
-    if [category["id"] for category in document.get("categories", ())] != [*range(1, len(names) + 1)]:
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"its frames are {width} x {height}, larger than 8K")
+    file, duration, rate = _text(facts["file"]), _number(facts["duration"]), _number(facts["fps"])
+    video = SavedVideo(Path(file), duration, width, height, rate, dict(document.get("source", {})))
+    categories = document.get("categories", ())
+    names = tuple(_text(category["name"]) for category in categories)
+    if [category["id"] for category in categories] != [*range(1, len(names) + 1)]:
         raise ValueError("the ids of its categories are not 1, 2, ...")
-    if names:
-        names = ("background", *names)
-    frames = tuple(_frame(values, names) for values in document["frames"])
+    frames = tuple(_frame(values, ("background", *names) if names else ()) for values in document["frames"])
     if not frames or [frame.index for frame in frames] != [*range(len(frames))]:
         raise ValueError("masks are missing")
-    for frame in frames:
-        for run_lengths in (frame.run_lengths, *(part.run_lengths for part in frame.classes)):
-            check_run_lengths(run_lengths, video.height, video.width)
+    for part in (part for frame in frames for part in (frame, *frame.classes)):
+        check_run_lengths(part.run_lengths, height, width)
     spec = ClipSpec(**document["clip"])
     check_settings(spec)
     without = document.get("made_with", {}).get("without", ())
@@ -161,22 +144,19 @@ def _segmentation(document: dict[str, Any], folder: Path) -> Segmentation:
 
 
 def _frame(values: dict[str, Any], names: tuple[str, ...]) -> FrameMask:
-    classes = []
-    for part in values["classes"] if names else ():
-        if not 1 <= part["category_id"] < len(names):
-            raise ValueError(f"mask {values['index']} has a class without a name")
-        area, score = _number(part["area"], 1), _number(part["score"], 1)
-        classes.append(ClassMask(part["category_id"], area, score, part["segmentation"]))
+    parts = values["classes"] if names else ()
+    if not all(1 <= part["category_id"] < len(names) for part in parts):
+        raise ValueError(f"mask {values['index']} has a class without a name")
     return FrameMask(
         index=values["index"],
-        start=_number(values["start"]),
-        end=_number(values["end"]),
-        picture_time=_number(values["picture_time"]),
-        area=_number(values["area"], 1),
-        score=_number(values["score"], 1),
+        **{name: _number(values[name]) for name in ("start", "end", "picture_time")},
+        **{name: _number(values[name], 1) for name in ("area", "score")},
         heard=tuple((_text(item["word"]), _number(item["probability"], 1)) for item in values["heard"]),
         run_lengths=values["segmentation"],
-        classes=tuple(classes),
+        classes=tuple(
+            ClassMask(part["category_id"], _number(part["area"], 1), _number(part["score"], 1), part["segmentation"])
+            for part in parts
+        ),
         class_names=names,
     )
 
@@ -198,19 +178,15 @@ def result_folder(out: Path, video: Source, reserved_dirs: set[Path] = frozenset
     """out/STEM for this video, or out/STEM_2, ... where that name belongs to something else.
 
     A folder may be replaced if it holds an earlier result for this very video. `reserved_dirs` are the folders of
-    other videos of the same run.
+    other videos of the same run; some file systems do not distinguish DOG from dog.
     """
-    number = 1
-    while True:
-        folder = out / (video.path.stem if number == 1 else f"{video.path.stem}_{number}")
-        if not _same_name(folder, reserved_dirs) and (not os.path.lexists(folder) or is_earlier_result(folder, video)):
-            return folder
-        number += 1
-
-
-def _same_name(folder: Path, reserved_dirs: set[Path]) -> bool:
-    """Some file systems do not distinguish DOG from dog."""
-    return str(folder).casefold() in {str(other).casefold() for other in reserved_dirs}
+    taken = {str(folder).casefold() for folder in reserved_dirs}
+    stem = video.path.stem
+    return next(
+        folder
+        for folder in (out / name for name in chain([stem], (f"{stem}_{number}" for number in count(2))))
+        if str(folder).casefold() not in taken and (not os.path.lexists(folder) or is_earlier_result(folder, video))
+    )
 
 
 def is_earlier_result(folder: Path, video: Source) -> bool:

@@ -1,28 +1,19 @@
-"""sounds.srt: subtitles that say what sounds when."""
+"""sounds.srt: subtitles that say what sounds when, in the SubRip format."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import av
-from av.error import FFmpegError
-
-from icf_avs.atomic_io import written_file
-from icf_avs.media.container import local_url
-
 if TYPE_CHECKING:
-    from icf_avs.results import FrameMask, Segmentation
+    from icf_avs.results import FrameMask
 
 # A line comes at one probability and goes below another, stays over short breaks and long enough to be read: no flicker
 COMES, GOES = 0.5, 0.3
 BREAK = 1.0  # seconds; a shorter silence does not end a line
 SHORTEST = 0.5  # seconds
 UNNAMED = "[sound]"  # what is segmented by a model without names
-_CLOCK = Fraction(1, 1000)  # the format's own
 
 
 class Subtitle(NamedTuple):
@@ -33,18 +24,12 @@ class Subtitle(NamedTuple):
     words: tuple[str, ...]
 
 
-class _Span(NamedTuple):
-    start: float
-    end: float
-    word: str
-
-
 def subtitles(frames: Sequence[FrameMask]) -> list[Subtitle]:
     """What sounds when, in order and without overlap; a stretch in which there is no tag has no subtitle."""
     spans = sorted(span for word, on in _sounding(frames).items() for span in _spans(frames, word, on))
     found: list[Subtitle] = []
     for start, end in pairwise(sorted({time for span in spans for time in span[:2]})):
-        shown = tuple(span.word for span in spans if span.start <= start < span.end)
+        shown = tuple(word for begin, until, word in spans if begin <= start < until)
         if shown and found and found[-1].end == start and found[-1].words == shown:
             found[-1] = found[-1]._replace(end=end)
         elif shown:
@@ -67,26 +52,25 @@ def _sounding(frames: Sequence[FrameMask]) -> dict[str, list[bool]]:
     return on
 
 
-def _spans(frames: Sequence[FrameMask], word: str, on: Sequence[bool]) -> list[_Span]:
-    """When a word sounds: short breaks closed, short spans lengthened up to the end of the video."""
-    spans: list[_Span] = []
+def _spans(frames: Sequence[FrameMask], word: str, on: Sequence[bool]) -> list[tuple[float, float, str]]:
+    """From when to when a word sounds: short breaks closed, short spans lengthened up to the end of the video."""
+    spans: list[tuple[float, float]] = []
     for frame, sounds in zip(frames, on, strict=True):
-        if sounds and spans and frame.start - spans[-1].end < BREAK - 1e-6:
-            spans[-1] = spans[-1]._replace(end=frame.end)
-        elif sounds:
-            spans.append(_Span(frame.start, frame.end, word))
-    return [span._replace(end=max(span.end, min(span.start + SHORTEST, frames[-1].end))) for span in spans]
+        if sounds:
+            goes_on = spans and frame.start - spans[-1][1] < BREAK - 1e-6
+            spans.append((spans.pop()[0] if goes_on else frame.start, frame.end))
+    return [(start, max(end, min(start + SHORTEST, frames[-1].end)), word) for start, end in spans]
 
 
-def write_srt(segmentation: Segmentation, path: Path) -> None:
-    """Write the subtitles in the SubRip format, UTF-8."""
-    with written_file(path, errors=(FFmpegError,)) as new, av.open(local_url(new), "w", format="srt") as container:
-        stream = container.add_stream("subrip")
-        stream.codec_context.subtitle_header = b"[Script Info]\nScriptType: v4.00+\n"  # FFmpeg wants one to begin
-        container.start_encoding()
-        for shown in subtitles(segmentation.frames):
-            packet = av.Packet("\n".join(" ".join(word.split()) for word in shown.words).encode())
-            packet.stream, packet.time_base = stream, _CLOCK
-            packet.pts = packet.dts = round(shown.start / _CLOCK)
-            packet.duration = round(shown.end / _CLOCK) - packet.pts
-            container.mux(packet)
+def srt_text(frames: Sequence[FrameMask]) -> str:
+    """The subtitles as the content of an .srt file."""
+    blocks = []
+    for number, (start, end, words) in enumerate(subtitles(frames), 1):
+        lines = "\n".join(" ".join(word.split()) for word in words)
+        blocks.append(f"{number}\n{_clock(start)} --> {_clock(end)}\n{lines}\n\n")
+    return "".join(blocks)
+
+
+def _clock(seconds: float) -> str:
+    rest, milliseconds = divmod(round(1000 * seconds), 1000)
+    return f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02},{milliseconds:03}"

@@ -16,7 +16,10 @@ def tag_lines(frames: Sequence[FrameMask]) -> Iterator[str]:
     """From when to when, and each word with the most it had, as in "0:00-0:03  dog 0.93, person 0.31"; for masks that
     are empty all the same, with "(not segmented)" at the end.
     """
-    stretches = [list(same) for _, same in groupby(frames, key=_tags)]
+    stretches = [
+        list(same)
+        for _, same in groupby(frames, lambda frame: (bool(frame.area), frozenset(word for word, _ in frame.heard)))
+    ]
     for same in stretches[:MOST]:
         most: dict[str, float] = {}
         for frame in same:
@@ -32,11 +35,6 @@ def tag_lines(frames: Sequence[FrameMask]) -> Iterator[str]:
 def no_word(frame: FrameMask) -> str:
     """What stands for the tags of a mask that has none: a model without names segments by the sound alone."""
     return "a sound without a name" if frame.area else "nothing"
-
-
-def _tags(frame: FrameMask) -> tuple[bool, frozenset[str]]:
-    """Whether anything is segmented, and the words."""
-    return bool(frame.area), frozenset(word for word, _ in frame.heard)
 
 
 def clock(seconds: float) -> str:

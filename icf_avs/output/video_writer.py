@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from threading import Condition
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -49,21 +49,21 @@ def write_video(
 
     interval_at(seconds) -> number of the mask that is shown then; mask_of(number) -> bool [H, W], or whatever
     overlay_of takes, which makes it ready to be drawn; progress(number) is called at each new mask. `sound` stands in
-    for the video's own; `frames` are those of `video_frames`, by default decoded here. Raises UserError if the video
+    for the video's own; `images` are those of `video_frames`, by default decoded here. Raises UserError if the video
     breaks in the middle.
     """
     with av.open(local_url(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        # Even sizes are what 4:2:0 asks for; the last row and column of an odd frame are doubled.
-        width, height = info.width + info.width % 2, info.height + info.height % 2
         rate = min(Fraction(info.frame_rate).limit_denominator(1001), Fraction(_MAX_RATE))
         video = container.add_stream("libx264", rate=rate, options=_ENCODER)
-        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        # Even sizes are what 4:2:0 asks for; the last row and column of an odd frame are doubled.
+        video.width, video.height, video.pix_fmt = info.width + info.width % 2, info.height + info.height % 2, "yuv420p"
+        encoder = video.codec_context
         # The masks have the other half. On two cores, one thread spends less on a frame than two do.
-        video.codec_context.thread_count = max(1, (os.cpu_count() or 1) // 2)
-        video.codec_context.time_base = _CLOCK
-        video.codec_context.sample_aspect_ratio = info.pixel_aspect
-        video.codec_context.flags |= Flags.frame_duration  # or the encoder guesses how long the last frame lasts
-        track = _audio_track(container, info, sound)
+        encoder.thread_count = max(1, (os.cpu_count() or 1) // 2)
+        encoder.time_base, encoder.sample_aspect_ratio = _CLOCK, info.pixel_aspect
+        encoder.flags |= Flags.frame_duration  # or the encoder guesses how long the last frame lasts
+        packets = _audio_packets(container, info, sound)
+        upcoming, packet = next(packets)
         reformatter = VideoReformatter()
         current, overlay, sounded = -1, None, 0.0
         for time, image, until in _at_each_mask(_kept(info, images or video_frames(info)), interval_at):
@@ -71,33 +71,34 @@ def write_video(
             if overlay is None or number != current:
                 current, overlay = number, overlay_of(mask_of(number))
                 progress(number)
-            drawn = _drawn(image, reformatter, info, overlay, video.codec_context)
-            if not video.codec_context.is_open:
-                video.codec_context.colorspace, video.codec_context.color_range = drawn.colorspace, drawn.color_range
-                video.codec_context.color_trc, video.codec_context.color_primaries = image.shown_as
+            drawn = _drawn(image, reformatter, info, overlay, encoder)
+            if not encoder.is_open:
+                encoder.colorspace, encoder.color_range = drawn.colorspace, drawn.color_range
+                encoder.color_trc, encoder.color_primaries = image.shown_as
             drawn.time_base, drawn.pts = _CLOCK, round(time / _CLOCK)
             drawn.duration = max(1, round(until / _CLOCK) - drawn.pts)
             container.mux(video.encode(drawn))
             if time >= sounded:  # never ahead: what is damaged there may not have been found yet
-                track.write_until(time)
+                while upcoming < time:
+                    container.mux(packet)
+                    upcoming, packet = next(packets)
                 sounded = time + _SOUND_AT_ONCE
         container.mux(video.encode(None))
-        track.write_until(math.inf)
+        container.mux(packet)
+        for _, packet in packets:
+            container.mux(packet)
 
 
 def _kept(info: MediaInfo, images: Iterator[tuple[float, DecodedFrame]]) -> Iterator[tuple[float, DecodedFrame, float]]:
     """Frames as (from, frame, until), strictly forward in time, at most one in a 30th of a second."""
     # An ordinary 30 Hz video is not thinned: its time stamps may be rounded to milliseconds.
     slots = _MAX_RATE if info.frame_rate > 1.02 * _MAX_RATE else 1 / _CLOCK
-    held = None
+    held = next(images)
     for time, frame in images:
-        if held is not None:
-            if int(time * slots + 1e-6) == int(held[0] * slots + 1e-6):
-                continue
+        if int(time * slots + 1e-6) != int(held[0] * slots + 1e-6):
             yield *held, time
-        held = time, frame
-    if held is not None:
-        yield *held, max(info.duration, held[0])
+            held = time, frame
+    yield *held, max(info.duration, held[0])
 
 
 def _at_each_mask(
@@ -119,53 +120,43 @@ def _drawn(
     encoder: av.VideoCodecContext,
 ) -> av.VideoFrame:  # fmt: skip
     """A yuv420p frame: turned as it is shown, padded to even sizes, with the overlay on it; a new one, unless nothing
-    is to be done."""
-    source = _colours_of(encoder, image.converted(reformatter, *info.stored_size, "yuv420p"), reformatter)
-    shown, size = (info.width, info.height), (encoder.width, encoder.height)
-    as_shown = info.orientation == Orientation() and shown == size and source.colorspace
+    is to be done. In the matrix and range of the video that is written, which are those of its first frame.
+    """
+    source = image.converted(reformatter, *info.stored_size, "yuv420p")
+    if encoder.is_open and _colours(encoder) != _colours(source):
+        matrix, color_range = _colours(encoder)
+        source = reformatter.reformat(source, dst_colorspace=matrix, dst_color_range=color_range)
+    size = encoder.width, encoder.height
+    as_shown = info.orientation == Orientation() and size == (info.width, info.height) and source.colorspace
     if as_shown and overlay.is_empty:
         source.pict_type = PictureType.NONE  # the source's key frames need not be the overlay's
         return source
     drawn = av.VideoFrame(*size, "yuv420p")
     drawn.color_range, drawn.colorspace = source.color_range, source.colorspace or _BT601
     planes = []
-    for number, (old, new) in enumerate(zip(source.planes, drawn.planes, strict=True)):
-        plane = np.frombuffer(new, np.uint8).reshape(new.height, new.line_size)[:, : new.width]
-        turned = info.orientation.apply(
-            np.frombuffer(old, np.uint8).reshape(-1, old.line_size)[: old.height, : old.width]
-        )
+    for old, new in zip(source.planes, drawn.planes, strict=True):
+        stored = np.frombuffer(old, np.uint8).reshape(-1, old.line_size)[: old.height, : old.width]
+        turned = info.orientation.apply(stored)
         rows, columns = turned.shape
+        plane = np.frombuffer(new, np.uint8).reshape(new.height, new.line_size)[:, : new.width]
         plane[:rows, :columns] = turned
-        if number == 0:
-            plane[rows:, :columns] = plane[rows - 1 : rows, :columns]
-            plane[:, columns:] = plane[:, columns - 1 : columns]
+        plane[rows:, :columns] = turned[-1:]
+        plane[:, columns:] = plane[:, columns - 1 : columns]
         planes.append(plane)
     overlay.draw_yuv420(*planes)
     return drawn
 
 
-def _colours_of(encoder: av.VideoCodecContext, frame: av.VideoFrame, reformatter: VideoReformatter) -> av.VideoFrame:
-    """A yuv420p frame in the matrix and range of the video that is written, which are those of its first frame."""
-
-    def kind(tags: av.VideoCodecContext | av.VideoFrame) -> tuple[int, int]:
-        matrix = _BT601 if tags.colorspace in _AS_BT601 else tags.colorspace
-        return matrix, tags.color_range or ColorRange.MPEG
-
-    if not encoder.is_open or kind(encoder) == kind(frame):
-        return frame
-    matrix, color_range = kind(encoder)
-    return reformatter.reformat(frame, dst_colorspace=matrix, dst_color_range=color_range)
+def _colours(tags: av.VideoCodecContext | av.VideoFrame) -> tuple[int, int]:
+    """Matrix and range."""
+    return _BT601 if tags.colorspace in _AS_BT601 else tags.colorspace, tags.color_range or ColorRange.MPEG
 
 
-class _AudioTrack(Protocol):
-    """The audio track of a video that is being written."""
-
-    def write_until(self, time: float) -> None:
-        """Write on until the sound reaches `time` seconds, or to its end."""
-
-
-def _audio_track(container: av.container.OutputContainer, info: MediaInfo, sound: AudioSource | None) -> _AudioTrack:
-    """Add `sound`, or the video's own: its AAC as it is, or whatever else there is as AAC.
+def _audio_packets(
+    container: av.container.OutputContainer, info: MediaInfo, sound: AudioSource | None
+) -> Iterator[tuple[float, av.Packet | list[av.Packet]]]:
+    """Add a track with `sound`, or with the video's own: its AAC as it is, or whatever else there is as AAC. Give
+    what is to be written, and from which second on; the last is for the end.
 
     What is copied loses nothing and costs next to nothing. It must be without holes: the sound is at the second it
     belongs to, and holes have to be filled.
@@ -174,68 +165,35 @@ def _audio_track(container: av.container.OutputContainer, info: MediaInfo, sound
         with open_media(info.path, info.parts) as source:
             own = select_streams(source, info.path, info.audio_track)[1]
             if own.codec_context.extradata:  # in broadcasts each packet brings its own, which MP4 does not hold
-                return _Copied(container, info, container.add_stream_from_template(own))
-    return _Encoded(container, info, sound)
-
-
-class _Copied:
-    """Packets as they are, on the clock of the frames, but for those that are known to be damaged: not every player
-    goes on behind one. One that ends before second 0 is kept to begin with: the next may need it to be decoded.
-    """
-
-    def __init__(
-        self, container: av.container.OutputContainer, info: MediaInfo, stream: av.audio.stream.AudioStream
-    ) -> None:
-        self._container, self._stream = container, stream
-        self._packets = self._moved(info)
-        self._next = next(self._packets, None)
-
-    def _moved(self, info: MediaInfo) -> Iterator[av.Packet]:
-        with open_media(
-            info.path, info.parts
-        ) as source:  # in here, where only what reading raises is taken for the video's fault
-            own = select_streams(source, info.path, info.audio_track)[1]
-            for number, packet in enumerate(info.clock.applied(read_packets(source, own))):
-                if not packet.size:  # ends the stream
-                    return
-                if number in info.repaired.damaged_audio:
-                    continue
-                begin = packet.dts if packet.pts is None else packet.pts
-                packet.pts = packet.dts = begin - round(info.start / packet.time_base)
-                early, cut_off = packet.pts + 2 * (packet.duration or 0) < 0, packet.is_discard and packet.pts >= 0
-                if not (early or cut_off):
-                    packet.stream = self._stream
-                    yield packet
-
-    def write_until(self, time: float) -> None:
-        while self._next is not None and self._next.pts * self._next.time_base < time:
-            self._container.mux(self._next)
-            self._next = next(self._packets, None)
-
-
-class _Encoded:
-    """The sound at the second it belongs to: holes are filled, late sound stays late."""
-
-    def __init__(self, container: av.container.OutputContainer, info: MediaInfo, sound: AudioSource | None) -> None:
-        self._container = container
-        rate = info.audio_rate if info.audio_rate in _AAC_RATES else 48_000
-        self._layout = "mono" if sound is None and info.audio_channels == 1 else "stereo"
-        self._stream = container.add_stream("aac", rate=rate, layout=self._layout, options=_AAC)
-        self._blocks = (sound or partial(audio_blocks, info))(rate, self._layout)
-        self._samples = 0
-
-    def write_until(self, time: float) -> None:
-        rate = self._stream.rate
-        while self._samples < time * rate:
-            block = next(self._blocks, None)
-            if block is None:
-                if time == math.inf:
-                    self._container.mux(self._stream.encode(None))
+                stream = container.add_stream_from_template(own)
+                for packet in _copied(info, info.clock.applied(read_packets(source, own))):
+                    begin, packet.stream = packet.pts * packet.time_base, stream
+                    yield begin, packet
+                yield math.inf, []
                 return
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), "fltp", self._layout)
-            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), self._samples
-            self._container.mux(self._stream.encode(frame))
-            self._samples += block.shape[1]
+    rate = info.audio_rate if info.audio_rate in _AAC_RATES else 48_000
+    layout, samples = "mono" if sound is None and info.audio_channels == 1 else "stereo", 0
+    stream = container.add_stream("aac", rate=rate, layout=layout, options=_AAC)
+    for block in (sound or partial(audio_blocks, info))(rate, layout):
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), "fltp", layout)
+        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), samples
+        yield samples / rate, stream.encode(frame)
+        samples += block.shape[1]
+    yield math.inf, stream.encode(None)
+
+
+def _copied(info: MediaInfo, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+    """Packets on the clock of the frames, but for those that are known to be damaged: not every player goes on behind
+    one. One that ends before second 0 is kept to begin with: the next may need it to be decoded.
+    """
+    for number, packet in enumerate(packets):
+        if not packet.size:  # ends the stream
+            return
+        begin = packet.dts if packet.pts is None else packet.pts
+        packet.pts = packet.dts = begin - round(info.start / packet.time_base)
+        early, cut_off = packet.pts + 2 * (packet.duration or 0) < 0, packet.is_discard and packet.pts >= 0
+        if number not in info.repaired.damaged_audio and not early and not cut_off:
+            yield packet
 
 
 class _Stopped(Exception):
