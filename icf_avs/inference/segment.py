@@ -25,8 +25,8 @@ from icf_avs.inference.segment_arrays import Frames, segment_arrays
 from icf_avs.inference.streaming import check_settings, stream_masks
 from icf_avs.media.arrays import Audio, Pair, audio_source, checked_rate, paired
 from icf_avs.media.audio_windows import AudioSource, mask_count
+from icf_avs.media.container import temporary_file
 from icf_avs.media.frame_tee import FrameTee
-from icf_avs.media.temporary_file import temporary_file
 from icf_avs.media.video_reader import probe
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.class_overlay import ClassOverlay, indexed

@@ -13,7 +13,7 @@ import torch
 
 from icf_avs.errors import UserError
 from icf_avs.media.audio_file import read_audio
-from icf_avs.media.audio_windows import AudioSource, limited
+from icf_avs.media.audio_windows import AudioSource, limited, spread
 
 Array = np.ndarray | torch.Tensor
 Audio = str | Path | Array | AudioSource
@@ -89,24 +89,14 @@ class Resampler:
         """None: what is left at the end."""
         if self._is_same or (block is not None and not block.size):
             return np.zeros((len(self._channels), 0), np.float32) if block is None else block
-        found = []
+        found, frame = [], None
         for number, resampler in enumerate(self._channels):
-            parts = resampler.resample(None if block is None else self._frame(block[number]))
-            found.append(np.concatenate([np.zeros(0, np.float32), *(part.to_ndarray()[0] for part in parts)]))
+            if block is not None:
+                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block[number : number + 1]), "flt", "mono")
+                frame.sample_rate = self._rate
+            parts = (part.to_ndarray()[0] for part in resampler.resample(frame))
+            found.append(np.concatenate([np.zeros(0, np.float32), *parts]))
         return np.stack(found)
-
-    def _frame(self, channel: np.ndarray) -> av.AudioFrame:
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channel[None]), "flt", "mono")
-        frame.sample_rate = self._rate
-        return frame
-
-
-def _blocks(waveform: np.ndarray, rate: int, to: int) -> Iterator[np.ndarray]:
-    resampler = Resampler(len(waveform), rate, to)
-    for start in range(0, waveform.shape[1], rate):
-        yield resampler(waveform[:, start : start + rate])
-    if (rest := resampler(None)).size:
-        yield rest
 
 
 def audio_source(audio: Audio, sample_rate: int | None) -> AudioSource:
@@ -114,17 +104,21 @@ def audio_source(audio: Audio, sample_rate: int | None) -> AudioSource:
 
     Raises UserError for samples without their rate, and when it is read for a file without sound.
     """
-    if isinstance(audio, str | Path):
-        path = Path(audio)
-        return lambda rate, layout: iter([_laid_out(read_audio(path, rate)[0][None], layout)])
     if callable(audio) and not isinstance(audio, torch.Tensor):
         return audio
-    waveform, own_rate = waveform_of(audio), round(checked_rate(sample_rate, "sample_rate"))
-    return lambda rate, layout: (_laid_out(block, layout) for block in _blocks(waveform, own_rate, rate))
+    if not isinstance(audio, str | Path):
+        waveform, own_rate = waveform_of(audio), round(checked_rate(sample_rate, "sample_rate"))
 
+    def blocks(rate: int, layout: str | None) -> Iterator[np.ndarray]:
+        if isinstance(audio, str | Path):
+            found = iter([read_audio(Path(audio), rate)[0][None]])
+        else:
+            resampler, starts = Resampler(len(waveform), own_rate, rate), range(0, waveform.shape[1], own_rate)
+            given = [*(waveform[:, at : at + own_rate] for at in starts), None]
+            found = (block for block in map(resampler, given) if block.size)
+        return found if layout is None else spread((block.mean(0) for block in found), layout)
 
-def _laid_out(block: np.ndarray, layout: str | None) -> np.ndarray:
-    return block if layout is None else np.tile(block.mean(0), (av.AudioLayout(layout).nb_channels, 1))
+    return blocks
 
 
 def checked_rate(rate: float | None, name: str) -> float:

@@ -49,29 +49,26 @@ def _mixed(
     hop = rate // 2
     window = np.sin(np.pi * (np.arange(2 * hop) + 0.5) / (2 * hop)).astype(np.float32)  # its squares sum to one
     before, mean, rest = np.zeros((channels, hop), np.float32), np.zeros(0, np.float32), 0.0
-    for now, now_mean in chain(_halves(blocks, hop), [(np.zeros_like(before), mean)]):
+    for stretch in chain(_cut(blocks, hop), [before[:, :0]]):
+        now = np.pad(stretch, ((0, 0), (0, hop - stretch.shape[1])))
         lost = window * _lost(window * np.concatenate([before, now], axis=1))
         added = (rest + lost[:hop])[: len(mean)]
         if added.any():
             restored(len(mean) / rate)
         yield mean + added
-        before, mean, rest = now, now_mean, lost[hop:]
+        before, mean, rest = now, stretch.mean(axis=0), lost[hop:]
 
 
-def _halves(blocks: Iterator[np.ndarray], hop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """[channels, hop], zeros behind the end, and the mean of the channels, as long as there is sound."""
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    length = 0
+def _cut(blocks: Iterator[np.ndarray], length: int) -> Iterator[np.ndarray]:
+    """Blocks [channels, n] as blocks [channels, length]; the last one may be shorter."""
+    held = None
     for block in blocks:
-        parts.append((block, block.mean(axis=0)))
-        length += block.shape[1]
-        while length >= hop:
-            whole, mean = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
-            yield whole[:, :hop], mean[:hop]
-            parts, length = [(whole[:, hop:], mean[hop:])], length - hop
-    if length:
-        whole, mean = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
-        yield np.pad(whole, ((0, 0), (0, hop - length))), mean
+        held = block if held is None else np.concatenate([held, block], axis=1)
+        while held.shape[1] >= length:
+            yield held[:, :length]
+            held = held[:, length:]
+    if held is not None and held.size:
+        yield held
 
 
 def _lost(stretch: np.ndarray) -> np.ndarray:

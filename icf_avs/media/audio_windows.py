@@ -37,18 +37,15 @@ def audio_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Itera
     if not info.has_audio:
         raise UserError(f"{info.path}: has no sound, which is needed to tell what sounds; name a video with sound")
     written = 0  # samples given so far
-    channels = 1
     with open_media(info.path, info.parts) as container:
         _, stream = select_streams(container, info.path, info.audio_track)
-        for begin, pieces in _runs(
-            decode_frames(container, stream, info.clock, info.repaired), info.start, rate, layout
-        ):
+        frames = decode_frames(container, stream, info.clock, info.repaired)
+        for begin, pieces in _runs(frames, info.start, rate, layout):
             place = round(begin * rate)
             for piece in pieces:
-                channels = len(piece)
                 while place > written:
                     hole = min(place - written, rate)
-                    yield np.zeros((channels, hole), np.float32)
+                    yield np.zeros((len(piece), hole), np.float32)
                     written += hole
                 late = min(written - place, piece.shape[1])
                 place += piece.shape[1]
@@ -57,20 +54,22 @@ def audio_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Itera
                     written += piece.shape[1] - late
 
 
-def _runs(frames: Iterator, start: float, rate: int, layout: str | None) -> Iterator[tuple[float, Iterator]]:
+def _runs(
+    frames: Iterator[av.AudioFrame | None], start: float, rate: int, layout: str | None
+) -> Iterator[tuple[float, Iterator[np.ndarray]]]:
     """Cut decoded sound where its clock jumps, its format changes or some is lost (None); give each run's first second
     and samples.
     """
-    end = 0.0  # where the next frame is expected
+    upcoming, whole, end = None, True, 0.0  # the next frame, whether nothing is lost before it, where it is expected
 
-    def following() -> tuple[av.AudioFrame | None, bool]:
-        """The next frame, and whether nothing is lost before it."""
+    def advance() -> None:
+        nonlocal upcoming, whole
         whole = True
-        for frame in frames:
-            if frame is not None:
-                return frame, whole
+        for upcoming in frames:
+            if upcoming is not None:
+                return
             whole = False
-        return None, whole
+        upcoming = None
 
     def kind(frame: av.AudioFrame) -> tuple:
         return frame.format.name, frame.layout.name, frame.sample_rate
@@ -78,45 +77,38 @@ def _runs(frames: Iterator, start: float, rate: int, layout: str | None) -> Iter
     def begins(frame: av.AudioFrame) -> float:
         return end if frame.time is None else frame.time - start
 
-    def run() -> Iterator[np.ndarray]:
-        nonlocal upcoming, end
-        whole, first = True, upcoming
-        resampler = av.AudioResampler("flt", layout if _placed(first.layout.name) else None, rate)
+    def run(first: av.AudioFrame, layout: str | None) -> Iterator[np.ndarray]:
+        nonlocal whole, end
+        whole, resampler = True, av.AudioResampler("flt", layout, rate)
         while whole and upcoming and kind(upcoming) == kind(first) and abs(begins(upcoming) - end) <= JUMP:
             end += upcoming.samples / upcoming.sample_rate
             yield from map(_samples, resampler.resample(upcoming))
-            upcoming, whole = following()
+            advance()
         yield from map(_samples, resampler.resample(None))
 
-    upcoming, _ = following()
+    advance()
     while upcoming is not None:
         end, source = begins(upcoming), upcoming.layout.name
-        yield end, run() if _placed(source) else _spread(run(), source, layout, rate)
+        if not source.startswith("ambisonic") and not source.endswith("channels"):
+            yield end, run(upcoming, layout)
+        else:  # no loudspeakers are known: channels count alike; of ambisonics, the sound from all around
+            blocks = (block[:1] if source.startswith("ambisonic") else block for block in run(upcoming, None))
+            yield end, blocks if layout is None else spread(to_mono(blocks, rate), layout)
+
+
+def spread(blocks: Iterator[np.ndarray], layout: str) -> Iterator[np.ndarray]:
+    """Mono [n] on all channels of a layout: [channels, n]."""
+    return (np.tile(block, (av.AudioLayout(layout).nb_channels, 1)) for block in blocks)
 
 
 def _samples(block: av.AudioFrame) -> np.ndarray:
     """[channels, n], without what is no number. The block is interleaved: PyAV miscounts the planes of 7.1."""
-    samples = block.to_ndarray().reshape(-1, block.layout.nb_channels).T
-    return limited(samples)
+    return limited(block.to_ndarray().reshape(-1, block.layout.nb_channels).T)
 
 
 def limited(samples: np.ndarray) -> np.ndarray:
     """Samples without what is no number or damage."""
     return np.nan_to_num(samples, nan=0.0).clip(-_LOUDEST, _LOUDEST)
-
-
-def _placed(source: str) -> bool:
-    """Whether it is known which loudspeaker each channel of a layout is for."""
-    return not source.startswith("ambisonic") and not source.endswith("channels")
-
-
-def _spread(blocks: Iterator[np.ndarray], source: str, layout: str | None, rate: int) -> Iterator[np.ndarray]:
-    """Mix channels without known loudspeakers to `layout`, all alike; of ambisonics, the sound from all around."""
-    if source.startswith("ambisonic"):
-        blocks = (block[:1] for block in blocks)
-    if layout is None:
-        return blocks
-    return (np.tile(block, (av.AudioLayout(layout).nb_channels, 1)) for block in to_mono(blocks, rate))
 
 
 class AudioWindows:
@@ -127,16 +119,15 @@ class AudioWindows:
         info = source if isinstance(source, MediaInfo) else probe(source)
         own = partial(to_mono, restored=info.repaired.restore)
         self._blocks = own(audio_blocks(info, rate), rate) if sound is None else to_mono(sound(rate, None), rate)
-        self._held = SoundBuffer()
+        self._held, self._before = SoundBuffer(), -math.inf
         self._held.append(next(self._blocks, np.zeros(0, np.float32)))
-        self._before = None
 
     def read(self, start: int, length: int) -> np.ndarray:
         """Samples [start, start + length): float32 [length], zeros before second 0 and after the end of the sound.
 
         Starts must not go back (ValueError). Raises UserError if the sound breaks in the middle.
         """
-        if self._before is not None and start < self._before:
+        if start < self._before:
             raise ValueError(f"windows are read forward: {start} after {self._before}")
         self._before = start
         while self._held.end < start + length and (block := next(self._blocks, None)) is not None:
@@ -150,11 +141,7 @@ class SoundBuffer:
 
     def __init__(self) -> None:
         self._blocks: deque[np.ndarray] = deque()
-        self._first = self.end = 0  # number of the first sample that is held, and of the one that comes next
-
-    def __len__(self) -> int:
-        """Samples that are held."""
-        return self.end - self._first
+        self.first = self.end = 0  # number of the first sample that is held, and of the one that comes next
 
     def append(self, block: np.ndarray) -> None:
         """float32 [n], behind the others."""
@@ -163,13 +150,13 @@ class SoundBuffer:
 
     def drop(self, before: int) -> None:
         """Let go of blocks that lie wholly before a sample."""
-        while self._blocks and self._first + len(self._blocks[0]) <= before:
-            self._first += len(self._blocks.popleft())
+        while self._blocks and self.first + len(self._blocks[0]) <= before:
+            self.first += len(self._blocks.popleft())
 
     def window(self, start: int, length: int) -> np.ndarray:
         """Samples [start, start + length), float32, zeros where there are none; those before `start` are let go."""
         self.drop(start)
-        window, at = np.zeros(length, np.float32), self._first - start
+        window, at = np.zeros(length, np.float32), self.first - start
         for block in self._blocks:
             part = block[max(-at, 0) : max(length - at, 0)]
             window[max(at, 0) : max(at, 0) + len(part)] = part
@@ -196,10 +183,7 @@ def cut_windows(waveform: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
     """waveform [n] float32 at the rate of `spec` -> the windows of masks 0..count-1, [count, spec.window]; zeros beyond
     its ends.
     """
-    cut = np.zeros((count, spec.window), dtype=np.float32)
-    for index in range(count):
-        start = spec.window_start(index)
-        piece = waveform[max(start, 0) : max(start + spec.window, 0)]
-        offset = max(-start, 0)
-        cut[index, offset : offset + len(piece)] = piece
-    return cut
+    held = SoundBuffer()
+    held.append(waveform)
+    windows = [held.window(spec.window_start(index), spec.window) for index in range(count)]
+    return np.array(windows, np.float32).reshape(count, spec.window)

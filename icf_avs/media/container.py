@@ -12,9 +12,13 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 from av.error import FFmpegError
@@ -40,6 +44,23 @@ def check_no_pipe(path: Path) -> None:
     """Raise UserError for a pipe or a device: to open one may block for ever, and it is read only once."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(f"{path}: is a pipe or a device, which is read only once; save what it gives as a file first")
+
+
+@contextmanager
+def temporary_file(content: bytes | BinaryIO) -> Iterator[Path]:
+    """Bytes, or what a binary file holds from its position on, as a file of its name; deleted afterwards.
+    A UserError meanwhile names them in place of it.
+    """
+    given = getattr(content, "name", None)
+    name = Path(given).name if isinstance(given, str) else ""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, name or "video")
+        with path.open("wb") as file:
+            shutil.copyfileobj(io.BytesIO(content) if isinstance(content, bytes) else content, file)
+        try:
+            yield path
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), name or "the bytes")) from error
 
 
 Parts = tuple[tuple[int, int], ...]  # first byte of each, and the one behind its last; (0, 0) is the whole file

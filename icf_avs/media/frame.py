@@ -21,12 +21,14 @@ _KNEE = 0.5  # of _WHITE, at least
 _BRIGHTEST = 99.9  # per cent of the pixels of a frame; a spark or two may clip
 _STEPS = 4096  # of the table back to signals, even in the square root of light
 _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)  # of BT.2020
-_CHROMATICITIES = {  # x and y of red, green, blue; white is D65
-    ColorPrimaries.BT709: (0.640, 0.330, 0.300, 0.600, 0.150, 0.060),
-    ColorPrimaries.BT2020: (0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
-    ColorPrimaries.SMPTE432: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
-}
-_D65 = (0.3127, 0.3290)
+# Light [n, 3] of these primaries @ it is that of BT.709; white is D65 in all of them.
+_FROM_P3 = (1.224940181, -0.042056955, -0.019637555), (-0.224940181, 1.042056918, -0.078636043), (0, 0, 1.098273635)
+_FROM_BT2020 = (
+    (1.660490990, -0.124550477, -0.018150764),
+    (-0.587641120, 1.132899880, -0.100578897),
+    (-0.072849862, -0.008349422, 1.118729711),
+)
+_TO_BT709 = {ColorPrimaries.BT709: np.eye(3), ColorPrimaries.SMPTE432: _FROM_P3}
 
 
 def is_wide(transfer: int, primaries: int) -> bool:
@@ -42,7 +44,7 @@ def to_sdr(codes: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
     light = _light(transfer)[codes.reshape(-1, 3)]
     if transfer == ColorTrc.ARIB_STD_B67:  # scene to display
         light *= (_HLG_PEAK / _WHITE) * ((light @ _LUMINANCE) ** (_HLG_GAMMA - 1))[:, None]
-    light = (light @ _to_bt709(primaries)).clip(0)
+    light = (light @ np.array(_TO_BT709.get(primaries, _FROM_BT2020), np.float32)).clip(0)
     brightest = np.maximum(np.maximum(light[:, 0], light[:, 1]), light[:, 2])
     peak = float(np.percentile(brightest[:: max(1, len(brightest) // 100_000)], _BRIGHTEST))
     if peak > 1.001:
@@ -79,20 +81,6 @@ def _light(transfer: int) -> np.ndarray:
 def _signals() -> np.ndarray:
     roots = np.arange(_STEPS) / (_STEPS - 1)
     return (255 * roots ** (2 / _GAMMA)).round().astype(np.uint8)
-
-
-@lru_cache(maxsize=4)
-def _to_bt709(primaries: int) -> np.ndarray:
-    """float32 [3, 3]: light [n, 3] of these primaries @ it is that of BT.709."""
-    given = primaries if primaries in _CHROMATICITIES else ColorPrimaries.BT2020
-    return (np.linalg.inv(_to_xyz(ColorPrimaries.BT709)) @ _to_xyz(given)).T.astype(np.float32)
-
-
-def _to_xyz(primaries: int) -> np.ndarray:
-    xy = np.array([*np.reshape(_CHROMATICITIES[primaries], (3, 2)), _D65])
-    red, green, blue, white = np.stack([xy[:, 0], xy[:, 1], 1 - xy.sum(axis=1)], axis=1) / xy[:, 1:]
-    columns = np.stack([red, green, blue], axis=1)
-    return columns * np.linalg.solve(columns, white)
 
 
 _BT709, _UNKNOWN, _BT2020, _BT2020_CONSTANT = 1, 2, 9, 10  # matrices, in FFmpeg's numbering

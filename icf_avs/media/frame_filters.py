@@ -14,45 +14,8 @@ import av
 from av.error import FFmpegError
 from av.filter import Graph
 
-SEGMENT, TRACKS, TRACK, VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0xE0
-
-
-class Element(NamedTuple):
-    """Where it is: its id begins at `head`, its size at `size_at`, its content is [start, end)."""
-
-    key: int
-    head: int
-    size_at: int
-    start: int
-    end: int
-
-
-def iter_ebml_elements(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Element]:
-    """Those that lie side by side in [start, end) of data, by default all of it."""
-    end = len(data) if end is None else end
-    while start < end:
-        size_at = start + 9 - data[start].bit_length()
-        begin = size_at + 9 - data[size_at].bit_length()
-        bits = 7 * (begin - size_at)
-        size = int.from_bytes(data[size_at:begin], "big") & ((1 << bits) - 1)
-        stop = end if size == (1 << bits) - 1 else min(begin + size, end)  # all ones: not known
-        yield Element(int.from_bytes(data[start:size_at], "big"), start, size_at, begin, stop)
-        start = stop
-
-
-def find_ebml_path(data: bytes, *keys: int) -> list[Element]:
-    """The first element of each key, each inside the one before; fewer where there is none."""
-    found: list[Element] = []
-    for key in keys:
-        span = found[-1][3:] if found else ()
-        inside = next((element for element in iter_ebml_elements(data, *span) if element.key == key), None)
-        if inside is None:
-            break
-        found.append(inside)
-    return found
-
-
-_LEFT, _RIGHT, _TOP, _BOTTOM = 0x54CC, 0x54DD, 0x54BB, 0x54AA
+_VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0xE0  # Segment, Tracks, TrackEntry, Video: each inside the one before
+_SIDES = 0x54CC, 0x54DD, 0x54BB, 0x54AA  # PixelCropLeft, Right, Top, Bottom
 
 
 class Crop(NamedTuple):
@@ -83,9 +46,21 @@ def container_crop(stream: av.video.stream.VideoStream) -> Crop:
             data = file.getvalue()
     except (FFmpegError, ValueError):  # a codec that Matroska has no name for
         return Crop()
-    video = find_ebml_path(data, SEGMENT, TRACKS, TRACK, VIDEO)[-1]
-    parts = {part.key: data[part.start : part.end] for part in iter_ebml_elements(data, video.start, video.end)}
-    return Crop(*(int.from_bytes(parts.get(side, b""), "big") for side in (_LEFT, _RIGHT, _TOP, _BOTTOM)))
+    for key in _VIDEO:
+        data = dict(_ebml_elements(data))[key]
+    parts = dict(_ebml_elements(data))
+    return Crop(*(int.from_bytes(parts.get(side, b""), "big") for side in _SIDES))
+
+
+def _ebml_elements(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Id and content of the elements that lie side by side in `data`; one of unknown size reaches to the end."""
+    at = 0
+    while at < len(data):
+        size_at = at + 9 - data[at].bit_length()
+        begin = size_at + 9 - data[size_at].bit_length()
+        size = int.from_bytes(data[size_at:begin], "big") & ((1 << 7 * (begin - size_at)) - 1)
+        yield int.from_bytes(data[at:size_at], "big"), data[begin : begin + size]
+        at = begin + size
 
 
 def filter_frames(frames: Iterator[av.VideoFrame], crop: Crop) -> Iterator[av.VideoFrame]:
@@ -99,16 +74,14 @@ def filter_frames(frames: Iterator[av.VideoFrame], crop: Crop) -> Iterator[av.Vi
         wanted = (interlaced, cut, frame.width, frame.height, frame.format.name)
         if wanted != built:
             if graph is not None:
-                yield from _rest(graph)
-            built = wanted
-            graph = _graph(frame, interlaced, cut) if interlaced or cut else None
+                yield from _filtered(graph, None)
+            graph, built = _graph(frame, interlaced, cut) if interlaced or cut else None, wanted
         if graph is None:
             yield frame
         else:
-            graph.vpush(frame)
-            yield from _pulled(graph)
+            yield from _filtered(graph, frame)
     if graph is not None:
-        yield from _rest(graph)
+        yield from _filtered(graph, None)
 
 
 def _graph(frame: av.VideoFrame, interlaced: bool, cut: str | None) -> Graph:
@@ -122,12 +95,9 @@ def _graph(frame: av.VideoFrame, interlaced: bool, cut: str | None) -> Graph:
     return graph
 
 
-def _rest(graph: Graph) -> Iterator[av.VideoFrame]:
-    graph.vpush(None)
-    yield from _pulled(graph)
-
-
-def _pulled(graph: Graph) -> Iterator[av.VideoFrame]:
+def _filtered(graph: Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+    """What comes out when a frame goes in; None: what is left."""
+    graph.vpush(frame)
     while True:
         try:
             yield graph.vpull()

@@ -50,8 +50,8 @@ def read_packets(
 
 def decode_frames(
     container: av.container.InputContainer, stream: av.stream.Stream, clock: Clock, repaired: Repaired, first: int = 0,
-    after: int | None = None,
-) -> Generator[av.frame.Frame | None, None, tuple[int, int] | None]:  # fmt: skip
+    after: float = -math.inf,
+) -> Generator[av.frame.Frame | None, None, tuple[int, float] | None]:  # fmt: skip
     """Every frame of a stream in order, on the clock; None in place of a packet that cannot be decoded.
 
     Such packets are noted in `repaired`, but for those before the first key frame of a recording that starts between
@@ -62,37 +62,29 @@ def decode_frames(
     """
     begun, key, waiting = False, 0, False
     recent: deque[bool] = deque(maxlen=16)  # as many threads as FFmpeg takes by itself
-    given, there = after, after  # greatest time stamps, of frames and of packets
+    given = there = after  # greatest time stamps, of frames and of packets
     for number, packet in enumerate(clock.applied(read_packets(container, stream))):
-        if number < first and packet.size:
-            continue
-        if packet.size and packet.is_keyframe:
-            key = number
         if packet.size:
+            if number < first:
+                continue
+            key = number if packet.is_keyframe else key
             recent.append(packet.is_keyframe)
-        if packet.size and not packet.is_discard:
-            there = _later(there, packet.pts)
+            if packet.pts is not None and not packet.is_discard:
+                there = max(there, packet.pts)
         frames = decode_packet(packet)
         begun |= bool(frames) or (frames is None and packet.is_keyframe)
         if frames is None and begun:
             repaired.skip(stream.type, number)
             # which of the packets that are decoded at the same time it is, nobody says
-            waiting = (
-                any([*recent][-1 - stream.codec_context.thread_count :]) or stream.codec_context.name in _UNCONCEALED
-            )
+            at_once = [*recent][-1 - stream.codec_context.thread_count :]
+            waiting = any(at_once) or stream.codec_context.name in _UNCONCEALED
             yield None
         for frame in frames or ():
             waiting = waiting and stream.type == "video" and not frame.key_frame
-            if waiting:
-                continue
-            if after is None or frame.pts is None or frame.pts > after:
-                given = _later(given, frame.pts)
+            if not waiting and (frame.pts is None or frame.pts > after):
+                given = given if frame.pts is None else max(given, frame.pts)
                 yield frame
-    return None if given is None or there is None or there <= given else (key, given)
-
-
-def _later(one: int | None, other: int | None) -> int | None:
-    return other if one is None else one if other is None else max(one, other)
+    return (key, given) if -math.inf < given < there else None
 
 
 def decode_packet(packet: av.Packet) -> list[av.frame.Frame] | None:
@@ -106,7 +98,6 @@ def decode_packet(packet: av.Packet) -> list[av.frame.Frame] | None:
 # Containers that state their length up front, so that a file which breaks off can be told from a short one.
 _STATES_LENGTH = {"mov", "matroska", "avi", "flv", "asf"}
 MOST_PIXELS = 8192 * 4320  # of a frame: 8K; more would need gigabytes
-_LONGEST = 24  # hours
 _LONGEST_GAP = 600.0  # seconds without a new frame and without sound; a clock that goes further forward jumps
 _LONGEST_GAP_OF_BROADCASTS = 10.0  # where the clock may jump by the rules of the container; as FFmpeg has it
 # Bytes behind the last packet that an index may take: of the file, or in all and for each packet.
@@ -118,11 +109,15 @@ JUMP = 0.05  # seconds: sound whose time stamps stray further from where it shou
 class Scan:
     """What the packets of a file say, without decoding more than one frame."""
 
-    def __init__(self, container: av.container.InputContainer, video: int, audio: int, frame_length: float) -> None:
-        """video, audio: indices of the streams, -1 without sound. frame_length: of a frame that does not say it."""
+    def __init__(
+        self, container: av.container.InputContainer, video: av.video.stream.VideoStream,
+        audio: av.audio.stream.AudioStream | None, path: Path,
+    ) -> None:  # fmt: skip
+        """Raises UserError without a frame that can be decoded, or for its size."""
         self._may_jump = bool(container.format.flags & Flags.ts_discont.value)
-        self._video, self._audio, self.frame_length = video, audio, frame_length
-        self.runs = Runs(_LONGEST_GAP_OF_BROADCASTS if self._may_jump else _LONGEST_GAP, frame_length)
+        self._video, self._audio = video.index, -1 if audio is None else audio.index
+        self.frame_length = 1 / float(video.guessed_rate or video.average_rate or 25)  # of one that does not say it
+        self.runs = Runs(_LONGEST_GAP_OF_BROADCASTS if self._may_jump else _LONGEST_GAP, self.frame_length)
         self.first_frame: av.VideoFrame | None = None
         self._first_frame_run: Run | None = None  # that it is of; None without time stamps
         self._first: float | None = None  # when the file means to show its first frame, which may be damaged
@@ -130,22 +125,25 @@ class Scan:
         self.num_audio_packets = 0  # packets of sound
         self.unbroken = True  # each packet of sound is as long as the first, and begins where the one before it ends
         self.reach: dict[int, float] = {}  # the end of each stream by its own time stamps, what is hidden counted
-        self.damaged: list[str] = []  # a line for each place where the container cannot be read
         self.behind = 0  # the byte behind the last packet
         self._incomplete: list[tuple[int, int]] = []  # streams and numbers of packets that lack something
         self._length = math.inf  # of the first packet of sound, in seconds
+        self.damaged: list[str] = []  # a line for each place where the container cannot be read
+        for packet in read_packets(container, damaged=self.damaged):
+            self._add(packet)
+        if self.first_frame is None or not self.num_frames:
+            raise UserError(f"{path}: not one frame of it can be decoded; re-encode it as H.264")
+        check_size(self.first_frame.width, self.first_frame.height, path)
 
-    def add(self, packet: av.Packet) -> None:
-        """Take note of the next packet of the file."""
+    def _add(self, packet: av.Packet) -> None:
         index = packet.stream.index  # not packet.stream_index, which is 0 in every packet that ends a stream
         is_video, is_audio = index == self._video, index == self._audio
         stamp, pts = packet.pts if packet.dts is None else packet.dts, packet.dts if packet.pts is None else packet.pts
         time, length = float((pts or 0) * packet.time_base), float((packet.duration or 0) * packet.time_base)
         run = None
-        if packet.size and stamp is not None and (is_video or is_audio):
-            run = self.runs.add(packet, float(stamp * packet.time_base))
-        elif packet.size:
-            self.runs.skip(packet)
+        if packet.size:
+            is_placed = stamp is not None and (is_video or is_audio)
+            run = self.runs.add(packet, float(stamp * packet.time_base) if is_placed else None)
         if is_video and self.first_frame is None:
             self._decode_first(packet, run, time)
         if not packet.size:  # ends a stream
@@ -165,29 +163,7 @@ class Scan:
         self.reach[index] = max(self.reach.get(index, time + length), time + length)
         if run is not None and not packet.is_discard:
             # the last frame lasts at least a moment, even where no duration is written
-            self.runs.show(run, time, max(length, min(0.5, self.frame_length)) if is_video else length)
-
-    @property
-    def incomplete(self) -> int:
-        """Packets that lack something. At the end of a run it only seems so, as the next packet is of another one."""
-        return sum(not self.runs.ends_at(stream, number) for stream, number in self._incomplete)
-
-    def start(self) -> float | None:
-        """When the first frame is shown, on the continuous clock, also where it is damaged; None without time stamps.
-
-        To be requested when the runs are placed.
-        """
-        if self.first_frame is None or self.first_frame.time is None or self._first_frame_run is None:
-            return None
-        return self.first_frame.time - self.missing() + self._first_frame_run.moved
-
-    def missing(self) -> float:
-        """Seconds from the start to the first frame that can be decoded."""
-        return (
-            0.0
-            if self._first is None or self.first_frame.time is None
-            else max(0.0, self.first_frame.time - self._first)
-        )
+            run.show(time, max(length, min(0.5, self.frame_length)) if is_video else length)
 
     def _decode_first(self, packet: av.Packet, run: Run | None, time: float) -> None:
         # A broadcast is recorded from anywhere between two key frames on: what lies before the first is no part of it.
@@ -198,20 +174,26 @@ class Scan:
         if self.first_frame is not None and self._first_frame_run is None:
             self._first_frame_run = run
 
+    @property
+    def incomplete(self) -> int:
+        """Packets that lack something. At the end of a run it only seems so, as the next packet is of another one."""
+        return sum(not self.runs.ends_at(stream, number) for stream, number in self._incomplete)
 
-def scan_packets(
-    container: av.container.InputContainer, video: av.video.stream.VideoStream,
-    audio: av.audio.stream.AudioStream | None, path: Path,
-) -> Scan:  # fmt: skip
-    """What all packets of an open file say. Raises UserError without a frame that can be decoded, or for its size."""
-    nominal = float(video.guessed_rate or video.average_rate or 25)
-    scan = Scan(container, video.index, -1 if audio is None else audio.index, 1 / nominal)
-    for packet in read_packets(container, damaged=scan.damaged):
-        scan.add(packet)
-    if scan.first_frame is None or not scan.num_frames:
-        raise UserError(f"{path}: not one frame of it can be decoded; re-encode it as H.264")
-    check_size(scan.first_frame.width, scan.first_frame.height, path)
-    return scan
+    @property
+    def missing(self) -> float:
+        """Seconds from the start to the first frame that can be decoded."""
+        shown = self.first_frame.time
+        return 0.0 if self._first is None or shown is None else max(0.0, shown - self._first)
+
+    @property
+    def start(self) -> float | None:
+        """When the first frame is shown, on the continuous clock, also where it is damaged; None without time stamps.
+
+        To be requested when the runs are placed.
+        """
+        if self.first_frame.time is None or self._first_frame_run is None:
+            return None
+        return self.first_frame.time - self.missing + self._first_frame_run.moved
 
 
 def check_size(width: int, height: int, path: Path) -> None:
@@ -220,26 +202,17 @@ def check_size(width: int, height: int, path: Path) -> None:
         raise UserError(f"{path}: its frames are {width} x {height}, larger than 8K; scale it down first")
 
 
-def check_span(start: float, end: float, path: Path) -> None:
-    """Raise UserError for frames that last longer than a day."""
-    if end - start > _LONGEST * 3600:
-        raise UserError(
-            f"{path}: lasts {(end - start) / 3600:.0f} hours by its time stamps; cut it into parts of at most "
-            f"{_LONGEST} hours, or re-encode it"
-        )
-
-
 def unread_bytes(container: av.container.InputContainer, scan: Scan, size: int, others: Iterable[int]) -> int:
     """Bytes at the end of a file of so many that hold no packet; 0 where they are no more than an index may take.
 
     others: where another file seems to begin in it, of which it is said in any case.
     """
-    rest, packets_there = size - scan.behind, sum(scan.runs.counts.values())
+    rest = size - scan.behind
     if not scan.behind:
         return 0  # no packet says where it is
     if any(begin >= scan.behind for begin in others):
         return rest
-    index = min(_INDEX * size, _INDEX_BYTES + _INDEX_OF_PACKET * packets_there)
+    index = min(_INDEX * size, _INDEX_BYTES + _INDEX_OF_PACKET * scan.runs.counts.total())
     return rest if rest > index and _kind(container) not in _LONG_INDEX else 0
 
 
@@ -255,18 +228,16 @@ def check_whole(container: av.container.InputContainer, scan: Scan, path: Path, 
     if kind == "mov":  # states the length of every stream: the frames may end before the sound, as stated
         for stream in (*container.streams.video, *container.streams.audio):
             if stream.duration and not stream.disposition & Disposition.attached_pic:
-                begin = float((stream.start_time or 0) * stream.time_base)
-                end = begin + float(stream.duration * stream.time_base)
-                lacks = max(lacks, end - scan.reach.get(stream.index, begin))
+                first = float((stream.start_time or 0) * stream.time_base)
+                end = first + float(stream.duration * stream.time_base)
+                lacks = max(lacks, end - scan.reach.get(stream.index, first))
     if kind == "avi":  # counts its frames in the header; the library's own duration is that of what is there
         for stream in container.streams.video:
             lacks = max(lacks, float(stream.frames * stream.time_base) - scan.reach.get(stream.index, 0.0))
         stated = there + lacks
     if lacks > min(0.5, 0.05 * stated) + 0.04:
         whole = max(stated, there + lacks)
-        raise UserError(
-            f"{path}: cut short, {whole - max(lacks, 0):.2f} of {whole:.2f} s are there; copy or download it again"
-        )
+        raise UserError(f"{path}: cut short, {whole - lacks:.2f} of {whole:.2f} s are there; copy or download it again")
 
 
 def _kind(container: av.container.InputContainer) -> str:

@@ -9,6 +9,7 @@ of sound that begin together are of one recording and are moved by the same time
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,28 +31,23 @@ class Clock:
 
     moves: dict[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)  # (from packet number, seconds), ...
     jumps: tuple[float, ...] = ()  # where time stamps begin anew or jump, in seconds of the continuous clock
-    counts: dict[int, int] = field(
-        default_factory=dict
-    )  # packets of each stream; in a file that grows, more come later
+    counts: dict[int, int] = field(default_factory=dict)  # packets of each stream; of a file that grows, at the scan
 
     def applied(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
         """Packets of a file from its beginning, with continuous time stamps, as many as there were."""
-        numbers: dict[int, int] = {}
+        numbers: Counter[int] = Counter()
         for packet in packets:
+            index = packet.stream.index
             if packet.size:
-                index = packet.stream.index
-                number = numbers.get(index, 0)
-                numbers[index] = number + 1
-                if number >= self.counts.get(index, number + 1):
+                number = numbers[index]
+                numbers[index] += 1
+                if number >= self.counts.get(index, math.inf):
                     continue
-                if (
-                    None not in (packet.pts, packet.dts)
-                    and abs(packet.pts - packet.dts) > _REORDERED / packet.time_base
-                ):
+                stamps = packet.pts, packet.dts
+                if None not in stamps and abs(packet.pts - packet.dts) * packet.time_base > _REORDERED:
                     packet.pts = packet.dts
-                if index in self.moves:
-                    seconds = next((move for first, move in reversed(self.moves[index]) if number >= first), 0.0)
-                    ticks = round(seconds / packet.time_base)
+                seconds = next((move for first, move in reversed(self.moves.get(index, ())) if number >= first), 0.0)
+                if ticks := round(seconds / packet.time_base):
                     packet.pts = None if packet.pts is None else packet.pts + ticks
                     packet.dts = None if packet.dts is None else packet.dts + ticks
             yield packet
@@ -73,6 +69,15 @@ class Run:
     mate: Run | None = None  # the run of the other stream that was recorded with it
     moved: float = 0.0  # seconds, once it is placed
 
+    @property
+    def beginning(self) -> float:
+        return self.at if self.begin == math.inf else self.begin
+
+    def show(self, begin: float, length: float) -> None:
+        """Take note of what is shown or heard of a packet."""
+        self.begin, self.end = min(self.begin, begin), max(self.end, begin + length)
+        self.latest, self.shortest = max(self.latest, begin), min(self.shortest, length or self.shortest)
+
 
 class Runs:
     """Finds the runs of the frames and of the sound of a file."""
@@ -84,13 +89,16 @@ class Runs:
         self._gap, self._frame_length = longest_gap, frame_length
         self._all: list[Run] = []
         self._current: dict[int, Run] = {}
-        self.counts: dict[int, int] = {}  # packets of each stream so far
+        self.counts: Counter[int] = Counter()  # packets of each stream so far
 
-    def add(self, packet: av.Packet, stamp: float) -> Run:
-        """The run that the next packet of a stream belongs to; stamp: when it is decoded."""
-        index = packet.stream.index
-        number = self.counts.get(index, 0)
-        self.counts[index] = number + 1
+    def add(self, packet: av.Packet, stamp: float | None) -> Run | None:
+        """The run that the next packet of a stream belongs to; stamp: when it is decoded; None where it is not known or
+        the stream is not used: such packets are counted alone.
+        """
+        index, number = packet.stream.index, self.counts[packet.stream.index]
+        self.counts[index] += 1
+        if stamp is None:
+            return None
         run = self._current.get(index)
         other = next((other for stream, other in self._current.items() if stream != index), None)
         if run is None or self._jumps(run, other, packet, stamp):
@@ -106,30 +114,18 @@ class Runs:
         run.now = max(run.now, stamp)
         return run
 
-    def show(self, run: Run, begin: float, length: float) -> None:
-        """What is shown or heard of a packet of a run."""
-        run.begin = min(run.begin, begin)
-        run.end = max(run.end, begin + length)
-        run.latest = max(run.latest, begin)
-        run.shortest = min(run.shortest, length or run.shortest)
-
-    def skip(self, packet: av.Packet) -> None:
-        """Count a packet without a time stamp."""
-        index = packet.stream.index
-        self.counts[index] = self.counts.get(index, 0) + 1
-
     def ends_at(self, stream: int, number: int) -> bool:
         """Whether a packet of a stream, counted from 1, is among the last of a run that another one follows."""
         return any(run.stream == stream and 0 <= run.first - number < _LAST for run in self._all if run.first)
 
     def _jumps(self, run: Run, other: Run | None, packet: av.Packet, stamp: float) -> bool:
-        back = run.now - stamp
-        if back > (_BACK if packet.is_keyframe else 1 + 16 * self._frame_length):
+        forward = stamp - run.now
+        if -forward > (_BACK if packet.is_keyframe else 1 + 16 * self._frame_length):
             return True
-        if -back > self._gap and (other is None or stamp - other.now > self._gap):
+        if forward > self._gap and (other is None or stamp - other.now > self._gap):
             return True
         # The other stream has jumped, alone so far: has this one gone with it, though its own seem to go on?
-        if other is None or other.mate is not None or abs(other.jump) < 1 or -back < _OVERLAP:
+        if other is None or other.mate is not None or abs(other.jump) < 1 or forward < _OVERLAP:
             return False
         return abs(stamp - other.now) < abs(stamp - (other.now - other.jump))
 
@@ -146,22 +142,23 @@ class Runs:
                 continue
             group = [run] if run.mate is None else [run, run.mate]
             placed.update(group)
-            needed = {one.stream: ends[one.stream] - _begin(one) for one in group if one.stream in ends}
-            moved = needed.get(video, max(needed.values(), default=0.0))
-            if max(needed.values(), default=moved) > moved + _OVERLAP:
-                moved = max(needed.values())
+            needed = {one.stream: ends[one.stream] - one.beginning for one in group if one.stream in ends}
+            latest = max(needed.values(), default=0.0)
+            moved = needed.get(video, latest)
+            if latest > moved + _OVERLAP:
+                moved = latest
             if len(group) == 1 and run.stream in ends:
                 moved = self._alone(run, moved)
             for one in group:
                 one.moved = moved
-                ends[one.stream] = max(ends.get(one.stream, -math.inf), max(one.end, _begin(one)) + moved)
+                ends[one.stream] = max(ends.get(one.stream, -math.inf), max(one.end, one.beginning) + moved)
             if any(one.first for one in group):
-                jumps.append(min(map(_begin, group)) + moved)
-        moves: dict[int, list[tuple[int, float]]] = {}
-        for run in self._all:
-            moves.setdefault(run.stream, []).append((run.first, run.moved))
-        moves = {stream: found for stream, found in moves.items() if any(moved for _, moved in found)}
-        return Clock({stream: tuple(found) for stream, found in moves.items()}, tuple(jumps), self.counts), ends
+                jumps.append(min(one.beginning for one in group) + moved)
+        moves = {
+            stream: tuple((run.first, run.moved) for run in self._all if run.stream == stream)
+            for stream in {run.stream for run in self._all if run.moved}
+        }
+        return Clock(moves, tuple(jumps), dict(self.counts)), ends
 
     def _alone(self, run: Run, moved: float) -> float:
         """A stream that jumps alone goes on where it was, or comes back to where it would be without its jumps."""
@@ -169,10 +166,6 @@ class Runs:
         if abs(run.jump) < 1:
             return earlier[-1]
         return next((one for one in reversed(earlier) if abs(one - moved) < 0.5), moved)
-
-
-def _begin(run: Run) -> float:
-    return run.at if run.begin == math.inf else run.begin
 
 
 MOST_DAMAGED = 0.5  # of the frames or of the sound; beyond, a file is refused
@@ -202,14 +195,12 @@ class Repaired:
 
     def skip(self, kind: str, number: int) -> None:
         """A packet of a stream ("video" or "audio") cannot be decoded. Raises TooDamaged if too many cannot."""
-        lost, count, what = (
-            (self.damaged_video, self.num_video_packets, "video")
-            if kind == "video"
-            else (self.damaged_audio, self.num_audio_packets, "sound")
-        )
+        lost, count = self.damaged_audio, self.num_audio_packets
+        if kind == "video":
+            lost, count = self.damaged_video, self.num_video_packets
         lost.add(number)
         if len(lost) > MOST_DAMAGED * count:
-            raise TooDamaged(what)
+            raise TooDamaged("video" if kind == "video" else "sound")
 
     def restore(self, seconds: float) -> None:
         """In so many seconds one channel is used in place of the mean of all."""
@@ -222,42 +213,32 @@ class Repaired:
 
     def document(self) -> dict[str, Any]:
         """For segmentation.json: what was repaired, only what there is."""
-        values = {
-            "damaged_pictures": len(self.damaged_video),
-            "damaged_sound": len(self.damaged_audio),
-            "damaged_places": self.places,
-            "incomplete_packets": self.incomplete,
-            "joined_files": self.parts if self.parts > 1 else 0,
-            "unread_bytes": self.unread,
-            "missing_beginning": round(self.missing, 3),
-            "clock_jumps": [round(second, 3) for second in self.jumps],
-            "cancelled_channels": round(self.cancelled, 1),
-            "grown": self.grown,
-        }
-        return {name: value for name, value in values.items() if value}
+        return {name: value for name, value, _ in self._found()}
 
     def lines(self) -> list[str]:
         """For people."""
-        found = []
-        if lost := len(self.damaged_video):
-            found.append(f"{lost} of {self.num_video_packets} packets of video are damaged: the last good one stays")
-        if lost := len(self.damaged_audio):
-            found.append(f"{lost} of {self.num_audio_packets} packets of sound are damaged: silence in their place")
-        if self.places:
-            found.append(f"the file is damaged at {self.places} places, which are skipped")
-        if self.incomplete:
-            found.append(f"{self.incomplete} packets are incomplete, as at the end of a recording that breaks off")
-        if self.parts > 1:
-            found.append(f"it consists of {self.parts} files one behind the other: all of them are read")
-        if self.unread:
-            found.append(f"{self.unread:,} bytes at its end hold neither video nor sound that can be read")
-        if self.missing:
-            found.append(f"no frame of its first {self.missing:.2f} s can be decoded: the first good one is shown")
-        if self.jumps:
-            seconds = ", ".join(f"{second:.2f}" for second in self.jumps[:5]) + (", ..." if self.jumps[5:] else "")
-            found.append(f"its time stamps begin anew or jump at {seconds} s: put on one clock")
-        if self.cancelled:
-            found.append(f"channels of its sound cancel each other in some {self.cancelled:.1f} s: one of them is used")
-        if self.grown:
-            found.append("the file has grown meanwhile: what came after the first scan is left out")
-        return found
+        return [line for _, _, line in self._found()]
+
+    def _found(self) -> list[tuple[str, Any, str]]:
+        video, audio, jumps = len(self.damaged_video), len(self.damaged_audio), [round(at, 3) for at in self.jumps]
+        places = ", ".join(f"{second:.2f}" for second in self.jumps[:5]) + (", ..." if self.jumps[5:] else "")
+        rows: list[tuple[str, Any, str]] = [
+            ("damaged_pictures", video,
+             f"{video} of {self.num_video_packets} packets of video are damaged: the last good one stays"),
+            ("damaged_sound", audio,
+             f"{audio} of {self.num_audio_packets} packets of sound are damaged: silence in their place"),
+            ("damaged_places", self.places, f"the file is damaged at {self.places} places, which are skipped"),
+            ("incomplete_packets", self.incomplete,
+             f"{self.incomplete} packets are incomplete, as at the end of a recording that breaks off"),
+            ("joined_files", self.parts if self.parts > 1 else 0,
+             f"it consists of {self.parts} files one behind the other: all of them are read"),
+            ("unread_bytes", self.unread,
+             f"{self.unread:,} bytes at its end hold neither video nor sound that can be read"),
+            ("missing_beginning", round(self.missing, 3),
+             f"no frame of its first {self.missing:.2f} s can be decoded: the first good one is shown"),
+            ("clock_jumps", jumps, f"its time stamps begin anew or jump at {places} s: put on one clock"),
+            ("cancelled_channels", round(self.cancelled, 1),
+             f"channels of its sound cancel each other in some {self.cancelled:.1f} s: one of them is used"),
+            ("grown", self.grown, "the file has grown meanwhile: what came after the first scan is left out"),
+        ]  # fmt: skip
+        return [row for row in rows if row[1]]

@@ -23,9 +23,10 @@ from icf_avs.errors import UserError
 from icf_avs.media.container import WHOLE, Parts, check_file, joined_parts, open_parts
 from icf_avs.media.frame import DecodedFrame
 from icf_avs.media.frame_filters import Crop, container_crop, filter_frames
-from icf_avs.media.packets import check_size, check_span, check_whole, decode_frames, scan_packets, unread_bytes
+from icf_avs.media.packets import Scan, check_size, check_whole, decode_frames, unread_bytes
 from icf_avs.media.repairs import Clock, Repaired, TooDamaged
 
+_LONGEST = 24  # hours
 _TAIL = 0.25  # seconds of sound behind the last frame that are no part of the video: the rounding of encoders
 
 
@@ -134,11 +135,11 @@ def select_streams(
         marked = (track for track in playable if track.disposition & Disposition.default)
         audio = next(marked, None) or container.streams.best("audio", related=video)
         return video, audio if audio in playable else None
-    if not 1 <= audio_track <= len(tracks) or tracks[audio_track - 1] not in playable:
-        what = "cannot be decoded" if 1 <= audio_track <= len(tracks) else "is not there"
-        there = ", ".join(f"{n} ({_described(track)})" for n, track in enumerate(tracks, 1) if track in playable)
-        raise UserError(f"{path}: audio track {audio_track} {what}; choose from {there or 'another file'}")
-    return video, tracks[audio_track - 1]
+    if 1 <= audio_track <= len(tracks) and tracks[audio_track - 1] in playable:
+        return video, tracks[audio_track - 1]
+    what = "cannot be decoded" if 1 <= audio_track <= len(tracks) else "is not there"
+    there = ", ".join(f"{n} ({_described(track)})" for n, track in enumerate(tracks, 1) if track in playable)
+    raise UserError(f"{path}: audio track {audio_track} {what}; choose from {there or 'another file'}")
 
 
 def _described(track: av.audio.stream.AudioStream) -> str:
@@ -160,78 +161,72 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
     left = sum(_left_over(path, part, others, audio_track) for part in parts) if len(parts) > 1 else 0
     with open_media(path, parts) as container:
         video, audio = select_streams(container, path, audio_track)
-        scan = scan_packets(container, video, audio, path)
+        scan = Scan(container, video, audio, path)
         if len(parts) == 1:
             check_whole(container, scan, path)
             left = unread_bytes(container, scan, size, others)
         clock, ends = scan.runs.clock(video.index)
-        start = scan.start()
+        start = scan.start
         if start is None:  # a raw stream: no time stamps at all, only a nominal rate
             start, last = 0.0, scan.num_frames * scan.frame_length
         else:
             last = max(ends[video.index], start + 0.001)
         end = last
-        if scan.num_audio_packets and ends.get(audio.index, last) > last + (_TAIL if scan.num_frames > 1 else 0):
+        if not scan.num_audio_packets:
+            audio = None
+        elif ends.get(audio.index, last) > last + (_TAIL if scan.num_frames > 1 else 0):
             end = ends[audio.index]  # the last frame is shown as long as the sound lasts
-        check_span(start, end, path)
-        orientation = Orientation.of(scan.first_frame)
-        width, height, crop = scan.first_frame.width, scan.first_frame.height, container_crop(video)
+        if end - start > _LONGEST * 3600:
+            raise UserError(
+                f"{path}: lasts {(end - start) / 3600:.0f} hours by its time stamps; cut it into parts of at most "
+                f"{_LONGEST} hours, or re-encode it"
+            )
+        orientation, crop = Orientation.of(scan.first_frame), container_crop(video)
+        width, height, aspect = (
+            scan.first_frame.width,
+            scan.first_frame.height,
+            video.sample_aspect_ratio or Fraction(1),
+        )
         if crop.filter_of(width, height):
             width, height = width - crop.left - crop.right, height - crop.top - crop.bottom
-        aspect = video.sample_aspect_ratio or Fraction(1)
         if orientation.transposed:
             width, height, aspect = height, width, 1 / aspect
         return MediaInfo(
-            path=path,
-            duration=end - start,
-            width=width,
-            height=height,
+            path=path, duration=end - start, width=width, height=height,
             frame_rate=scan.num_frames / ((last if scan.num_frames > 1 else end) - start),
-            has_audio=scan.num_audio_packets > 0,
-            audio_track=container.streams.audio.index(audio) + 1 if scan.num_audio_packets else 0,
-            audio_rate=audio.rate if scan.num_audio_packets else 0,
-            audio_channels=audio.channels if scan.num_audio_packets else 0,
+            has_audio=audio is not None,
+            audio_track=container.streams.audio.index(audio) + 1 if audio else 0,
+            audio_rate=audio.rate if audio else 0,
+            audio_channels=audio.channels if audio else 0,
             audio_unbroken=scan.unbroken,
-            audio_codec=audio.codec_context.codec.name if scan.num_audio_packets else "",
-            start=start,
-            pixel_aspect=aspect,
-            orientation=orientation,
-            crop=crop,
-            parts=parts,
-            clock=clock,
+            audio_codec=audio.codec_context.codec.name if audio else "",
+            start=start, pixel_aspect=aspect, orientation=orientation, crop=crop, parts=parts, clock=clock,
             repaired=Repaired(
-                num_video_packets=clock.counts[video.index],
-                num_audio_packets=scan.num_audio_packets,
-                places=len(scan.damaged),
-                parts=len(parts),
-                unread=left,
-                incomplete=scan.incomplete,
-                missing=scan.missing(),
-                jumps=tuple(jump - start for jump in clock.jumps),
-                size=size,
+                num_video_packets=clock.counts[video.index], num_audio_packets=scan.num_audio_packets,
+                places=len(scan.damaged), parts=len(parts), unread=left, incomplete=scan.incomplete,
+                missing=scan.missing, jumps=tuple(jump - start for jump in clock.jumps), size=size,
             ),
-        )
+        )  # fmt: skip
 
 
 def _left_over(path: Path, part: tuple[int, int], others: tuple[int, ...], audio_track: int | None) -> int:
     """Bytes of one of the files that a file consists of that hold no packet. Raises UserError if it is cut short."""
     begin, end = part
     with open_media(path, (part,)) as container:
-        scan = scan_packets(container, *select_streams(container, path, audio_track), path)
+        scan = Scan(container, *select_streams(container, path, audio_track), path)
         check_whole(container, scan, path, begin)
         return unread_bytes(container, scan, end - begin, [other - begin for other in others if begin < other < end])
 
 
 def _decoded_frames(info: MediaInfo) -> Iterator[av.VideoFrame | None]:
     """Every frame; None in place of one that cannot be decoded."""
-    rest = 0, None
+    rest: tuple | None = ()
     for threads in ("AUTO", "NONE"):
-        with open_media(info.path, info.parts) as container:
-            stream, _ = select_streams(container, info.path)
-            stream.thread_type = threads
-            rest = yield from decode_frames(container, stream, info.clock, info.repaired, *rest)
-        if rest is None:
-            return
+        if rest is not None:
+            with open_media(info.path, info.parts) as container:
+                stream, _ = select_streams(container, info.path)
+                stream.thread_type = threads
+                rest = yield from decode_frames(container, stream, info.clock, info.repaired, *rest)
 
 
 def video_frames(info: MediaInfo) -> Iterator[tuple[float, DecodedFrame]]:
