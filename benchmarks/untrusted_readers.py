@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import icf_avs.checkpoint.serialization
-from icf_avs.batch.job import Job, Settings, is_done
+from icf_avs.batch.job import Job, Settings
 from icf_avs.batch.manifest import read_manifest
 from icf_avs.checkpoint.model_card import model_card
 from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe, save_checkpoint
@@ -150,11 +150,11 @@ def _pickles() -> tuple[bytes, ...]:
 
 def _manifest(folder: Path) -> None:
     for job in read_manifest(folder / "list.csv", folder / "out", SETTINGS):
-        is_done(job)
+        job.is_done()
 
 
 def _done(folder: Path) -> None:
-    is_done(Job("a.mp4", folder / "a.mp4", folder / "out", SETTINGS))
+    Job("a.mp4", folder / "a.mp4", folder / "out", SETTINGS).is_done()
 
 
 def _save_scores(folder: Path) -> None:

@@ -23,7 +23,7 @@ from tagger_weights import published_weights
 import icf_avs
 from icf_avs.batch import command
 from icf_avs.batch.command import corpus_command
-from icf_avs.batch.job import Settings, build_settings, is_done, loaded, segment_job
+from icf_avs.batch.job import Settings, build_settings, loaded, segment_job
 from icf_avs.batch.manifest import read_manifest
 from icf_avs.batch.worker_pool import run_processes
 from icf_avs.checkpoint.source import find_checkpoint
@@ -158,19 +158,19 @@ def test_two_processes_write_what_one_does_and_a_second_run_only_what_is_left(co
 def test_what_counts_as_done(corpus, settings, tmp_path):
     video = shutil.copy(corpus[0] / "day" / "a.mp4", tmp_path / "a.mp4")
     (job,) = read_manifest(write(tmp_path / "m.csv", "video", "a.mp4"), tmp_path / "out", settings)
-    assert not is_done(job)
-    assert segment_job(job, tmp_path) is None and is_done(job)
+    assert not job.is_done()
+    assert segment_job(job, tmp_path) is None and job.is_done()
     for change in ({"fps": 2.0}, {"threshold": 0.3}, {"semantic": True}, {"audio_track": 1}, {"digest": "0"}):
-        assert not is_done(replace(job, settings=replace(settings, **change))), change
-    assert is_done(replace(job, settings=replace(settings, checkpoint="moved.safetensors")))
+        assert not replace(job, settings=replace(settings, **change)).is_done(), change
+    assert replace(job, settings=replace(settings, checkpoint="moved.safetensors")).is_done()
     status = os.stat(video)
     os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert not is_done(job)
-    assert segment_job(job, tmp_path) is None and is_done(job)  # in place of the earlier result
+    assert not job.is_done()
+    assert segment_job(job, tmp_path) is None and job.is_done()  # in place of the earlier result
     with open(video, "ab") as file:
         file.write(b"\0")
     os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert not is_done(job)
+    assert not job.is_done()
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "m.csv", "out"]
 
 
@@ -195,7 +195,7 @@ def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_pa
         patch.setenv("TORCH_HOME", str(tmp_path / "none"))
         patch.setenv("HF_HUB_OFFLINE", "1")
         without = job()
-        assert segment_job(without, tmp_path) is None and is_done(without)
+        assert segment_job(without, tmp_path) is None and without.is_done()
         (part,) = made_with()["without"]
         assert "segmenter" in part["part"] and "less reliably" in part["effect"]
         assert read_segmentation(out / "a").missing == (WITHOUT_SEGMENTER,)
@@ -205,7 +205,7 @@ def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_pa
         assert f"made without {part['part']}: {part['effect']}" in capsys.readouterr().out
         assert f"Made without {part['part']}" in run_inference(segmenter, video, tmp_path, Limits()).summary
     there = job()
-    assert not is_done(there) and segment_job(there, tmp_path) is None and is_done(there)
+    assert not there.is_done() and segment_job(there, tmp_path) is None and there.is_done()
     weights = find_checkpoint("natural")[0].read_bytes()
     made = made_with()
     assert made.pop("versions").keys() == {"icf-avs", "torch", "av"}
@@ -213,7 +213,7 @@ def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_pa
         "checkpoint": {"name": "natural", "sha256": hashlib.sha256(weights).hexdigest()},
         "encoders": {"visual": "efficientnet-lite0-evidence", "audio": "efficientat"}, "threshold": 0.5, "without": [],
     }  # fmt: skip
-    assert is_done(without), "a whole result stays when a part goes missing"
+    assert without.is_done(), "a whole result stays when a part goes missing"
     loaded.cache_clear()
 
 
@@ -306,7 +306,7 @@ def test_words_hold_for_a_whole_manifest(corpus, tmp_path, monkeypatch):
         read_manifest(path, tmp_path, build_settings("natural", 1.0, 0.5, False, None, words))[0]
         for words in ("barking; violins", None)
     ]
-    assert segment_job(jobs[0], tmp_path) is None and [is_done(job) for job in jobs] == [True, False]
+    assert segment_job(jobs[0], tmp_path) is None and [job.is_done() for job in jobs] == [True, False]
     found = json.loads((tmp_path / "a" / "segmentation.json").read_text())["made_with"]
     assert found["words"] == ["dog", "violin"]
     loaded.cache_clear()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from icf_avs.atomic_io import unfinished_folder
-from icf_avs.batch.job import Job, Settings, is_done
+from icf_avs.batch.job import Job, Settings
 from icf_avs.batch.manifest import read_manifest, write_report
 from icf_avs.batch.worker_pool import run_processes
 from icf_avs.console import counted, progress_console
@@ -31,43 +31,39 @@ def corpus_command(
     Raises UserError for a manifest that cannot be used, before any work, and at the end if videos failed.
     """
     rows = read_manifest(manifest, out, settings)
-    todo = [row for row in rows if not is_done(row)]
+    todo = [row for row in rows if not row.is_done()]
     failures: dict[Job, str] = {}
-    with _workplace(out) as work:
-        if todo:
-            with _engine(jobs, ray_address, work) as engine:
-                _work_off(todo, engine, failures, len(rows))
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            work = stack.enter_context(unfinished_folder(Path(os.path.abspath(out))))  # hidden in it
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+        if todo and ray_address is None:
+            _work_off(todo, partial(run_processes, count=jobs or os.cpu_count() or 1, work=work), failures, len(rows))
+        elif todo:
+            from icf_avs.batch.ray_workers import cluster, run_ray
+
+            with cluster(ray_address, jobs) as count:
+                _work_off(todo, partial(run_ray, count=count, work=work), failures, len(rows))
         report = write_report(out, {row: failures[row] for row in rows if row in failures})
     for part in settings.missing if todo else ():
         print(f"made {part}")
-    made = len(todo) - len(failures)
-    videos = counted(len(rows), "video")
+    made, videos = len(todo) - len(failures), counted(len(rows), "video")
     print(f"{manifest}: {videos}, {made} done now, {len(rows) - len(todo)} before -> {out}{os.sep}")
     if failures:
         raise UserError(f"{len(failures)} of {videos} failed; {report} says why")
 
 
-@contextmanager
-def _engine(count: int | None, ray_address: str | None, work: Path) -> Iterator[Engine]:
-    if ray_address is None:
-        yield partial(run_processes, count=count or os.cpu_count() or 1, work=work)
-        return
-    from icf_avs.batch.ray_workers import cluster, run_ray
-
-    with cluster(ray_address, count) as workers:
-        yield partial(run_ray, count=workers, work=work)
-
-
 def _work_off(todo: list[Job], engine: Engine, failures: dict[Job, str], total: int) -> None:
     """Two rounds, the second for what failed in the first; `failures` is what is left then."""
-    console = progress_console()
+    console, done = progress_console(), total - len(todo)
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        done = total - len(todo)
         task = bar.add_task("segmenting", total=total, completed=done, counts="")
         for title, rows in (("segmenting", todo), ("trying again", failures)):
             if not rows:
-                continue
+                break
             bar.update(task, description=title)
             for row, error in engine(list(rows)):
                 failures.pop(row, None)
@@ -75,18 +71,5 @@ def _work_off(todo: list[Job], engine: Engine, failures: dict[Job, str], total: 
                     done += 1
                 else:
                     failures[row] = error
-                left = total - done - len(failures)
-                counts = f"{done} done, {len(failures)} failed, {left} left"
+                counts = f"{done} done, {len(failures)} failed, {total - done - len(failures)} left"
                 bar.update(task, completed=done, counts=counts)
-
-
-@contextmanager
-def _workplace(out: Path) -> Iterator[Path]:
-    """A hidden folder in `out` for unfinished results."""
-    with ExitStack() as stack:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            work = stack.enter_context(unfinished_folder(Path(os.path.abspath(out))))
-        except OSError as error:
-            raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-        yield work

@@ -53,6 +53,40 @@ class Job:
     folder: Path
     settings: Settings
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the result depends on, but for what the model did without."""
+        status, settings = self.video.stat(), asdict(self.settings)
+        for name in ("checkpoint", "missing", "device"):  # the digest says it better; the device only how long it takes
+            del settings[name]
+        return {
+            "version": icf_avs.__version__,
+            "video": {"file": self.video.name, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns},
+            **settings,
+        }
+
+    def is_done(self) -> bool:
+        """Whether the folder holds the result of this very video with these settings and this version of the program,
+        made without no part of the model that can be had now.
+
+        Folders appear complete, so that the record in one says that all of it is there.
+        """
+        try:
+            record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+            without = set(record.pop("without"))
+            return record == self.record and without <= {part.part for part in self.settings.missing}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return False
+
+    def replaceable_folder(self) -> Path:
+        """The folder. Raises UserError if it holds something other than an earlier result of the video."""
+        if os.path.lexists(self.folder) and not is_earlier_result(self.folder, Source(self.video)):
+            raise UserError(
+                f"{self.folder}: holds something other than an earlier result of {self.name}; give another name in the "
+                "column `out`"
+            )
+        return self.folder
+
 
 def build_settings(
     checkpoint: str | None, fps: float, threshold: float, semantic: bool, audio_track: int | None,
@@ -74,33 +108,6 @@ def build_settings(
     return Settings(checkpoint, model.digest, fps, threshold, semantic, audio_track, words, model.missing, device)
 
 
-def is_done(job: Job) -> bool:
-    """Whether the folder holds the result of this very video with these settings and this version of the program, made
-    without no part of the model that can be had now.
-
-    Folders appear complete, so that the record in one says that all of it is there.
-    """
-    try:
-        record = json.loads((job.folder / RECORD).read_text(encoding="utf-8"))
-        without = record.pop("without")
-        return record == _record(job) and set(without) <= {part.part for part in job.settings.missing}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return False
-
-
-def _record(job: Job) -> dict[str, Any]:
-    """What the result depends on, but for what the model did without."""
-    status, settings = job.video.stat(), asdict(job.settings)
-    del settings["checkpoint"]  # the digest says it better: the same file may have moved
-    del settings["missing"]
-    del settings["device"]  # it decides how long it takes
-    return {
-        "version": icf_avs.__version__,
-        "video": {"file": job.video.name, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns},
-        **settings,
-    }
-
-
 @lru_cache(maxsize=1)
 def loaded(checkpoint: str | None, device: str = "auto") -> Segmenter:
     """The model of this process, which keeps to one thread: sums do not depend on the machine, nor workers collide."""
@@ -114,9 +121,19 @@ def segment_job(job: Job, work: Path, progress: Callable[[int, int], None] | Non
     The result is made in a folder of its own in `work`, which is on the same file system, and takes its place when it
     is complete. A process that is killed leaves its remains in `work` only.
     """
+    settings = job.settings
     try:
         with tempfile.TemporaryDirectory(dir=work, ignore_cleanup_errors=True) as scratch:
-            _segment(job, Path(scratch), progress)
+            # Where there is no video, the next line says so; one that changes meanwhile is not done by this record.
+            record = job.record if job.video.exists() else {}
+            result = loaded(settings.checkpoint, settings.device).segment(
+                job.video, Path(scratch, "new"), settings.fps, settings.threshold, settings.semantic,
+                settings.audio_track, words=settings.words, progress=progress,
+            )  # fmt: skip
+            record["without"] = [part.part for part in result.missing]
+            (result.folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            job.folder.parent.mkdir(parents=True, exist_ok=True)
+            put_in_place(result.folder, job.replaceable_folder)
         return None
     except UserError as error:
         return str(error)
@@ -125,26 +142,3 @@ def segment_job(job: Job, work: Path, progress: Callable[[int, int], None] | Non
     except Exception as error:  # of one video in thousands; the others go on
         traceback.print_exc()
         return str(UserError(f"{job.video}: {type(error).__name__}: {error}"))
-
-
-def _segment(job: Job, scratch: Path, progress: Callable[[int, int], None] | None) -> None:
-    settings, segmenter = job.settings, loaded(job.settings.checkpoint, job.settings.device)
-    record = _record(job) if job.video.exists() else {}  # if not, the next line says so; if it changes meanwhile, redo
-    result = segmenter.segment(
-        job.video, scratch / "new", settings.fps, settings.threshold, settings.semantic, settings.audio_track,
-        words=settings.words, progress=progress,
-    )  # fmt: skip
-    record["without"] = [part.part for part in result.missing]
-    (result.folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    put_in_place(result.folder, lambda: replaceable(job))
-
-
-def replaceable(job: Job) -> Path:
-    """The folder of a job. Raises UserError if it holds something other than an earlier result of its video."""
-    if os.path.lexists(job.folder) and not is_earlier_result(job.folder, Source(job.video)):
-        raise UserError(
-            f"{job.folder}: holds something other than an earlier result of {job.name}; give another name in the "
-            "column `out`"
-        )
-    return job.folder

@@ -11,13 +11,13 @@ import argparse
 import csv
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from icf_avs.arg_types import positive, rate
 from icf_avs.atomic_io import write_text
-from icf_avs.batch.job import Job, Settings, replaceable
+from icf_avs.batch.job import Job, Settings
 from icf_avs.errors import UserError, did_you_mean
 
 REPORT = "failures.csv"  # what failed, below --out
@@ -33,43 +33,36 @@ def read_manifest(path: Path, out: Path, settings: Settings) -> list[Job]:
     folder or one inside the other's, and a folder that holds something else. Whether the videos are there and sound is
     seen when their turn comes.
     """
-    out = Path(os.path.abspath(out))
-    lines: dict[str, str] = {_key(out / REPORT): "the report"}  # what each folder belongs to
+    advice, out = "give another name in the column `out`", Path(os.path.abspath(out))
+
+    def key(folder: Path) -> str:
+        return str(folder).casefold()  # some file systems do not distinguish DOG from dog
+
+    owners = {key(out / REPORT): "the report"}  # what each folder belongs to
     jobs = []
     for number, row in _rows(path):
-        where = f"{path}, line {number}"
-        job = _job(where, row, path.parent, out, settings)
-        owner = lines.setdefault(_key(job.folder), f"line {number}")
-        if owner != f"line {number}":
-            raise UserError(f"{where}: would write the same folder as {owner}, {job.folder}; {_RENAME}")
+        job = _job(f"{path}, line {number}", row, path.parent, out, settings)
+        if owner := owners.get(key(job.folder)):
+            raise UserError(f"{path}, line {number}: would write the same folder as {owner}, {job.folder}; {advice}")
+        owners[key(job.folder)] = f"line {number}"
         jobs.append(job)
     if not jobs:
         raise UserError(f"{path}: lists no video; give one a line below the heading `video`")
     for job in jobs:
         for parent in job.folder.relative_to(out).parents:
-            if _key(out / parent) in lines:
-                inside = lines[_key(out / parent)]
-                raise UserError(f"{path}: {job.folder} would lie inside the folder of {inside}; {_RENAME}")
-        replaceable(job)
+            if owner := owners.get(key(out / parent)):
+                raise UserError(f"{path}: {job.folder} would lie inside the folder of {owner}; {advice}")
+        job.replaceable_folder()
     return jobs
 
 
-_RENAME = "give another name in the column `out`"
-
-
-def _key(folder: Path) -> str:
-    """Some file systems do not distinguish DOG from dog."""
-    return str(folder).casefold()
-
-
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and cells of each row."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets write a byte order mark
             reader = csv.reader(file, skipinitialspace=True, strict=True)
             names = [name.strip() for name in next(reader, [])]
             _check_names(path, names)
-            rows = []
             for cells in reader:
                 if len(cells) not in (0, len(names)):
                     raise UserError(
@@ -77,8 +70,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
                         'write a name with a comma as "a, b.mp4"'
                     )
                 if cells:
-                    rows.append((reader.line_num, dict(zip(names, cells, strict=True))))
-            return rows
+                    yield reader.line_num, dict(zip(names, cells, strict=True))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text; save the table as CSV in UTF-8") from error
     except csv.Error as error:
@@ -91,38 +83,35 @@ def _check_names(path: Path, names: list[str]) -> None:
     if "video" not in names:
         shown = ",".join(names)[:80] or "empty"
         raise UserError(f"{path}: has no column `video` (its first line is {shown}); want a heading, comma-separated")
-    for name in names:
-        if name and name not in COLUMNS:
+    for name in filter(None, names):
+        if name not in COLUMNS:
             advice = f"{did_you_mean(name, COLUMNS)} remove it, or write one of {', '.join(COLUMNS)}"
             raise UserError(f"{path}: nothing reads the column `{name}`{advice}")
-    for name in COLUMNS:
         if names.count(name) > 1:
             raise UserError(f"{path}: has {names.count(name)} columns `{name}`; leave one")
 
 
 def _job(where: str, row: dict[str, str], folder: Path, out: Path, settings: Settings) -> Job:
-    name = row["video"]
-    video = Path(os.path.abspath(folder / name))
-    if not name.strip() or not video.name or "\0" in name:
+    name, wanted, fps, track = (row.get(column, "").strip() for column in COLUMNS)
+    video = Path(os.path.abspath(folder / row["video"]))
+    if not name or not video.name or "\0" in name:
         raise UserError(f"{where}: names no video; write its path into the column `video`")
-    result = Path(os.path.abspath(out / (row.get("out", "").strip() or video.stem)))
+    result = Path(os.path.abspath(out / (wanted or video.stem)))
     if out not in result.parents:
         raise UserError(f"{where}: out is {row['out']!r}; give a folder below --out, such as day1/street")
     try:
-        if row.get("fps", "").strip():
-            settings = replace(settings, fps=rate(row["fps"].strip()))
-        if row.get("audio_track", "").strip():
-            settings = replace(settings, audio_track=positive(row["audio_track"].strip()))
+        settings = replace(settings, fps=rate(fps)) if fps else settings
+        settings = replace(settings, audio_track=positive(track)) if track else settings
     except argparse.ArgumentTypeError as error:
         raise UserError(f"{where}: {error} in the columns `fps` and `audio_track`") from error
-    return Job(name, video, result, settings)
+    return Job(row["video"], video, result, settings)
 
 
 def write_report(out: Path, failures: Mapping[Job, str]) -> Path:
     """Write out/failures.csv: a line (video, error) for each, the heading alone where nothing failed."""
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("video", "error"))
-    table.writerows((job.name, error) for job, error in failures.items())
+    csv.writer(text, lineterminator="\n").writerows(
+        [("video", "error"), *((job.name, error) for job, error in failures.items())]
+    )
     write_text(out / REPORT, text.getvalue())
     return out / REPORT

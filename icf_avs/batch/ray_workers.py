@@ -33,8 +33,10 @@ def cluster(address: str, count: int | None) -> Iterator[int]:
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         options |= {"num_cpus": count, "include_dashboard": False}
+    host, _, port = address.rpartition("://")[2].rpartition(":")
     try:
-        _knock(address)
+        if host and port.isdigit():  # where nobody is at host:port, Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address, **options)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -46,15 +48,8 @@ def cluster(address: str, count: int | None) -> Iterator[int]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raise OSError if nobody is at host:port; Ray itself would try for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
-
-
 def run_ray(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job, str | None]]:
-    """As processes.run_processes, on the cluster that this process is on: `count` tasks at a time, of a CPU each, and
+    """As worker_pool.run_processes, on the cluster that this process is on: `count` tasks at a time, of a CPU each, and
     with the device "cuda" of a GPU each; with "auto" they see none. Raises UserError where the cluster has no GPU.
     """
     gpus = 1 if jobs[0].settings.device == "cuda" else None
@@ -66,8 +61,7 @@ def run_ray(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job, str 
     left = dict(enumerate(jobs))
 
     def one(row: dict) -> dict:
-        number = int(row["item"])
-        return {"number": number, "error": segment_job(jobs[number], work) or ""}
+        return {"number": row["item"], "error": segment_job(jobs[int(row["item"])], work) or ""}
 
     # A block a video: a worker that dies takes no other with it. No retries by Ray, whose default is for ever.
     with warnings.catch_warnings():

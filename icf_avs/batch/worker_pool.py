@@ -8,7 +8,6 @@ import signal
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,12 +17,6 @@ from icf_avs.console import set_verbosity, verbosity
 from icf_avs.errors import UserError
 
 
-@dataclass
-class _Worker:
-    process: BaseProcess
-    job: Job | None = None  # None while it loads the model
-
-
 def run_processes(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job, str | None]]:
     """Do jobs in at most `count` processes; yields each with None or the line that says why it failed, as they end.
 
@@ -31,60 +24,56 @@ def run_processes(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job
     far as its first video.
     """
     todo = deque(jobs)
-    workers: dict[Connection, _Worker] = {}
+    workers: dict[Connection, tuple[BaseProcess, Job | None]] = {}  # no job while it loads the model
+    context = multiprocessing.get_context("spawn")  # threads of torch and FFmpeg do not survive a fork
+
+    def start() -> None:
+        pipe, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, jobs[0].settings, work, verbosity()), daemon=True)
+        process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+        workers[pipe] = process, None
+
     try:
         for _ in range(min(count, len(jobs))):
-            _start(workers, jobs[0].settings, work)
+            start()
         while workers:
             for pipe in wait(list(workers)):
-                worker = workers[pipe]
+                process, job = workers.pop(pipe)
                 try:
                     error = pipe.recv()
                 except (EOFError, OSError):
-                    del workers[pipe]
+                    process.join()
                     pipe.close()
-                    worker.process.join()
-                    if worker.job is not None:
+                    if job is not None:
                         if todo:
-                            _start(workers, worker.job.settings, work)
-                        yield worker.job, _crash_message(worker)
+                            start()
+                        yield job, _crash_message(job, process)
                     continue
-                ended, worker.job = worker.job, todo.popleft() if todo else None
-                _send(pipe, worker.job)
-                if worker.job is None:
-                    del workers[pipe]
-                    worker.process.join()
+                upcoming = todo.popleft() if todo else None
+                with suppress(OSError):  # it died just now: the next read of the pipe shows it
+                    pipe.send(upcoming)
+                if upcoming is not None:
+                    workers[pipe] = process, upcoming
+                else:
+                    process.join()
                     pipe.close()
-                if ended is not None:
-                    yield ended, error
+                if job is not None:
+                    yield job, error
         if todo:
             raise UserError("the processes ended while they loaded the model (out of memory?); try fewer --jobs")
     finally:
-        for worker in workers.values():
-            worker.process.terminate()
-        for pipe, worker in workers.items():
-            worker.process.join()
+        for process, _ in workers.values():
+            process.terminate()
+        for pipe, (process, _) in workers.items():
+            process.join()
             pipe.close()
 
 
-def _start(workers: dict[Connection, _Worker], settings: Settings, work: Path) -> None:
-    context = multiprocessing.get_context("spawn")  # threads of torch and FFmpeg do not survive a fork
-    pipe, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, settings, work, verbosity()), daemon=True)
-    process.start()
-    theirs.close()  # so that the end of the process is the end of the pipe
-    workers[pipe] = _Worker(process)
-
-
-def _send(pipe: Connection, job: Job | None) -> None:
-    with suppress(OSError):  # it died just now: the next read of the pipe shows it
-        pipe.send(job)
-
-
-def _crash_message(worker: _Worker) -> str:
-    code = worker.process.exitcode or 0
+def _crash_message(job: Job, process: BaseProcess) -> str:
+    code = process.exitcode or 0
     why = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    return str(UserError(f"{worker.job.video}: the process that worked on it {why} (out of memory?)"))
+    return str(UserError(f"{job.video}: the process that worked on it {why} (out of memory?)"))
 
 
 def _work(pipe: Connection, settings: Settings, work: Path, level: int) -> None:
