@@ -1,4 +1,4 @@
-"""Pictures and sound of real files, made with PyAV, come out at the right second; broken files give one line."""
+"""Frames and sound of real files, made with PyAV, come out at the right second; broken files give one line."""
 
 from __future__ import annotations
 
@@ -11,73 +11,67 @@ import pytest
 from clip_maker import HEIGHT, RATE, WIDTH, click, make_clip, number_in, picture, tone
 
 from icf_avs.datasets.image_io import open_image, read_mask
-from icf_avs.datasets.log_mel import read_log_mel
-from icf_avs.datasets.video_clip import read_waveform
+from icf_avs.datasets.video_clip import read_log_mel, read_waveform
 from icf_avs.errors import UserError
 from icf_avs.media.audio_windows import AudioWindows
 from icf_avs.media.video_reader import probe, read_frames
 
-CONTAINERS = [
-    ("a.mp4", "libx264", "aac"),
-    ("a.mov", "libx264", "pcm_s16le"),
-    ("a.mkv", "libx264", "mp3"),
-    ("a.webm", "libvpx", "libopus"),
-    ("a.avi", "mjpeg", "pcm_s16le"),
-    ("a.ts", "libx264", "aac"),
-]
+MJPEG = {"codec": "mjpeg", "pix_fmt": "yuvj420p"}
 
 
 def numbers_at(path, times):
     return [number_in(image) for _, image in read_frames(path, times)]
 
 
-@pytest.mark.parametrize(("name", "codec", "sound_codec"), CONTAINERS)
-def test_every_container_is_probed_and_read_on_one_clock(tmp_path, name, codec, sound_codec):
-    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-    path = make_clip(tmp_path / name, codec=codec, sound_codec=sound_codec, sound=click(2, at=1.0), pix_fmt=pix_fmt)
-    info = probe(path)
+def click_at(source):
+    """Second of the loudest sample of two seconds."""
+    return np.abs(AudioWindows(source).read(0, 32_000)).argmax() / 16_000
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("a.mp4", {}),
+        ("a.mov", {"sound_codec": "pcm_s16le"}),
+        ("a.mkv", {"sound_codec": "mp3"}),
+        ("a.webm", {"codec": "libvpx", "sound_codec": "libopus"}),
+        ("a.avi", {"sound_codec": "pcm_s16le", **MJPEG}),
+        ("a.ts", {}),
+    ],
+)
+def test_every_container_is_probed_and_read_on_one_clock(tmp_path, name, settings):
+    info = probe(make_clip(tmp_path / name, sound=click(2, at=1.0), **settings))
     assert (info.width, info.height, info.has_audio, info.audio_rate) == (WIDTH, HEIGHT, True, RATE)
-    assert info.duration == pytest.approx(2.0, abs=0.05)
-    assert info.frame_rate == pytest.approx(25, rel=0.03)
-    times = [0.0, 0.5, 0.999, 1.0, 1.5, 1.97, 5.0]
-    assert numbers_at(info, [t + 0.01 for t in times]) == [0, 12, 25, 25, 37, 49, 49]
-    wave = AudioWindows(info).read(0, 32_000)
-    assert np.abs(wave).argmax() / 16_000 == pytest.approx(1.0, abs=0.03)
+    assert (info.duration, info.frame_rate) == (pytest.approx(2.0, abs=0.05), pytest.approx(25, rel=0.03))
+    assert numbers_at(info, [0.01, 0.51, 1.009, 1.01, 1.51, 1.98, 5.0]) == [0, 12, 25, 25, 37, 49, 49]
+    assert click_at(info) == pytest.approx(1.0, abs=0.03)
 
 
-def test_picture_on_display_at_irregular_times(tmp_path):
-    shown = [0.0, 0.1, 0.15, 0.9, 1.0, 2.5]
-    path = make_clip(tmp_path / "vfr.mp4", times=shown, options={"bf": "2"})
+def test_frame_on_display_at_irregular_times(tmp_path):
+    path = make_clip(tmp_path / "vfr.mp4", times=[0.0, 0.1, 0.15, 0.9, 1.0, 2.5], options={"bf": "2"})
     asked = [-1.0, 0.0, 0.0999, 0.1, 0.149, 0.5, 0.8999, 0.9, 2.4, 2.5, 9.0]
     assert numbers_at(path, asked) == [0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 5]
 
 
 def test_stream_without_time_stamps(tmp_path):
-    path = make_clip(tmp_path / "raw.h264")
-    info = probe(path)
-    assert info.duration == pytest.approx(2.0)
-    assert numbers_at(info, [0.0, 0.41, 1.99]) == [0, 10, 49]
+    info = probe(make_clip(tmp_path / "raw.h264"))
+    assert info.duration == pytest.approx(2.0) and numbers_at(info, [0.0, 0.41, 1.99]) == [0, 10, 49]
 
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
 def test_turned_and_mirrored_video_is_read_as_shown(tmp_path, rotation, flip):
     path = make_clip(tmp_path / "turned.mp4", seconds=0.2, rotation=rotation, flip=flip)
-    expected = np.rot90(picture(0), rotation // 90)
-    if flip:  # the display matrix mirrors after it turns
-        expected = expected[:, ::-1]
+    expected = np.rot90(picture(0), rotation // 90)[:, :: -1 if flip else 1]  # mirrored after it is turned
     info = probe(path)
-    assert (info.height, info.width) == expected.shape[:2]
     ((_, image),) = read_frames(info, [0.0])
+    assert (info.height, info.width) == expected.shape[:2] and image.flags["C_CONTIGUOUS"]
     assert np.abs(image.astype(int) - expected).mean() < 6
-    assert image.flags["C_CONTIGUOUS"]
 
 
 def test_gif_is_read_and_has_no_sound(tmp_path):
-    path = make_clip(tmp_path / "a.gif", codec="gif", pix_fmt="rgb8", fps=10, times=[0, 0.1, 0.5, 0.8])
-    info = probe(path)
-    assert not info.has_audio
-    assert numbers_at(info, [0.0, 0.3, 0.6, 0.9]) == [0, 1, 2, 3]
+    info = probe(make_clip(tmp_path / "a.gif", codec="gif", pix_fmt="rgb8", fps=10, times=[0, 0.1, 0.5, 0.8]))
+    assert not info.has_audio and numbers_at(info, [0.0, 0.3, 0.6, 0.9]) == [0, 1, 2, 3]
     with pytest.raises(UserError, match=r"a\.gif: has no sound"):
         AudioWindows(info)
 
@@ -97,10 +91,8 @@ def test_windows_hold_the_samples_they_name(tmp_path, rate):
     path = make_clip(tmp_path / "a.mkv", sound_codec="pcm_s16le", sound=click(2, 1.0, rate, 2), sound_rate=rate)
     windows = AudioWindows(path)
     before, around, after = (windows.read(start, 1_600) for start in (-800, 15_200, 31_200))
-    assert not before.any()
-    assert after[800:].max() == after[800:].min() == 0
-    begins = np.flatnonzero(np.abs(around) > 0.3)[0]
-    assert begins == pytest.approx(800, abs=8)  # half a millisecond
+    assert not before.any() and not after[800:].any()
+    assert np.flatnonzero(np.abs(around) > 0.3)[0] == pytest.approx(800, abs=8)  # half a millisecond
     assert np.abs(around).max() == pytest.approx(0.9, abs=0.1)
 
 
@@ -113,31 +105,27 @@ def test_any_chain_of_windows_equals_one_long_window(tmp_path):
             np.testing.assert_array_equal(windows.read(start, length), whole[start + 2_000 : start + 2_000 + length])
 
 
-def test_late_pictures_set_the_clock(tmp_path):
+def test_windows_hold_little_of_a_long_sound(tmp_path):
+    path = make_clip(tmp_path / "long.mkv", seconds=60, fps=1, sound=tone(60, 16_000), sound_rate=16_000)
+    windows = AudioWindows(path)
+    for second in range(60):
+        assert np.abs(windows.read(second * 16_000, 16_000)).max() > 0.25 or second == 59
+        assert windows._held.end - windows._held.first < 3 * 16_000
+
+
+def test_late_frames_set_the_clock(tmp_path):
     times = [0.5 + n / 25 for n in range(50)]
-    path = make_clip(tmp_path / "late_pictures.mkv", times=times, sound=click(2.5, at=1.5))
-    info = probe(path)
+    info = probe(make_clip(tmp_path / "late.mkv", times=times, sound=click(2.5, at=1.5)))
     assert (info.start, info.duration) == (pytest.approx(0.5, abs=0.03), pytest.approx(2.0, abs=0.05))
-    assert numbers_at(info, [0.0, 1.01]) == [0, 25]
-    wave = AudioWindows(info).read(0, 32_000)
-    assert np.abs(wave).argmax() / 16_000 == pytest.approx(1.0, abs=0.04)
+    assert numbers_at(info, [0.0, 1.01]) == [0, 25] and click_at(info) == pytest.approx(1.0, abs=0.04)
 
 
 def test_a_hole_in_the_sound_is_silence(tmp_path):
     sound = click(2, at=1.5) + 0.01
     path = make_clip(tmp_path / "hole.mkv", sound=sound, sound_codec="pcm_s16le", hole=(0.4, 1.0))
     wave = AudioWindows(path).read(0, 32_000)
-    assert np.abs(wave).argmax() / 16_000 == pytest.approx(1.5, abs=0.01)
-    assert not wave[8_000:15_000].any()
+    assert click_at(path) == pytest.approx(1.5, abs=0.01) and not wave[8_000:15_000].any()
     assert wave[1_000:6_000].mean() == pytest.approx(0.01, abs=0.002)
-
-
-def test_windows_hold_little_of_a_long_sound(tmp_path):
-    path = make_clip(tmp_path / "long.mkv", seconds=60, fps=1, sound=tone(60, 16_000), sound_rate=16_000)
-    windows = AudioWindows(path)
-    for second in range(60):
-        assert np.abs(windows.read(second * 16_000, 16_000)).max() > 0.25 or second == 59
-        assert len(windows._held) < 3 * 16_000
 
 
 def raises(path, words):
@@ -145,51 +133,39 @@ def raises(path, words):
         info = probe(path)
         list(read_frames(info, [0.0, 1e9]))
         AudioWindows(info)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_what_is_not_a_video_gives_one_line(tmp_path):
-    (tmp_path / "empty.mp4").touch()
-    (tmp_path / "text.mp4").write_text("this is not a video\n" * 50)
-    (tmp_path / "noise.mkv").write_bytes(os.urandom(50_000))
     raises(tmp_path / "none.mp4", "no such file")
     raises(tmp_path, "is a folder")
-    raises(tmp_path / "empty.mp4", "0 bytes")
-    raises(tmp_path / "text.mp4", "not a video")
-    raises(tmp_path / "noise.mkv", "not a video|cannot be read|can be decoded")
-    (tmp_path / "list.mp4").write_text("#EXTM3U\n/etc/passwd")
-    raises(tmp_path / "list.mp4", "not a video|cannot be read|can be decoded")
-
-
-def test_sound_without_pictures_and_pictures_without_sound(tmp_path):
-    wav = tmp_path / "a.wav"
-    with av.open(str(wav), "w") as container:
+    unreadable = "not a video|cannot be read|can be decoded"
+    for content, words in [
+        (b"", "0 bytes"), (b"this is not a video\n" * 50, "not a video"), (os.urandom(50_000), unreadable),
+        (b"#EXTM3U\n/etc/passwd", unreadable),
+    ]:  # fmt: skip
+        (tmp_path / "a.mp4").write_bytes(content)
+        raises(tmp_path / "a.mp4", words)
+    with av.open(str(tmp_path / "a.wav"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
         frame = av.AudioFrame.from_ndarray(tone(1), "fltp", "mono")
         frame.sample_rate = RATE
         container.mux(stream.encode(frame))
-    raises(wav, "no video stream")
+    raises(tmp_path / "a.wav", "no video stream")
     raises(make_clip(tmp_path / "silent.mp4", seconds=0.4), "has no sound")
 
 
-@pytest.mark.parametrize(
-    ("name", "share"),
-    [
-        *[("index_last.mp4", share) for share in (0.2, 0.5, 0.9, 0.99)],
-        *[("index_first.mp4", share) for share in (0.2, 0.5, 0.9)],
-        *[("a.mkv", share) for share in (0.2, 0.5, 0.9)],
-        *[("a.avi", share) for share in (0.2, 0.5, 0.9)],
-    ],
-)
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("name", ["index_last.mp4", "index_first.mp4", "a.mkv", "a.avi"])
 def test_a_file_that_breaks_off_is_refused(tmp_path, name, share):
-    codec = {"codec": "mjpeg", "sound_codec": "mp3", "pix_fmt": "yuvj420p"} if name.endswith("avi") else {}
+    if share == 0.99 and name != "index_last.mp4":
+        pytest.skip("as good as whole")
+    codec = {"sound_codec": "mp3", **MJPEG} if name.endswith("avi") else {}
     movie = {"movflags": "faststart"} if name == "index_first.mp4" else {}
     noise = np.random.default_rng(0).normal(0, 0.1, (1, 4 * RATE)).astype(np.float32)
     path = make_clip(tmp_path / name, seconds=4, sound=noise, movie_options=movie, **codec)
     probe(path)
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     raises(path, "cut short")
 
 
@@ -206,29 +182,25 @@ def overwritten(path, kind, numbers, byte=0):
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
-def test_a_damaged_picture_is_skipped_and_the_last_one_stays(tmp_path, name):
-    path = overwritten(
-        make_clip(tmp_path / name, sound=tone(2), options={"bf": "0", "g": "5", "sc_threshold": "0"}), "video", [29, 34]
-    )
-    info = probe(path)
+def test_a_damaged_frame_is_skipped_and_the_last_one_stays(tmp_path, name):
+    path = make_clip(tmp_path / name, sound=tone(2), options={"bf": "0", "g": "5", "sc_threshold": "0"})
+    info = probe(overwritten(path, "video", [29, 34]))
     assert numbers_at(info, [1.14, 1.18, 1.22, 1.38, 1.98]) == [28, 28, 30, 33, 49]
     assert info.repaired.document() == {"damaged_pictures": 2}
 
 
 @pytest.mark.parametrize("number", [47, 48, 49])
-def test_pictures_behind_a_damaged_one_near_the_end_are_shown(tmp_path, number):
+def test_frames_behind_a_damaged_one_near_the_end_are_shown(tmp_path, number):
     """Threads of the decoder hold the last ones back."""
-    path = overwritten(
-        make_clip(tmp_path / "a.mp4", sound=tone(2), codec="mjpeg", pix_fmt="yuvj420p"), "video", [number]
-    )
+    path = overwritten(make_clip(tmp_path / "a.mp4", sound=tone(2), **MJPEG), "video", [number])
     assert numbers_at(path, [n / 25 + 0.02 for n in (46, 47, 48, 49)]) == [n - (n == number) for n in (46, 47, 48, 49)]
 
 
-def test_a_damaged_first_picture_does_not_move_the_clock(tmp_path):
+def test_a_damaged_first_frame_does_not_move_the_clock(tmp_path):
     path = make_clip(tmp_path / "a.mp4", sound=click(2, at=1.0), options={"g": "10", "bf": "0"})
     info = probe(overwritten(path, "video", [0]))
     assert numbers_at(info, [0.1, 0.42, 1.02]) == [10, 10, 25] and info.duration == pytest.approx(2, abs=0.03)
-    assert np.abs(AudioWindows(info).read(0, 32_000)).argmax() / 16_000 == pytest.approx(1.0, abs=0.03)
+    assert click_at(info) == pytest.approx(1.0, abs=0.03)
     assert info.repaired.document()["missing_beginning"] == pytest.approx(0.4, abs=0.01)
 
 
@@ -236,66 +208,23 @@ def test_a_damaged_first_picture_does_not_move_the_clock(tmp_path):
 def test_a_damaged_packet_of_sound_is_silence_and_nothing_moves(tmp_path, codec):
     path = make_clip(tmp_path / "a.mkv", sound=click(2, at=1.5) + tone(2) / 10, sound_codec=codec)
     info = probe(overwritten(path, "audio", [10, 11, 14], 255))
-    wave = AudioWindows(info).read(0, 32_000)
-    assert np.abs(wave).argmax() / 16_000 == pytest.approx(1.5, abs=0.005)
-    assert info.repaired.document() == {"damaged_sound": 3}
+    assert click_at(info) == pytest.approx(1.5, abs=0.005) and info.repaired.document() == {"damaged_sound": 3}
 
 
 def test_what_is_damaged_for_the_most_part_is_refused(tmp_path):
-    path = make_clip(tmp_path / "a.mp4", sound=tone(2), codec="mjpeg", pix_fmt="yuvj420p")
+    path = make_clip(tmp_path / "a.mp4", sound=tone(2), **MJPEG)
     info = probe(overwritten(path, "video", range(10, 36)))
     with pytest.raises(UserError, match="more than half of its video is damaged"):
         numbers_at(info, [1.9])
     info = probe(overwritten(path, "audio", range(10, 80)))
     with pytest.raises(UserError, match="more than half of its sound is damaged"):
-        AudioWindows(info).read(0, 32_000)
+        click_at(info)
 
 
 def test_a_last_packet_that_is_cut_off_is_told(tmp_path):
     path = make_clip(tmp_path / "a.mp4", seconds=4, sound=tone(4), movie_options={"movflags": "faststart"})
     path.write_bytes(path.read_bytes()[:-60])
     assert probe(path).repaired.document()["incomplete_packets"] == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "movie"), [("a.mkv", {"live": "1"}), ("a.mp4", {"movflags": "frag_keyframe+empty_moov"})]
-)
-def test_a_recording_that_breaks_off_is_read_as_far_as_it_goes(tmp_path, name, movie):
-    path = make_clip(tmp_path / name, seconds=4, sound=tone(4), movie_options=movie, options={"g": "25"})
-    path.write_bytes(path.read_bytes()[: int(0.7 * path.stat().st_size)])
-    info = probe(path)
-    assert 1.5 < info.duration < 3.5 and numbers_at(info, [0.5, 1.3]) == [12, 32]
-
-
-@pytest.mark.parametrize(("begin", "length"), [(0, 3), (2, 3), (1, 6)])
-def test_what_an_edit_list_hides_is_no_part_of_the_video(tmp_path, begin, length):
-    sound = click(7, at=begin + 0.5) + click(7, at=0.1) * (begin > 0) + 0.001
-    path = make_clip(tmp_path / "a.mp4", seconds=7, sound=sound, options={"bf": "2", "g": "250"})
-    data = bytearray(path.read_bytes())
-    scale = int.from_bytes(data[(at := data.find(b"mvhd")) + 16 : at + 20], "big")
-    for box, place in ((b"mvhd", 20), (b"tkhd", 24), (b"elst", 12)):  # lengths, in the clock of the movie
-        at = data.find(box)
-        while at >= 0:
-            data[at + place : at + place + 4] = (length * scale).to_bytes(4, "big")
-            if box == b"elst":
-                clock = int.from_bytes(data[(head := data.find(b"mdhd", at)) + 16 : head + 20], "big")
-                first = int.from_bytes(data[at + 16 : at + 20], "big") + begin * clock
-                data[at + 16 : at + 20] = first.to_bytes(4, "big")
-            at = data.find(box, at + 4)
-    path.write_bytes(data)
-    info = probe(path)
-    assert (info.duration, info.frame_rate) == (pytest.approx(length, abs=0.02), pytest.approx(25, abs=0.2))
-    times = [second + 0.5 for second in range(length)]
-    assert numbers_at(info, times) == [25 * begin + 25 * second + 12 for second in range(length)]
-    assert np.abs(AudioWindows(info).read(0, 16_000)).argmax() / 16_000 == pytest.approx(0.5, abs=0.03)
-
-
-@pytest.mark.parametrize("times", [[0.0, 2.0], [n / 25 for n in range(25)]])
-def test_the_last_picture_is_shown_as_long_as_sound_goes_on(tmp_path, times):
-    path = make_clip(tmp_path / "a.mkv", times=times, sound=tone(4))
-    info = probe(path)
-    assert info.duration == pytest.approx(4, abs=0.1)
-    assert numbers_at(info, [0.5, 3.5]) == ([0, 1] if len(times) == 2 else [12, 24])
 
 
 def test_a_pipe_is_refused_at_once(tmp_path):

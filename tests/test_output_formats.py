@@ -256,11 +256,8 @@ def test_linking_is_one_to_one_and_the_best_of_all_pairs(clip):
     after = boxes((20, 20, 22, 20), (50, 20, 49, 20), (130, 90, 20, 20))
     tracks = find_tracks(made([before, after], clip))
     assert [[region.box[0] for region in track.regions] for track in tracks] == [[20, 20], [84, 50], [130]]
-
-
-def test_touching_corners_are_one_region(clip):
-    mask = boxes((10, 10, 20, 20), (30, 30, 20, 20))
-    assert [len(track.regions) for track in find_tracks(made([mask], clip))] == [1]
+    touching = boxes((10, 10, 20, 20), (30, 30, 20, 20))  # corners: one region
+    assert [len(track.regions) for track in find_tracks(made([touching], clip))] == [1]
 
 
 def test_a_class_is_never_continued_by_another(semantic):
@@ -294,20 +291,22 @@ def heard(rows, fps=1.0):
     return [FrameMask(i, i / fps, (i + 1) / fps, 0, 0, 0, tuple(row.items()), empty) for i, row in enumerate(rows)]
 
 
-def test_a_word_comes_at_one_probability_and_goes_at_a_lower_one():
-    found = subtitles(heard([{"dog": p} for p in (0.4, 0.6, 0.35, 0.45, 0.25, 0.45, 0.5)]))
-    assert found == [(1, 4, ("dog",)), (6, 7, ("dog",))]
-
-
-def test_words_at_the_same_time_stand_in_one_subtitle():
-    found = subtitles(heard([{"dog": 0.9}, {"dog": 0.9, "bell": 0.9}, {"bell": 0.9}, {}, {"bell": 0.9}]))
-    assert found == [(0, 1, ("dog",)), (1, 2, ("dog", "bell")), (2, 3, ("bell",)), (4, 5, ("bell",))]
-
-
-def test_short_breaks_are_closed_and_short_lines_lengthened():
-    rows = [{"dog": 0.9}, {}, {}, {"dog": 0.9}, *[{}] * 20, {"dog": 0.9}, *[{}] * 10, {"dog": 0.9}]
-    found = subtitles(heard(rows, fps=10))
-    assert [(round(a, 3), round(b, 3)) for a, b, _ in found] == [(0, 0.5), (2.4, 2.9), (3.5, 3.6)]
+@pytest.mark.parametrize(
+    ("rows", "fps", "expected"),
+    [
+        # comes at one probability, goes at a lower one
+        ([{"dog": p} for p in (0.4, 0.6, 0.35, 0.45, 0.25, 0.45, 0.5)], 1, [(1, 4, ("dog",)), (6, 7, ("dog",))]),
+        # words at the same time stand in one subtitle
+        ([{"dog": 0.9}, {"dog": 0.9, "bell": 0.9}, {"bell": 0.9}, {}, {"bell": 0.9}], 1,
+         [(0, 1, ("dog",)), (1, 2, ("dog", "bell")), (2, 3, ("bell",)), (4, 5, ("bell",))]),
+        # short breaks are closed and short lines lengthened
+        ([{"dog": 0.9}, {}, {}, {"dog": 0.9}, *[{}] * 20, {"dog": 0.9}, *[{}] * 10, {"dog": 0.9}], 10,
+         [(0, 0.5, ("dog",)), (2.4, 2.9, ("dog",)), (3.5, 3.6, ("dog",))]),
+    ],
+)  # fmt: skip
+def test_when_words_are_shown(rows, fps, expected):
+    found = subtitles(heard(rows, fps))
+    assert [(round(start, 3), round(end, 3), words) for start, end, words in found] == expected
 
 
 @given(st.lists(st.fixed_dictionaries({}, optional={w: st.floats(0.2, 1) for w in "abc"}), min_size=1, max_size=40))
@@ -363,16 +362,3 @@ def test_the_command_writes_beside_and_again_the_same(semantic, capsys):
     second = contents(semantic.folder)
     assert first.keys() == second.keys()  # nothing hidden is left either
     assert [name for name in first if first[name] != second[name]] == []
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        (["--to", "gif"], "invalid choice"),
-        ([], "required: --to"),
-    ],
-)
-def test_wrong_command_lines(line, words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["convert", "folder", *line])
-    assert stop.value.code == 2 and words in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Class masks: from logits to ids, to files and to the overlay with its legend."""
+"""Class masks: from logits to ids, to files, to their colours, and to the overlay with its legend."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from icf_avs.inference.predictor import MaskPredictor, Predictor
 from icf_avs.inference.segment import Segmenter, segment_video
 from icf_avs.inference.semantic_postprocess import class_labels
 from icf_avs.media.video_reader import read_frames
-from icf_avs.output.class_overlay import ClassOverlay, class_colours, draw_legend, entries, palette
+from icf_avs.output.class_overlay import ClassOverlay, class_colours, draw_legend, indexed, palette
 from icf_avs.output.overlay import Overlay, inner_edge
 from icf_avs.types import ClipSpec, Prediction
 
@@ -166,6 +166,7 @@ def test_class_ids_and_files_agree(found):
             assert stored.mode == "P"
             ids = np.asarray(stored)
             np.testing.assert_array_equal(np.asarray(stored.convert("RGB")), palette()[ids])
+            np.testing.assert_array_equal(np.asarray(indexed(ids)), ids)
         np.testing.assert_array_equal(ids, found.class_ids[index])
         np.testing.assert_array_equal(ids > 0, np.asarray(Image.open(found.folder / "masks" / f"{index:06d}.png")) > 0)
         rebuilt = np.zeros_like(ids)
@@ -182,7 +183,7 @@ def test_class_ids_and_files_agree(found):
     assert set(np.unique(left)) == {0, 1} and set(np.unique(right)) == {0, 3}
 
 
-def test_the_default_is_as_it_was(clip, tmp_path, found):
+def test_without_classes_there_are_no_files_colours_and_legend_of_them(clip, tmp_path, found):
     plain = segment_video(TwoThings(), clip, tmp_path, checkpoint="two")
     assert sorted(os.listdir(plain.folder)) == ["masks", "overlay.mp4", "segmentation.json", "sheet.png"]
     document = json.loads((plain.folder / "segmentation.json").read_text())
@@ -191,6 +192,11 @@ def test_the_default_is_as_it_was(clip, tmp_path, found):
     assert plain.class_names == ()
     with pytest.raises(ValueError, match="semantic=True"):
         _ = plain.class_ids
+    sheet, without = (np.asarray(Image.open(result.folder / "sheet.png")) for result in (found, plain))
+    assert sheet.shape[0] > without.shape[0] and sheet.shape[1] == without.shape[1]
+    legend = sheet[without.shape[0] :]
+    shown = [(legend == palette()[index]).all(axis=-1).sum() > 50 for index in (1, 2, 3)]
+    assert shown == [True, False, True]  # the classes that occur
 
 
 def test_overlay_video_has_the_colours_and_the_legend(clip, found):
@@ -208,33 +214,37 @@ def test_overlay_video_has_the_colours_and_the_legend(clip, found):
         np.testing.assert_allclose(change, expected, atol=12)
 
 
-def test_sheet_has_a_legend_of_the_classes_that_occur(clip, tmp_path, found):
-    plain = segment_video(TwoThings(), clip, tmp_path)
-    sheet, without = (np.asarray(Image.open(result.folder / "sheet.png")) for result in (found, plain))
-    assert sheet.shape[0] > without.shape[0] and sheet.shape[1] == without.shape[1]
-    legend = sheet[without.shape[0] :]
-
-    def shown(colour):
-        return (legend == colour).all(axis=-1).sum() > 50
-
-    assert [shown(palette()[index]) for index in (1, 2, 3)] == [True, False, True]
-
-
-def test_one_line_for_a_checkpoint_without_a_class_head(clip, tmp_path, monkeypatch):
+def test_the_command_and_a_checkpoint_without_a_class_head(clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(icf_avs, "load", lambda checkpoint, device="auto": Segmenter(TwoThings(), "two"))
+    segment_command([clip], tmp_path / "two", None, 1.0, 0.5, semantic=True)
+    assert "5 masks (1 a second), 3 with" in capsys.readouterr().out
+    assert len(os.listdir(tmp_path / "two" / "a" / "classes")) == 5
     monkeypatch.setattr(icf_avs, "load", lambda checkpoint=None, device="auto": Segmenter(icf(False), "stamps"))
     with pytest.raises(UserError, match="stamps was trained without a class head; ") as error:
         segment_command([clip, clip], tmp_path / "out", None, 1.0, 0.5, semantic=True)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="without a class head"):
         icf_avs.load().segment(clip, semantic=True)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["two"]
 
 
-def test_command(clip, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(icf_avs, "load", lambda checkpoint, device="auto": Segmenter(TwoThings(), "two"))
-    segment_command([clip], tmp_path, None, 1.0, 0.5, semantic=True)
-    assert "5 masks (1 a second), 3 with" in capsys.readouterr().out
-    assert len(os.listdir(tmp_path / "a" / "classes")) == 5
+# colours ------------------------------------------------------------------------------------------------------------
+
+
+def test_colours_are_those_of_avss_and_pascal_voc():
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128), 8: (64, 0, 0),
+             15: (192, 128, 128), 20: (0, 64, 128), 70: (32, 128, 128), 255: (224, 224, 192)}  # fmt: skip
+    colours = palette()
+    assert colours.shape == (256, 3) and colours.dtype == np.uint8
+    assert {index: tuple(colours[index].tolist()) for index in known} == known
+    for index, colour in enumerate(colours.tolist()):
+        bits = f"{index:09b}"[::-1]  # the lowest first, dealt to red, green, blue in turn
+        assert colour == [int(bits[channel::3].ljust(8, "0"), 2) for channel in range(3)], index
+    assert len({tuple(colour) for colour in colours.tolist()}) == 256
+    np.testing.assert_array_equal(palette(71), colours[:71])
+    for n in (0, 257):
+        with pytest.raises(ValueError, match="colours"):
+            palette(n)
 
 
 # drawing ------------------------------------------------------------------------------------------------------------
@@ -267,17 +277,17 @@ def test_any_size_can_be_drawn_on(height, width, seed):
 
 def test_legend_stays_within_its_room_and_counts_what_it_leaves_out():
     names = ("background", *(f"a rather long name {i}" for i in range(70)))
-    every = entries(range(1, 71), names)
+    every = range(1, 71), names
     for width, height in ((100, 40), (400, 60), (300, 1), (5, 5), (2000, 2000)):
-        picture = draw_legend(every, width, height, 12)
+        picture = draw_legend(*every, width, height, 12)
         assert picture.width <= width and picture.height <= height
 
     def swatches(picture):
         pixels = np.asarray(picture)
         return sum((pixels == palette(71)[index]).all(axis=-1).sum() > 50 for index in range(1, 71))
 
-    assert swatches(draw_legend(every, 2000, 2000, 12)) == 70
-    few = draw_legend(every, 400, 60, 12)
+    assert swatches(draw_legend(*every, 2000, 2000, 12)) == 70
+    few = draw_legend(*every, 400, 60, 12)
     assert 1 <= swatches(few) < 70
     words, font = f"+{70 - swatches(few)} more", ImageFont.load_default(12)
     told = Image.new("RGB", (round(font.getlength(words)), 18), (24, 24, 24))
@@ -294,7 +304,7 @@ def test_legend_on_a_video_picture_has_its_colours():
     planes = np.concatenate([plane.ravel() for plane in (y, u, v)]).reshape(360, 320)
     frame = av.VideoFrame.from_ndarray(planes, "yuv420p")
     shown = frame.to_ndarray(format="rgb24").astype(int)
-    panel = np.asarray(draw_legend(entries([3, 1], ("background", *CLASSES)), 320, 80, 10)).astype(int)  # largest first
+    panel = np.asarray(draw_legend([3, 1], ("background", *CLASSES), 320, 80, 10)).astype(int)  # largest first
     height, width = (side // 2 * 2 for side in panel.shape[:2])
     difference = np.abs(shown[:height, :width] - panel[:height, :width])
     for index in (1, 3):

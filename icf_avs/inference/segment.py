@@ -30,7 +30,7 @@ from icf_avs.media.frame_tee import FrameTee
 from icf_avs.media.video_reader import probe
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.output.class_overlay import ClassOverlay, indexed
-from icf_avs.output.contact_sheet import classes_of, contact_sheet, frame_tile, tile_numbers
+from icf_avs.output.contact_sheet import contact_sheet, frame_tile, tile_numbers
 from icf_avs.output.overlay import Overlay
 from icf_avs.output.result_file import document, result_folder
 from icf_avs.output.video_writer import WriterThread, write_video
@@ -118,7 +118,7 @@ def segment_video(
                 if preview is not None:
                     tiles.append(frame_tile(frame, preview))
                 _report(progress, len(frames) + writer.drawn, 2 * count)
-            contact_sheet(tiles, classes_of(frames[index] for index in sorted(shown))).save(new / "sheet.png")
+            contact_sheet(tiles, [frames[index] for index in sorted(shown)]).save(new / "sheet.png")
             writer.finish(lambda: _report(progress, count + writer.drawn, 2 * count))
         info.repaired.check_growth(info.path)
         spec = replace(predictor.spec, fps=fps)

@@ -27,11 +27,6 @@ def mel_bank() -> Tensor:
     return mel_filters(SAMPLE_RATE, FFT, BANDS, 0.0, HIGH_HZ).T.contiguous()
 
 
-@lru_cache(maxsize=1)
-def _hann() -> Tensor:
-    return torch.hann_window(FRAME, periodic=False)
-
-
 def kaldi_log_mel(waveform: Tensor) -> Tensor:
     """waveform [..., n] float32 at 32 kHz in [-1, 1] -> [..., 128, 1 + (n - 1) // 320]; a second gives 100 frames.
 
@@ -41,7 +36,8 @@ def kaldi_log_mel(waveform: Tensor) -> Tensor:
         raise ValueError(f"{waveform.shape[-1]} samples are too few for a spectrogram; it takes at least {SHORTEST}")
     with torch.autocast(waveform.device.type, enabled=False):
         sharpened = (waveform[..., 1:] - PRE_EMPHASIS * waveform[..., :-1]).reshape(-1, waveform.shape[-1] - 1)
-        spectrum = torch.stft(sharpened, FFT, HOP, FRAME, _hann().to(waveform.device), center=True, return_complex=True)
+        window = torch.hann_window(FRAME, periodic=False, device=waveform.device)
+        spectrum = torch.stft(sharpened, FFT, HOP, FRAME, window, center=True, return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
         mel = mel_bank().to(waveform.device) @ power
         return ((torch.log(mel + LOG_OFFSET) + LEVEL) / SCALE).reshape(*waveform.shape[:-1], BANDS, -1)

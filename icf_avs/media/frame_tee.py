@@ -18,6 +18,9 @@ from icf_avs.media.video_reader import MediaInfo, video_frames
 _MOST = 200_000_000  # bytes of frames that the masks of a clip take; beyond, a video is decoded twice
 
 
+Frames = Iterator[tuple[float, DecodedFrame]]
+
+
 class FrameTee:
     """As a context, frames as `video_frames` gives them, once `ahead` and once `behind`, each in a thread of its own.
 
@@ -26,7 +29,6 @@ class FrameTee:
 
     def __init__(self, info: MediaInfo, seconds: float) -> None:
         self._info, self._seconds = info, seconds
-        self._shared = False
         self._queue: deque[tuple[float, DecodedFrame]] = deque()
         self._changed = Condition()
         self._ahead_is_done = self._behind_is_done = False
@@ -48,7 +50,7 @@ class FrameTee:
         self._source.close()
 
     @contextmanager
-    def ahead(self) -> Iterator[Iterator[tuple[float, DecodedFrame]]]:
+    def ahead(self) -> Iterator[Frames]:
         """Every frame, as soon as it is decoded. When the context ends, `behind` decodes the rest itself."""
         try:
             yield self._passed_on() if self._shared else video_frames(self._info)
@@ -58,7 +60,7 @@ class FrameTee:
                 self._changed.notify_all()
 
     @contextmanager
-    def behind(self) -> Iterator[Iterator[tuple[float, DecodedFrame]]]:
+    def behind(self) -> Iterator[Frames]:
         """Every frame, some time after it was given ahead. When the context ends, none is kept any more."""
         try:
             yield self._taken() if self._shared else video_frames(self._info)
@@ -75,7 +77,7 @@ class FrameTee:
         with self._changed:
             self._changed.wait_for(lambda: self._behind_is_done or not self._queue or self._queue[0][0] >= seconds)
 
-    def _passed_on(self) -> Iterator[tuple[float, DecodedFrame]]:
+    def _passed_on(self) -> Frames:
         for frame in self._frames:
             with self._changed:
                 if not self._behind_is_done:
@@ -83,7 +85,7 @@ class FrameTee:
                     self._changed.notify_all()
             yield frame
 
-    def _taken(self) -> Iterator[tuple[float, DecodedFrame]]:
+    def _taken(self) -> Frames:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._ahead_is_done)

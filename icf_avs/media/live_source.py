@@ -69,12 +69,8 @@ def read_ahead(sources: Sequence[Iterator[AVChunk]]) -> Iterator[AVChunk]:
 
     for source in sources:
         Thread(target=read, args=(source,), daemon=True).start()
-    left = len(sources)
-    while left:
-        match waiting.get():
-            case None:
-                left -= 1
-            case BaseException() as error:
-                raise error
-            case chunk:
-                yield chunk
+    for _ in sources:
+        while (chunk := waiting.get()) is not None:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            yield chunk

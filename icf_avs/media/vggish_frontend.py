@@ -38,11 +38,6 @@ def mel_filters(
     return torch.minimum(rising, falling).clamp(min=0).float()
 
 
-@lru_cache(maxsize=1)
-def _hann() -> Tensor:
-    return torch.hann_window(FRAME, periodic=True)
-
-
 def log_mel(waveform: Tensor) -> Tensor:
     """waveform [..., n] float32 at 16 kHz -> [..., 1 + (n - 400) // 160, 64]; a window of 15600 samples
     gives 96 frames.
@@ -59,7 +54,7 @@ def log_mel(waveform: Tensor) -> Tensor:
 
 def _log_mel(waves: Tensor) -> Tensor:
     """[N, n] -> [N, frames, 64]."""
-    frames = waves.unfold(-1, FRAME, HOP) * _hann().to(waves.device)
+    frames = waves.unfold(-1, FRAME, HOP) * torch.hann_window(FRAME, periodic=True, device=waves.device)
     spectrum = torch.fft.rfft(frames, FFT)[..., MEL_BINS]
     # Not abs(), which guards against overflow and takes twice as long, and each step in place.
     magnitude = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag).sqrt_()

@@ -6,7 +6,6 @@ Colours of class ids are those of the AVSS labels (labels_rgb) and of PASCAL VOC
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -44,44 +43,32 @@ def class_colours(n: int) -> np.ndarray:
     return np.stack([tints, 128 + tints // 2], axis=1)
 
 
-class Entry(NamedTuple):
-    """One class of a legend: its name, and tint and contour as uint8 [2, 3]."""
-
-    name: str
-    colours: np.ndarray
-
-
-def entries(ids: Sequence[int], names: Sequence[str]) -> list[Entry]:
-    """Legend entries of class ids, in that order; names[id] is the name of a class."""
-    colours = class_colours(len(names))
-    return [Entry(names[index], colours[index]) for index in ids]
-
-
-def draw_legend(entries: Sequence[Entry], width: int, height: int, text_size: int) -> Image.Image:
-    """As small an image as holds the entries, in rows of at most `width` pixels, never larger than width x height.
+def draw_legend(ids: Sequence[int], names: Sequence[str], width: int, height: int, text_size: int) -> Image.Image:
+    """As small an image as holds these classes, in rows of at most `width` pixels, never larger than width x height;
+    names[id] is the name of a class.
 
     If not all have room, the last words say how many are left out.
     """
-    font = ImageFont.load_default(text_size)
+    font, colours = ImageFont.load_default(text_size), class_colours(len(names)).tolist()
     line, gap = round(1.5 * text_size), max(2, text_size // 3)
-    widths = [2 * gap + text_size + round(font.getlength(entry.name)) + gap for entry in entries]
-    shown, more, places = len(entries), "", _places(widths, width)
+    widths = [2 * gap + text_size + round(font.getlength(names[index])) + gap for index in ids]
+    shown, more, places = len(ids), "", _places(widths, width)
     while places[-1][1] >= max(1, height // line) and shown > 1:
         shown -= 1
-        more = f"+{len(entries) - shown} more"
+        more = f"+{len(ids) - shown} more"
         places = _places([*widths[:shown], gap + round(font.getlength(more)) + gap], width)
 
     used = [x + w for (x, _), w in zip(places, [*widths[:shown], gap + font.getlength(more) + gap], strict=False)]
     size = min(width, round(max(used))), min(height, line * (places[-1][1] + 1))
     image = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(image)
-    texts = [(text_size + gap, entry.name) for entry in entries[:shown]] + [(0, more)]
-    for number, ((x, row), (indent, text)) in enumerate(zip(places, texts, strict=False)):
-        left, top = x + gap, row * line + (line - text_size) // 2
-        if indent:
-            tint, contour = (tuple(colour) for colour in entries[number].colours.tolist())
+    for (x, row), index in zip(places, [*ids[:shown], None], strict=False):
+        left, top, text = x + gap, row * line + (line - text_size) // 2, more
+        if index is not None:
+            tint, contour = (tuple(colour) for colour in colours[index])
             draw.rectangle((left, top, left + text_size - 1, top + text_size - 1), fill=tint, outline=contour)
-        draw.text((left + indent, row * line + line // 2), text, fill=INK, font=font, anchor="lm")
+            left, text = left + text_size + gap, names[index]
+        draw.text((left, row * line + line // 2), text, fill=INK, font=font, anchor="lm")
     return image
 
 
@@ -108,7 +95,7 @@ class ClassOverlay:
             height, width = ids.shape
             areas = np.bincount(ids.ravel(), minlength=len(names))
             order = [index for index in np.argsort(-areas, kind="stable").tolist() if index and areas[index]]
-            panel = draw_legend(entries(order, names), width, max(2, height // 3), max(10, height // 32))
+            panel = draw_legend(order, names, width, max(2, height // 3), max(10, height // 32))
             rgb = np.asarray(panel)[: panel.height // 2 * 2, : panel.width // 2 * 2]
             self._legend = limited_yuv(rgb).astype(np.uint8)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from icf_avs.output.class_overlay import INK, PAPER, Entry, class_colours, draw_legend, entries
+from icf_avs.output.class_overlay import INK, PAPER, class_colours, draw_legend
 from icf_avs.output.overlay import Overlay
 from icf_avs.output.text_summary import clock
 from icf_avs.results import FrameMask
@@ -55,25 +55,23 @@ def frame_tile(frame: FrameMask, preview: np.ndarray) -> Tile:
     return Tile(image, caption(frame.picture_time, frame.heard, width))
 
 
-def classes_of(frames: Iterable[FrameMask]) -> list[Entry]:
-    """Legend of all classes in these frames, the largest first; empty if there are none."""
-    area: Counter[int] = Counter()
-    names: tuple[str, ...] = ()
-    for frame in frames:
-        area.update({part.category_id: part.area for part in frame.classes})
-        names = frame.class_names
-    return entries([index for index, _ in area.most_common()], names) if area else []
-
-
-def contact_sheet(tiles: list[Tile], legend: Sequence[Entry] = ()) -> Image.Image:
-    """Lay tiles of one size out in rows of four, with a legend of their colours below if there is one."""
+def contact_sheet(tiles: Sequence[Tile], frames: Sequence[FrameMask] = ()) -> Image.Image:
+    """Lay tiles of one size out in rows of four, with a legend of the classes of their frames below if these have any,
+    the largest first.
+    """
     height, width = tiles[0].image.shape[:2]
     columns = min(_COLUMNS, len(tiles))
     step_x, step_y = width + _GAP, height + _CAPTION + _GAP
     across, down = columns * step_x + _GAP, -(-len(tiles) // columns) * step_y + _GAP
-    key = draw_legend(legend, across, 40 * _CAPTION, 14) if legend else Image.new("RGB", (0, 0))
-    sheet = Image.new("RGB", (across, down + key.height), PAPER)
-    sheet.paste(key, (0, down))
+    area: Counter[int] = Counter()
+    for frame in frames:
+        area.update({part.category_id: part.area for part in frame.classes})
+    legend = Image.new("RGB", (0, 0))
+    if area:
+        order = [index for index, _ in area.most_common()]
+        legend = draw_legend(order, frames[0].class_names, across, 40 * _CAPTION, 14)
+    sheet = Image.new("RGB", (across, down + legend.height), PAPER)
+    sheet.paste(legend, (0, down))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for number, tile in enumerate(tiles):
         x, y = number % columns * step_x + _GAP, number // columns * step_y + _GAP
