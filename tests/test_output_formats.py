@@ -195,7 +195,8 @@ def test_coco_loads_with_pycocotools_and_holds_the_masks(either):
             np.testing.assert_array_equal(found, expected.class_ids)
 
 
-def test_coco_has_the_frames_of_its_masks_while_the_video_is_there(plain, clip, tmp_path, capsys):
+def test_coco_has_the_frames_of_its_masks_while_the_video_is_there(plain, clip, tmp_path, caplog):
+    caplog.set_level("INFO", "icf_avs")
     source, times = {"path": str(clip), **Source(clip).content}, (plain.spec.frame_time(i) for i in range(len(plain)))
     folder = copied(plain, tmp_path / "a", source=source)
     names = [image["file_name"] for image in json.loads(convert(folder, "coco").read_text())["images"]]
@@ -204,7 +205,7 @@ def test_coco_has_the_frames_of_its_masks_while_the_video_is_there(plain, clip, 
         assert np.abs(np.asarray(Image.open(folder / "frames" / name)).astype(int) - frame).mean() < 3
     moved = copied(plain, tmp_path / "b", source=source | {"sha256": "0"})
     assert convert(moved, "coco").exists() and not (moved / "frames").exists()
-    assert "without frames/" in capsys.readouterr().err
+    assert "without frames/" in caplog.text
 
 
 def test_coco_annotations_are_results_as_well(semantic, capsys):
