@@ -19,8 +19,7 @@ import numpy as np
 from icf_avs.synthetic.catalog import load_catalog
 from icf_avs.synthetic.rendering import render_frame
 from icf_avs.synthetic.scene_sampler import BALANCED, sample_scene
-from icf_avs.synthetic.sounds import SoundBank, resample
-from icf_avs.synthetic.soundtrack import render_tracks
+from icf_avs.synthetic.sounds import SoundBank, render_tracks, resample
 from icf_avs.types import RATE as SCENE_SOUND_RATE
 
 WIDTH, HEIGHT, RATE = 1280, 720, 25

@@ -19,8 +19,7 @@ from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.rendering import load_sprite, render_frame, render_stamp_map, visible_shares
 from icf_avs.synthetic.scene import Scene
 from icf_avs.synthetic.scene_sampler import BALANCED, HARD, TRAIN, sample_scene
-from icf_avs.synthetic.sounds import SoundBank
-from icf_avs.synthetic.soundtrack import render_audio, render_tracks, track_activity
+from icf_avs.synthetic.sounds import SoundBank, render_audio, render_tracks, track_activity
 from icf_avs.types import RATE, Batch, ClipSpec
 
 CLIPS = 40

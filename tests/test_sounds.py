@@ -34,11 +34,11 @@ from icf_avs.synthetic.sounds import (
     SoundBank,
     frame_rms,
     noise,
+    render_audio,
     resample,
     tilt_and_reverb,
     trim_and_normalize,
 )
-from icf_avs.synthetic.soundtrack import render_audio
 from icf_avs.types import RATE
 
 

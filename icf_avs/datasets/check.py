@@ -62,15 +62,6 @@ class SetReport:
             self.problems.append(Problem(category, str(error)))
 
 
-class _Clip(NamedTuple):
-    """One clip: its problems, and what is compared between clips."""
-
-    problems: list[Problem]
-    size: tuple[int, int] | None  # of its frames, (width, height)
-    audio: Path
-    rate: int | None  # of the audio file, Hz
-
-
 def find_sets(root: Path) -> list[Path]:
     """Folders of the sets in `root`: itself, or those in it. Raises UserError if there are none."""
     if not root.is_dir():
@@ -106,10 +97,10 @@ def _check_one(root: Path) -> SetReport:
         report.problems += _listed_twice(root, records)
         classes = len(names) + 1 if names else CLASSES
         clips = list(in_threads(lambda record: _check_clip(record, classes), records, f"checking {root.name}"))
-        report.problems += [problem for clip in clips for problem in clip.problems]
+        report.problems += [problem for problems, _, _ in clips for problem in problems]
         report.notes += _notes(report, records, names)
         if report.layout in OFFICIAL:
-            _compare(clips, report)
+            _compare(report, records, [size for _, size, _ in clips], [rate for *_, rate in clips])
     heads = {f"{root / 'masks'}{os.sep}": "masks", f"{root / NAMES}:": "class names"}  # of a custom set
     lines = {line: category for category, line in report.problems}  # a missing folder is missed by all of its clips
     report.problems = [
@@ -145,8 +136,11 @@ def _notes(report: SetReport, records: list[ClipRecord], names: tuple[str, ...])
         yield f"{counted(len(unknown), 'name')} of metadata.csv missing in label2idx.json: {some}"
 
 
-def _check_clip(record: ClipRecord, classes: int) -> _Clip:
-    """Open every file of a clip, frames and masks to the last pixel. classes: of the set, with background."""
+def _check_clip(record: ClipRecord, classes: int) -> tuple[list[Problem], tuple[int, int] | None, int | None]:
+    """Open every file of a clip, frames and masks to the last pixel. classes: of the set, with background.
+
+    Its problems, the size of its frames (width, height), and the rate of its audio file, Hz.
+    """
     report, sizes = SetReport(record.frame_paths[0].parent), {}
     for path in record.frame_paths:
         with report.noting("frames"):
@@ -171,7 +165,7 @@ def _check_clip(record: ClipRecord, classes: int) -> _Clip:
     rate = None
     with report.noting("audio"):
         rate = _check_audio(record)
-    return _Clip(report.problems, size, record.audio_path, rate)
+    return report.problems, size, rate
 
 
 def _check_audio(record: ClipRecord) -> int | None:
@@ -197,20 +191,20 @@ def _check_audio(record: ClipRecord) -> int | None:
     return rate
 
 
-def _compare(clips: list[_Clip], report: SetReport) -> None:
+def _compare(report: SetReport, records: list[ClipRecord], sizes: list, rates: list[int | None]) -> None:
     """What no clip of a public set shows alone: mixed sample rates, frames of another size than the reference's."""
-    rates = Counter(clip.rate for clip in clips if clip.rate)
-    if len(rates) > 1 and report.layout != "AVSS":  # the other two are of 16 kHz throughout: not the released file
-        usual = rates.most_common(1)[0][0]
+    counts = Counter(rate for rate in rates if rate)
+    if len(counts) > 1 and report.layout != "AVSS":  # the other two are of 16 kHz throughout: not the released file
+        usual = counts.most_common(1)[0][0]
         report.problems += [
-            Problem("audio", f"{clip.audio}: is of {clip.rate} Hz, most are of {usual} Hz; unpack the set again")
-            for clip in clips
-            if clip.rate not in (None, usual)
+            Problem("audio", f"{record.audio_path}: is of {rate} Hz, most are of {usual} Hz; unpack the set again")
+            for record, rate in zip(records, rates, strict=True)
+            if rate not in (None, usual)
         ]
-    elif set(rates) - {RATE}:
-        text = ", ".join(f"{count} of {rate} Hz" for rate, count in rates.most_common())
+    elif set(counts) - {RATE}:
+        text = ", ".join(f"{count} of {rate} Hz" for rate, count in counts.most_common())
         report.notes.append(f"sample rates: {text}; the audio is resampled to 16 kHz when it is read")
-    other = sum(clip.size not in (None, (SIZE, SIZE)) for clip in clips)
+    other = sum(size not in (None, (SIZE, SIZE)) for size in sizes)
     if other and report.layout != "AVSS":
         text = f"{counted(other, 'clip')} with frames that are not {SIZE}x{SIZE}"
         report.notes.append(f"{text}; these are squashed unless asked otherwise")

@@ -32,11 +32,8 @@ def list_photographs() -> tuple[str, ...]:
     if mate := asset_packages.find(asset_packages.MATE):
         found += [f"mate:nature/{path.name}" for path in (mate / "nature").glob("*.jpg")]
     if not found:
-        warnings.warn(
-            "no background photographs here (Debian packages gcompris-qt-data and mate-backgrounds): "
-            "scenes get generated backgrounds, which are easier",
-            stacklevel=2,
-        )
+        missing = "no background photographs here (Debian packages gcompris-qt-data and mate-backgrounds): "
+        warnings.warn(f"{missing}scenes get generated backgrounds, which are easier", stacklevel=2)
     return tuple(sorted(found))
 
 

@@ -14,12 +14,11 @@ from icf_avs.media.audio_windows import clip_windows
 from icf_avs.synthetic.audio_augment import PLAIN, AudioAugmentConfig
 from icf_avs.synthetic.rendering import render_frame
 from icf_avs.synthetic.scene import Scene
-from icf_avs.synthetic.soundtrack import render_audio, render_tracks, track_activity
+from icf_avs.synthetic.sounds import SoundBank, render_audio, render_tracks, track_activity
 from icf_avs.types import MAP_STRIDE, MASK_STRIDE, Batch, ClipSpec
 
 if TYPE_CHECKING:
     from icf_avs.synthetic.scene_features import SceneFeatures
-    from icf_avs.synthetic.sounds import SoundBank
 
 
 @dataclass(frozen=True)

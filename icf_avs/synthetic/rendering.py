@@ -53,20 +53,17 @@ def load_sprite(path: Path) -> Sprite:
     if box is None:
         raise UserError(f"the stamp {path} is wholly transparent")
     image = image.crop(box).convert("RGBa")  # resizing must not mix in the colour of transparent pixels
-    ratio = min(1.0, _LONGEST / max(image.size))
-    if ratio < 1:
+    if (ratio := _LONGEST / max(image.size)) < 1:
         size = tuple(max(1, round(side * ratio)) for side in image.size)
         image = image.resize(size, Image.Resampling.LANCZOS)
     width, height = image.size
-    area = int(np.count_nonzero(np.asarray(image)[..., 3] > 127))
-    levels = []
+    area, levels = int(np.count_nonzero(np.asarray(image)[..., 3] > 127)), []
     while True:
         padded = np.pad(np.asarray(image), ((BORDER, BORDER), (BORDER, BORDER), (0, 0)))
-        levels.append(Image.frombytes("RGBX", (padded.shape[1], padded.shape[0]), padded.tobytes()))
+        levels.append(Image.frombytes("RGBX", padded.shape[1::-1], padded.tobytes()))
         if min(image.size) < 16:
-            break
+            return Sprite(tuple(levels), width, height, area)
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    return Sprite(tuple(levels), width, height, area)
 
 
 Patch = tuple[int, tuple[slice, slice], np.ndarray]  # number of the stamp, window in the image, pixels uint8 [h, w, 4]
@@ -102,9 +99,9 @@ def _patches(scene: Scene, time_s: float, size: tuple[int, int]) -> list[Patch]:
         half_y = 0.5 * unit * (abs(sine) * sprite.width + abs(cosine) * sprite.height)
         blur = stamp.feather * min(scale_x, scale_y) / 224
         margin = 1 + math.ceil(2 * blur)
-        left, right = math.floor((x - half_x) * scale_x) - margin, math.ceil((x + half_x) * scale_x) + margin
-        top, bottom = math.floor((y - half_y) * scale_y) - margin, math.ceil((y + half_y) * scale_y) + margin
-        left, right, top, bottom = max(left, 0), min(right, width), max(top, 0), min(bottom, height)
+        left, top = (max(math.floor(low) - margin, 0) for low in ((x - half_x) * scale_x, (y - half_y) * scale_y))
+        right = min(math.ceil((x + half_x) * scale_x) + margin, width)
+        bottom = min(math.ceil((y + half_y) * scale_y) + margin, height)
         if left >= right or top >= bottom:
             continue
         shrink = 1 / (unit * max(scale_x, scale_y))  # level-0 pixels in a pixel of the image
@@ -120,9 +117,8 @@ def _patches(scene: Scene, time_s: float, size: tuple[int, int]) -> list[Patch]:
         column.append((cosine * from_y - sine * from_x) * step_y + source.height / 2)
         if stamp.flip:
             row = [-row[0], -row[1], source.width - row[2]]
-        patch = source.transform(
-            (right - left, bottom - top), Image.Transform.AFFINE, row + column, Image.Resampling.BILINEAR
-        )
+        shape = right - left, bottom - top
+        patch = source.transform(shape, Image.Transform.AFFINE, row + column, Image.Resampling.BILINEAR)
         if blur > 0.3:
             patch = patch.filter(ImageFilter.GaussianBlur(blur))
         patches.append((number, (slice(top, bottom), slice(left, right)), np.asarray(patch)))

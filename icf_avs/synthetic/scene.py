@@ -1,4 +1,4 @@
-"""A composed scene: a small picklable description that rendering.py and soundtrack.py turn into images and sound."""
+"""A composed scene: a small picklable description that rendering.py and sounds.py turn into images and sound."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ class PlacedStamp:
     x: float
     y: float
     size: float  # square root of the area of its box
-    angle: float
-    flip: bool
-    drift_x: float
-    drift_y: float
-    growth: float
-    spin: float
-    sway: float
-    sway_frequency: float
-    sway_phase: float
-    gains: tuple[float, float, float]
-    offset: float
-    feather: float  # pixels of blur at 224
+    angle: float = 0.0
+    flip: bool = False
+    drift_x: float = 0.0
+    drift_y: float = 0.0
+    growth: float = 0.0
+    spin: float = 0.0
+    sway: float = 0.0
+    sway_frequency: float = 0.0
+    sway_phase: float = 0.0
+    gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    offset: float = 0.0
+    feather: float = 0.0  # pixels of blur at 224
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,14 @@ class Scene:
     seconds: int
     aspect: float
     background: str
-    zoom: float
-    pan_x: float
-    pan_y: float
-    pan_speed_x: float
-    pan_speed_y: float
-    gains: tuple[float, float, float]
-    offset: float
-    jpeg_quality: int  # 0: none
+    zoom: float = 1.0
+    pan_x: float = 0.0
+    pan_y: float = 0.0
+    pan_speed_x: float = 0.0
+    pan_speed_y: float = 0.0
+    gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    offset: float = 0.0
+    jpeg_quality: int = 0  # 0: none
     stamps: tuple[PlacedStamp, ...] = ()
     object_of: tuple[int, ...] = ()
     objects: tuple[NamedObject, ...] = ()

@@ -100,7 +100,7 @@ def _example(
     """A window of a clip of these classes around one of its seconds, in which all of them sound, or none.
 
     In the other seconds each sounds by chance, or throughout where there are no pauses. A class that does not sound
-    now sounds just before or after. Colour, noise and levels are as in soundtrack.render_tracks.
+    now sounds just before or after. Colour, noise and levels are as in sounds.render_tracks.
     """
     moment = int(rng.integers(SECONDS))
     levels = -rng.uniform(0, 9, len(class_names))
