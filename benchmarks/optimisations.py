@@ -6,9 +6,11 @@ Encoders and layers run on one thread, as `icf segment` has them; a training ste
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import numpy as np
@@ -21,7 +23,7 @@ from benchmarks.processes import finished
 from benchmarks.table import Row
 from benchmarks.training import CLIPS, TURNS, one_step
 from benchmarks.turns import Machine, row, seconds
-from benchmarks.videos import HEIGHT, RATE, SOUND_RATE, WIDTH, pattern
+from benchmarks.videos import HEIGHT, RATE, SOUND_RATE, WIDTH, pattern, pattern_loop, write_video
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.onednn_layers import pointwise
 from icf_avs.encoders.vggish import VGGish
@@ -46,9 +48,14 @@ def optimisations(
                 yield row(name, *seconds(one, ours, theirs), otherwise, one, unit)
     finally:
         machine.pin()
-    for name, otherwise, unit, ours, theirs in (_sound(30 * seconds_of_video), _overlay(seconds_of_video), _features()):
+    for name, otherwise, unit, ours, theirs in (
+        *_sound(30 * seconds_of_video),
+        _overlay(seconds_of_video),
+        _features(),
+    ):
         yield row(name, *seconds(machine, ours, theirs), otherwise, machine, unit)
     yield _run_lengths(machine)
+    yield _decoded_once(machine, 5 * seconds_of_video)
     yield _kept_memory(machine)
 
 
@@ -104,19 +111,34 @@ def _plain_linears(network: nn.Module) -> nn.Module:
     return network
 
 
-def _sound(length: int) -> tuple[str, str, str, Way, Way]:
+def _sound(length: int) -> Iterator[tuple[str, str, str, Way, Way]]:
     noise = np.random.default_rng(0).normal(0, 0.1, (1, length * SOUND_RATE)).astype(np.float32)
 
-    def written(options: dict[str, str]) -> None:
-        with av.open(io.BytesIO(), "w", format="mp4") as container:
+    def encoded(options: dict[str, str]) -> io.BytesIO:
+        file = io.BytesIO()
+        with av.open(file, "w", format="mp4") as container:
             stream = container.add_stream("aac", rate=SOUND_RATE, layout="mono", options=options)
             for second in np.split(noise, length, axis=1):
                 frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(second), "fltp", "mono")
                 frame.sample_rate = SOUND_RATE
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
+        return file
 
-    return "aac-faster-search", "the usual search", f"s/{length} s of sound", lambda: written(_AAC), lambda: written({})
+    source = encoded({})
+
+    def copied() -> None:
+        source.seek(0)
+        with av.open(source) as given, av.open(io.BytesIO(), "w", format="mp4") as container:
+            stream = container.add_stream_from_template(given.streams.audio[0])
+            for packet in given.demux(audio=0):
+                if packet.size:
+                    packet.stream = stream
+                    container.mux(packet)
+
+    unit = f"s/{length} s of sound"
+    yield "aac-faster-search", "the usual search", unit, lambda: encoded(_AAC), lambda: encoded({})
+    yield "aac-copied", "encoded", unit, copied, lambda: encoded(_AAC)
 
 
 def _overlay(length: int) -> tuple[str, str, str, Way, Way]:
@@ -152,6 +174,20 @@ def _run_lengths(machine: Machine) -> Row:
     mask = (rows - HEIGHT / 2) ** 2 + (columns - WIDTH / 2) ** 2 < (HEIGHT / 4) ** 2
     size = len(encode(mask)["counts"]) / 1e6
     return row("mask-as-run-lengths", [size], [mask.nbytes / 1e6], "bool array", machine, "MB/mask of 720p")
+
+
+def _decoded_once(machine: Machine, length: int) -> Row:
+    """`icf segment`, and the same where model and overlay each decode the video, as they do at 4K."""
+    code = "import sys; from icf_avs.media import frame_tee; from icf_avs.__main__ import main; "
+    with tempfile.TemporaryDirectory() as folder:
+        video = write_video(pattern_loop(Path(folder, "loop.mp4"), seconds=length), Path(folder, "video.mp4"), length)
+        words = "segment", str(video), "--out", folder, "--checkpoint", "stamps"
+
+        def spent(most: str) -> float:
+            return finished(machine, "-c", f"{code}{most}sys.exit(main({words}))").cpu / length
+
+        turns = [[spent(most) for most in ("", "frame_tee._MOST = 0; ")] for _ in range(TURNS)]
+    return row("video-decoded-once", *zip(*turns, strict=True), "twice", machine, "CPU s/s of video")
 
 
 def _kept_memory(machine: Machine) -> Row:

@@ -147,7 +147,7 @@ def test_optimisations_at_a_tiny_size(monkeypatch):
     threads = torch.get_num_threads()
     found = named(optimisations.optimisations(ONCE, SMALL, seconds_of_video=1, side=64))
     torch.set_num_threads(threads)
-    assert len(found) == 13
+    assert len(found) == 15
     assert float(found["mask-as-run-lengths", "bool array"].ratio) > 100
 
 
