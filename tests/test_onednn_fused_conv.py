@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,3 +113,22 @@ def test_forgotten_with_its_layer() -> None:
     assert (layer in onednn_layers._cached) == CAPABLE
     del layer
     assert len(onednn_layers._cached) == before - CAPABLE
+
+
+@pytest.mark.full
+def test_without_the_operators_the_encoder_gives_the_same(tmp_path: Path) -> None:
+    """On a processor without AVX2, and where PyTorch lacks its operators: the public steps."""
+    code = (
+        "import sys, torch; from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0; "
+        "frames = torch.arange(64 * 64 * 3).remainder(251).view(1, 64, 64, 3).byte(); "
+        "torch.save([torch.backends.cpu.get_cpu_capability(), *load_efficientnet_lite0()(frames)], sys.argv[1])"
+    )
+    found = []
+    for name, options in (("with", {}), ("without", {"ATEN_CPU_CAPABILITY": "default"})):
+        path = tmp_path / name
+        subprocess.run([sys.executable, "-c", code, path], env={**os.environ, **options}, check=True)
+        found.append(torch.load(path, weights_only=True))
+    (_, *mine), (capability, *plain) = found
+    assert capability == "DEFAULT"
+    for level, other in zip(mine, plain, strict=True):
+        torch.testing.assert_close(level, other, atol=1e-3, rtol=1e-3)

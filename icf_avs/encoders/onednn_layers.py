@@ -87,6 +87,7 @@ class PointConv(nn.Conv2d):
         return pointwise(x, self.weight, self.bias)
 
 
+_PRIVATE = "_convolution_pointwise", "_reorder_convolution_weight"  # operators of PyTorch that it does not document
 _MOST = 2  # kernels that are cached of a layer, the last used ones: each takes the memory of the weights once more
 
 
@@ -151,7 +152,7 @@ def _available() -> bool:
     return (
         torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and all(hasattr(torch.ops.mkldnn, name) for name in _PRIVATE)
     )
 
 
