@@ -94,11 +94,9 @@ class Canary:
 
 
 SPOILT = [
-    ("Single-source", "masks", r"0 and 255, got \[7\]", lambda r: (
-        grey(find(r, "gt_masks/*/*/*/*.png"), 7))),
+    ("Single-source", "masks", r"0 and 255, got \[7\]", lambda r: grey(find(r, "gt_masks/*/*/*/*.png"), 7)),
     ("Multi-sources", "masks", "with 0 and 255, got .*128", lambda r: grey(find(r, "gt_masks/*/*/*.png"), 128)),
-    ("AVSS", "masks", "class ids 0..70, got .*71", lambda r: (
-        grey(find(r, "labels_semantic/0.png"), 71, (144, 256)))),
+    ("AVSS", "masks", "class ids 0..70, got .*71", lambda r: grey(find(r, "labels_semantic/0.png"), 71, (144, 256))),
     ("Single-source", "masks", "is 100x100", lambda r: grey(find(r, "gt_masks/*/*/*/*.png"), 0, (100, 100))),
     ("Multi-sources", "frames", "is 50x60", lambda r: grey(find(r, "*.mp4_3.png"), 0, (60, 50))),
     ("AVSS", "masks", "is 256x256", lambda r: grey(find(r, "labels_semantic/0.png"), 0, (256, 256))),
@@ -112,16 +110,12 @@ SPOILT = [
     ("Single-source", "masks", "cannot read the image", lambda r: find(r, "*_2.png").write_bytes(b"\x89PNG")),
     ("AVSS", "frames", "truncated", lambda r: (
         find(r, "frames/0.jpg").write_bytes(find(r, "frames/0.jpg").read_bytes()[:1500]))),
-    ("Single-source", "frames", "_3.png is missing", lambda r: (
-        find(r, "visual_frames/*/*/*/*_3.png").unlink())),
-    ("AVSS", "frames", "5.jpg: does not belong", lambda r: (
-        grey(find(r, "v1m/*/frames") / "5.jpg", 0))),
-    ("AVSS", "masks", "9.png is missing", lambda r: (
-        find(r, "v2/*/labels_semantic/9.png").unlink())),
+    ("Single-source", "frames", "_3.png is missing", lambda r: find(r, "visual_frames/*/*/*/*_3.png").unlink()),
+    ("AVSS", "frames", "5.jpg: does not belong", lambda r: grey(find(r, "v1m/*/frames") / "5.jpg", 0)),
+    ("AVSS", "masks", "9.png is missing", lambda r: find(r, "v2/*/labels_semantic/9.png").unlink()),
     ("Multi-sources", "masks", "_5.png is missing", lambda r: [
         find(r, f"gt_masks/*/*/*_{k}.png").unlink() for k in (3, 4, 5)]),
-    ("Multi-sources", "masks", "gt_masks/test is missing", lambda r: (
-        find(r, "gt_masks/test").rename(r / "gone"))),
+    ("Multi-sources", "masks", "gt_masks/test is missing", lambda r: find(r, "gt_masks/test").rename(r / "gone")),
     ("Single-source", "frames", "visual_frames/val is missing", lambda r: (
         find(r, "visual_frames/val").rename(r / "gone"))),
     ("Single-source", "table", "lacks the column category", lambda r: rename(r, "category")),

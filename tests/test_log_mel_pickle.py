@@ -56,10 +56,6 @@ def test_missing_windows_repeat_the_last(tmp_path: Path) -> None:
     assert read_log_mel(tmp_path / "y.pkl", 2).shape == (2, 96, 64)
 
 
-def canary(path: Path) -> str:
-    return f"touch '{path}'"
-
-
 class Calls:
     """Pickles as a call of `function`."""
 
@@ -73,27 +69,26 @@ class Calls:
 def attacks(mark: Path) -> dict[str, bytes]:
     """Pickles that would make `mark`, each by another way."""
     good = pickle.dumps(released(5))
-    command = f'(S"{canary(mark)}"\n'
-    blob = b"\x80\x02" + f'cposix\nsystem\n(S"{canary(mark)}"\ntR.'.encode()
+    touch = f"touch '{mark}'"
+    command = f'(S"{touch}"\n'.encode()
+    blob = b"\x80\x02cposix\nsystem\n" + command + b"tR."
     inner = pickle.dumps(Calls(torch.storage._load_from_bytes, blob))
-    hooks = pickle.dumps(
-        Calls(torch._utils._rebuild_tensor_v2, None, 0, (1,), (1,), False, Calls(os.system, canary(mark)))
-    )
+    hooks = pickle.dumps(Calls(torch._utils._rebuild_tensor_v2, None, 0, (1,), (1,), False, Calls(os.system, touch)))
     return {
-        "os.system": pickle.dumps(Calls(os.system, canary(mark))),
+        "os.system": pickle.dumps(Calls(os.system, touch)),
         "eval": pickle.dumps(Calls(eval, f"open({str(mark)!r}, 'w')")),
         "exec": pickle.dumps(Calls(exec, f"open({str(mark)!r}, 'w')")),
         "open": pickle.dumps(Calls(open, str(mark), "w")),
-        "subprocess": b"csubprocess\ngetoutput\n" + command.encode() + b"tR.",
-        "getattr": b"cbuiltins\ngetattr\n(cos\nsystem\nS'__call__'\ntR" + command.encode() + b"tR.",
+        "subprocess": b"csubprocess\ngetoutput\n" + command + b"tR.",
+        "getattr": b"cbuiltins\ngetattr\n(cos\nsystem\nS'__call__'\ntR" + command + b"tR.",
         "getattr of a known function": b"cbuiltins\ngetattr\n(ctorch\ntensor\nS'__class__'\ntR.",
-        "the operation INST": command.encode() + b"ios\nsystem\n.",
-        "the operation OBJ": b"(cos\nsystem\n" + command.encode()[1:] + b"o.",
-        "after a good tensor": good[:-1] + b"0" + pickle.dumps(Calls(os.system, canary(mark)), 2)[2:],
-        "before a good tensor": pickle.dumps(Calls(os.system, canary(mark)), 2)[:-1] + b"0" + good,
+        "the operation INST": command + b"ios\nsystem\n.",
+        "the operation OBJ": b"(cos\nsystem\n" + command[1:] + b"o.",
+        "after a good tensor": good[:-1] + b"0" + pickle.dumps(Calls(os.system, touch), 2)[2:],
+        "before a good tensor": pickle.dumps(Calls(os.system, touch), 2)[:-1] + b"0" + good,
         "within the storage": inner,
         "among the hooks": hooks,
-        "partial of system": b"cfunctools\npartial\n(cos\nsystem\n" + command.encode()[1:] + b"tR(tR.",
+        "partial of system": b"cfunctools\npartial\n(cos\nsystem\n" + command[1:] + b"tR(tR.",
         "torch.load": pickle.dumps(Calls(torch.load, str(mark))),
         "codecs": b"c_codecs\nlookup\n(S'x'\ntR.",
         "numpy": pickle.dumps(np.zeros(3)),

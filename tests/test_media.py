@@ -11,7 +11,8 @@ import pytest
 from clip_maker import HEIGHT, RATE, WIDTH, click, make_clip, number_in, picture, tone
 
 from icf_avs.datasets.image_io import open_image, read_mask
-from icf_avs.datasets.video_clip import read_log_mel, read_waveform
+from icf_avs.datasets.log_mel import read_log_mel
+from icf_avs.datasets.video_clip import read_waveform
 from icf_avs.errors import UserError
 from icf_avs.media.audio_windows import AudioWindows
 from icf_avs.media.video_reader import probe, read_frames

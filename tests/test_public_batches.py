@@ -109,12 +109,6 @@ def test_a_clip_without_its_pictures_is_the_same_in_all_else(home, tmp_path) -> 
         dataset.records[0].load(size=None, with_frames=False)
 
 
-def test_log_mel_in_a_batch(home) -> None:
-    batch = collate([*items(home[0] / "Single-source", "train", audio="log_mel")])
-    assert batch.log_mel.shape == (2, 5, 96, 64) and batch.waveforms.shape == (2, 5, 0)
-    assert batch.sound is batch.log_mel
-
-
 def test_a_class_id_without_a_name(tmp_path) -> None:
     fixtures.write_avss(tmp_path, AVSS[-1:])
     with pytest.raises(UserError, match=r"class id 70 is out of range, label2idx\.json names 0 to 3"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from icf_avs.datasets.image_io import CLASSES
@@ -72,15 +73,11 @@ def find_avss_root(root: Path) -> Path | None:
     root = root.absolute()
     if (root / AVSS_TABLE).is_file():
         return root
-    return next((path.parent for path in sorted(root.parent.glob(f"*/{AVSS_TABLE}")) if _is_avss(path)), None)
-
-
-def _is_avss(table: Path) -> bool:
-    try:
-        with table.open(encoding="utf-8-sig") as file:
-            return set(AVSS_COLUMNS) <= set(file.readline().strip().split(","))
-    except (OSError, UnicodeDecodeError):
-        return False
+    for table in sorted(root.parent.glob(f"*/{AVSS_TABLE}")):
+        with suppress(UserError):  # another program's metadata.csv
+            read_table(table, AVSS_COLUMNS)
+            return table.parent
+    return None
 
 
 def avss_classes(root: Path, part: str) -> dict[str, frozenset[str]] | None:
