@@ -17,9 +17,11 @@ def inner_edge(mask: np.ndarray, width: int) -> np.ndarray:
 
     The border of the image is not an edge.
     """
-    inside = np.logical_and.reduce([mask == shifted for shifted in _neighbours(mask)])
+    up, down, left, right = _neighbours(mask)
+    inside = (mask == up) & (mask == down) & (mask == left) & (mask == right)
     for _ in range(width - 1):
-        inside = np.logical_and.reduce([inside, *_neighbours(inside)])
+        up, down, left, right = _neighbours(inside)
+        inside = inside & up & down & left & right
     return (mask != 0) & ~inside
 
 
