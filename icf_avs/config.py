@@ -8,13 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from icf_avs.config_dict import reject_renamed_fields
+from icf_avs.config_dict import check_choices, reject_renamed_fields
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.settings import CDCL, MIT, SC
 from icf_avs.types import ClipSpec
 
 HOSTS = ("tpavi", "avsegformer")  # published networks that the paper puts ICF on (table 3)
 VGGISH_DIM = 128  # of its embedding
+SAMPLE_RATES = {  # Hz, of the waveforms that an audio encoder takes
+    **dict.fromkeys(("log-mel", "vggish"), 16_000), **dict.fromkeys(("efficientat", "efficientat-mn10", "ast"), 32_000)
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ class TrainConfig:
     words: WordDataConfig | None = None
     icf: PlugInConfig | None = None  # of a network that is not guided; None: it is trained by its masks alone
     interventions: InterventionSettings | None = None  # of such a network, beside ICF or without it
-    text_encoder: str = "minilm"  # text encoder that embeds the names of the classes
+    text_encoder: Literal["minilm", "clip"] = "minilm"  # that embeds the names of the classes
     starts_from: str = ""  # what run it goes on from, whose checkpoint has to be named; "": it may begin from nothing
     estimate: str = ""  # expected time and hardware, where nobody has measured it yet
     spec: ClipSpec = field(default_factory=ClipSpec)
@@ -216,6 +219,12 @@ class TrainConfig:
     clip_norm: float = 1.0
     checkpoint_every: int = 250
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        audio, rate = self.model.audio, self.spec.sample_rate
+        if rate != SAMPLE_RATES.get(audio, rate):
+            raise ValueError(f"spec.sample_rate is {rate}; audio encoder {audio} takes {SAMPLE_RATES[audio]}")
 
     def model_config(self, classes: tuple[str, ...]) -> ModelConfig:
         """The model of the run. Raises ValueError for settings that do not go together."""

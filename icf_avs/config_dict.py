@@ -64,6 +64,18 @@ def reject_renamed_fields(of: type[Settings]) -> type[Settings]:
     return of
 
 
+def check_choices(settings: Any) -> None:
+    """Raise ValueError for a word that is none of those of its field."""
+    for name, hint in get_type_hints(type(settings)).items():
+        value, kind = getattr(settings, name), get_args(hint)[0] if get_origin(hint) is tuple else hint
+        known = get_args(kind) if get_origin(kind) is Literal else ()
+        for word in value if isinstance(value, tuple) else (value,):
+            if known and word not in known:
+                raise ValueError(
+                    f"{type(settings).__name__} has no {name.removesuffix('s')} {word}; there are {', '.join(known)}"
+                )
+
+
 def from_dict(of: type[Settings], values: dict[str, Any]) -> Settings:
     """Inverse of `dataclasses.asdict`, after a trip through JSON; what is absent has its default. Raises TypeError or
     ValueError where the values do not fit.
@@ -187,7 +199,9 @@ def _read(text: str, hint: Any) -> Any:
             if wanted in (int, float) and not 0 <= value < 10**18:  # false for NaN as well
                 break
             return value
-    raise ValueError(f"{text[:40]!r}: want {', or '.join(map(_described, kinds))}")
+    known = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    similar = did_you_mean(text, known).rstrip(";")
+    raise ValueError(f"{text[:40]!r}: want {', or '.join(map(_described, kinds))}{similar}")
 
 
 def _described(kind: Any) -> str:

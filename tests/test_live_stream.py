@@ -133,6 +133,17 @@ def test_devices_of_ffmpeg(capsys: pytest.CaptureFixture[str]) -> None:
         "lavfi:sine=duration=3,arealtime",
     ]
     assert main(["live", "--checkpoint", "stamps", *devices]) == 0
-    assert [line[:9] for line in capsys.readouterr().out.splitlines()] == ["0:00-0:01", "0:01-0:02", "0:02-0:03"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:9] for line in lines] == ["0:00-0:01", "0:01-0:02", "0:02-0:03"]
+    for line in lines:
+        assert ("nothing" in line or "not segmented" in line) != bool(re.search(r"  \([\d.]+% of the frame, after", line))
     assert main(["live", "--camera", "v4l2:/dev/none", "--checkpoint", "stamps"]) == 2
     assert "v4l2:/dev/none: cannot be read" in capsys.readouterr().err
+
+
+def test_a_wrong_path_is_said_before_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(icf_avs, "load", lambda *given: pytest.fail("a model is loaded"))
+    assert main(["live", "nowhere.mp4"]) == 2
+    assert capsys.readouterr().err.startswith("icf: error: nowhere.mp4: ")

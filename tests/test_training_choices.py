@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import pytest
 from avsbench_fixtures import write_ms3, write_s4
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from icf_avs.__main__ import main
 from icf_avs.cli import train as cli
+from icf_avs.config import SAMPLE_RATES, TrainConfig
 from icf_avs.config_dict import with_settings
 from icf_avs.encoders import registry
 from icf_avs.errors import UserError
@@ -42,6 +44,9 @@ def test_any_setting_can_be_given_by_its_type() -> None:
         "model.train_visual=1": "want true or false$", "model=3": r"model is a group; set model.dim=\.\.\. and so on$",
         "model.dim=13": "not a multiple of heads", "steps.x=3": "steps is one value",
         "words.images=3": "recipe s4-pvt has no `words`; choose a recipe with that part$",
+        "text_encoder=minilmm": "'minilmm': want one of minilm, clip; did you mean minilm\\?$",
+        "spec.sample_rate=32000": "spec.sample_rate is 32000; audio encoder vggish takes 16000$",
+        "icf.sc.depth=1001": "depth is 1001, a step of a chain of 1000; give 1000 at most$",
     }.items():  # fmt: skip
         with pytest.raises(UserError, match=told):
             with_settings(config, [wrong])
@@ -68,6 +73,29 @@ def test_the_settings_of_the_help_are_those_of_any_recipe(recipe: str) -> None:
                       "stamps-query$", "ifc.cdcl.temperature": "did you mean icf"}.items():  # fmt: skip
         with pytest.raises(UserError, match=said):
             with_settings(config, [f"{key}=0.1"])
+
+
+def test_a_text_encoder_is_one_also_where_no_names_are_embedded() -> None:
+    with pytest.raises(UserError, match=r"'foo': want one of minilm, clip$"):
+        with_settings(RECIPES["s4-pvt-baseline"](), ["text_encoder=foo"])
+    with pytest.raises(ValueError, match="TrainConfig has no text_encoder foo; there are minilm, clip"):
+        TrainConfig("x", text_encoder="foo")
+
+
+def test_rates_and_names_are_those_of_the_encoders() -> None:
+    assert set(SAMPLE_RATES) == set(registry.AUDIO)
+    assert get_args(get_type_hints(TrainConfig)["text_encoder"]) == tuple(registry.TEXT)
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_no_line_is_left_of_a_bar_that_was_not_drawn(quiet: bool) -> None:
+    """Before an error in a file or a pipe."""
+    screen = io.StringIO()
+    with pytest.raises(UserError), progress(RECIPES["own"](), "own", Console(file=screen)) as report:
+        if not quiet:
+            report("train", 1_212, 2_700, {"loss": 1.5})
+        raise UserError("x")
+    assert quiet == (screen.getvalue() == "")
 
 
 def test_choices_are_encoders() -> None:

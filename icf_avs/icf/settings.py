@@ -6,26 +6,14 @@ Where the paper leaves a point open, the default is this project's choice; docs/
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
-from icf_avs.config_dict import reject_renamed_fields
+from icf_avs.config_dict import check_choices, reject_renamed_fields
 
 Granularity = Literal["video", "segment", "frame"]
 Contrast = Literal["vision-audio", "vision-text", "audio-text"]
 Reading = Literal["plug-in", "refined", "text"]
 Strategy = Literal["diffusion", "vqvae", "pair-swap", "audio-swap", "text-revision", "feature-noise"]
-
-
-def _check_choices(settings: Any) -> None:
-    """Raise ValueError for a word that is none of those of its field."""
-    for name, hint in get_type_hints(type(settings)).items():
-        value, kind = getattr(settings, name), get_args(hint)[0] if get_origin(hint) is tuple else hint
-        known = get_args(kind) if get_origin(kind) is Literal else ()
-        for word in value if isinstance(value, tuple) else (value,):
-            if known and word not in known:
-                raise ValueError(
-                    f"{type(settings).__name__} has no {name.removesuffix('s')} {word}; there are {', '.join(known)}"
-                )
 
 
 @dataclass(frozen=True)
@@ -52,7 +40,7 @@ class MIT:
     encode_every: int = 4  # training steps between two passes of the pseudo-words through the text encoders
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        check_choices(self)
         if min(len(self.levels), self.windows, self.prompts, self.pseudo_words, self.chosen, self.encode_every) < 1:
             raise ValueError(f"levels and numbers of MIT must be at least 1: {self}")
 
@@ -83,7 +71,9 @@ class SC:
     lambda_ortho: float = 1.0  # of eq. 11
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        check_choices(self)
+        if self.depth > self.chain:
+            raise ValueError(f"depth is {self.depth}, a step of a chain of {self.chain}; give {self.chain} at most")
 
 
 @dataclass(frozen=True)
@@ -103,4 +93,4 @@ class CDCL:
     other_texts: bool = False  # not from the paper: texts of other clips among the negatives of eq. 17
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        check_choices(self)

@@ -26,13 +26,14 @@ def live_command(
 
     devices: see `captured`, where there is no video. Raises UserError for a source that cannot be read.
     """
+    info = None if video is None else probe(video)  # before the model is loaded
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # the source is decoded by the others
     segmenter = icf_avs.load(checkpoint, device)
     predictor = segmenter.predictor if words is None else segmenter.predictor.with_words(words)
     if words is not None:
         tell_prompts(segmenter.model, words)
     rate = predictor.spec.sample_rate
-    sources = [captured(name, rate) for name in devices] if video is None else [played(probe(video), rate)]
+    sources = [captured(name, rate) for name in devices] if info is None else [played(info, rate)]
     note(f"{segmenter.name}: a mask needs the sound until {segmenter.delay:.1f} s after its frame; Ctrl-C stops")
     began = 0.0
 
@@ -44,4 +45,5 @@ def live_command(
 
     for mask in MaskStream(predictor, arriving(), rate, fps, threshold):
         delay = time.monotonic() - began - mask.picture_time
-        print(f"{next(tag_lines([mask]))}  ({mask.area:.1%} of the frame, after {delay:.2f} s)", flush=True)
+        share = f"{mask.area:.1%} of the frame, " if mask.area else ""
+        print(f"{next(tag_lines([mask]))}  ({share}after {delay:.2f} s)", flush=True)

@@ -81,6 +81,16 @@ def configured(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None
     return config, folder, args.data if config.benchmark else args.stamps, init
 
 
+class ProgressBar(Progress):
+    """Leaves nothing where nothing was drawn; in a file or a pipe, Rich would leave an empty line, as before an error."""
+
+    def stop(self) -> None:
+        if self.console.is_terminal or any(task.visible for task in self.tasks):
+            super().stop()
+        else:
+            self.live.stop()
+
+
 def console_of(device: str) -> Console:
     """Where the run speaks: the standard error of its first process."""
     leads = processes(device).is_main_process
@@ -92,12 +102,12 @@ def progress(config: TrainConfig, recipe: str, console: Console) -> Iterator[Rep
     """Progress bars, one for each stage of a run of a recipe, and the function that moves them."""
     if config == replace(RECIPES[recipe](), seed=config.seed) and config.estimate:  # of no other run than it
         console.print(f"{config.name}: {config.estimate}")
-    with Progress(*COLUMNS, console=console) as bar:
+    with ProgressBar(*COLUMNS, console=console) as bar:
         yield partial(_report, bar, {}, config)
 
 
 def _report(
-    bar: Progress,
+    bar: ProgressBar,
     tasks: dict[str, TaskID],
     config: TrainConfig,
     stage: str,
