@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -97,3 +98,10 @@ def run_document(text: str) -> dict[str, Any]:
         elif block.language == "python" and block.run:
             exec(compile("\n" * (block.line - 1) + block.code, "document", "exec"), names)
     return names
+
+
+def notebook_code(path: Path) -> str:
+    """The code of a notebook, without its `%` commands."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return re.sub(r"^( *)%", r"\1pass  # %", code, flags=re.MULTILINE)

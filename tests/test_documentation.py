@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from avsbench_fixtures import NAMES, write_avss, write_left_third, write_ms3, write_s4
 from clip_maker import make_clip, tone
 from compose_material import write_material
-from documents import ROOT, blocks, commands, read, run_document, understood
+from documents import ROOT, blocks, commands, notebook_code, read, run_document, understood
 from reduced_encoders import use_reduced_encoders
 
 from icf_avs.config import DataConfig, TrainConfig
@@ -177,11 +176,11 @@ def test_every_link_leads_somewhere(name: str):
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["negative_sounds", "guided_network"])
 def test_notebooks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = ROOT / f"notebooks/{name}.py"
-    assert path.read_text(encoding="utf-8").count("\n# %%") >= 5
+    code = notebook_code(ROOT / f"notebooks/{name}.ipynb")
     monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": name}
     with torch.enable_grad():  # a notebook may switch gradients off, for itself
-        names = runpy.run_path(str(path))
+        exec(compile(code, name, "exec"), names)
     pictures = sorted((tmp_path / "notebook_out").glob(f"{name}-*.png"))
     assert len(pictures) >= 2 and names["video" if name == "negative_sounds" else "record"]
     if name == "negative_sounds":

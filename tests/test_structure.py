@@ -9,7 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-from documents import ROOT, blocks, read
+from documents import ROOT, blocks, notebook_code, read
 
 import icf_avs
 
@@ -96,7 +96,8 @@ def missing(code: str) -> list[str]:
 @pytest.mark.parametrize("folder", ["benchmarks", "examples", "notebooks", "research", "tests", "tools"])
 def test_what_programs_import_from_the_package_is_there(folder: str):
     """Programs and tests that no quick run touches do not fall behind a name that changes."""
-    found = {path.name: missing(path.read_text(encoding="utf-8")) for path in (PACKAGE.parent / folder).glob("*.py")}
+    found = {path.name: missing(path.read_text(encoding="utf-8")) for path in (ROOT / folder).glob("*.py")}
+    found |= {path.name: missing(notebook_code(path)) for path in (ROOT / folder).glob("*.ipynb")}
     assert found
     assert not {name: names for name, names in found.items() if names}
 
