@@ -6,7 +6,7 @@ import html
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
@@ -18,7 +18,7 @@ import gradio as gr
 
 from icf_avs.errors import UserError
 from icf_avs.inference.segment import Segmenter
-from icf_avs.inference.word_prompts import LIST
+from icf_avs.inference.word_prompts import LIST, known_words
 from icf_avs.serve.limits import Limits
 from icf_avs.serve.run_inference import AudioMode, PageResult, run_inference
 from icf_avs.serve.timeline import CSS as TIMELINE_CSS
@@ -31,35 +31,29 @@ CSS = (
     + ".caption-label { max-width: 100% !important; white-space: normal !important; font-size: 13px !important; } "
     + "@media (max-width: 640px) { .grid-container { grid-template-columns: repeat(2, 1fr) !important; } }"
 )
-_EXAMPLE_WORDS = ("dog", "siren", "woman; man", "singing, guitar", "car horn", "birds")
 _OTHER_SOUNDS = {"muted": "Muted", "noise": "White noise", "clip": "Another clip's sound"}
 _FAILED = "The page failed at this video. It is not your fault; the log of the server has more."
+_LONGEST_WORDS = 1000  # characters
 
 
-class _Column:
+class _Result:
     """Where one result is shown."""
 
-    def __init__(self, title: str, hint: str, name: str) -> None:
+    def __init__(self, name: str, hint: str) -> None:
         self.hint = hint
-        with gr.Column():
-            gr.Markdown(f"### {title}")
-            self.summary = gr.Markdown(hint, elem_id=f"{name}-summary")
-            self.overlay = gr.Video(
-                label="What sounds is tinted", interactive=False, height=320, buttons=[], elem_id=f"{name}-overlay"
-            )
-            gr.Markdown("How sure the model is of each sound, and how much of the frame is tinted, in percent:")
-            self.words = gr.HTML(elem_id=f"{name}-words")
-            self.pictures = gr.Gallery(
-                label="Second by second", columns=3, height=320, object_fit="contain", interactive=False, buttons=[],
-                elem_id=f"{name}-pictures",
-            )  # fmt: skip
-            with gr.Row():
-                self.masks = gr.DownloadButton("Masks (ZIP of PNG)", interactive=False, elem_id=f"{name}-masks")
-                self.document = gr.DownloadButton("JSON", interactive=False, elem_id=f"{name}-json")
-
-    @property
-    def parts(self) -> list[gr.components.Component]:
-        return [self.summary, self.overlay, self.words, self.pictures, self.masks, self.document]
+        self.summary = gr.Markdown(hint, elem_id=f"{name}-summary")
+        self.overlay = gr.Video(
+            label="What sounds is tinted", interactive=False, height=320, buttons=[], elem_id=f"{name}-overlay"
+        )
+        self.tags = gr.HTML(elem_id=f"{name}-words")
+        self.pictures = gr.Gallery(
+            label="Second by second", columns=3, height="auto", object_fit="contain", interactive=False, buttons=[],
+            elem_id=f"{name}-pictures",
+        )  # fmt: skip
+        with gr.Row():
+            self.masks = gr.DownloadButton("Masks (ZIP of PNG)", interactive=False, elem_id=f"{name}-masks")
+            self.document = gr.DownloadButton("JSON", interactive=False, elem_id=f"{name}-json")
+        self.parts = [self.summary, self.overlay, self.tags, self.pictures, self.masks, self.document]
 
     def shown(self, found: PageResult) -> tuple[Any, ...]:
         """Values of `parts`."""
@@ -70,10 +64,10 @@ class _Column:
             gr.DownloadButton(value=str(found.document), interactive=True),
         )  # fmt: skip
 
-    def emptied(self) -> tuple[Any, ...]:
+    def emptied(self, hint: str = "") -> tuple[Any, ...]:
         """Values of `parts` before there is a result."""
         button = gr.DownloadButton(value=None, interactive=False)
-        return self.hint, None, "", None, button, button
+        return hint or self.hint, None, "", None, button, button
 
 
 def build_page(
@@ -87,19 +81,25 @@ def build_page(
     workers = ThreadPoolExecutor(jobs, thread_name_prefix="segment")
 
     def infer(
-        video: str, heard: AudioMode, other: str | None, settings: tuple[str, float, float], progress: gr.Progress
+        video: str, heard: AudioMode, other: str | None, settings: tuple[Sequence[str], float, float], bar: gr.Progress
     ) -> PageResult:
+        words, fps, threshold = settings
         with suppress(FileNotFoundError):
             upload = Path(video).parent
             used = max(time.time(), upload.stat().st_mtime)  # of the page's own example it is years from now
             os.utime(upload, (used, used))
         with _errors_shown():
+            if len(asked := ", ".join(words)) > _LONGEST_WORDS:
+                raise UserError(f"more than {_LONGEST_WORDS} characters of words; leave some out")
             run = copy_context().run  # where Gradio keeps whose progress it is
-            given = segmenter, Path(video), store, limits, heard, other and Path(other), _bar(progress), *settings
-            return workers.submit(run, run_inference, *given).result()
+            return workers.submit(
+                run, run_inference, segmenter, Path(video), store, limits, heard, other and Path(other),
+                lambda done, total: bar(done / total, desc=f"Segmenting: {done:.0f} of {total:.0f} seconds"),
+                asked, fps, threshold,
+            ).result()  # fmt: skip
 
     def listen(
-        video: str | None, words: str = "", fps: float = 1, threshold: float = 0.5,
+        video: str | None, words: Sequence[str] = (), fps: float = 1, threshold: float = 0.5,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[Any, ...]:  # fmt: skip
         if video is None:
@@ -107,7 +107,7 @@ def build_page(
         return own.shown(infer(video, "own", None, (words, fps, threshold), progress))
 
     def instead(
-        video: str | None, heard: AudioMode | None, other: str | None, words: str = "", fps: float = 1,
+        video: str | None, heard: AudioMode | None, other: str | None, words: Sequence[str] = (), fps: float = 1,
         threshold: float = 0.5, progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[Any, ...]:  # fmt: skip
         if video is None or heard is None or (heard == "clip" and other is None):
@@ -124,63 +124,56 @@ def build_page(
         with gr.Row():
             video = gr.Video(label="Your video, with its sound", sources=["upload"], height=300, elem_id="video")
             with gr.Column():
+                words = gr.Dropdown(
+                    sorted(word for word, tags in known_words().items() if tags), value=[], multiselect=True,
+                    allow_custom_value=True, num_choices_shown=None, elem_id="words",
+                    label="Only these sounds: type or choose (none: all)",
+                    visible=segmenter.model.config.evidence is not None,
+                )  # fmt: skip
+                with gr.Row():
+                    fps = gr.Slider(1, 10, value=1, step=1, label="Masks a second", elem_id="fps")
+                    threshold = gr.Slider(0.05, 0.95, value=0.5, step=0.05, label="Threshold", elem_id="threshold")
+                again = gr.Button("Segment again", elem_id="again")
                 choices = [(label, name) for name, label in _OTHER_SOUNDS.items()]
                 heard = gr.Radio(choices, label="Replace its sound by", elem_id="heard")
                 other = gr.Video(
                     label="The clip whose sound is used", sources=["upload"], height=200, visible=False,
                     elem_id="other",
                 )  # fmt: skip
-        with gr.Row():
-            words = gr.Textbox(
-                "", label="Only these sounds (empty: all)", placeholder="barking, car horn", scale=2, elem_id="words",
-                visible=segmenter.model.config.evidence is not None, max_length=1000,
-            )  # fmt: skip
-            fps = gr.Slider(1, 10, value=1, step=1, label="Masks a second", elem_id="fps")
-            threshold = gr.Slider(0.05, 0.95, value=0.5, step=0.05, label="Threshold (lower: larger masks)")
-            again = gr.Button("Segment again", elem_id="again")
-        clicked = []
         if example is not None:
-            label = f"Example video. {CREDIT}."
-            clicked.append(gr.Examples([[str(example)]], [video], label=label, api_visibility="private"))
-        if words.visible:
-            clicked.append(
-                gr.Examples([[text] for text in _EXAMPLE_WORDS], [words], label="Examples of sounds to ask for",
-                            api_visibility="private")
-            )  # fmt: skip
+            gr.Examples([[str(example)]], [video], label=f"Example video. {CREDIT}.", api_visibility="private")
         with gr.Row():
-            own = _Column("Its own sound", "No video yet.", "own")
-            changed = _Column("Another sound, the same frames", "Choose another sound.", "changed")
+            with gr.Column():
+                gr.Markdown("### Its own sound")
+                own = _Result("own", "No video yet.")
+            with gr.Column():
+                gr.Markdown("### Another sound, the same frames")
+                changed = _Result("changed", "Choose another sound.")
 
         quick = {"queue": False, "api_visibility": "private"}
         work = {"concurrency_id": "segment", "concurrency_limit": jobs}
         settings = [words, fps, threshold]
+        listening = work | {
+            "fn": listen, "inputs": [video, *settings], "outputs": own.parts, "show_progress_on": own.overlay
+        }  # fmt: skip
         compare = work | {
             "fn": instead, "inputs": [video, heard, other, *settings], "outputs": changed.parts,
             "show_progress_on": changed.overlay,
         }  # fmt: skip
-        empty_changed = {"fn": changed.emptied, "outputs": changed.parts, **quick}
-        listening = work | {
-            "fn": listen, "inputs": [video, *settings], "outputs": own.parts, "show_progress_on": own.overlay
-        }  # fmt: skip
-        asked = gr.on([video.upload, words.submit, again.click], own.emptied, None, own.parts, **quick)
-        named = {"api_name": "listen"}, {"api_name": "instead"}
-        for event in (asked, *(examples.load_input_event.then(own.emptied, None, own.parts, **quick)
-                               for examples in clicked)):  # fmt: skip
-            heard_own = event.then(**empty_changed).then(**listening, **named[0])
-            heard_own.success(**compare, **named[1])
-            named = ({"api_visibility": "private"},) * 2
-        video.clear(lambda: own.emptied() + changed.emptied(), None, own.parts + changed.parts, **quick)
+        asked = gr.on(
+            [video.change, again.click],
+            lambda given: (*own.emptied("Segmenting." if given else ""), *changed.emptied()),
+            video, own.parts + changed.parts, **quick,
+        )  # fmt: skip
+        asked.then(**listening, api_name="listen").success(**compare, api_name="instead")
         switched = heard.input(
-            lambda kind: gr.Video(visible=kind == "clip"), heard, other, trigger_mode="multiple", **quick
-        )
-        switched.then(**empty_changed).then(**compare, api_visibility="private")
-        other.upload(**compare, api_visibility="private")
+            lambda kind: (gr.Video(visible=kind == "clip"), *changed.emptied()), heard, [other, *changed.parts],
+            trigger_mode="multiple", **quick,
+        )  # fmt: skip
+        switched.then(**compare, api_visibility="private")
+        other.change(**compare, api_visibility="private")
     page.queue(max_size=64, default_concurrency_limit=jobs, api_open=False)
     return page
-
-
-def _bar(progress: gr.Progress) -> Callable[[float, float], None]:
-    return lambda done, total: progress(done / total, desc=f"Segmenting: {done:.0f} of {total:.0f} seconds")
 
 
 @contextmanager
@@ -189,7 +182,7 @@ def _errors_shown() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        line = str(error).replace(LIST, "the page has examples of words")
+        line = str(error).replace(LIST, "the page lists what can be asked for")
         raise gr.Error(html.escape(line), duration=None, title="Please change", print_exception=False) from None
     except Exception:
         logging.getLogger(__name__).exception("a video could not be segmented")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,9 @@ class RequestFilter(BaseHTTPMiddleware):
     async def _refused(self, request: Request) -> tuple[int, str] | None:
         path = request.scope["path"]  # with its %-escapes resolved, once
         parts = path.split("/")
+        known = path in _ROUTES or path.startswith(_FOLDERS)
         longest = max(len(os.fsencode(part)) for part in parts)
-        if ".." in parts or "\\" in path or "\0" in path or longest > _LONGEST_NAME:
-            return 404, "there is no such page"
-        if not (path in _ROUTES or path.startswith(_FOLDERS)):
+        if not known or ".." in parts or "\\" in path or "\0" in path or longest > _LONGEST_NAME:
             return 404, "there is no such page"
         if path.startswith(_FILE) and not self._is_own(path.removeprefix(_FILE)):
             return 404, "there is no such file"
@@ -82,31 +81,23 @@ class RequestFilter(BaseHTTPMiddleware):
         return None
 
     async def _call_refused(self, request: Request, length: int) -> tuple[int, str] | None:
-        if length <= _LONGEST_CALL:
-            with suppress(ValueError, RecursionError):
-                if all(self._is_own(path) for path in _paths(json.loads(await request.body()))):
-                    return None
-        return 400, "give a file that was uploaded to this page"
+        """Gradio takes any dictionary with a "path" for a file, or for an address that it reads."""
+        paths: list[Any] = []
+        try:
+            text = await request.body() if length <= _LONGEST_CALL else b""
+            json.loads(text, object_pairs_hook=lambda pairs: paths.extend(at for name, at in pairs if name == "path"))
+        except (ValueError, RecursionError):
+            paths.append(None)
+        return None if all(map(self._is_own, paths)) else (400, "give a file that was uploaded to this page")
 
     def _is_own(self, path: Any) -> bool:
         return isinstance(path, str) and os.path.isabs(path) and Path(path).resolve().is_relative_to(self._store)
-
-
-def _paths(value: Any) -> Iterator[Any]:
-    """All values of "path" in a decoded JSON text: Gradio takes any dictionary with one for a file, or an address."""
-    if isinstance(value, dict):
-        yield from (inner for name, inner in value.items() if name == "path")
-    if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _paths(inner)
 
 
 def _size(folder: Path) -> int:
     total = 0
     for parent, _, files in os.walk(folder):
         for name in files:
-            try:
+            with suppress(FileNotFoundError):  # removed meanwhile
                 total += os.lstat(os.path.join(parent, name)).st_size
-            except FileNotFoundError:  # removed meanwhile
-                continue
     return total

@@ -10,13 +10,14 @@ from icf_avs.results import FrameMask
 
 _WORDS = 12  # rows: those that are likeliest at any time, and each that is the likeliest where something is segmented
 CSS = """
-.timeline { overflow-x: auto; }
+.timeline { overflow-x: auto; contain: inline-size; }
 .timeline table { border-collapse: separate; border-spacing: 2px; font-size: 12px; width: auto; border: 0; }
 .timeline td, .timeline th { padding: 2px 3px; min-width: 26px; text-align: center; border: 0; font-weight: normal; }
 .timeline th[scope=row] { text-align: right; white-space: nowrap; position: sticky; left: 0;
   background: var(--body-background-fill); }
 .timeline td { border-radius: 3px; }
 """
+_HEADING = "<p>How sure the model is of each sound, and how much of the frame is tinted, in percent:</p>"
 _TAG_COLOUR, _MASK_COLOUR = "38, 110, 190", "230, 90, 20"  # RGB
 
 
@@ -37,7 +38,7 @@ def timeline(frames: Sequence[FrameMask]) -> str:
         heard = no_word(max(frames, key=lambda frame: frame.area))
         rows.append(f'<tr><th scope=row>tags</th><td colspan="{len(frames)}">{heard}</td></tr>')
     rows.append(_row("tinted", [frame.area for frame in frames], _MASK_COLOUR))
-    return f'<div class="timeline"><table>{"".join(rows)}</table></div>'
+    return f'{_HEADING}<div class="timeline"><table>{"".join(rows)}</table></div>'
 
 
 def _row(name: str, values: Sequence[float], colour: str) -> str:
