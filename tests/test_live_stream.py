@@ -136,7 +136,8 @@ def test_devices_of_ffmpeg(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert [line[:9] for line in lines] == ["0:00-0:01", "0:01-0:02", "0:02-0:03"]
     for line in lines:
-        assert ("nothing" in line or "not segmented" in line) != bool(re.search(r"  \([\d.]+% of the frame, after", line))
+        empty = "nothing" in line or "not segmented" in line
+        assert empty != bool(re.search(r"  \([\d.]+% of the frame, after", line))
     assert main(["live", "--camera", "v4l2:/dev/none", "--checkpoint", "stamps"]) == 2
     assert "v4l2:/dev/none: cannot be read" in capsys.readouterr().err
 

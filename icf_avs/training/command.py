@@ -82,7 +82,7 @@ def configured(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None
 
 
 class ProgressBar(Progress):
-    """Leaves nothing where nothing was drawn; in a file or a pipe, Rich would leave an empty line, as before an error."""
+    """Leaves nothing where nothing was drawn: in a file or a pipe, Rich leaves an empty line, as before an error."""
 
     def stop(self) -> None:
         if self.console.is_terminal or any(task.visible for task in self.tasks):
