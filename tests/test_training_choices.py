@@ -91,7 +91,8 @@ def test_rates_and_names_are_those_of_the_encoders() -> None:
 def test_no_line_is_left_of_a_bar_that_was_not_drawn(quiet: bool) -> None:
     """Before an error in a file or a pipe."""
     screen = io.StringIO()
-    with pytest.raises(UserError), progress(RECIPES["own"](), "own", Console(file=screen)) as report:
+    config = replace(RECIPES["own"](), name="a run")  # that has no estimate
+    with pytest.raises(UserError), progress(config, "own", Console(file=screen)) as report:
         if not quiet:
             report("train", 1_212, 2_700, {"loss": 1.5})
         raise UserError("x")

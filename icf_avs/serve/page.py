@@ -89,7 +89,7 @@ def build_page(
             used = max(time.time(), upload.stat().st_mtime)  # of the page's own example it is years from now
             os.utime(upload, (used, used))
         with _errors_shown():
-            if len(asked := ", ".join(words)) > _LONGEST_WORDS:
+            if len(asked := ", ".join(words or ())) > _LONGEST_WORDS:
                 raise UserError(f"more than {_LONGEST_WORDS} characters of words; leave some out")
             run = copy_context().run  # where Gradio keeps whose progress it is
             return workers.submit(
@@ -151,7 +151,7 @@ def build_page(
                 changed = _Result("changed", "Choose another sound.")
 
         quick = {"queue": False, "api_visibility": "private"}
-        work = {"concurrency_id": "segment", "concurrency_limit": jobs}
+        work = {"concurrency_id": "segment", "concurrency_limit": jobs, "scroll_to_output": True}
         settings = [words, fps, threshold]
         listening = work | {
             "fn": listen, "inputs": [video, *settings], "outputs": own.parts, "show_progress_on": own.overlay
@@ -165,7 +165,9 @@ def build_page(
             lambda given: (*own.emptied("Segmenting." if given else ""), *changed.emptied()),
             video, own.parts + changed.parts, **quick,
         )  # fmt: skip
-        asked.then(**listening, api_name="listen").success(**compare, api_name="instead")
+        heard_own = asked.then(**listening, api_name="listen")
+        heard_own.success(**compare, api_name="instead")
+        heard_own.failure(lambda: "No result.", None, own.summary, **quick)
         switched = heard.input(
             lambda kind: (gr.Video(visible=kind == "clip"), *changed.emptied()), heard, [other, *changed.parts],
             trigger_mode="multiple", **quick,
