@@ -31,7 +31,7 @@ def main() -> None:
         write_scene(video, segmenter.model.spec)
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"] * (os.geteuid() == 0))
         with serving(segmenter, "127.0.0.1", 7899, Limits()) as (address, _):
-            page = browser.new_page(viewport={"width": 1240, "height": 1750})
+            page = browser.new_page(viewport={"width": 1240, "height": 1600})
             page.goto(address)
             page.set_input_files("#video input[type=file]", video)
             page.wait_for_function(_DONE.format("own"))

@@ -6,7 +6,7 @@ import html
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
@@ -31,6 +31,7 @@ CSS = (
     + ".caption-label { max-width: 100% !important; white-space: normal !important; font-size: 13px !important; } "
     + "@media (max-width: 640px) { .grid-container { grid-template-columns: repeat(2, 1fr) !important; } }"
 )
+_EXAMPLE_WORDS = ("dog", "siren", "woman; man", "singing, guitar", "car horn", "birds")
 _OTHER_SOUNDS = {"muted": "Muted", "noise": "White noise", "clip": "Another clip's sound"}
 _FAILED = "The page failed at this video. It is not your fault; the log of the server has more."
 _LONGEST_WORDS = 1000  # characters
@@ -81,7 +82,7 @@ def build_page(
     workers = ThreadPoolExecutor(jobs, thread_name_prefix="segment")
 
     def infer(
-        video: str, heard: AudioMode, other: str | None, settings: tuple[Sequence[str], float, float], bar: gr.Progress
+        video: str, heard: AudioMode, other: str | None, settings: tuple[str, float, float], bar: gr.Progress
     ) -> PageResult:
         words, fps, threshold = settings
         with suppress(FileNotFoundError):
@@ -89,17 +90,17 @@ def build_page(
             used = max(time.time(), upload.stat().st_mtime)  # of the page's own example it is years from now
             os.utime(upload, (used, used))
         with _errors_shown():
-            if len(asked := ", ".join(words or ())) > _LONGEST_WORDS:
+            if len(words) > _LONGEST_WORDS:
                 raise UserError(f"more than {_LONGEST_WORDS} characters of words; leave some out")
             run = copy_context().run  # where Gradio keeps whose progress it is
             return workers.submit(
                 run, run_inference, segmenter, Path(video), store, limits, heard, other and Path(other),
                 lambda done, total: bar(done / total, desc=f"Segmenting: {done:.0f} of {total:.0f} seconds"),
-                asked, fps, threshold,
+                words, fps, threshold,
             ).result()  # fmt: skip
 
     def listen(
-        video: str | None, words: Sequence[str] = (), fps: float = 1, threshold: float = 0.5,
+        video: str | None, words: str = "", fps: float = 1, threshold: float = 0.5,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[Any, ...]:  # fmt: skip
         if video is None:
@@ -107,7 +108,7 @@ def build_page(
         return own.shown(infer(video, "own", None, (words, fps, threshold), progress))
 
     def instead(
-        video: str | None, heard: AudioMode | None, other: str | None, words: Sequence[str] = (), fps: float = 1,
+        video: str | None, heard: AudioMode | None, other: str | None, words: str = "", fps: float = 1,
         threshold: float = 0.5, progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[Any, ...]:  # fmt: skip
         if video is None or heard is None or (heard == "clip" and other is None):
@@ -124,11 +125,9 @@ def build_page(
         with gr.Row():
             video = gr.Video(label="Your video, with its sound", sources=["upload"], height=300, elem_id="video")
             with gr.Column():
-                words = gr.Dropdown(
-                    sorted(word for word, tags in known_words().items() if tags), value=[], multiselect=True,
-                    allow_custom_value=True, num_choices_shown=None, elem_id="words",
-                    label="Only these sounds: type or choose (none: all)",
-                    visible=segmenter.model.config.evidence is not None,
+                words = gr.Textbox(
+                    "", label="Only these sounds (empty: all)", placeholder="barking, car horn", elem_id="words",
+                    visible=segmenter.model.config.evidence is not None, max_length=_LONGEST_WORDS,
                 )  # fmt: skip
                 with gr.Row():
                     fps = gr.Slider(1, 10, value=1, step=1, label="Masks a second", elem_id="fps")
@@ -142,6 +141,11 @@ def build_page(
                 )  # fmt: skip
         if example is not None:
             gr.Examples([[str(example)]], [video], label=f"Example video. {CREDIT}.", api_visibility="private")
+        if words.visible:
+            gr.Examples([[text] for text in _EXAMPLE_WORDS], [words], label="Examples of sounds: choose, segment again",
+                        api_visibility="private")  # fmt: skip
+            with gr.Accordion("All sounds that the model knows", open=False, elem_id="known"):
+                gr.Markdown(", ".join(sorted(word for word, tags in known_words().items() if tags)))
         with gr.Row():
             with gr.Column():
                 gr.Markdown("### Its own sound")
@@ -161,7 +165,7 @@ def build_page(
             "show_progress_on": changed.overlay,
         }  # fmt: skip
         asked = gr.on(
-            [video.change, again.click],
+            [video.change, words.submit, again.click],
             lambda given: (*own.emptied("Segmenting." if given else ""), *changed.emptied()),
             video, own.parts + changed.parts, **quick,
         )  # fmt: skip
