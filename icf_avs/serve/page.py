@@ -142,10 +142,11 @@ def build_page(
         if example is not None:
             gr.Examples([[str(example)]], [video], label=f"Example video. {CREDIT}.", api_visibility="private")
         if words.visible:
-            gr.Examples([[text] for text in _EXAMPLE_WORDS], [words], label="Examples of sounds: choose, segment again",
-                        api_visibility="private")  # fmt: skip
+            label = "Examples of sounds to ask for; then segment again"
+            gr.Examples([[text] for text in _EXAMPLE_WORDS], [words], label=label, api_visibility="private")
             with gr.Accordion("All sounds that the model knows", open=False, elem_id="known"):
-                gr.Markdown(", ".join(sorted(word for word, tags in known_words().items() if tags)))
+                known = sorted(word for word, tags in known_words().items() if tags)
+                gr.Markdown(", ".join(known), max_height=300)
         with gr.Row():
             with gr.Column():
                 gr.Markdown("### Its own sound")
