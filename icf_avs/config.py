@@ -222,9 +222,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        audio, rate = self.model.audio, self.spec.sample_rate
-        if rate != SAMPLE_RATES.get(audio, rate):
-            raise ValueError(f"spec.sample_rate is {rate}; audio encoder {audio} takes {SAMPLE_RATES[audio]}")
 
     def model_config(self, classes: tuple[str, ...]) -> ModelConfig:
         """The model of the run. Raises ValueError for settings that do not go together."""

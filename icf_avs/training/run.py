@@ -23,7 +23,7 @@ import torch
 
 from icf_avs.atomic_io import check_folder, write_text
 from icf_avs.checkpoint.serialization import read_recipe, save_checkpoint
-from icf_avs.config import TrainConfig
+from icf_avs.config import SAMPLE_RATES, TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.evaluation.score_tables import hardware, revision
 from icf_avs.interrupts import Interrupted, Interruption
@@ -122,6 +122,9 @@ def check_start(config: TrainConfig, folder: Path, init: Path | None, resume: bo
     """Raise UserError for what is known to be wrong before any work."""
     check_folder(folder)
     check_processes(config)
+    audio, rate = config.model.audio, config.spec.sample_rate
+    if rate != SAMPLE_RATES.get(audio, rate):
+        raise UserError(f"spec.sample_rate is {rate}; audio encoder {audio} takes {SAMPLE_RATES[audio]}")
     last = folder / "last.pt"
     if resume and not last.exists():
         raise UserError(f"{last}: nothing to resume from; start without --resume")
