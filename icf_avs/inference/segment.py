@@ -74,14 +74,14 @@ def segment_video(
     check_settings(fps, threshold)
     if semantic:
         check_class_head(predictor, checkpoint)
-    info = probe(path, audio_track)
+    info, report = probe(path, audio_track), progress or (lambda done, total: None)
     count = mask_count(info.duration, fps)
     made, missing = _made_with(predictor, checkpoint, threshold, sound), predictor.missing
     if out is None:
         frames = []
         for frame, _ in stream_masks(predictor, info, fps, threshold, semantic, sound):
             frames.append(frame)
-            _report(progress, len(frames), count)
+            report(len(frames), count)
         info.repaired.check_growth(info.path)
         return Segmentation(info, replace(predictor.spec, fps=fps), tuple(frames), None, missing)
 
@@ -117,15 +117,15 @@ def segment_video(
                     indexed(frame.class_ids).save(new / "classes" / f"{frame.index:06d}.png", **_PNG)
                 if preview is not None:
                     tiles.append(frame_tile(frame, preview))
-                _report(progress, len(frames) + writer.drawn, 2 * count)
+                report(len(frames) + writer.drawn, 2 * count)
             contact_sheet(tiles, [frames[index] for index in sorted(shown)]).save(new / "sheet.png")
-            writer.finish(lambda: _report(progress, count + writer.drawn, 2 * count))
+            writer.finish(lambda: report(count + writer.drawn, 2 * count))
         info.repaired.check_growth(info.path)
         spec = replace(predictor.spec, fps=fps)
         content = document(info, spec, checkpoint, frames, video, made)
         text = json.dumps(content, indent=1, ensure_ascii=False)
         (new / "segmentation.json").write_text(text + "\n", encoding="utf-8")
-        _report(progress, 2 * count, 2 * count)
+        report(2 * count, 2 * count)
         folder = put_in_place(new, place)
     return Segmentation(info, spec, tuple(frames), folder, missing)
 
@@ -169,11 +169,6 @@ def check_class_head(predictor: MaskPredictor, name: str) -> None:
             f"{name or 'the model'} was trained without a class head; leave --semantic (semantic=True) out, or give a "
             "checkpoint that was trained with one (ModelConfig semantic=True)"
         )
-
-
-def _report(progress: Callable[[int, int], None] | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress(done, total)
 
 
 class Segmenter:
