@@ -23,13 +23,13 @@ def load(checkpoint: str | None = None, device: str | torch.device = "auto", tag
     """A model ready to segment: a shipped checkpoint by name (default "natural", whose encoders' weights are downloaded
     on first use), a .safetensors file or a folder by path, or "user/name" on the Hugging Face hub. device: "auto" (a
     GPU where there is one), "cpu", "cuda", "cuda:1" or "mps". tagger: audio tagger in place of the checkpoint's own,
-    "efficientat-mn10" or "ast" (encoders/tagger_encoder.py). With huggingface_hub installed it has
-    `save_pretrained(folder)` and `push_to_hub("user/name")` (icf_avs/checkpoint/loaded.py).
+    "efficientat-mn10" or "ast" (encoders/tagger_encoder.py). It has `save_pretrained(folder)` and
+    `push_to_hub("user/name")` (icf_avs/checkpoint/hub.py).
 
     Raises icf_avs.errors.UserError when there is no such checkpoint or device, it does not fit this version, or weights
     that it needs cannot be downloaded.
     """
-    from icf_avs.checkpoint.loaded import LoadedSegmenter
+    from icf_avs.checkpoint.hub import LoadedSegmenter
     from icf_avs.checkpoint.serialization import load_checkpoint
     from icf_avs.checkpoint.source import find_checkpoint
     from icf_avs.console import VERBOSE, note

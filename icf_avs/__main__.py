@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from icf_avs.cli.parser import build_parser
 from icf_avs.console import VERBOSE, set_verbosity, verbosity
 from icf_avs.errors import UserError
-from icf_avs.interrupts import Interrupted
-
-_ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-class _Terminated(KeyboardInterrupt):
-    """A signal asked the process to end: it cleans up as after Ctrl-C."""
+from icf_avs.interrupts import Interrupted, Interruption
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,55 +19,28 @@ def main(argv: list[str] | None = None) -> int:
     args.command_line = sys.argv[1:] if argv is None else argv
     set_verbosity(args.verbosity)
     try:
-        with _ended_cleanly():
+        with Interruption():
             code = args.run(args) or 0
         sys.stdout.flush()  # so that a closed pipe shows here and not while Python shuts down
         return code
     except UserError as error:
         return _complain(error)
-    except Interrupted as stop:  # of a run, which says what is kept
-        print(f"icf: {stop}", file=sys.stderr)
-        return 128 + stop.number
-    except _Terminated as end:
-        print("icf: terminated", file=sys.stderr)
-        return 128 + end.args[0]
-    except KeyboardInterrupt:
-        print("icf: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        told = stop if isinstance(stop, Interrupted) else Interrupted(2)
+        print(f"icf: {told}", file=sys.stderr)  # of a run, what is kept
+        return 128 + told.number
     except BrokenPipeError:  # `icf ... | head`: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _complain(
-                UserError(f"no space left on the disk{_where(error)}; free some, or name another --out or ICF_CACHE")
+                UserError(f"no space left on the disk{where}; free some, or name another --out or ICF_CACHE")
             )
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return _complain(UserError(f"not permitted to write or read{_where(error)}; choose another folder"))
+            return _complain(UserError(f"not permitted to write or read{where}; choose another folder"))
         raise
-
-
-@contextmanager
-def _ended_cleanly() -> Iterator[None]:
-    """Within, a signal to end is an exception, unless it is ignored (`nohup`) or a caller of ours handles it."""
-    is_main = threading.current_thread() is threading.main_thread()
-    handled = [number for number in _ENDS if is_main and signal.getsignal(number) is signal.SIG_DFL]
-    for number in handled:
-        signal.signal(number, _terminate)
-    try:
-        yield
-    finally:
-        for number in handled:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _terminate(number: int, _: object) -> None:
-    signal.signal(number, signal.SIG_IGN)  # once more, it would break off the cleaning up
-    raise _Terminated(number)
-
-
-def _where(error: OSError) -> str:
-    return f" ({error.filename})" if error.filename else ""
 
 
 def _complain(error: UserError) -> int:

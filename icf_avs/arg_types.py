@@ -2,61 +2,42 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 
-
-def count(text: str) -> int:
-    """argparse type: an integer of at least 0."""
-    return _integer(text, 0, 10**18 - 1, "an integer of at least 0")
+_LARGEST = 10**18 - 1
 
 
-def positive(text: str) -> int:
-    """argparse type: an integer of at least 1."""
-    return _integer(text, 1, 10**18 - 1, "an integer of at least 1")
-
-
-def whole(least: int, most: int) -> Callable[[str], int]:
+def whole(least: int, most: int = _LARGEST) -> Callable[[str], int]:
     """An argparse type: an integer from `least` to `most`."""
-    return lambda text: _integer(text, least, most, f"an integer from {least} to {most}")
+    want = f"an integer of at least {least}" if most == _LARGEST else f"an integer from {least} to {most}"
+
+    def integer(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or len(text) > 18 or not least <= int(text) <= most:
+            raise ArgumentTypeError(f"{text[:40]!r}: want {want}")
+        return int(text)
+
+    return integer
 
 
-def _integer(text: str, least: int, most: int, want: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 18 or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r}: want {want}")
-    return int(text)
+def number(want: str, most: float, zero: bool = False) -> Callable[[str], float]:
+    """An argparse type: a number above 0, or from 0 on, to `most`. want: that in words."""
+
+    def within(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not (0 < value <= most or (zero and value == 0)):  # false for NaN as well
+            raise ArgumentTypeError(f"{text!r}: want {want}")
+        return value
+
+    return within
 
 
-def rate(text: str) -> float:
-    """argparse type: masks a second, in (0, 60]."""
-    return _within(text, 60, "masks a second, above 0 and at most 60")
-
-
-def learning_rate(text: str) -> float:
-    """argparse type: a number in (0, 1]."""
-    return _within(text, 1, "a number above 0 and at most 1")
-
-
-def share(text: str) -> float:
-    """argparse type: a number in [0, 1]."""
-    return _within(text, 1, "a number from 0 to 1", zero=True)
-
-
-def positive_number(text: str) -> float:
-    """argparse type: a number above 0, at most 10^6."""
-    return _within(text, 10**6, "a number above 0")
-
-
-def probability(text: str) -> float:
-    """argparse type: a number in (0, 1)."""
-    return _within(text, 1 - 1e-9, "a number above 0 and below 1")
-
-
-def _within(text: str, most: float, want: str, zero: bool = False) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not (0 < value <= most or (zero and value == 0)):  # false for NaN as well
-        raise argparse.ArgumentTypeError(f"{text!r}: want {want}")
-    return value
+count, positive = whole(0), whole(1)
+rate = number("masks a second, above 0 and at most 60", 60)
+learning_rate = number("a number above 0 and at most 1", 1)
+share = number("a number from 0 to 1", 1, zero=True)
+positive_number = number("a number above 0", 10**6)
+probability = number("a number above 0 and below 1", 1 - 1e-9)

@@ -6,8 +6,9 @@ maps [B,T,C,h,w], valid [B,T] -> [B,T,C,h,w]
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from icf_avs.distributed import all_reduce
 
 
 class FrameBatchNorm(nn.BatchNorm3d):
@@ -22,31 +23,12 @@ class FrameBatchNorm(nn.BatchNorm3d):
     def _statistics(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance [C] over all valid positions, which the running ones follow."""
         x = x.to(torch.promote_types(x.dtype, torch.float32)).masked_fill(~valid[:, :, None, None, None], 0)
-        count = over_processes((valid.sum() * x.shape[-2] * x.shape[-1]).to(x.dtype)).clamp(min=1)
-        mean = over_processes(x.sum((0, 1, 3, 4))) / count
+        count = all_reduce((valid.sum() * x.shape[-2] * x.shape[-1]).to(x.dtype)).clamp(min=1)
+        mean = all_reduce(x.sum((0, 1, 3, 4))) / count
         centred = (x - mean[:, None, None]) * valid[:, :, None, None, None]
-        variance = over_processes(centred.square().sum((0, 1, 3, 4))) / count
+        variance = all_reduce(centred.square().sum((0, 1, 3, 4))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
         return mean, variance
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(context: object, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(context: object, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
-def over_processes(x: Tensor) -> Tensor:
-    """The sum of x over all processes, and so its gradient; x itself where there is one process."""
-    return _Sum.apply(x) if dist.is_available() and dist.is_initialized() else x

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from icf_avs.config_dict import check_choices, reject_renamed_fields
+from icf_avs.config_dict import check_choices
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.settings import CDCL, MIT, SC
 from icf_avs.types import ClipSpec
@@ -53,7 +53,6 @@ class ContrastiveConfig:
     temperature: float = 0.2
 
 
-@reject_renamed_fields
 @dataclass(frozen=True)
 class EvidenceConfig:
     """Open vocabulary, searched for by a classifier's classes: how many words of a sound are searched for, how many
@@ -97,9 +96,8 @@ class ModelConfig:
     evidence: EvidenceConfig | None = None  # needs implicit text, and a visual encoder that gives it
 
     def __post_init__(self) -> None:
-        if self.network != "guided" and (
-            self.implicit_text or self.counterfactual or self.contrastive or self.evidence
-        ):
+        parts = (self.implicit_text, self.counterfactual, self.contrastive, self.evidence)
+        if self.network != "guided" and any(parts):
             raise ValueError(f"network {self.network} has no parts of the guided network: set them to None")
         if self.mit and (self.network == "guided" or self.mit.reading == "plug-in"):
             raise ValueError(f"mit is a part of a network that ICF trains, in another reading than {self.mit.reading}")
@@ -131,7 +129,6 @@ class ModelConfig:
         return VGGISH_DIM if self.bare_audio else self.dim
 
 
-@reject_renamed_fields
 @dataclass(frozen=True)
 class DataConfig:
     """Composed training scenes: images are rendered once, their features cached; audio is mixed anew each time."""
@@ -146,7 +143,6 @@ class DataConfig:
     audio_augment: bool = False  # whether training audio varies far beyond the recordings
 
 
-@reject_renamed_fields
 @dataclass(frozen=True)
 class WordDataConfig:
     """Open-vocabulary scenes (synthetic/open_vocab_sampler.py): words and tagger predictions stand for sounds."""
@@ -158,7 +154,6 @@ class WordDataConfig:
     seed: int | None = None  # of the training scenes; None: the run's
 
 
-@reject_renamed_fields
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """A public set to train on. layout: "S4", "MS3", "AVSS" or "own" (docs/OWN_DATA.md), which the folder given with
@@ -182,7 +177,6 @@ class PlugInConfig:
     cdcl: CDCL | None = field(default_factory=CDCL)
 
 
-@reject_renamed_fields
 @dataclass(frozen=True)
 class TrainConfig:
     """One complete run of training: on word scenes (`words`), on a public set (`benchmark`), or else on composed scenes
@@ -202,9 +196,7 @@ class TrainConfig:
     spec: ClipSpec = field(default_factory=ClipSpec)
     audio_pretrain_steps: int = 1_200  # the audio encoder learns to name the sounds
     audio_pretrain_batch: int = 64
-    audio_pretrain_patience: int = (
-        400  # steps without progress after which it ends early (training/optimizer.py); 0: never
-    )
+    audio_pretrain_patience: int = 400  # steps without progress after which it ends (training/optimizer.py); 0: never
     steps: int = 2_600
     batch: int = 32  # frames of a step: so many images, or a fifth as many clips
     clip_share: float = 0.25  # share of the steps that see clips of five frames

@@ -1,5 +1,5 @@
-"""Settings out of dictionaries, as checkpoints and run folders keep them, whichever version wrote them; bounds on the
-numbers, names and types that a file claims, checked before anything is built; and KEY=VALUE of the command line.
+"""Settings out of dictionaries, as checkpoints and run folders keep them; bounds on the numbers, names and types that a
+file claims, checked before anything is built; and KEY=VALUE of the command line.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass, replace
-from functools import wraps
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -32,36 +31,8 @@ LIMITS: dict[str, Callable[[str], Any]] = {
     "sample_rate": whole(16_000, 48_000),
 }  # fmt: skip
 
-# Names that settings had before, by class.
-EARLIER = {
-    "TrainConfig": {
-        "teach_steps": "audio_pretrain_steps", "teach_batch": "audio_pretrain_batch",
-        "teach_patience": "audio_pretrain_patience", "finish": "highres_steps", "finish_size": "highres_size",
-        "finish_clip_share": "highres_clip_share", "text": "text_encoder",
-    },
-    "DataConfig": {
-        "pictures": "images", "finish_pictures": "highres_images", "finish_clips": "highres_clips",
-        "hard": "hard_fraction", "varied": "audio_augment",
-    },
-    "WordDataConfig": {"pictures": "images"},
-    "BenchmarkConfig": {"sound": "audio_source", "accumulate": "grad_accum_steps"},
-    "EvidenceConfig": {"akin": "synonym_threshold", "nameless": "name_dropout", "second": "second_scale"},
-    "SC": {"space": "strategy"},
-}  # fmt: skip
-
-
-def reject_renamed_fields(of: type[Settings]) -> type[Settings]:
-    """A decorator of a settings class: an earlier name of a field is an error that says the new one."""
-    names, init = EARLIER[of.__name__], of.__init__
-
-    @wraps(init)
-    def checked(self: Settings, *args: Any, **values: Any) -> None:
-        for old in names.keys() & values.keys():
-            raise TypeError(f"{of.__name__}: {old} is now called {names[old]}")
-        init(self, *args, **values)
-
-    of.__init__ = checked  # type: ignore[method-assign]
-    return of
+# Names that settings of the shipped checkpoints had when these were made, by class.
+EARLIER = {"EvidenceConfig": {"akin": "synonym_threshold", "nameless": "name_dropout", "second": "second_scale"}}
 
 
 def check_choices(settings: Any) -> None:
@@ -95,15 +66,8 @@ def _value(wanted: Any, value: Any) -> Any:
 
 # Of the numbers in configuration and clip specification. What they cost in tensors is bounded by the file's own
 # shapes (fitted); these bound the rest: modules that are built, and memory of one prediction.
-_MOST = {
-    "dim": 8_192,
-    "pixel_dim": 8_192,
-    "heads": 1_024,
-    "layers": 64,
-    "windows": 64,
-    "frames": 10_000,
-    "image_size": 4_096,
-}
+_MOST = {"dim": 8_192, "pixel_dim": 8_192, "heads": 1_024, "layers": 64, "windows": 64, "frames": 10_000,
+         "image_size": 4_096}  # fmt: skip
 _MOST_ELSE, _MOST_NAMES, _LONGEST_NAME = 1_000_000, 20_000, 1_000
 
 
@@ -117,21 +81,17 @@ def check_settings(settings: Any) -> None:
             types = (int,) if item.type == "int" else (int, float)
             most = _MOST.get(name, _MOST_ELSE)
             if type(value) not in types or not math.isfinite(value) or not 0 <= value <= most:
-                raise ValueError(f"{name} is {_short(value)}; want {item.type} from 0 to {most}")
+                huge = isinstance(value, int) and value.bit_length() > 64
+                said = "a number of more than 64 bits" if huge else repr(value)[:40]
+                raise ValueError(f"{name} is {said}; want {item.type} from 0 to {most}")
         elif item.type in ("bool", "str"):
             if type(value).__name__ != item.type:
-                raise ValueError(f"{name} is {_short(value)}; want {item.type}")
+                raise ValueError(f"{name} is {repr(value)[:40]}; want {item.type}")
         elif isinstance(value, tuple):
             if len(value) > _MOST_NAMES:
                 raise ValueError(f"{len(value)} {name} are more than {_MOST_NAMES}")
             if not all(isinstance(word, str) and len(word) <= _LONGEST_NAME for word in value):
                 raise ValueError(f"{name} are not a list of names")
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, int) and value.bit_length() > 64:
-        return "a number of more than 64 bits"
-    return repr(value)[:40]
 
 
 def with_settings(config: Settings, settings: Iterable[str]) -> Settings:

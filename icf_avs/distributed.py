@@ -7,12 +7,10 @@ every function here returns what it is given; with several, all of them must mak
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.nn import functional as F
 
 
 def processes() -> int:
@@ -63,24 +61,23 @@ def all_gather_clips(rows: Tensor) -> Tensor:
     if processes() == 1:
         return rows
     clips = int(total(torch.tensor(len(rows), device=rows.device)))
-    values = rows.byte() if rows.dtype == torch.bool else rows
-    gathered = _Gather.apply(values, -(-clips // processes()))
-    return gathered.flatten(0, 1)[:clips].to(rows.dtype)
+    whole = rows.new_zeros(clips, *rows.shape[1:], dtype=torch.uint8 if rows.dtype == torch.bool else rows.dtype)
+    whole[local_slice()] = rows
+    return all_reduce(whole).to(rows.dtype)
 
 
-class _Gather(torch.autograd.Function):
-    """rows [b,...] -> [most,P,...], with zeros where a process has fewer than `most`."""
+def all_reduce(values: Tensor) -> Tensor:
+    """Sum over the processes, and so its gradient."""
+    return _Sum.apply(values) if processes() > 1 else values
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        values = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(values)
+        return values
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, most: int) -> Tensor:
-        ctx.clips = len(rows)
-        padded = F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, most - len(rows))).contiguous()
-        gathered = [torch.empty_like(padded) for _ in range(processes())]
-        dist.all_gather(gathered, padded)
-        return torch.stack(gathered, dim=1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient[: ctx.clips, dist.get_rank()], None
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return _Sum.apply(gradient)

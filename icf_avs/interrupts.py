@@ -14,15 +14,16 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 class Interrupted(KeyboardInterrupt):
     """The process was asked to end. number: of the signal; the exit code is 128 + number."""
 
-    def __init__(self, number: int, message: str = "interrupted") -> None:
-        super().__init__(message)
+    def __init__(self, number: int, message: str | None = None) -> None:
+        super().__init__(message or ("interrupted" if number == signal.SIGINT else "terminated"))
         self.number = int(number)
 
 
 class Interruption:
     """A context in which SIGINT, SIGTERM and SIGHUP, as far as they are not ignored (`nohup`), raise Interrupted: at
     once, or inside `deferred` only at its end, while `asked` is the number of the signal. A second Ctrl-C raises at
-    once there, too. Does nothing outside the main thread, where signals cannot be handled.
+    once there, too; another signal a second time would break off the cleaning up, and does nothing. Does nothing
+    outside the main thread, where signals cannot be handled.
     """
 
     def __init__(self) -> None:
@@ -52,9 +53,9 @@ class Interruption:
             raise Interrupted(self.asked)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again = self.asked == number == signal.SIGINT
+        again = self.asked == number
         self.asked = self.asked or number
-        if not self._deferred or again:
+        if (not self._deferred and not again) or (again and number == signal.SIGINT):
             raise Interrupted(number)
 
 

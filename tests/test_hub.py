@@ -17,8 +17,8 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 import icf_avs
-from icf_avs.checkpoint.hub import HubSegmenter
-from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
+from icf_avs.checkpoint.hub import LoadedSegmenter
+from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.config import ModelConfig
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.errors import UserError
@@ -31,14 +31,15 @@ RECIPE = {"command": "icf train tiny", "config": {"seed": 3}, "data": "none", "l
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Saved by the mixin from a model that was never in a file."""
+    """Of a model from a file of another name."""
     torch.manual_seed(0)
     config = ModelConfig(("bell", "cat"), dim=32, pixel_dim=16)
     spec = ClipSpec(frames=2, image_size=64, phase=0.25)
     model = build_model(config, spec, load_efficientnet_lite0(), torch.randn(2, 384))
-    path = tmp_path_factory.mktemp("saved") / "tiny"
-    HubSegmenter(model, "tiny", RECIPE).save_pretrained(path)
-    return path
+    home = tmp_path_factory.mktemp("saved")
+    save_checkpoint(model, home / "own.safetensors", RECIPE)
+    LoadedSegmenter(model, "tiny", home / "own.safetensors").save_pretrained(home / "tiny")
+    return home / "tiny"
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_folder_loads_as_what_was_saved(folder: Path) -> None:
 
 
 def test_save_pretrained_again_keeps_everything(folder: Path, tmp_path: Path) -> None:
-    HubSegmenter.from_pretrained(folder).save_pretrained(tmp_path / "tiny")
+    icf_avs.load(str(folder)).save_pretrained(tmp_path / "tiny")
     for name in ("config.json", "README.md"):
         assert (tmp_path / "tiny" / name).read_text() == (folder / name).read_text()
     before, after = (load_file(home / "model.safetensors") for home in (folder, tmp_path / "tiny"))
@@ -106,9 +107,30 @@ def test_offline(cache: Path) -> None:
 
 
 def test_without_the_library(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "icf_avs.checkpoint.hub", raising=False)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "pip install 'icf-avs[hub]'" in line("user/tiny-avs")
+    with pytest.raises(UserError, match=r"pip install 'icf-avs\[hub\]'"):
+        icf_avs.load("stamps").push_to_hub("user/tiny-avs")
+
+
+def test_a_model_is_uploaded(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: dict[str, object] = {}
+
+    class Api:
+        def __init__(self, token: str | None) -> None:
+            sent["token"] = token
+
+        def create_repo(self, name: str, **options: object) -> str:
+            return f"https://huggingface.co/{name}"
+
+        def upload_folder(self, repo_id: str, folder_path: str) -> None:
+            sent[repo_id] = {path.name: path.read_text(errors="replace") for path in Path(folder_path).iterdir()}
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    address = icf_avs.load(str(folder)).push_to_hub("user/tiny-avs", token="t")
+    assert address == "https://huggingface.co/user/tiny-avs" and sent["token"] == "t"
+    assert sent["user/tiny-avs"].pop("model.safetensors")
+    assert sent["user/tiny-avs"] == {name: (folder / name).read_text() for name in ("README.md", "config.json")}
 
 
 def test_a_folder_without_our_file(tmp_path: Path) -> None:

@@ -176,6 +176,6 @@ def test_a_bar_keeps_its_numbers(width: int, terms: int, terminal: bool) -> None
 def test_the_next_step_scores_the_set_itself(name: str, tmp_path: Path) -> None:
     write_s4(tmp_path / name, [("clip-000000", 3, "dog", "test")])
     config = SimpleNamespace(benchmark=object())
-    [words] = scoring(Path("a.safetensors"), config, tmp_path / name, tmp_path)
+    words = scoring(Path("a.safetensors"), config, tmp_path / name)
     root, sets, is_stamps = choose_sets(Path(words[words.index("--data") + 1]), None)
     assert (root, list(sets), is_stamps) == (tmp_path / name, ["s4"], False)

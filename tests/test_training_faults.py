@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import random
 import sys
 from dataclasses import replace
@@ -67,19 +68,26 @@ def test_killed_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert kill_training.differences(tmp_path / "killed", tmp_path / "unbroken") == []
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-@pytest.mark.parametrize("file", [".last.pt.partial", "samples/.partial"])
-def test_a_full_disk(file: str, prepared: None, straight: Path, tmp_path: Path) -> None:
-    """What is written goes to a device without room."""
+@pytest.mark.parametrize("file", ["last.pt", "000008.png"])
+def test_a_full_disk(
+    file: str, prepared: None, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no room for a file when it is to take its place."""
     broken_off(tmp_path, OFTEN, 7)
-    kept = (tmp_path / "last.pt").read_bytes()
-    (tmp_path / file).symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"No space left.*make room") as raised:
-        train(OFTEN, tmp_path, resume=True)
+    kept, replace_file = (tmp_path / "last.pt").read_bytes(), os.replace
+
+    def full(new: Path, path: Path) -> None:
+        if Path(path).name == file:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        replace_file(new, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(UserError, match=r"No space left.*make room") as raised:
+            train(OFTEN, tmp_path, resume=True)
     assert "\n" not in str(raised.value)
     assert (tmp_path / "last.pt").read_bytes() == kept
-    (tmp_path / file).unlink(missing_ok=True)  # now there is room
-    assert not any(path.name.endswith(".partial") for path in tmp_path.iterdir())
+    assert not any(path.name.startswith(".") for path in [*tmp_path.iterdir(), *(tmp_path / "samples").iterdir()])
     assert ends_well(tmp_path, straight)
 
 

@@ -46,9 +46,8 @@ class Format:
 
 def graphs_of(model: SegmentationModel) -> tuple[ExportGraph, ...]:
     """What is exported of a model: one graph, or two where it has a tagger."""
-    if model.config.audio in NEEDS_VOCABULARY:
-        return TagGraph(model), TaggedMaskGraph(model)
-    return (WaveformGraph(model),)
+    kinds = (TagGraph, TaggedMaskGraph) if model.config.audio in NEEDS_VOCABULARY else (WaveformGraph,)
+    return tuple(kind(model) for kind in kinds)
 
 
 def trace(graph: ExportGraph) -> ExportedProgram:
@@ -77,10 +76,12 @@ def _run_onnx(path: Path, graph: ExportGraph) -> Runner:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda *inputs: tuple(
-        torch.from_numpy(output)
-        for output in session.run(None, {name: x.numpy() for name, x in zip(graph.inputs, inputs, strict=True)})
-    )
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        named = {name: x.numpy() for name, x in zip(graph.inputs, inputs, strict=True)}
+        return tuple(map(torch.from_numpy, session.run(None, named)))
+
+    return run
 
 
 def _run_torch(path: Path, graph: ExportGraph) -> Runner:

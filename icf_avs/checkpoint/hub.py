@@ -1,8 +1,7 @@
-"""Models on the Hugging Face hub and in folders: `save_pretrained`, `push_to_hub`, and how one is fetched.
+"""What `icf_avs.load` returns: a segmenter that knows its file, and can be saved for the Hugging Face hub.
 
 A folder or repository holds model.safetensors, the checkpoint with all that it needs inside; config.json, its
-configuration, clip specification and recipe for readers; README.md, its card. Nothing is ever unpickled. Needs
-huggingface_hub (`pip install 'icf-avs[hub]'`).
+configuration, clip specification and recipe for readers; README.md, its card. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -10,53 +9,48 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from huggingface_hub import ModelCard, ModelHubMixin
+from tempfile import TemporaryDirectory
 
 from icf_avs.atomic_io import write_text
 from icf_avs.checkpoint.model_card import model_card
-from icf_avs.checkpoint.serialization import FORMAT, load_checkpoint, read_recipe, save_checkpoint
-from icf_avs.checkpoint.source import FILE, download, find_checkpoint
+from icf_avs.checkpoint.serialization import FORMAT, read_recipe, save_checkpoint
+from icf_avs.checkpoint.source import FILE
+from icf_avs.errors import UserError
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.provenance import short_digest
 
 
-class HubSegmenter(Segmenter, ModelHubMixin, library_name="icf-avs"):
-    """A Segmenter with `save_pretrained`, `push_to_hub` and `from_pretrained` of huggingface_hub."""
+class LoadedSegmenter(Segmenter):
+    """path: of the checkpoint. recipe: what it says of its making."""
 
-    def __init__(self, model: SegmentationModel, name: str, recipe: dict[str, Any]) -> None:
+    def __init__(self, model: SegmentationModel, name: str, path: Path) -> None:
         super().__init__(Predictor(model), name)
-        self.recipe = recipe
+        self.path, self.recipe = path, read_recipe(path)
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        save_checkpoint(self.model, save_directory / FILE, self.recipe)
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write checkpoint, description and card, which has the scores in results/*.csv of the current folder."""
+        folder, model = Path(folder), self.model
+        save_checkpoint(model, folder / FILE, self.recipe)
         described = {
-            "library_name": "icf-avs", "format": FORMAT, "model": asdict(self.model.config),
-            "spec": vars(self.model.spec), "recipe": self.recipe,
+            "library_name": "icf-avs", "format": FORMAT, "model": asdict(model.config), "spec": vars(model.spec),
+            "recipe": self.recipe,
         }  # fmt: skip
-        write_text(save_directory / "config.json", json.dumps(described, indent=1) + "\n")
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The card that the mixin saves as README.md, with the scores in results/*.csv of the current folder."""
+        write_text(folder / "config.json", json.dumps(described, indent=1) + "\n")
         use = f'```python\nimport icf_avs\n\nicf_avs.load("user/{self.name}").segment("street.mp4", out="masks")\n```'
-        return ModelCard(
-            model_card(self.name, self.recipe, use, Path("results"), short_digest(self.model.digest or ""))
-        )
+        card = model_card(self.name, self.recipe, use, Path("results"), short_digest(model.digest or ""))
+        write_text(folder / "README.md", card)
 
-    @classmethod
-    def _from_pretrained(
-        cls, *, model_id: str, revision: str | None, cache_dir: str | Path | None, force_download: bool,
-        local_files_only: bool, token: str | bool | None, **_: Any,
-    ) -> HubSegmenter:  # fmt: skip
-        if Path(model_id).is_dir():
-            path, name = find_checkpoint(model_id)
-        else:
-            name = model_id.rpartition("/")[2]
-            path = download(
-                model_id, revision=revision, cache_dir=cache_dir, force_download=force_download,
-                local_files_only=local_files_only, token=token,
-            )  # fmt: skip
-        return cls(load_checkpoint(path), name, read_recipe(path))
+    def push_to_hub(self, name: str, token: str | None = None, private: bool | None = None) -> str:
+        """Upload them as user/name; its address. Raises UserError where huggingface_hub is not installed."""
+        try:
+            from huggingface_hub import HfApi
+        except ModuleNotFoundError as error:
+            raise UserError("this needs huggingface_hub: pip install 'icf-avs[hub]'") from error
+        api = HfApi(token=token)
+        address = api.create_repo(name, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api.upload_folder(repo_id=name, folder_path=folder)
+        return str(address)

@@ -66,11 +66,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
     metadata = _metadata(path)
     try:
         recipe = json.loads(metadata["recipe"])
-        if not isinstance(recipe, dict):
-            raise ValueError("it is not an object")
-        return recipe
-    except (KeyError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged checkpoint (no readable recipe in it); get it again") from error
+        if isinstance(recipe, dict):
+            return recipe
+    except (KeyError, ValueError, RecursionError):
+        pass
+    raise UserError(f"{path}: damaged checkpoint (no readable recipe in it); get it again")
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -81,15 +81,21 @@ def read_config(path: Path) -> ModelConfig:
         check_settings(config)
         return config
     except _UNFIT as error:
-        raise UserError(f"{path}: damaged checkpoint ({str(error).partition(chr(10))[0]}); get it again") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: damaged checkpoint ({str(error).partition(chr(10))[0]}); get it again")
 
 
 def load_checkpoint(path: Path, bare: bool = False, tagger: str | None = None) -> SegmentationModel:
-    """Build the model a checkpoint describes and load its weights; bare: frozen encoders, which it does not hold, are
-    left without theirs, for who only counts; tagger: audio tagger of encoders/tagger_encoder.TAGGERS in place of its.
+    """Build the model a checkpoint describes and load its weights.
 
-    Raises UserError for a missing file, a file that is no checkpoint of ours, another version, or one that is damaged,
-    and for a tagger where it has none or that is unknown.
+    bare    frozen encoders, which it does not hold, are left without theirs, for who only counts
+    tagger  audio tagger of encoders/tagger_encoder.TAGGERS in place of its own
+
+    Raises UserError for a file that is missing, damaged, of another version or no checkpoint of ours, and for a tagger
+    where it has none or that is unknown.
     """
     config, metadata = read_config(path), _metadata(path)
     if tagger is not None:
@@ -116,11 +122,10 @@ def load_checkpoint(path: Path, bare: bool = False, tagger: str | None = None) -
     except MissingWeights as error:
         if path != shipped(DEFAULT):
             raise
-        raise MissingWeights(
-            f"{error}; or take --checkpoint stamps, which needs none but knows composed scenes alone"
-        ) from error
+        advice = "or take --checkpoint stamps, which needs none but knows composed scenes alone"
+        raise MissingWeights(f"{error}; {advice}") from error
     except _UNFIT as error:
-        raise UserError(f"{path}: damaged checkpoint ({str(error).partition(chr(10))[0]}); get it again") from error
+        raise _damaged(path, error) from error
     if missing or unexpected:
         raise UserError(
             f"{path}: its weights do not fit this version of icf-avs "
@@ -136,9 +141,8 @@ def _metadata(path: Path) -> dict[str, str]:
         hint = did_you_mean(str(path), SHIPPED)
         raise UserError(f"{path}: no such checkpoint{hint} give a .safetensors file, or {' or '.join(SHIPPED)}")
     if path.suffix in PICKLES:
-        raise UserError(
-            f"{path}: a pickle can run any code when it is opened, and is refused; give a .safetensors file"
-        )
+        told = "a pickle can run any code when it is opened, and is refused; give a .safetensors file"
+        raise UserError(f"{path}: {told}")
     try:
         check_length(path)
         with safe_open(path, framework="pt") as file:

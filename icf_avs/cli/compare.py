@@ -17,13 +17,11 @@ def _compare(args: argparse.Namespace) -> None:
 def add(commands: argparse._SubParsersAction) -> None:
     """Add this command."""
     part = command(
-        commands,
-        "compare",
-        _compare,
+        commands, "compare", _compare,
         "show training runs beside each other: scores, the settings in which they differ, curves",
         "  icf compare runs/stamps-query runs/stamps-query-interventions\n"
         "  icf compare runs/* --out compare.html     # the table and a plot of every logged term\n\n"
         "A run is a folder of `icf train`, finished or not.",
-    )
+    )  # fmt: skip
     part.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folders of runs")
     part.add_argument("--out", metavar="FILE", type=Path, help="write a page (.html) with table and curves")

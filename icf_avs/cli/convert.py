@@ -23,9 +23,7 @@ def _convert(args: argparse.Namespace) -> None:
 def add(commands: argparse._SubParsersAction) -> None:
     """Add this command."""
     part = command(
-        commands,
-        "convert",
-        _convert,
+        commands, "convert", _convert,
         "write the result of `icf segment` in formats that other tools read",
         "  icf convert masks/street --to coco\n"
         "  icf convert masks/street --to tracks palette srt\n\n"
@@ -35,7 +33,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "  tracks      tracks.json   objects over time: boxes, masks, scores\n"
         "  srt         sounds.srt    subtitles: what sounds when\n\n"
         "tracks and palette need SciPy: pip install 'icf-avs[track]'",
-    )
+    )  # fmt: skip
     part.add_argument("folder", metavar="FOLDER", type=Path, help="what `icf segment` wrote for a video: OUT/NAME")
     part.add_argument(
         "--to", nargs="+", choices=FORMATS, required=True, metavar="FORMAT", help=f"one or more of {', '.join(FORMATS)}"

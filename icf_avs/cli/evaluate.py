@@ -35,9 +35,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 def add(commands: argparse._SubParsersAction) -> None:
     """Add these commands."""
     part = command(
-        commands,
-        "evaluate",
-        _evaluate,
+        commands, "evaluate", _evaluate,
         "score a checkpoint with the true sound, silence, noise and off-screen sounds, and its robustness",
         "  icf evaluate stamps                           # the checkpoint stamps on the default Stamps test sets\n"
         "  icf evaluate runs/stamps/stamps.safetensors --sets ms3 --clips 20\n"
@@ -46,27 +44,28 @@ def add(commands: argparse._SubParsersAction) -> None:
         "  icf evaluate --data AVSBench --threshold 0.4 --batch-size 1      # as GAVS does (docs/PROTOCOLS.md)\n\n"
         "Rows of the same checkpoint (the same file), data, test set and protocol are replaced in the table, all\n"
         "others are kept. Other settings have names of their own there: reference-b1-t0.4, s4-512, s4-native, s4-val.",
-    )
+    )  # fmt: skip
+    option = part.add_argument
     checkpoint(part, "checkpoint")
     device(part)
     test_sets(part)
-    part.add_argument(
+    option(
         "--robustness",
         action="store_true",
         help="score silence, noise, off-screen and shifted sound and blank frames, and say whether the model uses the "
         "audio",
     )
-    part.add_argument(
+    option(
         "--out",
         metavar="CSV",
         type=Path,
         help="table (default: results/stamps.csv; with --data of another origin results/avsbench.csv; with "
         "--robustness results/probe.csv or probe-avsbench.csv)",
     )
-    part.add_argument(
+    option(
         "--threshold", metavar="X", type=probability, default=0.5, help="mask: probability above this (default: 0.5)"
     )
-    part.add_argument(
+    option(
         "--batch-size", metavar="N", type=positive, default=4, help="clips in a batch of the reference F (default: 4)"
     )
     size = part.add_mutually_exclusive_group()

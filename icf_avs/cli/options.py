@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import NoReturn
 
 from icf_avs.arg_types import count, positive
@@ -20,23 +18,14 @@ SETS = ("s4", "ms3", "avss", "cross")
 class Parser(argparse.ArgumentParser):
     """Takes its own usage lines as they are printed: after an option with several choices (`--sets s4 ms3`) what is
     none of these is an argument, which argparse alone would refuse as a wrong choice. An error is one line.
-
-    replaced: options or commands of earlier versions, and what is said of each.
     """
-
-    replaced: Mapping[str, str] = MappingProxyType({})
 
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         words = list(sys.argv[1:] if args is None else args)
-        written = list(takewhile(lambda word: word != "--", words))
+        written = [word for word in words if not word.startswith("-")]
         groups = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
-        if groups:
-            written = [word for word in written if not word.startswith("-")][:1]  # the command
-        for word in written:
-            if (advice := self.replaced.get(word.partition("=")[0])) is not None:
-                self.exit(2, f"icf: error: {word.partition('=')[0]} {advice}\n")
         for group in groups:
             if not words:
                 self.print_help()

@@ -19,7 +19,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"icf {__version__}", help="print the version and stop")
     verbosity(parser, NORMAL)
-    parser.replaced = {"probe": "is now `icf evaluate --robustness`"}
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for part in (segment, live, words, convert, serve, train, compare, evaluate, export, data):
         part.add(commands)

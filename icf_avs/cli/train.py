@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from icf_avs.arg_types import count, whole
@@ -20,7 +21,7 @@ TEXT = ("minilm", "clip")
 def _train(args: argparse.Namespace) -> None:
     check_folder(args.out or Path("runs"))
     try:
-        from icf_avs.training.command import announce, configured, console_of, progress
+        from icf_avs.training.command import configured, console_of, progress, scoring
         from icf_avs.training.run import train
     except ModuleNotFoundError as error:
         raise UserError(f"training needs {error.name}: pip install 'icf-avs[train]'") from error
@@ -32,15 +33,13 @@ def _train(args: argparse.Namespace) -> None:
             config, folder, source=source, init=init, resume=args.resume, workers=args.workers, wandb=args.wandb,
             device=args.device, report=report, command=args.command_line,
         )  # fmt: skip
-    announce(path, config, source, folder, console)
+    console.print(f"checkpoint: {path}\nnext: {shlex.join(['icf', *scoring(path, config, source)])}")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the command."""
     part = command(
-        commands,
-        "train",
-        _train,
+        commands, "train", _train,
         "train a model on the embedded Stamps scenes, on a public set or on your own",
         "  icf train stamps                   # the shipped model\n"
         "  icf train stamps-quick             # a few minutes, to see that training works here\n"
@@ -57,43 +56,40 @@ def add(commands: argparse._SubParsersAction) -> None:
         "Recipes: stamps, stamps-quick; own (docs/OWN_DATA.md); composed (icf data compose); s4-, ms3-, avss- with\n"
         "pvt, r50, swin; ms3-from-s4; natural; and each of stamps,\n"
         "s4-pvt, ms3-pvt, avss-pvt with -baseline, -mit, -sc, -cdcl, -mit-sc, -mit-cdcl, -sc-cdcl: the parts it keeps.",
-    )
-    part.add_argument("recipe", metavar="RECIPE", help="one of those below (icf_avs/training/recipes.py)")
-    part.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/RECIPE)")
-    part.add_argument("--seed", type=count, help="seed of weights, order and training scenes (default: the recipe's)")
-    part.add_argument(
+    )  # fmt: skip
+    option = part.add_argument
+    option("recipe", metavar="RECIPE", help="one of those below (icf_avs/training/recipes.py)")
+    option("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/RECIPE)")
+    option("--seed", type=count, help="seed of weights, order and training scenes (default: the recipe's)")
+    option(
         "--steps", metavar="N", type=LIMITS["steps"], help="steps in which masks are learned (default: the recipe's)"
     )
-    part.add_argument(
+    option(
         "--pretrain-steps",
         metavar="N",
         type=LIMITS["audio_pretrain_steps"],
         help="most steps in which the audio encoder learns to name sounds before, 0: none (default: the recipe's)",
     )
-    part.add_argument("--lr", metavar="X", type=LIMITS["learning_rate"], help="learning rate (default: the recipe's)")
-    part.add_argument("--batch", metavar="N", type=LIMITS["batch"], help="frames of a step (default: the recipe's)")
-    part.add_argument(
+    option("--lr", metavar="X", type=LIMITS["learning_rate"], help="learning rate (default: the recipe's)")
+    option("--batch", metavar="N", type=LIMITS["batch"], help="frames of a step (default: the recipe's)")
+    option(
         "--set", metavar="KEY=VALUE", dest="settings", action="append",
         help="change any setting of the recipe, such as weight_decay=0.01 or model.dim=64; may be repeated "
         "(icf_avs/config.py lists them)",
     )  # fmt: skip
-    part.add_argument("--resume", action="store_true", help="continue the run in the folder; --steps may lengthen it")
-    part.add_argument("--data", metavar="DIR", type=Path, help="folder of the public set, or of your own")
-    part.add_argument(
+    option("--resume", action="store_true", help="continue the run in the folder; --steps may lengthen it")
+    option("--data", metavar="DIR", type=Path, help="folder of the public set, or of your own")
+    option(
         "--audio-source",
         choices=SOUND,
         help="form of the sound of the public set (default: the first of these that all clips have)",
     )
-    part.add_argument("--init", metavar="CHECKPOINT", help="start from the weights of this checkpoint")
-    part.add_argument("--visual-encoder", choices=VISUAL, help="encoder of the frames (default: the recipe's)")
-    part.add_argument("--audio-encoder", choices=AUDIO, help="encoder of the sound (default: the recipe's)")
-    part.add_argument(
-        "--text-encoder", choices=TEXT, help="encoder of the names of the classes (default: the recipe's)"
-    )
-    new = {"sound": "audio-source", "audio": "audio-encoder", "visual": "visual-encoder", "text": "text-encoder"}
-    part.replaced = {f"--{old}": f"is now --{name}" for old, name in new.items()}
+    option("--init", metavar="CHECKPOINT", help="start from the weights of this checkpoint")
+    option("--visual-encoder", choices=VISUAL, help="encoder of the frames (default: the recipe's)")
+    option("--audio-encoder", choices=AUDIO, help="encoder of the sound (default: the recipe's)")
+    option("--text-encoder", choices=TEXT, help="encoder of the names of the classes (default: the recipe's)")
     stamps(part)
-    part.add_argument(
+    option(
         "--workers",
         metavar="N",
         type=whole(1, 1000),
@@ -101,7 +97,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="processes that render scenes, threads that read clips (default: 2)",
     )
     device(part)
-    part.add_argument("--threads", metavar="N", type=whole(1, 1000), help="CPU threads of the network (default: all)")
-    part.add_argument(
+    option("--threads", metavar="N", type=whole(1, 1000), help="CPU threads of the network (default: all)")
+    option(
         "--wandb", action="store_true", help="send curves and images to Weights & Biases (default: TensorBoard files)"
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,12 +39,10 @@ class BenchmarkData:
         self.root = root = check_set(config, root)
         records = read_set(root, "train", config.benchmark.audio_source)
         self.classes = class_names(root)
-        self.config = (
-            config if self.classes else replace(config, audio_pretrain_steps=0)
-        )  # as the run, without names to teach
-        self.origin = f"{config.benchmark.layout} layout, {len(records)} training clips" + (
-            ", composed Stamps scenes" if is_stamps(root) else ""
-        )
+        # as the run, without names to teach
+        self.config = config if self.classes else replace(config, audio_pretrain_steps=0)
+        composed = ", composed Stamps scenes" * is_stamps(root)
+        self.origin = f"{config.benchmark.layout} layout, {len(records)} training clips{composed}"
         self.licence = "weights follow the terms of the set they were trained on"
         self.clips = ClipDataset(records, self.classes, config.spec, config.benchmark.audio_source)
         self.features = self._features(records)
@@ -62,47 +61,46 @@ class BenchmarkData:
             return None
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """Part number `part` of the batch of a step: a function of the run's seed and these numbers.
-
-        While the audio encoder is pretrained it has no images.
-        """
+        """As `Data.batch`. While the audio encoder is pretrained it has no images."""
         order = _order(self.config.seed, step * self.size, self.size, len(self.clips))
-        load = self._audio_only if self.config.stage(step) == "pretrain" else self._clip
+        load = partial(self._clip, with_frames=self.config.stage(step) != "pretrain")
         frames = max(len(self.clips.records[index].frame_paths) for index in order)  # alike in all parts
         return collate(list(self._workers.map(load, order[part::parts])), frames)
 
-    def _audio_only(self, index: int) -> Batch:
-        return self.clips.clip(index, with_frames=False)
+    def _clip(self, index: int, with_frames: bool) -> Batch:
+        if self.features is None or not with_frames:
+            return self.clips.clip(index, with_frames)
+        return replace(self.clips.clip(index, with_frames=False), pyramid=self.features(index))
 
-    def _clip(self, index: int) -> Batch:
-        if self.features is None:
-            return self.clips[index]
-        return replace(self._audio_only(index), pyramid=self.features(index))
+    def _validation(self, count: int | None = None) -> list[ClipRecord]:
+        """The first clips of the val split."""
+        return read_set(self.root, "val", self.clips.audio)[:count]
 
     def validate(self, model: SegmentationModel) -> dict[str, float]:
         """Strict scores on the val split: mIoU and F, and the share segmented where nothing sounds."""
-        scores = evaluate(Predictor(model), read_set(self.root, "val", self.clips.audio))["strict"]
-        return {name: scores[name] for name in ("miou", "f", "fpr_empty")}
+        return _scores(model, self._validation())
 
     def evaluator(self) -> Evaluator:
         """Its score is the strict mIoU on the first clips of the val split."""
-        records = read_set(self.root, "val", self.clips.audio)[:EVALUATED]
+        records = self._validation(EVALUATED)
 
         def evaluator(model: SegmentationModel) -> dict[str, float]:
-            found = evaluate(Predictor(model), records)["strict"]
-            whole = {"score": found["miou"], **{name: found[name] for name in ("miou", "f", "fpr_empty")}}
-            return {name: value for name, value in whole.items() if not math.isnan(value)}
+            found = _scores(model, records)
+            return {name: x for name, x in {"score": found["miou"], **found}.items() if not math.isnan(x)}
 
         return evaluator
 
     def samples(self, count: int) -> list[Sample]:
         """The first clips of the val split."""
-        records = read_set(self.root, "val", self.clips.audio)[:count]
-        clips = ClipDataset(records, self.classes, self.config.final_spec, self.clips.audio)
-        found = (clips[index] for index in range(len(clips)))
-        return [
-            Sample(clip.frames, clip.waveforms if clip.log_mel is None else clip.log_mel, clip.masks) for clip in found
-        ]
+        clips = ClipDataset(self._validation(count), self.classes, self.config.final_spec, self.clips.audio)
+        found = [clips[index] for index in range(len(clips))]
+        sounds = [clip.waveforms if clip.log_mel is None else clip.log_mel for clip in found]
+        return [Sample(clip.frames, sound, clip.masks) for clip, sound in zip(found, sounds, strict=True)]
+
+
+def _scores(model: SegmentationModel, records: Sequence[ClipRecord]) -> dict[str, float]:
+    scores = evaluate(Predictor(model), records)["strict"]
+    return {name: scores[name] for name in ("miou", "f", "fpr_empty")}
 
 
 def check_set(config: TrainConfig, root: Path | None) -> Path:

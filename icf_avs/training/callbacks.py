@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from icf_avs.atomic_io import replaced_file
 from icf_avs.checkpoint.serialization import read_recipe, save_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.config_dict import from_dict
@@ -58,9 +59,8 @@ class Callbacks:
             if self.samples:
                 sheet = sample_sheet(model, self.samples)
                 self.images.mkdir(exist_ok=True)
-                partial = self.images / ".partial"
-                Image.fromarray(sheet).save(partial, "PNG", compress_level=1)
-                partial.replace(self.images / f"{step + 1:06d}.png")
+                with replaced_file(self.images / f"{step + 1:06d}.png") as new:
+                    Image.fromarray(sheet).save(new, "PNG", compress_level=1)
                 log_images(self.accelerator, "samples", [sheet], step)
             if scores.get("score", -1.0) > self.best_score:
                 self.best_score = scores["score"]
@@ -80,10 +80,8 @@ class Callbacks:
     def _score_before(self) -> float:
         """The score of best.safetensors if an earlier part of this very run has left one."""
         try:
-            recipe = read_recipe(self.best) if self.best.exists() else {}
-            # A run that is made longer is the same run.
-            mine = self.trainer.config
-            same = replace(from_dict(TrainConfig, recipe["config"]), steps=mine.steps) == mine
+            recipe, mine = read_recipe(self.best), self.trainer.config
+            same = replace(from_dict(TrainConfig, recipe["config"]), steps=mine.steps) == mine  # it may be made longer
             return float(recipe["validation"]["score"]) if same else -1.0
         except (UserError, KeyError, TypeError, ValueError):
             return -1.0
@@ -93,19 +91,18 @@ CLIPS, COLUMNS, SIDE, GAP = 4, 5, 112, 4  # of a sheet; SIDE and GAP in pixels
 
 
 def sample_sheet(model: SegmentationModel, samples: list[Sample]) -> np.ndarray:
-    """uint8 [H, W, 3]: of every clip up to five moments, with the ground truth and the predicted mask below.
-
-    Switches the model to evaluation.
+    """uint8 [H, W, 3]: of every clip up to five moments, with the ground truth and the predicted mask below. Switches
+    the model to evaluation.
     """
-    line = SIDE + GAP
+    line, size = SIDE + GAP, (SIDE, SIDE)
     sheet = np.full((len(samples) * (3 * line + 2 * GAP), COLUMNS * line, 3), 24, np.uint8)
     for row, sample in enumerate(samples):
-        logits = _mask_logits(model, sample)
+        maps = (sample.masks - 0.5, _mask_logits(model, sample))
+        truth, found = ((F.interpolate(x.float()[None], size, mode="bilinear")[0] > 0).numpy() for x in maps)
         shown = np.linspace(0, len(sample.frames) - 1, min(COLUMNS, len(sample.frames))).round().astype(int)
         for column, frame in enumerate(shown):
-            image = Image.fromarray(sample.frames[frame].numpy()).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-            truth = _at(sample.masks[frame] - 0.5)
-            for number, mask in enumerate((np.zeros_like(truth), truth, _at(logits[frame]))):
+            image = Image.fromarray(sample.frames[frame].numpy()).resize(size, Image.Resampling.BILINEAR)
+            for number, mask in enumerate((np.zeros_like(truth[frame]), truth[frame], found[frame])):
                 tile = np.array(image)
                 Overlay(mask).draw_rgb(tile)
                 top, left = row * (3 * line + 2 * GAP) + number * line, column * line
@@ -120,8 +117,3 @@ def _mask_logits(model: SegmentationModel, sample: Sample) -> Tensor:
     audio = model.eval().network.encode_audio(sample.sound[None].to(model.device), sample.has_tags)
     valid = torch.ones(audio.token.shape[:2], dtype=torch.bool, device=model.device)
     return predictor.segment(predictor.encode(sample.frames[None]), audio, valid).logits[0].cpu()
-
-
-def _at(values: Tensor) -> np.ndarray:
-    """[h, w] -> bool [SIDE, SIDE], where above 0."""
-    return (F.interpolate(values.float()[None, None], (SIDE, SIDE), mode="bilinear")[0, 0] > 0).numpy()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,27 +23,26 @@ from rich.table import Column
 
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import TrainConfig
+from icf_avs.config_dict import with_settings
 from icf_avs.console import progress_console
+from icf_avs.datasets.layouts import class_names
 from icf_avs.errors import UserError, did_you_mean
 from icf_avs.glibc_malloc import keep_freed_memory
 from icf_avs.training.accelerator import processes
 from icf_avs.training.benchmark_data import check_set
-from icf_avs.training.cli_overrides import Choices, refuse_idle, typed
 from icf_avs.training.data_protocol import Report
-from icf_avs.training.recipes import RECIPES
+from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import check_start
 from icf_avs.training.trainer import kept_steps
 
+# The setting of each option, which --set can change as well; one of a part has a dot.
+_SETTING_OF = {
+    "seed": "seed", "steps": "steps", "pretrain_steps": "audio_pretrain_steps", "lr": "learning_rate", "batch": "batch",
+    "text_encoder": "text_encoder", "visual_encoder": "model.visual", "audio_encoder": "model.audio",
+    "audio_source": "benchmark.audio_source",
+}  # fmt: skip
 SHOWN = ("loss", "top1", "bce", "dice", "counterfactual")
 WIDE = 120  # columns of a terminal that have room for all that is shown
-COLUMNS = (  # only the bar gives way where there is no room
-    TextColumn("{task.description}"),
-    BarColumn(),
-    MofNCompleteColumn(table_column=Column(no_wrap=True)),
-    TimeElapsedColumn(table_column=Column(no_wrap=True)),
-    TimeRemainingColumn(table_column=Column(no_wrap=True)),
-    TextColumn("{task.fields[values]}"),
-)
 STAGES = {
     "tagging": "tagging recordings",
     "images": "rendering images",
@@ -65,12 +62,12 @@ def configured(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None
     if args.recipe not in RECIPES:
         raise UserError(f"no recipe {args.recipe!r}{did_you_mean(args.recipe, RECIPES)} `icf train --help` lists them")
     recipe = RECIPES[args.recipe]()
-    choices = Choices(**{field.name: getattr(args, field.name) for field in fields(Choices)})
-    refuse_idle(recipe, choices, args.data, args.stamps)
+    _refuse_settings(recipe.name, args)
+    _refuse_idle(recipe, _chosen(recipe, args), args)
     folder = args.out or Path("runs") / recipe.name
-    if args.resume and choices.steps is None:
-        choices = replace(choices, steps=kept_steps(folder))
-    config = choices.configured(recipe)
+    if args.resume and args.steps is None:
+        args.steps = kept_steps(folder)
+    config = _chosen(recipe, args)
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory()
@@ -79,6 +76,62 @@ def configured(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None
     if config.benchmark:
         check_set(config, args.data)
     return config, folder, args.data if config.benchmark else args.stamps, init
+
+
+def _chosen(recipe: TrainConfig, args: argparse.Namespace) -> TrainConfig:
+    """The run of a recipe with the options."""
+    config = with_encoders(recipe, args.visual_encoder, args.audio_encoder, args.text_encoder)
+    given = {name: getattr(args, option) for option, name in _SETTING_OF.items() if "." not in name}
+    config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    if args.audio_source is not None and config.benchmark is not None:
+        source = args.audio_source.replace("-", "_")
+        config = replace(config, benchmark=replace(config.benchmark, audio_source=source))
+    return with_settings(config, args.settings or ())
+
+
+def _refuse_idle(recipe: TrainConfig, chosen: TrainConfig, args: argparse.Namespace) -> None:
+    """Raise UserError for an option that would change nothing in a run of the recipe, or that it cannot follow."""
+    name, data = recipe.name, args.data
+    kept, model = (run.model_config(("",)) for run in (recipe, chosen))
+    if recipe.benchmark is None:
+        if data is not None:
+            raise UserError(f"recipe {name} trains on Stamps scenes and takes no --data; name stamps with --stamps")
+        if args.audio_source is not None:
+            raise UserError(f"recipe {name} mixes the sound of its scenes itself and takes no --audio-source")
+        if model.visual != kept.visual:
+            raise UserError(
+                f"recipe {name} has its images encoded once by {kept.visual} and takes no other --visual-encoder"
+            )
+    elif args.stamps is not None:
+        raise UserError(f"recipe {name} trains on the set of --data and takes no --stamps")
+    if recipe.words is not None:
+        if model.audio != kept.audio or chosen.text_encoder != recipe.text_encoder:
+            raise UserError(f"recipe {name} trains on words that {kept.audio} predicts, embedded by "
+                            f"{recipe.text_encoder}: it takes no other --audio-encoder or --text-encoder")  # fmt: skip
+        if args.pretrain_steps:
+            raise UserError(f"recipe {name} has an audio encoder that comes trained and takes no --pretrain-steps")
+        return
+    reads = chosen.icf.mit if chosen.icf else model.implicit_text
+    if args.text_encoder is not None and not reads:
+        raise UserError(f"recipe {name} has no text to embed (it is without MIT) and takes no --text-encoder")
+    if data is None or not ((args.text_encoder and not chosen.icf) or args.pretrain_steps):
+        return
+    if not class_names(data):
+        idle = "--text-encoder" if args.text_encoder else "--pretrain-steps"
+        raise UserError(f"{data} has no names of classes, which {idle} needs; leave it out, or name them")
+
+
+def _refuse_settings(recipe: str, args: argparse.Namespace) -> None:
+    """Raise UserError for a setting that makes another recipe, and for one that is given twice."""
+    options = {option: name for option, name in _SETTING_OF.items() if getattr(args, option) is not None}
+    given = {name: f"--{option.replace('_', '-')}" for option, name in options.items()}
+    for setting in args.settings or ():
+        key = setting.partition("=")[0]
+        if key in ("name", "benchmark", "benchmark.layout", "words"):
+            raise UserError(f"--set {setting}: recipe {recipe} decides its `{key}`; choose another recipe")
+        if key in given:
+            raise UserError(f"{key} is given twice, by {given[key]} and by --set {setting}; leave one out")
+        given[key] = f"--set {setting}"
 
 
 class ProgressBar(Progress):
@@ -99,53 +152,40 @@ def console_of(device: str) -> Console:
 
 @contextmanager
 def progress(config: TrainConfig, recipe: str, console: Console) -> Iterator[Report]:
-    """Progress bars, one for each stage of a run of a recipe, and the function that moves them."""
+    """Progress bars, one for each stage of a run of a recipe, and the function that moves them. Steps are counted from
+    1 in each of the two stages of the run itself.
+    """
+    tasks: dict[str, TaskID] = {}
+    fixed = (part(table_column=Column(no_wrap=True)) for part in (MofNCompleteColumn, TimeElapsedColumn,
+             TimeRemainingColumn))  # fmt: skip
+    columns = (TextColumn("{task.description}"), BarColumn(), *fixed, TextColumn("{task.fields[values]}"))
+
+    def report(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+        if stage in ("pretrain", "train"):
+            pretraining = total - config.steps - config.highres_steps  # the steps before the masks
+            if stage == "train" and "pretrain" in tasks and not bar.tasks[tasks["pretrain"]].finished:
+                taken = round(bar.tasks[tasks["pretrain"]].completed)
+                bar.console.print(f"{STAGES['pretrain']}: no more progress, ended after {taken} of {pretraining} steps")
+                bar.update(tasks["pretrain"], total=taken)
+            done, total = (done, pretraining) if stage == "pretrain" else (done - pretraining, total - pretraining)
+        if stage not in tasks:
+            tasks[stage] = bar.add_task(STAGES[stage], total=total, values="")
+        shown = [f"{name} {values[name]:.3f}" for name in SHOWN if name in values]
+        room = len(SHOWN) if bar.console.width >= WIDE else 1  # the total loss is the first
+        bar.update(tasks[stage], completed=done, total=total, values=" ".join(shown[:room]))
+        if not bar.console.is_terminal and (done % 100 == 0 or done == total):  # a log file shows no bar
+            bar.console.print(f"{STAGES[stage]} {done}/{total} {' '.join(shown)}")
+
     if config == replace(RECIPES[recipe](), seed=config.seed) and config.estimate:  # of no other run than it
         console.print(f"{config.name}: {config.estimate}")
-    with ProgressBar(*COLUMNS, console=console) as bar:
-        yield partial(_report, bar, {}, config)
+    with ProgressBar(*columns, console=console) as bar:
+        yield report
 
 
-def _report(
-    bar: ProgressBar,
-    tasks: dict[str, TaskID],
-    config: TrainConfig,
-    stage: str,
-    done: int,
-    total: int,
-    values: dict[str, float],
-) -> None:
-    """Show how far a stage is; steps are counted from 1 in each of the two of the run itself."""
-    if stage in ("pretrain", "train"):
-        pretraining = total - config.steps - config.highres_steps  # the steps before the masks
-        if stage == "train" and "pretrain" in tasks and not bar.tasks[tasks["pretrain"]].finished:
-            taken = round(bar.tasks[tasks["pretrain"]].completed)
-            bar.console.print(f"{STAGES['pretrain']}: no more progress, ended after {taken} of {pretraining} steps")
-            bar.update(tasks["pretrain"], total=taken)
-        done, total = (done, pretraining) if stage == "pretrain" else (done - pretraining, total - pretraining)
-    if stage not in tasks:
-        tasks[stage] = bar.add_task(STAGES[stage], total=total, values="")
-    shown = [f"{name} {values[name]:.3f}" for name in SHOWN if name in values]
-    room = len(SHOWN) if bar.console.width >= WIDE else 1  # the total loss is the first
-    bar.update(tasks[stage], completed=done, total=total, values=" ".join(shown[:room]))
-    if not bar.console.is_terminal and (done % 100 == 0 or done == total):  # a log file shows no bar
-        bar.console.print(f"{STAGES[stage]} {done}/{total} {' '.join(shown)}")
-
-
-def announce(path: Path, config: TrainConfig, source: Path | None, folder: Path, console: Console) -> None:
-    """Say where the checkpoint is, and the commands that score it."""
-    console.print(f"checkpoint: {path}")
-    for words in scoring(path, config, source, folder):
-        console.print(f"next: {shlex.join(['icf', *words])}")
-
-
-def scoring(path: Path, config: TrainConfig, source: Path | None, folder: Path) -> list[list[str]]:
+def scoring(path: Path, config: TrainConfig, source: Path | None) -> list[str]:
     """Arguments of `icf` that score a checkpoint on test clips of the data it was trained on."""
-    evaluate = ["evaluate", typed(path)]
-    if source is None:
-        return [evaluate]
-    if config.benchmark is not None:
-        return [[*evaluate, "--data", typed(source)]]
-    sets = typed(folder / "test")
-    return [["data", "stamps", "--stamps", typed(source), "--out", sets, "--train", "0", "--val", "0", "--no-video"],
-            [*evaluate, "--data", sets]]  # fmt: skip
+
+    def typed(path: Path) -> str:
+        return f"./{path}" if str(path).startswith("-") else str(path)
+
+    return ["evaluate", typed(path), *(["--data", typed(source)] if source and config.benchmark else [])]

@@ -15,7 +15,6 @@ from icf_avs.errors import UserError
 Curve = list[tuple[int, float]]  # step, value
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#f0e442")
 WIDTH, HEIGHT = 300, 160  # of a plot, in pixels
-_BOOKKEEPING = ("step", "stage", "seconds")
 
 
 @dataclass(frozen=True)
@@ -36,29 +35,31 @@ def read_run(folder: Path) -> Run:
     """A run folder of `icf train`, finished or not. Raises UserError where it is none, or a line cannot be read."""
     lines = _lines(folder / "metrics.jsonl")
     try:
-        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-        settings = dict(_flat(recipe["config"]))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        settings = dict(_flat(json.loads(_text(folder / "recipe.json"))["config"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'recipe.json'}: cannot be read ({error}); name a folder of `icf train`") from error
     curves: dict[str, Curve] = {}
+    validation: dict[str, float] = {}
     for line in lines:
-        prefix = "validation: " if line["stage"] == "validation" else ""
-        for name, value in line.items():
-            if name not in _BOOKKEEPING:
-                curves.setdefault(prefix + name, []).append((line["step"], value))
-    scores = [line for line in lines if line["stage"] == "validation"]
-    validation = {name: value for name, value in (scores[-1] if scores else {}).items() if name not in _BOOKKEEPING}
+        scored = line["stage"] == "validation"
+        values = {name: value for name, value in line.items() if name not in ("step", "stage", "seconds")}
+        validation = values if scored else validation
+        for name, value in values.items():
+            curves.setdefault("validation: " * scored + name, []).append((line["step"], value))
     return Run(folder.name, settings, curves, validation, lines[-1]["step"] + 1, lines[-1]["seconds"] / 60)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); name a folder of `icf train`") from error
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Whole lines; a last one that is being written is left out."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); name a folder of `icf train`") from error
     found = []
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
+    for number, line in enumerate(_text(path).splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break
         try:
@@ -74,10 +75,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+        yield from _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -102,8 +100,8 @@ def page(runs: Sequence[Run]) -> str:
     """The table and a plot of each term, as one HTML file without scripts."""
     heading, rows = table(runs)
     cells = ["".join(f"<th>{escape(name)}</th>" for name in heading)]
-    for run, row in zip(runs, rows, strict=True):
-        mark = f'<td style="color:{_colour(runs, run)}">■ {escape(row[0])}</td>'
+    for number, row in enumerate(rows):
+        mark = f'<td style="color:{COLOURS[number % len(COLOURS)]}">■ {escape(row[0])}</td>'
         cells.append(mark + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]))
     terms = dict.fromkeys(term for run in runs for term in run.curves)
     return (
@@ -116,20 +114,16 @@ def page(runs: Sequence[Run]) -> str:
     )
 
 
-def _colour(runs: Sequence[Run], run: Run) -> str:
-    return COLOURS[runs.index(run) % len(COLOURS)]
-
-
 def _plot(term: str, runs: Sequence[Run]) -> str:
     """One term of all runs over their steps."""
     points = [point for run in runs for point in run.curves.get(term, [])]
     last, low, high = max(step for step, _ in points), *(pick(value for _, value in points) for pick in (min, max))
     across, up = WIDTH / max(last, 1), HEIGHT / ((high - low) or 1)
     lines = "".join(
-        f"<polyline fill='none' stroke-width='1.5' stroke='{_colour(runs, run)}' points='"
+        f"<polyline fill='none' stroke-width='1.5' stroke='{COLOURS[number % len(COLOURS)]}' points='"
         + " ".join(f"{step * across:.1f},{(high - value) * up:.1f}" for step, value in run.curves[term])
         + "'/>"
-        for run in runs
+        for number, run in enumerate(runs)
         if term in run.curves
     )
     return (

@@ -99,8 +99,7 @@ class StampsData(ComposedData):
             seed = training_seed(self.config.scene_seed, number)
             return self._scenes(name, SceneSet("train", count, seed, style, spec, detail))
 
-        added = round(self.config.data.hard_fraction * count)
-        if added:
+        if added := round(self.config.data.hard_fraction * count):
             self.hard[name] = of(HARD, added, 4 + number)
         return of(TRAIN, count, number)
 
@@ -108,7 +107,7 @@ class StampsData(ComposedData):
         return scene_features(self.catalog, wanted, self._workers, lambda *at: self._report(name, *at, {}))
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
+        """As `Data.batch`."""
         config, stage = self.config, self.config.stage(step)
         pretraining, finishing = stage == "pretrain", stage == "highres"
         rng = np.random.default_rng([config.seed, int(pretraining), step])
@@ -180,19 +179,17 @@ class OpenVocabData(ComposedData):
         self.unseen = scenes("validation", "val", sizes.validation, VALIDATION_SEED, single)
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
+        """As `Data.batch`."""
         config = self.config
         rng = np.random.default_rng([config.seed, step])
         features = self.clips if rng.random() < config.clip_share else self.images
         size = config.clips_of(features.stamp_maps.shape[1])
         indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
-        drawn = (  # each scene by a chance of its own, whatever part it is in
-            open_vocab_batch(
-                features, np.array([at]), self.words, self.sounds, np.random.default_rng([config.seed, step, at])
-            )
-            for at in np.sort(indices)[part::parts]
-        )
-        return concat_batches(list(drawn))
+        drawn: list[Batch] = []
+        for at in np.sort(indices)[part::parts]:  # each scene by a chance of its own, whatever part it is in
+            own = np.random.default_rng([config.seed, step, at])
+            drawn.append(open_vocab_batch(features, np.array([at]), self.words, self.sounds, own))
+        return concat_batches(drawn)
 
     def samples(self, count: int) -> list[Sample]:
         """Scenes of the validation split as clips, each with the tags that are predicted in it."""
@@ -228,9 +225,8 @@ def training_words(catalog: OpenVocabCatalog, text: str, synonym_threshold: floa
     words = vocabulary(catalog)
     unknown = {word for stamp in catalog.held_out for word in stamp.words} - set(catalog.training_words)
     nameable = np.array([word not in unknown for word in words])
-    word_of_class = {
-        stamp.class_name: words.index(stamp.word) for stamp in reversed(catalog.stamps) if stamp.class_name
-    }
+    named = [stamp for stamp in reversed(catalog.stamps) if stamp.class_name]
+    word_of_class = {stamp.class_name: words.index(stamp.word) for stamp in named}
     return Vocabulary(words, embed_names(text, words), nameable, word_of_class, synonym_threshold)
 
 

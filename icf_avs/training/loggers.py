@@ -6,6 +6,7 @@ tracker of accelerate's is ever chosen, whatever is installed or set in the envi
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 from collections.abc import Sequence
@@ -37,16 +38,17 @@ def start_trackers(accelerator: Accelerator, folder: Path, config: TrainConfig, 
     if importlib.util.find_spec("tensorboard"):
         found.append(TensorBoardTracker("tensorboard", folder, purge_step=step))
     if wandb:
-        found.append(_wandb(folder, config))
+        identity = folder / "wandb-id.txt"  # by which W&B knows a resumed run again
+        if not identity.exists():
+            write_text(identity, uuid4().hex[:12] + "\n")
+        known = {"id": identity.read_text(encoding="utf-8").strip(), "resume": "allow"}
+        found.append(WandBTracker(PROJECT, name=config.name, dir=str(folder), config=asdict(config), **known))
     accelerator.log_with = found
-    if not wandb:
-        accelerator.init_trackers(PROJECT)
-        return
-    from wandb.errors import Error
-
     try:
         accelerator.init_trackers(PROJECT)
-    except Error as error:
+    except Exception as error:
+        if not wandb or not isinstance(error, importlib.import_module("wandb.errors").Error):
+            raise
         line = str(error).partition("\n")[0]
         raise UserError(f"W&B: {line}; `wandb login`, or WANDB_MODE=offline to keep the run here") from error
 
@@ -79,17 +81,3 @@ def end_trackers(accelerator: Accelerator, failed: bool) -> None:
         else:
             tracker.finish()
     accelerator.trackers = []
-
-
-def _wandb(folder: Path, config: TrainConfig) -> WandBTracker:
-    identity = folder / "wandb-id.txt"  # by which W&B knows a resumed run again
-    if not identity.exists():
-        write_text(identity, uuid4().hex[:12] + "\n")
-    return WandBTracker(
-        PROJECT,
-        name=config.name,
-        id=identity.read_text(encoding="utf-8").strip(),
-        resume="allow",
-        dir=str(folder),
-        config=asdict(config),
-    )

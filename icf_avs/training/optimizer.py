@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 if TYPE_CHECKING:
     from icf_avs.config import TrainConfig
@@ -27,18 +26,14 @@ def adamw(config: TrainConfig, module: TrainModule, pretraining: bool) -> torch.
         known = {id(p) for p in (*audio, *visual, *classifier)}
         rest = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
         shares = [(config.audio_rate, audio), (1.0, rest), (config.visual_rate, visual)]
-    decayed, groups = _decayed(module), []
+    # weight decay applies to matrices and kernels, and to no scalars, vectors or biases
+    named = ((name.rpartition(".")[2], p) for name, p in module.named_parameters() if p.dim() > 1)
+    decayed, groups = {id(p) for name, p in named if "bias" not in name}, []
     for scale, parameters in shares:
         for decay, chosen in ((config.weight_decay, True), (0.0, False)):
             some = [p for p in parameters if (id(p) in decayed) == chosen]
             groups += [{"params": some, "scale": scale, "weight_decay": decay}] if some else []
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
-
-
-def _decayed(module: nn.Module) -> set[int]:
-    """Ids of the parameters that weight decay applies to: matrices and kernels, and no scalars, vectors or biases."""
-    named = ((name.rpartition(".")[2], p) for name, p in module.named_parameters() if p.dim() > 1)
-    return {id(p) for name, p in named if "bias" not in name}
 
 
 def learning_rate_share(config: TrainConfig, step: int) -> float:

@@ -6,15 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from icf_avs.config import (
-    BenchmarkConfig,
-    DataConfig,
-    EvidenceConfig,
-    ModelConfig,
-    PlugInConfig,
-    TrainConfig,
-    WordDataConfig,
-)
+from icf_avs import config as configs
+from icf_avs.config import ModelConfig, PlugInConfig, TrainConfig
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.settings import MIT
 from icf_avs.types import ClipSpec
@@ -29,14 +22,9 @@ def stamps() -> TrainConfig:
     results/*.csv.
     """
     # Varied sounds take longer to tell apart.
-    return TrainConfig(
-        name="stamps",
-        data=DataConfig(highres_images=2_400, highres_clips=450, hard_fraction=0.5, audio_augment=True),
-        audio_pretrain_steps=3_000,
-        steps=3_000,
-        highres_steps=1_200,
-        highres_size=384,  # outlines gain from it
-    )
+    data = configs.DataConfig(highres_images=2_400, highres_clips=450, hard_fraction=0.5, audio_augment=True)
+    large = {"highres_steps": 1_200, "highres_size": 384}  # outlines gain from it
+    return TrainConfig("stamps", data=data, audio_pretrain_steps=3_000, steps=3_000, **large)
 
 
 def stamps_query_network() -> TrainConfig:
@@ -46,22 +34,16 @@ def stamps_query_network() -> TrainConfig:
 
 def stamps_quick() -> TrainConfig:
     """A few minutes: to see that training works on a machine, not for a score."""
-    return replace(
-        stamps(),
-        name="stamps-quick",
-        data=DataConfig(images=400, clips=40, validation=24),
-        audio_pretrain_steps=150,
-        steps=200,
-        highres_steps=0,
-    )
+    short = {"audio_pretrain_steps": 150, "steps": 200, "highres_steps": 0}
+    return replace(stamps(), name="stamps-quick", data=configs.DataConfig(images=400, clips=40, validation=24), **short)
 
 
 def natural() -> TrainConfig:
     """The guided network with an open vocabulary, for natural video: words in place of sounds, on composed scenes."""
     return TrainConfig(
         name="natural",
-        model=ModelConfig(visual="efficientnet-lite0-evidence", audio="efficientat", evidence=EvidenceConfig()),
-        words=WordDataConfig(),
+        model=ModelConfig(visual="efficientnet-lite0-evidence", audio="efficientat", evidence=configs.EvidenceConfig()),
+        words=configs.WordDataConfig(),
         spec=ClipSpec(image_size=448, sample_rate=32_000, window=160_000),
         audio_pretrain_steps=0,  # what is heard comes in words
         steps=2_000,
@@ -80,32 +62,15 @@ def _public(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
     return TrainConfig(
         name=name,
         model=ModelConfig(
-            network="query",
-            pixel_decoder="deformable",
-            visual="pvt-v2-b5",
-            train_visual=True,
-            audio="vggish",
-            dim=256,
-            heads=8,
-            layers=3,
-            semantic=layout == "AVSS",
-            **WITHOUT,
+            network="query", pixel_decoder="deformable", visual="pvt-v2-b5", train_visual=True, audio="vggish",
+            dim=256, heads=8, layers=3, semantic=layout == "AVSS", **WITHOUT,
         ),
-        icf=PlugInConfig(mit=MIT(encoders="published")),
-        benchmark=BenchmarkConfig(layout),
-        text_encoder="clip",
-        estimate=estimate,
-        spec=ClipSpec(frames=frames, phase=15 / 16),
+        icf=PlugInConfig(mit=MIT(encoders="published")), text_encoder="clip",
+        benchmark=configs.BenchmarkConfig(layout), estimate=estimate, spec=ClipSpec(frames=frames, phase=15 / 16),
         audio_pretrain_steps=0,  # VGGish comes trained
-        steps=steps,
-        batch=8 * frames,
-        highres_steps=0,
-        learning_rate=1e-4,
-        audio_rate=1.0,
-        visual_rate=1.0,
-        weight_decay=0.01,
-        checkpoint_every=500,
-    )
+        steps=steps, batch=8 * frames, highres_steps=0, learning_rate=1e-4, audio_rate=1.0, visual_rate=1.0,
+        weight_decay=0.01, checkpoint_every=500,
+    )  # fmt: skip
 
 
 def s4_pvt() -> TrainConfig:
@@ -131,33 +96,18 @@ def ms3_from_s4() -> TrainConfig:
     return replace(ms3_pvt(), name="ms3-from-s4", starts_from="an S4 run", steps=1_110, estimate=estimate)
 
 
-def _laptop(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
-    """Our guided network on a set on disk, with the small encoders."""
-    return TrainConfig(
-        name=name,
-        model=ModelConfig(semantic=layout == "AVSS"),
-        benchmark=BenchmarkConfig(layout),
-        estimate=estimate,
-        steps=steps,
-        highres_steps=0,
-        checkpoint_every=250,
-    )
-
-
 def own() -> TrainConfig:
-    """Videos of one's own (docs/OWN_DATA.md): the guided network, for a laptop."""
-    return replace(
-        _laptop("own", 1_500, "own", "about an hour on a laptop with 8 cores (an estimate, not measured)"), batch=40
-    )
+    """Videos of one's own (docs/OWN_DATA.md): the guided network with the small encoders, for a laptop."""
+    estimate = "about an hour on a laptop with 8 cores (an estimate, not measured)"
+    short = {"steps": 1_500, "highres_steps": 0, "batch": 40, "checkpoint_every": 250}
+    return TrainConfig("own", benchmark=configs.BenchmarkConfig("own"), estimate=estimate, **short)
 
 
 def composed() -> TrainConfig:
-    """What `icf data compose` wrote: the guided network with a class head, for a laptop."""
-    return replace(
-        _laptop("AVSS", 3_000, "composed", "about two hours on a laptop with 8 cores (an estimate, not measured)"),
-        spec=ClipSpec(phase=15 / 16),
-        batch=40,
-    )
+    """What `icf data compose` wrote: the same with a class head."""
+    estimate = "about two hours on a laptop with 8 cores (an estimate, not measured)"
+    changes = {"benchmark": configs.BenchmarkConfig("AVSS"), "spec": ClipSpec(phase=15 / 16), "steps": 3_000}
+    return replace(own(), name="composed", model=ModelConfig(semantic=True), estimate=estimate, **changes)
 
 
 def with_visual(config: TrainConfig, encoder: str, short: str) -> TrainConfig:
@@ -184,9 +134,8 @@ def with_encoders(config: TrainConfig, visual: str | None, audio: str | None, te
     icf = config.icf
     if text is not None and icf is not None and icf.mit is not None:
         icf = replace(icf, mit=replace(icf.mit, encoders="minilm" if text == "minilm" else "published"))
-    return replace(
-        config, model=model, text_encoder=text or config.text_encoder, icf=icf, audio_pretrain_steps=pretraining
-    )
+    text = text or config.text_encoder
+    return replace(config, model=model, text_encoder=text, icf=icf, audio_pretrain_steps=pretraining)
 
 
 def with_network(config: TrainConfig, network: str) -> TrainConfig:
@@ -217,11 +166,8 @@ def with_interventions(config: TrainConfig) -> TrainConfig:
 def variant(config: TrainConfig, name: str) -> TrainConfig:
     """A row of table 2 or a point of figure 5, by its name in VARIANTS: one part of ICF with one setting changed."""
     part, changes = VARIANTS[name]
-    return replace(
-        config,
-        name=f"{config.name}-{name}",
-        icf=replace(config.icf, **{part: replace(getattr(config.icf, part), **changes)}),
-    )
+    icf = replace(config.icf, **{part: replace(getattr(config.icf, part), **changes)})
+    return replace(config, name=f"{config.name}-{name}", icf=icf)
 
 
 ROWS = ((), ("mit",), ("sc",), ("cdcl",), ("mit", "sc"), ("mit", "cdcl"), ("sc", "cdcl"))  # all three: the run itself
@@ -260,26 +206,12 @@ def _recipes() -> dict[str, Callable[[], TrainConfig]]:
     pvt = [s4_pvt, ms3_pvt, avss_pvt]
     r50, swin = ([changed(make, with_visual, *of) for make in pvt] for of in (("resnet-50", "r50"), ("swin-b", "swin")))
     hosts = [changed(make, with_network, name) for make in (*pvt, *r50) for name in ("tpavi", "avsegformer")]
-    makers: list[Maker] = [
-        stamps,
-        stamps_query_network,
-        *pvt,
-        *r50,
-        *swin,
-        *hosts,
-        ms3_from_s4,
-        natural,
-        stamps_quick,
-        own,
-        composed,
-    ]
+    makers: list[Maker] = [stamps, stamps_query_network, *pvt, *r50, *swin, *hosts]
+    makers += [ms3_from_s4, natural, stamps_quick, own, composed]
     makers += [changed(make, ablation) for make in (stamps_query_network, *r50, *swin, *hosts)]
     makers += [changed(make, ablation, *parts) for make in (stamps, *pvt) for parts in ROWS]
-    makers += [
-        changed(run, with_interventions)
-        for make in (stamps_query_network, *pvt)
-        for run in (make, changed(make, ablation))
-    ]
+    for make in (stamps_query_network, *pvt):
+        makers += [changed(run, with_interventions) for run in (make, changed(make, ablation))]
     for make in (ms3_pvt, avss_pvt):
         makers += [changed(make, variant, name) for name in VARIANTS if name not in LEVELS]
         rows = [changed(make, ablation, *parts) for parts in BY_NETWORK]

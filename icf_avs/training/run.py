@@ -70,10 +70,8 @@ def train(
     wandb     also send curves and images to Weights & Biases
     device    that it runs on (training/accelerator.py)
     command   arguments of `icf` that call this, for the checkpoint and for the line that says how to resume
-    `folder` also gets last.pt (for resume), metrics.jsonl (all terms, every tenth step), recipe.json, and at every
-    checkpoint an image of a few validation clips (samples/STEP.png); best.safetensors is the best of these by the
-    scores of validation clips. Raises UserError; Interrupted after Ctrl-C or SIGTERM, when its step is done and kept.
-    Under several processes (`accelerate launch`) all of them call this; the first one writes.
+    What else `folder` gets: docs/TRAINING.md. Raises UserError; Interrupted after Ctrl-C or SIGTERM, when its step is
+    done and kept. Under several processes (`accelerate launch`) all of them call this; the first one writes.
     """
     processes(device)
     check_start(config, folder, init, resume, wandb)
@@ -85,16 +83,16 @@ def train(
                 config = replace(config, audio_pretrain_steps=0)
             model = build_model(config, data.classes, None if resume else init)
         trainer = Trainer(config, data, model, folder)
-        leads, count = trainer.accelerator.is_main_process, trainer.accelerator.num_processes
-        words = [word for word in command if word != "--resume"]
-        trainer.command = launched(words, count) if words else IN_PYTHON
+        leads = trainer.accelerator.is_main_process
+        launch = ["accelerate", "launch", "-m", "icf_avs"] if trainer.accelerator.num_processes > 1 else ["icf"]
+        typed = shlex.join([*launch, *(word for word in command if word != "--resume")])
+        trainer.command = typed if command else IN_PYTHON
         if resume:
             trainer.restore(longer=True)
-        recipe = partial(training_metadata, config, trainer)
-        path = folder / f"{config.name}.safetensors"
+        recipe, path = partial(training_metadata, config, trainer), folder / f"{config.name}.safetensors"
         if leads:
             folder.mkdir(parents=True, exist_ok=True)
-        go_on = launched([*words, "--resume"], count) if words else "train(..., resume=True)"
+        go_on = f"{typed} --resume" if command else "train(..., resume=True)"
         with (
             as_user_errors(trainer, go_on),
             Callbacks(trainer, recipe, wandb) if leads else nullcontext() as callbacks,
@@ -111,11 +109,6 @@ def train(
                 save_checkpoint(trainer.model, path, recipe(scores))
         trainer.accelerator.wait_for_everyone()
     return path
-
-
-def launched(words: list[str], processes: int) -> str:
-    """A command line with the arguments `words` of `icf`, as it is typed."""
-    return shlex.join([*(["accelerate", "launch", "-m", "icf_avs"] if processes > 1 else ["icf"]), *words])
 
 
 def check_start(config: TrainConfig, folder: Path, init: Path | None, resume: bool, wandb: bool) -> None:
@@ -180,16 +173,14 @@ def _log(trainer: Trainer) -> AbstractContextManager[TextIO | None]:
         return nullcontext()
     path = trainer.folder / "metrics.jsonl"
     rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] < trainer.step]
-    write_text(path, "".join(kept))
+    write_text(path, "".join(row for row in rows if row.endswith("\n") and json.loads(row)["step"] < trainer.step))
     return open(path, "a", encoding="utf-8")
 
 
 def _note(log: TextIO, trainer: Trainer, step: int, stage: str, values: dict[str, float]) -> None:
     row = {"step": step, "stage": stage, "seconds": round(trainer.seconds, 1)}
     found = {name: round(value, 5) for name, value in values.items() if math.isfinite(value)}
-    log.write(json.dumps(row | found) + "\n")
-    log.flush()
+    print(json.dumps(row | found), file=log, flush=True)
 
 
 def training_metadata(config: TrainConfig, trainer: Trainer, scores: dict[str, float]) -> dict[str, Any]:
@@ -212,7 +203,6 @@ def training_metadata(config: TrainConfig, trainer: Trainer, scores: dict[str, f
     }
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "ALLOC_FAILED")  # in the words of a RuntimeError
 
 
@@ -221,38 +211,30 @@ def as_user_errors(trainer: Trainer, go_on: str) -> Iterator[None]:
     """Raise UserError in place of OSError and of an allocation that failed: what happened at which step, what to do.
     Interrupted says so, too. go_on: the command that resumes the run.
     """
+    last = trainer.folder / "last.pt"
+
+    def advice() -> str:
+        return f"go on from {last} with --resume" if last.exists() else "start anew: no checkpoint had been kept yet"
+
     try:
         yield
     except Interrupted as stop:
-        raise Interrupted(stop.number, _stopped(trainer, go_on)) from None
+        kept = f"stopped; {last} has step {trainer.step} of {trainer.total}; go on with: {go_on}"
+        said = kept if last.exists() else "stopped before the first step; nothing is kept"
+        raise Interrupted(stop.number, said) from None
     except BrokenPipeError:  # nobody reads what is printed: no fault of the run
         raise
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-        fix = "make room" if error.errno in _FULL else "check that the data and the run folder exist"
-        raise UserError(f"{what}, at step {trainer.step}; {fix}, and {_go_on(trainer)}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        fix = "make room" if full else "check that the data and the run folder exist"
+        raise UserError(f"{what}, at step {trainer.step}; {fix}, and {advice()}") from error
     except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and not any(words in str(error) for words in _NO_MEMORY):
             raise
         said = str(error).partition("\n")[0].partition(" Tried")[0].rstrip(".") or "none is left"
         raise UserError(
             f"out of memory at step {trainer.step} ({said[:160]}); end other programs, or share the batch among more "
-            f"processes (accelerate launch), and {_go_on(trainer)}"
+            f"processes (accelerate launch), and {advice()}"
         ) from error
-
-
-def _stopped(trainer: Trainer, go_on: str) -> str:
-    last = trainer.folder / "last.pt"
-    if not last.exists():
-        return "stopped before the first step; nothing is kept"
-    return f"stopped; {last} has step {trainer.step} of {trainer.total}; go on with: {go_on}"
-
-
-def _is_memory(error: Exception) -> bool:
-    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return known or any(words in str(error) for words in _NO_MEMORY)
-
-
-def _go_on(trainer: Trainer) -> str:
-    last = trainer.folder / "last.pt"
-    return f"go on from {last} with --resume" if last.exists() else "start anew: no checkpoint had been kept yet"

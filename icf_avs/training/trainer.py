@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
+from icf_avs.atomic_io import written_file
 from icf_avs.checkpoint.serialization import load_checkpoint, state_dict_without_frozen
 from icf_avs.config import TrainConfig
 from icf_avs.config_dict import from_dict
@@ -67,35 +67,21 @@ class Trainer:
         self.config, self.data, self.model, self.folder = config, data, model, folder
         device = processes().device
         lower = config.benchmark is not None and config.benchmark.bf16 and device.type == "cuda"
-        unused = DistributedDataParallelKwargs(
-            find_unused_parameters=True
-        )  # pretraining reaches the audio encoder alone
-        self.accelerator = Accelerator(
-            cpu=device.type == "cpu", mixed_precision="bf16" if lower else "no", kwargs_handlers=[unused]
-        )
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # pretraining reaches one encoder alone
+        precision = "bf16" if lower else "no"
+        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=[unused])
         self.train_module = build_train_module(config, model)
         self.wrapped = self.accelerator.prepare(self.train_module)
-        self.step = 0
-        self.seconds = 0.0
-        self.command = ""
-        self.pretrained_steps = 0
+        self.step, self.seconds, self.command, self.pretrained_steps = 0, 0.0, "", 0
         self.lengthened: list[dict[str, int]] = []
         self._plateau = Plateau(config.audio_pretrain_patience)
         self.optimizer = adamw(self.config, self.train_module, self.pretraining)
 
-    @property
-    def parts(self) -> int:
-        """Into how many parts the batch of a step is split: of each accumulated batch a part for each process."""
-        return self.accelerator.num_processes * self.grad_accum_steps
-
-    @property
-    def grad_accum_steps(self) -> int:
-        return self.config.benchmark.grad_accum_steps if self.config.benchmark else 1
-
     def batches(self, step: int) -> list[Batch]:
-        """This process's parts of the accumulated batches of a step."""
-        first = self.accelerator.process_index * self.grad_accum_steps
-        return [self.data.batch(step, part, self.parts) for part in range(first, first + self.grad_accum_steps)]
+        """This process's parts of the accumulated batches of a step: a part of each for each process."""
+        count = self.config.benchmark.grad_accum_steps if self.config.benchmark else 1
+        first, parts = self.accelerator.process_index * count, self.accelerator.num_processes * count
+        return [self.data.batch(step, part, parts) for part in range(first, first + count)]
 
     @property
     def pretraining(self) -> bool:
@@ -109,10 +95,9 @@ class Trainer:
         """One optimizer step on this process's parts of the accumulated batches, whose losses are averaged. Raises
         UserError, before it, when the gradient is NaN or infinite.
         """
-        config, accelerator = self.config, self.accelerator
+        config, accelerator, terms = self.config, self.accelerator, dict[str, float]()
         self.wrapped.train()
         self.optimizer.zero_grad(set_to_none=True)
-        terms: dict[str, float] = {}
         for turn, batch in enumerate(parts, 1):
             # Alike in all processes: each draws for the whole batch and takes what belongs to its clips.
             torch.manual_seed(config.seed * 1_000_003 + self.step + 7_919 * (turn - 1))
@@ -136,7 +121,8 @@ class Trainer:
         self.step += 1
         if self.step == config.audio_pretrain_steps:
             self._end_pretraining(self.step)
-        return self._reduce_metrics(terms) | {"gradient": norm}
+        shared = torch.tensor(list(terms.values()), device=accelerator.device)  # alike in all processes: their means
+        return dict(zip(terms, accelerator.reduce(shared, "mean").tolist(), strict=True)) | {"gradient": norm}
 
     def maybe_end_pretraining(self, naming: float) -> bool:
         """After a step of the pretraining: if the loss of naming has stopped falling, go on to the next stage, whose
@@ -159,11 +145,6 @@ class Trainer:
         asked = torch.tensor(float(bool(mine)), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum"))
 
-    def _reduce_metrics(self, terms: dict[str, float]) -> dict[str, float]:
-        """Means over the processes, which all have the same terms."""
-        mine = torch.tensor(list(terms.values()), device=self.accelerator.device)
-        return dict(zip(terms, self.accelerator.reduce(mine, "mean").tolist(), strict=True))
-
     def save(self) -> None:
         """Write last.pt atomically: on a full disk the file before it stays, and where a weight is NaN or infinite."""
         if not all(torch.isfinite(parameter).all() for parameter in self.train_module.parameters()):
@@ -171,6 +152,7 @@ class Trainer:
                 f"a weight is NaN or infinite after step {self.step}, which is not kept; the last good checkpoint is "
                 f"in {self.folder}: lower the learning rate and train anew"
             )
+        icf, interventions = self.train_module.icf, self.train_module.interventions
         state = {
             "config": json.dumps(asdict(self.config)),
             "classes": list(self.data.classes),
@@ -178,34 +160,23 @@ class Trainer:
             "seconds": self.seconds,
             "model": state_dict_without_frozen(self.model),
             "teacher": self.train_module.audio_classifier.state_dict(),
-            "icf": self.train_module.icf.state_dict() if self.train_module.icf else {},
-            "interventions": self.train_module.interventions.state_dict() if self.train_module.interventions else {},
+            "icf": icf.state_dict() if icf else {},
+            "interventions": interventions.state_dict() if interventions else {},
             "optimizer": self.optimizer.state_dict(),
             "command": self.command,
             "taught": self.pretrained_steps,
             "lengthened": self.lengthened,
             "plateau": self._plateau.state(),
         }
-        partial = self.folder / ".last.pt.partial"
-        try:
-            with open(partial, "wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.folder / "last.pt")
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"{self.folder}: cannot save the checkpoint of step {self.step} ({error}); make room and resume "
-                "from the one before with --resume"
-            ) from error
-        finally:
-            partial.unlink(missing_ok=True)
+        advice = f"make room, and resume from the checkpoint before step {self.step} with --resume"
+        with written_file(self.folder / "last.pt", advice, (RuntimeError,), flush=True) as new:
+            torch.save(state, new)
 
     def restore(self, longer: bool = False) -> None:
         """Continue from last.pt. Raises UserError when it is missing, damaged or of another run.
 
-        longer: the run may have more steps than it began with. From where it goes on, the learning rate is that of the
-        longer run; finishing steps that it has done are done anew, after the added ones.
+        longer: the run may have more steps than it began with. From there on the learning rate is that of the longer
+        run; finishing steps that it has done are done anew, after the added ones.
         """
         path = self.folder / "last.pt"
         try:
@@ -223,7 +194,12 @@ class Trainer:
                 f"{path}: damaged, or of an earlier version ({type(error).__name__}); start anew without --resume"
             ) from error
         if not same:
-            which = ", ".join(_difference(name, kept, mine) for name in other) or "other classes"
+            pairs = ((name, getattr(kept, name), getattr(mine, name)) for name in other)
+            differences = (
+                f"{name} {there} there, {here} here" if isinstance(here, int | float | str) else f"another {name}"
+                for name, there, here in pairs
+            )
+            which = ", ".join(differences) or "other classes"
             raise UserError(
                 f"{path}: belongs to a run with other settings ({which}); resume with those, or choose another --out"
             )
@@ -239,10 +215,9 @@ class Trainer:
             self.lengthened = [*self.lengthened, {"at": self.step, "from": steps, "to": self.config.steps}]
         self.model.load_state_dict(current_keys(state["model"]), strict=False)
         self.train_module.audio_classifier.load_state_dict(state["teacher"])
-        if self.train_module.icf is not None:
-            self.train_module.icf.load_state_dict(state["icf"])
-        if self.train_module.interventions is not None:
-            self.train_module.interventions.load_state_dict(state["interventions"])
+        for name, part in (("icf", self.train_module.icf), ("interventions", self.train_module.interventions)):
+            if part is not None:
+                part.load_state_dict(state[name])
         self.optimizer = adamw(self.config, self.train_module, self.pretraining)
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -254,8 +229,3 @@ def kept_steps(folder: Path) -> int | None:
         return int(json.loads(state["config"])["steps"])
     except Exception:  # whatever a damaged file makes torch raise
         return None
-
-
-def _difference(name: str, kept: TrainConfig, mine: TrainConfig) -> str:
-    there, here = getattr(kept, name), getattr(mine, name)
-    return f"{name} {there} there, {here} here" if isinstance(here, int | float | str) else f"another {name}"
