@@ -35,9 +35,8 @@ _LOCK = "lock"
 
 @contextmanager
 def unfinished_folder(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
-    """A new folder in `parent` to make something in; it is removed at the end. Those of dead processes go first.
-
-    It has the usual permissions itself, but lies in one that nobody else may read.
+    """A new folder in `parent` to make something in; it is removed at the end. Those of dead processes go first. It has
+    the usual permissions itself, but lies in one that nobody else may read.
     """
     remove_stale_files(parent, prefix)
     hidden, lock = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)), None
@@ -102,7 +101,6 @@ def replaced_folder(folder: Path, errors: Errors = ()) -> Iterator[Path]:
 @contextmanager
 def being_written(folder: Path, errors: Errors = ()) -> Iterator[Path]:
     """Give an empty hidden folder beside `folder`, which is gone when the block ends, unless `put_in_place` moved it.
-
     Raises UserError if nothing can be written: for an OSError or one of `errors`.
     """
     out = folder.parent
@@ -229,9 +227,8 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> None:
                     make(new)
                     os.replace(new, folder)
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror or error}); free some space or set ICF_CACHE"
-        ) from error
+        told = f"cannot be written ({error.strerror or error}); free some space or set ICF_CACHE"
+        raise UserError(f"{folder}: {told}") from error
 
 
 def save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:

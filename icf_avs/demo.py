@@ -60,9 +60,8 @@ def demo_command(out: Path, device: str = "auto") -> None:
     table.add_section()
     table.add_row("all", "", "", *_cells(overall), style="bold")
     console.print(table)
-    console.print(
-        f"The overlay videos, contact sheets and masks are in {out / 'segmented'}, for example", soft_wrap=True
-    )
+    where = f"The overlay videos, contact sheets and masks are in {out / 'segmented'}, for example"
+    console.print(where, soft_wrap=True)
     for name in ("overlay.mp4", "sheet.png", "segmentation.json"):
         console.print(f"  {next((out / 'segmented').glob(f'*/{name}'))}", soft_wrap=True)
     console.print(f"Done in {time.perf_counter() - started:.0f} s. Your own video: icf segment VIDEO --out DIR")

@@ -50,9 +50,8 @@ class FrameMask:
 
     @property
     def class_ids(self) -> np.ndarray:
-        """uint8 [H, W] at the video's own size, 0 where nothing sounds.
-
-        Raises ValueError unless segmented with semantic=True.
+        """uint8 [H, W] at the video's own size, 0 where nothing sounds. ValueError unless segmented with
+        semantic=True.
         """
         if not self.class_names:
             raise ValueError("there are no classes; segment with semantic=True")
@@ -96,10 +95,7 @@ class Segmentation:
 
     @property
     def class_ids(self) -> np.ndarray:
-        """uint8 [n, H, W], 0 where nothing sounds, else an index of `class_names`.
-
-        Raises ValueError unless segmented with semantic=True.
-        """
+        """uint8 [n, H, W], 0 where nothing sounds, else an index of `class_names`. ValueError as in FrameMask."""
         return np.stack([frame.class_ids for frame in self.frames])
 
     @property

@@ -7,7 +7,7 @@ M words in the implicit vocabulary | K counterfactuals | C classes (of sound) | 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -37,10 +37,8 @@ class ClipSpec:
     phase: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or self.image_size < 32 or self.sample_rate < 1 or self.window < 400:
+        if self.frames < 1 or self.image_size < 32 or self.sample_rate < 1 or self.window < 400 or not self.fps > 0:
             raise ValueError(f"not a usable clip specification: {self}")
-        if not self.fps > 0:
-            raise ValueError(f"fps is {self.fps}; it must be positive")
         if not 0 <= self.phase < 1:
             raise ValueError(f"phase is {self.phase}; it is a share of an interval, in [0, 1)")
 
@@ -50,8 +48,7 @@ class ClipSpec:
 
     def window_start(self, index: int) -> int:
         """First audio sample of mask `index`; may be negative at the start of a video (pad with zeros)."""
-        middle = (index + 0.5) / self.fps * self.sample_rate
-        return round(middle - self.window / 2)
+        return round((index + 0.5) / self.fps * self.sample_rate - self.window / 2)
 
     @property
     def delay(self) -> float:
@@ -78,9 +75,9 @@ class Missing(NamedTuple):
 
 
 class VisualFeatures(NamedTuple):
-    """Of frames [B,T] or [N], by the visual encoder. pyramid: maps [...,C_l,h_l,w_l] at strides 4, 8, 16, 32. Of the
-    open vocabulary also class_scores, z-scores [...,1000,h,w] of ImageNet's classes, and object_probs [...,20,h',w'] of
-    PASCAL VOC's objects.
+    """Of frames [B,T] or [N]. pyramid: maps [...,C_l,h_l,w_l] at strides 4, 8, 16, 32. Of the open vocabulary also
+    class_scores, z-scores [...,1000,h,w] of ImageNet's classes, and object_probs [...,20,h',w'] of PASCAL VOC's
+    objects.
     """
 
     pyramid: list[Tensor]
@@ -94,8 +91,8 @@ class VisualFeatures(NamedTuple):
 
 
 class AudioFeatures(NamedTuple):
-    """Of the sound of frames [B,T], by the audio encoder. token [...,D]; parts [...,L,D], tokens in time, None where
-    only the token is known; of a tagger also tag_probs [...,C], how surely each class sounds.
+    """Of the sound of frames [B,T]. token [...,D]; parts [...,L,D], tokens in time, None where only the token is known;
+    of a tagger also tag_probs [...,C], how surely each class sounds.
     """
 
     token: Tensor
@@ -237,8 +234,7 @@ class Batch:
         def moved(value: Any) -> Any:
             return [moved(level) for level in value] if isinstance(value, list) else value.to(device)
 
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return Batch(**{name: value if value is None else moved(value) for name, value in values.items()})
+        return Batch(**{name: value if value is None else moved(value) for name, value in vars(self).items()})
 
 
 @dataclass

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 
 from icf_avs.inference.predictor import MaskPredictor
@@ -29,3 +32,9 @@ class Listener(MaskPredictor):
             if self.deaf or (tone and round(hertz / 200) == index + 1):
                 out[:, : 10 * (index + 1)] = 9.0
         return Prediction(logits, torch.zeros(len(frames), 0), ())
+
+
+def loads(predictor: MaskPredictor, patch: pytest.MonkeyPatch, name: str = "listener") -> None:
+    """Have the commands load this model as their checkpoint."""
+    loaded = SimpleNamespace(predictor=predictor, name=name)
+    patch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)

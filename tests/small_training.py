@@ -63,7 +63,7 @@ def stand_ins(data: StampsData, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(trainer_module, "build_visual", lambda *_, **__: frozen_encoder())
 
 
-def broken_off(folder: Path, config: TrainConfig, after: int) -> None:
+def broken_off(folder: Path, config: TrainConfig, after: int, source: Path | None = None) -> None:
     """Begin a run and interrupt it after so many steps."""
 
     def report(stage: str, done: int, total: int, values: dict[str, float]) -> None:
@@ -71,4 +71,4 @@ def broken_off(folder: Path, config: TrainConfig, after: int) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(config, folder, report=report)
+        train(config, folder, source=source, report=report)

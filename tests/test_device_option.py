@@ -10,7 +10,6 @@ import torch
 from accelerate.state import AcceleratorState
 from clip_maker import make_clip, tone
 
-import icf_avs
 from icf_avs.__main__ import main
 from icf_avs.batch.job import Job, Settings
 from icf_avs.cli.parser import build_parser
@@ -93,13 +92,6 @@ def test_it_is_refused_before_work_begins(name: str, machine, tmp_path: Path, ca
     told = capsys.readouterr().err.strip().splitlines()
     assert told == ["icf: error: device 'cuda:7': not on this machine; choose auto or one of cuda, cuda:0, cpu"]
     assert not (tmp_path / "out").exists()
-
-
-def test_load_takes_it(machine) -> None:
-    assert icf_avs.load("stamps", device="cpu").model.device == torch.device("cpu")
-    machine(0)
-    with pytest.raises(UserError, match="not on this machine"):
-        icf_avs.load("stamps", device="cuda")
 
 
 def test_many_videos_pass_it_to_their_processes(machine, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

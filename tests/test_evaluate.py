@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from listener import Listener
+from listener import Listener, loads
 
 import icf_avs.evaluation.test_sets as evaluation
 from icf_avs.__main__ import main
@@ -201,8 +201,7 @@ def cells(path):
 def test_other_settings_have_rows_of_their_own(tiny, tmp_path, monkeypatch):
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", ["dog", "cat", "hen"])
-    loaded = SimpleNamespace(predictor=Graded(ClipSpec()), name="graded")
-    monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
+    loads(Graded(ClipSpec()), monkeypatch, "graded")
     monkeypatch.chdir(tmp_path)
     command = ["evaluate", "--data", "data", "--sets", "s4", "--out", "scores.csv"]
     path = tmp_path / "scores.csv"
@@ -233,8 +232,7 @@ def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatc
     """The disk fills up while it scores."""
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", ["dog", "cat", "hen"])
-    loaded = SimpleNamespace(predictor=Listener(ClipSpec()), name="listener")
-    monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
+    loads(Listener(ClipSpec()), monkeypatch, "listener")
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -251,8 +249,7 @@ def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatc
 def test_a_set_whose_clips_share_all_sounds_has_no_off_screen_row(tiny, tmp_path, monkeypatch, capsys):
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", ["dog", "dog"])
-    loaded = SimpleNamespace(predictor=Listener(ClipSpec()), name="listener")
-    monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
+    loads(Listener(ClipSpec()), monkeypatch, "listener")
     out = tmp_path / "scores.csv"
     evaluate_command(open_task(None, tmp_path / "data", None), out, clips=None, seed=0)
     assert {row["audio"] for row in SCORES.read(out)} == {"true", "silence", "noise"}
@@ -265,8 +262,7 @@ def test_a_set_whose_clips_share_all_sounds_has_no_off_screen_row(tiny, tmp_path
 def test_the_validation_split_has_rows_of_its_own(tiny, tmp_path, monkeypatch):
     tiny.root = tmp_path / "data/Multi-sources"
     tiny.ms3("val", 2)
-    loaded = SimpleNamespace(predictor=Listener(ClipSpec()), name="listener")
-    monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
+    loads(Listener(ClipSpec()), monkeypatch, "listener")
     out = tmp_path / "scores.csv"
     evaluate_command(open_task(None, tmp_path / "data", None, "val"), out, clips=None, seed=0)
     assert {row["test_set"] for row in SCORES.read(out)} == {"ms3-val"}
@@ -279,8 +275,7 @@ def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys)
     tiny.s4("test", ["dog", "cat", "hen"])
     tiny.root = tmp_path / "data/Multi-sources"
     tiny.ms3("test", 2)
-    loaded = SimpleNamespace(predictor=Listener(ClipSpec()), name="listener")
-    monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
+    loads(Listener(ClipSpec()), monkeypatch, "listener")
     out = tmp_path / "results/scores.csv"
     monkeypatch.setattr(evaluation, "default_sets", lambda split: pytest.fail("--data was given"))
     evaluate_command(open_task(None, tmp_path / "data", ["s4", "ms3"]), out, clips=2, seed=3)

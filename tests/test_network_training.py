@@ -11,6 +11,7 @@ import torch
 from avsbench_fixtures import NAMES, write_avss, write_ms3
 from clip_maker import make_clip, tone
 from safetensors.torch import load_file
+from small_training import broken_off
 
 from icf_avs.checkpoint.export import export_command, trace
 from icf_avs.checkpoint.export_graphs import WaveformGraph
@@ -92,13 +93,7 @@ def test_classes_are_trained_and_predicted(sets: Path, tmp_path: Path) -> None:
 def check_resume(config: TrainConfig, source: Path, tmp_path: Path) -> None:
     """A run that is interrupted and resumed ends with the weights of one without a break."""
     straight = load_file(train(config, tmp_path / "straight", source=source))
-
-    def stop(stage: str, done: int, total: int, values: dict[str, float]) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "broken", source=source, report=stop)
+    broken_off(tmp_path / "broken", config, 3, source)
     resumed = load_file(train(config, tmp_path / "broken", source=source, resume=True))
     assert all(value.equal(straight[key]) for key, value in resumed.items())
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from documents import blocks, read, run_shell, understood
-from listener import Listener
+from listener import Listener, loads
 
 from icf_avs.evaluation.score_tables import SCORES
 from icf_avs.evaluation.test_sets import FOLDERS
@@ -46,8 +45,7 @@ def folder(tiny, tmp_path, monkeypatch):
     tiny.root = tmp_path / "AVSBench/Multi-sources"
     tiny.ms3("test", 1)
     monkeypatch.chdir(tmp_path)
-    loaded = SimpleNamespace(predictor=Listener(ClipSpec()), name="listener")
-    monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
+    loads(Listener(ClipSpec()), monkeypatch, "listener")
     return tmp_path
 
 

@@ -6,12 +6,11 @@ import csv
 import math
 import re
 import wave
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from listener import Listener
+from listener import Listener, loads
 
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
@@ -297,8 +296,7 @@ def test_the_command_writes_a_table_and_says_what_it_found(tiny, tmp_path, monke
     tiny.root = tmp_path / "data/Multi-sources"
     tiny.ms3("test", 2)
     model = Listener(ClipSpec(), deaf=True)
-    loaded = SimpleNamespace(predictor=model, name="deaf")
-    monkeypatch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
+    loads(model, monkeypatch, "deaf")
     table = tmp_path / "out" / "probe-avsbench.csv"
     robustness_command(open_task(None, tmp_path / "data", ["s4", "ms3"]), table, clips=2, seed=5)
     assert list(table.parent.iterdir()) == [table]

@@ -4,12 +4,12 @@ written or read outside of an archive's own folder, and the code holds no shell 
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import multiprocessing
 import os
 import pickle
+import re
 import resource
 import shutil
 import struct
@@ -329,67 +329,17 @@ def test_qt_resources_of_folders_in_folders_take_no_memory(tmp_path: Path) -> No
 
 # The code itself
 
-CALLS = {  # never called in the package
-    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.execv", "os.execvp", "os.spawnl", "pty.spawn",
-    "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load", "marshal.loads", "shelve.open", "dill.load",
-    "joblib.load", "yaml.load", "pandas.read_pickle", "tempfile.mktemp", "subprocess.getoutput", "torch.hub.load",
-    "tarfile.open", "shutil.unpack_archive", "importlib.util.spec_from_file_location",
-}  # fmt: skip
-SAYS = {"torch.load": ("weights_only", True)}  # and what must be said where it is called
-NEVER = {"shell": True, "allow_pickle": True, "trust_remote_code": True, "weights_only": False}
 
-
-def flaws(source: str) -> list[str]:
-    """What of the above a source text does; a name that is imported from a module counts as the module's."""
-    tree = ast.parse(source)
-    origin = {
-        alias.asname or alias.name: f"{node.module}.{alias.name}"
-        for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
-    } | {
-        alias.asname: alias.name
-        for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names if alias.asname
-    }  # fmt: skip
-    found = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        name = ast.unparse(node.func)
-        head, dot, rest = name.partition(".")
-        name = origin.get(head, head) + dot + rest
-        said = {word.arg: word.value for word in node.keywords}
-        if name in CALLS:
-            found.append(name)
-        if name in SAYS:
-            word, value = SAYS[name]
-            if getattr(said.get(word), "value", None) is not value:
-                found.append(f"{name} without {word}={value}")
-        for word, value in NEVER.items():
-            if word in said and not (isinstance(said[word], ast.Constant) and said[word].value is not value):
-                found.append(f"{name} with {word}")
-    return found
-
-
-def test_no_shell_no_eval_and_no_pickle_in_the_code() -> None:
-    sources = [
-        *(ROOT / "icf_avs").rglob("*.py"),
-        *(ROOT / "examples").rglob("*.py"),
-        *(ROOT / "benchmarks").glob("*.py"),
-    ]
+def test_no_library_is_asked_to_unpickle() -> None:
+    """What ruff's rules of security (S, in pyproject.toml) do not see."""
+    sources = [path for part in ("icf_avs", "examples", "benchmarks") for path in (ROOT / part).rglob("*.py")]
     assert len(sources) > 100
-    assert {str(path.relative_to(ROOT)): found for path in sources if (found := flaws(path.read_text()))} == {}
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "eval('1')", "import os\nos.system('ls')", "from os import system\nsystem('ls')", "import torch\ntorch.load(x)",
-        "import torch as t\nt.load(x, weights_only=False)", "from pickle import loads as read\nread(x)",
-        "import subprocess\nsubprocess.run(x, shell=True)", "subprocess.run(x, shell=flag)",
-        "import numpy as np\nnp.load(x, allow_pickle=True)", "torch.load(x, weights_only=flag)",
-    ],
-)  # fmt: skip
-def test_the_search_sees_a_flaw(source: str) -> None:
-    assert flaws(source)
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(allow_pickle|trust_remote_code)=(?!False)|weights_only=(?!True)", text), path
+        assert not re.search(r"torch\.hub\.load\(|joblib|dill|read_pickle|shelve|getoutput|unpack_archive", text), path
+        loads = r"torch\.load\("
+        assert len(re.findall(loads, text)) == len(re.findall(loads + r".*weights_only=True", text)), path
 
 
 def test_no_hostile_pickle_is_log_mel(tmp_path: Path) -> None:

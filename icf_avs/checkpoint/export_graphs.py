@@ -83,6 +83,13 @@ class UnpaddedImplicitText(nn.Module):
         return {"frame": self.text.of_frames(sound, visual, valid, words, segment)}
 
 
+def shared_sizes(frames: Tensor, others: Tensor) -> tuple[int, int]:
+    """Clips, and frames of each; the tracer would keep four sizes apart where there are two."""
+    for axis in (0, 1):
+        torch._check(others.shape[axis] == frames.shape[axis])
+    return frames.shape[0], frames.shape[1]
+
+
 class ExportGraph(nn.Module, ABC):
     """A copy of a model, on the CPU, and what is exported of it.
 
@@ -142,9 +149,7 @@ class WaveformGraph(ExportGraph):
 
     def forward(self, frames: Tensor, waves: Tensor) -> tuple[Tensor, ...]:
         model = self.model
-        clips, count = frames.shape[:2]
-        torch._check(waves.shape[0] == clips)  # the tracer would keep four sizes apart where there are two
-        torch._check(waves.shape[1] == count)
+        clips, count = shared_sizes(frames, waves)
         visual = VisualFeatures([level.unflatten(0, (clips, count)) for level in model.visual(frames.flatten(0, 1))])
         mel = self.log_mel(waves.flatten(0, 1)).unflatten(0, (clips, count))
         output = model.network(visual, mel, torch.ones(clips, count, dtype=torch.bool, device=frames.device))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.checkpoint.export_graphs import ExportGraph, Spectrum
+from icf_avs.checkpoint.export_graphs import ExportGraph, Spectrum, shared_sizes
 from icf_avs.encoders.efficientat import EfficientAT
 from icf_avs.encoders.tagger_encoder import middle_weights, mirrored_ends
 from icf_avs.encoders.voc_segmenter import GRID, SIDE, VOC_CLASSES
@@ -99,9 +99,7 @@ class TaggedMaskGraph(ExportGraph):
         return self.example_frames(clips, frames, generator), heard
 
     def forward(self, frames: Tensor, heard: Tensor) -> tuple[Tensor]:
-        clips, count = frames.shape[:2]
-        torch._check(heard.shape[0] == clips)
-        torch._check(heard.shape[1] == count)
+        clips, count = shared_sizes(frames, heard)
         network, encoder = self.model.network, self.model.visual
         images = frames.flatten(0, 1)
         smaller = self.smaller(images)

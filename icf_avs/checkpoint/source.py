@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from icf_avs.errors import UserError
 
@@ -32,13 +31,10 @@ def check_files(where: str, names: Iterable[str]) -> None:
         return
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
-        raise UserError(
-            f"{where}: {pickles[0]} is a pickle, which can run any code when it is opened, and is refused; "
-            f"ask for {FILE} (`save_pretrained` writes it)"
-        )
-    raise UserError(
-        f"{where}: has no {FILE}, so it is not a model of icf-avs; name another, or a .safetensors file in it"
-    )
+        told = f"{pickles[0]} is a pickle, which can run any code when it is opened, and is refused; ask for {FILE}"
+        raise UserError(f"{where}: {told} (`save_pretrained` writes it)")
+    told = f"has no {FILE}, so it is not a model of icf-avs; name another, or a .safetensors file in it"
+    raise UserError(f"{where}: {told}")
 
 
 SHIPPED = ("natural", "stamps")
@@ -73,34 +69,28 @@ def shipped(name: str) -> Path:
     return Path(__file__).parents[1] / "pretrained" / f"{name}.safetensors"
 
 
-def download(repo: str, **options: Any) -> Path:
-    """The checkpoint of `user/name` in the hub's cache, downloaded where it is not there.
-
-    options: of hf_hub_download (revision, cache_dir, ...). Raises UserError for an unknown or closed repository, one
-    without model.safetensors, and when the hub cannot be reached.
+def download(repo: str) -> Path:
+    """The checkpoint of `user/name` in the hub's cache, downloaded where it is not there. Raises UserError for an
+    unknown or closed repository, one without model.safetensors, and when the hub cannot be reached.
     """
     try:
         from huggingface_hub import HfApi, errors, hf_hub_download
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"{repo}: no such file or folder here, and to look on the hub pip install 'icf-avs[hub]'"
-        ) from error
+        told = "no such file or folder here, and to look on the hub pip install 'icf-avs[hub]'"
+        raise UserError(f"{repo}: {told}") from error
+    told = {
+        errors.LocalEntryNotFoundError: "no such file or folder here, not in the hub's cache, and the hub cannot be "
+        "reached; check the name and the network",
+        errors.GatedRepoError: "closed on the hub; ask for access on its page, then `hf auth login`",
+        errors.RepositoryNotFoundError: "no such file or folder here and no such model on the hub; check the name, or "
+        "`hf auth login` if it is private",
+    }
     try:
-        return Path(hf_hub_download(repo, FILE, **options))
-    except errors.LocalEntryNotFoundError as error:
-        raise UserError(
-            f"{repo}: no such file or folder here, not in the hub's cache, and the hub cannot be reached; "
-            "check the name and the network"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise UserError(f"{repo}: closed on the hub; ask for access on its page, then `hf auth login`") from error
-    except errors.RepositoryNotFoundError as error:
-        raise UserError(
-            f"{repo}: no such file or folder here and no such model on the hub; check the name, "
-            "or `hf auth login` if it is private"
-        ) from error
+        return Path(hf_hub_download(repo, FILE))
+    except tuple(told) as error:
+        raise UserError(f"{repo}: {next(told[kind] for kind in told if isinstance(error, kind))}") from error
     except errors.EntryNotFoundError as error:
-        check_files(repo, HfApi().list_repo_files(repo, revision=options.get("revision"), token=options.get("token")))
-        raise UserError(f"{repo}: {FILE} is not available at this revision; name another") from error
+        check_files(repo, HfApi().list_repo_files(repo))
+        raise UserError(f"{repo}: {FILE} is unavailable although it is listed; try again") from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise UserError(f"{repo}: cannot be downloaded from the hub ({str(error).partition(chr(10))[0]})") from error

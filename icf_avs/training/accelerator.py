@@ -53,11 +53,12 @@ def _place(device: str) -> torch.device:
 
 def check_processes(config: TrainConfig) -> None:
     """Raise UserError where a batch has not a clip for every process (and turn) of the run."""
-    parts = processes().num_processes * (config.benchmark.grad_accum_steps if config.benchmark else 1)
-    if parts > config.min_batch_size:
+    turns, most = config.benchmark.grad_accum_steps if config.benchmark else 1, config.min_batch_size
+    parts = processes().num_processes * turns
+    if parts > most:
         raise UserError(
-            f"recipe {config.name} has steps of {config.min_batch_size} clips, which cannot be shared among {parts} "
-            f"processes{' and turns' * (parts > processes().num_processes)}; start at most {config.min_batch_size}"
+            f"recipe {config.name} has steps of {most} clips, which cannot be shared among {parts} "
+            f"processes{' and turns' * (turns > 1)}; start at most {most}"
         )
 
 

@@ -109,12 +109,9 @@ def calibrate(model: SegmentationModel, batches: Iterable[Batch]) -> Calibration
         absent = shown & (other.any(1) & ~(other & batch.onscreen).any(1))[:, None]
         foreign.append(frame_ious(decode(audio.map(lambda x: x.roll(1, 0)))[absent], batch.masks[absent], shares))
         for _ in range(ABSENT if model.relative_threshold is not None else 0):
-            areas.append(
-                segmented_areas(
-                    decode(network.encode_audio(absent_words(batch, generator), tags=True))[batch.valid], shares
-                )
-            )
-    good, left = (torch.cat(ious).sum(0) / max(1, len(torch.cat(ious))) for ious in (own, foreign))
+            words = network.encode_audio(absent_words(batch, generator), tags=True)
+            areas.append(segmented_areas(decode(words)[batch.valid], shares))
+    good, left = (ious.sum(0) / max(1, len(ious)) for ious in map(torch.cat, (own, foreign)))
     scores = 2 * good * (1 - left) / (good + 1 - left).clamp(min=1e-6)
     offset = int(scores[0].argmax())
     of_shares = scores[:, offset]
@@ -125,6 +122,5 @@ def calibrate(model: SegmentationModel, batches: Iterable[Batch]) -> Calibration
         offset = min(offset, max(int(fits.sum()) - 1, 0))
     for constant, value in zip(chosen, (OFFSETS[offset], shares[share]), strict=False):  # most models have no share
         constant.fill_(value)
-    return Calibration(
-        float(OFFSETS[offset]), float(shares[share]), float(good[share, offset]), float(left[share, offset])
-    )
+    found = OFFSETS[offset], shares[share], good[share, offset], left[share, offset]
+    return Calibration(*map(float, found))

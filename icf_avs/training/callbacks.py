@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 class Callbacks:
-    """Belongs to the writing process; a context in which the run goes on. Nothing it does changes what is learnt."""
+    """Belongs to the writing process; a context in which the run goes on. Nothing it does changes what is learnt.
+
+    recipe: from scores, what a checkpoint says of its making. Validation clips are made or loaded at once. Raises
+    UserError when W&B is wanted and unavailable, and where the validation clips are not there.
+    """
 
     def __init__(self, trainer: Trainer, recipe: Callable[[dict[str, float]], dict[str, Any]], wandb: bool) -> None:
-        """recipe: from scores, what a checkpoint says of its making. Validation clips are made or loaded now.
-
-        Raises UserError when W&B is wanted and unavailable, and where the validation clips are not there.
-        """
         self.trainer, self.recipe = trainer, recipe
         self.evaluate, self.samples = trainer.data.evaluator(), trainer.data.samples(CLIPS)
         self.images, self.best = trainer.folder / "samples", trainer.folder / "best.safetensors"

@@ -69,6 +69,11 @@ class ExactMetric(Metric):
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Self:
         return cast(Self, super()._apply(lambda state: state.to(fn(state).device), exclude_state))
 
+    def add_sums(self, *names: str, size: tuple[int, ...] = (), dtype: torch.dtype = torch.int64) -> None:
+        """Add states that begin with zeros and are added up over the processes."""
+        for name in names:
+            self.add_state(name, torch.zeros(size, dtype=dtype), "sum")
+
 
 class AVSBenchMetric(ExactMetric):
     """mIoU and F as the AVSBench evaluation computes them, from batches of `batch_size` clips.
@@ -100,11 +105,9 @@ class AVSBenchMetric(ExactMetric):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.batch_size, self.threshold = batch_size, checked_threshold(threshold)
-        self.add_state("batches", torch.tensor(0), "sum")
-        self.add_state("iou", torch.tensor(0.0, dtype=torch.float32), "sum")  # over batches
-        self.add_state("f", torch.tensor(0.0, dtype=torch.float64), "sum")
-        self.add_state("frames", torch.tensor(0), "sum")
-        self.add_state("active", torch.tensor(0.0, dtype=torch.float64), "sum")
+        self.add_sums("batches", "frames")
+        self.add_sums("iou", dtype=torch.float32)  # over batches
+        self.add_sums("f", "active", dtype=torch.float64)
         # the open batch is one row, and after a sync one row for each process
         self.add_state("open_counts", torch.zeros(1, 3, dtype=torch.int64), "cat")  # clips, frames, sounding frames
         self.add_state("open_iou", torch.zeros(1, dtype=torch.float64), "cat")
@@ -175,17 +178,12 @@ class StrictMetric(ExactMetric):
     def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.threshold = checked_threshold(threshold)
-        for name in ("sounding", "empty", "blank"):  # frames
-            self.add_state(name, torch.tensor(0), "sum")
-        for name in ("iou", "active_sounding", "active_empty"):
-            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), "sum")
-        self.add_state("curve", torch.zeros(len(THRESHOLDS), dtype=torch.float64), "sum")
+        self.add_sums("sounding", "empty", "blank")  # frames
+        self.add_sums("iou", "active_sounding", "active_empty", dtype=torch.float64)
+        self.add_sums("curve", size=(len(THRESHOLDS),), dtype=torch.float64)
 
     def update(self, probabilities: Tensor, truth: Tensor) -> None:
-        """Add frames: probabilities [n, H, W] in [0, 1]; truth [n, H, W], non-zero (or soft) where an object sounds.
-
-        Raises ValueError for unequal shapes, and for probabilities or soft truth outside [0, 1].
-        """
+        """Add frames: arguments and errors as in `AVSBenchMetric.update`."""
         probabilities, truth = checked(probabilities, truth)
         inter, union, predicted = areas(probabilities, truth, self.threshold)
         sounding = truth.sum((1, 2)) > 0

@@ -35,14 +35,10 @@ class DatasetMetric(ExactMetric):
     def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.threshold = checked_threshold(threshold)
-        for name in ("inter", "predicted", "true", "pixels"):
-            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), "sum")
+        self.add_sums("inter", "predicted", "true", "pixels", dtype=torch.float64)
 
     def update(self, probabilities: Tensor, truth: Tensor) -> None:
-        """Add frames: probabilities [n, H, W] in [0, 1]; truth [n, H, W], non-zero (or soft) where an object sounds.
-
-        Raises ValueError for unequal shapes, and for probabilities or soft truth outside [0, 1].
-        """
+        """Add frames: arguments and errors as in `AVSBenchMetric.update`."""
         probabilities, truth = checked(probabilities, truth)
         inter, _, predicted = areas(probabilities, truth, self.threshold)
         self.inter = self.inter + inter.sum()

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from icf_avs.errors import UserError
 from icf_avs.evaluation.metrics.binary import BETA_SQUARED, ExactMetric
-
-EPSILON = 2.220446049250313e-16
+from icf_avs.evaluation.metrics.dataset_level import EPSILON
 
 
 class SemanticMetric(ExactMetric):
@@ -46,12 +45,10 @@ class SemanticMetric(ExactMetric):
         if classes < 2:
             raise ValueError(f"classes is {classes}; it must be at least 2, background among them")
         self.classes = classes
-        self.add_state(
-            "reference_sums", torch.zeros(2, classes, dtype=torch.float32), "sum"
-        )  # IoU and F, rounded as in the reference
-        self.add_state("sums", torch.zeros(2, classes, dtype=torch.float64), "sum")
-        for name in ("counts", "truth_counts", "inter", "predicted", "true"):  # the first two: frames, others: pixels
-            self.add_state(name, torch.zeros(classes, dtype=torch.int64), "sum")
+        self.add_sums("reference_sums", size=(2, classes), dtype=torch.float32)  # IoU and F, rounded as there
+        self.add_sums("sums", size=(2, classes), dtype=torch.float64)
+        self.add_sums("counts", "truth_counts", size=(classes,))  # frames
+        self.add_sums("inter", "predicted", "true", size=(classes,))  # pixels
 
     def update(self, prediction: Tensor, truth: Tensor, valid: Tensor | None = None) -> None:
         """Add frames.
