@@ -103,14 +103,14 @@ class OpenVocabularyNetwork(GuidedNetwork):
         self, pixels: PixelFeatures, sounds: SoundTokens, text: Tensor | None, visual: VisualFeatures
     ) -> DecoderOutput:
         """Masks with the names of the sounds and without them; the surer counts. In training either of the two."""
-        semantic, text = sounds.semantic.flatten(1, 2), cast(Tensor, text)
+        text, vocabulary = cast(Tensor, text), self.implicit_text.vocabulary
         evidence = [cast(Tensor, found).flatten(0, 1) for found in (visual.class_scores, visual.object_probs)]
         tags = [None if probs is None else probs.flatten(0, 1) for probs in sounds.tag_probs]
-        found = self.prior(pixels.tokens, semantic, text, self.implicit_text.vocabulary, *evidence, tags)
+        found = self.prior(pixels.tokens, sounds.semantic.flatten(1, 2), text, vocabulary, *evidence, tags)
         by_name = found.named
         if self.joint_embedding is not None:
             by_name = by_name + self._match(pixels, sounds)
-        clips, frames = sounds.semantic.shape[1:3]
+        semantic, (clips, frames) = sounds.semantic.flatten(1, 2), sounds.semantic.shape[1:3]
         every = torch.ones(clips * frames, dtype=torch.bool, device=semantic.device)
         decoded = []
         for named in [self.name_dropout.draw(clips, frames)] if self.training else [every, ~every]:

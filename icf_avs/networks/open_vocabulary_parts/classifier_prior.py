@@ -66,9 +66,11 @@ class ClassifierPrior(nn.Module):
         def of_classes(maps: Tensor) -> Tensor:
             return maps.gather(1, at).unflatten(1, (repeats, words, classes)).transpose(0, 1)  # R N W G P
 
-        flat, scaled = scores.flatten(2), scaled[..., None]
+        flat = scores.flatten(2)
         seen, probs = of_classes(flat), of_classes(flat.softmax(1))
-        relevance = (scaled * (seen * gates[..., None]).amax(3).clamp(min=0)).amax(2)
-        agreement = torch.einsum("rnw,rnwp->rnp", weight, torch.einsum("rnwg,rnwgp->rnwp", shares, seen))
+        relevance = (seen * gates[..., None]).amax(3).clamp(min=0)
+        agreement = torch.einsum("rnwg,rnwgp->rnwp", shares, seen)
         own = torch.einsum("rnwg,rnwgp->rnwp", gates, probs).add(_LEAST).log() - math.log(_LEAST)
-        return torch.stack([relevance, agreement, (scaled * own).amax(2)], dim=2).unflatten(-1, scores.shape[-2:])
+        found, agreed = (scaled[..., None] * relevance).amax(2), torch.einsum("rnw,rnwp->rnp", weight, agreement)
+        maps = torch.stack([found, agreed, (scaled[..., None] * own).amax(2)], dim=2)
+        return maps.unflatten(-1, scores.shape[-2:])
