@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from icf_avs.config_dict import check_choices
+from icf_avs.config_dict import check_choices, reject_renamed_fields
 from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.settings import CDCL, MIT, SC
 from icf_avs.types import ClipSpec
@@ -53,6 +53,7 @@ class ContrastiveConfig:
     temperature: float = 0.2
 
 
+@reject_renamed_fields
 @dataclass(frozen=True)
 class EvidenceConfig:
     """Open vocabulary, searched for by a classifier's classes: how many words of a sound are searched for, how many
@@ -129,6 +130,7 @@ class ModelConfig:
         return VGGISH_DIM if self.bare_audio else self.dim
 
 
+@reject_renamed_fields
 @dataclass(frozen=True)
 class DataConfig:
     """Composed training scenes: images are rendered once, their features cached; audio is mixed anew each time."""
@@ -143,6 +145,7 @@ class DataConfig:
     audio_augment: bool = False  # whether training audio varies far beyond the recordings
 
 
+@reject_renamed_fields
 @dataclass(frozen=True)
 class WordDataConfig:
     """Open-vocabulary scenes (synthetic/open_vocab_sampler.py): words and tagger predictions stand for sounds."""
@@ -154,6 +157,7 @@ class WordDataConfig:
     seed: int | None = None  # of the training scenes; None: the run's
 
 
+@reject_renamed_fields
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """A public set to train on. layout: "S4", "MS3", "AVSS" or "own" (docs/OWN_DATA.md), which the folder given with
@@ -177,6 +181,7 @@ class PlugInConfig:
     cdcl: CDCL | None = field(default_factory=CDCL)
 
 
+@reject_renamed_fields
 @dataclass(frozen=True)
 class TrainConfig:
     """One complete run of training: on word scenes (`words`), on a public set (`benchmark`), or else on composed scenes

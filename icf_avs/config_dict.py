@@ -9,6 +9,7 @@ import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass, replace
+from functools import wraps
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -31,8 +32,36 @@ LIMITS: dict[str, Callable[[str], Any]] = {
     "sample_rate": whole(16_000, 48_000),
 }  # fmt: skip
 
-# Names that settings of the shipped checkpoints had when these were made, by class.
-EARLIER = {"EvidenceConfig": {"akin": "synonym_threshold", "nameless": "name_dropout", "second": "second_scale"}}
+# Names that settings had before, by class.
+EARLIER = {
+    "TrainConfig": {
+        "teach_steps": "audio_pretrain_steps", "teach_batch": "audio_pretrain_batch",
+        "teach_patience": "audio_pretrain_patience", "finish": "highres_steps", "finish_size": "highres_size",
+        "finish_clip_share": "highres_clip_share", "text": "text_encoder",
+    },
+    "DataConfig": {
+        "pictures": "images", "finish_pictures": "highres_images", "finish_clips": "highres_clips",
+        "hard": "hard_fraction", "varied": "audio_augment",
+    },
+    "WordDataConfig": {"pictures": "images"},
+    "BenchmarkConfig": {"sound": "audio_source", "accumulate": "grad_accum_steps"},
+    "EvidenceConfig": {"akin": "synonym_threshold", "nameless": "name_dropout", "second": "second_scale"},
+    "SC": {"space": "strategy"},
+}  # fmt: skip
+
+
+def reject_renamed_fields(of: type[Settings]) -> type[Settings]:
+    """A decorator of a settings class: an earlier name of a field is an error that says the new one."""
+    names, init = EARLIER[of.__name__], of.__init__
+
+    @wraps(init)
+    def checked(self: Settings, *args: Any, **values: Any) -> None:
+        for old in names.keys() & values.keys():
+            raise TypeError(f"{of.__name__}: {old} is now called {names[old]}")
+        init(self, *args, **values)
+
+    of.__init__ = checked  # type: ignore[method-assign]
+    return of
 
 
 def check_choices(settings: Any) -> None:

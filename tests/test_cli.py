@@ -35,6 +35,27 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
     assert done.stdout == "set()\n", done.stderr
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-v",
+        "sing",
+        "segment clip.mp4",  # no --out
+        "segment clip.mp4 --out o --fps 0",
+        "segment clip.mp4 --out o --fps nan",
+        "segment clip.mp4 --out o --threshold 1.5",
+        "evaluate --sets s5",
+        "evaluate --clips 0",
+        "data stamps --out o --test -1",
+    ],
+)
+def test_wrong_command_lines(line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(line.split())
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
 def test_version():
     done = icf("--version")
     assert done.returncode == 0 and done.stdout.startswith("icf ")

@@ -226,3 +226,21 @@ def test_without_a_command_there_is_help(line: str, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as stop:
         main(line.split())
     assert not stop.value.code and "commands:" in capsys.readouterr().out
+
+
+OLD = {
+    "train s4-pvt --sound=wav": "--sound is now --audio-source",
+    "train s4-pvt --audio vggish": "--audio is now --audio-encoder",
+    "train s4-pvt --visual swin-b": "--visual is now --visual-encoder",
+    "train s4-pvt --text clip": "--text is now --text-encoder",
+    "-q probe stamps --clips 3": "probe is now `icf evaluate --robustness`",
+    "data compose --pictures p --sounds s --audio a --out o": "--audio is now --audio-dir",
+}
+
+
+@pytest.mark.parametrize("line", OLD)
+def test_an_option_of_an_earlier_version_gets_one_line_with_the_new_one(line: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(line.split())
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and printed.count("\n") == 1 and OLD[line] in printed

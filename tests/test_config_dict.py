@@ -8,10 +8,12 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from icf_avs import config
 from icf_avs.checkpoint.serialization import read_config
 from icf_avs.checkpoint.source import shipped
 from icf_avs.config import EvidenceConfig, ModelConfig, TrainConfig
 from icf_avs.config_dict import EARLIER, from_dict
+from icf_avs.icf import SC
 from icf_avs.training.recipes import RECIPES
 
 
@@ -21,10 +23,19 @@ def test_every_recipe_survives_json(name: str) -> None:
     assert from_dict(TrainConfig, json.loads(json.dumps(asdict(recipe)))) == recipe
 
 
-def test_earlier_names_of_the_shipped_checkpoints_are_read() -> None:
-    known = {field.name for field in dataclasses.fields(EvidenceConfig)}
-    assert set(EARLIER["EvidenceConfig"].values()) <= known and not set(EARLIER["EvidenceConfig"]) & known
+def test_earlier_names_are_read_and_elsewhere_name_the_new_ones() -> None:
+    """Every field has the name that EARLIER gives; old metadata is read under it."""
+    classes = {cls.__name__: cls for cls in (*vars(config).values(), SC) if isinstance(cls, type)}
+    for name, fields in EARLIER.items():
+        known = {field.name for field in dataclasses.fields(classes[name])}
+        assert set(fields.values()) <= known and not set(fields) & known
     assert from_dict(EvidenceConfig, {"akin": 0.5}) == EvidenceConfig(synonym_threshold=0.5)
+    with pytest.raises(TypeError, match="EvidenceConfig: akin is now called synonym_threshold"):
+        EvidenceConfig(akin=0.5)
+    with pytest.raises(TypeError, match="TrainConfig: finish is now called highres_steps"):
+        replace(TrainConfig("x"), finish=3)
+    with pytest.raises(TypeError, match="SC: space is now called strategy"):
+        SC(space="diffusion")
     assert read_config(shipped("natural")).evidence == RECIPES["natural"]().model.evidence == EvidenceConfig()
 
 

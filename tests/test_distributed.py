@@ -136,7 +136,8 @@ def test_processes_that_share_a_batch_learn_what_one_does(world: int, turns: int
         assert his == pytest.approx(mine, rel=1e-4, abs=1e-5)
         assert gradients.keys() == others.keys()
         for name, gradient in gradients.items():
-            assert (others[name] - gradient).norm() < 1e-3 * gradient.norm() + 1e-6, name
+            # As near as the order of float32 sums leaves them on AMD and Intel processors: 1.4e-3 at most.
+            assert (others[name] - gradient).norm() < 2e-3 * gradient.norm() + 1e-6, name
     guided = {
         "contrast",
         "visual_counterfactual",

@@ -120,6 +120,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--pictures", metavar="PATH", type=Path, required=True, help="COCO file, or folder by class")
     option("--images", metavar="DIR", type=Path, help="images of the COCO file (default: its folder)")
     option("--sounds", metavar="PATH", type=Path, required=True, help="folder by class, or CSV table")
+    part.renamed = {"--audio": "--audio-dir"}
     option("--audio-dir", metavar="DIR", type=Path, help="files of the table (default: its folder or ../audio)")
     option("--mapping", metavar="CSV", type=Path, help="table of classes: picture,sound")
     option("--out", metavar="DIR", type=Path, required=True, help="folder to write AVSS/ into")

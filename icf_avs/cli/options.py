@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 from icf_avs.arg_types import count, positive
@@ -18,7 +20,11 @@ SETS = ("s4", "ms3", "avss", "cross")
 class Parser(argparse.ArgumentParser):
     """Takes its own usage lines as they are printed: after an option with several choices (`--sets s4 ms3`) what is
     none of these is an argument, which argparse alone would refuse as a wrong choice. An error is one line.
+
+    renamed: options and commands of earlier versions, and their names now.
     """
+
+    renamed: Mapping[str, str] = MappingProxyType({})
 
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -26,6 +32,9 @@ class Parser(argparse.ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         written = [word for word in words if not word.startswith("-")]
         groups = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        for word in written[:1] if groups else takewhile(lambda word: word != "--", words):
+            if (name := self.renamed.get(word.partition("=")[0])) is not None:
+                self.exit(2, f"icf: error: {word.partition('=')[0]} is now {name}\n")
         for group in groups:
             if not words:
                 self.print_help()

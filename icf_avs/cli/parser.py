@@ -19,6 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"icf {__version__}", help="print the version and stop")
     verbosity(parser, NORMAL)
+    parser.renamed = {"probe": "`icf evaluate --robustness`"}
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for part in (segment, live, words, convert, serve, train, compare, evaluate, export, data):
         part.add(commands)

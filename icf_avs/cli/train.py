@@ -88,6 +88,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--visual-encoder", choices=VISUAL, help="encoder of the frames (default: the recipe's)")
     option("--audio-encoder", choices=AUDIO, help="encoder of the sound (default: the recipe's)")
     option("--text-encoder", choices=TEXT, help="encoder of the names of the classes (default: the recipe's)")
+    part.renamed = {"--sound": "--audio-source", **{f"--{of}": f"--{of}-encoder" for of in ("audio", "visual", "text")}}
     stamps(part)
     option(
         "--workers",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from icf_avs.config_dict import check_choices
+from icf_avs.config_dict import check_choices, reject_renamed_fields
 
 Granularity = Literal["video", "segment", "frame"]
 Contrast = Literal["vision-audio", "vision-text", "audio-text"]
@@ -45,6 +45,7 @@ class MIT:
             raise ValueError(f"levels and numbers of MIT must be at least 1: {self}")
 
 
+@reject_renamed_fields
 @dataclass(frozen=True)
 class SC:
     """Semantic counterfactual of the factual text (eq. 6-12). strategy: the paper's, or one that its table 2 compares
