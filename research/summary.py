@@ -30,6 +30,8 @@ PAIRS = (  # row, row it is compared with
     ("avsegformer-all", "avsegformer-baseline"),
     ("interventions", "baseline"),
     ("all+interventions", "interventions"),
+    ("other-texts", "baseline"),
+    ("other-texts", "all"),
     ("guided", "baseline"),
     ("guided", "all+interventions"),
 )
