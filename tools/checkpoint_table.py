@@ -10,15 +10,13 @@ from pathlib import Path
 from safetensors import safe_open
 
 from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
+from icf_avs.config import TrainConfig
+from icf_avs.config_dict import from_dict
 
 COLUMNS = (
     "checkpoint", "command", "seed", "kinds", "trained parameters", "MB", "pictures", "clips", "steps", "minutes",
     "processor", "gpu", "threads", "torch", "revision", "data", "licence",
 )  # fmt: skip
-EARLIER = {  # names of settings when the shipped checkpoints were made
-    "teach_steps": "audio_pretrain_steps", "finish": "highres_steps", "pictures": "images",
-    "finish_pictures": "highres_images", "finish_clips": "highres_clips",
-}  # fmt: skip
 
 
 def checkpoint_table(folder: Path) -> str:
@@ -29,18 +27,19 @@ def checkpoint_table(folder: Path) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         recipe = read_recipe(path)
         run, machine = recipe["config"], recipe["hardware"]
-        run = {EARLIER.get(name, name): value for name, value in run.items()}
-        data = {EARLIER.get(name, name): value for name, value in (run["words"] or run["data"]).items()}
+        run = from_dict(TrainConfig, run)
+        data = run.words or run.data
         sizes = (
-            " + ".join(str(data[of]) for of in (kind, f"highres_{kind}") if of in data) for kind in ("images", "clips")
+            " + ".join(str(getattr(data, of)) for of in (kind, f"highres_{kind}") if hasattr(data, of))
+            for kind in ("images", "clips")
         )
-        steps = f"{run['audio_pretrain_steps']} + {run['steps']} + {run['highres_steps']}"
+        steps = f"{run.audio_pretrain_steps} + {run.steps} + {run.highres_steps}"
         with safe_open(path, framework="np") as file:
             kinds = len(json.loads(file.metadata()["config"])["classes"])
         # The file holds tables beside them (embeddings of names, running means), which nothing trains.
         parameters = sum(p.numel() for p in load_checkpoint(path, bare=True).parameters() if p.requires_grad)
         writer.writerow((
-            path.stem, recipe["command"], run["seed"], kinds, parameters, f"{path.stat().st_size / 1e6:.1f}",
+            path.stem, recipe["command"], run.seed, kinds, parameters, f"{path.stat().st_size / 1e6:.1f}",
             *sizes, steps, recipe["minutes"],
             machine["processor"], machine["gpu"] or "none", machine["threads"], machine["torch"], recipe["revision"],
             recipe["data"], recipe["licence"],
