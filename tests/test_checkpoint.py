@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,14 +140,21 @@ def test_one_line_for_a_recipe_that_cannot_be_read(saved: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_failure_leaves_the_old_one(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fails", ["save_file", "replace"])
+def test_a_failure_leaves_the_old_one(fails: str, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = saved.read_bytes()
 
     def full(state: dict, path: Path, metadata: dict) -> None:
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(serialization, "save_file", full)
-    with pytest.raises(UserError, match="No space left"):
+    def refused(*paths: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    if fails == "save_file":
+        monkeypatch.setattr(serialization, "save_file", full)
+    else:
+        monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises((OSError, UserError)):
         save_checkpoint(built(5), saved, {})
     assert saved.read_bytes() == before and len(list(saved.parent.iterdir())) == 1

@@ -46,24 +46,28 @@ def floats(dtype: torch.dtype) -> Callable[[str, Tensor], Tensor]:
 def test_weights_of_another_precision_answer_as_float32(dtype: torch.dtype, tmp_path: Path) -> None:
     path = changed(STAMPS, tmp_path / "other.safetensors", floats(dtype))
     segmenter = icf_avs.load(str(path), device="cpu")
-    other = segmenter.model
+    whole, other = shipped(STAMPS), segmenter.model
     frames = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     waves = 0.1 * torch.randn(2, other.spec.window, generator=torch.Generator().manual_seed(0))
     expected, found = Predictor(load_checkpoint(STAMPS)).predict(frames, waves), Predictor(other).predict(frames, waves)
     assert found.logits.dtype == torch.float32
     torch.testing.assert_close(found.logits.sigmoid(), expected.logits.sigmoid(), atol=0.05, rtol=0)
+    for name, value in whole.state_dict().items():
+        assert other.state_dict()[name].dtype == value.dtype, name
 
 
 @pytest.mark.parametrize(
     "change",
     [
+        floats(torch.float16),
+        floats(torch.bfloat16),
         lambda name, value: value.half() if name.startswith("decoder.") else value,
         lambda name, value: value.half(),  # flags and numbers of classes too
         lambda name, value: value.double(),
         lambda name, value: value if value.is_floating_point() else value.long(),
         lambda name, value: value.to(torch.uint8) if value.dtype == torch.bool else value,
     ],
-    ids=["some", "all float16", "all float64", "integers int64", "flags uint8"],
+    ids=["float16", "bfloat16", "some", "all float16", "all float64", "integers int64", "flags uint8"],
 )
 def test_every_tensor_has_the_type_of_the_model(change: Callable[[str, Tensor], Tensor], tmp_path: Path) -> None:
     found = load_checkpoint(changed(NATURAL, tmp_path / "other.safetensors", change), bare=True).state_dict()

@@ -10,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from clip_maker import make_clip, tone
 
+import icf_avs
 from icf_avs.__main__ import main
 from icf_avs.batch.job import Job, Settings
 from icf_avs.cli.parser import build_parser
@@ -56,6 +57,13 @@ def test_one_line_for_what_is_not_here(gpus: int, name: str, machine) -> None:
     with pytest.raises(UserError, match=r"choose auto or one of .*cpu$") as caught:
         find_device(name)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_load_takes_it(machine) -> None:
+    assert icf_avs.load("stamps", device="cpu").model.device == torch.device("cpu")
+    machine(0)
+    with pytest.raises(UserError, match="not on this machine"):
+        icf_avs.load("stamps", device="cuda")
 
 
 def parsers(parser: argparse.ArgumentParser, name: str = ""):

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from icf_avs.synthetic.catalog import load_open_vocab_stamps
-from icf_avs.synthetic.open_vocab_batches import Vocabulary, open_vocab_batch
+from icf_avs.synthetic.open_vocab_batches import Vocabulary, open_vocab_batch, sample_absent_word
 from icf_avs.synthetic.open_vocab_sampler import DEFAULT
 from icf_avs.synthetic.scene_features import (
     OpenVocabFeatures,
@@ -120,6 +120,23 @@ def test_recordings_take_turns_with_words_where_they_are_heard_rightly(batch, wo
         assert any(batch.tag_probs[row, frame, word] == SURELY for word in asked & word_of_class)
 
 
+def test_another_thing_of_the_picture_may_be_heard_faintly_and_is_not_meant(batch, features, words):
+    indices, batch = batch
+    faint = []
+    for row, at in enumerate(indices):
+        for frame in range(FRAMES):
+            heard, asked = batch.tag_probs[row, frame], batch.sounding[row, frame]
+            scene = features.scenes[at]
+            meant = {thing for word in asked.nonzero()[:, 0] for thing in scene.objects_named(words.words[word])}
+            unasked = [
+                words.index[o.words[0]] for o in scene.objects if not meant & set(scene.objects_named(o.words[0]))
+            ]
+            if meant and unasked:
+                faint.append(bool((heard[unasked] > 0).any()))
+                assert (heard[unasked] <= 0.4 * heard.max()).all()
+    assert 0.05 < np.mean(faint) < 0.4
+
+
 def subsets(count: int) -> list[tuple[int, ...]]:
     """Every choice of at least one of so many things."""
     return [some for size in range(1, count + 1) for some in combinations(range(count), size)]
@@ -146,6 +163,28 @@ def test_the_same_pictures_are_asked_for_more(features, words, sounds):
                 assert any(torch.allclose(asked, whole) for whole in [torch.zeros_like(asked), *wholes])
     alone = open_vocab_batch(features, at, words, sounds, np.random.default_rng(0), noisy=False, extra_queries=0)
     assert alone.other_sounds is None and alone.other_masks is None
+
+
+def test_half_of_the_absent_words_are_almost_there(features, words):
+    rng = np.random.default_rng(0)
+    ranks = []
+    for scene in features.scenes:
+        away = words.nameable & ~words.synonyms_of([words.index[word] for word in scene.present_words])
+        near = words.similarity[[words.index[each.words[0]] for each in scene.objects]].max(0)
+        order = [int(word) for word in np.argsort(-near, kind="stable") if away[word]]
+        for _ in range(8):
+            ranks.append(order.index(sample_absent_word(scene, away, words, rng)))
+    assert 0.4 < np.mean(np.array(ranks) < 12) < 0.65 and max(ranks) > 100
+
+
+def test_the_same_numbers_give_the_same_batch(features, words, sounds):
+    one, other, third = (
+        open_vocab_batch(features, np.arange(8), words, sounds, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
+    for name in ("tag_probs", "masks", "class_map", "sounding", "onscreen", "other_sounds", "other_masks"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+    assert torch.equal(one.class_scores, other.class_scores)
+    assert not torch.equal(one.tag_probs, third.tag_probs) and not torch.equal(one.class_scores, third.class_scores)
 
 
 def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(features, words, sounds):

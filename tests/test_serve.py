@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -540,6 +541,7 @@ def test_in_a_browser(site, scene, text, tmp_path):
 
         page.get_by_label("White noise").check()  # the switch
         page.wait_for_function(done, arg=["changed", "White noise. Segmented in"])
+        assert re.search("in [01] of 5", page.inner_text("#changed-summary")), "a speck, as in test_the_model_listens"
         page.get_by_label("Muted").check()
         page.wait_for_function(done, arg=["changed", "Muted. Segmented in 0 of 5"])
         page.get_by_label("Another clip's sound").check()
@@ -555,7 +557,7 @@ def test_in_a_browser(site, scene, text, tmp_path):
         page.locator("#video").get_by_label("Clear").click()
         page.wait_for_function(done, arg=["own", "No video yet"])
         page.set_input_files("#video input[type=file]", text)
-        page.get_by_text("not a video that can be read").wait_for()
+        page.get_by_text("not a video that can be read").first.wait_for()
 
         phone = {"width": 390, "height": 844}
         page = opened(browser, viewport=phone, is_mobile=True, has_touch=True, color_scheme="dark")

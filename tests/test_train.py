@@ -298,18 +298,29 @@ def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
 
 
 def test_weight_decay_spares_what_has_a_meaning_in_its_size(data: StampsData, tmp_path: Path) -> None:
-    """Biases, norms, temperatures; every other trained weight is decayed."""
-    config = replace(TINY, audio_pretrain_steps=0, weight_decay=0.5)
+    """Biases, norms, temperatures: a step without a gradient leaves them and shrinks matrices by rate and decay."""
+    config = replace(TINY, audio_pretrain_steps=0, learning_rate=0.1, weight_decay=0.5, warmup=0)
     trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
+    every = {id(p): name for name, p in trainer.model.named_parameters() if p.requires_grad}
     groups = trainer.optimizer.param_groups
-    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
-    every = {name: decay.pop(id(p)) for name, p in trainer.model.named_parameters() if p.requires_grad}
-    assert not decay, "nothing else is trained"
-    for name, parameter in trainer.model.named_parameters():
-        spared = parameter.dim() < 2 or "bias" in name.rpartition(".")[2]
-        assert not parameter.requires_grad or every[name] == (0 if spared else 0.5), name
-    for name in ("joint_embedding.log_temperature", "implicit_text.vocabulary.log_temperature", "audio.norm.weight"):
-        assert every[f"network.{name}"] == 0
+    assert sorted(every) == sorted(id(p) for group in groups for p in group["params"])
+    for group in groups:
+        for parameter in group["params"]:
+            name = every[id(parameter)]
+            spared = parameter.dim() < 2 or "bias" in name.rpartition(".")[2]
+            assert group["weight_decay"] == (0 if spared else 0.5), name
+            before, parameter.grad = parameter.detach().clone(), torch.zeros_like(parameter)
+            parameter.before = before
+    trainer.optimizer.step()
+    for group in groups:
+        for parameter in group["params"]:
+            factor = 1 - group["lr"] * group["weight_decay"]
+            assert torch.allclose(parameter.detach(), factor * parameter.before), every[id(parameter)]
+    kept = {every[id(p)] for group in groups if not group["weight_decay"] for p in group["params"]}
+    assert {
+        f"network.{name}"
+        for name in ("joint_embedding.log_temperature", "implicit_text.vocabulary.log_temperature", "audio.norm.weight")
+    } <= kept
 
 
 @pytest.mark.parametrize("value", [-30.0, 30.0])

@@ -116,7 +116,8 @@ IDLE = {
     "s4-pvt-baseline --data S4 --text-encoder minilm": "takes no --text-encoder",
     "stamps-sc-cdcl --text-encoder clip": "takes no --text-encoder",
     "own --data MS3 --text-encoder clip": "no names of classes, which --text-encoder needs",
-    "ms3-pvt --data MS3 --audio-encoder log-mel --pretrain-steps 5": "names of classes, which --pretrain-steps needs",
+    "ms3-pvt --data MS3 --audio-encoder log-mel --pretrain-steps 5": "no names of classes, which --pretrain-steps "
+    "needs",
     "ms3-from-s4 --data MS3": "goes on from an S4 run: name its checkpoint with --init",
     "stamps --init nowhere.safetensors": "nowhere.safetensors: no such checkpoint",
     "stamps --resume": "nothing to resume from",
