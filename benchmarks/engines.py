@@ -12,10 +12,10 @@ from torch import Tensor
 
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
-from icf_avs.checkpoint.export import FORMATS, trace, write
-from icf_avs.checkpoint.export_graphs import WaveformGraph
 from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
+from icf_avs.export.export_model import FORMATS, trace, write
+from icf_avs.export.graphs import WaveformGraph
 from icf_avs.networks.segmentation_model import SegmentationModel
 
 

@@ -30,8 +30,8 @@ from media_seeds import write_seeds
 from reliability import save_row
 
 from icf_avs.errors import UserError
-from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.segment import segment_video
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.types import ClipSpec, Prediction
 
 SECONDS, BYTES = 10, 2 << 30  # that one file may take

@@ -27,8 +27,8 @@ from known_kinds import KINDS
 from reliability import save_row
 
 from icf_avs.errors import UserError
-from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.segment import segment_video
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.media.video_reader import probe
 from icf_avs.results import Segmentation
 from icf_avs.types import ClipSpec, Prediction

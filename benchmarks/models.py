@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icf_avs.config import CounterfactualConfig, TrainConfig
-from icf_avs.encoders.registry import build_model_audio, build_visual
+from icf_avs.encoders.registry import build_visual
 from icf_avs.encoders.tagger_encoder import audio_words
-from icf_avs.networks.build import build_model
+from icf_avs.networks.build import build_model, build_model_audio
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.networks.tpavi import PixelWiseInteraction
 from icf_avs.training.recipes import RECIPES, with_network, with_visual

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from icf_avs.atomic_io import write_text
 from icf_avs.errors import UserError
-from icf_avs.evaluation.score_tables import revision
+from icf_avs.provenance import revision
 
 COLUMNS = ("check", "tried", "failed", "seed", "command", "revision")
 

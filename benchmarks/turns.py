@@ -10,7 +10,7 @@ from statistics import median
 import torch
 
 from benchmarks.table import Row
-from icf_avs.evaluation.score_tables import hardware, revision
+from icf_avs.provenance import hardware, revision
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,13 @@ from icf_avs.datasets.metadata import read_labels
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.encoders.registry import build_visual
 from icf_avs.evaluation.command import ROBUSTNESS
-from icf_avs.evaluation.score_tables import COLUMNS, DEFAULT_SETTINGS, SCORES, Scored, save_notes
 from icf_avs.inference.predictor import Predictor
 from icf_avs.mask_rle import encode
 from icf_avs.networks.build import build_model
 from icf_avs.output.convert import convert
 from icf_avs.output.result_file import is_earlier_result
 from icf_avs.provenance import Source, sha256_of, short_digest
+from icf_avs.score_tables import COLUMNS, DEFAULT_SETTINGS, SCORES, Scored, save_notes
 from icf_avs.synthetic.qt_resource import QtResource
 from icf_avs.types import ClipSpec
 from research import reproduction

@@ -24,20 +24,11 @@ def load(checkpoint: str | None = None, device: str | torch.device = "auto", tag
     on first use), a .safetensors file or a folder by path, or "user/name" on the Hugging Face hub. device: "auto" (a
     GPU where there is one), "cpu", "cuda", "cuda:1" or "mps". tagger: audio tagger in place of the checkpoint's own,
     "efficientat-mn10" or "ast" (encoders/tagger_encoder.py). It has `save_pretrained(folder)` and
-    `push_to_hub("user/name")` (icf_avs/checkpoint/hub.py).
+    `push_to_hub("user/name")` (icf_avs/inference/pretrained.py).
 
     Raises icf_avs.errors.UserError when there is no such checkpoint or device, it does not fit this version, or weights
     that it needs cannot be downloaded.
     """
-    from icf_avs.checkpoint.hub import LoadedSegmenter
-    from icf_avs.checkpoint.serialization import load_checkpoint
-    from icf_avs.checkpoint.source import find_checkpoint
-    from icf_avs.console import VERBOSE, note
-    from icf_avs.device import find_device
+    from icf_avs.inference import pretrained
 
-    place = find_device(device)
-    path, name = find_checkpoint(checkpoint)
-    model = load_checkpoint(path, tagger=tagger).to(place)
-    note(f"checkpoint {name}: {path}, SHA-256 {model.digest}, on {place}", VERBOSE)
-    note(f"encoders: visual {model.config.visual}, audio {model.config.audio}", VERBOSE)
-    return LoadedSegmenter(model, name, path)
+    return pretrained.load(checkpoint, device, tagger)

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from icf_avs.distributed import all_reduce
 
 
+class RunningState:
+    """Marks a module that, like batch normalisation, changes a state of its own in a forward pass of training."""
+
+
 class FrameBatchNorm(nn.BatchNorm3d):
     """Parameters, buffers and evaluation are those of nn.BatchNorm3d."""
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from icf_avs.config_dict import check_choices, reject_renamed_fields
-from icf_avs.extensions.settings import InterventionSettings
-from icf_avs.icf.settings import CDCL, MIT, SC
+from icf_avs.settings import CDCL, MIT, SC, InterventionSettings
 from icf_avs.types import ClipSpec
 
 HOSTS = ("tpavi", "avsegformer")  # published networks that the paper puts ICF on (table 3)

@@ -27,8 +27,8 @@ def demo_command(out: Path, device: str = "auto") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from icf_avs import load
     from icf_avs.device import find_device
+    from icf_avs.inference import pretrained
     from icf_avs.inference.segment import segment_video
     from icf_avs.synthetic.benchmark import write_stamps
 
@@ -41,7 +41,7 @@ def demo_command(out: Path, device: str = "auto") -> None:
     records = read_set(out / "stamps" / "Multi-sources", "test")[:CLIPS]
 
     steps.print("2/3 loading the model")
-    predictor = load("stamps", place).predictor
+    predictor = pretrained.load("stamps", place).predictor
     predictor.spec = replace(predictor.spec, phase=FRAME_PHASE)  # the times of the known masks
 
     table = Table(title="predicted masks, against the known ones")

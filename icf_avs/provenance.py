@@ -1,13 +1,18 @@
-"""Which file a result was made from, identified by its place and its content."""
+"""Where a result comes from: its file, identified by place and content, the revision of the code and the hardware."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import platform
+import subprocess
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 def sha256_of(path: str | Path) -> str:
@@ -42,3 +47,35 @@ class Source:
         if recorded.get("path") == self.place:
             return True
         return recorded["bytes"] == self.path.stat().st_size and recorded["sha256"] == self.content["sha256"]
+
+
+def hardware(device: torch.device) -> dict[str, str | int | None]:
+    """What this process runs on; device: what its model is on."""
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on Linux
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "system": platform.platform(terse=True),
+        "processor": f"{os.cpu_count()} x {names[0] if names else platform.machine()}",
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else {"mps": "Apple"}.get(device.type),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def revision() -> str:
+    """Short git hash of the code, with -dirty if the package was changed since; outside a checkout "unversioned"."""
+    package = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", package, *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if not git("ls-files", "__init__.py"):  # installed into a folder of some other repository
+            return "unversioned"
+        return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unversioned"

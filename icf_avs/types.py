@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from icf_avs.icf.channel_time import LevelFeatures
-
 RATE = 16_000  # samples a second of the waveforms of clips
 MAP_STRIDE = 2  # maps and images of cached scenes are kept at half the size of the frames
 MASK_STRIDE = 4  # pixels of an image per cell of the masks in a Batch
@@ -123,6 +121,42 @@ class Texts(NamedTuple):
     sound: Tensor
     pull: Tensor
     revised: tuple[Tensor, Tensor] | None = None
+
+
+class Windows(NamedTuple):
+    """frames [B,S,L] long: the frames of each window. frame_mask [B,S,L] bool: which of them exist. of_frame [B,T]
+    long: the window that each frame belongs to.
+    """
+
+    frames: Tensor
+    frame_mask: Tensor
+    of_frame: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """[B,S] bool: the windows that have frames."""
+        return self.frame_mask.any(-1)
+
+
+class LevelFeatures(NamedTuple):
+    """The attended maps of one level [B,S,L,width,P]."""
+
+    maps: Tensor
+    windows: Windows
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over the frames and positions of each window [B,S,width]; 0 of one without frames."""
+        weight = self.windows.frame_mask[..., None, None].to(self.maps.dtype)
+        return (self.maps * weight).sum((2, 4)) / (weight.sum((2, 4)).clamp(min=1) * self.maps.shape[-1])
+
+    @property
+    def of_frames(self) -> Tensor:
+        """The map of each frame in its window [B,T,width,P]; anything for padding."""
+        frames, _, of_frame = self.windows
+        clip = torch.arange(of_frame.shape[0], device=of_frame.device)[:, None]
+        place = torch.arange(of_frame.shape[1], device=of_frame.device) - frames[clip, of_frame, 0]
+        return self.maps[clip, of_frame, place.clamp(max=self.maps.shape[2] - 1)]
 
 
 @dataclass
@@ -245,7 +279,7 @@ class Prediction:
     heard:  [T, M'] float in [0, 1], how present each word of `words` is in the sound of each frame.
     words:  the M' words, in that order.
     classes: [T, C+1, h, w] float, class logits, background first; None without a class head
-        (inference/semantic_postprocess.py).
+        (output/class_labels.py).
     class_names: the C+1 names in that order, the first is "background"; empty without a class head.
     """
 

@@ -13,8 +13,8 @@ import torch
 
 from icf_avs.config import TrainConfig
 from icf_avs.errors import UserError
-from icf_avs.evaluation.score_tables import hardware
 from icf_avs.glibc_malloc import keep_freed_memory
+from icf_avs.provenance import hardware
 from icf_avs.training.data_protocol import Report
 from icf_avs.training.run import fit
 from icf_avs.training.trainer import Trainer

@@ -32,10 +32,10 @@ from icf_avs.config import TrainConfig
 from icf_avs.console import progress_console
 from icf_avs.encoders.tagger_encoder import WordTagger, load_tagger
 from icf_avs.errors import UserError
-from icf_avs.evaluation.score_tables import revision
 from icf_avs.inference import multiscale, postprocess
 from icf_avs.networks.open_vocabulary_parts import combined_prior, segmenter_prior
 from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.provenance import revision
 from icf_avs.synthetic.catalog import HELD_OUT_FAR, HELD_OUT_NEAR, load_catalog, load_open_vocab_stamps
 from icf_avs.synthetic.open_vocab_batches import Vocabulary
 from icf_avs.synthetic.open_vocab_sampler import DEFAULT

@@ -20,9 +20,9 @@ from icf_avs.console import progress_console
 from icf_avs.device import find_device
 from icf_avs.encoders.registry import build_visual
 from icf_avs.errors import UserError
-from icf_avs.evaluation.score_tables import revision
 from icf_avs.evaluation.test_sets import FOLDERS, default_sets
 from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.provenance import revision
 from icf_avs.synthetic.benchmark import write_stamps
 from icf_avs.training.accelerator import processes
 from icf_avs.training.benchmark_data import BenchmarkData

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from icf_avs.atomic_io import write_text
 from icf_avs.errors import UserError
-from icf_avs.evaluation.score_tables import read_csv
+from icf_avs.score_tables import read_csv
 
 Line = dict[str, str]
 

@@ -24,7 +24,6 @@ from PIL import Image
 from tagger_weights import published_weights
 
 import icf_avs
-from icf_avs.checkpoint.export import export_command
 from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.cli.parser import build_parser
 from icf_avs.config import DataConfig, ModelConfig, TrainConfig, WordDataConfig
@@ -32,6 +31,7 @@ from icf_avs.encoders import voc_segmenter
 from icf_avs.encoders.registry import build_visual
 from icf_avs.encoders.tagger_encoder import WordTagger
 from icf_avs.errors import MissingWeights
+from icf_avs.export.export_model import export_command
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
 from icf_avs.media.images import resize_frames

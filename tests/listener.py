@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.inference import pretrained
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.types import ClipSpec, Prediction
 
 
@@ -37,4 +38,4 @@ class Listener(MaskPredictor):
 def loads(predictor: MaskPredictor, patch: pytest.MonkeyPatch, name: str = "listener") -> None:
     """Have the commands load this model as their checkpoint."""
     loaded = SimpleNamespace(predictor=predictor, name=name)
-    patch.setattr("icf_avs.load", lambda checkpoint, device="auto": loaded, raising=False)
+    patch.setattr(pretrained, "load", lambda checkpoint, device="auto": loaded, raising=False)

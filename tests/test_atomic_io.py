@@ -19,8 +19,8 @@ from icf_avs.atomic_io import replaced_file, replaced_folder, unfinished_folder,
 from icf_avs.checkpoint.serialization import save_checkpoint
 from icf_avs.datasets.clip_files import write_bytes
 from icf_avs.encoders.weights import released_file
-from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.segment import segment_video
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.types import ClipSpec, Prediction
 
 HOLD = """

@@ -7,10 +7,9 @@ from small_networks import random_clips, small_network
 from torch import nn
 
 from icf_avs.config import ModelConfig
-from icf_avs.encoders.registry import build_model_audio
 from icf_avs.networks import AVSegFormer
 from icf_avs.networks.avsegformer import Mixer
-from icf_avs.networks.build import build_network
+from icf_avs.networks.build import build_model_audio, build_network
 from icf_avs.types import AudioFeatures, VisualFeatures
 
 PVT = (64, 128, 320, 512)

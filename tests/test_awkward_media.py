@@ -20,9 +20,9 @@ import pytest
 from clip_maker import RATE, click, make_clip, remux, tone
 from witness import Witness
 
-import icf_avs
 from icf_avs.__main__ import main
 from icf_avs.errors import UserError
+from icf_avs.inference import pretrained
 from icf_avs.inference.segment import Segmenter, segment_video
 from icf_avs.media.audio_windows import AudioWindows
 from icf_avs.media.video_reader import probe, read_frames
@@ -231,7 +231,7 @@ def test_audio_track_is_the_one_asked_for(tracks, tmp_path, track, at):
 
 
 def test_audio_track_that_is_not_there(tracks, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(icf_avs, "load", lambda checkpoint, device="auto": Segmenter(Witness(), "tiny"))
+    monkeypatch.setattr(pretrained, "load", lambda checkpoint, device="auto": Segmenter(Witness(), "tiny"))
     assert main(["segment", str(tracks), "--out", str(tmp_path / "out"), "--audio-track", "4"]) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and "audio track 4 is not there" in line
@@ -269,7 +269,7 @@ def scratched(tmp_path_factory):
 
 
 def test_what_is_repaired_is_told(scratched, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(icf_avs, "load", lambda *_, **__: Segmenter(Witness(), "tiny"))
+    monkeypatch.setattr(pretrained, "load", lambda *_, **__: Segmenter(Witness(), "tiny"))
     assert main(["segment", str(scratched), "--out", str(tmp_path)]) == 0
     told = "1 of 189 packets of sound are damaged"
     assert told in capsys.readouterr().out

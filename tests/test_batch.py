@@ -30,6 +30,7 @@ from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.cli.parser import build_parser
 from icf_avs.encoders.voc_segmenter import WITHOUT_SEGMENTER
 from icf_avs.errors import UserError
+from icf_avs.inference import pretrained
 from icf_avs.inference.command import segment_command
 from icf_avs.inference.segment import segment_video
 from icf_avs.output.result_file import read_segmentation
@@ -200,7 +201,7 @@ def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_pa
         assert "segmenter" in part["part"] and "less reliably" in part["effect"]
         assert read_segmentation(out / "a").missing == (WITHOUT_SEGMENTER,)
         segmenter = loaded("natural")
-        patch.setattr(icf_avs, "load", lambda checkpoint, device: segmenter)
+        patch.setattr(pretrained, "load", lambda checkpoint, device: segmenter)
         segment_command([video], tmp_path / "one", None, 1.0, 0.5)
         assert f"made without {part['part']}: {part['effect']}" in capsys.readouterr().out
         assert f"Made without {part['part']}" in run_inference(segmenter, video, tmp_path, Limits()).summary

@@ -16,7 +16,7 @@ import icf_avs
 from icf_avs.__main__ import main
 from icf_avs.config import PlugInConfig, TrainConfig
 from icf_avs.icf import CDCL
-from icf_avs.inference import streaming
+from icf_avs.inference import pretrained, streaming
 from icf_avs.inference.segment import Segmenter
 from icf_avs.training import run
 from icf_avs.training.recipes import RECIPES, with_encoders
@@ -79,8 +79,8 @@ def test_from_the_command_to_the_network(tmp_path: Path, monkeypatch: pytest.Mon
         segmenter.model.network.register_forward_pre_hook(lambda *_: stacks.append(package_frames()))
         return segmenter
 
-    real = icf_avs.load
-    monkeypatch.setattr(icf_avs, "load", load)
+    real = pretrained.load
+    monkeypatch.setattr(pretrained, "load", load)
     monkeypatch.setattr(streaming, "ThreadPoolExecutor", Pool)
     video = make_clip(tmp_path / "clip.mp4", seconds=1, sound=tone(1))
     assert main(["segment", str(video), "--out", str(tmp_path / "out"), "--checkpoint", "stamps"]) == 0

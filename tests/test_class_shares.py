@@ -13,8 +13,8 @@ from small_guided import NAMES, loss_terms, random_batch, run, small_model
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from icf_avs.icf.soft_class_targets import area_share, class_shares, known_cells
 from icf_avs.networks.guided import GuidedOutput
+from icf_avs.soft_class_targets import area_share, class_shares, known_cells
 from icf_avs.types import Batch
 
 FINE = 4  # pixels of a map of classes per cell of the masks

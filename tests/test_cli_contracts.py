@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import icf_avs
 from icf_avs.__main__ import main
 from icf_avs.cli.parser import build_parser
+from icf_avs.inference import pretrained
 
 SAMPLES = ("1", "0.5", "x")  # a value that every type takes is among them
 
@@ -133,7 +133,7 @@ def test_where_a_result_cannot_be_put_one_line_says_so(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(icf_avs, "load", lambda *_, **__: pytest.fail("work has begun"))
+    monkeypatch.setattr(pretrained, "load", lambda *_, **__: pytest.fail("work has begun"))
     for name in ("folder", "run"):
         Path(name).mkdir()
     Path("file").write_text("mine")

@@ -8,7 +8,7 @@ import torch
 
 import icf_avs.demo as demo
 from icf_avs.datasets.layouts import read_set
-from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.types import ClipSpec, Prediction
 
 
@@ -26,7 +26,8 @@ class MarksEverything(MaskPredictor):
 
 def test_demo(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        "icf_avs.load", lambda checkpoint, device="auto": SimpleNamespace(predictor=MarksEverything(), name="all")
+        "icf_avs.inference.pretrained.load",
+        lambda checkpoint, device="auto": SimpleNamespace(predictor=MarksEverything(), name="all"),
     )
     monkeypatch.setattr(demo, "CLIPS", 1)
     demo.demo_command(tmp_path)

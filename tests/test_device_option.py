@@ -16,7 +16,7 @@ from icf_avs.batch.job import Job, Settings
 from icf_avs.cli.parser import build_parser
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
-from icf_avs.evaluation.score_tables import hardware
+from icf_avs.provenance import hardware
 from icf_avs.training.accelerator import processes
 
 

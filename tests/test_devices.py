@@ -23,7 +23,6 @@ from small_guided import random_batch, small_host, small_model
 from small_training import TINY, frozen_encoder, stand_ins, tiny_data
 
 import icf_avs
-from icf_avs.checkpoint.export_graphs import WaveformGraph
 from icf_avs.checkpoint.serialization import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import ModelConfig, PlugInConfig, TrainConfig
@@ -33,7 +32,7 @@ from icf_avs.encoders.efficientnet_lite import EfficientNetLite0
 from icf_avs.evaluation.evaluate import evaluate_each
 from icf_avs.evaluation.evaluate_semantic import evaluate_semantic
 from icf_avs.evaluation.robustness.runner import evaluate_robustness
-from icf_avs.extensions.settings import InterventionSettings
+from icf_avs.export.graphs import WaveformGraph
 from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter, segment_video
@@ -41,6 +40,7 @@ from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.serve.limits import Limits
 from icf_avs.serve.run_inference import run_inference
+from icf_avs.settings import InterventionSettings
 from icf_avs.training import trainer as trainer_module
 from icf_avs.training.calibrate import calibrate
 from icf_avs.training.callbacks import sample_sheet

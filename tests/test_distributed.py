@@ -16,9 +16,9 @@ from small_guided import NAMES, chosen, random_batch, small_host, small_model
 
 from icf_avs.config import BenchmarkConfig, PlugInConfig, TrainConfig
 from icf_avs.errors import UserError
-from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.settings import InterventionSettings
 from icf_avs.training import accelerator
 from icf_avs.training.recipes import RECIPES
 from icf_avs.types import Batch

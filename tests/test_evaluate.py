@@ -17,9 +17,10 @@ from icf_avs.errors import UserError
 from icf_avs.evaluation.command import evaluate_command
 from icf_avs.evaluation.evaluate import AUDIOS, evaluate, evaluate_each
 from icf_avs.evaluation.robustness.negative_audio import altered_audio, donors
-from icf_avs.evaluation.score_tables import COLUMNS, SCORES, Settings, revision
 from icf_avs.evaluation.test_sets import open_task
 from icf_avs.media.audio_windows import clip_windows, cut_windows
+from icf_avs.provenance import revision
+from icf_avs.score_tables import COLUMNS, SCORES, Settings
 from icf_avs.types import ClipSpec
 
 
@@ -246,12 +247,15 @@ def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatc
         assert "cannot be written (No space left on device)" in printed.err.splitlines()[-1]
 
 
-def test_a_set_whose_clips_share_all_sounds_has_no_off_screen_row(tiny, tmp_path, monkeypatch, capsys):
+def opened(data, sets=None, split="test"):
+    return open_task(Listener(ClipSpec()), "listener", None, data, sets, split)
+
+
+def test_a_set_whose_clips_share_all_sounds_has_no_off_screen_row(tiny, tmp_path, capsys):
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", ["dog", "dog"])
-    loads(Listener(ClipSpec()), monkeypatch, "listener")
     out = tmp_path / "scores.csv"
-    evaluate_command(open_task(None, tmp_path / "data", None), out, clips=None, seed=0)
+    evaluate_command(opened(tmp_path / "data"), out, clips=None, seed=0)
     assert {row["audio"] for row in SCORES.read(out)} == {"true", "silence", "noise"}
     said = capsys.readouterr().err.splitlines()
     assert any(
@@ -259,15 +263,14 @@ def test_a_set_whose_clips_share_all_sounds_has_no_off_screen_row(tiny, tmp_path
     )
 
 
-def test_the_validation_split_has_rows_of_its_own(tiny, tmp_path, monkeypatch):
+def test_the_validation_split_has_rows_of_its_own(tiny, tmp_path):
     tiny.root = tmp_path / "data/Multi-sources"
     tiny.ms3("val", 2)
-    loads(Listener(ClipSpec()), monkeypatch, "listener")
     out = tmp_path / "scores.csv"
-    evaluate_command(open_task(None, tmp_path / "data", None, "val"), out, clips=None, seed=0)
+    evaluate_command(opened(tmp_path / "data", split="val"), out, clips=None, seed=0)
     assert {row["test_set"] for row in SCORES.read(out)} == {"ms3-val"}
     with pytest.raises(UserError, match="no clip of split 'test'"):
-        evaluate_command(open_task(None, tmp_path / "data", None), out, clips=None, seed=0)
+        evaluate_command(opened(tmp_path / "data"), out, clips=None, seed=0)
 
 
 def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys):
@@ -275,10 +278,9 @@ def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys)
     tiny.s4("test", ["dog", "cat", "hen"])
     tiny.root = tmp_path / "data/Multi-sources"
     tiny.ms3("test", 2)
-    loads(Listener(ClipSpec()), monkeypatch, "listener")
     out = tmp_path / "results/scores.csv"
     monkeypatch.setattr(evaluation, "default_sets", lambda split: pytest.fail("--data was given"))
-    evaluate_command(open_task(None, tmp_path / "data", ["s4", "ms3"]), out, clips=2, seed=3)
+    evaluate_command(opened(tmp_path / "data", ["s4", "ms3"]), out, clips=2, seed=3)
     rows = SCORES.read(out)
     assert tuple(rows[0]) == COLUMNS
     assert [row["audio"] for row in rows if (row["test_set"], row["protocol"]) == ("s4", "strict")] == list(AUDIOS)
@@ -291,6 +293,6 @@ def test_the_command_writes_table_and_notes(tiny, tmp_path, monkeypatch, capsys)
     assert notes[f"{who} s4"]["hardware"]["threads"] == 1
     assert notes[f"{who} s4"]["strict"]["true"]["fpr_empty"] is None
     assert "listener" in capsys.readouterr().out
-    evaluate_command(open_task(None, tmp_path / "data", ["s4"]), out, clips=1, seed=0)
+    evaluate_command(opened(tmp_path / "data", ["s4"]), out, clips=1, seed=0)
     again = SCORES.read(out)
     assert len(again) == len(rows) and {row["clips"] for row in again if row["test_set"] == "s4"} == {"1"}

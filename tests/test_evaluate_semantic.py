@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate_semantic import class_order, class_protocols, evaluate_semantic
-from icf_avs.evaluation.score_tables import Settings
-from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.mask_predictor import MaskPredictor
+from icf_avs.score_tables import Settings
 from icf_avs.types import ClipSpec, Prediction
 
 NAMES = ("background", "ant", "bee", "cow", "dog")

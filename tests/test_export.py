@@ -19,10 +19,10 @@ from small_guided import NAMES, PARTS, WIDTHS
 from torch import Tensor, nn
 
 from icf_avs.__main__ import main
-from icf_avs.checkpoint.export import FORMATS, export_command, trace, write
-from icf_avs.checkpoint.export_graphs import LogMel, WaveformGraph
 from icf_avs.config import ModelConfig
 from icf_avs.errors import UserError
+from icf_avs.export.export_model import FORMATS, export_command, trace, write
+from icf_avs.export.graphs import LogMel, WaveformGraph
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
 from icf_avs.media.vggish_frontend import log_mel

@@ -9,7 +9,7 @@ import pytest
 
 from icf_avs.errors import UserError
 from icf_avs.evaluation.command import print_table
-from icf_avs.evaluation.score_tables import COLUMNS, SCORES
+from icf_avs.score_tables import COLUMNS, SCORES
 from research import natural
 from tools.fill_tables import fill, fill_documents
 

@@ -9,7 +9,7 @@ import torch
 from small_guided import COMBINATIONS, NAMES, PARTS, SIZE, chosen, loss_terms, random_batch, run, small_model
 
 from icf_avs.config import ModelConfig
-from icf_avs.icf.losses import bce_loss, dice_loss
+from icf_avs.mask_losses import bce_loss, dice_loss
 from icf_avs.networks.build import build_model
 from icf_avs.networks.guided import GuidedOutput, SoundTokens
 from icf_avs.networks.segmentation_model import SegmentationModel

@@ -17,12 +17,12 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 import icf_avs
-from icf_avs.checkpoint.hub import LoadedSegmenter
 from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.config import ModelConfig
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import Predictor
+from icf_avs.inference.pretrained import LoadedSegmenter
 from icf_avs.networks.build import build_model
 from icf_avs.types import ClipSpec
 

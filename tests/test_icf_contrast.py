@@ -19,8 +19,9 @@ from icf_avs.icf.contrastive import (
     weighted_nce,
 )
 from icf_avs.icf.gaussian import fit_gaussians
-from icf_avs.icf.losses import ICFLossWeights, focal_loss, weighted_sum
+from icf_avs.icf.losses import ICFLossWeights, weighted_sum
 from icf_avs.icf.semantic_counterfactual import CounterfactualPool
+from icf_avs.mask_losses import focal_loss
 
 SETTINGS = CDCL(dim=16)
 

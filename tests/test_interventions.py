@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.errors import UserError
 from icf_avs.extensions.interventions import Interventions
-from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.losses import weighted_sum
 from icf_avs.networks.base import Network
 from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.settings import InterventionSettings
 from icf_avs.training.train_module import PlugInTrainModule, build_train_module
 from icf_avs.types import AudioFeatures, Batch, ClipSpec, Encoded, NetworkFeatures, NetworkOutput, VisualFeatures
 

@@ -20,8 +20,8 @@ from json_schema import faults
 
 import icf_avs
 from icf_avs.errors import UserError
-from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.segment import Segmenter
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.media.audio_windows import audio_blocks
 from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.results import Segmentation

@@ -17,8 +17,9 @@ from tagger_weights import published_weights
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.inference import pretrained
 from icf_avs.inference.segment import Segmenter
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.types import ClipSpec, Prediction
 
 FPS = 25
@@ -145,6 +146,6 @@ def test_devices_of_ffmpeg(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_wrong_path_is_said_before_a_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(icf_avs, "load", lambda *given: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(pretrained, "load", lambda *given: pytest.fail("a model is loaded"))
     assert main(["live", "nowhere.mp4"]) == 2
     assert capsys.readouterr().err.startswith("icf: error: nowhere.mp4: ")

@@ -19,7 +19,8 @@ from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate import evaluate, predict_each
 from icf_avs.evaluation.robustness.negative_audio import altered_audio
-from icf_avs.inference.predictor import MaskPredictor, Predictor
+from icf_avs.inference.predictor import Predictor
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.types import ClipSpec
 
 pytestmark = pytest.mark.full

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_guided import NAMES, loss_terms, random_batch, run, small_model
 
-from icf_avs.icf.losses import bce_loss, dice_loss, semantic_loss, suppression_loss
+from icf_avs.mask_losses import bce_loss, dice_loss, semantic_loss, suppression_loss
 from icf_avs.networks.guided_parts import losses
 from icf_avs.networks.guided_parts.losses import GuidedLossWeights
 from icf_avs.types import Batch

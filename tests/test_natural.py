@@ -20,6 +20,7 @@ from icf_avs.encoders import tagger_encoder
 from icf_avs.encoders.efficientat import EfficientAT
 from icf_avs.encoders.tagger_encoder import audio_words
 from icf_avs.errors import UserError
+from icf_avs.inference import pretrained
 from icf_avs.inference.guided_filter import guided_filter
 from icf_avs.inference.multiscale import merge_scales
 from icf_avs.inference.predictor import Predictor
@@ -239,7 +240,7 @@ def test_a_model_that_hears_no_words_says_so():
 
 
 def test_segmenting_tells_what_is_heard(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(icf_avs, "load", lambda checkpoint, device="auto": Segmenter(Predictor(model), checkpoint))
+    monkeypatch.setattr(pretrained, "load", lambda checkpoint, device="auto": Segmenter(Predictor(model), checkpoint))
     clip = make_clip(tmp_path / "clip.mp4", seconds=2, sound=tone(2))
     assert (
         main(["segment", str(clip), "--out", str(tmp_path / "out"), "--checkpoint", "natural", "--words", "dog"]) == 0

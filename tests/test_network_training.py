@@ -13,18 +13,17 @@ from clip_maker import make_clip, tone
 from safetensors.torch import load_file
 from small_training import broken_off
 
-from icf_avs.checkpoint.export import export_command, trace
-from icf_avs.checkpoint.export_graphs import WaveformGraph
 from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.config import PlugInConfig, TrainConfig
 from icf_avs.datasets.layouts import read_set
 from icf_avs.encoders import text_encoders
 from icf_avs.evaluation.evaluate import evaluate
-from icf_avs.extensions.settings import InterventionSettings
+from icf_avs.export.export_model import export_command, trace
+from icf_avs.export.graphs import WaveformGraph
 from icf_avs.icf import CDCL, MIT, SC
-from icf_avs.icf.settings import Reading
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
+from icf_avs.settings import InterventionSettings, Reading
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import train
 

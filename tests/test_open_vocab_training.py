@@ -18,8 +18,8 @@ from icf_avs.checkpoint.serialization import read_recipe
 from icf_avs.config import TrainConfig, WordDataConfig
 from icf_avs.encoders import open_vocab_encoder
 from icf_avs.encoders.efficientat import EfficientAT
-from icf_avs.encoders.registry import build_model_audio
 from icf_avs.encoders.text_encoders import MINILM_DIM
+from icf_avs.networks.build import build_model_audio
 from icf_avs.synthetic.open_vocab_sampler import NATURAL, sample_open_vocab_scene
 from icf_avs.synthetic.rendering import render_frame
 from icf_avs.synthetic.scene_features import VALIDATION_SEED

@@ -23,8 +23,8 @@ from pycocotools.cocoeval import COCOeval
 
 import icf_avs.__main__ as cli
 from icf_avs.errors import UserError
-from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.segment import segment_video
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.mask_rle import check_run_lengths, decode, encode
 from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.output.convert import convert, object_ids

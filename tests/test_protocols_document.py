@@ -10,8 +10,8 @@ import torch
 from documents import blocks, read, run_shell, understood
 from listener import Listener, loads
 
-from icf_avs.evaluation.score_tables import SCORES
 from icf_avs.evaluation.test_sets import FOLDERS
+from icf_avs.score_tables import SCORES
 from icf_avs.types import ClipSpec
 
 TEXT = read("docs/PROTOCOLS.md")

@@ -13,11 +13,11 @@ from torch import nn
 from icf_avs.config import ModelConfig
 from icf_avs.encoders.text_encoders import TextEncoder, load_minilm
 from icf_avs.extensions.interventions import Interventions
-from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf import CDCL, ICF, MIT, SC
 from icf_avs.icf.channel_time import FeatureRefinement
 from icf_avs.networks import Network
 from icf_avs.networks.query_network import TextAttention
+from icf_avs.settings import InterventionSettings
 
 REFINED, TEXT = (MIT(reading, dim=32, width=8, prompts=4) for reading in ("refined", "text"))
 every_network = pytest.mark.parametrize("name", BUILDERS)

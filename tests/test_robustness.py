@@ -10,7 +10,7 @@ import wave
 import numpy as np
 import pytest
 import torch
-from listener import Listener, loads
+from listener import Listener
 
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
@@ -290,15 +290,14 @@ def test_clips_without_an_off_screen_sound_count_under_neither():
     assert (verdict.clips, verdict.true, verdict.negative, verdict.ratio) == (2, 0.8, 0.2, 0.25)
 
 
-def test_the_command_writes_a_table_and_says_what_it_found(tiny, tmp_path, monkeypatch, capsys):
+def test_the_command_writes_a_table_and_says_what_it_found(tiny, tmp_path, capsys):
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", S4_KINDS)
     tiny.root = tmp_path / "data/Multi-sources"
     tiny.ms3("test", 2)
     model = Listener(ClipSpec(), deaf=True)
-    loads(model, monkeypatch, "deaf")
     table = tmp_path / "out" / "probe-avsbench.csv"
-    robustness_command(open_task(None, tmp_path / "data", ["s4", "ms3"]), table, clips=2, seed=5)
+    robustness_command(open_task(model, "deaf", None, tmp_path / "data", ["s4", "ms3"]), table, clips=2, seed=5)
     assert list(table.parent.iterdir()) == [table]
     rows = ROBUSTNESS.read(table)
     assert tuple(rows[0]) == ROBUSTNESS.columns
@@ -311,14 +310,14 @@ def test_the_command_writes_a_table_and_says_what_it_found(tiny, tmp_path, monke
     assert "95 % interval over clips 1.00 to 1.00" in said and "ms3: 2 of 2 clips have no off-screen sound" in said
     assert "binary mask" not in said  # it has no class head
     model.semantic = True
-    robustness_command(open_task(None, tmp_path / "data", ["s4"]), table, clips=1, seed=0)
+    robustness_command(open_task(model, "deaf", None, tmp_path / "data", ["s4"]), table, clips=1, seed=0)
     assert "Scored is the binary mask" in capsys.readouterr().out
     again = ROBUSTNESS.read(table)
     assert {row["clips"] for row in again if row["test_set"] == "s4"} == {"1"}
     assert [row for row in again if row["test_set"] == "ms3"] == [row for row in rows if row["test_set"] == "ms3"]
     table.write_text("a,b\n")
     with pytest.raises(UserError, match="not a table of robustness"):
-        robustness_command(open_task(None, tmp_path / "data", ["s4"]), table, clips=1, seed=0)
+        robustness_command(open_task(model, "deaf", None, tmp_path / "data", ["s4"]), table, clips=1, seed=0)
 
 
 def test_the_worst_of_several_sets():

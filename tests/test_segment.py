@@ -18,12 +18,12 @@ from clip_maker import HEIGHT, RATE, WIDTH, click, make_clip, number_in, picture
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-import icf_avs
 from icf_avs.errors import UserError
+from icf_avs.inference import pretrained
 from icf_avs.inference.command import find_videos, segment_command
-from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.segment import Segmenter, segment_video
 from icf_avs.inference.streaming import stream_masks
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.media.audio_windows import AudioWindows, mask_count
 from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.output.contact_sheet import caption
@@ -353,7 +353,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, clip, limit):
 
 
 def test_command_goes_on_after_a_bad_video(tmp_path, clip, capsys, monkeypatch):
-    monkeypatch.setattr(icf_avs, "load", lambda checkpoint, device="auto": Segmenter(RedWhenLoud(), "tiny"))
+    monkeypatch.setattr(pretrained, "load", lambda checkpoint, device="auto": Segmenter(RedWhenLoud(), "tiny"))
     with pytest.raises(UserError, match="1 of 3"):
         segment_command([clip, tmp_path / "none.mp4", clip], tmp_path / "out", None, 1.0, 0.5)
     output = capsys.readouterr()
@@ -363,7 +363,7 @@ def test_command_goes_on_after_a_bad_video(tmp_path, clip, capsys, monkeypatch):
 
 
 def test_a_missing_video_is_told_before_the_model_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(icf_avs, "load", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr(pretrained, "load", lambda *_: pytest.fail("the model is loaded"))
     with pytest.raises(UserError, match=r"none\.mp4: no such file"):
         segment_command([tmp_path / "none.mp4"], tmp_path / "out", None, 1.0, 0.5)
 

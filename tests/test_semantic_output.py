@@ -18,11 +18,13 @@ from small_guided import NAMES, SIZE, WIDTHS, small_model
 
 import icf_avs
 from icf_avs.errors import UserError
+from icf_avs.inference import pretrained
 from icf_avs.inference.command import segment_command
-from icf_avs.inference.predictor import MaskPredictor, Predictor
+from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter, segment_video
-from icf_avs.inference.semantic_postprocess import class_labels
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.media.video_reader import read_frames
+from icf_avs.output.class_labels import class_labels
 from icf_avs.output.class_overlay import ClassOverlay, class_colours, draw_legend, indexed, palette
 from icf_avs.output.overlay import Overlay, inner_edge
 from icf_avs.types import ClipSpec, Prediction
@@ -215,11 +217,11 @@ def test_overlay_video_has_the_colours_and_the_legend(clip, found):
 
 
 def test_the_command_and_a_checkpoint_without_a_class_head(clip, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(icf_avs, "load", lambda checkpoint, device="auto": Segmenter(TwoThings(), "two"))
+    monkeypatch.setattr(pretrained, "load", lambda checkpoint, device="auto": Segmenter(TwoThings(), "two"))
     segment_command([clip], tmp_path / "two", None, 1.0, 0.5, semantic=True)
     assert "5 masks (1 a second), 3 with" in capsys.readouterr().out
     assert len(os.listdir(tmp_path / "two" / "a" / "classes")) == 5
-    monkeypatch.setattr(icf_avs, "load", lambda checkpoint=None, device="auto": Segmenter(icf(False), "stamps"))
+    monkeypatch.setattr(pretrained, "load", lambda checkpoint=None, device="auto": Segmenter(icf(False), "stamps"))
     with pytest.raises(UserError, match="stamps was trained without a class head; ") as error:
         segment_command([clip, clip], tmp_path / "out", None, 1.0, 0.5, semantic=True)
     assert "\n" not in str(error.value)

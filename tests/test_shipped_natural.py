@@ -14,7 +14,7 @@ from tagger_weights import published_weights
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.checkpoint.export import graphs_of
+from icf_avs.export.export_model import graphs_of
 from icf_avs.media.images import resize_frames
 from icf_avs.serve.limits import Limits
 from icf_avs.serve.run_inference import run_inference

@@ -43,6 +43,24 @@ def test_no_imports_run_in_a_circle():
     assert len(order) == len(graph)
 
 
+def room_of(name: str) -> str:
+    """The folder of a module, or the module itself where it is in none."""
+    return name.split(".")[1] if "." in name else name
+
+
+def test_no_room_imports_what_calls_it():
+    """Folders, and files beside them, stand in ten storeys: each imports what is below it."""
+    files = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+    rooms: dict[str, set[str]] = {}
+    for name, path in files.items():
+        found = {room_of(module) for module in imported(path, set(files)) if module in files}
+        rooms.setdefault(room_of(name), set()).update(found - {room_of(name)})
+    storeys: dict[str, int] = {}
+    for room in TopologicalSorter(rooms).static_order():  # raises CycleError
+        storeys[room] = 1 + max((storeys[below] for below in rooms[room]), default=0)
+    assert storeys["networks"] < storeys["training"] < storeys["cli"] and max(storeys.values()) <= 10, storeys
+
+
 def test_the_method_imports_one_way():
     """ICF as published knows nothing of networks and of what is not from the paper; training knows all of them."""
     rooms = ("icf", "extensions", "networks", "training")

@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from icf_avs.batch_norm import FrameBatchNorm
 from icf_avs.config import ModelConfig
-from icf_avs.encoders.registry import build_model_audio
 from icf_avs.networks import TPAVI
-from icf_avs.networks.build import build_network
+from icf_avs.networks.build import build_model_audio, build_network
 from icf_avs.networks.tpavi import PixelWiseInteraction, ResidualUnit
 from icf_avs.types import AudioFeatures, VisualFeatures
 

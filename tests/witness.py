@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.types import ClipSpec, Prediction
 
 

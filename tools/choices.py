@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from icf_avs.errors import UserError
-from icf_avs.evaluation.score_tables import read_csv
+from icf_avs.score_tables import read_csv
 
 COLUMNS = ("table", "row", "test set", "choices on its test scenes")
 TRIED = "tried.csv"

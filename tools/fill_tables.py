@@ -18,7 +18,7 @@ from pathlib import Path
 from icf_avs.atomic_io import check_file, write_text
 from icf_avs.checkpoint.model_card import markdown, scores_table
 from icf_avs.errors import UserError
-from icf_avs.evaluation.score_tables import COLUMNS, Row, read_csv
+from icf_avs.score_tables import COLUMNS, Row, read_csv
 from tools.checkpoint_table import checkpoint_table
 from tools.choices import TRIED, chosen_table
 from tools.model_zoo import model_zoo

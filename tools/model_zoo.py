@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from icf_avs.checkpoint.serialization import read_recipe
-from icf_avs.evaluation.score_tables import read_csv
+from icf_avs.score_tables import read_csv
 
 SPEEDS = {"stamps": "segment-1fps-600s", "natural": "segment-natural-1fps-600s"}  # ten minutes of 720p, 2 cores
 COLUMNS = ("model", "size", "classes", "trained on", "speed", "licence")

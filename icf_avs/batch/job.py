@@ -14,17 +14,19 @@ from typing import Any
 
 import torch
 
-import icf_avs
 from icf_avs.atomic_io import put_in_place
 from icf_avs.checkpoint.serialization import load_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.errors import UserError
+from icf_avs.inference import pretrained
 from icf_avs.inference.predictor import Predictor
-from icf_avs.inference.segment import Segmenter, check_class_head
+from icf_avs.inference.segment import Segmenter
 from icf_avs.inference.word_prompts import tell_prompts
+from icf_avs.mask_predictor import check_class_head
 from icf_avs.output.result_file import is_earlier_result
 from icf_avs.provenance import Source
 from icf_avs.types import Missing
+from icf_avs.version import VERSION
 
 RECORD = "made_from.json"  # in each result folder; segmentation.json stays as `icf segment VIDEO` writes it
 
@@ -60,7 +62,7 @@ class Job:
         for name in ("checkpoint", "missing", "device"):  # the digest says it better; the device only how long it takes
             del settings[name]
         return {
-            "version": icf_avs.__version__,
+            "version": VERSION,
             "video": {"file": self.video.name, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns},
             **settings,
         }
@@ -112,7 +114,7 @@ def build_settings(
 def loaded(checkpoint: str | None, device: str = "auto") -> Segmenter:
     """The model of this process, which keeps to one thread: sums do not depend on the machine, nor workers collide."""
     torch.set_num_threads(1)
-    return icf_avs.load(checkpoint, device)
+    return pretrained.load(checkpoint, device)
 
 
 def segment_job(job: Job, work: Path, progress: Callable[[int, int], None] | None = None) -> str | None:

@@ -1,1 +1,1 @@
-"""Model files: reading, checking and finding them, the Hugging Face hub, export to other runtimes."""
+"""Model files: reading, checking and finding them, and their cards."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icf_avs.errors import UserError
-from icf_avs.evaluation.score_tables import COLUMNS, Row, read_csv
+from icf_avs.score_tables import COLUMNS, Row, read_csv
 
 AUDIOS = ("true", "silence", "noise", "offscreen")
 HEADINGS = ("checkpoint", "test set", "protocol", "clips", "mIoU", "F", "FPR")

@@ -21,10 +21,10 @@ from icf_avs.atomic_io import written_file
 from icf_avs.checkpoint.source import DEFAULT, PICKLES, SHIPPED, check_length, shipped
 from icf_avs.config import ModelConfig
 from icf_avs.config_dict import check_settings, from_dict
-from icf_avs.encoders.registry import build_model_audio, build_visual
+from icf_avs.encoders.registry import build_visual
 from icf_avs.encoders.tagger_encoder import TAGGERS
 from icf_avs.errors import MissingWeights, UserError, did_you_mean
-from icf_avs.networks.build import build_model
+from icf_avs.networks.build import build_model, build_model_audio
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
 from icf_avs.provenance import sha256_of
 from icf_avs.types import ClipSpec

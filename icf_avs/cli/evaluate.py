@@ -12,9 +12,11 @@ from icf_avs.errors import UserError
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from icf_avs.device import find_device
     from icf_avs.evaluation.command import evaluate_command, robustness_command
-    from icf_avs.evaluation.score_tables import Settings, check_tables
     from icf_avs.evaluation.test_sets import open_task
+    from icf_avs.inference import pretrained
+    from icf_avs.score_tables import Settings, check_tables
 
     settings = Settings(None if args.native else args.size, args.threshold, args.batch_size)
     if args.robustness and settings != Settings():
@@ -25,7 +27,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         check_file(args.out)
     else:
         check_tables(args.out)
-    task = open_task(args.checkpoint, args.data, args.sets, args.split, args.device)
+    place = find_device(args.device)
+    model = pretrained.load(args.checkpoint, place)
+    task = open_task(model.predictor, model.name, args.checkpoint, args.data, args.sets, args.split, place)
     if args.robustness:
         robustness_command(task, args.out, args.clips, args.seed)
     else:

@@ -9,7 +9,7 @@ from icf_avs.cli.options import command
 
 
 def _export(args: argparse.Namespace) -> None:
-    from icf_avs.checkpoint.export import export_command
+    from icf_avs.export.export_model import export_command
 
     export_command(args.checkpoint, args.out, args.format)
 

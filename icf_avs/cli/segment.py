@@ -35,7 +35,7 @@ def _set_weights_dir(folder: Path, checkpoint: str | None) -> None:
         raise UserError(f"--weights-dir {folder}: no such folder; name the folder with the weights")
     from icf_avs.checkpoint.serialization import read_config
     from icf_avs.checkpoint.source import find_checkpoint
-    from icf_avs.encoders.registry import reads_released_weights
+    from icf_avs.networks.build import reads_released_weights
 
     path, name = find_checkpoint(checkpoint)
     if not reads_released_weights(read_config(path)):

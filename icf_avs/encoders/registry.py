@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from icf_avs.config import ModelConfig
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from icf_avs.encoders.hf_backbones import BACKBONES, load_backbone
 from icf_avs.encoders.logmel_cnn import LogMelEncoder
@@ -68,21 +67,6 @@ def build_audio(name: str, dim: int | None, **options: Any) -> nn.Module:
     options: weights, random, frozen (see load_vggish_audio). Raises UserError as `build_visual` does.
     """
     return _find(AUDIO, name, "audio")(dim, **options)
-
-
-def build_model_audio(config: ModelConfig, names: Tensor, random: bool = False) -> nn.Module:
-    """The audio encoder of a model; names: text embeddings [C,E] of its classes; random: without released weights.
-
-    Raises UserError as `build_visual` does.
-    """
-    words = {"words": config.classes, "names": names} if config.audio in NEEDS_VOCABULARY else {}
-    return build_audio(config.audio, None if config.bare_audio else config.dim, random=random, **words)
-
-
-def reads_released_weights(config: ModelConfig) -> bool:
-    """Whether an encoder's weights are neither in the checkpoint nor in a package that is installed with this one."""
-    visual = config.visual != "efficientnet-lite0" and not config.train_visual
-    return visual or config.audio != "log-mel"
 
 
 def embed_names(name: str, names: tuple[str, ...], **options: Any) -> Tensor:

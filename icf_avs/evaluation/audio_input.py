@@ -14,7 +14,7 @@ from icf_avs.media.audio_windows import clip_windows
 from icf_avs.media.images import resize_frames
 
 if TYPE_CHECKING:
-    from icf_avs.inference.predictor import MaskPredictor
+    from icf_avs.mask_predictor import MaskPredictor
     from icf_avs.types import Prediction
 
 

@@ -21,7 +21,9 @@ from icf_avs.evaluation.evaluate_semantic import class_order, class_protocols, e
 from icf_avs.evaluation.robustness.audio_reliance import Verdict, judge, worst
 from icf_avs.evaluation.robustness.negative_audio import without_donor
 from icf_avs.evaluation.robustness.runner import ALL, SCORE_NAMES, evaluate_robustness
-from icf_avs.evaluation.score_tables import (
+from icf_avs.evaluation.test_sets import Task, set_folder
+from icf_avs.provenance import revision
+from icf_avs.score_tables import (
     COLUMNS,
     DEFAULT_SETTINGS,
     SCORES,
@@ -31,11 +33,9 @@ from icf_avs.evaluation.score_tables import (
     Settings,
     cell,
     check_tables,
-    revision,
     save_notes,
     score_rows,
 )
-from icf_avs.evaluation.test_sets import Task, set_folder
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -61,7 +61,7 @@ def evaluate_command(
     """
     table = out or Path("results") / ("stamps.csv" if task.is_stamps else "avsbench.csv")
     check_tables(table)
-    predictor, written = task.segmenter.predictor, list[Row]()
+    predictor, written = task.predictor, list[Row]()
     semantic = {
         name: ("background", *class_names(set_folder(task.root, name)))
         for name, records in task.records.items()
@@ -117,7 +117,7 @@ def robustness_command(task: Task, out: Path | None, clips: int | None, seed: in
     def score(name: str, records: Sequence[ClipRecord], bar: Progress) -> None:
         advance = partial(bar.advance, bar.add_task(name, total=len(records[:clips])))
         label, code, rows = task.label(name), revision(), []
-        result = evaluate_robustness(task.segmenter.predictor, records, seed, clips, progress=advance)
+        result = evaluate_robustness(task.predictor, records, seed, clips, progress=advance)
         for (audio, category), values in result.scores.items():
             cells = str(values["clips"]), str(values["frames"]), *(cell(values[score]) for score in SCORE_NAMES)
             row = (*task.scored, label, audio, category, *cells, str(seed), code)
@@ -135,7 +135,7 @@ def robustness_command(task: Task, out: Path | None, clips: int | None, seed: in
         print("\n".join([*notes, f"scores of {task.scored}", worst(verdicts).sentence(task.scored.checkpoint)]))
 
     _score_sets(task, score, show)
-    if task.segmenter.predictor.semantic:
+    if task.predictor.semantic:
         print("Scored is the binary mask, what sounds against all else; classes that it names are not scored.")
     print(f"wrote {table}")
 
@@ -155,7 +155,7 @@ def _score_sets(
                 score(name, records, bar)
     finally:
         show()
-    for part in task.segmenter.predictor.missing:
+    for part in task.predictor.missing:
         print(f"scored {part}")
 
 

@@ -21,11 +21,11 @@ from icf_avs.datasets.image_io import SIZE
 from icf_avs.evaluation.audio_input import predictions
 from icf_avs.evaluation.metrics import AVSBenchMetric, DatasetMetric, StrictMetric
 from icf_avs.evaluation.robustness.negative_audio import Audio, altered_audio
-from icf_avs.evaluation.score_tables import DEFAULT_SETTINGS, Scores, Settings
+from icf_avs.score_tables import DEFAULT_SETTINGS, Scores, Settings
 
 if TYPE_CHECKING:
     from icf_avs.datasets.video_clip import ClipRecord
-    from icf_avs.inference.predictor import MaskPredictor
+    from icf_avs.mask_predictor import MaskPredictor
 
 
 class Scorer:

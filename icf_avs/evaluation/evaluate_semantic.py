@@ -1,7 +1,7 @@
 """Score the class head of a model on AVSS, frame by frame at 224x224 (PROTOCOLS section 2).
 
 Two rules turn its logits into class ids. `argmax` is the protocol's: the likeliest of background and all classes.
-`masked` is that of `icf segment --semantic` (semantic_postprocess.py): the mask head says where, the class head what.
+`masked` is that of `icf segment --semantic` (output/class_labels.py): the mask head says where, the class head what.
 `argmax-padded` is `argmax` as the reference itself counts: it fills every clip up to ten frames with blank ones, on
 which its model is made to answer background, and scores them too. That raises the score of the background.
 """
@@ -19,13 +19,13 @@ from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS
 from icf_avs.errors import UserError
 from icf_avs.evaluation.audio_input import predictions
 from icf_avs.evaluation.metrics.semantic import SemanticMetric, likeliest
-from icf_avs.evaluation.score_tables import DEFAULT_SETTINGS, Scores, Settings
-from icf_avs.inference.segment import check_class_head
-from icf_avs.inference.semantic_postprocess import class_labels
+from icf_avs.mask_predictor import check_class_head
+from icf_avs.output.class_labels import class_labels
+from icf_avs.score_tables import DEFAULT_SETTINGS, Scores, Settings
 
 if TYPE_CHECKING:
     from icf_avs.datasets.video_clip import ClipRecord
-    from icf_avs.inference.predictor import MaskPredictor
+    from icf_avs.mask_predictor import MaskPredictor
 
 PADDED = 10  # frames of a clip in the reference's loader
 Portion = list[Tensor]  # [prediction, truth] of one clip, class ids [n, H, W]

@@ -15,13 +15,12 @@ from icf_avs.atomic_io import cache_dir
 from icf_avs.datasets.custom_dataset import is_custom_dataset
 from icf_avs.datasets.layouts import TABLES, find_table, is_stamps, read_set
 from icf_avs.datasets.video_clip import ClipRecord
-from icf_avs.device import find_device
 from icf_avs.errors import UserError
-from icf_avs.evaluation.score_tables import Scored
 from icf_avs.provenance import short_digest
+from icf_avs.score_tables import Scored
 
 if TYPE_CHECKING:
-    from icf_avs.inference.segment import Segmenter
+    from icf_avs.mask_predictor import MaskPredictor
 
 Split = Literal["test", "val"]
 DEFAULT_SETS = ("s4", "ms3", "cross")  # AVSS holds the scenes of the first two again
@@ -31,9 +30,9 @@ OWN = "own"  # a set of one's own is the folder itself
 
 @dataclass(frozen=True)
 class Task:
-    """A loaded checkpoint and the clips to score it on: of the split, by the name of their set; root: their folder."""
+    """A model and the clips to score it on: of the split, by the name of their set; root: their folder."""
 
-    segmenter: Segmenter
+    predictor: MaskPredictor
     device: torch.device
     scored: Scored
     root: Path
@@ -47,21 +46,20 @@ class Task:
 
 
 def open_task(
-    checkpoint: str | None, data: Path | None, sets: Sequence[str] | None, split: Split = "test", device: str = "auto"
-) -> Task:
-    """Load a checkpoint and read the test sets. Raises UserError for what is not there or cannot be read.
+    predictor: MaskPredictor, name: str, path: str | None, data: Path | None, sets: Sequence[str] | None,
+    split: Split = "test", device: torch.device | None = None,
+) -> Task:  # fmt: skip
+    """A model of that name, from the checkpoint `path` (None: shipped), and its test sets. Raises UserError for sets
+    that are not there or cannot be read.
 
-    data  folder of the sets (None: the default Stamps sets); sets  names of `FOLDERS` (None: as `choose_sets`)
+    data  folder of the sets (None: the default Stamps sets); sets  names of `FOLDERS` (None: as `choose_sets`); device
+    that the model is on (None: the CPU)
     """
-    from icf_avs import load
-
-    place = find_device(device)
-    loaded = load(checkpoint, place)
-    name = "stamps" if data is None else os.path.normpath(data)
-    scored = Scored(loaded.name, short_digest(loaded.predictor.digest or ""), str(checkpoint or loaded.name), name)
+    folder = "stamps" if data is None else os.path.normpath(data)
+    scored = Scored(name, short_digest(predictor.digest or ""), path or name, folder)
     root, names, stamps = choose_sets(data, sets, split)
     records = {name: read_set(set_folder(root, name), split) for name in names}
-    return Task(loaded, place, scored, root, split, stamps, records)
+    return Task(predictor, device or torch.device("cpu"), scored, root, split, stamps, records)
 
 
 def choose_sets(

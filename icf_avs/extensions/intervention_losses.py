@@ -17,8 +17,8 @@ from torch import Tensor
 
 from icf_avs.distributed import all_gather_clips, local_slice
 from icf_avs.extensions.counterfactual_sounds import expand_synonyms
-from icf_avs.icf.losses import bce_loss, dice_loss, suppression_loss
-from icf_avs.icf.soft_class_targets import area_share, known_cells
+from icf_avs.mask_losses import bce_loss, dice_loss, suppression_loss
+from icf_avs.soft_class_targets import area_share, known_cells
 from icf_avs.types import Batch
 
 

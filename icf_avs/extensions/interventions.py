@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from icf_avs.batch_norm import RunningState
 from icf_avs.extensions.counterfactual_sounds import CounterfactualSoundSampler
 from icf_avs.extensions.intervention_losses import (
     other_frames_loss,
@@ -26,9 +27,8 @@ from icf_avs.extensions.intervention_losses import (
     previous_clip,
     removed_source_loss,
 )
-from icf_avs.extensions.settings import InterventionSettings
-from icf_avs.icf.losses import resize_logits
-from icf_avs.icf.pseudo_words import PseudoWordBank
+from icf_avs.mask_losses import resize_logits
+from icf_avs.settings import InterventionSettings
 from icf_avs.types import AudioFeatures, Batch, NetworkOutput, VisualFeatures
 
 
@@ -102,7 +102,7 @@ def decode_sounds(network: Decoder, visual: VisualFeatures, sounds: Tensor, batc
 @contextmanager
 def running_statistics(network: Decoder) -> Iterator[None]:
     """Batch normalisation and pseudo-words as at test: counterfactual sounds move no statistics, and count no step."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, PseudoWordBank)
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, RunningState)
     training = [module for module in network.modules() if isinstance(module, kinds) and module.training]
     for module in training:
         module.eval()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from icf_avs.icf.settings import CDCL, MIT, SC
+from icf_avs.settings import CDCL, MIT, SC
 
 if TYPE_CHECKING:
     from icf_avs.icf.icf import ICF, ICFOutput

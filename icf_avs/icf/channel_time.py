@@ -12,27 +12,12 @@ maps [B,T,C,h,w], valid [B,T] -> F^v, F^s, F^f of S windows of at most L frames 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from icf_avs.icf.settings import MIT
-
-
-class Windows(NamedTuple):
-    """frames [B,S,L] long: the frames of each window. frame_mask [B,S,L] bool: which of them exist. of_frame [B,T]
-    long: the window that each frame belongs to.
-    """
-
-    frames: Tensor
-    frame_mask: Tensor
-    of_frame: Tensor
-
-    @property
-    def valid(self) -> Tensor:
-        """[B,S] bool: the windows that have frames."""
-        return self.frame_mask.any(-1)
+from icf_avs.settings import MIT
+from icf_avs.types import LevelFeatures, Windows
 
 
 def sliding_windows(valid: Tensor, count: int, longest: int) -> Windows:
@@ -45,27 +30,6 @@ def sliding_windows(valid: Tensor, count: int, longest: int) -> Windows:
     frame_mask = (place < size[..., None]) & (number * size < length)[..., None]
     of_frame = (torch.arange(frames, device=device) // size.clamp(min=1)).clamp(max=count - 1)
     return Windows((start[..., None] + place).clamp(max=frames - 1), frame_mask, of_frame)
-
-
-class LevelFeatures(NamedTuple):
-    """The attended maps of one level [B,S,L,width,P]."""
-
-    maps: Tensor
-    windows: Windows
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean over the frames and positions of each window [B,S,width]; 0 of one without frames."""
-        weight = self.windows.frame_mask[..., None, None].to(self.maps.dtype)
-        return (self.maps * weight).sum((2, 4)) / (weight.sum((2, 4)).clamp(min=1) * self.maps.shape[-1])
-
-    @property
-    def of_frames(self) -> Tensor:
-        """The map of each frame in its window [B,T,width,P]; anything for padding."""
-        frames, _, of_frame = self.windows
-        clip = torch.arange(of_frame.shape[0], device=of_frame.device)[:, None]
-        place = torch.arange(of_frame.shape[1], device=of_frame.device) - frames[clip, of_frame, 0]
-        return self.maps[clip, of_frame, place.clamp(max=self.maps.shape[2] - 1)]
 
 
 class ChannelTimeAttention(nn.Module):

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from icf_avs.distributed import all_gather_clips, local_slice, masked_mean
 from icf_avs.icf.gaussian import Gaussians, entropy, fit_gaussians, wasserstein2
 from icf_avs.icf.semantic_counterfactual import CounterfactualPool
-from icf_avs.icf.settings import CDCL
+from icf_avs.settings import CDCL
 
 
 @dataclass(frozen=True)

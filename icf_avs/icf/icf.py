@@ -20,7 +20,7 @@ from icf_avs.icf.diagnostics import audio_visual_auroc, class_change_rate, mean_
 from icf_avs.icf.implicit_text import ImplicitText, TextFusion
 from icf_avs.icf.losses import ICFLossWeights, weighted_sum
 from icf_avs.icf.semantic_counterfactual import CounterfactualPool, SemanticCounterfactual, texts_of_other_clips
-from icf_avs.icf.settings import CDCL, MIT, SC
+from icf_avs.settings import CDCL, MIT, SC
 from icf_avs.types import Batch, FeatureSpec, NetworkFeatures, Texts
 
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from icf_avs.distributed import masked_mean
 from icf_avs.encoders.text_encoders import TextEncoder
-from icf_avs.icf.channel_time import LevelFeatures, MultiLevelAttention
+from icf_avs.icf.channel_time import MultiLevelAttention
 from icf_avs.icf.pseudo_words import PseudoWordBank
-from icf_avs.icf.settings import MIT
-from icf_avs.types import Texts
+from icf_avs.settings import MIT
+from icf_avs.types import LevelFeatures, Texts
 
 
 class ImplicitText(nn.Module):

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.batch_norm import FrameBatchNorm
+from icf_avs.batch_norm import FrameBatchNorm, RunningState
 from icf_avs.encoders.text_encoders import TextEncoder, text_widths
-from icf_avs.icf.settings import MIT
+from icf_avs.settings import MIT
 
 TEMPLATES = {
     "video": "A video of [ ]", "segment": "A segment of [ ]", "frame": "A frame of [ ]", "audio": "An audio of [ ]",
@@ -42,7 +42,7 @@ class MatchedTexts(NamedTuple):
     revised: Tensor | None
 
 
-class PseudoWordBank(nn.Module):
+class PseudoWordBank(RunningState, nn.Module):
     """The bank of one level. features: width of what is matched; encoder: None where only learnt texts are used."""
 
     texts: Tensor

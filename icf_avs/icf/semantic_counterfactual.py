@@ -28,8 +28,8 @@ from torch.nn import functional as F
 
 from icf_avs.distributed import all_gather_clips, draw_for_batch, local_slice, masked_mean
 from icf_avs.icf.diffusion import Denoiser, NoiseSchedule, zero_linear
-from icf_avs.icf.settings import SC
 from icf_avs.icf.vqvae import VQVAE
+from icf_avs.settings import SC
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.icf.settings import SC
+from icf_avs.settings import SC
 
 COMMITMENT = 0.25
 

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from rich.progress import Progress, TaskID
 
-import icf_avs
 from icf_avs.console import VERBOSE, counted, note, progress_console
 from icf_avs.errors import UserError
 from icf_avs.glibc_malloc import keep_freed_memory
-from icf_avs.inference.segment import check_class_head, segment_video
+from icf_avs.inference import pretrained
+from icf_avs.inference.segment import segment_video
 from icf_avs.inference.word_prompts import tell_prompts
+from icf_avs.mask_predictor import check_class_head
 from icf_avs.media.container import check_file
 from icf_avs.output.text_summary import tag_lines
 
@@ -57,7 +58,7 @@ def segment_command(
     keep_freed_memory()
     if not any(path.exists() for path in videos):
         check_file(videos[0])  # before the model is loaded
-    segmenter = icf_avs.load(checkpoint, device)
+    segmenter = pretrained.load(checkpoint, device)
     if semantic:
         check_class_head(segmenter.predictor, segmenter.name)
     predictor = segmenter.predictor if words is None else segmenter.predictor.with_words(words)

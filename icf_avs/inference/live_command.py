@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-import icf_avs
 from icf_avs.console import note
+from icf_avs.inference import pretrained
 from icf_avs.inference.live_stream import MaskStream
 from icf_avs.inference.word_prompts import tell_prompts
 from icf_avs.media.arrays import AVChunk
@@ -28,7 +28,7 @@ def live_command(
     """
     info = None if video is None else probe(video)  # before the model is loaded
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # the source is decoded by the others
-    segmenter = icf_avs.load(checkpoint, device)
+    segmenter = pretrained.load(checkpoint, device)
     predictor = segmenter.predictor if words is None else segmenter.predictor.with_words(words)
     if words is not None:
         tell_prompts(segmenter.model, words)

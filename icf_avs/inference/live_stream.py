@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from icf_avs.errors import UserError
-from icf_avs.inference.predictor import MaskPredictor
 from icf_avs.inference.streaming import FrameInput, check_settings, frame_masks, predict_clip
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.media.arrays import Array, AVChunk, Resampler, frames_of, waveform_of
 from icf_avs.media.audio_windows import SoundBuffer, mask_count
 from icf_avs.media.images import resize_frames

@@ -2,82 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
-from icf_avs.errors import UserError
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
+from icf_avs.mask_predictor import GrowingClip, MaskPredictor
 from icf_avs.media.arrays import Array
 from icf_avs.media.images import resize_frames
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.types import AudioFeatures, ClipSpec, Missing, NetworkOutput, Prediction, VisualFeatures
+from icf_avs.types import AudioFeatures, NetworkOutput, Prediction, VisualFeatures
 
 if TYPE_CHECKING:
     from icf_avs.encoders.tagger_encoder import TaggerEncoder
 
 _INACTIVE = -30.0  # logits of frames in which nothing sounds
-
-
-class MaskPredictor:
-    """What segmentation and scores ask of whatever makes masks; `Predictor` is that of our models.
-
-    encoders: names of the encoders, "visual" and "audio"; semantic: whether there is a class head; missing: parts whose
-    weights are unavailable; digest: SHA-256 of the checkpoint; only_words: the classes that `with_words` chose, None
-    for all.
-    """
-
-    spec: ClipSpec
-    classes: tuple[str, ...] = ()
-    encoders: Mapping[str, str] = MappingProxyType({})
-    semantic: bool = False
-    missing: tuple[Missing, ...] = ()
-    digest: str | None = None
-    only_words: tuple[str, ...] | None = None
-
-    def predict(self, frames: Array, sound: Array) -> Prediction:
-        """One clip of T frames, uint8 [T,S,S,3], T at most spec.frames; sound, waveforms [T,window] or log-mel
-        [T,96,64] -> Prediction, on the CPU.
-        """
-        raise NotImplementedError
-
-    def predict_each(self, frames: Tensor, sounds: Sequence[Tensor]) -> list[Prediction]:
-        """The same frames under each of several sounds."""
-        return [self.predict(frames, sound) for sound in sounds]
-
-    def prepare(self, frame: Tensor) -> Any:
-        """What of a frame uint8 [S,S,3] can be done before its sound is known, for `growing_clip`."""
-        return frame
-
-    def growing_clip(self) -> GrowingClip:
-        """A clip whose frames come one by one."""
-        return GrowingClip(self)
-
-    def with_words(self, words: str) -> MaskPredictor:
-        """A predictor by the same model that predicts only these tags, with commas between them, and what may mean the
-        same. Raises UserError for a model without tags, and for a word that is like none of them.
-        """
-        raise UserError("--words needs a checkpoint with a sound tagger; take --checkpoint natural")
-
-
-class GrowingClip:
-    """The frames of a clip so far, at most spec.frames."""
-
-    def __init__(self, predictor: MaskPredictor) -> None:
-        self._predictor = predictor
-        self._frames: list[Any] = []
-        self._sounds: list[Tensor] = []
-
-    def add(self, frame: Any, sound: Tensor) -> Prediction:
-        """frame: by `MaskPredictor.prepare`; sound [window] -> what its `predict` says of all frames so far."""
-        self._frames.append(frame)
-        self._sounds.append(sound)
-        return self._predictor.predict(torch.stack(self._frames), torch.stack(self._sounds))
 
 
 @dataclass(frozen=True)

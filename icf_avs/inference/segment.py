@@ -20,9 +20,10 @@ from PIL import Image
 from icf_avs.atomic_io import being_written, put_in_place
 from icf_avs.errors import UserError
 from icf_avs.inference.live_stream import MaskStream
-from icf_avs.inference.predictor import MaskPredictor, Predictor
+from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment_arrays import Frames, segment_arrays
 from icf_avs.inference.streaming import check_settings, stream_masks
+from icf_avs.mask_predictor import MaskPredictor, check_class_head
 from icf_avs.media.arrays import Audio, Pair, audio_source, checked_rate, paired
 from icf_avs.media.audio_windows import AudioSource, mask_count
 from icf_avs.media.container import temporary_file
@@ -160,15 +161,6 @@ def _drawn(mask: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(mask.view(np.uint8) * np.uint8(255)).save(file, "PNG", **_PNG)
     return file.getvalue()
-
-
-def check_class_head(predictor: MaskPredictor, name: str) -> None:
-    """Raise UserError unless the model of that name has a class head."""
-    if not predictor.semantic:
-        raise UserError(
-            f"{name or 'the model'} was trained without a class head; leave --semantic (semantic=True) out, or give a "
-            "checkpoint that was trained with one (ModelConfig semantic=True)"
-        )
 
 
 class Segmenter:

@@ -13,7 +13,7 @@ import torch
 
 from icf_avs.errors import UserError
 from icf_avs.inference.live_stream import MaskStream
-from icf_avs.inference.predictor import MaskPredictor
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.media.arrays import Array, Audio, AVChunk, Pair, audio_source, checked_rate, chunks_of, frames_of, paired
 from icf_avs.media.audio_file import to_mono
 from icf_avs.media.audio_windows import mask_count

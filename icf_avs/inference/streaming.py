@@ -21,13 +21,13 @@ from torch.nn import functional as F
 
 from icf_avs.encoders.tagger_encoder import SCORE_FLOOR
 from icf_avs.errors import UserError
-from icf_avs.inference.predictor import MaskPredictor
-from icf_avs.inference.semantic_postprocess import class_labels
+from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.mask_rle import encode, encode_empty
 from icf_avs.media.audio_windows import AudioSource, AudioWindows, mask_count
 from icf_avs.media.frame_tee import FrameTee
 from icf_avs.media.images import resize_frames, thumbnail
 from icf_avs.media.video_reader import MediaInfo, read_frames
+from icf_avs.output.class_labels import class_labels
 from icf_avs.results import ClassMask, FrameMask, class_masks
 from icf_avs.types import Prediction
 

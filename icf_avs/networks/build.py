@@ -1,4 +1,4 @@
-"""Networks by name, as recipes and checkpoints write them."""
+"""Networks and their audio encoders by name, as recipes and checkpoints write them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from icf_avs.config import ModelConfig
-from icf_avs.encoders.registry import build_audio
+from icf_avs.encoders.registry import NEEDS_VOCABULARY, build_audio
 from icf_avs.encoders.tagger_encoder import TAGGERS
 from icf_avs.errors import UserError
 from icf_avs.icf.channel_time import FeatureRefinement
@@ -74,3 +74,18 @@ def build_model(
 ) -> SegmentationModel:
     """`build_network`, and around it what a checkpoint knows of it."""
     return SegmentationModel(config, spec, build_network(config, visual, audio, names))
+
+
+def build_model_audio(config: ModelConfig, names: Tensor, random: bool = False) -> nn.Module:
+    """The audio encoder of a model; names: text embeddings [C,E] of its classes; random: without released weights.
+
+    Raises UserError as `build_visual` does.
+    """
+    words = {"words": config.classes, "names": names} if config.audio in NEEDS_VOCABULARY else {}
+    return build_audio(config.audio, None if config.bare_audio else config.dim, random=random, **words)
+
+
+def reads_released_weights(config: ModelConfig) -> bool:
+    """Whether an encoder's weights are neither in the checkpoint nor in a package that is installed with this one."""
+    visual = config.visual != "efficientnet-lite0" and not config.train_visual
+    return visual or config.audio != "log-mel"

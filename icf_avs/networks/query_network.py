@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from icf_avs.encoders.onednn_layers import PointConv, separable_conv
 from icf_avs.icf.implicit_text import ImplicitText
-from icf_avs.icf.settings import MIT
 from icf_avs.networks.attention import CrossBlock, SelfBlock
 from icf_avs.networks.base import Network
 from icf_avs.networks.deformable import LEVELS, SinePositionEmbedding
 from icf_avs.networks.mask_head import split_class_logits
 from icf_avs.networks.pixel_decoder import DeformablePixelDecoder, LightPixelDecoder, resize_like
+from icf_avs.settings import MIT
 from icf_avs.types import AudioFeatures, FeatureSpec, NetworkFeatures, NetworkOutput, Texts, VisualFeatures
 
 

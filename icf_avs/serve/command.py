@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import icf_avs
 from icf_avs.atomic_io import unfinished_folder
 from icf_avs.errors import UserError
+from icf_avs.inference import pretrained
 from icf_avs.inference.segment import Segmenter
 from icf_avs.serve.limits import Limits
 from icf_avs.synthetic.asset_packages import STAMPS, find
@@ -137,7 +137,7 @@ def serve_command(
     stopped: list[int] = []
     # How a service is stopped: its files must go then too.
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-    with serving(icf_avs.load(checkpoint, device), host, port, limits, jobs) as (address, _):
+    with serving(pretrained.load(checkpoint, device), host, port, limits, jobs) as (address, _):
         print(f"the page is at {address} (end it with Ctrl+C)", flush=True)
         # Not one long wait: a signal that another thread receives, as one at work may, does not wake this one.
         while not stopped:

@@ -8,8 +8,7 @@ from typing import Any
 
 from icf_avs import config as configs
 from icf_avs.config import ModelConfig, PlugInConfig, TrainConfig
-from icf_avs.extensions.settings import InterventionSettings
-from icf_avs.icf.settings import MIT
+from icf_avs.settings import MIT, InterventionSettings
 from icf_avs.types import ClipSpec
 
 SMALL = "efficientnet-lite0"

@@ -25,9 +25,9 @@ from icf_avs.atomic_io import check_folder, write_text
 from icf_avs.checkpoint.serialization import read_recipe, save_checkpoint
 from icf_avs.config import SAMPLE_RATES, TrainConfig
 from icf_avs.errors import UserError
-from icf_avs.evaluation.score_tables import hardware, revision
 from icf_avs.interrupts import Interrupted, Interruption
 from icf_avs.networks.guided_parts.losses import HIGHRES_WEIGHTS, GuidedLossWeights
+from icf_avs.provenance import hardware, revision
 from icf_avs.training.accelerator import check_processes, first_alone, processes
 from icf_avs.training.benchmark_data import BenchmarkData
 from icf_avs.training.callbacks import Callbacks

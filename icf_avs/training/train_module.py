@@ -13,12 +13,12 @@ from icf_avs.config import PlugInConfig, TrainConfig
 from icf_avs.distributed import masked_mean
 from icf_avs.errors import UserError
 from icf_avs.extensions.interventions import Interventions
-from icf_avs.extensions.settings import InterventionSettings
 from icf_avs.icf.icf import ICF as PlugIn
 from icf_avs.icf.losses import ICFLossWeights, segmentation_losses, weighted_sum
 from icf_avs.networks.guided import GuidedNetwork
 from icf_avs.networks.guided_parts.losses import HIGHRES_WEIGHTS, GuidedLossWeights, guided_loss, sound_reading_loss
 from icf_avs.networks.segmentation_model import SegmentationModel
+from icf_avs.settings import InterventionSettings
 from icf_avs.types import Batch, NetworkFeatures
 
 

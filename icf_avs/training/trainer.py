@@ -18,10 +18,11 @@ from icf_avs.checkpoint.serialization import load_checkpoint, state_dict_without
 from icf_avs.config import TrainConfig
 from icf_avs.config_dict import from_dict
 from icf_avs.encoders.open_vocab_encoder import ClassSimilarity
-from icf_avs.encoders.registry import NEEDS_VOCABULARY, build_model_audio, build_visual, embed_names
+from icf_avs.encoders.registry import NEEDS_VOCABULARY, build_visual, embed_names
 from icf_avs.encoders.text_encoders import load_text_encoders
 from icf_avs.errors import UserError
 from icf_avs.networks.build import build_model as assembled
+from icf_avs.networks.build import build_model_audio
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
 from icf_avs.networks.temperature import clamp_temperatures
 from icf_avs.training.accelerator import processes

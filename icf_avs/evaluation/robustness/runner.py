@@ -43,7 +43,7 @@ from icf_avs.evaluation.robustness.negative_audio import (
 
 if TYPE_CHECKING:
     from icf_avs.datasets.video_clip import ClipRecord, LoadedClip
-    from icf_avs.inference.predictor import MaskPredictor
+    from icf_avs.mask_predictor import MaskPredictor
 
 BLANK = "blank"  # the frame, not the sound: mid-grey
 CONDITIONS = ("true", *NEGATIVES, "shifted", *SNRS, *MIXED, BLANK)

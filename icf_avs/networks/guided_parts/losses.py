@@ -28,11 +28,11 @@ from icf_avs.extensions.intervention_losses import (
     removed_source_loss,
     sounding_classes,
 )
-from icf_avs.icf.losses import bce_loss, dice_loss, semantic_loss
-from icf_avs.icf.soft_class_targets import area_share, class_ids, class_shares
+from icf_avs.mask_losses import bce_loss, dice_loss, semantic_loss
 from icf_avs.networks.guided import GuidedOutput
 from icf_avs.networks.guided_parts.joint_embedding import Gaussian, JointEmbedding
 from icf_avs.networks.pooling import grid_means
+from icf_avs.soft_class_targets import area_share, class_ids, class_shares
 from icf_avs.types import Batch
 
 Negatives = tuple[Gaussian, Tensor]  # Gaussians [b,k,d] that are negatives of their own anchor, where [b,k] bool

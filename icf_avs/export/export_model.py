@@ -1,4 +1,4 @@
-"""`icf export`: a checkpoint as files that need no icf-avs, with their card (graphs: export_graphs.py)."""
+"""`icf export`: a checkpoint as files that need no icf-avs, with their card (graphs: graphs.py)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from icf_avs.atomic_io import check_file, write_text, written_file
-from icf_avs.checkpoint.export_graphs import ExportGraph, WaveformGraph
-from icf_avs.checkpoint.export_open_vocabulary import TaggedMaskGraph, TagGraph
 from icf_avs.checkpoint.model_card import HEAD, model_card
 from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.encoders.registry import NEEDS_VOCABULARY
 from icf_avs.errors import UserError
+from icf_avs.export.graphs import ExportGraph, WaveformGraph
+from icf_avs.export.open_vocabulary_graphs import TaggedMaskGraph, TagGraph
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.provenance import short_digest
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.checkpoint.export_graphs import ExportGraph, Spectrum, shared_sizes
 from icf_avs.encoders.efficientat import EfficientAT
 from icf_avs.encoders.tagger_encoder import middle_weights, mirrored_ends
 from icf_avs.encoders.voc_segmenter import GRID, SIDE, VOC_CLASSES
 from icf_avs.errors import UserError
+from icf_avs.export.graphs import ExportGraph, Spectrum, shared_sizes
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
 from icf_avs.inference.predictor import second_size
 from icf_avs.media.efficientat_frontend import FFT, FRAME, HOP, LEVEL, LOG_OFFSET, PRE_EMPHASIS, SCALE, mel_bank

@@ -11,10 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+
 from icf_avs.atomic_io import write_text
 from icf_avs.checkpoint.model_card import model_card
-from icf_avs.checkpoint.serialization import FORMAT, read_recipe, save_checkpoint
-from icf_avs.checkpoint.source import FILE
+from icf_avs.checkpoint.serialization import FORMAT, load_checkpoint, read_recipe, save_checkpoint
+from icf_avs.checkpoint.source import FILE, find_checkpoint
+from icf_avs.console import VERBOSE, note
+from icf_avs.device import find_device
 from icf_avs.errors import UserError
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
@@ -54,3 +58,13 @@ class LoadedSegmenter(Segmenter):
             self.save_pretrained(folder)
             api.upload_folder(repo_id=name, folder_path=folder)
         return str(address)
+
+
+def load(checkpoint: str | None = None, device: str | torch.device = "auto", tagger: str | None = None) -> Segmenter:
+    """`icf_avs.load`."""
+    place = find_device(device)
+    path, name = find_checkpoint(checkpoint)
+    model = load_checkpoint(path, tagger=tagger).to(place)
+    note(f"checkpoint {name}: {path}, SHA-256 {model.digest}, on {place}", VERBOSE)
+    note(f"encoders: visual {model.config.visual}, audio {model.config.audio}", VERBOSE)
+    return LoadedSegmenter(model, name, path)

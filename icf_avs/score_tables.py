@@ -12,10 +12,7 @@ import csv
 import io
 import json
 import math
-import os
-import platform
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from icf_avs.atomic_io import check_file, write_text
 from icf_avs.datasets.image_io import SIZE
 from icf_avs.errors import UserError
+from icf_avs.provenance import hardware, revision
 
 if TYPE_CHECKING:
     import torch
@@ -185,35 +183,3 @@ def save_notes(
     }
     notes = _notes(path) | {key + (f" {protocol}" if protocol != "reference" else ""): note}
     write_text(path, json.dumps(notes, indent=1, sort_keys=True) + "\n")
-
-
-def hardware(device: torch.device) -> dict[str, str | int | None]:
-    """What this process runs on; device: what its model is on."""
-    import torch
-
-    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on Linux
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "system": platform.platform(terse=True),
-        "processor": f"{os.cpu_count()} x {names[0] if names else platform.machine()}",
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else {"mps": "Apple"}.get(device.type),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def revision() -> str:
-    """Short git hash of the code, with -dirty if the package was changed since; outside a checkout "unversioned"."""
-    package = Path(__file__).parents[1]
-
-    def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", package, *args], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if not git("ls-files", "__init__.py"):  # installed into a folder of some other repository
-            return "unversioned"
-        return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unversioned"

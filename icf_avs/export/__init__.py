@@ -1,0 +1,1 @@
+"""`icf export`: models as graphs that other runtimes run."""
