@@ -150,14 +150,6 @@ class LevelFeatures(NamedTuple):
         weight = self.windows.frame_mask[..., None, None].to(self.maps.dtype)
         return (self.maps * weight).sum((2, 4)) / (weight.sum((2, 4)).clamp(min=1) * self.maps.shape[-1])
 
-    @property
-    def of_frames(self) -> Tensor:
-        """The map of each frame in its window [B,T,width,P]; anything for padding."""
-        frames, _, of_frame = self.windows
-        clip = torch.arange(of_frame.shape[0], device=of_frame.device)[:, None]
-        place = torch.arange(of_frame.shape[1], device=of_frame.device) - frames[clip, of_frame, 0]
-        return self.maps[clip, of_frame, place.clamp(max=self.maps.shape[2] - 1)]
-
 
 @dataclass
 class NetworkFeatures:

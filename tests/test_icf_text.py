@@ -32,7 +32,7 @@ from icf_avs.encoders.text_encoders import (
     text_widths,
 )
 from icf_avs.icf import MIT
-from icf_avs.icf.channel_time import ChannelTimeAttention, MultiLevelAttention, sliding_windows
+from icf_avs.icf.channel_time import ChannelTimeAttention, MultiLevelAttention, maps_of_frames, sliding_windows
 from icf_avs.icf.implicit_text import GatedMLP, ImplicitText, TextFusion
 from icf_avs.icf.pseudo_words import PseudoWordBank
 
@@ -136,10 +136,10 @@ def test_a_frame_has_the_map_of_its_scope_and_a_scope_its_mean():
     whole = torch.ones(1, 3, dtype=torch.bool)
     segments = [levels.attention["segment"](projected[:1, of : of + 3], whole)[0] for of in (0, 2)]
     expected = torch.cat([segments[0], segments[1][1:]])
-    torch.testing.assert_close(found["segment"].of_frames[0], expected)
+    torch.testing.assert_close(maps_of_frames(found["segment"])[0], expected)
     torch.testing.assert_close(found["segment"].mean[0], torch.stack([x.mean((0, 2)) for x in segments]))
     short = levels.attention["video"](projected[1:, :3], whole)[0]
-    torch.testing.assert_close(found["video"].of_frames[1, :3], short)
+    torch.testing.assert_close(maps_of_frames(found["video"])[1, :3], short)
     torch.testing.assert_close(found["video"].mean[1, 0], short.mean((0, 2)))
 
 

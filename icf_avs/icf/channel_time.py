@@ -32,6 +32,14 @@ def sliding_windows(valid: Tensor, count: int, longest: int) -> Windows:
     return Windows((start[..., None] + place).clamp(max=frames - 1), frame_mask, of_frame)
 
 
+def maps_of_frames(level: LevelFeatures) -> Tensor:
+    """The map of each frame in its window [B,T,width,P]; anything for padding."""
+    frames, _, of_frame = level.windows
+    clip = torch.arange(of_frame.shape[0], device=of_frame.device)[:, None]
+    place = torch.arange(of_frame.shape[1], device=of_frame.device) - frames[clip, of_frame, 0]
+    return level.maps[clip, of_frame, place.clamp(max=level.maps.shape[2] - 1)]
+
+
 class ChannelTimeAttention(nn.Module):
     """Eq. 1, 2 on maps [N,L,C,P]: attention among L C channels in time over P positions. It starts as the identity."""
 
@@ -89,6 +97,6 @@ class FeatureRefinement(nn.Module):
     def forward(self, visual: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, LevelFeatures]]:
         """visual [B,T,C,h,w], valid [B,T] bool -> the refined map [B,T,C,h,w], and the levels by name."""
         maps, levels = self.levels(visual, valid)
-        change = torch.stack([level.of_frames - maps for level in levels.values()]).mean(0)
+        change = torch.stack([maps_of_frames(level) - maps for level in levels.values()]).mean(0)
         change = change.unflatten(3, visual.shape[-2:]).flatten(0, 1)
         return visual + self.back(change).unflatten(0, visual.shape[:2]), levels
