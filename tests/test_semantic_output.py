@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 from small_guided import NAMES, SIZE, WIDTHS, small_model
 
-import icf_avs
 from icf_avs.errors import UserError
 from icf_avs.inference import pretrained
 from icf_avs.inference.command import segment_command
@@ -226,7 +225,7 @@ def test_the_command_and_a_checkpoint_without_a_class_head(clip, tmp_path, monke
         segment_command([clip, clip], tmp_path / "out", None, 1.0, 0.5, semantic=True)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="without a class head"):
-        icf_avs.load().segment(clip, semantic=True)
+        Segmenter(icf(False), "stamps").segment(clip, semantic=True)
     assert os.listdir(tmp_path) == ["two"]
 
 
