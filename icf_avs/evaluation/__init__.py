@@ -1,1 +1,1 @@
-"""Scores of segmented videos: metrics, data sets, robustness to altered sound and frames, tables."""
+"""Evaluation: metrics, test sets, robustness to altered audio and frames, score tables."""

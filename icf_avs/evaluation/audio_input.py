@@ -1,4 +1,4 @@
-"""A clip through a model: its sound as the model takes it, a waveform or log-mel windows, and its predictions."""
+"""Run a model over a clip: convert the audio to the model's input (waveform or log-mel windows) and predict masks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def model_sound(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.ndarray:
-    """What `predict` takes: of a waveform [n] at 16 kHz its windows [count, window] at the rate of the model, 1 / fps
-    apart; log-mel windows [count, 96, 64], 0.96 s apart, unchanged. Raises UserError for log-mel where the audio
-    encoder of the model takes waveforms alone.
+    """Convert the audio of a clip to the input of `predict`. A waveform [n] at 16 kHz becomes windows [count, window]
+    at the model's sample rate, 1 / fps apart. Log-mel windows [count, 96, 64], 0.96 s apart, are returned unchanged.
+    Raises UserError for log-mel windows if the audio encoder of the model accepts only waveforms.
     """
     if sound.ndim == 1:
         return clip_windows(sound, predictor.spec, count)
@@ -37,7 +37,7 @@ def model_sound(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.n
 def predictions(
     predictor: MaskPredictor, frames: np.ndarray, sounds: Sequence[np.ndarray]
 ) -> Iterator[list[Prediction]]:
-    """Frames uint8 [T, H, W, 3] under each of several sounds, in clips of `spec.frames`, encoded once."""
+    """Yield, per clip of `spec.frames`, a prediction for each sound. Frames uint8 [T, H, W, 3] are encoded once."""
     spec = predictor.spec
     resized = resize_frames(torch.from_numpy(frames), spec.image_size)
     windows = [torch.from_numpy(model_sound(predictor, sound, len(frames))) for sound in sounds]

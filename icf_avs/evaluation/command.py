@@ -1,8 +1,8 @@
-"""`icf evaluate`: scores of a checkpoint under the true sound and negative ones, as a table (CSV) and on the terminal.
+"""`icf evaluate`: score a checkpoint under the true and negative sounds, as a CSV table and on the terminal.
 
-The table of `--robustness` has a row a checkpoint, test set, kind of sound and subset ("category") of the clips: `all`,
-the super-category of the off-screen sound, or `changed`. Rows of the true sound on the same clips or frames stand
-beside it. Scores as in robustness/runner.py.
+The table of `--robustness` has one row per checkpoint, test set, kind of sound and subset of the clips ("category"):
+`all`, the super-category of the off-screen sound, or `changed`. Each subset also has a row for the true sound on the
+same clips or frames. Scores are defined in robustness/runner.py.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def evaluate_command(
 ) -> None:
     """Score a checkpoint on each test set, write the table and its sidecar, print a summary.
 
-    out       the table (None: results/stamps.csv, or avsbench.csv for sets of another origin)
-    settings  other ones than usual have rows of their own (`Settings.labels`)
+    out       the table (None: results/stamps.csv, or avsbench.csv for sets other than Stamps)
+    settings  non-default settings get separate rows (`Settings.labels`)
 
-    Raises UserError for a table that cannot be written: before anything is scored, or once the scores are printed.
+    Raises UserError if the table cannot be written: before scoring starts, or after the scores are printed.
     """
     table = out or Path("results") / ("stamps.csv" if task.is_stamps else "avsbench.csv")
     check_tables(table)
@@ -104,9 +104,9 @@ def evaluate_command(
 
 
 def robustness_command(task: Task, out: Path | None, clips: int | None, seed: int) -> None:
-    """Score a checkpoint under every sound; write the table `out`, print a summary and whether it uses the audio.
+    """Score a checkpoint under every sound; write the table `out`, print a summary and whether audio is used.
 
-    out: None: results/probe.csv, or probe-avsbench.csv for sets of another origin than Stamps. Raises UserError as
+    out: None: results/probe.csv, or probe-avsbench.csv for sets other than Stamps. Raises UserError like
     `evaluate_command`.
     """
     table = out or Path("results") / ("probe.csv" if task.is_stamps else "probe-avsbench.csv")
@@ -146,7 +146,7 @@ SHOWN = ("miou", "drop_miou", "g_miou", "f", "fpr", "null")  # on the terminal
 def _score_sets(
     task: Task, score: Callable[[str, Sequence[ClipRecord], Progress], None], show: Callable[[], None]
 ) -> None:
-    """Score and save set by set, so that what is finished outlives an interruption, and show that however it ends."""
+    """Score and save one set at a time, so that an interruption keeps finished sets. Always call `show` at the end."""
     from rich.progress import Progress
 
     try:
@@ -160,7 +160,7 @@ def _score_sets(
 
 
 def print_table(title: str, columns: Sequence[str], left: int, lines: Iterable[Sequence[str]]) -> None:
-    """A table on the terminal, its first `left` columns aligned to the left."""
+    """Print a table on the terminal, with the first `left` columns left-aligned."""
     from rich.box import SIMPLE
     from rich.table import Table
 

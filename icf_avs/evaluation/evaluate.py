@@ -1,9 +1,9 @@
 """Score a model on test sets with the true sound and with three negative sounds.
 
 The model sees each clip four times with the same frames: with its `true` sound, with `silence`, with white `noise` as
-loud as the clip, and with an `offscreen` sound, that of another clip none of whose sounding classes is in the frame.
-Under a negative sound nothing should be segmented; mIoU and F are still taken against the original mask (lower is
-better).
+loud as the clip, and with an `offscreen` sound. The last is the sound of another clip none of whose sounding classes is
+visible in this clip. Under a negative sound nothing should be segmented. mIoU and F are still computed against the
+original mask, so lower is better.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class Scorer:
-    """Collects predictions, clip by clip. clips, frames: how many were scored."""
+    """Accumulate predictions clip by clip. `clips` and `frames` count what has been scored."""
 
     def __init__(self, settings: Settings = DEFAULT_SETTINGS) -> None:
-        # One process scores the whole set, also where a run has several: nothing is to be gathered.
+        # One process scores the whole set even in a multi-process run, so nothing needs to be gathered.
         self._reference = AVSBenchMetric(settings.batch_size, settings.threshold, sync_on_compute=False)
         self._strict = StrictMetric(settings.threshold, sync_on_compute=False)
         self._dataset = DatasetMetric(settings.threshold, sync_on_compute=False)
@@ -42,7 +42,7 @@ class Scorer:
 
     def update(self, probabilities: Tensor, truth: Tensor, silent: Tensor) -> None:
         """Add frames of one clip: probabilities [n, H, W] in [0, 1]; truth bool [n, H, W], the original mask; silent
-        bool [n], the frames in which nothing should be segmented.
+        bool [n], frames in which nothing should be segmented.
         """
         if not len(probabilities):
             return
@@ -56,8 +56,9 @@ class Scorer:
         self._root += share.sqrt().sum().item()
 
     def compute(self) -> Scores:
-        """What the metrics return and `fpr`, by protocol: reference, strict, dataset, dataset-2classes. fpr: share of
-        the pixels segmented, mean over the silent frames. NaN without any, as are all scores without any frame.
+        """Return the metric values and `fpr` for each protocol: reference, strict, dataset, dataset-2classes. `fpr` is
+        the share of segmented pixels, averaged over the silent frames; NaN if there are none. Without frames all scores
+        are NaN.
         """
         if not self.frames:
             return {name: dict.fromkeys(("miou", "f", "fpr"), nan) for name in ("reference", "strict")}
@@ -69,12 +70,12 @@ class Scorer:
         return {protocol: {**values, "fpr": fpr} for protocol, values in scores.items()}
 
     def null(self) -> float:
-        """S = sqrt(segmented / pixels), mean over the silent frames; NaN without any."""
+        """Return S = sqrt(segmented / pixels), averaged over the silent frames; NaN if there are none."""
         return self._root / self._silent if self._silent else nan
 
 
 def silent_frames(truth: Tensor, negative: bool) -> Tensor:
-    """bool [n], where nothing should be segmented: all frames under a negative sound, else those without truth."""
+    """Return bool [n], True where nothing should be segmented: all frames if negative, else those with empty truth."""
     return torch.ones(len(truth), dtype=torch.bool) if negative else ~truth.any(2).any(1)
 
 
@@ -90,13 +91,12 @@ def evaluate(
     progress: Callable[[], None] = lambda: None,
     settings: Settings = DEFAULT_SETTINGS,
 ) -> Scores:
-    """Scores of a model at 224x224 on the labelled frames of `records` under one kind of `audio`, by protocol
-    (`Scorer.compute`). `fpr` is over the frames with empty truth for the true sound, over all frames for a negative
-    one.
+    """Score a model at 224x224 on the labelled frames of `records` under one kind of `audio`, by protocol
+    (`Scorer.compute`). `fpr` covers the frames with empty truth for the true sound, all frames for a negative sound.
 
-    clips     score only the first so many; donors of off-screen sounds still come from all records
+    clips     score only the first `clips` clips; off-screen donors are still drawn from all records
     progress  called after each clip
-    settings  size, to which frames are squashed, and then to that of the model; threshold; batches of the reference F
+    settings  size to which frames are squashed before resizing to the model's; threshold; batch size of the reference F
 
     Raises UserError if no off-screen donor is known.
     """
@@ -112,7 +112,7 @@ def evaluate_each(
     progress: Callable[[], None] = lambda: None,
     settings: Settings = DEFAULT_SETTINGS,
 ) -> dict[str, Scores]:
-    """`evaluate` with several kinds of audio. The frames of a clip are read and encoded once."""
+    """Like `evaluate`, for several kinds of audio. The frames of a clip are read and encoded once."""
     if unknown := set(audios) - set(AUDIOS):
         raise ValueError(f"audio is {unknown.pop()!r}; it must be one of {AUDIOS}")
     scorers = {audio: Scorer(settings) for audio in audios}
@@ -130,8 +130,9 @@ def evaluate_each(
 def predict_each(
     predictor: MaskPredictor, frames: np.ndarray, sounds: Sequence[np.ndarray], size: tuple[int, int] = (SIZE, SIZE)
 ) -> list[Tensor]:
-    """Probabilities [T, *size] of frames uint8 [T, H, W, 3], encoded once, under each of several sounds: a waveform [n]
-    or log-mel windows [T, 96, 64]. Raises UserError for log-mel where the model takes waveforms alone.
+    """Return probabilities [T, *size] for frames uint8 [T, H, W, 3] under each of several sounds. Frames are encoded
+    once. A sound is a waveform [n] or log-mel windows [T, 96, 64]. Raises UserError for log-mel windows if the model
+    accepts only waveforms.
     """
     parts: list[list[Tensor]] = [[] for _ in sounds]
     for clip in predictions(predictor, frames, sounds):

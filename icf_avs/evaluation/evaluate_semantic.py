@@ -1,9 +1,9 @@
 """Score the class head of a model on AVSS, frame by frame at 224x224 (PROTOCOLS section 2).
 
-Two rules turn its logits into class ids. `argmax` is the protocol's: the likeliest of background and all classes.
-`masked` is that of `icf segment --semantic` (output/class_labels.py): the mask head says where, the class head what.
-`argmax-padded` is `argmax` as the reference itself counts: it fills every clip up to ten frames with blank ones, on
-which its model is made to answer background, and scores them too. That raises the score of the background.
+Three rules give class ids. `argmax`, that of the protocol, takes the most likely of background and all classes.
+`masked`, that of `icf segment --semantic` (output/class_labels.py), takes the location from the mask head and the class
+from the class head. `argmax-padded` is `argmax` as the reference code counts: each clip is padded to ten frames with
+blank ones, predicted as background and scored too, which raises the background score.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from icf_avs.datasets.video_clip import ClipRecord
     from icf_avs.mask_predictor import MaskPredictor
 
-PADDED = 10  # frames of a clip in the reference's loader
+PADDED = 10  # frames per clip in the data loader of the reference
 Portion = list[Tensor]  # [prediction, truth] of one clip, class ids [n, H, W]
 
 
@@ -39,13 +39,14 @@ def evaluate_semantic(
     progress: Callable[[], None] = lambda: None,
     settings: Settings = DEFAULT_SETTINGS,
 ) -> dict[str, dict[str, float]]:
-    """Scores of `SemanticMetric` on the labelled frames of `records`, by rule: argmax, argmax-padded and masked.
+    """Return the scores of `SemanticMetric` on the labelled frames of `records`, by rule: argmax, argmax-padded and
+    masked.
 
-    names     of the set's class ids, background first; those of the model are matched to them by name
-    settings  size; threshold of the mask; clips that make one update of the metric, as one batch of the reference
+    names     class names of the set by id, background first; the model's classes are matched to them by name
+    settings  size; mask threshold; batch size, the number of clips per metric update, like one batch of the reference
 
-    clips, progress as in `evaluate`. Raises UserError for a model without a class head or with other classes than the
-    set's, and for a set without class ids; ValueError for `settings.size` None, since clips of several sizes make no
+    clips, progress as in `evaluate`. Raises UserError if the model has no class head or other classes than the set, or
+    if the set has no class ids; ValueError if `settings.size` is None, since clips of different sizes cannot form a
     batch.
     """
     if settings.size is None:
@@ -65,7 +66,7 @@ def evaluate_semantic(
         parts = [(found.logits, found.classes) for (found,) in predictions(predictor, clip.frames, [clip.sound])]
         logits, classes = (torch.cat(tensors)[labelled].float().cpu() for tensors in zip(*parts, strict=True))
         classes = classes[:, order]
-        # frame by frame: 71 maps of one are 14 MB
+        # frame by frame, since the 71 maps of one frame take 14 MB
         argmax = torch.cat([likeliest(_enlarged(frame[None], size)) for frame in classes])
         masks = _enlarged(logits[:, None], size)[:, 0].sigmoid() > settings.threshold
         pairs = zip(classes, masks, strict=True)
@@ -83,8 +84,8 @@ def evaluate_semantic(
 
 
 def class_protocols(scores: Scores) -> Scores:
-    """The scores of `evaluate_semantic` as protocols of the table (docs/PROTOCOLS.md). Of the padded rule only the
-    first two differ from the unpadded one.
+    """Convert the scores of `evaluate_semantic` to protocols of the table (docs/PROTOCOLS.md). For argmax-padded only
+    the first two are included, since the others equal those of argmax.
     """
     averages = {
         "": ("miou", "f"),
@@ -103,8 +104,8 @@ def class_protocols(scores: Scores) -> Scores:
 
 
 def class_order(classes: Sequence[str], names: Sequence[str]) -> list[int]:
-    """For each class id of the set the index among (background, *classes) of the model. Raises UserError unless both
-    have the same names.
+    """For each class id of the set, return its index in (background, *classes) of the model. Raises UserError unless
+    the model and the set have the same class names.
     """
     own = ["background", *classes]
     if sorted(own) != sorted(names):

@@ -1,4 +1,4 @@
-"""What `icf evaluate` scores: a checkpoint, on the test sets in a folder or on the default ones."""
+"""The model and test sets that `icf evaluate` scores: sets in a given folder, or the default ones."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from icf_avs.mask_predictor import MaskPredictor
 
 Split = Literal["test", "val"]
-DEFAULT_SETS = ("s4", "ms3", "cross")  # AVSS holds the scenes of the first two again
+DEFAULT_SETS = ("s4", "ms3", "cross")  # without AVSS, which repeats the scenes of S4 and MS3
 FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources", "avss": "AVSS", "cross": "Cross"}
-OWN = "own"  # a set of one's own is the folder itself
+OWN = "own"  # name of a custom data set, which is the folder itself
 
 
 @dataclass(frozen=True)
 class Task:
-    """A model and the clips to score it on: of the split, by the name of their set; root: their folder."""
+    """A model and the clips to score it on. records: clips of the split by set name; root: folder of the sets."""
 
     predictor: MaskPredictor
     device: torch.device
@@ -41,7 +41,7 @@ class Task:
     records: dict[str, list[ClipRecord]]
 
     def label(self, name: str) -> str:
-        """What a set is called in tables."""
+        """Return the name of a set in tables."""
         return name if self.split == "test" else f"{name}-{self.split}"
 
 
@@ -49,11 +49,10 @@ def open_task(
     predictor: MaskPredictor, name: str, path: str | None, data: Path | None, sets: Sequence[str] | None,
     split: Split = "test", device: torch.device | None = None,
 ) -> Task:  # fmt: skip
-    """A model of that name, from the checkpoint `path` (None: shipped), and its test sets. Raises UserError for sets
-    that are not there or cannot be read.
+    """Return the task for a model called `name`, loaded from checkpoint `path` (None: shipped), and its test sets.
 
-    data  folder of the sets (None: the default Stamps sets); sets  names of `FOLDERS` (None: as `choose_sets`); device
-    that the model is on (None: the CPU)
+    data  folder of the sets (None: the default Stamps sets); sets  names in `FOLDERS` (None: as in `choose_sets`);
+    device of the model (None: the CPU). Raises UserError if a set is missing or unreadable.
     """
     folder = "stamps" if data is None else os.path.normpath(data)
     scored = Scored(name, short_digest(predictor.digest or ""), path or name, folder)
@@ -65,12 +64,13 @@ def open_task(
 def choose_sets(
     data: Path | None, sets: Sequence[str] | None, split: Split = "test"
 ) -> tuple[Path, Sequence[str], bool]:
-    """The folder of the sets, the names of those asked for, and whether they are Stamps.
+    """Return the folder of the sets, the names of the requested sets, and whether they are Stamps.
 
-    data  None: the default Stamps sets of the split; sets  None: all in the folder, of the default ones
-    `DEFAULT_SETS`. A set of one's own, which is the folder itself, is `OWN`; the folder may be that of one public set
-    as well, as it is for `icf train`. Raises UserError if the folder holds none, or is itself a set and others are
-    named.
+    data  None: the default Stamps sets of the split
+    sets  None: all sets in the folder, or `DEFAULT_SETS` for the default ones
+
+    A custom set, which is the folder itself, is called `OWN`. The folder may also be a single public set, as for `icf
+    train`. Raises UserError if the folder holds no set, or if it is itself a set and others are named.
     """
     if data is not None and is_custom_dataset(data):
         if sets is not None:
@@ -95,7 +95,7 @@ def choose_sets(
 
 
 def set_folder(root: Path, name: str) -> Path:
-    """The folder of the test set of that name: `root`, or below it."""
+    """Return the folder of the test set `name`: `root` or a subfolder."""
     return root if name == OWN or _is_set(root) else root / FOLDERS[name]
 
 
@@ -104,7 +104,7 @@ def _is_set(root: Path) -> bool:
 
 
 def default_sets(split: Split = "test") -> Path:
-    """Folder of a split of Stamps in the cache, 120 clips a set, seed 0; written on first use or when outdated."""
+    """Return the cached folder of a Stamps split, 120 clips a set, seed 0; written on first use or when outdated."""
     from icf_avs.synthetic.benchmark import write_stamps
 
     root = cache_dir() / f"stamps-{split}"

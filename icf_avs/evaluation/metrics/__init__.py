@@ -1,4 +1,4 @@
-"""Scores of audio-visual segmentation: binary and semantic, as the public code computes them and without its quirks."""
+"""Metrics of audio-visual segmentation, binary and semantic: as in the public code, and without its quirks."""
 
 from __future__ import annotations
 

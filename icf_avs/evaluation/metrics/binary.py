@@ -1,14 +1,14 @@
 """Scores of binary audio-visual segmentation (S4, MS3) under two protocols.
 
-`AVSBenchMetric` is what the public AVSBench evaluation computes, quirks included, so that a score can stand beside
-published ones. `StrictMetric` does not depend on batches and scores frames in which nothing sounds apart.
+`AVSBenchMetric` reproduces the public AVSBench evaluation, quirks included, so that scores can be compared with
+published ones. `StrictMetric` does not depend on batches and scores frames in which nothing sounds separately.
 
     IoU = sum(P * G) / sum(max(P, G)), P = probability > 0.5 (or another threshold)
     F_t = 1.3 * precision * recall / (0.3 * precision + recall), P = probability >= t, for 255 thresholds t, from one
-          histogram a frame in place of 255 passes over its pixels   (PROTOCOLS, section 2)
+          histogram per frame instead of 255 passes over its pixels   (PROTOCOLS, section 2)
 
-The ground truth G is bool or integer, non-zero where an object sounds; or float in [0, 1], then it counts by its value
-(soft masks), as in the reference.
+The ground truth G is bool or integer, non-zero where an object sounds, or float in [0, 1] for soft masks, in which each
+pixel counts by its value, as in the reference.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-# In float32 the last one is 1.0, and some of the others are not what NumPy's linspace gives: it must be torch's.
+# Must be torch.linspace: in float32 the last value is 1.0, and some others differ from those of numpy.linspace.
 THRESHOLDS = torch.linspace(0, 1 - 1e-10, 255, dtype=torch.float32)
 BETA_SQUARED = 0.3
 
 
 def f_curves(probabilities: Tensor, truth: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    """F of every frame at every threshold: [n, 255] of `dtype`, 0 where it is undefined.
+    """Return F of every frame at every threshold: [n, 255] of `dtype`, 0 where undefined.
 
     probabilities  float32 [n, H, W] in [0, 1]
-    truth          [n, H, W], bool, or the weights in [0, 1] of soft masks: a pixel of weight w is a hit of w
+    truth          [n, H, W], bool, or weights in [0, 1] for soft masks: a pixel of weight w counts as w hits
     dtype          float32 rounds as the reference does
     """
     predicted, hits = torch.zeros(2, len(truth), len(THRESHOLDS), dtype=dtype, device=truth.device)
-    for frame, (p, g) in enumerate(zip(probabilities, truth, strict=True)):  # one by one, as it fits into the cache
+    for frame, (p, g) in enumerate(zip(probabilities, truth, strict=True)):  # one frame at a time fits in cache
         reached = _reached(p.flatten())
         predicted[frame] = _passing(torch.bincount(reached, minlength=256))
         hits[frame] = _passing(torch.bincount(reached, g.flatten().double(), minlength=256))
@@ -44,23 +44,24 @@ def f_curves(probabilities: Tensor, truth: Tensor, dtype: torch.dtype = torch.fl
 
 
 def _reached(probabilities: Tensor) -> Tensor:
-    """How many thresholds each of the values [n] reaches: int32 of 1..255.
+    """Return how many thresholds each value [n] reaches: int32 in 1..255.
 
-    The thresholds lie 1/254 apart but for rounding, so a value reaches all below the one nearest to it and none above,
-    and only that one is compared: exact, also for values on a threshold, and far faster than a search.
+    The thresholds lie 1/254 apart except for rounding. A value therefore reaches all thresholds below the nearest one
+    and none above it, so only the nearest is compared. This is exact, also on a threshold, and much faster than a
+    search.
     """
     nearest = (probabilities * (len(THRESHOLDS) - 1) + 0.5).int()
     return nearest + (probabilities >= THRESHOLDS.to(nearest.device).index_select(0, nearest))
 
 
 def _passing(histogram: Tensor) -> Tensor:
-    """What reaches each of the 255 thresholds, from what reaches just so many of them [256]."""
+    """Return how much reaches each of the 255 thresholds, from a histogram [256] of the thresholds reached."""
     return histogram.flip(0).cumsum(0).flip(0)[1:]
 
 
 class ExactMetric(Metric):
-    """A metric that moves between devices, but whose states keep their types: `set_dtype`, and `to` or `half` of a
-    module that holds it, would round counts of pixels to a precision that cannot hold them.
+    """A metric that moves between devices but keeps the dtypes of its states. `set_dtype`, and `to` or `half` of a
+    module that contains the metric, would otherwise round pixel counts to a precision that cannot represent them.
     """
 
     is_differentiable = False
@@ -70,7 +71,7 @@ class ExactMetric(Metric):
         return cast(Self, super()._apply(lambda state: state.to(fn(state).device), exclude_state))
 
     def add_sums(self, *names: str, size: tuple[int, ...] = (), dtype: torch.dtype = torch.int64) -> None:
-        """Add states that begin with zeros and are added up over the processes."""
+        """Add states that start at zero and are summed over processes."""
         for name in names:
             self.add_state(name, torch.zeros(size, dtype=dtype), "sum")
 
@@ -78,19 +79,19 @@ class ExactMetric(Metric):
 class AVSBenchMetric(ExactMetric):
     """mIoU and F as the AVSBench evaluation computes them, from batches of `batch_size` clips.
 
-    Its quirks: a frame with empty truth scores its share of rightly blank pixels as IoU; F leaves such frames out, and
-    takes the best threshold anew for every batch (0 for a batch without any sounding frame); all batches weigh the
-    same, also a short last one. So both scores depend on `batch_size` and on the order of the clips. Sums are rounded
-    to float32 where the reference does so, which shows in the fifth or sixth digit of a large set.
+    Quirks of the reference: the IoU of a frame with empty truth is the share of pixels correctly left blank. F leaves
+    such frames out and takes the best threshold separately for every batch (0 for a batch without sounding frames). All
+    batches have the same weight, including a short last one. Both scores thus depend on `batch_size` and on the clip
+    order. Sums are rounded to float32 as in the reference, which affects the fifth or sixth digit on a large set.
 
-    Under several processes each forms batches of its own, from the clips given to it and in their order; its last one
-    may be short. So one process and several agree if each gets whole batches of the reference's loader, the short one
-    last. A sampler that deals out single clips makes other batches, and one that repeats clips counts them twice.
+    With several processes, each forms batches from the clips it receives, in their order; its last batch may be short.
+    Results equal those of one process if each process gets whole batches of the reference's loader, the short one last.
+    A sampler that distributes single clips forms other batches, and one that repeats clips counts them twice.
 
-    `threshold` moves the mask that IoU and `active` are taken of, not F, which tries 255 of its own.
+    `threshold` sets the mask used for IoU and `active`. It does not affect F, which uses 255 thresholds of its own.
     """
 
-    full_state_update = True  # else torchmetrics' forward() would merge states, and cut batches in two
+    full_state_update = True  # else torchmetrics' forward() would merge states and split batches
     batches: Tensor
     iou: Tensor
     f: Tensor
@@ -108,7 +109,7 @@ class AVSBenchMetric(ExactMetric):
         self.add_sums("batches", "frames")
         self.add_sums("iou", dtype=torch.float32)  # over batches
         self.add_sums("f", "active", dtype=torch.float64)
-        # the open batch is one row, and after a sync one row for each process
+        # the unfinished batch: one row, or one row per process after a sync
         self.add_state("open_counts", torch.zeros(1, 3, dtype=torch.int64), "cat")  # clips, frames, sounding frames
         self.add_state("open_iou", torch.zeros(1, dtype=torch.float64), "cat")
         self.add_state("open_curve", torch.zeros(1, len(THRESHOLDS), dtype=torch.float32), "cat")
@@ -127,7 +128,7 @@ class AVSBenchMetric(ExactMetric):
         iou = inter.float() / (union.float() + 1e-7)
         curve = self.open_curve[0]
         for f in f_curves(probabilities[sounding], truth[sounding], torch.float32):
-            curve = curve + f  # one by one, to round as the reference does
+            curve = curve + f  # one frame at a time, to round as the reference does
         clips, frames, sounds = self.open_counts[0].tolist()
         counts = [clips + 1, frames + len(iou), sounds + int(sounding.sum())]
         self.open_counts = self.open_counts.new_tensor([counts])
@@ -141,7 +142,7 @@ class AVSBenchMetric(ExactMetric):
                 setattr(self, name, torch.zeros_like(getattr(self, name)))
 
     def _closed(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`batches`, `iou` and `f` with the open batch of every process added, unless it is empty."""
+        """Return `batches`, `iou` and `f` including the unfinished batch of every process, unless it is empty."""
         batches, iou, f = self.batches, self.iou, self.f
         curves = self.open_curve.view(-1, len(THRESHOLDS))
         rows = zip(self.open_counts.view(-1, 3).tolist(), self.open_iou.flatten(), curves, strict=True)
@@ -153,8 +154,8 @@ class AVSBenchMetric(ExactMetric):
         return batches, iou, f
 
     def compute(self) -> dict[str, float]:
-        """Return `miou`, `f`, and `active`: the share of pixels segmented, mean over frames. ValueError without
-        clips.
+        """Return `miou`, `f`, and `active`, the share of segmented pixels averaged over frames. Raises ValueError
+        without clips.
         """
         batches, iou, f = self._closed()
         if not batches:
@@ -164,7 +165,7 @@ class AVSBenchMetric(ExactMetric):
 
 
 class StrictMetric(ExactMetric):
-    """Scores that do not depend on batches, on the order of the clips, or on how processes share them."""
+    """Scores that depend neither on batches, nor on the clip order, nor on how clips are distributed over processes."""
 
     full_state_update = False
     sounding: Tensor
@@ -183,7 +184,7 @@ class StrictMetric(ExactMetric):
         self.add_sums("curve", size=(len(THRESHOLDS),), dtype=torch.float64)
 
     def update(self, probabilities: Tensor, truth: Tensor) -> None:
-        """Add frames: arguments and errors as in `AVSBenchMetric.update`."""
+        """Add frames. Arguments and errors as in `AVSBenchMetric.update`."""
         probabilities, truth = checked(probabilities, truth)
         inter, union, predicted = areas(probabilities, truth, self.threshold)
         sounding = truth.sum((1, 2)) > 0
@@ -197,12 +198,12 @@ class StrictMetric(ExactMetric):
         self.blank = self.blank + (active[~sounding] == 0).sum()
 
     def compute(self) -> dict[str, float]:
-        """Return the scores of the whole set; NaN where no frame of the kind was seen, ValueError without frames.
+        """Return the scores of the whole set; NaN if there was no frame of that kind. Raises ValueError without frames.
 
-        miou, f       over frames in which something sounds; F at the one threshold that is best for the whole set
-        fpr_empty     share of pixels segmented, mean over frames in which nothing sounds
-        blank_empty   share of those frames that are left wholly blank
-        active        share of pixels segmented, mean over all frames (the false-positive rate under a negative sound)
+        miou, f       over frames in which something sounds; F at the single threshold that is best for the whole set
+        fpr_empty     share of segmented pixels, averaged over frames in which nothing sounds
+        blank_empty   share of those frames that are left completely blank
+        active        share of segmented pixels, averaged over all frames (false-positive rate under a negative sound)
         """
         frames = self.sounding + self.empty
         if not frames:
@@ -218,14 +219,14 @@ class StrictMetric(ExactMetric):
 
 
 def checked_threshold(threshold: float) -> float:
-    """`threshold` itself. ValueError unless it lies in (0, 1)."""
+    """Return `threshold`. Raises ValueError unless it lies in (0, 1)."""
     if not 0 < threshold < 1:
         raise ValueError(f"threshold is {threshold}; it must lie between 0 and 1")
     return threshold
 
 
 def checked(probabilities: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as float32, truth as weights in [0, 1]. ValueError as in the metrics' `update`."""
+    """Return both as float32, truth as weights in [0, 1]. Raises ValueError as in `update` of the metrics."""
     if probabilities.ndim != 3 or probabilities.shape != truth.shape or not probabilities.numel():
         raise ValueError(f"want two equal shapes [n, H, W], got {[*probabilities.shape]} and {[*truth.shape]}")
     probabilities = probabilities.float()
@@ -239,12 +240,12 @@ def checked(probabilities: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _within_unit(values: Tensor) -> bool:
-    low, high = values.aminmax()  # NaN if there is any
+    low, high = values.aminmax()  # NaN if any value is NaN
     return bool((low >= 0) & (high <= 1))
 
 
 def areas(probabilities: Tensor, truth: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Intersection, union and segmented pixels of every frame: float64 [n]."""
+    """Return intersection, union and number of segmented pixels of every frame: float64 [n]."""
     mask = probabilities > threshold
     inter = (truth * mask).sum((1, 2), dtype=torch.float64)
     union = torch.maximum(truth, mask.float()).sum((1, 2), dtype=torch.float64)
@@ -252,7 +253,7 @@ def areas(probabilities: Tensor, truth: Tensor, threshold: float) -> tuple[Tenso
 
 
 def g_score(positive: float, negative: float) -> float:
-    """Harmonic mean of m+ and 1 - m-: G-mIoU of two mIoU, G-F of two F. NaN if either is NaN.
+    """Return the harmonic mean of m+ and 1 - m-: G-mIoU from two mIoU, G-F from two F. NaN if either is NaN.
 
     positive   m+, the score under the true sound, in [0, 1]
     negative   m-, the score under negative sounds against the original masks, in [0, 1]; lower is better

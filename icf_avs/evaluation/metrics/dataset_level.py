@@ -1,11 +1,11 @@
-"""Scores of binary masks from the pixels of the whole set, with no mean over frames: what CAVP and DDESeg report.
+"""Dataset-level scores of binary masks: pixels are pooled over the whole set, not averaged over frames (CAVP, DDESeg).
 
     IoU = inter / union
-    F   = 1.3 * TP / (1.3 * TP + 0.3 * FN + FP)        (1.3 P R / (0.3 P + R) of the set's one precision and recall)
+    F   = 1.3 * TP / (1.3 * TP + 0.3 * FN + FP)        (1.3 P R / (0.3 P + R) with precision and recall of the set)
 
-There is one mask, probability > threshold, and no search for the best of 255. Large objects weigh more than small ones.
-The public code of both averages over TWO classes, background and object. Most pixels are background and most of those
-are easy, so that mean lies far above the object's own score.
+There is one mask, probability > threshold, without a search over 255 thresholds. Large objects weigh more than small
+ones. The public code of both averages over TWO classes, background and object. Most pixels are background and most of
+these are easy, so this mean is far above the score of the object alone.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ EPSILON = 2.220446049250313e-16  # numpy.spacing(1)
 
 
 class DatasetMetric(ExactMetric):
-    """IoU and F of the set's pixels, of the object alone and as the mean of background and object.
+    """IoU and F over all pixels of the set, for the object alone and as the mean of background and object.
 
-    Depends neither on batches, nor on the order of the frames, nor on how processes share them.
+    Depends neither on batches, nor on the frame order, nor on how frames are distributed over processes.
     """
 
     full_state_update = False
@@ -38,7 +38,7 @@ class DatasetMetric(ExactMetric):
         self.add_sums("inter", "predicted", "true", "pixels", dtype=torch.float64)
 
     def update(self, probabilities: Tensor, truth: Tensor) -> None:
-        """Add frames: arguments and errors as in `AVSBenchMetric.update`."""
+        """Add frames. Arguments and errors as in `AVSBenchMetric.update`."""
         probabilities, truth = checked(probabilities, truth)
         inter, _, predicted = areas(probabilities, truth, self.threshold)
         self.inter = self.inter + inter.sum()
@@ -47,11 +47,11 @@ class DatasetMetric(ExactMetric):
         self.pixels = self.pixels + truth.numel()
 
     def compute(self) -> dict[str, float]:
-        """Return the scores; ValueError without frames.
+        """Return the scores. Raises ValueError without frames.
 
-        miou, f                      of the object's pixels; NaN if none is segmented and none true
-        miou_2classes, f_2classes    mean of background and object; a class that never occurs counts 0 in the mIoU and
-                                     is left out of the F, as in CAVP
+        miou, f                      of the object; NaN if no pixel is segmented and none is true
+        miou_2classes, f_2classes    mean of background and object; a class that never occurs is 0 in the mIoU and is
+                                     left out of the F, as in CAVP
         """
         if not self.pixels:
             raise ValueError("no frames to score")

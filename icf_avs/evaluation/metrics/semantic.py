@@ -5,7 +5,7 @@ For every frame and class, from hard labels:
     IoU = inter / (union + 2.2e-16)
     F   = 1.3 * precision * recall / (0.3 * precision + recall), 0 where undefined
 
-A class counts in a frame when it is in the ground truth or in the prediction; its score is its sum over its count.
+A class counts in a frame if it occurs in the ground truth or in the prediction. Its score is its sum over its count.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from icf_avs.evaluation.metrics.dataset_level import EPSILON
 
 
 class SemanticMetric(ExactMetric):
-    """mIoU and F over classes: as the AVSBench evaluation averages them, and rightly, side by side.
+    """mIoU and F over classes, averaged as in the AVSBench evaluation and, beside it, without its quirks.
 
-    The quirks of the reference: its mean runs over all classes, also those that never occur, which score 0; and what
-    it calls "without background" drops the last class, where background is the first. It also scores the blank
-    frames that pad a clip of 5 to 10; leave `valid` out to do the same. It sums in float32, batch by batch, which over
-    a whole test set shows in the sixth digit: for that digit too, let each update be one batch of its loader.
+    Quirks of the reference: its mean covers all classes, and those that never occur score 0. Its "without background"
+    drops the last class, although background is the first. It also scores the blank frames that pad a clip from 5 to 10
+    frames; leave `valid` out to do the same. It sums in float32 batch by batch, which affects the sixth digit over a
+    whole test set. To match that digit too, make each update one batch of its loader.
 
-    All other scores depend neither on batches nor on how processes share the frames.
+    All other scores depend neither on batches nor on how frames are distributed over processes.
     """
 
     full_state_update = False
@@ -45,7 +45,7 @@ class SemanticMetric(ExactMetric):
         if classes < 2:
             raise ValueError(f"classes is {classes}; it must be at least 2, background among them")
         self.classes = classes
-        self.add_sums("reference_sums", size=(2, classes), dtype=torch.float32)  # IoU and F, rounded as there
+        self.add_sums("reference_sums", size=(2, classes), dtype=torch.float32)  # IoU and F, rounded as in AVSBench
         self.add_sums("sums", size=(2, classes), dtype=torch.float64)
         self.add_sums("counts", "truth_counts", size=(classes,))  # frames
         self.add_sums("inter", "predicted", "true", size=(classes,))  # pixels
@@ -53,11 +53,11 @@ class SemanticMetric(ExactMetric):
     def update(self, prediction: Tensor, truth: Tensor, valid: Tensor | None = None) -> None:
         """Add frames.
 
-        prediction  class ids [n, H, W], or logits [n, classes, H, W]: the class with the largest softmax counts
+        prediction  class ids [n, H, W], or logits [n, classes, H, W], the class with the largest softmax is used
         truth       class ids [n, H, W], 0 for background
-        valid       bool [n], False for padding, which is not scored; None: all frames are
+        valid       bool [n], False for padding frames, which are not scored; None: all frames are valid
 
-        Raises UserError if truth holds an id that is no class, ValueError for such a prediction and for wrong shapes.
+        Raises UserError if truth holds an invalid class id, ValueError if prediction does and for wrong shapes.
         """
         if prediction.is_floating_point() and prediction.ndim == 4 and prediction.shape[1] == self.classes:
             prediction = likeliest(prediction)
@@ -80,7 +80,7 @@ class SemanticMetric(ExactMetric):
         scores = _scores(inter.float(), predicted.float(), true.float(), union.float())
         batch = torch.zeros_like(self.reference_sums)
         for frame in scores:
-            batch = batch + frame  # one by one, to round as the reference does
+            batch = batch + frame  # one frame at a time, to round as the reference does
         self.reference_sums = self.reference_sums + batch
         self.sums = self.sums + scores.double().sum(0)
         self.counts = self.counts + (union > 0).sum(0)
@@ -90,21 +90,21 @@ class SemanticMetric(ExactMetric):
         self.true = self.true + true.sum(0)
 
     def _areas(self, ids: Tensor) -> Tensor:
-        """Pixels of each class in each frame, [n, classes]; the id `classes` stands for none."""
+        """Return the pixels of each class in each frame, [n, classes]; the id `classes` means no class."""
         bins = self.classes + 1
         first = bins * torch.arange(len(ids), device=ids.device)[:, None, None]
         return torch.bincount((ids + first).flatten(), minlength=bins * len(ids)).view(-1, bins)[:, :-1]
 
     def compute(self) -> dict[str, float]:
-        """Return the scores of the whole set, for IoU and F each; ValueError without frames.
+        """Return the scores of the whole set, for IoU and F each. Raises ValueError without frames.
 
-        miou, f                   the reference: mean over all classes, with background and those never seen (as 0)
+        miou, f                   the reference: mean over all classes, with background and with unseen classes as 0
         *_reference_nobg          the reference's "without background": the last class is dropped
         *_nobg                    background is dropped
-        *_strict                  mean over the classes, background too, that are in the ground truth of some frame
-        dataset_miou, dataset_f   IoU and F of each class over the whole set's pixels (dataset.py), mean over the
+        *_strict                  mean over classes, including background, that are in the ground truth of some frame
+        dataset_miou, dataset_f   IoU and F of each class over all pixels of the set (dataset_level.py), mean over the
                                   classes that occur in ground truth or prediction, as in DDESeg
-        dataset_miou_all          that mIoU over all classes, those that never occur as 0, as in CAVP
+        dataset_miou_all          the same mIoU over all classes, with those that never occur as 0, as in CAVP
         """
         if not self.counts.any():
             raise ValueError("no frames to score")
@@ -130,15 +130,15 @@ class SemanticMetric(ExactMetric):
 
 
 def likeliest(logits: Tensor) -> Tensor:
-    """Logits [n, classes, H, W] -> class ids [n, H, W].
+    """Convert logits [n, classes, H, W] to class ids [n, H, W].
 
-    The reference takes the softmax first, whose rounding makes ties that the logits do not have.
+    The softmax is applied first, as in the reference: its rounding creates ties that the logits do not have.
     """
     return logits.float().softmax(1).argmax(1)
 
 
 def _scores(inter: Tensor, predicted: Tensor, true: Tensor, union: Tensor) -> Tensor:
-    """IoU and F [n, 2, classes] from areas [n, classes] in pixels."""
+    """Return IoU and F [n, 2, classes] from areas [n, classes] in pixels."""
     precision, recall = inter / predicted, inter / true
     f = (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall)
     return torch.stack([inter / (EPSILON + union), torch.nan_to_num(f, nan=0.0)], 1)

@@ -1,1 +1,1 @@
-"""Robustness to negative audio: does a model segment what sounds, or whatever stands out in the frame?"""
+"""Robustness to negative audio: does a model segment sounding objects, or any salient object?"""

@@ -1,9 +1,9 @@
-"""Whether a model uses the audio: how much of its mIoU is left under a sound that nothing in the image makes.
+"""Decide whether a model uses the audio: the share of its mIoU that remains under a sound of no visible object.
 
-Off-screen sound decides; noise does where a set knows no off-screen sound. A model that ignores the audio keeps its
-whole mIoU (ratio 1), an oracle keeps nothing (0); `IGNORES_ABOVE` lies half way. A bootstrap gives the 95 % interval of
-the ratio: clips are drawn anew, with replacement. Where it includes the boundary, the result is undecided, as it is for
-a model that segments next to nothing even with the true sound (mIoU below `MIN_MIOU`).
+Off-screen sound decides, or noise where a set has no known off-screen sound. A model that ignores the audio keeps its
+whole mIoU (ratio 1), an oracle keeps none (0); the boundary `IGNORES_ABOVE` lies half way. A bootstrap over clips
+(resampling with replacement) gives the 95 % interval of the ratio. The result is undecided if the interval includes the
+boundary, or if the model segments almost nothing even with the true sound (mIoU below `MIN_MIOU`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RANK = {"ignores the audio": 2, "undecided": 1, "uses the audio": 0}
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a model uses the audio on one set, and what decided: mIoU with the true sound and with `audio`."""
+    """Whether a model uses the audio on one set, and the evidence: mIoU with the true sound and with `audio`."""
 
     label: Label
     test_set: str
@@ -42,11 +42,11 @@ class Verdict:
 
     @property
     def too_little(self) -> bool:
-        """Whether too little is segmented with the true sound for the ratio to mean anything."""
+        """True if too little is segmented with the true sound for the ratio to be meaningful."""
         return not self.true >= MIN_MIOU  # NaN too
 
     def sentence(self, name: str) -> str:
-        """What to say of the model of that name, with the numbers."""
+        """Return the verdict on the model called `name` as text, with the numbers."""
         where = f"On {self.test_set} ({self.clips} clips): mIoU {self.true:.3f} with the true sound"
         if self.too_little:
             means = "segments too little to tell whether it uses the audio"
@@ -62,11 +62,11 @@ class Verdict:
 
 
 def judge(ious: Mapping[str, np.ndarray], frames: np.ndarray, test_set: str, seed: int = 0) -> Verdict:
-    """The verdict on one set.
+    """Return the verdict on one set.
 
-    ious    by kind of sound, [clips]: sum of the IoU over the frames of a clip in which something sounds; NaN for a
-            clip without a sound of that kind, which then does not count under the true sound either
-    frames  [clips], how many frames these are
+    ious    by kind of sound, [clips]: IoU summed over the frames of a clip in which something sounds; NaN for a clip
+            without a sound of that kind, which is then left out under the true sound too
+    frames  [clips], the number of these frames
     seed    of the bootstrap
     """
     audio = "offscreen" if not np.isnan(ious["offscreen"]).all() else "noise"
@@ -84,10 +84,10 @@ def judge(ious: Mapping[str, np.ndarray], frames: np.ndarray, test_set: str, see
 
 
 def interval(true: np.ndarray, negative: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """The middle 95 % of sum(negative) / sum(true) when the clips are drawn anew (percentile bootstrap).
+    """Return the 95 % interval of sum(negative) / sum(true) from a percentile bootstrap over clips.
 
-    true, negative: [clips], IoU summed over the same frames, so that their number drops out of the ratio of the means.
-    NaN for fewer than two clips, which tell nothing of their spread, and where no draw gives a ratio.
+    true, negative: [clips], IoU summed over the same frames, so that the number of frames cancels in the ratio. NaN for
+    fewer than two clips, which do not show the spread, and if no resample gives a ratio.
     """
     if len(true) < 2:
         return math.nan, math.nan
@@ -97,11 +97,11 @@ def interval(true: np.ndarray, negative: np.ndarray, seed: int = 0) -> tuple[flo
     ratios = ratios[~np.isnan(ratios)]
     if not len(ratios):
         return math.nan, math.nan
-    low, high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")  # infinite ones bar interpolation
+    low, high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")  # infinite ratios cannot be interpolated
     return float(low), float(high)
 
 
 def worst(verdicts: list[Verdict]) -> Verdict:
-    """The verdict on all sets: the one that speaks least for the model, of those where it segments anything."""
+    """Return the least favourable verdict over all sets, ignoring sets on which the model segments too little."""
     seeing = [verdict for verdict in verdicts if not verdict.too_little]
     return max(seeing, key=lambda verdict: (_RANK[verdict.label], verdict.ratio)) if seeing else verdicts[0]

@@ -1,26 +1,26 @@
-"""The sounds and frames that replace or disturb those of a clip. All sounds go through the same front end.
+"""Sounds and frames that replace or disturb those of a clip. All sounds go through the same front end.
 
-true         the clip's own sound
+true         the sound of the clip
 silence      zeros
-noise        white Gaussian noise as loud (root mean square) as the clip; noise-10db and noise-40db are so much
-             quieter. TeSO reports "10 dB and 40 dB" without saying against what; these are below the clip's loudness
+noise        white Gaussian noise as loud (root mean square) as the clip; noise-10db and noise-40db are quieter by that
+             much. TeSO reports "10 dB and 40 dB" without a reference level; here they are below the clip's loudness
 offscreen    the sound of another clip of the split, none of whose sounding classes is in the frame
-shifted      the clip's own sound, moved later by half the clip and wrapped around. Half is rounded down to whole
-             frames, so that each frame has exactly the sound of another frame
-snr-20db     the clip's own sound with white Gaussian noise 20 dB below its loudness; -30db and -40db too
-mixed-N      its own sound; N of its frames are averages of themselves and of frames of another clip
+shifted      the sound of the clip, delayed by half the clip and wrapped around. Half is rounded down to whole frames,
+             so that each frame has exactly the sound of another frame
+snr-20db     the sound of the clip with white Gaussian noise 20 dB below its loudness; likewise -30db and -40db
+mixed-N      the sound of the clip; N of its frames are averaged with frames of another clip
 
-The last two are the curves of the paper's figure 5. It gives the range of both (20 to 40 dB; 0 to 4 frames), not how
-frames are mixed. An average changes every network's input; frames that were wholly replaced would ask for masks of what
-is not in them.
+The last two are the curves of the paper's figure 5. It gives both ranges (20 to 40 dB; 0 to 4 frames), but not how
+frames are mixed. An average changes the input of every network. A replaced frame would require masks of objects that
+are not in it.
 
-`icf evaluate` takes any off-screen donor; with --robustness one from another super-category than everything that
-sounds in the clip, as in AVSBench-Robust: see `choose_donor`. That paper also avoids pairs it finds unsuitable (no
-human sound for music, and so on), which would leave whole super-categories untested; this is not repeated here.
+`icf evaluate` accepts any off-screen donor. With --robustness the donor comes from another super-category than
+everything that sounds in the clip, as in AVSBench-Robust: see `choose_donor`. That paper also avoids pairs it finds
+unsuitable (no human sound for music, and so on). This is not done here, as whole super-categories would stay untested.
 
 super_categories.csv has the super-category (music, human, animal, device) of the 70 classes of AVSS and the 23
-categories of S4; stamps.csv has those of Stamps. For S4 and MS3 they are as in AVSBench-Robust (a computer keyboard is
-a device); it names none for the rest of AVSS, whose are our choice.
+categories of S4; stamps.csv has those of Stamps. Those of S4 and MS3 are taken from AVSBench-Robust (a computer
+keyboard is a device). It gives none for the other classes of AVSS, so these are our choice.
 """
 
 from __future__ import annotations
@@ -43,30 +43,31 @@ if TYPE_CHECKING:
 Audio = Literal[
     "true", "silence", "noise", "noise-10db", "noise-40db", "offscreen", "shifted", "snr-20db", "snr-30db", "snr-40db"
 ]
-NEGATIVES = ("silence", "noise", "noise-10db", "noise-40db", "offscreen")  # nothing in the frame makes them
+NEGATIVES = ("silence", "noise", "noise-10db", "noise-40db", "offscreen")  # sounds of no visible object
 NOISE_LEVELS = {"noise": 0.0, "noise-10db": -10.0, "noise-40db": -40.0}  # dB relative to the clip
 SNRS = {"snr-20db": 20.0, "snr-30db": 30.0, "snr-40db": 40.0}  # dB
 MIXED = {f"mixed-{count}": count for count in (1, 2, 3, 4)}  # frames
 CATEGORY_FILES = (("icf_avs.evaluation.robustness", "super_categories.csv"), ("icf_avs.synthetic", "stamps.csv"))
-SEVERAL, UNKNOWN = "mixed", "unknown"  # donors of several super-categories, and of classes that are in no table
+SEVERAL, UNKNOWN = "mixed", "unknown"  # donors of several super-categories; of classes in no table
 
 
 class Donor(NamedTuple):
-    """The clip whose sound stands in, as an index into the records, and its super-category."""
+    """The clip that provides the replacement sound, as an index into the records, and its super-category."""
 
     record: int
     category: str
 
 
 def altered_audio(clip: LoadedClip, records: Sequence[ClipRecord], index: int, audio: Audio, seed: int) -> np.ndarray:
-    """What stands for the sound of `records[index]`: a waveform, float32 [n] at 16 kHz, or log-mel windows [T, 96,
-    64] of a clip that has those alone; the same for the same seed. Raises UserError for noise where there is no
-    waveform.
+    """Return the audio that replaces that of `records[index]`, deterministic for a given seed.
+
+    It is a waveform, float32 [n] at 16 kHz, or log-mel windows [T, 96, 64] for a clip that has only those. Raises
+    UserError for noise if there is no waveform.
     """
     rng = np.random.default_rng([seed, index])
     if audio == "true":
         return clip.sound
-    if audio == "silence":  # of log-mel windows the logarithm of the offset
+    if audio == "silence":  # log-mel windows of silence hold log(offset)
         return np.full_like(clip.sound, 0.0 if clip.sound.ndim == 1 else math.log(LOG_OFFSET))
     if audio in NOISE_LEVELS:
         return _noise(clip.waveform, NOISE_LEVELS[audio], rng).astype(np.float32)
@@ -79,16 +80,17 @@ def altered_audio(clip: LoadedClip, records: Sequence[ClipRecord], index: int, a
 
 
 def _noise(waveform: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
-    """White noise of the loudness of a waveform [n], and so many dB: of silence it is silence."""
+    """Return white noise as loud as a waveform [n], shifted by `level` dB. For silence it is silence."""
     loudness = np.sqrt(np.mean(np.square(waveform))) if len(waveform) else 0.0
     return loudness * 10 ** (level / 20) * rng.standard_normal(len(waveform))
 
 
 def mix_frames(frames: np.ndarray, others: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """frames, others uint8 [T,H,W,3] -> `frames` with `count` of them, drawn by `rng`, averaged with those of `others`
-    at the same place. From the same state of `rng`, a larger count mixes what a smaller one does, and more.
+    """Return `frames` with `count` of them, drawn by `rng`, averaged with `others` at the same index; both uint8
+    [T,H,W,3].
 
-    Raises UserError where the sizes differ.
+    From the same state of `rng`, a larger count mixes the frames of a smaller count and more. Raises UserError if the
+    sizes differ.
     """
     if frames.shape[1:] != others.shape[1:]:
         raise UserError(f"frames of {frames.shape[1:3]} cannot be mixed with frames of {others.shape[1:3]}")
@@ -100,12 +102,12 @@ def mix_frames(frames: np.ndarray, others: np.ndarray, count: int, rng: np.rando
 
 
 def shifted_frame(frame: int, frames: int) -> int:
-    """Which frame's sound `frame` gets of a clip of so many, when the sound is shifted."""
+    """Return the index of the frame whose sound `frame` gets under shifted sound, in a clip of `frames` frames."""
     return (frame - frames // 2) % frames
 
 
 def donors(records: Sequence[ClipRecord], index: int) -> list[int]:
-    """Indices of the clips whose sound is off-screen in clip `index`. Raises UserError if that leaves none."""
+    """Return the indices of clips whose sound is off-screen in clip `index`. Raises UserError if there are none."""
     onscreen = records[index].onscreen
     if onscreen is None:
         raise UserError(
@@ -119,7 +121,7 @@ def donors(records: Sequence[ClipRecord], index: int) -> list[int]:
 
 
 def without_donor(records: Sequence[ClipRecord], clips: int | None) -> str | None:
-    """Why one of the first so many clips has no off-screen sound; None where all have."""
+    """Return why one of the first `clips` clips has no off-screen sound; None if all have one."""
     sounds = {frozenset(record.sounding) for record in records if record.sounding}
     for record in records[:clips]:
         if record.onscreen is None:
@@ -130,10 +132,10 @@ def without_donor(records: Sequence[ClipRecord], clips: int | None) -> str | Non
 
 
 def choose_donor(records: Sequence[ClipRecord], index: int, seed: int) -> Donor:
-    """An off-screen clip for clip `index`: first a super-category that is silent in it, at random, then one of its.
+    """Choose an off-screen clip for clip `index`: a random super-category not sounding in it, then a random clip.
 
-    Without such a donor, or if the super-category of a class is not known, any clip that shares no class will do; its
-    category is then `UNKNOWN`. Raises UserError as `donors`.
+    If there is no such donor, or the super-category of a class is unknown, any clip that shares no class is used and
+    its category is `UNKNOWN`. Raises UserError like `donors`.
     """
     rng = np.random.default_rng([seed, index])
     candidates = donors(records, index)
@@ -159,6 +161,6 @@ def _table() -> dict[str, str]:
 
 
 def super_categories(classes: Iterable[str]) -> frozenset[str] | None:
-    """The super-categories of some classes, or None if one of them is in no table."""
+    """Return the super-categories of the classes, or None if one of them is in no table."""
     table, names = _table(), set(classes)
     return frozenset(table[name] for name in names) if names <= table.keys() else None

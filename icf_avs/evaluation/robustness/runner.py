@@ -1,16 +1,16 @@
-"""Run one model over the clips of a test set under every kind of sound, with mixed frames and a blank one; score it.
+"""Score one model on the clips of a test set under every kind of sound, with mixed frames and with a blank frame.
 
-Scores of a model under one kind of sound, against the ORIGINAL masks: under a negative sound lower is better.
+All scores are against the ORIGINAL masks: under a negative sound lower is better.
 
-FPR        share of the pixels segmented, mean over the frames in which nothing should be (AVSBench-Robust): those with
-           empty truth for the true sound, those in which nothing sounds for a shifted one, all frames for the others
-null       S = sqrt(segmented / pixels), mean over the same frames (the null score of Ref-AVS, whose code takes the
-           share of all pixels of a batch of 4 clips at once: that gives more, unless all frames have the same share)
-G          2 m+ (1 - m-) / (m+ + 1 - m-), m+ with the true sound and m- with the other, of mIoU and of F; it is high
-           only for a model that segments what sounds AND stays silent when nothing does
+FPR        share of segmented pixels, averaged over the frames in which nothing should be (AVSBench-Robust): frames with
+           empty truth for the true sound, frames in which nothing sounds for a shifted one, all frames for the others
+null       S = sqrt(segmented / pixels), averaged over the same frames (the null score of Ref-AVS, whose code pools the
+           pixels of a batch of 4 clips: that is larger, unless all frames have the same share)
+G          2 m+ (1 - m-) / (m+ + 1 - m-), m+ with the true sound and m- with the other, of mIoU and of F; high only for
+           a model that segments sounding objects AND segments nothing when nothing sounds
 drop       m+ - m-, both on the same clips or frames
-F takes the best of 255 thresholds, the first of which segments every pixel; so even a blank prediction has some F, and
-a drop in F is bounded by it.
+F takes the best of 255 thresholds, and the first one segments every pixel. So even a blank prediction has a non-zero F,
+which bounds the drop in F.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
     from icf_avs.datasets.video_clip import ClipRecord, LoadedClip
     from icf_avs.mask_predictor import MaskPredictor
 
-BLANK = "blank"  # the frame, not the sound: mid-grey
+BLANK = "blank"  # mid-grey frames with the true sound
 CONDITIONS = ("true", *NEGATIVES, "shifted", *SNRS, *MIXED, BLANK)
 _OF_CLIP: tuple[Audio, ...] = (
     "true", "silence", "noise", "noise-10db", "noise-40db", "shifted", "snr-20db", "snr-30db", "snr-40db"
 )  # fmt: skip
 _GREY = 128
-ALL, CHANGED = "all", "changed"  # subsets: every clip, and frames whose sounding set a shift of the sound changes
+ALL, CHANGED = "all", "changed"  # subsets: all clips; frames whose sounding classes change under the shift
 SCORE_NAMES = (
     "miou", "f", "reference_miou", "reference_f", "fpr", "null", "drop_miou", "drop_f", "g_miou", "g_f"
 )  # fmt: skip
@@ -62,7 +62,7 @@ Key = tuple[str, str]  # kind of sound, subset
 
 @dataclass(frozen=True)
 class RobustnessResult:
-    """All scores of one test set, and what must be said beside them; `ious` and `frames` are what `judge` takes."""
+    """All scores of one test set and the notes to print with them. `ious` and `frames` are inputs of `judge`."""
 
     scores: dict[Key, Scores]
     ious: dict[str, np.ndarray]
@@ -77,9 +77,9 @@ def evaluate_robustness(
     clips: int | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> RobustnessResult:
-    """Score a model on the labelled frames of `records` under each of `CONDITIONS`, all through one front end.
+    """Score a model on the labelled frames of `records` under each of `CONDITIONS`, with the same audio front end.
 
-    clips     only the first so many; donors of off-screen sound still come from all records
+    clips     score only the first `clips` clips; off-screen donors are still drawn from all records
     progress  called after each clip
     """
     shown = records[:clips]
@@ -125,14 +125,14 @@ def evaluate_robustness(
 
 
 def _iou_sum(probabilities: torch.Tensor, truth: torch.Tensor) -> float:
-    """IoU of the frames in which something sounds, added up; [n, H, W], truth bool."""
+    """Return the IoU summed over the frames in which something sounds; inputs [n, H, W], truth bool."""
     inter, union, _ = areas(probabilities, truth.float(), 0.5)
     sounding = truth.any(2).any(1)
     return (inter[sounding] / union[sounding]).sum().item()
 
 
 def _donors(records: Sequence[ClipRecord], count: int, seed: int) -> tuple[list[Donor | None], list[str]]:
-    """An off-screen clip for each of the first `count` or None, and what is to be said of them."""
+    """Return an off-screen clip or None for each of the first `count` clips, and notes about them."""
     found: list[Donor | None] = []
     for index in range(count):
         try:
@@ -158,9 +158,9 @@ def _donors(records: Sequence[ClipRecord], count: int, seed: int) -> tuple[list[
 
 
 def _sounding(record: ClipRecord, clip: LoadedClip) -> list[frozenset | None]:
-    """What sounds in each frame, as the set says or else as its masks do; None where it is unknown.
+    """Return the sounding classes of each frame, from the set's annotation or else its masks; None where unknown.
 
-    Masks have classes in the AVSS layout, in the others they say only whether anything sounds.
+    Masks hold classes in the AVSS layout. In other layouts they tell only whether anything sounds.
     """
     if record.seconds is not None and len(record.seconds) == len(clip.frames):
         return list(record.seconds)
@@ -171,14 +171,14 @@ def _sounding(record: ClipRecord, clip: LoadedClip) -> list[frozenset | None]:
 
 
 def _shift(sets: list[frozenset | None]) -> tuple[np.ndarray, np.ndarray]:
-    """Of each frame under shifted sound: whether what sounds is known to differ, and whether nothing sounds; bool."""
+    """Per frame under shifted sound, bool: whether sounding classes are known to change; whether nothing sounds."""
     moved = [sets[shifted_frame(t, len(sets))] for t in range(len(sets))]
     changed = [None not in (old, new) and old != new for old, new in zip(sets, moved, strict=True)]
     return np.array(changed), np.array([new is not None and not new for new in moved])
 
 
 def condition_scores(scorer: Scorer) -> Scores:
-    """clips, frames, miou, f (strict), reference_miou, reference_f, fpr, null; NaN where no frame decides."""
+    """Return clips, frames, miou, f (strict), reference_miou, reference_f, fpr, null; NaN where no frame counts."""
     found = scorer.compute()
     scores = {f"{prefix}{of}": found[name][of] for prefix, name in (("", "strict"), ("reference_", "reference"))
               for of in ("miou", "f")}  # fmt: skip
@@ -187,9 +187,9 @@ def condition_scores(scorer: Scorer) -> Scores:
 
 
 def compared(scores: Mapping[Key, Scores]) -> dict[Key, Scores]:
-    """`scores` with drop_miou, drop_f, g_miou and g_f against the true sound on the same subset; else NaN.
+    """Add drop_miou, drop_f, g_miou and g_f to `scores`, relative to the true sound on the same subset (or NaN).
 
-    G only under negative sounds: a shifted sound calls for a mask, and a blank frame is no sound.
+    G is defined only for negative sounds: a shifted sound has a correct mask, and a blank frame is not a sound.
     """
     whole = {key: dict(values) for key, values in scores.items()}
     for (audio, subset), values in whole.items():
