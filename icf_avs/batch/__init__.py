@@ -1,1 +1,1 @@
-"""Many videos: `icf segment --manifest`, by processes of this machine or workers of a Ray cluster."""
+"""Batch segmentation: `icf segment --manifest`, with local processes or workers of a Ray cluster."""

@@ -1,4 +1,4 @@
-"""`icf segment --manifest`: what is not done yet goes to the workers, what fails once more; a report of the rest."""
+"""`icf segment --manifest`: segment the videos not done yet, retry failures once, and report what still fails."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Engine = Callable[[list[Job]], Iterator[tuple[Job, str | None]]]
 def corpus_command(
     manifest: Path, out: Path, settings: Settings, jobs: int | None = None, ray_address: str | None = None
 ) -> None:
-    """Segment the videos of a manifest into folders below `out`; what is done already is left as it is.
+    """Segment the videos of a manifest into folders below `out`, skipping those that are done.
 
-    jobs         workers (default: one a core, or one a CPU of the cluster)
+    jobs         workers (default: one per core, or one per CPU of the cluster)
     ray_address  of a Ray cluster, or "local"; None for processes of this machine
 
-    Raises UserError for a manifest that cannot be used, before any work, and at the end if videos failed.
+    Raises UserError if the manifest is unusable, before any work, and at the end if videos failed.
     """
     rows = read_manifest(manifest, out, settings)
     todo = [row for row in rows if not row.is_done()]
@@ -36,7 +36,7 @@ def corpus_command(
     with ExitStack() as stack:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            work = stack.enter_context(unfinished_folder(Path(os.path.abspath(out))))  # hidden in it
+            work = stack.enter_context(unfinished_folder(Path(os.path.abspath(out))))  # a hidden subfolder
         except OSError as error:
             raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
         if todo and ray_address is None:
@@ -56,7 +56,7 @@ def corpus_command(
 
 
 def _work_off(todo: list[Job], engine: Engine, failures: dict[Job, str], total: int) -> None:
-    """Two rounds, the second for what failed in the first; `failures` is what is left then."""
+    """Run two rounds, the second over failures of the first. `failures` holds what still fails at the end."""
     console, done = progress_console(), total - len(todo)
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

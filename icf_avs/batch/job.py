@@ -1,4 +1,4 @@
-"""One video of many: what is to be done, whether it is done, and doing it. All engines call `segment_job`."""
+"""One video of a batch: its settings, whether it is done, and its segmentation. All engines call `segment_job`."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ from icf_avs.provenance import Source
 from icf_avs.types import Missing
 from icf_avs.version import VERSION
 
-RECORD = "made_from.json"  # in each result folder; segmentation.json stays as `icf segment VIDEO` writes it
+RECORD = "made_from.json"  # in each result folder; segmentation.json is the same as from `icf segment VIDEO`
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the result depends on besides the video."""
+    """Everything besides the video that the result depends on."""
 
-    checkpoint: str | None  # as icf_avs.load takes it
-    digest: str  # SHA-256 of its file
+    checkpoint: str | None  # as in icf_avs.load
+    digest: str  # SHA-256 of the checkpoint file
     fps: float
     threshold: float
     semantic: bool
     audio_track: int | None
-    words: str | None = None  # as `icf segment --words` takes them
+    words: str | None = None  # as in `icf segment --words`
     missing: tuple[Missing, ...] = ()  # parts of the model that are unavailable now
-    device: str = "auto"  # as icf_avs.load takes it
+    device: str = "auto"  # as in icf_avs.load
 
 
 @dataclass(frozen=True)
 class Job:
     """One row of the manifest. Paths are absolute."""
 
-    name: str  # the video as the manifest has it
+    name: str  # the video as written in the manifest
     video: Path
     folder: Path
     settings: Settings
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the result depends on, but for what the model did without."""
+        """Everything that the result depends on, except the unavailable parts of the model."""
         status, settings = self.video.stat(), asdict(self.settings)
-        for name in ("checkpoint", "missing", "device"):  # the digest says it better; the device only how long it takes
+        for name in ("checkpoint", "missing", "device"):  # digest identifies the first; device affects speed
             del settings[name]
         return {
             "version": VERSION,
@@ -68,10 +68,10 @@ class Job:
         }
 
     def is_done(self) -> bool:
-        """Whether the folder holds the result of this very video with these settings and this version of the program,
-        made without no part of the model that can be had now.
+        """True if the folder holds a result of this exact video file with these settings and this program version, and
+        no part of the model that was unavailable for it is available now.
 
-        Folders appear complete, so that the record in one says that all of it is there.
+        Folders appear only when complete, so a record in a folder implies a complete result.
         """
         try:
             record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
@@ -81,7 +81,7 @@ class Job:
             return False
 
     def replaceable_folder(self) -> Path:
-        """The folder. Raises UserError if it holds something other than an earlier result of the video."""
+        """Return the folder. Raises UserError if it holds something other than an earlier result of the video."""
         if os.path.lexists(self.folder) and not is_earlier_result(self.folder, Source(self.video)):
             raise UserError(
                 f"{self.folder}: holds something other than an earlier result of {self.name}; give another name in the "
@@ -94,10 +94,10 @@ def build_settings(
     checkpoint: str | None, fps: float, threshold: float, semantic: bool, audio_track: int | None,
     words: str | None = None, device: str = "auto",
 ) -> Settings:  # fmt: skip
-    """Settings whose checkpoint fits. Raises UserError if it is missing or, with `semantic`, has no class head, and for
-    words that it cannot be asked for.
+    """Return settings after checking them against the checkpoint. Raises UserError if the checkpoint is missing, has no
+    class head although `semantic` is set, or does not support the words.
 
-    Here the model stays on the CPU and is let go: workers load their own.
+    The model is loaded on the CPU and then released, since workers load it themselves.
     """
     path, name = find_checkpoint(checkpoint)
     model = Predictor(load_checkpoint(path))
@@ -112,21 +112,21 @@ def build_settings(
 
 @lru_cache(maxsize=1)
 def loaded(checkpoint: str | None, device: str = "auto") -> Segmenter:
-    """The model of this process, which keeps to one thread: sums do not depend on the machine, nor workers collide."""
+    """Return the model of this process. One thread makes results independent of the machine and avoids contention."""
     torch.set_num_threads(1)
     return pretrained.load(checkpoint, device)
 
 
 def segment_job(job: Job, work: Path, progress: Callable[[int, int], None] | None = None) -> str | None:
-    """Segment the video of a job; None, or one line that says why it failed.
+    """Segment the video of a job. Return None, or one line with the reason for failure.
 
-    The result is made in a folder of its own in `work`, which is on the same file system, and takes its place when it
-    is complete. A process that is killed leaves its remains in `work` only.
+    The result is written to a temporary folder in `work`, on the same file system, and moved into place when complete.
+    A killed process leaves partial files only in `work`.
     """
     settings = job.settings
     try:
         with tempfile.TemporaryDirectory(dir=work, ignore_cleanup_errors=True) as scratch:
-            # Where there is no video, the next line says so; one that changes meanwhile is not done by this record.
+            # The next line reports a missing video. If the video changes meanwhile, this record does not match it.
             record = job.record if job.video.exists() else {}
             result = loaded(settings.checkpoint, settings.device).segment(
                 job.video, Path(scratch, "new"), settings.fps, settings.threshold, settings.semantic,
@@ -141,6 +141,6 @@ def segment_job(job: Job, work: Path, progress: Callable[[int, int], None] | Non
         return str(error)
     except OSError as error:
         return str(UserError(f"{job.video}: {error.strerror or error} ({error.filename or job.folder})"))
-    except Exception as error:  # of one video in thousands; the others go on
+    except Exception as error:  # one video of thousands: continue with the others
         traceback.print_exc()
         return str(UserError(f"{job.video}: {type(error).__name__}: {error}"))

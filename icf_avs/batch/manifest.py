@@ -1,8 +1,8 @@
-"""The list of videos, a CSV file, checked as a whole before any work starts; and the table of those that failed.
+"""The manifest, a CSV list of videos that is checked completely before any work starts, and the table of failures.
 
-Columns: `video`, a path that is relative to the file's own folder; and where they are wanted `out`, the result folder
-below --out (default: the video's name without its ending), `fps` and `audio_track`. Any other is refused: it might be
-one of these misspelt.
+Columns: `video`, a path relative to the folder of the manifest; optional: `out`, the result folder below --out
+(default: the video's name without extension), `fps` and `audio_track`. Other columns are refused, since they might be
+misspelt ones.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ from icf_avs.atomic_io import write_text
 from icf_avs.batch.job import Job, Settings
 from icf_avs.errors import UserError, did_you_mean
 
-REPORT = "failures.csv"  # what failed, below --out
+REPORT = "failures.csv"  # table of failures, below --out
 COLUMNS = ("video", "out", "fps", "audio_track")
 
 
 def read_manifest(path: Path, out: Path, settings: Settings) -> list[Job]:
-    """The jobs of a manifest, in its order, each with a folder of its own below `out`.
+    """Return the jobs of a manifest in order, each with a separate folder below `out`.
 
-    settings   those of rows that do not say otherwise
+    settings   defaults for rows without values
 
-    Raises UserError for a file that is no such table, a value that cannot be used, two rows that would write the same
-    folder or one inside the other's, and a folder that holds something else. Whether the videos are there and sound is
-    seen when their turn comes.
+    Raises UserError if the file is not such a table, a value is unusable, two rows would write to the same or to nested
+    folders, or a folder holds something else. Missing or corrupt videos are detected only when they are processed.
     """
     advice, out = "give another name in the column `out`", Path(os.path.abspath(out))
 
     def key(folder: Path) -> str:
         return str(folder).casefold()  # some file systems do not distinguish DOG from dog
 
-    owners = {key(out / REPORT): "the report"}  # what each folder belongs to
+    owners = {key(out / REPORT): "the report"}  # owner of each folder
     jobs = []
     for number, row in _rows(path):
         job = _job(f"{path}, line {number}", row, path.parent, out, settings)
@@ -57,7 +56,7 @@ def read_manifest(path: Path, out: Path, settings: Settings) -> list[Job]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells of each row."""
+    """Yield line number and cells of each row."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets write a byte order mark
             reader = csv.reader(file, skipinitialspace=True, strict=True)
@@ -108,7 +107,7 @@ def _job(where: str, row: dict[str, str], folder: Path, out: Path, settings: Set
 
 
 def write_report(out: Path, failures: Mapping[Job, str]) -> Path:
-    """Write out/failures.csv: a line (video, error) for each, the heading alone where nothing failed."""
+    """Write out/failures.csv with one line (video, error) per failure, or only the heading if nothing failed."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(
         [("video", "error"), *((job.name, error) for job, error in failures.items())]

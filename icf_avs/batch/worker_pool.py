@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, each with a pipe of its own, so that it is known which video a dead one had."""
+"""Local worker processes with one pipe each, so that the video of a dead process is known."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from icf_avs.errors import UserError
 
 
 def run_processes(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job, str | None]]:
-    """Do jobs in at most `count` processes; yields each with None or the line that says why it failed, as they end.
+    """Run jobs in at most `count` processes; yield each job, as it ends, with None or one line on its failure.
 
-    A process that dies fails the one video that it had, and another takes its place. Raises UserError if none gets as
-    far as its first video.
+    If a process dies, only the video that it was processing fails, and a new process is started. Raises UserError if
+    all processes die before their first video.
     """
     todo = deque(jobs)
-    workers: dict[Connection, tuple[BaseProcess, Job | None]] = {}  # no job while it loads the model
-    context = multiprocessing.get_context("spawn")  # threads of torch and FFmpeg do not survive a fork
+    workers: dict[Connection, tuple[BaseProcess, Job | None]] = {}  # None while the model is loading
+    context = multiprocessing.get_context("spawn")  # threads of PyTorch and FFmpeg do not survive a fork
 
     def start() -> None:
         pipe, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, jobs[0].settings, work, verbosity()), daemon=True)
         process.start()
-        theirs.close()  # so that the end of the process is the end of the pipe
+        theirs.close()  # so that the pipe closes when the process ends
         workers[pipe] = process, None
 
     try:
@@ -51,7 +51,7 @@ def run_processes(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job
                         yield job, _crash_message(job, process)
                     continue
                 upcoming = todo.popleft() if todo else None
-                with suppress(OSError):  # it died just now: the next read of the pipe shows it
+                with suppress(OSError):  # the process just died; the next read of the pipe detects it
                     pipe.send(upcoming)
                 if upcoming is not None:
                     workers[pipe] = process, upcoming
@@ -78,11 +78,11 @@ def _crash_message(job: Job, process: BaseProcess) -> str:
 
 def _work(pipe: Connection, settings: Settings, work: Path, level: int) -> None:
     set_verbosity(level)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends its workers
     parent = multiprocessing.parent_process()
 
     def go_on(done: int, total: int) -> None:
-        if not parent.is_alive():  # killed outright, it could not end its workers
+        if not parent.is_alive():  # a killed parent could not end its workers
             os._exit(1)
 
     loaded(settings.checkpoint, settings.device)

@@ -1,1 +1,1 @@
-"""`icf serve`: a page that segments a video and lets one change the sound of the model."""
+"""`icf serve`: a web page that segments a video and lets the user replace the audio given to the model."""

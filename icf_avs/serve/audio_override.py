@@ -1,4 +1,4 @@
-"""The sound that replaces a video's own: none, noise, or that of another video (`media.audio_windows.AudioSource`)."""
+"""Audio that replaces that of a video: silence, noise, or the audio of another video (`audio_windows.AudioSource`)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LOUDNESS_RATE = 16_000
 
 
 def silence(info: MediaInfo) -> AudioSource:
-    """Zeros, as long as the video."""
+    """Return zeros with the duration of the video."""
     return lambda rate, layout: (np.zeros(shape, np.float32) for shape in _shapes(info, rate, layout))
 
 
 def noise(info: MediaInfo, seed: int = 0) -> AudioSource:
-    """White Gaussian noise, the same in all channels, as loud (root mean square) as the video's own sound.
+    """Return white Gaussian noise, the same in all channels, as loud (root mean square) as the audio of the video.
 
-    Raises UserError, when it is read, if the video has no sound.
+    Raises UserError, when read, if the video has no audio.
     """
 
     def blocks(rate: int, layout: str | None) -> Iterator[np.ndarray]:
@@ -39,9 +39,9 @@ def noise(info: MediaInfo, seed: int = 0) -> AudioSource:
 
 
 def of_clip(info: MediaInfo, other: MediaInfo) -> AudioSource:
-    """The sound of another video, again and again where it is shorter, cut where it is longer.
+    """Return the audio of another video, repeated if it is shorter and cut if it is longer.
 
-    Raises UserError, when it is read, if that has no sound.
+    Raises UserError, when read, if that video has no audio.
     """
 
     def blocks(rate: int, layout: str | None) -> Iterator[np.ndarray]:
@@ -60,6 +60,6 @@ def of_clip(info: MediaInfo, other: MediaInfo) -> AudioSource:
 
 
 def _shapes(info: MediaInfo, rate: int, layout: str | None) -> Iterator[tuple[int, int]]:
-    """(channels, samples) of each block, a second at most: all of them last as long as the video."""
+    """Yield (channels, samples) per block, at most one second each. Together they last as long as the video."""
     total, channels = round(info.duration * rate), 1 if layout is None else AudioLayout(layout).nb_channels
     return ((channels, min(rate, total - start)) for start in range(0, total, rate))

@@ -1,7 +1,7 @@
-"""`icf serve`: start the page, say where it is, and leave nothing behind.
+"""`icf serve`: start the page, print its address, and remove all files at the end.
 
-All its files lie in one folder, which is removed at the end and emptied by age before: Gradio's `delete_cache` knows
-neither uploads that break off nor what a request made on the way.
+All files of the page lie in one folder, which is removed at the end. Until then, old files in it are removed. Gradio's
+`delete_cache` would miss aborted uploads and intermediate files of a request.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from icf_avs.synthetic.asset_packages import STAMPS, find
 from icf_avs.synthetic.example_scene import write_scene
 from icf_avs.types import ClipSpec
 
-MAX_AGE = 3600.0  # seconds that an upload or a result stays after it was last used
+MAX_AGE = 3600.0  # seconds for which an upload or a result is kept after its last use
 _YEARS = 1e9  # seconds
-_SWEEP_INTERVAL = 60.0  # seconds between two removals
+_SWEEP_INTERVAL = 60.0  # seconds between two sweeps
 _SIGNAL_INTERVAL = 0.2  # seconds between two checks for a signal
 
 
@@ -37,12 +37,9 @@ _SIGNAL_INTERVAL = 0.2  # seconds between two checks for a signal
 def serving(
     segmenter: Segmenter, host: str, port: int, limits: Limits, jobs: int = 1
 ) -> Iterator[tuple[str, Path]]:  # fmt: skip
-    """The page while the block runs: its address and the folder of its files.
-
-    Raises UserError if the address is not available.
-    """
+    """Run the page while the block runs; yield its address and the folder of its files."""
     with page_folder() as store:
-        # Not before: Gradio makes its folder, in GRADIO_TEMP_DIR, as soon as it is imported.
+        # Import only now: Gradio creates its folder, in GRADIO_TEMP_DIR, when it is imported.
         import gradio as gr
         from starlette.middleware import Middleware
 
@@ -51,7 +48,7 @@ def serving(
 
         check_address(host, port)
         page = build_page(segmenter, store, limits, jobs, _example(store))
-        for entry in store.iterdir():  # what is here now stays as long as the page
+        for entry in store.iterdir():  # keep the files present now as long as the page
             os.utime(entry, (time.time() + _YEARS,) * 2)
         try:
             _, address, _ = page.launch(
@@ -66,7 +63,7 @@ def serving(
         try:
             yield address, store
         finally:
-            # Or it waits for every visitor to leave. That connections end with the page is no error to log.
+            # Otherwise it waits for all visitors to leave. Connections that end with the page are not logged as errors.
             page.server.force_exit = True
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             page.close(verbose=False)
@@ -74,7 +71,7 @@ def serving(
 
 @contextmanager
 def page_folder() -> Iterator[Path]:
-    """A new folder that nobody else may read, where Gradio keeps its files too. It is removed at the end."""
+    """Create a private temporary folder, used by Gradio too, and remove it at the end."""
     names = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "GRADIO_ALLOWED_PATHS")
     before, ended = {name: os.environ.pop(name) for name in names if name in os.environ}, threading.Event()
     with unfinished_folder(Path(tempfile.gettempdir()), "icf-serve-") as folder:
@@ -92,7 +89,7 @@ def page_folder() -> Iterator[Path]:
 
 
 def _example(store: Path) -> Path | None:
-    """A video to click, where the images and sounds that it is made of are on this machine."""
+    """Write the example video of the page, or return None if its source images and sounds are not on this machine."""
     if find(STAMPS) is None:
         return None
     (store / "example").mkdir()
@@ -101,10 +98,10 @@ def _example(store: Path) -> Path | None:
 
 
 def sweep(store: Path, max_age: float = MAX_AGE) -> None:
-    """Remove what has not been used for so many seconds."""
+    """Remove entries of `store` that have not been used for `max_age` seconds."""
     oldest = time.time() - max_age
     for entry in store.iterdir():
-        with suppress(FileNotFoundError):  # gone meanwhile
+        with suppress(FileNotFoundError):  # removed meanwhile
             if entry.stat().st_mtime < oldest:
                 shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
 
@@ -115,7 +112,7 @@ def _sweep_until(ended: threading.Event, store: Path) -> None:
 
 
 def check_address(host: str, port: int) -> None:
-    """Raise UserError unless this machine has the address and its port is free: the server would log more than that."""
+    """Raise UserError unless this machine has the address and the port is free; shorter than the server's log."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as trial:
@@ -132,13 +129,13 @@ def _unavailable(host: str, port: int) -> UserError:
 def serve_command(
     checkpoint: str | None, host: str, port: int, limits: Limits, jobs: int, device: str = "auto"
 ) -> None:
-    """Show the page until interrupted or terminated. Raises UserError without checkpoint, device or address."""
+    """Run the page until interrupted or terminated. Raises UserError without checkpoint, device or address."""
     check_address(host, port)  # before the model is loaded
     stopped: list[int] = []
-    # How a service is stopped: its files must go then too.
+    # SIGTERM stops a service; the files of the page must be removed then too.
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     with serving(pretrained.load(checkpoint, device), host, port, limits, jobs) as (address, _):
         print(f"the page is at {address} (end it with Ctrl+C)", flush=True)
-        # Not one long wait: a signal that another thread receives, as one at work may, does not wake this one.
+        # Poll, because a signal received by another thread, such as a worker, does not wake this one.
         while not stopped:
             time.sleep(_SIGNAL_INTERVAL)

@@ -1,4 +1,4 @@
-"""How much the page takes from one visitor."""
+"""Limits of the page for one visitor."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from icf_avs.errors import UserError
 from icf_avs.media.video_reader import MediaInfo, probe
 
 MB = 1_000_000
-_STORED = 40  # uploads of the largest size, or so much of results, that the folder holds before it takes no more
+_STORED = 40  # capacity of the folder for uploads and results, in uploads of the largest size
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of an upload, and of the work on it."""
+    """Limits on an upload and on its processing."""
 
     max_mb: int = 100
     max_seconds: int = 60
-    work_seconds: float = 600.0  # a frame of 8K takes as long as many small ones
+    work_seconds: float = 600.0  # limits size too: an 8K frame takes as long as many small ones
 
     @property
     def upload_bytes(self) -> int:
@@ -31,7 +31,7 @@ class Limits:
         return _STORED * self.upload_bytes
 
     def checked(self, path: Path) -> MediaInfo:
-        """What is in the video. Raises UserError if it is too large, too long, or not a video that can be read."""
+        """Return the media information of the video. Raises UserError if it is too large, too long, or unreadable."""
         if path.is_file() and path.stat().st_size > self.upload_bytes:
             raise UserError(f"{path}: has {path.stat().st_size / MB:.1f} MB; this page takes {self.max_mb} MB at most")
         info = probe(path)
@@ -43,7 +43,7 @@ class Limits:
         return info
 
     def timed(self, progress: Callable[[int, int], None], path: Path) -> Callable[[int, int], None]:
-        """`progress`, which ends the work with a UserError when it has taken too long from now on."""
+        """Wrap `progress` so that it raises UserError once more than `work_seconds` have passed from now."""
         end = time.monotonic() + self.work_seconds
 
         def report(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""The page: a video on the left, the sound that replaces its own on the right, and the result of each below."""
+"""The page: a video on the left, its replacement audio on the right, and the results below."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LONGEST_WORDS = 1000  # characters
 
 
 class _Result:
-    """Where one result is shown."""
+    """Page components that show one result."""
 
     def __init__(self, name: str, hint: str) -> None:
         self.hint = hint
@@ -57,7 +57,7 @@ class _Result:
         self.parts = [self.summary, self.overlay, self.tags, self.pictures, self.masks, self.document]
 
     def shown(self, found: PageResult) -> tuple[Any, ...]:
-        """Values of `parts`."""
+        """Return the values of `parts` for a result."""
         return (
             html.escape(found.summary), str(found.overlay), found.words,
             [(str(path), caption) for path, caption in found.pictures],
@@ -66,7 +66,7 @@ class _Result:
         )  # fmt: skip
 
     def emptied(self, hint: str = "") -> tuple[Any, ...]:
-        """Values of `parts` before there is a result."""
+        """Return the values of `parts` before there is a result."""
         button = gr.DownloadButton(value=None, interactive=False)
         return hint or self.hint, None, "", None, button, button
 
@@ -74,11 +74,11 @@ class _Result:
 def build_page(
     segmenter: Segmenter, store: Path, limits: Limits, jobs: int = 1, example: Path | None = None
 ) -> gr.Blocks:
-    """The page, with a queue that works on `jobs` videos at a time; results go to folders in `store`.
+    """Build the page, with a queue that processes `jobs` videos at a time. Results go to folders in `store`.
 
-    example: a video to click, made by write_scene.
+    example: path of an example video made by write_scene.
     """
-    # Gradio calls from dozens of threads in turn, and glibc keeps for each what the largest video took in it.
+    # Gradio calls from dozens of threads in turn, and glibc would keep the peak memory of each thread allocated.
     workers = ThreadPoolExecutor(jobs, thread_name_prefix="segment")
 
     def infer(
@@ -87,12 +87,12 @@ def build_page(
         words, fps, threshold = settings
         with suppress(FileNotFoundError):
             upload = Path(video).parent
-            used = max(time.time(), upload.stat().st_mtime)  # of the page's own example it is years from now
+            used = max(time.time(), upload.stat().st_mtime)  # that of the example video lies years ahead
             os.utime(upload, (used, used))
         with _errors_shown():
             if len(words) > _LONGEST_WORDS:
                 raise UserError(f"more than {_LONGEST_WORDS} characters of words; leave some out")
-            run = copy_context().run  # where Gradio keeps whose progress it is
+            run = copy_context().run  # Gradio stores in the context which request the progress belongs to
             return workers.submit(
                 run, run_inference, segmenter, Path(video), store, limits, heard, other and Path(other),
                 lambda done, total: bar(done / total, desc=f"Segmenting: {done:.0f} of {total:.0f} seconds"),
@@ -185,7 +185,7 @@ def build_page(
 
 @contextmanager
 def _errors_shown() -> Iterator[None]:
-    """What can be fixed is shown in its one line; of anything else the visitor learns nothing but that it failed."""
+    """Show a UserError as one line. For any other error, log it and show only that processing failed."""
     try:
         yield
     except UserError as error:

@@ -1,7 +1,7 @@
-"""What the server answers: the page, uploads to it, and files out of its own folder.
+"""Filter of HTTP requests: allow only the page, uploads to it, and files from its folder.
 
-Gradio checks what it serves and how long a file is, but its server can do more (fetch addresses for a visitor, show its
-monitor, keep a history of runs), and takes any number of files. Only what the page needs gets through.
+Gradio checks which files it serves and their length. But its server can do more (fetch addresses for a visitor, show a
+monitor, keep a history of runs) and accepts any number of files. Other requests than the page needs are refused.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from icf_avs.serve.limits import MB, Limits
 
 _API = "/gradio_api/"
 _FILE, _UPLOAD = f"{_API}file=", f"{_API}upload"
-_CALLS = (f"{_API}queue/join", f"{_API}run/predict")  # the latter for what needs no queue
+_CALLS = (f"{_API}queue/join", f"{_API}run/predict")  # the latter for calls without a queue
 _ROUTES = {
     "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", _UPLOAD, *_CALLS,
     *(_API + name for name in ("startup-events", "info", "queue/data", "upload_progress", "cancel")),
 }  # fmt: skip
 _FOLDERS = ("/assets/", "/static/", f"{_API}heartbeat/", _FILE)
-_SLACK = 65_536  # bytes of an upload that are not its file
-_LONGEST_CALL = 1_000_000  # bytes of a request that names files
-_LONGEST_NAME = 255  # bytes, of a file
-# Nothing is loaded from other hosts, whatever a part of the page may ask for. Gradio's parts need inline scripts and
-# eval, and blob: for the tool that cuts a video.
+_SLACK = 65_536  # bytes of an upload besides the file
+_LONGEST_CALL = 1_000_000  # bytes of a call request
+_LONGEST_NAME = 255  # bytes of a file name
+# Nothing may be loaded from other hosts. Gradio's components need inline scripts and eval, and blob: for the video
+# trimming tool.
 _HEADERS = {
     "content-security-policy": "default-src 'self' data: blob:; script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'",
@@ -41,24 +41,24 @@ _HEADERS = {
 
 
 class RequestFilter(BaseHTTPMiddleware):
-    """Middleware in front of the page, whose files lie in `store`."""
+    """Middleware that filters requests to the page, whose files lie in `store`."""
 
     def __init__(self, app: Callable, store: Path, limits: Limits) -> None:
         super().__init__(app)
         self._store, self._limits = store.resolve(), limits
 
     async def dispatch(self, request: Request, call_next: Callable) -> Response:
-        """The answer to a request: Gradio's, or one line with the reason for refusing."""
+        """Return Gradio's response, or one line with the reason for refusal."""
         try:
             refused = await self._refused(request)
             response = PlainTextResponse(refused[1], refused[0]) if refused else await call_next(request)
-        except ClientDisconnect:  # a visitor who leaves while uploading is no fault to log
+        except ClientDisconnect:  # a visitor who leaves during an upload is not an error
             response = Response(status_code=400)
         response.headers.update(_HEADERS)
         return response
 
     async def _refused(self, request: Request) -> tuple[int, str] | None:
-        path = request.scope["path"]  # with its %-escapes resolved, once
+        path = request.scope["path"]  # percent-decoded once
         parts = path.split("/")
         known = path in _ROUTES or path.startswith(_FOLDERS)
         longest = max(len(os.fsencode(part)) for part in parts)
@@ -74,14 +74,14 @@ class RequestFilter(BaseHTTPMiddleware):
         return None
 
     def _upload_refused(self, length: int) -> tuple[int, str] | None:
-        if length > self._limits.upload_bytes + _SLACK:  # of all files in it: Gradio checks each alone
+        if length > self._limits.upload_bytes + _SLACK:  # all files together; Gradio checks each separately
             return 413, f"the file has {length / MB:.0f} MB; this page takes {self._limits.max_mb} MB at most"
         if _size(self._store) + length > self._limits.stored_bytes:
             return 507, "the page is full; come back in an hour"
         return None
 
     async def _call_refused(self, request: Request, length: int) -> tuple[int, str] | None:
-        """Gradio takes any dictionary with a "path" for a file, or for an address that it reads."""
+        """Refuse paths outside the store. Gradio treats any dictionary with a "path" as a file or a URL to fetch."""
         paths: list[Any] = []
         try:
             text = await request.body() if length <= _LONGEST_CALL else b""

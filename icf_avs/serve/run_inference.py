@@ -1,4 +1,4 @@
-"""From a video to what the page shows of it."""
+"""Segment a video for the page and prepare everything that the page shows."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from icf_avs.serve.limits import Limits
 from icf_avs.serve.timeline import timeline
 
 AudioMode = Literal["own", "muted", "noise", "clip"]
-_PREVIEW = 320  # long side of an image in the gallery
+_PREVIEW = 320  # pixels, long side of an image in the gallery
 
 
 @dataclass(frozen=True)
 class PageResult:
-    """Files lie in the folder that `run_inference` was given."""
+    """Result shown on the page. Its files lie in the folder that `run_inference` created."""
 
     overlay: Path  # mp4 with the sound that was used
     words: str  # HTML
     summary: str  # one line
-    pictures: list[tuple[Path, str]]  # an image with its mask and a caption, one a mask
+    pictures: list[tuple[Path, str]]  # one image with its mask and a caption per mask
     masks: Path  # zip of PNG files
     document: Path  # segmentation.json
 
@@ -45,13 +45,13 @@ def run_inference(
     progress: Callable[[float, float], None] = lambda done, total: None,
     words: str = "", fps: float = 1.0, threshold: float = 0.5,
 ) -> PageResult:  # fmt: skip
-    """Segment a video with its own sound, another or none.
+    """Segment a video with the original sound, another sound, or none.
 
-    store  a folder that gets one of its own for the results, complete or not at all
+    store  folder in which a new result folder is created, complete or not at all
     other  the video whose sound is used, for "clip"
-    progress  is told how many seconds of how many are done
-    words  segment only what these ask for; "": whatever sounds
-    Raises UserError for whatever is wrong with a video, or if one is beyond the limits; its line has no folder in it.
+    progress  called with the seconds done and the total seconds
+    words  segment only sounds that match these words; "": all sounds
+    Raises UserError if a video is unusable or exceeds the limits. The message contains no folder.
     """
     folder = Path(tempfile.mkdtemp(prefix="answer-", dir=store))
     try:
@@ -86,16 +86,16 @@ def _sound(info: MediaInfo, heard: AudioMode, other: Path | None, limits: Limits
 
 
 def _without_folders(line: str, *paths: Path | None) -> str:
-    """No visitor needs to know where the server keeps its files."""
+    """Remove folder names from a message, so that visitors do not see where the server stores files."""
     for path in filter(None, paths):
         line = line.replace(f"{path.parent}/", "")
     return line
 
 
 def _shown(result: Segmentation, asked: str) -> PageResult:
-    """asked: what stands for the words that were asked for."""
+    """Build the page result. asked: summary text about the requested words."""
     folder = result.folder
-    assert folder is not None  # it was asked for
+    assert folder is not None  # it was requested
     segmented = sum(frame.area > 0 for frame in result.frames)
     words = Counter(word for frame in result.frames for word, _ in frame.heard[:1])
     heard = f"Tags: {', '.join(word for word, _ in words.most_common(3))}."
@@ -116,7 +116,7 @@ def _shown(result: Segmentation, asked: str) -> PageResult:
 
 
 def _pictures(result: Segmentation, folder: Path) -> list[tuple[Path, str]]:
-    """The middle frame of each interval, out of the overlay."""
+    """Save the middle frame of each interval from the overlay video as a thumbnail, with a caption."""
     (folder / "pictures").mkdir()
     found = []
     for frame, (_, image) in zip(

@@ -1,4 +1,4 @@
-"""The tags and masks of each second, as a table: a row a tag, a column a mask, darker where it is likelier."""
+"""HTML table of tags and masks over time: one row per tag, one column per mask, darker for higher values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 from icf_avs.output.text_summary import clock, no_word
 from icf_avs.results import FrameMask
 
-_WORDS = 12  # rows: those that are likeliest at any time, and each that is the likeliest where something is segmented
+_WORDS = 12  # rows: the tags with the highest peaks; the top tag of any frame with a mask is added
 CSS = """
 .timeline { overflow-x: auto; contain: inline-size; }
 .timeline table { border-collapse: separate; border-spacing: 2px; font-size: 12px; width: auto; border: 0; }
@@ -22,13 +22,13 @@ _TAG_COLOUR, _MASK_COLOUR = "38, 110, 190", "230, 90, 20"  # RGB
 
 
 def timeline(frames: Sequence[FrameMask]) -> str:
-    """HTML of the tags of each interval, and of the share of the frame that is segmented. Words are escaped."""
+    """Return HTML with the tags of each interval and the segmented share of the frame. Tags are HTML-escaped."""
     peaks: dict[str, float] = {}
     for frame in frames:
         for word, probability in frame.heard:
             peaks[word] = max(peaks.get(word, 0.0), probability)
     words = sorted(peaks, key=lambda word: (-peaks[word], word))
-    driving = {frame.heard[0][0] for frame in frames if frame.area and frame.heard}  # these are never left out
+    driving = {frame.heard[0][0] for frame in frames if frame.area and frame.heard}  # never left out
     words = [word for rank, word in enumerate(words) if rank < _WORDS or word in driving]
     head = "".join(f"<th scope=col>{clock(frame.start)}</th>" for frame in frames)
     rows = [f"<tr><th scope=row>second</th>{head}</tr>"]
