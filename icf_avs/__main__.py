@@ -1,4 +1,4 @@
-"""The command line: `icf COMMAND`, and what becomes of errors. The commands are in cli/."""
+"""Entry point of the command line, `icf COMMAND`, and its error handling. The commands are in cli/."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from icf_avs.interrupts import Interrupted, Interruption
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 (the user can fix it), 130, 141 or 143."""
+    """Run one command and return its exit code: 0, 2 (an error the user can fix), 130, 141 or 143."""
     args = build_parser().parse_args(argv)
     args.command_line = sys.argv[1:] if argv is None else argv
     set_verbosity(args.verbosity)
     try:
         with Interruption():
             code = args.run(args) or 0
-        sys.stdout.flush()  # so that a closed pipe shows here and not while Python shuts down
+        sys.stdout.flush()  # so that a closed pipe raises here and not while Python shuts down
         return code
     except UserError as error:
         return _complain(error)
     except KeyboardInterrupt as stop:
         told = stop if isinstance(stop, Interrupted) else Interrupted(2)
-        print(f"icf: {told}", file=sys.stderr)  # of a run, what is kept
+        print(f"icf: {told}", file=sys.stderr)  # for training, tells what is kept
         return 128 + told.number
     except BrokenPipeError:  # `icf ... | head`: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

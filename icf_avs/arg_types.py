@@ -1,4 +1,4 @@
-"""Types of option values for argparse: each says what it wants."""
+"""Types of option values for argparse. Their errors say which values are allowed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LARGEST = 10**18 - 1
 
 
 def whole(least: int, most: int = _LARGEST) -> Callable[[str], int]:
-    """An argparse type: an integer from `least` to `most`."""
+    """Return an argparse type: an integer from `least` to `most`."""
     want = f"an integer of at least {least}" if most == _LARGEST else f"an integer from {least} to {most}"
 
     def integer(text: str) -> int:
@@ -21,7 +21,7 @@ def whole(least: int, most: int = _LARGEST) -> Callable[[str], int]:
 
 
 def number(want: str, most: float, zero: bool = False) -> Callable[[str], float]:
-    """An argparse type: a number above 0, or from 0 on, to `most`. want: that in words."""
+    """Return an argparse type: a number above 0 (or from 0 on) up to `most`. want: this range in words."""
 
     def within(text: str) -> float:
         try:

@@ -1,7 +1,7 @@
-"""Files and folders that appear complete or not at all, what is left when a process dies before that, and the cache.
+"""Files and folders that appear complete or not at all, removal of remains of killed processes, and the cache folder.
 
-What is unfinished lies in a hidden folder beside its place. Its owner holds a lock on a file in it, which the system
-releases when the process dies, however that happens; whoever writes beside it next removes what has no owner any more.
+Unfinished output lies in a hidden folder beside its destination. Its owner holds a lock on a file in it, which the
+system releases however the process ends. The next writer to the same folder removes hidden folders without an owner.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 try:
     import fcntl
-except ModuleNotFoundError:  # not on Windows, where nothing is removed but by its owner
+except ModuleNotFoundError:  # Windows: only the owner removes its folder
     fcntl = None
 
 PREFIX = ".icf-"
@@ -35,8 +35,8 @@ _LOCK = "lock"
 
 @contextmanager
 def unfinished_folder(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
-    """A new folder in `parent` to make something in; it is removed at the end. Those of dead processes go first. It has
-    the usual permissions itself, but lies in one that nobody else may read.
+    """Create a temporary folder in `parent` and remove it at the end. First remove folders of dead processes. The
+    folder has default permissions, but its parent is readable only by the owner.
     """
     remove_stale_files(parent, prefix)
     hidden, lock = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)), None
@@ -53,11 +53,11 @@ def unfinished_folder(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """A path to write to; it becomes `path` only if the block ends well, with the permissions of any new file."""
+    """Yield a path to write to. It becomes `path` only if the block succeeds, with default file permissions."""
     with unfinished_folder(path.parent) as folder:
         new = folder / path.name
         yield new
-        os.chmod(new, stat.S_IMODE(folder.stat().st_mode) & 0o666)  # some libraries let the owner alone read
+        os.chmod(new, stat.S_IMODE(folder.stat().st_mode) & 0o666)  # some libraries set owner-only permissions
         os.replace(new, path)
 
 
@@ -65,9 +65,9 @@ def replaced_file(path: Path) -> Iterator[Path]:
 def written_file(
     path: Path, advice: str = "free some space or name another", errors: Errors = (), flush: bool = False
 ) -> Iterator[Path]:
-    """As `replaced_file`, in a folder that is made if need be. flush: onto the disk before the file takes its place.
+    """Like `replaced_file`, but creates the folder if needed. flush: sync to disk before the file is moved into place.
 
-    Raises UserError, with advice, if it cannot be written: for an OSError or one of `errors`.
+    Raises UserError with `advice` if writing fails with an OSError or one of `errors`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,16 +82,16 @@ def written_file(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is either the old one or all of the new one. UserError if it cannot be written."""
+    """Write a text file atomically: it holds the old text or the new one. UserError if it cannot be written."""
     with written_file(path) as new:
         new.write_text(text, encoding="utf-8", newline="")
 
 
 @contextmanager
 def replaced_folder(folder: Path, errors: Errors = ()) -> Iterator[Path]:
-    """Give an empty hidden folder to write to; it takes the place of `folder` only if the block ends well.
+    """Yield an empty hidden folder to write to. It replaces `folder` only if the block succeeds.
 
-    Otherwise nothing of it stays and an earlier `folder` is untouched. Raises UserError if nothing can be written.
+    Otherwise it is removed and an existing `folder` is untouched. Raises UserError if nothing can be written.
     """
     with being_written(folder, errors) as new:
         yield new
@@ -100,7 +100,7 @@ def replaced_folder(folder: Path, errors: Errors = ()) -> Iterator[Path]:
 
 @contextmanager
 def being_written(folder: Path, errors: Errors = ()) -> Iterator[Path]:
-    """Give an empty hidden folder beside `folder`, which is gone when the block ends, unless `put_in_place` moved it.
+    """Yield an empty hidden folder beside `folder`, removed at the end of the block unless `put_in_place` moved it.
     Raises UserError if nothing can be written: for an OSError or one of `errors`.
     """
     out = folder.parent
@@ -115,15 +115,15 @@ def being_written(folder: Path, errors: Errors = ()) -> Iterator[Path]:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{folder}: cannot be written ({reason}); free some space or choose another --out") from error
     finally:
-        with suppress(OSError):  # stops at the first that holds something
+        with suppress(OSError):  # stops at the first non-empty folder
             for parent in made:
                 parent.rmdir()
 
 
 def put_in_place(new: Path, place: Callable[[], Path]) -> Path:
-    """Rename `new` to the folder that place() says, whose content goes; nothing is lost if that fails.
+    """Rename `new` to the folder returned by place(), replacing its content. Nothing is lost if that fails.
 
-    `place` is asked again where another process has taken that name meanwhile. All on one file system.
+    `place` is called again if another process has taken the name meanwhile. Both must be on one file system.
     """
     for attempt in range(100):
         folder, old = place(), new.with_name(f"old{attempt}")
@@ -134,7 +134,7 @@ def put_in_place(new: Path, place: Callable[[], Path]) -> Path:
             return folder
         except OSError as error:
             if old.exists():
-                with suppress(OSError):  # taken by a newer one
+                with suppress(OSError):  # a newer folder has the name
                     os.rename(old, folder)
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) or not new.exists():
                 raise
@@ -142,12 +142,12 @@ def put_in_place(new: Path, place: Callable[[], Path]) -> Path:
 
 
 def check_folder(path: Path, option: str = "--out") -> None:
-    """Raise UserError unless files can be written into the folder `path`, which may still have to be made."""
+    """Raise UserError unless files can be written to the folder `path`, which may not exist yet."""
     _check_writable(path, path, ".icf-", option)
 
 
 def check_file(path: Path, option: str = "--out") -> None:
-    """Raise UserError unless the file `path` can be written or replaced; its folder may still have to be made."""
+    """Raise UserError unless the file `path` can be written or replaced. Its folder may not exist yet."""
     if os.path.isdir(path):
         raise UserError(f"{path}: is a folder; name a file for {option}")
     if os.path.lexists(path) and not (os.path.isfile(path) and os.access(path, os.W_OK)):
@@ -161,7 +161,7 @@ def _check_writable(path: Path, folder: Path, prefix: str, option: str) -> None:
         raise UserError(f"{place}: is not a folder; name another {option}")
     try:
         with suppress(FileNotFoundError):
-            os.stat(folder)  # a name that no folder can have
+            os.stat(folder)  # raises for an invalid folder name
         with tempfile.NamedTemporaryFile(prefix=prefix, dir=place):
             pass
     except (OSError, ValueError) as error:
@@ -170,18 +170,18 @@ def _check_writable(path: Path, folder: Path, prefix: str, option: str) -> None:
 
 
 def remove_stale_files(parent: Path, prefix: str = PREFIX) -> None:
-    """Remove what dead processes have left unfinished in a folder."""
-    with suppress(OSError):  # `parent` itself is looked at by who writes to it
+    """Remove unfinished folders of dead processes."""
+    with suppress(OSError):  # the writer reports problems with `parent`
         for entry in os.scandir(parent):
             if entry.name.startswith(prefix) and _is_abandoned(Path(entry.path)):
                 shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _locked(folder: Path) -> int:
-    """Lock a new file in a folder; it gets its name when it is locked, so that nobody finds it without."""
+    """Create and lock a file in a folder. It gets its final name only once locked, so nobody finds it unlocked."""
     temporary = folder / f"{_LOCK}.new"
     lock = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    with suppress(OSError):  # a file system without locks: the folder is removed by its owner alone
+    with suppress(OSError):  # no locks on this file system: only the owner removes the folder
         if fcntl is not None:
             fcntl.flock(lock, fcntl.LOCK_EX)
             os.rename(temporary, folder / _LOCK)
@@ -193,7 +193,7 @@ def _is_abandoned(folder: Path) -> bool:
         return False
     try:
         lock = os.open(folder / _LOCK, os.O_RDWR)
-    except OSError:  # something else, or just being made or removed
+    except OSError:  # another kind of folder, or one being created or removed
         return False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -213,9 +213,9 @@ def cache_dir() -> Path:
 
 
 def make_once(folder: Path, make: Callable[[Path], None]) -> None:
-    """Unless `folder` is there, let `make` fill an empty folder that takes its place; other processes wait meanwhile.
+    """Unless `folder` exists, let `make` fill an empty folder that becomes it. Other processes wait meanwhile.
 
-    Raises UserError where the cache cannot be written or the disk is full.
+    Raises UserError if the cache cannot be written or the disk is full.
     """
     if folder.is_dir():
         return
@@ -233,21 +233,21 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> None:
 
 def save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write FOLDER/NAME.npy for each array."""
-    import numpy as np  # here, so that `icf --help` answers at once
+    import numpy as np  # here, so that `icf --help` is fast
 
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
 def load_arrays(folder: Path, names: Iterable[str], writable: bool = False) -> list[np.ndarray]:
-    """The arrays of these names, mapped into memory."""
+    """Load the arrays of these names, memory-mapped."""
     import numpy as np
 
     return [np.load(folder / f"{name}.npy", mmap_mode="r+" if writable else "r") for name in names]
 
 
 def _lock(folder: Path) -> AbstractContextManager[object]:
-    """A lock outside the folder's parent; none where locks cannot be written."""
+    """Return a lock outside the folder's parent, or no lock if lock files cannot be written."""
     lock = folder.parent.with_name("locks") / f"{folder.name}.lock"
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)

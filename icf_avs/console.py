@@ -1,4 +1,4 @@
-"""What a command says while it works, on standard error: notes and progress bars, more with `-v`, none with `-q`."""
+"""Notes and progress bars of commands, on standard error: more with `-v`, none with `-q`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _logger = logging.getLogger("icf_avs")
 
 
 class _Stderr(logging.Handler):
-    """Whatever standard error is by then."""
+    """Handler that writes to the current `sys.stderr` at the time of each record."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(record.getMessage(), file=sys.stderr, flush=True)
 
 
 def set_verbosity(level: int) -> None:
-    """QUIET, NORMAL or VERBOSE, for all that this process, which is a command, says from now on."""
+    """Set QUIET, NORMAL or VERBOSE for the output of this process, which runs a command."""
     global _verbosity
     _verbosity = level
     _logger.setLevel(_LEVELS[level])
@@ -35,22 +35,22 @@ def set_verbosity(level: int) -> None:
 
 
 def verbosity() -> int:
-    """The level that is set."""
+    """Return the current verbosity."""
     return _verbosity
 
 
 def note(line: str, level: int = NORMAL) -> None:
-    """Log a line, as INFO or, if VERBOSE, as DEBUG. Commands print it; in another program its logging decides."""
+    """Log a line as INFO, or as DEBUG if VERBOSE. Commands print it; in other programs their logging setup decides."""
     _logger.log(_LEVELS[level], "%s", line)
 
 
 def counted(number: int, noun: str) -> str:
-    """A number and its noun, as in "1 mask" and "2 masks"."""
+    """Return a number with its noun, as in "1 mask" and "2 masks"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def table_console() -> Console:
-    """Where tables are printed, on standard output: in a file or a pipe, which has no width, no cell is cut short."""
+    """Return the console for tables, on standard output. Files and pipes get width 200, so that no cell is cut."""
     from rich.console import Console
 
     found = Console()
@@ -58,14 +58,14 @@ def table_console() -> Console:
 
 
 def progress_console(quiet: bool = False, **options: Any) -> Console:
-    """Where progress bars are drawn. quiet: nothing is, whatever the level."""
+    """Return the console for progress bars. quiet: draw nothing, whatever the verbosity."""
     from rich.console import Console
 
     return Console(stderr=True, quiet=quiet or _verbosity < NORMAL, **options)
 
 
 def track(results: Iterable[T], total: int, description: str) -> Iterator[T]:
-    """The results, so many, with a progress bar as they come; none where there are none."""
+    """Yield `results` with a progress bar of `total` steps; no bar if `total` is 0."""
     from rich.progress import Progress
 
     with Progress(console=progress_console(), disable=not total) as bar:

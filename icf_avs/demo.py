@@ -1,4 +1,4 @@
-"""`icf demo`: make a few videos whose masks are known, segment them as `icf segment` does, show scores and paths."""
+"""`icf demo`: make a few videos with ground truth, segment them as `icf segment` does, show scores and paths."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def demo_command(out: Path, device: str = "auto") -> None:
     from icf_avs.inference.segment import segment_video
     from icf_avs.synthetic.benchmark import write_stamps
 
-    place = find_device(device)  # before the work
+    place = find_device(device)  # fail before the work starts
     started = time.perf_counter()
     console, steps = table_console(), Console(quiet=verbosity() < NORMAL)
     steps.print(f"1/3 making {CLIPS} videos of unseen scenes in {out / 'stamps'}")
@@ -42,7 +42,7 @@ def demo_command(out: Path, device: str = "auto") -> None:
 
     steps.print("2/3 loading the model")
     predictor = pretrained.load("stamps", place).predictor
-    predictor.spec = replace(predictor.spec, phase=FRAME_PHASE)  # the times of the known masks
+    predictor.spec = replace(predictor.spec, phase=FRAME_PHASE)  # times of the ground-truth masks
 
     table = Table(title="predicted masks, against the known ones")
     for heading in ("video", "sounding", "tags", "mIoU", "segmented while silent"):
@@ -80,7 +80,7 @@ def _cells(metric: StrictMetric) -> list[str]:
 
 
 def _top_tags(frames: Iterable[Iterable[tuple[str, float]]]) -> str:
-    """The tags of a video, by their mean presence, at most three."""
+    """Return the tags of a video with the highest mean presence, at most three."""
     total: dict[str, float] = {}
     for frame in frames:
         for word, presence in frame:

@@ -1,4 +1,4 @@
-"""The exceptions that are shown to users."""
+"""Exceptions that are shown to users."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-Fault = Callable[[str], None]  # takes what is wrong with one part of the input; if it returns, that part is left out
+Fault = Callable[[str], None]  # called with the error in one part of the input; if it returns, the part is left out
 
 
 class UserError(Exception):
-    """Something the user can fix: one line that says what, where and what to do.
+    """An error that the user can fix: one line that says what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with code 2; in Python it is an ordinary
-    exception whose text is that line. Names out of broken or hostile files get into such lines, so whatever
-    a terminal would not print as one character (line breaks, escape codes) is shown as an escape.
+    The command line prints the line without a traceback and exits with code 2. In Python it is an ordinary exception
+    with this text. The line may contain names from broken or hostile files, so non-printable characters (line breaks,
+    escape codes) are escaped.
     """
 
     def __init__(self, message: str) -> None:
@@ -22,15 +22,15 @@ class UserError(Exception):
 
 
 class MissingWeights(UserError):
-    """Weights of an encoder that are not on this machine and cannot be downloaded."""
+    """Encoder weights that are not on this machine and cannot be downloaded."""
 
 
 def did_you_mean(word: str, known: Iterable[str], most: int = 1, similarity: float = 0.6) -> str:
-    """The known words that are written much like a wrong one, to go between its error and the advice."""
+    """Return a hint with the known words most similar to a wrong one, to put between its error and the advice."""
     similar = difflib.get_close_matches(word, list(known), most, similarity)
     return f"; did you mean {' or '.join(similar)}?" if similar else ";"
 
 
 def refused(what: str) -> NoReturn:
-    """The usual `Fault`: the first one ends the reading. Raises UserError."""
+    """Default `Fault`: raise UserError at the first error."""
     raise UserError(what)

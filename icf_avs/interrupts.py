@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as one exception, at once or where a long piece of work can be left."""
+"""Ctrl-C and SIGTERM as one exception, raised at once or when long work reaches a safe point to stop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was asked to end. number: of the signal; the exit code is 128 + number."""
+    """The process was asked to stop. number: of the signal; the exit code is 128 + number."""
 
     def __init__(self, number: int, message: str | None = None) -> None:
         super().__init__(message or ("interrupted" if number == signal.SIGINT else "terminated"))
@@ -20,10 +20,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """A context in which SIGINT, SIGTERM and SIGHUP, as far as they are not ignored (`nohup`), raise Interrupted: at
-    once, or inside `deferred` only at its end, while `asked` is the number of the signal. A second Ctrl-C raises at
-    once there, too; another signal a second time would break off the cleaning up, and does nothing. Does nothing
-    outside the main thread, where signals cannot be handled.
+    """Context in which SIGINT, SIGTERM and SIGHUP raise Interrupted, unless they are ignored (`nohup`).
+
+    They raise at once, or inside `deferred` only at its end, while `asked` is the signal number. A second Ctrl-C raises
+    at once there too. Other signals sent twice do nothing, to protect the cleanup. No effect outside the main thread,
+    where signals cannot be handled.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,7 @@ class Interruption:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let the work inside come to a place where it can be left: it checks `asked`."""
+        """Defer interruption while the work inside reaches a safe point to stop; the work polls `asked`."""
         self._deferred = True
         try:
             yield
@@ -61,7 +62,7 @@ class Interruption:
 
 @contextmanager
 def interrupts_ignored() -> Iterator[None]:
-    """Processes that are started inside ignore Ctrl-C, which a terminal sends to all: this one ends them."""
+    """Make processes started inside ignore Ctrl-C, which a terminal sends to all; this process ends them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

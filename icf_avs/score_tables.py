@@ -1,9 +1,9 @@
-"""The tables of scores (CSV) that `icf evaluate` keeps, and beside the first a JSON file on how they came about.
+"""Score tables (CSV) of `icf evaluate`, and the JSON file of notes beside the main table on how scores were computed.
 
-A checkpoint is known by the `digest` of its file; `checkpoint` and `path` say what it was called. `data` is the folder
-of the sets, "stamps" for the default ones. Scores are shares in [0, 1], empty where none exists. `fpr` is the share of
-pixels segmented where nothing should be: over the frames with empty ground truth for the true sound, over all frames
-for silence, noise and off-screen sound. `revision` is that of the code that scored.
+A checkpoint is identified by the `digest` of its file; `checkpoint` and `path` are its name and location. `data` is the
+folder of the sets, "stamps" for the default ones. Scores are shares in [0, 1], empty if undefined. `fpr` is the share
+of pixels segmented where nothing should be: over the frames with empty ground truth for the true sound, over all frames
+for silence, noise and off-screen sound. `revision` is that of the evaluation code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Scores = dict[str, dict[str, float]]  # protocol -> score -> value
 
 
 class Scored(NamedTuple):
-    """What was scored on which sets, as it stands in the first cells of a row."""
+    """The checkpoint and data of a score, which are the first cells of a row."""
 
     checkpoint: str
     digest: str
@@ -44,14 +44,14 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """columns: of the file. keys: new rows replace those of the same checkpoint that have the same of these cells."""
+    """Format of a score table. keys: columns; new rows replace those of the same checkpoint with equal keys."""
 
     what: str
     columns: tuple[str, ...]
     keys: tuple[str, ...]
 
     def read(self, path: Path) -> list[Row]:
-        """Rows of the table at `path`, none where there is no file. Raises UserError if it has other columns."""
+        """Return the rows of the table at `path`, none if there is no file. UserError if its columns differ."""
         if not path.exists():
             return []
         found, rows = read_csv(path)
@@ -62,7 +62,7 @@ class ScoreTable:
         return rows
 
     def save(self, path: Path, rows: list[Row]) -> None:
-        """Put `rows` in place of those with the same keys, and keep the others."""
+        """Replace rows with the same keys by `rows`, and keep all others."""
 
         def key(row: Row) -> tuple[str, ...]:
             return (row["digest"] or row["checkpoint"], *(row[cell] for cell in self.keys))
@@ -80,17 +80,17 @@ SCORES = ScoreTable("scores", COLUMNS, ("data", "test_set", "protocol"))
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user may choose of how predictions are scored; by default as the reference does."""
+    """Scoring options that a user may choose. The defaults are those of the reference."""
 
-    size: int | None = SIZE  # pixels of a side of frames and masks; None: as they are
+    size: int | None = SIZE  # side of frames and masks in pixels; None: native size
     threshold: float = 0.5
     batch_size: int = 4  # clips
 
     def labels(self, test_set: str, protocol: str) -> tuple[str, str]:
-        """The cells `test_set` and `protocol` of scores taken under these settings.
+        """Return the cells `test_set` and `protocol` for scores under these settings.
 
-        A size other than 224 names other frames: `s4-512`, `s4-native`. Batches other than of 4 clips and thresholds
-        other than 0.5 name another way to score them, where it matters: `reference-b1-t0.4`, but `strict-t0.4`.
+        A size other than 224 changes the test set: `s4-512`, `s4-native`. A batch size other than 4 or a threshold
+        other than 0.5 changes the protocol if it affects it: `reference-b1-t0.4`, but `strict-t0.4`.
         """
         if self.size != SIZE:
             test_set += "-native" if self.size is None else f"-{self.size}"
@@ -107,8 +107,8 @@ DEFAULT_SETTINGS = Settings()
 def score_rows(
     scores: dict[str, Scores], scored: Scored, test_set: str, clips: int, seed: int, settings: Settings
 ) -> list[Row]:
-    """Rows of one test set from the scores of each kind of audio, without those that another batch size or threshold
-    leaves as they are: a run with the usual ones writes them.
+    """Return the rows of one test set from the scores of each kind of audio. Rows that a non-default batch size or
+    threshold does not affect are left out, since a run with the defaults writes them.
     """
     code, usual, rows = revision(), Settings(size=settings.size), []
     for audio, protocols in scores.items():
@@ -122,12 +122,12 @@ def score_rows(
 
 
 def cell(score: float) -> str:
-    """A score as it stands in a table; empty for NaN."""
+    """Format a score for a table; empty for NaN."""
     return "" if math.isnan(score) else f"{score:.4f}"
 
 
 def read_csv(path: Path) -> tuple[tuple[str, ...], list[Row]]:
-    """Columns and rows of the table at `path`, empty lines left out.
+    """Return the columns and rows of the table at `path`, without empty lines.
 
     Raises UserError if it cannot be read or a line has more or fewer cells than the heading.
     """
@@ -138,12 +138,12 @@ def read_csv(path: Path) -> tuple[tuple[str, ...], list[Row]]:
             if len(cells) != len(columns):
                 raise ValueError(f"a line of {len(cells)} cells below a heading of {len(columns)}")
         return columns, [dict(zip(columns, cells, strict=True)) for cells in lines]
-    except (OSError, ValueError, csv.Error) as error:  # what is no UTF-8 is a ValueError, too
+    except (OSError, ValueError, csv.Error) as error:  # invalid UTF-8 is a ValueError
         raise UserError(f"{path}: cannot be read as a CSV table ({error}); restore it, or move it away") from error
 
 
 def check_tables(out: Path) -> None:
-    """Raise UserError unless the table `out` and the notes beside it can be written, and are such where they exist."""
+    """Raise UserError unless the table `out` and its notes are writable and, if they exist, have the right format."""
     if out.suffix == ".json":
         raise UserError(f"{out}: the notes beside the table end in .json; name a .csv file for --out")
     check_file(out)
@@ -165,9 +165,9 @@ def _notes(path: Path) -> dict[str, object]:
 def save_notes(
     path: Path, scored: Scored, test_set: str, settings: Settings, scores: dict[str, Scores], device: torch.device
 ) -> None:
-    """Note in the JSON file at `path` how the rows came about, with all strict scores.
+    """Save how the rows were computed, with all strict scores, in the JSON file at `path`.
 
-    {"CHECKPOINT DIGEST DATA SET": {...}}, and "... SET reference-b1" under other settings than the usual ones.
+    {"CHECKPOINT DIGEST DATA SET": {...}}, and "... SET reference-b1" under non-default settings.
     """
     test_set, protocol = settings.labels(test_set, "reference")
     key = f"{scored.checkpoint} {scored.digest} {scored.data} {test_set}"

@@ -1,1 +1,1 @@
-"""The commands of `icf`: their options and what they call. Nothing heavy is imported before a command runs."""
+"""Commands of `icf`: their options and the functions they call. Heavy imports happen only when a command runs."""

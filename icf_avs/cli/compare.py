@@ -1,4 +1,4 @@
-"""`icf compare`: training runs beside each other."""
+"""`icf compare`: compare training runs."""
 
 from __future__ import annotations
 

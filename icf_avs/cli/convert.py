@@ -1,4 +1,4 @@
-"""`icf convert`: results for other tools."""
+"""`icf convert`: write results in formats of other tools."""
 
 from __future__ import annotations
 

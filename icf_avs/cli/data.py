@@ -1,4 +1,4 @@
-"""`icf data`: the embedded benchmark and the public sets on disk."""
+"""`icf data`: write the Stamps benchmark; check, prepare, compose and fetch data sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from icf_avs.atomic_io import check_folder
 from icf_avs.cli.options import command, stamps
 from icf_avs.errors import UserError
 
-MOST = 1_000_000  # clips of a split: the scenes of each set of Stamps have so many numbers
+MOST = 1_000_000  # clips of a split: each Stamps set has this many scene numbers
 
 
 def _data_check(args: argparse.Namespace) -> int:
@@ -56,7 +56,7 @@ def _data_fetch(args: argparse.Namespace) -> None:
     from icf_avs.synthetic.asset_packages import fetch_all
 
     fetch_all()
-    for fetch in (efficientat.fetch_weights, voc_segmenter.fetch_weights):  # of `natural`; the rest works without them
+    for fetch in (efficientat.fetch_weights, voc_segmenter.fetch_weights):  # needed only by the checkpoint `natural`
         try:
             fetch()
         except UserError as error:

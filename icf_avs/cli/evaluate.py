@@ -1,4 +1,4 @@
-"""`icf evaluate`: scores of a model, and whether it uses the audio."""
+"""`icf evaluate`: score a model and test whether it uses the audio."""
 
 from __future__ import annotations
 

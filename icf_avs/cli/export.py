@@ -1,4 +1,4 @@
-"""`icf export`: a model for other runtimes."""
+"""`icf export`: export a model for other runtimes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`icf live`."""
+"""`icf live`: tag and segment a video, or a camera and microphone, in real time."""
 
 from __future__ import annotations
 

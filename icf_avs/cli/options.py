@@ -1,4 +1,4 @@
-"""How a command is added, and options that several commands share."""
+"""Functions that add a command, and options that several commands share."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SETS = ("s4", "ms3", "avss", "cross")
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes its own usage lines as they are printed: after an option with several choices (`--sets s4 ms3`) what is
-    none of these is an argument, which argparse alone would refuse as a wrong choice. An error is one line.
+    """Argument parser that accepts its own usage line and reports errors in one line.
 
-    renamed: options and commands of earlier versions, and their names now.
+    After an option with several choices (`--sets s4 ms3`), a word that is none of them counts as a positional argument.
+    Plain argparse would refuse it as an invalid choice. renamed: former options and commands -> current names.
     """
 
     renamed: Mapping[str, str] = MappingProxyType({})
@@ -54,13 +54,13 @@ class Parser(argparse.ArgumentParser):
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one line, and exit with code 2."""
+        """Print the error in one line and exit with code 2."""
         line = UserError(f"{message}{'' if message[-1] == '?' else ';'} see `{self.prog} --help`")
         self.exit(2, f"{self.prog}: error: {line}\n")
 
 
 def _argument_first(words: list[str], option: argparse.Action) -> list[str]:
-    """The first word after choices of `option` that is none is moved before all others, unless an argument is first."""
+    """Move the first word after the choices of `option` to the front, unless the words start with a positional."""
     at = next((i for i, word in enumerate(words) if word in option.option_strings), len(words)) + 1
     end = next((i for i in range(at, len(words)) if words[i] not in option.choices), len(words))
     if end in (at, len(words)) or words[end].startswith("-") or not words[0].startswith("-"):
@@ -69,7 +69,7 @@ def _argument_first(words: list[str], option: argparse.Action) -> list[str]:
 
 
 def command(group: argparse._SubParsersAction, name: str, run: Callable, text: str, examples: str) -> Parser:
-    """Add a command to its group; `args.run` is the function that does the work."""
+    """Add a command to its group. `args.run` is the function that runs it."""
     part = group.add_parser(
         name,
         help=text,
@@ -78,7 +78,7 @@ def command(group: argparse._SubParsersAction, name: str, run: Callable, text: s
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     part.set_defaults(run=run)
-    verbosity(part, default=argparse.SUPPRESS)  # what stands before the command holds
+    verbosity(part, default=argparse.SUPPRESS)  # keep -v and -q given before the command
     return part
 
 
@@ -93,21 +93,21 @@ def verbosity(part: argparse.ArgumentParser, default: int | str) -> None:
 
 
 def checkpoint(part: argparse.ArgumentParser, name: str) -> None:
-    """Add the choice of a model, as an option or an argument."""
+    """Add the choice of a model, as an option or a positional argument."""
     optional = {} if name.startswith("-") else {"nargs": "?"}
     text = "natural or stamps, a .safetensors file, a folder or user/name on the hub"
     part.add_argument(name, metavar="CHECKPOINT", help=f"{text} (default: natural)", **optional)
 
 
 def device(part: argparse.ArgumentParser) -> None:
-    """Add the choice of what computes."""
+    """Add the choice of the compute device."""
     part.add_argument(
         "--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:N or mps (default: auto)"
     )
 
 
 def test_sets(part: argparse.ArgumentParser) -> None:
-    """Add the choice of test sets, their split and how many of their clips."""
+    """Add the options for test sets, split, number of clips and seed."""
     part.add_argument("--data", metavar="DIR", type=Path, help="folder of the sets (default: small Stamps test sets)")
     part.add_argument(
         "--sets", nargs="+", choices=SETS, help="test sets (default: s4 ms3 cross; with --data, all there)"

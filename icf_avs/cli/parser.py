@@ -1,4 +1,4 @@
-"""The parser of the command line: all commands in the order in which they are needed."""
+"""The command-line parser with all commands, in the order in which a user needs them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from icf_avs.console import NORMAL
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All commands with their options; `args.run` is the function that does the work."""
+    """Return the parser with all commands and options. `args.run` is the function that runs the command."""
     parser = Parser(
         prog="icf",
         description="Segment, in every frame of a video, the pixels of the objects that sound.",

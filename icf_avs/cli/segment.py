@@ -1,4 +1,4 @@
-"""`icf segment` and `icf demo`: for who has a video."""
+"""`icf segment` and `icf demo`: segment videos."""
 
 from __future__ import annotations
 

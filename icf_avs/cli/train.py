@@ -1,4 +1,4 @@
-"""`icf train`."""
+"""`icf train`: train a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from icf_avs.config_dict import LIMITS
 from icf_avs.errors import UserError
 
 SOUND = ("wav", "video", "log-mel")
-VISUAL = ("efficientnet-lite0", "pvt-v2-b5", "resnet-50", "swin-b")  # of encoders/registry.py, which imports torch
+VISUAL = ("efficientnet-lite0", "pvt-v2-b5", "resnet-50", "swin-b")  # see encoders/registry.py, which imports torch
 AUDIO = ("log-mel", "vggish")
 TEXT = ("minilm", "clip")
 

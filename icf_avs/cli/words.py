@@ -1,4 +1,4 @@
-"""`icf words`: what `icf segment --words` can be asked for."""
+"""`icf words`: list the words that `icf segment --words` accepts."""
 
 from __future__ import annotations
 
