@@ -1,1 +1,1 @@
-"""Speed: `python -m benchmarks`. What may not break: fuzz_media.py, long_media.py, serve_load.py."""
+"""Speed benchmarks: `python -m benchmarks`. Robustness checks: fuzz_media.py, long_media.py, serve_load.py, etc."""

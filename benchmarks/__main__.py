@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from benchmarks.table import Row
     from benchmarks.turns import Machine
 
-NAMES = {  # name: where it is, a function of the machine that gives rows, and what it times
+NAMES = {  # name: (MODULE.FUNCTION that takes the machine and yields rows, description)
     "inference": ("inference.inference", "a clip of five frames: each network, TPAVI as published, the encoder alone"),
     "engines": ("engines.engines", "the shipped model by ONNX Runtime and by torch.compile"),
     "training": ("training.training", "a step of each network and of TPAVI as published, with ICF and without; memory"),
@@ -34,7 +34,7 @@ NAMES = {  # name: where it is, a function of the machine that gives rows, and w
 
 
 def benchmark(name: str) -> Callable[[Machine], Iterable[Row]]:
-    """The function behind a name, imported only now: --help is quick, and each needs other packages."""
+    """Import and return the function behind a name. Lazy, since --help should be fast and each needs other packages."""
     module, function = NAMES[name][0].split(".")
     return getattr(importlib.import_module(f"benchmarks.{module}"), function)
 
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     from benchmarks.turns import Machine
     from icf_avs.glibc_malloc import keep_freed_memory
 
-    keep_freed_memory()  # as the program's own commands do
+    keep_freed_memory()  # as the `icf` commands do
     machine = Machine(threads=args.threads, device=args.device)
     machine.pin()
     on_gpu = ("inference", "training", "bf16")

@@ -1,8 +1,8 @@
-"""(e) What feeds a model: pictures of a video, composed scenes, batches of clips from files.
+"""(e) Model input: frames of a video, composed scenes, batches of clips from files.
 
-decode-RATE: pictures of a video at so many a second, as `icf segment` takes them, beside decoding it and turning every
-picture to RGB. scenes: composed clips of five frames a second, beside reading such clips from their files.
-loader-N: batches of four clips read by N worker processes, beside none.
+decode-RATE: RATE frames per second of video, as `icf segment` reads them, against decoding the whole video and
+converting every frame to RGB. scenes: composed clips of five frames at one frame a second, against reading such clips
+from files. loader-N: batches of four clips read by N worker processes, against none.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from icf_avs.types import ClipSpec
 def decoding(
     machine: Machine, rates: Sequence[float] = (1, 5), size: tuple[int, int] = (WIDTH, HEIGHT), loop: int = LOOP
 ) -> Iterator[Row]:
-    """Rows decode-RATE."""
+    """Yield rows decode-RATE."""
     with tempfile.TemporaryDirectory() as folder:
         path = write_video(pattern_loop(Path(folder) / "loop.mp4", *size, loop), Path(folder) / "video.mp4", loop)
         info = probe(path)
@@ -53,7 +53,7 @@ def decoding(
 
 
 def loading(machine: Machine, clips: int = 8, passes: int = 8, workers: Sequence[int] = (1, 2)) -> Iterator[Row]:
-    """Rows scenes, loader-N. `clips` are written and then read `passes` times."""
+    """Yield rows scenes and loader-N. `clips` clips are written and then read `passes` times."""
     catalog = load_catalog()
     bank = SoundBank(catalog, "train")
     scenes = [sample_scene(catalog, "train", index) for index in range(clips)]

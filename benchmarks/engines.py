@@ -1,4 +1,4 @@
-"""Other ways to run the shipped model on a clip: its ONNX file by ONNX Runtime, and torch.compile, beside PyTorch."""
+"""Other runtimes of the shipped model on a clip, against PyTorch: its ONNX file in ONNX Runtime, and torch.compile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from icf_avs.networks.segmentation_model import SegmentationModel
 
 
 def engines(machine: Machine, model: SegmentationModel | None = None) -> Iterator[Row]:
-    """Rows engine-onnxruntime and engine-compiled: a clip of as many pictures as the model was made for."""
+    """Yield rows engine-onnxruntime and engine-compiled, for a clip with the number of frames of the model."""
     model = load_checkpoint(find_checkpoint("stamps")[0]) if model is None else model
     graph = WaveformGraph(model)
     clip = graph.example(1, model.spec.frames)

@@ -34,27 +34,27 @@ from icf_avs.inference.segment import segment_video
 from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.types import ClipSpec, Prediction
 
-SECONDS, BYTES = 10, 2 << 30  # that one file may take
-PATIENCE = 30  # a process that waits for another is told from one that has no processor only by that it waits on
-AT_ONCE = 25  # files that one process segments: a fork takes longer than most files
+SECONDS, BYTES = 10, 2 << 30  # limits per file
+PATIENCE = 30  # wall-clock limit in units of SECONDS: a hung process uses no CPU time, like one that gets none
+AT_ONCE = 25  # files per process, since a fork takes longer than most files
 _TELLING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-_EDGE = 2048  # bytes at both ends of a file, where most of its headers lie
+_EDGE = 2048  # bytes at both ends of a file, where most headers lie
 
 
 class Stand(MaskPredictor):
-    """In place of a model: marks what is bright while there is sound."""
+    """Stand-in for a model: segments bright pixels while there is sound."""
 
     spec = ClipSpec(image_size=32)
     classes = ("noise",)
 
     def predict(self, frames: torch.Tensor, waves: torch.Tensor) -> Prediction:
-        """As icf_avs.inference.streaming.Model."""
+        """See MaskPredictor.predict."""
         loud = waves.abs().amax(1)
         return Prediction((frames.float().mean(-1) - 128) * loud[:, None, None], loud[:, None], self.classes)
 
 
 def damaged(originals: list[bytes], rng: np.random.Generator) -> bytes:
-    """One of the originals after one to eight mutations, four in five of them near its ends."""
+    """Return one of the originals after one to eight mutations, four of five of them near its ends."""
     data = bytearray(originals[rng.integers(len(originals))])
     for _ in range(rng.integers(1, 9)):
         if len(data) < 16:
@@ -87,10 +87,10 @@ def damaged(originals: list[bytes], rng: np.random.Generator) -> bytes:
 
 
 def _child(ear: Connection, mouth: Connection) -> None:
-    """Segment the files that are named, one after the other."""
+    """Segment the files whose paths arrive, one after the other."""
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + BYTES, taken + BYTES))
-    torch.set_num_threads(1)  # the threads of the parent are not there after a fork
+    torch.set_num_threads(1)  # the threads of the parent do not exist after a fork
     while path := ear.recv():
         try:
             result = segment_video(Stand(), path, path.parent / "out")
@@ -102,9 +102,9 @@ def _child(ear: Connection, mouth: Connection) -> None:
 
 
 def in_time(ear: Connection, process: int) -> bool:
-    """Wait for a message of a process: whether one comes (or its end) within SECONDS of its work.
+    """Wait for a message from a process. Return True if one comes (or the process ends) within SECONDS of its CPU time.
 
-    Time that other programs have the processor does not count, up to PATIENCE times as much.
+    CPU time of other programs does not count, up to PATIENCE * SECONDS of wall-clock time.
     """
     end, before = time.monotonic() + PATIENCE * SECONDS, _worked(process)
     while not ear.poll(min(1, SECONDS)):
@@ -114,22 +114,22 @@ def in_time(ear: Connection, process: int) -> bool:
 
 
 def _worked(process: int) -> float:
-    """Seconds of processor that a process has had (Linux)."""
+    """Return the CPU seconds of a process (Linux)."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Worker:
-    """A child process that segments files in turn; a new one after AT_ONCE files, and after one that fails.
+    """A child process that segments files in turn, replaced after AT_ONCE files and after a failure.
 
-    Close it at the end, for its folder is the caller's.
+    Close it at the end, since its folder belongs to the caller.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._child, self._left = folder, None, 0
 
     def outcome(self, data: bytes, name: str = "damaged.mp4") -> tuple[str, str]:
-        """("answered" | "refused" | "failed", why) of one file; the process is killed after SECONDS with it."""
+        """Return ("answered" | "refused" | "failed", reason) for one file. The process is killed after SECONDS."""
         if not self._left:
             self._start()
         self._left -= 1
@@ -151,11 +151,11 @@ class Worker:
         return kind, why
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("fork")  # the libraries are loaded once
+        context = multiprocessing.get_context("fork")  # libraries are loaded only once
         (self._ear, mouth), (ear, self._mouth) = context.Pipe(duplex=False), context.Pipe(duplex=False)
         self._child, self._left = context.Process(target=_child, args=(ear, mouth), daemon=True), AT_ONCE
         self._child.start()
-        mouth.close()  # so that the end of the child is the end of what is heard from it
+        mouth.close()  # so that the pipe closes when the child ends
         ear.close()
 
     def close(self) -> None:
@@ -182,7 +182,7 @@ def main() -> int:
         paths = write_seeds(folder)
         originals = [path.read_bytes() for path in paths]
         torch.set_num_threads(1)
-        segment_video(Stand(), paths[0], folder / "out")  # what is loaded at first use is loaded once, for all children
+        segment_video(Stand(), paths[0], folder / "out")  # lazy imports happen once, before the forks
         gc.freeze()
         worker = Worker(folder)
         for number in range(args.first, args.first + args.files):

@@ -36,13 +36,13 @@ Outcome = tuple[str, str]  # "answered", "refused" or "failed", and why
 
 
 def damaged_input(table: list[Reader], seed: int, number: int) -> tuple[Reader, bytes]:
-    """Input `number` of a seed, and who reads it."""
+    """Return the reader and the damaged content of input `number` of a seed."""
     reader = table[number % len(table)]
     return reader, mutated(reader.form, reader.originals, np.random.default_rng([seed, number]))
 
 
 def read(reader: Reader, content: bytes, folder: Path) -> Outcome:
-    """What comes of it, in this process and a folder of its own in `folder`, which is the current one meanwhile."""
+    """Read the content in this process, in a new folder in `folder` as working directory, and return the outcome."""
     work = Path(tempfile.mkdtemp(dir=folder))
     for name, data in {**reader.beside, reader.file: content}.items():
         (work / name).parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def read(reader: Reader, content: bytes, folder: Path) -> Outcome:
 
 
 def _lacked_memory(error: BaseException | None) -> bool:
-    """Whether a lack of memory is what a UserError was made of."""
+    """True if a UserError was caused by a lack of memory."""
     while error is not None:
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             return True
@@ -76,7 +76,7 @@ def _lacked_memory(error: BaseException | None) -> bool:
 
 def _child(table: list[Reader], seed: int, numbers: range, folder: Path, tell: Connection) -> None:
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)  # the threads of the parent are not there after a fork
+    torch.set_num_threads(1)  # the threads of the parent do not exist after a fork
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + BYTES, taken + BYTES))
     for number in numbers:
@@ -84,8 +84,8 @@ def _child(table: list[Reader], seed: int, numbers: range, folder: Path, tell: C
 
 
 def outcomes(table: list[Reader], seed: int, numbers: range, folder: Path) -> Iterator[tuple[int, Outcome]]:
-    """Of each number; a child process does them one after the other, and is replaced when it hangs or dies."""
-    context = multiprocessing.get_context("fork")  # the libraries are loaded once
+    """Yield the outcome of each number. A child process reads them in turn, and is replaced when it hangs or dies."""
+    context = multiprocessing.get_context("fork")  # libraries are loaded only once
     while numbers:
         ear, mouth = context.Pipe(duplex=False)
         child = context.Process(target=_child, args=(table, seed, numbers[:500], folder, mouth), daemon=True)

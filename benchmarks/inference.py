@@ -1,8 +1,8 @@
-"""(a) Seconds for a clip of five frames at 224x224, from pixels and waveforms to masks: each network beside TPAVI as
-published with the same encoder, and beside the visual encoder alone.
+"""(a) Seconds per clip of five frames at 224x224, from frames and waveforms to masks: each network against TPAVI as
+published with the same encoder, and against the visual encoder alone.
 
-"overhead" is a network less the encoder, beside the encoder: a ratio of 2.5 is an overhead of 40 %. VGGish and its
-spectrogram are in it; in "overhead-given-embedding" they are not.
+"overhead" is the time of a network minus its encoder, against the encoder: a ratio of 2.5 is an overhead of 40 %. It
+includes VGGish and its spectrogram; "overhead-given-embedding" does not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from benchmarks.models import ENCODERS, NETWORKS, PUBLISHED, Encoder, batch, bui
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row, seconds
 
-OWN = {"guided-lite0": "stamps", "open-vocabulary": "natural"}  # with small encoders of their own: whose recipe
+OWN = {"guided-lite0": "stamps", "open-vocabulary": "natural"}  # networks with small encoders -> their recipes
 
 
 def inference(
@@ -24,8 +24,8 @@ def inference(
     size: int = 224,
     own_size: int | None = None,
 ) -> Iterator[Row]:
-    """Rows inference-ENCODER-NETWORK, ...-overhead and ...-overhead-given-embedding, then inference-OWN. own_size: of
-    the frames of these, by default the recipe's.
+    """Yield rows inference-ENCODER-NETWORK, ...-overhead and ...-overhead-given-embedding, then inference-OWN.
+    own_size: frame size of the latter (default: the recipe's).
     """
     device = torch.device(machine.device)
     given = batch(size=size).to(device)
@@ -52,7 +52,7 @@ def inference(
 
 
 def _with_own_encoders(machine: Machine, name: str, of: str, size: int | None) -> Row:
-    """A frame with its sound at the size of a recipe, beside the encoders of both alone."""
+    """Time one frame with audio at the size of a recipe, against its two encoders alone."""
     device = torch.device(machine.device)
     model = build_small(of, size).to(device)
     spec = model.spec

@@ -47,7 +47,7 @@ TOTAL = RECIPE.audio_pretrain_steps + RECIPE.steps + RECIPE.highres_steps
 
 
 def run(folder: Path) -> None:
-    """Begin the run in `folder`, or go on with it; every step is a line on standard output."""
+    """Start or resume the run in `folder`. Prints one line per step on standard output."""
 
     def report(stage: str, done: int, total: int, values: dict[str, float]) -> None:
         if stage in ("pretrain", "train"):
@@ -58,18 +58,18 @@ def run(folder: Path) -> None:
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    """`run` in a process of its own."""
+    """Start `run` in a new process."""
     command = [sys.executable, __file__, "--run", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def killed(folder: Path, chance: random.Random) -> tuple[int, bool]:
-    """Go on with the run and kill it some moment after a random step: the step, and whether what it left is whole."""
+    """Resume the run and kill it shortly after a random step: return the step, and whether its files are intact."""
     process = start(folder)
     at, reached, began, pause = chance.randint(1, EVERY + 1), 0, 0.0, 0.0
     for count, line in enumerate(process.stdout, 1):
         pause, began, reached = time.monotonic() - began, time.monotonic(), int(line)
-        if count > at:  # one step is past whose length is known
+        if count > at:  # at least one step has been timed
             break
     time.sleep(chance.uniform(0, 1.5) * min(pause, 2.0))
     process.send_signal(signal.SIGKILL)
@@ -80,13 +80,13 @@ def killed(folder: Path, chance: random.Random) -> tuple[int, bool]:
         return reached, died and reached <= EVERY
     try:
         kept = torch.load(last, weights_only=True)["step"]
-    except Exception:  # whatever a half-written file makes torch raise
+    except Exception:  # a half-written file can raise any error
         return reached, False
     return reached, died and kept >= reached - EVERY
 
 
 def differences(folder: Path, unbroken: Path) -> list[str]:
-    """What of a finished run is other than in the unbroken one."""
+    """List what differs between a finished run and the unbroken one."""
     found = []
     for name in ("tiny.safetensors", "best.safetensors"):
         expected, state = load_file(unbroken / name), load_file(folder / name)

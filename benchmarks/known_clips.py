@@ -1,4 +1,4 @@
-"""Small clips whose content is known: each second has a colour and a tone of its own."""
+"""Small clips with known content: each second has a distinct colour and tone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 COLOURS = np.array([(r, g, b) for r in (30, 225) for g in (30, 225) for b in (30, 225)])
 TONES = (330, 470, 640, 900, 1250, 1730, 2400, 3300)  # Hz
 SIZE, RATE = (64, 48), 48_000
-# container, video codec, pixel format, audio codec, pictures a second
+# container: video codec, pixel format, audio codec, frames per second
 FORMS = {
     "mp4": ("libx264", "yuv420p", "aac", 12),
     "mov": ("mjpeg", "yuvj420p", "pcm_s16le", 10),
@@ -31,18 +31,18 @@ FORMS = {
     "mxf": ("mpeg2video", "yuv420p", "pcm_s16le", 25),
     "flv": ("flv1", "yuv420p", "aac", 15),
 }
-_EDGE = 0.1  # seconds around a change that may be of either side: half a picture, and rounded time stamps
-Second = tuple[int | None, int | None]  # colour and tone; None where either is not judged, or no sound
+_EDGE = 0.1  # tolerance in seconds around a change: half a frame, and rounded timestamps
+Second = tuple[int | None, int | None]  # colour and tone; None: not checked, or no sound
 
 
 @dataclass(frozen=True)
 class Known:
-    """What a file holds, second by second."""
+    """Content of a file, second by second."""
 
     seconds: tuple[Second, ...]
-    damaged: frozenset[int] = frozenset()  # seconds in which a picture may be that of the second before, or none at all
-    missing: float = 0.0  # seconds at its end that may be gone
-    repaired: bool = False  # whether the result must say something
+    damaged: frozenset[int] = frozenset()  # seconds whose frames may be missing or from the second before
+    missing: float = 0.0  # seconds at the end that may be lost
+    repaired: bool = False  # whether the result must report a repair
 
     @property
     def longest(self) -> float:
@@ -53,7 +53,7 @@ class Known:
         return len(self.seconds) - self.missing
 
     def pictures(self, time: float) -> set[int]:
-        """Colours that may be seen at a time; empty where everything may."""
+        """Return the colours allowed at a time; empty if any colour is allowed."""
         near = {min(max(int(time + by), 0), len(self.seconds) - 1) for by in (-_EDGE, 0, _EDGE)}
         if near & self.damaged:
             return set()
@@ -61,14 +61,14 @@ class Known:
         return set() if None in colours else colours
 
     def tone(self, middle: float, length: float) -> tuple[int | None, float]:
-        """The tone of the second that fills most of a window, and how much of it."""
+        """Return the tone of the second that fills most of a window, and the share that it fills."""
         begin, end = middle - length / 2, middle + length / 2
         shares = [min(end, second + 1) - max(begin, second) for second in range(len(self.seconds))]
         most = int(np.argmax(shares))
         return self.seconds[most][1], shares[most] / length
 
     def film(self) -> Known:
-        """A film says nothing of repairs: it is whole."""
+        """Return the expected content of the overlay video, which is intact and reports no repair."""
         return replace(self, repaired=False)
 
 
@@ -76,7 +76,7 @@ def make(
     path: Path, seconds: Iterable[Second], *, pictures: int | None = None, sound_at: float = 0.0,
     options: dict[str, str] | None = None, movie: dict[str, str] | None = None,
 ) -> Path:  # fmt: skip
-    """Write a clip. `pictures`: seconds after which pictures end; `sound_at`: when its sound begins."""
+    """Write a clip. `pictures`: seconds after which the video stream ends; `sound_at`: start of the audio."""
     seconds = list(seconds)
     codec, pixels, sound_codec, rate = FORMS[path.suffix[1:]]
     with av.open(str(path), "w", options=movie or {}) as container:
@@ -90,7 +90,7 @@ def make(
         for number, (colour, tone) in enumerate(seconds):
             for part in range(rate if number < (len(seconds) if pictures is None else pictures) else 0):
                 image = np.full((*SIZE[::-1], 3), COLOURS[colour], np.uint8)
-                image[4:12, 4 + part : 12 + part] = 128  # something moves
+                image[4:12, 4 + part : 12 + part] = 128  # a moving square
                 frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format=pixels)
                 frame.pts, frame.time_base = number * rate + part, Fraction(1, rate)
                 container.mux(video.encode(frame))
@@ -106,6 +106,6 @@ def make(
 
 
 def content(rng: np.random.Generator, count: int) -> list[Second]:
-    """So many seconds, each unlike the one before."""
+    """Return `count` seconds, each different from the one before."""
     colours, tones = (rng.permutation(8) for _ in range(2))
     return [(int(colours[number % 8]), int(tones[number % 8])) for number in range(count)]

@@ -1,4 +1,4 @@
-"""Kinds of files of known content that a reader with a simple idea of time and of damage gets wrong."""
+"""Files with known content that a reader with simple assumptions about timestamps and damage gets wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import av
 import numpy as np
 from known_clips import Known, content, make
 
-_CLOCK = 90_000  # ticks a second, in MPEG streams
+_CLOCK = 90_000  # ticks per second in MPEG streams
 _FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
 JOINED = [
     *((end, {}) for end in ("ts", "m2ts", "mpg", "vob", "mkv", "webm", "mp4", "mov", "flv", "wmv", "avi", "wtv")),
@@ -21,7 +21,7 @@ PIDS = {"video": 0x100, "audio": 0x101}
 
 
 def joined(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
-    """Two or three files one behind the other, as by `cat`: time stamps begin anew."""
+    """Two or three files concatenated, as by `cat`: timestamps restart."""
     end, movie = JOINED[rng.integers(len(JOINED))]
     parts = [content(rng, int(rng.integers(1, 5))) for _ in range(rng.integers(2, 4))]
     paths = [make(folder / f"{number}.{end}", part, movie=movie) for number, part in enumerate(parts)]
@@ -31,7 +31,7 @@ def joined(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
 
 
 def followed(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
-    """A file behind which another begins that is no part of it: cut short, or without sound."""
+    """A file followed by another one that does not belong to it: truncated, or without sound."""
     end = str(rng.choice(["mp4", "mov"]))
     seconds, path = content(rng, int(rng.integers(1, 5))), folder / f"followed.{end}"
     first, second = make(folder / f"first.{end}", seconds), make(folder / f"second.{end}", content(rng, 3)).read_bytes()
@@ -50,13 +50,13 @@ def followed(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
 
 
 def jumping(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
-    """A transport stream in which the time stamps of both streams, or of one, jump to and fro."""
+    """A transport stream in which the timestamps of one or both streams jump back or forth."""
     seconds = content(rng, 6)
     data = bytearray(make(folder / "whole.ts", seconds).read_bytes())
     kinds = [["video", "audio"], ["video"], ["audio"]][rng.integers(3)]
     place = float(rng.integers(1, 5))
     by = float(rng.choice([-1, 1]) * rng.choice([20, 3600, 40_000]) + 1)
-    back = place + 1 if rng.random() < 0.3 else np.inf  # for a second only
+    back = place + 1 if rng.random() < 0.3 else np.inf  # only for one second
     for kind in kinds:
         restamp(data, PIDS[kind], lambda time: time + by if place <= time - 0.2 < back else time)
     path = folder / "jumping.ts"
@@ -65,7 +65,7 @@ def jumping(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
 
 
 def wrapping(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
-    """A transport stream whose counter of 33 bits runs over."""
+    """A transport stream whose 33-bit timestamps wrap around."""
     seconds = content(rng, 5)
     data = bytearray(make(folder / "whole.ts", seconds).read_bytes())
     start = (1 << 33) / _CLOCK - float(rng.uniform(0, 5))
@@ -77,7 +77,7 @@ def wrapping(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
 
 
 def gap(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
-    """Hours without a packet."""
+    """A file with hours without packets."""
     end = str(rng.choice(["mp4", "mkv", "ts", "flv", "mov"]))
     seconds = content(rng, 5)
     whole, path = make(folder / f"whole.{end}", seconds), folder / f"gap.{end}"
@@ -95,7 +95,7 @@ def gap(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
 
 
 def damaged(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
-    """Some packets overwritten."""
+    """A file with some packets overwritten."""
     end = str(rng.choice(["mp4", "mov", "mkv", "webm", "avi", "flv"]))
     seconds = content(rng, 6)
     path, touched = make(folder / f"damaged.{end}", seconds, options={"bf": "0"}), set()
@@ -118,7 +118,7 @@ def damaged(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
 
 
 def edited(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
-    """An MP4 or MOV of which an edit list hides the beginning, the end, or both."""
+    """An MP4 or MOV with an edit list that hides the beginning, the end, or both."""
     end = str(rng.choice(["mp4", "mov"]))
     seconds = content(rng, 8)
     first, count = int(rng.integers(4)), int(rng.integers(1, 5))
@@ -140,7 +140,7 @@ def edited(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
 
 
 def outlasting(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
-    """Sound that goes on after the last picture, or that begins late."""
+    """A file whose sound continues after the last frame, or starts late."""
     end = str(rng.choice(["mp4", "mov", "mkv", "webm", "ts", "flv"]))
     seconds = content(rng, 6)
     if rng.random() < 0.5:
@@ -155,7 +155,7 @@ def outlasting(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
 
 
 def cut_off(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
-    """A recording without a stated length that breaks off anywhere."""
+    """A recording without a stated duration, truncated at a random place."""
     end, movie = [
         ("ts", {}),
         ("mpg", {}),
@@ -176,7 +176,7 @@ KINDS = {
 
 
 def restamp(data: bytearray, pid: int, moved) -> None:
-    """Change the time stamps of one stream of a transport stream: seconds since its beginning -> seconds."""
+    """Change the timestamps of one stream of a transport stream. `moved`: seconds since its start -> seconds."""
     first = None
     for at in range(0, len(data) - 187, 188):
         if int.from_bytes(data[at + 1 : at + 3], "big") & 0x1FFF != pid or not data[at + 1] & 0x40:
@@ -186,7 +186,7 @@ def restamp(data: bytearray, pid: int, moved) -> None:
         stamps = [_stamp(data, body + field) for field in fields]
         first = stamps[-1] if first is None and stamps else first
         for field, stamp in zip(fields, stamps, strict=True):
-            # decided by when the packet is decoded: both of its stamps jump together
+            # decided by the decoding timestamp, so that both timestamps of a packet jump together
             by = moved((stamps[-1] - first) / _CLOCK) - (stamps[-1] - first) / _CLOCK
             _put_stamp(data, body + field, (stamp + round(by * _CLOCK)) % (1 << 33))
 

@@ -34,13 +34,13 @@ from icf_avs.results import Segmentation
 from icf_avs.types import ClipSpec, Prediction
 
 FPS = 4  # masks a second
-_HEARD = 0.7  # share of a window that a second must fill, for its tone to be the one that is heard
-_RAGGED = 1.5  # seconds at an end that breaks off, where there may be pictures without sound and vice versa
-_LOUD = 0.02  # root mean square; what is softer is silence
+_HEARD = 0.7  # share of a window that a second must fill for its tone to be expected
+_RAGGED = 1.5  # seconds before a truncated end in which frames may lack audio and vice versa
+_LOUD = 0.02  # root mean square below which sound counts as silence
 
 
 class Witness(MaskPredictor):
-    """In place of a model: notes what it is given."""
+    """Stand-in for a model: records its input."""
 
     classes = ("noise",)
     spec = ClipSpec(image_size=32)
@@ -50,7 +50,7 @@ class Witness(MaskPredictor):
         self.waveforms: list[np.ndarray] = []
 
     def predict(self, frames: torch.Tensor, waves: torch.Tensor) -> Prediction:
-        """As icf_avs.inference.streaming.Model."""
+        """See MaskPredictor.predict."""
         means = frames.numpy().reshape(len(frames), -1, 3).mean(1)
         self.colours += [int(np.abs(COLOURS - mean).sum(1).argmin()) for mean in means]
         self.waveforms.extend(waves.numpy().copy())
@@ -58,7 +58,7 @@ class Witness(MaskPredictor):
 
 
 def wrong(path: Path, known: Known, out: Path | None = None) -> list[str]:
-    """What is wrong with the answer for a file; with `out`, with its film as well."""
+    """List the errors in the result for a file; if `out` is given, also those for its overlay video."""
     found, result = _wrong(path, known, out)
     if out is not None:
         again, _ = _wrong(result.folder / "overlay.mp4", known.film(), None)
@@ -101,7 +101,7 @@ def _opens(path: Path) -> bool:
 
 
 def heard_tone(wave: np.ndarray, rate: int) -> int | None:
-    """Number of the loudest tone; None in silence."""
+    """Return the number of the loudest tone; None for silence."""
     if np.sqrt(np.mean(wave**2)) < _LOUD:
         return None
     power = np.abs(np.fft.rfft(wave * np.hanning(len(wave)))) ** 2

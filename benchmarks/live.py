@@ -1,4 +1,4 @@
-"""`icf live`, the whole process, on 720p video that plays: the longest time from a frame to its mask, and memory."""
+"""`icf live` as a whole process on 720p video in real time: the longest delay from a frame to its mask, and memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST = {"stamps": 1.5, "natural": 3.0}  # seconds
 def live(
     machine: Machine, lengths: Sequence[int] = (60, 600), size: tuple[int, int] = (WIDTH, HEIGHT), loop: int = LOOP
 ) -> Iterator[Row]:
-    """Rows live-CHECKPOINT-LENGTH-delay and ...-memory against their limits, and memory against the shortest video."""
+    """Yield rows live-CHECKPOINT-LENGTH-delay and ...-memory against limits, and memory against the shortest video."""
     with tempfile.TemporaryDirectory() as folder:
         scene = scene_loop(Path(folder, "scene.mp4"), *size, loop)
         for checkpoint, most in MOST.items():

@@ -30,12 +30,12 @@ from icf_avs.media.audio_windows import AudioWindows
 from icf_avs.media.video_reader import read_frames
 
 RATE, SIZE, BRIGHT, LOUD = 8_000, 32, 7, 5
-SHORT, MARGIN = 600, 100 << 20  # seconds of the short file; bytes that the long one may take more
-END, RATE_OF_END, CLAP, ALIGNED = 2, 50, 1.0, 0.04  # seconds, pictures a second; of the clap, seconds
+SHORT, MARGIN = 600, 100 << 20  # seconds of the short file; bytes of extra memory allowed for the long one
+END, RATE_OF_END, CLAP, ALIGNED = 2, 50, 1.0, 0.04  # seconds, frames per second; of the clap, seconds
 
 
 def write(path: Path, seconds: int) -> None:
-    """Write the file: only two pictures are encoded, and muxed again and again."""
+    """Write the file: only two frames are encoded and their packets are muxed repeatedly."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("mjpeg", rate=RATE_OF_END)
         audio = container.add_stream("pcm_s16le", rate=RATE)
@@ -64,7 +64,7 @@ def write(path: Path, seconds: int) -> None:
 
 
 def clap_is_off(path: Path, seconds: int) -> bool:
-    """Whether the flash and the click after so many seconds are found elsewhere."""
+    """True if the flash or the click after `seconds` seconds is found at another time."""
     wave = AudioWindows(path).read(16_000 * seconds, 16_000 * END)
     times = [seconds + number / 200 for number in range(END * 200)]
     seen = next(time for time, (_, image) in zip(times, read_frames(path, times), strict=True) if image.mean() > 128)
@@ -84,11 +84,11 @@ def _child(path: Path, seconds: int, tell: multiprocessing.connection.Connection
 
 
 def measured(seconds: int) -> tuple[int, int]:
-    """(masks that are wrong, and the clap; peak memory in bytes) of a file of so many seconds."""
+    """Return (number of wrong masks, counting the clap; peak memory in bytes) for a file of `seconds` seconds."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "long.mkv"
         write(path, seconds)
-        context = multiprocessing.get_context("spawn")  # a process whose memory nothing else has filled
+        context = multiprocessing.get_context("spawn")  # a fresh process, for a clean memory measurement
         ear, mouth = context.Pipe(duplex=False)
         child = context.Process(target=_child, args=(path, seconds, mouth))
         child.start()

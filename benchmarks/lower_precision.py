@@ -1,6 +1,6 @@
-"""On a GPU: inference in bf16 and compiled, beside float32 as it is, and as a share of the card's peak.
+"""Inference on a GPU in bf16 and compiled, against plain float32, and as a share of the GPU's peak.
 
-The peak is that of a large product of matrices in bf16 in turn with the model; the model's work is counted by PyTorch.
+The peak is measured by a large bf16 matrix product in turn with the model. PyTorch counts the model's FLOPs.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from benchmarks.turns import Machine, row, seconds
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import Batch
 
-SIDE = 8192  # of the matrices
+SIDE = 8192  # of the square matrices
 
 
 def lower_precision(
     machine: Machine, encoders: Sequence[Encoder] = (PVT, RESNET), clips: int = 8, size: int = 224, side: int = SIDE
 ) -> Iterator[Row]:
-    """Rows bf16-NAME, bf16-compiled-NAME, bf16-peak-NAME."""
+    """Yield rows bf16-NAME, bf16-compiled-NAME, bf16-peak-NAME."""
     device = torch.device(machine.device)
     given = batch(clips, size=size).to(device)
     matrix = torch.randn(side, side, device=device, dtype=torch.bfloat16)
@@ -43,7 +43,7 @@ def lower_precision(
 
 
 def _programs(model: SegmentationModel, given: Batch) -> list[Callable[[], Tensor]]:
-    """The same clips in float32, in bf16, and in bf16 compiled."""
+    """Return programs for the same clips in float32, in bf16, and in bf16 compiled."""
 
     def plain() -> Tensor:
         return model(given.frames, given.waveforms, given.valid).logits

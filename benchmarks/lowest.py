@@ -23,12 +23,12 @@ from packaging.version import Version
 from reliability import save_row
 
 ROOT = Path(__file__).parents[1]
-# Checkpoints, media, masks as run lengths, metrics, the model: what each of the base libraries is used for
+# Tests that cover every use of the base libraries: checkpoints, media, run-length masks, metrics, the model
 BASE = tuple(f"tests/test_{name}.py" for name in ("checkpoint", "media", "segment", "metrics", "icf", "output", "demo"))
 
 
 def lowest(extras: tuple[str, ...] = ()) -> list[str]:
-    """ "name==version" for the lower bound of all that the project needs, and of these extras."""
+    """List "name==version" for the lower bounds of all dependencies and of the given extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found, waiting = {}, [*project["dependencies"], *(f"icf-avs[{extra}]" for extra in extras)]
     while waiting:
@@ -45,13 +45,13 @@ def lowest(extras: tuple[str, ...] = ()) -> list[str]:
 
 
 def passed(python: Path, report: Path, tests: tuple[str, ...]) -> tuple[int, int]:
-    """(tests that ran, those that failed) of pytest with these arguments; a crash is one failed test."""
+    """Run pytest with these arguments and return (tests run, tests failed). A crash counts as one failed test."""
     report.unlink(missing_ok=True)
-    # in the project's folder, where Python finds the package
+    # in the project folder, where Python finds the package
     subprocess.run([python, "-m", "pytest", "--junitxml", report, *tests], cwd=ROOT)
     if not report.exists():
         return 1, 1
-    suite = tree.parse(report).getroot().find("testsuite").attrib  # our own file, written just now
+    suite = tree.parse(report).getroot().find("testsuite").attrib  # a trusted file, just written
     tried, failed = int(suite["tests"]) - int(suite["skipped"]), int(suite["failures"]) + int(suite["errors"])
     return tried, failed
 
@@ -68,7 +68,7 @@ def main() -> int:
     args = parser.parse_args()
     if not args.again:
         venv.create(args.venv, with_pip=True, clear=True)
-    # where it was made, for the tests run elsewhere
+    # absolute, since the tests run in another folder
     python, report = args.venv.absolute() / "bin" / "python", args.venv.absolute() / "tests.xml"
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     pip += ["--index-url", args.index_url] if args.index_url else []
@@ -79,7 +79,7 @@ def main() -> int:
         if args.torch:
             bounds = [f"torch=={args.torch}" if bound.startswith("torch==") else bound for bound in bounds]
         print("\n".join(bounds), flush=True)
-        # without extras pytest and hypothesis are new: there they only test
+        # without extras, pytest and hypothesis are the newest, as they only run the tests
         subprocess.run([*pip, *bounds, "pytest", "hypothesis"], check=True)
         counts.append(passed(python, report, tests))
     tried, failed = (sum(column) for column in zip(*counts, strict=True))

@@ -1,4 +1,4 @@
-"""Small media files of many kinds, for the fuzzer to damage."""
+"""Small media files of many kinds, as seeds for the fuzzer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-# name, video codec, pixel format, audio codec, options of the container
+# name, video codec, pixel format, audio codec, container options
 KINDS = (
     ("a.mp4", "libx264", "yuv420p", "aac", {}),
     ("first.mp4", "libx264", "yuv420p", "aac", {"movflags": "faststart"}),
@@ -27,14 +27,14 @@ _SECONDS, _FPS, _RATE, _SIZE = 2, 10, 48_000, (64, 48)
 
 
 def write_seeds(folder: Path) -> list[Path]:
-    """Write one file of each kind: two seconds of a bright square that moves, with a tone; 5 to 100 kB."""
+    """Write one file of each kind: two seconds of a moving bright square with a tone; 5 to 100 kB."""
     return [_write(folder / name, *kind) for name, *kind in KINDS]
 
 
 def _write(path: Path, codec: str, pixels: str, sound_codec: str | None, options: dict[str, str]) -> Path:
     tone = (0.3 * np.sin(2 * np.pi * 440 * np.arange(_RATE // _FPS) / _RATE)).astype(np.float32)
     with av.open(str(path), "w", options=options) as container:
-        rate = 25 if codec == "mpeg2video" else _FPS  # it knows only some rates
+        rate = 25 if codec == "mpeg2video" else _FPS  # mpeg2video supports only some frame rates
         video = container.add_stream(codec, rate=rate)
         video.width, video.height, video.pix_fmt = *_SIZE, pixels
         audio = container.add_stream(sound_codec, rate=_RATE, layout="mono") if sound_codec else None

@@ -1,4 +1,4 @@
-"""(g) Peak memory of inference on one clip, each network in a process of its own, beside TPAVI as published."""
+"""(g) Peak memory of inference on one clip, each network in a separate process, against TPAVI as published."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from benchmarks.turns import Machine, row
 
 
 def memory(machine: Machine, encoders: Sequence[Encoder] = tuple(ENCODERS.values())) -> Iterator[Row]:
-    """Rows memory-inference-ENCODER-NETWORK. What a process takes at most hardly changes from one turn to the next: one
-    is enough.
+    """Yield rows memory-inference-ENCODER-NETWORK. One turn is enough, since the peak memory of a process hardly varies
+    between turns.
     """
     for encoder in encoders:
         peaks = {name: finished(machine, "-m", "benchmarks.memory", name, encoder.name).peak for name in NETWORKS}
@@ -26,7 +26,7 @@ def memory(machine: Machine, encoders: Sequence[Encoder] = tuple(ENCODERS.values
 
 @torch.inference_mode()
 def once(network: str, encoder: Encoder, size: int = 224) -> None:
-    """Segment a clip."""
+    """Segment one clip."""
     given, model = batch(size=size), build(network, encoder)
     model(given.frames, given.waveforms, given.valid)
 

@@ -1,7 +1,7 @@
-"""The networks that are timed, all of random weights, and what they are given: the same frames and sounds for all.
+"""The networks that are timed, with random weights, and their input: the same frames and waveforms for all.
 
-PUBLISHED is the reference: TPAVI as the field runs it. It has the weights of the package's TPAVI, the linear layers of
-PyTorch, and the matrix of all pairs of positions [Thw,Thw], which its authors' code builds (a gigabyte a clip).
+PUBLISHED is the reference: TPAVI as the field runs it. It has the weights of this package's TPAVI, PyTorch's linear
+layers, and the attention matrix over all pairs of positions [Thw,Thw] of the authors' code (a gigabyte per clip).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from icf_avs.networks.tpavi import PixelWiseInteraction
 from icf_avs.training.recipes import RECIPES, with_network, with_visual
 from icf_avs.types import Batch
 
-CLASSES = tuple(f"kind {number}" for number in range(23))  # as many as S4 has
+CLASSES = tuple(f"kind {number}" for number in range(23))  # as many as in S4
 PUBLISHED = "TPAVI as published"
 NETWORKS = (PUBLISHED, "query-light", "query-deformable", "tpavi", "avsegformer", "guided")
 FULL = {"train_visual": True, "audio": "vggish", "dim": 256, "pixel_dim": 64, "heads": 8}  # of the guided network
-COUNTERFACTUALS = 4  # of its training step
+COUNTERFACTUALS = 4  # per training step of the guided network
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A visual encoder; for tests with fewer blocks than it has (depths)."""
+    """A visual encoder. depths: fewer blocks than usual, for tests."""
 
     name: str
     depths: tuple[int, int, int, int] | None = None
@@ -45,7 +45,7 @@ ENCODERS = {encoder.name: encoder for encoder in (RESNET, PVT)}
 
 
 def recipe(network: str, encoder: Encoder) -> TrainConfig:
-    """How a network is trained on S4 with this encoder."""
+    """Return the S4 training recipe of a network with this encoder."""
     config = with_visual(RECIPES["s4-pvt"](), encoder.name, "")
     if network == "guided":
         model = replace(RECIPES["stamps"]().model, visual=encoder.name, classes=CLASSES, **FULL)
@@ -57,7 +57,7 @@ def recipe(network: str, encoder: Encoder) -> TrainConfig:
 
 
 def build(network: str, encoder: Encoder, train: bool = False) -> SegmentationModel:
-    """One of NETWORKS with random weights, for frames and waveforms; all compute VGGish."""
+    """Build one of NETWORKS with random weights, for frames and waveforms. All of them compute VGGish."""
     torch.manual_seed(0)
     config = recipe(network, encoder)
     names = F.normalize(torch.randn(len(CLASSES), 512), dim=-1)
@@ -70,8 +70,8 @@ def build(network: str, encoder: Encoder, train: bool = False) -> SegmentationMo
 
 
 def build_small(of: str, size: int | None = None) -> SegmentationModel:
-    """The network of the recipe "stamps" or "natural", with small encoders of its own. size: of its frames, by default
-    that of the recipe's end.
+    """Build the network of the recipe "stamps" or "natural" with its small encoders. size: of the frames (default: the
+    final size of the recipe).
     """
     torch.manual_seed(0)
     config = RECIPES[of]()
@@ -82,7 +82,7 @@ def build_small(of: str, size: int | None = None) -> SegmentationModel:
 
 
 class PairwiseInteraction(PixelWiseInteraction):
-    """The same numbers in the order of the authors' code: of all pairs of positions first."""
+    """The same result in the order of the authors' code: first the product over all pairs of positions."""
 
     def forward(self, maps: Tensor, audio: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         lead, size = audio.shape[:2], maps.shape[-2:]
@@ -97,7 +97,7 @@ class PairwiseInteraction(PixelWiseInteraction):
 
 
 def as_published(network: nn.Module) -> nn.Module:
-    """TPAVI, changed in place to what its authors' code computes."""
+    """Change TPAVI in place to the computation of the authors' code."""
     for module in network.modules():
         if isinstance(module, PixelWiseInteraction):
             module.__class__ = PairwiseInteraction
@@ -107,7 +107,7 @@ def as_published(network: nn.Module) -> nn.Module:
 
 
 def batch(clips: int = 1, frames: int = 5, size: int = 224) -> Batch:
-    """Random pictures and sounds; clip i sounds kind i, a square, and kind i + 1 is silent beside it."""
+    """Return random frames and waveforms. In clip i, class i sounds (a square), and class i + 1 is silent."""
     torch.manual_seed(0)
     side = size // 4
     masks = torch.zeros(clips, frames, side, side)

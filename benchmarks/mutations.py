@@ -1,4 +1,4 @@
-"""Damage to structured inputs that stays well-formed for long enough to reach the code behind the parser."""
+"""Mutations of structured inputs that stay well-formed enough to reach the code behind the parser."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from fuzz_media import damaged
 
-DEEP = "@deep@"  # becomes a list in a list in a list ...
-LONG = "x" * 200_000  # more than the csv module takes in a cell
+DEEP = "@deep@"  # replaced by deeply nested lists
+LONG = "x" * 200_000  # more than the csv module accepts in a cell
 TELLING: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 0.5, -0.0, 255, 256, 65_536, 2**31, 2**63, 10**9, 10**30, -(10**9), 1e308, 1e-320,
     float("nan"), float("inf"), "", " ", "0", "1", "-1", "nan", "1e999", "9" * 5_000, "\0", "\n", "\ud800", "../../x",
     "/", "..", ".", "~", "a/b", "a\\b", "%s", "\u202e", "é", "\u0661", LONG, DEEP, [], {}, [[]], [None], {"": None},
     ["a"] * 5_000,
 )  # fmt: skip
-_PICKLED = (  # what a pickle may do: names, calls, memos, marks, huge claims
+_PICKLED = (  # pickle opcodes: names, calls, memos, marks, huge lengths
     b"cposix\nsystem\n(S'touch CANARY'\ntR0", b"cbuiltins\nexec\n(S'open(\"CANARY\",\"w\")'\ntR0", b"cos\nabort\n(tR0",
     b"0", b"2", b"(", b"R", b"b", b"Q", b"t", b"l", b"e", b"u", b"N", b"r\xff\xff\xff\x7f", b"j\xff\xff\xff\x7f",
     b"\x8a\xff", b"h\x00", b"q\x00", b"\x96\xff\xff\xff\xff\xff\x00\x00\x00", b"\x8e\xff\xff\xff\xff\xff\x00\x00\x00",
@@ -28,7 +28,7 @@ _PICKLED = (  # what a pickle may do: names, calls, memos, marks, huge claims
 
 
 def mutated_json(text: bytes, rng: np.random.Generator) -> bytes:
-    """A JSON text with one to three values replaced, moved, left out or renamed."""
+    """Return a JSON text with one to three values replaced, moved, left out or renamed."""
     document = [json.loads(text)]
     for _ in range(rng.integers(1, 4)):
         places = list(_places(document))
@@ -52,7 +52,7 @@ def mutated_json(text: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _places(value: Any) -> Any:
-    """All (container, key) of a document."""
+    """Yield all (container, key) of a document."""
     for key in list(value) if isinstance(value, dict) else range(len(value)):
         yield value, key
         if isinstance(value[key], dict | list):
@@ -65,7 +65,7 @@ def _telling(rng: np.random.Generator) -> Any:
 
 
 def _changed(value: Any, rng: np.random.Generator) -> Any:
-    """Much the same value."""
+    """Return a similar value."""
     if isinstance(value, bool) or value is None:
         return not value
     if isinstance(value, int | float):
@@ -84,7 +84,7 @@ def _changed(value: Any, rng: np.random.Generator) -> Any:
 
 
 def mutated_csv(text: bytes, rng: np.random.Generator) -> bytes:
-    """A table with one or two cells, rows or columns changed, in one of the forms that spreadsheets write."""
+    """Return a table with one or two cells, rows or columns changed, in one of the formats that spreadsheets write."""
     rows = list(csv.reader(io.StringIO(text.decode())))
     for _ in range(rng.integers(1, 3)):
         if not rows:
@@ -115,7 +115,7 @@ def mutated_csv(text: bytes, rng: np.random.Generator) -> bytes:
 
 
 def mutated_checkpoint(content: bytes, rng: np.random.Generator) -> bytes:
-    """A safetensors file with another configuration, specification, recipe, header or weights."""
+    """Return a safetensors file with another configuration, specification, recipe, header or weights."""
     length = int.from_bytes(content[:8], "little")
     header, body = json.loads(content[8 : 8 + length]), content[8 + length :]
     match rng.integers(8):
@@ -146,7 +146,7 @@ def _length(count: int, rng: np.random.Generator) -> bytes:
 
 
 def mutated_pickle(content: bytes, rng: np.random.Generator) -> bytes:
-    """A pickle with operations put in."""
+    """Return a pickle with opcodes inserted."""
     data = bytearray(content)
     for _ in range(rng.integers(1, 4)):
         place = int(rng.integers(min(len(data), 400))) if rng.random() < 0.8 else len(data) - int(rng.integers(1, 60))
@@ -158,7 +158,7 @@ MUTATED = {"csv": mutated_csv, "json": mutated_json, "checkpoint": mutated_check
 
 
 def mutated(form: str, originals: tuple[bytes, ...], rng: np.random.Generator) -> bytes:
-    """One of the originals, damaged as what it is ("csv", "json", "checkpoint", "pickle") or byte by byte."""
+    """Return one of the originals, damaged as its form ("csv", "json", "checkpoint", "pickle") or byte by byte."""
     content = originals[rng.integers(len(originals))]
     if form in MUTATED and rng.random() < 0.8:
         content = MUTATED[form](content, rng)

@@ -1,6 +1,6 @@
-"""What each optimisation of docs/SPEED.md buys that no other benchmark shows: done so, and otherwise, in turns.
+"""Gain of each optimisation in docs/SPEED.md that no other benchmark shows: with and without it, in turns.
 
-Encoders and layers run on one thread, as `icf segment` has them; a training step and its memory on all.
+Encoders and layers run on one thread, as in `icf segment`; a training step and its memory use all threads.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Way = Callable[[], object]
 def optimisations(
     machine: Machine, encoder: Encoder = PVT, seconds_of_video: int = 2, side: int = 384
 ) -> Iterator[Row]:
-    """Rows NAME, beside what would be done without."""
+    """Yield rows NAME, against the variant without the optimisation."""
     one = replace(machine, threads=1)
     one.pin()
     try:
@@ -60,13 +60,13 @@ def optimisations(
 
 
 def _layers(encoder: Encoder, side: int) -> Iterator[tuple[str, str, str, Way, Way]]:
-    """Of the library oneDNN, and the order of numbers in memory."""
+    """oneDNN layers, and the memory format."""
     frames, small = batch().frames[0], torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8)
     mel, maps, kernel = torch.randn(5, 96, 64), torch.randn(5, 256, 56, 56), torch.randn(256, 256, 1, 1)
     visual, vggish, lite = encoder.build(), VGGish().eval(), load_efficientnet_lite0()
     plain, rows, contiguous = _plain_linears(visual), _plain_linears(vggish), deepcopy(vggish)
     contiguous.features.to(memory_format=torch.contiguous_format)
-    separate = deepcopy(lite).requires_grad_(True)  # of layers that train nothing is fused
+    separate = deepcopy(lite).requires_grad_(True)  # only frozen layers are fused
     linears = "PyTorch's linear layers"
     yield f"linear-{encoder.name}", linears, "s/5 frames", lambda: visual(frames), lambda: plain(frames)
     yield "linear-vggish", linears, "s/5 windows", lambda: vggish(mel), lambda: rows(mel)
@@ -160,7 +160,7 @@ def _overlay(length: int) -> tuple[str, str, str, Way, Way]:
 
 
 def _features() -> tuple[str, str, str, Way, Way]:
-    """A step of the recipe `stamps`, six clips, whose visual encoder is frozen."""
+    """A training step of the recipe `stamps` on six clips; its visual encoder is frozen."""
     model = build_small("stamps")
     given = batch(6)
     cached = replace(given, pyramid=[level.clone() for level in model.network.encode_frames(given.frames).pyramid])
@@ -169,7 +169,7 @@ def _features() -> tuple[str, str, str, Way, Way]:
 
 
 def _run_lengths(machine: Machine) -> Row:
-    """Bytes of a mask in memory: a disc of a quarter of the frame's height."""
+    """Bytes of a mask in memory, for a disc whose radius is a quarter of the frame height."""
     rows, columns = np.ogrid[:HEIGHT, :WIDTH]
     mask = (rows - HEIGHT / 2) ** 2 + (columns - WIDTH / 2) ** 2 < (HEIGHT / 4) ** 2
     size = len(encode(mask)["counts"]) / 1e6
@@ -177,7 +177,7 @@ def _run_lengths(machine: Machine) -> Row:
 
 
 def _decoded_once(machine: Machine, length: int) -> Row:
-    """`icf segment`, and the same where model and overlay each decode the video, as they do at 4K."""
+    """`icf segment` against a variant in which model and overlay each decode the video, as is done at 4K."""
     code = "import sys; from icf_avs.media import frame_tee; from icf_avs.__main__ import main; "
     with tempfile.TemporaryDirectory() as folder:
         video = write_video(pattern_loop(Path(folder, "loop.mp4"), seconds=length), Path(folder, "video.mp4"), length)
@@ -191,7 +191,7 @@ def _decoded_once(machine: Machine, length: int) -> Row:
 
 
 def _kept_memory(machine: Machine) -> Row:
-    """A training step of the query network in a process that keeps what it frees, and in one that does not."""
+    """A training step of the query network in a process that keeps freed memory, against one that returns it."""
     words = "-m", "benchmarks.training", "resnet-50", "query-light", "cpu"
     turns = [[float(finished(machine, *words, keep).printed) for keep in ("kept", "given-back")] for _ in range(TURNS)]
     return row("freed-memory-kept", *zip(*turns, strict=True), "given back", machine, f"s/step of {CLIPS} clips")

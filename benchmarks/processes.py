@@ -1,4 +1,4 @@
-"""Whole processes: how long they take and how much memory they need at most."""
+"""Run whole processes and measure their time and peak memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks.turns import Machine
 
 ROOT = Path(__file__).parents[1]
-# A small process starts the one that is measured: Linux counts what the starting process holds to the memory of what it
-# starts. Prints seconds, processor seconds, peak memory, exit code, and what the measured process printed.
+# A small process starts the measured one, because Linux counts the memory of the starting process to its child. Prints
+# seconds, CPU seconds, peak memory, exit code, and the output of the measured process.
 _STARTER = """
 import json, resource, subprocess, sys, time
 began = time.perf_counter()
@@ -35,7 +35,7 @@ class Finished:
 
 
 def finished(machine: Machine, *arguments: str) -> Finished:
-    """Run Python with these arguments, its threads pinned, to its end. Raises CalledProcessError where it fails."""
+    """Run Python with these arguments and pinned threads until it ends. Raises CalledProcessError if it fails."""
     command = [sys.executable, *arguments]
     pinned = {**os.environ, "OMP_NUM_THREADS": str(machine.threads), "PYTHONPATH": str(ROOT)}
     starter = [sys.executable, "-S", "-c", _STARTER, *command]

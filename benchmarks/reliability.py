@@ -1,6 +1,6 @@
-"""The table of what was tried to break the program: results/reliability.csv, one row a check and seed.
+"""Table of all robustness checks: results/reliability.csv, one row per check and seed.
 
-Each script replaces its own rows only, also while another one writes.
+Each script replaces only its own rows, even while another script writes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ COLUMNS = ("check", "tried", "failed", "seed", "command", "revision")
 
 
 def save_row(path: Path, check: str, tried: int, failed: int, seed: int | str = "") -> None:
-    """Put a row in place of that of the same check and seed in the table at `path`; it names this run's command.
+    """Replace the row of the same check and seed in the table at `path`; the row records the command of this run.
 
-    Raises UserError if the file is no such table.
+    Raises UserError if the file is not such a table.
     """
     cells = check, str(tried), str(failed), str(seed), _command(), revision()
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(path.parent, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed; the table itself is replaced, so it cannot be locked
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until closed; the table file itself is replaced, so it cannot be locked
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)

@@ -1,4 +1,4 @@
-"""(f) F over 255 thresholds: one histogram a frame against the formula, 255 passes, on the same frames."""
+"""(f) F over 255 thresholds: one histogram per frame against the formula with 255 passes, on the same frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FRAMES, SIZE = 5, 224
 
 
 def scores(machine: Machine) -> Iterator[Row]:
-    """Rows f-curve-KIND, the kinds of predictions."""
+    """Yield rows f-curve-KIND, where KIND is the kind of predictions."""
     for kind, (probabilities, truth) in inputs().items():
         turns = seconds(
             machine,
@@ -26,7 +26,7 @@ def scores(machine: Machine) -> Iterator[Row]:
 
 
 def direct(probabilities: Tensor, truth: Tensor) -> Tensor:
-    """F of every frame at every threshold as the formula says it: [n, H, W] floats twice -> float32 [n, 255]."""
+    """F of every frame at every threshold, directly from the formula: two float [n, H, W] -> float32 [n, 255]."""
     precision, recall = torch.zeros(2, len(truth), len(THRESHOLDS))
     for i, (p, g) in enumerate(zip(probabilities, truth, strict=True)):
         for j, threshold in enumerate(THRESHOLDS):
@@ -37,7 +37,7 @@ def direct(probabilities: Tensor, truth: Tensor) -> Tensor:
 
 
 def inputs() -> dict[str, tuple[Tensor, Tensor]]:
-    """Probabilities and truth [FRAMES, SIZE, SIZE] of several kinds."""
+    """Return probabilities and truth [FRAMES, SIZE, SIZE] of several kinds."""
     torch.manual_seed(0)
     shape = (FRAMES, SIZE, SIZE)
     truth = torch.zeros(shape)

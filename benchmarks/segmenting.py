@@ -1,9 +1,9 @@
-"""(c) `icf segment`, the whole process, and (g) its memory: by length of the video and masks a second, at 720p.
+"""(c) Time of `icf segment` as a whole process, and (g) its memory, by video length and masks per second, at 720p.
 
-Every frame of the video has a mask, but in rows with "empty". Seconds per second of video beside real time, and the
-same for the longest video beside the shortest: a ratio of 1 or more says that time is linear. So with memory: what the
-longest takes beside what the shortest does. A process is run once for each turn; ten minutes have one turn.
-With `stamps` at all rates, and at one mask a second with `natural`, which needs its audio weights.
+Every frame of the video has a mask, except in rows with "empty". Time per second of video is compared with real time,
+and for longer videos with the shortest: a ratio of 1 or more means linear time. Memory of longer videos is compared in
+the same way. A process is run once per turn; ten minutes have one turn. `stamps` is run at all rates, and `natural`,
+which needs its audio weights, at one mask per second.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from benchmarks.table import Row
 from benchmarks.turns import Machine, row
 from benchmarks.videos import HEIGHT, LOOP, WIDTH, pattern_loop, scene_loop, write_video
 
-MOST_MEMORY = 1100.0  # MB, that a process may take
-ONE_TURN = 300  # seconds of video from which on one turn is enough
+MOST_MEMORY = 1100.0  # MB per process
+ONE_TURN = 300  # seconds of video from which one turn is enough
 LEAST_MASKS = 0.9  # share of the scene's frames in which something must be segmented
 
 
@@ -27,8 +27,8 @@ def segmenting(
     machine: Machine, lengths: Sequence[int] = (10, 60, 600), rates: Sequence[float] = (1, 5),
     size: tuple[int, int] = (WIDTH, HEIGHT), loop: int = LOOP,
 ) -> Iterator[Row]:  # fmt: skip
-    """Rows segment-RATE-LENGTH against real time, ...-memory against the limit, and both against the shortest video;
-    segment-empty-..., of the longest video at the first rate.
+    """Yield rows segment-RATE-LENGTH against real time, ...-memory against the limit, and both against the shortest
+    video; segment-empty-... for the longest video at the first rate.
     """
     yield from _segmenting(machine, [("stamps", rate) for rate in rates], lengths, size, loop)
 
@@ -36,14 +36,14 @@ def segmenting(
 def segmenting_natural(
     machine: Machine, lengths: Sequence[int] = (10, 60, 600), size: tuple[int, int] = (WIDTH, HEIGHT), loop: int = LOOP
 ) -> Iterator[Row]:
-    """The same rows as segment-natural-..."""
+    """Yield the same rows as segment-natural-..."""
     yield from _segmenting(machine, [("natural", 1)], lengths, size, loop)
 
 
 def _segmenting(
     machine: Machine, asked: list[tuple[str, float]], lengths: Sequence[int], size: tuple[int, int], loop: int
 ) -> Iterator[Row]:
-    """asked: checkpoints, each with its masks a second."""
+    """asked: pairs of checkpoint and masks per second."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         scene = scene_loop(place / "scene.mp4", *size, loop)
@@ -75,7 +75,7 @@ def _rows(machine: Machine, label: str, runs: dict[int, list[Finished]]) -> Iter
         yield row(name, [run.wall / length for run in found], [1.0] * len(found), "real time", machine, "s/s of video")
         yield row(f"{name}-memory", peaks, [MOST_MEMORY] * len(peaks), "limit", machine, "MB")
         if length != shortest:
-            # From the second length on: what more video costs, without the start of the process.
+            # From the second length on: cost of additional video, without the start of the process.
             beside, work = [run.cpu / shortest for run in first], [run.cpu / length for run in found]
             yield row(f"{name}-compute", work, beside[: len(work)], short, machine, "CPU s/s of video")
             yield row(f"{name}-memory", peaks, [run.peak for run in first[: len(found)]], short, machine, "MB")
@@ -84,7 +84,7 @@ def _rows(machine: Machine, label: str, runs: dict[int, list[Finished]]) -> Iter
 
 
 def _runs(machine: Machine, videos: dict[int, Path], checkpoint: str, rate: float) -> dict[int, list[Finished]]:
-    """The lengths take turns, long ones only once; before, the shortest warms the disk's cache and does not count."""
+    """Run the lengths in turns, long ones only once. A first uncounted run of the shortest warms the disk cache."""
     _run(machine, videos[min(videos)], checkpoint, rate)
     runs: dict[int, list[Finished]] = {length: [] for length in videos}
     for turn in range(machine.turns):

@@ -28,12 +28,12 @@ from gradio_client.exceptions import AppError
 from reliability import save_row
 
 CLIENTS, FIRST, POISONED, MARGIN = 10, 50, 10, 100
-WAIT = 900  # seconds that a client waits for its answer, and for its turn
+WAIT = 900  # seconds that a client waits for its turn and its result
 SECONDS, SIZE, RATE = 3, 160, 16_000
 
 
 def write(path: Path) -> None:
-    """Write a video of a moving square and a tone."""
+    """Write a video of a moving square with a tone."""
     with av.open(str(path), "w") as container:
         video, audio = container.add_stream("libx264", rate=10), container.add_stream("aac", rate=RATE, layout="mono")
         video.width, video.height, video.pix_fmt = SIZE, SIZE, "yuv420p"
@@ -49,12 +49,12 @@ def write(path: Path) -> None:
 
 
 def memory(process: int) -> float:
-    """Resident megabytes of a process (Linux)."""
+    """Return the resident memory of a process in megabytes (Linux)."""
     return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[1]) / 1000
 
 
 def visit(address: str, good: Path, bad: Path, numbers: list[int]) -> int:
-    """Put these uploads into the queue at once; how many are not answered as they must be."""
+    """Queue these uploads at once, and return how many get a wrong response."""
     with tempfile.TemporaryDirectory() as folder:
         client = Client(address, verbose=False, download_files=folder, httpx_kwargs={"timeout": WAIT})
         jobs = [
@@ -101,7 +101,7 @@ def main() -> int:
                     f"{numbers[-1] + 1} uploads, {failed} failed, {sizes[-1]:.0f} MB, {time.monotonic() - began:.0f} s"
                 )
         finally:
-            server.terminate()  # SIGINT is ignored by what a shell has started in the background
+            server.terminate()  # processes that a shell starts in the background ignore SIGINT
             try:
                 failed += server.wait(60) != 0
             except subprocess.TimeoutExpired:

@@ -1,7 +1,7 @@
-"""(d) Log-mel of a minute of sound in windows: ours against librosa and against NumPy.
+"""(d) Log-mel spectrogram of a minute of audio in windows: ours against librosa and NumPy.
 
-librosa pads each frame to the transform on both sides where VGGish's front end pads on one, and sums the same bands;
-the work is the same. Where librosa is not installed its row is left out, and a line says so.
+librosa pads each frame to the FFT size on both sides, VGGish's front end on one side, and both sum the same bands. The
+work is the same. If librosa is not installed, its row is left out and a message is printed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from icf_avs.media.vggish_frontend import (
 
 
 def filters() -> np.ndarray:
-    """[257, 64] HTK triangles, linear in mel, from the formula."""
+    """Return [257, 64] HTK triangular filters, linear in mel, from the formula."""
 
     def mel(hertz: np.ndarray) -> np.ndarray:
         return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
@@ -42,13 +42,13 @@ def filters() -> np.ndarray:
 
 
 def by_numpy(waves: np.ndarray, bank: np.ndarray, window: np.ndarray) -> np.ndarray:
-    """waves [n, samples] -> [n, frames, 64]."""
+    """Compute log-mel with NumPy: waves [n, samples] -> [n, frames, 64]."""
     frames = np.lib.stride_tricks.sliding_window_view(waves, FRAME, axis=-1)[:, ::HOP]
     return np.log(np.abs(np.fft.rfft(frames * window, FFT)) @ bank + LOG_OFFSET)
 
 
 def spectrograms(machine: Machine, count: int = 60) -> Iterator[Row]:
-    """Rows log-mel."""
+    """Yield rows log-mel."""
     waves = np.random.default_rng(0).normal(0, 0.1, (count, WINDOW)).astype(np.float32)
     bank, window = filters(), np.hanning(FRAME + 1)[:-1].astype(np.float32)
     given = torch.from_numpy(waves)

@@ -1,4 +1,4 @@
-"""(h) Seconds to start: `icf --help` beside Python alone, `import icf_avs` the same, loading a model beside PyTorch."""
+"""(h) Startup time: `icf --help` and `import icf_avs` against plain Python, model loading against import torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROGRAMS = {
 
 
 def startup(machine: Machine) -> Iterator[Row]:
-    """Rows start-help, start-import, start-load, and what importing torch.compile would add."""
+    """Yield rows start-help, start-import, start-load, and the extra cost of importing torch.compile."""
     for name, (ours, reference_name, reference) in PROGRAMS.items():
         turns = [(finished(machine, *ours).wall, finished(machine, *reference).wall) for _ in range(machine.turns + 1)]
         mine, theirs = zip(*turns[1:], strict=True)

@@ -1,4 +1,4 @@
-"""results/bench.csv: one row a benchmark, ours beside a reference that took turns with it."""
+"""results/bench.csv: one row per benchmark, ours against a reference that was run in turns with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from icf_avs.errors import UserError
 @dataclass(frozen=True)
 class Row:
     """ours, reference: medians over the turns, in `unit`. ratio: median over the turns of how many times better ours
-    is: reference / ours where less is better, ours / reference of what is counted per second.
+    is: reference / ours if less is better, ours / reference for rates per second.
     """
 
     benchmark: str
@@ -33,7 +33,7 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of the table at `path`, none where it is not there. Raises UserError if it has other columns."""
+    """Return the rows of the table at `path`, none if it does not exist. Raises UserError if it has other columns."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -44,7 +44,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def save_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Put `rows` in place of those of the same benchmark and reference in the table at `path`, and keep the others."""
+    """Replace rows of the same benchmark, reference and device in the table at `path` by `rows`; keep the others."""
     rows = list(rows)
     replaced = {(row.benchmark, row.reference_name, row.device) for row in rows}
     kept = [row for row in read_rows(path) if (row.benchmark, row.reference_name, row.device) not in replaced]

@@ -1,10 +1,10 @@
-"""(b), (g) A training step, forward, backward and AdamW, and the peak memory of its process: each network beside TPAVI
-as published, and query networks with the whole of ICF beside themselves without it.
+"""(b), (g) A training step (forward, backward, AdamW) and the peak memory of its process: each network against TPAVI as
+published, and query networks with all of ICF against the same networks without it.
 
 The runs are the recipes of S4: trained encoder, clips of five frames at 224x224, MIT, SC and CDCL with the published
-text encoders; the guided network has its own losses. All weights are random. Each network is in a process of its own:
-one step that does not count (it allocates the optimizer's state and encodes the texts), then a whole period of steps,
-in which pseudo-words go once through the text encoders, or one step of a network that has none. Processes take turns.
+text encoders; the guided network has other losses. All weights are random. Each network runs in a separate process: one
+uncounted step (it allocates the optimizer state and encodes the texts), then a whole period of steps, in which the
+pseudo-words pass once through the text encoders, or one step for other networks. Processes take turns.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from icf_avs.icf.icf import ICF
 from icf_avs.training.train_module import PlugInTrainModule, TrainModule
 from icf_avs.types import Batch
 
-CLIPS = 2  # of a batch: TPAVI as published takes gigabytes for each
+CLIPS = 2  # per batch: TPAVI as published takes gigabytes per clip
 TURNS = 2  # at most
-ONCE = ("tpavi", "avsegformer")  # networks that are so slow, and so little compared, that one turn is enough
+ONCE = ("tpavi", "avsegformer")  # slow networks that are rarely compared: one turn is enough
 WITH_ICF = ("query-light+icf", "query-deformable+icf")
 ALONE = "the network alone"
 
 
 class Words:
-    """A tokenizer with a token a word: which they are takes no time. ends: the first and last token of a sentence."""
+    """A tokenizer with one token per word; token ids do not affect time. ends: first and last token of a text."""
 
     def __init__(self, ends: tuple[int, int]) -> None:
         self.ends = ends
@@ -55,7 +55,7 @@ class Words:
 
 
 def text_encoder(source: TextEncoderSpec, layers: int | None = None) -> TextEncoder:
-    """A published text encoder of random weights, whose sizes are transformers' defaults. layers: for tests."""
+    """Build a published text encoder with random weights and the default sizes of transformers. layers: for tests."""
     architecture = getattr(transformers, source.model)
     config = architecture.config_class(**({} if layers is None else {"num_hidden_layers": layers}))
     words = Words((0, 2) if source is CLAP else (49_406, 49_407))
@@ -63,7 +63,7 @@ def text_encoder(source: TextEncoderSpec, layers: int | None = None) -> TextEnco
 
 
 def train_module(network: str, encoder: Encoder) -> TrainModule:
-    """What trains a network; NETWORK+icf is one with the whole of ICF."""
+    """Return the training module of a network; NETWORK+icf includes all of ICF."""
     name, _, icf = network.partition("+")
     model = build(name, encoder, train=True)
     if name == "guided":
@@ -79,7 +79,7 @@ def train_module(network: str, encoder: Encoder) -> TrainModule:
 
 
 def one_step(module: TrainModule, given: Batch) -> Callable[[], None]:
-    """A whole step as a program."""
+    """Return a function that runs a whole training step."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
 
@@ -93,7 +93,7 @@ def one_step(module: TrainModule, given: Batch) -> Callable[[], None]:
 
 
 def seconds_a_step(network: str, encoder: Encoder, clips: int = CLIPS, size: int = 224, device: str = "cpu") -> float:
-    """Mean over a period of encode_every steps of a query network, or one step; one step before does not count."""
+    """Mean over a period of encode_every steps for a query network, else one step; a first step does not count."""
     place = torch.device(device)
     step = one_step(train_module(network, encoder).to(place), batch(clips, size=size).to(place))
     settings = recipe("query-light", encoder).icf.mit
@@ -110,7 +110,7 @@ def seconds_a_step(network: str, encoder: Encoder, clips: int = CLIPS, size: int
 
 
 def training(machine: Machine, encoders: Sequence[Encoder] = tuple(ENCODERS.values())) -> Iterator[Row]:
-    """Rows training-step-ENCODER-NETWORK, in seconds a step, and training-memory-ENCODER-NETWORK, in megabytes."""
+    """Yield rows training-step-ENCODER-NETWORK (seconds per step) and training-memory-ENCODER-NETWORK (megabytes)."""
     for encoder in encoders:
         runs: dict[str, list] = {name: [] for name in (*NETWORKS, *WITH_ICF)}
         for turn in range(min(machine.turns, TURNS)):

@@ -1,4 +1,4 @@
-"""Two programs take turns: whatever else the machine does falls on both."""
+"""Time programs in turns, so that other load on the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from icf_avs.provenance import hardware, revision
 
 @dataclass(frozen=True)
 class Machine:
-    """How the programs are run: threads of PyTorch, the device, turns of each program."""
+    """How programs are run: threads of PyTorch, device, turns of each program."""
 
     turns: int = 5
     threads: int = 2
     device: str = "cpu"
 
     def pin(self) -> None:
-        """Hold this process to the threads."""
+        """Limit this process to `threads` threads."""
         torch.set_num_threads(self.threads)
 
     @property
@@ -37,11 +37,11 @@ class Machine:
 
 
 def seconds(machine: Machine, *programs: Callable[[], object], warm: bool = True) -> list[list[float]]:
-    """Seconds of each turn of each program.
+    """Return the seconds of each turn of each program.
 
-    Every program runs once more, uncounted, right before it is timed: otherwise it would pay for what the one before it
-    left in the processor's caches, which is most where that one is the largest. warm: False for programs so long that
-    it does not matter.
+    Every program runs once, uncounted, right before it is timed. Otherwise its time would depend on what the previous
+    program left in the processor caches, most of all after the largest. warm: False for programs so long that it does
+    not matter.
     """
     taken: list[list[float]] = [[] for _ in programs]
     for _ in range(machine.turns):
@@ -65,7 +65,7 @@ def row(
     unit: str = "s",
     more_is_better: bool = False,
 ) -> Row:
-    """The row of paired figures, one of each a turn."""
+    """Return the table row for paired figures, one pair per turn."""
     ratios = [mine / theirs if more_is_better else theirs / mine for mine, theirs in zip(ours, reference, strict=True)]
     cells = (f"{median(values):.4g}" for values in (ours, reference))
     ratio = f"{median(ratios):.3g}"

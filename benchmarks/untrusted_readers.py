@@ -1,4 +1,4 @@
-"""All that reads a table, a JSON text, a checkpoint or a pickle of unknown origin, with sound inputs for each."""
+"""All readers of tables, JSON, checkpoints and pickles of unknown origin, with valid inputs for each."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ SETTINGS = Settings(None, "0" * 64, 1.0, 0.5, False, None)
 
 @dataclass(frozen=True)
 class Reader:
-    """`read(folder)` reads folder/file, which is given a damaged one of `originals`; `beside` lies there undamaged."""
+    """`read(folder)` reads folder/file, a damaged version of one of `originals`. `beside`: other, undamaged files."""
 
     name: str
-    form: str  # "csv", "json", "checkpoint", "pickle" or "bytes": how it is damaged
+    form: str  # kind of damage: "csv", "json", "checkpoint", "pickle" or "bytes"
     file: str
     originals: tuple[bytes, ...]
     read: Callable[[Path], object]
@@ -60,7 +60,7 @@ class Reader:
 
 
 def csv_text(*rows: tuple[object, ...]) -> bytes:
-    """A table."""
+    """Return a CSV table as bytes."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()
@@ -145,7 +145,7 @@ def _pickles() -> tuple[bytes, ...]:
     return tuple(pickle.dumps(tensor.clone().requires_grad_(), protocol) for protocol in (2, 3, 4))
 
 
-# What the program wrote itself, and takes back
+# Files that the program itself wrote and reads back
 
 
 def _manifest(folder: Path) -> None:
@@ -231,7 +231,7 @@ def _own_readers() -> list[Reader]:
 
 
 def _rcc(version: int) -> bytes:
-    """A folder with a raw and a packed file."""
+    """Return a Qt resource file with a folder, a raw and a compressed file."""
     names = [struct.pack(">HI", len(name), 0) + name.encode("utf-16-be") for name in ("folder", "a.txt", "b.bin")]
     at = [0, len(names[0]), len(names[0] + names[1])]
     packed = struct.pack(">I", 700) + zlib.compress(b"packed " * 100)
@@ -252,7 +252,7 @@ def _rcc(version: int) -> bytes:
 
 
 def _checkpoints(scratch: Path) -> tuple[bytes, ...]:
-    """Small ones: the whole method, and the plain baseline with a class head."""
+    """Return small checkpoints: the whole method, and the plain baseline with a class head."""
     found = []
     whole = ModelConfig(("bell", "cat", "dog"), dim=32, pixel_dim=16)
     plain = replace(whole, implicit_text=None, counterfactual=None, contrastive=None, semantic=True)
@@ -270,14 +270,14 @@ def _frozen_visual() -> torch.nn.Module:
 
 
 def _build_visual(name: str, **options: object) -> torch.nn.Module:
-    """Loads the frozen encoder, a trusted file of another package, once; no other one is downloaded."""
+    """Load the frozen encoder, a trusted file of another package, once. No other encoder is downloaded."""
     if name == "efficientnet-lite0" and options == {"random": False, "frozen": True}:
         return _frozen_visual()
     return build_visual(name, **options)
 
 
 def _load(folder: Path) -> None:
-    """Load it as `icf segment` does; one that loads must answer, too."""
+    """Load the file as `icf segment` does. A checkpoint that loads must also predict."""
     path = folder / "model.safetensors"
     model_card("model", read_recipe(path), "use", folder, short_digest(sha256_of(path)))
     model = load_checkpoint(path)
@@ -287,7 +287,7 @@ def _load(folder: Path) -> None:
 
 
 def readers(scratch: Path) -> list[Reader]:
-    """All of them. `scratch` is an empty folder for making the originals."""
+    """Return all readers. `scratch`: an empty folder for making the originals."""
     icf_avs.checkpoint.serialization.build_visual = _build_visual
     checkpoint = Reader("checkpoint", "checkpoint", "model.safetensors", _checkpoints(scratch), _load)
     return [
@@ -297,4 +297,4 @@ def readers(scratch: Path) -> list[Reader]:
         checkpoint,
         checkpoint,
         checkpoint,
-    ]  # it has most to it
+    ]  # three times, since it has the most code

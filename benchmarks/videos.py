@@ -1,9 +1,9 @@
-"""Videos to time programs on: 720p, 25 frames a second, H.264 and AAC, of any length.
+"""Benchmark videos of any length: 720p, 25 frames per second, H.264 and AAC.
 
-Ten seconds are encoded once; longer videos repeat their packets, so that ten minutes are written in seconds and cost
-the same per second to decode. scene: a composed scene of the embedded benchmark, in which one object sounds all the
-time, so that every frame has a mask. pattern: a grainy image under a moving camera, with a tone that comes and goes,
-which is in no class; masks are empty.
+Ten seconds are encoded once. Longer videos repeat their packets, so that ten minutes are written in seconds and cost
+the same per second to decode. scene: a composed scene of the embedded benchmark in which one object always sounds, so
+that every frame has a mask. pattern: a grainy image under a moving camera with an intermittent tone, which belongs to
+no class, so masks are empty.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from icf_avs.types import RATE as SCENE_SOUND_RATE
 
 WIDTH, HEIGHT, RATE = 1280, 720, 25
 SOUND_RATE = 48_000
-LOOP = 10  # seconds that repeat
-SCENE = 35  # a test scene: a sheep bleats, which both checkpoints know, beside a vulture
+LOOP = 10  # seconds that are repeated
+SCENE = 35  # a test scene: a bleating sheep, known to both checkpoints, beside a vulture
 
 
 @dataclass(frozen=True)
 class Loop:
-    """What repeats: video without sound, and samples float32 [N] at SOUND_RATE, as long as the video."""
+    """The repeated part: video without sound, and samples float32 [N] at SOUND_RATE, as long as the video."""
 
     path: Path
     samples: np.ndarray
 
 
 def pattern(count: int, width: int, height: int) -> Iterator[np.ndarray]:
-    """RGB uint8 [height, width, 3]: as hard to encode and decode as filmed video, about 3 Mbit a second at 720p."""
+    """Yield RGB uint8 [height, width, 3], as hard to encode and decode as filmed video, about 3 Mbit/s at 720p."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(40, 216, (height // 20 + 8, width // 20 + 40, 3)).repeat(20, 0).repeat(20, 1)
     scene = (coarse + rng.normal(0, 6, coarse.shape)).clip(0, 255).astype(np.uint8)
     side = height // 4
     for number in range(count):
-        turn = 2 * np.pi * number / count  # comes back to where it began, so that the loop has no cut
+        turn = 2 * np.pi * number / count  # returns to its start, so that the loop has no cut
         x, y = round(150 * (1 - np.cos(turn))), round(40 * (1 - np.cos(turn)))
         picture = scene[y : y + height, x : x + width].copy()
         left, top = round((width - side) * (1 + np.sin(turn)) / 2), height // 2 - side // 2
@@ -59,7 +59,7 @@ def pattern_loop(path: Path, width: int = WIDTH, height: int = HEIGHT, seconds: 
 
 
 def scene_loop(path: Path, width: int = WIDTH, height: int = HEIGHT, seconds: int = LOOP) -> Loop:
-    """Encode a composed scene, with the noise of a camera: about 3 Mbit a second at 720p."""
+    """Encode a composed scene with camera noise, about 3 Mbit/s at 720p."""
     catalog = load_catalog()
     style = replace(BALANCED, num_sources=(1.0,), continuous=1.0)
     scene = sample_scene(catalog, "test", SCENE, style=style, seconds=seconds)
@@ -85,7 +85,7 @@ def _encoded(path: Path, frames: Iterator[np.ndarray], width: int, height: int, 
 
 
 def write_video(loop: Loop, path: Path, seconds: int) -> Path:
-    """Write a video of at least `seconds`, whole loops."""
+    """Write a video of at least `seconds`, in whole loops."""
     length = len(loop.samples) // SOUND_RATE
     turns = -(-seconds // length)
     with av.open(str(path), "w") as container:
