@@ -1,8 +1,8 @@
-"""Segment a video with ONNX Runtime and PyAV alone: one mask (0 or 255) a second, as large as the video is shown.
+"""Segment a video with only ONNX Runtime and PyAV: one mask (0 or 255) per second, in display size.
 
 icf export natural --out model && python examples/onnx_segment.py model/natural.onnx street.mp4 masks
 
-A model with a tagger has a second file, NAME-tags.onnx: it hears, and frames in which it hears nothing are left out.
+A model with a tagger has a second file, NAME-tags.onnx. Frames for which it predicts no tag are skipped.
 """
 
 import json
@@ -27,7 +27,7 @@ fps, side, rate, window = spec["fps"], spec["image_size"], spec["sample_rate"], 
 
 
 def shown(frame, array):
-    """[H, W, ...] as stored -> as shown: phones store a turned picture, and a matrix [a b u; c d v; ...] beside it."""
+    """Turn [H, W, ...] from stored to displayed orientation. Phones store a display matrix [a b u; c d v; ...]."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     a, b, _, c, d = np.frombuffer(bytes(matrix), "=i4")[:5].tolist() if matrix else (1, 0, 0, 0, 1)
     transposed = abs(b) + abs(c) > abs(a) + abs(d)
@@ -37,7 +37,7 @@ def shown(frame, array):
 
 
 def resized(array, height, width):
-    """[H, W, ...] -> [height, width, ...], bilinear, antialiased where it shrinks."""
+    """[H, W, ...] -> [height, width, ...], bilinear, antialiased when shrinking."""
     for axis, size in enumerate((height, width)):
         scale = array.shape[axis] / size
         far = np.arange(array.shape[axis]) + 0.5 - (np.arange(size)[:, None] + 0.5) * scale
@@ -48,7 +48,7 @@ def resized(array, height, width):
 
 
 def predicted(frames, waves):
-    """Of a clip -> mask logits of the frames that are segmented, by their index; how sure each word is [T, words]."""
+    """Clip -> {frame index: mask logits} of the segmented frames, and the probability of each tag [T, words]."""
     if tagger is None:
         logits, *heard = session.run(None, {"frames": frames[None], "waves": waves[None]})
         return dict(enumerate(logits[0])), heard[0][0] if words else None
@@ -61,11 +61,11 @@ def predicted(frames, waves):
 
 
 at, sound, start, begin, pictures_read, seen_to, heard_to = {}, [], None, None, 0, 0.0, 0.0
-with av.open("file:" + os.path.abspath(video)) as file:  # a name with a colon is no protocol
+with av.open("file:" + os.path.abspath(video)) as file:  # so that a colon in the name is not read as a protocol
     pictures, track = file.streams.best("video"), file.streams.best("audio")
     resampler = av.AudioResampler("fltp", None, rate)
     for frame in file.decode(pictures, track):
-        if isinstance(frame, av.VideoFrame):  # the picture on display in the middle (`phase`) of each second stays
+        if isinstance(frame, av.VideoFrame):  # keep the frame shown in the middle (`phase`) of each second
             start = frame.time if start is None else start
             at[max(0, math.ceil((frame.time - start) * fps - spec["phase"] - 1e-6))] = frame
             lasts = float(frame.duration * frame.time_base) if frame.duration else float(1 / pictures.average_rate)
@@ -74,22 +74,22 @@ with av.open("file:" + os.path.abspath(video)) as file:  # a name with a colon i
             begin = frame.time if begin is None else begin
             heard_to = frame.time + frame.samples / frame.sample_rate
             sound += [block.to_ndarray().mean(0) for block in resampler.resample(frame)]
-sound += [block.to_ndarray().mean(0) for block in resampler.resample(None)]  # what is left in it
-if heard_to > seen_to + 0.25 * (pictures_read > 1):  # the last picture is shown as long as the sound lasts
+sound += [block.to_ndarray().mean(0) for block in resampler.resample(None)]  # flush
+if heard_to > seen_to + 0.25 * (pictures_read > 1):  # the last frame is shown until the sound ends
     seen_to = heard_to
-count = max(1, math.ceil((seen_to - start) * fps - 0.1))  # a short rest is no second
-late = round((begin - start) * rate)  # second 0 is the first picture; what sounds before it is left out
+count = max(1, math.ceil((seen_to - start) * fps - 0.1))  # a short remainder does not count as a second
+late = round((begin - start) * rate)  # second 0 is the first frame; earlier sound is dropped
 wave = np.concatenate([np.zeros(window + max(0, late)), *sound])[max(0, -late) :].astype(np.float32)
 wave[:window] = 0
 wave = np.concatenate([wave, np.zeros(math.ceil(count / fps * rate) + window, np.float32)])
 chosen = [at[max(second for second in at if second <= i)] for i in range(count)]
 
 os.makedirs(out, exist_ok=True)
-for first in range(0, count, spec["frames"]):  # clips as long as the model was trained on
+for first in range(0, count, spec["frames"]):  # clips of the length used in training
     clip = range(first, min(first + spec["frames"], count))
     views = [shown(chosen[i], chosen[i].to_ndarray(format="rgb24")) for i in clip]
     frames = np.stack([resized(view, side, side).round().astype(np.uint8) for view in views])
-    starts = [window + round((i + 0.5) / fps * rate - window / 2) for i in clip]  # of the sound around each middle
+    starts = [window + round((i + 0.5) / fps * rate - window / 2) for i in clip]  # of the window around each middle
     waves = np.stack([wave[begin : begin + window] for begin in starts])
     logits, heard = predicted(frames, waves)
     for i, view in zip(clip, views, strict=True):

@@ -1,6 +1,6 @@
-"""ICF on a network of one's own: ten training steps with random clips. `python examples/plug_in.py`
+"""Plug ICF into your own network: ten training steps on random clips. `python examples/plug_in.py`
 
-All that ICF asks of the network is what it returns: masks, and features by name.
+ICF only needs the network to return masks and named features.
 """
 
 import torch
@@ -11,7 +11,7 @@ from icf_avs.types import Batch, FeatureSpec, NetworkFeatures, NetworkOutput
 
 
 class SmallNetwork(nn.Module):
-    """frames uint8 [B,T,64,64,3] and waveforms [B,T,N] -> masks [B,T,16,16]; sound scales the channels of the image."""
+    """frames uint8 [B,T,64,64,3] and waveforms [B,T,N] -> mask logits [B,T,16,16]. Audio scales the visual channels."""
 
     feature_spec = FeatureSpec(visual=(32,), audio=24)
 
@@ -52,4 +52,4 @@ if __name__ == "__main__":
         loss.backward()
         optimizer.step()
         print(f"step {step}: loss {loss.item():.3f}")
-    network.eval()  # ICF has done its work and is left behind: masks need the network alone
+    network.eval()  # ICF is only used in training; inference needs the network alone

@@ -1,1 +1,1 @@
-"""The studies behind docs/REPRODUCTION.md and docs/NATURAL.md: `python -m research`. Not part of the package."""
+"""Studies for docs/REPRODUCTION.md and docs/NATURAL.md: `python -m research`. Not part of the package."""

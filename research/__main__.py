@@ -1,4 +1,4 @@
-"""`python -m research`: the reproduction study, its summary, the open vocabulary (docs/REPRODUCTION.md, NATURAL.md)."""
+"""`python -m research`: reproduction study, its summary, open-vocabulary study (docs/REPRODUCTION.md, NATURAL.md)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _summary(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The commands; `args.run` is the function that does the work."""
+    """Return the parser with all commands. `args.run` is the function that runs the command."""
     parser = Parser(prog="python -m research", description="What each part of the method is worth.")
     verbosity(parser, NORMAL)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -122,7 +122,7 @@ def _places(part: argparse.ArgumentParser, name: str, default: bool = True) -> N
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, or 2 for what the user can fix."""
+    """Run one command and return its exit code: 0, or 2 for an error the user can fix."""
     args = build_parser().parse_args(argv)
     set_verbosity(args.verbosity)
     try:

@@ -1,4 +1,4 @@
-"""Runs of a study: each is trained, or goes on where it stopped; several at a time where there are processes."""
+"""Runs of a study: train or resume each run, several at a time if there are several processes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Result = TypeVar("Result")
 
 
 def finished(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int) -> Iterator[tuple[Job, Result]]:
-    """Jobs with their results as they come: from so many processes of one thread each, or for one from this process.
+    """Yield jobs and results as they finish, from `processes` processes of one thread, or from this one if 1.
 
-    Raises UserError where a process dies; what `work` raises comes through.
+    Raises UserError if a process dies. Exceptions of `work` are passed on.
     """
     keep_freed_memory()
     if processes == 1:
@@ -52,7 +52,7 @@ def _one_thread() -> None:
 def train_run(
     config: TrainConfig, folder: Path, data: object, model: torch.nn.Module, report: Report, weights: object = None
 ) -> Trainer:
-    """Train `model`, from the last checkpoint in `folder` on if there is one. weights: of the loss's terms."""
+    """Train `model`, resuming from the last checkpoint in `folder` if there is one. weights: of the loss terms."""
     folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, data, model, folder)
     if weights is not None:
@@ -64,11 +64,11 @@ def train_run(
 
 
 def machine(device: torch.device) -> str:
-    """What a run was made on, for a cell of a table."""
+    """Describe the hardware of a run, for a table cell."""
     found, threads = hardware(device), torch.get_num_threads()
     return f"{found['gpu'] or found['processor']}, {threads} thread{'s' * (threads > 1)}"
 
 
 def shown(values: dict[str, float | int | str]) -> dict[str, str]:
-    """Scores as cells of a table."""
+    """Format scores as table cells."""
     return {name: f"{value:.4f}" if isinstance(value, float) else str(value) for name, value in values.items()}

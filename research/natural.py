@@ -1,12 +1,12 @@
-"""`python -m research natural`: what an open vocabulary is worth, on scenes of classes that training knows or does not.
+"""`python -m research natural`: score the open vocabulary on scenes of classes seen and not seen in training.
 
-Rows: "shipped", the checkpoint as it is; "open", a run of the same recipe that keeps some classes from training, also
-with no part of the method ("open-baseline") and with MIT alone ("open-mit"); and such runs cut short. The sets
-(word_scores.py): `known`, new scenes of classes that all runs know; `cross`, the same with other recordings; `heldout`,
-scenes and recordings of classes that training was kept from; `unnamed`, more such classes, for which the tagger has no
-name. Each has a validation split, `known-val` and so on, for choices: other scenes with backgrounds of their own, and
-other moments of the recordings (there are too few to divide). "shipped" knows all classes and is scored on the first
-two alone, as are the rows of WITHOUT: the same without one step or constant of inference.
+Rows: "shipped", the shipped checkpoint; "open", a run of the same recipe that holds some classes out of training, also
+without any part of the method ("open-baseline") and with MIT only ("open-mit"); and shortened runs of this kind. Sets
+(word_scores.py): `known`, new scenes of classes in all runs' training; `cross`, the same with other recordings;
+`heldout`, scenes and recordings of held-out classes; `unnamed`, more such classes, for which the tagger has no name.
+Each has a validation split, `known-val` and so on, for model choices: other scenes with separate backgrounds, and other
+excerpts of the recordings (too few to split). "shipped" was trained on all classes and is scored only on the first two
+sets, as are the rows of WITHOUT: the shipped model without one step or constant of inference.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from research.word_scores import word_scores
 
 SHIPPED = "shipped"
 _STEPS = postprocess.STEPS
-# Row -> what the shipped checkpoint does without: an attribute of a module, and its value then.
+# Row -> ablation of the shipped checkpoint: module, attribute, and the value to patch in.
 WITHOUT: dict[str, tuple[ModuleType, str, object]] = {
     **{
         f"no-{step.__name__.replace('_', '-')}": (postprocess, "STEPS", tuple(each for each in _STEPS if each != step))
@@ -66,13 +66,13 @@ WITHOUT: dict[str, tuple[ModuleType, str, object]] = {
     "no-person-floor": (combined_prior, "_PERSON_FLOOR", 1e-6),
 }
 _WHOLE = ("mit", "sc", "cdcl")
-# Row -> parts of the method. Those of LONG run as long as the recipe says, with one seed.
+# Row -> parts of the method. Rows in LONG run for all steps of the recipe, with one seed.
 LONG: dict[str, tuple[str, ...]] = {"open": _WHOLE, "open-baseline": (), "open-mit": ("mit",)}
 ROWS = LONG | {"baseline": (), "mit": ("mit",), "all": _WHOLE}
-# set -> (split, recordings, held-out classes that are asked for, scenes before those without a question are left out)
+# set -> (split, recordings, held-out classes to query, scenes before those without a query are dropped)
 SETS: dict[str, tuple[str, str, tuple[str, ...], int]] = {
     "known": ("test", "train", (), 240),
-    "cross": ("test", "cross", (), 720),  # of few classes there is another recording
+    "cross": ("test", "cross", (), 720),  # few classes have another recording
     "heldout": ("heldout", "train", HELD_OUT_NEAR, 480),
     "unnamed": ("heldout", "train", HELD_OUT_FAR, 240),
 }
@@ -81,16 +81,16 @@ VAL_SETS = {
         {"test": "val", "heldout": "heldout-val"}[split], recordings, kinds, count
     ) for name, (split, recordings, kinds, count) in SETS.items()
 }  # fmt: skip
-_VARIANTS = {"test": 24, "val": 20}  # of each recording; their number draws them
+_VARIANTS = {"test": 24, "val": 20}  # per recording; the number also seeds their choice
 COLUMNS = (
     "row", "seed", "test_set", "audio", "scenes", "miou", "f", "fpr", "steps", "minutes", "hardware", "revision",
 )  # fmt: skip
-SEEDS, STEPS, OUT = 3, 300, Path("runs/natural")  # unless asked otherwise, of rows that are cut short
+SEEDS, STEPS, OUT = 3, 300, Path("runs/natural")  # defaults for shortened rows
 Say = Callable[[str, int, int], None]  # what, done, total
 
 
 def row_config(row: str, seed: int, steps: int) -> TrainConfig:
-    """The recipe with the parts of a row, kept from what is tested and, but for those of LONG, cut short."""
+    """Return the recipe with the parts of a row, without the held-out classes and, for rows not in LONG, shortened."""
     recipe = natural()
     recipe = replace(recipe, words=replace(recipe.words, held_out=True))
     steps = recipe.steps if row in LONG else steps
@@ -98,7 +98,7 @@ def row_config(row: str, seed: int, steps: int) -> TrainConfig:
 
 
 class Tests(NamedTuple):
-    """The vocabulary, set -> (scenes, what is heard of the recordings), and what is heard of silence [C]."""
+    """Vocabulary; set -> (scenes, tagger outputs of the recordings); and tagger output for silence [C]."""
 
     words: Vocabulary
     sets: dict[str, tuple[OpenVocabFeatures, TaggerOutputs]]
@@ -108,7 +108,7 @@ class Tests(NamedTuple):
 def load_tests(
     workers: int, say: Say = lambda what, done, total: None, split: str = "test", held_out: bool = True
 ) -> Tests:
-    """The sets of a split, "test" or "val", made or found in the cache; held_out: also those of held-out classes."""
+    """Make or load from cache the sets of a split, "test" or "val"; held_out: include those of held-out classes."""
     recipe, catalog, recordings = natural(), load_open_vocab_stamps(), load_catalog()
     words = training_words(catalog, recipe.text_encoder, recipe.model.evidence.synonym_threshold)
     hears = WordTagger(load_tagger(recipe.model.audio), words.words)
@@ -128,7 +128,7 @@ def load_tests(
 
 
 def train_row(config: TrainConfig, folder: Path, workers: int, report: Report) -> tuple[SegmentationModel, float]:
-    """Train a row, or go on with it where it stopped; the calibrated model, and the minutes it took."""
+    """Train or resume a row. Return the calibrated model and the training time in minutes."""
     data = OpenVocabData(config, None, workers, report)
     trainer = train_run(config, folder, data, build_model(config, data.classes), report)
     scores = data.validate(trainer.model)
@@ -143,7 +143,7 @@ def _command(config: TrainConfig) -> str:
 
 
 def natural_command(args: argparse.Namespace) -> None:
-    """Score the rows that the table lacks, or that are named, and write it run by run."""
+    """Score the rows missing in the table, or the named rows, and update the table after each run."""
     if unknown := [row for row in args.rows or () if row not in RUNS.rows]:
         raise UserError(f"no row {unknown[0]!r}; there are: {', '.join(RUNS.rows)}")
     rows = args.rows or (SHIPPED, *ROWS)
@@ -172,7 +172,7 @@ def natural_command(args: argparse.Namespace) -> None:
 
 
 def _do(args: argparse.Namespace, tests: Tests, device: torch.device, say: Say, job: tuple[str, int]) -> list[Line]:
-    """Train a row unless it is the shipped checkpoint, and score it."""
+    """Train a row unless it uses the shipped checkpoint, and score it."""
     row, seed = job
     if row not in ROWS:
         path, _ = find_checkpoint("natural")
@@ -198,7 +198,7 @@ def _do(args: argparse.Namespace, tests: Tests, device: torch.device, say: Say, 
 
 
 def _refuse_idle(args: argparse.Namespace, rows: Sequence[str]) -> None:
-    """Raise UserError for an option that changes nothing for these rows."""
+    """Raise UserError for an option that has no effect on these rows."""
     if not ROWS.keys() & set(rows) and args.out is not None:
         raise UserError(f"row {SHIPPED} trains nothing and takes no --out")
     if not (ROWS.keys() - LONG) & set(rows):
@@ -208,7 +208,7 @@ def _refuse_idle(args: argparse.Namespace, rows: Sequence[str]) -> None:
 
 
 def run_of(line: Line) -> tuple[str, str, bool]:
-    """Row, seed, and whether it is of the validation split."""
+    """Return row, seed, and whether the line belongs to the validation split."""
     return line["row"], line["seed"], line["test_set"].endswith("-val")
 
 

@@ -1,10 +1,10 @@
-"""`python -m research onsets`: whether words say what sounds, and when, on composed sounds that begin and end.
+"""`python -m research onsets`: test whether tags tell what sounds and when, on sounds that start and stop.
 
-Clips of ten seconds of one class each, by recordings that training does not know: in half of them it sounds in runs of
-one to four seconds, in the others throughout. Rows: the rule of encoders/tagger_encoder.py, and the same without one
-part. f1: of the seconds in which anything is predicted against those in which the class sounds, in the first half;
-right: share of the sounding seconds whose first word may mean the class; lost: of the continuous clips that are mostly
-right, the share of seconds that are not. Clips of the split "val" are for choices.
+Clips of ten seconds with one class each, from recordings not used in training. In half of them the class sounds in runs
+of one to four seconds, in the others throughout. Rows: the rule of encoders/tagger_encoder.py, and the same without one
+part. f1: seconds with any predicted tag against seconds in which the class sounds, on clips with runs; right: share of
+the sounding seconds whose top tag may mean the class; lost: in the continuous clips that are mostly right, the share of
+seconds that are not. Clips of the split "val" are for choices.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from icf_avs.synthetic.catalog import load_catalog, load_open_vocab_stamps
 from icf_avs.synthetic.sounds import NOISES, SoundBank, noise, tilt_and_reverb
 from research.table import csv_text
 
-SECONDS, CLIP = 10, 5  # of a composed clip; masks that are made together
+SECONDS, CLIP = 10, 5  # seconds per composed clip; masks per model clip
 COLUMNS = ("row", "split", "f1", "right", "lost", "clips")
 SEEDS = {"val": 101, "test": 7}
-_SAME = 0.6  # cosine from which a word may mean a class
+_SAME = 0.6  # minimum cosine for a tag to mean a class
 _BANK_RATE = 16_000
 
 
 class Sounds(NamedTuple):
-    """N clips: what `WordTagger.weights` takes, [2N,5,...]; when the class sounds [N,10] bool, and the words that may
-    mean it [N,C] bool.
+    """N clips: input of `WordTagger.weights`, [2N,5,...]; when the class sounds [N,10] bool, and the tags that may mean
+    it [N,C] bool.
     """
 
     window: Tensor
@@ -56,11 +56,11 @@ def _with_floor(floor: float) -> Callable[[WordTagger, Sounds], Tensor]:
 
 
 def _apart(tagger: WordTagger, *parts: Tensor) -> Tensor:
-    """Each window as a clip of its own."""
+    """Treat each window as a separate clip."""
     return tagger.weights(*(part.flatten(0, 1)[:, None] for part in parts))
 
 
-# Row -> weights of the words.
+# Row -> function that returns the tag weights.
 ROWS: dict[str, Callable[[WordTagger, Sounds], Tensor]] = {
     "whole": lambda tagger, found: tagger.weights(*found[:3]),
     "without level": lambda tagger, found: tagger.weights(*found[:2], torch.ones_like(found.level)),
@@ -86,7 +86,7 @@ def scores(weights: Tensor, on: Tensor, right: Tensor) -> dict[str, float]:
 
 @torch.inference_mode()
 def compose(tagger: WordTagger, seed: int, count: int) -> Sounds:
-    """`count` clips of each class that has a second recording and a word."""
+    """Compose `count` clips of each class that has a second recording and a word."""
     catalog, rng = load_catalog(), np.random.default_rng(seed)
     bank, names = SoundBank(catalog, "cross"), F.normalize(embed_with_minilm(tagger.words), dim=-1)
     word_of = {stamp.class_name: stamp.word for stamp in reversed(load_open_vocab_stamps(held_out=()).stamps)}
@@ -102,7 +102,7 @@ def compose(tagger: WordTagger, seed: int, count: int) -> Sounds:
 
 
 def _clip(bank: SoundBank, name: str, on: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A class that sounds in the seconds `on`, in noise."""
+    """Compose audio of a class that sounds in the seconds `on`, with noise."""
     samples = SECONDS * _BANK_RATE
     track = bank.loop_recording(name, samples, rng)
     track = tilt_and_reverb(track / np.sqrt(np.mean(np.square(track))), rng, reverb=rng.random() < 0.4)
@@ -112,7 +112,7 @@ def _clip(bank: SoundBank, name: str, on: np.ndarray, rng: np.random.Generator) 
 
 
 def _windows(clip: np.ndarray) -> Tensor:
-    """[n] -> the window around each second [10, WINDOW * RATE], zeros beyond the ends."""
+    """[n] -> the window around each second [10, WINDOW * RATE], zero-padded at the ends."""
     wave = resample(torch.from_numpy(clip.astype(np.float32))[None], _BANK_RATE, RATE)
     beyond = round((WINDOW - 1) / 2 * RATE)
     return F.pad(wave, (beyond, beyond))[0].unfold(0, round(WINDOW * RATE), RATE)

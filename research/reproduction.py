@@ -1,4 +1,4 @@
-"""`python -m research reproduction`: train and score every row that the table lacks, each run resumable."""
+"""`python -m research reproduction`: train and score every row missing in the table. Each run can be resumed."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from research.rows import ROWS, base, digest, pretraining
 from research.scoring import COLUMNS, TestClip, score, test_clips
 from research.table import Line, Table
 
-DIAGNOSTICS = {  # columns, and the names of these figures in a run's log
+DIAGNOSTICS = {  # column -> name in the log of a run
     "z_cosine": "z cosine over clips",
     "z_other_class": "z* of another class",
     "joint_auc": "joint space AUC",
 }
-TRAIN_CLIPS = 400  # of a set on disk
+TRAIN_CLIPS = 400  # training clips of a set on disk
 RUNS = Table(
     ("row", "seed", "steps", "clips", *COLUMNS, *DIAGNOSTICS, "minutes", "hardware", "config_hash", "revision"),
     tuple(ROWS),
@@ -48,8 +48,8 @@ RUNS = Table(
 
 @dataclass(frozen=True)
 class Job:
-    """A row of a seed, or with row None the pretraining of that seed's audio encoder. out: folder of the runs; clips:
-    how many of each test set are scored.
+    """A row and seed, or with row None the pretraining of the audio encoder for that seed. out: folder of the runs;
+    clips: number of scored clips per test set.
     """
 
     row: str | None
@@ -69,13 +69,13 @@ class Job:
 
     @property
     def audio(self) -> Path:
-        """Weights of the pretrained audio encoder."""
+        """Path of the weights of the pretrained audio encoder."""
         return self.out / f"audio-seed{self.seed}" / "audio.safetensors"
 
 
 def pending(args: argparse.Namespace) -> list[Job]:
-    """Jobs that the table lacks, seed by seed, in each the pretraining first. A run of the table counts as done if its
-    configuration is still the row's.
+    """Return the jobs missing in the table, seed by seed, each with pretraining first. A run in the table counts as
+    done if its configuration equals that of the row now.
     """
     names = args.rows or list(ROWS)
     if unknown := [name for name in names if name not in ROWS]:
@@ -92,13 +92,13 @@ def pending(args: argparse.Namespace) -> list[Job]:
 
 
 def reproduction_command(args: argparse.Namespace) -> None:
-    """Do what is pending and write the table run by run; several at a time, but for pretraining."""
+    """Run the pending jobs, several at a time except for pretraining, and update the table after each run."""
     jobs, console = pending(args), progress_console()
     if not jobs:
         console.print(f"{args.results} has all of it; take out lines to run them again")
         return
     count = args.jobs if find_device(args.device).type == "cpu" else 1
-    default_sets()  # before the processes, which would all write them
+    default_sets()  # now, as otherwise every process would write them
     with Progress(console=console) as bar:
         for seed in sorted({job.seed for job in jobs}):
             _render(seed, count, bar)
@@ -115,7 +115,7 @@ def reproduction_command(args: argparse.Namespace) -> None:
 
 
 def _render(seed: int, workers: int, bar: Progress) -> None:
-    """Have the scenes' features in the cache, with all processes at it."""
+    """Render the scene features into the cache, using all processes."""
     tasks: dict[str, object] = {}
 
     def report(stage: str, done: int, total: int, _: object) -> None:
@@ -127,7 +127,7 @@ def _render(seed: int, workers: int, bar: Progress) -> None:
 
 
 def do(job: Job) -> Line | None:
-    """Run a job in this process; of a row its line of the table."""
+    """Run a job in this process. Return the table line of a row, or None after pretraining."""
     processes(job.device)
     config = job.config
     if config.benchmark is None:
@@ -144,7 +144,7 @@ def do(job: Job) -> Line | None:
             save_file({name: value.cpu().contiguous() for name, value in model.audio.state_dict().items()}, new)
         return None
     if config.benchmark is None:
-        data.validate(model)  # calibrates
+        data.validate(model)  # also calibrates
     values = score(model, _tests(job.clips, model)) | _diagnostics(job.folder)
     return {
         "row": job.row,
@@ -160,7 +160,7 @@ def do(job: Job) -> Line | None:
 
 
 def _diagnostics(folder: Path) -> dict[str, float]:
-    """Means over the last ten logged steps; NaN for what the run does not have."""
+    """Return means over the last ten logged steps; NaN for values that the run does not log."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-10:]
     rows = [json.loads(line) for line in lines]
     values = {column: [row[name] for row in rows if name in row] for column, name in DIAGNOSTICS.items()}
@@ -173,7 +173,7 @@ def _scenes(seed: int) -> StampsData:
 
 
 def build(config: TrainConfig, classes: tuple[str, ...]) -> SegmentationModel:
-    """A run's model. EfficientNet-Lite0 trains in this study alone: its normalisation is folded into its kernels."""
+    """Build the model of a run. Only this study trains EfficientNet-Lite0; its normalisation is in its kernels."""
     model = build_model(replace(config, model=replace(config.model, train_visual=False)), classes)
     if config.model.train_visual:
         model.visual.requires_grad_(True)
@@ -182,14 +182,14 @@ def build(config: TrainConfig, classes: tuple[str, ...]) -> SegmentationModel:
 
 
 def _set_on_disk(out: Path, seed: int) -> Path:
-    """A Stamps set in the layout of MS3, for an encoder that is trained; written once a seed."""
+    """Write a Stamps set in the MS3 layout for a trained encoder, once per seed, and return its folder."""
     root = out / f"stamps-seed{seed}"
     write_stamps(root, seed=seed, train=TRAIN_CLIPS, val=8, video=False)
     return root / FOLDERS["ms3"]
 
 
 def _tests(clips: int, model: SegmentationModel) -> list[TestClip]:
-    """Encoded once for all models with the frozen encoder."""
+    """Return the test clips. They are encoded once for all models with the frozen encoder."""
     if model.network.train_visual:
         return test_clips(default_sets(), model.visual, model.spec, clips)
     return _frozen_tests(clips)
@@ -201,4 +201,4 @@ def _frozen_tests(clips: int) -> list[TestClip]:
 
 
 def _quiet(stage: str, done: int, total: int, values: dict[str, float]) -> None:
-    """Says nothing: the command shows which runs are done."""
+    """Report nothing, since the command shows which runs are done."""

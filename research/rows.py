@@ -1,9 +1,9 @@
-"""Rows of the study: which run each one is, as a change of one base run, and what of the paper it answers.
+"""Rows of the study: the change of each to a base run, and the result of the paper that it reproduces.
 
-The base is `stamps-query` with the whole of ICF, half as wide: the query network on composed Stamps scenes, frozen
-EfficientNet-Lite0 at 160 pixels, MiniLM as text encoder. Half of the steps, by chance, see eight clips of five frames,
-as in the paper, and half forty single frames, since eight scenes a step are few for so short a run. Scenes, their order
-and the pretrained audio encoder are shared by all rows of a seed.
+The base is `stamps-query` with all of ICF at half width: the query network on composed Stamps scenes, frozen
+EfficientNet-Lite0 at 160 pixels, MiniLM as text encoder. A random half of the steps use eight clips of five frames, as
+in the paper. The other half use forty single frames, since eight scenes per step are few for so short a run. All rows
+of a seed share the scenes, their order and the pretrained audio encoder.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from icf_avs.training.recipes import (
 )
 from icf_avs.types import ClipSpec
 
-WIDTH = 64  # of all networks: a step costs a third of what it does at the 128 of the recipes
+WIDTH = 64  # of all networks; a step costs a third of one at width 128, as in the recipes
 Change = Callable[[TrainConfig], TrainConfig]
 
 
 @dataclass(frozen=True)
 class Row:
-    """change: of the base run; answers: which row of a table or point of a figure it stands for."""
+    """change: to the base run; answers: the table row or figure point of the paper that it reproduces."""
 
     name: str
     answers: str
@@ -42,7 +42,7 @@ class Row:
 
 
 def base(seed: int, steps: int) -> TrainConfig:
-    """The whole of ICF on the query network; the pretrained audio encoder is given."""
+    """Return the base run: all of ICF on the query network, with the audio encoder already pretrained."""
     data = DataConfig(images=2_000, clips=1_000)
     whole = replace(stamps_query_network(), data=data, audio_pretrain_steps=0, steps=steps, highres_steps=0)
     small = replace(whole, model=replace(whole.model, dim=WIDTH), spec=ClipSpec(image_size=160))
@@ -50,12 +50,12 @@ def base(seed: int, steps: int) -> TrainConfig:
 
 
 def pretraining(seed: int) -> TrainConfig:
-    """The run that pretrains the audio encoder of a seed: all networks have the same one."""
+    """Return the run that pretrains the audio encoder of a seed, which all networks share."""
     return replace(base(seed, 0), name="audio", icf=None, audio_pretrain_steps=600, audio_pretrain_patience=0)
 
 
 def digest(config: TrainConfig) -> str:
-    """Short hash of all that decides a run but its name and seed."""
+    """Return a short hash of everything that determines a run except its name and seed."""
     content = json.dumps(asdict(replace(config, name="", seed=0)), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
@@ -69,14 +69,14 @@ def _variant(name: str, *parts: str) -> Change:
 
 
 def _set(part: str, **changes: object) -> Change:
-    """One setting of a part of ICF changed."""
+    """Change settings of one part of ICF."""
     return lambda config: replace(
         config, icf=replace(config.icf, **{part: replace(getattr(config.icf, part), **changes)})
     )
 
 
 def _guided(*parts: str) -> Change:
-    """Our guided network with parts of its own in place of ICF."""
+    """Use our guided network, with its method parts instead of ICF."""
 
     def change(config: TrainConfig) -> TrainConfig:
         guided = replace(config, model=replace(stamps().model, dim=WIDTH), icf=None)
@@ -86,7 +86,7 @@ def _guided(*parts: str) -> Change:
 
 
 def _trained(*parts: str) -> Change:
-    """EfficientNet-Lite0 learns too, on a Stamps set in the layout of MS3."""
+    """Also train EfficientNet-Lite0, on a Stamps set in the MS3 layout."""
 
     def change(config: TrainConfig) -> TrainConfig:
         unfrozen = replace(

@@ -1,6 +1,6 @@
-"""Scores of one model under the paper's disturbances: frames are encoded once for all rows, whatever sounds.
+"""Scores of one model under the paper's disturbances. Frames are encoded once for all rows and sounds.
 
-The S4-like and MS3-like Stamps sets, their frames pooled, under the `strict` protocol (docs/PROTOCOLS.md).
+Uses the S4-like and MS3-like Stamps sets with pooled frames, under the `strict` protocol (docs/PROTOCOLS.md).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class TestClip:
-    """pyramids: of the clip's frames and, by how many of them are mixed, of mixed ones, levels [T,c,h,w] float16;
-    sounds [7,T,N] float32, in the order of SOUNDS; truth [T,H,W] bool of the labelled frames [T] bool.
+    """pyramids: number of mixed frames (0: none) -> levels [T,c,h,w] float16; sounds [7,T,N] float32, in the order of
+    SOUNDS; truth [T,H,W] bool for the labelled frames [T] bool.
     """
 
     pyramids: dict[int, list[Tensor]]
@@ -45,7 +45,7 @@ class TestClip:
 
 @torch.inference_mode()
 def test_clips(root: Path, visual: nn.Module, spec: ClipSpec, clips: int, seed: int = 0) -> list[TestClip]:
-    """The first so many test clips of each set. A clip's frames are mixed with those of the next one."""
+    """Return the first `clips` test clips of each set. Frames of a clip are mixed with those of the next clip."""
     found: list[TestClip] = []
     device = next(visual.parameters()).device
     for records in (read_set(root / FOLDERS[name], "test") for name in SETS):
@@ -69,7 +69,7 @@ def test_clips(root: Path, visual: nn.Module, spec: ClipSpec, clips: int, seed: 
 
 @torch.inference_mode()
 def score(model: SegmentationModel, clips: list[TestClip]) -> dict[str, float]:
-    """COLUMNS. G-mIoU takes m- from the off-screen sound."""
+    """Return COLUMNS. G-mIoU takes m- from the off-screen sound."""
     predictor = Predictor(model.eval())
     metrics = {condition: StrictMetric(sync_on_compute=False) for condition in CONDITIONS}
     for clip in clips:

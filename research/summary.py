@@ -1,7 +1,7 @@
 """`python -m research summary`: means and deviations of rows, paired tests, and the curves of figure 5.
 
 Pairs are runs of the same seed, which share the pretrained audio encoder, the scenes and their order. A paired t-test
-over three seeds has two degrees of freedom, so the difference of each pair is shown as well.
+over three seeds has only two degrees of freedom, so the difference of each pair is shown too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from research.reproduction import RUNS
 from research.rows import ROWS
 from research.table import Line, csv_text
 
-PAIRS = (  # row, row it is compared with
+PAIRS = (  # row, reference row
     ("cdcl", "baseline"),
     ("mit+cdcl", "baseline"),
     ("all", "baseline"),
@@ -36,7 +36,7 @@ PAIRS = (  # row, row it is compared with
     ("guided", "all+interventions"),
 )
 PAIR_COLUMNS = ("row", "against", "score", "seeds", "difference", "of_each_seed", "p")
-SHOWN = (  # scores and diagnostics of the table of rows; the table of runs has all
+SHOWN = (  # scores and diagnostics in the table of rows; the table of runs has all of them
     "miou", "g_miou", "miou_noise", "miou_offscreen", "fpr_offscreen", "miou_snr-20db", "miou_mixed-2", "z_cosine",
     "z_other_class", "joint_auc",
 )  # fmt: skip
@@ -45,14 +45,14 @@ CURVES = ("baseline", "all", "interventions", "all+interventions", "guided")
 
 
 def spread(values: list[float]) -> str:
-    """ "0.712 ± 0.004", or the mean alone for one value; empty where there is none."""
+    """Format as "0.712 ± 0.004", or the mean alone for one value; empty without values."""
     if not values or any(map(math.isnan, values)):
         return ""
     return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def rows_table(lines: list[Line]) -> list[Line]:
-    """A line for each row that has runs, of its most steps."""
+    """Return a line for each row that has runs."""
     table = []
     for name, row in ROWS.items():
         runs = [line for line in lines if line["row"] == name]
@@ -64,7 +64,7 @@ def rows_table(lines: list[Line]) -> list[Line]:
 
 
 def pairs_table(lines: list[Line]) -> list[Line]:
-    """Differences of PAIRS over the seeds that both rows have, with a two-sided paired t-test."""
+    """Return differences of PAIRS over the seeds that both rows have, with a two-sided paired t-test."""
     runs, table = {(line["row"], line["seed"]): line for line in lines}, []
     for row, against in PAIRS:
         seeds = [seed for name, seed in runs if name == row and (against, seed) in runs]
@@ -85,7 +85,7 @@ def pairs_table(lines: list[Line]) -> list[Line]:
 
 
 def paired_p(gains: list[float]) -> str:
-    """Two-sided p of a paired t-test, empty with fewer than two pairs."""
+    """Return the two-sided p of a paired t-test; empty for fewer than two pairs."""
     if len(gains) < 2 or stdev(gains) == 0:
         return ""
     from scipy.stats import ttest_1samp
@@ -111,7 +111,7 @@ def summary_command(table: Path, pictures: Path) -> None:
 
 
 def curves(lines: list[Line], path: Path) -> None:
-    """mIoU by the noise added to the sound, and by how many of a clip's five frames are mixed."""
+    """Plot mIoU against the noise added to the sound, and against the number of mixed frames of five."""
     import matplotlib
 
     matplotlib.use("Agg")

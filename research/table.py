@@ -1,4 +1,4 @@
-"""Tables of runs on disk (CSV): the lines of a run replace those of the same run before, rows stay in their order."""
+"""Tables of runs on disk (CSV). Lines of a run replace its earlier lines, and rows keep a fixed order."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Line = dict[str, str]
 
 
 def row_and_seed(line: Line) -> tuple[str, ...]:
-    """Which run a line is of."""
+    """Return the row and seed of a line, which identify its run."""
     return line["row"], line["seed"]
 
 
 @dataclass(frozen=True)
 class Table:
-    """columns: of the file. rows: names that the column `row` may have, in order. run: which run a line is of."""
+    """columns: of the file. rows: allowed values of the column `row`, in order. run: identifies a line's run."""
 
     columns: tuple[str, ...]
     rows: tuple[str, ...]
     run: Callable[[Line], tuple] = row_and_seed
 
     def read(self, path: Path) -> list[Line]:
-        """Lines of the table at `path`, none where there is no file. Raises UserError for another table."""
+        """Return the lines of the table at `path`, none without file. Raises UserError for another kind of table."""
         if not path.exists():
             return []
         columns, lines = read_csv(path)
@@ -41,14 +41,14 @@ class Table:
         return lines
 
     def replace(self, path: Path, run: tuple, lines: list[Line]) -> None:
-        """Put the lines of a run into the table at `path` in place of its earlier ones."""
+        """Replace the lines of a run in the table at `path` by `lines`."""
         kept = [line for line in self.read(path) if self.run(line) != run]
         whole = sorted(kept + lines, key=lambda line: (self.rows.index(line["row"]), int(line["seed"])))
         write_text(path, csv_text(self.columns, whole))
 
 
 def csv_text(columns: tuple[str, ...], lines: list[Line]) -> str:
-    """The text of a table."""
+    """Return the text of a table."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

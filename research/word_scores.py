@@ -1,9 +1,9 @@
-"""Scores of a model with an open vocabulary on composed word scenes, with what is heard of real recordings.
+"""Scores of an open-vocabulary model on composed scenes, with tagger outputs of real recordings.
 
-Every scene shows at least two things. One of them that has a recording sounds, or its word is said, which leaves the
-hearing out; or there is silence, noise, a recording of what is not in the image, or a word of the vocabulary that
-nothing in it can mean. Strict scores over images, all against the mask of the thing that sounds (of the last four
-lower is better), as in icf_avs/evaluation/evaluate.py.
+Every scene shows at least two objects. In `true`, one that has a recording sounds; in `word`, its tag is given without
+audio. The others are silence, noise, a recording of a class not in the image, and a tag that matches nothing in it. All
+are strict scores over images, against the mask of the sounding object, as in icf_avs/evaluation/evaluate.py. For the
+last four lower is better.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _AT_ONCE = 8  # scenes
 
 @dataclass(frozen=True)
 class _Question:
-    """A scene, by its number, the numbers of the things that sound in it, and what is heard [6 audios, C]."""
+    """Index of a scene, indices of the objects that sound in it, and tagger outputs [6 audios, C]."""
 
     scene: int
     things: tuple[int, ...]
@@ -41,10 +41,10 @@ def word_scores(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """{audio: {"miou", "f", "fpr", "scenes"}}; silence [C]: what is heard of zeros.
+    """Return {audio: {"miou", "f", "fpr", "scenes"}}. silence [C]: tagger output for zeros.
 
-    Of the scenes of one frame those that show two things or more, one of which is of a kind of `sounds`; fpr is the
-    share of the image that is marked.
+    Uses the single-frame scenes with at least two objects, one of which is of a class in `sounds`. fpr is the segmented
+    share of the image.
     """
     questions = _questions(features, words, sounds, silence.numpy(), seed)
     metrics = {audio: StrictMetric(sync_on_compute=False) for audio in AUDIOS}
@@ -66,7 +66,7 @@ def word_scores(
 def _answers(
     model: SegmentationModel, features: OpenVocabFeatures, numbers: np.ndarray, some: list[_Question]
 ) -> list[Tensor]:
-    """Probabilities [n,S/2,S/2] under each of the sounds, on the CPU."""
+    """Return probabilities [n,S/2,S/2] under each of the sounds, on the CPU."""
     device = model.device
     predictor, visual = Predictor(model), features.visual(numbers).map(lambda x: x.to(device))
     scales = predictor.encode(torch.from_numpy(features.images[numbers]), visual)

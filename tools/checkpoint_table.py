@@ -1,4 +1,4 @@
-"""results/checkpoints.csv: what the shipped checkpoints say of their making."""
+"""results/checkpoints.csv: training metadata stored in the shipped checkpoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = (
 
 
 def checkpoint_table(folder: Path) -> str:
-    """The CSV text for all *.safetensors of a folder. Raises UserError for a file that is no checkpoint."""
+    """Return the CSV text for all *.safetensors of a folder. Raises UserError for a file that is not a checkpoint."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -36,7 +36,7 @@ def checkpoint_table(folder: Path) -> str:
         steps = f"{run.audio_pretrain_steps} + {run.steps} + {run.highres_steps}"
         with safe_open(path, framework="np") as file:
             kinds = len(json.loads(file.metadata()["config"])["classes"])
-        # The file holds tables beside them (embeddings of names, running means), which nothing trains.
+        # The file also holds untrained tensors (embeddings of names, running means).
         parameters = sum(p.numel() for p in load_checkpoint(path, bare=True).parameters() if p.requires_grad)
         writer.writerow((
             path.stem, recipe["command"], run.seed, kinds, parameters, f"{path.stat().st_size / 1e6:.1f}",

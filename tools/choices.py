@@ -1,8 +1,8 @@
-"""Which scores are of scenes that choices were made on: results/chosen.csv, counted from results/tried.csv.
+"""results/chosen.csv: number of choices made on each set of test scenes, counted from results/tried.csv.
 
-The column `test scenes` there says for each line on which test scenes it was judged, as TABLE/ROW/SET with a blank
-between several: `stamps/natural/cross` is the set cross as results/stamps.csv has it for natural; ROW is `all` where a
-choice concerns all rows of a table. A choice made on validation scenes (`--split val`) leaves the cell empty.
+The column `test scenes` of tried.csv lists the test scenes on which a choice was judged, as TABLE/ROW/SET separated by
+blanks: `stamps/natural/cross` is the set cross in results/stamps.csv for natural. ROW is `all` if a choice concerns all
+rows of a table. The cell is empty for a choice made on validation scenes (`--split val`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ABLATION = (("ablation", _ALL, "s4"), ("ablation", _ALL, "ms3"))  # the study p
 
 
 def chosen_table(results: Path) -> str:
-    """The CSV text, a line for each row and test set that has scores. Raises UserError for a cell that names none."""
+    """Return the CSV text, a line per row and test set with scores. Raises UserError if a cell names unknown scores."""
     scored = tuple(dict.fromkeys(_scored(results)))
     choices: Counter[tuple[str, ...]] = Counter()
     for number, row in enumerate(read_csv(results / TRIED)[1], 2):

@@ -1,10 +1,10 @@
 """Fill the tables of README.md and docs/*.md from results/*.csv: `python -m tools.fill_tables`.
 
-`<!-- results:stamps protocol=strict -->` ... `<!-- /results -->` is filled from results/stamps.csv, from the rows
-whose columns have the values named (`protocol=reference,strict`: either of these). A table of scores gets one line a
-checkpoint, test set and protocol, with the four sounds side by side, and says more of those that are alike in these;
-one of speeds (benchmarks/) a line a pair; that of `python -m research natural` a line a row and test set, its seeds
-averaged; any other CSV is shown as it is.
+`<!-- results:stamps protocol=strict -->` ... `<!-- /results -->` is filled from results/stamps.csv, with the rows whose
+columns have the given values (`protocol=reference,strict`: either of these). A table of scores gets one line per
+checkpoint, test set and protocol, with the four sounds side by side, and adds digest or folder to ambiguous names. A
+table of speeds (benchmarks/) gets one line per pair; that of `python -m research natural` one line per row and test
+set, averaged over seeds. Any other CSV is shown unchanged.
 """
 
 from __future__ import annotations
@@ -23,17 +23,15 @@ from tools.checkpoint_table import checkpoint_table
 from tools.choices import TRIED, chosen_table
 from tools.model_zoo import model_zoo
 
-OPENING = re.compile(r"^<!-- results:", re.M)  # only at the start of a line, so that prose may speak of marks
+OPENING = re.compile(r"^<!-- results:", re.M)  # only at the start of a line, so that prose may mention marks
 MARKED = re.compile(
     r"^(<!-- results:(?P<name>[\w-]+)(?P<filters>(?: [\w-]+=[^\s]+)*) -->\n).*?^(<!-- /results -->)", re.S | re.M
 )
 
 
 def fill_documents(root: Path, check: bool = False) -> int:
-    """Renew results/checkpoints.csv, chosen.csv and models.csv, and all tables below `root`, or with `check` only name
-    what is stale.
-
-    Returns 1 if `check` found something.
+    """Update results/checkpoints.csv, chosen.csv and models.csv and all tables below `root`, or with `check` only
+    report stale ones.
     """
     if not (root / "README.md").is_file() or not (root / "results").is_dir():
         raise UserError(f"no README.md and results folder in {root}; run this in the project's folder")
@@ -71,7 +69,7 @@ def fill_documents(root: Path, check: bool = False) -> int:
 
 
 def fill(text: str, results: Path, where: Path) -> str:
-    """`text` with the tables between its marks made anew. UserError, naming `where`, if one cannot be filled."""
+    """Return `text` with the tables between marks updated. UserError, naming `where`, if one cannot be filled."""
     if len(OPENING.findall(text)) != len(MARKED.findall(text)):
         raise UserError(f"{where}: a malformed `<!-- results:NAME -->`, or one without `<!-- /results -->`; fix it")
 
@@ -100,7 +98,7 @@ def _scores(_: tuple[str, ...], rows: list[Row]) -> str:
 
 
 def _speeds(_: tuple[str, ...], rows: list[Row]) -> str:
-    """Ours beside the reference; what all rows share, the machine and the code, is a sentence below the table."""
+    """Table of ours against the reference. The machines and code revisions follow in a sentence below it."""
     lines = [
         (row["benchmark"], row["reference_name"], row["ours"], row["reference"], row["unit"], f"{row['ratio']}x")
         for row in rows
@@ -112,7 +110,7 @@ def _speeds(_: tuple[str, ...], rows: list[Row]) -> str:
 
 
 def _words(_: tuple[str, ...], rows: list[Row]) -> str:
-    """Mean over the seeds, and their standard deviation where there are several."""
+    """Table of means over seeds, with standard deviations if there are several seeds."""
     groups: dict[tuple[str, ...], dict[str, list[Row]]] = {}
     for row in rows:
         groups.setdefault((row["row"], row["test_set"]), {}).setdefault(row["audio"], []).append(row)
@@ -138,7 +136,7 @@ def _spread(scores: list[float]) -> str:
 
 
 def _plain(columns: tuple[str, ...], rows: list[Row]) -> str:
-    if len(rows) <= 2 and len(columns) > 6:  # one or two things with many facts read better downwards
+    if len(rows) <= 2 and len(columns) > 6:  # transposed: one or two rows with many columns are easier to read
         names, facts = (row[columns[0]] for row in rows), columns[1:]
         return markdown(("", *names), [(fact, *(row[fact] for row in rows)) for fact in facts], left=1 + len(rows))
     return markdown(columns, [tuple(row[column] for column in columns) for row in rows], left=1)
@@ -152,7 +150,7 @@ WORD_SCORES = (
     ("true", "miou"), ("word", "miou"), ("offscreen", "miou"), ("absent-word", "miou"), ("absent-word", "fpr"),
     ("silence", "fpr"), ("noise", "fpr"),
 )  # fmt: skip
-# By the columns of a table; any other is shown as it is.
+# By the columns of a table; any other table is shown unchanged.
 BLOCKS = {COLUMNS: _scores, SPEED_COLUMNS: _speeds, WORD_COLUMNS: _words}
 
 

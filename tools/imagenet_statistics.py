@@ -1,6 +1,6 @@
-"""Makes encoders/imagenet_logits.csv: how high each ImageNet class's logit is anywhere, over composed scenes.
+"""Write encoders/imagenet_logits.csv: mean and deviation of each ImageNet class's logit over composed scenes.
 
-Run as `python -m tools.imagenet_statistics FILE` when rendering or the scenes have changed much.
+Run as `python -m tools.imagenet_statistics FILE` after large changes of rendering or scenes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from icf_avs.synthetic.open_vocab_sampler import sample_open_vocab_scene
 from icf_avs.synthetic.rendering import render_frame
 
 SCENES, SIZE = 240, 448
-_SEED = 1_000  # scenes that no training run draws
+_SEED = 1_000  # seed of scenes used by no training run
 
 
 def logit_statistics(scenes: int = SCENES) -> torch.Tensor:
-    """Mean and standard deviation of every class's logit over all positions of training scenes: float64 [1000, 2]."""
+    """Mean and standard deviation of each class's logit over all positions of training scenes: float64 [1000, 2]."""
     catalog, network = load_open_vocab_stamps(), load_efficientnet_lite0()
     total, squares, count = torch.zeros(1000, dtype=torch.float64), torch.zeros(1000, dtype=torch.float64), 0
     with torch.inference_mode():

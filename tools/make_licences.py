@@ -1,8 +1,8 @@
-"""Write docs/LICENCES.md: the libraries that icf-avs needs or can use, and their licences as their packages state them.
+"""Write docs/LICENCES.md: required and optional libraries of icf-avs, with licences from their package metadata.
 
     python -m tools.make_licences
 
-Run it where the extras are installed: a library that is not here keeps the line that the file has already.
+Run it where the extras are installed. A library that is not installed keeps its line in the file.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ LINE = re.compile(r"^\| (?P<name>[\w.-]+) \| (?P<licence>[^|]*) \| (?P<by>[^|]*)
 
 
 def normal(name: str) -> str:
-    """A package's name as the index compares it."""
+    """Return the normalised name of a package, as the package index compares names."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def direct() -> dict[str, str]:
-    """Libraries that pyproject.toml names, and where: "needed", or the extras."""
+    """Return the libraries in pyproject.toml and where each is listed: "needed", or the extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     parts = {"needed": project["dependencies"], **project["optional-dependencies"]}
     found: dict[str, list[str]] = {}
@@ -50,7 +50,7 @@ def direct() -> dict[str, str]:
 
 
 def licence(package: Distribution) -> str:
-    """What a package states of its licence: an SPDX expression, its classifiers, or a short text."""
+    """Return the licence that a package states: an SPDX expression, its classifiers, or a short text."""
     metadata = package.metadata
     classifiers = [
         text.rpartition(" :: ")[2] for text in metadata.get_all("Classifier") or () if text.startswith("License ::")
@@ -64,7 +64,7 @@ def licence(package: Distribution) -> str:
 
 
 def closure(names: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Libraries that are installed, of these and of those that they need in turn: licence, and who asks for them."""
+    """Return licence and dependent of each installed library among these and their transitive dependencies."""
     found: dict[str, tuple[str, str]] = {}
     waiting = dict(names)
     while waiting:
@@ -83,7 +83,7 @@ def closure(names: dict[str, str]) -> dict[str, tuple[str, str]]:
 
 
 def lines(text: str) -> dict[str, tuple[str, str]]:
-    """The table of the document."""
+    """Parse the table of the document."""
     return {
         match["name"]: (match["licence"], match["by"])
         for match in LINE.finditer(text)
@@ -92,7 +92,7 @@ def lines(text: str) -> dict[str, tuple[str, str]]:
 
 
 def document(old: str) -> str:
-    """The document made anew. Raises ValueError for a library of pyproject.toml that is neither here nor in `old`."""
+    """Return the updated document. Raises ValueError for a library in pyproject.toml neither installed nor in `old`."""
     names = direct()
     rows = {name: row for name, row in lines(old).items() if name in names or row[1] in names} | closure(names)
     if missing := names.keys() - rows.keys():

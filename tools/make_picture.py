@@ -1,8 +1,8 @@
-"""Render the pictures of the documents with the shipped checkpoints: `python -m tools.make_picture`.
+"""Render the images of the documents with the shipped checkpoints: `python -m tools.make_picture`.
 
 result.gif and natural.png show the scene of icf_avs/synthetic/example_scene.py: the animation is the overlay video of
-`stamps`; the image has what `natural` predicts above, and the known mask below. natural_speech.png and
-natural_words.png are photographs of scikit-image (pip install scikit-image), under other sounds and words.
+`stamps`; the image shows the masks of `natural` above and the ground truth below. natural_speech.png and
+natural_words.png are photographs from scikit-image (pip install scikit-image), under other sounds and tags.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from icf_avs.types import ClipSpec
 
 SHOWN = (0, 2, 3, 4)  # seconds
 ANIMATED = (320, 180)
-EVERY = 4  # of the overlay's frames, one is in the animation
-GAP = 4  # pixels between the pictures of a sheet
+EVERY = 4  # one of so many overlay frames is in the animation
+GAP = 4  # pixels between the images of a sheet
 PHOTOGRAPH_HEIGHT = 200
-SPEECH = "stamps:animals/mammals/dogs/fox_desc"  # a voice says what a picture shows
+SPEECH = "stamps:animals/mammals/dogs/fox_desc"  # a spoken description of an image
 BARK, MEOW = "ovos:animals/dog.mp3", "ovos:animals/cat.mp3"
-SECONDS = 5  # of a photograph with a sound
+SECONDS = 5  # length of a photograph with sound
 
 
 def write_picture(checkpoint: str, target: Path) -> None:
-    """What a checkpoint marks in the scene."""
+    """Write the masks of a checkpoint in the scene, above the ground truth."""
     segmenter = icf_avs.load(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "scene.mp4"
@@ -51,8 +51,8 @@ def write_picture(checkpoint: str, target: Path) -> None:
 
 
 def write_photographs(checkpoint: str, docs: Path) -> None:
-    """The portrait of an astronaut (NASA, public domain) under speech and under a bark; the photograph of a cat (Stefan
-    van der Walt, CC0) under a meow that the tagger mostly takes for a bark, without and with the word "cat".
+    """Write the masks for the portrait of an astronaut (NASA, public domain) under speech and a bark, and for a cat
+    (Stefan van der Walt, CC0) under a meow that the tagger mostly labels as a bark, without and with the tag "cat".
     """
     segmenter, catalog = icf_avs.load(checkpoint), load_catalog()
     rate = segmenter.model.spec.sample_rate
@@ -70,7 +70,7 @@ def write_photographs(checkpoint: str, docs: Path) -> None:
         frames, shown = np.repeat(np.asarray(picture)[None], SECONDS, 0), []
         for sound, word in zip(sounds, words, strict=True):
             found = segmenter.segment(frames, audio=sound, frame_rate=1, sample_rate=rate, words=word)
-            marked = np.array(picture.convert("L").convert("RGB"))  # in grey, so that the overlay's colour stands out
+            marked = np.array(picture.convert("L").convert("RGB"))  # grey, so that the overlay colour stands out
             Overlay(found.masks[SECONDS // 2]).draw_rgb(marked)
             shown.append(Image.fromarray(marked))
         width = shown[0].width * PHOTOGRAPH_HEIGHT // shown[0].height
@@ -86,7 +86,7 @@ def write_photographs(checkpoint: str, docs: Path) -> None:
 
 
 def write_animation(checkpoint: str, target: Path) -> None:
-    """The overlay video of a checkpoint, as GIF."""
+    """Write the overlay video of a checkpoint as GIF."""
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "scene.mp4"
         write_scene(video, ClipSpec())

@@ -1,6 +1,6 @@
-"""Take docs/serve.png, the picture of the page in the README: `python -m tools.make_screenshot`.
+"""Take docs/serve.png, the screenshot of the page in the README: `python -m tools.make_screenshot`.
 
-`icf serve` shows the scene of make_picture.py, heard and muted, in Chromium (CHROMIUM names another one than Debian's).
+`icf serve` shows the scene of make_picture.py, with sound and muted, in Chromium (CHROMIUM: path, if not Debian's).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
             page.get_by_label("Muted").check()
             page.wait_for_function(_DONE.format("changed"))
             page.evaluate(_AT_ONE_SECOND)
-            page.wait_for_timeout(2000)  # for the pictures
+            page.wait_for_timeout(2000)  # wait until the images are drawn
             page.screenshot(path=target)
         browser.close()
     picture = Image.open(target).convert("RGB")

@@ -1,4 +1,4 @@
-"""results/models.csv: the shipped models on one line each, from their checkpoints and results/bench.csv."""
+"""results/models.csv: one line per shipped model, from its checkpoint and results/bench.csv."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = ("model", "size", "classes", "trained on", "speed", "licence")
 
 
 def model_zoo(checkpoints: Path, results: Path) -> str:
-    """The CSV text for all *.safetensors of a folder. Raises UserError for a file that is not a checkpoint."""
+    """Return the CSV text for all *.safetensors of a folder. Raises UserError for a file that is not a checkpoint."""
     _, speeds = read_csv(results / "bench.csv")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -20,7 +20,7 @@ class Limits:
 
     max_mb: int = 100
     max_seconds: int = 60
-    work_seconds: float = 600.0  # limits size too: an 8K frame takes as long as many small ones
+    work_seconds: float = 600.0  # bounds large frames too: an 8K frame takes as long as many small ones
 
     @property
     def upload_bytes(self) -> int:

@@ -28,7 +28,7 @@ _ROUTES = {
 }  # fmt: skip
 _FOLDERS = ("/assets/", "/static/", f"{_API}heartbeat/", _FILE)
 _SLACK = 65_536  # bytes of an upload besides the file
-_LONGEST_CALL = 1_000_000  # bytes of a call request
+_LONGEST_CALL = 1_000_000  # bytes of a call, which may name files
 _LONGEST_NAME = 255  # bytes of a file name
 # Nothing may be loaded from other hosts. Gradio's components need inline scripts and eval, and blob: for the video
 # trimming tool.
