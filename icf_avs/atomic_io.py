@@ -36,7 +36,7 @@ _LOCK = "lock"
 @contextmanager
 def unfinished_folder(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
     """Create a temporary folder in `parent` and remove it at the end. First remove folders of dead processes. The
-    folder has default permissions, but its parent is readable only by the owner.
+    folder has default permissions, but lies in a hidden folder that only the owner can read.
     """
     remove_stale_files(parent, prefix)
     hidden, lock = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)), None
