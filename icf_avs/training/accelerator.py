@@ -1,4 +1,4 @@
-"""The processes of a run (`accelerate launch` starts several), what they compute on, and who goes first."""
+"""Processes of a run (`accelerate launch` starts several): their device, and which of them goes first."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from icf_avs.config import TrainConfig
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
 
-PATIENCE = timedelta(hours=2)  # that the others wait while the first renders scenes, downloads, or scores
+PATIENCE = timedelta(hours=2)  # longest wait for the first process, which renders scenes, downloads and scores
 
 
 def processes(device: str = "auto") -> PartialState:
-    """This process among those of the run. The first call lets them meet and settles their device: what `find_device`
-    says; under `accelerate launch` a GPU for each, or the CPU for all.
+    """Return the state of this process in the run. The first call connects the processes and sets their device: that
+    of `find_device`; under `accelerate launch`, one GPU per process, or the CPU for all.
 
-    Raises UserError for a device that is not here, and for another one than that of an earlier call.
+    Raises UserError if the device is unavailable, or differs from that of an earlier call.
     """
     if PartialState._shared_state and device == "auto":
         return PartialState()
@@ -52,7 +52,7 @@ def _place(device: str) -> torch.device:
 
 
 def check_processes(config: TrainConfig) -> None:
-    """Raise UserError where a batch has not a clip for every process (and turn) of the run."""
+    """Raise UserError if a batch has too few clips for all processes and gradient accumulation steps."""
     turns, most = config.benchmark.grad_accum_steps if config.benchmark else 1, config.min_batch_size
     parts = processes().num_processes * turns
     if parts > most:
@@ -64,8 +64,8 @@ def check_processes(config: TrainConfig) -> None:
 
 @contextmanager
 def first_alone() -> Iterator[None]:
-    """The first process enters, then the first of every other machine, then all: what one puts into a cache the
-    others find there, whether or not machines share it.
+    """Run the block in the first process, then in the first process of every other machine, then in all others. They
+    find what the first one put into a cache, whether or not the machines share it.
     """
     state = processes()
     with state.main_process_first(), state.local_main_process_first():

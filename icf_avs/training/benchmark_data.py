@@ -29,17 +29,17 @@ from icf_avs.types import Batch
 if TYPE_CHECKING:
     from icf_avs.networks.segmentation_model import SegmentationModel
 
-EVALUATED = 64  # clips, in the middle of a run
+EVALUATED = 64  # clips scored during a run
 
 
 class BenchmarkData:
-    """The train split in an order drawn anew for every epoch; the val split for the scores at the end."""
+    """Training clips, reshuffled every epoch; the val split for the final scores."""
 
     def __init__(self, config: TrainConfig, root: Path | None, workers: int) -> None:
         self.root = root = check_set(config, root)
         records = read_set(root, "train", config.benchmark.audio_source)
         self.classes = class_names(root)
-        # as the run, without names to teach
+        # as in `run.train`: without class names the audio encoder cannot be pretrained
         self.config = config if self.classes else replace(config, audio_pretrain_steps=0)
         composed = ", composed Stamps scenes" * is_stamps(root)
         self.origin = f"{config.benchmark.layout} layout, {len(records)} training clips{composed}"
@@ -50,7 +50,7 @@ class BenchmarkData:
         self._workers = ThreadPoolExecutor(max(1, workers))
 
     def _features(self, records: Sequence[ClipRecord]) -> FrameFeatures | None:
-        """Cached features of a frozen encoder; None where it trains, is on a GPU, or the disk is full."""
+        """Return cached features of a frozen encoder; None if it is trained, runs on a GPU, or the disk is full."""
         model = self.config.model
         if model.train_visual or processes().device.type != "cpu":
             return None
@@ -61,10 +61,10 @@ class BenchmarkData:
             return None
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """As `Data.batch`. While the audio encoder is pretrained it has no images."""
+        """See `Data.batch`. Batches for pretraining the audio encoder have no images."""
         order = _order(self.config.seed, step * self.size, self.size, len(self.clips))
         load = partial(self._clip, with_frames=self.config.stage(step) != "pretrain")
-        frames = max(len(self.clips.records[index].frame_paths) for index in order)  # alike in all parts
+        frames = max(len(self.clips.records[index].frame_paths) for index in order)  # the same in all parts
         return collate(list(self._workers.map(load, order[part::parts])), frames)
 
     def _clip(self, index: int, with_frames: bool) -> Batch:
@@ -73,15 +73,15 @@ class BenchmarkData:
         return replace(self.clips.clip(index, with_frames=False), pyramid=self.features(index))
 
     def _validation(self, count: int | None = None) -> list[ClipRecord]:
-        """The first clips of the val split."""
+        """Return the first `count` clips of the val split; None: all."""
         return read_set(self.root, "val", self.clips.audio)[:count]
 
     def validate(self, model: SegmentationModel) -> dict[str, float]:
-        """Strict scores on the val split: mIoU and F, and the share segmented where nothing sounds."""
+        """Return strict scores on the val split: mIoU, F, and the share segmented where nothing sounds."""
         return _scores(model, self._validation())
 
     def evaluator(self) -> Evaluator:
-        """Its score is the strict mIoU on the first clips of the val split."""
+        """Return an evaluator whose score is the strict mIoU on the first clips of the val split."""
         records = self._validation(EVALUATED)
 
         def evaluator(model: SegmentationModel) -> dict[str, float]:
@@ -91,7 +91,7 @@ class BenchmarkData:
         return evaluator
 
     def samples(self, count: int) -> list[Sample]:
-        """The first clips of the val split."""
+        """Return the first clips of the val split."""
         clips = ClipDataset(self._validation(count), self.classes, self.config.final_spec, self.clips.audio)
         found = [clips[index] for index in range(len(clips))]
         sounds = [clip.waveforms if clip.log_mel is None else clip.log_mel for clip in found]
@@ -104,8 +104,8 @@ def _scores(model: SegmentationModel, records: Sequence[ClipRecord]) -> dict[str
 
 
 def check_set(config: TrainConfig, root: Path | None) -> Path:
-    """The folder of the set that a recipe trains on. Raises UserError where it is none, or of another layout; no file
-    in it is read.
+    """Return the folder of the set that a recipe trains on, without reading any file in it. Raises UserError if the
+    folder holds no set, or one of another layout.
     """
     layout = config.benchmark.layout
     what = "videos of your own" if layout == "own" else f"a set in the layout of {layout}"
@@ -122,7 +122,7 @@ def check_set(config: TrainConfig, root: Path | None) -> Path:
 
 
 def _order(seed: int, first: int, count: int, clips: int) -> list[int]:
-    """Places first .. first + count - 1 of an endless row of shuffled epochs."""
+    """Return elements first .. first + count - 1 of an endless sequence of shuffled epochs."""
     found: list[int] = []
     while len(found) < count:
         epoch, place = divmod(first + len(found), clips)

@@ -1,13 +1,13 @@
-"""Calibration: the constant added to all mask logits, chosen on validation scenes after training.
+"""Calibrate a trained model: choose the constant added to all mask logits on validation scenes.
 
-Blank targets of counterfactuals teach caution, so a freshly trained model segments too little. The offset is the one
-with the best G-mIoU (AVSBench-Robust, see PROTOCOLS): the harmonic mean of mIoU with the true sound and one minus the
-mIoU that is left under a sound which is not in the image.
+Empty targets of counterfactuals make the model cautious, so a freshly trained model segments too little. The chosen
+offset has the best G-mIoU (AVSBench-Robust, see PROTOCOLS): the harmonic mean of the mIoU under the true sound and one
+minus the mIoU under a sound that is not in the image.
 
-With an open vocabulary comes the share of inference/relative_threshold.py: the largest with which KEPT of the best
-score is left. Composed scenes are crowded and ask for none; what it spares is the plain ground of natural images.
-Then the offset is lowered until the mask of a word for what is not in the image has FALSE_AREA of it at most. Words are
-used, since a sound that is not there may be recognised as one that is, against which no offset helps.
+Open-vocabulary models also get the share of inference/relative_threshold.py: the largest that keeps KEPT of the best
+score. Composed scenes are crowded and need no such threshold; natural images do, to keep plain background unsegmented.
+The offset is then lowered until the masks of words absent from the image cover at most FALSE_AREA of it. This test uses
+words: the tagger may mistake an absent sound for one that is in the image, which no offset corrects.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 OFFSETS = torch.linspace(-2.0, 2.0, 33)
 SHARES = torch.linspace(0.0, 0.5, 11)
 KEPT = 0.98
-FALSE_AREA = 0.009  # share of an image: on other scenes it should stay below a hundredth
-ABSENT = 2  # words for what is not there that each clip is asked for
+FALSE_AREA = 0.009  # share of an image; it should stay below 0.01 on other scenes
+ABSENT = 2  # absent words queried per clip
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The constants, and the scores on validation scenes they were chosen by (at the masks' own 1/4 resolution)."""
+    """The calibrated constants and their scores on validation scenes, at the resolution of the masks (1/4)."""
 
     offset: float
     share: float
@@ -46,12 +46,12 @@ class Calibration:
 
 
 def calibration_buffers(model: SegmentationModel) -> list[Tensor]:
-    """The buffers that calibration sets: the offset, and with an open vocabulary the relative threshold."""
+    """Return the buffers that calibration sets: the offset and, with an open vocabulary, the relative threshold."""
     return [model.offset, *([] if model.relative_threshold is None else [model.relative_threshold])]
 
 
 def _segmented(logits: Tensor, shares: Tensor) -> Iterator[Tensor]:
-    """logits [n,h,w] -> bool [n,h,w] with each relative threshold and, for each, with each offset."""
+    """logits [n,h,w] -> bool [n,h,w] for each relative threshold and, within it, for each offset."""
     most = surest(logits)
     for share in shares:
         for offset in OFFSETS:
@@ -59,8 +59,8 @@ def _segmented(logits: Tensor, shares: Tensor) -> Iterator[Tensor]:
 
 
 def frame_ious(logits: Tensor, masks: Tensor, shares: Tensor = SHARES[:1]) -> Tensor:
-    """logits, masks [n,h,w] -> [n, len(shares), len(OFFSETS)], IoU of each frame with each relative threshold and
-    each offset; masks must not be empty.
+    """Return the IoU of each frame for each relative threshold and offset: logits, masks [n,h,w] -> [n, len(shares),
+    len(OFFSETS)]. Masks must not be empty.
     """
     truth = masks > 0.5
     ious = [
@@ -71,13 +71,13 @@ def frame_ious(logits: Tensor, masks: Tensor, shares: Tensor = SHARES[:1]) -> Te
 
 
 def segmented_areas(logits: Tensor, shares: Tensor) -> Tensor:
-    """logits [n,h,w] -> [n, len(shares), len(OFFSETS)], the share of each frame that is marked."""
+    """Return the segmented share of each frame: logits [n,h,w] -> [n, len(shares), len(OFFSETS)]."""
     areas = [marked.float().mean((1, 2)) for marked in _segmented(logits, shares)]
     return torch.stack(areas, dim=1).unflatten(1, (len(shares), len(OFFSETS)))
 
 
 def absent_words(batch: Batch, generator: torch.Generator) -> Tensor:
-    """Tags [B,T,C] that say one word each, of those that can mean nothing in the clip's frames."""
+    """Draw a word per clip that cannot mean anything in its frames, as one-hot tags [B,T,C]."""
     words = torch.multinomial((~batch.onscreen).float().cpu(), 1, generator=generator)
     tags = torch.zeros(batch.onscreen.shape).scatter_(1, words, 1.0)
     return tags[:, None].expand(-1, batch.valid.shape[1], -1).to(batch.masks)
@@ -85,9 +85,9 @@ def absent_words(batch: Batch, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def calibrate(model: SegmentationModel, batches: Iterable[Batch]) -> Calibration:
-    """Set the constants by validation batches of a few clips each, whose sounds are tried on each other's images.
+    """Set the constants by validation batches of a few clips each. Foreign sounds come from other clips of the batch.
 
-    Where no frame sounds or no sound is off-screen (a handful of scenes), that score counts as 0 at every offset.
+    If no frame sounds or no sound is off-screen (possible with few scenes), that mIoU counts as 0 at every offset.
     """
     model.eval()
     predictor, network, chosen = Predictor(model), model.network, calibration_buffers(model)
@@ -118,7 +118,7 @@ def calibrate(model: SegmentationModel, batches: Iterable[Batch]) -> Calibration
     share = int((of_shares >= KEPT * of_shares.max()).nonzero().max()) if of_shares.max() > 0 else 0
     if areas:
         false = torch.cat(areas)[:, share]
-        fits = false.sum(0) <= FALSE_AREA * len(false)  # not for offsets above one for which it does not
+        fits = false.sum(0) <= FALSE_AREA * len(false)  # if an offset is too large, so is every larger one
         offset = min(offset, max(int(fits.sum()) - 1, 0))
     for constant, value in zip(chosen, (OFFSETS[offset], shares[share]), strict=False):  # most models have no share
         constant.fill_(value)

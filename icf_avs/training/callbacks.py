@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: trackers, images of a few clips, scores, and the best checkpoint so far."""
+"""Callbacks during training: trackers, images of a few clips, scores, and the best checkpoint so far."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class Callbacks:
-    """Belongs to the writing process; a context in which the run goes on. Nothing it does changes what is learnt.
+    """Callbacks of the writing process, as a context manager around the training. They do not affect what is learnt.
 
-    recipe: from scores, what a checkpoint says of its making. Validation clips are made or loaded at once. Raises
-    UserError when W&B is wanted and unavailable, and where the validation clips are not there.
+    recipe: maps scores to the metadata of a checkpoint. Validation clips are rendered or loaded on construction. Raises
+    UserError if W&B is requested and unavailable, or if the validation clips are missing.
     """
 
     def __init__(self, trainer: Trainer, recipe: Callable[[dict[str, float]], dict[str, Any]], wandb: bool) -> None:
@@ -45,11 +45,11 @@ class Callbacks:
         log_text(self.accelerator, "recipe", recipe({}))
 
     def on_step(self, step: int, stage: str, values: dict[str, float]) -> None:
-        """Hand the terms of a step on, each under the name of its stage."""
+        """Log the loss terms of a step, prefixed by its stage."""
         self.accelerator.log({f"{stage}/{name}": value for name, value in values.items()}, step=step)
 
     def on_checkpoint(self, step: int) -> dict[str, float]:
-        """Score the model as it is after `step`, show its masks, and keep it if it is the best; its scores."""
+        """Score the model after `step`, save images of its masks, and save it if it is the best. Returns the scores."""
         trainer, model = self.trainer, self.trainer.model
         before, spec = [constant.clone() for constant in calibration_buffers(model)], model.spec
         model.spec = trainer.config.final_spec
@@ -78,10 +78,10 @@ class Callbacks:
         end_trackers(self.accelerator, failed=kind is not None)
 
     def _score_before(self) -> float:
-        """The score of best.safetensors if an earlier part of this very run has left one."""
+        """Return the score of best.safetensors if an earlier part of this run wrote it, else -1."""
         try:
             recipe, mine = read_recipe(self.best), self.trainer.config
-            same = replace(from_dict(TrainConfig, recipe["config"]), steps=mine.steps) == mine  # it may be made longer
+            same = replace(from_dict(TrainConfig, recipe["config"]), steps=mine.steps) == mine  # it may be lengthened
             return float(recipe["validation"]["score"]) if same else -1.0
         except (UserError, KeyError, TypeError, ValueError):
             return -1.0
@@ -91,8 +91,8 @@ CLIPS, COLUMNS, SIDE, GAP = 4, 5, 112, 4  # of a sheet; SIDE and GAP in pixels
 
 
 def sample_sheet(model: SegmentationModel, samples: list[Sample]) -> np.ndarray:
-    """uint8 [H, W, 3]: of every clip up to five moments, with the ground truth and the predicted mask below. Switches
-    the model to evaluation.
+    """Return a sheet uint8 [H, W, 3]: up to five frames of each clip, with ground truth and predicted mask below. Sets
+    the model to evaluation mode.
     """
     line, size = SIDE + GAP, (SIDE, SIDE)
     sheet = np.full((len(samples) * (3 * line + 2 * GAP), COLUMNS * line, 3), 24, np.uint8)

@@ -1,4 +1,4 @@
-"""What `icf train` is made of: the run that its options say, its progress bars, and what to do next."""
+"""Parts of `icf train`: the run described by its options, progress bars, and the command that scores the result."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import check_start
 from icf_avs.training.trainer import kept_steps
 
-# The setting of each option, which --set can change as well; one of a part has a dot.
+# The setting of each option, as named for --set; nested settings have a dot.
 _SETTING_OF = {
     "seed": "seed", "steps": "steps", "pretrain_steps": "audio_pretrain_steps", "lr": "learning_rate", "batch": "batch",
     "text_encoder": "text_encoder", "visual_encoder": "model.visual", "audio_encoder": "model.audio",
     "audio_source": "benchmark.audio_source",
 }  # fmt: skip
 SHOWN = ("loss", "top1", "bce", "dice", "counterfactual")
-WIDE = 120  # columns of a terminal that have room for all that is shown
+WIDE = 120  # columns from which a terminal has room for all values
 STAGES = {
     "tagging": "tagging recordings",
     "images": "rendering images",
@@ -56,8 +56,8 @@ STAGES = {
 
 
 def configured(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None, Path | None]:
-    """The run that the command line names: its configuration, its folder, that of its data, and the checkpoint that it
-    starts from. This process is set up for it. Raises UserError for what is known to be wrong before any work.
+    """Return the run that the command line describes: configuration, run folder, data folder and initial checkpoint.
+    Sets up this process for it. Raises UserError for errors that are known before any work.
     """
     if args.recipe not in RECIPES:
         raise UserError(f"no recipe {args.recipe!r}{did_you_mean(args.recipe, RECIPES)} `icf train --help` lists them")
@@ -72,14 +72,14 @@ def configured(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None
         torch.set_num_threads(args.threads)
     keep_freed_memory()
     init = find_checkpoint(args.init)[0] if args.init and not args.resume else None
-    check_start(config, folder, init, args.resume, args.wandb)  # here as well, above the bars
+    check_start(config, folder, init, args.resume, args.wandb)  # errors appear above the progress bars
     if config.benchmark:
         check_set(config, args.data)
     return config, folder, args.data if config.benchmark else args.stamps, init
 
 
 def _chosen(recipe: TrainConfig, args: argparse.Namespace) -> TrainConfig:
-    """The run of a recipe with the options."""
+    """Apply the options to a recipe."""
     config = with_encoders(recipe, args.visual_encoder, args.audio_encoder, args.text_encoder)
     given = {name: getattr(args, option) for option, name in _SETTING_OF.items() if "." not in name}
     config = replace(config, **{name: value for name, value in given.items() if value is not None})
@@ -90,7 +90,7 @@ def _chosen(recipe: TrainConfig, args: argparse.Namespace) -> TrainConfig:
 
 
 def _refuse_idle(recipe: TrainConfig, chosen: TrainConfig, args: argparse.Namespace) -> None:
-    """Raise UserError for an option that would change nothing in a run of the recipe, or that it cannot follow."""
+    """Raise UserError for an option that has no effect in a run of the recipe, or that the recipe does not support."""
     name, data = recipe.name, args.data
     kept, model = (run.model_config(("",)) for run in (recipe, chosen))
     if recipe.benchmark is None:
@@ -122,7 +122,7 @@ def _refuse_idle(recipe: TrainConfig, chosen: TrainConfig, args: argparse.Namesp
 
 
 def _refuse_settings(recipe: str, args: argparse.Namespace) -> None:
-    """Raise UserError for a setting that makes another recipe, and for one that is given twice."""
+    """Raise UserError for a setting that would make another recipe, and for one that is given twice."""
     options = {option: name for option, name in _SETTING_OF.items() if getattr(args, option) is not None}
     given = {name: f"--{option.replace('_', '-')}" for option, name in options.items()}
     for setting in args.settings or ():
@@ -135,7 +135,7 @@ def _refuse_settings(recipe: str, args: argparse.Namespace) -> None:
 
 
 class ProgressBar(Progress):
-    """Leaves nothing where nothing was drawn: in a file or a pipe, Rich leaves an empty line, as before an error."""
+    """Prints nothing if no bar was drawn; by default, Rich writes an empty line to a file or pipe in that case."""
 
     def stop(self) -> None:
         if self.console.is_terminal or any(task.visible for task in self.tasks):
@@ -145,15 +145,15 @@ class ProgressBar(Progress):
 
 
 def console_of(device: str) -> Console:
-    """Where the run speaks: the standard error of its first process."""
+    """Return the console of the run: standard error of the first process."""
     leads = processes(device).is_main_process
     return progress_console(not leads, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def progress(config: TrainConfig, recipe: str, console: Console) -> Iterator[Report]:
-    """Progress bars, one for each stage of a run of a recipe, and the function that moves them. Steps are counted from
-    1 in each of the two stages of the run itself.
+    """Show a progress bar for each stage of a run of a recipe; yields the function that updates them. Steps are counted
+    from 1 in each of the two training stages ("pretrain" and "train").
     """
     tasks: dict[str, TaskID] = {}
     fixed = (part(table_column=Column(no_wrap=True)) for part in (MofNCompleteColumn, TimeElapsedColumn,
@@ -162,7 +162,7 @@ def progress(config: TrainConfig, recipe: str, console: Console) -> Iterator[Rep
 
     def report(stage: str, done: int, total: int, values: dict[str, float]) -> None:
         if stage in ("pretrain", "train"):
-            pretraining = total - config.steps - config.highres_steps  # the steps before the masks
+            pretraining = total - config.steps - config.highres_steps
             if stage == "train" and "pretrain" in tasks and not bar.tasks[tasks["pretrain"]].finished:
                 taken = round(bar.tasks[tasks["pretrain"]].completed)
                 bar.console.print(f"{STAGES['pretrain']}: no more progress, ended after {taken} of {pretraining} steps")
@@ -171,19 +171,19 @@ def progress(config: TrainConfig, recipe: str, console: Console) -> Iterator[Rep
         if stage not in tasks:
             tasks[stage] = bar.add_task(STAGES[stage], total=total, values="")
         shown = [f"{name} {values[name]:.3f}" for name in SHOWN if name in values]
-        room = len(SHOWN) if bar.console.width >= WIDE else 1  # the total loss is the first
+        room = len(SHOWN) if bar.console.width >= WIDE else 1  # a narrow terminal shows only the first, the total loss
         bar.update(tasks[stage], completed=done, total=total, values=" ".join(shown[:room]))
         if not bar.console.is_terminal and (done % 100 == 0 or done == total):  # a log file shows no bar
             bar.console.print(f"{STAGES[stage]} {done}/{total} {' '.join(shown)}")
 
-    if config == replace(RECIPES[recipe](), seed=config.seed) and config.estimate:  # of no other run than it
+    if config == replace(RECIPES[recipe](), seed=config.seed) and config.estimate:  # measured for the unchanged recipe
         console.print(f"{config.name}: {config.estimate}")
     with ProgressBar(*columns, console=console) as bar:
         yield report
 
 
 def scoring(path: Path, config: TrainConfig, source: Path | None) -> list[str]:
-    """Arguments of `icf` that score a checkpoint on test clips of the data it was trained on."""
+    """Return `icf` arguments that score a checkpoint on test clips of its training data."""
 
     def typed(path: Path) -> str:
         return f"./{path}" if str(path).startswith("-") else str(path)

@@ -1,4 +1,4 @@
-"""`icf compare`: runs beside each other, in a table on the terminal and, with their curves, on a page."""
+"""`icf compare`: runs side by side, as a table on the terminal and as a page with their curves."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ WIDTH, HEIGHT = 300, 160  # of a plot, in pixels
 
 @dataclass(frozen=True)
 class Run:
-    """settings: of its recipe, by their dotted names; curves: every logged term; validation: the last scores of its
-    validation clips; step, minutes: how far it is.
+    """One training run. settings: of its recipe, by dotted name; curves: every logged term; validation: the latest
+    scores on its validation clips; step, minutes: its progress.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """A run folder of `icf train`, finished or not. Raises UserError where it is none, or a line cannot be read."""
+    """Read a run folder of `icf train`, finished or not. Raises UserError if it is none, or a line cannot be read."""
     lines = _lines(folder / "metrics.jsonl")
     try:
         settings = dict(_flat(json.loads(_text(folder / "recipe.json"))["config"]))
@@ -57,7 +57,7 @@ def _text(path: Path) -> str:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Whole lines; a last one that is being written is left out."""
+    """Return all complete lines; a last line that is still being written is skipped."""
     found = []
     for number, line in enumerate(_text(path).splitlines(keepends=True), 1):
         if not line.endswith("\n"):
@@ -79,13 +79,13 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """Settings in which the runs differ, but for their names."""
+    """Return the settings in which the runs differ, except their names."""
     names = dict.fromkeys(name for run in runs for name in run.settings if name != "name")
     return [name for name in names if len({json.dumps(run.settings.get(name)) for run in runs}) > 1]
 
 
 def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows: how far each run is, its last validation scores, the settings in which they differ."""
+    """Return heading and rows: progress of each run, its latest validation scores, the settings that differ."""
     scores = list(dict.fromkeys(name for run in runs for name in run.validation))
     settings = differing(runs)
     rows = []
@@ -97,7 +97,7 @@ def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
 
 
 def page(runs: Sequence[Run]) -> str:
-    """The table and a plot of each term, as one HTML file without scripts."""
+    """Return the table and a plot of each term as one HTML file without scripts."""
     heading, rows = table(runs)
     cells = ["".join(f"<th>{escape(name)}</th>" for name in heading)]
     for number, row in enumerate(rows):
@@ -115,7 +115,7 @@ def page(runs: Sequence[Run]) -> str:
 
 
 def _plot(term: str, runs: Sequence[Run]) -> str:
-    """One term of all runs over their steps."""
+    """Plot one term of all runs over their steps."""
     points = [point for run in runs for point in run.curves.get(term, [])]
     last, low, high = max(step for step, _ in points), *(pick(value for _, value in points) for pick in (min, max))
     across, up = WIDTH / max(last, 1), HEIGHT / ((high - low) or 1)

@@ -1,4 +1,4 @@
-"""Training batches and validation of composed scenes. All is rendered, or found in the cache, at the start."""
+"""Training batches and validation of composed scenes. Scenes are rendered, or read from the cache, at the start."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ from icf_avs.types import MAP_STRIDE, Batch, ClipSpec
 if TYPE_CHECKING:
     from icf_avs.networks.segmentation_model import SegmentationModel
 
-STORED_SIZE = 224  # of an image in files of the S4 and MS3 layouts
+STORED_SIZE = 224  # side of an image in files of the S4 and MS3 layouts, pixels
 
 
 class ComposedData:
-    """What both data sets of composed scenes share."""
+    """Base class of the two data sets of composed scenes."""
 
     config: TrainConfig
-    evaluated_batches: int  # of validation, in the middle of a run
+    evaluated_batches: int  # validation batches scored during a run
     licence = "weights Apache-2.0; learnt from Tux Paint stamps (GPL-2 and the licences of single items)"
 
     def validation(self) -> Iterator[Batch]:
-        """Batches of validation scenes, eight at a time; the same for every run."""
+        """Yield batches of eight validation scenes, the same for every run."""
         raise NotImplementedError
 
     def validate(self, model: SegmentationModel) -> dict[str, float]:
-        """Calibrate the model on the validation scenes; its scores there."""
+        """Calibrate the model on the validation scenes and return its scores there."""
         return asdict(calibrate(model, self.validation()))
 
     def evaluator(self) -> Evaluator:
-        """Its score is the G-mIoU of the best offset on the first batches; the model is left calibrated to it."""
+        """Return an evaluator: G-mIoU at the best offset on the first batches. It leaves the model calibrated to it."""
         batches = list(islice(self.validation(), self.evaluated_batches))
 
         def evaluator(model: SegmentationModel) -> dict[str, float]:
@@ -72,7 +72,7 @@ class ComposedData:
 
 
 class StampsData(ComposedData):
-    """Images and clips of each stage, and clips for validation."""
+    """Images and clips for each training stage, and clips for validation."""
 
     evaluated_batches = 2
     origin = "composed Stamps scenes (tuxpaint-stamps-default), not natural video"
@@ -85,12 +85,12 @@ class StampsData(ComposedData):
         self.bank = SoundBank(self.catalog, "train")
         self.bank.prepare_all(self.sounds)
         self._workers, self._report = workers, report
-        self.hard: dict[str, SceneFeatures] = {}  # by the name of the set that they are added to
+        self.hard: dict[str, SceneFeatures] = {}  # by name of the set that they extend
         sizes, spec, final = config.data, config.spec, config.final_spec
         self.images = self._train("images", sizes.images, 0, replace(spec, frames=1))
         self.clips = self._train("clips", sizes.clips, 1, spec)
         if config.highres_steps:
-            # Half of what the last stage sees is as sharp as its size, half is enlarged from the size of stored files.
+            # Last stage: images are as sharp as its size; clips, half of the steps, are enlarged from STORED_SIZE.
             self.highres_images = self._train("highres_images", sizes.highres_images, 2, replace(final, frames=1))
             self.highres_clips = self._train("highres_clips", sizes.highres_clips, 3, final, STORED_SIZE)
 
@@ -107,7 +107,7 @@ class StampsData(ComposedData):
         return scene_features(self.catalog, wanted, self._workers, lambda *at: self._report(name, *at, {}))
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """As `Data.batch`."""
+        """See `Data.batch`."""
         config, stage = self.config, self.config.stage(step)
         pretraining, finishing = stage == "pretrain", stage == "highres"
         rng = np.random.default_rng([config.seed, int(pretraining), step])
@@ -142,7 +142,7 @@ class StampsData(ComposedData):
         return found
 
     def validation(self) -> Iterator[Batch]:
-        """Balanced scenes of the validation split as stored files show them, eight at a time."""
+        """Yield batches of eight balanced validation scenes, with the detail of stored files."""
         data, spec = self.config.data, self.config.final_spec
         wanted = SceneSet("val", data.validation, VALIDATION_SEED, BALANCED, spec, STORED_SIZE)
         features = self._scenes("validation", wanted)
@@ -152,7 +152,7 @@ class StampsData(ComposedData):
 
 
 class OpenVocabData(ComposedData):
-    """Images, clips and validation scenes, and the tagger's predictions for recordings."""
+    """Images, clips and validation scenes with words, and the tagger's predictions for recordings."""
 
     evaluated_batches = 8
     origin = "composed word scenes (tuxpaint-stamps-default), not natural video"
@@ -179,34 +179,34 @@ class OpenVocabData(ComposedData):
         self.unseen = scenes("validation", "val", sizes.validation, VALIDATION_SEED, single)
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """As `Data.batch`."""
+        """See `Data.batch`."""
         config = self.config
         rng = np.random.default_rng([config.seed, step])
         features = self.clips if rng.random() < config.clip_share else self.images
         size = config.clips_of(features.stamp_maps.shape[1])
         indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
         drawn: list[Batch] = []
-        for at in np.sort(indices)[part::parts]:  # each scene by a chance of its own, whatever part it is in
+        for at in np.sort(indices)[part::parts]:  # one generator per scene: independent of the split into parts
             own = np.random.default_rng([config.seed, step, at])
             drawn.append(open_vocab_batch(features, np.array([at]), self.words, self.sounds, own))
         return concat_batches(drawn)
 
     def samples(self, count: int) -> list[Sample]:
-        """Scenes of the validation split as clips, each with the tags that are predicted in it."""
+        """Return scenes of the validation split as clips, each with the tags predicted in it."""
         spec, seed = self.config.final_spec, VALIDATION_SEED
         size, seconds = (spec.image_size, spec.image_size), max(1, round(spec.seconds))
         scenes = [sample_open_vocab_scene(self.catalog, "val", index, seed, NATURAL, seconds) for index in range(count)]
         rendered = [[render_frame(scene, spec.frame_time(t), size) for t in range(spec.frames)] for scene in scenes]
         frames, stamp_maps = (np.stack([[frame[part] for frame in clip] for clip in rendered]) for part in (0, 1))
         half, empty = slice(MAP_STRIDE // 2, None, MAP_STRIDE), np.zeros((count, spec.frames, 0, 0, 0), np.uint8)
-        features = OpenVocabFeatures(scenes, [], stamp_maps[:, :, half, half], frames, empty, empty)  # for masks alone
+        features = OpenVocabFeatures(scenes, [], stamp_maps[:, :, half, half], frames, empty, empty)  # for masks only
         rng = np.random.default_rng(seed)
         batch = open_vocab_batch(features, np.arange(count), self.words, self.sounds, rng, noisy=False)
         parts = zip(frames, batch.sound, batch.masks, strict=True)
         return [Sample(torch.from_numpy(clip), sound, masks, True) for clip, sound, masks in parts]
 
     def validation(self) -> Iterator[Batch]:
-        """Scenes of the validation split, eight at a time; the same words are queried every time."""
+        """Yield batches of eight validation scenes; the same words are queried every time."""
         rng = np.random.default_rng(VALIDATION_SEED)
         for start in range(0, len(self.unseen.scenes), 8):
             indices = np.arange(start, min(start + 8, len(self.unseen.scenes)))
@@ -214,14 +214,14 @@ class OpenVocabData(ComposedData):
 
 
 def vocabulary(catalog: OpenVocabCatalog) -> tuple[str, ...]:
-    """The words of sounds, and all words of images: those that training does not know included."""
+    """Return the words of sounds, then all other words of images, including those unknown to training."""
     shown = {word for stamp in catalog.stamps for word in (*stamp.words, *stamp.generic)}
     heard = audio_words()
     return (*heard, *sorted(shown - set(heard)))
 
 
 def training_words(catalog: OpenVocabCatalog, text: str, synonym_threshold: float) -> Vocabulary:
-    """The vocabulary for batches, embedded by the encoder `text`. Words unknown to training are not nameable."""
+    """Return the vocabulary for batches, embedded by the encoder `text`. Words unknown to training are not nameable."""
     words = vocabulary(catalog)
     unknown = {word for stamp in catalog.held_out for word in stamp.words} - set(catalog.training_words)
     nameable = np.array([word not in unknown for word in words])
@@ -231,5 +231,5 @@ def training_words(catalog: OpenVocabCatalog, text: str, synonym_threshold: floa
 
 
 def image_spec(spec: ClipSpec) -> ClipSpec:
-    """The part of a clip specification that images depend on, so that they are found again whatever the audio is."""
+    """Return the part of a clip specification that affects images, so that cached images fit any audio settings."""
     return ClipSpec(frames=spec.frames, fps=spec.fps, image_size=spec.image_size, phase=spec.phase)

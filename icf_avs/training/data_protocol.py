@@ -1,4 +1,4 @@
-"""What a run needs of its data, and who provides it."""
+"""Interface of the training data."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from icf_avs.networks.segmentation_model import SegmentationModel
 
 Report = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total, latest values
-Evaluator = Callable[["SegmentationModel"], dict[str, float]]  # scores by name; of "score", the more the better
+Evaluator = Callable[["SegmentationModel"], dict[str, float]]  # scores by name; a higher "score" is better
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A clip to display: frames uint8 [T,S,S,3]; sound, waveforms [T,N], log-mel [T,96,64] or, has_tags, tags
-    [T,C]; masks [T,h,w] float in [0,1].
+    """A clip to display: frames uint8 [T,S,S,3]; sound: waveforms [T,N], log-mel [T,96,64] or, if has_tags, tags [T,C];
+    masks [T,h,w] float in [0,1].
     """
 
     frames: Tensor
@@ -31,8 +31,8 @@ class Sample:
 
 
 class Data(Protocol):
-    """config: of the run. classes: their names, in the order of their ids; origin, licence: a line each, for the
-    checkpoint.
+    """Data of a run. config: of the run; classes: names in the order of their ids; origin, licence: one line each, for
+    the checkpoint.
     """
 
     config: TrainConfig
@@ -41,13 +41,13 @@ class Data(Protocol):
     licence: str
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """Part number `part` of the batch of a step: a function of the run's seed and these numbers."""
+        """Return part number `part` of the batch of a step. It depends only on the run's seed and these numbers."""
 
     def validate(self, model: SegmentationModel) -> dict[str, float]:
-        """Scores of the trained model on the validation split."""
+        """Return scores of the trained model on the validation split."""
 
     def evaluator(self) -> Evaluator:
-        """What scores a model in the middle of its run, in seconds: on a few validation clips, made or loaded now."""
+        """Return a fast evaluator (seconds) for use during training; its validation clips are made or loaded now."""
 
     def samples(self, count: int) -> list[Sample]:
-        """The first validation clips, to look at."""
+        """Return the first validation clips, for display."""

@@ -1,7 +1,7 @@
-"""Where the curves and images of a run go beside its folder: TensorBoard if installed, Weights & Biases if asked.
+"""Trackers that log curves and images of a run: TensorBoard if installed, Weights & Biases on request.
 
-TensorBoard writes files. W&B sends the run to its host, and nothing here loads it unless `wandb` is True; no other
-tracker of accelerate's is ever chosen, whatever is installed or set in the environment.
+TensorBoard writes local files. W&B uploads the run, and is loaded only if `wandb` is True. No other tracker of
+accelerate is used, whatever is installed or set in the environment.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ PROJECT = "icf-avs"
 
 
 def start_trackers(accelerator: Accelerator, folder: Path, config: TrainConfig, step: int, wandb: bool) -> None:
-    """Give `accelerator` the trackers of a run that begins or goes on at `step`; call it in the writing process.
+    """Attach trackers to `accelerator` for a run that starts or resumes at `step`; call it in the writing process.
 
-    TensorBoard's files are in folder/tensorboard, W&B's in folder/wandb. A run that goes on hides what TensorBoard has
-    of steps from `step` on, and stays the same run of W&B. Raises UserError when W&B is wanted and unavailable.
+    TensorBoard writes to folder/tensorboard, W&B to folder/wandb. A resumed run hides TensorBoard's entries from `step`
+    on, and continues the same W&B run. Raises UserError if W&B is requested and unavailable.
     """
     found: list[GeneralTracker] = []
     if importlib.util.find_spec("tensorboard"):
         found.append(TensorBoardTracker("tensorboard", folder, purge_step=step))
     if wandb:
-        identity = folder / "wandb-id.txt"  # by which W&B knows a resumed run again
+        identity = folder / "wandb-id.txt"  # identifies a resumed run to W&B
         if not identity.exists():
             write_text(identity, uuid4().hex[:12] + "\n")
         known = {"id": identity.read_text(encoding="utf-8").strip(), "resume": "allow"}
@@ -54,27 +54,27 @@ def start_trackers(accelerator: Accelerator, folder: Path, config: TrainConfig, 
 
 
 def check_wandb() -> None:
-    """Raise UserError where Weights & Biases is not installed."""
+    """Raise UserError if Weights & Biases is not installed."""
     if not importlib.util.find_spec("wandb"):
         raise UserError("--wandb needs Weights & Biases: pip install 'icf-avs[wandb]'")
 
 
 def log_text(accelerator: Accelerator, name: str, values: dict) -> None:
-    """Show a dictionary, as JSON, on TensorBoard's page of texts. W&B has the recipe as the run's configuration."""
+    """Show a dictionary as JSON on TensorBoard's text page. W&B stores the recipe as the run's configuration."""
     for tracker in accelerator.trackers:
         if tracker.name == "tensorboard":
             tracker.log({name: f"```\n{json.dumps(values, indent=1)}\n```"})
 
 
 def log_images(accelerator: Accelerator, name: str, images: Sequence[np.ndarray], step: int) -> None:
-    """Show images, uint8 [H, W, 3] of one size, in every tracker."""
+    """Log images, uint8 [H, W, 3] of equal size, to every tracker."""
     for tracker in accelerator.trackers:
         layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
         tracker.log_images({name: np.stack(images)}, step=step, **layout)
 
 
 def end_trackers(accelerator: Accelerator, failed: bool) -> None:
-    """Let the trackers write what is left; W&B marks a run that failed."""
+    """Flush and close the trackers; W&B marks a failed run."""
     for tracker in accelerator.trackers:
         if failed and tracker.name == "wandb":
             tracker.tracker.finish(exit_code=1)

@@ -1,4 +1,4 @@
-"""The optimizer of a stage, the schedule of its learning rate, and when the pretraining of the audio encoder ends."""
+"""Optimizer of a stage, learning rate schedule, and the criterion that ends the pretraining of the audio encoder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def adamw(config: TrainConfig, module: TrainModule, pretraining: bool) -> torch.optim.AdamW:
-    """The pretrained audio encoder moves on more slowly, or the decoder's first noise would undo it; so does a visual
-    encoder that comes with weights. Pretraining moves the audio encoder and its classifier alone.
+    """Build the optimizer of a stage. Pretraining updates only the audio encoder and its classifier. Afterwards that
+    encoder, and a visual encoder that comes with weights, learn more slowly, or noise of the decoder would undo them.
     """
     audio = [p for p in module.model.audio.parameters() if p.requires_grad]
     classifier = list(module.audio_classifier.parameters())
@@ -37,7 +37,7 @@ def adamw(config: TrainConfig, module: TrainModule, pretraining: bool) -> torch.
 
 
 def learning_rate_share(config: TrainConfig, step: int) -> float:
-    """Share of the learning rate at a step: each of the three stages has a schedule of its own."""
+    """Return the factor on the learning rate at a step. Each of the three stages has its own schedule."""
     after = step - config.audio_pretrain_steps
     if after < 0:
         return schedule(step, config.audio_pretrain_steps, config.warmup)
@@ -47,7 +47,7 @@ def learning_rate_share(config: TrainConfig, step: int) -> float:
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
-    """Linear warm-up, then a cosine to 2 %."""
+    """Linear warm-up, then cosine decay to 2 %."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
@@ -58,19 +58,19 @@ WINDOWS, TOLERANCE = 4, 0.005
 
 @dataclass
 class Plateau:
-    """Means over a quarter of `patience` steps each: the loss has stopped falling once four of them in a row are not
-    below the lowest one before by half a hundredth of the first. patience 0: never. A function of the losses alone, so
-    a resumed run and every process of a run decide alike.
+    """Detects that a loss has stopped falling, by its means over windows of a quarter of `patience` steps: if four in a
+    row are not below the lowest earlier mean by 0.5 % of the first. patience 0: never. It depends on the losses
+    alone, so a resumed run and every process of a run decide the same.
     """
 
     patience: int
-    losses: list[float] = field(default_factory=list)  # of the window that is not full yet
+    losses: list[float] = field(default_factory=list)  # of the incomplete window
     first: float | None = None
     best: float = float("inf")
     idle: int = 0  # windows since the lowest mean
 
     def reached(self, loss: float) -> bool:
-        """Add the loss of a step; whether it has stopped falling."""
+        """Add the loss of a step. Returns True if the loss has stopped falling."""
         if not self.patience:
             return False
         self.losses.append(loss)
@@ -86,5 +86,5 @@ class Plateau:
         return self.idle >= WINDOWS
 
     def state(self) -> dict[str, object]:
-        """What `Plateau(**state)` goes on from."""
+        """Return the state from which `Plateau(**state)` continues."""
         return asdict(self)

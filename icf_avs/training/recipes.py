@@ -1,4 +1,4 @@
-"""Every training run, one function each. A variant calls another and replaces what differs."""
+"""Training recipes, one function each. A variant calls another recipe and replaces what differs."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from icf_avs.types import ClipSpec
 
 SMALL = "efficientnet-lite0"
 PARTS = {"mit": "implicit_text", "sc": "counterfactual", "cdcl": "contrastive"}
-WITHOUT: dict[str, None] = dict.fromkeys(PARTS.values())  # parts of the guided network alone
+WITHOUT: dict[str, None] = dict.fromkeys(PARTS.values())  # parts that only the guided network has
 
 
 def stamps() -> TrainConfig:
-    """The guided network on the embedded benchmark: the shipped checkpoint. Scores and time: README, from
+    """Guided network on the embedded benchmark; gives the shipped checkpoint. Scores and time: README, from
     results/*.csv.
     """
-    # Varied sounds take longer to tell apart.
+    # Augmented sounds take longer to learn.
     data = configs.DataConfig(highres_images=2_400, highres_clips=450, hard_fraction=0.5, audio_augment=True)
-    large = {"highres_steps": 1_200, "highres_size": 384}  # outlines gain from it
+    large = {"highres_steps": 1_200, "highres_size": 384}  # improves mask outlines
     return TrainConfig("stamps", data=data, audio_pretrain_steps=3_000, steps=3_000, **large)
 
 
 def stamps_query_network() -> TrainConfig:
-    """The query network on the embedded benchmark, as small as the guided one there, with ICF around it."""
+    """Query network with ICF on the embedded benchmark, as small as the guided network there."""
     return replace(stamps(), name="stamps-query", model=ModelConfig(network="query", **WITHOUT), icf=PlugInConfig())
 
 
 def stamps_quick() -> TrainConfig:
-    """A few minutes: to see that training works on a machine, not for a score."""
+    """A few minutes of training, to check that it works on a machine; not for scores."""
     short = {"audio_pretrain_steps": 150, "steps": 200, "highres_steps": 0}
     return replace(stamps(), name="stamps-quick", data=configs.DataConfig(images=400, clips=40, validation=24), **short)
 
 
 def natural() -> TrainConfig:
-    """The guided network with an open vocabulary, for natural video: words in place of sounds, on composed scenes."""
+    """Guided network with an open vocabulary, for natural video; trained on composed scenes with words for sounds."""
     return TrainConfig(
         name="natural",
         model=ModelConfig(visual="efficientnet-lite0-evidence", audio="efficientat", evidence=configs.EvidenceConfig()),
         words=configs.WordDataConfig(),
         spec=ClipSpec(image_size=448, sample_rate=32_000, window=160_000),
-        audio_pretrain_steps=0,  # what is heard comes in words
+        audio_pretrain_steps=0,  # the audio encoder is a trained tagger
         steps=2_000,
         batch=16,
         clip_share=0.2,
@@ -54,8 +54,8 @@ def natural() -> TrainConfig:
 
 def _public(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
     """ICF as published on a public set (sec. 4): query network, PVTv2-B5, VGGish, AdamW at 1e-4, 8 clips a step, 60
-    epochs, 224 pixels. The paper says nothing of decay (AdamW's own .01 here), warm-up and schedule (those of all
-    runs).
+    epochs, 224 pixels. The paper does not give weight decay (here AdamW's default .01), warm-up and schedule (here
+    those of all recipes).
     """
     frames = 10 if layout == "AVSS" else 5
     return TrainConfig(
@@ -66,44 +66,44 @@ def _public(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
         ),
         icf=PlugInConfig(mit=MIT(encoders="published")), text_encoder="clip",
         benchmark=configs.BenchmarkConfig(layout), estimate=estimate, spec=ClipSpec(frames=frames, phase=15 / 16),
-        audio_pretrain_steps=0,  # VGGish comes trained
+        audio_pretrain_steps=0,  # VGGish is pretrained
         steps=steps, batch=8 * frames, highres_steps=0, learning_rate=1e-4, audio_rate=1.0, visual_rate=1.0,
         weight_decay=0.01, checkpoint_every=500,
     )  # fmt: skip
 
 
 def s4_pvt() -> TrainConfig:
-    """S4, one labelled frame a clip."""
+    """S4, with one labelled frame per training clip."""
     return _public("S4", 25_890, "s4-pvt", "about 10 hours on one A100 (an estimate, not measured)")
 
 
 def ms3_pvt() -> TrainConfig:
-    """MS3. ms3_from_s4 starts it from S4 weights."""
+    """MS3. For a start from S4 weights see `ms3_from_s4`."""
     return _public("MS3", 2_220, "ms3-pvt", "about 1 hour on one A100 (an estimate, not measured)")
 
 
 def avss_pvt() -> TrainConfig:
-    """AVSS, with a class head, clips of 5 and 10 frames."""
+    """AVSS, with a class head and clips of 5 and 10 frames."""
     return _public("AVSS", 63_735, "avss-pvt", "about 48 hours on one A100 (an estimate, not measured)")
 
 
 def ms3_from_s4() -> TrainConfig:
-    """MS3 from the weights of an S4 run (--init): half the steps. Both sets must lie beside AVSS, whose metadata gives
-    them the same class names.
+    """MS3 from the weights of an S4 run (--init), in half the steps. Both sets must lie beside AVSS, whose metadata
+    gives them the same class names.
     """
     estimate = "about half an hour on one A100 (an estimate, not measured)"
     return replace(ms3_pvt(), name="ms3-from-s4", starts_from="an S4 run", steps=1_110, estimate=estimate)
 
 
 def own() -> TrainConfig:
-    """Videos of one's own (docs/OWN_DATA.md): the guided network with the small encoders, for a laptop."""
+    """Your own videos (docs/OWN_DATA.md): the guided network with the small encoders, for a laptop."""
     estimate = "about an hour on a laptop with 8 cores (an estimate, not measured)"
     short = {"steps": 1_500, "highres_steps": 0, "batch": 40, "checkpoint_every": 250}
     return TrainConfig("own", benchmark=configs.BenchmarkConfig("own"), estimate=estimate, **short)
 
 
 def composed() -> TrainConfig:
-    """What `icf data compose` wrote: the same with a class head."""
+    """Sets written by `icf data compose`: recipe `own` with a class head."""
     estimate = "about two hours on a laptop with 8 cores (an estimate, not measured)"
     changes = {"benchmark": configs.BenchmarkConfig("AVSS"), "spec": ClipSpec(phase=15 / 16), "steps": 3_000}
     return replace(own(), name="composed", model=ModelConfig(semantic=True), estimate=estimate, **changes)
@@ -115,10 +115,10 @@ def with_visual(config: TrainConfig, encoder: str, short: str) -> TrainConfig:
 
 
 def with_encoders(config: TrainConfig, visual: str | None, audio: str | None, text: str | None) -> TrainConfig:
-    """The same run with other encoders, None: the recipe's. The small ones change what goes with them: Lite0 stays
-    frozen and takes the widths and the learning rate of the Stamps recipe, for what trains on it is as small as there;
-    the log-mel encoder, which comes untrained, is pretrained first. text: embeds class names, or the
-    pseudo-words of ICF.
+    """The same run with other encoders; None keeps the recipe's. text: embeds class names, or the pseudo-words of ICF.
+
+    The small encoders bring further settings. Lite0 stays frozen; widths and learning rate become those of the Stamps
+    recipe, because the trained part is as small as there. The log-mel encoder has no weights and is pretrained first.
     """
     model = config.model
     if visual is not None:
@@ -138,15 +138,15 @@ def with_encoders(config: TrainConfig, visual: str | None, audio: str | None, te
 
 
 def with_network(config: TrainConfig, network: str) -> TrainConfig:
-    """The same run of another network: the hosts of table 3."""
+    """The same run with another network, for the hosts of table 3."""
     layers = 6 if network == "avsegformer" else ModelConfig.layers
     model = replace(config.model, network=network, pixel_decoder=ModelConfig.pixel_decoder, layers=layers)
     return replace(config, name=f"{network}-{config.name}", model=model)
 
 
 def ablation(config: TrainConfig, *parts: str) -> TrainConfig:
-    """The same run with these parts alone, of "mit", "sc" and "cdcl"; with none it is the baseline. Without MIT no
-    words are there to search evidence for.
+    """The same run with only these of the parts "mit", "sc" and "cdcl"; with none it is the baseline. Without MIT there
+    are no words to search evidence for, so evidence is removed as well.
     """
     name = "-".join((config.name, *parts)) if parts else f"{config.name}-baseline"
     if config.icf is not None:
@@ -158,21 +158,21 @@ def ablation(config: TrainConfig, *parts: str) -> TrainConfig:
 
 
 def with_interventions(config: TrainConfig) -> TrainConfig:
-    """The same run with interventions beside what trains it; not from the paper."""
+    """The same run with interventions added to its training; not from the paper."""
     return replace(config, name=f"{config.name}-interventions", interventions=InterventionSettings())
 
 
 def variant(config: TrainConfig, name: str) -> TrainConfig:
-    """A row of table 2 or a point of figure 5, by its name in VARIANTS: one part of ICF with one setting changed."""
+    """A row of table 2 or a point of figure 5, by its name in VARIANTS: one part of ICF with changed settings."""
     part, changes = VARIANTS[name]
     icf = replace(config.icf, **{part: replace(getattr(config.icf, part), **changes)})
     return replace(config, name=f"{config.name}-{name}", icf=icf)
 
 
-ROWS = ((), ("mit",), ("sc",), ("cdcl",), ("mit", "sc"), ("mit", "cdcl"), ("sc", "cdcl"))  # all three: the run itself
-# Of table 2, the rows of MIT without contrasts: as a plug-in they are the baseline, since nothing reaches the network.
+ROWS = ((), ("mit",), ("sc",), ("cdcl",), ("mit", "sc"), ("mit", "cdcl"), ("sc", "cdcl"))  # all three: the recipe
+# Rows of table 2 that have MIT but no contrasts. As a plug-in they equal the baseline: nothing reaches the network.
 BY_NETWORK = (("mit",), ("mit", "sc"))
-LEVELS = ("level-frame", "level-frame-video")  # of the row MIT
+LEVELS = ("level-frame", "level-frame-video")  # variants of the row MIT
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "level-frame": ("mit", {"levels": ("frame",)}),
     "level-frame-video": ("mit", {"levels": ("video", "frame")}),
@@ -180,7 +180,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "pairs-swapped": ("sc", {"strategy": "pair-swap"}),
     "audio-replaced": ("sc", {"strategy": "audio-swap"}),
     "text-revised": ("sc", {"strategy": "text-revision"}),
-    "vq-vae": ("sc", {"strategy": "vqvae", "lambda_ortho": 0.0}),  # in the paper's table L_ortho comes after diffusion
+    "vq-vae": ("sc", {"strategy": "vqvae", "lambda_ortho": 0.0}),  # the paper's table adds L_ortho after diffusion
     "over-samples": ("sc", {"orthogonal": "samples"}),
     "over-features": ("sc", {"orthogonal": "features"}),
     "without-ortho": ("sc", {"lambda_ortho": 0.0}),

@@ -1,6 +1,6 @@
-"""One run from its recipe to its checkpoint.
+"""One training run, from recipe to checkpoint.
 
-What ends it is one line: full disk, vanished data, no memory, Ctrl-C. The last checkpoint stays.
+Errors end it with one line: full disk, missing data, out of memory, Ctrl-C. The last checkpoint is kept.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ IN_PYTHON = "icf_avs.training.run.train, in Python"
 
 
 def training_data(config: TrainConfig, source: Path | None, workers: int, report: Report) -> Data:
-    """The data of a recipe. Raises UserError when they are not there."""
+    """Return the data of a recipe. Raises UserError if they are missing."""
     if config.words is not None:
         return OpenVocabData(config, source, workers, report)
     if config.benchmark is None:
@@ -61,17 +61,17 @@ def train(
     report: Report = lambda *_: None,
     command: Sequence[str] = (),
 ) -> Path:
-    """Run (or go on with) a training run; returns the path of its checkpoint, folder/NAME.safetensors.
+    """Start or resume a training run. Returns the path of its checkpoint, folder/NAME.safetensors.
 
-    source    folder of the public set, or of the Tux Paint stamps (None: fetched)
-    init      a checkpoint whose weights the run starts from (None: drawn from the seed); not read to go on
-    resume    go on with the run in `folder`; it may have more steps than it began with
+    source    folder of the public set, or of the Tux Paint stamps (None: downloaded)
+    init      checkpoint with the initial weights (None: drawn from the seed); not read on resume
+    resume    continue the run in `folder`; it may have more steps than it began with
     workers   processes that render scenes, threads that read clips
-    wandb     also send curves and images to Weights & Biases
-    device    that it runs on (training/accelerator.py)
-    command   arguments of `icf` that call this, for the checkpoint and for the line that says how to resume
-    What else `folder` gets: docs/TRAINING.md. Raises UserError; Interrupted after Ctrl-C or SIGTERM, when its step is
-    done and kept. Under several processes (`accelerate launch`) all of them call this; the first one writes.
+    wandb     also log curves and images to Weights & Biases
+    device    to run on (training/accelerator.py)
+    command   arguments of the `icf` call, for the checkpoint and for the message on how to resume
+    docs/TRAINING.md lists the files in `folder`. Raises UserError; raises Interrupted after Ctrl-C or SIGTERM, when the
+    step is done and saved. With several processes (`accelerate launch`), all of them call this; the first one writes.
     """
     processes(device)
     check_start(config, folder, init, resume, wandb)
@@ -79,7 +79,7 @@ def train(
     with Interruption() as stop:
         with first_alone():
             data = training_data(config, source, workers, report)
-            if not data.classes:  # nothing to name sounds by
+            if not data.classes:  # no class names to pretrain the audio encoder on
                 config = replace(config, audio_pretrain_steps=0)
             model = build_model(config, data.classes, None if resume else init)
         trainer = Trainer(config, data, model, folder)
@@ -112,7 +112,7 @@ def train(
 
 
 def check_start(config: TrainConfig, folder: Path, init: Path | None, resume: bool, wandb: bool) -> None:
-    """Raise UserError for what is known to be wrong before any work."""
+    """Raise UserError for errors that are known before any work."""
     check_folder(folder)
     check_processes(config)
     audio, rate = config.model.audio, config.spec.sample_rate
@@ -137,7 +137,7 @@ def fit(
     callbacks: Callbacks | None = None,
     stop: Interruption | None = None,
 ) -> None:
-    """Do the steps that are left of a run; log and checkpoints go to the trainer's folder."""
+    """Run the remaining steps; log and checkpoints go to the trainer's folder."""
     config, leads = trainer.config, trainer.accelerator.is_main_process
     spent, begun = trainer.seconds, time.monotonic()
     with ThreadPoolExecutor(1) as loader, _log(trainer) as log, stop.deferred() if stop else nullcontext():
@@ -168,7 +168,7 @@ def fit(
 
 
 def _log(trainer: Trainer) -> AbstractContextManager[TextIO | None]:
-    """metrics.jsonl, without the rows of steps that the run does again; None in processes that do not write."""
+    """Open metrics.jsonl, without rows of steps that will be repeated; None in processes that do not write."""
     if not trainer.accelerator.is_main_process:
         return nullcontext()
     path = trainer.folder / "metrics.jsonl"
@@ -184,7 +184,7 @@ def _note(log: TextIO, trainer: Trainer, step: int, stage: str, values: dict[str
 
 
 def training_metadata(config: TrainConfig, trainer: Trainer, scores: dict[str, float]) -> dict[str, Any]:
-    """What a checkpoint says of its making."""
+    """Return the metadata of a checkpoint: how it was trained."""
     return {
         "command": trainer.command,
         "config": asdict(config),
@@ -203,13 +203,13 @@ def training_metadata(config: TrainConfig, trainer: Trainer, scores: dict[str, f
     }
 
 
-_NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "ALLOC_FAILED")  # in the words of a RuntimeError
+_NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "ALLOC_FAILED")  # in the message of a RuntimeError
 
 
 @contextmanager
 def as_user_errors(trainer: Trainer, go_on: str) -> Iterator[None]:
-    """Raise UserError in place of OSError and of an allocation that failed: what happened at which step, what to do.
-    Interrupted says so, too. go_on: the command that resumes the run.
+    """Convert OSError and failed allocations to UserError, which says what happened, at which step, and what to do.
+    Interrupted gets such a message, too. go_on: the command that resumes the run.
     """
     last = trainer.folder / "last.pt"
 
@@ -222,7 +222,7 @@ def as_user_errors(trainer: Trainer, go_on: str) -> Iterator[None]:
         kept = f"stopped; {last} has step {trainer.step} of {trainer.total}; go on with: {go_on}"
         said = kept if last.exists() else "stopped before the first step; nothing is kept"
         raise Interrupted(stop.number, said) from None
-    except BrokenPipeError:  # nobody reads what is printed: no fault of the run
+    except BrokenPipeError:  # the reader of the output is gone; not an error of the run
         raise
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

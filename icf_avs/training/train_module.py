@@ -1,4 +1,4 @@
-"""A forward pass with its losses, as one module: what is wrapped for several GPUs and run at lower precision."""
+"""Forward pass and losses as one module, to be wrapped for several GPUs and run at lower precision."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from icf_avs.types import Batch, NetworkFeatures
 
 
 class TrainModule(nn.Module):
-    """A guided network with its own losses, and the classifier that pretrains its audio encoder, which stays out of
-    checkpoints.
+    """A guided network with its losses, and the classifier that pretrains its audio encoder. The classifier is not part
+    of checkpoints.
     """
 
     def __init__(self, model: SegmentationModel) -> None:
@@ -36,11 +36,11 @@ class TrainModule(nn.Module):
         self.interventions: Interventions | None = None
 
     def forward(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        """Terms of the loss of a stage ("pretrain", "train", "highres"), and "loss", their weighted sum."""
+        """Return the loss terms of a stage ("pretrain", "train", "highres"), and "loss", their weighted sum."""
         return self._pretrain_audio(batch) if stage == "pretrain" else self._train_masks(batch, stage)
 
     def update_running_means(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
-        """After a step: move the running means of counterfactual sounds. total: sums over the processes of a run."""
+        """Update the running means of counterfactual sounds after a step. total: sums over the processes of a run."""
         if self.model.network.counterfactual is not None:
             self.model.network.counterfactual.update_running_means(total)
 
@@ -62,13 +62,13 @@ class TrainModule(nn.Module):
             batch.visual or batch.frames, audio, batch.valid, sounding=batch.sounding, extra_audio=extra,
             known=batch.known,
         )  # fmt: skip
-        with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
+        with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels need float32
             whole = {field.name: convert_to_fp32(getattr(output, field.name)) for field in fields(output)}
             return guided_loss(replace(output, **whole), batch, self.model.network.joint_embedding, self.weights[stage])
 
 
 class PlugInTrainModule(TrainModule):
-    """A network, with ICF and interventions around it while it is trained; without both its masks alone train it."""
+    """A network trained with ICF and interventions around it; without both, by its mask losses alone."""
 
     def __init__(
         self, model: SegmentationModel, icf: PlugInConfig | None, interventions: InterventionSettings | None = None
@@ -86,7 +86,7 @@ class PlugInTrainModule(TrainModule):
 
     def _train_masks(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         output = self.model(batch.visual or batch.frames, batch.sound, batch.valid)
-        with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels want all digits
+        with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels need float32
             output.logits, output.classes = convert_to_fp32(output.logits), convert_to_fp32(output.classes)
             output.auxiliary = convert_to_fp32(output.auxiliary)
             found = segmentation_losses(output, batch)
@@ -102,7 +102,7 @@ class PlugInTrainModule(TrainModule):
 
 
 def build_train_module(config: TrainConfig, model: SegmentationModel) -> TrainModule:
-    """What trains a model. Raises UserError for a plug-in that would change nothing."""
+    """Wrap a model for training. Raises UserError for ICF or interventions that the network or the data cannot use."""
     if config.interventions and not model.classes:
         raise UserError(f"recipe {config.name} intervenes by classes, of which these data have no names")
     if not isinstance(model.network, GuidedNetwork):

@@ -1,4 +1,4 @@
-"""A run's state and its steps. All chance follows from (seed, step), so a resumed run continues bit for bit."""
+"""State and steps of a run. All randomness depends on (seed, step) alone, so a resumed run continues bit for bit."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from icf_avs.types import Batch
 
 
 def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None = None) -> SegmentationModel:
-    """The model of a run, its weights drawn from the run's seed, or those of the checkpoint `init`.
+    """Build the model of a run, with weights drawn from the run's seed or taken from the checkpoint `init`.
 
-    Raises UserError when `init` is another model: other parts, widths, encoders or classes.
+    Raises UserError if `init` is a different model: other parts, widths, encoders or classes.
     """
     model = config.model_config(classes)
     torch.manual_seed(config.seed)
@@ -43,7 +43,7 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
     wanted = (model.implicit_text or model.audio in NEEDS_VOCABULARY) and classes
     names = embed_names(config.text_encoder, classes) if wanted else torch.zeros(len(classes), 1)
     audio = build_model_audio(model, names) if model.audio != "log-mel" else None
-    torch.manual_seed(config.seed)  # again: how much loading drew depends on what was at hand
+    torch.manual_seed(config.seed)  # again: how many numbers loading drew depends on what was available
     fresh = assembled(model, config.spec, visual, names, audio)
     if model.mit and model.mit.reading == "text":
         fresh.network.text.implicit_text.attach(load_text_encoders(model.mit.encoders))
@@ -60,15 +60,15 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
 class Trainer:
     """State of a run: model, audio classifier of the pretraining, optimizer, step. Every process of a run has one.
 
-    command: that made the run. pretrained_steps: how many the pretraining had, once it is over. lengthened: each time
-    the run was made longer, at which step, from and to what.
+    command: the command that started the run. pretrained_steps: length of the pretraining, once it is over. lengthened:
+    each extension of the run: the step it happened at, and the old and new number of steps.
     """
 
     def __init__(self, config: TrainConfig, data: Data, model: SegmentationModel, folder: Path) -> None:
         self.config, self.data, self.model, self.folder = config, data, model, folder
         device = processes().device
         lower = config.benchmark is not None and config.benchmark.bf16 and device.type == "cuda"
-        unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # pretraining reaches one encoder alone
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # pretraining uses the audio encoder alone
         precision = "bf16" if lower else "no"
         self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=[unused])
         self.train_module = build_train_module(config, model)
@@ -79,7 +79,7 @@ class Trainer:
         self.optimizer = adamw(self.config, self.train_module, self.pretraining)
 
     def batches(self, step: int) -> list[Batch]:
-        """This process's parts of the accumulated batches of a step: a part of each for each process."""
+        """Return this process's parts of the batch of a step, one for each gradient accumulation step."""
         count = self.config.benchmark.grad_accum_steps if self.config.benchmark else 1
         first, parts = self.accelerator.process_index * count, self.accelerator.num_processes * count
         return [self.data.batch(step, part, parts) for part in range(first, first + count)]
@@ -93,14 +93,14 @@ class Trainer:
         return self.config.audio_pretrain_steps + self.config.steps + self.config.highres_steps
 
     def train_step(self, *parts: Batch) -> dict[str, float]:
-        """One optimizer step on this process's parts of the accumulated batches, whose losses are averaged. Raises
-        UserError, before it, when the gradient is NaN or infinite.
+        """Run one optimizer step on this process's parts of the batch, whose losses are averaged. Raises UserError,
+        before the update, if the gradient is NaN or infinite.
         """
         config, accelerator, terms = self.config, self.accelerator, dict[str, float]()
         self.wrapped.train()
         self.optimizer.zero_grad(set_to_none=True)
         for turn, batch in enumerate(parts, 1):
-            # Alike in all processes: each draws for the whole batch and takes what belongs to its clips.
+            # The same seed in all processes: each draws for the whole batch and uses the values of its clips.
             torch.manual_seed(config.seed * 1_000_003 + self.step + 7_919 * (turn - 1))
             with nullcontext() if turn == len(parts) else accelerator.no_sync(self.wrapped):
                 found = self.wrapped(batch.to(accelerator.device), config.stage(self.step))
@@ -109,7 +109,7 @@ class Trainer:
                 terms[name] = terms.get(name, 0.0) + float(value.detach()) / len(parts)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, config.clip_norm))
-        if not math.isfinite(norm):  # of all processes together, so all of them stop here
+        if not math.isfinite(norm):  # the norm is over all processes, so all of them stop here
             raise UserError(
                 f"the loss is {terms['loss']} and its gradient {norm} at step {self.step}; the last good "
                 f"checkpoint is in {self.folder}: lower the learning rate and train anew"
@@ -118,16 +118,16 @@ class Trainer:
             group["lr"] = config.learning_rate * group["scale"] * learning_rate_share(config, self.step)
         self.optimizer.step()
         clamp_temperatures(self.model)
-        self.train_module.update_running_means(accelerator.reduce)  # by all parts of the batch
+        self.train_module.update_running_means(accelerator.reduce)  # over all parts of the batch
         self.step += 1
         if self.step == config.audio_pretrain_steps:
             self._end_pretraining(self.step)
-        shared = torch.tensor(list(terms.values()), device=accelerator.device)  # alike in all processes: their means
+        shared = torch.tensor(list(terms.values()), device=accelerator.device)  # means over all processes
         return dict(zip(terms, accelerator.reduce(shared, "mean").tolist(), strict=True)) | {"gradient": norm}
 
     def maybe_end_pretraining(self, naming: float) -> bool:
-        """After a step of the pretraining: if the loss of naming has stopped falling, go on to the next stage, whose
-        first step keeps its number. Returns whether it has.
+        """Call after a pretraining step. If the naming loss has stopped falling, go to the next stage, whose first step
+        keeps its number. Returns True if so.
         """
         if not self.pretraining or not self._plateau.reached(naming):
             return False
@@ -140,14 +140,14 @@ class Trainer:
         self.optimizer = adamw(self.config, self.train_module, self.pretraining)
 
     def asked_to_end(self, mine: int) -> bool:
-        """Whether any process of the run was asked to end; mine: whether this one was. All of them learn it at once."""
+        """Return True if any process was asked to stop; mine: whether this one was. All of them agree in each step."""
         if self.accelerator.num_processes == 1:
             return bool(mine)
         asked = torch.tensor(float(bool(mine)), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum"))
 
     def save(self) -> None:
-        """Write last.pt atomically: on a full disk the file before it stays, and where a weight is NaN or infinite."""
+        """Write last.pt atomically. The previous file stays if the disk is full, or if a weight is NaN or infinite."""
         if not all(torch.isfinite(parameter).all() for parameter in self.train_module.parameters()):
             raise UserError(
                 f"a weight is NaN or infinite after step {self.step}, which is not kept; the last good checkpoint is "
@@ -174,10 +174,10 @@ class Trainer:
             torch.save(state, new)
 
     def restore(self, longer: bool = False) -> None:
-        """Continue from last.pt. Raises UserError when it is missing, damaged or of another run.
+        """Continue from last.pt. Raises UserError if it is missing, damaged or of another run.
 
-        longer: the run may have more steps than it began with. From there on the learning rate is that of the longer
-        run; finishing steps that it has done are done anew, after the added ones.
+        longer: the run may have more steps than it began with. From there on the learning rate follows the longer run;
+        high-resolution steps already done are repeated after the added steps.
         """
         path = self.folder / "last.pt"
         try:
@@ -190,7 +190,7 @@ class Trainer:
                 self._take(state, kept.steps if grown else None)
         except FileNotFoundError as error:
             raise UserError(f"{path}: nothing to resume from; start without --resume") from error
-        except Exception as error:  # whatever a damaged file makes torch raise
+        except Exception as error:  # torch may raise anything for a damaged file
             raise UserError(
                 f"{path}: damaged, or of an earlier version ({type(error).__name__}); start anew without --resume"
             ) from error
@@ -206,7 +206,7 @@ class Trainer:
             )
 
     def _take(self, state: dict[str, Any], steps: int | None) -> None:
-        """steps: what the run began with, where it is to be longer now."""
+        """Load the saved state. steps: the earlier number of steps if the run is lengthened, else None."""
         self.step, self.seconds, self.lengthened = state["step"], state["seconds"], state["lengthened"]
         self.pretrained_steps, self._plateau = state["taught"], Plateau(**state["plateau"])
         if steps is None:
@@ -224,9 +224,9 @@ class Trainer:
 
 
 def kept_steps(folder: Path) -> int | None:
-    """Steps of the run in the folder, by its last.pt; None where that cannot be read, which `restore` says."""
+    """Return the number of steps of the run in a folder, from last.pt; None if unreadable, which `restore` reports."""
     try:
         state = torch.load(folder / "last.pt", map_location="cpu", weights_only=True, mmap=True)
         return int(json.loads(state["config"])["steps"])
-    except Exception:  # whatever a damaged file makes torch raise
+    except Exception:  # torch may raise anything for a damaged file
         return None
