@@ -1,7 +1,7 @@
-"""`icf data check`: which data sets lie in a folder, how complete they are, and what of them is missing or malformed.
+"""`icf data check`: list the data sets in a folder, how complete they are, and which files are missing or malformed.
 
-Every file is read by the functions that training and evaluation read it with, and whatever they refuse is a problem.
-Counts other than the published ones are a note, since the set may be your own.
+Files are read by the same functions as in training and evaluation. Whatever these refuse is a problem. Counts that
+differ from the published ones are only a note, since the set may be your own.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ OFFICIAL: dict[Layout | None, dict[str, int]] = {
     "AVSS": {"train": 8498, "val": 1304, "test": 1554},
 }
 CATEGORIES = ("table", "class names", "frames", "masks", "audio")
-SHOWN = 10  # problems printed of each category without -v, but of "table", whose lines are all fixed in one file
+SHOWN = 10  # problems printed per category without -v; all of "table", whose lines are fixed in one file
 
 
 class Problem(NamedTuple):
-    """One fault that makes a set unfit: one of CATEGORIES, and a line that says which file and what is wrong."""
+    """A fault that makes a set unfit: one of CATEGORIES, and a line that names the file and the fault."""
 
     category: str
     line: str
@@ -45,7 +45,7 @@ class Problem(NamedTuple):
 
 @dataclass
 class SetReport:
-    """What was found of one set, or of one of its clips."""
+    """Findings in one set, or in one of its clips."""
 
     root: Path
     layout: Layout | None = None
@@ -55,7 +55,7 @@ class SetReport:
 
     @contextmanager
     def noting(self, category: str) -> Iterator[None]:
-        """A UserError in the block becomes a problem."""
+        """Record a UserError raised in the block as a problem."""
         try:
             yield
         except UserError as error:
@@ -63,7 +63,7 @@ class SetReport:
 
 
 def find_sets(root: Path) -> list[Path]:
-    """Folders of the sets in `root`: itself, or those in it. Raises UserError if there are none."""
+    """Return the folders of the sets in `root`: itself, or those below it. Raises UserError if there are none."""
     if not root.is_dir():
         raise UserError(f"no folder {root}: name the folder of a set, or one that holds several")
     if is_custom_dataset(root):
@@ -87,7 +87,7 @@ def _check_one(root: Path) -> SetReport:
     with report.noting("table"):
         if not is_custom_dataset(root):
             report.layout = TABLES[find_table(root).name][0]
-    if report.layout not in ("S4", "MS3"):  # these may have them from another set beside them
+    if report.layout not in ("S4", "MS3"):  # S4 and MS3 may take them from an AVSS set beside them
         with report.noting("class names"):
             names = class_names(root)
     with report.noting("table"):
@@ -102,7 +102,7 @@ def _check_one(root: Path) -> SetReport:
         if report.layout in OFFICIAL:
             _compare(report, records, [size for _, size, _ in clips], [rate for *_, rate in clips])
     heads = {f"{root / 'masks'}{os.sep}": "masks", f"{root / NAMES}:": "class names"}  # of a custom set
-    lines = {line: category for category, line in report.problems}  # a missing folder is missed by all of its clips
+    lines = {line: category for category, line in report.problems}  # merge repeats: every clip reports a missing folder
     report.problems = [
         Problem(next((head for start, head in heads.items() if line.startswith(start)), category), line)
         for line, category in lines.items()
@@ -111,7 +111,7 @@ def _check_one(root: Path) -> SetReport:
 
 
 def _listed_twice(root: Path, records: list[ClipRecord]) -> Iterator[Problem]:
-    """Clips that a table lists twice, in two splits, which makes every score wrong, or in one."""
+    """Find clips that a table lists more than once: in two splits, which makes every score wrong, or in one."""
     splits: dict[tuple[str, str], list[str]] = {}
     for record in records:
         part = record.frame_paths[0].parents[2].name if record.layout == "AVSS" else ""  # v1s, v1m and v2 may share ids
@@ -137,9 +137,9 @@ def _notes(report: SetReport, records: list[ClipRecord], names: tuple[str, ...])
 
 
 def _check_clip(record: ClipRecord, classes: int) -> tuple[list[Problem], tuple[int, int] | None, int | None]:
-    """Open every file of a clip, frames and masks to the last pixel. classes: of the set, with background.
+    """Read every file of a clip, frames and masks completely. classes: number of the set's classes, with background.
 
-    Its problems, the size of its frames (width, height), and the rate of its audio file, Hz.
+    Returns its problems, the size of its frames (width, height), and the sample rate of its audio file in Hz.
     """
     report, sizes = SetReport(record.frame_paths[0].parent), {}
     for path in record.frame_paths:
@@ -154,7 +154,7 @@ def _check_clip(record: ClipRecord, classes: int) -> tuple[list[Problem], tuple[
             if record.layout in CLASS_ID_LAYOUTS and mask.max() >= classes:
                 raise UserError(f"{path}: holds class id {mask.max()}, want 0 to {classes - 1}; name it or correct it")
     parts = (("frames", record.frame_paths), ("masks", masks))
-    for category, paths in () if record.layout.startswith("own") else parts:  # those were checked when it was listed
+    for category, paths in () if record.layout.startswith("own") else parts:  # checked when the set was listed
         for path in paths:
             if size is not None and sizes.get(path, size) != size:
                 text = "{}x{}, the first frame of its clip {}x{}".format(*sizes[path], *size)
@@ -169,7 +169,7 @@ def _check_clip(record: ClipRecord, classes: int) -> tuple[list[Problem], tuple[
 
 
 def _check_audio(record: ClipRecord) -> int | None:
-    """Read each form of a clip's audio that is there; the rate of its audio file, Hz. Raises UserError."""
+    """Read all available forms of a clip's audio. Returns the sample rate of its audio file in Hz. Raises UserError."""
     there, rate = record.sources(), None
     if not there:
         raise UserError(
@@ -192,9 +192,9 @@ def _check_audio(record: ClipRecord) -> int | None:
 
 
 def _compare(report: SetReport, records: list[ClipRecord], sizes: list, rates: list[int | None]) -> None:
-    """What no clip of a public set shows alone: mixed sample rates, frames of another size than the reference's."""
+    """Compare the clips of a public set: mixed sample rates, and frame sizes that differ from the reference."""
     counts = Counter(rate for rate in rates if rate)
-    if len(counts) > 1 and report.layout != "AVSS":  # the other two are of 16 kHz throughout: not the released file
+    if len(counts) > 1 and report.layout != "AVSS":  # S4 and MS3 have 16 kHz throughout: not the released file
         usual = counts.most_common(1)[0][0]
         report.problems += [
             Problem("audio", f"{record.audio_path}: is of {rate} Hz, most are of {usual} Hz; unpack the set again")
@@ -211,7 +211,7 @@ def _compare(report: SetReport, records: list[ClipRecord], sizes: list, rates: l
 
 
 def check_command(root: Path) -> int:
-    """Check the sets in `root` and print what was found; exit code 1 if one is unfit."""
+    """Check the sets in `root` and print the findings. Returns exit code 1 if one is unfit, else 0."""
     reports = check_set(root)
     for report in reports:
         print("\n".join(_lines(report)))

@@ -1,7 +1,7 @@
-"""Files of composed sets: PNG, JPEG, WAV, MP4, JSON and CSV, each written beside its place and moved there in one step.
+"""Write the files of composed sets, each atomically: PNG, JPEG, WAV, MP4, JSON and CSV.
 
-A row of their tables is a dictionary: name and split of a clip, part (v1s, v1m or v2 of AVSS), sounding and onscreen
-(names of classes), stamps (lists of an image, its class, and a digit a second, 1 where it sounds).
+A table row is a dictionary: name and split of a clip, part (v1s, v1m or v2 of AVSS), sounding and onscreen (class
+names), stamps (lists of an image, its class, and one digit per second, 1 where it sounds).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _ADVICE = "free some space or choose another --out"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically; its folder is made if need be. Raises UserError if it cannot be written."""
+    """Write a file atomically; creates its folder if needed. Raises UserError if it cannot be written."""
     with written_file(path, _ADVICE) as new:
         new.write_bytes(content)
 
 
 def write_image(path: Path, image: Image.Image) -> None:
-    """Write an image in the format that the name ends on, .png or .jpg."""
+    """Write an image in the format of its file extension, .png or .jpg."""
     buffer = io.BytesIO()
     if path.suffix == ".png":
         image.save(buffer, "PNG", compress_level=4)
@@ -44,7 +44,7 @@ def write_image(path: Path, image: Image.Image) -> None:
 
 
 def write_wav(path: Path, samples: np.ndarray) -> None:
-    """Write int16 [N] as a mono WAV file of 16 kHz."""
+    """Write int16 [N] as a mono WAV file at 16 kHz."""
     buffer = io.BytesIO()
     with wav_format.open(buffer, "wb") as file:
         file.setparams((1, 2, RATE, 0, "NONE", ""))
@@ -53,10 +53,10 @@ def write_wav(path: Path, samples: np.ndarray) -> None:
 
 
 def write_mp4(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], samples: np.ndarray) -> None:
-    """Write H.264 video of 25 fps and AAC sound; frames uint8 [H, W, 3] of the even size (W, H), samples int16 [N]."""
+    """Write H.264 video at 25 fps with AAC audio: frames uint8 [H, W, 3] of even size (W, H), samples int16 [N]."""
     with written_file(path, _ADVICE) as new, av.open(local_url(new), "w", format="mp4") as container:
-        # The same images must give the same bytes. Threads would spoil that, and so does x264's macroblock tree,
-        # whose result was seen to vary from run to run.
+        # The same frames must give the same bytes. Threads would prevent that, and so would x264's macroblock tree,
+        # whose result was seen to vary between runs.
         options = {"crf": "20", "preset": "fast", "x264-params": "mbtree=0"}
         video = container.add_stream("libx264", rate=VIDEO_FPS, options=options)
         video.width, video.height, video.pix_fmt, video.thread_count = *size, "yuv420p", 1
@@ -74,7 +74,7 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], s
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file with Unix line ends."""
+    """Write a CSV file with Unix line endings."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
@@ -83,7 +83,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
 
 
 def semantic_uid(name: str) -> str:
-    """Name of a five-second clip in the AVSS layout, which counts milliseconds from the video's start."""
+    """Return the AVSS name of a five-second clip, which includes start and end in milliseconds."""
     return f"{name}_0_5000"
 
 
@@ -94,7 +94,7 @@ def write_avss_clip(
     samples: np.ndarray,
     colors: np.ndarray | None = None,
 ) -> None:
-    """Write frames, class ids of the first len(labels) frames, with `colors` [256, 3] also as RGB, and the sound."""
+    """Write frames, class ids of the first len(labels) frames (with `colors` [256, 3] also as RGB), and the audio."""
     for second, frame in enumerate(frames):
         write_image(folder / "frames" / f"{second}.jpg", frame)
     for second, ids in enumerate(labels):
@@ -105,10 +105,10 @@ def write_avss_clip(
 
 
 def write_avss_tables(folder: Path, rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> None:
-    """Write metadata.csv and label2idx.json of an AVSS set; class id 1 is the first name."""
+    """Write metadata.csv and label2idx.json of an AVSS set. Class id 1 is the first name."""
     table = []
     for row in rows:
-        classes = "_".join(row["sounding"]) or "background"  # as the public table says where nothing sounds
+        classes = "_".join(row["sounding"]) or "background"  # as in the public table where nothing sounds
         table.append((row["name"], semantic_uid(row["name"]), 0, 0, classes, row["split"], row["part"]))
     write_table(folder / "metadata.csv", ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"), table)
     ids = {name: number for number, name in enumerate(("background", *class_names))}
@@ -116,7 +116,7 @@ def write_avss_tables(folder: Path, rows: Sequence[dict[str, Any]], class_names:
 
 
 def write_scenes_table(folder: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:
-    """Write scenes.csv, which says what is in each clip. columns: of the rows, also written."""
+    """Write scenes.csv, which lists the content of each clip. columns: further entries of the rows to write."""
     table = [
         (
             semantic_uid(row["name"]) if "part" in row else row["name"], row["split"], *(row[name] for name in columns),

@@ -1,14 +1,14 @@
-"""A custom data set, the simplest layout there is (docs/OWN_DATA.md): videos, and masks by the second.
+"""Custom data set, the simplest layout (docs/OWN_DATA.md): videos, and masks named by the second.
 
 DIR/videos/NAME.mp4            any container and codec that FFmpeg reads, with sound
-DIR/masks/NAME/000007.png      what sounds in second 7, as large as the video; seconds without a file are not labelled
-DIR/classes.txt                optional: a class a line; masks hold class ids then, 1 for the first line
+DIR/masks/NAME/000007.png      what sounds in second 7, at the size of the video; seconds without a file are unlabelled
+DIR/classes.txt                optional: one class per line; masks then hold class ids, 1 for the first line
 DIR/clips.csv                  optional: name, split; with a column class ("dog", "dog;cat") masks are 0 and 255
 
-Without clips.csv a tenth of the videos is `val`, a tenth `test`, chosen by their names. A video is in one split alone.
-It is read in clips of five seconds, those that hold a mask. They are cut once, a frame a second and the sound, into
-the cache: cache/own/KEY/FIRST, where the key changes with the video's path, size and time of change. The frame of
-second i is the one shown at i + 0.5, as `icf segment` takes it, so that its masks can be corrected and used here.
+Without clips.csv a tenth of the videos is `val` and a tenth `test`, chosen by name. A video is in one split only. It is
+read as its five-second clips with a mask. Each is cut once (one frame per second and the audio) into
+cache/own/KEY/FIRST; the key changes with the video's path, size and modification time. The frame of second i is the one
+shown at i + 0.5, as in `icf segment`, so that masks written there can be corrected and used here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ HELP = "docs/OWN_DATA.md shows the layout"
 
 @dataclass(frozen=True)
 class LabelledVideo:
-    """One video of the set. classes: what sounds in it, from clips.csv; None where that does not say."""
+    """One video of the set. classes: what sounds in it, from clips.csv; None if that file does not give classes."""
 
     name: str
     path: Path
@@ -48,7 +48,7 @@ class LabelledVideo:
     masks: dict[int, Path]  # by second
 
     def clips(self) -> dict[int, Path]:
-        """Folders of its clips (0.jpg, ..., audio.wav) by first second, cut or not."""
+        """Return the folders of its clips (0.jpg, ..., audio.wav) by first second, cut or not."""
         state = self.path.stat()
         key = f"{self.path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
         folder = cache_dir() / "own" / hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -57,15 +57,15 @@ class LabelledVideo:
 
 
 def is_custom_dataset(root: Path) -> bool:
-    """Whether `root` holds a custom data set."""
+    """Return True if `root` holds a custom data set."""
     return (root / "videos").is_dir() and (root / "masks").is_dir()
 
 
 def read_custom_dataset(root: Path, fault: Fault = refused) -> list[ClipRecord]:
-    """The clips of all splits, in the order of the videos' names. Videos not seen before are cut, with a progress bar.
+    """Return the clips of all splits, ordered by video name. Cuts new videos first, with a progress bar.
 
-    `fault` is called with what is wrong with a line of a table, a video, or the name or size of a mask. Raises
-    UserError for what concerns all.
+    `fault` is called for each error in a line of a table, a video, or the name or size of a mask. Raises UserError for
+    errors that concern the whole set.
     """
     videos = read_videos(root, fault)
     uncut = [video for video in videos if not all(folder.is_dir() for folder in video.clips().values())]
@@ -88,9 +88,9 @@ def read_custom_dataset(root: Path, fault: Fault = refused) -> list[ClipRecord]:
 
 
 def read_videos(root: Path, fault: Fault = refused) -> list[LabelledVideo]:
-    """The videos of the set and their masks by the second; opens none of them.
+    """Return the videos of the set and their masks by second, without opening a video.
 
-    `fault`, UserError: as `read_custom_dataset`.
+    For `fault` and UserError see `read_custom_dataset`.
     """
     paths: dict[str, Path] = {}
     for path in sorted(path for path in (root / "videos").glob("[!.]*") if path.is_file()):
@@ -114,9 +114,9 @@ def read_videos(root: Path, fault: Fault = refused) -> list[LabelledVideo]:
 
 
 def custom_class_names(root: Path, fault: Fault = refused) -> tuple[str, ...]:
-    """Class names, id 1 first: of classes.txt, else of the column class of clips.csv in alphabetical order, else none.
+    """Return class names, id 1 first: from classes.txt, else from the column class of clips.csv, sorted, else none.
 
-    `fault` is called with names that are empty, twice there, or too many. Raises UserError for what is no text.
+    `fault` is called for names that are empty, repeated, or too many. Raises UserError if classes.txt is not text.
     """
     path = root / NAMES
     if path.is_file():
@@ -140,7 +140,7 @@ def custom_class_names(root: Path, fault: Fault = refused) -> tuple[str, ...]:
 
 
 def _read_clips(root: Path, paths: dict[str, Path], fault: Fault) -> dict[str, dict[str, str]]:
-    """The rows of clips.csv by video."""
+    """Return the rows of clips.csv by video."""
     table, rows = root / CLIPS, {}
     lines = read_table(table, ("name", "split"))
     check_columns(table, lines, ("name", "split", "class"))
@@ -160,7 +160,7 @@ def _read_clips(root: Path, paths: dict[str, Path], fault: Fault) -> dict[str, d
 
 
 def _draw_splits(root: Path, names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Split by name: in an order that does not follow the alphabet, the first tenth val, the second test."""
+    """Split videos by a hash of their names: the first tenth is val, the second test."""
     order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
     if len(order) < 3:
         raise UserError(
@@ -172,7 +172,7 @@ def _draw_splits(root: Path, names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def _masks(folder: Path, video: Path, fault: Fault) -> dict[int, Path]:
-    """The masks of a video by second, in order."""
+    """Return the masks of a video by second, in order."""
     paths = sorted(path for path in folder.glob("[!.]*") if path.is_file())
     if not paths:
         fault(f"{folder}: no masks of {video.name}; put 000000.png (second 0), ... there, or remove it")
@@ -204,7 +204,7 @@ def _record(video: LabelledVideo, first: int, folder: Path, layout: Layout, faul
 
 
 def _cut(video: LabelledVideo) -> str | None:
-    """Cut the clips that are not in the cache yet, but those after the video's end; what is wrong with it, or None."""
+    """Cut the clips that are not cached, except those after the end of the video. Returns an error message or None."""
     try:
         info = probe(video.path)
         if not info.has_audio:

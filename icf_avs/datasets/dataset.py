@@ -1,8 +1,8 @@
 """Clips of the public sets as tensors, and batches of them: partial labels, 5 and 10 frames, class ids where known.
 
-On a CPU a frozen encoder costs more than all that trains, and its output for a frame never changes. So it is cached for
-all epochs, in a file without a name, which is gone with the process: nothing can be stale, and a resumed run reads the
-same numbers again.
+On a CPU a frozen encoder costs more than all trained parts, and its features of a frame never change. They are cached
+for all epochs in a file without a name, which disappears with the process. So the cache cannot be stale, and a resumed
+run reads the same numbers.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ FOLDERS: dict[Audio, str] = {"wav": "audio_wav", "video": "raw_videos", "log_mel
 
 
 class ClipDataset(Dataset[Batch]):
-    """Clips in the order of `records`, one item a clip: a Batch without its first dimension, `pyramid` empty."""
+    """Clips in the order of `records`. An item is one clip: a Batch without its first dimension, `pyramid` empty."""
 
     def __init__(
         self, records: Sequence[ClipRecord], names: Sequence[str], spec: ClipSpec, audio: Audio = "auto"
     ) -> None:
-        """names  of the classes, id 1 first (`layouts.class_names` of the set); may be empty
-        spec   size of the frames, and the windows cut from waveforms; its number of frames does not matter
-        audio  form of the sound; "auto": the first of wav, video and log_mel that every clip has
+        """names  class names, id 1 first (`layouts.class_names` of the set); may be empty
+        spec   size of the frames, and the windows cut from waveforms; its number of frames is ignored
+        audio  form of the audio; "auto": the first of wav, video and log_mel that every clip has
 
-        Raises UserError if a clip lacks that form, or they have none in common.
+        Raises UserError if a clip lacks that form, or the clips have none in common.
         """
         if spec.image_size % MASK_STRIDE:
             raise ValueError(f"image_size {spec.image_size} is not a multiple of the masks' stride {MASK_STRIDE}")
@@ -87,10 +87,10 @@ class ClipDataset(Dataset[Batch]):
         )
 
     def _classes_by_frame(self, record: ClipRecord, clip: LoadedClip) -> list[list[int]]:
-        """Ids of the classes that sound in each frame.
+        """Return the ids of the classes that sound in each frame.
 
-        By the second where scenes.csv says. Else a labelled frame has the classes of its class ids, or, in a binary
-        layout, all classes of the clip if its mask is not empty; an unlabelled one has all classes of the clip.
+        scenes.csv gives them by second, if present. Else a labelled frame has the classes of its class ids or, in a
+        binary layout, all classes of the clip if its mask is not empty; an unlabelled one has all classes of the clip.
         """
         if record.seconds is not None and len(record.seconds) == len(clip.frames):
             return [self._known(names) for names in record.seconds]
@@ -113,12 +113,12 @@ class ClipDataset(Dataset[Batch]):
         return found
 
     def _known(self, names: Collection[str]) -> list[int]:
-        """Ids of all these classes; none where one of them has no id: what sounds is unknown then."""
+        """Return the ids of these classes; none if one of them has no id, since what sounds is then unknown."""
         return sorted(self._ids[name] for name in names) if self._ids.keys() >= set(names) else []
 
 
 def common_audio(records: Sequence[ClipRecord], forms: Collection[Audio] = tuple(FOLDERS)) -> Audio:
-    """The first of `forms` of sound that every clip has. Raises UserError if there is none."""
+    """Return the first of `forms` that every clip has. Raises UserError if there is none."""
     left = list(forms)
     for record in records:
         there = record.sources()
@@ -132,9 +132,9 @@ def common_audio(records: Sequence[ClipRecord], forms: Collection[Audio] = tuple
 
 
 def collate(clips: Sequence[Batch], frames: int | None = None) -> Batch:
-    """Join clips of any numbers of frames; shorter ones get blank frames, neither valid nor labelled, at their end.
+    """Join clips of any length. Shorter ones are padded at the end with blank frames, neither valid nor labelled.
 
-    clips: as ClipDataset gives them; frames: of the batch, at least as many as the longest has (None: as many).
+    clips: items of ClipDataset; frames: length of the batch, at least that of the longest clip (None: the same).
     """
     frames = frames or max(len(clip.valid) for clip in clips)
 
@@ -154,16 +154,16 @@ def collate(clips: Sequence[Batch], frames: int | None = None) -> Batch:
     )
 
 
-SPARE = 2**30  # bytes of the disk that are left alone
+SPARE = 2**30  # bytes of disk space that stay free
 
 
 class FrameFeatures:
-    """The pyramids of all clips of a split, each encoded when it is first requested."""
+    """The pyramids of all clips of a split, each encoded on first request."""
 
     def __init__(self, records: Sequence[ClipRecord], encoder: nn.Module, size: int, folder: Path) -> None:
-        """encoder: frozen, frames uint8 [N,S,S,3] -> levels; size: S, pixels; folder: where the file lies.
+        """encoder: frozen, frames uint8 [N,S,S,3] -> levels; size: S, pixels; folder: that of the cache file.
 
-        Raises OSError if the disk of `folder` has no room for it.
+        Raises OSError if the disk of `folder` has too little space.
         """
         self.records, self.encoder, self.size = records, encoder, size
         self._shapes = [
@@ -175,14 +175,14 @@ class FrameFeatures:
         folder.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder).free < 2 * numbers * self._first[-1] + SPARE:
             raise OSError(f"no room for {self._first[-1]} pyramids in {folder}")
-        with tempfile.TemporaryFile(dir=folder) as file:  # the map outlives it
+        with tempfile.TemporaryFile(dir=folder) as file:  # the memory map outlives the file object
             if hasattr(os, "posix_fallocate"):  # a disk that fills later would end the process with a bus error
                 os.posix_fallocate(file.fileno(), 0, 2 * numbers * self._first[-1])
             self._rows = np.memmap(file, np.float16, "w+", shape=(self._first[-1], numbers))
         self._seen = np.zeros(len(records), bool)
 
     def __call__(self, index: int) -> list[Tensor]:
-        """Levels [T,c,h,w] float32 of clip `index`, rounded to float16, the first time too."""
+        """Return levels [T,c,h,w] float32 of clip `index`, rounded to float16 also on the first request."""
         rows = self._rows[self._first[index] : self._first[index + 1]]
         if not self._seen[index]:
             frames = torch.from_numpy(read_frames(self.records[index].frame_paths, self.size))

@@ -1,4 +1,4 @@
-"""Frames and masks of a clip from disk, at one size."""
+"""Read frames and masks of a clip at one size."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from icf_avs.errors import UserError
 from icf_avs.media.container import check_no_pipe
 from icf_avs.media.images import upright_rgb
 
-SIZE = 224  # pixels of a side, in the reference protocol
+SIZE = 224  # side of a frame in pixels, in the reference protocol
 CLASSES = 71  # of AVSS, with background
 Layout = Literal["S4", "MS3", "AVSS", "own", "own-classes"]
-CLASS_ID_LAYOUTS = ("AVSS", "own-classes")  # whose masks hold class ids
+CLASS_ID_LAYOUTS = ("AVSS", "own-classes")  # layouts whose masks hold class ids
 
 
 def read_frames(paths: Sequence[Path], size: int | None) -> np.ndarray:
-    """Frames of one clip, RGB uint8 [T, H, W, 3]; squashed to `size` x `size`, or as they are (None).
+    """Read the frames of a clip, RGB uint8 [T, H, W, 3]; squashed to `size` x `size`, or at native size (None).
 
     Raises UserError for a missing or unreadable frame, and without `size` for frames of different sizes.
     """
@@ -34,9 +34,9 @@ def read_frames(paths: Sequence[Path], size: int | None) -> np.ndarray:
 
 
 def read_mask(path: Path, layout: Layout, size: tuple[int, int] | None = None) -> np.ndarray:
-    """One mask, uint8 [H, W] of `size` (H, W), nearest, or at its own (None).
+    """Read one mask, uint8 [H, W], resized to `size` (H, W) by nearest neighbour, or at native size (None).
 
-    Values are class ids in CLASS_ID_LAYOUTS, else 0 and 1. Raises UserError for other values than the layout's.
+    Values are class ids in CLASS_ID_LAYOUTS, else 0 and 1. Raises UserError for values that the layout does not have.
     """
     mask = _resized(open_image(path), size, Image.Resampling.NEAREST)
     if mask.ndim == 3 and (mask == mask[..., :1]).all():  # grey, but stored as RGB
@@ -45,7 +45,7 @@ def read_mask(path: Path, layout: Layout, size: tuple[int, int] | None = None) -
     ids = layout in CLASS_ID_LAYOUTS
     if mask.ndim != 2 or not (found[-1] < CLASSES if ids else {*found} <= {0, 1} or {*found} <= {0, 255}):
         want = f"class ids 0..{CLASSES - 1}" if ids else "0 and 255"
-        some = found if len(found) <= 6 else [*found[:3], *found[-3:]]  # the wrong one is mostly the largest
+        some = found if len(found) <= 6 else [*found[:3], *found[-3:]]  # a wrong value is mostly the largest
         raise UserError(f"{path} is no {layout} mask: want one channel with {want}, got {some}")
     return mask.astype(np.uint8) if ids else (mask > 0).astype(np.uint8)
 
@@ -53,7 +53,7 @@ def read_mask(path: Path, layout: Layout, size: tuple[int, int] | None = None) -
 def open_image(
     path: Path, decode: bool = True, missing: str = "unpack the set again, or correct its table"
 ) -> Image.Image:
-    """The image of a file, or its header alone (for the size). missing: what to do where there is no file.
+    """Open an image; without `decode` only its header (for the size). missing: advice if the file does not exist.
 
     Raises UserError if it is missing or unreadable.
     """
@@ -70,7 +70,7 @@ def open_image(
 
 
 def missing_folder(path: Path) -> Path:
-    """The highest folder above a missing file that is missing too (a whole split may be), or the file itself."""
+    """Return the topmost missing folder above a missing file (a whole split may be missing), or the file itself."""
     while not path.parent.exists():
         path = path.parent
     return path

@@ -1,4 +1,4 @@
-"""One function for many jobs, in threads or in processes; results in the order of the jobs."""
+"""Map a function over jobs, in threads or in processes; results are in the order of the jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Job, Result = TypeVar("Job"), TypeVar("Result")
 
 
 def in_threads(function: Callable[[Job], Result], jobs: Sequence[Job], description: str) -> Iterator[Result]:
-    """function(job) of each job, with a progress bar. On an error what has not begun is dropped."""
+    """Yield function(job) of each job, with a progress bar. On an error, jobs that have not started are cancelled."""
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
     try:
         yield from track(pool.map(function, jobs), len(jobs), description)
@@ -24,7 +24,7 @@ def in_threads(function: Callable[[Job], Result], jobs: Sequence[Job], descripti
 
 
 def in_processes(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    """function(job) of each job, in processes of their own where there is more than one worker. Jobs are pickled."""
+    """Yield function(job) of each job, in separate processes if there is more than one worker. Jobs are pickled."""
     if workers <= 1 or len(jobs) < 2:
         yield from map(function, jobs)
         return

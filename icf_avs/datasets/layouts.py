@@ -1,8 +1,8 @@
-"""The three public layouts, S4, MS3 and AVSS: their clips and class names; custom_dataset.py reads a custom one.
+"""The three public layouts S4, MS3 and AVSS: their clips and class names. custom_dataset.py reads custom sets.
 
-A set is a folder that holds `s4_meta_data.csv`, `ms3_meta_data.csv` or `metadata.csv`; which one says its layout. A
-`scenes.csv` beside it (composed sets have one) adds which classes are in the frame and which of them sound. S4 and MS3
-are v1s and v1m of AVSS, so an AVSS set in a folder beside them names their classes.
+A set is a folder with `s4_meta_data.csv`, `ms3_meta_data.csv` or `metadata.csv`, which determines its layout. A
+`scenes.csv` beside it (in composed sets) adds which classes are in the frame and which of them sound. S4 and MS3 are
+v1s and v1m of AVSS, so an AVSS set in a folder beside them gives their class names.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from icf_avs.datasets.video_clip import Audio, ClipRecord
 from icf_avs.errors import Fault, UserError, refused
 
 SPLITS = ("train", "val", "test")
-_PARTS = ("v1s", "v1m", "v2")  # of AVSS
-_LONGEST = 240  # bytes of a name, to which endings are added: file systems take 255
+_PARTS = ("v1s", "v1m", "v2")  # parts of AVSS
+_LONGEST = 240  # bytes of a name, leaving room for suffixes: file systems allow 255
 TABLES: dict[str, tuple[Layout, tuple[str, ...]]] = {
     "s4_meta_data.csv": ("S4", ("name", "category", "split")),
     "ms3_meta_data.csv": ("MS3", ("video_id", "split")),
@@ -36,7 +36,7 @@ TABLES: dict[str, tuple[Layout, tuple[str, ...]]] = {
 
 
 def find_table(root: Path) -> Path:
-    """The table of the set in folder `root`. Raises UserError if it holds none or several."""
+    """Return the table of the set in folder `root`. Raises UserError if it holds none or several."""
     if not root.is_dir():
         raise UserError(f"no folder {root}: name the folder of an S4, MS3 or AVSS set (it holds {', '.join(TABLES)})")
     tables = [name for name in TABLES if (root / name).is_file()]
@@ -52,8 +52,8 @@ def find_table(root: Path) -> Path:
 def read_set(root: Path, split: str, sound: Audio = "auto") -> list[ClipRecord]:
     """List the clips of one split of the set in folder `root`, in the order of its table.
 
-    No media file is opened, but the videos of a custom set when they are first seen, to cut them.
-    sound: the form of it that every clip is loaded with, unless `load` asks for another.
+    Opens no media files, except videos of a custom set that have to be cut first.
+    sound: the form of audio that every clip is loaded with, unless `load` is given another.
 
     Raises UserError if `root` is no such set, its table lacks a column, or the split is empty.
     """
@@ -67,8 +67,8 @@ def read_set(root: Path, split: str, sound: Audio = "auto") -> list[ClipRecord]:
 
 
 def read_all(root: Path, fault: Fault = refused) -> list[ClipRecord]:
-    """List the clips of all splits, as `read_set`; `fault` is called with what is wrong with single ones, an unknown
-    split too. Raises UserError for what concerns all.
+    """List the clips of all splits, see `read_set`. `fault` is called for errors in single clips, including an unknown
+    split. Raises UserError for errors that concern the whole set.
     """
     if is_custom_dataset(root):
         return read_custom_dataset(root, fault)
@@ -97,10 +97,10 @@ def read_all(root: Path, fault: Fault = refused) -> list[ClipRecord]:
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """Names of the classes of the set in `root`, without background: class id 1 is the first.
+    """Return the class names of the set in `root`, without background: class id 1 is the first.
 
-    Those of AVSS for AVSS and for an S4 or MS3 set that lies beside it; the categories of its table for an S4 set
-    alone, in alphabetical order; none for MS3 alone. Raises UserError for a missing or inconsistent label2idx.json.
+    AVSS, and S4 or MS3 beside an AVSS set: those of AVSS. S4 alone: the categories of its table, in alphabetical order.
+    MS3 alone: none. Raises UserError for a missing or inconsistent label2idx.json.
     """
     if is_custom_dataset(root):
         return custom_class_names(root)
@@ -111,8 +111,8 @@ def class_names(root: Path) -> tuple[str, ...]:
 
 
 def is_stamps(root: Path) -> bool:
-    """Whether the set in `root` is of the embedded benchmark: it has scenes.csv, and no composed.json,
-    which `icf data compose` writes beside its own.
+    """Return True if the set in `root` is of the embedded benchmark: it has scenes.csv, but no composed.json, which
+    `icf data compose` writes beside its scenes.csv.
     """
     return (root / "scenes.csv").is_file() and not (root / "composed.json").is_file()
 
@@ -124,12 +124,12 @@ def _is_file_name(name: str) -> bool:
 def _avsbench_record(
     root: Path, layout: Layout, row: dict[str, str], scenes: dict[str, dict], named: dict[str, frozenset[str]] | None
 ) -> ClipRecord:
-    """A clip of S4 or MS3. named: classes by clip, from AVSS metadata."""
+    """Return the record of a clip of S4 or MS3. named: classes by clip, from AVSS metadata."""
     split = row["split"]
     if layout == "S4":
         name, inner, data, stem = row["name"], f"{split}/{row['category']}", root / "s4_data", f"{row['name']}_"
         frames, video = data / "visual_frames" / inner / name, root / "raw_videos" / inner / f"{name}.mp4"
-        # Categories are other words than the names of AVSS, so the two are never mixed in one set.
+        # S4 categories differ from the class names of AVSS, so the two are never mixed in one set.
         known = frozenset({row["category"]}) if named is None else named.get(_uid(name, row.get("start", "")))
     else:
         name, inner, data, stem = row["video_id"], split, root / "ms3_data", f"{row['video_id']}.mp4_"
@@ -147,7 +147,7 @@ def _avsbench_record(
 
 
 def _uid(name: str, start: str) -> str:
-    """The name of an S4 clip in AVSS, which counts milliseconds."""
+    """Return the AVSS name of an S4 clip, which includes start and end in milliseconds."""
     try:
         begin = round(float(start) * 1000)
     except (ValueError, OverflowError):

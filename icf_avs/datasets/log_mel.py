@@ -1,7 +1,7 @@
-"""The released log-mel features, pickled tensors, read without executing anything in the file.
+"""Read the released log-mel features, pickled tensors, without executing anything in the file.
 
-A pickle is a program: it names functions and calls them. Only the operations and the four functions that a tensor's
-pickle has are allowed here, the functions as own ones that make a view of float32 numbers; the numbers themselves are
+A pickle is a program that names functions and calls them. Only the opcodes and the four functions of a pickled tensor
+are allowed. The functions are replaced by our own, which make a view of float32 numbers; the numbers themselves are
 read by `torch.load(weights_only=True)`.
 """
 
@@ -34,20 +34,20 @@ _CODES = {ord(operation.code): operation.name for operation in pickletools.opcod
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's own, in Python: the one in C allocates as many places as the largest memo number of the file says."""
+    """Unpickler in pure Python. The one in C allocates memory for the largest memo index that the file names."""
 
     dispatch: ClassVar = {
         code: load for code, load in pickle._Unpickler.dispatch.items() if _CODES[code] in _OPERATIONS
     }
 
     def find_class(self, module: str, name: str) -> Callable:
-        allowed = {  # functions of this call alone, so that nothing that a file does to them lasts
+        allowed = {  # created for each call, so that changes by a file do not persist
             "torch._utils._rebuild_tensor_v2": lambda values, offset, size, stride, *_: values.as_strided(
                 size, stride, offset
-            ),  # raises where it would reach beyond the values
+            ),  # raises if it exceeds the values
             "torch.storage._load_from_bytes": lambda content: _values(content),
-            "collections.OrderedDict": lambda: None,  # of a tensor's hooks: none
-            "_codecs.encode": lambda text, _: text.encode("latin1"),  # bytes before protocol 3
+            "collections.OrderedDict": lambda: None,  # hooks of a tensor: none
+            "_codecs.encode": lambda text, _: text.encode("latin1"),  # bytes in protocols before 3
         }
         if (asked := f"{module}.{name}") not in allowed:
             raise ValueError(f"refused: it asks for {module[:40]}.{name[:40]}, which was not run")
@@ -55,7 +55,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _values(content: bytes) -> Tensor:
-    if content.startswith(b"PK"):  # could be unpacked to a thousand times its size
+    if content.startswith(b"PK"):  # could expand to a thousand times its size
         raise ValueError("its numbers are in a ZIP archive")
     storage = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if storage.dtype != torch.float32:
@@ -81,15 +81,15 @@ def read_log_mel_pickle(path: Path) -> np.ndarray:
         return tensor.contiguous().numpy()
     except FileNotFoundError:
         raise UserError(f"{path} is missing; unpack the set again") from None
-    except Exception as error:  # a malformed pickle can make the machine raise nearly anything
+    except Exception as error:  # a malformed pickle can raise nearly any exception
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: no log-mel pickle as released ({reason}); unpack the set again") from error
 
 
 def read_log_mel(path: Path, frames: int) -> np.ndarray:
-    """The windows of a clip of so many frames, float32 [frames, 96, 64], as `read_log_mel_pickle`.
+    """Return the log-mel windows of a clip of `frames` frames, float32 [frames, 96, 64]; see `read_log_mel_pickle`.
 
-    Fewer windows than frames: the last one is repeated, as in the released files. More: the first ones are taken.
+    If there are too few windows, the last one is repeated, as in the released files. Surplus windows are dropped.
     """
     windows = read_log_mel_pickle(path)
     return windows[np.minimum(np.arange(frames), len(windows) - 1), 0]

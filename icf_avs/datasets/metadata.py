@@ -1,4 +1,4 @@
-"""The tables of a set: CSV files, the class ids of AVSS, and `scenes.csv`, which our own sets have: what is where when.
+"""Tables of a set: CSV files, AVSS class ids, and `scenes.csv` of our own sets (which classes sound when).
 
 Public files disagree about the class names and count from 0 or from 1, so they are always read from the set itself.
 """
@@ -14,11 +14,11 @@ from icf_avs.datasets.image_io import CLASSES
 from icf_avs.errors import Fault, UserError, refused
 
 AVSS_TABLE, AVSS_COLUMNS = "metadata.csv", ("uid", "split", "label", "a_obj")
-_NO_CLASSES = {"", "off-the-screen", "background"}  # the public table has them among the names of classes
+_NO_CLASSES = {"", "off-the-screen", "background"}  # listed among the class names in the public table
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows of a CSV file as dictionaries. Raises UserError if it cannot be read or lacks one of `columns`."""
+    """Return the rows of a CSV file as dictionaries. Raises UserError if it is unreadable or lacks one of `columns`."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -32,21 +32,21 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def check_columns(path: Path, rows: list[dict[str, str]], known: tuple[str, ...]) -> None:
-    """Raise UserError if rows of `read_table` have a column that nothing reads: it may be a known one misspelt."""
+    """Raise UserError if rows of `read_table` have an unknown column, which may be a misspelt one."""
     unknown = [column for column in (rows[0] if rows else ()) if column not in known]
     if unknown:
         raise UserError(f"{path}: nothing reads the column {unknown[0]!r}; want {', '.join(known)}, so remove it")
 
 
 def parse_classes(cell: str) -> frozenset[str]:
-    """Classes in a cell of `a_obj`: joined by "_" ("-" is part of a name); no other words, and "h orse" is horse."""
+    """Parse a cell of `a_obj`: names joined by "_" ("-" is part of a name), without _NO_CLASSES; "h orse" is horse."""
     return frozenset(name.replace(" ", "") for name in cell.split("_")) - _NO_CLASSES
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Names by class id, background first, from a label2idx.json that counts from 0 or (as redistributed) from 1.
+    """Return names by class id, background first, from a label2idx.json that counts from 0 or (redistributed) from 1.
 
-    Raises UserError if it is missing, or its ids are not all those from the background's on.
+    Raises UserError if it is missing, or if its ids are not consecutive, starting with the background.
     """
     try:
         ids = json.loads(path.read_bytes())
@@ -69,7 +69,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def find_avss_root(root: Path) -> Path | None:
-    """The AVSS set that `root` is, or that lies beside it; None if there is none."""
+    """Return the AVSS set that is `root` or lies beside it; None if there is none."""
     root = root.absolute()
     if (root / AVSS_TABLE).is_file():
         return root
@@ -81,7 +81,7 @@ def find_avss_root(root: Path) -> Path | None:
 
 
 def avss_classes(root: Path, part: str) -> dict[str, frozenset[str]] | None:
-    """Classes of the clips of `part` (v1s or v1m) by uid, by uid without times, and by video, where that is one clip.
+    """Return classes of the clips of `part` (v1s or v1m) by uid and, if unique, by uid without times and by video.
 
     From the metadata of the AVSS set beside `root`; None if there is none.
     """
@@ -98,8 +98,8 @@ def avss_classes(root: Path, part: str) -> dict[str, frozenset[str]] | None:
 
 
 def read_scenes(root: Path, fault: Fault = refused) -> dict[str, dict]:
-    """scenes.csv of the set in `root` by clip: fields of ClipRecord; empty if there is none. Raises UserError for a
-    malformed one.
+    """Read scenes.csv of the set in `root`: fields of ClipRecord by clip; empty if there is none. Raises UserError for
+    a malformed one.
     """
     path = root / "scenes.csv"
     rows = read_table(path, ("video_id", "sounding", "onscreen")) if path.is_file() else []
@@ -115,7 +115,7 @@ def read_scenes(root: Path, fault: Fault = refused) -> dict[str, dict]:
 
 
 def _by_second(stamps: str | None, path: Path, fault: Fault) -> tuple[frozenset[str], ...] | None:
-    """Classes that sound in each second, from stamps "stem|class|digits" joined by ";", a digit 1 where it sounds."""
+    """Return the classes that sound in each second. stamps: "stem|class|digits" joined by ";", 1 where it sounds."""
     if not stamps:
         return None
     parts = [stamp.split("|") for stamp in stamps.split(";")]

@@ -1,7 +1,7 @@
-"""`icf data prepare`: frames and sound of S4 and MS3 from their raw videos, as the released ones.
+"""`icf data prepare`: cut frames and audio of S4 and MS3 from their raw videos, as in the released sets.
 
-The frame of second k is number int(k * fps + 15/16 * fps) of the video, fps rounded to an integer, or the last one if
-there are fewer; it is squashed to 224x224, bilinear without antialiasing (PROTOCOLS, how the released frames were cut).
+The frame of second k has number int(k * fps + 15/16 * fps), fps rounded to an integer; it is the last frame if there
+are fewer. It is squashed to 224x224, bilinear without antialiasing (PROTOCOLS, how the released frames were cut).
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ PHASE = 15 / 16
 
 
 def frame_numbers(fps: float) -> list[int]:
-    """Which frames of a video of `fps` frames a second are cut."""
+    """Return the numbers of the frames to cut from a video of `fps` frames a second."""
     whole = round(fps)
     return [int(second * whole + PHASE * whole) for second in range(SECONDS)]
 
 
 def cut_frames(video: Path) -> np.ndarray:
-    """The frames of a video that the sets hold, uint8 [5, 224, 224, 3]. Raises UserError if it is unreadable.
+    """Cut the five frames of a video, uint8 [5, 224, 224, 3]. Raises UserError if it is unreadable.
 
-    Frames are counted as they are decoded, and turned as they are shown.
+    Frames are counted as they are decoded, and rotated as they are displayed.
     """
     with open_media(video) as container:
         stream, _ = select_streams(container, video)
@@ -63,8 +63,8 @@ def _squashed(frame) -> np.ndarray:
 
 
 def prepare_set(root: Path, workers: int = 1) -> dict:
-    """Write what is missing of the set in `root`, with a progress bar; what is there, released or prepared before, is
-    kept. workers: processes.
+    """Write the missing files of the set in `root`, with a progress bar. Existing files (released or prepared) are
+    kept. workers: number of processes.
 
     Returns {"clips": all, "written": those completed now, "errors": [one line each]}. Raises UserError if `root` is
     no S4 or MS3 set, or cannot be written.
@@ -81,12 +81,12 @@ def prepare_set(root: Path, workers: int = 1) -> dict:
 
 
 def _missing(record: ClipRecord) -> tuple[bool, bool]:
-    """Whether frames and audio of a clip are yet to be written."""
+    """Return whether frames and audio of a clip are missing."""
     return not all(path.is_file() for path in record.frame_paths), not record.audio_path.is_file()
 
 
 def _prepare_clip(record: ClipRecord) -> str | None:
-    """Write one clip; what is wrong with it, in one line, or None."""
+    """Write one clip. Returns an error message of one line, or None."""
     try:
         frames, audio = _missing(record)
         if record.video_path is None:
@@ -106,7 +106,7 @@ def _prepare_clip(record: ClipRecord) -> str | None:
 
 
 def prepare_command(root: Path, workers: int) -> int:
-    """Prepare a set; exit code 1 if some clips could not be, each named at the end."""
+    """Prepare a set. Returns exit code 1 if some clips failed; each is printed at the end."""
     result = prepare_set(root, workers)
     for line in result["errors"]:
         print(line)

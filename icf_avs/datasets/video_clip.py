@@ -1,4 +1,4 @@
-"""One clip of a set on disk: where its files lie, what is known of its classes, and its contents once loaded."""
+"""One clip of a set on disk: the paths of its files, its known classes, and its contents once loaded."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Audio = Literal["auto", "wav", "log_mel", "video"]
 
 
 def read_waveform(path: Path) -> np.ndarray:
-    """Mono, float32 [n] at 16 kHz, whatever the file's rate and channels. Raises UserError if it holds no sound."""
+    """Read audio as mono, float32 [n] at 16 kHz, from any rate and channels. Raises UserError if there is none."""
     return read_audio(path, RATE, "unpack the set again")[0]
 
 
 def read_video_audio(path: Path) -> np.ndarray:
-    """The sound of a video on the clock of its frames, as `read_waveform`. Raises UserError if it has none."""
+    """Read the audio of a video, aligned with its frames; see `read_waveform`. Raises UserError if it has none."""
     blocks = [*to_mono(audio_blocks(probe(path), RATE), RATE)]
     if not blocks:
         raise UserError(f"{path}: its sound is empty; copy or download it again")
@@ -33,7 +33,7 @@ def read_video_audio(path: Path) -> np.ndarray:
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
-    """float32 [n] in -1..1 -> int16 [n], as WAV files hold it."""
+    """float32 [n] in -1..1 -> int16 [n], as in WAV files."""
     return np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.int16)
 
 
@@ -43,11 +43,11 @@ class LoadedClip:
 
     name: str
     frames: np.ndarray  # uint8 [T, H, W, 3]; [T, 0, 0, 3] where frames were not requested
-    masks: np.ndarray  # uint8 [T, H, W], class ids in AVSS and where one's own set has them, else 0 or 1
-    labelled: np.ndarray  # bool [T]; masks of unlabelled frames are zeros and mean nothing
-    class_ids: np.ndarray | None  # the masks, where they hold class ids
-    samples: np.ndarray | None  # float32 [n], 16 kHz mono; None where only log-mel windows were read
-    log_mel: np.ndarray | None  # float32 [T, 96, 64], windows 0.96 s apart; None where samples were read
+    masks: np.ndarray  # uint8 [T, H, W], class ids in AVSS and in custom sets with class ids, else 0 or 1
+    labelled: np.ndarray  # bool [T]; masks of unlabelled frames are zeros without meaning
+    class_ids: np.ndarray | None  # the masks, if they hold class ids
+    samples: np.ndarray | None  # float32 [n], 16 kHz mono; None if only log-mel windows were read
+    log_mel: np.ndarray | None  # float32 [T, 96, 64], windows 0.96 s apart; None if samples were read
 
     @property
     def waveform(self) -> np.ndarray:
@@ -67,50 +67,50 @@ class LoadedClip:
 
 @dataclass(frozen=True)
 class ClipRecord:
-    """Where the files of one clip lie, and what is known of its classes.
+    """The paths of the files of one clip, and its known classes.
 
     `sounding` and `onscreen` are the classes that sound at some time and the classes that are visible, from
-    scenes.csv; without it both are the classes that the set itself or AVSS metadata beside it names, and None where
-    neither names any.
+    scenes.csv. Without it, both are the classes named by the set or by AVSS metadata beside it, and None if neither
+    names any.
     """
 
     name: str
     split: str
     layout: Layout
     frame_paths: tuple[Path, ...]
-    mask_paths: tuple[Path | None, ...]  # None: this frame carries no label
+    mask_paths: tuple[Path | None, ...]  # None: the frame is unlabelled
     audio_path: Path
-    video_path: Path | None  # None: not there
+    video_path: Path | None  # None: missing
     sounding: frozenset[str] | None
     onscreen: frozenset[str] | None
-    log_mel_path: Path | None = None  # of the released windows, there or not; None in AVSS, which has none
-    seconds: tuple[frozenset[str], ...] | None = None  # classes that sound in each frame, where scenes.csv says
-    complete: bool = False  # whether `onscreen` has everything visible, as from scenes.csv
-    form: Audio = "auto"  # of its sound, unless `load` asks for another
+    log_mel_path: Path | None = None  # of the released windows, which may be missing; None in AVSS, which has none
+    seconds: tuple[frozenset[str], ...] | None = None  # classes that sound in each frame, if scenes.csv gives them
+    complete: bool = False  # True if `onscreen` has everything visible, as in scenes.csv
+    form: Audio = "auto"  # of the audio, unless `load` is given another
 
     def sources(self) -> list[Audio]:
-        """Which forms of its sound are there, the preferred first."""
+        """Return the available forms of the audio, in order of preference."""
         log_mel = self.log_mel_path is not None and self.log_mel_path.is_file()
         there = {"wav": self.audio_path.is_file(), "video": self.video_path is not None, "log_mel": log_mel}
         return [source for source, found in there.items() if found]
 
     @property
     def has_waveform(self) -> bool:
-        """Whether `load` gives a waveform; False: log-mel windows."""
+        """True if `load` returns a waveform; False: log-mel windows."""
         return self._form(self.form) != "log_mel"
 
     def _form(self, audio: Audio) -> Audio:
         return next(iter(self.sources()), "wav") if audio == "auto" else audio
 
     def load(self, size: int | None = SIZE, audio: Audio | None = None, with_frames: bool = True) -> LoadedClip:
-        """Read frames, masks and sound.
+        """Read frames, masks and audio.
 
-        size   frames and masks are squashed to size x size, as is usual; None: native size (masks take the size of
-               the frames)
-        audio  "wav", "video" (of raw_videos) or "log_mel"; "auto": the first of these that is there; None: its `form`
-        with_frames  False: frames are not opened; needs a size
+        size   frames and masks are squashed to size x size, as is usual; None: native size (masks are resized to the
+               frames)
+        audio  "wav", "video" (of raw_videos) or "log_mel"; "auto": the first of these that is available; None: `form`
+        with_frames  False: frames are not read; needs a size
 
-        Raises UserError for a missing or unreadable file and for masks with other values than the layout's.
+        Raises UserError for a missing or unreadable file and for mask values that the layout does not have.
         """
         if with_frames:
             frames = read_frames(self.frame_paths, size)
@@ -126,7 +126,7 @@ class ClipRecord:
         return LoadedClip(self.name, frames, masks, labelled, class_ids, *self._sound(self._form(audio or self.form)))
 
     def _sound(self, audio: Audio) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Samples and log-mel windows, one of them None."""
+        """Return samples and log-mel windows, one of them None."""
         if audio not in self.sources():
             missing = {
                 "wav": missing_folder(self.audio_path) if audio == "wav" else None,
