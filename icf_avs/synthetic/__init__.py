@@ -1,1 +1,1 @@
-"""The embedded benchmark "Stamps": where its files come from, how scenes are composed, written and fed to training."""
+"""The embedded benchmark "Stamps": its source files, and how scenes are composed, written and fed to training."""

@@ -1,4 +1,4 @@
-"""Where the embedded benchmark's images and sounds come from: public packages, fetched once into a cache folder.
+"""Public packages with the images and sounds of the embedded benchmark, downloaded once into a cache folder.
 
 tuxpaint-stamps-default  cut-out photographs, many with their own sound effect (needed)
 gcompris-qt-data         other recordings of the same classes, and outdoor photographs (optional)
@@ -22,12 +22,12 @@ from icf_avs.errors import UserError
 
 @dataclass(frozen=True)
 class Package:
-    """inner: the folder in it that is read; installed: the same below /usr/share, where a system may have it."""
+    """inner: the folder to read in it; installed: the same below /usr/share, where a system may have it."""
 
     name: str
     inner: str
     installed: str = ""
-    wheel: bool = False  # from the Python package index, not from Debian
+    wheel: bool = False  # from PyPI, not from Debian
 
 
 STAMPS = Package("tuxpaint-stamps-default", "usr/share/tuxpaint/stamps", "tuxpaint/stamps")
@@ -41,7 +41,7 @@ _STAMPS_HELP = (
 
 
 def find(package: Package) -> Path | None:
-    """The inner folder of a package if it is on this machine already; nothing is fetched."""
+    """Return the inner folder of a package if it is on this machine; nothing is downloaded."""
     places = [cache_dir() / "packages" / package.name / package.inner]
     if package.installed:
         places.append(Path("/usr/share") / package.installed)
@@ -49,13 +49,13 @@ def find(package: Package) -> Path | None:
 
 
 def root(package: Package) -> Path:
-    """The inner folder of a package, fetched if need be. Raises UserError."""
+    """Return the inner folder of a package, downloaded if needed. Raises UserError."""
     return find(package) or fetch(package)
 
 
 def stamps_root(override: Path | None = None) -> Path:
-    """The folder holding animals/, hobbies/, ...: `override`, else ICF_STAMPS, else that of the package, fetched if
-    need be. Raises UserError saying what to do.
+    """Return the folder with animals/, hobbies/, ...: `override`, else ICF_STAMPS, else that of the package, downloaded
+    if needed. Raises UserError with advice.
     """
     if named := override or os.environ.get("ICF_STAMPS"):
         if not (Path(named) / "animals").is_dir():
@@ -68,9 +68,9 @@ def stamps_root(override: Path | None = None) -> Path:
 
 
 def fetch_all(stamps: Path | None = None) -> None:
-    """Bring every package to this machine (the stamps not if their folder is given).
+    """Download every package that is missing (not the stamps if their folder is given).
 
-    One line says why an optional one is unavailable. Raises UserError without stamps.
+    Prints a line for each optional one that is unavailable. Raises UserError without stamps.
     """
     stamps_root(stamps)
     for package in (GCOMPRIS, MATE, OVOS):
@@ -81,7 +81,7 @@ def fetch_all(stamps: Path | None = None) -> None:
 
 
 def fetch(package: Package) -> Path:
-    """Download a package and unpack it into the cache, without installing anything; its inner folder. Needs no root.
+    """Download a package and unpack it into the cache, without installing it or root rights. Returns its inner folder.
 
     Raises UserError if it is unavailable or unsafe, or the cache cannot be written.
     """
@@ -92,14 +92,14 @@ def fetch(package: Package) -> Path:
         note(f"fetching {name} into {target}")
         with unfinished_folder(packages) as folder:
             tree = folder / "tree"
-            if package.wheel:  # pip lets no member of a wheel out of its folder
+            if package.wheel:  # pip keeps all members of a wheel inside its folder
                 options = ["--quiet", "--no-deps", "--no-compile", "--only-binary", ":all:", "--target", "tree"]
                 run_command([sys.executable, "-m", "pip", "install", *options, name], folder, f"download {name}")
             else:
                 _download_debian(name, folder)
             if not (tree / package.inner).is_dir():
                 raise UserError(f"{name} no longer holds {package.inner}: this version of the package cannot be used")
-            for path in tree.rglob("*"):  # what a link leads to would be read as the package's
+            for path in tree.rglob("*"):  # a link could lead to files outside the package
                 if path.is_symlink() and not path.resolve().is_relative_to(tree.resolve()):
                     raise UserError(f"{name} has a link that leads out of it, {path.relative_to(tree)}: not taken")
             if target.exists():
@@ -111,7 +111,7 @@ def fetch(package: Package) -> Path:
 
 
 def run_command(arguments: list[str], folder: Path, doing: str) -> None:
-    """Run a program in a folder. Raises UserError with the last line that it printed where it fails."""
+    """Run a program in a folder. If it fails, raises UserError with the last line that it printed."""
     try:
         done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -122,13 +122,13 @@ def run_command(arguments: list[str], folder: Path, doing: str) -> None:
 
 
 def _download_debian(name: str, folder: Path) -> None:
-    """Unpack a Debian package into FOLDER/tree."""
+    """Download a Debian package and unpack it into FOLDER/tree."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise UserError(f"cannot fetch the Debian package {name}: apt-get and dpkg-deb are not on this system")
     try:
         run_command(["apt-get", "download", name], folder, f"download {name}")
     except UserError:
-        # The package lists are missing or stale. A user refreshes a set of lists of their own.
+        # The package lists are missing or stale. Without root, refresh a separate copy of them.
         options: list[str] = []
         if os.geteuid() != 0:
             apt = cache_dir() / "apt"

@@ -1,8 +1,8 @@
 """Augmentation of recordings in training; tests use PLAIN, which changes nothing.
 
-A recording is played at another pitch and, apart from that, at another tempo; in another room; into another microphone
-with ambient noise; and stored by a device that clips, loses pieces, or codes with loss. Training holds one or two
-recordings of a class, so these variations tell what belongs to the class and what to the recording.
+Pitch and, independently, tempo are changed. Rooms, microphones and ambient noise are simulated, and so are devices that
+clip, drop pieces, or code with loss. Training has one or two recordings per class, so these variations separate the
+properties of the class from those of the recording.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ import numpy as np
 
 from icf_avs.types import RATE
 
-TEMPI = (0.72, 0.85, 1.0, 1.18, 1.4)  # prepared with the pitch kept
+TEMPI = (0.72, 0.85, 1.0, 1.18, 1.4)  # precomputed at constant pitch
 LONGEST_TAIL = 0.5  # seconds of reverberation
-_FRAME, _SEARCH = 640, 160  # samples: frames of 40 ms overlap by half, and are moved by up to 10 ms to fit
-FREQUENCY_KNOTS = np.concatenate(([0.0], np.geomspace(60, RATE / 2, 96)))  # Hz at which a curve over frequency is given
-_OCTAVES = np.log2(np.maximum(FREQUENCY_KNOTS, 60.0) / 1000)  # of the knots, from 1 kHz
-_CODEC_FRAME, _BANDS = 512, 16  # samples of a frame of the codec, bands that share a step of quantisation
+_FRAME, _SEARCH = 640, 160  # samples: 40 ms frames that overlap by half, shifted by up to 10 ms to fit
+FREQUENCY_KNOTS = np.concatenate(([0.0], np.geomspace(60, RATE / 2, 96)))  # Hz, knots of curves over frequency
+_OCTAVES = np.log2(np.maximum(FREQUENCY_KNOTS, 60.0) / 1000)  # of the knots, relative to 1 kHz
+_CODEC_FRAME, _BANDS = 512, 16  # samples per codec frame, bands with a common quantisation step
 
 
 @dataclass(frozen=True)
 class AudioAugmentConfig:
-    """Strength of each variation, and the share of mixtures that have it; with share 0 nothing is varied."""
+    """Strength of each variation, and the share of mixtures that have it; with augment_prob 0 nothing is varied."""
 
-    augment_prob: float = 0.0  # of mixtures that are varied at all
+    augment_prob: float = 0.0  # share of mixtures that are varied
     pitch_octaves: float = 0.55  # octaves up or down at most
-    glide_octaves: float = 0.08  # octaves that the pitch wanders by
-    gain_range_db: float = 5.0  # dB that the loudness wanders by
-    eq_db: float = 8.0  # dB up or down at most, at octave distance; a quarter of it as tilt an octave
-    bandpass_prob: float = 0.25  # share of microphones that record a band alone: a telephone, a small speaker
-    notch_prob: float = 0.4  # share that miss a band
+    glide_octaves: float = 0.08  # octaves of slow pitch variation
+    gain_range_db: float = 5.0  # dB of slow loudness variation, up or down
+    eq_db: float = 8.0  # dB up or down at most, at octave spacing; a quarter of it as tilt per octave
+    bandpass_prob: float = 0.25  # share of microphones with a limited band, such as a telephone or small speaker
+    notch_prob: float = 0.4  # share with a missing band
     reverb_prob: float = 0.6  # share of tracks with reverberation
     noise_db: tuple[float, float] = (2.0, 45.0)  # dB below the sources
-    level_db: tuple[float, float] = (-36.0, -11.0)  # dB of a source's RMS below full scale
+    level_db: tuple[float, float] = (-36.0, -11.0)  # RMS of a source, dB relative to full scale
     clip_prob: float = 0.15
     codec_prob: float = 0.25
-    dropout_prob: float = 0.3  # share with a piece or two of up to 0.12 s missing
+    dropout_prob: float = 0.3  # share with one or two gaps of up to 0.12 s per second
 
 
 PLAIN = AudioAugmentConfig()
@@ -46,8 +46,8 @@ VARIED = AudioAugmentConfig(augment_prob=0.5)
 
 
 def time_stretch(waveform: np.ndarray, tempo: float) -> np.ndarray:
-    """Play a waveform `tempo` times as fast at the same pitch: frames of 40 ms are taken from where they continue the
-    one before best, and overlapped (WSOLA, Verhelst and Roelands 1993). float32 [N] -> float32 [about N / tempo].
+    """Play a waveform `tempo` times as fast at the same pitch (WSOLA, Verhelst and Roelands 1993). 40 ms frames are
+    overlap-added, each from where it best continues the one before. float32 [N] -> float32 [about N / tempo].
     """
     hop = _FRAME // 2
     count = max(1, round(len(waveform) / tempo / hop))
@@ -60,7 +60,7 @@ def time_stretch(waveform: np.ndarray, tempo: float) -> np.ndarray:
             wanted = padded[at + hop : at + hop + _FRAME]
             around = min(round(number * hop * tempo), len(padded) - _FRAME - 2 * _SEARCH)
             fit = np.correlate(padded[around : around + _FRAME + 2 * _SEARCH], wanted, "valid")
-            # In silence nothing fits better than the place requested.
+            # In silence no position fits better than the nominal one.
             at = around + (int(fit.argmax()) if fit.max() > 0 else _SEARCH)
         out[number * hop : number * hop + _FRAME] += window * padded[at : at + _FRAME]
     return out[hop : hop + count * hop]
@@ -69,9 +69,9 @@ def time_stretch(waveform: np.ndarray, tempo: float) -> np.ndarray:
 def speed_perturb(
     source: np.ndarray, samples: int, octaves: float, glide: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Play `samples` samples of a waveform `octaves` higher, faster too, the pitch wandering by up to `glide` octaves.
+    """Play `samples` samples of a waveform `octaves` higher and faster; the pitch varies by up to `glide` octaves.
 
-    The source must hold `source_length(samples, octaves, glide)` samples. Between samples: a cubic through four.
+    The source must hold `source_length(samples, octaves, glide)` samples. Interpolation is cubic through four samples.
     """
     time = np.arange(samples, dtype=np.float32) / RATE
     wander = glide * np.sin(2 * np.pi * (rng.uniform(0.3, 3.0) * time + rng.random())).astype(np.float32)
@@ -85,34 +85,34 @@ def speed_perturb(
 
 
 def source_length(samples: int, octaves: float, glide: float) -> int:
-    """Samples of the source that `speed_perturb` needs."""
+    """Return the number of source samples that `speed_perturb` needs."""
     return int(samples * 2 ** (octaves + glide)) + 5
 
 
 @lru_cache(maxsize=8)
 def _places(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Knot below each bin of a spectrum of `size` samples, and how far above it the bin is."""
+    """Return the knot below each bin of a spectrum of `size` samples, and how far above it the bin is."""
     place = np.interp(np.fft.rfftfreq(size, 1 / RATE), FREQUENCY_KNOTS, np.arange(len(FREQUENCY_KNOTS)))
     below = np.minimum(place.astype(np.int64), len(FREQUENCY_KNOTS) - 2)
     return below, (place - below).astype(np.float32)
 
 
 def _over(curve: np.ndarray, size: int) -> np.ndarray:
-    """A curve at the knots -> float32 at the bins."""
+    """Interpolate a curve from the knots to the bins, float32."""
     below, share = _places(size)
     curve = curve.astype(np.float32)
     return curve[below] + share * (curve[1:] - curve[:-1])[below]
 
 
 def _equaliser(style: AudioAugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """A smooth random curve over frequency, as factors at the knots."""
+    """Return a smooth random curve over frequency, as factors at the knots."""
     tilt = rng.uniform(-0.25, 0.25) * style.eq_db * _OCTAVES
     bumps = np.interp(_OCTAVES, np.arange(-4.5, 4, 1) + rng.uniform(-0.5, 0.5), rng.uniform(-1, 1, 9) * style.eq_db)
     return 10 ** (np.clip(tilt + 0.7 * bumps, -24, 24) / 20)
 
 
 def mic_response(style: AudioAugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """The frequency response of a random device, as factors at the knots."""
+    """Return the frequency response of a random device, as factors at the knots."""
     curve = _equaliser(style, rng)
     if rng.random() < style.bandpass_prob:
         low, high = 2 ** rng.uniform(-3.5, -1.2), 2 ** rng.uniform(1.2, 2.7)  # kHz
@@ -128,21 +128,21 @@ def mic_response(style: AudioAugmentConfig, rng: np.random.Generator) -> np.ndar
 def apply_room_and_mic(
     track: np.ndarray, mic: np.ndarray, size: int, style: AudioAugmentConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """A track in a random room through a microphone. `size`: of the Fourier transform, LONGEST_TAIL longer at least."""
+    """Apply a random room and a microphone to a track. size: FFT length, at least LONGEST_TAIL above the track."""
     curve = mic * _equaliser(style, rng)
     response = _over(curve, size)
     if rng.random() < style.reverb_prob:
         length = int(rng.uniform(0.05, LONGEST_TAIL) * RATE)
         tail = rng.standard_normal(length, dtype=np.float32)
         tail *= np.exp(np.linspace(0, -6.9, length, dtype=np.float32)) / np.float32(np.sqrt(length / 14))
-        tail[: int(rng.uniform(0.001, 0.015) * RATE)] = 0  # the way to the walls
-        dull = 10 ** (-np.maximum(_OCTAVES + 1, 0) * rng.uniform(0, 6) / 20)  # walls and air swallow what is high
+        tail[: int(rng.uniform(0.001, 0.015) * RATE)] = 0  # delay of the first reflection
+        dull = 10 ** (-np.maximum(_OCTAVES + 1, 0) * rng.uniform(0, 6) / 20)  # walls and air absorb high frequencies
         response = response + np.fft.rfft(tail, size) * _over(curve * dull * rng.uniform(0.2, 1.5), size)
     return np.fft.irfft(np.fft.rfft(track, size) * response, size)[: len(track)].astype(np.float32)
 
 
 def gain_envelope(samples: int, style: AudioAugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """A loudness that wanders, as factors."""
+    """Return a slowly varying gain, as factors."""
     knots = np.linspace(0, samples, 4 + samples // RATE * 3)
     curve = np.interp(np.arange(0, samples + 160, 160), knots, rng.uniform(-1, 1, len(knots)) * style.gain_range_db)
     return np.repeat((10 ** (curve / 20)).astype(np.float32), 160)[:samples]
@@ -151,7 +151,7 @@ def gain_envelope(samples: int, style: AudioAugmentConfig, rng: np.random.Genera
 def ambient_noise(
     samples: int, mic: np.ndarray, size: int, style: AudioAugmentConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """The noise of a place through a microphone: any colour, rising and falling, of RMS 1."""
+    """Return ambient noise through a microphone: of random colour and varying loudness, with RMS 1."""
     bins = size // 2 + 1
     white = rng.standard_normal((2, bins), dtype=np.float32)
     colour = 10 ** (rng.uniform(-9, 3) * np.clip(_OCTAVES, -4, 3) / 20)
@@ -161,7 +161,7 @@ def ambient_noise(
 
 
 def degrade(waveform: np.ndarray, style: AudioAugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """What a device stores of a waveform: it may clip, drop pieces, and code with loss."""
+    """Simulate a recording device: it may clip, drop pieces, and code with loss."""
     if rng.random() < style.clip_prob:
         most = float(np.abs(waveform).max()) * rng.uniform(0.15, 0.7)
         waveform = np.clip(waveform, -most, most)
@@ -176,8 +176,8 @@ def degrade(waveform: np.ndarray, style: AudioAugmentConfig, rng: np.random.Gene
 
 
 def lossy_codec(waveform: np.ndarray, step: float) -> np.ndarray:
-    """A simplified lossy codec: in each frame of 32 ms the spectrum is rounded, in 16 bands, to multiples of `step`
-    times the band's RMS, so that what is weak beside something loud falls away. Same length.
+    """Apply a simplified lossy codec: in each frame of 32 ms, round the spectrum in 16 bands to multiples of `step`
+    times the band's RMS, so that weak components beside loud ones vanish. Same length.
     """
     hop = _CODEC_FRAME // 2
     count = -(-len(waveform) // hop) + 1

@@ -1,7 +1,7 @@
 """Backgrounds of the embedded benchmark: outdoor photographs of two optional packages, and generated coloured noise.
 
-A background is a reference: "gcompris:MEMBER", "mate:PATH" or "noise:NUMBER". Every reference belongs to one split, by
-a hash of its name, so that a photograph is never in two splits.
+A background reference is "gcompris:MEMBER", "mate:PATH" or "noise:NUMBER". A hash of its name assigns each reference to
+one split, so that a photograph is never in two splits.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from icf_avs.synthetic import asset_packages
 from icf_avs.synthetic.qt_resource import QtResource
 from icf_avs.synthetic.scene import base_split, hash_decile
 
-_LONGEST = 640  # pixels
-_NOISES = 1 << 30  # how many generated backgrounds there are
-_SPLITS = {"train": range(7), "val": range(7, 8), "test": range(8, 10)}  # tenths of the names
+_LONGEST = 640  # pixels of the longer side
+_NOISES = 1 << 30  # number of generated backgrounds
+_SPLITS = {"train": range(7), "val": range(7, 8), "test": range(8, 10)}  # deciles of the hashed names
 
 
 @lru_cache(maxsize=1)
 def list_photographs() -> tuple[str, ...]:
-    """References of all photographs on this machine, sorted; empty, with a warning, if the packages are not here."""
+    """Return references of all photographs on this machine, sorted; empty, with a warning, if there are none."""
     found = []
     if asset_packages.find(asset_packages.GCOMPRIS):
         found += [f"gcompris:{name}" for name in _monuments() if "/resource/" in name and name.endswith(".webp")]
@@ -48,7 +48,7 @@ def _photographs_of(split: str) -> tuple[str, ...]:
 
 
 def sample_background(split: str, rng: np.random.Generator, generated: float) -> str:
-    """A random reference of a split (`base_split`); `generated` is the share of coloured noise."""
+    """Draw a random reference of a split (`base_split`); `generated` is the share of coloured noise."""
     split = base_split(split)
     choices = _photographs_of(split)
     if choices and rng.random() >= generated:
@@ -61,7 +61,7 @@ def sample_background(split: str, rng: np.random.Generator, generated: float) ->
 
 @lru_cache(maxsize=96)
 def load_background(reference: str) -> Image.Image:
-    """The image of a reference, RGB, long side at most 640. Raises UserError if it cannot be read."""
+    """Load the image of a reference, RGB, longer side at most 640. Raises UserError if it cannot be read."""
     source, _, name = reference.partition(":")
     if source == "noise":
         return _coloured_noise(int(name))
@@ -79,7 +79,7 @@ def load_background(reference: str) -> Image.Image:
 
 
 def _coloured_noise(seed: int) -> Image.Image:
-    """Smooth colours on three scales, 640x480."""
+    """Generate smooth colours on three scales, 640x480."""
     rng = np.random.default_rng(seed)
     total = np.zeros((480, 640, 3), dtype=np.float32)
     for cells, strength in ((3, 60.0), (9, 30.0), (30, 14.0)):

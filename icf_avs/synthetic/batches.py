@@ -1,4 +1,4 @@
-"""Composed scenes as clips, and as training batches with cached images and sound that is mixed anew."""
+"""Composed scenes as clips, and as training batches: images are cached, sound is mixed anew for each batch."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Clip:
 def render_clip(
     scene: Scene, bank: SoundBank, spec: ClipSpec, size: tuple[int, int] | None = None, variation: int = 0
 ) -> Clip:
-    """Render the images at `spec`'s frame times and the sound; size is (width, height), None: spec.image_size.
+    """Render the frames at the times of `spec`, and the sound. size: (width, height), None: spec.image_size.
 
-    Raises ValueError when the specification is longer than the scene.
+    Raises ValueError if the specification is longer than the scene.
     """
     if spec.seconds > scene.seconds + 1e-6:
         raise ValueError(f"the specification covers {spec.seconds} s and the scene only {scene.seconds} s")
@@ -65,13 +65,13 @@ def semantic_masks(stamp_maps: np.ndarray, active: np.ndarray, scene: Scene) -> 
 
 
 def _look_up(stamp_maps: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The value [n, T] of the stamp at each pixel, 0 for the background."""
+    """Return the value [n, T] of the stamp at each pixel, 0 for the background."""
     table = np.pad(values.astype(np.uint8), ((1, 0), (0, 0)))
     return table[stamp_maps, np.arange(len(stamp_maps))[:, None, None]]
 
 
 def _sounding_classes(scene: Scene, active: np.ndarray, num_classes: int) -> np.ndarray:
-    """active [n,T] -> sounding [T,C] bool."""
+    """Return the classes that sound in each frame: active [n,T] -> [T,C] bool."""
     sounding = np.zeros((active.shape[1], num_classes), dtype=bool)
     for stamp, sounds in zip(scene.stamps, active, strict=True):
         if stamp.class_id:
@@ -83,7 +83,7 @@ def make_batch(
     features: SceneFeatures, indices: np.ndarray, bank: SoundBank, spec: ClipSpec, num_classes: int, variation: int,
     with_images: bool = True, style: AudioAugmentConfig = PLAIN,
 ) -> Batch:  # fmt: skip
-    """The scenes of `indices` with the sound mix `variation`. Without images only waveforms and sounding are filled."""
+    """Batch the scenes `indices` with sound mix `variation`. Without images, masks and pyramid are empty."""
     waveforms, sounding, onscreen, maps = [], [], [], []
     for index in indices:
         scene = features.scenes[index]
@@ -103,12 +103,12 @@ def make_batch(
 
 
 def mask_targets(class_map: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes of what sounds at every second pixel, [B,T,S/2,S/2] -> masks [B,T,S/4,S/4] and class_map of a Batch."""
+    """Convert class ids of what sounds, [B,T,S/2,S/2], to the masks [B,T,S/4,S/4] and class_map of a Batch."""
     return F.avg_pool2d((class_map > 0).float(), MASK_STRIDE // MAP_STRIDE), class_map.long()
 
 
 def concat_batches(batches: list[Batch]) -> Batch:
-    """Batches of clips of the same length and size, as one."""
+    """Concatenate batches of clips of the same length and size."""
     if len(batches) == 1:
         return batches[0]
     names = [field.name for field in fields(Batch) if isinstance(getattr(batches[0], field.name), Tensor)]

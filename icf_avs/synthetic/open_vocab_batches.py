@@ -1,10 +1,10 @@
 """Training batches from open-vocabulary scenes: cached features, and simulated tagger predictions in place of sound.
 
-A scene is queried for one to three of its objects, for a word that it does not show, or for nothing; and then for some
-more of these, since the truth of a composed scene is known for every query, and its pixels are decoded once for all.
-The prediction for an object is its word or one that may mean the same, with lower scores for similar words, at times
-for an unrelated word, and for another object of the image; or, where its class has a recording, the tagger's own
-prediction for that one.
+A scene is queried for one to three of its objects, for an absent word, or for nothing. Further such queries follow,
+since the ground truth of a composed scene is known for every query, and its pixels are decoded once for all of them.
+The prediction for an object is its word or a synonym, with lower scores for similar words, sometimes for an unrelated
+word, and for another object of the image. If its class has a recording, it may be the tagger's real prediction for
+that recording.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from icf_avs.synthetic.scene_features import OpenVocabFeatures
     from icf_avs.synthetic.tagger_cache import TaggerOutputs
 
-NEAR = 0.5  # cosine from which a tagger may take one word for another
-_EXTRA_QUERIES = 4  # queries beside the first
-_ABSENT_PROB, _SILENT_PROB = 0.14, 0.10  # shares of the queries for what is not shown, for nothing
-_SIMILAR_ABSENT_PROB = 0.5  # that an absent word is one of those nearest to the words of what is shown
-_NUM_SIMILAR = 12  # of these words
+NEAR = 0.5  # cosine above which a tagger may confuse two words
+_EXTRA_QUERIES = 4  # queries in addition to the first
+_ABSENT_PROB, _SILENT_PROB = 0.14, 0.10  # shares of queries for an absent word, for nothing
+_SIMILAR_ABSENT_PROB = 0.5  # that an absent word is among those nearest to the words shown
+_NUM_SIMILAR = 12  # number of those nearest words
 _TARGETS = (0.6, 0.3, 0.1)  # of 1, 2, 3 objects
-_GENERIC_PROB = 0.2  # that an object is queried by a word that names others too
+_GENERIC_PROB = 0.2  # that an object is queried by a generic word
 _SYNONYM_PROB = 0.35  # that a synonym is predicted
-_RECORDED_PROB = 0.5  # that a class with a recording gets the prediction for it
-_MIXED_PROB = 0.25  # of these: mixed with another recording, of what is not in the image
-_STRAY_PROB = 0.35  # that some unrelated word is predicted as well
-_FAINT_PROB = 0.3  # that another object of the image, which is not queried, gets a low score
-_NO_SEGMENTER_PROB = 0.15  # share of the clips that are given without the segmenter
-_DROP_PROB, _GAIN_STD = 0.35, 0.35  # share of the channels that are dropped; log-standard deviation of the others
+_RECORDED_PROB = 0.5  # that a class with a recording gets the tagger's prediction for it
+_MIXED_PROB = 0.25  # share of these: mixed with the recording of a class that is not in the image
+_STRAY_PROB = 0.35  # that an unrelated word is predicted, too
+_FAINT_PROB = 0.3  # that another object of the image, not queried, gets a low score
+_NO_SEGMENTER_PROB = 0.15  # share of the clips without the output of the segmenter
+_DROP_PROB, _GAIN_STD = 0.35, 0.35  # share of dropped channels; standard deviation of the log gain of the others
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The vocabulary [C] and its text embeddings [C,E], unit vectors; nameable [C]: words that training may use;
-    word_of_class: the word of each class; synonym_threshold: cosine from which two words may mean the same.
+    """Words [C] and their text embeddings [C,E], unit vectors. nameable [C]: words that training may use.
+    word_of_class: the word of each class. synonym_threshold: cosine above which two words may mean the same.
     """
 
     words: tuple[str, ...]
@@ -63,7 +63,7 @@ class Vocabulary:
         return {word: index for index, word in enumerate(self.words)}
 
     def synonyms_of(self, some: list[int]) -> np.ndarray:
-        """[C] bool: words that may mean one of `some`."""
+        """[C] bool: words that may mean the same as one of `some`."""
         return (self.similarity[some] > self.synonym_threshold).any(0)
 
 
@@ -71,9 +71,9 @@ def open_vocab_batch(
     features: OpenVocabFeatures, indices: np.ndarray, words: Vocabulary, sounds: TaggerOutputs,
     rng: np.random.Generator, noisy: bool = True, extra_queries: int = _EXTRA_QUERIES,
 ) -> Batch:  # fmt: skip
-    """The scenes of `indices`, each with tagger predictions for its frames. noisy: scores are jittered, channels are
-    dropped, at times there is no segmenter, and half of the scenes are flipped; else the images come along, at half
-    their size. extra_queries: of each scene beside the first.
+    """Build a batch of the scenes `indices`, each with tagger predictions for its frames. noisy: scores are jittered,
+    channels dropped, the segmenter sometimes omitted, and half of the scenes flipped; else the batch has the images, at
+    half their size. extra_queries: queries per scene in addition to the first.
     """
     frames, clips, queries = features.stamp_maps.shape[1], len(indices), 1 + extra_queries
     tag_rows, sounding, onscreen, maps = [], [], [], []
@@ -106,7 +106,7 @@ def open_vocab_batch(
     )
     every = torch.ones(clips, frames, dtype=torch.bool)
     return Batch(
-        levels, tags.new_zeros(clips, frames, 0),  # tags stand for the sounds
+        levels, tags.new_zeros(clips, frames, 0),  # empty: tags stand for the sounds
         masks[:, 0], class_map[:, 0], every, every, sounding[:, 0], torch.from_numpy(np.stack(onscreen)),
         other_sounds=tags[:, 1:] if extra_queries else None,
         other_masks=masks[:, 1:] if extra_queries else None,
@@ -118,7 +118,7 @@ def open_vocab_batch(
 def _sample_audio(
     scene: Scene, shown: np.ndarray, frames: int, words: Vocabulary, sounds: TaggerOutputs, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """Predictions for a scene [T,C], and the queried words, each with the frames [T] bool in which it sounds.
+    """Return predictions for a scene [T,C], and the queried words, each with the frames [T] bool in which it sounds.
 
     shown [C]: words that may mean something in the image.
     """
@@ -134,7 +134,7 @@ def _sample_audio(
         return tags, [(word, np.ones(frames, bool))]
     count = min(1 + int(rng.choice(3, p=_TARGETS)), len(scene.objects))
     queried: list[tuple[int, np.ndarray]] = []
-    taken = np.zeros(frames, bool)  # frames in which something sounds already
+    taken = np.zeros(frames, bool)  # frames in which an object sounds already
     for item in rng.permutation(len(scene.objects))[:count]:
         row, names = _sample_object(scene, int(item), absent, words, sounds, rng)
         others = [index for index in range(len(scene.objects)) if index != item]
@@ -143,7 +143,7 @@ def _sample_audio(
             row[other] = max(row[other], row.max() * rng.uniform(0.03, 0.25))
         when = _active_frames(frames, rng)
         tags[when & ~taken] = row
-        row = row * np.float32(rng.uniform(0.4, 1.0))  # another is less sure
+        row = row * np.float32(rng.uniform(0.4, 1.0))  # a further object in the same frame has lower scores
         both = when & taken
         tags[both] = np.maximum(tags[both], row)
         taken |= when
@@ -152,7 +152,7 @@ def _sample_audio(
 
 
 def sample_absent_word(scene: Scene, absent: np.ndarray, words: Vocabulary, rng: np.random.Generator) -> int:
-    """A word for nothing in the image; half of them are similar to the word of something."""
+    """Draw a word for nothing in the image; half of the time it is similar to the word of an object."""
     choices = np.flatnonzero(absent)
     if rng.random() < _SIMILAR_ABSENT_PROB:
         nearness = words.similarity[[words.index[each.words[0]] for each in scene.objects]].max(0)
@@ -163,7 +163,7 @@ def sample_absent_word(scene: Scene, absent: np.ndarray, words: Vocabulary, rng:
 def _sample_object(
     scene: Scene, item: int, absent: np.ndarray, words: Vocabulary, sounds: TaggerOutputs, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[int]]:
-    """The prediction for one object [C], and the words that are queried by it."""
+    """Return the prediction for one object [C], and the words that it queries."""
     word, class_name = words.index[scene.objects[item].words[0]], scene.objects[item].class_name
     if class_name in sounds.class_names and rng.random() < _RECORDED_PROB:
         at = sounds.class_names.index(class_name)
@@ -185,19 +185,19 @@ def _sample_object(
 
 
 def _is_recognised(row: np.ndarray, word: int, words: Vocabulary) -> bool:
-    """Whether a prediction holds the right word: from wrong ones only mistakes can be learnt."""
+    """Return True if a prediction contains the right word; training on wrong ones would only teach mistakes."""
     return row[words.synonyms_of([word])].max() > max(0.05, 0.4 * row.max())
 
 
 def simulate_tagger(
     word: int, absent: np.ndarray, words: Vocabulary, rng: np.random.Generator, synonyms: bool = True
 ) -> np.ndarray:
-    """What a tagger might predict for a word [C]: with a high score or a low one, and with similar words."""
+    """Simulate a tagger's prediction for a word [C]: with a high or a low score, and with similar words."""
     row = np.zeros(len(words.words), np.float32)
     near = words.similarity[word]
     strength = rng.uniform(0.2, 1.0)
     row[word] = strength
-    # A similar word that means something else in the image would be queried as well.
+    # A similar word of another object in the image would query that, too: `others` are absent words.
     alike = np.flatnonzero((near > words.synonym_threshold) & words.nameable & (np.arange(len(near)) != word))
     if synonyms and len(alike) and rng.random() < _SYNONYM_PROB:
         row[rng.choice(alike)] = strength
@@ -211,7 +211,7 @@ def simulate_tagger(
 
 
 def _background(size: int, sounds: TaggerOutputs, rng: np.random.Generator) -> np.ndarray:
-    """The prediction where nothing of the image sounds [C]: nothing, noise, or a sound that has just ended."""
+    """Draw a prediction for frames in which nothing of the image sounds [C]: zeros, noise, or an adjacent sound."""
     draw = rng.random()
     if draw < 0.3:
         return np.zeros(size, np.float32)
@@ -220,7 +220,7 @@ def _background(size: int, sounds: TaggerOutputs, rng: np.random.Generator) -> n
 
 
 def _active_frames(frames: int, rng: np.random.Generator) -> np.ndarray:
-    """[T] bool with one run of True: a clip's sound begins and ends, that of a single frame is there."""
+    """Draw one run of active frames, [T] bool: sound starts and ends within a clip; a single frame always sounds."""
     if frames == 1 or rng.random() < 0.4:
         return np.ones(frames, bool)
     first = int(rng.integers(frames))
@@ -230,8 +230,8 @@ def _active_frames(frames: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _channel_dropout(level: Tensor, rng: np.random.Generator) -> Tensor:
-    """A level [B,T,c,h,w] with channels scaled or dropped, the same ones throughout a clip, so that the decoder does
-    not rely on the few channels that tell the images of training apart.
+    """Scale or drop channels of a level [B,T,c,h,w], the same ones throughout a clip, so that the decoder does not rely
+    on the few channels that distinguish the training images.
     """
     shape = (level.shape[0], 1, level.shape[2], 1, 1)
     gain = np.exp(rng.normal(0, _GAIN_STD, shape)) * (rng.random(shape) >= _DROP_PROB) / (1 - _DROP_PROB)
@@ -239,12 +239,12 @@ def _channel_dropout(level: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _flip(maps: Tensor, flipped: Tensor) -> Tensor:
-    """maps [B,...,w], mirrored for the clips `flipped` [B]."""
+    """Mirror the maps [B,...,w] of the clips `flipped` [B]."""
     return torch.where(flipped.view(-1, *[1] * (maps.dim() - 1)), maps.flip(-1), maps)
 
 
 def _jitter_scores(scores: Tensor, rng: np.random.Generator) -> Tensor:
-    """z-scores [B,T,K,h,w] as other images might give them: scaled, and with noise."""
+    """Scale z-scores [B,T,K,h,w] and add noise, to simulate other images."""
     gain = torch.from_numpy(np.exp(rng.normal(0, 0.2, len(scores))).astype(np.float32))
     noise = torch.from_numpy(rng.normal(0, 0.4, (len(scores), 1, scores.shape[2], 1, 1)).astype(np.float32))
     return (scores + noise) * gain[:, None, None, None, None]

@@ -1,8 +1,8 @@
-"""Samples open-vocabulary scenes, in which words stand for sounds: which objects are shown and how they were taken.
+"""Sample open-vocabulary scenes, in which words stand for sounds: the objects shown, their layout, and the camera.
 
 An object is what one word means: a stamp, or a group of stamps of one word. A scene is a pure function of catalog,
-split, index, seed and style. Splits: "train", "val" and "test" never share a composition (the set of its stamps) nor a
-background; "heldout" and "heldout-val" show at least one object that training never shows or names, on backgrounds of
+split, index, seed and style. The splits "train", "val" and "test" never share a composition (its set of stamps) or a
+background. "heldout" and "heldout-val" show at least one object that training never shows or names, on backgrounds of
 "test" and of "val".
 """
 
@@ -31,41 +31,41 @@ from icf_avs.synthetic.scene_sampler import (
 
 T = TypeVar("T")
 
-OPEN_VOCAB_SPLITS = ("train", "val", "test", "heldout", "heldout-val")  # new ones at the end: they are drawn by number
-_HELD_OUT = {"heldout": "cross", "heldout-val": "cross-val"}  # and the name of such a split in scenes with sound
+OPEN_VOCAB_SPLITS = ("train", "val", "test", "heldout", "heldout-val")  # append new ones: seeds use the index
+_HELD_OUT = {"heldout": "cross", "heldout-val": "cross-val"}  # and their names in scenes with sound
 _TENTHS = SPLIT_DECILES | dict.fromkeys(_HELD_OUT, range(10))
-_STREAM = 5  # keeps these scenes' random numbers apart from those of the scenes with sound
+_STREAM = 5  # separates the random numbers from those of scenes with sound
 _SMALLEST, _LARGEST = 0.05, 0.9  # square root of the area of a stamp's box, in shorter sides of the image
-_ENLARGED = 2.5 / 448  # shorter sides a pixel of the cut-out may cover: more would look like no photograph
-_CLOSE = (0.9, 1.7)  # as _SMALLEST and _LARGEST, of what is close to the camera and not wholly in the image
+_ENLARGED = 2.5 / 448  # maximum shorter sides per pixel of a cut-out: beyond that it does not look like a photograph
+_CLOSE = (0.9, 1.7)  # same as _SMALLEST, _LARGEST for an object close to the camera and partly outside the image
 _CLOSE_ENLARGED = 4.5 / 448
-_ZOOM, _PLAIN_ZOOM = (0.35, 1.0), (0.04, 0.25)  # share of a background that is in the image
+_ZOOM, _PLAIN_ZOOM = (0.35, 1.0), (0.04, 0.25)  # visible share of a background
 _GAINS = (0.7, 1.25), (0.9, 1.1)
-_VISIBLE = 0.35  # least share of one of an object's stamps which stays visible at all times
-_LEAST = 0.0012  # least share of the image that shows an object at all times
-_AUDIBLE = {"animal", "musical instrument", "vehicle", "tool"}  # generic words of what often sounds
+_VISIBLE = 0.35  # minimum visible share, at all times, of an object's most visible stamp
+_LEAST = 0.0012  # minimum share of the image that an object covers at all times
+_AUDIBLE = {"animal", "musical instrument", "vehicle", "tool"}  # generic words of objects that often sound
 
 
 @dataclass(frozen=True)
 class OpenVocabStyle:
-    """Probabilities of what a scene holds. The tuple of counts is normalised."""
+    """Probabilities of the content of a scene. The tuple of counts is normalised."""
 
     num_objects: tuple[float, ...] = (0.25, 0.35, 0.25, 0.15)  # of 1, 2, 3, 4 words
     group: float = 0.22  # that an object is a group of 2 to 8 stamps
-    audible: float = 0.6  # that an object is drawn among what often sounds rather than among all
-    close: float = 0.0  # that one object fills the image, and more
+    audible: float = 0.6  # that an object is drawn from those that often sound
+    close: float = 0.0  # that one object fills the image or exceeds it
     shadow: float = 0.0  # that all objects cast a shadow on the background
     plain: float = 0.0  # that the background is one surface, such as a floor or a lawn
 
 
 DEFAULT = OpenVocabStyle()
-NATURAL = OpenVocabStyle(close=0.3, shadow=0.5, plain=0.35)  # as videos are: for training; what is scored has DEFAULT
+NATURAL = OpenVocabStyle(close=0.3, shadow=0.5, plain=0.35)  # like videos, for training; evaluation uses DEFAULT
 
 
 def sample_open_vocab_scene(
     catalog: OpenVocabCatalog, split: str, index: int, seed: int = 0, style: OpenVocabStyle = DEFAULT, seconds: int = 1
 ) -> Scene:
-    """Scene number `index` of a split of OPEN_VOCAB_SPLITS. Raises ValueError for another split or under a second."""
+    """Sample scene number `index` of a split in OPEN_VOCAB_SPLITS. Raises ValueError for others or seconds < 1."""
     check_request(split, OPEN_VOCAB_SPLITS, seconds)
     rng = np.random.default_rng([_STREAM, seed, OPEN_VOCAB_SPLITS.index(split), index])
     cast = _draw_cast(catalog, split, style, rng)
@@ -97,7 +97,7 @@ def sample_open_vocab_scene(
 
 
 def _zoom(style: OpenVocabStyle, rng: np.random.Generator) -> float:
-    """A small part of any photograph, enlarged, is one surface; all scales of such parts are equally likely."""
+    """Draw the zoom: a small part of a photograph, enlarged, looks like one surface; its scale is log-uniform."""
     if style.plain > 0 and rng.random() < style.plain:
         return np.exp(rng.uniform(*np.log(_PLAIN_ZOOM)))
     return rng.uniform(*_ZOOM)
@@ -106,7 +106,7 @@ def _zoom(style: OpenVocabStyle, rng: np.random.Generator) -> float:
 def _draw_cast(
     catalog: OpenVocabCatalog, split: str, style: OpenVocabStyle, rng: np.random.Generator
 ) -> list[tuple[NamedStamp, ...]]:
-    """The stamps of each object, redrawn until the composition belongs to the split."""
+    """Draw the stamps of each object until the composition belongs to the split."""
     known = catalog.training
     if split == "test":
         known = tuple(stamp for stamp in catalog.stamps if not stamp.held_out)
@@ -114,19 +114,19 @@ def _draw_cast(
         count = draw_count(style.num_objects, 1, rng)
         cast: list[tuple[NamedStamp, ...]] = []
         while len(cast) < count:
-            # The first of a held-out scene is what makes it one; half of the others are.
+            # The first object of a held-out scene is held out, and so are half of the others.
             unknown = split in _HELD_OUT and (not cast or rng.random() < 0.5)
             pool = catalog.held_out if unknown else known
             if rng.random() < style.audible:
                 pool = tuple(stamp for stamp in pool if stamp.class_name or set(stamp.generic) & _AUDIBLE) or pool
             taken = {copies[0].family for copies in cast}
-            # Family, then word, then stamp: there are 24 flowers and one violin.
+            # Family, then word, then stamp, because there are 24 flowers and one violin.
             family = _choice(sorted({stamp.family for stamp in pool} - taken), rng)
             word = _choice(sorted({stamp.word for stamp in pool if stamp.family == family}), rng)
             same_word = [stamp for stamp in pool if stamp.word == word and stamp.family == family]
             first = _choice(same_word, rng)
             copies = int(rng.integers(2, 9)) if rng.random() < style.group else 1
-            # Copies of one animal, or of all that there are of its word.
+            # Copies of one stamp, or of all stamps of its word.
             choices = [first] if rng.random() < 0.5 else [s for s in same_word if s.generic == first.generic]
             cast.append((first, *(_choice(choices, rng) for _ in range(copies - 1))))
         if hash_decile("\n".join(sorted({stamp.stem for copies in cast for stamp in copies}))) in _TENTHS[split]:
@@ -140,7 +140,7 @@ def _choice(choices: Sequence[T], rng: np.random.Generator) -> T:
 def _lay_out(
     cast: list[tuple[NamedStamp, ...]], scene: Scene, shrink: float, close: bool, rng: np.random.Generator
 ) -> Scene:
-    """The scene with sizes, places, order and motion of all stamps. close: the first object is close."""
+    """Return the scene with sizes, positions, order and motion of all stamps. close: the first object is close."""
     centres: list[np.ndarray] = []
     stamps: list[PlacedStamp] = []
     object_of: list[int] = []
@@ -152,11 +152,11 @@ def _lay_out(
         near = close and number == 0
         if near:
             size = rng.uniform(*_CLOSE) * shrink
-        # The best of a few places is far from the other objects; it may well be at the edge.
+        # Of three positions the one farthest from the other objects is used; it may be at the edge.
         places = np.array(canvas_size(scene.aspect)) * (0.5 + rng.uniform(-0.44, 0.44, (3, 2)))
         centre = max(places, key=lambda place: min((float(np.hypot(*(place - c))) for c in centres), default=0.0))
         centres.append(centre)
-        # All copies are under one light; the lower ones of a group are larger, and lie on top.
+        # All copies have the same light; the lower ones of a group are larger, and drawn on top.
         gains, feather = np.array(draw_gains(*_GAINS, rng)), float(rng.uniform(0.2, 1.6)) if rng.random() < 0.7 else 0.0
         poses = [(centre, size, gains)] if len(copies) == 1 else _group(len(copies), centre, size, gains, rng)
         for copy, pose in zip(copies, poses, strict=True):
@@ -168,7 +168,7 @@ def _lay_out(
 def _group(
     copies: int, centre: np.ndarray, size: float, gains: np.ndarray, rng: np.random.Generator
 ) -> list[tuple[np.ndarray, float, np.ndarray]]:
-    """Place, size and gains of each copy."""
+    """Return position, size and gains of each copy."""
     offsets = rng.normal(0, 1, (copies, 2)) * np.array([0.75, 0.4]) * size * copies**0.4
     offsets = offsets[np.argsort(offsets[:, 1])]
     depth = np.clip(1 + 0.25 * offsets[:, 1] / (np.abs(offsets[:, 1]).max() + 1e-9), 0.6, 1.4)
@@ -194,7 +194,7 @@ def _place(
 
 
 def _all_visible(scene: Scene, objects: int, times: list[float]) -> bool:
-    """Whether at all times enough is visible of every object."""
+    """Return True if enough of every object is visible at all times."""
     shares = visible_shares(scene, times)
     across, down = canvas_size(scene.aspect)
     boxes, numbers = np.array([stamp.size**2 for stamp in scene.stamps]), np.array(scene.object_of)

@@ -1,4 +1,4 @@
-"""Qt resource files (.rcc), in which GCompris keeps its images and sounds."""
+"""Reader of Qt resource files (.rcc), in which GCompris stores its images and sounds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from icf_avs.errors import UserError
 
 _ZLIB, _FOLDER, _ZSTD = 1, 2, 4
-_LARGEST = 1 << 28  # bytes an entry may unpack to: no image or sound is near that
+_LARGEST = 1 << 28  # maximum bytes of an unpacked entry, far above any image or sound
 _LONGEST_PATH = 4_096
 
 
 class QtResource(Mapping[str, bytes]):
-    """The files of one archive, path -> content. The index is read at once, a content when it is requested.
+    """The files of one archive, path -> content. The index is read on construction, each content on request.
 
     Raises UserError if the archive is malformed.
     """
@@ -38,7 +38,7 @@ class QtResource(Mapping[str, bytes]):
             (length,) = self._unpack(">I", offset)
             (content,) = self._unpack(f">{length}s", offset + 4)
             if flags & _ZLIB:
-                # Four bytes of unpacked length come first; they are a claim, so the true length is bounded instead.
+                # The first four bytes state the unpacked length; they may be wrong, so the true length is bounded.
                 unpacker = zlib.decompressobj()
                 content = unpacker.decompress(content[4:], _LARGEST)
                 if not unpacker.eof:
@@ -60,7 +60,7 @@ class QtResource(Mapping[str, bytes]):
         return struct.unpack_from(form, self._bytes, at)
 
     def _read_index(self) -> dict[str, tuple[int, int]]:
-        """Flags and offset of each file."""
+        """Return flags and offset of each file."""
         if self._bytes[:4] != b"qres":
             raise self._broken("it does not begin with qres")
         version, tree, contents, names = self._unpack(">IIII", 4)

@@ -1,8 +1,8 @@
-"""Images of a scene: stamps with exact masks over a background, at any moment and any size.
+"""Render frames of a scene: stamps with exact masks over a background, at any time and any size.
 
 Lengths are in units of the shorter side of a virtual canvas of the scene's aspect; the canvas is squashed to the
 requested size. Stamps are drawn with premultiplied alpha. In open-vocabulary scenes their colours are moved towards
-those of the background, they cast a shadow, and a camera adds its faults.
+those of the background, they cast a shadow, and camera degradations are added.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from icf_avs.errors import UserError
 from icf_avs.synthetic.backgrounds import load_background
 from icf_avs.synthetic.scene import Camera, PlacedStamp, Scene, Shadow
 
-_LONGEST = 384  # pixels of a stamp kept in memory
-BORDER = 2  # transparent pixels around a stamp, so that its edge is interpolated
+_LONGEST = 384  # longer side of a stamp in memory, pixels
+BORDER = 2  # transparent pixels around a stamp, to interpolate its edge
 
 
 @dataclass(frozen=True)
 class Sprite:
-    """A cut-out at falling sizes (each half the one before), premultiplied, mode RGBX with alpha in the fourth band."""
+    """A cut-out at decreasing sizes (each half the last), premultiplied, mode RGBX with alpha in the fourth band."""
 
     levels: tuple[Image.Image, ...]
     width: int  # of the cut-out at level 0, without its border
@@ -35,7 +35,7 @@ class Sprite:
 
     @cached_property
     def colors(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of its own colours, each [3]."""
+        """Mean and standard deviation of its colours, each [3]."""
         pixels = np.asarray(self.levels[max(0, len(self.levels) - 2)]).reshape(-1, 4).astype(np.float32)
         pixels = pixels[pixels[:, 3] > 127]
         colors = pixels[:, :3] * (255 / pixels[:, 3:])
@@ -44,7 +44,7 @@ class Sprite:
 
 @lru_cache(maxsize=512)
 def load_sprite(path: Path) -> Sprite:
-    """Read a cut-out image, cropped to what is visible. Raises UserError if it cannot be shown."""
+    """Read a cut-out image, cropped to its visible part. Raises UserError if it cannot be shown."""
     try:
         image = Image.open(path).convert("RGBA")
     except OSError as error:
@@ -67,16 +67,16 @@ def load_sprite(path: Path) -> Sprite:
 
 
 Patch = tuple[int, tuple[slice, slice], np.ndarray]  # number of the stamp, window in the image, pixels uint8 [h, w, 4]
-_CONTRAST = (0.6, 1.5)  # how far the standard deviation of a stamp's colours may be scaled
+_CONTRAST = (0.6, 1.5)  # range in which the standard deviation of a stamp's colours may be scaled
 
 
 def canvas_size(aspect: float) -> tuple[float, float]:
-    """Width and height of the virtual canvas, whose shorter side is 1."""
+    """Return width and height of the virtual canvas, whose shorter side is 1."""
     return (aspect, 1.0) if aspect >= 1 else (1.0, 1.0 / aspect)
 
 
 def pose(stamp: PlacedStamp, scene: Scene, time_s: float) -> tuple[float, float, float, float]:
-    """Centre x, centre y, scale (square root of the box's area) and angle in radians of a stamp at a moment."""
+    """Return centre x, centre y, scale (square root of the box's area) and angle in radians of a stamp at a time."""
     since = time_s - scene.seconds / 2
     swing = 2 * math.pi * stamp.sway_frequency * time_s + stamp.sway_phase
     x = stamp.x + stamp.drift_x * since + stamp.sway * math.sin(swing)
@@ -85,7 +85,7 @@ def pose(stamp: PlacedStamp, scene: Scene, time_s: float) -> tuple[float, float,
 
 
 def _patches(scene: Scene, time_s: float, size: tuple[int, int]) -> list[Patch]:
-    """The visible parts of all stamps, premultiplied, in drawing order."""
+    """Return the visible parts of all stamps, premultiplied, in drawing order."""
     patches: list[Patch] = []
     width, height = size
     across, down = canvas_size(scene.aspect)
@@ -104,10 +104,10 @@ def _patches(scene: Scene, time_s: float, size: tuple[int, int]) -> list[Patch]:
         bottom = min(math.ceil((y + half_y) * scale_y) + margin, height)
         if left >= right or top >= bottom:
             continue
-        shrink = 1 / (unit * max(scale_x, scale_y))  # level-0 pixels in a pixel of the image
+        shrink = 1 / (unit * max(scale_x, scale_y))  # level-0 pixels per pixel of the image
         level = min(max(0, math.floor(math.log2(shrink) + 0.25)), len(sprite.levels) - 1)
         source = sprite.levels[level]
-        # Image pixel -> canvas -> turned back -> pixel of this level.
+        # Image pixel -> canvas -> rotated back -> pixel of this level.
         step_x = (source.width - 2 * BORDER) / (sprite.width * unit)
         step_y = (source.height - 2 * BORDER) / (sprite.height * unit)
         from_x, from_y = left / scale_x - x, top / scale_y - y
@@ -126,7 +126,7 @@ def _patches(scene: Scene, time_s: float, size: tuple[int, int]) -> list[Patch]:
 
 
 def render_stamp_map(scene: Scene, time_s: float, size: tuple[int, int]) -> np.ndarray:
-    """Which stamp is topmost with alpha > 0.5: uint8 [H, W], 0 for the background, i + 1 for scene.stamps[i]."""
+    """Return the topmost stamp with alpha > 0.5: uint8 [H, W], 0 for the background, i + 1 for scene.stamps[i]."""
     return _stamp_map(_patches(scene, time_s, size), size)
 
 
@@ -138,9 +138,9 @@ def _stamp_map(patches: list[Patch], size: tuple[int, int]) -> np.ndarray:
 
 
 def render_frame(scene: Scene, time_s: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The image at `time_s` seconds, squashed to size (width, height).
+    """Render the frame at `time_s` seconds, squashed to size (width, height).
 
-    Returns RGB uint8 [H, W, 3] and the map of stamps uint8 [H, W] of `render_stamp_map`. Raises UserError if a file is
+    Returns RGB uint8 [H, W, 3] and the stamp map uint8 [H, W] of `render_stamp_map`. Raises UserError if a file is
     unreadable.
     """
     image = _background(scene, time_s, size)
@@ -164,7 +164,7 @@ def render_frame(scene: Scene, time_s: float, size: tuple[int, int]) -> tuple[np
 
 
 def _background(scene: Scene, time_s: float, size: tuple[int, int]) -> np.ndarray:
-    """A slowly panning crop of the background, float32 [H, W, 3]."""
+    """Return a slowly panning crop of the background, float32 [H, W, 3]."""
     image = load_background(scene.background)
     across, down = canvas_size(scene.aspect)
     largest = min(image.width / across, image.height / down) * scene.zoom
@@ -178,7 +178,7 @@ def _background(scene: Scene, time_s: float, size: tuple[int, int]) -> np.ndarra
 
 
 def _shading(shadow: Shadow, patches: list[Patch], size: tuple[int, int]) -> np.ndarray:
-    """Share of the light that the shadow of all stamps leaves: float32 [H, W]."""
+    """Return the share of light left by the shadow of all stamps: float32 [H, W]."""
     outline = np.zeros((size[1], size[0]), dtype=np.uint8)
     for _, window, patch in patches:
         np.maximum(outline[window], patch[..., 3], out=outline[window])
@@ -190,7 +190,7 @@ def _shading(shadow: Shadow, patches: list[Patch], size: tuple[int, int]) -> np.
 
 
 def _color_transfer(scene: Scene, index: int) -> tuple[np.ndarray | float, np.ndarray | float]:
-    """Scale and shift of a stamp's colours: part of the way from its own mean and contrast to the background's.
+    """Return scale and shift of a stamp's colours, part of the way from its mean and contrast to the background's.
 
     After Reinhard et al., Color transfer between images (2001), in RGB and in part. Without objects nothing changes.
     """
@@ -205,13 +205,13 @@ def _color_transfer(scene: Scene, index: int) -> tuple[np.ndarray | float, np.nd
 
 @lru_cache(maxsize=4)
 def _background_colors(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the background's colours in the middle of the clip, each [3]."""
+    """Return mean and standard deviation of the background's colours in the middle of the clip, each [3]."""
     small = _background(scene, scene.seconds / 2, (32, 32)).clip(0, 255)
     return small.mean((0, 1)), small.std((0, 1))
 
 
 def _photograph(image: np.ndarray, scene: Scene, time_s: float) -> np.ndarray:
-    """float32 [H, W, 3] -> uint8: gamma, resolution, focus, noise and compression, in the order of a camera."""
+    """float32 [H, W, 3] -> uint8: gamma, resolution, blur, noise and compression, in the order of a camera."""
     height, width = image.shape[:2]
     camera = scene.camera
     if camera.gamma != 1:
@@ -237,7 +237,7 @@ def _photograph(image: np.ndarray, scene: Scene, time_s: float) -> np.ndarray:
 
 
 def visible_shares(scene: Scene, times: list[float], short_side: int = 64) -> np.ndarray:
-    """Share of each stamp's own area that is inside the image and not covered: float [len(times), stamps]."""
+    """Return the share of each stamp's area that is inside the image and not covered: float [len(times), stamps]."""
     across, down = canvas_size(scene.aspect)
     size = round(across * short_side), round(down * short_side)
     shares = np.zeros((len(times), len(scene.stamps)))

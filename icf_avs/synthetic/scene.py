@@ -8,24 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-SPLITS = ("train", "val", "test", "cross", "cross-val")  # new ones at the end: random streams depend on the position
+SPLITS = ("train", "val", "test", "cross", "cross-val")  # append new ones: random streams depend on the position
 
 
-_BASE = {"cross": "test", "cross-val": "val"}  # these have other recordings than training
+_BASE = {"cross": "test", "cross-val": "val"}  # splits with other recordings than training
 
 
 def uses_cross_recordings(split: str) -> bool:
-    """Whether the sounds of a split are other recordings than those of training."""
+    """Return True if the sounds of a split are other recordings than those of training."""
     return split in _BASE
 
 
 def base_split(split: str) -> str:
-    """The split whose compositions and backgrounds are used: "train", "val" or "test"."""
+    """Return the split whose compositions and backgrounds are used: "train", "val" or "test"."""
     return _BASE.get(split, split)
 
 
 def hash_decile(text: str) -> int:
-    """A number from 0 to 9 by the hash of a text: it decides the split of a background or a composition."""
+    """Return a number from 0 to 9 by the hash of a text; it determines the split of a background or a composition."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 10
 
 
@@ -56,40 +56,40 @@ class PlacedStamp:
 
 @dataclass(frozen=True)
 class NamedObject:
-    """An object of an open-vocabulary scene: one stamp or several of one word."""
+    """An object of an open-vocabulary scene: one or several stamps of one word."""
 
     words: tuple[str, ...]  # the usual word first
     generic: tuple[str, ...]  # words that name it and others
-    class_name: str  # of its sound; empty where none is known
+    class_name: str  # of its sound; empty if unknown
     color_transfer: float  # how far its colours are moved towards the background's, 0 to 1
 
 
 @dataclass(frozen=True)
 class Shadow:
-    """Of all objects on the background; it is not part of their masks. Offsets are in shorter sides of the image."""
+    """Shadow of all objects on the background; not part of their masks. Offsets are in shorter sides of the image."""
 
     offset_x: float
     offset_y: float
     softness: float  # standard deviation of its edge, shorter sides
-    darkness: float  # share of the light that it takes
+    darkness: float  # share of the light that it removes
 
 
 @dataclass(frozen=True)
 class Camera:
-    """What the camera changes; by default nothing."""
+    """Changes of the image by the camera; by default none."""
 
     flip_background: bool = False
     gamma: float = 1.0
-    detail: float = 1.0  # share of the resolution that it has
+    detail: float = 1.0  # share of the full resolution
     blur: float = 0.0  # pixels at 448
     noise: float = 0.0  # standard deviation, of 255
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All that is needed to render a clip. `stamps` are in drawing order: the last one lies on top.
+    """Everything needed to render a clip. `stamps` are in drawing order: the last one is on top.
 
-    Open-vocabulary scenes have `objects`, and `object_of` holds for each stamp the number (1..) of its object.
+    Open-vocabulary scenes have `objects`; `object_of` is the number (1..) of the object of each stamp.
     """
 
     root: Path
@@ -115,7 +115,7 @@ class Scene:
 
     @property
     def key(self) -> list[int]:
-        """Seed of everything random in this scene."""
+        """Seed of all randomness in this scene."""
         return [self.seed, SPLITS.index(self.split), self.index]
 
     def path(self, stamp: PlacedStamp) -> Path:
@@ -127,7 +127,7 @@ class Scene:
         return np.array((0, *self.object_of), np.uint8)[stamp_map]
 
     def objects_named(self, word: str) -> tuple[int, ...]:
-        """Numbers of all objects that a word names; none for an absent word."""
+        """Return the numbers of all objects that a word names; none for an absent word."""
         named = enumerate(self.objects, start=1)
         return tuple(number for number, named_object in named if word in named_object.words + named_object.generic)
 

@@ -1,8 +1,8 @@
-"""Scenes with their images encoded once: frozen features and stamp maps in memory-mapped files; sound is mixed later.
+"""Scenes with cached image features: frozen features and stamp maps in memory-mapped files; sound is mixed later.
 
-Rendering and encoding an image costs about 30 ms, and a frozen encoder's features never change. So they are computed
-once, in parallel, and found again by a digest of all that they depend on. Open-vocabulary scenes keep what any word can
-be compared with: small images, the scores of all ImageNet classes and the segmenter's probabilities.
+Rendering and encoding a frame takes about 30 ms, and the features of a frozen encoder never change. So they are
+computed once, in parallel, and found again by a digest of everything they depend on. Open-vocabulary scenes also store
+what any word can be compared with: small images, the scores of all ImageNet classes and the segmenter's probabilities.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from icf_avs.synthetic.scene_sampler import SceneStyle, sample_scene
 from icf_avs.types import MAP_STRIDE, ClipSpec, VisualFeatures
 
 VERSION = 3  # raise when rendering, encoding or the segmenter change
-VALIDATION_SEED = 0  # whatever the seed of the run, so that scores of runs compare
-_SETS = 8  # most sets of training scenes that a run has
-_CHUNK, _BATCH = 16, 4  # scenes that a worker does at a time, frames that it encodes at once
+VALIDATION_SEED = 0  # the same for all runs, so that their scores are comparable
+_SETS = 8  # most training sets of scenes in a run
+_CHUNK, _BATCH = 16, 4  # scenes per job of a worker, frames per batch of the encoder
 _STEP, _ZERO = 0.125, 32  # a byte b stands for the z-score (b - 32) / 8, from -4 to 27.875
 Progress = Callable[[int, int], None]
 HALF = slice(MAP_STRIDE // 2, None, MAP_STRIDE)  # the pixels of a frame that a map of MAP_STRIDE keeps
@@ -46,9 +46,9 @@ HALF = slice(MAP_STRIDE // 2, None, MAP_STRIDE)  # the pixels of a frame that a 
 
 @dataclass(frozen=True)
 class SceneSet:
-    """`count` scenes of one split and style, seen at the frames of `spec`; `strides` of the features to keep.
+    """`count` scenes of one split and style, at the frame times of `spec`; `strides` of the features to keep.
 
-    detail: images are rendered with this many pixels a side and then enlarged to the size of `spec`, as images from
+    detail: frames are rendered with this many pixels a side and then enlarged to the size of `spec`, as images from
     stored files are; None: rendered at that size.
     """
 
@@ -66,7 +66,7 @@ class SceneSet:
 
     @property
     def open_vocab(self) -> bool:
-        """Whether it is of open-vocabulary scenes, of which more is kept."""
+        """True for open-vocabulary scenes, which store more arrays."""
         return isinstance(self.style, OpenVocabStyle)
 
     @property
@@ -95,14 +95,14 @@ class SceneFeatures:
     stamp_maps: np.ndarray
 
     def levels(self, indices: np.ndarray) -> list[Tensor]:
-        """What a model is given of some scenes, [n,T,c,h,w] float32 each."""
+        """Return the levels of some scenes as input of a model, [n,T,c,h,w] float32 each."""
         return [torch.from_numpy(level[indices]).float().permute(0, 1, 4, 2, 3) for level in self.pyramid]
 
 
 @dataclass
 class OpenVocabFeatures(SceneFeatures):
-    """images uint8 [n,T,S/2,S/2,3]; class_scores uint8 [n,T,S/32,S/32,1000], which `dequantize_scores` reads;
-    object_probs uint8 [n,T,20,g,g] of the segmenter, which `dequantize_probs` reads.
+    """images uint8 [n,T,S/2,S/2,3]; class_scores uint8 [n,T,S/32,S/32,1000], read by `dequantize_scores`;
+    object_probs uint8 [n,T,20,g,g] of the segmenter, read by `dequantize_probs`.
     """
 
     images: np.ndarray
@@ -110,21 +110,21 @@ class OpenVocabFeatures(SceneFeatures):
     object_probs: np.ndarray
 
     def visual(self, indices: np.ndarray) -> VisualFeatures:
-        """What the visual encoder makes of some scenes, [n,T,...] float32."""
+        """Return the visual encoder's output for some scenes, [n,T,...] float32."""
         scores, probs = dequantize_scores(self.class_scores[indices]), dequantize_probs(self.object_probs[indices])
         return VisualFeatures(self.levels(indices), scores, probs)
 
     def object_maps(self, index: int) -> np.ndarray:
-        """uint8 [T,S/2,S/2]: 0 background, else the number of the object of scene `index`."""
+        """Return the object numbers of scene `index`, uint8 [T,S/2,S/2]; 0 is the background."""
         return self.scenes[index].object_map(self.stamp_maps[index])
 
     def masks(self, index: int, word: str) -> np.ndarray:
-        """Where scene `index` shows what a word names: bool [T,S/2,S/2], empty for an absent word."""
+        """Return the mask of a word in scene `index`: bool [T,S/2,S/2], empty for an absent word."""
         return np.isin(self.object_maps(index), self.scenes[index].objects_named(word))
 
 
 def dequantize_scores(stored: np.ndarray) -> Tensor:
-    """Stored bytes [...,h,w,1000] -> z-scores float32 [...,1000,h,w], as DenseClassifier gave them to within 1/16."""
+    """Stored bytes [...,h,w,1000] -> z-scores float32 [...,1000,h,w], within 1/16 of those of DenseClassifier."""
     return ((torch.tensor(stored).float() - _ZERO) * _STEP).movedim(-1, -3)
 
 
@@ -141,9 +141,9 @@ def dequantize_probs(stored: np.ndarray) -> Tensor:
 def scene_features(
     catalog: Catalog, scene_set: SceneSet, workers: int, progress: Progress = lambda done, total: None
 ) -> SceneFeatures:
-    """Find the features of benchmark scenes in the cache or compute them. progress: scenes done, of all.
+    """Load the features of benchmark scenes from the cache or compute them. progress: scenes done, of all.
 
-    Raises UserError when the disk is full. A set that was not finished leaves nothing behind.
+    Raises UserError if the disk is full. An unfinished set leaves no files.
     """
     _, scenes, (*pyramid, stamp_maps) = _find_or_compute(catalog, scene_set, workers, progress)
     return SceneFeatures(scenes, pyramid, stamp_maps)
@@ -152,21 +152,21 @@ def scene_features(
 def open_vocab_features(
     catalog: OpenVocabCatalog, scene_set: SceneSet, workers: int, progress: Progress = lambda done, total: None
 ) -> OpenVocabFeatures:
-    """As `scene_features`, of open-vocabulary scenes; progress reports the segmenter's work after that."""
+    """Same as `scene_features` for open-vocabulary scenes; progress then also reports the work of the segmenter."""
     folder, scenes, (*pyramid, stamp_maps, images, scores) = _find_or_compute(catalog, scene_set, workers, progress)
     probs = _object_probs(folder.with_name(f"{folder.name}-objects"), images, progress)
     return OpenVocabFeatures(scenes, pyramid, stamp_maps, images, scores, probs)
 
 
 def training_seed(run: int, number: int) -> int:
-    """Seed of set `number` of the training scenes of a run with the scene seed `run`: no two runs share one."""
+    """Return the seed of training set `number` of a run with the scene seed `run`; no two runs share one."""
     return _SETS * run + number
 
 
 def _find_or_compute(
     catalog: Catalog | OpenVocabCatalog, scene_set: SceneSet, workers: int, progress: Progress
 ) -> tuple[Path, list[Scene], list[np.ndarray]]:
-    """The folder of the arrays, another one for every change of what they depend on; the scenes; the arrays."""
+    """Return the folder of the arrays, which differs for every change of their inputs; the scenes; the arrays."""
     facts = [VERSION, type(scene_set.style).__name__, asdict(scene_set), repr(catalog), list_photographs()]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     folder, scenes = cache_dir() / "features" / digest[:20], []
@@ -203,7 +203,7 @@ def _allocate(folder: Path, shapes: dict[str, tuple[tuple[int, ...], type]]) -> 
 
 
 def _do_chunk(job: tuple[Catalog | OpenVocabCatalog, SceneSet, Path | None, int]) -> list[Scene]:
-    """Sample _CHUNK scenes; where a folder is given, render and encode them into its files too."""
+    """Sample _CHUNK scenes; if a folder is given, also render and encode them into its files."""
     catalog, scene_set, folder, start = job
     spec, stop = scene_set.spec, min(start + _CHUNK, scene_set.count)
     sample = sample_open_vocab_scene if scene_set.open_vocab else sample_scene
@@ -222,7 +222,7 @@ def _do_chunk(job: tuple[Catalog | OpenVocabCatalog, SceneSet, Path | None, int]
 
 
 def _encode(moments: list[tuple[Scene, float]], scene_set: SceneSet) -> dict[str, np.ndarray]:
-    """What the arrays hold of some frames, by name."""
+    """Compute the entries of all arrays for some frames, by name."""
     side, detail = scene_set.spec.image_size, scene_set.detail or scene_set.spec.image_size
     rendered = [render_frame(scene, moment, (detail, detail)) for scene, moment in moments]
     images = resize_frames(torch.from_numpy(np.stack([rgb for rgb, _ in rendered])), side)
@@ -241,7 +241,7 @@ def _encode(moments: list[tuple[Scene, float]], scene_set: SceneSet) -> dict[str
 
 
 def _object_probs(folder: Path, images: np.ndarray, progress: Progress) -> np.ndarray:
-    """images uint8 [n,T,s,s,3] -> the segmenter's probabilities as bytes [n,T,20,g,g]; zeros without a segmenter."""
+    """images uint8 [n,T,s,s,3] -> segmenter probabilities as bytes [n,T,20,g,g]; zeros without a segmenter."""
     shape = (*images.shape[:2], VOC_CLASSES, GRID, GRID)
     if not folder.is_dir() and (segmenter := load_segmenter_or_none()) is None:
         return np.zeros(shape, np.uint8)

@@ -1,9 +1,9 @@
-"""Samples scenes of the embedded benchmark: which stamps are shown, which sound when, and how everything moves.
+"""Sample scenes of the embedded benchmark: which stamps are shown, which sound when, and how everything moves.
 
-A scene is a pure function of catalog, split, index, seed and style. Training scenes are biased as real data are: the
-salient object (largest, most central, on top) mostly sounds. Balanced scenes draw the sounding objects uniformly among
-all that could sound, so that only the audio tells. Hard scenes do too, and what could sound is alike, close together
-and half hidden. open_vocab_sampler.py shares the background, the camera's path and the search for a layout.
+A scene is a pure function of catalog, split, index, seed and style. Training scenes are biased like real data: the
+salient object (largest, most central, on top) mostly sounds. Balanced scenes draw the sounding objects uniformly from
+all that could sound, so that only the audio identifies them. Hard scenes do so, too, and the objects that could sound
+are similar, close together and half hidden. open_vocab_sampler.py shares background, camera path and layout search.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from icf_avs.synthetic.scene import SPLITS, PlacedStamp, Scene, base_split, hash
 
 SPLIT_DECILES = {"train": range(8), "val": range(8, 9), "test": range(9, 10)}  # of the compositions, by `hash_decile`
 _ASPECTS = (1.0, 4 / 3, 16 / 9, 9 / 16)
-_EDGE = 0.08  # seconds around a whole second within which a sound begins or ends
+_EDGE = 0.08  # seconds around a whole second within which a sound starts or ends
 Spans = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """Probabilities of what a scene holds. Each tuple of counts is normalised."""
+    """Probabilities of the content of a scene. Each tuple of counts is normalised."""
 
     num_sources: tuple[float, ...] = (0.45, 0.35, 0.2)  # of 1, 2, 3 sounding objects
     num_distractor_sources: tuple[float, ...] = (0.1, 0.5, 0.4)  # of 0, 1, 2 silent objects that could sound
     num_distractors: tuple[float, ...] = (0.4, 0.4, 0.2)  # of 0, 1, 2 objects that never sound
-    salient_sounds: float | None = None  # that the salient object is a sounding one; None: independent of sounding
+    salient_sounds: float | None = None  # that the salient object sounds; None: independent of sounding
     continuous: float = 0.55  # that a source sounds all the time
-    silent: float = 0.0  # that nothing sounds at all
-    duplicate_prob: float = 0.0  # that one of the classes is shown twice; both sound, or none of them does
-    same_category_prob: float = 0.0  # that distractor sources are of the family of a source, as far as it has others
-    min_visible: float = 0.4  # least share of an object that could sound which stays visible at all times
-    crowded: float = 0.0  # that an object is placed wherever it falls, not apart from the others
+    silent: float = 0.0  # that nothing sounds
+    duplicate_prob: float = 0.0  # that one class is shown twice; both sound, or neither
+    same_category_prob: float = 0.0  # that distractor sources are from the family of a source, if it has other classes
+    min_visible: float = 0.4  # minimum visible share, at all times, of an object that could sound
+    crowded: float = 0.0  # that an object is placed at random, not apart from the others
     motion: float = 1.0  # factor of all speeds
 
 
@@ -53,7 +53,7 @@ HARD = SceneStyle(
 
 @dataclass(frozen=True)
 class ViewRanges:
-    """How background and camera vary. gains: contrast, and colour cast around it; jpeg: probability, lowest quality."""
+    """Ranges of background and camera. gains: contrast, and colour cast on it; jpeg: probability, lowest quality."""
 
     zoom: Callable[[], float]
     pan_speed: float
@@ -65,17 +65,17 @@ class ViewRanges:
 def sample_scene(
     catalog: Catalog, split: str, index: int, seed: int = 0, style: SceneStyle = BALANCED, seconds: int = 5
 ) -> Scene:
-    """Scene number `index` of a split ("train", "val", "test", "cross", "cross-val"), of whole `seconds`.
+    """Sample scene number `index` of a split ("train", "val", "test", "cross", "cross-val"), of whole `seconds`.
 
-    A composition (the set of its stamps) is in one of train, val and test only, and so is a background. "cross" and
-    "cross-val" have those of test and of val; they show held-out images where a class has one, and sound only classes
-    with a second recording: render them with SoundBank(catalog, "cross"). Raises ValueError for another split
-    or if no class has a second recording.
+    A composition (its set of stamps) is in one of train, val and test only, and so is a background. "cross" and
+    "cross-val" have those of test and of val. They show held-out images where a class has one, and only classes with a
+    second recording sound: render them with SoundBank(catalog, "cross"). Raises ValueError for another split or if no
+    class has a second recording.
     """
     check_request(split, SPLITS, seconds)
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     cast = _draw_cast(catalog, split, style, rng)
-    voices = list(dict.fromkeys(cls for _, cls, sounds in cast if cls and sounds))  # two of a class share one
+    voices = list(dict.fromkeys(cls for _, cls, sounds in cast if cls and sounds))  # two stamps of a class share one
     spans = {cls: _draw_spans(int(seconds), style, rng) for cls in voices}
     stems = [(stem, cls, spans[cls] if cls and sounds else ()) for stem, cls, sounds in cast]
     view = ViewRanges(lambda: rng.uniform(0.55, 1.0), 0.04, ((0.75, 1.2), (0.92, 1.08)), (0.3, 35), generated=0.12)
@@ -93,7 +93,7 @@ def sample_scene(
 
 
 def check_request(split: str, splits: tuple[str, ...], seconds: int) -> None:
-    """Raise ValueError for a split that is none of `splits`, and unless `seconds` is a whole number of at least 1."""
+    """Raise ValueError if `split` is none of `splits`, or `seconds` is no whole number of at least 1."""
     if split not in splits:
         raise ValueError(f"split is {split!r}; it must be one of {', '.join(splits)}")
     if seconds < 1 or int(seconds) != seconds:
@@ -103,7 +103,7 @@ def check_request(split: str, splits: tuple[str, ...], seconds: int) -> None:
 def draw_view(
     root: Path, split: str, index: int, seed: int, seconds: int, view: ViewRanges, rng: np.random.Generator
 ) -> Scene:
-    """A scene without stamps: background, path of the camera, colours, compression."""
+    """Draw a scene without stamps: background, camera path, colours, compression."""
     probability, lowest = view.jpeg
     return Scene(
         root, split, index, seed, seconds,
@@ -123,7 +123,7 @@ def draw_view(
 def draw_gains(
     contrast: tuple[float, float], cast: tuple[float, float], rng: np.random.Generator
 ) -> tuple[float, float, float]:
-    """Contrast times a colour cast."""
+    """Draw a contrast times a colour cast."""
     return tuple((rng.uniform(*contrast) * rng.uniform(*cast, 3)).tolist())
 
 
@@ -131,7 +131,7 @@ def draw_motion(
     spread: Callable[[float], float], angle: float, drift: tuple[float, float], growth: float, rng: np.random.Generator,
     speed: float = 1.0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Angle, mirroring and motion of a PlacedStamp. spread(width): draws around 0; speed: factor of the drift."""
+    """Draw angle, mirroring and motion of a PlacedStamp. spread(width): draws around 0; speed: factor of the drift."""
     return {
         "angle": float(spread(angle)),
         "flip": bool(rng.random() < 0.5),
@@ -146,12 +146,12 @@ def draw_motion(
 
 
 def visibility_times(seconds: int) -> list[float]:
-    """Moments at which visibility is checked: those of the frames that are cut from a clip."""
+    """Return the times at which visibility is checked: those of the frames that are cut from a clip."""
     return [second + moment for second in range(seconds) for moment in (0.5, 15 / 16)]
 
 
 def search_layout(lay_out: Callable[[float], Scene], is_visible: Callable[[Scene], bool], tries: int) -> Scene:
-    """The first layout in which enough is visible; after `tries` all stamps shrink, so this ends."""
+    """Return the first layout in which enough is visible; after `tries` all stamps shrink, so the search ends."""
     shrink = 1.0
     while True:
         for _ in range(tries):
@@ -161,14 +161,14 @@ def search_layout(lay_out: Callable[[float], Scene], is_visible: Callable[[Scene
 
 
 def draw_count(weights: tuple[float, ...], first: int, rng: np.random.Generator) -> int:
-    """`first` or more, with these weights."""
+    """Draw a count, `first` or more, with these weights."""
     return first + int(rng.choice(len(weights), p=np.array(weights) / sum(weights)))
 
 
 def _draw_cast(
     catalog: Catalog, split: str, style: SceneStyle, rng: np.random.Generator
 ) -> list[tuple[str, SoundClass | None, bool]]:
-    """Stem, class and whether it sounds, redrawn until the composition belongs to the split."""
+    """Draw stem, class and whether it sounds for each stamp, until the composition belongs to the split."""
     cross = uses_cross_recordings(split)
     eligible = [cls for cls in catalog.classes if cls.cross_recordings or not cross]
     if not eligible:
@@ -179,7 +179,7 @@ def _draw_cast(
         others = draw_count(style.num_distractors, 0, rng)
         others = max(others, 2 - sounding - silent) if len(catalog.distractors) else others
         sources = [eligible[i] for i in rng.permutation(len(eligible))[:sounding]]
-        # Distractor sources are drawn from the same classes: which classes appear must not tell which sound.
+        # Distractor sources are drawn from the same classes, so that the classes shown do not reveal which sound.
         silent_sources = [cls for i in rng.permutation(len(eligible)) if (cls := eligible[i]) not in sources]
         if sources and style.same_category_prob and rng.random() < style.same_category_prob:
             families = {cls.family for cls in sources}
@@ -198,7 +198,7 @@ def _draw_cast(
 
 
 def _draw_spans(seconds: int, style: SceneStyle, rng: np.random.Generator) -> Spans:
-    """When a source sounds, as spans of seconds; in at least one whole second."""
+    """Draw when a source sounds, as spans in seconds; it sounds in at least one whole second."""
     on = np.ones(seconds, dtype=bool)
     if seconds > 1 and rng.random() >= style.continuous:
         while on.all() or not on.any():
@@ -214,12 +214,12 @@ def _lay_out(
     catalog: Catalog, stems: list[tuple[str, SoundClass | None, Spans]], aspect: float, style: SceneStyle,
     shrink: float, rng: np.random.Generator,
 ) -> tuple[PlacedStamp, ...]:  # fmt: skip
-    """Sizes, places, order and motion of the stamps, in drawing order."""
+    """Draw size, position, order and motion of the stamps; returns them in drawing order."""
     eligible = [i for i, (_, cls, _) in enumerate(stems) if cls]
     sounding = [i for i in eligible if stems[i][2]]
     silent = [i for i in range(len(stems)) if i not in sounding]
     if style.salient_sounds is None:
-        # Independent of sounding; often nothing stands out at all.
+        # Independent of sounding; often no object is salient.
         pool = eligible if eligible and rng.random() < 0.4 else []
     else:
         pool = sounding if sounding and (rng.random() < style.salient_sounds or not silent) else silent

@@ -1,8 +1,8 @@
-"""Sound of composed scenes: the recordings of the embedded benchmark, and mixtures of them, mono float32 at 16 kHz.
+"""Sound of composed scenes: the recordings of the embedded benchmark and mixtures of them, mono float32 at 16 kHz.
 
-Each recording is trimmed, its inner pauses are shortened, its loudness made equal, and speeds from 0.85 to 1.18 are
-prepared, which changes pitch and tempo together as a tape does. Each sounding stamp has a track of its own. Whether it
-sounds in an interval is measured on that track, never read from the plan.
+Each recording is trimmed, its inner pauses are shortened, and its loudness is normalised. Variants at speeds from 0.85
+to 1.18 are prepared, in which pitch and tempo change together. Each sounding stamp has a track. Whether it sounds in an
+interval is measured on that track, not taken from the schedule.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from icf_avs.types import RATE, ClipSpec
 
 SPEEDS = tuple(float(speed) for speed in np.geomspace(0.85, 1.18, 9))
 _FRAME = 160  # samples, 10 ms
-_QUIET_DB = -35.0  # below the loudest frame: counts as silence
+_QUIET_DB = -35.0  # relative to the loudest frame; below it counts as silence
 _LONGEST_PAUSE = 0.25  # seconds; so that a sounding object sounds in every second
 _LEVEL = 0.1  # RMS of the frames that are not silent
 NOISES = ("white", "pink", "brown")
 _WINDOW_DB = -30.0  # a window this far below the track's loudest one counts as silent
 _SLIVER_DB = -35.0  # the same for the frames of 25 ms inside a window
-_SLIVER = 0.15  # a window with fewer sounding frames than this is a sliver, not a sound
+_SLIVER = 0.15  # minimum share of sounding frames in a window that sounds
 _FADE = 0.02  # seconds
 
 
@@ -39,7 +39,7 @@ def frame_rms(waveform: np.ndarray, frame: int = _FRAME) -> np.ndarray:
 
 
 def trim_and_normalize(waveform: np.ndarray) -> np.ndarray:
-    """Trim silence at both ends, shorten inner pauses, remove the mean, and bring the loudness to one level.
+    """Trim silence at both ends, shorten inner pauses, remove the mean, and normalise the loudness.
 
     Raises ValueError for a waveform that is silent throughout.
     """
@@ -56,7 +56,7 @@ def trim_and_normalize(waveform: np.ndarray) -> np.ndarray:
     keep[np.flatnonzero(audible)[-1] + 1 :] = False
     waveform = np.pad(waveform, (0, -len(waveform) % _FRAME)).reshape(-1, _FRAME)[keep].reshape(-1)
     waveform = (waveform * (_LEVEL / np.sqrt(np.mean(np.square(rms[audible]))))).astype(np.float32)
-    ramp = np.linspace(0, 1, 64, dtype=np.float32)  # a frame at least is left
+    ramp = np.linspace(0, 1, 64, dtype=np.float32)  # at least one frame is left
     waveform[:64] *= ramp
     waveform[-64:] *= ramp[::-1]
     return waveform
@@ -74,9 +74,9 @@ def resample(waveform: np.ndarray, speed: float) -> np.ndarray:
 
 
 class SoundBank:
-    """The prepared recordings of every class, `recordings`: "train", or "cross" for the second recordings.
+    """Prepared recordings of every class. recordings: "train", or "cross" for the second recordings.
 
-    A variant is computed when first requested and kept, so that a mixture costs about a millisecond. The bank can be
+    A variant is computed on first request and kept, so that a mixture takes about a millisecond. The bank can be
     sent to worker processes.
     """
 
@@ -88,16 +88,16 @@ class SoundBank:
         self._made: dict[tuple, np.ndarray] = {}
 
     def references(self, class_name: str) -> tuple[str, ...]:
-        """The recordings of a class in this bank; may be empty for "cross"."""
+        """Return the recordings of a class in this bank; may be empty for "cross"."""
         entry = self._catalog.sound_class(class_name)
         return entry.recordings if self.recordings == "train" else entry.cross_recordings
 
     def speed_variant(self, reference: str, speed: int) -> np.ndarray:
-        """The waveform of a recording at SPEEDS[speed], float32 [N]; do not write to it."""
+        """Return the waveform of a recording at SPEEDS[speed], float32 [N]; do not write to it."""
         return self._once(("speed", reference, speed), lambda: resample(self._recording(reference), SPEEDS[speed]))
 
     def tempo_variant(self, reference: str, tempo: int) -> np.ndarray:
-        """The waveform of a recording at TEMPI[tempo] and its own pitch, float32 [N]; do not write to it."""
+        """Return the waveform of a recording at TEMPI[tempo] and original pitch, float32 [N]; do not write to it."""
         if TEMPI[tempo] == 1:
             return self._recording(reference)
         return self._once(("tempo", reference, tempo), lambda: time_stretch(self._recording(reference), TEMPI[tempo]))
@@ -112,14 +112,14 @@ class SoundBank:
         return self._made[key]
 
     def loop_recording(self, class_name: str, samples: int, rng: np.random.Generator) -> np.ndarray:
-        """`samples` samples of a class sounding: a random recording, speed and offset, looped with gaps <= 0.25 s."""
+        """Return `samples` samples of a class: a random recording, speed and offset, looped with gaps <= 0.25 s."""
         reference = self._any(class_name, rng)
         return _loop(self.speed_variant(reference, int(rng.integers(len(SPEEDS)))), samples, rng)
 
     def loop_augmented(
         self, class_name: str, samples: int, style: AudioAugmentConfig, rng: np.random.Generator
     ) -> np.ndarray:
-        """As `loop_recording`, at a tempo of TEMPI and, on top of it, any pitch that the style allows."""
+        """Same as `loop_recording`, at a tempo of TEMPI and, on top of it, any pitch that the style allows."""
         waveform = self.tempo_variant(self._any(class_name, rng), int(rng.integers(len(TEMPI))))
         octaves = rng.uniform(-style.pitch_octaves, style.pitch_octaves)
         source = _loop(waveform, source_length(samples, octaves, style.glide_octaves), rng)
@@ -132,7 +132,7 @@ class SoundBank:
         return references[rng.integers(len(references))]
 
     def prepare_all(self, style: AudioAugmentConfig = PLAIN) -> None:
-        """Prepare everything now (a few seconds), for example before worker processes are started."""
+        """Compute all variants now (a few seconds), for example before worker processes are started."""
         for each in self._catalog.classes:
             for reference in self.references(each.name):
                 for speed in range(len(SPEEDS)):
@@ -142,7 +142,7 @@ class SoundBank:
 
 
 def _loop(waveform: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """`samples` samples of a waveform from a random offset on, over and over with gaps <= 0.25 s."""
+    """Loop a waveform for `samples` samples from a random offset, with gaps <= 0.25 s."""
     track = np.zeros(samples, dtype=np.float32)
     at = -int(rng.integers(len(waveform)))
     while at < samples:
@@ -154,7 +154,7 @@ def _loop(waveform: np.ndarray, samples: int, rng: np.random.Generator) -> np.nd
 
 
 def tilt_and_reverb(track: np.ndarray, rng: np.random.Generator, reverb: bool) -> np.ndarray:
-    """A gentle random tilt of the spectrum (at most 4 dB an octave) and, if asked, a short random reverberation."""
+    """Apply a gentle random spectral tilt (at most 4 dB per octave) and, on request, a short random reverberation."""
     size = fast_length(len(track) + RATE // 2)
     frequency = np.maximum(np.fft.rfftfreq(size, 1 / RATE), 50.0)
     tilt = rng.uniform(-4.0, 4.0)
@@ -182,7 +182,7 @@ def noise(kind: str, samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def fast_length(samples: int) -> int:
-    """The smallest 2^k or 3*2^k that holds `samples`: lengths which the FFT likes."""
+    """Return the smallest 2^k or 3*2^k that is at least `samples`: fast FFT lengths."""
     power = 1 << max(samples - 1, 1).bit_length()
     return power * 3 // 4 if power * 3 // 4 >= samples else power
 
@@ -190,11 +190,11 @@ def fast_length(samples: int) -> int:
 def render_tracks(
     scene: Scene, bank: SoundBank, variation: int = 0, style: AudioAugmentConfig = PLAIN
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mixture, float32 [N], peak <= 0.99, and the track of each stamp in it, float32 [stamps, N].
+    """Return the mixture, float32 [N], peak <= 0.99, and the track of each stamp in it, float32 [stamps, N].
 
-    `variation` draws other recordings, speeds, offsets, levels and noise; the schedule stays. `style` says how far from
-    its recordings a mixture may be. Two stamps of one class share a track: the audio cannot tell them apart.
-    Deterministic.
+    `variation` draws other recordings, speeds, offsets, levels and noise; the schedule stays. `style` sets how far a
+    mixture may deviate from its recordings. Two stamps of one class share a track, since the audio cannot distinguish
+    them. Deterministic.
     """
     rng = np.random.default_rng([*scene.key, 1 + variation])
     varied = style.augment_prob > 0 and rng.random() < style.augment_prob
@@ -238,9 +238,9 @@ def render_tracks(
 
 
 def track_activity(tracks: np.ndarray, spec: ClipSpec) -> np.ndarray:
-    """Which track sounds in which interval: tracks [n, N] -> bool [n, T].
+    """Return which track sounds in which interval: tracks [n, N] -> bool [n, T].
 
-    A track sounds when the RMS of the interval's window is above -30 dB of the track's loudest window and at least
+    A track sounds if the RMS of the interval's window is above -30 dB of the track's loudest window and at least
     15 % of the window's frames of 25 ms are above -35 dB of its loudest frame.
     """
     active = np.zeros((len(tracks), spec.frames), dtype=bool)
@@ -258,6 +258,6 @@ def track_activity(tracks: np.ndarray, spec: ClipSpec) -> np.ndarray:
 def render_audio(
     scene: Scene, bank: SoundBank, variation: int = 0, style: AudioAugmentConfig = PLAIN
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mixture float32 [N] at 16 kHz and which stamp sounds in which second, bool [stamps, T], measured."""
+    """Return the mixture float32 [N] at 16 kHz and which stamp sounds in which second, bool [stamps, T], measured."""
     waveform, tracks = render_tracks(scene, bank, variation, style)
     return waveform, track_activity(tracks, ClipSpec(frames=scene.seconds))

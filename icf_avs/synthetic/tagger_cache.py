@@ -1,8 +1,8 @@
-"""Predictions of the audio tagger for every sounding class, which training draws in place of mixing and tagging.
+"""Cached predictions of the audio tagger for every sound class; training draws these instead of mixing and tagging.
 
-Each recording is looped over a clip of five seconds as the benchmark does it (speed, tilt, reverberation, noise,
-level), and tagged at one of its moments. In half of the examples the class sounds in some of the seconds only. Windows
-in which it sounds in other seconds than the middle one are kept apart: nothing is to be segmented then.
+Each recording is looped over a clip of five seconds as in the benchmark (speed, tilt, reverberation, noise, level), and
+tagged at one moment. In half of the examples the class sounds in some of the seconds only. Windows in which it sounds
+in other seconds than the middle one are stored separately: nothing must be segmented there.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.sounds import NOISES, SoundBank, noise, tilt_and_reverb
 from icf_avs.types import RATE
 
-SECONDS = 5  # of a clip; windows at its ends reach beyond it, into zeros
-_RECIPE = 1  # goes up when the mixtures or the way they are tagged change
+SECONDS = 5  # length of a clip; windows at its ends are padded with zeros
+_RECIPE = 1  # increased when mixing or tagging changes
 _ARRAYS = ("outputs", "silent", "noise", "pairs", "mixed")
 _BATCH = 16
-_RAMP = 0.01  # seconds to each side of the moment at which a sound starts or stops
+_RAMP = 0.01  # seconds of ramp on either side of a start or stop
 Progress = Callable[[int, int], None]  # (done, total)
 
 
 @dataclass(frozen=True)
 class TaggerOutputs:
-    """Outputs of WordTagger, one score a word, float16.
+    """Outputs of WordTagger, one score per word, float16.
 
     class_names [C]: in the catalog's order. outputs [C, variants, dim]: each class sounds in the middle second. silent
     [C, variants / 4, dim]: each sounds in other seconds only. noise [variants, dim]: noise alone. mixed
-    [C * variants / 4, dim]: two classes sound in the middle second, pairs [the same, 2] are their places in
+    [C * variants / 4, dim]: two classes sound in the middle second; pairs [the same, 2] are their indices in
     `class_names`. The prediction for a mixture is not the maximum over its parts: the quieter one is often missed.
     """
 
@@ -51,10 +51,10 @@ def tagger_outputs(
     catalog: Catalog, recordings: str, tagger: WordTagger, variants: int = 24, only: Collection[str] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> TaggerOutputs:  # fmt: skip
-    """Predictions for the recordings "train" or "cross" of all classes that have any, from the cache or made now.
+    """Return predictions for the recordings "train" or "cross" of all classes that have any, from the cache or new.
 
-    only: names of the classes wanted, None: all. It is made in about a minute, and the same wherever the files are.
-    Raises UserError when the disk is full.
+    only: names of the wanted classes, None: all. Takes about a minute; the result does not depend on where the files
+    are. Raises UserError if the disk is full.
     """
     bank = SoundBank(catalog, recordings)
     class_names = tuple(
@@ -97,10 +97,10 @@ def _predict(tagger: WordTagger, windows: list[np.ndarray]) -> np.ndarray:
 def _example(
     bank: SoundBank, class_names: tuple[str, ...], rng: np.random.Generator, now: bool = True, pauses: bool = True
 ) -> np.ndarray:
-    """A window of a clip of these classes around one of its seconds, in which all of them sound, or none.
+    """Return a window of a clip of these classes around one of its seconds, in which all of them sound, or none.
 
-    In the other seconds each sounds by chance, or throughout where there are no pauses. A class that does not sound
-    now sounds just before or after. Colour, noise and levels are as in sounds.render_tracks.
+    In the other seconds each sounds at random or, without pauses, throughout. A class that does not sound now sounds
+    in the second before or after. Colour, noise and levels are as in sounds.render_tracks.
     """
     moment = int(rng.integers(SECONDS))
     levels = -rng.uniform(0, 9, len(class_names))
@@ -122,19 +122,19 @@ def _example(
 
 
 def _noisy(rng: np.random.Generator) -> np.ndarray:
-    """The same of noise alone, from loud to what a microphone adds."""
+    """Return a window of noise alone, from loud to microphone noise."""
     level = 10 ** (-rng.uniform(14, 75) / 20)
     return _window(noise(NOISES[rng.integers(len(NOISES))], SECONDS * RATE, rng) * level, int(rng.integers(SECONDS)))
 
 
 def _gate(on: np.ndarray) -> np.ndarray:
-    """1 in the seconds `on`, 0 in the others, with short ramps between them."""
+    """Return 1 in the seconds `on`, 0 in the others, with short ramps between them."""
     ramps = (np.arange(1, SECONDS)[:, None] + np.array((-_RAMP, _RAMP))).reshape(-1)
     return np.interp(np.arange(SECONDS * RATE) / RATE, ramps, np.repeat(on, 2)[1:-1]).astype(np.float32)
 
 
 def _window(clip: np.ndarray, moment: int) -> np.ndarray:
-    """The window around the middle of second `moment`, zeros beyond the clip, float32."""
+    """Return the window around the middle of second `moment`, zeros beyond the clip, float32."""
     samples = round(WINDOW * RATE)
     start = round((moment + 0.5) * RATE) - samples // 2
     padded = np.pad(clip, samples)
@@ -142,7 +142,7 @@ def _window(clip: np.ndarray, moment: int) -> np.ndarray:
 
 
 def _digest(catalog: Catalog, bank: SoundBank, class_names: tuple[str, ...], tagger: WordTagger, variants: int) -> str:
-    """Changes with the recordings, the network, the words and their tags."""
+    """Return a digest of the recordings, the network, the words and their tags."""
     facts = [_RECIPE, bank.recordings, class_names, variants, tagger.words, tagger.tags.tolist(), READ_OUT]
     digest = hashlib.sha256(repr(facts).encode())
     for class_name in class_names:

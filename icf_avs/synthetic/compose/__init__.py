@@ -1,1 +1,1 @@
-"""`icf data compose`: images with masks and recordings from anywhere become a set in the AVSS layout."""
+"""`icf data compose`: build a set in the AVSS layout from images with masks and recordings of any source."""

@@ -1,6 +1,6 @@
 """A composed clip: an image seen by a slowly moving camera, the sounds of some of its classes, and the labels.
 
-As Visual Post-production does (VPO; Chen et al., CVPR 2024): what is in an image is given the sound of its class.
+Follows Visual Post-production (VPO; Chen et al., CVPR 2024): an object in an image gets the sound of its class.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from icf_avs.synthetic.compose.material import Material, Recording
 from icf_avs.types import RATE
 
 SECONDS = 5
-SHORT_SIDE = 240  # pixels of a frame in the set
+SHORT_SIDE = 240  # shorter side of a frame in the set, pixels
 _CONTINUOUS = 0.5  # share of the sources that sound all the time
-_ANOTHER = 0.5  # how often one more source sounds, where the image has one
-_VIEW = 0.85, 1.0  # share of the photograph's width and height that the camera sees
+_ANOTHER = 0.5  # probability of each further source, if the image has one
+_VIEW = 0.85, 1.0  # visible share of the photograph's width and height
 _LOUDNESS = 0.1  # root mean square of a source while it sounds, before the gain
-_GAIN = 3.0  # dB up or down
-_EDGE = 0.02  # of the peak: what is softer, at the ends of a recording, is no part of it
-_AUDIBLE = 0.05  # of a source's loudest second: one that is softer does not count as sounding
+_GAIN = 3.0  # random gain, dB up or down
+_EDGE = 0.02  # share of the peak; softer ends of a recording are trimmed
+_AUDIBLE = 0.05  # share of a source's loudest second; a softer second does not count as sounding
 _FADE = RATE // 100
 
 
@@ -42,7 +42,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Scene:
-    """seed: of all that is drawn when it is rendered."""
+    """A clip to render. seed: of all that is drawn when it is rendered."""
 
     uid: str
     split: str
@@ -52,9 +52,9 @@ class Scene:
 
 
 def sample_scenes(material: Material, split: str, count: int, sources: int, seed: int) -> list[Scene]:
-    """So many scenes, the classes in turn, with at most `sources` sounding classes each: a function of the arguments.
+    """Sample `count` scenes, taking the classes in turn, with at most `sources` sounding classes each. Deterministic.
 
-    Raises UserError where the split has no class with both images and sounds.
+    Raises UserError if the split has no class with both images and sounds.
     """
     pools = material.by_class
     if count and not pools:
@@ -102,8 +102,8 @@ class Clip:
 def render_clip(
     scene: Scene, images: ImageSource, names: Mapping[str, str], ids: Mapping[str, int], unusable: set[str]
 ) -> Clip:
-    """names: of the set's classes by the images' spelling; ids: their numbers. Raises UserError for a file that is
-    missing or broken; recordings are tried in turn, and the names of those that cannot be used are added to `unusable`.
+    """Render a scene. names: of the set's classes by the images' spelling; ids: their numbers. Raises UserError for a
+    file that is missing or broken; recordings are tried in turn, and unusable ones are added to `unusable` by name.
     """
     rng = np.random.default_rng([*scene.seed, 2])
     used = [_first_readable(source.recordings, unusable) for source in scene.sources]
@@ -123,7 +123,7 @@ def render_clip(
 def label_image(
     image: AnnotatedImage, images: ImageSource, names: Mapping[str, str], ids: Mapping[str, int]
 ) -> tuple[Image.Image, Image.Image]:
-    """An image and the class id of everything in it, silent or not; where two overlap, the smaller one is in front."""
+    """Return an image and the class ids of all that is in it, silent or not; of overlapping ones the smaller wins."""
     shown, masks = images.load(image)
     labels = np.zeros(shown.size[::-1], np.uint8)
     for label, mask in sorted(masks.items(), key=lambda item: (-int(item[1].sum()), item[0])):
@@ -133,8 +133,8 @@ def label_image(
 
 
 def _camera(size: tuple[int, int], rng: np.random.Generator) -> list[tuple[float, ...]]:
-    """What is seen of an image of that size in each second: left, upper, right, lower. It moves and zooms evenly."""
-    share = rng.uniform(*_VIEW, size=2)[:, None]  # at the first second and at the last
+    """Return the visible box in each second (left, upper, right, lower) of an image; it moves and zooms linearly."""
+    share = rng.uniform(*_VIEW, size=2)[:, None]  # in the first second and in the last
     corner = rng.uniform(0, 1, size=(2, 2)) * (1 - share)
     path = np.linspace(0, 1, SECONDS)[:, None]
     views = np.concatenate([corner, corner + share], 1)
@@ -142,7 +142,7 @@ def _camera(size: tuple[int, int], rng: np.random.Generator) -> list[tuple[float
 
 
 def _first_readable(recordings: Sequence[Recording], unusable: set[str]) -> tuple[Recording, np.ndarray]:
-    """The first of the recordings that can be read, and its waveform without silent ends, float32 [n] at 16 kHz."""
+    """Return the first readable recording and its waveform without silent ends, float32 [n] at 16 kHz."""
     reason: object = "they are silent"
     for recording in recordings:
         try:
@@ -162,7 +162,7 @@ def _first_readable(recordings: Sequence[Recording], unusable: set[str]) -> tupl
 def _mix(
     sources: Sequence[Source], waveforms: Sequence[np.ndarray], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """int16 [SECONDS * RATE], and which source is audible in which second, bool [n, SECONDS]."""
+    """Return the sound, int16 [SECONDS * RATE], and which source is audible in which second, bool [n, SECONDS]."""
     tracks = np.zeros((len(sources), SECONDS * RATE))
     for track, source, waveform in zip(tracks, sources, waveforms, strict=True):
         length = (source.end - source.start) * RATE

@@ -1,4 +1,4 @@
-"""`icf data compose`: from images and recordings to a set on disk, whole or not at all."""
+"""`icf data compose`: write a set from images and recordings to disk, completely or not at all."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from icf_avs.synthetic.compose.images import find_images
 from icf_avs.synthetic.compose.material import find_recordings, match_classes, normalize, split_material
 
 SET = "AVSS"  # folder of the set below OUT, as `icf evaluate --data OUT` finds it
-RECORD = "composed.json"  # says what it was made of
+RECORD = "composed.json"  # lists what the set was made of
 
 
 @dataclass(frozen=True)
 class Request:
-    """Arguments of the command. counts: clips by split; sources: most classes that sound in a clip."""
+    """Arguments of the command. counts: clips by split; sources: most classes that may sound in a clip."""
 
     pictures: Path
     sounds: Path
@@ -45,9 +45,9 @@ class Request:
 
 
 def compose(request: Request, out: Path) -> dict[str, Any]:
-    """Write the set into out/AVSS, with a progress bar; returns what composed.json says of it.
+    """Write the set into out/AVSS, with a progress bar; returns the content of composed.json.
 
-    The files are a function of the request and the material. Raises UserError for unusable material or an `out` that
+    The files depend on the request and the material alone. Raises UserError for unusable material or an `out` that
     holds something else.
     """
     folder = out / SET
@@ -75,7 +75,7 @@ def compose(request: Request, out: Path) -> dict[str, Any]:
     with replaced_folder(folder) as new:
 
         def write(scene: Scene) -> tuple[tuple[str, ...], dict[str, Any]]:
-            """Names of the recordings, and the row of the tables."""
+            """Write a clip. Returns the names of its recordings, and its row of the tables."""
             clip = render_clip(scene, images, names, ids, unusable)
             write_avss_clip(new / "v1m" / semantic_uid(scene.uid), clip.frames, clip.ids, clip.samples)
             sounding = [source.name for source in scene.sources]
@@ -113,7 +113,7 @@ def compose(request: Request, out: Path) -> dict[str, Any]:
 
 
 def compose_command(request: Request, out: Path) -> None:
-    """Compose, and say what came of it."""
+    """Compose a set and print a summary."""
     from rich.table import Table
 
     facts = compose(request, out)

@@ -1,7 +1,7 @@
 """Images with a mask for each class in them: of a COCO annotation file, or of folders by class.
 
-What is broken in an annotation file is left out and counted: pycocotools takes a line of two points for a box, and
-reads and writes beyond its memory for broken run lengths.
+Broken annotations are left out and counted: pycocotools reads a line of two points as a box, and accesses memory out of
+bounds for broken run lengths.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from icf_avs.errors import UserError
 from icf_avs.mask_rle import check_run_lengths
 from icf_avs.media.images import upright_rgb
 
-SMALLEST = 0.005  # share of the image from which on an object can be what sounds
+SMALLEST = 0.005  # minimum share of the image of an object that can sound
 _MISSING = "name the folder of the images with --images"
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 Masks = dict[str, np.ndarray]  # bool [H, W] by class
-_ORIENTATION = 0x0112  # of EXIF; from 5 to 8 width and height change places
-_FAR = 16  # times the size of the image: memory grows with the coordinates
+_ORIENTATION = 0x0112  # of EXIF; values 5 to 8 swap width and height
+_FAR = 16  # limit of coordinates, in sizes of the image: memory grows with them
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """classes: those large enough to sound, in the source's own spelling; onscreen: all that are in it; key: how its
-    source finds it.
+    """classes: those large enough to sound, in the source's spelling; onscreen: all that are in it; key: identifies the
+    image in its source.
     """
 
     path: Path
@@ -42,11 +42,11 @@ class AnnotatedImage:
 
 
 class FolderImages:
-    """DIR/images/CLASS/NAME.jpg with DIR/masks/CLASS/NAME.png, in which all but 0 is the class. What else is in an
+    """DIR/images/CLASS/NAME.jpg with DIR/masks/CLASS/NAME.png, in which all but 0 is the class. Other content of an
     image is unknown.
     """
 
-    complete = False  # whether everything of these classes is annotated
+    complete = False  # True if everything of these classes is annotated
     notes: ClassVar[list[str]] = []  # lines to report about the images that were read
 
     def __init__(self, root: Path) -> None:
@@ -64,8 +64,8 @@ class FolderImages:
             raise UserError(f"{root / 'images'}: no image in a folder of it; want images/CLASS/NAME.jpg")
 
     def load(self, image: AnnotatedImage) -> tuple[Image.Image, Masks]:
-        """The image (RGB) and its masks. Raises UserError if a file is missing or broken."""
-        shown = upright_rgb(open_image(image.path, missing=_MISSING))  # as it was shown to who drew the mask
+        """Return the image (RGB) and its masks. Raises UserError if a file is missing or broken."""
+        shown = upright_rgb(open_image(image.path, missing=_MISSING))  # turned by EXIF, as the annotator saw it
         stored = open_image(image.key, missing=_MISSING)
         mask = np.asarray(stored.convert("RGB") if stored.mode in ("LA", "PA", "RGBA") else stored)  # without alpha
         mask = mask.reshape(*mask.shape[:2], -1).any(-1)
@@ -78,9 +78,9 @@ class FolderImages:
 
 
 class CocoImages:
-    """The file is taken to annotate everything of its categories, as COCO does, and photographs as they are shown:
-    turned by their EXIF. Where an image's width and height are those of the stored one, that one is annotated, and both
-    are turned. `left_out` counts the annotations that are broken, by what is wrong with them.
+    """Images of a COCO file. It is assumed to annotate everything of its categories, as COCO does, and photographs as
+    displayed: rotated by their EXIF. If the file gives the width and height of the stored image, the stored image is
+    annotated, and both are rotated. `left_out` counts broken annotations by what is wrong with them.
     """
 
     complete = True
@@ -126,7 +126,7 @@ class CocoImages:
 
     @property
     def notes(self) -> list[str]:
-        """Lines to report: annotations left out, photographs turned."""
+        """Lines to report: annotations left out, photographs rotated."""
         notes = [f"{self.left_out.total()} annotations are broken and were left out: {self._broken}"]
         turned = (
             f"{len(self._turned)} photographs are annotated as stored, not as shown (by their EXIF), and were turned"
@@ -134,18 +134,18 @@ class CocoImages:
         return notes * bool(self.left_out) + [turned] * bool(self._turned)
 
     def _add(self, annotation: Any, names: dict[Any, str]) -> None:
-        """Raises ValueError, which says what is wrong with an annotation."""
+        """Add an annotation. Raises ValueError, which says what is wrong with it."""
         if not isinstance(annotation, dict):
             raise ValueError("no fields")
         facts, name = (_find(annotation, *of) for of in (("image_id", self._facts), ("category_id", names)))
         if facts is None or name is None:
             raise ValueError(f"an unknown {'image' if facts is None else 'category'}")
-        self._onscreen[facts["id"]].add(name)  # wherever it may be
+        self._onscreen[facts["id"]].add(name)  # even if its outline is broken
         outline = read_outline(annotation.get("segmentation"), facts["height"], facts["width"])
         self._outlines[facts["id"]].append((name, outline))
 
     def load(self, image: AnnotatedImage) -> tuple[Image.Image, Masks]:
-        """As `FolderImages.load`. Raises UserError also for an image of another size than the file says."""
+        """See `FolderImages.load`. Also raises UserError for an image of another size than in the file."""
         stored, facts = open_image(image.path, missing=_MISSING), self._facts[image.key]
         turn, size = stored.getexif().get(_ORIENTATION, 1), (facts["width"], facts["height"])
         shown = stored.size[::-1] if turn in range(5, 9) else stored.size
@@ -167,9 +167,9 @@ ImageSource = FolderImages | CocoImages
 
 
 def find_images(path: Path, images: Path | None) -> ImageSource:
-    """Those of a COCO file (`images`: the folder of its images, None: that of the file) or of a folder by class.
+    """Return the images of a COCO file (`images`: their folder, None: that of the file) or of a folder by class.
 
-    Raises UserError for anything that is neither.
+    Raises UserError for anything else.
     """
     if path.is_file():
         return CocoImages(path, images or path.parent)
@@ -201,12 +201,12 @@ def _is_image(facts: Any) -> bool:
 
 
 def _find(annotation: dict, key: str, known: dict[Any, Any]) -> Any:
-    """What an annotation refers to by `key`, or None."""
+    """Return the entry that an annotation refers to by `key`, or None."""
     return known.get(annotation.get(key)) if isinstance(annotation.get(key), int | str) else None
 
 
 def read_outline(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Polygons or run lengths -> run lengths as pycocotools has them. Raises ValueError, which says what is wrong."""
+    """Polygons or run lengths -> run lengths of pycocotools. Raises ValueError, which says what is wrong."""
     if not segmentation:
         raise ValueError("no segmentation, only a box")
     if isinstance(segmentation, dict):

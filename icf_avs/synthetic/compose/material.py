@@ -1,4 +1,4 @@
-"""What clips are composed of: recordings with a class each, which of them belong to which images, and the splits."""
+"""Material of composed clips: recordings with one class each, the match of sound and image classes, and the splits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARES = {"val": 0.1, "test": 0.1, "train": 0.8}
 
 @dataclass(frozen=True)
 class Recording:
-    """label: its class in the source's own spelling; name: as reported; origin: what it is a part of, "" if unknown."""
+    """label: its class in the source's spelling; name: as reported; origin: what it was cut from, "" if unknown."""
 
     path: Path
     label: str
@@ -31,19 +31,19 @@ class Recording:
 
 @dataclass(frozen=True)
 class Material:
-    """The images and recordings of one split. names: of the set's classes by the images' spelling."""
+    """The images and recordings of one split. names: of the set's classes, by the images' spelling."""
 
     images: Sequence[AnnotatedImage]
     recordings: Mapping[str, Sequence[Recording]]  # by class of the set
     names: Mapping[str, str]
 
     def sounding(self, image: AnnotatedImage) -> list[str]:
-        """Classes of an image that can sound, in alphabetical order."""
+        """Return the classes of an image that can sound, in alphabetical order."""
         return sorted({self.names[label] for label in image.classes if label in self.names} & set(self.recordings))
 
     @cached_property
     def by_class(self) -> dict[str, list[AnnotatedImage]]:
-        """Images in which a class can sound."""
+        """The images in which a class can sound, by class."""
         found: dict[str, list[AnnotatedImage]] = defaultdict(list)
         for image in self.images:
             for name in self.sounding(image):
@@ -52,10 +52,10 @@ class Material:
 
 
 def find_recordings(path: Path, audio: Path | None = None) -> list[Recording]:
-    """Recordings of a folder (path/CLASS/NAME.wav) or of a table with the columns filename and category.
+    """Return the recordings of a folder (path/CLASS/NAME.wav) or of a table with the columns filename and category.
 
-    audio  the folder of the files of a table; None: the table's, or audio/ beside that, as in ESC-50. Where the table
-    has a column src_file (ESC-50: the recording that a file was cut from), it is the origin. Raises UserError.
+    audio  folder of the table's files; None: that of the table, or audio/ beside that folder, as in ESC-50. A column
+    src_file (ESC-50: the recording that a file was cut from) gives the origin. Raises UserError.
     """
     if path.is_dir():
         if audio is not None:
@@ -85,16 +85,16 @@ def find_recordings(path: Path, audio: Path | None = None) -> list[Recording]:
 
 
 def normalize(name: str) -> str:
-    """The name of a class in the set: "Fire_truck" -> "fire-truck". AVSS tables join names by "_"."""
+    """Return the name of a class in the set: "Fire_truck" -> "fire-truck". AVSS tables join names by "_"."""
     return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")
 
 
 def match_classes(images: Collection[str], sounds: Collection[str], mapping: Path | None = None) -> dict[str, str]:
-    """Sound class -> name of the set's class, for the sounds that some image class makes.
+    """Map sound classes to names of the set's classes, for the sounds that match an image class.
 
-    mapping  a CSV table with the columns picture and sound, which goes before equal names; an empty picture leaves the
-    sound out. Several sounds may belong to one image class, but not the other way: in an image with both, there
-    would be no right answer. Raises UserError for that, for names that do not exist, and where nothing matches.
+    mapping  CSV table with the columns picture and sound, which overrides equal names; an empty picture leaves the
+    sound out. Several sounds may belong to one image class, but not the other way: in an image with both, the answer
+    would be ambiguous. Raises UserError for that, for names that do not exist, and if nothing matches.
     """
     names = {normalize(name) for name in images} - {""}
     found = {sound: normalize(sound) for sound in sounds if normalize(sound) in names}
@@ -128,7 +128,7 @@ def split_material(
     images: Sequence[AnnotatedImage], recordings: Sequence[Recording], matched: Mapping[str, str],
     names: Mapping[str, str], splits: Collection[str], seed: int,
 ) -> dict[str, Material]:  # fmt: skip
-    """The material of each split. An image or a recording is in one split only, even if it is there under two names.
+    """Return the material of each split. An image or a recording is in one split only, even if it has two names.
 
     matched, names: the set's classes of sounds and of images. Raises UserError for an image that is missing.
     """
@@ -156,9 +156,9 @@ def split_material(
 
 
 def content_keys(paths: Iterable[Path]) -> dict[Path, str]:
-    """A key for each file, the same for files of the same content whatever their names.
+    """Return a key for each file, the same for files of the same content whatever their names.
 
-    Only files of the same size are read: two that are equal have the same.
+    Only files of the same size are read, since equal files have equal sizes.
     """
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in sorted(set(paths)):
@@ -172,10 +172,10 @@ def content_keys(paths: Iterable[Path]) -> dict[Path, str]:
 
 
 def assign_splits(items: Mapping[str, Collection[str]], splits: Collection[str], seed: int) -> dict[str, str]:
-    """Split of each item; items: its classes by key. A function of the keys and the seed.
+    """Assign a split to each item, deterministically by key and seed. items: the classes of each key.
 
-    The rarest class goes first, so that each split gets some of every class where there are as many items as
-    splits; a class with fewer is in one split alone, train if that is requested.
+    The rarest class is assigned first, so that each split gets some of every class that has as many items as there
+    are splits. A class with fewer is in one split only, train if that is requested.
     """
     shares = {split: share for split, share in SHARES.items() if split in splits}
     *smaller, largest = shares
