@@ -1,6 +1,6 @@
 """ICF as published (Zha et al., ICCV 2025): a plug-in that trains any network of icf_avs/networks.
 
-Nothing of it is left at test. docs/METHOD.md goes through the equations.
+By default it acts in training only and leaves nothing in the network. docs/METHOD.md explains the equations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HOME = {"ICF": "icf", "ICFOutput": "icf", "ICFLossWeights": "losses", "segmenta
 
 
 def __getattr__(name: str) -> Any:
-    """What needs torch is imported once it is asked for: the command line reads settings alone."""
+    """Import what needs torch on first access: the command line only reads the settings."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

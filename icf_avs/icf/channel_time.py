@@ -2,9 +2,9 @@
 
     Q, K, V linear in F;  A = softmax(Q K^T / tau) in R^(TC x TC);  F^v = F + V A             (eq. 1, 2)
 
-The window of the video level is the clip, those of the segment level have ceil(T/2) frames, those of the frame level
-one. A last window that would be short begins earlier; where windows overlap, a frame belongs to the first, and the
-frames that fill a window up are context. Padding is in no window.
+The video level has one window, the clip. The segment level has `windows` windows (2 by default) of ceil(T/windows)
+frames. Windows of the frame level have one frame. A last window that would be too short starts earlier. Where windows
+overlap, a frame belongs to the first; in the later window it is only context. Padding is in no window.
 
 maps [B,T,C,h,w], valid [B,T] -> F^v, F^s, F^f of S windows of at most L frames [B,S,L,width,P], P = h w
 """
@@ -21,7 +21,7 @@ from icf_avs.types import LevelFeatures, Windows
 
 
 def sliding_windows(valid: Tensor, count: int, longest: int) -> Windows:
-    """`count` windows of at most `longest` frames over the valid frames of each clip, which come first; valid [B,T]."""
+    """Return `count` windows of at most `longest` frames over the valid frames [B,T] of each clip, which come first."""
     frames, device = valid.shape[1], valid.device
     number, place = torch.arange(count, device=device), torch.arange(longest, device=device)
     length = valid.sum(1)[:, None]  # B 1
@@ -41,7 +41,7 @@ def maps_of_frames(level: LevelFeatures) -> Tensor:
 
 
 class ChannelTimeAttention(nn.Module):
-    """Eq. 1, 2 on maps [N,L,C,P]: attention among L C channels in time over P positions. It starts as the identity."""
+    """Eq. 1, 2 on maps [N,L,C,P]: attention among L C channels in time over P positions. Initialised as identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class ChannelTimeAttention(nn.Module):
         nn.init.zeros_(self.value.bias)
 
     def forward(self, maps: Tensor, frame_mask: Tensor) -> Tensor:
-        """frame_mask [N,L] bool: the frames that are attended to."""
+        """Return the attended maps. frame_mask [N,L] bool: the frames that are attended to."""
         pixels = maps.transpose(2, 3)
         q, k, v = (layer(pixels).transpose(2, 3).flatten(1, 2) for layer in (self.query, self.key, self.value))
         temperature = self.log_temperature.clamp(-3, 3).exp() * math.sqrt(maps.shape[-1])
@@ -62,7 +62,7 @@ class ChannelTimeAttention(nn.Module):
 
 
 class MultiLevelAttention(nn.Module):
-    """A linear projection from `channels` to the width of the settings, then eq. 1, 2 at each of their levels."""
+    """Linear projection from `channels` to settings.width, then eq. 1, 2 at each level of settings.levels."""
 
     def __init__(self, channels: int, settings: MIT) -> None:
         super().__init__()
@@ -71,10 +71,10 @@ class MultiLevelAttention(nn.Module):
         self.attention = nn.ModuleDict({level: ChannelTimeAttention(settings.width) for level in settings.levels})
 
     def forward(self, visual: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, LevelFeatures]]:
-        """visual [B,T,C,h,w], valid [B,T] bool -> the projected maps [B,T,width,P], and the levels by name."""
+        """visual [B,T,C,h,w], valid [B,T] bool -> projected maps [B,T,width,P], and features by level name."""
         maps = self.project(visual.flatten(0, 1)).unflatten(0, visual.shape[:2]).flatten(3)
         frames, levels, clip = valid.shape[1], {}, torch.arange(maps.shape[0], device=maps.device)[:, None, None]
-        # A graph that is exported is for any number of frames, of which no half can be taken.
+        # During export the number of frames is symbolic and cannot be divided: use it as the maximum window length.
         segment = frames if torch.compiler.is_compiling() else -(-frames // self.windows)
         sizes = {"video": (1, frames), "segment": (self.windows, segment), "frame": (frames, 1)}
         for level, attention in self.attention.items():
@@ -85,8 +85,8 @@ class MultiLevelAttention(nn.Module):
 
 
 class FeatureRefinement(nn.Module):
-    """Eq. 2 in the network: the mean of F^v, F^s and F^f in place of the map that is decoded. It starts as the
-    identity. Attention among `width` channels, and one map of all levels, are not from the paper, which says neither.
+    """Eq. 2 in the network: the mean of F^v, F^s and F^f replaces the map that is decoded. Initialised as the identity.
+    Attention among `width` channels and a single map for all levels are our choices; the paper does not specify them.
     """
 
     def __init__(self, channels: int, settings: MIT) -> None:
@@ -95,7 +95,7 @@ class FeatureRefinement(nn.Module):
         self.back = nn.Conv2d(settings.width, channels, 1, bias=False)
 
     def forward(self, visual: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, LevelFeatures]]:
-        """visual [B,T,C,h,w], valid [B,T] bool -> the refined map [B,T,C,h,w], and the levels by name."""
+        """visual [B,T,C,h,w], valid [B,T] bool -> refined map [B,T,C,h,w], and features by level name."""
         maps, levels = self.levels(visual, valid)
         change = torch.stack([maps_of_frames(level) - maps for level in levels.values()]).mean(0)
         change = change.unflatten(3, visual.shape[-2:]).flatten(0, 1)

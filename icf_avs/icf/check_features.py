@@ -1,4 +1,4 @@
-"""What ICF is given, against what it was built for: a mistake in a network of one's own is told in one sentence."""
+"""Validation of the features that ICF receives: mistakes in a custom network are reported in one sentence."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from icf_avs.types import Batch, FeatureSpec, NetworkFeatures
 
 
 class FeatureCheck:
-    """spec: widths that ICF was built for; level: the visual level that it reads; gradient: whether it trains the
-    network through these features. Raises ValueError where the spec has no such level.
+    """Checks features against a FeatureSpec. spec: widths that ICF was built for; level: visual level that ICF reads;
+    gradient: whether ICF trains the network through these features. Raises ValueError if the spec has no such level.
     """
 
     def __init__(self, spec: FeatureSpec, level: int, gradient: bool) -> None:
@@ -18,8 +18,8 @@ class FeatureCheck:
             raise ValueError(f"level is {level}, and FeatureSpec has {len(spec.visual)} visual levels, from 0 (finest)")
 
     def __call__(self, features: NetworkFeatures, batch: Batch, training: bool) -> None:
-        """Raise ValueError for features that do not have the shape of the spec and of batch.valid, for those that no
-        gradient reaches in a training step, and, in the first batch alone, for padding before valid frames.
+        """Raise ValueError for features whose shape disagrees with the spec or batch.valid, for features without
+        gradient in a training step, and for padding before valid frames (checked in the first batch only).
         """
         levels, (clips, frames) = len(features.visual), batch.valid.shape
         if levels != len(self.spec.visual):

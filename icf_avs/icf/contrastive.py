@@ -7,9 +7,9 @@
                                  + sum_k w_k exp(-D(v_i, l^cf_ik) / tau)) ]                   (eq. 17)
     w_k       = sqrt(1 - alpha_k) / sum_j sqrt(1 - alpha_j)
 
-P_i are the clips whose audio text is that of clip i by cosine, i itself always; N_i are all others. L_at is L_vt with
-audio for vision. The paper prints exp(D / tau); the nearer must count more, so -D is meant. Without counterfactuals
-(row MIT+CDCL of table 2) eq. 17 has no negatives, and the paper is silent: the texts of other clips take their place.
+P_i are the clips whose audio text matches that of clip i by cosine, always including i; N_i are all other clips. L_at
+is L_vt with audio in place of vision. The paper prints exp(D / tau); nearer pairs must count more, so -D is meant.
+Without counterfactuals (row MIT+CDCL of table 2) eq. 17 has no negatives; the paper is silent, we use texts of others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from icf_avs.settings import CDCL
 
 @dataclass(frozen=True)
 class ContrastInputs:
-    """Of B clips: vision [B,T,V], audio [B,T,A]; text: z [B,T,d]; audio_text: l^a [B,T,d]; valid [B,T] bool."""
+    """Features of B clips: vision [B,T,V], audio [B,T,A], text z [B,T,d], audio_text l^a [B,T,d], valid [B,T] bool."""
 
     vision: Tensor
     audio: Tensor
@@ -38,7 +38,7 @@ class ContrastInputs:
 
 
 class DistributionContrast(nn.Module):
-    """Projections into the joint space, and the three contrasts there. vision, audio, text: widths of the features."""
+    """Projections into the joint space, and the three contrasts in it. vision, audio, text: widths of the features."""
 
     def __init__(self, settings: CDCL, vision: int, audio: int, text: int | None) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class DistributionContrast(nn.Module):
         self.text = None if text is None else nn.Linear(text, settings.dim)
 
     def forward(self, clips: ContrastInputs, pool: CounterfactualPool | None = None) -> dict[str, Tensor]:
-        """Terms of the loss by name, of these clips among those of all processes. pool: their counterfactuals."""
+        """Return the loss terms by name: these clips against those of all processes. pool: their counterfactuals."""
         settings, present, terms = self.settings, clips.valid.any(1), {}
         vision, audio = self.joint(clips.vision, clips.audio)
         anchors = {"vision": fit_gaussians(vision, clips.valid), "audio": fit_gaussians(audio, clips.valid)}
@@ -58,7 +58,7 @@ class DistributionContrast(nn.Module):
         if self.text is None or clips.text is None:
             return terms
         text = fit_gaussians(F.normalize(self.text(clips.text), dim=-1), clips.valid)
-        negatives, weights = [], []  # Gaussians [B,K], and how much each counts
+        negatives, weights = [], []  # Gaussians [B,K] and their weights
         if pool is not None:
             negatives += [fit_gaussians(F.normalize(self.text(pool.texts), dim=-1), clips.valid[:, None])]
             weights += [pool.weights]
@@ -74,12 +74,12 @@ class DistributionContrast(nn.Module):
         return terms
 
     def joint(self, vision: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [...,V] and [...,A] in the joint space, unit vectors."""
+        """Project features [...,V] and [...,A] to unit vectors in the joint space."""
         return F.normalize(self.vision(vision), dim=-1), F.normalize(self.audio(audio), dim=-1)
 
 
 def positive_pairs(clips: ContrastInputs, settings: CDCL) -> Tensor:
-    """P_i: bool [b,B], clips of this process by those of all; each is a positive of itself."""
+    """Return P_i as bool [b,B]: clips of this process against clips of all. Each clip is a positive of itself."""
     valid = all_gather_clips(clips.valid)
     pairs = torch.eye(len(valid), dtype=torch.bool, device=valid.device)[local_slice()]
     if settings.positives == "pairs" or clips.audio_text is None:
@@ -91,11 +91,11 @@ def positive_pairs(clips: ContrastInputs, settings: CDCL) -> Tensor:
 
 
 def distance(first: Gaussians, second: Gaussians, settings: CDCL) -> Tensor:
-    """D of eq. 15 between Gaussians that broadcast. By "prototypes" the means alone; by "features" frame by frame."""
+    """Return D of eq. 15 for Gaussians that broadcast. "prototypes": of the means only; "features": frame by frame."""
     means = (first.mean - second.mean).square().sum(-1)
     if settings.measure == "prototypes":
         return means
-    if settings.measure == "features":  # of frames that both have: centred frames and means are orthogonal
+    if settings.measure == "features":  # frame t against frame t; centred frames and means are orthogonal
         return means + first.trace + second.trace - 2 * (first.rows * second.rows).sum((-2, -1))
     total = wasserstein2(first, second)
     if not settings.gamma:
@@ -105,22 +105,22 @@ def distance(first: Gaussians, second: Gaussians, settings: CDCL) -> Tensor:
 
 
 def multi_positive_nce(logits: Tensor, positive: Tensor, present: Tensor) -> Tensor:
-    """Eq. 16 of logits -D/tau [B,G] with positives [B,G]; the mean over the clips that are present [B]."""
+    """Return eq. 16 for logits -D/tau [B,G] with positives [B,G], averaged over the clips that are present [B]."""
     chosen = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
     return masked_mean(logits.logsumexp(1) - chosen, present)
 
 
 def weighted_nce(factual: Tensor, negatives: Tensor, weights: Tensor, present: Tensor) -> Tensor:
-    """Eq. 17 of logits -D/tau: factual [B], negatives [B,K] with their weights [B,K], of which 0 is none."""
+    """Return eq. 17 for logits -D/tau: factual [B], negatives [B,K] with weights [B,K]; weight 0: not a negative."""
     against = torch.where(weights > 0, negatives + weights.clamp(min=1e-12).log(), -torch.inf)
     return masked_mean(torch.cat([factual[:, None], against], 1).logsumexp(1) - factual, present)
 
 
 def _column(of: Gaussians) -> Gaussians:
-    """[B] -> [B,1], against what stands in the second dimension."""
+    """Reshape [B] -> [B,1], to broadcast along the second dimension."""
     return Gaussians(*(part[:, None] for part in of))
 
 
 def _all_clips(of: Gaussians) -> Gaussians:
-    """[b] -> those of all processes [1,B]."""
+    """Gather the Gaussians [b] of all processes -> [1,B]."""
     return Gaussians(*(all_gather_clips(part)[None] for part in of))

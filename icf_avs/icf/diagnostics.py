@@ -1,4 +1,4 @@
-"""Figures that show whether the parts of ICF do what they are for; every run logs them."""
+"""Diagnostics that show whether the parts of ICF work as intended; every run logs them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _MARGIN = 1e-3  # of cosines
 
 
 def mean_pairwise_cosine(z: Tensor, valid: Tensor) -> Tensor:
-    """Mean cosine between the texts z [b,T,d] of different clips: near 1, they have collapsed. NaN for one clip."""
+    """Return the mean cosine between texts z [b,T,d] of different clips; near 1: collapse. NaN for a single clip."""
     unit = all_gather_clips(_of_clip(z, valid))
     pairs = ~torch.eye(len(unit), dtype=torch.bool, device=z.device)
     return (unit @ unit.T)[pairs].mean()
 
 
 def class_change_rate(z: Tensor, pool: Tensor, valid: Tensor, sounding: Tensor) -> Tensor:
-    """Share of the counterfactuals [b,K,T,d] to which, of all clips' texts z [b,T,d], one of another class is nearest,
-    by a margin: where texts have collapsed into one, none is.
+    """Return the share of counterfactuals [b,K,T,d] whose nearest text z [b,T,d] of all clips is of another class. It
+    must be nearer by a margin, so that the share is 0 where all texts have collapsed into one.
 
-    sounding [b,T,C] bool; clips without known classes count as classes of their own.
+    sounding [b,T,C] bool; each clip without known classes counts as a separate class.
     """
     every, other = all_gather_clips(_of_clip(z, valid)), _of_clip(pool, valid[:, None])
     cosine = torch.einsum("bkd,gd->bkg", other, every)
@@ -36,7 +36,7 @@ def class_change_rate(z: Tensor, pool: Tensor, valid: Tensor, sounding: Tensor) 
 
 
 def audio_visual_auroc(vision: Tensor, audio: Tensor, batch: Batch) -> Tensor:
-    """AUC by which the cosine of a position [b,T,h,w,d] with its frame's sound [b,T,d] tells the mask; chance is .5."""
+    """Return the ROC AUC of the cosine of positions [b,T,h,w,d] and audio [b,T,d] as a mask score; chance is .5."""
     inside = all_gather_clips(F.adaptive_avg_pool2d(batch.masks, (vision.shape[2], vision.shape[3])) > 0.5)
     score = all_gather_clips(torch.einsum("bthwd,btd->bthw", vision.float(), audio.float()))
     frame_mask = all_gather_clips(batch.labelled & batch.valid)
@@ -47,11 +47,11 @@ def audio_visual_auroc(vision: Tensor, audio: Tensor, batch: Batch) -> Tensor:
 
 
 def positive_pair_rate(positive: Tensor) -> Tensor:
-    """Share of the pairs of different clips that eq. 16 takes for positives [b,B]: near 1, it contrasts nothing."""
+    """Return the share of pairs of different clips that are positives [b,B] in eq. 16; near 1: nothing to contrast."""
     different = ~torch.eye(positive.shape[1], dtype=torch.bool, device=positive.device)[local_slice()]
     return masked_mean(positive.float(), different)
 
 
 def _of_clip(texts: Tensor, valid: Tensor) -> Tensor:
-    """[...,T,d] -> the direction of each clip [...,d]."""
+    """Average frames [...,T,d] to one unit vector for each clip [...,d]."""
     return F.normalize((texts.float() * valid[..., None]).sum(-2), dim=-1)

@@ -2,11 +2,11 @@
 
     q(z_t | z_(t-1), v) = N(sqrt(1 - beta_t) z_(t-1), beta_t I), so z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps
     (eq. 6)
-    p(z_(t-1) | z_t, v), by the noise that eps_theta(z_t, t, v) predicts; here the deterministic step of DDIM
+    p(z_(t-1) | z_t, v), from the noise predicted by eps_theta(z_t, t, v); here the deterministic step of DDIM
     (eq. 9)
 
-The betas are those of latent diffusion: linear in their roots from .0015 to .0195 over 1000 steps. States have unit
-variance a dimension: of a vector of unit length nothing would be left after a few steps.
+The betas are those of latent diffusion: linear in their square roots, from .0015 to .0195 over 1000 steps. States have
+unit variance in each dimension, because the signal of a unit-length vector would vanish after a few steps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class NoiseSchedule(nn.Module):
-    """abar [chain + 1]: how much of the variance is signal after t steps; abar[0] is 1."""
+    """Noise schedule. abar [chain + 1]: share of the signal in the variance after t steps; abar[0] is 1."""
 
     abar: Tensor
 
@@ -41,20 +41,20 @@ class NoiseSchedule(nn.Module):
         self.register_buffer("abar", abar.float(), persistent=False)
 
     def add_noise(self, z: Tensor, noise: Tensor, step: Tensor | int) -> Tensor:
-        """z_t of eq. 6; step: a number, or [...] one for each vector of z [...,d]."""
+        """Return z_t of eq. 6. step: one number, or [...] with one step for each vector of z [...,d]."""
         signal = self.abar[step].to(z.dtype)
         signal = signal[..., None] if isinstance(step, Tensor) else signal
         return signal.sqrt() * z + (1 - signal).sqrt() * noise
 
     def ddim_step(self, state: Tensor, noise: Tensor, step: int, target: int) -> Tensor:
-        """From z_step to z_target by the predicted noise."""
+        """Return z_target from z_step and the predicted noise."""
         signal, later = self.abar[step].to(state.dtype), self.abar[target].to(state.dtype)
         clean = (state - (1 - signal).sqrt() * noise) / signal.sqrt()
         return later.sqrt() * clean + (1 - later).sqrt() * noise
 
 
 class Denoiser(nn.Module):
-    """eps_theta(z_t, t, v): a residual MLP whose norms are set by time and condition. Its output starts at 0."""
+    """eps_theta(z_t, t, v): residual MLP with layer norms modulated by time and condition. Its output starts at 0."""
 
     def __init__(self, dim: int, condition: int, width: int, blocks: int) -> None:
         super().__init__()

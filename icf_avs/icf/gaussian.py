@@ -4,13 +4,13 @@
     H = 1/2 log((2 pi e)^d det(S + eps I))                                                    (eq. 14)
     W2^2(P, Q) = |mu_P - mu_Q|^2 + Tr(S_P + S_Q - 2 (S_P S_Q)^(1/2))                          (in eq. 15)
 
-T frames give a covariance of rank T - 1 at most, so that det S is 0: the entropy is that of S + eps I (eps is not in
-the paper); W2 needs no shrinkage. A Gaussian is held by its centred frames X [T,d], S = X^T X, and everything is
-computed in T x T: Tr((S_P S_Q)^(1/2)) is the sum of the singular values of X_P X_Q^T, and the determinant follows
-from the lemma det(eps I_d + X^T X) = eps^(d-T) det(eps I_T + X X^T). Exact, in O(T^2 d), and with finite gradients
-where frames are equal, zero, or one alone. Where a clip has no spread but that of rounding (a constant tone, a still
-image), the gradient of a sum of singular values is a rotation of full size that rounding chooses: a singular value s
-counts as s^2 / sqrt(s^2 + r^2), whose gradient goes to 0 with s.
+The covariance of T frames has rank T - 1 at most, so det S is 0. The entropy is therefore that of S + eps I (eps is not
+in the paper); W2 needs no shrinkage. A Gaussian is stored as its centred frames X [T,d] with S = X^T X, and everything
+is computed on T x T matrices: Tr((S_P S_Q)^(1/2)) is the sum of the singular values of X_P X_Q^T, and the determinant
+lemma gives det(eps I_d + X^T X) = eps^(d-T) det(eps I_T + X X^T). Exact, in O(T^2 d), and with finite gradients for
+equal frames, zero frames and a single frame. If the spread of a clip is rounding error only (constant tone, still
+image), the gradient of a sum of singular values is a full-size rotation determined by rounding. So a singular value s
+is replaced by s^2 / sqrt(s^2 + r^2), whose gradient goes to 0 with s.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_ROUNDING = 1e-5  # r above: far over the rounding of unit vectors in float32, far below the spread of unlike frames
+_ROUNDING = 1e-5  # r above: far above float32 rounding of unit vectors, far below the spread of distinct frames
 
 
 class Gaussians(NamedTuple):
-    """mean [...,d]; rows [...,T,d]: centred frames over the root of their number, so that rows^T rows is the
-    covariance; valid [...,T] bool: padding frames are rows of zeros.
+    """Gaussians of frame features. mean [...,d]; rows [...,T,d]: centred frames divided by the square root of their
+    number, so that rows^T rows is the covariance; valid [...,T] bool: rows of padding frames are zero.
     """
 
     mean: Tensor
@@ -40,8 +40,8 @@ class Gaussians(NamedTuple):
 
 
 def fit_gaussians(features: Tensor, valid: Tensor) -> Gaussians:
-    """Eq. 13: frame features [...,T,d] and valid [...,T] bool, False on padding -> Gaussians, in float32: singular
-    values have no half-precision kernels. A set without any valid frame is a point at zero.
+    """Fit Gaussians (eq. 13) to frame features [...,T,d]; valid [...,T] bool, False on padding. In float32, because
+    singular values have no half-precision kernels. A set without valid frames is a point at zero.
     """
     valid = valid.expand(features.shape[:-1])
     with torch.autocast(features.device.type, enabled=False):
@@ -53,7 +53,7 @@ def fit_gaussians(features: Tensor, valid: Tensor) -> Gaussians:
 
 
 def wasserstein2(first: Gaussians, second: Gaussians) -> Tensor:
-    """W2^2 between Gaussians whose leading dimensions broadcast: [...], at least 0."""
+    """Return W2^2 [...], at least 0, between Gaussians whose leading dimensions broadcast."""
     means = (first.mean - second.mean).square().sum(-1)
     squares = torch.linalg.svdvals(first.rows @ second.rows.mT).square()
     cross = (squares / (squares + _ROUNDING**2).sqrt()).sum(-1)
@@ -61,10 +61,10 @@ def wasserstein2(first: Gaussians, second: Gaussians) -> Tensor:
 
 
 def entropy(of: Gaussians, shrinkage: float) -> Tensor:
-    """Eq. 14: H of the Gaussians with covariance S + shrinkage I, in nats: [...].
+    """Return H (eq. 14) of the Gaussians with covariance S + shrinkage I, in nats: [...].
 
-    Centred frames have no spread along their sum u: u u^T gives that direction the factor 1 in the T x T determinant,
-    and its true factor, the shrinkage, is put in exactly. That keeps float32 accurate.
+    Centred frames have no spread along the unit vector u of equal entries. Adding u u^T gives that direction the factor
+    1 in the T x T determinant; its exact factor, the shrinkage, is multiplied in. That keeps float32 accurate.
     """
     frames, dim = of.rows.shape[-2:]
     count = of.valid.sum(-1)

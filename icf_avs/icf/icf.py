@@ -1,6 +1,6 @@
 """ICF, as in figure 2 of the paper: features -> implicit text -> counterfactual pool -> contrasts -> losses.
 
-It is built around a network for training and taken away after it: masks, inference graph, checkpoint and export of the
+It is built around a network for training and removed afterwards. Masks, inference graph, checkpoint and export of the
 network are the same without it.
 """
 
@@ -26,7 +26,7 @@ from icf_avs.types import Batch, FeatureSpec, NetworkFeatures, Texts
 
 @dataclass(frozen=True)
 class ICFOutput:
-    """terms of the loss by name, unweighted; total, their weighted sum; diagnostics, only to be looked at."""
+    """Losses of a batch. terms: unweighted, by name; total: their weighted sum; diagnostics: for logging only."""
 
     terms: dict[str, Tensor]
     total: Tensor
@@ -34,10 +34,10 @@ class ICFOutput:
 
 
 class ICF(nn.Module):
-    """features: widths of what the network returns. A part that is None is not built. level: of the visual levels, the
-    one that is read, the coarsest by default. encoder_of: level of text -> its frozen text encoder.
+    """The ICF plug-in. features: widths of the network's features. A part that is None is not built. level: the visual
+    level that is read, the coarsest by default. encoder_of: text level -> its frozen text encoder.
 
-    Raises ValueError for a level that there is not, and for an SC that needs an MIT that there is not.
+    Raises ValueError for a level that does not exist, and for an SC that needs MIT where mit is None.
     """
 
     def __init__(
@@ -52,17 +52,17 @@ class ICF(nn.Module):
         if self.strategy in ("audio-swap", "text-revision") and not mit:
             raise ValueError(f"SC(strategy='{self.strategy}') needs MIT: it changes the texts of a clip")
         self.implicit_text = None
-        if mit and mit.reading != "text":  # where queries read the texts, the network has them
+        if mit and mit.reading != "text":  # with "text" the network itself has the implicit text
             channels = visual if mit.reading == "plug-in" else None
             self.implicit_text = ImplicitText(mit, channels, audio, encoder_of or load_text_encoders(mit.encoders))
         self.fusion = TextFusion(mit) if mit else None
-        # Not from the paper, whose SC always has a text: without MIT, what is changed is made of both features.
+        # Not from the paper, whose SC always has a text: without MIT, z is a projection of visual and audio features.
         self.semantic = nn.Linear(visual + audio, dim) if sc and not mit else None
         self.counterfactual = SemanticCounterfactual(sc, dim, visual) if sc else None
         self.contrast = DistributionContrast(cdcl, visual, audio, dim if mit or sc else None) if cdcl else None
 
     def forward(self, features: NetworkFeatures, batch: Batch) -> ICFOutput:
-        """The losses of a batch by the features of the network. Raises ValueError for features of another shape."""
+        """Return the losses of a batch from the network's features. Raises ValueError for features of another shape."""
         self.check(features, batch, self.training)
         maps, audio, valid = features.visual[self.level], features.audio, batch.valid
         vision = pool_visual(maps, batch, self.cdcl.vision if self.cdcl else "frame")
@@ -83,7 +83,7 @@ class ICF(nn.Module):
         return ICFOutput(terms, total, self._diagnostics(maps, clips, pool, batch))
 
     def _implicit_texts(self, features: NetworkFeatures, maps: Tensor, valid: Tensor) -> Texts:
-        """By eq. 1-4, or of a network of which they are a part."""
+        """Return the texts of eq. 1-4, from the network if it computes them itself."""
         if features.texts is not None:
             return features.texts
         if self.implicit_text is None:
@@ -92,7 +92,7 @@ class ICF(nn.Module):
 
     @torch.no_grad()
     def _candidates(self, texts: Texts | None, valid: Tensor) -> Tensor | None:
-        """Eq. 5 [B,J,T,d] of each clip's visual text with every other clip's audio text, or of revised texts."""
+        """Return eq. 5 [B,J,T,d] of each clip's visual text with every other clip's audio text, or of revised texts."""
         if texts is None or self.fusion is None or self.strategy not in ("audio-swap", "text-revision"):
             return None
         if self.strategy == "audio-swap":
@@ -123,7 +123,7 @@ class ICF(nn.Module):
 
 
 def pool_visual(maps: Tensor, batch: Batch, over: str) -> Tensor:
-    """Maps [B,T,C,h,w] -> [B,T,C]: over the frame, or over the mask in frames that have one ("mask")."""
+    """Average maps [B,T,C,h,w] -> [B,T,C] over the frame, or with "mask" over the mask in frames that have one."""
     mean = maps.mean((-2, -1))
     if over == "frame":
         return mean

@@ -5,8 +5,8 @@
     l^v = sum over p, n of softmax over all (p, n) of w l^p_n  l^p_n   weighted pyramid       (eq. 4)
     z   = F(concat(Gate(l^v), Gate(l^a)))                              gMLP gates, fusion     (eq. 5)
 
-A frame has its own text, with that of its segment and of its video, and so a z of its own: one z a clip would be a
-point, of which trace and entropy cancel in the contrasts. Padding frames take no part.
+There is one z for each frame, from the texts of the frame, its segment and its video. The Gaussian of a single z for
+each clip would be a point, and trace and entropy would cancel in the contrasts. Padding frames are ignored.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from icf_avs.types import LevelFeatures, Texts
 
 
 class ImplicitText(nn.Module):
-    """Eq. 1-4. visual: channels of the map that is read, None where the network has attended to it already; audio:
-    width of the audio tokens; encoder_of: level -> text encoder, None where what has been learnt is only used.
+    """Implicit texts l^v and l^a (eq. 1-4). visual: channels of the visual map, None if the network applies eq. 1, 2
+    itself; audio: width of the audio tokens; encoder_of: level -> text encoder, None for inference with learnt texts.
     """
 
     banks: Mapping[str, PseudoWordBank]
@@ -47,7 +47,7 @@ class ImplicitText(nn.Module):
         self.weigh = nn.ParameterDict({of: nn.Parameter(torch.zeros(settings.dim)) for of in ("visual", "audio")})
 
     def attach(self, encoder_of: Callable[[str], TextEncoder]) -> None:
-        """Give every bank its text encoder and first words, so that it can be trained."""
+        """Set the text encoder of every bank and initialise its pseudo-words, so that it can be trained."""
         for level, bank in self.banks.items():
             bank.attach(encoder_of(level))
 
@@ -55,9 +55,9 @@ class ImplicitText(nn.Module):
         self, visual: Tensor, audio: Tensor, valid: Tensor, levels: dict[str, LevelFeatures] | None = None,
         revise: bool = False,
     ) -> Texts:  # fmt: skip
-        """visual [B,T,C,h,w], audio [B,T,D], valid [B,T] bool, True at the beginning of each clip; levels: of the
-        network, where it has attended to the map already; revise: whether revised texts are asked for. Raises
-        ValueError without levels where they are needed.
+        """Return the texts. visual [B,T,C,h,w], audio [B,T,D], valid [B,T] bool, True at the beginning of each clip;
+        levels: those of the network, if it applies eq. 1, 2 itself; revise: whether to return revised texts. Raises
+        ValueError if levels are needed and None.
         """
         levels = levels if self.levels is None else self.levels(visual, valid)[1]
         if levels is None:
@@ -88,7 +88,7 @@ class ImplicitText(nn.Module):
 
 
 class TextFusion(nn.Module):
-    """Eq. 5: the factual text z of l^v and l^a."""
+    """Eq. 5: gates and fusion of l^v and l^a to the factual text z."""
 
     def __init__(self, settings: MIT) -> None:
         super().__init__()
@@ -130,6 +130,6 @@ class GatedMLP(nn.Module):
 
 
 def _mean(values: Tensor, valid: Tensor) -> Tensor:
-    """[B,S] -> [B] over the valid places."""
+    """Mean [B,S] -> [B] over the valid entries."""
     weight = valid.to(values.dtype)
     return (values * weight).sum(1) / weight.sum(1).clamp(min=1)

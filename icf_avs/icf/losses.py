@@ -1,10 +1,10 @@
-"""The losses of training (eq. 18-19), and the only home of their weights.
+"""Training losses of ICF (eq. 18-19), and the only definition of their weights.
 
     L_seg = w_bce BCE + w_dice Dice + w_focal Focal                                           (eq. 18)
     L     = L_seg + w_cf L_cf + w_cdcl (L_va + L_vt + L_at), and the pull term of eq. 3       (eq. 19)
 
-The weights are in the paper's supplement, which could not be had: these are this project's. With a class head (AVSS)
-the cross-entropy and Dice of its classes join eq. 18.
+The paper's weights are in its supplement, which was unavailable; these are this project's choice. With a class head
+(AVSS), cross-entropy and Dice of the classes are added to eq. 18.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ICFLossWeights:
     classes: float = 1.0
     auxiliary: float = 0.1
     noise: float = 0.1
-    reconstruction: float = 0.1  # of a VQ-VAE in place of the diffusion
+    reconstruction: float = 0.1  # if a VQ-VAE replaces the diffusion
     ortho: float = 0.1
     vision_audio: float = 0.2
     vision_text: float = 0.2
@@ -38,7 +38,7 @@ class ICFLossWeights:
 
 
 def segmentation_losses(output: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-    """The terms of eq. 18 on the frames that are labelled and no padding."""
+    """Return the terms of eq. 18 over the labelled frames, without padding."""
     masks, frame_mask = batch.masks, batch.labelled & batch.valid
     given = resize_logits(output.logits, masks), masks, frame_mask
     terms = {"bce": bce_loss(*given), "dice": dice_loss(*given), "focal": focal_loss(*given)}
@@ -52,6 +52,6 @@ def segmentation_losses(output: NetworkOutput, batch: Batch) -> dict[str, Tensor
 
 
 def weighted_sum(terms: dict[str, Tensor], weights: object) -> Tensor:
-    """L of eq. 19: the terms by the attributes of weights that have their names; 0 for none."""
+    """Return L of eq. 19: the sum of the terms, each times the attribute of `weights` with its name."""
     values = [getattr(weights, name.replace("-", "_")) * value for name, value in terms.items()]
     return torch.stack(values).sum()

@@ -1,13 +1,12 @@
-"""Textual inversion (eq. 3): banks of learnable pseudo-words under templates, and how features choose among their
-texts.
+"""Textual inversion (eq. 3): banks of learnable pseudo-words in templates, and the selection of texts by features.
 
     l in arg max over l_1 .. l_k of (1/k_t) sum_i sim(F, Text(l_i)),  sim the cosine          (eq. 3)
 
-The arg max keeps, of a bank of M texts, the k_t that match a window best. Texts that are never chosen would never
-learn, so a pull term draws the chosen towards the features, whose own gradient is stopped there: else everything would
-end in one direction. The choice is differentiable straight through, or by softmax. Features of different clips share
-most of their direction before training, and so would choose alike: F is a batch normalisation and a linear layer of
-them.
+The arg max keeps the k_t texts of a bank of M that match a window best. With it alone, texts that are never selected
+would never learn. So the selection is differentiable (straight-through or softmax), and a pull term moves the selected
+texts towards the features. The features are detached there, since otherwise everything collapses to one direction.
+Before training, features of different clips share most of their direction and would select the same texts. Therefore F
+is the features after batch normalisation and a linear layer.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from icf_avs.settings import MIT
 TEMPLATES = {
     "video": "A video of [ ]", "segment": "A segment of [ ]", "frame": "A frame of [ ]", "audio": "An audio of [ ]",
 }  # fmt: skip
-# Pseudo-words start from the embeddings of words: CLIP's table has a spread of .014, and what starts far off stays off.
+# Pseudo-words start from word embeddings: CLIP's have a spread of .014, and pseudo-words that start far away stay away.
 INITIAL_WORDS = (
     "person", "voice", "dog", "bark", "bird", "song", "car", "engine", "guitar", "strings", "drum", "beat", "water",
     "wind", "machine", "noise",
@@ -33,8 +32,8 @@ INITIAL_WORDS = (
 
 
 class MatchedTexts(NamedTuple):
-    """texts [B,S,k_t,dim] that match each window best; pull, the term of each [B,S]; revised [B,S,R,k_t,dim], without
-    gradient: R groups of k_t texts with other words in the template, the best match first, where asked for.
+    """Texts selected for each window. texts [B,S,k_t,dim]: the best matches; pull [B,S]: pull term; revised
+    [B,S,R,k_t,dim], if requested: R groups of k_t texts with other words in the template, best first, no gradient.
     """
 
     texts: Tensor
@@ -43,7 +42,7 @@ class MatchedTexts(NamedTuple):
 
 
 class PseudoWordBank(RunningState, nn.Module):
-    """The bank of one level. features: width of what is matched; encoder: None where only learnt texts are used."""
+    """Bank of one level. features: width of the matched features; encoder: None for inference with learnt texts."""
 
     texts: Tensor
 
@@ -52,7 +51,7 @@ class PseudoWordBank(RunningState, nn.Module):
         self.settings, self.template = settings, TEMPLATES[level]
         token_dim, text_dim = text_widths(settings.encoders, level) if encoder is None else encoder.widths
         self.words = nn.Parameter(torch.zeros(settings.prompts, settings.pseudo_words, token_dim))
-        self._encoder: list[TextEncoder] = []  # a list: else it would be a part of this module and of its checkpoint
+        self._encoder: list[TextEncoder] = []  # in a list, so that it is no submodule and in no checkpoint
         if encoder is not None:
             self.attach(encoder)
         self.normalize = FrameBatchNorm(features) if settings.batch_norm else None
@@ -62,15 +61,15 @@ class PseudoWordBank(RunningState, nn.Module):
 
     @torch.no_grad()
     def attach(self, encoder: TextEncoder) -> None:
-        """Take the text encoder, and the first words by it."""
+        """Set the text encoder, and initialise the pseudo-words from its word embeddings."""
         self._encoder, count = [encoder], self.words.shape[0] * self.words.shape[1]
         first = torch.stack([encoder.word_embedding(INITIAL_WORDS[i % len(INITIAL_WORDS)]) for i in range(count)])
         first = first + 0.1 * first.std() * torch.randn_like(first)
         self.words.copy_(first.view_as(self.words))
 
     def forward(self, features: Tensor, valid: Tensor, revise: bool = False) -> MatchedTexts:
-        """Features of windows [B,S,F], valid [B,S] bool -> the texts chosen for each (by softmax one, the weighted mean
-        of all). revise: whether revised texts are asked for.
+        """Select texts for windows with features [B,S,F] and valid [B,S] bool. With softmax selection there is one text
+        for each window, the weighted mean of all. revise: whether to return revised texts.
         """
         settings, texts = self.settings, self._encoded()
         if self.normalize is not None:
@@ -93,12 +92,12 @@ class PseudoWordBank(RunningState, nn.Module):
 
     @property
     def centre(self) -> Tensor:
-        """The mean of the bank's texts of the last step [dim]: what all of them share, which is most of each."""
+        """Mean of the bank's cached texts [dim]: the component that they share, which is most of each text."""
         return self.project(self.texts.mean(0))
 
     def _encoded(self) -> Tensor:
-        """Texts [M,E]. In training they go through the encoder with a gradient every n-th step, and are kept between;
-        what is kept is part of the state, so that a resumed run goes on as it would have.
+        """Return texts [M,E]. In training they are encoded with gradient every n-th step and cached in between. The
+        cache is part of the state, so that a resumed run continues identically.
         """
         due = not self.steps or (self.training and self.steps % self.settings.encode_every == 0)
         self.steps += 1 if self.training else 0

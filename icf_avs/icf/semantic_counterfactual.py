@@ -8,13 +8,13 @@
     L_cf     = E |eps - eps_theta(z'_t, t, v)|^2 + lambda_ortho L_ortho                       (eq. 11)
     l^cf     = the K of many z* that are nearest to z by cosine                               (eq. 12)
 
-m and s are learnt inside fixed bounds, from z_t. z, v and the pool carry no gradient: L_cf trains the denoiser, m and s
-alone, and the contrasts (contrastive.py) are pushed by a pool that does not move with them. The paper prints eq. 7 with
-a norm in place of the normalised vector, and eq. 11 without v; the others are meant.
+m and s are predicted from z_t inside fixed bounds. z, v and the pool carry no gradient: L_cf trains only the denoiser,
+m and s, and the contrasts (contrastive.py) treat the pool as constant. The paper prints eq. 7 with a norm in place of
+the normalised vector, and eq. 11 without v; we take both for misprints.
 
-Other strategies stand in table 2 and serve comparison: z'_t in the latent space of a VQ-VAE (vqvae.py), z with noise in
+The other strategies of table 2 are for comparison: z'_t in the latent space of a VQ-VAE (vqvae.py), z with noise in
 place of z* (sqrt(1 - alpha) z + sqrt(alpha) eps), z of other clips in place of z* (pair swap), and eq. 5 with the audio
-text of other clips (audio swap) or with other words in the templates (text revision); icf.py computes these texts.
+text of other clips (audio swap) or with other words in the templates (text revision). icf.py computes the last two.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from icf_avs.settings import SC
 
 @dataclass(frozen=True)
 class CounterfactualPool:
-    """Of B clips. texts: l^cf [B,K,T,d], of the length of z; weights [B,K], of eq. 17, that sum to 1."""
+    """Counterfactuals of B clips. texts: l^cf [B,K,T,d], with the norm of z; weights [B,K] of eq. 17, summing to 1."""
 
     texts: Tensor
     weights: Tensor
 
 
 class SemanticCounterfactual(nn.Module):
-    """dim: of z; visual: width of the features that the denoiser is conditioned on."""
+    """SC (eq. 6-12). dim: width of z; visual: width of the features that the denoiser is conditioned on."""
 
     def __init__(self, settings: SC, dim: int, visual: int) -> None:
         super().__init__()
@@ -58,8 +58,8 @@ class SemanticCounterfactual(nn.Module):
     def forward(
         self, z: Tensor, visual: Tensor, valid: Tensor, candidates: Tensor | None = None
     ) -> tuple[CounterfactualPool, dict[str, Tensor]]:
-        """z [B,T,d], visual [B,T,V] and valid [B,T] bool -> the pool, and the terms of the loss by name. candidates
-        [B,J,T,d]: texts of which "audio-swap" and "text-revision" keep the nearest.
+        """z [B,T,d], visual [B,T,V] and valid [B,T] bool -> the pool, and the loss terms by name. candidates [B,J,T,d]:
+        texts from which "audio-swap" and "text-revision" keep the nearest.
         """
         z, visual = z.detach(), visual.detach()
         factual = F.normalize(z.float(), dim=-1) * self.dim**0.5
@@ -79,7 +79,7 @@ class SemanticCounterfactual(nn.Module):
         return CounterfactualPool(texts, weights / weights.sum(1, keepdim=True)), terms
 
     def _losses(self, factual: Tensor, visual: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        """Eq. 10 and 11."""
+        """Return the loss terms of eq. 10 and 11; the loss of a VQ-VAE replaces the noise term."""
         settings, terms = self.settings, {}
         alpha = self._draw_alpha(factual[:, 0, 0])[:, None].expand(factual.shape[:-1])
         if self.vqvae is not None:
@@ -101,7 +101,7 @@ class SemanticCounterfactual(nn.Module):
         return terms
 
     def orthogonalize(self, state: Tensor, alpha: Tensor) -> Tensor:
-        """Eq. 7 and 8: states [...,d] moved towards a direction orthogonal to each; alpha [...], broadcast."""
+        """Eq. 7 and 8: move each state [...,d] towards a random direction orthogonal to it; alpha [...] broadcasts."""
         length = state.norm(dim=-1, keepdim=True)
         unit = state / length.clamp(min=1e-12)
         noise = draw_for_batch(state, torch.randn)
@@ -111,14 +111,14 @@ class SemanticCounterfactual(nn.Module):
         return F.normalize(moved, dim=-1) * length
 
     def strength(self, state: Tensor) -> Tensor:
-        """m [...,1], s [...,d] or m s [...,d] of states [...,d], inside the bounds."""
+        """Return m [...,1], s [...,d] or m s [...,d] for states [...,d]; m and s are each inside the bounds."""
         low, high = self.settings.bounds
         layers = [layer for layer in (self.samples, self.features) if layer is not None]
         found = [low + (high - low) * layer(state / self.dim**0.5).sigmoid() for layer in layers]
         return found[0] if len(found) == 1 else found[0] * found[1]
 
     def generate(self, every: Tensor, visual: Tensor, alpha: Tensor) -> Tensor:
-        """Eq. 9: z* [B,J,T,d] of z [B,J,T,d] by alpha [B,J,T]; visual [B,T,V]."""
+        """Eq. 9: generate z* [B,J,T,d] from z [B,J,T,d] with alpha [B,J,T]; visual [B,T,V]."""
         settings, given = self.settings, visual[:, None].expand(-1, every.shape[1], -1, -1)
         if self.vqvae is not None:
             return self.vqvae.decode(self.vqvae.quantize(self.orthogonalize(self.vqvae.encode(every), alpha)), given)
@@ -133,7 +133,7 @@ class SemanticCounterfactual(nn.Module):
         return state
 
     def _nearest(self, z: Tensor, found: Tensor, alpha: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. 12: of candidates [B,J,T,d] the K nearest to z [B,T,d] over its valid frames, and their alpha."""
+        """Eq. 12: select the K candidates [B,J,T,d] nearest to z [B,T,d] over its valid frames, with their alpha."""
         near = (F.cosine_similarity(found, z[:, None], dim=-1) * valid[:, None]).sum(-1)
         best = near.topk(min(self.settings.keep, found.shape[1]), dim=1).indices
         texts = found.gather(1, best[..., None, None].expand(-1, -1, *found.shape[2:]))
@@ -145,8 +145,8 @@ class SemanticCounterfactual(nn.Module):
 
 
 def texts_of_other_clips(texts: Tensor, valid: Tensor) -> Tensor:
-    """Texts [B,T,d] of the clips of this process -> for each, those of the other clips of all processes [B,J,T,d]. A
-    shorter clip is repeated from its first frame.
+    """Texts [B,T,d] of this process's clips -> for each clip the texts of all other clips, of all processes [B,J,T,d].
+    Shorter clips are repeated from their first frame.
     """
     every, valid_frames = all_gather_clips(texts), all_gather_clips(valid).sum(1, keepdim=True).clamp(min=1)
     frames = torch.arange(texts.shape[1], device=texts.device) % valid_frames

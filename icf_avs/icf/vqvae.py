@@ -1,10 +1,10 @@
-"""A VQ-VAE of the factual text (van den Oord et al., NeurIPS 2017): the space of table 2 beside the diffusion.
+"""VQ-VAE of the factual text (van den Oord et al., NeurIPS 2017): the alternative in table 2 to the diffusion.
 
     e = E(z);  q_g = the entry of codebook g that is nearest to part g of e;  z^ = D(q, v)
     L = |z^ - z|^2 + |sg(e) - q|^2 + .25 |e - sg(q)|^2
 
-The paper names the space alone; the rest is not from it. e has several parts with a codebook each: with one codebook
-all counterfactuals of a text would be among a few. D is given the visual features, as the denoiser is.
+The paper only names the space; the rest is not from it. e has several parts with one codebook each: with a single
+codebook, the counterfactuals of a text would take only a few values. D gets the visual features, as the denoiser does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COMMITMENT = 0.25
 
 
 class VQVAE(nn.Module):
-    """dim: of z, of unit variance; condition: width of the visual features, 0 for none."""
+    """VQ-VAE of z. dim: width of z, which has unit variance; condition: width of the visual features, 0 for none."""
 
     def __init__(self, settings: SC, dim: int, condition: int) -> None:
         super().__init__()
@@ -32,11 +32,11 @@ class VQVAE(nn.Module):
         self.codebooks = nn.Parameter(torch.randn(settings.parts, settings.codes, dim // settings.parts))
 
     def encode(self, z: Tensor) -> Tensor:
-        """[...,d] -> e [...,d], of unit variance as the codes are at first."""
+        """z [...,d] -> e [...,d], with unit variance like the initial codes."""
         return F.layer_norm(self.encoder(z), z.shape[-1:])
 
     def quantize(self, latent: Tensor) -> Tensor:
-        """[...,d] -> q [...,d], whose gradient goes to the codes."""
+        """e [...,d] -> q [...,d]. The gradient of q goes to the codes only."""
         parts, codes = latent.unflatten(-1, self.codebooks.shape[::2]), self.codebooks
         distances = codes.square().sum(-1) - 2 * torch.einsum("...gp,gcp->...gc", parts, codes)
         return codes[torch.arange(len(codes), device=codes.device), distances.argmin(-1)].flatten(-2)
@@ -46,7 +46,7 @@ class VQVAE(nn.Module):
         return self.decoder(torch.cat([quantized, visual], -1) if self.conditioned else quantized)
 
     def loss(self, z: Tensor, visual: Tensor) -> Tensor:
-        """L of every vector [...]; D's gradient reaches E straight through the codes."""
+        """Return L of each vector [...]; the gradient of D reaches E by the straight-through estimator."""
         latent = self.encode(z)
         quantized = self.quantize(latent)
         rebuilt = self.decode(latent + (quantized - latent).detach(), visual)
