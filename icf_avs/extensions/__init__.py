@@ -1,1 +1,1 @@
-"""What the paper does not have: losses that train any network of icf_avs/networks beside those of ICF."""
+"""Losses that are not from the paper and train any network of icf_avs/networks, in addition to those of ICF."""

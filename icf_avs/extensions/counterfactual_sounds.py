@@ -1,16 +1,16 @@
-"""Counterfactual sounds: what another clip sounds like, made orthogonal to what was heard; and what was heard without
+"""Counterfactual sounds: the sound of another clip made orthogonal to the factual sound, and the factual sound without
 one of its sources.
 
-    c = z - m,  w_k = u_k - m                                  m running mean of the sounds z that were heard
+    c = z - m,  w_k = u_k - m                                  m running mean of the factual sounds z
     w_k <- w_k - <w_k,c>/<c,c> c - sum_{j<k} <w_k,w_j>/<w_j,w_j> w_j          Gram-Schmidt
     z~_k = m + s_k w_k / |w_k|                                  s_k drawn from the |c| of all frames
     z~_-b = z - <c,d_b> d_b,  d_b = (p_b - m) / |p_b - m|       p_b running mean of z where class b sounds alone
 
-A proposal u_k is the sound of another clip of the batch, and only where it is known that no class is shared: a frame of
-unknown classes gives none, and gets random directions, of which nothing is claimed but that they are not its sound. All
-is drawn for the whole batch, alike in every process that has a part of it. Orthogonality is taken around the mean: all
-audio tokens share a large common part, and without centring only that would be removed. The last line asks what would
-be segmented had one source been silent: its direction is taken out of the sound, all else stays.
+A proposal u_k is the sound of another clip of the batch that is known to share no class. A frame of unknown classes is
+no donor and gets random directions, of which only one thing is known: they are not its sound. Everything is drawn for
+the whole batch, identically in all processes. Orthogonality is relative to the mean: all audio tokens share a large
+common component, and without centring only that would be removed. The last line simulates that one source is silent:
+its direction is removed from the sound, the rest stays.
 
 Not from the paper, whose counterfactuals are texts (icf_avs/icf/semantic_counterfactual.py).
 """
@@ -28,8 +28,8 @@ from icf_avs.distributed import all_gather_clips, local_slice
 
 
 class Proposal(NamedTuple):
-    """A sound for every clip of the whole batch. sound [B,T,D]; classes [B,C] bool, what it sounds like where `known`
-    [B]; differs [B,T] bool: frames of which it is known that it is of other classes than those that sound.
+    """One sound for each clip of the whole batch. sound [B,T,D]; classes [B,C] bool: its classes, where `known` [B];
+    differs [B,T] bool: frames in which it is known to share no class with the factual sound.
     """
 
     sound: Tensor
@@ -39,8 +39,8 @@ class Proposal(NamedTuple):
 
 
 class CounterfactualSounds(NamedTuple):
-    """K proposals for every clip of this process. sounds [K,B,T,D], orthogonal to the factual one; proposals, the same
-    before; classes [K,B,C], known [K,B], differs [K,B,T]: see Proposal.
+    """K counterfactual sounds for each clip of this process. sounds [K,B,T,D]: orthogonal to the factual sound;
+    proposals: the same before orthogonalisation; classes [K,B,C], known [K,B], differs [K,B,T]: see Proposal.
     """
 
     sounds: Tensor
@@ -51,8 +51,8 @@ class CounterfactualSounds(NamedTuple):
 
 
 class SourceRemoval(NamedTuple):
-    """sound [B,T,D], the factual one without class `removed` [B] (an index into the classes); valid [B] bool: where a
-    class that sounds is known well enough to be taken out.
+    """The factual sound without one source. sound [B,T,D]: without class `removed` [B] (an index into the classes);
+    valid [B] bool: clips with a sounding class whose running mean exists, so that it could be removed.
     """
 
     sound: Tensor
@@ -76,7 +76,7 @@ def orthogonalize(factual: Tensor, proposals: Tensor, mean: Tensor, norms: Tenso
     basis = [F.normalize(factual.float() - mean32, dim=-1)]
     for proposal in proposals.float() - mean32:
         vector = _reject(proposal, basis)
-        # A proposal inside the span (a copy of the factual, say) leaves nothing: take a random direction instead.
+        # A proposal inside the span (e.g. a copy of the factual sound) has no residual: use a random direction instead.
         lost = vector.norm(dim=-1, keepdim=True) < 1e-3 * proposal.norm(dim=-1, keepdim=True).clamp(min=1e-6)
         vector = torch.where(lost, _reject(torch.randn_like(vector), basis), vector)
         basis.append(F.normalize(_reject(F.normalize(vector, dim=-1), basis), dim=-1))  # twice is enough (Kahan)
@@ -90,14 +90,14 @@ def _reject(vector: Tensor, basis: list[Tensor]) -> Tensor:
 
 
 def expand_synonyms(classes: Tensor, synonyms: Tensor | None) -> Tensor:
-    """classes [...,C] bool -> the same and all that they may mean, by synonyms [C,C] bool (None: only themselves)."""
+    """Return classes [...,C] bool together with their synonyms. synonyms [C,C] bool, or None for no synonyms."""
     return classes if synonyms is None else (classes.float() @ synonyms.float()) > 0
 
 
 class CounterfactualSoundSampler(nn.Module):
-    """Draws `count` counterfactual sounds for every clip. dim: width of a sound. It has running means, no parameters.
+    """Draws `count` counterfactual sounds for each clip. dim: width of a sound. It has running means, no parameters.
 
-    A training loop calls `update_running_means` after each of its steps: so they are the same in all parts of a batch.
+    A training loop calls `update_running_means` after each step, so that all parts of a batch use the same means.
     """
 
     mean: Tensor
@@ -112,26 +112,25 @@ class CounterfactualSoundSampler(nn.Module):
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
         self.register_buffer("class_means", torch.zeros(classes, dim))  # p_b
         self.register_buffer("seen_classes", torch.zeros(classes, dtype=torch.bool))  # classes that have a p_b
-        self.pending_sums: Tensor | None = None  # what `update_running_means` moves the means by
+        self.pending_sums: Tensor | None = None  # sums for the next `update_running_means`
 
     def forward(
         self, sound: Tensor, sounding: Tensor, valid: Tensor, known: Tensor | None = None,
         synonyms: Tensor | None = None, propose: ProposalFn | None = None,
     ) -> tuple[CounterfactualSounds, SourceRemoval]:  # fmt: skip
-        """sound z [B,T,D]; sounding [B,T,C] bool, classes known to sound (all False where unknown); valid [B,T] bool,
-        False on padding, whose sound counts for nothing; known [B,T] bool: frames of which `sounding` is all that
-        sounds (None: those of clips in which any class sounds); synonyms [C,C] bool: classes that may mean the same,
-        of which none is a counterfactual of another; propose: where every second proposal comes from, if not from
-        clips.
+        """Draw the sounds. sound: z [B,T,D]; sounding [B,T,C] bool: classes known to sound (all False if unknown);
+        valid [B,T] bool: False on padding, whose sound is ignored; known [B,T] bool: frames in which `sounding` is
+        complete (None: those of clips in which any class sounds); synonyms [C,C] bool: classes that may mean the same
+        and are never counterfactuals of each other; propose: source of every second proposal, None for other clips.
         """
         every, mine, frame_mask = all_gather_clips(sound.detach()), local_slice(), all_gather_clips(valid)
-        frame_mask = frame_mask | ~frame_mask.any()  # a batch of padding alone is taken as it is
+        frame_mask = frame_mask | ~frame_mask.any()  # a batch of padding only is used as it is
         valid = frame_mask[mine]
         classes = all_gather_clips((sounding & valid[..., None]).any(1))
         known = classes.any(1)[:, None].expand(every.shape[:2]) if known is None else all_gather_clips(known)
         if self.training:
             self._add_to_sums(sound.detach()[valid], sounding[valid])
-        # They carry no gradient to what made them: the decoder learns to refuse, they do not learn to be refused.
+        # No gradient to the sounds: the decoder must learn to reject them, not the sounds to be easy to reject.
         with torch.no_grad():
             drawn = [
                 propose(every, classes, known)
@@ -140,7 +139,7 @@ class CounterfactualSoundSampler(nn.Module):
                 for index in range(self.count)
             ]
             proposals, *claims = (torch.stack(parts) for parts in zip(*drawn, strict=True))
-            # At least 1: where all sounds are alike so is their mean, and a counterfactual must still differ from it.
+            # At least 1: if all sounds are equal they equal their mean, and a counterfactual must still differ from it.
             lengths = (every[frame_mask] - self.mean).norm(dim=-1).clamp(min=1)
             norms = lengths[torch.randint(lengths.numel(), (self.count, *every.shape[:2]), device=sound.device)]
             sounds = orthogonalize(every, proposals, self.mean, norms)
@@ -148,12 +147,12 @@ class CounterfactualSoundSampler(nn.Module):
         return found, self._remove_source(sound, classes)
 
     def random_direction(self, sound: Tensor) -> Tensor:
-        """A random sound for every frame, of no class."""
+        """Return a random sound of no class for each frame."""
         return self.mean + torch.randn_like(sound)
 
     def update_running_means(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
-        """Move the running means once, by the mean over all that was heard in training since the last call; the first
-        call sets them. total: sums [1+C,D+1] over the processes of a run, each of which must call this.
+        """Update the running means once with the mean over all training sounds since the last call; the first call sets
+        them. total: sums a tensor [1+C,D+1] over the processes of a run, each of which must call this.
         """
         if self.pending_sums is None:
             return
@@ -166,16 +165,16 @@ class CounterfactualSoundSampler(nn.Module):
         self.seen_classes.logical_or_(count[1:, 0] > 0)
 
     def _add_to_sums(self, sound: Tensor, sounding: Tensor) -> None:
-        """Of sound [n,D] and sounding [n,C]: sums over all frames and those of one class alone, and their numbers."""
+        """Accumulate sums and counts of sound [n,D] over all frames, and over those of one class (sounding [n,C])."""
         single = sounding & (sounding.sum(1, keepdim=True) == 1)
         member = torch.cat([sounding.new_ones(len(sounding), 1), single], dim=1).float()  # n 1+C
-        with torch.autocast(sound.device.type, enabled=False):  # counts and means want all digits
+        with torch.autocast(sound.device.type, enabled=False):  # counts and means need full precision
             sums = member.T @ F.pad(sound.float(), (0, 1), value=1)
         self.pending_sums = sums if self.pending_sums is None else self.pending_sums + sums
 
     def _of_other_clips(self, sound: Tensor, classes: Tensor, known: Tensor, synonyms: Tensor | None) -> Proposal:
-        """The sound of another clip that shares no class; a random direction where the batch has none, and in frames of
-        which it is unknown what sounds in either.
+        """Propose the sound of another clip that shares no class. A random direction is proposed if the batch has none,
+        and in frames where the classes of either clip are unknown.
         """
         clips = sound.shape[0]
         classes, any_known = expand_synonyms(classes, synonyms), known.any(1)
@@ -188,8 +187,8 @@ class CounterfactualSoundSampler(nn.Module):
         return Proposal(proposal, classes[donor] & found[:, None], found & classes[donor].any(1), differs)
 
     def _remove_source(self, sound: Tensor, classes: Tensor) -> SourceRemoval:
-        """Take one of its classes out of every clip's sound [b,T,D]; classes [B,C] are of the whole batch. Carries the
-        gradient: each source learns to be removable.
+        """Remove one of its classes from each clip's sound [b,T,D]; classes [B,C] are of the whole batch. The gradient
+        is kept, so that each source learns to be removable.
         """
         chance = torch.rand(classes.shape, device=sound.device).masked_fill(~(classes & self.seen_classes), -1)
         if not chance.numel():  # no classes

@@ -1,13 +1,13 @@
-"""Interventions: masks under sounds that were not heard, and in frames that do not show what is heard, as losses.
+"""Interventions: losses of masks under counterfactual sounds, and in frames that do not show the sounding objects.
 
     masks of V under u, frames V [B,T,...] and sound u [B,T,D], for R sounds u in one call of the network's decoder:
-        K sounds of other clips, as they are or orthogonal to the clip's own     (counterfactual_sounds.py)
-        the sound of the clip before
-        the clip's own sound without one of its sources
-    what each of these masks must be                                            (intervention_losses.py)
+        K sounds of other clips, unchanged or orthogonal to the clip's sound    (counterfactual_sounds.py)
+        the sound of the previous clip
+        the clip's sound without one of its sources
+    targets of these masks                                                      (intervention_losses.py)
 
-A network that ignores its sound cannot satisfy them. What depends on the frames alone is computed once, for the masks
-of the clip itself. Frames of unknown classes claim nothing. Not from the paper: off in published recipes.
+A network that ignores the audio cannot satisfy them. Features that depend only on the frames are computed once, for the
+factual masks, and reused. Frames of unknown classes have no target. Not from the paper: off in published recipes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from icf_avs.types import AudioFeatures, Batch, NetworkOutput, VisualFeatures
 
 
 class Decoder(Protocol):
-    """What is asked of a network beside `NetworkOutput.encoded`: that it decodes that again with another sound."""
+    """Requirement for a network, beside `NetworkOutput.encoded`: it can decode the frames again with another sound."""
 
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
         """As `Network.decode`."""
@@ -43,11 +43,11 @@ class Decoder(Protocol):
 
 
 class Interventions(nn.Module):
-    """audio: width of the network's audio tokens, those that its decoder takes; classes: how many a batch can name, at
-    least one.
+    """Intervention losses. audio: width of the audio tokens that the network's decoder takes; classes: number of
+    classes of a batch, at least one.
 
     It has running means of these tokens and no parameters. A training loop calls `sounds.update_running_means` after
-    each of its steps. Raises ValueError without classes, of which all that is claimed is known.
+    each step. Raises ValueError without classes, because all targets are derived from known classes.
     """
 
     def __init__(self, settings: InterventionSettings, audio: int, classes: int) -> None:
@@ -58,8 +58,8 @@ class Interventions(nn.Module):
         self.sounds = CounterfactualSoundSampler(audio, classes, settings.count)
 
     def forward(self, network: Decoder, output: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """Terms of the loss by name, as in the settings, unweighted. output: the network's, of this batch. Raises
-        ValueError where that does not say what it was decoded from.
+        """Return the unweighted loss terms, named as in the settings. output: the network's output for this batch.
+        Raises ValueError if its `encoded` is None.
         """
         if output.encoded is None:
             raise ValueError("interventions decode once more: the network must return NetworkOutput.encoded")
@@ -71,14 +71,14 @@ class Interventions(nn.Module):
             sounds["other_sound"] = drawn.proposals
         if settings.orthogonal_sound:
             sounds["orthogonal_sound"] = drawn.sounds
-        if settings.other_frames:  # every clip under the sound before is every sound over the frames of the next clip
+        if settings.other_frames:  # the previous clip's sound: each sound meets the frames of the next clip
             before, differs = previous_clip(audio), previous_clip(known)
             sounds["other_frames"] = torch.where(differs[..., None], before, self.sounds.mean.to(audio.dtype))[None]
         if settings.removed_source:
             sounds["removed_source"] = removal.sound[None]
         logits = decode_sounds(network, visual, torch.cat(list(sounds.values())), batch)
         counts, terms = [len(each) for each in sounds.values()], {}
-        with torch.autocast(audio.device.type, enabled=False):  # sums over many pixels want all digits
+        with torch.autocast(audio.device.type, enabled=False):  # sums over many pixels need full precision
             for kind, found in zip(sounds, logits.float().split(counts), strict=True):
                 if kind == "other_frames":
                     terms[kind] = other_frames_loss(found[0], batch, frame_mask)
@@ -91,7 +91,7 @@ class Interventions(nn.Module):
 
 
 def decode_sounds(network: Decoder, visual: VisualFeatures, sounds: Tensor, batch: Batch) -> Tensor:
-    """Logits [R,B,T,h,w] of the frames under R sounds [R,B,T,D], at the size of the masks."""
+    """Return logits [R,B,T,h,w] of the frames under R sounds [R,B,T,D], at the size of the masks."""
     count = len(sounds)
     repeated = visual.map(lambda maps: maps.expand(count, *maps.shape).flatten(0, 1))
     with running_statistics(network):
@@ -101,7 +101,7 @@ def decode_sounds(network: Decoder, visual: VisualFeatures, sounds: Tensor, batc
 
 @contextmanager
 def running_statistics(network: Decoder) -> Iterator[None]:
-    """Batch normalisation and pseudo-words as at test: counterfactual sounds move no statistics, and count no step."""
+    """Keep batch norm and pseudo-words in eval mode: counterfactual sounds update no statistics and count no step."""
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, RunningState)
     training = [module for module in network.modules() if isinstance(module, kinds) and module.training]
     for module in training:
