@@ -1,4 +1,4 @@
-"""The attention blocks shared by implicit text and decoder (pre-norm, scaled dot product, as in any Transformer)."""
+"""Attention blocks shared by implicit text and decoders: pre-norm Transformer layers with scaled dot products."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from icf_avs.encoders.onednn_layers import TokenLinear
 class Attention(nn.Module):
     """queries [N,q,D], keys [N,k,D], bias broadcastable to [N,heads,q,k]: boolean (True = may attend) or additive.
 
-    shared [N/R,s,D]: keys that come before those, the same for n, n + N/R, n + 2 N/R ..., and are projected once.
+    shared [N/R,s,D]: keys prepended to `keys`, the same for n, n + N/R, n + 2 N/R ..., and projected only once.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -25,7 +25,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         projected = [self.query(queries), self.key(keys), self.value(keys)]
         if shared is not None:
-            repeats = keys.shape[0] // shared.shape[0]  # not len(): an exported graph takes any number
+            repeats = keys.shape[0] // shared.shape[0]  # not len(), which export would make a constant
             for place, layer in ((1, self.key), (2, self.value)):
                 projected[place] = torch.cat([layer(shared).repeat(repeats, 1, 1), projected[place]], dim=1)
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in projected)

@@ -1,6 +1,6 @@
 """AVSegFormer (Gao et al., "AVSegFormer: Audio-Visual Segmentation with Transformer", AAAI 2024; arXiv 2307.01146).
 
-From the paper and the public description of its layers; own code. Every frame by itself, N = B*T, D = 256.
+Written from the paper and the public description of its layers. Frames are independent, N = B*T, D = 256.
 
 audio token [N,A] -> a [N,1,D]; pyramid -> 1 x 1 convolutions, GroupNorm: X_l [N,D,h_l,w_l]
 query generator: learnt queries, layers of {self-attention, cross-attention to a, feed-forward}; + a second learnt table
@@ -9,7 +9,7 @@ decoder: layers of {self-attention, cross-attention to memory, feed-forward} -> 
 mask features M [N,D,h/4,w/4]: memory at stride 8, upsampled, + X at stride 4, convolution
 mixer: a attends to all pixels of M; a sigmoid of the result scales the channels of M
 head: S = q M [N,Q,h/4,w/4]; convolutions(M + MLP(S)) -> logits [B,T,h,w], the size of the frame
-auxiliary["mixer"] [B,T,h/4,w/4]: the mean of M over channels, which a Dice loss of weight 0.1 trains as a mask
+auxiliary["mixer"] [B,T,h/4,w/4]: the mean of M over channels, supervised as a mask by a Dice loss of weight 0.1
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from icf_avs.types import AudioFeatures, FeatureSpec, NetworkFeatures, NetworkOu
 
 
 class QueryGenerator(nn.Module):
-    """audio [N,1,D] -> queries [N,Q,D]. No bias in its attention, no dropout."""
+    """audio [N,1,D] -> queries [N,Q,D]. Attention without bias, no dropout."""
 
     def __init__(self, dim: int, queries: int, layers: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class QueryGenerator(nn.Module):
 
 
 class Mixer(nn.Module):
-    """maps [N,D,h,w], audio [N,1,D] -> maps with their channels scaled by the frame's sound."""
+    """maps [N,D,h,w], audio [N,1,D] -> maps with channels scaled by the frame's audio."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -61,8 +61,8 @@ class Mixer(nn.Module):
 
 
 class AVSegFormer(Network):
-    """audio_dim: width of the audio encoder's token, 128 of VGGish. classes: class maps in place of one mask,
-    background counted (71 for AVSS). dim: a multiple of 32. Raises UserError where transformers is not installed.
+    """audio_dim: width of the audio encoder's token, 128 for VGGish. classes: number of class maps with background (71
+    for AVSS), None for one mask. dim: a multiple of 32. Raises UserError if transformers is not installed.
 
     Features are the maps X_l and the projected audio token a.
     """
@@ -95,7 +95,7 @@ class AVSegFormer(Network):
         return self._spec((self.dim,) * len(self.project), self.dim)
 
     def encode_visual(self, visual: VisualFeatures) -> VisualFeatures:
-        """X_l, the memory at strides 8, 16 and 32, and M before the mixer."""
+        """Return X_l, the memory at strides 8, 16 and 32, and M before the mixer."""
         lead = visual.pyramid[0].shape[:2]
         levels = [project(x.flatten(0, 1)) for project, x in zip(self.project, visual.pyramid, strict=True)]
         memory, lateral = self.encoder(levels[1:]), self.lateral(levels[0])
@@ -103,7 +103,7 @@ class AVSegFormer(Network):
         return VisualFeatures([x.unflatten(0, lead) for x in (*levels, *memory, mask)])
 
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
-        """Every frame by itself, so that `valid` changes nothing."""
+        """Decode the frames independently; `valid` has no effect."""
         lead, levels = audio.token.shape[:2], visual.pyramid[: len(self.project)]
         *memory, mask = (x.flatten(0, 1) for x in visual.pyramid[len(self.project) :])
         tokens = self.project_audio(audio.token)

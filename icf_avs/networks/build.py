@@ -1,4 +1,4 @@
-"""Networks and their audio encoders by name, as recipes and checkpoints write them."""
+"""Construction of networks and audio encoders by name, as written in recipes and checkpoints."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _EVIDENCE = "efficientnet-lite0-evidence"  # visual encoder of an open vocabular
 def build_network(
     config: ModelConfig, visual: nn.Module, audio: nn.Module | None = None, names: Tensor | None = None
 ) -> Network:
-    """The network that a configuration names, of new weights. audio: None for the small encoder that is trained from
-    scratch; names: text embeddings [C,E] of the classes, which the guided network reads.
+    """Build the network that a configuration names, with new weights. audio: None for the small encoder that is trained
+    from scratch; names: text embeddings [C,E] of the classes, for the guided network only.
 
-    Raises UserError for an unknown name, and ValueError for settings that do not go together.
+    Raises UserError for an unknown name, and ValueError for incompatible settings.
     """
     if config.network not in NETWORKS:
         raise UserError(f"no network is called {config.network}; there are {', '.join(NETWORKS)}")
@@ -72,12 +72,12 @@ def _guided(config: ModelConfig, visual: nn.Module, audio: nn.Module, names: Ten
 def build_model(
     config: ModelConfig, spec: ClipSpec, visual: nn.Module, names: Tensor | None = None, audio: nn.Module | None = None
 ) -> SegmentationModel:
-    """`build_network`, and around it what a checkpoint knows of it."""
+    """Build the network inside a SegmentationModel, which adds the metadata of a checkpoint."""
     return SegmentationModel(config, spec, build_network(config, visual, audio, names))
 
 
 def build_model_audio(config: ModelConfig, names: Tensor, random: bool = False) -> nn.Module:
-    """The audio encoder of a model; names: text embeddings [C,E] of its classes; random: without released weights.
+    """Build the audio encoder of a model. names: text embeddings [C,E] of its classes; random: no released weights.
 
     Raises UserError as `build_visual` does.
     """
@@ -86,6 +86,6 @@ def build_model_audio(config: ModelConfig, names: Tensor, random: bool = False) 
 
 
 def reads_released_weights(config: ModelConfig) -> bool:
-    """Whether an encoder's weights are neither in the checkpoint nor in a package that is installed with this one."""
+    """True if an encoder's weights are neither in the checkpoint nor in a package installed with this one."""
     visual = config.visual != "efficientnet-lite0" and not config.train_visual
     return visual or config.audio != "log-mel"

@@ -1,7 +1,7 @@
-"""Multi-scale deformable attention (Zhu et al., ICLR 2021) by the library transformers, in plain PyTorch.
+"""Multi-scale deformable attention (Zhu et al., ICLR 2021) from the library transformers, in plain PyTorch.
 
-Layers come from transformers' Mask2Former. Built on their own they lack their initialisation, which is done here:
-offsets start as a ring of points around each position, attention over them uniform.
+The layers are those of transformers' Mask2Former. Outside the full model they are not initialised, so this module does
+it: sampling offsets start as a ring of points around each position, with uniform attention over them.
 
 DeformableEncoder: maps [N,D,h_l,w_l] of L levels -> the same shapes.
 """
@@ -19,13 +19,13 @@ from torch.nn import functional as F
 
 from icf_avs.encoders.weights import require_transformers
 
-LEVELS, HEADS = 3, 8  # three levels are a literal of transformers' layers
+LEVELS, HEADS = 3, 8  # three levels are hard-coded in transformers' layers
 
 
 def load_mask2former(what: str) -> ModuleType:
-    """transformers' module of Mask2Former. Raises UserError where transformers is not installed."""
+    """Import transformers' Mask2Former module. Raises UserError if transformers is not installed."""
     require_transformers(what)
-    with torch.device("cpu"):  # what is imported now: torch 2.6 fails to import some of its parts for its meta device
+    with torch.device("cpu"):  # under the meta device, torch 2.6 fails to import some of its parts
         from transformers.models.mask2former import modeling_mask2former
     return modeling_mask2former
 
@@ -33,8 +33,8 @@ def load_mask2former(what: str) -> ModuleType:
 class SinePositionEmbedding(nn.Module):
     """Sine embedding of rows, then of columns (Carion et al., ECCV 2020): shape (N,*,h,w) -> [1,D,h,w].
 
-    normalised: positions run from 0 to 2 pi in every image, else they count pixels. It takes the place of
-    transformers' module, which keeps the last embedding of each device for good.
+    normalised: positions run from 0 to 2 pi in every image, else they count pixels. It replaces transformers' module,
+    which caches the last embedding of each device for ever.
     """
 
     def __init__(self, dim: int, normalised: bool) -> None:
@@ -57,14 +57,14 @@ class SinePositionEmbedding(nn.Module):
 
 
 def init_matrices(parameters: Iterable[nn.Parameter]) -> None:
-    """Xavier's uniform weights for all that have two dimensions or more."""
+    """Initialise parameters of two or more dimensions with Xavier uniform weights."""
     for parameter in parameters:
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
 
 
 def init_deformable(module: nn.Module) -> None:
-    """Xavier for every matrix, zero for the biases of convolutions; then what deformable attention needs."""
+    """Initialise matrices with Xavier, biases of convolutions with zero, then the deformable attention layers."""
     init_matrices(module.parameters())
     for part in module.modules():
         if isinstance(part, nn.Conv2d) and part.bias is not None:
@@ -74,7 +74,7 @@ def init_deformable(module: nn.Module) -> None:
 
 
 def _init_attention(attention: Any) -> None:
-    """Head i samples in direction i of a ring, its points at distances 1, 2, ... along the larger axis."""
+    """Let head i sample in direction i of a ring, with points at distances 1, 2, ... along the larger axis."""
     for layer in (attention.sampling_offsets, attention.attention_weights):
         nn.init.zeros_(layer.weight)
     for layer in (attention.attention_weights, attention.value_proj, attention.output_proj):
@@ -90,7 +90,7 @@ def _init_attention(attention: Any) -> None:
 
 
 class DeformableEncoder(nn.Module):
-    """Layers of self-attention over three levels and feed-forward with GELU, post-norm, as AVSegFormer has them."""
+    """Post-norm layers of self-attention over three levels and a feed-forward network with GELU, as in AVSegFormer."""
 
     def __init__(self, dim: int, layers: int, feed_forward: int, dropout: float) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The guided network, our own variant: implicit text and a joint space guide the mask decoder, also at test.
 
-pyramid -> pixels                                       once an image
-audio token a -> semantic z = a + text(a)               once a sound
+pyramid -> pixels                                       once for each image
+audio token a -> semantic z = a + text(a)               once for each sound
 z, pixels -> implicit text -> prior, decoder -> mask    for the true sound and, in training, its counterfactuals
 """
 
@@ -31,13 +31,13 @@ _LOGITS = (
 
 @dataclass(kw_only=True)
 class GuidedOutput(NetworkOutput):
-    """Everything the losses read, by name. None (or empty) where the part is absent or not in training.
+    """Everything the losses read, by name. None (or empty) if the part is absent, or outside training.
 
     prior [B,T,h',w'] | reading [B,T,M] logits in the vocabulary | pixel_reading [B,T,M,h',w'] | text: level -> tokens
-    semantic [B,T,D] z | parts [B,T,L,D] z as it changes within its frame | patches [B,T,h'w',D]
+    semantic [B,T,D] z | parts [B,T,L,D] z over time within its frame | patches [B,T,h'w',D]
     counterfactuals | counterfactual_logits [K,B,T,h,w] | counterfactual_text [K,B,T,n,D]
-    source_removal_logits [B,T,h,w]: the sound without one of its classes
-    visual_counterfactual_logits [B,T,h,w]: these frames under the sound of the clip before in the batch
+    source_removal_logits [B,T,h,w]: these frames under their sound without one of its classes
+    visual_counterfactual_logits [B,T,h,w]: these frames under the sound of the previous clip of the batch
     extra_logits [Q,B,T,h,w]: these frames under other sounds
     synonyms [C,C] bool: words of an open vocabulary that may mean the same
     """
@@ -68,8 +68,8 @@ class GuidedOutput(NetworkOutput):
 
 
 class SoundTokens(NamedTuple):
-    """R sounds of the frames of B clips: semantic z [R,B,T,D]; parts [R,B,T,L,D], how each changes within its frame;
-    tag_probs: of each [B,T,C], None where it has no tags.
+    """R sounds for the frames of B clips. semantic: z [R,B,T,D]; parts [R,B,T,L,D]: change over time within the frame,
+    added to z; tag_probs: [B,T,C] for each sound, None for a sound without tags.
     """
 
     semantic: Tensor
@@ -78,9 +78,9 @@ class SoundTokens(NamedTuple):
 
 
 class DecoderOutput(NamedTuple):
-    """R sounds over N = B*T images: mask logits [R,N,h,w]; query [R,N,D], the sound's own after decoding; prior
-    [R,N,h',w']; pixel_reading [N,M,h',w']; segmenter [R,N,2,h'',w''], of the open vocabulary; text: level ->
-    [R,B,...,n,D].
+    """Output for R sounds over N = B*T images. logits: masks [R,N,h,w]; query [R,N,D]: the query of the sound after
+    decoding; prior [R,N,h',w']; pixel_reading [N,M,h',w']; segmenter [R,N,2,h'',w'']: open vocabulary only; text:
+    level -> [R,B,...,n,D].
     """
 
     logits: Tensor
@@ -92,8 +92,8 @@ class DecoderOutput(NamedTuple):
 
 
 class GuidedNetwork(Network):
-    """config: which parts it has, and their widths; names: text embeddings [C,E] of config.classes; visual, audio: see
-    `Network`. Raises ValueError where there are not as many names as classes.
+    """config: the parts that are built, and their widths; names: text embeddings [C,E] of config.classes; visual,
+    audio: see `Network`. Raises ValueError if the numbers of names and classes differ.
     """
 
     implicit_text: GuidedImplicitText | None
@@ -123,7 +123,7 @@ class GuidedNetwork(Network):
             self.joint_embedding = JointEmbedding(dim, contrast.dim, *start, text is not None)
 
     def _add_prior(self, config: ModelConfig) -> None:
-        """Build what guides the decoder. In here, since new weights are drawn in this order."""
+        """Build the prior. Called in the middle of __init__, because new weights are drawn in this order."""
         self.prior = LocalizationPrior(config.dim) if config.implicit_text else None
 
     @property
@@ -134,8 +134,8 @@ class GuidedNetwork(Network):
         self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor, sounding: Tensor | None = None,
         extra_audio: AudioFeatures | None = None, known: Tensor | None = None,
     ) -> GuidedOutput:  # fmt: skip
-        """For training: sounding [B,T,C] bool, classes known to sound, switches SC on; extra_audio [B,Q,T,...], more
-        sounds of the same frames; known [B,T] bool, frames of which `sounding` is all that sounds (see
+        """Arguments for training only: sounding [B,T,C] bool, classes known to sound, enables SC; extra_audio
+        [B,Q,T,...], more sounds for the same frames; known [B,T] bool, frames in which `sounding` is complete (see
         `GuidedCounterfactualSampler`).
         """
         pixels = self.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
@@ -173,8 +173,8 @@ class GuidedNetwork(Network):
     def _add_training(
         self, output: GuidedOutput, found: DecoderOutput, logits: Tensor, drawn: GuidedCounterfactuals | None
     ) -> None:
-        """What the losses alone read: logits [R,B,T,h,w] of the true sound, K counterfactuals, the same without one of
-        its classes, the sound of the clip before, and Q extra sounds.
+        """Add what only the losses read. logits [R,B,T,h,w], in this order: the true sound, K counterfactuals, the true
+        sound without one of its classes, the sound of the previous clip, and Q extra sounds.
         """
         if found.pixel_reading is not None:
             output.pixel_reading = found.pixel_reading.unflatten(0, logits.shape[1:3])
@@ -188,19 +188,19 @@ class GuidedNetwork(Network):
         output.extra_logits = logits[first_extra:] if len(logits) > first_extra else None
 
     def semantic_of(self, audio: Tensor) -> Tensor:
-        """z: the audio token [...,D], with MIT joined by its reading in the vocabulary. It drives all that follows."""
+        """Return z: the audio token [...,D], with MIT plus its text in the vocabulary. All later parts read z."""
         return audio if self.implicit_text is None else audio + self.implicit_text.vocabulary.read(audio)
 
     def synonyms(self) -> Tensor | None:
-        """[C,C] bool: classes whose names may mean the same; None where each means itself alone."""
+        """Return [C,C] bool: classes whose names may mean the same, or None if there are no synonyms."""
         return None
 
     @staticmethod
     def _with_counterfactuals(
         sounds: SoundTokens, semantic: Tensor, within: Tensor, drawn: GuidedCounterfactuals
     ) -> SoundTokens:
-        """After the true sound its counterfactuals, and the sound of the clip before: every image under the sound of
-        another is every sound over another image.
+        """Append to the true sound its counterfactuals, and the sound of the previous clip: each clip's frames meet the
+        sound of another clip, and each clip's sound the frames of another.
         """
         made, (tags,) = len(drawn.sounds) + 1, sounds.tag_probs
         return SoundTokens(
@@ -210,7 +210,7 @@ class GuidedNetwork(Network):
         )
 
     def _with_extra(self, sounds: SoundTokens, extra: AudioFeatures) -> SoundTokens:
-        """And after them extra ones [B,Q,T,...]."""
+        """Append the extra sounds [B,Q,T,...]."""
         flat, lead = extra.map(lambda x: x.flatten(0, 1)), extra.token.shape[:2]
         within, semantic = cast(Tensor, flat.parts) - flat.token[:, :, None], self.semantic_of(flat.token)
         tags = [None] * lead[1] if extra.tag_probs is None else extra.tag_probs.unbind(1)
@@ -223,7 +223,7 @@ class GuidedNetwork(Network):
     def decode_sounds(
         self, pixels: PixelFeatures, sounds: SoundTokens, valid: Tensor, visual: VisualFeatures
     ) -> DecoderOutput:
-        """Masks of the same frames, of which `visual` is known, under each of R sounds."""
+        """Decode masks of the same frames under each of R sounds. visual: the features of the frames."""
         repeats, clips, frames, _ = sounds.semantic.shape
         if self.implicit_text is None:
             return self._guided(pixels, sounds, None, visual)
@@ -235,7 +235,7 @@ class GuidedNetwork(Network):
     def _guided(
         self, pixels: PixelFeatures, sounds: SoundTokens, text: Tensor | None, visual: VisualFeatures
     ) -> DecoderOutput:
-        """Masks by the decoder and what guides it: text [R,N,n,D] of the frames, its prior, and CDCL's match."""
+        """Decode masks, guided by the text [R,N,n,D] of the frames, its prior, and CDCL's match."""
         prior, reading = None, None
         if text is not None and self.prior is not None and self.implicit_text is not None:
             found = self.prior(pixels.tokens, sounds.semantic.flatten(1, 2), text, self.implicit_text.vocabulary)
@@ -247,6 +247,6 @@ class GuidedNetwork(Network):
         return DecoderOutput(decoded.logits, decoded.query, prior, reading)
 
     def _match(self, pixels: PixelFeatures, sounds: SoundTokens) -> Tensor:
-        """[R,N,h,w]: how near positions and sounds lie to each other in CDCL's space."""
+        """Return [R,N,h,w]: the proximity of positions and sounds in CDCL's joint space."""
         parts = (sounds.semantic[:, :, :, None] + sounds.parts).flatten(1, 2)
         return cast(JointEmbedding, self.joint_embedding).match(parts, pixels.tokens)

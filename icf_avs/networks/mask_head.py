@@ -1,4 +1,4 @@
-"""What the networks' last layers share: the convolutional head of TPAVI and AVSegFormer, and masks out of classes.
+"""Shared output layers: the convolutional head of TPAVI and AVSegFormer, and mask logits from class logits.
 
 UpsamplingHead: [N,D,h,w] -> [N,outputs,s*h,s*w]
 """
@@ -22,9 +22,9 @@ class UpsamplingHead(nn.Sequential):
 
 
 def split_class_logits(maps: Tensor, classes: int | None) -> tuple[Tensor, Tensor | None]:
-    """The maps [B,T,classes or 1,h,w] of a head -> mask logits [B,T,h,w], class logits.
+    """The maps [B,T,classes or 1,h,w] of a head -> mask logits [B,T,h,w], class logits or None.
 
-    Of classes, background first, the mask is the logit of all others together against the background.
+    With classes (background first), the mask logit is that of all other classes together against the background.
     """
     if classes is None:
         return maps[:, :, 0], None

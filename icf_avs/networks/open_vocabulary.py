@@ -1,5 +1,5 @@
-"""The guided network with an open vocabulary, which the checkpoint `natural` is: sounds are tags of AudioSet, and what
-they name is searched for by the dense evidence of an image classifier and of a segmenter of objects.
+"""The guided network with an open vocabulary, as in the checkpoint `natural`. Sounds are AudioSet tags, and the objects
+that they name are localised by the dense evidence of an image classifier and an object segmenter.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from icf_avs.types import AudioFeatures, Missing, VisualFeatures
 
 
 class NameDropout(nn.Module):
-    """Masks without the name: where a word was never trained, what the network knows of trained words misleads it.
+    """Conditioning dropout: masks without the name of a sound, because knowledge of trained words misleads on new ones.
 
-    The evidence for the words of a sound stays; what else the decoder learns of it (the sound itself, its text, how the
-    prior and CDCL's space compare them with positions) gives way to learnt tokens that say "what is searched for". In
-    training a share of the clips is segmented so, and the decoder learns to turn evidence into a mask whatever the
-    word; at test both masks are made, and at every position the larger logit counts. Not from the paper.
+    The evidence for the words of a sound stays. All else that the decoder gets from the sound (the sound itself, its
+    text, their comparison with positions in the prior and CDCL's space) is removed; learnt tokens replace sound and
+    text. In training a share of the clips is segmented this way, so the decoder learns to turn evidence into a mask for
+    any word. At test both masks are decoded, and the larger logit counts at each position. Not from the paper.
 
-    tokens: of implicit text a frame.
+    tokens: number of implicit text tokens of a frame.
     """
 
     def __init__(self, dim: int, tokens: int, share: float) -> None:
@@ -41,17 +41,17 @@ class NameDropout(nn.Module):
         self.text = nn.Parameter(torch.normal(0.0, 0.1, (tokens, dim)))
 
     def draw(self, clips: int, frames: int) -> Tensor:
-        """[clips * frames] bool, for training: the frames that keep their names, those of a clip alike."""
+        """Draw for training the frames that keep their names, [clips * frames] bool: all or none of each clip."""
         return (rand_for_batch(clips, 1, self.sound.device) >= self.share).repeat_interleave(frames)
 
     def drop_names(self, sound: Tensor, text: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
-        """sound [R,N,D] and text [R,N,n,D], given way where `named` [N] is False."""
+        """Replace sound [R,N,D] and text [R,N,n,D] by the learnt tokens where `named` [N] is False."""
         keep = named[None, :, None]
         return torch.where(keep, sound, self.sound), torch.where(keep[..., None], text, self.text)
 
 
 class OpenVocabularyNetwork(GuidedNetwork):
-    """config.evidence and config.implicit_text are not None; visual: OpenVocabEncoder; audio: TaggerEncoder."""
+    """Requires config.evidence and config.implicit_text. visual: OpenVocabEncoder; audio: TaggerEncoder."""
 
     batches_frames = True
     implicit_text: GuidedImplicitText
@@ -71,11 +71,11 @@ class OpenVocabularyNetwork(GuidedNetwork):
 
     @torch.no_grad()
     def init_from_names(self, classes: ClassSimilarity) -> None:
-        """Before training: tell how the names bear on a classifier's classes, and let sound and text begin with the
-        same axes of the names' embeddings. Raises ValueError where there are more axes than names.
+        """Initialise before training: relate names to classes of classifier and segmenter, and start the projections
+        of sound and text from the same principal axes of the names. Raises ValueError for more axes than names.
         """
         vocabulary = self.implicit_text.vocabulary
-        names = vocabulary.names.cpu()  # where the classes and the text encoder are
+        names = vocabulary.names.cpu()  # the device of the classes and the text encoder
         self.prior.classifier.init_from_names(classes, names)
         self.prior.segmenter.init_from_names(*voc_similarity(names))
         axes = vocabulary.principal_axes()
@@ -86,14 +86,14 @@ class OpenVocabularyNetwork(GuidedNetwork):
             part.bias.zero_()
 
     def encode_frames(self, frames: Tensor, object_probs: Tensor | None = None) -> VisualFeatures:
-        """object_probs [B,T,20,h,w]: of the same frames at another size, where they are known."""
+        """Encode frames. object_probs [B,T,20,h,w]: those of the same frames at another size, if already computed."""
         known = None if object_probs is None else object_probs.flatten(0, 1)
         with torch.no_grad():
             found = self.visual.evidence(frames.flatten(0, 1), known)
         return found.map(lambda x: x.unflatten(0, frames.shape[:2]))
 
     def encode_audio(self, sound: Tensor, tags: bool = False) -> AudioFeatures:
-        """As of any network; the tagger is given the windows of a clip together."""
+        """As `Network.encode_audio`; the tagger gets all windows of a clip together."""
         return super().encode_audio(sound if tags else self.audio.tag(sound), tags=True)
 
     def synonyms(self) -> Tensor:
@@ -102,7 +102,7 @@ class OpenVocabularyNetwork(GuidedNetwork):
     def _guided(
         self, pixels: PixelFeatures, sounds: SoundTokens, text: Tensor | None, visual: VisualFeatures
     ) -> DecoderOutput:
-        """Masks with the names of the sounds and without them; the surer counts. In training either of the two."""
+        """Decode masks with and without the names of sounds; the larger logit counts. In training one of the two."""
         text, vocabulary = cast(Tensor, text), self.implicit_text.vocabulary
         evidence = [cast(Tensor, found).flatten(0, 1) for found in (visual.class_scores, visual.object_probs)]
         tags = [None if probs is None else probs.flatten(0, 1) for probs in sounds.tag_probs]
@@ -118,5 +118,5 @@ class OpenVocabularyNetwork(GuidedNetwork):
             decoded.append((self.decoder(pixels, *self.name_dropout.drop_names(semantic, text, named), prior), prior))
         first, prior = decoded[0]
         logits = torch.stack([masks.logits for masks, _ in decoded]).amax(0)
-        logits = logits - F.softplus(-found.present)[..., None, None]  # of what is nowhere, nothing is marked
+        logits = logits - F.softplus(-found.present)[..., None, None]  # no mask for absent objects
         return DecoderOutput(logits, first.query, prior, found.pixel_reading, found.segmenter)

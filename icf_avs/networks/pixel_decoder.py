@@ -1,10 +1,10 @@
-"""Pixel decoders: a visual pyramid becomes mask features and maps of one width D. They read no audio.
+"""Pixel decoders: from a visual pyramid to mask features and maps of one width D. They do not use the audio.
 
 pyramid: [N,C_l,h_l,w_l] at strides 4, 8, 16, 32, fine to coarse
 -> PixelMaps: mask [N,D,h_4,w_4]; maps [N,D,h_l,w_l] at strides 32, 16, 8, coarse to fine
 
-LightPixelDecoder: a feature pyramid network (Lin et al., CVPR 2017) of separable convolutions, quick on a CPU.
-DeformablePixelDecoder: that of Mask2Former (Cheng et al., CVPR 2022), by the library transformers.
+LightPixelDecoder: a feature pyramid network (Lin et al., CVPR 2017) of separable convolutions, fast on a CPU.
+DeformablePixelDecoder: that of Mask2Former (Cheng et al., CVPR 2022), from the library transformers.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class PixelMaps(NamedTuple):
 
 
 def resize_like(x: Tensor, finer: Tensor) -> Tensor:
-    """x at the size of `finer`, bilinear."""
+    """Resize x to the size of `finer`, bilinear."""
     return F.interpolate(x, finer.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class LightPixelDecoder(nn.Module):
-    """dim: a multiple of 8. No norm at stride 4, where it would cost as much as all the rest."""
+    """dim: a multiple of 8. No norm at stride 4, where it would cost as much as all other layers."""
 
     def __init__(self, channels: Sequence[int], dim: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class LightPixelDecoder(nn.Module):
 
 
 class DeformablePixelDecoder(nn.Module):
-    """dim: a multiple of 32. Raises UserError where transformers is not installed."""
+    """dim: a multiple of 32. Raises UserError if transformers is not installed."""
 
     def __init__(self, channels: Sequence[int], dim: int = 256, layers: int = 6) -> None:
         super().__init__()

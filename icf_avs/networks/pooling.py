@@ -1,4 +1,4 @@
-"""Means over the cells of a grid, on every device."""
+"""Average pooling to a grid, on every device."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ def grid_means(maps: Tensor, size: int | Sequence[int]) -> Tensor:
     size = (size, size) if isinstance(size, int) else (size[0], size[1])
     if maps.device.type != "mps":
         return F.adaptive_avg_pool2d(maps, size)
-    return F.adaptive_avg_pool2d(maps.cpu(), size).to(maps.device)  # Apple's GPU cannot (pytorch issue 96056)
+    return F.adaptive_avg_pool2d(maps.cpu(), size).to(maps.device)  # unsupported on MPS (pytorch issue 96056)

@@ -1,11 +1,11 @@
-"""QueryNetwork, the base network of the paper: queries made of sound attend to pixels, and pixels to queries.
+"""QueryNetwork, the base network of the paper: audio-conditioned queries attend to pixels, and pixels to queries.
 
 The paper (sec. 4) names its parts: Mask2Former's pixel decoder after COMBO, and bi-directional query learning after
-AVSAC (arXiv 2402.02327) and AVSegFormer (2307.01146). Its loss has no class term, so one dense mask, no matching.
+AVSAC (arXiv 2402.02327) and AVSegFormer (2307.01146). Its loss has no class term; hence one dense mask, no matching.
 
 pyramid [B,T,C_l,h_l,w_l] -> pixel decoder -> mask features M [N,D,h/4,w/4], pixels V [N,L,D] at strides 32, 16, 8
 audio token a [B,T,A] -> queries q_i = e_i * (1 + scale(a)) + shift(a) [N,Q,D]
-each layer, with one stride after the other: q <- q + self(q); q <- q + cross(q, V), feed-forward;
+each layer, cycling through the strides: q <- q + self(q); q <- q + cross(q, V), feed-forward;
     V <- V + cross(V, q), feed-forward (pre-norm)
 M <- M + all V, upsampled; S = q M [N,Q,h/4,w/4]; logits = convolutions(M + MLP(S)) [B,T,h/4,w/4]
 
@@ -31,7 +31,7 @@ from icf_avs.types import AudioFeatures, FeatureSpec, NetworkFeatures, NetworkOu
 
 
 class AudioQueries(nn.Module):
-    """audio [N,D] -> queries [N,Q,D]: learnt ones, each scaled and shifted by the frame's sound."""
+    """audio [N,D] -> queries [N,Q,D]: learnt queries, scaled and shifted by the frame's audio."""
 
     def __init__(self, dim: int, queries: int) -> None:
         super().__init__()
@@ -73,10 +73,10 @@ class DenseMaskHead(nn.Module):
 
 class TextAttention(nn.Module):
     """The reading "text" of MIT (sec. 4.2 of the paper, two steps): queries [N,Q,D] attend to the texts l^v and l^a of
-    their frame (eq. 1-4). Two texts, and not the fused one: a single token would move all queries alike. At test the
-    texts of the banks are constants; training needs text encoders, by `implicit_text.attach`.
+    their frame (eq. 1-4). They attend to both, not to the fused text: a single token would shift all queries equally.
+    At test the texts of the banks are constants; training needs text encoders, set by `implicit_text.attach`.
 
-    visual: channels of the map that is read; dim: of queries and audio tokens.
+    visual: channels of the visual map; dim: width of queries and audio tokens.
     """
 
     def __init__(self, settings: MIT, visual: int, dim: int, heads: int) -> None:
@@ -92,7 +92,7 @@ class TextAttention(nn.Module):
 
 
 class QueryNetwork(Network):
-    """audio_dim: width of the audio encoder's token. classes: class maps in place of one mask, background counted.
+    """audio_dim: width of the audio encoder's token. classes: number of class maps with background, None for one mask.
 
     Logits are at stride 4. Features are the pixel decoder's maps (strides 4 to 32) and the projected audio token.
     """
@@ -107,7 +107,7 @@ class QueryNetwork(Network):
         self.dim, self.classes, self.pixel_decoder = dim, classes, pixel_decoder
         self.project_audio = nn.Linear(audio_dim, dim)
         self.queries = AudioQueries(dim, queries)
-        self.text: TextAttention | None = None  # in the reading "text" of MIT
+        self.text: TextAttention | None = None  # only in the reading "text" of MIT
         self.position = SinePositionEmbedding(dim, normalised=True)
         self.level = nn.Parameter(torch.randn(LEVELS, dim))
         self.layers = nn.ModuleList(BidirectionalLayer(dim, heads) for _ in range(layers))
@@ -118,14 +118,14 @@ class QueryNetwork(Network):
         return self._spec((self.dim,) * 4, self.dim)
 
     def encode_visual(self, visual: VisualFeatures) -> VisualFeatures:
-        """The pixel decoder's maps, and where texts are read the encoder's coarsest."""
+        """Return the maps of the pixel decoder and, with text attention, the coarsest map of the encoder."""
         lead = visual.pyramid[0].shape[:2]
         mask, maps = self.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
         read = [] if self.text is None else [visual.pyramid[-1]]
         return VisualFeatures([*(x.unflatten(0, lead) for x in (mask, *maps)), *read])
 
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
-        """Every frame by itself, so that `valid` changes nothing; a text is also that of its segment and video."""
+        """Decode the frames independently; only texts depend on their segment and video, and on `valid`."""
         lead = audio.token.shape[:2]
         mask, *maps = (x.flatten(0, 1) for x in visual.pyramid[: 1 + LEVELS])
         token = self.project_audio(audio.token)
@@ -141,14 +141,14 @@ class QueryNetwork(Network):
         return NetworkOutput(logits, NetworkFeatures(levels, token, texts=texts), classes)
 
     def _tokens(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps of three strides -> tokens [N,L,D] of each, that know their place and stride."""
+        """Maps of three strides -> tokens [N,L,D] of each, with embeddings of position and stride."""
         return [
             (x + self.position(x.shape, x.device, x.dtype) + level[:, None, None]).flatten(2).transpose(1, 2)
             for x, level in zip(maps, self.level, strict=True)
         ]
 
     def _onto_mask(self, tokens: Sequence[Tensor], maps: Sequence[Tensor], mask: Tensor) -> Tensor:
-        """The mask features with the tokens of all strides added, coarse to fine."""
+        """Add the tokens of all strides to the mask features, coarse to fine."""
         coarse, *finer = [x.transpose(1, 2).unflatten(2, y.shape[-2:]) for x, y in zip(tokens, maps, strict=True)]
         for x in (*finer, mask):
             coarse = x + resize_like(coarse, x)

@@ -1,4 +1,4 @@
-"""A network with what a checkpoint knows of it: names of classes, clip specification, calibration."""
+"""A network with the metadata of its checkpoint: class names, clip specification, calibration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from icf_avs.config import ModelConfig
 from icf_avs.networks.base import Network
 from icf_avs.types import AudioFeatures, ClipSpec, Missing, NetworkOutput, VisualFeatures
 
-# Prefixes of the keys of checkpoints that were written before the guided network stood in a SegmentationModel.
+# Key prefixes of checkpoints that were written before the guided network was wrapped in a SegmentationModel.
 _EARLIER = {
     "offset": "offset",
     "yardstick.share": "relative_threshold",
@@ -23,7 +23,7 @@ _EARLIER = {
     "prior.weigh_things": "network.prior.weigh_objects",
     "": "network.",
 }
-# Keys whose last part had another name then, and for some time after.
+# Keys whose last part was renamed some time later.
 _RENAMED = {
     "network.counterfactual.alone": "network.counterfactual.class_means",
     "network.counterfactual.met": "network.counterfactual.seen_classes",
@@ -32,7 +32,7 @@ _RENAMED = {
 
 
 def current_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with the keys of this version, whichever wrote it."""
+    """Convert a state dict of any version to the keys of this version."""
 
     def in_network(key: str) -> str:
         prefix = next(prefix for prefix in _EARLIER if key.startswith(prefix))
@@ -44,7 +44,7 @@ def current_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class SegmentationModel(nn.Module):
-    """config, spec: what the network was built from, how clips are cut. inference/predictor.py makes masks of it."""
+    """config: what the network was built from; spec: how clips are cut. inference/predictor.py makes masks with it."""
 
     offset: Tensor
     relative_threshold: Tensor | None
@@ -53,7 +53,7 @@ class SegmentationModel(nn.Module):
         super().__init__()
         self.config, self.spec, self.classes, self.network = config, spec, config.classes, network
         self.digest: str | None = None  # SHA-256 of the checkpoint that it was loaded from
-        # Set by calibration: what is added to all mask logits, and the share of inference/relative_threshold.py.
+        # Set by calibration: an offset added to all mask logits, and the share of inference/relative_threshold.py.
         self.register_buffer("offset", torch.zeros(()))
         self.register_buffer("relative_threshold", torch.zeros(()) if config.evidence else None)
 
@@ -72,7 +72,7 @@ class SegmentationModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.offset.device
 
     def forward(

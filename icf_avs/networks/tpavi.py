@@ -1,9 +1,9 @@
 """TPAVI, the network of AVSBench (Zhou et al., "Audio-Visual Segmentation", ECCV 2022; arXiv 2207.05042).
 
-After the public description and layer list of OpenNLPLab/AVSBench (Apache-2.0); for any number of frames T.
+Written from the public description and layer list of OpenNLPLab/AVSBench (Apache-2.0); for any number of frames T.
 
 pyramid [B,T,C_l,h_l,w_l] -> four dilated convolutions, summed: F_l [B,T,D,h_l,w_l], D = 256
-each level: sound a_l = Linear(a) [B,T,D]; every position p of the clip reads all positions (s, q), weighted by sound:
+each level: sound a_l = Linear(a) [B,T,D]; each position p of the clip reads all positions (s, q), weighted by audio:
     y_p = 1/N sum over (s,q) of <theta(F_p), phi(a_s)> g(F_sq);  Z = LayerNorm(F + BatchNorm(W y))
 top-down: x <- upsampled(refine(x + skip(Z_l))), coarse to fine -> logits [B,T,4 h_4,4 w_4], the size of the frame
 """
@@ -40,8 +40,8 @@ class DilatedConvolutions(nn.ModuleList):
 class PixelWiseInteraction(nn.Module):
     """maps [B,T,D,h,w], audio [B,T,A] -> maps conditioned on the sound of the clip, audio tokens [B,T,D].
 
-    Its weights are no softmax but products, so the sums over positions and frames come first: the matrix of all
-    pairs of positions, [Thw,Thw], is never built.
+    The weights are plain products without softmax, so the sums over positions and frames are computed first: the matrix
+    of all pairs of positions, [Thw,Thw], is never built.
     """
 
     def __init__(self, dim: int, audio_dim: int, audio_bias: bool) -> None:
@@ -51,7 +51,7 @@ class PixelWiseInteraction(nn.Module):
         self.theta, self.g = nn.Conv2d(dim, inner, 1), nn.Conv2d(dim, inner, 1)
         self.phi = nn.Linear(dim, inner)
         self.out, self.batch_norm = nn.Conv2d(inner, dim, 1), FrameBatchNorm(dim)
-        nn.init.zeros_(self.batch_norm.weight)  # at first the maps pass as they are
+        nn.init.zeros_(self.batch_norm.weight)  # at first the audio has no effect on the maps
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, maps: Tensor, audio: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ class PixelWiseInteraction(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """[N,D,h,w] -> the same; what is added is the input after ReLU, as the public code's in-place ReLU makes it."""
+    """[N,D,h,w] -> [N,D,h,w]. The skip adds the input after ReLU, as a result of the public code's in-place ReLU."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class ResidualUnit(nn.Module):
 
 
 class TopDownFusion(nn.Module):
-    """One step top-down: x, with a level [N,D,h,w] if there is one, refined and upsampled to `size`."""
+    """One top-down step: add a level [N,D,h,w] to x if there is one, refine, and upsample to `size`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -94,10 +94,10 @@ class TopDownFusion(nn.Module):
 
 
 class TPAVI(Network):
-    """audio_dim: width of the audio encoder's token, 128 of VGGish. classes: class maps in place of one mask,
-    background counted (71 for AVSS).
+    """audio_dim: width of the audio encoder's token, 128 for VGGish. classes: number of class maps with background (71
+    for AVSS), None for one mask.
 
-    Features are the maps F_l, before sound, and the mean of the levels' audio tokens.
+    Features are the maps F_l before interaction with audio, and the mean of the levels' audio tokens.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class TPAVI(Network):
         bias = classes is None  # the public network for classes leaves it out
         self.interact = nn.ModuleList(PixelWiseInteraction(dim, audio_dim, bias) for _ in self.visual.channels)
         self.fuse = nn.ModuleList(TopDownFusion(dim) for _ in self.visual.channels)
-        # The public network builds this unit and has no input for it. It is kept so that both have the same weights.
+        # The public network builds this unit but never uses it. It is kept so that both have the same weights.
         self.fuse[-1].skip.requires_grad_(False)
         self.head = UpsamplingHead(dim, classes or 1, scale=2, bias=True)
 

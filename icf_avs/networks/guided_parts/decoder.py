@@ -1,7 +1,7 @@
 """The pixel decoder, a light FPN with GroupNorm over the frozen pyramid, and the mask decoder.
 
-The first reads no audio, so it runs once for the factual sound and all its counterfactuals. In the second, queries from
-sound and implicit text attend to the image, each draws a map, a small head sharpens:
+The pixel decoder reads no audio, so it runs once for the factual sound and all its counterfactuals. In the mask
+decoder, queries from sound and implicit text attend to the image, each gives a map, and a small head sharpens them:
 
     q = [z_t, T_frame]; q <- L layers of cross-attention to the 1/16 tokens (biased by the prior) and self-attention
     S_i = <e(q_i), P>                                 similarity maps of the pixel embedding P at 1/4
@@ -24,7 +24,7 @@ from icf_avs.networks.pooling import grid_means
 
 
 class PixelFeatures(NamedTuple):
-    """tokens [N,D,h/16,w/16] for attention, prior; fine [N,P,h/4,w/4] for masks; pooled [N,49,D] for implicit text."""
+    """tokens [N,D,h/16,w/16] for attention and prior; fine [N,P,h/4,w/4] for masks; pooled [N,49,D] for the text."""
 
     tokens: Tensor
     fine: Tensor
@@ -38,13 +38,13 @@ class PixelDecoder(nn.Module):
         super().__init__()
         widths = (pixel_dim, pixel_dim, dim, dim)
         # No norm on these paths: GroupNorm's backward pass crashes (torch 2.13, CPU) on channels-last input that
-        # needs no gradient, which frozen features are.
+        # needs no gradient, such as frozen features.
         self.lateral = nn.ModuleList(PointConv(c, w) for c, w in zip(channels, widths, strict=True))
         mix = nn.Conv2d(dim, dim, 3, 1, 1, bias=False)
         self.mix16 = nn.Sequential(mix, nn.GroupNorm(8, dim), nn.ReLU(inplace=True))
         self.down16 = PointConv(dim, pixel_dim)
         self.mix8 = separable_conv(pixel_dim)
-        # No GroupNorm at the finest level: there it would cost as much as all the rest.
+        # No GroupNorm at the finest level: there it would cost as much as all other layers.
         self.mix4 = separable_conv(pixel_dim, norm=False)
 
     def forward(self, pyramid: list[Tensor]) -> PixelFeatures:
@@ -58,7 +58,7 @@ class PixelDecoder(nn.Module):
 
 
 def _onto(finer: Tensor, x: Tensor) -> Tensor:
-    """The sum of a level and the one above it."""
+    """Upsample x to a finer level and add the two."""
     return F.interpolate(x, finer.shape[-2:], mode="bilinear", align_corners=False).add_(finer)
 
 
@@ -70,16 +70,16 @@ class MaskDecoderOutput(NamedTuple):
 
 
 class MaskDecoder(nn.Module):
-    """queries: how many a frame has (its sound, its implicit text); prior: absent without MIT and CDCL."""
+    """queries: number for each frame (its sound and its implicit text); prior: False without MIT and CDCL."""
 
     def __init__(self, dim: int, pixel_dim: int, heads: int, layers: int, queries: int, prior: bool) -> None:
         super().__init__()
         self.role = nn.Parameter(torch.normal(0.0, 0.1, (queries, dim)))
         self.cross = nn.ModuleList(CrossBlock(dim, heads) for _ in range(layers))
         self.self_attention = nn.ModuleList(SelfBlock(dim, heads) for _ in range(layers))
-        self.position = nn.Conv2d(dim, dim, 3, 1, 1, groups=dim)  # where objects are, for any size of image
+        self.position = nn.Conv2d(dim, dim, 3, 1, 1, groups=dim)  # position encoding for any image size
         self.embed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, pixel_dim))
-        # The head sees 16 channels, maps included: with channels last, CPUs are fast at just such widths.
+        # The head has 16 input channels, maps included: CPUs are fast at this width in channels-last layout.
         self.context = PointConv(pixel_dim, 16 - queries - (1 if prior else 0))
         self.sharpen = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU(inplace=True), PointConv(16, 1))
         self.scale = pixel_dim**-0.5
@@ -94,7 +94,7 @@ class MaskDecoder(nn.Module):
         number = queries.shape[2]
         bias = None
         if prior is not None:
-            bias = F.logsigmoid(prior).clamp(min=-4).flatten(2)  # R N k; a nudge, never a veto
+            bias = F.logsigmoid(prior).clamp(min=-4).flatten(2)  # R N k; bounded, so that it excludes no position
             bias = bias.transpose(0, 1).repeat_interleave(number, 1)[:, None]  # N 1 (R q) k
         keys = (pixels.tokens + self.position(pixels.tokens)).flatten(2).transpose(1, 2)  # N k D
         for cross, mix in zip(self.cross, self.self_attention, strict=True):
@@ -110,23 +110,23 @@ class MaskDecoder(nn.Module):
         return MaskDecoderOutput(logits, queries[:, :, 0])
 
     def _sharpened(self, context: Tensor, own: Tensor) -> Tensor:
-        """The head over context [N,c,h,w], which R sounds share, and their own maps [R,N,m,h,w] -> [R,N,h,w]."""
+        """Apply the head to context [N,c,h,w], shared by R sounds, and the sounds' maps [R,N,m,h,w] -> [R,N,h,w]."""
         first, last = cast(nn.Conv2d, self.sharpen[0]), cast(nn.Conv2d, self.sharpen[2])
         if len(own) == 1:
             together = torch.cat([context, own[0]], dim=1).contiguous(memory_format=torch.channels_last)
             return self.sharpen(together)[:, 0][None]
-        # The first layer is linear: what it makes of the context is the same for every sound.
+        # The first layer is linear: its response to the context is the same for all sounds.
         of_context, of_own = first.weight.split((context.shape[1], own.shape[2]), dim=1)
         shared = F.conv2d(context, of_context, first.bias, padding=1)
         maps = own.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         hidden = F.conv2d(maps, of_own, padding=1).unflatten(0, own.shape[:2])
-        # The largest tensor of a step. Not add_(): in place on a view, the way back would copy it four times.
+        # The largest tensor of a step. Not add_(): in place on a view, the backward pass would copy it four times.
         hidden = (hidden + shared).relu_()
         return torch.einsum("rnchw,c->rnhw", hidden, last.weight[0, :, 0, 0]) + cast(Tensor, last.bias)
 
 
 class SemanticHead(nn.Module):
-    """Class masks (AVSS): one mask embedding per class from the frame's query and the class's own vector."""
+    """Class masks (AVSS): one mask embedding per class, from the frame's query and the class embedding."""
 
     def __init__(self, classes: int, dim: int, pixel_dim: int) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""MIT, multi-granularity implicit text: video, segment and frame level, each reading in one vocabulary.
+"""MIT, multi-granularity implicit text of the guided network: video, segment and frame level share one vocabulary.
 
     H_g = Q_g + attention(Q_g + mean z, evidence of the scope, text of the coarser level)      g = video, segment, frame
     T_g = text(H_g)                                                                            (vocabulary.py)
 
-The evidence of a scope is its sound tokens z and its visual tokens v. Queries start from the sound, so that the text
-is that of the sound. Not from the paper: the paper gives the three granularities and that they stay implicit.
+A scope is a video, a segment or a frame; its evidence is its sound tokens z and visual tokens v. Queries start from the
+sound, so that the text describes the sound. The paper only gives the three granularities and that they stay implicit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LEVELS = ("video", "segment", "frame")
 class GuidedImplicitText(nn.Module):
     """(z [B,T,D], v [B/R,T,P,D], valid [B,T]) -> the text of each level by its name.
 
-    R sounds of each image come one after the other: sounds i, i + B/R, i + 2 B/R ... are over image i.
+    Each clip of frames has R sounds: sounds i, i + B/R, i + 2 B/R ... belong to frames i.
     """
 
     def __init__(self, vocabulary: Vocabulary, dim: int, heads: int, tokens: int, segment: int) -> None:
@@ -32,7 +32,7 @@ class GuidedImplicitText(nn.Module):
         self.read = nn.ModuleDict({level: CrossBlock(dim, heads) for level in LEVELS})
 
     def forward(self, sound: Tensor, visual: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        """Returns the implicit text of each level: video [B,n,D], segment [B,S,n,D], frame [B,T,n,D].
+        """Return the implicit text of each level: video [B,n,D], segment [B,S,n,D], frame [B,T,n,D].
 
         valid [B,T] is False on padding frames, which no real frame attends to.
         """
@@ -44,15 +44,15 @@ class GuidedImplicitText(nn.Module):
         return {"video": video, "segment": segment, "frame": self.of_frames(sound, visual, valid, words, above)}
 
     def owner(self, frames: int, device: torch.device) -> Tensor:
-        """[T], which segment a frame belongs to."""
+        """Return [T]: index of the segment of each frame."""
         return torch.arange(frames, device=device) // self.segment
 
     def of_video(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor) -> Tensor:
-        """-> [B,n,D]"""
+        """Return the text of each video [B,n,D]."""
         return self.of_level("video", sound, _summary(sound, visual), valid, words)
 
     def of_segments(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor, above: Tensor) -> Tensor:
-        """above: coarser tokens [B*S,n,D] -> [B,S,n,D]"""
+        """Return the text of each segment [B,S,n,D]. above: tokens of the coarser level [B*S,n,D]."""
         clips, frames = valid.shape
         segments = -(-frames // self.segment)
         pad = segments * self.segment - frames  # a last short segment is padded and masked
@@ -67,7 +67,7 @@ class GuidedImplicitText(nn.Module):
         )
 
     def of_frames(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor, above: Tensor) -> Tensor:
-        """above: coarser tokens [B*T,n,D] -> [B,T,n,D]"""
+        """Return the text of each frame [B,T,n,D]. above: tokens of the coarser level [B*T,n,D]."""
         sounds, every = sound.flatten(0, 1)[:, None], torch.ones_like(valid).flatten()[:, None]
         shared = visual.flatten(0, 1)  # (B/R T) P D
         return self.of_level("frame", sounds, sounds[:, :, None], every, words, above, shared).unflatten(0, valid.shape)
@@ -77,7 +77,7 @@ class GuidedImplicitText(nn.Module):
         shared: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """One granularity over N scopes of t frames: sound [N,t,D], evidence [N,t,e,D], valid [N,t], coarser tokens
-        `above` [N,n,D] -> [N,n,D]. shared [N/R,s,D]: evidence that every R-th scope has in common, of valid frames.
+        `above` [N,n,D] -> [N,n,D]. shared [N/R,s,D]: evidence of valid frames, common to scopes n, n + N/R, ...
         """
         scopes, frames, each, dim = evidence.shape
         weights = valid.to(sound.dtype)[..., None]
@@ -85,7 +85,7 @@ class GuidedImplicitText(nn.Module):
         queries = self.queries[level] + mean[:, None]
         keys = evidence.reshape(scopes, frames * each, dim)
         allowed = valid[..., None].expand(scopes, frames, each).reshape(scopes, frames * each)
-        if above is None:  # a scope of padding alone must still attend to something
+        if above is None:  # a scope with padding only must still attend to something
             allowed = allowed | ~allowed.any(1, keepdim=True)
         else:
             keys = torch.cat([keys, above], dim=1)
@@ -96,6 +96,6 @@ class GuidedImplicitText(nn.Module):
 
 
 def _summary(sound: Tensor, visual: Tensor) -> Tensor:
-    """At the coarse levels an image is its mean and its sound: enough for "what is this video about". [B,T,2,D]"""
+    """Return [B,T,2,D]: sound and mean visual token of each frame, sufficient evidence for the coarse levels."""
     images = visual.mean(2).repeat(sound.shape[0] // visual.shape[0], 1, 1)
     return torch.stack([sound, images], dim=2)

@@ -1,10 +1,10 @@
-"""CDCL's shared space: every modality of a clip as a diagonal Gaussian.
+"""CDCL's joint space of the guided network: each modality of a clip is a diagonal Gaussian.
 
 mu, sigma = weighted mean and standard deviation of unit tokens,  sigma >= floor
 match(z, p) = s (r - W2^2(z, p)) = s (r - |mu_z - v_p|^2 - |sigma_z - floor|^2)           s, r learned scalars
 
-What CDCL brings together guides the decoder too: a position is a distribution of one token, its deviation is the floor,
-and how near it lies to the sound is a map of where the sound may be. With MIT it is added to the prior, else it is it.
+The joint space also guides the decoder. A position is a distribution of one token whose deviation is the floor; its
+match with the sound is a map of where the source may be. With MIT it is added to the prior, else it is the prior.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def gaussian(tokens: Tensor, weights: Tensor, floor: float) -> Gaussian:
 
 
 class JointEmbedding(nn.Module):
-    """Projections of audio, vision and (with MIT) text into one space, and the one temperature of all terms."""
+    """Projections of audio, vision and (with MIT) text into one space, with one temperature for all terms."""
 
     def __init__(self, dim: int, shared: int, floor: float, start: float, text: bool) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class JointEmbedding(nn.Module):
         return gaussian(F.normalize(self.text(tokens), dim=-1), weights, self.floor)
 
     def match(self, parts: Tensor, tokens: Tensor) -> Tensor:
-        """R sounds in L parts, [R,N,L,D], over N images, tokens [N,D,h,w] -> logits [R,N,h,w]."""
+        """Match R sounds in L parts [R,N,L,D] with the tokens [N,D,h,w] of N images -> logits [R,N,h,w]."""
         sound = self.of_audio(parts, parts.new_ones(parts.shape[:-1]))
         pixels = F.normalize(self.vision(tokens.permute(0, 2, 3, 1)), dim=-1)
         near = torch.einsum("rnc,nhwc->rnhw", sound.mean, pixels)

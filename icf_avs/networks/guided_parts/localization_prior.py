@@ -1,10 +1,9 @@
-"""The spatial prior of the guided network: a coarse map of where the image shows what the text says, before any mask is
-decoded.
+"""Spatial prior of the guided network: a coarse map of where the image matches the text, computed before decoding.
 
     prior(p) = max_n cos(k(p), q(T_n)) s + b + g agreement(z, p)                      k, q maps, s, b, g: learned
 
-The first part compares a position with the whole of a frame's implicit text, the second sound and position word by word
-(vocabulary.py). Not from the paper, which says only that implicit text gives prior guidance.
+The first term compares a position with the implicit text of the frame as a whole, the last compares sound and position
+word by word (vocabulary.py). Not from the paper, which says only that implicit text gives prior guidance.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 
 class PriorOutput(NamedTuple):
-    """R sounds over N images. prior [R,N,h,w] logits; pixel_reading [N,M,h,w] logits of every position's reading."""
+    """R sounds over N images. prior [R,N,h,w] logits; pixel_reading [N,M,h,w]: logits of each position's reading."""
 
     prior: Tensor
     pixel_reading: Tensor
 
 
 class TextImageSimilarity(NamedTuple):
-    """R sounds over N images: similarity of positions and text, agreement of positions and sound [R,N,h,w]; readings
-    of the sounds [R,N,M] and of the positions [N,M,h,w], as logits.
+    """Comparison of R sounds with N images. similarity of positions and text, agreement of positions and sound
+    [R,N,h,w]; sound_reading [R,N,M] and pixel_reading [N,M,h,w]: readings as logits.
     """
 
     similarity: Tensor
@@ -51,7 +50,7 @@ class LocalizationPrior(nn.Module):
         return PriorOutput(found.similarity + self.offset + self.share * found.agreement, found.pixel_reading)
 
     def compare(self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary) -> TextImageSimilarity:
-        """What `forward` adds up."""
+        """Return the terms that `forward` adds up."""
         keys, words = self.key(tokens), vocabulary.words()
         cosine = torch.einsum("rnqd,ndhw->rnqhw", F.normalize(self.query(text), dim=-1), F.normalize(keys, dim=1))
         pixels, sounds = vocabulary.similarity(keys.permute(0, 2, 3, 1), words), vocabulary.similarity(sound, words)

@@ -1,15 +1,15 @@
-"""All terms of the guided network's loss, and the only home of their weights.
+"""All loss terms of the guided network, and the only definition of their weights.
 
 CDCL, collaborative distribution-aware contrastive learning:
 
     W2^2(p, q) = |mu_p - mu_q|^2 + |sigma_p - sigma_q|^2          2-Wasserstein distance of diagonal Gaussians
     loss(x -> y) = -log  exp(-W2^2(x_i, y_i)/tau) / sum over y_i, negatives and counterfactuals
 
-Inter-modality: audio-vision, audio-text, vision-text, both ways, vision pooled over the sounding region. Collaborative:
-the counterfactuals of clip i stand in the denominators of the terms anchored in its vision, the silent region of the
-same image in those anchored in its audio; one temperature for all. Negatives are clips of the whole batch, also those
-of other processes. Clips that share a sounding class are never negatives of each other, nor are clips whose classes are
-unknown. Not from the paper, which gives the two contrasts and that they collaborate.
+Inter-modality: audio-vision, audio-text, vision-text, in both directions, vision pooled over the sounding region.
+Collaborative: the counterfactuals of clip i are in the denominators of the terms anchored in its vision, the silent
+region of the same image in the terms from its audio or text to vision; one temperature for all. Negatives are clips
+of the whole batch, over all processes. Clips that share a sounding class are never negatives of each other, nor are
+clips of unknown classes. Not from the paper, which only says that there are two contrasts and that they collaborate.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from icf_avs.networks.pooling import grid_means
 from icf_avs.soft_class_targets import area_share, class_ids, class_shares
 from icf_avs.types import Batch
 
-Negatives = tuple[Gaussian, Tensor]  # Gaussians [b,k,d] that are negatives of their own anchor, where [b,k] bool
+Negatives = tuple[Gaussian, Tensor]  # Gaussians [b,k,d], negatives of anchor b only; [b,k] bool: where they are used
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ class GuidedLossWeights:
     contrast: float = 0.1
 
 
-# The last stage starts from a model that already leaves blank what does not sound: there, suppression is eased.
+# The last stage starts from a model that already suppresses silent objects, so suppression has lower weights.
 HIGHRES_WEIGHTS = GuidedLossWeights(counterfactual=0.1, visual_counterfactual=0.1)
 
 
 def guided_loss(
     output: GuidedOutput, batch: Batch, space: JointEmbedding | None, weights: GuidedLossWeights
 ) -> dict[str, Tensor]:
-    """Named terms, unweighted, and their weighted sum as "loss". A part that is absent contributes no term.
+    """Return the unweighted terms by name, and their weighted sum as "loss". An absent part contributes no term.
 
-    Under several processes each has its part of the batch; the mean of what they return is that of the whole batch.
+    With several processes each has a part of the batch; the mean of their results is that of the whole batch.
     """
     masks, frame_mask, named = batch.masks, batch.labelled & batch.valid, batch.sounding.shape[-1] > 0
     terms = {"bce": bce_loss(output.logits, masks, frame_mask), "dice": dice_loss(output.logits, masks, frame_mask)}
@@ -100,19 +100,19 @@ def guided_loss(
 
 
 def contrastive_loss(output: GuidedOutput, batch: Batch, frame_mask: Tensor, space: JointEmbedding) -> Tensor:
-    """Mean of the CDCL terms over the modalities that exist."""
+    """Return the mean of the CDCL terms over the available modalities."""
 
     def patch_share(masks: Tensor) -> Tensor:
-        """Masks at the grid of the patches, flattened: [B, T*P]."""
+        """Average masks to the grid of the patches, flattened: [B, T*P]."""
         return grid_means(masks, round(output.patches.shape[2] ** 0.5)).flatten(1)
 
     def tokens_of(frames: Tensor, each: int) -> Tensor:
-        """[B,T] bool -> [B,T*each], of `each` tokens a frame."""
+        """[B,T] bool -> [B,T*each], for `each` tokens per frame."""
         return frames.repeat_interleave(each, 1)
 
     patches, length = output.patches.flatten(1, 2), output.parts.shape[2]  # B (T P) D
-    sounds = frame_mask & (batch.masks.sum((-2, -1)) > 0)  # frames where something is marked
-    marked = patch_share(batch.masks * frame_mask[..., None, None])  # B (T P), of each patch that sounds
+    sounds = frame_mask & (batch.masks.sum((-2, -1)) > 0)  # frames with a non-empty mask
+    marked = patch_share(batch.masks * frame_mask[..., None, None])  # B (T P), sounding share of each patch
     silent = (patch_share(1 - batch.masks) >= 1) & tokens_of(sounds, marked.shape[1] // sounds.shape[1])
     present, known = sounds.any(1), (batch.known | ~sounds).all(1)
     classes = sounding_classes(batch, output.synonyms)
@@ -127,12 +127,12 @@ def contrastive_loss(output: GuidedOutput, batch: Batch, frame_mask: Tensor, spa
     other_text: list[Negatives] = []
     if output.counterfactuals is not None:
         distinct = ~(output.counterfactuals.classes & classes).any(-1).T  # B K
-        # It takes the factual parts in time along, or its spread alone would tell it from the factual sound.
+        # Keep the factual variation in time: otherwise the spread alone would distinguish it from the factual sound.
         change = output.counterfactuals.sounds - output.semantic.detach()
         moved = change[:, :, :, None] + output.parts.detach()  # K B T L D
 
         def each(frames: Tensor) -> Tensor:
-            """Weights [B,n] of a clip's tokens, for each of its K counterfactuals: [B,K,n]."""
+            """Repeat the token weights [B,n] of a clip for each of its K counterfactuals: [B,K,n]."""
             return frames.float()[:, None].expand(-1, len(moved), -1)
 
         tokens = moved.flatten(2, 3).transpose(0, 1)
@@ -155,11 +155,11 @@ def contrastive_loss(output: GuidedOutput, batch: Batch, frame_mask: Tensor, spa
 
 
 def sound_reading_loss(logits: Tensor, sounding: Tensor, frame_mask: Tensor) -> Tensor:
-    """Cross-entropy of a reading with what sounds.
+    """Cross-entropy between the reading of a sound and the sounding classes.
 
     logits [B,T,M] (names, then "nothing sounds", then other free words), sounding [B,T,C] bool, frame_mask [B,T] bool:
-    frames of which it is known what sounds. The target shares its weight among the sounding classes; a frame where none
-    sounds is "nothing sounds".
+    frames whose sounding classes are known. The target is uniform over the sounding classes, or "nothing sounds" in a
+    frame without any.
     """
     target = torch.zeros_like(logits)
     silent = ~sounding.any(-1, keepdim=True)
@@ -169,7 +169,7 @@ def sound_reading_loss(logits: Tensor, sounding: Tensor, frame_mask: Tensor) -> 
 
 
 def pixel_reading_loss(logits: Tensor, class_map: Tensor, masks: Tensor, frame_mask: Tensor) -> Tensor:
-    """Cross-entropy of the reading of sounding positions with their classes, each by the share that it takes: logits
+    """Cross-entropy between the readings of sounding positions and their classes, each weighted by its share. logits
     [B,T,M,h,w], class_map [B,T,H,W], masks [B,T,h',w'], frame_mask [B,T] bool.
     """
     log_probability = logits.log_softmax(2)
@@ -190,10 +190,10 @@ def info_nce(
     anchor: Gaussian, positive: Gaussian, negatives: Tensor, extra: list[Negatives], temperature: Tensor,
     present: Tensor,
 ) -> Tensor:  # fmt: skip
-    """One direction: anchors and positives [b,d] of this process; negatives [b,B] bool, which positives of the whole
-    batch may be negatives of which anchor; present [b] bool, clips that take part.
+    """InfoNCE in one direction: anchors and positives [b,d] of this process; negatives [b,B] bool: which positives of
+    the whole batch are negatives of which anchor; present [b] bool: clips that take part.
 
-    Zero for a batch in which no anchor has anything to be told from.
+    Zero for a batch in which no anchor has a negative.
     """
 
     def distances(to: Gaussian) -> Tensor:
@@ -208,6 +208,6 @@ def info_nce(
 
 
 def may_be_negatives(sounding: Tensor, present: Tensor) -> Tensor:
-    """[B,C] bool classes, [B] bool -> [B,B] bool: different clips, both present, no sounding class in common."""
+    """sounding [B,C] bool, present [B] bool -> [B,B] bool: different clips, both present, without a common class."""
     shared = (sounding.to(torch.float32) @ sounding.to(torch.float32).T) > 0
     return ~shared & ~torch.eye(len(shared), dtype=torch.bool, device=shared.device) & present[None] & present[:, None]

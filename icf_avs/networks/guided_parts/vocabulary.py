@@ -1,4 +1,4 @@
-"""The implicit vocabulary of MIT: the words in which every implicit text is read.
+"""The implicit vocabulary of MIT: the words in which all implicit texts are expressed.
 
     W = [E P ; F]            E [C,384] frozen embeddings of the class names, P a projection, F free words
     r(h) = softmax(h W^T / (|h| |W| tau))                                        reading of a token h
@@ -29,8 +29,8 @@ class Vocabulary(nn.Module):
         super().__init__()
         self.register_buffer("names", names)
         self.project = nn.Linear(names.shape[1], dim)
-        # One call, here and in other parts: a product of two on the device "meta" would import all of torch.compile,
-        # and half the time that a checkpoint takes to load.
+        # One call, here and in other parts: multiplying tensors on the device "meta" would import all of torch.compile,
+        # which takes half of the loading time of a checkpoint.
         self.free = nn.Parameter(torch.normal(0.0, 0.5, (free_words, dim)))
         self.log_temperature = log_temperature(start)
         self.residual = nn.Linear(dim, dim)
@@ -41,24 +41,24 @@ class Vocabulary(nn.Module):
         return self.names.shape[0]
 
     def synonyms(self, cosine: float) -> Tensor:
-        """[C,C] bool: names that may mean the same thing, for their embeddings are that near; each to itself."""
+        """Return [C,C] bool: names that may mean the same, with embeddings above `cosine`; each also with itself."""
         return self.names @ self.names.T > cosine
 
     def principal_axes(self) -> Tensor:
-        """[D,E]: the directions in which the names differ most, each scaled so that a name keeps about its length.
+        """Return [D,E]: orthonormal directions in which the names differ most; a projected name keeps about its length.
 
-        Where what reads words and what says them both begin with these, a word that training never says is read too.
+        If the projections of audio and of vocabulary both start from them, words that are not trained also get a text.
         """
         apart = F.normalize(self.names - self.names.mean(0), dim=-1)
         return torch.linalg.svd(apart, full_matrices=False).Vh[: self.project.out_features]
 
     def words(self) -> Tensor:
-        """W [M, D]: names first, free words after."""
-        # MiniLM vectors of related names share most of their length; the mean taken away, they can be distinguished.
+        """Return W [M, D]: names first, then free words."""
+        # MiniLM vectors of related names share a large common component; without the mean they can be distinguished.
         return torch.cat([self.project(F.normalize(self.names - self.names.mean(0), dim=-1)), self.free])
 
     def similarity(self, tokens: Tensor, words: Tensor | None = None) -> Tensor:
-        """tokens [..., D] -> [..., M] logits of the reading; words: words(), where they are at hand."""
+        """tokens [..., D] -> [..., M] logits of the reading; words: the result of words(), if already computed."""
         words = self.words() if words is None else words
         return F.normalize(tokens, dim=-1) @ F.normalize(words, dim=-1).T / temperature(self.log_temperature)
 
@@ -68,10 +68,10 @@ class Vocabulary(nn.Module):
         return self.similarity(tokens, words).softmax(-1) @ words + self.residual(tokens)
 
     def agreement(self, sound: Tensor, pixels: Tensor) -> Tensor:
-        """Log-probability that a sound and a position of the image are read as the same word, "nothing" excepted.
+        """Log-probability that a sound and a position are read as the same word, "nothing sounds" excluded.
 
         Logits of readings, sound [R,N,M] and pixels [N,h,w,M] -> [R,N,h,w], at least -7. Each of several sources agrees
-        with its own places: no mixture of their words has to resemble them all.
+        with its positions; no position has to match the mixture of all their words.
         """
         audible = torch.arange(sound.shape[-1], device=sound.device) != self.silence
         return (torch.einsum("rnm,nhwm->rnhw", sound.softmax(-1) * audible, pixels.softmax(-1)) + math.exp(-7)).log()

@@ -1,1 +1,1 @@
-"""What the open-vocabulary network adds to the guided one: one file each."""
+"""Parts that the open-vocabulary network adds to the guided network: one file each."""

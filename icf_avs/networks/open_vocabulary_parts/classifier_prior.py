@@ -1,15 +1,15 @@
-"""MIT's prior with a classifier at hand: where the image shows what a sound is read as, class by class.
+"""MIT's prior from an image classifier: where the image shows the words of a sound, by the classifier's classes.
 
-    rel(w, p) = max_c g(w, c) max(z_c(p), 0)           how well the likeliest class of a word is seen at a position
-    agr(w, p) = sum_c s(w, c) z_c(p)                   the same by all its classes, for and against
-    own(w, p) = log sum_c g(w, c) softmax(z(p))_c      the same beside all other classes: is p rather something else?
+    rel(w, p) = max_c g(w, c) max(z_c(p), 0)           evidence at a position for the best class of a word
+    agr(w, p) = sum_c s(w, c) z_c(p)                   evidence of all its classes, for and against
+    own(w, p) = log sum_c g(w, c) softmax(z(p))_c      the same relative to all other classes
     e(r, p)   = [max_w s_w rel(w, p), sum_w r_w agr(w, p), max_w s_w own(w, p)]      w the likeliest words of r
     s_w       = r_w sum(r) / max(r)
 
-The first and the third are a maximum, so that each of two sounding objects is found as surely as it would be alone.
-z is how unusual a class's logit is at p (open_vocab_encoder.py); gates g and shares s say how near a text encoder
-puts a word to the classes' names. So the words of the sound meet the classes of the image in text space, and a word
-that no training scene showed is searched for as well as any other. Not from the paper.
+The first and the third are a maximum, so that each of two sounding objects scores as high as it would alone. z is the
+z-score of a class's logit at p (open_vocab_encoder.py); gates g and shares s say how close a text encoder puts a word
+to the class names. So the words of the sound and the classes of the image are compared in text space, and a word that
+no training scene showed is searched for like any other. Not from the paper.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from icf_avs.encoders.open_vocab_encoder import ClassSimilarity
 
 MAPS = 3  # relevance, agreement, own
-_LEAST = 1e-3  # share of a position below which a word is nothing there
+_LEAST = 1e-3  # share of a position below which a word counts as absent
 
 
 def top_words(reading: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities [...,C] -> of the `count` likeliest words r_w, the words, and s_w, all [...,count]."""
+    """Probabilities [...,C] -> r_w, index and s_w of the `count` likeliest words, all [...,count]."""
     weight, word = reading.topk(count, dim=-1)
     return weight, word, weight * (weight.sum(-1, keepdim=True) / weight[..., :1].clamp(min=1e-6))
 
 
 class ClassifierPrior(nn.Module):
-    """vocabulary: how many names it has; words: how many of a reading are searched for; classes: looked at for each.
+    """vocabulary: number of names; words: number of a reading's words that are searched for; classes: number per word.
 
     The tables are zeros until `init_from_names` or a state dict fills them.
     """

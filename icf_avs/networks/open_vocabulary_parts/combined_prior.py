@@ -1,14 +1,13 @@
-"""The spatial prior of the open vocabulary: with a classifier's and a segmenter's evidence for the words of a sound.
+"""Spatial prior of the open vocabulary, with evidence of a classifier and a segmenter for the words of a sound.
 
     named(p)    = max_n cos(k(p), q(T_n)) s
     evidence(p) = b + g agreement(z, p) + u . [e, t](z, p)                            k, q maps, s, b, g, u: learned
     present     = v . max_p [agreement, e, t]                                         v learned
 
-named, b, g, agreement: localization_prior.py. e: classifier_prior.py; t: segmenter_prior.py. `present` says whether
-anything of the sound is in the image at all. Evidence is asked for the predicted tags, and for the reading of
-counterfactual sounds, which have none: training asks for many objects by one general word, and so most of a reading of
-"cat" becomes "animal". People whose tags are weak are searched for in part, for a weak tag of a person is common. Not
-from the paper.
+named, b, g, agreement: localization_prior.py. e: classifier_prior.py; t: segmenter_prior.py. `present` says whether any
+source of the sound is in the image. Evidence is computed for the predicted tags. Only counterfactual sounds, which have
+no tags, use their reading: training names many objects by one general word, so most of a reading of "cat" becomes
+"animal". Weak tags of people are weighted down, because they are common. Not from the paper.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import MAPS, ClassifierPrior
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import OBJECT_MAPS, SegmenterPrior
 
-_NOTHING = 1e-6  # weight of all words together, where none is predicted
-_PERSON_FLOOR = 0.3  # people whose tags are weaker are searched for the less
+_NOTHING = 1e-6  # total weight of all words if none is predicted
+_PERSON_FLOOR = 0.3  # tags of people below this are weighted down
 
 
 class EvidenceOutput(NamedTuple):
-    """R sounds over N images: named, evidence [R,N,h,w] the two parts of the prior, logits; present [R,N] logits of
-    whether anything of a sound is in the image; segmenter [R,N,2,h',w'] for segmenter_prior.py; pixel_reading [N,M,h,w]
-    logits of every position's reading.
+    """R sounds over N images. named, evidence [R,N,h,w]: the two parts of the prior, logits; present [R,N]: logits that
+    a source of the sound is in the image; segmenter [R,N,2,h',w']: for segmenter_prior.py; pixel_reading [N,M,h,w]:
+    logits of each position's reading.
     """
 
     named: Tensor
@@ -54,8 +53,8 @@ class EvidencePrior(LocalizationPrior):
         self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary, class_scores: Tensor,
         object_probs: Tensor, tag_probs: Sequence[Tensor | None],
     ) -> EvidenceOutput:  # fmt: skip
-        """As `LocalizationPrior.forward`, with class_scores [N,K,h',w'], object_probs [N,20,h'',w''] and, of each of
-        the R sounds, tag_probs [N,C], or None for one without tags.
+        """As `LocalizationPrior.forward`, with class_scores [N,K,h',w'], object_probs [N,20,h'',w''] and, for each of
+        the R sounds, tag_probs [N,C], or None for a sound without tags.
         """
         found = self.compare(tokens, sound, text, vocabulary)
         evidence, best = self.offset + self.share * found.agreement, [found.agreement.amax((-2, -1))[..., None]]
@@ -73,7 +72,7 @@ class EvidencePrior(LocalizationPrior):
         return EvidenceOutput(found.similarity, evidence, present, segmenter, found.pixel_reading)
 
     def _reading_of(self, tag_probs: Tensor) -> Tensor:
-        """Tags [N,C] as a reading."""
+        """Convert tags [N,C] to a reading."""
         counted = torch.where(self.segmenter.people, tag_probs * (tag_probs / _PERSON_FLOOR).clamp(max=1), tag_probs)
         whole = torch.maximum(counted.sum(-1, keepdim=True), tag_probs.amax(-1, keepdim=True))
         return counted / whole.clamp(min=_NOTHING)

@@ -1,4 +1,4 @@
-"""The prior by a segmenter of objects: where the image shows objects that a sound's words name, and where others.
+"""Prior from an object segmenter: where the image shows objects named by a sound's words, and where other objects.
 
     own(w, p)   = sum_c fit(w, c) P_c(p)
     meant(r, p) = max_w min(1, s_w) own(w, p)                                   w, s_w as in classifier_prior.py
@@ -7,12 +7,12 @@
     named(r)    = max_w min(1, s_w) max_c fit(w, c)
     logit(p)   <- max(logit(p), s log(meant / (1 - meant))) + (1 + c named) log(1 - other)   at test
 
-P_c is the share of the segmenter's class c at a position (voc_segmenter.py), 0 of all where there is no segmenter;
-fit and kin say what words have to do with it (encoders/voc_segmenter.py). It knows twenty classes of objects, people
-among them, whom a classifier of ImageNet does not name, and of any other word it says where it is not. On composed
-scenes it misses much that it finds in natural images, and who trains on them learns to trust it too little; therefore
-what it says counts once more beside the decoder. That another object is there counts three times for a word that it
-knows: it tells cats from dogs. For others it may be wrong: it takes drums for bicycles. Not from the paper.
+P_c is the share of the segmenter's class c at a position, 0 for all classes without a segmenter; fit and kin relate
+words to the classes (encoders/voc_segmenter.py). The segmenter has twenty object classes, including people, who are no
+ImageNet class. For any other word it shows where the object is not. On composed scenes it misses much that it finds in
+natural images, so training on them gives it too little weight; therefore its result also changes the decoded logits.
+Evidence of another object counts three times for a word that the segmenter has, because it can tell cats from dogs. For
+other words it may be wrong: it mistakes drums for bicycles. Not from the paper.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from icf_avs.networks.open_vocabulary_parts.classifier_prior import top_words
 
 OBJECT_MAPS = 2  # for, against
 _LEAST = 1 / 255
-_SEGMENTER_LOGIT_SCALE = 1.5  # how much more the segmenter's odds count than a decoder's
-_CONTRADICTION_SCALE = 2  # how much more another object counts where the segmenter knows what is meant
+_SEGMENTER_LOGIT_SCALE = 1.5  # weight of the segmenter's log odds relative to the decoder's
+_CONTRADICTION_SCALE = 2  # added weight of other objects if the segmenter has the class that is meant
 _NONE = 1e-9
 
 
 class SegmenterPrior(nn.Module):
-    """vocabulary: how many names it has; words: how many of a reading are searched for.
+    """vocabulary: number of names; words: number of a reading's words that are searched for.
 
     The tables are zeros until `init_from_names` or a state dict fills them.
     """
@@ -53,13 +53,13 @@ class SegmenterPrior(nn.Module):
 
     @property
     def people(self) -> Tensor:
-        """[C] bool: names that mean people."""
+        """Return [C] bool: names that mean people."""
         person = next(number for number, (names, _) in enumerate(voc_names()) if "person" in names)
         return self.fit[:, person] > 0.5
 
     def forward(self, reading: Tensor, object_probs: Tensor) -> tuple[Tensor, Tensor]:
-        """reading, probabilities over at least the vocabulary [R,N,M]; object_probs [N,20,h,w] -> t, and [meant, what
-        to add to logits where another object is], both [R,N,2,h,w].
+        """reading, probabilities over at least the vocabulary [R,N,M]; object_probs [N,20,h,w] -> t, and [meant, term
+        to add to the logits for other objects], both [R,N,2,h,w].
         """
         _, word, scaled = top_words(reading[..., : len(self.fit)], self.words)  # R N W
         flat, at_most = object_probs.flatten(2), scaled.clamp(max=1)[..., None]
@@ -77,7 +77,7 @@ class SegmenterPrior(nn.Module):
 
 
 def fuse_segmenter(logits: Tensor, segmenter: Tensor) -> Tensor:
-    """Mask logits [N,h,w], and what a segmenter found [N,2,h',w'] -> [N,h,w]."""
+    """Fuse mask logits [N,h,w] with the segmenter's maps [N,2,h',w'] of `SegmenterPrior` -> [N,h,w]."""
     meant, against = F.interpolate(segmenter, logits.shape[-2:], mode="bilinear").unbind(1)
     sure = _SEGMENTER_LOGIT_SCALE * meant.clamp(_NONE, 1 - _LEAST).logit()
     return torch.maximum(logits, sure) + against
