@@ -1,4 +1,4 @@
-"""Batch normalisation of frames: padding takes no part in its statistics, and all processes share them.
+"""Batch normalisation of frames: statistics exclude padding and are shared by all processes.
 
 maps [B,T,C,h,w], valid [B,T] -> [B,T,C,h,w]
 """
@@ -12,7 +12,7 @@ from icf_avs.distributed import all_reduce
 
 
 class RunningState:
-    """Marks a module that, like batch normalisation, changes a state of its own in a forward pass of training."""
+    """Marker of a module that, like batch normalisation, updates its state in a training forward pass."""
 
 
 class FrameBatchNorm(nn.BatchNorm3d):
@@ -25,7 +25,7 @@ class FrameBatchNorm(nn.BatchNorm3d):
         return x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
 
     def _statistics(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance [C] over all valid positions, which the running ones follow."""
+        """Return mean and variance [C] over all valid positions, and update the running ones."""
         x = x.to(torch.promote_types(x.dtype, torch.float32)).masked_fill(~valid[:, :, None, None, None], 0)
         count = all_reduce((valid.sum() * x.shape[-2] * x.shape[-1]).to(x.dtype)).clamp(min=1)
         mean = all_reduce(x.sum((0, 1, 3, 4))) / count

@@ -1,4 +1,4 @@
-"""Typed configuration: what a model is built of and how a run trains it.
+"""Typed configuration of models and training runs.
 
 A part that is None is not built: no parameters, no cost.
 """
@@ -12,8 +12,8 @@ from icf_avs.config_dict import check_choices, reject_renamed_fields
 from icf_avs.settings import CDCL, MIT, SC, InterventionSettings
 from icf_avs.types import ClipSpec
 
-HOSTS = ("tpavi", "avsegformer")  # published networks that the paper puts ICF on (table 3)
-VGGISH_DIM = 128  # of its embedding
+HOSTS = ("tpavi", "avsegformer")  # published networks that the paper applies ICF to (table 3)
+VGGISH_DIM = 128  # width of its embedding
 SAMPLE_RATES = {  # Hz, of the waveforms that an audio encoder takes
     **dict.fromkeys(("log-mel", "vggish"), 16_000), **dict.fromkeys(("efficientat", "efficientat-mn10", "ast"), 32_000)
 }  # fmt: skip
@@ -55,11 +55,10 @@ class ContrastiveConfig:
 @reject_renamed_fields
 @dataclass(frozen=True)
 class EvidenceConfig:
-    """Open vocabulary, searched for by a classifier's classes: how many words of a sound are searched for, how many
-    classes for each; synonym_threshold: cosine of their text embeddings from which two words may mean the same;
-    name_dropout: share of the clips that training segments by evidence alone
-    (networks/open_vocabulary.py); second_scale: side, in sides of a frame, of the smaller copy of it
-    that is segmented as well (inference/multiscale.py).
+    """Open vocabulary. words: number of words of a sound that are searched for; classes: classifier classes per word;
+    synonym_threshold: cosine of text embeddings above which two words may mean the same; name_dropout: share of the
+    training clips that are segmented by evidence alone (networks/open_vocabulary.py); second_scale: relative side of
+    the smaller copy of a frame that is also segmented (inference/multiscale.py).
     """
 
     words: int = 6
@@ -71,11 +70,11 @@ class EvidenceConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to build the network again. classes: what can be distinguished; in a recipe there are none, for
-    the data decide. visual, audio: names of encoders in encoders/registry.py. network:
-    "guided" (networks/guided.py, with evidence networks/open_vocabulary.py), or one that ICF trains, by its name in
-    networks/build.py; that has none of the four last parts. pixel_decoder: of the query network, "light" or
-    "deformable". mit: where MIT is read as a part of the network and not only of its training, its settings.
+    """Everything needed to rebuild the network. classes: class names; empty in a recipe, since the data determine them.
+    visual, audio: names of encoders in encoders/registry.py. network: "guided" (networks/guided.py, with evidence
+    networks/open_vocabulary.py), or one that ICF trains, by its name in networks/build.py; such a network has none of
+    the last four parts. pixel_decoder: of the query network, "light" or "deformable". mit: settings of MIT in a reading
+    that makes it a part of the network, not only of training.
     """
 
     classes: tuple[str, ...] = ()
@@ -93,7 +92,7 @@ class ModelConfig:
     implicit_text: ImplicitTextConfig | None = field(default_factory=ImplicitTextConfig)
     counterfactual: CounterfactualConfig | None = field(default_factory=CounterfactualConfig)
     contrastive: ContrastiveConfig | None = field(default_factory=ContrastiveConfig)
-    evidence: EvidenceConfig | None = None  # needs implicit text, and a visual encoder that gives it
+    evidence: EvidenceConfig | None = None  # needs implicit text, and a visual encoder that provides evidence
 
     def __post_init__(self) -> None:
         parts = (self.implicit_text, self.counterfactual, self.contrastive, self.evidence)
@@ -120,7 +119,7 @@ class ModelConfig:
 
     @property
     def bare_audio(self) -> bool:
-        """Whether the network takes VGGish's embedding itself, as its public code does."""
+        """True if the network reads VGGish's embedding directly, as its public code does."""
         return self.audio == "vggish" and self.network in HOSTS
 
     @property
@@ -132,47 +131,47 @@ class ModelConfig:
 @reject_renamed_fields
 @dataclass(frozen=True)
 class DataConfig:
-    """Composed training scenes: images are rendered once, their features cached; audio is mixed anew each time."""
+    """Composed training scenes. Images are rendered once and their features cached; audio is mixed anew each time."""
 
     images: int = 8_000  # scenes of one frame
     clips: int = 1_000  # scenes of five frames
-    highres_images: int = 1_600  # the same of the last stage, at its size
+    highres_images: int = 1_600  # the same for the last stage, at its image size
     highres_clips: int = 300
     validation: int = 96  # balanced scenes of five frames, for the calibration after training
     seed: int | None = None  # of the training scenes; None: the run's
-    hard_fraction: float = 0.0  # hard scenes that are added to each of the first four, as a share of it
-    audio_augment: bool = False  # whether training audio varies far beyond the recordings
+    hard_fraction: float = 0.0  # hard scenes added to each of the first four, as a share of its number
+    audio_augment: bool = False  # whether training audio is augmented far beyond the recordings
 
 
 @reject_renamed_fields
 @dataclass(frozen=True)
 class WordDataConfig:
-    """Open-vocabulary scenes (synthetic/open_vocab_sampler.py): words and tagger predictions stand for sounds."""
+    """Open-vocabulary scenes (synthetic/open_vocab_sampler.py): words and tagger predictions replace sounds."""
 
     images: int = 4_000  # scenes of one frame
     clips: int = 240  # scenes of five frames
     validation: int = 96  # scenes of one frame, for the calibration after training
-    held_out: bool = False  # whether some classes are kept from training, to be tested on (synthetic/catalog.py)
+    held_out: bool = False  # whether some classes are held out of training, for testing (synthetic/catalog.py)
     seed: int | None = None  # of the training scenes; None: the run's
 
 
 @reject_renamed_fields
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """A public set to train on. layout: "S4", "MS3", "AVSS" or "own" (docs/OWN_DATA.md), which the folder given with
-    --data must hold.
+    """A public set to train on. layout: "S4", "MS3", "AVSS" or "own" (docs/OWN_DATA.md), the layout of the folder given
+    with --data.
     """
 
     layout: str
-    audio_source: Literal["auto", "wav", "video", "log_mel"] = "auto"  # form; auto: the first that all clips have
-    grad_accum_steps: int = 1  # parts of a batch that a process computes one after the other
-    bf16: bool = True  # where there is a GPU
+    audio_source: Literal["auto", "wav", "video", "log_mel"] = "auto"  # auto: the first form that all clips have
+    grad_accum_steps: int = 1  # parts into which a process splits its batch
+    bf16: bool = True  # if there is a GPU
 
 
 @dataclass(frozen=True)
 class PlugInConfig:
-    """ICF as published, around a network that is not guided; a part that is None is not built. In another reading than
-    "plug-in", MIT is a part of the network as well.
+    """ICF as published, around a network that is not guided; a part that is None is not built. In a reading other than
+    "plug-in", MIT is also a part of the network.
     """
 
     mit: MIT | None = field(default_factory=MIT)
@@ -183,33 +182,33 @@ class PlugInConfig:
 @reject_renamed_fields
 @dataclass(frozen=True)
 class TrainConfig:
-    """One complete run of training: on word scenes (`words`), on a public set (`benchmark`), or else on composed scenes
+    """One complete training run: on word scenes (`words`), on a public set (`benchmark`), or else on composed scenes
     with sound (`data`).
     """
 
     name: str
-    model: ModelConfig = field(default_factory=ModelConfig)  # without classes, which the data decide
+    model: ModelConfig = field(default_factory=ModelConfig)  # without classes, which the data determine
     data: DataConfig = field(default_factory=DataConfig)
     benchmark: BenchmarkConfig | None = None
     words: WordDataConfig | None = None
-    icf: PlugInConfig | None = None  # of a network that is not guided; None: it is trained by its masks alone
-    interventions: InterventionSettings | None = None  # of such a network, beside ICF or without it
-    text_encoder: Literal["minilm", "clip"] = "minilm"  # that embeds the names of the classes
-    starts_from: str = ""  # what run it goes on from, whose checkpoint has to be named; "": it may begin from nothing
-    estimate: str = ""  # expected time and hardware, where nobody has measured it yet
+    icf: PlugInConfig | None = None  # for a network that is not guided; None: no ICF losses
+    interventions: InterventionSettings | None = None  # for such a network, with ICF or without
+    text_encoder: Literal["minilm", "clip"] = "minilm"  # embeds the class names
+    starts_from: str = ""  # run whose checkpoint must be given as a start; "": none is required
+    estimate: str = ""  # expected time and hardware, if not yet measured
     spec: ClipSpec = field(default_factory=ClipSpec)
-    audio_pretrain_steps: int = 1_200  # the audio encoder learns to name the sounds
+    audio_pretrain_steps: int = 1_200  # the audio encoder learns to classify the sounds
     audio_pretrain_batch: int = 64
     audio_pretrain_patience: int = 400  # steps without progress after which it ends (training/optimizer.py); 0: never
     steps: int = 2_600
-    batch: int = 32  # frames of a step: so many images, or a fifth as many clips
-    clip_share: float = 0.25  # share of the steps that see clips of five frames
+    batch: int = 32  # frames per step: this many images, or a fifth as many clips
+    clip_share: float = 0.25  # share of the steps that use clips of five frames
     highres_steps: int = 1_000  # steps after these, at half the learning rate, on larger images
-    highres_size: int = 320  # of an image there, and ever after: objects look larger to a network tested above its size
+    highres_size: int = 320  # image size there and at test: above its training size, a network sees larger objects
     highres_clip_share: float = 0.5
     learning_rate: float = 1e-3
-    audio_rate: float = 0.6  # share of it for the audio encoder; a visual encoder that comes with weights gets the next
-    visual_rate: float = 0.1
+    audio_rate: float = 0.6  # share of learning_rate for the audio encoder
+    visual_rate: float = 0.1  # the same for a pretrained visual encoder
     weight_decay: float = 0.02
     warmup: int = 100
     clip_norm: float = 1.0
@@ -220,23 +219,23 @@ class TrainConfig:
         check_choices(self)
 
     def model_config(self, classes: tuple[str, ...]) -> ModelConfig:
-        """The model of the run. Raises ValueError for settings that do not go together."""
+        """Return the model configuration of the run. Raises ValueError for incompatible settings."""
         mit = self.icf.mit if self.icf else None
         return replace(self.model, classes=classes, mit=mit if mit and mit.reading != "plug-in" else None)
 
     def stage(self, step: int) -> str:
-        """Which stage a step belongs to: "pretrain", "train" or "highres"."""
+        """Return the stage of a step: "pretrain", "train" or "highres"."""
         if step < self.audio_pretrain_steps:
             return "pretrain"
         return "highres" if self.highres_steps and step >= self.audio_pretrain_steps + self.steps else "train"
 
     def clips_of(self, frames: int) -> int:
-        """Clips of so many frames in the batch of a step, while masks are learnt: of composed scenes at least two."""
+        """Return the number of clips of `frames` frames in a batch after pretraining; at least two for composed data."""
         return max(1 if self.benchmark else 2, self.batch // frames)
 
     @property
     def min_batch_size(self) -> int:
-        """Clips in the smallest batch that any step has: so many parts it can be shared among."""
+        """Number of clips in the smallest batch of any step, and so of the parts that it can be split into."""
         found = [self.clips_of(self.spec.frames)]
         if not self.benchmark:
             scenes = self.words or self.data

@@ -1,5 +1,5 @@
-"""Settings out of dictionaries, as checkpoints and run folders keep them; bounds on the numbers, names and types that a
-file claims, checked before anything is built; and KEY=VALUE of the command line.
+"""Settings from the dictionaries in checkpoints and run folders, and from KEY=VALUE of the command line. Numbers, names
+and types from a file are checked against bounds before anything is built.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from icf_avs.errors import UserError, did_you_mean
 
 Settings = TypeVar("Settings")
 
-# What the options of `icf train` and KEY=VALUE take of a setting, by its name; of others, whatever has their type.
+# Parsers for the options of `icf train` and KEY=VALUE, by name of a setting. Others accept any value of their type.
 LIMITS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("steps", "checkpoint_every"), whole(1, 10**8)),
     **dict.fromkeys(("audio_pretrain_steps", "highres_steps"), whole(0, 10**8)),
@@ -32,7 +32,7 @@ LIMITS: dict[str, Callable[[str], Any]] = {
     "sample_rate": whole(16_000, 48_000),
 }  # fmt: skip
 
-# Names that settings had before, by class.
+# Earlier names of settings, by class.
 EARLIER = {
     "TrainConfig": {
         "teach_steps": "audio_pretrain_steps", "teach_batch": "audio_pretrain_batch",
@@ -51,7 +51,7 @@ EARLIER = {
 
 
 def reject_renamed_fields(of: type[Settings]) -> type[Settings]:
-    """A decorator of a settings class: an earlier name of a field is an error that says the new one."""
+    """Decorator of a settings class: an earlier name of a field raises TypeError with the new name."""
     names, init = EARLIER[of.__name__], of.__init__
 
     @wraps(init)
@@ -65,7 +65,7 @@ def reject_renamed_fields(of: type[Settings]) -> type[Settings]:
 
 
 def check_choices(settings: Any) -> None:
-    """Raise ValueError for a word that is none of those of its field."""
+    """Raise ValueError for a value that is not among the choices of its field."""
     for name, hint in get_type_hints(type(settings)).items():
         value, kind = getattr(settings, name), get_args(hint)[0] if get_origin(hint) is tuple else hint
         known = get_args(kind) if get_origin(kind) is Literal else ()
@@ -77,8 +77,8 @@ def check_choices(settings: Any) -> None:
 
 
 def from_dict(of: type[Settings], values: dict[str, Any]) -> Settings:
-    """Inverse of `dataclasses.asdict`, after a trip through JSON; what is absent has its default. Raises TypeError or
-    ValueError where the values do not fit.
+    """Inverse of `dataclasses.asdict`, after a round trip through JSON; absent fields get their default. Raises
+    TypeError or ValueError if the values do not fit.
     """
     types, names = get_type_hints(of), EARLIER.get(of.__name__, {})
     current = {names.get(name, name): value for name, value in dict(values).items()}
@@ -93,15 +93,15 @@ def _value(wanted: Any, value: Any) -> Any:
     return tuple(value) if get_origin(wanted) is tuple else value
 
 
-# Of the numbers in configuration and clip specification. What they cost in tensors is bounded by the file's own
-# shapes (fitted); these bound the rest: modules that are built, and memory of one prediction.
+# Upper bounds of numbers in configuration and clip specification. The size of tensors is bounded by the shapes in the
+# file (`fitted` in checkpoint/serialization.py); these bound the number of modules and the memory of one prediction.
 _MOST = {"dim": 8_192, "pixel_dim": 8_192, "heads": 1_024, "layers": 64, "windows": 64, "frames": 10_000,
          "image_size": 4_096}  # fmt: skip
 _MOST_ELSE, _MOST_NAMES, _LONGEST_NAME = 1_000_000, 20_000, 1_000
 
 
 def check_settings(settings: Any) -> None:
-    """Raise ValueError for a number that no ModelConfig or ClipSpec of ours has, or a value of another type."""
+    """Raise ValueError for a number outside the bounds of ModelConfig and ClipSpec, or a value of the wrong type."""
     for item in fields(settings):
         name, value = item.name, getattr(settings, item.name)
         if is_dataclass(value):
@@ -124,10 +124,9 @@ def check_settings(settings: Any) -> None:
 
 
 def with_settings(config: Settings, settings: Iterable[str]) -> Settings:
-    """The configuration with each KEY=VALUE; dots lead into its parts, and null leaves an optional part out.
+    """Return the configuration with each KEY=VALUE applied. Dots address nested settings; null removes an optional one.
 
-    Raises UserError for an unknown key, a value of another type or out of its limits, and values that do not go
-    together.
+    Raises UserError for an unknown key, a value of the wrong type or out of its limits, and incompatible values.
     """
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -165,7 +164,7 @@ def _with(config: Any, key: str, text: str) -> Any:
 
 
 def _read(text: str, hint: Any) -> Any:
-    """Text as a value of a type. Raises ValueError where it is none."""
+    """Parse text as a value of a type. Raises ValueError if it is none."""
     kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
     for wanted in kinds:
         if wanted is str or (get_origin(wanted) is Literal and text in get_args(wanted)):
@@ -194,7 +193,7 @@ def _read(text: str, hint: Any) -> Any:
 
 
 def _described(kind: Any) -> str:
-    """What a value of a type is, in words."""
+    """Describe the values of a type in words."""
     inner = get_args(kind)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(inner)}"

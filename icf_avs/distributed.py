@@ -1,7 +1,7 @@
-"""One batch that the processes of a run share: clip i of process p of P is clip i P + p of the whole.
+"""A batch shared by the processes of a run: clip i of process p of P is clip i P + p of the whole batch.
 
-Losses are means over the whole batch, and what one clip is compared with may lie in another process. With one process
-every function here returns what it is given; with several, all of them must make the same calls in the same order.
+Losses are means over the whole batch, and a clip may be compared with clips of other processes. With one process no
+function here communicates; with several, all processes must make the same calls in the same order.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import distributed as dist
 
 
 def processes() -> int:
-    """How many processes share a batch."""
+    """Return the number of processes that share a batch."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def local_slice() -> slice:
-    """The clips of this process among those of the whole batch."""
+    """Return the slice of the whole batch that holds the clips of this process."""
     return slice(dist.get_rank() if processes() > 1 else 0, None, processes())
 
 
 def total(values: Tensor) -> Tensor:
-    """Sum over the processes; it carries no gradient."""
+    """Sum over the processes, without gradient."""
     values = values.detach().clone()
     if processes() > 1:
         dist.all_reduce(values)
@@ -32,32 +32,32 @@ def total(values: Tensor) -> Tensor:
 
 
 def rand_for_batch(clips: int, each: int, device: torch.device) -> Tensor:
-    """[clips * each] uniform random numbers for the clips of this process, drawn for those of the whole batch."""
+    """Draw uniform random numbers for the whole batch, and return those of this process's clips [clips * each]."""
     count = clips if processes() == 1 else int(total(torch.tensor(clips, device=device)))
     return torch.rand(count, each, device=device)[local_slice()].flatten()
 
 
 def draw_for_batch(rows: Tensor, draw: Callable[..., Tensor]) -> Tensor:
-    """Random numbers of the shape [b,...] of rows for the clips of this process, drawn for those of the whole batch.
-    draw: torch.rand or torch.randn.
+    """Draw random numbers for the whole batch, and return those of this process's clips, with the shape [b,...] of
+    rows. draw: torch.rand or torch.randn.
     """
     count = len(rows) if processes() == 1 else int(total(torch.tensor(len(rows), device=rows.device)))
     return draw(count, *rows.shape[1:], device=rows.device)[local_slice()].to(rows.dtype)
 
 
 def masked_mean(values: Tensor, where: Tensor) -> Tensor:
-    """Mean of `values` over the places of the whole batch where `where` is true, or by it as weights (broadcast); zero,
-    with a gradient path, when there are none.
+    """Return the mean of `values` over the whole batch where `where` is True, or with `where` as weights (broadcast);
+    zero, with a gradient path, if nothing is selected.
 
-    Every process returns its own part of the mean times their number: as gradients and logged values are averaged over
-    the processes, both are those of the whole batch.
+    Each process returns its part of the mean times the number of processes. Gradients and logged values are averaged
+    over the processes, so both are those of the whole batch.
     """
     weights = where.to(values.dtype).expand_as(values)
     return (values * weights).sum() * (processes() / total(weights.sum()).clamp(min=1))
 
 
 def all_gather_clips(rows: Tensor) -> Tensor:
-    """The clips of all processes in order: [b,...] of each -> [B,...]. The gradient goes back to their processes."""
+    """Gather the clips [b,...] of all processes in order -> [B,...]. The gradient goes back to their processes."""
     if processes() == 1:
         return rows
     clips = int(total(torch.tensor(len(rows), device=rows.device)))
@@ -67,7 +67,7 @@ def all_gather_clips(rows: Tensor) -> Tensor:
 
 
 def all_reduce(values: Tensor) -> Tensor:
-    """Sum over the processes, and so its gradient."""
+    """Sum over the processes; its gradient is also summed over them."""
     return _Sum.apply(values) if processes() > 1 else values
 
 

@@ -1,7 +1,7 @@
-"""Losses of masks, as means over the valid frames of the whole batch, whichever process has them.
+"""Mask losses, averaged over the valid frames of the whole batch, across all processes.
 
-frame_mask [B,T] bool: the frames that take part; empty masks and selections are safe. Their weights and sums: ICF's in
-icf/losses.py, the guided network's in networks/guided_parts/losses.py.
+frame_mask [B,T] bool: the frames that take part; empty masks and selections are safe. Weights and sums are in
+icf/losses.py for ICF, and in networks/guided_parts/losses.py for the guided network.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.25  # Lin et al., arXiv 1708.02002
 
 
 def resize_logits(logits: Tensor, masks: Tensor) -> Tensor:
-    """Logits [B,T,...,h,w] at the size of the masks."""
+    """Resize logits [B,T,...,h,w] to the size of the masks."""
     if logits.shape[-2:] == masks.shape[-2:]:
         return logits
     sized = F.interpolate(logits.flatten(0, -3)[None], masks.shape[-2:], mode="bilinear", align_corners=False)
@@ -24,13 +24,13 @@ def resize_logits(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def bce_loss(logits: Tensor, target: Tensor, frame_mask: Tensor, cells: Tensor | None = None) -> Tensor:
-    """Mean binary cross-entropy of logits and target [B,T,h,w], over all or the cells [B,T,h,w] bool of a frame."""
+    """Mean binary cross-entropy of logits and target [B,T,h,w], over all pixels or those in cells [B,T,h,w] bool."""
     cost = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return masked_mean(_cell_mean(cost, cells), frame_mask)
 
 
 def dice_loss(logits: Tensor, target: Tensor, frame_mask: Tensor, cells: Tensor | None = None) -> Tensor:
-    """Soft Dice loss, over frames whose target is not empty (an empty target has no overlap to ask for)."""
+    """Soft Dice loss, over frames whose target is not empty (an empty target has no overlap)."""
     probability = logits.sigmoid()
     if cells is not None:
         probability, target = probability * cells, target * cells
@@ -49,7 +49,7 @@ def focal_loss(logits: Tensor, masks: Tensor, frame_mask: Tensor) -> Tensor:
 
 
 def semantic_loss(logits: Tensor, shares: Tensor, frame_mask: Tensor) -> Tensor:
-    """CE + Dice of logits and class shares [B,T,C+1,h,w]. Cells that are in part of an unknown class take no part."""
+    """CE + Dice of logits and class shares [B,T,C+1,h,w]. Cells with a share of unknown class are ignored."""
     cells = shares.sum(2) > 1 - 1e-3
     cross_entropy = _cell_mean(-(shares * logits.log_softmax(2)).sum(2), cells)
     probability, target = (each[:, :, 1:] * cells[:, :, None] for each in (logits.softmax(2), shares))
@@ -59,8 +59,8 @@ def semantic_loss(logits: Tensor, shares: Tensor, frame_mask: Tensor) -> Tensor:
 
 
 def suppression_loss(logits: Tensor, factual: Tensor, everywhere: Tensor, inside: Tensor) -> Tensor:
-    """Of a counterfactual mask, which must be empty: logits [...,h,w]; factual [...,h,w] in [0,1], the mask that must
-    vanish. Frames in `inside` [...] bool count over the factual mask, those in `everywhere` [...] over the whole image.
+    """Loss of a counterfactual mask, which must be empty. logits [...,h,w]; factual [...,h,w] in [0,1]: mask that must
+    vanish. In frames of `inside` [...] bool it covers the factual mask, in those of `everywhere` [...] the whole image.
     """
     cost, size = F.softplus(logits), factual.sum((-2, -1))
     within = (cost * factual).sum((-2, -1)) / size.clamp(min=1e-6)

@@ -1,6 +1,6 @@
-"""What makes masks, as segmentation, scores and training see it.
+"""Interface of mask predictors, for segmentation, evaluation and training.
 
-`Predictor` (inference/predictor.py) is that of our models; any other model can take its place.
+`Predictor` (inference/predictor.py) implements it for our models; any other model can take its place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from icf_avs.types import ClipSpec, Missing, Prediction
 
 
 class MaskPredictor:
-    """What segmentation and scores ask of whatever makes masks; `Predictor` is that of our models.
+    """Base class of mask predictors, as segmentation and evaluation use them; `Predictor` is that of our models.
 
     encoders: names of the encoders, "visual" and "audio"; semantic: whether there is a class head; missing: parts whose
     weights are unavailable; digest: SHA-256 of the checkpoint; only_words: the classes that `with_words` chose, None
@@ -34,26 +34,26 @@ class MaskPredictor:
     only_words: tuple[str, ...] | None = None
 
     def predict(self, frames: Array, sound: Array) -> Prediction:
-        """One clip of T frames, uint8 [T,S,S,3], T at most spec.frames; sound, waveforms [T,window] or log-mel
+        """Predict a clip of T frames, uint8 [T,S,S,3], T at most spec.frames; sound: waveforms [T,window] or log-mel
         [T,96,64] -> Prediction, on the CPU.
         """
         raise NotImplementedError
 
     def predict_each(self, frames: Tensor, sounds: Sequence[Tensor]) -> list[Prediction]:
-        """The same frames under each of several sounds."""
+        """Predict the same frames under each of several sounds."""
         return [self.predict(frames, sound) for sound in sounds]
 
     def prepare(self, frame: Tensor) -> Any:
-        """What of a frame uint8 [S,S,3] can be done before its sound is known, for `growing_clip`."""
+        """Precompute the audio-independent part of a frame (uint8 [S,S,3]) for `growing_clip`."""
         return frame
 
     def growing_clip(self) -> GrowingClip:
-        """A clip whose frames come one by one."""
+        """Return a clip to which frames are added one by one."""
         return GrowingClip(self)
 
     def with_words(self, words: str) -> MaskPredictor:
-        """A predictor by the same model that predicts only these tags, with commas between them, and what may mean the
-        same. Raises UserError for a model without tags, and for a word that is like none of them.
+        """Return a predictor of the same model restricted to these comma-separated tags and their synonyms. Raises
+        UserError for a model without tags, and for a word that resembles no tag.
         """
         raise UserError("--words needs a checkpoint with a sound tagger; take --checkpoint natural")
 
@@ -67,7 +67,7 @@ class GrowingClip:
         self._sounds: list[Tensor] = []
 
     def add(self, frame: Any, sound: Tensor) -> Prediction:
-        """frame: by `MaskPredictor.prepare`; sound [window] -> what its `predict` says of all frames so far."""
+        """Add a frame (from `MaskPredictor.prepare`) and its sound [window] -> prediction of all frames so far."""
         self._frames.append(frame)
         self._sounds.append(sound)
         return self._predictor.predict(torch.stack(self._frames), torch.stack(self._sounds))

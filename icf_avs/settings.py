@@ -1,6 +1,6 @@
 """Settings of the parts of ICF and of the extensions. A part whose settings are None is not built and costs nothing.
 
-Where the paper leaves a point open, the default is this project's choice; docs/METHOD.md gives the reason of each.
+Where the paper leaves a point open, the default is this project's choice; docs/METHOD.md gives the reason for each.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Strategy = Literal["diffusion", "vqvae", "pair-swap", "audio-swap", "text-revisi
 
 @dataclass(frozen=True)
 class MIT:
-    """Multi-granularity implicit text (eq. 1-5). reading: "plug-in" acts in training alone; the others put a part of
-    MIT into the network, for good: eq. 2 refines the map that it decodes ("refined"), or its queries attend to l^v and
+    """Multi-granularity implicit text (eq. 1-5). reading: "plug-in" acts only in training; the others put a part of MIT
+    into the network, also at test: eq. 2 refines the map that it decodes ("refined"), or its queries attend to l^v and
     l^a ("text").
     """
 
@@ -28,16 +28,16 @@ class MIT:
     windows: int = 2  # a segment is ceil(T / windows) frames
     width: int = 128  # channels of the channel-time attention, after a projection
     dim: int = 256  # of the implicit texts and of the factual text z
-    prompts: int = 8  # texts of a level's bank, each with pseudo-words of its own
-    pseudo_words: int = 2  # in the place of [ ] of a template
-    chosen: int = 2  # k_t: how many texts of the bank a window keeps
-    batch_norm: bool = True  # of the features that choose: else what those of all clips share decides alone
+    prompts: int = 8  # number of texts in the bank of a level, each with separate pseudo-words
+    pseudo_words: int = 2  # number per text, in the place of [ ] of a template
+    chosen: int = 2  # k_t: number of texts of the bank that a window keeps
+    batch_norm: bool = True  # of the matched features: otherwise their common component decides the selection
     selection: Literal["straight-through", "softmax"] = "straight-through"
     selection_temperature: float = 0.07
-    gates: int = 3  # gMLP blocks a side
-    most_frames: int = 10  # the spatial gate of a gMLP has a weight for each pair of frames
-    encoders: Literal["published", "minilm"] = "minilm"  # X-CLIP, CLIP and CLAP; or the embedded text encoder for all
-    encode_every: int = 4  # training steps between two passes of the pseudo-words through the text encoders
+    gates: int = 3  # gMLP blocks for each of vision and audio
+    most_frames: int = 10  # of a clip: the spatial gate of a gMLP has a weight for each pair of frames
+    encoders: Literal["published", "minilm"] = "minilm"  # X-CLIP, CLIP and CLAP; or MiniLM for all
+    encode_every: int = 4  # training steps from one encoding of the pseudo-words to the next
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -49,25 +49,25 @@ class MIT:
 @dataclass(frozen=True)
 class SC:
     """Semantic counterfactual of the factual text (eq. 6-12). strategy: the paper's, or one that its table 2 compares
-    it with. "feature-noise", "pair-swap", "audio-swap" and "text-revision" learn nothing: the first has draws, keep and
-    alpha, the others have keep alone.
+    it with. "feature-noise", "pair-swap", "audio-swap" and "text-revision" learn nothing: the first uses draws, keep
+    and alpha, the others only keep.
     """
 
     strategy: Strategy = "diffusion"
     chain: int = 1000  # steps of the diffusion
-    depth: int = 200  # step at which a state is made orthogonal; nearer to noise, orthogonality means less
-    draws: int = 16  # counterfactuals that are generated for each factual text
-    keep: int = 8  # K: of these, the nearest to it
-    alpha: tuple[float, float] = (0.7, 0.8)  # each counterfactual draws its own
+    depth: int = 200  # step at which a state is made orthogonal; closer to noise, orthogonality means less
+    draws: int = 16  # counterfactuals generated for each factual text
+    keep: int = 8  # K: number of nearest ones that are kept
+    alpha: tuple[float, float] = (0.7, 0.8)  # range; drawn for each counterfactual
     bounds: tuple[float, float] = (0.5, 1.0)  # of m and s
     orthogonal: Literal["both", "samples", "features"] = "both"  # m, s, or their product
     jumps: int = 8  # DDIM steps of the reverse process
     width: int = 256  # of the denoiser, or of encoder and decoder of the VQ-VAE
     blocks: int = 3  # of the denoiser
     parts: int = 8  # of the VQ-VAE's latent vector, each with a codebook
-    codes: int = 64  # of a codebook
-    conditioned: bool = True  # on the visual features; without them z* comes back to z less
-    lambda_z: float = 2.0  # of eq. 10; up to 1, the loss is least without any counterfactual
+    codes: int = 64  # in each codebook
+    conditioned: bool = True  # on the visual features; without them z* returns to z less
+    lambda_z: float = 2.0  # of eq. 10; at 1 or less, the loss is minimal for z'_t = z_t: no counterfactual
     lambda_ortho: float = 1.0  # of eq. 11
 
     def __post_init__(self) -> None:
@@ -87,10 +87,10 @@ class CDCL:
     gamma: float = 0.02  # weight of the entropies
     entropy: Literal["per dimension", "nats"] = "per dimension"
     shrinkage: float = 1e-3
-    positives: Literal["text", "pairs"] = "text"  # by the audio text (eq. 16), or each pair alone
-    positive_cosine: float = 0.95  # of two audio texts from which their clips are positives
-    vision: Literal["frame", "mask"] = "frame"  # over what the visual features are pooled
-    other_texts: bool = False  # not from the paper: texts of other clips among the negatives of eq. 17
+    positives: Literal["text", "pairs"] = "text"  # by the audio text (eq. 16), or each clip with itself only
+    positive_cosine: float = 0.95  # minimum between the audio texts of two clips that are positives
+    vision: Literal["frame", "mask"] = "frame"  # region over which the visual features are pooled
+    other_texts: bool = False  # not from the paper: texts of other clips are also negatives in eq. 17
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -98,10 +98,10 @@ class CDCL:
 
 @dataclass(frozen=True)
 class InterventionSettings:
-    """Weight of each kind of intervention in the loss, 0: it is not computed; count: counterfactual sounds of a clip.
+    """Weight of each kind of intervention in the loss (0: not computed); count: counterfactual sounds for each clip.
 
-    other_sound: another clip's sound as it is; orthogonal_sound: made orthogonal to the clip's own; other_frames: the
-    clip's sound over another clip's frames; removed_source: the clip's sound without one of its sources.
+    other_sound: another clip's sound, unchanged; orthogonal_sound: made orthogonal to the clip's sound; other_frames:
+    the clip's sound over another clip's frames; removed_source: the clip's sound without one of its sources.
     """
 
     other_sound: float = 0.0

@@ -1,7 +1,7 @@
-"""Targets by class: which share of a cell of the masks a class takes, by the same area average as the masks.
+"""Soft class targets: the share of each mask cell that a class takes, by the same area average as the masks.
 
-A map of classes is finer than the masks, 0 where nothing sounds or where the class of what sounds is unknown. What the
-masks have beyond all known classes is unknown: no target may call it staying, vanishing, background or any class.
+A class map is finer than the masks, and 0 where nothing sounds or the sounding class is unknown. The part of a mask
+that no known class covers is unknown: no target may count it as staying, vanishing, background or any class.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ _ROUNDING = 1e-4  # of a share
 
 
 def area_share(pixels: Tensor, masks: Tensor) -> Tensor:
-    """pixels [B,T,H,W] bool, a choice of those that sound -> its share [B,T,h,w] of each cell of masks [B,T,h,w].
+    """pixels [B,T,H,W] bool, a selection of sounding ones -> its share [B,T,h,w] of each cell of masks [B,T,h,w].
 
-    Never more than the mask: a map that is no finer than the masks says what a cell is of, not how much of it.
+    Never more than the mask: a map that is no finer than the masks gives the class of a cell, not its share.
     """
     return torch.minimum(F.adaptive_avg_pool2d(pixels.to(masks.dtype), (masks.shape[-2], masks.shape[-1])), masks)
 
 
 def known_cells(class_map: Tensor, masks: Tensor) -> Tensor:
-    """[B,T,h,w] bool: cells of which every part that sounds has a known class; background is known."""
+    """Return [B,T,h,w] bool: cells whose sounding parts all have a known class; background is known."""
     return masks - area_share(class_map > 0, masks) < _ROUNDING
 
 

@@ -1,4 +1,4 @@
-"""Shape legend, and the types that pass between the rooms of the project.
+"""Shape legend, and the types that the packages of the project exchange.
 
 B clips | T frames of a clip | H, W pixels | D channels | S segments of a clip
 M words in the implicit vocabulary | K counterfactuals | C classes (of sound) | N audio samples of a window
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-RATE = 16_000  # samples a second of the waveforms of clips
-MAP_STRIDE = 2  # maps and images of cached scenes are kept at half the size of the frames
+RATE = 16_000  # Hz, of the waveforms of clips
+MAP_STRIDE = 2  # class maps and images of cached scenes are stored at half the size of the frames
 MASK_STRIDE = 4  # pixels of an image per cell of the masks in a Batch
 
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """All arithmetic of time. Mask i of a clip stands for the interval [i/fps, (i+1)/fps) seconds.
+    """Timing of the masks of a clip. Mask i covers the interval [i/fps, (i+1)/fps) seconds.
 
     Its sound is the window of `window` samples centred on that interval; its image is the video frame at
     `phase` of the interval (AVSBench cut its frames at 15/16 of each second, see PROTOCOLS).
@@ -41,16 +41,16 @@ class ClipSpec:
             raise ValueError(f"phase is {self.phase}; it is a share of an interval, in [0, 1)")
 
     def frame_time(self, index: int) -> float:
-        """Seconds at which the image of mask `index` is taken."""
+        """Time in seconds at which the image of mask `index` is taken."""
         return (index + self.phase) / self.fps
 
     def window_start(self, index: int) -> int:
-        """First audio sample of mask `index`; may be negative at the start of a video (pad with zeros)."""
+        """Index of the first audio sample of mask `index`; may be negative at the start of a video (pad with zeros)."""
         return round((index + 0.5) / self.fps * self.sample_rate - self.window / 2)
 
     @property
     def delay(self) -> float:
-        """Seconds from the frame of a mask to the end of its sound: no answer comes earlier."""
+        """Seconds from the frame of a mask to the end of its sound: the minimum latency of a prediction."""
         return (self.window_start(0) + self.window) / self.sample_rate - self.frame_time(0)
 
     @property
@@ -63,7 +63,7 @@ class ClipSpec:
 
 
 class Missing(NamedTuple):
-    """A part of a model whose weights are unavailable, and what is worse without it."""
+    """A part of a model whose weights are unavailable, and the effect of its absence."""
 
     part: str
     effect: str
@@ -73,9 +73,9 @@ class Missing(NamedTuple):
 
 
 class VisualFeatures(NamedTuple):
-    """Of frames [B,T] or [N]. pyramid: maps [...,C_l,h_l,w_l] at strides 4, 8, 16, 32. Of the open vocabulary also
-    class_scores, z-scores [...,1000,h,w] of ImageNet's classes, and object_probs [...,20,h',w'] of PASCAL VOC's
-    objects.
+    """Visual features of frames [B,T] or [N]. pyramid: maps [...,C_l,h_l,w_l] at strides 4, 8, 16, 32. For the open
+    vocabulary also class_scores [...,1000,h,w], z-scores of the ImageNet classes, and object_probs [...,20,h',w'] of
+    the PASCAL VOC classes.
     """
 
     pyramid: list[Tensor]
@@ -83,14 +83,14 @@ class VisualFeatures(NamedTuple):
     object_probs: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> VisualFeatures:
-        """The same of every tensor."""
+        """Apply `change` to every tensor."""
         rest = (None if value is None else change(value) for value in self[1:])
         return VisualFeatures([change(level) for level in self.pyramid], *rest)
 
 
 class AudioFeatures(NamedTuple):
-    """Of the sound of frames [B,T]. token [...,D]; parts [...,L,D], tokens in time, None where only the token is known;
-    of a tagger also tag_probs [...,C], how surely each class sounds.
+    """Audio features of frames [B,T]. token [...,D]; parts [...,L,D]: tokens in time, None if only the token is known;
+    for a tagger also tag_probs [...,C]: confidence that each class sounds.
     """
 
     token: Tensor
@@ -98,7 +98,7 @@ class AudioFeatures(NamedTuple):
     tag_probs: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> AudioFeatures:
-        """The same of every tensor."""
+        """Apply `change` to every tensor."""
         return AudioFeatures(*(None if value is None else change(value) for value in self))
 
 
@@ -111,9 +111,9 @@ class FeatureSpec:
 
 
 class Texts(NamedTuple):
-    """Implicit texts (icf/implicit_text.py). visual l^v and audio l^a [B,T,d], 0 on padding; sound: l^a without what
-    all texts of its bank share, by which clips are distinguished; pull: term of the loss, a number; revised: l^v and
-    l^a [B,R,T,d] of other texts of the banks than those that match best, without gradient, where asked for.
+    """Implicit texts (icf/implicit_text.py). visual l^v and audio l^a [B,T,d], 0 on padding; sound: l^a minus the mean
+    text of its bank, used to compare clips; pull: loss term, a scalar; revised: l^v and l^a [B,R,T,d] from texts of the
+    banks other than the best matches, without gradient, if requested.
     """
 
     visual: Tensor
@@ -124,8 +124,8 @@ class Texts(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """frames [B,S,L] long: the frames of each window. frame_mask [B,S,L] bool: which of them exist. of_frame [B,T]
-    long: the window that each frame belongs to.
+    """S windows of up to L frames. frames [B,S,L] long: frame indices of each window; frame_mask [B,S,L] bool: which of
+    them are valid; of_frame [B,T] long: index of the window that each frame belongs to.
     """
 
     frames: Tensor
@@ -134,7 +134,7 @@ class Windows(NamedTuple):
 
     @property
     def valid(self) -> Tensor:
-        """[B,S] bool: the windows that have frames."""
+        """[B,S] bool: the windows that have valid frames."""
         return self.frame_mask.any(-1)
 
 
@@ -146,15 +146,15 @@ class LevelFeatures(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """Mean over the frames and positions of each window [B,S,width]; 0 of one without frames."""
+        """Mean over the frames and positions of each window [B,S,width]; 0 for a window without frames."""
         weight = self.windows.frame_mask[..., None, None].to(self.maps.dtype)
         return (self.maps * weight).sum((2, 4)) / (weight.sum((2, 4)).clamp(min=1) * self.maps.shape[-1])
 
 
 @dataclass
 class NetworkFeatures:
-    """visual: multi-scale maps [B,T,C_l,h_l,w_l], fine to coarse. audio: one token a frame [B,T,D]. levels, texts: what
-    of MIT the network itself computes, in the readings "refined" and "text".
+    """visual: multi-scale maps [B,T,C_l,h_l,w_l], fine to coarse. audio: one token a frame [B,T,D]. levels, texts: the
+    parts of MIT that the network computes itself, in the readings "refined" and "text".
     """
 
     visual: tuple[Tensor, ...]
@@ -164,7 +164,7 @@ class NetworkFeatures:
 
 
 class Encoded(NamedTuple):
-    """What `decode` takes of frames and sound."""
+    """Encoded frames and sound, the input of `decode`."""
 
     visual: VisualFeatures
     audio: AudioFeatures
@@ -173,9 +173,9 @@ class Encoded(NamedTuple):
 @dataclass
 class NetworkOutput:
     """logits: mask logits [B,T,h,w]. classes: class logits [B,T,C,h,w], background first, or None without a class head.
-    auxiliary: further terms that the network itself is trained by, by name: mask logits [B,T,h',w'] of early layers.
-    encoded: what it was decoded from, for losses that decode again with another sound (icf_avs/extensions).
-    segmenter: of the open vocabulary, what a segmenter says of the sound's words [B,T,2,h',w'] (inference/postprocess).
+    auxiliary: by name, mask logits [B,T,h',w'] of early layers for further loss terms of the network.
+    encoded: the input of the decoder, for losses that decode again with another sound (icf_avs/extensions).
+    segmenter [B,T,2,h',w']: open vocabulary only, maps of a segmenter for the sound's words (inference/postprocess).
     """
 
     logits: Tensor
@@ -187,8 +187,8 @@ class NetworkOutput:
 
     @property
     def word_probs(self) -> Tensor | None:
-        """[B,T,M], how present each word of the network's vocabulary is in the sound, the classes first; None without
-        a vocabulary.
+        """Confidence [B,T,M] that each word of the network's vocabulary is in the sound, classes first; None without a
+        vocabulary.
         """
         return None
 
@@ -199,19 +199,19 @@ class NetworkOutput:
 
 @dataclass
 class Batch:
-    """What a training step sees.
+    """Inputs and targets of a training step.
 
     pyramid: levels [B,T,c,h,w] of the frozen visual encoder; class_scores, object_probs: as in VisualFeatures.
     waveforms: [B,T,N] float32, one window a frame.
     masks: [B,T,h,w] float in [0,1] at stride 4, share of each cell that sounds.  class_map: [B,T,H,W] long, finer than
     the masks, class id of the sounding pixel, 0 for background and where the class is unknown.  labelled, valid: [B,T]
     bool (a padding frame is not valid).  sounding: [B,T,C] bool, classes known to sound in each frame.  onscreen: [B,C]
-    bool, classes that are in the image at all, or None where nobody knows (public benchmarks label what sounds, not
-    what is silent); where it is known, so is all that sounds.
-    tag_probs: [B,T,C] where tags stand for sounds.  other_sounds [B,Q,T,...], other_masks [B,Q,T,h,w]: Q more sounds of
-    the same images, in the form of `sound`, and the mask of each, or None.
-    frames: uint8 [B,T,S,S,3] where the pyramid is left empty, for the model's encoder to make, or where masks are to
-    follow their colours.  log_mel: [B,T,96,64] where the set releases that in place of waveforms.
+    bool, classes that are visible, sounding or silent, or None if unknown (public benchmarks do not label silent
+    objects); if it is known, all sounding classes are known too.
+    tag_probs: [B,T,C] if tags replace sounds.  other_sounds [B,Q,T,...], other_masks [B,Q,T,h,w]: Q more sounds for the
+    same images, in the form of `sound`, and the mask of each, or None.
+    frames: uint8 [B,T,S,S,3] if the model's encoder must compute the pyramid, which is then empty, or if masks are
+    refined by colours.  log_mel: [B,T,96,64] if the set releases that in place of waveforms.
     """
 
     pyramid: list[Tensor]
@@ -232,8 +232,8 @@ class Batch:
 
     @property
     def known(self) -> Tensor:
-        """[B,T] bool: frames of which it is known which classes sound, or that none does. What is marked without a
-        class may be of any, and so may a frame without label and class.
+        """[B,T] bool: frames for which it is known which classes sound, or that none does. A mask without a class may
+        be of any class, and a frame without label and class may have any.
         """
         if self.onscreen is not None:
             return self.valid.new_ones(self.valid.shape)
@@ -241,21 +241,21 @@ class Batch:
 
     @property
     def visual(self) -> VisualFeatures | None:
-        """What the visual encoder makes of the frames, where it is known."""
+        """Visual features of the frames, or None if the encoder has yet to compute them."""
         return VisualFeatures(self.pyramid, self.class_scores, self.object_probs) if self.pyramid else None
 
     @property
     def sound(self) -> Tensor:
-        """Tags where these stand for sounds, log-mel where there is one, waveforms else."""
+        """Tags if they replace sounds, else log-mel if there is one, else waveforms."""
         return next(form for form in (self.tag_probs, self.log_mel, self.waveforms) if form is not None)
 
     @property
     def has_tags(self) -> bool:
-        """Whether tags stand for sounds."""
+        """True if tags replace sounds."""
         return self.tag_probs is not None
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
+        """Return the batch on a device."""
 
         def moved(value: Any) -> Any:
             return [moved(level) for level in value] if isinstance(value, list) else value.to(device)
@@ -265,10 +265,10 @@ class Batch:
 
 @dataclass
 class Prediction:
-    """What the model says of one clip of T frames.
+    """Prediction of a model for one clip of T frames.
 
     logits: [T, h, w] float, mask logits at the model's own resolution (upsample, then sigmoid > 0.5).
-    heard:  [T, M'] float in [0, 1], how present each word of `words` is in the sound of each frame.
+    heard:  [T, M'] float in [0, 1], confidence that each word of `words` is in the sound of each frame.
     words:  the M' words, in that order.
     classes: [T, C+1, h, w] float, class logits, background first; None without a class head
         (output/class_labels.py).
