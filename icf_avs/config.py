@@ -230,7 +230,7 @@ class TrainConfig:
         return "highres" if self.highres_steps and step >= self.audio_pretrain_steps + self.steps else "train"
 
     def clips_of(self, frames: int) -> int:
-        """Return the number of clips of `frames` frames in a batch after pretraining; at least two for composed data."""
+        """Return the batch size in clips of `frames` frames, after pretraining; at least 2 on composed scenes."""
         return max(1 if self.benchmark else 2, self.batch // frames)
 
     @property
