@@ -20,14 +20,14 @@ __version__ = VERSION
 
 
 def load(checkpoint: str | None = None, device: str | torch.device = "auto", tagger: str | None = None) -> Segmenter:
-    """A model ready to segment: a shipped checkpoint by name (default "natural", whose encoders' weights are downloaded
-    on first use), a .safetensors file or a folder by path, or "user/name" on the Hugging Face hub. device: "auto" (a
-    GPU where there is one), "cpu", "cuda", "cuda:1" or "mps". tagger: audio tagger in place of the checkpoint's own,
-    "efficientat-mn10" or "ast" (encoders/tagger_encoder.py). It has `save_pretrained(folder)` and
-    `push_to_hub("user/name")` (icf_avs/inference/pretrained.py).
+    """Load a model ready to segment. checkpoint: name of a shipped one (default "natural", whose encoder weights are
+    downloaded on first use), path of a .safetensors file or folder, or "user/name" on the Hugging Face hub. device:
+    "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps". tagger: replaces the checkpoint's audio tagger,
+    "efficientat-mn10" or "ast" (encoders/tagger_encoder.py). The returned Segmenter also has `save_pretrained(folder)`
+    and `push_to_hub("user/name")` (icf_avs/inference/pretrained.py).
 
-    Raises icf_avs.errors.UserError when there is no such checkpoint or device, it does not fit this version, or weights
-    that it needs cannot be downloaded.
+    Raises icf_avs.errors.UserError if there is no such checkpoint or device, the checkpoint does not fit this version,
+    or required weights cannot be downloaded.
     """
     from icf_avs.inference import pretrained
 

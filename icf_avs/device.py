@@ -1,4 +1,4 @@
-"""Which device computes: the name that a user gives, and what it stands for on this machine."""
+"""Choice of the compute device by name."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from icf_avs.errors import UserError
 
 
 def find_device(name: str | torch.device = "auto") -> torch.device:
-    """ "auto": an NVIDIA GPU where there is one, else Apple's, else the CPU; or "cpu", "cuda", "cuda:N", "mps".
+    """Return the device: "cpu", "cuda", "cuda:N", "mps", or "auto", the first present of NVIDIA GPU, Apple GPU, CPU.
 
-    Raises UserError for a device that is not here; the line names those that are.
+    Raises UserError for a device that this machine lacks; the message lists the available ones.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     here = ["cuda"] * bool(gpus) + [f"cuda:{number}" for number in range(gpus)]

@@ -1,4 +1,4 @@
-"""How the process asks for memory: a step, or a clip, frees and takes the same hundreds of megabytes again."""
+"""Allocator settings of glibc. Each training step or clip frees and reallocates the same hundreds of megabytes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # parameters of mallopt, f
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what is freed rather than hand it back to the system; False where there is no glibc.
+    """Make glibc keep freed memory instead of returning it to the system. Returns False where there is no glibc.
 
-    Pages that are given back must be cleared and mapped anew at the next step, which costs up to a fifth of it.
+    Returned pages must be cleared and mapped again at the next step, which takes up to a fifth of the step's time.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Where a result comes from: its file, identified by place and content, the revision of the code and the hardware."""
+"""Provenance of a result: the source file, identified by path and content, the code revision and the hardware."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def short_digest(sha256: str) -> str:
-    """Its first twelve digits, which identify a checkpoint in tables of scores."""
+    """Return the first twelve digits of a SHA-256, which identify a checkpoint in score tables."""
     return sha256[:12]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A video file, by its place and by its content, which is read on first use."""
+    """A video file, identified by its path and its content. The content is read on first use."""
 
     path: Path
 
@@ -41,8 +41,8 @@ class Source:
         return {"bytes": self.path.stat().st_size, "sha256": sha256_of(self.path)}
 
     def is_that_of(self, recorded: dict[str, Any]) -> bool:
-        """Whether a result that recorded its `place` as "path", and its `content`, is of this video: of the same file,
-        whatever is in it by now, or of one with the same content. Raises OSError if it cannot be read.
+        """True if a recorded result is of this video: `recorded` has the same path (`place` as "path"), even if the
+        file has changed since, or the same `content`. Raises OSError if the file cannot be read.
         """
         if recorded.get("path") == self.place:
             return True
@@ -50,7 +50,7 @@ class Source:
 
 
 def hardware(device: torch.device) -> dict[str, str | int | None]:
-    """What this process runs on; device: what its model is on."""
+    """Describe the hardware and software of this process; device: the device of the model."""
     import torch
 
     cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on Linux
@@ -67,14 +67,14 @@ def hardware(device: torch.device) -> dict[str, str | int | None]:
 
 
 def revision() -> str:
-    """Short git hash of the code, with -dirty if the package was changed since; outside a checkout "unversioned"."""
+    """Return the short git hash, plus -dirty if the package has changes; "unversioned" outside a checkout."""
     package = Path(__file__).parent
 
     def git(*args: str) -> str:
         return subprocess.run(["git", "-C", package, *args], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        if not git("ls-files", "__init__.py"):  # installed into a folder of some other repository
+        if not git("ls-files", "__init__.py"):  # installed inside another repository
             return "unversioned"
         return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):

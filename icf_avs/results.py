@@ -1,4 +1,4 @@
-"""The result for a whole video: its masks, held as run lengths, and what goes with each."""
+"""Segmentation result of a whole video: run-length encoded masks with their times, scores and tags."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from icf_avs.types import ClipSpec, Missing
 
 @dataclass(frozen=True)
 class ClassMask:
-    """The part of a mask that is of one class."""
+    """The pixels of a mask that belong to one class."""
 
-    category_id: int  # 1 is the first class; 0, background, has no mask
+    category_id: int  # 1 is the first class; background (0) has no mask
     area: float  # share of the frame, 0 to 1
-    score: float  # mean probability, in it, that the pixel sounds
+    score: float  # mean sounding probability of its pixels
     run_lengths: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class FrameMask:
-    """One mask of a video, as run lengths, and what goes with it."""
+    """One run-length encoded mask of a video, with its interval, scores and tags."""
 
     index: int
-    start: float  # seconds; the mask stands for [start, end)
+    start: float  # seconds; the mask covers the interval [start, end)
     end: float
-    picture_time: float  # seconds, of the frame that the model saw
+    picture_time: float  # seconds; time of the frame that was segmented
     area: float  # share of the frame, 0 to 1
     score: float  # mean probability inside the mask, 0 if it is empty
-    heard: tuple[tuple[str, float], ...]  # words and probabilities, the likeliest first
+    heard: tuple[tuple[str, float], ...]  # audio tags and probabilities, likeliest first
     run_lengths: dict[str, Any]  # the mask as COCO RLE
-    classes: tuple[ClassMask, ...] = ()  # its parts by class, in the order of the ids
-    class_names: tuple[str, ...] = ()  # of all ids, background first; empty without semantic=True
+    classes: tuple[ClassMask, ...] = ()  # one mask per class, ordered by id
+    class_names: tuple[str, ...] = ()  # names of all ids, background first; empty without semantic=True
 
     @property
     def time(self) -> float:
@@ -45,13 +45,13 @@ class FrameMask:
 
     @property
     def mask(self) -> np.ndarray:
-        """Bool [H, W] at the video's own size."""
+        """The mask, bool [H, W], at the size of the video."""
         return decode(self.run_lengths)
 
     @property
     def class_ids(self) -> np.ndarray:
-        """uint8 [H, W] at the video's own size, 0 where nothing sounds. ValueError unless segmented with
-        semantic=True.
+        """Class ids, uint8 [H, W], at the size of the video; 0 where nothing sounds. Raises ValueError unless segmented
+        with semantic=True.
         """
         if not self.class_names:
             raise ValueError("there are no classes; segment with semantic=True")
@@ -62,7 +62,7 @@ class FrameMask:
 
 
 def class_masks(ids: np.ndarray, probability: np.ndarray) -> tuple[ClassMask, ...]:
-    """Class ids, uint8 [H, W], and the probability that each pixel sounds -> one mask for each class that occurs."""
+    """Return one mask per class that occurs. ids: class ids, uint8 [H, W]; probability: [H, W], that a pixel sounds."""
     found = []
     for index in np.unique(ids[ids > 0]).tolist():
         part = ids == index
@@ -72,30 +72,30 @@ def class_masks(ids: np.ndarray, probability: np.ndarray) -> tuple[ClassMask, ..
 
 @dataclass(frozen=True)
 class Segmentation:
-    """All masks of a video. They are held as run lengths and unpacked on access."""
+    """All masks of a video, stored as run lengths and decoded on access."""
 
     video: MediaInfo
     spec: ClipSpec
     frames: tuple[FrameMask, ...]
-    folder: Path | None  # where the results lie, None if nothing was written
-    missing: tuple[Missing, ...] = ()  # parts of the model that were unavailable, and their effect
+    folder: Path | None  # result folder, None if nothing was written
+    missing: tuple[Missing, ...] = ()  # parts of the model that were unavailable, and the effect of that
 
     def __len__(self) -> int:
         return len(self.frames)
 
     @property
     def times(self) -> np.ndarray:
-        """[n] seconds, the middle of each interval."""
+        """Middle of each interval in seconds, [n]."""
         return np.array([frame.time for frame in self.frames])
 
     @property
     def masks(self) -> np.ndarray:
-        """Bool [n, H, W]; for a long video go through `frames` instead."""
+        """All masks, bool [n, H, W]; for a long video, iterate over `frames` instead."""
         return np.stack([frame.mask for frame in self.frames])
 
     @property
     def class_ids(self) -> np.ndarray:
-        """uint8 [n, H, W], 0 where nothing sounds, else an index of `class_names`. ValueError as in FrameMask."""
+        """Class ids, uint8 [n, H, W]: 0 where nothing sounds, else an index into `class_names`. Raises as FrameMask."""
         return np.stack([frame.class_ids for frame in self.frames])
 
     @property
@@ -105,15 +105,15 @@ class Segmentation:
 
     @property
     def scores(self) -> np.ndarray:
-        """[n] mean probability inside each mask."""
+        """Mean probability inside each mask, [n]."""
         return np.array([frame.score for frame in self.frames])
 
     @property
     def areas(self) -> np.ndarray:
-        """[n] share of the frame."""
+        """Area of each mask as a share of the frame, [n]."""
         return np.array([frame.area for frame in self.frames])
 
     @property
     def heard(self) -> tuple[tuple[tuple[str, float], ...], ...]:
-        """Of each frame the likeliest words with their probabilities."""
+        """The likeliest audio tags of each frame, with their probabilities."""
         return tuple(frame.heard for frame in self.frames)

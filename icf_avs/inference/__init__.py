@@ -1,1 +1,1 @@
-"""From a trained model to masks: one predictor, and the steps that its mask logits pass afterwards."""
+"""Inference: the predictor that turns frames and audio into masks, and the post-processing of mask logits."""

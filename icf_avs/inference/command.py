@@ -1,4 +1,4 @@
-"""`icf segment`: videos one after the other, with a progress bar and what came of each."""
+"""`icf segment`: segment videos one after the other, with a progress bar and a summary of each."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".t
 
 
 def find_videos(paths: list[Path]) -> list[Path]:
-    """The videos that paths stand for: a folder stands for those in it, and a pattern such as *.mp4, which
-    some shells leave as it is, for those that match it. Raises UserError for one that stands for none.
+    """Expand paths to videos: a folder to the videos in it, and a pattern such as *.mp4, which some shells do not
+    expand, to the matching files. Raises UserError for a path that expands to none.
     """
     found: list[Path] = []
     for path in paths:
@@ -47,13 +47,13 @@ def segment_command(
     videos: list[Path], out: Path, checkpoint: str | None, fps: float, threshold: float, semantic: bool = False,
     audio_track: int | None = None, words: str | None = None, device: str = "auto",
 ) -> None:  # fmt: skip
-    """Segment videos from the command line: a progress bar while it runs, then the masks and tags of each video.
+    """Segment videos from the command line: show a progress bar, then print the masks and tags of each video.
 
-    videos: as find_videos takes them; checkpoint: as `icf_avs.load` takes it. A video that fails gets its line on
-    standard error and the others go on; then UserError.
+    videos: see `find_videos`; checkpoint: see `icf_avs.load`. The error of a failed video is printed on standard error
+    and the others are still processed; UserError is raised at the end.
     """
     console, videos = progress_console(), find_videos(videos)
-    # The writer of the overlay video has the other half: more threads of the model would only wait for each other.
+    # The overlay writer has the other half of the threads; with more, those of the model would wait for each other.
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     keep_freed_memory()
     if not any(path.exists() for path in videos):
@@ -86,7 +86,7 @@ def segment_command(
         found = int(np.count_nonzero(result.areas))
         masks = f"{counted(len(result), 'mask')} ({fps:g} a second)"
         print(f"{path}: {masks}, {found} with something segmented -> {result.folder}{os.sep}")
-        for line in tag_lines(result.frames) if segmenter.predictor.classes else ():  # without names there are no tags
+        for line in tag_lines(result.frames) if segmenter.predictor.classes else ():  # no class names, no tags
             print(f"  {line}")
         for part in result.missing:
             print(f"  made {part}")

@@ -1,10 +1,10 @@
-"""Masks that end where colours do: around every place the logits become the nearest linear function of the colours.
+"""Edge refinement by the guided filter: in each window, the logits are replaced by their linear fit to the colours.
 
     a, b = argmin sum over a window  (a . I(x) + b - logit(x))^2 + eps |a|^2          logit(p) <- mean a . I(p) + mean b
 
 The guided filter (He, Sun and Tang, ECCV 2010), in its fast form (He and Sun, arXiv 1505.00996): fitted at 1/4 of the
-frame, where the decoder draws, and applied at 1/2. The decoder knows edges by features of a frozen encoder alone, and
-draws an object that it never saw as a cloud; its colours are always known. No parameters, not in training.
+frame size, the resolution of the decoder, and applied at 1/2. The decoder gets edges only from features of a frozen
+encoder, so masks of unseen objects are blurred; the colours are sharp. No parameters, not used in training.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from icf_avs.networks.pooling import grid_means
 
-_WINDOW = 16  # a window reaches that part of the side of the frame to each side
-_EPS = 1e-5  # of colours in [0, 1]
-_SURE = 6.0  # beyond this a logit is sure, and would only draw the fit to itself
+_WINDOW = 16  # half the window is 1/_WINDOW of the longer side of the frame
+_EPS = 1e-5  # regularisation, for colours in [0, 1]
+_SURE = 6.0  # logits are clamped to +-_SURE, so that extreme values do not dominate the fit
 
 
 def guided_filter(logits: Tensor, pictures: Tensor) -> Tensor:
-    """Mask logits [N,h,w] and the frames uint8 [N,H,W,3], at least 2h x 2w -> [N,2h,2w]."""
+    """Refine mask logits [N,h,w] by frames uint8 [N,H,W,3] of at least 2h x 2w -> [N,2h,2w]."""
     high, wide = logits.shape[-2:]
     colours = _pooled(pictures, 2 * high, 2 * wide) / 255 - 0.5
     coarse, reach = F.avg_pool2d(colours, 2), max(1, round(max(high, wide) / _WINDOW))
@@ -31,9 +31,9 @@ def guided_filter(logits: Tensor, pictures: Tensor) -> Tensor:
 
 
 def _pooled(pictures: Tensor, high: int, wide: int) -> Tensor:
-    """uint8 [N,H,W,3] -> float [N,3,high,wide], means over what falls to each place."""
+    """Average-pool frames: uint8 [N,H,W,3] -> float [N,3,high,wide]."""
     whole, size = pictures.float(), pictures.shape[1:3]
-    if size == (2 * high, 2 * wide):  # in a fifth of the time
+    if size == (2 * high, 2 * wide):  # five times as fast as the general case
         rows = whole[:, ::2] + whole[:, 1::2]
         whole = (rows[:, :, ::2] + rows[:, :, 1::2]) / 4
     elif size != (high, wide):
@@ -42,7 +42,7 @@ def _pooled(pictures: Tensor, high: int, wide: int) -> Tensor:
 
 
 def _fit(colours: Tensor, values: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """colours [N,3,h,w], values [N,1,h,w] -> slopes [N,3,h,w] and level [N,1,h,w] of the fit in every window."""
+    """Fit values [N,1,h,w] by colours [N,3,h,w] in each window; return slopes [N,3,h,w] and intercepts [N,1,h,w]."""
     r, g, b = colours.split(1, dim=1)
     products = torch.cat([r * r, r * g, r * b, g * g, g * b, b * b, colours * values], dim=1)
     centre, value, means = _mean(torch.cat([colours, values, products], dim=1), reach).split((3, 1, 9), dim=1)
@@ -50,7 +50,7 @@ def _fit(colours: Tensor, values: Tensor, reach: int) -> tuple[Tensor, Tensor]:
     spread = means - torch.cat([r * r, r * g, r * b, g * g, g * b, b * b, centre * value], dim=1)
     rr, rg, rb, gg, gb, bb, x, y, z = spread.split(1, dim=1)
     rr, gg, bb = rr + _EPS, gg + _EPS, bb + _EPS
-    # The inverse of the symmetric 3 x 3 matrix by its cofactors.
+    # Invert the symmetric 3 x 3 matrix by cofactors.
     c00, c01, c02 = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg
     c11, c12, c22 = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
     rows = (c00 * x + c01 * y + c02 * z, c01 * x + c11 * y + c12 * z, c02 * x + c12 * y + c22 * z)
@@ -59,7 +59,7 @@ def _fit(colours: Tensor, values: Tensor, reach: int) -> tuple[Tensor, Tensor]:
 
 
 def _mean(x: Tensor, reach: int) -> Tensor:
-    """Mean over windows, which end at the border. Running sums: their cost does not grow with the window."""
+    """Mean over windows clipped at the border. By cumulative sums, so the cost does not depend on the window size."""
     window = 2 * reach + 1
     for dim in (-2, -1):
         size = x.shape[dim]

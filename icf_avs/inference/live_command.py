@@ -1,4 +1,4 @@
-"""`icf live`: what sounds now, a line a mask, from a camera or a file that is played."""
+"""`icf live`: print one line per mask, live from a camera or from a file played in real time."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def live_command(
     video: Path | None, devices: list[str], checkpoint: str | None, fps: float, threshold: float,
     words: str | None = None, device: str = "auto",
 ) -> None:  # fmt: skip
-    """Print each mask as soon as it is known, and how long after its frame that was, until the source ends.
+    """Print each mask as soon as it is computed, with its delay after the frame, until the source ends.
 
-    devices: see `captured`, where there is no video. Raises UserError for a source that cannot be read.
+    devices: see `captured`; used if video is None. Raises UserError for a source that cannot be read.
     """
     info = None if video is None else probe(video)  # before the model is loaded
-    torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # the source is decoded by the others
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # the others decode the source
     segmenter = pretrained.load(checkpoint, device)
     predictor = segmenter.predictor if words is None else segmenter.predictor.with_words(words)
     if words is not None:

@@ -1,8 +1,7 @@
-"""The masks of frames and sound as they come, from a camera, a call or arrays, in constant memory.
+"""Online segmentation of a stream of frames and audio (camera, call or arrays) in constant memory.
 
-The sound is the clock: a frame is shown when the sound that came before it has been heard. A mask needs the sound
-around its frame, so it comes ClipSpec.delay seconds after it (0.5 s `stamps`, 2.5 s `natural`), and however long
-the model takes.
+The audio is the clock: the time of a frame is the duration of the audio received before it. A mask needs audio after
+its frame, so its latency is ClipSpec.delay (0.5 s for `stamps`, 2.5 s for `natural`) plus the time the model takes.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from icf_avs.types import Prediction
 
 
 class MaskStream:
-    """Iterating gives the mask of each interval as soon as it can be known; see `Segmenter.stream`.
+    """Iterator over the masks of the intervals, each as soon as its input is complete; see `Segmenter.stream`.
 
-    whole_clips: the masks of a clip are made together, as those of a file are, and are the same; without, each is made
-    of the clip so far, so that the last one of a clip alone is that of the file.
+    whole_clips: predict all masks of a clip together, with the same result as for a file. Otherwise each mask is
+    predicted from the clip so far, and only the last mask of each clip equals that of a file.
     """
 
     def __init__(
@@ -42,12 +41,12 @@ class MaskStream:
         self._threshold, self._semantic, self._whole_clips = threshold, semantic, whole_clips
         self.size: tuple[int, int] | None = None  # height and width of the frames
         self.num_frames = 0
-        self.duration = 0.0  # seconds that have come
+        self.duration = 0.0  # seconds received
 
     def __iter__(self) -> Iterator[FrameMask]:
         clip: list[FrameInput] = []
         growing = self._predictor.growing_clip()
-        if not self._whole_clips:  # the first call of a model takes longest
+        if not self._whole_clips:  # warm-up: the first call of a model is the slowest
             side, window = self._spec.image_size, self._spec.window
             growing.add(self._predictor.prepare(torch.zeros(side, side, 3, dtype=torch.uint8)), torch.zeros(window))
             growing = self._predictor.growing_clip()
@@ -68,9 +67,9 @@ class MaskStream:
         return frame_masks(clip, prediction, self.size, self._threshold, self._semantic, since)
 
     def _inputs(self) -> Iterator[FrameInput]:
-        """Each as soon as the next frame and the sound of its window have come."""
+        """Yield each input as soon as the next frame and the audio of its window have arrived."""
         spec, sound = self._spec, _Sound(self._rate, self._spec.sample_rate)
-        seen: deque[tuple[torch.Tensor, Any]] = deque()  # images of inputs whose sound is still to come
+        seen: deque[tuple[torch.Tensor, Any]] = deque()  # images of inputs that wait for their audio
         shown: Callable[[], np.ndarray] | None = None
         index = 0  # of the next input
 
@@ -104,7 +103,7 @@ class MaskStream:
             index += 1
 
     def _resized(self, shown: Callable[[], np.ndarray]) -> tuple[torch.Tensor, Any]:
-        """And what the predictor makes of it meanwhile."""
+        """Return the resized frame and, unless `whole_clips`, the part that the predictor computes without audio."""
         image = shown()
         size = (image.shape[0], image.shape[1])
         if size != (self.size or size):
@@ -115,7 +114,7 @@ class MaskStream:
 
 
 def _kept(frame: Array | Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
-    """An array is copied: a camera may write the next frame to the same place."""
+    """Return a function that returns the frame. Arrays are copied: a camera may reuse the buffer for the next frame."""
     if callable(frame) and not isinstance(frame, torch.Tensor):
         return frame
     image = frames_of(frame, 3).copy()
@@ -123,7 +122,7 @@ def _kept(frame: Array | Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
 
 
 class _Sound(SoundBuffer):
-    """The mean of the channels of what comes, at the rate of the model."""
+    """Buffer of the received audio, mixed to mono (mean of the channels) and resampled to the rate of the model."""
 
     def __init__(self, rate: int, to: int) -> None:
         super().__init__()
@@ -131,11 +130,11 @@ class _Sound(SoundBuffer):
 
     @property
     def seconds(self) -> float:
-        """That have come."""
+        """Seconds of audio received."""
         return self._count / self._rate
 
     def append(self, block: np.ndarray | None) -> None:
-        """float32 [channels, n], None at the end."""
+        """Append a block, float32 [channels, n]; None at the end."""
         if block is not None:
             self._count += block.shape[1]
             block = block.mean(0, keepdims=True)

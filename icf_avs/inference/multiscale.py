@@ -1,11 +1,11 @@
-"""Masks at two scales, those of a smaller copy weighted by how much of the frame is segmented.
+"""Merge masks of two scales; the weight of the smaller scale grows with the segmented area.
 
     logit(p) = (1 - w) large(p) + w small(p)           w = min(1, A / LARGE) / 2
-    A = the larger share, in one of the two masks, of places that are within NEAR of the surest place of both
+    A = share of positions within NEAR of the maximum over both masks, in the mask where that share is larger
 
-A classifier's view covers a large object whole in the small copy alone, and spares the ground around it; an object of a
-few cells there is found in the large one alone. Adding a constant to both adds it to the result, so the offset
-is calibrated on it. Not from the paper.
+Only at the small scale does the receptive field of a classifier cover a large object as a whole and leave out the
+background around it; an object of a few cells is found only at the large scale. A constant added to both inputs is
+added to the output, so the offset can be calibrated on the output. Not from the paper.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from icf_avs.inference.relative_threshold import surest
 
-LARGE = 0.15  # share of the frame from which both count alike
+LARGE = 0.15  # share of the frame from which both scales have equal weight
 NEAR = 2.0  # logits
 
 
 def merge_scales(large: Tensor, small: Tensor) -> Tensor:
-    """Mask logits of a frame [B,T,h,w] and of its smaller copy [B,T,h',w'] -> [B,T,h,w]."""
+    """Merge mask logits of frames [B,T,h,w] with those of their smaller copies [B,T,h',w'] -> [B,T,h,w]."""
     small = F.interpolate(small, large.shape[-2:], mode="bilinear")
     logits = torch.stack([large, small])
     found = logits > surest(logits).amax(0) - NEAR

@@ -1,8 +1,8 @@
-"""What mask logits pass between a network and a mask: `STEPS`, in the order in which they act.
+"""Post-processing of mask logits: the functions in `STEPS`, in order.
 
-Each takes and returns the masks of one clip batch at every scale, the largest first. A step whose input is absent does
-nothing, so networks without an open vocabulary have the calibrated offset alone, and that is all that an exported graph
-holds.
+Each step takes and returns the masks of one batch of clips at all scales, largest first. A step whose input is absent
+does nothing: networks without an open vocabulary use only the calibrated offset, and their exported graphs hold only
+that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from icf_avs.networks.segmentation_model import SegmentationModel
 
 @dataclass(frozen=True)
 class ScaleMasks:
-    """logits [B,T,h,w]; frames uint8 [B,T,S,S,3], whose colours the masks are to follow, or None; segmenter: see
+    """Masks at one scale. logits: [B,T,h,w]; frames: uint8 [B,T,S,S,3] for edge refinement, or None; segmenter: see
     `NetworkOutput`.
     """
 
@@ -34,7 +34,7 @@ Scales = list[ScaleMasks]
 
 
 def segmenter_prior(scales: Scales, model: SegmentationModel) -> Scales:
-    """The segmenter's word counts beside the decoder's (networks/open_vocabulary_parts/segmenter_prior.py)."""
+    """Fuse the decoder's logits with the object segmenter (networks/open_vocabulary_parts/segmenter_prior.py)."""
     return [
         scale if scale.segmenter is None else replace(scale, logits=_by_frame(fuse_segmenter, scale, scale.segmenter))
         for scale in scales
@@ -42,7 +42,7 @@ def segmenter_prior(scales: Scales, model: SegmentationModel) -> Scales:
 
 
 def refine_edges(scales: Scales, model: SegmentationModel) -> Scales:
-    """Masks end where colours do, at twice the resolution (guided_filter.py)."""
+    """Align mask edges with colour edges, at twice the resolution (guided_filter.py)."""
     return [
         scale if scale.frames is None else replace(scale, logits=_by_frame(guided_filter, scale, scale.frames))
         for scale in scales
@@ -50,12 +50,12 @@ def refine_edges(scales: Scales, model: SegmentationModel) -> Scales:
 
 
 def calibrated_offset(scales: Scales, model: SegmentationModel) -> Scales:
-    """The constant of training/calibrate.py."""
+    """Add the constant that training/calibrate.py chose."""
     return [replace(scale, logits=scale.logits + model.offset) for scale in scales]
 
 
 def multiscale(scales: Scales, model: SegmentationModel) -> Scales:
-    """One mask of the frames and of a smaller copy (multiscale.py)."""
+    """Merge the masks of all scales into one (multiscale.py)."""
     first, *smaller = scales
     for scale in smaller:
         first = replace(first, logits=merge_scales(first.logits, scale.logits))
@@ -63,7 +63,7 @@ def multiscale(scales: Scales, model: SegmentationModel) -> Scales:
 
 
 def relative_threshold(scales: Scales, model: SegmentationModel) -> Scales:
-    """What is much less sure than the surest place is not segmented (relative_threshold.py)."""
+    """Suppress logits far below the maximum of the frame (relative_threshold.py)."""
     share = model.relative_threshold
     return (
         scales
@@ -77,12 +77,12 @@ STEPS: tuple[Step, ...] = (segmenter_prior, refine_edges, calibrated_offset, mul
 
 
 def postprocess(scales: Scales, model: SegmentationModel) -> Tensor:
-    """Mask logits [B,T,h,w] of all scales -> those that say what is segmented: above 0."""
+    """Apply all steps. Return final mask logits [B,T,h,w]: a pixel is segmented where they are above 0."""
     for step in STEPS:
         scales = step(scales, model)
     return scales[0].logits
 
 
 def _by_frame(change: Callable[[Tensor, Tensor], Tensor], scale: ScaleMasks, given: Tensor) -> Tensor:
-    """change, of logits [N,h,w] and what is given of each frame [N,...], for clips [B,T,...]."""
+    """Apply a function of logits [N,h,w] and per-frame inputs [N,...] to clips [B,T,...]."""
     return change(scale.logits.flatten(0, 1), given.flatten(0, 1)).unflatten(0, scale.logits.shape[:2])

@@ -1,4 +1,4 @@
-"""The one way from frames and sound to masks: segmentation, scores, the page and training's own checks all take it."""
+"""Predictor: frames and audio in, masks out. Segmentation, evaluation, the web page and validation all use it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _INACTIVE = -30.0  # logits of frames in which nothing sounds
 
 @dataclass(frozen=True)
 class EncodedFrames:
-    """Frames at one scale: their features, [B,T,...], and the frames themselves where masks follow their colours."""
+    """Features of frames at one scale, [B,T,...], and the frames themselves if edge refinement needs their colours."""
 
     visual: VisualFeatures
     frames: Tensor | None = None
 
     def at(self, frames: Tensor) -> EncodedFrames:
-        """Those of some frames, bool [T]."""
+        """Select frames; frames: bool [T]."""
         colours = None if self.frames is None else self.frames[:, frames]
         return EncodedFrames(self.visual.map(lambda x: x[:, frames]), colours)
 
     @classmethod
     def joined(cls, parts: Sequence[EncodedFrames]) -> EncodedFrames:
-        """Frames [B,T,...] of the same clips, one part after the other."""
+        """Concatenate parts [B,T,...] of the same clips along the time axis."""
         pyramids = zip(*(part.visual.pyramid for part in parts), strict=True)
         rest = zip(*((*part.visual[1:], part.frames) for part in parts), strict=True)
         scores, probs, frames = map(_joined, rest)
@@ -45,12 +45,12 @@ class EncodedFrames:
 
 
 class Predictor(MaskPredictor):
-    """Masks by a model. It handles device, evaluation mode, scales and post-processing, and that frames in which no tag
-    is active are not processed.
+    """Predicts masks with a model. Handles device, evaluation mode, scales and post-processing, and skips frames
+    without an active tag.
     """
 
     def __init__(self, model: SegmentationModel, active_words: Tensor | None = None) -> None:
-        """active_words: the classes that may sound, bool [C], None for all."""
+        """active_words: classes to segment, bool [C]; None for all."""
         self.model, self.spec, self.classes = model, model.spec, model.classes
         self._active_words = None if active_words is None else active_words.to(model.device)
         if active_words is not None:
@@ -88,9 +88,8 @@ class Predictor(MaskPredictor):
         return found
 
     def encode(self, frames: Tensor | None, visual: VisualFeatures | None = None) -> list[EncodedFrames]:
-        """Frames uint8 [B,T,S,S,3] at every scale that the network segments, the largest first. visual: their features
-        at the model's own size, where these are known; then frames may be as small as the second scale, and None where
-        there is none.
+        """Encode frames uint8 [B,T,S,S,3] at all scales of the network, largest first. visual: cached features at the
+        model's image size; with these, frames may be as small as the second scale, or None if there is no second scale.
         """
         frames = None if frames is None else frames.to(self.model.device)
         if visual is None:
@@ -103,7 +102,9 @@ class Predictor(MaskPredictor):
         return [EncodedFrames(visual, small), EncodedFrames(self._encode_frames(small, visual.object_probs), small)]
 
     def segment(self, scales: Sequence[EncodedFrames], audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
-        """The network's output at the first scale, with the mask logits of all scales, post-processed; valid [B,T]."""
+        """Return the output at the first scale, its logits replaced by the post-processed ones of all scales; valid:
+        bool [B,T].
+        """
         self.model.eval()
         outputs = [self.model.network(scale.visual, audio, valid) for scale in scales]
         masks = [
@@ -113,7 +114,7 @@ class Predictor(MaskPredictor):
         return replace(outputs[0], logits=postprocess(masks, self.model))
 
     def _encode_frames(self, frames: Tensor, object_probs: Tensor | None = None) -> VisualFeatures:
-        """On a CPU one frame after the other, in the memory that one takes, unless the encoder knows better."""
+        """Encode frames. On a CPU one by one to save memory, unless the network does its own batching."""
         network, known = self.model.eval().network, {} if object_probs is None else {"object_probs": object_probs}
         if network.batches_frames or frames.device.type != "cpu":
             return network.encode_frames(frames, **known)
@@ -121,7 +122,7 @@ class Predictor(MaskPredictor):
         return VisualFeatures([torch.cat(level).unflatten(0, frames.shape[:2]) for level in levels])
 
     def _encode_audio(self, sound: Tensor) -> AudioFeatures:
-        """Features [1,T,...]."""
+        """Encode the audio of one clip -> features [1,T,...]."""
         network, sound = self.model.eval().network, sound[None].to(self.model.device)
         if self._active_words is None:
             return network.encode_audio(sound)
@@ -129,8 +130,8 @@ class Predictor(MaskPredictor):
         return network.encode_audio(tags * self._active_words, tags=True)
 
     def _prediction(self, encoded: Callable[[Tensor], Sequence[EncodedFrames]], audio: AudioFeatures) -> Prediction:
-        """encoded(bool [T]): those frames at every scale. They are the frames in which anything sounds; of a silent
-        clip the first, for it says how large a mask is.
+        """Segment only the frames in which something sounds. encoded: maps the selection, bool [T], to these frames at
+        all scales. Of a silent clip the first frame is processed, which gives the size of the masks.
         """
         active = torch.ones(audio.token.shape[1], dtype=torch.bool)
         if audio.tag_probs is not None:
@@ -156,24 +157,24 @@ class Predictor(MaskPredictor):
 
 
 def second_size(model: SegmentationModel) -> int:
-    """Side in pixels of the second scale's frames, which every level of a pyramid divides."""
+    """Return the side of frames at the second scale in pixels, a multiple of 32 (the coarsest stride)."""
     return max(1, round(cast(float, model.network.second_scale) * model.spec.image_size / 32)) * 32
 
 
 def _selected(scales: Sequence[EncodedFrames], frames: Tensor) -> Sequence[EncodedFrames]:
-    """Some of encoded frames, bool [T]."""
+    """Select from encoded frames; frames: bool [T]."""
     where = frames.to(scales[0].visual.pyramid[0].device)
     return scales if frames.all() else [scale.at(where) for scale in scales]
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """Frames [B,T,...], one part after the other, where there are any."""
+    """Concatenate the parts that are not None, [B,T,...], along the time axis; None if there are none."""
     there = [part for part in parts if part is not None]
     return torch.cat(there, 1) if there else None
 
 
 class _EncodedClip(GrowingClip):
-    """Each of its frames is encoded once."""
+    """Growing clip that encodes each frame only once."""
 
     @torch.inference_mode()
     def add(self, frame: list[EncodedFrames], sound: Tensor) -> Prediction:

@@ -1,7 +1,7 @@
-"""What `icf_avs.load` returns: a segmenter that knows its file, and can be saved for the Hugging Face hub.
+"""The segmenter that `icf_avs.load` returns, with export to the Hugging Face hub.
 
-A folder or repository holds model.safetensors, the checkpoint with all that it needs inside; config.json, its
-configuration, clip specification and recipe for readers; README.md, its card. Nothing is ever unpickled.
+A folder or repository holds model.safetensors, the self-contained checkpoint; config.json, a readable copy of its
+configuration, clip specification and recipe; README.md, the model card. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from icf_avs.provenance import short_digest
 
 
 class LoadedSegmenter(Segmenter):
-    """path: of the checkpoint. recipe: what it says of its making."""
+    """Segmenter loaded from a checkpoint. path: the checkpoint file; recipe: the training recipe it records."""
 
     def __init__(self, model: SegmentationModel, name: str, path: Path) -> None:
         super().__init__(Predictor(model), name)
         self.path, self.recipe = path, read_recipe(path)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write checkpoint, description and card, which has the scores in results/*.csv of the current folder."""
+        """Write checkpoint, config.json and card; the card has the scores in results/*.csv of the current folder."""
         folder, model = Path(folder), self.model
         save_checkpoint(model, folder / FILE, self.recipe)
         described = {
@@ -47,7 +47,7 @@ class LoadedSegmenter(Segmenter):
         write_text(folder / "README.md", card)
 
     def push_to_hub(self, name: str, token: str | None = None, private: bool | None = None) -> str:
-        """Upload them as user/name; its address. Raises UserError where huggingface_hub is not installed."""
+        """Upload these files as user/name; return the URL. Raises UserError if huggingface_hub is not installed."""
         try:
             from huggingface_hub import HfApi
         except ModuleNotFoundError as error:
@@ -61,7 +61,7 @@ class LoadedSegmenter(Segmenter):
 
 
 def load(checkpoint: str | None = None, device: str | torch.device = "auto", tagger: str | None = None) -> Segmenter:
-    """`icf_avs.load`."""
+    """Implement `icf_avs.load`."""
     place = find_device(device)
     path, name = find_checkpoint(checkpoint)
     model = load_checkpoint(path, tagger=tagger).to(place)

@@ -1,10 +1,9 @@
-"""A relative threshold: what is much less sure than the surest place of its own frame is not segmented.
+"""Relative threshold: suppress logits far below the maximum of the frame.
 
     logit(p) <- logit(p) - share * max(0, q),  q the 99.5 % quantile of the frame's logits
 
-A word that fits something very well leaves the plain ground around it a little likelier than not. One offset for all
-frames cannot tell that from an object that is found with effort. Not from the paper; the share is calibrated as the
-offset is.
+Where a word fits an object very well, the background around it gets logits slightly above zero. A single offset for all
+frames cannot separate these from a weakly detected object. Not from the paper; the share is calibrated like the offset.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ _SUREST = 0.005  # of the pixels
 
 
 def surest(logits: Tensor) -> Tensor:
-    """Mask logits [...,h,w] -> [...,1,1]: the logit of the surest place of a frame."""
+    """Return a robust maximum (99.5 % quantile) of each frame: mask logits [...,h,w] -> [...,1,1]."""
     count = max(1, round(_SUREST * logits.shape[-2] * logits.shape[-1]))
     return logits.flatten(-2).topk(count, dim=-1).values[..., -1, None, None]
 
 
 def subtract_max_fraction(logits: Tensor, share: Tensor) -> Tensor:
-    """Mask logits [...,h,w] -> [...,h,w]; share: a scalar, 0 changes nothing."""
+    """Apply the relative threshold: mask logits [...,h,w] -> [...,h,w]; share: a scalar, 0 changes nothing."""
     return logits - share * surest(logits).clamp(min=0)

@@ -1,4 +1,4 @@
-"""The main job: any video in, the pixels of what sounds out, with the files that show them; and `icf segment`."""
+"""Segment a video: masks of the sounding objects, with the overlay video and the other output files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Video = str | Path | bytes | BinaryIO | Frames
 _PNG: dict[str, Any] = {
     "compress_level": 1,
     "compress_type": 3,
-}  # run lengths: of masks, nothing else makes much less of them
+}  # Z_RLE: on masks, other strategies compress hardly better
 
 
 def segment_video(
@@ -62,15 +62,15 @@ def segment_video(
     sound: AudioSource | None = None,
     private: bool = False,
 ) -> Segmentation:
-    """Segment a video at `fps` masks a second; with `out`, write out/STEM/ (overlay.mp4, masks/, ...) as well.
+    """Segment a video at `fps` masks per second; with `out`, also write out/STEM/ (overlay.mp4, masks/, ...).
 
-    `semantic` asks for the class of each segmented pixel: classes/ is added, the overlay and the sheet are in the
-    colours of the classes. `audio_track` (from 1) chooses among several; by default the one that the file marks as
-    default. progress(done, total) is called as the work goes on; `checkpoint` is the name written to
-    segmentation.json; `reserved_dirs` are result folders of the same run that must not be replaced; `sound` is
-    taken, by the model and in the overlay, in place of the video's own; `private` leaves the folder of the video
-    out of segmentation.json. Results appear complete or not at all. Raises UserError for whatever is wrong with the
-    video, the settings or the output folder, and for a model without a class head if `semantic`.
+    `semantic` adds the class of each segmented pixel: classes/ is written, and the overlay and the sheet use class
+    colours. `audio_track` (from 1) selects an audio track; by default the one marked as default in the file.
+    progress(done, total) is called during the work. `checkpoint` is the name written to segmentation.json.
+    `reserved_dirs` are result folders of the same run that must not be replaced. `sound` replaces the audio of the
+    video, for the model and in the overlay. `private` leaves the folder of the video out of segmentation.json. Results
+    are written completely or not at all. Raises UserError for a problem with the video, the settings or the output
+    folder, and if `semantic` is set for a model without a class head.
     """
     check_settings(fps, threshold)
     if semantic:
@@ -109,7 +109,7 @@ def segment_video(
                 write_video(info, new / "overlay.mp4", interval_at, frame_of, drawn, overlay_of, sound, frames)
 
         masks = stream_masks(predictor, info, fps, threshold, semantic, sound, shown, tee)
-        with tee, WriterThread(write) as writer, closing(masks):  # closed first: then the writer waits for no more
+        with tee, WriterThread(write) as writer, closing(masks):  # closed first: unblocks the writer
             frames = writer.frames
             for frame, preview in masks:
                 writer.add(frame)
@@ -134,7 +134,7 @@ def segment_video(
 def _made_with(
     predictor: MaskPredictor, checkpoint: str, threshold: float, sound: AudioSource | None
 ) -> dict[str, Any]:
-    """The model and its settings, as segmentation.json has them; `checkpoint` is its name."""
+    """Return the model and its settings, as stored in segmentation.json; checkpoint: name of the model."""
     words = predictor.only_words
     return {
         "checkpoint": {"name": checkpoint, "sha256": predictor.digest},
@@ -148,7 +148,7 @@ def _made_with(
 
 
 def _png(frame: FrameMask) -> bytes:
-    """The mask as a grey image, 0 or 255; one that is empty as it was made last."""
+    """Return the mask as a grey PNG of 0 and 255; the PNG of an empty mask is cached."""
     return _drawn(frame.mask) if frame.area else _black(*frame.run_lengths["size"])
 
 
@@ -164,14 +164,14 @@ def _drawn(mask: np.ndarray) -> bytes:
 
 
 class Segmenter:
-    """A predictor with the name of its checkpoint: what `icf_avs.load` returns."""
+    """A predictor with the name of its checkpoint, as `icf_avs.load` returns it."""
 
     def __init__(self, predictor: MaskPredictor, name: str) -> None:
         self.predictor, self.name = predictor, name
 
     @property
     def model(self) -> SegmentationModel:
-        """The model that the checkpoint holds."""
+        """The segmentation model."""
         return cast(Predictor, self.predictor).model
 
     def segment(
@@ -189,12 +189,12 @@ class Segmenter:
         sample_rate: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Segmentation:
-        """Segment a video at `fps` masks a second. With `out`, files are written as well; see `segment_video`.
+        """Segment a video at `fps` masks per second. With `out`, also write files; see `segment_video`.
 
-        video: a path; the bytes of a file or a binary file; frames uint8 [T,H,W,3], or an iterator of frames, with
-        `audio` and both rates; or an iterator of frames with the sound from each to the next, with its `sample_rate`.
-        See `segment_arrays`. `words`: only these tags in this call, see `MaskPredictor.with_words`. `audio`: another
-        sound in place of the video's own. progress(done, total) is called as the work goes on.
+        video: a path; the bytes of a file or a binary file; frames uint8 [T,H,W,3] or an iterator of frames, with
+        `audio` and both rates; or an iterator of pairs, a frame and the audio until the next, with its `sample_rate`
+        (see `segment_arrays`). words: segment only these tags in this call, see `MaskPredictor.with_words`. audio:
+        replaces the audio of the video. progress(done, total) is called during the work.
         """
         predictor = self._predictor(words, semantic)
         sound = None if audio is None else audio_source(audio, sample_rate)
@@ -225,12 +225,12 @@ class Segmenter:
         *,
         words: str | None = None,
     ) -> Iterator[FrameMask]:
-        """The mask of each interval as soon as it can be known, of frames and sound as they come.
+        """Segment a live stream: yield the mask of each interval as soon as its input is complete.
 
-        source: pairs of a frame (uint8 RGB [H,W,3]) and the sound that follows it ([n] or [channels, n] at
-        `sample_rate`, float or int16), either of them None where only the other has come. The sound is the clock. A
-        mask comes `delay` seconds after its frame and however long the model takes. Memory is constant. The last mask
-        of each clip of `spec.frames` is that of a file with these frames and this sound; the others know less of it.
+        source: pairs of a frame (uint8 RGB [H,W,3]) and the audio that follows it ([n] or [channels, n] at
+        `sample_rate`, float or int16); either is None if only the other has arrived. The audio is the clock. A mask has
+        a latency of `delay` seconds plus the time the model takes. Memory is constant. The last mask of each clip of
+        `spec.frames` equals that of a file with these frames and this audio; the others are based on less of the clip.
         """
         predictor = self._predictor(words, semantic)
         rate = round(checked_rate(sample_rate, "sample_rate"))
@@ -238,7 +238,7 @@ class Segmenter:
 
     @property
     def delay(self) -> float:
-        """Seconds from a frame to the end of the sound that its mask needs."""
+        """Seconds from a frame to the end of the audio window of its mask."""
         return self.predictor.spec.delay
 
     def _predictor(self, words: str | None, semantic: bool) -> MaskPredictor:

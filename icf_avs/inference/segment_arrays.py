@@ -1,4 +1,4 @@
-"""Videos that are no file: arrays, and frames that come one by one with their sound."""
+"""Segment videos given as arrays, or as an iterator of frames with their audio."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def segment_arrays(
     *, audio: Audio | None = None, frame_rate: float | None = None, sample_rate: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Segmentation:  # fmt: skip
-    """The masks of frames uint8 [T,H,W,3], or one after the other [H,W,3], at `frame_rate` with `audio`; or of pairs of
-    a frame and the sound from then on. `audio_source` says what the audio may be; samples of pairs are floats or signed
-    integers, [n] or [channels, n], at `sample_rate`.
+    """Segment frames uint8 [T,H,W,3], or an iterator of [H,W,3], at `frame_rate` with `audio`; or pairs of a frame and
+    the audio that follows it. audio: see `audio_source`; in pairs, float or signed integer samples, [n] or
+    [channels, n], at `sample_rate`.
 
-    The same masks as those of a file with these frames and this sound, but that the sound of pairs is always the mean
-    of its channels. Raises UserError for arrays of another type or shape, and without the rates that are needed.
+    The masks equal those of a file with these frames and this audio, except that the audio of pairs is always mixed by
+    the mean of its channels. Raises UserError for arrays of another type or shape, and if a required rate is missing.
     """
     rate = predictor.spec.sample_rate
     if frame_rate is None and audio is None and not isinstance(frames, np.ndarray | torch.Tensor):

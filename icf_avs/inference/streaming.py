@@ -1,7 +1,7 @@
-"""The masks of a video, one after the other: its frames and its sound in, what sounds out.
+"""Segment a video clip by clip.
 
-Mask i stands for [i/fps, (i+1)/fps) seconds; frame and sound are taken by ClipSpec. Clips of `spec.frames`
-masks go through the model one after the other, so a long video needs no more memory than a short one.
+Mask i covers [i/fps, (i+1)/fps) seconds; ClipSpec gives the time of its frame and its audio window. Clips of
+`spec.frames` masks are processed one after the other, so memory does not grow with the length of the video.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from icf_avs.output.class_labels import class_labels
 from icf_avs.results import ClassMask, FrameMask, class_masks
 from icf_avs.types import Prediction
 
-MAX_TAGS = 5  # words of a mask that are reported at most
-_PREVIEW = 320  # long side of an image on the contact sheet
+MAX_TAGS = 5  # tags reported per mask at most
+_PREVIEW = 320  # pixels; long side of an image on the contact sheet
 _MAX_FPS = 60.0
 
 
@@ -40,11 +40,11 @@ def stream_masks(
     predictor: MaskPredictor, info: MediaInfo, fps: float = 1.0, threshold: float = 0.5, semantic: bool = False,
     sound: AudioSource | None = None, shown: Container[int] = (), tee: FrameTee | None = None,
 ) -> Generator[tuple[FrameMask, np.ndarray | None], None, None]:  # fmt: skip
-    """Masks in order, with their classes if `semantic`, those whose numbers are in `shown` with a small copy of their
-    frames (RGB uint8, long side at most 320). `sound` replaces the video's own; `tee` gives the frames, from
-    where the overlay video gets them as well.
+    """Yield the masks in order, with classes if `semantic`; masks whose index is in `shown` come with a small copy of
+    their frame (RGB uint8, long side at most 320), others with None. `sound` replaces the audio of the video; `tee`
+    provides the decoded frames, which it shares with the overlay video.
 
-    Raises UserError for a video without sound or one that breaks in the middle, and for an unusable setting.
+    Raises UserError for a video without audio or one that breaks in the middle, and for an invalid setting.
     """
     check_settings(fps, threshold)
     spec = replace(predictor.spec, fps=fps)
@@ -59,10 +59,10 @@ def stream_masks(
         for frame_input, frame in zip(clip, frame_masks(clip, prediction, size, threshold, semantic), strict=True):
             yield frame, frame_input.preview
 
-    # The model segments a clip in a thread of its own while the frames of the next one are decoded here.
+    # The model segments a clip in a separate thread while the frames of the next clip are decoded here.
     thread = ThreadPoolExecutor(1, thread_name_prefix="model")
     with nullcontext() if tee is None else tee.ahead() as given, thread:
-        windows = AudioWindows(info, spec.sample_rate, sound)  # in here: the writer waits until this context ends
+        windows = AudioWindows(info, spec.sample_rate, sound)  # in the context: an error here must release the writer
         clip: list[FrameInput] = []
         for index, (time, image) in enumerate(read_frames(info, times, given)):
             resized_image = resize_frames(torch.from_numpy(image)[None], spec.image_size)[0]
@@ -76,7 +76,7 @@ def stream_masks(
                 while len(pending) > (0 if last else 1):
                     yield from finished()
                 if tee is not None and not last:
-                    tee.wait(clip[0].index / fps)  # no more than this clip and the next lie before the writer
+                    tee.wait(clip[0].index / fps)  # keep at most two clips ahead of the writer
                 clip = []
             while pending and pending[0][1].done():
                 yield from finished()
@@ -84,20 +84,20 @@ def stream_masks(
 
 @dataclass(frozen=True)
 class FrameInput:
-    """What the model is given for one mask; the frame itself is let go at once."""
+    """Model input for one mask. The full-size frame is not kept."""
 
     index: int
-    start: float  # seconds; the mask stands for [start, end)
+    start: float  # seconds; the mask covers the interval [start, end)
     end: float
-    time: float  # of the frame
+    time: float  # seconds; time of the frame
     resized_image: torch.Tensor  # uint8 [S, S, 3]
     waveform: np.ndarray  # float32 [window]
     preview: np.ndarray | None = None  # uint8 [h, w, 3]
-    prepared: Any = None  # by `MaskPredictor.prepare`
+    prepared: Any = None  # result of `MaskPredictor.prepare`
 
 
 def check_settings(fps: float, threshold: float) -> None:
-    """Raise UserError for an unusable setting."""
+    """Raise UserError for an invalid fps or threshold."""
     if not (math.isfinite(fps) and 0 < fps <= _MAX_FPS):
         raise UserError(f"fps is {fps}; give a number of masks a second above 0, at most {_MAX_FPS:g}")
     if not 0 < threshold < 1:
@@ -105,7 +105,7 @@ def check_settings(fps: float, threshold: float) -> None:
 
 
 def predict_clip(predictor: MaskPredictor, clip: list[FrameInput]) -> Prediction:
-    """At most `spec.frames` of one clip."""
+    """Predict one clip of at most `spec.frames` inputs."""
     frames = torch.stack([frame_input.resized_image for frame_input in clip])
     waveforms = torch.from_numpy(np.stack([frame_input.waveform for frame_input in clip]))
     return predictor.predict(frames, waveforms)
@@ -119,7 +119,7 @@ def frame_masks(
     semantic: bool,
     since: int = 0,
 ) -> Iterator[FrameMask]:
-    """The masks of a clip at the size of its frames, (height, width), from one of them on."""
+    """Yield the masks of a clip at full size, (height, width), starting at index `since` in the clip."""
     names = prediction.class_names if semantic else ()
     classes = prediction.classes if semantic else None
     for number in range(since, len(clip)):
@@ -140,7 +140,7 @@ def _frame_mask(
         return described(area=0.0, score=0.0, run_lengths=encode_empty(*size))
     native = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
     mask = native > least
-    inside = native.numpy()[mask.numpy()]  # NumPy picks them three times as fast
+    inside = native.numpy()[mask.numpy()]  # boolean indexing is three times as fast in NumPy
     classes: tuple[ClassMask, ...] = ()
     if class_logits is not None:
         classes = class_masks(class_labels(class_logits, size, mask).cpu().numpy(), native.sigmoid().cpu().numpy())
@@ -153,8 +153,8 @@ def _frame_mask(
 
 
 def select_tags(presence: torch.Tensor, words: tuple[str, ...], segmented: bool) -> tuple[tuple[str, float], ...]:
-    """The tags that are reported of a mask, the likeliest first: those from SCORE_FLOOR on, where the model takes a
-    tag for present; where anything is segmented at least the likeliest, however faint.
+    """Return the tags to report for a mask, likeliest first: those of at least SCORE_FLOOR, the model's threshold for
+    presence. If anything is segmented, the likeliest tag is always included.
     """
     values, order = presence.float().topk(min(MAX_TAGS, len(words)))
     found = [(words[i], value) for value, i in zip(values.tolist(), order.tolist(), strict=True) if value > 0]

@@ -1,8 +1,8 @@
-"""Words that a user asks for, `--words "barking, car horn"`, and the tags of the vocabulary that stand for them.
+"""Map words that a user asks for, as in `--words "barking, car horn"`, to tags of the vocabulary.
 
-Tables say which, so that no text encoder is needed: everyday_words.csv, then the tags themselves and AudioSet's names
-of sounds. A word may be in the plural or a form of a verb, and of several words ("barking dog") each may be known. Only
-what no table has is compared by text embeddings: those in the checkpoint or, where it is installed, the text encoder.
+The mapping uses tables, so that no text encoder is needed: everyday_words.csv, then the tags themselves and AudioSet's
+names of sounds. Plurals and verb forms are matched, and a phrase ("barking dog") may be matched word by word. Words in
+no table are compared by text embeddings: those in the checkpoint or, if installed, from the text encoder.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ LIST = "`icf words` lists what can be asked for"
 NOT_VISIBLE = "no visible object that the model knows makes this sound"
 _IGNORED = {"a", "an", "the", "my", "some", "of", "on", "and"}
 _ENDINGS = (("", ""), ("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"))
-_OFFERED, _SIMILAR = 3, 0.75  # words that are named where one is not known: how many, and how similar at least
+_OFFERED, _SIMILAR = 3, 0.75  # suggestions for an unknown word: number, and least similarity
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A word as it was asked for and the tags that stand for it; none where nothing visible makes its sound."""
+    """A requested word and the tags it maps to; no tags if nothing visible makes the sound."""
 
     word: str
     tags: tuple[str, ...]
@@ -47,7 +47,7 @@ class Prompt:
 
 
 def split_words(text: str) -> list[str]:
-    """Words with commas or semicolons between them, in lower case. Raises UserError for none, and what is no text."""
+    """Split at commas or semicolons, in lower case. Raises UserError if there are no words or it is not a string."""
     if not isinstance(text, str):
         raise UserError(f"words are {text!r}; give a string with commas between them: 'dog, violin'")
     words = [" ".join(word.split()).lower() for word in re.split("[,;\n]", text)]
@@ -58,7 +58,7 @@ def split_words(text: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def known_words() -> dict[str, tuple[str, ...]]:
-    """Every word in the tables and the tags that stand for it."""
+    """Return all words in the tables and the tags they map to."""
     known: dict[str, tuple[str, ...]] = {word: (word,) for word in audio_words()}
     for row in read_rows("everyday_words.csv"):
         tags = tuple(filter(None, row["tags"].split(";")))
@@ -71,7 +71,7 @@ def known_words() -> dict[str, tuple[str, ...]]:
 
 
 def find_tags(phrase: str) -> tuple[str, ...] | None:
-    """The tags that stand for a word or a few, none where nothing visible makes the sound; None: no table has it."""
+    """Return the tags of a word or phrase; () if nothing visible makes the sound, None if it is in no table."""
     words = [word for word in phrase.split() if word not in _IGNORED]
     things = [word for word in words if not word.endswith("ing")]
     for form in chain(_forms(phrase), _forms(" ".join(words)), _forms(" ".join(things))):
@@ -86,21 +86,21 @@ def find_tags(phrase: str) -> tuple[str, ...] | None:
 
 
 def _forms(word: str) -> Iterator[str]:
-    """The word, and what it may be the plural or a form of."""
+    """Yield the word and its possible base forms (singular, infinitive)."""
     yield from (word.removesuffix(ending) + stem for ending, stem in _ENDINGS if word.endswith(ending))
     yield re.sub(r"(.)\1(ing|ed)$", r"\1", word)
 
 
 def prompted_words(model: SegmentationModel, text: str) -> Tensor:
-    """The tags that stand for the words in `text`, bool [C]. Raises UserError as find_prompts does."""
+    """Return the tags of the words in `text` as bool [C]. Raises UserError as find_prompts does."""
     meant = {tag for prompt in find_prompts(model, text) for tag in prompt.tags}
     return torch.tensor([word in meant for word in model.classes])
 
 
 def find_prompts(model: SegmentationModel, text: str) -> list[Prompt]:
-    """Each of the words in `text`, with commas or semicolons between them.
+    """Map each word in `text`, separated by commas or semicolons, to tags.
 
-    Raises UserError for a model without tags, for no word, one that is not known, and where nothing visible makes any
+    Raises UserError for a model without tags, if there is no word or an unknown one, and if nothing visible makes any
     of the sounds.
     """
     if not isinstance(model.network, OpenVocabularyNetwork):
@@ -121,7 +121,7 @@ def find_prompts(model: SegmentationModel, text: str) -> list[Prompt]:
 
 
 def _similar_tags(model: SegmentationModel, word: str) -> tuple[str, ...]:
-    """The tags whose text embedding is similar."""
+    """Return the tags whose text embedding is similar to that of the word."""
     names = F.normalize(cast(Tensor, model.audio.names).cpu(), dim=-1)
     vector = names[model.classes.index(word)] if word in model.classes else _embedding(word)
     if vector is None:
@@ -131,7 +131,7 @@ def _similar_tags(model: SegmentationModel, word: str) -> tuple[str, ...]:
 
 
 def _embedding(word: str) -> Tensor | None:
-    """Unit vector [E] of a word, None where the text encoder is not installed."""
+    """Return the text embedding of a word, a unit vector [E]; None if the text encoder is not installed."""
     from icf_avs.encoders.text_encoders import embed_with_minilm
 
     try:
@@ -141,7 +141,7 @@ def _embedding(word: str) -> Tensor | None:
 
 
 def tell_prompts(model: SegmentationModel, text: str) -> None:
-    """Note on standard error what stands for each word that is no tag itself. Raises UserError as find_prompts does."""
+    """Print to standard error the tags of each word that is not itself a tag. Raises UserError as find_prompts does."""
     for prompt in find_prompts(model, text):
         if prompt.tags != (prompt.word,):
             note(str(prompt))
