@@ -1,1 +1,1 @@
-"""Encoders: what turns images, sound and class names into features."""
+"""Encoders: features of images, audio and class names."""

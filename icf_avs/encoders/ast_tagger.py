@@ -1,8 +1,8 @@
 """Audio tagger: AST, a transformer of 86 M parameters over patches of a log-mel spectrogram (library transformers).
 
 Gong, Chung and Glass, arXiv 2104.01778. Weights: MIT/ast-finetuned-audioset-10-10-0.4593 (BSD-3-Clause), AudioSet's 527
-classes in AudioSet's order. It is trained to classify its two global tokens; here the same classifier reads the patches
-of a time, as in class activation mapping. Not yet run with its weights.
+classes in AudioSet's order. The classifier was trained on the two global tokens; here it is applied to the mean patch
+token of each time step, as in class activation mapping. Not yet run with its weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HOP = 0.01  # seconds between frames of the spectrogram
 
 
 class AST(nn.Module):
-    """A tagger for encoders/tagger_encoder.py. network: ASTForAudioClassification; sample_rate: of the waveforms."""
+    """AST tagger for encoders/tagger_encoder.py. network: ASTForAudioClassification; sample_rate: of the waveforms."""
 
     def __init__(self, network: Any, sample_rate: int) -> None:
         super().__init__()
@@ -35,11 +35,11 @@ class AST(nn.Module):
         self.spectrogram = ASTFeatureExtractor(num_mel_bins=config.num_mel_bins, max_length=config.max_length)
 
     def classifier(self, columns: Tensor) -> Tensor:
-        """Features [..., D] -> logits [..., 527]."""
+        """Classify features [..., D] -> logits [..., 527]."""
         return self.network.classifier(columns)
 
     def columns(self, waves: Tensor) -> Tensor:
-        """Waveforms [N, n], as far as the network looks (10.24 s) -> [N, D, L], one each 0.1 s."""
+        """Encode waveforms [N, n], at most the network's input length (10.24 s) -> [N, D, L], one column per 0.1 s."""
         given = list(resample(waves, self.sample_rate, SAMPLE_RATE).cpu().numpy())
         spectrum = self.spectrogram(given, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_values
         patches = self.network.audio_spectrogram_transformer(spectrum.to(waves.device)).last_hidden_state[:, 2:]
@@ -47,12 +47,12 @@ class AST(nn.Module):
         return columns[..., : round(waves.shape[-1] / self.sample_rate / self.step)]
 
     def train(self, mode: bool = True) -> AST:
-        """It never leaves evaluation mode."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
 
 def load_ast(weights: str | Path | None = None, sample_rate: int = SAMPLE_RATE, random: bool = False) -> AST:
-    """The published network; weights: see model_folder; random: without them. Raises UserError as these do."""
+    """Load the published network; weights: see model_folder, which also raises UserError; random: no weights."""
     require_transformers("AST")
     from transformers import ASTConfig, ASTForAudioClassification
 

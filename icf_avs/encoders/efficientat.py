@@ -2,7 +2,7 @@
 
 Architecture: Howard et al., MobileNetV3-Large (arXiv 1905.02244) at width 0.4 or 1 over a log-mel spectrogram, with a
 plain sigmoid in its squeeze-and-excitation. Weights: Schmid, Koutini and Widmer, EfficientAT (arXiv 2211.04772),
-release v0.0.1 (MIT), learnt on AudioSet from larger teachers; the names of the files give the mAP.
+release v0.0.1 (MIT), distilled on AudioSet from larger teachers; the file names contain the mAP.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BLOCKS = (
     (5, 672, 160, True, True, 2), (5, 960, 160, True, True, 1), (5, 960, 160, True, True, 1),
 )  # fmt: skip
 TAGS = 527
-# By name: width, file of release v0.0.1, and its SHA-256 (that of mn10 as several public code bases pin it).
+# By name: width, file of release v0.0.1, and its SHA-256 (for mn10, as pinned in several public code bases).
 RELEASED = {
     "mn04": (0.4, "mn04_as_mAP_432.pt", "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c"),
     "mn10": (1.0, "mn10_as_mAP_471.pt", "0bd7dc2443af498c289a2e739f02ebb515d6aa3fd3ab9db539c86123ae368a4e"),
@@ -35,7 +35,7 @@ _RENAMED = (("conc_se_layers.0.", ""), ("classifier.2.", "classifier.0."), ("cla
 
 
 def _eighths(channels: float) -> int:
-    """The nearest multiple of 8 that is at least 8 and no more than a tenth below, as in MobileNet's code."""
+    """Round to the nearest multiple of 8, at least 8 and at least 90 % of the input, as in MobileNet's code."""
     near = max(8, int(channels + 4) // 8 * 8)
     return near if near >= 0.9 * channels else near + 8
 
@@ -49,7 +49,7 @@ def _convolution(
 
 
 class SqueezeExcitation(nn.Module):
-    """Weighs each channel by what all of them hold on average (Hu et al., arXiv 1709.01507)."""
+    """Channel attention from globally pooled features (Hu et al., arXiv 1709.01507)."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand (1x1), depthwise (k x k), squeeze-and-excitation, project (1x1); a skip where shape allows."""
+    """Expand (1x1), depthwise (k x k), squeeze-and-excitation, project (1x1); residual if the shapes match."""
 
     def __init__(
         self, inputs: int, kernel: int, expanded: int, outputs: int, squeezed: int, hard_swish: bool, stride: int
@@ -80,13 +80,13 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientAT(nn.Module):
-    """Waveforms [N, n] of any one length from 514 samples at 32 kHz -> (logits [N, 527], embedding [N, 960 width]).
+    """Tagger: waveforms [N, n], n at least 514 samples at 32 kHz -> (logits [N, 527], embedding [N, 960 width]).
 
-    A probability is the sigmoid of its logit: several objects may sound. sample_rate: of the waveforms it will be
-    given, in Hz; others than 32000 are resampled. frozen: stays in evaluation mode whatever the model around it does.
+    Multi-label: the probability of a tag is the sigmoid of its logit. sample_rate: of the input waveforms, in Hz; rates
+    other than 32000 are resampled. frozen: always in evaluation mode, whatever the mode of the surrounding model.
     """
 
-    step = 0.32  # seconds that a column of the last map stands for
+    step = 0.32  # seconds per column of the last map
 
     def __init__(self, sample_rate: int = SAMPLE_RATE, frozen: bool = False, width: float = 0.4) -> None:
         super().__init__()
@@ -111,20 +111,20 @@ class EfficientAT(nn.Module):
         return self.classifier(embedding), embedding
 
     def maps(self, waves: Tensor) -> Tensor:
-        """Waveforms [N, n] -> the last map [N, D, 4, L], L steps in time; its mean is the embedding."""
+        """Encode waveforms [N, n] -> last feature map [N, D, 4, L] with L time steps; its mean is the embedding."""
         return self.features(kaldi_log_mel(resample(waves, self.sample_rate, SAMPLE_RATE))[:, None])
 
     def columns(self, waves: Tensor) -> Tensor:
-        """Waveforms [N, n] -> [N, D, L]: the mean over any steps is what `classifier` takes."""
+        """Encode waveforms [N, n] -> [N, D, L]. `classifier` can be applied to the mean over any set of columns."""
         return self.maps(waves).mean(2)
 
     def train(self, mode: bool = True) -> EfficientAT:
-        """As of any module, but a frozen one never leaves evaluation mode."""
+        """Set the mode as usual, except that a frozen network stays in evaluation mode."""
         return super().train(mode and not self.frozen)
 
 
 def fetch_weights(weights: str | Path | None = None, name: str = "mn04") -> Path:
-    """The file of the weights, brought to this machine if need be; see weights.released_file."""
+    """Return the path of the weights file, downloaded if needed; see weights.released_file."""
     _, file, sha256 = RELEASED[name]
     return released_file(f"EfficientAT {name}", f"{URL}/{file}", sha256, weights)
 
@@ -132,10 +132,10 @@ def fetch_weights(weights: str | Path | None = None, name: str = "mn04") -> Path
 def load_efficientat(
     weights: str | Path | None = None, sample_rate: int = SAMPLE_RATE, frozen: bool = True, name: str = "mn04"
 ) -> EfficientAT:
-    """The pretrained network, whole state dict accounted for.
+    """Load the pretrained network; every entry of the state dict must be used.
 
-    weights: the file or a folder with it; None: see weights.released_file. Raises UserError when there is none, or
-    it is of another network.
+    weights: the file or a folder with it; None: see weights.released_file. Raises UserError if the file is missing or
+    belongs to another network.
     """
     path = fetch_weights(weights, name)
     network = EfficientAT(sample_rate, frozen, RELEASED[name][0])
@@ -144,4 +144,4 @@ def load_efficientat(
         for published, own in _RENAMED:
             state = {key.replace(published, own): value for key, value in state.items()}
         network.load_state_dict(state)
-    return network.eval().to(memory_format=torch.channels_last)  # a third less time on a CPU
+    return network.eval().to(memory_format=torch.channels_last)  # a third faster on a CPU

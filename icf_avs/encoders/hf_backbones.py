@@ -1,13 +1,12 @@
-"""Full-size visual encoders: PVTv2-B5, ResNet-50 and Swin-B as four-level pyramids.
+"""Full-size visual encoders with four-level feature pyramids: PVTv2-B5, ResNet-50 and Swin-B.
 
-Architectures and weights come through the library transformers: PVTv2 (arXiv 2106.13797), ResNet (1512.03385) and
+Architectures and weights are from the library transformers: PVTv2 (arXiv 2106.13797), ResNet (1512.03385) and
 Swin (2103.14030), pretrained on ImageNet-1k, ImageNet-1k and ImageNet-22k.
 
-What could be verified without the weights: the hub's listings have config.json and model.safetensors under the names
-below, of 328, 102 and 437 MB, which is what these architectures with their classifiers take (a test).
-Depths, widths and heads are those of the authors' PVTv2 code and of the config.json in models fine-tuned from the other
-two. Copies of all three have a preprocessor_config.json with ImageNet's statistics, not with the 0.5 that is
-transformers' default for ResNet and Swin.
+Verified without the weights: the hub lists config.json and model.safetensors under the names below, of 328, 102 and
+437 MB, the sizes of these architectures with their classifiers (tested). Depths, widths and heads are from the authors'
+PVTv2 code and, for the other two, from the config.json of fine-tuned models. Copies of all three have a
+preprocessor_config.json with ImageNet's statistics, not with 0.5, transformers' default for ResNet and Swin.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from icf_avs.encoders.onednn_layers import with_token_linears
 from icf_avs.encoders.weights import download_command, model_folder, read_pretrained, require_transformers
 from icf_avs.errors import UserError
 
-MEAN, SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of all three, for images in [0, 1]
+MEAN, SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet statistics (all three), for images in [0, 1]
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
-DROP_PATH = {"pvt_v2": 0.3, "swin": 0.3}  # stochastic depth, only where the encoder trains
+DROP_PATH = {"pvt_v2": 0.3, "swin": 0.3}  # stochastic depth, only if the encoder is trained
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """One encoder: its names in the hub and in transformers, its widths, and what sets it apart from the defaults."""
+    """One encoder: names in the hub and in transformers, channels, and configuration that differs from the defaults."""
 
     repo: str
     model_type: str
-    prefix: str  # of its classes in transformers
+    prefix: str  # class name prefix in transformers
     channels: tuple[int, int, int, int]
     architecture: dict[str, Any]
 
@@ -46,7 +45,7 @@ class BackboneSpec:
         return getattr(transformers, self.prefix + ending)
 
     def config(self, depths: tuple[int, ...] | None) -> Any:
-        """The configuration in transformers. depths: other than those of the published network."""
+        """Return the configuration for transformers. depths: override those of the published network."""
         options = self.architecture | ({} if depths is None else {"depths": list(depths)})
         if self.model_type in DROP_PATH:
             options["drop_path_rate"] = DROP_PATH[self.model_type]
@@ -70,8 +69,8 @@ BACKBONES = {
 
 
 class DropPath(nn.Module):
-    """Stochastic depth of a residual branch [N,...], frame by frame; as Transformers' own, but drawn for the whole
-    batch, so that it does not depend on how many processes share it. `frames` of a clip come one after the other.
+    """Stochastic depth of a residual branch [N,...], per frame. Unlike the class in transformers it draws for the whole
+    batch, so that the result does not depend on the number of processes. `frames`: consecutive frames per clip.
     """
 
     drop_prob: float
@@ -86,11 +85,11 @@ class DropPath(nn.Module):
 
 
 class PyramidBackbone(nn.Module):
-    """frames uint8 [N,H,W,3] -> four levels [N,channels[i],ceil(H/strides[i]),ceil(W/strides[i])].
+    """Frames uint8 [N,H,W,3] -> four levels [N,channels[i],ceil(H/strides[i]),ceil(W/strides[i])].
 
-    Any H and W of at least 32 will do: the convolutions of PVTv2 and ResNet round up, Swin pads within.
-    Frozen, it stays in evaluation mode and asks for no gradients. Trained, batch normalisation still keeps its
-    statistics: a batch of a few clips has none worth having.
+    H and W may be any size of at least 32: the convolutions of PVTv2 and ResNet round up, Swin pads internally.
+    If frozen, it stays in evaluation mode without gradients. If trained, batch normalisation keeps its pretrained
+    statistics, since a batch of a few clips is too small to estimate them.
     """
 
     strides = (4, 8, 16, 32)
@@ -107,7 +106,7 @@ class PyramidBackbone(nn.Module):
         return list(self.network(images).feature_maps)
 
     def set_clip_length(self, frames: int) -> None:
-        """Frames of the next batch come in clips of so many."""
+        """Set the number of frames per clip for the next batch."""
         for module in self.modules():
             if isinstance(module, DropPath):
                 module.frames = frames
@@ -124,21 +123,21 @@ def load_backbone(
     name: str, weights: str | Path | None = None, random: bool = False, frozen: bool = True,
     depths: tuple[int, int, int, int] | None = None,
 ) -> PyramidBackbone:  # fmt: skip
-    """The encoder `name` of BACKBONES with the weights of its hub model, of another (a hub id) or of a local folder.
+    """Load encoder `name` of BACKBONES with weights of its hub model, another hub model (by id) or a local folder.
 
-    random: no weights, for a checkpoint that brings its own. depths: fewer blocks than the published network has.
-    Raises UserError when transformers is missing, the weights are, or they are of another network.
+    random: no pretrained weights, for a checkpoint that contains them. depths: fewer blocks than in the published
+    network. Raises UserError if transformers or the weights are missing or the weights are of another network.
     """
     spec = BACKBONES[name]
     require_transformers(name)
     if random:
-        with torch.device("cpu"):  # what is imported now: torch 2.6 fails to import some parts for its meta device
+        with torch.device("cpu"):  # torch 2.6 fails to import some modules under its meta device
             backbone = spec.transformers_class("Backbone")
         network = backbone(spec.config(depths))
     else:
         network = _pretrained(model_folder(spec.repo, weights), spec, name, depths)
     if spec.model_type == "swin":
-        network.swin.layernorm = nn.Identity()  # of the classifier: its output is not used, so it could never train
+        network.swin.layernorm = nn.Identity()  # the classifier's norm: unused, so it gets no gradients
     for module in network.modules():
         if type(module).__name__.endswith("DropPath"):
             module.__class__ = DropPath
@@ -161,7 +160,7 @@ def _pretrained(folder: Path, spec: BackboneSpec, name: str, depths: tuple[int, 
         if ours != (list(theirs) if isinstance(theirs, tuple) else theirs):
             raise UserError(f"{folder}: {field} is {theirs}, but {name} has {ours}; {again}")
     network, missing = read_pretrained(spec.transformers_class("Backbone"), folder, spec.repo, config=config)
-    # SwinBackbone adds a norm to every level, which no classifier has: it starts as plain normalisation.
+    # SwinBackbone adds a norm per level, absent in classifier checkpoints; it is initialised to plain normalisation.
     missing = [key for key in missing if not key.startswith("hidden_states_norms.")]
     if missing:
         raise UserError(f"{folder}: {len(missing)} tensors of {name} are missing, as {missing[0]}; {again}")

@@ -1,6 +1,6 @@
 """Audio encoder: a small convolutional network over the log-mel spectrogram, trained from scratch.
 
-One window of 0.975 s gives L = 6 tokens in time and, by learned attention over them, the audio token of the frame.
+One window of 0.975 s gives L = 6 tokens over time. Learned attention pools them to the audio token of the frame.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from icf_avs.media.vggish_frontend import BANDS, WINDOW_FRAMES, log_mel
 
 WIDTHS = (32, 64, 96, 128)
-LEVEL_MEAN, LEVEL_SCALE = -2.5, 2.0  # of log-mel values over typical recordings: keeps the input near unit size
+LEVEL_MEAN, LEVEL_SCALE = -2.5, 2.0  # of log-mel values of typical recordings, to normalise the input
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -29,7 +29,7 @@ class Residual(nn.Module):
 
 
 def as_log_mel(sound: Tensor) -> Tensor:
-    """waveforms [..., 15600], or log-mel [..., 96, 64] as some data sets release it -> log-mel [..., 96, 64].
+    """Convert waveforms [..., 15600] to log-mel [..., 96, 64]; log-mel input, released by some data sets, is unchanged.
 
     The two cannot be confused: a waveform of 64 samples is too short for a single spectrogram frame.
     """
@@ -37,7 +37,7 @@ def as_log_mel(sound: Tensor) -> Tensor:
 
 
 class LogMelEncoder(nn.Module):
-    """sound, waveforms [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D])."""
+    """Waveforms [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D])."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

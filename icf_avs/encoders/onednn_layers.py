@@ -1,11 +1,11 @@
-"""Layers by oneDNN on a CPU, with the names, the shapes and, to the rounding of float32, the numbers of torch's own.
+"""CPU layers that use oneDNN. Parameter names and shapes equal those of torch's layers, results up to float32 rounding.
 
-Linear layers: PyTorch gives float32 products to MKL, which keeps to AVX2 on processors that are not Intel's; with
-AVX-512 oneDNN is twice as fast there.
-Frozen convolutions with the ReLU6 or the sum that follows: half of the time of a small convolution is memory. Its
-output is written and read again to be clipped, and its kernel is laid out anew for every frame. oneDNN clips and adds
-while the numbers are in registers, and takes a kernel that was laid out once. These are private operators, which
-PyTorch's own compiler uses; where they or the processor differ, the public steps give the same results.
+Linear layers: PyTorch computes float32 products with MKL, which uses only AVX2 on non-Intel processors; with AVX-512,
+oneDNN is twice as fast there.
+Frozen convolutions, fused with the following ReLU6 or addition: half of the time of a small convolution is memory
+access. Its output is written and read again for clipping, and its kernel is reordered for every frame. oneDNN clips and
+adds while the values are in registers, and accepts a kernel that was reordered once. The operators are private;
+PyTorch's compiler uses them. Without them or on other processors, public operators give the same results.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MIN_TOKENS = 128  # tokens: with fewer, to lay out the matrix for oneDNN takes longer than its product spares
-SMALL_INPUT = 20_480  # numbers up to which PyTorch gives one dilated image to no library, but to a loop over its pixels
+MIN_TOKENS = 128  # with fewer tokens, reordering the matrix for oneDNN takes longer than the product saves
+SMALL_INPUT = 20_480  # elements; up to this size PyTorch convolves a single dilated image by a slow loop over pixels
 
 
 def _one_dnn(x: Tensor) -> bool:
-    """Whether oneDNN is there and pays for this input."""
+    """True if oneDNN is available and faster for this input."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
-        and not torch.compiler.is_compiling()  # an exported graph holds what other programs know
+        and not torch.compiler.is_compiling()  # exported graphs need portable operators
         and torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
     )
 
 
 class TokenLinear(nn.Linear):
-    """[...,inputs] -> [...,outputs], for many tokens at once; it trains like any other layer."""
+    """Linear layer for many tokens, [...,inputs] -> [...,outputs]; trainable like any other layer."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not _one_dnn(x) or x.numel() < MIN_TOKENS * self.in_features or x.numel() <= SMALL_INPUT:
             return super().forward(x)
-        # All tokens as the rows of one image. The kernel is a single point, so its dilation changes nothing; but
-        # without it, on one thread, PyTorch would turn the convolution into MKL's product again, and the way back too.
+        # All tokens as one image, convolved with a 1x1 kernel. Dilation has no effect on a 1x1 kernel, but without it
+        # PyTorch on one thread would compute the convolution, and its backward pass, by MKL again.
         tokens = x.flatten(0, -2)[None, :, None].permute(0, 3, 1, 2)
         y = F.conv2d(tokens, self.weight[:, :, None, None], self.bias, dilation=2)
         return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
 
 
 class RowLinear(nn.Linear):
-    """[N,inputs] -> [N,outputs], for a large matrix and few rows: what counts is to read the weights but once."""
+    """Linear layer for few rows and a large matrix, [N,inputs] -> [N,outputs]: reads the weights only once."""
 
     def forward(self, x: Tensor) -> Tensor:
         learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
@@ -58,7 +58,7 @@ class RowLinear(nn.Linear):
 
 
 def with_token_linears(network: nn.Module) -> nn.Module:
-    """The same network: its linear layers become TokenLinear in place, with the parameters that they have."""
+    """Turn all linear layers of a network into TokenLinear, in place and with their parameters; return the network."""
     for module in network.modules():
         if type(module) is nn.Linear:
             module.__class__ = TokenLinear
@@ -66,11 +66,11 @@ def with_token_linears(network: nn.Module) -> nn.Module:
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.conv2d with kernels of a single point, [outputs,inputs,1,1]: for these a dilation changes nothing; but without
-    one, on one thread, PyTorch gives them to MKL in place of oneDNN, which takes half as long. A single small image
-    goes to neither with a dilation, but to a loop over its pixels.
+    """F.conv2d with 1x1 kernels, [outputs,inputs,1,1]. Dilation has no effect on these, but without it PyTorch on one
+    thread uses MKL instead of oneDNN, which takes half as long. With dilation, a single small image would use neither
+    but a loop over its pixels.
     """
-    # What is exported may run anywhere, and must not depend on how many images it was exported with.
+    # An exported graph may run anywhere and must not depend on the number of images at export.
     to_one_dnn = (
         x.device.type == "cpu" and not torch.compiler.is_compiling() and (len(x) > 1 or x.numel() > SMALL_INPUT)
     )
@@ -78,7 +78,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class PointConv(nn.Conv2d):
-    """[N,inputs,h,w] -> [N,outputs,h,w], every pixel by itself; it trains like any other layer."""
+    """1x1 convolution, [N,inputs,h,w] -> [N,outputs,h,w]; trainable like any other layer."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__(inputs, outputs, 1, bias=bias)
@@ -87,25 +87,25 @@ class PointConv(nn.Conv2d):
         return pointwise(x, self.weight, self.bias)
 
 
-_PRIVATE = "_convolution_pointwise", "_reorder_convolution_weight"  # operators of PyTorch that it does not document
-_MOST = 2  # kernels that are cached of a layer, the last used ones: each takes the memory of the weights once more
+_PRIVATE = "_convolution_pointwise", "_reorder_convolution_weight"  # undocumented operators of PyTorch
+_MOST = 2  # cached kernels per layer, least recently used dropped; each takes as much memory as the weights
 
 
 class _Kernel(NamedTuple):
-    """Laid out for inputs of one shape, with the padding on both sides, from one version of the weights."""
+    """Kernel reordered for one input shape and one version of the weights, with its symmetric padding."""
 
     kernel: Tensor
     padding: Sequence[int]
     version: int
 
 
-# Of each layer, by the shape of its input, its stride and its dilation.
+# Per layer: reordered kernels by input shape, stride and dilation.
 _cached: WeakKeyDictionary[nn.Conv2d, dict[tuple, _Kernel]] = WeakKeyDictionary()
 
 
 def fused_conv(layer: nn.Conv2d, x: Tensor, relu6: bool = False, residual: Tensor | None = None) -> Tensor:
-    """layer(x) [N,C,h,w], clipped to [0, 6] if `relu6`, or with `residual` added. A layer that pads unevenly has a
-    method `shifted_kernel(x)`: the kernel and the even padding that give the same.
+    """Compute layer(x) [N,C,h,w], clipped to [0, 6] if `relu6`, or with `residual` added. A layer with asymmetric
+    padding has a method `shifted_kernel(x)`, which returns an equivalent kernel and symmetric padding.
     """
     if not _possible(layer, x):
         y = layer(x)
@@ -128,14 +128,16 @@ def _kernel_for(layer: nn.Conv2d, x: Tensor) -> _Kernel:
         geometry = padding, layer.stride, layer.dilation, layer.groups
         laid_out = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, x.shape)
         kernel = _Kernel(laid_out, padding, layer.weight._version)
-    cached[shape] = kernel  # the last one now
+    cached[shape] = kernel  # now the most recently used
     if len(cached) > _MOST:
         del cached[next(iter(cached))]
     return kernel
 
 
 def _possible(layer: nn.Conv2d, x: Tensor) -> bool:
-    """Nothing is trained, and the weights know when they change: those of a fused optimizer do not."""
+    """True if fusing is possible: oneDNN on a CPU, no export, and a frozen layer whose weight version is reliable. A
+    fused optimizer updates weights without changing the version.
+    """
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -157,7 +159,7 @@ def _available() -> bool:
 
 
 def separable_conv(dim: int, norm: bool = True) -> nn.Sequential:
-    """A 3 x 3 convolution of each channel, a linear layer over channels, GroupNorm and ReLU."""
+    """Depthwise-separable convolution: 3x3 depthwise, 1x1 pointwise, GroupNorm (if `norm`) and ReLU."""
     return nn.Sequential(
         nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=not norm),
         PointConv(dim, dim, bias=not norm),

@@ -1,13 +1,13 @@
-"""The visual encoder "efficientnet-lite0-evidence": dense scores of ImageNet's classes, and how words relate to these.
+"""The visual encoder "efficientnet-lite0-evidence": dense ImageNet class scores, and similarity of words to classes.
 
-EfficientNet-Lite0's classifier follows a mean over positions, so it can as well be applied before it (Zhou et al.,
-class activation mapping, arXiv 1512.04150). Logits of a class are compared with what that class gets anywhere
-(imagenet_logits.csv: mean and standard deviation over positions of composed scenes). A softmax over classes would ask
-which class a patch of sky is; a z-score asks whether anything here is unusually like a dog.
+EfficientNet-Lite0's classifier follows average pooling, so it can also be applied at each position (Zhou et al., class
+activation mapping, arXiv 1512.04150). The logits of each class are normalised by the mean and standard deviation of
+that class over positions of composed scenes (imagenet_logits.csv). Such a z-score tells whether a class is unusually
+likely at a position; a softmax would assign some class to every position, even to sky.
 
-A word relates to a class as far as a text encoder puts it near one of the class's names, or near a hypernym: no name of
-a Pekinese says "dog". imagenet_hypernyms.csv lists hypernyms with the classes that they cover (runs of WordNet's
-order), and people, whom ImageNet does not name, with the classes of what they wear.
+The similarity of a word to a class is the text-embedding similarity to the closest of the class's names and hypernyms
+(no name of the class Pekinese contains "dog"). imagenet_hypernyms.csv lists hypernyms with the classes that they cover
+(runs of WordNet's order), and people, who are no ImageNet class, with the classes of what they wear.
 
 audioset.csv has index, mid and display name of AudioSet's 527 sound classes (ontology: CC BY 4.0), in the order of
 EfficientAT's logits; imagenet.csv has index and names of ImageNet's 1000 classes, in the order of EfficientNet-Lite0's
@@ -29,15 +29,15 @@ from icf_avs.encoders.weights import read_rows
 from icf_avs.types import Missing, VisualFeatures
 
 CLASSES = 1000
-_HYPERNYM = 0.97  # a class's own name counts a little more than what it is
-_WIDTH = 0.15  # of the gate: a class this much further from a word than the nearest one counts 1/e
-_SHARP = 0.05  # temperature of the shares
-_LARGE = 300  # pixels of a side: the first maps of one larger image leave a processor's cache as it is
-_SEGMENTED = 2  # images in a batch of the segmenter: more gain nothing
+_HYPERNYM = 0.97  # factor on the similarity to a hypernym, so that a class name counts a little more
+_WIDTH = 0.15  # width of the gate: a class with this much less similarity than the nearest one has weight 1/e
+_SHARP = 0.05  # softmax temperature of the shares
+_LARGE = 300  # pixels; above this side, the first feature maps of a single image already exceed the processor's cache
+_SEGMENTED = 2  # batch size of the segmenter on a CPU; larger is no faster
 
 
 class DenseClassifier(nn.Module):
-    """Last level of the pyramid [N,320,h,w] -> how unusual each class's logit is there, z-scores [N,1000,h,w]."""
+    """Dense classifier: last pyramid level [N,320,h,w] -> z-scores of the class logits [N,1000,h,w]."""
 
     def __init__(self, network: EfficientNetLite0) -> None:
         super().__init__()
@@ -53,15 +53,15 @@ class DenseClassifier(nn.Module):
 
     @torch.no_grad()
     def logits(self, level: Tensor) -> Tensor:
-        """Logits [N,1000,h,w] before they are compared; their mean over positions is the network's answer."""
+        """Return the dense logits [N,1000,h,w]; their mean over positions is the output of the original network."""
         weight = self.classifier.weight[:, :, None, None]
         return pointwise(fused_conv(self.head, level, relu6=True), weight, self.classifier.bias)
 
 
 class ClassSimilarity(nn.Module):
-    """How words bear on the classes. Its buffers travel in a checkpoint, so the text encoder is needed once.
+    """Similarity of words to ImageNet's classes. Its buffers are saved in checkpoints; text is encoded only once.
 
-    embed: asks the text encoder now. Without, the buffers are zeros until a state dict fills them.
+    embed: run the text encoder now. Otherwise the buffers are zeros until a state dict is loaded.
     """
 
     def __init__(self, embed: bool = True) -> None:
@@ -70,7 +70,7 @@ class ClassSimilarity(nn.Module):
         own, phrases = len(names), names + _hypernyms()
         texts = tuple(text for text, _ in phrases)
         self.register_buffer("phrases", embed_with_minilm(texts) if embed else torch.zeros(len(texts), MINILM_DIM))
-        # One row per pair of a phrase and a class that it names.
+        # One row per pair of a phrase and a class it names.
         rows = [
             (number, index, 1.0 if number < own else _HYPERNYM)
             for number, (_, classes) in enumerate(phrases)
@@ -78,21 +78,21 @@ class ClassSimilarity(nn.Module):
         ]
         for name, column in zip(("_phrase", "_index", "_factor"), zip(*rows, strict=True), strict=True):
             self.register_buffer(name, torch.tensor(column), persistent=False)
-        # Some classes are near to any word; that much of their nearness says nothing.
+        # Some classes are similar to every word; their mean similarity is subtracted.
         self.register_buffer("commonness", torch.zeros(CLASSES))
         if embed:
             self.commonness.copy_(self.similarity(embed_with_minilm(audioset_names())).mean(0))
 
     def similarity(self, words: Tensor) -> Tensor:
-        """Unit vectors of words [R,E] -> cosine to the nearest name of each class [R,1000]."""
+        """Return the cosine similarity of words, unit vectors [R,E], to the nearest name of each class [R,1000]."""
         each = (words @ self.phrases.T)[:, self._phrase] * self._factor
         nearest = torch.full((len(words), CLASSES), -1.0, device=words.device, dtype=each.dtype)
         return nearest.scatter_reduce(1, self._index.expand(len(words), -1), each, "amax")
 
     def top_classes(self, words: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The `count` ImageNet classes nearest to each word, which classifier_prior.py weighs.
+        """Return the `count` ImageNet classes nearest to each word, to be weighted by classifier_prior.py.
 
-        Unit vectors of words [R,E] -> classes long [R,count], their gates and shares [R,count].
+        Words, unit vectors [R,E] -> class indices, long [R,count], and their gates and shares [R,count].
         """
         top, index = (self.similarity(words) - self.commonness).topk(count, dim=1)
         return index, torch.exp((top - top[:, :1]) / _WIDTH), (top / _SHARP).softmax(1)
@@ -100,18 +100,18 @@ class ClassSimilarity(nn.Module):
 
 @lru_cache(maxsize=1)
 def audioset_names() -> tuple[str, ...]:
-    """The 527 display names, as "Male speech, man speaking": a comma is part of the name."""
+    """Return the 527 display names of AudioSet. A comma is part of a name, as in "Male speech, man speaking"."""
     return tuple(row["name"] for row in read_rows("audioset.csv"))
 
 
 @lru_cache(maxsize=1)
 def imagenet_names() -> tuple[str, ...]:
-    """The 1000 classes, each with its synonyms, as "tench, Tinca tinca"; the first is the usual name."""
+    """Return the 1000 ImageNet classes, each with synonyms, as "tench, Tinca tinca"; the first is the usual name."""
     return tuple(row["name"] for row in read_rows("imagenet.csv"))
 
 
 def _hypernyms() -> list[tuple[str, tuple[int, ...]]]:
-    """Hypernyms, and the classes that each covers."""
+    """Return the hypernyms, each with the indices of the classes it covers."""
     hypernyms = []
     for row in read_rows("imagenet_hypernyms.csv"):
         runs = [run.partition("-") for run in row["classes"].split()]
@@ -121,7 +121,7 @@ def _hypernyms() -> list[tuple[str, tuple[int, ...]]]:
 
 
 class OpenVocabEncoder(nn.Module):
-    """A frozen encoder, frames uint8 [N,H,W,3] -> levels [N,c,h,w], and `evidence`; in batches that suit a CPU."""
+    """Frozen encoder: frames uint8 [N,H,W,3] -> levels [N,c,h,w], and `evidence`. Splits batches on a CPU for speed."""
 
     strides, channels = EfficientNetLite0.strides, EfficientNetLite0.channels
 
@@ -131,19 +131,19 @@ class OpenVocabEncoder(nn.Module):
 
     @property
     def missing(self) -> tuple[Missing, ...]:
-        """What it does without."""
+        """Parts of the encoder that are unavailable."""
         return () if self.segmenter is not None else (WITHOUT_SEGMENTER,)
 
     def evidence(self, frames: Tensor, object_probs: Tensor | None = None) -> VisualFeatures:
-        """The levels, the scores of ImageNet's classes, and the segmenter's probabilities of objects: 0 without a
-        segmenter. object_probs: of the same frames at another size, where they are known.
+        """Return the levels, ImageNet class scores, and object probabilities of the segmenter (0 without a segmenter).
+        object_probs: use these, computed from the same frames at another size.
         """
         pyramid = self(frames)
         found = self.segment_objects(frames) if object_probs is None else object_probs
         return VisualFeatures(pyramid, self.classifier(pyramid[-1]), found)
 
     def segment_objects(self, frames: Tensor) -> Tensor:
-        """frames uint8 [N,H,W,3] -> probabilities of objects [N,20,GRID,GRID]."""
+        """Segment frames uint8 [N,H,W,3] -> object probabilities [N,20,GRID,GRID]."""
         if self.segmenter is None:
             return torch.zeros(len(frames), VOC_CLASSES, GRID, GRID, device=frames.device)
         if frames.device.type != "cpu":

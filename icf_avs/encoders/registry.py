@@ -1,4 +1,4 @@
-"""Encoders by name, as recipes and checkpoints write them."""
+"""Registry of encoders by the names used in recipes and checkpoints."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ AUDIO: dict[str, Callable[..., nn.Module]] = {
     "vggish": load_vggish_audio,
     **{name: partial(load_tagger_encoder, tagger=name) for name in TAGGERS},
 }
-NEEDS_VOCABULARY = frozenset(TAGGERS)  # audio encoders that want the vocabulary: options words and names
-ACCEPTS_LOG_MEL = frozenset(("log-mel", "vggish"))  # audio encoders that take [N,96,64] in place of waveforms as well
+NEEDS_VOCABULARY = frozenset(TAGGERS)  # audio encoders with the options words and names (the vocabulary)
+ACCEPTS_LOG_MEL = frozenset(("log-mel", "vggish"))  # audio encoders that also accept log-mel [N,96,64]
 TEXT: dict[str, Callable[..., Tensor]] = {"minilm": embed_with_minilm, "clip": embed_with_clip}
 
 
 def build_visual(name: str, **options: Any) -> nn.Module:
-    """A visual encoder, frames uint8 [N,H,W,3] -> four levels; it has `channels` and `strides`.
+    """Build a visual encoder: frames uint8 [N,H,W,3] -> four levels; with attributes `channels` and `strides`.
 
     options: weights, random, frozen (see load_backbone). Raises UserError for an unknown name or missing weights.
     """
@@ -61,8 +61,8 @@ def build_visual(name: str, **options: Any) -> nn.Module:
 
 
 def build_audio(name: str, dim: int | None, **options: Any) -> nn.Module:
-    """An audio encoder, waveforms [N,15600] or log-mel [N,96,64] -> (token [N,dim], tokens [N,6,dim]). dim: None for
-    VGGish without a projection.
+    """Build an audio encoder: waveforms [N,15600] or log-mel [N,96,64] -> (token [N,dim], tokens [N,6,dim]). dim: None
+    for VGGish without a projection.
 
     options: weights, random, frozen (see load_vggish_audio). Raises UserError as `build_visual` does.
     """
@@ -70,7 +70,7 @@ def build_audio(name: str, dim: int | None, **options: Any) -> nn.Module:
 
 
 def embed_names(name: str, names: tuple[str, ...], **options: Any) -> Tensor:
-    """Class names -> [len(names), E] unit vectors by the text encoder `name`. Raises UserError as above."""
+    """Embed class names with the text encoder `name` -> unit vectors [len(names), E]. Raises UserError as above."""
     return _find(TEXT, name, "text")(names, **options)
 
 

