@@ -1,1 +1,1 @@
-"""Any video or sound file: frames and sound on one clock."""
+"""Media input: frames and audio of any video or audio file, synchronised to one clock."""

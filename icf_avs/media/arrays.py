@@ -1,4 +1,4 @@
-"""Frames and sound that a program holds as arrays, in the form in which they are read from videos."""
+"""Convert frames and audio given as arrays to the form in which they are read from videos."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from icf_avs.media.audio_windows import AudioSource, limited, spread
 Array = np.ndarray | torch.Tensor
 Audio = str | Path | Array | AudioSource
 Pair = tuple[Array | None, Array | None]
-_MOST_CHANNELS = 64  # more, and an array is taken for [n, channels]
+_MOST_CHANNELS = 64  # an array with more is rejected: its axes are probably swapped, [n, channels]
 
 
 def frames_of(frames: Array, dims: int) -> np.ndarray:
-    """uint8 RGB [T,H,W,3], or with dims 3 one frame [H,W,3]. Raises UserError for another type or shape."""
+    """Return frames as uint8 RGB [T,H,W,3], or if dims is 3 one frame [H,W,3]. Raises UserError for other arrays."""
     array = _numpy(frames)
     if array.dtype != np.uint8 or array.ndim != dims or array.shape[-1] != 3 or 0 in array.shape:
         expected = "[T, H, W, 3]" if dims == 4 else "[H, W, 3]"
@@ -31,9 +31,9 @@ def frames_of(frames: Array, dims: int) -> np.ndarray:
 
 
 def waveform_of(audio: Array) -> np.ndarray:
-    """Samples [n] or [channels, n], floats of full scale 1 or signed integers -> float32 [channels, n].
+    """Convert samples [n] or [channels, n], floats of full scale 1 or signed integers, to float32 [channels, n].
 
-    Raises UserError for another type or shape, and for samples that are no number.
+    Raises UserError for another type or shape, and for NaN or infinite samples.
     """
     array = _numpy(audio)
     if array.dtype.kind not in "fi" or not 1 <= array.ndim <= 2 or len(np.atleast_2d(array)) > _MOST_CHANNELS:
@@ -51,8 +51,8 @@ def _numpy(array: Array) -> np.ndarray:
 
 
 class AVChunk(NamedTuple):
-    """What comes next: a frame uint8 [H,W,3] (or what makes it, as few are looked at), the sound from then on [n] or
-    [channels,n], or both; time: the seconds at which the frame is shown, where these are known.
+    """Next part of a stream: a frame uint8 [H,W,3] (or a function that returns it, as few frames are used), the audio
+    after it, [n] or [channels,n], or both; time: seconds at which the frame is shown, if known.
     """
 
     frame: Array | Callable[[], np.ndarray] | None
@@ -61,7 +61,7 @@ class AVChunk(NamedTuple):
 
 
 def paired(source: Iterable[Pair]) -> Iterator[AVChunk]:
-    """Pairs, as they come. Raises UserError for anything else."""
+    """Yield the pairs of a source as chunks. Raises UserError for anything but pairs."""
     for pair in source if isinstance(source, Iterable) else [source]:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise UserError(f"a {type(pair).__name__} is no pair; give pairs of a frame and the sound that follows it")
@@ -69,7 +69,7 @@ def paired(source: Iterable[Pair]) -> Iterator[AVChunk]:
 
 
 def chunks_of(frames: Iterable[Array], frame_rate: float, waveform: np.ndarray, rate: int) -> Iterator[AVChunk]:
-    """Frames [H,W,3] with their sound [n] at `rate` Hz, which may be longer."""
+    """Yield frames [H,W,3] with their part of the audio [n] at `rate` Hz; audio beyond the last frame comes last."""
     end = number = 0
     for number, frame in enumerate(frames, 1):
         begin, end = end, round(number / frame_rate * rate)
@@ -78,15 +78,15 @@ def chunks_of(frames: Iterable[Array], frame_rate: float, waveform: np.ndarray, 
 
 
 class Resampler:
-    """Blocks float32 [channels, n] at one rate -> blocks at another, as far as they are known yet."""
+    """Streaming resampler of blocks float32 [channels, n]; returns the output samples available so far."""
 
     def __init__(self, channels: int, rate: int, to: int) -> None:
         self._rate, self._is_same = rate, rate == to
-        # One a channel: FFmpeg's layouts end at eight.
+        # One resampler per channel: FFmpeg's layouts have at most eight channels.
         self._channels = [av.AudioResampler("flt", "mono", to) for _ in range(channels)]
 
     def __call__(self, block: np.ndarray | None) -> np.ndarray:
-        """None: what is left at the end."""
+        """Resample a block; None flushes the rest at the end."""
         if self._is_same or (block is not None and not block.size):
             return np.zeros((len(self._channels), 0), np.float32) if block is None else block
         found, frame = [], None
@@ -100,9 +100,9 @@ class Resampler:
 
 
 def audio_source(audio: Audio, sample_rate: int | None) -> AudioSource:
-    """What stands in for the sound of a video: a file with sound, samples at `sample_rate`, or a source already.
+    """Make an AudioSource, which replaces the audio of a video, from a file, samples at `sample_rate`, or a source.
 
-    Raises UserError for samples without their rate, and when it is read for a file without sound.
+    Raises UserError for samples without a rate. Reading the source raises UserError for a file without audio.
     """
     if callable(audio) and not isinstance(audio, torch.Tensor):
         return audio
@@ -122,7 +122,7 @@ def audio_source(audio: Audio, sample_rate: int | None) -> AudioSource:
 
 
 def checked_rate(rate: float | None, name: str) -> float:
-    """A rate of arrays, by its name. Raises UserError unless it is a number of 1 or more."""
+    """Return a rate. Raises UserError, with its name, unless it is a number of at least 1."""
     if rate is None or not 1 <= rate < math.inf:
         raise UserError(f"{name} is {rate}; give that of the arrays, in Hz")
     return rate

@@ -1,9 +1,9 @@
-"""A sound file as a mono waveform, whatever its format, rate and channels; and waveforms at another sampling rate.
+"""Read an audio file of any format, rate and number of channels as a mono waveform; resample waveforms.
 
-Mono is the mean of the channels, and where they cancel each other in it, what one of them holds: the mean of two
-channels of opposite polarity is silence, though players play both. So in stretches of a second that overlap by half,
-and in each octave, a channel is left out of the mean where it and an earlier one sum to less than a tenth of the energy
-that uncorrelated channels sum to. Where there is no such stretch, the mean stays as it is.
+Mono is the mean of the channels, with a correction where channels cancel each other: the mean of two channels of
+opposite polarity is silence, although players play both. In each octave of one-second segments that overlap by half, a
+channel is left out of the mean if its sum with an earlier one has less than a tenth of the energy of the sum of
+uncorrelated channels. Segments without such channels are not changed.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from torch.nn import functional as F
 from icf_avs.errors import UserError
 from icf_avs.media.container import check_no_pipe, local_url
 
-_CANCELLED = 0.1  # energy of the sum of two channels over the sum of their energies; 1 where they are uncorrelated
-_RELEVANT = 1e-3  # share of the energy of a stretch; less of it in an octave does not matter
-_LOWEST = 20  # Hz; below are offsets, not sound
+_CANCELLED = 0.1  # energy of the sum of two channels over the sum of their energies; 1 if they are uncorrelated
+_RELEVANT = 1e-3  # share of the energy of a segment; octaves with less are ignored
+_LOWEST = 20  # Hz; below are DC offsets, not sound
 
 
 def to_mono(
     blocks: Iterator[np.ndarray], rate: int, restored: Callable[[float], None] = lambda seconds: None
 ) -> Iterator[np.ndarray]:
-    """float32 [channels, n] blocks at `rate` -> float32 [n] blocks, as many samples in all, about a second behind.
+    """Mix float32 [channels, n] blocks at `rate` to mono blocks, float32 [n]: same total length, delay about a second.
 
-    restored(seconds) is called for each piece in which a channel is left out.
+    restored(seconds) is called for each segment in which a channel is left out.
     """
     for channels, alike in groupby(blocks, key=len):
         if channels == 1:
@@ -60,7 +60,7 @@ def _mixed(
 
 
 def _cut(blocks: Iterator[np.ndarray], length: int) -> Iterator[np.ndarray]:
-    """Blocks [channels, n] as blocks [channels, length]; the last one may be shorter."""
+    """Re-block [channels, n] to blocks [channels, length]; the last one may be shorter."""
     held = None
     for block in blocks:
         held = block if held is None else np.concatenate([held, block], axis=1)
@@ -72,11 +72,11 @@ def _cut(blocks: Iterator[np.ndarray], length: int) -> Iterator[np.ndarray]:
 
 
 def _lost(stretch: np.ndarray) -> np.ndarray:
-    """What the mean of the channels of a stretch (float32 [channels, n]) lacks: float32 [n], zeros as a rule."""
+    """Return the correction to the mean of the channels of a segment: float32 [channels, n] -> [n], usually zeros."""
     spectrum = np.fft.rfft(stretch)
     lost = np.zeros_like(spectrum[0])
     edges = [*takewhile(lambda edge: edge < len(lost), (_LOWEST << octave for octave in count())), len(lost)]
-    octaves = [slice(*pair) for pair in pairwise(edges)]  # a stretch lasts a second, so that bins are Hz
+    octaves = [slice(*pair) for pair in pairwise(edges)]  # a segment lasts a second, so bin numbers are Hz
     products = [(spectrum[:, octave] @ spectrum[:, octave].conj().T).real for octave in octaves]
     least = _RELEVANT * sum(np.trace(product) for product in products)
     for octave, product in zip(octaves, products, strict=True):
@@ -87,8 +87,8 @@ def _lost(stretch: np.ndarray) -> np.ndarray:
 
 
 def _kept(product: np.ndarray, least: float) -> list[int]:
-    """Which channels do not cancel an earlier one, by their products [channels, channels]. Always the earlier one is
-    kept, not the louder: a choice that changed from stretch to stretch would itself cancel where they overlap.
+    """Return the channels that do not cancel an earlier one, given their inner products [channels, channels]. The
+    earlier channel is kept, not the louder: alternating choices would cancel where segments overlap.
     """
     kept: list[int] = []
     for channel in range(len(product)):
@@ -100,9 +100,9 @@ def _kept(product: np.ndarray, least: float) -> list[int]:
 
 
 def read_audio(source: Path | bytes, rate: int, advice: str = "") -> tuple[np.ndarray, int]:
-    """float32 [n] at `rate` Hz, and the rate it is stored at (Hz). source: a file, or its bytes.
+    """Read mono audio, float32 [n] at `rate` Hz; also return the rate of the file (Hz). source: a file, or its bytes.
 
-    Raises UserError, with `advice`, if it holds no sound.
+    Raises UserError, with `advice`, if there is no audio or it cannot be decoded.
     """
     label, advice = f"{len(source)} bytes" if isinstance(source, bytes) else source, advice and f"; {advice}"
     if not isinstance(source, bytes):
@@ -113,7 +113,7 @@ def read_audio(source: Path | bytes, rate: int, advice: str = "") -> tuple[np.nd
             if not container.streams.audio:
                 raise UserError(f"{label}: no sound in it{advice}")
             stored = container.streams.audio[0].rate
-            # Channels are kept here: the resampler's own mixing does not take their mean.
+            # Keep the channels: the resampler's mixing is not their mean.
             resampler = av.AudioResampler("fltp", None, rate)
             parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
             parts += resampler.resample(None) if parts else []
@@ -125,12 +125,12 @@ def read_audio(source: Path | bytes, rate: int, advice: str = "") -> tuple[np.nd
     return np.concatenate([*to_mono((part.to_ndarray() for part in parts), rate)]).astype(np.float32), stored
 
 
-_ZEROS = 24  # zero crossings of the sinc to each side: the transition takes about 8 % of the lower Nyquist frequency
-_CUTOFF = 0.95  # share of the lower Nyquist frequency that is kept
+_ZEROS = 24  # zero crossings of the sinc on each side: the transition band is about 8 % of the lower Nyquist frequency
+_CUTOFF = 0.95  # cutoff as a share of the lower Nyquist frequency
 
 
 def resample(waveform: Tensor, rate: int, to: int) -> Tensor:
-    """waveform [..., n] at `rate` Hz -> [..., ceil(n * to / rate)] at `to` Hz, as if zeros stood around it.
+    """Resample a waveform [..., n] at `rate` Hz to [..., ceil(n * to / rate)] at `to` Hz, with zero padding.
 
     Raises ValueError for a rate below 1.
     """
@@ -149,7 +149,7 @@ def resample(waveform: Tensor, rate: int, to: int) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _kernel(up: int, down: int) -> tuple[Tensor, int]:
-    """h at each of the `up` places between `down` samples, [up, 1, 2 * reach + down + 1], and its reach in samples."""
+    """Return the polyphase filter [up, 1, 2 * reach + down + 1], one row per output phase, and its reach in samples."""
     cutoff = _CUTOFF * min(1.0, up / down)
     reach = math.ceil(_ZEROS / cutoff)
     places = torch.arange(up, dtype=torch.float64) * down / up

@@ -1,6 +1,6 @@
-"""The sound of a video on the clock of its frames, streamed in constant memory, and the windows of a clip's masks.
+"""Audio of a video on the clock of its frames, streamed in constant memory, and the audio windows of masks.
 
-Second 0 is the moment the first frame is shown (video_reader.py); sound that starts late is late here too.
+Second 0 is the presentation time of the first frame (video_reader.py); a late start of the audio is preserved.
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ from icf_avs.media.packets import JUMP, decode_frames
 from icf_avs.media.video_reader import MediaInfo, open_media, probe, select_streams
 from icf_avs.types import RATE, ClipSpec
 
-# Full scale is 1; floating-point sound may go beyond, but what is louder than this is damage.
+# Full scale is 1. Floating-point audio may exceed it; samples above this limit are treated as damaged.
 _LOUDEST = 8.0
 
-AudioSource = Callable[[int, str | None], Iterator[np.ndarray]]  # (rate, layout) -> blocks, as audio_blocks gives them
+AudioSource = Callable[[int, str | None], Iterator[np.ndarray]]  # (rate, layout) -> blocks, as audio_blocks
 
 
 def audio_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
-    """The sound from second 0 on without holes: float32 [channels, n] blocks at `rate`.
+    """Yield the audio from second 0 on without gaps: float32 [channels, n] blocks at `rate`.
 
-    Late sound and holes become zeros, sound before the first frame is left out. `layout` ("mono", "stereo")
-    is mixed to by the usual weights; None keeps the channels. Samples that are no numbers become zeros. Raises
-    UserError without sound.
+    A late start and gaps are filled with zeros; audio before the first frame is dropped. layout: mix to "mono" or
+    "stereo" by the usual weights; None keeps the channels. NaN samples become zeros. Raises UserError without audio.
     """
     if not info.has_audio:
         raise UserError(f"{info.path}: has no sound, which is needed to tell what sounds; name a video with sound")
-    written = 0  # samples given so far
+    written = 0  # samples yielded so far
     with open_media(info.path, info.parts) as container:
         _, stream = select_streams(container, info.path, info.audio_track)
         frames = decode_frames(container, stream, info.clock, info.repaired)
@@ -57,10 +56,10 @@ def audio_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Itera
 def _runs(
     frames: Iterator[av.AudioFrame | None], start: float, rate: int, layout: str | None
 ) -> Iterator[tuple[float, Iterator[np.ndarray]]]:
-    """Cut decoded sound where its clock jumps, its format changes or some is lost (None); give each run's first second
-    and samples.
+    """Split decoded audio where its time stamps jump, its format changes or a packet is lost (None); yield the start
+    second and the samples of each run.
     """
-    upcoming, whole, end = None, True, 0.0  # the next frame, whether nothing is lost before it, where it is expected
+    upcoming, whole, end = None, True, 0.0  # next frame, whether none was lost before it, its expected time
 
     def advance() -> None:
         nonlocal upcoming, whole
@@ -91,31 +90,31 @@ def _runs(
         end, source = begins(upcoming), upcoming.layout.name
         if not source.startswith("ambisonic") and not source.endswith("channels"):
             yield end, run(upcoming, layout)
-        else:  # no loudspeakers are known: channels count alike; of ambisonics, the sound from all around
+        else:  # no speaker positions: equal weights; of ambisonics, the omnidirectional channel
             blocks = (block[:1] if source.startswith("ambisonic") else block for block in run(upcoming, None))
             yield end, blocks if layout is None else spread(to_mono(blocks, rate), layout)
 
 
 def spread(blocks: Iterator[np.ndarray], layout: str) -> Iterator[np.ndarray]:
-    """Mono [n] on all channels of a layout: [channels, n]."""
+    """Repeat mono blocks [n] on all channels of a layout: [channels, n]."""
     return (np.tile(block, (av.AudioLayout(layout).nb_channels, 1)) for block in blocks)
 
 
 def _samples(block: av.AudioFrame) -> np.ndarray:
-    """[channels, n], without what is no number. The block is interleaved: PyAV miscounts the planes of 7.1."""
+    """Return `limited` samples [channels, n]. The block is interleaved: PyAV miscounts the planes of 7.1."""
     return limited(block.to_ndarray().reshape(-1, block.layout.nb_channels).T)
 
 
 def limited(samples: np.ndarray) -> np.ndarray:
-    """Samples without what is no number or damage."""
+    """Replace NaN by 0 and clip samples to +-_LOUDEST."""
     return np.nan_to_num(samples, nan=0.0).clip(-_LOUDEST, _LOUDEST)
 
 
 class AudioWindows:
-    """Windows of the sound of a video, mixed to mono (audio_file.py), read forward in constant memory."""
+    """Mono audio windows of a video (mixing: audio_file.py), read forward in constant memory."""
 
     def __init__(self, source: str | Path | MediaInfo, rate: int = 16_000, sound: AudioSource | None = None) -> None:
-        """`sound` stands in for the video's own. Raises UserError as probe does, and for a video without sound."""
+        """sound: replaces the audio of the video. Raises UserError as probe does, and for a video without audio."""
         info = source if isinstance(source, MediaInfo) else probe(source)
         own = partial(to_mono, restored=info.repaired.restore)
         self._blocks = own(audio_blocks(info, rate), rate) if sound is None else to_mono(sound(rate, None), rate)
@@ -123,9 +122,9 @@ class AudioWindows:
         self._held.append(next(self._blocks, np.zeros(0, np.float32)))
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """Samples [start, start + length): float32 [length], zeros before second 0 and after the end of the sound.
+        """Return samples [start, start + length): float32 [length], zeros before second 0 and after the end.
 
-        Starts must not go back (ValueError). Raises UserError if the sound breaks in the middle.
+        Raises ValueError if `start` decreases, UserError if the audio breaks in the middle.
         """
         if start < self._before:
             raise ValueError(f"windows are read forward: {start} after {self._before}")
@@ -137,24 +136,24 @@ class AudioWindows:
 
 
 class SoundBuffer:
-    """Samples that have come and may still be asked for."""
+    """Buffer of received samples that may still be read."""
 
     def __init__(self) -> None:
         self._blocks: deque[np.ndarray] = deque()
-        self.first = self.end = 0  # number of the first sample that is held, and of the one that comes next
+        self.first = self.end = 0  # indices of the first buffered sample and of the next one to come
 
     def append(self, block: np.ndarray) -> None:
-        """float32 [n], behind the others."""
+        """Append a block, float32 [n]."""
         self._blocks.append(block)
         self.end += len(block)
 
     def drop(self, before: int) -> None:
-        """Let go of blocks that lie wholly before a sample."""
+        """Drop blocks that end before a sample index."""
         while self._blocks and self.first + len(self._blocks[0]) <= before:
             self.first += len(self._blocks.popleft())
 
     def window(self, start: int, length: int) -> np.ndarray:
-        """Samples [start, start + length), float32, zeros where there are none; those before `start` are let go."""
+        """Return samples [start, start + length), float32, zeros where there are none; drop those before `start`."""
         self.drop(start)
         window, at = np.zeros(length, np.float32), self.first - start
         for block in self._blocks:
@@ -164,24 +163,24 @@ class SoundBuffer:
         return window
 
 
-_SHORTEST = 0.1  # a rest of less than this share of an interval belongs to the last whole one
+_SHORTEST = 0.1  # a remainder below this share of an interval is merged into the last full one
 
 
 def mask_count(duration: float, fps: float) -> int:
-    """How many masks a video gets: one an interval, where a rest below a tenth of one is no interval of its own."""
+    """Number of masks of a video: one per interval; a remainder below a tenth of an interval is not counted."""
     return max(1, math.ceil(duration * fps - _SHORTEST))
 
 
 def clip_windows(waveform: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
-    """waveform [n] float32 at 16 kHz -> the windows of masks 0..count-1, [count, spec.window] at the rate of `spec`."""
+    """Cut waveform [n], float32 at 16 kHz, into windows at the rate of `spec`, of masks 0..count-1: [count, window]."""
     if spec.sample_rate != RATE and len(waveform):
         waveform = resample(torch.from_numpy(waveform), RATE, spec.sample_rate).numpy()
     return cut_windows(waveform, spec, count)
 
 
 def cut_windows(waveform: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
-    """waveform [n] float32 at the rate of `spec` -> the windows of masks 0..count-1, [count, spec.window]; zeros beyond
-    its ends.
+    """Cut waveform [n], float32 at the rate of `spec`, into windows of masks 0..count-1: [count, spec.window]. Windows
+    are padded with zeros.
     """
     held = SoundBuffer()
     held.append(waveform)

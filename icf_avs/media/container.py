@@ -1,10 +1,10 @@
-"""A local file as FFmpeg opens it, also one that consists of several, one behind the other, as `cat` joins them.
+"""Open local files with FFmpeg, including files that are several concatenated files, as `cat` joins them.
 
-FFmpeg takes what stands before a colon for a protocol, as in "take:2/a.mp4" or "pipe:1".
+FFmpeg takes the text before a colon as a protocol, as in "take:2/a.mp4" or "pipe:1"; `local_url` prevents that.
 
-It goes on behind the second header of some containers (TS, MPEG, VOB) and stops at that of others. Here each part
-is a range of bytes that is opened as a file of its own; several are given to FFmpeg's concat demuxer, which lets each
-begin so long after the one before that repairs.py notices, and puts one recording behind the other.
+In some containers (TS, MPEG, VOB) FFmpeg continues after a second header; in others it stops there. Here each part is a
+byte range that is opened as a separate file. Several parts go through FFmpeg's concat demuxer with a start offset so
+large that repairs.py detects it as a jump and places the recordings one after the other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from icf_avs.errors import UserError
 
 
 def local_url(path: str | os.PathLike[str]) -> str:
-    """A path as FFmpeg takes it for a local file, whatever is in its name."""
+    """Return a URL that FFmpeg opens as a local file, whatever characters the path has."""
     return f"file:{os.path.abspath(path)}"
 
 
@@ -41,15 +41,15 @@ def check_file(path: Path) -> None:
 
 
 def check_no_pipe(path: Path) -> None:
-    """Raise UserError for a pipe or a device: to open one may block for ever, and it is read only once."""
+    """Raise UserError for a pipe or a device: opening it may block forever, and it can be read only once."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(f"{path}: is a pipe or a device, which is read only once; save what it gives as a file first")
 
 
 @contextmanager
 def temporary_file(content: bytes | BinaryIO) -> Iterator[Path]:
-    """Bytes, or what a binary file holds from its position on, as a file of its name; deleted afterwards.
-    A UserError meanwhile names them in place of it.
+    """Write bytes, or the rest of a binary file, to a temporary file of the same name; deleted on exit.
+    A UserError raised inside names the original instead of the temporary path.
     """
     given = getattr(content, "name", None)
     name = Path(given).name if isinstance(given, str) else ""
@@ -63,9 +63,9 @@ def temporary_file(content: bytes | BinaryIO) -> Iterator[Path]:
             raise UserError(str(error).replace(str(path), name or "the bytes")) from error
 
 
-Parts = tuple[tuple[int, int], ...]  # first byte of each, and the one behind its last; (0, 0) is the whole file
+Parts = tuple[tuple[int, int], ...]  # byte range [begin, end) of each part; (0, 0) is the whole file
 WHOLE: Parts = ((0, 0),)
-# What files begin with, of the containers that FFmpeg does not read on by itself.
+# File signatures of the containers in which FFmpeg stops at a second header.
 _HEADS = tuple(
     re.compile(head, re.DOTALL)
     for head in (
@@ -81,12 +81,12 @@ _HEADS = tuple(
     )
 )
 _LONGEST_HEAD, _BLOCK = 700, 1 << 24  # bytes
-_APART = 200_000  # seconds from the beginning of one part to that of the next: no file lasts longer than a day
+_APART = 200_000  # seconds between the starts of parts, more than the 24 hours that a file may last
 
 
 def joined_parts(path: Path, size: int) -> tuple[Parts, tuple[int, ...]]:
-    """The files that a file of so many bytes consists of, and the bytes at which others begin that are no parts of it:
-    they cannot be opened, or have other streams.
+    """Find the concatenated files in a file of `size` bytes. Return their byte ranges, and the offsets of files that
+    are not used because they cannot be opened or have different streams.
     """
     begins = list(_beginnings(path))
     if len(begins) < 2:
@@ -99,9 +99,9 @@ def joined_parts(path: Path, size: int) -> tuple[Parts, tuple[int, ...]]:
 
 
 def open_parts(path: Path, parts: Parts) -> av.container.InputContainer:
-    """The parts of a file as one container. Raises as av.open does."""
+    """Open parts of a file as one container. Raises as av.open does."""
     if len(parts) == 1:
-        # "file:" keeps a name with a colon a name; the white list keeps a play list from opening other places.
+        # The whitelist prevents playlists from opening other locations.
         allowed = {"protocol_whitelist": "file" if parts == WHOLE else "file,subfile"}
         return av.open(_url(path, parts[0]), options=allowed, metadata_errors="replace")
     if "\n" in path.name:
@@ -116,7 +116,7 @@ def open_parts(path: Path, parts: Parts) -> av.container.InputContainer:
 
 
 def fix_part_timestamps(container: av.container.InputContainer, packet: av.Packet) -> av.Packet:
-    """A packet without a time of decoding that FFmpeg has counted on from the part before."""
+    """Remove a decoding time stamp that FFmpeg has extrapolated from the previous part; return the packet."""
     joined = container.format.name == "concat" and None not in (packet.pts, packet.dts)
     if joined and (packet.pts - packet.dts) * packet.time_base > _APART / 2:
         packet.dts = None
@@ -128,7 +128,7 @@ def _url(path: Path, part: tuple[int, int]) -> str:
 
 
 def _beginnings(path: Path) -> Iterator[int]:
-    """Bytes at which a file of the kind of the first begins, 0 among them; none where no such kind is known."""
+    """Yield offsets where a file of the same format as the first begins, including 0; none for other formats."""
     with path.open("rb") as file:
         held, offset = file.read(_BLOCK), 0
         head = next((head for head in _HEADS if head.match(held)), None)
@@ -143,7 +143,7 @@ def _beginnings(path: Path) -> Iterator[int]:
 
 
 def _streams(path: Path, part: tuple[int, int]) -> list[tuple[str, str]]:
-    """Kinds and codecs of the streams of a part; none where it cannot be opened."""
+    """Return types and codecs of the streams of a part; empty if it cannot be opened."""
     try:
         with open_parts(path, (part,)) as container:
             return [(s.type, s.codec_context.name if s.codec_context else "") for s in container.streams]

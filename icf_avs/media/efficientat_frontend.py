@@ -1,8 +1,8 @@
-"""The audio front end of EfficientAT: a log-mel spectrogram after Kaldi's, at 32 kHz.
+"""Audio front end of EfficientAT: Kaldi-style log-mel spectrogram at 32 kHz.
 
 Source: EfficientAT (Schmid et al., arXiv 2211.04772). Pre-emphasis x[t] - 0.97 x[t-1]; frames of 800 samples every 320,
-symmetric Hann, centred, the ends mirrored; power of a 1024-point FFT; 128 bands from 0 to 15000 Hz, triangles linear in
-mel; (log(mel + 1e-5) + 4.5) / 5.
+symmetric Hann window, centred, reflect padding; power of a 1024-point FFT; 128 bands from 0 to 15000 Hz, triangles
+linear in mel; (log(mel + 1e-5) + 4.5) / 5.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ SAMPLE_RATE = 32_000
 FRAME, HOP, FFT, BANDS = 800, 320, 1024, 128
 HIGH_HZ = 15_000.0
 PRE_EMPHASIS, LOG_OFFSET, LEVEL, SCALE = 0.97, 1e-5, 4.5, 5.0
-SHORTEST = FFT // 2 + 2  # samples: what mirroring half a transform needs
+SHORTEST = FFT // 2 + 2  # samples; minimum for reflect padding by half an FFT
 
 
 @lru_cache(maxsize=1)
 def mel_bank() -> Tensor:
-    """[128, 513] triangular filters from 0 to 15000 Hz."""
+    """Return triangular mel filters from 0 to 15000 Hz, [128, 513]."""
     return mel_filters(SAMPLE_RATE, FFT, BANDS, 0.0, HIGH_HZ).T.contiguous()
 
 
 def kaldi_log_mel(waveform: Tensor) -> Tensor:
-    """waveform [..., n] float32 at 32 kHz in [-1, 1] -> [..., 128, 1 + (n - 1) // 320]; a second gives 100 frames.
+    """Log-mel of waveforms [..., n], float32 at 32 kHz in [-1, 1] -> [..., 128, 1 + (n - 1) // 320]; 100 frames/s.
 
-    In float32 also under autocast. Raises ValueError for a waveform shorter than 514 samples.
+    Computed in float32 even under autocast. Raises ValueError for a waveform shorter than 514 samples.
     """
     if waveform.shape[-1] < SHORTEST:
         raise ValueError(f"{waveform.shape[-1]} samples are too few for a spectrogram; it takes at least {SHORTEST}")

@@ -1,8 +1,8 @@
-"""A decoded frame and its conversion to what an ordinary display shows: RGB or YUV of 8 bits, without alpha.
+"""A decoded frame and its conversion to standard dynamic range (SDR): 8-bit RGB or YUV without alpha.
 
-High dynamic range and wide gamut become BT.709, 100 cd/m2 at most. PQ: SMPTE ST 2084. HLG: ITU-R BT.2100 on a display
-of 1000 cd/m2. What was graded for an ordinary display comes back. In a frame that is brighter, light up to 50 cd/m2
-stays as it is, and from there (later, if it is little brighter) to the brightest it is compressed, hue kept.
+High dynamic range (HDR) and wide gamut are mapped to BT.709 with at most 100 cd/m2. PQ: SMPTE ST 2084. HLG: ITU-R
+BT.2100 on a display of 1000 cd/m2. Content within 100 cd/m2 is preserved. In brighter frames, light up to a knee at 50
+cd/m2 (higher, if the frame is only a little brighter) is preserved and light above it is compressed, hue preserved.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-_WHITE = 100.0  # cd/m2 of an ordinary display, BT.1886
+_WHITE = 100.0  # cd/m2; peak luminance of an SDR display, BT.1886
 _GAMMA = 2.4
 _HLG_PEAK, _HLG_GAMMA = 1000.0, 1.2
-_KNEE = 0.5  # of _WHITE, at least
-_BRIGHTEST = 99.9  # per cent of the pixels of a frame; a spark or two may clip
-_STEPS = 4096  # of the table back to signals, even in the square root of light
+_KNEE = 0.5  # lowest knee, relative to _WHITE
+_BRIGHTEST = 99.9  # percentile that defines the peak of a frame; brighter pixels are clipped
+_STEPS = 4096  # entries of the table from light to signals, uniform in the square root of light
 _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)  # of BT.2020
-# Light [n, 3] of these primaries @ it is that of BT.709; white is D65 in all of them.
+# Conversion matrices: linear light [n, 3] in these primaries @ matrix -> BT.709. All have white point D65.
 _FROM_P3 = (1.224940181, -0.042056955, -0.019637555), (-0.224940181, 1.042056918, -0.078636043), (0, 0, 1.098273635)
 _FROM_BT2020 = (
     (1.660490990, -0.124550477, -0.018150764),
@@ -32,14 +32,14 @@ _TO_BT709 = {ColorPrimaries.BT709: np.eye(3), ColorPrimaries.SMPTE432: _FROM_P3}
 
 
 def is_wide(transfer: int, primaries: int) -> bool:
-    """Whether frames with these tags are not for an ordinary display."""
+    """True if frames with these tags are HDR or wide gamut."""
     return transfer in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67) or primaries == ColorPrimaries.BT2020
 
 
 def to_sdr(codes: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
-    """RGB signals, uint16 [H, W, 3] in the full range -> uint8 [H, W, 3] for an ordinary display.
+    """Tone-map RGB signals, uint16 [H, W, 3] in full range, to SDR uint8 [H, W, 3].
 
-    The tags are those of FFmpeg; unknown primaries are taken for BT.2020.
+    transfer, primaries: FFmpeg's tags; unknown primaries are treated as BT.2020.
     """
     light = _light(transfer)[codes.reshape(-1, 3)]
     if transfer == ColorTrc.ARIB_STD_B67:  # scene to display
@@ -54,7 +54,7 @@ def to_sdr(codes: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
 
 
 def _compression(light: np.ndarray, peak: float) -> np.ndarray:
-    """By which factor light is reduced: 1 up to the knee, and so that `peak` becomes 1 (Reinhard's extended curve)."""
+    """Return the factor on light: 1 up to the knee, and such that `peak` becomes 1 (Reinhard's extended curve)."""
     knee = max(_KNEE, 1 / peak)
     over, most = (np.maximum(light, knee) - knee) / (1 - knee), (peak - knee) / (1 - knee)
     reduced = over * (1 + over / most**2) / (1 + over)
@@ -63,7 +63,7 @@ def _compression(light: np.ndarray, peak: float) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _light(transfer: int) -> np.ndarray:
-    """Of each signal of 16 bits its light, float32: of the display in _WHITE, but for HLG that of the scene."""
+    """Table from 16-bit signals to light, float32: display light in units of _WHITE; for HLG, scene light."""
     signal = np.arange(65536) / 65535
     if transfer == ColorTrc.SMPTE2084:
         power = signal ** (1 / 78.84375)
@@ -84,16 +84,16 @@ def _signals() -> np.ndarray:
 
 
 _BT709, _UNKNOWN, _BT2020, _BT2020_CONSTANT = 1, 2, 9, 10  # matrices, in FFmpeg's numbering
-_MATRICES = {0, _BT709, _UNKNOWN, 4, 5, 6, 7, _BT2020}  # that FFmpeg converts; it refuses a frame with any other
+_MATRICES = {0, _BT709, _UNKNOWN, 4, 5, 6, 7, _BT2020}  # supported by FFmpeg; it rejects frames with others
 _EXACT = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 _DEEP = Interpolation.BILINEAR | Interpolation.ACCURATE_RND  # to 16 bits, "full chroma" gives wrong colours
-_PLAIN = {"yuv420p", "yuvj420p"}  # exact to 2 of 255 by the faster way
+_PLAIN = {"yuv420p", "yuvj420p"}  # for these the faster conversion is exact to 2 of 255
 
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """As stored: not turned, of any pixel format. Its tags are read at once: while one thread converts the frame they
-    are hidden from all others.
+    """Decoded frame as stored: not rotated, any pixel format. The colour tags are copied on creation, as other threads
+    cannot read them while one thread converts the frame.
     """
 
     frame: av.VideoFrame
@@ -103,21 +103,21 @@ class DecodedFrame:
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> DecodedFrame:
-        """Take a frame that nobody else has yet."""
+        """Wrap a frame that no other thread uses yet; replace a color matrix that FFmpeg does not convert."""
         if frame.colorspace not in _MATRICES:
             frame.colorspace = _BT2020 if frame.colorspace == _BT2020_CONSTANT else _UNKNOWN
         return cls(frame, frame.colorspace, frame.color_trc, frame.color_primaries)
 
     @property
     def shown_as(self) -> tuple[int, int]:
-        """Transfer and primaries of what it is converted to."""
+        """Transfer and primaries after conversion."""
         wide = is_wide(self.transfer, self.primaries)
         return (ColorTrc.BT709, ColorPrimaries.BT709) if wide else (self.transfer, self.primaries)
 
     def converted(self, reformatter: VideoReformatter, width: int, height: int, pix_fmt: str) -> av.VideoFrame:
-        """The frame at that size; the frame itself where nothing is to be done.
+        """Convert to a size and pixel format; return the frame itself if nothing needs to be done.
 
-        HDR and wide gamut become BT.709, alpha is composed on black, and RGB in the limited range is expanded.
+        HDR and wide gamut are mapped to BT.709, alpha is composited on black, and limited-range RGB is expanded.
         Raises FFmpegError or ValueError for a pixel format that cannot be converted.
         """
         rgb = self._ordinary(reformatter)
@@ -129,7 +129,7 @@ class DecodedFrame:
         return reformatter.reformat(frame, width, height, pix_fmt, interpolation=how)
 
     def _ordinary(self, reformatter: VideoReformatter) -> np.ndarray | None:
-        """uint8 [H, W, 3] where FFmpeg's own conversion would not do, else None."""
+        """Return RGB uint8 [H, W, 3] if FFmpeg's conversion is not sufficient, else None."""
         kind = self.frame.format
         if is_wide(self.transfer, self.primaries):
             matrix = Colorspace.BT2020 if self.matrix == _UNKNOWN else None

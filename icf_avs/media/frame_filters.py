@@ -1,7 +1,7 @@
-"""Decoded frames as they are to be shown: deinterlaced, and cut to the part that the container shows.
+"""Deinterlace decoded frames and crop them as the container specifies.
 
-That part is PixelCrop of Matroska, clean aperture of MP4. FFmpeg reads both, and PyAV exposes neither. So the stream's
-parameters are written to the header of a Matroska file in memory, and read there.
+The crop is PixelCrop in Matroska and clean aperture in MP4. FFmpeg reads both, but PyAV exposes neither. So the stream
+parameters are written to the header of a Matroska file in memory and parsed from there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import av
 from av.error import FFmpegError
 from av.filter import Graph
 
-_VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0xE0  # Segment, Tracks, TrackEntry, Video: each inside the one before
+_VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0xE0  # Segment, Tracks, TrackEntry, Video; nested in this order
 _SIDES = 0x54CC, 0x54DD, 0x54BB, 0x54AA  # PixelCropLeft, Right, Top, Bottom
 
 
@@ -27,7 +27,7 @@ class Crop(NamedTuple):
     bottom: int = 0
 
     def filter_of(self, width: int, height: int) -> str | None:
-        """FFmpeg's filter for frames of a size; None where nothing is cut off, or nothing would be left."""
+        """Return the arguments of FFmpeg's crop filter for a frame size; None if nothing is cut or nothing is left."""
         shown = width - self.left - self.right, height - self.top - self.bottom
         if not any(self) or min(shown) < 1:
             return None
@@ -35,7 +35,7 @@ class Crop(NamedTuple):
 
 
 def container_crop(stream: av.video.stream.VideoStream) -> Crop:
-    """What the container cuts off the frames of a stream; nothing in formats that cannot say so."""
+    """Return the crop that the container specifies for a stream; none for formats without this field."""
     if not {"mov", "matroska"} & {*stream.container.format.name.split(",")}:
         return Crop()
     file = io.BytesIO()
@@ -53,7 +53,7 @@ def container_crop(stream: av.video.stream.VideoStream) -> Crop:
 
 
 def _ebml_elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Id and content of the elements that lie side by side in `data`; one of unknown size reaches to the end."""
+    """Yield id and content of consecutive EBML elements in `data`; an element of unknown size extends to the end."""
     at = 0
     while at < len(data):
         size_at = at + 9 - data[at].bit_length()
@@ -64,8 +64,8 @@ def _ebml_elements(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def filter_frames(frames: Iterator[av.VideoFrame], crop: Crop) -> Iterator[av.VideoFrame]:
-    """Pass frames on; from the first interlaced one, a filter weaves the fields. Where frames change their size or
-    format, filters are made anew.
+    """Yield frames, deinterlaced from the first interlaced frame on, and cropped. The filters are rebuilt when the size
+    or format of the frames changes.
     """
     graph, built, interlaced = None, None, False
     for frame in frames:
@@ -96,7 +96,7 @@ def _graph(frame: av.VideoFrame, interlaced: bool, cut: str | None) -> Graph:
 
 
 def _filtered(graph: Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
-    """What comes out when a frame goes in; None: what is left."""
+    """Push a frame into the filter graph and yield its output; None flushes the graph."""
     graph.vpush(frame)
     while True:
         try:

@@ -1,6 +1,6 @@
-"""The frames of a video, decoded once for two readers in step: the masks ahead, the overlay video behind.
+"""Decode a video once for two readers: first the mask prediction (ahead), later the overlay writer (behind).
 
-Frames between the two are queued. The queue is bounded: the reader ahead waits (`wait`) until the other is near.
+Frames between the two are queued. The queue is bounded: the reader ahead waits (`wait`) for the other.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from threading import Condition
 from icf_avs.media.frame import DecodedFrame
 from icf_avs.media.video_reader import MediaInfo, video_frames
 
-_MOST = 200_000_000  # bytes of frames that the masks of a clip take; beyond, a video is decoded twice
+_MOST = 200_000_000  # bytes; if the frames of a clip take more, the video is decoded twice instead
 
 
 Frames = Iterator[tuple[float, DecodedFrame]]
 
 
 class FrameTee:
-    """As a context, frames as `video_frames` gives them, once `ahead` and once `behind`, each in a thread of its own.
+    """Context manager that provides the frames of `video_frames` twice, `ahead` and `behind`, each for one thread.
 
-    seconds: how far ahead masks must be, as those of a clip are made at once.
+    seconds: duration of a clip, by which `ahead` must lead, as the masks of a clip are predicted together.
     """
 
     def __init__(self, info: MediaInfo, seconds: float) -> None:
@@ -46,12 +46,12 @@ class FrameTee:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the video; both must be done with it."""
+        """Close the video; both readers must have finished."""
         self._source.close()
 
     @contextmanager
     def ahead(self) -> Iterator[Frames]:
-        """Every frame, as soon as it is decoded. When the context ends, `behind` decodes the rest itself."""
+        """Iterate over all frames as they are decoded. After this context ends, `behind` decodes the rest itself."""
         try:
             yield self._passed_on() if self._shared else video_frames(self._info)
         finally:
@@ -61,7 +61,7 @@ class FrameTee:
 
     @contextmanager
     def behind(self) -> Iterator[Frames]:
-        """Every frame, some time after it was given ahead. When the context ends, none is kept any more."""
+        """Iterate over all frames, after `ahead` has read them. After this context ends, no frames are queued."""
         try:
             yield self._taken() if self._shared else video_frames(self._info)
         finally:
@@ -71,8 +71,8 @@ class FrameTee:
                 self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Until `behind` has taken every frame before that time. For the reader ahead, when nothing that `behind` needs
-        for these is still to be done there.
+        """Wait until `behind` has read all frames before that time. Called by the reader ahead, which must already have
+        produced everything that `behind` needs for these frames.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._behind_is_done or not self._queue or self._queue[0][0] >= seconds)

@@ -1,4 +1,4 @@
-"""Images: upright as viewers show them, resized to the square that a model takes, and thumbnails."""
+"""Images: EXIF orientation, resizing to the square model input, and thumbnails."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch.nn import functional as F
 
 
 def resize_frames(images: Tensor, side: int) -> Tensor:
-    """uint8 [N,H,W,3] -> uint8 [N,side,side,3], bilinear, antialiased where it shrinks; the same tensor if it fits."""
+    """Resize uint8 [N,H,W,3] to [N,side,side,3], bilinear, antialiased when shrinking; no copy if the size is right."""
     if images.shape[1:3] == (side, side):
         return images
-    # On the CPU, which does it in whole numbers, as Pillow does: so all devices see the same frames.
+    # On the CPU, which uses integer arithmetic like Pillow, so that the result is the same on all devices.
     planes = F.interpolate(images.cpu().permute(0, 3, 1, 2), (side, side), mode="bilinear", antialias=True)
     return planes.permute(0, 2, 3, 1).contiguous().to(images.device)
 
 
 def thumbnail(rgb: np.ndarray, longest: int, pixel_aspect: Fraction) -> Image.Image:
-    """RGB uint8 [H,W,3] in its true shape, with square pixels, neither side longer than `longest`."""
+    """Shrink RGB uint8 [H,W,3] so that no side exceeds `longest`, with the aspect corrected to square pixels."""
     image = Image.fromarray(rgb)
     if pixel_aspect != 1:
         height, width = rgb.shape[:2]
@@ -32,7 +32,7 @@ def thumbnail(rgb: np.ndarray, longest: int, pixel_aspect: Fraction) -> Image.Im
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """RGB of 8 bits, turned as EXIF says, transparent parts on black. Pillow itself clips grey of 16 bits at 255."""
+    """Convert to 8-bit RGB: EXIF orientation applied, alpha on black, 16-bit grey scaled (Pillow would clip at 255)."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         deep = np.asarray(image).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Frames and sound in real time: a file as it is played, or a camera and a microphone by the devices of FFmpeg."""
+"""Real-time sources of frames and audio: a file at playback speed, or camera and microphone via FFmpeg devices."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from icf_avs.media.arrays import AVChunk
 from icf_avs.media.audio_windows import AudioWindows
 from icf_avs.media.video_reader import MediaInfo, to_rgb, video_frames
 
-_WAITING = 32  # chunks that may wait for the model; then a device drops frames
+_WAITING = 32  # capacity of the queue in chunks; when it is full, a device drops frames
 
 
 def played(info: MediaInfo, rate: int) -> Iterator[AVChunk]:
-    """A file, each frame with its sound at `rate` Hz at the moment the next frame is shown. Raises UserError as
-    `video_frames` and `AudioWindows` do.
+    """Play a file in real time: yield each frame with its audio at `rate` Hz when the next frame is due. Raises
+    UserError as `video_frames` and `AudioWindows` do.
     """
     windows, reformatter, end = AudioWindows(info, rate), VideoReformatter(), 0
     frames = chain(video_frames(info), [(info.duration, None)])
@@ -37,9 +37,9 @@ def played(info: MediaInfo, rate: int) -> Iterator[AVChunk]:
 
 
 def captured(device: str, rate: int) -> Iterator[AVChunk]:
-    """The frames and the sound at `rate` Hz of FORMAT:NAME, as v4l2:/dev/video0, alsa:default or avfoundation:0:0.
+    """Capture frames and audio at `rate` Hz from FORMAT:NAME, as v4l2:/dev/video0, alsa:default or avfoundation:0:0.
 
-    Raises UserError for a device that cannot be opened or ceases.
+    Raises UserError if the device cannot be opened or stops.
     """
     kind, _, name = device.partition(":")
     try:
@@ -56,7 +56,7 @@ def captured(device: str, rate: int) -> Iterator[AVChunk]:
 
 
 def read_ahead(sources: Sequence[Iterator[AVChunk]]) -> Iterator[AVChunk]:
-    """What all sources give, each read in a thread of its own, in the order in which it comes."""
+    """Merge the chunks of all sources in order of arrival; each source is read in a separate thread."""
     waiting: Queue[AVChunk | BaseException | None] = Queue(_WAITING)
 
     def read(source: Iterator[AVChunk]) -> None:
@@ -64,7 +64,7 @@ def read_ahead(sources: Sequence[Iterator[AVChunk]]) -> Iterator[AVChunk]:
             for chunk in source:
                 waiting.put(chunk)
             waiting.put(None)
-        except BaseException as error:  # raised where the chunks are used
+        except BaseException as error:  # re-raised by the consumer
             waiting.put(error)
 
     for source in sources:

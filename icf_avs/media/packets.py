@@ -1,6 +1,6 @@
-"""Packets of an open file: what they say about its length, whether that can be true, and what is decoded from them.
+"""Read and decode the packets of an open file: its duration, a check that the file is complete, and its frames.
 
-What is damaged is skipped, as players do, and counted.
+Damaged packets are skipped, as in players, and counted.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from icf_avs.errors import UserError
 from icf_avs.media.container import fix_part_timestamps
 from icf_avs.media.repairs import Clock, Repaired, Run, Runs
 
-_UNCONCEALED = {"vp8", "vp9", "av1", "libdav1d"}  # decoders that build on a frame that is lost as if it were there
-_TRIES = 10  # to read on behind a damaged place of the container
+_UNCONCEALED = {"vp8", "vp9", "av1", "libdav1d"}  # decoders that continue after a lost frame without concealment
+_TRIES = 10  # attempts to continue reading after a damaged place of the container
 
 
 def read_packets(
     container: av.container.InputContainer, *streams: av.stream.Stream, damaged: list[str] | None = None
 ) -> Iterator[av.Packet]:
-    """As `container.demux`, also where a stream begins in the middle of the file: such a one is left out.
+    """As `container.demux`, but tolerates streams that begin in the middle of the file; these are left out.
 
-    damaged: gets a line for each place where the container cannot be read; what is behind it is read on.
+    damaged: a line is appended for each damaged place of the container; reading continues after it.
     """
     tries = _TRIES
     while tries:
@@ -38,10 +38,10 @@ def read_packets(
                 tries = _TRIES if packet.size else tries
                 yield fix_part_timestamps(container, packet)
             return
-        except IndexError:  # of PyAV, when all packets are read and it closes streams that it does not know
+        except IndexError:  # from PyAV at the end of the file, when it closes streams unknown to it
             return
         except FFmpegError as error:
-            if isinstance(error, OSError):  # of the disk, not of the file
+            if isinstance(error, OSError):  # a disk error, not a damaged file
                 raise
             tries -= 1
             if damaged is not None:
@@ -52,17 +52,17 @@ def decode_frames(
     container: av.container.InputContainer, stream: av.stream.Stream, clock: Clock, repaired: Repaired, first: int = 0,
     after: float = -math.inf,
 ) -> Generator[av.frame.Frame | None, None, tuple[int, float] | None]:  # fmt: skip
-    """Every frame of a stream in order, on the clock; None in place of a packet that cannot be decoded.
+    """Yield every frame of a stream in order, on the clock; None in place of a packet that cannot be decoded.
 
-    Such packets are noted in `repaired`, but for those before the first key frame of a recording that starts between
-    two. Where a key frame is lost, or a decoder conceals nothing, frames are left out up to the next key frame.
-    Raises TooDamaged.
-    Where several threads decode, a packet that is damaged near the end takes whole frames behind it along. Returned is
-    then what to give as `first`, the packet to begin with, and `after`, the frame to go on behind, for a single thread.
+    Such packets are recorded in `repaired`, except those before the first key frame of a recording that starts between
+    key frames. If a key frame is lost, or the decoder has no error concealment, frames are dropped up to the next key
+    frame. Raises TooDamaged.
+    With multi-threaded decoding, a damaged packet near the end may also lose intact frames after it. The return value
+    is then (`first`, `after`), the packet to start from and the last time stamp, for a second, single-threaded call.
     """
     begun, key, waiting = False, 0, False
-    recent: deque[bool] = deque(maxlen=16)  # as many threads as FFmpeg takes by itself
-    given = there = after  # greatest time stamps, of frames and of packets
+    recent: deque[bool] = deque(maxlen=16)  # FFmpeg's default limit of threads
+    given = there = after  # greatest presentation time stamps, of yielded frames and of packets
     for number, packet in enumerate(clock.applied(read_packets(container, stream))):
         if packet.size:
             if number < first:
@@ -75,7 +75,7 @@ def decode_frames(
         begun |= bool(frames) or (frames is None and packet.is_keyframe)
         if frames is None and begun:
             repaired.skip(stream.type, number)
-            # which of the packets that are decoded at the same time it is, nobody says
+            # FFmpeg does not tell which of the packets decoded in parallel failed
             at_once = [*recent][-1 - stream.codec_context.thread_count :]
             waiting = any(at_once) or stream.codec_context.name in _UNCONCEALED
             yield None
@@ -88,47 +88,47 @@ def decode_frames(
 
 
 def decode_packet(packet: av.Packet) -> list[av.frame.Frame] | None:
-    """The frames that come with a packet; None if it cannot be decoded."""
+    """Decode a packet to its frames; None if it cannot be decoded."""
     try:
         return packet.decode()
     except FFmpegError:
         return None
 
 
-# Containers that state their length up front, so that a file which breaks off can be told from a short one.
+# Containers that state their duration in the header, so that a truncated file can be detected.
 _STATES_LENGTH = {"mov", "matroska", "avi", "flv", "asf"}
-MOST_PIXELS = 8192 * 4320  # of a frame: 8K; more would need gigabytes
-_LONGEST_GAP = 600.0  # seconds without a new frame and without sound; a clock that goes further forward jumps
-_LONGEST_GAP_OF_BROADCASTS = 10.0  # where the clock may jump by the rules of the container; as FFmpeg has it
-# Bytes behind the last packet that an index may take: of the file, or in all and for each packet.
+MOST_PIXELS = 8192 * 4320  # pixels of a frame (8K); more would need gigabytes
+_LONGEST_GAP = 600.0  # seconds without a frame or audio; a larger step of the time stamps is a jump
+_LONGEST_GAP_OF_BROADCASTS = 10.0  # for containers that allow jumps of the time stamps; FFmpeg's value
+# Largest index after the last packet: a share of the file, and bytes in total plus bytes per packet.
 _INDEX, _INDEX_BYTES, _INDEX_OF_PACKET = 0.25, 1 << 20, 64
-_LONG_INDEX = {"mov", "wtv"}  # may take more
-JUMP = 0.05  # seconds: sound whose time stamps stray further from where it should be has a hole or an overlap
+_LONG_INDEX = {"mov", "wtv"}  # containers whose index may be larger
+JUMP = 0.05  # seconds; a larger deviation of an audio time stamp from its expected value is a gap or an overlap
 
 
 class Scan:
-    """What the packets of a file say, without decoding more than one frame."""
+    """Facts from a scan of all packets of a file; only one frame is decoded."""
 
     def __init__(
         self, container: av.container.InputContainer, video: av.video.stream.VideoStream,
         audio: av.audio.stream.AudioStream | None, path: Path,
     ) -> None:  # fmt: skip
-        """Raises UserError without a frame that can be decoded, or for its size."""
+        """Scan the file. Raises UserError if no frame can be decoded or frames are too large."""
         self._may_jump = bool(container.format.flags & Flags.ts_discont.value)
         self._video, self._audio = video.index, -1 if audio is None else audio.index
-        self.frame_length = 1 / float(video.guessed_rate or video.average_rate or 25)  # of one that does not say it
+        self.frame_length = 1 / float(video.guessed_rate or video.average_rate or 25)  # seconds; default
         self.runs = Runs(_LONGEST_GAP_OF_BROADCASTS if self._may_jump else _LONGEST_GAP, self.frame_length)
         self.first_frame: av.VideoFrame | None = None
-        self._first_frame_run: Run | None = None  # that it is of; None without time stamps
-        self._first: float | None = None  # when the file means to show its first frame, which may be damaged
+        self._first_frame_run: Run | None = None  # run of that frame; None without time stamps
+        self._first: float | None = None  # presentation time of the first frame, even if damaged
         self.num_frames = 0  # packets of frames that are shown
-        self.num_audio_packets = 0  # packets of sound
-        self.unbroken = True  # each packet of sound is as long as the first, and begins where the one before it ends
-        self.reach: dict[int, float] = {}  # the end of each stream by its own time stamps, what is hidden counted
-        self.behind = 0  # the byte behind the last packet
-        self._incomplete: list[tuple[int, int]] = []  # streams and numbers of packets that lack something
-        self._length = math.inf  # of the first packet of sound, in seconds
-        self.damaged: list[str] = []  # a line for each place where the container cannot be read
+        self.num_audio_packets = 0
+        self.unbroken = True  # no audio packet is longer than the first, each begins where the previous one ends
+        self.reach: dict[int, float] = {}  # end of each stream by its time stamps, hidden packets included
+        self.behind = 0  # offset of the byte after the last packet
+        self._incomplete: list[tuple[int, int]] = []  # stream and number of each incomplete packet
+        self._length = math.inf  # seconds; duration of the first audio packet
+        self.damaged: list[str] = []  # a line for each damaged place of the container
         for packet in read_packets(container, damaged=self.damaged):
             self._add(packet)
         if self.first_frame is None or not self.num_frames:
@@ -136,7 +136,7 @@ class Scan:
         check_size(self.first_frame.width, self.first_frame.height, path)
 
     def _add(self, packet: av.Packet) -> None:
-        index = packet.stream.index  # not packet.stream_index, which is 0 in every packet that ends a stream
+        index = packet.stream.index  # packet.stream_index is 0 in all end-of-stream packets
         is_video, is_audio = index == self._video, index == self._audio
         stamp, pts = packet.pts if packet.dts is None else packet.dts, packet.dts if packet.pts is None else packet.pts
         time, length = float((pts or 0) * packet.time_base), float((packet.duration or 0) * packet.time_base)
@@ -146,7 +146,7 @@ class Scan:
             run = self.runs.add(packet, float(stamp * packet.time_base) if is_placed else None)
         if is_video and self.first_frame is None:
             self._decode_first(packet, run, time)
-        if not packet.size:  # ends a stream
+        if not packet.size:  # end of a stream
             return
         self.behind = max(self.behind, (packet.pos or 0) + packet.size)
         if packet.is_corrupt and (is_video or is_audio):
@@ -156,17 +156,17 @@ class Scan:
         if stamp is None:
             self.unbroken &= not is_audio
             return
-        if is_audio:  # a hole may be told as a packet that lasts on
+        if is_audio:  # a gap may be stored as a longer packet
             if self.num_audio_packets == 1:
                 self._length = length
             self.unbroken &= abs(self.reach.get(index, time) - time) <= JUMP and length <= self._length + JUMP
         self.reach[index] = max(self.reach.get(index, time + length), time + length)
         if run is not None and not packet.is_discard:
-            # the last frame lasts at least a moment, even where no duration is written
+            # frames without a stored duration get a minimum duration
             run.show(time, max(length, min(0.5, self.frame_length)) if is_video else length)
 
     def _decode_first(self, packet: av.Packet, run: Run | None, time: float) -> None:
-        # A broadcast is recorded from anywhere between two key frames on: what lies before the first is no part of it.
+        # A recorded broadcast may start between key frames; frames before the first key frame are not part of it.
         begins = packet.is_keyframe or not self._may_jump
         if self._first is None and run is not None and packet.pts is not None and begins and not packet.is_discard:
             self._first, self._first_frame_run = time, run
@@ -176,7 +176,9 @@ class Scan:
 
     @property
     def incomplete(self) -> int:
-        """Packets that lack something. At the end of a run it only seems so, as the next packet is of another one."""
+        """Number of incomplete packets. Those at the end of a run are not counted: there the flag is a false alarm,
+        caused by the next packet, which belongs to another run.
+        """
         return sum(not self.runs.ends_at(stream, number) for stream, number in self._incomplete)
 
     @property
@@ -187,9 +189,9 @@ class Scan:
 
     @property
     def start(self) -> float | None:
-        """When the first frame is shown, on the continuous clock, also where it is damaged; None without time stamps.
+        """Presentation time of the first frame, even if damaged, on the continuous clock; None without time stamps.
 
-        To be requested when the runs are placed.
+        Valid only after `Runs.clock` has placed the runs.
         """
         if self.first_frame.time is None or self._first_frame_run is None:
             return None
@@ -197,19 +199,19 @@ class Scan:
 
 
 def check_size(width: int, height: int, path: Path) -> None:
-    """Raise UserError for frames that are larger than 8K."""
+    """Raise UserError for frames larger than 8K."""
     if width * height > MOST_PIXELS:
         raise UserError(f"{path}: its frames are {width} x {height}, larger than 8K; scale it down first")
 
 
 def unread_bytes(container: av.container.InputContainer, scan: Scan, size: int, others: Iterable[int]) -> int:
-    """Bytes at the end of a file of so many that hold no packet; 0 where they are no more than an index may take.
+    """Number of bytes after the last packet of a file of `size` bytes; 0 if they may be an index.
 
-    others: where another file seems to begin in it, of which it is said in any case.
+    others: offsets at which another file seems to begin; bytes that include one are always reported.
     """
     rest = size - scan.behind
     if not scan.behind:
-        return 0  # no packet says where it is
+        return 0  # packets without positions
     if any(begin >= scan.behind for begin in others):
         return rest
     index = min(_INDEX * size, _INDEX_BYTES + _INDEX_OF_PACKET * scan.runs.counts.total())
@@ -217,21 +219,21 @@ def unread_bytes(container: av.container.InputContainer, scan: Scan, size: int, 
 
 
 def check_whole(container: av.container.InputContainer, scan: Scan, path: Path, begin: int = 0) -> None:
-    """Raise UserError if the file, which begins at a byte of that at `path`, holds clearly less than its header
-    promises.
+    """Raise UserError if the file is clearly shorter than its header states. begin: offset of the file in `path`, which
+    may hold several.
     """
     kind = _kind(container)
     if kind not in _STATES_LENGTH or (kind == "mov" and _is_fragmented(path, begin)):
         return
     there, stated = max(scan.reach.values(), default=0.0), (container.duration or 0) / av.time_base
     lacks = stated - there
-    if kind == "mov":  # states the length of every stream: the frames may end before the sound, as stated
+    if kind == "mov":  # states the duration of each stream; video may end before audio
         for stream in (*container.streams.video, *container.streams.audio):
             if stream.duration and not stream.disposition & Disposition.attached_pic:
                 first = float((stream.start_time or 0) * stream.time_base)
                 end = first + float(stream.duration * stream.time_base)
                 lacks = max(lacks, end - scan.reach.get(stream.index, first))
-    if kind == "avi":  # counts its frames in the header; the library's own duration is that of what is there
+    if kind == "avi":  # states the number of frames; container.duration reflects the existing data
         for stream in container.streams.video:
             lacks = max(lacks, float(stream.frames * stream.time_base) - scan.reach.get(stream.index, 0.0))
         stated = there + lacks
@@ -245,14 +247,14 @@ def _kind(container: av.container.InputContainer) -> str:
 
 
 def _is_fragmented(path: Path, begin: int) -> bool:
-    """Whether an MP4 was written piece by piece, as recordings are: then its length is that of what is there."""
+    """True for a fragmented MP4, as recorders write it: its stated duration is that of the existing fragments."""
     with path.open("rb") as file:
         file.seek(begin)
         while len(head := file.read(8)) == 8 and head[4:] != b"moof":
             size = int.from_bytes(head[:4], "big")
             if size == 1:
                 size = int.from_bytes(file.read(8), "big") - 8
-            if size < 8:  # the last box, or none
+            if size < 8:  # last box, or invalid
                 return False
             file.seek(size - 8, os.SEEK_CUR)
     return head[4:] == b"moof"

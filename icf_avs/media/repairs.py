@@ -1,9 +1,10 @@
-"""What is damaged in a video that is read all the same, as players do, and is reported with every result.
+"""Record the damage in a video that is read nevertheless, and map discontinuous time stamps to one continuous clock.
 
-And one clock for a file whose time stamps begin anew or jump: joined recordings, a counter that starts again, a gap.
+The damage is reported with every result. Time stamps restart or jump in joined recordings, when a counter wraps, and at
+gaps.
 
-A stream is cut into runs wherever its time stamps go back, or further forward than a gap may be. Runs of frames and
-of sound that begin together are of one recording and are moved by the same time, so that they stay in step.
+A stream is cut into runs where its time stamps go back, or forward by more than the longest allowed gap. Video and
+audio runs that begin together belong to one recording and are shifted by the same time, so they stay synchronised.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from typing import Any
 
 import av
 
-_BACK = 0.1  # seconds that a time stamp goes back where it begins anew; less is a rounding
-_TOGETHER = 10.0  # seconds between the first time stamps of the frames and of the sound of one recording
-_OVERLAP = 0.25  # seconds of sound that may be lost where two recordings meet, for their frames to meet
-_LAST = 3  # packets of a run that a parser may take for damaged as the next one does not go on from them
-_REORDERED = 60  # seconds between decoding and showing a frame; more is a damaged time stamp
+_BACK = 0.1  # seconds; a key frame's time stamp that goes back further starts a new run, less is rounding
+_TOGETHER = 10.0  # seconds; largest distance between the starts of video and audio of one recording
+_OVERLAP = 0.25  # seconds of audio that may be lost between two recordings so that their frames are contiguous
+_LAST = 3  # packets at the end of a run that a parser may wrongly flag as damaged
+_REORDERED = 60  # seconds between decoding and presentation; more is a damaged time stamp
 
 
 @dataclass(frozen=True)
 class Clock:
-    """By how much the time stamps of each stream are moved."""
+    """Shifts of the time stamps of each stream, which make them continuous."""
 
     moves: dict[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)  # (from packet number, seconds), ...
-    jumps: tuple[float, ...] = ()  # where time stamps begin anew or jump, in seconds of the continuous clock
-    counts: dict[int, int] = field(default_factory=dict)  # packets of each stream; of a file that grows, at the scan
+    jumps: tuple[float, ...] = ()  # seconds of the continuous clock at which time stamps restart or jump
+    counts: dict[int, int] = field(default_factory=dict)  # packets of each stream at the scan (the file may grow)
 
     def applied(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-        """Packets of a file from its beginning, with continuous time stamps, as many as there were."""
+        """Yield the packets of a file with continuous time stamps; packets added after the scan are dropped."""
         numbers: Counter[int] = Counter()
         for packet in packets:
             index = packet.stream.index
@@ -55,45 +56,43 @@ class Clock:
 
 @dataclass(eq=False)
 class Run:
-    """Packets of a stream whose time stamps go on from one to the next. Times are the container's."""
+    """Packets of a stream with continuous time stamps. Times are those of the container, in seconds."""
 
     stream: int
     first: int  # number of its first packet in the stream
-    at: float  # its first time stamp
-    now: float  # its latest
-    jump: float = 0.0  # from the latest of the run before to its first
-    begin: float = math.inf  # of what is shown or heard
+    at: float  # first time stamp
+    now: float  # latest time stamp
+    jump: float = 0.0  # first time stamp minus the latest of the previous run
+    begin: float = math.inf  # presentation interval
     end: float = -math.inf
-    latest: float = -math.inf  # beginning of a packet
-    shortest: float = math.inf  # length of a packet
-    mate: Run | None = None  # the run of the other stream that was recorded with it
-    moved: float = 0.0  # seconds, once it is placed
+    latest: float = -math.inf  # latest start of a packet
+    shortest: float = math.inf  # shortest duration of a packet
+    mate: Run | None = None  # simultaneous run of the other stream
+    moved: float = 0.0  # shift in seconds, once placed
 
     @property
     def beginning(self) -> float:
         return self.at if self.begin == math.inf else self.begin
 
     def show(self, begin: float, length: float) -> None:
-        """Take note of what is shown or heard of a packet."""
+        """Extend the presentation interval by that of a packet."""
         self.begin, self.end = min(self.begin, begin), max(self.end, begin + length)
         self.latest, self.shortest = max(self.latest, begin), min(self.shortest, length or self.shortest)
 
 
 class Runs:
-    """Finds the runs of the frames and of the sound of a file."""
+    """Finds the video and audio runs of a file."""
 
     def __init__(self, longest_gap: float, frame_length: float) -> None:
-        """longest_gap: seconds without a frame or sound; frame_length: of a frame that does not say how long it is
-        shown.
-        """
+        """longest_gap: longest allowed gap in seconds; frame_length: default frame duration in seconds."""
         self._gap, self._frame_length = longest_gap, frame_length
         self._all: list[Run] = []
         self._current: dict[int, Run] = {}
         self.counts: Counter[int] = Counter()  # packets of each stream so far
 
     def add(self, packet: av.Packet, stamp: float | None) -> Run | None:
-        """The run that the next packet of a stream belongs to; stamp: when it is decoded; None where it is not known or
-        the stream is not used: such packets are counted alone.
+        """Add the next packet of a stream and return its run. stamp: decoding time in seconds; None if unknown or the
+        stream is not used: then the packet is only counted.
         """
         index, number = packet.stream.index, self.counts[packet.stream.index]
         self.counts[index] += 1
@@ -106,7 +105,7 @@ class Runs:
             if before is not None:
                 run.jump = stamp - before.now
                 if before.latest > -math.inf and before.shortest < math.inf:
-                    before.end = before.latest + before.shortest  # a gap may be told as a length
+                    before.end = before.latest + before.shortest  # a gap may be stored as a duration
             if other is not None and other.mate is None and (before is None or abs(stamp - other.at) <= _TOGETHER):
                 run.mate, other.mate = other, run
             self._all.append(run)
@@ -115,7 +114,7 @@ class Runs:
         return run
 
     def ends_at(self, stream: int, number: int) -> bool:
-        """Whether a packet of a stream, counted from 1, is among the last of a run that another one follows."""
+        """True if a packet of a stream (numbered from 1) is among the last of a run that is followed by another."""
         return any(run.stream == stream and 0 <= run.first - number < _LAST for run in self._all if run.first)
 
     def _jumps(self, run: Run, other: Run | None, packet: av.Packet, stamp: float) -> bool:
@@ -124,15 +123,15 @@ class Runs:
             return True
         if forward > self._gap and (other is None or stamp - other.now > self._gap):
             return True
-        # The other stream has jumped, alone so far: has this one gone with it, though its own seem to go on?
+        # Only the other stream has jumped so far: is this stamp closer to that stream after its jump than before?
         if other is None or other.mate is not None or abs(other.jump) < 1 or forward < _OVERLAP:
             return False
         return abs(stamp - other.now) < abs(stamp - (other.now - other.jump))
 
     def clock(self, video: int) -> tuple[Clock, dict[int, float]]:
-        """Put one recording behind the other: their frames meet, or their sound where that lasts longer.
+        """Place the recordings one after the other: their frames are contiguous, or their audio where it lasts longer.
 
-        With the clock comes the end of each stream on it.
+        Return the clock and the end of each stream on it.
         """
         ends: dict[int, float] = {}
         jumps: list[float] = []
@@ -161,40 +160,40 @@ class Runs:
         return Clock(moves, tuple(jumps), dict(self.counts)), ends
 
     def _alone(self, run: Run, moved: float) -> float:
-        """A stream that jumps alone goes on where it was, or comes back to where it would be without its jumps."""
+        """Return the shift of a run without a mate: that of an earlier run of the stream if it fits, else `moved`."""
         earlier = [one.moved for one in self._all if one.stream == run.stream and one.first < run.first]
         if abs(run.jump) < 1:
             return earlier[-1]
         return next((one for one in reversed(earlier) if abs(one - moved) < 0.5), moved)
 
 
-MOST_DAMAGED = 0.5  # of the frames or of the sound; beyond, a file is refused
+MOST_DAMAGED = 0.5  # share of damaged video or audio packets above which a file is rejected
 
 
 class TooDamaged(Exception):
-    """Too little remains of the video or of the sound, as the argument says."""
+    """Raised if too many packets of a stream are damaged; the argument names it, "video" or "sound"."""
 
 
 @dataclass
 class Repaired:
-    """Filled while the video is read. A packet is a frame, or some 20 ms of sound."""
+    """Damage found and repaired; updated while the video is read. A packet is a frame or about 20 ms of audio."""
 
-    num_video_packets: int = 0  # packets of video in the file
+    num_video_packets: int = 0  # in the file
     num_audio_packets: int = 0
     damaged_video: set[int] = field(default_factory=set)  # numbers of packets that cannot be decoded
     damaged_audio: set[int] = field(default_factory=set)
-    places: int = 0  # where the container is damaged
-    incomplete: int = 0  # packets that lack something, as the last one of a recording that breaks off
-    parts: int = 1  # files one behind the other that the file consists of
-    unread: int = 0  # bytes at the end of the file, or of such a part, that hold nothing that can be read
-    missing: float = 0.0  # seconds of frames at the beginning of which none can be decoded
-    jumps: tuple[float, ...] = ()  # seconds at which the file's time stamps begin anew or jump
-    cancelled: float = 0.0  # seconds of sound whose channels cancel each other in their mean (audio_file.py)
-    size: int = 0  # bytes of the file when it was scanned
+    places: int = 0  # damaged places of the container
+    incomplete: int = 0  # incomplete packets, as the last one of an interrupted recording
+    parts: int = 1  # concatenated files in the file
+    unread: int = 0  # unreadable bytes at the end of the file or of its parts
+    missing: float = 0.0  # seconds at the beginning in which no frame can be decoded
+    jumps: tuple[float, ...] = ()  # seconds at which the file's time stamps restart or jump
+    cancelled: float = 0.0  # seconds of audio whose channels cancel each other in the mean (audio_file.py)
+    size: int = 0  # bytes of the file at the scan
     grown: bool = False
 
     def skip(self, kind: str, number: int) -> None:
-        """A packet of a stream ("video" or "audio") cannot be decoded. Raises TooDamaged if too many cannot."""
+        """Record an undecodable packet of a stream, "video" or "audio". Raises TooDamaged if there are too many."""
         lost, count = self.damaged_audio, self.num_audio_packets
         if kind == "video":
             lost, count = self.damaged_video, self.num_video_packets
@@ -203,20 +202,20 @@ class Repaired:
             raise TooDamaged("video" if kind == "video" else "sound")
 
     def restore(self, seconds: float) -> None:
-        """In so many seconds one channel is used in place of the mean of all."""
+        """Record that in so many seconds channels were left out of the mean."""
         self.cancelled += seconds
 
     def check_growth(self, path: Path) -> None:
-        """Note whether the file has grown since it was scanned."""
-        with suppress(OSError):  # gone: then it has not grown
+        """Record whether the file has grown since the scan."""
+        with suppress(OSError):  # the file was deleted
             self.grown = path.stat().st_size > self.size
 
     def document(self) -> dict[str, Any]:
-        """For segmentation.json: what was repaired, only what there is."""
+        """Return the repairs for segmentation.json, without empty entries."""
         return {name: value for name, value, _ in self._found()}
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the repairs as lines of text."""
         return [line for _, _, line in self._found()]
 
     def _found(self) -> list[tuple[str, Any, str]]:

@@ -1,7 +1,7 @@
-"""A video file in, its frames out, on one clock and in constant memory (its sound: audio_windows.py).
+"""Read the frames of a video file on a continuous clock, in constant memory (for its audio, see audio_windows.py).
 
-The clock: second 0 is the moment the first frame is shown. Everything here decodes forward and holds one or two
-frames at a time. Anything wrong with the file is a UserError of one line.
+Second 0 is the presentation time of the first frame. Decoding is forward only and keeps one or two frames in memory.
+Any problem with the file raises a UserError of one line.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from icf_avs.media.frame_filters import Crop, container_crop, filter_frames
 from icf_avs.media.packets import Scan, check_size, check_whole, decode_frames, unread_bytes
 from icf_avs.media.repairs import Clock, Repaired, TooDamaged
 
-_LONGEST = 24  # hours
-_TAIL = 0.25  # seconds of sound behind the last frame that are no part of the video: the rounding of encoders
+_LONGEST = 24  # hours; longest video
+_TAIL = 0.25  # seconds of audio after the last frame that are ignored: rounding by encoders
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a stored frame is turned before it is shown: transposed first, then mirrored."""
+    """Orientation of the displayed frame relative to the stored one: transposed first, then mirrored."""
 
     transposed: bool = False
     mirror_x: bool = False
@@ -50,43 +50,43 @@ class Orientation:
         return cls(False, mirror_x=a < 0, mirror_y=d < 0)
 
     def apply(self, plane: np.ndarray) -> np.ndarray:
-        """[H, W, ...] as stored -> a view of it as shown."""
+        """Return a view of a stored plane [H, W, ...] in display orientation."""
         plane = plane.swapaxes(0, 1) if self.transposed else plane
         return plane[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a whole scan of a video file says. Width and height are as shown, after rotation."""
+    """Facts from a full scan of a video file. Width and height are those displayed, after rotation."""
 
     path: Path
     duration: float  # seconds, from the first frame to the end of the last
     width: int
     height: int
-    frame_rate: float  # frames a second, on average
+    frame_rate: float  # frames per second, on average
     has_audio: bool
-    audio_track: int  # which of the file's audio tracks its sound is, counted from 1; 0 without sound
-    audio_rate: int  # samples a second, 0 without sound
-    audio_channels: int  # as its head says, 0 without sound
-    audio_unbroken: bool  # no holes, no overlaps
-    audio_codec: str  # "" without sound
-    start: float  # the container's time at second 0
-    pixel_aspect: Fraction  # width of a shown pixel over its height
+    audio_track: int  # number of the selected audio track, from 1; 0 without audio
+    audio_rate: int  # samples per second, 0 without audio
+    audio_channels: int  # according to the header, 0 without audio
+    audio_unbroken: bool  # no gaps, no overlaps
+    audio_codec: str  # "" without audio
+    start: float  # container time of second 0, in seconds
+    pixel_aspect: Fraction  # width over height of a displayed pixel
     orientation: Orientation
     crop: Crop  # of the stored frames
-    parts: Parts = WHOLE  # files that it consists of
+    parts: Parts = WHOLE  # byte ranges of concatenated files
     clock: Clock = field(default_factory=Clock)
-    repaired: Repaired = field(default_factory=Repaired, compare=False)  # filled on while the video is read
+    repaired: Repaired = field(default_factory=Repaired, compare=False)  # updated while the video is read
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """Width and height before frames are turned."""
+        """Width and height of frames before rotation."""
         return (self.height, self.width) if self.orientation.transposed else (self.width, self.height)
 
 
 @contextmanager
 def open_media(path: Path, parts: Parts = WHOLE) -> Iterator[av.container.InputContainer]:
-    """Open a local file, or parts of it as one, and turn whatever fails while it is read into a UserError."""
+    """Open a local file, or parts of it as one container. Errors while it is read become a UserError."""
     _check_readable(path)
     try:
         container = open_parts(path, parts)
@@ -118,10 +118,10 @@ def _check_readable(path: Path) -> None:
 def select_streams(
     container: av.container.InputContainer, path: Path, audio_track: int | None = None
 ) -> tuple[av.video.stream.VideoStream, av.audio.stream.AudioStream | None]:
-    """The video stream that a player would choose and an audio stream (or None).
+    """Return the video stream that a player would choose and an audio stream (or None).
 
-    That is the file's audio track number `audio_track`, counted from 1; by default the first that the file marks as
-    default, else the one that a player would choose. Raises UserError without video or for a number that is not there.
+    The audio stream is track number `audio_track` (from 1); by default the first one marked as default in the file,
+    else the one that a player would choose. Raises UserError without video or for a number that does not exist.
     """
     video = container.streams.best("video")
     if video is None or video.disposition & Disposition.attached_pic:
@@ -149,10 +149,10 @@ def _described(track: av.audio.stream.AudioStream) -> str:
 
 
 def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
-    """Scan a whole file (demuxed, one frame decoded) and say what is in it.
+    """Scan a whole file (demux it, decode one frame) and return its MediaInfo.
 
-    `audio_track` (from 1) chooses among several; see select_streams. Raises UserError if the file is missing, a folder,
-    empty, unreadable, without video or frames, without that track, cut short, or of absurd size or length.
+    audio_track (from 1): see select_streams. Raises UserError if the file is missing, a folder, empty, unreadable,
+    without video or frames, without that track, cut short, or its frames or duration exceed the limits.
     """
     path = Path(path)
     _check_readable(path)
@@ -167,7 +167,7 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
             left = unread_bytes(container, scan, size, others)
         clock, ends = scan.runs.clock(video.index)
         start = scan.start
-        if start is None:  # a raw stream: no time stamps at all, only a nominal rate
+        if start is None:  # a raw stream: no time stamps, only a nominal rate
             start, last = 0.0, scan.num_frames * scan.frame_length
         else:
             last = max(ends[video.index], start + 0.001)
@@ -175,7 +175,7 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
         if not scan.num_audio_packets:
             audio = None
         elif ends.get(audio.index, last) > last + (_TAIL if scan.num_frames > 1 else 0):
-            end = ends[audio.index]  # the last frame is shown as long as the sound lasts
+            end = ends[audio.index]  # the last frame is shown until the audio ends
         if end - start > _LONGEST * 3600:
             raise UserError(
                 f"{path}: lasts {(end - start) / 3600:.0f} hours by its time stamps; cut it into parts of at most "
@@ -210,7 +210,7 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
 
 
 def _left_over(path: Path, part: tuple[int, int], others: tuple[int, ...], audio_track: int | None) -> int:
-    """Bytes of one of the files that a file consists of that hold no packet. Raises UserError if it is cut short."""
+    """Number of unread bytes at the end of one part of a file. Raises UserError if the part is cut short."""
     begin, end = part
     with open_media(path, (part,)) as container:
         scan = Scan(container, *select_streams(container, path, audio_track), path)
@@ -219,7 +219,7 @@ def _left_over(path: Path, part: tuple[int, int], others: tuple[int, ...], audio
 
 
 def _decoded_frames(info: MediaInfo) -> Iterator[av.VideoFrame | None]:
-    """Every frame; None in place of one that cannot be decoded."""
+    """Decode every frame; yield None in place of an undecodable packet. Lost frames are decoded again by one thread."""
     rest: tuple | None = ()
     for threads in ("AUTO", "NONE"):
         if rest is not None:
@@ -230,7 +230,7 @@ def _decoded_frames(info: MediaInfo) -> Iterator[av.VideoFrame | None]:
 
 
 def video_frames(info: MediaInfo) -> Iterator[tuple[float, DecodedFrame]]:
-    """Every frame with the second it is shown at, never decreasing; as stored: not turned, any pixel format."""
+    """Yield every frame with its presentation time in seconds, never decreasing. Frames are as stored: not rotated."""
     time = None
     for frame in filter_frames(filter(None, _decoded_frames(info)), info.crop):
         if frame.time is not None:
@@ -248,11 +248,11 @@ def read_frames(
     times: Iterable[float],
     decoded_frames: Iterator[tuple[float, DecodedFrame]] | None = None,
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """For each time, in seconds and never decreasing, the frame on display then: RGB uint8 [H, W, 3].
+    """Yield the frame displayed at each time, RGB uint8 [H, W, 3]. times: seconds, never decreasing.
 
-    Times before the first frame give the first, times after the last give the last. `decoded_frames` are those of
-    `video_frames`, by default decoded here. Raises UserError as probe does, or if the file breaks in the middle;
-    ValueError if the times go back.
+    Times before the first frame give the first, times after the last give the last. decoded_frames: output of
+    `video_frames`; decoded here by default. Raises UserError as probe does, or if the file breaks in the middle;
+    ValueError if the times decrease.
     """
     info = source if isinstance(source, MediaInfo) else probe(source)
     reformatter = VideoReformatter()
@@ -269,7 +269,7 @@ def read_frames(
 
 
 def to_rgb(info: MediaInfo, frame: DecodedFrame, reformatter: VideoReformatter) -> np.ndarray:
-    """One of `video_frames` as RGB, uint8 [H, W, 3], turned. Raises UserError for a pixel format that is unknown."""
+    """Convert a frame of `video_frames` to RGB uint8 [H, W, 3], rotated. Raises UserError for unknown pixel formats."""
     try:
         stored = frame.converted(reformatter, *info.stored_size, "rgb24").to_ndarray()
     except (FFmpegError, ValueError) as error:
