@@ -1,1 +1,1 @@
-"""What a segmented video leaves on disk: overlay.mp4, masks/*.png, segmentation.json and sheet.png."""
+"""Output files of a segmented video: overlay.mp4, masks/*.png, segmentation.json and sheet.png."""

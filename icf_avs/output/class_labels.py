@@ -1,8 +1,8 @@
-"""From class logits to class ids, at any size.
+"""Convert class logits to class ids, at any size.
 
-Two rules. With a mask, the mask head says where and the class head says what: a segmented pixel is of the likeliest
-class other than background, all others are background, so that class masks and masks agree whatever the threshold.
-Without, it is the plain argmax over background and classes that the AVSS protocol scores.
+With a mask, segmented pixels get the likeliest class other than background and all others get background, so class
+masks agree with the mask at any threshold. Without a mask, the ids are the argmax over background and classes, as the
+AVSS protocol evaluates.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MAX_CLASSES = 255  # ids are bytes, and 0 is background
-_TOGETHER = 8  # classes that are enlarged at a time: all 71 of a 4K frame would take 2.4 GB
+_TOGETHER = 8  # classes upsampled at a time: all 71 of a 4K frame would take 2.4 GB
 
 
 def class_labels(logits: Tensor, size: tuple[int, int], mask: Tensor | None = None) -> Tensor:
-    """logits [C+1, h, w], background first; size (H, W); mask bool [H, W] -> class ids, uint8 [H, W].
+    """Return class ids, uint8 [H, W]. logits: [C+1, h, w], background first; size: (H, W); mask: bool [H, W].
 
-    Logits are enlarged (bilinear), then compared. Of equal classes the first wins.
+    Logits are upsampled (bilinear), then compared. In a tie, the first class wins.
     """
     if len(logits) > MAX_CLASSES + 1:
         raise ValueError(f"{len(logits) - 1} classes; ids are bytes, so at most {MAX_CLASSES}")
@@ -37,10 +37,10 @@ def class_labels(logits: Tensor, size: tuple[int, int], mask: Tensor | None = No
 
 
 def _contenders(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Ids of the classes that may win somewhere (in the mask) when [C, h, w] is enlarged, mostly few.
+    """Return indices of the classes that may win anywhere (in the mask) after upsampling [C, h, w]; usually few.
 
-    An enlarged value lies between the four it is made of, which are within each other's 3 x 3 neighbourhood. So a class
-    cannot win where its highest neighbour is below some other class's lowest one.
+    A bilinear value lies between four input values, which are in each other's 3 x 3 neighbourhood. So a class cannot
+    win where its maximum over the neighbourhood is below the minimum of another class.
     """
     highest, lowest = F.max_pool2d(logits, 3, 1, 1), -F.max_pool2d(-logits, 3, 1, 1)
     possible = highest >= lowest.amax(0)

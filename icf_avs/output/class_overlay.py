@@ -1,4 +1,4 @@
-"""Masks of classes: the colours of the ids, the legend of those that are shown, and both drawn on a video.
+"""Overlay of class masks: colours of class ids, a legend of the visible classes, and drawing both on video frames.
 
 Colours of class ids are those of the AVSS labels (labels_rgb) and of PASCAL VOC.
 """
@@ -12,14 +12,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from icf_avs.output.overlay import Overlay, limited_yuv
 
-COLOURS = 256  # ids that one byte can hold
+COLOURS = 256  # number of ids in a byte
 PAPER, INK = (24, 24, 24), (235, 235, 235)
 
 
 def palette(n: int = COLOURS) -> np.ndarray:
-    """Colours of ids 0..n-1, uint8 [n, 3] RGB: 0 is black, 1 is (128, 0, 0), 2 is (0, 128, 0).
+    """Return colours of ids 0..n-1, uint8 [n, 3] RGB: 0 is black, 1 is (128, 0, 0), 2 is (0, 128, 0).
 
-    The bits of an id are dealt to red, green and blue in turn, the low ones to the high bits of the channels.
+    The bits of an id go to red, green and blue in turn, low bits of the id to high bits of the channels.
     """
     if not 1 <= n <= COLOURS:
         raise ValueError(f"{n} colours asked for; there are 1 to {COLOURS}")
@@ -31,23 +31,23 @@ def palette(n: int = COLOURS) -> np.ndarray:
 
 
 def indexed(ids: np.ndarray) -> Image.Image:
-    """Class ids, uint8 [H, W] -> an image (mode P) whose pixels are the ids, shown in these colours."""
+    """Convert class ids, uint8 [H, W], to an indexed image (mode P) with the colours of `palette`."""
     image = Image.fromarray(ids)
     image.putpalette(palette().tobytes())
     return image
 
 
 def class_colours(n: int) -> np.ndarray:
-    """Tint and contour of ids 0..n-1, uint8 [n, 2, 3]. The contour is lighter: many colours of the palette are dark."""
+    """Return tint and contour of ids 0..n-1, uint8 [n, 2, 3]. Contours are lighter: many palette colours are dark."""
     tints = palette(n)
     return np.stack([tints, 128 + tints // 2], axis=1)
 
 
 def draw_legend(ids: Sequence[int], names: Sequence[str], width: int, height: int, text_size: int) -> Image.Image:
-    """As small an image as holds these classes, in rows of at most `width` pixels, never larger than width x height;
+    """Draw a legend of these classes as small as possible, in rows of at most `width` pixels, at most width x height;
     names[id] is the name of a class.
 
-    If not all have room, the last words say how many are left out.
+    If there is not enough room, the last entry gives the number of omitted classes.
     """
     font, colours = ImageFont.load_default(text_size), class_colours(len(names)).tolist()
     line, gap = round(1.5 * text_size), max(2, text_size // 3)
@@ -73,7 +73,7 @@ def draw_legend(ids: Sequence[int], names: Sequence[str], width: int, height: in
 
 
 def _places(widths: list[int], width: int) -> list[tuple[int, int]]:
-    """Where each item begins: (x, row)."""
+    """Lay items out in rows; return the start of each: (x, row)."""
     places, x, row = [], 0, 0
     for item in widths:
         if x and x + item > width:
@@ -84,13 +84,13 @@ def _places(widths: list[int], width: int) -> list[tuple[int, int]]:
 
 
 class ClassOverlay:
-    """The class masks of one frame and, at its top left, their legend, the largest first."""
+    """The class masks of one frame and a legend at its top left, sorted by area, largest first."""
 
     def __init__(self, ids: np.ndarray, names: Sequence[str]) -> None:
         """ids: uint8 [H, W], 0 is background; names[id] is the name of a class."""
         self._masks = Overlay(ids, class_colours(len(names)))
         self.is_empty = self._masks.is_empty
-        self._legend: np.ndarray | None = None  # YUV [h, w, 3], both sides even
+        self._legend: np.ndarray | None = None  # YUV [h, w, 3], h and w even
         if not self.is_empty:
             height, width = ids.shape
             areas = np.bincount(ids.ravel(), minlength=len(names))

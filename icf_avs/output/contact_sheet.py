@@ -1,4 +1,4 @@
-"""sheet.png: a whole video in one image, with times and tags."""
+"""sheet.png: a contact sheet of the whole video, with times and tags."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _COLUMNS, _CAPTION, _GAP = 4, 22, 6
 
 
 class Tile(NamedTuple):
-    """A small image with its mask drawn in (uint8 [h, w, 3]), and the line below it."""
+    """A small image with its mask drawn in (uint8 [h, w, 3]), and its caption."""
 
     image: np.ndarray
     caption: str
 
 
 def tile_numbers(count: int) -> set[int]:
-    """Which of `count` masks are shown: at most 12, evenly spaced, first and last among them."""
+    """Return the indices of the shown masks: at most 12 of `count`, evenly spaced, including the first and the last."""
     return set(np.linspace(0, count - 1, min(count, TILES)).round().astype(int).tolist())
 
 
 def caption(seconds: float, heard: tuple[tuple[str, float], ...], width: int) -> str:
-    """Time stamp and words, as many as `width` pixels hold; the first is cut to fit."""
+    """Return the time and as many tags as fit into `width` pixels; the first tag is truncated if needed."""
     text, font = clock(seconds), ImageFont.load_default(14)
     for rank, (word, probability) in enumerate(heard):
         longer = f"{text}  {word} {probability:.0%}"
@@ -46,7 +46,7 @@ def caption(seconds: float, heard: tuple[tuple[str, float], ...], width: int) ->
 
 
 def frame_tile(frame: FrameMask, preview: np.ndarray) -> Tile:
-    """A mask, or its classes if it has them, on the small image uint8 [h, w, 3]."""
+    """Draw a mask, or its classes if available, on the small image uint8 [h, w, 3]."""
     height, width = preview.shape[:2]
     mask = Image.fromarray(frame.class_ids if frame.class_names else frame.mask)
     small = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
@@ -56,8 +56,8 @@ def frame_tile(frame: FrameMask, preview: np.ndarray) -> Tile:
 
 
 def contact_sheet(tiles: Sequence[Tile], frames: Sequence[FrameMask] = ()) -> Image.Image:
-    """Lay tiles of one size out in rows of four, with a legend of the classes of their frames below if these have any,
-    the largest first.
+    """Lay out tiles of one size in rows of four, with a legend below of the classes in `frames`, if any, largest area
+    first.
     """
     height, width = tiles[0].image.shape[:2]
     columns = min(_COLUMNS, len(tiles))

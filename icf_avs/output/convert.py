@@ -1,7 +1,7 @@
-"""A finished folder of `icf segment` in the formats that other tools read, each written into the same folder.
+"""Convert a result folder of `icf segment` to formats of other tools, written into the same folder.
 
-coco.json with frames/, for pycocotools and labelling tools; objects/, indexed PNG in the convention of DAVIS 2017 and
-YouTube-VOS: 0 is background, and an object keeps its index; tracks.json, objects over time; sounds.srt, subtitles.
+coco.json with frames/, for pycocotools and labelling tools; objects/, indexed PNGs in the convention of DAVIS 2017 and
+YouTube-VOS (0 is background, an object keeps its index); tracks.json, objects over time; sounds.srt, subtitles.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _TRACKS_VERSION = 1
 
 
 def convert(folder: str | Path, to: str) -> Path:
-    """Write one format, "coco", "palette", "tracks" or "srt", into a folder that `icf segment` wrote; the path of what
-    was written.
+    """Write one format, "coco", "palette", "tracks" or "srt", into a result folder of `icf segment`; return the path of
+    the written file or folder.
 
-    A file of an earlier run is replaced, complete or not at all. Raises UserError if the folder is no result, the
-    format cannot hold it, or a library is missing; ValueError for an unknown format.
+    An earlier version is replaced, completely or not at all. Raises UserError if the folder is no result, the format
+    cannot represent it, or a library is missing; ValueError for an unknown format.
     """
     if to not in WRITERS:
         raise ValueError(f"no format {to!r}; there are {', '.join(WRITERS)}")
@@ -47,12 +47,12 @@ def convert(folder: str | Path, to: str) -> Path:
 
 
 def coco_dataset(segmentation: Segmentation) -> dict[str, Any]:
-    """A COCO data set (object detection, https://cocodataset.org/#format-data), as `pycocotools.coco.COCO` loads it.
+    """Return a COCO data set (object detection, https://cocodataset.org/#format-data) for `pycocotools.coco.COCO`.
 
-    Images (one a mask, those without anything segmented too), annotations and categories. An annotation is the part of
-    a mask that is of one class; without classes, the mask, of the one category "sounding". Areas and boxes [x, y, w, h]
-    are in pixels. Beyond the format, annotations have a `score`, so that COCO.loadRes takes them, and images the `time`
-    of their frame and the interval `start` to `end` of their mask, in seconds.
+    Images (one per mask, including empty masks), annotations and categories. An annotation is the part of a mask of one
+    class; without classes, it is the whole mask, in the single category "sounding". Areas and boxes [x, y, w, h] are in
+    pixels. Extensions: annotations have a `score`, so that COCO.loadRes accepts them; images have the `time` of their
+    frame and the interval `start` to `end` of their mask, in seconds.
     """
     video, names, images, annotations = segmentation.video, category_names(segmentation), [], []
     for frame in segmentation.frames:
@@ -63,7 +63,7 @@ def coco_dataset(segmentation: Segmentation) -> dict[str, Any]:
         for category, score, run_lengths in parts_of(frame):
             if area := int(coco_mask.area(run_lengths)):
                 annotations.append({
-                    "id": len(annotations) + 1,  # COCOeval takes 0 for "no match"
+                    "id": len(annotations) + 1,  # COCOeval uses 0 for "no match"
                     "image_id": frame.index + 1, "category_id": category, "segmentation": run_lengths, "area": area,
                     "bbox": coco_mask.toBbox(run_lengths).tolist(), "iscrowd": 0, "score": round(score, 6),
                 })  # fmt: skip
@@ -81,8 +81,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _write_coco(segmentation: Segmentation, path: Path) -> None:
-    """coco_dataset, and beside it the frames that the masks are of, as labelling tools want them. Where the video has
-    moved or changed, a note says that there are no frames.
+    """Write coco_dataset and the frames of the masks, which labelling tools need. If the video has moved or changed,
+    log that frames are omitted.
     """
     try:
         info = probe(segmentation.video.unchanged())
@@ -97,9 +97,9 @@ def _write_coco(segmentation: Segmentation, path: Path) -> None:
 
 
 def object_ids(segmentation: Segmentation) -> Iterator[np.ndarray]:
-    """uint8 [H, W] for each mask: the id of the Track that a pixel is of, else 0.
+    """Yield for each mask the Track id of each pixel, uint8 [H, W], 0 for none.
 
-    Raises UserError for more objects than there are indices, and without SciPy.
+    Raises UserError if there are more objects than indices, or without SciPy.
     """
     tracks, video = find_tracks(segmentation), segmentation.video
     if len(tracks) >= COLOURS:
@@ -125,7 +125,7 @@ def _write_palette(segmentation: Segmentation, folder: Path) -> None:
 
 
 def tracks_document(segmentation: Segmentation) -> dict[str, Any]:
-    """The content of tracks.json. Times in seconds, boxes [x, y, w, h] and areas in pixels, masks as COCO RLE.
+    """Return the content of tracks.json. Times in seconds, boxes [x, y, w, h] and areas in pixels, masks as COCO RLE.
 
     Raises UserError without SciPy.
     """

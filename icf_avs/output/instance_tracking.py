@@ -1,8 +1,8 @@
-"""The connected regions of masks, linked over time to objects.
+"""Link connected regions of masks over time to object tracks.
 
-A region continues the object whose last region it overlaps most, by the intersection over union of the masks, one to
-one over all pairs of a step (Hungarian method), and within a class. SORT (Bewley et al., ICIP 2016) without its motion
-model: masks follow each other by as much as a second, in which no velocity holds.
+Regions are matched to the last regions of tracks of the same class by mask intersection over union, one to one
+(Hungarian method). This is SORT (Bewley et al., ICIP 2016) without its motion model: masks may be a second apart, too
+long for a constant-velocity assumption.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from icf_avs.mask_rle import decode, encode
 if TYPE_CHECKING:
     from icf_avs.results import FrameMask, Segmentation
 
-MIN_AREA = 0.0005  # share of the frame; a smaller region is a speck and no object
-MIN_IOU = 0.2  # of two regions of an object, one after the other
-MAX_GAP = 1.0  # seconds that an object may be unmarked, be it at 1 mask a second or at 30; one mask in any case
+MIN_AREA = 0.0005  # share of the frame; smaller regions are discarded as noise
+MIN_IOU = 0.2  # of consecutive regions of an object
+MAX_GAP = 1.0  # seconds that an object may be missing, at any mask rate; at least one mask
 
 
 @dataclass(frozen=True)
@@ -31,40 +31,40 @@ class Region:
 
     index: int  # of the mask
     category_id: int  # 1 is the first class; 1 without classes
-    score: float  # of the mask, or of its part of that class, that the region is of
+    score: float  # of the mask, or of the class mask, that contains the region
     area: int  # pixels
     box: tuple[int, int, int, int]  # x, y, width, height in pixels
     run_lengths: dict[str, Any]  # COCO RLE
 
     @property
     def mask(self) -> np.ndarray:
-        """Bool [H, W] at the video's own size."""
+        """The region as a mask, bool [H, W], at the size of the video."""
         return decode(self.run_lengths)
 
 
 @dataclass(frozen=True)
 class Track:
-    """One object over time: its regions in order, at most one a mask."""
+    """One object over time: its regions in order, at most one per mask."""
 
-    id: int  # 1, 2, ... in the order of appearance
+    id: int  # 1, 2, ... in order of appearance
     category_id: int
     regions: tuple[Region, ...]
 
 
 def category_names(segmentation: Segmentation) -> tuple[str, ...]:
-    """Names by category id, background first; without classes all that sounds is of one category."""
+    """Return names by category id, background first; without classes, the only other category is "sounding"."""
     return segmentation.class_names or ("background", "sounding")
 
 
 def parts_of(frame: FrameMask) -> list[tuple[int, float, dict[str, Any]]]:
-    """Category id, score and run lengths of the parts of a mask by class; without classes, of the mask."""
+    """Return category id, score and run lengths of each class mask; without classes, of the mask."""
     if frame.class_names:
         return [(part.category_id, part.score, part.run_lengths) for part in frame.classes]
     return [(1, frame.score, frame.run_lengths)]
 
 
 def regions_of(frame: FrameMask) -> Iterator[Region]:
-    """The connected regions (8 neighbours) of a mask, class by class if it has classes; specks are left out.
+    """Yield the connected regions (8 neighbours) of a mask, or of each class mask, of at least MIN_AREA.
 
     Raises UserError without SciPy.
     """
@@ -84,11 +84,11 @@ def regions_of(frame: FrameMask) -> Iterator[Region]:
 
 
 def find_tracks(segmentation: Segmentation) -> tuple[Track, ...]:
-    """The objects of a segmentation, in the order of appearance, of one mask the largest first.
+    """Return the object tracks in order of appearance; those that appear in the same mask are sorted, largest first.
 
     Raises UserError without SciPy.
     """
-    reach = max(1, round(MAX_GAP * segmentation.spec.fps)) + 1  # masks from one region of an object to its next
+    reach = max(1, round(MAX_GAP * segmentation.spec.fps)) + 1  # largest index difference of consecutive regions
     tracks: list[list[Region]] = []
     for frame in segmentation.frames:
         regions = sorted(regions_of(frame), key=lambda region: -region.area)
@@ -103,13 +103,13 @@ def find_tracks(segmentation: Segmentation) -> tuple[Track, ...]:
 
 
 def _links(old: list[Region], new: list[Region]) -> dict[int, int]:
-    """Which old region each new one continues, by their numbers; a new one that continues none is left out."""
+    """Match new regions to old ones; return old index by new index, without unmatched ones."""
     from scipy.optimize import linear_sum_assignment
 
     if not old or not new:
         return {}
     overlap = coco_mask.iou([r.run_lengths for r in new], [r.run_lengths for r in old], [0] * len(old))
     overlap[np.not_equal.outer([r.category_id for r in new], [r.category_id for r in old])] = 0
-    overlap[overlap < MIN_IOU] = 0  # before the choice, so that a hopeless pair takes no partner from a good one
+    overlap[overlap < MIN_IOU] = 0  # before matching, so that invalid pairs do not block valid ones
     pairs = zip(*(side.tolist() for side in linear_sum_assignment(overlap, maximize=True)), strict=True)
     return {i: j for i, j in pairs if overlap[i, j]}

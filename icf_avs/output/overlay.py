@@ -1,6 +1,6 @@
-"""Draw masks on a frame: a tint inside, a contour around. Plane by plane, so that YUV video stays YUV.
+"""Draw masks on a frame, with a tint inside and a contour. Works per plane, so that YUV video needs no conversion.
 
-out = (keep * plane + add) / 256, inside the bounding box of what is segmented in each band of rows
+out = (keep * plane + add) / 256, inside the bounding box of the mask in each band of rows
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import numpy as np
 
 TINT, CONTOUR = (255, 64, 0), (255, 232, 64)  # RGB
 _OPACITY = 112  # of the tint, out of 256; the contour is opaque
-_BAND = 64  # rows: what is worked on at once stays in the processor's cache, and empty rows are left
+_BAND = 64  # rows per band, which fits in the processor's cache; bands without a mask are skipped
 
 
 def inner_edge(mask: np.ndarray, width: int) -> np.ndarray:
-    """Where a mask (bool [H, W], or uint8 ids with a mask each) lies within `width` steps of its outside: bool [H, W].
+    """Return the inner edge, bool [H, W]: pixels of a mask (bool, or uint8 ids, [H, W]) within `width` of the outside.
 
     The border of the image is not an edge.
     """
@@ -31,21 +31,21 @@ def _neighbours(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
 
 class _Layer:
-    """What one mask (bool, or ids) does to one plane, in a box whose upper left corner is at (top, left)."""
+    """Precomputed blending of one mask (bool, or ids) with one plane, in a box with upper left corner (top, left)."""
 
     def __init__(self, corner: tuple[int, int], mask: np.ndarray, edge: np.ndarray, colours: np.ndarray) -> None:
-        """colours of one channel: [2], tint and contour, or [n, 2], those of each id in `mask`."""
+        """colours: of one channel, tint and contour [2], or those of each id in `mask` [n, 2]."""
         tint, contour = colours if colours.ndim == 1 else (colours[mask, 0], colours[mask, 1])
         weight = np.where(edge, 256, np.where(mask, _OPACITY, 0)).astype(np.uint16)
         add = weight * np.where(edge, contour, tint).astype(np.uint16)
-        self._bands = []  # where in the plane, keep, add
+        self._bands = []  # (slices of the plane, keep, add)
         for first in range(0, len(mask), _BAND):
             columns = np.flatnonzero(mask[first : first + _BAND].any(axis=0))
             if len(columns):
                 part = slice(first, min(first + _BAND, len(mask))), slice(columns[0], columns[-1] + 1)
                 place = tuple(slice(side.start + by, side.stop + by) for side, by in zip(part, corner, strict=True))
                 self._bands.append((place, 256 - weight[part], add[part]))
-        # To work in: a new array for every frame costs as much as the sum.
+        # Reused buffer: allocating a new array for every frame takes as long as the arithmetic.
         self._room = np.empty(_BAND * mask.shape[1], np.uint16)
 
     def draw(self, plane: np.ndarray) -> None:
@@ -58,7 +58,7 @@ class _Layer:
 
 
 class Overlay:
-    """One mask, or one of each class, made ready to be drawn on many frames of its size."""
+    """A mask, or class masks, prepared for drawing on many frames of the same size."""
 
     def __init__(self, mask: np.ndarray, colours: np.ndarray | None = None) -> None:
         """mask: bool [H, W]; with colours (uint8 [n, 2, 3], tint and contour of each id) class ids, uint8 [H, W]."""
@@ -66,7 +66,7 @@ class Overlay:
         if self.is_empty:
             return
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        # Even bounds, so that the box falls on whole pixels of the half-size colour planes too.
+        # Even bounds, so that the box is aligned with pixels of the half-size chroma planes.
         self._corner = int(rows[0] // 2 * 2), int(columns[0] // 2 * 2)
         box = slice(self._corner[0], rows[-1] + 1), slice(self._corner[1], columns[-1] + 1)
         self._mask, self._edge = mask[box], inner_edge(mask, max(1, round(min(mask.shape) / 240)))[box]
@@ -93,13 +93,13 @@ class Overlay:
 
 
 def _halved(mask: np.ndarray) -> np.ndarray:
-    """[H, W] -> [ceil(H/2), ceil(W/2)], true where any of the 2 x 2 pixels is; of several ids the highest."""
+    """Downsample [H, W] to [ceil(H/2), ceil(W/2)] by the maximum of 2 x 2 pixels (any, or the highest id)."""
     padded = np.pad(mask, ((0, mask.shape[0] % 2), (0, mask.shape[1] % 2)))
     return padded.reshape(padded.shape[0] // 2, 2, -1, 2).max(axis=(1, 3))
 
 
 def limited_yuv(rgb: np.ndarray) -> np.ndarray:
-    """RGB to YUV, int [..., 3]. BT.601 in the limited range: exact enough for a marker in video of any matrix."""
+    """Convert RGB to YUV, int [..., 3]. BT.601, limited range: accurate enough for drawing with any color matrix."""
     r, g, b = np.moveaxis(np.asarray(rgb, dtype=float), -1, 0)
     y = 0.299 * r + 0.587 * g + 0.114 * b
     planes = 16 + y * 219 / 255, 128 + (b - y) * 0.564 * 224 / 255, 128 + (r - y) * 0.713 * 224 / 255

@@ -1,4 +1,4 @@
-"""segmentation.json, which holds the result for a whole video: written, and read back; and whose folder it is in."""
+"""Write and read segmentation.json, the result of a whole video; choose the result folder."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ def document(
     info: MediaInfo, spec: ClipSpec, checkpoint: str, frames: Sequence[FrameMask], source: dict[str, Any],
     made_with: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """The content of segmentation.json, as segmentation.schema.json describes it. Times in seconds from the first frame
-    (which the file itself shows at `start`), areas as a share of the frame.
+    """Return the content of segmentation.json, see segmentation.schema.json. Times are in seconds from the first frame,
+    whose time in the container is `start`; areas are a share of the frame.
 
-    `source` says which file the video is, `made_with` what made the result. With classes it has the
-    list of all `categories` as well, and each frame its `classes`; with what was wrong with the video and read all the
-    same, `repaired`.
+    source: identifies the video file; made_with: model and settings. With classes, the document has all `categories`
+    and each frame has `classes`; if damage in the video was repaired, it has `repaired`.
     """
     names, repaired = frames[0].class_names, info.repaired.document()
     colours = palette(max(1, len(names))).tolist()
@@ -77,31 +76,31 @@ def _frame_document(frame: FrameMask) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SavedVideo:
-    """What segmentation.json knows of its video: the part of MediaInfo that needs no look at the video itself."""
+    """The part of MediaInfo that is stored in segmentation.json."""
 
-    path: Path  # only its name
+    path: Path  # only the file name
     duration: float  # seconds
     width: int
     height: int
-    frame_rate: float  # frames a second, on average
-    source: dict[str, Any]  # its path, where that is known, bytes and sha256
+    frame_rate: float  # frames per second, on average
+    source: dict[str, Any]  # path (if recorded), bytes and sha256
 
     def unchanged(self) -> Path:
-        """The video itself. Raises UserError where it is not known, moved or changed."""
+        """Return the path of the video. Raises UserError if the path is unknown or the video has moved or changed."""
         path = Path(str(self.source.get("path", self.path)))
         try:
             if "path" in self.source and Source(path).content.items() <= self.source.items():
                 return path
-        except (OSError, ValueError):  # a path with a zero byte is no path
+        except (OSError, ValueError):  # ValueError: zero byte in the path
             pass
         raise UserError(f"{path}: has moved or changed since it was segmented; segment it again")
 
 
 def read_segmentation(folder: str | Path) -> Segmentation:
-    """The Segmentation that `icf segment` wrote to a folder, with a SavedVideo as its `video`.
+    """Read the Segmentation that `icf segment` wrote to a folder; its `video` is a SavedVideo.
 
-    Times, areas and scores are rounded as in the file. Raises UserError if the folder holds no result, or not a whole
-    one of this version.
+    Times, areas and scores are rounded as in the file. Raises UserError if the folder has no complete result of this
+    version.
     """
     folder = Path(folder)
     path = folder / "segmentation.json"
@@ -162,7 +161,7 @@ def _frame(values: dict[str, Any], names: tuple[str, ...]) -> FrameMask:
 
 
 def _number(value: Any, most: float = 1e6) -> float:
-    """Seconds, or with `most` a share; not a number, nor infinite, nothing is."""
+    """Return a finite number from 0 to `most`: seconds, or a share if most is 1. Raises ValueError for other values."""
     if type(value) not in (int, float) or not 0 <= value <= most:
         raise ValueError(f"{str(value)[:40]!r} is not a number from 0 to {most:g}")
     return value
@@ -175,10 +174,10 @@ def _text(value: Any) -> str:
 
 
 def result_folder(out: Path, video: Source, reserved_dirs: set[Path] = frozenset()) -> Path:
-    """out/STEM for this video, or out/STEM_2, ... where that name belongs to something else.
+    """Return out/STEM for this video, or out/STEM_2, ... if the name is taken.
 
-    A folder may be replaced if it holds an earlier result for this very video. `reserved_dirs` are the folders of
-    other videos of the same run; some file systems do not distinguish DOG from dog.
+    A folder may be replaced if it holds an earlier result for this video. reserved_dirs: folders of other videos of the
+    same run; compared without case, as some file systems do not distinguish DOG from dog.
     """
     taken = {str(folder).casefold() for folder in reserved_dirs}
     stem = video.path.stem
@@ -190,7 +189,7 @@ def result_folder(out: Path, video: Source, reserved_dirs: set[Path] = frozenset
 
 
 def is_earlier_result(folder: Path, video: Source) -> bool:
-    """Whether `folder` holds a result for this video, so that a new one may replace it."""
+    """True if `folder` holds a result for this video, so that a new one may replace it."""
     if folder.resolve() in video.path.resolve().parents:
         return False
     try:

@@ -1,4 +1,4 @@
-"""sounds.srt: subtitles that say what sounds when, in the SubRip format."""
+"""sounds.srt: the audio tags as subtitles, in the SubRip format."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from icf_avs.results import FrameMask
 
-# A line comes at one probability and goes below another, stays over short breaks and long enough to be read: no flicker
+# Hysteresis against flicker: a word appears at one probability and disappears below another.
 COMES, GOES = 0.5, 0.3
-BREAK = 1.0  # seconds; a shorter silence does not end a line
-SHORTEST = 0.5  # seconds
-UNNAMED = "[sound]"  # what is segmented by a model without names
+BREAK = 1.0  # seconds; a shorter pause does not end a word
+SHORTEST = 0.5  # seconds; minimum duration, so that a word can be read
+UNNAMED = "[sound]"  # for masks of a model without class names
 
 
 class Subtitle(NamedTuple):
-    """What is shown from `start` to `end`, in seconds: the words that sound, the one that began first on top."""
+    """Words that are shown from `start` to `end`, in seconds, the earliest first."""
 
     start: float
     end: float
@@ -25,7 +25,7 @@ class Subtitle(NamedTuple):
 
 
 def subtitles(frames: Sequence[FrameMask]) -> list[Subtitle]:
-    """What sounds when, in order and without overlap; a stretch in which there is no tag has no subtitle."""
+    """Return subtitles in order and without overlap; intervals without a tag have no subtitle."""
     spans = sorted(span for word, on in _sounding(frames).items() for span in _spans(frames, word, on))
     found: list[Subtitle] = []
     for start, end in pairwise(sorted({time for span in spans for time in span[:2]})):
@@ -38,8 +38,8 @@ def subtitles(frames: Sequence[FrameMask]) -> list[Subtitle]:
 
 
 def _sounding(frames: Sequence[FrameMask]) -> dict[str, list[bool]]:
-    """Each word, and whether it sounds in each frame: with hysteresis; where something is segmented and no tag
-    sounds as surely, the likeliest.
+    """Return for each word whether it is active in each frame, with hysteresis. If something is segmented but no word
+    is active, the likeliest is.
     """
     words = {word for frame in frames for word, _ in frame.heard}
     on = {word: [False] * len(frames) for word in (*words, UNNAMED)}
@@ -53,7 +53,7 @@ def _sounding(frames: Sequence[FrameMask]) -> dict[str, list[bool]]:
 
 
 def _spans(frames: Sequence[FrameMask], word: str, on: Sequence[bool]) -> list[tuple[float, float, str]]:
-    """From when to when a word sounds: short breaks closed, short spans lengthened up to the end of the video."""
+    """Return the intervals of a word: short pauses closed, short intervals extended, but not beyond the video."""
     spans: list[tuple[float, float]] = []
     for frame, sounds in zip(frames, on, strict=True):
         if sounds:
@@ -63,7 +63,7 @@ def _spans(frames: Sequence[FrameMask], word: str, on: Sequence[bool]) -> list[t
 
 
 def srt_text(frames: Sequence[FrameMask]) -> str:
-    """The subtitles as the content of an .srt file."""
+    """Return the content of the .srt file."""
     blocks = []
     for number, (start, end, words) in enumerate(subtitles(frames), 1):
         lines = "\n".join(" ".join(word.split()) for word in words)

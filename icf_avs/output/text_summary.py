@@ -1,4 +1,4 @@
-"""The tags of a video, for people: one line for each stretch with the same tags, segmented or not."""
+"""Text summary of the tags of a video: one line per interval with the same tags, segmented or not."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from icf_avs.results import FrameMask
 
-MOST = 24  # lines; what a longer video holds is in its segmentation.json
+MOST = 24  # lines; segmentation.json has the rest
 
 
 def tag_lines(frames: Sequence[FrameMask]) -> Iterator[str]:
-    """From when to when, and each word with the most it had, as in "0:00-0:03  dog 0.93, person 0.31"; for masks that
-    are empty all the same, with "(not segmented)" at the end.
+    """Yield lines of an interval and its tags with their maximum probabilities: "0:00-0:03  dog 0.93, person 0.31". If
+    the masks are empty although there are tags, the line ends with "(not segmented)".
     """
     stretches = [
         list(same)
@@ -33,11 +33,11 @@ def tag_lines(frames: Sequence[FrameMask]) -> Iterator[str]:
 
 
 def no_word(frame: FrameMask) -> str:
-    """What stands for the tags of a mask that has none: a model without names segments by the sound alone."""
+    """Return the text for a mask without tags. A model without class names segments masks without tags."""
     return "a sound without a name" if frame.area else "nothing"
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds, as in 1:05; with hundredths where there are any, as between masks at a high fps."""
+    """Format as minutes and seconds, as in 1:05; with hundredths if not zero, as for masks at a high fps."""
     minutes, hundredths = divmod(round(100 * seconds), 6000)
     return f"{minutes}:{hundredths // 100:02}" + (f".{hundredths % 100:02}" if hundredths % 100 else "")

@@ -1,4 +1,4 @@
-"""overlay.mp4: the video with its masks drawn in and its own sound, H.264 and AAC, written as it is decoded."""
+"""overlay.mp4: the video with overlaid masks and its audio, in H.264 and AAC, encoded while the video is decoded."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from icf_avs.output.class_overlay import ClassOverlay
 from icf_avs.output.overlay import Overlay
 from icf_avs.results import FrameMask
 
-_CLOCK = Fraction(1, 90_000)  # fine enough for frames at irregular times
-# The fastest preset, and one quantizer for all frames: to choose one for each, CRF first analyses half-size copies,
-# which takes nearly as long again. 23 leaves a PSNR of 43 to 45 dB, in about the room that CRF 23 takes.
-_ENCODER = {"preset": "ultrafast", "qp": "23", "a53cc": "0"}  # captions are lost where a frame is drawn on
-_MAX_RATE = 30  # frames a second; faster video is thinned
-_SOUND_AT_ONCE = 1.0  # seconds: frame by frame, each would push the other's encoder out of the processor's cache
-_BT601, _AS_BT601 = 5, (0, 2, 6)  # matrices in FFmpeg's numbering: RGB, unknown and NTSC are taken for the first
+_CLOCK = Fraction(1, 90_000)  # time base, fine enough for frames at irregular times
+# The fastest preset, and a constant quantizer: CRF chooses one per frame by analysing half-size copies, which nearly
+# doubles the time. 23 gives a PSNR of 43 to 45 dB, at about the file size of CRF 23.
+_ENCODER = {"preset": "ultrafast", "qp": "23", "a53cc": "0"}  # no captions: drawn frames do not have them
+_MAX_RATE = 30  # frames per second; frames of faster video are dropped
+_SOUND_AT_ONCE = 1.0  # seconds of audio per batch: alternating per frame would thrash the processor's cache
+_BT601, _AS_BT601 = 5, (0, 2, 6)  # color matrices in FFmpeg's numbering; RGB, unknown and NTSC are treated as BT.601
 _PROGRESS_INTERVAL = 0.25  # seconds
-_AAC = {"aac_coder": "fast"}  # at this rate no worse than the default, by signal to noise, in two thirds of its time
+_AAC = {"aac_coder": "fast"}  # at this rate, SNR no worse than the default, in two thirds of the time
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 Mask = TypeVar("Mask")
 
@@ -47,21 +47,20 @@ def write_video(
 ) -> None:  # fmt: skip
     """Write a video with its masks.
 
-    interval_at(seconds) -> number of the mask that is shown then; mask_of(number) -> bool [H, W], or whatever
-    overlay_of takes, which makes it ready to be drawn; progress(number) is called at each new mask. `sound` stands in
-    for the video's own; `images` are those of `video_frames`, by default decoded here. Raises UserError if the video
-    breaks in the middle.
+    interval_at(seconds) -> index of the mask shown then; mask_of(index) -> bool [H, W], or any input of overlay_of,
+    which prepares it for drawing; progress(index) is called at each new mask. sound: replaces the audio of the video;
+    images: output of `video_frames`, decoded here by default. Raises UserError if the video breaks in the middle.
     """
     with av.open(local_url(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         rate = min(Fraction(info.frame_rate).limit_denominator(1001), Fraction(_MAX_RATE))
         video = container.add_stream("libx264", rate=rate, options=_ENCODER)
-        # Even sizes are what 4:2:0 asks for; the last row and column of an odd frame are doubled.
+        # 4:2:0 requires even sizes; the last row and column of an odd frame are duplicated.
         video.width, video.height, video.pix_fmt = info.width + info.width % 2, info.height + info.height % 2, "yuv420p"
         encoder = video.codec_context
-        # The masks have the other half. On two cores, one thread spends less on a frame than two do.
+        # Mask prediction uses the other half. On two cores, one thread spends less time per frame than two.
         encoder.thread_count = max(1, (os.cpu_count() or 1) // 2)
         encoder.time_base, encoder.sample_aspect_ratio = _CLOCK, info.pixel_aspect
-        encoder.flags |= Flags.frame_duration  # or the encoder guesses how long the last frame lasts
+        encoder.flags |= Flags.frame_duration  # else the encoder guesses the duration of the last frame
         packets = _audio_packets(container, info, sound)
         upcoming, packet = next(packets)
         reformatter = VideoReformatter()
@@ -78,7 +77,7 @@ def write_video(
             drawn.time_base, drawn.pts = _CLOCK, round(time / _CLOCK)
             drawn.duration = max(1, round(until / _CLOCK) - drawn.pts)
             container.mux(video.encode(drawn))
-            if time >= sounded:  # never ahead: what is damaged there may not have been found yet
+            if time >= sounded:  # never ahead of the video: damage there may not be known yet
                 while upcoming < time:
                     container.mux(packet)
                     upcoming, packet = next(packets)
@@ -90,8 +89,8 @@ def write_video(
 
 
 def _kept(info: MediaInfo, images: Iterator[tuple[float, DecodedFrame]]) -> Iterator[tuple[float, DecodedFrame, float]]:
-    """Frames as (from, frame, until), strictly forward in time, at most one in a 30th of a second."""
-    # An ordinary 30 Hz video is not thinned: its time stamps may be rounded to milliseconds.
+    """Yield frames as (start, frame, end), with strictly increasing times, at most one per 1/30 s."""
+    # No frames of ordinary 30 Hz video are dropped: its time stamps may be rounded to milliseconds.
     slots = _MAX_RATE if info.frame_rate > 1.02 * _MAX_RATE else 1 / _CLOCK
     held = next(images)
     for time, frame in images:
@@ -104,7 +103,7 @@ def _kept(info: MediaInfo, images: Iterator[tuple[float, DecodedFrame]]) -> Iter
 def _at_each_mask(
     passed: Iterator[tuple[float, DecodedFrame, float]], interval_at: Callable[[float], int]
 ) -> Iterator[tuple[float, DecodedFrame, float]]:
-    """A frame that is on display for long once for each mask that falls to it, to a 30th of a second."""
+    """Repeat a frame with a long duration for each mask that is shown during it, to an accuracy of 1/30 s."""
     for time, frame, until in passed:
         begin = time
         for step in range(1, int((until - time) * _MAX_RATE)):
@@ -119,8 +118,8 @@ def _drawn(
     image: DecodedFrame, reformatter: VideoReformatter, info: MediaInfo, overlay: Overlay | ClassOverlay,
     encoder: av.VideoCodecContext,
 ) -> av.VideoFrame:  # fmt: skip
-    """A yuv420p frame: turned as it is shown, padded to even sizes, with the overlay on it; a new one, unless nothing
-    is to be done. In the matrix and range of the video that is written, which are those of its first frame.
+    """Return a yuv420p frame in display orientation, padded to even sizes, with the overlay drawn; a new frame, unless
+    there is nothing to do. Color matrix and range are those of the output, which are those of its first frame.
     """
     source = image.converted(reformatter, *info.stored_size, "yuv420p")
     if encoder.is_open and _colours(encoder) != _colours(source):
@@ -129,7 +128,7 @@ def _drawn(
     size = encoder.width, encoder.height
     as_shown = info.orientation == Orientation() and size == (info.width, info.height) and source.colorspace
     if as_shown and overlay.is_empty:
-        source.pict_type = PictureType.NONE  # the source's key frames need not be the overlay's
+        source.pict_type = PictureType.NONE  # do not force the key frames of the source
         return source
     drawn = av.VideoFrame(*size, "yuv420p")
     drawn.color_range, drawn.colorspace = source.color_range, source.colorspace or _BT601
@@ -148,23 +147,23 @@ def _drawn(
 
 
 def _colours(tags: av.VideoCodecContext | av.VideoFrame) -> tuple[int, int]:
-    """Matrix and range."""
+    """Return color matrix and range."""
     return _BT601 if tags.colorspace in _AS_BT601 else tags.colorspace, tags.color_range or ColorRange.MPEG
 
 
 def _audio_packets(
     container: av.container.OutputContainer, info: MediaInfo, sound: AudioSource | None
 ) -> Iterator[tuple[float, av.Packet | list[av.Packet]]]:
-    """Add a track with `sound`, or with the video's own: its AAC as it is, or whatever else there is as AAC. Give
-    what is to be written, and from which second on; the last is for the end.
+    """Add an AAC track with `sound` or the audio of the video; yield the packets to write and their start in seconds.
+    The last item is for the end of the file.
 
-    What is copied loses nothing and costs next to nothing. It must be without holes: the sound is at the second it
-    belongs to, and holes have to be filled.
+    AAC of one or two channels is copied, without loss and at nearly no cost; other audio is encoded. So is audio with
+    gaps, since gaps must be filled to keep it synchronised.
     """
     if sound is None and info.audio_codec == "aac" and info.audio_channels <= 2 and info.audio_unbroken:
         with open_media(info.path, info.parts) as source:
             own = select_streams(source, info.path, info.audio_track)[1]
-            if own.codec_context.extradata:  # in broadcasts each packet brings its own, which MP4 does not hold
+            if own.codec_context.extradata:  # broadcasts have it in each packet instead, which MP4 cannot store
                 stream = container.add_stream_from_template(own)
                 for packet in _copied(info, info.clock.applied(read_packets(source, own))):
                     begin, packet.stream = packet.pts * packet.time_base, stream
@@ -183,11 +182,11 @@ def _audio_packets(
 
 
 def _copied(info: MediaInfo, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-    """Packets on the clock of the frames, but for those that are known to be damaged: not every player goes on behind
-    one. One that ends before second 0 is kept to begin with: the next may need it to be decoded.
+    """Yield packets on the clock of the frames, without those known to be damaged, at which some players stop. One
+    packet that ends before second 0 is kept, as the next may need it for decoding.
     """
     for number, packet in enumerate(packets):
-        if not packet.size:  # ends the stream
+        if not packet.size:  # end of the stream
             return
         begin = packet.dts if packet.pts is None else packet.pts
         packet.pts = packet.dts = begin - round(info.start / packet.time_base)
@@ -197,20 +196,20 @@ def _copied(info: MediaInfo, packets: Iterator[av.Packet]) -> Iterator[av.Packet
 
 
 class _Stopped(Exception):
-    """No more masks will come."""
+    """Raised in the writer thread when no more masks will come."""
 
 
 class WriterThread:
-    """Writes the video beside the masks, each frame as soon as its mask has come: drawing and encoding keep one core
-    busy, decoding and the model another.
+    """Writes the overlay video in parallel with mask prediction, each frame as soon as its mask is available: drawing
+    and encoding keep one core busy, decoding and the model another.
 
-    As a context, runs write(frame_of, shown) in a thread: frame_of(i) waits for mask number i, shown(i) says that it
-    is drawn now. The context ends only when the thread has; where masks cease to come, what it writes stays unfinished.
+    As a context manager, runs write(frame_of, shown) in a thread: frame_of(i) waits for mask i, shown(i) reports that
+    it is being drawn. The context waits for the thread to end; if masks stop coming, the video remains unfinished.
     """
 
     def __init__(self, write: Callable[[Callable[[int], FrameMask], Callable[[int], None]], None]) -> None:
         self.frames: list[FrameMask] = []
-        self.drawn = 0  # masks that have been drawn, the present one counted
+        self.drawn = 0  # number of masks drawn, including the current one
         self._write, self._changed, self._ended = write, Condition(), False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="video-writer")
 
@@ -219,7 +218,7 @@ class WriterThread:
         return self
 
     def add(self, frame: FrameMask) -> None:
-        """The next mask. Raises what has made the writing fail meanwhile."""
+        """Add the next mask. Raises the exception of the writer thread if writing has failed."""
         with self._changed:
             self.frames.append(frame)
             self._changed.notify_all()
@@ -227,7 +226,7 @@ class WriterThread:
             self._result.result()
 
     def finish(self, report: Callable[[], None]) -> None:
-        """Wait for the end of the video, and call `report` now and then. Raises what made the writing fail."""
+        """Wait until the video is written, calling `report` regularly. Raises the exception of the writer thread."""
         while wait([self._result], _PROGRESS_INTERVAL).not_done:
             report()
         self._result.result()
