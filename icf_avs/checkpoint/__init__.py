@@ -1,1 +1,1 @@
-"""Model files: reading, checking and finding them, and their cards."""
+"""Checkpoints: find, read, verify and write them; model cards."""

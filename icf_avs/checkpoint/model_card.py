@@ -1,4 +1,4 @@
-"""The card of a model (README.md beside its file): what it is, how it was made and the scores in results/*.csv."""
+"""Model card (README.md next to the model file): description, training recipe and the scores in results/*.csv."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from icf_avs.score_tables import COLUMNS, Row, read_csv
 AUDIOS = ("true", "silence", "noise", "offscreen")
 HEADINGS = ("checkpoint", "test set", "protocol", "clips", "mIoU", "F", "FPR")
 
-HEAD = b"---\nlibrary_name: icf-avs\n"  # how every card begins
+HEAD = b"---\nlibrary_name: icf-avs\n"  # beginning of every card
 _CARD = """---
 library_name: icf-avs
 tags:
@@ -44,8 +44,8 @@ _LEGEND = (
 
 
 def model_card(name: str, recipe: dict[str, Any], use: str, results: Path, digest: str) -> str:
-    """Markdown. recipe: of the checkpoint; use: how the file is used; results: folder of tables that `icf evaluate`
-    writes, whose rows of the checkpoint with that digest are shown. No number in it is typed.
+    """Return the card as Markdown. recipe: of the checkpoint; use: usage of the file; results: folder of tables written
+    by `icf evaluate`, of which the rows with this checkpoint digest are shown. No number in the card is typed by hand.
     """
     facts = "".join(f"| {key} | {str(value).replace('|', chr(92) + '|')} |\n" for key, value in _recipe_facts(recipe))
     return _CARD.format(name=name, use=use, facts=facts) + _scores(digest, results)
@@ -64,7 +64,7 @@ def _scores(digest: str, results: Path) -> str:
 
 
 def _recipe_facts(recipe: dict[str, Any]) -> list[tuple[str, str]]:
-    """The lines of a model card: those of these facts that the recipe of a checkpoint holds."""
+    """Return the facts for the card, (name, value), as far as the recipe of the checkpoint contains them."""
     run, machine = (part if isinstance(part, dict) else {} for part in map(recipe.get, ("config", "hardware")))
     found = {
         "command": recipe.get("command"), "data": recipe.get("data"), "licence": recipe.get("licence"),
@@ -75,8 +75,8 @@ def _recipe_facts(recipe: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def scores_table(rows: list[Row]) -> str:
-    """Markdown of rows of a table of scores: one line a checkpoint, test set and protocol, with the four kinds of audio
-    side by side. Raises ValueError for a score that is not a number.
+    """Return rows of a score table as Markdown: one line per checkpoint, test set and protocol, with the four kinds of
+    audio side by side. Raises ValueError for a score that is not a number.
     """
     negatives = [f"{score}, {audio}" for audio in AUDIOS[1:] for score in ("mIoU", "FPR")]
     groups: dict[tuple[str, ...], dict[str, Row]] = {}
@@ -95,12 +95,12 @@ def scores_table(rows: list[Row]) -> str:
 
 
 def _distinct(name: str, more: str, known: set[tuple[str, str]]) -> str:
-    """The name, with what distinguishes it from another of that name where there is one."""
+    """Return the name, followed by `more` if another entry has the same name."""
     return f"{name} ({more or 'unknown'})" if sum(other == name for other, _ in known) > 1 else name
 
 
 def markdown(headings: tuple[str, ...], lines: list[tuple[str, ...]], left: int) -> str:
-    """A table, its first `left` columns aligned to the left."""
+    """Return a Markdown table; the first `left` columns are left-aligned, the others right-aligned."""
     rule = ("---",) * left + ("---:",) * (len(headings) - left)
     rows = (headings, rule, *lines)
     return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |\n" for row in rows)

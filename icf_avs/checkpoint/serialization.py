@@ -1,6 +1,6 @@
-"""Checkpoints: one safetensors file holds weights, configuration, clip specification, recipe and seed.
+"""Checkpoints: one safetensors file with weights, configuration, clip specification, recipe and seed.
 
-The frozen visual encoder is not stored; it comes from its own package. Nothing is ever unpickled.
+Frozen encoders are not stored; their weights are loaded from their release. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from icf_avs.provenance import sha256_of
 from icf_avs.types import ClipSpec
 
 FORMAT = "icf-avs/1"
-# What settings and tensors out of a damaged file make Python and torch raise
+# Exceptions that Python and torch raise for invalid settings and tensors of a damaged file.
 _UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError)
 
 
 def state_dict_without_frozen(model: SegmentationModel) -> dict[str, Tensor]:
-    """The state dict without the encoders that are frozen."""
+    """Return the state dict without frozen encoders."""
     frozen = _frozen(model.config)
     return {key: value for key, value in model.state_dict().items() if not key.startswith(frozen)}
 
@@ -46,9 +46,9 @@ def _frozen(config: ModelConfig) -> tuple[str, ...]:
 
 
 def save_checkpoint(model: SegmentationModel, path: Path, recipe: dict[str, Any]) -> None:
-    """Write atomically. `recipe` (name, seed, steps, data, revision, ...) is kept as it is, as JSON.
+    """Write a checkpoint atomically. recipe (name, seed, steps, data, revision, ...) is stored unchanged, as JSON.
 
-    Raises UserError when it cannot be written.
+    Raises UserError if it cannot be written.
     """
     metadata = {
         "format": FORMAT,
@@ -62,7 +62,7 @@ def save_checkpoint(model: SegmentationModel, path: Path, recipe: dict[str, Any]
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """What the checkpoint says of its making. Raises UserError as `load_checkpoint` does."""
+    """Read the training recipe of a checkpoint. Raises UserError as `load_checkpoint` does."""
     metadata = _metadata(path)
     try:
         recipe = json.loads(metadata["recipe"])
@@ -74,7 +74,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> ModelConfig:
-    """The model that the checkpoint describes. Raises UserError as `load_checkpoint` does."""
+    """Read the model configuration of a checkpoint. Raises UserError as `load_checkpoint` does."""
     metadata = _metadata(path)
     try:
         config = from_dict(ModelConfig, json.loads(metadata["config"]))
@@ -89,13 +89,13 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 def load_checkpoint(path: Path, bare: bool = False, tagger: str | None = None) -> SegmentationModel:
-    """Build the model a checkpoint describes and load its weights.
+    """Build the model that a checkpoint describes and load its weights.
 
-    bare    frozen encoders, which it does not hold, are left without theirs, for who only counts
-    tagger  audio tagger of encoders/tagger_encoder.TAGGERS in place of its own
+    bare    do not load the weights of frozen encoders, e.g. for counting parameters
+    tagger  audio tagger of encoders/tagger_encoder.TAGGERS that replaces that of the checkpoint
 
-    Raises UserError for a file that is missing, damaged, of another version or no checkpoint of ours, and for a tagger
-    where it has none or that is unknown.
+    Raises UserError if the file is missing, damaged, of another version or not a checkpoint of icf-avs, and if `tagger`
+    is unknown or the checkpoint has no tagger.
     """
     config, metadata = read_config(path), _metadata(path)
     if tagger is not None:
@@ -111,7 +111,7 @@ def load_checkpoint(path: Path, bare: bool = False, tagger: str | None = None) -
         names = torch.zeros(len(config.classes), 1) if names is None else names.float()
         visual = build_visual(config.visual, random=bare or config.train_visual, frozen=not config.train_visual)
         audio = build_model_audio(config, names, bare) if config.audio != "log-mel" else None
-        with torch.device("meta"):  # a configuration may claim any size: first the shapes alone
+        with torch.device("meta"):  # a configuration may claim any size: check shapes first
             expected = build_model(config, spec, visual, names, audio).state_dict()
         state = fitted(state, expected)
         missing = [key for key in expected.keys() - state.keys() if not key.startswith(_frozen(config))]
@@ -157,10 +157,10 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file in the types that the model has, whatever precision they were saved in.
+    """Convert the tensors of a file to the types of the model, whatever precision they were saved in.
 
-    Raises ValueError unless those that both have are of the same shape, all finite, and mean the same in both types:
-    weights may be of any precision, but whole numbers must be what they were. `expected` may lie on the meta device.
+    Raises ValueError unless all common tensors have equal shapes, are finite, and keep their meaning in the conversion:
+    weights may have any precision, but integers must be preserved exactly. `expected` may be on the meta device.
     """
     found = dict(state)
     for name in sorted(state.keys() & expected.keys()):
@@ -176,7 +176,7 @@ def fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[
 
 
 def _means(value: Tensor, expected: torch.dtype) -> bool:
-    """Whether a tensor says what one of another type would: whole numbers only where its own type holds all of them."""
+    """True if conversion to a type keeps the meaning. Integers must be exact, and the source type able to hold them."""
     if expected.is_floating_point or value.is_complex():
         return value.is_floating_point()
     most = 2 / torch.finfo(value.dtype).eps if value.is_floating_point() else math.inf

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: shipped with the package, a file, a folder, or on the Hugging Face hub."""
+"""Find a checkpoint: shipped with the package, a file, a folder, or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from icf_avs.errors import UserError
 
-FILE = "model.safetensors"  # the checkpoint in a folder or in a repository of the hub
+FILE = "model.safetensors"  # name of the checkpoint in a folder or a hub repository
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
-_LONGEST_HEADER = 1 << 22  # bytes; the shipped checkpoint has 24 kB
+_LONGEST_HEADER = 1 << 22  # bytes; that of the shipped checkpoint has 24 kB
 
 
 def check_length(path: Path) -> None:
-    """Raise UserError if the header of a safetensors file claims to be longer than any of ours."""
+    """Raise UserError if the header of a safetensors file claims to be longer than _LONGEST_HEADER."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > _LONGEST_HEADER:
@@ -25,7 +25,7 @@ def check_length(path: Path) -> None:
 
 
 def check_files(where: str, names: Iterable[str]) -> None:
-    """Raise UserError unless a checkpoint is among the files of a folder or repository; never take a pickle for it."""
+    """Raise UserError unless the files of a folder or repository include a checkpoint; pickles are never accepted."""
     names = sorted(names)
     if FILE in names:
         return
@@ -38,16 +38,16 @@ def check_files(where: str, names: Iterable[str]) -> None:
 
 
 SHIPPED = ("natural", "stamps")
-DEFAULT = "natural"  # what every command and `icf_avs.load` take where no checkpoint is named
+DEFAULT = "natural"  # used by every command and `icf_avs.load` if no checkpoint is given
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_checkpoint(checkpoint: str | None) -> tuple[Path, str]:
-    """The file of a checkpoint and its name. checkpoint: name of a shipped one (None: DEFAULT), a .safetensors file, a
-    folder with a model.safetensors, or user/name on the hub, which is downloaded once.
+    """Return the path and the name of a checkpoint. checkpoint: name of a shipped one (None: DEFAULT), a .safetensors
+    file, a folder with a model.safetensors, or user/name on the hub, which is downloaded once.
 
-    Raises UserError for a folder or a name on the hub without such a file, and when the hub cannot be reached. Whether
-    a file is there and sound is seen when it is loaded.
+    Raises UserError for a folder or a hub name without such a file, and if the hub cannot be reached. Whether a file
+    exists and is valid is checked when it is loaded.
     """
     name = str(checkpoint or DEFAULT)
     path, found = Path(name), shipped(name)
@@ -65,13 +65,13 @@ def find_checkpoint(checkpoint: str | None) -> tuple[Path, str]:
 
 
 def shipped(name: str) -> Path:
-    """The file of a checkpoint that comes with the package, whether or not there is one of that name."""
+    """Return the path that a shipped checkpoint of that name would have, whether or not it exists."""
     return Path(__file__).parents[1] / "pretrained" / f"{name}.safetensors"
 
 
 def download(repo: str) -> Path:
-    """The checkpoint of `user/name` in the hub's cache, downloaded where it is not there. Raises UserError for an
-    unknown or closed repository, one without model.safetensors, and when the hub cannot be reached.
+    """Return the checkpoint of `user/name` in the hub's cache, downloaded if needed. Raises UserError for an unknown or
+    gated repository, one without model.safetensors, and if the hub cannot be reached.
     """
     try:
         from huggingface_hub import HfApi, errors, hf_hub_download

@@ -1,1 +1,1 @@
-"""`icf export`: models as graphs that other runtimes run."""
+"""`icf export`: export models as graphs for other runtimes."""

@@ -1,4 +1,4 @@
-"""`icf export`: a checkpoint as files that need no icf-avs, with their card (graphs: graphs.py)."""
+"""`icf export`: export a checkpoint to files that run without icf-avs, with a model card (graphs: graphs.py)."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from icf_avs.export.open_vocabulary_graphs import TaggedMaskGraph, TagGraph
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.provenance import short_digest
 
-NOTES = "icf-avs.json"  # of a .pt2 file: the member that holds the metadata
+NOTES = "icf-avs.json"  # metadata file inside a .pt2 file
 _OPSET = 18
-_MOST = 1 << 31  # clips, and frames of each: torch 2.6 needs an upper bound
+_MOST = 1 << 31  # clips, and frames per clip: torch 2.6 needs an upper bound
 
 Runner = Callable[..., tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
 class Format:
-    """write(program, graph, path); run(path, graph) -> a function of the graph's inputs, on the CPU; needs: libraries
-    beside torch.
+    """An export format. write(program, graph, path); run(path, graph) -> a function of the graph's inputs, on the CPU;
+    needs: required libraries besides torch.
     """
 
     suffix: str
@@ -45,16 +45,16 @@ class Format:
 
 
 def graphs_of(model: SegmentationModel) -> tuple[ExportGraph, ...]:
-    """What is exported of a model: one graph, or two where it has a tagger."""
+    """Return the graphs to export: one, or two for a model with a tagger."""
     kinds = (TagGraph, TaggedMaskGraph) if model.config.audio in NEEDS_VOCABULARY else (WaveformGraph,)
     return tuple(kind(model) for kind in kinds)
 
 
 def trace(graph: ExportGraph) -> ExportedProgram:
-    """The graph as a program for any number of clips and of frames; the size of frames and windows is fixed."""
+    """Trace the graph for any number of clips and frames; the sizes of frames and windows are fixed."""
     clips, frames = Dim("clips", min=1, max=_MOST), Dim("frames", min=1, max=_MOST)
     shape = {0: clips, 1: frames}
-    with torch.no_grad():  # two clips of three frames: a size of 1 would be taken for a constant
+    with torch.no_grad():  # 2 clips of 3 frames: a size of 1 would become a constant
         return torch.export.export(graph, graph.example(2, 3), dynamic_shapes=dict.fromkeys(graph.inputs, shape))
 
 
@@ -95,14 +95,14 @@ FORMATS = {
 
 
 def write(graph: ExportGraph, program: ExportedProgram, form: Format, path: Path) -> None:
-    """Write the program so that the file is there whole or not at all."""
+    """Write the program, completely or not at all."""
     with written_file(path) as new:
         form.write(program, graph, new)
 
 
 @torch.no_grad()
 def difference(graph: ExportGraph, runner: Runner, clips: int, frames: int) -> float:
-    """Largest absolute difference between the outputs of a file and of the graph, over one batch."""
+    """Return the largest absolute difference between the outputs of a file and of the graph, over one batch."""
     inputs = graph.example(clips, frames)
     pairs = zip(runner(*inputs), graph(*inputs), strict=True)
     return max((found - expected).abs().max().item() for found, expected in pairs)
@@ -127,11 +127,11 @@ _TENSORS = {
 
 
 def export_command(checkpoint: str, out: Path, form: str, results: Path = Path("results")) -> None:
-    """Write out/NAME.onnx or out/NAME.pt2 and out/README.md, run the file and say how near it comes to the model. A
-    model with a tagger has a second file, out/NAME-tags.onnx.
+    """Write out/NAME.onnx or out/NAME.pt2 and out/README.md, run the file and print its difference from the model. A
+    model with a tagger has a second file, out/NAME-tags.onnx or out/NAME-tags.pt2.
 
-    form  a key of FORMATS; results  folder of the tables of scores that the card shows.
-    Raises UserError without the checkpoint or a library, and when a file differs from the model.
+    form  a key of FORMATS; results  folder of the score tables for the card.
+    Raises UserError if the checkpoint or a library is missing, or a file differs from the model.
     """
     made = FORMATS[form]
     for library in made.needs:
@@ -146,12 +146,12 @@ def export_command(checkpoint: str, out: Path, form: str, results: Path = Path("
     targets = {out / f"{name}{graph.suffix}{made.suffix}": graph for graph in graphs_of(model)}
     for target in targets:
         check_file(target)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that the model does not use
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # suppress warnings about unused packages
     for target, graph in targets.items():
-        with warnings.catch_warnings(action="ignore"):  # of torch and its exporter, about themselves
+        with warnings.catch_warnings(action="ignore"):  # internal to torch
             write(graph, trace(graph), made, target)
         gap = max(difference(graph, made.run(target, graph), 1, frames) for frames in (1, graph.model.spec.frames))
-        if not gap <= TOLERANCE:  # true for NaN as well
+        if not gap <= TOLERANCE:  # also true for NaN
             raise UserError(f"{target}: differs from the model by {gap:.1e}; do not use it, and report this")
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, at most {gap:.1e} from the model")
     use = " ".join(_use(form, graph, target.name) for target, graph in targets.items())

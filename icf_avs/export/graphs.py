@@ -1,8 +1,8 @@
-"""A model as a graph of plain tensor operations: what `Predictor` does, for any number of clips and of frames.
+"""A model as a graph of plain tensor operations: the computation of `Predictor`, for any number of clips and frames.
 
-Two parts are computed in another way than in the model, to the same result. The log-mel front end is a strided
-convolution: a windowed DFT is nothing else, and every runtime has one. Segments are gathered for each frame in place of
-padded and split, since a graph cannot branch on the number of frames.
+Two parts are computed differently, with the same result. The log-mel front end uses a strided convolution, which equals
+a windowed DFT and exists in every runtime. The frames of segments are gathered for each frame instead of padded and
+split, since a graph cannot branch on the number of frames.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from icf_avs.types import VisualFeatures
 
 
 class Spectrum(nn.Module):
-    """waveforms [N, n] -> the power of each frequency [N, fft / 2 + 1, 1 + (n - len(window)) // hop]."""
+    """Power spectrogram: waveforms [N, n] -> [N, fft / 2 + 1, 1 + (n - len(window)) // hop]."""
 
     def __init__(self, window: Tensor, hop: int, fft: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Spectrum(nn.Module):
 
 
 class LogMel(nn.Module):
-    """waveforms [N, n] at 16 kHz -> log-mel [N, 1 + (n - 400) // 160, 64], as `vggish_frontend.log_mel` to rounding."""
+    """`vggish_frontend.log_mel` up to rounding: waveforms [N, n] at 16 kHz -> log-mel [N, 1 + (n - 400) // 160, 64]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class LogMel(nn.Module):
 
 
 class UnpaddedImplicitText(nn.Module):
-    """`GuidedImplicitText` without padding: every frame gathers the frames of its segment."""
+    """`GuidedImplicitText` without padding: the frames of its segment are gathered for every frame."""
 
     def __init__(self, text: GuidedImplicitText) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class UnpaddedImplicitText(nn.Module):
         return self.text.vocabulary
 
     def forward(self, sound: Tensor, visual: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        """The frame level alone, [B,T,n,D]: it is all that a mask needs. All frames are taken as valid."""
+        """Return only the frame level, [B,T,n,D], which is all that masks need. All frames are treated as valid."""
         clips, frames = valid.shape
         size = self.text.segment
         number = torch.arange(frames, device=sound.device)
@@ -79,22 +79,22 @@ class UnpaddedImplicitText(nn.Module):
         video = video[:, None].expand(-1, frames, -1, -1).flatten(0, 1)  # (B T) n D
         parts = sound[:, member].unflatten(1, (frames, size)).flatten(0, 1)  # (B T) size D
         looks = visual.mean(2)[:, member].unflatten(1, (frames, size)).flatten(0, 1)[:, :, None]
-        segment = self.text.of_segments(parts, looks, inside, words, video)[:, 0]  # of each frame's own segment
+        segment = self.text.of_segments(parts, looks, inside, words, video)[:, 0]  # of each frame's segment
         return {"frame": self.text.of_frames(sound, visual, valid, words, segment)}
 
 
 def shared_sizes(frames: Tensor, others: Tensor) -> tuple[int, int]:
-    """Clips, and frames of each; the tracer would keep four sizes apart where there are two."""
+    """Return the numbers of clips and frames. Tells the tracer that both inputs have the same sizes."""
     for axis in (0, 1):
         torch._check(others.shape[axis] == frames.shape[axis])
     return frames.shape[0], frames.shape[1]
 
 
 class ExportGraph(nn.Module, ABC):
-    """A copy of a model, on the CPU, and what is exported of it.
+    """Base class of exported graphs, with a copy of the model on the CPU.
 
-    suffix: of the file's name, after the checkpoint's; inputs, outputs: names of what `forward` takes and returns, each
-    [clips, frames, ...].
+    suffix: appended to the checkpoint's name in the file name; inputs, outputs: names of the inputs and outputs of
+    `forward`, each [clips, frames, ...].
     """
 
     suffix = ""
@@ -110,10 +110,10 @@ class ExportGraph(nn.Module, ABC):
 
     @abstractmethod
     def example(self, clips: int, frames: int) -> tuple[Tensor, ...]:
-        """Inputs of that many clips and frames, the same every time."""
+        """Return deterministic example inputs with that many clips and frames."""
 
     def metadata(self) -> dict[str, str]:
-        """What a user of the file must know, as JSON texts: the clip specification and the names of outputs."""
+        """Return metadata for users of the file as JSON texts: clip specification and names of words and classes."""
         return {
             "spec": json.dumps(vars(self.model.spec)),
             "words": json.dumps(list(self.model.classes) if "heard" in (*self.inputs, *self.outputs) else []),
@@ -121,15 +121,15 @@ class ExportGraph(nn.Module, ABC):
         }
 
     def example_frames(self, clips: int, frames: int, generator: torch.Generator) -> Tensor:
-        """Noise, uint8 [clips,frames,S,S,3]."""
+        """Return random frames, uint8 [clips,frames,S,S,3]."""
         shape = clips, frames, self.model.spec.image_size, self.model.spec.image_size, 3
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
 class WaveformGraph(ExportGraph):
-    """(frames uint8 [B,T,S,S,3], waves float32 [B,T,N]) -> the outputs of `outputs`, in that order.
+    """Graph: (frames uint8 [B,T,S,S,3], waves float32 [B,T,N]) -> the outputs named in `outputs`, in that order.
 
-    logits [B,T,h,w] mask logits | heard [B,T,C] how present each class is in the sound, in [0, 1] (with MIT)
+    logits [B,T,h,w] mask logits | heard [B,T,C] presence of each class in the audio, in [0, 1] (with MIT)
     classes [B,T,C+1,h,w] class logits, background first (with a class head)
     """
 

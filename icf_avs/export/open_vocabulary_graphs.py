@@ -1,7 +1,7 @@
-"""The two graphs of a model with a tagger: from sound to tags, and from frames and tags to masks.
+"""The two graphs of a model with a tagger: from audio to tags, and from frames and tags to masks.
 
-They are apart because the frames in which no tag is active are not processed, and a graph cannot leave out frames. The
-program that runs them does: examples/onnx_segment.py.
+They are separate because frames without an active tag are not processed, and a graph cannot skip frames. The program
+that runs the graphs does that: examples/onnx_segment.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from icf_avs.types import AudioFeatures, VisualFeatures
 
 
 class KaldiLogMel(nn.Module):
-    """waveforms [N, n] at 32 kHz -> log-mel [N, 128, 1 + (n - 1) // 320], as `kaldi_log_mel` to rounding."""
+    """`kaldi_log_mel` up to rounding: waveforms [N, n] at 32 kHz -> log-mel [N, 128, 1 + (n - 1) // 320]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class KaldiLogMel(nn.Module):
 
 
 class Resize(nn.Module):
-    """uint8 [N,S,S,3] -> uint8 [N,side,side,3], as `media.images.resize_frames` up to a grey level."""
+    """`media.images.resize_frames` up to one grey level: uint8 [N,S,S,3] -> uint8 [N,side,side,3]."""
 
     def __init__(self, size: int, side: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Resize(nn.Module):
 
 
 class TagGraph(ExportGraph):
-    """waves float32 [B,T,160000] at 32 kHz -> heard [B,T,C], the weights of the tags: 0 where none is active."""
+    """Graph: waves float32 [B,T,160000] at 32 kHz -> heard [B,T,C], the word weights, 0 if no tag is active."""
 
     suffix, inputs, outputs = "-tags", ("waves",), ("heard",)
 
@@ -67,7 +67,7 @@ class TagGraph(ExportGraph):
         self.register_buffer("middle", middle_weights(columns, tagger.network.step, seconds))
 
     def example(self, clips: int, frames: int) -> tuple[Tensor]:
-        """Tones that are struck twice a second, for which the tagger has tags, from a silence on."""
+        """Return harmonic tones, struck twice per second after initial silence. The tagger predicts tags for these."""
         time = torch.arange(self.model.spec.window) / self.model.spec.sample_rate
         number = torch.arange(clips * frames)[:, None]
         tone = sum((2 * torch.pi * part * (220 + 5 * number) * time).sin() / part for part in range(1, 9))
@@ -81,7 +81,7 @@ class TagGraph(ExportGraph):
 
 
 class TaggedMaskGraph(ExportGraph):
-    """(frames uint8 [B,T,S,S,3] with a tag each, heard [B,T,C]) -> logits [B,T,h,w], at both scales, post-processed."""
+    """Graph: (frames uint8 [B,T,S,S,3] that have active tags, heard [B,T,C]) -> post-processed logits [B,T,h,w]."""
 
     inputs, outputs = ("frames", "heard"), ("logits",)
 
@@ -92,7 +92,7 @@ class TaggedMaskGraph(ExportGraph):
         self.for_segmenter = Resize(size, SIDE)
 
     def example(self, clips: int, frames: int) -> tuple[Tensor, Tensor]:
-        """Three tags a frame."""
+        """Return random frames and weights of three tags per frame."""
         generator = torch.Generator().manual_seed(0)
         heard = torch.rand(clips, frames, len(self.model.classes), generator=generator)
         heard = heard * (heard >= heard.topk(min(3, heard.shape[-1])).values[..., -1:])
