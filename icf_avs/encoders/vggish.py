@@ -61,9 +61,9 @@ class VGGish(nn.Module):
 class VGGishAudio(nn.Module):
     """VGGish adapter: waveforms [N, 15600] or log-mel [N, 96, 64] -> (token [N, D], tokens [N, 6, D]).
 
-    As LogMelEncoder. The token is the projected embedding, the tokens are the projected last map. The projections are
-    trained, VGGish only if not `frozen`. dim: None for no projections, as in AVSBench and AVSegFormer: the token is the
-    embedding [N, 128], the tokens are [N, 6, 2048].
+    Same interface as LogMelEncoder. The token is the projected embedding, the tokens are the projected time steps of
+    the last map. The projections are trained, VGGish only if not `frozen`. dim: None for no projections, as in AVSBench
+    and AVSegFormer: the token is the embedding [N, 128], the tokens are [N, 6, 2048].
     """
 
     def __init__(self, dim: int | None, vggish: VGGish, frozen: bool = True) -> None:

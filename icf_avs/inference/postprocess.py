@@ -1,8 +1,7 @@
 """Post-processing of mask logits: the functions in `STEPS`, in order.
 
 Each step takes and returns the masks of one batch of clips at all scales, largest first. A step whose input is absent
-does nothing: networks without an open vocabulary use only the calibrated offset, and their exported graphs hold only
-that.
+does nothing: networks without an open vocabulary, and their exported graphs, use only the calibrated offset.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class FrameTee:
         self._ahead_is_done = self._behind_is_done = False
 
     def __enter__(self) -> FrameTee:
-        """Raises UserError as `video_frames` does."""
+        """Open the video. Raises UserError as `video_frames` does."""
         self._source = video_frames(self._info)
         first = next(self._source)
         count = math.ceil(self._seconds * self._info.frame_rate) + 1
