@@ -38,7 +38,7 @@ from icf_avs.networks.build import build_model
 from icf_avs.output.convert import convert
 from icf_avs.output.result_file import is_earlier_result
 from icf_avs.provenance import Source, sha256_of, short_digest
-from icf_avs.score_tables import COLUMNS, DEFAULT_SETTINGS, SCORES, Scored, save_notes
+from icf_avs.score_tables import COLUMNS, DEFAULT_SETTINGS, SCORES, ScoredModel, save_notes
 from icf_avs.synthetic.qt_resource import QtResource
 from icf_avs.types import ClipSpec
 from research import reproduction
@@ -220,7 +220,8 @@ def _own_readers() -> list[Reader]:
         Reader(
             "notes on scores", "json", "scores.json", (notes,),
             lambda folder: save_notes(
-                folder / "scores.json", Scored("a", "1", "a", "own"), "s4", DEFAULT_SETTINGS, {}, torch.device("cpu")
+                folder / "scores.json", ScoredModel("a", "1", "a", "own"), "s4", DEFAULT_SETTINGS, {},
+                torch.device("cpu"),
             ),
         ),
         Reader("study table", "csv", "study.csv", study, _save_study),

@@ -30,7 +30,7 @@ Row = dict[str, str]
 Scores = dict[str, dict[str, float]]  # protocol -> score -> value
 
 
-class Scored(NamedTuple):
+class ScoredModel(NamedTuple):
     """The checkpoint and data of a score, which are the first cells of a row."""
 
     checkpoint: str
@@ -74,12 +74,12 @@ class ScoreTable:
         write_text(path, text.getvalue())
 
 
-COLUMNS = (*Scored._fields, "test_set", "audio", "protocol", "miou", "f", "fpr", "clips", "seed", "revision")
+COLUMNS = (*ScoredModel._fields, "test_set", "audio", "protocol", "miou", "f", "fpr", "clips", "seed", "revision")
 SCORES = ScoreTable("scores", COLUMNS, ("data", "test_set", "protocol"))
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScoringSettings:
     """Scoring options that a user may choose. The defaults are those of the reference."""
 
     size: int | None = SIZE  # side of frames and masks in pixels; None: native size
@@ -94,27 +94,27 @@ class Settings:
         """
         if self.size != SIZE:
             test_set += "-native" if self.size is None else f"-{self.size}"
-        if self.batch_size != Settings.batch_size and protocol == "reference":
+        if self.batch_size != ScoringSettings.batch_size and protocol == "reference":
             protocol += f"-b{self.batch_size}"
-        if self.threshold != Settings.threshold and not protocol.startswith("classes-argmax"):
+        if self.threshold != ScoringSettings.threshold and not protocol.startswith("classes-argmax"):
             protocol += f"-t{self.threshold:g}"
         return test_set, protocol
 
 
-DEFAULT_SETTINGS = Settings()
+DEFAULT_SETTINGS = ScoringSettings()
 
 
 def score_rows(
-    scores: dict[str, Scores], scored: Scored, test_set: str, clips: int, seed: int, settings: Settings
+    scores: dict[str, Scores], scored: ScoredModel, test_set: str, clips: int, seed: int, settings: ScoringSettings
 ) -> list[Row]:
     """Return the rows of one test set from the scores of each kind of audio. Rows that a non-default batch size or
     threshold does not affect are left out, since a run with the defaults writes them.
     """
-    code, usual, rows = revision(), Settings(size=settings.size), []
+    code, defaults, rows = revision(), ScoringSettings(size=settings.size), []
     for audio, protocols in scores.items():
         for protocol, values in protocols.items():
             labels = settings.labels(test_set, protocol)
-            if settings == usual or labels != usual.labels(test_set, protocol):
+            if settings == defaults or labels != defaults.labels(test_set, protocol):
                 cells = (cell(values[key]) for key in ("miou", "f", "fpr"))
                 row = (*scored, labels[0], audio, labels[1], *cells, str(clips), str(seed), code)
                 rows.append(dict(zip(COLUMNS, row, strict=True)))
@@ -163,7 +163,12 @@ def _notes(path: Path) -> dict[str, object]:
 
 
 def save_notes(
-    path: Path, scored: Scored, test_set: str, settings: Settings, scores: dict[str, Scores], device: torch.device
+    path: Path,
+    scored: ScoredModel,
+    test_set: str,
+    settings: ScoringSettings,
+    scores: dict[str, Scores],
+    device: torch.device,
 ) -> None:
     """Save how the rows were computed, with all strict scores, in the JSON file at `path`.
 

@@ -17,10 +17,10 @@ from icf_avs.errors import UserError
 from icf_avs.evaluation.command import evaluate_command
 from icf_avs.evaluation.evaluate import AUDIOS, evaluate, evaluate_each
 from icf_avs.evaluation.robustness.negative_audio import altered_audio, donors
-from icf_avs.evaluation.test_sets import open_task
+from icf_avs.evaluation.test_sets import load_task
 from icf_avs.media.audio_windows import clip_windows, cut_windows
 from icf_avs.provenance import revision
-from icf_avs.score_tables import COLUMNS, SCORES, Settings
+from icf_avs.score_tables import COLUMNS, SCORES, ScoringSettings
 from icf_avs.types import ClipSpec
 
 
@@ -70,7 +70,7 @@ class Graded(Listener):
 def test_settings_of_other_protocols(records):
     """Against the formulas: clip i has its object in the columns below 40 (i + 1)."""
     model = Graded(ClipSpec())
-    usual, lower = evaluate(model, records), evaluate(model, records, settings=Settings(threshold=0.4))
+    usual, lower = evaluate(model, records), evaluate(model, records, settings=ScoringSettings(threshold=0.4))
     for scores, marked in ((usual, 112), (lower, 168)):
         ious = [min(wide, marked) / max(wide, marked) for wide in (40, 80, 120)]
         inter, union = (sum(side(wide, marked) for wide in (40, 80, 120)) for side in (min, max))
@@ -81,11 +81,10 @@ def test_settings_of_other_protocols(records):
         assert scores["dataset-2classes"]["miou"] == pytest.approx((inter / union + blank) / 2, abs=0.01)
     assert usual["strict"]["f"] == lower["strict"]["f"] and usual["reference"]["f"] == lower["reference"]["f"]
     assert lower["dataset"]["f"] < usual["dataset"]["f"]
-    assert evaluate(model, records, "silence", settings=Settings(threshold=0.4))["dataset"]["fpr"] == pytest.approx(
-        168 / 224, abs=0.01
-    )
+    silent = evaluate(model, records, "silence", settings=ScoringSettings(threshold=0.4))
+    assert silent["dataset"]["fpr"] == pytest.approx(168 / 224, abs=0.01)
     # of the thresholds that keep all marks and those that keep the sure ones, each clip has its own best
-    alone = evaluate(model, records, settings=Settings(batch_size=1))
+    alone = evaluate(model, records, settings=ScoringSettings(batch_size=1))
     assert alone["reference"]["f"] > usual["reference"]["f"] == pytest.approx(usual["strict"]["f"])
     np.testing.assert_equal(alone["strict"], usual["strict"])
 
@@ -105,7 +104,7 @@ def test_another_size_is_that_of_pictures_and_masks(tiny):
     load = type(records[0]).load
     spy = SimpleNamespace(**vars(records[0]), load=lambda size: loaded.append(size) or load(records[0], size))
     for size in (224, 512, None):
-        assert evaluate(model, [spy], settings=Settings(size=size))["strict"]["miou"] > 0.95
+        assert evaluate(model, [spy], settings=ScoringSettings(size=size))["strict"]["miou"] > 0.95
     assert loaded == [224, 512, None] and set(seen) == {(5, 224, 224, 3)}  # the network's own stays
 
 
@@ -129,12 +128,12 @@ def test_pictures_are_looked_at_once_for_all_sounds(tiny):
 
 
 def test_labels_say_which_settings_differ():
-    usual = Settings()
+    usual = ScoringSettings()
     for protocol in ("reference", "strict", "dataset", "classes-masked", "classes-argmax-nobg"):
         assert usual.labels("s4", protocol) == ("s4", protocol)
-    assert Settings(size=512).labels("s4", "strict") == ("s4-512", "strict")
-    assert Settings(size=None).labels("avss", "reference") == ("avss-native", "reference")
-    other = Settings(threshold=0.4, batch_size=1)
+    assert ScoringSettings(size=512).labels("s4", "strict") == ("s4-512", "strict")
+    assert ScoringSettings(size=None).labels("avss", "reference") == ("avss-native", "reference")
+    other = ScoringSettings(threshold=0.4, batch_size=1)
     assert [other.labels("s4", name)[1] for name in ("reference", "strict", "dataset-2classes")] == [
         "reference-b1-t0.4",
         "strict-t0.4",
@@ -248,7 +247,7 @@ def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatc
 
 
 def opened(data, sets=None, split="test"):
-    return open_task(Listener(ClipSpec()), "listener", None, data, sets, split)
+    return load_task(Listener(ClipSpec()), "listener", None, data, sets, split)
 
 
 def test_a_set_whose_clips_share_all_sounds_has_no_off_screen_row(tiny, tmp_path, capsys):

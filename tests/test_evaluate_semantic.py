@@ -12,7 +12,7 @@ from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
 from icf_avs.evaluation.evaluate_semantic import class_order, class_protocols, evaluate_semantic
 from icf_avs.mask_predictor import MaskPredictor
-from icf_avs.score_tables import Settings
+from icf_avs.score_tables import ScoringSettings
 from icf_avs.types import ClipSpec, Prediction
 
 NAMES = ("background", "ant", "bee", "cow", "dog")
@@ -120,15 +120,15 @@ def test_the_reference_pads_every_clip_to_ten_frames(tiny):
 def test_settings(tiny):
     records = read_set(tiny.avss("test", PARTS), "test")
     usual = evaluate_semantic(Guesser(), records, NAMES)
-    lower = evaluate_semantic(Guesser(), records, NAMES, settings=Settings(threshold=0.2))
+    lower = evaluate_semantic(Guesser(), records, NAMES, settings=ScoringSettings(threshold=0.2))
     assert lower["argmax"] == usual["argmax"] and lower["masked"] != usual["masked"]
-    alone = evaluate_semantic(Guesser(), records, NAMES, settings=Settings(batch_size=1))
+    alone = evaluate_semantic(Guesser(), records, NAMES, settings=ScoringSettings(batch_size=1))
     assert all(alone[rule] == pytest.approx(usual[rule], abs=1e-6) for rule in usual)
-    small = evaluate_semantic(Guesser(), records, NAMES, settings=Settings(size=96))
+    small = evaluate_semantic(Guesser(), records, NAMES, settings=ScoringSettings(size=96))
     for rule in usual:
         assert small[rule]["miou"] == pytest.approx(usual[rule]["miou"], abs=0.02) and small[rule] != usual[rule]
     with pytest.raises(ValueError, match="one size"):
-        evaluate_semantic(Guesser(), records, NAMES, settings=Settings(size=None))
+        evaluate_semantic(Guesser(), records, NAMES, settings=ScoringSettings(size=None))
 
 
 def test_protocols_of_the_table():

@@ -14,7 +14,7 @@ from icf_avs.datasets.dataset import ClipDataset, common_audio
 from icf_avs.datasets.layouts import read_set
 from icf_avs.encoders.registry import ACCEPTS_LOG_MEL
 from icf_avs.errors import UserError
-from icf_avs.evaluation.audio_input import model_sound
+from icf_avs.evaluation.audio_input import to_model_audio
 from icf_avs.media.audio_windows import cut_windows
 
 
@@ -71,12 +71,12 @@ def test_what_a_model_is_given(home) -> None:
     (record,) = read_set(home[0] / "Single-source", "test")
     wave, log_mel = record.load().sound, record.load(audio="log_mel").sound
     waves_alone, takes_both = (SimpleNamespace(spec=SPEC, encoders={}) for _ in range(2))
-    np.testing.assert_array_equal(model_sound(waves_alone, wave, 5), cut_windows(wave, SPEC, 5))
+    np.testing.assert_array_equal(to_model_audio(waves_alone, wave, 5), cut_windows(wave, SPEC, 5))
     for takes_both.encoders["audio"] in ACCEPTS_LOG_MEL:
-        np.testing.assert_array_equal(model_sound(takes_both, wave, 5), cut_windows(wave, SPEC, 5))
-        np.testing.assert_array_equal(model_sound(takes_both, log_mel, 5), log_mel)
+        np.testing.assert_array_equal(to_model_audio(takes_both, wave, 5), cut_windows(wave, SPEC, 5))
+        np.testing.assert_array_equal(to_model_audio(takes_both, log_mel, 5), log_mel)
     with pytest.raises(UserError, match="log-mel windows only, and the model takes waveforms"):
-        model_sound(waves_alone, log_mel, 5)
+        to_model_audio(waves_alone, log_mel, 5)
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(44_100, 1), (48_000, 2), (8_000, 1)])

@@ -32,11 +32,11 @@ from icf_avs.evaluation.robustness.runner import (
     ALL,
     CHANGED,
     CONDITIONS,
-    compared,
+    add_drops_and_g,
     condition_scores,
     evaluate_robustness,
 )
-from icf_avs.evaluation.test_sets import open_task
+from icf_avs.evaluation.test_sets import load_task
 from icf_avs.synthetic.catalog import SUPER_CATEGORIES
 from icf_avs.types import ClipSpec
 
@@ -222,7 +222,7 @@ def test_every_kind_has_its_super_category():
 
 def test_drop_and_g_score_by_hand():
     true, negative = {"miou": 0.6, "f": 0.7}, {"miou": 0.2, "f": 0.9}
-    made = compared({("true", ALL): true, ("noise", ALL): negative, ("shifted", ALL): negative})
+    made = add_drops_and_g({("true", ALL): true, ("noise", ALL): negative, ("shifted", ALL): negative})
     assert made["noise", ALL]["drop_miou"] == pytest.approx(0.4) and made["noise", ALL]["drop_f"] == pytest.approx(-0.2)
     assert made["noise", ALL]["g_miou"] == pytest.approx(2 * 0.6 * 0.8 / 1.4)
     assert math.isnan(made["true", ALL]["g_f"]) and math.isnan(made["shifted", ALL]["g_f"])
@@ -257,7 +257,7 @@ def test_the_boundary_lies_half_way():
         assert verdict.label == label and (verdict.true, verdict.negative) == (pytest.approx(0.8), pytest.approx(left))
         assert "7 clips" in verdict.sentence("m") and label in verdict.sentence("m")
     blind = judged([0.04] * 7, [0.0] * 7)
-    assert blind.label == "undecided" and blind.too_little and "too little to tell" in blind.sentence("m")
+    assert blind.label == "undecided" and blind.segments_too_little and "too little to tell" in blind.sentence("m")
 
 
 def test_an_interval_on_both_sides_of_the_boundary_does_not_decide():
@@ -297,7 +297,7 @@ def test_the_command_writes_a_table_and_says_what_it_found(tiny, tmp_path, capsy
     tiny.ms3("test", 2)
     model = Listener(ClipSpec(), deaf=True)
     table = tmp_path / "out" / "probe-avsbench.csv"
-    robustness_command(open_task(model, "deaf", None, tmp_path / "data", ["s4", "ms3"]), table, clips=2, seed=5)
+    robustness_command(load_task(model, "deaf", None, tmp_path / "data", ["s4", "ms3"]), table, clips=2, seed=5)
     assert list(table.parent.iterdir()) == [table]
     rows = ROBUSTNESS.read(table)
     assert tuple(rows[0]) == ROBUSTNESS.columns
@@ -310,14 +310,14 @@ def test_the_command_writes_a_table_and_says_what_it_found(tiny, tmp_path, capsy
     assert "95 % interval over clips 1.00 to 1.00" in said and "ms3: 2 of 2 clips have no off-screen sound" in said
     assert "binary mask" not in said  # it has no class head
     model.semantic = True
-    robustness_command(open_task(model, "deaf", None, tmp_path / "data", ["s4"]), table, clips=1, seed=0)
+    robustness_command(load_task(model, "deaf", None, tmp_path / "data", ["s4"]), table, clips=1, seed=0)
     assert "Scored is the binary mask" in capsys.readouterr().out
     again = ROBUSTNESS.read(table)
     assert {row["clips"] for row in again if row["test_set"] == "s4"} == {"1"}
     assert [row for row in again if row["test_set"] == "ms3"] == [row for row in rows if row["test_set"] == "ms3"]
     table.write_text("a,b\n")
     with pytest.raises(UserError, match="not a table of robustness"):
-        robustness_command(open_task(model, "deaf", None, tmp_path / "data", ["s4"]), table, clips=1, seed=0)
+        robustness_command(load_task(model, "deaf", None, tmp_path / "data", ["s4"]), table, clips=1, seed=0)
 
 
 def test_the_worst_of_several_sets():

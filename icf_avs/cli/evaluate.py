@@ -14,12 +14,12 @@ from icf_avs.errors import UserError
 def _evaluate(args: argparse.Namespace) -> None:
     from icf_avs.device import find_device
     from icf_avs.evaluation.command import evaluate_command, robustness_command
-    from icf_avs.evaluation.test_sets import open_task
+    from icf_avs.evaluation.test_sets import load_task
     from icf_avs.inference import pretrained
-    from icf_avs.score_tables import Settings, check_tables
+    from icf_avs.score_tables import ScoringSettings, check_tables
 
-    settings = Settings(None if args.native else args.size, args.threshold, args.batch_size)
-    if args.robustness and settings != Settings():
+    settings = ScoringSettings(None if args.native else args.size, args.threshold, args.batch_size)
+    if args.robustness and settings != ScoringSettings():
         raise UserError("--robustness takes no --threshold, --batch-size, --size or --native; leave them out")
     if args.out is None:
         check_folder(Path("results"))
@@ -29,7 +29,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         check_tables(args.out)
     place = find_device(args.device)
     model = pretrained.load(args.checkpoint, place)
-    task = open_task(model.predictor, model.name, args.checkpoint, args.data, args.sets, args.split, place)
+    task = load_task(model.predictor, model.name, args.checkpoint, args.data, args.sets, args.split, place)
     if args.robustness:
         robustness_command(task, args.out, args.clips, args.seed)
     else:

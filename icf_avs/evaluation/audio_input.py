@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from icf_avs.types import Prediction
 
 
-def model_sound(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.ndarray:
+def to_model_audio(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.ndarray:
     """Convert the audio of a clip to the input of `predict`. A waveform [n] at 16 kHz becomes windows [count, window]
     at the model's sample rate, 1 / fps apart. Log-mel windows [count, 96, 64], 0.96 s apart, are returned unchanged.
     Raises UserError for log-mel windows if the audio encoder of the model accepts only waveforms.
@@ -34,13 +34,13 @@ def model_sound(predictor: MaskPredictor, sound: np.ndarray, count: int) -> np.n
     return sound
 
 
-def predictions(
+def predict_clips(
     predictor: MaskPredictor, frames: np.ndarray, sounds: Sequence[np.ndarray]
 ) -> Iterator[list[Prediction]]:
     """Yield, per clip of `spec.frames`, a prediction for each sound. Frames uint8 [T, H, W, 3] are encoded once."""
     spec = predictor.spec
     resized = resize_frames(torch.from_numpy(frames), spec.image_size)
-    windows = [torch.from_numpy(model_sound(predictor, sound, len(frames))) for sound in sounds]
+    windows = [torch.from_numpy(to_model_audio(predictor, sound, len(frames))) for sound in sounds]
     for start in range(0, len(frames), spec.frames):
         part = slice(start, start + spec.frames)
         yield predictor.predict_each(resized[part], [sound[part] for sound in windows])

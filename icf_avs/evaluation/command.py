@@ -21,16 +21,16 @@ from icf_avs.evaluation.evaluate_semantic import class_order, class_protocols, e
 from icf_avs.evaluation.robustness.audio_reliance import Verdict, judge, worst
 from icf_avs.evaluation.robustness.negative_audio import without_donor
 from icf_avs.evaluation.robustness.runner import ALL, SCORE_NAMES, evaluate_robustness
-from icf_avs.evaluation.test_sets import Task, set_folder
+from icf_avs.evaluation.test_sets import EvaluationTask, set_folder
 from icf_avs.provenance import revision
 from icf_avs.score_tables import (
     COLUMNS,
     DEFAULT_SETTINGS,
     SCORES,
     Row,
-    Scored,
+    ScoredModel,
     ScoreTable,
-    Settings,
+    ScoringSettings,
     cell,
     check_tables,
     save_notes,
@@ -44,18 +44,18 @@ if TYPE_CHECKING:
 
 ROBUSTNESS = ScoreTable(
     "robustness",
-    (*Scored._fields, "test_set", "audio", "category", "clips", "frames", *SCORE_NAMES, "seed", "revision"),
+    (*ScoredModel._fields, "test_set", "audio", "category", "clips", "frames", *SCORE_NAMES, "seed", "revision"),
     ("data", "test_set"),
 )
 
 
 def evaluate_command(
-    task: Task, out: Path | None, clips: int | None, seed: int, settings: Settings = DEFAULT_SETTINGS
+    task: EvaluationTask, out: Path | None, clips: int | None, seed: int, settings: ScoringSettings = DEFAULT_SETTINGS
 ) -> None:
     """Score a checkpoint on each test set, write the table and its sidecar, print a summary.
 
     out       the table (None: results/stamps.csv, or avsbench.csv for sets other than Stamps)
-    settings  non-default settings get separate rows (`Settings.labels`)
+    settings  non-default settings get separate rows (`ScoringSettings.labels`)
 
     Raises UserError if the table cannot be written: before scoring starts, or after the scores are printed.
     """
@@ -82,8 +82,8 @@ def evaluate_command(
         scores = evaluate_each(predictor, records, audios, seed, clips, advance, settings)
         if name in semantic and settings.size is not None:
             advance = partial(bar.advance, bar.add_task(f"{name}, classes", total=total))
-            found = evaluate_semantic(predictor, records, semantic[name], clips, advance, settings)
-            scores["true"] = {**scores["true"], **class_protocols(found)}
+            semantic_scores = evaluate_semantic(predictor, records, semantic[name], clips, advance, settings)
+            scores["true"] = {**scores["true"], **class_protocols(semantic_scores)}
         elif name in semantic:
             say(f"{name}: no rows of classes, which are scored at one size; leave --native out")
         rows = score_rows(scores, task.scored, task.label(name), total, seed, settings)
@@ -103,7 +103,7 @@ def evaluate_command(
     print(f"wrote {table} and {table.with_suffix('.json')}")
 
 
-def robustness_command(task: Task, out: Path | None, clips: int | None, seed: int) -> None:
+def robustness_command(task: EvaluationTask, out: Path | None, clips: int | None, seed: int) -> None:
     """Score a checkpoint under every sound; write the table `out`, print a summary and whether audio is used.
 
     out: None: results/probe.csv, or probe-avsbench.csv for sets other than Stamps. Raises UserError like
@@ -144,7 +144,7 @@ SHOWN = ("miou", "drop_miou", "g_miou", "f", "fpr", "null")  # on the terminal
 
 
 def _score_sets(
-    task: Task, score: Callable[[str, Sequence[ClipRecord], Progress], None], show: Callable[[], None]
+    task: EvaluationTask, score: Callable[[str, Sequence[ClipRecord], Progress], None], show: Callable[[], None]
 ) -> None:
     """Score and save one set at a time, so that an interruption keeps finished sets. Always call `show` at the end."""
     from rich.progress import Progress

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from icf_avs.datasets.image_io import SIZE
-from icf_avs.evaluation.audio_input import predictions
+from icf_avs.evaluation.audio_input import predict_clips
 from icf_avs.evaluation.metrics import AVSBenchMetric, DatasetMetric, StrictMetric
 from icf_avs.evaluation.robustness.negative_audio import Audio, altered_audio
-from icf_avs.score_tables import DEFAULT_SETTINGS, Scores, Settings
+from icf_avs.score_tables import DEFAULT_SETTINGS, Scores, ScoringSettings
 
 if TYPE_CHECKING:
     from icf_avs.datasets.video_clip import ClipRecord
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 class Scorer:
     """Accumulate predictions clip by clip. `clips` and `frames` count what has been scored."""
 
-    def __init__(self, settings: Settings = DEFAULT_SETTINGS) -> None:
+    def __init__(self, settings: ScoringSettings = DEFAULT_SETTINGS) -> None:
         # One process scores the whole set even in a multi-process run, so nothing needs to be gathered.
         self._reference = AVSBenchMetric(settings.batch_size, settings.threshold, sync_on_compute=False)
         self._strict = StrictMetric(settings.threshold, sync_on_compute=False)
         self._dataset = DatasetMetric(settings.threshold, sync_on_compute=False)
         self._threshold = settings.threshold
-        self.clips = self.frames = self._silent = 0
-        self._share = self._root = 0.0
+        self.clips = self.frames = self._silent_frames = 0
+        self._fpr_sum = self._null_sum = 0.0
 
     def update(self, probabilities: Tensor, truth: Tensor, silent: Tensor) -> None:
         """Add frames of one clip: probabilities [n, H, W] in [0, 1]; truth bool [n, H, W], the original mask; silent
@@ -51,9 +51,9 @@ class Scorer:
         share = (probabilities[silent] > self._threshold).double().mean((1, 2))
         self.clips += 1
         self.frames += len(probabilities)
-        self._silent += len(share)
-        self._share += share.sum().item()
-        self._root += share.sqrt().sum().item()
+        self._silent_frames += len(share)
+        self._fpr_sum += share.sum().item()
+        self._null_sum += share.sqrt().sum().item()
 
     def compute(self) -> Scores:
         """Return the metric values and `fpr` for each protocol: reference, strict, dataset, dataset-2classes. `fpr` is
@@ -66,12 +66,12 @@ class Scorer:
         whole = self._dataset.compute()
         scores["dataset"] = {name: whole[name] for name in ("miou", "f")}
         scores["dataset-2classes"] = {name: whole[f"{name}_2classes"] for name in ("miou", "f")}
-        fpr = self._share / self._silent if self._silent else nan
+        fpr = self._fpr_sum / self._silent_frames if self._silent_frames else nan
         return {protocol: {**values, "fpr": fpr} for protocol, values in scores.items()}
 
     def null(self) -> float:
         """Return S = sqrt(segmented / pixels), averaged over the silent frames; NaN if there are none."""
-        return self._root / self._silent if self._silent else nan
+        return self._null_sum / self._silent_frames if self._silent_frames else nan
 
 
 def silent_frames(truth: Tensor, negative: bool) -> Tensor:
@@ -89,7 +89,7 @@ def evaluate(
     seed: int = 0,
     clips: int | None = None,
     progress: Callable[[], None] = lambda: None,
-    settings: Settings = DEFAULT_SETTINGS,
+    settings: ScoringSettings = DEFAULT_SETTINGS,
 ) -> Scores:
     """Score a model at 224x224 on the labelled frames of `records` under one kind of `audio`, by protocol
     (`Scorer.compute`). `fpr` covers the frames with empty truth for the true sound, all frames for a negative sound.
@@ -110,7 +110,7 @@ def evaluate_each(
     seed: int = 0,
     clips: int | None = None,
     progress: Callable[[], None] = lambda: None,
-    settings: Settings = DEFAULT_SETTINGS,
+    settings: ScoringSettings = DEFAULT_SETTINGS,
 ) -> dict[str, Scores]:
     """Like `evaluate`, for several kinds of audio. The frames of a clip are read and encoded once."""
     if unknown := set(audios) - set(AUDIOS):
@@ -120,8 +120,8 @@ def evaluate_each(
         clip = record.load(settings.size)
         sounds = [altered_audio(clip, records, index, audio, seed) for audio in audios]
         truth = torch.from_numpy(clip.masks[clip.labelled] > 0)
-        found = predict_each(predictor, clip.frames, sounds, clip.masks.shape[1:])
-        for (audio, scorer), probabilities in zip(scorers.items(), found, strict=True):
+        predicted = predict_each(predictor, clip.frames, sounds, clip.masks.shape[1:])
+        for (audio, scorer), probabilities in zip(scorers.items(), predicted, strict=True):
             scorer.update(probabilities[torch.from_numpy(clip.labelled)], truth, silent_frames(truth, audio != "true"))
         progress()
     return {audio: scorer.compute() for audio, scorer in scorers.items()}
@@ -134,9 +134,9 @@ def predict_each(
     once. A sound is a waveform [n] or log-mel windows [T, 96, 64]. Raises UserError for log-mel windows if the model
     accepts only waveforms.
     """
-    parts: list[list[Tensor]] = [[] for _ in sounds]
-    for clip in predictions(predictor, frames, sounds):
-        for prediction, found in zip(clip, parts, strict=True):
+    logits_by_sound: list[list[Tensor]] = [[] for _ in sounds]
+    for clip in predict_clips(predictor, frames, sounds):
+        for prediction, parts in zip(clip, logits_by_sound, strict=True):
             logits = prediction.logits.float()[:, None]
-            found.append(F.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0])
-    return [torch.cat(found).sigmoid() for found in parts]
+            parts.append(F.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0])
+    return [torch.cat(parts).sigmoid() for parts in logits_by_sound]

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from icf_avs.datasets.image_io import CLASS_ID_LAYOUTS
 from icf_avs.errors import UserError
-from icf_avs.evaluation.audio_input import predictions
+from icf_avs.evaluation.audio_input import predict_clips
 from icf_avs.evaluation.metrics.semantic import SemanticMetric, likeliest
 from icf_avs.mask_predictor import check_class_head
 from icf_avs.output.class_labels import class_labels
-from icf_avs.score_tables import DEFAULT_SETTINGS, Scores, Settings
+from icf_avs.score_tables import DEFAULT_SETTINGS, Scores, ScoringSettings
 
 if TYPE_CHECKING:
     from icf_avs.datasets.video_clip import ClipRecord
@@ -37,7 +37,7 @@ def evaluate_semantic(
     names: Sequence[str],
     clips: int | None = None,
     progress: Callable[[], None] = lambda: None,
-    settings: Settings = DEFAULT_SETTINGS,
+    settings: ScoringSettings = DEFAULT_SETTINGS,
 ) -> dict[str, dict[str, float]]:
     """Return the scores of `SemanticMetric` on the labelled frames of `records`, by rule: argmax, argmax-padded and
     masked.
@@ -63,7 +63,10 @@ def evaluate_semantic(
         clip = record.load(settings.size)
         labelled = torch.from_numpy(clip.labelled)
         truth = torch.from_numpy(clip.masks)[labelled].long()
-        parts = [(found.logits, found.classes) for (found,) in predictions(predictor, clip.frames, [clip.sound])]
+        parts = [
+            (prediction.logits, prediction.classes)
+            for (prediction,) in predict_clips(predictor, clip.frames, [clip.sound])
+        ]
         logits, classes = (torch.cat(tensors)[labelled].float().cpu() for tensors in zip(*parts, strict=True))
         classes = classes[:, order]
         # frame by frame, since the 71 maps of one frame take 14 MB
@@ -107,17 +110,17 @@ def class_order(classes: Sequence[str], names: Sequence[str]) -> list[int]:
     """For each class id of the set, return its index in (background, *classes) of the model. Raises UserError unless
     the model and the set have the same class names.
     """
-    own = ["background", *classes]
-    if sorted(own) != sorted(names):
+    model_names = ["background", *classes]
+    if sorted(model_names) != sorted(names):
         differing = ""
-        for whose, some, others in (("the checkpoint", own, names), ("the set", names, own)):
+        for whose, some, others in (("the checkpoint", model_names, names), ("the set", names, model_names)):
             if lone := [name for name in some if name not in set(others)]:
                 differing += f", only {whose} has {', '.join(lone[:3])}{', ...' * (len(lone) > 3)}"
         raise UserError(
-            f"the classes do not match: the checkpoint has {len(own)} with background, the set has {len(names)}"
+            f"the classes do not match: the checkpoint has {len(model_names)} with background, the set has {len(names)}"
             f"{differing}; evaluate on the kind of set that the checkpoint was trained on"
         )
-    return [own.index(name) for name in names]
+    return [model_names.index(name) for name in names]
 
 
 def _enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:

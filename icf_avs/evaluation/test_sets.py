@@ -17,7 +17,7 @@ from icf_avs.datasets.layouts import TABLES, find_table, is_stamps, read_set
 from icf_avs.datasets.video_clip import ClipRecord
 from icf_avs.errors import UserError
 from icf_avs.provenance import short_digest
-from icf_avs.score_tables import Scored
+from icf_avs.score_tables import ScoredModel
 
 if TYPE_CHECKING:
     from icf_avs.mask_predictor import MaskPredictor
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 Split = Literal["test", "val"]
 DEFAULT_SETS = ("s4", "ms3", "cross")  # without AVSS, which repeats the scenes of S4 and MS3
 FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources", "avss": "AVSS", "cross": "Cross"}
-OWN = "own"  # name of a custom data set, which is the folder itself
+CUSTOM = "own"  # name of a custom data set, which is the folder itself
 
 
 @dataclass(frozen=True)
-class Task:
+class EvaluationTask:
     """A model and the clips to score it on. records: clips of the split by set name; root: folder of the sets."""
 
     predictor: MaskPredictor
     device: torch.device
-    scored: Scored
+    scored: ScoredModel
     root: Path
     split: Split
     is_stamps: bool
@@ -45,20 +45,20 @@ class Task:
         return name if self.split == "test" else f"{name}-{self.split}"
 
 
-def open_task(
+def load_task(
     predictor: MaskPredictor, name: str, path: str | None, data: Path | None, sets: Sequence[str] | None,
     split: Split = "test", device: torch.device | None = None,
-) -> Task:  # fmt: skip
+) -> EvaluationTask:  # fmt: skip
     """Return the task for a model called `name`, loaded from checkpoint `path` (None: shipped), and its test sets.
 
     data  folder of the sets (None: the default Stamps sets); sets  names in `FOLDERS` (None: as in `choose_sets`);
     device of the model (None: the CPU). Raises UserError if a set is missing or unreadable.
     """
     folder = "stamps" if data is None else os.path.normpath(data)
-    scored = Scored(name, short_digest(predictor.digest or ""), path or name, folder)
+    scored = ScoredModel(name, short_digest(predictor.digest or ""), path or name, folder)
     root, names, stamps = choose_sets(data, sets, split)
     records = {name: read_set(set_folder(root, name), split) for name in names}
-    return Task(predictor, device or torch.device("cpu"), scored, root, split, stamps, records)
+    return EvaluationTask(predictor, device or torch.device("cpu"), scored, root, split, stamps, records)
 
 
 def choose_sets(
@@ -69,13 +69,13 @@ def choose_sets(
     data  None: the default Stamps sets of the split
     sets  None: all sets in the folder, or `DEFAULT_SETS` for the default ones
 
-    A custom set, which is the folder itself, is called `OWN`. The folder may also be a single public set, as for `icf
-    train`. Raises UserError if the folder holds no set, or if it is itself a set and others are named.
+    A custom set, which is the folder itself, is called `CUSTOM`. The folder may also be a single public set, as for
+    `icf train`. Raises UserError if the folder holds no set, or if it is itself a set and others are named.
     """
     if data is not None and is_custom_dataset(data):
         if sets is not None:
             raise UserError(f"--sets {' '.join(sets)}: {data} is a set of your own, the only one there; leave it out")
-        return data, [OWN], False
+        return data, [CUSTOM], False
     if data is not None and _is_set(data):
         name = TABLES[find_table(data).name][0].lower()
         if sets and set(sets) != {name}:
@@ -96,7 +96,7 @@ def choose_sets(
 
 def set_folder(root: Path, name: str) -> Path:
     """Return the folder of the test set `name`: `root` or a subfolder."""
-    return root if name == OWN or _is_set(root) else root / FOLDERS[name]
+    return root if name == CUSTOM or _is_set(root) else root / FOLDERS[name]
 
 
 def _is_set(root: Path) -> bool:

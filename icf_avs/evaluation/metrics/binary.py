@@ -34,16 +34,16 @@ def f_curves(probabilities: Tensor, truth: Tensor, dtype: torch.dtype = torch.fl
     """
     predicted, hits = torch.zeros(2, len(truth), len(THRESHOLDS), dtype=dtype, device=truth.device)
     for frame, (p, g) in enumerate(zip(probabilities, truth, strict=True)):  # one frame at a time fits in cache
-        reached = _reached(p.flatten())
-        predicted[frame] = _passing(torch.bincount(reached, minlength=256))
-        hits[frame] = _passing(torch.bincount(reached, g.flatten().double(), minlength=256))
+        reached = _thresholds_reached(p.flatten())
+        predicted[frame] = _cumulative_counts(torch.bincount(reached, minlength=256))
+        hits[frame] = _cumulative_counts(torch.bincount(reached, g.flatten().double(), minlength=256))
     precision = hits / (predicted + 1e-20)
     recall = hits / (truth.sum((1, 2), dtype=torch.float64).to(dtype)[:, None] + 1e-20)
     f = (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall)
     return torch.nan_to_num(f, nan=0.0)
 
 
-def _reached(probabilities: Tensor) -> Tensor:
+def _thresholds_reached(probabilities: Tensor) -> Tensor:
     """Return how many thresholds each value [n] reaches: int32 in 1..255.
 
     The thresholds lie 1/254 apart except for rounding. A value therefore reaches all thresholds below the nearest one
@@ -54,7 +54,7 @@ def _reached(probabilities: Tensor) -> Tensor:
     return nearest + (probabilities >= THRESHOLDS.to(nearest.device).index_select(0, nearest))
 
 
-def _passing(histogram: Tensor) -> Tensor:
+def _cumulative_counts(histogram: Tensor) -> Tensor:
     """Return how much reaches each of the 255 thresholds, from a histogram [256] of the thresholds reached."""
     return histogram.flip(0).cumsum(0).flip(0)[1:]
 
@@ -137,11 +137,11 @@ class AVSBenchMetric(ExactMetric):
         self.frames = self.frames + len(iou)
         self.active = self.active + (predicted / pixels).sum()
         if counts[0] == self.batch_size:
-            self.batches, self.iou, self.f = self._closed()
+            self.batches, self.iou, self.f = self._with_open_batch()
             for name in ("open_counts", "open_iou", "open_curve"):
                 setattr(self, name, torch.zeros_like(getattr(self, name)))
 
-    def _closed(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _with_open_batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return `batches`, `iou` and `f` including the unfinished batch of every process, unless it is empty."""
         batches, iou, f = self.batches, self.iou, self.f
         curves = self.open_curve.view(-1, len(THRESHOLDS))
@@ -157,7 +157,7 @@ class AVSBenchMetric(ExactMetric):
         """Return `miou`, `f`, and `active`, the share of segmented pixels averaged over frames. Raises ValueError
         without clips.
         """
-        batches, iou, f = self._closed()
+        batches, iou, f = self._with_open_batch()
         if not batches:
             raise ValueError("no clips to score")
         scores = {"miou": iou / batches, "f": f / batches, "active": self.active / self.frames}

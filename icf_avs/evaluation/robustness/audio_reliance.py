@@ -41,14 +41,14 @@ class Verdict:
         return self.negative / self.true if self.true else math.nan
 
     @property
-    def too_little(self) -> bool:
+    def segments_too_little(self) -> bool:
         """True if too little is segmented with the true sound for the ratio to be meaningful."""
         return not self.true >= MIN_MIOU  # NaN too
 
     def sentence(self, name: str) -> str:
         """Return the verdict on the model called `name` as text, with the numbers."""
         where = f"On {self.test_set} ({self.clips} clips): mIoU {self.true:.3f} with the true sound"
-        if self.too_little:
+        if self.segments_too_little:
             means = "segments too little to tell whether it uses the audio"
             return f"{name} {means}. {where}, below {MIN_MIOU}: too little to tell."
         means = "is undecided: take more clips" if self.label == "undecided" else self.label
@@ -70,17 +70,17 @@ def judge(ious: Mapping[str, np.ndarray], frames: np.ndarray, test_set: str, see
     seed    of the bootstrap
     """
     audio = "offscreen" if not np.isnan(ious["offscreen"]).all() else "noise"
-    there = ~np.isnan(ious[audio])
-    true, negative, count = ious["true"][there], ious[audio][there], frames[there].sum()
-    positive, left = (float(ious.sum() / count) if count else math.nan for ious in (true, negative))
+    has_audio = ~np.isnan(ious[audio])
+    true, negative, count = ious["true"][has_audio], ious[audio][has_audio], frames[has_audio].sum()
+    true_miou, negative_miou = (float(ious.sum() / count) if count else math.nan for ious in (true, negative))
     low, high = interval(true, negative, seed)
     label: Label = "undecided"
-    if positive >= MIN_MIOU and not math.isnan(low):
+    if true_miou >= MIN_MIOU and not math.isnan(low):
         if low > IGNORES_ABOVE:
             label = "ignores the audio"
         elif high <= IGNORES_ABOVE:
             label = "uses the audio"
-    return Verdict(label, test_set, audio, positive, left, len(true), low, high)
+    return Verdict(label, test_set, audio, true_miou, negative_miou, len(true), low, high)
 
 
 def interval(true: np.ndarray, negative: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -103,5 +103,5 @@ def interval(true: np.ndarray, negative: np.ndarray, seed: int = 0) -> tuple[flo
 
 def worst(verdicts: list[Verdict]) -> Verdict:
     """Return the least favourable verdict over all sets, ignoring sets on which the model segments too little."""
-    seeing = [verdict for verdict in verdicts if not verdict.too_little]
-    return max(seeing, key=lambda verdict: (_RANK[verdict.label], verdict.ratio)) if seeing else verdicts[0]
+    decisive = [verdict for verdict in verdicts if not verdict.segments_too_little]
+    return max(decisive, key=lambda verdict: (_RANK[verdict.label], verdict.ratio)) if decisive else verdicts[0]

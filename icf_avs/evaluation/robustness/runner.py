@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 BLANK = "blank"  # mid-grey frames with the true sound
 CONDITIONS = ("true", *NEGATIVES, "shifted", *SNRS, *MIXED, BLANK)
-_OF_CLIP: tuple[Audio, ...] = (
+_CLIP_SOUNDS: tuple[Audio, ...] = (
     "true", "silence", "noise", "noise-10db", "noise-40db", "shifted", "snr-20db", "snr-30db", "snr-40db"
 )  # fmt: skip
 _GREY = 128
@@ -82,31 +82,35 @@ def evaluate_robustness(
     clips     score only the first `clips` clips; off-screen donors are still drawn from all records
     progress  called after each clip
     """
-    shown = records[:clips]
-    donors, notes = _donors(records, len(shown), seed)
+    scored = records[:clips]
+    donors, notes = _donors(records, len(scored), seed)
     scorers: defaultdict[Key, Scorer] = defaultdict(Scorer)
-    ious = {condition: np.full(len(shown), np.nan) for condition in CONDITIONS}
-    counts = np.zeros(len(shown), int)
-    for index, record in enumerate(shown):
+    ious = {condition: np.full(len(scored), np.nan) for condition in CONDITIONS}
+    counts = np.zeros(len(scored), int)
+    for index, record in enumerate(scored):
         clip, donor = record.load(), donors[index]
         labelled = torch.from_numpy(clip.labelled)
         truth = torch.from_numpy(clip.masks > 0)[labelled]
         counts[index] = truth.any(2).any(1).sum()
-        changed, mute = (torch.from_numpy(flags)[labelled] for flags in _shift(_sounding(record, clip)))
-        sounds: dict[str, np.ndarray] = {audio: altered_audio(clip, records, index, audio, seed) for audio in _OF_CLIP}
+        changed, nothing_sounds = (torch.from_numpy(flags)[labelled] for flags in _shift_flags(_sounding(record, clip)))
+        sounds: dict[str, np.ndarray] = {
+            audio: altered_audio(clip, records, index, audio, seed) for audio in _CLIP_SOUNDS
+        }
         if donor is not None:
             sounds["offscreen"] = records[donor.record].load().waveform
-        found = dict(zip(sounds, predict_each(predictor, clip.frames, list(sounds.values())), strict=True))
+        predicted = dict(zip(sounds, predict_each(predictor, clip.frames, list(sounds.values())), strict=True))
         images = {BLANK: np.full_like(clip.frames, _GREY)}
-        if len(shown) > 1:
-            other = shown[(index + 1) % len(shown)].load().frames
+        if len(scored) > 1:
+            other = scored[(index + 1) % len(scored)].load().frames
             for condition, count in MIXED.items():
                 images[condition] = mix_frames(clip.frames, other, count, np.random.default_rng([seed, index]))
         for condition, frames in images.items():
-            (found[condition],) = predict_each(predictor, frames, [sounds["true"]])
-        for condition in filter(found.__contains__, CONDITIONS):
-            probabilities = found[condition][labelled]
-            silent = silent_frames(truth, condition in (*NEGATIVES, BLANK)) if condition != "shifted" else mute
+            (predicted[condition],) = predict_each(predictor, frames, [sounds["true"]])
+        for condition in filter(predicted.__contains__, CONDITIONS):
+            probabilities = predicted[condition][labelled]
+            silent = (
+                silent_frames(truth, condition in (*NEGATIVES, BLANK)) if condition != "shifted" else nothing_sounds
+            )
             if condition in ("true", "shifted"):
                 scorers[condition, CHANGED].update(probabilities[changed], truth[changed], silent[changed])
             scorers[condition, ALL].update(probabilities, truth, silent)
@@ -114,8 +118,8 @@ def evaluate_robustness(
             if donor is not None and condition in ("true", "offscreen"):
                 scorers[condition, donor.category].update(probabilities, truth, silent)
         progress()
-    scores = compared({key: condition_scores(scorer) for key, scorer in scorers.items()})
-    if len(shown) == 1:
+    scores = add_drops_and_g({key: condition_scores(scorer) for key, scorer in scorers.items()})
+    if len(scored) == 1:
         notes.append("With a single clip there are no frames of another one to mix in.")
     if not scores["shifted", CHANGED]["frames"]:
         notes.append("In no frame is a shift known to change what sounds, so the shifted sound tests little here.")
@@ -133,28 +137,28 @@ def _iou_sum(probabilities: torch.Tensor, truth: torch.Tensor) -> float:
 
 def _donors(records: Sequence[ClipRecord], count: int, seed: int) -> tuple[list[Donor | None], list[str]]:
     """Return an off-screen clip or None for each of the first `count` clips, and notes about them."""
-    found: list[Donor | None] = []
+    donors: list[Donor | None] = []
     for index in range(count):
         try:
-            found.append(choose_donor(records, index, seed))
+            donors.append(choose_donor(records, index, seed))
         except UserError:
-            found.append(None)
+            donors.append(None)
     notes = []
-    if without := found.count(None):
+    if without := donors.count(None):
         notes.append(
             f"{without} of {count} clips have no off-screen sound: the set does not say what is in their frames, or "
             "all that sounds in it is there."
         )
-    if unknown := sum(donor is not None and donor.category == UNKNOWN for donor in found):
+    if unknown := sum(donor is not None and donor.category == UNKNOWN for donor in donors):
         notes.append(
             f"The off-screen sound of {unknown} of {count} clips merely shares no class with the frame: no clip is "
             "known to be of another super-category."
         )
-    if any(found) and not all(record.complete for record in records[:count]):
+    if any(donors) and not all(record.complete for record in records[:count]):
         notes.append(
             "The set names what sounds, so an off-screen sound may be of an object that is silent in the frame."
         )
-    return found, notes
+    return donors, notes
 
 
 def _sounding(record: ClipRecord, clip: LoadedClip) -> list[frozenset | None]:
@@ -170,7 +174,7 @@ def _sounding(record: ClipRecord, clip: LoadedClip) -> list[frozenset | None]:
     ]
 
 
-def _shift(sets: list[frozenset | None]) -> tuple[np.ndarray, np.ndarray]:
+def _shift_flags(sets: list[frozenset | None]) -> tuple[np.ndarray, np.ndarray]:
     """Per frame under shifted sound, bool: whether sounding classes are known to change; whether nothing sounds."""
     moved = [sets[shifted_frame(t, len(sets))] for t in range(len(sets))]
     changed = [None not in (old, new) and old != new for old, new in zip(sets, moved, strict=True)]
@@ -179,22 +183,25 @@ def _shift(sets: list[frozenset | None]) -> tuple[np.ndarray, np.ndarray]:
 
 def condition_scores(scorer: Scorer) -> Scores:
     """Return clips, frames, miou, f (strict), reference_miou, reference_f, fpr, null; NaN where no frame counts."""
-    found = scorer.compute()
-    scores = {f"{prefix}{of}": found[name][of] for prefix, name in (("", "strict"), ("reference_", "reference"))
-              for of in ("miou", "f")}  # fmt: skip
+    by_protocol = scorer.compute()
+    scores = {
+        f"{prefix}{score}": by_protocol[name][score]
+        for prefix, name in (("", "strict"), ("reference_", "reference"))
+        for score in ("miou", "f")
+    }
     counts = {"clips": scorer.clips, "frames": scorer.frames}
-    return {**counts, **scores, "fpr": found["strict"]["fpr"], "null": scorer.null()}
+    return {**counts, **scores, "fpr": by_protocol["strict"]["fpr"], "null": scorer.null()}
 
 
-def compared(scores: Mapping[Key, Scores]) -> dict[Key, Scores]:
+def add_drops_and_g(scores: Mapping[Key, Scores]) -> dict[Key, Scores]:
     """Add drop_miou, drop_f, g_miou and g_f to `scores`, relative to the true sound on the same subset (or NaN).
 
     G is defined only for negative sounds: a shifted sound has a correct mask, and a blank frame is not a sound.
     """
-    whole = {key: dict(values) for key, values in scores.items()}
-    for (audio, subset), values in whole.items():
+    extended = {key: dict(values) for key, values in scores.items()}
+    for (audio, subset), values in extended.items():
         true = scores["true", subset]
-        for of in ("miou", "f"):
-            values[f"drop_{of}"] = nan if audio == "true" else true[of] - values[of]
-            values[f"g_{of}"] = g_score(true[of], values[of]) if audio in NEGATIVES else nan
-    return whole
+        for score in ("miou", "f"):
+            values[f"drop_{score}"] = nan if audio == "true" else true[score] - values[score]
+            values[f"g_{score}"] = g_score(true[score], values[score]) if audio in NEGATIVES else nan
+    return extended
