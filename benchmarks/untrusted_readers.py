@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import icf_avs.checkpoint.serialization
-from icf_avs.batch.job import Job, Settings
+from icf_avs.batch.job import Job, JobSettings
 from icf_avs.batch.manifest import read_manifest
 from icf_avs.checkpoint.model_card import model_card
 from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe, save_checkpoint
@@ -44,7 +44,7 @@ from icf_avs.types import ClipSpec
 from research import reproduction
 from tools.fill_tables import fill
 
-SETTINGS = Settings(None, "0" * 64, 1.0, 0.5, False, None)
+SETTINGS = JobSettings(None, "0" * 64, 1.0, 0.5, False, None)
 
 
 @dataclass(frozen=True)

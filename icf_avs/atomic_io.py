@@ -30,7 +30,7 @@ except ModuleNotFoundError:  # Windows: only the owner removes its folder
 
 PREFIX = ".icf-"
 Errors = tuple[type[Exception], ...]
-_LOCK = "lock"
+_LOCK_NAME = "lock"
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def unfinished_folder(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
     remove_stale_files(parent, prefix)
     hidden, lock = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)), None
     try:
-        lock = _locked(hidden)
+        lock = _create_locked_file(hidden)
         new = hidden / "new"
         new.mkdir()
         yield new
@@ -62,7 +62,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def written_file(
+def atomic_file(
     path: Path, advice: str = "free some space or name another", errors: Errors = (), flush: bool = False
 ) -> Iterator[Path]:
     """Like `replaced_file`, but creates the folder if needed. flush: sync to disk before the file is moved into place.
@@ -83,7 +83,7 @@ def written_file(
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically: it holds the old text or the new one. UserError if it cannot be written."""
-    with written_file(path) as new:
+    with atomic_file(path) as new:
         new.write_text(text, encoding="utf-8", newline="")
 
 
@@ -93,18 +93,18 @@ def replaced_folder(folder: Path, errors: Errors = ()) -> Iterator[Path]:
 
     Otherwise it is removed and an existing `folder` is untouched. Raises UserError if nothing can be written.
     """
-    with being_written(folder, errors) as new:
+    with staging_folder(folder, errors) as new:
         yield new
         put_in_place(new, lambda: folder)
 
 
 @contextmanager
-def being_written(folder: Path, errors: Errors = ()) -> Iterator[Path]:
+def staging_folder(folder: Path, errors: Errors = ()) -> Iterator[Path]:
     """Yield an empty hidden folder beside `folder`, removed at the end of the block unless `put_in_place` moved it.
     Raises UserError if nothing can be written: for an OSError or one of `errors`.
     """
     out = folder.parent
-    made = [path for path in (out, *out.parents) if not path.exists()]  # innermost first
+    missing_parents = [path for path in (out, *out.parents) if not path.exists()]  # innermost first
     try:
         out.mkdir(parents=True, exist_ok=True)
         with unfinished_folder(out) as new:
@@ -116,7 +116,7 @@ def being_written(folder: Path, errors: Errors = ()) -> Iterator[Path]:
         raise UserError(f"{folder}: cannot be written ({reason}); free some space or choose another --out") from error
     finally:
         with suppress(OSError):  # stops at the first non-empty folder
-            for parent in made:
+            for parent in missing_parents:
                 parent.rmdir()
 
 
@@ -177,14 +177,14 @@ def remove_stale_files(parent: Path, prefix: str = PREFIX) -> None:
                 shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def _locked(folder: Path) -> int:
+def _create_locked_file(folder: Path) -> int:
     """Create and lock a file in a folder. It gets its final name only once locked, so nobody finds it unlocked."""
-    temporary = folder / f"{_LOCK}.new"
+    temporary = folder / f"{_LOCK_NAME}.new"
     lock = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     with suppress(OSError):  # no locks on this file system: only the owner removes the folder
         if fcntl is not None:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            os.rename(temporary, folder / _LOCK)
+            os.rename(temporary, folder / _LOCK_NAME)
     return lock
 
 
@@ -192,7 +192,7 @@ def _is_abandoned(folder: Path) -> bool:
     if fcntl is None:
         return False
     try:
-        lock = os.open(folder / _LOCK, os.O_RDWR)
+        lock = os.open(folder / _LOCK_NAME, os.O_RDWR)
     except OSError:  # another kind of folder, or one being created or removed
         return False
     try:
@@ -206,10 +206,10 @@ def _is_abandoned(folder: Path) -> bool:
 
 def cache_dir() -> Path:
     """Folder for everything downloaded or derived: $ICF_CACHE, else $XDG_CACHE_HOME/icf-avs, else ~/.cache/icf-avs."""
-    if own := os.environ.get("ICF_CACHE"):
-        return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "icf-avs"
+    if icf_cache := os.environ.get("ICF_CACHE"):
+        return Path(icf_cache)
+    xdg_cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(xdg_cache) if xdg_cache else Path.home() / ".cache") / "icf-avs"
 
 
 def make_once(folder: Path, make: Callable[[Path], None]) -> None:
@@ -221,14 +221,14 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> None:
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder):
+        with _cache_lock(folder):
             if not folder.is_dir():
                 with unfinished_folder(folder.parent) as new:
                     make(new)
                     os.replace(new, folder)
     except OSError as error:
-        told = f"cannot be written ({error.strerror or error}); free some space or set ICF_CACHE"
-        raise UserError(f"{folder}: {told}") from error
+        message = f"cannot be written ({error.strerror or error}); free some space or set ICF_CACHE"
+        raise UserError(f"{folder}: {message}") from error
 
 
 def save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -246,7 +246,7 @@ def load_arrays(folder: Path, names: Iterable[str], writable: bool = False) -> l
     return [np.load(folder / f"{name}.npy", mmap_mode="r+" if writable else "r") for name in names]
 
 
-def _lock(folder: Path) -> AbstractContextManager[object]:
+def _cache_lock(folder: Path) -> AbstractContextManager[object]:
     """Return a lock outside the folder's parent, or no lock if lock files cannot be written."""
     lock = folder.parent.with_name("locks") / f"{folder.name}.lock"
     try:

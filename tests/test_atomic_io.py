@@ -15,7 +15,7 @@ import torch
 from clip_maker import make_clip, tone
 from small_guided import small_model
 
-from icf_avs.atomic_io import replaced_file, replaced_folder, unfinished_folder, write_text, written_file
+from icf_avs.atomic_io import atomic_file, replaced_file, replaced_folder, unfinished_folder, write_text
 from icf_avs.checkpoint.serialization import save_checkpoint
 from icf_avs.datasets.clip_files import write_bytes
 from icf_avs.encoders.weights import released_file
@@ -57,7 +57,7 @@ def test_everything_gets_the_usual_permissions(umask: int, tmp_path: Path) -> No
     save_checkpoint(small_model(), tmp_path / "model.safetensors", {})
     write_text(tmp_path / "scores.csv", "a\n")
     write_bytes(tmp_path / "picture.png", b"x")
-    with written_file(tmp_path / "alpha.mov") as new:
+    with atomic_file(tmp_path / "alpha.mov") as new:
         new.write_bytes(b"x")
     source = tmp_path / "served"
     source.write_bytes(b"x")

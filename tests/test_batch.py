@@ -23,7 +23,7 @@ from tagger_weights import published_weights
 import icf_avs
 from icf_avs.batch import command
 from icf_avs.batch.command import corpus_command
-from icf_avs.batch.job import Settings, build_settings, loaded, segment_job
+from icf_avs.batch.job import JobSettings, build_settings, cached_segmenter, segment_job
 from icf_avs.batch.manifest import read_manifest
 from icf_avs.batch.worker_pool import run_processes
 from icf_avs.checkpoint.source import find_checkpoint
@@ -40,7 +40,7 @@ from icf_avs.serve.run_inference import run_inference
 pytestmark = pytest.mark.full
 
 THRESHOLD = 1e-4  # so low that the shipped model marks something in clips that it knows nothing of
-SETTINGS = Settings("stamps", "", 1.0, THRESHOLD, False, None)
+SETTINGS = JobSettings("stamps", "", 1.0, THRESHOLD, False, None)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_pa
     path, out = write(tmp_path / "m.csv", "video", "a.mp4"), tmp_path / "out"
 
     def job():
-        loaded.cache_clear()
+        cached_segmenter.cache_clear()
         return read_manifest(path, out, build_settings("natural", 1.0, 0.5, False, None))[0]
 
     def made_with():
@@ -200,7 +200,7 @@ def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_pa
         (part,) = made_with()["without"]
         assert "segmenter" in part["part"] and "less reliably" in part["effect"]
         assert read_segmentation(out / "a").missing == (WITHOUT_SEGMENTER,)
-        segmenter = loaded("natural")
+        segmenter = cached_segmenter("natural")
         patch.setattr(pretrained, "load", lambda checkpoint, device: segmenter)
         segment_command([video], tmp_path / "one", None, 1.0, 0.5)
         assert f"made without {part['part']}: {part['effect']}" in capsys.readouterr().out
@@ -215,7 +215,7 @@ def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_pa
         "encoders": {"visual": "efficientnet-lite0-evidence", "audio": "efficientat"}, "threshold": 0.5, "without": [],
     }  # fmt: skip
     assert without.is_done(), "a whole result stays when a part goes missing"
-    loaded.cache_clear()
+    cached_segmenter.cache_clear()
 
 
 def kill_one_in_the_middle(out: Path, killed: list[int]) -> None:
@@ -310,7 +310,7 @@ def test_words_hold_for_a_whole_manifest(corpus, tmp_path, monkeypatch):
     assert segment_job(jobs[0], tmp_path) is None and [job.is_done() for job in jobs] == [True, False]
     found = json.loads((tmp_path / "a" / "segmentation.json").read_text())["made_with"]
     assert found["words"] == ["dog", "violin"]
-    loaded.cache_clear()
+    cached_segmenter.cache_clear()
 
 
 def test_without_ray_a_line_says_what_to_install(corpus, settings, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from clip_maker import make_clip, tone
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.batch.job import Job, Settings
+from icf_avs.batch.job import Job, JobSettings
 from icf_avs.cli.parser import build_parser
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
@@ -112,7 +112,7 @@ def test_many_videos_pass_it_to_their_processes(machine, tmp_path: Path, capsys:
     assert "not on this machine" in capsys.readouterr().err
     assert main([*command, "--device", "cpu"]) == 0
     assert "1 done now" in capsys.readouterr().out
-    settings = [Settings(None, "", 1.0, 0.5, False, None, device=device) for device in ("cpu", "cuda")]
+    settings = [JobSettings(None, "", 1.0, 0.5, False, None, device=device) for device in ("cpu", "cuda")]
     one, other = (Job("clip.mp4", video, tmp_path, each).record for each in settings)
     assert one == other
 

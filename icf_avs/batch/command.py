@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from icf_avs.atomic_io import unfinished_folder
-from icf_avs.batch.job import Job, Settings
+from icf_avs.batch.job import Job, JobSettings
 from icf_avs.batch.manifest import read_manifest, write_report
 from icf_avs.batch.worker_pool import run_processes
 from icf_avs.console import counted, progress_console
@@ -21,7 +21,7 @@ Engine = Callable[[list[Job]], Iterator[tuple[Job, str | None]]]
 
 
 def corpus_command(
-    manifest: Path, out: Path, settings: Settings, jobs: int | None = None, ray_address: str | None = None
+    manifest: Path, out: Path, settings: JobSettings, jobs: int | None = None, ray_address: str | None = None
 ) -> None:
     """Segment the videos of a manifest into folders below `out`, skipping those that are done.
 
@@ -36,26 +36,27 @@ def corpus_command(
     with ExitStack() as stack:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            work = stack.enter_context(unfinished_folder(Path(os.path.abspath(out))))  # a hidden subfolder
+            scratch_dir = stack.enter_context(unfinished_folder(Path(os.path.abspath(out))))  # a hidden subfolder
         except OSError as error:
             raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
         if todo and ray_address is None:
-            _work_off(todo, partial(run_processes, count=jobs or os.cpu_count() or 1, work=work), failures, len(rows))
+            engine = partial(run_processes, count=jobs or os.cpu_count() or 1, scratch_dir=scratch_dir)
+            _run_with_retry(todo, engine, failures, len(rows))
         elif todo:
             from icf_avs.batch.ray_workers import cluster, run_ray
 
             with cluster(ray_address, jobs) as count:
-                _work_off(todo, partial(run_ray, count=count, work=work), failures, len(rows))
+                _run_with_retry(todo, partial(run_ray, count=count, scratch_dir=scratch_dir), failures, len(rows))
         report = write_report(out, {row: failures[row] for row in rows if row in failures})
     for part in settings.missing if todo else ():
         print(f"made {part}")
-    made, videos = len(todo) - len(failures), counted(len(rows), "video")
-    print(f"{manifest}: {videos}, {made} done now, {len(rows) - len(todo)} before -> {out}{os.sep}")
+    succeeded, videos = len(todo) - len(failures), counted(len(rows), "video")
+    print(f"{manifest}: {videos}, {succeeded} done now, {len(rows) - len(todo)} before -> {out}{os.sep}")
     if failures:
         raise UserError(f"{len(failures)} of {videos} failed; {report} says why")
 
 
-def _work_off(todo: list[Job], engine: Engine, failures: dict[Job, str], total: int) -> None:
+def _run_with_retry(todo: list[Job], engine: Engine, failures: dict[Job, str], total: int) -> None:
     """Run two rounds, the second over failures of the first. `failures` holds what still fails at the end."""
     console, done = progress_console(), total - len(todo)
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeRemainingColumn()

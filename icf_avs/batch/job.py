@@ -32,7 +32,7 @@ RECORD = "made_from.json"  # in each result folder; segmentation.json is the sam
 
 
 @dataclass(frozen=True)
-class Settings:
+class JobSettings:
     """Everything besides the video that the result depends on."""
 
     checkpoint: str | None  # as in icf_avs.load
@@ -53,7 +53,7 @@ class Job:
     name: str  # the video as written in the manifest
     video: Path
     folder: Path
-    settings: Settings
+    settings: JobSettings
 
     @property
     def record(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Job:
 def build_settings(
     checkpoint: str | None, fps: float, threshold: float, semantic: bool, audio_track: int | None,
     words: str | None = None, device: str = "auto",
-) -> Settings:  # fmt: skip
+) -> JobSettings:  # fmt: skip
     """Return settings after checking them against the checkpoint. Raises UserError if the checkpoint is missing, has no
     class head although `semantic` is set, or does not support the words.
 
@@ -107,28 +107,28 @@ def build_settings(
         tell_prompts(model.model, words)
     if checkpoint is not None and Path(checkpoint).exists():
         checkpoint = str(Path(checkpoint).resolve())  # workers may be in another folder
-    return Settings(checkpoint, model.digest, fps, threshold, semantic, audio_track, words, model.missing, device)
+    return JobSettings(checkpoint, model.digest, fps, threshold, semantic, audio_track, words, model.missing, device)
 
 
 @lru_cache(maxsize=1)
-def loaded(checkpoint: str | None, device: str = "auto") -> Segmenter:
+def cached_segmenter(checkpoint: str | None, device: str = "auto") -> Segmenter:
     """Return the model of this process. One thread makes results independent of the machine and avoids contention."""
     torch.set_num_threads(1)
     return pretrained.load(checkpoint, device)
 
 
-def segment_job(job: Job, work: Path, progress: Callable[[int, int], None] | None = None) -> str | None:
+def segment_job(job: Job, scratch_dir: Path, progress: Callable[[int, int], None] | None = None) -> str | None:
     """Segment the video of a job. Return None, or one line with the reason for failure.
 
-    The result is written to a temporary folder in `work`, on the same file system, and moved into place when complete.
-    A killed process leaves partial files only in `work`.
+    The result is written to a temporary folder in `scratch_dir`, on the same file system, and moved into place when
+    complete. A killed process leaves partial files only in `scratch_dir`.
     """
     settings = job.settings
     try:
-        with tempfile.TemporaryDirectory(dir=work, ignore_cleanup_errors=True) as scratch:
+        with tempfile.TemporaryDirectory(dir=scratch_dir, ignore_cleanup_errors=True) as scratch:
             # The next line reports a missing video. If the video changes meanwhile, this record does not match it.
             record = job.record if job.video.exists() else {}
-            result = loaded(settings.checkpoint, settings.device).segment(
+            result = cached_segmenter(settings.checkpoint, settings.device).segment(
                 job.video, Path(scratch, "new"), settings.fps, settings.threshold, settings.semantic,
                 settings.audio_track, words=settings.words, progress=progress,
             )  # fmt: skip

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from icf_avs.arg_types import positive, rate
 from icf_avs.atomic_io import write_text
-from icf_avs.batch.job import Job, Settings
+from icf_avs.batch.job import Job, JobSettings
 from icf_avs.errors import UserError, did_you_mean
 
 REPORT = "failures.csv"  # table of failures, below --out
 COLUMNS = ("video", "out", "fps", "audio_track")
 
 
-def read_manifest(path: Path, out: Path, settings: Settings) -> list[Job]:
+def read_manifest(path: Path, out: Path, settings: JobSettings) -> list[Job]:
     """Return the jobs of a manifest in order, each with a separate folder below `out`.
 
     settings   defaults for rows without values
@@ -90,7 +90,7 @@ def _check_names(path: Path, names: list[str]) -> None:
             raise UserError(f"{path}: has {names.count(name)} columns `{name}`; leave one")
 
 
-def _job(where: str, row: dict[str, str], folder: Path, out: Path, settings: Settings) -> Job:
+def _job(where: str, row: dict[str, str], folder: Path, out: Path, settings: JobSettings) -> Job:
     name, wanted, fps, track = (row.get(column, "").strip() for column in COLUMNS)
     video = Path(os.path.abspath(folder / row["video"]))
     if not name or not video.name or "\0" in name:

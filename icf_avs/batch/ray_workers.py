@@ -48,7 +48,7 @@ def cluster(address: str, count: int | None) -> Iterator[int]:
         ray.shutdown()
 
 
-def run_ray(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job, str | None]]:
+def run_ray(jobs: list[Job], count: int, scratch_dir: Path) -> Iterator[tuple[Job, str | None]]:
     """Like worker_pool.run_processes, on the connected cluster: `count` tasks at a time with one CPU each. With device
     "cuda" each task also gets one GPU; with "auto" tasks see no GPU. Raises UserError if there is none.
     """
@@ -58,18 +58,18 @@ def run_ray(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job, str 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the caller shows progress
     context.max_errored_blocks = -1  # a dead worker fails its video, not the run
-    left = dict(enumerate(jobs))
+    remaining = dict(enumerate(jobs))
 
-    def one(row: dict) -> dict:
-        return {"number": row["item"], "error": segment_job(jobs[int(row["item"])], work) or ""}
+    def run(row: dict) -> dict:
+        return {"number": row["item"], "error": segment_job(jobs[int(row["item"])], scratch_dir) or ""}
 
     # One block per video, so that a dying worker fails only one. No retries by Ray, which retries forever by default.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # max_retries is deprecated, without replacement yet
-        rows = ray.data.from_items(list(left), override_num_blocks=len(jobs)).map(
-            one, compute=ray.data.TaskPoolStrategy(size=min(count, len(jobs))), num_cpus=1, num_gpus=gpus, max_retries=0
+        rows = ray.data.from_items(list(remaining), override_num_blocks=len(jobs)).map(
+            run, compute=ray.data.TaskPoolStrategy(size=min(count, len(jobs))), num_cpus=1, num_gpus=gpus, max_retries=0
         )
     for row in rows.iter_rows():
-        yield left.pop(int(row["number"])), str(row["error"]) or None
-    for job in left.values():
+        yield remaining.pop(int(row["number"])), str(row["error"]) or None
+    for job in remaining.values():
         yield job, str(UserError(f"{job.video}: the Ray worker that had it ended (out of memory?)"))

@@ -12,12 +12,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from icf_avs.batch.job import Job, Settings, loaded, segment_job
+from icf_avs.batch.job import Job, JobSettings, cached_segmenter, segment_job
 from icf_avs.console import set_verbosity, verbosity
 from icf_avs.errors import UserError
 
 
-def run_processes(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job, str | None]]:
+def run_processes(jobs: list[Job], count: int, scratch_dir: Path) -> Iterator[tuple[Job, str | None]]:
     """Run jobs in at most `count` processes; yield each job, as it ends, with None or one line on its failure.
 
     If a process dies, only the video that it was processing fails, and a new process is started. Raises UserError if
@@ -28,10 +28,12 @@ def run_processes(jobs: list[Job], count: int, work: Path) -> Iterator[tuple[Job
     context = multiprocessing.get_context("spawn")  # threads of PyTorch and FFmpeg do not survive a fork
 
     def start() -> None:
-        pipe, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, jobs[0].settings, work, verbosity()), daemon=True)
+        pipe, worker_pipe = context.Pipe()
+        process = context.Process(
+            target=_worker_main, args=(worker_pipe, jobs[0].settings, scratch_dir, verbosity()), daemon=True
+        )
         process.start()
-        theirs.close()  # so that the pipe closes when the process ends
+        worker_pipe.close()  # so that the pipe closes when the process ends
         workers[pipe] = process, None
 
     try:
@@ -76,19 +78,19 @@ def _crash_message(job: Job, process: BaseProcess) -> str:
     return str(UserError(f"{job.video}: the process that worked on it {why} (out of memory?)"))
 
 
-def _work(pipe: Connection, settings: Settings, work: Path, level: int) -> None:
+def _worker_main(pipe: Connection, settings: JobSettings, scratch_dir: Path, level: int) -> None:
     set_verbosity(level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends its workers
     parent = multiprocessing.parent_process()
 
-    def go_on(done: int, total: int) -> None:
+    def exit_if_orphaned(done: int, total: int) -> None:
         if not parent.is_alive():  # a killed parent could not end its workers
             os._exit(1)
 
-    loaded(settings.checkpoint, settings.device)
+    cached_segmenter(settings.checkpoint, settings.device)
     try:
         pipe.send(None)
         while (job := pipe.recv()) is not None:
-            pipe.send(segment_job(job, work, go_on))
+            pipe.send(segment_job(job, scratch_dir, exit_if_orphaned))
     except (EOFError, OSError):  # the parent is gone
         return

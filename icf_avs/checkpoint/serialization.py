@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from icf_avs.atomic_io import written_file
+from icf_avs.atomic_io import atomic_file
 from icf_avs.checkpoint.source import DEFAULT, PICKLES, SHIPPED, check_length, shipped
 from icf_avs.config import ModelConfig
 from icf_avs.config_dict import check_settings, from_dict
@@ -57,7 +57,7 @@ def save_checkpoint(model: SegmentationModel, path: Path, recipe: dict[str, Any]
         "recipe": json.dumps(recipe),
     }
     state = {key: value.cpu().contiguous() for key, value in state_dict_without_frozen(model).items()}
-    with written_file(path, "make room or choose another folder", (SafetensorError,), flush=True) as new:
+    with atomic_file(path, "make room or choose another folder", (SafetensorError,), flush=True) as new:
         save_file(state, new, metadata)
 
 

@@ -19,7 +19,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from icf_avs.atomic_io import written_file
+from icf_avs.atomic_io import atomic_file
 from icf_avs.media.container import local_url
 from icf_avs.types import RATE
 
@@ -29,7 +29,7 @@ _ADVICE = "free some space or choose another --out"
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically; creates its folder if needed. Raises UserError if it cannot be written."""
-    with written_file(path, _ADVICE) as new:
+    with atomic_file(path, _ADVICE) as new:
         new.write_bytes(content)
 
 
@@ -54,7 +54,7 @@ def write_wav(path: Path, samples: np.ndarray) -> None:
 
 def write_mp4(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], samples: np.ndarray) -> None:
     """Write H.264 video at 25 fps with AAC audio: frames uint8 [H, W, 3] of even size (W, H), samples int16 [N]."""
-    with written_file(path, _ADVICE) as new, av.open(local_url(new), "w", format="mp4") as container:
+    with atomic_file(path, _ADVICE) as new, av.open(local_url(new), "w", format="mp4") as container:
         # The same frames must give the same bytes. Threads would prevent that, and so would x264's macroblock tree,
         # whose result was seen to vary between runs.
         options = {"crf": "20", "preset": "fast", "x264-params": "mbtree=0"}

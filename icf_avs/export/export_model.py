@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from icf_avs.atomic_io import check_file, write_text, written_file
+from icf_avs.atomic_io import atomic_file, check_file, write_text
 from icf_avs.checkpoint.model_card import HEAD, model_card
 from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
 from icf_avs.checkpoint.source import find_checkpoint
@@ -96,7 +96,7 @@ FORMATS = {
 
 def write(graph: ExportGraph, program: ExportedProgram, form: Format, path: Path) -> None:
     """Write the program, completely or not at all."""
-    with written_file(path) as new:
+    with atomic_file(path) as new:
         form.write(program, graph, new)
 
 

@@ -17,7 +17,7 @@ import torch
 from av.error import FFmpegError
 from PIL import Image
 
-from icf_avs.atomic_io import being_written, put_in_place
+from icf_avs.atomic_io import put_in_place, staging_folder
 from icf_avs.errors import UserError
 from icf_avs.inference.live_stream import MaskStream
 from icf_avs.inference.predictor import Predictor
@@ -91,7 +91,7 @@ def segment_video(
     def place() -> Path:
         return result_folder(Path(out), source, reserved_dirs)
 
-    with being_written(place(), (FFmpegError,)) as new:
+    with staging_folder(place(), (FFmpegError,)) as new:
         video = source.content if private else {"path": source.place, **source.content}
         for name in ("masks", "classes") if semantic else ("masks",):
             (new / name).mkdir()

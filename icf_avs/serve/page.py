@@ -34,7 +34,7 @@ CSS = (
 _EXAMPLE_WORDS = ("dog", "siren", "woman; man", "singing, guitar", "car horn", "birds")
 _OTHER_SOUNDS = {"muted": "Muted", "noise": "White noise", "clip": "Another clip's sound"}
 _FAILED = "The page failed at this video. It is not your fault; the log of the server has more."
-_LONGEST_WORDS = 1000  # characters
+_MAX_WORDS_LENGTH = 1000  # characters
 
 
 class _Result:
@@ -56,16 +56,16 @@ class _Result:
             self.document = gr.DownloadButton("JSON", interactive=False, elem_id=f"{name}-json")
         self.parts = [self.summary, self.overlay, self.tags, self.pictures, self.masks, self.document]
 
-    def shown(self, found: PageResult) -> tuple[Any, ...]:
+    def filled(self, result: PageResult) -> tuple[Any, ...]:
         """Return the values of `parts` for a result."""
         return (
-            html.escape(found.summary), str(found.overlay), found.words,
-            [(str(path), caption) for path, caption in found.pictures],
-            gr.DownloadButton(value=str(found.masks), interactive=True),
-            gr.DownloadButton(value=str(found.document), interactive=True),
+            html.escape(result.summary), str(result.overlay), result.words,
+            [(str(path), caption) for path, caption in result.pictures],
+            gr.DownloadButton(value=str(result.masks), interactive=True),
+            gr.DownloadButton(value=str(result.document), interactive=True),
         )  # fmt: skip
 
-    def emptied(self, hint: str = "") -> tuple[Any, ...]:
+    def cleared(self, hint: str = "") -> tuple[Any, ...]:
         """Return the values of `parts` before there is a result."""
         button = gr.DownloadButton(value=None, interactive=False)
         return hint or self.hint, None, "", None, button, button
@@ -82,7 +82,7 @@ def build_page(
     workers = ThreadPoolExecutor(jobs, thread_name_prefix="segment")
 
     def infer(
-        video: str, heard: AudioMode, other: str | None, settings: tuple[str, float, float], bar: gr.Progress
+        video: str, audio_mode: AudioMode, other: str | None, settings: tuple[str, float, float], bar: gr.Progress
     ) -> PageResult:
         words, fps, threshold = settings
         with suppress(FileNotFoundError):
@@ -90,31 +90,31 @@ def build_page(
             used = max(time.time(), upload.stat().st_mtime)  # that of the example video lies years ahead
             os.utime(upload, (used, used))
         with _errors_shown():
-            if len(words) > _LONGEST_WORDS:
-                raise UserError(f"more than {_LONGEST_WORDS} characters of words; leave some out")
+            if len(words) > _MAX_WORDS_LENGTH:
+                raise UserError(f"more than {_MAX_WORDS_LENGTH} characters of words; leave some out")
             run = copy_context().run  # Gradio stores in the context which request the progress belongs to
             return workers.submit(
-                run, run_inference, segmenter, Path(video), store, limits, heard, other and Path(other),
+                run, run_inference, segmenter, Path(video), store, limits, audio_mode, other and Path(other),
                 lambda done, total: bar(done / total, desc=f"Segmenting: {done:.0f} of {total:.0f} seconds"),
                 words, fps, threshold,
             ).result()  # fmt: skip
 
-    def listen(
+    def segment_original(
         video: str | None, words: str = "", fps: float = 1, threshold: float = 0.5,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[Any, ...]:  # fmt: skip
         if video is None:
-            return own.emptied()
-        return own.shown(infer(video, "own", None, (words, fps, threshold), progress))
+            return original_result.cleared()
+        return original_result.filled(infer(video, "own", None, (words, fps, threshold), progress))
 
-    def instead(
+    def segment_override(
         video: str | None, heard: AudioMode | None, other: str | None, words: str = "", fps: float = 1,
-        threshold: float = 0.5, progress: gr.Progress = gr.Progress(),  # noqa: B008
+        threshold: float = 0.5, progress: gr.Progress = gr.Progress(),  # noqa: B008  (Gradio names its API by these)
     ) -> tuple[Any, ...]:  # fmt: skip
         if video is None or heard is None or (heard == "clip" and other is None):
-            return changed.emptied()
-        found = infer(video, heard, other, (words, fps, threshold), progress)
-        return changed.shown(replace(found, summary=f"{_OTHER_SOUNDS[heard]}. {found.summary}"))
+            return override_result.cleared()
+        result = infer(video, heard, other, (words, fps, threshold), progress)
+        return override_result.filled(replace(result, summary=f"{_OTHER_SOUNDS[heard]}. {result.summary}"))
 
     with gr.Blocks(title="ICF-AVS", analytics_enabled=False) as page:
         gr.Markdown(
@@ -127,14 +127,14 @@ def build_page(
             with gr.Column():
                 words = gr.Textbox(
                     "", label="Only these sounds (empty: all)", placeholder="barking, car horn", elem_id="words",
-                    visible=segmenter.model.config.evidence is not None, max_length=_LONGEST_WORDS,
+                    visible=segmenter.model.config.evidence is not None, max_length=_MAX_WORDS_LENGTH,
                 )  # fmt: skip
                 with gr.Row():
                     fps = gr.Slider(1, 10, value=1, step=1, label="Masks a second", elem_id="fps")
                     threshold = gr.Slider(0.05, 0.95, value=0.5, step=0.05, label="Threshold", elem_id="threshold")
                 again = gr.Button("Segment again", elem_id="again")
                 choices = [(label, name) for name, label in _OTHER_SOUNDS.items()]
-                heard = gr.Radio(choices, label="Replace its sound by", elem_id="heard")
+                audio_mode = gr.Radio(choices, label="Replace its sound by", elem_id="heard")
                 other = gr.Video(
                     label="The clip whose sound is used", sources=["upload"], height=200, visible=False,
                     elem_id="other",
@@ -150,35 +150,37 @@ def build_page(
         with gr.Row():
             with gr.Column():
                 gr.Markdown("### Its own sound")
-                own = _Result("own", "No video yet.")
+                original_result = _Result("own", "No video yet.")
             with gr.Column():
                 gr.Markdown("### Another sound, the same frames")
-                changed = _Result("changed", "Choose another sound.")
+                override_result = _Result("changed", "Choose another sound.")
 
         quick = {"queue": False, "api_visibility": "private"}
-        work = {"concurrency_id": "segment", "concurrency_limit": jobs, "scroll_to_output": True}
+        queued = {"concurrency_id": "segment", "concurrency_limit": jobs, "scroll_to_output": True}
         settings = [words, fps, threshold]
-        listening = work | {
-            "fn": listen, "inputs": [video, *settings], "outputs": own.parts, "show_progress_on": own.overlay
+        original_event = queued | {
+            "fn": segment_original, "inputs": [video, *settings], "outputs": original_result.parts,
+            "show_progress_on": original_result.overlay,
         }  # fmt: skip
-        compare = work | {
-            "fn": instead, "inputs": [video, heard, other, *settings], "outputs": changed.parts,
-            "show_progress_on": changed.overlay,
+        override_event = queued | {
+            "fn": segment_override, "inputs": [video, audio_mode, other, *settings], "outputs": override_result.parts,
+            "show_progress_on": override_result.overlay,
         }  # fmt: skip
-        asked = gr.on(
+        started = gr.on(
             [video.change, words.submit, again.click],
-            lambda given: (*own.emptied("Segmenting." if given else ""), *changed.emptied()),
-            video, own.parts + changed.parts, **quick,
+            lambda upload: (*original_result.cleared("Segmenting." if upload else ""), *override_result.cleared()),
+            video, original_result.parts + override_result.parts, **quick,
         )  # fmt: skip
-        heard_own = asked.then(**listening, api_name="listen")
-        heard_own.success(**compare, api_name="instead")
-        heard_own.failure(lambda: "No result.", None, own.summary, **quick)
-        switched = heard.input(
-            lambda kind: (gr.Video(visible=kind == "clip"), *changed.emptied()), heard, [other, *changed.parts],
+        original_segmented = started.then(**original_event, api_name="listen")
+        original_segmented.success(**override_event, api_name="instead")
+        original_segmented.failure(lambda: "No result.", None, original_result.summary, **quick)
+        mode_chosen = audio_mode.input(
+            lambda mode: (gr.Video(visible=mode == "clip"), *override_result.cleared()), audio_mode,
+            [other, *override_result.parts],
             trigger_mode="multiple", **quick,
         )  # fmt: skip
-        switched.then(**compare, api_visibility="private")
-        other.change(**compare, api_visibility="private")
+        mode_chosen.then(**override_event, api_visibility="private")
+        other.change(**override_event, api_visibility="private")
     page.queue(max_size=64, default_concurrency_limit=jobs, api_open=False)
     return page
 

@@ -41,8 +41,8 @@ class PageResult:
 
 
 def run_inference(
-    segmenter: Segmenter, video: Path, store: Path, limits: Limits, heard: AudioMode = "own", other: Path | None = None,
-    progress: Callable[[float, float], None] = lambda done, total: None,
+    segmenter: Segmenter, video: Path, store: Path, limits: Limits, audio_mode: AudioMode = "own",
+    other: Path | None = None, progress: Callable[[float, float], None] = lambda done, total: None,
     words: str = "", fps: float = 1.0, threshold: float = 0.5,
 ) -> PageResult:  # fmt: skip
     """Segment a video with the original sound, another sound, or none.
@@ -62,10 +62,10 @@ def run_inference(
         result = segment_video(
             predictor, video, folder, fps, threshold,
             progress=limits.timed(lambda done, total: progress(info.duration * done / total, info.duration), video),
-            checkpoint=segmenter.name, sound=_sound(info, heard, other, limits), private=True,
+            checkpoint=segmenter.name, sound=_sound(info, audio_mode, other, limits), private=True,
         )  # fmt: skip
         prompts = find_prompts(segmenter.model, words) if words.strip() else []
-        return _shown(result, "".join(f" {prompt}." for prompt in prompts))
+        return _page_result(result, "".join(f" {prompt}." for prompt in prompts))
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, UserError):
@@ -73,12 +73,12 @@ def run_inference(
         raise
 
 
-def _sound(info: MediaInfo, heard: AudioMode, other: Path | None, limits: Limits) -> AudioSource | None:
-    if heard == "own":
+def _sound(info: MediaInfo, audio_mode: AudioMode, other: Path | None, limits: Limits) -> AudioSource | None:
+    if audio_mode == "own":
         return None
-    if heard == "muted":
+    if audio_mode == "muted":
         return silence(info)
-    if heard == "noise":
+    if audio_mode == "noise":
         return noise(info)
     if other is None:
         raise UserError("no other clip yet; give the video whose sound is to be used")
@@ -92,25 +92,26 @@ def _without_folders(line: str, *paths: Path | None) -> str:
     return line
 
 
-def _shown(result: Segmentation, asked: str) -> PageResult:
-    """Build the page result. asked: summary text about the requested words."""
+def _page_result(result: Segmentation, query_note: str) -> PageResult:
+    """Build the page result. query_note: summary text about the requested words."""
     folder = result.folder
     assert folder is not None  # it was requested
     segmented = sum(frame.area > 0 for frame in result.frames)
-    words = Counter(word for frame in result.frames for word, _ in frame.heard[:1])
-    heard = f"Tags: {', '.join(word for word, _ in words.most_common(3))}."
-    if not words:
-        nothing = "None of the sounds asked for." if asked else "No sound that the model knows."
-        heard = "The model has no names for sounds." if segmented else nothing
+    counts = Counter(word for frame in result.frames for word, _ in frame.heard[:1])
+    tags_note = f"Tags: {', '.join(word for word, _ in counts.most_common(3))}."
+    if not counts:
+        nothing = "None of the sounds asked for." if query_note else "No sound that the model knows."
+        tags_note = "The model has no names for sounds." if segmented else nothing
     unit = "second" if result.spec.fps == 1 else "mask"
-    made = "".join(f" Made {part}." for part in result.missing)
-    repaired = "".join(f" Repaired: {line}." for line in result.video.repaired.lines())
+    missing_note = "".join(f" Made {part}." for part in result.missing)
+    repairs_note = "".join(f" Repaired: {line}." for line in result.video.repaired.lines())
+    notes = f"{tags_note}{query_note}{missing_note}{repairs_note}"
     return PageResult(
         overlay=folder / "overlay.mp4",
         words=timeline(result.frames),
-        summary=f"Segmented in {segmented} of {counted(len(result), unit)}. {heard}{asked}{made}{repaired}",
+        summary=f"Segmented in {segmented} of {counted(len(result), unit)}. {notes}",
         pictures=_pictures(result, folder),
-        masks=_zipped(folder),
+        masks=_zip_masks(folder),
         document=folder / "segmentation.json",
     )
 
@@ -118,14 +119,14 @@ def _shown(result: Segmentation, asked: str) -> PageResult:
 def _pictures(result: Segmentation, folder: Path) -> list[tuple[Path, str]]:
     """Save the middle frame of each interval from the overlay video as a thumbnail, with a caption."""
     (folder / "pictures").mkdir()
-    found = []
+    pictures = []
     for frame, (_, image) in zip(
         result.frames, read_frames(folder / "overlay.mp4", (frame.time for frame in result.frames)), strict=True
     ):
         path = folder / "pictures" / f"{frame.index:06d}.jpg"
         thumbnail(image, _PREVIEW, result.video.pixel_aspect).save(path, quality=85)
-        found.append((path, _caption(frame)))
-    return found
+        pictures.append((path, _caption(frame)))
+    return pictures
 
 
 def _caption(frame: FrameMask) -> str:
@@ -133,7 +134,7 @@ def _caption(frame: FrameMask) -> str:
     return f"{clock(frame.start)} {words}"
 
 
-def _zipped(folder: Path) -> Path:
+def _zip_masks(folder: Path) -> Path:
     path = folder / f"{folder.name}-masks.zip"
     with zipfile.ZipFile(path, "w") as archive:  # PNG files are compressed already
         for mask in sorted((folder / "masks").iterdir()):

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
-from icf_avs.atomic_io import written_file
+from icf_avs.atomic_io import atomic_file
 from icf_avs.checkpoint.serialization import load_checkpoint, state_dict_without_frozen
 from icf_avs.config import TrainConfig
 from icf_avs.config_dict import from_dict
@@ -170,7 +170,7 @@ class Trainer:
             "plateau": self._plateau.state(),
         }
         advice = f"make room, and resume from the checkpoint before step {self.step} with --resume"
-        with written_file(self.folder / "last.pt", advice, (RuntimeError,), flush=True) as new:
+        with atomic_file(self.folder / "last.pt", advice, (RuntimeError,), flush=True) as new:
             torch.save(state, new)
 
     def restore(self, longer: bool = False) -> None:
