@@ -107,7 +107,7 @@ def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: Open
     seen = [[scene.stamps for features in (run.images, run.clips) for scene in features.scenes]
             for run in (data, other)]  # fmt: skip
     assert not any(stamps in seen[0] for stamps in seen[1])
-    assert other.unseen.scenes == data.unseen.scenes
+    assert other.validation_features.scenes == data.validation_features.scenes
 
 
 def test_sample_clips_show_what_is_asked_for(data: OpenVocabData) -> None:

@@ -19,7 +19,7 @@ from icf_avs.config_dict import with_settings
 from icf_avs.encoders import registry
 from icf_avs.errors import UserError
 from icf_avs.evaluation.test_sets import choose_sets
-from icf_avs.training.command import progress, scoring
+from icf_avs.training.command import evaluation_arguments, progress
 from icf_avs.training.recipes import RECIPES
 
 
@@ -168,6 +168,6 @@ def test_a_bar_keeps_its_numbers(width: int, terms: int, terminal: bool) -> None
 def test_the_next_step_scores_the_set_itself(name: str, tmp_path: Path) -> None:
     write_s4(tmp_path / name, [("clip-000000", 3, "dog", "test")])
     config = SimpleNamespace(benchmark=object())
-    words = scoring(Path("a.safetensors"), config, tmp_path / name)
+    words = evaluation_arguments(Path("a.safetensors"), config, tmp_path / name)
     root, sets, is_stamps = choose_sets(Path(words[words.index("--data") + 1]), None)
     assert (root, list(sets), is_stamps) == (tmp_path / name, ["s4"], False)

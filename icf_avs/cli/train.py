@@ -21,19 +21,19 @@ TEXT = ("minilm", "clip")
 def _train(args: argparse.Namespace) -> None:
     check_folder(args.out or Path("runs"))
     try:
-        from icf_avs.training.command import configured, console_of, progress, scoring
+        from icf_avs.training.command import console_of, evaluation_arguments, parse_run, progress
         from icf_avs.training.run import train
     except ModuleNotFoundError as error:
         raise UserError(f"training needs {error.name}: pip install 'icf-avs[train]'") from error
 
-    config, folder, source, init = configured(args)
+    config, folder, source, init = parse_run(args)
     console = console_of(args.device)
     with progress(config, args.recipe, console) as report:
         path = train(
             config, folder, source=source, init=init, resume=args.resume, workers=args.workers, wandb=args.wandb,
             device=args.device, report=report, command=args.command_line,
         )  # fmt: skip
-    console.print(f"checkpoint: {path}\nnext: {shlex.join(['icf', *scoring(path, config, source)])}")
+    console.print(f"checkpoint: {path}\nnext: {shlex.join(['icf', *evaluation_arguments(path, config, source)])}")
 
 
 def add(commands: argparse._SubParsersAction) -> None:

@@ -15,7 +15,7 @@ from icf_avs.config import TrainConfig
 from icf_avs.device import find_device
 from icf_avs.errors import UserError
 
-PATIENCE = timedelta(hours=2)  # longest wait for the first process, which renders scenes, downloads and scores
+TIMEOUT = timedelta(hours=2)  # longest wait for the first process, which renders scenes, downloads and scores
 
 
 def processes(device: str = "auto") -> PartialState:
@@ -26,17 +26,17 @@ def processes(device: str = "auto") -> PartialState:
     """
     if PartialState._shared_state and device == "auto":
         return PartialState()
-    place = _place(device)
-    state = PartialState(cpu=place.type == "cpu", timeout=PATIENCE)
-    if place.index is not None and state.device == torch.device("cuda"):
-        torch.cuda.set_device(place)
-        state.device = place
-    if state.device.type != place.type or place.index not in (None, state.device.index):
+    target = _device(device)
+    state = PartialState(cpu=target.type == "cpu", timeout=TIMEOUT)
+    if target.index is not None and state.device == torch.device("cuda"):
+        torch.cuda.set_device(target)
+        state.device = target
+    if state.device.type != target.type or target.index not in (None, state.device.index):
         raise UserError(f"device {device!r}: this process trains on {state.device} already; start another for it")
     return state
 
 
-def _place(device: str) -> torch.device:
+def _device(device: str) -> torch.device:
     if device == "auto" and parse_flag_from_env("ACCELERATE_USE_CPU"):
         return torch.device("cpu")
     if "LOCAL_RANK" not in os.environ:
@@ -53,17 +53,17 @@ def _place(device: str) -> torch.device:
 
 def check_processes(config: TrainConfig) -> None:
     """Raise UserError if a batch has too few clips for all processes and gradient accumulation steps."""
-    turns, most = config.benchmark.grad_accum_steps if config.benchmark else 1, config.min_batch_size
-    parts = processes().num_processes * turns
-    if parts > most:
+    accumulation_steps, max_parts = config.benchmark.grad_accum_steps if config.benchmark else 1, config.min_batch_size
+    parts = processes().num_processes * accumulation_steps
+    if parts > max_parts:
         raise UserError(
-            f"recipe {config.name} has steps of {most} clips, which cannot be shared among {parts} "
-            f"processes{' and turns' * (turns > 1)}; start at most {most}"
+            f"recipe {config.name} has steps of {max_parts} clips, which cannot be shared among {parts} "
+            f"processes{' and turns' * (accumulation_steps > 1)}; start at most {max_parts}"
         )
 
 
 @contextmanager
-def first_alone() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """Run the block in the first process, then in the first process of every other machine, then in all others. They
     find what the first one put into a cache, whether or not the machines share it.
     """

@@ -29,7 +29,7 @@ from icf_avs.types import Batch
 if TYPE_CHECKING:
     from icf_avs.networks.segmentation_model import SegmentationModel
 
-EVALUATED = 64  # clips scored during a run
+EVALUATION_CLIPS = 64  # clips scored during a run
 
 
 class BenchmarkData:
@@ -62,10 +62,10 @@ class BenchmarkData:
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """See `Data.batch`. Batches for pretraining the audio encoder have no images."""
-        order = _order(self.config.seed, step * self.size, self.size, len(self.clips))
+        indices = _clip_indices(self.config.seed, step * self.size, self.size, len(self.clips))
         load = partial(self._clip, with_frames=self.config.stage(step) != "pretrain")
-        frames = max(len(self.clips.records[index].frame_paths) for index in order)  # the same in all parts
-        return collate(list(self._workers.map(load, order[part::parts])), frames)
+        frames = max(len(self.clips.records[index].frame_paths) for index in indices)  # the same in all parts
+        return collate(list(self._workers.map(load, indices[part::parts])), frames)
 
     def _clip(self, index: int, with_frames: bool) -> Batch:
         if self.features is None or not with_frames:
@@ -82,20 +82,20 @@ class BenchmarkData:
 
     def evaluator(self) -> Evaluator:
         """Return an evaluator whose score is the strict mIoU on the first clips of the val split."""
-        records = self._validation(EVALUATED)
+        records = self._validation(EVALUATION_CLIPS)
 
         def evaluator(model: SegmentationModel) -> dict[str, float]:
-            found = _scores(model, records)
-            return {name: x for name, x in {"score": found["miou"], **found}.items() if not math.isnan(x)}
+            scores = _scores(model, records)
+            return {name: x for name, x in {"score": scores["miou"], **scores}.items() if not math.isnan(x)}
 
         return evaluator
 
     def samples(self, count: int) -> list[Sample]:
         """Return the first clips of the val split."""
         clips = ClipDataset(self._validation(count), self.classes, self.config.final_spec, self.clips.audio)
-        found = [clips[index] for index in range(len(clips))]
-        sounds = [clip.waveforms if clip.log_mel is None else clip.log_mel for clip in found]
-        return [Sample(clip.frames, sound, clip.masks) for clip, sound in zip(found, sounds, strict=True)]
+        loaded = [clips[index] for index in range(len(clips))]
+        sounds = [clip.waveforms if clip.log_mel is None else clip.log_mel for clip in loaded]
+        return [Sample(clip.frames, sound, clip.masks) for clip, sound in zip(loaded, sounds, strict=True)]
 
 
 def _scores(model: SegmentationModel, records: Sequence[ClipRecord]) -> dict[str, float]:
@@ -109,23 +109,23 @@ def check_set(config: TrainConfig, root: Path | None) -> Path:
     """
     layout = config.benchmark.layout
     what = "videos of your own" if layout == "own" else f"a set in the layout of {layout}"
-    held = {"own": "videos/ and masks/"} | {layout: table for table, (layout, _) in TABLES.items()}
-    wanted = f"recipe {config.name} trains on {what}: name the folder with --data; it holds {held[layout]}"
+    contents = {"own": "videos/ and masks/"} | {layout: table for table, (layout, _) in TABLES.items()}
+    advice = f"recipe {config.name} trains on {what}: name the folder with --data; it holds {contents[layout]}"
     if root is None or not any((root / name).exists() for name in (*TABLES, "videos", "masks")):
-        found = "" if root is None else f"{root}: {'no set is in it' if root.is_dir() else 'no such folder'}; "
-        raise UserError(f"{found}{wanted}")
-    there = "own" if is_custom_dataset(root) else TABLES[find_table(root).name][0]
-    if there != layout:
-        fit = {"own": "own", "AVSS": "composed or avss-pvt"}.get(there, f"{there.lower()}-pvt")
-        raise UserError(f"{root}: holds {held[there]}, for recipe {fit}; {wanted}")
+        problem = "" if root is None else f"{root}: {'no set is in it' if root.is_dir() else 'no such folder'}; "
+        raise UserError(f"{problem}{advice}")
+    actual = "own" if is_custom_dataset(root) else TABLES[find_table(root).name][0]
+    if actual != layout:
+        fitting = {"own": "own", "AVSS": "composed or avss-pvt"}.get(actual, f"{actual.lower()}-pvt")
+        raise UserError(f"{root}: holds {contents[actual]}, for recipe {fitting}; {advice}")
     return root
 
 
-def _order(seed: int, first: int, count: int, clips: int) -> list[int]:
+def _clip_indices(seed: int, first: int, count: int, clips: int) -> list[int]:
     """Return elements first .. first + count - 1 of an endless sequence of shuffled epochs."""
-    found: list[int] = []
-    while len(found) < count:
-        epoch, place = divmod(first + len(found), clips)
+    indices: list[int] = []
+    while len(indices) < count:
+        epoch, position = divmod(first + len(indices), clips)
         shuffled = np.random.default_rng([seed, epoch]).permutation(clips)
-        found += shuffled[place : place + count - len(found)].tolist()
-    return found
+        indices += shuffled[position : position + count - len(indices)].tolist()
+    return indices

@@ -80,9 +80,9 @@ class Callbacks:
     def _score_before(self) -> float:
         """Return the score of best.safetensors if an earlier part of this run wrote it, else -1."""
         try:
-            recipe, mine = read_recipe(self.best), self.trainer.config
-            same = replace(from_dict(TrainConfig, recipe["config"]), steps=mine.steps) == mine  # it may be lengthened
-            return float(recipe["validation"]["score"]) if same else -1.0
+            recipe, current = read_recipe(self.best), self.trainer.config
+            earlier = replace(from_dict(TrainConfig, recipe["config"]), steps=current.steps)  # it may be lengthened
+            return float(recipe["validation"]["score"]) if earlier == current else -1.0
         except (UserError, KeyError, TypeError, ValueError):
             return -1.0
 
@@ -98,11 +98,11 @@ def sample_sheet(model: SegmentationModel, samples: list[Sample]) -> np.ndarray:
     sheet = np.full((len(samples) * (3 * line + 2 * GAP), COLUMNS * line, 3), 24, np.uint8)
     for row, sample in enumerate(samples):
         maps = (sample.masks - 0.5, _mask_logits(model, sample))
-        truth, found = ((F.interpolate(x.float()[None], size, mode="bilinear")[0] > 0).numpy() for x in maps)
+        truth, predicted = ((F.interpolate(x.float()[None], size, mode="bilinear")[0] > 0).numpy() for x in maps)
         shown = np.linspace(0, len(sample.frames) - 1, min(COLUMNS, len(sample.frames))).round().astype(int)
         for column, frame in enumerate(shown):
             image = Image.fromarray(sample.frames[frame].numpy()).resize(size, Image.Resampling.BILINEAR)
-            for number, mask in enumerate((np.zeros_like(truth[frame]), truth[frame], found[frame])):
+            for number, mask in enumerate((np.zeros_like(truth[frame]), truth[frame], predicted[frame])):
                 tile = np.array(image)
                 Overlay(mask).draw_rgb(tile)
                 top, left = row * (3 * line + 2 * GAP) + number * line, column * line

@@ -33,7 +33,7 @@ from icf_avs.training.benchmark_data import check_set
 from icf_avs.training.data_protocol import Report
 from icf_avs.training.recipes import RECIPES, with_encoders
 from icf_avs.training.run import check_start
-from icf_avs.training.trainer import kept_steps
+from icf_avs.training.trainer import saved_steps
 
 # The setting of each option, as named for --set; nested settings have a dot.
 _SETTING_OF = {
@@ -41,7 +41,7 @@ _SETTING_OF = {
     "text_encoder": "text_encoder", "visual_encoder": "model.visual", "audio_encoder": "model.audio",
     "audio_source": "benchmark.audio_source",
 }  # fmt: skip
-SHOWN = ("loss", "top1", "bce", "dice", "counterfactual")
+PROGRESS_VALUES = ("loss", "top1", "bce", "dice", "counterfactual")
 WIDE = 120  # columns from which a terminal has room for all values
 STAGES = {
     "tagging": "tagging recordings",
@@ -55,19 +55,19 @@ STAGES = {
 }
 
 
-def configured(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None, Path | None]:
+def parse_run(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None, Path | None]:
     """Return the run that the command line describes: configuration, run folder, data folder and initial checkpoint.
     Sets up this process for it. Raises UserError for errors that are known before any work.
     """
     if args.recipe not in RECIPES:
         raise UserError(f"no recipe {args.recipe!r}{did_you_mean(args.recipe, RECIPES)} `icf train --help` lists them")
     recipe = RECIPES[args.recipe]()
-    _refuse_settings(recipe.name, args)
-    _refuse_idle(recipe, _chosen(recipe, args), args)
+    _check_settings(recipe.name, args)
+    _check_options(recipe, _apply_options(recipe, args), args)
     folder = args.out or Path("runs") / recipe.name
     if args.resume and args.steps is None:
-        args.steps = kept_steps(folder)
-    config = _chosen(recipe, args)
+        args.steps = saved_steps(folder)
+    config = _apply_options(recipe, args)
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory()
@@ -78,60 +78,61 @@ def configured(args: argparse.Namespace) -> tuple[TrainConfig, Path, Path | None
     return config, folder, args.data if config.benchmark else args.stamps, init
 
 
-def _chosen(recipe: TrainConfig, args: argparse.Namespace) -> TrainConfig:
+def _apply_options(recipe: TrainConfig, args: argparse.Namespace) -> TrainConfig:
     """Apply the options to a recipe."""
     config = with_encoders(recipe, args.visual_encoder, args.audio_encoder, args.text_encoder)
-    given = {name: getattr(args, option) for option, name in _SETTING_OF.items() if "." not in name}
-    config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    values = {name: getattr(args, option) for option, name in _SETTING_OF.items() if "." not in name}
+    config = replace(config, **{name: value for name, value in values.items() if value is not None})
     if args.audio_source is not None and config.benchmark is not None:
         source = args.audio_source.replace("-", "_")
         config = replace(config, benchmark=replace(config.benchmark, audio_source=source))
     return with_settings(config, args.settings or ())
 
 
-def _refuse_idle(recipe: TrainConfig, chosen: TrainConfig, args: argparse.Namespace) -> None:
+def _check_options(recipe: TrainConfig, chosen: TrainConfig, args: argparse.Namespace) -> None:
     """Raise UserError for an option that has no effect in a run of the recipe, or that the recipe does not support."""
     name, data = recipe.name, args.data
-    kept, model = (run.model_config(("",)) for run in (recipe, chosen))
+    recipe_model, chosen_model = (run.model_config(("",)) for run in (recipe, chosen))
     if recipe.benchmark is None:
         if data is not None:
             raise UserError(f"recipe {name} trains on Stamps scenes and takes no --data; name stamps with --stamps")
         if args.audio_source is not None:
             raise UserError(f"recipe {name} mixes the sound of its scenes itself and takes no --audio-source")
-        if model.visual != kept.visual:
+        if chosen_model.visual != recipe_model.visual:
             raise UserError(
-                f"recipe {name} has its images encoded once by {kept.visual} and takes no other --visual-encoder"
+                f"recipe {name} has its images encoded once by {recipe_model.visual} and takes no other "
+                "--visual-encoder"
             )
     elif args.stamps is not None:
         raise UserError(f"recipe {name} trains on the set of --data and takes no --stamps")
     if recipe.words is not None:
-        if model.audio != kept.audio or chosen.text_encoder != recipe.text_encoder:
-            raise UserError(f"recipe {name} trains on words that {kept.audio} predicts, embedded by "
+        if chosen_model.audio != recipe_model.audio or chosen.text_encoder != recipe.text_encoder:
+            raise UserError(f"recipe {name} trains on words that {recipe_model.audio} predicts, embedded by "
                             f"{recipe.text_encoder}: it takes no other --audio-encoder or --text-encoder")  # fmt: skip
         if args.pretrain_steps:
             raise UserError(f"recipe {name} has an audio encoder that comes trained and takes no --pretrain-steps")
         return
-    reads = chosen.icf.mit if chosen.icf else model.implicit_text
-    if args.text_encoder is not None and not reads:
+    uses_text = chosen.icf.mit if chosen.icf else chosen_model.implicit_text
+    if args.text_encoder is not None and not uses_text:
         raise UserError(f"recipe {name} has no text to embed (it is without MIT) and takes no --text-encoder")
     if data is None or not ((args.text_encoder and not chosen.icf) or args.pretrain_steps):
         return
     if not class_names(data):
-        idle = "--text-encoder" if args.text_encoder else "--pretrain-steps"
-        raise UserError(f"{data} has no names of classes, which {idle} needs; leave it out, or name them")
+        unused_option = "--text-encoder" if args.text_encoder else "--pretrain-steps"
+        raise UserError(f"{data} has no names of classes, which {unused_option} needs; leave it out, or name them")
 
 
-def _refuse_settings(recipe: str, args: argparse.Namespace) -> None:
+def _check_settings(recipe: str, args: argparse.Namespace) -> None:
     """Raise UserError for a setting that would make another recipe, and for one that is given twice."""
     options = {option: name for option, name in _SETTING_OF.items() if getattr(args, option) is not None}
-    given = {name: f"--{option.replace('_', '-')}" for option, name in options.items()}
+    set_by = {name: f"--{option.replace('_', '-')}" for option, name in options.items()}
     for setting in args.settings or ():
         key = setting.partition("=")[0]
         if key in ("name", "benchmark", "benchmark.layout", "words"):
             raise UserError(f"--set {setting}: recipe {recipe} decides its `{key}`; choose another recipe")
-        if key in given:
-            raise UserError(f"{key} is given twice, by {given[key]} and by --set {setting}; leave one out")
-        given[key] = f"--set {setting}"
+        if key in set_by:
+            raise UserError(f"{key} is given twice, by {set_by[key]} and by --set {setting}; leave one out")
+        set_by[key] = f"--set {setting}"
 
 
 class ProgressBar(Progress):
@@ -146,8 +147,8 @@ class ProgressBar(Progress):
 
 def console_of(device: str) -> Console:
     """Return the console of the run: standard error of the first process."""
-    leads = processes(device).is_main_process
-    return progress_console(not leads, markup=False, highlight=False, soft_wrap=True)
+    is_main = processes(device).is_main_process
+    return progress_console(not is_main, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -164,17 +165,20 @@ def progress(config: TrainConfig, recipe: str, console: Console) -> Iterator[Rep
         if stage in ("pretrain", "train"):
             pretraining = total - config.steps - config.highres_steps
             if stage == "train" and "pretrain" in tasks and not bar.tasks[tasks["pretrain"]].finished:
-                taken = round(bar.tasks[tasks["pretrain"]].completed)
-                bar.console.print(f"{STAGES['pretrain']}: no more progress, ended after {taken} of {pretraining} steps")
-                bar.update(tasks["pretrain"], total=taken)
+                steps_done = round(bar.tasks[tasks["pretrain"]].completed)
+                bar.console.print(
+                    f"{STAGES['pretrain']}: no more progress, ended after {steps_done} of {pretraining} steps"
+                )
+                bar.update(tasks["pretrain"], total=steps_done)
             done, total = (done, pretraining) if stage == "pretrain" else (done - pretraining, total - pretraining)
         if stage not in tasks:
             tasks[stage] = bar.add_task(STAGES[stage], total=total, values="")
-        shown = [f"{name} {values[name]:.3f}" for name in SHOWN if name in values]
-        room = len(SHOWN) if bar.console.width >= WIDE else 1  # a narrow terminal shows only the first, the total loss
-        bar.update(tasks[stage], completed=done, total=total, values=" ".join(shown[:room]))
+        texts = [f"{name} {values[name]:.3f}" for name in PROGRESS_VALUES if name in values]
+        # A narrow terminal shows only the first, the total loss.
+        max_values = len(PROGRESS_VALUES) if bar.console.width >= WIDE else 1
+        bar.update(tasks[stage], completed=done, total=total, values=" ".join(texts[:max_values]))
         if not bar.console.is_terminal and (done % 100 == 0 or done == total):  # a log file shows no bar
-            bar.console.print(f"{STAGES[stage]} {done}/{total} {' '.join(shown)}")
+            bar.console.print(f"{STAGES[stage]} {done}/{total} {' '.join(texts)}")
 
     if config == replace(RECIPES[recipe](), seed=config.seed) and config.estimate:  # measured for the unchanged recipe
         console.print(f"{config.name}: {config.estimate}")
@@ -182,10 +186,10 @@ def progress(config: TrainConfig, recipe: str, console: Console) -> Iterator[Rep
         yield report
 
 
-def scoring(path: Path, config: TrainConfig, source: Path | None) -> list[str]:
+def evaluation_arguments(path: Path, config: TrainConfig, source: Path | None) -> list[str]:
     """Return `icf` arguments that score a checkpoint on test clips of its training data."""
 
-    def typed(path: Path) -> str:
+    def as_argument(path: Path) -> str:
         return f"./{path}" if str(path).startswith("-") else str(path)
 
-    return ["evaluate", typed(path), *(["--data", typed(source)] if source and config.benchmark else [])]
+    return ["evaluate", as_argument(path), *(["--data", as_argument(source)] if source and config.benchmark else [])]

@@ -58,19 +58,19 @@ def _text(path: Path) -> str:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Return all complete lines; a last line that is still being written is skipped."""
-    found = []
+    rows = []
     for number, line in enumerate(_text(path).splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break
         try:
             row = json.loads(line)
             numbers = {name: float(value) for name, value in row.items() if name != "stage"}
-            found.append({**numbers, "step": int(row["step"]), "stage": str(row["stage"])})
+            rows.append({**numbers, "step": int(row["step"]), "stage": str(row["stage"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}, line {number}: not a line of a training log ({error})") from error
-    if not found:
+    if not rows:
         raise UserError(f"{path}: holds no step yet")
-    return found
+    return rows
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

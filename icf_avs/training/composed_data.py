@@ -63,10 +63,10 @@ class ComposedData:
         batches = list(islice(self.validation(), self.evaluated_batches))
 
         def evaluator(model: SegmentationModel) -> dict[str, float]:
-            found = calibrate(model, batches)
-            left = 1 - found.miou_foreign
-            score = 2 * found.miou * left / max(1e-6, found.miou + left)
-            return {"score": score, **asdict(found)}
+            calibration = calibrate(model, batches)
+            suppressed = 1 - calibration.miou_foreign
+            score = 2 * calibration.miou * suppressed / max(1e-6, calibration.miou + suppressed)
+            return {"score": score, **asdict(calibration)}
 
         return evaluator
 
@@ -87,24 +87,28 @@ class StampsData(ComposedData):
         self._workers, self._report = workers, report
         self.hard: dict[str, SceneFeatures] = {}  # by name of the set that they extend
         sizes, spec, final = config.data, config.spec, config.final_spec
-        self.images = self._train("images", sizes.images, 0, replace(spec, frames=1))
-        self.clips = self._train("clips", sizes.clips, 1, spec)
+        self.images = self._training_scenes("images", sizes.images, 0, replace(spec, frames=1))
+        self.clips = self._training_scenes("clips", sizes.clips, 1, spec)
         if config.highres_steps:
             # Last stage: images are as sharp as its size; clips, half of the steps, are enlarged from STORED_SIZE.
-            self.highres_images = self._train("highres_images", sizes.highres_images, 2, replace(final, frames=1))
-            self.highres_clips = self._train("highres_clips", sizes.highres_clips, 3, final, STORED_SIZE)
+            self.highres_images = self._training_scenes(
+                "highres_images", sizes.highres_images, 2, replace(final, frames=1)
+            )
+            self.highres_clips = self._training_scenes("highres_clips", sizes.highres_clips, 3, final, STORED_SIZE)
 
-    def _train(self, name: str, count: int, number: int, spec: ClipSpec, detail: int | None = None) -> SceneFeatures:
-        def of(style: SceneStyle, count: int, number: int) -> SceneFeatures:
+    def _training_scenes(
+        self, name: str, count: int, number: int, spec: ClipSpec, detail: int | None = None
+    ) -> SceneFeatures:
+        def render(style: SceneStyle, count: int, number: int) -> SceneFeatures:
             seed = training_seed(self.config.scene_seed, number)
             return self._scenes(name, SceneSet("train", count, seed, style, spec, detail))
 
         if added := round(self.config.data.hard_fraction * count):
-            self.hard[name] = of(HARD, added, 4 + number)
-        return of(TRAIN, count, number)
+            self.hard[name] = render(HARD, added, 4 + number)
+        return render(TRAIN, count, number)
 
-    def _scenes(self, name: str, wanted: SceneSet) -> SceneFeatures:
-        return scene_features(self.catalog, wanted, self._workers, lambda *at: self._report(name, *at, {}))
+    def _scenes(self, name: str, scene_set: SceneSet) -> SceneFeatures:
+        return scene_features(self.catalog, scene_set, self._workers, lambda *at: self._report(name, *at, {}))
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """See `Data.batch`."""
@@ -120,32 +124,32 @@ class StampsData(ComposedData):
         total = sum(len(features.scenes) for features in sets)
         indices = rng.choice(total, min(size, total), replace=False)
         variation = int(rng.integers(1, 2**31))
-        mine = np.sort(indices)[part::parts]
+        remaining = np.sort(indices)[part::parts]
         drawn: list[Batch] = []
         for features in sets:
             count = len(features.scenes)
-            here, mine = mine[mine < count], mine[mine >= count] - count
-            if len(here):
-                of_set = (features, here, self.bank, spec, len(self.classes), variation)
-                drawn.append(make_batch(*of_set, with_images=not pretraining, style=self.sounds))
+            in_set, remaining = remaining[remaining < count], remaining[remaining >= count] - count
+            if len(in_set):
+                arguments = (features, in_set, self.bank, spec, len(self.classes), variation)
+                drawn.append(make_batch(*arguments, with_images=not pretraining, style=self.sounds))
         return concat_batches(drawn)
 
     def samples(self, count: int) -> list[Sample]:
         """The first scenes of `validation`."""
-        spec, found = self.config.final_spec, []
+        spec, clips = self.config.final_spec, []
         for index in range(min(count, self.config.data.validation)):
             seconds = max(1, round(spec.seconds))
             scene = sample_scene(self.catalog, "val", index, VALIDATION_SEED, BALANCED, seconds)
             clip = render_clip(scene, self.bank, spec)
             parts = clip.frames, clip_windows(clip.waveform, spec, spec.frames), clip.masks.astype(np.float32)
-            found.append(Sample(*(torch.from_numpy(part) for part in parts)))
-        return found
+            clips.append(Sample(*(torch.from_numpy(part) for part in parts)))
+        return clips
 
     def validation(self) -> Iterator[Batch]:
         """Yield batches of eight balanced validation scenes, with the detail of stored files."""
         data, spec = self.config.data, self.config.final_spec
-        wanted = SceneSet("val", data.validation, VALIDATION_SEED, BALANCED, spec, STORED_SIZE)
-        features = self._scenes("validation", wanted)
+        scene_set = SceneSet("val", data.validation, VALIDATION_SEED, BALANCED, spec, STORED_SIZE)
+        features = self._scenes("validation", scene_set)
         for start in range(0, data.validation, 8):
             indices = np.arange(start, min(start + 8, data.validation))
             yield make_batch(features, indices, self.bank, spec, len(self.classes), variation=0)
@@ -170,13 +174,13 @@ class OpenVocabData(ComposedData):
         )
 
         def scenes(name: str, split: str, count: int, seed: int, spec: ClipSpec) -> OpenVocabFeatures:
-            wanted = SceneSet(split, count, seed, NATURAL, spec)
-            return open_vocab_features(self.catalog, wanted, workers, lambda *at: report(name, *at, {}))
+            scene_set = SceneSet(split, count, seed, NATURAL, spec)
+            return open_vocab_features(self.catalog, scene_set, workers, lambda *at: report(name, *at, {}))
 
         single, moving = image_spec(replace(config.spec, frames=1)), image_spec(config.spec)
         self.images = scenes("images", "train", sizes.images, training_seed(config.scene_seed, 0), single)
         self.clips = scenes("clips", "train", sizes.clips, training_seed(config.scene_seed, 1), moving)
-        self.unseen = scenes("validation", "val", sizes.validation, VALIDATION_SEED, single)
+        self.validation_features = scenes("validation", "val", sizes.validation, VALIDATION_SEED, single)
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """See `Data.batch`."""
@@ -186,9 +190,9 @@ class OpenVocabData(ComposedData):
         size = config.clips_of(features.stamp_maps.shape[1])
         indices = rng.choice(len(features.scenes), min(size, len(features.scenes)), replace=False)
         drawn: list[Batch] = []
-        for at in np.sort(indices)[part::parts]:  # one generator per scene: independent of the split into parts
-            own = np.random.default_rng([config.seed, step, at])
-            drawn.append(open_vocab_batch(features, np.array([at]), self.words, self.sounds, own))
+        for index in np.sort(indices)[part::parts]:  # one generator per scene: independent of the split into parts
+            scene_rng = np.random.default_rng([config.seed, step, index])
+            drawn.append(open_vocab_batch(features, np.array([index]), self.words, self.sounds, scene_rng))
         return concat_batches(drawn)
 
     def samples(self, count: int) -> list[Sample]:
@@ -208,16 +212,18 @@ class OpenVocabData(ComposedData):
     def validation(self) -> Iterator[Batch]:
         """Yield batches of eight validation scenes; the same words are queried every time."""
         rng = np.random.default_rng(VALIDATION_SEED)
-        for start in range(0, len(self.unseen.scenes), 8):
-            indices = np.arange(start, min(start + 8, len(self.unseen.scenes)))
-            yield open_vocab_batch(self.unseen, indices, self.words, self.sounds, rng, noisy=False, extra_queries=0)
+        for start in range(0, len(self.validation_features.scenes), 8):
+            indices = np.arange(start, min(start + 8, len(self.validation_features.scenes)))
+            yield open_vocab_batch(
+                self.validation_features, indices, self.words, self.sounds, rng, noisy=False, extra_queries=0
+            )
 
 
 def vocabulary(catalog: OpenVocabCatalog) -> tuple[str, ...]:
     """Return the words of sounds, then all other words of images, including those unknown to training."""
-    shown = {word for stamp in catalog.stamps for word in (*stamp.words, *stamp.generic)}
-    heard = audio_words()
-    return (*heard, *sorted(shown - set(heard)))
+    visible = {word for stamp in catalog.stamps for word in (*stamp.words, *stamp.generic)}
+    audible = audio_words()
+    return (*audible, *sorted(visible - set(audible)))
 
 
 def training_words(catalog: OpenVocabCatalog, text: str, synonym_threshold: float) -> Vocabulary:

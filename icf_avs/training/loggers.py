@@ -34,16 +34,16 @@ def start_trackers(accelerator: Accelerator, folder: Path, config: TrainConfig, 
     TensorBoard writes to folder/tensorboard, W&B to folder/wandb. A resumed run hides TensorBoard's entries from `step`
     on, and continues the same W&B run. Raises UserError if W&B is requested and unavailable.
     """
-    found: list[GeneralTracker] = []
+    trackers: list[GeneralTracker] = []
     if importlib.util.find_spec("tensorboard"):
-        found.append(TensorBoardTracker("tensorboard", folder, purge_step=step))
+        trackers.append(TensorBoardTracker("tensorboard", folder, purge_step=step))
     if wandb:
         identity = folder / "wandb-id.txt"  # identifies a resumed run to W&B
         if not identity.exists():
             write_text(identity, uuid4().hex[:12] + "\n")
         known = {"id": identity.read_text(encoding="utf-8").strip(), "resume": "allow"}
-        found.append(WandBTracker(PROJECT, name=config.name, dir=str(folder), config=asdict(config), **known))
-    accelerator.log_with = found
+        trackers.append(WandBTracker(PROJECT, name=config.name, dir=str(folder), config=asdict(config), **known))
+    accelerator.log_with = trackers
     try:
         accelerator.init_trackers(PROJECT)
     except Exception as error:

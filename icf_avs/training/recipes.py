@@ -13,7 +13,7 @@ from icf_avs.types import ClipSpec
 
 SMALL = "efficientnet-lite0"
 PARTS = {"mit": "implicit_text", "sc": "counterfactual", "cdcl": "contrastive"}
-WITHOUT: dict[str, None] = dict.fromkeys(PARTS.values())  # parts that only the guided network has
+NO_GUIDED_PARTS: dict[str, None] = dict.fromkeys(PARTS.values())  # parts that only the guided network has
 
 
 def stamps() -> TrainConfig:
@@ -28,7 +28,9 @@ def stamps() -> TrainConfig:
 
 def stamps_query_network() -> TrainConfig:
     """Query network with ICF on the embedded benchmark, as small as the guided network there."""
-    return replace(stamps(), name="stamps-query", model=ModelConfig(network="query", **WITHOUT), icf=PlugInConfig())
+    return replace(
+        stamps(), name="stamps-query", model=ModelConfig(network="query", **NO_GUIDED_PARTS), icf=PlugInConfig()
+    )
 
 
 def stamps_quick() -> TrainConfig:
@@ -52,7 +54,7 @@ def natural() -> TrainConfig:
     )
 
 
-def _public(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
+def _published_recipe(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
     """ICF as published on a public set (sec. 4): query network, PVTv2-B5, VGGish, AdamW at 1e-4, 8 clips a step, 60
     epochs, 224 pixels. The paper does not give weight decay (here AdamW's default .01), warm-up and schedule (here
     those of all recipes).
@@ -62,7 +64,7 @@ def _public(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
         name=name,
         model=ModelConfig(
             network="query", pixel_decoder="deformable", visual="pvt-v2-b5", train_visual=True, audio="vggish",
-            dim=256, heads=8, layers=3, semantic=layout == "AVSS", **WITHOUT,
+            dim=256, heads=8, layers=3, semantic=layout == "AVSS", **NO_GUIDED_PARTS,
         ),
         icf=PlugInConfig(mit=MIT(encoders="published")), text_encoder="clip",
         benchmark=configs.BenchmarkConfig(layout), estimate=estimate, spec=ClipSpec(frames=frames, phase=15 / 16),
@@ -74,17 +76,17 @@ def _public(layout: str, steps: int, name: str, estimate: str) -> TrainConfig:
 
 def s4_pvt() -> TrainConfig:
     """S4, with one labelled frame per training clip."""
-    return _public("S4", 25_890, "s4-pvt", "about 10 hours on one A100 (an estimate, not measured)")
+    return _published_recipe("S4", 25_890, "s4-pvt", "about 10 hours on one A100 (an estimate, not measured)")
 
 
 def ms3_pvt() -> TrainConfig:
     """MS3. For a start from S4 weights see `ms3_from_s4`."""
-    return _public("MS3", 2_220, "ms3-pvt", "about 1 hour on one A100 (an estimate, not measured)")
+    return _published_recipe("MS3", 2_220, "ms3-pvt", "about 1 hour on one A100 (an estimate, not measured)")
 
 
 def avss_pvt() -> TrainConfig:
     """AVSS, with a class head and clips of 5 and 10 frames."""
-    return _public("AVSS", 63_735, "avss-pvt", "about 48 hours on one A100 (an estimate, not measured)")
+    return _published_recipe("AVSS", 63_735, "avss-pvt", "about 48 hours on one A100 (an estimate, not measured)")
 
 
 def ms3_from_s4() -> TrainConfig:
@@ -171,7 +173,7 @@ def variant(config: TrainConfig, name: str) -> TrainConfig:
 
 ROWS = ((), ("mit",), ("sc",), ("cdcl",), ("mit", "sc"), ("mit", "cdcl"), ("sc", "cdcl"))  # all three: the recipe
 # Rows of table 2 that have MIT but no contrasts. As a plug-in they equal the baseline: nothing reaches the network.
-BY_NETWORK = (("mit",), ("mit", "sc"))
+MIT_ROWS_WITHOUT_CDCL = (("mit",), ("mit", "sc"))
 LEVELS = ("level-frame", "level-frame-video")  # variants of the row MIT
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "level-frame": ("mit", {"levels": ("frame",)}),
@@ -213,7 +215,7 @@ def _recipes() -> dict[str, Callable[[], TrainConfig]]:
         makers += [changed(run, with_interventions) for run in (make, changed(make, ablation))]
     for make in (ms3_pvt, avss_pvt):
         makers += [changed(make, variant, name) for name in VARIANTS if name not in LEVELS]
-        rows = [changed(make, ablation, *parts) for parts in BY_NETWORK]
+        rows = [changed(make, ablation, *parts) for parts in MIT_ROWS_WITHOUT_CDCL]
         makers += [changed(row, variant, reading) for row in rows for reading in ("refined", "text")]
         makers += [changed(changed(rows[0], variant, "refined"), variant, level) for level in LEVELS]
     return {make().name: make for make in makers}

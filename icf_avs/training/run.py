@@ -28,7 +28,7 @@ from icf_avs.errors import UserError
 from icf_avs.interrupts import Interrupted, Interruption
 from icf_avs.networks.guided_parts.losses import HIGHRES_WEIGHTS, GuidedLossWeights
 from icf_avs.provenance import hardware, revision
-from icf_avs.training.accelerator import check_processes, first_alone, processes
+from icf_avs.training.accelerator import check_processes, main_process_first, processes
 from icf_avs.training.benchmark_data import BenchmarkData
 from icf_avs.training.callbacks import Callbacks
 from icf_avs.training.composed_data import OpenVocabData, StampsData
@@ -77,31 +77,31 @@ def train(
     check_start(config, folder, init, resume, wandb)
     begun = time.monotonic()
     with Interruption() as stop:
-        with first_alone():
+        with main_process_first():
             data = training_data(config, source, workers, report)
             if not data.classes:  # no class names to pretrain the audio encoder on
                 config = replace(config, audio_pretrain_steps=0)
             model = build_model(config, data.classes, None if resume else init)
         trainer = Trainer(config, data, model, folder)
-        leads = trainer.accelerator.is_main_process
+        is_main = trainer.accelerator.is_main_process
         launch = ["accelerate", "launch", "-m", "icf_avs"] if trainer.accelerator.num_processes > 1 else ["icf"]
-        typed = shlex.join([*launch, *(word for word in command if word != "--resume")])
-        trainer.command = typed if command else IN_PYTHON
+        command_line = shlex.join([*launch, *(word for word in command if word != "--resume")])
+        trainer.command = command_line if command else IN_PYTHON
         if resume:
             trainer.restore(longer=True)
         recipe, path = partial(training_metadata, config, trainer), folder / f"{config.name}.safetensors"
-        if leads:
+        if is_main:
             folder.mkdir(parents=True, exist_ok=True)
-        go_on = f"{typed} --resume" if command else "train(..., resume=True)"
+        resume_command = f"{command_line} --resume" if command else "train(..., resume=True)"
         with (
-            as_user_errors(trainer, go_on),
-            Callbacks(trainer, recipe, wandb) if leads else nullcontext() as callbacks,
+            as_user_errors(trainer, resume_command),
+            Callbacks(trainer, recipe, wandb) if is_main else nullcontext() as callbacks,
         ):
-            if leads:
+            if is_main:
                 write_text(folder / "recipe.json", json.dumps(recipe({}), indent=1) + "\n")
             trainer.seconds += time.monotonic() - begun
             fit(trainer, report, callbacks, stop)
-            if leads:
+            if is_main:
                 begun = time.monotonic()
                 trainer.model.spec = config.final_spec
                 scores = data.validate(trainer.model)
@@ -138,32 +138,32 @@ def fit(
     stop: Interruption | None = None,
 ) -> None:
     """Run the remaining steps; log and checkpoints go to the trainer's folder."""
-    config, leads = trainer.config, trainer.accelerator.is_main_process
-    spent, begun = trainer.seconds, time.monotonic()
+    config, is_main = trainer.config, trainer.accelerator.is_main_process
+    seconds_before, begun = trainer.seconds, time.monotonic()
     with ThreadPoolExecutor(1) as loader, _log(trainer) as log, stop.deferred() if stop else nullcontext():
         upcoming = loader.submit(trainer.batches, trainer.step)
         while trainer.step < trainer.total:
-            batches, at, stage = upcoming.result(), trainer.step, config.stage(trainer.step)
-            upcoming = loader.submit(trainer.batches, at + 1)
+            batches, step, stage = upcoming.result(), trainer.step, config.stage(trainer.step)
+            upcoming = loader.submit(trainer.batches, step + 1)
             values = trainer.train_step(*batches)
-            trainer.seconds = spent + time.monotonic() - begun
-            ended = stage == "pretrain" and trainer.maybe_end_pretraining(values["naming"])
-            if ended:
+            trainer.seconds = seconds_before + time.monotonic() - begun
+            pretraining_ended = stage == "pretrain" and trainer.maybe_end_pretraining(values["naming"])
+            if pretraining_ended:
                 upcoming = loader.submit(trainer.batches, trainer.step)
             last = trainer.step == trainer.total
-            due = trainer.step % config.checkpoint_every == 0 or last
-            if leads:
+            checkpoint_due = trainer.step % config.checkpoint_every == 0 or last
+            if is_main:
                 report("pretrain" if stage == "pretrain" else "train", trainer.step, trainer.total, values)
-                if at % 10 == 0 or ended or last:
-                    _note(log, trainer, at, stage, values)
+                if step % 10 == 0 or pretraining_ended or last:
+                    _log_row(log, trainer, step, stage, values)
                     if callbacks:
-                        callbacks.on_step(at, stage, values)
-                if due and callbacks and stage != "pretrain" and (scores := callbacks.on_checkpoint(at)):
-                    _note(log, trainer, at, "validation", scores)
-            ending = stop is not None and trainer.asked_to_end(stop.asked)
-            if leads and (due or ending):
+                        callbacks.on_step(step, stage, values)
+                if checkpoint_due and callbacks and stage != "pretrain" and (scores := callbacks.on_checkpoint(step)):
+                    _log_row(log, trainer, step, "validation", scores)
+            stopping = stop is not None and trainer.stop_requested(stop.asked)
+            if is_main and (checkpoint_due or stopping):
                 trainer.save()
-            if ending:
+            if stopping:
                 raise Interrupted(stop.asked or signal.SIGTERM)
 
 
@@ -177,10 +177,10 @@ def _log(trainer: Trainer) -> AbstractContextManager[TextIO | None]:
     return open(path, "a", encoding="utf-8")
 
 
-def _note(log: TextIO, trainer: Trainer, step: int, stage: str, values: dict[str, float]) -> None:
+def _log_row(log: TextIO, trainer: Trainer, step: int, stage: str, values: dict[str, float]) -> None:
     row = {"step": step, "stage": stage, "seconds": round(trainer.seconds, 1)}
-    found = {name: round(value, 5) for name, value in values.items() if math.isfinite(value)}
-    print(json.dumps(row | found), file=log, flush=True)
+    finite = {name: round(value, 5) for name, value in values.items() if math.isfinite(value)}
+    print(json.dumps(row | finite), file=log, flush=True)
 
 
 def training_metadata(config: TrainConfig, trainer: Trainer, scores: dict[str, float]) -> dict[str, Any]:
@@ -207,9 +207,9 @@ _NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "ALLOC_FAILED")  #
 
 
 @contextmanager
-def as_user_errors(trainer: Trainer, go_on: str) -> Iterator[None]:
+def as_user_errors(trainer: Trainer, resume_command: str) -> Iterator[None]:
     """Convert OSError and failed allocations to UserError, which says what happened, at which step, and what to do.
-    Interrupted gets such a message, too. go_on: the command that resumes the run.
+    Interrupted gets such a message, too. resume_command: the command that resumes the run.
     """
     last = trainer.folder / "last.pt"
 
@@ -219,9 +219,9 @@ def as_user_errors(trainer: Trainer, go_on: str) -> Iterator[None]:
     try:
         yield
     except Interrupted as stop:
-        kept = f"stopped; {last} has step {trainer.step} of {trainer.total}; go on with: {go_on}"
-        said = kept if last.exists() else "stopped before the first step; nothing is kept"
-        raise Interrupted(stop.number, said) from None
+        saved_message = f"stopped; {last} has step {trainer.step} of {trainer.total}; go on with: {resume_command}"
+        message = saved_message if last.exists() else "stopped before the first step; nothing is kept"
+        raise Interrupted(stop.number, message) from None
     except BrokenPipeError:  # the reader of the output is gone; not an error of the run
         raise
     except OSError as error:
@@ -233,8 +233,8 @@ def as_user_errors(trainer: Trainer, go_on: str) -> Iterator[None]:
         known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if not known and not any(words in str(error) for words in _NO_MEMORY):
             raise
-        said = str(error).partition("\n")[0].partition(" Tried")[0].rstrip(".") or "none is left"
+        message = str(error).partition("\n")[0].partition(" Tried")[0].rstrip(".") or "none is left"
         raise UserError(
-            f"out of memory at step {trainer.step} ({said[:160]}); end other programs, or share the batch among more "
-            f"processes (accelerate launch), and {advice()}"
+            f"out of memory at step {trainer.step} ({message[:160]}); end other programs, or share the batch among "
+            f"more processes (accelerate launch), and {advice()}"
         ) from error

@@ -89,16 +89,16 @@ class PlugInTrainModule(TrainModule):
         with torch.autocast(batch.masks.device.type, enabled=False):  # sums over many pixels need float32
             output.logits, output.classes = convert_to_fp32(output.logits), convert_to_fp32(output.classes)
             output.auxiliary = convert_to_fp32(output.auxiliary)
-            found = segmentation_losses(output, batch)
-            total = weighted_sum(found, self.weights)
+            losses = segmentation_losses(output, batch)
+            total = weighted_sum(losses, self.weights)
             if self.icf is not None:
                 features = {name: convert_to_fp32(value) for name, value in vars(output.features).items()}
                 extra = self.icf(NetworkFeatures(**features), batch)
-                found, total = found | extra.terms | extra.diagnostics, total + extra.total
+                losses, total = losses | extra.terms | extra.diagnostics, total + extra.total
         if self.interventions is not None:
             terms = self.interventions(self.model, output, batch)
-            found, total = found | terms, total + weighted_sum(terms, self.interventions.settings)
-        return found | {"loss": total}
+            losses, total = losses | terms, total + weighted_sum(terms, self.interventions.settings)
+        return losses | {"loss": total}
 
 
 def build_train_module(config: TrainConfig, model: SegmentationModel) -> TrainModule:

@@ -40,21 +40,21 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
     model = config.model_config(classes)
     torch.manual_seed(config.seed)
     visual = build_visual(model.visual, frozen=not model.train_visual)
-    wanted = (model.implicit_text or model.audio in NEEDS_VOCABULARY) and classes
-    names = embed_names(config.text_encoder, classes) if wanted else torch.zeros(len(classes), 1)
+    needs_names = (model.implicit_text or model.audio in NEEDS_VOCABULARY) and classes
+    names = embed_names(config.text_encoder, classes) if needs_names else torch.zeros(len(classes), 1)
     audio = build_model_audio(model, names) if model.audio != "log-mel" else None
     torch.manual_seed(config.seed)  # again: how many numbers loading drew depends on what was available
-    fresh = assembled(model, config.spec, visual, names, audio)
+    new_model = assembled(model, config.spec, visual, names, audio)
     if model.mit and model.mit.reading == "text":
-        fresh.network.text.implicit_text.attach(load_text_encoders(model.mit.encoders))
+        new_model.network.text.implicit_text.attach(load_text_encoders(model.mit.encoders))
     if model.evidence:
-        fresh.network.init_from_names(ClassSimilarity())
+        new_model.network.init_from_names(ClassSimilarity())
     if init is not None:
-        taken = load_checkpoint(init)
-        if taken.config != fresh.config:
+        init_model = load_checkpoint(init)
+        if init_model.config != new_model.config:
             raise UserError(f"{init}: another model than recipe {config.name} builds; start from one of its own kind")
-        fresh.load_state_dict(taken.state_dict())
-    return fresh
+        new_model.load_state_dict(init_model.state_dict())
+    return new_model
 
 
 class Trainer:
@@ -67,10 +67,10 @@ class Trainer:
     def __init__(self, config: TrainConfig, data: Data, model: SegmentationModel, folder: Path) -> None:
         self.config, self.data, self.model, self.folder = config, data, model, folder
         device = processes().device
-        lower = config.benchmark is not None and config.benchmark.bf16 and device.type == "cuda"
-        unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # pretraining uses the audio encoder alone
-        precision = "bf16" if lower else "no"
-        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=[unused])
+        use_bf16 = config.benchmark is not None and config.benchmark.bf16 and device.type == "cuda"
+        ddp = DistributedDataParallelKwargs(find_unused_parameters=True)  # pretraining uses the audio encoder alone
+        precision = "bf16" if use_bf16 else "no"
+        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=[ddp])
         self.train_module = build_train_module(config, model)
         self.wrapped = self.accelerator.prepare(self.train_module)
         self.step, self.seconds, self.command, self.pretrained_steps = 0, 0.0, "", 0
@@ -103,9 +103,9 @@ class Trainer:
             # The same seed in all processes: each draws for the whole batch and uses the values of its clips.
             torch.manual_seed(config.seed * 1_000_003 + self.step + 7_919 * (turn - 1))
             with nullcontext() if turn == len(parts) else accelerator.no_sync(self.wrapped):
-                found = self.wrapped(batch.to(accelerator.device), config.stage(self.step))
-                accelerator.backward(found["loss"] / len(parts))
-            for name, value in found.items():
+                losses = self.wrapped(batch.to(accelerator.device), config.stage(self.step))
+                accelerator.backward(losses["loss"] / len(parts))
+            for name, value in losses.items():
                 terms[name] = terms.get(name, 0.0) + float(value.detach()) / len(parts)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, config.clip_norm))
@@ -122,8 +122,8 @@ class Trainer:
         self.step += 1
         if self.step == config.audio_pretrain_steps:
             self._end_pretraining(self.step)
-        shared = torch.tensor(list(terms.values()), device=accelerator.device)  # means over all processes
-        return dict(zip(terms, accelerator.reduce(shared, "mean").tolist(), strict=True)) | {"gradient": norm}
+        loss_means = torch.tensor(list(terms.values()), device=accelerator.device)  # of all processes, below
+        return dict(zip(terms, accelerator.reduce(loss_means, "mean").tolist(), strict=True)) | {"gradient": norm}
 
     def maybe_end_pretraining(self, naming: float) -> bool:
         """Call after a pretraining step. If the naming loss has stopped falling, go to the next stage, whose first step
@@ -131,20 +131,20 @@ class Trainer:
         """
         if not self.pretraining or not self._plateau.reached(naming):
             return False
-        taken, self.step = self.step, self.config.audio_pretrain_steps
-        self._end_pretraining(taken)
+        steps_done, self.step = self.step, self.config.audio_pretrain_steps
+        self._end_pretraining(steps_done)
         return True
 
-    def _end_pretraining(self, taken: int) -> None:
-        self.pretrained_steps = taken
+    def _end_pretraining(self, steps_done: int) -> None:
+        self.pretrained_steps = steps_done
         self.optimizer = adamw(self.config, self.train_module, self.pretraining)
 
-    def asked_to_end(self, mine: int) -> bool:
-        """Return True if any process was asked to stop; mine: whether this one was. All of them agree in each step."""
+    def stop_requested(self, local: int) -> bool:
+        """Return True if any process was asked to stop; local: whether this one was. All of them agree in each step."""
         if self.accelerator.num_processes == 1:
-            return bool(mine)
-        asked = torch.tensor(float(bool(mine)), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(asked, "sum"))
+            return bool(local)
+        requests = torch.tensor(float(bool(local)), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(requests, "sum"))
 
     def save(self) -> None:
         """Write last.pt atomically. The previous file stays if the disk is full, or if a weight is NaN or infinite."""
@@ -182,20 +182,20 @@ class Trainer:
         path = self.folder / "last.pt"
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            kept, mine = from_dict(TrainConfig, json.loads(state["config"])), self.config
-            other = [name for name, value in vars(mine).items() if value != getattr(kept, name)]
-            grown = longer and other == ["steps"] and mine.steps > kept.steps
-            same = (not other or grown) and tuple(state["classes"]) == self.data.classes
-            if same:
-                self._take(state, kept.steps if grown else None)
+            saved, current = from_dict(TrainConfig, json.loads(state["config"])), self.config
+            changed = [name for name, value in vars(current).items() if value != getattr(saved, name)]
+            longer_run = longer and changed == ["steps"] and current.steps > saved.steps
+            resumable = (not changed or longer_run) and tuple(state["classes"]) == self.data.classes
+            if resumable:
+                self._load_state(state, saved.steps if longer_run else None)
         except FileNotFoundError as error:
             raise UserError(f"{path}: nothing to resume from; start without --resume") from error
         except Exception as error:  # torch may raise anything for a damaged file
             raise UserError(
                 f"{path}: damaged, or of an earlier version ({type(error).__name__}); start anew without --resume"
             ) from error
-        if not same:
-            pairs = ((name, getattr(kept, name), getattr(mine, name)) for name in other)
+        if not resumable:
+            pairs = ((name, getattr(saved, name), getattr(current, name)) for name in changed)
             differences = (
                 f"{name} {there} there, {here} here" if isinstance(here, int | float | str) else f"another {name}"
                 for name, there, here in pairs
@@ -205,7 +205,7 @@ class Trainer:
                 f"{path}: belongs to a run with other settings ({which}); resume with those, or choose another --out"
             )
 
-    def _take(self, state: dict[str, Any], steps: int | None) -> None:
+    def _load_state(self, state: dict[str, Any], steps: int | None) -> None:
         """Load the saved state. steps: the earlier number of steps if the run is lengthened, else None."""
         self.step, self.seconds, self.lengthened = state["step"], state["seconds"], state["lengthened"]
         self.pretrained_steps, self._plateau = state["taught"], Plateau(**state["plateau"])
@@ -223,7 +223,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def kept_steps(folder: Path) -> int | None:
+def saved_steps(folder: Path) -> int | None:
     """Return the number of steps of the run in a folder, from last.pt; None if unreadable, which `restore` reports."""
     try:
         state = torch.load(folder / "last.pt", map_location="cpu", weights_only=True, mmap=True)
