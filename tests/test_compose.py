@@ -84,7 +84,7 @@ def test_it_is_a_whole_set_in_the_avss_layout(composed: Path, capsys: pytest.Cap
         clip = record.load(None)
         assert record.complete and record.sounding <= record.onscreen and len(record.onscreen) == 2
         loudness = np.sqrt((clip.waveform.reshape(5, -1) ** 2).mean(1))
-        for second, sounding in enumerate(record.seconds):
+        for second, sounding in enumerate(record.sounding_by_second):
             marked = {names[number] for number in np.unique(clip.masks[second]) if number}
             assert marked <= sounding
             assert marked or not sounding, "the camera moves a little, and loses none of them"

@@ -33,7 +33,7 @@ OFFICIAL: dict[Layout | None, dict[str, int]] = {
     "AVSS": {"train": 8498, "val": 1304, "test": 1554},
 }
 CATEGORIES = ("table", "class names", "frames", "masks", "audio")
-SHOWN = 10  # problems printed per category without -v; all of "table", whose lines are fixed in one file
+MAX_PROBLEMS_SHOWN = 10  # problems printed per category without -v; all of "table", whose lines are fixed in one file
 
 
 class Problem(NamedTuple):
@@ -100,7 +100,7 @@ def _check_one(root: Path) -> SetReport:
         report.problems += [problem for problems, _, _ in clips for problem in problems]
         report.notes += _notes(report, records, names)
         if report.layout in OFFICIAL:
-            _compare(report, records, [size for _, size, _ in clips], [rate for *_, rate in clips])
+            _check_consistency(report, records, [size for _, size, _ in clips], [rate for *_, rate in clips])
     heads = {f"{root / 'masks'}{os.sep}": "masks", f"{root / NAMES}:": "class names"}  # of a custom set
     lines = {line: category for category, line in report.problems}  # merge repeats: every clip reports a missing folder
     report.problems = [
@@ -116,9 +116,10 @@ def _listed_twice(root: Path, records: list[ClipRecord]) -> Iterator[Problem]:
     for record in records:
         part = record.frame_paths[0].parents[2].name if record.layout == "AVSS" else ""  # v1s, v1m and v2 may share ids
         splits.setdefault((record.name, part), []).append(record.split)
-    for (name, _), found in splits.items():
-        if len(found) > 1:
-            where = f"in {' and '.join(sorted(set(found)))}" if len(set(found)) > 1 else f"there {len(found)} times"
+    for (name, _), listed_in in splits.items():
+        if len(listed_in) > 1:
+            different = sorted(set(listed_in))
+            where = f"in {' and '.join(different)}" if len(different) > 1 else f"there {len(listed_in)} times"
             yield Problem("table", f"{find_table(root)}: {name} is {where}; keep one line of it")
 
 
@@ -160,8 +161,8 @@ def _check_clip(record: ClipRecord, classes: int) -> tuple[list[Problem], tuple[
                 text = "{}x{}, the first frame of its clip {}x{}".format(*sizes[path], *size)
                 report.problems.append(Problem(category, f"{path}: is {text}; unpack the set again"))
         if category == "frames" or None not in record.mask_paths:
-            there = sorted(set(paths[0].parent.glob(f"[!.]*{paths[0].suffix}")) - set(paths))
-            report.problems += [Problem(category, f"{path}: does not belong there; remove it") for path in there]
+            strays = sorted(set(paths[0].parent.glob(f"[!.]*{paths[0].suffix}")) - set(paths))
+            report.problems += [Problem(category, f"{path}: does not belong there; remove it") for path in strays]
     rate = None
     with report.noting("audio"):
         rate = _check_audio(record)
@@ -170,20 +171,20 @@ def _check_clip(record: ClipRecord, classes: int) -> tuple[list[Problem], tuple[
 
 def _check_audio(record: ClipRecord) -> int | None:
     """Read all available forms of a clip's audio. Returns the sample rate of its audio file in Hz. Raises UserError."""
-    there, rate = record.sources(), None
-    if not there:
+    available, rate = record.sources(), None
+    if not available:
         raise UserError(
             f"{missing_folder(record.audio_path)}: is missing, and there is no other sound; unpack the set again"
         )
-    if there == ["video"] and not probe(record.video_path).has_audio:
+    if available == ["video"] and not probe(record.video_path).has_audio:
         raise UserError(f"{record.video_path}: has no sound, and its clip has no other; unpack the set again")
-    if "log_mel" in there:
+    if "log_mel" in available:
         count, frames = len(read_log_mel_pickle(record.log_mel_path)), len(record.frame_paths)
         if count != frames:
             raise UserError(
                 f"{record.log_mel_path}: holds {count} log-mel windows, want {frames}; unpack the set again"
             )
-    if "wav" in there:
+    if "wav" in available:
         samples, rate = read_audio(record.audio_path, RATE, "unpack the set again")
         if len(samples) < WINDOW:
             seconds = len(samples) / RATE
@@ -191,7 +192,7 @@ def _check_audio(record: ClipRecord) -> int | None:
     return rate
 
 
-def _compare(report: SetReport, records: list[ClipRecord], sizes: list, rates: list[int | None]) -> None:
+def _check_consistency(report: SetReport, records: list[ClipRecord], sizes: list, rates: list[int | None]) -> None:
     """Compare the clips of a public set: mixed sample rates, and frame sizes that differ from the reference."""
     counts = Counter(rate for rate in rates if rate)
     if len(counts) > 1 and report.layout != "AVSS":  # S4 and MS3 have 16 kHz throughout: not the released file
@@ -226,7 +227,7 @@ def _lines(report: SetReport) -> Iterator[str]:
     yield from (f"  note: {note}" for note in report.notes)
     for category in CATEGORIES:
         lines = [problem.line for problem in report.problems if problem.category == category]
-        shown = len(lines) if category == "table" or verbosity() >= VERBOSE else SHOWN
+        shown = len(lines) if category == "table" or verbosity() >= VERBOSE else MAX_PROBLEMS_SHOWN
         if lines:
             yield f"  {category}: {len(lines)}"
             yield from (f"    {line}" for line in lines[:shown])

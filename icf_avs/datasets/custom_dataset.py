@@ -75,15 +75,15 @@ def read_custom_dataset(root: Path, fault: Fault = refused) -> list[ClipRecord]:
     records = []
     for video in videos:
         cut = {first: folder for first, folder in video.clips().items() if folder.is_dir()}
-        found = [_record(video, *clip, "own-classes" if has_ids else "own", fault) for clip in cut.items()]
-        labelled = {path for record in found for path in record.mask_paths}
+        clips = [_record(video, *clip, "own-classes" if has_ids else "own", fault) for clip in cut.items()]
+        labelled = {path for record in clips for path in record.mask_paths}
         beyond = next((second for second, path in video.masks.items() if path not in labelled), None)
-        if beyond is not None and found:
+        if beyond is not None and clips:
             fault(
                 f"{video.masks[beyond]}: {video.path.name} has no second {beyond} (masks are numbered by the "
                 "second, from 0); take the mask out or rename it"
             )
-        records += found
+        records += clips
     return records
 
 
@@ -101,16 +101,16 @@ def read_videos(root: Path, fault: Fault = refused) -> list[LabelledVideo]:
         raise UserError(f"{root / 'videos'}: holds no video; put NAME.mp4 there. {HELP}")
     rows = _read_clips(root, paths, fault) if (root / CLIPS).is_file() else _draw_splits(root, paths)
     known = custom_class_names(root, fault)
-    found = []
+    videos = []
     for name, row in sorted(rows.items()):
         classes = frozenset(part.strip() for part in row["class"].split(";")) if "class" in row else None
         for unknown in sorted((classes or set()) - set(known)):
             fault(f"{root / CLIPS}: class {unknown!r} of {name} is not in {NAMES}; add it there")
         masks = _masks(root / "masks" / name, paths[name], fault)
-        found.append(LabelledVideo(name, paths[name], row["split"], classes, masks))
+        videos.append(LabelledVideo(name, paths[name], row["split"], classes, masks))
     for stray in sorted(path for path in (root / "masks").iterdir() if path.is_dir() and path.name not in paths):
         fault(f"{stray}: there is no video of this name in {root / 'videos'}; {HELP}")
-    return found
+    return videos
 
 
 def custom_class_names(root: Path, fault: Fault = refused) -> tuple[str, ...]:

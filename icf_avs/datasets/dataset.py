@@ -27,7 +27,8 @@ from icf_avs.errors import UserError
 from icf_avs.media.audio_windows import clip_windows
 from icf_avs.types import MASK_STRIDE, Batch, ClipSpec
 
-FOLDERS: dict[Audio, str] = {"wav": "audio_wav", "video": "raw_videos", "log_mel": "audio_log_mel"}  # preferred first
+# Preferred first.
+AUDIO_FOLDERS: dict[Audio, str] = {"wav": "audio_wav", "video": "raw_videos", "log_mel": "audio_log_mel"}
 
 
 class ClipDataset(Dataset[Batch]):
@@ -45,7 +46,7 @@ class ClipDataset(Dataset[Batch]):
         if spec.image_size % MASK_STRIDE:
             raise ValueError(f"image_size {spec.image_size} is not a multiple of the masks' stride {MASK_STRIDE}")
         self.records, self.names, self.spec = records, tuple(names), spec
-        self.audio = common_audio(records, FOLDERS if audio == "auto" else (audio,))
+        self.audio = common_audio(records, AUDIO_FOLDERS if audio == "auto" else (audio,))
         self.complete = all(record.complete for record in records)
         self._ids = {name: number for number, name in enumerate(self.names, 1)}
 
@@ -92,15 +93,15 @@ class ClipDataset(Dataset[Batch]):
         scenes.csv gives them by second, if present. Else a labelled frame has the classes of its class ids or, in a
         binary layout, all classes of the clip if its mask is not empty; an unlabelled one has all classes of the clip.
         """
-        if record.seconds is not None and len(record.seconds) == len(clip.frames):
-            return [self._known(names) for names in record.seconds]
-        of_clip = self._known(record.sounding or ())
-        found = []
+        if record.sounding_by_second is not None and len(record.sounding_by_second) == len(clip.frames):
+            return [self._ids_of(names) for names in record.sounding_by_second]
+        clip_ids = self._ids_of(record.sounding or ())
+        ids_by_frame = []
         for mask, labelled in zip(clip.masks, clip.labelled, strict=True):
             if not labelled:
-                found.append(of_clip)
+                ids_by_frame.append(clip_ids)
             elif clip.class_ids is None:
-                found.append(of_clip if mask.any() else [])
+                ids_by_frame.append(clip_ids if mask.any() else [])
             else:
                 ids = [int(number) for number in np.unique(mask) if number]
                 if self.names and ids and ids[-1] > len(self.names):
@@ -109,26 +110,27 @@ class ClipDataset(Dataset[Batch]):
                         f"clip {record.name}: class id {ids[-1]} is out of range, {table} names 0 to "
                         f"{len(self.names)}; take both from the same set"
                     )
-                found.append(ids if self.names else [])
-        return found
+                ids_by_frame.append(ids if self.names else [])
+        return ids_by_frame
 
-    def _known(self, names: Collection[str]) -> list[int]:
+    def _ids_of(self, names: Collection[str]) -> list[int]:
         """Return the ids of these classes; none if one of them has no id, since what sounds is then unknown."""
         return sorted(self._ids[name] for name in names) if self._ids.keys() >= set(names) else []
 
 
-def common_audio(records: Sequence[ClipRecord], forms: Collection[Audio] = tuple(FOLDERS)) -> Audio:
+def common_audio(records: Sequence[ClipRecord], forms: Collection[Audio] = tuple(AUDIO_FOLDERS)) -> Audio:
     """Return the first of `forms` that every clip has. Raises UserError if there is none."""
-    left = list(forms)
+    common = list(forms)
     for record in records:
-        there = record.sources()
-        forms, left = left, [form for form in left if form in there]
-        if not left:
+        available = record.sources()
+        forms, common = common, [form for form in common if form in available]
+        if not common:
+            folders = " or ".join(AUDIO_FOLDERS[form] for form in forms)
             raise UserError(
                 f"clip {record.name} has no {' or '.join(forms)}, asked for or found with the clips before it, but "
-                f"{' and '.join(there) or 'no sound'}; unpack all of {' or '.join(FOLDERS[form] for form in forms)}"
+                f"{' and '.join(available) or 'no sound'}; unpack all of {folders}"
             )
-    return left[0]
+    return common[0]
 
 
 def collate(clips: Sequence[Batch], frames: int | None = None) -> Batch:
@@ -154,7 +156,7 @@ def collate(clips: Sequence[Batch], frames: int | None = None) -> Batch:
     )
 
 
-SPARE = 2**30  # bytes of disk space that stay free
+MIN_FREE_BYTES = 2**30  # bytes of disk space that stay free
 
 
 class FrameFeatures:
@@ -170,25 +172,25 @@ class FrameFeatures:
             (channels, -(-size // stride), -(-size // stride))
             for channels, stride in zip(encoder.channels, encoder.strides, strict=True)
         ]
-        self._first = list(accumulate((len(record.frame_paths) for record in records), initial=0))
+        self._first_row = list(accumulate((len(record.frame_paths) for record in records), initial=0))
         numbers = sum(int(np.prod(shape)) for shape in self._shapes)
         folder.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(folder).free < 2 * numbers * self._first[-1] + SPARE:
-            raise OSError(f"no room for {self._first[-1]} pyramids in {folder}")
+        if shutil.disk_usage(folder).free < 2 * numbers * self._first_row[-1] + MIN_FREE_BYTES:
+            raise OSError(f"no room for {self._first_row[-1]} pyramids in {folder}")
         with tempfile.TemporaryFile(dir=folder) as file:  # the memory map outlives the file object
             if hasattr(os, "posix_fallocate"):  # a disk that fills later would end the process with a bus error
-                os.posix_fallocate(file.fileno(), 0, 2 * numbers * self._first[-1])
-            self._rows = np.memmap(file, np.float16, "w+", shape=(self._first[-1], numbers))
-        self._seen = np.zeros(len(records), bool)
+                os.posix_fallocate(file.fileno(), 0, 2 * numbers * self._first_row[-1])
+            self._rows = np.memmap(file, np.float16, "w+", shape=(self._first_row[-1], numbers))
+        self._is_encoded = np.zeros(len(records), bool)
 
     def __call__(self, index: int) -> list[Tensor]:
         """Return levels [T,c,h,w] float32 of clip `index`, rounded to float16 also on the first request."""
-        rows = self._rows[self._first[index] : self._first[index + 1]]
-        if not self._seen[index]:
+        rows = self._rows[self._first_row[index] : self._first_row[index + 1]]
+        if not self._is_encoded[index]:
             frames = torch.from_numpy(read_frames(self.records[index].frame_paths, self.size))
             with torch.inference_mode():
                 rows[:] = torch.cat([level.flatten(1) for level in self.encoder(frames)], 1).half().numpy()
-            self._seen[index] = True
+            self._is_encoded[index] = True
         values = torch.from_numpy(rows.astype(np.float32))
         parts = values.split([int(np.prod(shape)) for shape in self._shapes], 1)
         return [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]

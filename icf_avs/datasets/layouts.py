@@ -59,7 +59,7 @@ def read_set(root: Path, split: str, sound: Audio = "auto") -> list[ClipRecord]:
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; it must be one of {SPLITS}")
-    records = [replace(record, form=sound) for record in read_all(root) if record.split == split]
+    records = [replace(record, audio_form=sound) for record in read_all(root) if record.split == split]
     if not records:
         place = root if is_custom_dataset(root) else find_table(root)
         raise UserError(f"{place} has no clip of split {split!r}; ask for another")
@@ -92,8 +92,8 @@ def read_all(root: Path, fault: Fault = refused) -> list[ClipRecord]:
     scenes = read_scenes(root, fault)
     if layout == "AVSS":
         return [_avss_record(root, row, scenes) for row in rows]
-    named = avss_classes(root, "v1s" if layout == "S4" else "v1m")
-    return [_avsbench_record(root, layout, row, scenes, named) for row in rows]
+    classes_by_clip = avss_classes(root, "v1s" if layout == "S4" else "v1m")
+    return [_avsbench_record(root, layout, row, scenes, classes_by_clip) for row in rows]
 
 
 def class_names(root: Path) -> tuple[str, ...]:
@@ -122,7 +122,11 @@ def _is_file_name(name: str) -> bool:
 
 
 def _avsbench_record(
-    root: Path, layout: Layout, row: dict[str, str], scenes: dict[str, dict], named: dict[str, frozenset[str]] | None
+    root: Path,
+    layout: Layout,
+    row: dict[str, str],
+    scenes: dict[str, dict],
+    classes_by_clip: dict[str, frozenset[str]] | None,
 ) -> ClipRecord:
     """Return the record of a clip of S4 or MS3. named: classes by clip, from AVSS metadata."""
     split = row["split"]
@@ -130,11 +134,15 @@ def _avsbench_record(
         name, inner, data, stem = row["name"], f"{split}/{row['category']}", root / "s4_data", f"{row['name']}_"
         frames, video = data / "visual_frames" / inner / name, root / "raw_videos" / inner / f"{name}.mp4"
         # S4 categories differ from the class names of AVSS, so the two are never mixed in one set.
-        known = frozenset({row["category"]}) if named is None else named.get(_uid(name, row.get("start", "")))
+        known = (
+            frozenset({row["category"]})
+            if classes_by_clip is None
+            else classes_by_clip.get(_uid(name, row.get("start", "")))
+        )
     else:
         name, inner, data, stem = row["video_id"], split, root / "ms3_data", f"{row['video_id']}.mp4_"
         frames, video = data / "visual_frames" / name, root / "raw_videos" / f"{name}.mp4"
-        known = None if named is None else named.get(name)
+        known = None if classes_by_clip is None else classes_by_clip.get(name)
     masks, labelled = data / "gt_masks" / inner / name, 1 if (layout, split) == ("S4", "train") else 5
     return ClipRecord(
         name, split, layout,

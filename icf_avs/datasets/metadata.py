@@ -89,12 +89,12 @@ def avss_classes(root: Path, part: str) -> dict[str, frozenset[str]] | None:
     if avss is None:
         return None
     rows = [row for row in read_table(avss / AVSS_TABLE, AVSS_COLUMNS) if row["label"] == part]
-    found: dict[str, frozenset[str] | None] = {}
+    classes_by_key: dict[str, frozenset[str] | None] = {}
     for row in rows:
         for key in {row["uid"].rsplit("_", 2)[0], row.get("vid", "")} - {row["uid"]}:
-            found[key] = None if key in found else parse_classes(row["a_obj"])
-    found |= {row["uid"]: parse_classes(row["a_obj"]) for row in rows}
-    return {key: value for key, value in found.items() if value is not None}
+            classes_by_key[key] = None if key in classes_by_key else parse_classes(row["a_obj"])
+    classes_by_key |= {row["uid"]: parse_classes(row["a_obj"]) for row in rows}
+    return {key: value for key, value in classes_by_key.items() if value is not None}
 
 
 def read_scenes(root: Path, fault: Fault = refused) -> dict[str, dict]:
@@ -107,7 +107,7 @@ def read_scenes(root: Path, fault: Fault = refused) -> dict[str, dict]:
         row["video_id"]: {
             "sounding": frozenset(row["sounding"].split()),
             "onscreen": frozenset(row["onscreen"].split()),
-            "seconds": _by_second(row.get("stamps"), path, fault),
+            "sounding_by_second": _by_second(row.get("stamps"), path, fault),
             "complete": True,
         }
         for row in rows

@@ -84,22 +84,22 @@ class ClipRecord:
     sounding: frozenset[str] | None
     onscreen: frozenset[str] | None
     log_mel_path: Path | None = None  # of the released windows, which may be missing; None in AVSS, which has none
-    seconds: tuple[frozenset[str], ...] | None = None  # classes that sound in each frame, if scenes.csv gives them
+    sounding_by_second: tuple[frozenset[str], ...] | None = None  # for each frame, if scenes.csv gives it
     complete: bool = False  # True if `onscreen` has everything visible, as in scenes.csv
-    form: Audio = "auto"  # of the audio, unless `load` is given another
+    audio_form: Audio = "auto"  # unless `load` is given another
 
     def sources(self) -> list[Audio]:
         """Return the available forms of the audio, in order of preference."""
         log_mel = self.log_mel_path is not None and self.log_mel_path.is_file()
-        there = {"wav": self.audio_path.is_file(), "video": self.video_path is not None, "log_mel": log_mel}
-        return [source for source, found in there.items() if found]
+        available = {"wav": self.audio_path.is_file(), "video": self.video_path is not None, "log_mel": log_mel}
+        return [source for source, exists in available.items() if exists]
 
     @property
     def has_waveform(self) -> bool:
         """True if `load` returns a waveform; False: log-mel windows."""
-        return self._form(self.form) != "log_mel"
+        return self._resolve_form(self.audio_form) != "log_mel"
 
-    def _form(self, audio: Audio) -> Audio:
+    def _resolve_form(self, audio: Audio) -> Audio:
         return next(iter(self.sources()), "wav") if audio == "auto" else audio
 
     def load(self, size: int | None = SIZE, audio: Audio | None = None, with_frames: bool = True) -> LoadedClip:
@@ -107,7 +107,8 @@ class ClipRecord:
 
         size   frames and masks are squashed to size x size, as is usual; None: native size (masks are resized to the
                frames)
-        audio  "wav", "video" (of raw_videos) or "log_mel"; "auto": the first of these that is available; None: `form`
+        audio  "wav", "video" (of raw_videos) or "log_mel"; "auto": the first of these that is available; None:
+               `audio_form`
         with_frames  False: frames are not read; needs a size
 
         Raises UserError for a missing or unreadable file and for mask values that the layout does not have.
@@ -123,7 +124,9 @@ class ClipRecord:
         masks = np.stack([empty if path is None else read_mask(path, self.layout, shape) for path in self.mask_paths])
         labelled = np.array([path is not None for path in self.mask_paths])
         class_ids = masks if self.layout in CLASS_ID_LAYOUTS else None
-        return LoadedClip(self.name, frames, masks, labelled, class_ids, *self._sound(self._form(audio or self.form)))
+        return LoadedClip(
+            self.name, frames, masks, labelled, class_ids, *self._sound(self._resolve_form(audio or self.audio_form))
+        )
 
     def _sound(self, audio: Audio) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Return samples and log-mel windows, one of them None."""

@@ -166,8 +166,8 @@ def _sounding(record: ClipRecord, clip: LoadedClip) -> list[frozenset | None]:
 
     Masks hold classes in the AVSS layout. In other layouts they tell only whether anything sounds.
     """
-    if record.seconds is not None and len(record.seconds) == len(clip.frames):
-        return list(record.seconds)
+    if record.sounding_by_second is not None and len(record.sounding_by_second) == len(clip.frames):
+        return list(record.sounding_by_second)
     return [
         frozenset(np.unique(mask).tolist()) - {0} if known else None
         for mask, known in zip(clip.masks, clip.labelled, strict=True)
