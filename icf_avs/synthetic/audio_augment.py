@@ -90,16 +90,16 @@ def source_length(samples: int, octaves: float, glide: float) -> int:
 
 
 @lru_cache(maxsize=8)
-def _places(size: int) -> tuple[np.ndarray, np.ndarray]:
+def _knot_positions(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the knot below each bin of a spectrum of `size` samples, and how far above it the bin is."""
-    place = np.interp(np.fft.rfftfreq(size, 1 / RATE), FREQUENCY_KNOTS, np.arange(len(FREQUENCY_KNOTS)))
-    below = np.minimum(place.astype(np.int64), len(FREQUENCY_KNOTS) - 2)
-    return below, (place - below).astype(np.float32)
+    position = np.interp(np.fft.rfftfreq(size, 1 / RATE), FREQUENCY_KNOTS, np.arange(len(FREQUENCY_KNOTS)))
+    below = np.minimum(position.astype(np.int64), len(FREQUENCY_KNOTS) - 2)
+    return below, (position - below).astype(np.float32)
 
 
-def _over(curve: np.ndarray, size: int) -> np.ndarray:
+def _interpolate_curve(curve: np.ndarray, size: int) -> np.ndarray:
     """Interpolate a curve from the knots to the bins, float32."""
-    below, share = _places(size)
+    below, share = _knot_positions(size)
     curve = curve.astype(np.float32)
     return curve[below] + share * (curve[1:] - curve[:-1])[below]
 
@@ -130,14 +130,14 @@ def apply_room_and_mic(
 ) -> np.ndarray:
     """Apply a random room and a microphone to a track. size: FFT length, at least LONGEST_TAIL above the track."""
     curve = mic * _equaliser(style, rng)
-    response = _over(curve, size)
+    response = _interpolate_curve(curve, size)
     if rng.random() < style.reverb_prob:
         length = int(rng.uniform(0.05, LONGEST_TAIL) * RATE)
         tail = rng.standard_normal(length, dtype=np.float32)
         tail *= np.exp(np.linspace(0, -6.9, length, dtype=np.float32)) / np.float32(np.sqrt(length / 14))
         tail[: int(rng.uniform(0.001, 0.015) * RATE)] = 0  # delay of the first reflection
         dull = 10 ** (-np.maximum(_OCTAVES + 1, 0) * rng.uniform(0, 6) / 20)  # walls and air absorb high frequencies
-        response = response + np.fft.rfft(tail, size) * _over(curve * dull * rng.uniform(0.2, 1.5), size)
+        response = response + np.fft.rfft(tail, size) * _interpolate_curve(curve * dull * rng.uniform(0.2, 1.5), size)
     return np.fft.irfft(np.fft.rfft(track, size) * response, size)[: len(track)].astype(np.float32)
 
 
@@ -155,7 +155,7 @@ def ambient_noise(
     bins = size // 2 + 1
     white = rng.standard_normal((2, bins), dtype=np.float32)
     colour = 10 ** (rng.uniform(-9, 3) * np.clip(_OCTAVES, -4, 3) / 20)
-    spectrum = (white[0] + 1j * white[1]) * _over(mic * _equaliser(style, rng) * colour, size)
+    spectrum = (white[0] + 1j * white[1]) * _interpolate_curve(mic * _equaliser(style, rng) * colour, size)
     waveform = np.fft.irfft(spectrum, size)[:samples].astype(np.float32) * gain_envelope(samples, style, rng)
     return waveform / max(float(np.sqrt(np.mean(np.square(waveform)))), 1e-9)
 

@@ -77,14 +77,14 @@ class _Job:
         return base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest())[:11].decode()
 
     @property
-    def record(self) -> Path:
+    def record_path(self) -> Path:
         """File that lists the content of the clip; it is written after all others of the clip."""
         return self.out / self.dataset / ".clips" / f"{self.name}.json"
 
     def is_done(self) -> bool:
         """Return True if this version of the code has written the clip."""
         try:
-            row = json.loads(self.record.read_bytes())
+            row = json.loads(self.record_path.read_bytes())
         except (OSError, ValueError):
             return False
         return row.get("version") == _version() and (row["video"] or not self.video)
@@ -119,18 +119,18 @@ def write_stamps(
         for number in range(count)
     ]
     written = {record for name in _FIRST for record in (out / name / ".clips").glob("[!.]*")}
-    if written - {job.record for job in jobs}:
+    if written - {job.record_path for job in jobs}:
         raise UserError(
             f"{out}: holds clips of another --seed, or of more than are asked for; choose another --out, or delete it"
         )
     remaining = [job for job in jobs if not job.is_done()]
     for _ in track(in_processes(_write_clip, remaining, workers), len(remaining), "writing clips"):
         pass
-    _write_tables(out, [json.loads(job.record.read_bytes()) for job in jobs], catalog.class_names)
+    _write_tables(out, [json.loads(job.record_path.read_bytes()) for job in jobs], catalog.class_names)
 
 
 @lru_cache(maxsize=1)
-def _tools(stamps: Path) -> tuple[Catalog, SoundBank, SoundBank]:
+def _load_sources(stamps: Path) -> tuple[Catalog, SoundBank, SoundBank]:
     catalog = load_catalog(stamps)
     return catalog, SoundBank(catalog), SoundBank(catalog, "cross")
 
@@ -146,8 +146,8 @@ def _version() -> str:
 
 
 def _write_clip(job: _Job) -> None:
-    write_bytes(job.record, b"{}")  # marks the clip as started
-    catalog, bank, cross_bank = _tools(job.stamps)
+    write_bytes(job.record_path, b"{}")  # marks the clip as started
+    catalog, bank, cross_bank = _load_sources(job.stamps)
     training, always = _STYLES[job.dataset]
     style = replace(TRAIN, **training, **always) if job.split == "train" else replace(BALANCED, **always)
     scene = sample_scene(catalog, job.split, job.index, job.seed, style, round(SPEC.seconds))
@@ -184,7 +184,7 @@ def _write_clip(job: _Job) -> None:
         "onscreen": sorted(kind for number, kind in shown if kind and (clip.stamp_maps == number).any()),
         "stamps": stamps,
     }  # fmt: skip
-    write_bytes(job.record, json.dumps(row).encode())
+    write_bytes(job.record_path, json.dumps(row).encode())
 
 
 def _write_semantic(job: _Job, scene: Scene, clip: Clip, size: tuple[int, int], samples: np.ndarray) -> None:
@@ -198,17 +198,19 @@ def _write_semantic(job: _Job, scene: Scene, clip: Clip, size: tuple[int, int], 
 
 def _write_tables(out: Path, rows: list[dict], class_names: tuple[str, ...]) -> None:
     """Write the tables of all sets from the records of their clips (`_write_clip`), in the given order."""
-    of = {dataset: [row for row in rows if row["dataset"] == dataset] for dataset in (SINGLE, MULTI, CROSS)}
-    for dataset, mine in of.items():
-        if mine and dataset == SINGLE:
-            table = [(row["name"], 0, row["sounding"][0], row["split"]) for row in mine]
+    rows_by_set = {dataset: [row for row in rows if row["dataset"] == dataset] for dataset in (SINGLE, MULTI, CROSS)}
+    for dataset, set_rows in rows_by_set.items():
+        if set_rows and dataset == SINGLE:
+            table = [(row["name"], 0, row["sounding"][0], row["split"]) for row in set_rows]
             write_table(out / SINGLE / "s4_meta_data.csv", ("name", "start", "category", "split"), table)
-        elif mine:
-            table = [(row["name"], row["split"]) for row in mine]
+        elif set_rows:
+            table = [(row["name"], row["split"]) for row in set_rows]
             write_table(out / dataset / "ms3_meta_data.csv", ("video_id", "split"), table)
-        if mine:
-            write_scenes_table(out / dataset, mine, ("seed", "index"))
-    semantic = [row | {"part": part} for part, dataset in (("v1s", SINGLE), ("v1m", MULTI)) for row in of[dataset]]
+        if set_rows:
+            write_scenes_table(out / dataset, set_rows, ("seed", "index"))
+    semantic = [
+        row | {"part": part} for part, dataset in (("v1s", SINGLE), ("v1m", MULTI)) for row in rows_by_set[dataset]
+    ]
     if semantic:
         write_avss_tables(out / SEMANTIC, semantic, class_names)
         write_scenes_table(out / SEMANTIC, semantic, ("seed", "index"))

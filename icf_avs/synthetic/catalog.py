@@ -103,24 +103,24 @@ def load_catalog(stamps: Path | None = None) -> Catalog:
     `stamps` is the stamps folder (None: `asset_packages.stamps_root()`). Cross recordings are listed if their optional
     packages are present (`asset_packages.fetch_all` downloads them). Raises UserError if most stamps are missing.
     """
-    root, rows, shown = _read_facts("stamps.csv", stamps)
+    root, rows, available = _read_rows("stamps.csv", stamps)
     names = tuple(sorted({row["class"] for row in rows if row["class"]}))
     classes = []
     for number, name in enumerate(names, start=1):
-        mine = [row for row in rows if row["class"] == name]
-        stems = {role: tuple(row["stem"] for row in shown if (row["class"], row["role"]) == (name, role))
+        class_rows = [row for row in rows if row["class"] == name]
+        stems = {role: tuple(row["stem"] for row in available if (row["class"], row["role"]) == (name, role))
                  for role in ("train", "heldout")}  # fmt: skip
-        sounds = [row["sound"] for row in mine if row["sound"] and (root / f"{row['sound']}.ogg").is_file()]
+        sounds = [row["sound"] for row in class_rows if row["sound"] and (root / f"{row['sound']}.ogg").is_file()]
         recordings = tuple(f"stamps:{stem}" for stem in sounds)
         if stems["train"] and recordings:
             files = stems["train"], stems["heldout"], recordings, _cross_recordings(name)
-            classes.append(SoundClass(number, name, mine[0]["super_category"], *files))
+            classes.append(SoundClass(number, name, class_rows[0]["super_category"], *files))
     _check_complete(root, "images and sounds", len(classes), len(names), "classes")
-    distractors = tuple(row["stem"] for row in shown if row["role"] == "distractor")
+    distractors = tuple(row["stem"] for row in available if row["role"] == "distractor")
     return Catalog(root, names, tuple(classes), distractors)
 
 
-def _read_facts(table: str, stamps: Path | None) -> tuple[Path, list[dict[str, str]], list[dict[str, str]]]:
+def _read_rows(table: str, stamps: Path | None) -> tuple[Path, list[dict[str, str]], list[dict[str, str]]]:
     """Return the stamps folder, all rows of a table, and those whose image exists."""
     root = Path(stamps) if stamps is not None else asset_packages.stamps_root()
     with resources.files(__package__).joinpath(table).open(encoding="utf-8", newline="") as file:
@@ -137,17 +137,17 @@ def _check_complete(root: Path, what: str, here: int, wanted: int, of: str) -> N
 
 
 def _cross_recordings(name: str) -> tuple[str, ...]:
-    found = []
+    recordings = []
     if asset_packages.find(asset_packages.GCOMPRIS):
         activity = "/gcompris/src/activities"
         if name in _GCOMPRIS_FARM:
             member = f"{activity}/explore_farm_animals/resource/animals/{_GCOMPRIS_FARM[name]}.ogg"
-            found.append(f"gcompris:explore_farm_animals.rcc:{member}")
+            recordings.append(f"gcompris:explore_farm_animals.rcc:{member}")
         if name in _GCOMPRIS_MUSIC:
-            found.append(f"gcompris:instruments.rcc:{activity}/instruments/resource/{_GCOMPRIS_MUSIC[name]}.ogg")
+            recordings.append(f"gcompris:instruments.rcc:{activity}/instruments/resource/{_GCOMPRIS_MUSIC[name]}.ogg")
     if name in _OVOS and asset_packages.find(asset_packages.OVOS):
-        found.append(f"ovos:animals/{name}.mp3")
-    return tuple(found)
+        recordings.append(f"ovos:animals/{name}.mp3")
+    return tuple(recordings)
 
 
 # Sound classes that can be held out of training, to measure the benefit of an open vocabulary.
@@ -215,10 +215,10 @@ class OpenVocabCatalog:
 
 def load_open_vocab_stamps(stamps: Path | None = None, held_out: Collection[str] = HELD_OUT) -> OpenVocabCatalog:
     """See `load_catalog`. held_out: sound classes that must be unknown in training."""
-    root, rows, shown = _read_facts("open_vocab_stamps.csv", stamps)
-    _check_complete(root, "images", len(shown), len(rows), "objects")
+    root, rows, available = _read_rows("open_vocab_stamps.csv", stamps)
+    _check_complete(root, "images", len(available), len(rows), "objects")
     found = []
-    for row in shown:
+    for row in available:
         words, generic = (tuple(row[column].split(";")) if row[column] else () for column in ("words", "generic"))
         roles = row["role"] == "heldout", row["class"] in held_out
         found.append(NamedStamp(row["stem"], words, row["family"], generic, row["class"], *roles))

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 OPEN_VOCAB_SPLITS = ("train", "val", "test", "heldout", "heldout-val")  # append new ones: seeds use the index
 _HELD_OUT = {"heldout": "cross", "heldout-val": "cross-val"}  # and their names in scenes with sound
-_TENTHS = SPLIT_DECILES | dict.fromkeys(_HELD_OUT, range(10))
+_DECILES = SPLIT_DECILES | dict.fromkeys(_HELD_OUT, range(10))
 _STREAM = 5  # separates the random numbers from those of scenes with sound
 _SMALLEST, _LARGEST = 0.05, 0.9  # square root of the area of a stamp's box, in shorter sides of the image
 _ENLARGED = 2.5 / 448  # maximum shorter sides per pixel of a cut-out: beyond that it does not look like a photograph
@@ -41,8 +41,8 @@ _CLOSE = (0.9, 1.7)  # same as _SMALLEST, _LARGEST for an object close to the ca
 _CLOSE_ENLARGED = 4.5 / 448
 _ZOOM, _PLAIN_ZOOM = (0.35, 1.0), (0.04, 0.25)  # visible share of a background
 _GAINS = (0.7, 1.25), (0.9, 1.1)
-_VISIBLE = 0.35  # minimum visible share, at all times, of an object's most visible stamp
-_LEAST = 0.0012  # minimum share of the image that an object covers at all times
+_MIN_VISIBLE = 0.35  # minimum visible share, at all times, of an object's most visible stamp
+_MIN_AREA = 0.0012  # minimum share of the image that an object covers at all times
 _AUDIBLE = {"animal", "musical instrument", "vehicle", "tool"}  # generic words of objects that often sound
 
 
@@ -68,18 +68,18 @@ def sample_open_vocab_scene(
     """Sample scene number `index` of a split in OPEN_VOCAB_SPLITS. Raises ValueError for others or seconds < 1."""
     check_request(split, OPEN_VOCAB_SPLITS, seconds)
     rng = np.random.default_rng([_STREAM, seed, OPEN_VOCAB_SPLITS.index(split), index])
-    cast = _draw_cast(catalog, split, style, rng)
-    close = style.close > 0 and rng.random() < style.close and len(cast[0]) == 1
+    object_stamps = _draw_objects(catalog, split, style, rng)
+    close = style.close > 0 and rng.random() < style.close and len(object_stamps[0]) == 1
     view = ViewRanges(lambda: _zoom(style, rng), 0.05, _GAINS, (0.5, 30), generated=0.1)
     empty = draw_view(catalog.root, _HELD_OUT.get(split, split), index, seed, seconds, view, rng)
     times = [0.5] if seconds == 1 else visibility_times(seconds)
     scene = search_layout(
-        lambda shrink: _lay_out(cast, empty, shrink, close, rng),
-        lambda candidate: _all_visible(candidate, len(cast), times),
+        lambda shrink: _lay_out(object_stamps, empty, shrink, close, rng),
+        lambda candidate: _all_visible(candidate, len(object_stamps), times),
         tries=4,
     )
     objects = []
-    for first, *_ in cast:
+    for first, *_ in object_stamps:
         transfer = float(rng.uniform(0, 0.6)) if rng.random() < 0.6 else 0.0
         objects.append(NamedObject(first.words, first.generic, first.class_name, transfer))
     camera = Camera(
@@ -103,7 +103,7 @@ def _zoom(style: OpenVocabStyle, rng: np.random.Generator) -> float:
     return rng.uniform(*_ZOOM)
 
 
-def _draw_cast(
+def _draw_objects(
     catalog: OpenVocabCatalog, split: str, style: OpenVocabStyle, rng: np.random.Generator
 ) -> list[tuple[NamedStamp, ...]]:
     """Draw the stamps of each object until the composition belongs to the split."""
@@ -112,14 +112,14 @@ def _draw_cast(
         known = tuple(stamp for stamp in catalog.stamps if not stamp.held_out)
     while True:
         count = draw_count(style.num_objects, 1, rng)
-        cast: list[tuple[NamedStamp, ...]] = []
-        while len(cast) < count:
+        object_stamps: list[tuple[NamedStamp, ...]] = []
+        while len(object_stamps) < count:
             # The first object of a held-out scene is held out, and so are half of the others.
-            unknown = split in _HELD_OUT and (not cast or rng.random() < 0.5)
+            unknown = split in _HELD_OUT and (not object_stamps or rng.random() < 0.5)
             pool = catalog.held_out if unknown else known
             if rng.random() < style.audible:
                 pool = tuple(stamp for stamp in pool if stamp.class_name or set(stamp.generic) & _AUDIBLE) or pool
-            taken = {copies[0].family for copies in cast}
+            taken = {copies[0].family for copies in object_stamps}
             # Family, then word, then stamp, because there are 24 flowers and one violin.
             family = _choice(sorted({stamp.family for stamp in pool} - taken), rng)
             word = _choice(sorted({stamp.word for stamp in pool if stamp.family == family}), rng)
@@ -128,9 +128,10 @@ def _draw_cast(
             copies = int(rng.integers(2, 9)) if rng.random() < style.group else 1
             # Copies of one stamp, or of all stamps of its word.
             choices = [first] if rng.random() < 0.5 else [s for s in same_word if s.generic == first.generic]
-            cast.append((first, *(_choice(choices, rng) for _ in range(copies - 1))))
-        if hash_decile("\n".join(sorted({stamp.stem for copies in cast for stamp in copies}))) in _TENTHS[split]:
-            return cast
+            object_stamps.append((first, *(_choice(choices, rng) for _ in range(copies - 1))))
+        composition = "\n".join(sorted({stamp.stem for copies in object_stamps for stamp in copies}))
+        if hash_decile(composition) in _DECILES[split]:
+            return object_stamps
 
 
 def _choice(choices: Sequence[T], rng: np.random.Generator) -> T:
@@ -138,14 +139,14 @@ def _choice(choices: Sequence[T], rng: np.random.Generator) -> T:
 
 
 def _lay_out(
-    cast: list[tuple[NamedStamp, ...]], scene: Scene, shrink: float, close: bool, rng: np.random.Generator
+    object_stamps: list[tuple[NamedStamp, ...]], scene: Scene, shrink: float, close: bool, rng: np.random.Generator
 ) -> Scene:
     """Return the scene with sizes, positions, order and motion of all stamps. close: the first object is close."""
     centres: list[np.ndarray] = []
     stamps: list[PlacedStamp] = []
     object_of: list[int] = []
-    for number in rng.permutation(len(cast)):
-        copies = cast[number]
+    for number in rng.permutation(len(object_stamps)):
+        copies = object_stamps[number]
         size = _SMALLEST * (_LARGEST / _SMALLEST) ** (rng.random() ** 0.35) * shrink
         if len(copies) > 1:
             size = min(size, 1.1 / len(copies) ** 0.5) * rng.uniform(0.5, 1.0)
@@ -160,7 +161,7 @@ def _lay_out(
         gains, feather = np.array(draw_gains(*_GAINS, rng)), float(rng.uniform(0.2, 1.6)) if rng.random() < 0.7 else 0.0
         poses = [(centre, size, gains)] if len(copies) == 1 else _group(len(copies), centre, size, gains, rng)
         for copy, pose in zip(copies, poses, strict=True):
-            stamps.append(_place(scene, copy, *pose, feather, near, rng))
+            stamps.append(_place_stamp(scene, copy, *pose, feather, near, rng))
             object_of.append(int(number) + 1)
     return replace(scene, stamps=tuple(stamps), object_of=tuple(object_of))
 
@@ -176,7 +177,7 @@ def _group(
     return [(centre + offset, one, gains * rng.uniform(0.9, 1.1)) for offset, one in zip(offsets, sizes, strict=True)]
 
 
-def _place(
+def _place_stamp(
     scene: Scene, stamp: NamedStamp, centre: np.ndarray, size: float, gains: np.ndarray, feather: float, close: bool,
     rng: np.random.Generator,
 ) -> PlacedStamp:  # fmt: skip
@@ -199,8 +200,9 @@ def _all_visible(scene: Scene, objects: int, times: list[float]) -> bool:
     across, down = canvas_size(scene.aspect)
     boxes, numbers = np.array([stamp.size**2 for stamp in scene.stamps]), np.array(scene.object_of)
     for number in range(1, objects + 1):
-        mine = numbers == number
-        area = (shares[:, mine] * boxes[mine] * 0.5).sum(axis=1) / (across * down)  # a cut-out fills half of its box
-        if shares[:, mine].max(axis=1).min() < _VISIBLE or area.min() < _LEAST:
+        in_object = numbers == number
+        # A cut-out fills half of its box.
+        area = (shares[:, in_object] * boxes[in_object] * 0.5).sum(axis=1) / (across * down)
+        if shares[:, in_object].max(axis=1).min() < _MIN_VISIBLE or area.min() < _MIN_AREA:
             return False
     return True

@@ -160,7 +160,7 @@ def render_frame(scene: Scene, time_s: float, size: tuple[int, int]) -> tuple[np
         region = image[window]
         region *= 1 - alpha / 255
         region += color
-    return _photograph(image, scene, time_s), _stamp_map(patches, size)
+    return _apply_camera(image, scene, time_s), _stamp_map(patches, size)
 
 
 def _background(scene: Scene, time_s: float, size: tuple[int, int]) -> np.ndarray:
@@ -210,7 +210,7 @@ def _background_colors(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return small.mean((0, 1)), small.std((0, 1))
 
 
-def _photograph(image: np.ndarray, scene: Scene, time_s: float) -> np.ndarray:
+def _apply_camera(image: np.ndarray, scene: Scene, time_s: float) -> np.ndarray:
     """float32 [H, W, 3] -> uint8: gamma, resolution, blur, noise and compression, in the order of a camera."""
     height, width = image.shape[:2]
     camera = scene.camera
@@ -219,21 +219,21 @@ def _photograph(image: np.ndarray, scene: Scene, time_s: float) -> np.ndarray:
     rgb = np.clip(image + 0.5, 0, 255).astype(np.uint8)
     if camera == Camera() and not scene.jpeg_quality:
         return rgb
-    shown = Image.fromarray(rgb)
+    picture = Image.fromarray(rgb)
     if camera.detail < 1:
         small = max(1, round(width * camera.detail)), max(1, round(height * camera.detail))
-        shown = shown.resize(small, Image.Resampling.BOX).resize((width, height), Image.Resampling.BILINEAR)
+        picture = picture.resize(small, Image.Resampling.BOX).resize((width, height), Image.Resampling.BILINEAR)
     if (radius := camera.blur * min(width, height) / 448) > 0.2:
-        shown = shown.filter(ImageFilter.GaussianBlur(radius))
+        picture = picture.filter(ImageFilter.GaussianBlur(radius))
     if camera.noise:
         rng = np.random.default_rng([*scene.key, round(1000 * time_s)])
         grain = rng.standard_normal((height, width, 3), dtype=np.float32)
-        shown = Image.fromarray(np.clip(np.asarray(shown) + camera.noise * grain + 0.5, 0, 255).astype(np.uint8))
+        picture = Image.fromarray(np.clip(np.asarray(picture) + camera.noise * grain + 0.5, 0, 255).astype(np.uint8))
     if scene.jpeg_quality:
         buffer = io.BytesIO()
-        shown.save(buffer, "JPEG", quality=scene.jpeg_quality)
-        shown = Image.open(buffer).convert("RGB")
-    return np.asarray(shown)
+        picture.save(buffer, "JPEG", quality=scene.jpeg_quality)
+        picture = Image.open(buffer).convert("RGB")
+    return np.asarray(picture)
 
 
 def visible_shares(scene: Scene, times: list[float], short_side: int = 64) -> np.ndarray:

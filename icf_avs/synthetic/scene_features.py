@@ -37,9 +37,9 @@ from icf_avs.types import MAP_STRIDE, ClipSpec, VisualFeatures
 
 VERSION = 3  # raise when rendering, encoding or the segmenter change
 VALIDATION_SEED = 0  # the same for all runs, so that their scores are comparable
-_SETS = 8  # most training sets of scenes in a run
+_MAX_SETS = 8  # most training sets of scenes in a run
 _CHUNK, _BATCH = 16, 4  # scenes per job of a worker, frames per batch of the encoder
-_STEP, _ZERO = 0.125, 32  # a byte b stands for the z-score (b - 32) / 8, from -4 to 27.875
+_QUANT_STEP, _QUANT_ZERO = 0.125, 32  # a byte b stands for the z-score (b - 32) / 8, from -4 to 27.875
 Progress = Callable[[int, int], None]
 HALF = slice(MAP_STRIDE // 2, None, MAP_STRIDE)  # the pixels of a frame that a map of MAP_STRIDE keeps
 
@@ -125,12 +125,12 @@ class OpenVocabFeatures(SceneFeatures):
 
 def dequantize_scores(stored: np.ndarray) -> Tensor:
     """Stored bytes [...,h,w,1000] -> z-scores float32 [...,1000,h,w], within 1/16 of those of DenseClassifier."""
-    return ((torch.tensor(stored).float() - _ZERO) * _STEP).movedim(-1, -3)
+    return ((torch.tensor(stored).float() - _QUANT_ZERO) * _QUANT_STEP).movedim(-1, -3)
 
 
 def quantize_scores(scores: Tensor) -> np.ndarray:
     """z-scores [N,1000,h,w] -> bytes [N,h,w,1000]."""
-    return (scores / _STEP + _ZERO).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return (scores / _QUANT_STEP + _QUANT_ZERO).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
 def dequantize_probs(stored: np.ndarray) -> Tensor:
@@ -160,20 +160,20 @@ def open_vocab_features(
 
 def training_seed(run: int, number: int) -> int:
     """Return the seed of training set `number` of a run with the scene seed `run`; no two runs share one."""
-    return _SETS * run + number
+    return _MAX_SETS * run + number
 
 
 def _find_or_compute(
     catalog: Catalog | OpenVocabCatalog, scene_set: SceneSet, workers: int, progress: Progress
 ) -> tuple[Path, list[Scene], list[np.ndarray]]:
     """Return the folder of the arrays, which differs for every change of their inputs; the scenes; the arrays."""
-    facts = [VERSION, type(scene_set.style).__name__, asdict(scene_set), repr(catalog), list_photographs()]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    inputs = [VERSION, type(scene_set.style).__name__, asdict(scene_set), repr(catalog), list_photographs()]
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     folder, scenes = cache_dir() / "features" / digest[:20], []
 
     def sample(new: Path | None) -> None:
         jobs = [(catalog, scene_set, new, start) for start in range(0, scene_set.count, _CHUNK)]
-        for part in in_processes(_do_chunk, jobs, workers):
+        for part in in_processes(_compute_chunk, jobs, workers):
             scenes.extend(part)
             progress(len(scenes), scene_set.count)
 
@@ -202,13 +202,13 @@ def _allocate(folder: Path, shapes: dict[str, tuple[tuple[int, ...], type]]) -> 
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
-def _do_chunk(job: tuple[Catalog | OpenVocabCatalog, SceneSet, Path | None, int]) -> list[Scene]:
+def _compute_chunk(job: tuple[Catalog | OpenVocabCatalog, SceneSet, Path | None, int]) -> list[Scene]:
     """Sample _CHUNK scenes; if a folder is given, also render and encode them into its files."""
     catalog, scene_set, folder, start = job
     spec, stop = scene_set.spec, min(start + _CHUNK, scene_set.count)
     sample = sample_open_vocab_scene if scene_set.open_vocab else sample_scene
-    drawn = scene_set.seed, scene_set.style, max(1, round(spec.seconds))
-    scenes = [sample(catalog, scene_set.split, index, *drawn) for index in range(start, stop)]
+    sampling = scene_set.seed, scene_set.style, max(1, round(spec.seconds))
+    scenes = [sample(catalog, scene_set.split, index, *sampling) for index in range(start, stop)]
     if folder is None:
         return scenes
     arrays = zip(scene_set.shapes, load_arrays(folder, scene_set.shapes, writable=True), strict=True)
@@ -249,8 +249,8 @@ def _object_probs(folder: Path, images: np.ndarray, progress: Progress) -> np.nd
     def compute(new: Path) -> None:
         probs, frames = np.empty((shape[0] * shape[1], *shape[2:]), np.uint8), images.reshape(-1, *images.shape[2:])
         for at in range(0, len(frames), 2 * _BATCH):
-            here = slice(at, at + 2 * _BATCH)
-            probs[here] = (segmenter(torch.tensor(frames[here])) * 255).round().byte().numpy()
+            chunk = slice(at, at + 2 * _BATCH)
+            probs[chunk] = (segmenter(torch.tensor(frames[chunk])) * 255).round().byte().numpy()
             progress(min(at + 2 * _BATCH, len(frames)) // shape[1], shape[0])
         save_arrays(new, {"object_probs": probs.reshape(shape)})
 

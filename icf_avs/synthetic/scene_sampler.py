@@ -74,10 +74,12 @@ def sample_scene(
     """
     check_request(split, SPLITS, seconds)
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    cast = _draw_cast(catalog, split, style, rng)
-    voices = list(dict.fromkeys(cls for _, cls, sounds in cast if cls and sounds))  # two stamps of a class share one
+    drawn_stamps = _draw_stamps(catalog, split, style, rng)
+    voices = list(
+        dict.fromkeys(cls for _, cls, sounds in drawn_stamps if cls and sounds)
+    )  # two stamps of a class share one
     spans = {cls: _draw_spans(int(seconds), style, rng) for cls in voices}
-    stems = [(stem, cls, spans[cls] if cls and sounds else ()) for stem, cls, sounds in cast]
+    stems = [(stem, cls, spans[cls] if cls and sounds else ()) for stem, cls, sounds in drawn_stamps]
     view = ViewRanges(lambda: rng.uniform(0.55, 1.0), 0.04, ((0.75, 1.2), (0.92, 1.08)), (0.3, 35), generated=0.12)
     scene = draw_view(catalog.root, split, index, seed, int(seconds), view, rng)
 
@@ -121,10 +123,10 @@ def draw_view(
 
 
 def draw_gains(
-    contrast: tuple[float, float], cast: tuple[float, float], rng: np.random.Generator
+    contrast: tuple[float, float], drawn_stamps: tuple[float, float], rng: np.random.Generator
 ) -> tuple[float, float, float]:
     """Draw a contrast times a colour cast."""
-    return tuple((rng.uniform(*contrast) * rng.uniform(*cast, 3)).tolist())
+    return tuple((rng.uniform(*contrast) * rng.uniform(*drawn_stamps, 3)).tolist())
 
 
 def draw_motion(
@@ -165,7 +167,7 @@ def draw_count(weights: tuple[float, ...], first: int, rng: np.random.Generator)
     return first + int(rng.choice(len(weights), p=np.array(weights) / sum(weights)))
 
 
-def _draw_cast(
+def _draw_stamps(
     catalog: Catalog, split: str, style: SceneStyle, rng: np.random.Generator
 ) -> list[tuple[str, SoundClass | None, bool]]:
     """Draw stem, class and whether it sounds for each stamp, until the composition belongs to the split."""
@@ -187,14 +189,16 @@ def _draw_cast(
         shown = [*sources, *silent_sources[:silent]]
         if shown and style.duplicate_prob and rng.random() < style.duplicate_prob:
             shown.append(shown[rng.integers(len(shown))])
-        cast: list[tuple[str, SoundClass | None, bool]] = []
+        drawn_stamps: list[tuple[str, SoundClass | None, bool]] = []
         for cls in shown:
             stems = (cls.heldout_stems if cross else ()) or cls.stems
-            cast.append((stems[rng.integers(len(stems))], cls, cls in sources))
-        cast += [(catalog.distractors[i], None, False) for i in rng.permutation(len(catalog.distractors))[:others]]
-        composition = "\n".join(sorted({stem for stem, *_ in cast}))
-        if 2 <= len(cast) <= 5 and hash_decile(composition) in SPLIT_DECILES[base_split(split)]:
-            return cast
+            drawn_stamps.append((stems[rng.integers(len(stems))], cls, cls in sources))
+        drawn_stamps += [
+            (catalog.distractors[i], None, False) for i in rng.permutation(len(catalog.distractors))[:others]
+        ]
+        composition = "\n".join(sorted({stem for stem, *_ in drawn_stamps}))
+        if 2 <= len(drawn_stamps) <= 5 and hash_decile(composition) in SPLIT_DECILES[base_split(split)]:
+            return drawn_stamps
 
 
 def _draw_spans(seconds: int, style: SceneStyle, rng: np.random.Generator) -> Spans:

@@ -27,8 +27,8 @@ _LONGEST_PAUSE = 0.25  # seconds; so that a sounding object sounds in every seco
 _LEVEL = 0.1  # RMS of the frames that are not silent
 NOISES = ("white", "pink", "brown")
 _WINDOW_DB = -30.0  # a window this far below the track's loudest one counts as silent
-_SLIVER_DB = -35.0  # the same for the frames of 25 ms inside a window
-_SLIVER = 0.15  # minimum share of sounding frames in a window that sounds
+_FRAME_DB = -35.0  # the same for the frames of 25 ms inside a window
+_MIN_ACTIVE_SHARE = 0.15  # minimum share of sounding frames in a window that sounds
 _FADE = 0.02  # seconds
 
 
@@ -85,7 +85,7 @@ class SoundBank:
             raise ValueError(f"recordings is {recordings!r}; it must be 'train' or 'cross'")
         self.recordings = recordings
         self._catalog = catalog
-        self._made: dict[tuple, np.ndarray] = {}
+        self._cache: dict[tuple, np.ndarray] = {}
 
     def references(self, class_name: str) -> tuple[str, ...]:
         """Return the recordings of a class in this bank; may be empty for "cross"."""
@@ -94,38 +94,38 @@ class SoundBank:
 
     def speed_variant(self, reference: str, speed: int) -> np.ndarray:
         """Return the waveform of a recording at SPEEDS[speed], float32 [N]; do not write to it."""
-        return self._once(("speed", reference, speed), lambda: resample(self._recording(reference), SPEEDS[speed]))
+        return self._cached(("speed", reference, speed), lambda: resample(self._recording(reference), SPEEDS[speed]))
 
     def tempo_variant(self, reference: str, tempo: int) -> np.ndarray:
         """Return the waveform of a recording at TEMPI[tempo] and original pitch, float32 [N]; do not write to it."""
         if TEMPI[tempo] == 1:
             return self._recording(reference)
-        return self._once(("tempo", reference, tempo), lambda: time_stretch(self._recording(reference), TEMPI[tempo]))
+        return self._cached(("tempo", reference, tempo), lambda: time_stretch(self._recording(reference), TEMPI[tempo]))
 
     def _recording(self, reference: str) -> np.ndarray:
         read = self._catalog.read_recording
-        return self._once((reference,), lambda: trim_and_normalize(read_audio(read(reference), RATE)[0]))
+        return self._cached((reference,), lambda: trim_and_normalize(read_audio(read(reference), RATE)[0]))
 
-    def _once(self, key: tuple, make: Callable[[], np.ndarray]) -> np.ndarray:
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+    def _cached(self, key: tuple, make: Callable[[], np.ndarray]) -> np.ndarray:
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
 
     def loop_recording(self, class_name: str, samples: int, rng: np.random.Generator) -> np.ndarray:
         """Return `samples` samples of a class: a random recording, speed and offset, looped with gaps <= 0.25 s."""
-        reference = self._any(class_name, rng)
+        reference = self._random_reference(class_name, rng)
         return _loop(self.speed_variant(reference, int(rng.integers(len(SPEEDS)))), samples, rng)
 
     def loop_augmented(
         self, class_name: str, samples: int, style: AudioAugmentConfig, rng: np.random.Generator
     ) -> np.ndarray:
         """Same as `loop_recording`, at a tempo of TEMPI and, on top of it, any pitch that the style allows."""
-        waveform = self.tempo_variant(self._any(class_name, rng), int(rng.integers(len(TEMPI))))
+        waveform = self.tempo_variant(self._random_reference(class_name, rng), int(rng.integers(len(TEMPI))))
         octaves = rng.uniform(-style.pitch_octaves, style.pitch_octaves)
         source = _loop(waveform, source_length(samples, octaves, style.glide_octaves), rng)
         return speed_perturb(source, samples, octaves, style.glide_octaves, rng)
 
-    def _any(self, class_name: str, rng: np.random.Generator) -> str:
+    def _random_reference(self, class_name: str, rng: np.random.Generator) -> str:
         references = self.references(class_name)
         if not references:
             raise ValueError(f"the class {class_name} has no {self.recordings} recording")
@@ -250,8 +250,8 @@ def track_activity(tracks: np.ndarray, spec: ClipSpec) -> np.ndarray:
         cut = cut_windows(track, spec, spec.frames)
         rms = np.sqrt(np.mean(np.square(cut), axis=1))
         frames = np.stack([frame_rms(window, 400) for window in cut])
-        share = np.mean(frames > frames.max() * 10 ** (_SLIVER_DB / 20), axis=1)
-        active[index] = (rms > rms.max() * 10 ** (_WINDOW_DB / 20)) & (share >= _SLIVER)
+        share = np.mean(frames > frames.max() * 10 ** (_FRAME_DB / 20), axis=1)
+        active[index] = (rms > rms.max() * 10 ** (_WINDOW_DB / 20)) & (share >= _MIN_ACTIVE_SHARE)
     return active
 
 

@@ -75,7 +75,7 @@ def _tag(
         progress(done, number + 1)
         outputs.append(_predict(tagger, [_example(bank, (name,), rng, pauses=i % 2 > 0) for i in range(variants)]))
         silent.append(_predict(tagger, [_example(bank, (name,), rng, now=False) for _ in range(quarter)]))
-    noise_only = _predict(tagger, [_noisy(rng) for _ in range(variants)])
+    noise_only = _predict(tagger, [_noise_example(rng) for _ in range(variants)])
     count = number * quarter if number > 1 else 0
     pairs = np.array([rng.choice(number, 2, replace=False) for _ in range(count)], np.int64).reshape(count, 2)
     mixed = [np.zeros((0, tagger.dim), np.float16)]
@@ -121,7 +121,7 @@ def _example(
     return _window(clip * min(10 ** (rng.uniform(-32, -14) / 20), 0.99 / float(np.abs(clip).max())), moment)
 
 
-def _noisy(rng: np.random.Generator) -> np.ndarray:
+def _noise_example(rng: np.random.Generator) -> np.ndarray:
     """Return a window of noise alone, from loud to microphone noise."""
     level = 10 ** (-rng.uniform(14, 75) / 20)
     return _window(noise(NOISES[rng.integers(len(NOISES))], SECONDS * RATE, rng) * level, int(rng.integers(SECONDS)))
@@ -143,8 +143,8 @@ def _window(clip: np.ndarray, moment: int) -> np.ndarray:
 
 def _digest(catalog: Catalog, bank: SoundBank, class_names: tuple[str, ...], tagger: WordTagger, variants: int) -> str:
     """Return a digest of the recordings, the network, the words and their tags."""
-    facts = [_RECIPE, bank.recordings, class_names, variants, tagger.words, tagger.tags.tolist(), READ_OUT]
-    digest = hashlib.sha256(repr(facts).encode())
+    inputs = [_RECIPE, bank.recordings, class_names, variants, tagger.words, tagger.tags.tolist(), READ_OUT]
+    digest = hashlib.sha256(repr(inputs).encode())
     for class_name in class_names:
         for reference in bank.references(class_name):
             digest.update(reference.encode() + catalog.read_recording(reference))

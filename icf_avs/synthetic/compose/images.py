@@ -26,7 +26,7 @@ _MISSING = "name the folder of the images with --images"
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 Masks = dict[str, np.ndarray]  # bool [H, W] by class
 _ORIENTATION = 0x0112  # of EXIF; values 5 to 8 swap width and height
-_FAR = 16  # limit of coordinates, in sizes of the image: memory grows with them
+_MAX_COORDINATE_RATIO = 16  # limit of coordinates, in sizes of the image: memory grows with them
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class CocoImages:
             document = json.loads(path.read_bytes())
             if lacking := [part for part in ("images", "categories", "annotations") if not document.get(part)]:
                 raise ValueError(f"no {', '.join(lacking)}")
-            self._facts = {image["id"]: image for image in document["images"] if _is_image(image)}
+            self._image_entries = {image["id"]: image for image in document["images"] if _is_image(image)}
             names = {part["id"]: str(part["name"]) for part in document["categories"] if _has(part, "id", "name")}
             annotations = list(document["annotations"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -111,14 +111,14 @@ class CocoImages:
         if self.left_out.total() == len(annotations):
             raise UserError(f"{path}: none of its annotations can be used: {self._broken}; masks are needed")
         self.images = []
-        for key, facts in self._facts.items():
+        for key, entry in self._image_entries.items():
             areas: Counter[str] = Counter()
             for name, outline in self._outlines[key]:
                 areas[name] += int(coco_mask.area(outline))
-            least = SMALLEST * facts["width"] * facts["height"]
+            least = SMALLEST * entry["width"] * entry["height"]
             if large := frozenset(name for name, area in areas.items() if area >= least):
                 onscreen = frozenset(self._onscreen[key])
-                self.images.append(AnnotatedImage(root / facts["file_name"], large, onscreen, key))
+                self.images.append(AnnotatedImage(root / entry["file_name"], large, onscreen, key))
 
     @property
     def _broken(self) -> str:
@@ -137,17 +137,17 @@ class CocoImages:
         """Add an annotation. Raises ValueError, which says what is wrong with it."""
         if not isinstance(annotation, dict):
             raise ValueError("no fields")
-        facts, name = (_find(annotation, *of) for of in (("image_id", self._facts), ("category_id", names)))
-        if facts is None or name is None:
-            raise ValueError(f"an unknown {'image' if facts is None else 'category'}")
-        self._onscreen[facts["id"]].add(name)  # even if its outline is broken
-        outline = read_outline(annotation.get("segmentation"), facts["height"], facts["width"])
-        self._outlines[facts["id"]].append((name, outline))
+        entry, name = (_find(annotation, *of) for of in (("image_id", self._image_entries), ("category_id", names)))
+        if entry is None or name is None:
+            raise ValueError(f"an unknown {'image' if entry is None else 'category'}")
+        self._onscreen[entry["id"]].add(name)  # even if its outline is broken
+        outline = read_outline(annotation.get("segmentation"), entry["height"], entry["width"])
+        self._outlines[entry["id"]].append((name, outline))
 
     def load(self, image: AnnotatedImage) -> tuple[Image.Image, Masks]:
         """See `FolderImages.load`. Also raises UserError for an image of another size than in the file."""
-        stored, facts = open_image(image.path, missing=_MISSING), self._facts[image.key]
-        turn, size = stored.getexif().get(_ORIENTATION, 1), (facts["width"], facts["height"])
+        stored, entry = open_image(image.path, missing=_MISSING), self._image_entries[image.key]
+        turn, size = stored.getexif().get(_ORIENTATION, 1), (entry["width"], entry["height"])
         shown = stored.size[::-1] if turn in range(5, 9) else stored.size
         if size not in (shown, stored.size):
             raise UserError(
@@ -192,11 +192,11 @@ def _has(part: Any, *keys: str) -> bool:
     return isinstance(part, dict) and all(isinstance(part.get(key), int | str) for key in keys)
 
 
-def _is_image(facts: Any) -> bool:
+def _is_image(entry: Any) -> bool:
     return (
-        _has(facts, "id", "file_name")
-        and isinstance(facts["file_name"], str)
-        and all(isinstance(facts.get(size), int) and facts[size] > 0 for size in ("width", "height"))
+        _has(entry, "id", "file_name")
+        and isinstance(entry["file_name"], str)
+        and all(isinstance(entry.get(size), int) and entry[size] > 0 for size in ("width", "height"))
     )
 
 
@@ -222,7 +222,7 @@ def read_outline(segmentation: Any, height: int, width: int) -> dict[str, Any]:
                 raise ValueError("broken run lengths")
             outline = coco_mask.frPyObjects(outline, height, width)
     elif isinstance(segmentation, list) and all(isinstance(polygon, list) for polygon in segmentation):
-        farthest = _FAR * max(height, width)
+        farthest = _MAX_COORDINATE_RATIO * max(height, width)
         for polygon in segmentation:
             numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in polygon)
             if len(polygon) % 2 or not numbers or not all(abs(value) <= farthest for value in polygon):
