@@ -34,14 +34,14 @@ from icf_avs.inference.segment import segment_video
 from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.types import ClipSpec, Prediction
 
-SECONDS, BYTES = 10, 2 << 30  # limits per file
-PATIENCE = 30  # wall-clock limit in units of SECONDS: a hung process uses no CPU time, like one that gets none
-AT_ONCE = 25  # files per process, since a fork takes longer than most files
-_TELLING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-_EDGE = 2048  # bytes at both ends of a file, where most headers lie
+SECONDS, MAX_BYTES = 10, 2 << 30  # limits per file
+WALL_CLOCK_FACTOR = 30  # wall-clock limit in units of SECONDS: a hung process uses no CPU time, like one that gets none
+FILES_PER_PROCESS = 25  # since a fork takes longer than most files
+_BOUNDARY_VALUES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+_EDGE_BYTES = 2048  # bytes at both ends of a file, where most headers lie
 
 
-class Stand(MaskPredictor):
+class FakeModel(MaskPredictor):
     """Stand-in for a model: segments bright pixels while there is sound."""
 
     spec = ClipSpec(image_size=32)
@@ -59,7 +59,7 @@ def damaged(originals: list[bytes], rng: np.random.Generator) -> bytes:
     for _ in range(rng.integers(1, 9)):
         if len(data) < 16:
             break
-        edge = min(_EDGE, len(data))
+        edge = min(_EDGE_BYTES, len(data))
         place = int(rng.integers(edge) if rng.random() < 0.5 else len(data) - 1 - rng.integers(edge))
         if rng.random() < 0.2:
             place = int(rng.integers(len(data)))
@@ -70,7 +70,7 @@ def damaged(originals: list[bytes], rng: np.random.Generator) -> bytes:
             case 1:
                 data[place : place + size] = rng.bytes(size)
             case 2:
-                width, value = int(rng.choice([1, 2, 4, 8])), int(rng.choice(_TELLING))
+                width, value = int(rng.choice([1, 2, 4, 8])), int(rng.choice(_BOUNDARY_VALUES))
                 order = "big" if rng.random() < 0.7 else "little"
                 data[place : place + width] = (value % (1 << 8 * width)).to_bytes(width, order)
             case 3:
@@ -86,41 +86,41 @@ def damaged(originals: list[bytes], rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def _child(ear: Connection, mouth: Connection) -> None:
+def _child(receiver: Connection, sender: Connection) -> None:
     """Segment the files whose paths arrive, one after the other."""
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + BYTES, taken + BYTES))
+    bytes_before = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (bytes_before + MAX_BYTES, bytes_before + MAX_BYTES))
     torch.set_num_threads(1)  # the threads of the parent do not exist after a fork
-    while path := ear.recv():
+    while path := receiver.recv():
         try:
-            result = segment_video(Stand(), path, path.parent / "out")
-            mouth.send(("answered", "") if result.masks.any() or len(result) else ("failed", "no masks"))
+            result = segment_video(FakeModel(), path, path.parent / "out")
+            sender.send(("answered", "") if result.masks.any() or len(result) else ("failed", "no masks"))
         except UserError as error:
-            mouth.send(("failed" if "\n" in str(error) else "refused", str(error).replace(str(path), "FILE")))
+            sender.send(("failed" if "\n" in str(error) else "refused", str(error).replace(str(path), "FILE")))
         except BaseException:
-            mouth.send(("failed", traceback.format_exc()))
+            sender.send(("failed", traceback.format_exc()))
 
 
-def in_time(ear: Connection, process: int) -> bool:
+def in_time(receiver: Connection, process: int) -> bool:
     """Wait for a message from a process. Return True if one comes (or the process ends) within SECONDS of its CPU time.
 
-    CPU time of other programs does not count, up to PATIENCE * SECONDS of wall-clock time.
+    CPU time of other programs does not count, up to WALL_CLOCK_FACTOR * SECONDS of wall-clock time.
     """
-    end, before = time.monotonic() + PATIENCE * SECONDS, _worked(process)
-    while not ear.poll(min(1, SECONDS)):
-        if time.monotonic() > end or _worked(process) - before > SECONDS:
+    end, before = time.monotonic() + WALL_CLOCK_FACTOR * SECONDS, _cpu_seconds(process)
+    while not receiver.poll(min(1, SECONDS)):
+        if time.monotonic() > end or _cpu_seconds(process) - before > SECONDS:
             return False
     return True
 
 
-def _worked(process: int) -> float:
+def _cpu_seconds(process: int) -> float:
     """Return the CPU seconds of a process (Linux)."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Worker:
-    """A child process that segments files in turn, replaced after AT_ONCE files and after a failure.
+    """A child process that segments files in turn, replaced after FILES_PER_PROCESS files and after a failure.
 
     Close it at the end, since its folder belongs to the caller.
     """
@@ -137,10 +137,9 @@ class Worker:
         path = work / name
         path.write_bytes(data)
         try:
-            self._mouth.send(path)
-            kind, why = (
-                self._ear.recv() if in_time(self._ear, self._child.pid) else ("failed", f"more than {SECONDS} s")
-            )
+            self._sender.send(path)
+            late = "failed", f"more than {SECONDS} s"
+            kind, why = self._receiver.recv() if in_time(self._receiver, self._child.pid) else late
         except (EOFError, OSError):
             self._child.join()
             kind, why = "failed", f"the process ended with code {self._child.exitcode}"
@@ -152,19 +151,20 @@ class Worker:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("fork")  # libraries are loaded only once
-        (self._ear, mouth), (ear, self._mouth) = context.Pipe(duplex=False), context.Pipe(duplex=False)
-        self._child, self._left = context.Process(target=_child, args=(ear, mouth), daemon=True), AT_ONCE
+        (self._receiver, sender), (receiver, self._sender) = context.Pipe(duplex=False), context.Pipe(duplex=False)
+        self._child = context.Process(target=_child, args=(receiver, sender), daemon=True)
+        self._left = FILES_PER_PROCESS
         self._child.start()
-        mouth.close()  # so that the pipe closes when the child ends
-        ear.close()
+        sender.close()  # so that the pipe closes when the child ends
+        receiver.close()
 
     def close(self) -> None:
         """End the process."""
         if self._child is not None:
             self._child.kill()
             self._child.join()
-            self._ear.close()
-            self._mouth.close()
+            self._receiver.close()
+            self._sender.close()
         self._child, self._left = None, 0
 
 
@@ -182,7 +182,7 @@ def main() -> int:
         paths = write_seeds(folder)
         originals = [path.read_bytes() for path in paths]
         torch.set_num_threads(1)
-        segment_video(Stand(), paths[0], folder / "out")  # lazy imports happen once, before the forks
+        segment_video(FakeModel(), paths[0], folder / "out")  # lazy imports happen once, before the forks
         gc.freeze()
         worker = Worker(folder)
         for number in range(args.first, args.first + args.files):

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fuzz_media import BYTES, SECONDS, in_time
+from fuzz_media import MAX_BYTES, SECONDS, in_time
 from mutations import mutated
 from reliability import save_row
 from untrusted_readers import Reader, readers
@@ -51,18 +51,18 @@ def read(reader: Reader, content: bytes, folder: Path) -> Outcome:
     os.chdir(work)
     try:
         reader.read(work)
-        found = "answered", ""
+        outcome = "answered", ""
     except UserError as error:
         line = str(error).replace(str(work), "DIR")
         whole = "\n" not in line and not _lacked_memory(error)
-        found = ("refused", line) if whole else ("failed", f"{line}\n{traceback.format_exc()}")
+        outcome = ("refused", line) if whole else ("failed", f"{line}\n{traceback.format_exc()}")
     except BaseException:
-        found = "failed", traceback.format_exc()
+        outcome = "failed", traceback.format_exc()
     if any(path.name == "CANARY" for path in work.rglob("*")):
-        found = "failed", "a pickle was run"
+        outcome = "failed", "a pickle was run"
     os.chdir(before)
     shutil.rmtree(work)
-    return found
+    return outcome
 
 
 def _lacked_memory(error: BaseException | None) -> bool:
@@ -74,34 +74,34 @@ def _lacked_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _child(table: list[Reader], seed: int, numbers: range, folder: Path, tell: Connection) -> None:
+def _child(table: list[Reader], seed: int, numbers: range, folder: Path, sender: Connection) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # the threads of the parent do not exist after a fork
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + BYTES, taken + BYTES))
+    bytes_before = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (bytes_before + MAX_BYTES, bytes_before + MAX_BYTES))
     for number in numbers:
-        tell.send((number, read(*damaged_input(table, seed, number), folder)))
+        sender.send((number, read(*damaged_input(table, seed, number), folder)))
 
 
 def outcomes(table: list[Reader], seed: int, numbers: range, folder: Path) -> Iterator[tuple[int, Outcome]]:
     """Yield the outcome of each number. A child process reads them in turn, and is replaced when it hangs or dies."""
     context = multiprocessing.get_context("fork")  # libraries are loaded only once
     while numbers:
-        ear, mouth = context.Pipe(duplex=False)
-        child = context.Process(target=_child, args=(table, seed, numbers[:500], folder, mouth), daemon=True)
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=_child, args=(table, seed, numbers[:500], folder, sender), daemon=True)
         child.start()
-        mouth.close()
+        sender.close()
         try:
             for number in numbers[:500]:
                 try:
                     late = number, ("failed", f"more than {SECONDS} s")
-                    found = ear.recv() if in_time(ear, child.pid) else late
+                    numbered = receiver.recv() if in_time(receiver, child.pid) else late
                 except EOFError:
                     child.join()
-                    found = number, ("failed", f"the process ended with code {child.exitcode}")
-                yield found
+                    numbered = number, ("failed", f"the process ended with code {child.exitcode}")
+                yield numbered
                 numbers = numbers[1:]
-                if found[1][1].startswith(("more than", "the process ended")):
+                if numbered[1][1].startswith(("more than", "the process ended")):
                     break
         finally:
             child.kill()
@@ -129,8 +129,8 @@ def main() -> int:
                 if args.keep:
                     args.keep.mkdir(parents=True, exist_ok=True)
                     (args.keep / f"{args.seed}_{number}_{Path(reader.file).name}").write_bytes(content)
-    for name, found in counts.items():
-        print(f"{name:20} " + ", ".join(f"{found[kind]:5d} {kind}" for kind in ("answered", "refused", "failed")))
+    for name, kind_counts in counts.items():
+        print(f"{name:20} " + ", ".join(f"{kind_counts[kind]:5d} {kind}" for kind in ("answered", "refused", "failed")))
     total = sum(counts.values(), Counter())
     print(", ".join(f"{total[kind]} {kind}" for kind in ("answered", "refused", "failed")))
     if args.out:

@@ -52,7 +52,7 @@ class Known:
     def shortest(self) -> float:
         return len(self.seconds) - self.missing
 
-    def pictures(self, time: float) -> set[int]:
+    def colours_at(self, time: float) -> set[int]:
         """Return the colours allowed at a time; empty if any colour is allowed."""
         near = {min(max(int(time + by), 0), len(self.seconds) - 1) for by in (-_EDGE, 0, _EDGE)}
         if near & self.damaged:
@@ -67,16 +67,16 @@ class Known:
         most = int(np.argmax(shares))
         return self.seconds[most][1], shares[most] / length
 
-    def film(self) -> Known:
+    def as_overlay(self) -> Known:
         """Return the expected content of the overlay video, which is intact and reports no repair."""
         return replace(self, repaired=False)
 
 
 def make(
-    path: Path, seconds: Iterable[Second], *, pictures: int | None = None, sound_at: float = 0.0,
+    path: Path, seconds: Iterable[Second], *, video_seconds: int | None = None, sound_at: float = 0.0,
     options: dict[str, str] | None = None, movie: dict[str, str] | None = None,
 ) -> Path:  # fmt: skip
-    """Write a clip. `pictures`: seconds after which the video stream ends; `sound_at`: start of the audio."""
+    """Write a clip. `video_seconds`: seconds after which the video stream ends; `sound_at`: start of the audio."""
     seconds = list(seconds)
     codec, pixels, sound_codec, rate = FORMS[path.suffix[1:]]
     with av.open(str(path), "w", options=movie or {}) as container:
@@ -88,7 +88,7 @@ def make(
         audio = container.add_stream(sound_codec, rate=RATE, layout="mono")
         samples, time = np.arange(RATE) / RATE, 0
         for number, (colour, tone) in enumerate(seconds):
-            for part in range(rate if number < (len(seconds) if pictures is None else pictures) else 0):
+            for part in range(rate if number < (len(seconds) if video_seconds is None else video_seconds) else 0):
                 image = np.full((*SIZE[::-1], 3), COLOURS[colour], np.uint8)
                 image[4:12, 4 + part : 12 + part] = 128  # a moving square
                 frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format=pixels)

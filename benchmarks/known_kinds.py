@@ -145,7 +145,7 @@ def outlasting(folder: Path, rng: np.random.Generator) -> tuple[Path, Known]:
     seconds = content(rng, 6)
     if rng.random() < 0.5:
         last = int(rng.integers(1, 6))
-        path = make(folder / f"outlasting.{end}", seconds, pictures=last)
+        path = make(folder / f"outlasting.{end}", seconds, video_seconds=last)
         return path, Known(tuple((seconds[min(number, last - 1)][0], tone) for number, (_, tone) in enumerate(seconds)))
     late = int(rng.integers(1, 4))
     path = make(folder / f"late.{end}", seconds, sound_at=late)

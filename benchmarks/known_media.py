@@ -39,7 +39,7 @@ _RAGGED = 1.5  # seconds before a truncated end in which frames may lack audio a
 _LOUD = 0.02  # root mean square below which sound counts as silence
 
 
-class Witness(MaskPredictor):
+class RecordingModel(MaskPredictor):
     """Stand-in for a model: records its input."""
 
     classes = ("noise",)
@@ -57,39 +57,36 @@ class Witness(MaskPredictor):
         return Prediction(torch.full(frames.shape[:3], -9.0), torch.zeros(len(frames), 1), self.classes)
 
 
-def wrong(path: Path, known: Known, out: Path | None = None) -> list[str]:
+def find_errors(path: Path, known: Known, out: Path | None = None) -> list[str]:
     """List the errors in the result for a file; if `out` is given, also those for its overlay video."""
-    found, result = _wrong(path, known, out)
+    errors, result = _find_errors(path, known, out)
     if out is not None:
-        again, _ = _wrong(result.folder / "overlay.mp4", known.film(), None)
-        found += [f"film: {line}" for line in again]
-    return found
+        overlay_errors, _ = _find_errors(result.folder / "overlay.mp4", known.as_overlay(), None)
+        errors += [f"film: {line}" for line in overlay_errors]
+    return errors
 
 
-def _wrong(path: Path, known: Known, out: Path | None) -> tuple[list[str], Segmentation]:
+def _find_errors(path: Path, known: Known, out: Path | None) -> tuple[list[str], Segmentation]:
     if (duration := probe(path).duration) > 2 * known.longest:
         raise ValueError(f"lasts {duration:.0f} s, not {known.longest}")
-    witness = Witness()
-    result = segment_video(witness, path, out, fps=FPS)
-    found = []
+    model = RecordingModel()
+    result = segment_video(model, path, out, fps=FPS)
+    errors = []
     if not known.shortest * FPS - 1 <= len(result) <= known.longest * FPS + 1:
-        found.append(f"{len(result)} masks, not {known.longest * FPS}")
+        errors.append(f"{len(result)} masks, not {known.longest * FPS}")
     if known.repaired and not result.video.repaired.document() and out is not None:
-        found.append("nothing is said of what was repaired")
-    for index, (colour, wave) in enumerate(zip(witness.colours, witness.waveforms, strict=True)):
+        errors.append("nothing is said of what was repaired")
+    for index, (colour, wave) in enumerate(zip(model.colours, model.waveforms, strict=True)):
         middle = (index + 0.5) / FPS
         if known.missing and middle > len(result) / FPS - _RAGGED:
             break
-        pictures = known.pictures(middle)
-        if pictures and colour not in pictures:
-            found.append(f"at {middle:.2f} s the picture is {colour}, not {sorted(pictures)}")
-        tone, share = known.tone(middle, witness.spec.window / witness.spec.sample_rate)
-        if (
-            share >= (_HEARD if tone is not None else 1)
-            and (heard := heard_tone(wave, witness.spec.sample_rate)) != tone
-        ):
-            found.append(f"at {middle:.2f} s the sound is {heard}, not {tone}")
-    return found, result
+        colours = known.colours_at(middle)
+        if colours and colour not in colours:
+            errors.append(f"at {middle:.2f} s the picture is {colour}, not {sorted(colours)}")
+        tone, share = known.tone(middle, model.spec.window / model.spec.sample_rate)
+        if share >= (_HEARD if tone is not None else 1) and (heard := heard_tone(wave, model.spec.sample_rate)) != tone:
+            errors.append(f"at {middle:.2f} s the sound is {heard}, not {tone}")
+    return errors, result
 
 
 def _opens(path: Path) -> bool:
@@ -125,7 +122,7 @@ def main() -> int:
             folder = Path(name)
             path, known = KINDS[kind](folder, np.random.default_rng([args.seed, number]))
             try:
-                lines = wrong(path, known, folder / "out" if number // len(KINDS) % 10 == 0 else None)
+                lines = find_errors(path, known, folder / "out" if number // len(KINDS) % 10 == 0 else None)
             except UserError as error:
                 lines = [str(error)] if _opens(path) else []
                 refused[kind] += not lines

@@ -22,7 +22,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-from fuzz_media import Stand
+from fuzz_media import FakeModel
 from reliability import save_row
 
 from icf_avs.inference.segment import segment_video
@@ -75,7 +75,7 @@ def clap_is_off(path: Path, seconds: int) -> bool:
 
 def _child(path: Path, seconds: int, tell: multiprocessing.connection.Connection) -> None:
     torch.set_num_threads(1)
-    result = segment_video(Stand(), path, path.parent / "out")
+    result = segment_video(FakeModel(), path, path.parent / "out")
     full = [second % (BRIGHT * LOUD) == 0 and second < seconds for second in range(seconds + END)]
     wrong = sum((area > 0.5) != expected for area, expected in zip(result.areas, full, strict=True))
     wrong += clap_is_off(path, seconds)

@@ -31,12 +31,12 @@ from icf_avs.types import Batch
 
 CLIPS = 2  # per batch: TPAVI as published takes gigabytes per clip
 TURNS = 2  # at most
-ONCE = ("tpavi", "avsegformer")  # slow networks that are rarely compared: one turn is enough
+SINGLE_TURN = ("tpavi", "avsegformer")  # slow networks that are rarely compared: one turn is enough
 WITH_ICF = ("query-light+icf", "query-deformable+icf")
 ALONE = "the network alone"
 
 
-class Words:
+class FakeTokenizer:
     """A tokenizer with one token per word; token ids do not affect time. ends: first and last token of a text."""
 
     def __init__(self, ends: tuple[int, int]) -> None:
@@ -46,11 +46,11 @@ class Words:
         self, text: str | list[str], add_special_tokens: bool = True, return_tensors: str | None = None
     ) -> BatchEncoding:
         texts = [text] if isinstance(text, str) else text
-        found = [[265 if word == PLACEHOLDER else 500 for word in each.split()] for each in texts]
-        found = [[self.ends[0], *words, self.ends[1]] if add_special_tokens else words for words in found]
+        token_ids = [[265 if word == PLACEHOLDER else 500 for word in each.split()] for each in texts]
+        token_ids = [[self.ends[0], *words, self.ends[1]] if add_special_tokens else words for words in token_ids]
         if return_tensors is None:
-            return BatchEncoding({"input_ids": found[0]})
-        ids = torch.tensor(found)
+            return BatchEncoding({"input_ids": token_ids[0]})
+        ids = torch.tensor(token_ids)
         return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 
 
@@ -58,8 +58,8 @@ def text_encoder(source: TextEncoderSpec, layers: int | None = None) -> TextEnco
     """Build a published text encoder with random weights and the default sizes of transformers. layers: for tests."""
     architecture = getattr(transformers, source.model)
     config = architecture.config_class(**({} if layers is None else {"num_hidden_layers": layers}))
-    words = Words((0, 2) if source is CLAP else (49_406, 49_407))
-    return TextEncoder(architecture(config), words, source.pooled, source.widths[1])
+    tokenizer = FakeTokenizer((0, 2) if source is CLAP else (49_406, 49_407))
+    return TextEncoder(architecture(config), tokenizer, source.pooled, source.widths[1])
 
 
 def train_module(network: str, encoder: Encoder) -> TrainModule:
@@ -78,14 +78,14 @@ def train_module(network: str, encoder: Encoder) -> TrainModule:
     return module.train()
 
 
-def one_step(module: TrainModule, given: Batch) -> Callable[[], None]:
+def one_step(module: TrainModule, training_batch: Batch) -> Callable[[], None]:
     """Return a function that runs a whole training step."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        module(given, "train")["loss"].backward()
+        module(training_batch, "train")["loss"].backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
 
@@ -114,10 +114,10 @@ def training(machine: Machine, encoders: Sequence[Encoder] = tuple(ENCODERS.valu
     for encoder in encoders:
         runs: dict[str, list] = {name: [] for name in (*NETWORKS, *WITH_ICF)}
         for turn in range(min(machine.turns, TURNS)):
-            for name, found in runs.items():
-                if not turn or name not in ONCE:
-                    words = "-m", "benchmarks.training", encoder.name, name, machine.device
-                    found.append(finished(machine, *words))
+            for name, network_runs in runs.items():
+                if not turn or name not in SINGLE_TURN:
+                    arguments = "-m", "benchmarks.training", encoder.name, name, machine.device
+                    network_runs.append(finished(machine, *arguments))
         for name in (*NETWORKS[1:], *WITH_ICF):
             for reference in (PUBLISHED, *([name.partition("+")[0]] if name in WITH_ICF else [])):
                 pairs = list(zip(runs[name], runs[reference], strict=False))

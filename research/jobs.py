@@ -65,8 +65,8 @@ def train_run(
 
 def machine(device: torch.device) -> str:
     """Describe the hardware of a run, for a table cell."""
-    found, threads = hardware(device), torch.get_num_threads()
-    return f"{found['gpu'] or found['processor']}, {threads} thread{'s' * (threads > 1)}"
+    described, threads = hardware(device), torch.get_num_threads()
+    return f"{described['gpu'] or described['processor']}, {threads} thread{'s' * (threads > 1)}"
 
 
 def shown(values: dict[str, float | int | str]) -> dict[str, str]:

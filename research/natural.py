@@ -6,7 +6,7 @@ without any part of the method ("open-baseline") and with MIT only ("open-mit");
 `heldout`, scenes and recordings of held-out classes; `unnamed`, more such classes, for which the tagger has no name.
 Each has a validation split, `known-val` and so on, for model choices: other scenes with separate backgrounds, and other
 excerpts of the recordings (too few to split). "shipped" was trained on all classes and is scored only on the first two
-sets, as are the rows of WITHOUT: the shipped model without one step or constant of inference.
+sets, as are the rows of INFERENCE_ABLATIONS: the shipped model without one step or constant of inference.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from research.word_scores import word_scores
 SHIPPED = "shipped"
 _STEPS = postprocess.STEPS
 # Row -> ablation of the shipped checkpoint: module, attribute, and the value to patch in.
-WITHOUT: dict[str, tuple[ModuleType, str, object]] = {
+INFERENCE_ABLATIONS: dict[str, tuple[ModuleType, str, object]] = {
     **{
         f"no-{step.__name__.replace('_', '-')}": (postprocess, "STEPS", tuple(each for each in _STEPS if each != step))
         for step in (postprocess.segmenter_prior, postprocess.refine_edges, postprocess.relative_threshold)
@@ -65,10 +65,10 @@ WITHOUT: dict[str, tuple[ModuleType, str, object]] = {
     "no-contradiction": (segmenter_prior, "_CONTRADICTION_SCALE", 0.0),
     "no-person-floor": (combined_prior, "_PERSON_FLOOR", 1e-6),
 }
-_WHOLE = ("mit", "sc", "cdcl")
-# Row -> parts of the method. Rows in LONG run for all steps of the recipe, with one seed.
-LONG: dict[str, tuple[str, ...]] = {"open": _WHOLE, "open-baseline": (), "open-mit": ("mit",)}
-ROWS = LONG | {"baseline": (), "mit": ("mit",), "all": _WHOLE}
+_ALL_PARTS = ("mit", "sc", "cdcl")
+# Row -> parts of the method. Rows in FULL_LENGTH run for all steps of the recipe, with one seed.
+FULL_LENGTH: dict[str, tuple[str, ...]] = {"open": _ALL_PARTS, "open-baseline": (), "open-mit": ("mit",)}
+ROWS = FULL_LENGTH | {"baseline": (), "mit": ("mit",), "all": _ALL_PARTS}
 # set -> (split, recordings, held-out classes to query, scenes before those without a query are dropped)
 SETS: dict[str, tuple[str, str, tuple[str, ...], int]] = {
     "known": ("test", "train", (), 240),
@@ -86,14 +86,14 @@ COLUMNS = (
     "row", "seed", "test_set", "audio", "scenes", "miou", "f", "fpr", "steps", "minutes", "hardware", "revision",
 )  # fmt: skip
 SEEDS, STEPS, OUT = 3, 300, Path("runs/natural")  # defaults for shortened rows
-Say = Callable[[str, int, int], None]  # what, done, total
+ProgressFn = Callable[[str, int, int], None]  # what, done, total
 
 
 def row_config(row: str, seed: int, steps: int) -> TrainConfig:
-    """Return the recipe with the parts of a row, without the held-out classes and, for rows not in LONG, shortened."""
+    """Return the recipe with the parts of a row, without the held-out classes. Those not in FULL_LENGTH are short."""
     recipe = natural()
     recipe = replace(recipe, words=replace(recipe.words, held_out=True))
-    steps = recipe.steps if row in LONG else steps
+    steps = recipe.steps if row in FULL_LENGTH else steps
     return replace(ablation(recipe, *ROWS[row]), name=row, steps=steps, seed=seed)
 
 
@@ -106,25 +106,26 @@ class Tests(NamedTuple):
 
 
 def load_tests(
-    workers: int, say: Say = lambda what, done, total: None, split: str = "test", held_out: bool = True
-) -> Tests:
+    workers: int, report_progress: ProgressFn = lambda what, done, total: None, split: str = "test",
+    held_out: bool = True,
+) -> Tests:  # fmt: skip
     """Make or load from cache the sets of a split, "test" or "val"; held_out: include those of held-out classes."""
     recipe, catalog, recordings = natural(), load_open_vocab_stamps(), load_catalog()
     words = training_words(catalog, recipe.text_encoder, recipe.model.evidence.synonym_threshold)
-    hears = WordTagger(load_tagger(recipe.model.audio), words.words)
-    pictures = image_spec(replace(recipe.spec, frames=1))
+    tagger = WordTagger(load_tagger(recipe.model.audio), words.words)
+    image_format = image_spec(replace(recipe.spec, frames=1))
     sets = {}
     for name, (part, bank, unknown, count) in (SETS if split == "test" else VAL_SETS).items():
         if unknown and not held_out:
             continue
-        wanted = SceneSet(part, count, 0, DEFAULT, pictures)
-        scenes = open_vocab_features(catalog, wanted, workers, partial(say, f"{name}: scenes"))
+        scene_set = SceneSet(part, count, 0, DEFAULT, image_format)
+        scenes = open_vocab_features(catalog, scene_set, workers, partial(report_progress, f"{name}: scenes"))
         kinds = unknown or catalog.training_classes
         sounds = tagger_outputs(
-            recordings, bank, hears, _VARIANTS[split], kinds, progress=partial(say, f"{name}: listening")
+            recordings, bank, tagger, _VARIANTS[split], kinds, progress=partial(report_progress, f"{name}: listening")
         )
         sets[name] = scenes, sounds
-    return Tests(words, sets, hears(torch.zeros(1, 1, recipe.spec.window))[0, 0])
+    return Tests(words, sets, tagger(torch.zeros(1, 1, recipe.spec.window))[0, 0])
 
 
 def train_row(config: TrainConfig, folder: Path, workers: int, report: Report) -> tuple[SegmentationModel, float]:
@@ -139,7 +140,7 @@ def train_row(config: TrainConfig, folder: Path, workers: int, report: Report) -
 
 def _command(config: TrainConfig) -> str:
     line = f"python -m research natural --rows {config.name}"
-    return line if config.name in LONG else f"{line} --seeds {config.seed + 1} --steps {config.steps}"
+    return line if config.name in FULL_LENGTH else f"{line} --seeds {config.seed + 1} --steps {config.steps}"
 
 
 def natural_command(args: argparse.Namespace) -> None:
@@ -147,31 +148,33 @@ def natural_command(args: argparse.Namespace) -> None:
     if unknown := [row for row in args.rows or () if row not in RUNS.rows]:
         raise UserError(f"no row {unknown[0]!r}; there are: {', '.join(RUNS.rows)}")
     rows = args.rows or (SHIPPED, *ROWS)
-    _refuse_idle(args, rows)
+    _check_options(args, rows)
     device = processes(args.device).device
     done = set() if args.rows else {run_of(line) for line in RUNS.read(args.results)}
     jobs = [
         (row, seed)
         for row in rows
-        for seed in range(1 if row not in ROWS or row in LONG else args.seeds or SEEDS)
+        for seed in range(1 if row not in ROWS or row in FULL_LENGTH else args.seeds or SEEDS)
         if (row, str(seed), args.split == "val") not in done
     ]
     console = progress_console()
     with Progress(console=console) as bar:
         tasks: dict[str, TaskID] = {}
 
-        def say(what: str, done: int, total: int, _: object = None) -> None:
+        def report_progress(what: str, done: int, total: int, _: object = None) -> None:
             if what not in tasks:
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done, total=total)
 
-        tests = load_tests(os.cpu_count() or 1, say, args.split, held_out=bool(ROWS.keys() & set(rows)))
-        for (row, seed), lines in finished(jobs, partial(_do, args, tests, device, say), 1):
+        tests = load_tests(os.cpu_count() or 1, report_progress, args.split, held_out=bool(ROWS.keys() & set(rows)))
+        for (row, seed), lines in finished(jobs, partial(_run_row, args, tests, device, report_progress), 1):
             RUNS.replace(args.results, (row, str(seed), args.split == "val"), lines)
     console.print(f"wrote {args.results}")
 
 
-def _do(args: argparse.Namespace, tests: Tests, device: torch.device, say: Say, job: tuple[str, int]) -> list[Line]:
+def _run_row(
+    args: argparse.Namespace, tests: Tests, device: torch.device, report_progress: ProgressFn, job: tuple[str, int]
+) -> list[Line]:
     """Train a row unless it uses the shipped checkpoint, and score it."""
     row, seed = job
     if row not in ROWS:
@@ -181,27 +184,28 @@ def _do(args: argparse.Namespace, tests: Tests, device: torch.device, say: Say, 
     else:
         config = row_config(row, seed, args.steps or STEPS)
         folder = (args.out or OUT) / f"{row}-seed{seed}"
-        model, minutes = train_row(config, folder, os.cpu_count() or 1, partial(_told, say, f"{row}, seed {seed}"))
+        report = partial(_report_training, report_progress, f"{row}, seed {seed}")
+        model, minutes = train_row(config, folder, os.cpu_count() or 1, report)
         steps = config.steps
-    made = {"steps": str(steps), "minutes": f"{minutes:.1f}", "hardware": machine(device), "revision": revision()}
+    run_cells = {"steps": str(steps), "minutes": f"{minutes:.1f}", "hardware": machine(device), "revision": revision()}
     suffix = "" if args.split == "test" else f"-{args.split}"
     lines = []
     for name, (scenes, sounds) in tests.sets.items():
         if row not in ROWS and SETS[name][2]:
             continue
-        progress = partial(say, f"scoring {row} {name}")
-        with patch.object(*WITHOUT[row]) if row in WITHOUT else nullcontext():
+        progress = partial(report_progress, f"scoring {row} {name}")
+        with patch.object(*INFERENCE_ABLATIONS[row]) if row in INFERENCE_ABLATIONS else nullcontext():
             scores = word_scores(model, scenes, tests.words, sounds, tests.silence, progress=progress)
-        of_run = {"row": row, "seed": str(seed), "test_set": name + suffix}
-        lines += [of_run | {"audio": audio} | shown(found) | made for audio, found in scores.items()]
+        key_cells = {"row": row, "seed": str(seed), "test_set": name + suffix}
+        lines += [key_cells | {"audio": audio} | shown(values) | run_cells for audio, values in scores.items()]
     return lines
 
 
-def _refuse_idle(args: argparse.Namespace, rows: Sequence[str]) -> None:
+def _check_options(args: argparse.Namespace, rows: Sequence[str]) -> None:
     """Raise UserError for an option that has no effect on these rows."""
     if not ROWS.keys() & set(rows) and args.out is not None:
         raise UserError(f"row {SHIPPED} trains nothing and takes no --out")
-    if not (ROWS.keys() - LONG) & set(rows):
+    if not (ROWS.keys() - FULL_LENGTH) & set(rows):
         for option in ("seeds", "steps"):
             if getattr(args, option) is not None:
                 raise UserError(f"rows {', '.join(rows)} have one seed and their own steps; they take no --{option}")
@@ -212,8 +216,10 @@ def run_of(line: Line) -> tuple[str, str, bool]:
     return line["row"], line["seed"], line["test_set"].endswith("-val")
 
 
-RUNS = Table(COLUMNS, (SHIPPED, *WITHOUT, *ROWS), run_of)
+RUNS = Table(COLUMNS, (SHIPPED, *INFERENCE_ABLATIONS, *ROWS), run_of)
 
 
-def _told(say: Say, run: str, stage: str, done: int, total: int, values: dict[str, float]) -> None:
-    say(f"{run}: {stage}", done, total)
+def _report_training(
+    report_progress: ProgressFn, run: str, stage: str, done: int, total: int, values: dict[str, float]
+) -> None:
+    report_progress(f"{run}: {stage}", done, total)

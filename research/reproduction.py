@@ -106,7 +106,7 @@ def reproduction_command(args: argparse.Namespace) -> None:
                 _set_on_disk(args.out, seed)
         task = bar.add_task("runs", total=len(jobs))
         for some in ([job for job in jobs if job.row is None], [job for job in jobs if job.row is not None]):
-            for job, line in finished(some, do, min(count, max(1, len(some)))):
+            for job, line in finished(some, run_job, min(count, max(1, len(some)))):
                 if line is not None:
                     RUNS.replace(args.results, (line["row"], line["seed"]), [line])
                     console.print(f"{job.folder.name}: mIoU {line['miou']}, G {line['g_miou']}")
@@ -126,7 +126,7 @@ def _render(seed: int, workers: int, bar: Progress) -> None:
     next(iter(StampsData(base(seed, 1), None, workers, report).validation()))
 
 
-def do(job: Job) -> Line | None:
+def run_job(job: Job) -> Line | None:
     """Run a job in this process. Return the table line of a row, or None after pretraining."""
     processes(job.device)
     config = job.config
@@ -164,7 +164,7 @@ def _diagnostics(folder: Path) -> dict[str, float]:
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-10:]
     rows = [json.loads(line) for line in lines]
     values = {column: [row[name] for row in rows if name in row] for column, name in DIAGNOSTICS.items()}
-    return {column: mean(found) if found else math.nan for column, found in values.items()}
+    return {column: mean(column_values) if column_values else math.nan for column, column_values in values.items()}
 
 
 @lru_cache(maxsize=1)

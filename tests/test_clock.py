@@ -19,7 +19,7 @@ pytestmark = pytest.mark.full
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 known_clips, known_kinds, known_media = map(importlib.import_module, ("known_clips", "known_kinds", "known_media"))
-Known, content, make, wrong = known_clips.Known, known_clips.content, known_clips.make, known_media.wrong
+Known, content, make, find_errors = known_clips.Known, known_clips.content, known_clips.make, known_media.find_errors
 
 
 def rng(seed: int = 7) -> np.random.Generator:
@@ -31,7 +31,7 @@ def rng(seed: int = 7) -> np.random.Generator:
 def test_every_second_has_its_own_frame_and_sound(tmp_path, kind, number):
     """Some files of benchmarks/known_media.py, of other numbers than its usual seed has."""
     path, known = known_kinds.KINDS[kind](tmp_path, np.random.default_rng([5, number]))
-    assert not wrong(path, known, tmp_path / "out")
+    assert not find_errors(path, known, tmp_path / "out")
     if kind == "followed":
         assert any("hold neither video nor sound" in line for line in probe(path).repaired.lines())
 
@@ -43,7 +43,7 @@ def test_joined_files_are_segmented_whole(tmp_path, end, movie):
     parts = [make(tmp_path / f"{n}.{end}", seconds, movie=movie) for n, seconds in enumerate(every)]
     path = tmp_path / f"it's 3:joined.{end}"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
-    assert not wrong(path, Known(tuple(chain(*every)), repaired=True))
+    assert not find_errors(path, Known(tuple(chain(*every)), repaired=True))
     info = probe(path)
     assert info.duration == pytest.approx(6, abs=0.15)
     found = info.repaired.document()
@@ -102,14 +102,14 @@ def test_time_stamps_of_one_stream_or_both_jump(tmp_path, kinds, by, back):
     for kind in kinds:
         known_kinds.restamp(data, known_kinds.PIDS[kind], lambda time: time + by if 1 <= time - 0.1 < back else time)
     (tmp_path / "jumps.ts").write_bytes(data)
-    assert not wrong(tmp_path / "jumps.ts", Known(tuple(seconds), repaired=True))
+    assert not find_errors(tmp_path / "jumps.ts", Known(tuple(seconds), repaired=True))
 
 
 def test_sound_of_the_first_part_that_outlasts_its_frames(tmp_path):
     """The second recording begins where the sound of the first ends: its frames stay, as players have it."""
     first, second = content(rng(), 3), content(rng(8), 2)
-    parts = make(tmp_path / "0.ts", first, pictures=1), make(tmp_path / "1.ts", second)
+    parts = make(tmp_path / "0.ts", first, video_seconds=1), make(tmp_path / "1.ts", second)
     path = tmp_path / "joined.ts"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     shown = [(first[0][0], tone) for _, tone in first]
-    assert not wrong(path, Known((*shown, *second), repaired=True))
+    assert not find_errors(path, Known((*shown, *second), repaired=True))

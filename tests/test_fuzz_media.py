@@ -25,7 +25,7 @@ def test_damaged_files_end_in_masks_or_one_line(tmp_path, monkeypatch):
     """A short run of benchmarks/fuzz_media.py, of other files than its usual seed has."""
     originals = [path.read_bytes() for path in media_seeds.write_seeds(tmp_path)]
     worker, kinds = fuzz_media.Worker(tmp_path), Counter()
-    monkeypatch.setattr(fuzz_media, "AT_ONCE", 10)
+    monkeypatch.setattr(fuzz_media, "FILES_PER_PROCESS", 10)
     for number in range(24):
         kind, why = worker.outcome(fuzz_media.damaged(originals, np.random.default_rng([9, number])))
         assert kind != "failed", (number, why)
@@ -36,7 +36,7 @@ def test_damaged_files_end_in_masks_or_one_line(tmp_path, monkeypatch):
 
 def test_fuzzer_sees_a_hang_a_crash_and_a_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz_media, "SECONDS", 1)
-    monkeypatch.setattr(fuzz_media, "PATIENCE", 6)
+    monkeypatch.setattr(fuzz_media, "WALL_CLOCK_FACTOR", 6)
     (tmp_path / "seeds").mkdir()
     good = next(path.read_bytes() for path in media_seeds.write_seeds(tmp_path / "seeds") if path.name == "a.avi")
 

@@ -38,15 +38,15 @@ def fill_documents(root: Path, check: bool = False) -> int:
     documents = (root / "README.md", *sorted((root / "docs").glob("*.md")))
     results = root / "results"
     checkpoints = root / "icf_avs" / "pretrained"
-    made = {results / "checkpoints.csv": checkpoint_table(checkpoints)}
+    generated = {results / "checkpoints.csv": checkpoint_table(checkpoints)}
     if (results / "bench.csv").is_file():
-        made[results / "models.csv"] = model_zoo(checkpoints, results)
+        generated[results / "models.csv"] = model_zoo(checkpoints, results)
     if (results / TRIED).is_file():
-        made[results / "chosen.csv"] = chosen_table(results)
-    for path in () if check else (*made, *documents):
+        generated[results / "chosen.csv"] = chosen_table(results)
+    for path in () if check else (*generated, *documents):
         check_file(path, "project's folder")
     stale = 0
-    for path, text in made.items():
+    for path, text in generated.items():
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         stale += 1
@@ -85,7 +85,7 @@ def fill(text: str, results: Path, where: Path) -> str:
         if not rows:
             raise UserError(f"{where}: {path} has no row for {match[1].strip()}; fix the comment or run `icf evaluate`")
         try:
-            lines = BLOCKS.get(columns, _plain)(columns, rows)
+            lines = BLOCKS.get(columns, _plain_table)(columns, rows)
         except ValueError as error:
             raise UserError(f"{path}: a score is not a number ({error}); correct the table") from error
         return match[1] + lines + match[4]
@@ -93,11 +93,11 @@ def fill(text: str, results: Path, where: Path) -> str:
     return MARKED.sub(table, text)
 
 
-def _scores(_: tuple[str, ...], rows: list[Row]) -> str:
+def _score_table(_: tuple[str, ...], rows: list[Row]) -> str:
     return scores_table(rows)
 
 
-def _speeds(_: tuple[str, ...], rows: list[Row]) -> str:
+def _speed_table(_: tuple[str, ...], rows: list[Row]) -> str:
     """Table of ours against the reference. The machines and code revisions follow in a sentence below it."""
     lines = [
         (row["benchmark"], row["reference_name"], row["ours"], row["reference"], row["unit"], f"{row['ratio']}x")
@@ -109,7 +109,7 @@ def _speeds(_: tuple[str, ...], rows: list[Row]) -> str:
     return f"{table}\n{facts}.\n"
 
 
-def _words(_: tuple[str, ...], rows: list[Row]) -> str:
+def _natural_table(_: tuple[str, ...], rows: list[Row]) -> str:
     """Table of means over seeds, with standard deviations if there are several seeds."""
     groups: dict[tuple[str, ...], dict[str, list[Row]]] = {}
     for row in rows:
@@ -135,7 +135,7 @@ def _spread(scores: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else mean
 
 
-def _plain(columns: tuple[str, ...], rows: list[Row]) -> str:
+def _plain_table(columns: tuple[str, ...], rows: list[Row]) -> str:
     if len(rows) <= 2 and len(columns) > 6:  # transposed: one or two rows with many columns are easier to read
         names, facts = (row[columns[0]] for row in rows), columns[1:]
         return markdown(("", *names), [(fact, *(row[fact] for row in rows)) for fact in facts], left=1 + len(rows))
@@ -151,7 +151,7 @@ WORD_SCORES = (
     ("silence", "fpr"), ("noise", "fpr"),
 )  # fmt: skip
 # By the columns of a table; any other table is shown unchanged.
-BLOCKS = {COLUMNS: _scores, SPEED_COLUMNS: _speeds, WORD_COLUMNS: _words}
+BLOCKS = {COLUMNS: _score_table, SPEED_COLUMNS: _speed_table, WORD_COLUMNS: _natural_table}
 
 
 if __name__ == "__main__":

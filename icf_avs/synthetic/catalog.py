@@ -217,9 +217,9 @@ def load_open_vocab_stamps(stamps: Path | None = None, held_out: Collection[str]
     """See `load_catalog`. held_out: sound classes that must be unknown in training."""
     root, rows, available = _read_rows("open_vocab_stamps.csv", stamps)
     _check_complete(root, "images", len(available), len(rows), "objects")
-    found = []
+    named_stamps = []
     for row in available:
         words, generic = (tuple(row[column].split(";")) if row[column] else () for column in ("words", "generic"))
         roles = row["role"] == "heldout", row["class"] in held_out
-        found.append(NamedStamp(row["stem"], words, row["family"], generic, row["class"], *roles))
-    return OpenVocabCatalog(root, tuple(found))
+        named_stamps.append(NamedStamp(row["stem"], words, row["family"], generic, row["class"], *roles))
+    return OpenVocabCatalog(root, tuple(named_stamps))
