@@ -132,12 +132,12 @@ def _own_set_readers() -> list[Reader]:
 
 
 def _masks() -> tuple[bytes, ...]:
-    found = []
+    masks = []
     for mode in ("L", "P", "RGB"):
         content = io.BytesIO()
         Image.fromarray(np.eye(24, dtype=np.uint8)).convert(mode).save(content, "PNG")
-        found.append(content.getvalue())
-    return tuple(found)
+        masks.append(content.getvalue())
+    return tuple(masks)
 
 
 def _pickles() -> tuple[bytes, ...]:
@@ -254,15 +254,15 @@ def _rcc(version: int) -> bytes:
 
 def _checkpoints(scratch: Path) -> tuple[bytes, ...]:
     """Return small checkpoints: the whole method, and the plain baseline with a class head."""
-    found = []
+    checkpoints = []
     whole = ModelConfig(("bell", "cat", "dog"), dim=32, pixel_dim=16)
     plain = replace(whole, implicit_text=None, counterfactual=None, contrastive=None, semantic=True)
     for config, names in ((whole, torch.randn(3, 16)), (plain, torch.zeros(3, 1))):
         model = build_model(config, ClipSpec(frames=2, image_size=64), _frozen_visual(), names)
         recipe = {"command": "icf train x", "config": {"seed": 0}, "hardware": {"gpu": None}, "minutes": 1.5}
         save_checkpoint(model, scratch / "seed.safetensors", recipe)
-        found.append((scratch / "seed.safetensors").read_bytes())
-    return tuple(found)
+        checkpoints.append((scratch / "seed.safetensors").read_bytes())
+    return tuple(checkpoints)
 
 
 @lru_cache

@@ -54,8 +54,8 @@ class ScoreTable:
         """Return the rows of the table at `path`, none if there is no file. UserError if its columns differ."""
         if not path.exists():
             return []
-        found, rows = read_csv(path)
-        if found != self.columns:
+        columns, rows = read_csv(path)
+        if columns != self.columns:
             raise UserError(
                 f"{path} is not a table of {self.what} (columns {','.join(self.columns)}); name another --out"
             )

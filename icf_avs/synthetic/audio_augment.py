@@ -57,9 +57,9 @@ def time_stretch(waveform: np.ndarray, tempo: float) -> np.ndarray:
     at = _SEARCH
     for number in range(count + 1):
         if number:
-            wanted = padded[at + hop : at + hop + _FRAME]
+            target = padded[at + hop : at + hop + _FRAME]
             around = min(round(number * hop * tempo), len(padded) - _FRAME - 2 * _SEARCH)
-            fit = np.correlate(padded[around : around + _FRAME + 2 * _SEARCH], wanted, "valid")
+            fit = np.correlate(padded[around : around + _FRAME + 2 * _SEARCH], target, "valid")
             # In silence no position fits better than the nominal one.
             at = around + (int(fit.argmax()) if fit.max() > 0 else _SEARCH)
         out[number * hop : number * hop + _FRAME] += window * padded[at : at + _FRAME]

@@ -119,9 +119,9 @@ def _draw_objects(
             pool = catalog.held_out if unknown else known
             if rng.random() < style.audible:
                 pool = tuple(stamp for stamp in pool if stamp.class_name or set(stamp.generic) & _AUDIBLE) or pool
-            taken = {copies[0].family for copies in object_stamps}
+            used_families = {copies[0].family for copies in object_stamps}
             # Family, then word, then stamp, because there are 24 flowers and one violin.
-            family = _choice(sorted({stamp.family for stamp in pool} - taken), rng)
+            family = _choice(sorted({stamp.family for stamp in pool} - used_families), rng)
             word = _choice(sorted({stamp.word for stamp in pool if stamp.family == family}), rng)
             same_word = [stamp for stamp in pool if stamp.word == word and stamp.family == family]
             first = _choice(same_word, rng)

@@ -91,8 +91,8 @@ def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for run in runs:
         validation = [f"{run.validation[name]:.4f}" if name in run.validation else "" for name in scores]
-        given = [str(run.settings[name]) if name in run.settings else "" for name in settings]
-        rows.append([run.name, str(run.step), f"{run.minutes:.1f}", *validation, *given])
+        cells = [str(run.settings[name]) if name in run.settings else "" for name in settings]
+        rows.append([run.name, str(run.step), f"{run.minutes:.1f}", *validation, *cells])
     return ["run", "steps", "minutes", *scores, *settings], rows
 
 
