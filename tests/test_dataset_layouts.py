@@ -129,7 +129,7 @@ def test_scenes_tell_what_is_in_the_picture(tiny) -> None:
     tiny.table("scenes.csv", "video_id,split,seed,index,sounding,onscreen,stamps", [row])
     first, second = read_set(tiny.root, "test")
     assert (first.sounding, first.onscreen) == ({"owl"}, {"owl", "hen"}) and first.complete
-    assert first.seconds == ({"owl"},) * 4 + (set(),)
+    assert first.sounding_by_second == ({"owl"},) * 4 + (set(),)
     assert second.onscreen is None
     tiny.table("scenes.csv", "video_id,sounding", ["clip_000000,owl"])
     with pytest.raises(UserError, match=r"scenes\.csv lacks the column onscreen"):
