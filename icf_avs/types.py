@@ -125,12 +125,12 @@ class Texts(NamedTuple):
 
 class Windows(NamedTuple):
     """S windows of up to L frames. frames [B,S,L] long: frame indices of each window; frame_mask [B,S,L] bool: which of
-    them are valid; of_frame [B,T] long: index of the window that each frame belongs to.
+    them are valid; window_of_frame [B,T] long: index of the window that each frame belongs to.
     """
 
     frames: Tensor
     frame_mask: Tensor
-    of_frame: Tensor
+    window_of_frame: Tensor
 
     @property
     def valid(self) -> Tensor:

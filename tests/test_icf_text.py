@@ -123,7 +123,7 @@ def test_windows_slide_back_where_they_would_be_short(frames, count, expected):
         windows = [found.frames[0, s][found.frame_mask[0, s]].tolist() for s in range(count) if found.valid[0, s]]
         assert windows == [list(window) for window in expected] and not found.frame_mask[1].any()
         first = [next(s for s, window in enumerate(expected) if frame in window) for frame in range(frames)]
-        assert found.of_frame[0, :frames].tolist() == first
+        assert found.window_of_frame[0, :frames].tolist() == first
 
 
 def test_a_frame_has_the_map_of_its_scope_and_a_scope_its_mean():
@@ -164,7 +164,7 @@ def test_every_frame_has_its_own_text_and_levels_share_theirs(module, fusion):
     _, levels = module.levels(visual, valid)
     shared = {"video": [(0, 1, 2, 3, 4)], "segment": [(0, 1, 2), (3, 4)], "frame": []}
     for name, level in levels.items():
-        texts = module.banks[name](level.mean, level.windows.valid)[0][0, level.windows.of_frame[0]]
+        texts = module.banks[name](level.mean, level.windows.valid)[0][0, level.windows.window_of_frame[0]]
         for frames in shared[name]:
             assert all(texts[frame].equal(texts[frames[0]]) for frame in frames), name
 

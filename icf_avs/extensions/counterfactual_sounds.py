@@ -77,8 +77,8 @@ def orthogonalize(factual: Tensor, proposals: Tensor, mean: Tensor, norms: Tenso
     for proposal in proposals.float() - mean32:
         vector = _reject(proposal, basis)
         # A proposal inside the span (e.g. a copy of the factual sound) has no residual: use a random direction instead.
-        lost = vector.norm(dim=-1, keepdim=True) < 1e-3 * proposal.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-        vector = torch.where(lost, _reject(torch.randn_like(vector), basis), vector)
+        degenerate = vector.norm(dim=-1, keepdim=True) < 1e-3 * proposal.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        vector = torch.where(degenerate, _reject(torch.randn_like(vector), basis), vector)
         basis.append(F.normalize(_reject(F.normalize(vector, dim=-1), basis), dim=-1))  # twice is enough (Kahan)
     return (mean32 + torch.stack(basis[1:]) * norms.float()[..., None]).to(factual.dtype)
 
@@ -123,28 +123,28 @@ class CounterfactualSoundSampler(nn.Module):
         complete (None: those of clips in which any class sounds); synonyms [C,C] bool: classes that may mean the same
         and are never counterfactuals of each other; propose: source of every second proposal, None for other clips.
         """
-        every, mine, frame_mask = all_gather_clips(sound.detach()), local_slice(), all_gather_clips(valid)
+        all_sounds, local, frame_mask = all_gather_clips(sound.detach()), local_slice(), all_gather_clips(valid)
         frame_mask = frame_mask | ~frame_mask.any()  # a batch of padding only is used as it is
-        valid = frame_mask[mine]
+        valid = frame_mask[local]
         classes = all_gather_clips((sounding & valid[..., None]).any(1))
-        known = classes.any(1)[:, None].expand(every.shape[:2]) if known is None else all_gather_clips(known)
+        known = classes.any(1)[:, None].expand(all_sounds.shape[:2]) if known is None else all_gather_clips(known)
         if self.training:
             self._add_to_sums(sound.detach()[valid], sounding[valid])
         # No gradient to the sounds: the decoder must learn to reject them, not the sounds to be easy to reject.
         with torch.no_grad():
             drawn = [
-                propose(every, classes, known)
+                propose(all_sounds, classes, known)
                 if propose is not None and index % 2
-                else self._of_other_clips(every, classes, known, synonyms)
+                else self._propose_from_other_clips(all_sounds, classes, known, synonyms)
                 for index in range(self.count)
             ]
-            proposals, *claims = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+            proposals, *labels = (torch.stack(parts) for parts in zip(*drawn, strict=True))
             # At least 1: if all sounds are equal they equal their mean, and a counterfactual must still differ from it.
-            lengths = (every[frame_mask] - self.mean).norm(dim=-1).clamp(min=1)
-            norms = lengths[torch.randint(lengths.numel(), (self.count, *every.shape[:2]), device=sound.device)]
-            sounds = orthogonalize(every, proposals, self.mean, norms)
-        found = CounterfactualSounds(*(part[:, mine] for part in (sounds, proposals, *claims)))
-        return found, self._remove_source(sound, classes)
+            lengths = (all_sounds[frame_mask] - self.mean).norm(dim=-1).clamp(min=1)
+            norms = lengths[torch.randint(lengths.numel(), (self.count, *all_sounds.shape[:2]), device=sound.device)]
+            sounds = orthogonalize(all_sounds, proposals, self.mean, norms)
+        counterfactuals = CounterfactualSounds(*(part[:, local] for part in (sounds, proposals, *labels)))
+        return counterfactuals, self._remove_source(sound, classes)
 
     def random_direction(self, sound: Tensor) -> Tensor:
         """Return a random sound of no class for each frame."""
@@ -157,11 +157,11 @@ class CounterfactualSoundSampler(nn.Module):
         if self.pending_sums is None:
             return
         sums, count = total(self.pending_sums).split([len(self.mean), 1], dim=1)
-        found, self.pending_sums, known = sums / count.clamp(min=1), None, self.seen_classes[:, None]
-        self.mean.copy_(torch.where(self.started, torch.lerp(self.mean, found[0], self.momentum), found[0]))
+        means, self.pending_sums, known = sums / count.clamp(min=1), None, self.seen_classes[:, None]
+        self.mean.copy_(torch.where(self.started, torch.lerp(self.mean, means[0], self.momentum), means[0]))
         self.started.fill_(True)
-        moved = torch.where(known, torch.lerp(self.class_means, found[1:], 4 * self.momentum), found[1:])
-        self.class_means.copy_(torch.where(count[1:] > 0, moved, self.class_means))
+        updated = torch.where(known, torch.lerp(self.class_means, means[1:], 4 * self.momentum), means[1:])
+        self.class_means.copy_(torch.where(count[1:] > 0, updated, self.class_means))
         self.seen_classes.logical_or_(count[1:, 0] > 0)
 
     def _add_to_sums(self, sound: Tensor, sounding: Tensor) -> None:
@@ -172,19 +172,21 @@ class CounterfactualSoundSampler(nn.Module):
             sums = member.T @ F.pad(sound.float(), (0, 1), value=1)
         self.pending_sums = sums if self.pending_sums is None else self.pending_sums + sums
 
-    def _of_other_clips(self, sound: Tensor, classes: Tensor, known: Tensor, synonyms: Tensor | None) -> Proposal:
+    def _propose_from_other_clips(
+        self, sound: Tensor, classes: Tensor, known: Tensor, synonyms: Tensor | None
+    ) -> Proposal:
         """Propose the sound of another clip that shares no class. A random direction is proposed if the batch has none,
         and in frames where the classes of either clip are unknown.
         """
         clips = sound.shape[0]
         classes, any_known = expand_synonyms(classes, synonyms), known.any(1)
-        foreign = ((classes.float() @ classes.float().T) == 0) & any_known & any_known[:, None]
-        foreign.fill_diagonal_(False)
-        donor = (torch.rand(clips, clips, device=sound.device) + foreign).argmax(1)
-        found = foreign.any(1)
-        differs = found[:, None] & known & known[donor]
+        eligible = ((classes.float() @ classes.float().T) == 0) & any_known & any_known[:, None]
+        eligible.fill_diagonal_(False)
+        donor = (torch.rand(clips, clips, device=sound.device) + eligible).argmax(1)
+        has_donor = eligible.any(1)
+        differs = has_donor[:, None] & known & known[donor]
         proposal = torch.where(differs[..., None], sound[donor], self.random_direction(sound))
-        return Proposal(proposal, classes[donor] & found[:, None], found & classes[donor].any(1), differs)
+        return Proposal(proposal, classes[donor] & has_donor[:, None], has_donor & classes[donor].any(1), differs)
 
     def _remove_source(self, sound: Tensor, classes: Tensor) -> SourceRemoval:
         """Remove one of its classes from each clip's sound [b,T,D]; classes [B,C] are of the whole batch. The gradient
@@ -196,5 +198,5 @@ class CounterfactualSoundSampler(nn.Module):
             return SourceRemoval(sound, sound.new_zeros(len(sound), dtype=torch.long), none)
         best, removed = chance[local_slice()].max(1)
         direction = F.normalize(self.class_means[removed] - self.mean, dim=-1)[:, None].to(sound.dtype)  # B 1 D
-        along = ((sound - self.mean.to(sound.dtype)) * direction).sum(-1, keepdim=True)
-        return SourceRemoval(sound - along * direction, removed, best >= 0)
+        projection = ((sound - self.mean.to(sound.dtype)) * direction).sum(-1, keepdim=True)
+        return SourceRemoval(sound - projection * direction, removed, best >= 0)

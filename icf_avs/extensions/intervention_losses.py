@@ -46,12 +46,12 @@ def previous_clip(clips: Tensor) -> Tensor:
 def other_frames_loss(logits: Tensor, batch: Batch, frame_mask: Tensor, synonyms: Tensor | None = None) -> Tensor:
     """Loss of logits [B,T,h,w]: the frames of each clip under the sound of the previous clip."""
     factual = sounding_classes(batch, synonyms)
-    heard = previous_clip(factual)
-    known = previous_clip(batch.known & batch.valid) & heard.any(-1, keepdim=True)  # B T
-    other = known & batch.known & ~(heard & factual).any(-1, keepdim=True)
+    previous_classes = previous_clip(factual)
+    known = previous_clip(batch.known & batch.valid) & previous_classes.any(-1, keepdim=True)  # B T
+    other = known & batch.known & ~(previous_classes & factual).any(-1, keepdim=True)
     absent = torch.zeros_like(other)
     if batch.onscreen is not None:
-        absent = known & ~(heard & batch.onscreen).any(-1, keepdim=True)
+        absent = known & ~(previous_classes & batch.onscreen).any(-1, keepdim=True)
     return suppression_loss(logits, batch.masks, absent & frame_mask, other & frame_mask)
 
 

@@ -72,21 +72,23 @@ class Interventions(nn.Module):
         if settings.orthogonal_sound:
             sounds["orthogonal_sound"] = drawn.sounds
         if settings.other_frames:  # the previous clip's sound: each sound meets the frames of the next clip
-            before, differs = previous_clip(audio), previous_clip(known)
-            sounds["other_frames"] = torch.where(differs[..., None], before, self.sounds.mean.to(audio.dtype))[None]
+            previous_sound, differs = previous_clip(audio), previous_clip(known)
+            sounds["other_frames"] = torch.where(differs[..., None], previous_sound, self.sounds.mean.to(audio.dtype))[
+                None
+            ]
         if settings.removed_source:
             sounds["removed_source"] = removal.sound[None]
         logits = decode_sounds(network, visual, torch.cat(list(sounds.values())), batch)
         counts, terms = [len(each) for each in sounds.values()], {}
         with torch.autocast(audio.device.type, enabled=False):  # sums over many pixels need full precision
-            for kind, found in zip(sounds, logits.float().split(counts), strict=True):
+            for kind, kind_logits in zip(sounds, logits.float().split(counts), strict=True):
                 if kind == "other_frames":
-                    terms[kind] = other_frames_loss(found[0], batch, frame_mask)
+                    terms[kind] = other_frames_loss(kind_logits[0], batch, frame_mask)
                 elif kind == "removed_source":
-                    terms[kind] = removed_source_loss(found[0], removal.removed, removal.valid, batch, frame_mask)
+                    terms[kind] = removed_source_loss(kind_logits[0], removal.removed, removal.valid, batch, frame_mask)
                 else:
-                    asked = frame_mask & drawn.differs
-                    terms[kind] = other_sound_loss(found, drawn.classes, drawn.known, batch, asked)
+                    compared_frames = frame_mask & drawn.differs
+                    terms[kind] = other_sound_loss(kind_logits, drawn.classes, drawn.known, batch, compared_frames)
         return terms
 
 

@@ -23,21 +23,21 @@ from icf_avs.types import LevelFeatures, Windows
 def sliding_windows(valid: Tensor, count: int, longest: int) -> Windows:
     """Return `count` windows of at most `longest` frames over the valid frames [B,T] of each clip, which come first."""
     frames, device = valid.shape[1], valid.device
-    number, place = torch.arange(count, device=device), torch.arange(longest, device=device)
+    index, offset = torch.arange(count, device=device), torch.arange(longest, device=device)
     length = valid.sum(1)[:, None]  # B 1
     size = (length + count - 1) // count
-    start = torch.minimum(number * size, length - size)
-    frame_mask = (place < size[..., None]) & (number * size < length)[..., None]
-    of_frame = (torch.arange(frames, device=device) // size.clamp(min=1)).clamp(max=count - 1)
-    return Windows((start[..., None] + place).clamp(max=frames - 1), frame_mask, of_frame)
+    start = torch.minimum(index * size, length - size)
+    frame_mask = (offset < size[..., None]) & (index * size < length)[..., None]
+    window_of_frame = (torch.arange(frames, device=device) // size.clamp(min=1)).clamp(max=count - 1)
+    return Windows((start[..., None] + offset).clamp(max=frames - 1), frame_mask, window_of_frame)
 
 
 def maps_of_frames(level: LevelFeatures) -> Tensor:
     """The map of each frame in its window [B,T,width,P]; anything for padding."""
-    frames, _, of_frame = level.windows
-    clip = torch.arange(of_frame.shape[0], device=of_frame.device)[:, None]
-    place = torch.arange(of_frame.shape[1], device=of_frame.device) - frames[clip, of_frame, 0]
-    return level.maps[clip, of_frame, place.clamp(max=level.maps.shape[2] - 1)]
+    frames, _, window_of_frame = level.windows
+    clip = torch.arange(window_of_frame.shape[0], device=window_of_frame.device)[:, None]
+    offset = torch.arange(window_of_frame.shape[1], device=window_of_frame.device) - frames[clip, window_of_frame, 0]
+    return level.maps[clip, window_of_frame, offset.clamp(max=level.maps.shape[2] - 1)]
 
 
 class ChannelTimeAttention(nn.Module):

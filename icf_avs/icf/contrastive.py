@@ -67,10 +67,14 @@ class DistributionContrast(nn.Module):
             weights += [(~positive).float()]
         for name, anchor in anchors.items():
             if f"{name}-text" in settings.contrasts:
-                every = [*negatives, _all_clips(text)] if other_texts else negatives
-                logits = [-distance(_column(anchor), each, settings) / settings.temperature for each in every]
-                own = -distance(anchor, text, settings) / settings.temperature
-                terms[f"{name}-text"] = weighted_nce(own, torch.cat(logits, 1), torch.cat(weights, 1), present)
+                negative_gaussians = [*negatives, _all_clips(text)] if other_texts else negatives
+                logits = [
+                    -distance(_column(anchor), each, settings) / settings.temperature for each in negative_gaussians
+                ]
+                positive_logits = -distance(anchor, text, settings) / settings.temperature
+                terms[f"{name}-text"] = weighted_nce(
+                    positive_logits, torch.cat(logits, 1), torch.cat(weights, 1), present
+                )
         return terms
 
     def joint(self, vision: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,30 +101,30 @@ def distance(first: Gaussians, second: Gaussians, settings: CDCL) -> Tensor:
         return means
     if settings.measure == "features":  # frame t against frame t; centred frames and means are orthogonal
         return means + first.trace + second.trace - 2 * (first.rows * second.rows).sum((-2, -1))
-    total = wasserstein2(first, second)
+    w2_squared = wasserstein2(first, second)
     if not settings.gamma:
-        return total
+        return w2_squared
     scale = settings.gamma / (first.mean.shape[-1] if settings.entropy == "per dimension" else 1)
-    return total + scale * (entropy(first, settings.shrinkage) + entropy(second, settings.shrinkage))
+    return w2_squared + scale * (entropy(first, settings.shrinkage) + entropy(second, settings.shrinkage))
 
 
 def multi_positive_nce(logits: Tensor, positive: Tensor, present: Tensor) -> Tensor:
     """Return eq. 16 for logits -D/tau [B,G] with positives [B,G], averaged over the clips that are present [B]."""
-    chosen = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
-    return masked_mean(logits.logsumexp(1) - chosen, present)
+    positive_logsumexp = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
+    return masked_mean(logits.logsumexp(1) - positive_logsumexp, present)
 
 
 def weighted_nce(factual: Tensor, negatives: Tensor, weights: Tensor, present: Tensor) -> Tensor:
     """Return eq. 17 for logits -D/tau: factual [B], negatives [B,K] with weights [B,K]; weight 0: not a negative."""
-    against = torch.where(weights > 0, negatives + weights.clamp(min=1e-12).log(), -torch.inf)
-    return masked_mean(torch.cat([factual[:, None], against], 1).logsumexp(1) - factual, present)
+    weighted_negatives = torch.where(weights > 0, negatives + weights.clamp(min=1e-12).log(), -torch.inf)
+    return masked_mean(torch.cat([factual[:, None], weighted_negatives], 1).logsumexp(1) - factual, present)
 
 
-def _column(of: Gaussians) -> Gaussians:
+def _column(gaussians: Gaussians) -> Gaussians:
     """Reshape [B] -> [B,1], to broadcast along the second dimension."""
-    return Gaussians(*(part[:, None] for part in of))
+    return Gaussians(*(part[:, None] for part in gaussians))
 
 
-def _all_clips(of: Gaussians) -> Gaussians:
+def _all_clips(gaussians: Gaussians) -> Gaussians:
     """Gather the Gaussians [b] of all processes -> [1,B]."""
-    return Gaussians(*(all_gather_clips(part)[None] for part in of))
+    return Gaussians(*(all_gather_clips(part)[None] for part in gaussians))

@@ -15,7 +15,7 @@ _MARGIN = 1e-3  # of cosines
 
 def mean_pairwise_cosine(z: Tensor, valid: Tensor) -> Tensor:
     """Return the mean cosine between texts z [b,T,d] of different clips; near 1: collapse. NaN for a single clip."""
-    unit = all_gather_clips(_of_clip(z, valid))
+    unit = all_gather_clips(_clip_embedding(z, valid))
     pairs = ~torch.eye(len(unit), dtype=torch.bool, device=z.device)
     return (unit @ unit.T)[pairs].mean()
 
@@ -26,10 +26,10 @@ def class_change_rate(z: Tensor, pool: Tensor, valid: Tensor, sounding: Tensor) 
 
     sounding [b,T,C] bool; each clip without known classes counts as a separate class.
     """
-    every, other = all_gather_clips(_of_clip(z, valid)), _of_clip(pool, valid[:, None])
-    cosine = torch.einsum("bkd,gd->bkg", other, every)
+    all_texts, counterfactuals = all_gather_clips(_clip_embedding(z, valid)), _clip_embedding(pool, valid[:, None])
+    cosine = torch.einsum("bkd,gd->bkg", counterfactuals, all_texts)
     classes = all_gather_clips(sounding.any(1)).float()
-    same = (classes @ classes.T > 0) | torch.eye(len(every), dtype=torch.bool, device=z.device)
+    same = (classes @ classes.T > 0) | torch.eye(len(all_texts), dtype=torch.bool, device=z.device)
     same = same[local_slice()][:, None]
     changed = cosine.masked_fill(same, -1).amax(-1) > cosine.masked_fill(~same, -1).amax(-1) + _MARGIN
     return masked_mean(changed.float(), torch.ones_like(changed))
@@ -52,6 +52,6 @@ def positive_pair_rate(positive: Tensor) -> Tensor:
     return masked_mean(positive.float(), different)
 
 
-def _of_clip(texts: Tensor, valid: Tensor) -> Tensor:
+def _clip_embedding(texts: Tensor, valid: Tensor) -> Tensor:
     """Average frames [...,T,d] to one unit vector for each clip [...,d]."""
     return F.normalize((texts.float() * valid[..., None]).sum(-2), dim=-1)

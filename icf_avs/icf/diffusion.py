@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FIRST_BETA, LAST_BETA = 0.0015, 0.0195
-TIME = 64  # width of the time embedding before its MLP
+TIME_WIDTH = 64  # width of the time embedding before its MLP
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
@@ -48,9 +48,9 @@ class NoiseSchedule(nn.Module):
 
     def ddim_step(self, state: Tensor, noise: Tensor, step: int, target: int) -> Tensor:
         """Return z_target from z_step and the predicted noise."""
-        signal, later = self.abar[step].to(state.dtype), self.abar[target].to(state.dtype)
+        signal, target_signal = self.abar[step].to(state.dtype), self.abar[target].to(state.dtype)
         clean = (state - (1 - signal).sqrt() * noise) / signal.sqrt()
-        return later.sqrt() * clean + (1 - later).sqrt() * noise
+        return target_signal.sqrt() * clean + (1 - target_signal).sqrt() * noise
 
 
 class Denoiser(nn.Module):
@@ -59,20 +59,20 @@ class Denoiser(nn.Module):
     def __init__(self, dim: int, condition: int, width: int, blocks: int) -> None:
         super().__init__()
         self.enter, self.condition = nn.Linear(dim, width), nn.Linear(condition, width) if condition else None
-        self.time = nn.Sequential(nn.Linear(TIME, width), nn.SiLU(), nn.Linear(width, width))
+        self.time = nn.Sequential(nn.Linear(TIME_WIDTH, width), nn.SiLU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.leave = zero_linear(width, dim)
 
     def forward(self, state: Tensor, step: Tensor, visual: Tensor | None) -> Tensor:
         """state [...,d], step [...] long, visual [...,V] or None -> predicted noise [...,d]."""
-        rates = torch.exp(-math.log(10_000) * torch.arange(TIME // 2, device=step.device) / (TIME // 2))
+        rates = torch.exp(-math.log(10_000) * torch.arange(TIME_WIDTH // 2, device=step.device) / (TIME_WIDTH // 2))
         angles = step[..., None].float() * rates
-        given = self.time(torch.cat([angles.sin(), angles.cos()], -1).to(state.dtype))
+        conditioning = self.time(torch.cat([angles.sin(), angles.cos()], -1).to(state.dtype))
         if self.condition is not None:
-            given = given + self.condition(visual)
+            conditioning = conditioning + self.condition(visual)
         x = self.enter(state)
         for block in self.blocks:
-            x = block(x, given)
+            x = block(x, conditioning)
         return self.leave(F.layer_norm(x, x.shape[-1:]))
 
 
@@ -82,6 +82,6 @@ class _Block(nn.Module):
         self.set = nn.Sequential(nn.SiLU(), zero_linear(width, 3 * width))
         self.inner = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, x: Tensor, given: Tensor) -> Tensor:
-        shift, scale, gate = self.set(given).chunk(3, -1)
+    def forward(self, x: Tensor, conditioning: Tensor) -> Tensor:
+        shift, scale, gate = self.set(conditioning).chunk(3, -1)
         return x + (1 + gate) * self.inner(F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift)

@@ -60,16 +60,16 @@ def wasserstein2(first: Gaussians, second: Gaussians) -> Tensor:
     return (means + first.trace + second.trace - 2 * cross).clamp(min=0)
 
 
-def entropy(of: Gaussians, shrinkage: float) -> Tensor:
+def entropy(gaussians: Gaussians, shrinkage: float) -> Tensor:
     """Return H (eq. 14) of the Gaussians with covariance S + shrinkage I, in nats: [...].
 
     Centred frames have no spread along the unit vector u of equal entries. Adding u u^T gives that direction the factor
     1 in the T x T determinant; its exact factor, the shrinkage, is multiplied in. That keeps float32 accurate.
     """
-    frames, dim = of.rows.shape[-2:]
-    count = of.valid.sum(-1)
-    along = of.valid.to(of.rows.dtype) / count.clamp(min=1).sqrt()[..., None]
-    inner = of.rows @ of.rows.mT + shrinkage * torch.eye(frames, device=of.rows.device)
-    inner = inner + (1 - shrinkage) * along[..., :, None] * along[..., None, :]
+    frames, dim = gaussians.rows.shape[-2:]
+    count = gaussians.valid.sum(-1)
+    u = gaussians.valid.to(gaussians.rows.dtype) / count.clamp(min=1).sqrt()[..., None]
+    inner = gaussians.rows @ gaussians.rows.mT + shrinkage * torch.eye(frames, device=gaussians.rows.device)
+    inner = inner + (1 - shrinkage) * u[..., :, None] * u[..., None, :]
     log_determinant = torch.logdet(inner) + (dim - frames + (count > 0)) * math.log(shrinkage)
     return 0.5 * (dim * math.log(2 * math.pi * math.e) + log_determinant)

@@ -110,24 +110,24 @@ class ICF(nn.Module):
     def _diagnostics(
         self, maps: Tensor, clips: ContrastInputs, pool: CounterfactualPool | None, batch: Batch
     ) -> dict[str, Tensor]:
-        found = {}
+        diagnostics = {}
         if clips.text is not None:
-            found["z cosine over clips"] = mean_pairwise_cosine(clips.text, clips.valid)
+            diagnostics["z cosine over clips"] = mean_pairwise_cosine(clips.text, clips.valid)
         if pool is not None and clips.text is not None:
-            found["z* of another class"] = class_change_rate(clips.text, pool.texts, clips.valid, batch.sounding)
+            diagnostics["z* of another class"] = class_change_rate(clips.text, pool.texts, clips.valid, batch.sounding)
         if self.contrast is not None and self.cdcl is not None:
             vision, audio = self.contrast.joint(maps.movedim(2, -1), clips.audio)
-            found["joint space AUC"] = audio_visual_auroc(vision, audio, batch)
-            found["positive pairs"] = positive_pair_rate(positive_pairs(clips, self.cdcl))
-        return found
+            diagnostics["joint space AUC"] = audio_visual_auroc(vision, audio, batch)
+            diagnostics["positive pairs"] = positive_pair_rate(positive_pairs(clips, self.cdcl))
+        return diagnostics
 
 
-def pool_visual(maps: Tensor, batch: Batch, over: str) -> Tensor:
+def pool_visual(maps: Tensor, batch: Batch, region: str) -> Tensor:
     """Average maps [B,T,C,h,w] -> [B,T,C] over the frame, or with "mask" over the mask in frames that have one."""
     mean = maps.mean((-2, -1))
-    if over == "frame":
+    if region == "frame":
         return mean
-    share = F.adaptive_avg_pool2d(batch.masks, (maps.shape[-2], maps.shape[-1]))[:, :, None]
-    size = share.sum((-2, -1))
-    inside = (maps * share).sum((-2, -1)) / size.clamp(min=1e-6)
+    coverage = F.adaptive_avg_pool2d(batch.masks, (maps.shape[-2], maps.shape[-1]))[:, :, None]
+    size = coverage.sum((-2, -1))
+    inside = (maps * coverage).sum((-2, -1)) / size.clamp(min=1e-6)
     return torch.where(batch.labelled[..., None] & (size > 0), inside, mean)

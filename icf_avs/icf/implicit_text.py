@@ -44,7 +44,7 @@ class ImplicitText(nn.Module):
             for level, width in widths.items()
         }
         self.banks = nn.ModuleDict(banks)  # type: ignore[assignment]
-        self.weigh = nn.ParameterDict({of: nn.Parameter(torch.zeros(settings.dim)) for of in ("visual", "audio")})
+        self.weigh = nn.ParameterDict({name: nn.Parameter(torch.zeros(settings.dim)) for name in ("visual", "audio")})
 
     def attach(self, encoder_of: Callable[[str], TextEncoder]) -> None:
         """Set the text encoder of every bank and initialise its pseudo-words, so that it can be trained."""
@@ -63,27 +63,29 @@ class ImplicitText(nn.Module):
         if levels is None:
             raise ValueError("MIT(reading='refined') needs a network that refines its map: ModelConfig(mit=...)")
         clip = torch.arange(valid.shape[0], device=valid.device)[:, None]
-        texts, others, pulls = [], [], []
+        texts, revised_visual, pulls = [], [], []
         for name, level in levels.items():
-            found, of_frame = self.banks[name](level.mean, level.windows.valid, revise), level.windows.of_frame
-            texts.append(found.texts[clip, of_frame])
-            pulls.append(_mean(found.pull, level.windows.valid))
-            if found.revised is not None:
-                others.append(found.revised[clip, of_frame])
-        heard, frame_mask, revised = self.banks["audio"](audio, valid, revise), valid[..., None], None
-        pulls.append(_mean(heard.pull, valid))
+            matched = self.banks[name](level.mean, level.windows.valid, revise)
+            window_of_frame = level.windows.window_of_frame
+            texts.append(matched.texts[clip, window_of_frame])
+            pulls.append(_mean_over_windows(matched.pull, level.windows.valid))
+            if matched.revised is not None:
+                revised_visual.append(matched.revised[clip, window_of_frame])
+        matched_audio, frame_mask, revised = self.banks["audio"](audio, valid, revise), valid[..., None], None
+        pulls.append(_mean_over_windows(matched_audio.pull, valid))
         text = self.pyramid(torch.cat(texts, 2), "visual") * frame_mask
-        audio_text = self.pyramid(heard.texts, "audio") * frame_mask
-        if heard.revised is not None:
+        audio_text = self.pyramid(matched_audio.texts, "audio") * frame_mask
+        if matched_audio.revised is not None:
             with torch.no_grad():
-                both = self.pyramid(torch.cat(others, 3), "visual"), self.pyramid(heard.revised, "audio")
-                revised = both[0].transpose(1, 2) * frame_mask[:, None], both[1].transpose(1, 2) * frame_mask[:, None]
+                visual_text = self.pyramid(torch.cat(revised_visual, 3), "visual").transpose(1, 2)
+                sound_text = self.pyramid(matched_audio.revised, "audio").transpose(1, 2)
+                revised = visual_text * frame_mask[:, None], sound_text * frame_mask[:, None]
         pull = masked_mean(torch.stack(pulls).mean(0), valid.any(1))
-        return Texts(text, audio_text, audio_text - self.banks["audio"].centre, pull, revised)
+        return Texts(text, audio_text, audio_text - self.banks["audio"].mean_text, pull, revised)
 
-    def pyramid(self, texts: Tensor, of: str) -> Tensor:
-        """Eq. 4: texts of all levels [B,T,...,k,d] -> [B,T,...,d]; of: "visual" or "audio"."""
-        logits = texts @ self.weigh[of] / math.sqrt(texts.shape[-1])
+    def pyramid(self, texts: Tensor, modality: str) -> Tensor:
+        """Eq. 4: texts of all levels [B,T,...,k,d] -> [B,T,...,d]; modality: "visual" or "audio"."""
+        logits = texts @ self.weigh[modality] / math.sqrt(texts.shape[-1])
         return (logits.softmax(-1)[..., None] * texts).sum(-2)
 
 
@@ -94,7 +96,8 @@ class TextFusion(nn.Module):
         super().__init__()
         dim, count = settings.dim, settings.gates
         gates = {
-            of: nn.ModuleList(GatedMLP(dim, settings.most_frames) for _ in range(count)) for of in ("audio", "visual")
+            name: nn.ModuleList(GatedMLP(dim, settings.most_frames) for _ in range(count))
+            for name in ("audio", "visual")
         }
         self.gates = nn.ModuleDict(gates)
         self.fuse = nn.Sequential(nn.Linear(2 * dim, dim), nn.GELU(), nn.Linear(dim, dim))
@@ -102,8 +105,8 @@ class TextFusion(nn.Module):
     def forward(self, texts: Texts, valid: Tensor) -> Tensor:
         """valid [B,T] bool -> z [B,T,d], 0 on padding. Raises ValueError for more than `most_frames` frames."""
         gated = []
-        for of, text in (("visual", texts.visual), ("audio", texts.audio)):
-            for block in cast(nn.ModuleList, self.gates[of]):
+        for modality, text in (("visual", texts.visual), ("audio", texts.audio)):
+            for block in cast(nn.ModuleList, self.gates[modality]):
                 text = block(text, valid)
             gated.append(text)
         return self.fuse(torch.cat(gated, -1)) * valid[..., None]
@@ -124,12 +127,12 @@ class GatedMLP(nn.Module):
         frames = x.shape[1]
         if frames > len(self.bias):
             raise ValueError(f"clips of {frames} frames; MIT(most_frames={len(self.bias)})")
-        kept, gate = self.enter(x).chunk(2, -1)
+        content, gate = self.enter(x).chunk(2, -1)
         gate = self.across[:frames, :frames] @ (self.norm(gate) * valid[..., None]) + self.bias[:frames, None]
-        return x + self.leave(kept * gate)
+        return x + self.leave(content * gate)
 
 
-def _mean(values: Tensor, valid: Tensor) -> Tensor:
+def _mean_over_windows(values: Tensor, valid: Tensor) -> Tensor:
     """Mean [B,S] -> [B] over the valid entries."""
     weight = valid.to(values.dtype)
     return (values * weight).sum(1) / weight.sum(1).clamp(min=1)

@@ -40,14 +40,16 @@ class ICFLossWeights:
 def segmentation_losses(output: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
     """Return the terms of eq. 18 over the labelled frames, without padding."""
     masks, frame_mask = batch.masks, batch.labelled & batch.valid
-    given = resize_logits(output.logits, masks), masks, frame_mask
-    terms = {"bce": bce_loss(*given), "dice": dice_loss(*given), "focal": focal_loss(*given)}
+    loss_args = resize_logits(output.logits, masks), masks, frame_mask
+    terms = {"bce": bce_loss(*loss_args), "dice": dice_loss(*loss_args), "focal": focal_loss(*loss_args)}
     if output.classes is not None:
         shares = class_shares(batch.class_map, masks, output.classes.shape[2] - 1)
         terms["classes"] = semantic_loss(resize_logits(output.classes, masks), shares, frame_mask)
     if output.auxiliary:
-        early = [dice_loss(resize_logits(each, masks), masks, frame_mask) for each in output.auxiliary.values()]
-        terms["auxiliary"] = torch.stack(early).sum()
+        auxiliary_losses = [
+            dice_loss(resize_logits(each, masks), masks, frame_mask) for each in output.auxiliary.values()
+        ]
+        terms["auxiliary"] = torch.stack(auxiliary_losses).sum()
     return terms
 
 

@@ -63,45 +63,45 @@ class PseudoWordBank(RunningState, nn.Module):
     def attach(self, encoder: TextEncoder) -> None:
         """Set the text encoder, and initialise the pseudo-words from its word embeddings."""
         self._encoder, count = [encoder], self.words.shape[0] * self.words.shape[1]
-        first = torch.stack([encoder.word_embedding(INITIAL_WORDS[i % len(INITIAL_WORDS)]) for i in range(count)])
-        first = first + 0.1 * first.std() * torch.randn_like(first)
-        self.words.copy_(first.view_as(self.words))
+        initial = torch.stack([encoder.word_embedding(INITIAL_WORDS[i % len(INITIAL_WORDS)]) for i in range(count)])
+        initial = initial + 0.1 * initial.std() * torch.randn_like(initial)
+        self.words.copy_(initial.view_as(self.words))
 
     def forward(self, features: Tensor, valid: Tensor, revise: bool = False) -> MatchedTexts:
         """Select texts for windows with features [B,S,F] and valid [B,S] bool. With softmax selection there is one text
         for each window, the weighted mean of all. revise: whether to return revised texts.
         """
-        settings, texts = self.settings, self._encoded()
+        settings, texts = self.settings, self._encode_texts()
         if self.normalize is not None:
             features = self.normalize(features[..., None, None], valid)[..., 0, 0]
-        unit, matched = F.normalize(texts, dim=-1), F.normalize(self.match(features), dim=-1)
-        similarity = matched @ unit.T
+        unit_texts, matched = F.normalize(texts, dim=-1), F.normalize(self.match(features), dim=-1)
+        similarity = matched @ unit_texts.T
         count = min(settings.chosen, len(texts))
         best = similarity.topk(count, dim=-1).indices
         soft = (similarity / settings.selection_temperature).softmax(-1)[..., None, :]
-        chosen = soft
+        weights = soft
         if settings.selection == "straight-through":
-            chosen = F.one_hot(best, len(texts)).to(similarity.dtype) + soft - soft.detach()
-        pull = 1 - (matched.detach() @ unit.T).gather(-1, best).mean(-1)
+            weights = F.one_hot(best, len(texts)).to(similarity.dtype) + soft - soft.detach()
+        pull = 1 - (matched.detach() @ unit_texts.T).gather(-1, best).mean(-1)
         revised = None
         if revise:
             with torch.no_grad():
-                others = similarity.argsort(-1, descending=True)[..., count : len(texts) // count * count]
-                revised = self.project(texts[others]).unflatten(-2, (-1, count))
-        return MatchedTexts(self.project(chosen @ texts), pull, revised)
+                other_indices = similarity.argsort(-1, descending=True)[..., count : len(texts) // count * count]
+                revised = self.project(texts[other_indices]).unflatten(-2, (-1, count))
+        return MatchedTexts(self.project(weights @ texts), pull, revised)
 
     @property
-    def centre(self) -> Tensor:
+    def mean_text(self) -> Tensor:
         """Mean of the bank's cached texts [dim]: the component that they share, which is most of each text."""
         return self.project(self.texts.mean(0))
 
-    def _encoded(self) -> Tensor:
+    def _encode_texts(self) -> Tensor:
         """Return texts [M,E]. In training they are encoded with gradient every n-th step and cached in between. The
         cache is part of the state, so that a resumed run continues identically.
         """
-        due = not self.steps or (self.training and self.steps % self.settings.encode_every == 0)
+        must_encode = not self.steps or (self.training and self.steps % self.settings.encode_every == 0)
         self.steps += 1 if self.training else 0
-        if not due or not self._encoder:
+        if not must_encode or not self._encoder:
             return self.texts.clone()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.training):
             texts = self._encoder[0](self.template, self.words)

@@ -46,10 +46,10 @@ class SemanticCounterfactual(nn.Module):
     def __init__(self, settings: SC, dim: int, visual: int) -> None:
         super().__init__()
         self.settings, self.dim, condition = settings, dim, visual if settings.conditioned else 0
-        learns, over = settings.strategy in ("diffusion", "vqvae"), settings.orthogonal
+        is_latent, axes = settings.strategy in ("diffusion", "vqvae"), settings.orthogonal
         # At first m and s are the same for every z.
-        self.samples = zero_linear(dim, 1) if learns and over in ("both", "samples") else None
-        self.features = zero_linear(dim, dim) if learns and over in ("both", "features") else None
+        self.samples = zero_linear(dim, 1) if is_latent and axes in ("both", "samples") else None
+        self.features = zero_linear(dim, dim) if is_latent and axes in ("both", "features") else None
         diffusion = settings.strategy == "diffusion"
         self.schedule = NoiseSchedule(settings.chain) if diffusion else None
         self.denoiser = Denoiser(dim, condition, settings.width, settings.blocks) if diffusion else None
@@ -68,9 +68,9 @@ class SemanticCounterfactual(nn.Module):
             if self.settings.strategy == "pair-swap":
                 candidates = texts_of_other_clips(factual, valid)
             if candidates is None:
-                every = factual[:, None].expand(-1, self.settings.draws, -1, -1)
-                alpha = self._draw_alpha(every[:, :, 0, 0])
-                candidates = self.generate(every, visual, alpha[..., None].expand(every.shape[:-1]))
+                z_draws = factual[:, None].expand(-1, self.settings.draws, -1, -1)
+                alpha = self._draw_alpha(z_draws[:, :, 0, 0])
+                candidates = self.generate(z_draws, visual, alpha[..., None].expand(z_draws.shape[:-1]))
             else:
                 candidates, alpha = F.normalize(candidates.float(), dim=-1), candidates.new_zeros(candidates.shape[:2])
             texts, alpha = self._nearest(factual, candidates, alpha, valid)
@@ -95,8 +95,10 @@ class SemanticCounterfactual(nn.Module):
             terms["noise"] = masked_mean((noise - self.denoiser(moved, step, visual)).square().mean(-1), valid)
         else:
             return terms
-        one, other = F.normalize(moved, dim=-1), F.normalize(state, dim=-1)
-        ortho = (one - other).square().sum(-1) + settings.lambda_z * (one * other).sum(-1).square()
+        unit_moved, unit_state = F.normalize(moved, dim=-1), F.normalize(state, dim=-1)
+        ortho = (unit_moved - unit_state).square().sum(-1) + settings.lambda_z * (unit_moved * unit_state).sum(
+            -1
+        ).square()
         terms["ortho"] = settings.lambda_ortho * masked_mean(ortho, valid)
         return terms
 
@@ -106,37 +108,39 @@ class SemanticCounterfactual(nn.Module):
         unit = state / length.clamp(min=1e-12)
         noise = draw_for_batch(state, torch.randn)
         noise = F.normalize(noise - (noise * unit).sum(-1, keepdim=True) * unit, dim=-1)
-        share = alpha[..., None] * self.strength(state)
-        moved = (1 - share).clamp(min=0).sqrt() * unit + share.sqrt() * noise
+        c = alpha[..., None] * self.strength(state)
+        moved = (1 - c).clamp(min=0).sqrt() * unit + c.sqrt() * noise
         return F.normalize(moved, dim=-1) * length
 
     def strength(self, state: Tensor) -> Tensor:
         """Return m [...,1], s [...,d] or m s [...,d] for states [...,d]; m and s are each inside the bounds."""
         low, high = self.settings.bounds
         layers = [layer for layer in (self.samples, self.features) if layer is not None]
-        found = [low + (high - low) * layer(state / self.dim**0.5).sigmoid() for layer in layers]
-        return found[0] if len(found) == 1 else found[0] * found[1]
+        strengths = [low + (high - low) * layer(state / self.dim**0.5).sigmoid() for layer in layers]
+        return strengths[0] if len(strengths) == 1 else strengths[0] * strengths[1]
 
-    def generate(self, every: Tensor, visual: Tensor, alpha: Tensor) -> Tensor:
+    def generate(self, z_draws: Tensor, visual: Tensor, alpha: Tensor) -> Tensor:
         """Eq. 9: generate z* [B,J,T,d] from z [B,J,T,d] with alpha [B,J,T]; visual [B,T,V]."""
-        settings, given = self.settings, visual[:, None].expand(-1, every.shape[1], -1, -1)
+        settings, visual_draws = self.settings, visual[:, None].expand(-1, z_draws.shape[1], -1, -1)
         if self.vqvae is not None:
-            return self.vqvae.decode(self.vqvae.quantize(self.orthogonalize(self.vqvae.encode(every), alpha)), given)
-        noise = draw_for_batch(every, torch.randn)
+            return self.vqvae.decode(
+                self.vqvae.quantize(self.orthogonalize(self.vqvae.encode(z_draws), alpha)), visual_draws
+            )
+        noise = draw_for_batch(z_draws, torch.randn)
         if self.schedule is None or self.denoiser is None:
-            return (1 - alpha[..., None]).sqrt() * every + alpha[..., None].sqrt() * noise
-        state = self.orthogonalize(self.schedule.add_noise(every, noise, settings.depth), alpha)
+            return (1 - alpha[..., None]).sqrt() * z_draws + alpha[..., None].sqrt() * noise
+        state = self.orthogonalize(self.schedule.add_noise(z_draws, noise, settings.depth), alpha)
         steps = torch.linspace(settings.depth, 0, settings.jumps + 1).round().long().tolist()
         for step, target in pairwise(steps):
-            at = torch.full(state.shape[:-1], step, device=state.device)
-            state = self.schedule.ddim_step(state, self.denoiser(state, at, given), step, target)
+            timestep = torch.full(state.shape[:-1], step, device=state.device)
+            state = self.schedule.ddim_step(state, self.denoiser(state, timestep, visual_draws), step, target)
         return state
 
-    def _nearest(self, z: Tensor, found: Tensor, alpha: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def _nearest(self, z: Tensor, candidates: Tensor, alpha: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 12: select the K candidates [B,J,T,d] nearest to z [B,T,d] over its valid frames, with their alpha."""
-        near = (F.cosine_similarity(found, z[:, None], dim=-1) * valid[:, None]).sum(-1)
-        best = near.topk(min(self.settings.keep, found.shape[1]), dim=1).indices
-        texts = found.gather(1, best[..., None, None].expand(-1, -1, *found.shape[2:]))
+        similarity = (F.cosine_similarity(candidates, z[:, None], dim=-1) * valid[:, None]).sum(-1)
+        best = similarity.topk(min(self.settings.keep, candidates.shape[1]), dim=1).indices
+        texts = candidates.gather(1, best[..., None, None].expand(-1, -1, *candidates.shape[2:]))
         return texts, alpha.gather(1, best)
 
     def _draw_alpha(self, like: Tensor) -> Tensor:
@@ -148,9 +152,9 @@ def texts_of_other_clips(texts: Tensor, valid: Tensor) -> Tensor:
     """Texts [B,T,d] of this process's clips -> for each clip the texts of all other clips, of all processes [B,J,T,d].
     Shorter clips are repeated from their first frame.
     """
-    every, valid_frames = all_gather_clips(texts), all_gather_clips(valid).sum(1, keepdim=True).clamp(min=1)
+    all_texts, valid_frames = all_gather_clips(texts), all_gather_clips(valid).sum(1, keepdim=True).clamp(min=1)
     frames = torch.arange(texts.shape[1], device=texts.device) % valid_frames
-    every = every.gather(1, frames[..., None].expand_as(every))
-    clips = len(every)
+    all_texts = all_texts.gather(1, frames[..., None].expand_as(all_texts))
+    clips = len(all_texts)
     others = ~torch.eye(clips, dtype=torch.bool, device=texts.device)
-    return every[others.nonzero()[:, 1].view(clips, clips - 1)[local_slice()]]
+    return all_texts[others.nonzero()[:, 1].view(clips, clips - 1)[local_slice()]]

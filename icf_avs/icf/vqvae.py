@@ -49,6 +49,6 @@ class VQVAE(nn.Module):
         """Return L of each vector [...]; the gradient of D reaches E by the straight-through estimator."""
         latent = self.encode(z)
         quantized = self.quantize(latent)
-        rebuilt = self.decode(latent + (quantized - latent).detach(), visual)
+        reconstruction = self.decode(latent + (quantized - latent).detach(), visual)
         codes = (latent.detach() - quantized).square() + COMMITMENT * (latent - quantized.detach()).square()
-        return ((rebuilt - z).square() + codes).mean(-1)
+        return ((reconstruction - z).square() + codes).mean(-1)
