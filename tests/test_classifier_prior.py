@@ -14,7 +14,7 @@ from icf_avs.encoders.voc_segmenter import voc_similarity
 from icf_avs.inference.guided_filter import guided_filter
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
 from icf_avs.networks.guided import GuidedNetwork, SoundTokens
-from icf_avs.networks.open_vocabulary import NameDropout, OpenVocabularyNetwork
+from icf_avs.networks.open_vocabulary import ConditioningDropout, OpenVocabularyNetwork
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import ClipSpec
@@ -131,7 +131,7 @@ def test_evidence_needs_words() -> None:
 
 
 def test_what_is_hidden_says_nothing_of_the_sound():
-    part = NameDropout(8, tokens=2, share=0.5)
+    part = ConditioningDropout(8, tokens=2, share=0.5)
     sound, text = torch.randn(3, 4, 8), torch.randn(3, 4, 2, 8)
     named = torch.tensor([True, False, True, False])
     shown, read = part.drop_names(sound, text, named)
@@ -142,7 +142,7 @@ def test_what_is_hidden_says_nothing_of_the_sound():
 
 def test_the_frames_of_a_clip_keep_their_names_together():
     torch.manual_seed(0)
-    kept = NameDropout(8, tokens=2, share=0.25).draw(4000, 5).unflatten(0, (4000, 5))
+    kept = ConditioningDropout(8, tokens=2, share=0.25).draw(4000, 5).unflatten(0, (4000, 5))
     assert (kept == kept[:, :1]).all()
     assert 0.72 < kept[:, 0].float().mean() < 0.78
 

@@ -308,7 +308,7 @@ def test_rivals_carry_no_gradient_and_the_generator_learns() -> None:
     sound = torch.randn(4, 2, 16, requires_grad=True)
     counterfactuals = part(sound, throughout(torch.eye(4, 3, dtype=torch.bool), sound), every(sound), vocabulary)
     assert not counterfactuals.sounds.requires_grad and counterfactuals.removal.sound.requires_grad
-    counterfactuals.fit.backward()
+    counterfactuals.generator_loss.backward()
     assert sound.grad is None and all(parameter.grad is None for parameter in vocabulary.parameters())
     assert all(parameter.grad.abs().sum() > 0 for parameter in part.parameters())
 
@@ -325,7 +325,7 @@ def test_padding_counts_for_nothing() -> None:
         counterfactuals = again(mended, throughout(kinds, mended), valid, vocabulary)
         lengths = (counterfactuals.sounds - again.mean).norm(dim=-1)
         again.update_running_means()
-        found.append((again.mean, counterfactuals.fit, lengths))
+        found.append((again.mean, counterfactuals.generator_loss, lengths))
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-4)
 

@@ -26,8 +26,8 @@ class Attention(nn.Module):
         projected = [self.query(queries), self.key(keys), self.value(keys)]
         if shared is not None:
             repeats = keys.shape[0] // shared.shape[0]  # not len(), which export would make a constant
-            for place, layer in ((1, self.key), (2, self.value)):
-                projected[place] = torch.cat([layer(shared).repeat(repeats, 1, 1), projected[place]], dim=1)
+            for index, layer in ((1, self.key), (2, self.value)):
+                projected[index] = torch.cat([layer(shared).repeat(repeats, 1, 1), projected[index]], dim=1)
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in projected)
         return self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2))
 

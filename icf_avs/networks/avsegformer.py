@@ -56,8 +56,8 @@ class Mixer(nn.Module):
             layer(x).unflatten(-1, (HEADS, -1)).transpose(1, 2)
             for layer, x in ((self.query, audio), (self.key, pixels), (self.value, pixels))
         )
-        seen = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return maps * self.out(seen)[:, 0, :, None, None].sigmoid()
+        attended = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return maps * self.out(attended)[:, 0, :, None, None].sigmoid()
 
 
 class AVSegFormer(Network):
@@ -72,23 +72,23 @@ class AVSegFormer(Network):
         classes: int | None = None, dim: int = 256, queries: int = 300, layers: int = 6,
     ) -> None:  # fmt: skip
         super().__init__(visual, audio, train_visual)
-        self.dim, self.classes, wide = dim, classes, 8 * dim
+        self.dim, self.classes, hidden = dim, classes, 8 * dim
         self.project = nn.ModuleList(_normed(nn.Conv2d(width, dim, 1)) for width in self.visual.channels)
         self.project_audio = nn.Linear(audio_dim, dim)
         self.generator = QueryGenerator(dim, queries, layers)
         self.learnt = nn.Parameter(torch.empty(queries, dim))
-        self.decoder = nn.ModuleList(_layer(dim, wide, dropout=0.1) for _ in range(layers))
+        self.decoder = nn.ModuleList(_layer(dim, hidden, dropout=0.1) for _ in range(layers))
         self.lateral = _normed(nn.Conv2d(dim, dim, 1))
         self.smooth = nn.Sequential(_normed(nn.Conv2d(dim, dim, 3, padding=1)), nn.ReLU(inplace=True))
         self.mixer = Mixer(dim)
         self.fuse = nn.Sequential(
-            nn.Conv2d(queries, wide, 1), nn.ReLU(), nn.Conv2d(wide, wide, 1), nn.ReLU(), nn.Conv2d(wide, dim, 1)
+            nn.Conv2d(queries, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, dim, 1)
         )
         self.head = UpsamplingHead(dim, classes or 1, scale=4, bias=False)
         for module in (self.project, self.generator, self.decoder, self.lateral, self.smooth, self.mixer, self.fuse):
             init_matrices(module.parameters())
         init_matrices([self.learnt, *self.head.parameters()])
-        self.encoder = DeformableEncoder(dim, layers, wide, dropout=0.1)
+        self.encoder = DeformableEncoder(dim, layers, hidden, dropout=0.1)
 
     @property
     def feature_spec(self) -> FeatureSpec:
@@ -109,13 +109,13 @@ class AVSegFormer(Network):
         tokens = self.project_audio(audio.token)
         sound = tokens.flatten(0, 1)[:, None]  # N 1 D
         queries = self.generator(sound) + self.learnt
-        seen = torch.cat([x.flatten(2) for x in memory], dim=2).transpose(1, 2)
+        memory_tokens = torch.cat([x.flatten(2) for x in memory], dim=2).transpose(1, 2)
         for layer in self.decoder:
-            queries = layer(queries, seen)
+            queries = layer(queries, memory_tokens)
         mask = self.mixer(mask, sound)
         similarity = torch.einsum("nqd,ndhw->nqhw", queries, mask)
-        found = self.head(mask + self.fuse(similarity))
-        logits, classes = split_class_logits(found.unflatten(0, lead), self.classes)
+        head_maps = self.head(mask + self.fuse(similarity))
+        logits, classes = split_class_logits(head_maps.unflatten(0, lead), self.classes)
         features = NetworkFeatures(tuple(levels), tokens)
         return NetworkOutput(logits, features, classes, {"mixer": mask.mean(1).unflatten(0, lead)})
 

@@ -23,7 +23,7 @@ from icf_avs.types import ClipSpec
 
 NETWORKS = ("guided", "query", "tpavi", "avsegformer")
 PIXEL_DECODERS = {"light": LightPixelDecoder, "deformable": DeformablePixelDecoder}
-_EVIDENCE = "efficientnet-lite0-evidence"  # visual encoder of an open vocabulary
+_EVIDENCE_ENCODER = "efficientnet-lite0-evidence"  # visual encoder of an open vocabulary
 
 
 def build_network(
@@ -40,7 +40,7 @@ def build_network(
         raise UserError(f"no pixel decoder is called {config.pixel_decoder}; there are {', '.join(PIXEL_DECODERS)}")
     audio = build_audio("log-mel", config.dim) if audio is None else audio
     if config.network == "guided":
-        return _guided(config, visual, audio, cast(Tensor, names))
+        return _build_guided(config, visual, audio, cast(Tensor, names))
     classes = len(config.classes) + 1 if config.semantic else None
     options: dict[str, Any] = {"train_visual": config.train_visual, "classes": classes}
     network: Network
@@ -59,11 +59,13 @@ def build_network(
     return network
 
 
-def _guided(config: ModelConfig, visual: nn.Module, audio: nn.Module, names: Tensor) -> GuidedNetwork:
+def _build_guided(config: ModelConfig, visual: nn.Module, audio: nn.Module, names: Tensor) -> GuidedNetwork:
     if config.evidence is None:
         return GuidedNetwork(config, visual, audio, names)
-    if config.visual != _EVIDENCE or config.audio not in TAGGERS:
-        raise ValueError(f"evidence is what the encoders {_EVIDENCE} and {' or '.join(TAGGERS)} give: name them")
+    if config.visual != _EVIDENCE_ENCODER or config.audio not in TAGGERS:
+        raise ValueError(
+            f"evidence is what the encoders {_EVIDENCE_ENCODER} and {' or '.join(TAGGERS)} give: name them"
+        )
     if not config.classes:
         raise ValueError("evidence is asked for the words of a reading: it needs names of classes")
     return OpenVocabularyNetwork(config, visual, audio, names)

@@ -49,10 +49,10 @@ class SinePositionEmbedding(nn.Module):
         return torch.cat([rows, columns])[None].to(dtype)
 
     def _along(self, length: int, periods: Tensor) -> Tensor:
-        places = torch.arange(1, length + 1, device=periods.device, dtype=periods.dtype)
+        positions = torch.arange(1, length + 1, device=periods.device, dtype=periods.dtype)
         if self.normalised:
-            places = places * (2 * math.pi / (length + 1e-6))
-        angles = places / periods[:, None]
+            positions = positions * (2 * math.pi / (length + 1e-6))
+        angles = positions / periods[:, None]
         return torch.stack([angles.sin(), angles.cos()], dim=1).flatten(0, 1)
 
 

@@ -111,13 +111,15 @@ class GuidedNetwork(Network):
             vocabulary = Vocabulary(names, text.free_words, dim)
             self.implicit_text = GuidedImplicitText(vocabulary, dim, config.heads, text.tokens, text.segment)
         self._add_prior(config)
-        queries, drawn, contrast = 1 + (text.tokens if text else 0), config.counterfactual, config.contrastive
+        queries, counterfactual, contrast = 1 + (text.tokens if text else 0), config.counterfactual, config.contrastive
         guided = text is not None or contrast is not None
         self.decoder = MaskDecoder(dim, config.pixel_dim, config.heads, config.layers, queries, prior=guided)
         self.semantic = SemanticHead(classes, dim, config.pixel_dim) if config.semantic else None
         self.counterfactual = self.joint_embedding = None
-        if drawn:
-            self.counterfactual = GuidedCounterfactualSampler(dim, classes, drawn.count, bool(text and classes))
+        if counterfactual:
+            self.counterfactual = GuidedCounterfactualSampler(
+                dim, classes, counterfactual.count, bool(text and classes)
+            )
         if contrast:
             start = contrast.floor, contrast.temperature
             self.joint_embedding = JointEmbedding(dim, contrast.dim, *start, text is not None)
@@ -140,50 +142,50 @@ class GuidedNetwork(Network):
         """
         pixels = self.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
         parts = audio.token[:, :, None] if audio.parts is None else audio.parts
-        semantic, within = self.semantic_of(audio.token), parts - audio.token[:, :, None]
-        sounds, counterfactuals = SoundTokens(semantic[None], within[None], [audio.tag_probs]), None
+        semantic, part_offsets = self.semantic_of(audio.token), parts - audio.token[:, :, None]
+        sounds, counterfactuals = SoundTokens(semantic[None], part_offsets[None], [audio.tag_probs]), None
         synonyms = None if sounding is None else self.synonyms()
         if sounding is not None and self.counterfactual is not None:
             vocabulary = None if self.implicit_text is None else self.implicit_text.vocabulary
             counterfactuals = self.counterfactual(semantic, sounding, valid, vocabulary, synonyms, known)
-            sounds = self._with_counterfactuals(sounds, semantic, within, counterfactuals)
+            sounds = self._with_counterfactuals(sounds, semantic, part_offsets, counterfactuals)
         if extra_audio is not None:
             sounds = self._with_extra(sounds, extra_audio)
-        found = self.decode_sounds(pixels, sounds, valid, visual)
+        decoded = self.decode_sounds(pixels, sounds, valid, visual)
 
-        logits = found.logits.unflatten(1, valid.shape)
+        logits = decoded.logits.unflatten(1, valid.shape)
         fine, tokens = (maps.unflatten(0, valid.shape) for maps in (pixels.fine, pixels.tokens))
         output = GuidedOutput(
             logits[0], NetworkFeatures((fine, tokens), audio.token), semantic=semantic,
-            parts=semantic[:, :, None] + within, patches=tokens.flatten(3).transpose(2, 3),
-            text={name: level[0] for name, level in (found.text or {}).items()}, synonyms=synonyms,
+            parts=semantic[:, :, None] + part_offsets, patches=tokens.flatten(3).transpose(2, 3),
+            text={name: level[0] for name, level in (decoded.text or {}).items()}, synonyms=synonyms,
         )  # fmt: skip
-        if found.prior is not None:
-            output.prior = found.prior[0].unflatten(0, valid.shape)
-        if found.segmenter is not None:
-            output.segmenter = found.segmenter[0].unflatten(0, valid.shape)
+        if decoded.prior is not None:
+            output.prior = decoded.prior[0].unflatten(0, valid.shape)
+        if decoded.segmenter is not None:
+            output.segmenter = decoded.segmenter[0].unflatten(0, valid.shape)
         if self.implicit_text is not None:
             output.reading = self.implicit_text.vocabulary.similarity(audio.token)
         if self.semantic is not None:
-            output.classes = self.semantic(found.query[0], pixels.fine).unflatten(0, valid.shape)
+            output.classes = self.semantic(decoded.query[0], pixels.fine).unflatten(0, valid.shape)
         if sounding is not None:
-            self._add_training(output, found, logits, counterfactuals)
+            self._add_training(output, decoded, logits, counterfactuals)
         return output
 
     def _add_training(
-        self, output: GuidedOutput, found: DecoderOutput, logits: Tensor, drawn: GuidedCounterfactuals | None
+        self, output: GuidedOutput, decoded: DecoderOutput, logits: Tensor, drawn: GuidedCounterfactuals | None
     ) -> None:
         """Add what only the losses read. logits [R,B,T,h,w], in this order: the true sound, K counterfactuals, the true
         sound without one of its classes, the sound of the previous clip, and Q extra sounds.
         """
-        if found.pixel_reading is not None:
-            output.pixel_reading = found.pixel_reading.unflatten(0, logits.shape[1:3])
+        if decoded.pixel_reading is not None:
+            output.pixel_reading = decoded.pixel_reading.unflatten(0, logits.shape[1:3])
         output.counterfactuals, first_extra = drawn, 1
         if drawn is not None:
             removal = 1 + len(drawn.sounds)
             output.counterfactual_logits, output.source_removal_logits = logits[1:removal], logits[removal]
             output.visual_counterfactual_logits = logits[removal + 1]
-            output.counterfactual_text = found.text["frame"][1:removal] if found.text else None
+            output.counterfactual_text = decoded.text["frame"][1:removal] if decoded.text else None
             first_extra = removal + 2
         output.extra_logits = logits[first_extra:] if len(logits) > first_extra else None
 
@@ -197,26 +199,26 @@ class GuidedNetwork(Network):
 
     @staticmethod
     def _with_counterfactuals(
-        sounds: SoundTokens, semantic: Tensor, within: Tensor, drawn: GuidedCounterfactuals
+        sounds: SoundTokens, semantic: Tensor, part_offsets: Tensor, drawn: GuidedCounterfactuals
     ) -> SoundTokens:
         """Append to the true sound its counterfactuals, and the sound of the previous clip: each clip's frames meet the
         sound of another clip, and each clip's sound the frames of another.
         """
-        made, (tags,) = len(drawn.sounds) + 1, sounds.tag_probs
+        generated, (tags,) = len(drawn.sounds) + 1, sounds.tag_probs
         return SoundTokens(
             torch.cat([sounds.semantic, drawn.sounds, drawn.removal.sound[None], previous_clip(semantic)[None]]),
-            torch.cat([sounds.parts.expand(1 + made, -1, -1, -1, -1), previous_clip(within)[None]]),
-            [tags, *[None] * made, None if tags is None else previous_clip(tags)],
+            torch.cat([sounds.parts.expand(1 + generated, -1, -1, -1, -1), previous_clip(part_offsets)[None]]),
+            [tags, *[None] * generated, None if tags is None else previous_clip(tags)],
         )
 
     def _with_extra(self, sounds: SoundTokens, extra: AudioFeatures) -> SoundTokens:
         """Append the extra sounds [B,Q,T,...]."""
         flat, lead = extra.map(lambda x: x.flatten(0, 1)), extra.token.shape[:2]
-        within, semantic = cast(Tensor, flat.parts) - flat.token[:, :, None], self.semantic_of(flat.token)
+        part_offsets, semantic = cast(Tensor, flat.parts) - flat.token[:, :, None], self.semantic_of(flat.token)
         tags = [None] * lead[1] if extra.tag_probs is None else extra.tag_probs.unbind(1)
         return SoundTokens(
             torch.cat([sounds.semantic, semantic.unflatten(0, lead).transpose(0, 1)]),
-            torch.cat([sounds.parts, within.unflatten(0, lead).transpose(0, 1)]),
+            torch.cat([sounds.parts, part_offsets.unflatten(0, lead).transpose(0, 1)]),
             [*sounds.tag_probs, *tags],
         )
 
@@ -226,20 +228,20 @@ class GuidedNetwork(Network):
         """Decode masks of the same frames under each of R sounds. visual: the features of the frames."""
         repeats, clips, frames, _ = sounds.semantic.shape
         if self.implicit_text is None:
-            return self._guided(pixels, sounds, None, visual)
+            return self._decode_guided(pixels, sounds, None, visual)
         pooled = pixels.pooled.unflatten(0, (clips, frames))  # the same under every sound
         text = self.implicit_text(sounds.semantic.flatten(0, 1), pooled, valid.repeat(repeats, 1))
         text = {name: level.unflatten(0, (repeats, clips)) for name, level in text.items()}
-        return self._guided(pixels, sounds, text["frame"].flatten(1, 2), visual)._replace(text=text)
+        return self._decode_guided(pixels, sounds, text["frame"].flatten(1, 2), visual)._replace(text=text)
 
-    def _guided(
+    def _decode_guided(
         self, pixels: PixelFeatures, sounds: SoundTokens, text: Tensor | None, visual: VisualFeatures
     ) -> DecoderOutput:
         """Decode masks, guided by the text [R,N,n,D] of the frames, its prior, and CDCL's match."""
         prior, reading = None, None
         if text is not None and self.prior is not None and self.implicit_text is not None:
-            found = self.prior(pixels.tokens, sounds.semantic.flatten(1, 2), text, self.implicit_text.vocabulary)
-            prior, reading = found.prior, found.pixel_reading
+            localization = self.prior(pixels.tokens, sounds.semantic.flatten(1, 2), text, self.implicit_text.vocabulary)
+            prior, reading = localization.prior, localization.pixel_reading
         if self.joint_embedding is not None:
             match = self._match(pixels, sounds)
             prior = match if prior is None else prior + match

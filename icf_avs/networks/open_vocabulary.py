@@ -23,7 +23,7 @@ from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrio
 from icf_avs.types import AudioFeatures, Missing, VisualFeatures
 
 
-class NameDropout(nn.Module):
+class ConditioningDropout(nn.Module):
     """Conditioning dropout: masks without the name of a sound, because knowledge of trained words misleads on new ones.
 
     The evidence for the words of a sound stays. All else that the decoder gets from the sound (the sound itself, its
@@ -44,9 +44,9 @@ class NameDropout(nn.Module):
         """Draw for training the frames that keep their names, [clips * frames] bool: all or none of each clip."""
         return (rand_for_batch(clips, 1, self.sound.device) >= self.share).repeat_interleave(frames)
 
-    def drop_names(self, sound: Tensor, text: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
-        """Replace sound [R,N,D] and text [R,N,n,D] by the learnt tokens where `named` [N] is False."""
-        keep = named[None, :, None]
+    def drop_names(self, sound: Tensor, text: Tensor, keep_names: Tensor) -> tuple[Tensor, Tensor]:
+        """Replace sound [R,N,D] and text [R,N,n,D] by the learnt tokens where `keep_names` [N] is False."""
+        keep = keep_names[None, :, None]
         return torch.where(keep, sound, self.sound), torch.where(keep[..., None], text, self.text)
 
 
@@ -58,12 +58,12 @@ class OpenVocabularyNetwork(GuidedNetwork):
     prior: EvidencePrior
 
     def _add_prior(self, config: ModelConfig) -> None:
-        search, names = cast(EvidenceConfig, config.evidence), len(config.classes)
-        self.second_scale, self.synonym_threshold = search.second_scale, search.synonym_threshold
-        classifier = ClassifierPrior(names, search.words, search.classes)
-        self.prior = EvidencePrior(config.dim, classifier, SegmenterPrior(names, search.words))
+        evidence, names = cast(EvidenceConfig, config.evidence), len(config.classes)
+        self.second_scale, self.synonym_threshold = evidence.second_scale, evidence.synonym_threshold
+        classifier = ClassifierPrior(names, evidence.words, evidence.classes)
+        self.prior = EvidencePrior(config.dim, classifier, SegmenterPrior(names, evidence.words))
         tokens = cast(ImplicitTextConfig, config.implicit_text).tokens
-        self.name_dropout = NameDropout(config.dim, tokens, search.name_dropout)
+        self.name_dropout = ConditioningDropout(config.dim, tokens, evidence.name_dropout)
 
     @property
     def missing(self) -> tuple[Missing, ...]:
@@ -87,10 +87,10 @@ class OpenVocabularyNetwork(GuidedNetwork):
 
     def encode_frames(self, frames: Tensor, object_probs: Tensor | None = None) -> VisualFeatures:
         """Encode frames. object_probs [B,T,20,h,w]: those of the same frames at another size, if already computed."""
-        known = None if object_probs is None else object_probs.flatten(0, 1)
+        flat_probs = None if object_probs is None else object_probs.flatten(0, 1)
         with torch.no_grad():
-            found = self.visual.evidence(frames.flatten(0, 1), known)
-        return found.map(lambda x: x.unflatten(0, frames.shape[:2]))
+            features = self.visual.evidence(frames.flatten(0, 1), flat_probs)
+        return features.map(lambda x: x.unflatten(0, frames.shape[:2]))
 
     def encode_audio(self, sound: Tensor, tags: bool = False) -> AudioFeatures:
         """As `Network.encode_audio`; the tagger gets all windows of a clip together."""
@@ -99,24 +99,26 @@ class OpenVocabularyNetwork(GuidedNetwork):
     def synonyms(self) -> Tensor:
         return self.implicit_text.vocabulary.synonyms(self.synonym_threshold)
 
-    def _guided(
+    def _decode_guided(
         self, pixels: PixelFeatures, sounds: SoundTokens, text: Tensor | None, visual: VisualFeatures
     ) -> DecoderOutput:
         """Decode masks with and without the names of sounds; the larger logit counts. In training one of the two."""
         text, vocabulary = cast(Tensor, text), self.implicit_text.vocabulary
-        evidence = [cast(Tensor, found).flatten(0, 1) for found in (visual.class_scores, visual.object_probs)]
+        evidence = [cast(Tensor, maps).flatten(0, 1) for maps in (visual.class_scores, visual.object_probs)]
         tags = [None if probs is None else probs.flatten(0, 1) for probs in sounds.tag_probs]
-        found = self.prior(pixels.tokens, sounds.semantic.flatten(1, 2), text, vocabulary, *evidence, tags)
-        by_name = found.named
+        prior_output = self.prior(pixels.tokens, sounds.semantic.flatten(1, 2), text, vocabulary, *evidence, tags)
+        name_prior = prior_output.text_prior
         if self.joint_embedding is not None:
-            by_name = by_name + self._match(pixels, sounds)
+            name_prior = name_prior + self._match(pixels, sounds)
         semantic, (clips, frames) = sounds.semantic.flatten(1, 2), sounds.semantic.shape[1:3]
-        every = torch.ones(clips * frames, dtype=torch.bool, device=semantic.device)
+        all_frames = torch.ones(clips * frames, dtype=torch.bool, device=semantic.device)
         decoded = []
-        for named in [self.name_dropout.draw(clips, frames)] if self.training else [every, ~every]:
-            prior = found.evidence + by_name * named[:, None, None]
-            decoded.append((self.decoder(pixels, *self.name_dropout.drop_names(semantic, text, named), prior), prior))
+        for keep_names in [self.name_dropout.draw(clips, frames)] if self.training else [all_frames, ~all_frames]:
+            prior = prior_output.evidence + name_prior * keep_names[:, None, None]
+            decoded.append(
+                (self.decoder(pixels, *self.name_dropout.drop_names(semantic, text, keep_names), prior), prior)
+            )
         first, prior = decoded[0]
         logits = torch.stack([masks.logits for masks, _ in decoded]).amax(0)
-        logits = logits - F.softplus(-found.present)[..., None, None]  # no mask for absent objects
-        return DecoderOutput(logits, first.query, prior, found.pixel_reading, found.segmenter)
+        logits = logits - F.softplus(-prior_output.present)[..., None, None]  # no mask for absent objects
+        return DecoderOutput(logits, first.query, prior, prior_output.pixel_reading, prior_output.segmenter)

@@ -42,13 +42,13 @@ class LightPixelDecoder(nn.Module):
         self.refine = nn.ModuleList(separable_conv(dim, norm=level > 0) for level in range(len(channels)))
 
     def forward(self, pyramid: Sequence[Tensor]) -> PixelMaps:
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         for lateral, refine, level in zip(self.lateral[::-1], self.refine[::-1], pyramid[::-1], strict=True):
             x = lateral(level)
-            if found:
-                x = x + resize_like(found[-1], x)
-            found.append(x + refine(x))
-        return PixelMaps(found[-1], tuple(found[:-1]))
+            if outputs:
+                x = x + resize_like(outputs[-1], x)
+            outputs.append(x + refine(x))
+        return PixelMaps(outputs[-1], tuple(outputs[:-1]))
 
 
 class DeformablePixelDecoder(nn.Module):
@@ -68,5 +68,5 @@ class DeformablePixelDecoder(nn.Module):
         self.decoder.level_embed = nn.Parameter(torch.randn(LEVELS, dim))  # transformers leaves it uninitialised
 
     def forward(self, pyramid: Sequence[Tensor]) -> PixelMaps:
-        found = self.decoder(list(pyramid))
-        return PixelMaps(found.mask_features, tuple(found.multi_scale_features))
+        decoded = self.decoder(list(pyramid))
+        return PixelMaps(decoded.mask_features, tuple(decoded.multi_scale_features))

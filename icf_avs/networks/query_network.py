@@ -121,22 +121,22 @@ class QueryNetwork(Network):
         """Return the maps of the pixel decoder and, with text attention, the coarsest map of the encoder."""
         lead = visual.pyramid[0].shape[:2]
         mask, maps = self.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
-        read = [] if self.text is None else [visual.pyramid[-1]]
-        return VisualFeatures([*(x.unflatten(0, lead) for x in (mask, *maps)), *read])
+        coarsest = [] if self.text is None else [visual.pyramid[-1]]
+        return VisualFeatures([*(x.unflatten(0, lead) for x in (mask, *maps)), *coarsest])
 
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
         """Decode the frames independently; only texts depend on their segment and video, and on `valid`."""
         lead = audio.token.shape[:2]
         mask, *maps = (x.flatten(0, 1) for x in visual.pyramid[: 1 + LEVELS])
         token = self.project_audio(audio.token)
-        queries, seen, texts = self.queries(token.flatten(0, 1)), self._tokens(maps), None
+        queries, pixels, texts = self.queries(token.flatten(0, 1)), self._tokens(maps), None
         if self.text is not None:
             queries, texts = self.text(queries, visual.pyramid[-1], token, valid)
         for index, layer in enumerate(self.layers):
             level = index % LEVELS
-            queries, seen[level] = layer(queries, seen[level])
-        found = self.head(queries, self._onto_mask(seen, maps, mask))
-        logits, classes = split_class_logits(found.unflatten(0, lead), self.classes)
+            queries, pixels[level] = layer(queries, pixels[level])
+        head_maps = self.head(queries, self._onto_mask(pixels, maps, mask))
+        logits, classes = split_class_logits(head_maps.unflatten(0, lead), self.classes)
         levels = tuple(x.unflatten(0, lead) for x in (mask, *maps[::-1]))
         return NetworkOutput(logits, NetworkFeatures(levels, token, texts=texts), classes)
 

@@ -12,7 +12,7 @@ from icf_avs.networks.base import Network
 from icf_avs.types import AudioFeatures, ClipSpec, Missing, NetworkOutput, VisualFeatures
 
 # Key prefixes of checkpoints that were written before the guided network was wrapped in a SegmentationModel.
-_EARLIER = {
+_OLD_PREFIXES = {
     "offset": "offset",
     "yardstick.share": "relative_threshold",
     "pixels.": "network.pixel_decoder.",
@@ -35,8 +35,8 @@ def current_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Convert a state dict of any version to the keys of this version."""
 
     def in_network(key: str) -> str:
-        prefix = next(prefix for prefix in _EARLIER if key.startswith(prefix))
-        return _EARLIER[prefix] + key.removeprefix(prefix)
+        prefix = next(prefix for prefix in _OLD_PREFIXES if key.startswith(prefix))
+        return _OLD_PREFIXES[prefix] + key.removeprefix(prefix)
 
     if not any(key.startswith("network.") for key in state):
         state = {in_network(key): value for key, value in state.items()}

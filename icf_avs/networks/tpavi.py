@@ -63,8 +63,8 @@ class PixelWiseInteraction(nn.Module):
         keys = self.phi(tokens).masked_fill(padding, 0)
         count = valid.sum(1).clamp(min=1)[:, None, None]
         clip = torch.einsum("btk,btv->bkv", keys, values) / count
-        read = torch.einsum("btkhw,bkv->btvhw", theta, clip)
-        conditioned = self.batch_norm(self.out(read.flatten(0, 1)).unflatten(0, lead), valid)
+        interaction = torch.einsum("btkhw,bkv->btvhw", theta, clip)
+        conditioned = self.batch_norm(self.out(interaction.flatten(0, 1)).unflatten(0, lead), valid)
         return self.norm((maps + conditioned).movedim(2, -1)).movedim(-1, 2), tokens
 
 

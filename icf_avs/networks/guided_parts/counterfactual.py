@@ -25,14 +25,14 @@ from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 
 class GuidedCounterfactuals(NamedTuple):
-    """sounds [K,B,T,D]; classes [K,B,C] bool: the classes of each, where `known` [K,B]; fit: the loss of the generator,
+    """sounds [K,B,T,D]; classes [K,B,C] bool: the classes of each, where `known` [K,B]; generator_loss: its loss,
     None without one; removal: the factual sound without one of its classes.
     """
 
     sounds: Tensor
     classes: Tensor
     known: Tensor
-    fit: Tensor | None
+    generator_loss: Tensor | None
     removal: SourceRemoval
 
 
@@ -53,17 +53,17 @@ class GuidedCounterfactualSampler(CounterfactualSoundSampler):
 
         The vocabulary must be given if the sampler was built with words.
         """
-        given, propose, fit = cast(Vocabulary, vocabulary), None, None
+        vocab, propose, generator_loss = cast(Vocabulary, vocabulary), None, None
         if self.generator is not None:
-            propose = partial(self._of_words, vocabulary=given, synonyms=synonyms)
+            propose = partial(self._propose_from_words, vocabulary=vocab, synonyms=synonyms)
         drawn, removal = super().forward(sound, sounding, valid, known, synonyms, propose)
         if self.generator is not None:
-            words = given.words().detach()
-            reading = given.similarity(sound.detach(), words).softmax(-1).detach()
-            fit = masked_mean((self.generator(reading @ words) - sound.detach()).square().mean(-1), valid)
-        return GuidedCounterfactuals(drawn.sounds, drawn.classes, drawn.known, fit, removal)
+            words = vocab.words().detach()
+            reading = vocab.similarity(sound.detach(), words).softmax(-1).detach()
+            generator_loss = masked_mean((self.generator(reading @ words) - sound.detach()).square().mean(-1), valid)
+        return GuidedCounterfactuals(drawn.sounds, drawn.classes, drawn.known, generator_loss, removal)
 
-    def _of_words(
+    def _propose_from_words(
         self, sound: Tensor, classes: Tensor, known: Tensor, vocabulary: Vocabulary, synonyms: Tensor | None
     ) -> Proposal:
         """Propose a semantic from one or two names that do not sound in the clip; in unknown frames a random one."""
@@ -75,10 +75,10 @@ class GuidedCounterfactualSampler(CounterfactualSoundSampler):
         share = (torch.rand(len(classes), 1, device=sound.device) - 0.5).clamp(min=0)  # half of the time one word
         share = share.masked_fill(classes.gather(1, second[:, None]), 0)  # if only one word does not sound
         words, any_known = vocabulary.words(), known.any(1)
-        made = cast(nn.Module, self.generator)(words[first] * (1 - share) + words[second] * share)
+        generated = cast(nn.Module, self.generator)(words[first] * (1 - share) + words[second] * share)
         picked = F.one_hot(first, classes.shape[1]).bool() | (F.one_hot(second, classes.shape[1]).bool() & (share > 0))
         return Proposal(
-            torch.where(known[..., None], made[:, None], self.random_direction(sound)),
+            torch.where(known[..., None], generated[:, None], self.random_direction(sound)),
             expand_synonyms(picked, synonyms) & any_known[:, None],
             any_known & ~(picked & classes).any(1),
             known,

@@ -49,15 +49,15 @@ class PixelDecoder(nn.Module):
 
     def forward(self, pyramid: list[Tensor]) -> PixelFeatures:
         p4, p8, p16, p32 = (layer(level) for layer, level in zip(self.lateral, pyramid, strict=True))
-        tokens = self.mix16(_onto(p16, p32))
-        p8 = _onto(p8, self.down16(tokens))
+        tokens = self.mix16(_upsample_add(p16, p32))
+        p8 = _upsample_add(p8, self.down16(tokens))
         p8 = p8 + self.mix8(p8)
-        p4 = _onto(p4, p8)
+        p4 = _upsample_add(p4, p8)
         fine = p4 + self.mix4(p4)
         return PixelFeatures(tokens, fine, grid_means(tokens, 7).flatten(2).transpose(1, 2))
 
 
-def _onto(finer: Tensor, x: Tensor) -> Tensor:
+def _upsample_add(finer: Tensor, x: Tensor) -> Tensor:
     """Upsample x to a finer level and add the two."""
     return F.interpolate(x, finer.shape[-2:], mode="bilinear", align_corners=False).add_(finer)
 
@@ -91,35 +91,35 @@ class MaskDecoder(nn.Module):
         repeats, count, _ = sound.shape
         queries = sound[:, :, None] if text is None else torch.cat([sound[:, :, None], text], dim=2)
         queries = queries + self.role  # R N q D
-        number = queries.shape[2]
+        num_queries = queries.shape[2]
         bias = None
         if prior is not None:
             bias = F.logsigmoid(prior).clamp(min=-4).flatten(2)  # R N k; bounded, so that it excludes no position
-            bias = bias.transpose(0, 1).repeat_interleave(number, 1)[:, None]  # N 1 (R q) k
+            bias = bias.transpose(0, 1).repeat_interleave(num_queries, 1)[:, None]  # N 1 (R q) k
         keys = (pixels.tokens + self.position(pixels.tokens)).flatten(2).transpose(1, 2)  # N k D
         for cross, mix in zip(self.cross, self.self_attention, strict=True):
-            together = queries.transpose(0, 1).flatten(1, 2)  # N (R q) D
-            apart = cross(together, keys, bias).unflatten(1, (repeats, number)).transpose(0, 1)
-            queries = mix(apart.flatten(0, 1)).unflatten(0, (repeats, count))
+            flat_queries = queries.transpose(0, 1).flatten(1, 2)  # N (R q) D
+            attended = cross(flat_queries, keys, bias).unflatten(1, (repeats, num_queries)).transpose(0, 1)
+            queries = mix(attended.flatten(0, 1)).unflatten(0, (repeats, count))
         maps = torch.einsum("rnqc,nchw->rnqhw", self.embed(queries), pixels.fine) * self.scale
-        own = maps
+        sound_maps = maps
         if prior is not None:
             prior = F.interpolate(prior, maps.shape[-2:], mode="bilinear", align_corners=False)
-            own = torch.cat([maps, prior[:, :, None]], dim=2)
-        logits = maps.sum(2) + self._sharpened(self.context(pixels.fine), own)
+            sound_maps = torch.cat([maps, prior[:, :, None]], dim=2)
+        logits = maps.sum(2) + self._sharpened(self.context(pixels.fine), sound_maps)
         return MaskDecoderOutput(logits, queries[:, :, 0])
 
-    def _sharpened(self, context: Tensor, own: Tensor) -> Tensor:
+    def _sharpened(self, context: Tensor, sound_maps: Tensor) -> Tensor:
         """Apply the head to context [N,c,h,w], shared by R sounds, and the sounds' maps [R,N,m,h,w] -> [R,N,h,w]."""
         first, last = cast(nn.Conv2d, self.sharpen[0]), cast(nn.Conv2d, self.sharpen[2])
-        if len(own) == 1:
-            together = torch.cat([context, own[0]], dim=1).contiguous(memory_format=torch.channels_last)
-            return self.sharpen(together)[:, 0][None]
+        if len(sound_maps) == 1:
+            stacked = torch.cat([context, sound_maps[0]], dim=1).contiguous(memory_format=torch.channels_last)
+            return self.sharpen(stacked)[:, 0][None]
         # The first layer is linear: its response to the context is the same for all sounds.
-        of_context, of_own = first.weight.split((context.shape[1], own.shape[2]), dim=1)
-        shared = F.conv2d(context, of_context, first.bias, padding=1)
-        maps = own.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        hidden = F.conv2d(maps, of_own, padding=1).unflatten(0, own.shape[:2])
+        context_weight, sound_weight = first.weight.split((context.shape[1], sound_maps.shape[2]), dim=1)
+        shared = F.conv2d(context, context_weight, first.bias, padding=1)
+        maps = sound_maps.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        hidden = F.conv2d(maps, sound_weight, padding=1).unflatten(0, sound_maps.shape[:2])
         # The largest tensor of a step. Not add_(): in place on a view, the backward pass would copy it four times.
         hidden = (hidden + shared).relu_()
         return torch.einsum("rnchw,c->rnhw", hidden, last.weight[0, :, 0, 0]) + cast(Tensor, last.bias)

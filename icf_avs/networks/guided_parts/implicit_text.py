@@ -38,12 +38,12 @@ class GuidedImplicitText(nn.Module):
         """
         frames, words = valid.shape[1], self.vocabulary.words()
         video = self.of_video(sound, visual, valid, words)
-        above = video.repeat_interleave(-(-frames // self.segment), 0)
-        segment = self.of_segments(sound, visual, valid, words, above)
-        above = segment[:, self.owner(frames, sound.device)].flatten(0, 1)
-        return {"video": video, "segment": segment, "frame": self.of_frames(sound, visual, valid, words, above)}
+        coarser = video.repeat_interleave(-(-frames // self.segment), 0)
+        segment = self.of_segments(sound, visual, valid, words, coarser)
+        coarser = segment[:, self.segment_of_frame(frames, sound.device)].flatten(0, 1)
+        return {"video": video, "segment": segment, "frame": self.of_frames(sound, visual, valid, words, coarser)}
 
-    def owner(self, frames: int, device: torch.device) -> Tensor:
+    def segment_of_frame(self, frames: int, device: torch.device) -> Tensor:
         """Return [T]: index of the segment of each frame."""
         return torch.arange(frames, device=device) // self.segment
 
@@ -51,8 +51,8 @@ class GuidedImplicitText(nn.Module):
         """Return the text of each video [B,n,D]."""
         return self.of_level("video", sound, _summary(sound, visual), valid, words)
 
-    def of_segments(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor, above: Tensor) -> Tensor:
-        """Return the text of each segment [B,S,n,D]. above: tokens of the coarser level [B*S,n,D]."""
+    def of_segments(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor, coarser: Tensor) -> Tensor:
+        """Return the text of each segment [B,S,n,D]. coarser: tokens of the coarser level [B*S,n,D]."""
         clips, frames = valid.shape
         segments = -(-frames // self.segment)
         pad = segments * self.segment - frames  # a last short segment is padded and masked
@@ -62,34 +62,36 @@ class GuidedImplicitText(nn.Module):
             return x.reshape(clips * segments, self.segment, *x.shape[2:])
 
         evidence = split(_summary(sound, visual))
-        return self.of_level("segment", split(sound), evidence, split(valid), words, above).unflatten(
+        return self.of_level("segment", split(sound), evidence, split(valid), words, coarser).unflatten(
             0, (clips, segments)
         )
 
-    def of_frames(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor, above: Tensor) -> Tensor:
-        """Return the text of each frame [B,T,n,D]. above: tokens of the coarser level [B*T,n,D]."""
-        sounds, every = sound.flatten(0, 1)[:, None], torch.ones_like(valid).flatten()[:, None]
+    def of_frames(self, sound: Tensor, visual: Tensor, valid: Tensor, words: Tensor, coarser: Tensor) -> Tensor:
+        """Return the text of each frame [B,T,n,D]. coarser: tokens of the coarser level [B*T,n,D]."""
+        sounds, all_valid = sound.flatten(0, 1)[:, None], torch.ones_like(valid).flatten()[:, None]
         shared = visual.flatten(0, 1)  # (B/R T) P D
-        return self.of_level("frame", sounds, sounds[:, :, None], every, words, above, shared).unflatten(0, valid.shape)
+        return self.of_level("frame", sounds, sounds[:, :, None], all_valid, words, coarser, shared).unflatten(
+            0, valid.shape
+        )
 
     def of_level(
-        self, level: str, sound: Tensor, evidence: Tensor, valid: Tensor, words: Tensor, above: Tensor | None = None,
+        self, level: str, sound: Tensor, evidence: Tensor, valid: Tensor, words: Tensor, coarser: Tensor | None = None,
         shared: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """One granularity over N scopes of t frames: sound [N,t,D], evidence [N,t,e,D], valid [N,t], coarser tokens
-        `above` [N,n,D] -> [N,n,D]. shared [N/R,s,D]: evidence of valid frames, common to scopes n, n + N/R, ...
+        `coarser` [N,n,D] -> [N,n,D]. shared [N/R,s,D]: evidence of valid frames, common to scopes n, n + N/R, ...
         """
-        scopes, frames, each, dim = evidence.shape
+        scopes, frames, tokens_per_frame, dim = evidence.shape
         weights = valid.to(sound.dtype)[..., None]
         mean = (sound * weights).sum(1) / weights.sum(1).clamp(min=1)
         queries = self.queries[level] + mean[:, None]
-        keys = evidence.reshape(scopes, frames * each, dim)
-        allowed = valid[..., None].expand(scopes, frames, each).reshape(scopes, frames * each)
-        if above is None:  # a scope with padding only must still attend to something
+        keys = evidence.reshape(scopes, frames * tokens_per_frame, dim)
+        allowed = valid[..., None].expand(scopes, frames, tokens_per_frame).reshape(scopes, frames * tokens_per_frame)
+        if coarser is None:  # a scope with padding only must still attend to something
             allowed = allowed | ~allowed.any(1, keepdim=True)
         else:
-            keys = torch.cat([keys, above], dim=1)
-            allowed = torch.cat([allowed, allowed.new_ones(scopes, above.shape[1])], dim=1)
+            keys = torch.cat([keys, coarser], dim=1)
+            allowed = torch.cat([allowed, allowed.new_ones(scopes, coarser.shape[1])], dim=1)
         if shared is not None:
             allowed = torch.cat([allowed.new_ones(scopes, shared.shape[1]), allowed], dim=1)
         return self.vocabulary.read(self.read[level](queries, keys, allowed[:, None, None], shared), words)
@@ -97,5 +99,5 @@ class GuidedImplicitText(nn.Module):
 
 def _summary(sound: Tensor, visual: Tensor) -> Tensor:
     """Return [B,T,2,D]: sound and mean visual token of each frame, sufficient evidence for the coarse levels."""
-    images = visual.mean(2).repeat(sound.shape[0] // visual.shape[0], 1, 1)
-    return torch.stack([sound, images], dim=2)
+    mean_visual = visual.mean(2).repeat(sound.shape[0] // visual.shape[0], 1, 1)
+    return torch.stack([sound, mean_visual], dim=2)

@@ -64,7 +64,7 @@ class JointEmbedding(nn.Module):
         """Match R sounds in L parts [R,N,L,D] with the tokens [N,D,h,w] of N images -> logits [R,N,h,w]."""
         sound = self.of_audio(parts, parts.new_ones(parts.shape[:-1]))
         pixels = F.normalize(self.vision(tokens.permute(0, 2, 3, 1)), dim=-1)
-        near = torch.einsum("rnc,nhwc->rnhw", sound.mean, pixels)
+        dot = torch.einsum("rnc,nhwc->rnhw", sound.mean, pixels)
         spread = (sound.deviation - self.floor).square().sum(-1)
-        distance = (1 + sound.mean.square().sum(-1) + spread)[..., None, None] - 2 * near
+        distance = (1 + sound.mean.square().sum(-1) + spread)[..., None, None] - 2 * dot
         return self.sharpness * (self.radius - distance)

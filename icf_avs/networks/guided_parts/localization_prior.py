@@ -46,8 +46,10 @@ class LocalizationPrior(nn.Module):
 
     def forward(self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary) -> PriorOutput:
         """R sounds over the same N images: tokens [N,D,h,w], sound z [R,N,D], text of the frame [R,N,n,D]."""
-        found = self.compare(tokens, sound, text, vocabulary)
-        return PriorOutput(found.similarity + self.offset + self.share * found.agreement, found.pixel_reading)
+        comparison = self.compare(tokens, sound, text, vocabulary)
+        return PriorOutput(
+            comparison.similarity + self.offset + self.share * comparison.agreement, comparison.pixel_reading
+        )
 
     def compare(self, tokens: Tensor, sound: Tensor, text: Tensor, vocabulary: Vocabulary) -> TextImageSimilarity:
         """Return the terms that `forward` adds up."""

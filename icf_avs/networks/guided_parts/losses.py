@@ -67,31 +67,33 @@ def guided_loss(
 
     With several processes each has a part of the batch; the mean of their results is that of the whole batch.
     """
-    masks, frame_mask, named = batch.masks, batch.labelled & batch.valid, batch.sounding.shape[-1] > 0
+    masks, frame_mask, has_classes = batch.masks, batch.labelled & batch.valid, batch.sounding.shape[-1] > 0
     terms = {"bce": bce_loss(output.logits, masks, frame_mask), "dice": dice_loss(output.logits, masks, frame_mask)}
     if output.classes is not None:
         shares = class_shares(batch.class_map, masks, output.classes.shape[2] - 1)
         terms["semantic"] = semantic_loss(output.classes, shares, frame_mask)
     if output.prior is not None:
         terms["prior"] = bce_loss(output.prior, grid_means(masks, output.prior.shape[-2:]), frame_mask)
-    if named and output.reading is not None:
+    if has_classes and output.reading is not None:
         terms["sound_reading"] = sound_reading_loss(output.reading, batch.sounding, batch.valid & batch.known)
         pixel_reading = cast(Tensor, output.pixel_reading)
         terms["pixel_reading"] = pixel_reading_loss(pixel_reading, batch.class_map, masks, frame_mask)
     if (drawn := output.counterfactuals) is not None:
         sounds, frames = cast(Tensor, output.counterfactual_logits), cast(Tensor, output.visual_counterfactual_logits)
-        of_sounds = other_sound_loss(sounds, drawn.classes, drawn.known, batch, frame_mask, output.synonyms)
-        terms["counterfactual"] = of_sounds
+        sound_loss = other_sound_loss(sounds, drawn.classes, drawn.known, batch, frame_mask, output.synonyms)
+        terms["counterfactual"] = sound_loss
         terms["visual_counterfactual"] = other_frames_loss(frames, batch, frame_mask, output.synonyms)
-        if named:
-            removal, left = drawn.removal, cast(Tensor, output.source_removal_logits)
-            terms["source_removal"] = removed_source_loss(left, removal.removed, removal.valid, batch, frame_mask)
-        if drawn.fit is not None:
-            terms["generator"] = drawn.fit
+        if has_classes:
+            removal, removal_logits = drawn.removal, cast(Tensor, output.source_removal_logits)
+            terms["source_removal"] = removed_source_loss(
+                removal_logits, removal.removed, removal.valid, batch, frame_mask
+            )
+        if drawn.generator_loss is not None:
+            terms["generator"] = drawn.generator_loss
     if output.extra_logits is not None:
         truth = cast(Tensor, batch.other_masks).transpose(0, 1)
-        given = output.extra_logits, truth, frame_mask.expand(truth.shape[:-2])
-        terms["extra_audio"] = bce_loss(*given) + dice_loss(*given)
+        loss_args = output.extra_logits, truth, frame_mask.expand(truth.shape[:-2])
+        terms["extra_audio"] = bce_loss(*loss_args) + dice_loss(*loss_args)
     if space is not None:
         terms["contrast"] = contrastive_loss(output, batch, frame_mask, space)
     scale = asdict(weights)
@@ -106,20 +108,21 @@ def contrastive_loss(output: GuidedOutput, batch: Batch, frame_mask: Tensor, spa
         """Average masks to the grid of the patches, flattened: [B, T*P]."""
         return grid_means(masks, round(output.patches.shape[2] ** 0.5)).flatten(1)
 
-    def tokens_of(frames: Tensor, each: int) -> Tensor:
-        """[B,T] bool -> [B,T*each], for `each` tokens per frame."""
-        return frames.repeat_interleave(each, 1)
+    def tokens_of(frames: Tensor, per_frame: int) -> Tensor:
+        """[B,T] bool -> [B,T*n], for n = `per_frame` tokens per frame."""
+        return frames.repeat_interleave(per_frame, 1)
 
     patches, length = output.patches.flatten(1, 2), output.parts.shape[2]  # B (T P) D
-    sounds = frame_mask & (batch.masks.sum((-2, -1)) > 0)  # frames with a non-empty mask
-    marked = patch_share(batch.masks * frame_mask[..., None, None])  # B (T P), sounding share of each patch
-    silent = (patch_share(1 - batch.masks) >= 1) & tokens_of(sounds, marked.shape[1] // sounds.shape[1])
-    present, known = sounds.any(1), (batch.known | ~sounds).all(1)
+    sounding_frames = frame_mask & (batch.masks.sum((-2, -1)) > 0)  # frames with a non-empty mask
+    sounding_share = patch_share(batch.masks * frame_mask[..., None, None])  # B (T P), sounding share of each patch
+    num_patches = sounding_share.shape[1] // sounding_frames.shape[1]
+    silent = (patch_share(1 - batch.masks) >= 1) & tokens_of(sounding_frames, num_patches)
+    present, known = sounding_frames.any(1), (batch.known | ~sounding_frames).all(1)
     classes = sounding_classes(batch, output.synonyms)
-    others = may_be_negatives(all_gather_clips(classes), all_gather_clips(present & known))[local_slice()]
+    negatives = may_be_negatives(all_gather_clips(classes), all_gather_clips(present & known))[local_slice()]
 
-    vision = space.of_vision(patches, marked)
-    audio = space.of_audio(output.parts.flatten(1, 2), tokens_of(sounds, length).float())
+    vision = space.of_vision(patches, sounding_share)
+    audio = space.of_audio(output.parts.flatten(1, 2), tokens_of(sounding_frames, length).float())
     region = space.of_vision(patches, silent.float())
     silent_region = [(Gaussian(region.mean[:, None], region.deviation[:, None]), silent.any(1, keepdim=True))]
     temperature = space.temperature
@@ -129,26 +132,26 @@ def contrastive_loss(output: GuidedOutput, batch: Batch, frame_mask: Tensor, spa
         distinct = ~(output.counterfactuals.classes & classes).any(-1).T  # B K
         # Keep the factual variation in time: otherwise the spread alone would distinguish it from the factual sound.
         change = output.counterfactuals.sounds - output.semantic.detach()
-        moved = change[:, :, :, None] + output.parts.detach()  # K B T L D
+        shifted_parts = change[:, :, :, None] + output.parts.detach()  # K B T L D
 
-        def each(frames: Tensor) -> Tensor:
+        def per_counterfactual(frames: Tensor) -> Tensor:
             """Repeat the token weights [B,n] of a clip for each of its K counterfactuals: [B,K,n]."""
-            return frames.float()[:, None].expand(-1, len(moved), -1)
+            return frames.float()[:, None].expand(-1, len(shifted_parts), -1)
 
-        tokens = moved.flatten(2, 3).transpose(0, 1)
-        other_audio = [(space.of_audio(tokens, each(tokens_of(sounds, length))), distinct)]
+        tokens = shifted_parts.flatten(2, 3).transpose(0, 1)
+        other_audio = [(space.of_audio(tokens, per_counterfactual(tokens_of(sounding_frames, length))), distinct)]
         if output.counterfactual_text is not None:
             tokens = output.counterfactual_text.flatten(2, 3).transpose(0, 1)  # B K (T n) D
-            weights = each(tokens_of(sounds, output.counterfactual_text.shape[3]))
+            weights = per_counterfactual(tokens_of(sounding_frames, output.counterfactual_text.shape[3]))
             other_text = [(space.of_text(tokens, weights), distinct)]
 
     def term(anchor: Gaussian, positive: Gaussian, extra: list[Negatives]) -> Tensor:
-        return info_nce(anchor, positive, others, extra, temperature, present)
+        return info_nce(anchor, positive, negatives, extra, temperature, present)
 
     terms = [term(audio, vision, silent_region), term(vision, audio, other_audio)]
     if "frame" in output.text:
         tokens = output.text["frame"]
-        text = space.of_text(tokens.flatten(1, 2), tokens_of(sounds, tokens.shape[2]).float())
+        text = space.of_text(tokens.flatten(1, 2), tokens_of(sounding_frames, tokens.shape[2]).float())
         terms += [term(audio, text, []), term(text, audio, [])]
         terms += [term(vision, text, other_text), term(text, vision, silent_region)]
     return torch.stack(terms).mean()
@@ -175,9 +178,9 @@ def pixel_reading_loss(logits: Tensor, class_map: Tensor, masks: Tensor, frame_m
     log_probability = logits.log_softmax(2)
     coarse = F.adaptive_avg_pool2d(masks, (logits.shape[-2], logits.shape[-1]))
     cost, weight = torch.zeros_like(coarse), torch.zeros_like(coarse)
-    for number in class_ids(class_map):
-        part = area_share(class_map == number, coarse) * frame_mask[..., None, None]
-        cost, weight = cost - part * log_probability[:, :, number - 1], weight + part
+    for class_id in class_ids(class_map):
+        class_share = area_share(class_map == class_id, coarse) * frame_mask[..., None, None]
+        cost, weight = cost - class_share * log_probability[:, :, class_id - 1], weight + class_share
     return masked_mean(cost / weight.clamp(min=1e-6), weight)
 
 
@@ -199,10 +202,12 @@ def info_nce(
     def distances(to: Gaussian) -> Tensor:
         return wasserstein(Gaussian(anchor.mean[:, None], anchor.deviation[:, None]), to)
 
-    every = distances(Gaussian(all_gather_clips(positive.mean)[None], all_gather_clips(positive.deviation)[None]))
-    own = wasserstein(anchor, positive)[:, None]
-    distance = torch.cat([own, every, *(distances(other) for other, _ in extra)], dim=1)
-    usable = torch.cat([torch.ones_like(own, dtype=torch.bool), negatives, *(where for _, where in extra)], dim=1)
+    to_all = distances(Gaussian(all_gather_clips(positive.mean)[None], all_gather_clips(positive.deviation)[None]))
+    own_distance = wasserstein(anchor, positive)[:, None]
+    distance = torch.cat([own_distance, to_all, *(distances(other) for other, _ in extra)], dim=1)
+    usable = torch.cat(
+        [torch.ones_like(own_distance, dtype=torch.bool), negatives, *(where for _, where in extra)], dim=1
+    )
     logits = (-distance / temperature).masked_fill(~usable, float("-inf"))
     return masked_mean(-logits.log_softmax(1)[:, 0], present & usable[:, 1:].any(1))
 

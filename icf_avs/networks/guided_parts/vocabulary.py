@@ -49,8 +49,8 @@ class Vocabulary(nn.Module):
 
         If the projections of audio and of vocabulary both start from them, words that are not trained also get a text.
         """
-        apart = F.normalize(self.names - self.names.mean(0), dim=-1)
-        return torch.linalg.svd(apart, full_matrices=False).Vh[: self.project.out_features]
+        centred = F.normalize(self.names - self.names.mean(0), dim=-1)
+        return torch.linalg.svd(centred, full_matrices=False).Vh[: self.project.out_features]
 
     def words(self) -> Tensor:
         """Return W [M, D]: names first, then free words."""

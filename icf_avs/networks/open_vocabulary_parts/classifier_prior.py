@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from icf_avs.encoders.open_vocab_encoder import ClassSimilarity
 
 MAPS = 3  # relevance, agreement, own
-_LEAST = 1e-3  # share of a position below which a word counts as absent
+_MIN_SHARE = 1e-3  # share of a position below which a word counts as absent
 
 
 def top_words(reading: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,8 +52,8 @@ class ClassifierPrior(nn.Module):
 
     def init_from_names(self, classes: ClassSimilarity, names: Tensor) -> None:
         """Fill the tables for the names of the vocabulary, unit vectors [C,E]."""
-        found = classes.top_classes(names, self.related.shape[1])
-        for table, values in zip((self.related, self.gates, self.shares), found, strict=True):
+        top = classes.top_classes(names, self.related.shape[1])
+        for table, values in zip((self.related, self.gates, self.shares), top, strict=True):
             table.copy_(values)
 
     def forward(self, reading: Tensor, scores: Tensor) -> Tensor:
@@ -61,16 +61,19 @@ class ClassifierPrior(nn.Module):
         weight, word, scaled = top_words(reading[..., : len(self.related)], self.words)  # R N W
         related, gates, shares = self.related[word].long(), self.gates[word].float(), self.shares[word].float()
         repeats, count, words, classes = related.shape
-        at = related.transpose(0, 1).reshape(count, -1, 1).expand(-1, -1, scores.shape[-2] * scores.shape[-1])
+        class_index = related.transpose(0, 1).reshape(count, -1, 1).expand(-1, -1, scores.shape[-2] * scores.shape[-1])
 
         def of_classes(maps: Tensor) -> Tensor:
-            return maps.gather(1, at).unflatten(1, (repeats, words, classes)).transpose(0, 1)  # R N W G P
+            return maps.gather(1, class_index).unflatten(1, (repeats, words, classes)).transpose(0, 1)  # R N W G P
 
         flat = scores.flatten(2)
-        seen, probs = of_classes(flat), of_classes(flat.softmax(1))
-        relevance = (seen * gates[..., None]).amax(3).clamp(min=0)
-        agreement = torch.einsum("rnwg,rnwgp->rnwp", shares, seen)
-        own = torch.einsum("rnwg,rnwgp->rnwp", gates, probs).add(_LEAST).log() - math.log(_LEAST)
-        found, agreed = (scaled[..., None] * relevance).amax(2), torch.einsum("rnw,rnwp->rnp", weight, agreement)
-        maps = torch.stack([found, agreed, (scaled[..., None] * own).amax(2)], dim=2)
+        related_scores, probs = of_classes(flat), of_classes(flat.softmax(1))
+        relevance = (related_scores * gates[..., None]).amax(3).clamp(min=0)
+        agreement = torch.einsum("rnwg,rnwgp->rnwp", shares, related_scores)
+        own = torch.einsum("rnwg,rnwgp->rnwp", gates, probs).add(_MIN_SHARE).log() - math.log(_MIN_SHARE)
+        max_relevance, mean_agreement = (
+            (scaled[..., None] * relevance).amax(2),
+            torch.einsum("rnw,rnwp->rnp", weight, agreement),
+        )
+        maps = torch.stack([max_relevance, mean_agreement, (scaled[..., None] * own).amax(2)], dim=2)
         return maps.unflatten(-1, scores.shape[-2:])

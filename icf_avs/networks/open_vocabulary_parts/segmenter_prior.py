@@ -1,11 +1,11 @@
 """Prior from an object segmenter: where the image shows objects named by a sound's words, and where other objects.
 
-    own(w, p)   = sum_c fit(w, c) P_c(p)
-    meant(r, p) = max_w min(1, s_w) own(w, p)                                   w, s_w as in classifier_prior.py
-    other(r, p) = sum_c P_c(p) (1 - max_w min(1, s_w) kin(w, c))
-    t(r, p)     = [max_w s_w log(1 + own(w, p) / _LEAST), log(1 + other(r, p) / _LEAST)]          for the prior
-    named(r)    = max_w min(1, s_w) max_c fit(w, c)
-    logit(p)   <- max(logit(p), s log(meant / (1 - meant))) + (1 + c named) log(1 - other)   at test
+    own(w, p)    = sum_c fit(w, c) P_c(p)
+    meant(r, p)  = max_w min(1, s_w) own(w, p)                                  w, s_w as in classifier_prior.py
+    other(r, p)  = sum_c P_c(p) (1 - max_w min(1, s_w) kin(w, c))
+    t(r, p)      = [max_w s_w log(1 + own(w, p) / m), log(1 + other(r, p) / m)]       for the prior; m: _MIN_SHARE
+    has_class(r) = max_w min(1, s_w) max_c fit(w, c)
+    logit(p)    <- max(logit(p), s log(meant / (1 - meant))) + (1 + c has_class) log(1 - other)    at test
 
 P_c is the share of the segmenter's class c at a position, 0 for all classes without a segmenter; fit and kin relate
 words to the classes (encoders/voc_segmenter.py). The segmenter has twenty object classes, including people, who are no
@@ -25,10 +25,10 @@ from icf_avs.encoders.voc_segmenter import VOC_CLASSES, voc_names
 from icf_avs.networks.open_vocabulary_parts.classifier_prior import top_words
 
 OBJECT_MAPS = 2  # for, against
-_LEAST = 1 / 255
+_MIN_SHARE = 1 / 255
 _SEGMENTER_LOGIT_SCALE = 1.5  # weight of the segmenter's log odds relative to the decoder's
 _CONTRADICTION_SCALE = 2  # added weight of other objects if the segmenter has the class that is meant
-_NONE = 1e-9
+_MIN_PROB = 1e-9
 
 
 class SegmenterPrior(nn.Module):
@@ -67,17 +67,17 @@ class SegmenterPrior(nn.Module):
         own = torch.einsum("rnwc,ncp->rnwp", fit, flat).clamp(max=1)
         kin = (at_most * self.kin[word].float()).amax(2)  # R N C
         other = torch.einsum("rnc,ncp->rnp", 1 - kin, flat)
-        yes = (scaled[..., None] * torch.log1p(own / _LEAST)).amax(2)
-        maps = torch.stack([yes, torch.log1p(other / _LEAST)], dim=2)
-        named = (at_most * fit).amax((2, 3))[..., None]  # R N 1
-        against = (1 + _CONTRADICTION_SCALE * named) * torch.log1p(-other.clamp(max=1 - _LEAST))
-        found = torch.stack([(at_most * own).amax(2), against], dim=2)
+        positive_evidence = (scaled[..., None] * torch.log1p(own / _MIN_SHARE)).amax(2)
+        maps = torch.stack([positive_evidence, torch.log1p(other / _MIN_SHARE)], dim=2)
+        has_class = (at_most * fit).amax((2, 3))[..., None]  # R N 1
+        contradiction = (1 + _CONTRADICTION_SCALE * has_class) * torch.log1p(-other.clamp(max=1 - _MIN_SHARE))
+        test_maps = torch.stack([(at_most * own).amax(2), contradiction], dim=2)
         size = object_probs.shape[-2:]
-        return maps.unflatten(-1, size), found.unflatten(-1, size)
+        return maps.unflatten(-1, size), test_maps.unflatten(-1, size)
 
 
 def fuse_segmenter(logits: Tensor, segmenter: Tensor) -> Tensor:
     """Fuse mask logits [N,h,w] with the segmenter's maps [N,2,h',w'] of `SegmenterPrior` -> [N,h,w]."""
-    meant, against = F.interpolate(segmenter, logits.shape[-2:], mode="bilinear").unbind(1)
-    sure = _SEGMENTER_LOGIT_SCALE * meant.clamp(_NONE, 1 - _LEAST).logit()
-    return torch.maximum(logits, sure) + against
+    meant, contradiction = F.interpolate(segmenter, logits.shape[-2:], mode="bilinear").unbind(1)
+    segmenter_logits = _SEGMENTER_LOGIT_SCALE * meant.clamp(_MIN_PROB, 1 - _MIN_SHARE).logit()
+    return torch.maximum(logits, segmenter_logits) + contradiction
