@@ -60,7 +60,7 @@ INFERENCE_ABLATIONS: dict[str, tuple[ModuleType, str, object]] = {
         for step in (postprocess.segmenter_prior, postprocess.refine_edges, postprocess.relative_threshold)
     },
     "one-scale": (postprocess, "merge_scales", lambda large, small: large),
-    "two-scales-always": (multiscale, "LARGE", 1e-6),
+    "two-scales-always": (multiscale, "LARGE_OBJECT_AREA", 1e-6),
     "segmenter-odds-once": (segmenter_prior, "_SEGMENTER_LOGIT_SCALE", 1.0),
     "no-contradiction": (segmenter_prior, "_CONTRADICTION_SCALE", 0.0),
     "no-person-floor": (combined_prior, "_PERSON_FLOOR", 1e-6),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from icf_avs.inference.guided_filter import _EPS, _fit, _pooled, guided_filter
+from icf_avs.inference.guided_filter import _EPS, _fit, _resize_by_mean, guided_filter
 
 
 def test_every_window_gets_the_ridge_regression_of_its_pixels() -> None:
@@ -65,6 +65,6 @@ def test_colours_of_pictures_twice_and_thrice_as_large_are_means() -> None:
     for times in (1, 2, 3):
         large = small.repeat_interleave(times, 1).repeat_interleave(times, 2)
         large[:, :times, :times] = torch.arange(times * times)[:, None].expand(-1, 3).view(1, times, times, 3)
-        found = _pooled(large, 8, 12)
+        found = _resize_by_mean(large, 8, 12)
         torch.testing.assert_close(found[0, :, 0, 0], torch.full((3,), (times * times - 1) / 2))
         torch.testing.assert_close(found[0, :, 3:, 3:], small[0, 3:, 3:].permute(2, 0, 1).float())

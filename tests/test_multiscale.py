@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from icf_avs.inference.multiscale import LARGE, merge_scales
+from icf_avs.inference.multiscale import LARGE_OBJECT_AREA, merge_scales
 
 
 def found(cells: int, logit: float) -> torch.Tensor:
@@ -21,8 +21,8 @@ def test_what_is_large_is_seen_by_both_alike() -> None:
 
 
 def test_what_is_small_is_seen_in_the_large_picture() -> None:
-    """A tenth of LARGE is in it: the small one, which sees next to nothing, counts a tenth of a half."""
-    both = merge_scales(found(round(LARGE * 400 / 10), 4.0), found(200, -4.5))
+    """A tenth of LARGE_OBJECT_AREA is in it: the small one, which sees next to nothing, counts a tenth of a half."""
+    both = merge_scales(found(round(LARGE_OBJECT_AREA * 400 / 10), 4.0), found(200, -4.5))
     assert both[0, 0, 0, 0].item() == pytest.approx(4.0 - 8.5 / 20)
 
 

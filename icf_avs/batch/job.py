@@ -21,7 +21,7 @@ from icf_avs.errors import UserError
 from icf_avs.inference import pretrained
 from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment import Segmenter
-from icf_avs.inference.word_prompts import tell_prompts
+from icf_avs.inference.word_prompts import log_prompts
 from icf_avs.mask_predictor import check_class_head
 from icf_avs.output.result_file import is_earlier_result
 from icf_avs.provenance import Source
@@ -104,7 +104,7 @@ def build_settings(
     if semantic:
         check_class_head(model, name)
     if words is not None:
-        tell_prompts(model.model, words)
+        log_prompts(model.model, words)
     if checkpoint is not None and Path(checkpoint).exists():
         checkpoint = str(Path(checkpoint).resolve())  # workers may be in another folder
     return JobSettings(checkpoint, model.digest, fps, threshold, semantic, audio_track, words, model.missing, device)

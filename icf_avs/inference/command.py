@@ -18,7 +18,7 @@ from icf_avs.errors import UserError
 from icf_avs.glibc_malloc import keep_freed_memory
 from icf_avs.inference import pretrained
 from icf_avs.inference.segment import segment_video
-from icf_avs.inference.word_prompts import tell_prompts
+from icf_avs.inference.word_prompts import log_prompts
 from icf_avs.mask_predictor import check_class_head
 from icf_avs.media.container import check_file
 from icf_avs.output.text_summary import tag_lines
@@ -30,17 +30,17 @@ def find_videos(paths: list[Path]) -> list[Path]:
     """Expand paths to videos: a folder to the videos in it, and a pattern such as *.mp4, which some shells do not
     expand, to the matching files. Raises UserError for a path that expands to none.
     """
-    found: list[Path] = []
+    videos: list[Path] = []
     for path in paths:
-        some = [path]
+        matches = [path]
         if path.is_dir():
-            some = [file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.name[0] != "."]
+            matches = [file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.name[0] != "."]
         elif not path.exists() and has_magic(str(path)):
-            some = [Path(name) for name in glob(str(path))]
-        if not some:
+            matches = [Path(name) for name in glob(str(path))]
+        if not matches:
             raise UserError(f"{path}: no video there; name a video, or a folder with *{', *'.join(ENDINGS)}")
-        found += sorted(some)
-    return found
+        videos += sorted(matches)
+    return videos
 
 
 def segment_command(
@@ -63,11 +63,11 @@ def segment_command(
         check_class_head(segmenter.predictor, segmenter.name)
     predictor = segmenter.predictor if words is None else segmenter.predictor.with_words(words)
     if words is not None:
-        tell_prompts(segmenter.model, words)
+        log_prompts(segmenter.model, words)
     reserved_dirs: list[Path] = []
     failures: list[UserError] = []
     for path in videos:
-        started = time.perf_counter()
+        start_time = time.perf_counter()
         try:
             with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
                 result = segment_video(
@@ -82,10 +82,10 @@ def segment_command(
             continue
         assert result.folder is not None  # `out` was given
         reserved_dirs.append(result.folder)
-        note(f"{path}: {time.perf_counter() - started:.1f} s for {result.video.duration:.1f} s of video", VERBOSE)
-        found = int(np.count_nonzero(result.areas))
+        note(f"{path}: {time.perf_counter() - start_time:.1f} s for {result.video.duration:.1f} s of video", VERBOSE)
+        num_segmented = int(np.count_nonzero(result.areas))
         masks = f"{counted(len(result), 'mask')} ({fps:g} a second)"
-        print(f"{path}: {masks}, {found} with something segmented -> {result.folder}{os.sep}")
+        print(f"{path}: {masks}, {num_segmented} with something segmented -> {result.folder}{os.sep}")
         for line in tag_lines(result.frames) if segmenter.predictor.classes else ():  # no class names, no tags
             print(f"  {line}")
         for part in result.missing:

@@ -11,7 +11,7 @@ import torch
 from icf_avs.console import note
 from icf_avs.inference import pretrained
 from icf_avs.inference.live_stream import MaskStream
-from icf_avs.inference.word_prompts import tell_prompts
+from icf_avs.inference.word_prompts import log_prompts
 from icf_avs.media.arrays import AVChunk
 from icf_avs.media.live_source import captured, played, read_ahead
 from icf_avs.media.video_reader import probe
@@ -31,19 +31,19 @@ def live_command(
     segmenter = pretrained.load(checkpoint, device)
     predictor = segmenter.predictor if words is None else segmenter.predictor.with_words(words)
     if words is not None:
-        tell_prompts(segmenter.model, words)
+        log_prompts(segmenter.model, words)
     rate = predictor.spec.sample_rate
     sources = [captured(name, rate) for name in devices] if info is None else [played(info, rate)]
     note(f"{segmenter.name}: a mask needs the sound until {segmenter.delay:.1f} s after its frame; Ctrl-C stops")
-    began = 0.0
+    start_time = 0.0
 
-    def arriving() -> Iterator[AVChunk]:
-        nonlocal began
+    def timed_chunks() -> Iterator[AVChunk]:
+        nonlocal start_time
         for chunk in read_ahead(sources):
-            began = began or time.monotonic()
+            start_time = start_time or time.monotonic()
             yield chunk
 
-    for mask in MaskStream(predictor, arriving(), rate, fps, threshold):
-        delay = time.monotonic() - began - mask.picture_time
+    for mask in MaskStream(predictor, timed_chunks(), rate, fps, threshold):
+        delay = time.monotonic() - start_time - mask.picture_time
         share = f"{mask.area:.1%} of the frame, " if mask.area else ""
         print(f"{next(tag_lines([mask]))}  ({share}after {delay:.2f} s)", flush=True)

@@ -68,43 +68,47 @@ class MaskStream:
 
     def _inputs(self) -> Iterator[FrameInput]:
         """Yield each input as soon as the next frame and the audio of its window have arrived."""
-        spec, sound = self._spec, _Sound(self._rate, self._spec.sample_rate)
-        seen: deque[tuple[torch.Tensor, Any]] = deque()  # images of inputs that wait for their audio
-        shown: Callable[[], np.ndarray] | None = None
+        spec, sound = self._spec, _ReceivedAudio(self._rate, self._spec.sample_rate)
+        waiting: deque[tuple[torch.Tensor, Any]] = deque()  # images of inputs that wait for their audio
+        current_frame: Callable[[], np.ndarray] | None = None
         index = 0  # of the next input
 
         def frame_input(time: float, end: float) -> FrameInput:
             window = sound.window(spec.window_start(index), spec.window)
-            image, prepared = seen.popleft()
+            image, prepared = waiting.popleft()
             return FrameInput(index, index / spec.fps, end, time, image, window, prepared=prepared)
 
         for frame, audio, time in self._source:
             self.duration = sound.seconds if time is None else time
             is_frame = frame is not None or time is not None
-            while is_frame and shown is not None and spec.frame_time(index + len(seen)) < self.duration - 1e-6:
-                seen.append(self._resized(shown))
+            while (
+                is_frame and current_frame is not None and spec.frame_time(index + len(waiting)) < self.duration - 1e-6
+            ):
+                waiting.append(self._prepare_frame(current_frame))
             if frame is not None:
-                shown, self.num_frames = _kept(frame), self.num_frames + 1
+                current_frame, self.num_frames = _frame_getter(frame), self.num_frames + 1
             if audio is not None:
                 sound.append(waveform_of(audio))
-            while seen and sound.end >= spec.window_start(index) + spec.window:
+            while waiting and sound.end >= spec.window_start(index) + spec.window:
                 yield frame_input(spec.frame_time(index), (index + 1) / spec.fps)
                 index += 1
             if time is None:
                 self.duration = sound.seconds
-        if shown is None or not sound.seconds:
-            raise UserError(f"no {'frame' if shown is None else 'sound'} came; both are needed to tell what sounds")
+        if current_frame is None or not sound.seconds:
+            raise UserError(
+                f"no {'frame' if current_frame is None else 'sound'} came; both are needed to tell what sounds"
+            )
         sound.append(None)
         count = mask_count(self.duration, spec.fps)
-        seen.extend([self._resized(shown)] * (count - index - len(seen)))
-        while seen:
+        waiting.extend([self._prepare_frame(current_frame)] * (count - index - len(waiting)))
+        while waiting:
             end = self.duration if index == count - 1 else (index + 1) / spec.fps
             yield frame_input(min(spec.frame_time(index), self.duration), end)
             index += 1
 
-    def _resized(self, shown: Callable[[], np.ndarray]) -> tuple[torch.Tensor, Any]:
+    def _prepare_frame(self, current_frame: Callable[[], np.ndarray]) -> tuple[torch.Tensor, Any]:
         """Return the resized frame and, unless `whole_clips`, the part that the predictor computes without audio."""
-        image = shown()
+        image = current_frame()
         size = (image.shape[0], image.shape[1])
         if size != (self.size or size):
             raise UserError(f"frames are {size} after {self.size}, height and width; give frames of one size")
@@ -113,7 +117,7 @@ class MaskStream:
         return resized, None if self._whole_clips else self._predictor.prepare(resized)
 
 
-def _kept(frame: Array | Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
+def _frame_getter(frame: Array | Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
     """Return a function that returns the frame. Arrays are copied: a camera may reuse the buffer for the next frame."""
     if callable(frame) and not isinstance(frame, torch.Tensor):
         return frame
@@ -121,12 +125,12 @@ def _kept(frame: Array | Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
     return lambda: image
 
 
-class _Sound(SoundBuffer):
+class _ReceivedAudio(SoundBuffer):
     """Buffer of the received audio, mixed to mono (mean of the channels) and resampled to the rate of the model."""
 
-    def __init__(self, rate: int, to: int) -> None:
+    def __init__(self, rate: int, target_rate: int) -> None:
         super().__init__()
-        self._resample, self._rate, self._count = Resampler(1, rate, to), rate, 0
+        self._resample, self._rate, self._count = Resampler(1, rate, target_rate), rate, 0
 
     @property
     def seconds(self) -> float:

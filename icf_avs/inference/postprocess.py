@@ -35,7 +35,9 @@ Scales = list[ScaleMasks]
 def segmenter_prior(scales: Scales, model: SegmentationModel) -> Scales:
     """Fuse the decoder's logits with the object segmenter (networks/open_vocabulary_parts/segmenter_prior.py)."""
     return [
-        scale if scale.segmenter is None else replace(scale, logits=_by_frame(fuse_segmenter, scale, scale.segmenter))
+        scale
+        if scale.segmenter is None
+        else replace(scale, logits=_apply_per_frame(fuse_segmenter, scale, scale.segmenter))
         for scale in scales
     ]
 
@@ -43,7 +45,7 @@ def segmenter_prior(scales: Scales, model: SegmentationModel) -> Scales:
 def refine_edges(scales: Scales, model: SegmentationModel) -> Scales:
     """Align mask edges with colour edges, at twice the resolution (guided_filter.py)."""
     return [
-        scale if scale.frames is None else replace(scale, logits=_by_frame(guided_filter, scale, scale.frames))
+        scale if scale.frames is None else replace(scale, logits=_apply_per_frame(guided_filter, scale, scale.frames))
         for scale in scales
     ]
 
@@ -82,6 +84,6 @@ def postprocess(scales: Scales, model: SegmentationModel) -> Tensor:
     return scales[0].logits
 
 
-def _by_frame(change: Callable[[Tensor, Tensor], Tensor], scale: ScaleMasks, given: Tensor) -> Tensor:
+def _apply_per_frame(fn: Callable[[Tensor, Tensor], Tensor], scale: ScaleMasks, per_frame_input: Tensor) -> Tensor:
     """Apply a function of logits [N,h,w] and per-frame inputs [N,...] to clips [B,T,...]."""
-    return change(scale.logits.flatten(0, 1), given.flatten(0, 1)).unflatten(0, scale.logits.shape[:2])
+    return fn(scale.logits.flatten(0, 1), per_frame_input.flatten(0, 1)).unflatten(0, scale.logits.shape[:2])

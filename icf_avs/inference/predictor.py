@@ -30,17 +30,17 @@ class EncodedFrames:
     visual: VisualFeatures
     frames: Tensor | None = None
 
-    def at(self, frames: Tensor) -> EncodedFrames:
+    def select(self, frames: Tensor) -> EncodedFrames:
         """Select frames; frames: bool [T]."""
         colours = None if self.frames is None else self.frames[:, frames]
         return EncodedFrames(self.visual.map(lambda x: x[:, frames]), colours)
 
     @classmethod
-    def joined(cls, parts: Sequence[EncodedFrames]) -> EncodedFrames:
+    def concatenate(cls, parts: Sequence[EncodedFrames]) -> EncodedFrames:
         """Concatenate parts [B,T,...] of the same clips along the time axis."""
         pyramids = zip(*(part.visual.pyramid for part in parts), strict=True)
         rest = zip(*((*part.visual[1:], part.frames) for part in parts), strict=True)
-        scores, probs, frames = map(_joined, rest)
+        scores, probs, frames = map(_concatenate_optional, rest)
         return cls(VisualFeatures([torch.cat(level, 1) for level in pyramids], scores, probs), frames)
 
 
@@ -75,17 +75,17 @@ class Predictor(MaskPredictor):
     def predict(self, frames: Array, sound: Array) -> Prediction:
         frames, sound = torch.as_tensor(frames), torch.as_tensor(sound)
         audio = self._encode_audio(sound)
-        return self._prediction(lambda processed: self.encode(frames[processed][None]), audio)
+        return self._predict_encoded(lambda processed: self.encode(frames[processed][None]), audio)
 
     @torch.inference_mode()
     def predict_each(self, frames: Tensor, sounds: Sequence[Tensor]) -> list[Prediction]:
         if len(sounds) == 1:
             return [self.predict(frames, sounds[0])]
-        scales, found = self.encode(frames[None]), []
+        scales, predictions = self.encode(frames[None]), []
         for sound in sounds:
             audio = self._encode_audio(sound)
-            found.append(self._prediction(partial(_selected, scales), audio))
-        return found
+            predictions.append(self._predict_encoded(partial(_select_frames, scales), audio))
+        return predictions
 
     def encode(self, frames: Tensor | None, visual: VisualFeatures | None = None) -> list[EncodedFrames]:
         """Encode frames uint8 [B,T,S,S,3] at all scales of the network, largest first. visual: cached features at the
@@ -115,9 +115,9 @@ class Predictor(MaskPredictor):
 
     def _encode_frames(self, frames: Tensor, object_probs: Tensor | None = None) -> VisualFeatures:
         """Encode frames. On a CPU one by one to save memory, unless the network does its own batching."""
-        network, known = self.model.eval().network, {} if object_probs is None else {"object_probs": object_probs}
+        network, kwargs = self.model.eval().network, {} if object_probs is None else {"object_probs": object_probs}
         if network.batches_frames or frames.device.type != "cpu":
-            return network.encode_frames(frames, **known)
+            return network.encode_frames(frames, **kwargs)
         levels = zip(*map(network.visual, frames.flatten(0, 1).split(1)), strict=True)
         return VisualFeatures([torch.cat(level).unflatten(0, frames.shape[:2]) for level in levels])
 
@@ -129,7 +129,9 @@ class Predictor(MaskPredictor):
         tags = cast("TaggerEncoder", network.audio).tag(sound)
         return network.encode_audio(tags * self._active_words, tags=True)
 
-    def _prediction(self, encoded: Callable[[Tensor], Sequence[EncodedFrames]], audio: AudioFeatures) -> Prediction:
+    def _predict_encoded(
+        self, encoded: Callable[[Tensor], Sequence[EncodedFrames]], audio: AudioFeatures
+    ) -> Prediction:
         """Segment only the frames in which something sounds. encoded: maps the selection, bool [T], to these frames at
         all scales. Of a silent clip the first frame is processed, which gives the size of the masks.
         """
@@ -142,18 +144,18 @@ class Predictor(MaskPredictor):
         valid = torch.ones(1, int(processed.sum()), dtype=torch.bool, device=self.model.device)
         output = self.segment(encoded(processed), audio.map(lambda x: x[:, where]), valid)
 
-        def of_all(found: Tensor, inactive: float) -> Tensor:
-            whole = torch.full((len(active), *found.shape[2:]), inactive)
-            whole[active] = found[0].float().cpu()[active[processed]]
-            return whole
+        def scatter_to_all(values: Tensor, inactive: float) -> Tensor:
+            all_values = torch.full((len(active), *values.shape[2:]), inactive)
+            all_values[active] = values[0].float().cpu()[active[processed]]
+            return all_values
 
-        logits = of_all(output.logits, _INACTIVE)
+        logits = scatter_to_all(output.logits, _INACTIVE)
         words = output.word_probs if audio.tag_probs is None else audio.tag_probs
         heard = torch.zeros(len(active), 0) if words is None else words[0, :, : len(self.classes)].float().cpu()
         names = () if words is None else self.classes
         if output.classes is None:
             return Prediction(logits, heard, names)
-        return Prediction(logits, heard, names, of_all(output.classes, 0.0), ("background", *self.classes))
+        return Prediction(logits, heard, names, scatter_to_all(output.classes, 0.0), ("background", *self.classes))
 
 
 def second_size(model: SegmentationModel) -> int:
@@ -161,16 +163,16 @@ def second_size(model: SegmentationModel) -> int:
     return max(1, round(cast(float, model.network.second_scale) * model.spec.image_size / 32)) * 32
 
 
-def _selected(scales: Sequence[EncodedFrames], frames: Tensor) -> Sequence[EncodedFrames]:
+def _select_frames(scales: Sequence[EncodedFrames], frames: Tensor) -> Sequence[EncodedFrames]:
     """Select from encoded frames; frames: bool [T]."""
     where = frames.to(scales[0].visual.pyramid[0].device)
-    return scales if frames.all() else [scale.at(where) for scale in scales]
+    return scales if frames.all() else [scale.select(where) for scale in scales]
 
 
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+def _concatenate_optional(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Concatenate the parts that are not None, [B,T,...], along the time axis; None if there are none."""
-    there = [part for part in parts if part is not None]
-    return torch.cat(there, 1) if there else None
+    present = [part for part in parts if part is not None]
+    return torch.cat(present, 1) if present else None
 
 
 class _EncodedClip(GrowingClip):
@@ -181,5 +183,7 @@ class _EncodedClip(GrowingClip):
         predictor = cast(Predictor, self._predictor)
         self._frames.append(frame)
         self._sounds.append(sound)
-        scales = [EncodedFrames.joined(scale) for scale in zip(*self._frames, strict=True)]
-        return predictor._prediction(partial(_selected, scales), predictor._encode_audio(torch.stack(self._sounds)))
+        scales = [EncodedFrames.concatenate(scale) for scale in zip(*self._frames, strict=True)]
+        return predictor._predict_encoded(
+            partial(_select_frames, scales), predictor._encode_audio(torch.stack(self._sounds))
+        )

@@ -37,13 +37,13 @@ class LoadedSegmenter(Segmenter):
         """Write checkpoint, config.json and card; the card has the scores in results/*.csv of the current folder."""
         folder, model = Path(folder), self.model
         save_checkpoint(model, folder / FILE, self.recipe)
-        described = {
+        config = {
             "library_name": "icf-avs", "format": FORMAT, "model": asdict(model.config), "spec": vars(model.spec),
             "recipe": self.recipe,
         }  # fmt: skip
-        write_text(folder / "config.json", json.dumps(described, indent=1) + "\n")
-        use = f'```python\nimport icf_avs\n\nicf_avs.load("user/{self.name}").segment("street.mp4", out="masks")\n```'
-        card = model_card(self.name, self.recipe, use, Path("results"), short_digest(model.digest or ""))
+        write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
+        usage = f'```python\nimport icf_avs\n\nicf_avs.load("user/{self.name}").segment("street.mp4", out="masks")\n```'
+        card = model_card(self.name, self.recipe, usage, Path("results"), short_digest(model.digest or ""))
         write_text(folder / "README.md", card)
 
     def push_to_hub(self, name: str, token: str | None = None, private: bool | None = None) -> str:
@@ -62,9 +62,9 @@ class LoadedSegmenter(Segmenter):
 
 def load(checkpoint: str | None = None, device: str | torch.device = "auto", tagger: str | None = None) -> Segmenter:
     """Implement `icf_avs.load`."""
-    place = find_device(device)
+    target_device = find_device(device)
     path, name = find_checkpoint(checkpoint)
-    model = load_checkpoint(path, tagger=tagger).to(place)
-    note(f"checkpoint {name}: {path}, SHA-256 {model.digest}, on {place}", VERBOSE)
+    model = load_checkpoint(path, tagger=tagger).to(target_device)
+    note(f"checkpoint {name}: {path}, SHA-256 {model.digest}, on {target_device}", VERBOSE)
     note(f"encoders: visual {model.config.visual}, audio {model.config.audio}", VERBOSE)
     return LoadedSegmenter(model, name, path)

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-_SUREST = 0.005  # of the pixels
+_TOP_SHARE = 0.005  # of the pixels
 
 
-def surest(logits: Tensor) -> Tensor:
+def robust_max(logits: Tensor) -> Tensor:
     """Return a robust maximum (99.5 % quantile) of each frame: mask logits [...,h,w] -> [...,1,1]."""
-    count = max(1, round(_SUREST * logits.shape[-2] * logits.shape[-1]))
+    count = max(1, round(_TOP_SHARE * logits.shape[-2] * logits.shape[-1]))
     return logits.flatten(-2).topk(count, dim=-1).values[..., -1, None, None]
 
 
 def subtract_max_fraction(logits: Tensor, share: Tensor) -> Tensor:
     """Apply the relative threshold: mask logits [...,h,w] -> [...,h,w]; share: a scalar, 0 changes nothing."""
-    return logits - share * surest(logits).clamp(min=0)
+    return logits - share * robust_max(logits).clamp(min=0)

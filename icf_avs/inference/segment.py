@@ -24,7 +24,7 @@ from icf_avs.inference.predictor import Predictor
 from icf_avs.inference.segment_arrays import Frames, segment_arrays
 from icf_avs.inference.streaming import check_settings, stream_masks
 from icf_avs.mask_predictor import MaskPredictor, check_class_head
-from icf_avs.media.arrays import Audio, Pair, audio_source, checked_rate, paired
+from icf_avs.media.arrays import Audio, Pair, audio_source, checked_rate, chunks_of_pairs
 from icf_avs.media.audio_windows import AudioSource, mask_count
 from icf_avs.media.container import temporary_file
 from icf_avs.media.frame_tee import FrameTee
@@ -77,7 +77,7 @@ def segment_video(
         check_class_head(predictor, checkpoint)
     info, report = probe(path, audio_track), progress or (lambda done, total: None)
     count = mask_count(info.duration, fps)
-    made, missing = _made_with(predictor, checkpoint, threshold, sound), predictor.missing
+    facts, missing = _model_facts(predictor, checkpoint, threshold, sound), predictor.missing
     if out is None:
         frames = []
         for frame, _ in stream_masks(predictor, info, fps, threshold, semantic, sound):
@@ -88,13 +88,13 @@ def segment_video(
 
     source, reserved_dirs = Source(info.path), set(reserved_dirs)
 
-    def place() -> Path:
+    def target_folder() -> Path:
         return result_folder(Path(out), source, reserved_dirs)
 
-    with staging_folder(place(), (FFmpegError,)) as new:
+    with staging_folder(target_folder(), (FFmpegError,)) as temp_dir:
         video = source.content if private else {"path": source.place, **source.content}
         for name in ("masks", "classes") if semantic else ("masks",):
-            (new / name).mkdir()
+            (temp_dir / name).mkdir()
         tiles, shown = [], tile_numbers(count)
         tee = FrameTee(info, predictor.spec.frames / fps)
 
@@ -106,32 +106,32 @@ def segment_video(
                 return min(int(time * fps + 1e-6), count - 1)
 
             with tee.behind() as frames:
-                write_video(info, new / "overlay.mp4", interval_at, frame_of, drawn, overlay_of, sound, frames)
+                write_video(info, temp_dir / "overlay.mp4", interval_at, frame_of, drawn, overlay_of, sound, frames)
 
         masks = stream_masks(predictor, info, fps, threshold, semantic, sound, shown, tee)
         with tee, WriterThread(write) as writer, closing(masks):  # closed first: unblocks the writer
             frames = writer.frames
             for frame, preview in masks:
                 writer.add(frame)
-                (new / "masks" / f"{frame.index:06d}.png").write_bytes(_png(frame))
+                (temp_dir / "masks" / f"{frame.index:06d}.png").write_bytes(_mask_png(frame))
                 if semantic:
-                    indexed(frame.class_ids).save(new / "classes" / f"{frame.index:06d}.png", **_PNG)
+                    indexed(frame.class_ids).save(temp_dir / "classes" / f"{frame.index:06d}.png", **_PNG)
                 if preview is not None:
                     tiles.append(frame_tile(frame, preview))
                 report(len(frames) + writer.drawn, 2 * count)
-            contact_sheet(tiles, [frames[index] for index in sorted(shown)]).save(new / "sheet.png")
+            contact_sheet(tiles, [frames[index] for index in sorted(shown)]).save(temp_dir / "sheet.png")
             writer.finish(lambda: report(count + writer.drawn, 2 * count))
         info.repaired.check_growth(info.path)
         spec = replace(predictor.spec, fps=fps)
-        content = document(info, spec, checkpoint, frames, video, made)
+        content = document(info, spec, checkpoint, frames, video, facts)
         text = json.dumps(content, indent=1, ensure_ascii=False)
-        (new / "segmentation.json").write_text(text + "\n", encoding="utf-8")
+        (temp_dir / "segmentation.json").write_text(text + "\n", encoding="utf-8")
         report(2 * count, 2 * count)
-        folder = put_in_place(new, place)
+        folder = put_in_place(temp_dir, target_folder)
     return Segmentation(info, spec, tuple(frames), folder, missing)
 
 
-def _made_with(
+def _model_facts(
     predictor: MaskPredictor, checkpoint: str, threshold: float, sound: AudioSource | None
 ) -> dict[str, Any]:
     """Return the model and its settings, as stored in segmentation.json; checkpoint: name of the model."""
@@ -147,17 +147,17 @@ def _made_with(
     }
 
 
-def _png(frame: FrameMask) -> bytes:
+def _mask_png(frame: FrameMask) -> bytes:
     """Return the mask as a grey PNG of 0 and 255; the PNG of an empty mask is cached."""
-    return _drawn(frame.mask) if frame.area else _black(*frame.run_lengths["size"])
+    return _encode_png(frame.mask) if frame.area else _empty_png(*frame.run_lengths["size"])
 
 
 @lru_cache(maxsize=1)
-def _black(height: int, width: int) -> bytes:
-    return _drawn(np.zeros((height, width), bool))
+def _empty_png(height: int, width: int) -> bytes:
+    return _encode_png(np.zeros((height, width), bool))
 
 
-def _drawn(mask: np.ndarray) -> bytes:
+def _encode_png(mask: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(mask.view(np.uint8) * np.uint8(255)).save(file, "PNG", **_PNG)
     return file.getvalue()
@@ -206,8 +206,8 @@ class Segmenter:
                     audio_track=audio_track, checkpoint=self.name, sound=sound, private=not is_path,
                 )  # fmt: skip
         if not isinstance(video, Iterable):
-            told = "give a path, bytes, a binary file, an array, or an iterator; docs/PYTHON.md has examples of each"
-            raise UserError(f"the video is {video!r}; {told}")
+            hint = "give a path, bytes, a binary file, an array, or an iterator; docs/PYTHON.md has examples of each"
+            raise UserError(f"the video is {video!r}; {hint}")
         if out is not None or audio_track is not None:
             raise UserError("out and audio_track go with video files; the masks of arrays are in the result")
         return segment_arrays(
@@ -234,7 +234,7 @@ class Segmenter:
         """
         predictor = self._predictor(words, semantic)
         rate = round(checked_rate(sample_rate, "sample_rate"))
-        return iter(MaskStream(predictor, paired(source), rate, fps, threshold, semantic))
+        return iter(MaskStream(predictor, chunks_of_pairs(source), rate, fps, threshold, semantic))
 
     @property
     def delay(self) -> float:

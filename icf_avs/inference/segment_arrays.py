@@ -14,7 +14,17 @@ import torch
 from icf_avs.errors import UserError
 from icf_avs.inference.live_stream import MaskStream
 from icf_avs.mask_predictor import MaskPredictor
-from icf_avs.media.arrays import Array, Audio, AVChunk, Pair, audio_source, checked_rate, chunks_of, frames_of, paired
+from icf_avs.media.arrays import (
+    Array,
+    Audio,
+    AVChunk,
+    Pair,
+    audio_source,
+    checked_rate,
+    chunks_of,
+    chunks_of_pairs,
+    frames_of,
+)
 from icf_avs.media.audio_file import to_mono
 from icf_avs.media.audio_windows import mask_count
 from icf_avs.media.frame_filters import Crop
@@ -39,7 +49,7 @@ def segment_arrays(
     rate = predictor.spec.sample_rate
     if frame_rate is None and audio is None and not isinstance(frames, np.ndarray | torch.Tensor):
         rate = round(checked_rate(sample_rate, "sample_rate"))
-        source: Iterable[AVChunk] = paired(cast("Iterable[Pair]", frames))
+        source: Iterable[AVChunk] = chunks_of_pairs(cast("Iterable[Pair]", frames))
     else:
         if isinstance(frames, np.ndarray | torch.Tensor):
             frames = frames_of(frames, 4)
@@ -56,11 +66,11 @@ def segment_arrays(
             progress(len(masks), max(len(masks), total))
     masks[-1] = replace(masks[-1], end=stream.duration)
     return Segmentation(
-        _described(stream, rate), replace(predictor.spec, fps=fps), tuple(masks), None, predictor.missing
+        _media_info(stream, rate), replace(predictor.spec, fps=fps), tuple(masks), None, predictor.missing
     )
 
 
-def _described(stream: MaskStream, rate: int) -> MediaInfo:
+def _media_info(stream: MaskStream, rate: int) -> MediaInfo:
     assert stream.size is not None  # there are masks
     height, width = stream.size
     return MediaInfo(

@@ -38,11 +38,11 @@ _MAX_FPS = 60.0
 
 def stream_masks(
     predictor: MaskPredictor, info: MediaInfo, fps: float = 1.0, threshold: float = 0.5, semantic: bool = False,
-    sound: AudioSource | None = None, shown: Container[int] = (), tee: FrameTee | None = None,
+    sound: AudioSource | None = None, preview_indices: Container[int] = (), tee: FrameTee | None = None,
 ) -> Generator[tuple[FrameMask, np.ndarray | None], None, None]:  # fmt: skip
-    """Yield the masks in order, with classes if `semantic`; masks whose index is in `shown` come with a small copy of
-    their frame (RGB uint8, long side at most 320), others with None. `sound` replaces the audio of the video; `tee`
-    provides the decoded frames, which it shares with the overlay video.
+    """Yield the masks in order, with classes if `semantic`; masks whose index is in `preview_indices` come with a small
+    copy of their frame (RGB uint8, long side at most 320), others with None. `sound` replaces the audio of the video;
+    `tee` provides the decoded frames, which it shares with the overlay video.
 
     Raises UserError for a video without audio or one that breaks in the middle, and for an invalid setting.
     """
@@ -61,12 +61,12 @@ def stream_masks(
 
     # The model segments a clip in a separate thread while the frames of the next clip are decoded here.
     thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-    with nullcontext() if tee is None else tee.ahead() as given, thread:
+    with nullcontext() if tee is None else tee.ahead() as decoded_frames, thread:
         windows = AudioWindows(info, spec.sample_rate, sound)  # in the context: an error here must release the writer
         clip: list[FrameInput] = []
-        for index, (time, image) in enumerate(read_frames(info, times, given)):
+        for index, (time, image) in enumerate(read_frames(info, times, decoded_frames)):
             resized_image = resize_frames(torch.from_numpy(image)[None], spec.image_size)[0]
-            preview = np.asarray(thumbnail(image, _PREVIEW, info.pixel_aspect)) if index in shown else None
+            preview = np.asarray(thumbnail(image, _PREVIEW, info.pixel_aspect)) if index in preview_indices else None
             waveform = windows.read(spec.window_start(index), spec.window)
             last = index == count - 1
             end = info.duration if last else (index + 1) / fps
@@ -132,21 +132,21 @@ def _frame_mask(
     frame_input: FrameInput, logits: torch.Tensor, size: tuple[int, int], threshold: float,
     class_logits: torch.Tensor | None, names: tuple[str, ...],
 ) -> FrameMask:  # fmt: skip
-    least = math.log(threshold / (1 - threshold))
-    described = partial(
+    logit_threshold = math.log(threshold / (1 - threshold))
+    make_mask = partial(
         FrameMask, frame_input.index, frame_input.start, frame_input.end, frame_input.time, heard=(), class_names=names
     )
-    if class_logits is None and logits.amax() <= least:
-        return described(area=0.0, score=0.0, run_lengths=encode_empty(*size))
+    if class_logits is None and logits.amax() <= logit_threshold:
+        return make_mask(area=0.0, score=0.0, run_lengths=encode_empty(*size))
     native = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
-    mask = native > least
-    inside = native.numpy()[mask.numpy()]  # boolean indexing is three times as fast in NumPy
+    mask = native > logit_threshold
+    mask_logits = native.numpy()[mask.numpy()]  # boolean indexing is three times as fast in NumPy
     classes: tuple[ClassMask, ...] = ()
     if class_logits is not None:
         classes = class_masks(class_labels(class_logits, size, mask).cpu().numpy(), native.sigmoid().cpu().numpy())
-    return described(
-        area=len(inside) / mask.numel(),
-        score=torch.from_numpy(inside).sigmoid().mean().item() if len(inside) else 0.0,
+    return make_mask(
+        area=len(mask_logits) / mask.numel(),
+        score=torch.from_numpy(mask_logits).sigmoid().mean().item() if len(mask_logits) else 0.0,
         run_lengths=encode(mask.cpu().numpy()),
         classes=classes,
     )
@@ -157,5 +157,5 @@ def select_tags(presence: torch.Tensor, words: tuple[str, ...], segmented: bool)
     presence. If anything is segmented, the likeliest tag is always included.
     """
     values, order = presence.float().topk(min(MAX_TAGS, len(words)))
-    found = [(words[i], value) for value, i in zip(values.tolist(), order.tolist(), strict=True) if value > 0]
-    return tuple(word for rank, word in enumerate(found) if word[1] >= SCORE_FLOOR or (segmented and rank == 0))
+    ranked = [(words[i], value) for value, i in zip(values.tolist(), order.tolist(), strict=True) if value > 0]
+    return tuple(word for rank, word in enumerate(ranked) if word[1] >= SCORE_FLOOR or (segmented and rank == 0))

@@ -30,9 +30,9 @@ from icf_avs.networks.segmentation_model import SegmentationModel
 
 LIST = "`icf words` lists what can be asked for"
 NOT_VISIBLE = "no visible object that the model knows makes this sound"
-_IGNORED = {"a", "an", "the", "my", "some", "of", "on", "and"}
-_ENDINGS = (("", ""), ("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"))
-_OFFERED, _SIMILAR = 3, 0.75  # suggestions for an unknown word: number, and least similarity
+_IGNORED_WORDS = {"a", "an", "the", "my", "some", "of", "on", "and"}
+_SUFFIXES = (("", ""), ("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"))
+_MAX_SUGGESTIONS, _MIN_SIMILARITY = 3, 0.75  # suggestions for an unknown word: number, and least similarity
 
 
 @dataclass(frozen=True)
@@ -63,38 +63,38 @@ def known_words() -> dict[str, tuple[str, ...]]:
     for row in read_rows("everyday_words.csv"):
         tags = tuple(filter(None, row["tags"].split(";")))
         known |= dict.fromkeys(row["words"].split(";"), tags)
-    named: dict[str, list[str]] = defaultdict(list)  # "Vehicle horn, car horn, honking" are three names
+    tags_by_name: dict[str, list[str]] = defaultdict(list)  # "Vehicle horn, car horn, honking" are three names
     for name, row in zip(audioset_names(), read_rows("audioset_words.csv"), strict=True):
         for part in re.sub(r" \(.*\)|(?<=, )and |, etc\.", "", name.lower()).split(", "):
-            named[part] += [row["word"]] if row["use"] != "0" else []
-    return {word: tuple(dict.fromkeys(tags)) for word, tags in named.items()} | known
+            tags_by_name[part] += [row["word"]] if row["use"] != "0" else []
+    return {word: tuple(dict.fromkeys(tags)) for word, tags in tags_by_name.items()} | known
 
 
 def find_tags(phrase: str) -> tuple[str, ...] | None:
     """Return the tags of a word or phrase; () if nothing visible makes the sound, None if it is in no table."""
-    words = [word for word in phrase.split() if word not in _IGNORED]
-    things = [word for word in words if not word.endswith("ing")]
-    for form in chain(_forms(phrase), _forms(" ".join(words)), _forms(" ".join(things))):
+    words = [word for word in phrase.split() if word not in _IGNORED_WORDS]
+    nouns = [word for word in words if not word.endswith("ing")]
+    for form in chain(_forms(phrase), _forms(" ".join(words)), _forms(" ".join(nouns))):
         if form in known_words():
             return known_words()[form]
-    found: list[str] = []
-    for word in things if len(words) > 1 else ():
+    all_tags: list[str] = []
+    for word in nouns if len(words) > 1 else ():
         if (tags := find_tags(word)) is None:
             return None
-        found += tags
-    return tuple(dict.fromkeys(found)) if things and len(words) > 1 else None
+        all_tags += tags
+    return tuple(dict.fromkeys(all_tags)) if nouns and len(words) > 1 else None
 
 
 def _forms(word: str) -> Iterator[str]:
     """Yield the word and its possible base forms (singular, infinitive)."""
-    yield from (word.removesuffix(ending) + stem for ending, stem in _ENDINGS if word.endswith(ending))
+    yield from (word.removesuffix(ending) + stem for ending, stem in _SUFFIXES if word.endswith(ending))
     yield re.sub(r"(.)\1(ing|ed)$", r"\1", word)
 
 
 def prompted_words(model: SegmentationModel, text: str) -> Tensor:
     """Return the tags of the words in `text` as bool [C]. Raises UserError as find_prompts does."""
-    meant = {tag for prompt in find_prompts(model, text) for tag in prompt.tags}
-    return torch.tensor([word in meant for word in model.classes])
+    selected = {tag for prompt in find_prompts(model, text) for tag in prompt.tags}
+    return torch.tensor([word in selected for word in model.classes])
 
 
 def find_prompts(model: SegmentationModel, text: str) -> list[Prompt]:
@@ -107,10 +107,10 @@ def find_prompts(model: SegmentationModel, text: str) -> list[Prompt]:
         raise UserError("--words needs a checkpoint with a sound tagger; take --checkpoint natural")
     prompts, unknown = [], []
     for word in split_words(text):
-        found = find_tags(word)
-        tags = _similar_tags(model, word) if found is None else found
-        if found is None and not tags:
-            hint = did_you_mean(word, known_words(), _OFFERED, _SIMILAR)
+        table_tags = find_tags(word)
+        tags = _similar_tags(model, word) if table_tags is None else table_tags
+        if table_tags is None and not tags:
+            hint = did_you_mean(word, known_words(), _MAX_SUGGESTIONS, _MIN_SIMILARITY)
             unknown.append(f"{word!r}: no such word is known{hint}")
         prompts.append(Prompt(word, tags))
     if unknown:
@@ -126,8 +126,8 @@ def _similar_tags(model: SegmentationModel, word: str) -> tuple[str, ...]:
     vector = names[model.classes.index(word)] if word in model.classes else _embedding(word)
     if vector is None:
         return ()
-    near = (names @ vector > cast(EvidenceConfig, model.config.evidence).synonym_threshold).tolist()
-    return tuple(name for name, same in zip(model.classes, near, strict=True) if same and name in audio_words())
+    similar = (names @ vector > cast(EvidenceConfig, model.config.evidence).synonym_threshold).tolist()
+    return tuple(name for name, same in zip(model.classes, similar, strict=True) if same and name in audio_words())
 
 
 def _embedding(word: str) -> Tensor | None:
@@ -140,7 +140,7 @@ def _embedding(word: str) -> Tensor | None:
         return None
 
 
-def tell_prompts(model: SegmentationModel, text: str) -> None:
+def log_prompts(model: SegmentationModel, text: str) -> None:
     """Print to standard error the tags of each word that is not itself a tag. Raises UserError as find_prompts does."""
     for prompt in find_prompts(model, text):
         if prompt.tags != (prompt.word,):

@@ -18,7 +18,7 @@ from icf_avs.media.audio_windows import AudioSource, limited, spread
 Array = np.ndarray | torch.Tensor
 Audio = str | Path | Array | AudioSource
 Pair = tuple[Array | None, Array | None]
-_MOST_CHANNELS = 64  # an array with more is rejected: its axes are probably swapped, [n, channels]
+_MAX_CHANNELS = 64  # an array with more is rejected: its axes are probably swapped, [n, channels]
 
 
 def frames_of(frames: Array, dims: int) -> np.ndarray:
@@ -36,7 +36,7 @@ def waveform_of(audio: Array) -> np.ndarray:
     Raises UserError for another type or shape, and for NaN or infinite samples.
     """
     array = _numpy(audio)
-    if array.dtype.kind not in "fi" or not 1 <= array.ndim <= 2 or len(np.atleast_2d(array)) > _MOST_CHANNELS:
+    if array.dtype.kind not in "fi" or not 1 <= array.ndim <= 2 or len(np.atleast_2d(array)) > _MAX_CHANNELS:
         raise UserError(
             f"the audio is {array.dtype} {list(array.shape)}; give float or int16 samples, [n] or [channels, n]"
         )
@@ -60,7 +60,7 @@ class AVChunk(NamedTuple):
     time: float | None = None
 
 
-def paired(source: Iterable[Pair]) -> Iterator[AVChunk]:
+def chunks_of_pairs(source: Iterable[Pair]) -> Iterator[AVChunk]:
     """Yield the pairs of a source as chunks. Raises UserError for anything but pairs."""
     for pair in source if isinstance(source, Iterable) else [source]:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -89,14 +89,14 @@ class Resampler:
         """Resample a block; None flushes the rest at the end."""
         if self._is_same or (block is not None and not block.size):
             return np.zeros((len(self._channels), 0), np.float32) if block is None else block
-        found, frame = [], None
+        resampled, frame = [], None
         for number, resampler in enumerate(self._channels):
             if block is not None:
                 frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block[number : number + 1]), "flt", "mono")
                 frame.sample_rate = self._rate
             parts = (part.to_ndarray()[0] for part in resampler.resample(frame))
-            found.append(np.concatenate([np.zeros(0, np.float32), *parts]))
-        return np.stack(found)
+            resampled.append(np.concatenate([np.zeros(0, np.float32), *parts]))
+        return np.stack(resampled)
 
 
 def audio_source(audio: Audio, sample_rate: int | None) -> AudioSource:
@@ -111,12 +111,12 @@ def audio_source(audio: Audio, sample_rate: int | None) -> AudioSource:
 
     def blocks(rate: int, layout: str | None) -> Iterator[np.ndarray]:
         if isinstance(audio, str | Path):
-            found = iter([read_audio(Path(audio), rate)[0][None]])
+            blocks_of_source = iter([read_audio(Path(audio), rate)[0][None]])
         else:
             resampler, starts = Resampler(len(waveform), own_rate, rate), range(0, waveform.shape[1], own_rate)
-            given = [*(waveform[:, at : at + own_rate] for at in starts), None]
-            found = (block for block in map(resampler, given) if block.size)
-        return found if layout is None else spread((block.mean(0) for block in found), layout)
+            one_second_blocks = [*(waveform[:, at : at + own_rate] for at in starts), None]
+            blocks_of_source = (block for block in map(resampler, one_second_blocks) if block.size)
+        return blocks_of_source if layout is None else spread((block.mean(0) for block in blocks_of_source), layout)
 
     return blocks
 

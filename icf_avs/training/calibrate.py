@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from icf_avs.inference.predictor import EncodedFrames, Predictor
-from icf_avs.inference.relative_threshold import surest
+from icf_avs.inference.relative_threshold import robust_max
 from icf_avs.networks.pooling import grid_means
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def calibration_buffers(model: SegmentationModel) -> list[Tensor]:
 
 def _segmented(logits: Tensor, thresholds: Tensor) -> Iterator[Tensor]:
     """logits [n,h,w] -> bool [n,h,w] for each relative threshold and, within it, for each offset."""
-    highest = surest(logits)
+    highest = robust_max(logits)
     for threshold in thresholds:
         for offset in OFFSETS:
             yield logits + offset > threshold * (highest + offset).clamp(min=0)
